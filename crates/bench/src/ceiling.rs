@@ -1,0 +1,92 @@
+//! The ceiling: a bare axum server that answers a kilobyte to GET and takes any PUT, and does nothing
+//! else. What it manages on this machine, in the same run, under the same generator, is what HTTP
+//! alone allows; a figure of the cluster means something beside it.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+use axum::routing::{get, put};
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::value::Maker;
+
+/// The size of the answer to GET.
+const ANSWER_BYTES: usize = 1024;
+
+/// Serve the ceiling: a bare HTTP server to measure beside the cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where to listen; port 0 takes a free one. The address is printed.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    addr: String,
+}
+
+/// The server, which stops when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    addr: SocketAddr,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// A sentence that names the address.
+    pub(crate) async fn start(addr: &str) -> Result<Self, String> {
+        let named = |error: std::io::Error| format!("cannot listen on {addr}: {error}");
+        let listener = TcpListener::bind(addr).await.map_err(named)?;
+        let addr = listener.local_addr().map_err(named)?;
+        let listener = listener.tap_io(|stream| {
+            // Without it an answer may wait for the acknowledgement of the one before.
+            let _ = stream.set_nodelay(true);
+        });
+        let task = tokio::spawn(async move { axum::serve(listener, router()).await });
+        Ok(Server { addr, task })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Serves until the process is killed, and says where on stdout.
+///
+/// # Errors
+/// When it cannot listen.
+pub(crate) async fn serve(args: Args) -> Result<(), String> {
+    let mut server = Server::start(&args.addr).await?;
+    writeln!(std::io::stdout(), "{}", server.addr()).map_err(|error| error.to_string())?;
+    match (&mut server.task).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn router() -> Router {
+    let mut value = Vec::new();
+    Maker::new(ANSWER_BYTES).make(u64::MAX, 0, &mut value);
+    let value = Bytes::from(value);
+    let answer = move || {
+        let value = value.clone();
+        std::future::ready(([(header::CONTENT_TYPE, "application/octet-stream")], value))
+    };
+    let take = |_body: Bytes| std::future::ready(StatusCode::NO_CONTENT);
+    let bucket = || std::future::ready(r#"{"conflicts":"lww"}"#);
+    Router::new()
+        .route("/kv/{bucket}/{*key}", get(answer).put(take))
+        .route("/buckets/{bucket}", put(take).get(bucket))
+}

@@ -1,0 +1,87 @@
+//! `quorate-bench`: load for a running cluster, and the ceiling beside it.
+//!
+//! It knows the cluster only by its HTTP contract, through a small client of its own ([`http`]):
+//! * [`load_tree`] stores a directory and reads it back: real input;
+//! * [`load`] measures PUT and GET, checking each answer;
+//! * [`standard`] measures the standard figures, with the [`ceiling`] in the same run.
+
+mod ask;
+mod ceiling;
+#[cfg(test)]
+mod fake;
+mod http;
+mod load;
+mod load_tree;
+mod pace;
+mod path;
+mod progress;
+mod standard;
+mod summary;
+mod tree;
+mod usage;
+mod value;
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load and measure a Quorate cluster.
+#[derive(Debug, Parser)]
+#[command(name = "quorate-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    LoadTree(load_tree::Args),
+    Run(load::Args),
+    Standard(standard::Args),
+    CeilingServer(ceiling::Args),
+}
+
+/// What a command has to say, and whether all was well.
+#[derive(Debug)]
+struct Outcome {
+    report: String,
+    good: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(outcome) => {
+            // A reader that has gone away is no failure of the run.
+            let _ = write!(std::io::stdout().lock(), "{}", outcome.report);
+            if outcome.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("quorate-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Outcome, String> {
+    // The generator stays on one thread: what it does not spend on waking threads is
+    // left to the nodes beside it. The server it compares them with gets what they get.
+    let one = tokio::runtime::Builder::new_current_thread;
+    let many = tokio::runtime::Builder::new_multi_thread;
+    match command {
+        Command::LoadTree(args) => block_on(one(), load_tree::run(args))?,
+        Command::Run(args) => block_on(one(), load::run(args))?,
+        Command::Standard(args) => block_on(one(), standard::run(args))?,
+        Command::CeilingServer(args) => block_on(many(), ceiling::serve(args))?
+            .map(|()| Outcome { report: String::new(), good: true }),
+    }
+}
+
+fn block_on<T>(
+    mut builder: tokio::runtime::Builder,
+    future: impl Future<Output = T>,
+) -> Result<T, String> {
+    let runtime = builder.enable_all().build().map_err(|it| format!("cannot start: {it}"))?;
+    Ok(runtime.block_on(future))
+}

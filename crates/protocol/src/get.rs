@@ -1,0 +1,376 @@
+//! One GET: whom to ask, when there are enough answers, and who must be repaired.
+//!
+//! One replica sends its full object, R-1 more send digests. A replica counts towards R only if its full
+//! object is in the merge, or its digest equals that of an object in the merge, or says that it holds
+//! nothing; one whose digest differs is asked for its object. A slow replica is hedged by asking one
+//! more, a silent or refusing one is replaced. A fallback counts only if it holds a hint for the key: an
+//! empty fallback must not make a 404. After answering, replicas seen behind are sent the merged object.
+//! Sources: DeCandia et al. (SOSP 2007), 4.5, 5; Dean and Barroso, "The Tail at Scale" (2013) for hedging.
+//!
+//! Driven like [`crate::put`]: `on_reply`, `on_silent`, `on_time`, until [`Get::is_done`].
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::NodeId;
+use crate::object::{Object, Version};
+use crate::quorum::{Verdict, verdict};
+use crate::stamp::Millis;
+
+/// What the coordinator knows when it starts.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The home replicas in the order in which they shall be asked: this node first if it is one.
+    pub homes: Vec<NodeId>,
+    /// The nodes after the bucket's home replicas, in order of preference.
+    pub fallbacks: Vec<NodeId>,
+    /// R: answers needed.
+    pub needed: u16,
+    /// Whether a fallback that holds a hint counts.
+    pub sloppy: bool,
+    /// After how long a silent replica gets company, in milliseconds; `None` never.
+    pub hedge_ms: Option<u64>,
+    /// How long a replica may stay silent before another is asked, in milliseconds.
+    pub replica_timeout_ms: u64,
+    /// When the client is answered at the latest.
+    pub deadline: Millis,
+}
+
+/// What a replica is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum What {
+    /// Its full object.
+    Object,
+    /// The version of its object.
+    Digest,
+}
+
+/// Where a replica looks for the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Where {
+    /// In its own rows.
+    Home,
+    /// Among the hints it keeps for others.
+    Hints,
+}
+
+/// What a replica says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Its object; the absent one if it holds nothing.
+    Object(Object),
+    /// The version of its object.
+    Digest(Version),
+    /// A fallback without a hint for the key. Not an answer.
+    NoHint,
+    /// A home replica that has not yet received this partition. Not an answer.
+    NotReady,
+    /// It cannot say. Not an answer.
+    Refused,
+}
+
+/// What the coordinator must do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask a node.
+    Ask {
+        /// Whom.
+        to: NodeId,
+        /// For what.
+        what: What,
+        /// Where it shall look.
+        place: Where,
+    },
+    /// Answer the client. Comes exactly once.
+    Answer(Answer),
+    /// Send the merged object ([`Get::merged`]) to home replicas seen behind. Comes at most once, last.
+    Repair(Vec<NodeId>),
+}
+
+/// What the client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// R replicas agree that this is all they know.
+    Read(Object),
+    /// Fewer than R could say.
+    NoQuorum {
+        /// How many could.
+        counted: u16,
+        /// Nodes that said no, are not ready, or hold no hint.
+        refused: Vec<NodeId>,
+        /// Nodes that said nothing.
+        silent: Vec<NodeId>,
+    },
+}
+
+/// The machine of one GET.
+#[derive(Debug)]
+pub struct Get {
+    plan: Plan,
+    contacts: Vec<Contact>,
+    /// Candidates not yet asked, the next one last.
+    unasked: Vec<(NodeId, Where)>,
+    merged: Object,
+    /// The versions of the objects in the merge.
+    versions: Vec<Version>,
+    hedged: bool,
+    answered: bool,
+    repaired: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    node: NodeId,
+    place: Where,
+    asked_at: Millis,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting(What),
+    /// Asked for this, has been silent too long; may still answer.
+    Silent(What),
+    /// Its object is in the merge.
+    Merged(Version),
+    /// It says it holds this version.
+    Digest(Version),
+    Failed,
+}
+
+impl Get {
+    /// Starts asking. Nodes in `down` are asked only when nobody else is left.
+    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
+        assert!(!plan.homes.is_empty() && plan.needed >= 1, "a quorum needs a home replica");
+        assert!(usize::from(plan.needed) <= plan.homes.len(), "R is at most N");
+        let homes = |is_down: bool| {
+            let of = move |node: &&NodeId| down.contains(node) == is_down;
+            plan.homes.iter().filter(of).map(|node| (*node, Where::Home))
+        };
+        let mut order: Vec<(NodeId, Where)> = homes(false).collect();
+        if plan.sloppy {
+            let up = plan.fallbacks.iter().filter(|node| !down.contains(node));
+            order.extend(up.map(|node| (*node, Where::Hints)));
+        }
+        order.extend(homes(true));
+        order.reverse();
+        let needed = plan.needed;
+        let mut get = Self {
+            plan,
+            contacts: Vec::new(),
+            unasked: order,
+            merged: Object::default(),
+            versions: Vec::new(),
+            hedged: false,
+            answered: false,
+            repaired: false,
+        };
+        let mut effects = Vec::new();
+        for position in 0..needed {
+            let what = if position == 0 { What::Object } else { What::Digest };
+            get.ask_next(what, now, &mut effects);
+        }
+        (get, effects)
+    }
+
+    /// A node answered what it was asked.
+    pub fn on_reply(&mut self, node: NodeId, reply: Reply, now: Millis) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some(contact) = self.contacts.iter_mut().find(|c| c.node == node) else {
+            return effects;
+        };
+        let (State::Waiting(_) | State::Silent(_)) = contact.state else { return effects };
+        match reply {
+            Reply::Object(object) => {
+                let version = object.version();
+                contact.state = State::Merged(version);
+                self.merged.merge(&object);
+                self.versions.push(version);
+            }
+            Reply::Digest(version) => contact.state = State::Digest(version),
+            Reply::NoHint | Reply::NotReady | Reply::Refused => {
+                contact.state = State::Failed;
+                self.replace(now, &mut effects);
+            }
+        }
+        self.judge(now, &mut effects);
+        effects
+    }
+
+    /// Nothing will come from the node any more.
+    pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+        self.on_reply(node, Reply::Refused, now)
+    }
+
+    /// Time has passed.
+    pub fn on_time(&mut self, now: Millis) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for at in 0..self.contacts.len() {
+            let contact = self.contacts[at];
+            let State::Waiting(what) = contact.state else { continue };
+            if now >= contact.asked_at.plus(self.plan.replica_timeout_ms) {
+                self.contacts[at].state = State::Silent(what);
+                self.replace(now, &mut effects);
+            } else if self.may_hedge() && now >= self.hedge_at(&contact) {
+                self.hedged = true;
+                self.ask_next(what, now, &mut effects);
+            }
+        }
+        if !self.answered && now >= self.plan.deadline {
+            let answer = self.no_quorum();
+            self.answer(answer, &mut effects);
+        }
+        self.judge(now, &mut effects);
+        effects
+    }
+
+    /// When [`Get::on_time`] must be called next, if nothing happens before.
+    pub fn next_wake(&self) -> Option<Millis> {
+        let mut wake = (!self.answered).then_some(self.plan.deadline);
+        for contact in self.contacts.iter().filter(|c| matches!(c.state, State::Waiting(_))) {
+            let mut at = contact.asked_at.plus(self.plan.replica_timeout_ms);
+            if self.may_hedge() {
+                at = at.min(self.hedge_at(contact));
+            }
+            wake = Some(wake.map_or(at, |wake| wake.min(at)));
+        }
+        wake
+    }
+
+    /// Whether the client was answered and nobody is waited for any more.
+    pub fn is_done(&self) -> bool {
+        self.answered && self.repaired
+    }
+
+    /// The merge of all objects received.
+    pub fn merged(&self) -> &Object {
+        &self.merged
+    }
+
+    fn judge(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if !self.answered {
+            self.fetch_differing(now, effects);
+            let counted = self.counted();
+            match verdict(self.plan.needed, counted, self.possible()) {
+                Verdict::Reached => self.answer(Answer::Read(self.merged.clone()), effects),
+                Verdict::Impossible => {
+                    let answer = self.no_quorum();
+                    self.answer(answer, effects);
+                }
+                Verdict::Pending => {}
+            }
+        }
+        let waiting = self.contacts.iter().any(|c| matches!(c.state, State::Waiting(_)));
+        if self.answered && !waiting && !self.repaired {
+            self.repaired = true;
+            let behind = self.behind();
+            if !behind.is_empty() {
+                effects.push(Effect::Repair(behind));
+            }
+        }
+    }
+
+    /// Asks for the objects behind digests that no object in the merge has, once the full object that
+    /// was asked for is in (or will not come).
+    fn fetch_differing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let full = |c: &Contact| c.state == State::Waiting(What::Object);
+        if self.contacts.iter().any(full) {
+            return;
+        }
+        for at in 0..self.contacts.len() {
+            let contact = self.contacts[at];
+            let State::Digest(version) = contact.state else { continue };
+            if !self.agrees(version) {
+                let state = State::Waiting(What::Object);
+                self.contacts[at] = Contact { asked_at: now, state, ..contact };
+                let (to, place) = (contact.node, contact.place);
+                effects.push(Effect::Ask { to, what: What::Object, place });
+                if self.versions.is_empty() {
+                    return; // the others may agree with this one
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.answered {
+            return;
+        }
+        let has_object =
+            |c: &Contact| matches!(c.state, State::Waiting(What::Object) | State::Merged(_));
+        let any = self.contacts.iter().any(has_object);
+        self.ask_next(if any { What::Digest } else { What::Object }, now, effects);
+    }
+
+    fn ask_next(&mut self, what: What, now: Millis, effects: &mut Vec<Effect>) {
+        let Some((node, place)) = self.unasked.pop() else { return };
+        let state = State::Waiting(what);
+        self.contacts.push(Contact { node, place, asked_at: now, state });
+        effects.push(Effect::Ask { to: node, what, place });
+    }
+
+    fn may_hedge(&self) -> bool {
+        let spare_home = matches!(self.unasked.last(), Some((_, Where::Home)));
+        !self.answered && !self.hedged && self.plan.hedge_ms.is_some() && spare_home
+    }
+
+    fn hedge_at(&self, contact: &Contact) -> Millis {
+        contact.asked_at.plus(self.plan.hedge_ms.unwrap_or(self.plan.replica_timeout_ms))
+    }
+
+    fn answer(&mut self, answer: Answer, effects: &mut Vec<Effect>) {
+        self.answered = true;
+        effects.push(Effect::Answer(answer));
+    }
+
+    /// Whether a replica with this version has nothing that the merge lacks.
+    fn agrees(&self, version: Version) -> bool {
+        version == Version::ABSENT || self.versions.contains(&version)
+    }
+
+    fn counted(&self) -> u16 {
+        let counts = |c: &&Contact| match c.state {
+            State::Merged(_) => true,
+            State::Digest(version) => self.agrees(version),
+            State::Waiting(_) | State::Silent(_) | State::Failed => false,
+        };
+        self.contacts.iter().filter(counts).count() as u16
+    }
+
+    /// How many more could still count.
+    fn possible(&self) -> u16 {
+        let open = |c: &&Contact| match c.state {
+            State::Waiting(_) | State::Silent(_) => true,
+            State::Digest(version) => !self.agrees(version),
+            State::Merged(_) | State::Failed => false,
+        };
+        (self.contacts.iter().filter(open).count() + self.unasked.len()) as u16
+    }
+
+    fn no_quorum(&self) -> Answer {
+        let nodes = |of: fn(&State) -> bool| {
+            self.contacts.iter().filter(|c| of(&c.state)).map(|c| c.node).collect()
+        };
+        Answer::NoQuorum {
+            counted: self.counted(),
+            refused: nodes(|state| *state == State::Failed),
+            silent: nodes(|state| matches!(state, State::Waiting(_) | State::Silent(_))),
+        }
+    }
+
+    /// Home replicas whose last word differs from the merge.
+    fn behind(&self) -> Vec<NodeId> {
+        if self.merged.is_absent() {
+            return Vec::new();
+        }
+        let merged = self.merged.version();
+        let differs = |c: &&Contact| match c.state {
+            State::Merged(version) | State::Digest(version) => {
+                c.place == Where::Home && version != merged
+            }
+            State::Waiting(_) | State::Silent(_) | State::Failed => false,
+        };
+        self.contacts.iter().filter(differs).map(|c| c.node).collect()
+    }
+}

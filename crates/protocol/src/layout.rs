@@ -1,0 +1,374 @@
+//! Placement: which nodes are home to a key.
+//!
+//! The key space is cut into a fixed number of partitions. Each has a preference list over *all* nodes:
+//! the walk of a consistent-hash ring from the partition's point, weighted by virtual nodes, distinct
+//! zones first, with a bound on each node's load. The first N nodes of the list are the home replicas,
+//! the rest are fallbacks in order. The lists are computed once per layout; a lookup is an array read.
+//!
+//! Sources: Karger et al., "Consistent Hashing and Random Trees" (STOC 1997); DeCandia et al. (SOSP
+//! 2007), 4.2, 4.3, 6.2 (strategy 3); Mirrokni et al., "Consistent Hashing with Bounded Loads" (2016).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use consistent_hash::{Node, RingHash, StaticHashRing};
+use serde::{Deserialize, Serialize};
+
+use crate::name::NodeId;
+
+/// One of the fixed slices of the key space, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Partition(pub u16);
+
+/// The most partitions a cluster may have.
+pub const PARTITIONS_MAX: u32 = 32_768;
+/// The most nodes a layout may have.
+pub const NODES_MAX: usize = 255;
+/// The greatest weight of a node.
+pub const WEIGHT_MAX: u16 = 100;
+/// Virtual nodes of a node of weight 1.
+const VIRTUAL_NODES: usize = 512;
+
+/// One node as the layout knows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub node: NodeId,
+    /// Nodes of one zone are expected to fail together; replicas go to distinct zones first.
+    pub zone: String,
+    /// Its share of the data, relative to the other nodes (1 to [`WEIGHT_MAX`]).
+    pub weight: u16,
+}
+
+/// A hash of all that decides placement: nodes, zones, weights and the number of partitions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LayoutHash(#[serde(with = "postcard::fixint::le")] pub u64);
+
+impl fmt::Display for LayoutHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for LayoutHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Why a layout cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// No node, or more than [`NODES_MAX`].
+    #[error("a layout has 1 to 255 nodes, this one has {0}")]
+    NodeCount(usize),
+    /// Two nodes share a name.
+    #[error("the layout names node {0} twice")]
+    DuplicateNode(NodeId),
+    /// The number of partitions is no power of two up to [`PARTITIONS_MAX`].
+    #[error("partitions must be a power of two from 1 to 32768, not {0}")]
+    Partitions(u32),
+    /// A weight is out of range.
+    #[error("node {0}: weight must be from 1 to 100")]
+    Weight(NodeId),
+    /// A zone has no name or a long one.
+    #[error("node {0}: zone must be 1 to 64 bytes")]
+    Zone(NodeId),
+}
+
+/// A snapshot of who is in the cluster and where each partition lives.
+pub struct Layout {
+    version: u64,
+    hash: LayoutHash,
+    partitions: u32,
+    members: Vec<Member>,
+    /// `partitions` preference lists one after the other, each over all nodes.
+    lists: Vec<NodeId>,
+}
+
+impl Layout {
+    /// Computes the placement.
+    ///
+    /// # Errors
+    /// [`LayoutError`] that names what is wrong with the nodes or the number of partitions.
+    pub fn new(
+        version: u64,
+        partitions: u32,
+        mut members: Vec<Member>,
+    ) -> Result<Self, LayoutError> {
+        members.sort();
+        if members.is_empty() || members.len() > NODES_MAX {
+            return Err(LayoutError::NodeCount(members.len()));
+        }
+        if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
+            return Err(LayoutError::Partitions(partitions));
+        }
+        for pair in members.windows(2) {
+            if pair[0].node == pair[1].node {
+                return Err(LayoutError::DuplicateNode(pair[0].node));
+            }
+        }
+        for member in &members {
+            if member.weight == 0 || member.weight > WEIGHT_MAX {
+                return Err(LayoutError::Weight(member.node));
+            }
+            if member.zone.is_empty() || member.zone.len() > 64 {
+                return Err(LayoutError::Zone(member.node));
+            }
+        }
+        let hash = hash_of(partitions, &members);
+        let lists = place(partitions, &members);
+        Ok(Self { version, hash, partitions, members, lists })
+    }
+
+    /// The version, raised by every change of the layout.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The hash of what decides placement.
+    pub fn hash(&self) -> LayoutHash {
+        self.hash
+    }
+
+    /// How many partitions there are.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// The nodes, ordered by name.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> u16 {
+        self.members.len() as u16
+    }
+
+    /// Whether the node is part of the layout.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.members.binary_search_by_key(&node, |m| m.node).is_ok()
+    }
+
+    /// All nodes in the order of preference for a partition: home replicas first, then fallbacks.
+    pub fn preference_list(&self, partition: Partition) -> &[NodeId] {
+        let nodes = self.members.len();
+        let start = usize::from(partition.0) % self.partitions as usize * nodes;
+        &self.lists[start..start + nodes]
+    }
+
+    /// The first `n` nodes of the preference list.
+    pub fn homes(&self, partition: Partition, n: u16) -> &[NodeId] {
+        let list = self.preference_list(partition);
+        &list[..usize::from(n).min(list.len())]
+    }
+
+    /// How many partitions have the node among their first `n`.
+    pub fn load(&self, node: NodeId, n: u16) -> usize {
+        (0..self.partitions).filter(|p| self.homes(Partition(*p as u16), n).contains(&node)).count()
+    }
+}
+
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layout {} ({}, {} nodes)", self.version, self.hash, self.members.len())
+    }
+}
+
+fn hash_of(partitions: u32, members: &[Member]) -> LayoutHash {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(&partitions.to_le_bytes());
+    for member in members {
+        for text in [member.node.as_str(), &member.zone] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.update(&member.weight.to_le_bytes());
+    }
+    LayoutHash(hasher.digest())
+}
+
+/// The preference lists, position by position over all partitions, so that the load bound holds for
+/// the first n nodes whatever n is.
+fn place(partitions: u32, members: &[Member]) -> Vec<NodeId> {
+    let walks = ring_walks(partitions, members);
+    let zones: BTreeMap<NodeId, &str> = members.iter().map(|m| (m.node, m.zone.as_str())).collect();
+    let zone_count = zones.values().collect::<BTreeSet<_>>().len();
+    let mut lists: Vec<Vec<NodeId>> = vec![Vec::with_capacity(members.len()); partitions as usize];
+    let mut loads: BTreeMap<NodeId, usize> = members.iter().map(|m| (m.node, 0)).collect();
+    for position in 0..members.len() {
+        let bounds = load_bounds(partitions, members, position + 1);
+        for (walk, list) in walks.iter().zip(&mut lists) {
+            let used: BTreeSet<&str> = list.iter().map(|node| zones[node]).collect();
+            let fresh_zone = used.len() < zone_count;
+            let candidates = || {
+                walk.iter().filter(|node| {
+                    !list.contains(node) && (!fresh_zone || !used.contains(zones[*node]))
+                })
+            };
+            let chosen = candidates().find(|node| loads[*node] < bounds[*node]).or_else(|| {
+                // All candidates are full: distinct zones outrank the bound. Take the least loaded.
+                candidates().min_by_key(|node| loads[*node].saturating_sub(bounds[*node]))
+            });
+            if let Some(node) = chosen.copied() {
+                list.push(node);
+                loads.entry(node).and_modify(|load| *load += 1);
+            }
+        }
+    }
+    lists.concat()
+}
+
+/// How many of the first `positions` places of all lists each node may take: 1.05 times its fair share.
+fn load_bounds(partitions: u32, members: &[Member], positions: usize) -> BTreeMap<NodeId, usize> {
+    let weights: usize = members.iter().map(|m| usize::from(m.weight)).sum();
+    let places = partitions as usize * positions;
+    let bound = |m: &Member| (places * usize::from(m.weight) * 105).div_ceil(weights * 100);
+    members.iter().map(|m| (m.node, bound(m))).collect()
+}
+
+/// For each partition the walk of the ring over all nodes. The only use of `consistent_hash`.
+fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<NodeId>> {
+    let nodes = members.iter().map(|m| {
+        let point = xxhash_rust::xxh3::xxh3_64(m.node.as_str().as_bytes());
+        Node::new(point).value(m.node).quantity(VIRTUAL_NODES * usize::from(m.weight))
+    });
+    let ring = StaticHashRing::new(StableHash, nodes);
+    let walk = |partition| ring.calc_candidates(&partition).map(|node| node.value).collect();
+    (0..u64::from(partitions)).map(walk).collect()
+}
+
+/// A ring hash over `u64`s written little-endian, the same on every machine and in every release:
+/// the crate's default goes through `std::hash`, whose framing may change.
+struct StableHash;
+
+impl RingHash for StableHash {
+    fn hash_item<T: Hash>(&self, item: &T) -> u64 {
+        let mut hasher = StableHasher(xxhash_rust::xxh3::Xxh3::new());
+        item.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn hash_vnode<K: Hash>(&self, node: &K, vnode: usize) -> u64 {
+        let mut hasher = StableHasher(xxhash_rust::xxh3::Xxh3::new());
+        node.hash(&mut hasher);
+        hasher.write_u64(vnode as u64);
+        hasher.finish()
+    }
+}
+
+struct StableHasher(xxhash_rust::xxh3::Xxh3);
+
+impl Hasher for StableHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0.update(&number.to_le_bytes());
+    }
+    fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn members(nodes: usize, zones: usize) -> Vec<Member> {
+        let member = |i: usize| Member {
+            node: NodeId::parse(&format!("n{}", i + 1)).unwrap(),
+            zone: format!("z{}", i % zones),
+            weight: 1,
+        };
+        (0..nodes).map(member).collect()
+    }
+
+    fn layout(nodes: usize, zones: usize) -> Layout {
+        Layout::new(1, 1024, members(nodes, zones)).unwrap()
+    }
+
+    #[test]
+    fn every_list_names_every_node_once() {
+        for nodes in [1, 2, 3, 5, 9] {
+            let layout = layout(nodes, 1);
+            for partition in 0..1024 {
+                let list = layout.preference_list(Partition(partition));
+                assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), nodes);
+            }
+        }
+    }
+
+    #[test]
+    fn no_node_holds_more_than_its_share_and_a_twentieth() {
+        for nodes in 2..12usize {
+            let layout = layout(nodes, 1);
+            for n in 1..=nodes as u16 {
+                let fair = 1024.0 * f64::from(n) / nodes as f64;
+                for member in layout.members() {
+                    let load = layout.load(member.node, n) as f64;
+                    assert!(load <= (fair * 1.05).ceil(), "{nodes} nodes, n={n}: {load} of {fair}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn replicas_go_to_distinct_zones_first() {
+        let layout = layout(9, 3);
+        for partition in 0..1024 {
+            let zones: BTreeSet<_> = layout
+                .homes(Partition(partition), 3)
+                .iter()
+                .map(|node| &layout.members().iter().find(|m| m.node == *node).unwrap().zone)
+                .collect();
+            assert_eq!(zones.len(), 3);
+        }
+    }
+
+    #[test]
+    fn weights_are_followed() {
+        let mut members = members(4, 1);
+        members[0].weight = 2;
+        let layout = Layout::new(1, 1024, members).unwrap();
+        let heavy = layout.load(layout.members()[0].node, 1);
+        assert!((380..=431).contains(&heavy), "{heavy} of 1024, fair is 410");
+    }
+
+    #[test]
+    fn a_joining_node_moves_little() {
+        let (before, after) = (layout(5, 1), layout(6, 1));
+        let moved = (0..1024)
+            .filter(|p| before.homes(Partition(*p), 1) != after.homes(Partition(*p), 1))
+            .count();
+        assert!(moved < 1024 / 6 * 2, "{moved} of 1024 first homes moved");
+    }
+
+    /// Data lives where these lists say: they may never change.
+    #[test]
+    fn placement_is_the_same_in_every_release() {
+        let layout = layout(5, 2);
+        let list = |p| {
+            let names: Vec<_> =
+                layout.preference_list(Partition(p)).iter().map(NodeId::as_str).collect();
+            names.join(" ")
+        };
+        assert_eq!(layout.hash().to_string(), "c0286ab0f5562e46");
+        assert_eq!(
+            [list(0), list(17), list(1023)],
+            ["n1 n2 n3 n5 n4", "n2 n1 n4 n3 n5", "n1 n4 n5 n3 n2"]
+        );
+    }
+
+    #[test]
+    fn impossible_layouts_are_named() {
+        assert_eq!(Layout::new(1, 1024, vec![]).err(), Some(LayoutError::NodeCount(0)));
+        assert_eq!(Layout::new(1, 1000, members(1, 1)).err(), Some(LayoutError::Partitions(1000)));
+        let twice = vec![members(1, 1)[0].clone(), members(1, 1)[0].clone()];
+        let n1 = NodeId::parse("n1").unwrap();
+        assert_eq!(Layout::new(1, 64, twice).err(), Some(LayoutError::DuplicateNode(n1)));
+    }
+}

@@ -1,0 +1,302 @@
+//! Every message that nodes send each other, and every reply.
+//!
+//! A message is a small head (postcard) and a payload of raw bytes: an encoded object or a value, encoded
+//! once for all who get it. Replies come in the order of the messages.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::bucket::Table;
+use crate::clock::Dot;
+use crate::context::Seen;
+use crate::get::{What, Where};
+use crate::name::{Bucket, Key, NodeId};
+use crate::object::Version;
+use crate::put::{Acks, Role};
+use crate::row::{Draft, MintError};
+
+/// A random number drawn when a cluster was formed; the nodes of one cluster all recorded the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formation(pub [u8; 16]);
+
+/// What one node asks of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Merge the object in the payload, and answer when it is durable: [`Reply::Stored`].
+    Store {
+        /// Of which key.
+        key: Key,
+        /// As what to hold it.
+        role: Role,
+    },
+    /// Say what you hold: [`Reply::Object`], [`Reply::Digest`], [`Reply::NoHint`], [`Reply::NotReady`].
+    Read {
+        /// Of which key.
+        key: Key,
+        /// The object or its digest.
+        what: What,
+        /// Among your own rows, or among your hints.
+        place: Where,
+    },
+    /// Mint this write (its value is the payload): [`Reply::Accepted`] at once, and a
+    /// [`Message::Written`] later.
+    Forward {
+        /// The coordinator's number for the operation.
+        operation: u64,
+        /// The write.
+        write: Box<Write>,
+    },
+    /// The answer to a forwarded write (its object is the payload if it was asked for).
+    Written {
+        /// The coordinator's number for the operation.
+        operation: u64,
+        /// What became of it.
+        answer: WriteAnswer,
+    },
+    /// Say everything you hold of a key, as home replica and as hints: [`Reply::Inspection`].
+    Inspect {
+        /// Which key.
+        key: Key,
+    },
+    /// List keys in conflict from your index: [`Reply::Conflicts`].
+    Conflicts {
+        /// Of this bucket only.
+        bucket: Option<Bucket>,
+        /// After this key.
+        after: Option<Key>,
+        /// At most so many.
+        limit: u16,
+    },
+    /// Are you there, and in what state: [`Reply::Status`].
+    Hello {
+        /// The sender's state.
+        status: Status,
+    },
+    /// Merge these bucket records and send me yours: [`Reply::Buckets`].
+    Buckets {
+        /// The sender's records.
+        table: Table,
+    },
+    /// Record that the cluster was formed: [`Reply::Status`] with what is then recorded.
+    Form {
+        /// The formation.
+        formation: Formation,
+    },
+    /// Send the rows of a partition that you hold as home replica, and the hints you keep for me:
+    /// [`Reply::Rows`].
+    Fetch {
+        /// Which partition.
+        partition: u16,
+        /// Own rows or hints.
+        place: Where,
+        /// After this key.
+        after: Option<Key>,
+    },
+}
+
+/// What the other answers. Any message can be answered with [`Reply::Refused`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The object is merged and durable as configured.
+    Stored,
+    /// The object is the payload.
+    Object,
+    /// The version of the object held; [`Version::ABSENT`] if none.
+    Digest(Version),
+    /// No hint is kept for this key.
+    NoHint,
+    /// This partition has not been received yet.
+    NotReady,
+    /// The forwarded write is taken over.
+    Accepted,
+    /// What is held of a key; the objects lie one after the other in the payload.
+    Inspection {
+        /// Length of the own object in the payload; `None` if there is none.
+        own: Option<u32>,
+        /// Whether the partition has been received.
+        ready: bool,
+        /// For each hint its target and the length of its object in the payload.
+        hints: Vec<(NodeId, u32)>,
+    },
+    /// Keys in conflict with their number of siblings, in order.
+    Conflicts {
+        /// The keys.
+        keys: Vec<(Key, u32)>,
+    },
+    /// The sender's state.
+    Status(Status),
+    /// The sender's bucket records after the merge.
+    Buckets {
+        /// All of them.
+        table: Table,
+    },
+    /// Rows in order; the objects lie one after the other in the payload. Fewer than asked: the end.
+    Rows {
+        /// Keys and the lengths of their objects.
+        rows: Vec<(Key, u32)>,
+        /// Whether there is nothing after them.
+        end: bool,
+    },
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+/// Why a node did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Its queues are full.
+    #[error("busy")]
+    Busy,
+    /// It is not part of a formed cluster.
+    #[error("not formed")]
+    NotFormed,
+    /// Its disk is full, read-only or failing.
+    #[error("takes no writes")]
+    ReadOnly,
+    /// Its hint store is full.
+    #[error("hint store full")]
+    HintsFull,
+    /// The object's time is over a minute ahead of its clock.
+    #[error("clock skew")]
+    StampAhead,
+    /// It is stopping.
+    #[error("stopping")]
+    Stopping,
+    /// It could not carry the message out; its log says why.
+    #[error("failed")]
+    Failed,
+    /// The message makes no sense to it.
+    #[error("malformed")]
+    Malformed,
+}
+
+/// A node's state as it tells its peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster's formation, if the node has recorded one.
+    pub formation: Option<Formation>,
+    /// Whether it has received all its partitions.
+    pub ready: bool,
+    /// Whether it takes writes.
+    pub writable: bool,
+    /// The hash of its bucket table.
+    pub buckets_hash: u64,
+    /// Its release.
+    pub release: String,
+}
+
+/// One client write as it travels from coordinator to minter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// Of which key.
+    pub key: Key,
+    /// What to write. The value travels as the payload.
+    pub draft: Draft,
+    /// Whether there is a value (else it is a delete).
+    pub has_value: bool,
+    /// How many home replicas are asked.
+    pub n: u16,
+    /// W.
+    pub w: u16,
+    /// R, for conditions and deletes without a context.
+    pub r: u16,
+    /// Whether fallbacks count.
+    pub sloppy: bool,
+    /// What must hold for the write to happen.
+    pub condition: Option<Condition>,
+    /// Delete what a read shows (a DELETE without a context).
+    pub delete_seen: bool,
+    /// A hash of `Idempotency-Key`, bucket and key, if the client sent one.
+    pub idempotency: Option<[u8; 16]>,
+    /// How long the answer may take, in milliseconds from when the write is accepted.
+    pub timeout_ms: u32,
+    /// Whether the answer carries the object.
+    pub return_body: bool,
+}
+
+/// A condition on what is stored, checked after a read of R. Advisory, not linearizable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// `If-None-Match: *`: nothing alive may be stored.
+    Absent,
+    /// `If-Match: *`: something alive must be stored.
+    Present,
+    /// `If-Match: "<etag>"`: the object must have one of these versions.
+    Version(Vec<Version>),
+}
+
+/// Whether an unsuccessful write left something behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A copy is known to be stored; it may still spread.
+    Partial,
+    /// Somebody was silent and may have stored a copy.
+    Unknown,
+    /// Certainly nothing was stored.
+    NotApplied,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteAnswer {
+    /// W nodes hold it.
+    Written(WrittenAnswer),
+    /// Fewer do.
+    NoQuorum {
+        /// W.
+        required: u16,
+        /// Who does.
+        acks: Acks,
+        /// Whether something was left behind.
+        outcome: Outcome,
+    },
+    /// The read before the write found fewer than R replicas; nothing was written.
+    NoReadQuorum {
+        /// R.
+        required: u16,
+        /// How many could say.
+        counted: u16,
+    },
+    /// The condition does not hold; nothing was written.
+    ConditionFailed,
+    /// The `Idempotency-Key` was used for another request; nothing was written.
+    KeyReused,
+    /// The minter refused the write; nothing was written.
+    Refused(MintError),
+    /// The minter could not write; nothing was written.
+    Unable(Refusal),
+}
+
+/// A successful write, counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenAnswer {
+    /// Distinct nodes that hold it and count towards W.
+    pub acks: u16,
+    /// Of these, hints.
+    pub hints: u16,
+    /// Siblings at the minter after the write (as shown to clients).
+    pub siblings: u32,
+    /// The write's dot; `None` if there was nothing to delete.
+    pub dot: Option<Dot>,
+    /// The object's version at the minter.
+    pub version: Version,
+    /// What the writer may take as its context: only when its write is the one sibling left.
+    pub seen: Option<Seen>,
+}
+
+/// A message or reply with its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithPayload<T> {
+    /// The head.
+    pub head: T,
+    /// The bytes beside it; empty if it needs none.
+    pub payload: Bytes,
+}
+
+impl<T> WithPayload<T> {
+    /// A head without a payload.
+    pub fn bare(head: T) -> Self {
+        Self { head, payload: Bytes::new() }
+    }
+}

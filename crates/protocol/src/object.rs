@@ -1,0 +1,319 @@
+//! What is stored under one key: a clock and the siblings that nobody has superseded yet.
+//!
+//! Merge is commutative, associative and idempotent, and nothing but merge happens in it: no policy, no
+//! collapsing. Source: Almeida et al. (DAIS 2014), section 5; DeCandia et al., "Dynamo" (SOSP 2007), 4.4.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Clock, Dot};
+use crate::name::NodeId;
+use crate::stamp::Stamp;
+
+/// The most siblings an object read from a peer or the disk may hold; far above any client limit.
+pub const SIBLINGS_DECODE_MAX: usize = 65_536;
+
+/// Names one client request, so that a retry of it is recognised. Random, or a hash of what was sent.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct WriteId(pub [u8; 16]);
+
+/// A 128-bit hash of an object's clock and sorted dots: equal versions are equal objects.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Version(pub [u8; 16]);
+
+impl Version {
+    /// The version of an object that was never written.
+    pub const ABSENT: Self = Self([0; 16]);
+
+    /// 32 hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        self.0.iter().fold(String::with_capacity(32), |mut hex, byte| {
+            hex.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+            hex.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+            hex
+        })
+    }
+}
+
+/// What a client says about a value beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The media type, as sent. Empty on a tombstone.
+    pub content_type: String,
+    /// `Quorate-Meta-*` headers: lower-case name without the prefix, and value.
+    pub user: Vec<(String, String)>,
+}
+
+/// One value (or a delete) that no other known write has superseded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sibling {
+    /// The name of the write.
+    pub dot: Dot,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// What the client said of the value.
+    pub metadata: Metadata,
+    /// When it was written, in hybrid-logical time.
+    pub stamp: Stamp,
+    /// The node that minted it (for people; nothing is decided by it).
+    pub writer: NodeId,
+    /// The client request that it came from.
+    pub write_id: WriteId,
+}
+
+impl Sibling {
+    /// Whether this sibling is a delete.
+    pub fn is_tombstone(&self) -> bool {
+        self.value.is_none()
+    }
+}
+
+/// All that is known of one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// Every write this object includes or supersedes.
+    pub clock: Clock,
+    /// Sorted by dot; each dot is covered by the clock.
+    pub siblings: Vec<Sibling>,
+}
+
+/// Bytes are no object. Nothing of them may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes end too early or cannot be read.
+    #[error("the object's bytes are damaged or cut off")]
+    Damaged,
+    /// The bytes read, but say something no object can.
+    #[error("the object breaks an invariant: {0}")]
+    Invalid(&'static str),
+    /// Written by a newer release.
+    #[error("the object has encoding version {0}, this release knows 1")]
+    Version(u8),
+}
+
+impl Object {
+    /// Joins what another replica knows. Commutative, associative, idempotent.
+    pub fn merge(&mut self, other: &Object) {
+        if self == other {
+            return;
+        }
+        self.siblings.retain(|s| other.has(s.dot) || !other.clock.covers(s.dot));
+        for sibling in &other.siblings {
+            if !self.clock.covers(sibling.dot) {
+                self.siblings.push(sibling.clone());
+            }
+        }
+        self.siblings.sort_unstable_by_key(|s| s.dot);
+        self.clock.join(&other.clock);
+    }
+
+    /// Whether a sibling with this dot is here.
+    pub fn has(&self, dot: Dot) -> bool {
+        self.siblings.binary_search_by_key(&dot, |s| s.dot).is_ok()
+    }
+
+    /// Whether nothing was ever written.
+    pub fn is_absent(&self) -> bool {
+        self.clock.is_empty()
+    }
+
+    /// Whether every sibling is a tombstone (true of an absent object too).
+    pub fn is_deleted(&self) -> bool {
+        self.siblings.iter().all(Sibling::is_tombstone)
+    }
+
+    /// Whether a client must be shown more than one sibling: several, at least one of them alive.
+    /// Tombstones alone are simply "deleted"; copies of one request count once.
+    pub fn is_conflict(&self) -> bool {
+        !self.is_deleted() && self.shown().len() > 1
+    }
+
+    /// The greatest stamp of the siblings.
+    pub fn stamp_max(&self) -> Stamp {
+        self.siblings.iter().map(|s| s.stamp).max().unwrap_or_default()
+    }
+
+    /// The siblings as clients see them: of several that came from one request (a forward that was
+    /// retried) only the first by dot, the others are the same value again.
+    pub fn shown(&self) -> Vec<&Sibling> {
+        let mut shown: Vec<&Sibling> = Vec::with_capacity(self.siblings.len());
+        for sibling in &self.siblings {
+            if !shown.iter().any(|s| s.write_id == sibling.write_id) {
+                shown.push(sibling);
+            }
+        }
+        shown
+    }
+
+    /// The sibling a `lww` bucket answers with: greatest stamp, then dot.
+    pub fn last_write(&self) -> Option<&Sibling> {
+        self.siblings.iter().max_by_key(|s| (s.stamp, s.dot))
+    }
+
+    /// The bytes of all values together.
+    pub fn value_bytes(&self) -> usize {
+        self.siblings.iter().filter_map(|s| s.value.as_ref()).map(Bytes::len).sum()
+    }
+
+    /// The hash of clock and sorted dots (design section 5: digests and trees use the same).
+    pub fn version(&self) -> Version {
+        if self.is_absent() {
+            return Version::ABSENT;
+        }
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        let mut feed = |dots: &mut dyn Iterator<Item = Dot>, count: usize| {
+            hasher.update(&(count as u64).to_le_bytes());
+            for dot in dots {
+                hasher.update(&dot.actor.0.to_le_bytes());
+                hasher.update(&dot.counter.to_le_bytes());
+            }
+        };
+        feed(&mut self.clock.entries().iter().copied(), self.clock.len());
+        feed(&mut self.siblings.iter().map(|s| s.dot), self.siblings.len());
+        Version(hasher.digest128().to_le_bytes())
+    }
+
+    /// Appends the encoding: version byte, length of the head, the head (postcard), then the values'
+    /// raw bytes one after the other. The same bytes go to the disk and to every replica.
+    pub fn encode(&self, out: &mut BytesMut) {
+        let head = Head {
+            clock: &self.clock,
+            siblings: self.siblings.iter().map(SiblingHead::of).collect(),
+        };
+        let head = postcard::to_stdvec(&head).unwrap_or_default(); // writing to a Vec cannot fail
+        out.reserve(5 + head.len() + self.value_bytes());
+        out.put_u8(ENCODING);
+        out.put_u32_le(head.len() as u32);
+        out.put_slice(&head);
+        for value in self.siblings.iter().filter_map(|s| s.value.as_ref()) {
+            out.put_slice(value);
+        }
+    }
+
+    /// The encoding in a buffer of its own.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.freeze()
+    }
+
+    /// Reads an encoding back; values are slices of `bytes`, not copies.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything that [`Object::encode`] would not have written.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        if bytes.len() < 5 {
+            return Err(DecodeError::Damaged);
+        }
+        let encoding = bytes.get_u8();
+        if encoding != ENCODING {
+            return Err(DecodeError::Version(encoding));
+        }
+        let head_len = bytes.get_u32_le() as usize;
+        if bytes.len() < head_len {
+            return Err(DecodeError::Damaged);
+        }
+        let head = bytes.split_to(head_len);
+        let (head, rest): (OwnedHead, _) =
+            postcard::take_from_bytes(&head).map_err(|_| DecodeError::Damaged)?;
+        if !rest.is_empty() || head.siblings.len() > SIBLINGS_DECODE_MAX {
+            return Err(DecodeError::Damaged);
+        }
+        let mut siblings = Vec::with_capacity(head.siblings.len());
+        for sibling in head.siblings {
+            siblings.push(sibling.into_sibling(&mut bytes)?);
+        }
+        if !bytes.is_empty() {
+            return Err(DecodeError::Damaged);
+        }
+        let object = Self { clock: head.clock, siblings };
+        object.check().map(|()| object)
+    }
+
+    /// Checks the invariants every object keeps.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`] that names the broken one.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if !self.clock.is_well_formed() {
+            return Err(DecodeError::Invalid("the clock is not sorted"));
+        }
+        if !self.siblings.windows(2).all(|pair| pair[0].dot < pair[1].dot) {
+            return Err(DecodeError::Invalid("the siblings are not sorted"));
+        }
+        let covered = |s: &Sibling| s.dot.counter > 0 && self.clock.covers(s.dot);
+        if !self.siblings.iter().all(covered) {
+            return Err(DecodeError::Invalid("the clock does not cover a sibling"));
+        }
+        Ok(())
+    }
+}
+
+const ENCODING: u8 = 1;
+
+#[derive(Serialize)]
+struct Head<'a> {
+    clock: &'a Clock,
+    siblings: Vec<SiblingHead<'a>>,
+}
+
+#[derive(Serialize)]
+struct SiblingHead<'a> {
+    dot: Dot,
+    value_len: Option<u32>,
+    metadata: &'a Metadata,
+    stamp: Stamp,
+    writer: NodeId,
+    write_id: WriteId,
+}
+
+impl<'a> SiblingHead<'a> {
+    fn of(s: &'a Sibling) -> Self {
+        Self {
+            dot: s.dot,
+            value_len: s.value.as_ref().map(|v| v.len() as u32),
+            metadata: &s.metadata,
+            stamp: s.stamp,
+            writer: s.writer,
+            write_id: s.write_id,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct OwnedHead {
+    clock: Clock,
+    siblings: Vec<OwnedSiblingHead>,
+}
+
+#[derive(Deserialize)]
+struct OwnedSiblingHead {
+    dot: Dot,
+    value_len: Option<u32>,
+    metadata: Metadata,
+    stamp: Stamp,
+    writer: NodeId,
+    write_id: WriteId,
+}
+
+impl OwnedSiblingHead {
+    fn into_sibling(self, values: &mut Bytes) -> Result<Sibling, DecodeError> {
+        let value = match self.value_len.map(|len| len as usize) {
+            None => None,
+            Some(len) if len <= values.len() => Some(values.split_to(len)),
+            Some(_) => return Err(DecodeError::Damaged),
+        };
+        Ok(Sibling {
+            dot: self.dot,
+            value,
+            metadata: self.metadata,
+            stamp: self.stamp,
+            writer: self.writer,
+            write_id: self.write_id,
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! One PUT, from the minter's point of view: who must hold the object before it is acknowledged.
+//!
+//! The minter has stored the merged object locally and now brings it to the other home replicas, in
+//! parallel. Each home replica has a *slot*. One that is known down, refuses, or stays silent past the
+//! replica timeout has its slot taken over by the next fallback of the preference list, which keeps the
+//! object as a hint for it. W acknowledgements from distinct nodes answer the client; the machine goes on
+//! until every slot is held or nobody is left to ask. Source: DeCandia et al. (SOSP 2007), 4.5, 4.6.
+//!
+//! Tell it what happened (`on_ack`, `on_refused`, `on_silent`, `on_time`), carry out the effects it
+//! answers with, and call [`Put::on_time`] at [`Put::next_wake`], until [`Put::is_done`].
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::NodeId;
+use crate::quorum::{Verdict, verdict};
+use crate::stamp::Millis;
+
+/// As what a node holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Role {
+    /// As one of the key's home replicas.
+    Home,
+    /// As a fallback, on behalf of a home replica.
+    Hint {
+        /// The home replica it is kept for.
+        target: NodeId,
+    },
+}
+
+/// What the minter knows when it starts.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The minter itself.
+    pub me: NodeId,
+    /// The home replicas that are asked, in order of preference.
+    pub homes: Vec<NodeId>,
+    /// The nodes after the bucket's home replicas, in order of preference.
+    pub fallbacks: Vec<NodeId>,
+    /// W: acknowledgements needed.
+    pub needed: u16,
+    /// Whether hints count as acknowledgements.
+    pub sloppy: bool,
+    /// How long a replica may stay silent before a fallback takes its slot, in milliseconds.
+    pub replica_timeout_ms: u64,
+    /// When the client is answered at the latest.
+    pub deadline: Millis,
+}
+
+/// As what `node` would hold a key with these home replicas. A node that is no home replica holds it
+/// for the first one.
+///
+/// # Panics
+/// If `homes` is empty: every key has a home.
+pub fn role_of(node: NodeId, homes: &[NodeId]) -> Role {
+    if homes.contains(&node) { Role::Home } else { Role::Hint { target: homes[0] } }
+}
+
+/// What the minter must do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send the whole merged object to a node.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// As what it shall hold it.
+        role: Role,
+    },
+    /// Answer the client. Comes exactly once.
+    Answer(Answer),
+}
+
+/// What is known when the client is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// W nodes hold the write.
+    Written(Acks),
+    /// They do not, and the time is up or nobody is left to ask.
+    NoQuorum(Acks),
+}
+
+/// Who holds the write, counted and never assumed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acks {
+    /// Distinct nodes that acknowledged and count towards W.
+    pub counted: u16,
+    /// Of all acknowledgements, those by fallbacks that keep a hint.
+    pub hints: u16,
+    /// Whether some copy is known to be stored, durable or not yet.
+    pub stored: bool,
+    /// Nodes that said no.
+    pub refused: Vec<NodeId>,
+    /// Nodes that said nothing: they may hold the write.
+    pub silent: Vec<NodeId>,
+}
+
+/// The machine of one PUT.
+#[derive(Debug)]
+pub struct Put {
+    plan: Plan,
+    contacts: Vec<Contact>,
+    answered: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Contact {
+    node: NodeId,
+    /// Index into `plan.homes`.
+    slot: usize,
+    role: Role,
+    sent_at: Millis,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Silent,
+    Acked,
+    Refused,
+}
+
+impl Put {
+    /// Starts once the minter has stored the object locally (its own acknowledgement comes later,
+    /// through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not waited for.
+    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
+        assert!(!plan.homes.is_empty() && plan.needed >= 1, "a quorum needs a home replica");
+        assert!(usize::from(plan.needed) <= plan.homes.len(), "W is at most N");
+        let me = plan.me;
+        let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
+        let mut put = Self { plan, contacts: Vec::new(), answered: false };
+        let role = role_of(me, &put.plan.homes);
+        put.contact(me, my_slot, role, now);
+        let mut effects = Vec::new();
+        for slot in (0..put.plan.homes.len()).filter(|slot| *slot != my_slot) {
+            let home = put.plan.homes[slot];
+            if down.contains(&home) && put.replace(slot, Some(down), now, &mut effects) {
+                continue;
+            }
+            put.send(home, slot, Role::Home, now, &mut effects);
+        }
+        (put, effects)
+    }
+
+    /// A node holds the object, durably as configured.
+    pub fn on_ack(&mut self, node: NodeId) -> Vec<Effect> {
+        self.set_state(node, State::Acked);
+        let mut effects = Vec::new();
+        self.judge(&mut effects);
+        effects
+    }
+
+    /// A node said no, and certainly did not store the object.
+    pub fn on_refused(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+        self.on_failed(node, State::Refused, now)
+    }
+
+    /// Nothing will come from the node any more, and nobody knows whether it stored the object.
+    pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+        self.on_failed(node, State::Silent, now)
+    }
+
+    /// Time has passed.
+    pub fn on_time(&mut self, now: Millis) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for at in 0..self.contacts.len() {
+            let contact = self.contacts[at];
+            let patience_ends = contact.sent_at.plus(self.plan.replica_timeout_ms);
+            if contact.state == State::Waiting && now >= patience_ends {
+                self.contacts[at].state = State::Silent;
+                self.replace(contact.slot, None, now, &mut effects);
+            }
+        }
+        if !self.answered && now >= self.plan.deadline {
+            self.answer(Answer::NoQuorum(self.acks()), &mut effects);
+        }
+        self.judge(&mut effects);
+        effects
+    }
+
+    /// When [`Put::on_time`] must be called next, if nothing happens before.
+    pub fn next_wake(&self) -> Option<Millis> {
+        let timeout_ms = self.plan.replica_timeout_ms;
+        let waiting = self.contacts.iter().filter(|c| c.state == State::Waiting);
+        let patience = waiting.map(|c| c.sent_at.plus(timeout_ms)).min();
+        let deadline = (!self.answered).then_some(self.plan.deadline);
+        [patience, deadline].into_iter().flatten().min()
+    }
+
+    /// Whether the client was answered and no one is waited for any more.
+    pub fn is_done(&self) -> bool {
+        let all_held = (0..self.plan.homes.len()).all(|slot| self.is_held(slot));
+        let waiting = self.contacts.iter().any(|c| c.state == State::Waiting);
+        self.answered && (all_held || !waiting)
+    }
+
+    fn on_failed(&mut self, node: NodeId, state: State, now: Millis) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(slot) = self.set_state(node, state) {
+            self.replace(slot, None, now, &mut effects);
+        }
+        self.judge(&mut effects);
+        effects
+    }
+
+    /// Records what a node did; an acknowledgement stands whatever comes later. Returns its slot if
+    /// the state changed.
+    fn set_state(&mut self, node: NodeId, state: State) -> Option<usize> {
+        let contact = self.contacts.iter_mut().find(|c| c.node == node)?;
+        let settled = matches!(contact.state, State::Acked | State::Refused);
+        if settled || contact.state == state {
+            return None;
+        }
+        contact.state = state;
+        Some(contact.slot)
+    }
+
+    /// Gives a slot that nobody holds or is about to hold to the next fallback. Returns whether one
+    /// was found. Fallbacks in `down` are passed over.
+    fn replace(
+        &mut self,
+        slot: usize,
+        down: Option<&BTreeSet<NodeId>>,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let busy = |c: &Contact| c.slot == slot && matches!(c.state, State::Waiting | State::Acked);
+        if self.contacts.iter().any(busy) {
+            return true;
+        }
+        let usable = |node: &&NodeId| {
+            down.is_none_or(|down| !down.contains(node))
+                && self.contacts.iter().all(|c| c.node != **node)
+        };
+        let Some(fallback) = self.plan.fallbacks.iter().find(usable).copied() else {
+            return false;
+        };
+        let role = Role::Hint { target: self.plan.homes[slot] };
+        self.send(fallback, slot, role, now, effects);
+        true
+    }
+
+    fn send(
+        &mut self,
+        to: NodeId,
+        slot: usize,
+        role: Role,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.contact(to, slot, role, now);
+        effects.push(Effect::Send { to, role });
+    }
+
+    fn contact(&mut self, node: NodeId, slot: usize, role: Role, sent_at: Millis) {
+        self.contacts.push(Contact { node, slot, role, sent_at, state: State::Waiting });
+    }
+
+    fn judge(&mut self, effects: &mut Vec<Effect>) {
+        if self.answered {
+            return;
+        }
+        let acks = self.acks();
+        let open = |c: &&Contact| matches!(c.state, State::Waiting | State::Silent);
+        let possible = self.contacts.iter().filter(|c| self.counts(c)).filter(open).count();
+        match verdict(self.plan.needed, acks.counted, possible as u16) {
+            Verdict::Reached => self.answer(Answer::Written(acks), effects),
+            Verdict::Impossible => self.answer(Answer::NoQuorum(acks), effects),
+            Verdict::Pending => {}
+        }
+    }
+
+    fn answer(&mut self, answer: Answer, effects: &mut Vec<Effect>) {
+        self.answered = true;
+        effects.push(Effect::Answer(answer));
+    }
+
+    fn counts(&self, contact: &Contact) -> bool {
+        self.plan.sloppy || contact.role == Role::Home
+    }
+
+    fn is_held(&self, slot: usize) -> bool {
+        self.contacts.iter().any(|c| c.slot == slot && c.state == State::Acked)
+    }
+
+    fn acks(&self) -> Acks {
+        let acked = || self.contacts.iter().filter(|c| c.state == State::Acked);
+        let in_state = |state| {
+            self.contacts.iter().filter(move |c| c.state == state).map(|c| c.node).collect()
+        };
+        let mine_stands = self.contacts[0].state != State::Refused;
+        Acks {
+            counted: acked().filter(|c| self.counts(c)).count() as u16,
+            hints: acked().filter(|c| c.role != Role::Home).count() as u16,
+            stored: mine_stands || acked().next().is_some(),
+            refused: in_state(State::Refused),
+            silent: in_state(State::Silent),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One key's row on one node: the object and the right to mint on it.
+//!
+//! A clock entry claims every earlier dot of its actor, so an actor may mint only on a row that holds
+//! all its earlier dots, and a dot is never used twice (Riak lost acknowledged writes for years to
+//! this: basho/riak_kv issue 679). The rule: an actor belongs to one row on one node in one
+//! [`Incarnation`]. The row keeps it in a local field, never sent and never taken from a peer. A row
+//! that was dropped and made again starts without one, and a node that may have forgotten something
+//! starts under a new incarnation; either way the next mint draws a new actor.
+//!
+//! Hint rows follow the same rule: a fallback mints on the hint row of (target, key).
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Actor, CLOCK_ENTRIES_MAX, Clock, Dot};
+use crate::name::NodeId;
+use crate::object::{DecodeError, Metadata, Object, Sibling, Version, WriteId};
+use crate::stamp::{Millis, Stamp};
+
+/// A random number that a node draws at every start that does not follow a proven clean stop, and
+/// whenever its data directory is new, restored or copied. Never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Incarnation(pub u64);
+
+/// The right to mint on one row: an actor, and the incarnation that drew it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenure {
+    /// The actor.
+    pub actor: Actor,
+    /// The incarnation in which it was drawn; in any other the actor may not mint.
+    pub incarnation: Incarnation,
+}
+
+/// A row: what one node holds of one key, as home replica or as a hint for another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Who mints here. Local: never sent to a peer.
+    pub tenure: Option<Tenure>,
+    /// The merged object.
+    pub object: Object,
+}
+
+/// One client write on its way to a minter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draft {
+    /// What the client saw: siblings whose dots it covers are superseded.
+    pub context: Clock,
+    /// The greatest stamp of what the client saw.
+    pub context_stamp: Stamp,
+    /// What the client says of the value.
+    pub metadata: Metadata,
+    /// The request it comes from.
+    pub write_id: WriteId,
+    /// Whether the write supersedes all that its minter holds (`lww` buckets).
+    pub supersede_all: bool,
+    /// The value; `None` deletes. Travels beside the encoded head, not in it.
+    #[serde(skip)]
+    pub value: Option<Bytes>,
+}
+
+/// The node that mints, at the moment it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Minter {
+    /// Its name.
+    pub node: NodeId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// A fresh random number (not zero), used if the row needs a new actor.
+    pub fresh_actor: Actor,
+    /// Its wall clock.
+    pub now: Millis,
+}
+
+/// Bounds that a *client write* may not pass at its minter. Repair is never refused by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most siblings an object may have after the write.
+    pub siblings_max: usize,
+    /// The most bytes all its values may have after the write.
+    pub object_bytes_max: usize,
+}
+
+/// Why a minter refused a client write. The row is as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum MintError {
+    /// The object would have too many siblings: read it, resolve it, write with the context.
+    #[error(
+        "the key would have {siblings} siblings, the limit is {max}; read it and write back with its context"
+    )]
+    TooManySiblings {
+        /// How many it would have.
+        siblings: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The object's values would be too large together.
+    #[error(
+        "the key's siblings would hold {bytes} bytes, the limit is {max}; read it and write back with its context"
+    )]
+    ObjectTooLarge {
+        /// Their bytes.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The clock names as many actors as it may.
+    #[error("the key's clock has {max} entries, its limit; delete the key and use another")]
+    ClockFull {
+        /// The limit.
+        max: u64,
+    },
+    /// The context holds a time more than a minute ahead of the minter's clock.
+    #[error(
+        "the context's time is over a minute ahead of this node's clock; check the nodes' clocks"
+    )]
+    StampAhead,
+}
+
+/// What minting did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Minted {
+    /// A new sibling with this dot is in the row.
+    New(Dot),
+    /// The row already holds this request's sibling: nothing changed, answer success.
+    Already(Dot),
+}
+
+impl Row {
+    /// Writes a client's value into the row: drops the siblings that its context covers, adds it under
+    /// a fresh dot, and joins context and dot into the clock.
+    ///
+    /// # Errors
+    /// [`MintError`]; the row is then unchanged.
+    pub fn mint(
+        &mut self,
+        draft: &Draft,
+        by: &Minter,
+        limits: &Limits,
+    ) -> Result<Minted, MintError> {
+        if let Some(known) = self.object.siblings.iter().find(|s| s.write_id == draft.write_id) {
+            return Ok(Minted::Already(known.dot));
+        }
+        let mut context = draft.context.clone();
+        if draft.supersede_all {
+            context.join(&self.object.clock);
+        }
+        let mut seen = draft.context_stamp;
+        let mut next = Object { clock: self.object.clock.clone(), siblings: Vec::new() };
+        for sibling in &self.object.siblings {
+            if context.covers(sibling.dot) {
+                seen = seen.max(sibling.stamp);
+            } else {
+                next.siblings.push(sibling.clone());
+            }
+        }
+        if seen.is_too_far_ahead(by.now) {
+            return Err(MintError::StampAhead);
+        }
+        let tenure = self.tenure_for(by, &context);
+        let dot = Dot { actor: tenure.actor, counter: self.object.clock.counter(tenure.actor) + 1 };
+        next.clock.join(&context);
+        next.clock.advance(dot);
+        next.siblings.push(Sibling {
+            dot,
+            value: draft.value.clone(),
+            metadata: draft.metadata.clone(),
+            stamp: Stamp::after(seen, by.now),
+            writer: by.node,
+            write_id: draft.write_id,
+        });
+        next.siblings.sort_unstable_by_key(|s| s.dot);
+        limits.check(&next)?;
+        *self = Self { tenure: Some(tenure), object: next };
+        Ok(Minted::New(dot))
+    }
+
+    /// Joins what a peer sent. Returns whether the row changed.
+    ///
+    /// A peer that knows a later dot of this row's own actor proves that the row forgot something; the
+    /// tenure ends there, so that no dot is used twice even then.
+    pub fn merge(&mut self, other: &Object) -> bool {
+        let own_counter = |clock: &Clock, tenure: Tenure| clock.counter(tenure.actor);
+        self.tenure = self
+            .tenure
+            .filter(|t| own_counter(&other.clock, *t) <= own_counter(&self.object.clock, *t));
+        let clock_before = self.object.clock.clone();
+        let siblings_before = self.object.siblings.len();
+        self.object.merge(other);
+        // Merge only adds claims or drops covered siblings: an equal clock and an equal number of
+        // siblings mean equal objects.
+        self.object.clock != clock_before || self.object.siblings.len() != siblings_before
+    }
+
+    /// The actor that may mint here now: the row's own if this incarnation drew it and nobody has seen
+    /// a later dot of it, else the fresh one.
+    fn tenure_for(&self, by: &Minter, context: &Clock) -> Tenure {
+        match self.tenure {
+            Some(tenure)
+                if tenure.incarnation == by.incarnation
+                    && context.counter(tenure.actor) <= self.object.clock.counter(tenure.actor) =>
+            {
+                tenure
+            }
+            Some(_) | None => Tenure { actor: by.fresh_actor, incarnation: by.incarnation },
+        }
+    }
+
+    /// Appends the row's encoding: local fields and version, then the object's own encoding.
+    pub fn encode(&self, out: &mut BytesMut) {
+        let (actor, incarnation) = match self.tenure {
+            Some(tenure) => (tenure.actor.0, tenure.incarnation.0),
+            None => (0, 0),
+        };
+        out.put_u64_le(actor);
+        out.put_u64_le(incarnation);
+        out.put_slice(&self.object.version().0);
+        self.object.encode(out);
+    }
+
+    /// Reads a row back; values are slices of `bytes`.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything that [`Row::encode`] would not have written.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        if bytes.len() < ROW_HEAD_BYTES {
+            return Err(DecodeError::Damaged);
+        }
+        let (actor, incarnation) = (bytes.get_u64_le(), bytes.get_u64_le());
+        let tenure = (actor != 0)
+            .then_some(Tenure { actor: Actor(actor), incarnation: Incarnation(incarnation) });
+        bytes.advance(size_of::<Version>());
+        Ok(Self { tenure, object: Object::decode(bytes)? })
+    }
+
+    /// The version of an encoded row, without decoding the rest. `None` if the bytes are cut off.
+    pub fn encoded_version(row: &[u8]) -> Option<Version> {
+        let version = row.get(16..ROW_HEAD_BYTES)?;
+        version.try_into().ok().map(Version)
+    }
+
+    /// The object's encoding within an encoded row: what is sent to peers. `None` if cut off.
+    pub fn encoded_object(row: &Bytes) -> Option<Bytes> {
+        (row.len() > ROW_HEAD_BYTES).then(|| row.slice(ROW_HEAD_BYTES..))
+    }
+}
+
+/// Bytes of an encoded row before the object: actor, incarnation, version.
+const ROW_HEAD_BYTES: usize = 8 + 8 + size_of::<Version>();
+
+impl Limits {
+    fn check(&self, object: &Object) -> Result<(), MintError> {
+        let (siblings, bytes) = (object.siblings.len(), object.value_bytes());
+        // One sibling always fits: the size of a single value is the edge's limit, not this one.
+        if siblings > self.siblings_max.max(1) {
+            let max = self.siblings_max as u64;
+            return Err(MintError::TooManySiblings { siblings: siblings as u64, max });
+        }
+        if siblings > 1 && bytes > self.object_bytes_max {
+            let max = self.object_bytes_max as u64;
+            return Err(MintError::ObjectTooLarge { bytes: bytes as u64, max });
+        }
+        if object.clock.len() > CLOCK_ENTRIES_MAX {
+            return Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Hybrid-logical time: a wall clock that never runs behind what it has seen.
+//!
+//! 48 bits of milliseconds since 1970 and 16 bits of a logical counter in one ordered number. Stamps
+//! choose the winner in `lww` buckets and tell people when a value was written; they never decide
+//! causality. Source: Kulkarni et al., "Logical Physical Clocks", OPODIS 2014.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since 1970 (or since the start of a simulation).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// This instant plus `ms` milliseconds.
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to this instant, 0 if it is later.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// How far ahead of a node's own clock a stamp may be, in milliseconds, before it is refused.
+pub const STAMP_AHEAD_MS_MAX: u64 = 60_000;
+
+const COUNTER_BITS: u32 = 16;
+
+/// One hybrid-logical instant.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stamp(#[serde(with = "postcard::fixint::le")] pub u64);
+
+impl Stamp {
+    /// The first stamp of a millisecond.
+    pub fn at(now: Millis) -> Self {
+        Self(now.0.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS)
+    }
+
+    /// The least stamp that is not before `now` and greater than `seen`.
+    pub fn after(seen: Self, now: Millis) -> Self {
+        Self(seen.0.saturating_add(1)).max(Self::at(now))
+    }
+
+    /// The wall-clock part.
+    pub fn millis(self) -> Millis {
+        Millis(self.0 >> COUNTER_BITS)
+    }
+
+    /// Whether this stamp is further ahead of `now` than a working clock explains.
+    pub fn is_too_far_ahead(self, now: Millis) -> bool {
+        self.millis().since(now) > STAMP_AHEAD_MS_MAX
+    }
+}
+
+impl fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.millis().0, self.0 & ((1 << COUNTER_BITS) - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_greater_than_all_it_covers_even_if_the_clock_stands_still() {
+        let first = Stamp::after(Stamp::default(), Millis(5));
+        let second = Stamp::after(first, Millis(5));
+        let third = Stamp::after(second, Millis(3));
+        assert!(first < second && second < third);
+        assert_eq!(third.millis(), Millis(5));
+    }
+
+    #[test]
+    fn a_minute_ahead_is_the_limit() {
+        assert!(!Stamp::at(Millis(60_000)).is_too_far_ahead(Millis(0)));
+        assert!(Stamp::at(Millis(60_001)).is_too_far_ahead(Millis(0)));
+        assert!(!Stamp::at(Millis(5)).is_too_far_ahead(Millis(90_000)));
+    }
+}

@@ -1,0 +1,114 @@
+//! What a client is shown of an object, and which context it may carry away.
+//!
+//! The rule behind this file: **a client gets only contexts of what it saw.** Else its next PUT would
+//! silently drop siblings that it never read.
+
+use crate::bucket::Conflicts;
+use crate::context::Seen;
+use crate::object::{Object, Sibling};
+
+/// An object as a bucket's conflict policy shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum View<'a> {
+    /// Never written.
+    Absent,
+    /// All siblings are tombstones.
+    Deleted,
+    /// One value.
+    One(&'a Sibling),
+    /// Values (and deletes) that did not see each other.
+    Many(Vec<&'a Sibling>),
+}
+
+impl<'a> View<'a> {
+    /// Looks at an object through a conflict policy.
+    pub fn of(object: &'a Object, conflicts: Conflicts) -> Self {
+        if object.is_absent() {
+            return Self::Absent;
+        }
+        if conflicts == Conflicts::Lww {
+            return match object.last_write() {
+                Some(sibling) if !sibling.is_tombstone() => Self::One(sibling),
+                Some(_) | None => Self::Deleted,
+            };
+        }
+        if object.is_deleted() {
+            return Self::Deleted;
+        }
+        match object.shown().as_slice() {
+            [sibling] => Self::One(sibling),
+            siblings => Self::Many(siblings.to_vec()),
+        }
+    }
+}
+
+/// The context for a client that was shown all of the object.
+pub fn context_of(object: &Object) -> Seen {
+    Seen { clock: object.clock.clone(), stamp: object.stamp_max() }
+}
+
+/// The context for a client that wrote and was not shown the object: only when its write is the one
+/// sibling that is left.
+pub fn context_after_write(object: &Object) -> Option<Seen> {
+    (object.shown().len() == 1).then(|| context_of(object))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::{Actor, Dot};
+    use crate::name::NodeId;
+    use crate::object::{Metadata, WriteId};
+    use crate::stamp::Stamp;
+
+    fn object(values: &[Option<&'static str>]) -> Object {
+        let mut object = Object::default();
+        for (i, value) in values.iter().enumerate() {
+            let dot = Dot { actor: Actor(i as u64 + 1), counter: 1 };
+            object.clock.advance(dot);
+            object.siblings.push(Sibling {
+                dot,
+                value: value.map(|v| Bytes::from_static(v.as_bytes())),
+                metadata: Metadata::default(),
+                stamp: Stamp(100 - i as u64),
+                writer: NodeId::parse("n1").unwrap(),
+                write_id: WriteId([i as u8; 16]),
+            });
+        }
+        object
+    }
+
+    #[test]
+    fn tombstones_alone_are_deleted_but_beside_a_value_they_are_a_conflict() {
+        let view = |values: &[Option<&'static str>]| {
+            let object = object(values);
+            match View::of(&object, Conflicts::Siblings) {
+                View::Absent => "absent".to_owned(),
+                View::Deleted => "deleted".to_owned(),
+                View::One(_) => "one".to_owned(),
+                View::Many(siblings) => format!("{} siblings", siblings.len()),
+            }
+        };
+        assert_eq!(view(&[]), "absent");
+        assert_eq!(view(&[None, None]), "deleted");
+        assert_eq!(view(&[Some("a")]), "one");
+        assert_eq!(view(&[Some("a"), None]), "2 siblings");
+    }
+
+    #[test]
+    fn lww_shows_the_greatest_stamp_and_merge_keeps_the_rest() {
+        let object = object(&[Some("later"), Some("earlier")]);
+        let View::One(sibling) = View::of(&object, Conflicts::Lww) else { panic!("not one") };
+        assert_eq!(sibling.value.as_deref(), Some(&b"later"[..]));
+        assert_eq!(object.siblings.len(), 2);
+    }
+
+    #[test]
+    fn a_writer_that_left_siblings_behind_gets_no_context() {
+        assert!(context_after_write(&object(&[Some("a")])).is_some());
+        assert!(context_after_write(&object(&[Some("a"), Some("b")])).is_none());
+    }
+}

@@ -1,0 +1,262 @@
+//! The wire format: frames of many messages, each with the sender's identity in front.
+//!
+//! ```text
+//! magic "QRMQ" 4 | protocol version u16 | header length u16 | checksum u64 | header | message*
+//! message: head length u32 | payload length u32 | head (postcard) | payload
+//! ```
+//! All numbers are little-endian. The checksum (xxh3) is over everything behind it. The header names the
+//! cluster, both ends and the layout; a receiver refuses a frame of another cluster, another protocol
+//! version, another node, or another layout of the same version, with an error that names both sides.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::context::equal_in_constant_time;
+use crate::layout::LayoutHash;
+use crate::message::WithPayload;
+use crate::name::NodeId;
+
+/// The version of the peer protocol this release speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// The most messages one frame may hold.
+pub const MESSAGES_MAX: usize = 4096;
+
+const MAGIC: [u8; 4] = *b"QRMQ";
+const PREFIX_BYTES: usize = 4 + 2 + 2 + 8;
+const MESSAGE_PREFIX_BYTES: usize = 8;
+
+/// Who sends a frame to whom, and what both must agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Proof of the cluster's key.
+    pub token: [u8; 16],
+    /// The sender.
+    pub from: NodeId,
+    /// The receiver.
+    pub to: NodeId,
+    /// The sender's layout version.
+    pub layout_version: u64,
+    /// The sender's layout.
+    pub layout_hash: LayoutHash,
+    /// The sender's number of partitions.
+    pub partitions: u32,
+}
+
+/// Why a frame was refused. Nothing of it was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Not a frame, cut off, or changed on the way.
+    #[error("the frame is damaged: {0}")]
+    Damaged(&'static str),
+    /// Another protocol version.
+    #[error("the sender speaks peer protocol {theirs}, this node {ours}")]
+    ProtocolVersion {
+        /// The sender's.
+        theirs: u16,
+        /// This node's.
+        ours: u16,
+    },
+    /// Another cluster.
+    #[error("the sender is of cluster {theirs:?}, this node of {ours:?}")]
+    Cluster {
+        /// The sender's.
+        theirs: String,
+        /// This node's.
+        ours: String,
+    },
+    /// The sender does not have the cluster's key.
+    #[error("{from} does not have a key of this cluster; check cluster_keys on both")]
+    Token {
+        /// The sender, as it says.
+        from: NodeId,
+    },
+    /// The frame is for another node.
+    #[error("the frame is for {to}, this node is {ours}; check the peer addresses in the layout")]
+    Receiver {
+        /// The receiver it names.
+        to: NodeId,
+        /// This node.
+        ours: NodeId,
+    },
+    /// The sender is not in this node's layout.
+    #[error("{from} is not in this node's layout")]
+    Stranger {
+        /// The sender, as it says.
+        from: NodeId,
+    },
+    /// Another layout.
+    #[error("{from} has layout {theirs}, this node {ours}")]
+    Layout {
+        /// The sender.
+        from: NodeId,
+        /// Its version, hash and partitions.
+        theirs: String,
+        /// This node's.
+        ours: String,
+    },
+}
+
+/// A frame being written.
+pub struct FrameWriter {
+    bytes: BytesMut,
+    count: usize,
+}
+
+impl FrameWriter {
+    /// Starts a frame.
+    pub fn new(header: &Header) -> Self {
+        let header = postcard::to_stdvec(header).unwrap_or_default(); // writing to a Vec cannot fail
+        let mut bytes = BytesMut::with_capacity(2048);
+        bytes.put_slice(&MAGIC);
+        bytes.put_u16_le(PROTOCOL_VERSION);
+        bytes.put_u16_le(header.len() as u16);
+        bytes.put_u64_le(0);
+        bytes.put_slice(&header);
+        Self { bytes, count: 0 }
+    }
+
+    /// Appends a message.
+    pub fn push<T: Serialize>(&mut self, head: &T, payload: &[u8]) {
+        let at = self.bytes.len();
+        self.bytes.reserve(MESSAGE_PREFIX_BYTES + 128 + payload.len());
+        self.bytes.put_u64_le(0);
+        let bytes = std::mem::take(&mut self.bytes);
+        self.bytes = match postcard::to_extend(head, Appender(bytes)) {
+            Ok(Appender(bytes)) => bytes,
+            Err(_) => unreachable!("appending to a buffer cannot fail"),
+        };
+        let head_len = (self.bytes.len() - at - MESSAGE_PREFIX_BYTES) as u32;
+        self.bytes[at..at + 4].copy_from_slice(&head_len.to_le_bytes());
+        self.bytes[at + 4..at + 8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.bytes.put_slice(payload);
+        self.count += 1;
+    }
+
+    /// The bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether no message was pushed yet.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many messages were pushed.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The finished frame.
+    pub fn finish(mut self) -> Bytes {
+        let checksum = xxhash_rust::xxh3::xxh3_64(&self.bytes[PREFIX_BYTES..]);
+        self.bytes[8..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        self.bytes.freeze()
+    }
+}
+
+/// Reads a frame; payloads are slices of `bytes`, not copies.
+///
+/// # Errors
+/// [`FrameError::Damaged`] or [`FrameError::ProtocolVersion`]. The header is *not* checked against this
+/// node: see [`Header::check`].
+pub fn decode<T: DeserializeOwned>(
+    mut bytes: Bytes,
+) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
+    if bytes.len() < PREFIX_BYTES {
+        return Err(FrameError::Damaged("cut off in the prefix"));
+    }
+    if bytes[..4] != MAGIC {
+        return Err(FrameError::Damaged("no magic number"));
+    }
+    bytes.advance(4);
+    let theirs = bytes.get_u16_le();
+    if theirs != PROTOCOL_VERSION {
+        return Err(FrameError::ProtocolVersion { theirs, ours: PROTOCOL_VERSION });
+    }
+    let header_len = usize::from(bytes.get_u16_le());
+    let checksum = bytes.get_u64_le();
+    if xxhash_rust::xxh3::xxh3_64(&bytes) != checksum {
+        return Err(FrameError::Damaged("the checksum does not fit"));
+    }
+    if bytes.len() < header_len {
+        return Err(FrameError::Damaged("cut off in the header"));
+    }
+    let header = postcard::from_bytes(&bytes.split_to(header_len))
+        .map_err(|_| FrameError::Damaged("unreadable header"))?;
+    let mut messages = Vec::new();
+    while !bytes.is_empty() {
+        if messages.len() == MESSAGES_MAX {
+            return Err(FrameError::Damaged("too many messages"));
+        }
+        messages.push(decode_message(&mut bytes)?);
+    }
+    Ok((header, messages))
+}
+
+fn decode_message<T: DeserializeOwned>(bytes: &mut Bytes) -> Result<WithPayload<T>, FrameError> {
+    if bytes.len() < MESSAGE_PREFIX_BYTES {
+        return Err(FrameError::Damaged("cut off between messages"));
+    }
+    let (head_len, payload_len) = (bytes.get_u32_le() as usize, bytes.get_u32_le() as usize);
+    if bytes.len() < head_len.saturating_add(payload_len) {
+        return Err(FrameError::Damaged("cut off in a message"));
+    }
+    let head = bytes.split_to(head_len);
+    let (head, rest) =
+        postcard::take_from_bytes(&head).map_err(|_| FrameError::Damaged("unreadable message"))?;
+    if !rest.is_empty() {
+        return Err(FrameError::Damaged("a message longer than it says"));
+    }
+    Ok(WithPayload { head, payload: bytes.split_to(payload_len) })
+}
+
+impl Header {
+    /// Checks a received header against this node: `mine` is the header this node would send, `tokens`
+    /// are those of every configured key, `knows` tells whether a node is in the layout.
+    ///
+    /// # Errors
+    /// The [`FrameError`] that names both sides.
+    pub fn check(
+        &self,
+        mine: &Header,
+        tokens: &[[u8; 16]],
+        knows: impl Fn(NodeId) -> bool,
+    ) -> Result<(), FrameError> {
+        if self.cluster_id != mine.cluster_id {
+            let (theirs, ours) = (self.cluster_id.clone(), mine.cluster_id.clone());
+            return Err(FrameError::Cluster { theirs, ours });
+        }
+        if !tokens.iter().any(|token| equal_in_constant_time(token, &self.token)) {
+            return Err(FrameError::Token { from: self.from });
+        }
+        if self.to != mine.from {
+            return Err(FrameError::Receiver { to: self.to, ours: mine.from });
+        }
+        if self.layout() != mine.layout() {
+            let (theirs, ours) = (self.layout(), mine.layout());
+            return Err(FrameError::Layout { from: self.from, theirs, ours });
+        }
+        if !knows(self.from) {
+            return Err(FrameError::Stranger { from: self.from });
+        }
+        Ok(())
+    }
+
+    fn layout(&self) -> String {
+        let Self { layout_version, layout_hash, partitions, .. } = self;
+        format!("{layout_version} ({layout_hash}, {partitions} partitions)")
+    }
+}
+
+/// Lets postcard append to a [`BytesMut`].
+struct Appender(BytesMut);
+
+impl Extend<u8> for Appender {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+        self.0.extend(bytes);
+    }
+}

@@ -1,0 +1,232 @@
+//! The column families: their names, their keys and their RocksDB options.
+//!
+//! | family | key | value |
+//! |---|---|---|
+//! | `objects` | partition (u16, big endian), bucket NUL key | encoded row |
+//! | `hints` | target NUL, bucket NUL key | encoded row |
+//! | `hint_totals` | target | keys and bytes of its hints, changed by merge operands |
+//! | `conflicts` | bucket NUL key | siblings to show (u32, little endian) |
+//! | `meta` | name | bytes |
+//!
+//! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with dynamic
+//! level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache (those of level 0
+//! pinned), values from `blob_bytes_min` up in blob files with garbage collection.
+
+use bytes::Bytes;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::{Key, NodeId};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
+    MergeOperands,
+};
+
+use crate::error::Error;
+use crate::options::{Durability, Options, Place};
+
+/// A column family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    Objects,
+    Hints,
+    HintTotals,
+    Conflicts,
+    Meta,
+}
+
+impl Column {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Objects, Self::Hints, Self::HintTotals, Self::Conflicts, Self::Meta];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Hints => "hints",
+            Self::HintTotals => "hint_totals",
+            Self::Conflicts => "conflicts",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+impl Place {
+    /// The column family its rows are in.
+    pub(crate) fn column(self) -> Column {
+        match self {
+            Self::Home(_) => Column::Objects,
+            Self::Hint(_) => Column::Hints,
+        }
+    }
+
+    /// What all its row keys begin with.
+    pub(crate) fn prefix(self) -> Vec<u8> {
+        match self {
+            Self::Home(Partition(partition)) => partition.to_be_bytes().to_vec(),
+            Self::Hint(target) => [target.as_str().as_bytes(), &[0]].concat(),
+        }
+    }
+
+    /// The row key of `key`.
+    pub(crate) fn row_key(self, key: &Key) -> Vec<u8> {
+        let mut row_key = self.prefix();
+        row_key.extend_from_slice(key.as_bytes());
+        row_key
+    }
+}
+
+/// The key within a row key of `prefix_bytes` bytes of prefix.
+pub(crate) fn key_of(column: Column, row_key: &[u8], prefix_bytes: usize) -> Result<Key, Error> {
+    let bytes = row_key.get(prefix_bytes..).unwrap_or_default();
+    Key::from_bytes(Bytes::copy_from_slice(bytes)).map_err(|error| Error::Damaged {
+        what: format!("a key in {} ({:?})", column.name(), String::from_utf8_lossy(row_key)),
+        reason: error.to_string(),
+    })
+}
+
+/// Keys and bytes of the hints for one target, or a change of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) keys: i64,
+    pub(crate) bytes: i64,
+}
+
+impl Totals {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            keys: self.keys.wrapping_add(other.keys),
+            bytes: self.bytes.wrapping_add(other.bytes),
+        }
+    }
+
+    pub(crate) fn encode(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.keys.to_le_bytes());
+        out[8..].copy_from_slice(&self.bytes.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (keys, bytes) = bytes.split_first_chunk::<8>()?;
+        let bytes: [u8; 8] = bytes.try_into().ok()?;
+        Some(Self { keys: i64::from_le_bytes(*keys), bytes: i64::from_le_bytes(bytes) })
+    }
+}
+
+/// The merge operator of `hint_totals`: adds up changes, so that writers of different rows need no
+/// common lock. A value of another size fails the merge, which RocksDB reports as corruption.
+fn add_totals(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> Option<Vec<u8>> {
+    let mut sum = match base {
+        Some(bytes) => Totals::decode(bytes)?,
+        None => Totals::default(),
+    };
+    for change in changes {
+        sum = sum.plus(Totals::decode(change)?);
+    }
+    Some(sum.encode().to_vec())
+}
+
+/// A target name in `hint_totals`.
+pub(crate) fn target_of(bytes: &[u8]) -> Result<NodeId, Error> {
+    let name = String::from_utf8_lossy(bytes);
+    NodeId::parse(&name).map_err(|error| Error::Damaged {
+        what: format!("the hint totals of {name:?}"),
+        reason: error.to_string(),
+    })
+}
+
+/// The options of the database as a whole.
+pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> rocksdb::Options {
+    let mut db = rocksdb::Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    db.set_wal_recovery_mode(recovery);
+    db.set_track_and_verify_wals_in_manifest(true);
+    // In fsync mode a write only fills a buffer: the group sync does the one `write` and `fdatasync`.
+    db.set_manual_wal_flush(options.durability == Durability::Fsync);
+    // Bounds the time of the next start, and lets the small families be flushed at all.
+    db.set_max_total_wal_size(4 * options.memtable_bytes as u64);
+    db.set_max_background_jobs(3);
+    db.set_bytes_per_sync(1 << 20);
+    db.set_max_open_files(512);
+    db.set_skip_stats_update_on_db_open(true);
+    db.set_log_level(LogLevel::Warn);
+    db.set_max_log_file_size(8 << 20);
+    db.set_keep_log_file_num(4);
+    db
+}
+
+/// All column families with their options, sharing one cache.
+pub(crate) fn descriptors(options: &Options, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+    let describe = |column: Column| {
+        ColumnFamilyDescriptor::new(column.name(), column_options(column, options, cache))
+    };
+    Column::ALL.into_iter().map(describe).collect()
+}
+
+fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::Options {
+    let mut cf = rocksdb::Options::default();
+    cf.set_block_based_table_factory(&table_options(cache));
+    cf.set_level_compaction_dynamic_level_bytes(true);
+    cf.set_max_write_buffer_number(3);
+    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+    cf.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
+    match column {
+        Column::Objects | Column::Hints => {
+            cf.set_write_buffer_size(options.memtable_bytes);
+            cf.set_max_bytes_for_level_base(4 * options.memtable_bytes as u64);
+            cf.set_memtable_whole_key_filtering(true);
+            cf.set_memtable_prefix_bloom_ratio(0.02);
+            cf.set_enable_blob_files(true);
+            cf.set_min_blob_size(options.blob_bytes_min);
+            cf.set_blob_compression_type(lz4);
+            cf.set_blob_cache(cache);
+            cf.set_enable_blob_gc(true);
+        }
+        Column::HintTotals => {
+            cf.set_merge_operator_associative(c"quorate.add_totals", add_totals);
+            // Folds operands while they are in memory, so that reading a total stays cheap.
+            cf.set_max_successive_merges(64);
+            cf.set_write_buffer_size(1 << 20);
+        }
+        Column::Conflicts | Column::Meta => cf.set_write_buffer_size(4 << 20),
+    }
+    cf
+}
+
+fn table_options(cache: &Cache) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_format_version(6);
+    table.set_block_size(8 << 10);
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_whole_key_filtering(true);
+    // Memory stays within the cache's bound; level 0, which every read asks, is never evicted.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_cache_index_and_filter_blocks_with_high_priority(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_keys_keep_partitions_and_targets_apart() {
+        let key = Key::new("b", b"k").unwrap();
+        let home = Place::Home(Partition(0x0102)).row_key(&key);
+        assert_eq!(home, b"\x01\x02b\0k");
+        assert_eq!(key_of(Column::Objects, &home, 2).unwrap(), key);
+        let hint = Place::Hint(NodeId::parse("n1").unwrap()).row_key(&key);
+        assert_eq!(hint, b"n1\0b\0k");
+        assert!(matches!(key_of(Column::Hints, b"n1\0", 3), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn totals_come_back_and_other_sizes_do_not() {
+        let totals = Totals { keys: -3, bytes: 1 << 40 };
+        assert_eq!(Totals::decode(&totals.encode()), Some(totals));
+        assert_eq!(Totals::decode(&[0; 15]), None);
+        assert_eq!(Totals::decode(&[0; 17]), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! RocksDB as the rest of the crate sees it: reads, batches and syncs with their errors sorted out.
+//!
+//! The first failed write or sync is remembered here and ends all writing. A failed `fsync` must not be
+//! retried: the kernel may have marked the pages clean, so that a second one succeeds over lost data.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
+
+use crate::columns::Column;
+use crate::error::Error;
+use crate::options::Blocking;
+
+/// Syncs the log: `flush_wal(true)`, or in tests something that fails.
+pub(crate) type SyncLog = fn(&DB) -> Result<(), rocksdb::Error>;
+
+pub(crate) struct Engine {
+    db: DB,
+    sync_log: SyncLog,
+    failure: OnceLock<String>,
+    closed: AtomicBool,
+    /// Batches written so far.
+    written: AtomicU64,
+    /// Of those, how many the last good sync covered.
+    synced: AtomicU64,
+    syncs: AtomicU64,
+    stalls: AtomicU64,
+}
+
+impl Engine {
+    pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
+        Self {
+            db,
+            sync_log,
+            failure: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    pub(crate) fn column(&self, column: Column) -> Result<&ColumnFamily, Error> {
+        let missing = || Error::Failed(format!("there is no column family {}", column.name()));
+        self.db.cf_handle(column.name()).ok_or_else(missing)
+    }
+
+    /// Reads one value.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] if it is not in memory and the call may not block, [`Error::Damaged`] if
+    /// its bytes fail their checksum, [`Error::Io`].
+    pub(crate) fn get(
+        &self,
+        column: Column,
+        key: &[u8],
+        blocking: Blocking,
+    ) -> Result<Option<Bytes>, Error> {
+        let mut options = ReadOptions::default();
+        if blocking == Blocking::Never {
+            options.set_read_tier(ReadTier::BlockCache);
+        }
+        let value = self.db.get_pinned_cf_opt(self.column(column)?, key, &options);
+        match value {
+            Ok(value) => Ok(value.map(|bytes| Bytes::copy_from_slice(&bytes))),
+            Err(error) => Err(read_error(&error, || {
+                format!("the value of {:?} in {}", String::from_utf8_lossy(key), column.name())
+            })),
+        }
+    }
+
+    /// Applies a batch, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] if writes are stalled and the call may not block; [`Error::Failed`], now
+    /// and ever after, if the write failed.
+    pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
+        self.check()?;
+        let mut options = WriteOptions::default();
+        options.set_no_slowdown(blocking == Blocking::Never);
+        match self.db.write_opt(batch, &options) {
+            Ok(()) => {
+                self.written.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+            Err(error) if blocking == Blocking::Never && error.kind() == ErrorKind::Incomplete => {
+                self.stalls.fetch_add(1, Ordering::Relaxed);
+                Err(Error::WouldBlock)
+            }
+            Err(error) => Err(self.fail(format!("a write failed: {error}"))),
+        }
+    }
+
+    /// Makes every batch that was written before this call durable.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if this or an earlier sync or write failed. A failed sync is never retried.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.check_failure()?;
+        // Counted before the sync begins: what is counted here has returned, so it is in the log.
+        let covered = self.written.load(Ordering::SeqCst);
+        if let Err(error) = (self.sync_log)(&self.db) {
+            return Err(self.fail(format!("a sync of the log failed: {error}")));
+        }
+        // Another sync may have failed meanwhile; then nobody is told that this one was good.
+        self.check_failure()?;
+        self.synced.fetch_max(covered, Ordering::SeqCst);
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether every batch written so far is covered by a good sync.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::SeqCst) >= self.written.load(Ordering::SeqCst)
+    }
+
+    /// Ends all writing. The first reason is the one that is kept.
+    pub(crate) fn fail(&self, reason: String) -> Error {
+        let kept = self.failure.get_or_init(|| {
+            tracing::error!(%reason, "the store failed; it takes no writes until it is reopened");
+            reason
+        });
+        Error::Failed(kept.clone())
+    }
+
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Looks for a flush or compaction that failed in the background: RocksDB then takes no writes.
+    pub(crate) fn check_background(&self) {
+        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten();
+        if errors.unwrap_or(0) > 0 && self.failure().is_none() {
+            self.fail("RocksDB failed in the background; see its LOG file".to_owned());
+        }
+    }
+
+    /// Whether writes are taken: not closed, not failed.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::Closed);
+        }
+        self.check_failure()
+    }
+
+    pub(crate) fn check_failure(&self) -> Result<(), Error> {
+        match self.failure() {
+            None => Ok(()),
+            Some(reason) => Err(Error::Failed(reason.to_owned())),
+        }
+    }
+
+    /// Takes no more writes from now on. Whether this call is the one that closed it.
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::SeqCst)
+    }
+
+    /// Syncs, batches written, batches synced, stalled writes.
+    pub(crate) fn counts(&self) -> (u64, u64, u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.syncs), load(&self.written), load(&self.synced), load(&self.stalls))
+    }
+}
+
+/// Sorts out what a failed read means.
+pub(crate) fn read_error(error: &rocksdb::Error, what: impl Fn() -> String) -> Error {
+    let kind = error.kind();
+    if kind == ErrorKind::Incomplete {
+        Error::WouldBlock
+    } else if kind == ErrorKind::Corruption {
+        Error::Damaged { what: what(), reason: error.to_string() }
+    } else {
+        Error::Io(error.to_string())
+    }
+}

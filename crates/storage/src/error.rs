@@ -1,0 +1,98 @@
+//! What can go wrong, and what the caller should do about it.
+
+use std::path::PathBuf;
+
+/// Why a call on an open store did not do what was asked. Unless a variant says otherwise, nothing
+/// changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The call would have to wait (disk read, stalled write, another writer on the same row). Ask again
+    /// with [`crate::Blocking::Allowed`], on a thread that may block.
+    #[error("the call would block")]
+    WouldBlock,
+    /// The hint store is full: refuse the hint, and do not acknowledge it.
+    #[error("the hints kept for other nodes would hold {bytes} bytes, the limit is {max}")]
+    HintsFull {
+        /// What all hints together would hold, in bytes.
+        bytes: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+    /// The disk is nearly full: no writes are taken until there is room again; reads go on.
+    #[error("the data disk has {free_bytes} bytes free, below the watermark of {min}")]
+    DiskLow {
+        /// Free bytes at the last look.
+        free_bytes: u64,
+        /// The configured watermark, in bytes.
+        min: u64,
+    },
+    /// A sync or a write failed. What was not acknowledged may or may not be stored. No write and no
+    /// acknowledgement succeeds until the store was opened anew; reads go on.
+    #[error("the store failed and takes no writes until it is reopened: {0}")]
+    Failed(String),
+    /// Stored bytes cannot be read. The replica does not know this row: it must not answer "absent".
+    #[error("{what} is damaged: {reason}")]
+    Damaged {
+        /// Which row or index entry, in words.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Reading failed. Trying again may help.
+    #[error("reading the store failed: {0}")]
+    Io(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a store did not open. Each text names the directory and says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The parent of the data directory does not exist. Only the last part of the path is created.
+    #[error("data directory {}: its parent does not exist; create it, or correct the path", dir.display())]
+    NoParent {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The directory cannot be created, read or written.
+    #[error("data directory {}: {reason}; check that it is a directory this user may write", dir.display())]
+    Directory {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the operating system or RocksDB said.
+        reason: String,
+    },
+    /// Another process (or another store in this one) has it open.
+    #[error("data directory {}: another process has it open; stop that node, or use another directory", dir.display())]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The directory was made for another node, another cluster or another number of partitions.
+    #[error(
+        "data directory {}: it belongs to {what} {found:?}, but the configuration says {wanted:?}; \
+         use this node's own directory, or correct the configuration", dir.display()
+    )]
+    OtherIdentity {
+        /// The data directory.
+        dir: PathBuf,
+        /// `node`, `cluster` or `partitions`.
+        what: &'static str,
+        /// What the directory records.
+        found: String,
+        /// What the options say.
+        wanted: String,
+    },
+    /// The data cannot be read back.
+    #[error(
+        "data directory {}: its data is damaged: {reason}; move it away and start empty, so that \
+         the node fills from its peers, or restore a copy", dir.display()
+    )]
+    Damaged {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}

@@ -1,0 +1,43 @@
+//! What a node keeps: rows, hints and indexes in RocksDB, and when they are durable.
+//!
+//! This crate keeps bytes; [`quorate_protocol`] decides what they mean. A [`Store`] holds one *row* per
+//! key and place ([`Place`]): the node's own as home replica, or one kept as a hint for another node.
+//! Reading in order:
+//!
+//! * `store`: read, mint, merge — the read-modify-write of one row under its lock stripe;
+//! * `hints`, `scan`: what lies beside and across the rows;
+//! * `sync`: the group sync that acknowledgements wait for;
+//! * `incarnation`: when a node may go on under the name it minted with;
+//! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its options.
+//!
+//! What the rest of the node may rely on:
+//!
+//! * one update is one batch: the row, its conflict index row and the hint totals cannot disagree;
+//! * what [`Store::durable`] acknowledged survives as [`Durability`] says, and nothing is ever
+//!   acknowledged after a failed sync (it is not retried: the kernel may have dropped the pages.
+//!   Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020);
+//! * [`Blocking::Never`] waits for no disk, no stalled write and no other writer, and changes
+//!   nothing when it answers [`Error::WouldBlock`];
+//! * bytes that do not decode are an [`Error::Damaged`], never an absent row.
+//!
+//! Nothing else in the project knows RocksDB.
+
+mod columns;
+mod disk;
+mod engine;
+mod error;
+mod hints;
+mod incarnation;
+mod open;
+mod options;
+mod scan;
+mod store;
+mod stripes;
+mod sync;
+
+#[cfg(test)]
+mod testing;
+
+pub use error::{Error, OpenError};
+pub use options::{Blocking, Condition, Durability, Options, Place, Recovery, Stats};
+pub use store::{Merged, MintedRow, Store};

@@ -1,0 +1,138 @@
+//! How a store is set up, how it is asked, and how it is.
+
+use std::fmt;
+
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::NodeId;
+
+/// When a write counts as kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the log is synced to the disk: survives a power cut. Many writes share one sync.
+    Fsync,
+    /// When the log is with the operating system: survives a killed process, not a power cut.
+    Buffered,
+}
+
+/// How to open a store. All sizes are bytes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// When a write counts as kept.
+    pub durability: Durability,
+    /// Memory for blocks and values read from disk.
+    pub block_cache_bytes: usize,
+    /// Memory for the newest writes of one column family before they are flushed; up to three such
+    /// buffers exist at a time. The log is kept below four times as much.
+    pub memtable_bytes: usize,
+    /// Rows from this size up live in blob files, so that compaction does not copy them.
+    pub blob_bytes_min: u64,
+    /// Below this many free bytes on the data disk no writes are taken. 0 turns the watermark off.
+    pub disk_free_bytes_min: u64,
+    /// The most bytes all hints together may hold.
+    pub hint_bytes_max: u64,
+    /// The node this directory belongs to.
+    pub node: NodeId,
+    /// The cluster this directory belongs to.
+    pub cluster_id: String,
+    /// The cluster's number of partitions.
+    pub partitions: u32,
+}
+
+impl Options {
+    /// The defaults for a node: synced writes, 256 MiB of cache, 64 MiB memtables, blobs from 16 KiB,
+    /// a watermark of 512 MiB, hints up to 4 GiB.
+    pub fn new(node: NodeId, cluster_id: &str, partitions: u32) -> Self {
+        Self {
+            durability: Durability::Fsync,
+            block_cache_bytes: 256 << 20,
+            memtable_bytes: 64 << 20,
+            blob_bytes_min: 16 << 10,
+            disk_free_bytes_min: 512 << 20,
+            hint_bytes_max: 4 << 30,
+            node,
+            cluster_id: cluster_id.to_owned(),
+            partitions,
+        }
+    }
+}
+
+/// Which row of a key is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// The node's own, as home replica of the key's partition.
+    Home(Partition),
+    /// The one kept as a hint for another node.
+    Hint(NodeId),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Home(partition) => write!(f, "home row of partition {}", partition.0),
+            Self::Hint(target) => write!(f, "hint for {target}"),
+        }
+    }
+}
+
+/// Whether a call may block its thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocking {
+    /// No: it answers [`crate::Error::WouldBlock`] instead, with nothing changed.
+    Never,
+    /// Yes: disk reads, stalled writes and waiting for another writer of the same row.
+    Allowed,
+}
+
+/// How a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It takes reads and writes.
+    Healthy,
+    /// It takes reads only, until there is room on the disk.
+    DiskLow {
+        /// Free bytes at the last look.
+        free_bytes: u64,
+        /// The watermark, in bytes.
+        min: u64,
+    },
+    /// It takes reads only, until it is opened anew.
+    Failed(String),
+}
+
+/// What opening found in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Everything that was ever synced is here.
+    Whole,
+    /// The log is damaged before its end and was cut there. After a power cut this is the part that was
+    /// never synced; otherwise acknowledged writes are gone from this node. It must be treated as a
+    /// replica that came back behind. The text is RocksDB's.
+    CutShort(String),
+}
+
+/// Numbers for `/metrics`. Counters start at zero with the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Home rows, estimated.
+    pub keys_estimate: u64,
+    /// Hint rows, exact.
+    pub hint_keys: u64,
+    /// Bytes of all hints, exact.
+    pub hint_bytes: u64,
+    /// Syncs of the log.
+    pub syncs: u64,
+    /// Batches written.
+    pub writes: u64,
+    /// Batches known to be durable as configured.
+    pub synced_writes: u64,
+    /// Calls with [`Blocking::Never`] that were answered.
+    pub inline: u64,
+    /// Calls with [`Blocking::Never`] that were answered [`crate::Error::WouldBlock`].
+    pub would_block: u64,
+    /// Those of them that met a write stall.
+    pub stalls: u64,
+    /// Bytes the block cache holds.
+    pub block_cache_bytes: u64,
+    /// Free bytes on the data disk at the last look.
+    pub disk_free_bytes: u64,
+}

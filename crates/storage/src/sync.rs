@@ -1,0 +1,157 @@
+//! Group sync: many writers wait, one sync of the log answers them all.
+//!
+//! One thread takes everyone who waits, syncs once, and answers. Whoever arrives during a sync waits
+//! for the next one, so under load a group grows to what arrives during one sync of the disk.
+
+use std::io;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+
+type Answer = Result<(), Error>;
+
+/// The thread that syncs, and those who wait for it.
+pub(crate) struct GroupSync {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Bounded by the operations in flight, each of which waits at most once.
+    waiters: Vec<oneshot::Sender<Answer>>,
+    stopped: bool,
+}
+
+impl GroupSync {
+    /// Starts the thread. `sync` makes durable what was written before it was called.
+    pub(crate) fn start(sync: impl Fn() -> Answer + Send + 'static) -> io::Result<Self> {
+        let queue = Mutex::new(Queue::default());
+        let shared = Arc::new(Shared { queue, wake: Condvar::new() });
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("quorate-sync".to_owned()).spawn(move || {
+            while let Some(waiters) = theirs.next_group() {
+                let answer = sync();
+                for waiter in waiters {
+                    // One that no longer waits is no loss: its write is as durable as the others'.
+                    let _ = waiter.send(answer.clone());
+                }
+            }
+        })?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Joins the next group. The receiver gets the answer of a sync that begins after this call; it is
+    /// closed if the thread has stopped.
+    pub(crate) fn join(&self) -> oneshot::Receiver<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        let mut queue = self.shared.lock();
+        if !queue.stopped {
+            queue.waiters.push(answer);
+            drop(queue);
+            self.shared.wake.notify_one();
+        }
+        receiver
+    }
+
+    /// Serves those who wait with a last sync and ends the thread.
+    pub(crate) fn stop(&self) {
+        self.shared.lock().stopped = true;
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = thread.map(JoinHandle::join) {
+            tracing::error!("the sync thread panicked");
+        }
+    }
+}
+
+impl Drop for GroupSync {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next group; `None` once stopped and nobody is left.
+    fn next_group(&self) -> Option<Vec<oneshot::Sender<Answer>>> {
+        let mut queue = self.lock();
+        while queue.waiters.is_empty() {
+            if queue.stopped {
+                return None;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        Some(mem::take(&mut queue.waiters))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn those_who_wait_during_a_sync_share_the_next_one() {
+        let syncs = Arc::new(AtomicUsize::new(0));
+        let (counter, (begun_tx, begun), (go, go_rx)) =
+            (Arc::clone(&syncs), mpsc::channel(), mpsc::channel::<()>());
+        let group = GroupSync::start(move || {
+            begun_tx.send(()).unwrap();
+            go_rx.recv().unwrap();
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+        .unwrap();
+        let first = group.join();
+        begun.recv().unwrap();
+        let others: Vec<_> = (0..100).map(|_| group.join()).collect();
+        go.send(()).unwrap();
+        assert_eq!(first.blocking_recv().unwrap(), Ok(()));
+        go.send(()).unwrap();
+        for other in others {
+            assert_eq!(other.blocking_recv().unwrap(), Ok(()));
+        }
+        assert_eq!(syncs.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_waiter_that_left_does_no_harm() {
+        let group = GroupSync::start(|| Ok(())).unwrap();
+        drop(group.join());
+        assert_eq!(group.join().blocking_recv().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn a_failed_sync_is_everyones_error() {
+        let group = GroupSync::start(|| Err(Error::Failed("no disk".to_owned()))).unwrap();
+        let waiters = [group.join(), group.join()];
+        for waiter in waiters {
+            assert_eq!(waiter.blocking_recv().unwrap(), Err(Error::Failed("no disk".to_owned())));
+        }
+    }
+
+    #[test]
+    fn stopping_serves_those_who_wait_and_nobody_after() {
+        let group = GroupSync::start(|| Ok(())).unwrap();
+        let waiter = group.join();
+        group.stop();
+        assert_eq!(waiter.blocking_recv().unwrap(), Ok(()));
+        assert!(group.join().blocking_recv().is_err());
+    }
+}

@@ -1,0 +1,224 @@
+#!/usr/bin/env bash
+# A cluster on this machine, for trying things out: start, stop, look.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'HELP'
+Usage: scripts/cluster.sh COMMAND
+
+  up [COUNT] [--durability fsync|buffered]
+               build if needed, start COUNT nodes n1, n2, … (default 5), form the cluster, and wait
+               until each is ready. Data of an earlier run is kept.
+  down         stop all nodes; their data stays
+  status       a table of the nodes
+  logs NODE [-f]
+               the last lines of a node's log; -f goes on
+  wipe         stop all nodes and delete their data
+
+Client ports are 127.0.0.1:7401…, peer ports 7501…; all files are under target/cluster/.
+
+Example:
+  scripts/cluster.sh up 3
+  curl -X PUT http://127.0.0.1:7401/kv/cart/alice -d '2 apples'
+  curl http://127.0.0.1:7402/kv/cart/alice
+  scripts/cluster.sh down
+HELP
+}
+
+# Writes the config of node $1 of $2, with durability $3.
+write_config() {
+    local node=$1 count=$2 durability=$3 directory=$CLUSTER_DIR/$1 index
+    mkdir -p "$directory"
+    {
+        cat <<TOML
+# Written by scripts/cluster.sh at each start. Every setting is explained in config/node.toml.
+cluster_id = "quorate-dev"
+cluster_keys = ["$(cat "$CLUSTER_DIR/key")"]
+node = "$node"
+data_dir = "$directory/data"
+client_addr = "127.0.0.1:$(client_port "$node")"
+peer_addr = "127.0.0.1:$(peer_port "$node")"
+fault_hook = true
+durability = "$durability"
+
+[layout]
+version = 1
+TOML
+        for ((index = 1; index <= count; index++)); do
+            cat <<TOML
+
+[[layout.nodes]]
+name = "n$index"
+peer_addr = "127.0.0.1:$(peer_port "n$index")"
+zone = "z$index"
+TOML
+        done
+    } >"$directory/node.toml.new"
+    mv "$directory/node.toml.new" "$directory/node.toml"
+    chmod 600 "$directory/node.toml"
+}
+
+# Settles the number of nodes and the durability: what is asked for ($1, $2, either may be empty)
+# must be what is there, or be new. Writes both down.
+settle() {
+    local count=$1 durability=$2 there_count there_durability
+    if there_count=$(cluster_count); then
+        there_durability=$(cat "$CLUSTER_DIR/durability")
+        count=${count:-$there_count}
+        durability=${durability:-$there_durability}
+        [[ $count == "$there_count" ]] ||
+            die "the cluster in $CLUSTER_DIR has $there_count nodes, not $count. To start over: scripts/cluster.sh wipe"
+        if [[ $durability != "$there_durability" ]] && any_node_runs; then
+            die "the nodes run with durability $there_durability. First: scripts/cluster.sh down"
+        fi
+    fi
+    mkdir -p "$CLUSTER_DIR"
+    echo "${count:-5}" >"$CLUSTER_DIR/count"
+    echo "${durability:-fsync}" >"$CLUSTER_DIR/durability"
+}
+
+any_node_runs() {
+    local node
+    for node in $(cluster_nodes); do
+        node_pid "$node" >/dev/null && return 0
+    done
+    return 1
+}
+
+up() {
+    local count='' durability=''
+    while (($#)); do
+        case $1 in
+            --durability)
+                durability=${2:-}
+                [[ $durability == fsync || $durability == buffered ]] ||
+                    die "--durability is fsync or buffered, not '$durability'"
+                shift 2
+                ;;
+            *)
+                [[ $1 =~ ^[0-9]+$ && $1 -ge 1 && $1 -le 64 && -z $count ]] ||
+                    die "COUNT is a number from 1 to 64, not '$1' (see --help)"
+                count=$((10#$1))
+                shift
+                ;;
+        esac
+    done
+    ensure_prerequisites
+    build_node
+    settle "$count" "$durability"
+    [[ -s $CLUSTER_DIR/key ]] || (umask 077 && "$NODE_BIN" keygen >"$CLUSTER_DIR/key")
+    local node nodes started=0
+    mapfile -t nodes < <(cluster_nodes)
+    for node in "${nodes[@]}"; do
+        case $(node_state "$node") in
+            paused) kill -CONT "$(node_pid "$node")" ;;
+            dead)
+                write_config "$node" "${#nodes[@]}" "$(cat "$CLUSTER_DIR/durability")"
+                start_node "$node"
+                started=$((started + 1))
+                ;;
+        esac
+    done
+    if ((started)); then
+        say "Started $started of ${#nodes[@]} nodes; waiting until they are ready."
+        form_cluster n1 || {
+            wait_ready 1 "${nodes[@]}"
+            die "the cluster could not be formed"
+        }
+    fi
+    wait_ready 60 "${nodes[@]}"
+    if ((started)); then
+        say "The cluster is up: ${#nodes[@]} nodes, durability $(cat "$CLUSTER_DIR/durability")."
+    else
+        say "The cluster is already up: ${#nodes[@]} nodes."
+    fi
+    say "Try:
+  curl -i -X PUT $(client_url n1)/kv/cart/alice -H 'Content-Type: text/plain' -d '2 apples'
+  curl -i $(client_url "${nodes[-1]}")/kv/cart/alice
+  scripts/demo.sh"
+}
+
+down() {
+    cluster_count >/dev/null || {
+        say "There is no cluster in $CLUSTER_DIR."
+        return 0
+    }
+    local node pid stopped=0
+    for node in $(cluster_nodes); do
+        pid=$(node_pid "$node") || continue
+        # A paused node must go on to see that it shall stop.
+        kill -TERM "$pid" 2>/dev/null || true
+        kill -CONT "$pid" 2>/dev/null || true
+        stopped=$((stopped + 1))
+    done
+    for node in $(cluster_nodes); do
+        if ! wait_gone "$node" 20; then
+            warn "$node did not stop within 20 seconds; killing it."
+            pid=$(node_pid "$node") && kill -KILL "$pid" 2>/dev/null
+            wait_gone "$node" 5 || die "$node cannot be killed"
+        fi
+        rm -f "$CLUSTER_DIR/$node/pid"
+    done
+    if ((stopped)); then say "Stopped $stopped nodes."; else say "No node was running."; fi
+}
+
+status() {
+    local node pid state ready
+    printf '%-5s %-8s %-7s %-12s %s\n' node pid state 'client port' ready
+    for node in $(cluster_nodes); do
+        state=$(node_state "$node")
+        pid=$(node_pid "$node") || pid=-
+        ready=no
+        if [[ $state == up ]] && node_ready "$node"; then ready=yes; fi
+        printf '%-5s %-8s %-7s %-12s %s\n' "$node" "$pid" "$state" "$(client_port "$node")" "$ready"
+    done
+}
+
+logs() {
+    local node=${1:-} follow=()
+    [[ -n $node ]] || die "which node? For example: scripts/cluster.sh logs n1"
+    require_node "$node"
+    case ${2:-} in
+        '') ;;
+        -f) follow=(-f) ;;
+        *) die "unknown option '$2' (see --help)" ;;
+    esac
+    [[ -r $CLUSTER_DIR/$node/node.log ]] || die "$node has not written a log yet"
+    tail -n 100 "${follow[@]}" "$CLUSTER_DIR/$node/node.log"
+}
+
+wipe() {
+    down
+    # Only what this script made, whatever QUORATE_CLUSTER_DIR points at.
+    if cluster_count >/dev/null; then
+        local node
+        for node in $(cluster_nodes); do
+            rm -rf "${CLUSTER_DIR:?}/$node"
+        done
+        rm -f "$CLUSTER_DIR"/{key,count,durability}
+        rmdir "$CLUSTER_DIR" 2>/dev/null || true
+        say "Deleted the data in $CLUSTER_DIR."
+    fi
+}
+
+command=${1:-}
+(($# == 0)) || shift
+case $command in
+    up | down | status | logs | wipe)
+        for word in "$@"; do
+            [[ $word != -h && $word != --help ]] || {
+                usage
+                exit 0
+            }
+        done
+        "$command" "$@"
+        ;;
+    -h | --help | help) usage ;;
+    '')
+        usage >&2
+        exit 2
+        ;;
+    *) die "unknown command '$command' (see --help)" ;;
+esac

@@ -1,0 +1,227 @@
+# shellcheck shell=bash
+# What the scripts share: paths, prerequisites, the build, and the nodes of the local cluster.
+# Sourced, never run. The settings, all optional, as environment variables:
+#   QUORATE_CLUSTER_DIR       where the local cluster lives         (target/cluster)
+#   QUORATE_CLIENT_PORT_BASE  node n1 listens on this port plus 1   (7400)
+#   QUORATE_PEER_PORT_BASE    the same, for its peers               (7500)
+#   QUORATE_BIN               a node binary to use instead of building one
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+SCRIPTS=$ROOT/scripts
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+CLUSTER_DIR=${QUORATE_CLUSTER_DIR:-$ROOT/target/cluster}
+CLIENT_PORT_BASE=${QUORATE_CLIENT_PORT_BASE:-7400}
+PEER_PORT_BASE=${QUORATE_PEER_PORT_BASE:-7500}
+NODE_BIN=${QUORATE_BIN:-$TARGET/release/quorate}
+BENCH_BIN=$TARGET/release/quorate-bench
+
+# What compiling RocksDB and running the scripts needs on Debian and Ubuntu.
+PACKAGES=(build-essential clang libclang-dev curl jq)
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s\n' "$*" >&2; }
+die() {
+    warn "error: $*"
+    exit 1
+}
+
+# --- Prerequisites and build -------------------------------------------------------------------
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+has_libclang() {
+    [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib*/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib/*-linux-gnu/libclang*.so*' >/dev/null
+}
+
+# Names what is missing, one word each.
+missing_prerequisites() {
+    has c++ || echo "a C++ compiler,"
+    has clang || echo "clang,"
+    has_libclang || echo "libclang,"
+    has curl || echo "curl,"
+    has jq || echo "jq,"
+}
+
+# Makes sure that everything needed to build and run is there: installs it on Debian and Ubuntu
+# when it may (root, or sudo without a password), else says exactly what to do.
+ensure_prerequisites() {
+    if ! has cargo && [[ -x $HOME/.cargo/bin/cargo ]]; then
+        PATH=$HOME/.cargo/bin:$PATH
+    fi
+    has cargo || die "cargo is not installed. Get Rust from https://rustup.rs, then run this again."
+    local missing
+    missing=$(missing_prerequisites | tr '\n' ' ')
+    [[ -n $missing ]] || return 0
+    local sudo=()
+    [[ $(id -u) == 0 ]] || sudo=(sudo -n)
+    local install="apt-get update && apt-get install -y --no-install-recommends ${PACKAGES[*]}"
+    if has apt-get && { [[ $(id -u) == 0 ]] || sudo -n true 2>/dev/null; }; then
+        say "Installing what is missing: ${missing%, }"
+        "${sudo[@]}" apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -qq -y --no-install-recommends \
+            "${PACKAGES[@]}" >/dev/null
+        return 0
+    fi
+    warn "Missing: ${missing%, }"
+    die "install it, then run this again. On Debian or Ubuntu, as root:
+  $install"
+}
+
+# Builds the node; nothing to do when it is up to date. The first time takes some minutes: RocksDB.
+build_node() {
+    if [[ -n ${QUORATE_BIN:-} ]]; then
+        [[ -x $QUORATE_BIN ]] || die "QUORATE_BIN=$QUORATE_BIN is not a program"
+        return 0
+    fi
+    [[ -x $NODE_BIN ]] || say "Building the node. The first time takes some minutes: RocksDB."
+    (cd "$ROOT" && cargo build --quiet --release --locked --bin quorate)
+}
+
+build_bench() {
+    (cd "$ROOT" && cargo build --quiet --release --locked -p quorate-bench)
+}
+
+# --- The local cluster -------------------------------------------------------------------------
+
+# The number of nodes that the cluster in CLUSTER_DIR was made with; fails if there is none.
+cluster_count() {
+    [[ -r $CLUSTER_DIR/count ]] && cat "$CLUSTER_DIR/count"
+}
+
+# The names of its nodes, in order.
+cluster_nodes() {
+    local count index
+    count=$(cluster_count) || die "there is no cluster in $CLUSTER_DIR. Start one: scripts/cluster.sh up"
+    for ((index = 1; index <= count; index++)); do
+        echo "n$index"
+    done
+}
+
+# Fails with the list of nodes unless $1 is one of them.
+require_node() {
+    local nodes
+    nodes=$(cluster_nodes)
+    grep -qx -- "$1" <<<"$nodes" || die "there is no node '$1' here; the nodes are: ${nodes//$'\n'/ }"
+}
+
+client_port() { echo $((CLIENT_PORT_BASE + ${1#n})); }
+peer_port() { echo $((PEER_PORT_BASE + ${1#n})); }
+client_url() { echo "http://127.0.0.1:$(client_port "$1")"; }
+peer_url() { echo "http://127.0.0.1:$(peer_port "$1")"; }
+
+# The client URLs of all nodes, with commas.
+client_urls() {
+    local node urls=()
+    for node in $(cluster_nodes); do
+        urls+=("$(client_url "$node")")
+    done
+    (
+        IFS=,
+        echo "${urls[*]}"
+    )
+}
+
+# --- Processes ---------------------------------------------------------------------------------
+
+# When process $1 started, in any form that no later process with its number shares. Fails if it is
+# gone, or dead and not yet collected by its parent.
+process_start() {
+    local stat
+    if [[ -d /proc/self ]]; then
+        stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+        # What is behind the name (which may hold anything): the state first, the start 20th.
+        read -ra stat <<<"${stat##*) }"
+        [[ ${stat[0]} != Z && ${stat[0]} != X ]] || return 1
+        echo "${stat[19]}"
+    else
+        stat=$(ps -o lstart= -p "$1") && echo "${stat// /_}"
+    fi
+}
+
+# The process of node $1; fails if it does not run. A process that only happens to have
+# the number that the node had is not the node's.
+node_pid() {
+    local pid start
+    read -r pid start 2>/dev/null <"$CLUSTER_DIR/$1/pid" || return 1
+    [[ -n $start && $(process_start "$pid") == "$start" ]] || return 1
+    echo "$pid"
+}
+
+# up, paused or dead.
+node_state() {
+    local pid stat
+    pid=$(node_pid "$1") || {
+        echo dead
+        return 0
+    }
+    stat=$(ps -o stat= -p "$pid" 2>/dev/null || sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) || stat=
+    case ${stat# } in
+        T*) echo paused ;;
+        *) echo up ;;
+    esac
+}
+
+# Whether node $1 takes requests.
+node_ready() {
+    curl -sf -m 1 -o /dev/null "$(client_url "$1")/readyz"
+}
+
+port_busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Fails if port $1, wanted as $2, is taken, and says by whom if it can.
+require_free_port() {
+    port_busy "$1" || return 0
+    local holder=
+    has ss && holder=$(ss -ltnpH "sport = :$1" 2>/dev/null | grep -o 'users:.*' || true)
+    die "port $1 ($2) is busy: another program listens there. ${holder:-"Find it with: ss -ltnp 'sport = :$1'"}"
+}
+
+# Starts node $1, whose config is written, and does not wait for it.
+start_node() {
+    local node=$1 directory=$CLUSTER_DIR/$1 pid
+    require_free_port "$(client_port "$node")" "client port of $node"
+    require_free_port "$(peer_port "$node")" "peer port of $node"
+    local detach=()
+    has setsid && detach=(setsid)
+    "${detach[@]}" "$NODE_BIN" serve --config "$directory/node.toml" \
+        >>"$directory/node.log" 2>&1 </dev/null &
+    pid=$!
+    echo "$pid $(process_start "$pid")" >"$directory/pid"
+}
+
+# Waits until the nodes given after the bound (in seconds) are ready.
+wait_ready() {
+    local deadline=$((SECONDS + $1)) node waiting
+    shift
+    for node in "$@"; do
+        waiting=0
+        until node_ready "$node"; do
+            if [[ $(node_state "$node") == dead ]]; then
+                tail -n 20 "$CLUSTER_DIR/$node/node.log" >&2 || true
+                die "$node has stopped; above are the last lines of $CLUSTER_DIR/$node/node.log"
+            fi
+            if ((SECONDS >= deadline)); then
+                curl -s -m 2 "$(client_url "$node")/readyz" >&2 || true
+                die "$node is not ready in time; see scripts/cluster.sh logs $node"
+            fi
+            ((++waiting % 25)) || say "  still waiting for $node …"
+            sleep 0.2
+        done
+    done
+}
+
+# Waits until node $1 is gone, for at most $2 seconds; fails if it is not.
+wait_gone() {
+    local deadline=$((SECONDS + $2))
+    while node_pid "$1" >/dev/null; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
+# Makes every node record that the cluster is formed; nothing happens where it did so already.
+form_cluster() {
+    "$NODE_BIN" form --config "$CLUSTER_DIR/$1/node.toml" --timeout-ms "${2:-30000}"
+}

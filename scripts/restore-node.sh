@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Brings one node of the local cluster back, whatever was done to it.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'HELP'
+Usage: scripts/restore-node.sh NODE [--wipe]
+
+Lets a paused node go on, or starts a dead one, and waits until it is ready.
+
+  --wipe   start it with an empty data directory, as after the loss of a disk
+
+Example:
+  scripts/kill-node.sh n2
+  scripts/restore-node.sh n2 --wipe
+HELP
+}
+
+node='' wipe=0
+for word in "$@"; do
+    case $word in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        --wipe) wipe=1 ;;
+        -*) die "unknown option '$word' (see --help)" ;;
+        *)
+            [[ -z $node ]] || die "one node at a time: '$node' or '$word'?"
+            node=$word
+            ;;
+    esac
+done
+[[ -n $node ]] || {
+    usage >&2
+    exit 2
+}
+require_node "$node"
+state=$(node_state "$node")
+if ((wipe)) && [[ $state != dead ]]; then
+    kill -KILL "$(node_pid "$node")"
+    wait_gone "$node" 10 || die "$node does not go away"
+    state=dead
+fi
+if ((wipe)); then
+    rm -rf "${CLUSTER_DIR:?}/$node/data"
+fi
+case $state in
+    up) done="was up already" ;;
+    paused)
+        kill -CONT "$(node_pid "$node")"
+        done="goes on"
+        ;;
+    dead)
+        [[ -x $NODE_BIN ]] || die "$NODE_BIN is missing; scripts/cluster.sh up builds it"
+        start_node "$node"
+        done="was started again"
+        ;;
+esac
+if ((wipe)); then
+    done="was started with an empty data directory"
+    # A node with an empty disk has forgotten that the cluster is formed. This asks all
+    # nodes; should one of them be dead, the node may still learn it from the others.
+    form_cluster "$node" 10000 || warn "the cluster could not be formed again with every node"
+fi
+wait_ready 60 "$node"
+say "$node $done, and is ready."

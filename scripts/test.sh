@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Everything a newcomer should run, and what the project's own checks run.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'HELP'
+Usage: scripts/test.sh [--long]
+
+Checks formatting, lints, docs and scripts, runs all tests, and then the simulator over 2,000 seeds
+(20,000 with --long). Installs what is missing on Debian and Ubuntu when it may. Changes no file
+of the repository.
+
+Example:
+  scripts/test.sh && echo "ready to commit"
+HELP
+}
+
+seeds=2000
+for word in "$@"; do
+    case $word in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        --long) seeds=20000 ;;
+        *) die "unknown option '$word' (see --help)" ;;
+    esac
+done
+
+ensure_prerequisites
+cd "$ROOT"
+failed=() steps=0
+
+# Runs one step under a heading, timed; what fails is remembered, and the rest runs all the same.
+step() {
+    local title=$1 started=$SECONDS verdict=ok
+    shift
+    printf '\n=== %s\n    %s\n' "$title" "$*"
+    steps=$((steps + 1))
+    "$@" || {
+        verdict=FAILED
+        failed+=("$title")
+    }
+    printf '=== %s: %s in %d s\n' "$title" "$verdict" $((SECONDS - started))
+}
+
+check_scripts() {
+    local script
+    for script in scripts/*.sh .ci/run; do
+        bash -n "$script" || return 1
+    done
+    if has shellcheck; then
+        shellcheck -x scripts/*.sh .ci/run
+    else
+        say "shellcheck is not installed: only the syntax was checked"
+    fi
+}
+
+step "format" cargo fmt --all --check
+step "scripts" check_scripts
+step "lints" cargo clippy --release --locked --workspace --all-targets -- -D warnings
+step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
+step "tests" cargo test --release --locked --workspace
+step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
+
+printf '\n'
+if ((${#failed[@]})); then
+    say "FAILED: ${#failed[@]} of $steps steps in $SECONDS s: $(printf '%s, ' "${failed[@]}" | sed 's/, $//')"
+    exit 1
+fi
+say "All $steps steps passed in $SECONDS s."
