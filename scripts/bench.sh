@@ -2,13 +2,12 @@
 # The standard figures, on a fresh cluster of three nodes with ports of its own, with the ceiling
 # beside them: a bare HTTP server on the same machine in the same run.
 set -euo pipefail
-# shellcheck source=scripts/lib.sh
-QUORATE_CLUSTER_DIR=${QUORATE_BENCH_DIR:-$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)/target/bench-cluster}
-export QUORATE_CLUSTER_DIR
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+export QUORATE_CLUSTER_DIR=${QUORATE_CLUSTER_DIR:-${here%/*}/target/bench-cluster}
 export QUORATE_CLIENT_PORT_BASE=${QUORATE_CLIENT_PORT_BASE:-8400}
 export QUORATE_PEER_PORT_BASE=${QUORATE_PEER_PORT_BASE:-8500}
 # shellcheck source=scripts/lib.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+source "$here/lib.sh"
 
 usage() {
     cat <<'HELP'
@@ -55,13 +54,10 @@ build_bench
 "$SCRIPTS/cluster.sh" wipe >/dev/null
 trap clean_up EXIT
 "$SCRIPTS/cluster.sh" up 3 --durability "$durability" >/dev/null
-pids=()
+pids=''
 for node in $(cluster_nodes); do
-    pids+=("$(node_pid "$node")")
+    pids+=,$(node_pid "$node")
 done
 say "Durability $durability, $(nproc) cores, generator on the same machine, commit $(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)"
 "$BENCH_BIN" standard --nodes "$(client_urls)" --keys 20000 --json "$TARGET/bench.jsonl" \
-    --name "cluster ($durability)" --pids "$(
-        IFS=,
-        echo "${pids[*]}"
-    )" "${options[@]}"
+    --name "cluster ($durability)" --pids "${pids#,}" "${options[@]}"

@@ -156,7 +156,7 @@ down() {
     for node in $(cluster_nodes); do
         if ! wait_gone "$node" 20; then
             warn "$node did not stop within 20 seconds; killing it."
-            pid=$(node_pid "$node") && kill -KILL "$pid" 2>/dev/null
+            if pid=$(node_pid "$node"); then kill -KILL "$pid" 2>/dev/null || true; fi
             wait_gone "$node" 5 || die "$node cannot be killed"
         fi
         rm -f "$CLUSTER_DIR/$node/pid"
@@ -165,9 +165,10 @@ down() {
 }
 
 status() {
-    local node pid state ready
+    local node nodes pid state ready
+    nodes=$(cluster_nodes)
     printf '%-5s %-8s %-7s %-12s %s\n' node pid state 'client port' ready
-    for node in $(cluster_nodes); do
+    for node in $nodes; do
         state=$(node_state "$node")
         pid=$(node_pid "$node") || pid=-
         ready=no

@@ -1,10 +1,12 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # What the scripts share: paths, prerequisites, the build, and the nodes of the local cluster.
 # Sourced, never run. The settings, all optional, as environment variables:
 #   QUORATE_CLUSTER_DIR       where the local cluster lives         (target/cluster)
 #   QUORATE_CLIENT_PORT_BASE  node n1 listens on this port plus 1   (7400)
 #   QUORATE_PEER_PORT_BASE    the same, for its peers               (7500)
 #   QUORATE_BIN               a node binary to use instead of building one
+
+shopt -s inherit_errexit
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 SCRIPTS=$ROOT/scripts
@@ -102,7 +104,7 @@ cluster_nodes() {
 # Fails with the list of nodes unless $1 is one of them.
 require_node() {
     local nodes
-    nodes=$(cluster_nodes)
+    nodes=$(cluster_nodes) || exit 1
     grep -qx -- "$1" <<<"$nodes" || die "there is no node '$1' here; the nodes are: ${nodes//$'\n'/ }"
 }
 
@@ -113,31 +115,29 @@ peer_url() { echo "http://127.0.0.1:$(peer_port "$1")"; }
 
 # The client URLs of all nodes, with commas.
 client_urls() {
-    local node urls=()
-    for node in $(cluster_nodes); do
-        urls+=("$(client_url "$node")")
+    local node nodes list=''
+    nodes=$(cluster_nodes) || return 1
+    for node in $nodes; do
+        list+=,$(client_url "$node")
     done
-    (
-        IFS=,
-        echo "${urls[*]}"
-    )
+    echo "${list#,}"
 }
 
 # --- Processes ---------------------------------------------------------------------------------
 
-# When process $1 started, in any form that no later process with its number shares. Fails if it is
+# What /proc/PID/stat says behind the name, which may hold anything: the state first, the start 20th.
+process_fields() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    echo "${stat##*) }"
+}
+
+# When process $1 started, in clock ticks since boot. Fails if it is
 # gone, or dead and not yet collected by its parent.
 process_start() {
-    local stat
-    if [[ -d /proc/self ]]; then
-        stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-        # What is behind the name (which may hold anything): the state first, the start 20th.
-        read -ra stat <<<"${stat##*) }"
-        [[ ${stat[0]} != Z && ${stat[0]} != X ]] || return 1
-        echo "${stat[19]}"
-    else
-        stat=$(ps -o lstart= -p "$1") && echo "${stat// /_}"
-    fi
+    local fields
+    read -ra fields <<<"$(process_fields "$1")"
+    [[ ${#fields[@]} -ge 20 && ${fields[0]} != [ZX] ]] && echo "${fields[19]}"
 }
 
 # The process of node $1; fails if it does not run. A process that only happens to have
@@ -151,14 +151,14 @@ node_pid() {
 
 # up, paused or dead.
 node_state() {
-    local pid stat
+    local pid
     pid=$(node_pid "$1") || {
         echo dead
         return 0
     }
-    stat=$(ps -o stat= -p "$pid" 2>/dev/null || sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) || stat=
-    case ${stat# } in
+    case $(process_fields "$pid") in
         T*) echo paused ;;
+        '') echo dead ;;
         *) echo up ;;
     esac
 }

@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 
 /// Load and measure a Quorate cluster.
 #[derive(Debug, Parser)]
-#[command(name = "quorate-bench", version)]
+#[command(name = "quorate-bench", version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

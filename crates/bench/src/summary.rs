@@ -8,6 +8,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+/// Latencies are told apart up to this one, three digits of each: ten minutes.
+const LATENCY_US_MAX: u64 = 600_000_000;
 /// How many wrong answers are described; all are counted.
 const WRONG_NAMED_MAX: usize = 5;
 
@@ -25,8 +27,8 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn new() -> Self {
-        // Three digits of precision from a microsecond up; it grows as needed and cannot fail.
-        let latency_us = Histogram::new(3).unwrap_or_else(|_| unreachable!("3 is at most 5"));
+        let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
+            .unwrap_or_else(|_| unreachable!("the bounds and three digits are in range"));
         let (errors, wrong_named) = (BTreeMap::new(), Vec::new());
         Recorder { latency_us, ended_in_window: 0, errors, wrong: 0, wrong_named, stale: 0 }
     }
