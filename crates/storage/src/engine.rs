@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::options::Blocking;
 
 /// Syncs the log: `flush_wal(true)`, or in tests something that fails.
-pub(crate) type SyncLog = fn(&DB) -> Result<(), rocksdb::Error>;
+pub(crate) type SyncLog = Box<dyn Fn(&DB) -> Result<(), String> + Send + Sync>;
 
 pub(crate) struct Engine {
     db: DB,

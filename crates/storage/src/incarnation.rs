@@ -1,0 +1,179 @@
+//! The clean-stop marker: the proof that a node may go on minting as the incarnation it was.
+//!
+//! An actor's earlier dots must all be in its row ([`quorate_protocol::row`]), so a node that may have
+//! forgotten a write must not mint under the actors it had. A file is written after the last sync of a
+//! clean stop, and removed, with the directory synced, before the next mint. It holds everything that
+//! would differ if the data under it were not the data it was written for:
+//!
+//! * the incarnation and the sequence number of the last write (other rows were put in place);
+//! * device, inode and birth time of the directory and of the marker itself (a copy, a restored
+//!   backup, a clone by hard links);
+//! * the boot of the machine (a disk image or a snapshot that was rolled back while it was off).
+//!
+//! At the next start the same text is made from what is found there. Any difference, and anything that
+//! cannot be found out, is no proof, and the node takes a new incarnation.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use quorate_protocol::row::Incarnation;
+
+const MARKER: &str = "clean-stop";
+const UNFINISHED: &str = "clean-stop.tmp";
+/// Names this start of the machine (Linux).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Draws a new incarnation.
+pub(crate) fn draw() -> Incarnation {
+    Incarnation(random_nonzero())
+}
+
+/// A random number that is not zero.
+pub(crate) fn random_nonzero() -> u64 {
+    loop {
+        let number = rand::random::<u64>();
+        if number != 0 {
+            return number;
+        }
+    }
+}
+
+/// Leaves the marker, durably. `sequence` is the number of the last write, which must be synced.
+pub(crate) fn leave(dir: &Path, incarnation: Incarnation, sequence: u64) -> io::Result<()> {
+    let unfinished = dir.join(UNFINISHED);
+    remove(&unfinished)?;
+    let mut file = File::create_new(&unfinished)?;
+    // The text names the file's own inode, which a rename keeps.
+    let text = describe(dir, &file.metadata()?, incarnation, sequence)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, dir.join(MARKER))?;
+    sync_directory(dir)
+}
+
+/// Takes the marker away, durably, and answers whether it proved that the last stop of `incarnation` at
+/// `sequence` was a clean one. Nothing may be minted before this has returned.
+pub(crate) fn take(
+    dir: &Path,
+    incarnation: Option<Incarnation>,
+    sequence: u64,
+) -> io::Result<bool> {
+    let path = dir.join(MARKER);
+    let proven = match incarnation {
+        Some(incarnation) => is_proof(dir, &path, incarnation, sequence).unwrap_or(false),
+        None => false,
+    };
+    remove(&path)?;
+    remove(&dir.join(UNFINISHED))?;
+    sync_directory(dir)?;
+    Ok(proven)
+}
+
+fn is_proof(dir: &Path, path: &Path, incarnation: Incarnation, sequence: u64) -> io::Result<bool> {
+    let file = fs::symlink_metadata(path)?;
+    let expected = describe(dir, &file, incarnation, sequence)?;
+    Ok(file.is_file()
+        && file.len() == expected.len() as u64
+        && fs::read(path)? == expected.as_bytes())
+}
+
+/// The marker's text.
+fn describe(
+    dir: &Path,
+    marker: &fs::Metadata,
+    incarnation: Incarnation,
+    sequence: u64,
+) -> io::Result<String> {
+    let boot = fs::read_to_string(BOOT_ID)?;
+    Ok(format!(
+        "Quorate stopped cleanly here. Do not copy or edit this file.\n\
+         incarnation {:016x}\nsequence {sequence}\ndirectory {}\nmarker {}\nboot {}\n",
+        incarnation.0,
+        identify(&fs::metadata(dir)?)?,
+        identify(marker)?,
+        boot.trim(),
+    ))
+}
+
+/// Device, inode and birth time (nanoseconds since 1970): no copy has all three.
+fn identify(metadata: &fs::Metadata) -> io::Result<String> {
+    let born = metadata.created()?.duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+    Ok(format!("{} {} {}", metadata.dev(), metadata.ino(), born.as_nanos()))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes what was created, renamed or removed in a directory durable.
+pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Incarnation = Incarnation(7);
+
+    #[test]
+    fn a_marker_proves_one_start() {
+        let dir = tempfile::tempdir().unwrap();
+        leave(dir.path(), BEFORE, 42).unwrap();
+        assert!(take(dir.path(), Some(BEFORE), 42).unwrap());
+        assert!(!take(dir.path(), Some(BEFORE), 42).unwrap(), "it was taken");
+    }
+
+    #[test]
+    fn any_doubt_is_no_proof() {
+        let doubts: [(&str, Option<Incarnation>, u64); 3] = [
+            ("other data: nothing recorded", None, 42),
+            ("other data: another incarnation", Some(Incarnation(8)), 42),
+            ("other data: another last write", Some(BEFORE), 41),
+        ];
+        for (why, incarnation, sequence) in doubts {
+            let dir = tempfile::tempdir().unwrap();
+            leave(dir.path(), BEFORE, 42).unwrap();
+            assert!(!take(dir.path(), incarnation, sequence).unwrap(), "{why}");
+            assert!(!dir.path().join(MARKER).exists(), "{why}: it is removed all the same");
+        }
+    }
+
+    #[test]
+    fn a_copied_linked_or_rewritten_marker_is_no_proof() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = dir.path().join(MARKER);
+        leave(dir.path(), BEFORE, 42).unwrap();
+        let text = fs::read(&marker).unwrap();
+
+        let linked = tempfile::tempdir_in(dir.path().parent().unwrap()).unwrap();
+        fs::hard_link(&marker, linked.path().join(MARKER)).unwrap();
+        assert!(!take(linked.path(), Some(BEFORE), 42).unwrap(), "linked into another directory");
+
+        fs::write(dir.path().join("kept"), &text).unwrap();
+        fs::rename(dir.path().join("kept"), &marker).unwrap();
+        assert!(!take(dir.path(), Some(BEFORE), 42).unwrap(), "the same text in another file");
+
+        for bad in [&b""[..], b"x", &text[..text.len() - 1]] {
+            fs::write(&marker, bad).unwrap();
+            assert!(!take(dir.path(), Some(BEFORE), 42).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_moved_directory_is_still_itself() {
+        let parent = tempfile::tempdir().unwrap();
+        let (old, new) = (parent.path().join("old"), parent.path().join("new"));
+        fs::create_dir(&old).unwrap();
+        leave(&old, BEFORE, 42).unwrap();
+        fs::rename(&old, &new).unwrap();
+        assert!(take(&new, Some(BEFORE), 42).unwrap());
+    }
+}

@@ -1,0 +1,255 @@
+//! Opening and closing a store.
+//!
+//! The order at the start: take RocksDB's lock on the directory; check that it is this node's; read the
+//! hint totals; take the clean-stop marker away, durably; only then is there a store that can mint.
+//! A stop is clean once nobody writes any more, the log is synced, and the marker lies there, synced.
+//!
+//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): a torn last record,
+//! which a killed process or a power cut leaves, is dropped, and anything else refused. If it refuses,
+//! the log is damaged before its end. A power cut does that too, when the disk kept later pages of an
+//! unfinished sync and lost earlier ones, and a node must come back from a power cut by itself. So the
+//! log is then cut at the damage (`PointInTime`, which still refuses if the tables prove that synced
+//! writes would be lost), and the store says so: [`Recovery::CutShort`]. Nothing vanishes silently.
+
+use std::fs;
+use std::io::ErrorKind as IoErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_protocol::row::Incarnation;
+use rocksdb::{Cache, DB, DBRecoveryMode, ErrorKind, WriteBatch};
+
+use crate::columns::{Column, database_options, descriptors};
+use crate::disk::DiskWatch;
+use crate::engine::{Engine, SyncLog};
+use crate::error::{Error, OpenError};
+use crate::hints::Ledger;
+use crate::incarnation;
+use crate::options::{Blocking, Durability, Options, Recovery};
+use crate::store::Store;
+use crate::stripes::Stripes;
+use crate::sync::GroupSync;
+
+/// RocksDB's own directory within the data directory.
+const DATABASE: &str = "rocksdb";
+/// What this crate records in `meta` begins so; what the node records begins otherwise.
+const INCARNATION: &[u8] = b"store:incarnation";
+
+impl Store {
+    /// Opens the store in `dir`, which is created if its parent exists.
+    ///
+    /// # Errors
+    /// [`OpenError`]; its text names the directory and what to do.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let sync_log = |db: &DB| db.flush_wal(true).map_err(|error| error.to_string());
+        Self::open_with(dir, options, Box::new(sync_log))
+    }
+
+    /// As [`Store::open`], with another way to sync the log: tests make it fail.
+    pub(crate) fn open_with(
+        dir: &Path,
+        options: Options,
+        sync_log: SyncLog,
+    ) -> Result<Self, OpenError> {
+        prepare_directory(dir)?;
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let (db, recovery) = open_database(dir, &options, &cache)?;
+        let engine = Arc::new(Engine::new(db, sync_log));
+        let unreadable = |error| not_opened(dir, error);
+        check_identity(dir, &engine, &options)?;
+        let ledger = Ledger::load(&engine).map_err(unreadable)?;
+        let incarnation = settle_incarnation(dir, &engine, &recovery)?;
+        let no_thread = |error: std::io::Error| directory_error(dir, &error.to_string());
+        let theirs = Arc::clone(&engine);
+        let group_sync = match options.durability {
+            Durability::Buffered => None,
+            Durability::Fsync => Some(GroupSync::start(move || theirs.sync()).map_err(no_thread)?),
+        };
+        let theirs = Arc::clone(&engine);
+        let disk = DiskWatch::start(dir, options.disk_free_bytes_min, move || {
+            theirs.check_background();
+        });
+        Ok(Self {
+            disk: disk.map_err(no_thread)?,
+            group_sync,
+            engine,
+            stripes: Stripes::new(),
+            ledger,
+            cache,
+            incarnation,
+            recovery,
+            dir: dir.to_owned(),
+            options,
+            tally: Default::default(),
+        })
+    }
+
+    /// Stops taking writes, waits for those that have begun, syncs, and leaves the proof of a clean stop.
+    /// Reads go on until the store is dropped. A store that is dropped without this was stopped
+    /// uncleanly: nothing acknowledged is lost, but the next start takes a new incarnation.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the store had failed or the last sync did; there is no proof then.
+    pub fn close(&self) -> Result<(), Error> {
+        if !self.engine.close() {
+            return self.engine.check_failure();
+        }
+        self.stripes.wait_for_all();
+        if let Some(group_sync) = &self.group_sync {
+            group_sync.stop();
+        }
+        self.engine.sync()?;
+        let sequence = self.engine.db().latest_sequence_number();
+        if let Err(error) = incarnation::leave(&self.dir, self.incarnation, sequence) {
+            tracing::warn!(%error, "no proof of a clean stop: the next start takes a new incarnation");
+        }
+        Ok(())
+    }
+}
+
+/// Creates the directory if need be and checks that what is in it can be a store.
+fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
+    match fs::create_dir(dir) {
+        Ok(()) => {
+            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+            incarnation::sync_directory(parent.unwrap_or(Path::new(".")))
+                .map_err(|error| directory_error(dir, &error.to_string()))?;
+        }
+        Err(error) if error.kind() == IoErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(error) if error.kind() == IoErrorKind::NotFound => {
+            return Err(OpenError::NoParent { dir: dir.to_owned() });
+        }
+        Err(error) => return Err(directory_error(dir, &error.to_string())),
+    }
+    check_not_headless(dir, &dir.join(DATABASE))
+}
+
+/// Without its file CURRENT, RocksDB takes a directory for empty and removes the tables it finds there.
+fn check_not_headless(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
+    if database.join("CURRENT").exists() {
+        return Ok(());
+    }
+    let entries = match fs::read_dir(database) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == IoErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(directory_error(dir, &error.to_string())),
+    };
+    let holds_data = |path: PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("sst" | "blob" | "log"))
+    };
+    if entries.flatten().any(|entry| holds_data(entry.path())) {
+        let reason =
+            format!("{} is missing, but there are tables", database.join("CURRENT").display());
+        return Err(OpenError::Damaged { dir: dir.to_owned(), reason });
+    }
+    Ok(())
+}
+
+fn open_database(
+    dir: &Path,
+    options: &Options,
+    cache: &Cache,
+) -> Result<(DB, Recovery), OpenError> {
+    let path = dir.join(DATABASE);
+    let open = |mode| {
+        let families = descriptors(options, cache);
+        DB::open_cf_descriptors(&database_options(options, mode), &path, families)
+    };
+    let error = match open(DBRecoveryMode::TolerateCorruptedTailRecords) {
+        Ok(db) => return Ok((db, Recovery::Whole)),
+        Err(error) => error,
+    };
+    let text = error.to_string();
+    if error.kind() == ErrorKind::Corruption {
+        let reason = || format!("{text}; and cutting the log there does not help");
+        let db = open(DBRecoveryMode::PointInTime)
+            .map_err(|_| OpenError::Damaged { dir: dir.to_owned(), reason: reason() })?;
+        tracing::error!(reason = text, "the log was damaged before its end and was cut there");
+        return Ok((db, Recovery::CutShort(text)));
+    }
+    if text.contains("lock file") || text.contains("lock hold by current process") {
+        return Err(OpenError::Locked { dir: dir.to_owned() });
+    }
+    Err(directory_error(dir, &text))
+}
+
+/// Records on a new directory whose it is; refuses one that is another's.
+fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), OpenError> {
+    let facts = [
+        ("node", options.node.to_string()),
+        ("cluster", options.cluster_id.clone()),
+        ("partitions", options.partitions.to_string()),
+    ];
+    let name = |what: &str| [b"store:", what.as_bytes()].concat();
+    if engine.db().latest_sequence_number() == 0 {
+        let write = || {
+            let mut batch = WriteBatch::default();
+            for (what, wanted) in &facts {
+                batch.put_cf(engine.column(Column::Meta)?, name(what), wanted);
+            }
+            engine.write(batch, Blocking::Allowed)?;
+            engine.sync()
+        };
+        return write().map_err(|error| not_opened(dir, error));
+    }
+    for (what, wanted) in facts {
+        let recorded = engine.get(Column::Meta, &name(what), Blocking::Allowed);
+        let Some(found) = recorded.map_err(|error| not_opened(dir, error))? else {
+            let reason = format!("it does not say which {what} it belongs to");
+            return Err(OpenError::Damaged { dir: dir.to_owned(), reason });
+        };
+        if found != wanted.as_bytes() {
+            let found = String::from_utf8_lossy(&found).into_owned();
+            return Err(OpenError::OtherIdentity { dir: dir.to_owned(), what, found, wanted });
+        }
+    }
+    Ok(())
+}
+
+/// The incarnation of the last run if it provably stopped cleanly, else a new one, recorded and synced.
+fn settle_incarnation(
+    dir: &Path,
+    engine: &Engine,
+    recovery: &Recovery,
+) -> Result<Incarnation, OpenError> {
+    let recorded = engine
+        .get(Column::Meta, INCARNATION, Blocking::Allowed)
+        .map_err(|error| not_opened(dir, error))?
+        .and_then(|bytes: Bytes| bytes.as_ref().try_into().ok())
+        .map(|bytes| Incarnation(u64::from_le_bytes(bytes)));
+    let sequence = engine.db().latest_sequence_number();
+    let proven = incarnation::take(dir, recorded, sequence)
+        .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
+    if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
+        return Ok(incarnation);
+    }
+    let incarnation = incarnation::draw();
+    let write = || {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(engine.column(Column::Meta)?, INCARNATION, incarnation.0.to_le_bytes());
+        engine.write(batch, Blocking::Allowed)?;
+        engine.sync()
+    };
+    write().map_err(|error| not_opened(dir, error))?;
+    Ok(incarnation)
+}
+
+fn directory_error(dir: &Path, reason: &str) -> OpenError {
+    OpenError::Directory { dir: dir.to_owned(), reason: reason.to_owned() }
+}
+
+fn not_opened(dir: &Path, error: Error) -> OpenError {
+    match error {
+        Error::Damaged { what, reason } => {
+            OpenError::Damaged { dir: dir.to_owned(), reason: format!("{what}: {reason}") }
+        }
+        Error::WouldBlock
+        | Error::HintsFull { .. }
+        | Error::DiskLow { .. }
+        | Error::Failed(_)
+        | Error::Io(_)
+        | Error::Closed => directory_error(dir, &error.to_string()),
+    }
+}

@@ -1,0 +1,334 @@
+//! The store: reading, minting and merging one row.
+//!
+//! A change is read, decided by [`Row`] and written back as one batch, all under the row's stripe. Reads
+//! take no lock: a row is replaced whole.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use quorate_protocol::clock::Actor;
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{DecodeError, Object, Version};
+use quorate_protocol::row::{Draft, Incarnation, Limits, MintError, Minted, Minter, Row};
+use quorate_protocol::stamp::Millis;
+use rocksdb::{Cache, WriteBatch};
+use tokio::sync::oneshot;
+
+use crate::columns::{Column, Totals};
+use crate::disk::DiskWatch;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::hints::Ledger;
+use crate::incarnation::random_nonzero;
+use crate::options::{Blocking, Condition, Options, Place, Recovery, Stats};
+use crate::stripes::Stripes;
+use crate::sync::GroupSync;
+
+/// One node's rows, indexes and records on its disk. Shared behind an `Arc`; every call may be made
+/// from any thread.
+pub struct Store {
+    // The threads come first: they are stopped before what they use is dropped.
+    pub(crate) disk: DiskWatch,
+    /// None if writes are not synced one by one.
+    pub(crate) group_sync: Option<GroupSync>,
+    pub(crate) engine: std::sync::Arc<Engine>,
+    pub(crate) stripes: Stripes,
+    pub(crate) ledger: Ledger,
+    pub(crate) cache: Cache,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) recovery: Recovery,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) tally: Tally,
+}
+
+/// What became of calls that may not block.
+#[derive(Default)]
+pub(crate) struct Tally {
+    inline: AtomicU64,
+    would_block: AtomicU64,
+}
+
+/// What [`Store::mint`] did.
+#[derive(Clone, Debug)]
+pub struct MintedRow {
+    /// The new dot, or the one this request already has.
+    pub minted: Minted,
+    /// The whole merged object, as it is stored now.
+    pub object: Object,
+    /// Its encoding, as it is sent to the other replicas.
+    pub encoded: Bytes,
+}
+
+/// What [`Store::merge`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// Whether the row changed.
+    pub changed: bool,
+    /// The version of the row now.
+    pub version: Version,
+}
+
+impl Store {
+    /// The incarnation this store mints under.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What opening found in the log.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Reads an encoded row (see [`Row::decode`], [`Row::encoded_version`], [`Row::encoded_object`]);
+    /// `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`], [`Error::Damaged`], [`Error::Io`].
+    pub fn read(
+        &self,
+        place: Place,
+        key: &Key,
+        blocking: Blocking,
+    ) -> Result<Option<Bytes>, Error> {
+        let row = self.engine.get(place.column(), &place.row_key(key), blocking);
+        match self.tally(blocking, row)? {
+            Some(row) if Row::encoded_object(&row).is_none() => {
+                Err(damaged(place, key, DecodeError::Damaged))
+            }
+            row => Ok(row),
+        }
+    }
+
+    /// Mints a client's write on a row; durable once [`Store::durable`] says so.
+    ///
+    /// # Errors
+    /// [`Error`], or [`MintError`] if the row may not take this write. Nothing changed then, except that
+    /// after [`Error::Failed`] the write may be found at the next start.
+    pub fn mint(
+        &self,
+        place: Place,
+        key: &Key,
+        draft: &Draft,
+        now: Millis,
+        limits: &Limits,
+        blocking: Blocking,
+    ) -> Result<Result<MintedRow, MintError>, Error> {
+        let minter = Minter {
+            node: self.options.node,
+            incarnation: self.incarnation,
+            fresh_actor: Actor(random_nonzero()),
+            now,
+        };
+        let result = self.change(place, key, blocking, |mut update| {
+            let minted = match update.row.mint(draft, &minter, limits) {
+                Ok(minted) => minted,
+                Err(error) => return Ok(Err(error)),
+            };
+            let row = match (minted, update.stored.take()) {
+                (Minted::Already(_), Some(stored)) => stored,
+                (Minted::New(_) | Minted::Already(_), _) => self.save(&update, blocking)?,
+            };
+            let encoded = Row::encoded_object(&row)
+                .ok_or_else(|| damaged(place, key, DecodeError::Damaged))?;
+            Ok(Ok(MintedRow { minted, object: update.row.object, encoded }))
+        });
+        self.tally(blocking, result)
+    }
+
+    /// Merges what another replica knows into a row. Writes nothing if the row knows it already.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing changed then, except that after [`Error::Failed`] the change may be found at
+    /// the next start.
+    pub fn merge(
+        &self,
+        place: Place,
+        key: &Key,
+        object: &Object,
+        blocking: Blocking,
+    ) -> Result<Merged, Error> {
+        let result = self.change(place, key, blocking, |mut update| {
+            let changed = update.row.merge(object);
+            if changed {
+                self.save(&update, blocking)?;
+            }
+            Ok(Merged { changed, version: update.row.object.version() })
+        });
+        self.tally(blocking, result)
+    }
+
+    /// Resolves when every write that returned before this call is durable as configured; at once if
+    /// nothing waits for a sync. Dropping the future does no harm.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a sync or write failed, [`Error::Closed`] if the store was closed meanwhile:
+    /// the write must not be acknowledged.
+    pub fn durable(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let wait = match (self.engine.check_failure(), &self.group_sync) {
+            (Ok(()), Some(group_sync)) if !self.engine.is_synced() => {
+                Wait::Group(group_sync.join())
+            }
+            (answer, _) => Wait::Over(answer),
+        };
+        async move {
+            match wait {
+                Wait::Over(answer) => answer,
+                Wait::Group(answer) => answer.await.unwrap_or(Err(Error::Closed)),
+            }
+        }
+    }
+
+    /// A small record of the node's own; `None` if it was never put. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn meta(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        self.engine.get(Column::Meta, &meta_key(name), Blocking::Allowed)
+    }
+
+    /// Puts a small record of the node's own. Synced before it returns, whatever is configured.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], [`Error::Closed`].
+    pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        let meta_key = meta_key(name);
+        let stripe = self.stripes.lock(&meta_key, Blocking::Allowed)?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.engine.column(Column::Meta)?, &meta_key, value);
+        self.engine.write(batch, Blocking::Allowed)?;
+        drop(stripe);
+        self.engine.sync()
+    }
+
+    /// How the store is.
+    pub fn condition(&self) -> Condition {
+        if let Some(reason) = self.engine.failure() {
+            return Condition::Failed(reason.to_owned());
+        }
+        match self.disk.check() {
+            Err(Error::DiskLow { free_bytes, min }) => Condition::DiskLow { free_bytes, min },
+            Err(_) | Ok(()) => Condition::Healthy,
+        }
+    }
+
+    /// Numbers for `/metrics`.
+    pub fn stats(&self) -> Stats {
+        let keys = self.engine.column(Column::Objects).ok().and_then(|objects| {
+            let db = self.engine.db();
+            db.property_int_value_cf(objects, "rocksdb.estimate-num-keys").ok().flatten()
+        });
+        let (syncs, writes, synced_writes, stalls) = self.engine.counts();
+        Stats {
+            keys_estimate: keys.unwrap_or(0),
+            hint_keys: self.ledger.keys(),
+            hint_bytes: self.ledger.bytes(),
+            syncs,
+            writes,
+            synced_writes,
+            inline: self.tally.inline.load(Ordering::Relaxed),
+            would_block: self.tally.would_block.load(Ordering::Relaxed),
+            stalls,
+            block_cache_bytes: self.cache.get_usage() as u64,
+            disk_free_bytes: self.disk.free_bytes(),
+        }
+    }
+
+    /// Reads a row under its stripe and lets `decide` change it.
+    fn change<T>(
+        &self,
+        place: Place,
+        key: &Key,
+        blocking: Blocking,
+        decide: impl FnOnce(Update<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.engine.check()?;
+        self.disk.check()?;
+        let row_key = place.row_key(key);
+        let _stripe = self.stripes.lock(&row_key, blocking)?;
+        let stored = self.engine.get(place.column(), &row_key, blocking)?;
+        let row = match stored.clone().map(Row::decode) {
+            None => Row::default(),
+            Some(Ok(row)) => row,
+            Some(Err(error)) => return Err(damaged(place, key, error)),
+        };
+        let (stored_bytes, shown) = (stored.as_ref().map(Bytes::len), shown(&row.object));
+        decide(Update { place, key, row_key, stored, stored_bytes, shown, row })
+    }
+
+    /// Writes a changed row and what follows from it in one batch; returns the encoded row.
+    fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
+        let mut row = BytesMut::new();
+        update.row.encode(&mut row);
+        let row = row.freeze();
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
+        match update.place {
+            Place::Home(_) => {
+                let shown = shown(&update.row.object);
+                let conflicts = self.engine.column(Column::Conflicts)?;
+                if shown == 0 && update.shown > 0 {
+                    batch.delete_cf(conflicts, update.key.as_bytes());
+                } else if shown != update.shown {
+                    batch.put_cf(conflicts, update.key.as_bytes(), shown.to_le_bytes());
+                }
+                self.engine.write(batch, blocking)?;
+            }
+            Place::Hint(target) => {
+                let entry_bytes = |row_bytes: usize| (update.row_key.len() + row_bytes) as i64;
+                let change = Totals {
+                    keys: i64::from(update.stored_bytes.is_none()),
+                    bytes: entry_bytes(row.len()) - update.stored_bytes.map_or(0, entry_bytes),
+                };
+                self.write_hint(batch, target, change, blocking)?;
+            }
+        }
+        Ok(row)
+    }
+
+    /// Counts what became of a call that may not block.
+    fn tally<T>(&self, blocking: Blocking, result: Result<T, Error>) -> Result<T, Error> {
+        if blocking == Blocking::Never {
+            let counter = match &result {
+                Err(Error::WouldBlock) => &self.tally.would_block,
+                Ok(_) | Err(_) => &self.tally.inline,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// One row on its way from what is stored to what will be.
+struct Update<'a> {
+    place: Place,
+    key: &'a Key,
+    row_key: Vec<u8>,
+    /// The row as it is stored.
+    stored: Option<Bytes>,
+    stored_bytes: Option<usize>,
+    /// Its entry in the conflict index, 0 if it has none.
+    shown: u32,
+    /// The row as it will be.
+    row: Row,
+}
+
+enum Wait {
+    Over(Result<(), Error>),
+    Group(oneshot::Receiver<Result<(), Error>>),
+}
+
+/// What the conflict index says of an object: the siblings to show, 0 if there is no conflict.
+fn shown(object: &Object) -> u32 {
+    if object.is_conflict() { object.shown().len() as u32 } else { 0 }
+}
+
+fn meta_key(name: &str) -> Vec<u8> {
+    [b"node:", name.as_bytes()].concat()
+}
+
+fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
+    Error::Damaged { what: format!("{key} ({place})"), reason: error.to_string() }
+}
