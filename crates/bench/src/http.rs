@@ -12,12 +12,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::head::{Framing, Head, HeaderRanges, parse_head};
+
 /// The longest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The longest chunk-size line or trailer section of a chunked answer, in bytes.
 const CHUNK_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// The most header fields of an answer.
-const HEADERS_MAX: usize = 64;
 /// A body up to this many bytes goes out in one write with its head.
 const ONE_WRITE_BYTES_MAX: usize = 32 * 1024;
 /// A buffer that grew past this for one large answer is given back before the next request.
@@ -48,7 +48,7 @@ pub(crate) struct Response<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a [u8],
     head: &'a [u8],
-    headers: &'a [(Range<usize>, Range<usize>)],
+    headers: &'a [HeaderRanges],
 }
 
 impl<'a> Response<'a> {
@@ -99,23 +99,6 @@ impl Error {
     }
 }
 
-/// How the end of a body is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Length(usize),
-    Chunked,
-    UntilClose,
-}
-
-/// The head of an answer, parsed.
-#[derive(Debug)]
-struct Head {
-    status: u16,
-    bytes: usize,
-    framing: Framing,
-    keep_alive: bool,
-}
-
 /// Where the body of the last answer lies.
 #[derive(Debug)]
 enum Body {
@@ -135,7 +118,7 @@ pub(crate) struct Client {
     output: Vec<u8>,
     input: Vec<u8>,
     decoded: Vec<u8>,
-    headers: Vec<(Range<usize>, Range<usize>)>,
+    headers: Vec<HeaderRanges>,
 }
 
 impl Client {
@@ -149,7 +132,7 @@ impl Client {
             output: Vec::new(),
             input: Vec::new(),
             decoded: Vec::new(),
-            headers: Vec::with_capacity(HEADERS_MAX),
+            headers: Vec::new(),
         }
     }
 
@@ -353,63 +336,6 @@ async fn connect(addr: SocketAddr) -> Result<TcpStream, Error> {
     let stream = TcpStream::connect(addr).await.map_err(Error::Connect)?;
     stream.set_nodelay(true).map_err(Error::Connect)?;
     Ok(stream)
-}
-
-/// Parses a head if it is whole, and leaves the places of its headers in `ranges`.
-fn parse_head(
-    input: &[u8],
-    ranges: &mut Vec<(Range<usize>, Range<usize>)>,
-    method: &str,
-) -> Result<Option<Head>, Error> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut answer = httparse::Response::new(&mut headers);
-    let bytes = match answer.parse(input) {
-        Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(Error::Malformed("head")),
-    };
-    let status = answer.code.ok_or(Error::Malformed("status"))?;
-    let base = input.as_ptr() as usize;
-    let range = |part: &[u8]| {
-        let start = part.as_ptr() as usize - base;
-        start..start + part.len()
-    };
-    ranges.clear();
-    ranges.extend(answer.headers.iter().map(|it| (range(it.name.as_bytes()), range(it.value))));
-    let mut keep_alive = answer.version == Some(1);
-    for header in answer.headers.iter().filter(|it| it.name.eq_ignore_ascii_case("connection")) {
-        keep_alive &= !header.value.eq_ignore_ascii_case(b"close");
-    }
-    let framing = match (method, status) {
-        ("HEAD", _) | (_, 100..=199 | 204 | 304) => Framing::Length(0),
-        _ => framing(answer.headers)?,
-    };
-    keep_alive &= framing != Framing::UntilClose;
-    Ok(Some(Head { status, bytes, framing, keep_alive }))
-}
-
-fn framing(headers: &[httparse::Header<'_>]) -> Result<Framing, Error> {
-    let mut found = None;
-    for header in headers {
-        let framing = if header.name.eq_ignore_ascii_case("content-length") {
-            let digits = std::str::from_utf8(header.value).unwrap_or_default();
-            if digits.is_empty() || !digits.bytes().all(|it| it.is_ascii_digit()) {
-                return Err(Error::Malformed("Content-Length"));
-            }
-            Framing::Length(digits.parse().map_err(|_| Error::Malformed("Content-Length"))?)
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            if !header.value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Error::Malformed("Transfer-Encoding"));
-            }
-            Framing::Chunked
-        } else {
-            continue;
-        };
-        if found.replace(framing).is_some_and(|before| before != framing) {
-            return Err(Error::Malformed("two lengths"));
-        }
-    }
-    Ok(found.unwrap_or(Framing::UntilClose))
 }
 
 #[cfg(test)]

@@ -4,9 +4,7 @@
 //! grows; it reads the keys of all. Each answer is checked: the key, the checksum, and whether it is older
 //! than the last acknowledged write. The bucket is `lww`: writing a key again makes no siblings.
 
-use std::fmt::Write;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,133 +12,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 
 use crate::ask::describe;
+use crate::hand::{BODY_BYTES_MAX, Ended, Hand, Job, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
 use crate::pace::Pace;
+use crate::plan::{Args, Op};
 use crate::progress::{Progress, TICK};
 use crate::summary::{Recorder, Summary};
 use crate::usage::{self, Usage};
-use crate::value::{self, Maker, VALUE_BYTES_MIN};
+use crate::value::Maker;
 use crate::{Outcome, path};
 
-/// How long one operation may take before it counts as a timeout.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest answer, in bytes.
-const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a connection rests after it broke: a node that is down is not asked in a tight loop.
 const AFTER_BREAK: Duration = Duration::from_millis(20);
 /// How long the bucket's properties may take to be known everywhere.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often one key is tried while the keys are laid down before reading.
 const PRELOAD_TRIES_MAX: usize = 100;
-
-/// What to do to the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Op {
-    /// Only PUT.
-    Put,
-    /// Only GET, of keys that were stored before.
-    Get,
-    /// Half PUT, half GET.
-    Mixed,
-}
-
-impl Op {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Op::Put => "put",
-            Op::Get => "get",
-            Op::Mixed => "mixed",
-        }
-    }
-}
-
-/// Load a cluster and measure it.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
-    /// The nodes to spread the connections over.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
-    pub(crate) nodes: Vec<String>,
-    /// What to do.
-    #[arg(long, value_enum, default_value = "put")]
-    pub(crate) op: Op,
-    /// Connections, and so operations in flight.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub(crate) connections: u16,
-    /// The length of the measurement.
-    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
-    pub(crate) seconds: f64,
-    /// Load before it that is not measured.
-    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
-    pub(crate) warmup_seconds: f64,
-    /// Bytes of a value.
-    #[arg(long, default_value_t = 1024, value_parser = value_bytes)]
-    pub(crate) value_bytes: usize,
-    /// How many keys.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
-    pub(crate) keys: u64,
-    /// Open loop: this many operations per second; latencies count from the intended start.
-    #[arg(long, value_name = "OPS", value_parser = rate)]
-    pub(crate) rate: Option<f64>,
-    /// Add the result to this file, as one line of JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// Processes whose processor time and memory to report: the nodes.
-    #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
-    pub(crate) pids: Vec<u32>,
-    /// The bucket; it is set to `conflicts = lww`.
-    #[arg(long, default_value = "bench")]
-    pub(crate) bucket: String,
-    /// Parameters for each request, for example `w=1`.
-    #[arg(long, default_value = "")]
-    pub(crate) query: String,
-    /// Do not store the keys before reading them.
-    #[arg(long)]
-    pub(crate) skip_preload: bool,
-    /// Take any body for an answer to GET (for the ceiling server, which knows only one).
-    #[arg(long)]
-    pub(crate) any_value: bool,
-    /// What to call the result.
-    #[arg(long, default_value = "cluster")]
-    pub(crate) name: String,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_string())?;
-    if (0.0..=86_400.0).contains(&seconds) { Ok(seconds) } else { Err("0 to 86400".to_string()) }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|_| "expected operations per second".to_string())?;
-    if (0.1..=1e7).contains(&rate) { Ok(rate) } else { Err("0.1 to 10000000".to_string()) }
-}
-
-fn value_bytes(text: &str) -> Result<usize, String> {
-    let bytes: usize = text.parse().map_err(|_| "expected a number of bytes".to_string())?;
-    let limits = VALUE_BYTES_MIN..=8 * 1024 * 1024;
-    if limits.contains(&bytes) { Ok(bytes) } else { Err(format!("{limits:?}")) }
-}
-
-/// How one operation ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    Good,
-    /// A true value, but not the last acknowledged one.
-    Stale,
-    Wrong(String),
-    Status(u16),
-    Broken(&'static str),
-}
-
-/// Everything that the connections share.
-struct Job {
-    args: Args,
-    nodes: Vec<Node>,
-    maker: Maker,
-    /// The last acknowledged sequence number of each key; 0 where this run wrote none.
-    acknowledged: Vec<AtomicU64>,
-    /// Sequence numbers begin here: later runs begin higher.
-    sequence_base: u64,
-}
 
 /// Runs the command.
 ///
@@ -374,139 +261,12 @@ fn lock(recorder: &Mutex<Recorder>) -> MutexGuard<'_, Recorder> {
     recorder.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One connection, the keys it writes, and its buffers.
-struct Hand<'a> {
-    job: &'a Job,
-    client: Client,
-    place: u64,
-    own_keys: u64,
-    turn: u64,
-    path: String,
-    value: Vec<u8>,
-}
-
-impl<'a> Hand<'a> {
-    fn new(job: &'a Job, place: usize) -> Self {
-        // `measure` made sure that there is a node, and a key for each connection.
-        let node = job.nodes[place % job.nodes.len()].clone();
-        let (place, connections) = (place as u64, u64::from(job.args.connections));
-        Hand {
-            job,
-            client: Client::new(node, OPERATION_TIMEOUT, BODY_BYTES_MAX),
-            place,
-            own_keys: (job.args.keys - place).div_ceil(connections),
-            turn: 0,
-            path: String::new(),
-            value: Vec::new(),
-        }
-    }
-
-    async fn operate(&mut self) -> Ended {
-        match self.job.args.op {
-            Op::Put => self.put().await,
-            Op::Get => self.get().await,
-            Op::Mixed if value::mix(self.turn ^ (self.place << 48)) & 1 == 0 => self.put().await,
-            Op::Mixed => self.get().await,
-        }
-    }
-
-    async fn put(&mut self) -> Ended {
-        let connections = u64::from(self.job.args.connections);
-        let key = self.place + connections * (self.turn % self.own_keys);
-        self.turn += 1;
-        let sequence = self.job.sequence_base + self.turn;
-        self.job.maker.make(key, sequence, &mut self.value);
-        self.set_path(key);
-        let headers = [("Content-Type", "application/octet-stream")];
-        let put = Request { method: "PUT", path: &self.path, headers: &headers, body: &self.value };
-        match self.client.send(&put).await {
-            Ok(answer) if answer.status == 204 => {
-                if let Some(last) = self.job.acknowledged.get(key as usize) {
-                    last.store(sequence, Ordering::Relaxed);
-                }
-                Ended::Good
-            }
-            Ok(answer) => Ended::Status(answer.status),
-            Err(error) => Ended::Broken(error.kind()),
-        }
-    }
-
-    async fn get(&mut self) -> Ended {
-        self.turn += 1;
-        let key = value::mix(self.turn ^ (self.place << 40)) % self.job.args.keys;
-        let last = self.job.acknowledged.get(key as usize);
-        let acknowledged = last.map_or(0, |it| it.load(Ordering::Relaxed));
-        self.set_path(key);
-        let get = Request { method: "GET", path: &self.path, headers: &[], body: b"" };
-        match self.client.send(&get).await {
-            Ok(answer) if answer.status == 200 && self.job.args.any_value => Ended::Good,
-            Ok(answer) if answer.status == 200 => judge(key, answer.body, acknowledged),
-            Ok(answer) => Ended::Status(answer.status),
-            Err(error) => Ended::Broken(error.kind()),
-        }
-    }
-
-    fn set_path(&mut self, key: u64) {
-        let args = &self.job.args;
-        let mark = if args.query.is_empty() { "" } else { "?" };
-        self.path.clear();
-        // Writing to a String cannot fail.
-        let _ = write!(self.path, "/kv/{}/k{key:09}{mark}{}", args.bucket, args.query);
-    }
-}
-
-/// Judges a value that was read, when `acknowledged` was the key's last acknowledged sequence
-/// number as the read began.
-fn judge(key: u64, value: &[u8], acknowledged: u64) -> Ended {
-    match value::check(key, value) {
-        Ok(sequence) if sequence < acknowledged => Ended::Stale,
-        Ok(_) => Ended::Good,
-        Err(wrong) => Ended::Wrong(format!("key {key}: {wrong}")),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::ceiling;
-
-    #[derive(clap::Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn args(words: &[&str]) -> Result<Args, clap::Error> {
-        use clap::Parser;
-        Cli::try_parse_from(["run"].iter().chain(words)).map(|it| it.args)
-    }
-
-    #[test]
-    fn an_answer_is_judged_by_key_checksum_and_sequence() {
-        let mut value = Vec::new();
-        Maker::new(64).make(3, 10, &mut value);
-        assert_eq!(judge(3, &value, 0), Ended::Good);
-        assert_eq!(judge(3, &value, 10), Ended::Good);
-        assert_eq!(judge(3, &value, 11), Ended::Stale);
-        assert!(matches!(judge(4, &value, 0), Ended::Wrong(_)));
-    }
-
-    #[test]
-    fn settings_out_of_range_are_refused() {
-        assert!(args(&["--nodes", "a:1"]).is_ok());
-        for bad in [
-            vec![],
-            vec!["--nodes", "a:1", "--connections", "0"],
-            vec!["--nodes", "a:1", "--value-bytes", "23"],
-            vec!["--nodes", "a:1", "--seconds", "-1"],
-            vec!["--nodes", "a:1", "--seconds", "NaN"],
-            vec!["--nodes", "a:1", "--rate", "0"],
-            vec!["--nodes", "a:1", "--keys", "0"],
-        ] {
-            assert!(args(&bad).is_err(), "{bad:?}");
-        }
-    }
+    use crate::plan::tests::args;
 
     #[tokio::test]
     async fn measures_the_ceiling_in_both_loops() {

@@ -5,93 +5,50 @@
 //! A file is one write whatever happens on the way: each try of it carries the same `Idempotency-Key`.
 //! A key that has siblings afterwards (the tree was loaded before) is resolved with their context.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::ask::{Asker, Cluster, describe};
+use crate::ask::{Asker, describe};
 use crate::http::{Request, Response};
 use crate::progress::{Progress, TICK};
-use crate::tree::{self, FILE_BYTES_MAX, File, Tree};
+use crate::tree::{self, FILE_BYTES_MAX, File};
+use crate::tree_job::{Job, MEMORY_KIB_MAX, Stored};
 use crate::{Outcome, path};
 
-/// File contents that all workers together hold at a time, in KiB.
-const MEMORY_KIB_MAX: u32 = 64 * 1024;
 /// How often the siblings of a key are resolved before that counts as a failure.
 const RESOLVE_ROUNDS_MAX: usize = 5;
-/// How many failures and differences are named; all are counted.
-const NAMED_MAX: usize = 20;
 
 /// Store every file under a directory, and read it back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The directory. Symlinks below it are skipped.
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// The nodes to spread the files over.
     #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
-    nodes: Vec<String>,
+    pub(crate) nodes: Vec<String>,
     /// Files in flight at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    concurrency: u16,
+    pub(crate) concurrency: u16,
     /// The bucket to store them in.
     #[arg(long, default_value = "files")]
-    bucket: String,
+    pub(crate) bucket: String,
     /// Afterwards read every file back from another node than took it, and compare.
     #[arg(long)]
-    verify: bool,
+    pub(crate) verify: bool,
     /// Read back from this node (it takes no files then, unless it is the only one).
     #[arg(long, value_name = "URL")]
-    verify_node: Option<String>,
+    pub(crate) verify_node: Option<String>,
     /// Store nothing: compare what an earlier run stored with the files of now.
     #[arg(long)]
-    verify_only: bool,
+    pub(crate) verify_only: bool,
     /// How long one file is tried before it counts as failed.
     #[arg(long, default_value_t = 60)]
-    patience_seconds: u64,
-}
-
-/// What became of one file.
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    digest: blake3::Hash,
-    /// The node that took it, where this run stored it.
-    node: Option<usize>,
-}
-
-/// Everything that the workers of one run share.
-struct Job {
-    root: PathBuf,
-    bucket: String,
-    cluster: Cluster,
-    /// Where files may go, and where they are read back (places in the list of nodes).
-    writers: Vec<usize>,
-    readers: Vec<usize>,
-    files: Vec<File>,
-    /// In the order of `files`; a place is set once its file is stored.
-    stored: Vec<Mutex<Option<Stored>>>,
-    /// Drawn per run, so that two runs never share an `Idempotency-Key`.
-    run: u128,
-    /// Whether this run only reads.
-    verify_only: bool,
-    memory: Semaphore,
-    next: AtomicUsize,
-    done: AtomicU64,
-    bytes: AtomicU64,
-    resolved: AtomicU64,
-    troubles: Mutex<BTreeMap<&'static str, Troubles>>,
-}
-
-/// Troubles of one kind: all are counted, the first are named.
-#[derive(Debug, Default)]
-struct Troubles {
-    count: usize,
-    named: Vec<String>,
+    pub(crate) patience_seconds: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,90 +264,6 @@ async fn read_file(path: PathBuf) -> Result<Vec<u8>, String> {
 fn rotated(candidates: &[usize], turn: usize) -> Vec<usize> {
     let skip = turn % candidates.len().max(1);
     candidates.iter().cycle().skip(skip).take(candidates.len()).copied().collect()
-}
-
-impl Job {
-    async fn new(args: &Args, tree: Tree) -> Result<(Self, BTreeMap<&'static str, u64>), String> {
-        let mut nodes = path::nodes(&args.nodes).await?;
-        let mut writers: Vec<usize> = (0..nodes.len()).collect();
-        let mut readers = writers.clone();
-        if let Some(url) = &args.verify_node {
-            let reader = path::nodes(std::slice::from_ref(url)).await?.remove(0);
-            let place = nodes.iter().position(|it| it.addr == reader.addr).unwrap_or_else(|| {
-                nodes.push(reader);
-                nodes.len() - 1
-            });
-            readers = vec![place];
-            if writers.len() > 1 {
-                writers.retain(|it| *it != place);
-            }
-        }
-        let job = Job {
-            root: args.directory.clone(),
-            bucket: args.bucket.clone(),
-            cluster: Cluster::new(nodes, Duration::from_secs(args.patience_seconds)),
-            writers,
-            readers,
-            stored: tree.files.iter().map(|_| Mutex::new(None)).collect(),
-            files: tree.files,
-            run: rand::random(),
-            verify_only: args.verify_only,
-            memory: Semaphore::new(MEMORY_KIB_MAX as usize),
-            next: AtomicUsize::new(0),
-            done: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            resolved: AtomicU64::new(0),
-            troubles: Mutex::default(),
-        };
-        tree.failures.into_iter().for_each(|it| job.trouble("failure", it));
-        Ok((job, tree.skipped))
-    }
-
-    fn stored(&self, place: usize) -> Option<Stored> {
-        *self.stored.get(place)?.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_stored(&self, place: usize, stored: Stored) {
-        if let Some(slot) = self.stored.get(place) {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored);
-        }
-    }
-
-    fn trouble(&self, kind: &'static str, trouble: String) {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_kind = troubles.entry(kind).or_default();
-        of_kind.count += 1;
-        if of_kind.named.len() < NAMED_MAX {
-            of_kind.named.push(trouble);
-        }
-    }
-
-    fn count(&self, kind: &str) -> usize {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.get(kind).map_or(0, |it| it.count)
-    }
-
-    fn line(&self, what: &str, seconds: f64, bytes: u64) -> String {
-        let done = self.done.load(Ordering::Relaxed);
-        let mib = bytes as f64 / (1024.0 * 1024.0);
-        let rate = done as f64 / seconds.max(0.001);
-        let of = self.files.len();
-        format!("{what}: {done} of {of} files, {mib:.1} MiB in {seconds:.1} s ({rate:.0} files/s)")
-    }
-
-    fn named_troubles(&self) -> String {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut text = String::new();
-        for (kind, all) in troubles.iter() {
-            for trouble in &all.named {
-                text += &format!("{kind}: {trouble}\n");
-            }
-            if let more @ 1.. = all.count - all.named.len() {
-                text += &format!("{kind}: … and {more} more\n");
-            }
-        }
-        text
-    }
 }
 
 #[cfg(test)]

@@ -9,15 +9,19 @@ mod ask;
 mod ceiling;
 #[cfg(test)]
 mod fake;
+mod hand;
+mod head;
 mod http;
 mod load;
 mod load_tree;
 mod pace;
 mod path;
+mod plan;
 mod progress;
 mod standard;
 mod summary;
 mod tree;
+mod tree_job;
 mod usage;
 mod value;
 
@@ -38,7 +42,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     LoadTree(load_tree::Args),
-    Run(load::Args),
+    Run(plan::Args),
     Standard(standard::Args),
     CeilingServer(ceiling::Args),
 }

@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::Outcome;
-use crate::load::{self, Op};
+use crate::load;
+use crate::plan::{self, Op};
 use crate::summary::Summary;
 
 /// Measure the standard figures of a cluster, and the ceiling beside it.
@@ -16,7 +17,7 @@ use crate::summary::Summary;
 pub(crate) struct Args {
     /// Everything but the operation, which is PUT and then GET.
     #[command(flatten)]
-    load: load::Args,
+    load: plan::Args,
 }
 
 /// Runs the command.
@@ -27,16 +28,16 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     let mut summaries = Vec::new();
     for op in [Op::Put, Op::Get] {
         let ceiling = Ceiling::start()?;
-        let of_ceiling = load::Args {
+        let of_ceiling = plan::Args {
             nodes: vec![format!("http://{}", ceiling.addr)],
             pids: vec![ceiling.child.id()],
             name: "ceiling".to_string(),
             any_value: true,
             ..args.load.clone()
         };
-        summaries.push(load::measure(load::Args { op, ..of_ceiling }).await?);
+        summaries.push(load::measure(plan::Args { op, ..of_ceiling }).await?);
         drop(ceiling);
-        summaries.push(load::measure(load::Args { op, ..args.load.clone() }).await?);
+        summaries.push(load::measure(plan::Args { op, ..args.load.clone() }).await?);
     }
     let wrong = summaries.iter().flat_map(|it| &it.counts.wrong_named);
     let wrong: String = wrong.map(|it| format!("wrong: {it}\n")).collect();
