@@ -136,7 +136,10 @@ enum State {
     Merged(Version),
     /// It says it holds this version.
     Digest(Version),
+    /// It cannot say.
     Failed,
+    /// It said nothing, and will not any more.
+    Gone,
 }
 
 impl Get {
@@ -180,7 +183,7 @@ impl Get {
         let Some(contact) = self.contacts.iter_mut().find(|c| c.node == node) else {
             return effects;
         };
-        let (State::Waiting(_) | State::Silent(_)) = contact.state else { return effects };
+        let (State::Waiting(asked) | State::Silent(asked)) = contact.state else { return effects };
         match reply {
             Reply::Object(object) => {
                 let version = object.version();
@@ -188,6 +191,9 @@ impl Get {
                 self.merged.merge(&object);
                 self.versions.push(version);
             }
+            // The digest again, delivered twice: its object is on the way. (A replica that was asked
+            // for an object and holds none may well say so with a digest.)
+            Reply::Digest(version) if asked == What::Object && version != Version::ABSENT => {}
             Reply::Digest(version) => contact.state = State::Digest(version),
             Reply::NoHint | Reply::NotReady | Reply::Refused => {
                 contact.state = State::Failed;
@@ -200,7 +206,16 @@ impl Get {
 
     /// Nothing will come from the node any more.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
-        self.on_reply(node, Reply::Refused, now)
+        let mut effects = Vec::new();
+        let asked = |c: &&mut Contact| {
+            c.node == node && matches!(c.state, State::Waiting(_) | State::Silent(_))
+        };
+        if let Some(contact) = self.contacts.iter_mut().find(asked) {
+            contact.state = State::Gone;
+            self.replace(now, &mut effects);
+            self.judge(now, &mut effects);
+        }
+        effects
     }
 
     /// Time has passed.
@@ -333,7 +348,7 @@ impl Get {
         let counts = |c: &&Contact| match c.state {
             State::Merged(_) => true,
             State::Digest(version) => self.agrees(version),
-            State::Waiting(_) | State::Silent(_) | State::Failed => false,
+            State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => false,
         };
         self.contacts.iter().filter(counts).count() as u16
     }
@@ -343,7 +358,7 @@ impl Get {
         let open = |c: &&Contact| match c.state {
             State::Waiting(_) | State::Silent(_) => true,
             State::Digest(version) => !self.agrees(version),
-            State::Merged(_) | State::Failed => false,
+            State::Merged(_) | State::Failed | State::Gone => false,
         };
         (self.contacts.iter().filter(open).count() + self.unasked.len()) as u16
     }
@@ -355,7 +370,9 @@ impl Get {
         Answer::NoQuorum {
             counted: self.counted(),
             refused: nodes(|state| *state == State::Failed),
-            silent: nodes(|state| matches!(state, State::Waiting(_) | State::Silent(_))),
+            silent: nodes(|state| {
+                matches!(state, State::Waiting(_) | State::Silent(_) | State::Gone)
+            }),
         }
     }
 
@@ -369,7 +386,7 @@ impl Get {
             State::Merged(version) | State::Digest(version) => {
                 c.place == Where::Home && version != merged
             }
-            State::Waiting(_) | State::Silent(_) | State::Failed => false,
+            State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => false,
         };
         self.contacts.iter().filter(differs).map(|c| c.node).collect()
     }

@@ -91,7 +91,7 @@ pub struct Acks {
     pub stored: bool,
     /// Nodes that said no.
     pub refused: Vec<NodeId>,
-    /// Nodes that said nothing: they may hold the write.
+    /// Nodes that were asked and said nothing so far: they may hold the write.
     pub silent: Vec<NodeId>,
 }
 
@@ -286,16 +286,17 @@ impl Put {
 
     fn acks(&self) -> Acks {
         let acked = || self.contacts.iter().filter(|c| c.state == State::Acked);
-        let in_state = |state| {
-            self.contacts.iter().filter(move |c| c.state == state).map(|c| c.node).collect()
+        let in_states = |states: &[State]| {
+            self.contacts.iter().filter(|c| states.contains(&c.state)).map(|c| c.node).collect()
         };
         let mine_stands = self.contacts[0].state != State::Refused;
         Acks {
             counted: acked().filter(|c| self.counts(c)).count() as u16,
             hints: acked().filter(|c| c.role != Role::Home).count() as u16,
             stored: mine_stands || acked().next().is_some(),
-            refused: in_state(State::Refused),
-            silent: in_state(State::Silent),
+            refused: in_states(&[State::Refused]),
+            // One that is still waited for may hold the write as well as one that was given up.
+            silent: in_states(&[State::Waiting, State::Silent]),
         }
     }
 }
