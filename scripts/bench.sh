@@ -58,6 +58,7 @@ pids=''
 for node in $(cluster_nodes); do
     pids+=,$(node_pid "$node")
 done
-say "Durability $durability, $(nproc) cores, generator on the same machine, commit $(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)"
+commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)
+say "Durability $durability, $(nproc) cores, generator on the same machine, commit $commit"
 "$BENCH_BIN" standard --nodes "$(client_urls)" --keys 20000 --json "$TARGET/bench.jsonl" \
     --name "cluster ($durability)" --pids "${pids#,}" "${options[@]}"

@@ -69,7 +69,8 @@ settle() {
         count=${count:-$there_count}
         durability=${durability:-$there_durability}
         [[ $count == "$there_count" ]] ||
-            die "the cluster in $CLUSTER_DIR has $there_count nodes, not $count. To start over: scripts/cluster.sh wipe"
+            die "the cluster in $CLUSTER_DIR has $there_count nodes, not $count." \
+                "To start over: scripts/cluster.sh wipe"
         if [[ $durability != "$there_durability" ]] && any_node_runs; then
             die "the nodes run with durability $there_durability. First: scripts/cluster.sh down"
         fi

@@ -38,7 +38,7 @@ clean_up() {
 }
 
 chapter() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-tell() { printf '%s\n' "$*" | fold -s -w 96; }
+tell() { printf '%s\n' "$@" | fold -s -w 96; }
 
 # Prints a command, runs it, and prints what it said.
 show() {
@@ -48,8 +48,8 @@ show() {
     printf '%s\n' "${output//$'\r'/}" | sed -e '/^$/d' -e 's/^/  /'
 }
 
-# Fails unless the last request, made again by its parts, answers with status $1. Given as: status, then
-# the arguments of curl.
+# Fails unless the last request, made again by its parts, answers with status $1. Given as: status,
+# then the arguments of curl.
 expect() {
     local expected=$1 status
     shift
@@ -100,8 +100,8 @@ kill_node "$dead"
 tell "" "The write waits for two copies (W=2). Quorate-Acks counts copies that are durable, and \
 Quorate-Hints those that another node keeps for the dead one."
 show "curl -si -X PUT $other/kv/demo/$key -H 'Content-Type: text/plain' -d '2 apples'"
-tell "" "All three copies on home replicas, and nobody standing in: that cannot be had now, and the \
-answer says so, and what became of the write."
+tell "" "All three copies on home replicas, and nobody standing in: that cannot be had now, and \
+the answer says so, and what became of the write."
 show "curl -s -X PUT '$other/kv/demo/$key-strict?w=3&sloppy=false' -d 'x' | jq"
 expect 503 -X PUT "$other/kv/demo/$key-strict?w=3&sloppy=false" -d x
 restore_node "$dead"
@@ -110,8 +110,10 @@ chapter "3. Two writers that did not see each other"
 tell "Both read the cart, and get the same context with it. Each writes back what it thinks right."
 show "curl -si $a/kv/demo/$key"
 context=$(curl -si "$a/kv/demo/$key" | tr -d '\r' | sed -n 's/^quorate-context: //Ip')
-show "curl -si -X PUT $a/kv/demo/$key -H 'Content-Type: text/plain' -H 'Quorate-Context: $context' -d '3 apples'"
-show "curl -si -X PUT $b/kv/demo/$key -H 'Content-Type: text/plain' -H 'Quorate-Context: $context' -d '2 apples, 1 pear'"
+show "curl -si -X PUT $a/kv/demo/$key -H 'Content-Type: text/plain' \\
+    -H 'Quorate-Context: $context' -d '3 apples'"
+show "curl -si -X PUT $b/kv/demo/$key -H 'Content-Type: text/plain' \\
+    -H 'Quorate-Context: $context' -d '2 apples, 1 pear'"
 
 chapter "4. Both are kept"
 tell "Neither saw the other, so neither may replace it: they are siblings. 300, and all of them."
@@ -125,7 +127,9 @@ show "curl -s $a/siblings/demo/$key | jq"
 chapter "6. Resolve it"
 tell "Someone who saw both decides, and sends the context of both back."
 context=$(curl -si "$a/kv/demo/$key" | tr -d '\r' | sed -n 's/^quorate-context: //Ip')
-show "curl -si -X POST $a/siblings/demo/$key -H 'Content-Type: application/json' -H 'Quorate-Context: $context' -d '{\"value\": \"3 apples, 1 pear\", \"content_type\": \"text/plain\"}'"
+show "curl -si -X POST $a/siblings/demo/$key -H 'Content-Type: application/json' \\
+    -H 'Quorate-Context: $context' \\
+    -d '{\"value\": \"3 apples, 1 pear\", \"content_type\": \"text/plain\"}'"
 show "curl -si $b/kv/demo/$key"
 expect 200 "$b/kv/demo/$key"
 

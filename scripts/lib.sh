@@ -95,7 +95,8 @@ cluster_count() {
 # The names of its nodes, in order.
 cluster_nodes() {
     local count index
-    count=$(cluster_count) || die "there is no cluster in $CLUSTER_DIR. Start one: scripts/cluster.sh up"
+    count=$(cluster_count) ||
+        die "there is no cluster in $CLUSTER_DIR. Start one: scripts/cluster.sh up"
     for ((index = 1; index <= count; index++)); do
         echo "n$index"
     done
@@ -105,7 +106,8 @@ cluster_nodes() {
 require_node() {
     local nodes
     nodes=$(cluster_nodes) || exit 1
-    grep -qx -- "$1" <<<"$nodes" || die "there is no node '$1' here; the nodes are: ${nodes//$'\n'/ }"
+    grep -qx -- "$1" <<<"$nodes" ||
+        die "there is no node '$1' here; the nodes are: ${nodes//$'\n'/ }"
 }
 
 client_port() { echo $((CLIENT_PORT_BASE + ${1#n})); }
@@ -125,7 +127,8 @@ client_urls() {
 
 # --- Processes ---------------------------------------------------------------------------------
 
-# What /proc/PID/stat says behind the name, which may hold anything: the state first, the start 20th.
+# What /proc/PID/stat says behind the name, which may hold anything: the state first, the start
+# 20th.
 process_fields() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
@@ -175,7 +178,8 @@ require_free_port() {
     port_busy "$1" || return 0
     local holder=
     has ss && holder=$(ss -ltnpH "sport = :$1" 2>/dev/null | grep -o 'users:.*' || true)
-    die "port $1 ($2) is busy: another program listens there. ${holder:-"Find it with: ss -ltnp 'sport = :$1'"}"
+    die "port $1 ($2) is busy: another program listens there." \
+        "${holder:-"Find it with: ss -ltnp 'sport = :$1'"}"
 }
 
 # Starts node $1, whose config is written, and does not wait for it.

@@ -67,7 +67,8 @@ step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds
 
 printf '\n'
 if ((${#failed[@]})); then
-    say "FAILED: ${#failed[@]} of $steps steps in $SECONDS s: $(printf '%s, ' "${failed[@]}" | sed 's/, $//')"
+    list=$(printf ', %s' "${failed[@]}")
+    say "FAILED: ${#failed[@]} of $steps steps in $SECONDS s: ${list#, }"
     exit 1
 fi
 say "All $steps steps passed in $SECONDS s."

@@ -1,6 +1,6 @@
 //! One worker's way to a cluster: asks one node, and on trouble another, until there is an answer
-//! or the patience is over. Safe for writes only because the caller sends the same `Idempotency-Key`
-//! each time (design section 4: a write id shows as at most one sibling).
+//! or the patience is over. Safe for writes only because the caller sends the same
+//! `Idempotency-Key` each time (design section 4: a write id shows as at most one sibling).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! The ceiling: a bare axum server that answers a kilobyte to GET and takes any PUT, and does nothing
-//! else. What it manages on this machine, in the same run, under the same generator, is what HTTP
-//! alone allows; a figure of the cluster means something beside it.
+//! The ceiling: a bare axum server that answers a kilobyte to GET and takes any PUT, and does
+//! nothing else. What it manages on this machine, in the same run, under the same generator, is
+//! what HTTP alone allows; a figure of the cluster means something beside it.
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The head of an answer: parsed, and what it says of the body's length. Two lengths, an unknown coding
-//! or a number that is none are errors: guessing here would read one answer as another.
+//! The head of an answer: parsed, and what it says of the body's length. Two lengths, an unknown
+//! coding or a number that is none are errors: guessing here would read one answer as another.
 //! Source: RFC 9112, section 6.3.
 
 use std::ops::Range;

@@ -1,8 +1,9 @@
 //! `run`: PUT and GET as fast as they go (closed loop), or at a given rate (open loop), for a time.
 //!
-//! Each connection writes keys of its own, one after the other, so that the sequence number of a key only
-//! grows; it reads the keys of all. Each answer is checked: the key, the checksum, and whether it is older
-//! than the last acknowledged write. The bucket is `lww`: writing a key again makes no siblings.
+//! Each connection writes keys of its own, one after the other, so that the sequence number of a
+//! key only grows; it reads the keys of all. Each answer is checked: the key, the checksum, and
+//! whether it is older than the last acknowledged write. The bucket is `lww`: writing a key again
+//! makes no siblings.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -213,7 +214,8 @@ async fn watch(op: Op, window: Range<Instant>, recorder: &Mutex<Recorder>) {
                 };
                 let rate = ended as f64 / elapsed.as_secs_f64().max(0.001);
                 let (p50, p99) = (latency.p50_us as f64 / 1e3, latency.p99_us as f64 / 1e3);
-                let message = format!("ms, {rate:.0}/s, p50 {p50:.2}, p99 {p99:.2}, {errors} errors");
+                let message =
+                    format!("ms, {rate:.0}/s, p50 {p50:.2}, p99 {p99:.2}, {errors} errors");
                 progress.show((elapsed.as_millis() as u64).min(total_ms), &message);
             }
         }

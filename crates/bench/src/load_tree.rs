@@ -1,9 +1,10 @@
-//! `load-tree`: stores each regular file under a directory as `/kv/{bucket}/{relative path}` with its
-//! content type, many at a time over all nodes; `--verify` reads all back from *another* node
+//! `load-tree`: stores each regular file under a directory as `/kv/{bucket}/{relative path}` with
+//! its content type, many at a time over all nodes; `--verify` reads all back from *another* node
 //! than took it and compares bytes and content type.
 //!
-//! A file is one write whatever happens on the way: each try of it carries the same `Idempotency-Key`.
-//! A key that has siblings afterwards (the tree was loaded before) is resolved with their context.
+//! A file is one write whatever happens on the way: each try of it carries the same
+//! `Idempotency-Key`. A key that has siblings afterwards (the tree was loaded before) is resolved
+//! with their context.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -300,7 +301,8 @@ mod tests {
     fn get_ok(content_type: &str, body: &str) -> String {
         let length = body.len();
         format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
         )
     }
 

@@ -1,8 +1,8 @@
 //! When operations are due.
 //!
-//! A closed loop starts the next operation when the last one is done: a slow server is then asked less,
-//! and its slowness hardly shows. An open loop has a schedule, and a latency counts from the *intended*
-//! start, waiting included (Gil Tene calls the mistake "coordinated omission").
+//! A closed loop starts the next operation when the last one is done: a slow server is then asked
+//! less, and its slowness hardly shows. An open loop has a schedule, and a latency counts from the
+//! *intended* start, waiting included (Gil Tene calls the mistake "coordinated omission").
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,8 +51,8 @@ impl Pace {
         (elapsed.as_secs_f64() * rate) as u64 + 1
     }
 
-    /// Releases the starts of an open loop as they fall due, until the end. Blocks: it wants a thread
-    /// of its own. In a closed loop there is nothing to do.
+    /// Releases the starts of an open loop as they fall due, until the end. Blocks: it wants a
+    /// thread of its own. In a closed loop there is nothing to do.
     #[allow(clippy::disallowed_methods, reason = "a thread of its own, finer than tokio's timer")]
     pub(crate) fn drive(&self) {
         let Some(rate) = self.rate else { return };
@@ -76,7 +76,8 @@ impl Pace {
         self.due.close();
     }
 
-    /// How many operations were due before the end, and never started since all connections were busy.
+    /// How many operations were due before the end, and never started since all connections were
+    /// busy.
     pub(crate) fn missed(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
         self.due_in_all(rate).saturating_sub(self.taken.load(Ordering::Relaxed))

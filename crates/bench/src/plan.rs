@@ -47,7 +47,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1024, value_parser = value_bytes)]
     pub(crate) value_bytes: usize,
     /// How many keys.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
+    #[arg(long, default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
     pub(crate) keys: u64,
     /// Open loop: this many operations per second; latencies count from the intended start.
     #[arg(long, value_name = "OPS", value_parser = rate)]

@@ -1,5 +1,6 @@
-//! `standard`: the figures the project is measured by. PUT and GET of 1 KiB values over 64 connections,
-//! each on the ceiling and then on the cluster, in one run; one table, ratios to the ceiling.
+//! `standard`: the figures the project is measured by. PUT and GET of 1 KiB values over 64
+//! connections, each on the ceiling and then on the cluster, in one run; one table, ratios to the
+//! ceiling.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
