@@ -180,3 +180,95 @@ pub(crate) fn read_error(error: &rocksdb::Error, what: impl Fn() -> String) -> E
         Error::Io(error.to_string())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{HOME, key, mint, object, open, options, try_mint, wait};
+    use crate::{Condition, Durability, Store};
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_is_reopened() {
+        let dir = tempfile::tempdir().unwrap();
+        let broken = Arc::new(AtomicBool::new(false));
+        let calls = Arc::new(AtomicU64::new(0));
+        let (is_broken, counter) = (Arc::clone(&broken), Arc::clone(&calls));
+        let sync_log: SyncLog = Box::new(move |db| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            if is_broken.load(Ordering::SeqCst) {
+                return Err("no such luck".to_owned());
+            }
+            db.flush_wal(true).map_err(|error| error.to_string())
+        });
+        let store = Store::open_with(dir.path(), options(Durability::Fsync), sync_log).unwrap();
+        let incarnation = store.incarnation();
+        let kept = mint(&store, HOME, "kept", b"v").object;
+        assert_eq!(wait(store.durable()), Ok(()));
+
+        mint(&store, HOME, "lost", b"v");
+        broken.store(true, Ordering::SeqCst);
+        let failed = wait(store.durable());
+        assert!(matches!(&failed, Err(Error::Failed(why)) if why.contains("no such luck")));
+        let tried = calls.load(Ordering::SeqCst);
+        broken.store(false, Ordering::SeqCst); // a second try would succeed, over lost data
+
+        let after = || {
+            [
+                wait(store.durable()).err(),
+                try_mint(&store, HOME, "late", b"v", Blocking::Allowed).err(),
+                store.merge(HOME, &key("late"), &kept, Blocking::Never).err(),
+                store.put_meta("late", b"v").err(),
+            ]
+        };
+        assert_eq!(after(), [const { None::<()> }; 4].map(|_| failed.clone().err()));
+        assert!(matches!(store.condition(), Condition::Failed(_)));
+        assert_eq!(object(&store, HOME, "kept"), Some(kept.clone()), "reads go on");
+        assert_eq!(store.close(), failed, "and there is no proof of a clean stop");
+        assert_eq!(calls.load(Ordering::SeqCst), tried, "a failed sync is not tried again");
+        drop(store);
+
+        let store = open(dir.path(), Durability::Fsync);
+        assert_ne!(store.incarnation(), incarnation);
+        assert_eq!(object(&store, HOME, "kept"), Some(kept));
+        mint(&store, HOME, "late", b"v");
+        assert_eq!(wait(store.durable()), Ok(()));
+    }
+
+    #[test]
+    fn many_writers_share_a_sync_and_those_with_nothing_new_need_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let before = store.stats().syncs;
+        assert_eq!(wait(store.durable()), Ok(()));
+        assert_eq!(store.stats().syncs, before, "nothing was written");
+        let waits: Vec<_> = (0..500)
+            .map(|i| {
+                mint(&store, HOME, &format!("k{i}"), b"v");
+                store.durable()
+            })
+            .collect();
+        for (i, durable) in waits.into_iter().enumerate() {
+            if i % 3 == 0 {
+                drop(durable);
+            } else {
+                assert_eq!(wait(durable), Ok(()));
+            }
+        }
+        let stats = store.stats();
+        assert!(stats.syncs - before < 500, "{stats:?}");
+        assert_eq!(stats.synced_writes, stats.writes);
+    }
+
+    #[test]
+    fn buffered_writes_wait_for_no_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let before = store.stats().syncs;
+        mint(&store, HOME, "k", b"v");
+        assert_eq!(wait(store.durable()), Ok(()));
+        assert_eq!(store.stats().syncs, before);
+    }
+}

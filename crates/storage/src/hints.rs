@@ -154,3 +154,119 @@ fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {
     }
     Ok(targets)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::testing::{HOME, key, mint, node, object, open, options, try_mint, wait};
+    use crate::{Durability, Options};
+
+    /// Keys and bytes per target, counted by hand.
+    fn counted(store: &Store, targets: &[&str]) -> Vec<(NodeId, u64, u64)> {
+        let count = |name: &&str| {
+            let rows = store.hints(node(name), None, usize::MAX, usize::MAX).unwrap();
+            let entry = |(key, row): &(Key, Bytes)| {
+                Place::Hint(node(name)).row_key(key).len() as u64 + row.len() as u64
+            };
+            (node(name), rows.len() as u64, rows.iter().map(entry).sum())
+        };
+        targets.iter().map(count).filter(|(_, keys, _)| *keys > 0).collect()
+    }
+
+    #[test]
+    fn totals_are_exact_across_unclean_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let targets = ["n10", "n2", "n3"];
+        for round in 0..3 {
+            let store = open(dir.path(), Durability::Fsync);
+            for i in 0..100 {
+                let target = Place::Hint(node(targets[i % 2]));
+                mint(&store, target, &format!("k{}", i % 30), &vec![7; i]);
+            }
+            mint(&store, HOME, "k0", b"not a hint");
+            for (key, row) in store.hints(node("n2"), None, 7, usize::MAX).unwrap() {
+                let version = Row::encoded_version(&row).unwrap();
+                assert!(store.drop_hint(node("n2"), &key, version).unwrap());
+            }
+            wait(store.durable()).unwrap();
+            let totals = store.hint_targets().unwrap();
+            assert_eq!(totals, counted(&store, &targets), "round {round}");
+            drop(store);
+            let store = open(dir.path(), Durability::Fsync);
+            assert_eq!(store.hint_targets().unwrap(), totals, "round {round}");
+            assert_eq!(store.hint_bytes(), totals.iter().map(|(_, _, bytes)| bytes).sum::<u64>());
+            assert_eq!(
+                store.stats().hint_keys,
+                totals.iter().map(|(_, keys, _)| keys).sum::<u64>()
+            );
+        }
+    }
+
+    #[test]
+    fn hints_are_bounded_whoever_writes_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { hint_bytes_max: 50_000, ..options(Durability::Buffered) };
+        let store = Store::open(dir.path(), options).unwrap();
+        let writer = |writer: usize| {
+            let target = Place::Hint(node(&format!("n{writer}")));
+            let mint =
+                |i: usize| try_mint(&store, target, &format!("k{i}"), &[7; 500], Blocking::Allowed);
+            (0..100).filter_map(|i| mint(i).err()).collect::<Vec<_>>()
+        };
+        let errors: Vec<_> = thread::scope(|scope| {
+            let writers: Vec<_> = (0..4).map(|w| scope.spawn(move || writer(w))).collect();
+            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+        });
+        assert!(errors.len() > 300);
+        for error in errors {
+            assert!(matches!(error, Error::HintsFull { max: 50_000, bytes } if bytes > 50_000));
+        }
+        assert!((49_000..=50_000).contains(&store.hint_bytes()), "{}", store.hint_bytes());
+        assert_eq!(store.hint_targets().unwrap(), counted(&store, &["n0", "n1", "n2", "n3"]));
+        assert_eq!(try_mint(&store, HOME, "k", &[7; 9999], Blocking::Allowed).err(), None);
+    }
+
+    #[test]
+    fn a_full_store_takes_a_hint_that_shrinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { hint_bytes_max: 1_000, ..options(Durability::Buffered) };
+        let store = Store::open(dir.path(), options).unwrap();
+        let place = Place::Hint(node("n2"));
+        let big = mint(&store, place, "k", &[7; 900]).object;
+        let other = tempfile::tempdir().unwrap();
+        let peer = open(other.path(), Durability::Buffered);
+        peer.merge(HOME, &key("k"), &big, Blocking::Allowed).unwrap();
+        let draft = crate::testing::draft(big.clock.clone(), b"small");
+        let limits = &crate::testing::LIMITS;
+        let now = crate::testing::NOW;
+        peer.mint(HOME, &key("k"), &draft, now, limits, Blocking::Allowed).unwrap().unwrap();
+        let small = object(&peer, HOME, "k").unwrap();
+        assert!(store.merge(place, &key("k"), &small, Blocking::Never).unwrap().changed);
+        assert!(try_mint(&store, place, "l", &[7; 900], Blocking::Never).is_err());
+    }
+
+    #[test]
+    fn a_hint_is_dropped_only_at_the_version_that_was_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let (target, place) = (node("n2"), Place::Hint(node("n2")));
+        let sent = mint(&store, place, "k", b"v").object.version();
+        let later = mint(&store, place, "k", b"w").object;
+        assert_eq!(store.drop_hint(target, &key("k"), sent), Ok(false));
+        assert_eq!(store.drop_hint(node("n3"), &key("k"), later.version()), Ok(false));
+        assert_eq!(object(&store, place, "k").as_ref(), Some(&later));
+        assert_eq!(store.drop_hint(target, &key("k"), later.version()), Ok(true));
+        assert_eq!(store.drop_hint(target, &key("k"), later.version()), Ok(false));
+        assert_eq!((object(&store, place, "k"), store.hint_bytes()), (None, 0));
+        assert_eq!(store.hint_targets(), Ok(vec![]));
+        let again = mint(&store, place, "k", b"x").object;
+        let old_actors: Vec<_> = later.clock.entries().iter().map(|dot| dot.actor).collect();
+        assert!(
+            !old_actors.contains(&again.siblings[0].dot.actor),
+            "a row made again has a new actor"
+        );
+    }
+}

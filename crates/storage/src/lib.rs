@@ -36,6 +36,7 @@ mod stripes;
 mod sync;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod testing;
 
 pub use error::{Error, OpenError};

@@ -253,3 +253,165 @@ fn not_opened(dir: &Path, error: Error) -> OpenError {
         | Error::Closed => directory_error(dir, &error.to_string()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::process::Command;
+
+    use quorate_protocol::layout::Partition;
+
+    use super::*;
+    use crate::testing::{HOME, mint, node, object, open, options, wait};
+
+    #[test]
+    fn only_a_clean_stop_keeps_the_incarnation() {
+        for durability in [Durability::Fsync, Durability::Buffered] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path(), durability);
+            let first = store.incarnation();
+            assert_ne!(first.0, 0);
+            mint(&store, HOME, "k", b"v");
+            store.close().unwrap();
+            drop(store);
+            let store = open(dir.path(), durability);
+            assert_eq!(store.incarnation(), first);
+            drop(store);
+            let store = open(dir.path(), durability);
+            assert_ne!(store.incarnation(), first, "it was dropped without being closed");
+            assert!(object(&store, HOME, "k").is_some());
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_cleanly_stopped_directory_is_a_new_incarnation() {
+        let parent = tempfile::tempdir().unwrap();
+        let (dir, copy) = (parent.path().join("data"), parent.path().join("copy"));
+        let store = open(&dir, Durability::Fsync);
+        let first = store.incarnation();
+        let before = mint(&store, HOME, "k", b"v").object;
+        store.close().unwrap();
+        drop(store);
+        assert!(Command::new("cp").arg("-a").args([&dir, &copy]).status().unwrap().success());
+        let cloned = open(&copy, Durability::Fsync);
+        assert_ne!(cloned.incarnation(), first);
+        assert_eq!(object(&cloned, HOME, "k"), Some(before));
+        cloned.close().unwrap();
+        drop(cloned);
+        // Putting old data in place of newer, beside the newer marker, is no clean stop either.
+        let store = open(&dir, Durability::Fsync);
+        assert_eq!(store.incarnation(), first);
+        mint(&store, HOME, "l", b"v");
+        store.close().unwrap();
+        drop(store);
+        fs::remove_dir_all(dir.join(DATABASE)).unwrap();
+        fs::rename(copy.join(DATABASE), dir.join(DATABASE)).unwrap();
+        assert_ne!(open(&dir, Durability::Fsync).incarnation(), first);
+    }
+
+    #[test]
+    fn a_closed_store_takes_no_writes_and_gives_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let minted = mint(&store, HOME, "k", b"v").object;
+        let pending = store.durable();
+        store.close().unwrap();
+        assert_eq!(wait(pending), Ok(()), "those who waited are served");
+        assert_eq!(store.close(), Ok(()));
+        assert_eq!(wait(store.durable()), Ok(()));
+        let late = crate::testing::try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err();
+        assert_eq!((late, store.put_meta("m", b"v")), (Some(Error::Closed), Err(Error::Closed)));
+        assert_eq!(object(&store, HOME, "k"), Some(minted));
+    }
+
+    #[test]
+    fn the_directory_of_another_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), Durability::Fsync));
+        let ours = options(Durability::Fsync);
+        let others = [
+            (Options { node: node("n2"), ..ours.clone() }, "node \"n1\"", "\"n2\""),
+            (Options { cluster_id: "prod".into(), ..ours.clone() }, "cluster \"test\"", "\"prod\""),
+            (Options { partitions: 128, ..ours }, "partitions \"64\"", "\"128\""),
+        ];
+        for (other, found, wanted) in others {
+            let error = Store::open(dir.path(), other).err().unwrap();
+            assert!(matches!(error, OpenError::OtherIdentity { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains(found) && text.contains(wanted), "{text}");
+            assert!(text.contains(&dir.path().display().to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn directories_that_cannot_be_used_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = |path: &Path| Store::open(path, options(Durability::Fsync)).err().unwrap();
+        let orphan = dir.path().join("no/data");
+        assert_eq!(refusal(&orphan), OpenError::NoParent { dir: orphan });
+        let file = dir.path().join("file");
+        fs::write(&file, b"x").unwrap();
+        assert!(matches!(refusal(&file), OpenError::Directory { dir, .. } if dir == file));
+        let data = dir.path().join("data");
+        let store = open(&data, Durability::Fsync);
+        assert_eq!(refusal(&data), OpenError::Locked { dir: data.clone() });
+        drop(store);
+        drop(open(&data, Durability::Fsync));
+    }
+
+    #[test]
+    fn a_database_without_its_head_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        mint(&store, HOME, "k", b"v");
+        store.close().unwrap();
+        drop(store);
+        let (head, away) = (dir.path().join("rocksdb/CURRENT"), dir.path().join("away"));
+        fs::rename(&head, &away).unwrap();
+        let error = Store::open(dir.path(), options(Durability::Fsync)).err().unwrap();
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+        fs::rename(&away, &head).unwrap();
+        assert!(object(&open(dir.path(), Durability::Fsync), HOME, "k").is_some());
+    }
+
+    /// The newest log file of a store with 100 synced rows, and the store's directory.
+    fn store_with_log() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        for i in 0..100 {
+            mint(&store, HOME, &format!("k{i:02}"), &[7; 1000]);
+            wait(store.durable()).unwrap();
+        }
+        drop(store);
+        let logs =
+            fs::read_dir(dir.path().join(DATABASE)).unwrap().map(|entry| entry.unwrap().path());
+        let log = logs.filter(|path| path.extension().is_some_and(|e| e == "log")).max().unwrap();
+        (dir, log)
+    }
+
+    #[test]
+    fn a_torn_tail_of_the_log_is_dropped() {
+        let (dir, log) = store_with_log();
+        let bytes = fs::read(&log).unwrap();
+        assert!(bytes.len() > 100_000);
+        fs::write(&log, &bytes[..bytes.len() - 500]).unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.recovery(), &Recovery::Whole);
+        assert!(object(&store, HOME, "k98").is_some());
+        assert_eq!(object(&store, HOME, "k99"), None);
+        assert_eq!(store.scan_partition(Partition(3), None, 200, usize::MAX).unwrap().len(), 99);
+    }
+
+    #[test]
+    fn a_log_damaged_in_the_middle_is_cut_there_and_the_store_says_so() {
+        let (dir, log) = store_with_log();
+        let mut bytes = fs::read(&log).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        fs::write(&log, &bytes).unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        assert!(matches!(store.recovery(), Recovery::CutShort(_)), "{:?}", store.recovery());
+        assert!(object(&store, HOME, "k00").is_some());
+        assert_eq!(object(&store, HOME, "k99"), None);
+    }
+}

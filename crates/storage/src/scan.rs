@@ -133,7 +133,12 @@ fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_protocol::clock::Clock;
+    use quorate_protocol::row::Row;
+
     use super::*;
+    use crate::testing::{HOME, LIMITS, NOW, draft, mint, open};
+    use crate::{Blocking, Durability};
 
     #[test]
     fn a_range_ends_after_its_prefix() {
@@ -142,5 +147,67 @@ mod tests {
         assert_eq!(end_of(b"n1\0"), Some(b"n1\x01".to_vec()));
         assert_eq!(end_of(&[255, 255]), None);
         assert_eq!(end_of(&[]), None);
+    }
+
+    #[test]
+    fn rows_come_in_order_and_in_bounded_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let neighbours = [Place::Home(Partition(2)), Place::Home(Partition(4))];
+        for place in neighbours {
+            mint(&store, place, "k", b"v");
+        }
+        let names: Vec<_> = (0..25).map(|i| format!("k{i:02}")).collect();
+        for name in names.iter().rev() {
+            mint(&store, HOME, name, &[7; 1000]);
+        }
+        let Place::Home(partition) = HOME else { panic!() };
+        for (limit, bytes_max, step) in [(10, usize::MAX, 10), (99, 2_500, 2), (99, 1, 1)] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let rows =
+                    store.scan_partition(partition, after.as_ref(), limit, bytes_max).unwrap();
+                assert!(rows.len() <= step);
+                let Some((last, _)) = rows.last() else { break };
+                after = Some(last.clone());
+                seen.extend(rows.into_iter().map(|(key, _)| key.key().to_owned()));
+            }
+            assert_eq!(seen, names);
+        }
+        assert_eq!(store.scan_partition(partition, None, 0, usize::MAX), Ok(vec![]));
+        let last = store.scan_partition(Partition(u16::MAX), None, 1, usize::MAX);
+        assert_eq!(last, Ok(vec![]));
+    }
+
+    #[test]
+    fn conflicts_are_listed_by_bucket_and_end_with_a_resolution() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let write = |bucket: &str, name: &str, context: Clock| {
+            let key = Key::new(bucket, name.as_bytes()).unwrap();
+            let draft = draft(context, b"v");
+            let minted = store.mint(HOME, &key, &draft, NOW, &LIMITS, Blocking::Allowed);
+            (key, minted.unwrap().unwrap().object.clock)
+        };
+        let mut expected = Vec::new();
+        for bucket in ["a", "b", "b.c"] {
+            for name in ["x", "y", "z"] {
+                write(bucket, name, Clock::default());
+                expected.push((write(bucket, name, Clock::default()).0, 2));
+            }
+            write(bucket, "fine", Clock::default());
+        }
+        expected.sort();
+        assert_eq!(store.conflicts(None, None, 99).unwrap(), expected);
+        assert_eq!(store.conflicts(Some("b"), None, 99).unwrap(), expected[3..6]);
+        assert_eq!(store.conflicts(Some("b"), Some(&expected[3].0), 1).unwrap(), expected[4..5]);
+        assert_eq!(store.conflicts(Some("b"), Some(&expected[0].0), 99).unwrap(), expected[3..6]);
+        assert_eq!(store.conflicts(Some("b"), Some(&expected[6].0), 99).unwrap(), []);
+        assert_eq!(store.conflicts(None, Some(&expected[8].0), 99).unwrap(), []);
+        for (key, _) in expected {
+            let row = store.read(HOME, &key, Blocking::Allowed).unwrap().unwrap();
+            write(key.bucket(), key.key(), Row::decode(row).unwrap().object.clock);
+        }
+        assert_eq!(store.conflicts(None, None, 99).unwrap(), []);
     }
 }

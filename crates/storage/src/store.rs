@@ -332,3 +332,192 @@ fn meta_key(name: &str) -> Vec<u8> {
 fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
     Error::Damaged { what: format!("{key} ({place})"), reason: error.to_string() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::thread;
+
+    use quorate_protocol::clock::Clock;
+
+    use super::*;
+    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, node, object, open, options};
+    use crate::testing::{try_mint, wait};
+    use crate::{Durability, Store};
+
+    #[test]
+    fn what_was_minted_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.read(HOME, &key("k"), Blocking::Never), Ok(None));
+        let big = vec![7; 100 << 10];
+        for (name, value) in [("empty", &b""[..]), ("small", b"value"), ("blob", &big)] {
+            let minted = mint(&store, HOME, name, value);
+            assert_eq!(minted.object.siblings[0].value.as_deref(), Some(value));
+            assert_eq!(Object::decode(minted.encoded).unwrap(), minted.object);
+            assert_eq!(object(&store, HOME, name), Some(minted.object));
+        }
+        assert_eq!(wait(store.durable()), Ok(()));
+        drop(store);
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(object(&store, HOME, "blob").unwrap().siblings[0].value.as_deref(), Some(&*big));
+    }
+
+    #[test]
+    fn a_retried_request_mints_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let draft = draft(Clock::default(), b"v");
+        let mint = || store.mint(HOME, &key("k"), &draft, NOW, &LIMITS, Blocking::Allowed);
+        let (first, second) = (mint().unwrap().unwrap(), mint().unwrap().unwrap());
+        let Minted::New(dot) = first.minted else { panic!("{first:?}") };
+        assert_eq!(second.minted, Minted::Already(dot));
+        assert_eq!((second.object, second.encoded), (first.object, first.encoded));
+        assert_eq!(store.stats().writes - 2, 1, "two batches belong to opening");
+    }
+
+    #[test]
+    fn a_merge_that_changes_nothing_writes_nothing() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [ours, theirs] = dirs.each_ref().map(|dir| open(dir.path(), Durability::Fsync));
+        let minted = mint(&theirs, HOME, "k", b"v");
+        let merge = || ours.merge(HOME, &key("k"), &minted.object, Blocking::Allowed).unwrap();
+        let version = minted.object.version();
+        assert_eq!(merge(), Merged { changed: true, version });
+        let writes = ours.stats().writes;
+        assert_eq!(merge(), Merged { changed: false, version });
+        assert_eq!(ours.stats().writes, writes);
+    }
+
+    #[test]
+    fn concurrent_mints_on_one_key_are_all_kept_under_distinct_dots() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let writer = || {
+            let dots = (0..50).map(|_| match mint(&store, HOME, "k", b"v").minted {
+                Minted::New(dot) => dot,
+                Minted::Already(dot) => panic!("{dot}"),
+            });
+            dots.collect::<Vec<_>>()
+        };
+        let dots: Vec<_> = thread::scope(|scope| {
+            let writers: Vec<_> = (0..8).map(|_| scope.spawn(writer)).collect();
+            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+        });
+        let distinct: BTreeSet<_> = dots.iter().copied().collect();
+        assert_eq!((dots.len(), distinct.len()), (400, 400));
+        let kept = object(&store, HOME, "k").unwrap();
+        assert_eq!(kept.siblings.iter().map(|s| s.dot).collect::<BTreeSet<_>>(), distinct);
+        assert_eq!(store.conflicts(None, None, 10).unwrap(), [(key("k"), 400)]);
+    }
+
+    #[test]
+    fn a_held_stripe_blocks_nobody_who_may_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let before = mint(&store, HOME, "k", b"v").object;
+        let guard = store.stripes.lock(&HOME.row_key(&key("k")), Blocking::Allowed).unwrap();
+        let refused = try_mint(&store, HOME, "k", b"w", Blocking::Never);
+        assert_eq!(refused.err(), Some(Error::WouldBlock));
+        let merged = store.merge(HOME, &key("k"), &before, Blocking::Never);
+        assert_eq!(merged, Err(Error::WouldBlock));
+        assert!(
+            store.read(HOME, &key("k"), Blocking::Never).unwrap().is_some(),
+            "reads take no lock"
+        );
+        drop(guard);
+        assert_eq!(object(&store, HOME, "k"), Some(before));
+        assert_eq!((store.stats().inline, store.stats().would_block), (1, 2));
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_not_read_by_those_who_may_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let (small, blob) =
+            (mint(&store, HOME, "small", b"v"), mint(&store, HOME, "blob", &[7; 1 << 20]));
+        store.engine.db().flush_cf(store.engine.column(Column::Objects).unwrap()).unwrap();
+        store.close().unwrap();
+        drop(store);
+        let store = open(dir.path(), Durability::Buffered);
+        for (name, was) in [("small", small), ("blob", blob)] {
+            let read = || store.read(HOME, &key(name), Blocking::Never);
+            assert_eq!(read(), Err(Error::WouldBlock), "{name}");
+            let refused = try_mint(&store, HOME, name, b"w", Blocking::Never);
+            assert_eq!(refused.err(), Some(Error::WouldBlock), "{name}");
+            assert_eq!(object(&store, HOME, name), Some(was.object), "{name}");
+            assert!(read().is_ok(), "{name} is in the cache now");
+        }
+    }
+
+    #[test]
+    fn a_stalled_write_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = Options { memtable_bytes: 64 << 10, ..options(Durability::Fsync) };
+        let store = Store::open(dir.path(), small.clone()).unwrap();
+        // Tiny memtables fill up faster than they are flushed, and RocksDB stops all writes.
+        let mint = |i: u32| try_mint(&store, HOME, &format!("k{i}"), &[7; 1024], Blocking::Never);
+        let (stalled, error) = (0..200_000).find_map(|i| Some((i, mint(i).err()?))).unwrap();
+        assert_eq!((error, store.stats().stalls), (Error::WouldBlock, 1));
+        assert_eq!(object(&store, HOME, &format!("k{stalled}")), None);
+        drop(store);
+        let store = Store::open(dir.path(), small).unwrap();
+        assert_eq!(object(&store, HOME, &format!("k{stalled}")), None);
+        assert!(object(&store, HOME, "k0").is_some());
+    }
+
+    #[test]
+    fn damaged_rows_are_named_and_never_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let row = mint(&store, HOME, "k", b"v");
+        let good = store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap();
+        let column = store.engine.column(Column::Objects).unwrap();
+        for bad in [&b""[..], &good[..10], &good[..32], &good[..good.len() - 1], &[255; 64]] {
+            store.engine.db().put_cf(column, HOME.row_key(&key("k")), bad).unwrap();
+            let errors = [
+                try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
+                store.merge(HOME, &key("k"), &row.object, Blocking::Allowed).err(),
+            ];
+            for error in errors {
+                let Some(Error::Damaged { what, .. }) = error else { panic!("{error:?}") };
+                assert_eq!(what, "b/k (home row of partition 3)");
+            }
+        }
+        store.engine.db().put_cf(column, HOME.row_key(&key("k")), [0; 32]).unwrap();
+        let read = store.read(HOME, &key("k"), Blocking::Never);
+        assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
+    }
+
+    #[test]
+    fn a_low_disk_takes_no_writes_and_gives_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let object = mint(&store, HOME, "k", b"v").object;
+        store.close().unwrap();
+        drop(store);
+        let low = Options { disk_free_bytes_min: u64::MAX, ..options(Durability::Fsync) };
+        let store = Store::open(dir.path(), low).unwrap();
+        for blocking in [Blocking::Never, Blocking::Allowed] {
+            let minted = try_mint(&store, HOME, "k", b"w", blocking).err();
+            let merged = store.merge(Place::Hint(node("n2")), &key("k"), &object, blocking).err();
+            for error in [minted, merged] {
+                assert!(matches!(error, Some(Error::DiskLow { min: u64::MAX, .. })), "{error:?}");
+            }
+        }
+        assert!(matches!(store.condition(), Condition::DiskLow { .. }));
+        assert_eq!(crate::testing::object(&store, HOME, "k"), Some(object));
+    }
+
+    #[test]
+    fn meta_records_survive_an_unclean_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.meta("formed"), Ok(None));
+        store.put_meta("formed", b"yes").unwrap();
+        drop(store);
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
+    }
+}

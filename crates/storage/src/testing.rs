@@ -1,1 +1,75 @@
 //! What the tests of this crate share.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use quorate_protocol::clock::Clock;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Metadata, Object, WriteId};
+use quorate_protocol::row::{Draft, Limits, Row};
+use quorate_protocol::stamp::{Millis, Stamp};
+
+use crate::{Blocking, Durability, Error, MintedRow, Options, Place, Store};
+
+pub(crate) const HOME: Place = Place::Home(Partition(3));
+pub(crate) const NOW: Millis = Millis(1_000);
+pub(crate) const LIMITS: Limits = Limits { siblings_max: 1_000, object_bytes_max: 1 << 30 };
+
+pub(crate) fn node(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+pub(crate) fn options(durability: Durability) -> Options {
+    Options {
+        durability,
+        disk_free_bytes_min: 0,
+        memtable_bytes: 1 << 20,
+        ..Options::new(node("n1"), "test", 64)
+    }
+}
+
+pub(crate) fn open(dir: &Path, durability: Durability) -> Store {
+    Store::open(dir, options(durability)).unwrap()
+}
+
+pub(crate) fn key(name: &str) -> Key {
+    Key::new("b", name.as_bytes()).unwrap()
+}
+
+/// A write of `value` that saw `context`.
+pub(crate) fn draft(context: Clock, value: &[u8]) -> Draft {
+    Draft {
+        context,
+        context_stamp: Stamp::default(),
+        metadata: Metadata::default(),
+        write_id: WriteId(rand::random()),
+        supersede_all: false,
+        value: Some(Bytes::copy_from_slice(value)),
+    }
+}
+
+/// A write that saw nothing, or why it failed.
+pub(crate) fn try_mint(
+    store: &Store,
+    place: Place,
+    name: &str,
+    value: &[u8],
+    blocking: Blocking,
+) -> Result<MintedRow, Error> {
+    let draft = draft(Clock::default(), value);
+    Ok(store.mint(place, &key(name), &draft, NOW, &LIMITS, blocking)?.unwrap())
+}
+
+pub(crate) fn mint(store: &Store, place: Place, name: &str, value: &[u8]) -> MintedRow {
+    try_mint(store, place, name, value, Blocking::Allowed).unwrap()
+}
+
+pub(crate) fn object(store: &Store, place: Place, name: &str) -> Option<Object> {
+    let row = store.read(place, &key(name), Blocking::Allowed).unwrap()?;
+    Some(Row::decode(row).unwrap().object)
+}
+
+pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
