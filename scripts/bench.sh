@@ -3,9 +3,9 @@
 # beside them: a bare HTTP server on the same machine in the same run.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-export QUORATE_CLUSTER_DIR=${QUORATE_CLUSTER_DIR:-${here%/*}/target/bench-cluster}
-export QUORATE_CLIENT_PORT_BASE=${QUORATE_CLIENT_PORT_BASE:-8400}
-export QUORATE_PEER_PORT_BASE=${QUORATE_PEER_PORT_BASE:-8500}
+export DEV_CLUSTER_DIR=${DEV_CLUSTER_DIR:-${here%/*}/target/bench-cluster}
+export DEV_CLIENT_PORT_BASE=${DEV_CLIENT_PORT_BASE:-8400}
+export DEV_PEER_PORT_BASE=${DEV_PEER_PORT_BASE:-8500}
 # shellcheck source=scripts/lib.sh
 source "$here/lib.sh"
 

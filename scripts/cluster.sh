@@ -193,7 +193,7 @@ logs() {
 
 wipe() {
     down
-    # Only what this script made, whatever QUORATE_CLUSTER_DIR points at.
+    # Only what this script made, whatever DEV_CLUSTER_DIR points at.
     if cluster_count >/dev/null; then
         local node
         for node in $(cluster_nodes); do

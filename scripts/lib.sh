@@ -1,20 +1,21 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts share: paths, prerequisites, the build, and the nodes of the local cluster.
-# Sourced, never run. The settings, all optional, as environment variables:
-#   QUORATE_CLUSTER_DIR       where the local cluster lives         (target/cluster)
-#   QUORATE_CLIENT_PORT_BASE  node n1 listens on this port plus 1   (7400)
-#   QUORATE_PEER_PORT_BASE    the same, for its peers               (7500)
-#   QUORATE_BIN               a node binary to use instead of building one
+# Sourced, never run. The settings, all optional, are environment variables (not QUORATE_…: those are
+# the node's own, and it refuses what it does not know):
+#   DEV_CLUSTER_DIR       where the local cluster lives         (target/cluster)
+#   DEV_CLIENT_PORT_BASE  node n1 listens on this port plus 1   (7400)
+#   DEV_PEER_PORT_BASE    the same, for its peers               (7500)
+#   DEV_NODE_BIN          a node binary to use instead of building one
 
 shopt -s inherit_errexit
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 SCRIPTS=$ROOT/scripts
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
-CLUSTER_DIR=${QUORATE_CLUSTER_DIR:-$ROOT/target/cluster}
-CLIENT_PORT_BASE=${QUORATE_CLIENT_PORT_BASE:-7400}
-PEER_PORT_BASE=${QUORATE_PEER_PORT_BASE:-7500}
-NODE_BIN=${QUORATE_BIN:-$TARGET/release/quorate}
+CLUSTER_DIR=${DEV_CLUSTER_DIR:-$ROOT/target/cluster}
+CLIENT_PORT_BASE=${DEV_CLIENT_PORT_BASE:-7400}
+PEER_PORT_BASE=${DEV_PEER_PORT_BASE:-7500}
+NODE_BIN=${DEV_NODE_BIN:-$TARGET/release/quorate}
 BENCH_BIN=$TARGET/release/quorate-bench
 
 # What compiling RocksDB and running the scripts needs on Debian and Ubuntu.
@@ -73,8 +74,8 @@ ensure_prerequisites() {
 
 # Builds the node; nothing to do when it is up to date. The first time takes some minutes: RocksDB.
 build_node() {
-    if [[ -n ${QUORATE_BIN:-} ]]; then
-        [[ -x $QUORATE_BIN ]] || die "QUORATE_BIN=$QUORATE_BIN is not a program"
+    if [[ -n ${DEV_NODE_BIN:-} ]]; then
+        [[ -x $DEV_NODE_BIN ]] || die "DEV_NODE_BIN=$DEV_NODE_BIN is not a program"
         return 0
     fi
     [[ -x $NODE_BIN ]] || say "Building the node. The first time takes some minutes: RocksDB."
