@@ -1,0 +1,205 @@
+//! `kill -9` of a process that writes: every acknowledged write is there at the next start, and no dot is
+//! ever used twice (issue 2, "What it must show"), in both durability modes.
+//!
+//! The test runs itself as the child. The child says `minted KEY DOT` before it waits for durability and
+//! `acked KEY DOT` after; the parent kills it at a random moment, opens the store and compares. Some keys
+//! are written blindly (every acknowledged dot must be a sibling), some with the context of what is
+//! there (every acknowledged dot must be covered by the clock).
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use std::{env, thread};
+
+use bytes::Bytes;
+use quorate_protocol::clock::{Clock, Dot};
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Metadata, Object, WriteId};
+use quorate_protocol::row::{Draft, Limits, Minted, Row};
+use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_storage::{Blocking, Durability, Options, Place, Recovery, Store};
+
+const DIRECTORY: &str = "QUORATE_STORAGE_KILL_DIRECTORY";
+const BUFFERED: &str = "QUORATE_STORAGE_KILL_BUFFERED";
+const THREADS: usize = 4;
+const ROUNDS: usize = 12;
+/// Keys per thread; even ones are written blindly.
+const KEYS: usize = 40;
+const HINT_EVERY: usize = 5;
+const LIMITS: Limits = Limits { siblings_max: 100_000, object_bytes_max: 1 << 30 };
+
+#[test]
+fn synced_writes_survive_kill_9() {
+    survive(Durability::Fsync);
+}
+
+#[test]
+fn buffered_writes_survive_kill_9() {
+    survive(Durability::Buffered);
+}
+
+#[derive(Default)]
+struct Seen {
+    minted: BTreeSet<(usize, Dot)>,
+    acked: BTreeSet<(usize, Dot)>,
+}
+
+fn survive(durability: Durability) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = Seen::default();
+    for round in 0..ROUNDS {
+        run_and_kill(dir.path(), durability, &mut seen);
+        let store = open(dir.path(), durability);
+        assert_eq!(store.recovery(), &Recovery::Whole);
+        for (key, dot) in &seen.acked {
+            let object = read(&store, *key);
+            let kept = if is_blind(*key) { object.has(*dot) } else { object.clock.covers(*dot) };
+            assert!(kept, "round {round}: key {key} lost {dot}, has {:?}", object.clock);
+        }
+        // The parent mints too, under an incarnation of its own.
+        for key in 0..THREADS * KEYS {
+            let dot = mint(&store, key);
+            assert!(seen.minted.insert((key, dot)), "round {round}: key {key} used {dot} twice");
+        }
+        check_indexes(&store);
+    }
+    assert!(seen.acked.len() > 100, "only {} writes were acknowledged", seen.acked.len());
+}
+
+/// Starts the child, kills it after a random time, and takes down what it said.
+fn run_and_kill(dir: &Path, durability: Durability, seen: &mut Seen) {
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(DIRECTORY, dir)
+        .env(BUFFERED, if durability == Durability::Buffered { "1" } else { "0" })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("open") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "the child ended before it opened");
+    }
+    let reader = thread::spawn(move || {
+        let mut said = String::new();
+        stdout.read_to_string(&mut said).map(|_| said).unwrap()
+    });
+    // The moment is what is varied here: nothing could be awaited instead.
+    thread::sleep(Duration::from_micros(rand::random_range(1_000..150_000)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = reader.join().unwrap();
+    let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+    for line in whole.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let [what, key, dot] = words[..] else { panic!("{line:?}") };
+        let entry = (key.parse().unwrap(), dot.parse().unwrap());
+        match what {
+            "minted" => assert!(seen.minted.insert(entry), "{line}: this dot was used before"),
+            "acked" => assert!(seen.acked.insert(entry), "{line}: acknowledged twice"),
+            _ => panic!("{line:?}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "run by the others as a child process, to be killed"]
+fn child() {
+    let Some(dir) = env::var_os(DIRECTORY) else { return };
+    let buffered = env::var(BUFFERED).unwrap() == "1";
+    let store = open(dir.as_ref(), if buffered { Durability::Buffered } else { Durability::Fsync });
+    writeln!(std::io::stdout(), "\nopen").unwrap();
+    let write = |thread: usize| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        loop {
+            let key = thread * KEYS + rand::random_range(0..KEYS);
+            let dot = mint(&store, key);
+            writeln!(std::io::stdout(), "minted {key} {dot}").unwrap();
+            runtime.block_on(store.durable()).unwrap();
+            writeln!(std::io::stdout(), "acked {key} {dot}").unwrap();
+        }
+    };
+    thread::scope(|scope| {
+        for number in 0..THREADS {
+            let write = &write;
+            scope.spawn(move || write(number));
+        }
+    });
+}
+
+fn open(dir: &Path, durability: Durability) -> Store {
+    let node = NodeId::parse("n1").unwrap();
+    // Small memtables, so that flushes and log switches are hit as well.
+    let memtable_bytes = 256 << 10;
+    let options = Options { durability, memtable_bytes, ..Options::new(node, "kill", 64) };
+    Store::open(dir, Options { disk_free_bytes_min: 0, ..options }).unwrap()
+}
+
+fn is_blind(key: usize) -> bool {
+    key.is_multiple_of(2)
+}
+
+fn name(key: usize) -> (Place, Key) {
+    let place = match key % HINT_EVERY {
+        0 => Place::Hint(NodeId::parse("n2").unwrap()),
+        _ => Place::Home(Partition(key as u16)),
+    };
+    (place, Key::new("b", format!("k{key}").as_bytes()).unwrap())
+}
+
+fn read(store: &Store, key: usize) -> Object {
+    let (place, key) = name(key);
+    let row = store.read(place, &key, Blocking::Allowed).unwrap();
+    row.map(|row| Row::decode(row).unwrap().object).unwrap_or_default()
+}
+
+fn mint(store: &Store, number: usize) -> Dot {
+    let context = if is_blind(number) { Clock::default() } else { read(store, number).clock };
+    // Now and then a value that lives in a blob file. Blind ones pile up and stay small.
+    let bytes = if !is_blind(number) && rand::random_ratio(1, 16) { 40_000 } else { 100 };
+    let draft = Draft {
+        context,
+        context_stamp: Stamp::default(),
+        metadata: Metadata::default(),
+        write_id: WriteId(rand::random()),
+        supersede_all: false,
+        value: Some(Bytes::from(vec![number as u8; bytes])),
+    };
+    let (place, key) = name(number);
+    let minted = store.mint(place, &key, &draft, Millis(1), &LIMITS, Blocking::Allowed);
+    match minted.unwrap().unwrap().minted {
+        Minted::New(dot) => dot,
+        Minted::Already(dot) => panic!("{dot} for a new write"),
+    }
+}
+
+/// The conflict index and the hint totals say what the rows say.
+fn check_indexes(store: &Store) {
+    let (mut conflicts, mut hints, mut hint_bytes) = (Vec::new(), 0, 0);
+    for number in 0..THREADS * KEYS {
+        let (place, key) = name(number);
+        let Some(row) = store.read(place, &key, Blocking::Allowed).unwrap() else { continue };
+        let object = Row::decode(row.clone()).unwrap().object;
+        match place {
+            Place::Home(_) if object.is_conflict() => {
+                conflicts.push((key, object.shown().len() as u32));
+            }
+            Place::Home(_) => {}
+            Place::Hint(target) => {
+                hints += 1;
+                hint_bytes += (target.as_str().len() + 1 + key.as_bytes().len() + row.len()) as u64;
+            }
+        }
+    }
+    conflicts.sort();
+    assert_eq!(store.conflicts(None, None, usize::MAX).unwrap(), conflicts);
+    let target = NodeId::parse("n2").unwrap();
+    assert_eq!(store.hint_targets().unwrap(), [(target, hints, hint_bytes)]);
+}
