@@ -5,7 +5,7 @@
 //! Reading in order:
 //!
 //! * `store`: read, mint, merge — the read-modify-write of one row under its lock stripe;
-//! * `hints`, `scan`: what lies beside and across the rows;
+//! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
 //! * `sync`: the group sync that acknowledgements wait for;
 //! * `incarnation`: when a node may go on under the name it minted with;
 //! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its options.
@@ -28,9 +28,11 @@ mod engine;
 mod error;
 mod hints;
 mod incarnation;
+mod meta;
 mod open;
 mod options;
 mod scan;
+mod status;
 mod store;
 mod stripes;
 mod sync;

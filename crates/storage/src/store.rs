@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::clock::Actor;
@@ -22,7 +22,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::hints::Ledger;
 use crate::incarnation::random_nonzero;
-use crate::options::{Blocking, Condition, Options, Place, Recovery, Stats};
+use crate::options::{Blocking, Options, Place, Recovery};
+use crate::status::Tally;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
 
@@ -33,7 +34,7 @@ pub struct Store {
     pub(crate) disk: DiskWatch,
     /// None if writes are not synced one by one.
     pub(crate) group_sync: Option<GroupSync>,
-    pub(crate) engine: std::sync::Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) stripes: Stripes,
     pub(crate) ledger: Ledger,
     pub(crate) cache: Cache,
@@ -42,13 +43,6 @@ pub struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) tally: Tally,
-}
-
-/// What became of calls that may not block.
-#[derive(Default)]
-pub(crate) struct Tally {
-    inline: AtomicU64,
-    would_block: AtomicU64,
 }
 
 /// What [`Store::mint`] did.
@@ -94,7 +88,8 @@ impl Store {
         blocking: Blocking,
     ) -> Result<Option<Bytes>, Error> {
         let row = self.engine.get(place.column(), &place.row_key(key), blocking);
-        match self.tally(blocking, row)? {
+        self.tally.count(blocking, &row);
+        match row? {
             Some(row) if Row::encoded_object(&row).is_none() => {
                 Err(damaged(place, key, DecodeError::Damaged))
             }
@@ -135,7 +130,8 @@ impl Store {
                 .ok_or_else(|| damaged(place, key, DecodeError::Damaged))?;
             Ok(Ok(MintedRow { minted, object: update.row.object, encoded }))
         });
-        self.tally(blocking, result)
+        self.tally.count(blocking, &result);
+        result
     }
 
     /// Merges what another replica knows into a row. Writes nothing if the row knows it already.
@@ -157,7 +153,8 @@ impl Store {
             }
             Ok(Merged { changed, version: update.row.object.version() })
         });
-        self.tally(blocking, result)
+        self.tally.count(blocking, &result);
+        result
     }
 
     /// Resolves when every write that returned before this call is durable as configured; at once if
@@ -178,61 +175,6 @@ impl Store {
                 Wait::Over(answer) => answer,
                 Wait::Group(answer) => answer.await.unwrap_or(Err(Error::Closed)),
             }
-        }
-    }
-
-    /// A small record of the node's own; `None` if it was never put. Blocks on the disk.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`], [`Error::Io`].
-    pub fn meta(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        self.engine.get(Column::Meta, &meta_key(name), Blocking::Allowed)
-    }
-
-    /// Puts a small record of the node's own. Synced before it returns, whatever is configured.
-    ///
-    /// # Errors
-    /// [`Error::Failed`], [`Error::Closed`].
-    pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
-        let meta_key = meta_key(name);
-        let stripe = self.stripes.lock(&meta_key, Blocking::Allowed)?;
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.engine.column(Column::Meta)?, &meta_key, value);
-        self.engine.write(batch, Blocking::Allowed)?;
-        drop(stripe);
-        self.engine.sync()
-    }
-
-    /// How the store is.
-    pub fn condition(&self) -> Condition {
-        if let Some(reason) = self.engine.failure() {
-            return Condition::Failed(reason.to_owned());
-        }
-        match self.disk.check() {
-            Err(Error::DiskLow { free_bytes, min }) => Condition::DiskLow { free_bytes, min },
-            Err(_) | Ok(()) => Condition::Healthy,
-        }
-    }
-
-    /// Numbers for `/metrics`.
-    pub fn stats(&self) -> Stats {
-        let keys = self.engine.column(Column::Objects).ok().and_then(|objects| {
-            let db = self.engine.db();
-            db.property_int_value_cf(objects, "rocksdb.estimate-num-keys").ok().flatten()
-        });
-        let (syncs, writes, synced_writes, stalls) = self.engine.counts();
-        Stats {
-            keys_estimate: keys.unwrap_or(0),
-            hint_keys: self.ledger.keys(),
-            hint_bytes: self.ledger.bytes(),
-            syncs,
-            writes,
-            synced_writes,
-            inline: self.tally.inline.load(Ordering::Relaxed),
-            would_block: self.tally.would_block.load(Ordering::Relaxed),
-            stalls,
-            block_cache_bytes: self.cache.get_usage() as u64,
-            disk_free_bytes: self.disk.free_bytes(),
         }
     }
 
@@ -287,18 +229,6 @@ impl Store {
         }
         Ok(row)
     }
-
-    /// Counts what became of a call that may not block.
-    fn tally<T>(&self, blocking: Blocking, result: Result<T, Error>) -> Result<T, Error> {
-        if blocking == Blocking::Never {
-            let counter = match &result {
-                Err(Error::WouldBlock) => &self.tally.would_block,
-                Ok(_) | Err(_) => &self.tally.inline,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-        result
-    }
 }
 
 /// One row on its way from what is stored to what will be.
@@ -325,10 +255,6 @@ fn shown(object: &Object) -> u32 {
     if object.is_conflict() { object.shown().len() as u32 } else { 0 }
 }
 
-fn meta_key(name: &str) -> Vec<u8> {
-    [b"node:", name.as_bytes()].concat()
-}
-
 fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
     Error::Damaged { what: format!("{key} ({place})"), reason: error.to_string() }
 }
@@ -342,7 +268,7 @@ mod tests {
     use quorate_protocol::clock::Clock;
 
     use super::*;
-    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, node, object, open, options};
+    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, options};
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};
 
@@ -488,36 +414,5 @@ mod tests {
         store.engine.db().put_cf(column, HOME.row_key(&key("k")), [0; 32]).unwrap();
         let read = store.read(HOME, &key("k"), Blocking::Never);
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
-    }
-
-    #[test]
-    fn a_low_disk_takes_no_writes_and_gives_reads() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path(), Durability::Fsync);
-        let object = mint(&store, HOME, "k", b"v").object;
-        store.close().unwrap();
-        drop(store);
-        let low = Options { disk_free_bytes_min: u64::MAX, ..options(Durability::Fsync) };
-        let store = Store::open(dir.path(), low).unwrap();
-        for blocking in [Blocking::Never, Blocking::Allowed] {
-            let minted = try_mint(&store, HOME, "k", b"w", blocking).err();
-            let merged = store.merge(Place::Hint(node("n2")), &key("k"), &object, blocking).err();
-            for error in [minted, merged] {
-                assert!(matches!(error, Some(Error::DiskLow { min: u64::MAX, .. })), "{error:?}");
-            }
-        }
-        assert!(matches!(store.condition(), Condition::DiskLow { .. }));
-        assert_eq!(crate::testing::object(&store, HOME, "k"), Some(object));
-    }
-
-    #[test]
-    fn meta_records_survive_an_unclean_stop() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path(), Durability::Fsync);
-        assert_eq!(store.meta("formed"), Ok(None));
-        store.put_meta("formed", b"yes").unwrap();
-        drop(store);
-        let store = open(dir.path(), Durability::Fsync);
-        assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
     }
 }

@@ -213,7 +213,7 @@ impl History {
         let byte = dot.actor.0 as u8 * 16 + dot.counter as u8;
         object.siblings.push(Sibling {
             dot,
-            value: (dot.counter % 3 != 0).then(|| Bytes::from(vec![byte; 100])),
+            value: (!dot.counter.is_multiple_of(3)).then(|| Bytes::from(vec![byte; 100])),
             metadata: Metadata::default(),
             stamp: Stamp::at(Millis(dot.counter)),
             writer: node("n3"),

@@ -1,0 +1,56 @@
+//! Small records that the node keeps for itself: whether the cluster is formed, its number of starts.
+
+use bytes::Bytes;
+use rocksdb::WriteBatch;
+
+use crate::columns::Column;
+use crate::error::Error;
+use crate::options::Blocking;
+use crate::store::Store;
+
+impl Store {
+    /// A small record of the node's own; `None` if it was never put. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn meta(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        self.engine.get(Column::Meta, &meta_key(name), Blocking::Allowed)
+    }
+
+    /// Puts a small record of the node's own. Synced before it returns, whatever is configured.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], [`Error::Closed`].
+    pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        let meta_key = meta_key(name);
+        let stripe = self.stripes.lock(&meta_key, Blocking::Allowed)?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.engine.column(Column::Meta)?, &meta_key, value);
+        self.engine.write(batch, Blocking::Allowed)?;
+        drop(stripe);
+        self.engine.sync()
+    }
+}
+
+/// What the node records is kept apart from what this crate does (`store:`).
+fn meta_key(name: &str) -> Vec<u8> {
+    [b"node:", name.as_bytes()].concat()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::Durability;
+    use crate::testing::open;
+
+    #[test]
+    fn meta_records_survive_an_unclean_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.meta("formed"), Ok(None));
+        store.put_meta("formed", b"yes").unwrap();
+        drop(store);
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
+    }
+}

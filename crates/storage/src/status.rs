@@ -1,0 +1,90 @@
+//! How the store is, in a word and in numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::columns::Column;
+use crate::error::Error;
+use crate::options::{Blocking, Condition, Stats};
+use crate::store::Store;
+
+/// What became of calls that may not block.
+#[derive(Default)]
+pub(crate) struct Tally {
+    inline: AtomicU64,
+    would_block: AtomicU64,
+}
+
+impl Tally {
+    /// Counts what became of a call.
+    pub(crate) fn count<T>(&self, blocking: Blocking, result: &Result<T, Error>) {
+        let counter = match (blocking, result) {
+            (Blocking::Allowed, _) => return,
+            (Blocking::Never, Err(Error::WouldBlock)) => &self.would_block,
+            (Blocking::Never, Ok(_) | Err(_)) => &self.inline,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// How the store is.
+    pub fn condition(&self) -> Condition {
+        if let Some(reason) = self.engine.failure() {
+            return Condition::Failed(reason.to_owned());
+        }
+        match self.disk.check() {
+            Err(Error::DiskLow { free_bytes, min }) => Condition::DiskLow { free_bytes, min },
+            Err(_) | Ok(()) => Condition::Healthy,
+        }
+    }
+
+    /// Numbers for `/metrics`.
+    pub fn stats(&self) -> Stats {
+        let keys = self.engine.column(Column::Objects).ok().and_then(|objects| {
+            let db = self.engine.db();
+            db.property_int_value_cf(objects, "rocksdb.estimate-num-keys").ok().flatten()
+        });
+        let (syncs, writes, synced_writes, stalls) = self.engine.counts();
+        Stats {
+            keys_estimate: keys.unwrap_or(0),
+            hint_keys: self.ledger.keys(),
+            hint_bytes: self.ledger.bytes(),
+            syncs,
+            writes,
+            synced_writes,
+            inline: self.tally.inline.load(Ordering::Relaxed),
+            would_block: self.tally.would_block.load(Ordering::Relaxed),
+            stalls,
+            block_cache_bytes: self.cache.get_usage() as u64,
+            disk_free_bytes: self.disk.free_bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{HOME, key, mint, node, object, open, options, try_mint};
+    use crate::{Durability, Options, Place};
+
+    #[test]
+    fn a_low_disk_takes_no_writes_and_gives_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let kept = mint(&store, HOME, "k", b"v").object;
+        store.close().unwrap();
+        drop(store);
+        let low = Options { disk_free_bytes_min: u64::MAX, ..options(Durability::Fsync) };
+        let store = Store::open(dir.path(), low).unwrap();
+        for blocking in [Blocking::Never, Blocking::Allowed] {
+            let minted = try_mint(&store, HOME, "k", b"w", blocking).err();
+            let merged = store.merge(Place::Hint(node("n2")), &key("k"), &kept, blocking).err();
+            for error in [minted, merged] {
+                assert!(matches!(error, Some(Error::DiskLow { min: u64::MAX, .. })), "{error:?}");
+            }
+        }
+        assert!(matches!(store.condition(), Condition::DiskLow { .. }));
+        assert_eq!(object(&store, HOME, "k"), Some(kept));
+    }
+}
