@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p quorate-storage --example mint_rate [DIRECTORY]`
 //!
-//! Each figure is for one second of minting and acknowledging. With one thread every synced write pays for a
-//! whole sync; with `window` writes in flight per thread, as the node has them, a sync is shared.
+//! Each figure is for one second of minting and acknowledging. With one thread every synced write
+//! pays for a whole sync; with `window` writes in flight per thread, as the node has them, a sync
+//! is shared.
 #![allow(clippy::print_stdout, reason = "its figures are its purpose")]
 
 use std::collections::VecDeque;

@@ -8,9 +8,10 @@
 //! | `conflicts` | bucket NUL key | siblings to show (u32, little endian) |
 //! | `meta` | name | bytes |
 //!
-//! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with dynamic
-//! level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache (those of level 0
-//! pinned), values from `blob_bytes_min` up in blob files with garbage collection.
+//! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with
+//! dynamic level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache
+//! (those of level 0 pinned), values from `blob_bytes_min` up in blob files with garbage
+//! collection.
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
@@ -140,7 +141,8 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     db.create_missing_column_families(true);
     db.set_wal_recovery_mode(recovery);
     db.set_track_and_verify_wals_in_manifest(true);
-    // In fsync mode a write only fills a buffer: the group sync does the one `write` and `fdatasync`.
+    // In fsync mode a write only fills a buffer: the group sync does the one `write` and
+    // `fdatasync`.
     db.set_manual_wal_flush(options.durability == Durability::Fsync);
     // Bounds the time of the next start, and lets the small families be flushed at all.
     db.set_max_total_wal_size(4 * options.memtable_bytes as u64);

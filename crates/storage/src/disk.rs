@@ -30,8 +30,8 @@ struct Shared {
 }
 
 impl DiskWatch {
-    /// Looks once, then starts the thread that looks every second and calls `also` each time. `min` is
-    /// the watermark in bytes.
+    /// Looks once, then starts the thread that looks every second and calls `also` each time. `min`
+    /// is the watermark in bytes.
     pub(crate) fn start(
         dir: &Path,
         min: u64,

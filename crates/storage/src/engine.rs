@@ -1,7 +1,8 @@
 //! RocksDB as the rest of the crate sees it: reads, batches and syncs with their errors sorted out.
 //!
-//! The first failed write or sync is remembered here and ends all writing. A failed `fsync` must not be
-//! retried: the kernel may have marked the pages clean, so that a second one succeeds over lost data.
+//! The first failed write or sync is remembered here and ends all writing. A failed `fsync` must
+//! not be retried: the kernel may have marked the pages clean, so that a second one succeeds over
+//! lost data.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -55,8 +56,8 @@ impl Engine {
     /// Reads one value.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] if it is not in memory and the call may not block, [`Error::Damaged`] if
-    /// its bytes fail their checksum, [`Error::Io`].
+    /// [`Error::WouldBlock`] if it is not in memory and the call may not block, [`Error::Damaged`]
+    /// if its bytes fail their checksum, [`Error::Io`].
     pub(crate) fn get(
         &self,
         column: Column,
@@ -79,8 +80,8 @@ impl Engine {
     /// Applies a batch, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] if writes are stalled and the call may not block; [`Error::Failed`], now
-    /// and ever after, if the write failed.
+    /// [`Error::WouldBlock`] if writes are stalled and the call may not block; [`Error::Failed`],
+    /// now and ever after, if the write failed.
     pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
         let mut options = WriteOptions::default();
@@ -101,7 +102,8 @@ impl Engine {
     /// Makes every batch that was written before this call durable.
     ///
     /// # Errors
-    /// [`Error::Failed`] if this or an earlier sync or write failed. A failed sync is never retried.
+    /// [`Error::Failed`] if this or an earlier sync or write failed. A failed sync is never
+    /// retried.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         // Counted before the sync begins: what is counted here has returned, so it is in the log.

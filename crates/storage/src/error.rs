@@ -6,8 +6,8 @@ use std::path::PathBuf;
 /// changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The call would have to wait (disk read, stalled write, another writer on the same row). Ask again
-    /// with [`crate::Blocking::Allowed`], on a thread that may block.
+    /// The call would have to wait (disk read, stalled write, another writer on the same row). Ask
+    /// again with [`crate::Blocking::Allowed`], on a thread that may block.
     #[error("the call would block")]
     WouldBlock,
     /// The hint store is full: refuse the hint, and do not acknowledge it.
@@ -26,11 +26,12 @@ pub enum Error {
         /// The configured watermark, in bytes.
         min: u64,
     },
-    /// A sync or a write failed. What was not acknowledged may or may not be stored. No write and no
-    /// acknowledgement succeeds until the store was opened anew; reads go on.
+    /// A sync or a write failed. What was not acknowledged may or may not be stored. No write and
+    /// no acknowledgement succeeds until the store was opened anew; reads go on.
     #[error("the store failed and takes no writes until it is reopened: {0}")]
     Failed(String),
-    /// Stored bytes cannot be read. The replica does not know this row: it must not answer "absent".
+    /// Stored bytes cannot be read. The replica does not know this row: it must not answer
+    /// "absent".
     #[error("{what} is damaged: {reason}")]
     Damaged {
         /// Which row or index entry, in words.
@@ -50,13 +51,19 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The parent of the data directory does not exist. Only the last part of the path is created.
-    #[error("data directory {}: its parent does not exist; create it, or correct the path", dir.display())]
+    #[error(
+        "data directory {}: its parent does not exist; create it, or correct the path",
+        dir.display()
+    )]
     NoParent {
         /// The data directory.
         dir: PathBuf,
     },
     /// The directory cannot be created, read or written.
-    #[error("data directory {}: {reason}; check that it is a directory this user may write", dir.display())]
+    #[error(
+        "data directory {}: {reason}; check that it is a directory this user may write",
+        dir.display()
+    )]
     Directory {
         /// The data directory.
         dir: PathBuf,
@@ -64,7 +71,10 @@ pub enum OpenError {
         reason: String,
     },
     /// Another process (or another store in this one) has it open.
-    #[error("data directory {}: another process has it open; stop that node, or use another directory", dir.display())]
+    #[error(
+        "data directory {}: another process has it open; stop that node, or use another directory",
+        dir.display()
+    )]
     Locked {
         /// The data directory.
         dir: PathBuf,

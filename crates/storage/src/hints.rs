@@ -1,8 +1,9 @@
 //! Hints: rows kept for other nodes, and how much they hold together.
 //!
-//! The totals of each target change in the batch that changes the row, by merge operands, so they are
-//! exact after any crash and reading them at the start is a few rows. The sum of all is kept in memory
-//! too, and room is reserved in it *before* a write, so that the bound holds whoever writes at once.
+//! The totals of each target change in the batch that changes the row, by merge operands, so they
+//! are exact after any crash and reading them at the start is a few rows. The sum of all is kept in
+//! memory too, and room is reserved in it *before* a write, so that the bound holds whoever writes
+//! at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,8 +68,8 @@ impl Ledger {
 }
 
 impl Store {
-    /// Up to `limit` hints for a target in key order, after `after`. Stops before their rows hold more
-    /// than `bytes_max` bytes, but gives at least one if there is one. Blocks on the disk.
+    /// Up to `limit` hints for a target in key order, after `after`. Stops before their rows hold
+    /// more than `bytes_max` bytes, but gives at least one if there is one. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry is no hint, [`Error::Io`].
@@ -82,7 +83,8 @@ impl Store {
         self.rows(Place::Hint(target), after, limit, bytes_max)
     }
 
-    /// The nodes hints are kept for: target, keys, bytes (of row keys and rows). Blocks on the disk.
+    /// The nodes hints are kept for: target, keys, bytes (of row keys and rows). Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the totals cannot be read, [`Error::Io`].
@@ -101,8 +103,8 @@ impl Store {
     /// dropped; `false` if it has changed or is not there. Blocks.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the hint is then still
-    /// there.
+    /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the hint is then
+    /// still there.
     pub fn drop_hint(&self, target: NodeId, key: &Key, version: Version) -> Result<bool, Error> {
         self.engine.check()?;
         let row_key = Place::Hint(target).row_key(key);

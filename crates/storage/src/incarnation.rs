@@ -1,17 +1,17 @@
 //! The clean-stop marker: the proof that a node may go on minting as the incarnation it was.
 //!
-//! An actor's earlier dots must all be in its row ([`quorate_protocol::row`]), so a node that may have
-//! forgotten a write must not mint under the actors it had. A file is written after the last sync of a
-//! clean stop, and removed, with the directory synced, before the next mint. It holds everything that
-//! would differ if the data under it were not the data it was written for:
+//! An actor's earlier dots must all be in its row ([`quorate_protocol::row`]), so a node that may
+//! have forgotten a write must not mint under the actors it had. A file is written after the last
+//! sync of a clean stop, and removed, with the directory synced, before the next mint. It holds
+//! everything that would differ if the data under it were not the data it was written for:
 //!
 //! * the incarnation and the sequence number of the last write (other rows were put in place);
 //! * device, inode and birth time of the directory and of the marker itself (a copy, a restored
 //!   backup, a clone by hard links);
 //! * the boot of the machine (a disk image or a snapshot that was rolled back while it was off).
 //!
-//! At the next start the same text is made from what is found there. Any difference, and anything that
-//! cannot be found out, is no proof, and the node takes a new incarnation.
+//! At the next start the same text is made from what is found there. Any difference, and anything
+//! that cannot be found out, is no proof, and the node takes a new incarnation.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
@@ -54,8 +54,8 @@ pub(crate) fn leave(dir: &Path, incarnation: Incarnation, sequence: u64) -> io::
     sync_directory(dir)
 }
 
-/// Takes the marker away, durably, and answers whether it proved that the last stop of `incarnation` at
-/// `sequence` was a clean one. Nothing may be minted before this has returned.
+/// Takes the marker away, durably, and answers whether it proved that the last stop of
+/// `incarnation` at `sequence` was a clean one. Nothing may be minted before this has returned.
 pub(crate) fn take(
     dir: &Path,
     incarnation: Option<Incarnation>,

@@ -1,14 +1,15 @@
 //! What a node keeps: rows, hints and indexes in RocksDB, and when they are durable.
 //!
-//! This crate keeps bytes; [`quorate_protocol`] decides what they mean. A [`Store`] holds one *row* per
-//! key and place ([`Place`]): the node's own as home replica, or one kept as a hint for another node.
-//! Reading in order:
+//! This crate keeps bytes; [`quorate_protocol`] decides what they mean. A [`Store`] holds one *row*
+//! per key and place ([`Place`]): the node's own as home replica, or one kept as a hint for another
+//! node. Reading in order:
 //!
 //! * `store`: read, mint, merge — the read-modify-write of one row under its lock stripe;
 //! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
 //! * `sync`: the group sync that acknowledgements wait for;
 //! * `incarnation`: when a node may go on under the name it minted with;
-//! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its options.
+//! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
+//!   options.
 //!
 //! What the rest of the node may rely on:
 //!

@@ -1,4 +1,5 @@
-//! Small records that the node keeps for itself: whether the cluster is formed, its number of starts.
+//! Small records that the node keeps for itself: whether the cluster is formed, its number of
+//! starts.
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;

@@ -1,15 +1,17 @@
 //! Opening and closing a store.
 //!
-//! The order at the start: take RocksDB's lock on the directory; check that it is this node's; read the
-//! hint totals; take the clean-stop marker away, durably; only then is there a store that can mint.
-//! A stop is clean once nobody writes any more, the log is synced, and the marker lies there, synced.
+//! The order at the start: take RocksDB's lock on the directory; check that it is this node's; read
+//! the hint totals; take the clean-stop marker away, durably; only then is there a store that can
+//! mint. A stop is clean once nobody writes any more, the log is synced, and the marker lies there,
+//! synced.
 //!
-//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): a torn last record,
-//! which a killed process or a power cut leaves, is dropped, and anything else refused. If it refuses,
-//! the log is damaged before its end. A power cut does that too, when the disk kept later pages of an
-//! unfinished sync and lost earlier ones, and a node must come back from a power cut by itself. So the
-//! log is then cut at the damage (`PointInTime`, which still refuses if the tables prove that synced
-//! writes would be lost), and the store says so: [`Recovery::CutShort`]. Nothing vanishes silently.
+//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): a torn last
+//! record, which a killed process or a power cut leaves, is dropped, and anything else refused. If
+//! it refuses, the log is damaged before its end. A power cut does that too, when the disk kept
+//! later pages of an unfinished sync and lost earlier ones, and a node must come back from a power
+//! cut by itself. So the log is then cut at the damage (`PointInTime`, which still refuses if the
+//! tables prove that synced writes would be lost), and the store says so: [`Recovery::CutShort`].
+//! Nothing vanishes silently.
 
 use std::fs;
 use std::io::ErrorKind as IoErrorKind;
@@ -85,9 +87,9 @@ impl Store {
         })
     }
 
-    /// Stops taking writes, waits for those that have begun, syncs, and leaves the proof of a clean stop.
-    /// Reads go on until the store is dropped. A store that is dropped without this was stopped
-    /// uncleanly: nothing acknowledged is lost, but the next start takes a new incarnation.
+    /// Stops taking writes, waits for those that have begun, syncs, and leaves the proof of a clean
+    /// stop. Reads go on until the store is dropped. A store that is dropped without this was
+    /// stopped uncleanly: nothing acknowledged is lost, but the next start takes a new incarnation.
     ///
     /// # Errors
     /// [`Error::Failed`] if the store had failed or the last sync did; there is no proof then.
@@ -102,7 +104,7 @@ impl Store {
         self.engine.sync()?;
         let sequence = self.engine.db().latest_sequence_number();
         if let Err(error) = incarnation::leave(&self.dir, self.incarnation, sequence) {
-            tracing::warn!(%error, "no proof of a clean stop: the next start takes a new incarnation");
+            tracing::warn!(%error, "no proof of a clean stop: the next start is a new incarnation");
         }
         Ok(())
     }
@@ -125,7 +127,8 @@ fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
     check_not_headless(dir, &dir.join(DATABASE))
 }
 
-/// Without its file CURRENT, RocksDB takes a directory for empty and removes the tables it finds there.
+/// Without its file CURRENT, RocksDB takes a directory for empty and removes the tables it finds
+/// there.
 fn check_not_headless(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
     if database.join("CURRENT").exists() {
         return Ok(());
@@ -208,7 +211,8 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
     Ok(())
 }
 
-/// The incarnation of the last run if it provably stopped cleanly, else a new one, recorded and synced.
+/// The incarnation of the last run if it provably stopped cleanly, else a new one, recorded and
+/// synced.
 fn settle_incarnation(
     dir: &Path,
     engine: &Engine,

@@ -39,8 +39,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults for a node: synced writes, 256 MiB of cache, 64 MiB memtables, blobs from 16 KiB,
-    /// a watermark of 512 MiB, hints up to 4 GiB.
+    /// The defaults for a node: synced writes, 256 MiB of cache, 64 MiB memtables, blobs from 16
+    /// KiB, a watermark of 512 MiB, hints up to 4 GiB.
     pub fn new(node: NodeId, cluster_id: &str, partitions: u32) -> Self {
         Self {
             durability: Durability::Fsync,
@@ -104,9 +104,9 @@ pub enum Condition {
 pub enum Recovery {
     /// Everything that was ever synced is here.
     Whole,
-    /// The log is damaged before its end and was cut there. After a power cut this is the part that was
-    /// never synced; otherwise acknowledged writes are gone from this node. It must be treated as a
-    /// replica that came back behind. The text is RocksDB's.
+    /// The log is damaged before its end and was cut there. After a power cut this is the part that
+    /// was never synced; otherwise acknowledged writes are gone from this node. It must be treated
+    /// as a replica that came back behind. The text is RocksDB's.
     CutShort(String),
 }
 

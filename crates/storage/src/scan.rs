@@ -1,7 +1,7 @@
 //! Walks over ranges of rows and of the conflict index, in key order and in bounded pieces.
 //!
-//! Scans block on the disk and belong on a thread that may. They do not fill the cache: one walk over
-//! a partition would push out what is being read.
+//! Scans block on the disk and belong on a thread that may. They do not fill the cache: one walk
+//! over a partition would push out what is being read.
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
@@ -15,8 +15,9 @@ use crate::options::Place;
 use crate::store::Store;
 
 impl Store {
-    /// Up to `limit` home rows of a partition in key order, after `after`. Stops before the rows hold more
-    /// than `bytes_max` bytes, but gives at least one if there is one. Blocks on the disk.
+    /// Up to `limit` home rows of a partition in key order, after `after`. Stops before the rows
+    /// hold more than `bytes_max` bytes, but gives at least one if there is one. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry has no key, [`Error::Io`].
@@ -30,8 +31,9 @@ impl Store {
         self.rows(Place::Home(partition), after, limit, bytes_max)
     }
 
-    /// Up to `limit` keys in conflict on this node as home replica, in key order, after `after`, in one
-    /// bucket or in all: each with the number of siblings a client is shown. Blocks on the disk.
+    /// Up to `limit` keys in conflict on this node as home replica, in key order, after `after`, in
+    /// one bucket or in all: each with the number of siblings a client is shown. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry cannot be read, [`Error::Io`].
@@ -82,8 +84,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Calls `visit` with each entry whose key begins with `prefix`, after `prefix` and `after`, until it
-    /// answers `false`.
+    /// Calls `visit` with each entry whose key begins with `prefix`, after `prefix` and `after`,
+    /// until it answers `false`.
     fn walk(
         &self,
         column: Column,

@@ -1,7 +1,7 @@
 //! The store: reading, minting and merging one row.
 //!
-//! A change is read, decided by [`Row`] and written back as one batch, all under the row's stripe. Reads
-//! take no lock: a row is replaced whole.
+//! A change is read, decided by [`Row`] and written back as one batch, all under the row's stripe.
+//! Reads take no lock: a row is replaced whole.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -76,8 +76,8 @@ impl Store {
         &self.recovery
     }
 
-    /// Reads an encoded row (see [`Row::decode`], [`Row::encoded_version`], [`Row::encoded_object`]);
-    /// `None` if there is none.
+    /// Reads an encoded row (see [`Row::decode`], [`Row::encoded_version`],
+    /// [`Row::encoded_object`]); `None` if there is none.
     ///
     /// # Errors
     /// [`Error::WouldBlock`], [`Error::Damaged`], [`Error::Io`].
@@ -100,8 +100,8 @@ impl Store {
     /// Mints a client's write on a row; durable once [`Store::durable`] says so.
     ///
     /// # Errors
-    /// [`Error`], or [`MintError`] if the row may not take this write. Nothing changed then, except that
-    /// after [`Error::Failed`] the write may be found at the next start.
+    /// [`Error`], or [`MintError`] if the row may not take this write. Nothing changed then, except
+    /// that after [`Error::Failed`] the write may be found at the next start.
     pub fn mint(
         &self,
         place: Place,
@@ -137,8 +137,8 @@ impl Store {
     /// Merges what another replica knows into a row. Writes nothing if the row knows it already.
     ///
     /// # Errors
-    /// [`Error`]; nothing changed then, except that after [`Error::Failed`] the change may be found at
-    /// the next start.
+    /// [`Error`]; nothing changed then, except that after [`Error::Failed`] the change may be found
+    /// at the next start.
     pub fn merge(
         &self,
         place: Place,
@@ -157,12 +157,12 @@ impl Store {
         result
     }
 
-    /// Resolves when every write that returned before this call is durable as configured; at once if
-    /// nothing waits for a sync. Dropping the future does no harm.
+    /// Resolves when every write that returned before this call is durable as configured; at once
+    /// if nothing waits for a sync. Dropping the future does no harm.
     ///
     /// # Errors
-    /// [`Error::Failed`] if a sync or write failed, [`Error::Closed`] if the store was closed meanwhile:
-    /// the write must not be acknowledged.
+    /// [`Error::Failed`] if a sync or write failed, [`Error::Closed`] if the store was closed
+    /// meanwhile: the write must not be acknowledged.
     pub fn durable(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let wait = match (self.engine.check_failure(), &self.group_sync) {
             (Ok(()), Some(group_sync)) if !self.engine.is_synced() => {

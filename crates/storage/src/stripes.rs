@@ -1,8 +1,8 @@
 //! Lock stripes: one writer at a time per row.
 //!
-//! A row's stripe is held around its read-modify-write. Rows share stripes by hash, so two rows are never
-//! locked at once. The guarded data is in RocksDB: a poisoned stripe guards nothing half-done, since a
-//! batch is applied whole.
+//! A row's stripe is held around its read-modify-write. Rows share stripes by hash, so two rows are
+//! never locked at once. The guarded data is in RocksDB: a poisoned stripe guards nothing
+//! half-done, since a batch is applied whole.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 

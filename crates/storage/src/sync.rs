@@ -1,7 +1,7 @@
 //! Group sync: many writers wait, one sync of the log answers them all.
 //!
-//! One thread takes everyone who waits, syncs once, and answers. Whoever arrives during a sync waits
-//! for the next one, so under load a group grows to what arrives during one sync of the disk.
+//! One thread takes everyone who waits, syncs once, and answers. Whoever arrives during a sync
+//! waits for the next one, so under load a group grows to what arrives during one sync of the disk.
 
 use std::io;
 use std::mem;
@@ -50,8 +50,8 @@ impl GroupSync {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Joins the next group. The receiver gets the answer of a sync that begins after this call; it is
-    /// closed if the thread has stopped.
+    /// Joins the next group. The receiver gets the answer of a sync that begins after this call; it
+    /// is closed if the thread has stopped.
     pub(crate) fn join(&self) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
         let mut queue = self.shared.lock();

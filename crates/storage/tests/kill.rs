@@ -1,10 +1,10 @@
-//! `kill -9` of a process that writes: every acknowledged write is there at the next start, and no dot is
-//! ever used twice (issue 2, "What it must show"), in both durability modes.
+//! `kill -9` of a process that writes: every acknowledged write is there at the next start, and no
+//! dot is ever used twice (issue 2, "What it must show"), in both durability modes.
 //!
-//! The test runs itself as the child. The child says `minted KEY DOT` before it waits for durability and
-//! `acked KEY DOT` after; the parent kills it at a random moment, opens the store and compares. Some keys
-//! are written blindly (every acknowledged dot must be a sibling), some with the context of what is
-//! there (every acknowledged dot must be covered by the clock).
+//! The test runs itself as the child. The child says `minted KEY DOT` before it waits for
+//! durability and `acked KEY DOT` after; the parent kills it at a random moment, opens the store
+//! and compares. Some keys are written blindly (every acknowledged dot must be a sibling), some
+//! with the context of what is there (every acknowledged dot must be covered by the clock).
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Row};
 use quorate_protocol::stamp::{Millis, Stamp};
-use quorate_storage::{Blocking, Durability, Options, Place, Recovery, Store};
+use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery, Store};
 
 const DIRECTORY: &str = "QUORATE_STORAGE_KILL_DIRECTORY";
 const BUFFERED: &str = "QUORATE_STORAGE_KILL_BUFFERED";
@@ -87,6 +87,8 @@ fn run_and_kill(dir: &Path, durability: Durability, seen: &mut Seen) {
         line.clear();
         assert!(stdout.read_line(&mut line).unwrap() > 0, "the child ended before it opened");
     }
+    let locked = Store::open(dir, options(durability)).err();
+    assert_eq!(locked, Some(OpenError::Locked { dir: dir.to_owned() }));
     let reader = thread::spawn(move || {
         let mut said = String::new();
         stdout.read_to_string(&mut said).map(|_| said).unwrap()
@@ -135,11 +137,13 @@ fn child() {
 }
 
 fn open(dir: &Path, durability: Durability) -> Store {
-    let node = NodeId::parse("n1").unwrap();
-    // Small memtables, so that flushes and log switches are hit as well.
-    let memtable_bytes = 256 << 10;
-    let options = Options { durability, memtable_bytes, ..Options::new(node, "kill", 64) };
-    Store::open(dir, Options { disk_free_bytes_min: 0, ..options }).unwrap()
+    Store::open(dir, options(durability)).unwrap()
+}
+
+/// Small memtables, so that flushes and log switches are hit as well.
+fn options(durability: Durability) -> Options {
+    let options = Options::new(NodeId::parse("n1").unwrap(), "kill", 64);
+    Options { durability, memtable_bytes: 256 << 10, disk_free_bytes_min: 0, ..options }
 }
 
 fn is_blind(key: usize) -> bool {

@@ -1,8 +1,9 @@
-//! The store against a map: random histories of mints, merges, dropped hints, clean and unclean restarts.
+//! The store against a map: random histories of mints, merges, dropped hints, clean and unclean
+//! restarts.
 //!
-//! The model keeps a [`Row`] per place and key and lets it decide by itself; the store must hold the same
-//! objects, the same conflict index and the same hint totals after every step that is looked at. Each
-//! history comes from one seed, which a failure names.
+//! The model keeps a [`Row`] per place and key and lets it decide by itself; the store must hold
+//! the same objects, the same conflict index and the same hint totals after every step that is
+//! looked at. Each history comes from one seed, which a failure names.
 
 #![allow(clippy::unwrap_used)]
 
