@@ -228,8 +228,12 @@ impl Row {
         let (actor, incarnation) = (bytes.get_u64_le(), bytes.get_u64_le());
         let tenure = (actor != 0)
             .then_some(Tenure { actor: Actor(actor), incarnation: Incarnation(incarnation) });
-        bytes.advance(size_of::<Version>());
-        Ok(Self { tenure, object: Object::decode(bytes)? })
+        let version = bytes.split_to(size_of::<Version>());
+        let object = Object::decode(bytes)?;
+        if version[..] != object.version().0 {
+            return Err(DecodeError::Invalid("the row's version is not its object's"));
+        }
+        Ok(Self { tenure, object })
     }
 
     /// The version of an encoded row, without decoding the rest. `None` if the bytes are cut off.
@@ -263,5 +267,149 @@ impl Limits {
             return Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { siblings_max: 3, object_bytes_max: 10 };
+
+    fn draft(value: &'static str) -> Draft {
+        Draft {
+            context: Clock::default(),
+            context_stamp: Stamp::default(),
+            metadata: Metadata::default(),
+            write_id: WriteId(xxhash_rust::xxh3::xxh3_128(value.as_bytes()).to_le_bytes()),
+            supersede_all: false,
+            value: Some(Bytes::from_static(value.as_bytes())),
+        }
+    }
+
+    fn by(incarnation: u64, fresh_actor: u64) -> Minter {
+        Minter {
+            node: NodeId::parse("n1").unwrap(),
+            incarnation: Incarnation(incarnation),
+            fresh_actor: Actor(fresh_actor),
+            now: Millis(1000),
+        }
+    }
+
+    fn row(values: &[&'static str]) -> Row {
+        let mut row = Row::default();
+        for value in values {
+            row.mint(&draft(value), &by(1, 10), &LIMITS).unwrap();
+        }
+        row
+    }
+
+    fn encoded(row: &Row) -> Bytes {
+        let mut bytes = BytesMut::new();
+        row.encode(&mut bytes);
+        bytes.freeze()
+    }
+
+    fn actors(row: &Row) -> Vec<u64> {
+        row.object.siblings.iter().map(|s| s.dot.actor.0).collect()
+    }
+
+    #[test]
+    fn an_actor_mints_in_its_own_incarnation_only() {
+        let mut row = row(&["a"]);
+        row.mint(&draft("b"), &by(1, 11), &LIMITS).unwrap();
+        assert_eq!(actors(&row), [10, 10]);
+        row.mint(&draft("c"), &by(2, 12), &LIMITS).unwrap();
+        assert_eq!(actors(&row), [10, 10, 12]);
+    }
+
+    #[test]
+    fn an_actor_whose_later_dot_somebody_saw_mints_no_more() {
+        let (old, new) = (row(&["a"]), row(&["a", "b"]));
+        // A peer brings back what the row forgot.
+        let mut forgot = old.clone();
+        assert!(forgot.merge(&new.object));
+        forgot.mint(&draft("c"), &by(1, 11), &LIMITS).unwrap();
+        assert_eq!(actors(&forgot), [10, 10, 11]);
+        // A client does.
+        let mut forgot = old;
+        let context = Draft { context: new.object.clock, ..draft("c") };
+        forgot.mint(&context, &by(1, 11), &LIMITS).unwrap();
+        assert_eq!(actors(&forgot), [11]);
+    }
+
+    #[test]
+    fn a_context_supersedes_what_it_covers_and_no_more() {
+        let mut row = row(&["a"]);
+        let seen = row.object.clock.clone();
+        row.mint(&draft("b"), &by(1, 11), &LIMITS).unwrap();
+        row.mint(&Draft { context: seen, ..draft("c") }, &by(1, 11), &LIMITS).unwrap();
+        let values: Vec<_> = row.object.siblings.iter().filter_map(|s| s.value.clone()).collect();
+        assert_eq!(values, ["b", "c"]);
+        row.mint(&Draft { supersede_all: true, ..draft("d") }, &by(1, 11), &LIMITS).unwrap();
+        assert_eq!(row.object.siblings.len(), 1);
+    }
+
+    #[test]
+    fn a_known_request_mints_nothing() {
+        let mut row = row(&["a", "b"]);
+        let before = row.clone();
+        let dot = row.object.siblings[0].dot;
+        assert_eq!(row.mint(&draft("a"), &by(2, 11), &LIMITS), Ok(Minted::Already(dot)));
+        assert_eq!(row, before);
+    }
+
+    #[test]
+    fn a_refused_write_leaves_the_row_as_it_was() {
+        let mut full = row(&["a", "b", "c"]);
+        let before = full.clone();
+        let refused = full.mint(&draft("d"), &by(1, 11), &LIMITS);
+        assert_eq!(refused, Err(MintError::TooManySiblings { siblings: 4, max: 3 }));
+        let mut large = row(&["a"]);
+        let refused = large.mint(&draft("0123456789"), &by(1, 11), &LIMITS);
+        assert_eq!(refused, Err(MintError::ObjectTooLarge { bytes: 11, max: 10 }));
+        let ahead = Draft { context_stamp: Stamp::at(Millis(61_001)), ..draft("d") };
+        assert_eq!(full.mint(&ahead, &by(1, 11), &LIMITS), Err(MintError::StampAhead));
+        let mut context = Clock::default();
+        for actor in 100..=100 + CLOCK_ENTRIES_MAX as u64 {
+            context.advance(Dot { actor: Actor(actor), counter: 1 });
+        }
+        let refused = full.mint(&Draft { context, ..draft("") }, &by(1, 11), &LIMITS);
+        assert!(refused.is_err());
+        assert_eq!(full, before);
+        assert_eq!(large, row(&["a"]));
+        // One sibling always fits, however large.
+        assert!(Row::default().mint(&draft("0123456789ab"), &by(1, 10), &LIMITS).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(1000)
+        })]
+
+        #[test]
+        fn changed_or_cut_rows_never_panic_nor_lie_about_their_version(
+            count in 0..4usize,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            len in any::<prop::sample::Index>(),
+        ) {
+            let whole = encoded(&row(&["a", "b", "c"][..count]));
+            let cut = whole.slice(..len.index(whole.len()));
+            prop_assert!(Row::decode(cut.clone()).is_err());
+            let _ = (Row::encoded_version(&cut), Row::encoded_object(&cut));
+            let mut changed = whole.to_vec();
+            for (at, byte) in changes {
+                let at = at.index(changed.len());
+                changed[at] = byte;
+            }
+            let changed = Bytes::from(changed);
+            if let Ok(row) = Row::decode(changed.clone()) {
+                prop_assert_eq!(row.object.check(), Ok(()));
+                prop_assert_eq!(Row::encoded_version(&changed), Some(row.object.version()));
+            }
+        }
     }
 }
