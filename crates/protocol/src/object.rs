@@ -317,3 +317,131 @@ impl OwnedSiblingHead {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Actor;
+
+    prop_compose! {
+        fn siblings()(actor in 1..6u64, counter in 1..4u64, value in prop::option::of("[a-c]{0,9}"),
+            content_type in "[a-z/]{0,9}", user in prop::collection::vec(("[a-z]{1,3}", "[ -~]{0,5}"), 0..2),
+            stamp: u64, write_id: [u8; 16]) -> Sibling {
+            Sibling {
+                dot: Dot { actor: Actor(actor), counter },
+                value: value.map(Bytes::from),
+                metadata: Metadata { content_type, user },
+                stamp: Stamp(stamp),
+                writer: NodeId::parse("n1").unwrap(),
+                write_id: WriteId(write_id),
+            }
+        }
+    }
+
+    prop_compose! {
+        /// Any object that keeps the invariants, whether or not a history leads to it.
+        fn objects()(siblings in prop::collection::vec(siblings(), 0..5),
+            superseded in prop::collection::vec((1..6u64, 1..6u64), 0..4)) -> Object {
+            let mut object = Object { clock: Clock::default(), siblings };
+            object.siblings.sort_by_key(|s| s.dot);
+            object.siblings.dedup_by_key(|s| s.dot);
+            for sibling in &object.siblings {
+                object.clock.advance(sibling.dot);
+            }
+            for (actor, counter) in superseded {
+                object.clock.advance(Dot { actor: Actor(actor), counter });
+            }
+            object
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(1000)
+        })]
+
+        #[test]
+        fn an_object_comes_back_from_its_encoding(object in objects()) {
+            prop_assert_eq!(object.check(), Ok(()));
+            prop_assert_eq!(Object::decode(object.to_bytes()), Ok(object));
+        }
+
+        #[test]
+        fn a_cut_off_encoding_is_no_object(object in objects(), extra in any::<u8>()) {
+            let bytes = object.to_bytes();
+            for len in 0..bytes.len() {
+                prop_assert!(Object::decode(bytes.slice(..len)).is_err());
+            }
+            let longer = [&bytes[..], &[extra]].concat();
+            prop_assert!(Object::decode(longer.into()).is_err());
+        }
+
+        #[test]
+        fn changed_bytes_never_panic_nor_break_an_invariant(
+            object in objects(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut bytes = object.to_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(object) = Object::decode(bytes.into()) {
+                prop_assert_eq!(object.check(), Ok(()));
+                prop_assert_eq!(Object::decode(object.to_bytes()), Ok(object));
+            }
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Object::decode(bytes.clone().into());
+            let _ = Object::decode([&[ENCODING, 20, 0, 0, 0][..], &bytes].concat().into());
+        }
+    }
+
+    /// An object with this clock and these siblings' dots, encoded without any check.
+    fn decoded(clock: &[(u64, u64)], dots: &[(u64, u64)]) -> Result<Object, DecodeError> {
+        let dot = |(actor, counter): &(u64, u64)| Dot { actor: Actor(*actor), counter: *counter };
+        let entries: Vec<Dot> = clock.iter().map(dot).collect();
+        // A clock is encoded as its entries.
+        let clock: Clock = postcard::from_bytes(&postcard::to_stdvec(&entries).unwrap()).unwrap();
+        let siblings = dots.iter().map(dot).map(|dot| Sibling {
+            dot,
+            value: None,
+            metadata: Metadata::default(),
+            stamp: Stamp::default(),
+            writer: NodeId::parse("n1").unwrap(),
+            write_id: WriteId::default(),
+        });
+        Object::decode(Object { clock, siblings: siblings.collect() }.to_bytes())
+    }
+
+    #[test]
+    fn each_broken_invariant_is_named() {
+        let broken = |clock: &[(u64, u64)], dots: &[(u64, u64)]| decoded(clock, dots).unwrap_err();
+        assert!(decoded(&[(1, 2), (2, 1)], &[(1, 2), (2, 1)]).is_ok());
+        let clock = DecodeError::Invalid("the clock is not sorted");
+        assert_eq!(broken(&[(2, 1), (1, 2)], &[]), clock);
+        assert_eq!(broken(&[(1, 1), (1, 2)], &[]), clock);
+        assert_eq!(broken(&[(1, 0)], &[]), clock);
+        let siblings = DecodeError::Invalid("the siblings are not sorted");
+        assert_eq!(broken(&[(1, 2)], &[(1, 2), (1, 1)]), siblings);
+        assert_eq!(broken(&[(1, 2)], &[(1, 2), (1, 2)]), siblings);
+        let cover = DecodeError::Invalid("the clock does not cover a sibling");
+        assert_eq!(broken(&[(1, 1)], &[(1, 2)]), cover);
+        assert_eq!(broken(&[], &[(1, 1)]), cover);
+        assert_eq!(broken(&[(1, 1)], &[(1, 0)]), cover);
+    }
+
+    #[test]
+    fn a_newer_encoding_and_a_huge_length_are_refused() {
+        let mut bytes = Object::default().to_bytes().to_vec();
+        bytes[0] = 2;
+        assert_eq!(Object::decode(bytes.into()), Err(DecodeError::Version(2)));
+        let huge = [&[ENCODING, 6, 0, 0, 0][..], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
+        assert_eq!(Object::decode(huge.into()), Err(DecodeError::Damaged));
+    }
+}

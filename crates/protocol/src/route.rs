@@ -132,6 +132,11 @@ impl Route {
         if now >= attempt.patience_ends { self.on_silent(attempt.node, now) } else { None }
     }
 
+    /// When the client is answered at the latest.
+    pub fn deadline(&self) -> Millis {
+        self.plan.deadline
+    }
+
     /// When [`Route::on_time`] must be called next.
     pub fn next_wake(&self) -> Option<Millis> {
         self.current.map(|attempt| attempt.patience_ends.min(self.plan.deadline))
@@ -165,5 +170,139 @@ impl Route {
         self.done = true;
         self.current = None;
         Effect::Fail(self.result.clone())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        Accepted(u8),
+        Refused(u8),
+        Silent(u8),
+        Answer,
+        Later(u64),
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::parse(&format!("n{number}")).unwrap()
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            2 => (0..6u8).prop_map(Event::Accepted),
+            4 => (0..6u8).prop_map(Event::Refused),
+            3 => (0..6u8).prop_map(Event::Silent),
+            1 => Just(Event::Answer),
+            3 => (0..150u64).prop_map(Event::Later),
+        ];
+        prop::collection::vec(event, 0..20)
+    }
+
+    prop_compose! {
+        fn plans()(homes in 1..5u8, me in 0..6u8, sloppy: bool, at_first_home: bool,
+            deadline in 1..500u64, down in any::<u8>()) -> (Plan, BTreeSet<NodeId>) {
+            let plan = Plan {
+                me: node(me),
+                homes: (0..homes).map(node).collect(),
+                sloppy,
+                at_first_home,
+                accept_timeout_ms: 50,
+                answer_timeout_ms: 200,
+                deadline: Millis(deadline),
+            };
+            (plan, (0..6).filter(|at| *at != me && down & (1 << at) != 0).map(node).collect())
+        }
+    }
+
+    /// Checks every effect; remembers who was tried and how the search ended.
+    struct Naive {
+        plan: Plan,
+        tried: BTreeSet<NodeId>,
+        refused: BTreeSet<NodeId>,
+        ended: bool,
+    }
+
+    impl Naive {
+        fn notes(&mut self, effect: Option<Effect>) {
+            let Some(effect) = effect else { return };
+            assert!(!self.ended, "something comes after the end");
+            let is_home = self.plan.homes.contains(&self.plan.me);
+            match effect {
+                Effect::Forward { to } => {
+                    assert!(to != self.plan.me && self.plan.homes.contains(&to));
+                    assert!(self.tried.insert(to), "{to} was tried twice");
+                }
+                Effect::Mint(role) => {
+                    assert_eq!(role == Role::Home, is_home);
+                    assert!(is_home || self.plan.sloppy, "a strict write at a fallback");
+                    self.ended = true;
+                }
+                Effect::Fail(Unrouted { refused, silent }) => {
+                    assert!(!is_home || self.plan.at_first_home);
+                    assert_eq!(refused.iter().copied().collect::<BTreeSet<_>>(), self.refused);
+                    let named: BTreeSet<_> = refused.iter().chain(&silent).copied().collect();
+                    assert_eq!(named.len(), refused.len() + silent.len(), "named twice");
+                    assert_eq!(named, self.tried, "everyone tried is named once");
+                    self.ended = true;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(2000)
+        })]
+
+        #[test]
+        fn a_route_ends_once_and_tries_each_home_once(
+            (plan, down) in plans(), events in events()
+        ) {
+            let mut now = Millis(0);
+            let (mut route, effect) = Route::start(plan.clone(), &down, now);
+            let (tried, refused) = (BTreeSet::new(), BTreeSet::new());
+            let mut naive = Naive { plan, tried, refused, ended: false };
+            naive.notes(effect);
+            for event in events {
+                let current = route.current.map(|attempt| attempt.node);
+                let effect = match event {
+                    Event::Accepted(number) => {
+                        route.on_accepted(node(number), now);
+                        None
+                    }
+                    Event::Refused(number) => {
+                        naive.refused.extend(current.filter(|at| *at == node(number)));
+                        route.on_refused(node(number), now)
+                    }
+                    Event::Silent(number) => route.on_silent(node(number), now),
+                    Event::Answer => {
+                        route.on_answer();
+                        naive.ended = true;
+                        None
+                    }
+                    Event::Later(ms) => {
+                        now = now.plus(ms);
+                        route.on_time(now)
+                    }
+                };
+                naive.notes(effect);
+            }
+            // Left alone, it ends at the deadline.
+            let end = now.max(naive.plan.deadline);
+            while !naive.ended {
+                let wake = route.next_wake();
+                prop_assert!(wake.is_some(), "it neither ends nor asks to be woken");
+                now = now.max(wake.unwrap());
+                prop_assert!(now <= end, "it goes on for too long");
+                naive.notes(route.on_time(now));
+            }
+            prop_assert_eq!(route.next_wake(), None);
+        }
     }
 }

@@ -272,7 +272,7 @@ impl World {
         left.sort();
         let siblings: Vec<Dot> = object.siblings.iter().map(|s| s.dot).collect();
         claim(siblings == left, "the siblings are not what nobody has seen")?;
-        claim(object.is_absent() != !siblings.is_empty(), "a clock, but no sibling")
+        claim(object.is_absent() == siblings.is_empty(), "a clock, but no sibling")
     }
 
     /// Different objects that arose, each with what its holder had heard of.
