@@ -66,9 +66,24 @@ pub struct DotError;
 
 /// A version vector: for each actor the highest counter seen, all lower ones included.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Clock {
     /// Sorted by actor, each once, no counter zero.
     entries: Vec<Dot>,
+}
+
+/// A clock as it was read, from a peer or the disk, before it is known to be one.
+#[derive(Deserialize)]
+struct Unchecked {
+    entries: Vec<Dot>,
+}
+
+impl TryFrom<Unchecked> for Clock {
+    type Error = &'static str;
+    fn try_from(Unchecked { entries }: Unchecked) -> Result<Self, Self::Error> {
+        let clock = Self { entries };
+        if clock.is_well_formed() { Ok(clock) } else { Err("the clock is not sorted") }
+    }
 }
 
 impl Clock {
@@ -169,6 +184,17 @@ mod tests {
         a.join(&b);
         assert_eq!(a.entries(), [dot(1, 5), dot(2, 2), dot(3, 4)]);
         assert!(a.covers_all(&b) && !b.covers_all(&a) && a.is_well_formed());
+    }
+
+    #[test]
+    fn only_a_sorted_clock_is_read() {
+        let read = |entries: &[Dot]| {
+            postcard::from_bytes::<Clock>(&postcard::to_stdvec(&entries).unwrap())
+        };
+        assert_eq!(read(&[dot(1, 5), dot(2, 1)]).unwrap().counter(Actor(1)), 5);
+        for bad in [[dot(2, 1), dot(1, 5)], [dot(1, 1), dot(1, 2)], [dot(1, 1), dot(2, 0)]] {
+            assert!(read(&bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
