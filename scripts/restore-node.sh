@@ -61,9 +61,8 @@ case $state in
 esac
 if ((wipe)); then
     done="was started with an empty data directory"
-    # A node with an empty disk has forgotten that the cluster is formed. This asks all
-    # nodes; should one of them be dead, the node may still learn it from the others.
-    form_cluster "$node" 10000 || warn "the cluster could not be formed again with every node"
+    # An empty node learns from the others that the cluster is formed; one that is alone cannot.
+    [[ $(cluster_count) != 1 ]] || form_cluster "$node"
 fi
 wait_ready 60 "$node"
 say "$node $done, and is ready."
