@@ -1,4 +1,4 @@
-//! The disk watermark: a look at the free space every second.
+//! The disk watermark: a look at the free space four times a second.
 //!
 //! Below the watermark the store takes no writes, so that compaction, the log and the operator keep
 //! room to work in; above it by a tenth, it takes them again. The gap keeps it from flapping.
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Short enough that little is written between two looks; a look costs microseconds.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Watches the free space of one file system.
 pub(crate) struct DiskWatch {
@@ -30,8 +31,8 @@ struct Shared {
 }
 
 impl DiskWatch {
-    /// Looks once, then starts the thread that looks every second and calls `also` each time. `min`
-    /// is the watermark in bytes.
+    /// Looks once, then starts the thread that looks again and again and calls `also` each
+    /// time. `min` is the watermark in bytes.
     pub(crate) fn start(
         dir: &Path,
         min: u64,
@@ -101,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Waits a second; whether to look again.
+    /// Waits for the next look; whether to take it.
     fn wait(&self) -> bool {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.wake.wait_timeout_while(stopped, LOOK_EVERY, |stopped| !*stopped);

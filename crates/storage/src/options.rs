@@ -26,7 +26,9 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Rows from this size up live in blob files, so that compaction does not copy them.
     pub blob_bytes_min: u64,
-    /// Below this many free bytes on the data disk no writes are taken. 0 turns the watermark off.
+    /// Below this many free bytes on the data disk no writes are taken. It must leave room for what
+    /// is written in a quarter of a second and for a compaction under way: a disk that runs full all
+    /// the same fails the store until it is reopened. 0 turns the watermark off.
     pub disk_free_bytes_min: u64,
     /// The most bytes all hints together may hold.
     pub hint_bytes_max: u64,
@@ -40,14 +42,14 @@ pub struct Options {
 
 impl Options {
     /// The defaults for a node: synced writes, 256 MiB of cache, 64 MiB memtables, blobs from 16
-    /// KiB, a watermark of 512 MiB, hints up to 4 GiB.
+    /// KiB, a watermark of 1 GiB, hints up to 4 GiB.
     pub fn new(node: NodeId, cluster_id: &str, partitions: u32) -> Self {
         Self {
             durability: Durability::Fsync,
             block_cache_bytes: 256 << 20,
             memtable_bytes: 64 << 20,
             blob_bytes_min: 16 << 10,
-            disk_free_bytes_min: 512 << 20,
+            disk_free_bytes_min: 1 << 30,
             hint_bytes_max: 4 << 30,
             node,
             cluster_id: cluster_id.to_owned(),
