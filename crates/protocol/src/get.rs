@@ -286,11 +286,11 @@ impl Get {
         }
     }
 
-    /// Asks for the objects behind digests that no object in the merge has, once the full object that
-    /// was asked for is in (or will not come).
+    /// Asks for the objects behind digests that no object in the merge has, once a full object is in (or
+    /// none will come).
     fn fetch_differing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let full = |c: &Contact| c.state == State::Waiting(What::Object);
-        if self.contacts.iter().any(full) {
+        if self.versions.is_empty() && self.contacts.iter().any(full) {
             return;
         }
         for at in 0..self.contacts.len() {

@@ -72,23 +72,22 @@ pub enum Message {
         /// The sender's state.
         status: Status,
     },
-    /// Merge these bucket records and send me yours: [`Reply::Buckets`].
+    /// Merge these bucket records: [`Reply::Buckets`].
     Buckets {
-        /// The sender's records.
+        /// Records that changed, or all of the sender's.
         table: Table,
+        /// Whether the reply shall hold all of the receiver's records (else none).
+        want_all: bool,
     },
     /// Record that the cluster was formed: [`Reply::Status`] with what is then recorded.
     Form {
         /// The formation.
         formation: Formation,
     },
-    /// Send the rows of a partition that you hold as home replica, and the hints you keep for me:
-    /// [`Reply::Rows`].
+    /// Send a page of the rows of a partition that you hold as home replica: [`Reply::Rows`].
     Fetch {
         /// Which partition.
         partition: u16,
-        /// Own rows or hints.
-        place: Where,
         /// After this key.
         after: Option<Key>,
     },
@@ -125,9 +124,9 @@ pub enum Reply {
     },
     /// The sender's state.
     Status(Status),
-    /// The sender's bucket records after the merge.
+    /// Bucket records after the merge.
     Buckets {
-        /// All of them.
+        /// All of them if they were asked for, else none.
         table: Table,
     },
     /// Rows in order; the objects lie one after the other in the payload. Fewer than asked: the end.
