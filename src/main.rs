@@ -1,2 +1,127 @@
-//! Placeholder.
-fn main() {}
+//! The `quorate` command.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use quorate::config::{Config, LogConfig, LogFormat};
+use quorate::form::Formed;
+use quorate::{form, server};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A leaderless, Dynamo-style quorum key-value store.
+///
+/// Any node takes any request: PUT and GET /kv/{bucket}/{key} on its client port, with tunable N, W and R.
+/// A cluster needs one configuration per node (config/node.toml documents every setting), `serve` on each,
+/// and `form` once. `scripts/cluster.sh up` does all of it on this machine.
+#[derive(Parser)]
+#[command(name = "quorate", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node in the foreground until SIGTERM; logs go to standard error.
+    Serve {
+        /// The node's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Form the cluster, once: wait until every node of the layout answers, then let each record it.
+    /// A cluster that was formed before is left alone; empty nodes join it by themselves.
+    Form {
+        /// The configuration of any node.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// How long to wait for the nodes, in milliseconds.
+        #[arg(long, default_value_t = 30_000, value_name = "MS")]
+        timeout_ms: u64,
+    },
+    /// Check a configuration and print its layout.
+    CheckConfig {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print a fresh key for `cluster_keys`.
+    Keygen,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&mut std::io::stderr(), &format!("quorate: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
+    match cli.command {
+        Command::Serve { config } => {
+            let config = Config::load(&config)?;
+            start_logging(&config.log)?;
+            stop_on_panic();
+            runtime()?.block_on(server::serve(config))?;
+        }
+        Command::Form { config, timeout_ms } => {
+            let config = Config::load(&config)?;
+            let formed = form::form(&config, Duration::from_millis(timeout_ms));
+            let nodes = config.layout.nodes.len();
+            match runtime()?.block_on(formed)? {
+                Formed::Now => {
+                    say(&mut std::io::stdout(), &format!("formed a cluster of {nodes} nodes"))
+                }
+                Formed::Before => say(&mut std::io::stdout(), "the cluster was formed before"),
+            }
+        }
+        Command::CheckConfig { config } => {
+            let config = Config::load(&config)?;
+            let layout = config.layout()?;
+            let text = format!("node {} of {layout:?}: the configuration is good", config.node);
+            say(&mut std::io::stdout(), &text);
+        }
+        Command::Keygen => {
+            let key: [u8; 32] = rand::random();
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            say(&mut std::io::stdout(), &hex);
+        }
+    }
+    Ok(())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn start_logging(log: &LogConfig) -> Result<(), Box<dyn std::error::Error>> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .map_err(|error| format!("log.level {:?}: {error}", log.level))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+/// A broken invariant stops the process: a node that is wrong about itself must not go on answering.
+fn stop_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        std::process::abort();
+    }));
+}
+
+/// A closed pipe is no reason to fail.
+fn say(out: &mut dyn Write, text: &str) {
+    drop(writeln!(out, "{text}"));
+}

@@ -419,7 +419,7 @@ mod tests {
         NodeId::parse(&format!("n{number}")).unwrap()
     }
 
-    /// The object that holds these of three writes side by side; the fourth bit is a write over all.
+    /// The object with these of three writes side by side; the fourth bit is a write over all.
     fn object(writes: u8) -> Object {
         let mut object = Object::default();
         for at in (0..4u8).filter(|at| writes & (1 << at) != 0) {
@@ -595,7 +595,9 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(2000)
+        })]
 
         #[test]
         fn a_get_answers_once_with_what_r_nodes_hold_and_ends(

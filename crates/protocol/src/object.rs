@@ -3,6 +3,8 @@
 //! Merge is commutative, associative and idempotent, and nothing but merge happens in it: no policy, no
 //! collapsing. Source: Almeida et al. (DAIS 2014), section 5; DeCandia et al., "Dynamo" (SOSP 2007), 4.4.
 
+use std::collections::BTreeSet;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -140,13 +142,8 @@ impl Object {
     /// The siblings as clients see them: of several that came from one request (a forward that was
     /// retried) only the first by dot, the others are the same value again.
     pub fn shown(&self) -> Vec<&Sibling> {
-        let mut shown: Vec<&Sibling> = Vec::with_capacity(self.siblings.len());
-        for sibling in &self.siblings {
-            if !shown.iter().any(|s| s.write_id == sibling.write_id) {
-                shown.push(sibling);
-            }
-        }
-        shown
+        let mut requests = BTreeSet::new();
+        self.siblings.iter().filter(|sibling| requests.insert(sibling.write_id)).collect()
     }
 
     /// The sibling a `lww` bucket answers with: greatest stamp, then dot.
@@ -328,8 +325,8 @@ mod tests {
 
     prop_compose! {
         fn siblings()(actor in 1..6u64, counter in 1..4u64, value in prop::option::of("[a-c]{0,9}"),
-            content_type in "[a-z/]{0,9}", user in prop::collection::vec(("[a-z]{1,3}", "[ -~]{0,5}"), 0..2),
-            stamp: u64, write_id: [u8; 16]) -> Sibling {
+            content_type in "[a-z/]{0,9}", stamp: u64, write_id: [u8; 16],
+            user in prop::collection::vec(("[a-z]{1,3}", "[ -~]{0,5}"), 0..2)) -> Sibling {
             Sibling {
                 dot: Dot { actor: Actor(actor), counter },
                 value: value.map(Bytes::from),
@@ -402,7 +399,7 @@ mod tests {
         }
     }
 
-    /// Decodes an object with this clock and these siblings' dots, encoded by hand without any check.
+    /// Decodes an object of this clock and these siblings' dots, encoded by hand without a check.
     fn decoded(clock: &[(u64, u64)], dots: &[(u64, u64)]) -> Result<Object, DecodeError> {
         let dot = |(actor, counter): &(u64, u64)| Dot { actor: Actor(*actor), counter: *counter };
         let metadata = Metadata::default();

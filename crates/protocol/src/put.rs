@@ -412,7 +412,9 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(2000)
+        })]
 
         #[test]
         fn a_put_answers_once_as_a_naive_count_does_and_ends(

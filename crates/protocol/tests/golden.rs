@@ -1,16 +1,19 @@
-//! Golden scripts: stories of the PUT, GET and ROUTE machines, with what they do written underneath.
+//! Golden scripts: stories of the PUT, GET and ROUTE machines, with what they do written
+//! underneath.
 //!
-//! A script sets the stage, tells a machine what happens at which time, and shows every effect on a line
-//! of its own: the time in milliseconds, who, what. `UPDATE_GOLDENFILES=1 cargo test` writes the lines
-//! anew; they are then read by a person and committed. Nodes are `n1`, `n2`, … in the order of the
-//! preference list. The commands:
+//! A script sets the stage, tells a machine what happens at which time, and shows every effect on a
+//! line of its own: the time in milliseconds, who, what. `UPDATE_GOLDENFILES=1 cargo test` writes
+//! the lines anew; they are then read by a person and committed. Nodes are `n1`, `n2`, … in the
+//! order of the preference list. The commands:
 //!
 //! * `cluster nodes=5 n=3` — so many nodes, of which the first n are home replicas; `down n3 …`.
-//! * `object NAME WRITE… over=OTHER` — an object with these siblings that supersedes another object.
+//! * `object NAME WRITE… over=OTHER` — an object with these siblings that supersedes another
+//!   object.
 //! * `put BY w=2`, `get BY r=2`, `route BY` — starts a machine; `sloppy=`, `timeout=`, `deadline=`,
 //!   `hedge=`, `at_first_home=`, `accept=`, `answer=` (milliseconds, true or false).
 //! * `ack`, `refused`, `silent`, `holds NODE OBJECT`, `digest NODE OBJECT`, `no_hint`, `not_ready`,
-//!   `accepted`, `answer NODE` — what happens; `until 300` lets time pass; `wake` shows the next alarm.
+//!   `accepted`, `answer NODE` — what happens; `until 300` lets time pass; `wake` shows the next
+//!   alarm.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

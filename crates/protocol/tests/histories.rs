@@ -1,15 +1,17 @@
 //! Versions against the truth: random histories of replicas, with a reference model beside them.
 //!
-//! The model knows of every write which writes its client had seen, and of every row and message which
-//! writes it has heard of: plain sets, no clocks. From that follows all that versions must say:
+//! The model knows of every write which writes its client had seen, and of every row and message
+//! which writes it has heard of: plain sets, no clocks. From that follows all that versions must
+//! say:
 //! * a clock covers the dot of a write if and only if its holder has heard of it;
-//! * the siblings are exactly the writes heard of that none of the others had seen: no write is lost,
-//!   none comes back, none is a false sibling, and all are pairwise concurrent;
+//! * the siblings are exactly the writes heard of that none of the others had seen: no write is
+//!   lost, none comes back, none is a false sibling, and all are pairwise concurrent;
 //! * no dot stands for two writes.
 //!
-//! Histories reorder, repeat and lose messages; nodes forget (a row falls back to what it once was, under
-//! a new incarnation), drop rows, and take over copies of another node's data. The model follows Riak's
-//! `eqc/kv679_eqc.erl`, which was written after such a history lost acknowledged writes.
+//! Histories reorder, repeat and lose messages; nodes forget (a row falls back to what it once was,
+//! under a new incarnation), drop rows, and take over copies of another node's data. The model
+//! follows Riak's `eqc/kv679_eqc.erl`, which was written after such a history lost acknowledged
+//! writes.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -41,11 +43,11 @@ enum Step {
     Write { client: usize, at: usize, blind: bool, delete: bool, supersede_all: bool },
     /// A client's request reaches another minter as well.
     Retry { write: usize, at: usize },
-    /// A replica sends its object; the message may arrive never, once or often, at once or much later.
+    /// A replica sends its object; the message may arrive never, once or often, now or much later.
     Send { from: usize },
     /// A message arrives.
     Deliver { message: usize, at: usize },
-    /// A row falls back to what it was, under a new incarnation (an unsynced crash, a restored backup).
+    /// A row falls back to what it was, under a new incarnation (an unsynced crash, a backup).
     Forget { at: usize, to: usize },
     /// A node starts anew on a row that forgot nothing, without a proven clean stop.
     Restart { at: usize },

@@ -1,0 +1,201 @@
+//! Request bodies: read whole, bounded in bytes and in time.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header::{CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::headers;
+use super::problem::{Kind, Problem};
+use crate::admission::Permit;
+
+/// How much of an unwanted body is read and thrown away so that its sender gets to read the answer,
+/// in bytes and milliseconds. Past that the connection is closed on it.
+const DISCARD_BYTES_MAX: usize = 16 << 20;
+const DISCARD_MS_MAX: u64 = 1_000;
+
+/// Reads a body of at most `bytes_max` bytes within `body_ms`. Its memory is charged to `permit`.
+///
+/// # Errors
+/// 413 before or while reading, 408 when it takes too long, 400 when it is cut off, 503 when the node
+/// holds too many bytes already.
+pub(super) async fn read(
+    body: &mut Body,
+    bytes_max: usize,
+    body_ms: u64,
+    permit: &mut Permit,
+) -> Result<Bytes, Problem> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > bytes_max {
+        return Err(too_large(bytes_max));
+    }
+    permit.add_bytes(announced)?;
+    let whole = collect(body, bytes_max, announced, permit);
+    match timeout(Duration::from_millis(body_ms), whole).await {
+        Ok(result) => result,
+        Err(_) => {
+            let detail =
+                format!("the body did not arrive within {body_ms} ms; nothing was written");
+            Err(Problem::new(Kind::BodyTooSlow, detail))
+        }
+    }
+}
+
+/// Joins the chunks; a body that comes as one chunk, as small ones do, is not copied.
+async fn collect(
+    body: &mut Body,
+    bytes_max: usize,
+    announced: usize,
+    permit: &mut Permit,
+) -> Result<Bytes, Problem> {
+    let mut first = Bytes::new();
+    let mut joined: Vec<u8> = Vec::new();
+    let mut charged = announced;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Problem::new(Kind::BadBody, "body cut off: it ended before its announced end")
+        })?;
+        let Ok(chunk) = frame.into_data() else { continue }; // trailers mean nothing here
+        let total = first.len().max(joined.len()) + chunk.len();
+        if total > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        if total > charged {
+            permit.add_bytes(total - charged)?;
+            charged = total;
+        }
+        if first.is_empty() && joined.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if joined.is_empty() {
+            joined.reserve(announced.max(total));
+            joined.extend_from_slice(&first);
+        }
+        joined.extend_from_slice(&chunk);
+    }
+    Ok(if joined.is_empty() { first } else { Bytes::from(joined) })
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(Kind::TooLarge, format!("the body may have {bytes_max} bytes"))
+        .fact("max", bytes_max)
+}
+
+/// Reads a refused request's body away, within bounds. Closing a connection on unread bytes resets it,
+/// and the client would then see the reset instead of the answer.
+pub(super) async fn discard(parts: &Parts, body: &mut Body) {
+    if body.is_end_stream() || parts.headers.contains_key(EXPECT) {
+        return; // who waits for "100 Continue" has not sent the body
+    }
+    let all = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARD_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _in_time = timeout(Duration::from_millis(DISCARD_MS_MAX), all).await;
+}
+
+/// Checks that a body that must be JSON does not claim to be something else. A missing `Content-Type`
+/// is taken for JSON.
+///
+/// # Errors
+/// 415, with what is needed.
+pub(super) fn check_json_type(parts: &Parts) -> Result<(), Problem> {
+    let Some(value) = headers::single(&parts.headers, &CONTENT_TYPE)? else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = "send the body with Content-Type: application/json";
+    Err(Problem::new(Kind::UnsupportedMediaType, detail))
+}
+
+/// Reads a JSON body into what it means.
+///
+/// # Errors
+/// 400 with the place and what is wrong there.
+pub(super) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::new(Kind::BadBody, error.to_string()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::http::Request;
+    use futures_util::stream;
+
+    use super::*;
+    use crate::admission::Admission;
+
+    fn chunked(chunks: &[&'static str]) -> Body {
+        let chunks: Vec<Result<Bytes, Infallible>> =
+            chunks.iter().map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))).collect();
+        Body::from_stream(stream::iter(chunks))
+    }
+
+    async fn read_all(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+        let admission = Admission::with_bounds(1, 100);
+        let mut permit = admission.operation().unwrap();
+        read(&mut body, bytes_max, 100, &mut permit).await
+    }
+
+    #[tokio::test]
+    async fn chunks_are_joined_and_the_limit_is_exact() {
+        assert_eq!(read_all(chunked(&[]), 0).await.unwrap(), "");
+        assert_eq!(read_all(chunked(&["", "ab", "", "cd", "e"]), 5).await.unwrap(), "abcde");
+        let kind = |result: Result<Bytes, Problem>| result.unwrap_err().kind();
+        assert_eq!(kind(read_all(chunked(&["ab", "cd", "ef"]), 5).await), Kind::TooLarge);
+        assert_eq!(kind(read_all(Body::from("abcdef"), 5).await), Kind::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn one_chunk_is_not_copied() {
+        let value = Bytes::from_static(b"a value");
+        let read = read_all(Body::from(value.clone()), 100).await.unwrap();
+        assert_eq!(read.as_ptr(), value.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_body_past_what_the_node_may_hold_is_refused() {
+        let refused = read_all(Body::from(vec![0; 101]), 1_000).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Overloaded);
+        let chunk = &"0123456789".repeat(6);
+        let chunks: Vec<Result<Bytes, Infallible>> =
+            vec![Ok(Bytes::from(chunk.clone())), Ok(Bytes::from(chunk.clone()))];
+        let refused = read_all(Body::from_stream(stream::iter(chunks)), 1_000).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Overloaded);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        assert_eq!(read_all(body, 5).await.unwrap_err().kind(), Kind::BodyTooSlow);
+    }
+
+    #[test]
+    fn only_json_passes_for_json() {
+        let check = |content_type: Option<&str>| {
+            let mut request = Request::builder();
+            if let Some(content_type) = content_type {
+                request = request.header(CONTENT_TYPE, content_type);
+            }
+            check_json_type(&request.body(()).unwrap().into_parts().0)
+        };
+        assert!(check(None).is_ok());
+        assert!(check(Some("Application/JSON; charset=utf-8")).is_ok());
+        let refused = check(Some("application/x-www-form-urlencoded")).unwrap_err();
+        assert_eq!(refused.kind(), Kind::UnsupportedMediaType);
+    }
+}

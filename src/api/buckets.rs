@@ -1,0 +1,222 @@
+//! `/buckets`: the properties of buckets.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use quorate_protocol::bucket::Settings;
+use quorate_protocol::name::Bucket;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::{Value, json};
+
+use super::problem::{Kind, Problem};
+use super::query::Params;
+use super::{body, path, show, write};
+use crate::buckets::BucketsError;
+use crate::node::Node;
+
+const ROUTE: &str = "/buckets/";
+/// The longest properties, in bytes of JSON.
+const JSON_BYTES_MAX: usize = 16 << 10;
+
+/// `GET /buckets`: the buckets with properties of their own, and what holds for all others.
+pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    node.readiness()?;
+    let buckets: Vec<Value> = node
+        .buckets
+        .all()
+        .into_iter()
+        .map(|(bucket, settings)| {
+            let properties = node.buckets.properties(bucket.as_str());
+            json!({"bucket": bucket, "properties": properties, "set": set_only(&settings)})
+        })
+        .collect();
+    let defaults =
+        Settings::default().over(&node.config.defaults.properties(), node.layout.node_count());
+    Ok(show::json(&json!({"buckets": buckets, "defaults": defaults})))
+}
+
+/// What somebody set, without what follows the defaults.
+fn set_only(settings: &Settings) -> Value {
+    let mut value = json!(settings);
+    if let Value::Object(fields) = &mut value {
+        fields.retain(|_, value| !value.is_null());
+    }
+    value
+}
+
+/// `GET /buckets/{bucket}`: its properties, complete.
+pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let bucket = path::bucket(&uri, ROUTE)?;
+    Params::parse(uri.query(), &[])?;
+    node.readiness()?;
+    Ok(properties(&node, &bucket))
+}
+
+fn properties(node: &Node, bucket: &Bucket) -> Response {
+    show::json(&json!(node.buckets.properties(bucket.as_str())))
+}
+
+/// `PUT /buckets/{bucket}`: sets its properties; those not given follow the defaults.
+pub(super) async fn put(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, mut body) = request.into_parts();
+    let answer = set(&node, &parts, &mut body).await;
+    write::end(answer, &parts, &mut body).await
+}
+
+async fn set(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Response, Problem> {
+    let bucket = path::bucket(&parts.uri, ROUTE)?;
+    Params::parse(parts.uri.query(), &[])?;
+    body::check_json_type(parts)?;
+    node.readiness()?;
+    let mut permit = node.admission.operation()?;
+    let body_ms = node.config.timeouts.body_ms;
+    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut permit).await?;
+    let Wanted(settings) = body::parse_json(&text)?;
+    change(node, bucket.clone(), settings).await?;
+    Ok(properties(node, &bucket))
+}
+
+/// `DELETE /buckets/{bucket}`: back to the defaults; touches no key.
+pub(super) async fn delete(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let bucket = path::bucket(&uri, ROUTE)?;
+    Params::parse(uri.query(), &[])?;
+    node.readiness()?;
+    let _permit = node.admission.operation()?;
+    change(&node, bucket, Settings::default()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// In a task of its own, so that a client that hangs up does not leave some peers untold.
+async fn change(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), Problem> {
+    let task = {
+        let node = Arc::clone(node);
+        let change = async move { node.buckets.set(&node, bucket, settings).await };
+        tokio::spawn(change)
+    };
+    match task.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Problem::new(Kind::Internal, "the change was not carried through")),
+    }
+}
+
+impl From<BucketsError> for Problem {
+    fn from(error: BucketsError) -> Self {
+        let detail = error.to_string();
+        match error {
+            BucketsError::Properties(_) => Self::new(Kind::BadBody, detail),
+            BucketsError::Full => Self::new(Kind::BucketsFull, detail),
+            BucketsError::Store(quorate_storage::Error::DiskLow { .. }) => {
+                Self::new(Kind::DiskFull, detail)
+            }
+            BucketsError::Store(_) => Self::new(Kind::Failed, detail),
+        }
+    }
+}
+
+/// Properties as a client sends them. Read by hand, so that every error names its property.
+struct Wanted(Settings);
+
+impl<'de> Deserialize<'de> for Wanted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(WantedVisitor)
+    }
+}
+
+struct WantedVisitor;
+
+impl<'de> Visitor<'de> for WantedVisitor {
+    type Value = Wanted;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with some of n, r, w, conflicts, sloppy")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wanted, A::Error> {
+        let mut settings = Settings::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "n" => take(&mut map, "n", &mut settings.n)?,
+                "r" => take(&mut map, "r", &mut settings.r)?,
+                "w" => take(&mut map, "w", &mut settings.w)?,
+                "conflicts" => take(&mut map, "conflicts", &mut settings.conflicts)?,
+                "sloppy" => take(&mut map, "sloppy", &mut settings.sloppy)?,
+                _ => {
+                    let name = super::problem::echo(&name);
+                    let detail = format!(
+                        "{name}: is no property; the properties are \
+                                          n, r, w, conflicts, sloppy"
+                    );
+                    return Err(A::Error::custom(detail));
+                }
+            }
+        }
+        Ok(Wanted(settings))
+    }
+}
+
+fn take<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+    map: &mut A,
+    name: &str,
+    slot: &mut Option<T>,
+) -> Result<(), A::Error> {
+    if slot.is_some() {
+        return Err(A::Error::custom(format!("{name}: is given more than once")));
+    }
+    let value = map.next_value();
+    *slot = Some(value.map_err(|error| A::Error::custom(format!("{name}: {error}")))?);
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::bucket::Conflicts;
+    use quorate_protocol::quorum::Count;
+
+    use super::*;
+
+    #[test]
+    fn properties_are_read_and_each_error_names_its_property() {
+        let all = r#"{"n": 5, "r": "one", "w": 3, "conflicts": "lww", "sloppy": false}"#;
+        let Wanted(settings) = body::parse_json(all.as_bytes()).unwrap();
+        assert_eq!((settings.n, settings.r), (Some(5), Some(Count::One)));
+        assert_eq!((settings.conflicts, settings.sloppy), (Some(Conflicts::Lww), Some(false)));
+        let Wanted(nothing) = body::parse_json(b"{}").unwrap();
+        assert_eq!(nothing, Settings::default());
+        for (bad, name) in [
+            (r#"{"n": "3"}"#, "n"),
+            (r#"{"n": -1}"#, "n"),
+            (r#"{"n": 65536}"#, "n"),
+            (r#"{"n": null}"#, "n"),
+            (r#"{"n": 1.5}"#, "n"),
+            (r#"{"n": 1, "n": 2}"#, "n: is given more"),
+            (r#"{"r": 0}"#, "r"),
+            (r#"{"w": "most"}"#, "w"),
+            (r#"{"conflicts": "LWW"}"#, "conflicts"),
+            (r#"{"sloppy": 1}"#, "sloppy"),
+            (r#"{"N": 3}"#, "N: is no property"),
+        ] {
+            let problem = body::parse_json::<Wanted>(bad.as_bytes()).err().unwrap();
+            assert!(problem.detail().starts_with(name), "{bad}: {}", problem.detail());
+        }
+        for bad in ["", "[]", "null", "{", r#"{"n": 3} x"#] {
+            assert!(body::parse_json::<Wanted>(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_set_is_listed() {
+        let settings = Settings { n: Some(2), ..Settings::default() };
+        assert_eq!(set_only(&settings), json!({"n": 2}));
+    }
+}

@@ -1,0 +1,33 @@
+//! Is the process alive, does it take requests, and what does it count.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::problem::Problem;
+use super::query::Params;
+use super::show;
+use crate::metrics;
+use crate::node::Node;
+
+/// `GET /livez`: 200 as long as the process answers at all.
+pub(super) async fn livez() -> &'static str {
+    "alive\n"
+}
+
+/// `GET /readyz`: 200 if the node takes requests, else 503 with the reason.
+pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
+    node.readiness()?;
+    Ok(show::json(&json!({"ready": true, "node": node.me})))
+}
+
+/// `GET /metrics`, as OpenMetrics text.
+pub(super) async fn metrics(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let text = node.metrics.render(&node);
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}

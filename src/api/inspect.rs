@@ -1,0 +1,190 @@
+//! `GET /siblings/{bucket}/{key}`: one key seen from every replica at once. Changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Sibling};
+use quorate_protocol::view::context_of;
+use serde_json::{Map, Value, json};
+
+use super::headers::CONTEXT;
+use super::problem::Problem;
+use super::query::Params;
+use super::{path, show};
+use crate::coordinator::{self, ReplicaView};
+use crate::node::Node;
+
+/// Every sibling, who holds it, and how each replica stands to the whole.
+pub(super) async fn inspect(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let key = path::key(request.uri(), "/siblings/")?;
+    let params = Params::parse(request.uri().query(), &["timeout_ms"])?;
+    node.readiness()?;
+    let timeouts = &node.config.timeouts;
+    let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
+    let guard = node.admission.operation()?.outlive(Duration::from_millis(timeout_ms));
+    let views = coordinator::inspect(&node, &key, timeout_ms).await;
+    guard.finished();
+    Ok(report(&node, &key, &views))
+}
+
+fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
+    let merged = merge(views);
+    let properties = node.properties(key);
+    let n = usize::from(properties.n).min(views.len());
+    let (homes, fallbacks) = views.split_at(n);
+    let context = (!merged.is_absent()).then(|| {
+        // All of it is shown below, so the client may write on top of all of it.
+        show::context(&node.contexts, key, &context_of(&merged))
+    });
+    let siblings: Vec<Value> = merged.siblings.iter().map(|s| sibling(s, views)).collect();
+    let replicas: Vec<Value> = homes.iter().map(|home| replica(home, &merged, views)).collect();
+    let fallbacks: Vec<Value> = fallbacks.iter().map(fallback).collect();
+    let mut response = show::json(&json!({
+        "bucket": key.bucket(),
+        "key": key.key(),
+        "partition": node.partition(key).0,
+        "n": n,
+        "conflicts": properties.conflicts,
+        "conflict": merged.is_conflict(),
+        "version": merged.version().to_hex(),
+        "context": context.as_ref().and_then(|context| context.to_str().ok()),
+        "siblings": siblings,
+        "replicas": replicas,
+        "fallbacks": fallbacks,
+    }));
+    if let Some(context) = context {
+        response.headers_mut().insert(CONTEXT, context);
+    }
+    response
+}
+
+/// What all replicas and hints know together.
+fn merge(views: &[ReplicaView]) -> Object {
+    let mut merged = Object::default();
+    for view in views {
+        for object in view.object.iter().chain(view.hints.iter().map(|(_, object)| object)) {
+            merged.merge(object);
+        }
+    }
+    merged
+}
+
+/// A sibling, and which nodes hold it as their own or as a hint.
+fn sibling(sibling: &Sibling, views: &[ReplicaView]) -> Value {
+    let holds = |view: &&ReplicaView| view.object.as_ref().is_some_and(|o| o.has(sibling.dot));
+    let keeps = |view: &&ReplicaView| view.hints.iter().any(|(_, o)| o.has(sibling.dot));
+    let names = |views: Vec<&ReplicaView>| views.iter().map(|v| v.node).collect::<Vec<NodeId>>();
+    let mut value = show::sibling_json(sibling);
+    if let Value::Object(fields) = &mut value {
+        fields.insert("held_by".to_owned(), json!(names(views.iter().filter(holds).collect())));
+        fields.insert("hinted_at".to_owned(), json!(names(views.iter().filter(keeps).collect())));
+    }
+    value
+}
+
+/// A home replica: its dots, how it stands to the whole, and the hints that wait for it elsewhere.
+fn replica(view: &ReplicaView, merged: &Object, views: &[ReplicaView]) -> Value {
+    let hints: Vec<Value> = views
+        .iter()
+        .flat_map(|holder| holder.hints.iter().map(move |hint| (holder.node, hint)))
+        .filter(|(_, (target, _))| *target == view.node)
+        .map(|(holder, (_, object))| json!({"at": holder, "dots": dots(object)}))
+        .collect();
+    let mut fields = Map::new();
+    fields.insert("node".to_owned(), json!(view.node));
+    fields.insert("state".to_owned(), json!(state(view, merged)));
+    if view.reached {
+        let held = view.object.as_ref().map(dots).unwrap_or_default();
+        fields.insert("dots".to_owned(), json!(held));
+    }
+    fields.insert("hints".to_owned(), Value::Array(hints));
+    Value::Object(fields)
+}
+
+/// A node after the home replicas, and for whom it keeps hints.
+fn fallback(view: &ReplicaView) -> Value {
+    let targets: Vec<NodeId> = view.hints.iter().map(|(target, _)| *target).collect();
+    let state = if view.reached { "ok" } else { "unreachable" };
+    json!({"node": view.node, "state": state, "hints_for": targets})
+}
+
+fn state(view: &ReplicaView, merged: &Object) -> &'static str {
+    match &view.object {
+        _ if !view.reached => "unreachable",
+        Some(object) if object.version() == merged.version() => "ok",
+        _ if !view.ready => "not_ready",
+        Some(object) if !object.is_absent() => "behind",
+        Some(_) | None if merged.is_absent() => "ok",
+        Some(_) | None => "missing",
+    }
+}
+
+fn dots(object: &Object) -> Vec<String> {
+    object.siblings.iter().map(|sibling| sibling.dot.to_string()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_protocol::clock::{Actor, Dot};
+    use quorate_protocol::object::{Metadata, WriteId};
+    use quorate_protocol::stamp::Stamp;
+
+    use super::*;
+
+    fn object(actors: &[u64]) -> Object {
+        let mut object = Object::default();
+        for actor in actors {
+            let dot = Dot { actor: Actor(*actor), counter: 1 };
+            object.clock.advance(dot);
+            object.siblings.push(Sibling {
+                dot,
+                value: Some(Bytes::from_static(b"v")),
+                metadata: Metadata::default(),
+                stamp: Stamp(1),
+                writer: NodeId::parse("n1").unwrap(),
+                write_id: WriteId([*actor as u8; 16]),
+            });
+        }
+        object
+    }
+
+    fn view(name: &str, object: Option<Object>) -> ReplicaView {
+        let node = NodeId::parse(name).unwrap();
+        ReplicaView { node, reached: true, ready: true, object, hints: Vec::new() }
+    }
+
+    #[test]
+    fn each_replica_stands_somewhere() {
+        let mut views = vec![
+            view("n1", Some(object(&[1, 2]))),
+            view("n2", Some(object(&[1]))),
+            view("n3", None),
+            view("n4", None),
+            view("n5", None),
+        ];
+        views[3].ready = false;
+        views[4].reached = false;
+        views[3].hints.push((NodeId::parse("n3").unwrap(), object(&[2])));
+        let merged = merge(&views);
+        let states: Vec<_> = views.iter().map(|view| state(view, &merged)).collect();
+        assert_eq!(states, ["ok", "behind", "missing", "not_ready", "unreachable"]);
+        let n3 = replica(&views[2], &merged, &views);
+        assert_eq!(n3["hints"][0]["at"], "n4");
+        assert_eq!(n3["hints"][0]["dots"][0], "0000000000000002-1");
+        let second = sibling(&merged.siblings[1], &views);
+        assert_eq!((&second["held_by"], &second["hinted_at"]), (&json!(["n1"]), &json!(["n4"])));
+    }
+
+    #[test]
+    fn a_key_that_nobody_has_is_missing_nowhere() {
+        assert_eq!(state(&view("n1", None), &merge(&[])), "ok");
+    }
+}

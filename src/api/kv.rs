@@ -1,0 +1,123 @@
+//! `/kv/{bucket}/{key}`: the key-value store itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::http::request::Parts;
+use axum::response::Response;
+use quorate_protocol::bucket::Properties;
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{Metadata, Object};
+
+use super::headers;
+use super::problem::Problem;
+use super::query::{OF_READS, OF_WRITES, Params};
+use super::show::Look;
+use super::write::Ask;
+use super::{body, path, write};
+use crate::admission::Permit;
+use crate::coordinator::{self, ReadOptions};
+use crate::node::Node;
+
+const ROUTE: &str = "/kv/";
+
+/// `GET` and `HEAD`: the value, all siblings of a conflict, or one of them.
+pub(super) async fn get(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, _) = request.into_parts();
+    let key = path::key(&parts.uri, ROUTE)?;
+    let params = Params::parse(parts.uri.query(), OF_READS)?;
+    let none_match = headers::none_match(&parts.headers)?;
+    node.readiness()?;
+    let properties = node.properties(&key);
+    let options = read_options(&node, &params, &properties)?;
+    let permit = node.admission.operation()?;
+    let object = read(&node, &key, options, permit).await?;
+    let look = Look {
+        contexts: &node.contexts,
+        key: &key,
+        conflicts: properties.conflicts,
+        accept: parts.headers.get(axum::http::header::ACCEPT),
+        sibling: params.sibling,
+        none_match,
+        // A HEAD shows no value, and a client gets only contexts of what it saw.
+        shows_values: parts.method != Method::HEAD,
+    };
+    look.at(&object)
+}
+
+/// Reads R; the operation counts as in progress until it is over.
+pub(super) async fn read(
+    node: &Arc<Node>,
+    key: &Key,
+    options: ReadOptions,
+    permit: Permit,
+) -> Result<Object, Problem> {
+    let guard = permit.outlive(Duration::from_millis(options.timeout_ms));
+    let n = options.n;
+    let result = coordinator::read(node, key, options).await;
+    guard.finished();
+    result.map_err(|failure| Problem::from(failure).fact("replicas", n))
+}
+
+/// What a read asks for, checked against the bucket.
+pub(super) fn read_options(
+    node: &Node,
+    params: &Params,
+    properties: &Properties,
+) -> Result<ReadOptions, Problem> {
+    let quorum = params.read_quorum(properties)?;
+    let timeouts = &node.config.timeouts;
+    Ok(ReadOptions {
+        n: quorum.n,
+        r: quorum.needed,
+        sloppy: params.sloppy.unwrap_or(properties.sloppy),
+        timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
+    })
+}
+
+/// `PUT`: a value.
+pub(super) async fn put(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, mut body) = request.into_parts();
+    let answer = put_value(&node, &parts, &mut body).await;
+    write::end(answer, &parts, &mut body).await
+}
+
+async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Response, Problem> {
+    let key = path::key(&parts.uri, ROUTE)?;
+    let params = Params::parse(parts.uri.query(), OF_WRITES)?;
+    let metadata = headers::metadata(&parts.headers)?;
+    let ask = Ask::parse(node, parts, key, &params)?;
+    let mut permit = node.admission.operation()?;
+    let limits = (node.config.limits.value_bytes_max, node.config.timeouts.body_ms);
+    let value = body::read(body, limits.0, limits.1, &mut permit).await?;
+    let id = ask.write_id(&metadata, &value);
+    ask.carry_out(node, id, metadata, Some(value), permit).await
+}
+
+/// `DELETE`: a tombstone. Without a context it deletes what a read of R shows.
+pub(super) async fn delete(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, mut body) = request.into_parts();
+    let answer = put_tombstone(&node, &parts).await;
+    write::end(answer, &parts, &mut body).await
+}
+
+async fn put_tombstone(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem> {
+    let key = path::key(&parts.uri, ROUTE)?;
+    let params = Params::parse(parts.uri.query(), OF_WRITES)?;
+    let ask = Ask::parse(node, parts, key, &params)?;
+    let permit = node.admission.operation()?;
+    let id = ask.write_id(&Metadata::default(), &[]);
+    ask.carry_out(node, id, Metadata::default(), None, permit).await
+}

@@ -1,0 +1,72 @@
+//! The client port: HTTP in, operations out (design section 6 is the contract).
+//!
+//! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
+//! `kv`, `siblings`, `buckets`, `ring` and `health` are the routes; `write` is what all routes that write
+//! share; `show` and `multipart` are how an object looks to a client; `problem` and `refusal` are
+//! everything that can go wrong. `observe` wraps every request.
+//!
+//! Nothing here decides anything about replicas: see `coordinator`.
+
+mod body;
+mod buckets;
+mod headers;
+mod health;
+mod inspect;
+mod kv;
+mod multipart;
+mod observe;
+mod path;
+mod problem;
+mod query;
+mod refusal;
+mod ring;
+mod show;
+mod siblings;
+mod write;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, put};
+
+use self::problem::{Kind, Problem};
+use crate::node::Node;
+
+/// Everything a client can ask of this node.
+pub fn app(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/kv/{*path}", get(kv::get).put(kv::put).delete(kv::delete))
+        .route("/siblings", get(siblings::list))
+        .route("/siblings/{*path}", get(inspect::inspect).post(siblings::resolve))
+        .route("/buckets", get(buckets::list))
+        .route("/buckets/{*path}", put(buckets::put).get(buckets::get).delete(buckets::delete))
+        .route("/ring", get(ring::ring))
+        .route("/ring/{*path}", get(ring::key))
+        .route("/cluster", get(ring::cluster))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&node), observe::observe))
+        .with_state(node)
+}
+
+async fn no_such_route(request: Request) -> Problem {
+    let detail = format!(
+        "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, /buckets, \
+         /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, /livez, /readyz, /metrics; \
+         {} is none of them",
+        problem::echo(request.uri().path())
+    );
+    Problem::new(Kind::NoSuchRoute, detail)
+}
+
+/// The router adds the `Allow` header.
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail =
+        format!("{} is not among those in Allow", problem::echo(request.method().as_str()));
+    Problem::new(Kind::MethodNotAllowed, detail)
+}

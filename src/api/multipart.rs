@@ -1,0 +1,121 @@
+//! The siblings of a conflict as `multipart/mixed`, for clients that want raw bytes. Source: RFC 2046.
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
+use quorate_protocol::object::Sibling;
+
+use super::show;
+
+const DOT: HeaderName = HeaderName::from_static("quorate-dot");
+/// `true` on a sibling that is a delete.
+const DELETED: HeaderName = HeaderName::from_static("quorate-deleted");
+
+/// Whether `Accept` prefers `multipart/mixed` to JSON. JSON wins a tie, and when nothing fits.
+pub(super) fn is_preferred(accept: Option<&HeaderValue>) -> bool {
+    let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return false };
+    quality(accept, "multipart", "mixed") > quality(accept, "application", "json")
+}
+
+/// The quality, in thousandths, that `Accept` gives a type: that of its most specific range.
+fn quality(accept: &str, main: &str, sub: &str) -> u32 {
+    let mut best = (0, 0); // how specific, quality
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let (range_main, range_sub) =
+            parts.next().unwrap_or_default().split_once('/').unwrap_or_default();
+        let specific = match (range_main, range_sub) {
+            (m, s) if m.eq_ignore_ascii_case(main) && s.eq_ignore_ascii_case(sub) => 3,
+            (m, "*") if m.eq_ignore_ascii_case(main) => 2,
+            ("*", "*") => 1,
+            _ => continue,
+        };
+        let q = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        let q = q.map_or(Some(1.0), |q| q.parse::<f32>().ok()).unwrap_or(0.0);
+        if specific > best.0 {
+            best = (specific, (q.clamp(0.0, 1.0) * 1000.0) as u32);
+        }
+    }
+    best.1
+}
+
+/// Every sibling as a part of its own.
+pub(super) fn response(siblings: &[&Sibling]) -> Response {
+    let boundary = boundary(siblings);
+    let values: usize = siblings.iter().filter_map(|s| s.value.as_ref()).map(|v| v.len()).sum();
+    let mut body = Vec::with_capacity(values + 512 * siblings.len());
+    for sibling in siblings {
+        let mut headers = HeaderMap::new();
+        show::describe(&mut headers, sibling);
+        headers.insert(DOT, ascii(sibling.dot.to_string()));
+        if sibling.is_tombstone() {
+            headers.remove(CONTENT_TYPE);
+            headers.insert(DELETED, HeaderValue::from_static("true"));
+        }
+        body.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
+        for (name, value) in &headers {
+            body.extend_from_slice(name.as_str().as_bytes());
+            body.extend_from_slice(b": ");
+            body.extend_from_slice(value.as_bytes());
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"\r\n");
+        body.extend_from_slice(sibling.value.as_deref().unwrap_or_default());
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    let mut response = Response::new(Body::from(body));
+    let content_type = ascii(format!("multipart/mixed; boundary={boundary}"));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// A line that occurs in no value: a hash of them all, which no value can contain of itself. The same
+/// siblings make the same bytes on every node, as a strong entity tag promises.
+fn boundary(siblings: &[&Sibling]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for sibling in siblings {
+        hasher.update(sibling.dot.to_string().as_bytes());
+        hasher.update(sibling.value.as_deref().unwrap_or_default());
+    }
+    format!("quorate-{}", &hasher.finalize().to_hex()[..32])
+}
+
+fn ascii(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_unless_multipart_is_preferred() {
+        let prefers = |accept: &str| is_preferred(Some(&HeaderValue::from_str(accept).unwrap()));
+        for accept in [
+            "multipart/mixed",
+            "Multipart/Mixed;q=0.5",
+            "multipart/*",
+            "multipart/mixed, */*;q=0.1",
+            "application/json;q=0.2, multipart/mixed;q=0.3",
+        ] {
+            assert!(prefers(accept), "{accept}");
+        }
+        for accept in [
+            "",
+            "*/*",
+            "image/png",
+            "application/json, multipart/mixed",
+            "multipart",
+            "multipart/mixed;q=0",
+            "multipart/mixed;q=x",
+            "multipart/mixed;q=NaN",
+            ";;,,/",
+        ] {
+            assert!(!prefers(accept), "{accept}");
+        }
+        assert!(!is_preferred(None));
+    }
+}

@@ -1,0 +1,85 @@
+//! What happens around every request: a name for it, a span for its log lines, counts and times.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument;
+
+use super::headers::REQUEST_ID;
+use crate::metrics::Route;
+use crate::node::Node;
+
+/// The longest request id that is taken over from a client, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Names the request, runs it in a span of that name, counts and times it.
+pub(super) async fn observe(
+    State(node): State<Arc<Node>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let id = given_id(request.headers()).unwrap_or_else(new_id);
+    let route = Route::of(request.method(), request.uri().path());
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let access = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| (request.method().clone(), request.uri().clone()));
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let took = started.elapsed();
+    node.metrics.answered(route, response.status(), took);
+    if let Some((method, uri)) = access {
+        let status = response.status().as_u16();
+        let took_us = took.as_micros() as u64;
+        span.in_scope(|| tracing::debug!(%method, path = uri.path(), status, took_us, "answered"));
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The client's own id for the request, if it is fit for a log line.
+fn given_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(&REQUEST_ID)?;
+    let bytes = id.as_bytes();
+    let fits = !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX;
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (fits && bytes.iter().all(allowed)).then(|| id.clone())
+}
+
+/// 16 random hexadecimal digits.
+fn new_id() -> HeaderValue {
+    let number: u64 = rand::random();
+    let mut digits = [0; 16];
+    for (i, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * i)) as usize & 15];
+    }
+    HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("unnamed"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_fit_for_a_log_line_are_taken_over() {
+        let given = |id: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
+            given_id(&headers).is_some()
+        };
+        assert!(given("a.B_7-x") && given(&"a".repeat(64)));
+        assert!(!given("") && !given("a b") && !given("ü") && !given(&"a".repeat(65)));
+        assert!(!given("a\"b") && !given("a=b"));
+    }
+
+    #[test]
+    fn new_ids_are_short_and_differ() {
+        let (one, two) = (new_id(), new_id());
+        assert_eq!(one.len(), 16);
+        assert!(one != two && one.as_bytes().iter().all(u8::is_ascii_hexdigit));
+    }
+}

@@ -1,0 +1,276 @@
+//! Every error a client can get, as `application/problem+json` (RFC 9457).
+//!
+//! [`Problem`] is the only type in the node that knows HTTP status codes. Inner layers say what
+//! happened in their own words; `refusal.rs` maps each of those to a problem, without a wildcard.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+/// The longest piece of a client's own text that is sent back to it, in characters.
+const ECHO_CHARS_MAX: usize = 64;
+/// What a client that may try again is told to wait, in seconds.
+const RETRY_AFTER_S: u32 = 1;
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// What went wrong, as a stable name that programs can rely on (the end of the problem's `type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    BadPath,
+    BadParameter,
+    BadHeader,
+    BadContext,
+    BadBody,
+    NoSuchRoute,
+    KeyNotFound,
+    KeyDeleted,
+    NoSuchSibling,
+    MethodNotAllowed,
+    BodyTooSlow,
+    SiblingGone,
+    ConditionFailed,
+    TooLarge,
+    UnsupportedMediaType,
+    TooManySiblings,
+    ObjectTooLarge,
+    ClockFull,
+    IdempotencyKeyReused,
+    Internal,
+    Overloaded,
+    NoQuorum,
+    NoReadQuorum,
+    NotFormed,
+    NotReady,
+    Stopping,
+    HintsFull,
+    ClockSkew,
+    Failed,
+    DiskFull,
+    BucketsFull,
+}
+
+impl Kind {
+    /// Status, name and title.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::BadPath => (S::BAD_REQUEST, "bad_path", "The path names no bucket and key"),
+            Self::BadParameter => (S::BAD_REQUEST, "bad_parameter", "A query parameter is wrong"),
+            Self::BadHeader => (S::BAD_REQUEST, "bad_header", "A request header is wrong"),
+            Self::BadContext => (S::BAD_REQUEST, "bad_context", "The context cannot be used"),
+            Self::BadBody => (S::BAD_REQUEST, "bad_body", "The request's body is wrong"),
+            Self::NoSuchRoute => (S::NOT_FOUND, "no_such_route", "There is nothing at this path"),
+            Self::KeyNotFound => (S::NOT_FOUND, "key_not_found", "The key was never written"),
+            Self::KeyDeleted => (S::NOT_FOUND, "key_deleted", "The key was deleted"),
+            Self::NoSuchSibling => (S::NOT_FOUND, "no_such_sibling", "No such sibling"),
+            Self::MethodNotAllowed => {
+                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not take this method")
+            }
+            Self::BodyTooSlow => {
+                (S::REQUEST_TIMEOUT, "body_too_slow", "The request's body took too long")
+            }
+            Self::SiblingGone => (S::CONFLICT, "sibling_gone", "The sibling is no longer there"),
+            Self::ConditionFailed => (
+                S::PRECONDITION_FAILED,
+                "condition_failed",
+                "The request's condition does not hold",
+            ),
+            Self::TooLarge => {
+                (S::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large")
+            }
+            Self::UnsupportedMediaType => (
+                S::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The request's body must be JSON",
+            ),
+            Self::TooManySiblings => {
+                (S::UNPROCESSABLE_ENTITY, "too_many_siblings", "The key has too many siblings")
+            }
+            Self::ObjectTooLarge => {
+                (S::UNPROCESSABLE_ENTITY, "object_too_large", "The key's siblings are too large")
+            }
+            Self::ClockFull => (S::UNPROCESSABLE_ENTITY, "clock_full", "The key's clock is full"),
+            Self::IdempotencyKeyReused => (
+                S::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "The Idempotency-Key was used for another request",
+            ),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The node made a mistake"),
+            Self::Overloaded
+            | Self::NoQuorum
+            | Self::NoReadQuorum
+            | Self::NotFormed
+            | Self::NotReady
+            | Self::Stopping
+            | Self::HintsFull
+            | Self::ClockSkew
+            | Self::Failed => {
+                let (name, title) = self.unavailable();
+                (S::SERVICE_UNAVAILABLE, name, title)
+            }
+            Self::DiskFull => {
+                (S::INSUFFICIENT_STORAGE, "disk_full", "The node's disk takes no more writes")
+            }
+            Self::BucketsFull => {
+                (S::INSUFFICIENT_STORAGE, "buckets_full", "Too many buckets have own properties")
+            }
+        }
+    }
+
+    /// Name and title of the kinds that are 503.
+    fn unavailable(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Overloaded => ("overloaded", "The node has too much to do"),
+            Self::NoQuorum => ("no_quorum", "Too few replicas acknowledged the write"),
+            Self::NoReadQuorum => ("no_read_quorum", "Too few replicas answered the read"),
+            Self::NotFormed => ("not_formed", "The cluster has not been formed"),
+            Self::Stopping => ("stopping", "The node is stopping"),
+            Self::HintsFull => ("hints_full", "A fallback's hint store is full"),
+            Self::ClockSkew => ("clock_skew", "The nodes' clocks disagree"),
+            Self::Failed => ("failed", "A replica could not carry out the request"),
+            _ => ("not_ready", "The node takes no requests"),
+        }
+    }
+
+    fn may_be_tried_again(self) -> bool {
+        self.parts().0 == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// One error answer. Built where the error is known, rendered once.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    kind: Kind,
+    detail: String,
+    facts: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem of some kind; `detail` tells the client what is wrong with *this* request.
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), facts: Map::new(), headers: Vec::new() }
+    }
+
+    /// 400: the path.
+    pub(crate) fn bad_path(detail: impl Into<String>) -> Self {
+        Self::new(Kind::BadPath, detail)
+    }
+
+    /// 400: a query parameter, named.
+    pub(crate) fn bad_parameter(name: &str, detail: impl AsRef<str>) -> Self {
+        let name = echo(name);
+        Self::new(Kind::BadParameter, format!("{name}: {}", detail.as_ref()))
+            .fact("parameter", name)
+    }
+
+    /// 400: a header, named.
+    pub(crate) fn bad_header(name: &str, detail: impl AsRef<str>) -> Self {
+        let name = echo(name);
+        Self::new(Kind::BadHeader, format!("{name}: {}", detail.as_ref())).fact("header", name)
+    }
+
+    /// Adds a fact that programs can read.
+    pub(crate) fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds a response header.
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// States that the write this problem answers left nothing behind, unless it already says more.
+    pub(crate) fn nothing_written(mut self) -> Self {
+        if self.status().is_server_error() && !self.facts.contains_key("outcome") {
+            self.facts.insert("outcome".to_owned(), json!("not_applied"));
+        }
+        self
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.kind.parts().0
+    }
+
+    /// What kind of problem it is.
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What is wrong with this request.
+    #[cfg(test)]
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, name, title) = self.kind.parts();
+        let mut body = json!({
+            "type": format!("urn:quorate:problem:{name}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+        });
+        if let Value::Object(members) = &mut body {
+            members.extend(self.facts);
+        }
+        let mut response = Response::new(Body::from(format!("{body}\n")));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
+        if self.kind.may_be_tried_again() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// A client's own text, cut to a length that is fit for an answer.
+pub(super) fn echo(text: &str) -> String {
+    match text.char_indices().nth(ECHO_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_its_type_and_status() {
+        let response = Problem::new(Kind::Overloaded, "too many operations").into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        let bad = Problem::bad_parameter("w", "must be true").into_response();
+        assert_eq!(bad.status(), StatusCode::BAD_REQUEST);
+        assert!(!bad.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_clients_text_comes_back_cut_short() {
+        let problem = Problem::bad_parameter(&"ü".repeat(10_000), "no");
+        assert!(problem.detail().chars().count() < 80);
+        assert_eq!(problem.kind(), Kind::BadParameter);
+    }
+
+    #[test]
+    fn only_failures_of_the_service_speak_of_an_outcome() {
+        let told = Problem::new(Kind::Overloaded, "busy").nothing_written();
+        assert_eq!(told.facts["outcome"], "not_applied");
+        let partial = Problem::new(Kind::NoQuorum, "").fact("outcome", "partial");
+        assert_eq!(partial.nothing_written().facts["outcome"], "partial");
+        let bad = Problem::bad_path("no").nothing_written();
+        assert!(!bad.facts.contains_key("outcome"));
+    }
+}

@@ -1,0 +1,234 @@
+//! Query parameters, parsed once into what they mean.
+//!
+//! Each route names the parameters it knows. Everything else is a 400 that names the parameter: an
+//! unknown or misspelt one must not be ignored, since `?W=3` would then promise less than it says.
+
+use quorate_protocol::bucket::Properties;
+use quorate_protocol::clock::Dot;
+use quorate_protocol::name::Bucket;
+use quorate_protocol::quorum::{Count, Quorum, QuorumError};
+
+use super::path::percent_decode;
+use super::problem::Problem;
+
+/// What a PUT, a DELETE and a resolution take.
+pub(super) const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
+/// What a GET takes.
+pub(super) const OF_READS: &[&str] = &["r", "n", "timeout_ms", "sloppy", "sibling"];
+
+/// The parameters of a request; `None` was not given.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Params {
+    pub(super) n: Option<Count>,
+    pub(super) r: Option<Count>,
+    pub(super) w: Option<Count>,
+    /// Milliseconds; 1 or more, the upper bound is checked by [`Params::timeout_ms`].
+    timeout_ms: Option<u64>,
+    pub(super) sloppy: Option<bool>,
+    pub(super) return_body: bool,
+    pub(super) sibling: Option<Dot>,
+    pub(super) bucket: Option<Bucket>,
+    /// 1 to [`LIMIT_MAX`].
+    pub(super) limit: Option<usize>,
+    pub(super) cursor: Option<String>,
+}
+
+/// The most rows that one page of a listing may have.
+pub(super) const LIMIT_MAX: usize = 1000;
+
+impl Params {
+    /// Parses a query in which only the parameters of `known` may occur, each at most once.
+    ///
+    /// # Errors
+    /// 400 `bad_parameter` that names the parameter and what is allowed.
+    pub(super) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+        let mut params = Self::default();
+        let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(params) };
+        let mut seen: Vec<String> = Vec::new();
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = text("a name", name)?;
+            if !known.contains(&name.as_str()) {
+                let allowed = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let detail = format!("is not a parameter of this request; allowed: {allowed}");
+                return Err(Problem::bad_parameter(&name, detail));
+            }
+            if seen.contains(&name) {
+                return Err(Problem::bad_parameter(&name, "is given more than once"));
+            }
+            let value = text(&name, value)?;
+            params.set(&name, &value).map_err(|detail| Problem::bad_parameter(&name, detail))?;
+            seen.push(name);
+        }
+        Ok(params)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "n" => self.n = Some(count(value)?),
+            "r" => self.r = Some(count(value)?),
+            "w" => self.w = Some(count(value)?),
+            "timeout_ms" => self.timeout_ms = Some(number(value, u64::MAX)?),
+            "sloppy" => self.sloppy = Some(boolean(value)?),
+            "return_body" => self.return_body = boolean(value)?,
+            "sibling" => self.sibling = Some(value.parse().map_err(|e| format!("{e}"))?),
+            "bucket" => self.bucket = Some(Bucket::parse(value).map_err(|e| e.to_string())?),
+            "limit" => self.limit = Some(number(value, LIMIT_MAX as u64)? as usize),
+            "cursor" => self.cursor = Some(value.to_owned()),
+            _ => return Err("is not a parameter".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// How long the request may take, in milliseconds: as asked, else `default`.
+    ///
+    /// # Errors
+    /// 400 if more than `max` is asked for.
+    pub(super) fn timeout_ms(&self, default: u64, max: u64) -> Result<u64, Problem> {
+        match self.timeout_ms {
+            Some(asked) if asked > max => {
+                Err(Problem::bad_parameter("timeout_ms", format!("must be from 1 to {max}")))
+            }
+            asked => Ok(asked.unwrap_or(default)),
+        }
+    }
+
+    /// N and R of a read in a bucket with these properties.
+    ///
+    /// # Errors
+    /// 400 that names `n` or `r` unless `1 <= r <= n <=` the bucket's n.
+    pub(super) fn read_quorum(&self, bucket: &Properties) -> Result<Quorum, Problem> {
+        quorum("r", bucket.n, self.n, self.r.unwrap_or(bucket.r))
+    }
+
+    /// N and W of a write in a bucket with these properties.
+    ///
+    /// # Errors
+    /// 400 that names `n` or `w` unless `1 <= w <= n <=` the bucket's n.
+    pub(super) fn write_quorum(&self, bucket: &Properties) -> Result<Quorum, Problem> {
+        quorum("w", bucket.n, self.n, self.w.unwrap_or(bucket.w))
+    }
+}
+
+fn quorum(name: &str, max: u16, n: Option<Count>, needed: Count) -> Result<Quorum, Problem> {
+    Quorum::new(max, n, needed).map_err(|error| match error {
+        QuorumError::TooManyReplicas { n, max } => Problem::bad_parameter(
+            "n",
+            format!(
+                "must be from 1 to the bucket's n ({max}), not {n}; a request may only lower it"
+            ),
+        ),
+        QuorumError::MoreThanN { needed, n } => {
+            Problem::bad_parameter(name, format!("must be from 1 to n ({n}), not {needed}"))
+        }
+    })
+}
+
+fn text(name: &str, raw: &str) -> Result<String, Problem> {
+    percent_decode(raw)
+        .and_then(|bytes| String::from_utf8(bytes.into_owned()).ok())
+        .ok_or_else(|| Problem::bad_parameter(name, "is not percent-encoded UTF-8"))
+}
+
+fn count(value: &str) -> Result<Count, String> {
+    Count::parse(value).map_err(|error| error.to_string())
+}
+
+fn number(value: &str, max: u64) -> Result<u64, String> {
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    match value.parse::<u64>() {
+        Ok(number) if digits && (1..=max).contains(&number) => Ok(number),
+        Ok(_) | Err(_) if max == u64::MAX => Err("must be a whole number from 1".to_owned()),
+        Ok(_) | Err(_) => Err(format!("must be a whole number from 1 to {max}")),
+    }
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const ALL: &[&str] =
+        &["r", "w", "n", "timeout_ms", "sloppy", "return_body", "sibling", "bucket", "limit"];
+
+    fn refused(query: &str) -> String {
+        Params::parse(Some(query), ALL).unwrap_err().detail().to_owned()
+    }
+
+    #[test]
+    fn words_numbers_and_nothing() {
+        let params =
+            Params::parse(Some("w=all&n=2&timeout_ms=50&sloppy=false&return_body=true"), OF_WRITES);
+        let params = params.unwrap();
+        assert_eq!((params.w, params.n), (Some(Count::All), Some(Count::Exactly(2))));
+        assert_eq!(params.timeout_ms(1000, 60_000).unwrap(), 50);
+        assert_eq!((params.sloppy, params.return_body), (Some(false), true));
+        assert_eq!(Params::parse(None, OF_READS).unwrap(), Params::default());
+        assert_eq!(Params::parse(Some(""), OF_READS).unwrap(), Params::default());
+        assert_eq!(Params::parse(Some("%72=one"), OF_READS).unwrap().r, Some(Count::One));
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_with_its_parameter() {
+        for bad in ["0", "-1", "%2B1", "+1", "", "two", "1.5", "65536", "ALL", "%201"] {
+            for name in ["r", "w", "n"] {
+                let detail = refused(&format!("{name}={bad}"));
+                assert!(detail.starts_with(&format!("{name}: must be a whole number")), "{detail}");
+            }
+        }
+        assert!(refused("r").starts_with("r: must be"));
+        for bad in ["0", "-5", "", "1s", "99999999999999999999999"] {
+            assert!(refused(&format!("timeout_ms={bad}")).starts_with("timeout_ms: must be"));
+        }
+        for bad in ["1", "TRUE", "", "yes"] {
+            assert_eq!(refused(&format!("sloppy={bad}")), "sloppy: must be true or false");
+            assert_eq!(
+                refused(&format!("return_body={bad}")),
+                "return_body: must be true or false"
+            );
+        }
+        assert!(refused("sibling=7").starts_with("sibling: a dot is"));
+        assert!(refused("bucket=a/b").starts_with("bucket: a bucket is"));
+        for bad in ["0", "1001", "-1", ""] {
+            assert!(refused(&format!("limit={bad}")).contains("from 1 to 1000"));
+        }
+    }
+
+    #[test]
+    fn unknown_repeated_and_undecodable_parameters_are_named() {
+        assert!(refused("W=3").starts_with("W: is not a parameter"));
+        assert!(refused("w=1&&n=1").contains("is not a parameter"));
+        assert_eq!(refused("w=1&w=1"), "w: is given more than once");
+        assert_eq!(refused("w=%zz"), "w: is not percent-encoded UTF-8");
+        assert_eq!(refused("w=%ff"), "w: is not percent-encoded UTF-8");
+        let put = Params::parse(Some("r=1"), OF_WRITES).unwrap_err();
+        assert!(put.detail().contains("allowed: w, n, timeout_ms"), "{}", put.detail());
+    }
+
+    #[test]
+    fn impossible_quorums_are_named() {
+        let bucket = Properties::default();
+        let quorums = |query| {
+            let params = Params::parse(Some(query), ALL).unwrap();
+            (params.read_quorum(&bucket), params.write_quorum(&bucket))
+        };
+        let detail = |result: Result<Quorum, Problem>| result.unwrap_err().detail().to_owned();
+        assert!(detail(quorums("n=4").0).starts_with("n: must be from 1 to the bucket's n (3)"));
+        assert_eq!(detail(quorums("r=4").0), "r: must be from 1 to n (3), not 4");
+        assert_eq!(detail(quorums("n=1&w=2").1), "w: must be from 1 to n (1), not 2");
+        assert_eq!(quorums("n=1").1.unwrap(), Quorum { n: 1, needed: 1 });
+        let long = Params::parse(Some("timeout_ms=60001"), ALL).unwrap();
+        assert_eq!(
+            long.timeout_ms(1, 60_000).unwrap_err().detail(),
+            "timeout_ms: must be from 1 to 60000"
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! From what the inner layers say to what a client is told. Each enum is mapped case by case, so that a
+//! new case cannot be forgotten.
+
+use quorate_protocol::context::ContextError;
+use quorate_protocol::message::{Outcome, Refusal};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::put::Acks;
+use quorate_protocol::row::MintError;
+use serde_json::{Value, json};
+
+use super::problem::{Kind, Problem};
+use crate::admission::Overload;
+use crate::coordinator::ReadFailure;
+use crate::node::NotReady;
+
+impl From<NotReady> for Problem {
+    fn from(why: NotReady) -> Self {
+        let detail = why.to_string();
+        match why {
+            NotReady::NotFormed => Self::new(Kind::NotFormed, detail),
+            NotReady::Stopping => Self::new(Kind::Stopping, detail),
+            NotReady::Store(_) => Self::new(Kind::NotReady, detail),
+        }
+    }
+}
+
+impl From<ContextError> for Problem {
+    fn from(error: ContextError) -> Self {
+        Self::new(Kind::BadContext, error.to_string()).fact("header", "Quorate-Context")
+    }
+}
+
+impl From<ReadFailure> for Problem {
+    fn from(failure: ReadFailure) -> Self {
+        let ReadFailure { required, counted, refused, silent } = failure;
+        let detail = format!("{counted} of the {required} replicas needed answered");
+        Self::new(Kind::NoReadQuorum, detail)
+            .fact("required", required)
+            .fact("acks", counted)
+            .fact("refused", names(&refused))
+            .fact("silent", names(&silent))
+    }
+}
+
+impl From<MintError> for Problem {
+    fn from(error: MintError) -> Self {
+        let detail = error.to_string();
+        match error {
+            MintError::TooManySiblings { siblings, max } => {
+                Self::new(Kind::TooManySiblings, detail).fact("siblings", siblings).fact("max", max)
+            }
+            MintError::ObjectTooLarge { bytes, max } => {
+                Self::new(Kind::ObjectTooLarge, detail).fact("bytes", bytes).fact("max", max)
+            }
+            MintError::ClockFull { max } => Self::new(Kind::ClockFull, detail).fact("max", max),
+            MintError::StampAhead => Self::new(Kind::ClockSkew, detail),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let (kind, detail) = match refusal {
+            Refusal::Busy => (Kind::Overloaded, "the replica that would take the write is busy"),
+            Refusal::NotFormed => (Kind::NotFormed, "the replica is not part of a formed cluster"),
+            Refusal::ReadOnly => {
+                (Kind::DiskFull, "the disk is full, read-only or failing; reads are still served")
+            }
+            Refusal::HintsFull => {
+                (Kind::HintsFull, "no home replica can be reached and the hint store is full")
+            }
+            Refusal::StampAhead => {
+                (Kind::ClockSkew, "a time is over a minute ahead of the replica's clock")
+            }
+            Refusal::Stopping => (Kind::Stopping, "the replica is stopping"),
+            Refusal::Failed => (Kind::Failed, "the replica could not write; its log says why"),
+            Refusal::Malformed => (Kind::Internal, "the replica did not understand the request"),
+        };
+        Self::new(kind, detail)
+    }
+}
+
+/// 503: W was not met.
+pub(super) fn no_quorum(required: u16, n: u16, acks: &Acks, outcome: Outcome) -> Problem {
+    let left_behind = match outcome {
+        Outcome::Partial => "a copy is stored and may still spread",
+        Outcome::Unknown => "a silent replica may have stored a copy",
+        Outcome::NotApplied => "nothing was stored",
+    };
+    let detail = format!("{} of {required} acknowledgements; {left_behind}", acks.counted);
+    Problem::new(Kind::NoQuorum, detail)
+        .fact("required", required)
+        .fact("acks", acks.counted)
+        .fact("hints", acks.hints)
+        .fact("replicas", n)
+        .fact("refused", names(&acks.refused))
+        .fact("silent", names(&acks.silent))
+        .fact("outcome", outcome_name(outcome))
+}
+
+/// 503: the read that a condition or a blind DELETE needs found fewer than R replicas.
+pub(super) fn no_read_before_write(required: u16, counted: u16) -> Problem {
+    let detail = format!(
+        "{counted} of the {required} replicas needed answered the read before the write; \
+         nothing was stored"
+    );
+    Problem::new(Kind::NoReadQuorum, detail)
+        .fact("required", required)
+        .fact("acks", counted)
+        .fact("outcome", outcome_name(Outcome::NotApplied))
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Partial => "partial",
+        Outcome::Unknown => "unknown",
+        Outcome::NotApplied => "not_applied",
+    }
+}
+
+fn names(nodes: &[NodeId]) -> Value {
+    json!(nodes)
+}
+
+impl From<Overload> for Problem {
+    fn from(overload: Overload) -> Self {
+        Self::new(Kind::Overloaded, format!("{overload}; nothing was done"))
+    }
+}

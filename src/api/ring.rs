@@ -1,0 +1,143 @@
+//! `/ring` and `/cluster`: where keys live, and how the nodes are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use quorate_protocol::layout::{Layout, Partition};
+use quorate_protocol::name::NodeId;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::query::Params;
+use super::{path, show};
+use crate::node::{Node, RELEASE};
+use crate::peers::PeerView;
+
+/// `GET /ring`: the layout and how evenly it spreads the partitions.
+pub(super) async fn ring(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let layout = &node.layout;
+    let n = node.config.defaults.properties().n.min(layout.node_count());
+    let loads = loads(layout, n);
+    let weights: u32 = layout.members().iter().map(|member| u32::from(member.weight)).sum();
+    let places = f64::from(layout.partitions()) * f64::from(n);
+    let nodes: Vec<Value> = layout
+        .members()
+        .iter()
+        .map(|member| {
+            let load = loads.get(&member.node).copied().unwrap_or(0);
+            let fair = places * f64::from(member.weight) / f64::from(weights);
+            json!({
+                "node": member.node,
+                "zone": member.zone,
+                "weight": member.weight,
+                "partitions": load,
+                "of_fair_share": (f64::from(load) / fair * 1000.0).round() / 1000.0,
+            })
+        })
+        .collect();
+    Ok(show::json(&json!({
+        "version": layout.version(),
+        "hash": layout.hash().to_string(),
+        "partitions": layout.partitions(),
+        "n": n,
+        "nodes": nodes,
+    })))
+}
+
+/// For how many partitions each node is a home replica, in one pass.
+fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u32> {
+    let mut loads = BTreeMap::new();
+    for partition in 0..layout.partitions() {
+        for home in layout.homes(Partition(partition as u16), n) {
+            *loads.entry(*home).or_default() += 1;
+        }
+    }
+    loads
+}
+
+/// `GET /ring/{bucket}/{key}`: home replicas first, then fallbacks in order.
+pub(super) async fn key(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let key = path::key(&uri, "/ring/")?;
+    Params::parse(uri.query(), &[])?;
+    let partition = node.partition(&key);
+    Ok(show::json(&json!({
+        "bucket": key.bucket(),
+        "key": key.key(),
+        "partition": partition.0,
+        "n": node.properties(&key).n,
+        "preference_list": node.layout.preference_list(partition),
+    })))
+}
+
+/// `GET /cluster`: the nodes as this one sees them.
+pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let not_ready = node.readiness().err().map(|why| why.to_string());
+    let peers = node.peers.view();
+    let nodes: Vec<Value> = node
+        .layout
+        .members()
+        .iter()
+        .map(|member| match peers.iter().find(|peer| peer.node == member.node) {
+            Some(peer) => of_peer(peer),
+            None => json!({
+                "node": member.node,
+                "zone": member.zone,
+                "state": "self",
+                "release": RELEASE,
+                "formed": node.formation().is_some(),
+            }),
+        })
+        .collect();
+    Ok(show::json(&json!({
+        "cluster_id": node.config.cluster_id,
+        "node": node.me,
+        "release": RELEASE,
+        "ready": not_ready.is_none(),
+        "not_ready": not_ready,
+        "writable": node.is_writable(),
+        "layout": {"version": node.layout.version(), "hash": node.layout.hash().to_string()},
+        "nodes": nodes,
+    })))
+}
+
+fn of_peer(peer: &PeerView) -> Value {
+    json!({
+        "node": peer.node,
+        "zone": peer.zone,
+        "peer_addr": peer.peer_addr,
+        "state": peer.state,
+        "since_ms": peer.since_ms,
+        "round_trip_p50_us": peer.round_trip_p50_us,
+        "round_trip_p99_us": peer.round_trip_p99_us,
+        "queue_depth": peer.queue_depth,
+        "last_error": peer.last_error,
+        "release": peer.release,
+        "formed": peer.formed,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::layout::Member;
+
+    use super::*;
+
+    #[test]
+    fn loads_agree_with_the_layout() {
+        let member = |name: &str| Member {
+            node: NodeId::parse(name).unwrap(),
+            zone: "z".to_owned(),
+            weight: 1,
+        };
+        let layout = Layout::new(1, 64, vec![member("n1"), member("n2"), member("n3")]).unwrap();
+        for (node, load) in loads(&layout, 2) {
+            assert_eq!(load as usize, layout.load(node, 2));
+        }
+    }
+}

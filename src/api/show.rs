@@ -1,0 +1,263 @@
+//! How an object looks to a client: 200, 300, 304 or 404, with context, entity tag and dates.
+
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::clock::Dot;
+use quorate_protocol::context::{ContextKeys, Seen};
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{Object, Sibling, Version};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::view::{View, context_of};
+use serde_json::{Map, Value, json};
+
+use super::headers::{CONTENT_TYPE_DEFAULT, CONTEXT, META_PREFIX, NoneMatch, SIBLINGS};
+use super::multipart;
+use super::problem::{Kind, Problem};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_DEFAULT);
+/// The last second that HTTP and RFC 3339 dates can name: 9999-12-31T23:59:59Z.
+const SECONDS_MAX: u64 = 253_402_300_799;
+
+/// One client's look at one key.
+pub(super) struct Look<'a> {
+    pub(super) contexts: &'a ContextKeys,
+    pub(super) key: &'a Key,
+    pub(super) conflicts: Conflicts,
+    pub(super) accept: Option<&'a HeaderValue>,
+    /// Only this sibling, without a context.
+    pub(super) sibling: Option<Dot>,
+    pub(super) none_match: Option<NoneMatch<'a>>,
+    /// Whether the answer brings the values along: without them it brings no context either.
+    pub(super) shows_values: bool,
+}
+
+impl Look<'_> {
+    /// The answer that shows the object.
+    ///
+    /// # Errors
+    /// 404: never written, deleted (with a context: there is nothing more to see), or no such sibling.
+    pub(super) fn at(&self, object: &Object) -> Result<Response, Problem> {
+        let siblings = match View::of(object, self.conflicts) {
+            View::Absent => {
+                return Err(Problem::new(Kind::KeyNotFound, "the key was never written"));
+            }
+            View::Deleted => {
+                let problem =
+                    Problem::new(Kind::KeyDeleted, "the key was written and then deleted");
+                return Err(problem.header(CONTEXT, self.context(object)));
+            }
+            View::One(sibling) => vec![sibling],
+            View::Many(siblings) => siblings,
+        };
+        if let Some(dot) = self.sibling {
+            return self.one_of(object, &siblings, dot);
+        }
+        match siblings.as_slice() {
+            [sibling] => {
+                let tag = Tag::of(object, "");
+                if let Some(response) = self.not_modified(object, &tag) {
+                    return Ok(response);
+                }
+                let mut response = value(sibling);
+                self.add_context(response.headers_mut(), object);
+                response.headers_mut().insert(ETAG, tag.header());
+                Ok(response)
+            }
+            siblings => Ok(self.all(object, siblings)),
+        }
+    }
+
+    /// 300: every sibling, in the form the client prefers.
+    fn all(&self, object: &Object, siblings: &[&Sibling]) -> Response {
+        let mixed = multipart::is_preferred(self.accept);
+        let tag = Tag::of(object, if mixed { "-mixed" } else { "-json" });
+        if let Some(response) = self.not_modified(object, &tag) {
+            return response;
+        }
+        let mut response = if mixed {
+            multipart::response(siblings)
+        } else {
+            let shown: Vec<Value> = siblings.iter().map(|s| sibling_json(s)).collect();
+            json(&json!({"siblings": shown}))
+        };
+        *response.status_mut() = StatusCode::MULTIPLE_CHOICES;
+        let headers = response.headers_mut();
+        headers.insert(SIBLINGS, HeaderValue::from(siblings.len()));
+        headers.insert(VARY, HeaderValue::from_static("accept"));
+        headers.insert(ETAG, tag.header());
+        self.add_context(headers, object);
+        response
+    }
+
+    /// `?sibling=`: the raw value of one sibling. No context, since the others were not shown.
+    fn one_of(
+        &self,
+        object: &Object,
+        siblings: &[&Sibling],
+        dot: Dot,
+    ) -> Result<Response, Problem> {
+        let gone = |detail: &str| Problem::new(Kind::NoSuchSibling, detail);
+        let sibling = siblings.iter().find(|s| s.dot == dot);
+        let sibling =
+            sibling.ok_or_else(|| gone("the key has no sibling with this dot (any more)"))?;
+        if sibling.is_tombstone() {
+            return Err(gone("the sibling with this dot is a delete"));
+        }
+        let tag = Tag::of(object, &format!("-{dot}"));
+        if self.matches(&tag) {
+            return Ok(tag.not_modified());
+        }
+        let mut response = value(sibling);
+        response.headers_mut().insert(ETAG, tag.header());
+        Ok(response)
+    }
+
+    /// 304, if the client says that it has just this.
+    fn not_modified(&self, object: &Object, tag: &Tag) -> Option<Response> {
+        if !self.matches(tag) {
+            return None;
+        }
+        let mut response = tag.not_modified();
+        // Who knows the tag has seen what it names; who says * has not.
+        if !matches!(self.none_match, Some(NoneMatch::Any)) {
+            self.add_context(response.headers_mut(), object);
+        }
+        Some(response)
+    }
+
+    fn matches(&self, tag: &Tag) -> bool {
+        match &self.none_match {
+            None => false,
+            Some(NoneMatch::Any) => true,
+            Some(NoneMatch::Tags(tags)) => tags.contains(&tag.text()),
+        }
+    }
+
+    fn add_context(&self, headers: &mut HeaderMap, object: &Object) {
+        if self.shows_values {
+            headers.insert(CONTEXT, self.context(object));
+        }
+    }
+
+    fn context(&self, object: &Object) -> HeaderValue {
+        context(self.contexts, self.key, &context_of(object))
+    }
+}
+
+/// An entity tag with its quotes.
+struct Tag(String);
+
+impl Tag {
+    fn of(object: &Object, suffix: &str) -> Self {
+        Self(quoted(object.version(), suffix))
+    }
+
+    fn text(&self) -> &str {
+        self.0.trim_matches('"')
+    }
+
+    fn header(self) -> HeaderValue {
+        header_of(self.0)
+    }
+
+    fn not_modified(&self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().insert(ETAG, header_of(self.0.clone()));
+        response
+    }
+}
+
+fn quoted(version: Version, suffix: &str) -> String {
+    ["\"", &version.to_hex(), suffix, "\""].concat()
+}
+
+/// The entity tag of a version in some representation (`suffix`; empty for a single value).
+pub(super) fn etag(version: Version, suffix: &str) -> HeaderValue {
+    header_of(quoted(version, suffix))
+}
+
+/// A context as a header.
+pub(super) fn context(contexts: &ContextKeys, key: &Key, seen: &Seen) -> HeaderValue {
+    header_of(contexts.sign(key, seen))
+}
+
+/// Text of our own making, which is always fit for a header.
+fn header_of(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// 200: the raw value with all that its writer said of it.
+fn value(sibling: &Sibling) -> Response {
+    let mut response = Response::new(match &sibling.value {
+        Some(value) => Body::from(value.clone()),
+        None => Body::empty(),
+    });
+    describe(response.headers_mut(), sibling);
+    response
+}
+
+/// `Content-Type`, `Last-Modified` and `Quorate-Meta-*`.
+pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling) {
+    let content_type = HeaderValue::from_str(&sibling.metadata.content_type);
+    headers.insert(CONTENT_TYPE, content_type.unwrap_or(OCTETS));
+    headers.insert(LAST_MODIFIED, header_of(httpdate::fmt_http_date(time(sibling.stamp))));
+    for (name, value) in &sibling.metadata.user {
+        let name = HeaderName::try_from([META_PREFIX, name].concat());
+        let value = HeaderValue::from_bytes(value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// One sibling for people and programs: the value as text, or as base64 with `encoding`.
+pub(super) fn sibling_json(sibling: &Sibling) -> Value {
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    set("dot", json!(sibling.dot.to_string()));
+    set("writer", json!(sibling.writer));
+    set("written_at", json!(rfc3339(sibling.stamp)));
+    let Some(value) = &sibling.value else {
+        set("deleted", json!(true));
+        return Value::Object(fields);
+    };
+    set("content_type", json!(sibling.metadata.content_type));
+    set("size", json!(value.len()));
+    let meta: Map<String, Value> =
+        sibling.metadata.user.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    set("meta", Value::Object(meta));
+    match std::str::from_utf8(value) {
+        Ok(text) => set("value", json!(text)),
+        Err(_) => {
+            set("encoding", json!("base64"));
+            set("value", json!(STANDARD.encode(value)))
+        }
+    };
+    Value::Object(fields)
+}
+
+/// A JSON answer, with a line end for people who use a terminal.
+pub(super) fn json(value: &Value) -> Response {
+    let mut response = Response::new(Body::from(format!("{value}\n")));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// A stamp as RFC 3339, in milliseconds.
+pub(super) fn rfc3339(stamp: Stamp) -> String {
+    humantime::format_rfc3339_millis(time(stamp)).to_string()
+}
+
+fn time(stamp: Stamp) -> SystemTime {
+    let ms = stamp.millis().0.min(SECONDS_MAX * 1000);
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}

@@ -1,0 +1,247 @@
+//! What PUT, DELETE and a resolution share: the request as it will travel, and its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{ACCEPT, ETAG};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use quorate_protocol::bucket::{Conflicts, Properties};
+use quorate_protocol::context::{ContextKeys, Seen};
+use quorate_protocol::message::{Condition, Write, WriteAnswer, WrittenAnswer};
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{Metadata, WriteId};
+use quorate_protocol::quorum::Quorum;
+use quorate_protocol::row::Draft;
+
+use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
+use super::problem::{Kind, Problem};
+use super::query::Params;
+use super::show::{self, Look};
+use super::{body, refusal};
+use crate::admission::Permit;
+use crate::coordinator::{self, WriteOutcome};
+use crate::node::Node;
+
+/// All that a request says which wants to write, but for the value.
+pub(super) struct Ask<'a> {
+    parts: &'a Parts,
+    pub(super) key: Key,
+    pub(super) properties: Properties,
+    quorum: Quorum,
+    sloppy: bool,
+    timeout_ms: u64,
+    return_body: bool,
+    /// As sent, and as verified.
+    context: Option<(&'a str, Seen)>,
+    condition: Option<Condition>,
+    idempotency_key: Option<&'a [u8]>,
+}
+
+impl<'a> Ask<'a> {
+    /// Parses and checks the request's headers and parameters.
+    ///
+    /// # Errors
+    /// 400 for anything that is wrong with them, 503 if the node takes no requests.
+    pub(super) fn parse(
+        node: &Node,
+        parts: &'a Parts,
+        key: Key,
+        params: &Params,
+    ) -> Result<Self, Problem> {
+        let condition = headers::condition(&parts.headers)?;
+        let idempotency_key = headers::idempotency_key(&parts.headers)?;
+        let context = match headers::context(&parts.headers)? {
+            Some(text) => Some((text, node.contexts.verify(&key, text)?)),
+            None => None,
+        };
+        node.readiness()?;
+        let properties = node.properties(&key);
+        let timeouts = &node.config.timeouts;
+        Ok(Self {
+            parts,
+            quorum: params.write_quorum(&properties)?,
+            sloppy: params.sloppy.unwrap_or(properties.sloppy),
+            timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
+            return_body: params.return_body,
+            key,
+            properties,
+            context,
+            condition,
+            idempotency_key,
+        })
+    }
+
+    /// What the client saw.
+    pub(super) fn seen(&self) -> Option<&Seen> {
+        self.context.as_ref().map(|(_, seen)| seen)
+    }
+
+    /// Whether the request has `If-Match` or `If-None-Match`.
+    pub(super) fn is_conditional(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// How long the request may take, in milliseconds.
+    pub(super) fn timeout_ms(&self) -> u64 {
+        self.timeout_ms
+    }
+
+    /// Names this request: with an `Idempotency-Key` by a hash of all that it says, so that a retry has
+    /// the same name and another request under the same key has not; without one, at random.
+    pub(super) fn write_id(&self, metadata: &Metadata, body: &[u8]) -> WriteId {
+        let Some(idempotency_key) = self.idempotency_key else { return WriteId(rand::random()) };
+        let mut hasher = blake3::Hasher::new();
+        let context = self.context.as_ref().map_or("", |(text, _)| text);
+        for part in [
+            idempotency_key,
+            self.parts.method.as_str().as_bytes(),
+            self.key.as_bytes(),
+            context.as_bytes(),
+            metadata.content_type.as_bytes(),
+            &(metadata.user.len() as u64).to_le_bytes(),
+        ] {
+            feed(&mut hasher, part);
+        }
+        for (name, value) in &metadata.user {
+            feed(&mut hasher, name.as_bytes());
+            feed(&mut hasher, value.as_bytes());
+        }
+        feed(&mut hasher, body);
+        WriteId(first_half(&hasher.finalize()))
+    }
+
+    /// Writes a value, or a tombstone, and answers the client.
+    ///
+    /// # Errors
+    /// What became of the write, if it was no success.
+    pub(super) async fn carry_out(
+        self,
+        node: &Arc<Node>,
+        write_id: WriteId,
+        metadata: Metadata,
+        value: Option<Bytes>,
+        permit: Permit,
+    ) -> Result<Response, Problem> {
+        let guard = permit.outlive(Duration::from_millis(self.timeout_ms));
+        let write = self.to_write(write_id, metadata, value);
+        let outcome = coordinator::write(node, write).await;
+        guard.finished();
+        self.answer(&node.contexts, outcome)
+    }
+
+    fn to_write(&self, write_id: WriteId, metadata: Metadata, value: Option<Bytes>) -> Write {
+        let seen = self.seen().cloned().unwrap_or_default();
+        let idempotency = self.idempotency_key.map(|idempotency_key| {
+            let mut hasher = blake3::Hasher::new();
+            feed(&mut hasher, idempotency_key);
+            feed(&mut hasher, self.key.as_bytes());
+            first_half(&hasher.finalize())
+        });
+        Write {
+            key: self.key.clone(),
+            has_value: value.is_some(),
+            delete_seen: self.parts.method == Method::DELETE && self.context.is_none(),
+            draft: Draft {
+                context: seen.clock,
+                context_stamp: seen.stamp,
+                metadata,
+                write_id,
+                supersede_all: self.properties.conflicts == Conflicts::Lww,
+                value,
+            },
+            n: self.quorum.n,
+            w: self.quorum.needed,
+            // R was not asked for here; lowering n must not make it impossible.
+            r: self.properties.r.of(self.quorum.n).min(self.quorum.n),
+            sloppy: self.sloppy,
+            condition: self.condition.clone(),
+            idempotency,
+            timeout_ms: u32::try_from(self.timeout_ms).unwrap_or(u32::MAX),
+            return_body: self.return_body,
+        }
+    }
+
+    fn answer(&self, contexts: &ContextKeys, outcome: WriteOutcome) -> Result<Response, Problem> {
+        let WriteOutcome { answer, object } = outcome;
+        let written = match answer {
+            WriteAnswer::Written(written) => written,
+            WriteAnswer::NoQuorum { required, acks, outcome } => {
+                return Err(refusal::no_quorum(required, self.quorum.n, &acks, outcome));
+            }
+            WriteAnswer::NoReadQuorum { required, counted } => {
+                return Err(refusal::no_read_before_write(required, counted));
+            }
+            WriteAnswer::ConditionFailed => {
+                let detail = "what is stored is not what If-Match or If-None-Match asks for";
+                return Err(Problem::new(Kind::ConditionFailed, detail));
+            }
+            WriteAnswer::KeyReused => {
+                let detail = "use a new Idempotency-Key for every new request";
+                return Err(Problem::new(Kind::IdempotencyKeyReused, detail));
+            }
+            WriteAnswer::Refused(error) => return Err(error.into()),
+            WriteAnswer::Unable(refusal) => return Err(refusal.into()),
+        };
+        let mut response = match object {
+            Some(object) if self.return_body && !object.is_deleted() => {
+                let look = Look {
+                    contexts,
+                    key: &self.key,
+                    conflicts: self.properties.conflicts,
+                    accept: self.parts.headers.get(ACCEPT),
+                    sibling: None,
+                    none_match: None,
+                    shows_values: true,
+                };
+                look.at(&object)?
+            }
+            Some(_) | None => self.without_values(contexts, &written),
+        };
+        let headers = response.headers_mut();
+        headers.insert(SIBLINGS, HeaderValue::from(written.siblings));
+        headers.insert(ACKS, HeaderValue::from(written.acks));
+        headers.insert(HINTS, HeaderValue::from(written.hints));
+        Ok(response)
+    }
+
+    /// 204. The client saw no sibling but its own: it gets a context (and a tag to match) only if there
+    /// is no other.
+    fn without_values(&self, contexts: &ContextKeys, written: &WrittenAnswer) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        if let Some(seen) = &written.seen {
+            let headers = response.headers_mut();
+            headers.insert(CONTEXT, show::context(contexts, &self.key, seen));
+            headers.insert(ETAG, show::etag(written.version, ""));
+        }
+        response
+    }
+}
+
+/// The end of every request that writes. One that was refused has its body read away; a failure of the
+/// service always says what became of the write.
+pub(super) async fn end(
+    answer: Result<Response, Problem>,
+    parts: &Parts,
+    body: &mut Body,
+) -> Result<Response, Problem> {
+    if answer.is_err() {
+        body::discard(parts, body).await;
+    }
+    answer.map_err(Problem::nothing_written)
+}
+
+/// Feeds one part with its length in front, so that no two requests feed the same bytes.
+fn feed(hasher: &mut blake3::Hasher, part: &[u8]) {
+    hasher.update(&(part.len() as u64).to_le_bytes());
+    hasher.update(part);
+}
+
+fn first_half(hash: &blake3::Hash) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    half
+}

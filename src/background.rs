@@ -1,0 +1,107 @@
+//! What a node does without being asked: greets its peers, agrees with them on buckets and on whether the
+//! cluster was formed, delivers hints, and fills partitions it has not received.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_protocol::message::{Message, Reply, Status};
+use quorate_protocol::name::NodeId;
+use tokio::time::MissedTickBehavior;
+
+use crate::health::State;
+use crate::node::Node;
+use crate::{fill, handoff, replica};
+
+/// A peer that is up is greeted every so many probe intervals.
+const PROBES_PER_GREETING: u64 = 4;
+/// Round trips are measured over windows of this length.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Starts the background jobs. They end when `node.stop` is cancelled.
+pub fn start(node: &Arc<Node>) {
+    for peer in node.peers.nodes() {
+        spawn(node, greet(node.clone(), peer));
+        spawn(node, handoff::run(node.clone(), peer));
+    }
+    spawn(node, fill::run(node.clone()));
+    spawn(node, turn_windows(node.clone()));
+}
+
+fn spawn(node: &Arc<Node>, job: impl Future<Output = ()> + Send + 'static) {
+    let stop = node.stop.clone();
+    node.background.spawn(async move {
+        tokio::select! {
+            () = job => {}
+            () = stop.cancelled() => {}
+        }
+    });
+}
+
+/// Greets one peer: often while it is not up, now and then while it is.
+async fn greet(node: Arc<Node>, peer: NodeId) {
+    let probe = Duration::from_millis(node.config.timeouts.probe_ms);
+    let mut ticks = tokio::time::interval(probe);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for tick in 0u64.. {
+        ticks.tick().await;
+        let up = node.peers.health(peer).is_some_and(|health| health.state() == State::Up);
+        if up && tick % PROBES_PER_GREETING != 0 {
+            continue;
+        }
+        let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(4));
+        let hello = Message::Hello { status: node.status() };
+        let heard = node.peers.ask(peer, hello, timeout).await;
+        if let Some(Reply::Status(status)) = heard.into_reply().map(|reply| reply.head) {
+            let differs = status.buckets_hash != node.buckets.hash();
+            self::heard(&node, peer, status);
+            if differs {
+                agree_on_buckets(&node, peer).await;
+            }
+        }
+    }
+}
+
+/// Takes note of what a peer says of itself.
+pub fn heard(node: &Arc<Node>, peer: NodeId, status: Status) {
+    match (node.formation(), status.formation) {
+        (None, Some(formation)) => {
+            // The cluster was formed without this node's disk: join it, empty.
+            let node = node.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = node.record_formation(formation, true) {
+                    tracing::error!(%error, "could not record the cluster's formation");
+                }
+            });
+        }
+        (Some(mine), Some(theirs)) if mine != theirs => {
+            tracing::error!(%peer, "the peer was formed with another cluster of the same id; \
+                 one of the two must be wiped and join the other");
+        }
+        (Some(_) | None, Some(_) | None) => {}
+    }
+    if let Some(health) = node.peers.health(peer) {
+        health.heard(status);
+    }
+}
+
+async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) {
+    let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+    let message = Message::Buckets { table: node.buckets.table(), want_all: true };
+    let heard = node.peers.ask(peer, message, timeout).await;
+    let Some(Reply::Buckets { table }) = heard.into_reply().map(|reply| reply.head) else { return };
+    let merged =
+        replica::on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
+    if let Err(error) = merged.await {
+        tracing::warn!(%error, %peer, "could not take bucket properties over");
+    }
+}
+
+async fn turn_windows(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(WINDOW);
+    loop {
+        ticks.tick().await;
+        for health in node.peers.nodes().filter_map(|peer| node.peers.health(peer)) {
+            health.turn_window();
+        }
+    }
+}

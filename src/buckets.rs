@@ -1,0 +1,149 @@
+//! Bucket properties on this node: kept in the store, told to every peer when they change.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Record, Settings, Table};
+use quorate_protocol::message::Message;
+use quorate_protocol::name::Bucket;
+use quorate_protocol::stamp::Stamp;
+use quorate_storage::Store;
+
+use crate::node::{Node, StartError};
+
+/// The table, and what holds where it says nothing.
+pub struct Buckets {
+    defaults: Properties,
+    nodes: u16,
+    table: RwLock<Table>,
+    /// Serialises changes, so that `table` is not locked while one is made durable.
+    changing: Mutex<()>,
+}
+
+/// Why properties were not set. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketsError {
+    /// They cannot be.
+    #[error(transparent)]
+    Properties(#[from] PropertiesError),
+    /// Too many buckets have properties of their own.
+    #[error("{BUCKETS_MAX} buckets have properties of their own already, the limit")]
+    Full,
+    /// The store did not take them.
+    #[error("the store does not take them: {0}")]
+    Store(#[from] quorate_storage::Error),
+}
+
+const TABLE_RECORD: &str = "buckets";
+
+impl Buckets {
+    /// Reads the table that this node has recorded.
+    ///
+    /// # Errors
+    /// [`StartError`] if it cannot be read.
+    pub fn load(store: &Store, defaults: Properties, nodes: u16) -> Result<Self, StartError> {
+        let table = match store.meta(TABLE_RECORD)? {
+            Some(bytes) => {
+                postcard::from_bytes(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?
+            }
+            None => Table::default(),
+        };
+        Ok(Self { defaults, nodes, table: RwLock::new(table), changing: Mutex::new(()) })
+    }
+
+    /// The properties of a bucket, complete.
+    pub fn properties(&self, bucket: &str) -> Properties {
+        self.settings(bucket).over(&self.defaults, self.nodes)
+    }
+
+    /// What was set for a bucket.
+    pub fn settings(&self, bucket: &str) -> Settings {
+        let table = self.read();
+        if table.is_empty() { Settings::default() } else { table.settings(bucket) }
+    }
+
+    /// The buckets with settings of their own, in order.
+    pub fn all(&self) -> Vec<(Bucket, Settings)> {
+        let table = self.read();
+        let set = table.records().filter(|(_, record)| record.settings != Settings::default());
+        set.map(|(bucket, record)| (bucket.clone(), record.settings)).collect()
+    }
+
+    /// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every peer
+    /// that is up before this returns, and to the others when they are back.
+    ///
+    /// # Errors
+    /// [`BucketsError`]; nothing changed.
+    pub async fn set(
+        &self,
+        node: &Arc<Node>,
+        bucket: Bucket,
+        settings: Settings,
+    ) -> Result<(), BucketsError> {
+        settings.check(&self.defaults, self.nodes)?;
+        let record = {
+            let table = self.read();
+            let stamp = Stamp::after(table.stamp_max(), node.now());
+            Record { settings, stamp, node: node.me }
+        };
+        let mut change = Table::default();
+        change.merge(&bucket, record);
+        let merging = (node.clone(), change.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            let (node, change) = merging;
+            node.buckets.merge(&node.store, &change)
+        });
+        match stored.await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) | Err(_) => return Err(BucketsError::Full),
+            Ok(Err(error)) => return Err(error.into()),
+        }
+        let tell = node.peers.nodes().map(|peer| {
+            let message = Message::Buckets { table: change.clone(), want_all: false };
+            node.peers.ask(peer, message, Duration::from_millis(node.config.timeouts.replica_ms))
+        });
+        futures_util::future::join_all(tell).await;
+        Ok(())
+    }
+
+    /// Takes newer records over, durably. Returns whether there were any.
+    ///
+    /// # Errors
+    /// The store's, if the table cannot be made durable; nothing changed then.
+    pub fn merge(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.table();
+        let mut changed = false;
+        for (bucket, record) in other.records() {
+            changed |= next.merge(bucket, *record);
+        }
+        if changed {
+            let bytes = postcard::to_stdvec(&next).unwrap_or_default(); // to a Vec: cannot fail
+            store.put_meta(TABLE_RECORD, &bytes)?;
+            *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
+        }
+        Ok(changed)
+    }
+
+    /// The greatest number of replicas that any bucket has.
+    pub fn n_max(&self) -> u16 {
+        let table = self.read();
+        let set =
+            table.records().map(|(_, record)| record.settings.over(&self.defaults, self.nodes).n);
+        set.fold(Settings::default().over(&self.defaults, self.nodes).n, u16::max)
+    }
+
+    /// The whole table.
+    pub fn table(&self) -> Table {
+        self.read().clone()
+    }
+
+    /// Equal on nodes whose tables are equal.
+    pub fn hash(&self) -> u64 {
+        self.read().hash()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,419 @@
+//! What an operator can set: a TOML file, overlaid by `QUORATE_*` environment variables.
+//!
+//! Every setting is documented with unit, default and range in `config/node.toml`. Unknown keys are
+//! refused, and every value is checked here, once, with an error that names the key and what is allowed.
+//! In the environment a dot is two underscores: `QUORATE_LIMITS__VALUE_BYTES_MAX=1048576`.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use quorate_protocol::bucket::{Properties, Settings};
+use quorate_protocol::layout::{Layout, LayoutError, Member};
+use quorate_protocol::name::NodeId;
+use serde::Deserialize;
+
+/// Why a configuration cannot be used. The text names the file or the key.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read, has a syntax error, an unknown key or a value of the wrong type.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong, with the key where there is one.
+        reason: String,
+    },
+    /// A value is out of its range.
+    #[error("{key} must be {allowed}, not {value}")]
+    Value {
+        /// The key, with dots.
+        key: &'static str,
+        /// What is allowed.
+        allowed: String,
+        /// What was found.
+        value: String,
+    },
+    /// The nodes of the layout do not make a cluster.
+    #[error("layout: {0}")]
+    Layout(#[from] LayoutError),
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When it is on the disk. Many writes share one sync.
+    #[default]
+    Fsync,
+    /// When it is with the operating system: survives a killed process, not a power cut.
+    Buffered,
+}
+
+/// A node's whole configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The cluster's name; the same on all nodes, and recorded in every data directory.
+    pub cluster_id: String,
+    /// The cluster's secret keys in hexadecimal. The first signs, all verify.
+    pub cluster_keys: Vec<String>,
+    /// This node's name in the layout.
+    pub node: NodeId,
+    /// Where the data lives.
+    pub data_dir: PathBuf,
+    /// Where clients connect.
+    #[serde(default = "default_client_addr")]
+    pub client_addr: SocketAddr,
+    /// Where peers connect.
+    #[serde(default = "default_peer_addr")]
+    pub peer_addr: SocketAddr,
+    /// When a write is acknowledged.
+    #[serde(default)]
+    pub durability: Durability,
+    /// Whether the peer port takes orders to cut this node off (for tests).
+    #[serde(default)]
+    pub fault_hook: bool,
+    /// The nodes of the cluster.
+    pub layout: LayoutConfig,
+    /// Bucket properties where neither the bucket nor the request says otherwise.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Times.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How peers talk.
+    #[serde(default)]
+    pub peers: PeersConfig,
+    /// How the store is laid out.
+    #[serde(default)]
+    pub storage: StorageConfig,
+    /// What is logged.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// The nodes of the cluster, the same on all of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayoutConfig {
+    /// Raised with every change of the layout.
+    #[serde(default = "default_layout_version")]
+    pub version: u64,
+    /// Slices of the key space; fixed for the life of the cluster.
+    #[serde(default = "default_partitions")]
+    pub partitions: u32,
+    /// The nodes.
+    pub nodes: Vec<NodeConfig>,
+}
+
+/// One node of the layout.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Its name.
+    pub name: NodeId,
+    /// Where its peers reach it: host and port.
+    pub peer_addr: String,
+    /// What it fails together with.
+    #[serde(default = "default_zone")]
+    pub zone: String,
+    /// Its share of the data, relative to others.
+    #[serde(default = "default_weight")]
+    pub weight: u16,
+}
+
+/// Bucket properties where nothing else says otherwise. The fields are those of a bucket.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    n: Option<u16>,
+    r: Option<quorate_protocol::quorum::Count>,
+    w: Option<quorate_protocol::quorum::Count>,
+    conflicts: Option<quorate_protocol::bucket::Conflicts>,
+    sloppy: Option<bool>,
+}
+
+impl Defaults {
+    /// The complete properties.
+    pub fn properties(&self) -> Properties {
+        let Self { n, r, w, conflicts, sloppy } = *self;
+        Settings { n, r, w, conflicts, sloppy }.over(&Properties::default(), u16::MAX)
+    }
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// Bounds. Past them a request is refused, never queued without end.
+    Limits {
+        /// The largest value, in bytes.
+        value_bytes_max: usize = 8 << 20,
+        /// The most siblings a client write may leave.
+        siblings_max: usize = 100,
+        /// The most bytes all siblings of a key may hold after a client write.
+        object_bytes_max: usize = 64 << 20,
+        /// Client operations in flight.
+        operations_max: usize = 4096,
+        /// Bytes of values in flight.
+        operation_bytes_max: usize = 256 << 20,
+        /// Client connections.
+        connections_max: usize = 10_000,
+        /// Bytes of hints kept for other nodes.
+        hint_bytes_max: u64 = 4 << 30,
+        /// Idempotency keys remembered.
+        idempotency_keys_max: usize = 100_000,
+    }
+}
+
+section! {
+    /// Times, in milliseconds.
+    Timeouts {
+        /// How long a request may take if it does not say.
+        request_ms: u64 = 5_000,
+        /// The most a request may ask for.
+        request_ms_max: u64 = 60_000,
+        /// How long a replica may stay silent before another is asked.
+        replica_ms: u64 = 500,
+        /// How long a client may take to send a request's head.
+        header_ms: u64 = 10_000,
+        /// How long a client may take to send a request's body.
+        body_ms: u64 = 30_000,
+        /// How long a graceful stop may take.
+        shutdown_ms: u64 = 10_000,
+        /// How long an idempotency key is remembered.
+        idempotency_ms: u64 = 600_000,
+        /// How often an unreachable peer is tried.
+        probe_ms: u64 = 250,
+    }
+}
+
+section! {
+    /// How peers talk.
+    PeersConfig {
+        /// Batches in flight to each peer, for reads and for writes each.
+        lanes: usize = 3,
+        /// Messages waiting for each peer and kind; past it the caller hears "busy".
+        queue_messages_max: usize = 8192,
+        /// Bytes waiting for each peer and kind.
+        queue_bytes_max: usize = 64 << 20,
+        /// Messages in one batch.
+        batch_messages_max: usize = 256,
+        /// Bytes in one batch (a single larger message still goes).
+        batch_bytes_max: usize = 1 << 20,
+    }
+}
+
+section! {
+    /// How the store is laid out.
+    StorageConfig {
+        /// Memory for blocks read from disk.
+        block_cache_bytes: usize = 256 << 20,
+        /// Memory for writes before they are flushed to a file.
+        memtable_bytes: usize = 64 << 20,
+        /// Free space below which the node takes no writes.
+        disk_free_bytes_min: u64 = 256 << 20,
+    }
+}
+
+section! {
+    /// What is logged.
+    LogConfig {
+        /// `text` or `json`.
+        format: LogFormat = LogFormat::Text,
+        /// Levels, as tracing's env filter reads them.
+        level: String = "info".to_owned(),
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads a file, overlays the environment and checks every value.
+    ///
+    /// # Errors
+    /// [`ConfigError`] that names the file or key and what is allowed.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let environment = config::Environment::with_prefix("QUORATE")
+            .prefix_separator("_")
+            .separator("__")
+            .try_parsing(true)
+            .list_separator(",")
+            .with_list_parse_key("cluster_keys");
+        let source = config::File::from(path).format(config::FileFormat::Toml);
+        let built = config::Config::builder().add_source(source).add_source(environment).build();
+        let loaded: Result<Self, _> = built.and_then(config::Config::try_deserialize);
+        let config = loaded.map_err(|error| ConfigError::File {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The layout's placement.
+    ///
+    /// # Errors
+    /// [`ConfigError::Layout`] that names the node or number that is wrong.
+    pub fn layout(&self) -> Result<Layout, ConfigError> {
+        let member = |node: &NodeConfig| Member {
+            node: node.name,
+            zone: node.zone.clone(),
+            weight: node.weight,
+        };
+        let members = self.layout.nodes.iter().map(member).collect();
+        Ok(Layout::new(self.layout.version, self.layout.partitions, members)?)
+    }
+
+    /// The cluster's keys as bytes.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] unless there is at least one, each of 64 hexadecimal digits.
+    pub fn secrets(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
+        let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` makes one)";
+        let wrong = || value("cluster_keys", allowed, "what is there");
+        if self.cluster_keys.is_empty() {
+            return Err(wrong());
+        }
+        self.cluster_keys.iter().map(|key| parse_key(key).ok_or_else(wrong)).collect()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let id_fits = !self.cluster_id.is_empty() && self.cluster_id.len() <= 64;
+        if !id_fits || !self.cluster_id.bytes().all(|b| b.is_ascii_graphic()) {
+            let allowed = "1 to 64 visible ASCII characters";
+            return Err(value("cluster_id", allowed, &self.cluster_id));
+        }
+        self.secrets()?;
+        let layout = self.layout()?;
+        if !layout.contains(self.node) {
+            return Err(value("node", "the name of a node in layout.nodes", self.node));
+        }
+        for node in &self.layout.nodes {
+            let port = node.peer_addr.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) {
+                let allowed = "a host and a port, such as 127.0.0.1:7501";
+                return Err(value("layout.nodes.peer_addr", allowed, &node.peer_addr));
+            }
+        }
+        let quorums = Settings { r: self.defaults.r, w: self.defaults.w, ..Settings::default() };
+        let properties = self.defaults.properties();
+        if !(1..=255).contains(&self.defaults.n.unwrap_or(properties.n)) {
+            return Err(value("defaults.n", "from 1 to 255", self.defaults.n.unwrap_or(0)));
+        }
+        quorums.check(&properties, u16::MAX).map_err(|error| ConfigError::Value {
+            key: "defaults",
+            allowed: "such that 1 <= r, w <= n".to_owned(),
+            value: error.to_string(),
+        })?;
+        self.check_ranges()
+    }
+
+    fn check_ranges(&self) -> Result<(), ConfigError> {
+        const HOUR_MS: u64 = 3_600_000;
+        const GIB: usize = 1 << 30;
+        let Self { limits: l, timeouts: t, peers: p, storage: s, .. } = self;
+        in_range("limits.value_bytes_max", l.value_bytes_max, 1..=256 << 20)?;
+        in_range("limits.siblings_max", l.siblings_max, 1..=10_000)?;
+        in_range("limits.object_bytes_max", l.object_bytes_max, l.value_bytes_max..=GIB)?;
+        in_range("limits.operations_max", l.operations_max, 1..=1 << 20)?;
+        in_range(
+            "limits.operation_bytes_max",
+            l.operation_bytes_max,
+            l.value_bytes_max..=64 * GIB,
+        )?;
+        in_range("limits.connections_max", l.connections_max, 1..=1 << 20)?;
+        in_range("limits.hint_bytes_max", l.hint_bytes_max, 0..=1 << 50)?;
+        in_range("limits.idempotency_keys_max", l.idempotency_keys_max, 0..=10_000_000)?;
+        in_range("timeouts.request_ms_max", t.request_ms_max, 1..=HOUR_MS)?;
+        in_range("timeouts.request_ms", t.request_ms, 1..=t.request_ms_max)?;
+        in_range("timeouts.replica_ms", t.replica_ms, 10..=60_000)?;
+        in_range("timeouts.header_ms", t.header_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.body_ms", t.body_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.shutdown_ms", t.shutdown_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.idempotency_ms", t.idempotency_ms, 0..=24 * HOUR_MS)?;
+        in_range("timeouts.probe_ms", t.probe_ms, 50..=60_000)?;
+        in_range("peers.lanes", p.lanes, 1..=64)?;
+        in_range("peers.queue_messages_max", p.queue_messages_max, 1..=1 << 20)?;
+        in_range("peers.queue_bytes_max", p.queue_bytes_max, 1 << 20..=4 * GIB)?;
+        in_range("peers.batch_messages_max", p.batch_messages_max, 1..=4096)?;
+        in_range("peers.batch_bytes_max", p.batch_bytes_max, 4096..=64 << 20)?;
+        in_range("storage.block_cache_bytes", s.block_cache_bytes, 1 << 20..=1024 * GIB)?;
+        in_range("storage.memtable_bytes", s.memtable_bytes, 1 << 20..=16 * GIB)?;
+        in_range("storage.disk_free_bytes_min", s.disk_free_bytes_min, 0..=1 << 50)
+    }
+}
+
+fn in_range<T: PartialOrd + Display>(
+    key: &'static str,
+    found: T,
+    range: RangeInclusive<T>,
+) -> Result<(), ConfigError> {
+    if range.contains(&found) {
+        return Ok(());
+    }
+    Err(value(key, &format!("from {} to {}", range.start(), range.end()), found))
+}
+
+fn value(key: &'static str, allowed: &str, found: impl Display) -> ConfigError {
+    ConfigError::Value { key, allowed: allowed.to_owned(), value: found.to_string() }
+}
+
+fn parse_key(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (byte, digits) in key.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    hex.bytes().all(|b| b.is_ascii_hexdigit()).then_some(key)
+}
+
+fn default_client_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7401))
+}
+
+fn default_peer_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7501))
+}
+
+fn default_layout_version() -> u64 {
+    1
+}
+
+fn default_partitions() -> u32 {
+    1024
+}
+
+fn default_zone() -> String {
+    "default".to_owned()
+}
+
+fn default_weight() -> u16 {
+    1
+}

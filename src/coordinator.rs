@@ -1,0 +1,143 @@
+//! Drives one write at the node its client talks to: finds a minter, here or elsewhere.
+//!
+//! The write runs in a task of its own, which outlives a client that hangs up: a half-replicated write
+//! must not stop there.
+
+use std::sync::Arc;
+
+use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::Object;
+use quorate_protocol::put::Acks;
+use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
+use tokio::sync::oneshot;
+
+pub use crate::inspect::{ConflictPage, ReplicaView, conflicts, inspect};
+pub use crate::minter::WriteOutcome;
+pub use crate::reader::{ReadFailure, ReadOptions, read};
+
+use crate::mailbox::{Heard, Mailbox, ReplyTo};
+use crate::minter;
+use crate::node::Node;
+
+/// Carries out a client's write and tells what became of it. Goes on if the caller goes away.
+pub async fn write(node: &Arc<Node>, write: Write) -> WriteOutcome {
+    let (told, answer) = oneshot::channel();
+    let w = write.w;
+    let tell = move |outcome| drop(told.send(outcome));
+    node.operations.spawn(run(node.clone(), write, tell));
+    // The task tells before it ends, whatever happens; if it was cut off, nobody knows.
+    answer.await.unwrap_or_else(|_| no_quorum(w, Acks::default(), Outcome::Unknown).into())
+}
+
+async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
+    let routing = Routing::start(&node, &write);
+    match routing.find_minter(&write).await {
+        Found::Here => minter::mint(&node, write, tell).await,
+        Found::Answered(outcome) => tell(outcome),
+    }
+}
+
+enum Found {
+    Here,
+    Answered(WriteOutcome),
+}
+
+/// The search for a minter.
+struct Routing<'a> {
+    node: &'a Arc<Node>,
+    operation: u64,
+    route: Route,
+    effect: Option<Effect>,
+    reply_to: ReplyTo,
+    mailbox: Mailbox,
+}
+
+impl<'a> Routing<'a> {
+    fn start(node: &'a Arc<Node>, write: &Write) -> Self {
+        let now = node.uptime();
+        let (homes, _) = minter::replicas(node, write);
+        let timeouts = &node.config.timeouts;
+        let plan = Plan {
+            me: node.me,
+            homes,
+            sloppy: write.sloppy,
+            at_first_home: write.condition.is_some() || write.idempotency.is_some(),
+            accept_timeout_ms: timeouts.replica_ms,
+            // The minter replaces silent replicas after one timeout; two more are for their answers.
+            answer_timeout_ms: timeouts.replica_ms.saturating_mul(3),
+            deadline: now.plus(u64::from(write.timeout_ms)),
+        };
+        let (route, effect) = Route::start(plan, &node.peers.down(), now);
+        let (reply_to, mailbox) = ReplyTo::new();
+        Self { node, operation: node.ticket(), route, effect, reply_to, mailbox }
+    }
+
+    async fn find_minter(mut self, write: &Write) -> Found {
+        let node = self.node;
+        let _waiting = node.forwards.register(self.operation, self.reply_to.clone());
+        loop {
+            match self.effect.take() {
+                Some(Effect::Mint(_)) => return Found::Here,
+                Some(Effect::Forward { to }) => self.forward(to, write),
+                Some(Effect::Fail(unrouted)) => return Found::Answered(failed(write, unrouted)),
+                None => {}
+            }
+            if let Some(outcome) = self.step().await {
+                return Found::Answered(outcome);
+            }
+        }
+    }
+
+    fn forward(&self, to: NodeId, write: &Write) {
+        let payload = write.draft.value.clone().unwrap_or_default();
+        let left_ms = self.route.deadline().since(self.node.uptime());
+        let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
+        let message = Message::Forward { operation: self.operation, write };
+        self.node.peers.send(to, message, payload, self.reply_to.clone());
+    }
+
+    /// Waits for the next thing to happen. Returns the answer when there is one.
+    async fn step(&mut self) -> Option<WriteOutcome> {
+        let wake = self.node.instant(self.route.next_wake().unwrap_or(self.node.uptime()));
+        let heard = tokio::select! {
+            heard = self.mailbox.recv() => heard,
+            () = tokio::time::sleep_until(wake) => None,
+        };
+        let now = self.node.uptime();
+        self.effect = match heard {
+            Some((_, Heard::Written(answer))) => {
+                self.route.on_answer();
+                return Some(understand(*answer));
+            }
+            Some((from, Heard::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
+                self.route.on_accepted(from, now);
+                None
+            }
+            Some((from, Heard::Reply(_) | Heard::NotSent(_))) => self.route.on_refused(from, now),
+            Some((from, Heard::Silent(_))) => self.route.on_silent(from, now),
+            None => self.route.on_time(now),
+        };
+        None
+    }
+}
+
+fn understand(answer: WithPayload<WriteAnswer>) -> WriteOutcome {
+    let object = match answer.payload.is_empty() {
+        true => None,
+        false => Object::decode(answer.payload).ok(),
+    };
+    WriteOutcome { answer: answer.head, object }
+}
+
+/// Nobody is known to have minted: unless somebody was silent, certainly nobody has.
+fn failed(write: &Write, unrouted: Unrouted) -> WriteOutcome {
+    let silent = !unrouted.silent.is_empty();
+    let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };
+    let Unrouted { refused, silent } = unrouted;
+    no_quorum(write.w, Acks { refused, silent, ..Acks::default() }, outcome).into()
+}
+
+fn no_quorum(required: u16, acks: Acks, outcome: Outcome) -> WriteAnswer {
+    WriteAnswer::NoQuorum { required, acks, outcome }
+}

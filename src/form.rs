@@ -1,0 +1,143 @@
+//! Forming a cluster: once, explicitly. Newness is never inferred, because a node that finds itself empty
+//! may just as well have lost its disk.
+
+use std::time::{Duration, Instant};
+
+use quorate_protocol::message::{Formation, Message, Reply, Status};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::wire::{self, FrameWriter, Header};
+
+use crate::config::{Config, ConfigError};
+use crate::node::{self, RELEASE};
+
+/// Why a cluster was not formed.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The HTTP client could not be made.
+    #[error("the HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+    /// A node did not answer in time.
+    #[error("{node} at {addr} does not answer: {reason}; start it and try again")]
+    Unreachable {
+        /// The node.
+        node: NodeId,
+        /// Where it was expected.
+        addr: String,
+        /// What was heard last.
+        reason: String,
+    },
+    /// Two nodes were formed with different clusters.
+    #[error(
+        "{0} and {1} were formed with different clusters; wipe the data directory of one of them"
+    )]
+    Different(NodeId, NodeId),
+    /// A node did not record the formation.
+    #[error("{node} did not record the formation: {reason}")]
+    NotRecorded {
+        /// The node.
+        node: NodeId,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What forming did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Formed {
+    /// All nodes were new and recorded a new formation.
+    Now,
+    /// The cluster had been formed before; nodes that are empty join it by themselves.
+    Before,
+}
+
+/// Waits until every node of the layout answers, then makes each record one formation.
+///
+/// # Errors
+/// [`FormError`] that names the node that stands in the way.
+pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormError> {
+    let layout = config.layout()?;
+    let header = node::header(config, &layout, &config.secrets()?);
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let deadline = Instant::now() + timeout;
+    let mut formed: Option<(NodeId, Formation)> = None;
+    for member in &config.layout.nodes {
+        let to =
+            Ask { client: &client, header: &header, node: member.name, addr: &member.peer_addr };
+        let status = to.wait(deadline).await?;
+        match (formed, status.formation) {
+            (Some((first, known)), Some(found)) if known != found => {
+                return Err(FormError::Different(first, member.name));
+            }
+            (None, Some(found)) => formed = Some((member.name, found)),
+            (Some(_) | None, _) => {}
+        }
+    }
+    if formed.is_some() {
+        return Ok(Formed::Before);
+    }
+    let formation = Formation(rand::random());
+    for member in &config.layout.nodes {
+        let to =
+            Ask { client: &client, header: &header, node: member.name, addr: &member.peer_addr };
+        match to.ask(Message::Form { formation }).await {
+            Ok(status) if status.formation == Some(formation) => {}
+            Ok(_) => {
+                let reason = "it has recorded another".to_owned();
+                return Err(FormError::NotRecorded { node: member.name, reason });
+            }
+            Err(reason) => return Err(FormError::NotRecorded { node: member.name, reason }),
+        }
+    }
+    Ok(Formed::Now)
+}
+
+struct Ask<'a> {
+    client: &'a reqwest::Client,
+    header: &'a Header,
+    node: NodeId,
+    addr: &'a str,
+}
+
+impl Ask<'_> {
+    async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
+        loop {
+            let nothing = Status {
+                formation: None,
+                ready: false,
+                writable: false,
+                buckets_hash: 0,
+                release: RELEASE.to_owned(),
+            };
+            match self.ask(Message::Hello { status: nothing }).await {
+                Ok(status) => return Ok(status),
+                Err(reason) if Instant::now() >= deadline => {
+                    let (node, addr) = (self.node, self.addr.to_owned());
+                    return Err(FormError::Unreachable { node, addr, reason });
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn ask(&self, message: Message) -> Result<Status, String> {
+        let mut frame = FrameWriter::new(&Header { to: self.node, ..self.header.clone() });
+        frame.push(&message, &[]);
+        let url = format!("http://{}/peer", self.addr);
+        let request = self.client.post(url).timeout(Duration::from_secs(5)).body(frame.finish());
+        let response = request.send().await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| error.to_string())?;
+        if !status.is_success() {
+            return Err(String::from_utf8_lossy(&body).into_owned());
+        }
+        let (_, replies) = wire::decode::<Reply>(body).map_err(|error| error.to_string())?;
+        match replies.into_iter().next().map(|reply| reply.head) {
+            Some(Reply::Status(status)) => Ok(status),
+            Some(other) => Err(format!("it answered {other:?}")),
+            None => Err("it answered nothing".to_owned()),
+        }
+    }
+}

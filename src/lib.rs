@@ -1,0 +1,33 @@
+//! A Quorate node: the only sockets, tasks and clock.
+//!
+//! Decisions are made in `quorate-protocol`, bytes are kept in `quorate-storage`; here they meet the
+//! world. A reader follows one PUT downwards: [`api`] parses it, [`coordinator`] finds its minter,
+//! [`minter`] mints and drives `protocol::put`, [`peers`] carries the object to other nodes, where
+//! [`replica`] merges it into the store. A GET goes [`api`] → [`reader`] → [`peers`] → [`replica`].
+
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod api;
+pub mod background;
+pub mod buckets;
+pub mod config;
+pub mod coordinator;
+pub mod faults;
+pub mod fill;
+pub mod form;
+pub mod forwards;
+pub mod handoff;
+pub mod health;
+pub mod idempotency;
+pub mod inspect;
+pub mod mailbox;
+pub mod metrics;
+pub mod minter;
+pub mod node;
+pub mod peers;
+pub mod queue;
+pub mod reader;
+pub mod replica;
+pub mod serve;
+pub mod server;

@@ -1,0 +1,63 @@
+//! Where one operation hears from its peers.
+
+use quorate_protocol::message::{Refusal, Reply, WithPayload, WriteAnswer};
+use quorate_protocol::name::NodeId;
+use tokio::sync::mpsc;
+
+/// What an operation hears.
+#[derive(Debug)]
+pub enum Heard {
+    /// A node replied to a message.
+    Reply(WithPayload<Reply>),
+    /// The answer to a write that was forwarded.
+    Written(Box<WithPayload<WriteAnswer>>),
+    /// The message was certainly not carried out.
+    NotSent(String),
+    /// Nobody knows whether the message was carried out.
+    Silent(String),
+}
+
+/// The receiving end: one per operation. What it can hold is bounded by what the operation asked.
+pub type Mailbox = mpsc::UnboundedReceiver<(NodeId, Heard)>;
+
+/// The sending end: who waits for a reply, if anybody.
+#[derive(Clone)]
+pub struct ReplyTo(Option<mpsc::UnboundedSender<(NodeId, Heard)>>);
+
+impl ReplyTo {
+    /// A mailbox and the address that leads to it.
+    pub fn new() -> (Self, Mailbox) {
+        let (sender, mailbox) = mpsc::unbounded_channel();
+        (Self(Some(sender)), mailbox)
+    }
+
+    /// Nobody waits.
+    pub fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Delivers. An operation that is over does not care.
+    pub fn tell(&self, from: NodeId, heard: Heard) {
+        if let Some(sender) = &self.0 {
+            drop(sender.send((from, heard)));
+        }
+    }
+}
+
+impl Heard {
+    /// The reply, if it is one.
+    pub fn into_reply(self) -> Option<WithPayload<Reply>> {
+        match self {
+            Self::Reply(reply) => Some(reply),
+            Self::Written(_) | Self::NotSent(_) | Self::Silent(_) => None,
+        }
+    }
+
+    /// The refusal, if it is one.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Reply(WithPayload { head: Reply::Refused(refusal), .. }) => Some(*refusal),
+            Self::Reply(_) | Self::Written(_) | Self::NotSent(_) | Self::Silent(_) => None,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Drives one PUT at its minter: checks, mints, stores, and brings the object to W nodes and beyond.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_protocol::message::{
+    Condition, Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
+};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
+use quorate_protocol::row::{Limits, Minted};
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::view::{context_after_write, context_of};
+use quorate_storage::{Blocking, Error, MintedRow};
+
+use crate::mailbox::{Heard, Mailbox, ReplyTo};
+use crate::node::Node;
+use crate::reader::{self, ReadOptions};
+use crate::replica;
+
+/// What became of a write, and the object if it was asked for.
+#[derive(Debug)]
+pub struct WriteOutcome {
+    /// What became of it.
+    pub answer: WriteAnswer,
+    /// The minter's merged object, if `return_body` was set and the write succeeded.
+    pub object: Option<Object>,
+}
+
+impl From<WriteAnswer> for WriteOutcome {
+    fn from(answer: WriteAnswer) -> Self {
+        Self { answer, object: None }
+    }
+}
+
+/// Takes over a write that another node forwards: accepted at once, answered by a message later.
+pub fn accept(node: &Arc<Node>, coordinator: NodeId, operation: u64, write: Write) -> Reply {
+    if let Err(refusal) = may_mint(node) {
+        return Reply::Refused(refusal);
+    }
+    let Some(permit) = node.forwards.admit() else { return Reply::Refused(Refusal::Busy) };
+    let minting = node.clone();
+    node.operations.spawn(async move {
+        let _permit = permit;
+        let node = minting.clone();
+        let tell = move |outcome: WriteOutcome| {
+            let payload = outcome.object.map(|object| object.to_bytes()).unwrap_or_default();
+            let message = Message::Written { operation, answer: outcome.answer };
+            node.peers.send(coordinator, message, payload, ReplyTo::nobody());
+        };
+        mint(&minting, write, tell).await;
+    });
+    Reply::Accepted
+}
+
+/// Whether this node can mint at all.
+///
+/// # Errors
+/// The [`Refusal`] to answer with.
+pub fn may_mint(node: &Node) -> Result<(), Refusal> {
+    if node.formation().is_none() {
+        return Err(Refusal::NotFormed);
+    }
+    if !node.is_writable() {
+        return Err(Refusal::ReadOnly);
+    }
+    Ok(())
+}
+
+/// Mints a write here and brings it to the other replicas. `tell` hears the answer as soon as it is
+/// known; the rest goes on until every slot is held or nobody is left to ask.
+pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
+    let deadline = node.uptime().plus(u64::from(write.timeout_ms));
+    if let Err(answer) = prepare(node, &mut write).await {
+        return tell(answer.into());
+    }
+    let (homes, fallbacks) = replicas(node, &write);
+    let role = role_of(node.me, &homes);
+    let row = match store(node, &write, role).await {
+        Ok(row) => row,
+        Err(answer) => return tell(answer.into()),
+    };
+    let plan = Plan {
+        me: node.me,
+        homes,
+        fallbacks,
+        needed: write.w,
+        sloppy: write.sloppy,
+        replica_timeout_ms: node.config.timeouts.replica_ms,
+        deadline,
+    };
+    let (put, effects) = Put::start(plan, &node.peers.down(), node.uptime());
+    let (reply_to, mailbox) = ReplyTo::new();
+    let durable = Box::pin(node.store.durable());
+    let tell = Some(tell);
+    let mut writing =
+        Writing { node, write: &write, row, put, reply_to, mailbox, durable: Some(durable), tell };
+    writing.carry_out(effects);
+    while !writing.put.is_done() {
+        writing.step().await;
+    }
+}
+
+/// The nodes that shall hold a write: the home replicas it asks (this node first if it is one of the
+/// bucket's) and the fallbacks after the bucket's.
+pub fn replicas(node: &Node, write: &Write) -> (Vec<NodeId>, Vec<NodeId>) {
+    let list = node.preference_list(&write.key);
+    let bucket_n = usize::from(node.properties(&write.key).n).min(list.len());
+    let (homes, fallbacks) = list.split_at(bucket_n);
+    let mut homes = homes.to_vec();
+    if usize::from(write.n) < homes.len() {
+        homes.sort_by_key(|home| *home != node.me); // stable: otherwise in order of preference
+        homes.truncate(usize::from(write.n));
+    }
+    (homes, fallbacks.to_vec())
+}
+
+/// What must be settled before anything is written: reused idempotency keys, and a read of R for
+/// conditions and for deletes without a context.
+async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer> {
+    may_mint(node).map_err(WriteAnswer::Unable)?;
+    if let Some(name) = write.idempotency
+        && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
+    {
+        return Err(WriteAnswer::KeyReused);
+    }
+    if write.condition.is_none() && !write.delete_seen {
+        return Ok(());
+    }
+    let (n, r, sloppy) = (write.n, write.r, write.sloppy);
+    let options = ReadOptions { n, r, sloppy, timeout_ms: u64::from(write.timeout_ms) };
+    let seen = match reader::read(node, &write.key, options).await {
+        Ok(seen) => seen,
+        Err(failure) => {
+            let (required, counted) = (failure.required, failure.counted);
+            return Err(WriteAnswer::NoReadQuorum { required, counted });
+        }
+    };
+    if seen.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
+        // A retry of a write that succeeded: bring its sibling here, where minting will find it.
+        let (homes, _) = replicas(node, write);
+        let role = role_of(node.me, &homes);
+        replica::merge(node, role, &write.key, seen).await;
+        return Ok(());
+    }
+    if write.condition.as_ref().is_some_and(|condition| !holds(condition, &seen)) {
+        return Err(WriteAnswer::ConditionFailed);
+    }
+    if write.delete_seen && seen.is_deleted() {
+        return Err(nothing_to_delete(&seen));
+    }
+    if write.condition.is_some() || write.delete_seen {
+        // A passing condition is about what it saw: the write supersedes exactly that.
+        let context = context_of(&seen);
+        write.draft.context.join(&context.clock);
+        write.draft.context_stamp = write.draft.context_stamp.max(context.stamp);
+    }
+    Ok(())
+}
+
+/// A delete of what is not there writes nothing and succeeds.
+fn nothing_to_delete(seen: &Object) -> WriteAnswer {
+    WriteAnswer::Written(WrittenAnswer {
+        acks: 0,
+        hints: 0,
+        siblings: 0,
+        dot: None,
+        version: seen.version(),
+        seen: (!seen.is_absent()).then(|| context_of(seen)),
+    })
+}
+
+fn holds(condition: &Condition, seen: &Object) -> bool {
+    match condition {
+        Condition::Absent => seen.is_deleted(),
+        Condition::Present => !seen.is_deleted(),
+        Condition::Version(versions) => {
+            let version: Version = seen.version();
+            !seen.is_deleted() && versions.contains(&version)
+        }
+    }
+}
+
+async fn store(node: &Arc<Node>, write: &Write, role: Role) -> Result<MintedRow, WriteAnswer> {
+    let place = replica::place_of(node, role, &write.key);
+    let (now, limits) = (node.now(), limits(node));
+    let minted = node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never);
+    let minted = match minted {
+        Err(Error::WouldBlock) => {
+            let (key, draft) = (write.key.clone(), write.draft.clone());
+            replica::on_blocking_pool(node, move |node| {
+                node.store.mint(place, &key, &draft, now, &limits, Blocking::Allowed)
+            })
+            .await
+        }
+        done => done,
+    };
+    match minted {
+        Ok(Ok(row)) => Ok(row),
+        Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
+        // The write may have reached the log before the store failed: nobody can say.
+        Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(write.w)),
+        Err(error) => Err(WriteAnswer::Unable(replica::refusal_of(&error))),
+    }
+}
+
+fn unknown(required: u16) -> WriteAnswer {
+    WriteAnswer::NoQuorum { required, acks: Acks::default(), outcome: Outcome::Unknown }
+}
+
+fn limits(node: &Node) -> Limits {
+    let limits = &node.config.limits;
+    Limits { siblings_max: limits.siblings_max, object_bytes_max: limits.object_bytes_max }
+}
+
+/// One PUT under way.
+struct Writing<'a, Tell> {
+    node: &'a Arc<Node>,
+    write: &'a Write,
+    row: MintedRow,
+    put: Put,
+    reply_to: ReplyTo,
+    mailbox: Mailbox,
+    durable: Option<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>,
+    tell: Option<Tell>,
+}
+
+impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
+    /// Waits for the next thing to happen: the local copy durable, a replica's reply, or time.
+    async fn step(&mut self) {
+        let me = self.node.me;
+        let wake = self.put.next_wake().unwrap_or(self.node.uptime());
+        let wake = self.node.instant(wake);
+        let effects = tokio::select! {
+            result = settle(&mut self.durable) => {
+                self.durable = None;
+                match result {
+                    Ok(()) => self.put.on_ack(me),
+                    Err(_) => self.put.on_refused(me, self.node.uptime()),
+                }
+            }
+            heard = self.mailbox.recv() => match heard {
+                Some((from, heard)) => self.on_heard(from, &heard),
+                None => self.put.on_time(self.node.uptime()),
+            },
+            () = tokio::time::sleep_until(wake) => self.put.on_time(self.node.uptime()),
+        };
+        self.carry_out(effects);
+    }
+
+    fn on_heard(&mut self, from: NodeId, heard: &Heard) -> Vec<Effect> {
+        let now: Millis = self.node.uptime();
+        match heard {
+            Heard::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
+            Heard::Reply(_) | Heard::NotSent(_) => self.put.on_refused(from, now),
+            Heard::Silent(_) | Heard::Written(_) => self.put.on_silent(from, now),
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { to, role } => {
+                    let message = Message::Store { key: self.write.key.clone(), role };
+                    let object: Bytes = self.row.encoded.clone();
+                    self.node.peers.send(to, message, object, self.reply_to.clone());
+                }
+                Effect::Answer(answer) => {
+                    if let Some(tell) = self.tell.take() {
+                        tell(self.outcome(answer));
+                    }
+                }
+            }
+        }
+    }
+
+    fn outcome(&self, answer: put::Answer) -> WriteOutcome {
+        let object = &self.row.object;
+        match answer {
+            put::Answer::Written(acks) => {
+                let (Minted::New(dot) | Minted::Already(dot)) = self.row.minted;
+                let answer = WriteAnswer::Written(WrittenAnswer {
+                    acks: acks.counted,
+                    hints: acks.hints,
+                    siblings: object.shown().len() as u32,
+                    dot: Some(dot),
+                    version: object.version(),
+                    seen: context_after_write(object),
+                });
+                WriteOutcome { answer, object: self.write.return_body.then(|| object.clone()) }
+            }
+            put::Answer::NoQuorum(acks) => {
+                let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
+                WriteAnswer::NoQuorum { required: self.write.w, acks, outcome }.into()
+            }
+        }
+    }
+}
+
+/// Resolves when the local copy is durable; never if that is settled already.
+async fn settle(
+    durable: &mut Option<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>,
+) -> Result<(), Error> {
+    match durable {
+        Some(durable) => durable.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,293 @@
+//! One node: everything it holds, put together in one place.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use quorate_protocol::bucket::Properties;
+use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::layout::{Layout, Partition};
+use quorate_protocol::message::{Formation, Status};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::wire::Header;
+use quorate_storage::{Condition, Durability, Options, Recovery, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Admission;
+use crate::buckets::Buckets;
+use crate::config::{Config, ConfigError};
+use crate::faults::Faults;
+use crate::fill::Readiness;
+use crate::forwards::Forwards;
+use crate::idempotency::Idempotency;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+
+/// This release.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// A running node.
+pub struct Node {
+    /// Its name.
+    pub me: NodeId,
+    /// How it was configured.
+    pub config: Config,
+    /// Who is in the cluster and where keys live.
+    pub layout: Arc<Layout>,
+    /// What it keeps.
+    pub store: Arc<Store>,
+    /// Signs and verifies clients' contexts.
+    pub contexts: ContextKeys,
+    /// What is set for buckets.
+    pub buckets: Buckets,
+    /// The other nodes.
+    pub peers: Peers,
+    /// Bounds what clients may have in flight.
+    pub admission: Admission,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Writes that were forwarded and not yet answered.
+    pub forwards: Forwards,
+    /// Idempotency keys seen lately.
+    pub idempotency: Idempotency,
+    /// Which partitions were received.
+    pub readiness: Readiness,
+    /// Cuts ordered through the fault hook.
+    pub faults: Arc<Faults>,
+    /// What this node puts in front of its frames.
+    pub header: Header,
+    /// What it accepts in front of others' frames.
+    pub tokens: Vec<[u8; 16]>,
+    /// Client operations, which outlive their clients; awaited at the stop.
+    pub operations: TaskTracker,
+    /// Background jobs; they end when `stop` is cancelled.
+    pub background: TaskTracker,
+    /// Cancelled when background jobs and peer traffic shall end.
+    pub stop: CancellationToken,
+    formation: OnceLock<Formation>,
+    stopping: AtomicBool,
+    started: Instant,
+    ticket: AtomicU64,
+}
+
+/// Why requests cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// The cluster was not formed yet.
+    #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
+    NotFormed,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(String),
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store did not open.
+    #[error(transparent)]
+    Open(#[from] quorate_storage::OpenError),
+    /// The store did not answer.
+    #[error("reading the node's own records: {0}")]
+    Store(#[from] quorate_storage::Error),
+    /// A record of the node's own cannot be read.
+    #[error("the record {0:?} in the data directory is damaged")]
+    Record(&'static str),
+    /// The HTTP client for peers could not be made.
+    #[error("the HTTP client for peers: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+const FORMATION_RECORD: &str = "formation";
+
+impl Node {
+    /// Opens the store and starts talking to peers. Nothing listens yet.
+    ///
+    /// # Errors
+    /// [`StartError`] that says what to do.
+    pub fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        let layout = Arc::new(config.layout()?);
+        let secrets = config.secrets()?;
+        let store = Arc::new(open_store(&config, &layout)?);
+        let header = header(&config, &layout, &secrets);
+        let faults = Arc::new(Faults::default());
+        let (background, stop) = (TaskTracker::new(), CancellationToken::new());
+        let peers = Peers::start(&config, &header, faults.clone(), &background, &stop)?;
+        let formation = OnceLock::new();
+        if let Some(bytes) = store.meta(FORMATION_RECORD)? {
+            let id = <[u8; 16]>::try_from(&bytes[..]);
+            let id = id.map_err(|_| StartError::Record(FORMATION_RECORD))?;
+            formation.get_or_init(|| Formation(id));
+        }
+        let readiness = Readiness::load(&store, layout.partitions())?;
+        if let Recovery::CutShort(what) = store.recovery() {
+            // Acknowledged writes may be gone: come back as one who has to fill.
+            tracing::error!(what, "the log was damaged before its end; filling from the peers");
+            readiness.record_all(&store, false)?;
+        }
+        Ok(Arc::new(Self {
+            me: config.node,
+            contexts: ContextKeys::new(&config.cluster_id, &secrets),
+            buckets: Buckets::load(&store, config.defaults.properties(), layout.node_count())?,
+            admission: Admission::new(&config.limits),
+            metrics: Metrics::new(),
+            forwards: Forwards::new(config.limits.operations_max),
+            idempotency: Idempotency::new(
+                config.limits.idempotency_keys_max,
+                config.timeouts.idempotency_ms,
+            ),
+            readiness,
+            tokens: secrets.iter().map(peer_token).collect(),
+            operations: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            started: Instant::now(),
+            ticket: AtomicU64::new(rand::random()),
+            config,
+            layout,
+            store,
+            peers,
+            faults,
+            header,
+            background,
+            stop,
+            formation,
+        }))
+    }
+
+    /// The wall clock: for stamps, never for waiting.
+    pub fn now(&self) -> Millis {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Millis(since.as_millis() as u64)
+    }
+
+    /// Milliseconds since the start: for deadlines. Never runs backwards.
+    pub fn uptime(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// The instant of an uptime.
+    pub fn instant(&self, at: Millis) -> tokio::time::Instant {
+        (self.started + Duration::from_millis(at.0)).into()
+    }
+
+    /// A number that this process gives out once.
+    pub fn ticket(&self) -> u64 {
+        self.ticket.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where a key lives.
+    pub fn partition(&self, key: &Key) -> Partition {
+        key.partition(self.layout.partitions())
+    }
+
+    /// All nodes in the order of preference for a key.
+    pub fn preference_list(&self, key: &Key) -> &[NodeId] {
+        self.layout.preference_list(self.partition(key))
+    }
+
+    /// The properties of a key's bucket.
+    pub fn properties(&self, key: &Key) -> Properties {
+        self.buckets.properties(key.bucket())
+    }
+
+    /// Whether client requests can be taken.
+    ///
+    /// # Errors
+    /// [`NotReady`] that says why not.
+    pub fn readiness(&self) -> Result<(), NotReady> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(NotReady::Stopping);
+        }
+        if let Condition::Failed(reason) = self.store.condition() {
+            return Err(NotReady::Store(reason));
+        }
+        if self.formation().is_none() {
+            return Err(NotReady::NotFormed);
+        }
+        Ok(())
+    }
+
+    /// Whether the store takes writes.
+    pub fn is_writable(&self) -> bool {
+        matches!(self.store.condition(), Condition::Healthy)
+    }
+
+    /// Takes no new requests from now on.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// The cluster's formation, if this node has recorded it.
+    pub fn formation(&self) -> Option<Formation> {
+        self.formation.get().copied()
+    }
+
+    /// Records the cluster's formation, unless one is recorded already. A node that *joins* a cluster
+    /// formed by others may have missed writes: its partitions are not ready until they are filled.
+    ///
+    /// # Errors
+    /// The store's, if the record cannot be made durable.
+    pub fn record_formation(
+        &self,
+        formation: Formation,
+        joins: bool,
+    ) -> Result<(), quorate_storage::Error> {
+        if self.formation().is_some() {
+            return Ok(());
+        }
+        self.readiness.record_all(&self.store, !joins)?;
+        self.store.put_meta(FORMATION_RECORD, &formation.0)?;
+        self.formation.get_or_init(|| formation);
+        tracing::info!(joins, "cluster formation recorded");
+        Ok(())
+    }
+
+    /// What this node tells its peers of itself.
+    pub fn status(&self) -> Status {
+        Status {
+            formation: self.formation(),
+            ready: self.readiness.is_complete(),
+            writable: self.is_writable(),
+            buckets_hash: self.buckets.hash(),
+            release: RELEASE.to_owned(),
+        }
+    }
+}
+
+/// What a node puts in front of its frames (the receiver is filled in for each peer).
+pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
+    Header {
+        cluster_id: config.cluster_id.clone(),
+        token: peer_token(&secrets[0]),
+        from: config.node,
+        to: config.node,
+        layout_version: layout.version(),
+        layout_hash: layout.hash(),
+        partitions: layout.partitions(),
+    }
+}
+
+fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage::OpenError> {
+    let durability = match config.durability {
+        crate::config::Durability::Fsync => Durability::Fsync,
+        crate::config::Durability::Buffered => Durability::Buffered,
+    };
+    let options = Options {
+        durability,
+        block_cache_bytes: config.storage.block_cache_bytes,
+        memtable_bytes: config.storage.memtable_bytes,
+        disk_free_bytes_min: config.storage.disk_free_bytes_min,
+        hint_bytes_max: config.limits.hint_bytes_max,
+        ..Options::new(config.node, &config.cluster_id, layout.partitions())
+    };
+    Store::open(Path::new(&config.data_dir), options)
+}

@@ -1,0 +1,166 @@
+//! The messages that wait for one peer: bounded, and taken in batches.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use quorate_protocol::message::Message;
+use tokio::sync::Notify;
+
+use crate::mailbox::ReplyTo;
+
+/// A message on its way to a peer.
+pub struct Outgoing {
+    /// What is asked.
+    pub message: Message,
+    /// The bytes beside it.
+    pub payload: Bytes,
+    /// Who waits for the reply.
+    pub reply_to: ReplyTo,
+}
+
+/// How much may wait, and how much goes out at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Messages that may wait.
+    pub messages_max: usize,
+    /// Bytes that may wait.
+    pub bytes_max: usize,
+    /// Messages in one batch.
+    pub batch_messages_max: usize,
+    /// Bytes in one batch; a single larger message still goes.
+    pub batch_bytes_max: usize,
+}
+
+/// The messages that wait for one peer.
+pub struct Queue {
+    bounds: Bounds,
+    waiting: Mutex<Waiting>,
+    not_empty: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Outgoing>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, waiting: Mutex::default(), not_empty: Notify::new() }
+    }
+
+    /// Adds a message, or gives it back if the queue is full.
+    pub fn push(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
+        let mut waiting = self.lock();
+        let bytes = waiting.bytes + outgoing.payload.len();
+        let full = waiting.messages.len() >= self.bounds.messages_max;
+        if full || (bytes > self.bounds.bytes_max && !waiting.messages.is_empty()) {
+            return Err(outgoing);
+        }
+        waiting.bytes = bytes;
+        waiting.messages.push_back(outgoing);
+        drop(waiting);
+        self.not_empty.notify_one();
+        Ok(())
+    }
+
+    /// Waits for messages and takes whatever waits, up to a batch.
+    pub async fn take(&self) -> Vec<Outgoing> {
+        loop {
+            let batch = self.try_take();
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.not_empty.notified().await;
+        }
+    }
+
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
+        self.lock().messages.len()
+    }
+
+    /// Whether no message waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn try_take(&self) -> Vec<Outgoing> {
+        let mut waiting = self.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < self.bounds.batch_messages_max {
+            let Some(next) = waiting.messages.front() else { break };
+            let next_bytes = next.payload.len();
+            if !batch.is_empty() && bytes + next_bytes > self.bounds.batch_bytes_max {
+                break;
+            }
+            bytes += next_bytes;
+            waiting.bytes -= next_bytes;
+            batch.extend(waiting.messages.pop_front());
+        }
+        let more = !waiting.messages.is_empty();
+        drop(waiting);
+        if more {
+            self.not_empty.notify_one(); // another lane may be free
+        }
+        batch
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::message::Formation;
+
+    use super::*;
+    use crate::mailbox::ReplyTo;
+
+    fn message(bytes: usize) -> Outgoing {
+        Outgoing {
+            message: Message::Form { formation: Formation([0; 16]) },
+            payload: Bytes::from(vec![0; bytes]),
+            reply_to: ReplyTo::nobody(),
+        }
+    }
+
+    fn queue(messages_max: usize, bytes_max: usize) -> Queue {
+        let (batch_messages_max, batch_bytes_max) = (3, 100);
+        Queue::new(Bounds { messages_max, bytes_max, batch_messages_max, batch_bytes_max })
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_whatever_waits_up_to_its_bounds() {
+        let queue = queue(100, 10_000);
+        for bytes in [10, 20, 30, 40, 90, 90, 500] {
+            assert!(queue.push(message(bytes)).is_ok());
+        }
+        let mut batches = Vec::new();
+        while !queue.is_empty() {
+            let batch = queue.take().await;
+            batches.push(batch.iter().map(|m| m.payload.len()).collect::<Vec<_>>());
+        }
+        assert_eq!(batches, [vec![10, 20, 30], vec![40], vec![90], vec![90], vec![500]]);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_message_back() {
+        let queue = queue(2, 50);
+        assert!(queue.push(message(40)).is_ok());
+        assert!(queue.push(message(40)).is_err(), "too many bytes");
+        assert!(queue.push(message(5)).is_ok());
+        assert!(queue.push(message(1)).is_err(), "too many messages");
+    }
+
+    #[tokio::test]
+    async fn one_message_larger_than_the_bound_still_goes() {
+        let queue = queue(2, 50);
+        assert!(queue.push(message(400)).is_ok());
+        assert_eq!(queue.take().await.len(), 1);
+    }
+}

@@ -1,0 +1,213 @@
+//! Drives one GET: asks, waits, answers, and repairs who was behind.
+//!
+//! The reading runs in its caller's task until the answer is known; what is left then (slow replicas,
+//! repair) goes on in a task of its own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_protocol::get::{Answer, Effect, Get, Plan, Reply, What, Where};
+use quorate_protocol::message::{self, Message, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::put::Role;
+
+use crate::mailbox::{Mailbox, ReplyTo};
+use crate::node::Node;
+use crate::replica;
+
+/// The numbers of one read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadOptions {
+    /// How many home replicas may be asked.
+    pub n: u16,
+    /// How many must answer.
+    pub r: u16,
+    /// Whether fallbacks that hold a hint count.
+    pub sloppy: bool,
+    /// How long it may take, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// Fewer than R replicas could answer.
+#[derive(Clone, Debug)]
+pub struct ReadFailure {
+    /// R.
+    pub required: u16,
+    /// How many could.
+    pub counted: u16,
+    /// Nodes that said no, are not ready, or hold no hint.
+    pub refused: Vec<NodeId>,
+    /// Nodes that said nothing.
+    pub silent: Vec<NodeId>,
+}
+
+/// What came of asking one replica.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It said something.
+    Reply(Reply),
+    /// It said nothing.
+    Silent,
+}
+
+/// One GET under way.
+struct Reading {
+    node: Arc<Node>,
+    key: Key,
+    get: Get,
+    reply_to: ReplyTo,
+    mailbox: Mailbox,
+}
+
+/// Reads a key from R replicas.
+///
+/// # Errors
+/// [`ReadFailure`] if fewer than R could answer in time.
+pub async fn read(
+    node: &Arc<Node>,
+    key: &Key,
+    options: ReadOptions,
+) -> Result<Object, ReadFailure> {
+    let (reply_to, mailbox) = ReplyTo::new();
+    let (get, effects) = Get::start(plan(node, key, options), &node.peers.down(), node.uptime());
+    let mut reading = Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox };
+    let mut answer = reading.carry_out(effects).await;
+    while answer.is_none() {
+        answer = reading.step().await;
+    }
+    if !reading.get.is_done() {
+        node.operations.spawn(reading.finish());
+    }
+    match answer {
+        Some(Answer::Read(object)) => Ok(object),
+        Some(Answer::NoQuorum { counted, refused, silent }) => {
+            Err(ReadFailure { required: options.r, counted, refused, silent })
+        }
+        None => unreachable!("the loop ends with an answer"),
+    }
+}
+
+fn plan(node: &Node, key: &Key, options: ReadOptions) -> Plan {
+    let list = node.preference_list(key);
+    let bucket_n = usize::from(node.properties(key).n).min(list.len());
+    let (homes, fallbacks) = list.split_at(bucket_n);
+    let mut homes = homes.to_vec();
+    in_order_of_asking(node, &mut homes);
+    homes.truncate(usize::from(options.n));
+    Plan {
+        homes,
+        fallbacks: fallbacks.to_vec(),
+        needed: options.r,
+        sloppy: options.sloppy,
+        hedge_ms: hedge_ms(node),
+        replica_timeout_ms: node.config.timeouts.replica_ms,
+        deadline: node.uptime().plus(options.timeout_ms),
+    }
+}
+
+/// This node first, then the others by how fast they answer; those of like speed take turns, so that a
+/// stale replica is found by whoever reads.
+fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
+    if homes.len() < 2 {
+        return;
+    }
+    let turn = (node.ticket() as usize) % homes.len();
+    homes.rotate_left(turn);
+    let slowness = |home: &NodeId| match node.peers.health(*home) {
+        None => 0, // this node
+        Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
+    };
+    homes.sort_by_key(slowness); // stable: keeps the turn among equals
+}
+
+/// Company for a slow replica after about the 95th percentile of round trips.
+fn hedge_ms(node: &Node) -> Option<u64> {
+    let p95_us = node.peers.nodes().filter_map(|peer| node.peers.health(peer)).map(|h| h.p95_us());
+    p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
+}
+
+impl Reading {
+    /// Waits for the next thing to happen.
+    async fn step(&mut self) -> Option<Answer> {
+        let wake = self.get.next_wake().unwrap_or(self.node.uptime());
+        let wake = self.node.instant(wake);
+        let effects = tokio::select! {
+            heard = self.mailbox.recv() => {
+                let now = self.node.uptime();
+                match heard.map(|(from, heard)| (from, replica::reading(heard))) {
+                    Some((from, Outcome::Reply(reply))) => self.get.on_reply(from, reply, now),
+                    Some((from, Outcome::Silent)) => self.get.on_silent(from, now),
+                    None => self.get.on_time(now),
+                }
+            }
+            () = tokio::time::sleep_until(wake) => self.get.on_time(self.node.uptime()),
+        };
+        self.carry_out(effects).await
+    }
+
+    /// Goes on after the answer: slow replicas and repair.
+    async fn finish(mut self) {
+        while !self.get.is_done() {
+            self.step().await;
+        }
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Answer> {
+        let mut answer = None;
+        let mut todo = std::collections::VecDeque::from(effects);
+        while let Some(effect) = todo.pop_front() {
+            match effect {
+                Effect::Ask { to, what, place } if to == self.node.me => {
+                    let reply = understand(replica::read(&self.node, &self.key, what, place).await);
+                    todo.extend(self.get.on_reply(to, reply, self.node.uptime()));
+                }
+                Effect::Ask { to, what, place } => self.ask(to, what, place),
+                Effect::Answer(given) => answer = Some(given),
+                Effect::Repair(behind) => self.repair(behind).await,
+            }
+        }
+        answer
+    }
+
+    fn ask(&self, to: NodeId, what: What, place: Where) {
+        let message = Message::Read { key: self.key.clone(), what, place };
+        self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
+    }
+
+    /// Sends the merged object to replicas seen behind; nobody waits for them.
+    async fn repair(&self, behind: Vec<NodeId>) {
+        let object = self.get.merged();
+        let bytes = object.to_bytes();
+        for to in behind {
+            tracing::debug!(key = %self.key, peer = %to, "read repair");
+            if to == self.node.me {
+                replica::merge(&self.node, Role::Home, &self.key, object.clone()).await;
+            } else {
+                let message = Message::Store { key: self.key.clone(), role: Role::Home };
+                self.node.peers.send(to, message, bytes.clone(), ReplyTo::nobody());
+            }
+        }
+    }
+}
+
+/// What a replica's reply means to a read.
+pub fn understand(reply: WithPayload<message::Reply>) -> Reply {
+    match reply.head {
+        message::Reply::Object => match Object::decode(reply.payload) {
+            Ok(object) => Reply::Object(object),
+            Err(_) => Reply::Refused,
+        },
+        message::Reply::Digest(version) => Reply::Digest(version),
+        message::Reply::NoHint => Reply::NoHint,
+        message::Reply::NotReady => Reply::NotReady,
+        message::Reply::Refused(_)
+        | message::Reply::Stored
+        | message::Reply::Accepted
+        | message::Reply::Inspection { .. }
+        | message::Reply::Conflicts { .. }
+        | message::Reply::Status(_)
+        | message::Reply::Buckets { .. }
+        | message::Reply::Rows { .. } => Reply::Refused,
+    }
+}

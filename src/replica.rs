@@ -1,0 +1,378 @@
+//! The peer port: carries out what other nodes ask.
+//!
+//! One POST is a batch of messages of one kind. All stores of a batch are merged first and then share
+//! one wait for durability; reads never wait for it. What would block goes to the blocking pool, the rest
+//! is done in place: a hop per operation costs more than the operation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use quorate_protocol::get::{What, Where};
+use quorate_protocol::layout::Partition;
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::put::Role;
+use quorate_protocol::row::Row;
+use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
+use quorate_storage::{Blocking, Error, Place};
+
+use crate::faults::Cuts;
+use crate::mailbox::Heard;
+use crate::node::Node;
+use crate::{minter, reader};
+
+/// The peer port's routes.
+pub fn app(node: Arc<Node>) -> Router {
+    let mut router = Router::new().route("/peer", post(on_frame));
+    if node.config.fault_hook {
+        router = router.route("/fault", get(show_cuts).put(set_cuts));
+    }
+    router.with_state(node)
+}
+
+async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
+    let limits = &node.config.limits;
+    // Repair may carry more siblings than a client write may leave, so there is room above the limit.
+    let frame_bytes_max =
+        2 * limits.object_bytes_max + node.config.peers.batch_bytes_max + (1 << 20);
+    let bytes = match Limited::new(body, frame_bytes_max).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large");
+        }
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let (header, messages) = match receive(&node, bytes) {
+        Ok(frame) => frame,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    if node.faults.cuts_in(header.from) {
+        tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "cut off by the fault hook");
+    }
+    let replies = carry_out(&node, header.from, messages).await;
+    let mut frame = FrameWriter::new(&Header { to: header.from, ..node.header.clone() });
+    for reply in &replies {
+        frame.push(&reply.head, &reply.payload);
+    }
+    frame.finish().into_response()
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, why.to_owned()).into_response()
+}
+
+fn receive(node: &Node, bytes: Bytes) -> Result<(Header, Vec<WithPayload<Message>>), FrameError> {
+    let (header, messages) = wire::decode::<Message>(bytes)?;
+    header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
+    Ok((header, messages))
+}
+
+/// Carries out a batch and answers in the order of the messages.
+async fn carry_out(
+    node: &Arc<Node>,
+    from: NodeId,
+    messages: Vec<WithPayload<Message>>,
+) -> Vec<WithPayload<Reply>> {
+    let mut replies = Vec::with_capacity(messages.len());
+    for message in messages {
+        replies.push(carry_out_one(node, from, message).await);
+    }
+    if replies.iter().any(|reply| reply.head == Reply::Stored) {
+        if let Err(error) = node.store.durable().await {
+            let refusal = refusal_of(&error);
+            for reply in replies.iter_mut().filter(|reply| reply.head == Reply::Stored) {
+                reply.head = Reply::Refused(refusal);
+            }
+        }
+    }
+    replies
+}
+
+async fn carry_out_one(
+    node: &Arc<Node>,
+    from: NodeId,
+    message: WithPayload<Message>,
+) -> WithPayload<Reply> {
+    let payload = message.payload;
+    match message.head {
+        Message::Store { key, role } => WithPayload::bare(store(node, role, &key, payload).await),
+        Message::Read { key, what, place } => read(node, &key, what, place).await,
+        Message::Forward { operation, mut write } => {
+            write.draft.value = write.has_value.then_some(payload);
+            WithPayload::bare(minter::accept(node, from, operation, *write))
+        }
+        Message::Written { operation, answer } => {
+            let answer = Box::new(WithPayload { head: answer, payload });
+            node.forwards.tell(operation, from, Heard::Written(answer));
+            WithPayload::bare(Reply::Accepted)
+        }
+        Message::Inspect { key } => inspect(node, key).await,
+        Message::Conflicts { bucket, after, limit } => {
+            let bucket = bucket.as_ref().map(|bucket| bucket.as_str());
+            let found = node.store.conflicts(bucket, after.as_ref(), usize::from(limit));
+            WithPayload::bare(match found {
+                Ok(keys) => Reply::Conflicts { keys },
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            })
+        }
+        Message::Hello { status } => {
+            crate::background::heard(node, from, status);
+            WithPayload::bare(Reply::Status(node.status()))
+        }
+        Message::Buckets { table, want_all } => {
+            let merged =
+                on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
+            WithPayload::bare(match merged.await {
+                Ok(_) if want_all => Reply::Buckets { table: node.buckets.table() },
+                Ok(_) => Reply::Buckets { table: Default::default() },
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            })
+        }
+        Message::Form { formation } => {
+            let recorded =
+                on_blocking_pool(node, move |node| node.record_formation(formation, false));
+            WithPayload::bare(match recorded.await {
+                Ok(()) => Reply::Status(node.status()),
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            })
+        }
+        Message::Fetch { partition, after } => fetch(node, Partition(partition), after).await,
+    }
+}
+
+/// Merges an object that a peer (or this node's own repair) brings. Durable only after
+/// [`quorate_storage::Store::durable`].
+pub async fn store(node: &Arc<Node>, role: Role, key: &Key, object: Bytes) -> Reply {
+    let Ok(object) = Object::decode(object) else { return Reply::Refused(Refusal::Malformed) };
+    merge(node, role, key, object).await
+}
+
+/// As [`store`], for an object that is already decoded.
+pub async fn merge(node: &Arc<Node>, role: Role, key: &Key, object: Object) -> Reply {
+    if node.formation().is_none() {
+        return Reply::Refused(Refusal::NotFormed);
+    }
+    if object.stamp_max().is_too_far_ahead(node.now()) {
+        tracing::warn!(%key, "refused an object over a minute ahead of this node's clock");
+        return Reply::Refused(Refusal::StampAhead);
+    }
+    let place = place_of(node, role, key);
+    let merged = match node.store.merge(place, key, &object, Blocking::Never) {
+        Err(Error::WouldBlock) => {
+            let key = key.clone();
+            on_blocking_pool(node, move |node| {
+                node.store.merge(place, &key, &object, Blocking::Allowed)
+            })
+            .await
+        }
+        done => done,
+    };
+    match merged {
+        Ok(_) => Reply::Stored,
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
+}
+
+/// Says what this node holds of a key.
+pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> WithPayload<Reply> {
+    WithPayload::bare(match place {
+        Where::Home if !node.readiness.is_ready(node.partition(key)) => Reply::NotReady,
+        Where::Home => {
+            let place = Place::Home(node.partition(key));
+            match read_row(node, place, key).await {
+                Ok(row) => return answer_row(row, what),
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            }
+        }
+        Where::Hints => match hinted(node, key).await {
+            Ok(Some(object)) => match what {
+                What::Object => {
+                    return WithPayload { head: Reply::Object, payload: object.to_bytes() };
+                }
+                What::Digest => Reply::Digest(object.version()),
+            },
+            Ok(None) => Reply::NoHint,
+            Err(error) => Reply::Refused(refusal_of(&error)),
+        },
+    })
+}
+
+fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
+    let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
+    match (what, row) {
+        (What::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
+        (What::Digest, Some(row)) => match Row::encoded_version(&row) {
+            Some(version) => WithPayload::bare(Reply::Digest(version)),
+            None => damaged(),
+        },
+        (What::Object, None) => {
+            WithPayload { head: Reply::Object, payload: Object::default().to_bytes() }
+        }
+        (What::Object, Some(row)) => match Row::encoded_object(&row) {
+            Some(payload) => WithPayload { head: Reply::Object, payload },
+            None => damaged(),
+        },
+    }
+}
+
+/// The merge of all hints that this node keeps of a key, for whichever targets.
+async fn hinted(node: &Arc<Node>, key: &Key) -> Result<Option<Object>, Error> {
+    let mut merged: Option<Object> = None;
+    for (_, object) in hints_of(node, key).await? {
+        merged.get_or_insert_default().merge(&object);
+    }
+    Ok(merged)
+}
+
+/// Every hint that this node keeps of a key, with its target.
+pub async fn hints_of(node: &Arc<Node>, key: &Key) -> Result<Vec<(NodeId, Object)>, Error> {
+    let mut hints = Vec::new();
+    for target in node.peers.nodes() {
+        if let Some(row) = read_row(node, Place::Hint(target), key).await? {
+            hints.push((target, decode(key, row)?));
+        }
+    }
+    Ok(hints)
+}
+
+/// This node's own object of a key, `None` if it holds nothing.
+pub async fn own(node: &Arc<Node>, key: &Key) -> Result<Option<Object>, Error> {
+    let row = read_row(node, Place::Home(node.partition(key)), key).await?;
+    row.map(|row| decode(key, row)).transpose()
+}
+
+fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
+    Row::decode(row).map(|row| row.object).map_err(|error| Error::Damaged {
+        what: format!("the row of {key}"),
+        reason: error.to_string(),
+    })
+}
+
+async fn read_row(node: &Arc<Node>, place: Place, key: &Key) -> Result<Option<Bytes>, Error> {
+    match node.store.read(place, key, Blocking::Never) {
+        Err(Error::WouldBlock) => {
+            let key = key.clone();
+            on_blocking_pool(node, move |node| node.store.read(place, &key, Blocking::Allowed))
+                .await
+        }
+        done => done,
+    }
+}
+
+async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
+    let (own, hints) = match (own(node, &key).await, hints_of(node, &key).await) {
+        (Ok(own), Ok(hints)) => (own, hints),
+        (Err(error), _) | (_, Err(error)) => {
+            return WithPayload::bare(Reply::Refused(refusal_of(&error)));
+        }
+    };
+    let mut payload = BytesMut::new();
+    let mut push = |object: &Object| {
+        let before = payload.len();
+        object.encode(&mut payload);
+        (payload.len() - before) as u32
+    };
+    let own = own.as_ref().map(&mut push);
+    let hints = hints.iter().map(|(target, object)| (*target, push(object))).collect();
+    let ready = node.readiness.is_ready(node.partition(&key));
+    let head = Reply::Inspection { own, ready, hints };
+    WithPayload { head, payload: payload.freeze() }
+}
+
+/// Rows in one page of a fetch.
+const FETCH_ROWS_MAX: usize = 1024;
+/// Bytes in one page of a fetch (a single larger row still goes).
+const FETCH_BYTES_MAX: usize = 1 << 20;
+
+async fn fetch(node: &Arc<Node>, partition: Partition, after: Option<Key>) -> WithPayload<Reply> {
+    let page = on_blocking_pool(node, move |node| {
+        node.store.scan_partition(partition, after.as_ref(), FETCH_ROWS_MAX, FETCH_BYTES_MAX)
+    });
+    let page = match page.await {
+        Ok(page) => page,
+        Err(error) => return WithPayload::bare(Reply::Refused(refusal_of(&error))),
+    };
+    let mut rows = Vec::with_capacity(page.len());
+    let mut payload = BytesMut::new();
+    for (key, row) in &page {
+        let object = Row::encoded_object(row).unwrap_or_default();
+        rows.push((key.clone(), object.len() as u32));
+        payload.extend_from_slice(&object);
+    }
+    let head = Reply::Rows { end: rows.is_empty(), rows };
+    WithPayload { head, payload: payload.freeze() }
+}
+
+/// Which row of a key is meant.
+pub fn place_of(node: &Node, role: Role, key: &Key) -> Place {
+    match role {
+        // A hint for this node itself is no hint: the object has arrived.
+        Role::Hint { target } if target != node.me => Place::Hint(target),
+        Role::Hint { .. } | Role::Home => Place::Home(node.partition(key)),
+    }
+}
+
+/// What a peer or client is told of a store's error. What an operator must know is logged here.
+pub fn refusal_of(error: &Error) -> Refusal {
+    match error {
+        Error::HintsFull { .. } => Refusal::HintsFull,
+        Error::DiskLow { .. } => Refusal::ReadOnly,
+        Error::Closed => Refusal::Stopping,
+        Error::WouldBlock => Refusal::Busy,
+        Error::Failed(_) => Refusal::ReadOnly,
+        Error::Damaged { .. } | Error::Io(_) => {
+            tracing::error!(%error, "the store cannot answer");
+            Refusal::Failed
+        }
+    }
+}
+
+/// Runs what may block on the blocking pool.
+///
+/// # Errors
+/// What `work` returns, or [`Error::Closed`] if the pool is shutting down.
+pub async fn on_blocking_pool<T: Send + 'static>(
+    node: &Arc<Node>,
+    work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let node = node.clone();
+    match tokio::task::spawn_blocking(move || work(&node)).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Closed),
+    }
+}
+
+async fn show_cuts(State(node): State<Arc<Node>>) -> Response {
+    let cuts = serde_json::to_vec(&node.faults.get()).unwrap_or_default();
+    ([("content-type", "application/json")], cuts).into_response()
+}
+
+async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<Cuts>(&body) {
+        Ok(cuts) => {
+            tracing::warn!(?cuts, "peer traffic cut by the fault hook");
+            node.faults.set(cuts);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+/// What a replica's reply means to a read.
+pub fn reading(heard: Heard) -> reader::Outcome {
+    match heard {
+        Heard::Reply(reply) => reader::Outcome::Reply(reader::understand(reply)),
+        Heard::NotSent(_) => reader::Outcome::Reply(quorate_protocol::get::Reply::Refused),
+        Heard::Silent(_) | Heard::Written(_) => reader::Outcome::Silent,
+    }
+}

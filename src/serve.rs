@@ -1,0 +1,227 @@
+//! One listening port: accepts connections within bounds, serves HTTP/1.1 on each, stops gracefully.
+//!
+//! axum's own `serve` has no bound on connections, no patience for slow heads, no `TCP_NODELAY` unless
+//! asked and no end to a graceful stop; this is hyper with all four. A connection ends when its peer
+//! closes it, sends no request head for too long, or takes none of an answer for too long.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+
+/// The most that is read ahead on one connection, in bytes; a request's head must fit.
+const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
+/// The longest request head (request line and headers), in bytes: the longest context and then some.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How long to wait when the system has no more sockets, in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// What one connection too many is told.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+    Content-Type: application/problem+json\r\nContent-Length: 116\r\n\r\n\
+    {\"type\":\"urn:quorate:problem:overloaded\",\"title\":\"The node has too much to do\",\
+    \"status\":503,\"detail\":\"connections\"}\n";
+
+/// What a port allows its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at a time; one more is refused.
+    pub connections_max: usize,
+    /// How long a connection may take to send a request's head, in milliseconds, idle time included.
+    pub header_ms: u64,
+    /// How long a connection may take nothing of an answer, in milliseconds.
+    pub stall_ms: u64,
+    /// How long requests in flight may take when the port stops, in milliseconds.
+    pub shutdown_ms: u64,
+}
+
+impl Bounds {
+    /// Those of the client port.
+    pub fn for_clients(config: &Config) -> Self {
+        let timeouts = &config.timeouts;
+        Self {
+            connections_max: config.limits.connections_max,
+            header_ms: timeouts.header_ms,
+            stall_ms: timeouts.body_ms,
+            shutdown_ms: timeouts.shutdown_ms,
+        }
+    }
+
+    /// Those of the peer port. Peers keep idle connections; the other end closes them first.
+    pub fn for_peers(config: &Config) -> Self {
+        let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
+        Self {
+            connections_max: lanes.saturating_mul(8).max(256),
+            header_ms: config.timeouts.header_ms.max(PEER_IDLE_MS),
+            stall_ms: config.timeouts.body_ms,
+            shutdown_ms: config.timeouts.shutdown_ms,
+        }
+    }
+}
+
+/// How long a peer's connection may be idle, in milliseconds; longer than a peer's own patience, so that
+/// no request meets a connection that is just being closed.
+const PEER_IDLE_MS: u64 = 120_000;
+
+/// Serves `app` on `listener` until `stop` is cancelled, and then until the requests in flight are
+/// answered or [`Bounds::shutdown_ms`] have passed.
+pub async fn run(listener: TcpListener, app: Router, bounds: Bounds, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
+    let connections = TaskTracker::new();
+    while let Some(stream) = accept(&listener, &stop).await {
+        match Arc::clone(&slots).try_acquire_owned() {
+            Ok(slot) => {
+                let connection = serve(stream, app.clone(), bounds, stop.clone(), slot);
+                connections.spawn(connection);
+            }
+            // Best effort: a socket that was just accepted has room for so few bytes.
+            Err(_) => drop(stream.try_write(FULL)),
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// The next connection; `None` once the port stops.
+async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return None,
+        };
+        match accepted {
+            Ok((stream, _)) => return Some(stream),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
+}
+
+async fn serve(
+    stream: TcpStream,
+    app: Router,
+    bounds: Bounds,
+    stop: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+) {
+    // Without this an answer in two segments waits for the other end's delayed acknowledgement.
+    drop(stream.set_nodelay(true));
+    let stream = Impatient::new(TokioIo::new(stream), Duration::from_millis(bounds.stall_ms));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(bounds.header_ms))
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(READ_AHEAD_BYTES_MAX)
+        .serve_connection(stream, TowerToHyperService::new(app));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(Duration::from_millis(bounds.shutdown_ms), connection).await {
+                Ok(ended) => ended,
+                Err(_) => return tracing::warn!("a request in flight was cut off by the stop"),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A stream that gives up when the other end takes nothing for too long. Else a client that asks for
+/// large values and never reads them would hold them in memory for ever.
+struct Impatient<S> {
+    stream: S,
+    patience: Duration,
+    /// Runs while a write is stuck.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stuck: None }
+    }
+
+    /// Passes a write's result on, unless it has been stuck for too long.
+    fn watch<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: Read + Unpin> Read for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: Write + Unpin> Write for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.watch(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(flushed, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch(shut, cx)
+    }
+}
