@@ -1,0 +1,142 @@
+//! What a coordinator tells its client, and what the oracle learns from it.
+//!
+//! The oracle hears every answer when it is given, whether the client is still there or not.
+
+use std::collections::BTreeSet;
+
+use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::context::Seen;
+use quorate_protocol::get;
+use quorate_protocol::message::{Outcome, WriteAnswer, WrittenAnswer};
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{Object, Sibling, Version};
+use quorate_protocol::view::{View, context_of};
+
+use crate::client::Response;
+use crate::history::{End, WriteNo};
+use crate::node::Node;
+use crate::oracle::{Answer, Read, Sight};
+use crate::plants::Plant;
+use crate::store::Slot;
+use crate::world::{Body, Event, Request, World, sight, write_of};
+
+/// A client's answer is this far away, in milliseconds.
+const ANSWER_DELAY_MS: u64 = 1;
+
+impl Node {
+    /// Answers a GET.
+    pub(crate) fn answer_read(&self, request: &Request, answer: &get::Answer, world: &mut World) {
+        let Body::Read { r, sloppy, .. } = request.body else { return };
+        let response = match answer {
+            get::Answer::NoQuorum { counted, .. } => {
+                world.note(format_args!("{} cannot read {}: {counted}", self.id, request.key));
+                Response::Failed
+            }
+            get::Answer::Read(object) => {
+                let mut seen = (!object.is_absent()).then(|| context_of(object));
+                if world.has(Plant::ContextOfOwnRow)
+                    && let Some(row) = self.store.get(&Slot::home(&request.key))
+                {
+                    seen = Some(context_of(&row.object));
+                }
+                let sights = sights(object, world.setup.conflicts);
+                let read = Read { begun: request.begun, r, strict: !sloppy };
+                let key = request.key.to_string();
+                let context = seen.as_ref().map(|seen| &seen.clock);
+                let shown = Answer { key: &key, shown: &sights, context };
+                world.note(format_args!("{} shows {key} {sights:?} {context:?}", self.id));
+                let verdict = world.oracle.check_read(&read, &shown);
+                world.judge(verdict);
+                let version = object.version();
+                carried(&request.key, &sights, seen.as_ref(), version, world)
+            }
+        };
+        self.respond(request, response, world);
+    }
+
+    /// Answers a PUT or DELETE.
+    pub(crate) fn answer_write(
+        &self,
+        request: Request,
+        answer: &WriteAnswer,
+        object: Option<Object>,
+        world: &mut World,
+    ) {
+        let Body::Write(write, _) = &request.body else { return };
+        let number = write_of(write.draft.write_id);
+        let end = match answer {
+            WriteAnswer::Written(WrittenAnswer { dot: None, .. }) => End::NothingToDelete,
+            WriteAnswer::Written(written) => {
+                let (acks, hints) = (written.acks, written.hints);
+                End::Acked { acks, hints, w: write.w, strict: !write.sloppy }
+            }
+            WriteAnswer::NoQuorum { outcome: Outcome::Partial, .. } => End::Partial,
+            WriteAnswer::NoQuorum { outcome: Outcome::Unknown, .. } => End::Unknown,
+            WriteAnswer::NoQuorum { outcome: Outcome::NotApplied, .. }
+            | WriteAnswer::NoReadQuorum { .. }
+            | WriteAnswer::ConditionFailed
+            | WriteAnswer::KeyReused
+            | WriteAnswer::Refused(_)
+            | WriteAnswer::Unable(_) => End::NotApplied,
+        };
+        world.note(format_args!("{} says {number} of {}: {answer:?}", self.id, request.key));
+        let moment = world.moment();
+        world.oracle.end_attempt(number, end, moment);
+        let response = match answer {
+            WriteAnswer::Written(written) if written.dot.is_some() => {
+                let own = [Sight { write: number, dot: written.dot }];
+                let (sights, seen) = match &object {
+                    Some(object) => {
+                        (sights(object, world.setup.conflicts), Some(context_of(object)))
+                    }
+                    None => (own.to_vec(), written.seen.clone()),
+                };
+                let key = request.key.to_string();
+                let context = seen.as_ref().map(|seen| &seen.clock);
+                let verdict =
+                    world.oracle.check_answer(&Answer { key: &key, shown: &sights, context });
+                world.judge(verdict);
+                carried(&request.key, &sights, seen.as_ref(), written.version, world)
+            }
+            WriteAnswer::Written(_) => Response::NothingToDelete,
+            WriteAnswer::NoQuorum { .. }
+            | WriteAnswer::NoReadQuorum { .. }
+            | WriteAnswer::ConditionFailed
+            | WriteAnswer::KeyReused
+            | WriteAnswer::Refused(_)
+            | WriteAnswer::Unable(_) => Response::Failed,
+        };
+        self.respond(&request, response, world);
+    }
+
+    fn respond(&self, request: &Request, response: Response, world: &mut World) {
+        let (client, number) = (request.client, request.number);
+        let response = Box::new(response);
+        world.schedule(ANSWER_DELAY_MS, Event::ClientHears { client, number, response });
+    }
+}
+
+/// What a client carries away: the values it was shown, and the signed context for them.
+fn carried(
+    key: &Key,
+    sights: &[Sight],
+    seen: Option<&Seen>,
+    version: Version,
+    world: &World,
+) -> Response {
+    let shown: BTreeSet<WriteNo> = sights.iter().map(|s| s.write).collect();
+    let context = seen.map(|seen| world.keys.sign(key, seen));
+    Response::Shown { shown, context, version }
+}
+
+/// The siblings that an answer shows. A `lww` bucket shows one and means all: its policy superseded the
+/// others on the client's behalf.
+fn sights(object: &Object, conflicts: Conflicts) -> Vec<Sight> {
+    let all = |siblings: &[&Sibling]| siblings.iter().map(|s| sight(s)).collect();
+    match View::of(object, conflicts) {
+        View::Absent => Vec::new(),
+        View::One(sibling) if conflicts == Conflicts::Siblings => all(&[sibling]),
+        View::Many(siblings) => all(&siblings),
+        View::One(_) | View::Deleted => all(&object.shown()),
+    }
+}

@@ -1,0 +1,253 @@
+//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, loses patience and
+//! tries again elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::context::Seen;
+use quorate_protocol::message::{Condition, Write};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Metadata, Version};
+use quorate_protocol::row::Draft;
+
+use crate::history::{Saw, WriteNo};
+use crate::world::{Body, Event, Request, World, value_of, write_id};
+
+/// How much longer than its coordinator a client waits, in milliseconds.
+const PATIENCE_MS: u64 = 100;
+/// How often a client tries the same write.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// What a client is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Response {
+    /// Values, or the success of a write, which shows the write itself.
+    Shown { shown: BTreeSet<WriteNo>, context: Option<String>, version: Version },
+    /// Success, and nothing was there.
+    NothingToDelete,
+    /// It did not work, or perhaps it did.
+    Failed,
+}
+
+/// A client.
+pub(crate) struct Client {
+    id: usize,
+    /// What it last saw of each key.
+    sessions: BTreeMap<Key, Session>,
+    /// Requests it still wants to make.
+    left: u64,
+    current: Option<Current>,
+}
+
+#[derive(Clone)]
+struct Session {
+    shown: BTreeSet<WriteNo>,
+    context: String,
+    version: Version,
+    /// Whether it was not yet used for a write.
+    fresh: bool,
+}
+
+/// The request under way.
+struct Current {
+    number: u64,
+    key: Key,
+    to: NodeId,
+    begun_ms: u64,
+    /// Whether it waits as long as its coordinator may take.
+    patient: bool,
+    /// The write, if it is one that may be tried again.
+    write: Option<(Box<Write>, Option<Bytes>)>,
+    attempts: u32,
+}
+
+impl Client {
+    pub(crate) fn new(id: usize, requests: u64) -> Self {
+        Self { id, sessions: BTreeMap::new(), left: requests, current: None }
+    }
+
+    /// Whether it has made all its requests.
+    pub(crate) fn is_done(&self) -> bool {
+        self.left == 0 && self.current.is_none()
+    }
+
+    /// The node that it waits for, since when, in milliseconds, and whether for long enough.
+    pub(crate) fn waits_for(&self, number: u64) -> Option<(NodeId, u64, bool)> {
+        let current = self.current.as_ref().filter(|current| current.number == number)?;
+        Some((current.to, current.begun_ms, current.patient))
+    }
+
+    /// Makes the next request.
+    pub(crate) fn act(&mut self, world: &mut World) {
+        if self.left == 0 || self.current.is_some() {
+            return;
+        }
+        self.left -= 1;
+        let key = world.dice.pick(&world.setup.keys.clone()).clone();
+        let fresh = self.sessions.get(&key).is_some_and(|session| session.fresh);
+        let reads = world.dice.percent(if fresh { 15 } else { 40 });
+        let n = world.setup.n;
+        let sloppy = if world.dice.percent(80) { world.setup.sloppy } else { !world.setup.sloppy };
+        if reads {
+            let usual = world.dice.percent(70);
+            let r = if usual { world.setup.r } else { world.dice.between(1, n.into()) as u16 };
+            let n = narrow(n, r, world);
+            let timeout_ms = world.setup.request_timeout_ms;
+            self.send(key, Body::Read { n, r, sloppy, timeout_ms }, None, 1, world);
+        } else {
+            let (write, value) = self.draft(&key, sloppy, world);
+            self.attempt(key, write, value, 1, world);
+        }
+    }
+
+    /// Thinks of a write.
+    fn draft(&mut self, key: &Key, sloppy: bool, world: &mut World) -> (Box<Write>, Option<Bytes>) {
+        let blind = world.dice.percent(25);
+        let session = self.sessions.get_mut(key).filter(|_| !blind);
+        let session = session.map(|session| {
+            session.fresh = false;
+            session.clone()
+        });
+        let deletes = world.dice.percent(20);
+        let condition = world.dice.percent(15).then(|| match &session {
+            Some(session) => Condition::Version(vec![session.version]),
+            None if world.dice.percent(70) => Condition::Absent,
+            None => Condition::Present,
+        });
+        let seen = match &session {
+            // What a client sends back is verified at the edge, as every context is.
+            Some(session) => match world.keys.verify(key, &session.context) {
+                Ok(seen) => seen,
+                Err(error) => unreachable!("a context that was given out is refused: {error}"),
+            },
+            None => Seen::default(),
+        };
+        let saw = Saw::These(session.map(|session| session.shown).unwrap_or_default());
+        let moment = world.moment();
+        let number = world.oracle.begin_write(&key.to_string(), deletes, saw, moment);
+        let value = (!deletes).then(|| value_of(number));
+        let delete_seen = deletes && seen.clock.is_empty() && condition.is_none();
+        let usual = world.dice.percent(70);
+        let (min, max) = (world.setup.w_min.into(), world.setup.n.into());
+        let w = if usual { world.setup.w } else { world.dice.between(min, max) as u16 };
+        let r = world.setup.r;
+        let write = Write {
+            key: key.clone(),
+            draft: Draft {
+                context: seen.clock,
+                context_stamp: seen.stamp,
+                metadata: Metadata::default(),
+                write_id: write_id(number, 0),
+                supersede_all: world.setup.conflicts == Conflicts::Lww,
+                value: None,
+            },
+            has_value: value.is_some(),
+            n: narrow(world.setup.n, w.max(r), world),
+            w,
+            r,
+            sloppy,
+            condition,
+            delete_seen,
+            idempotency: world.dice.percent(50).then_some(write_id(number, 1).0),
+            timeout_ms: world.setup.request_timeout_ms as u32,
+            return_body: world.dice.percent(15),
+        };
+        (Box::new(write), value)
+    }
+
+    /// Sends a write, for the first time or again.
+    fn attempt(
+        &mut self,
+        key: Key,
+        write: Box<Write>,
+        value: Option<Bytes>,
+        attempts: u32,
+        world: &mut World,
+    ) {
+        world.oracle.history.begin_attempt(crate::world::write_of(write.draft.write_id));
+        let again = write.idempotency.is_some().then(|| (write.clone(), value.clone()));
+        self.send(key, Body::Write(write, value), again, attempts, world);
+    }
+
+    fn send(
+        &mut self,
+        key: Key,
+        body: Body,
+        write: Option<(Box<Write>, Option<Bytes>)>,
+        attempts: u32,
+        world: &mut World,
+    ) {
+        let number = world.fresh_number();
+        let to = *world.dice.pick(&world.setup.nodes.clone());
+        let patient = world.dice.percent(90);
+        let full_ms = world.setup.request_timeout_ms + PATIENCE_MS;
+        let patience_ms = if patient { full_ms } else { world.dice.between(10, full_ms) };
+        let begun_ms = world.now.0;
+        self.current =
+            Some(Current { number, key: key.clone(), to, begun_ms, patient, write, attempts });
+        world.note(format_args!("c{} -> {to} {key} {}", self.id, described(&body)));
+        let request =
+            Box::new(Request { client: self.id, number, key, begun: world.moment(), body });
+        world.schedule(1, Event::ClientAsks { to, request });
+        world.schedule(patience_ms, Event::ClientGivesUp { client: self.id, number });
+    }
+
+    /// Hears an answer, if it still waits for it.
+    pub(crate) fn hear(&mut self, number: u64, response: &Response, world: &mut World) {
+        let Some(current) = self.current.take_if(|current| current.number == number) else {
+            return;
+        };
+        match response {
+            Response::Shown { shown, context: Some(context), version } => {
+                let (shown, context) = (shown.clone(), context.clone());
+                let session = Session { shown, context, version: *version, fresh: true };
+                self.sessions.insert(current.key, session);
+                self.rest(world);
+            }
+            Response::Shown { context: None, .. } | Response::NothingToDelete => self.rest(world),
+            Response::Failed => self.again_or_rest(current, world),
+        }
+    }
+
+    /// Waits no longer.
+    pub(crate) fn give_up(&mut self, number: u64, world: &mut World) {
+        if let Some(current) = self.current.take_if(|current| current.number == number) {
+            world.note(format_args!("c{} gives up", self.id));
+            self.again_or_rest(current, world);
+        }
+    }
+
+    /// Tries the same write elsewhere, under the same write id, or goes on.
+    fn again_or_rest(&mut self, current: Current, world: &mut World) {
+        match current.write {
+            Some((write, value)) if current.attempts < ATTEMPTS_MAX && world.dice.percent(70) => {
+                self.attempt(current.key, write, value, current.attempts + 1, world);
+            }
+            Some(_) | None => self.rest(world),
+        }
+    }
+
+    fn rest(&self, world: &mut World) {
+        let delay_ms = world.dice.between(0, 120);
+        world.schedule(delay_ms, Event::ClientActs { client: self.id });
+    }
+}
+
+/// A request's n: the bucket's, or now and then fewer.
+fn narrow(n: u16, needed: u16, world: &mut World) -> u16 {
+    if world.dice.percent(10) { world.dice.between(needed.into(), n.into()) as u16 } else { n }
+}
+
+fn described(body: &Body) -> String {
+    match body {
+        Body::Read { n, r, sloppy, .. } => format!("GET n={n} r={r} sloppy={sloppy}"),
+        Body::Write(write, _) => {
+            let number = crate::world::write_of(write.draft.write_id);
+            let verb = if write.has_value { "PUT" } else { "DELETE" };
+            let Write { n, w, sloppy, condition, .. } = &**write;
+            let context = &write.draft.context;
+            format!("{verb} {number} n={n} w={w} sloppy={sloppy} {condition:?} {context:?}")
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! One run: a cluster, its clients and its faults, from a seed to a verdict.
+//!
+//! First safety: clients ask while things break, and the oracle hears every answer. Then liveness:
+//! everything is healed, hints go home, replicas are repaired, and the oracle judges what is left; at
+//! last an auditor writes and reads every key, and must succeed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_protocol::message::Write;
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Metadata, Object};
+use quorate_protocol::row::{Draft, Incarnation};
+
+use crate::client::{Client, Response};
+use crate::dice::Dice;
+use crate::history::{Saw, WriteNo};
+use crate::node::Node;
+use crate::oracle::{Violation, a_healed_cluster_serves, every_operation_ends, no_hints_are_left};
+use crate::plants::Plant;
+use crate::setup::Setup;
+use crate::store::Slot;
+use crate::trace::Trace;
+use crate::world::{Body, Claim, Event, Fault, Request, World, sight, value_of, write_id};
+
+/// The most events of a run: far above what one needs, so that a loop ends.
+const EVENTS_MAX: u64 = 300_000;
+/// How long a healed cluster is left alone until clocks that ran ahead are past, in milliseconds.
+const SETTLE_MS: u64 = 600_000;
+/// The most rounds of handoff that a healed cluster may need.
+const HANDOFF_ROUNDS_MAX: usize = 20;
+/// The client number of the auditor.
+const AUDITOR: usize = usize::MAX;
+
+/// What came of a seed.
+pub struct Run {
+    /// The hash of all events: equal for equal seeds.
+    pub hash: u64,
+    /// The first broken promise.
+    pub violation: Option<Violation>,
+    /// How many events there were.
+    pub events: u64,
+    /// The events, if they were asked for.
+    pub lines: Vec<String>,
+}
+
+/// Runs a seed. `keep_lines` keeps the trace.
+pub fn run(seed: u64, plant: Option<Plant>, keep_lines: bool) -> Run {
+    let mut dice = Dice::new(seed);
+    let setup = Setup::draw(&mut dice);
+    let world = World::new(setup, dice, plant, Trace::new(keep_lines));
+    let mut cluster = Cluster::new(world);
+    cluster.live();
+    let Cluster { world, events, .. } = cluster;
+    let World { trace, violation, .. } = world;
+    Run { hash: trace.hash(), violation, events, lines: trace.into_lines() }
+}
+
+/// A cluster in its world.
+pub(crate) struct Cluster {
+    pub(crate) world: World,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    clients: Vec<Client>,
+    healed: bool,
+    events: u64,
+}
+
+impl Cluster {
+    fn new(mut world: World) -> Self {
+        let ids = world.setup.nodes.clone();
+        let mut start = |id| (id, Node::new(id, Incarnation(world.dice.nonzero())));
+        let nodes = ids.into_iter().map(&mut start).collect();
+        let requests = world.setup.requests_per_client;
+        let clients = (0..world.setup.clients).map(|id| Client::new(id, requests)).collect();
+        Self { world, nodes, clients, healed: false, events: 0 }
+    }
+
+    /// The whole run, until its end or the first broken promise.
+    fn live(&mut self) {
+        let Setup { n, r, w, sloppy, fsync, conflicts, .. } = self.world.setup;
+        let nodes = self.world.setup.nodes.len();
+        self.world.note(format_args!(
+            "{nodes} nodes, n={n} r={r} w={w} sloppy={sloppy} fsync={fsync} {conflicts:?}"
+        ));
+        for client in 0..self.clients.len() {
+            let delay_ms = self.world.dice.between(0, 50);
+            self.world.schedule(delay_ms, Event::ClientActs { client });
+        }
+        self.world.schedule(10, Event::Fault(Fault::Next));
+        self.world.schedule(self.world.setup.handoff_every_ms, Event::Handoff);
+        while self.clients.iter().any(|client| !client.is_done()) && self.step() {}
+        self.healed = true;
+        self.heal();
+        let settle: [fn(&mut Self); 3] = [Self::settle, Self::judge_what_is_left, Self::audit];
+        for phase in settle {
+            if self.world.violation.is_none() {
+                phase(self);
+            }
+        }
+    }
+
+    /// One event. Returns whether the run goes on.
+    fn step(&mut self) -> bool {
+        if self.world.violation.is_some() {
+            return false;
+        }
+        let Some(event) = self.world.next_event() else { return false };
+        self.events += 1;
+        let bounded = self.events < EVENTS_MAX;
+        self.world.judge(every_operation_ends(bounded, "the cluster never comes to rest"));
+        self.dispatch(event);
+        for claim in std::mem::take(&mut self.world.claims) {
+            self.check_claim(claim);
+        }
+        true
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Arrives { to, envelope } => match self.running(to) {
+                Running::Yes => self.on_node(to, |node, world| node.on_frame(envelope, world)),
+                Running::Later(ms) => self.world.schedule(ms, Event::Arrives { to, envelope }),
+                Running::No if envelope.is_reply => {}
+                // Nobody listens: the sender may learn it at once.
+                Running::No if self.world.dice.percent(50) => {
+                    let (node, life, request) = (envelope.from, envelope.life, envelope.request);
+                    self.world.schedule(1, Event::Unreachable { node, life, request });
+                }
+                Running::No => {}
+            },
+            Event::Unreachable { node, life, request } => {
+                let again = Event::Unreachable { node, life, request };
+                self.in_life(node, life, again, |node, world| node.on_unreachable(request, world));
+            }
+            Event::Wake { node, life, operation } => {
+                let again = Event::Wake { node, life, operation };
+                self.in_life(node, life, again, |node, world| node.on_wake(operation, world));
+            }
+            Event::Synced { node, life, upto } => {
+                let again = Event::Synced { node, life, upto };
+                self.in_life(node, life, again, |node, world| node.on_synced(upto, world));
+            }
+            Event::ClientActs { client } => self.clients[client].act(&mut self.world),
+            Event::ClientAsks { to, request } => match self.running(to) {
+                Running::Yes => self.on_node(to, |node, world| node.on_request(*request, world)),
+                Running::Later(ms) => self.world.schedule(ms, Event::ClientAsks { to, request }),
+                Running::No => self.refuse_client(&request),
+            },
+            Event::ClientHears { client: AUDITOR, response, .. } => {
+                self.world.audit.push(*response);
+            }
+            Event::ClientHears { client, number, response } => {
+                self.clients[client].hear(number, &response, &mut self.world);
+            }
+            Event::ClientGivesUp { client, number } => self.on_give_up(client, number),
+            Event::Fault(fault) if !self.healed || matches!(fault, Fault::Fill(_)) => {
+                self.on_fault(&fault);
+            }
+            Event::Fault(_) => {}
+            Event::Handoff => self.on_handoff(),
+        }
+    }
+
+    fn running(&self, id: NodeId) -> Running {
+        match self.nodes.get(&id) {
+            Some(node) if node.up => match node.paused_until.since(self.world.now) {
+                0 => Running::Yes,
+                left_ms => Running::Later(left_ms),
+            },
+            Some(_) | None => Running::No,
+        }
+    }
+
+    fn on_node(&mut self, id: NodeId, act: impl FnOnce(&mut Node, &mut World)) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            act(node, &mut self.world);
+        }
+    }
+
+    /// Does what an event says, if it belongs to the node's present life; later if the node is paused.
+    fn in_life(
+        &mut self,
+        id: NodeId,
+        life: u64,
+        again: Event,
+        act: impl FnOnce(&mut Node, &mut World),
+    ) {
+        if self.nodes.get(&id).is_none_or(|node| node.life != life) {
+            return;
+        }
+        match self.running(id) {
+            Running::Yes => self.on_node(id, act),
+            Running::Later(left_ms) => self.world.schedule(left_ms, again),
+            Running::No => {}
+        }
+    }
+
+    /// The coordinator's port is closed: the request reached nobody.
+    fn refuse_client(&mut self, request: &Request) {
+        if let Body::Write(write, _) = &request.body {
+            let number = crate::world::write_of(write.draft.write_id);
+            let moment = self.world.moment();
+            self.world.oracle.end_attempt(number, crate::history::End::NotApplied, moment);
+        }
+        let (client, number) = (request.client, request.number);
+        let response = Box::new(Response::Failed);
+        self.world.schedule(1, Event::ClientHears { client, number, response });
+    }
+
+    fn on_give_up(&mut self, client: usize, number: u64) {
+        let Some(client) = self.clients.get_mut(client) else { return };
+        if let Some((to, begun_ms, patient)) = client.waits_for(number) {
+            let disturbed_ms = self.nodes.get(&to).map_or(u64::MAX, |node| node.disturbed_at.0);
+            let excused = !patient || disturbed_ms >= begun_ms;
+            let what = format!("{to} kept running and never answered a request of {begun_ms}");
+            self.world.judge(every_operation_ends(excused, &what));
+        }
+        client.give_up(number, &mut self.world);
+    }
+
+    fn on_handoff(&mut self) {
+        if self.healed {
+            return;
+        }
+        let id = *self.world.dice.pick(&self.world.setup.nodes.clone());
+        if matches!(self.running(id), Running::Yes) {
+            self.on_node(id, Node::hand_off);
+        }
+        self.world.schedule(self.world.setup.handoff_every_ms, Event::Handoff);
+    }
+
+    /// Compares what an answer claims with the disks.
+    fn check_claim(&mut self, claim: Claim) {
+        let verdict = match claim {
+            Claim::Acked { key, write, w, acks, strict } => {
+                let counts = |id: &NodeId| !strict || self.world.setup.is_home(*id, &key);
+                let holders: BTreeSet<NodeId> = self
+                    .nodes
+                    .iter()
+                    .filter(|(id, node)| counts(id) && self.holds_durably(node, &key, write))
+                    .map(|(id, _)| *id)
+                    .collect();
+                self.world.oracle.durable_copies_at_ack(write, w, acks, &holders)
+            }
+            Claim::Partial { key, write } => {
+                let mut rows = self.nodes.values().flat_map(|node| node.store.rows());
+                let stored =
+                    rows.any(|(slot, row)| slot.key == key && self.world.holds(&row.object, write));
+                self.world.oracle.partial_has_a_copy(write, stored)
+            }
+        };
+        self.world.judge(verdict);
+    }
+
+    fn holds_durably(&self, node: &Node, key: &Key, write: WriteNo) -> bool {
+        let mut rows = node.store.durable().iter().filter(|(slot, _)| slot.key == *key);
+        let gave_up = self.world.gave_up.get(&node.id);
+        rows.any(|(_, row)| self.world.holds(&row.object, write))
+            || gave_up.is_some_and(|writes| self.world.oracle.history.is_in(write, writes))
+    }
+
+    /// Lets everything that is under way end.
+    fn drain(&mut self) {
+        while self.step() {}
+    }
+
+    /// After healing: what is under way ends, hints go home, replicas become equal.
+    fn settle(&mut self) {
+        self.drain();
+        self.world.now = self.world.now.plus(SETTLE_MS);
+        for _ in 0..HANDOFF_ROUNDS_MAX {
+            if self.nodes.values().all(|node| node.hint_count() == 0) {
+                break;
+            }
+            for id in self.world.setup.nodes.clone() {
+                self.on_node(id, Node::hand_off);
+            }
+            self.drain();
+        }
+        if !self.world.has(Plant::MergeKeepsCovered) {
+            self.repair_all();
+        }
+    }
+
+    fn judge_what_is_left(&mut self) {
+        let hints = self.nodes.values().map(Node::hint_count).sum();
+        self.world.judge(no_hints_are_left(hints));
+        let busy = self.nodes.values().map(|node| node.operations.len()).sum::<usize>();
+        let what = format!("{busy} operations never ended");
+        self.world.judge(every_operation_ends(busy == 0, &what));
+        for key in self.world.setup.keys.clone() {
+            let (homes, _) = self.world.setup.preference_list(&key);
+            let replica = |home: &NodeId| {
+                let row = self.nodes.get(home)?.store.get(&Slot::home(&key));
+                let siblings = row.map(|row| row.object.siblings.iter().map(sight).collect());
+                Some((*home, siblings.unwrap_or_default()))
+            };
+            let replicas = homes.iter().filter_map(replica).collect();
+            self.world.note(format_args!("left of {key}: {replicas:?}"));
+            let verdict = self.world.oracle.check_final(&key.to_string(), &replicas);
+            self.world.judge(verdict);
+        }
+    }
+
+    /// Writes and reads every key with all replicas: a healed cluster serves.
+    fn audit(&mut self) {
+        for key in self.world.setup.keys.clone() {
+            let n = self.world.setup.n;
+            let read = Body::Read { n, r: n, sloppy: false, timeout_ms: 1000 };
+            let Some(Response::Shown { shown, context, .. }) = self.ask(&key, read) else {
+                return self.fail_audit(&key, "read");
+            };
+            let moment = self.world.moment();
+            let saw = Saw::These(shown);
+            let number = self.world.oracle.begin_write(&key.to_string(), false, saw, moment);
+            self.world.oracle.history.begin_attempt(number);
+            let seen = context.and_then(|context| self.world.keys.verify(&key, &context).ok());
+            let seen = seen.unwrap_or_default();
+            let write = Write {
+                key: key.clone(),
+                draft: Draft {
+                    context: seen.clock,
+                    context_stamp: seen.stamp,
+                    metadata: Metadata::default(),
+                    write_id: write_id(number, 0),
+                    supersede_all: false,
+                    value: None,
+                },
+                has_value: true,
+                n,
+                w: n,
+                r: n,
+                sloppy: false,
+                condition: None,
+                delete_seen: false,
+                idempotency: None,
+                timeout_ms: 1000,
+                return_body: false,
+            };
+            let body = Body::Write(Box::new(write), Some(value_of(number)));
+            let Some(Response::Shown { .. }) = self.ask(&key, body) else {
+                return self.fail_audit(&key, "write");
+            };
+            let read = Body::Read { n, r: 1, sloppy: false, timeout_ms: 1000 };
+            match self.ask(&key, read) {
+                Some(Response::Shown { shown, .. }) if shown == BTreeSet::from([number]) => {}
+                Some(_) | None => return self.fail_audit(&key, "second read"),
+            }
+        }
+    }
+
+    /// Asks some node and waits for the answer.
+    fn ask(&mut self, key: &Key, body: Body) -> Option<Response> {
+        let number = self.world.fresh_number();
+        let to = *self.world.dice.pick(&self.world.setup.nodes.clone());
+        let (begun, key) = (self.world.moment(), key.clone());
+        let request = Request { client: AUDITOR, number, key, begun, body };
+        self.world.note(format_args!("the auditor asks {to}"));
+        self.on_node(to, |node, world| node.on_request(request, world));
+        self.drain();
+        self.world.audit.pop()
+    }
+
+    fn fail_audit(&mut self, key: &Key, what: &str) {
+        let what = format!("the {what} of {key} failed");
+        self.world.judge(a_healed_cluster_serves(false, &what));
+    }
+}
+
+/// Whether a node does anything now.
+enum Running {
+    Yes,
+    /// It is paused for so many milliseconds.
+    Later(u64),
+    No,
+}
+
+#[allow(dead_code)]
+fn unused(_: &Object) {}

@@ -1,0 +1,467 @@
+//! What a simulated node does as coordinator and as minter: it drives the machines of the protocol.
+//!
+//! Three kinds of operation: a *route* looks for the minter of a client's write, a *get* reads (for a
+//! client, or before a conditional write), a *put* brings a minted object to its replicas. A client's
+//! write is a route first and, where it is minted, a get (if it has a condition) and a put.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use quorate_protocol::clock::Dot;
+use quorate_protocol::get::{self, Get, What, Where};
+use quorate_protocol::message::{Message, Outcome, Write, WriteAnswer};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::put::{self, Put, Role};
+use quorate_protocol::route::{self, Route};
+use quorate_protocol::stamp::Millis;
+
+use crate::minter::Minting;
+use crate::node::{Node, Pending};
+use crate::plants::Plant;
+use crate::world::{Body, Event, Request, World};
+
+/// What a node is busy with.
+#[derive(Default)]
+pub(crate) struct Operations {
+    pub(crate) routes: BTreeMap<u64, Routing>,
+    pub(crate) gets: BTreeMap<u64, Getting>,
+    pub(crate) puts: BTreeMap<u64, Putting>,
+}
+
+impl Operations {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.routes.len() + self.gets.len() + self.puts.len()
+    }
+}
+
+/// A client's write that looks for its minter.
+pub(crate) struct Routing {
+    route: Route,
+    pub(crate) request: Request,
+    deadline: Millis,
+    /// Nodes that got the write and did not say no: they may have minted it.
+    unresolved: BTreeSet<NodeId>,
+    wake_at: Option<Millis>,
+}
+
+/// A read under way.
+pub(crate) struct Getting {
+    get: Get,
+    key: Key,
+    purpose: Purpose,
+    wake_at: Option<Millis>,
+}
+
+/// What a read is for.
+pub(crate) enum Purpose {
+    /// A client's GET.
+    Client(Request),
+    /// A write that must know what is there before it is minted.
+    Check(Box<Minting>),
+    /// Nothing more: who asked has the answer, the machine goes on to repair.
+    Answered,
+}
+
+/// A minted object on its way to its replicas.
+pub(crate) struct Putting {
+    put: Put,
+    pub(crate) minting: Minting,
+    /// The object as it was minted, and what of it is sent.
+    pub(crate) object: Object,
+    sent: Bytes,
+    pub(crate) dot: Dot,
+    wake_at: Option<Millis>,
+}
+
+/// The first `n` home replicas, this node among them if it is a home replica at all: a request's `n`
+/// narrows who is asked and makes no fallback of a home replica.
+pub(crate) fn narrowed(homes: &[NodeId], n: u16, me: NodeId) -> Vec<NodeId> {
+    let mut asked = homes[..usize::from(n).min(homes.len())].to_vec();
+    if homes.contains(&me) && !asked.contains(&me) {
+        asked.pop();
+        asked.push(me);
+    }
+    asked
+}
+
+impl Node {
+    /// A client asks.
+    pub(crate) fn on_request(&mut self, request: Request, world: &mut World) {
+        let operation = world.fresh_number();
+        let now = world.now;
+        match &request.body {
+            Body::Read { n, r, sloppy, timeout_ms } => {
+                let (n, r, sloppy) = (*n, *r, *sloppy);
+                let deadline = now.plus(*timeout_ms);
+                let key = request.key.clone();
+                let purpose = Purpose::Client(request);
+                self.start_get(operation, key, (n, r, sloppy, deadline), purpose, world);
+            }
+            Body::Write(write, _) => {
+                let (homes, _) = world.setup.preference_list(&request.key);
+                let deadline = now.plus(u64::from(write.timeout_ms));
+                let plan = route::Plan {
+                    me: self.id,
+                    homes: narrowed(homes, write.n, self.id),
+                    sloppy: write.sloppy,
+                    at_first_home: write.condition.is_some() || write.idempotency.is_some(),
+                    accept_timeout_ms: world.setup.replica_timeout_ms,
+                    answer_timeout_ms: world.setup.replica_timeout_ms * 2,
+                    deadline,
+                };
+                let (route, effect) = Route::start(plan, &self.down(now), now);
+                let unresolved = BTreeSet::new();
+                let routing = Routing { route, request, deadline, unresolved, wake_at: None };
+                self.operations.routes.insert(operation, routing);
+                self.carry_out_route(operation, effect, world);
+            }
+        }
+    }
+
+    fn carry_out_route(
+        &mut self,
+        operation: u64,
+        effect: Option<route::Effect>,
+        world: &mut World,
+    ) {
+        let Some(routing) = self.operations.routes.get_mut(&operation) else { return };
+        let Body::Write(write, value) = &routing.request.body else { return };
+        match effect {
+            None => {}
+            Some(route::Effect::Forward { to }) => {
+                let mut write = write.clone();
+                let left_ms = routing.deadline.since(world.now);
+                write.timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
+                if world.has(Plant::WriteIdForgotten) {
+                    let salt = world.fresh_number();
+                    write.draft.write_id.0[8..].copy_from_slice(&salt.to_le_bytes());
+                }
+                routing.unresolved.insert(to);
+                let message = Message::Forward { operation, write };
+                let payload = value.clone().unwrap_or_default();
+                let request = world.send((self.id, self.life), to, &message, &payload);
+                self.pending.insert(request, Pending::Forward { operation, node: to });
+            }
+            Some(route::Effect::Mint(role)) => {
+                let (write, value) = (write.clone(), value.clone());
+                let deadline = routing.deadline;
+                let minting = Minting { back: None, operation, write, value, role, deadline };
+                self.begin_mint(minting, world);
+            }
+            Some(route::Effect::Fail(failed)) => {
+                let outcome =
+                    if failed.silent.is_empty() { Outcome::NotApplied } else { Outcome::Unknown };
+                let (refused, silent) = (failed.refused, failed.silent);
+                let acks = put::Acks { refused, silent, ..put::Acks::default() };
+                let answer = WriteAnswer::NoQuorum { required: write.w, acks, outcome };
+                self.finish_route(operation, self.id, answer, None, world);
+            }
+        }
+        self.keep_awake(operation, world);
+    }
+
+    pub(crate) fn on_forward_accepted(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        if let Some(routing) = self.operations.routes.get_mut(&operation) {
+            routing.route.on_accepted(node, world.now);
+            self.keep_awake(operation, world);
+        }
+    }
+
+    pub(crate) fn on_forward_refused(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        if let Some(routing) = self.operations.routes.get_mut(&operation) {
+            routing.unresolved.remove(&node);
+            let effect = routing.route.on_refused(node, world.now);
+            self.carry_out_route(operation, effect, world);
+        }
+    }
+
+    pub(crate) fn on_forward_silent(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        if let Some(routing) = self.operations.routes.get_mut(&operation) {
+            let effect = routing.route.on_silent(node, world.now);
+            self.carry_out_route(operation, effect, world);
+        }
+    }
+
+    /// The minter's answer to a forwarded write came.
+    pub(crate) fn on_written(
+        &mut self,
+        from: NodeId,
+        operation: u64,
+        answer: WriteAnswer,
+        payload: Bytes,
+        world: &mut World,
+    ) {
+        let object = (!payload.is_empty()).then(|| Object::decode(payload));
+        self.finish_route(operation, from, answer, object.and_then(Result::ok), world);
+    }
+
+    /// A write has its answer: the client gets it, once.
+    pub(crate) fn finish_route(
+        &mut self,
+        operation: u64,
+        from: NodeId,
+        answer: WriteAnswer,
+        object: Option<Object>,
+        world: &mut World,
+    ) {
+        let Some(mut routing) = self.operations.routes.remove(&operation) else { return };
+        routing.route.on_answer();
+        routing.unresolved.remove(&from);
+        // Whoever answers speaks for itself: another node that was asked before may have minted.
+        let answer = if routing.unresolved.is_empty() { answer } else { doubted(answer) };
+        let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
+        self.answer_write(routing.request, &answer, object, world);
+    }
+
+    /// Starts a read.
+    pub(crate) fn start_get(
+        &mut self,
+        operation: u64,
+        key: Key,
+        (n, r, sloppy, deadline): (u16, u16, bool, Millis),
+        purpose: Purpose,
+        world: &mut World,
+    ) {
+        let (homes, fallbacks) = world.setup.preference_list(&key);
+        let mut homes = narrowed(homes, n, self.id);
+        homes.sort_by_key(|home| *home != self.id);
+        let plan = get::Plan {
+            homes,
+            fallbacks: fallbacks.to_vec(),
+            needed: r,
+            sloppy,
+            hedge_ms: world.setup.hedge_ms,
+            replica_timeout_ms: world.setup.replica_timeout_ms,
+            deadline,
+        };
+        let (get, effects) = Get::start(plan, &self.down(world.now), world.now);
+        self.operations.gets.insert(operation, Getting { get, key, purpose, wake_at: None });
+        self.carry_out_get(operation, effects, world);
+    }
+
+    fn carry_out_get(&mut self, operation: u64, effects: Vec<get::Effect>, world: &mut World) {
+        let mut todo = VecDeque::from(effects);
+        let mut answer = None;
+        while let Some(effect) = todo.pop_front() {
+            let Some(getting) = self.operations.gets.get(&operation) else { return };
+            let key = getting.key.clone();
+            match effect {
+                get::Effect::Ask { to, what, place } if to == self.id => {
+                    let reply = self.read(&key, what, place, world);
+                    let Some(getting) = self.operations.gets.get_mut(&operation) else { return };
+                    todo.extend(getting.get.on_reply(to, reply, world.now));
+                }
+                get::Effect::Ask { to, what, place } => {
+                    let request = self.ask(to, key, what, place, world);
+                    self.pending.insert(request, Pending::Get { operation, node: to });
+                }
+                get::Effect::Answer(found) => answer = Some(found),
+                get::Effect::Repair(behind) => {
+                    let merged = getting.get.merged().clone();
+                    self.repair(&key, &merged, behind, world);
+                }
+            }
+        }
+        if let Some(answer) = answer {
+            self.on_get_answer(operation, answer, world);
+        }
+        if self.operations.gets.get(&operation).is_some_and(|getting| getting.get.is_done()) {
+            self.operations.gets.remove(&operation);
+        }
+        self.keep_awake(operation, world);
+    }
+
+    fn ask(&self, to: NodeId, key: Key, what: What, place: Where, world: &mut World) -> u64 {
+        world.send((self.id, self.life), to, &Message::Read { key, what, place }, &[])
+    }
+
+    /// Sends the merged object to replicas that a read saw behind.
+    fn repair(&mut self, key: &Key, merged: &Object, behind: Vec<NodeId>, world: &mut World) {
+        for node in behind {
+            world.note(format_args!("{} repairs {key} on {node}", self.id));
+            if node == self.id {
+                // A refusal (clock skew) leaves it behind; the next read tries again.
+                let _ = self.store_object(key, Role::Home, merged, world);
+            } else {
+                let message = Message::Store { key: key.clone(), role: Role::Home };
+                world.send((self.id, self.life), node, &message, &merged.to_bytes());
+            }
+        }
+    }
+
+    fn on_get_answer(&mut self, operation: u64, answer: get::Answer, world: &mut World) {
+        let Some(getting) = self.operations.gets.get_mut(&operation) else { return };
+        match std::mem::replace(&mut getting.purpose, Purpose::Answered) {
+            Purpose::Client(request) => self.answer_read(&request, &answer, world),
+            Purpose::Check(minting) => self.on_checked(*minting, answer, world),
+            Purpose::Answered => {}
+        }
+    }
+
+    pub(crate) fn on_get_reply(
+        &mut self,
+        operation: u64,
+        node: NodeId,
+        reply: get::Reply,
+        world: &mut World,
+    ) {
+        if let Some(getting) = self.operations.gets.get_mut(&operation) {
+            let effects = getting.get.on_reply(node, reply, world.now);
+            self.carry_out_get(operation, effects, world);
+        }
+    }
+
+    pub(crate) fn on_get_silent(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        if let Some(getting) = self.operations.gets.get_mut(&operation) {
+            let effects = getting.get.on_silent(node, world.now);
+            self.carry_out_get(operation, effects, world);
+        }
+    }
+
+    /// Starts bringing a minted object to its replicas.
+    pub(crate) fn start_put(
+        &mut self,
+        minting: Minting,
+        object: Object,
+        dot: Dot,
+        world: &mut World,
+    ) -> u64 {
+        let write = &minting.write;
+        let (homes, fallbacks) = world.setup.preference_list(&write.key);
+        let plan = put::Plan {
+            me: self.id,
+            homes: narrowed(homes, write.n, self.id),
+            fallbacks: fallbacks.to_vec(),
+            needed: write.w,
+            sloppy: write.sloppy || world.has(Plant::HintsCountInStrict),
+            replica_timeout_ms: world.setup.replica_timeout_ms,
+            deadline: minting.deadline,
+        };
+        let (put, effects) = Put::start(plan, &self.down(world.now), world.now);
+        let mut sent = object.clone();
+        if world.has(Plant::BareSibling) {
+            sent.siblings.retain(|s| s.dot == dot);
+        }
+        let operation = world.fresh_number();
+        let sent = sent.to_bytes();
+        let putting = Putting { put, minting, object, sent, dot, wake_at: None };
+        self.operations.puts.insert(operation, putting);
+        self.carry_out_put(operation, effects, world);
+        operation
+    }
+
+    fn carry_out_put(&mut self, operation: u64, effects: Vec<put::Effect>, world: &mut World) {
+        for effect in effects {
+            let Some(putting) = self.operations.puts.get(&operation) else { return };
+            match effect {
+                put::Effect::Send { to, role } => {
+                    let key = putting.minting.write.key.clone();
+                    let message = Message::Store { key, role };
+                    let request = world.send((self.id, self.life), to, &message, &putting.sent);
+                    self.pending.insert(request, Pending::Put { operation, node: to });
+                }
+                put::Effect::Answer(answer) => self.on_put_answer(operation, answer, world),
+            }
+        }
+        if self.operations.puts.get(&operation).is_some_and(|putting| putting.put.is_done()) {
+            self.operations.puts.remove(&operation);
+        }
+        self.keep_awake(operation, world);
+    }
+
+    pub(crate) fn on_put_acked(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        let Some(putting) = self.operations.puts.get_mut(&operation) else { return };
+        let mut effects = putting.put.on_ack(node);
+        if world.has(Plant::AckCountedTwice) {
+            let (homes, _) = world.setup.preference_list(&putting.minting.write.key);
+            let other = homes.iter().find(|home| **home != node && **home != self.id);
+            effects.extend(other.map(|other| putting.put.on_ack(*other)).unwrap_or_default());
+        }
+        self.carry_out_put(operation, effects, world);
+    }
+
+    pub(crate) fn on_put_refused(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        if let Some(putting) = self.operations.puts.get_mut(&operation) {
+            let effects = putting.put.on_refused(node, world.now);
+            self.carry_out_put(operation, effects, world);
+        }
+    }
+
+    pub(crate) fn on_put_silent(&mut self, operation: u64, node: NodeId, world: &mut World) {
+        if let Some(putting) = self.operations.puts.get_mut(&operation) {
+            let effects = putting.put.on_silent(node, world.now);
+            self.carry_out_put(operation, effects, world);
+        }
+    }
+
+    /// A machine asked to be told the time.
+    pub(crate) fn on_wake(&mut self, operation: u64, world: &mut World) {
+        let now = world.now;
+        if let Some(routing) = self.operations.routes.get_mut(&operation) {
+            routing.wake_at = None;
+            let effect = routing.route.on_time(now);
+            self.carry_out_route(operation, effect, world);
+        } else if let Some(getting) = self.operations.gets.get_mut(&operation) {
+            getting.wake_at = None;
+            let effects = getting.get.on_time(now);
+            self.carry_out_get(operation, effects, world);
+        } else if let Some(putting) = self.operations.puts.get_mut(&operation) {
+            putting.wake_at = None;
+            let effects = putting.put.on_time(now);
+            self.carry_out_put(operation, effects, world);
+        }
+    }
+
+    /// Sets the alarm that an operation's machine wants, unless an earlier one is set.
+    fn keep_awake(&mut self, operation: u64, world: &mut World) {
+        let all = &mut self.operations;
+        let (wanted, wake_at) = if let Some(o) = all.routes.get_mut(&operation) {
+            (o.route.next_wake(), &mut o.wake_at)
+        } else if let Some(o) = all.gets.get_mut(&operation) {
+            (o.get.next_wake(), &mut o.wake_at)
+        } else if let Some(o) = all.puts.get_mut(&operation) {
+            (o.put.next_wake(), &mut o.wake_at)
+        } else {
+            return;
+        };
+        let Some(wanted) = wanted else { return };
+        if wake_at.is_none_or(|at| wanted < at) {
+            *wake_at = Some(wanted);
+            let (node, life) = (self.id, self.life);
+            let delay_ms = wanted.since(world.now);
+            world.schedule(delay_ms, Event::Wake { node, life, operation });
+        }
+    }
+}
+
+/// A failure, said by a node that cannot speak for another one that may have minted the write.
+fn doubted(answer: WriteAnswer) -> WriteAnswer {
+    let unknown = |acks| WriteAnswer::NoQuorum { required: 0, acks, outcome: Outcome::Unknown };
+    match answer {
+        WriteAnswer::Written(_) | WriteAnswer::NoQuorum { outcome: Outcome::Partial, .. } => answer,
+        WriteAnswer::NoQuorum { acks, .. } => unknown(acks),
+        WriteAnswer::NoReadQuorum { .. }
+        | WriteAnswer::ConditionFailed
+        | WriteAnswer::KeyReused
+        | WriteAnswer::Refused(_)
+        | WriteAnswer::Unable(_) => unknown(put::Acks::default()),
+    }
+}
+
+/// The planted lie.
+fn denied(answer: WriteAnswer) -> WriteAnswer {
+    match answer {
+        WriteAnswer::NoQuorum { required, acks, outcome: Outcome::Unknown } => {
+            WriteAnswer::NoQuorum { required, acks, outcome: Outcome::NotApplied }
+        }
+        WriteAnswer::Written(_)
+        | WriteAnswer::NoQuorum { .. }
+        | WriteAnswer::NoReadQuorum { .. }
+        | WriteAnswer::ConditionFailed
+        | WriteAnswer::KeyReused
+        | WriteAnswer::Refused(_)
+        | WriteAnswer::Unable(_) => answer,
+    }
+}

@@ -1,0 +1,46 @@
+//! All chance in a simulation: one generator, seeded once.
+//!
+//! Xoshiro256++ with a fixed algorithm, not `StdRng`, so that a seed means the same in every release.
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+/// The one source of chance of a simulation.
+pub(crate) struct Dice {
+    rng: Xoshiro256PlusPlus,
+}
+
+impl Dice {
+    /// Seeds the dice: equal seeds give equal rolls.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { rng: Xoshiro256PlusPlus::seed_from_u64(seed) }
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        self.rng.random_range(low..=high)
+    }
+
+    /// True in `percent` of a hundred cases.
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
+        self.between(0, 99) < percent
+    }
+
+    /// One of `items`, each as likely.
+    ///
+    /// # Panics
+    /// If `items` is empty.
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.index(items.len())]
+    }
+
+    /// An index below `len`, which must not be zero.
+    pub(crate) fn index(&mut self, len: usize) -> usize {
+        self.rng.random_range(0..len)
+    }
+
+    /// A random number that is never zero: an actor or an incarnation.
+    pub(crate) fn nonzero(&mut self) -> u64 {
+        self.rng.random_range(1..=u64::MAX)
+    }
+}

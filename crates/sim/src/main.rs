@@ -1,0 +1,123 @@
+//! `quorate-sim`: runs seeds of the simulator and says how to reproduce the first failure.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use quorate_sim::cluster;
+use quorate_sim::plants::{PLANTS, Plant};
+use quorate_sim::sweep::{Report, Sweep};
+
+/// A progress line is shown only to those who wait longer than this.
+const PROGRESS_AFTER: Duration = Duration::from_secs(2);
+
+/// Runs whole clusters from seeds, with faults, and checks every promise.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds to run from there.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Print every event of the first seed, and run no other.
+    #[arg(long, conflicts_with = "seeds")]
+    trace: bool,
+    /// Plant a bug: the run must fail.
+    #[arg(long, value_name = "NAME")]
+    plant: Option<Plant>,
+    /// List the bugs that can be planted.
+    #[arg(long)]
+    plants: bool,
+    /// Threads; 0 takes one per core. The result does not depend on it.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut out = std::io::stdout().lock();
+    let done = if arguments.plants {
+        list_plants(&mut out)
+    } else if arguments.trace {
+        trace(&arguments, &mut out)
+    } else {
+        sweep(&arguments, &mut out)
+    };
+    match done {
+        Ok(code) => code,
+        // The reader of our output went away.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn list_plants(out: &mut impl Write) -> std::io::Result<ExitCode> {
+    for (_, name, what) in PLANTS {
+        writeln!(out, "{name:<28} {what}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
+    let run = cluster::run(arguments.seed, arguments.plant, true);
+    for line in &run.lines {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "seed {}: {} events, hash {:016x}", arguments.seed, run.events, run.hash)?;
+    match run.violation {
+        None => Ok(ExitCode::SUCCESS),
+        Some(violation) => {
+            writeln!(out, "BROKEN {violation}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
+    let threads = match arguments.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let sweep =
+        Sweep { first: arguments.seed, count: arguments.seeds, plant: arguments.plant, threads };
+    let begun = Instant::now();
+    let report = sweep.run(|seeds| show_progress(begun, seeds, arguments.seeds));
+    clear_progress(begun);
+    let seconds = begun.elapsed().as_secs_f64();
+    let Report { seeds, events, failure } = report;
+    let rate = seeds as f64 / seconds.max(0.001);
+    match failure {
+        None => {
+            writeln!(
+                out,
+                "{seeds} seeds clean, {events} events, {seconds:.1} s, {rate:.0} seeds/s"
+            )?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some((seed, violation)) => {
+            writeln!(out, "seed {seed} BROKEN {violation}")?;
+            let name = PLANTS.iter().find(|(plant, ..)| Some(*plant) == arguments.plant);
+            let plant = name.map(|(_, name, _)| format!(" --plant {name}")).unwrap_or_default();
+            writeln!(
+                out,
+                "reproduce: cargo run -p quorate-sim --release -- --seed {seed} --trace{plant}"
+            )?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn show_progress(begun: Instant, seeds: u64, count: u64) {
+    if begun.elapsed() > PROGRESS_AFTER && std::io::stderr().is_terminal() && seeds % 16 == 0 {
+        // Progress is a courtesy: a closed terminal is no reason to stop.
+        let _ = write!(std::io::stderr(), "\r{seeds} of {count} seeds");
+    }
+}
+
+fn clear_progress(begun: Instant) {
+    if begun.elapsed() > PROGRESS_AFTER && std::io::stderr().is_terminal() {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+}

@@ -1,0 +1,234 @@
+//! What a simulated node does as minter: check what must be checked, give the write its dot, and say
+//! what became of it.
+
+use bytes::Bytes;
+use quorate_protocol::clock::Actor;
+use quorate_protocol::get;
+use quorate_protocol::message::{
+    Condition, Message, Outcome, Refusal, Write, WriteAnswer, WrittenAnswer,
+};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::{Object, Sibling, Version};
+use quorate_protocol::put::{self, Role, role_of};
+use quorate_protocol::row::{Minted, Minter};
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::view::{context_after_write, context_of};
+
+use crate::coordinator::{Purpose, narrowed};
+use crate::node::{Node, Waiter, slot_of};
+use crate::oracle::siblings_are_bounded;
+use crate::plants::Plant;
+use crate::world::{Claim, World, write_of};
+
+/// A write on its way to its dot.
+pub(crate) struct Minting {
+    /// The coordinator that forwarded it; `None` if that is this node.
+    pub(crate) back: Option<NodeId>,
+    /// The coordinator's number for it.
+    pub(crate) operation: u64,
+    pub(crate) write: Box<Write>,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) role: Role,
+    pub(crate) deadline: Millis,
+}
+
+impl Node {
+    /// A coordinator forwarded a write.
+    pub(crate) fn on_forwarded(
+        &mut self,
+        from: NodeId,
+        operation: u64,
+        write: Write,
+        payload: Bytes,
+        world: &mut World,
+    ) {
+        let (homes, _) = world.setup.preference_list(&write.key);
+        let role = role_of(self.id, &narrowed(homes, write.n, self.id));
+        let deadline = world.now.plus(u64::from(write.timeout_ms));
+        let value = write.has_value.then_some(payload);
+        let write = Box::new(write);
+        let back = Some(from);
+        self.begin_mint(Minting { back, operation, write, value, role, deadline }, world);
+    }
+
+    /// Mints a write, after a read if it depends on what is there.
+    pub(crate) fn begin_mint(&mut self, minting: Minting, world: &mut World) {
+        let write = &minting.write;
+        if write.condition.is_none() && !write.delete_seen {
+            return self.mint(minting, &[], world);
+        }
+        let operation = world.fresh_number();
+        let numbers = (write.n, write.r, write.sloppy, minting.deadline);
+        let key = write.key.clone();
+        self.start_get(operation, key, numbers, Purpose::Check(Box::new(minting)), world);
+    }
+
+    /// The read before the write is done.
+    pub(crate) fn on_checked(
+        &mut self,
+        mut minting: Minting,
+        answer: get::Answer,
+        world: &mut World,
+    ) {
+        let write = &mut minting.write;
+        let found = match answer {
+            get::Answer::Read(object) => object,
+            get::Answer::NoQuorum { counted, .. } => {
+                let answer = WriteAnswer::NoReadQuorum { required: write.r, counted };
+                return self.finish_mint(minting, answer, None, world);
+            }
+        };
+        if found.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
+            // The request was minted before: take that copy over, and mint will find it.
+            let key = write.key.clone();
+            return match self.store_object(&key, minting.role, &found, world) {
+                Ok(()) => self.mint(minting, &[], world),
+                Err(refusal) => self.refuse(minting, refusal, world),
+            };
+        }
+        if write.delete_seen && found.is_deleted() {
+            let answer = WriteAnswer::Written(WrittenAnswer {
+                acks: 0,
+                hints: 0,
+                siblings: 0,
+                dot: None,
+                version: Version::ABSENT,
+                seen: None,
+            });
+            return self.finish_mint(minting, answer, None, world);
+        }
+        if !write.condition.as_ref().is_none_or(|condition| is_met(condition, &found)) {
+            return self.finish_mint(minting, WriteAnswer::ConditionFailed, None, world);
+        }
+        write.draft.context.join(&found.clock);
+        write.draft.context_stamp = write.draft.context_stamp.max(found.stamp_max());
+        self.mint(minting, &found.siblings, world);
+    }
+
+    /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for it.
+    fn mint(&mut self, mut minting: Minting, seen: &[Sibling], world: &mut World) {
+        let slot = slot_of(&minting.write.key, minting.role);
+        let is_new_hint = slot.target.is_some() && self.store.get(&slot).is_none();
+        if is_new_hint && self.hint_count() >= world.setup.hints_max {
+            return self.refuse(minting, Refusal::HintsFull, world);
+        }
+        let mut row = self.row(&slot, world);
+        let mut superseded = seen.to_vec();
+        if minting.write.draft.supersede_all {
+            superseded.extend(row.object.siblings.clone());
+        }
+        let minter = Minter {
+            node: self.id,
+            incarnation: self.incarnation,
+            fresh_actor: Actor(world.dice.nonzero()),
+            now: self.wall(world.now),
+        };
+        minting.write.draft.value = minting.value.clone();
+        let draft = &minting.write.draft;
+        let dot = match row.mint(draft, &minter, &world.setup.limits) {
+            Err(error) => {
+                return self.finish_mint(minting, WriteAnswer::Refused(error), None, world);
+            }
+            Ok(Minted::Already(dot)) => dot,
+            Ok(Minted::New(dot)) => {
+                world.minted(draft.write_id, dot, &superseded);
+                let siblings = row.object.siblings.len();
+                world.judge(siblings_are_bounded(siblings, world.setup.limits.siblings_max));
+                self.store.put(slot, Some(row.clone()));
+                dot
+            }
+        };
+        world.note(format_args!(
+            "{} mints {} {} as {dot} {:?}: {:?} {:?}",
+            self.id,
+            minting.write.key,
+            write_of(draft.write_id),
+            minting.role,
+            row.object.clock,
+            row.object.siblings.iter().map(|s| s.dot).collect::<Vec<_>>(),
+        ));
+        let operation = self.start_put(minting, row.object, dot, world);
+        self.when_durable(Waiter::Own { operation }, world);
+    }
+
+    fn refuse(&mut self, minting: Minting, refusal: Refusal, world: &mut World) {
+        self.finish_mint(minting, WriteAnswer::Unable(refusal), None, world);
+    }
+
+    /// The machine of a PUT knows what became of the write.
+    pub(crate) fn on_put_answer(&mut self, operation: u64, answer: put::Answer, world: &mut World) {
+        let Some(putting) = self.operations.puts.get(&operation) else { return };
+        let (object, minting) = (&putting.object, &putting.minting);
+        let (key, write) = (minting.write.key.clone(), write_of(minting.write.draft.write_id));
+        let answer = match answer {
+            put::Answer::Written(acks) => {
+                let (w, strict) = (minting.write.w, !minting.write.sloppy);
+                world.claims.push(Claim::Acked { key, write, w, acks: acks.counted, strict });
+                let seen = if world.has(Plant::UnseenContext) {
+                    Some(context_of(object))
+                } else {
+                    context_after_write(object)
+                };
+                WriteAnswer::Written(WrittenAnswer {
+                    acks: acks.counted,
+                    hints: acks.hints,
+                    siblings: object.shown().len() as u32,
+                    dot: Some(putting.dot),
+                    version: object.version(),
+                    seen,
+                })
+            }
+            put::Answer::NoQuorum(acks) => {
+                let outcome = match (acks.stored, acks.silent.is_empty()) {
+                    (true, _) => Outcome::Partial,
+                    (false, false) => Outcome::Unknown,
+                    (false, true) => Outcome::NotApplied,
+                };
+                if outcome == Outcome::Partial {
+                    world.claims.push(Claim::Partial { key, write });
+                }
+                WriteAnswer::NoQuorum { required: minting.write.w, acks, outcome }
+            }
+        };
+        let body = minting.write.return_body.then(|| object.clone());
+        let (back, operation) = (minting.back, minting.operation);
+        self.send_answer(back, operation, answer, body, world);
+    }
+
+    fn finish_mint(
+        &mut self,
+        minting: Minting,
+        answer: WriteAnswer,
+        body: Option<Object>,
+        world: &mut World,
+    ) {
+        self.send_answer(minting.back, minting.operation, answer, body, world);
+    }
+
+    fn send_answer(
+        &mut self,
+        back: Option<NodeId>,
+        operation: u64,
+        answer: WriteAnswer,
+        body: Option<Object>,
+        world: &mut World,
+    ) {
+        match back {
+            None => self.finish_route(operation, self.id, answer, body, world),
+            Some(coordinator) => {
+                let payload = body.map(|object| object.to_bytes()).unwrap_or_default();
+                let message = Message::Written { operation, answer };
+                world.send((self.id, self.life), coordinator, &message, &payload);
+            }
+        }
+    }
+}
+
+/// Whether what is there meets the condition. A tombstone counts as absent.
+fn is_met(condition: &Condition, found: &Object) -> bool {
+    match condition {
+        Condition::Absent => found.is_deleted(),
+        Condition::Present => !found.is_deleted(),
+        Condition::Version(versions) => !found.is_deleted() && versions.contains(&found.version()),
+    }
+}

@@ -1,0 +1,76 @@
+//! The network between nodes: delay, loss, duplication, reordering, and links that are cut.
+//!
+//! A cut is one-way or both ways and ends by itself after its stability time. Every link is on its own:
+//! messages overtake each other, as they do over several lanes.
+
+use std::collections::BTreeMap;
+
+use quorate_protocol::name::NodeId;
+use quorate_protocol::stamp::Millis;
+
+use crate::dice::Dice;
+use crate::setup::Faults;
+
+/// The longest that a straggler takes, in milliseconds.
+const STRAGGLER_MS_MAX: u64 = 900;
+
+/// What became of a message.
+pub(crate) enum Fate {
+    /// It arrives after so many milliseconds, once or twice.
+    Arrives(Vec<u64>),
+    /// Nobody will ever know.
+    Lost,
+    /// The link is cut; the sender may learn that.
+    Cut,
+}
+
+/// All links.
+#[derive(Default)]
+pub(crate) struct Network {
+    /// Cut links (from, to) and when each heals.
+    cut: BTreeMap<(NodeId, NodeId), Millis>,
+    healed: bool,
+}
+
+impl Network {
+    /// Decides what becomes of a message. `twice` says whether it may be duplicated.
+    pub(crate) fn fate(
+        &self,
+        dice: &mut Dice,
+        faults: &Faults,
+        link: (NodeId, NodeId),
+        now: Millis,
+        twice: bool,
+    ) -> Fate {
+        if self.healed {
+            return Fate::Arrives(vec![dice.between(1, 3)]);
+        }
+        if self.cut.get(&link).is_some_and(|until| now < *until) {
+            return Fate::Cut;
+        }
+        if dice.percent(faults.loss) {
+            return Fate::Lost;
+        }
+        let mut delay = || {
+            if dice.percent(faults.stragglers) {
+                dice.between(faults.delay_ms_max, STRAGGLER_MS_MAX)
+            } else {
+                dice.between(1, faults.delay_ms_max)
+            }
+        };
+        let (first, second) = (delay(), delay());
+        let copies = if twice && dice.percent(faults.duplication) { 2 } else { 1 };
+        Fate::Arrives([first, second][..copies].to_vec())
+    }
+
+    /// Cuts a link until `until`.
+    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId, until: Millis) {
+        self.cut.insert((from, to), until);
+    }
+
+    /// Ends all faults for good.
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+        self.healed = true;
+    }
+}

@@ -1,0 +1,311 @@
+//! What surrounds the nodes: virtual time, chance, the network, and the oracle's eyes.
+//!
+//! A node acts on the world by scheduling events and by sending frames. The oracle learns what happened
+//! through the world too, with what no client could see: dots, contexts, durable copies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bytes::Bytes;
+use quorate_protocol::clock::Dot;
+use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::message::{Message, Reply, Write};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Sibling, WriteId};
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::wire::{FrameWriter, Header};
+use serde::Serialize;
+
+use crate::client::Response;
+use crate::dice::Dice;
+use crate::history::{Moment, WriteNo};
+use crate::network::{Fate, Network};
+use crate::oracle::{Oracle, Sight, Verdict, Violation};
+use crate::plants::Plant;
+use crate::setup::Setup;
+use crate::trace::Trace;
+
+const CLUSTER_ID: &str = "simulated";
+const SECRET: [u8; 32] = [42; 32];
+
+/// Something that will happen.
+pub(crate) enum Event {
+    /// A frame reaches a node.
+    Arrives { to: NodeId, envelope: Envelope },
+    /// A node learns that a request of its will not be answered.
+    Unreachable { node: NodeId, life: u64, request: u64 },
+    /// A machine of a node wants to be told the time.
+    Wake { node: NodeId, life: u64, operation: u64 },
+    /// A node's sync ends that began after this change of its store.
+    Synced { node: NodeId, life: u64, upto: u64 },
+    /// A client thinks of its next request.
+    ClientActs { client: usize },
+    /// A client's request reaches its coordinator.
+    ClientAsks { to: NodeId, request: Box<Request> },
+    /// A client gets an answer.
+    ClientHears { client: usize, number: u64, response: Box<Response> },
+    /// A client has waited long enough.
+    ClientGivesUp { client: usize, number: u64 },
+    /// Something breaks, or gets well.
+    Fault(Fault),
+    /// Nodes that keep hints send some of them home.
+    Handoff,
+}
+
+/// A change of the environment.
+pub(crate) enum Fault {
+    /// The next fault is drawn.
+    Next,
+    /// A node starts again.
+    Restart(NodeId),
+    /// The node whose disk was lost receives its rows, if everybody is there to give them.
+    Fill(NodeId),
+}
+
+/// A frame on its way.
+#[derive(Clone)]
+pub(crate) struct Envelope {
+    pub(crate) from: NodeId,
+    /// In which life the sender sent it.
+    pub(crate) life: u64,
+    /// Joins a reply to its request.
+    pub(crate) request: u64,
+    pub(crate) is_reply: bool,
+    pub(crate) frame: Bytes,
+}
+
+/// What a client asks of its coordinator.
+pub(crate) struct Request {
+    pub(crate) client: usize,
+    /// Unique in the run.
+    pub(crate) number: u64,
+    pub(crate) key: Key,
+    pub(crate) begun: Moment,
+    pub(crate) body: Body,
+}
+
+/// A request's own part.
+pub(crate) enum Body {
+    /// GET.
+    Read { n: u16, r: u16, sloppy: bool, timeout_ms: u64 },
+    /// PUT or DELETE, with the value beside it.
+    Write(Box<Write>, Option<Bytes>),
+}
+
+/// What an answer claims about copies, to be compared with the disks at once.
+pub(crate) enum Claim {
+    /// So many nodes hold the write durably.
+    Acked { key: Key, write: WriteNo, w: u16, acks: u16, strict: bool },
+    /// Some node holds the write.
+    Partial { key: Key, write: WriteNo },
+}
+
+/// The world of one run.
+pub(crate) struct World {
+    pub(crate) setup: Setup,
+    pub(crate) now: Millis,
+    pub(crate) dice: Dice,
+    pub(crate) network: Network,
+    pub(crate) oracle: Oracle,
+    pub(crate) keys: ContextKeys,
+    pub(crate) plant: Option<Plant>,
+    pub(crate) trace: Trace,
+    /// The first broken promise.
+    pub(crate) violation: Option<Violation>,
+    /// Writes that a node held durably and gave up rightly: handed off, or lost with its disk.
+    pub(crate) gave_up: BTreeMap<NodeId, BTreeSet<WriteNo>>,
+    /// Claims that the event at hand has made.
+    pub(crate) claims: Vec<Claim>,
+    /// What the auditor heard after all was healed.
+    pub(crate) audit: Vec<Response>,
+    queue: BTreeMap<(Millis, u64), Event>,
+    numbers: u64,
+    /// Counts events; the oracle's clock.
+    steps: u64,
+}
+
+impl World {
+    pub(crate) fn new(setup: Setup, dice: Dice, plant: Option<Plant>, trace: Trace) -> Self {
+        Self {
+            oracle: Oracle::new(setup.n),
+            setup,
+            // Not zero: a clock may be set back.
+            now: Millis(1_000_000),
+            dice,
+            network: Network::default(),
+            keys: ContextKeys::new(CLUSTER_ID, &[SECRET]),
+            plant,
+            trace,
+            violation: None,
+            gave_up: BTreeMap::new(),
+            claims: Vec::new(),
+            audit: Vec::new(),
+            queue: BTreeMap::new(),
+            numbers: 0,
+            steps: 0,
+        }
+    }
+
+    /// Whether this bug is switched on.
+    pub(crate) fn has(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
+    /// A number that nothing else in the run has.
+    pub(crate) fn fresh_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// Records one event.
+    pub(crate) fn note(&mut self, event: fmt::Arguments) {
+        self.trace.note(self.now, event);
+    }
+
+    /// Something will happen in `delay_ms`.
+    pub(crate) fn schedule(&mut self, delay_ms: u64, event: Event) {
+        let order = self.fresh_number();
+        self.queue.insert((self.now.plus(delay_ms), order), event);
+    }
+
+    /// Time goes on to the next event.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        let ((at, _), event) = self.queue.pop_first()?;
+        self.now = self.now.max(at);
+        self.steps += 1;
+        Some(event)
+    }
+
+    /// The oracle's time.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.steps)
+    }
+
+    /// Takes a verdict to the record; the first broken promise ends the run.
+    pub(crate) fn judge(&mut self, verdict: Verdict) {
+        if let Err(violation) = verdict
+            && self.violation.is_none()
+        {
+            self.note(format_args!("VIOLATION {violation}"));
+            self.violation = Some(violation);
+        }
+    }
+
+    /// Sends a request to a peer. Returns its number.
+    pub(crate) fn send(
+        &mut self,
+        (from, life): (NodeId, u64),
+        to: NodeId,
+        head: &Message,
+        payload: &[u8],
+    ) -> u64 {
+        let request = self.fresh_number();
+        let frame = self.frame(from, to, head, payload);
+        // A client's write is not sent twice by the transport: its retries are on trial by themselves.
+        let twice = !matches!(head, Message::Forward { .. });
+        let envelope = Envelope { from, life, request, is_reply: false, frame };
+        if !self.post(to, envelope, twice) && self.dice.percent(50) {
+            let delay_ms = self.dice.between(1, 20);
+            self.schedule(delay_ms, Event::Unreachable { node: from, life, request });
+        }
+        request
+    }
+
+    /// Sends a reply.
+    pub(crate) fn reply(
+        &mut self,
+        from: NodeId,
+        (to, request): (NodeId, u64),
+        head: &Reply,
+        payload: &[u8],
+    ) {
+        let frame = self.frame(from, to, head, payload);
+        self.post(to, Envelope { from, life: 0, request, is_reply: true, frame }, true);
+    }
+
+    /// The header that a node puts in front of its frames.
+    pub(crate) fn header(&self, from: NodeId, to: NodeId) -> Header {
+        Header {
+            cluster_id: CLUSTER_ID.to_owned(),
+            token: peer_token(&SECRET),
+            from,
+            to,
+            layout_version: self.setup.layout.version(),
+            layout_hash: self.setup.layout.hash(),
+            partitions: self.setup.layout.partitions(),
+        }
+    }
+
+    fn frame<T: Serialize>(&self, from: NodeId, to: NodeId, head: &T, payload: &[u8]) -> Bytes {
+        let mut frame = FrameWriter::new(&self.header(from, to));
+        frame.push(head, payload);
+        frame.finish()
+    }
+
+    /// Gives a frame to the network. Returns whether its link was whole.
+    fn post(&mut self, to: NodeId, envelope: Envelope, twice: bool) -> bool {
+        let link = (envelope.from, to);
+        let faults = self.setup.faults;
+        match self.network.fate(&mut self.dice, &faults, link, self.now, twice) {
+            Fate::Arrives(delays) => {
+                for delay_ms in delays {
+                    self.schedule(delay_ms, Event::Arrives { to, envelope: envelope.clone() });
+                }
+                true
+            }
+            Fate::Lost => {
+                self.note(format_args!("{} x {to} #{} lost", link.0, envelope.request));
+                true
+            }
+            Fate::Cut => {
+                self.note(format_args!("{} | {to} #{} cut", link.0, envelope.request));
+                false
+            }
+        }
+    }
+
+    /// A node minted a write, having seen these siblings for it.
+    pub(crate) fn minted(&mut self, write_id: WriteId, dot: Dot, seen: &[Sibling]) {
+        let seen = seen.iter().map(|s| sight(s).write).collect();
+        let verdict = self.oracle.minted(write_of(write_id), dot, seen);
+        self.judge(verdict);
+    }
+
+    /// Whether an object holds a write: itself, or one that saw it.
+    pub(crate) fn holds(&self, object: &Object, write: WriteNo) -> bool {
+        let present = object.siblings.iter().map(|s| sight(s).write).collect();
+        self.oracle.history.is_in(write, &present)
+    }
+
+    /// A node gives up a row that it held durably: its copies still count as having been there.
+    pub(crate) fn gives_up(&mut self, node: NodeId, object: &Object) {
+        let writes = object.siblings.iter().map(|s| sight(s).write);
+        self.gave_up.entry(node).or_default().extend(writes);
+    }
+}
+
+/// The write id of a write: its number, and a salt that only a planted bug changes.
+pub(crate) fn write_id(write: WriteNo, salt: u64) -> WriteId {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&write.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&salt.to_le_bytes());
+    WriteId(bytes)
+}
+
+/// The write that a write id names.
+pub(crate) fn write_of(id: WriteId) -> WriteNo {
+    WriteNo(u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]))
+}
+
+/// The value that a write stores: unique, and of its own length.
+pub(crate) fn value_of(write: WriteNo) -> Bytes {
+    let padding = write.0 as usize * 37 % 150;
+    Bytes::from(format!("{write}:{}", "v".repeat(padding)))
+}
+
+/// What the oracle sees in a sibling. A value that no write stored is a write that does not exist.
+pub(crate) fn sight(sibling: &Sibling) -> Sight {
+    let write = write_of(sibling.write_id);
+    let genuine = sibling.value.as_ref().is_none_or(|value| *value == value_of(write));
+    Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
+}
