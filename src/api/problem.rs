@@ -53,52 +53,27 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Status, name and title.
-    fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        use StatusCode as S;
+    fn status(self) -> StatusCode {
         match self {
-            Self::BadPath => (S::BAD_REQUEST, "bad_path", "The path names no bucket and key"),
-            Self::BadParameter => (S::BAD_REQUEST, "bad_parameter", "A query parameter is wrong"),
-            Self::BadHeader => (S::BAD_REQUEST, "bad_header", "A request header is wrong"),
-            Self::BadContext => (S::BAD_REQUEST, "bad_context", "The context cannot be used"),
-            Self::BadBody => (S::BAD_REQUEST, "bad_body", "The request's body is wrong"),
-            Self::NoSuchRoute => (S::NOT_FOUND, "no_such_route", "There is nothing at this path"),
-            Self::KeyNotFound => (S::NOT_FOUND, "key_not_found", "The key was never written"),
-            Self::KeyDeleted => (S::NOT_FOUND, "key_deleted", "The key was deleted"),
-            Self::NoSuchSibling => (S::NOT_FOUND, "no_such_sibling", "No such sibling"),
-            Self::MethodNotAllowed => {
-                (S::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not take this method")
+            Self::BadPath
+            | Self::BadParameter
+            | Self::BadHeader
+            | Self::BadContext
+            | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::NoSuchRoute | Self::KeyNotFound | Self::KeyDeleted | Self::NoSuchSibling => {
+                StatusCode::NOT_FOUND
             }
-            Self::BodyTooSlow => {
-                (S::REQUEST_TIMEOUT, "body_too_slow", "The request's body took too long")
-            }
-            Self::SiblingGone => (S::CONFLICT, "sibling_gone", "The sibling is no longer there"),
-            Self::ConditionFailed => (
-                S::PRECONDITION_FAILED,
-                "condition_failed",
-                "The request's condition does not hold",
-            ),
-            Self::TooLarge => {
-                (S::PAYLOAD_TOO_LARGE, "too_large", "The request's body is too large")
-            }
-            Self::UnsupportedMediaType => (
-                S::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "The request's body must be JSON",
-            ),
-            Self::TooManySiblings => {
-                (S::UNPROCESSABLE_ENTITY, "too_many_siblings", "The key has too many siblings")
-            }
-            Self::ObjectTooLarge => {
-                (S::UNPROCESSABLE_ENTITY, "object_too_large", "The key's siblings are too large")
-            }
-            Self::ClockFull => (S::UNPROCESSABLE_ENTITY, "clock_full", "The key's clock is full"),
-            Self::IdempotencyKeyReused => (
-                S::UNPROCESSABLE_ENTITY,
-                "idempotency_key_reused",
-                "The Idempotency-Key was used for another request",
-            ),
-            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "The node made a mistake"),
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::SiblingGone => StatusCode::CONFLICT,
+            Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooManySiblings
+            | Self::ObjectTooLarge
+            | Self::ClockFull
+            | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Overloaded
             | Self::NoQuorum
             | Self::NoReadQuorum
@@ -107,36 +82,48 @@ impl Kind {
             | Self::Stopping
             | Self::HintsFull
             | Self::ClockSkew
-            | Self::Failed => {
-                let (name, title) = self.unavailable();
-                (S::SERVICE_UNAVAILABLE, name, title)
-            }
-            Self::DiskFull => {
-                (S::INSUFFICIENT_STORAGE, "disk_full", "The node's disk takes no more writes")
-            }
-            Self::BucketsFull => {
-                (S::INSUFFICIENT_STORAGE, "buckets_full", "Too many buckets have own properties")
-            }
+            | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DiskFull | Self::BucketsFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
-    /// Name and title of the kinds that are 503.
-    fn unavailable(self) -> (&'static str, &'static str) {
+    /// The stable name and the title, which is the same for every problem of the kind.
+    fn name_and_title(self) -> (&'static str, &'static str) {
         match self {
+            Self::BadPath => ("bad_path", "The path names no bucket and key"),
+            Self::BadParameter => ("bad_parameter", "A query parameter is wrong"),
+            Self::BadHeader => ("bad_header", "A request header is wrong"),
+            Self::BadContext => ("bad_context", "The context cannot be used"),
+            Self::BadBody => ("bad_body", "The request's body is wrong"),
+            Self::NoSuchRoute => ("no_such_route", "There is nothing at this path"),
+            Self::KeyNotFound => ("key_not_found", "The key was never written"),
+            Self::KeyDeleted => ("key_deleted", "The key was deleted"),
+            Self::NoSuchSibling => ("no_such_sibling", "No such sibling"),
+            Self::MethodNotAllowed => ("method_not_allowed", "The path takes other methods"),
+            Self::BodyTooSlow => ("body_too_slow", "The request's body took too long"),
+            Self::SiblingGone => ("sibling_gone", "The sibling is no longer there"),
+            Self::ConditionFailed => ("condition_failed", "The condition does not hold"),
+            Self::TooLarge => ("too_large", "The request's body is too large"),
+            Self::UnsupportedMediaType => ("unsupported_media_type", "The body must be JSON"),
+            Self::TooManySiblings => ("too_many_siblings", "The key has too many siblings"),
+            Self::ObjectTooLarge => ("object_too_large", "The key's siblings are too large"),
+            Self::ClockFull => ("clock_full", "The key's clock is full"),
+            Self::IdempotencyKeyReused => {
+                ("idempotency_key_reused", "The Idempotency-Key was used for another request")
+            }
+            Self::Internal => ("internal", "The node made a mistake"),
             Self::Overloaded => ("overloaded", "The node has too much to do"),
             Self::NoQuorum => ("no_quorum", "Too few replicas acknowledged the write"),
             Self::NoReadQuorum => ("no_read_quorum", "Too few replicas answered the read"),
             Self::NotFormed => ("not_formed", "The cluster has not been formed"),
+            Self::NotReady => ("not_ready", "The node takes no requests"),
             Self::Stopping => ("stopping", "The node is stopping"),
             Self::HintsFull => ("hints_full", "A fallback's hint store is full"),
             Self::ClockSkew => ("clock_skew", "The nodes' clocks disagree"),
             Self::Failed => ("failed", "A replica could not carry out the request"),
-            _ => ("not_ready", "The node takes no requests"),
+            Self::DiskFull => ("disk_full", "The node's disk takes no more writes"),
+            Self::BucketsFull => ("buckets_full", "Too many buckets have own properties"),
         }
-    }
-
-    fn may_be_tried_again(self) -> bool {
-        self.parts().0 == StatusCode::SERVICE_UNAVAILABLE
     }
 }
 
@@ -195,7 +182,7 @@ impl Problem {
 
     /// The HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
-        self.kind.parts().0
+        self.kind.status()
     }
 
     /// What kind of problem it is.
@@ -213,7 +200,8 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, name, title) = self.kind.parts();
+        let status = self.kind.status();
+        let (name, title) = self.kind.name_and_title();
         let mut body = json!({
             "type": format!("urn:quorate:problem:{name}"),
             "title": title,
@@ -226,7 +214,7 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(format!("{body}\n")));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
-        if self.kind.may_be_tried_again() {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         response.headers_mut().extend(self.headers);

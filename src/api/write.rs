@@ -207,8 +207,8 @@ impl<'a> Ask<'a> {
         Ok(response)
     }
 
-    /// 204. The client saw no sibling but its own: it gets a context (and a tag to match) only if there
-    /// is no other.
+    /// Status 204. The client saw no sibling but its own: it gets a context (and a tag to match) only
+    /// if there is no other.
     fn without_values(&self, contexts: &ContextKeys, written: &WrittenAnswer) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
