@@ -38,14 +38,14 @@ clean_up() {
 }
 
 chapter() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-tell() { printf '%s\n' "$@" | fold -s -w 96; }
+tell() { printf '%s\n' "$@" | fold -s -w 96 | sed 's/ *$//'; }
 
 # Prints a command, runs it, and prints what it said.
 show() {
     printf '\n$ %s\n' "$1"
     local output
     output=$(eval "$1" 2>&1) || die "that command failed: $output"
-    printf '%s\n' "${output//$'\r'/}" | sed -e '/^$/d' -e 's/^/  /'
+    printf '%s\n' "${output//$'\r'/}" | sed 's/^./  &/'
 }
 
 # Fails unless the last request, made again by its parts, answers with status $1. Given as: status,
@@ -65,6 +65,20 @@ kill_node() {
 restore_node() {
     show "scripts/restore-node.sh $1"
     killed=''
+}
+
+# A key of which node $1 is a home replica, with $2 in its name.
+key_at_home_of() {
+    local candidate index
+    for ((index = 1; index <= 1000; index++)); do
+        candidate=$key-$2-$index
+        if curl -sf "$other/ring/demo/$candidate" |
+            jq -e --arg node "$1" '.preference_list[:3] | index($node)' >/dev/null; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    die "none of 1000 keys has its home at $1"
 }
 
 cd "$ROOT"
@@ -97,13 +111,14 @@ show "curl -s $a/ring/demo/$key | jq -c"
 
 chapter "2. A write with one home replica dead"
 kill_node "$dead"
-tell "" "The write waits for two copies (W=2). Quorate-Acks counts copies that are durable, and \
-Quorate-Hints those that another node keeps for the dead one."
-show "curl -si -X PUT $other/kv/demo/$key -H 'Content-Type: text/plain' -d '2 apples'"
-tell "" "All three copies on home replicas, and nobody standing in: that cannot be had now, and \
-the answer says so, and what became of the write."
-show "curl -s -X PUT '$other/kv/demo/$key-strict?w=3&sloppy=false' -d 'x' | jq"
-expect 503 -X PUT "$other/kv/demo/$key-strict?w=3&sloppy=false" -d x
+tell "" "This write wants three copies (W=3), and still gets them: a fallback keeps the third as a \
+hint for the dead node. Quorate-Acks counts durable copies, Quorate-Hints those that are hints."
+show "curl -si -X PUT '$other/kv/demo/$key?w=3' -H 'Content-Type: text/plain' -d '2 apples'"
+strict=$(key_at_home_of "$dead" strict)
+tell "" "Three copies on the home replicas themselves, with nobody standing in, cannot be had now. \
+The answer says so, and what became of the write: some copy is there, so it may still be seen."
+show "curl -s -X PUT '$other/kv/demo/$strict?w=3&sloppy=false' -d 'x' | jq"
+expect 503 -X PUT "$other/kv/demo/$strict?w=3&sloppy=false" -d x
 restore_node "$dead"
 
 chapter "3. Two writers that did not see each other"
@@ -135,13 +150,14 @@ expect 200 "$b/kv/demo/$key"
 
 chapter "7. A node dies, misses a write, and comes back"
 kill_node "$dead"
-show "curl -si -X PUT $a/kv/demo/$key-2 -H 'Content-Type: text/plain' -d 'while $dead was dead'"
+missed=$(key_at_home_of "$dead" missed)
+show "curl -si -X PUT $a/kv/demo/$missed -H 'Content-Type: text/plain' -d 'while $dead was dead'"
 show "curl -s $other/kv/demo/$key"
 restore_node "$dead"
-tell "" "A read that all three home replicas answer sees which of them is behind, and repairs it."
-show "curl -s '$a/kv/demo/$key-2?r=all&sloppy=false'"
+tell "" "A read that all home replicas answer sees which of them is behind, and repairs it."
+show "curl -s '$a/kv/demo/$missed?r=all&sloppy=false'"
 tell "" "So every replica holds it:"
-show "curl -s $a/siblings/demo/$key-2 | jq -c '.replicas[]'"
+show "curl -s $a/siblings/demo/$missed | jq -c '.replicas[]'"
 
 chapter "That is it."
 tell "Nothing that was acknowledged was lost, and what conflicted was shown. Clean up with: \
