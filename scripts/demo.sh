@@ -44,8 +44,8 @@ tell() { printf '%s\n' "$@" | fold -s -w 96 | sed 's/ *$//'; }
 show() {
     printf '\n$ %s\n' "$1"
     local output
-    output=$(eval "$1" 2>&1) || die "that command failed: $output"
-    printf '%s\n' "${output//$'\r'/}" | sed 's/^./  &/'
+    output=$(eval "$1" 2>&1 | tr -d '\r') || die "that command failed: $output"
+    printf '%s\n' "$output" | sed 's/^./  &/'
 }
 
 # Fails unless the last request, made again by its parts, answers with status $1. Given as: status,
