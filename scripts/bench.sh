@@ -48,6 +48,10 @@ clean_up() {
     ((keep)) || "$SCRIPTS/cluster.sh" wipe >/dev/null
 }
 
+read -r load _ </proc/loadavg || load=0
+if ((${load%.*} >= 1)); then
+    warn "Note: the load average is $load. What else runs here spoils the figures."
+fi
 ensure_prerequisites
 build_node
 build_bench
