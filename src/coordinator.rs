@@ -31,15 +31,24 @@ pub async fn write(node: &Arc<Node>, write: Write) -> WriteOutcome {
 }
 
 async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
-    let routing = Routing::start(&node, &write);
-    match routing.find_minter(&write).await {
-        Found::Here => minter::mint(&node, write, tell).await,
+    let (w, me) = (write.w, node.me);
+    match Routing::start(&node, &write).find_minter(&write).await {
         Found::Answered(outcome) => tell(outcome),
+        Found::Here(mut route) => {
+            // If others were asked before and stayed silent, a failure here says nothing of them.
+            let tell = move |outcome: WriteOutcome| {
+                let answer = route.on_written(me, outcome.answer, w);
+                let unknown = || no_quorum(w, Acks::default(), Outcome::Unknown);
+                let answer = answer.unwrap_or_else(unknown);
+                tell(WriteOutcome { answer, object: outcome.object });
+            };
+            minter::mint(&node, write, tell).await;
+        }
     }
 }
 
 enum Found {
-    Here,
+    Here(Route),
     Answered(WriteOutcome),
 }
 
@@ -78,12 +87,12 @@ impl<'a> Routing<'a> {
         let _waiting = node.forwards.register(self.operation, self.reply_to.clone());
         loop {
             match self.effect.take() {
-                Some(Effect::Mint(_)) => return Found::Here,
+                Some(Effect::Mint(_)) => return Found::Here(self.route),
                 Some(Effect::Forward { to }) => self.forward(to, write),
                 Some(Effect::Fail(unrouted)) => return Found::Answered(failed(write, unrouted)),
                 None => {}
             }
-            if let Some(outcome) = self.step().await {
+            if let Some(outcome) = self.step(write.w).await {
                 return Found::Answered(outcome);
             }
         }
@@ -98,7 +107,7 @@ impl<'a> Routing<'a> {
     }
 
     /// Waits for the next thing to happen. Returns the answer when there is one.
-    async fn step(&mut self) -> Option<WriteOutcome> {
+    async fn step(&mut self, w: u16) -> Option<WriteOutcome> {
         let wake = self.node.instant(self.route.next_wake().unwrap_or(self.node.uptime()));
         let heard = tokio::select! {
             heard = self.mailbox.recv() => heard,
@@ -106,9 +115,10 @@ impl<'a> Routing<'a> {
         };
         let now = self.node.uptime();
         self.effect = match heard {
-            Some((_, Heard::Written(answer))) => {
-                self.route.on_answer();
-                return Some(understand(*answer));
+            Some((from, Heard::Written(told))) => {
+                let object = Object::decode(told.payload).ok();
+                let answer = self.route.on_written(from, told.head, w)?;
+                return Some(WriteOutcome { answer, object });
             }
             Some((from, Heard::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
                 self.route.on_accepted(from, now);
@@ -120,14 +130,6 @@ impl<'a> Routing<'a> {
         };
         None
     }
-}
-
-fn understand(answer: WithPayload<WriteAnswer>) -> WriteOutcome {
-    let object = match answer.payload.is_empty() {
-        true => None,
-        false => Object::decode(answer.payload).ok(),
-    };
-    WriteOutcome { answer: answer.head, object }
 }
 
 /// Nobody is known to have minted: unless somebody was silent, certainly nobody has.

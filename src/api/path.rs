@@ -105,7 +105,7 @@ mod tests {
         is("/kv/b/a+b%20c", "a+b c");
         is("/kv/b/%C3%BC", "ü");
         is("/kv/b/100%25", "100%");
-        is("/kv/%62/key", "b");
+        is("/kv/%62/key", "key");
     }
 
     #[test]

@@ -8,8 +8,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::message::{Outcome, WriteAnswer};
 use crate::name::NodeId;
-use crate::put::{Role, role_of};
+use crate::put::{Acks, Role, role_of};
 use crate::stamp::Millis;
 
 /// What the coordinator knows when it starts.
@@ -63,6 +64,7 @@ pub struct Route {
     current: Option<Attempt>,
     result: Unrouted,
     done: bool,
+    minting: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +89,8 @@ impl Route {
         }
         order.reverse();
         let result = Unrouted { refused: Vec::new(), silent: Vec::new() };
-        let mut route = Self { plan, untried: order, current: None, result, done: false };
+        let (current, done, minting) = (None, false, false);
+        let mut route = Self { plan, untried: order, current, result, done, minting };
         let effect = route.next(now);
         (route, effect)
     }
@@ -117,6 +120,47 @@ impl Route {
     pub fn on_answer(&mut self) {
         self.done = true;
         self.current = None;
+    }
+
+    /// An answer came from a node that was asked, early or late, or from this node if it minted. Returns
+    /// what the client may be told of its W = `required`. Success is success. But whoever failed speaks
+    /// for itself only: that ends no search that has moved on (`None`), and it is "unknown" as long as
+    /// another node that was asked is silent and may have minted.
+    pub fn on_written(
+        &mut self,
+        from: NodeId,
+        answer: WriteAnswer,
+        required: u16,
+    ) -> Option<WriteAnswer> {
+        let stored = match &answer {
+            WriteAnswer::Written(_) => true,
+            WriteAnswer::NoQuorum { outcome, .. } => *outcome == Outcome::Partial,
+            WriteAnswer::NoReadQuorum { .. }
+            | WriteAnswer::ConditionFailed
+            | WriteAnswer::KeyReused
+            | WriteAnswer::Refused(_)
+            | WriteAnswer::Unable(_) => false,
+        };
+        if stored {
+            self.on_answer();
+            return Some(answer);
+        }
+        let unknown =
+            matches!(answer, WriteAnswer::NoQuorum { outcome: Outcome::Unknown, .. });
+        if !unknown {
+            self.result.silent.retain(|node| *node != from);
+        }
+        let trying = if self.minting { Some(self.plan.me) } else { self.current.map(|a| a.node) };
+        if trying.is_some_and(|node| node != from) {
+            return None;
+        }
+        self.on_answer();
+        if unknown || self.result.silent.is_empty() {
+            return Some(answer);
+        }
+        let Unrouted { refused, silent } = self.result.clone();
+        let acks = Acks { refused, silent, ..Acks::default() };
+        Some(WriteAnswer::NoQuorum { required, acks, outcome: Outcome::Unknown })
     }
 
     /// Time has passed.
@@ -163,6 +207,7 @@ impl Route {
 
     fn mint(&mut self) -> Effect {
         self.done = true;
+        self.minting = true;
         Effect::Mint(role_of(self.plan.me, &self.plan.homes))
     }
 
@@ -179,6 +224,39 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Found by the simulator: n1 was silent and may have minted, then another node failed for sure.
+    #[test]
+    fn a_failure_speaks_for_one_node_only() {
+        let route = |me: u8| {
+            let plan = Plan {
+                me: node(me),
+                homes: vec![node(1), node(2)],
+                sloppy: true,
+                at_first_home: true,
+                accept_timeout_ms: 100,
+                answer_timeout_ms: 100,
+                deadline: Millis(1000),
+            };
+            Route::start(plan, &BTreeSet::new(), Millis(0)).0
+        };
+        let failed = || WriteAnswer::ConditionFailed;
+        let unknown = |answer| matches!(answer, Some(WriteAnswer::NoQuorum { outcome, .. })
+            if outcome == Outcome::Unknown);
+        // The second home fails, the first is silent: nobody knows.
+        let mut after_silence = route(3);
+        after_silence.on_silent(node(1), Millis(1));
+        assert!(unknown(after_silence.on_written(node(2), failed(), 2)));
+        // The same if this node minted in its place.
+        let mut minting = route(2);
+        assert_eq!(minting.on_silent(node(1), Millis(1)), Some(Effect::Mint(Role::Home)));
+        assert!(unknown(minting.on_written(node(2), failed(), 2)));
+        // A late failure of the first does not speak for the one that is trying, but clears the first.
+        let mut late = route(2);
+        late.on_silent(node(1), Millis(1));
+        assert_eq!(late.on_written(node(1), failed(), 2), None);
+        assert_eq!(late.on_written(node(2), failed(), 2), Some(failed()));
+    }
 
     #[derive(Clone, Copy, Debug)]
     enum Event {
