@@ -145,8 +145,7 @@ impl Route {
             self.on_answer();
             return Some(answer);
         }
-        let unknown =
-            matches!(answer, WriteAnswer::NoQuorum { outcome: Outcome::Unknown, .. });
+        let unknown = matches!(answer, WriteAnswer::NoQuorum { outcome: Outcome::Unknown, .. });
         if !unknown {
             self.result.silent.retain(|node| *node != from);
         }
@@ -241,8 +240,10 @@ mod tests {
             Route::start(plan, &BTreeSet::new(), Millis(0)).0
         };
         let failed = || WriteAnswer::ConditionFailed;
-        let unknown = |answer| matches!(answer, Some(WriteAnswer::NoQuorum { outcome, .. })
-            if outcome == Outcome::Unknown);
+        let unknown = |answer| {
+            matches!(answer, Some(WriteAnswer::NoQuorum { outcome, .. })
+            if outcome == Outcome::Unknown)
+        };
         // The second home fails, the first is silent: nobody knows.
         let mut after_silence = route(3);
         after_silence.on_silent(node(1), Millis(1));
