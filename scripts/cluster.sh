@@ -124,12 +124,10 @@ up() {
     done
     if ((started)); then
         say "Started $started of ${#nodes[@]} nodes; waiting until they are ready."
-        form_cluster n1 || {
-            wait_ready 1 "${nodes[@]}"
-            die "the cluster could not be formed"
-        }
+        wait_for node_answers 60 "${nodes[@]}"
+        form_cluster n1 || die "the cluster could not be formed"
     fi
-    wait_ready 60 "${nodes[@]}"
+    wait_for node_ready 60 "${nodes[@]}"
     if ((started)); then
         say "The cluster is up: ${#nodes[@]} nodes, durability $(cat "$CLUSTER_DIR/durability")."
     else

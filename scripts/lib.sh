@@ -63,8 +63,8 @@ ensure_prerequisites() {
     if has apt-get && { [[ $(id -u) == 0 ]] || sudo -n true 2>/dev/null; }; then
         say "Installing what is missing: ${missing%, }"
         "${sudo[@]}" apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -qq -y --no-install-recommends \
-            "${PACKAGES[@]}" >/dev/null
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+            --no-install-recommends "${PACKAGES[@]}" >/dev/null
         return 0
     fi
     warn "Missing: ${missing%, }"
@@ -167,6 +167,11 @@ node_state() {
     esac
 }
 
+# Whether node $1 answers at all, ready or not.
+node_answers() {
+    curl -s -m 1 -o /dev/null "$(client_url "$1")/readyz"
+}
+
 # Whether node $1 takes requests.
 node_ready() {
     curl -sf -m 1 -o /dev/null "$(client_url "$1")/readyz"
@@ -196,13 +201,14 @@ start_node() {
     echo "$pid $(process_start "$pid")" >"$directory/pid"
 }
 
-# Waits until the nodes given after the bound (in seconds) are ready.
-wait_ready() {
-    local deadline=$((SECONDS + $1)) node waiting
-    shift
+# Waits until check $1 (node_answers or node_ready) holds for the nodes given after the bound $2, in
+# seconds. Fails at once, with its last words, if one of them stops.
+wait_for() {
+    local check=$1 deadline=$((SECONDS + $2)) node waiting
+    shift 2
     for node in "$@"; do
         waiting=0
-        until node_ready "$node"; do
+        until "$check" "$node"; do
             if [[ $(node_state "$node") == dead ]]; then
                 tail -n 20 "$CLUSTER_DIR/$node/node.log" >&2 || true
                 die "$node has stopped; above are the last lines of $CLUSTER_DIR/$node/node.log"

@@ -64,5 +64,5 @@ if ((wipe)); then
     # An empty node learns from the others that the cluster is formed; one that is alone cannot.
     [[ $(cluster_count) != 1 ]] || form_cluster "$node"
 fi
-wait_ready 60 "$node"
+wait_for node_ready 60 "$node"
 say "$node $done, and is ready."
