@@ -1,0 +1,27 @@
+//! The HTTP contract (design section 6), row by row, against real processes: what it promises for good
+//! requests, the named error for bad ones, and that the node goes on after hostile ones.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected shall fail")]
+
+mod common;
+
+#[path = "contract/bodies.rs"]
+mod bodies;
+#[path = "contract/buckets.rs"]
+mod buckets;
+#[path = "contract/conditions.rs"]
+mod conditions;
+#[path = "contract/conflicts.rs"]
+mod conflicts;
+#[path = "contract/contexts.rs"]
+mod contexts;
+#[path = "contract/frames.rs"]
+mod frames;
+#[path = "contract/inputs.rs"]
+mod inputs;
+#[path = "contract/quorums.rs"]
+mod quorums;
+#[path = "contract/status.rs"]
+mod status;
+#[path = "contract/values.rs"]
+mod values;

@@ -1,0 +1,165 @@
+//! Frames on the peer port that no healthy node of the cluster sends: refused by name, nothing changed.
+
+use quorate_protocol::context::peer_token;
+use quorate_protocol::layout::{Layout, LayoutHash, Member};
+use quorate_protocol::message::{Formation, Message, Status};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::put::Role;
+use quorate_protocol::wire::{FrameWriter, Header};
+use serde_json::json;
+
+use crate::common::http::{Answer, Request};
+use crate::common::{CLUSTER_ID, CLUSTER_KEY, Cluster};
+
+fn name(text: &str) -> NodeId {
+    NodeId::parse(text).unwrap()
+}
+
+/// What n2 puts in front of its frames to n1.
+fn header(nodes: usize) -> Header {
+    let member = |i: usize| {
+        let node = name(&format!("n{i}"));
+        Member { node, zone: node.to_string(), weight: 1 }
+    };
+    let layout = Layout::new(1, 1024, (1..=nodes).map(member).collect()).unwrap();
+    Header {
+        cluster_id: CLUSTER_ID.to_owned(),
+        token: peer_token(&CLUSTER_KEY),
+        from: name("n2"),
+        to: name("n1"),
+        layout_version: 1,
+        layout_hash: layout.hash(),
+        partitions: 1024,
+    }
+}
+
+fn store(payload: &[u8]) -> (Message, Vec<u8>) {
+    (Message::Store { key: Key::new("b", b"k").unwrap(), role: Role::Home }, payload.to_vec())
+}
+
+fn frame(header: &Header, messages: &[(Message, Vec<u8>)]) -> Vec<u8> {
+    let mut writer = FrameWriter::new(header);
+    for (message, payload) in messages {
+        writer.push(message, payload);
+    }
+    writer.finish().to_vec()
+}
+
+fn post(cluster: &Cluster, frame: Vec<u8>) -> Answer {
+    Request::new("POST", "/peer").body(frame).send(cluster.nodes[0].peer_addr)
+}
+
+#[test]
+fn frames_of_strangers_are_refused_and_name_both_sides() {
+    let mut cluster = Cluster::start(2);
+    let good = header(2);
+    let read = [(Message::Inspect { key: Key::new("b", b"k").unwrap() }, Vec::new())];
+    assert_eq!(post(&cluster, frame(&good, &read)).status, 200, "a good frame is understood");
+
+    let object = Object::default().to_bytes().to_vec();
+    let with = |change: &dyn Fn(&mut Header)| {
+        let mut header = good.clone();
+        change(&mut header);
+        frame(&header, &[store(&object)])
+    };
+    for (frame, why) in [
+        (with(&|h| h.cluster_id = "other".to_owned()), "other"),
+        (with(&|h| h.token = [0; 16]), "cluster_keys"),
+        (with(&|h| h.to = name("n2")), "n2"),
+        (with(&|h| h.from = name("n9")), "n9"),
+        (with(&|h| h.layout_hash = LayoutHash(1)), "layout"),
+        (with(&|h| h.partitions = 512), "512"),
+        (with(&|h| h.layout_version = 0), "layout"),
+    ] {
+        let answer = post(&cluster, frame);
+        assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());
+        assert!(answer.text().contains(why), "{why:?} is not in {:?}", answer.text());
+    }
+    let mut newer = frame(&good, &read);
+    newer[4] = 9;
+    let answer = post(&cluster, newer);
+    assert!(answer.text().contains("protocol 9"), "{}", answer.text());
+    cluster.nodes[0].assert_alive();
+}
+
+#[test]
+fn damaged_frames_are_refused_wherever_they_are_cut_or_changed() {
+    let mut cluster = Cluster::start(2);
+    let object = Object::default().to_bytes().to_vec();
+    let good = frame(&header(2), &[store(&object), store(&object)]);
+    for cut in (0..good.len()).step_by(3) {
+        let answer = post(&cluster, good[..cut].to_vec());
+        assert!((400..500).contains(&answer.status), "cut at {cut}: {}", answer.status);
+        let mut changed = good.clone();
+        changed[cut] ^= 0x40;
+        let answer = post(&cluster, changed);
+        assert!((400..500).contains(&answer.status), "changed at {cut}: {}", answer.status);
+    }
+    let mut longer = good.clone();
+    longer.push(0);
+    assert!((400..500).contains(&post(&cluster, longer).status));
+    let noise: Vec<u8> =
+        (0..100_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    assert!((400..500).contains(&post(&cluster, noise).status));
+    cluster.nodes[0].assert_alive();
+    cluster.nodes[0].get("/kv/b/k").assert_problem(404, "key_not_found");
+}
+
+#[test]
+fn sound_frames_with_nonsense_in_them_change_nothing() {
+    let mut cluster = Cluster::start(2);
+    let status = Status {
+        formation: Some(Formation([9; 16])),
+        ready: true,
+        writable: true,
+        buckets_hash: 0,
+        release: "x".repeat(100_000),
+    };
+    for message in [
+        store(b""),
+        store(b"\x01\xff\xff\xff\xff"),
+        store(&[0; 100]),
+        store(&vec![0xff; 1 << 20]),
+        (
+            Message::Store {
+                key: Key::new("b", b"k").unwrap(),
+                role: Role::Hint { target: name("n9") },
+            },
+            Object::default().to_bytes().to_vec(),
+        ),
+        (Message::Form { formation: Formation([1; 16]) }, Vec::new()),
+        (Message::Hello { status }, Vec::new()),
+        (Message::Conflicts { bucket: None, after: None, limit: u16::MAX }, Vec::new()),
+    ] {
+        let what = format!("{:?}", message.0).chars().take(60).collect::<String>();
+        let answer = post(&cluster, frame(&header(2), &[message]));
+        assert!(answer.status < 500, "{what}: {}", answer.status);
+        cluster.nodes[0].assert_alive();
+    }
+    let answer = cluster.nodes[0].get("/kv/b/k");
+    answer.assert_problem(404, "key_not_found");
+    let report = cluster.nodes[0].get("/siblings/b/k").json();
+    assert_eq!(report["siblings"], json!([]), "{report}");
+    assert_eq!(cluster.nodes[0].send(&Request::put("/kv/b/k", "1")).status, 204);
+}
+
+#[test]
+fn an_oversized_frame_is_refused_by_its_announced_length() {
+    let mut cluster = Cluster::start(1);
+    let mut raw = crate::common::http::Raw::connect(cluster.nodes[0].peer_addr);
+    raw.send(b"POST /peer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n");
+    let answer = raw.answer();
+    assert!(answer.is_none_or(|answer| answer.status == 413));
+    cluster.nodes[0].assert_alive();
+}
+
+#[test]
+fn the_two_ports_do_not_know_each_others_routes() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    node.send(&Request::new("POST", "/peer").body("x")).assert_problem(404, "no_such_route");
+    for path in ["/kv/b/k", "/readyz", "/cluster"] {
+        assert_eq!(Request::get(path).send(node.peer_addr).status, 404);
+    }
+}
