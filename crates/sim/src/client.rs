@@ -35,6 +35,8 @@ pub(crate) struct Client {
     id: usize,
     /// What it last saw of each key.
     sessions: BTreeMap<Key, Session>,
+    /// The node it likes to ask.
+    favourite: NodeId,
     /// Requests it still wants to make.
     left: u64,
     current: Option<Current>,
@@ -63,8 +65,8 @@ struct Current {
 }
 
 impl Client {
-    pub(crate) fn new(id: usize, requests: u64) -> Self {
-        Self { id, sessions: BTreeMap::new(), left: requests, current: None }
+    pub(crate) fn new(id: usize, favourite: NodeId, requests: u64) -> Self {
+        Self { id, sessions: BTreeMap::new(), favourite, left: requests, current: None }
     }
 
     /// Whether it has made all its requests.
@@ -179,7 +181,8 @@ impl Client {
         world: &mut World,
     ) {
         let number = world.fresh_number();
-        let to = *world.dice.pick(&world.setup.nodes.clone());
+        let anyone = *world.dice.pick(&world.setup.nodes.clone());
+        let to = if attempts == 1 && world.dice.percent(50) { self.favourite } else { anyone };
         let patient = world.dice.percent(90);
         let full_ms = world.setup.request_timeout_ms + PATIENCE_MS;
         let patience_ms = if patient { full_ms } else { world.dice.between(10, full_ms) };
@@ -229,7 +232,7 @@ impl Client {
     }
 
     fn rest(&self, world: &mut World) {
-        let delay_ms = world.dice.between(0, 120);
+        let delay_ms = world.dice.between(0, world.setup.thinking_ms_max);
         world.schedule(delay_ms, Event::ClientActs { client: self.id });
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::message::Write;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Object};
+use quorate_protocol::object::Metadata;
 use quorate_protocol::row::{Draft, Incarnation};
 
 use crate::client::{Client, Response};
@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::oracle::{Violation, a_healed_cluster_serves, every_operation_ends, no_hints_are_left};
 use crate::plants::Plant;
 use crate::setup::Setup;
-use crate::store::Slot;
+use crate::store::{Rows, Slot};
 use crate::trace::Trace;
 use crate::world::{Body, Claim, Event, Fault, Request, World, sight, value_of, write_id};
 
@@ -67,10 +67,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     fn new(mut world: World) -> Self {
         let ids = world.setup.nodes.clone();
-        let mut start = |id| (id, Node::new(id, Incarnation(world.dice.nonzero())));
-        let nodes = ids.into_iter().map(&mut start).collect();
+        let mut start = |id: &NodeId| (*id, Node::new(*id, Incarnation(world.dice.nonzero())));
+        let nodes = ids.iter().map(&mut start).collect();
         let requests = world.setup.requests_per_client;
-        let clients = (0..world.setup.clients).map(|id| Client::new(id, requests)).collect();
+        let mut client = |id| Client::new(id, *world.dice.pick(&ids), requests);
+        let clients = (0..world.setup.clients).map(&mut client).collect();
         Self { world, nodes, clients, healed: false, events: 0 }
     }
 
@@ -221,9 +222,10 @@ impl Cluster {
         if self.healed {
             return;
         }
-        let id = *self.world.dice.pick(&self.world.setup.nodes.clone());
-        if matches!(self.running(id), Running::Yes) {
-            self.on_node(id, Node::hand_off);
+        for id in self.world.setup.nodes.clone() {
+            if self.world.dice.percent(50) && matches!(self.running(id), Running::Yes) {
+                self.on_node(id, Node::hand_off);
+            }
         }
         self.world.schedule(self.world.setup.handoff_every_ms, Event::Handoff);
     }
@@ -242,9 +244,9 @@ impl Cluster {
                 self.world.oracle.durable_copies_at_ack(write, w, acks, &holders)
             }
             Claim::Partial { key, write } => {
-                let mut rows = self.nodes.values().flat_map(|node| node.store.rows());
-                let stored =
-                    rows.any(|(slot, row)| slot.key == key && self.world.holds(&row.object, write));
+                let stored = self.nodes.values().any(|node| {
+                    holds(node.store.rows(), &key, write, &self.world) || self.gave_up(node, write)
+                });
                 self.world.oracle.partial_has_a_copy(write, stored)
             }
         };
@@ -252,10 +254,12 @@ impl Cluster {
     }
 
     fn holds_durably(&self, node: &Node, key: &Key, write: WriteNo) -> bool {
-        let mut rows = node.store.durable().iter().filter(|(slot, _)| slot.key == *key);
-        let gave_up = self.world.gave_up.get(&node.id);
-        rows.any(|(_, row)| self.world.holds(&row.object, write))
-            || gave_up.is_some_and(|writes| self.world.oracle.history.is_in(write, writes))
+        holds(node.store.durable(), key, write, &self.world) || self.gave_up(node, write)
+    }
+
+    fn gave_up(&self, node: &Node, write: WriteNo) -> bool {
+        let writes = self.world.gave_up.get(&node.id);
+        writes.is_some_and(|writes| self.world.oracle.history.is_in(write, writes))
     }
 
     /// Lets everything that is under way end.
@@ -374,5 +378,7 @@ enum Running {
     No,
 }
 
-#[allow(dead_code)]
-fn unused(_: &Object) {}
+/// Whether some row holds a write of a key, or one that saw it.
+fn holds(rows: &Rows, key: &Key, write: WriteNo, world: &World) -> bool {
+    rows.iter().any(|(slot, row)| slot.key == *key && world.holds(&row.object, write))
+}

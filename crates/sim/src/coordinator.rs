@@ -4,12 +4,12 @@
 //! client, or before a conditional write), a *put* brings a minted object to its replicas. A client's
 //! write is a route first and, where it is minted, a get (if it has a condition) and a put.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::get::{self, Get, What, Where};
-use quorate_protocol::message::{Message, Outcome, Write, WriteAnswer};
+use quorate_protocol::message::{Message, Outcome, WriteAnswer};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put, Role};
@@ -41,8 +41,6 @@ pub(crate) struct Routing {
     route: Route,
     pub(crate) request: Request,
     deadline: Millis,
-    /// Nodes that got the write and did not say no: they may have minted it.
-    unresolved: BTreeSet<NodeId>,
     wake_at: Option<Millis>,
 }
 
@@ -112,8 +110,7 @@ impl Node {
                     deadline,
                 };
                 let (route, effect) = Route::start(plan, &self.down(now), now);
-                let unresolved = BTreeSet::new();
-                let routing = Routing { route, request, deadline, unresolved, wake_at: None };
+                let routing = Routing { route, request, deadline, wake_at: None };
                 self.operations.routes.insert(operation, routing);
                 self.carry_out_route(operation, effect, world);
             }
@@ -138,7 +135,6 @@ impl Node {
                     let salt = world.fresh_number();
                     write.draft.write_id.0[8..].copy_from_slice(&salt.to_le_bytes());
                 }
-                routing.unresolved.insert(to);
                 let message = Message::Forward { operation, write };
                 let payload = value.clone().unwrap_or_default();
                 let request = world.send((self.id, self.life), to, &message, &payload);
@@ -156,7 +152,9 @@ impl Node {
                 let (refused, silent) = (failed.refused, failed.silent);
                 let acks = put::Acks { refused, silent, ..put::Acks::default() };
                 let answer = WriteAnswer::NoQuorum { required: write.w, acks, outcome };
-                self.finish_route(operation, self.id, answer, None, world);
+                let Some(routing) = self.operations.routes.remove(&operation) else { return };
+                let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
+                self.answer_write(routing.request, &answer, None, world);
             }
         }
         self.keep_awake(operation, world);
@@ -171,7 +169,6 @@ impl Node {
 
     pub(crate) fn on_forward_refused(&mut self, operation: u64, node: NodeId, world: &mut World) {
         if let Some(routing) = self.operations.routes.get_mut(&operation) {
-            routing.unresolved.remove(&node);
             let effect = routing.route.on_refused(node, world.now);
             self.carry_out_route(operation, effect, world);
         }
@@ -197,7 +194,7 @@ impl Node {
         self.finish_route(operation, from, answer, object.and_then(Result::ok), world);
     }
 
-    /// A write has its answer: the client gets it, once.
+    /// Some node answered a write; the client gets the first answer that says something.
     pub(crate) fn finish_route(
         &mut self,
         operation: u64,
@@ -206,11 +203,10 @@ impl Node {
         object: Option<Object>,
         world: &mut World,
     ) {
-        let Some(mut routing) = self.operations.routes.remove(&operation) else { return };
-        routing.route.on_answer();
-        routing.unresolved.remove(&from);
-        // Whoever answers speaks for itself: another node that was asked before may have minted.
-        let answer = if routing.unresolved.is_empty() { answer } else { doubted(answer) };
+        let Some(routing) = self.operations.routes.get_mut(&operation) else { return };
+        let Body::Write(write, _) = &routing.request.body else { return };
+        let Some(answer) = routing.route.on_written(from, answer, write.w) else { return };
+        let Some(routing) = self.operations.routes.remove(&operation) else { return };
         let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
         self.answer_write(routing.request, &answer, object, world);
     }
@@ -433,20 +429,6 @@ impl Node {
             let delay_ms = wanted.since(world.now);
             world.schedule(delay_ms, Event::Wake { node, life, operation });
         }
-    }
-}
-
-/// A failure, said by a node that cannot speak for another one that may have minted the write.
-fn doubted(answer: WriteAnswer) -> WriteAnswer {
-    let unknown = |acks| WriteAnswer::NoQuorum { required: 0, acks, outcome: Outcome::Unknown };
-    match answer {
-        WriteAnswer::Written(_) | WriteAnswer::NoQuorum { outcome: Outcome::Partial, .. } => answer,
-        WriteAnswer::NoQuorum { acks, .. } => unknown(acks),
-        WriteAnswer::NoReadQuorum { .. }
-        | WriteAnswer::ConditionFailed
-        | WriteAnswer::KeyReused
-        | WriteAnswer::Refused(_)
-        | WriteAnswer::Unable(_) => unknown(put::Acks::default()),
     }
 }
 

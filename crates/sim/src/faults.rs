@@ -113,8 +113,16 @@ impl Cluster {
         let nodes = self.world.setup.nodes.clone();
         let until = self.world.now.plus(self.world.dice.between(30, OUTAGE_MS_MAX));
         let (there, back) = *self.world.dice.pick(&[(true, true), (true, false), (false, true)]);
+        let key = self.world.dice.pick(&self.world.setup.keys.clone()).clone();
+        let (_, fallbacks) = self.world.setup.preference_list(&key);
+        let fallbacks = fallbacks.to_vec();
         let dice = &mut self.world.dice;
-        let side: BTreeSet<NodeId> = nodes.iter().copied().filter(|_| dice.percent(35)).collect();
+        // Often just between home replicas and fallbacks, where hints are made.
+        let side: BTreeSet<NodeId> = if dice.percent(30) {
+            fallbacks.into_iter().collect()
+        } else {
+            nodes.iter().copied().filter(|_| dice.percent(35)).collect()
+        };
         let others = || nodes.iter().filter(|node| !side.contains(*node));
         for near in &side {
             for far in others() {
@@ -156,7 +164,8 @@ impl Cluster {
         node.incarnation = Incarnation(self.world.dice.nonzero());
         node.die(self.world.now);
         self.restart_later(id);
-        self.world.schedule(FILL_EVERY_MS, Event::Fault(Fault::Fill(id)));
+        let delay_ms = self.world.dice.between(FILL_EVERY_MS, 2 * OUTAGE_MS_MAX);
+        self.world.schedule(delay_ms, Event::Fault(Fault::Fill(id)));
     }
 
     /// Fills a node whose disk was lost, once everybody is there to give what it holds.
@@ -190,12 +199,15 @@ impl Cluster {
         }
     }
 
+    /// A node thinks that another one is down, or that all are.
     fn suspect_wrongly(&mut self, id: NodeId) {
         let now = self.world.now;
-        let other = *self.world.dice.pick(&self.world.setup.nodes.clone());
-        self.world.note(format_args!("{other} thinks that {id} is down"));
-        if let Some(node) = self.nodes.get_mut(&other).filter(|_| other != id) {
-            node.suspect(id, now);
+        let all = self.world.setup.nodes.clone();
+        let other = *self.world.dice.pick(&all);
+        let suspects = if self.world.dice.percent(50) { all } else { vec![other] };
+        self.world.note(format_args!("{id} thinks that {suspects:?} are down"));
+        if let Some(node) = self.nodes.get_mut(&id) {
+            suspects.iter().filter(|other| **other != id).for_each(|o| node.suspect(*o, now));
         }
     }
 

@@ -58,8 +58,8 @@ pub(crate) enum Pending {
     Get { operation: u64, node: NodeId },
     /// For the machine that looks for a minter, from this node.
     Forward { operation: u64, node: NodeId },
-    /// For the handoff of a hint row with this version.
-    Handoff { slot: Slot, version: Version },
+    /// For the handoff of a hint row that held this.
+    Handoff { slot: Slot, sent: Object },
 }
 
 /// Who waits for a sync.
@@ -340,10 +340,10 @@ impl Node {
             Pending::Forward { operation, node } => {
                 self.on_forward_refused(operation, node, world);
             }
-            Pending::Handoff { slot, version } => {
+            Pending::Handoff { slot, sent } => {
                 if reply.head == Reply::Stored {
-                    world.note(format_args!("{from} holds {}'s hint {slot:?}", self.id));
-                    self.drop_hint(&slot, version, world);
+                    world.note(format_args!("{from} holds {}'s hint of {}", self.id, slot.key));
+                    self.drop_hint(&slot, &sent, world);
                 }
             }
         }
@@ -369,34 +369,33 @@ impl Node {
         }
     }
 
-    /// Sends every hint home.
+    /// Sends every hint home. Acknowledgements may come late, and find the row changed.
     pub(crate) fn hand_off(&mut self, world: &mut World) {
-        self.pending.retain(|_, pending| !matches!(pending, Pending::Handoff { .. }));
         let hints: Vec<(Slot, Row)> = self.store.rows().clone().into_iter().collect();
         for (slot, row) in hints {
             let Some(target) = slot.target else { continue };
             let message = Message::Store { key: slot.key.clone(), role: Role::Home };
-            let version = row.object.version();
-            let payload = row.object.to_bytes();
-            let request = world.send((self.id, self.life), target, &message, &payload);
+            let sent = row.object;
+            let identity = (self.id, self.life);
+            let request = world.send(identity, target, &message, &sent.to_bytes());
             if world.has(Plant::HintDroppedOnSend) {
-                self.drop_hint(&slot, version, world);
+                self.drop_hint(&slot, &sent, world);
             }
-            self.pending.insert(request, Pending::Handoff { slot, version });
+            self.pending.insert(request, Pending::Handoff { slot, sent });
         }
     }
 
     /// The target holds a hint durably: the row goes, if it is still the one that was sent.
-    fn drop_hint(&mut self, slot: &Slot, sent: Version, world: &mut World) {
+    fn drop_hint(&mut self, slot: &Slot, sent: &Object, world: &mut World) {
         let Some(row) = self.store.get(slot) else { return };
-        if row.object.version() != sent && !world.has(Plant::HintDroppedThoughChanged) {
+        let same = row.object.version() == sent.version();
+        if !same && !world.has(Plant::HintDroppedThoughChanged) {
             return;
         }
         if let Some(tenure) = row.tenure {
             self.ghosts.insert(slot.clone(), tenure);
         }
-        let object = row.object.clone();
-        world.gives_up(self.id, &object);
+        world.gives_up(self.id, sent);
         self.store.put(slot.clone(), None);
         self.begin_sync(world);
     }

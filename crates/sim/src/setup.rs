@@ -57,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) keys: Vec<Key>,
     pub(crate) clients: usize,
     pub(crate) requests_per_client: u64,
+    /// The longest that a client thinks between two requests.
+    pub(crate) thinking_ms_max: u64,
     pub(crate) request_timeout_ms: u64,
     pub(crate) replica_timeout_ms: u64,
     pub(crate) hedge_ms: Option<u64>,
@@ -82,14 +84,18 @@ impl Setup {
         let any = |dice: &mut Dice, min: u16| {
             if dice.percent(60) { quorum } else { dice.between(1, u64::from(n)) as u16 }.max(min)
         };
+        let (mut r, w) = (any(dice, 1), any(dice, w_min));
+        if dice.percent(40) {
+            r = n + 1 - w; // just enough to overlap
+        }
         let keys = dice.between(1, 3);
         let key = |i| Key::new("b", format!("k{i}").as_bytes()).ok();
         Self {
             nodes: layout.members().iter().map(|m| m.node).collect(),
             layout,
             n,
-            r: any(dice, 1),
-            w: any(dice, w_min),
+            r,
+            w,
             w_min,
             sloppy: dice.percent(50),
             fsync: dice.percent(80),
@@ -102,11 +108,12 @@ impl Setup {
             hints_max: dice.between(1, 6) as usize,
             keys: (0..keys).filter_map(key).collect(),
             clients: dice.between(2, 5) as usize,
-            requests_per_client: dice.between(5, 16),
+            requests_per_client: dice.between(8, 30),
+            thinking_ms_max: *dice.pick(&[5, 40, 150]),
             request_timeout_ms: dice.between(200, 800),
             replica_timeout_ms: dice.between(30, 200),
             hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            handoff_every_ms: dice.between(30, 400),
+            handoff_every_ms: dice.between(20, 300),
             faults,
         }
     }
@@ -132,14 +139,14 @@ impl Faults {
             weight(40, 2),
             weight(70, 5),
             weight(40, 2),
-            weight(30, 2),
-            weight(30, 2),
+            weight(50, 5),
+            weight(50, 3),
         ];
         let calm = dice.percent(20);
         Self {
             loss: if calm { 0 } else { dice.between(0, 12) },
             duplication: if calm { 0 } else { dice.between(0, 10) },
-            stragglers: dice.between(0, 10),
+            stragglers: *dice.pick(&[0, 3, 10, 30]),
             delay_ms_max: dice.between(1, 15),
             every_ms: dice.between(20, 300),
             weights,

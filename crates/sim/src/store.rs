@@ -27,7 +27,7 @@ impl Slot {
 }
 
 /// Rows by place.
-type Rows = BTreeMap<Slot, Row>;
+pub(crate) type Rows = BTreeMap<Slot, Row>;
 
 /// The store of one node.
 #[derive(Default)]
