@@ -191,8 +191,7 @@ impl Put {
     /// Whether the client was answered and no one is waited for any more.
     pub fn is_done(&self) -> bool {
         let all_held = (0..self.plan.homes.len()).all(|slot| self.is_held(slot));
-        let waiting = self.contacts.iter().any(|c| c.state == State::Waiting);
-        self.answered && (all_held || !waiting)
+        self.answered && (all_held || !self.is_waiting())
     }
 
     fn on_failed(&mut self, node: NodeId, state: State, now: Millis) -> Vec<Effect> {
@@ -266,6 +265,9 @@ impl Put {
         let possible = self.contacts.iter().filter(|c| self.counts(c)).filter(open).count();
         match verdict(self.plan.needed, acks.counted, possible as u16) {
             Verdict::Reached => self.answer(Answer::Written(acks), effects),
+            // Lost, but those who were just sent the object are heard first: the client is told who holds
+            // the write, and they answer soon or fall silent.
+            Verdict::Impossible if self.is_waiting() => {}
             Verdict::Impossible => self.answer(Answer::NoQuorum(acks), effects),
             Verdict::Pending => {}
         }
@@ -278,6 +280,10 @@ impl Put {
 
     fn counts(&self, contact: &Contact) -> bool {
         self.plan.sloppy || contact.role == Role::Home
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.contacts.iter().any(|c| c.state == State::Waiting)
     }
 
     fn is_held(&self, slot: usize) -> bool {
