@@ -95,7 +95,8 @@ pub enum MintError {
     },
     /// The object's values would be too large together.
     #[error(
-        "the key's siblings would hold {bytes} bytes, the limit is {max}; read it and write back with its context"
+        "the key's siblings would hold {bytes} bytes, the limit is {max}; \
+         read it and write back with its context"
     )]
     ObjectTooLarge {
         /// Their bytes.
