@@ -73,8 +73,8 @@ impl Bounds {
     }
 }
 
-/// How long a peer's connection may be idle, in milliseconds; longer than a peer's own patience, so that
-/// no request meets a connection that is just being closed.
+/// How long a peer's connection may be idle, in milliseconds; longer than a peer's own patience, so
+/// that no request meets a connection that is just being closed.
 const PEER_IDLE_MS: u64 = 120_000;
 
 /// Serves `app` on `listener` until `stop` is cancelled, and then until the requests in flight are
@@ -132,6 +132,8 @@ async fn serve(
     let stream = Impatient::new(TokioIo::new(stream), Duration::from_millis(bounds.stall_ms));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Who has finished sending may still read: a cut-off body gets its answer too.
+        .half_close(true)
         .header_read_timeout(Duration::from_millis(bounds.header_ms))
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_AHEAD_BYTES_MAX)
@@ -223,5 +225,80 @@ impl<S: Write + Unpin> Write for Impatient<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.watch(shut, cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    fn bounds(connections_max: usize) -> Bounds {
+        Bounds { connections_max, header_ms: 10_000, stall_ms: 200, shutdown_ms: 10_000 }
+    }
+
+    struct Port {
+        addr: SocketAddr,
+        stop: CancellationToken,
+        ended: JoinHandle<()>,
+    }
+
+    async fn port(app: Router, connections_max: usize) -> Port {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
+        Port { addr, stop, ended }
+    }
+
+    async fn ask(addr: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
+        stream
+    }
+
+    async fn all_of(mut stream: TcpStream) -> String {
+        let mut bytes = Vec::new();
+        drop(stream.read_to_end(&mut bytes).await);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_connections_and_finishes_requests_in_flight() {
+        let (arrived, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let told = (arrived.clone(), go.clone());
+        let handler = move || async move {
+            told.0.notify_one();
+            told.1.notified().await;
+            "done"
+        };
+        let port = port(Router::new().route("/", get(handler)), 2).await;
+        let idle = TcpStream::connect(port.addr).await.unwrap();
+        let busy = ask(port.addr).await;
+        arrived.notified().await;
+        port.stop.cancel();
+        assert_eq!(all_of(idle).await, "");
+        assert!(!port.ended.is_finished());
+        go.notify_one();
+        assert!(all_of(busy).await.ends_with("done"));
+        port.ended.await.unwrap();
+        assert!(TcpStream::connect(port.addr).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let port = port(Router::new().route("/", get(|| async { vec![7; 64 << 20] })), 1).await;
+        let _stuck = ask(port.addr).await;
+        let served = async {
+            // The only slot is taken until the stuck connection is given up.
+            while !all_of(ask(port.addr).await).await.starts_with("HTTP/1.1 200") {}
+        };
+        timeout(Duration::from_secs(20), served).await.unwrap();
     }
 }

@@ -1,8 +1,8 @@
 //! The client port: HTTP in, operations out (design section 6 is the contract).
 //!
 //! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
-//! `kv`, `siblings`, `buckets`, `ring` and `health` are the routes; `write` is what all routes that write
-//! share; `show` and `multipart` are how an object looks to a client; `problem` and `refusal` are
+//! `kv`, `siblings`, `inspect`, `buckets`, `ring` and `health` are the routes; `write` is what all that
+//! write share; `show` and `multipart` are how an object looks to a client; `problem` and `refusal` are
 //! everything that can go wrong. `observe` wraps every request.
 //!
 //! Nothing here decides anything about replicas: see `coordinator`.

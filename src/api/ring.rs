@@ -99,6 +99,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
         "release": RELEASE,
         "ready": not_ready.is_none(),
         "not_ready": not_ready,
+        "filled": node.readiness.is_complete(),
         "writable": node.is_writable(),
         "layout": {"version": node.layout.version(), "hash": node.layout.hash().to_string()},
         "nodes": nodes,

@@ -3,7 +3,8 @@
 //!
 //! Everything is blocking and bounded; waiting is polling for the event, with a limit.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used)]
 
 pub mod http;
 
@@ -127,7 +128,7 @@ impl Node {
         self.child = Some(child);
     }
 
-    /// Waits until the node takes requests.
+    /// Waits until the node takes requests and has received all its partitions.
     ///
     /// # Panics
     /// With the end of its log, if it ends or takes too long.
@@ -135,7 +136,8 @@ impl Node {
         let name = self.name.clone();
         until(&format!("{name} to be ready"), || {
             self.assert_alive();
-            Request::get("/readyz").try_send(self.client_addr).is_some_and(|a| a.status == 200)
+            let ready = Request::get("/readyz").try_send(self.client_addr);
+            ready.is_some_and(|a| a.status == 200) && self.get("/cluster").json()["filled"] == true
         });
     }
 

@@ -14,7 +14,9 @@ fn a_strict_write_that_misses_a_home_replica_says_so_and_a_sloppy_one_leaves_a_h
     let strict = Request::put("/kv/b/k?w=3&sloppy=false&timeout_ms=3000", "1").send(home);
     strict.assert_problem(503, "no_quorum");
     let facts = strict.json();
-    assert_eq!((&facts["required"], &facts["acks"]), (&json!(3), &json!(2)), "{facts}");
+    assert_eq!(facts["required"], 3, "{facts}");
+    // It is answered as soon as three are impossible: the second may not have answered yet.
+    assert!(facts["acks"] == 1 || facts["acks"] == 2, "{facts}");
     assert_eq!((&facts["outcome"], &facts["replicas"]), (&json!("partial"), &json!(3)), "{facts}");
     assert_eq!(strict.header("retry-after"), Some("1"));
     let context = Request::get("/kv/b/k").send(home).context().to_owned();
