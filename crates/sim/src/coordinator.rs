@@ -106,7 +106,7 @@ impl Node {
                     sloppy: write.sloppy,
                     at_first_home: write.condition.is_some() || write.idempotency.is_some(),
                     accept_timeout_ms: world.setup.replica_timeout_ms,
-                    answer_timeout_ms: world.setup.replica_timeout_ms * 2,
+                    answer_timeout_ms: world.setup.replica_timeout_ms * 3,
                     deadline,
                 };
                 let (route, effect) = Route::start(plan, &self.down(now), now);

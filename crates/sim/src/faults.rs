@@ -118,7 +118,7 @@ impl Cluster {
         let fallbacks = fallbacks.to_vec();
         let dice = &mut self.world.dice;
         // Often just between home replicas and fallbacks, where hints are made.
-        let side: BTreeSet<NodeId> = if dice.percent(30) {
+        let side: BTreeSet<NodeId> = if dice.percent(45) {
             fallbacks.into_iter().collect()
         } else {
             nodes.iter().copied().filter(|_| dice.percent(35)).collect()
@@ -163,7 +163,8 @@ impl Cluster {
         node.ready = false;
         node.incarnation = Incarnation(self.world.dice.nonzero());
         node.die(self.world.now);
-        self.restart_later(id);
+        let delay_ms = self.world.dice.between(10, 200);
+        self.world.schedule(delay_ms, Event::Fault(Fault::Restart(id)));
         let delay_ms = self.world.dice.between(FILL_EVERY_MS, 2 * OUTAGE_MS_MAX);
         self.world.schedule(delay_ms, Event::Fault(Fault::Fill(id)));
     }
@@ -211,9 +212,10 @@ impl Cluster {
         }
     }
 
-    /// Ends all faults: links are whole, everybody runs, clocks are right, disks are full.
+    /// Ends all faults: links are whole, everybody runs, clocks are right, disks are quick.
     pub(crate) fn heal(&mut self) {
         self.world.note(format_args!("all is healed"));
+        self.world.setup.sync_ms_max = 2;
         self.world.network.heal();
         for id in self.world.setup.nodes.clone() {
             self.restart(id);

@@ -110,7 +110,10 @@ fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
 }
 
 fn show_progress(begun: Instant, seeds: u64, count: u64) {
-    if begun.elapsed() > PROGRESS_AFTER && std::io::stderr().is_terminal() && seeds % 16 == 0 {
+    if begun.elapsed() > PROGRESS_AFTER
+        && std::io::stderr().is_terminal()
+        && seeds.is_multiple_of(16)
+    {
         // Progress is a courtesy: a closed terminal is no reason to stop.
         let _ = write!(std::io::stderr(), "\r{seeds} of {count} seeds");
     }

@@ -81,13 +81,15 @@ impl Setup {
         }
         let loses_disks = faults.weights[5] > 0;
         let w_min = if loses_disks { 2 } else { 1 };
-        let any = |dice: &mut Dice, min: u16| {
-            if dice.percent(60) { quorum } else { dice.between(1, u64::from(n)) as u16 }.max(min)
+        let any = |dice: &mut Dice, min: u16| dice.between(min.into(), n.into()) as u16;
+        let (r, w) = match dice.between(0, 9) {
+            0..=3 => (quorum, quorum.max(w_min)),
+            4..=8 => {
+                let w = any(dice, w_min);
+                (n + 1 - w, w) // just enough to overlap
+            }
+            _ => (any(dice, 1), any(dice, w_min)),
         };
-        let (mut r, w) = (any(dice, 1), any(dice, w_min));
-        if dice.percent(40) {
-            r = n + 1 - w; // just enough to overlap
-        }
         let keys = dice.between(1, 3);
         let key = |i| Key::new("b", format!("k{i}").as_bytes()).ok();
         Self {
@@ -97,9 +99,9 @@ impl Setup {
             r,
             w,
             w_min,
-            sloppy: dice.percent(50),
+            sloppy: dice.percent(60),
             fsync: dice.percent(80),
-            sync_ms_max: dice.between(1, 30),
+            sync_ms_max: *dice.pick(&[2, 10, 40, 100]),
             conflicts: if dice.percent(20) { Conflicts::Lww } else { Conflicts::Siblings },
             limits: Limits {
                 siblings_max: dice.between(2, 12) as usize,
@@ -108,12 +110,12 @@ impl Setup {
             hints_max: dice.between(1, 6) as usize,
             keys: (0..keys).filter_map(key).collect(),
             clients: dice.between(2, 5) as usize,
-            requests_per_client: dice.between(8, 30),
+            requests_per_client: dice.between(15, 45),
             thinking_ms_max: *dice.pick(&[5, 40, 150]),
             request_timeout_ms: dice.between(200, 800),
             replica_timeout_ms: dice.between(30, 200),
             hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            handoff_every_ms: dice.between(20, 300),
+            handoff_every_ms: *dice.pick(&[10, 40, 150]),
             faults,
         }
     }
@@ -139,14 +141,14 @@ impl Faults {
             weight(40, 2),
             weight(70, 5),
             weight(40, 2),
-            weight(50, 5),
+            weight(45, 5),
             weight(50, 3),
         ];
         let calm = dice.percent(20);
         Self {
             loss: if calm { 0 } else { dice.between(0, 12) },
             duplication: if calm { 0 } else { dice.between(0, 10) },
-            stragglers: *dice.pick(&[0, 3, 10, 30]),
+            stragglers: *dice.pick(&[0, 5, 15, 40]),
             delay_ms_max: dice.between(1, 15),
             every_ms: dice.between(20, 300),
             weights,

@@ -1,0 +1,83 @@
+//! The simulator itself on trial: it repeats itself, finds nothing where nothing is, and finds every
+//! planted bug.
+
+use quorate_sim::cluster::run;
+use quorate_sim::plants::{PLANTS, Plant};
+use quorate_sim::sweep::Sweep;
+
+/// Every plant must be found within so many seeds.
+const SEEDS_PER_PLANT: u64 = 100;
+
+fn sweep(count: u64, plant: Option<Plant>, threads: usize) -> quorate_sim::sweep::Report {
+    Sweep { first: 1, count, plant, threads }.run(|_| {})
+}
+
+#[test]
+fn seeds_without_a_plant_are_clean() {
+    let report = sweep(300, None, 2);
+    assert_eq!(report.failure, None);
+    assert_eq!(report.seeds, 300);
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in 1..30 {
+        let (first, second) = (run(seed, None, false), run(seed, None, true));
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+    }
+}
+
+#[test]
+fn seeds_differ() {
+    assert_ne!(run(1, None, false).hash, run(2, None, false).hash);
+}
+
+#[test]
+fn the_result_does_not_depend_on_the_number_of_threads() {
+    let alone = sweep(60, Some(Plant::AckCountedTwice), 1).failure;
+    assert!(alone.is_some());
+    assert_eq!(sweep(60, Some(Plant::AckCountedTwice), 3).failure, alone);
+    assert_eq!(sweep(40, None, 1), sweep(40, None, 3));
+}
+
+#[test]
+fn every_plant_is_listed_once() {
+    for (plant, name, _) in PLANTS {
+        assert_eq!(name.parse(), Ok(plant));
+        assert_eq!(PLANTS.iter().filter(|(p, n, _)| *p == plant || *n == name).count(), 1);
+    }
+    assert!("no-such-plant".parse::<Plant>().is_err());
+}
+
+fn is_found(plant: Plant) {
+    let found = sweep(SEEDS_PER_PLANT, Some(plant), 2).failure;
+    assert!(found.is_some(), "{plant:?} was not found within {SEEDS_PER_PLANT} seeds");
+}
+
+macro_rules! plants_are_found {
+    ($($test:ident: $plant:ident,)*) => {
+        $(#[test]
+        fn $test() {
+            is_found(Plant::$plant);
+        })*
+    };
+}
+
+plants_are_found! {
+    finds_early_ack: EarlyAck,
+    finds_sync_covers_later: SyncCoversLater,
+    finds_bare_sibling: BareSibling,
+    finds_actor_survives_crash: ActorSurvivesCrash,
+    finds_actor_survives_hint_drop: ActorSurvivesHintDrop,
+    finds_unseen_context: UnseenContext,
+    finds_context_of_own_row: ContextOfOwnRow,
+    finds_empty_fallback_counts: EmptyFallbackCounts,
+    finds_merge_keeps_covered: MergeKeepsCovered,
+    finds_ack_counted_twice: AckCountedTwice,
+    finds_hints_count_in_strict: HintsCountInStrict,
+    finds_not_applied_lie: NotAppliedLie,
+    finds_disk_loss_ready_at_once: DiskLossReadyAtOnce,
+    finds_hint_dropped_though_changed: HintDroppedThoughChanged,
+    finds_hint_dropped_on_send: HintDroppedOnSend,
+    finds_write_id_forgotten: WriteIdForgotten,
+}
