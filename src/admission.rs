@@ -59,7 +59,7 @@ impl Admission {
             self.0.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Overload::Operations(self.0.operations_max));
         }
-        Ok(Permit { counters: Arc::clone(&self.0), bytes: 0 })
+        Ok(Permit { counters: Arc::clone(&self.0), bytes: 0, goes_on_for: None })
     }
 
     /// Operations in progress.
@@ -82,6 +82,7 @@ impl Admission {
 pub struct Permit {
     counters: Arc<Counters>,
     bytes: usize,
+    goes_on_for: Option<Duration>,
 }
 
 impl Permit {
@@ -98,42 +99,34 @@ impl Permit {
         Ok(())
     }
 
-    /// Guards an operation that goes on when its client hangs up: dropped before
-    /// [`Outliving::finished`], the permit is kept for the longest that the operation may still take.
-    pub fn outlive(self, operation: Duration) -> Outliving {
-        Outliving { permit: Some(self), operation }
+    /// The operation starts, and goes on for up to so long even if its client hangs up: a permit that is
+    /// dropped before [`Permit::finished`] counts until then.
+    pub fn started(&mut self, longest: Duration) {
+        self.goes_on_for = Some(longest);
+    }
+
+    /// The operation is over.
+    pub fn finished(&mut self) {
+        self.goes_on_for = None;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.counters.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.counters.operations.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// See [`Permit::outlive`].
-pub struct Outliving {
-    permit: Option<Permit>,
-    operation: Duration,
-}
-
-impl Outliving {
-    /// The operation is over: the permit is given back.
-    pub fn finished(mut self) {
-        self.permit = None;
-    }
-}
-
-impl Drop for Outliving {
-    fn drop(&mut self) {
-        let Some(permit) = self.permit.take() else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let operation = self.operation;
-        runtime.spawn(async move {
-            tokio::time::sleep(operation).await;
-            drop(permit);
-        });
+        let (counters, bytes) = (Arc::clone(&self.counters), self.bytes);
+        let give_back = move || {
+            counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            counters.operations.fetch_sub(1, Ordering::Relaxed);
+        };
+        match (self.goes_on_for, tokio::runtime::Handle::try_current()) {
+            (Some(longest), Ok(runtime)) => {
+                runtime.spawn(async move {
+                    tokio::time::sleep(longest).await;
+                    give_back();
+                });
+            }
+            (Some(_), Err(_)) | (None, _) => give_back(),
+        }
     }
 }
 
@@ -167,10 +160,15 @@ mod tests {
     async fn an_abandoned_operation_keeps_its_permit_until_it_is_certainly_over() {
         let admission = Admission::with_bounds(2, 10);
         let patience = Duration::from_millis(50);
-        admission.operation().unwrap().outlive(patience).finished();
+        let mut permit = admission.operation().unwrap();
+        permit.started(patience);
+        permit.finished();
+        drop(permit);
         assert_eq!(admission.operations(), 0);
         let abandoned = tokio::time::Instant::now();
-        drop(admission.operation().unwrap().outlive(patience));
+        let mut permit = admission.operation().unwrap();
+        permit.started(patience);
+        drop(permit);
         while admission.operations() > 0 {
             assert!(abandoned.elapsed() < Duration::from_secs(10));
             tokio::task::yield_now().await;

@@ -27,9 +27,10 @@ pub(super) async fn inspect(
     node.readiness()?;
     let timeouts = &node.config.timeouts;
     let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
-    let guard = node.admission.operation()?.outlive(Duration::from_millis(timeout_ms));
+    let mut permit = node.admission.operation()?;
+    permit.started(Duration::from_millis(timeout_ms));
     let views = coordinator::inspect(&node, &key, timeout_ms).await;
-    guard.finished();
+    permit.finished();
     Ok(report(&node, &key, &views))
 }
 

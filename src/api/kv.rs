@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::query::{OF_READS, OF_WRITES, Params};
 use super::show::Look;
 use super::write::Ask;
-use super::{body, path, write};
+use super::{body, held, path, write};
 use crate::admission::Permit;
 use crate::coordinator::{self, ReadOptions};
 use crate::node::Node;
@@ -37,7 +37,7 @@ pub(super) async fn get(
     let properties = node.properties(&key);
     let options = read_options(&node, &params, &properties)?;
     let permit = node.admission.operation()?;
-    let object = read(&node, &key, options, permit).await?;
+    let (object, permit) = read(&node, &key, options, permit).await?;
     let look = Look {
         contexts: &node.contexts,
         key: &key,
@@ -48,21 +48,24 @@ pub(super) async fn get(
         // A HEAD shows no value, and a client gets only contexts of what it saw.
         shows_values: parts.method != Method::HEAD,
     };
-    look.at(&object)
+    Ok(held::until_sent(look.at(&object)?, permit))
 }
 
-/// Reads R; the operation counts as in progress until it is over.
+/// Reads R. The operation counts as in progress until its permit, now charged with the object, is
+/// dropped.
 pub(super) async fn read(
     node: &Arc<Node>,
     key: &Key,
     options: ReadOptions,
-    permit: Permit,
-) -> Result<Object, Problem> {
-    let guard = permit.outlive(Duration::from_millis(options.timeout_ms));
+    mut permit: Permit,
+) -> Result<(Object, Permit), Problem> {
+    permit.started(Duration::from_millis(options.timeout_ms));
     let n = options.n;
     let result = coordinator::read(node, key, options).await;
-    guard.finished();
-    result.map_err(|failure| Problem::from(failure).fact("replicas", n))
+    permit.finished();
+    let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
+    permit.add_bytes(object.value_bytes())?;
+    Ok((object, permit))
 }
 
 /// What a read asks for, checked against the bucket.

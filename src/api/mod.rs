@@ -2,8 +2,8 @@
 //!
 //! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
 //! `kv`, `siblings`, `inspect`, `buckets`, `ring` and `health` are the routes; `write` is what all that
-//! write share; `show` and `multipart` are how an object looks to a client; `problem` and `refusal` are
-//! everything that can go wrong. `observe` wraps every request.
+//! write share; `show` and `multipart` are how an object looks to a client, `held` keeps count of large
+//! answers; `problem` and `refusal` are everything that can go wrong. `observe` wraps every request.
 //!
 //! Nothing here decides anything about replicas: see `coordinator`.
 
@@ -11,6 +11,7 @@ mod body;
 mod buckets;
 mod headers;
 mod health;
+mod held;
 mod inspect;
 mod kv;
 mod multipart;

@@ -154,7 +154,7 @@ async fn kept(
     let mut options = kv::read_options(node, &Params::default(), &ask.properties)?;
     options.timeout_ms = ask.timeout_ms();
     options.sloppy = params.sloppy.unwrap_or(options.sloppy);
-    let object = kv::read(node, &ask.key, options, node.admission.operation()?).await?;
+    let (object, _permit) = kv::read(node, &ask.key, options, node.admission.operation()?).await?;
     let shown = match View::of(&object, ask.properties.conflicts) {
         View::Absent | View::Deleted => Vec::new(),
         View::One(sibling) => vec![sibling],

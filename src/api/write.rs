@@ -123,12 +123,12 @@ impl<'a> Ask<'a> {
         write_id: WriteId,
         metadata: Metadata,
         value: Option<Bytes>,
-        permit: Permit,
+        mut permit: Permit,
     ) -> Result<Response, Problem> {
-        let guard = permit.outlive(Duration::from_millis(self.timeout_ms));
+        permit.started(Duration::from_millis(self.timeout_ms));
         let write = self.to_write(write_id, metadata, value);
         let outcome = coordinator::write(node, write).await;
-        guard.finished();
+        permit.finished();
         self.answer(&node.contexts, outcome)
     }
 
