@@ -129,8 +129,8 @@ fn carried(
     Response::Shown { shown, context, version }
 }
 
-/// The siblings that an answer shows. A `lww` bucket shows one and means all: its policy superseded the
-/// others on the client's behalf.
+/// The siblings that an answer shows. A `lww` bucket shows one and means all: its policy superseded
+/// the others on the client's behalf.
 fn sights(object: &Object, conflicts: Conflicts) -> Vec<Sight> {
     let all = |siblings: &[&Sibling]| siblings.iter().map(|s| sight(s)).collect();
     match View::of(object, conflicts) {

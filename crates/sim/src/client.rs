@@ -1,5 +1,5 @@
-//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, loses patience and
-//! tries again elsewhere.
+//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, loses patience
+//! and tries again elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,6 +142,7 @@ impl Client {
                 metadata: Metadata::default(),
                 write_id: write_id(number, 0),
                 supersede_all: world.setup.conflicts == Conflicts::Lww,
+                unless_overtaken: false,
                 value: None,
             },
             has_value: value.is_some(),

@@ -1,8 +1,8 @@
 //! One run: a cluster, its clients and its faults, from a seed to a verdict.
 //!
 //! First safety: clients ask while things break, and the oracle hears every answer. Then liveness:
-//! everything is healed, hints go home, replicas are repaired, and the oracle judges what is left; at
-//! last an auditor writes and reads every key, and must succeed.
+//! everything is healed, hints go home, replicas are repaired, and the oracle judges what is left;
+//! at last an auditor writes and reads every key, and must succeed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -177,7 +177,8 @@ impl Cluster {
         }
     }
 
-    /// Does what an event says, if it belongs to the node's present life; later if the node is paused.
+    /// Does what an event says, if it belongs to the node's present life; later if the node is
+    /// paused.
     fn in_life(
         &mut self,
         id: NodeId,
@@ -327,6 +328,7 @@ impl Cluster {
                     metadata: Metadata::default(),
                     write_id: write_id(number, 0),
                     supersede_all: false,
+                    unless_overtaken: false,
                     value: None,
                 },
                 has_value: true,

@@ -1,8 +1,9 @@
 //! What a simulated node does as coordinator and as minter: it drives the machines of the protocol.
 //!
-//! Three kinds of operation: a *route* looks for the minter of a client's write, a *get* reads (for a
-//! client, or before a conditional write), a *put* brings a minted object to its replicas. A client's
-//! write is a route first and, where it is minted, a get (if it has a condition) and a put.
+//! Three kinds of operation: a *route* looks for the minter of a client's write, a *get* reads (for
+//! a client, or before a conditional write), a *put* brings a minted object to its replicas. A
+//! client's write is a route first and, where it is minted, a get (if it has a condition) and a
+//! put.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -73,8 +74,8 @@ pub(crate) struct Putting {
     wake_at: Option<Millis>,
 }
 
-/// The first `n` home replicas, this node among them if it is a home replica at all: a request's `n`
-/// narrows who is asked and makes no fallback of a home replica.
+/// The first `n` home replicas, this node among them if it is a home replica at all: a request's
+/// `n` narrows who is asked and makes no fallback of a home replica.
 pub(crate) fn narrowed(homes: &[NodeId], n: u16, me: NodeId) -> Vec<NodeId> {
     let mut asked = homes[..usize::from(n).min(homes.len())].to_vec();
     if homes.contains(&me) && !asked.contains(&me) {

@@ -1,6 +1,7 @@
 //! All chance in a simulation: one generator, seeded once.
 //!
-//! Xoshiro256++ with a fixed algorithm, not `StdRng`, so that a seed means the same in every release.
+//! Xoshiro256++ with a fixed algorithm, not `StdRng`, so that a seed means the same in every
+//! release.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};

@@ -148,8 +148,8 @@ impl Cluster {
         }
     }
 
-    /// A node comes back with an empty disk. Only one at a time, until it is filled: if W holders lost
-    /// their disks, an acknowledged write would be lost rightly (promise 1).
+    /// A node comes back with an empty disk. Only one at a time, until it is filled: if W holders
+    /// lost their disks, an acknowledged write would be lost rightly (promise 1).
     fn lose_disk(&mut self, id: NodeId) {
         if self.nodes.values().any(|node| !node.ready) {
             return;

@@ -1,9 +1,9 @@
 //! What clients did, and what each write truly saw: the happened-before that the oracle judges by.
 //!
-//! It is built from what was *shown* to whoever wrote, never from version vectors: those are on trial.
-//! What a write saw is known exactly only if its client said so. Where it is not (a delete that reads for
-//! itself, a request that was minted twice), two bounds are kept: what it saw *surely*, and what it saw
-//! *perhaps*. A check that would blame takes the bound that blames less.
+//! It is built from what was *shown* to whoever wrote, never from version vectors: those are on
+//! trial. What a write saw is known exactly only if its client said so. Where it is not (a delete
+//! that reads for itself, a request that was minted twice), two bounds are kept: what it saw
+//! *surely*, and what it saw *perhaps*. A check that would blame takes the bound that blames less.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,8 +28,8 @@ impl std::fmt::Display for WriteNo {
 pub enum Saw {
     /// It sent the context of an answer that showed these (none: a blind write).
     These(BTreeSet<WriteNo>),
-    /// The cluster decides what the write supersedes: a delete without a context, a condition, or an
-    /// `lww` bucket. [`History::minted`] may tell later.
+    /// The cluster decides what the write supersedes: a delete without a context, a condition, or
+    /// an `lww` bucket. [`History::minted`] may tell later.
     Whatever,
 }
 
@@ -108,12 +108,13 @@ impl Write {
     }
 
     /// What some copy of it may have seen, one step back; `None` is "anything".
-    fn saw_perhaps(&self) -> Option<BTreeSet<WriteNo>> {
-        match (self.mints.is_empty(), &self.saw) {
-            (false, _) => Some(self.mints.values().flatten().copied().collect()),
-            (true, Saw::These(seen)) => Some(seen.clone()),
-            (true, Saw::Whatever) => None,
-        }
+    fn saw_perhaps(&self) -> Option<impl Iterator<Item = WriteNo>> {
+        let client = match &self.saw {
+            Saw::These(seen) => Some(seen),
+            Saw::Whatever if self.mints.is_empty() => return None,
+            Saw::Whatever => None,
+        };
+        Some(self.mints.values().chain(client).flatten().copied())
     }
 }
 
@@ -159,8 +160,9 @@ impl History {
         }
     }
 
-    /// A node minted the write under `dot` (if an observer can see that), superseding what its client
-    /// saw and what the node itself saw for it. Returns the write that already has this dot, if any.
+    /// A node minted the write under `dot` (if an observer can see that), superseding what its
+    /// client saw and what the node itself saw for it. Returns the write that already has this dot,
+    /// if any.
     pub fn minted(
         &mut self,
         write: WriteNo,

@@ -1,15 +1,15 @@
 //! A whole cluster in one thread from one seed, and the oracle that judges it.
 //!
-//! The simulator drives the *same* machines as the real node over an in-memory disk and network that
-//! lose, delay, duplicate, reorder, cut, crash and forget. Time is virtual and chance is seeded, so a
-//! seed is a scenario that can be read and repeated. The oracle knows nothing of the simulator: tests
-//! of real processes use it too.
+//! The simulator drives the *same* machines as the real node over an in-memory disk and network
+//! that lose, delay, duplicate, reorder, cut, crash and forget. Time is virtual and chance is
+//! seeded, so a seed is a scenario that can be read and repeated. The oracle knows nothing of the
+//! simulator: tests of real processes use it too.
 //!
 //! # Reading order
-//! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what surrounds
-//! the nodes (`network`, `store`, `dice`, `trace`); `node`, `coordinator`, `minter` and `answers` are a
-//! node, mirrored from `src/`; `client` and `faults` drive it; [`cluster`] is one run; [`plants`] are
-//! the bugs that must be found.
+//! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
+//! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node`, `coordinator`, `minter` and
+//! `answers` are a node, mirrored from `src/`; `client` and `faults` drive it; [`cluster`] is one
+//! run; [`plants`] are the bugs that must be found.
 
 #![forbid(unsafe_code)]
 

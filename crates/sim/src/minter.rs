@@ -1,5 +1,5 @@
-//! What a simulated node does as minter: check what must be checked, give the write its dot, and say
-//! what became of it.
+//! What a simulated node does as minter: check what must be checked, give the write its dot, and
+//! say what became of it.
 
 use bytes::Bytes;
 use quorate_protocol::clock::Actor;
@@ -105,7 +105,8 @@ impl Node {
         self.mint(minting, &found.siblings, world);
     }
 
-    /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for it.
+    /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for
+    /// it.
     fn mint(&mut self, mut minting: Minting, seen: &[Sibling], world: &mut World) {
         let slot = slot_of(&minting.write.key, minting.role);
         let is_new_hint = slot.target.is_some() && self.store.get(&slot).is_none();

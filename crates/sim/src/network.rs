@@ -1,7 +1,7 @@
 //! The network between nodes: delay, loss, duplication, reordering, and links that are cut.
 //!
-//! A cut is one-way or both ways and ends by itself after its stability time. Every link is on its own:
-//! messages overtake each other, as they do over several lanes.
+//! A cut is one-way or both ways and ends by itself after its stability time. Every link is on its
+//! own: messages overtake each other, as they do over several lanes.
 
 use std::collections::BTreeMap;
 

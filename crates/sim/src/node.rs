@@ -1,7 +1,8 @@
-//! One simulated node: its disk, its clock, its place in the cluster, and what it does as a replica.
+//! One simulated node: its disk, its clock, its place in the cluster, and what it does as a
+//! replica.
 //!
-//! As thin as it can be: what a node *decides* is in `quorate-protocol`; this is the plumbing that the
-//! real node has in `replica.rs`. What it does as a coordinator is in `coordinator.rs`.
+//! As thin as it can be: what a node *decides* is in `quorate-protocol`; this is the plumbing that
+//! the real node has in `replica.rs`. What it does as a coordinator is in `coordinator.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,10 +1,10 @@
 //! The judge: fed with what clients sent and got, it says which promise was broken.
 //!
-//! It knows nothing of the simulator, so that tests of real processes use the same one. One function
-//! per property; each names its source: a promise of the design (section 9) or a paper. Every value is
-//! unique, so a value names its write. A write that failed or timed out is *unknown*: it may appear or
-//! not. Precedents: Riak's `kv679_eqc` (keep every write with what it saw, compute what must be left),
-//! and openraft's rule that every check names its source.
+//! It knows nothing of the simulator, so that tests of real processes use the same one. One
+//! function per property; each names its source: a promise of the design (section 9) or a paper.
+//! Every value is unique, so a value names its write. A write that failed or timed out is
+//! *unknown*: it may appear or not. Precedents: Riak's `kv679_eqc` (keep every write with what it
+//! saw, compute what must be left), and openraft's rule that every check names its source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -86,8 +86,8 @@ impl Oracle {
     /// A node minted a write. Checks that its dot is fresh.
     ///
     /// # Errors
-    /// *No dot stands for two values* (promise 3; a clock entry claims every earlier dot of its actor,
-    /// Almeida et al. 2014, so a dot used twice makes replicas drop one of the two writes).
+    /// *No dot stands for two values* (promise 3; a clock entry claims every earlier dot of its
+    /// actor, Almeida et al. 2014, so a dot used twice makes replicas drop one of the two writes).
     pub fn minted(&mut self, write: WriteNo, dot: Dot, saw: BTreeSet<WriteNo>) -> Verdict {
         let other = self.history.minted(write, dot, saw);
         holds(other.is_none(), "no_dot_stands_for_two_values", || {
@@ -96,12 +96,12 @@ impl Oracle {
         })
     }
 
-    /// A write was acknowledged. `holders` are the nodes that durably hold it, or a write that saw it,
-    /// as home replica or as hint; those that gave it up rightly (handoff) count too.
+    /// A write was acknowledged. `holders` are the nodes that durably hold it, or a write that saw
+    /// it, as home replica or as hint; those that gave it up rightly (handoff) count too.
     ///
     /// # Errors
-    /// *An acknowledged write has W durable copies on distinct nodes at that moment* (promise 1), and as
-    /// many as the answer counted (design section 5: acks are counted, never assumed).
+    /// *An acknowledged write has W durable copies on distinct nodes at that moment* (promise 1),
+    /// and as many as the answer counted (design section 5: acks are counted, never assumed).
     pub fn durable_copies_at_ack(
         &self,
         write: WriteNo,
@@ -119,15 +119,16 @@ impl Oracle {
     /// A write's answer said that a copy is stored.
     ///
     /// # Errors
-    /// *`partial` is said only if a copy is stored* (design section 5: never a lie in either direction).
+    /// *`partial` is said only if a copy is stored* (design section 5: never a lie in either
+    /// direction).
     pub fn partial_has_a_copy(&self, write: WriteNo, is_stored: bool) -> Verdict {
         holds(is_stored, "partial_has_a_copy", || {
             format!("{} was called partial and is stored nowhere", self.history.describe(write))
         })
     }
 
-    /// Checks every answer that shows siblings: reads, writes with `return_body`, and a plain write's
-    /// answer, which shows the write itself.
+    /// Checks every answer that shows siblings: reads, writes with `return_body`, and a plain
+    /// write's answer, which shows the write itself.
     ///
     /// # Errors
     /// The first property that it breaks.
@@ -148,8 +149,8 @@ impl Oracle {
         self.strict_reads_see_what_was_acknowledged(read, answer)
     }
 
-    /// *Nothing read was never written* (promise 2); a write that the cluster called `not_applied` was
-    /// not written. A dot that was seen to be minted for one write never shows another.
+    /// *Nothing read was never written* (promise 2); a write that the cluster called `not_applied`
+    /// was not written. A dot that was seen to be minted for one write never shows another.
     fn no_phantoms(&self, answer: &Answer) -> Verdict {
         for sight in answer.shown {
             let record = self.history.get(sight.write).filter(|w| w.key == answer.key);
@@ -175,8 +176,9 @@ impl Oracle {
         })
     }
 
-    /// *No false siblings* (promise 2): siblings are pairwise concurrent in the true happened-before.
-    /// The exception of promise 3: a request that was minted twice may show beside what superseded it.
+    /// *No false siblings* (promise 2): siblings are pairwise concurrent in the true
+    /// happened-before. The exception of promise 3: a request that was minted twice may show beside
+    /// what superseded it.
     fn no_false_siblings(&self, answer: &Answer) -> Verdict {
         for (older, newer) in pairs(answer.shown) {
             let excused = self.history.get(older).is_none_or(|w| w.is_minted_twice());
@@ -189,8 +191,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// *A client gets only contexts of what it saw* (design section 4): each dot that its context covers
-    /// was shown to it, or superseded by something that was.
+    /// *A client gets only contexts of what it saw* (design section 4): each dot that its context
+    /// covers was shown to it, or superseded by something that was.
     fn contexts_cover_only_what_was_shown(&self, answer: &Answer) -> Verdict {
         let Some(context) = answer.context else { return Ok(()) };
         let shown: BTreeSet<WriteNo> = answer.shown.iter().map(|s| s.write).collect();
@@ -203,8 +205,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// *No false 404*: "never written" is no answer when R replicas cannot all have missed a write that
-    /// its home replicas acknowledged (design section 5: an empty fallback must not make a 404).
+    /// *No false 404*: "never written" is no answer when R replicas cannot all have missed a write
+    /// that its home replicas acknowledged (design section 5: an empty fallback must not make a
+    /// 404).
     fn no_false_absence(&self, read: &Read, answer: &Answer) -> Verdict {
         if !answer.shown.is_empty() {
             return Ok(());
@@ -220,8 +223,8 @@ impl Oracle {
     }
 
     /// *R + W > N, strict on both sides: a read sees the last acknowledged write or a later one*
-    /// (promise 4; Gifford, "Weighted Voting for Replicated Data", SOSP 1979). And nothing dead: what an
-    /// acknowledged write superseded is not shown any more.
+    /// (promise 4; Gifford, "Weighted Voting for Replicated Data", SOSP 1979). And nothing dead:
+    /// what an acknowledged write superseded is not shown any more.
     fn strict_reads_see_what_was_acknowledged(&self, read: &Read, answer: &Answer) -> Verdict {
         if !read.strict {
             return Ok(());
@@ -243,7 +246,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// *Nothing comes back from the dead* (promise 2): what an acknowledged write saw is superseded.
+    /// *Nothing comes back from the dead* (promise 2): what an acknowledged write saw is
+    /// superseded.
     fn nothing_comes_back_from_the_dead(
         &self,
         key: &str,
@@ -286,7 +290,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// *An acknowledged write is never lost* (promise 1): at the end it is there, or one that saw it.
+    /// *An acknowledged write is never lost* (promise 1): at the end it is there, or one that saw
+    /// it.
     fn no_acknowledged_write_is_lost(
         &self,
         key: &str,

@@ -46,8 +46,8 @@ pub(crate) struct Setup {
     pub(crate) w_min: u16,
     /// Whether requests are sloppy unless they say otherwise.
     pub(crate) sloppy: bool,
-    /// Whether an acknowledgement waits for a sync; else the log is with the operating system at once,
-    /// and no crash loses it (section 8: `buffered` survives a killed process).
+    /// Whether an acknowledgement waits for a sync; else the log is with the operating system at
+    /// once, and no crash loses it (section 8: `buffered` survives a killed process).
     pub(crate) fsync: bool,
     pub(crate) sync_ms_max: u64,
     pub(crate) conflicts: Conflicts,
@@ -156,7 +156,8 @@ impl Faults {
     }
 }
 
-/// Layouts are the same in every run that has as many nodes and zones, and cost more than a run does.
+/// Layouts are the same in every run that has as many nodes and zones, and cost more than a run
+/// does.
 fn layout(nodes: usize, zones: usize) -> Arc<Layout> {
     static LAYOUTS: [[OnceLock<Arc<Layout>>; ZONES_MAX + 1]; NODES_MAX + 1] =
         [const { [const { OnceLock::new() }; ZONES_MAX + 1] }; NODES_MAX + 1];

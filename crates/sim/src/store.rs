@@ -1,8 +1,8 @@
 //! One node's disk in memory: rows, and a log whose unsynced tail a crash cuts off.
 //!
-//! A write changes the rows at once (reads may show what is not yet durable) and appends to the log. A
-//! sync makes durable what was written *before it began*. A crash keeps some prefix of the rest, as a
-//! write-ahead log does: the order is kept, the end is not.
+//! A write changes the rows at once (reads may show what is not yet durable) and appends to the
+//! log. A sync makes durable what was written *before it began*. A crash keeps some prefix of the
+//! rest, as a write-ahead log does: the order is kept, the end is not.
 
 use std::collections::{BTreeMap, VecDeque};
 

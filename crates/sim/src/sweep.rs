@@ -1,4 +1,5 @@
-//! Many seeds on all cores: each seed is a run of its own, so the result does not depend on threads.
+//! Many seeds on all cores: each seed is a run of its own, so the result does not depend on
+//! threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;

@@ -1,7 +1,7 @@
 //! What surrounds the nodes: virtual time, chance, the network, and the oracle's eyes.
 //!
-//! A node acts on the world by scheduling events and by sending frames. The oracle learns what happened
-//! through the world too, with what no client could see: dots, contexts, durable copies.
+//! A node acts on the world by scheduling events and by sending frames. The oracle learns what
+//! happened through the world too, with what no client could see: dots, contexts, durable copies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -114,6 +114,8 @@ pub(crate) struct World {
     pub(crate) violation: Option<Violation>,
     /// Writes that a node held durably and gave up rightly: handed off, or lost with its disk.
     pub(crate) gave_up: BTreeMap<NodeId, BTreeSet<WriteNo>>,
+    /// What every frame carries to prove that its sender is of this cluster.
+    token: [u8; 16],
     /// Claims that the event at hand has made.
     pub(crate) claims: Vec<Claim>,
     /// What the auditor heard after all was healed.
@@ -138,6 +140,7 @@ impl World {
             trace,
             violation: None,
             gave_up: BTreeMap::new(),
+            token: peer_token(&SECRET),
             claims: Vec::new(),
             audit: Vec::new(),
             queue: BTreeMap::new(),
@@ -201,7 +204,8 @@ impl World {
     ) -> u64 {
         let request = self.fresh_number();
         let frame = self.frame(from, to, head, payload);
-        // A client's write is not sent twice by the transport: its retries are on trial by themselves.
+        // A client's write is not sent twice by the transport: its retries are on trial by
+        // themselves.
         let twice = !matches!(head, Message::Forward { .. });
         let envelope = Envelope { from, life, request, is_reply: false, frame };
         if !self.post(to, envelope, twice) && self.dice.percent(50) {
@@ -227,7 +231,7 @@ impl World {
     pub(crate) fn header(&self, from: NodeId, to: NodeId) -> Header {
         Header {
             cluster_id: CLUSTER_ID.to_owned(),
-            token: peer_token(&SECRET),
+            token: self.token,
             from,
             to,
             layout_version: self.setup.layout.version(),

@@ -1,5 +1,5 @@
-//! The simulator itself on trial: it repeats itself, finds nothing where nothing is, and finds every
-//! planted bug.
+//! The simulator itself on trial: it repeats itself, finds nothing where nothing is, and finds
+//! every planted bug.
 
 use quorate_sim::cluster::run;
 use quorate_sim::plants::{PLANTS, Plant};
