@@ -1,0 +1,74 @@
+//! Clients at work: they read a key, add an element to what they were shown, and go on to the next.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::harness::{Cluster, eventually};
+use crate::record::Record;
+
+/// Clients at work until they are stopped.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<()>,
+}
+
+impl Load {
+    /// So many clients, each through one node after the other, each on one key after the other.
+    pub(crate) fn start(
+        cluster: &Arc<Cluster>,
+        record: &Arc<Record>,
+        keys: &[String],
+        clients: usize,
+    ) -> Self {
+        let mut load = Self { stop: Arc::default(), clients: JoinSet::new() };
+        for client in 0..clients {
+            let (cluster, record, stop) = (cluster.clone(), record.clone(), load.stop.clone());
+            let keys = keys.to_vec();
+            load.clients.spawn(async move {
+                for turn in client.. {
+                    if stop.load(Relaxed) {
+                        break;
+                    }
+                    let node = cluster.at(1 + turn % cluster.all().count());
+                    let key = &keys[turn / 2 % keys.len()];
+                    match record.read(&node, key, 2).await {
+                        Some(seen) => drop(record.add(&node, key, &seen).await),
+                        // Nobody there: do not turn this loop into a load of its own.
+                        None => tokio::time::sleep(Duration::from_millis(10)).await,
+                    }
+                }
+            });
+        }
+        load
+    }
+
+    /// Stops all clients; what they found wrong comes up here.
+    pub(crate) async fn stop(mut self) {
+        self.stop.store(true, Relaxed);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+/// Waits until so many more writes were acknowledged.
+pub(crate) async fn acked_more(record: &Record, count: usize) {
+    let before = record.acked();
+    let enough = async || (record.acked() >= before + count).then_some(());
+    eventually("enough writes are acknowledged", enough).await;
+}
+
+/// Reads every key back on every node and judges what is left.
+pub(crate) async fn check_all(cluster: &Cluster, record: &Record) {
+    for key in record.keys() {
+        for number in cluster.all() {
+            let read = record.read(&cluster.at(number), &key, 2).await;
+            assert!(read.is_some(), "{key} cannot be read through n{number}");
+        }
+        let left = cluster.wait_settled(1, &key).await;
+        record.check_final(&key, &left);
+    }
+}
