@@ -51,6 +51,7 @@ impl Cluster {
             Some(3) => self.partition(),
             Some(4) => self.jump_clock(node),
             Some(5) => self.lose_disk(node),
+            Some(6) => self.fail_sync(node),
             Some(_) | None => self.suspect_wrongly(node),
         }
     }
@@ -76,6 +77,16 @@ impl Cluster {
             node.incarnation = Incarnation(self.world.dice.nonzero());
         }
         self.restart_later(id);
+    }
+
+    /// A sync fails: nobody who waits for it gets an acknowledgement, and the store is reopened
+    /// under a new incarnation with what the disk has (section 8).
+    fn fail_sync(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
+        self.world.note(format_args!("{id}'s sync fails"));
+        node.store.crash(&mut self.world.dice);
+        node.incarnation = Incarnation(self.world.dice.nonzero());
+        node.refuse_all_waiting(&mut self.world);
     }
 
     /// A clean stop: everything is synced, and the incarnation goes on.

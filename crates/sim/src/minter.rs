@@ -100,6 +100,7 @@ impl Node {
         if !write.condition.as_ref().is_none_or(|condition| is_met(condition, &found)) {
             return self.finish_mint(minting, WriteAnswer::ConditionFailed, None, world);
         }
+        write.draft.unless_overtaken = write.condition.is_some();
         write.draft.context.join(&found.clock);
         write.draft.context_stamp = write.draft.context_stamp.max(found.stamp_max());
         self.mint(minting, &found.siblings, world);
@@ -180,11 +181,8 @@ impl Node {
                 })
             }
             put::Answer::NoQuorum(acks) => {
-                let outcome = match (acks.stored, acks.silent.is_empty()) {
-                    (true, _) => Outcome::Partial,
-                    (false, false) => Outcome::Unknown,
-                    (false, true) => Outcome::NotApplied,
-                };
+                // Even a node that refused may have sent it out before: never "not applied".
+                let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
                 if outcome == Outcome::Partial {
                     world.claims.push(Claim::Partial { key, write });
                 }

@@ -307,6 +307,19 @@ impl Node {
         self.begin_sync(world);
     }
 
+    /// Nothing that was written since the last sync is durable, nor will be.
+    pub(crate) fn refuse_all_waiting(&mut self, world: &mut World) {
+        for (_, waiter) in std::mem::take(&mut self.waiting) {
+            match waiter {
+                Waiter::Peer { to, request } => {
+                    let refused = Reply::Refused(Refusal::Failed);
+                    world.reply(self.id, (to, request), &refused, &[]);
+                }
+                Waiter::Own { operation } => self.on_put_refused(operation, self.id, world),
+            }
+        }
+    }
+
     fn acknowledge(&mut self, waiter: Waiter, world: &mut World) {
         match waiter {
             Waiter::Peer { to, request } => {

@@ -29,8 +29,9 @@ pub(crate) struct Faults {
     pub(crate) delay_ms_max: u64,
     /// The mean pause between two faults, in milliseconds.
     pub(crate) every_ms: u64,
-    /// Weights of: crash, clean stop, pause, partition, clock jump, disk loss, false suspicion.
-    pub(crate) weights: [u64; 7],
+    /// Weights of: crash, clean stop, pause, partition, clock jump, disk loss, failed sync, false
+    /// suspicion.
+    pub(crate) weights: [u64; 8],
 }
 
 /// Everything that does not change during a run.
@@ -142,6 +143,7 @@ impl Faults {
             weight(70, 5),
             weight(40, 2),
             weight(45, 5),
+            weight(30, 2),
             weight(50, 3),
         ];
         let calm = dice.percent(20);
