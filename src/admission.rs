@@ -99,8 +99,8 @@ impl Permit {
         Ok(())
     }
 
-    /// The operation starts, and goes on for up to so long even if its client hangs up: a permit that is
-    /// dropped before [`Permit::finished`] counts until then.
+    /// The operation starts, and goes on for up to so long even if its client hangs up: a permit that
+    /// is dropped before [`Permit::finished`] counts until then.
     pub fn started(&mut self, longest: Duration) {
         self.goes_on_for = Some(longest);
     }

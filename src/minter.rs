@@ -10,7 +10,7 @@ use quorate_protocol::message::{
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
-use quorate_protocol::row::{Limits, Minted};
+use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::view::{context_after_write, context_of};
 use quorate_storage::{Blocking, Error, MintedRow};
@@ -152,7 +152,9 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
         return Err(nothing_to_delete(&seen));
     }
     if write.condition.is_some() || write.delete_seen {
-        // A passing condition is about what it saw: the write supersedes exactly that.
+        // A passing condition is about what it saw: the write supersedes exactly that, and does not happen
+        // if another got here meanwhile.
+        write.draft.unless_overtaken = write.condition.is_some();
         let context = context_of(&seen);
         write.draft.context.join(&context.clock);
         write.draft.context_stamp = write.draft.context_stamp.max(context.stamp);
@@ -199,6 +201,7 @@ async fn store(node: &Arc<Node>, write: &Write, role: Role) -> Result<MintedRow,
     };
     match minted {
         Ok(Ok(row)) => Ok(row),
+        Ok(Err(MintError::Overtaken)) => Err(WriteAnswer::ConditionFailed),
         Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
         // The write may have reached the log before the store failed: nobody can say.
         Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(write.w)),

@@ -54,6 +54,7 @@ impl From<MintError> for Problem {
             }
             MintError::ClockFull { max } => Self::new(Kind::ClockFull, detail).fact("max", max),
             MintError::StampAhead => Self::new(Kind::ClockSkew, detail),
+            MintError::Overtaken => Self::new(Kind::ConditionFailed, detail),
         }
     }
 }
@@ -95,6 +96,8 @@ pub(super) fn no_quorum(required: u16, n: u16, acks: &Acks, outcome: Outcome) ->
         .fact("replicas", n)
         .fact("refused", names(&acks.refused))
         .fact("silent", names(&acks.silent))
+        .fact("down", names(&acks.down))
+        .fact("down", names(&acks.down))
         .fact("outcome", outcome_name(outcome))
 }
 

@@ -150,6 +150,7 @@ impl<'a> Ask<'a> {
                 metadata,
                 write_id,
                 supersede_all: self.properties.conflicts == Conflicts::Lww,
+                unless_overtaken: false,
                 value,
             },
             n: self.quorum.n,

@@ -93,6 +93,8 @@ pub struct Acks {
     pub refused: Vec<NodeId>,
     /// Nodes that were asked and said nothing so far: they may hold the write.
     pub silent: Vec<NodeId>,
+    /// Home replicas that were known to be down and not asked.
+    pub down: Vec<NodeId>,
 }
 
 /// The machine of one PUT.
@@ -100,6 +102,8 @@ pub struct Acks {
 pub struct Put {
     plan: Plan,
     contacts: Vec<Contact>,
+    /// Home replicas that are known to be down; a fallback has their slot.
+    passed_over: Vec<NodeId>,
     answered: bool,
 }
 
@@ -129,13 +133,14 @@ impl Put {
         assert!(usize::from(plan.needed) <= plan.homes.len(), "W is at most N");
         let me = plan.me;
         let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
-        let mut put = Self { plan, contacts: Vec::new(), answered: false };
+        let mut put = Self { plan, contacts: Vec::new(), passed_over: Vec::new(), answered: false };
         let role = role_of(me, &put.plan.homes);
         put.contact(me, my_slot, role, now);
         let mut effects = Vec::new();
         for slot in (0..put.plan.homes.len()).filter(|slot| *slot != my_slot) {
             let home = put.plan.homes[slot];
             if down.contains(&home) && put.replace(slot, Some(down), now, &mut effects) {
+                put.passed_over.push(home);
                 continue;
             }
             put.send(home, slot, Role::Home, now, &mut effects);
@@ -303,6 +308,7 @@ impl Put {
             refused: in_states(&[State::Refused]),
             // One that is still waited for may hold the write as well as one that was given up.
             silent: in_states(&[State::Waiting, State::Silent]),
+            down: self.passed_over.clone(),
         }
     }
 }

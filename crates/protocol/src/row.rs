@@ -53,6 +53,9 @@ pub struct Draft {
     pub write_id: WriteId,
     /// Whether the write supersedes all that its minter holds (`lww` buckets).
     pub supersede_all: bool,
+    /// Whether the write shall happen only if its minter holds nothing that the context does not cover:
+    /// a conditional write, whose condition was checked against that context.
+    pub unless_overtaken: bool,
     /// The value; `None` deletes. Travels beside the encoded head, not in it.
     #[serde(skip)]
     pub value: Option<Bytes>,
@@ -115,6 +118,9 @@ pub enum MintError {
         "the context's time is over a minute ahead of this node's clock; check the nodes' clocks"
     )]
     StampAhead,
+    /// Another write arrived since the condition was checked.
+    #[error("another write arrived since the condition was checked")]
+    Overtaken,
 }
 
 /// What minting did.
@@ -140,6 +146,9 @@ impl Row {
     ) -> Result<Minted, MintError> {
         if let Some(known) = self.object.siblings.iter().find(|s| s.write_id == draft.write_id) {
             return Ok(Minted::Already(known.dot));
+        }
+        if draft.unless_overtaken && !draft.context.covers_all(&self.object.clock) {
+            return Err(MintError::Overtaken);
         }
         let mut context = draft.context.clone();
         if draft.supersede_all {
@@ -287,6 +296,7 @@ mod tests {
             metadata: Metadata::default(),
             write_id: WriteId(xxhash_rust::xxh3::xxh3_128(value.as_bytes()).to_le_bytes()),
             supersede_all: false,
+            unless_overtaken: false,
             value: Some(Bytes::from_static(value.as_bytes())),
         }
     }
@@ -316,6 +326,18 @@ mod tests {
 
     fn actors(row: &Row) -> Vec<u64> {
         row.object.siblings.iter().map(|s| s.dot.actor.0).collect()
+    }
+
+    /// Two conditional writes that were both checked before either was minted: the second must not happen.
+    #[test]
+    fn a_conditional_write_that_was_overtaken_does_not_happen() {
+        let mut row = Row::default();
+        let conditional = |value| Draft { unless_overtaken: true, ..draft(value) };
+        let mut mint = |value| row.mint(&conditional(value), &by(1, 10), &LIMITS);
+        assert!(matches!(mint("a"), Ok(Minted::New(_))));
+        assert_eq!(mint("b"), Err(MintError::Overtaken));
+        assert!(matches!(mint("a"), Ok(Minted::Already(_))), "a retry");
+        assert_eq!(row.object.siblings.len(), 1);
     }
 
     #[test]

@@ -308,6 +308,7 @@ mod tests {
             metadata: Metadata { content_type: "text/plain".to_owned(), user: Vec::new() },
             write_id: WriteId([1; 16]),
             supersede_all: false,
+            unless_overtaken: false,
             value: None,
         };
         let write = Write {

@@ -169,6 +169,7 @@ impl World {
                     metadata: Metadata::default(),
                     write_id: WriteId((self.writes.len() as u128 + 1).to_le_bytes()),
                     supersede_all,
+                    unless_overtaken: false,
                     value: (!delete).then(|| Bytes::from(self.writes.len().to_string())),
                 };
                 let context = from.seen;

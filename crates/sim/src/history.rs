@@ -14,8 +14,14 @@ use quorate_protocol::clock::Dot;
 pub struct Moment(pub u64);
 
 /// The number of one client write (a delete is one too), given out by [`History::begin_write`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WriteNo(pub u32);
+
+impl std::fmt::Debug for WriteNo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
 
 impl std::fmt::Display for WriteNo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

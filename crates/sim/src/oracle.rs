@@ -33,12 +33,21 @@ impl fmt::Display for Violation {
 pub type Verdict = Result<(), Violation>;
 
 /// One sibling in an answer or a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sight {
     /// Which write it is.
     pub write: WriteNo,
     /// Its dot, if the observer can see it.
     pub dot: Option<Dot>,
+}
+
+impl fmt::Debug for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.dot {
+            Some(dot) => write!(f, "{}={dot}", self.write),
+            None => write!(f, "{}", self.write),
+        }
+    }
 }
 
 /// An answer that showed (or by `lww` policy superseded) the siblings of a key.

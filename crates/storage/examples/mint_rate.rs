@@ -95,6 +95,7 @@ fn writer(
             metadata: Metadata::default(),
             write_id: WriteId(rand::random()),
             supersede_all: false,
+            unless_overtaken: false,
             value: Some(value.clone()),
         };
         let place = Place::Home(key.partition(PARTITIONS));

@@ -45,6 +45,7 @@ pub(crate) fn draft(context: Clock, value: &[u8]) -> Draft {
         metadata: Metadata::default(),
         write_id: WriteId(rand::random()),
         supersede_all: false,
+        unless_overtaken: false,
         value: Some(Bytes::copy_from_slice(value)),
     }
 }

@@ -174,6 +174,7 @@ fn mint(store: &Store, number: usize) -> Dot {
         metadata: Metadata::default(),
         write_id: WriteId(rand::random()),
         supersede_all: false,
+        unless_overtaken: false,
         value: Some(Bytes::from(vec![number as u8; bytes])),
     };
     let (place, key) = name(number);

@@ -79,6 +79,7 @@ impl History {
             metadata: Metadata::default(),
             write_id: WriteId([self.rng.random_range(0..200); 16]),
             supersede_all: self.rng.random_ratio(1, 10),
+            unless_overtaken: false,
             value,
         };
         let (now, mut expected) = (Millis(self.rng.random_range(0..1_000)), known.clone());
