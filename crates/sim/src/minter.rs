@@ -10,7 +10,7 @@ use quorate_protocol::message::{
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Object, Sibling, Version};
 use quorate_protocol::put::{self, Role, role_of};
-use quorate_protocol::row::{Minted, Minter};
+use quorate_protocol::row::{MintError, Minted, Minter};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::view::{context_after_write, context_of};
 
@@ -103,6 +103,7 @@ impl Node {
         write.draft.unless_overtaken = write.condition.is_some();
         write.draft.context.join(&found.clock);
         write.draft.context_stamp = write.draft.context_stamp.max(found.stamp_max());
+        write.draft.unless_overtaken = write.condition.is_some();
         self.mint(minting, &found.siblings, world);
     }
 
@@ -128,6 +129,9 @@ impl Node {
         minting.write.draft.value = minting.value.clone();
         let draft = &minting.write.draft;
         let dot = match row.mint(draft, &minter, &world.setup.limits) {
+            Err(MintError::Overtaken) => {
+                return self.finish_mint(minting, WriteAnswer::ConditionFailed, None, world);
+            }
             Err(error) => {
                 return self.finish_mint(minting, WriteAnswer::Refused(error), None, world);
             }
