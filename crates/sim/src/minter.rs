@@ -100,7 +100,6 @@ impl Node {
         if !write.condition.as_ref().is_none_or(|condition| is_met(condition, &found)) {
             return self.finish_mint(minting, WriteAnswer::ConditionFailed, None, world);
         }
-        write.draft.unless_overtaken = write.condition.is_some();
         write.draft.context.join(&found.clock);
         write.draft.context_stamp = write.draft.context_stamp.max(found.stamp_max());
         write.draft.unless_overtaken = write.condition.is_some();
