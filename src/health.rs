@@ -46,9 +46,9 @@ pub struct Said {
 
 const ROUND_TRIP_US_MAX: u64 = 60_000_000;
 
-impl Health {
+impl Default for Health {
     /// A peer of which nothing was heard.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let histogram = || {
             Histogram::new_with_bounds(1, ROUND_TRIP_US_MAX, 2)
                 .unwrap_or_else(|_| unreachable!("the bounds are constants that fit"))
@@ -63,7 +63,9 @@ impl Health {
             said: Mutex::default(),
         }
     }
+}
 
+impl Health {
     /// Whether it answers.
     pub fn state(&self) -> State {
         match self.state.load(Relaxed) {
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn percentiles_follow_the_last_two_windows() {
-        let health = Health::new();
+        let health = Health::default();
         for us in 1..=100 {
             health.round_trip(Duration::from_micros(us));
         }
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_change_is_told_once() {
-        let health = Health::new();
+        let health = Health::default();
         assert!(health.set(State::Down, Millis(5), Some("refused".into())));
         assert!(!health.set(State::Down, Millis(9), None));
         assert_eq!((health.since(), health.said().error), (Millis(5), Some("refused".into())));

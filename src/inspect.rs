@@ -112,9 +112,12 @@ pub async fn conflicts(
     merge_pages(pages, limit)
 }
 
+/// A node and its page; `None` if it did not answer.
+type NodePage = (NodeId, Option<Vec<(Key, u32)>>);
+
 /// Joins the pages of all nodes. A full page says nothing about what lies behind its last key, so the
 /// joint page ends at the least last key of the full ones.
-fn merge_pages(pages: Vec<(NodeId, Option<Vec<(Key, u32)>>)>, limit: usize) -> ConflictPage {
+fn merge_pages(pages: Vec<NodePage>, limit: usize) -> ConflictPage {
     let mut joint: BTreeMap<Key, u32> = BTreeMap::new();
     let mut unreachable = Vec::new();
     let mut horizon: Option<Key> = None;
@@ -145,7 +148,7 @@ fn merge_pages(pages: Vec<(NodeId, Option<Vec<(Key, u32)>>)>, limit: usize) -> C
 mod tests {
     use super::*;
 
-    fn page(node: &str, keys: &[&str]) -> (NodeId, Option<Vec<(Key, u32)>>) {
+    fn page(node: &str, keys: &[&str]) -> NodePage {
         let key = |k: &&str| (Key::new("b", k.as_bytes()).unwrap(), 2);
         (NodeId::parse(node).unwrap(), Some(keys.iter().map(key).collect()))
     }

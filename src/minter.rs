@@ -93,7 +93,7 @@ pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOut
     };
     let (put, effects) = Put::start(plan, &node.peers.down(), node.uptime());
     let (reply_to, mailbox) = ReplyTo::new();
-    let durable = Box::pin(node.store.durable());
+    let durable: Durable = Box::pin(node.store.durable());
     let tell = Some(tell);
     let mut writing =
         Writing { node, write: &write, row, put, reply_to, mailbox, durable: Some(durable), tell };
@@ -218,6 +218,9 @@ fn limits(node: &Node) -> Limits {
     Limits { siblings_max: limits.siblings_max, object_bytes_max: limits.object_bytes_max }
 }
 
+/// Resolves when the local copy is durable.
+type Durable = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
 /// One PUT under way.
 struct Writing<'a, Tell> {
     node: &'a Arc<Node>,
@@ -226,7 +229,7 @@ struct Writing<'a, Tell> {
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
-    durable: Option<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>,
+    durable: Option<Durable>,
     tell: Option<Tell>,
 }
 
@@ -303,9 +306,7 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
 }
 
 /// Resolves when the local copy is durable; never if that is settled already.
-async fn settle(
-    durable: &mut Option<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>,
-) -> Result<(), Error> {
+async fn settle(durable: &mut Option<Durable>) -> Result<(), Error> {
     match durable {
         Some(durable) => durable.await,
         None => std::future::pending().await,

@@ -102,6 +102,9 @@ pub enum StartError {
     /// A record of the node's own cannot be read.
     #[error("the record {0:?} in the data directory is damaged")]
     Record(&'static str),
+    /// A peer's address is no host and port.
+    #[error("layout.nodes.peer_addr {0:?} is no host and port")]
+    PeerAddr(String),
     /// The HTTP client for peers could not be made.
     #[error("the HTTP client for peers: {0}")]
     Client(#[from] reqwest::Error),
@@ -242,6 +245,10 @@ impl Node {
         joins: bool,
     ) -> Result<(), quorate_storage::Error> {
         if self.formation().is_some() {
+            if !joins && self.formation() == Some(formation) && !self.readiness.is_complete() {
+                // Heard from a peer a moment before: the cluster is new, so nothing was missed.
+                self.readiness.record_all(&self.store, true)?;
+            }
             return Ok(());
         }
         self.readiness.record_all(&self.store, !joins)?;

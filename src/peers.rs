@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::faults::Faults;
 use crate::health::{Health, State};
 use crate::mailbox::{Heard, ReplyTo};
+use crate::node::StartError;
 use crate::queue::{Bounds, Outgoing, Queue};
 
 /// The kinds of messages that must not wait for each other.
@@ -44,7 +45,7 @@ pub struct Peers {
 pub struct Peer {
     node: NodeId,
     addr: String,
-    url: String,
+    url: reqwest::Url,
     zone: String,
     header: Header,
     queues: [Queue; 3],
@@ -92,14 +93,14 @@ impl Peers {
     /// Starts the lanes to every other node of the layout; they stop when `stop` is cancelled.
     ///
     /// # Errors
-    /// If the HTTP client cannot be made.
+    /// [`StartError`] if a peer's address makes no URL or the HTTP client cannot be made.
     pub fn start(
         config: &Config,
         header: &Header,
         faults: Arc<Faults>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, StartError> {
         let line = Line {
             client: client(config)?,
             faults,
@@ -118,11 +119,11 @@ impl Peers {
             let peer = Arc::new(Peer {
                 node: other.name,
                 addr: other.peer_addr.clone(),
-                url: format!("http://{}/peer", other.peer_addr),
+                url: peer_url(&other.peer_addr)?,
                 zone: other.zone.clone(),
                 header: Header { to: other.name, ..header.clone() },
                 queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
-                health: Health::new(),
+                health: Health::default(),
             });
             peers.insert(other.name, peer.clone());
             for kind in [Kind::Read, Kind::Write, Kind::Control] {
@@ -206,6 +207,12 @@ impl Peer {
     }
 }
 
+/// Parsed once: it would cost as much as the rest of a small request.
+fn peer_url(addr: &str) -> Result<reqwest::Url, StartError> {
+    let url = format!("http://{addr}/peer");
+    reqwest::Url::parse(&url).map_err(|_| StartError::PeerAddr(addr.to_owned()))
+}
+
 /// The HTTP client for peers: keep-alive, no proxies, no delayed packets.
 fn client(config: &Config) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
@@ -281,7 +288,7 @@ async fn post(peer: &Peer, line: &Line, frame: Bytes) -> Result<Vec<WithPayload<
     }
     // Large frames get longer: ten bytes a microsecond is slow for any network worth the name.
     let timeout = line.timeout + Duration::from_micros(frame.len() as u64 / 10);
-    let request = line.client.post(&peer.url).timeout(timeout).body(frame);
+    let request = line.client.post(peer.url.clone()).timeout(timeout).body(frame);
     let response = request.send().await.map_err(|error| classify(&error))?;
     let status = response.status();
     let body = response.bytes().await.map_err(|error| Failure::Silent(error.to_string()))?;

@@ -52,12 +52,12 @@ impl Queue {
     }
 
     /// Adds a message, or gives it back if the queue is full.
-    pub fn push(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
+    pub fn push(&self, outgoing: Outgoing) -> Result<(), Box<Outgoing>> {
         let mut waiting = self.lock();
         let bytes = waiting.bytes + outgoing.payload.len();
         let full = waiting.messages.len() >= self.bounds.messages_max;
         if full || (bytes > self.bounds.bytes_max && !waiting.messages.is_empty()) {
-            return Err(outgoing);
+            return Err(Box::new(outgoing));
         }
         waiting.bytes = bytes;
         waiting.messages.push_back(outgoing);

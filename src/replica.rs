@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use quorate_protocol::get::{What, Where};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
@@ -40,16 +41,9 @@ pub fn app(node: Arc<Node>) -> Router {
 }
 
 async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
-    let limits = &node.config.limits;
-    // Repair may carry more siblings than a client write may leave, so there is room above the limit.
-    let frame_bytes_max =
-        2 * limits.object_bytes_max + node.config.peers.batch_bytes_max + (1 << 20);
-    let bytes = match Limited::new(body, frame_bytes_max).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large");
-        }
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    let bytes = match read_frame(&node, body).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return *refused,
     };
     let (header, messages) = match receive(&node, bytes) {
         Ok(frame) => frame,
@@ -65,6 +59,25 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
         frame.push(&reply.head, &reply.payload);
     }
     frame.finish().into_response()
+}
+
+/// The bytes of a frame, within a bound of bytes and of time.
+async fn read_frame(node: &Node, body: Body) -> Result<Bytes, Box<Response>> {
+    let limits = &node.config.limits;
+    // Repair may carry more siblings than a client write may leave, so there is room above the limit.
+    let bytes_max = 2 * limits.object_bytes_max + node.config.peers.batch_bytes_max + (1 << 20);
+    let too_large = || Box::new(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large"));
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let patience = Duration::from_millis(node.config.timeouts.body_ms);
+    let reading = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(patience, reading).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &error.to_string()))),
+        Err(_) => Err(Box::new(refuse(StatusCode::REQUEST_TIMEOUT, "the frame took too long"))),
+    }
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response {
@@ -87,12 +100,13 @@ async fn carry_out(
     for message in messages {
         replies.push(carry_out_one(node, from, message).await);
     }
-    if replies.iter().any(|reply| reply.head == Reply::Stored) {
-        if let Err(error) = node.store.durable().await {
-            let refusal = refusal_of(&error);
-            for reply in replies.iter_mut().filter(|reply| reply.head == Reply::Stored) {
-                reply.head = Reply::Refused(refusal);
-            }
+    let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
+    if replies.iter().any(stored)
+        && let Err(error) = node.store.durable().await
+    {
+        let refusal = refusal_of(&error);
+        for reply in replies.iter_mut().filter(|reply| stored(reply)) {
+            reply.head = Reply::Refused(refusal);
         }
     }
     replies
