@@ -7,10 +7,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected shall fail")]
 
+mod conflicts;
 mod crash;
 mod harness;
+mod hints;
 mod http;
 mod load;
 mod look;
+mod overload;
+mod partition;
 mod record;
 mod sloppy;
+mod storm;
+mod wipe;

@@ -1,0 +1,132 @@
+//! Hints: kept while a home replica is gone, delivered when it is back, gone afterwards, never lost, and
+//! never mistaken for a "not found".
+
+use std::sync::Arc;
+
+use crate::harness::{Cluster, Setup, eventually};
+use crate::record::{Record, View};
+
+/// Writes to each key, blind, through a home replica of it that is awake.
+async fn write_all(cluster: &Cluster, record: &Record, keys: &[String]) -> usize {
+    let mut hints = 0;
+    for key in keys {
+        let list = cluster.preference(key);
+        let through = list.into_iter().find(|number| cluster.is_awake(*number)).unwrap();
+        let put = record.add_with(&cluster.at(through), key, &View::default(), "?w=3").await;
+        let put = put.unwrap();
+        assert_eq!(put.status, 204, "{key}: {}", put.text());
+        hints += usize::from(put.number("Quorate-Hints"));
+    }
+    hints
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_for_a_dead_home_replica_are_delivered_after_its_restart_and_then_gone() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let record = Record::new(&cluster, 3);
+    let keys = cluster.keys_where("hints", 30, |list| list[..3].contains(&2));
+    cluster.kill(2);
+    assert_eq!(write_all(&cluster, &record, &keys).await, keys.len(), "one hint for each key");
+    for key in &keys {
+        let kept = cluster.inspect(1, key).await;
+        assert_eq!(kept.states()[&2], "unreachable");
+        assert!(kept.hints() >= 1, "{key} has a hint");
+    }
+    cluster.restart(2).await;
+    for key in &keys {
+        let left = cluster.wait_delivered(1, key).await;
+        record.check_final(key, &left);
+    }
+}
+
+/// The fallback dies again and again while it hands over, and its hints arrive all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fallback_killed_amid_handoff_loses_no_hint() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let record = Record::new(&cluster, 3);
+    // n1 is home, n5 the first fallback: it will hold all the hints.
+    let keys = cluster.keys_where("amid", 500, |list| list[..3].contains(&1) && list[3] == 5);
+    cluster.kill(1);
+    assert_eq!(write_all(&cluster, &record, &keys).await, keys.len());
+    cluster.restart(1).await;
+    for round in 0..3 {
+        // As soon as something has arrived, there is more on its way.
+        let probe = &keys[round * 100];
+        eventually("handoff is under way", async || {
+            let seen = cluster.inspect(2, probe).await;
+            (seen.states()[&1] == "ok").then_some(())
+        })
+        .await;
+        cluster.kill(5);
+        cluster.restart(5).await;
+    }
+    for key in &keys {
+        let left = cluster.wait_delivered(2, key).await;
+        record.check_final(key, &left);
+    }
+}
+
+/// A coordinator without any home replica: empty fallbacks must not make a 404, full ones may answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let record = Arc::new(Record::new(&cluster, 3));
+    let keys = cluster.keys_where("cut", 3, |list| list[3..].contains(&4));
+    let (old, new, never) = (&keys[0], &keys[1], &keys[2]);
+    assert_eq!(write_all(&cluster, &record, &keys[..1]).await, 0);
+    let homes_of = |key: &str| cluster.preference(key)[..3].to_vec();
+    let far = cluster.at(4);
+    for key in [old, never] {
+        cluster.cut(&[4], &homes_of(key)).await;
+        for r in ["one", "quorum"] {
+            let read = far.get(&format!("/kv/{key}?r={r}")).answer().await;
+            assert_eq!(read.status, 503, "{key} r={r}: {}", read.text());
+        }
+        cluster.heal().await;
+    }
+    // The other fallback must not deliver its hint before it was read.
+    let list = cluster.preference(new);
+    cluster.cut(&list[3..], &list[..3]).await;
+    let put = record.add(&far, new, &View::default()).await.unwrap();
+    assert_eq!((put.status, put.number("Quorate-Hints")), (204, 2), "{}", put.text());
+    let strict = far.put(&format!("/kv/{new}?sloppy=false")).value("strict").answer().await;
+    assert_eq!(strict.status, 503);
+    assert!(["unknown", "not_applied"].contains(&strict.outcome().as_str()), "{}", strict.text());
+    let read = far.get(&format!("/kv/{new}")).answer().await;
+    assert_eq!(read.siblings().len(), 1, "two hints make a quorum of two");
+    cluster.heal().await;
+    cluster.wait_all_up().await;
+    let left = cluster.wait_settled(1, new).await;
+    record.check_final(new, &left);
+}
+
+/// The same with the home replicas dead, and a client that asks the only nodes left.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_home_replicas_dead_no_key_is_called_never_written() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let key = "dead/k";
+    let list = cluster.preference(key);
+    assert_eq!(
+        cluster.at(list[0]).put(&format!("/kv/{key}?w=all")).value("v").answer().await.status,
+        204
+    );
+    for number in &list[..3] {
+        cluster.kill(*number);
+    }
+    for number in &list[3..] {
+        for r in ["one", "quorum", "all"] {
+            let read = cluster.at(*number).get(&format!("/kv/{key}?r={r}")).answer().await;
+            assert_eq!(read.status, 503, "r={r} through n{number}: {}", read.text());
+        }
+    }
+    for number in &list[..3] {
+        cluster.restart(*number).await;
+    }
+    for number in cluster.all() {
+        let read = async || {
+            let read = cluster.at(number).get(&format!("/kv/{key}")).answer().await;
+            (read.status == 200).then(|| read.text())
+        };
+        assert_eq!(eventually("the key can be read again", read).await, "v");
+    }
+}
