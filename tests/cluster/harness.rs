@@ -86,10 +86,15 @@ impl Cluster {
             fs::write(cluster.config(number), cluster.toml(number, &setup)).unwrap();
             cluster.launch(number);
         }
-        let mut form = cluster.command(1, "form");
-        assert!(form.status().unwrap().success(), "the cluster was not formed");
+        cluster.form();
         cluster.wait_all_up().await;
         cluster
+    }
+
+    /// Forms the cluster.
+    pub(crate) fn form(&self) {
+        let formed = self.command(1, "form").status().unwrap();
+        assert!(formed.success(), "the cluster was not formed");
     }
 
     fn toml(&self, number: usize, setup: &Setup) -> String {

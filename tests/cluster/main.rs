@@ -9,6 +9,7 @@
 
 mod conflicts;
 mod crash;
+mod doubt;
 mod harness;
 mod hints;
 mod http;
@@ -18,5 +19,6 @@ mod overload;
 mod partition;
 mod record;
 mod sloppy;
+mod stop;
 mod storm;
 mod wipe;

@@ -1,0 +1,37 @@
+//! The tests of this directory are only worth what they would find: here the promise is broken on purpose.
+
+use crate::harness::{Cluster, Setup};
+use crate::load::check_all;
+use crate::record::{Record, View};
+
+/// All copies of an acknowledged write are destroyed by hand.
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "no_false_absence")]
+async fn a_lost_key_is_found() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let record = Record::new(&cluster, 3);
+    record.add(&cluster.at(1), "doubt/k", &View::default()).await.unwrap();
+    for number in cluster.all() {
+        cluster.kill(number);
+        cluster.wipe(number);
+        cluster.launch(number);
+    }
+    cluster.form();
+    cluster.wait_all_up().await;
+    check_all(&cluster, &record).await;
+}
+
+/// A client drops an element that it was shown, behind the record's back.
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "lost 1 of 2")]
+async fn a_lost_element_is_found() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let record = Record::new(&cluster, 3);
+    let node = cluster.at(1);
+    record.add(&node, "doubt/k", &View::default()).await.unwrap();
+    let seen = record.read(&node, "doubt/k", 2).await.unwrap();
+    record.add(&node, "doubt/k", &seen).await.unwrap();
+    let shown = node.get("/kv/doubt/k").answer().await;
+    node.put("/kv/doubt/k").value("w1").context(shown.context()).answer().await;
+    check_all(&cluster, &record).await;
+}

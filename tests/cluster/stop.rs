@@ -1,0 +1,66 @@
+//! The graceful stop: what was accepted is finished or refused with a clear answer, within the bound.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{Cluster, Setup, eventually};
+
+/// A PUT whose body is sent half, so that the node is in the middle of it.
+async fn half_a_put(cluster: &Cluster, number: usize) -> TcpStream {
+    let addr = cluster.at(number).base.replace("http://", "");
+    let mut stream = TcpStream::connect(&addr).await.unwrap();
+    let head =
+        format!("PUT /kv/stop/half HTTP/1.1\r\nHost: {addr}\r\nContent-Length: 8\r\n\r\nhalf");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Whether nobody listens on a node's client port any more.
+async fn is_closed(cluster: &Cluster, number: usize) -> bool {
+    TcpStream::connect(cluster.at(number).base.replace("http://", "")).await.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_flight_at_the_stop_are_answered() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let mut half = half_a_put(&cluster, 1).await;
+    // A write that cannot reach its quorum waits until its deadline, and the stop waits for it.
+    cluster.cut(&[1], &[2, 3]).await;
+    let node = cluster.at(1);
+    let put = node.put("/kv/stop/waits?w=3&sloppy=false&timeout_ms=3000").value("v").answer();
+    let put = tokio::spawn(put);
+    let stored = async || {
+        let read = node.get("/kv/stop/waits?r=1").answer().await;
+        (read.status == 200).then_some(())
+    };
+    eventually("the write is under way", stored).await;
+    let stop = async {
+        eventually("the port is closed", async || is_closed(&cluster, 1).await.then_some(())).await;
+        half.write_all(b"-put").await.unwrap();
+        let mut answer = String::new();
+        half.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let ((status, took), answer) = tokio::join!(cluster.terminate(1), stop);
+    let put = put.await.unwrap();
+    assert_eq!((put.status, put.outcome().as_str()), (503, "partial"), "{}", put.text());
+    let clear = answer.starts_with("HTTP/1.1 204") || answer.contains("\"outcome\":");
+    assert!(clear, "the request in flight was answered: {answer:?}");
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_secs(10), "took {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stalls_does_not_hold_up_the_stop_beyond_its_bound() {
+    let settings = "[timeouts]\nshutdown_ms = 500\n";
+    let cluster = Cluster::start(Setup { settings, ..Setup::of(3) }).await;
+    let begun = Instant::now();
+    let _half = half_a_put(&cluster, 1).await;
+    let (status, took) = cluster.terminate(1).await;
+    assert!(status.success(), "{status}");
+    // Each of the three stages (clients, operations, peers) has the bound for itself.
+    assert!(took < Duration::from_secs(3), "took {took:?} since {:?}", begun.elapsed());
+    cluster.restart(1).await;
+}
