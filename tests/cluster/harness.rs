@@ -324,7 +324,9 @@ impl Cluster {
         let cuts = serde_json::json!({"cut_in": names(cut_in), "cut_out": names(cut_out)});
         let port = self.nodes[number - 1].peer_port;
         let hook = Node { http: self.http.clone(), base: format!("http://127.0.0.1:{port}") };
-        let answer = hook.put("/fault").value(cuts.to_string()).answer().await;
+        // A node that was just launched may not listen yet.
+        let obeys = async || hook.put("/fault").value(cuts.to_string()).try_answer().await.ok();
+        let answer = eventually(&format!("n{number} is cut"), obeys).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
 }
