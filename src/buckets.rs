@@ -1,5 +1,6 @@
 //! Bucket properties on this node: kept in the store, told to every peer when they change.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use quorate_protocol::message::Message;
 use quorate_protocol::name::Bucket;
 use quorate_protocol::stamp::Stamp;
 use quorate_storage::Store;
+use serde::de::DeserializeOwned;
 
 use crate::node::{Node, StartError};
 
@@ -16,6 +18,9 @@ pub struct Buckets {
     defaults: Properties,
     nodes: u16,
     table: RwLock<Table>,
+    /// Buckets whose n was raised, with the n before. Nodes that it made home replicas hold nothing yet:
+    /// until they have fetched it all, they may not say what is there.
+    raised: RwLock<BTreeMap<Bucket, u16>>,
     /// Serialises changes, so that `table` is not locked while one is made durable.
     changing: Mutex<()>,
 }
@@ -35,6 +40,7 @@ pub enum BucketsError {
 }
 
 const TABLE_RECORD: &str = "buckets";
+const RAISED_RECORD: &str = "raised";
 
 impl Buckets {
     /// Reads the table that this node has recorded.
@@ -42,13 +48,9 @@ impl Buckets {
     /// # Errors
     /// [`StartError`] if it cannot be read.
     pub fn load(store: &Store, defaults: Properties, nodes: u16) -> Result<Self, StartError> {
-        let table = match store.meta(TABLE_RECORD)? {
-            Some(bytes) => {
-                postcard::from_bytes(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?
-            }
-            None => Table::default(),
-        };
-        Ok(Self { defaults, nodes, table: RwLock::new(table), changing: Mutex::new(()) })
+        let table = RwLock::new(recorded(store, TABLE_RECORD)?);
+        let raised = RwLock::new(recorded(store, RAISED_RECORD)?);
+        Ok(Self { defaults, nodes, table, raised, changing: Mutex::new(()) })
     }
 
     /// The properties of a bucket, complete.
@@ -112,17 +114,77 @@ impl Buckets {
     /// The store's, if the table cannot be made durable; nothing changed then.
     pub fn merge(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = self.table();
+        let (mut next, mut raised) = (self.table(), self.raised());
         let mut changed = false;
         for (bucket, record) in other.records() {
-            changed |= next.merge(bucket, *record);
+            let before = self.properties(bucket.as_str()).n;
+            if next.merge(bucket, *record) {
+                changed = true;
+                if record.settings.over(&self.defaults, self.nodes).n > before {
+                    let known = raised.entry(bucket.clone()).or_insert(before);
+                    *known = before.min(*known);
+                }
+            }
         }
         if changed {
+            // First: whoever stops in between is more careful than needed, not less.
+            self.record_raised(store, raised)?;
             let bytes = postcard::to_stdvec(&next).unwrap_or_default(); // to a Vec: cannot fail
             store.put_meta(TABLE_RECORD, &bytes)?;
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
         }
         Ok(changed)
+    }
+
+    /// Which of a key's home replicas, by their number, held its bucket before n was raised; all of them if
+    /// that is done with.
+    pub fn trusted_n(&self, bucket: &str) -> u16 {
+        let n = self.properties(bucket).n;
+        let raised = self.raised.read().unwrap_or_else(PoisonError::into_inner);
+        if raised.is_empty() {
+            return n;
+        }
+        let before = Bucket::parse(bucket).ok().and_then(|bucket| raised.get(&bucket).copied());
+        before.map_or(n, |before| before.min(n))
+    }
+
+    /// Buckets whose n was raised and that this node has not fetched yet, with the n before.
+    pub fn raised(&self) -> BTreeMap<Bucket, u16> {
+        self.raised.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This node has fetched all that it must hold of a bucket with `n` replicas, of which `before` held
+    /// it before. Forgets that n was raised, unless it was changed again meanwhile.
+    ///
+    /// # Errors
+    /// The store's, if that cannot be made durable; the bucket stays raised then.
+    pub fn fetched(
+        &self,
+        store: &Store,
+        bucket: &Bucket,
+        before: u16,
+        n: u16,
+    ) -> Result<(), quorate_storage::Error> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut raised = self.raised();
+        if raised.get(bucket) != Some(&before) || self.properties(bucket.as_str()).n > n {
+            return Ok(());
+        }
+        raised.remove(bucket);
+        self.record_raised(store, raised)
+    }
+
+    fn record_raised(
+        &self,
+        store: &Store,
+        raised: BTreeMap<Bucket, u16>,
+    ) -> Result<(), quorate_storage::Error> {
+        if raised != self.raised() {
+            let bytes = postcard::to_stdvec(&raised).unwrap_or_default(); // to a Vec: cannot fail
+            store.put_meta(RAISED_RECORD, &bytes)?;
+            *self.raised.write().unwrap_or_else(PoisonError::into_inner) = raised;
+        }
+        Ok(())
     }
 
     /// The greatest number of replicas that any bucket has.
@@ -145,5 +207,16 @@ impl Buckets {
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the store has under a name, the default if nothing.
+fn recorded<T: Default + DeserializeOwned>(
+    store: &Store,
+    name: &'static str,
+) -> Result<T, StartError> {
+    match store.meta(name)? {
+        Some(bytes) => postcard::from_bytes(&bytes).map_err(|_| StartError::Record(name)),
+        None => Ok(T::default()),
     }
 }

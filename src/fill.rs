@@ -1,4 +1,5 @@
-//! Partitions that this node has not received: which they are, and how they fill.
+//! What this node has not received: partitions after it lost its disk, buckets whose n was raised; and how
+//! they fill.
 //!
 //! A replica that starts empty in a formed cluster takes writes, which count, but answers reads of a
 //! partition only after it has merged with the other home replicas: an empty disk must not make a 404.
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, WithPayload};
-use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::put::Role;
 use quorate_storage::Store;
 
@@ -91,43 +92,64 @@ impl Readiness {
     }
 }
 
-/// Fills what is missing, then ends.
+/// Fills what is missing, and what comes to be missing when the n of a bucket is raised.
 pub async fn run(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
-    let mut told = false;
-    while !node.readiness.is_complete() {
+    loop {
         ticks.tick().await;
         if node.formation().is_none() {
             continue;
         }
         let missing = node.readiness.missing();
-        if !std::mem::replace(&mut told, true) {
-            tracing::info!(partitions = missing.len(), "filling from the other home replicas");
+        if !missing.is_empty() {
+            fill_partitions(&node, &missing).await;
         }
-        for chunk in missing.chunks(RECORD_EVERY) {
-            for partition in chunk {
-                if fill(&node, *partition).await {
-                    node.readiness.mark(*partition);
-                }
-            }
-            let recorded =
-                replica::on_blocking_pool(&node, |node| node.readiness.record(&node.store));
-            if let Err(error) = recorded.await {
-                tracing::warn!(%error, "could not record filled partitions");
-            }
+        for (bucket, before) in node.buckets.raised() {
+            fill_bucket(&node, bucket, before).await;
         }
     }
-    if told {
+}
+
+/// Receives whole partitions.
+async fn fill_partitions(node: &Arc<Node>, missing: &[Partition]) {
+    tracing::info!(partitions = missing.len(), "filling from the other home replicas");
+    let n = node.buckets.n_max();
+    for chunk in missing.chunks(RECORD_EVERY) {
+        for partition in chunk {
+            let homes = node.layout.homes(*partition, n);
+            if !homes.contains(&node.me) || fetch_from_all(node, homes, *partition).await {
+                node.readiness.mark(*partition);
+            }
+        }
+        let recorded = replica::on_blocking_pool(node, |node| node.readiness.record(&node.store));
+        if let Err(error) = recorded.await {
+            tracing::warn!(%error, "could not record filled partitions");
+        }
+    }
+    if node.readiness.is_complete() {
         tracing::info!("all partitions are filled");
     }
 }
 
-/// Merges a partition from every other home replica. Returns whether all of them answered.
-async fn fill(node: &Arc<Node>, partition: Partition) -> bool {
-    let homes = node.layout.homes(partition, node.buckets.n_max());
-    if !homes.contains(&node.me) {
-        return true;
+/// Receives the partitions of a bucket of which this node became a home replica when n was raised.
+async fn fill_bucket(node: &Arc<Node>, bucket: Bucket, before: u16) {
+    let n = node.buckets.properties(bucket.as_str()).n;
+    for partition in (0..node.layout.partitions()).map(|p| Partition(p as u16)) {
+        let homes = node.layout.homes(partition, n);
+        let is_new = !node.layout.homes(partition, before).contains(&node.me);
+        if is_new && homes.contains(&node.me) && !fetch_from_all(node, homes, partition).await {
+            return; // tried again soon
+        }
     }
+    tracing::info!(bucket = bucket.as_str(), before, n, "the bucket's new replicas are filled");
+    let done = move |node: &Node| node.buckets.fetched(&node.store, &bucket, before, n);
+    if let Err(error) = replica::on_blocking_pool(node, done).await {
+        tracing::warn!(%error, "could not record a filled bucket");
+    }
+}
+
+/// Merges a partition from every other home replica. Returns whether all of them answered.
+async fn fetch_from_all(node: &Arc<Node>, homes: &[NodeId], partition: Partition) -> bool {
     for other in homes.iter().filter(|other| **other != node.me) {
         if !fetch_all(node, *other, partition).await {
             return false;
@@ -148,7 +170,9 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, partition: Partition) -> bool
         };
         for (key, len) in rows {
             let Some(object) = take_object(&mut payload, len) else { return false };
-            if replica::merge(node, Role::Home, &key, object).await != Reply::Stored {
+            let n = node.properties(&key).n;
+            let is_mine = node.layout.homes(partition, n).contains(&node.me);
+            if is_mine && replica::merge(node, Role::Home, &key, object).await != Reply::Stored {
                 return false;
             }
             after = Some(key);

@@ -52,7 +52,7 @@ async fn view(node: &Arc<Node>, at: NodeId, key: &Key, timeout: Duration) -> Rep
     if at == node.me {
         let (own, hints) = (replica::own(node, key).await, replica::hints_of(node, key).await);
         let (Ok(object), Ok(hints)) = (own, hints) else { return unreached };
-        let ready = node.readiness.is_ready(node.partition(key));
+        let ready = node.is_ready_for(key);
         return ReplicaView { reached: true, ready, object, hints, ..unreached };
     }
     let heard = node.peers.ask(at, Message::Inspect { key: key.clone() }, timeout).await;

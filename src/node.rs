@@ -202,6 +202,14 @@ impl Node {
         self.buckets.properties(key.bucket())
     }
 
+    /// Whether this node is a home replica of a key and has received what was written before it was one:
+    /// only then may it say what is there.
+    pub fn is_ready_for(&self, key: &Key) -> bool {
+        let partition = self.partition(key);
+        let homes = self.layout.homes(partition, self.buckets.trusted_n(key.bucket()));
+        self.readiness.is_ready(partition) && homes.contains(&self.me)
+    }
+
     /// Whether client requests can be taken.
     ///
     /// # Errors

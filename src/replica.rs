@@ -200,7 +200,7 @@ pub async fn merge(node: &Arc<Node>, role: Role, key: &Key, object: Object) -> R
 /// Says what this node holds of a key.
 pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> WithPayload<Reply> {
     WithPayload::bare(match place {
-        Where::Home if !node.readiness.is_ready(node.partition(key)) => Reply::NotReady,
+        Where::Home if !node.is_ready_for(key) => Reply::NotReady,
         Where::Home => {
             let place = Place::Home(node.partition(key));
             match read_row(node, place, key).await {
@@ -298,7 +298,7 @@ async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
     };
     let own = own.as_ref().map(&mut push);
     let hints = hints.iter().map(|(target, object)| (*target, push(object))).collect();
-    let ready = node.readiness.is_ready(node.partition(&key));
+    let ready = node.is_ready_for(&key);
     let head = Reply::Inspection { own, ready, hints };
     WithPayload { head, payload: payload.freeze() }
 }

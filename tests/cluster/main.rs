@@ -9,6 +9,7 @@
 
 mod conflicts;
 mod crash;
+mod deletes;
 mod doubt;
 mod harness;
 mod hints;

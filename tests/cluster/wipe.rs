@@ -102,3 +102,37 @@ async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent()
     };
     assert_eq!(eventually("all three answer", read).await, "only here");
 }
+
+/// Replicas that a raised n makes home replicas hold nothing yet: they may not say that a key is absent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raised_n_makes_no_key_absent() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let set_n = async |n: u16| {
+        let put = cluster.at(1).put("/buckets/raised").value(format!("{{\"n\": {n}}}"));
+        assert_eq!(put.answer().await.status, 200);
+    };
+    set_n(1).await;
+    let keys: Vec<String> = (0..50).map(|at| format!("/kv/raised/k{at}")).collect();
+    for key in &keys {
+        assert_eq!(cluster.at(2).put(key).value("v").answer().await.status, 204);
+    }
+    for n in [3, 5] {
+        set_n(n).await;
+        for key in &keys {
+            for number in cluster.all() {
+                for r in ["one", "quorum"] {
+                    let read = cluster.at(number).get(&format!("{key}?r={r}")).answer().await;
+                    let fine = [200, 503].contains(&read.status);
+                    assert!(fine, "{key} n={n} r={r} through n{number}: {}", read.text());
+                }
+            }
+        }
+    }
+    for key in &keys {
+        let read = async || {
+            let read = cluster.at(3).get(&format!("{key}?r=all")).answer().await;
+            (read.status == 200).then_some(())
+        };
+        eventually("all five replicas have the key", read).await;
+    }
+}
