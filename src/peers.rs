@@ -127,11 +127,11 @@ impl Peers {
             });
             peers.insert(other.name, peer.clone());
             for kind in [Kind::Read, Kind::Write, Kind::Control] {
-                for _ in 0..config.peers.lanes {
+                for lane in 0..config.peers.lanes {
                     let (peer, line, stop) = (peer.clone(), line.clone(), stop.clone());
                     tasks.spawn(async move {
                         tokio::select! {
-                            () = run_lane(peer, line, kind) => {}
+                            () = run_lane(peer, line, kind, lane) => {}
                             () = stop.cancelled() => {}
                         }
                     });
@@ -225,15 +225,18 @@ fn client(config: &Config) -> Result<reqwest::Client, reqwest::Error> {
 }
 
 /// One lane: takes whatever waits, sends it as one POST, hands the replies out, and again.
-async fn run_lane(peer: Arc<Peer>, line: Line, kind: Kind) {
+async fn run_lane(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
+    let queue = &peer.queues[kind as usize];
     loop {
-        let batch = peer.queues[kind as usize].take().await;
+        let batch = queue.take(lane).await;
         let mut frame = FrameWriter::new(&peer.header);
         for outgoing in &batch {
             frame.push(&outgoing.message, &outgoing.payload);
         }
         let sent_at = Instant::now();
-        match post(&peer, &line, frame.finish()).await {
+        let posting = post(&peer, &line, frame.finish());
+        let posted = if lane == 0 { call_for_help(queue, posting).await } else { posting.await };
+        match posted {
             Ok(replies) if replies.len() == batch.len() => {
                 if kind == Kind::Read {
                     peer.health.round_trip(sent_at.elapsed());
@@ -263,6 +266,21 @@ async fn run_lane(peer: Arc<Peer>, line: Line, kind: Kind) {
             }
         }
     }
+}
+
+/// A first lane that waits longer than this has others take over what comes meanwhile.
+const HELD_UP_AFTER: Duration = Duration::from_millis(2);
+
+/// Waits for the first lane's batch; if it takes long, the other lanes are called.
+async fn call_for_help<T>(queue: &Queue, posting: impl Future<Output = T>) -> T {
+    let mut posting = std::pin::pin!(posting);
+    if let Ok(posted) = tokio::time::timeout(HELD_UP_AFTER, posting.as_mut()).await {
+        return posted;
+    }
+    queue.set_held_up(true);
+    let posted = posting.await;
+    queue.set_held_up(false);
+    posted
 }
 
 fn tell_all(peer: &Peer, batch: Vec<Outgoing>, heard: impl Fn() -> Heard) {
