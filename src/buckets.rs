@@ -18,8 +18,8 @@ pub struct Buckets {
     defaults: Properties,
     nodes: u16,
     table: RwLock<Table>,
-    /// Buckets whose n was raised, with the n before. Nodes that it made home replicas hold nothing yet:
-    /// until they have fetched it all, they may not say what is there.
+    /// Buckets whose n was raised, with the n before. Nodes that it made home replicas hold nothing
+    /// yet: until they have fetched it all, they may not say what is there.
     raised: RwLock<BTreeMap<Bucket, u16>>,
     /// Serialises changes, so that `table` is not locked while one is made durable.
     changing: Mutex<()>,
@@ -71,8 +71,8 @@ impl Buckets {
         set.map(|(bucket, record)| (bucket.clone(), record.settings)).collect()
     }
 
-    /// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every peer
-    /// that is up before this returns, and to the others when they are back.
+    /// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every
+    /// peer that is up before this returns, and to the others when they are back.
     ///
     /// # Errors
     /// [`BucketsError`]; nothing changed.
@@ -136,8 +136,8 @@ impl Buckets {
         Ok(changed)
     }
 
-    /// Which of a key's home replicas, by their number, held its bucket before n was raised; all of them if
-    /// that is done with.
+    /// Which of a key's home replicas, by their number, held its bucket before n was raised; all of
+    /// them if that is done with.
     pub fn trusted_n(&self, bucket: &str) -> u16 {
         let n = self.properties(bucket).n;
         let raised = self.raised.read().unwrap_or_else(PoisonError::into_inner);
@@ -153,8 +153,8 @@ impl Buckets {
         self.raised.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// This node has fetched all that it must hold of a bucket with `n` replicas, of which `before` held
-    /// it before. Forgets that n was raised, unless it was changed again meanwhile.
+    /// This node has fetched all that it must hold of a bucket with `n` replicas, of which `before`
+    /// held it before. Forgets that n was raised, unless it was changed again meanwhile.
     ///
     /// # Errors
     /// The store's, if that cannot be made durable; the bucket stays raised then.

@@ -1,10 +1,11 @@
-//! What this node has not received: partitions after it lost its disk, buckets whose n was raised; and how
-//! they fill.
+//! What this node has not received: partitions after it lost its disk, buckets whose n was raised;
+//! and how they fill.
 //!
-//! A replica that starts empty in a formed cluster takes writes, which count, but answers reads of a
-//! partition only after it has merged with the other home replicas: an empty disk must not make a 404.
-//! What it is missing is fetched in pages from every other home replica of the partition; the hints that
-//! others keep for it come by handoff. Until then it says "not ready", which is no answer.
+//! A replica that starts empty in a formed cluster takes writes, which count, but answers reads of
+//! a partition only after it has merged with the other home replicas: an empty disk must not make a
+//! 404. What it is missing is fetched in pages from every other home replica of the partition; the
+//! hints that others keep for it come by handoff. Until then it says "not ready", which is no
+//! answer.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

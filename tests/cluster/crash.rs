@@ -1,4 +1,5 @@
-//! Nodes that die or stop and come back: every acknowledged write is there, no dot stands for two values.
+//! Nodes that die or stop and come back: every acknowledged write is there, no dot stands for two
+//! values.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,7 +11,8 @@ async fn assert_deleted(node: &Node, r: &str) {
     assert!(read.context().is_some(), "deleted, and not never written");
 }
 
-/// The replica that missed the delete learns of it from a hint, or from a read where there was none.
+/// The replica that missed the delete learns of it from a hint, or from a read where there was
+/// none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_that_a_home_replica_missed_is_not_undone_when_it_is_back() {
     for nodes in [3, 5] {

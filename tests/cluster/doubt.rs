@@ -1,4 +1,5 @@
-//! The tests of this directory are only worth what they would find: here the promise is broken on purpose.
+//! The tests of this directory are only worth what they would find: here the promise is broken on
+//! purpose.
 
 use crate::harness::{Cluster, Setup};
 use crate::load::check_all;

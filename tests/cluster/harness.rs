@@ -1,7 +1,8 @@
 //! A cluster of real `quorate` processes in a temporary directory, and all that can be done to it:
 //! kill -9, SIGSTOP, SIGTERM, restart, wipe, cut. Nothing outlives the test.
 //!
-//! Nodes are numbers: node 1 is `n1`. Whatever takes time is waited for by asking again, within a bound.
+//! Nodes are numbers: node 1 is `n1`. Whatever takes time is waited for by asking again, within a
+//! bound.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -287,8 +288,8 @@ impl Cluster {
         .await;
     }
 
-    /// Cuts two groups of nodes off from each other; nodes in neither hear everybody. Every cut replaces
-    /// the last one of the same nodes.
+    /// Cuts two groups of nodes off from each other; nodes in neither hear everybody. Every cut
+    /// replaces the last one of the same nodes.
     pub(crate) async fn cut(&self, these: &[usize], those: &[usize]) {
         for (ours, theirs) in [(these, those), (those, these)] {
             for number in ours {
@@ -314,7 +315,8 @@ impl Cluster {
         }
     }
 
-    /// A node that is not awake is passed over: the other end of a cut is told too, and that is enough.
+    /// A node that is not awake is passed over: the other end of a cut is told too, and that is
+    /// enough.
     async fn set_cuts(&self, number: usize, cut_in: &[usize], cut_out: &[usize]) {
         if !self.is_awake(number) {
             return;
@@ -364,8 +366,8 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
     }
 }
 
-/// A port below those that the system gives to outgoing connections: a node that is down for a while
-/// must find its port free when it comes back.
+/// A port below those that the system gives to outgoing connections: a node that is down for a
+/// while must find its port free when it comes back.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const RANGE: std::ops::Range<u32> = 12_000..32_000;

@@ -1,5 +1,5 @@
-//! Hints: kept while a home replica is gone, delivered when it is back, gone afterwards, never lost, and
-//! never mistaken for a "not found".
+//! Hints: kept while a home replica is gone, delivered when it is back, gone afterwards, never
+//! lost, and never mistaken for a "not found".
 
 use std::sync::Arc;
 
@@ -87,7 +87,8 @@ async fn a_fallback_killed_amid_handoff_loses_no_hint() {
     assert_eq!(cluster.hint_keys(5).await, 0);
 }
 
-/// A coordinator without any home replica: empty fallbacks must not make a 404, full ones may answer.
+/// A coordinator without any home replica: empty fallbacks must not make a 404, full ones may
+/// answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
     let cluster = Cluster::start(Setup::of(5)).await;

@@ -16,7 +16,8 @@ impl Cluster {
         Inspection(answer.json())
     }
 
-    /// Waits until all home replicas of a key are equal and no hints of it are left, and changes nothing.
+    /// Waits until all home replicas of a key are equal and no hints of it are left, and changes
+    /// nothing.
     pub(crate) async fn wait_delivered(&self, through: usize, key: &str) -> Inspection {
         eventually(&format!("{key} is everywhere and its hints are gone"), async || {
             let seen = self.inspect(through, key).await;
@@ -25,8 +26,8 @@ impl Cluster {
         .await
     }
 
-    /// Waits until all home replicas of a key are equal and no hints of it are left. Reading all of them
-    /// repairs those that nobody has asked since they missed something.
+    /// Waits until all home replicas of a key are equal and no hints of it are left. Reading all of
+    /// them repairs those that nobody has asked since they missed something.
     pub(crate) async fn wait_settled(&self, through: usize, key: &str) -> Inspection {
         eventually(&format!("{key} is settled"), async || {
             self.at(through).get(&format!("/kv/{key}?r=all")).answer().await;

@@ -1,8 +1,8 @@
 //! What the clients of a test did and saw, judged by the simulator's oracle.
 //!
-//! Every value is a list of elements, the last of which names the write itself: `w3 w7 w9` is write 9, by
-//! a client that was shown 3 and 7. So a value tells all that its write saw, and that nothing was lost can
-//! be seen without any version vector.
+//! Every value is a list of elements, the last of which names the write itself: `w3 w7 w9` is write
+//! 9, by a client that was shown 3 and 7. So a value tells all that its write saw, and that nothing
+//! was lost can be seen without any version vector.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,9 +17,10 @@ use crate::harness::{Cluster, name_of};
 use crate::http::{Answer, Node, Shown};
 use crate::look::Inspection;
 
-/// How many attempts at a write the oracle is told of: a coordinator forwards a write anew when its minter
-/// falls silent, so that it may be minted twice, under two dots (design, section 4, the exception to promise
-/// 3). The oracle then excuses copies that come up late; [`State::judge_dots`] excuses nothing.
+/// How many attempts at a write the oracle is told of: a coordinator forwards a write anew when its
+/// minter falls silent, so that it may be minted twice, under two dots (design, section 4, the
+/// exception to promise 3). The oracle then excuses copies that come up late; [`State::judge_dots`]
+/// excuses nothing.
 const ATTEMPTS: usize = 2;
 
 /// The history of one test.
@@ -176,8 +177,8 @@ impl State {
         Moment(self.now)
     }
 
-    /// *No dot stands for two values* (promise 3), whoever shows it and whenever; and no sibling is shown
-    /// beside a write whose context covered its dot (promise 2).
+    /// *No dot stands for two values* (promise 3), whoever shows it and whenever; and no sibling is
+    /// shown beside a write whose context covered its dot (promise 2).
     fn judge_dots(&mut self, key: &str, shown: &[Sight]) {
         for sight in shown {
             let Some(dot) = sight.dot else { continue };

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Cluster, Setup, eventually};
 
-/// Five nodes, the second home replica of the key dead, through a home replica and through a fallback.
+/// Five nodes, the second home replica of the key dead, through a home replica and through a
+/// fallback.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_home_replica_dead_w3_succeeds_with_a_hint_and_strict_w3_is_partial() {
     let cluster = Cluster::start(Setup::of(5)).await;
@@ -39,7 +40,8 @@ async fn with_a_home_replica_dead_w3_succeeds_with_a_hint_and_strict_w3_is_parti
             let put = put.context(seen.context()).answer().await;
             assert_eq!(put.status, status, "{query} through n{through}: {}", put.text());
         }
-        // The hint of the write above counts for the dead home replica, unless only home replicas do.
+        // The hint of the write above counts for the dead home replica, unless only home replicas
+        // do.
         for (query, status) in
             [("one", 200), ("quorum", 200), ("all", 200), ("all&sloppy=false", 503)]
         {
@@ -151,7 +153,8 @@ async fn no_default_request_fails_with_any_one_of_three_nodes_dead_or_stalled() 
     no_request_fails_while_any_one_node_is_gone(3).await;
 }
 
-/// Strict writes on three nodes leave no hint, so that only a read can repair the one that was cut off.
+/// Strict writes on three nodes leave no hint, so that only a read can repair the one that was cut
+/// off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_replica_answers_r1_with_the_old_value_and_a_quorum_read_repairs_it() {
     let cluster = Cluster::start(Setup::of(3)).await;

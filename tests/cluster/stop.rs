@@ -1,4 +1,5 @@
-//! The graceful stop: what was accepted is finished or refused with a clear answer, within the bound.
+//! The graceful stop: what was accepted is finished or refused with a clear answer, within the
+//! bound.
 
 use std::time::{Duration, Instant};
 

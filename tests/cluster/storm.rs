@@ -1,7 +1,7 @@
 //! A random storm of faults over five nodes with clients at work, and then the reckoning.
 //!
-//! `STORM_SEED` repeats the faults of a run (not its timing), `STORM_MINUTES` makes it longer than the
-//! usual fifteen seconds.
+//! `STORM_SEED` repeats the faults of a run (not its timing), `STORM_MINUTES` makes it longer than
+//! the usual fifteen seconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -76,7 +76,8 @@ async fn a_wiped_node_of_five_is_filled_and_calls_no_key_absent() {
     a_wiped_node_fills(5, 100).await;
 }
 
-/// With the only other holder away, the wiped node cannot know: no answer of it may be "never written".
+/// With the only other holder away, the wiped node cannot know: no answer of it may be "never
+/// written".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent() {
     let cluster = Cluster::start(Setup::of(3)).await;
@@ -103,7 +104,8 @@ async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent()
     assert_eq!(eventually("all three answer", read).await, "only here");
 }
 
-/// Replicas that a raised n makes home replicas hold nothing yet: they may not say that a key is absent.
+/// Replicas that a raised n makes home replicas hold nothing yet: they may not say that a key is
+/// absent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raised_n_makes_no_key_absent() {
     let cluster = Cluster::start(Setup::of(5)).await;
