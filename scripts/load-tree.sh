@@ -21,7 +21,6 @@ stored, or was read back different.
 Example: all sources of your Rust dependencies, with a node killed half-way.
   scripts/load-tree.sh ~/.cargo/registry/src --verify &
   sleep 5; scripts/kill-node.sh n2; wait
-  curl -i "http://127.0.0.1:7401/keys/files?limit=3"
 HELP
 }
 

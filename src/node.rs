@@ -25,6 +25,7 @@ use crate::forwards::Forwards;
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::reader::HedgeBudget;
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -53,6 +54,8 @@ pub struct Node {
     pub forwards: Forwards,
     /// Idempotency keys seen lately.
     pub idempotency: Idempotency,
+    /// How many reads may be hedged.
+    pub hedges: HedgeBudget,
     /// Which partitions were received.
     pub readiness: Readiness,
     /// Cuts ordered through the fault hook.
@@ -148,6 +151,7 @@ impl Node {
                 config.limits.idempotency_keys_max,
                 config.timeouts.idempotency_ms,
             ),
+            hedges: HedgeBudget::default(),
             readiness,
             tokens: secrets.iter().map(peer_token).collect(),
             operations: TaskTracker::new(),

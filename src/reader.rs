@@ -4,6 +4,7 @@
 //! repair) goes on in a task of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use quorate_protocol::get::{Answer, Effect, Get, Plan, Reply, What, Where};
@@ -51,6 +52,34 @@ pub enum Outcome {
     Silent,
 }
 
+/// How many reads may be hedged: one in ten over time, so that company for slow replicas does not double
+/// the load when all of them are slow because there is too much of it.
+#[derive(Debug, Default)]
+pub struct HedgeBudget(AtomicU64);
+
+/// What one hedge costs, in reads.
+const READS_PER_HEDGE: u64 = 10;
+/// The most that can be saved up, in reads.
+const READS_SAVED_MAX: u64 = 1000;
+
+impl HedgeBudget {
+    /// A read begins. Returns whether it may hedge.
+    fn earn(&self) -> bool {
+        let saved = self.0.load(Relaxed);
+        if saved < READS_SAVED_MAX {
+            self.0.fetch_add(1, Relaxed);
+        }
+        saved >= READS_PER_HEDGE
+    }
+
+    /// A read has hedged.
+    fn spend(&self) {
+        let less = |saved: u64| Some(saved.saturating_sub(READS_PER_HEDGE));
+        // The closure always gives a value, so this cannot fail.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, less);
+    }
+}
+
 /// One GET under way.
 struct Reading {
     node: Arc<Node>,
@@ -75,6 +104,9 @@ pub async fn read(
     let mut answer = reading.carry_out(effects).await;
     while answer.is_none() {
         answer = reading.step().await;
+    }
+    if reading.get.is_hedged() {
+        node.hedges.spend();
     }
     if !reading.get.is_done() {
         node.operations.spawn(reading.finish());
@@ -123,6 +155,9 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
 
 /// Company for a slow replica after about the 95th percentile of round trips.
 fn hedge_ms(node: &Node) -> Option<u64> {
+    if !node.hedges.earn() {
+        return None;
+    }
     let p95_us = node.peers.nodes().filter_map(|peer| node.peers.health(peer)).map(|h| h.p95_us());
     p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
 }
@@ -209,5 +244,23 @@ pub fn understand(reply: WithPayload<message::Reply>) -> Reply {
         | message::Reply::Status(_)
         | message::Reply::Buckets { .. }
         | message::Reply::Rows { .. } => Reply::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_read_in_ten_may_hedge() {
+        let budget = HedgeBudget::default();
+        let mut hedged = 0;
+        for _ in 0..1000 {
+            if budget.earn() {
+                budget.spend();
+                hedged += 1;
+            }
+        }
+        assert!((80..=100).contains(&hedged), "{hedged}");
     }
 }

@@ -258,6 +258,11 @@ impl Get {
         self.answered && self.repaired
     }
 
+    /// Whether a slow replica was given company.
+    pub fn is_hedged(&self) -> bool {
+        self.hedged
+    }
+
     /// The merge of all objects received.
     pub fn merged(&self) -> &Object {
         &self.merged
