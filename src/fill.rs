@@ -3,16 +3,17 @@
 //!
 //! A replica that starts empty in a formed cluster takes writes, which count, but answers reads of
 //! a partition only after it has merged with the other home replicas: an empty disk must not make a
-//! 404. What it is missing is fetched in pages from every other home replica of the partition; the
-//! hints that others keep for it come by handoff. Until then it says "not ready", which is no
-//! answer.
+//! 404. What it is missing is fetched in pages: first the hints that others keep, for whomever, from every
+//! node that is up (one that is down hands them off when it is back), then each partition from every
+//! other home replica of it. Until then it says "not ready", which is no answer.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::message::{Message, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::put::Role;
 use quorate_storage::Store;
@@ -96,19 +97,38 @@ impl Readiness {
 /// Fills what is missing, and what comes to be missing when the n of a bucket is raised.
 pub async fn run(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
+    let mut hints_from = BTreeSet::new();
     loop {
         ticks.tick().await;
         if node.formation().is_none() {
             continue;
         }
         let missing = node.readiness.missing();
-        if !missing.is_empty() {
+        if !missing.is_empty() && fetch_hints(&node, &mut hints_from).await {
             fill_partitions(&node, &missing).await;
         }
         for (bucket, before) in node.buckets.raised() {
             fill_bucket(&node, bucket, before).await;
         }
     }
+}
+
+/// Merges the hints that others keep of keys this node is a home replica of, whomever they keep them
+/// for: the other home replicas may have been down when a key was written. `had` remembers whose are in. Returns whether
+/// every node that is up has sent its own.
+async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
+    let down = node.peers.down();
+    let others: Vec<NodeId> =
+        node.peers.nodes().filter(|other| !down.contains(other) && !had.contains(other)).collect();
+    for other in others {
+        for target in node.layout.members().iter().map(|member| member.node) {
+            if !fetch_all(node, other, Rows::HintsFor(target)).await {
+                return false;
+            }
+        }
+        had.insert(other);
+    }
+    true
 }
 
 /// Receives whole partitions.
@@ -152,17 +172,18 @@ async fn fill_bucket(node: &Arc<Node>, bucket: Bucket, before: u16) {
 /// Merges a partition from every other home replica. Returns whether all of them answered.
 async fn fetch_from_all(node: &Arc<Node>, homes: &[NodeId], partition: Partition) -> bool {
     for other in homes.iter().filter(|other| **other != node.me) {
-        if !fetch_all(node, *other, partition).await {
+        if !fetch_all(node, *other, Rows::Partition(partition)).await {
             return false;
         }
     }
     true
 }
 
-async fn fetch_all(node: &Arc<Node>, from: NodeId, partition: Partition) -> bool {
+/// Merges what another node holds, page by page. Returns whether all of it came.
+async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
     let mut after: Option<Key> = None;
     loop {
-        let message = Message::Fetch { partition: partition.0, after: after.take() };
+        let message = Message::Fetch { rows, after: after.take() };
         let timeout = Duration::from_millis(node.config.timeouts.request_ms);
         let heard = node.peers.ask(from, message, timeout).await;
         let Some(WithPayload { head: Reply::Rows { rows, end }, mut payload }) = heard.into_reply()
@@ -171,9 +192,10 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, partition: Partition) -> bool
         };
         for (key, len) in rows {
             let Some(object) = take_object(&mut payload, len) else { return false };
-            let n = node.properties(&key).n;
-            let is_mine = node.layout.homes(partition, n).contains(&node.me);
-            if is_mine && replica::merge(node, Role::Home, &key, object).await != Reply::Stored {
+            let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
+            if homes.contains(&node.me)
+                && replica::merge(node, Role::Home, &key, object).await != Reply::Stored
+            {
                 return false;
             }
             after = Some(key);

@@ -17,8 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use quorate_protocol::get::{What, Where};
-use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
@@ -160,7 +159,7 @@ async fn carry_out_one(
                 Err(error) => Reply::Refused(refusal_of(&error)),
             })
         }
-        Message::Fetch { partition, after } => fetch(node, Partition(partition), after).await,
+        Message::Fetch { rows, after } => fetch(node, rows, after).await,
     }
 }
 
@@ -308,9 +307,11 @@ const FETCH_ROWS_MAX: usize = 1024;
 /// Bytes in one page of a fetch (a single larger row still goes).
 const FETCH_BYTES_MAX: usize = 1 << 20;
 
-async fn fetch(node: &Arc<Node>, partition: Partition, after: Option<Key>) -> WithPayload<Reply> {
-    let page = on_blocking_pool(node, move |node| {
-        node.store.scan_partition(partition, after.as_ref(), FETCH_ROWS_MAX, FETCH_BYTES_MAX)
+async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
+    let (rows_max, bytes_max) = (FETCH_ROWS_MAX, FETCH_BYTES_MAX);
+    let page = on_blocking_pool(node, move |node| match rows {
+        Rows::Partition(p) => node.store.scan_partition(p, after.as_ref(), rows_max, bytes_max),
+        Rows::HintsFor(target) => node.store.hints(target, after.as_ref(), rows_max, bytes_max),
     });
     let page = match page.await {
         Ok(page) => page,

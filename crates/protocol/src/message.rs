@@ -10,6 +10,7 @@ use crate::bucket::Table;
 use crate::clock::Dot;
 use crate::context::Seen;
 use crate::get::{What, Where};
+use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
 use crate::put::{Acks, Role};
@@ -84,13 +85,22 @@ pub enum Message {
         /// The formation.
         formation: Formation,
     },
-    /// Send a page of the rows of a partition that you hold as home replica: [`Reply::Rows`].
+    /// Send a page of what you hold: [`Reply::Rows`].
     Fetch {
-        /// Which partition.
-        partition: u16,
+        /// Of which rows.
+        rows: Rows,
         /// After this key.
         after: Option<Key>,
     },
+}
+
+/// Which rows a node that has to be filled asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rows {
+    /// Those of a partition, held as home replica.
+    Partition(Partition),
+    /// The hints kept for a node, of all partitions.
+    HintsFor(NodeId),
 }
 
 /// What the other answers. Any message can be answered with [`Reply::Refused`].
