@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quorate_protocol::bucket::Properties;
@@ -71,6 +71,8 @@ pub struct Node {
     /// Cancelled when background jobs and peer traffic shall end.
     pub stop: CancellationToken,
     formation: OnceLock<Formation>,
+    /// Serialises the recording of a formation: several peers may tell of it at once.
+    forming: Mutex<()>,
     stopping: AtomicBool,
     started: Instant,
     ticket: AtomicU64,
@@ -167,6 +169,7 @@ impl Node {
             background,
             stop,
             formation,
+            forming: Mutex::new(()),
         }))
     }
 
@@ -256,6 +259,7 @@ impl Node {
         formation: Formation,
         joins: bool,
     ) -> Result<(), quorate_storage::Error> {
+        let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         if self.formation().is_some() {
             if !joins && self.formation() == Some(formation) && !self.readiness.is_complete() {
                 // Heard from a peer a moment before: the cluster is new, so nothing was missed.

@@ -138,3 +138,35 @@ async fn a_raised_n_makes_no_key_absent() {
         eventually("all five replicas have the key", read).await;
     }
 }
+
+/// Two of three home replicas were dead when a key was written, so its other copies are hints for
+/// them. The third loses its disk and comes back before those are handed off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_knows_what_is_left_in_hints_only() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let key = cluster.keys_where("left", 1, |_| true).remove(0);
+    let list = cluster.preference(&key);
+    let (homes, fallbacks) = list.split_at(3);
+    let (dead, wiped) = (&homes[..2], homes[2]);
+    for number in dead {
+        cluster.kill(*number);
+    }
+    let path = format!("/kv/{key}");
+    let put = cluster.at(wiped).put(&format!("{path}?w=all")).value("kept").answer().await;
+    assert_eq!((put.status, put.number("quorate-hints")), (204, 2), "{}", put.text());
+    cluster.kill(wiped);
+    cluster.wipe(wiped);
+    // The dead come back, but what is kept for them cannot reach them.
+    cluster.cut_one_way(fallbacks, dead).await;
+    for number in dead {
+        cluster.restart(*number).await;
+    }
+    cluster.restart(wiped).await;
+    let filled = async || {
+        let cluster = cluster.at(wiped).get("/cluster").answer().await.json();
+        (cluster["filled"] == true).then_some(())
+    };
+    eventually("the wiped node is filled", filled).await;
+    let read = cluster.at(wiped).get(&format!("{path}?r=1&sloppy=false")).answer().await;
+    assert_eq!(read.text(), "kept");
+}
