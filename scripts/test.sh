@@ -62,7 +62,7 @@ step "format" cargo fmt --all --check
 step "scripts" check_scripts
 step "lints" cargo clippy --release --locked --workspace --all-targets -- -D warnings
 step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
-step "tests" cargo test --release --locked --workspace
+step "tests" cargo test --release --locked --workspace --no-fail-fast
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
 
 printf '\n'

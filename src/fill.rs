@@ -114,8 +114,8 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// Merges the hints that others keep of keys this node is a home replica of, whomever they keep them
-/// for: the other home replicas may have been down when a key was written. `had` remembers whose are in. Returns whether
-/// every node that is up has sent its own.
+/// for: the other home replicas may have been down when a key was written. `had` remembers whose are
+/// in. Returns whether every node that is up has sent its own.
 async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
     let down = node.peers.down();
     let others: Vec<NodeId> =

@@ -12,7 +12,7 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::view::{context_after_write, context_of};
+use quorate_protocol::view::{View, context_after_write, context_of};
 use quorate_storage::{Blocking, Error, MintedRow};
 
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
@@ -145,10 +145,13 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
         replica::merge(node, role, &write.key, seen).await;
         return Ok(());
     }
-    if write.condition.as_ref().is_some_and(|condition| !holds(condition, &seen)) {
+    let view = View::of(&seen, node.properties(&write.key).conflicts);
+    let is_there = !matches!(view, View::Absent | View::Deleted);
+    let met = |condition: &Condition| holds(condition, is_there, seen.version());
+    if !write.condition.as_ref().is_none_or(met) {
         return Err(WriteAnswer::ConditionFailed);
     }
-    if write.delete_seen && seen.is_deleted() {
+    if write.delete_seen && !is_there {
         return Err(nothing_to_delete(&seen));
     }
     if write.condition.is_some() || write.delete_seen {
@@ -174,14 +177,12 @@ fn nothing_to_delete(seen: &Object) -> WriteAnswer {
     })
 }
 
-fn holds(condition: &Condition, seen: &Object) -> bool {
+/// Whether a condition holds for what a client would be shown. A tombstone counts as absent.
+fn holds(condition: &Condition, is_there: bool, version: Version) -> bool {
     match condition {
-        Condition::Absent => seen.is_deleted(),
-        Condition::Present => !seen.is_deleted(),
-        Condition::Version(versions) => {
-            let version: Version = seen.version();
-            !seen.is_deleted() && versions.contains(&version)
-        }
+        Condition::Absent => !is_there,
+        Condition::Present => is_there,
+        Condition::Version(versions) => is_there && versions.contains(&version),
     }
 }
 
