@@ -30,6 +30,10 @@ HELP
 # Writes the config of node $1 of $2, with durability $3.
 write_config() {
     local node=$1 count=$2 durability=$3 directory=$CLUSTER_DIR/$1 index
+    # The nodes share this machine's cores: with a thread per core each they would get in each
+    # other's way.
+    local threads=$(($(nproc) / count))
+    ((threads > 0)) || threads=1
     mkdir -p "$directory"
     {
         cat <<TOML
@@ -40,6 +44,7 @@ node = "$node"
 data_dir = "$directory/data"
 client_addr = "127.0.0.1:$(client_port "$node")"
 peer_addr = "127.0.0.1:$(peer_port "$node")"
+worker_threads = $threads
 fault_hook = true
 durability = "$durability"
 

@@ -72,6 +72,9 @@ pub struct Config {
     /// When a write is acknowledged.
     #[serde(default)]
     pub durability: Durability,
+    /// Threads that serve requests; 0 is one per core.
+    #[serde(default)]
+    pub worker_threads: usize,
     /// Whether the peer port takes orders to cut this node off (for tests).
     #[serde(default)]
     pub fault_hook: bool,
@@ -337,6 +340,7 @@ impl Config {
         const HOUR_MS: u64 = 3_600_000;
         const GIB: usize = 1 << 30;
         let Self { limits: l, timeouts: t, peers: p, storage: s, .. } = self;
+        in_range("worker_threads", self.worker_threads, 0..=1024)?;
         in_range("limits.value_bytes_max", l.value_bytes_max, 1..=256 << 20)?;
         in_range("limits.siblings_max", l.siblings_max, 1..=10_000)?;
         in_range("limits.object_bytes_max", l.object_bytes_max, l.value_bytes_max..=GIB)?;

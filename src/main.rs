@@ -69,13 +69,13 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             let config = Config::load(&config)?;
             start_logging(&config.log)?;
             stop_on_panic();
-            runtime()?.block_on(server::serve(config))?;
+            runtime(config.worker_threads)?.block_on(server::serve(config))?;
         }
         Command::Form { config, timeout_ms } => {
             let config = Config::load(&config)?;
             let formed = form::form(&config, Duration::from_millis(timeout_ms));
             let nodes = config.layout.nodes.len();
-            match runtime()?.block_on(formed)? {
+            match runtime(1)?.block_on(formed)? {
                 Formed::Now => {
                     say(&mut std::io::stdout(), &format!("formed a cluster of {nodes} nodes"))
                 }
@@ -97,8 +97,13 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+/// A runtime with so many worker threads, one per core if 0.
+fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if worker_threads > 0 {
+        builder.worker_threads(worker_threads);
+    }
+    builder.enable_all().build()
 }
 
 fn start_logging(log: &LogConfig) -> Result<(), Box<dyn std::error::Error>> {
