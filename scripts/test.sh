@@ -65,10 +65,10 @@ step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --worksp
 step "tests" cargo test --release --locked --workspace --no-fail-fast
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
 
-printf '\n'
+printf '\nsteps: %d passed, %d failed\n' $((steps - ${#failed[@]})) ${#failed[@]}
 if ((${#failed[@]})); then
     list=$(printf ', %s' "${failed[@]}")
-    say "FAILED: ${#failed[@]} of $steps steps in $SECONDS s: ${list#, }"
+    say "FAILED after $SECONDS s: ${list#, }"
     exit 1
 fi
 say "All $steps steps passed in $SECONDS s."

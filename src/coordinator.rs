@@ -11,6 +11,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::put::Acks;
 use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 pub use crate::inspect::{ConflictPage, ReplicaView, conflicts, inspect};
 pub use crate::minter::WriteOutcome;
@@ -25,7 +26,8 @@ pub async fn write(node: &Arc<Node>, write: Write) -> WriteOutcome {
     let (told, answer) = oneshot::channel();
     let w = write.w;
     let tell = move |outcome| drop(told.send(outcome));
-    node.operations.spawn(run(node.clone(), write, tell));
+    // In the request's span: its log lines carry the request's id.
+    node.operations.spawn(run(node.clone(), write, tell).in_current_span());
     // The task tells before it ends, whatever happens; if it was cut off, nobody knows.
     answer.await.unwrap_or_else(|_| no_quorum(w, Acks::default(), Outcome::Unknown).into())
 }

@@ -12,6 +12,7 @@ use quorate_protocol::message::{self, Message, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
+use tracing::Instrument;
 
 use crate::mailbox::{Mailbox, ReplyTo};
 use crate::node::Node;
@@ -109,7 +110,7 @@ pub async fn read(
         node.hedges.spend();
     }
     if !reading.get.is_done() {
-        node.operations.spawn(reading.finish());
+        node.operations.spawn(reading.finish().in_current_span());
     }
     match answer {
         Some(Answer::Read(object)) => Ok(object),
