@@ -29,7 +29,7 @@ pub async fn write(node: &Arc<Node>, write: Write) -> WriteOutcome {
     // In the request's span: its log lines carry the request's id.
     node.operations.spawn(run(node.clone(), write, tell).in_current_span());
     // The task tells before it ends, whatever happens; if it was cut off, nobody knows.
-    answer.await.unwrap_or_else(|_| no_quorum(w, Acks::default(), Outcome::Unknown).into())
+    answer.await.unwrap_or_else(|_| minter::unknown(w).into())
 }
 
 async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
@@ -40,8 +40,7 @@ async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Se
             // If others were asked before and stayed silent, a failure here says nothing of them.
             let tell = move |outcome: WriteOutcome| {
                 let answer = route.on_written(me, outcome.answer, w);
-                let unknown = || no_quorum(w, Acks::default(), Outcome::Unknown);
-                let answer = answer.unwrap_or_else(unknown);
+                let answer = answer.unwrap_or_else(|| minter::unknown(w));
                 tell(WriteOutcome { answer, object: outcome.object });
             };
             minter::mint(&node, write, tell).await;
@@ -142,9 +141,6 @@ fn failed(write: &Write, unrouted: Unrouted) -> WriteOutcome {
     let silent = !unrouted.silent.is_empty();
     let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };
     let Unrouted { refused, silent } = unrouted;
-    no_quorum(write.w, Acks { refused, silent, ..Acks::default() }, outcome).into()
-}
-
-fn no_quorum(required: u16, acks: Acks, outcome: Outcome) -> WriteAnswer {
-    WriteAnswer::NoQuorum { required, acks, outcome }
+    let acks = Acks { refused, silent, ..Acks::default() };
+    WriteAnswer::NoQuorum { required: write.w, acks, outcome }.into()
 }

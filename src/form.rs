@@ -7,7 +7,7 @@ use quorate_protocol::message::{Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, NodeConfig};
 use crate::node::{self, RELEASE};
 
 /// Why a cluster was not formed.
@@ -63,15 +63,19 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
     let client = reqwest::Client::builder().no_proxy().build()?;
     let deadline = Instant::now() + timeout;
     let mut formed: Option<(NodeId, Formation)> = None;
-    for member in &config.layout.nodes {
-        let to =
-            Ask { client: &client, header: &header, node: member.name, addr: &member.peer_addr };
-        let status = to.wait(deadline).await?;
+    let ask = |member: &NodeConfig| Ask {
+        client: client.clone(),
+        header: Header { to: member.name, ..header.clone() },
+        addr: member.peer_addr.clone(),
+    };
+    let nodes: Vec<Ask> = config.layout.nodes.iter().map(ask).collect();
+    for node in &nodes {
+        let status = node.wait(deadline).await?;
         match (formed, status.formation) {
             (Some((first, known)), Some(found)) if known != found => {
-                return Err(FormError::Different(first, member.name));
+                return Err(FormError::Different(first, node.header.to));
             }
-            (None, Some(found)) => formed = Some((member.name, found)),
+            (None, Some(found)) => formed = Some((node.header.to, found)),
             (Some(_) | None, _) => {}
         }
     }
@@ -79,29 +83,25 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
         return Ok(Formed::Before);
     }
     let formation = Formation(rand::random());
-    for member in &config.layout.nodes {
-        let to =
-            Ask { client: &client, header: &header, node: member.name, addr: &member.peer_addr };
-        match to.ask(Message::Form { formation }).await {
-            Ok(status) if status.formation == Some(formation) => {}
-            Ok(_) => {
-                let reason = "it has recorded another".to_owned();
-                return Err(FormError::NotRecorded { node: member.name, reason });
-            }
-            Err(reason) => return Err(FormError::NotRecorded { node: member.name, reason }),
-        }
+    for node in &nodes {
+        let reason = match node.ask(Message::Form { formation }).await {
+            Ok(status) if status.formation == Some(formation) => continue,
+            Ok(_) => "it has recorded another".to_owned(),
+            Err(reason) => reason,
+        };
+        return Err(FormError::NotRecorded { node: node.header.to, reason });
     }
     Ok(Formed::Now)
 }
 
-struct Ask<'a> {
-    client: &'a reqwest::Client,
-    header: &'a Header,
-    node: NodeId,
-    addr: &'a str,
+/// One node to ask.
+struct Ask {
+    client: reqwest::Client,
+    header: Header,
+    addr: String,
 }
 
-impl Ask<'_> {
+impl Ask {
     async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
         loop {
             let nothing = Status {
@@ -114,7 +114,7 @@ impl Ask<'_> {
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),
                 Err(reason) if Instant::now() >= deadline => {
-                    let (node, addr) = (self.node, self.addr.to_owned());
+                    let (node, addr) = (self.header.to, self.addr.clone());
                     return Err(FormError::Unreachable { node, addr, reason });
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -123,7 +123,7 @@ impl Ask<'_> {
     }
 
     async fn ask(&self, message: Message) -> Result<Status, String> {
-        let mut frame = FrameWriter::new(&Header { to: self.node, ..self.header.clone() });
+        let mut frame = FrameWriter::new(&self.header);
         frame.push(&message, &[]);
         let url = format!("http://{}/peer", self.addr);
         let request = self.client.post(url).timeout(Duration::from_secs(5)).body(frame.finish());

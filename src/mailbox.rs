@@ -1,6 +1,6 @@
 //! Where one operation hears from its peers.
 
-use quorate_protocol::message::{Refusal, Reply, WithPayload, WriteAnswer};
+use quorate_protocol::message::{Reply, WithPayload, WriteAnswer};
 use quorate_protocol::name::NodeId;
 use tokio::sync::mpsc;
 
@@ -50,14 +50,6 @@ impl Heard {
         match self {
             Self::Reply(reply) => Some(reply),
             Self::Written(_) | Self::NotSent(_) | Self::Silent(_) => None,
-        }
-    }
-
-    /// The refusal, if it is one.
-    pub fn refusal(&self) -> Option<Refusal> {
-        match self {
-            Self::Reply(WithPayload { head: Reply::Refused(refusal), .. }) => Some(*refusal),
-            Self::Reply(_) | Self::Written(_) | Self::NotSent(_) | Self::Silent(_) => None,
         }
     }
 }

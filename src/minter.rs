@@ -154,14 +154,11 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
     if write.delete_seen && !is_there {
         return Err(nothing_to_delete(&seen));
     }
-    if write.condition.is_some() || write.delete_seen {
-        // A passing condition is about what it saw: the write supersedes exactly that, and does not happen
-        // if another got here meanwhile.
-        write.draft.unless_overtaken = write.condition.is_some();
-        let context = context_of(&seen);
-        write.draft.context.join(&context.clock);
-        write.draft.context_stamp = write.draft.context_stamp.max(context.stamp);
-    }
+    // The write supersedes exactly what was read. A condition is about just that: a conditional write does
+    // not happen if another got here meanwhile.
+    write.draft.unless_overtaken = write.condition.is_some();
+    write.draft.context.join(&seen.clock);
+    write.draft.context_stamp = write.draft.context_stamp.max(seen.stamp_max());
     Ok(())
 }
 
@@ -210,7 +207,8 @@ async fn store(node: &Arc<Node>, write: &Write, role: Role) -> Result<MintedRow,
     }
 }
 
-fn unknown(required: u16) -> WriteAnswer {
+/// Nobody can say what was stored.
+pub fn unknown(required: u16) -> WriteAnswer {
     WriteAnswer::NoQuorum { required, acks: Acks::default(), outcome: Outcome::Unknown }
 }
 

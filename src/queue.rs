@@ -3,7 +3,7 @@
 //! The *first* lane takes whatever waits as soon as it is free: while its batch is under way the next one
 //! grows, and the larger a batch the less each message costs. Further lanes help only when batches are
 //! full anyway or the first lane is held up (a sync, a disk read, a lost packet): with all lanes equal,
-//! batches were a third as large and a GET cost half as much again.
+//! a GET cost half as much processor time again (docs/performance.md).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

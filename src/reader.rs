@@ -14,7 +14,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use tracing::Instrument;
 
-use crate::mailbox::{Mailbox, ReplyTo};
+use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::node::Node;
 use crate::replica;
 
@@ -42,15 +42,6 @@ pub struct ReadFailure {
     pub refused: Vec<NodeId>,
     /// Nodes that said nothing.
     pub silent: Vec<NodeId>,
-}
-
-/// What came of asking one replica.
-#[derive(Debug)]
-pub enum Outcome {
-    /// It said something.
-    Reply(Reply),
-    /// It said nothing.
-    Silent,
 }
 
 /// How many reads may be hedged: one in ten over time, so that company for slow replicas does not double
@@ -171,9 +162,16 @@ impl Reading {
         let effects = tokio::select! {
             heard = self.mailbox.recv() => {
                 let now = self.node.uptime();
-                match heard.map(|(from, heard)| (from, replica::reading(heard))) {
-                    Some((from, Outcome::Reply(reply))) => self.get.on_reply(from, reply, now),
-                    Some((from, Outcome::Silent)) => self.get.on_silent(from, now),
+                match heard {
+                    Some((from, Heard::Reply(reply))) => {
+                        self.get.on_reply(from, understand(reply), now)
+                    }
+                    Some((from, Heard::NotSent(_))) => {
+                        self.get.on_reply(from, Reply::Refused, now)
+                    }
+                    Some((from, Heard::Silent(_) | Heard::Written(_))) => {
+                        self.get.on_silent(from, now)
+                    }
                     None => self.get.on_time(now),
                 }
             }

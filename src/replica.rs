@@ -27,8 +27,8 @@ use quorate_storage::{Blocking, Error, Place};
 
 use crate::faults::Cuts;
 use crate::mailbox::Heard;
+use crate::minter;
 use crate::node::Node;
-use crate::{minter, reader};
 
 /// The peer port's routes.
 pub fn app(node: Arc<Node>) -> Router {
@@ -380,14 +380,5 @@ async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    }
-}
-
-/// What a replica's reply means to a read.
-pub fn reading(heard: Heard) -> reader::Outcome {
-    match heard {
-        Heard::Reply(reply) => reader::Outcome::Reply(reader::understand(reply)),
-        Heard::NotSent(_) => reader::Outcome::Reply(quorate_protocol::get::Reply::Refused),
-        Heard::Silent(_) | Heard::Written(_) => reader::Outcome::Silent,
     }
 }
