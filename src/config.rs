@@ -89,6 +89,12 @@ pub struct Config {
     /// Times.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// How replicas are kept alike.
+    #[serde(default)]
+    pub anti_entropy: AntiEntropy,
+    /// How deletes are forgotten.
+    #[serde(default)]
+    pub deletes: Deletes,
     /// How peers talk.
     #[serde(default)]
     pub peers: PeersConfig,
@@ -204,6 +210,31 @@ section! {
         idempotency_ms: u64 = 600_000,
         /// How often an unreachable peer is tried.
         probe_ms: u64 = 250,
+    }
+}
+
+section! {
+    /// How replicas are kept alike in the background.
+    AntiEntropy {
+        /// How often the trees are compared with each peer, in milliseconds; 0 turns it off.
+        interval_ms: u64 = 10_000,
+        /// The share of a core that comparing and mending may take, in percent.
+        share_percent: u64 = 25,
+        /// The share of a core that filling an empty disk may take, in percent.
+        fill_percent: u64 = 50,
+        /// How often the trees are recomputed from the rows, in milliseconds; 0 turns it off.
+        scrub_ms: u64 = 86_400_000,
+    }
+}
+
+section! {
+    /// How deletes are forgotten.
+    Deletes {
+        /// How long every node must have held nothing but a tombstone before it is reaped, in
+        /// milliseconds. Equal on all nodes; their clocks may differ by a quarter of it.
+        grace_ms: u64 = 86_400_000,
+        /// How often a node looks for tombstones to reap, in milliseconds.
+        reap_ms: u64 = 60_000,
     }
 }
 
@@ -361,6 +392,13 @@ impl Config {
         in_range("timeouts.shutdown_ms", t.shutdown_ms, 100..=HOUR_MS)?;
         in_range("timeouts.idempotency_ms", t.idempotency_ms, 0..=24 * HOUR_MS)?;
         in_range("timeouts.probe_ms", t.probe_ms, 50..=60_000)?;
+        let (a, d) = (&self.anti_entropy, &self.deletes);
+        in_range("anti_entropy.interval_ms", a.interval_ms, 0..=24 * HOUR_MS)?;
+        in_range("anti_entropy.share_percent", a.share_percent, 1..=100)?;
+        in_range("anti_entropy.fill_percent", a.fill_percent, 1..=100)?;
+        in_range("anti_entropy.scrub_ms", a.scrub_ms, 0..=720 * HOUR_MS)?;
+        in_range("deletes.grace_ms", d.grace_ms, 1000..=720 * HOUR_MS)?;
+        in_range("deletes.reap_ms", d.reap_ms, 100..=24 * HOUR_MS)?;
         in_range("peers.lanes", p.lanes, 1..=64)?;
         in_range("peers.queue_messages_max", p.queue_messages_max, 1..=1 << 20)?;
         in_range("peers.queue_bytes_max", p.queue_bytes_max, 1 << 20..=4 * GIB)?;

@@ -184,6 +184,7 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
     let mut after: Option<Key> = None;
     loop {
         let message = Message::Fetch { rows, after: after.take() };
+        let read_at = node.now();
         let timeout = Duration::from_millis(node.config.timeouts.request_ms);
         let heard = node.peers.ask(from, message, timeout).await;
         let Some(WithPayload { head: Reply::Rows { rows, end }, mut payload }) = heard.into_reply()
@@ -194,7 +195,7 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
             let Some(object) = take_object(&mut payload, len) else { return false };
             let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
             if homes.contains(&node.me)
-                && replica::merge(node, Role::Home, &key, object).await != Reply::Stored
+                && replica::merge(node, Role::Home, &key, object, read_at).await != Reply::Stored
             {
                 return false;
             }

@@ -110,6 +110,8 @@ impl Ask {
                 writable: false,
                 buckets_hash: 0,
                 release: RELEASE.to_owned(),
+                start: Default::default(),
+                grace_ms: 0,
             };
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),

@@ -55,6 +55,7 @@ struct Page {
 
 /// Sends the next page of hints and deletes those that arrived. `None` at the end.
 async fn deliver_page(node: &Arc<Node>, target: NodeId, after: Option<Key>) -> Option<Page> {
+    let read_at = node.now();
     let rows = on_blocking_pool(node, move |node| {
         node.store.hints(target, after.as_ref(), PAGE_ROWS_MAX, PAGE_BYTES_MAX)
     });
@@ -68,7 +69,7 @@ async fn deliver_page(node: &Arc<Node>, target: NodeId, after: Option<Key>) -> O
             continue;
         };
         let (reply_to, mailbox) = ReplyTo::new();
-        let message = Message::Store { key: key.clone(), role: Role::Home };
+        let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
         node.peers.send(target, message, object, reply_to);
         waiting.push((key, version, mailbox));
     }

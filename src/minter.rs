@@ -78,6 +78,7 @@ pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOut
     }
     let (homes, fallbacks) = replicas(node, &write);
     let role = role_of(node.me, &homes);
+    let minted_at = node.now();
     let row = match store(node, &write, role).await {
         Ok(row) => row,
         Err(answer) => return tell(answer.into()),
@@ -95,8 +96,17 @@ pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOut
     let (reply_to, mailbox) = ReplyTo::new();
     let durable: Durable = Box::pin(node.store.durable());
     let tell = Some(tell);
-    let mut writing =
-        Writing { node, write: &write, row, put, reply_to, mailbox, durable: Some(durable), tell };
+    let mut writing = Writing {
+        node,
+        write: &write,
+        row,
+        minted_at,
+        put,
+        reply_to,
+        mailbox,
+        durable: Some(durable),
+        tell,
+    };
     writing.carry_out(effects);
     while !writing.put.is_done() {
         writing.step().await;
@@ -131,6 +141,7 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
     }
     let (n, r, sloppy) = (write.n, write.r, write.sloppy);
     let options = ReadOptions { n, r, sloppy, timeout_ms: u64::from(write.timeout_ms) };
+    let read_at = node.now();
     let seen = match reader::read(node, &write.key, options).await {
         Ok(seen) => seen,
         Err(failure) => {
@@ -142,7 +153,7 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
         // A retry of a write that succeeded: bring its sibling here, where minting will find it.
         let (homes, _) = replicas(node, write);
         let role = role_of(node.me, &homes);
-        replica::merge(node, role, &write.key, seen).await;
+        replica::merge(node, role, &write.key, seen, read_at).await;
         return Ok(());
     }
     let view = View::of(&seen, node.properties(&write.key).conflicts);
@@ -225,6 +236,8 @@ struct Writing<'a, Tell> {
     node: &'a Arc<Node>,
     write: &'a Write,
     row: MintedRow,
+    /// By the wall clock, before the row was read.
+    minted_at: Millis,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
@@ -268,7 +281,11 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         for effect in effects {
             match effect {
                 Effect::Send { to, role } => {
-                    let message = Message::Store { key: self.write.key.clone(), role };
+                    let message = Message::Store {
+                        key: self.write.key.clone(),
+                        role,
+                        read_at: self.minted_at,
+                    };
                     let object: Bytes = self.row.encoded.clone();
                     self.node.peers.send(to, message, object, self.reply_to.clone());
                 }

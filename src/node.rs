@@ -11,8 +11,10 @@ use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::standing::Start;
+use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
-use quorate_storage::{Condition, Durability, Options, Recovery, Store};
+use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -199,6 +201,11 @@ impl Node {
         key.partition(self.layout.partitions())
     }
 
+    /// Where this node keeps a key as home replica.
+    pub fn home(&self, key: &Key) -> Place {
+        Place::Home(Tree { partition: self.partition(key), n: self.properties(key).n })
+    }
+
     /// All nodes in the order of preference for a key.
     pub fn preference_list(&self, key: &Key) -> &[NodeId] {
         self.layout.preference_list(self.partition(key))
@@ -282,6 +289,8 @@ impl Node {
             writable: self.is_writable(),
             buckets_hash: self.buckets.hash(),
             release: RELEASE.to_owned(),
+            start: Start::default(),
+            grace_ms: self.config.deletes.grace_ms,
         }
     }
 }

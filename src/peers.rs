@@ -365,6 +365,16 @@ fn kind_of(message: &Message) -> Kind {
         | Message::Hello { .. }
         | Message::Buckets { .. }
         | Message::Form { .. }
-        | Message::Fetch { .. } => Kind::Control,
+        | Message::Fetch { .. }
+        | Message::Roots { .. }
+        | Message::Leaves { .. }
+        | Message::List { .. }
+        | Message::Versions { .. }
+        | Message::Confirm { .. }
+        | Message::Reap { .. }
+        | Message::Room
+        | Message::SyncPoint
+        | Message::Undelivered { .. }
+        | Message::Keys { .. } => Kind::Control,
     }
 }

@@ -12,6 +12,7 @@ use quorate_protocol::message::{self, Message, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
+use quorate_protocol::stamp::Millis;
 use tracing::Instrument;
 
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
@@ -79,6 +80,8 @@ struct Reading {
     get: Get,
     reply_to: ReplyTo,
     mailbox: Mailbox,
+    /// When it began, by the wall clock: no replica read its object earlier.
+    read_at: Millis,
 }
 
 /// Reads a key from R replicas.
@@ -91,8 +94,10 @@ pub async fn read(
     options: ReadOptions,
 ) -> Result<Object, ReadFailure> {
     let (reply_to, mailbox) = ReplyTo::new();
+    let read_at = node.now();
     let (get, effects) = Get::start(plan(node, key, options), &node.peers.down(), node.uptime());
-    let mut reading = Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox };
+    let mut reading =
+        Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox, read_at };
     let mut answer = reading.carry_out(effects).await;
     while answer.is_none() {
         answer = reading.step().await;
@@ -216,9 +221,14 @@ impl Reading {
         for to in behind {
             tracing::debug!(key = %self.key, peer = %to, "read repair");
             if to == self.node.me {
-                replica::merge(&self.node, Role::Home, &self.key, object.clone()).await;
+                replica::merge(&self.node, Role::Home, &self.key, object.clone(), self.read_at)
+                    .await;
             } else {
-                let message = Message::Store { key: self.key.clone(), role: Role::Home };
+                let message = Message::Store {
+                    key: self.key.clone(),
+                    role: Role::Home,
+                    read_at: self.read_at,
+                };
                 self.node.peers.send(to, message, bytes.clone(), ReplyTo::nobody());
             }
         }
@@ -242,7 +252,18 @@ pub fn understand(reply: WithPayload<message::Reply>) -> Reply {
         | message::Reply::Conflicts { .. }
         | message::Reply::Status(_)
         | message::Reply::Buckets { .. }
-        | message::Reply::Rows { .. } => Reply::Refused,
+        | message::Reply::Rows { .. }
+        | message::Reply::Behind(_)
+        | message::Reply::Differing { .. }
+        | message::Reply::Leaves { .. }
+        | message::Reply::Page(_)
+        | message::Reply::Versions { .. }
+        | message::Reply::Confirmed { .. }
+        | message::Reply::Reaped { .. }
+        | message::Reply::Room { .. }
+        | message::Reply::SyncPoint { .. }
+        | message::Reply::Undelivered { .. }
+        | message::Reply::Keys(_) => Reply::Refused,
     }
 }
 

@@ -21,7 +21,9 @@ use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
+use quorate_protocol::reap;
 use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::{Blocking, Error, Place};
 
@@ -118,7 +120,9 @@ async fn carry_out_one(
 ) -> WithPayload<Reply> {
     let payload = message.payload;
     match message.head {
-        Message::Store { key, role } => WithPayload::bare(store(node, role, &key, payload).await),
+        Message::Store { key, role, read_at } => {
+            WithPayload::bare(store(node, role, &key, payload, read_at).await)
+        }
         Message::Read { key, what, place } => read(node, &key, what, place).await,
         Message::Forward { operation, mut write } => {
             write.draft.value = write.has_value.then_some(payload);
@@ -160,31 +164,58 @@ async fn carry_out_one(
             })
         }
         Message::Fetch { rows, after } => fetch(node, rows, after).await,
+        Message::Roots { .. }
+        | Message::Leaves { .. }
+        | Message::List { .. }
+        | Message::Versions { .. }
+        | Message::Confirm { .. }
+        | Message::Reap { .. }
+        | Message::Room
+        | Message::SyncPoint
+        | Message::Undelivered { .. }
+        | Message::Keys { .. } => WithPayload::bare(Reply::Refused(Refusal::Malformed)),
     }
 }
 
 /// Merges an object that a peer (or this node's own repair) brings. Durable only after
 /// [`quorate_storage::Store::durable`].
-pub async fn store(node: &Arc<Node>, role: Role, key: &Key, object: Bytes) -> Reply {
+pub async fn store(
+    node: &Arc<Node>,
+    role: Role,
+    key: &Key,
+    object: Bytes,
+    read_at: Millis,
+) -> Reply {
     let Ok(object) = Object::decode(object) else { return Reply::Refused(Refusal::Malformed) };
-    merge(node, role, key, object).await
+    merge(node, role, key, object, read_at).await
 }
 
 /// As [`store`], for an object that is already decoded.
-pub async fn merge(node: &Arc<Node>, role: Role, key: &Key, object: Object) -> Reply {
+pub async fn merge(
+    node: &Arc<Node>,
+    role: Role,
+    key: &Key,
+    object: Object,
+    read_at: Millis,
+) -> Reply {
     if node.formation().is_none() {
         return Reply::Refused(Refusal::NotFormed);
     }
-    if object.stamp_max().is_too_far_ahead(node.now()) {
+    let now = node.now();
+    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+        tracing::warn!(%key, "refused an object that was too long on its way");
+        return Reply::Refused(Refusal::Stale);
+    }
+    if object.stamp_max().is_too_far_ahead(now) {
         tracing::warn!(%key, "refused an object over a minute ahead of this node's clock");
         return Reply::Refused(Refusal::StampAhead);
     }
     let place = place_of(node, role, key);
-    let merged = match node.store.merge(place, key, &object, Blocking::Never) {
+    let merged = match node.store.merge(place, key, &object, now, Blocking::Never) {
         Err(Error::WouldBlock) => {
             let key = key.clone();
             on_blocking_pool(node, move |node| {
-                node.store.merge(place, &key, &object, Blocking::Allowed)
+                node.store.merge(place, &key, &object, now, Blocking::Allowed)
             })
             .await
         }
@@ -201,7 +232,7 @@ pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> With
     WithPayload::bare(match place {
         Where::Home if !node.is_ready_for(key) => Reply::NotReady,
         Where::Home => {
-            let place = Place::Home(node.partition(key));
+            let place = node.home(key);
             match read_row(node, place, key).await {
                 Ok(row) => return answer_row(row, what),
                 Err(error) => Reply::Refused(refusal_of(&error)),
@@ -260,7 +291,7 @@ pub async fn hints_of(node: &Arc<Node>, key: &Key) -> Result<Vec<(NodeId, Object
 
 /// This node's own object of a key, `None` if it holds nothing.
 pub async fn own(node: &Arc<Node>, key: &Key) -> Result<Option<Object>, Error> {
-    let row = read_row(node, Place::Home(node.partition(key)), key).await?;
+    let row = read_row(node, node.home(key), key).await?;
     row.map(|row| decode(key, row)).transpose()
 }
 
@@ -333,7 +364,7 @@ pub fn place_of(node: &Node, role: Role, key: &Key) -> Place {
     match role {
         // A hint for this node itself is no hint: the object has arrived.
         Role::Hint { target } if target != node.me => Place::Hint(target),
-        Role::Hint { .. } | Role::Home => Place::Home(node.partition(key)),
+        Role::Hint { .. } | Role::Home => node.home(key),
     }
 }
 

@@ -75,6 +75,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::Stopping => (Kind::Stopping, "the replica is stopping"),
             Refusal::Failed => (Kind::Failed, "the replica could not write; its log says why"),
+            Refusal::Stale => (Kind::Failed, "the object was too long on its way to the replica"),
             Refusal::Malformed => (Kind::Internal, "the replica did not understand the request"),
         };
         Self::new(kind, detail)

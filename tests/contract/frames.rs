@@ -1,11 +1,14 @@
 //! Frames on the peer port that no healthy node of the cluster sends: refused by name, nothing changed.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use quorate_protocol::context::peer_token;
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
 use quorate_protocol::message::{Formation, Message, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
+use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::{FrameWriter, Header};
 use serde_json::json;
 
@@ -35,7 +38,13 @@ fn header(nodes: usize) -> Header {
 }
 
 fn store(payload: &[u8]) -> (Message, Vec<u8>) {
-    (Message::Store { key: Key::new("b", b"k").unwrap(), role: Role::Home }, payload.to_vec())
+    let key = Key::new("b", b"k").unwrap();
+    (Message::Store { key, role: Role::Home, read_at: now() }, payload.to_vec())
+}
+
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Millis(since.as_millis() as u64)
 }
 
 fn frame(header: &Header, messages: &[(Message, Vec<u8>)]) -> Vec<u8> {
@@ -115,6 +124,8 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         writable: true,
         buckets_hash: 0,
         release: "x".repeat(100_000),
+        start: Default::default(),
+        grace_ms: 0,
     };
     for message in [
         store(b""),
@@ -125,6 +136,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
             Message::Store {
                 key: Key::new("b", b"k").unwrap(),
                 role: Role::Hint { target: name("n9") },
+                read_at: now(),
             },
             Object::default().to_bytes().to_vec(),
         ),

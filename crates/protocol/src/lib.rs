@@ -5,7 +5,9 @@
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is kept of it;
 //! [`quorum`], [`route`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
-//! what a client gets to see; [`bucket`] what can be tuned; [`message`] and [`wire`] how nodes talk.
+//! what a client gets to see; [`bucket`] what can be tuned; [`tree`] and [`exchange`] how replicas are
+//! compared and mended, [`reap`] when a delete is forgotten, [`standing`] who came back behind;
+//! [`message`] and [`wire`] how nodes talk.
 //!
 //! # Glossary
 //! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:
@@ -26,6 +28,7 @@
 pub mod bucket;
 pub mod clock;
 pub mod context;
+pub mod exchange;
 pub mod get;
 pub mod layout;
 pub mod message;
@@ -33,8 +36,11 @@ pub mod name;
 pub mod object;
 pub mod put;
 pub mod quorum;
+pub mod reap;
 pub mod route;
 pub mod row;
 pub mod stamp;
+pub mod standing;
+pub mod tree;
 pub mod view;
 pub mod wire;

@@ -9,12 +9,16 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::Table;
 use crate::clock::Dot;
 use crate::context::Seen;
+use crate::exchange::Page;
 use crate::get::{What, Where};
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
 use crate::put::{Acks, Role};
 use crate::row::{Draft, MintError};
+use crate::stamp::Millis;
+use crate::standing::{Remembered, Start};
+use crate::tree::{LeafSet, Root, Tree};
 
 /// A random number drawn when a cluster was formed; the nodes of one cluster all recorded the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub enum Message {
         key: Key,
         /// As what to hold it.
         role: Role,
+        /// When the object was read or minted, by the sender's wall clock or earlier: one that was
+        /// long on its way is refused (see [`crate::reap`]).
+        read_at: Millis,
     },
     /// Say what you hold: [`Reply::Object`], [`Reply::Digest`], [`Reply::NoHint`], [`Reply::NotReady`].
     Read {
@@ -68,7 +75,7 @@ pub enum Message {
         /// At most so many.
         limit: u16,
     },
-    /// Are you there, and in what state: [`Reply::Status`].
+    /// Are you there, and in what state: [`Reply::Status`], or [`Reply::Behind`].
     Hello {
         /// The sender's state.
         status: Status,
@@ -91,6 +98,63 @@ pub enum Message {
         rows: Rows,
         /// After this key.
         after: Option<Key>,
+    },
+    /// Compare these trees with yours: [`Reply::Differing`].
+    Roots {
+        /// The sender's roots of trees that both hold.
+        roots: Vec<(Tree, Root)>,
+    },
+    /// Compare the leaves in the payload ([`crate::tree::Leaves::to_bytes`]) with yours:
+    /// [`Reply::Leaves`].
+    Leaves {
+        /// Of which tree.
+        tree: Tree,
+    },
+    /// List the keys of some leaves with their versions, in row order: [`Reply::Page`].
+    List {
+        /// Of which tree.
+        tree: Tree,
+        /// Of which of its leaves.
+        leaves: LeafSet,
+        /// After this key.
+        after: Option<Key>,
+    },
+    /// Say which versions your home rows have: [`Reply::Versions`].
+    Versions {
+        /// Of these keys, at most [`crate::exchange::PAGE_KEYS_MAX`].
+        keys: Vec<Key>,
+    },
+    /// Confirm that you hold nothing but these tombstones (see [`crate::reap`]): [`Reply::Confirmed`].
+    Confirm {
+        /// The keys and the versions of their objects, at most [`crate::reap::ROUND_MAX`].
+        tombstones: Vec<(Key, Version)>,
+    },
+    /// Every node confirmed these tombstones: delete the rows that are still so: [`Reply::Reaped`].
+    Reap {
+        /// The keys and the versions of their objects.
+        tombstones: Vec<(Key, Version)>,
+    },
+    /// How many hints will you take now: [`Reply::Room`].
+    Room,
+    /// Mark the hints you keep now: [`Reply::SyncPoint`].
+    SyncPoint,
+    /// Which hints of the mark are not delivered yet: [`Reply::Undelivered`].
+    Undelivered {
+        /// The receiver's start that gave the mark.
+        nonce: u64,
+        /// The mark.
+        mark: u64,
+    },
+    /// List live keys of a bucket from your index: [`Reply::Keys`].
+    Keys {
+        /// Of this bucket.
+        bucket: Bucket,
+        /// That begin with this.
+        prefix: String,
+        /// After this key.
+        after: Option<Key>,
+        /// At most so many.
+        limit: u16,
     },
 }
 
@@ -134,6 +198,8 @@ pub enum Reply {
     },
     /// The sender's state.
     Status(Status),
+    /// The asker came back behind what is remembered of it (see [`crate::standing`]).
+    Behind(Remembered),
     /// Bucket records after the merge.
     Buckets {
         /// All of them if they were asked for, else none.
@@ -146,6 +212,54 @@ pub enum Reply {
         /// Whether there is nothing after them.
         end: bool,
     },
+    /// The trees, by their place in the question, that differ. Those that the sender does not hold
+    /// or has not received are left out.
+    Differing {
+        /// Places in the list of roots.
+        trees: Vec<u16>,
+    },
+    /// The leaves that differ.
+    Leaves {
+        /// Their set.
+        differing: LeafSet,
+    },
+    /// Keys with their versions.
+    Page(Page),
+    /// Versions in the order of the keys; [`Version::ABSENT`] where there is no row.
+    Versions {
+        /// One for each key.
+        versions: Vec<Version>,
+    },
+    /// Which of the tombstones are confirmed, in their order.
+    Confirmed {
+        /// One for each.
+        which: Vec<bool>,
+    },
+    /// The rows that were still so are deleted.
+    Reaped {
+        /// How many.
+        rows: u32,
+    },
+    /// So many hints are welcome now.
+    Room {
+        /// How many; 0 for "ask later".
+        rows: u32,
+    },
+    /// The mark of the hints that are kept now.
+    SyncPoint {
+        /// This start of the node: marks of another one mean nothing.
+        nonce: u64,
+        /// The mark.
+        mark: u64,
+    },
+    /// The nodes whose hints of the mark are not all delivered; `None` if the node was started anew
+    /// since and cannot tell.
+    Undelivered {
+        /// Hints for these nodes.
+        targets: Option<Vec<NodeId>>,
+    },
+    /// Live keys in order.
+    Keys(KeyPage),
     /// Nothing was done.
     Refused(Refusal),
 }
@@ -177,6 +291,21 @@ pub enum Refusal {
     /// The message makes no sense to it.
     #[error("malformed")]
     Malformed,
+    /// The object was too long on its way (see [`crate::reap`]).
+    #[error("too long on its way")]
+    Stale,
+}
+
+/// Live keys of a bucket as one node knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPage {
+    /// The keys in order, each with the version of its row and whether that needs no settling: one
+    /// value and no conflict.
+    pub keys: Vec<(Key, Version, bool)>,
+    /// Whether nothing comes after them.
+    pub is_end: bool,
+    /// Partitions of which the node is a home replica that it has not received.
+    pub not_ready: Vec<Partition>,
 }
 
 /// A node's state as it tells its peers.
@@ -192,6 +321,10 @@ pub struct Status {
     pub buckets_hash: u64,
     /// Its release.
     pub release: String,
+    /// Its start.
+    pub start: Start,
+    /// Its grace for deletes, in milliseconds: equal on all nodes.
+    pub grace_ms: u64,
 }
 
 /// One client write as it travels from coordinator to minter.

@@ -195,8 +195,12 @@ impl Key {
     /// stable 64-bit hash of bucket and key. Equal on every machine and in every release.
     pub fn partition(&self, partitions: u32) -> Partition {
         let bits = partitions.trailing_zeros();
-        let hash = xxhash_rust::xxh3::xxh3_64(&self.bytes);
-        Partition(if bits == 0 { 0 } else { (hash >> (64 - bits)) as u16 })
+        Partition(if bits == 0 { 0 } else { (self.hash() >> (64 - bits)) as u16 })
+    }
+
+    /// A stable 64-bit hash of bucket and key.
+    pub fn hash(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&self.bytes)
     }
 }
 

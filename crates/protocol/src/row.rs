@@ -34,8 +34,13 @@ pub struct Tenure {
 /// A row: what one node holds of one key, as home replica or as a hint for another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    /// Who mints here. Local: never sent to a peer.
+    /// Who mints here. Local, as all but the object: never sent to a peer.
     pub tenure: Option<Tenure>,
+    /// The n of the Merkle tree that counts this row; 0 in a hint row, which is in none.
+    pub tree: u16,
+    /// By this node's wall clock: since when a home row has had this very object, or a hint row
+    /// has been kept.
+    pub since: Millis,
     /// The merged object.
     pub object: Object,
 }
@@ -180,15 +185,17 @@ impl Row {
         });
         next.siblings.sort_unstable_by_key(|s| s.dot);
         limits.check(&next)?;
-        *self = Self { tenure: Some(tenure), object: next };
+        self.touch(by.now);
+        self.tenure = Some(tenure);
+        self.object = next;
         Ok(Minted::New(dot))
     }
 
-    /// Joins what a peer sent. Returns whether the row changed.
+    /// Joins what a peer sent, at `now` by this node's wall clock. Returns whether the row changed.
     ///
     /// A peer that knows a later dot of this row's own actor proves that the row forgot something; the
     /// tenure ends there, so that no dot is used twice even then.
-    pub fn merge(&mut self, other: &Object) -> bool {
+    pub fn merge(&mut self, other: &Object, now: Millis) -> bool {
         let own_counter = |clock: &Clock, tenure: Tenure| clock.counter(tenure.actor);
         self.tenure = self
             .tenure
@@ -198,7 +205,19 @@ impl Row {
         self.object.merge(other);
         // Merge only adds claims or drops covered siblings: an equal clock and an equal number of
         // siblings mean equal objects.
-        self.object.clock != clock_before || self.object.siblings.len() != siblings_before
+        let changed =
+            self.object.clock != clock_before || self.object.siblings.len() != siblings_before;
+        if changed {
+            self.touch(now);
+        }
+        changed
+    }
+
+    /// The object changes. What a hint row remembers is when it was first kept.
+    fn touch(&mut self, now: Millis) {
+        if self.tree != 0 || self.since == Millis::default() {
+            self.since = now;
+        }
     }
 
     /// The actor that may mint here now: the row's own if this incarnation drew it and nobody has seen
@@ -224,6 +243,8 @@ impl Row {
         out.put_u64_le(actor);
         out.put_u64_le(incarnation);
         out.put_slice(&self.object.version().0);
+        out.put_u64_le(self.since.0);
+        out.put_u16_le(self.tree);
         self.object.encode(out);
     }
 
@@ -239,17 +260,27 @@ impl Row {
         let tenure = (actor != 0)
             .then_some(Tenure { actor: Actor(actor), incarnation: Incarnation(incarnation) });
         let version = bytes.split_to(size_of::<Version>());
+        let (since, tree) = (Millis(bytes.get_u64_le()), bytes.get_u16_le());
         let object = Object::decode(bytes)?;
         if version[..] != object.version().0 {
             return Err(DecodeError::Invalid("the row's version is not its object's"));
         }
-        Ok(Self { tenure, object })
+        Ok(Self { tenure, tree, since, object })
     }
 
     /// The version of an encoded row, without decoding the rest. `None` if the bytes are cut off.
     pub fn encoded_version(row: &[u8]) -> Option<Version> {
-        let version = row.get(16..ROW_HEAD_BYTES)?;
-        version.try_into().ok().map(Version)
+        row.get(16..32)?.try_into().ok().map(Version)
+    }
+
+    /// Since when an encoded row has been as it is (see [`Row::since`]). `None` if cut off.
+    pub fn encoded_since(row: &[u8]) -> Option<Millis> {
+        row.get(32..40)?.try_into().ok().map(|bytes| Millis(u64::from_le_bytes(bytes)))
+    }
+
+    /// The n of the tree that counts an encoded row. `None` if cut off.
+    pub fn encoded_tree(row: &[u8]) -> Option<u16> {
+        row.get(40..ROW_HEAD_BYTES)?.try_into().ok().map(u16::from_le_bytes)
     }
 
     /// The object's encoding within an encoded row: what is sent to peers. `None` if cut off.
@@ -258,8 +289,8 @@ impl Row {
     }
 }
 
-/// Bytes of an encoded row before the object: actor, incarnation, version.
-const ROW_HEAD_BYTES: usize = 8 + 8 + size_of::<Version>();
+/// Bytes of an encoded row before the object: actor, incarnation, version, since, tree.
+const ROW_HEAD_BYTES: usize = 8 + 8 + size_of::<Version>() + 8 + 2;
 
 impl Limits {
     fn check(&self, object: &Object) -> Result<(), MintError> {
@@ -354,7 +385,7 @@ mod tests {
         let (old, new) = (row(&["a"]), row(&["a", "b"]));
         // A peer brings back what the row forgot.
         let mut forgot = old.clone();
-        assert!(forgot.merge(&new.object));
+        assert!(forgot.merge(&new.object, Millis(9)));
         forgot.mint(&draft("c"), &by(1, 11), &LIMITS).unwrap();
         assert_eq!(actors(&forgot), [10, 10, 11]);
         // A client does.

@@ -18,7 +18,7 @@ use crate::message::WithPayload;
 use crate::name::NodeId;
 
 /// The version of the peer protocol this release speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// The most messages one frame may hold.
 pub const MESSAGES_MAX: usize = 4096;
 
@@ -278,7 +278,7 @@ mod tests {
     use crate::object::{Metadata, Version, WriteId};
     use crate::put::Role;
     use crate::row::Draft;
-    use crate::stamp::Stamp;
+    use crate::stamp::{Millis, Stamp};
 
     fn node(name: &str) -> NodeId {
         NodeId::parse(name).unwrap()
@@ -335,7 +335,10 @@ mod tests {
         context.advance(Dot { actor: Actor(u64::MAX), counter: 300 });
         let payload = Bytes::from_static(b"a payload");
         vec![
-            WithPayload { head: Message::Store { key: key.clone(), role }, payload },
+            WithPayload {
+                head: Message::Store { key: key.clone(), role, read_at: Millis(7) },
+                payload,
+            },
             WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
             WithPayload::bare(Message::Read { key, what: What::Digest, place: Where::Hints }),
         ]

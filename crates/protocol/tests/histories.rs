@@ -184,7 +184,7 @@ impl World {
                 let message = &self.messages[message % self.messages.len()];
                 let replica = &mut self.replicas[at];
                 let before = replica.row.object.clone();
-                let changed = replica.row.merge(&message.row.object);
+                let changed = replica.row.merge(&message.row.object, Millis(1));
                 replica.heard |= message.heard;
                 claim(
                     changed == (before != replica.row.object),
@@ -336,7 +336,7 @@ proptest! {
                 prop_assert_eq!(&ab, &merged(&b.row.object, object));
                 prop_assert_eq!(&merged(&ab, object), &ab);
                 let heard = a.heard | b.heard;
-                let known = Known { row: Row { tenure: None, object: ab.clone() }, heard };
+                let known = Known { row: Row { object: ab.clone(), ..Row::default() }, heard };
                 prop_assert_eq!(world.check(&known), Ok(()));
                 for c in &objects {
                     let bc = merged(&b.row.object, &c.row.object);

@@ -282,7 +282,11 @@ impl Node {
                 // A refusal (clock skew) leaves it behind; the next read tries again.
                 let _ = self.store_object(key, Role::Home, merged, world);
             } else {
-                let message = Message::Store { key: key.clone(), role: Role::Home };
+                let message = Message::Store {
+                    key: key.clone(),
+                    role: Role::Home,
+                    read_at: self.wall(world.now),
+                };
                 world.send((self.id, self.life), node, &message, &merged.to_bytes());
             }
         }
@@ -355,7 +359,7 @@ impl Node {
             match effect {
                 put::Effect::Send { to, role } => {
                     let key = putting.minting.write.key.clone();
-                    let message = Message::Store { key, role };
+                    let message = Message::Store { key, role, read_at: self.wall(world.now) };
                     let request = world.send((self.id, self.life), to, &message, &putting.sent);
                     self.pending.insert(request, Pending::Put { operation, node: to });
                 }

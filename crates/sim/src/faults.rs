@@ -204,7 +204,7 @@ impl Cluster {
                 let Some(node) = self.nodes.get_mut(node) else { continue };
                 let slot = Slot::home(&key);
                 let mut row = node.row(&slot, &self.world);
-                row.merge(&all);
+                row.merge(&all, self.world.now);
                 node.store.put(slot, Some(row));
                 node.store.sync(node.store.written());
             }

@@ -150,7 +150,7 @@ impl Node {
         let WithPayload { head, payload } = message;
         let back = (from, request);
         match head {
-            Message::Store { key, role } => {
+            Message::Store { key, role, .. } => {
                 let Ok(object) = Object::decode(payload) else {
                     unreachable!("a peer sent an object that does not decode")
                 };
@@ -185,7 +185,17 @@ impl Node {
             | Message::Hello { .. }
             | Message::Buckets { .. }
             | Message::Form { .. }
-            | Message::Fetch { .. } => {
+            | Message::Fetch { .. }
+            | Message::Roots { .. }
+            | Message::Leaves { .. }
+            | Message::List { .. }
+            | Message::Versions { .. }
+            | Message::Confirm { .. }
+            | Message::Reap { .. }
+            | Message::Room
+            | Message::SyncPoint
+            | Message::Undelivered { .. }
+            | Message::Keys { .. } => {
                 world.reply(self.id, back, &Reply::Refused(Refusal::Malformed), &[]);
             }
         }
@@ -209,7 +219,7 @@ impl Node {
         }
         let mut row = self.row(&slot, world);
         let before = row.object.clone();
-        if row.merge(object) || is_new {
+        if row.merge(object, self.wall(world.now)) || is_new {
             if world.has(Plant::MergeKeepsCovered) {
                 let both = before.siblings.iter().chain(&object.siblings);
                 for sibling in both {
@@ -388,7 +398,11 @@ impl Node {
         let hints: Vec<(Slot, Row)> = self.store.rows().clone().into_iter().collect();
         for (slot, row) in hints {
             let Some(target) = slot.target else { continue };
-            let message = Message::Store { key: slot.key.clone(), role: Role::Home };
+            let message = Message::Store {
+                key: slot.key.clone(),
+                role: Role::Home,
+                read_at: self.wall(world.now),
+            };
             let sent = row.object;
             let identity = (self.id, self.life);
             let request = world.send(identity, target, &message, &sent.to_bytes());
@@ -453,6 +467,17 @@ fn reading(reply: WithPayload<Reply>) -> get::Reply {
         | Reply::Status(_)
         | Reply::Buckets { .. }
         | Reply::Rows { .. }
+        | Reply::Behind(_)
+        | Reply::Differing { .. }
+        | Reply::Leaves { .. }
+        | Reply::Page(_)
+        | Reply::Versions { .. }
+        | Reply::Confirmed { .. }
+        | Reply::Reaped { .. }
+        | Reply::Room { .. }
+        | Reply::SyncPoint { .. }
+        | Reply::Undelivered { .. }
+        | Reply::Keys(_)
         | Reply::Refused(_) => get::Reply::Refused,
     }
 }

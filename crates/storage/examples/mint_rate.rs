@@ -20,6 +20,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, WriteId};
 use quorate_protocol::row::{Draft, Limits};
 use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Options, Place, Store};
 
 const PARTITIONS: u32 = 1024;
@@ -98,7 +99,7 @@ fn writer(
             unless_overtaken: false,
             value: Some(value.clone()),
         };
-        let place = Place::Home(key.partition(PARTITIONS));
+        let place = Place::Home(Tree { partition: key.partition(PARTITIONS), n: 3 });
         let mint = |blocking| store.mint(place, &key, &draft, Millis(1), &LIMITS, blocking);
         mint(Blocking::Never).or_else(|_| mint(Blocking::Allowed))??;
         waiting.push_back(store.durable());

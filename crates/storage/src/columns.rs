@@ -14,7 +14,6 @@
 //! collection.
 
 use bytes::Bytes;
-use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
@@ -61,8 +60,16 @@ impl Place {
     /// What all its row keys begin with.
     pub(crate) fn prefix(self) -> Vec<u8> {
         match self {
-            Self::Home(Partition(partition)) => partition.to_be_bytes().to_vec(),
+            Self::Home(tree) => tree.partition.0.to_be_bytes().to_vec(),
             Self::Hint(target) => [target.as_str().as_bytes(), &[0]].concat(),
+        }
+    }
+
+    /// The n of the Merkle tree that counts its rows; 0 for hints.
+    pub(crate) fn tree_n(self) -> u16 {
+        match self {
+            Self::Home(tree) => tree.n,
+            Self::Hint(_) => 0,
         }
     }
 
@@ -211,12 +218,16 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_protocol::layout::Partition;
+    use quorate_protocol::tree::Tree;
+
     use super::*;
 
     #[test]
     fn row_keys_keep_partitions_and_targets_apart() {
         let key = Key::new("b", b"k").unwrap();
-        let home = Place::Home(Partition(0x0102)).row_key(&key);
+        let tree = Tree { partition: Partition(0x0102), n: 3 };
+        let home = Place::Home(tree).row_key(&key);
         assert_eq!(home, b"\x01\x02b\0k");
         assert_eq!(key_of(Column::Objects, &home, 2).unwrap(), key);
         let hint = Place::Hint(NodeId::parse("n1").unwrap()).row_key(&key);

@@ -189,7 +189,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::testing::{HOME, key, mint, object, open, options, try_mint, wait};
+    use crate::testing::{HOME, NOW, key, mint, object, open, options, try_mint, wait};
     use crate::{Condition, Durability, Store};
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
             [
                 wait(store.durable()).err(),
                 try_mint(&store, HOME, "late", b"v", Blocking::Allowed).err(),
-                store.merge(HOME, &key("late"), &kept, Blocking::Never).err(),
+                store.merge(HOME, &key("late"), &kept, NOW, Blocking::Never).err(),
                 store.put_meta("late", b"v").err(),
             ]
         };

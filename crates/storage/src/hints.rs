@@ -234,19 +234,19 @@ mod tests {
     #[test]
     fn a_full_store_takes_a_hint_that_shrinks() {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { hint_bytes_max: 1_000, ..options(Durability::Buffered) };
+        let options = Options { hint_bytes_max: 1_050, ..options(Durability::Buffered) };
         let store = Store::open(dir.path(), options).unwrap();
         let place = Place::Hint(node("n2"));
         let big = mint(&store, place, "k", &[7; 900]).object;
         let other = tempfile::tempdir().unwrap();
         let peer = open(other.path(), Durability::Buffered);
-        peer.merge(HOME, &key("k"), &big, Blocking::Allowed).unwrap();
+        let now = crate::testing::NOW;
+        peer.merge(HOME, &key("k"), &big, now, Blocking::Allowed).unwrap();
         let draft = crate::testing::draft(big.clock.clone(), b"small");
         let limits = &crate::testing::LIMITS;
-        let now = crate::testing::NOW;
         peer.mint(HOME, &key("k"), &draft, now, limits, Blocking::Allowed).unwrap().unwrap();
         let small = object(&peer, HOME, "k").unwrap();
-        assert!(store.merge(place, &key("k"), &small, Blocking::Never).unwrap().changed);
+        assert!(store.merge(place, &key("k"), &small, now, Blocking::Never).unwrap().changed);
         assert!(try_mint(&store, place, "l", &[7; 900], Blocking::Never).is_err());
     }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::tree::Tree;
 
 /// When a write counts as kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,9 @@ impl Options {
 /// Which row of a key is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// The node's own, as home replica of the key's partition.
-    Home(Partition),
+    /// The node's own, as home replica of the key's partition, counted in this Merkle tree. The row is the
+    /// same whatever the tree's n says; a change moves it to that tree.
+    Home(Tree),
     /// The one kept as a hint for another node.
     Hint(NodeId),
 }
@@ -70,7 +71,7 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Home(partition) => write!(f, "home row of partition {}", partition.0),
+            Self::Home(tree) => write!(f, "home row of partition {}", tree.partition.0),
             Self::Hint(target) => write!(f, "hint for {target}"),
         }
     }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
+use quorate_protocol::tree::Tree;
 use rocksdb::{DBRawIterator, ReadOptions};
 
 use crate::columns::{Column, key_of};
@@ -28,7 +29,7 @@ impl Store {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<(Key, Bytes)>, Error> {
-        self.rows(Place::Home(partition), after, limit, bytes_max)
+        self.rows(Place::Home(Tree { partition, n: 0 }), after, limit, bytes_max)
     }
 
     /// Up to `limit` keys in conflict on this node as home replica, in key order, after `after`, in
@@ -155,7 +156,7 @@ mod tests {
     fn rows_come_in_order_and_in_bounded_pieces() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
-        let neighbours = [Place::Home(Partition(2)), Place::Home(Partition(4))];
+        let neighbours = [2, 4].map(|p| Place::Home(Tree { partition: Partition(p), n: 3 }));
         for place in neighbours {
             mint(&store, place, "k", b"v");
         }
@@ -163,7 +164,7 @@ mod tests {
         for name in names.iter().rev() {
             mint(&store, HOME, name, &[7; 1000]);
         }
-        let Place::Home(partition) = HOME else { panic!() };
+        let Place::Home(Tree { partition, .. }) = HOME else { panic!() };
         for (limit, bytes_max, step) in [(10, usize::MAX, 10), (99, 2_500, 2), (99, 1, 1)] {
             let (mut seen, mut after) = (Vec::new(), None);
             loop {

@@ -65,7 +65,7 @@ impl Store {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{HOME, key, mint, node, object, open, options, try_mint};
+    use crate::testing::{HOME, NOW, key, mint, node, object, open, options, try_mint};
     use crate::{Durability, Options, Place};
 
     #[test]
@@ -79,7 +79,8 @@ mod tests {
         let store = Store::open(dir.path(), low).unwrap();
         for blocking in [Blocking::Never, Blocking::Allowed] {
             let minted = try_mint(&store, HOME, "k", b"w", blocking).err();
-            let merged = store.merge(Place::Hint(node("n2")), &key("k"), &kept, blocking).err();
+            let merged =
+                store.merge(Place::Hint(node("n2")), &key("k"), &kept, NOW, blocking).err();
             for error in [minted, merged] {
                 assert!(matches!(error, Some(Error::DiskLow { min: u64::MAX, .. })), "{error:?}");
             }

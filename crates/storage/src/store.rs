@@ -134,7 +134,8 @@ impl Store {
         result
     }
 
-    /// Merges what another replica knows into a row. Writes nothing if the row knows it already.
+    /// Merges what another replica knows into a row, at `now` by the wall clock. Writes nothing if the row
+    /// knows it already.
     ///
     /// # Errors
     /// [`Error`]; nothing changed then, except that after [`Error::Failed`] the change may be found
@@ -144,10 +145,11 @@ impl Store {
         place: Place,
         key: &Key,
         object: &Object,
+        now: Millis,
         blocking: Blocking,
     ) -> Result<Merged, Error> {
         let result = self.change(place, key, blocking, |mut update| {
-            let changed = update.row.merge(object);
+            let changed = update.row.merge(object, now);
             if changed {
                 self.save(&update, blocking)?;
             }
@@ -191,11 +193,12 @@ impl Store {
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, blocking)?;
         let stored = self.engine.get(place.column(), &row_key, blocking)?;
-        let row = match stored.clone().map(Row::decode) {
+        let mut row = match stored.clone().map(Row::decode) {
             None => Row::default(),
             Some(Ok(row)) => row,
             Some(Err(error)) => return Err(damaged(place, key, error)),
         };
+        row.tree = place.tree_n();
         let (stored_bytes, shown) = (stored.as_ref().map(Bytes::len), shown(&row.object));
         decide(Update { place, key, row_key, stored, stored_bytes, shown, row })
     }
@@ -308,7 +311,7 @@ mod tests {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [ours, theirs] = dirs.each_ref().map(|dir| open(dir.path(), Durability::Fsync));
         let minted = mint(&theirs, HOME, "k", b"v");
-        let merge = || ours.merge(HOME, &key("k"), &minted.object, Blocking::Allowed).unwrap();
+        let merge = || ours.merge(HOME, &key("k"), &minted.object, NOW, Blocking::Allowed).unwrap();
         let version = minted.object.version();
         assert_eq!(merge(), Merged { changed: true, version });
         let writes = ours.stats().writes;
@@ -346,7 +349,7 @@ mod tests {
         let guard = store.stripes.lock(&HOME.row_key(&key("k")), Blocking::Allowed).unwrap();
         let refused = try_mint(&store, HOME, "k", b"w", Blocking::Never);
         assert_eq!(refused.err(), Some(Error::WouldBlock));
-        let merged = store.merge(HOME, &key("k"), &before, Blocking::Never);
+        let merged = store.merge(HOME, &key("k"), &before, NOW, Blocking::Never);
         assert_eq!(merged, Err(Error::WouldBlock));
         assert!(
             store.read(HOME, &key("k"), Blocking::Never).unwrap().is_some(),
@@ -404,7 +407,7 @@ mod tests {
             store.engine.db().put_cf(column, HOME.row_key(&key("k")), bad).unwrap();
             let errors = [
                 try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
-                store.merge(HOME, &key("k"), &row.object, Blocking::Allowed).err(),
+                store.merge(HOME, &key("k"), &row.object, NOW, Blocking::Allowed).err(),
             ];
             for error in errors {
                 let Some(Error::Damaged { what, .. }) = error else { panic!("{error:?}") };

@@ -22,6 +22,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Row};
 use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery, Store};
 
 const DIRECTORY: &str = "QUORATE_STORAGE_KILL_DIRECTORY";
@@ -153,7 +154,7 @@ fn is_blind(key: usize) -> bool {
 fn name(key: usize) -> (Place, Key) {
     let place = match key % HINT_EVERY {
         0 => Place::Hint(NodeId::parse("n2").unwrap()),
-        _ => Place::Home(Partition(key as u16)),
+        _ => Place::Home(Tree { partition: Partition(key as u16), n: 3 }),
     };
     (place, Key::new("b", format!("k{key}").as_bytes()).unwrap())
 }

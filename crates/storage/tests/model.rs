@@ -17,6 +17,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Sibling, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Minter, Row};
 use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Merged, Options, Place, Store};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -33,6 +34,13 @@ fn random_histories_agree_with_the_model() {
             eprintln!("the history of seed {seed} failed");
             resume_unwind(panic);
         }
+    }
+}
+
+fn tree_n(place: Place) -> u16 {
+    match place {
+        Place::Home(tree) => tree.n,
+        Place::Hint(_) => 0,
     }
 }
 
@@ -92,6 +100,7 @@ impl History {
         // The store draws actors at random: the model is told which, if it was a new one.
         let incarnation = self.store().incarnation();
         let minter = Minter { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
+        expected.tree = tree_n(place);
         let decided = expected.mint(&draft, &minter, &LIMITS);
         match (minted, decided) {
             (Ok(row), Ok(decided)) => {
@@ -113,12 +122,14 @@ impl History {
         }
         let object = self.peers.get(&key).cloned().unwrap_or_default();
         let row = self.model.entry((place, key.clone())).or_default();
-        let changed = row.merge(&object);
+        let now = Millis(self.rng.random_range(0..1_000));
+        row.tree = tree_n(place);
+        let changed = row.merge(&object, now);
         let version = row.object.version();
         if row.object.is_absent() {
             self.model.remove(&(place, key.clone()));
         }
-        let merged = self.store().merge(place, &key, &object, Blocking::Allowed);
+        let merged = self.store().merge(place, &key, &object, now, Blocking::Allowed);
         assert_eq!(merged, Ok(Merged { changed, version }));
     }
 
@@ -192,7 +203,7 @@ impl History {
         let name = format!("k{}", self.rng.random_range(0..8));
         let bucket = if self.rng.random() { "a" } else { "b" };
         let key = Key::new(bucket, name.as_bytes()).unwrap();
-        let home = Place::Home(key.partition(64));
+        let home = Place::Home(Tree { partition: key.partition(64), n: 3 });
         (if self.rng.random() { home } else { Place::Hint(node("n2")) }, key)
     }
 

@@ -1,0 +1,374 @@
+//! One comparison of one Merkle tree with one peer, from the leaves to the last mended key.
+//!
+//! Roots are compared for many trees at once, beforehand; this machine goes on where they differ. Both
+//! sides list the keys of the differing leaves in pages, in row order. Keys on which they disagree are
+//! looked at again a little later, on both sides: a write in flight is no difference. What still
+//! disagrees, with the versions of the first look, is mended in both directions: the peer's object is fetched
+//! and merged, then the merged one is sent unless it is the peer's own. Cost follows the difference, not
+//! the data. Source: DeCandia et al. (SOSP 2007), section 4.7.
+//!
+//! Carry out the [`Step`], tell the machine what came of it, and get the next one, until [`Step::Done`].
+//! If the peer is silent or refuses, call [`Exchange::give_up`]: nothing is half-applied, since every
+//! merge stands for itself.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::Key;
+use crate::object::Version;
+use crate::stamp::Millis;
+use crate::tree::{LeafSet, leaf_of};
+
+/// Keys in one page of a listing.
+pub const PAGE_KEYS_MAX: usize = 1024;
+/// How long after the first look the second one is taken, in milliseconds.
+pub const LOOK_AGAIN_MS: u64 = 500;
+
+/// Keys with their versions, in row order (leaf, then key).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// The keys and the versions of their rows.
+    pub versions: Vec<(Key, Version)>,
+    /// Whether nothing comes after them.
+    pub is_end: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send the own leaves and hear which differ: [`Exchange::on_leaves`].
+    CompareLeaves,
+    /// List the keys of these leaves on both sides, after `after`: [`Exchange::on_pages`].
+    List {
+        /// The leaves.
+        leaves: LeafSet,
+        /// In row order.
+        after: Option<Key>,
+    },
+    /// Read the versions of these keys on both sides, not before a time: [`Exchange::on_versions`].
+    LookAgain {
+        /// The keys.
+        keys: Vec<Key>,
+        /// Monotonic time.
+        not_before: Millis,
+    },
+    /// Mend these keys: [`Exchange::on_mended`].
+    Mend(Vec<Difference>),
+    /// It is over.
+    Done(Summary),
+}
+
+/// A key on which two replicas disagree; [`Version::ABSENT`] where there is no row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key.
+    pub key: Key,
+    /// What this node has.
+    pub ours: Version,
+    /// What the peer has.
+    pub theirs: Version,
+}
+
+impl Difference {
+    /// Whether the peer's object is to be fetched and merged.
+    pub fn must_fetch(&self) -> bool {
+        self.theirs != Version::ABSENT
+    }
+
+    /// Whether the own object, as it is when it is sent, is to be sent to the peer: unless the
+    /// peer has it already.
+    pub fn must_send(&self, ours_now: Version) -> bool {
+        ours_now != Version::ABSENT && ours_now != self.theirs
+    }
+}
+
+/// What an exchange came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Keys that were listed on either side.
+    pub keys_compared: u64,
+    /// Keys that were mended.
+    pub keys_mended: u64,
+    /// Whether it got to the end.
+    pub is_complete: bool,
+}
+
+/// The machine of one comparison.
+#[derive(Clone, Debug, Default)]
+pub struct Exchange {
+    leaves: LeafSet,
+    /// The last key that was compared on both sides; listing goes on after it.
+    after: Option<Key>,
+    is_end: bool,
+    /// Differences of the page at hand, as first seen.
+    found: Vec<Difference>,
+    summary: Summary,
+}
+
+impl Exchange {
+    /// Begins a comparison.
+    pub fn start() -> (Self, Step) {
+        (Self::default(), Step::CompareLeaves)
+    }
+
+    /// The peer said which leaves differ.
+    pub fn on_leaves(&mut self, differing: LeafSet) -> Step {
+        self.leaves = differing;
+        self.is_end = differing.is_empty();
+        self.next_page()
+    }
+
+    /// Both sides listed a page.
+    pub fn on_pages(&mut self, ours: Page, theirs: Page, now: Millis) -> Step {
+        let ends = [&ours, &theirs].map(|page| (page.versions.last().cloned(), page.is_end));
+        // Up to here both pages say everything.
+        let [ours_to, theirs_to] = ends.map(|(last, is_end)| {
+            if is_end {
+                Horizon::End
+            } else {
+                last.map_or(Horizon::Nothing, |(key, _)| Horizon::To(key))
+            }
+        });
+        let to = ours_to.min(theirs_to);
+        self.is_end = to == Horizon::End;
+        let within = |(key, _): &(Key, Version)| to.holds(key);
+        let ours = ours.versions.into_iter().filter(within);
+        let theirs = theirs.versions.into_iter().filter(within);
+        let (compared, found) = differences(ours, theirs);
+        self.summary.keys_compared += compared;
+        self.found = found;
+        match to {
+            // A page that is neither the end nor holds a key makes no headway: the peer is at fault.
+            Horizon::Nothing => return self.give_up(),
+            Horizon::To(key) => self.after = Some(key),
+            Horizon::End => {}
+        }
+        if self.found.is_empty() {
+            return self.next_page();
+        }
+        let keys = self.found.iter().map(|difference| difference.key.clone()).collect();
+        Step::LookAgain { keys, not_before: now.plus(LOOK_AGAIN_MS) }
+    }
+
+    /// Both sides said what versions they have now, in the order of the keys. Answers of another
+    /// length end the comparison.
+    pub fn on_versions(&mut self, ours: &[Version], theirs: &[Version]) -> Step {
+        let found = std::mem::take(&mut self.found);
+        if ours.len() != found.len() || theirs.len() != found.len() {
+            return self.give_up();
+        }
+        let now = ours.iter().zip(theirs);
+        let still = found.into_iter().zip(now).filter(|(difference, (ours, theirs))| {
+            difference.ours == **ours && difference.theirs == **theirs
+        });
+        let persisting: Vec<_> = still.map(|(difference, _)| difference).collect();
+        if persisting.is_empty() { self.next_page() } else { Step::Mend(persisting) }
+    }
+
+    /// So many of the keys are mended. Those that are not differ in the next round too.
+    pub fn on_mended(&mut self, mended: u64) -> Step {
+        self.summary.keys_mended += mended;
+        self.next_page()
+    }
+
+    /// The peer is silent or refuses: the summary so far.
+    pub fn give_up(&self) -> Step {
+        Step::Done(self.summary)
+    }
+
+    fn next_page(&mut self) -> Step {
+        if self.is_end {
+            return Step::Done(Summary { is_complete: true, ..self.summary });
+        }
+        Step::List { leaves: self.leaves, after: self.after.clone() }
+    }
+}
+
+/// How far a page tells everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Horizon {
+    Nothing,
+    To(Key),
+    End,
+}
+
+impl Horizon {
+    fn min(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::Nothing, _) | (_, Self::Nothing) => Self::Nothing,
+            (Self::End, _) => other,
+            (_, Self::End) => self,
+            (Self::To(a), Self::To(b)) if row_order(a, b).is_le() => self,
+            (Self::To(_), Self::To(_)) => other,
+        }
+    }
+
+    fn holds(&self, key: &Key) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::To(last) => row_order(key, last).is_le(),
+            Self::End => true,
+        }
+    }
+}
+
+/// The order of rows within a partition: by leaf, then by key.
+pub fn row_order(a: &Key, b: &Key) -> Ordering {
+    leaf_of(a).cmp(&leaf_of(b)).then_with(|| a.cmp(b))
+}
+
+/// How many keys there are on either side, and those on which the two disagree.
+fn differences(
+    ours: impl Iterator<Item = (Key, Version)>,
+    theirs: impl Iterator<Item = (Key, Version)>,
+) -> (u64, Vec<Difference>) {
+    let (mut ours, mut theirs) = (ours.peekable(), theirs.peekable());
+    let (mut compared, mut found) = (0, Vec::new());
+    loop {
+        let order = match (ours.peek(), theirs.peek()) {
+            (None, None) => return (compared, found),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => row_order(a, b),
+        };
+        let our_row = if order.is_le() { ours.next() } else { None };
+        let their_row = if order.is_ge() { theirs.next() } else { None };
+        let version = |row: &Option<(Key, Version)>| row.as_ref().map_or(Version::ABSENT, |r| r.1);
+        let (our_version, their_version) = (version(&our_row), version(&their_row));
+        compared += 1;
+        if let Some((key, _)) = our_row.or(their_row)
+            && our_version != their_version
+        {
+            found.push(Difference { key, ours: our_version, theirs: their_version });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Rows = BTreeMap<u8, u8>;
+
+    fn key(i: u8) -> Key {
+        Key::new("b", format!("k{i}").as_bytes()).unwrap()
+    }
+
+    fn version(v: u8) -> Version {
+        Version([v; 16])
+    }
+
+    /// A listing as storage gives it, with a page size of its own.
+    fn page(rows: &Rows, leaves: LeafSet, after: Option<&Key>, max: usize) -> Page {
+        let mut all: Vec<_> = rows.iter().map(|(k, v)| (key(*k), version(*v))).collect();
+        all.retain(|(key, _)| leaves.contains(leaf_of(key)));
+        all.retain(|(key, _)| after.is_none_or(|after| row_order(key, after).is_gt()));
+        all.sort_by(|(a, _), (b, _)| row_order(a, b));
+        let is_end = all.len() <= max;
+        all.truncate(max);
+        Page { versions: all, is_end }
+    }
+
+    /// Drives an exchange in which `busy` changes on our side between the two looks. Merging takes the
+    /// greater number.
+    fn run(ours: &mut Rows, theirs: &mut Rows, pages: (usize, usize), busy: Option<u8>) -> Summary {
+        let (mut exchange, mut step) = Exchange::start();
+        let look = |rows: &Rows, key: &Key| {
+            rows.iter()
+                .find(|(k, _)| self::key(**k) == *key)
+                .map_or(Version::ABSENT, |(_, v)| version(*v))
+        };
+        for _ in 0..10_000 {
+            step = match step {
+                Step::CompareLeaves => exchange.on_leaves(LeafSet::all()),
+                Step::List { leaves, after } => {
+                    let a = page(ours, leaves, after.as_ref(), pages.0);
+                    let b = page(theirs, leaves, after.as_ref(), pages.1);
+                    exchange.on_pages(a, b, Millis(7))
+                }
+                Step::LookAgain { keys, not_before } => {
+                    assert_eq!(not_before, Millis(7 + LOOK_AGAIN_MS));
+                    if let Some(value) = busy.and_then(|busy| ours.get_mut(&busy)) {
+                        *value = value.saturating_add(1);
+                    }
+                    let versions =
+                        |rows: &Rows| keys.iter().map(|k| look(rows, k)).collect::<Vec<_>>();
+                    exchange.on_versions(&versions(ours), &versions(theirs))
+                }
+                Step::Mend(differences) => {
+                    for difference in &differences {
+                        let k = (0..=u8::MAX).find(|k| key(*k) == difference.key).unwrap();
+                        assert!(Some(k) != busy, "a write in flight was taken for a difference");
+                        let merged = ours.get(&k).max(theirs.get(&k)).copied().unwrap();
+                        if difference.must_fetch() {
+                            ours.insert(k, merged);
+                        }
+                        if difference.must_send(version(ours[&k])) {
+                            theirs.insert(k, merged);
+                        }
+                    }
+                    exchange.on_mended(differences.len() as u64)
+                }
+                Step::Done(summary) => return summary,
+            }
+        }
+        panic!("it does not end");
+    }
+
+    proptest! {
+        #[test]
+        fn both_sides_end_up_with_everything(
+            ours in prop::collection::btree_map(0u8..40, 1u8..4, 0..40),
+            theirs in prop::collection::btree_map(0u8..40, 1u8..4, 0..40),
+            pages in (1usize..8, 1usize..8),
+        ) {
+            let (mut a, mut b) = (ours.clone(), theirs.clone());
+            let summary = run(&mut a, &mut b, pages, None);
+            let mut merged = ours.clone();
+            for (k, v) in &theirs {
+                let entry = merged.entry(*k).or_insert(*v);
+                *entry = (*entry).max(*v);
+            }
+            prop_assert_eq!(&a, &merged);
+            prop_assert_eq!(&b, &merged);
+            let differed = merged.keys().filter(|k| ours.get(k) != theirs.get(k)).count() as u64;
+            let compared = merged.len() as u64;
+            prop_assert_eq!(
+                summary,
+                Summary { keys_compared: compared, keys_mended: differed, is_complete: true }
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_changes_between_the_looks_is_left_alone() {
+        let (mut ours, mut theirs) = (Rows::from([(1, 1), (2, 1)]), Rows::from([(1, 2)]));
+        let summary = run(&mut ours, &mut theirs, (5, 5), Some(1));
+        assert_eq!((ours[&1], theirs[&1]), (2, 2), "the write itself brought it");
+        assert_eq!(theirs.get(&2), Some(&1));
+        assert_eq!(summary.keys_mended, 1);
+    }
+
+    #[test]
+    fn a_peer_that_answers_nonsense_ends_it() {
+        let (mut exchange, _) = Exchange::start();
+        exchange.on_leaves(LeafSet::all());
+        let ours = Page { versions: vec![(key(1), version(1))], is_end: true };
+        let done = exchange.on_pages(ours.clone(), Page::default(), Millis(0));
+        assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
+        let (mut exchange, _) = Exchange::start();
+        exchange.on_leaves(LeafSet::all());
+        exchange.on_pages(ours, Page { is_end: true, ..Page::default() }, Millis(0));
+        let done = exchange.on_versions(&[version(1)], &[]);
+        assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
+        let (mut exchange, _) = Exchange::start();
+        let done = exchange.on_leaves(LeafSet::default());
+        assert!(matches!(done, Step::Done(Summary { is_complete: true, .. })));
+    }
+}
