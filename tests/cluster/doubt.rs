@@ -33,6 +33,6 @@ async fn a_lost_element_is_found() {
     let seen = record.read(&node, "doubt/k", 2).await.unwrap();
     record.add(&node, "doubt/k", &seen).await.unwrap();
     let shown = node.get("/kv/doubt/k").answer().await;
-    node.put("/kv/doubt/k").value("w1").context(shown.context()).answer().await;
+    node.put("/kv/doubt/k").value("[\"k:w1\"]").context(shown.context()).answer().await;
     check_all(&cluster, &record).await;
 }

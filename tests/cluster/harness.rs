@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::layout::{Layout, Member};
 use quorate_protocol::name::{Key, NodeId};
+use quorate_storage::{Durability, Options, Store};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -128,7 +129,7 @@ impl Cluster {
     /// A node's client port.
     pub(crate) fn at(&self, number: usize) -> Node {
         let base = format!("http://127.0.0.1:{}", self.nodes[number - 1].client_port);
-        Node { http: self.http.clone(), base }
+        Node::new(self.http.clone(), base)
     }
 
     /// All nodes in the order of preference for a key (`bucket/key`), home replicas first.
@@ -152,6 +153,23 @@ impl Cluster {
         keys
     }
 
+    /// Who keeps what.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Opens the store of a node that does not run.
+    pub(crate) fn open_store(&self, number: usize) -> Store {
+        assert!(!self.is_running(number), "n{number} runs");
+        let options = Options {
+            durability: Durability::Buffered,
+            block_cache_bytes: 8 << 20,
+            disk_free_bytes_min: 0,
+            ..Options::new(name_of(number), CLUSTER_ID, PARTITIONS)
+        };
+        Store::open(&self.data_dir(number), options).unwrap()
+    }
+
     /// Opens the contexts that the cluster gives out.
     pub(crate) fn contexts(&self) -> ContextKeys {
         ContextKeys::new(CLUSTER_ID, &[[KEY_BYTE; 32]])
@@ -165,7 +183,8 @@ impl Cluster {
         self.home(number).join("node.toml")
     }
 
-    fn data_dir(&self, number: usize) -> PathBuf {
+    /// Where a node's data lies.
+    pub(crate) fn data_dir(&self, number: usize) -> PathBuf {
         self.home(number).join("data")
     }
 
@@ -197,6 +216,16 @@ impl Cluster {
         let mut child = self.child(number);
         assert!(child.is_none(), "n{number} runs already");
         *child = Some(self.command(number, "serve").spawn().unwrap());
+    }
+
+    /// Whether a node was launched and not ended by the test.
+    pub(crate) fn is_running(&self, number: usize) -> bool {
+        self.child(number).is_some()
+    }
+
+    /// Whether a node's process has ended by itself, and how.
+    pub(crate) fn ended(&self, number: usize) -> Option<ExitStatus> {
+        self.child(number).as_mut().and_then(|child| child.try_wait().unwrap())
     }
 
     /// Whether a node runs and answers.
@@ -261,7 +290,7 @@ impl Cluster {
     /// Waits until a node takes requests.
     pub(crate) async fn wait_ready(&self, number: usize) {
         eventually(&format!("n{number} is ready"), async || {
-            let ended = self.child(number).as_mut().and_then(|child| child.try_wait().unwrap());
+            let ended = self.ended(number);
             assert!(ended.is_none(), "n{number} ended: {ended:?}\n{}", self.log(number));
             let answer = self.at(number).get("/readyz").try_answer().await;
             answer.ok().filter(|answer| answer.status == 200)
@@ -325,7 +354,7 @@ impl Cluster {
             |nodes: &[usize]| -> Vec<NodeId> { nodes.iter().copied().map(name_of).collect() };
         let cuts = serde_json::json!({"cut_in": names(cut_in), "cut_out": names(cut_out)});
         let port = self.nodes[number - 1].peer_port;
-        let hook = Node { http: self.http.clone(), base: format!("http://127.0.0.1:{port}") };
+        let hook = Node::new(self.http.clone(), format!("http://127.0.0.1:{port}"));
         // A node that was just launched may not listen yet.
         let obeys = async || hook.put("/fault").value(cuts.to_string()).try_answer().await.ok();
         let answer = eventually(&format!("n{number} is cut"), obeys).await;

@@ -39,15 +39,6 @@ async fn hints_for_a_dead_home_replica_are_delivered_after_its_restart_and_then_
     }
 }
 
-impl Cluster {
-    /// How many keys a node keeps hints of.
-    async fn hint_keys(&self, number: usize) -> u64 {
-        let metrics = self.at(number).get("/metrics").answer().await.text();
-        let gauge = metrics.lines().find_map(|line| line.strip_prefix("quorate_hint_keys "));
-        gauge.unwrap_or_else(|| panic!("no gauge in {metrics}")).parse().unwrap()
-    }
-}
-
 /// The fallback dies again and again while it hands over, and its hints arrive all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fallback_killed_amid_handoff_loses_no_hint() {

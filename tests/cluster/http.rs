@@ -11,9 +11,21 @@ use serde_json::Value;
 pub(crate) struct Node {
     pub(crate) http: reqwest::Client,
     pub(crate) base: String,
+    /// How long a client waits for an answer.
+    pub(crate) patience: Duration,
 }
 
 impl Node {
+    /// A node with the patience of an ordinary client.
+    pub(crate) fn new(http: reqwest::Client, base: String) -> Self {
+        Self { http, base, patience: Duration::from_secs(15) }
+    }
+
+    /// The same for clients of another patience.
+    pub(crate) fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     pub(crate) fn get(&self, path: &str) -> Ask {
         self.ask(Method::GET, path)
     }
@@ -32,7 +44,7 @@ impl Node {
 
     fn ask(&self, method: Method, path: &str) -> Ask {
         let url = format!("{}{path}", self.base);
-        Ask(self.http.request(method, url).timeout(Duration::from_secs(15)))
+        Ask(self.http.request(method, url).timeout(self.patience))
     }
 }
 

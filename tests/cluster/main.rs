@@ -2,12 +2,13 @@
 //! wiped disks and overload, with clients at work all the while (design, sections 5, 8 and 9).
 //! Histories are judged by the same oracle as the simulator's.
 //!
-//! One cluster runs at a time, since the nodes share few cores. `STORM_SEED` and `STORM_MINUTES`
-//! steer the last test; see [`storm`].
+//! One cluster runs at a time, since the nodes share few cores. How to make a longer storm:
+//! `scripts/storm.sh --help`.
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected shall fail")]
 
 mod conflicts;
+mod converge;
 mod crash;
 mod deletes;
 mod doubt;

@@ -1,11 +1,14 @@
 //! What the clients of a test did and saw, judged by the simulator's oracle.
 //!
-//! Every value is a list of elements, the last of which names the write itself: `w3 w7 w9` is write
-//! 9, by a client that was shown 3 and 7. So a value tells all that its write saw, and that nothing
-//! was lost can be seen without any version vector.
+//! Every value is a set of elements, a JSON array whose last element names the write itself:
+//! `["k:w3", "k:w7", "k:w9"]` is write 9 to key `k`, by a client that was shown 3 and 7. So a value
+//! tells all that its write saw, and that nothing was lost, invented or brought back can be seen
+//! without any version vector. A client may also leave elements out, knowingly.
+//!
+//! Each key has an oracle of its own, so that judging costs what the key's history holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::context::ContextKeys;
@@ -26,17 +29,23 @@ const ATTEMPTS: usize = 2;
 /// The history of one test.
 pub(crate) struct Record {
     contexts: ContextKeys,
-    state: Mutex<State>,
+    n: u16,
+    keys: Mutex<BTreeMap<String, State>>,
 }
 
+/// The history of one key.
 struct State {
     oracle: Oracle,
     now: u64,
     /// Every dot that was seen, and the write that it names.
-    dots: BTreeMap<(String, Dot), WriteNo>,
+    dots: BTreeMap<Dot, WriteNo>,
     /// What each write's context covered.
     sent: BTreeMap<WriteNo, Clock>,
-    acked: BTreeMap<String, BTreeSet<WriteNo>>,
+    acked: BTreeSet<WriteNo>,
+    /// Elements that a write left out, whatever became of that write.
+    removed: BTreeSet<WriteNo>,
+    /// Those whose removal was acknowledged.
+    removed_surely: BTreeSet<WriteNo>,
 }
 
 /// What a client was shown of a key: good for one write.
@@ -48,26 +57,65 @@ pub(crate) struct View {
     context: Option<String>,
 }
 
+/// What is left of a key in the end.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// All siblings that any home replica holds, with their dots.
+    pub(crate) siblings: Vec<Shown>,
+    /// The dots that each home replica holds.
+    pub(crate) dots: BTreeMap<usize, Vec<String>>,
+}
+
+/// What was found wrong with a key in the end, in numbers and in words.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Acknowledged elements that are gone and that nobody removed.
+    pub(crate) lost: usize,
+    /// Elements and values that nobody sent.
+    pub(crate) phantom: usize,
+    /// Siblings that an acknowledged write had superseded.
+    pub(crate) resurrected: usize,
+    /// Copies under a dot that nothing superseded of writes that were superseded: see [`ATTEMPTS`].
+    pub(crate) twins: usize,
+    /// Each finding, and what the oracle says.
+    pub(crate) stories: Vec<String>,
+}
+
+impl Findings {
+    /// Adds those of another key.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.phantom += other.phantom;
+        self.resurrected += other.resurrected;
+        self.twins += other.twins;
+        self.stories.extend(other.stories);
+    }
+}
+
+impl From<&Inspection> for Left {
+    fn from(seen: &Inspection) -> Self {
+        Self { siblings: seen.siblings(), dots: seen.dots() }
+    }
+}
+
 impl Record {
     /// Nothing was done yet. Buckets keep `n` replicas.
     pub(crate) fn new(cluster: &Cluster, n: u16) -> Self {
-        let state = State {
-            oracle: Oracle::new(n),
-            now: 0,
-            dots: BTreeMap::new(),
-            sent: BTreeMap::new(),
-            acked: BTreeMap::new(),
-        };
-        Self { contexts: cluster.contexts(), state: Mutex::new(state) }
+        Self { contexts: cluster.contexts(), n, keys: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of a key.
+    fn with<T>(&self, key: &str, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if !keys.contains_key(key) {
+            keys.insert(key.to_owned(), State::new(self.n));
+        }
+        look(keys.get_mut(key).unwrap())
     }
 
     /// Adds an element to what the client was shown. Returns the answer, if one came.
     pub(crate) async fn add(&self, node: &Node, key: &str, seen: &View) -> Option<Answer> {
-        self.add_with(node, key, seen, "").await
+        self.write(node, key, seen, &BTreeSet::new(), "").await
     }
 
     /// Likewise, with a query.
@@ -78,90 +126,91 @@ impl Record {
         seen: &View,
         query: &str,
     ) -> Option<Answer> {
+        self.write(node, key, seen, &BTreeSet::new(), query).await
+    }
+
+    /// Adds an element to what the client was shown, and leaves others out.
+    pub(crate) async fn write(
+        &self,
+        node: &Node,
+        key: &str,
+        seen: &View,
+        without: &BTreeSet<WriteNo>,
+        query: &str,
+    ) -> Option<Answer> {
         let context = seen.context.as_deref();
         let covered = context.map(|context| self.open(key, context)).unwrap_or_default();
-        let write = {
-            let mut state = self.state();
-            let at = state.tick();
-            let saw = Saw::These(seen.writes.clone());
-            let write = state.oracle.begin_write(key, false, saw, at);
-            for _ in 0..ATTEMPTS {
-                state.oracle.history.begin_attempt(write);
-            }
-            state.sent.insert(write, covered.clone());
-            write
-        };
-        let elements = seen.elements.iter().chain([&write]).map(ToString::to_string);
-        let value = elements.collect::<Vec<_>>().join(" ");
+        let write = self.with(key, |state| state.begin(key, &seen.writes, covered, without));
+        let kept = seen.elements.difference(without);
+        let elements: Vec<_> = kept.chain([&write]).map(|of| element(key, *of)).collect();
+        let value = serde_json::to_string(&elements).unwrap();
         let ask = node.put(&format!("/kv/{key}{query}")).value(value);
         let answer = ask.context(context).try_answer().await;
         let end = end_of(&answer, query);
-        let mut state = self.state();
-        let at = state.tick();
-        let told = if end == End::NotApplied { ATTEMPTS } else { 1 };
-        for _ in 0..told {
-            state.oracle.end_attempt(write, end, at);
-        }
-        if let End::Acked { .. } = end {
-            state.acked.entry(key.to_owned()).or_default().insert(write);
-        }
+        self.with(key, |state| state.end(write, end, without));
         answer.ok()
     }
 
     /// Reads a key and judges the answer. `None` if none came or too few replicas answered.
     pub(crate) async fn read(&self, node: &Node, key: &str, r: u16) -> Option<View> {
-        let begun = self.state().tick();
+        let begun = self.with(key, State::tick);
         let answer = node.get(&format!("/kv/{key}?r={r}")).try_answer().await.ok()?;
         if answer.status == 503 {
             return None;
         }
         let shown = answer.siblings();
+        let sight = |shown: &Shown| {
+            sight(key, shown).unwrap_or_else(|| panic!("{key}: nobody wrote {shown:?}"))
+        };
         let sights: Vec<Sight> = shown.iter().map(sight).collect();
         let context = answer.context().map(str::to_owned);
         let clock = context.as_deref().map(|context| self.open(key, context));
         let read = Read { begun, r, strict: false };
         let judged = Judged { key, shown: &sights, context: clock.as_ref() };
-        let mut state = self.state();
-        must_hold(state.oracle.check_read(&read, &judged));
-        state.judge_dots(key, &sights);
-        let elements = shown.iter().flat_map(|shown| elements_of(&shown.value)).collect();
+        self.with(key, |state| {
+            must_hold(state.oracle.check_read(&read, &judged));
+            state.judge_dots(key, &sights);
+        });
+        let elements = shown.iter().flat_map(|shown| elements_of(key, &shown.value));
+        let elements = elements.flatten().collect();
         Some(View { writes: sights.iter().map(|s| s.write).collect(), elements, context })
     }
 
     /// Judges what is left of a key once all is healed and settled.
+    ///
+    /// # Panics
+    /// If anything is wrong.
     pub(crate) fn check_final(&self, key: &str, left: &Inspection) {
-        let shown = left.siblings();
-        let by_dot: BTreeMap<&str, Sight> =
-            shown.iter().map(|s| (s.dot.as_deref().unwrap_or_default(), sight(s))).collect();
-        let replicas = left.dots().into_iter().map(|(number, dots)| {
-            (name_of(number), dots.iter().map(|dot| by_dot[dot.as_str()]).collect())
-        });
-        let mut state = self.state();
-        must_hold(state.oracle.check_final(key, &replicas.collect()));
-        let sights: Vec<Sight> = by_dot.into_values().collect();
-        state.judge_dots(key, &sights);
-        let acked = state.acked.get(key).cloned().unwrap_or_default();
-        for sight in &sights {
-            let covers =
-                |write: &&WriteNo| sight.dot.is_some_and(|dot| state.sent[write].covers(dot));
-            let by = acked.iter().find(covers);
-            assert_eq!(by, None, "{key}: {sight:?} was superseded and is back");
-        }
-        let elements: BTreeSet<WriteNo> =
-            shown.iter().flat_map(|shown| elements_of(&shown.value)).collect();
-        let lost: Vec<_> =
-            acked.difference(&elements).map(|w| state.oracle.history.describe(*w)).collect();
-        assert!(lost.is_empty(), "{key} lost {} of {}: {lost:?}", lost.len(), acked.len());
+        let found = self.judge(key, &left.into());
+        assert!(found.stories.is_empty(), "{}", found.stories.join("\n"));
+    }
+
+    /// Judges what is left of a key once all is healed and settled.
+    pub(crate) fn judge(&self, key: &str, left: &Left) -> Findings {
+        self.with(key, |state| state.judge(key, left))
     }
 
     /// All keys that were written.
     pub(crate) fn keys(&self) -> Vec<String> {
-        self.state().acked.keys().cloned().collect()
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter()
+            .filter(|(_, state)| !state.acked.is_empty())
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// How many writes were acknowledged.
     pub(crate) fn acked(&self) -> usize {
-        self.state().acked.values().map(BTreeSet::len).sum()
+        self.sum(|state| state.acked.len())
+    }
+
+    /// How many elements were removed, acknowledged.
+    pub(crate) fn removed(&self) -> usize {
+        self.sum(|state| state.removed_surely.len())
+    }
+
+    fn sum(&self, count: impl Fn(&State) -> usize) -> usize {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).values().map(count).sum()
     }
 
     fn open(&self, key: &str, context: &str) -> Clock {
@@ -172,9 +221,50 @@ impl Record {
 }
 
 impl State {
+    fn new(n: u16) -> Self {
+        Self {
+            oracle: Oracle::new(n),
+            now: 0,
+            dots: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            acked: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            removed_surely: BTreeSet::new(),
+        }
+    }
+
     fn tick(&mut self) -> Moment {
         self.now += 1;
         Moment(self.now)
+    }
+
+    fn begin(
+        &mut self,
+        key: &str,
+        saw: &BTreeSet<WriteNo>,
+        covered: Clock,
+        without: &BTreeSet<WriteNo>,
+    ) -> WriteNo {
+        let at = self.tick();
+        let write = self.oracle.begin_write(key, false, Saw::These(saw.clone()), at);
+        for _ in 0..ATTEMPTS {
+            self.oracle.history.begin_attempt(write);
+        }
+        self.sent.insert(write, covered);
+        self.removed.extend(without);
+        write
+    }
+
+    fn end(&mut self, write: WriteNo, end: End, without: &BTreeSet<WriteNo>) {
+        let at = self.tick();
+        let told = if end == End::NotApplied { ATTEMPTS } else { 1 };
+        for _ in 0..told {
+            self.oracle.end_attempt(write, end, at);
+        }
+        if let End::Acked { .. } = end {
+            self.acked.insert(write);
+            self.removed_surely.extend(without);
+        }
     }
 
     /// *No dot stands for two values* (promise 3), whoever shows it and whenever; and no sibling is
@@ -182,12 +272,56 @@ impl State {
     fn judge_dots(&mut self, key: &str, shown: &[Sight]) {
         for sight in shown {
             let Some(dot) = sight.dot else { continue };
-            let known = self.dots.entry((key.to_owned(), dot)).or_insert(sight.write);
+            let known = self.dots.entry(dot).or_insert(sight.write);
             assert_eq!(*known, sight.write, "{key}: {dot} stands for two values");
             let covers = |by: &&Sight| self.sent.get(&by.write).is_some_and(|c| c.covers(dot));
             let by = shown.iter().find(covers);
             assert_eq!(by, None, "{key}: {sight:?} is shown beside what superseded it");
         }
+    }
+
+    fn judge(&self, key: &str, left: &Left) -> Findings {
+        let mut found = Findings::default();
+        let mut by_dot = BTreeMap::new();
+        let mut elements = BTreeSet::new();
+        for shown in &left.siblings {
+            let (Some(sight), Some(of)) = (sight(key, shown), elements_of(key, &shown.value))
+            else {
+                found.phantom += 1;
+                found.stories.push(format!("{key}: nobody wrote {shown:?}"));
+                continue;
+            };
+            by_dot.insert(shown.dot.clone().unwrap_or_default(), sight);
+            elements.extend(of);
+            let Some(dot) = sight.dot else { continue };
+            let covers = |write: &&WriteNo| self.sent[write].covers(dot);
+            if let Some(by) = self.acked.iter().find(covers) {
+                found.resurrected += 1;
+                found.stories.push(format!("{key}: {sight:?} was superseded by {by} and is back"));
+            }
+            if self.dots.get(&dot).is_some_and(|known| *known != sight.write) {
+                found.stories.push(format!("{key}: {dot} stands for two values"));
+            }
+        }
+        let never_sent = |element: &&WriteNo| self.oracle.history.get(**element).is_none();
+        let phantoms: Vec<_> = elements.iter().filter(never_sent).collect();
+        if !phantoms.is_empty() {
+            found.phantom += phantoms.len();
+            found.stories.push(format!("{key} has {phantoms:?}, which nobody sent"));
+        }
+        let gone = self.acked.difference(&elements).filter(|w| !self.removed.contains(w));
+        let gone: Vec<_> = gone.map(|w| self.oracle.history.describe(*w)).collect();
+        if !gone.is_empty() {
+            let (lost, of) = (gone.len(), self.acked.len());
+            found.lost = lost;
+            found.stories.push(format!("{key} lost {lost} of {of}: {gone:?}"));
+        }
+        let sights = |dots: &[String]| dots.iter().filter_map(|d| by_dot.get(d).copied()).collect();
+        let replicas = left.dots.iter().map(|(number, dots)| (name_of(*number), sights(dots)));
+        if let Err(violation) = self.oracle.check_final(key, &replicas.collect()) {
+            found.stories.push(violation.to_string());
+        }
+        found
     }
 }
 
@@ -217,20 +351,28 @@ fn end_of(answer: &reqwest::Result<Answer>, query: &str) -> End {
             "not_applied" => End::NotApplied,
             other => panic!("outcome {other}"),
         },
+        422 => End::NotApplied, // too many siblings: somebody must read before the next blind write
         _ => panic!("a good write was refused: {} {}", answer.status, answer.text()),
     }
 }
 
-/// The write that a sibling is: its last element.
-fn sight(shown: &Shown) -> Sight {
+/// The write that a sibling is: its last element. `None` if nobody writes such a value.
+fn sight(key: &str, shown: &Shown) -> Option<Sight> {
     let dot = shown.dot.as_deref().map(|dot| dot.parse().unwrap());
-    let write = elements_of(&shown.value).last();
-    Sight { write: write.unwrap_or_else(|| panic!("nobody wrote {shown:?}")), dot }
+    Some(Sight { write: *elements_of(key, &shown.value)?.last()?, dot })
 }
 
-fn elements_of(value: &str) -> impl Iterator<Item = WriteNo> {
-    let number = |word: &str| word.strip_prefix('w').and_then(|number| number.parse().ok());
-    value
-        .split(' ')
-        .map(move |word| WriteNo(number(word).unwrap_or_else(|| panic!("nobody wrote {word:?}"))))
+/// An element in a value: the key's own, so that no other key's can pass for it.
+fn element(key: &str, write: WriteNo) -> String {
+    let (_, key) = key.split_once('/').unwrap();
+    format!("{key}:{write}")
+}
+
+fn elements_of(key: &str, value: &str) -> Option<Vec<WriteNo>> {
+    let words: Vec<&str> = serde_json::from_str(value).ok()?;
+    let number = |word: &str| {
+        let write = WriteNo(word.rsplit_once(":w")?.1.parse().ok()?);
+        (element(key, write) == word).then_some(write)
+    };
+    words.into_iter().map(number).collect()
 }

@@ -1,107 +1,235 @@
-//! A random storm of faults over five nodes with clients at work, and then the reckoning.
+//! The storm: faults drawn from a seed strike a cluster of real nodes while clients are at work, and
+//! then comes the reckoning. Everything is healed, the cluster must become the same everywhere by
+//! itself, and what lies on the disks is compared with what the clients were told, and with each other
+//! byte for byte.
 //!
-//! `STORM_SEED` repeats the faults of a run (not its timing), `STORM_MINUTES` makes it longer than
-//! the usual fifteen seconds.
+//! Two short storms of fixed seeds are part of the tests; `scripts/storm.sh` makes longer ones. A seed
+//! names a schedule of faults, not the timing of the clients.
 
+mod clients;
+mod faults;
+mod gone;
+mod reckoning;
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
+use futures_util::FutureExt;
 
+use self::clients::{Clients, Work};
+use self::faults::{Hand, Schedule};
+use self::reckoning::Disks;
 use crate::harness::{Cluster, Setup};
-use crate::load::{Load, check_all};
-use crate::record::Record;
+use crate::record::Findings;
 
-const NODES: usize = 5;
+/// The keys of the sets change after so long.
+const ROUND: Duration = Duration::from_secs(20);
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-/// What can happen to the cluster.
-struct Storm {
-    cluster: Arc<Cluster>,
-    dice: Xoshiro256PlusPlus,
+/// A grace so short that tombstones are reaped in the middle of the storm, and trees compared all the
+/// time.
+const SETTINGS: &str = "\
+[deletes]
+grace_ms = 4000
+[anti_entropy]
+interval_ms = 1000
+[timeouts]
+shutdown_ms = 2000
+";
+
+/// What storm to make.
+struct Plan {
+    seed: u64,
+    nodes: usize,
+    length: Duration,
+    /// Whether to say from time to time how it goes.
+    talks: bool,
 }
 
-impl Storm {
-    fn node(&mut self) -> usize {
-        self.dice.random_range(1..=NODES)
-    }
-
-    /// Some nodes, at least one and not all, and the others.
-    fn sides(&mut self) -> (Vec<usize>, Vec<usize>) {
-        let mask: u32 = self.dice.random_range(1..(1 << NODES) - 1);
-        (1..=NODES).partition(|number| mask & (1 << (number - 1)) != 0)
-    }
-
-    async fn strike(&mut self) {
-        let number = self.node();
-        let cluster = self.cluster.clone();
-        match self.dice.random_range(0..12) {
-            0..3 => cluster.kill(number),
-            3..5 if cluster.is_awake(number) => cluster.pause(number),
-            5 => {
-                let (these, those) = self.sides();
-                cluster.cut(&these, &those).await;
-            }
-            6 => {
-                let (from, to) = self.sides();
-                cluster.cut_one_way(&from, &to).await;
-            }
-            7 => {
-                let others: Vec<usize> = (1..=NODES).filter(|other| *other != number).collect();
-                cluster.cut(&[number], &others).await;
-            }
-            8 => cluster.heal().await,
-            9 if self.dice.random_range(0..4) == 0 => {
-                for number in cluster.all() {
-                    cluster.kill(number);
-                }
-            }
-            _ => self.restore(),
-        }
-    }
-
-    /// Everybody who is gone comes back.
-    fn restore(&self) {
-        for number in self.cluster.all() {
-            if self.cluster.is_paused(number) {
-                self.cluster.resume(number);
-            } else if !self.cluster.is_awake(number) {
-                self.cluster.launch(number);
-            }
-        }
-    }
+/// What came of it.
+struct Report {
+    plan: Plan,
+    struck: Vec<(&'static str, usize)>,
+    operations: usize,
+    acks: usize,
+    failures: usize,
+    elements: usize,
+    removed: usize,
+    ended: usize,
+    converged_in: Duration,
+    disks: Disks,
+    found: Findings,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_storm_of_faults_loses_no_acked_element_and_invents_none() {
+#[ignore = "needs anti-entropy"]
+async fn a_storm_loses_nothing_and_brings_nothing_back() {
+    storm(Plan { seed: 1, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs anti-entropy"]
+async fn another_storm_loses_nothing_and_brings_nothing_back() {
+    storm(Plan { seed: 2, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
+}
+
+/// `STORM_SEED`, `STORM_SECONDS` and `STORM_NODES` say which.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "as long as one likes: scripts/storm.sh"]
+async fn a_storm_to_order() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("STORM_SEED").unwrap_or_else(rand::random);
-    let length = number("STORM_MINUTES").map_or(15, |minutes| 60 * minutes);
-    eprintln!("STORM_SEED={seed}");
-    let cluster = Cluster::start(Setup::of(NODES)).await;
-    let record = Arc::new(Record::new(&cluster, 3));
-    let dice = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut storm = Storm { cluster: cluster.clone(), dice };
-    let until = Instant::now() + Duration::from_secs(length);
-    let mut round = 0;
-    while Instant::now() < until {
-        // Each element is in all later values of its key: new keys keep them small.
-        let keys: Vec<String> = (0..24).map(|key| format!("storm/r{round}k{key}")).collect();
-        let load = Load::start(&cluster, &record, &keys, 12);
-        let until = until.min(Instant::now() + Duration::from_secs(30));
-        while Instant::now() < until {
-            storm.strike().await;
-            let pause_ms = storm.dice.random_range(50..600);
-            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        }
-        storm.restore();
-        load.stop().await;
-        round += 1;
+    storm(Plan {
+        seed: number("STORM_SEED").unwrap_or_else(rand::random),
+        nodes: number("STORM_NODES").map_or(5, |nodes| nodes as usize),
+        length: Duration::from_secs(number("STORM_SECONDS").unwrap_or(60)),
+        talks: true,
+    })
+    .await;
+}
+
+/// Makes a storm and prints its table.
+///
+/// # Panics
+/// If any promise was broken.
+async fn storm(plan: Plan) {
+    let repeat = plan.to_string();
+    eprintln!("To repeat this storm: {repeat}");
+    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(plan.nodes) }).await;
+    let work = Arc::new(Work::new(cluster.clone()));
+    let mut clients = Clients::start(&work, plan.seed, 10, 2);
+    let mut hand = Hand::new(cluster.clone());
+    rage(&plan, &work, &mut clients, &mut hand).await;
+    let mut stories = clients.stop().await;
+    let (converged_in, more) = heal(&work, &hand).await;
+    stories.extend(more);
+    for number in cluster.all() {
+        let (status, _) = cluster.terminate(number).await;
+        assert!(status.success(), "n{number} ended with {status}");
     }
-    storm.restore();
-    cluster.heal().await;
-    cluster.wait_all_up().await;
-    check_all(&cluster, &record).await;
-    eprintln!("{} acknowledged writes, none lost", record.acked());
-    assert!(record.acked() > 100, "too few acknowledged writes to mean anything");
+    let disks = Disks::open(&cluster);
+    let found = judge(&work, &disks, stories);
+    let report = Report {
+        struck: hand.struck.into_iter().collect(),
+        operations: work.operations.load(Relaxed),
+        acks: work.acks.load(Relaxed),
+        failures: work.failures.load(Relaxed),
+        elements: work.record.acked(),
+        removed: work.record.removed(),
+        ended: work.gone.ended().len(),
+        converged_in,
+        plan,
+        disks,
+        found,
+    };
+    eprintln!("{report}");
+    assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.stories());
+    assert!(report.elements > 100, "too few acknowledged writes to mean anything");
+}
+
+/// Strikes until the time is over, or a client has found something wrong.
+async fn rage(plan: &Plan, work: &Work, clients: &mut Clients, hand: &mut Hand) {
+    let begun = Instant::now();
+    let mut told = begun;
+    for (fault, pause) in Schedule::new(plan.seed, plan.nodes) {
+        let elapsed = begun.elapsed();
+        if elapsed > plan.length || !clients.found().is_empty() {
+            break;
+        }
+        let left = plan.length - elapsed;
+        work.round.store((elapsed.as_secs() / ROUND.as_secs()) as usize, Relaxed);
+        if plan.talks && told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            let struck: usize = hand.struck.values().sum();
+            let (acks, failures) = (work.acks.load(Relaxed), work.failures.load(Relaxed));
+            let seconds = elapsed.as_secs();
+            eprintln!(
+                "{seconds:>6} s: {struck} faults, {acks} acks, {failures} failures; {fault:?}"
+            );
+        }
+        hand.strike(&fault).await;
+        tokio::time::sleep(pause.min(left)).await;
+    }
+}
+
+/// Ends all faults and waits until all replicas are the same and all tombstones reaped. Returns how
+/// long that took, and what was waited for in vain.
+async fn heal(work: &Work, hand: &Hand) -> (Duration, Option<String>) {
+    let begun = Instant::now();
+    let converge = async {
+        hand.restore_all().await;
+        work.cluster.wait_all_up().await;
+        work.cluster.wait_converged().await;
+    };
+    // What is waited for in vain shall not keep the table from being printed.
+    let failed = AssertUnwindSafe(converge).catch_unwind().await.err();
+    (begun.elapsed(), failed.map(|panic| clients::words_of(&*panic)))
+}
+
+fn judge(work: &Work, disks: &Disks, stories: Vec<String>) -> Findings {
+    let mut found = Findings { stories, ..Findings::default() };
+    found.stories.extend(disks.stories.iter().cloned());
+    for key in work.record.keys() {
+        found.add(work.record.judge(&key, &disks.left(&key)));
+    }
+    for key in work.gone.keys() {
+        found.add(work.gone.judge(&key, &disks.left(&key)));
+    }
+    found
+}
+
+impl Report {
+    fn is_clean(&self) -> bool {
+        let Findings { lost, phantom, resurrected, stories, twins: _ } = &self.found;
+        lost + phantom + resurrected == 0 && stories.is_empty() && self.disks.hints == 0
+    }
+
+    /// The first of what was found wrong, one a line.
+    fn stories(&self) -> String {
+        const TOLD: usize = 20;
+        let stories = &self.found.stories;
+        let more = stories.len().saturating_sub(TOLD);
+        let told: Vec<&str> = stories.iter().take(TOLD).map(String::as_str).collect();
+        format!("{}\n({more} more)", told.join("\n"))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, seed, nodes) = (self.length.as_secs(), self.seed, self.nodes);
+        write!(f, "scripts/storm.sh --seconds {seconds} --seed {seed} --nodes {nodes}")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = "-".repeat(56);
+        writeln!(f, "{rule}\n{}\n{rule}", self.plan)?;
+        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<40}{value:>16}");
+        for (kind, count) in &self.struck {
+            line(&format!("fault: {kind}"), count)?;
+        }
+        line("operations", &self.operations)?;
+        line("  acknowledged", &self.acks)?;
+        line("  failed", &self.failures)?;
+        line("elements acknowledged", &self.elements)?;
+        line("elements removed, acknowledged", &self.removed)?;
+        line("keys deleted for good, acknowledged", &self.ended)?;
+        line("elements lost", &self.found.lost)?;
+        line("elements phantom", &self.found.phantom)?;
+        line("siblings resurrected", &self.found.resurrected)?;
+        line("twins of retried writes", &self.found.twins)?;
+        line("replicas compared byte for byte", &self.disks.compared)?;
+        line("keys whose replicas differ", &self.disks.differing)?;
+        line("rows where they do not belong", &self.disks.strays)?;
+        line("Merkle roots compared", &self.disks.trees)?;
+        line("Merkle roots that differ", &self.disks.trees_differing)?;
+        line("hints left", &self.disks.hints)?;
+        line("tombstones left", &self.disks.tombstones)?;
+        line("other findings", &self.found.stories.len())?;
+        line("time to converge, s", &format!("{:.1}", self.converged_in.as_secs_f64()))?;
+        write!(f, "{rule}")
+    }
 }

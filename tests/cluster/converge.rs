@@ -1,0 +1,59 @@
+//! When replicas are the same, told by the nodes themselves.
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, eventually};
+
+impl Cluster {
+    /// Whether a node has received all its partitions.
+    pub(crate) async fn is_filled(&self, number: usize) -> bool {
+        let answer = self.at(number).get("/cluster").try_answer().await;
+        answer.is_ok_and(|answer| answer.status == 200 && answer.json()["filled"] == true)
+    }
+
+    /// How many keys a node keeps hints of, for all targets together.
+    pub(crate) async fn hint_keys(&self, number: usize) -> u64 {
+        let metrics = self.at(number).get("/metrics").answer().await.text();
+        let gauge = metrics.lines().find_map(|line| line.strip_prefix("quorate_hint_keys "));
+        gauge.unwrap_or_else(|| panic!("no gauge in {metrics}")).parse().unwrap()
+    }
+
+    /// Has a node compare all its trees with all its peers now.
+    pub(crate) async fn compare_now(&self, number: usize) -> Value {
+        let run = self.at(number).post("/anti-entropy/run?timeout_ms=10000").answer().await;
+        assert_eq!(run.status, 200, "{}", run.text());
+        run.json()
+    }
+
+    /// Waits until every node has received its partitions and has compared everything with
+    /// everybody: what was acknowledged before is then on all its home replicas.
+    pub(crate) async fn wait_whole(&self) {
+        for number in self.all() {
+            let filled = async || self.is_filled(number).await.then_some(());
+            eventually(&format!("n{number} is filled"), filled).await;
+        }
+        for number in self.all() {
+            let whole = async || (self.compare_now(number).await["complete"] == true).then_some(());
+            eventually(&format!("n{number} has compared everything"), whole).await;
+        }
+    }
+
+    /// Waits until there are no hints left and a comparison of everything finds nothing different.
+    /// Nobody may write meanwhile.
+    pub(crate) async fn wait_converged(&self) {
+        self.wait_whole().await;
+        for number in self.all() {
+            let drained = async || (self.hint_keys(number).await == 0).then_some(());
+            eventually(&format!("n{number} has handed its hints off"), drained).await;
+        }
+        for number in self.all() {
+            eventually(&format!("n{number} agrees with everybody"), async || {
+                let run = self.compare_now(number).await;
+                let rounds = run["rounds"].as_array().unwrap();
+                let same = rounds.iter().all(|round| round["differing"] == 0);
+                (run["complete"] == true && same).then_some(())
+            })
+            .await;
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The clients of the storm. They read, add to what they were shown, now and then take something away
+//! or write without having read, and go on to the next key and the next node, whatever happened.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+
+use super::gone::Gone;
+use crate::harness::Cluster;
+use crate::http::Node;
+use crate::record::{Record, View};
+
+/// A client of a paused node gives up after this long.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a client of [`Gone`] begins something new: each of its keys stays in the books.
+const GONE_EVERY: Duration = Duration::from_millis(100);
+/// How many keys are written at a time.
+const KEYS: usize = 24;
+
+/// What all clients share.
+pub(crate) struct Work {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) record: Record,
+    pub(crate) gone: Gone,
+    /// Each element is in all later values of its key until it is removed, and the history of a key
+    /// grows: new keys keep both small.
+    pub(crate) round: AtomicUsize,
+    pub(crate) operations: AtomicUsize,
+    pub(crate) acks: AtomicUsize,
+    pub(crate) failures: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl Work {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        Self {
+            record: Record::new(&cluster, 3),
+            gone: Gone::new(&cluster),
+            cluster,
+            round: AtomicUsize::new(0),
+            operations: AtomicUsize::new(0),
+            acks: AtomicUsize::new(0),
+            failures: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    fn count(&self, acked: bool) {
+        self.operations.fetch_add(1, Relaxed);
+        let which = if acked { &self.acks } else { &self.failures };
+        which.fetch_add(1, Relaxed);
+    }
+}
+
+/// Clients at work until they are stopped.
+pub(crate) struct Clients {
+    work: Arc<Work>,
+    tasks: JoinSet<()>,
+    found: Vec<String>,
+}
+
+impl Clients {
+    /// Starts them: so many for sets, so many for keys that will be gone.
+    pub(crate) fn start(work: &Arc<Work>, seed: u64, sets: usize, gone: usize) -> Self {
+        let mut tasks = JoinSet::new();
+        for number in 0..sets + gone {
+            let dice = Xoshiro256PlusPlus::seed_from_u64(seed ^ (number as u64 + 1) << 32);
+            let client = Client { work: work.clone(), dice, number };
+            if number < sets {
+                tasks.spawn(client.keep_sets());
+            } else {
+                tasks.spawn(client.write_and_delete());
+            }
+        }
+        Self { work: work.clone(), tasks, found: Vec::new() }
+    }
+
+    /// What clients have found wrong so far; one that did works no more.
+    pub(crate) fn found(&mut self) -> &[String] {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.found.extend(ended.err().map(|error| words_of(&*error.into_panic())));
+        }
+        &self.found
+    }
+
+    /// Stops all clients; returns what they found wrong.
+    pub(crate) async fn stop(mut self) -> Vec<String> {
+        self.work.stop.store(true, Relaxed);
+        while let Some(ended) = self.tasks.join_next().await {
+            self.found.extend(ended.err().map(|error| words_of(&*error.into_panic())));
+        }
+        self.found
+    }
+}
+
+/// What somebody said who panicked.
+pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+struct Client {
+    work: Arc<Work>,
+    dice: Xoshiro256PlusPlus,
+    number: usize,
+}
+
+impl Client {
+    fn stopped(&self) -> bool {
+        self.work.stop.load(Relaxed)
+    }
+
+    fn node(&mut self) -> Node {
+        let nodes = self.work.cluster.all().count();
+        self.work.cluster.at(self.dice.random_range(1..=nodes)).patient_for(PATIENCE)
+    }
+
+    /// Sets of unique elements through siblings.
+    async fn keep_sets(mut self) {
+        while !self.stopped() {
+            let round = self.work.round.load(Relaxed);
+            let key = format!("storm/r{round}k{}", self.dice.random_range(0..KEYS));
+            let node = self.node();
+            let seen = if self.dice.random_range(0..10) == 0 {
+                Some(View::default())
+            } else {
+                let seen = self.work.record.read(&node, &key, 2).await;
+                self.work.count(seen.is_some());
+                seen
+            };
+            let Some(seen) = seen else {
+                // Nobody there: do not turn this loop into a load of its own.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            let without: BTreeSet<_> = match self.dice.random_range(0..4) {
+                0 => {
+                    let half = |_: &&_| self.dice.random_range(0..2) == 0;
+                    seen.elements.iter().filter(half).copied().collect()
+                }
+                _ => BTreeSet::new(),
+            };
+            let answer = self.work.record.write(&node, &key, &seen, &without, "").await;
+            self.work.count(answer.is_some_and(|answer| answer.status == 204));
+        }
+    }
+
+    /// Keys that are written, deleted, and perhaps written again.
+    async fn write_and_delete(mut self) {
+        let mut ticks = tokio::time::interval(GONE_EVERY);
+        for turn in 0.. {
+            let key = format!("gone/c{}k{turn}", self.number);
+            let lives = 1 + self.dice.random_range(0..6_usize).saturating_sub(3);
+            for _ in 0..lives {
+                ticks.tick().await;
+                if self.stopped() {
+                    return;
+                }
+                self.live_and_die(&key).await;
+            }
+        }
+    }
+
+    /// One life of a key: written over what is there, if anything, then deleted until that is
+    /// acknowledged.
+    async fn live_and_die(&mut self, key: &str) {
+        let node = self.node();
+        let before = match self.dice.random_range(0..2) {
+            0 => self.work.gone.read(&node, key).await.unwrap_or_default(),
+            _ => Default::default(),
+        };
+        let acked = self.work.gone.put(&node, key, &before).await;
+        self.work.count(acked);
+        while !self.stopped() {
+            let node = self.node();
+            let shown = self.work.gone.read(&node, key).await;
+            self.work.count(shown.is_some());
+            let deleted = match shown {
+                Some(shown) if shown.is_alive() => {
+                    let deleted = self.work.gone.delete(&node, key, &shown).await;
+                    self.work.count(deleted);
+                    deleted
+                }
+                // It was never written, as far as can be seen: leave it so.
+                Some(_) if !acked => return,
+                _ => false,
+            };
+            if deleted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

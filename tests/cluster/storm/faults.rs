@@ -1,0 +1,250 @@
+//! What strikes the cluster, and when: drawn from the seed alone, so that a seed names a schedule
+//! whatever the cluster makes of it.
+//!
+//! Faults come like cards from a shuffled deck: every kind comes up once per deck, however short the
+//! storm is. A fault that makes no sense when its turn comes (killing the dead) is passed over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::harness::Cluster;
+
+/// One thing that happens to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// kill -9.
+    Kill(Vec<usize>),
+    /// SIGSTOP.
+    Pause(usize),
+    /// SIGTERM.
+    Stop(usize),
+    /// No message between the groups, in either direction.
+    Cut(Vec<usize>, Vec<usize>),
+    /// No message from the first group to the second.
+    CutOneWay(Vec<usize>, Vec<usize>),
+    /// kill -9, and its disk is empty. Everybody else must be whole then: the last copies of what was
+    /// acknowledged may else be on this disk.
+    Wipe(usize),
+    /// One node that is gone comes back: the first from here on.
+    Restore(usize),
+    /// All nodes come back.
+    RestoreAll,
+    /// No more cuts.
+    Heal,
+}
+
+#[derive(Clone, Copy)]
+enum Card {
+    Kill,
+    KillSome,
+    KillAll,
+    Pause,
+    Stop,
+    Isolate,
+    Halve,
+    OneWay,
+    Wipe,
+    Restore,
+    Calm,
+}
+
+const DECK: [Card; 26] = {
+    use Card::{Calm, Halve, Isolate, Kill, KillAll, KillSome, OneWay, Pause, Restore, Stop, Wipe};
+    [
+        Kill, Kill, Kill, KillSome, KillAll, Pause, Pause, Pause, Stop, Isolate, Isolate, Halve,
+        Halve, OneWay, OneWay, Wipe, Restore, Restore, Restore, Restore, Restore, Restore, Calm,
+        Calm, Calm, Calm,
+    ]
+};
+
+/// The faults of a seed, without end: each with how long the cluster is left alone afterwards.
+pub(crate) struct Schedule {
+    dice: Xoshiro256PlusPlus,
+    nodes: usize,
+    deck: Vec<Card>,
+    /// What was drawn and is still to come.
+    next: Vec<Fault>,
+}
+
+impl Schedule {
+    /// The schedule of a seed for so many nodes.
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+        let dice = Xoshiro256PlusPlus::seed_from_u64(seed);
+        Self { dice, nodes, deck: Vec::new(), next: Vec::new() }
+    }
+
+    fn node(&mut self) -> usize {
+        self.dice.random_range(1..=self.nodes)
+    }
+
+    /// Some nodes, at least one and not all, and the others.
+    fn sides(&mut self) -> (Vec<usize>, Vec<usize>) {
+        let mask: u32 = self.dice.random_range(1..(1 << self.nodes) - 1);
+        (1..=self.nodes).partition(|number| mask & (1 << (number - 1)) != 0)
+    }
+
+    fn draw(&mut self) -> Fault {
+        if self.deck.is_empty() {
+            self.deck = DECK.to_vec();
+            self.deck.shuffle(&mut self.dice);
+        }
+        let card = self.deck.pop().unwrap();
+        match card {
+            Card::Kill => Fault::Kill(vec![self.node()]),
+            Card::KillSome => Fault::Kill(self.sides().0),
+            Card::KillAll => Fault::Kill((1..=self.nodes).collect()),
+            Card::Pause => Fault::Pause(self.node()),
+            Card::Stop => Fault::Stop(self.node()),
+            Card::Isolate => {
+                let alone = self.node();
+                Fault::Cut(vec![alone], (1..=self.nodes).filter(|node| *node != alone).collect())
+            }
+            Card::Halve => {
+                let (these, those) = self.sides();
+                Fault::Cut(these, those)
+            }
+            Card::OneWay => {
+                let (from, to) = self.sides();
+                Fault::CutOneWay(from, to)
+            }
+            Card::Wipe => Fault::Wipe(self.node()),
+            Card::Restore => Fault::Restore(self.node()),
+            Card::Calm => {
+                self.next.push(Fault::Heal);
+                Fault::RestoreAll
+            }
+        }
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = (Fault, Duration);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let fault = self.next.pop().unwrap_or_else(|| self.draw());
+        // Mostly blow upon blow; now and then long enough for suspicions, hints and rounds.
+        let longest_ms = if self.dice.random_range(0..8) == 0 { 4_000 } else { 600 };
+        let pause = Duration::from_millis(self.dice.random_range(50..longest_ms));
+        Some((fault, pause))
+    }
+}
+
+impl Fault {
+    /// What kind of fault it is, for the table.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Kill(nodes) if nodes.len() > 1 => "SIGKILL of several",
+            Self::Kill(_) => "SIGKILL",
+            Self::Pause(_) => "SIGSTOP",
+            Self::Stop(_) => "SIGTERM",
+            Self::Cut(these, those) if these.len().min(those.len()) == 1 => "one node cut off",
+            Self::Cut(..) => "cut in two",
+            Self::CutOneWay(..) => "cut one way",
+            Self::Wipe(_) => "disk wiped",
+            Self::Restore(_) | Self::RestoreAll => "restored",
+            Self::Heal => "healed",
+        }
+    }
+}
+
+/// Does faults to a cluster and counts them.
+pub(crate) struct Hand {
+    cluster: Arc<Cluster>,
+    /// How many of each kind struck.
+    pub(crate) struck: BTreeMap<&'static str, usize>,
+}
+
+impl Hand {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, struck: BTreeMap::new() }
+    }
+
+    /// Does a fault, unless it makes no sense now.
+    pub(crate) async fn strike(&mut self, fault: &Fault) {
+        if self.try_strike(fault).await {
+            *self.struck.entry(fault.kind()).or_default() += 1;
+        }
+    }
+
+    async fn try_strike(&self, fault: &Fault) -> bool {
+        let cluster = &self.cluster;
+        match fault {
+            Fault::Kill(nodes) => {
+                let running: Vec<_> = nodes.iter().filter(|n| cluster.is_running(**n)).collect();
+                running.iter().for_each(|number| cluster.kill(**number));
+                !running.is_empty()
+            }
+            Fault::Pause(number) => {
+                let awake = cluster.is_awake(*number);
+                if awake {
+                    cluster.pause(*number);
+                }
+                awake
+            }
+            Fault::Stop(number) => {
+                let awake = cluster.is_awake(*number);
+                if awake {
+                    cluster.terminate(*number).await;
+                }
+                awake
+            }
+            Fault::Cut(these, those) => {
+                cluster.cut(these, those).await;
+                true
+            }
+            Fault::CutOneWay(from, to) => {
+                cluster.cut_one_way(from, to).await;
+                true
+            }
+            Fault::Wipe(number) => {
+                self.calm().await;
+                cluster.kill(*number);
+                cluster.wipe(*number);
+                cluster.launch(*number);
+                true
+            }
+            Fault::Restore(from) => {
+                let nodes = cluster.all().count();
+                let mut turn = (0..nodes).map(|step| 1 + (from - 1 + step) % nodes);
+                let gone = turn.find(|number| !cluster.is_awake(*number));
+                gone.inspect(|number| self.restore(*number)).is_some()
+            }
+            Fault::RestoreAll => {
+                let gone: Vec<_> = cluster.all().filter(|n| !cluster.is_awake(*n)).collect();
+                gone.iter().for_each(|number| self.restore(*number));
+                !gone.is_empty()
+            }
+            Fault::Heal => {
+                cluster.heal().await;
+                true
+            }
+        }
+    }
+
+    fn restore(&self, number: usize) {
+        if self.cluster.is_paused(number) {
+            self.cluster.resume(number);
+        } else {
+            self.cluster.launch(number);
+        }
+    }
+
+    /// Everybody who is gone comes back, and nobody is cut off any more.
+    pub(crate) async fn restore_all(&self) {
+        let gone: Vec<_> = self.cluster.all().filter(|n| !self.cluster.is_awake(*n)).collect();
+        gone.iter().for_each(|number| self.restore(*number));
+        self.cluster.heal().await;
+    }
+
+    /// Ends all faults and waits until every node is whole: each has what was acknowledged so far.
+    async fn calm(&self) {
+        self.restore_all().await;
+        self.cluster.wait_all_up().await;
+        self.cluster.wait_whole().await;
+    }
+}

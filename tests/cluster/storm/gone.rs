@@ -1,0 +1,177 @@
+//! Keys that are written and deleted, some of them again and again, and then never touched any more:
+//! what their deletes covered must not come back, whatever was under way, hinted, down, cut off or
+//! reaped meanwhile.
+//!
+//! Each key has one client, which does one thing at a time; so what it knew when it deleted is
+//! plain. Which siblings a delete covered is told by the clock of its context, as the dots of what is
+//! left in the end are: a write that was minted twice (design, section 4, the exception to promise
+//! 3) may leave a twin, which no delete covered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use quorate_protocol::clock::{Clock, Dot};
+use quorate_protocol::context::ContextKeys;
+use quorate_protocol::name::Key;
+
+use crate::harness::Cluster;
+use crate::http::{Answer, Node, Shown as Sibling};
+use crate::record::{Findings, Left};
+
+/// Everything that was done to such keys.
+pub(crate) struct Gone {
+    contexts: ContextKeys,
+    keys: Mutex<BTreeMap<String, Life>>,
+}
+
+/// What is known of one key.
+#[derive(Default)]
+struct Life {
+    /// Every value that was sent.
+    puts: BTreeMap<String, Fate>,
+    /// Values that a delete or a later write saw, whatever became of it.
+    superseded: BTreeSet<String>,
+    /// What the contexts of acknowledged deletes and writes covered.
+    covered: Clock,
+    /// The last thing that was done to it is a delete, acknowledged.
+    ended: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Acked,
+    NotApplied,
+    Unknown,
+}
+
+/// What a client was shown.
+#[derive(Default)]
+pub(crate) struct Shown {
+    values: BTreeSet<String>,
+    context: Option<String>,
+}
+
+impl Shown {
+    /// Whether there is anything to delete.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.values.is_empty()
+    }
+}
+
+impl Gone {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        Self { contexts: cluster.contexts(), keys: Mutex::default() }
+    }
+
+    fn with<T>(&self, key: &str, look: impl FnOnce(&mut Life) -> T) -> T {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        look(keys.entry(key.to_owned()).or_default())
+    }
+
+    fn open(&self, key: &str, context: Option<&str>) -> Clock {
+        let Some(context) = context else { return Clock::default() };
+        let (bucket, key) = key.split_once('/').unwrap();
+        self.contexts.verify(&Key::new(bucket, key.as_bytes()).unwrap(), context).unwrap().clock
+    }
+
+    /// Writes a value that no other write has, over what was shown. Returns whether it was
+    /// acknowledged.
+    pub(crate) async fn put(&self, node: &Node, key: &str, over: &Shown) -> bool {
+        let value = self.with(key, |life| {
+            let value = format!("{key}#{}", life.puts.len());
+            life.puts.insert(value.clone(), Fate::Unknown);
+            life.superseded.extend(over.values.iter().cloned());
+            life.ended = false;
+            value
+        });
+        let put = node.put(&format!("/kv/{key}")).value(value.clone());
+        let fate = fate_of(&put.context(over.context.as_deref()).try_answer().await);
+        let covered = self.open(key, over.context.as_deref());
+        self.with(key, |life| {
+            life.puts.insert(value, fate);
+            if fate == Fate::Acked {
+                life.covered.join(&covered);
+            }
+        });
+        fate == Fate::Acked
+    }
+
+    /// What a quorum shows. `None` without a quorum.
+    pub(crate) async fn read(&self, node: &Node, key: &str) -> Option<Shown> {
+        let answer = node.get(&format!("/kv/{key}")).try_answer().await.ok()?;
+        if ![200, 300, 404].contains(&answer.status) {
+            return None;
+        }
+        let values = answer.siblings().into_iter().map(|s| s.value).filter(|v| !v.is_empty());
+        Some(Shown { values: values.collect(), context: answer.context().map(str::to_owned) })
+    }
+
+    /// Deletes what was shown. Returns whether that was acknowledged.
+    pub(crate) async fn delete(&self, node: &Node, key: &str, shown: &Shown) -> bool {
+        self.with(key, |life| life.superseded.extend(shown.values.iter().cloned()));
+        let delete = node.delete(&format!("/kv/{key}")).context(shown.context.as_deref());
+        let acked = fate_of(&delete.try_answer().await) == Fate::Acked;
+        if acked {
+            let covered = self.open(key, shown.context.as_deref());
+            self.with(key, |life| {
+                life.covered.join(&covered);
+                life.ended = true;
+            });
+        }
+        acked
+    }
+
+    /// The keys whose last word was an acknowledged delete.
+    pub(crate) fn ended(&self) -> Vec<String> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().filter(|(_, life)| life.ended).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// All keys.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.keys().cloned().collect()
+    }
+
+    /// Judges what is left of a key in the end. Tombstones are siblings without a value.
+    pub(crate) fn judge(&self, key: &str, left: &Left) -> Findings {
+        let alive = || left.siblings.iter().filter(|sibling| !sibling.value.is_empty());
+        self.with(key, |life| {
+            let mut found = Findings::default();
+            for Sibling { value, dot } in alive() {
+                let dot: Dot = dot.as_ref().unwrap().parse().unwrap();
+                match life.puts.get(value) {
+                    None | Some(Fate::NotApplied) => {
+                        found.phantom += 1;
+                        found.stories.push(format!("{key}: nobody wrote {value:?}"));
+                    }
+                    Some(_) if life.covered.covers(dot) => {
+                        found.resurrected += 1;
+                        found.stories.push(format!("{key}: {value:?} ({dot}) is back"));
+                    }
+                    Some(_) if life.superseded.contains(value) => found.twins += 1,
+                    Some(_) => {}
+                }
+            }
+            for (value, fate) in &life.puts {
+                let there = alive().any(|sibling| sibling.value == *value);
+                if *fate == Fate::Acked && !there && !life.superseded.contains(value) {
+                    found.lost += 1;
+                    found.stories.push(format!("{key}: {value:?} is lost"));
+                }
+            }
+            found
+        })
+    }
+}
+
+fn fate_of(answer: &reqwest::Result<Answer>) -> Fate {
+    match answer {
+        Ok(answer) if [200, 204, 300].contains(&answer.status) => Fate::Acked,
+        Ok(answer) if answer.status >= 500 && answer.outcome() != "not_applied" => Fate::Unknown,
+        Ok(answer) if answer.status >= 500 => Fate::NotApplied,
+        Ok(answer) => panic!("a good write was refused: {} {}", answer.status, answer.text()),
+        Err(error) if error.is_connect() => Fate::NotApplied,
+        Err(_) => Fate::Unknown,
+    }
+}

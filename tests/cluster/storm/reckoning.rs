@@ -1,0 +1,134 @@
+//! The reckoning: what lies on the disks of the nodes once they have stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::Key;
+use quorate_protocol::object::Object;
+use quorate_protocol::row::Row;
+use quorate_storage::Store;
+
+use crate::harness::Cluster;
+use crate::http::Shown;
+use crate::record::Left;
+
+/// Every bucket of the storm keeps so many replicas.
+const N: u16 = 3;
+const PAGE: usize = 1000;
+
+/// All rows of all nodes, by key (`bucket/key`) and node: the encoded objects.
+pub(crate) struct Disks {
+    rows: BTreeMap<String, BTreeMap<usize, Bytes>>,
+    homes: BTreeMap<String, Vec<usize>>,
+    /// Hints that nobody fetched.
+    pub(crate) hints: u64,
+    /// Stories of what differs.
+    pub(crate) stories: Vec<String>,
+    /// Rows compared with their other replicas, byte for byte.
+    pub(crate) compared: usize,
+    /// Keys whose replicas differ.
+    pub(crate) differing: usize,
+    /// Rows on nodes that are no home replica of them.
+    pub(crate) strays: usize,
+    /// Merkle trees compared.
+    pub(crate) trees: usize,
+    /// Those whose roots differ.
+    pub(crate) trees_differing: usize,
+    /// Keys that hold nothing but tombstones.
+    pub(crate) tombstones: usize,
+}
+
+impl Disks {
+    /// Opens the stores of all nodes, which must have stopped, and compares them.
+    pub(crate) fn open(cluster: &Cluster) -> Self {
+        let mut disks = Self {
+            rows: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            hints: 0,
+            stories: Vec::new(),
+            compared: 0,
+            differing: 0,
+            strays: 0,
+            trees: 0,
+            trees_differing: 0,
+            tombstones: 0,
+        };
+        let partitions = cluster.layout().partitions() as u16;
+        for number in cluster.all() {
+            let store = cluster.open_store(number);
+            for (_, keys, _) in store.hint_targets().unwrap() {
+                disks.hints += keys;
+            }
+            for partition in (0..partitions).map(Partition) {
+                disks.take(number, &store, partition);
+            }
+        }
+        for key in disks.rows.keys() {
+            let homes = cluster.preference(key)[..usize::from(N)].to_vec();
+            disks.homes.insert(key.clone(), homes);
+        }
+        disks.compare();
+        disks
+    }
+
+    fn take(&mut self, number: usize, store: &Store, partition: Partition) {
+        let mut after: Option<Key> = None;
+        loop {
+            let page = store.scan_partition(partition, after.as_ref(), PAGE, 16 << 20).unwrap();
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, row) in page {
+                let object = Row::encoded_object(&row).unwrap();
+                self.rows.entry(key.to_string()).or_default().insert(number, object);
+            }
+        }
+    }
+
+    fn compare(&mut self) {
+        for (key, rows) in &self.rows {
+            let homes = &self.homes[key];
+            let strays = rows.keys().filter(|number| !homes.contains(number)).count();
+            if strays > 0 {
+                self.strays += strays;
+                self.stories.push(format!("{key}: {strays} rows on nodes that are not home"));
+            }
+            self.compared += homes.len();
+            let kinds: BTreeSet<_> = homes.iter().map(|number| rows.get(number)).collect();
+            if kinds.len() > 1 {
+                self.differing += 1;
+                let each = homes.iter().map(|n| (n, rows.get(n).map(|row| decode(row).clock)));
+                let each: Vec<_> = each.collect();
+                self.stories.push(format!("{key}: its replicas differ: {each:?}"));
+            }
+            self.tombstones += usize::from(rows.values().all(|row| decode(row).is_deleted()));
+        }
+    }
+
+    /// What is left of a key, for the record.
+    pub(crate) fn left(&self, key: &str) -> Left {
+        let mut left = Left::default();
+        let Some(rows) = self.rows.get(key) else { return left };
+        let mut siblings = BTreeMap::new();
+        for number in &self.homes[key] {
+            let object = rows.get(number).map(decode).unwrap_or_default();
+            let dots = object.siblings.iter().map(|sibling| sibling.dot.to_string()).collect();
+            left.dots.insert(*number, dots);
+            for sibling in object.siblings {
+                siblings.insert(sibling.dot, sibling.value);
+            }
+        }
+        left.siblings = siblings
+            .into_iter()
+            .map(|(dot, value)| Shown {
+                value: String::from_utf8_lossy(&value.unwrap_or_default()).into_owned(),
+                dot: Some(dot.to_string()),
+            })
+            .collect();
+        left
+    }
+}
+
+fn decode(object: &Bytes) -> Object {
+    Object::decode(object.clone()).unwrap()
+}
