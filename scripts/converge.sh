@@ -1,0 +1,255 @@
+#!/usr/bin/env bash
+# How fast, and for how many bytes, a cluster becomes the same everywhere again: measured, and printed
+# as a table.
+set -euo pipefail
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+export DEV_CLUSTER_DIR=${DEV_CLUSTER_DIR:-${here%/*}/target/converge-cluster}
+export DEV_CLIENT_PORT_BASE=${DEV_CLIENT_PORT_BASE:-8600}
+export DEV_PEER_PORT_BASE=${DEV_PEER_PORT_BASE:-8700}
+# shellcheck source=scripts/lib.sh
+source "$here/lib.sh"
+
+usage() {
+    cat <<'HELP'
+Usage: scripts/converge.sh [PART…] [OPTION…]
+
+Starts fresh clusters of its own (ports 8601… and 8701…) and measures:
+
+  hints    one of five nodes is dead while KEYS keys are written for SECONDS; the time from its start
+           until no hint is left for it
+  trees    the same without hints; the time until every peer has compared everything with it
+  one      a single key of BIG_KEYS differs on one of three nodes; the bytes exchanged to find and mend
+           it, and what a comparison costs when nothing differs
+  wipe     one of three nodes with BIG_KEYS keys loses its disk; the time until it is full again, and
+           the p99 of a foreground load before and meanwhile
+
+  --keys N         (default 20000)       --seconds S     (default 10)
+  --big-keys N     (default 50000)       --value-bytes B (default 1024)
+  --rate OPS       foreground load of wipe, PUT and GET (default 500)
+  --durability D   fsync or buffered (default fsync)
+
+Example, the figures of the issue:
+  scripts/converge.sh --keys 100000 --seconds 60 --big-keys 1000000
+HELP
+}
+
+parts=() keys=20000 seconds=10 big_keys=50000 value_bytes=1024 rate=500 durability=fsync
+while (($#)); do
+    case $1 in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        hints | trees | one | wipe)
+            parts+=("$1")
+            shift
+            ;;
+        --durability)
+            durability=${2:-}
+            [[ $durability == fsync || $durability == buffered ]] || die "--durability is fsync or buffered"
+            shift 2
+            ;;
+        --keys | --seconds | --big-keys | --value-bytes | --rate)
+            [[ ${2:-} =~ ^[1-9][0-9]{0,7}$ ]] || die "$1 needs a number from 1 on (see --help)"
+            name=${1#--}
+            printf -v "${name//-/_}" %s "$2"
+            shift 2
+            ;;
+        *) die "unknown word '$1' (see --help)" ;;
+    esac
+done
+((${#parts[@]})) || parts=(hints trees one wipe)
+
+rows=()
+row() {
+    rows+=("$(printf '%-6s  %-50s  %16s' "$1" "$2" "$3")")
+    say "${rows[-1]}"
+}
+
+# Milliseconds on a clock that nobody sets.
+now_ms() {
+    local up
+    read -r up _ </proc/uptime
+    echo $((10#${up/./} * 10))
+}
+
+seconds_since() {
+    local ms=$(($(now_ms) - $1))
+    printf '%d.%02d s' $((ms / 1000)) $((ms % 1000 / 10))
+}
+
+# A fresh cluster of $1 nodes; the settings after it go to all of them.
+fresh() {
+    local count=$1
+    shift
+    "$SCRIPTS/cluster.sh" wipe >/dev/null
+    settings=("$@")
+    env "${settings[@]}" "$SCRIPTS/cluster.sh" up "$count" --durability "$durability" >/dev/null
+}
+
+# Starts node $1 again as the others were started.
+start_again() {
+    (
+        for setting in "${settings[@]}"; do export "${setting?}"; done
+        start_node "$1"
+    )
+}
+
+# The client URLs of all nodes but $1, with commas.
+urls_without() {
+    local node list=''
+    for node in $(cluster_nodes); do
+        [[ $node == "$1" ]] || list+=,$(client_url "$node")
+    done
+    echo "${list#,}"
+}
+
+# Stores $1 keys, each once.
+store() {
+    "$BENCH_BIN" run --nodes "$(client_urls)" --op get --keys "$1" --value-bytes "$value_bytes" \
+        --warmup-seconds 0 --seconds 0.1 >/dev/null
+}
+
+# Has node $1 compare everything with everybody now; prints its report.
+compare() {
+    curl -sf -m 610 -X POST "$(client_url "$1")/anti-entropy/run?timeout_ms=60000" ||
+        die "$1 does not compare"
+}
+
+# Sums field $1 over the comparisons of all nodes, done now.
+compare_all() {
+    local node
+    for node in $(cluster_nodes); do compare "$node"; done |
+        jq -s "{sum: [.[].rounds[]$1] | add, complete: all(.complete)} | select(.complete).sum // 0"
+}
+
+# How many hints all nodes but $1 keep.
+hints_without() {
+    local node
+    for node in $(cluster_nodes); do
+        [[ $node == "$1" ]] || curl -sf -m 5 "$(client_url "$node")/metrics"
+    done | awk '$1 == "quorate_hint_keys" { sum += $2 } END { print sum + 0 }'
+}
+
+# Whether node $1 and each of its peers have compared everything, each beginning once, since $2 ms ago: of
+# two nodes each begins where it comes first in the preference list.
+compared_since() {
+    local node pairs=$((2 * ($(cluster_count) - 1)))
+    for node in $(cluster_nodes); do
+        curl -sf -m 5 "$(client_url "$node")/anti-entropy" | jq -c --arg me "$node" '.me = $me'
+    done | jq -es --arg node "$1" --argjson since "$2" --argjson pairs "$pairs" '
+        [.[] | .me as $me | .rounds[] | select(.outcome == "complete" and .began_ms_ago < $since)
+            | [$me, .peer] | select(index($node))]
+        | unique | length == $pairs' >/dev/null
+}
+
+# Writes while n5 is dead, and starts it. Sets begun, in milliseconds.
+away() {
+    kill -KILL "$(node_pid n5)"
+    wait_gone n5 10
+    "$BENCH_BIN" run --nodes "$(urls_without n5)" --op put --keys "$keys" --value-bytes "$value_bytes" \
+        --warmup-seconds 0 --seconds "$seconds" --json "$DEV_CLUSTER_DIR/away.json" >/dev/null
+    local writes
+    writes=$(jq -s '.[-1].operations' "$DEV_CLUSTER_DIR/away.json")
+    row "$1" "keys; writes while one node was away" "$keys; $writes"
+    begun=$(now_ms)
+    start_again n5
+    wait_for node_ready 60 n5
+    row "$1" "its process takes requests after" "$(seconds_since "$begun")"
+}
+
+# Fails unless nothing differs any more.
+require_whole() {
+    local differing
+    differing=$(compare_all .differing)
+    row "$1" "trees that differ afterwards" "$differing"
+    [[ $differing == 0 ]] || die "the cluster is not whole"
+}
+
+part_hints() {
+    fresh 5 QUORATE_ANTI_ENTROPY__INTERVAL_MS=0
+    store "$keys"
+    away hints
+    row hints "hints kept" "$(hints_without n5)"
+    until [[ $(hints_without n5) == 0 ]]; do sleep 0.1; done
+    row hints "no hint left after" "$(seconds_since "$begun")"
+    require_whole hints
+}
+
+part_trees() {
+    fresh 5 QUORATE_LIMITS__HINT_BYTES_MAX=0
+    store "$keys"
+    away trees
+    until compared_since n5 $(($(now_ms) - begun)); do sleep 0.1; done
+    row trees "compared and mended with every peer after" "$(seconds_since "$begun")"
+    require_whole trees
+}
+
+part_one() {
+    fresh 3 QUORATE_ANTI_ENTROPY__INTERVAL_MS=0 QUORATE_LIMITS__HINT_BYTES_MAX=0
+    store "$big_keys"
+    compare_all .differing >/dev/null
+    require_whole one
+    "$SCRIPTS/partition.sh" n3 >/dev/null
+    curl -sf -o /dev/null -X PUT "$(client_url n1)/kv/bench/one?w=2" -d 'differs' || die "the write failed"
+    "$SCRIPTS/partition.sh" --heal >/dev/null
+    until curl -sf "$(client_url n1)/cluster" | jq -e 'all(.nodes[]; .state != "down")' >/dev/null; do
+        sleep 0.1
+    done
+    local node list
+    begun=$(now_ms)
+    list=$(for node in n1 n2 n3; do compare "$node"; done)
+    row one "keys; keys mended" "$big_keys; $(jq -s '[.[].rounds[].keys_repaired] | add' <<<"$list")"
+    row one "found and mended in" "$(seconds_since "$begun")"
+    row one "bytes exchanged by all three nodes" \
+        "$(jq -s '[.[].rounds[] | .bytes_sent + .bytes_received] | add' <<<"$list")"
+    row one "bytes when nothing differs" "$(compare_all '|(.bytes_sent + .bytes_received)')"
+    require_whole one
+}
+
+# One measurement of the foreground load through n1 and n2, of $1 seconds; adds it to file $2.
+foreground() {
+    "$BENCH_BIN" run --nodes "$(urls_without n3)" --op mixed --skip-preload --keys "$big_keys" \
+        --value-bytes "$value_bytes" --rate "$rate" --warmup-seconds 1 --seconds "$1" --json "$2" >/dev/null
+}
+
+# The median of the p99 of all measurements in file $1.
+p99_ms() { jq -s '[.[].latency.p99_us] | sort | .[length / 2 | floor] / 1000' "$1"; }
+
+part_wipe() {
+    fresh 3
+    store "$big_keys"
+    local before=$DEV_CLUSTER_DIR/before.json during=$DEV_CLUSTER_DIR/during.json load filled=0
+    local window=5
+    for _ in 1 2 3; do foreground $window "$before"; done
+    kill -KILL "$(node_pid n3)"
+    wait_gone n3 10
+    rm -rf "${CLUSTER_DIR:?}/n3/data"
+    begun=$(now_ms)
+    start_again n3
+    while ((!filled)); do
+        foreground $window "$during" &
+        load=$!
+        while kill -0 "$load" 2>/dev/null; do
+            if ((!filled)) && curl -sf -m 2 "$(client_url n3)/cluster" | jq -e .filled >/dev/null; then
+                filled=1
+                row wipe "keys; full again after" "$big_keys; $(seconds_since "$begun")"
+            fi
+            sleep 0.1
+        done
+        wait "$load" || die "the foreground load failed"
+    done
+    row wipe "foreground p99 before, at $rate operations/s" "$(p99_ms "$before") ms"
+    row wipe "foreground p99 meanwhile (median of windows)" "$(p99_ms "$during") ms"
+    row wipe "foreground errors meanwhile" "$(jq -sc '[.[].errors | add // 0] | add' "$during")"
+}
+
+ensure_prerequisites
+build_node
+build_bench
+trap '"$SCRIPTS/cluster.sh" wipe >/dev/null' EXIT
+commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)
+say "Durability $durability, values of $value_bytes bytes, $(nproc) cores, commit $commit"
+for part in "${parts[@]}"; do "part_$part"; done
+printf '\n%-6s  %-50s  %16s\n' part what measured
+printf '%s\n' "${rows[@]}"
