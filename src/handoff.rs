@@ -1,7 +1,10 @@
 //! Hinted handoff: brings hints to their home replica when it is back.
 //!
-//! Hints are merged state keyed by (target, key). They go out in pages; a row is deleted only when the
-//! target acknowledged it, and only if its version is still the one that was sent.
+//! Hints are merged state keyed by (target, key). A pass goes over all hints for one target in pages: before
+//! each, the target says how many it takes. A row is deleted only when the target acknowledged it, and
+//! only if its version is still the one that was sent; whatever did not arrive is left for the next
+//! pass. Nothing waits for a single hint: one that cannot be delivered does not hold the others up.
+//! Source: DeCandia et al. (SOSP 2007), section 4.6.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,55 +15,123 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::health::State;
+use crate::hints::ROOM_ROWS_MAX;
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
 use crate::replica::on_blocking_pool;
 
-/// Hints in flight to one target.
-const PAGE_ROWS_MAX: usize = 256;
-/// Their bytes.
-const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of hints in flight to one target (a single larger one still goes).
+const PAGE_BYTES_MAX: usize = 1 << 20;
 /// How often a node looks whether there are hints to deliver.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The longest wait after passes that left something.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+/// The longest pause between two pages.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Delivers hints to one target for as long as the node runs.
 pub async fn run(node: Arc<Node>, target: NodeId) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut retry_after = LOOK_EVERY;
     loop {
         ticks.tick().await;
-        let is_up = || node.peers.health(target).is_some_and(|h| h.state() == State::Up);
-        let mut after = None;
-        let mut delivered = 0;
-        while is_up() {
-            match deliver_page(&node, target, after.take()).await {
-                Some(page) => {
-                    delivered += page.delivered;
-                    after = Some(page.last);
-                }
-                None => break,
-            }
+        if !is_up(&node, target) {
+            retry_after = LOOK_EVERY;
+            continue;
         }
-        if delivered > 0 {
-            tracing::info!(%target, hints = delivered, "handoff");
+        let mark = node.hints.last();
+        let pass = deliver(&node, target).await;
+        if pass.delivered > 0 {
+            tracing::info!(%target, hints = pass.delivered, left = pass.left, "handoff");
         }
+        if pass.reached_end && pass.left == 0 {
+            node.hints.settle(target, mark);
+            retry_after = LOOK_EVERY;
+            continue;
+        }
+        // The target takes nothing, or not this: asking again and again would help neither.
+        retry_after = if pass.delivered > 0 { LOOK_EVERY } else { retry_after * 2 };
+        retry_after = retry_after.min(RETRY_AFTER_MAX);
+        tokio::time::sleep(retry_after).await;
     }
 }
 
-struct Page {
-    last: Key,
-    delivered: usize,
+fn is_up(node: &Node, target: NodeId) -> bool {
+    node.peers.health(target).is_some_and(|health| health.state() == State::Up)
 }
 
-/// Sends the next page of hints and deletes those that arrived. `None` at the end.
-async fn deliver_page(node: &Arc<Node>, target: NodeId, after: Option<Key>) -> Option<Page> {
-    let read_at = node.now();
-    let rows = on_blocking_pool(node, move |node| {
-        node.store.hints(target, after.as_ref(), PAGE_ROWS_MAX, PAGE_BYTES_MAX)
-    });
-    let rows: Vec<(Key, Bytes)> = rows.await.ok()?;
-    let last = rows.last()?.0.clone();
+/// What one pass over the hints for a target came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pass {
+    /// Hints that arrived.
+    delivered: usize,
+    /// Hints that were sent and not acknowledged, or cannot be sent.
+    left: usize,
+    /// Whether all hints were looked at.
+    reached_end: bool,
+}
+
+/// One pass, as far as it gets: it ends early when the target is down or has no room.
+async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
+    let mut pass = Pass { reached_end: node.store.hint_bytes() == 0, ..Pass::default() };
+    let mut after = None;
+    while !pass.reached_end && is_up(node, target) {
+        let began = Instant::now();
+        // Before the rows are read: see `protocol::reap`.
+        let read_at = node.now();
+        let from = after.clone();
+        let page = on_blocking_pool(node, move |node| {
+            node.store.hints(target, from.as_ref(), ROOM_ROWS_MAX, PAGE_BYTES_MAX)
+        });
+        let mut rows = match page.await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::error!(%error, %target, "hints cannot be read");
+                return pass;
+            }
+        };
+        if rows.is_empty() {
+            pass.reached_end = true;
+            return pass;
+        }
+        let room = ask_room(node, target).await;
+        if room == 0 {
+            return pass;
+        }
+        rows.truncate(room);
+        after = rows.last().map(|(key, _)| key.clone());
+        let found = rows.len();
+        let delivered = deliver_page(node, target, rows, read_at).await;
+        pass.delivered += delivered;
+        pass.left += found - delivered;
+        // A third of the time is left to others.
+        tokio::time::sleep((began.elapsed() / 2).min(PAUSE_MAX)).await;
+    }
+    pass
+}
+
+/// How many hints the target takes now; 0 if it does not say.
+async fn ask_room(node: &Arc<Node>, target: NodeId) -> usize {
+    let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+    let heard = node.peers.ask(target, Message::Room, timeout).await;
+    match heard.into_reply().map(|reply| reply.head) {
+        Some(Reply::Room { rows }) => rows as usize,
+        Some(_) | None => 0,
+    }
+}
+
+/// Sends a page of hints and deletes those that arrived. Returns how many did.
+async fn deliver_page(
+    node: &Arc<Node>,
+    target: NodeId,
+    rows: Vec<(Key, Bytes)>,
+    read_at: Millis,
+) -> usize {
     let mut waiting = Vec::with_capacity(rows.len());
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
@@ -74,12 +145,24 @@ async fn deliver_page(node: &Arc<Node>, target: NodeId, after: Option<Key>) -> O
         waiting.push((key, version, mailbox));
     }
     let mut arrived: Vec<(Key, Version)> = Vec::with_capacity(waiting.len());
+    let mut refused = None;
     for (key, version, mut mailbox) in waiting {
-        if let Some((_, Heard::Reply(WithPayload { head: Reply::Stored, .. }))) =
-            mailbox.recv().await
-        {
-            arrived.push((key, version));
+        match mailbox.recv().await {
+            Some((_, Heard::Reply(WithPayload { head: Reply::Stored, .. }))) => {
+                arrived.push((key, version));
+            }
+            Some((_, Heard::Reply(WithPayload { head: Reply::Refused(why), .. }))) => {
+                refused = Some((key, why));
+            }
+            Some((
+                _,
+                Heard::Reply(_) | Heard::Written(_) | Heard::NotSent(_) | Heard::Silent(_),
+            ))
+            | None => {}
         }
+    }
+    if let Some((key, why)) = refused {
+        tracing::warn!(%key, %target, %why, "the target refuses hints, such as this one; they stay");
     }
     let delivered = arrived.len();
     let dropped = on_blocking_pool(node, move |node| {
@@ -91,5 +174,5 @@ async fn deliver_page(node: &Arc<Node>, target: NodeId, after: Option<Key>) -> O
     if let Err(error) = dropped.await {
         tracing::warn!(%error, %target, "delivered hints could not be deleted");
     }
-    Some(Page { last, delivered })
+    delivered
 }

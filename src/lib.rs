@@ -19,6 +19,7 @@ pub mod form;
 pub mod forwards;
 pub mod handoff;
 pub mod health;
+pub mod hints;
 pub mod idempotency;
 pub mod inspect;
 pub mod mailbox;

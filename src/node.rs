@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::faults::Faults;
 use crate::fill::Readiness;
 use crate::forwards::Forwards;
+use crate::hints::Hints;
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -54,6 +55,8 @@ pub struct Node {
     pub metrics: Metrics,
     /// Writes that were forwarded and not yet answered.
     pub forwards: Forwards,
+    /// How far the hints kept for others are delivered.
+    pub hints: Hints,
     /// Idempotency keys seen lately.
     pub idempotency: Idempotency,
     /// How many reads may be hedged.
@@ -151,6 +154,7 @@ impl Node {
             admission: Admission::new(&config.limits),
             metrics: Metrics::new(),
             forwards: Forwards::new(config.limits.operations_max),
+            hints: Hints::new(layout.members().iter().map(|member| member.node)),
             idempotency: Idempotency::new(
                 config.limits.idempotency_keys_max,
                 config.timeouts.idempotency_ms,

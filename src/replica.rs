@@ -28,6 +28,7 @@ use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::{Blocking, Error, Place};
 
 use crate::faults::Cuts;
+use crate::hints::{self, Mark};
 use crate::mailbox::Heard;
 use crate::minter;
 use crate::node::Node;
@@ -164,15 +165,24 @@ async fn carry_out_one(
             })
         }
         Message::Fetch { rows, after } => fetch(node, rows, after).await,
+        Message::Room => WithPayload::bare(Reply::Room { rows: hints::room(node) }),
+        Message::SyncPoint => {
+            let Mark { nonce, number } = node.hints.mark();
+            WithPayload::bare(Reply::SyncPoint { nonce, mark: number })
+        }
+        Message::Undelivered { nonce, mark } => {
+            let mark = Mark { nonce, number: mark };
+            WithPayload::bare(match hints::targets(node).await {
+                Ok(kept) => Reply::Undelivered { targets: node.hints.undelivered(mark, &kept) },
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            })
+        }
         Message::Roots { .. }
         | Message::Leaves { .. }
         | Message::List { .. }
         | Message::Versions { .. }
         | Message::Confirm { .. }
         | Message::Reap { .. }
-        | Message::Room
-        | Message::SyncPoint
-        | Message::Undelivered { .. }
         | Message::Keys { .. } => WithPayload::bare(Reply::Refused(Refusal::Malformed)),
     }
 }

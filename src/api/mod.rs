@@ -1,7 +1,7 @@
 //! The client port: HTTP in, operations out (design section 6 is the contract).
 //!
 //! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
-//! `kv`, `siblings`, `inspect`, `buckets`, `ring` and `health` are the routes; `write` is what all that
+//! `kv`, `siblings`, `inspect`, `buckets`, `ring`, `hints` and `health` are the routes; `write` is what all that
 //! write share; `show` and `multipart` are how an object looks to a client, `held` keeps count of large
 //! answers; `problem` and `refusal` are everything that can go wrong. `observe` wraps every request.
 //!
@@ -12,6 +12,7 @@ mod buckets;
 mod headers;
 mod health;
 mod held;
+mod hints;
 mod inspect;
 mod kv;
 mod multipart;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 
 use self::problem::{Kind, Problem};
 use crate::node::Node;
@@ -46,6 +47,9 @@ pub fn app(node: Arc<Node>) -> Router {
         .route("/ring", get(ring::ring))
         .route("/ring/{*path}", get(ring::key))
         .route("/cluster", get(ring::cluster))
+        .route("/hints", get(hints::list))
+        .route("/hints/sync-points", post(hints::make))
+        .route("/hints/sync-points/{id}", get(hints::look))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
@@ -58,8 +62,8 @@ pub fn app(node: Arc<Node>) -> Router {
 async fn no_such_route(request: Request) -> Problem {
     let detail = format!(
         "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, /buckets, \
-         /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, /livez, /readyz, /metrics; \
-         {} is none of them",
+         /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, /hints, \
+         /hints/sync-points, /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     KeyNotFound,
     KeyDeleted,
     NoSuchSibling,
+    NoSuchSyncPoint,
+    SyncPointGone,
     MethodNotAllowed,
     BodyTooSlow,
     SiblingGone,
@@ -60,9 +62,12 @@ impl Kind {
             | Self::BadHeader
             | Self::BadContext
             | Self::BadBody => StatusCode::BAD_REQUEST,
-            Self::NoSuchRoute | Self::KeyNotFound | Self::KeyDeleted | Self::NoSuchSibling => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NoSuchRoute
+            | Self::KeyNotFound
+            | Self::KeyDeleted
+            | Self::NoSuchSibling
+            | Self::NoSuchSyncPoint => StatusCode::NOT_FOUND,
+            Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::SiblingGone => StatusCode::CONFLICT,
@@ -99,6 +104,8 @@ impl Kind {
             Self::KeyNotFound => ("key_not_found", "The key was never written"),
             Self::KeyDeleted => ("key_deleted", "The key was deleted"),
             Self::NoSuchSibling => ("no_such_sibling", "No such sibling"),
+            Self::NoSuchSyncPoint => ("no_such_sync_point", "There is no such sync point"),
+            Self::SyncPointGone => ("sync_point_gone", "The sync point is known no more"),
             Self::MethodNotAllowed => ("method_not_allowed", "The path takes other methods"),
             Self::BodyTooSlow => ("body_too_slow", "The request's body took too long"),
             Self::SiblingGone => ("sibling_gone", "The sibling is no longer there"),

@@ -12,6 +12,7 @@ use super::problem::{Kind, Problem};
 use crate::admission::Overload;
 use crate::coordinator::ReadFailure;
 use crate::node::NotReady;
+use crate::replica::refusal_of;
 
 impl From<NotReady> for Problem {
     fn from(why: NotReady) -> Self {
@@ -74,12 +75,17 @@ impl From<Refusal> for Problem {
                 (Kind::ClockSkew, "a time is over a minute ahead of the replica's clock")
             }
             Refusal::Stopping => (Kind::Stopping, "the replica is stopping"),
-            Refusal::Failed => (Kind::Failed, "the replica could not write; its log says why"),
+            Refusal::Failed => (Kind::Failed, "the replica could not do it; its log says why"),
             Refusal::Stale => (Kind::Failed, "the object was too long on its way to the replica"),
             Refusal::Malformed => (Kind::Internal, "the replica did not understand the request"),
         };
         Self::new(kind, detail)
     }
+}
+
+/// The node's own store cannot answer.
+pub(super) fn of_store(error: &quorate_storage::Error) -> Problem {
+    refusal_of(error).into()
 }
 
 /// 503: W was not met.

@@ -1,0 +1,157 @@
+//! `/hints`: the hints that this node keeps. `/hints/sync-points`: have all those of a moment arrived?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::LOCATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::response::Response;
+use quorate_protocol::stamp::Millis;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::problem::{Kind, Problem};
+use super::query::Params;
+use super::{body, refusal, show};
+use crate::hints::{Delivery, SyncPoint, SyncPointError, kept};
+use crate::node::Node;
+
+const ROUTE: &str = "/hints/sync-points/";
+/// The waits between two looks at how far a sync point got: doubled from the first to the last.
+const LOOK_AGAIN_MS: (u64, u64) = (20, 250);
+
+/// `GET /hints`: whom this node keeps hints for, how many, and how old the oldest is.
+pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let now = node.now();
+    let age_ms = |since: Option<Millis>| since.map(|since| now.since(since));
+    let targets: Vec<Value> = kept(&node)
+        .await
+        .map_err(|error| refusal::of_store(&error))?
+        .into_iter()
+        .map(|kept| {
+            json!({
+                "node": kept.target,
+                "keys": kept.keys,
+                "bytes": kept.bytes,
+                "oldest_ms": age_ms(kept.oldest),
+            })
+        })
+        .collect();
+    Ok(show::json(&json!({
+        "targets": targets,
+        "bytes": node.store.hint_bytes(),
+        "bytes_max": node.config.limits.hint_bytes_max,
+    })))
+}
+
+/// `POST /hints/sync-points`: a sync point of now. What was hinted before is in it.
+pub(super) async fn make(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, mut body) = request.into_parts();
+    // The request needs no body; one that comes is read away.
+    body::discard(&parts, &mut body).await;
+    make_point(&node, &parts).await
+}
+
+async fn make_point(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem> {
+    Params::parse(parts.uri.query(), &[])?;
+    node.readiness()?;
+    let _permit = node.admission.operation()?;
+    let secrets = secrets(node)?;
+    let point = SyncPoint::make(node).await;
+    let id = point.id(&secrets[0]);
+    let location = HeaderValue::try_from([ROUTE, &id].concat());
+    let mut response = show::json(&json!({"id": id, "unreachable": point.unreachable()}));
+    *response.status_mut() = StatusCode::CREATED;
+    if let Ok(location) = location {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `GET /hints/sync-points/{id}?timeout_ms=`: whether all its hints are delivered. Waits for it if a
+/// time is given, else answers at once.
+pub(super) async fn look(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::parse(uri.query(), &["timeout_ms"])?;
+    let timeout_ms = params.timeout_ms(0, node.config.timeouts.request_ms_max)?;
+    node.readiness()?;
+    let id = uri.path().strip_prefix(ROUTE).unwrap_or_default();
+    let point = SyncPoint::parse(id, &secrets(&node)?)?;
+    let mut permit = node.admission.operation()?;
+    permit.started(Duration::from_millis(timeout_ms));
+    let delivery = wait(&node, &point, timeout_ms).await;
+    permit.finished();
+    answer(&delivery?)
+}
+
+/// Looks until all is delivered, the time is up, or it can never be known.
+async fn wait(node: &Arc<Node>, point: &SyncPoint, timeout_ms: u64) -> Result<Delivery, Problem> {
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    let patience = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
+    let mut again_ms = LOOK_AGAIN_MS.0;
+    loop {
+        let delivery =
+            point.delivery(node, patience).await.map_err(|error| refusal::of_store(&error))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if delivery.is_complete() || !delivery.restarted.is_empty() || left.is_zero() {
+            return Ok(delivery);
+        }
+        tokio::time::sleep(left.min(Duration::from_millis(again_ms))).await;
+        again_ms = (2 * again_ms).min(LOOK_AGAIN_MS.1);
+    }
+}
+
+fn answer(delivery: &Delivery) -> Result<Response, Problem> {
+    if !delivery.restarted.is_empty() {
+        let detail = "nodes that keep its hints were started anew since, and do not know any more \
+                      which those were; make a new sync point";
+        let restarted = json!(delivery.restarted);
+        return Err(Problem::new(Kind::SyncPointGone, detail).fact("restarted", restarted));
+    }
+    let pending: Vec<Value> = delivery
+        .pending
+        .iter()
+        .map(|(holder, target)| json!({"holder": holder, "target": target}))
+        .collect();
+    Ok(show::json(&json!({
+        "delivered": delivery.is_complete(),
+        "pending": pending,
+        "unreachable": delivery.unreachable,
+    })))
+}
+
+fn secrets(node: &Node) -> Result<Vec<[u8; 32]>, Problem> {
+    // They were checked at the start.
+    node.config.secrets().map_err(|error| Problem::new(Kind::Internal, error.to_string()))
+}
+
+impl From<SyncPointError> for Problem {
+    fn from(error: SyncPointError) -> Self {
+        match error {
+            SyncPointError::Damaged => Self::bad_path(error.to_string()),
+            SyncPointError::Unknown => Self::new(Kind::NoSuchSyncPoint, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::name::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn a_restarted_holder_makes_a_sync_point_useless_whatever_the_others_say() {
+        let node = |name: &str| NodeId::parse(name).unwrap();
+        let pending = Delivery { pending: vec![(node("n1"), node("n2"))], ..Delivery::default() };
+        assert_eq!(answer(&pending).unwrap().status(), StatusCode::OK);
+        let restarted = Delivery { restarted: vec![node("n3")], ..pending };
+        assert_eq!(answer(&restarted).unwrap_err().status(), StatusCode::GONE);
+    }
+}
