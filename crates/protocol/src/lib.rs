@@ -5,7 +5,7 @@
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is kept of it;
 //! [`quorum`], [`route`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
-//! what a client gets to see; [`bucket`] what can be tuned; [`tree`] and [`exchange`] how replicas are
+//! what a client gets to see; [`bucket`] what can be tuned, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are
 //! compared and mended, [`reap`] when a delete is forgotten, [`standing`] who came back behind;
 //! [`message`] and [`wire`] how nodes talk.
 //!
@@ -31,6 +31,7 @@ pub mod context;
 pub mod exchange;
 pub mod get;
 pub mod layout;
+pub mod listing;
 pub mod message;
 pub mod name;
 pub mod object;

@@ -1,0 +1,375 @@
+//! Listing the live keys of a bucket: from what every node's index says to what is there.
+//!
+//! Each node lists, in order, the live keys among its rows; any of them may be missing, stale or long
+//! deleted elsewhere. A page that is full says nothing of what comes after its last key, so the joint
+//! page ends at the least last key of the full ones (its *horizon*). A key that all home replicas which
+//! can say list alike, R of them or more, is live: a read would find the same. If they disagree, or fewer
+//! than R can say, a read has to settle it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::layout::{Layout, Partition};
+use crate::message::KeyPage;
+use crate::name::{Bucket, Key, NodeId};
+use crate::object::Version;
+
+/// What every node is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Keys of this bucket,
+    pub bucket: Bucket,
+    /// that begin with this,
+    pub prefix: String,
+    /// after this key,
+    pub after: Option<Key>,
+    /// at most so many, 1 or more.
+    pub limit: u16,
+}
+
+/// How many answers make a key certain.
+#[derive(Clone, Copy, Debug)]
+pub struct Quorum<'a> {
+    /// Where keys live.
+    pub layout: &'a Layout,
+    /// The bucket's n.
+    pub n: u16,
+    /// R: home replicas that must be able to say.
+    pub r: u16,
+}
+
+/// The answers of all nodes, joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Keys that are live or may be, in order.
+    pub candidates: Vec<Candidate>,
+    /// Up to where (inclusive) the answers say everything; `None`: to the end.
+    pub horizon: Option<Key>,
+    /// Whether of every partition R home replicas could say.
+    pub is_complete: bool,
+}
+
+/// A key that some node lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The key.
+    pub key: Key,
+    /// Whether it is live for certain; else a read has to settle it.
+    pub is_live: bool,
+}
+
+impl Question {
+    /// Whether a page can be an answer: keys that were asked for, in order, each once. Another one is
+    /// worse than none.
+    pub fn admits(&self, page: &KeyPage) -> bool {
+        let asked =
+            |key: &Key| key.bucket() == self.bucket.as_str() && key.key().starts_with(&self.prefix);
+        let mut last = self.after.as_ref();
+        for (key, _, _) in &page.keys {
+            if !asked(key) || last.is_some_and(|last| key <= last) {
+                return false;
+            }
+            last = Some(key);
+        }
+        // Without a last key there would be no way on.
+        page.keys.len() <= usize::from(self.limit) && (page.is_end || !page.keys.is_empty())
+    }
+}
+
+impl Quorum<'_> {
+    /// Joins the pages of the nodes that answered; all of them must have been admitted.
+    pub fn join(&self, pages: &BTreeMap<NodeId, KeyPage>) -> Listing {
+        let answers: Answers<'_> = pages.iter().map(|(node, page)| (*node, page.into())).collect();
+        let full = pages.values().filter(|page| !page.is_end);
+        let horizon = full.filter_map(|page| page.keys.last()).map(|(key, _, _)| key).min();
+        let mut listed: BTreeMap<&Key, Vec<(NodeId, Entry)>> = BTreeMap::new();
+        for (node, page) in pages {
+            for (key, version, is_plain) in &page.keys {
+                if horizon.is_none_or(|horizon| key <= horizon) {
+                    let entry = Entry { version: *version, is_plain: *is_plain };
+                    listed.entry(key).or_default().push((*node, entry));
+                }
+            }
+        }
+        let candidates = listed.iter().filter_map(|(key, by)| self.judge(&answers, key, by));
+        Listing {
+            candidates: candidates.collect(),
+            horizon: horizon.cloned(),
+            is_complete: self.is_complete(&answers),
+        }
+    }
+
+    /// What the answers say of one key; `None`: it is not there.
+    fn judge(&self, answers: &Answers<'_>, key: &Key, by: &[(NodeId, Entry)]) -> Option<Candidate> {
+        let partition = key.partition(self.layout.partitions());
+        let homes = self.layout.homes(partition, self.n);
+        let entry_of = |home: &NodeId| by.iter().find(|(node, _)| node == home).map(|(_, e)| *e);
+        let ready = || homes.iter().filter(|home| can_say(answers, home, partition));
+        let enough = ready().count() >= usize::from(self.r);
+        if enough && homes.iter().all(|home| entry_of(home).is_none()) {
+            return None; // left over on nodes that are no home replicas
+        }
+        let first = ready().next().and_then(entry_of);
+        let agreed = first.is_some_and(|first| first.is_plain)
+            && ready().all(|home| entry_of(home) == first);
+        Some(Candidate { key: key.clone(), is_live: enough && agreed })
+    }
+
+    fn is_complete(&self, answers: &Answers<'_>) -> bool {
+        if answers.len() == usize::from(self.layout.node_count())
+            && answers.values().all(|answer| answer.not_ready.is_empty())
+        {
+            return true;
+        }
+        (0..self.layout.partitions()).map(|p| Partition(p as u16)).all(|partition| {
+            let homes = self.layout.homes(partition, self.n).iter();
+            let ready = homes.filter(|home| can_say(answers, home, partition));
+            ready.count() >= usize::from(self.r)
+        })
+    }
+}
+
+/// What a node's index says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    version: Version,
+    is_plain: bool,
+}
+
+/// Who answered, and what each of them cannot say.
+type Answers<'a> = BTreeMap<NodeId, Answer<'a>>;
+
+struct Answer<'a> {
+    not_ready: BTreeSet<&'a Partition>,
+}
+
+impl<'a> From<&'a KeyPage> for Answer<'a> {
+    fn from(page: &'a KeyPage) -> Self {
+        Self { not_ready: page.not_ready.iter().collect() }
+    }
+}
+
+/// Whether a home replica answered and has received the partition.
+fn can_say(answers: &Answers<'_>, home: &NodeId, partition: Partition) -> bool {
+    answers.get(home).is_some_and(|answer| !answer.not_ready.contains(&partition))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::layout::Member;
+
+    const PARTITIONS: u32 = 16;
+
+    fn layout() -> Layout {
+        let member = |i: u32| Member {
+            node: NodeId::parse(&format!("n{i}")).unwrap(),
+            zone: format!("z{i}"),
+            weight: 1,
+        };
+        Layout::new(1, PARTITIONS, (1..=5).map(member).collect()).unwrap()
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new("b", name.as_bytes()).unwrap()
+    }
+
+    fn version(number: u8) -> Version {
+        Version([number; 16])
+    }
+
+    fn question(after: Option<Key>, limit: u16) -> Question {
+        let bucket = Bucket::parse("b").unwrap();
+        Question { bucket, prefix: String::new(), after, limit }
+    }
+
+    /// What one node holds of the bucket: key, version, whether it is one plain value; live keys only.
+    type Index = BTreeMap<Key, (Version, bool)>;
+
+    fn page_of(index: &Index, question: &Question, not_ready: &[Partition]) -> KeyPage {
+        let after = |key: &&Key| question.after.as_ref().is_none_or(|after| *key > after);
+        let mut keys: Vec<_> = index
+            .iter()
+            .filter(|(key, _)| after(key))
+            .map(|(key, (version, is_plain))| (key.clone(), *version, *is_plain))
+            .collect();
+        let is_end = keys.len() < usize::from(question.limit);
+        keys.truncate(usize::from(question.limit));
+        KeyPage { keys, is_end, not_ready: not_ready.to_vec() }
+    }
+
+    /// Lists the whole bucket as a coordinator does, with reads that always know. Returns the keys, and
+    /// whether every page was complete.
+    fn list_all(
+        indexes: &BTreeMap<NodeId, Index>,
+        not_ready: &BTreeMap<NodeId, Vec<Partition>>,
+        truth: &BTreeMap<Key, bool>,
+        limit: u16,
+    ) -> (Vec<Key>, bool) {
+        let layout = layout();
+        let quorum = Quorum { layout: &layout, n: 3, r: 2 };
+        let (mut found, mut complete, mut after) = (Vec::new(), true, None);
+        loop {
+            let question = question(after, limit);
+            let mut pages = BTreeMap::new();
+            for (node, index) in indexes {
+                let not_ready = not_ready.get(node).map(Vec::as_slice).unwrap_or_default();
+                let page = page_of(index, &question, not_ready);
+                assert!(question.admits(&page));
+                pages.insert(*node, page);
+            }
+            let listing = quorum.join(&pages);
+            complete &= listing.is_complete;
+            for candidate in listing.candidates {
+                let is_live = truth.get(&candidate.key).copied().unwrap_or(false);
+                assert!(is_live || !candidate.is_live, "{:?} is dead", candidate.key);
+                if is_live {
+                    found.push(candidate.key);
+                }
+            }
+            after = match listing.horizon {
+                Some(horizon) => Some(horizon),
+                None => return (found, complete),
+            };
+        }
+    }
+
+    /// How a key stands: the version, live or deleted, plain or not; and of each of its three homes and
+    /// of one other node, what it has.
+    fn keys() -> impl Strategy<Value = Vec<(u16, bool, bool, [Has; 4])>> {
+        let has = prop_oneof![
+            4 => Just(Has::Newest),
+            1 => Just(Has::Nothing),
+            1 => Just(Has::OldValue),
+        ];
+        vec(
+            (0u16..200, any::<bool>(), any::<bool>(), [has.clone(), has.clone(), has.clone(), has]),
+            0..60,
+        )
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Has {
+        Newest,
+        Nothing,
+        OldValue,
+    }
+
+    proptest! {
+        /// With W = R = 2 of 3: whoever is silent or not ready, and whatever the third replica and former
+        /// ones have, a complete listing is exact, and no dead key is ever called live.
+        #[test]
+        fn a_complete_listing_is_exact(
+            keys in keys(),
+            silent in 0usize..7,
+            unready in vec((0usize..5, 0u16..PARTITIONS as u16), 0..6),
+            limit in 1u16..12,
+        ) {
+            let layout = layout();
+            let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
+            let mut indexes: BTreeMap<NodeId, Index> =
+                nodes.iter().map(|node| (*node, Index::new())).collect();
+            let mut truth = BTreeMap::new();
+            for (number, is_live, is_plain, mut has) in keys {
+                let key = super::tests::key(&format!("k{number}"));
+                if truth.insert(key.clone(), is_live).is_some() {
+                    truth.remove(&key);
+                    indexes.values_mut().for_each(|index| index.retain(|other, _| *other != key));
+                    continue;
+                }
+                // An acknowledged write is on two of the three homes at least.
+                let lag = usize::from(number) % 3;
+                for (at, has) in has.iter_mut().enumerate().take(3) {
+                    if at != lag {
+                        *has = Has::Newest;
+                    }
+                }
+                let list = layout.preference_list(key.partition(PARTITIONS));
+                for (node, has) in list.iter().zip(has) {
+                    let entry = match has {
+                        Has::Newest if is_live => Some((version(2), is_plain)),
+                        Has::OldValue => Some((version(1), true)),
+                        Has::Newest | Has::Nothing => None,
+                    };
+                    if let Some(entry) = entry {
+                        indexes.get_mut(node).unwrap().insert(key.clone(), entry);
+                    }
+                }
+            }
+            let mut not_ready: BTreeMap<NodeId, Vec<Partition>> = BTreeMap::new();
+            for (node, partition) in unready {
+                // Who has not received a partition has nothing of it, or only what came since.
+                let (node, partition) = (nodes[node], Partition(partition));
+                not_ready.entry(node).or_default().push(partition);
+            }
+            if let Some(silent) = nodes.get(silent) {
+                indexes.remove(silent);
+            }
+            let (found, complete) = list_all(&indexes, &not_ready, &truth, limit);
+            prop_assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "in order, each once");
+            if complete {
+                let live: Vec<Key> =
+                    truth.iter().filter(|(_, live)| **live).map(|(key, _)| key.clone()).collect();
+                prop_assert_eq!(found, live);
+            }
+        }
+    }
+
+    fn pages(of: &[(&str, &[(&str, u8, bool)])], is_end: bool) -> BTreeMap<NodeId, KeyPage> {
+        let entry = |(name, v, plain): &(&str, u8, bool)| (key(name), version(*v), *plain);
+        let page = |(node, keys): &(&str, &[(&str, u8, bool)])| {
+            let keys = keys.iter().map(entry).collect();
+            (NodeId::parse(node).unwrap(), KeyPage { keys, is_end, not_ready: vec![] })
+        };
+        of.iter().map(page).collect()
+    }
+
+    /// On one node out of one, with R = 1.
+    fn judge_alone(is_plain: bool) -> Vec<Candidate> {
+        let member = layout().members()[0].clone();
+        let layout = Layout::new(1, PARTITIONS, vec![member]).unwrap();
+        let keys: &[(&str, u8, bool)] = &[("k", 1, is_plain)];
+        Quorum { layout: &layout, n: 1, r: 1 }.join(&pages(&[("n1", keys)], true)).candidates
+    }
+
+    #[test]
+    fn what_is_not_plain_is_settled_by_a_read() {
+        assert_eq!(judge_alone(true), [Candidate { key: key("k"), is_live: true }]);
+        assert_eq!(judge_alone(false), [Candidate { key: key("k"), is_live: false }]);
+    }
+
+    #[test]
+    fn pages_that_nobody_asked_for_are_not_admitted() {
+        let page = |names: &[&str], is_end| {
+            let keys = names.iter().map(|name| (key(name), version(1), true)).collect();
+            KeyPage { keys, is_end, not_ready: vec![] }
+        };
+        let asked = Question { prefix: "a/".into(), ..question(Some(key("a/1")), 2) };
+        assert!(asked.admits(&page(&["a/2", "a/3"], false)));
+        assert!(asked.admits(&page(&[], true)));
+        assert!(!asked.admits(&page(&[], false)), "an end that is none");
+        assert!(!asked.admits(&page(&["a/1"], true)), "not after the cursor");
+        assert!(!asked.admits(&page(&["a/3", "a/2"], true)), "not in order");
+        assert!(!asked.admits(&page(&["a/2", "a/2"], true)), "twice");
+        assert!(!asked.admits(&page(&["b/2"], true)), "another prefix");
+        assert!(!asked.admits(&page(&["a/2", "a/3", "a/4"], true)), "too many");
+        let other = Key::new("other", b"a/2").unwrap();
+        let page = KeyPage { keys: vec![(other, version(1), true)], ..page(&[], true) };
+        assert!(!asked.admits(&page), "another bucket");
+    }
+
+    #[test]
+    fn a_joint_page_ends_at_the_least_last_key_of_the_full_ones() {
+        let layout = layout();
+        let quorum = Quorum { layout: &layout, n: 3, r: 2 };
+        let full = pages(&[("n1", &[("a", 1, true), ("c", 1, true)])], false);
+        let rest = pages(&[("n2", &[("a", 1, true), ("b", 1, true), ("d", 1, true)])], true);
+        let listing = quorum.join(&full.into_iter().chain(rest).collect());
+        assert_eq!(listing.horizon, Some(key("c")));
+        assert!(listing.candidates.iter().all(|candidate| candidate.key <= key("c")));
+        assert!(!listing.is_complete, "three of five nodes said nothing");
+    }
+}
