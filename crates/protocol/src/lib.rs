@@ -5,9 +5,9 @@
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is kept of it;
 //! [`quorum`], [`route`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
-//! what a client gets to see; [`bucket`] what can be tuned, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are
-//! compared and mended, [`reap`] when a delete is forgotten, [`standing`] who came back behind;
-//! [`message`] and [`wire`] how nodes talk.
+//! what a client gets to see; [`bucket`] what can be tuned, [`listing`] how keys are listed; [`tree`]
+//! and [`exchange`] how replicas are compared and mended, [`reap`] when a delete is forgotten,
+//! [`standing`] who came back behind; [`message`] and [`wire`] how nodes talk.
 //!
 //! # Glossary
 //! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:
