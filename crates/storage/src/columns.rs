@@ -2,11 +2,17 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `objects` | partition (u16, big endian), bucket NUL key | encoded row |
+//! | `objects` | partition (u16), leaf (u8), bucket NUL key | encoded row |
+//! | `merkle` | partition (u16), n (u16), leaf (u8) | the leaf (u128), changed by merge operands |
+//! | `keys` | bucket NUL key | of a large row its version and whether it is plain, else nothing |
+//! | `conflicts` | bucket NUL key | siblings to show (u32) |
+//! | `tombstones` | partition (u16), bucket NUL key | since when (u64) and version |
 //! | `hints` | target NUL, bucket NUL key | encoded row |
 //! | `hint_totals` | target | keys and bytes of its hints, changed by merge operands |
-//! | `conflicts` | bucket NUL key | siblings to show (u32, little endian) |
 //! | `meta` | name | bytes |
+//!
+//! Numbers in keys are big-endian, so that they sort; those in values little-endian. A leaf of a
+//! Merkle tree is one range of `objects`.
 //!
 //! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with
 //! dynamic level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache
@@ -14,7 +20,9 @@
 //! collection.
 
 use bytes::Bytes;
+use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::tree::{Tree, leaf_of};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
     MergeOperands,
@@ -27,22 +35,36 @@ use crate::options::{Durability, Options, Place};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Column {
     Objects,
+    Merkle,
+    Keys,
+    Conflicts,
+    Tombstones,
     Hints,
     HintTotals,
-    Conflicts,
     Meta,
 }
 
 impl Column {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Objects, Self::Hints, Self::HintTotals, Self::Conflicts, Self::Meta];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Objects,
+        Self::Merkle,
+        Self::Keys,
+        Self::Conflicts,
+        Self::Tombstones,
+        Self::Hints,
+        Self::HintTotals,
+        Self::Meta,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Objects => "objects",
+            Self::Merkle => "merkle",
+            Self::Keys => "keys",
+            Self::Conflicts => "conflicts",
+            Self::Tombstones => "tombstones",
             Self::Hints => "hints",
             Self::HintTotals => "hint_totals",
-            Self::Conflicts => "conflicts",
             Self::Meta => "meta",
         }
     }
@@ -65,6 +87,14 @@ impl Place {
         }
     }
 
+    /// Where in a row key the key begins.
+    pub(crate) fn key_at(self) -> usize {
+        match self {
+            Self::Home(_) => 3,
+            Self::Hint(target) => target.as_str().len() + 1,
+        }
+    }
+
     /// The n of the Merkle tree that counts its rows; 0 for hints.
     pub(crate) fn tree_n(self) -> u16 {
         match self {
@@ -76,9 +106,37 @@ impl Place {
     /// The row key of `key`.
     pub(crate) fn row_key(self, key: &Key) -> Vec<u8> {
         let mut row_key = self.prefix();
+        row_key.reserve_exact(1 + key.as_bytes().len());
+        if let Self::Home(_) = self {
+            row_key.push(leaf_of(key));
+        }
         row_key.extend_from_slice(key.as_bytes());
         row_key
     }
+}
+
+/// The key of a leaf in `merkle`.
+pub(crate) fn leaf_key(tree: Tree, leaf: u8) -> [u8; 5] {
+    let ([p, q], [n, m]) = (tree.partition.0.to_be_bytes(), tree.n.to_be_bytes());
+    [p, q, n, m, leaf]
+}
+
+/// An entry of `merkle`.
+pub(crate) fn leaf_entry(key: &[u8], value: &[u8]) -> Result<(Tree, u8, u128), Error> {
+    if let (&[p, q, n, m, leaf], Ok(value)) = (key, value.try_into()) {
+        let partition = Partition(u16::from_be_bytes([p, q]));
+        let tree = Tree { partition, n: u16::from_be_bytes([n, m]) };
+        return Ok((tree, leaf, u128::from_le_bytes(value)));
+    }
+    Err(Error::Damaged {
+        what: format!("the leaf {key:?} of a Merkle tree"),
+        reason: format!("{value:?} is no leaf"),
+    })
+}
+
+/// The key of a tombstone's entry in `tombstones`.
+pub(crate) fn tombstone_key(partition: Partition, key: &Key) -> Vec<u8> {
+    [&partition.0.to_be_bytes(), key.as_bytes()].concat()
 }
 
 /// The key within a row key of `prefix_bytes` bytes of prefix.
@@ -130,6 +188,15 @@ fn add_totals(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> O
         sum = sum.plus(Totals::decode(change)?);
     }
     Some(sum.encode().to_vec())
+}
+
+/// The merge operator of `merkle`: changes of a leaf in any order, by writers of any of its rows.
+fn xor_leaves(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> Option<Vec<u8>> {
+    let mut leaf = 0;
+    for value in base.into_iter().chain(changes) {
+        leaf ^= u128::from_le_bytes(value.try_into().ok()?);
+    }
+    Some(leaf.to_le_bytes().to_vec())
 }
 
 /// A target name in `hint_totals`.
@@ -196,7 +263,12 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
             cf.set_max_successive_merges(64);
             cf.set_write_buffer_size(1 << 20);
         }
-        Column::Conflicts | Column::Meta => cf.set_write_buffer_size(4 << 20),
+        Column::Merkle => {
+            cf.set_merge_operator_associative(c"quorate.xor_leaves", xor_leaves);
+            cf.set_write_buffer_size(8 << 20);
+        }
+        Column::Keys => cf.set_write_buffer_size(8 << 20),
+        Column::Conflicts | Column::Tombstones | Column::Meta => cf.set_write_buffer_size(4 << 20),
     }
     cf
 }
@@ -218,9 +290,6 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use quorate_protocol::layout::Partition;
-    use quorate_protocol::tree::Tree;
-
     use super::*;
 
     #[test]
@@ -228,11 +297,25 @@ mod tests {
         let key = Key::new("b", b"k").unwrap();
         let tree = Tree { partition: Partition(0x0102), n: 3 };
         let home = Place::Home(tree).row_key(&key);
-        assert_eq!(home, b"\x01\x02b\0k");
-        assert_eq!(key_of(Column::Objects, &home, 2).unwrap(), key);
-        let hint = Place::Hint(NodeId::parse("n1").unwrap()).row_key(&key);
+        assert_eq!(home, [&[1, 2, leaf_of(&key)], &b"b\0k"[..]].concat());
+        let key_at = Place::Home(tree).key_at();
+        assert_eq!(key_of(Column::Objects, &home, key_at).unwrap(), key);
+        let place = Place::Hint(NodeId::parse("n1").unwrap());
+        let hint = place.row_key(&key);
         assert_eq!(hint, b"n1\0b\0k");
+        assert_eq!(key_of(Column::Hints, &hint, place.key_at()).unwrap(), key);
         assert!(matches!(key_of(Column::Hints, b"n1\0", 3), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn leaves_come_back_and_other_sizes_do_not() {
+        let tree = Tree { partition: Partition(258), n: 3 };
+        let (key, value) = (leaf_key(tree, 9), 7u128.to_le_bytes());
+        assert_eq!(key, [1, 2, 0, 3, 9]);
+        assert_eq!(leaf_entry(&key, &value), Ok((tree, 9, 7)));
+        for (key, value) in [(&key[..4], &value[..]), (&key[..], &value[..15])] {
+            assert!(matches!(leaf_entry(key, value), Err(Error::Damaged { .. })));
+        }
     }
 
     #[test]

@@ -26,14 +26,23 @@ pub(crate) struct Engine {
     written: AtomicU64,
     /// Of those, how many the last good sync covered.
     synced: AtomicU64,
+    /// RocksDB's sequence number when the database was opened.
+    opened_at: u64,
+    /// The sequence number up to which a good sync covered everything.
+    synced_to: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
 }
 
 impl Engine {
+    /// `db` was just opened, and nothing was written since.
     pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
+        let opened_at = db.latest_sequence_number();
         Self {
             db,
+            opened_at,
+            // RocksDB moves what it finds in the log to synced tables before it opens.
+            synced_to: AtomicU64::new(opened_at),
             sync_log,
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -64,13 +73,24 @@ impl Engine {
         key: &[u8],
         blocking: Blocking,
     ) -> Result<Option<Bytes>, Error> {
+        self.look(column, key, blocking, Bytes::copy_from_slice)
+    }
+
+    /// As [`Engine::get`], but copies only what `take` takes.
+    pub(crate) fn look<T>(
+        &self,
+        column: Column,
+        key: &[u8],
+        blocking: Blocking,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Error> {
         let mut options = ReadOptions::default();
         if blocking == Blocking::Never {
             options.set_read_tier(ReadTier::BlockCache);
         }
         let value = self.db.get_pinned_cf_opt(self.column(column)?, key, &options);
         match value {
-            Ok(value) => Ok(value.map(|bytes| Bytes::copy_from_slice(&bytes))),
+            Ok(value) => Ok(value.map(|bytes| take(&bytes))),
             Err(error) => Err(read_error(&error, || {
                 format!("the value of {:?} in {}", String::from_utf8_lossy(key), column.name())
             })),
@@ -108,12 +128,14 @@ impl Engine {
         self.check_failure()?;
         // Counted before the sync begins: what is counted here has returned, so it is in the log.
         let covered = self.written.load(Ordering::SeqCst);
+        let covered_to = self.db.latest_sequence_number();
         if let Err(error) = (self.sync_log)(&self.db) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
         // Another sync may have failed meanwhile; then nobody is told that this one was good.
         self.check_failure()?;
         self.synced.fetch_max(covered, Ordering::SeqCst);
+        self.synced_to.fetch_max(covered_to, Ordering::SeqCst);
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -121,6 +143,16 @@ impl Engine {
     /// Whether every batch written so far is covered by a good sync.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced.load(Ordering::SeqCst) >= self.written.load(Ordering::SeqCst)
+    }
+
+    /// RocksDB's sequence number when the database was opened.
+    pub(crate) fn opened_at(&self) -> u64 {
+        self.opened_at
+    }
+
+    /// The sequence number up to which a good sync covered everything.
+    pub(crate) fn synced_to(&self) -> u64 {
+        self.synced_to.load(Ordering::SeqCst)
     }
 
     /// Ends all writing. The first reason is the one that is kept.

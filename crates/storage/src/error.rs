@@ -94,6 +94,20 @@ pub enum OpenError {
         /// What the options say.
         wanted: String,
     },
+    /// The directory was written by another release, in a form that this one does not read.
+    #[error(
+        "data directory {}: its format is {found}, this release reads {wanted}; move it away and \
+         start empty, so that the node fills from its peers, or use the other release",
+        dir.display()
+    )]
+    OtherFormat {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the directory records.
+        found: String,
+        /// What this release reads.
+        wanted: &'static str,
+    },
     /// The data cannot be read back.
     #[error(
         "data directory {}: its data is damaged: {reason}; move it away and start empty, so that \

@@ -3,7 +3,7 @@
 //! The totals of each target change in the batch that changes the row, by merge operands, so they
 //! are exact after any crash and reading them at the start is a few rows. The sum of all is kept in
 //! memory too, and room is reserved in it *before* a write, so that the bound holds whoever writes
-//! at once.
+//! at once. It never says less than there is: none means none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
 use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::columns::{Column, Totals, target_of};
@@ -44,26 +45,56 @@ impl Ledger {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Enters a change that is about to be written. One that does not grow is never refused.
+    /// Enters a change that is about to be written. Growth counts from now on, shrinking once it
+    /// is written; what shrinks is never refused.
     ///
     /// # Errors
     /// [`Error::HintsFull`] if the hints would hold more than `max` bytes.
-    pub(crate) fn reserve(&self, change: Totals, max: u64) -> Result<(), Error> {
+    pub(crate) fn reserve(&self, change: Totals, max: u64) -> Result<Reservation<'_>, Error> {
+        let (keys, growth) = (change.keys.max(0) as u64, change.bytes.max(0) as u64);
         let room = |bytes: u64| {
-            let after = bytes.saturating_add_signed(change.bytes);
-            (change.bytes <= 0 || after <= max).then_some(after)
+            let after = bytes.saturating_add(growth);
+            (growth == 0 || after <= max).then_some(after)
         };
-        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|bytes| {
-            Error::HintsFull { bytes: bytes.saturating_add_signed(change.bytes), max }
-        })?;
-        self.keys.fetch_add(change.keys as u64, Ordering::Relaxed); // wraps: may be negative
-        Ok(())
+        self.bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .map_err(|bytes| Error::HintsFull { bytes: bytes.saturating_add(growth), max })?;
+        self.keys.fetch_add(keys, Ordering::Relaxed);
+        Ok(Reservation { ledger: self, change, is_written: false })
     }
 
-    /// Takes a change back that was not written.
-    pub(crate) fn release(&self, change: Totals) {
-        self.bytes.fetch_sub(change.bytes as u64, Ordering::Relaxed);
-        self.keys.fetch_sub(change.keys as u64, Ordering::Relaxed);
+    /// Forgets all hints.
+    pub(crate) fn clear(&self) {
+        self.keys.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A change of the ledger that is being written; dropped before that, it is taken back.
+pub(crate) struct Reservation<'a> {
+    ledger: &'a Ledger,
+    change: Totals,
+    is_written: bool,
+}
+
+impl Reservation<'_> {
+    /// The change is written.
+    pub(crate) fn keep(mut self) {
+        self.is_written = true;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let Totals { keys, bytes } = self.change;
+        // Of a written change the shrinking part is still to be done, of another the growth undone.
+        let (keys, bytes) = if self.is_written {
+            (keys.min(0).unsigned_abs(), bytes.min(0).unsigned_abs())
+        } else {
+            (keys.max(0) as u64, bytes.max(0) as u64)
+        };
+        self.ledger.keys.fetch_sub(keys, Ordering::Relaxed);
+        self.ledger.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -118,24 +149,61 @@ impl Store {
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.engine.column(Column::Hints)?, &row_key);
         let change = Totals { keys: -1, bytes: -((row_key.len() + row.len()) as i64) };
-        self.write_hint(batch, target, change, Blocking::Allowed)?;
+        let reservation = self.stage_totals(&mut batch, target, change)?;
+        self.engine.write(batch, Blocking::Allowed)?;
+        reservation.keep();
         Ok(true)
     }
 
-    /// Writes a batch that changes one hint, together with the totals.
-    pub(crate) fn write_hint(
+    /// All hints kept for one key: the targets and the rows. Blocks on the disk, but costs nothing
+    /// while there are no hints.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn hints_of_key(&self, key: &Key) -> Result<Vec<(NodeId, Bytes)>, Error> {
+        let mut found = Vec::new();
+        if self.ledger.keys() == 0 {
+            return Ok(found);
+        }
+        for (target, ..) in self.hint_targets()? {
+            if let Some(row) = self.read(Place::Hint(target), key, Blocking::Allowed)? {
+                found.push((target, row));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Since when the oldest hint for a target has been kept, of the first [`OLDEST_OF`] in key
+    /// order: a look at all of them could take minutes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn hint_oldest(&self, target: NodeId) -> Result<Option<Millis>, Error> {
+        let (mut oldest, mut left) = (None::<Millis>, OLDEST_OF);
+        self.walk(Column::Hints, &Place::Hint(target).prefix(), None, |_, row| {
+            let since = Row::encoded_since(row);
+            oldest = oldest.into_iter().chain(since).min();
+            left -= 1;
+            Ok(left > 0)
+        })?;
+        Ok(oldest)
+    }
+
+    /// Adds the change of a target's totals to the batch that changes one of its hints.
+    pub(crate) fn stage_totals(
         &self,
-        mut batch: WriteBatch,
+        batch: &mut WriteBatch,
         target: NodeId,
         change: Totals,
-        blocking: Blocking,
-    ) -> Result<(), Error> {
+    ) -> Result<Reservation<'_>, Error> {
         let totals = self.engine.column(Column::HintTotals)?;
         batch.merge_cf(totals, target.as_str(), change.encode());
-        self.ledger.reserve(change, self.options.hint_bytes_max)?;
-        self.engine.write(batch, blocking).inspect_err(|_| self.ledger.release(change))
+        self.ledger.reserve(change, self.options.hint_bytes_max)
     }
 }
+
+/// How many hints of a target [`Store::hint_oldest`] looks at.
+pub const OLDEST_OF: usize = 10_000;
 
 /// The totals of every target there ever was.
 fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {

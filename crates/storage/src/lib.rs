@@ -5,7 +5,10 @@
 //! node. Reading in order:
 //!
 //! * `store`: read, mint, merge — the read-modify-write of one row under its lock stripe;
+//! * `index`, `trees`: what follows from a home row, on the disk and in memory;
 //! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
+//! * `page`, `sweep`, `scrub`: many rows at once: filling, moving and dropping, mending;
+//! * `starts`: what a start of the node is judged by;
 //! * `sync`: the group sync that acknowledgements wait for;
 //! * `incarnation`: when a node may go on under the name it minted with;
 //! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
@@ -13,7 +16,8 @@
 //!
 //! What the rest of the node may rely on:
 //!
-//! * one update is one batch: the row, its conflict index row and the hint totals cannot disagree;
+//! * one update is one batch: the row, its Merkle leaf, its index entries and the hint totals cannot
+//!   disagree;
 //! * what [`Store::durable`] acknowledged survives as [`Durability`] says, and nothing is ever
 //!   acknowledged after a failed sync (it is not retried: the kernel may have dropped the pages.
 //!   Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020);
@@ -29,19 +33,28 @@ mod engine;
 mod error;
 mod hints;
 mod incarnation;
+mod index;
 mod meta;
 mod open;
 mod options;
+mod page;
 mod scan;
+mod scrub;
+mod starts;
 mod status;
 mod store;
 mod stripes;
+mod sweep;
 mod sync;
+mod trees;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;
 
 pub use error::{Error, OpenError};
+pub use hints::OLDEST_OF;
 pub use options::{Blocking, Condition, Durability, Options, Place, Recovery, Stats};
+pub use scrub::Scrubbed;
 pub use store::{Merged, MintedRow, Store};
+pub use sweep::Sweep;

@@ -1,7 +1,7 @@
 //! Opening and closing a store.
 //!
 //! The order at the start: take RocksDB's lock on the directory; check that it is this node's; read
-//! the hint totals; take the clean-stop marker away, durably; only then is there a store that can
+//! the hint totals and the Merkle trees; take the clean-stop marker away, durably; only then is there a store that can
 //! mint. A stop is clean once nobody writes any more, the log is synced, and the marker lies there,
 //! synced.
 //!
@@ -16,7 +16,7 @@
 use std::fs;
 use std::io::ErrorKind as IoErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quorate_protocol::row::Incarnation;
@@ -32,11 +32,14 @@ use crate::options::{Blocking, Durability, Options, Recovery};
 use crate::store::Store;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
+use crate::trees::Trees;
 
 /// RocksDB's own directory within the data directory.
 const DATABASE: &str = "rocksdb";
 /// What this crate records in `meta` begins so; what the node records begins otherwise.
 const INCARNATION: &[u8] = b"store:incarnation";
+/// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
+const FORMAT: &str = "2";
 
 impl Store {
     /// Opens the store in `dir`, which is created if its parent exists.
@@ -55,12 +58,14 @@ impl Store {
         sync_log: SyncLog,
     ) -> Result<Self, OpenError> {
         prepare_directory(dir)?;
+        check_families(dir)?;
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let (db, recovery) = open_database(dir, &options, &cache)?;
         let engine = Arc::new(Engine::new(db, sync_log));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
         let ledger = Ledger::load(&engine).map_err(unreadable)?;
+        let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
         let incarnation = settle_incarnation(dir, &engine, &recovery)?;
         let no_thread = |error: std::io::Error| directory_error(dir, &error.to_string());
         let theirs = Arc::clone(&engine);
@@ -78,6 +83,8 @@ impl Store {
             engine,
             stripes: Stripes::new(),
             ledger,
+            trees,
+            scrubbing: Mutex::new(()),
             cache,
             incarnation,
             recovery,
@@ -150,6 +157,19 @@ fn check_not_headless(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Opening would add column families to a directory of an earlier format, which the release that
+/// made it could then not open any more.
+fn check_families(dir: &Path) -> Result<(), OpenError> {
+    let families = DB::list_cf(&rocksdb::Options::default(), dir.join(DATABASE));
+    // A directory that is new, or cannot be read: opening it says so.
+    let Ok(families) = families else { return Ok(()) };
+    if families.iter().any(|family| family == Column::Merkle.name()) {
+        return Ok(());
+    }
+    let found = "1".to_owned();
+    Err(OpenError::OtherFormat { dir: dir.to_owned(), found, wanted: FORMAT })
+}
+
 fn open_database(
     dir: &Path,
     options: &Options,
@@ -181,6 +201,7 @@ fn open_database(
 /// Records on a new directory whose it is; refuses one that is another's.
 fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), OpenError> {
     let facts = [
+        ("format", FORMAT.to_owned()),
         ("node", options.node.to_string()),
         ("cluster", options.cluster_id.clone()),
         ("partitions", options.partitions.to_string()),
@@ -205,6 +226,10 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
         };
         if found != wanted.as_bytes() {
             let found = String::from_utf8_lossy(&found).into_owned();
+            if what == "format" {
+                let dir = dir.to_owned();
+                return Err(OpenError::OtherFormat { dir, found, wanted: FORMAT });
+            }
             return Err(OpenError::OtherIdentity { dir: dir.to_owned(), what, found, wanted });
         }
     }

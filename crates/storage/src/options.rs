@@ -122,6 +122,12 @@ pub struct Stats {
     pub hint_keys: u64,
     /// Bytes of all hints, exact.
     pub hint_bytes: u64,
+    /// Home rows that are deleted and not yet reaped, exact.
+    pub tombstones: u64,
+    /// Merkle trees in memory.
+    pub trees: u64,
+    /// Bytes they hold.
+    pub tree_bytes: u64,
     /// Syncs of the log.
     pub syncs: u64,
     /// Batches written.

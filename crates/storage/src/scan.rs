@@ -4,19 +4,26 @@
 //! over a partition would push out what is being read.
 
 use bytes::Bytes;
+use quorate_protocol::exchange::Page;
+#[cfg(doc)]
+use quorate_protocol::exchange::row_order;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
-use quorate_protocol::tree::Tree;
+use quorate_protocol::object::{DecodeError, Version};
+use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::tree::{LeafSet, Tree, leaf_of};
 use rocksdb::{DBRawIterator, ReadOptions};
 
-use crate::columns::{Column, key_of};
+use crate::columns::{Column, key_of, tombstone_key};
 use crate::engine::read_error;
 use crate::error::Error;
-use crate::options::Place;
-use crate::store::Store;
+use crate::index::{Listing, decode_tombstone, is_plain};
+use crate::options::{Blocking, Place};
+use crate::store::{Store, damaged};
 
 impl Store {
-    /// Up to `limit` home rows of a partition in key order, after `after`. Stops before the rows
+    /// Up to `limit` home rows of a partition in row order ([`row_order`]), after `after`. Stops before the rows
     /// hold more than `bytes_max` bytes, but gives at least one if there is one. Blocks on the
     /// disk.
     ///
@@ -46,6 +53,7 @@ impl Store {
     ) -> Result<Vec<(Key, u32)>, Error> {
         let prefix = bucket.map(|bucket| [bucket.as_bytes(), &[0]].concat()).unwrap_or_default();
         let mut found = Vec::new();
+        let after = after.map(Key::as_bytes);
         self.walk(Column::Conflicts, &prefix, after, |key, entry| {
             if found.len() == limit {
                 return Ok(false);
@@ -62,6 +70,146 @@ impl Store {
         Ok(found)
     }
 
+    /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row order,
+    /// after `after`. Reads only these leaves. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if an entry has no key or version, [`Error::Io`].
+    pub fn list(
+        &self,
+        tree: Tree,
+        leaves: LeafSet,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let place = Place::Home(tree);
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        if let Some(end) = end_of(&place.prefix()) {
+            options.set_iterate_upper_bound(end);
+        }
+        let objects = self.engine.column(Column::Objects)?;
+        let mut rows: DBRawIterator<'_> = self.engine.db().raw_iterator_cf_opt(objects, options);
+        let mut page = Page { versions: Vec::new(), is_end: false };
+        let first = after.map_or(0, leaf_of);
+        for leaf in leaves.iter().filter(|leaf| *leaf >= first) {
+            let range = [&place.prefix()[..], &[leaf]].concat();
+            let after = after.filter(|_| leaf == first).map(|key| next_of(&place.row_key(key)));
+            rows.seek(after.as_ref().unwrap_or(&range));
+            while let Some((row_key, row)) = rows.item().filter(|(key, _)| key.starts_with(&range))
+            {
+                if Row::encoded_tree(row) == Some(tree.n) {
+                    if page.versions.len() == limit {
+                        return Ok(page);
+                    }
+                    let key = key_of(Column::Objects, row_key, place.key_at())?;
+                    let version = Row::encoded_version(row).unwrap_or_default();
+                    page.versions.push((key, version));
+                }
+                rows.next();
+            }
+            rows.status().map_err(|error| unreadable(&error, Column::Objects))?;
+        }
+        page.is_end = true;
+        Ok(page)
+    }
+
+    /// The versions of rows in the order asked, [`Version::ABSENT`] where there is none. Of a home
+    /// row in whatever tree. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn versions(&self, rows: &[(Place, Key)]) -> Result<Vec<Version>, Error> {
+        let version = |(place, key): &(Place, Key)| {
+            let row_key = place.row_key(key);
+            let column = place.column();
+            let row =
+                self.engine.look(column, &row_key, Blocking::Allowed, Row::encoded_version)?;
+            match row {
+                None => Ok(Version::ABSENT),
+                Some(version) => version.ok_or_else(|| damaged(*place, key, DecodeError::Damaged)),
+            }
+        };
+        rows.iter().map(version).collect()
+    }
+
+    /// Up to `limit` keys of a bucket that have a value on this node as home replica, that begin
+    /// with `prefix`, in key order, after `after`: each with the version of its row and whether
+    /// that is plain (one value and nothing else). The cost follows the page. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn keys(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version, bool)>, Error> {
+        let prefix = [bucket.as_bytes(), &[0], prefix.as_bytes()].concat();
+        let mut found = Vec::new();
+        self.walk(Column::Keys, &prefix, after.map(Key::as_bytes), |key, entry| {
+            if found.len() == limit {
+                return Ok(false);
+            }
+            let key = key_of(Column::Keys, key, 0)?;
+            match Listing::decode(entry) {
+                Some(Listing::Large(version, is_plain)) => found.push((key, version, is_plain)),
+                Some(Listing::Small) => {
+                    let partition = key.partition(self.options.partitions);
+                    let place = Place::Home(Tree { partition, n: 0 });
+                    let row = self.read(place, &key, Blocking::Allowed)?;
+                    // It may have been deleted since the walk began.
+                    if let Some(row) = row.map(Row::decode) {
+                        let object = row.map_err(|error| damaged(place, &key, error))?.object;
+                        if !object.is_deleted() {
+                            found.push((key, object.version(), is_plain(&object)));
+                        }
+                    }
+                }
+                None => {
+                    let what = format!("the key entry of {key}");
+                    return Err(Error::Damaged { what, reason: format!("{entry:?}") });
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Up to `limit` deleted rows of a partition, in key order, after `after`, that have been as
+    /// they are since `older_than` or longer: keys and versions. Blocks on the disk; see
+    /// [`Store::tombstone_count`] for a look that does not.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn tombstones(
+        &self,
+        partition: Partition,
+        after: Option<&Key>,
+        limit: usize,
+        older_than: Millis,
+    ) -> Result<Vec<(Key, Version)>, Error> {
+        let prefix = partition.0.to_be_bytes();
+        let mut found = Vec::new();
+        let after = after.map(|key| tombstone_key(partition, key));
+        self.walk(Column::Tombstones, &prefix, after.as_deref(), |entry_key, entry| {
+            if found.len() == limit {
+                return Ok(false);
+            }
+            let key = key_of(Column::Tombstones, entry_key, prefix.len())?;
+            let Some((since, version)) = decode_tombstone(entry) else {
+                let what = format!("the tombstone entry of {key}");
+                return Err(Error::Damaged { what, reason: format!("{entry:?}") });
+            };
+            if since <= older_than {
+                found.push((key, version));
+            }
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
     /// Encoded rows of one place, bounded in number and bytes.
     pub(crate) fn rows(
         &self,
@@ -70,40 +218,30 @@ impl Store {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<(Key, Bytes)>, Error> {
-        let prefix = place.prefix();
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        self.walk(place.column(), &prefix, after, |row_key, row| {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let after = after.map(|key| place.row_key(key));
+        self.walk(place.column(), &place.prefix(), after.as_deref(), |row_key, row| {
             bytes += row.len();
             if found.len() == limit || (bytes > bytes_max && !found.is_empty()) {
                 return Ok(false);
             }
-            let key = key_of(place.column(), row_key, prefix.len())?;
+            let key = key_of(place.column(), row_key, place.key_at())?;
             found.push((key, Bytes::copy_from_slice(row)));
             Ok(true)
         })?;
         Ok(found)
     }
 
-    /// Calls `visit` with each entry whose key begins with `prefix`, after `prefix` and `after`,
+    /// Calls `visit` with each entry whose key begins with `prefix` and is greater than `after`,
     /// until it answers `false`.
-    fn walk(
+    pub(crate) fn walk(
         &self,
         column: Column,
         prefix: &[u8],
-        after: Option<&Key>,
+        after: Option<&[u8]>,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        // A conflict key holds its bucket itself; a row key holds the whole key after the prefix.
-        let start = match after {
-            None => prefix.to_vec(),
-            Some(after) => {
-                let before = if column == Column::Conflicts { &[][..] } else { prefix };
-                // The least key greater than `after`.
-                let next = [before, after.as_bytes(), &[0]].concat();
-                next.max(prefix.to_vec())
-            }
-        };
+        let start = after.map_or(prefix.to_vec(), |after| next_of(after).max(prefix.to_vec()));
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         options.set_iterate_lower_bound(start);
@@ -120,13 +258,21 @@ impl Store {
             }
             entries.next();
         }
-        let what = || format!("an entry in {}", column.name());
-        entries.status().map_err(|error| read_error(&error, what))
+        entries.status().map_err(|error| unreadable(&error, column))
     }
 }
 
+/// The least key greater than this one.
+fn next_of(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+pub(crate) fn unreadable(error: &rocksdb::Error, column: Column) -> Error {
+    read_error(error, || format!("an entry in {}", column.name()))
+}
+
 /// The least key greater than all that begin with `prefix`; `None` if there is none.
-fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
@@ -137,10 +283,10 @@ fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use quorate_protocol::clock::Clock;
-    use quorate_protocol::row::Row;
+    use quorate_protocol::exchange::row_order;
 
     use super::*;
-    use crate::testing::{HOME, LIMITS, NOW, draft, mint, open};
+    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, open};
     use crate::{Blocking, Durability};
 
     #[test]
@@ -160,10 +306,11 @@ mod tests {
         for place in neighbours {
             mint(&store, place, "k", b"v");
         }
-        let names: Vec<_> = (0..25).map(|i| format!("k{i:02}")).collect();
+        let mut names: Vec<_> = (0..25).map(|i| format!("k{i:02}")).collect();
         for name in names.iter().rev() {
             mint(&store, HOME, name, &[7; 1000]);
         }
+        names.sort_by(|a, b| row_order(&key(a), &key(b)));
         let Place::Home(Tree { partition, .. }) = HOME else { panic!() };
         for (limit, bytes_max, step) in [(10, usize::MAX, 10), (99, 2_500, 2), (99, 1, 1)] {
             let (mut seen, mut after) = (Vec::new(), None);

@@ -44,11 +44,15 @@ impl Store {
             let db = self.engine.db();
             db.property_int_value_cf(objects, "rocksdb.estimate-num-keys").ok().flatten()
         });
+        let (trees, tree_bytes) = self.trees.size();
         let (syncs, writes, synced_writes, stalls) = self.engine.counts();
         Stats {
             keys_estimate: keys.unwrap_or(0),
             hint_keys: self.ledger.keys(),
             hint_bytes: self.ledger.bytes(),
+            tombstones: self.trees.tombstones(),
+            trees,
+            tree_bytes,
             syncs,
             writes,
             synced_writes,

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::clock::Actor;
@@ -13,19 +13,22 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::row::{Draft, Incarnation, Limits, MintError, Minted, Minter, Row};
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::tree::Tree;
 use rocksdb::{Cache, WriteBatch};
 use tokio::sync::oneshot;
 
-use crate::columns::{Column, Totals};
+use crate::columns::Totals;
 use crate::disk::DiskWatch;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::hints::Ledger;
+use crate::hints::{Ledger, Reservation};
 use crate::incarnation::random_nonzero;
+use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Options, Place, Recovery};
 use crate::status::Tally;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
+use crate::trees::Trees;
 
 /// One node's rows, indexes and records on its disk. Shared behind an `Arc`; every call may be made
 /// from any thread.
@@ -37,6 +40,8 @@ pub struct Store {
     pub(crate) engine: Arc<Engine>,
     pub(crate) stripes: Stripes,
     pub(crate) ledger: Ledger,
+    pub(crate) trees: Trees,
+    pub(crate) scrubbing: Mutex<()>,
     pub(crate) cache: Cache,
     pub(crate) incarnation: Incarnation,
     pub(crate) recovery: Recovery,
@@ -181,7 +186,7 @@ impl Store {
     }
 
     /// Reads a row under its stripe and lets `decide` change it.
-    fn change<T>(
+    pub(crate) fn change<T>(
         &self,
         place: Place,
         key: &Key,
@@ -193,33 +198,54 @@ impl Store {
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, blocking)?;
         let stored = self.engine.get(place.column(), &row_key, blocking)?;
-        let mut row = match stored.clone().map(Row::decode) {
-            None => Row::default(),
-            Some(Ok(row)) => row,
-            Some(Err(error)) => return Err(damaged(place, key, error)),
+        decide(self.update(place, key, row_key, stored)?)
+    }
+
+    /// A stored row on its way to what it will be.
+    pub(crate) fn update<'a>(
+        &self,
+        place: Place,
+        key: &'a Key,
+        row_key: Vec<u8>,
+        stored: Option<Bytes>,
+    ) -> Result<Update<'a>, Error> {
+        let (mut row, old) = match &stored {
+            None => (Row::default(), Entries::default()),
+            Some(bytes) => {
+                let row = Row::decode(bytes.clone()).map_err(|error| damaged(place, key, error))?;
+                let entries = Entries::of(&row, bytes);
+                (row, entries)
+            }
         };
         row.tree = place.tree_n();
-        let (stored_bytes, shown) = (stored.as_ref().map(Bytes::len), shown(&row.object));
-        decide(Update { place, key, row_key, stored, stored_bytes, shown, row })
+        let stored_bytes = stored.as_ref().map(Bytes::len);
+        Ok(Update { place, key, row_key, stored, stored_bytes, old, row })
     }
 
     /// Writes a changed row and what follows from it in one batch; returns the encoded row.
-    fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
+    pub(crate) fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
+        let mut batch = WriteBatch::default();
+        let (row, staged) = self.stage(&mut batch, update)?;
+        self.engine.write(batch, blocking)?;
+        staged.apply();
+        Ok(row)
+    }
+
+    /// Adds a changed row and what follows from it to a batch; returns the encoded row too.
+    pub(crate) fn stage(
+        &self,
+        batch: &mut WriteBatch,
+        update: &Update<'_>,
+    ) -> Result<(Bytes, Staged<'_>), Error> {
         let mut row = BytesMut::new();
         update.row.encode(&mut row);
         let row = row.freeze();
-        let mut batch = WriteBatch::default();
         batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
-        match update.place {
-            Place::Home(_) => {
-                let shown = shown(&update.row.object);
-                let conflicts = self.engine.column(Column::Conflicts)?;
-                if shown == 0 && update.shown > 0 {
-                    batch.delete_cf(conflicts, update.key.as_bytes());
-                } else if shown != update.shown {
-                    batch.put_cf(conflicts, update.key.as_bytes(), shown.to_le_bytes());
-                }
-                self.engine.write(batch, blocking)?;
+        let staged = match update.place {
+            Place::Home(Tree { partition, .. }) => {
+                let new = Entries::of(&update.row, &row);
+                let old = &update.old;
+                Staged::Home(self.stage_entries(batch, partition, update.key, old, &new)?)
             }
             Place::Hint(target) => {
                 let entry_bytes = |row_bytes: usize| (update.row_key.len() + row_bytes) as i64;
@@ -227,25 +253,41 @@ impl Store {
                     keys: i64::from(update.stored_bytes.is_none()),
                     bytes: entry_bytes(row.len()) - update.stored_bytes.map_or(0, entry_bytes),
                 };
-                self.write_hint(batch, target, change, blocking)?;
+                Staged::Hint(self.stage_totals(batch, target, change)?)
             }
-        }
-        Ok(row)
+        };
+        Ok((row, staged))
     }
 }
 
 /// One row on its way from what is stored to what will be.
-struct Update<'a> {
-    place: Place,
-    key: &'a Key,
-    row_key: Vec<u8>,
+pub(crate) struct Update<'a> {
+    pub(crate) place: Place,
+    pub(crate) key: &'a Key,
+    pub(crate) row_key: Vec<u8>,
     /// The row as it is stored.
-    stored: Option<Bytes>,
+    pub(crate) stored: Option<Bytes>,
     stored_bytes: Option<usize>,
-    /// Its entry in the conflict index, 0 if it has none.
-    shown: u32,
+    /// What follows from the row as it is stored, if it is a home row.
+    pub(crate) old: Entries,
     /// The row as it will be.
-    row: Row,
+    pub(crate) row: Row,
+}
+
+/// What changes in memory once the batch of a row is written. Dropped before that, it changes nothing.
+pub(crate) enum Staged<'a> {
+    Home(Pending<'a>),
+    Hint(Reservation<'a>),
+}
+
+impl Staged<'_> {
+    /// The batch is written. Call it under the row's stripe.
+    pub(crate) fn apply(self) {
+        match self {
+            Self::Home(pending) => pending.apply(),
+            Self::Hint(reservation) => reservation.keep(),
+        }
+    }
 }
 
 enum Wait {
@@ -253,12 +295,7 @@ enum Wait {
     Group(oneshot::Receiver<Result<(), Error>>),
 }
 
-/// What the conflict index says of an object: the siblings to show, 0 if there is no conflict.
-fn shown(object: &Object) -> u32 {
-    if object.is_conflict() { object.shown().len() as u32 } else { 0 }
-}
-
-fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
+pub(crate) fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
     Error::Damaged { what: format!("{key} ({place})"), reason: error.to_string() }
 }
 
@@ -271,6 +308,7 @@ mod tests {
     use quorate_protocol::clock::Clock;
 
     use super::*;
+    use crate::columns::Column;
     use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, options};
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};

@@ -1,9 +1,11 @@
 //! Lock stripes: one writer at a time per row.
 //!
-//! A row's stripe is held around its read-modify-write. Rows share stripes by hash, so two rows are
-//! never locked at once. The guarded data is in RocksDB: a poisoned stripe guards nothing
+//! A row's stripe is held around its read-modify-write. Rows share stripes by hash. Whoever holds
+//! one waits for no other; whoever needs several at once (a page of rows, or all) takes them in the
+//! order of the table, so that nobody waits in a circle. The guarded data is in RocksDB: a poisoned stripe guards nothing
 //! half-done, since a batch is applied whole.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::error::Error;
@@ -28,7 +30,7 @@ impl Stripes {
         row_key: &[u8],
         blocking: Blocking,
     ) -> Result<MutexGuard<'_, ()>, Error> {
-        let stripe = &self.0[xxhash_rust::xxh3::xxh3_64(row_key) as usize % STRIPES];
+        let stripe = &self.0[stripe_of(row_key)];
         match blocking {
             Blocking::Allowed => Ok(stripe.lock().unwrap_or_else(PoisonError::into_inner)),
             Blocking::Never => match stripe.try_lock() {
@@ -39,12 +41,31 @@ impl Stripes {
         }
     }
 
+    /// Locks the stripes of some rows. The caller holds none.
+    pub(crate) fn lock_each<'a>(
+        &self,
+        row_keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Vec<MutexGuard<'_, ()>> {
+        let stripes: BTreeSet<_> = row_keys.map(stripe_of).collect();
+        let lock = |stripe: usize| self.0[stripe].lock().unwrap_or_else(PoisonError::into_inner);
+        stripes.into_iter().map(lock).collect()
+    }
+
+    /// Locks all stripes. The caller holds none.
+    pub(crate) fn lock_all(&self) -> Vec<MutexGuard<'_, ()>> {
+        self.0.iter().map(|stripe| stripe.lock().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+
     /// Waits until every writer that holds a stripe has let go, one stripe after the other.
     pub(crate) fn wait_for_all(&self) {
         for stripe in &self.0 {
             drop(stripe.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
+}
+
+fn stripe_of(row_key: &[u8]) -> usize {
+    xxhash_rust::xxh3::xxh3_64(row_key) as usize % STRIPES
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use std::{env, thread};
 
 use bytes::Bytes;
 use quorate_protocol::clock::{Clock, Dot};
-use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Row};
@@ -27,6 +26,7 @@ use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery,
 
 const DIRECTORY: &str = "QUORATE_STORAGE_KILL_DIRECTORY";
 const BUFFERED: &str = "QUORATE_STORAGE_KILL_BUFFERED";
+const PARTITIONS: u32 = 2;
 const THREADS: usize = 4;
 const ROUNDS: usize = 12;
 /// Keys per thread; even ones are written blindly.
@@ -143,7 +143,7 @@ fn open(dir: &Path, durability: Durability) -> Store {
 
 /// Small memtables, so that flushes and log switches are hit as well.
 fn options(durability: Durability) -> Options {
-    let options = Options::new(NodeId::parse("n1").unwrap(), "kill", 64);
+    let options = Options::new(NodeId::parse("n1").unwrap(), "kill", PARTITIONS);
     Options { durability, memtable_bytes: 256 << 10, disk_free_bytes_min: 0, ..options }
 }
 
@@ -152,11 +152,12 @@ fn is_blind(key: usize) -> bool {
 }
 
 fn name(key: usize) -> (Place, Key) {
+    let name = Key::new("b", format!("k{key}").as_bytes()).unwrap();
     let place = match key % HINT_EVERY {
         0 => Place::Hint(NodeId::parse("n2").unwrap()),
-        _ => Place::Home(Tree { partition: Partition(key as u16), n: 3 }),
+        _ => Place::Home(Tree { partition: name.partition(PARTITIONS), n: 3 }),
     };
-    (place, Key::new("b", format!("k{key}").as_bytes()).unwrap())
+    (place, name)
 }
 
 fn read(store: &Store, key: usize) -> Object {

@@ -1,0 +1,201 @@
+//! What follows from a home row: its part of a Merkle leaf and its entries in the indexes.
+//!
+//! All of it is a function of the row alone ([`Entries::of`]). Whoever changes a row compares what
+//! followed from it before with what follows now, and puts the difference into the row's own batch;
+//! so rows, trees and indexes cannot disagree after a crash. What is kept in memory beside them
+//! ([`Pending`]) follows once the batch is written.
+
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
+use rocksdb::WriteBatch;
+
+use crate::columns::{Column, leaf_key, tombstone_key};
+use crate::error::Error;
+use crate::store::Store;
+use crate::trees::{LiveLeaf, PartitionTrees};
+
+/// Rows from this size up tell the key index their version, so that listing keys need not read them.
+const LARGE_ROW_BYTES: usize = 16 << 10;
+
+/// What follows from a home row; the default follows from none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entries {
+    /// The n of its tree, and its version.
+    pub(crate) leaf: Option<(u16, Version)>,
+    /// In conflict: how many siblings a client is shown.
+    pub(crate) conflict: Option<u32>,
+    /// Alive: it has a sibling with a value.
+    pub(crate) key: Option<Listing>,
+    /// Deleted: since when, and its version.
+    pub(crate) tombstone: Option<(Millis, Version)>,
+}
+
+/// What the key index says of a row with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listing {
+    /// Nothing but that it is there.
+    Small,
+    /// Its version, and whether it is plain: of one sibling.
+    Large(Version, bool),
+}
+
+impl Entries {
+    /// What follows from a row and its encoding.
+    pub(crate) fn of(row: &Row, encoded: &[u8]) -> Self {
+        let version = Row::encoded_version(encoded).unwrap_or_default();
+        let object = &row.object;
+        let is_deleted = object.is_deleted();
+        let is_conflict = object.siblings.len() > 1 && object.is_conflict();
+        let listing = if encoded.len() < LARGE_ROW_BYTES {
+            Listing::Small
+        } else {
+            Listing::Large(version, is_plain(object))
+        };
+        Self {
+            leaf: Some((row.tree, version)),
+            conflict: is_conflict.then(|| object.shown().len() as u32),
+            key: (!is_deleted).then_some(listing),
+            tombstone: is_deleted.then_some((row.since, version)),
+        }
+    }
+}
+
+/// Whether an object is one value and nothing else.
+pub(crate) fn is_plain(object: &Object) -> bool {
+    matches!(&object.siblings[..], [only] if !only.is_tombstone())
+}
+
+impl Listing {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        match self {
+            Self::Small => Vec::new(),
+            Self::Large(version, is_plain) => [&version.0[..], &[u8::from(is_plain)]].concat(),
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first_chunk() {
+            None if bytes.is_empty() => Some(Self::Small),
+            Some((version, &[is_plain @ (0 | 1)])) => {
+                Some(Self::Large(Version(*version), is_plain == 1))
+            }
+            None | Some(_) => None,
+        }
+    }
+}
+
+/// The value of a tombstone's entry.
+pub(crate) fn encode_tombstone((since, version): (Millis, Version)) -> [u8; 24] {
+    let mut out = [0; 24];
+    out[..8].copy_from_slice(&since.0.to_le_bytes());
+    out[8..].copy_from_slice(&version.0);
+    out
+}
+
+/// Reads [`encode_tombstone`] back.
+pub(crate) fn decode_tombstone(bytes: &[u8]) -> Option<(Millis, Version)> {
+    let (since, version) = bytes.split_first_chunk()?;
+    Some((Millis(u64::from_le_bytes(*since)), Version(version.try_into().ok()?)))
+}
+
+/// What changes in memory once a batch is written.
+pub(crate) struct Pending<'a> {
+    trees: &'a PartitionTrees,
+    leaves: [Option<(LiveLeaf<'a>, u128)>; 2],
+    tombstones: i8,
+}
+
+impl Pending<'_> {
+    /// The batch is written. Call it under the row's stripe.
+    pub(crate) fn apply(self) {
+        for (leaf, change) in self.leaves.into_iter().flatten() {
+            leaf.toggle(change);
+        }
+        self.trees.count_tombstones(self.tombstones.into());
+    }
+}
+
+impl Store {
+    /// Adds to the batch that changes a home row what changes with it.
+    pub(crate) fn stage_entries(
+        &self,
+        batch: &mut WriteBatch,
+        partition: Partition,
+        key: &Key,
+        old: &Entries,
+        new: &Entries,
+    ) -> Result<Pending<'_>, Error> {
+        let trees = self.trees.partition(partition)?;
+        if old.conflict != new.conflict {
+            let conflict = new.conflict.map(u32::to_le_bytes);
+            self.stage_entry(batch, Column::Conflicts, key.as_bytes(), conflict.as_ref())?;
+        }
+        if old.key != new.key {
+            let listing = new.key.map(Listing::encode);
+            self.stage_entry(batch, Column::Keys, key.as_bytes(), listing.as_ref())?;
+        }
+        if old.tombstone != new.tombstone {
+            let (entry_key, entry) =
+                (tombstone_key(partition, key), new.tombstone.map(encode_tombstone));
+            self.stage_entry(batch, Column::Tombstones, &entry_key, entry.as_ref())?;
+        }
+        let tombstones = i8::from(new.tombstone.is_some()) - i8::from(old.tombstone.is_some());
+        let leaf = leaf_of(key);
+        let mut changes = [None, None];
+        match (old.leaf, new.leaf) {
+            (Some((n, was)), Some((same, is))) if n == same => {
+                changes[0] = Some((n, leaf_hash(key, was) ^ leaf_hash(key, is)));
+            }
+            (old, new) => {
+                changes =
+                    [old, new].map(|row| row.map(|(n, version)| (n, leaf_hash(key, version))));
+            }
+        }
+        let merkle = self.engine.column(Column::Merkle)?;
+        let leaves = changes.map(|change| {
+            let (n, change) = change.filter(|(_, change)| *change != 0)?;
+            batch.merge_cf(merkle, leaf_key(Tree { partition, n }, leaf), change.to_le_bytes());
+            Some((trees.tree(n).leaf(leaf), change))
+        });
+        Ok(Pending { trees, leaves, tombstones })
+    }
+
+    fn stage_entry(
+        &self,
+        batch: &mut WriteBatch,
+        column: Column,
+        key: &[u8],
+        entry: Option<&impl AsRef<[u8]>>,
+    ) -> Result<(), Error> {
+        let column = self.engine.column(column)?;
+        match entry {
+            Some(entry) => batch.put_cf(column, key, entry),
+            None => batch.delete_cf(column, key),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_back_and_other_bytes_do_not() {
+        let version = Version([7; 16]);
+        for listing in [Listing::Small, Listing::Large(version, true)] {
+            assert_eq!(Listing::decode(&listing.encode()), Some(listing));
+        }
+        let large = Listing::Large(version, false).encode();
+        assert_eq!(Listing::decode(&large[..16]), None);
+        assert_eq!(Listing::decode(&[2; 17]), None);
+        let tombstone = (Millis(9), version);
+        let bytes = encode_tombstone(tombstone);
+        assert_eq!(decode_tombstone(&bytes), Some(tombstone));
+        assert_eq!(decode_tombstone(&bytes[..23]), None);
+    }
+}

@@ -1,0 +1,269 @@
+//! The scrub: compares trees and indexes with the rows they follow from, and mends them.
+//!
+//! Rows, leaves and index entries change in one batch, so in one snapshot they must agree. A leaf
+//! is mended by the XOR of the difference, which is as right whatever was written since. An index
+//! entry is not: it is made anew from its row, under the row's stripe. A difference is a bug of
+//! this crate or of the disk, never of the order in which things happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::Key;
+use quorate_protocol::row::Row;
+use quorate_protocol::tree::{Leaves, Tree, leaf_hash, leaf_of};
+use rocksdb::{ReadOptions, Snapshot, WriteBatch};
+
+use crate::columns::{Column, key_of, leaf_entry, leaf_key, tombstone_key};
+use crate::engine::read_error;
+use crate::error::Error;
+use crate::index::{Entries, Listing, encode_tombstone};
+use crate::options::{Blocking, Place};
+use crate::scan::{end_of, unreadable};
+use crate::store::{Store, damaged};
+
+/// Index entries that one scrub mends; the next one goes on.
+const MENDED_MAX: usize = 10_000;
+
+/// What a scrub of one partition found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Rows it read.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Rows that cannot be decoded. They are left as they are: nobody is told that they are absent.
+    pub damaged_rows: u64,
+    /// Leaves that said something else than the rows. They are mended.
+    pub differing_leaves: u64,
+    /// Rows whose entries in the indexes said something else. They are mended.
+    pub differing_entries: u64,
+}
+
+/// A look at one partition in one snapshot.
+struct Look<'a> {
+    store: &'a Store,
+    snapshot: Snapshot<'a>,
+    partition: Partition,
+    found: Scrubbed,
+    /// By n: the XOR of what the rows say and what is stored.
+    differences: BTreeMap<u16, Leaves>,
+    /// Keys whose index entries are to be made anew.
+    doubtful: BTreeSet<Key>,
+    /// Tombstone entries that the rows ask for.
+    tombstones: BTreeMap<Key, [u8; 24]>,
+}
+
+impl Store {
+    /// Compares the trees and the indexes of one partition with its rows, and mends what differs.
+    /// Of entries without a row only those of tombstones are found. Reads every row: pace it.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the disk returns other bytes than were written, [`Error::Io`], and
+    /// those of a write.
+    pub fn scrub(&self, partition: Partition) -> Result<Scrubbed, Error> {
+        // Two at once would both mend a leaf, which undoes it.
+        let _alone = self.scrubbing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut look = Look {
+            store: self,
+            snapshot: self.engine.db().snapshot(),
+            partition,
+            found: Scrubbed::default(),
+            differences: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            tombstones: BTreeMap::new(),
+        };
+        look.read_rows()?;
+        look.read_leaves()?;
+        look.read_tombstones()?;
+        let Look { mut found, differences, doubtful, .. } = look;
+        found.differing_leaves = self.mend_leaves(partition, &differences)?;
+        for key in doubtful {
+            found.differing_entries += u64::from(self.mend_entries(partition, &key)?);
+        }
+        Ok(found)
+    }
+
+    fn mend_leaves(
+        &self,
+        partition: Partition,
+        differences: &BTreeMap<u16, Leaves>,
+    ) -> Result<u64, Error> {
+        let trees = self.trees.partition(partition)?;
+        let (mut batch, mut toggles) = (WriteBatch::default(), Vec::new());
+        let merkle = self.engine.column(Column::Merkle)?;
+        for (n, leaves) in differences {
+            for leaf in Leaves::default().differing(leaves).iter() {
+                let change = leaves.get(leaf);
+                let key = leaf_key(Tree { partition, n: *n }, leaf);
+                batch.merge_cf(merkle, key, change.to_le_bytes());
+                toggles.push((trees.tree(*n).leaf(leaf), change));
+            }
+        }
+        if toggles.is_empty() {
+            return Ok(0);
+        }
+        tracing::error!(partition = partition.0, leaves = toggles.len(), "Merkle leaves mended");
+        self.engine.write(batch, Blocking::Allowed)?;
+        toggles.iter().for_each(|(leaf, change)| leaf.toggle(*change));
+        Ok(toggles.len() as u64)
+    }
+
+    /// Makes the index entries of a key anew. Whether they were wrong.
+    fn mend_entries(&self, partition: Partition, key: &Key) -> Result<bool, Error> {
+        let place = Place::Home(Tree { partition, n: 0 });
+        let row_key = place.row_key(key);
+        let _stripe = self.stripes.lock(&row_key, Blocking::Allowed)?;
+        let wanted = match self.engine.get(Column::Objects, &row_key, Blocking::Allowed)? {
+            None => Entries::default(),
+            Some(bytes) => {
+                let row = Row::decode(bytes.clone()).map_err(|error| damaged(place, key, error))?;
+                Entries::of(&row, &bytes)
+            }
+        };
+        let (mut batch, mut tombstones) = (WriteBatch::default(), 0);
+        for (column, entry_key, entry) in index_entries(partition, key, &wanted) {
+            let stored = self.engine.get(column, &entry_key, Blocking::Allowed)?;
+            if stored.as_deref() == entry.as_deref() {
+                continue;
+            }
+            let column_ref = self.engine.column(column)?;
+            match &entry {
+                Some(entry) => batch.put_cf(column_ref, &entry_key, entry),
+                None => batch.delete_cf(column_ref, &entry_key),
+            }
+            if column == Column::Tombstones {
+                tombstones = i64::from(entry.is_some()) - i64::from(stored.is_some());
+            }
+        }
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        tracing::error!(%key, "index entries mended");
+        self.engine.write(batch, Blocking::Allowed)?;
+        self.trees.partition(partition)?.count_tombstones(tombstones);
+        Ok(true)
+    }
+}
+
+impl Look<'_> {
+    /// What the rows say.
+    fn read_rows(&mut self) -> Result<(), Error> {
+        let place = Place::Home(Tree { partition: self.partition, n: 0 });
+        self.each(Column::Objects, &place.prefix(), |look, row_key, bytes| {
+            let key = key_of(Column::Objects, row_key, place.key_at())?;
+            look.found.rows += 1;
+            look.found.bytes += bytes.len() as u64;
+            if let Some((n, version)) = Row::encoded_tree(bytes).zip(Row::encoded_version(bytes)) {
+                let leaves = look.differences.entry(n).or_default();
+                leaves.toggle(leaf_of(&key), leaf_hash(&key, version));
+            }
+            let Ok(row) = Row::decode(Bytes::copy_from_slice(bytes)) else {
+                tracing::error!(%key, partition = look.partition.0, "a row is damaged");
+                look.found.damaged_rows += 1;
+                return Ok(());
+            };
+            let entries = Entries::of(&row, bytes);
+            if let Some(tombstone) = entries.tombstone {
+                look.tombstones.insert(key.clone(), encode_tombstone(tombstone));
+            }
+            look.compare_entries(key, &entries)
+        })
+    }
+
+    fn compare_entries(&mut self, key: Key, wanted: &Entries) -> Result<(), Error> {
+        for (column, entry_key, entry) in index_entries(self.partition, &key, wanted) {
+            // The tombstones of the partition are read in one go.
+            if column == Column::Tombstones {
+                continue;
+            }
+            let stored = self.snapshot.get_cf(self.store.engine.column(column)?, &entry_key);
+            let stored =
+                stored.map_err(|error| read_error(&error, || format!("entries of {key}")))?;
+            if stored != entry {
+                self.doubt(key);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the stored leaves say.
+    fn read_leaves(&mut self) -> Result<(), Error> {
+        let prefix = self.partition.0.to_be_bytes();
+        self.each(Column::Merkle, &prefix, |look, key, value| {
+            let (tree, leaf, value) = leaf_entry(key, value)?;
+            look.differences.entry(tree.n).or_default().toggle(leaf, value);
+            Ok(())
+        })
+    }
+
+    fn read_tombstones(&mut self) -> Result<(), Error> {
+        let prefix = self.partition.0.to_be_bytes();
+        self.each(Column::Tombstones, &prefix, |look, entry_key, entry| {
+            let key = key_of(Column::Tombstones, entry_key, prefix.len())?;
+            match look.tombstones.remove(&key) {
+                Some(wanted) if wanted == entry => {}
+                Some(_) | None => look.doubt(key),
+            }
+            Ok(())
+        })?;
+        let missing = std::mem::take(&mut self.tombstones);
+        missing.into_keys().for_each(|key| self.doubt(key));
+        Ok(())
+    }
+
+    fn doubt(&mut self, key: Key) {
+        if self.doubtful.len() < MENDED_MAX {
+            self.doubtful.insert(key);
+        }
+    }
+
+    /// Calls `visit` with every entry whose key begins with `prefix`.
+    fn each(
+        &mut self,
+        column: Column,
+        prefix: &[u8],
+        mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_snapshot(&self.snapshot);
+        options.set_iterate_lower_bound(prefix);
+        if let Some(end) = end_of(prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let column_ref = self.store.engine.column(column)?;
+        let mut entries = self.store.engine.db().raw_iterator_cf_opt(column_ref, options);
+        entries.seek_to_first();
+        while let Some((key, value)) = entries.item() {
+            visit(self, key, value)?;
+            entries.next();
+        }
+        entries.status().map_err(|error| unreadable(&error, column))
+    }
+}
+
+/// What the indexes must say of a key: column, key and value of each entry; no value, no entry.
+fn index_entries(
+    partition: Partition,
+    key: &Key,
+    entries: &Entries,
+) -> [(Column, Vec<u8>, Option<Vec<u8>>); 3] {
+    let key_bytes = key.as_bytes().to_vec();
+    [
+        (
+            Column::Conflicts,
+            key_bytes.clone(),
+            entries.conflict.map(|shown| shown.to_le_bytes().to_vec()),
+        ),
+        (Column::Keys, key_bytes, entries.key.map(Listing::encode)),
+        (
+            Column::Tombstones,
+            tombstone_key(partition, key),
+            entries.tombstone.map(|tombstone| encode_tombstone(tombstone).to_vec()),
+        ),
+    ]
+}

@@ -1,0 +1,220 @@
+//! The Merkle trees of the home rows: in memory, as they are on the disk.
+//!
+//! The leaves on the disk change in the batch of the row ([`crate::index`]); those in memory right
+//! after it, under the row's stripe. Writers of different rows of one leaf meet only in an atomic
+//! XOR. A reader may see a leaf between two writes, or half of one: then two trees seem to differ
+//! that do not, which the second look of an exchange finds out. Comparing touches no disk.
+//!
+//! 4 KiB per tree; as many trees as partitions of this node times different n of its buckets.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use quorate_protocol::layout::Partition;
+use quorate_protocol::tree::{LEAVES, Leaves, Root, Tree};
+use rocksdb::IteratorMode;
+
+use crate::columns::{Column, leaf_entry};
+use crate::engine::{Engine, read_error};
+use crate::error::Error;
+use crate::store::Store;
+
+/// The trees of all partitions.
+pub(crate) struct Trees(Box<[PartitionTrees]>);
+
+/// The trees of one partition, and how many of its rows are deleted.
+#[derive(Default)]
+pub(crate) struct PartitionTrees {
+    tombstones: AtomicU64,
+    first: OnceLock<Box<LiveTree>>,
+}
+
+/// One tree, and the next of its partition: a list that only grows, so that nobody needs a lock.
+pub(crate) struct LiveTree {
+    n: u16,
+    leaves: [[AtomicU64; 2]; LEAVES],
+    /// How often it changed.
+    changes: AtomicU64,
+    /// The root after so many changes.
+    root: Mutex<(u64, Root)>,
+    next: OnceLock<Box<LiveTree>>,
+}
+
+/// A leaf of a tree.
+pub(crate) struct LiveLeaf<'a> {
+    tree: &'a LiveTree,
+    halves: &'a [AtomicU64; 2],
+}
+
+impl Trees {
+    /// Loads leaves and tombstone counts.
+    pub(crate) fn load(engine: &Engine, partitions: u32) -> Result<Self, Error> {
+        let trees = Self((0..partitions).map(|_| PartitionTrees::default()).collect());
+        let entries =
+            |column| Ok(engine.db().iterator_cf(engine.column(column)?, IteratorMode::Start));
+        for entry in entries(Column::Merkle)? {
+            let entry = entry.map_err(|error| read_error(&error, || "a Merkle leaf".to_owned()));
+            let (key, value) = entry?;
+            let (Tree { partition, n }, leaf, value) = leaf_entry(&key, &value)?;
+            trees.partition(partition)?.tree(n).leaf(leaf).toggle(value);
+        }
+        for entry in entries(Column::Tombstones)? {
+            let entry = entry.map_err(|error| read_error(&error, || "a tombstone".to_owned()));
+            let (key, _) = entry?;
+            let partition = key.first_chunk().map(|bytes| Partition(u16::from_be_bytes(*bytes)));
+            trees.partition(partition.unwrap_or(Partition(u16::MAX)))?.count_tombstones(1);
+        }
+        Ok(trees)
+    }
+
+    /// The trees of a partition.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if there is no such partition.
+    pub(crate) fn partition(&self, partition: Partition) -> Result<&PartitionTrees, Error> {
+        self.0.get(usize::from(partition.0)).ok_or_else(|| Error::Damaged {
+            what: format!("a row or an index entry of partition {}", partition.0),
+            reason: format!("there are {} partitions", self.0.len()),
+        })
+    }
+
+    /// Forgets all rows.
+    pub(crate) fn clear(&self) {
+        for partition in &self.0 {
+            partition.tombstones.store(0, Ordering::Relaxed);
+            for tree in partition.iter() {
+                let halves = tree.leaves.iter().flatten();
+                halves.for_each(|half| half.store(0, Ordering::Relaxed));
+                tree.changes.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Tree, &LiveTree)> {
+        self.0.iter().enumerate().flat_map(|(partition, trees)| {
+            let partition = Partition(partition as u16);
+            trees.iter().map(move |tree| (Tree { partition, n: tree.n }, tree))
+        })
+    }
+
+    fn find(&self, tree: Tree) -> Option<&LiveTree> {
+        let trees = self.0.get(usize::from(tree.partition.0))?;
+        trees.iter().find(|live| live.n == tree.n)
+    }
+
+    /// Trees there are, and bytes they hold.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let trees = self.iter().count() as u64;
+        let heads = size_of_val(&*self.0) as u64;
+        (trees, heads + trees * size_of::<LiveTree>() as u64)
+    }
+
+    /// Tombstones of all partitions.
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.0.iter().map(PartitionTrees::tombstones).sum()
+    }
+}
+
+impl PartitionTrees {
+    /// The tree of these n; made if there is none.
+    pub(crate) fn tree(&self, n: u16) -> &LiveTree {
+        let mut slot = &self.first;
+        loop {
+            let tree = slot.get_or_init(|| Box::new(LiveTree::new(n)));
+            if tree.n == n {
+                return tree;
+            }
+            slot = &tree.next;
+        }
+    }
+
+    /// How many rows are deleted.
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.tombstones.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_tombstones(&self, change: i64) {
+        if change != 0 {
+            self.tombstones.fetch_add(change as u64, Ordering::Relaxed); // wraps: may be negative
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &LiveTree> {
+        std::iter::successors(self.first.get(), |tree| tree.next.get()).map(|tree| &**tree)
+    }
+}
+
+impl LiveTree {
+    fn new(n: u16) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            n,
+            leaves: std::array::from_fn(|_| [zero(), zero()]),
+            changes: AtomicU64::new(1),
+            root: Mutex::new((0, Root::default())),
+            next: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn leaf(&self, leaf: u8) -> LiveLeaf<'_> {
+        LiveLeaf { tree: self, halves: &self.leaves[usize::from(leaf)] }
+    }
+
+    fn leaves(&self) -> Leaves {
+        let mut leaves = Leaves::default();
+        for leaf in 0..=u8::MAX {
+            let [low, high] = &self.leaves[usize::from(leaf)];
+            let (low, high) = (low.load(Ordering::Relaxed), high.load(Ordering::Relaxed));
+            leaves.toggle(leaf, u128::from(low) | u128::from(high) << 64);
+        }
+        leaves
+    }
+
+    fn root(&self) -> Root {
+        // A change is counted after it was made: what is seen of uncounted ones is not kept long.
+        let changes = self.changes.load(Ordering::Acquire);
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if root.0 != changes {
+            *root = (changes, self.leaves().root());
+        }
+        root.1
+    }
+}
+
+impl LiveLeaf<'_> {
+    /// Changes the leaf.
+    pub(crate) fn toggle(&self, change: u128) {
+        let [low, high] = self.halves;
+        low.fetch_xor(change as u64, Ordering::Relaxed);
+        high.fetch_xor((change >> 64) as u64, Ordering::Relaxed);
+        self.tree.changes.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Store {
+    /// The leaves of a tree, all zero if there is none. Needs no disk.
+    pub fn leaves(&self, tree: Tree) -> Leaves {
+        self.trees.find(tree).map(LiveTree::leaves).unwrap_or_default()
+    }
+
+    /// The root of a tree, that of an empty one if there is none. Needs no disk.
+    pub fn root(&self, tree: Tree) -> Root {
+        self.trees.find(tree).map(LiveTree::root).unwrap_or_default()
+    }
+
+    /// All trees that ever counted a row since the store was opened, by partition. Needs no disk.
+    pub fn trees(&self) -> Vec<Tree> {
+        self.trees.iter().map(|(tree, _)| tree).collect()
+    }
+
+    /// The roots of all trees that are not empty, by partition. Needs no disk.
+    pub fn roots(&self) -> Vec<(Tree, Root)> {
+        let roots = self.trees.iter().map(|(tree, live)| (tree, live.root()));
+        roots.filter(|(_, root)| *root != Root::default()).collect()
+    }
+
+    /// How many deleted rows a partition has. Needs no disk.
+    pub fn tombstone_count(&self, partition: Partition) -> u64 {
+        self.trees.partition(partition).map_or(0, PartitionTrees::tombstones)
+    }
+}
