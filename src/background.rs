@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::health::State;
 use crate::node::Node;
-use crate::{fill, handoff, replica};
+use crate::{fill, gossip, handoff, replica};
 
 /// A peer that is up is greeted every so many probe intervals.
 const PROBES_PER_GREETING: u64 = 4;
@@ -25,6 +25,7 @@ pub fn start(node: &Arc<Node>) {
     }
     spawn(node, fill::run(node.clone()));
     spawn(node, turn_windows(node.clone()));
+    spawn(node, gossip::run(node.clone()));
 }
 
 fn spawn(node: &Arc<Node>, job: impl Future<Output = ()> + Send + 'static) {
@@ -37,15 +38,18 @@ fn spawn(node: &Arc<Node>, job: impl Future<Output = ()> + Send + 'static) {
     });
 }
 
-/// Greets one peer: often while it is not up, now and then while it is.
+/// Greets one peer: often while it is not up, now and then while it is, and whenever gossip has news.
 async fn greet(node: Arc<Node>, peer: NodeId) {
     let probe = Duration::from_millis(node.config.timeouts.probe_ms);
     let mut ticks = tokio::time::interval(probe);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for tick in 0u64.. {
-        ticks.tick().await;
-        let up = node.peers.health(peer).is_some_and(|health| health.state() == State::Up);
-        if up && tick % PROBES_PER_GREETING != 0 {
+    let Some(health) = node.peers.health(peer) else { return };
+    for turn in 0u64.. {
+        let called = tokio::select! {
+            _ = ticks.tick() => false,
+            () = health.to_be_greeted() => true,
+        };
+        if !called && health.state() == State::Up && turn % PROBES_PER_GREETING != 0 {
             continue;
         }
         let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(4));
@@ -80,7 +84,7 @@ pub fn heard(node: &Arc<Node>, peer: NodeId, status: Status) {
         (Some(_) | None, Some(_) | None) => {}
     }
     if let Some(health) = node.peers.health(peer) {
-        health.heard(status);
+        health.heard(&status);
     }
 }
 

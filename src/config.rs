@@ -95,6 +95,9 @@ pub struct Config {
     /// How deletes are forgotten.
     #[serde(default)]
     pub deletes: Deletes,
+    /// How nodes tell each other that they are alive.
+    #[serde(default)]
+    pub gossip: GossipConfig,
     /// How peers talk.
     #[serde(default)]
     pub peers: PeersConfig,
@@ -235,6 +238,18 @@ section! {
         grace_ms: u64 = 86_400_000,
         /// How often a node looks for tombstones to reap, in milliseconds.
         reap_ms: u64 = 60_000,
+    }
+}
+
+section! {
+    /// How nodes tell each other that they are alive.
+    GossipConfig {
+        /// Whether they gossip, over UDP on the peer port's number. Requests tell who is down either way.
+        enabled: bool = true,
+        /// How often a node gossips, in milliseconds.
+        interval_ms: u64 = 200,
+        /// For how many usual intervals a node may be silent before it is asked last.
+        phi: f64 = 8.0,
     }
 }
 
@@ -399,6 +414,8 @@ impl Config {
         in_range("anti_entropy.scrub_ms", a.scrub_ms, 0..=720 * HOUR_MS)?;
         in_range("deletes.grace_ms", d.grace_ms, 1000..=720 * HOUR_MS)?;
         in_range("deletes.reap_ms", d.reap_ms, 100..=24 * HOUR_MS)?;
+        in_range("gossip.interval_ms", self.gossip.interval_ms, 20..=10_000)?;
+        in_range("gossip.phi", self.gossip.phi, 1.0..=100.0)?;
         in_range("peers.lanes", p.lanes, 1..=64)?;
         in_range("peers.queue_messages_max", p.queue_messages_max, 1..=1 << 20)?;
         in_range("peers.queue_bytes_max", p.queue_bytes_max, 1 << 20..=4 * GIB)?;

@@ -1,16 +1,26 @@
-//! What this node knows of one peer: whether it answers, since when, and how fast.
+//! What this node knows of one peer: whether it answers, since when, how fast, and whether it is in doubt.
 //!
-//! Requests themselves are the detector: a peer that refuses a connection or lets one time out is avoided
-//! at once, and the first answer to anything (a probe goes out every `timeouts.probe_ms` while it is
-//! down) brings it back.
+//! Requests themselves come first: a peer that refuses a connection or lets one time out is *down* at once,
+//! and the first answer to anything (a probe goes out every `timeouts.probe_ms` while it is down) brings
+//! it back. Two exceptions keep what flaps from doing harm: a timeout is no news if something that was
+//! sent later has been answered, and a peer that went down several times within seconds must answer for
+//! a while, longer each time and [`HOLD_BACK_MS_MAX`] at most, before it counts as up again.
+//!
+//! A peer that is not down can be *suspected*: its heartbeats stay away ([`crate::pulse`]), a batch waits
+//! overlong for an answer, or it says that it cannot reach this node. Suspicion is no failure: it is
+//! asked last (docs/decisions/0005).
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use quorate_protocol::message::Status;
 use quorate_protocol::stamp::Millis;
+use tokio::sync::Notify;
+
+use crate::gossip::News;
+use crate::pulse::Pulse;
 
 /// Whether a peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,32 +33,73 @@ pub enum State {
     Down = 2,
 }
 
-/// What is known of one peer.
+/// The longest that a flapping peer must answer before it counts as up, in milliseconds.
+pub const HOLD_BACK_MS_MAX: u64 = 4000;
+/// After its second fall; doubled with each further one, in milliseconds.
+const HOLD_BACK_MS_MIN: u64 = 250;
+/// A fall is forgotten after so long without another, in milliseconds.
+const FALL_FORGOTTEN_MS: u64 = 10_000;
+/// Heartbeats older than this say nothing of whether the peer can reach this node, in milliseconds.
+const NEWS_MS_MAX: u64 = 5000;
+const ROUND_TRIP_US_MAX: u64 = 60_000_000;
+/// Kinds of messages, each with lanes of its own.
+const KINDS: usize = 3;
+
+/// What is known of one peer. What operations read are atomics; times are those of [`crate::peers`]'s clock.
 pub struct Health {
     state: AtomicU8,
     since_ms: AtomicU64,
+    /// When it last answered anything.
+    answered_ms: AtomicU64,
+    /// When the latest answered message of each kind was sent.
+    answered_sent_ms: [AtomicU64; KINDS],
+    suspected: AtomicBool,
+    suspected_since_ms: AtomicU64,
+    falls: Mutex<Falls>,
+    pulse: Mutex<Pulse>,
     /// Round trips of reads, in microseconds: the running window and the one before it.
     round_trips: Mutex<(Histogram<u64>, Histogram<u64>)>,
     p50_us: AtomicU64,
     p95_us: AtomicU64,
     p99_us: AtomicU64,
     said: Mutex<Said>,
+    /// The last layout that was put into `said`, version and hash in one number.
+    layout: AtomicU64,
+    greet: Notify,
 }
 
-/// What the peer said last.
+/// How often it fell lately.
+#[derive(Default)]
+struct Falls {
+    count: u32,
+    /// Since when it answers again, while it is down.
+    answering_since: Option<Millis>,
+}
+
+/// What the peer said last, in answers and by gossip.
 #[derive(Clone, Debug, Default)]
 pub struct Said {
     /// Why it is down, or why it refused a frame.
     pub error: Option<String>,
-    /// Its own state.
-    pub status: Option<Status>,
+    /// Its layout's version and hash.
+    pub layout: Option<(u64, u64)>,
+    /// Its release.
+    pub release: Option<String>,
+    /// Whether it has received all its partitions.
+    pub ready: Option<bool>,
+    /// Whether it takes writes.
+    pub writable: Option<bool>,
+    /// Whether it has recorded a formation.
+    pub formed: Option<bool>,
+    /// The hash of its bucket table.
+    pub buckets_hash: Option<u64>,
+    /// Whether it says that it cannot reach this node.
+    pub cannot_reach_me: bool,
 }
 
-const ROUND_TRIP_US_MAX: u64 = 60_000_000;
-
-impl Default for Health {
-    /// A peer of which nothing was heard.
-    fn default() -> Self {
+impl Health {
+    /// A peer of which nothing was heard, and whose heartbeats are expected every `interval_ms`.
+    pub fn new(interval_ms: u64) -> Self {
         let histogram = || {
             Histogram::new_with_bounds(1, ROUND_TRIP_US_MAX, 2)
                 .unwrap_or_else(|_| unreachable!("the bounds are constants that fit"))
@@ -56,16 +107,22 @@ impl Default for Health {
         Self {
             state: AtomicU8::new(State::Unknown as u8),
             since_ms: AtomicU64::new(0),
+            answered_ms: AtomicU64::new(0),
+            answered_sent_ms: Default::default(),
+            suspected: AtomicBool::new(false),
+            suspected_since_ms: AtomicU64::new(0),
+            falls: Mutex::default(),
+            pulse: Mutex::new(Pulse::new(interval_ms)),
             round_trips: Mutex::new((histogram(), histogram())),
             p50_us: AtomicU64::new(0),
             p95_us: AtomicU64::new(0),
             p99_us: AtomicU64::new(0),
             said: Mutex::default(),
+            layout: AtomicU64::new(0),
+            greet: Notify::new(),
         }
     }
-}
 
-impl Health {
     /// Whether it answers.
     pub fn state(&self) -> State {
         match self.state.load(Relaxed) {
@@ -75,43 +132,158 @@ impl Health {
         }
     }
 
-    /// Since when it is in this state.
+    /// Since when it is in this state, or suspected if it is.
     pub fn since(&self) -> Millis {
-        Millis(self.since_ms.load(Relaxed))
+        let since = if self.state() != State::Down && self.is_suspected() {
+            &self.suspected_since_ms
+        } else {
+            &self.since_ms
+        };
+        Millis(since.load(Relaxed))
     }
 
-    /// Moves to a state. Returns whether that is a change.
-    pub fn set(&self, state: State, now: Millis, error: Option<String>) -> bool {
+    /// Whether it is suspected.
+    pub fn is_suspected(&self) -> bool {
+        self.suspected.load(Relaxed)
+    }
+
+    /// It answered a message of a kind that was sent at `sent_at`. Returns whether that changes its state.
+    pub fn answered(&self, kind: usize, sent_at: Millis, now: Millis) -> bool {
+        self.answered_ms.store(now.0, Relaxed);
+        self.answered_sent_ms[kind].fetch_max(sent_at.0, Relaxed);
+        if self.state() == State::Up {
+            return false;
+        }
+        let mut falls = lock(&self.falls);
+        if self.state() == State::Down {
+            let since = *falls.answering_since.get_or_insert(now);
+            if now.since(since) < hold_back_ms(falls.count) {
+                return false;
+            }
+        }
+        falls.answering_since = None;
+        self.set(State::Up, now, None)
+    }
+
+    /// It refused a message of a kind that was sent at `sent_at`, or was silent for too long. Returns
+    /// whether that changes its state.
+    pub fn failed(&self, kind: usize, sent_at: Millis, now: Millis, error: String) -> bool {
+        if self.answered_sent_ms[kind].load(Relaxed) > sent_at.0 {
+            return false; // it answered what was sent later: this tells of the past
+        }
+        let mut falls = lock(&self.falls);
+        falls.answering_since = None;
+        if self.state() != State::Down {
+            let calm_ms = now.since(Millis(self.since_ms.load(Relaxed)));
+            let forgotten = u32::try_from(calm_ms / FALL_FORGOTTEN_MS).unwrap_or(u32::MAX);
+            falls.count = falls.count.saturating_sub(forgotten).saturating_add(1);
+        }
+        self.set(State::Down, now, Some(error))
+    }
+
+    fn set(&self, state: State, now: Millis, error: Option<String>) -> bool {
         let changed = self.state.swap(state as u8, Relaxed) != state as u8;
         if changed {
             self.since_ms.store(now.0, Relaxed);
         }
-        if changed || error.is_some() {
-            self.lock_said().error = error;
+        lock(&self.said).error = error;
+        changed
+    }
+
+    /// Records what the peer said of itself in an answer.
+    pub fn heard(&self, status: &Status) {
+        let mut said = lock(&self.said);
+        said.release = Some(status.release.clone());
+        said.ready = Some(status.ready);
+        said.writable = Some(status.writable);
+        said.formed = Some(status.formation.is_some());
+        said.buckets_hash = Some(status.buckets_hash);
+    }
+
+    /// Records the layout that the peer put in front of an answer. Called for every answer.
+    pub fn heard_layout(&self, version: u64, hash: u64) {
+        let mixed = hash ^ version.rotate_left(32);
+        if self.layout.swap(mixed, Relaxed) != mixed {
+            lock(&self.said).layout = Some((version, hash));
+        }
+    }
+
+    /// Records what gossip tells of the peer. A heartbeat of one that is not up has it greeted at once.
+    pub fn gossiped(&self, news: News, now: Millis) {
+        lock(&self.pulse).beat(now);
+        let mut said = lock(&self.said);
+        said.layout = news.layout.or(said.layout);
+        said.release = news.release.or(said.release.take());
+        said.ready = news.ready.or(said.ready);
+        said.writable = news.writable.or(said.writable);
+        said.buckets_hash = news.buckets_hash.or(said.buckets_hash);
+        said.cannot_reach_me = news.cannot_reach_me;
+        drop(said);
+        if self.state() != State::Up {
+            self.greet_now();
+        }
+    }
+
+    /// This process was held up until now: nobody is blamed for the silence.
+    pub fn forgive(&self, now: Millis) {
+        lock(&self.pulse).forgive(now);
+    }
+
+    /// Decides anew whether the peer is suspected. `waiting_since`: when the oldest batch was sent that
+    /// waits for an answer, `patience_ms`: how long one may, `phi_max`: the suspicion level that is too much.
+    /// Returns whether that changed.
+    pub fn review(
+        &self,
+        waiting_since: Option<Millis>,
+        patience_ms: u64,
+        phi_max: f64,
+        now: Millis,
+    ) -> bool {
+        let answered = Millis(self.answered_ms.load(Relaxed));
+        let overdue = waiting_since
+            .is_some_and(|since| now.since(since) >= patience_ms && answered.0 < since.0);
+        let (phi, beat) = {
+            let pulse = lock(&self.pulse);
+            (pulse.phi(answered, now), pulse.last())
+        };
+        let current = beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX);
+        let one_way = current && lock(&self.said).cannot_reach_me;
+        let suspected = overdue || one_way || phi.is_some_and(|phi| phi >= phi_max);
+        let changed = self.suspected.swap(suspected, Relaxed) != suspected;
+        if changed {
+            self.suspected_since_ms.store(now.0, Relaxed);
         }
         changed
     }
 
-    /// Records what the peer said of itself.
-    pub fn heard(&self, status: Status) {
-        self.lock_said().status = Some(status);
+    /// The suspicion level, `None` if gossip never told of the peer.
+    pub fn phi(&self, now: Millis) -> Option<f64> {
+        lock(&self.pulse).phi(Millis(self.answered_ms.load(Relaxed)), now)
     }
 
     /// What the peer said last.
     pub fn said(&self) -> Said {
-        self.lock_said().clone()
+        lock(&self.said).clone()
     }
 
-    /// Records the round trip of a batch of reads.
+    /// Has the peer greeted now instead of at the next turn.
+    pub fn greet_now(&self) {
+        self.greet.notify_one();
+    }
+
+    /// Waits until the peer is to be greeted out of turn.
+    pub async fn to_be_greeted(&self) {
+        self.greet.notified().await;
+    }
+
+    /// Records the round trip of a batch of reads, or of a greeting.
     pub fn round_trip(&self, took: Duration) {
-        if let Ok(mut windows) = self.round_trips.lock() {
-            windows.0.saturating_record(took.as_micros() as u64);
-        }
+        lock(&self.round_trips).0.saturating_record(took.as_micros() as u64);
     }
 
     /// Starts a new window and recomputes the percentiles over the last two. Called every few seconds.
     pub fn turn_window(&self) {
-        let Ok(mut windows) = self.round_trips.lock() else { return };
+        let mut windows = lock(&self.round_trips);
         let (current, previous) = &mut *windows;
         if previous.add(&*current).is_ok() && !previous.is_empty() {
             self.p50_us.store(previous.value_at_quantile(0.50), Relaxed);
@@ -122,33 +294,52 @@ impl Health {
         current.reset();
     }
 
-    /// The median round trip of reads in microseconds, 0 if none was measured.
+    /// The median round trip in microseconds, 0 if none was measured.
     pub fn p50_us(&self) -> u64 {
         self.p50_us.load(Relaxed)
     }
 
-    /// The 95th percentile of round trips of reads in microseconds, 0 if none was measured.
+    /// The 95th percentile of round trips in microseconds, 0 if none was measured.
     pub fn p95_us(&self) -> u64 {
         self.p95_us.load(Relaxed)
     }
 
-    /// The 99th percentile of round trips of reads in microseconds, 0 if none was measured.
+    /// The 99th percentile of round trips in microseconds, 0 if none was measured.
     pub fn p99_us(&self) -> u64 {
         self.p99_us.load(Relaxed)
     }
+}
 
-    fn lock_said(&self) -> std::sync::MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// How long a peer that fell so often lately must answer before it counts as up.
+fn hold_back_ms(falls: u32) -> u64 {
+    match falls.checked_sub(2) {
+        None => 0,
+        Some(further) => (HOLD_BACK_MS_MIN << further.min(16)).min(HOLD_BACK_MS_MAX),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const READ: usize = 0;
+    const WRITE: usize = 1;
+
+    fn falls(health: &Health, at: u64) -> bool {
+        health.failed(READ, Millis(at), Millis(at), "refused".to_owned())
+    }
+
+    fn answers(health: &Health, at: u64) -> bool {
+        health.answered(READ, Millis(at), Millis(at))
+    }
+
     #[test]
     fn percentiles_follow_the_last_two_windows() {
-        let health = Health::default();
+        let health = Health::new(200);
         for us in 1..=100 {
             health.round_trip(Duration::from_micros(us));
         }
@@ -161,12 +352,96 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_once() {
-        let health = Health::default();
-        assert!(health.set(State::Down, Millis(5), Some("refused".into())));
-        assert!(!health.set(State::Down, Millis(9), None));
+    fn a_change_is_told_once_and_the_first_answer_brings_it_back() {
+        let health = Health::new(200);
+        assert!(falls(&health, 5));
+        assert!(!falls(&health, 9));
         assert_eq!((health.since(), health.said().error), (Millis(5), Some("refused".into())));
-        assert!(health.set(State::Up, Millis(12), None));
-        assert_eq!(health.said().error, None);
+        assert!(answers(&health, 12) && !answers(&health, 13));
+        assert_eq!((health.state(), health.said().error), (State::Up, None));
+    }
+
+    #[test]
+    fn a_timeout_is_no_news_if_something_sent_later_was_answered() {
+        let health = Health::new(200);
+        assert!(health.answered(READ, Millis(100), Millis(101)));
+        let timeout = |kind| health.failed(kind, Millis(50), Millis(1050), "silent".to_owned());
+        assert!(!timeout(READ));
+        assert_eq!(health.state(), State::Up);
+        assert!(timeout(WRITE), "its disk may hang while it answers reads");
+    }
+
+    /// Who falls again and again must answer for longer each time, up to the bound; rest is rewarded.
+    #[test]
+    fn a_flapping_peer_is_held_back_longer_each_time() {
+        let health = Health::new(200);
+        let mut now = 0;
+        let mut held_back = Vec::new();
+        for _ in 0..8 {
+            now += 100;
+            falls(&health, now);
+            let begun = now + 10;
+            now = begun;
+            while !answers(&health, now) {
+                now += 10;
+            }
+            held_back.push(now - begun);
+        }
+        assert_eq!(held_back, [0, 250, 500, 1000, 2000, 4000, 4000, 4000]);
+        now += 20 * FALL_FORGOTTEN_MS;
+        falls(&health, now);
+        assert!(answers(&health, now + 1), "all is forgotten");
+    }
+
+    #[test]
+    fn while_held_back_another_failure_starts_the_wait_anew() {
+        let health = Health::new(200);
+        for at in [10, 20] {
+            falls(&health, at);
+            answers(&health, at + 1);
+        }
+        assert_eq!(health.state(), State::Down, "held back");
+        falls(&health, 200);
+        assert!(!answers(&health, 300) && !answers(&health, 540) && answers(&health, 550));
+    }
+
+    #[test]
+    fn an_overdue_answer_makes_suspect_and_any_later_answer_clears() {
+        let health = Health::new(200);
+        answers(&health, 1000);
+        assert!(!health.review(Some(Millis(1001)), 250, 8.0, Millis(1100)));
+        assert!(health.review(Some(Millis(1001)), 250, 8.0, Millis(1251)));
+        assert!(health.is_suspected() && health.state() == State::Up, "no failure");
+        answers(&health, 1300);
+        assert!(health.review(Some(Millis(1001)), 250, 8.0, Millis(1301)));
+        assert!(!health.is_suspected(), "one slow batch beside quick ones is no reason");
+    }
+
+    #[test]
+    fn silence_by_gossip_makes_suspect_only_without_answers() {
+        let health = Health::new(200);
+        for beat in 1..=20 {
+            health.gossiped(News::default(), Millis(beat * 200));
+        }
+        assert!(!health.review(None, 250, 8.0, Millis(5000)));
+        assert!(health.review(None, 250, 8.0, Millis(5700)));
+        answers(&health, 5700);
+        assert!(health.review(None, 250, 8.0, Millis(5701)) && !health.is_suspected());
+        health.forgive(Millis(50_000));
+        assert!(!health.review(None, 250, 8.0, Millis(50_100)), "this node slept, not the peer");
+    }
+
+    #[test]
+    fn a_peer_that_cannot_reach_this_node_is_suspected_while_it_says_so() {
+        let health = Health::new(200);
+        answers(&health, 100);
+        let news = |cannot_reach_me| News { cannot_reach_me, ..News::default() };
+        health.gossiped(news(true), Millis(200));
+        assert!(health.review(None, 250, 8.0, Millis(201)) && health.is_suspected());
+        health.gossiped(news(false), Millis(400));
+        assert!(health.review(None, 250, 8.0, Millis(401)) && !health.is_suspected());
+        health.gossiped(news(true), Millis(600));
+        answers(&health, 6000);
+        assert!(!health.review(None, 250, 8.0, Millis(6000)), "old news");
     }
 }

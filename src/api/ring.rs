@@ -78,6 +78,8 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     Params::parse(uri.query(), &[])?;
     let not_ready = node.readiness().err().map(|why| why.to_string());
     let peers = node.peers.view();
+    let gossip =
+        node.config.gossip.enabled.then(|| BTreeMap::from(node.peers.gossip_counts().all()));
     let nodes: Vec<Value> = node
         .layout
         .members()
@@ -89,6 +91,9 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
                 "zone": member.zone,
                 "state": "self",
                 "release": RELEASE,
+                "layout": of_layout(node.layout.version(), node.layout.hash().0),
+                "ready": node.readiness.is_complete(),
+                "writable": node.is_writable(),
                 "formed": node.formation().is_some(),
             }),
         })
@@ -101,25 +106,36 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
         "not_ready": not_ready,
         "filled": node.readiness.is_complete(),
         "writable": node.is_writable(),
-        "layout": {"version": node.layout.version(), "hash": node.layout.hash().to_string()},
+        "layout": of_layout(node.layout.version(), node.layout.hash().0),
+        "gossip": gossip,
         "nodes": nodes,
     })))
 }
 
 fn of_peer(peer: &PeerView) -> Value {
+    let said = &peer.said;
     json!({
         "node": peer.node,
         "zone": peer.zone,
         "peer_addr": peer.peer_addr,
         "state": peer.state,
         "since_ms": peer.since_ms,
+        "suspicion": peer.phi.map(|phi| (phi * 100.0).round() / 100.0),
         "round_trip_p50_us": peer.round_trip_p50_us,
         "round_trip_p99_us": peer.round_trip_p99_us,
         "queue_depth": peer.queue_depth,
-        "last_error": peer.last_error,
-        "release": peer.release,
-        "formed": peer.formed,
+        "last_error": said.error,
+        "reaches_us": !said.cannot_reach_me,
+        "release": said.release,
+        "layout": said.layout.map(|(version, hash)| of_layout(version, hash)),
+        "ready": said.ready,
+        "writable": said.writable,
+        "formed": said.formed,
     })
+}
+
+fn of_layout(version: u64, hash: u64) -> Value {
+    json!({"version": version, "hash": format!("{hash:016x}")})
 }
 
 #[cfg(test)]

@@ -1,0 +1,115 @@
+//! Phi, a peer's suspicion level: for how long nothing was heard of it, in its own usual intervals.
+//!
+//! After Hayashibara et al., "The phi accrual failure detector" (SRDS 2004), with the mean interval instead
+//! of a fitted distribution, as Cassandra and chitchat do: a peer whose heartbeats arrive every 200 ms on
+//! average and that has been silent for one second has phi 5. Two things keep it fair: an answer to a
+//! request is a sign of life as good as a heartbeat, and what was missed while *this* process was held
+//! up (stopped, swapped out, starved) is held against nobody.
+
+use quorate_protocol::stamp::Millis;
+
+/// The weight of a new interval in the mean is one in so many.
+const SMOOTHING: f64 = 16.0;
+/// No interval counts for more, in usual intervals: a gap that was a failure says nothing of the usual.
+const INTERVALS_MAX: f64 = 8.0;
+
+/// The heartbeats of one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Pulse {
+    /// The least that is taken for usual, in milliseconds.
+    interval_ms: f64,
+    mean_ms: f64,
+    last: Option<Millis>,
+    beats: u64,
+}
+
+impl Pulse {
+    /// No heartbeat yet. Nobody is expected more often than every `interval_ms` milliseconds (at least 1).
+    pub(crate) fn new(interval_ms: u64) -> Self {
+        let interval_ms = interval_ms.max(1) as f64;
+        Self { interval_ms, mean_ms: interval_ms, last: None, beats: 0 }
+    }
+
+    /// A heartbeat arrived.
+    pub(crate) fn beat(&mut self, now: Millis) {
+        if let Some(last) = self.last {
+            let most = self.mean_ms * INTERVALS_MAX;
+            let interval = (now.since(last) as f64).clamp(self.interval_ms, most);
+            self.mean_ms += (interval - self.mean_ms) / SMOOTHING;
+        }
+        self.last = Some(now);
+        self.beats += 1;
+    }
+
+    /// This process was held up until now: silence begins anew.
+    pub(crate) fn forgive(&mut self, now: Millis) {
+        if self.last.is_some() {
+            self.last = Some(now);
+        }
+    }
+
+    /// When the last heartbeat arrived.
+    pub(crate) fn last(&self) -> Option<Millis> {
+        self.last
+    }
+
+    /// The suspicion level now, given when the peer last answered a request. `None` before the second
+    /// heartbeat: nobody is suspected for what was never usual.
+    pub(crate) fn phi(&self, answered: Millis, now: Millis) -> Option<f64> {
+        let heard = self.last.filter(|_| self.beats >= 2)?.max(answered);
+        Some(now.since(heard) as f64 / self.mean_ms)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn beating(every_ms: u64, times: u64) -> Pulse {
+        let mut pulse = Pulse::new(100);
+        for beat in 1..=times {
+            pulse.beat(Millis(beat * every_ms));
+        }
+        pulse
+    }
+
+    #[test]
+    fn phi_counts_silence_in_usual_intervals() {
+        let pulse = beating(400, 200);
+        let phi_after = |ms: u64| pulse.phi(Millis(0), Millis(200 * 400 + ms)).unwrap();
+        assert!(phi_after(400) < 1.1 && phi_after(3200) > 7.5, "{}", phi_after(3200));
+        assert!(phi_after(6400) > phi_after(3200));
+    }
+
+    #[test]
+    fn who_never_beat_twice_is_not_suspected() {
+        assert_eq!(Pulse::new(100).phi(Millis(0), Millis(99_999)), None);
+        assert_eq!(beating(100, 1).phi(Millis(0), Millis(99_999)), None);
+    }
+
+    #[test]
+    fn an_answer_is_a_sign_of_life() {
+        let pulse = beating(100, 50);
+        assert!(pulse.phi(Millis(0), Millis(15_000)).unwrap() > 90.0);
+        assert!(pulse.phi(Millis(14_900), Millis(15_000)).unwrap() < 1.1);
+    }
+
+    #[test]
+    fn what_this_process_missed_is_forgiven() {
+        let mut pulse = beating(100, 50);
+        pulse.forgive(Millis(60_000));
+        assert!(pulse.phi(Millis(0), Millis(60_100)).unwrap() < 1.1);
+        let mut silent = Pulse::new(100);
+        silent.forgive(Millis(60_000));
+        assert_eq!(silent.last(), None);
+    }
+
+    #[test]
+    fn bursts_make_nobody_nervous_and_gaps_nobody_numb() {
+        let mut pulse = beating(1, 5000); // far more often than told
+        assert!(pulse.phi(Millis(0), Millis(5100)).unwrap() < 1.1);
+        pulse.beat(Millis(900_000)); // a long absence
+        assert!(pulse.phi(Millis(0), Millis(901_600)).unwrap() > 8.0);
+    }
+}
