@@ -10,10 +10,12 @@ use tokio::time::MissedTickBehavior;
 
 use crate::health::State;
 use crate::node::Node;
-use crate::{fill, gossip, handoff, replica};
+use crate::{anti_entropy, fill, gossip, handoff, reaper, replica, sweep};
 
 /// A peer that is up is greeted every so many probe intervals.
 const PROBES_PER_GREETING: u64 = 4;
+/// The longest time between two records that the store is in use.
+const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// Round trips are measured over windows of this length.
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -22,8 +24,14 @@ pub fn start(node: &Arc<Node>) {
     for peer in node.peers.nodes() {
         spawn(node, greet(node.clone(), peer));
         spawn(node, handoff::run(node.clone(), peer));
+        spawn(node, anti_entropy::run(node.clone(), peer));
     }
     spawn(node, fill::run(node.clone()));
+    spawn(node, reaper::run(node.clone()));
+    spawn(node, sweep::run(node.clone()));
+    spawn(node, sweep::scrub(node.clone()));
+    spawn(node, mark_alive(node.clone()));
+    spawn(node, clear_alone(node.clone()));
     spawn(node, turn_windows(node.clone()));
     spawn(node, gossip::run(node.clone()));
 }
@@ -55,12 +63,65 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
         let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(4));
         let hello = Message::Hello { status: node.status() };
         let heard = node.peers.ask(peer, hello, timeout).await;
-        if let Some(Reply::Status(status)) = heard.into_reply().map(|reply| reply.head) {
-            let differs = status.buckets_hash != node.buckets.hash();
-            self::heard(&node, peer, status);
-            if differs {
-                agree_on_buckets(&node, peer).await;
+        match heard.into_reply().map(|reply| reply.head) {
+            Some(Reply::Status(status)) => {
+                node.standing.clear();
+                let differs = status.buckets_hash != node.buckets.hash();
+                self::heard(&node, peer, status);
+                if differs {
+                    agree_on_buckets(&node, peer).await;
+                }
             }
+            Some(Reply::Behind(known)) => {
+                let start_over = move |node: &Node| node.standing.fall_behind(&node.store, known);
+                if let Err(error) = replica::on_blocking_pool(&node, start_over).await {
+                    tracing::error!(%error, "could not record that this node starts over");
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+/// Answers a greeting: a peer that is behind what this node remembers of it is told so.
+pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
+    let start = status.start;
+    let judged =
+        replica::on_blocking_pool(node, move |node| node.standing.hear(&node.store, peer, start));
+    match judged.await {
+        Ok(Some(known)) => Reply::Behind(known),
+        Ok(None) => {
+            heard(node, peer, status);
+            Reply::Status(node.status())
+        }
+        Err(error) => Reply::Refused(replica::refusal_of(&error)),
+    }
+}
+
+/// Waits a while for a peer to find nothing wrong with this node's start, then goes on without.
+async fn clear_alone(node: Arc<Node>) {
+    tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
+    if !node.standing.is_cleared() && !node.standing.clear_alone() {
+        tracing::warn!(
+            "the data was last in use longer ago than the grace of deletes allows; it is told to nobody              until a peer can be asked whether it is an old backup"
+        );
+    }
+}
+
+/// Records now and then that the store is in use: the age of its rows, should it come back as a backup.
+async fn mark_alive(node: Arc<Node>) {
+    let every = Duration::from_millis(node.config.deletes.grace_ms / 16).min(MARK_EVERY_MAX);
+    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(100)));
+    let mut marked_at = 0;
+    loop {
+        ticks.tick().await;
+        if node.store.durable_at() == marked_at {
+            continue; // nothing was written since the last mark
+        }
+        let now = node.now();
+        match replica::on_blocking_pool(&node, move |node| node.store.mark_alive(now)).await {
+            Ok(()) => marked_at = node.store.durable_at(),
+            Err(error) => tracing::debug!(%error, "could not record that the store is in use"),
         }
     }
 }

@@ -10,15 +10,18 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply, Rows, WithPayload};
+use quorate_protocol::message::{Message, Reply, Rows};
 use quorate_protocol::name::{Bucket, Key, NodeId};
-use quorate_protocol::put::Role;
-use quorate_storage::Store;
+use quorate_protocol::reap;
+use quorate_protocol::tree::{Root, Tree};
+use quorate_storage::{Place, Store};
 
-use crate::inspect::take_object;
+use crate::anti_entropy::{Asking, Talk, mend_tree};
 use crate::node::{Node, StartError};
 use crate::replica;
 
@@ -30,6 +33,9 @@ pub struct Readiness {
 }
 
 const READY_RECORD: &str = "ready";
+/// Partitions that are filled at a time: while one waits for the network, another is merged.
+const PARTITIONS_AT_ONCE: usize = 4;
+const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
 const RECORD_EVERY: usize = 64;
@@ -88,6 +94,11 @@ impl Readiness {
         Ok(())
     }
 
+    /// How many partitions were not received yet.
+    pub fn missing_count(&self) -> usize {
+        if self.is_complete() { 0 } else { self.missing().len() }
+    }
+
     fn missing(&self) -> Vec<Partition> {
         let partitions = (0..self.ready.len()).map(|p| Partition(p as u16));
         partitions.filter(|p| !self.is_ready(*p)).collect()
@@ -131,24 +142,83 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
     true
 }
 
-/// Receives whole partitions.
+/// Receives whole partitions, a few at a time, within the share of a core that is set.
 async fn fill_partitions(node: &Arc<Node>, missing: &[Partition]) {
     tracing::info!(partitions = missing.len(), "filling from the other home replicas");
-    let n = node.buckets.n_max();
+    let progress = Progress::start(missing.len());
     for chunk in missing.chunks(RECORD_EVERY) {
-        for partition in chunk {
-            let homes = node.layout.homes(*partition, n);
-            if !homes.contains(&node.me) || fetch_from_all(node, homes, *partition).await {
-                node.readiness.mark(*partition);
+        let filling = stream::iter(chunk.iter().copied())
+            .map(|partition| async move { (partition, fill_partition(node, partition).await) });
+        let mut filled = filling.buffer_unordered(PARTITIONS_AT_ONCE);
+        while let Some((partition, is_filled)) = filled.next().await {
+            if is_filled {
+                node.readiness.mark(partition);
             }
         }
         let recorded = replica::on_blocking_pool(node, |node| node.readiness.record(&node.store));
         if let Err(error) = recorded.await {
             tracing::warn!(%error, "could not record filled partitions");
         }
+        progress.say(node.readiness.missing().len());
     }
     if node.readiness.is_complete() {
-        tracing::info!("all partitions are filled");
+        tracing::info!(
+            took_ms = progress.began.elapsed().as_millis() as u64,
+            "all partitions are filled"
+        );
+    }
+}
+
+/// Merges one partition with every other home replica. Whether that was done with all of them.
+///
+/// An empty partition is streamed whole from one of them; with the others the trees are compared, so that
+/// what all have in common crosses the network once.
+async fn fill_partition(node: &Arc<Node>, partition: Partition) -> bool {
+    let homes = node.layout.homes(partition, node.buckets.n_max());
+    if !homes.contains(&node.me) {
+        return true;
+    }
+    let tree = |n: u16| Tree { partition, n };
+    let ns = node.ns();
+    let mut others = homes.iter().copied().filter(|other| *other != node.me).peekable();
+    let is_empty = ns.iter().all(|n| node.store.root(tree(*n)) == Root::default());
+    if let (true, Some(first)) = (is_empty, others.peek())
+        && !fetch_all(node, *first, Rows::Partition(partition)).await
+    {
+        return false;
+    }
+    for other in others {
+        let talk = Talk::new(node, other);
+        for tree in ns.iter().map(|n| tree(*n)) {
+            let homes = node.layout.homes(partition, tree.n);
+            let both = homes.contains(&node.me) && homes.contains(&other);
+            if both && !mend_tree(&talk, tree, Asking::ToFill).await.is_complete {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Says now and then how far the filling is.
+struct Progress {
+    partitions: usize,
+    began: Instant,
+    said_at: Mutex<Instant>,
+}
+
+impl Progress {
+    fn start(partitions: usize) -> Self {
+        let now = Instant::now();
+        Self { partitions, began: now, said_at: Mutex::new(now) }
+    }
+
+    fn say(&self, left: usize) {
+        let mut said_at = self.said_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if said_at.elapsed() >= SAY_EVERY {
+            *said_at = Instant::now();
+            tracing::info!(left, of = self.partitions, "filling partitions");
+        }
     }
 }
 
@@ -179,30 +249,68 @@ async fn fetch_from_all(node: &Arc<Node>, homes: &[NodeId], partition: Partition
     true
 }
 
-/// Merges what another node holds, page by page. Returns whether all of it came.
+/// Merges what another node holds, page by page: the next one travels while one is merged. Returns
+/// whether all of it came and is kept.
 async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
-    let mut after: Option<Key> = None;
-    loop {
-        let message = Message::Fetch { rows, after: after.take() };
-        let read_at = node.now();
-        let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-        let heard = node.peers.ask(from, message, timeout).await;
-        let Some(WithPayload { head: Reply::Rows { rows, end }, mut payload }) = heard.into_reply()
-        else {
-            return false;
-        };
-        for (key, len) in rows {
-            let Some(object) = take_object(&mut payload, len) else { return false };
-            let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
-            if homes.contains(&node.me)
-                && replica::merge(node, Role::Home, &key, object, read_at).await != Reply::Stored
-            {
-                return false;
-            }
-            after = Some(key);
-        }
-        if end {
-            return node.store.durable().await.is_ok();
+    let Some(mut page) = fetch_page(node, from, rows, None).await else { return false };
+    while let Some(last) = page.last.take() {
+        let next = fetch_page(node, from, rows, Some(last));
+        let (is_merged, next) = tokio::join!(merge_page(node, page.rows), next);
+        match next {
+            Some(next) if is_merged => page = next,
+            Some(_) | None => return false,
         }
     }
+    node.store.durable().await.is_ok()
+}
+
+/// Rows of which this node is a home replica, and the last key of the page, `None` if it is the end.
+struct Page {
+    rows: Vec<(Place, Key, Bytes)>,
+    last: Option<Key>,
+}
+
+async fn fetch_page(
+    node: &Arc<Node>,
+    from: NodeId,
+    rows: Rows,
+    after: Option<Key>,
+) -> Option<Page> {
+    let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+    let read_at = node.now();
+    let heard = node.peers.ask(from, Message::Fetch { rows, after }, timeout).await;
+    let reply = heard.into_reply()?;
+    let (Reply::Rows { rows, end }, mut payload) = (reply.head, reply.payload) else { return None };
+    let now = node.now();
+    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+        return None;
+    }
+    let mut page = Page { rows: Vec::with_capacity(rows.len()), last: None };
+    for (key, len) in rows {
+        if payload.len() < len as usize {
+            return None;
+        }
+        let object = payload.split_to(len as usize);
+        let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
+        page.last = (!end).then(|| key.clone());
+        if homes.contains(&node.me) {
+            page.rows.push((node.home(&key), key, object));
+        }
+    }
+    Some(page)
+}
+
+async fn merge_page(node: &Arc<Node>, rows: Vec<(Place, Key, Bytes)>) -> bool {
+    if rows.is_empty() {
+        return true;
+    }
+    let turn = node.fill_pace.turn().await;
+    let now = node.now();
+    let merged = replica::on_blocking_pool(node, move |node| node.store.merge_page(rows, now));
+    let merged = merged.await;
+    turn.end().await;
+    if let Err(error) = &merged {
+        tracing::warn!(%error, "could not merge a page of rows");
+    }
+    merged.is_ok()
 }

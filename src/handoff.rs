@@ -167,6 +167,8 @@ async fn deliver_page(
     let delivered = arrived.len();
     let dropped = on_blocking_pool(node, move |node| {
         for (key, version) in &arrived {
+            // First: whoever confirms a tombstone from now on knows of this drop.
+            node.quiet.disturb(node.partition(key), node.uptime());
             node.store.drop_hint(target, key, *version)?;
         }
         Ok(())

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod anti_entropy;
 pub mod api;
 pub mod background;
 pub mod buckets;
@@ -32,6 +33,9 @@ pub mod peers;
 mod pulse;
 pub mod queue;
 pub mod reader;
+pub mod reaper;
 pub mod replica;
 pub mod serve;
 pub mod server;
+pub mod standing;
+pub mod sweep;

@@ -1,6 +1,7 @@
 //! The `quorate` command.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use quorate::config::{Config, LogConfig, LogFormat};
 use quorate::form::Formed;
+use quorate::server::Ended;
 use quorate::{form, server};
 
 #[global_allocator]
@@ -69,7 +71,10 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             let config = Config::load(&config)?;
             start_logging(&config.log)?;
             stop_on_panic();
-            runtime(config.worker_threads)?.block_on(server::serve(config))?;
+            let ended = runtime(config.worker_threads)?.block_on(server::serve(config))?;
+            if ended == Ended::StartOver {
+                return Err(start_over().into());
+            }
         }
         Command::Form { config, timeout_ms } => {
             let config = Config::load(&config)?;
@@ -95,6 +100,14 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Becomes a fresh process of the same command. Returns only if that fails, with why.
+fn start_over() -> std::io::Error {
+    match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
+    }
 }
 
 /// A runtime with so many worker threads, one per core if 0.

@@ -1,5 +1,6 @@
 //! One node: everything it holds, put together in one place.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,7 +12,6 @@ use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::standing::Start;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::anti_entropy::{AntiEntropy, Pace};
 use crate::buckets::Buckets;
 use crate::config::{Config, ConfigError};
 use crate::faults::Faults;
@@ -29,6 +30,9 @@ use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reader::HedgeBudget;
+use crate::reaper::Quiet;
+use crate::standing::Standing;
+use crate::sweep::Swept;
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -63,6 +67,18 @@ pub struct Node {
     pub hedges: HedgeBudget,
     /// Which partitions were received.
     pub readiness: Readiness,
+    /// Filling takes its share of a core.
+    pub fill_pace: Pace,
+    /// This node's start and those of its peers.
+    pub standing: Standing,
+    /// Comparisons with other replicas.
+    pub anti_entropy: AntiEntropy,
+    /// What walking over all rows has found.
+    pub swept: Swept,
+    /// When this node last dropped what it held for others.
+    pub quiet: Quiet,
+    /// Tombstones deleted since the start.
+    pub reaped: AtomicU64,
     /// Cuts ordered through the fault hook.
     pub faults: Arc<Faults>,
     /// What this node puts in front of its frames.
@@ -89,6 +105,9 @@ pub enum NotReady {
     /// The cluster was not formed yet.
     #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
     NotFormed,
+    /// No peer has yet said whether this node came back behind.
+    #[error("the node has just started and asks its peers whether it missed anything")]
+    Asking,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -142,6 +161,12 @@ impl Node {
             formation.get_or_init(|| Formation(id));
         }
         let readiness = Readiness::load(&store, layout.partitions())?;
+        let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
+        let standing = Standing::load(&store, wall_clock(), grace_ms, has_peers)?;
+        if standing.fills() {
+            readiness.record_all(&store, false)?;
+            standing.started_over(&store)?;
+        }
         if let Recovery::CutShort(what) = store.recovery() {
             // Acknowledged writes may be gone: come back as one who has to fill.
             tracing::error!(what, "the log was damaged before its end; filling from the peers");
@@ -161,6 +186,12 @@ impl Node {
             ),
             hedges: HedgeBudget::default(),
             readiness,
+            fill_pace: Pace::new(config.anti_entropy.fill_percent),
+            standing,
+            anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
+            swept: Swept::default(),
+            quiet: Quiet::new(layout.partitions()),
+            reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
             operations: TaskTracker::new(),
             stopping: AtomicBool::new(false),
@@ -181,8 +212,7 @@ impl Node {
 
     /// The wall clock: for stamps, never for waiting.
     pub fn now(&self) -> Millis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Millis(since.as_millis() as u64)
+        wall_clock()
     }
 
     /// Milliseconds since the start: for deadlines. Never runs backwards.
@@ -207,7 +237,24 @@ impl Node {
 
     /// Where this node keeps a key as home replica.
     pub fn home(&self, key: &Key) -> Place {
-        Place::Home(Tree { partition: self.partition(key), n: self.properties(key).n })
+        Place::Home(self.tree(key))
+    }
+
+    /// The Merkle tree that a key's rows belong to.
+    pub fn tree(&self, key: &Key) -> Tree {
+        Tree { partition: self.partition(key), n: self.properties(key).n }
+    }
+
+    /// The numbers of replicas that buckets have, each once.
+    pub fn ns(&self) -> BTreeSet<u16> {
+        let buckets = self.buckets.all();
+        let set = buckets.iter().map(|(bucket, _)| self.buckets.properties(bucket.as_str()).n);
+        set.chain([self.buckets.properties("").n]).collect()
+    }
+
+    /// Whether every row is in its tree: not for a while after a bucket's n was changed.
+    pub fn trees_fit(&self) -> bool {
+        self.swept.trees_fit.load(Ordering::Relaxed) == self.buckets.hash()
     }
 
     /// All nodes in the order of preference for a key.
@@ -225,7 +272,7 @@ impl Node {
     pub fn is_ready_for(&self, key: &Key) -> bool {
         let partition = self.partition(key);
         let homes = self.layout.homes(partition, self.buckets.trusted_n(key.bucket()));
-        self.readiness.is_ready(partition) && homes.contains(&self.me)
+        self.readiness.is_ready(partition) && homes.contains(&self.me) && self.standing.is_cleared()
     }
 
     /// Whether client requests can be taken.
@@ -241,6 +288,9 @@ impl Node {
         }
         if self.formation().is_none() {
             return Err(NotReady::NotFormed);
+        }
+        if !self.standing.is_cleared() {
+            return Err(NotReady::Asking);
         }
         Ok(())
     }
@@ -293,10 +343,15 @@ impl Node {
             writable: self.is_writable(),
             buckets_hash: self.buckets.hash(),
             release: RELEASE.to_owned(),
-            start: Start::default(),
+            start: self.standing.start(&self.store),
             grace_ms: self.config.deletes.grace_ms,
         }
     }
+}
+
+fn wall_clock() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Millis(since.as_millis() as u64)
 }
 
 /// What a node puts in front of its frames (the receiver is filled in for each peer).

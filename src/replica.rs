@@ -27,11 +27,13 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::{Blocking, Error, Place};
 
+use crate::anti_entropy::answers;
 use crate::faults::Cuts;
 use crate::hints::{self, Mark};
 use crate::mailbox::Heard;
 use crate::minter;
 use crate::node::Node;
+use crate::reaper;
 
 /// The peer port's routes.
 pub fn app(node: Arc<Node>) -> Router {
@@ -144,8 +146,7 @@ async fn carry_out_one(
             })
         }
         Message::Hello { status } => {
-            crate::background::heard(node, from, status);
-            WithPayload::bare(Reply::Status(node.status()))
+            WithPayload::bare(crate::background::answer(node, from, status).await)
         }
         Message::Buckets { table, want_all } => {
             let merged =
@@ -177,13 +178,17 @@ async fn carry_out_one(
                 Err(error) => Reply::Refused(refusal_of(&error)),
             })
         }
-        Message::Roots { .. }
-        | Message::Leaves { .. }
-        | Message::List { .. }
-        | Message::Versions { .. }
-        | Message::Confirm { .. }
-        | Message::Reap { .. }
-        | Message::Keys { .. } => WithPayload::bare(Reply::Refused(Refusal::Malformed)),
+        Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
+        Message::Leaves { tree } => WithPayload::bare(answers::leaves(node, tree, &payload)),
+        Message::List { tree, leaves, after } => {
+            WithPayload::bare(answers::list(node, tree, leaves, after).await)
+        }
+        Message::Versions { keys } => WithPayload::bare(answers::versions_of(node, keys).await),
+        Message::Confirm { tombstones } => {
+            WithPayload::bare(reaper::confirm(node, tombstones).await)
+        }
+        Message::Reap { tombstones } => WithPayload::bare(reaper::reap(node, tombstones).await),
+        Message::Keys { .. } => WithPayload::bare(Reply::Refused(Refusal::Malformed)),
     }
 }
 
@@ -312,7 +317,11 @@ fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
     })
 }
 
-async fn read_row(node: &Arc<Node>, place: Place, key: &Key) -> Result<Option<Bytes>, Error> {
+pub(crate) async fn read_row(
+    node: &Arc<Node>,
+    place: Place,
+    key: &Key,
+) -> Result<Option<Bytes>, Error> {
     match node.store.read(place, key, Blocking::Never) {
         Err(Error::WouldBlock) => {
             let key = key.clone();
@@ -349,6 +358,9 @@ const FETCH_ROWS_MAX: usize = 1024;
 const FETCH_BYTES_MAX: usize = 1 << 20;
 
 async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
+    if !node.standing.is_cleared() {
+        return WithPayload::bare(Reply::NotReady);
+    }
     let (rows_max, bytes_max) = (FETCH_ROWS_MAX, FETCH_BYTES_MAX);
     let page = on_blocking_pool(node, move |node| match rows {
         Rows::Partition(p) => node.store.scan_partition(p, after.as_ref(), rows_max, bytes_max),

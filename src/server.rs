@@ -38,11 +38,21 @@ pub enum ServeError {
     Close(quorate_storage::Error),
 }
 
-/// Runs a node until SIGTERM or SIGINT.
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By a signal, cleanly.
+    Stopped,
+    /// It came back behind what its peers remember, has recorded so, and must be started again. The
+    /// store was left as after a crash: the next start is a new incarnation.
+    StartOver,
+}
+
+/// Runs a node until SIGTERM or SIGINT, or until it has to start over.
 ///
 /// # Errors
 /// [`ServeError`] that says what to do.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+pub async fn serve(config: Config) -> Result<Ended, ServeError> {
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
     let stop_signal = stop_signal().map_err(ServeError::Signals)?;
@@ -70,9 +80,16 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         formed = node.formation().is_some(),
         "listening"
     );
-    stop_signal.await;
-    tracing::info!("stopping");
-    stop(&node, client_stop, clients, peer_stop, peers).await
+    let ended = tokio::select! {
+        () = stop_signal => Ended::Stopped,
+        () = node.standing.start_over.cancelled() => Ended::StartOver,
+    };
+    tracing::info!(?ended, "stopping");
+    stop(&node, client_stop, clients, peer_stop, peers).await;
+    if ended == Ended::Stopped {
+        close(&node).await?;
+    }
+    Ok(ended)
 }
 
 /// Finishes what was accepted, within a bound: first clients, then operations that outlive them, then
@@ -83,7 +100,7 @@ async fn stop(
     clients: tokio::task::JoinHandle<()>,
     peer_stop: CancellationToken,
     peers: tokio::task::JoinHandle<()>,
-) -> Result<(), ServeError> {
+) {
     let bound = Duration::from_millis(node.config.timeouts.shutdown_ms);
     node.begin_stop();
     client_stop.cancel();
@@ -99,6 +116,9 @@ async fn stop(
     if tokio::time::timeout(bound, node.background.wait()).await.is_err() {
         tracing::warn!("some background jobs did not finish in time");
     }
+}
+
+async fn close(node: &Arc<Node>) -> Result<(), ServeError> {
     let store = node.store.clone();
     let closed = tokio::task::spawn_blocking(move || store.close()).await;
     match closed.unwrap_or(Err(quorate_storage::Error::Closed)) {

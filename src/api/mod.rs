@@ -7,6 +7,7 @@
 //!
 //! Nothing here decides anything about replicas: see `coordinator`.
 
+mod anti_entropy;
 mod body;
 mod buckets;
 mod headers;
@@ -47,6 +48,9 @@ pub fn app(node: Arc<Node>) -> Router {
         .route("/ring", get(ring::ring))
         .route("/ring/{*path}", get(ring::key))
         .route("/cluster", get(ring::cluster))
+        .route("/anti-entropy", get(anti_entropy::show))
+        .route("/anti-entropy/run", post(anti_entropy::run))
+        .route("/anti-entropy/scrub", post(anti_entropy::scrub))
         .route("/hints", get(hints::list))
         .route("/hints/sync-points", post(hints::make))
         .route("/hints/sync-points/{id}", get(hints::look))
@@ -62,7 +66,8 @@ pub fn app(node: Arc<Node>) -> Router {
 async fn no_such_route(request: Request) -> Problem {
     let detail = format!(
         "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, /buckets, \
-         /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, /hints, \
+         /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, /anti-entropy, \
+         /anti-entropy/run, /anti-entropy/scrub, /hints, \
          /hints/sync-points, /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
         problem::echo(request.uri().path())
     );

@@ -5,7 +5,7 @@
 
 use quorate_protocol::bucket::Properties;
 use quorate_protocol::clock::Dot;
-use quorate_protocol::name::Bucket;
+use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::quorum::{Count, Quorum, QuorumError};
 
 use super::path::percent_decode;
@@ -31,6 +31,8 @@ pub(super) struct Params {
     /// 1 to [`LIMIT_MAX`].
     pub(super) limit: Option<usize>,
     pub(super) cursor: Option<String>,
+    pub(super) node: Option<NodeId>,
+    pub(super) partition: Option<u16>,
 }
 
 /// The most rows that one page of a listing may have.
@@ -75,6 +77,10 @@ impl Params {
             "bucket" => self.bucket = Some(Bucket::parse(value).map_err(|e| e.to_string())?),
             "limit" => self.limit = Some(number(value, LIMIT_MAX as u64)? as usize),
             "cursor" => self.cursor = Some(value.to_owned()),
+            "node" => self.node = Some(NodeId::parse(value).map_err(|e| e.to_string())?),
+            "partition" => {
+                self.partition = Some(value.parse().map_err(|_| "must be a number".to_owned())?);
+            }
             _ => return Err("is not a parameter".to_owned()),
         }
         Ok(())

@@ -19,6 +19,7 @@ impl From<NotReady> for Problem {
         let detail = why.to_string();
         match why {
             NotReady::NotFormed => Self::new(Kind::NotFormed, detail),
+            NotReady::Asking => Self::new(Kind::NotReady, detail),
             NotReady::Stopping => Self::new(Kind::Stopping, detail),
             NotReady::Store(_) => Self::new(Kind::NotReady, detail),
         }

@@ -1,0 +1,212 @@
+//! Drives `protocol::exchange` over one tree: asks the peer, reads the store, mends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+use quorate_protocol::exchange::{Difference, Exchange, PAGE_KEYS_MAX, Page, Step, Summary};
+use quorate_protocol::get::{What, Where};
+use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::put::Role;
+use quorate_protocol::row::Row;
+use quorate_protocol::tree::{LeafSet, Tree};
+use quorate_storage::{Blocking, Error};
+use serde::Serialize;
+
+use super::round::patience;
+use crate::mailbox::{Heard, ReplyTo};
+use crate::node::Node;
+use crate::replica::{self, on_blocking_pool};
+
+/// Keys that are being mended at a time within one page.
+const MENDING_MAX: usize = 64;
+
+/// Why a tree is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// Two replicas that have received the partition.
+    ToCompare,
+    /// This node has not received the partition yet. It takes what the peer has, even if the peer has
+    /// not received all of it either: all nodes may have come back behind at once.
+    ToFill,
+}
+
+/// A conversation with one peer, and how much was said.
+pub struct Talk<'a> {
+    node: &'a Arc<Node>,
+    peer: NodeId,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl<'a> Talk<'a> {
+    /// Nothing was said yet.
+    pub fn new(node: &'a Arc<Node>, peer: NodeId) -> Self {
+        Self { node, peer, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
+    }
+
+    /// Bytes of messages sent and of replies received.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.sent.load(Relaxed), self.received.load(Relaxed))
+    }
+
+    /// Asks, and waits for the reply; `None` if there is none in time.
+    pub async fn ask(&self, message: Message, payload: &[u8]) -> Option<Reply> {
+        self.ask_for_payload(message, Bytes::copy_from_slice(payload)).await.map(|reply| reply.head)
+    }
+
+    async fn ask_for_payload(
+        &self,
+        message: Message,
+        payload: Bytes,
+    ) -> Option<WithPayload<Reply>> {
+        self.sent.fetch_add(encoded_bytes(&message) + payload.len() as u64, Relaxed);
+        let (reply_to, mut mailbox) = ReplyTo::new();
+        self.node.peers.send(self.peer, message, payload, reply_to);
+        let heard = tokio::time::timeout(patience(self.node), mailbox.recv()).await.ok()??;
+        let (_, Heard::Reply(reply)) = heard else { return None };
+        self.received.fetch_add(encoded_bytes(&reply.head) + reply.payload.len() as u64, Relaxed);
+        Some(reply)
+    }
+}
+
+fn encoded_bytes(head: &impl Serialize) -> u64 {
+    postcard::experimental::serialized_size(head).unwrap_or_default() as u64
+}
+
+/// Compares one tree with the peer and mends both sides.
+pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
+    let (mut exchange, mut step) = Exchange::start();
+    loop {
+        let next = match step {
+            Step::CompareLeaves => compare_leaves(talk, tree, &mut exchange).await,
+            Step::List { leaves, after } => list(talk, tree, leaves, after, &mut exchange).await,
+            Step::LookAgain { keys, not_before } => {
+                tokio::time::sleep_until(talk.node.instant(not_before)).await;
+                look_again(talk, keys, &mut exchange).await
+            }
+            Step::Mend(differences) => {
+                let before = differences.len() as u64;
+                let mended = mend(talk, differences, why).await;
+                mended
+                    .filter(|mended| why == Asking::ToCompare || *mended == before)
+                    .map(|mended| exchange.on_mended(mended))
+            }
+            Step::Done(summary) => return summary,
+        };
+        step = next.unwrap_or_else(|| exchange.give_up());
+    }
+}
+
+async fn compare_leaves(talk: &Talk<'_>, tree: Tree, exchange: &mut Exchange) -> Option<Step> {
+    let leaves = talk.node.store.leaves(tree).to_bytes();
+    match talk.ask(Message::Leaves { tree }, &leaves).await? {
+        Reply::Leaves { differing } => Some(exchange.on_leaves(differing)),
+        _ => None,
+    }
+}
+
+async fn list(
+    talk: &Talk<'_>,
+    tree: Tree,
+    leaves: LeafSet,
+    after: Option<Key>,
+    exchange: &mut Exchange,
+) -> Option<Step> {
+    let question = Message::List { tree, leaves, after: after.clone() };
+    let ours = on_blocking_pool(talk.node, move |node| {
+        node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX)
+    });
+    let (ours, theirs): (Result<Page, Error>, _) = tokio::join!(ours, talk.ask(question, &[]));
+    match (ours, theirs?) {
+        (Ok(ours), Reply::Page(theirs)) => {
+            Some(exchange.on_pages(ours, theirs, talk.node.uptime()))
+        }
+        (Ok(_) | Err(_), _) => None,
+    }
+}
+
+async fn look_again(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
+    let question = Message::Versions { keys: keys.clone() };
+    let ours = on_blocking_pool(talk.node, move |node| versions(node, &keys));
+    let (ours, theirs) = tokio::join!(ours, talk.ask(question, &[]));
+    match (ours, theirs?) {
+        (Ok(ours), Reply::Versions { versions }) => Some(exchange.on_versions(&ours, &versions)),
+        (Ok(_) | Err(_), _) => None,
+    }
+}
+
+/// The versions of this node's home rows. Blocks.
+pub(super) fn versions(node: &Node, keys: &[Key]) -> Result<Vec<Version>, Error> {
+    let version = |key: &Key| {
+        let row = node.store.read(node.home(key), key, Blocking::Allowed)?;
+        Ok(row.and_then(|row| Row::encoded_version(&row)).unwrap_or(Version::ABSENT))
+    };
+    keys.iter().map(version).collect()
+}
+
+/// Mends some keys. How many of them are mended; `None` if what was merged here is not kept.
+async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Option<u64> {
+    let pace = match why {
+        Asking::ToCompare => &talk.node.anti_entropy.pace,
+        Asking::ToFill => &talk.node.fill_pace,
+    };
+    let turn = pace.turn().await;
+    let mending = stream::iter(differences).map(|difference| mend_one(talk, difference, why));
+    let mended = mending.buffer_unordered(MENDING_MAX).filter(|mended| std::future::ready(*mended));
+    let mended = mended.count().await as u64;
+    let is_durable = talk.node.store.durable().await.is_ok();
+    turn.end().await;
+    is_durable.then_some(mended)
+}
+
+/// Brings one key to the same object on both sides. Whether that worked.
+async fn mend_one(talk: &Talk<'_>, difference: Difference, why: Asking) -> bool {
+    if difference.must_fetch() && !fetch(talk, &difference.key, why).await {
+        return false;
+    }
+    // Read now, not when it was listed: what is sent says when it was read.
+    let (node, key) = (talk.node, difference.key.clone());
+    let read_at = node.now();
+    let row = match replica::read_row(node, node.home(&key), &key).await {
+        Ok(Some(row)) => row,
+        Ok(None) => return difference.must_fetch(),
+        Err(_) => return false,
+    };
+    let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
+    else {
+        return false;
+    };
+    if !difference.must_send(version) {
+        return true;
+    }
+    let message = Message::Store { key, role: Role::Home, read_at };
+    let reply = talk.ask_for_payload(message, object).await;
+    reply.is_some_and(|reply| reply.head == Reply::Stored)
+}
+
+/// Merges the peer's object into this node's row.
+async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> bool {
+    let read_at = talk.node.now();
+    let key = key.clone();
+    let question = match why {
+        Asking::ToCompare => {
+            Message::Read { key: key.clone(), what: What::Object, place: Where::Home }
+        }
+        Asking::ToFill => Message::Inspect { key: key.clone() },
+    };
+    let Some(reply) = talk.ask_for_payload(question, Bytes::new()).await else { return false };
+    let object = match reply.head {
+        Reply::Object => reply.payload,
+        Reply::Inspection { own: Some(len), .. } if len as usize <= reply.payload.len() => {
+            reply.payload.slice(..len as usize)
+        }
+        _ => return false,
+    };
+    let Ok(object) = Object::decode(object) else { return false };
+    replica::merge(talk.node, Role::Home, &key, object, read_at).await == Reply::Stored
+}

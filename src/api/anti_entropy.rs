@@ -1,0 +1,154 @@
+//! `GET /anti-entropy`: how alike the replicas are kept. `POST /anti-entropy/run`: compare now.
+//! `POST /anti-entropy/scrub`: recompute the trees now.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use futures_util::future::join_all;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::NodeId;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::query::Params;
+use super::show;
+use crate::anti_entropy::{Report, Scope, run_round};
+use crate::node::Node;
+use crate::sweep::scrub_partition;
+
+/// `GET /anti-entropy`.
+pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let rounds: Vec<Value> = node.anti_entropy.reports().iter().map(|r| round(&node, r)).collect();
+    let totals = node.anti_entropy.totals();
+    let load = |counter: &AtomicU64| counter.load(Relaxed);
+    let swept = &node.swept;
+    let last_ms_ago = match load(&swept.scrubbed_at_ms) {
+        0 => Value::Null,
+        at_ms => json!(node.uptime().0.saturating_sub(at_ms)),
+    };
+    Ok(show::json(&json!({
+        "interval_ms": node.config.anti_entropy.interval_ms,
+        "rounds": rounds,
+        "totals": {
+            "rounds": totals.rounds,
+            "keys_repaired": totals.keys_mended,
+            "bytes": totals.bytes,
+        },
+        "dirty_partitions": node.anti_entropy.dirty_partitions(),
+        "partitions_not_ready": node.readiness.missing_count(),
+        "scrub": {
+            "interval_ms": node.config.anti_entropy.scrub_ms,
+            "partitions": load(&swept.scrubbed),
+            "wrong_leaves": load(&swept.wrong_leaves),
+            "whole_ms_ago": last_ms_ago,
+        },
+        "sweep": {
+            "trees_fit": node.trees_fit(),
+            "rows_moved": load(&swept.moved),
+            "rows_dropped": load(&swept.dropped),
+        },
+        "reaper": {"grace_ms": node.config.deletes.grace_ms, "rows_reaped": load(&node.reaped)},
+    })))
+}
+
+/// `POST /anti-entropy/run?node=&partition=&timeout_ms=`: compares with one peer or all that are up, and
+/// answers when that is done or the time is over (the rounds then go on).
+pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::parse(uri.query(), &["node", "partition", "timeout_ms"])?;
+    let timeout_ms = timeout_ms(&node, &params)?;
+    let partition = partition(&node, &params)?;
+    node.readiness()?;
+    let down = node.peers.down();
+    let peers: Vec<NodeId> = match params.node {
+        Some(peer) if peer == node.me || !node.layout.contains(peer) => {
+            return Err(Problem::bad_parameter("node", "must be another node of the layout"));
+        }
+        Some(peer) => vec![peer],
+        None => node.peers.nodes().collect(),
+    };
+    let scope = match partition {
+        Some(partition) => Scope::Partitions(BTreeSet::from([partition])),
+        None => Scope::All,
+    };
+    let rounds = peers.iter().filter(|peer| !down.contains(peer)).map(|peer| {
+        let (node, peer, scope) = (node.clone(), *peer, scope.clone());
+        let running = node.clone();
+        node.background.spawn(async move { run_round(&running, peer, scope).await })
+    });
+    let rounds = join_all(rounds);
+    let reports = match tokio::time::timeout(Duration::from_millis(timeout_ms), rounds).await {
+        Ok(reports) => reports.into_iter().flatten().collect(),
+        Err(_) => Vec::new(),
+    };
+    let is_complete = reports.len() == peers.len() && reports.iter().all(|r| r.is_complete);
+    let unreachable: Vec<NodeId> = peers.into_iter().filter(|peer| down.contains(peer)).collect();
+    let rounds: Vec<Value> = reports.iter().map(|report| round(&node, report)).collect();
+    let answer = json!({
+        "complete": is_complete && node.readiness.is_complete(),
+        "rounds": rounds,
+        "unreachable": unreachable,
+    });
+    Ok(show::json(&answer))
+}
+
+/// `POST /anti-entropy/scrub?partition=&timeout_ms=`: recomputes the trees of one partition or of all.
+pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::parse(uri.query(), &["partition", "timeout_ms"])?;
+    let timeout_ms = timeout_ms(&node, &params)?;
+    let partitions = match partition(&node, &params)? {
+        Some(partition) => vec![partition],
+        None => (0..node.layout.partitions()).map(|p| Partition(p as u16)).collect(),
+    };
+    let scrubbed = AtomicU64::new(0);
+    let wrong = AtomicU64::new(0);
+    let all = async {
+        for partition in &partitions {
+            wrong.fetch_add(scrub_partition(&node, *partition).await, Relaxed);
+            scrubbed.fetch_add(1, Relaxed);
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_millis(timeout_ms), all).await;
+    Ok(show::json(&json!({
+        "complete": in_time.is_ok(),
+        "partitions": scrubbed.load(Relaxed),
+        "wrong_leaves": wrong.load(Relaxed),
+    })))
+}
+
+fn timeout_ms(node: &Node, params: &Params) -> Result<u64, Problem> {
+    let max = node.config.timeouts.request_ms_max;
+    params.timeout_ms(max, max)
+}
+
+fn partition(node: &Node, params: &Params) -> Result<Option<Partition>, Problem> {
+    match params.partition {
+        Some(p) if u32::from(p) >= node.layout.partitions() => {
+            let most = node.layout.partitions() - 1;
+            Err(Problem::bad_parameter("partition", format!("must be from 0 to {most}")))
+        }
+        p => Ok(p.map(Partition)),
+    }
+}
+
+fn round(node: &Node, report: &Report) -> Value {
+    json!({
+        "peer": report.peer,
+        "partitions": report.trees,
+        "differing": report.differing,
+        "differing_partitions": report.partitions.iter().map(|p| p.0).collect::<Vec<_>>(),
+        "keys_compared": report.keys_compared,
+        "keys_repaired": report.keys_mended,
+        "bytes_sent": report.bytes_sent,
+        "bytes_received": report.bytes_received,
+        "began_ms_ago": node.uptime().since(report.began),
+        "took_ms": report.took_ms,
+        "outcome": if report.is_complete { "complete" } else { "incomplete" },
+    })
+}
