@@ -339,4 +339,39 @@ mod tests {
             "a row made again has a new actor"
         );
     }
+
+    #[test]
+    fn hints_of_a_key_are_found_whomever_they_are_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let of = |name: &str| {
+            let hints = store.hints_of_key(&key(name)).unwrap();
+            hints.into_iter().map(|(target, _)| target.to_string()).collect::<Vec<_>>()
+        };
+        mint(&store, HOME, "a", b"v");
+        assert!(of("a").is_empty());
+        for (target, name) in [("n2", "a"), ("n3", "b"), ("n4", "a")] {
+            mint(&store, Place::Hint(node(target)), name, b"v");
+        }
+        assert_eq!([of("a"), of("b"), of("c")], [vec!["n2", "n4"], vec!["n3"], vec![]]);
+    }
+
+    #[test]
+    fn the_oldest_hint_is_as_old_as_when_it_was_first_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let (target, limits) = (node("n2"), &crate::testing::LIMITS);
+        assert_eq!(store.hint_oldest(target), Ok(None));
+        for (name, at) in [("b", 50), ("a", 70), ("b", 90), ("c", 60)] {
+            let draft = crate::testing::draft(Default::default(), b"v");
+            let place = Place::Hint(target);
+            let minted =
+                store.mint(place, &key(name), &draft, Millis(at), limits, Blocking::Allowed);
+            minted.unwrap().unwrap();
+        }
+        assert_eq!(store.hint_oldest(target), Ok(Some(Millis(50))));
+        let b = store.hints_of_key(&key("b")).unwrap().remove(0).1;
+        store.drop_hint(target, &key("b"), Row::encoded_version(&b).unwrap()).unwrap();
+        assert_eq!(store.hint_oldest(target), Ok(Some(Millis(60))));
+    }
 }

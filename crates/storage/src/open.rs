@@ -373,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn directories_of_another_format_are_refused_by_name_and_left_as_they_are() {
+        let refusal = |dir: &Path| Store::open(dir, options(Durability::Fsync)).err().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = rocksdb::Options::default();
+        old.create_if_missing(true);
+        old.create_missing_column_families(true);
+        let families = ["objects", "hints", "hint_totals", "conflicts", "meta"];
+        drop(DB::open_cf(&old, dir.path().join(DATABASE), families).unwrap());
+        let error = refusal(dir.path());
+        assert!(matches!(&error, OpenError::OtherFormat { found, .. } if found == "1"), "{error}");
+        assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+        drop(DB::open_cf(&old, dir.path().join(DATABASE), families).unwrap());
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let meta = store.engine.column(Column::Meta).unwrap();
+        store.engine.db().put_cf(meta, b"store:format", b"3").unwrap();
+        store.close().unwrap();
+        drop(store);
+        let error = refusal(dir.path());
+        assert!(matches!(&error, OpenError::OtherFormat { found, .. } if found == "3"), "{error}");
+    }
+
+    #[test]
     fn directories_that_cannot_be_used_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let refusal = |path: &Path| Store::open(path, options(Durability::Fsync)).err().unwrap();

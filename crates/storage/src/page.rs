@@ -73,3 +73,63 @@ impl Store {
         Ok(changed)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::row::Row;
+
+    use super::*;
+    use crate::testing::{HOME, NOW, TREE, key, mint, node, object, open, options};
+    use crate::{Durability, Options};
+
+    #[test]
+    fn a_page_is_merged_in_few_batches_and_twice_does_nothing() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [ours, theirs] = dirs.each_ref().map(|dir| open(dir.path(), Durability::Fsync));
+        let hint = Place::Hint(node("n2"));
+        for i in 0..200 {
+            mint(&theirs, HOME, &format!("k{i}"), b"v");
+        }
+        let rows = theirs.scan_partition(TREE.partition, None, 999, usize::MAX).unwrap();
+        let page = || {
+            let row = |place| {
+                move |(key, row): &(Key, Bytes)| {
+                    (place, key.clone(), Row::encoded_object(row).unwrap())
+                }
+            };
+            rows.iter().map(row(HOME)).chain(rows.iter().take(10).map(row(hint))).collect()
+        };
+        let before = ours.stats().writes;
+        assert_eq!(ours.merge_page(page(), NOW), Ok(210));
+        assert_eq!(ours.stats().writes - before, 4);
+        assert_eq!(ours.merge_page(page(), NOW), Ok(0));
+        assert_eq!(ours.stats().writes - before, 4);
+        assert_eq!(ours.root(TREE), theirs.root(TREE));
+        assert_eq!((ours.hint_targets().unwrap()[0].1, ours.stats().hint_keys), (10, 10));
+        assert_eq!(ours.merge_page(Vec::new(), NOW), Ok(0));
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_kept_leaves_no_trace_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { hint_bytes_max: 2_000, ..options(Durability::Buffered) };
+        let store = Store::open(dir.path(), options).unwrap();
+        let good = mint(&store, HOME, "good", &[7; 500]).encoded;
+        let root = store.root(TREE);
+        let hint = Place::Hint(node("n2"));
+        let rows = |place| (0..9).map(move |i| (place, key(&format!("k{i}")))).collect::<Vec<_>>();
+        let page = |place: Place| {
+            let rows = rows(place).into_iter();
+            rows.map(|(place, key)| (place, key, good.clone())).collect::<Vec<_>>()
+        };
+        let full = store.merge_page([page(HOME), page(hint)].concat(), NOW);
+        assert!(matches!(full, Err(Error::HintsFull { .. })), "{full:?}");
+        assert_eq!((store.root(TREE), store.hint_bytes()), (root, 0));
+        assert_eq!(object(&store, HOME, "k0"), None);
+        let mut damaged = page(HOME);
+        damaged.push((HOME, key("bad"), good.slice(..9)));
+        assert!(matches!(store.merge_page(damaged, NOW), Err(Error::Damaged { .. })));
+        assert_eq!((store.root(TREE), object(&store, HOME, "k0")), (root, None));
+    }
+}

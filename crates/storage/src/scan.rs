@@ -286,7 +286,7 @@ mod tests {
     use quorate_protocol::exchange::row_order;
 
     use super::*;
-    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, open};
+    use crate::testing::{HOME, LIMITS, NOW, TREE, draft, key, mint, open};
     use crate::{Blocking, Durability};
 
     #[test]
@@ -359,5 +359,85 @@ mod tests {
             write(key.bucket(), key.key(), Row::decode(row).unwrap().object.clock);
         }
         assert_eq!(store.conflicts(None, None, 99).unwrap(), []);
+    }
+
+    #[test]
+    fn a_listing_reads_only_its_leaves_and_its_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let names: Vec<_> = (0..300).map(|i| format!("k{i}")).collect();
+        let mut expected = Vec::new();
+        for (i, name) in names.iter().enumerate() {
+            let n = if i % 10 == 0 { 2 } else { 3 };
+            let object = mint(&store, Place::Home(Tree { n, ..TREE }), name, b"v").object;
+            if n == 3 {
+                expected.push((key(name), object.version()));
+            }
+        }
+        let next = Tree { partition: Partition(TREE.partition.0 + 1), n: 3 };
+        mint(&store, Place::Home(next), "k1", b"v");
+        expected.sort_by(|(a, _), (b, _)| row_order(a, b));
+        let mut leaves = LeafSet::default();
+        [0, 1, 7, 100, 254, 255].into_iter().for_each(|leaf| leaves.insert(leaf));
+        for leaves in [LeafSet::all(), leaves, LeafSet::default()] {
+            let mut expected = expected.clone();
+            expected.retain(|(key, _)| leaves.contains(leaf_of(key)));
+            for limit in [1, 7, expected.len(), usize::MAX] {
+                let (mut seen, mut after) = (Vec::new(), None);
+                loop {
+                    let page = store.list(TREE, leaves, after.as_ref(), limit.max(1)).unwrap();
+                    assert!(page.versions.len() <= limit.max(1));
+                    after = page.versions.last().map(|(key, _)| key.clone()).or(after);
+                    seen.extend(page.versions);
+                    assert_eq!(page.is_end, seen.len() == expected.len());
+                    if page.is_end {
+                        break;
+                    }
+                }
+                assert_eq!(seen, expected);
+            }
+        }
+        let unknown = Tree { n: 9, ..TREE };
+        assert_eq!(store.list(unknown, LeafSet::all(), None, 9).unwrap().versions, []);
+    }
+
+    #[test]
+    fn keys_are_listed_in_order_by_prefix_while_they_have_a_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let place = |key: &Key| Place::Home(Tree { partition: key.partition(64), n: 3 });
+        let write = |bucket: &str, name: &str, value: Option<&[u8]>, context: Clock| {
+            let key = Key::new(bucket, name.as_bytes()).unwrap();
+            let mut draft = draft(context, value.unwrap_or_default());
+            draft.value = draft.value.filter(|_| value.is_some());
+            let minted = store.mint(place(&key), &key, &draft, NOW, &LIMITS, Blocking::Allowed);
+            (key, minted.unwrap().unwrap().object)
+        };
+        let large = vec![7; 40_000];
+        let mut expected = Vec::new();
+        for (name, value) in [("a/1", &b"v"[..]), ("a/2", &large), ("a/3", b""), ("b", b"v")] {
+            write("other", name, Some(value), Clock::default());
+            let (key, object) = write("b", name, Some(value), Clock::default());
+            expected.push((key, object.version(), true));
+        }
+        assert_eq!(store.keys("b", "", None, 99).unwrap(), expected);
+        assert_eq!(store.keys("b", "a/", None, 99).unwrap(), expected[..3]);
+        assert_eq!(store.keys("b", "a/", Some(&expected[0].0), 1).unwrap(), expected[1..2]);
+        assert_eq!(store.keys("b", "c", Some(&expected[0].0), 9).unwrap(), []);
+        assert_eq!(store.keys("b.b", "", None, 9).unwrap(), []);
+        // A second sibling, on a small row and on a large one; a delete beside a value; deletes.
+        for i in [0, 1] {
+            let (_, object) = write("b", expected[i].0.key(), Some(b"w"), Clock::default());
+            (expected[i].1, expected[i].2) = (object.version(), false);
+        }
+        let (_, object) = write("b", "a/3", None, Clock::default());
+        (expected[2].1, expected[2].2) = (object.version(), false);
+        assert_eq!(store.keys("b", "", None, 99).unwrap(), expected);
+        for name in ["a/1", "a/2"] {
+            let (key, _) = write("b", name, Some(b"x"), Clock::default());
+            let row = store.read(place(&key), &key, Blocking::Allowed).unwrap().unwrap();
+            write("b", name, None, Row::decode(row).unwrap().object.clock);
+        }
+        assert_eq!(store.keys("b", "", None, 99).unwrap(), expected[2..]);
     }
 }

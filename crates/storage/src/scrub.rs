@@ -267,3 +267,104 @@ fn index_entries(
         ),
     ]
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::row::Draft;
+
+    use super::*;
+    use crate::Durability;
+    use crate::testing::{HOME, LIMITS, NOW, TREE, draft, key, mint, open};
+
+    const CLEAN: Scrubbed =
+        Scrubbed { rows: 0, bytes: 0, damaged_rows: 0, differing_leaves: 0, differing_entries: 0 };
+
+    fn scrub(store: &Store) -> Scrubbed {
+        Scrubbed { bytes: 0, ..store.scrub(TREE.partition).unwrap() }
+    }
+
+    /// Ten rows in conflict, and ten deleted ones.
+    fn fill(store: &Store, value: &[u8]) {
+        for i in 0..10 {
+            mint(store, HOME, &format!("k{i}"), value);
+            mint(store, HOME, &format!("k{i}"), value);
+            let deletion = Draft { value: None, ..draft(Default::default(), b"") };
+            let key = key(&format!("d{i}"));
+            store.mint(HOME, &key, &deletion, NOW, &LIMITS, Blocking::Allowed).unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_differs_is_found_and_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        fill(&store, &[7; 20_000]);
+        let clean = Scrubbed { rows: 20, ..CLEAN };
+        assert_eq!(scrub(&store), clean);
+        let (mut leaves, listed) = (store.leaves(TREE), store.keys("b", "", None, 99).unwrap());
+        let conflicts = store.conflicts(None, None, 99).unwrap();
+        assert_eq!((listed.len(), conflicts.len()), (10, 10));
+
+        let (db, cf) = (store.engine.db(), |column| store.engine.column(column).unwrap());
+        let tombstone = |name| tombstone_key(TREE.partition, &key(name));
+        let bytes = store.read(HOME, &key("k0"), Blocking::Allowed).unwrap().unwrap();
+        let (other, stray) = (Row::encoded_version(&bytes).unwrap(), Tree { n: 9, ..TREE });
+        let lost = key("d9");
+        let lost_version = store.versions(&[(HOME, lost.clone())]).unwrap()[0];
+        // A leaf that was not updated, one of a tree without rows, and a row that vanished.
+        db.merge_cf(cf(Column::Merkle), leaf_key(TREE, 7), [1; 16]).unwrap();
+        db.merge_cf(cf(Column::Merkle), leaf_key(stray, 8), other.0).unwrap();
+        db.delete_cf(cf(Column::Objects), HOME.row_key(&lost)).unwrap();
+        db.delete_cf(cf(Column::Keys), key("k1").as_bytes()).unwrap();
+        db.put_cf(cf(Column::Conflicts), key("k2").as_bytes(), [9, 0, 0, 0]).unwrap();
+        db.delete_cf(cf(Column::Tombstones), tombstone("d3")).unwrap();
+        db.put_cf(cf(Column::Tombstones), tombstone("k4"), [0; 24]).unwrap();
+        db.put_cf(cf(Column::Keys), key("d5").as_bytes(), b"").unwrap();
+        drop(store);
+
+        let store = open(dir.path(), Durability::Buffered);
+        let mended = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
+        assert_eq!(scrub(&store), mended);
+        assert_eq!(scrub(&store), Scrubbed { rows: 19, ..CLEAN });
+        leaves.toggle(leaf_of(&lost), leaf_hash(&lost, lost_version));
+        assert_eq!(store.leaves(TREE), leaves);
+        assert_eq!(store.roots().len(), 1);
+        assert_eq!(store.keys("b", "", None, 99).unwrap(), listed);
+        assert_eq!(store.conflicts(None, None, 99).unwrap(), conflicts);
+        assert_eq!(store.tombstone_count(TREE.partition), 9);
+        assert_eq!(store.tombstones(TREE.partition, None, 99, NOW).unwrap().len(), 9);
+    }
+
+    #[test]
+    fn a_damaged_row_is_counted_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        fill(&store, b"v");
+        let (row_key, objects) = (HOME.row_key(&key("k0")), store.engine.column(Column::Objects));
+        let mut row = store.read(HOME, &key("k0"), Blocking::Allowed).unwrap().unwrap().to_vec();
+        row.truncate(60);
+        store.engine.db().put_cf(objects.unwrap(), &row_key, &row).unwrap();
+        assert_eq!(scrub(&store), Scrubbed { rows: 20, damaged_rows: 1, ..CLEAN });
+        assert_eq!(store.read(HOME, &key("k0"), Blocking::Allowed).unwrap().unwrap(), row);
+    }
+
+    #[test]
+    fn scrubs_at_once_with_writes_and_each_other_find_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let scrub_on = || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(Scrubbed { rows: 0, ..scrub(&store) }, CLEAN);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(scrub_on);
+            scope.spawn(scrub_on);
+            (0..20).for_each(|_| fill(&store, b"v"));
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(scrub(&store), Scrubbed { rows: 20, ..CLEAN });
+    }
+}

@@ -87,3 +87,88 @@ impl Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::tree::Root;
+
+    use super::*;
+    use crate::testing::{HOME, NOW, TREE, key, mint, node, object, open, wait};
+    use crate::{Durability, Place};
+
+    #[test]
+    fn a_start_finds_at_least_what_was_durable() {
+        for durability in [Durability::Fsync, Durability::Buffered] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut known = 0;
+            for start in 0..4 {
+                let store = open(dir.path(), durability);
+                assert!(store.opened_at() >= known, "{durability:?}");
+                assert!(store.durable_at() >= store.opened_at());
+                if start == 0 {
+                    assert_eq!(store.opened_at(), 0, "before this start wrote anything");
+                }
+                mint(&store, HOME, "k", b"v");
+                let before = store.durable_at();
+                wait(store.durable()).unwrap();
+                known = store.durable_at();
+                let number = store.engine.db().latest_sequence_number();
+                assert_eq!(known, number);
+                assert_eq!(before < known, durability == Durability::Fsync);
+                if start % 2 == 0 {
+                    store.close().unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_sign_of_life_survives_with_what_came_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.alive_at(), Ok(None));
+        store.mark_alive(Millis(7)).unwrap();
+        store.mark_alive(NOW).unwrap();
+        wait(store.durable()).unwrap();
+        drop(store);
+        let store = open(dir.path(), Durability::Fsync);
+        assert_eq!(store.alive_at(), Ok(Some(NOW)));
+    }
+
+    #[test]
+    fn discarded_rows_leave_nothing_but_the_nodes_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        let hint = Place::Hint(node("n2"));
+        store.put_meta("formed", b"yes").unwrap();
+        for i in 0..200 {
+            mint(&store, HOME, &format!("k{}", i % 50), &[7; 1000]);
+            mint(&store, hint, &format!("k{i}"), &[7; 20_000]);
+        }
+        for column in Column::ALL {
+            store.engine.db().flush_cf(store.engine.column(column).unwrap()).unwrap();
+        }
+        mint(&store, HOME, "unflushed", b"v");
+        store.discard_rows().unwrap();
+        let check = |store: &crate::Store| {
+            assert_eq!(store.scan_partition(TREE.partition, None, 9, usize::MAX), Ok(vec![]));
+            assert_eq!(store.hint_targets(), Ok(vec![]));
+            assert_eq!((store.hint_bytes(), store.stats().hint_keys), (0, 0));
+            assert_eq!((store.root(TREE), store.roots()), (Root::default(), vec![]));
+            assert_eq!(store.keys("b", "", None, 9), Ok(vec![]));
+            assert_eq!(store.conflicts(None, None, 9), Ok(vec![]));
+            assert_eq!(store.tombstone_count(TREE.partition), 0);
+            assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
+        };
+        check(&store);
+        drop(store);
+        let store = open(dir.path(), Durability::Fsync);
+        check(&store);
+        mint(&store, HOME, "k1", b"v");
+        mint(&store, hint, "k1", b"v");
+        assert_eq!(store.scan_partition(TREE.partition, None, 9, usize::MAX).unwrap().len(), 1);
+        assert_eq!(store.hints_of_key(&key("k1")).unwrap().len(), 1);
+        assert!(object(&store, HOME, "k1").is_some());
+    }
+}

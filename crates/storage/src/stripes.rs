@@ -82,4 +82,26 @@ mod tests {
         assert!(stripes.lock(b"row", Blocking::Never).is_ok());
         stripes.wait_for_all();
     }
+
+    #[test]
+    fn several_stripes_at_once_are_no_circle() {
+        let stripes = Stripes::new();
+        let rows: Vec<_> = (0..500u16).map(u16::to_le_bytes).collect();
+        std::thread::scope(|scope| {
+            for turn in 0..4 {
+                let (stripes, rows) = (&stripes, &rows);
+                scope.spawn(move || {
+                    for i in 0..200 {
+                        let some = (0..64).map(|k| &rows[(i * 31 + k * (turn + 1)) % 500][..]);
+                        match turn {
+                            3 if i % 20 == 0 => drop(stripes.lock_all()),
+                            _ => drop(stripes.lock_each(some)),
+                        }
+                    }
+                });
+            }
+        });
+        let twice = [&b"row"[..], b"row"].into_iter();
+        assert_eq!(stripes.lock_each(twice).len(), 1);
+    }
 }

@@ -110,3 +110,46 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Durability;
+    use crate::testing::{HOME, TREE, key, mint, object, open};
+
+    #[test]
+    fn a_dropped_row_takes_its_tenure_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let first = mint(&store, HOME, "k", b"v").object;
+        let later = mint(&store, HOME, "k", b"w").object;
+        assert_eq!(store.drop_row(HOME, &key("k"), first.version()), Ok(false));
+        assert_eq!(object(&store, HOME, "k").as_ref(), Some(&later));
+        assert_eq!(store.drop_row(HOME, &key("k"), later.version()), Ok(true));
+        assert_eq!(store.drop_row(HOME, &key("k"), later.version()), Ok(false));
+        assert_eq!((object(&store, HOME, "k"), store.roots()), (None, vec![]));
+        let again = mint(&store, HOME, "k", b"x").object;
+        assert_eq!(later.clock.counter(again.siblings[0].dot.actor), 0);
+    }
+
+    #[test]
+    fn a_moved_row_keeps_everything_but_its_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let before = mint(&store, HOME, "k", b"v").object;
+        let decode = |bytes| Row::decode(bytes).unwrap();
+        let row = || decode(store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap());
+        let (was, root) = (row(), store.root(TREE));
+        let step = store.sweep(TREE.partition, None, 9, |_| Some(5)).unwrap();
+        assert_eq!((step.moved, step.unowned, step.last), (1, vec![], Some(key("k"))));
+        assert_eq!(row(), Row { tree: 5, ..was });
+        assert_eq!(store.roots(), [(Tree { n: 5, ..TREE }, root)]);
+        let step = store.sweep(TREE.partition, None, 9, |_| None).unwrap();
+        assert_eq!((step.moved, step.unowned), (0, vec![(key("k"), before.version())]));
+        assert_eq!(
+            store.sweep(TREE.partition, step.last.as_ref(), 9, |_| None).unwrap().last,
+            None
+        );
+    }
+}

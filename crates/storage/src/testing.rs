@@ -13,7 +13,8 @@ use quorate_protocol::tree::Tree;
 
 use crate::{Blocking, Durability, Error, MintedRow, Options, Place, Store};
 
-pub(crate) const HOME: Place = Place::Home(Tree { partition: Partition(3), n: 3 });
+pub(crate) const TREE: Tree = Tree { partition: Partition(3), n: 3 };
+pub(crate) const HOME: Place = Place::Home(TREE);
 pub(crate) const NOW: Millis = Millis(1_000);
 pub(crate) const LIMITS: Limits = Limits { siblings_max: 1_000, object_bytes_max: 1 << 30 };
 

@@ -218,3 +218,83 @@ impl Store {
         self.trees.partition(partition).map_or(0, PartitionTrees::tombstones)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::thread;
+
+    use quorate_protocol::tree::{leaf_hash, leaf_of};
+
+    use super::*;
+    use crate::testing::{HOME, TREE, key, mint, open};
+    use crate::{Blocking, Durability, Place};
+
+    /// The leaves of [`TREE`] on the disk.
+    fn stored(store: &Store) -> Leaves {
+        let merkle = store.engine.column(Column::Merkle).unwrap();
+        let mut leaves = Leaves::default();
+        for entry in store.engine.db().iterator_cf(merkle, IteratorMode::Start) {
+            let (key, value) = entry.unwrap();
+            let (tree, leaf, value) = leaf_entry(&key, &value).unwrap();
+            assert_eq!(tree, TREE);
+            leaves.toggle(leaf, value);
+        }
+        leaves
+    }
+
+    /// Names of keys that share one leaf.
+    fn names_of_one_leaf(count: usize) -> Vec<String> {
+        let names = (0..).map(|i| format!("k{i}"));
+        names.filter(|name| leaf_of(&key(name)) == 7).take(count).collect()
+    }
+
+    #[test]
+    fn rows_of_one_leaf_that_change_at_once_are_all_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let names = names_of_one_leaf(16);
+        thread::scope(|scope| {
+            for names in names.chunks(2) {
+                let store = &store;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        names.iter().for_each(|name| drop(mint(store, HOME, name, b"v")));
+                        store.root(TREE);
+                    }
+                });
+            }
+        });
+        let mut expected = Leaves::default();
+        let rows: Vec<_> = names.iter().map(|name| (HOME, key(name))).collect();
+        for ((_, key), version) in rows.iter().zip(store.versions(&rows).unwrap()) {
+            expected.toggle(7, leaf_hash(key, version));
+        }
+        assert_ne!(expected, Leaves::default());
+        assert_eq!(store.leaves(TREE), expected);
+        assert_eq!(store.root(TREE), expected.root());
+        assert_eq!(stored(&store), expected);
+        drop(store);
+        assert_eq!(open(dir.path(), Durability::Buffered).leaves(TREE), expected);
+    }
+
+    #[test]
+    fn a_tree_that_does_not_exist_is_empty_and_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        for partition in [0, 63, 64, u16::MAX].map(Partition) {
+            let tree = Tree { partition, n: u16::MAX };
+            assert_eq!(store.root(tree), Root::default());
+            assert_eq!(store.leaves(tree), Leaves::default());
+            assert_eq!(store.tombstone_count(partition), 0);
+        }
+        assert_eq!((store.trees(), store.stats().trees), (vec![], 0));
+        let nowhere = Place::Home(Tree { partition: Partition(64), n: 3 });
+        let minted = crate::testing::try_mint(&store, nowhere, "k", b"v", Blocking::Allowed);
+        assert!(matches!(minted.err(), Some(Error::Damaged { .. })), "there are 64 partitions");
+        assert_eq!(store.read(nowhere, &key("k"), Blocking::Allowed), Ok(None));
+        mint(&store, HOME, "k", b"v");
+        assert_eq!(store.trees(), [TREE]);
+        assert_eq!(store.roots(), [(TREE, store.leaves(TREE).root())]);
+    }
+}

@@ -4,9 +4,13 @@
 //! The test runs itself as the child. The child says `minted KEY DOT` before it waits for
 //! durability and `acked KEY DOT` after; the parent kills it at a random moment, opens the store
 //! and compares. Some keys are written blindly (every acknowledged dot must be a sibling), some
-//! with the context of what is there (every acknowledged dot must be covered by the clock).
+//! with the context of what is there (every acknowledged dot must be covered by the clock). Others are
+//! deleted, merged, dropped and moved: of them only their trees and indexes are looked at, after
+//! every crash.
 
 #![allow(clippy::unwrap_used)]
+
+mod common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -123,6 +127,7 @@ fn child() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         loop {
             let key = thread * KEYS + rand::random_range(0..KEYS);
+            disturb(&store);
             let dot = mint(&store, key);
             writeln!(std::io::stdout(), "minted {key} {dot}").unwrap();
             runtime.block_on(store.durable()).unwrap();
@@ -187,26 +192,49 @@ fn mint(store: &Store, number: usize) -> Dot {
     }
 }
 
-/// The conflict index and the hint totals say what the rows say.
-fn check_indexes(store: &Store) {
-    let (mut conflicts, mut hints, mut hint_bytes) = (Vec::new(), 0, 0);
-    for number in 0..THREADS * KEYS {
-        let (place, key) = name(number);
-        let Some(row) = store.read(place, &key, Blocking::Allowed).unwrap() else { continue };
-        let object = Row::decode(row.clone()).unwrap().object;
-        match place {
-            Place::Home(_) if object.is_conflict() => {
-                conflicts.push((key, object.shown().len() as u32));
-            }
-            Place::Home(_) => {}
-            Place::Hint(target) => {
-                hints += 1;
-                hint_bytes += (target.as_str().len() + 1 + key.as_bytes().len() + row.len()) as u64;
-            }
+/// Writes, deletes, merges, drops and moves rows of which nothing is promised but that everything
+/// that follows from a row goes with it.
+fn disturb(store: &Store) {
+    let number = THREADS * KEYS + rand::random_range(0..KEYS);
+    let key = Key::new("scratch", format!("k{number}").as_bytes()).unwrap();
+    let partition = key.partition(PARTITIONS);
+    let place = Place::Home(Tree { partition, n: rand::random_range(1..4) });
+    let foreign = || common::foreign_write(rand::random_range(1..4), rand::random_range(1..7));
+    match rand::random_range(0..4) {
+        0 => {
+            store.merge(place, &key, &foreign(), Millis(1), Blocking::Allowed).unwrap();
+        }
+        1 => {
+            let names = (0..10).map(|i| Key::new("page", &[b'a' + i]).unwrap());
+            let row = |key: Key| {
+                let tree = Tree { partition: key.partition(PARTITIONS), n: 3 };
+                (Place::Home(tree), key, foreign().to_bytes())
+            };
+            store.merge_page(names.map(row).collect(), Millis(1)).unwrap();
+        }
+        2 => {
+            let row = store.read(place, &key, Blocking::Allowed).unwrap();
+            let version = row.and_then(|row| Row::encoded_version(&row)).unwrap_or_default();
+            store.drop_row(place, &key, version).unwrap();
+        }
+        _ => {
+            let n = rand::random_range(1..4);
+            store.sweep(partition, Some(&key), 3, |_| Some(n)).unwrap();
         }
     }
-    conflicts.sort();
-    assert_eq!(store.conflicts(None, None, usize::MAX).unwrap(), conflicts);
+}
+
+/// Trees, indexes and hint totals say what the rows say.
+fn check_indexes(store: &Store) {
+    let (mut hints, mut hint_bytes) = (0, 0);
+    for number in (0..THREADS * KEYS).step_by(HINT_EVERY) {
+        let (place, key) = name(number);
+        let Some(row) = store.read(place, &key, Blocking::Allowed).unwrap() else { continue };
+        let Place::Hint(target) = place else { panic!("{key} is no hint") };
+        hints += 1;
+        hint_bytes += (target.as_str().len() + 1 + key.as_bytes().len() + row.len()) as u64;
+    }
     let target = NodeId::parse("n2").unwrap();
     assert_eq!(store.hint_targets().unwrap(), [(target, hints, hint_bytes)]);
+    common::check_follows(store, PARTITIONS, &common::home_rows(store, PARTITIONS));
 }

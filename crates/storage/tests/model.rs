@@ -1,20 +1,23 @@
-//! The store against a map: random histories of mints, merges, dropped hints, clean and unclean
-//! restarts.
+//! The store against a map: random histories of mints, merges, dropped rows and hints, changes of a
+//! bucket's n, sweeps, clean and unclean restarts.
 //!
 //! The model keeps a [`Row`] per place and key and lets it decide by itself; the store must hold
-//! the same objects, the same conflict index and the same hint totals after every step that is
-//! looked at. Each history comes from one seed, which a failure names.
+//! the same objects in the same trees, the same indexes and the same hint totals after every step
+//! that is looked at. Each history comes from one seed, which a failure names.
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
+use common::{check_follows, foreign_write, home_rows};
 use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Object, Sibling, WriteId};
+use quorate_protocol::object::{Metadata, Object, Version, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Minter, Row};
 use quorate_protocol::stamp::{Millis, Stamp};
 use quorate_protocol::tree::Tree;
@@ -23,6 +26,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 const HISTORIES: u64 = 30;
+const PARTITIONS: u32 = 4;
 const STEPS: usize = 150;
 const LIMITS: Limits = Limits { siblings_max: 6, object_bytes_max: 200_000 };
 
@@ -37,19 +41,15 @@ fn random_histories_agree_with_the_model() {
     }
 }
 
-fn tree_n(place: Place) -> u16 {
-    match place {
-        Place::Home(tree) => tree.n,
-        Place::Hint(_) => 0,
-    }
-}
-
 struct History {
     rng: SmallRng,
     dir: tempfile::TempDir,
     durability: Durability,
     store: Option<Store>,
-    model: BTreeMap<(Place, Key), Row>,
+    /// By whether it is a hint, and key.
+    model: BTreeMap<(bool, Key), Row>,
+    /// The n of the buckets `a` and `b`.
+    n: [u16; 2],
     /// Objects that other replicas might send.
     peers: BTreeMap<Key, Object>,
 }
@@ -60,15 +60,27 @@ impl History {
         let dir = tempfile::tempdir().unwrap();
         let durability = if rng.random() { Durability::Fsync } else { Durability::Buffered };
         let store = Some(open(dir.path(), durability));
-        Self { rng, dir, durability, store, model: BTreeMap::new(), peers: BTreeMap::new() }
+        Self {
+            rng,
+            dir,
+            durability,
+            store,
+            model: BTreeMap::new(),
+            n: [3, 2],
+            peers: BTreeMap::new(),
+        }
     }
 
     fn run(mut self) {
         for step in 0..STEPS {
             match self.rng.random_range(0..100) {
-                0..50 => self.mint(),
-                50..85 => self.merge(),
-                85..97 => self.drop_hint(),
+                0..45 => self.mint(),
+                45..70 => self.merge(),
+                70..78 => self.merge_page(),
+                78..90 => self.drop_row(),
+                90..93 => self.change_n(),
+                93..96 => self.sweep(),
+                96 => self.discard(),
                 _ => self.restart(),
             }
             if step % 25 == 0 || step == STEPS - 1 {
@@ -78,8 +90,9 @@ impl History {
     }
 
     fn mint(&mut self) {
-        let (place, key) = self.any_row();
-        let known = self.model.get(&(place, key.clone())).cloned().unwrap_or_default();
+        let (is_hint, key) = self.any_row();
+        let place = self.place(is_hint, &key);
+        let known = self.model.get(&(is_hint, key.clone())).cloned().unwrap_or_default();
         let value = self.any_value();
         let draft = Draft {
             context: if self.rng.random() { known.object.clock.clone() } else { Clock::default() },
@@ -100,14 +113,16 @@ impl History {
         // The store draws actors at random: the model is told which, if it was a new one.
         let incarnation = self.store().incarnation();
         let minter = Minter { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
-        expected.tree = tree_n(place);
+        expected.tree = self.tree_n(is_hint, &key);
         let decided = expected.mint(&draft, &minter, &LIMITS);
         match (minted, decided) {
             (Ok(row), Ok(decided)) => {
                 assert_eq!((row.minted, &row.object), (decided, &expected.object));
                 assert_eq!(Object::decode(row.encoded).unwrap(), row.object);
                 self.peers.entry(key.clone()).or_default().merge(&row.object);
-                self.model.insert((place, key), expected);
+                if let Minted::New(_) = decided {
+                    self.model.insert((is_hint, key), expected);
+                }
             }
             (Err(error), Err(decided)) => assert_eq!(error, decided),
             (minted, decided) => panic!("{minted:?} is not {decided:?}"),
@@ -115,36 +130,100 @@ impl History {
     }
 
     fn merge(&mut self) {
-        let (place, key) = self.any_row();
-        if self.rng.random_ratio(1, 3) {
-            let foreign = self.foreign_write();
-            self.peers.entry(key.clone()).or_default().merge(&foreign);
-        }
-        let object = self.peers.get(&key).cloned().unwrap_or_default();
-        let row = self.model.entry((place, key.clone())).or_default();
+        let (is_hint, key) = self.any_row();
+        let object = self.peer_object(&key);
         let now = Millis(self.rng.random_range(0..1_000));
-        row.tree = tree_n(place);
-        let changed = row.merge(&object, now);
-        let version = row.object.version();
-        if row.object.is_absent() {
-            self.model.remove(&(place, key.clone()));
-        }
+        let changed = self.merge_in_model(is_hint, &key, &object, now);
+        let row = self.model.get(&(is_hint, key.clone()));
+        let version = row.map_or(Version::ABSENT, |row| row.object.version());
+        let place = self.place(is_hint, &key);
         let merged = self.store().merge(place, &key, &object, now, Blocking::Allowed);
         assert_eq!(merged, Ok(Merged { changed, version }));
     }
 
-    fn drop_hint(&mut self) {
-        let (_, key) = self.any_row();
-        let place = Place::Hint(node("n2"));
-        let row = self.model.get(&(place, key.clone())).cloned();
+    /// Now and then with a row twice in one page.
+    fn merge_page(&mut self) {
+        let (mut page, mut changed) = (Vec::new(), BTreeSet::new());
+        let now = Millis(self.rng.random_range(0..1_000));
+        for _ in 0..self.rng.random_range(0..20) {
+            let (is_hint, key) = self.any_row();
+            let object = self.peer_object(&key);
+            if self.merge_in_model(is_hint, &key, &object, now) {
+                changed.insert((is_hint, key.clone()));
+            }
+            page.push((self.place(is_hint, &key), key, object.to_bytes()));
+        }
+        assert_eq!(self.store().merge_page(page, now), Ok(changed.len()));
+    }
+
+    fn merge_in_model(&mut self, is_hint: bool, key: &Key, object: &Object, now: Millis) -> bool {
+        let tree = self.tree_n(is_hint, key);
+        let row = self.model.entry((is_hint, key.clone())).or_default();
+        let mut merged = Row { tree, ..row.clone() };
+        let changed = merged.merge(object, now);
+        if changed {
+            *row = merged;
+        } else if row.object.is_absent() {
+            self.model.remove(&(is_hint, key.clone()));
+        }
+        changed
+    }
+
+    fn drop_row(&mut self) {
+        let (is_hint, key) = self.any_row();
+        let row = self.model.get(&(is_hint, key.clone())).cloned();
         let current = row.as_ref().map(|row| row.object.version());
         let stale = self.rng.random_ratio(1, 4);
         let version = current.filter(|_| !stale).unwrap_or_default();
-        let dropped = self.store().drop_hint(node("n2"), &key, version).unwrap();
+        let place = self.place(is_hint, &key);
+        let dropped = self.store().drop_row(place, &key, version).unwrap();
         assert_eq!(dropped, current.is_some() && !stale);
         if dropped {
-            self.model.remove(&(place, key));
+            self.model.remove(&(is_hint, key));
         }
+    }
+
+    fn change_n(&mut self) {
+        let bucket = self.rng.random_range(0..2);
+        self.n[bucket] = self.rng.random_range(1..5);
+    }
+
+    /// All partitions, in steps; bucket `b` may be no longer owned.
+    fn sweep(&mut self) {
+        let (n, owns_b) = (self.n, self.rng.random::<bool>());
+        let n_of = |bucket: &str| match bucket {
+            "a" => Some(n[0]),
+            _ => owns_b.then_some(n[1]),
+        };
+        let (mut expected, mut unowned) = (0, Vec::new());
+        for ((is_hint, key), row) in &mut self.model {
+            match n_of(key.bucket()) {
+                _ if *is_hint => {}
+                Some(n) => {
+                    expected += usize::from(row.tree != n);
+                    row.tree = n;
+                }
+                None => unowned.push((key.clone(), row.object.version())),
+            }
+        }
+        let (mut moved, mut found) = (0, Vec::new());
+        for partition in (0..PARTITIONS).map(|p| Partition(p as u16)) {
+            let mut after = None;
+            loop {
+                let step = self.store().sweep(partition, after.as_ref(), 2, n_of).unwrap();
+                moved += step.moved;
+                found.extend(step.unowned);
+                let Some(last) = step.last else { break };
+                after = Some(last);
+            }
+        }
+        found.sort();
+        assert_eq!((moved, found), (expected, unowned));
+    }
+
+    fn discard(&mut self) {
+        self.store().discard_rows().unwrap();
+        self.model.clear();
     }
 
     /// A clean or an unclean stop, after a sync: nothing may be lost.
@@ -163,48 +242,64 @@ impl History {
     }
 
     fn check(&self) {
-        let (mut conflicts, mut hints) = (Vec::new(), (0, 0));
-        for ((place, key), row) in &self.model {
-            let stored = self.store().read(*place, key, Blocking::Allowed).unwrap();
+        let mut hints = (0, 0);
+        for ((is_hint, key), row) in &self.model {
+            let place = self.place(*is_hint, key);
+            let stored = self.store().read(place, key, Blocking::Allowed).unwrap();
             let stored = stored.unwrap_or_else(|| panic!("{key} ({place}) is missing"));
-            assert_eq!(Row::decode(stored.clone()).unwrap().object, row.object, "{key} ({place})");
-            match place {
-                Place::Home(_) if row.object.is_conflict() => {
-                    conflicts.push((key.clone(), row.object.shown().len() as u32));
-                }
-                Place::Home(_) => {}
-                Place::Hint(_) => {
-                    hints.0 += 1;
-                    hints.1 += (3 + key.as_bytes().len() + stored.len()) as u64;
-                }
+            let decoded = Row::decode(stored.clone()).unwrap();
+            let facts = |row: &Row| (row.tree, row.since, row.object.clone());
+            assert_eq!(facts(&decoded), facts(row), "{key} ({place})");
+            if *is_hint {
+                hints.0 += 1;
+                hints.1 += (3 + key.as_bytes().len() + stored.len()) as u64;
             }
         }
-        conflicts.sort();
-        assert_eq!(self.store().conflicts(None, None, usize::MAX).unwrap(), conflicts);
         let targets: Vec<_> = Some((node("n2"), hints.0, hints.1))
             .filter(|(_, keys, _)| *keys > 0)
             .into_iter()
             .collect();
         assert_eq!(self.store().hint_targets().unwrap(), targets);
         assert_eq!(self.store().hint_bytes(), hints.1);
-        let rows: usize = (0..64)
-            .map(|p| {
-                self.store().scan_partition(Partition(p), None, 1_000, usize::MAX).unwrap().len()
-            })
-            .sum();
-        assert_eq!(rows + hints.0 as usize, self.model.len(), "and no other rows");
+        let rows = home_rows(self.store(), PARTITIONS);
+        assert_eq!(rows.len() + hints.0 as usize, self.model.len(), "and no other rows");
+        check_follows(self.store(), PARTITIONS, &rows);
     }
 
     fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
     }
 
-    fn any_row(&mut self) -> (Place, Key) {
+    fn any_row(&mut self) -> (bool, Key) {
         let name = format!("k{}", self.rng.random_range(0..8));
         let bucket = if self.rng.random() { "a" } else { "b" };
-        let key = Key::new(bucket, name.as_bytes()).unwrap();
-        let home = Place::Home(Tree { partition: key.partition(64), n: 3 });
-        (if self.rng.random() { home } else { Place::Hint(node("n2")) }, key)
+        (self.rng.random(), Key::new(bucket, name.as_bytes()).unwrap())
+    }
+
+    fn place(&self, is_hint: bool, key: &Key) -> Place {
+        if is_hint {
+            return Place::Hint(node("n2"));
+        }
+        let n = self.tree_n(false, key);
+        Place::Home(Tree { partition: key.partition(PARTITIONS), n })
+    }
+
+    fn tree_n(&self, is_hint: bool, key: &Key) -> u16 {
+        match key.bucket() {
+            _ if is_hint => 0,
+            "a" => self.n[0],
+            _ => self.n[1],
+        }
+    }
+
+    /// What another replica may send of a key.
+    fn peer_object(&mut self, key: &Key) -> Object {
+        let object = self.peers.entry(key.clone()).or_default();
+        if self.rng.random_ratio(1, 3) {
+            let (actor, counter) = (self.rng.random_range(1..4), self.rng.random_range(1..5));
+            object.merge(&foreign_write(actor, counter));
+        }
+        object.clone()
     }
 
     fn any_value(&mut self) -> Option<Bytes> {
@@ -216,24 +311,6 @@ impl History {
         };
         Some(Bytes::from(vec![self.rng.random(); bytes]))
     }
-
-    /// A write that some other node minted.
-    fn foreign_write(&mut self) -> Object {
-        let dot =
-            Dot { actor: Actor(self.rng.random_range(1..4)), counter: self.rng.random_range(1..5) };
-        let mut object = Object::default();
-        object.clock.advance(dot);
-        let byte = dot.actor.0 as u8 * 16 + dot.counter as u8;
-        object.siblings.push(Sibling {
-            dot,
-            value: (!dot.counter.is_multiple_of(3)).then(|| Bytes::from(vec![byte; 100])),
-            metadata: Metadata::default(),
-            stamp: Stamp::at(Millis(dot.counter)),
-            writer: node("n3"),
-            write_id: WriteId([byte; 16]),
-        });
-        object
-    }
 }
 
 fn node(name: &str) -> NodeId {
@@ -241,7 +318,7 @@ fn node(name: &str) -> NodeId {
 }
 
 fn open(dir: &std::path::Path, durability: Durability) -> Store {
-    let options = Options::new(node("n1"), "model", 64);
+    let options = Options::new(node("n1"), "model", PARTITIONS);
     let small = Options { durability, memtable_bytes: 1 << 20, disk_free_bytes_min: 0, ..options };
     Store::open(dir, small).unwrap()
 }
