@@ -1,13 +1,13 @@
 //! Bucket properties on this node: kept in the store, told to every peer when they change.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Record, Settings, Table};
+use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
 use quorate_protocol::message::Message;
-use quorate_protocol::name::Bucket;
-use quorate_protocol::stamp::Stamp;
+use quorate_protocol::name::{Bucket, NodeId};
+use quorate_protocol::stamp::Millis;
 use quorate_storage::Store;
 use serde::de::DeserializeOwned;
 
@@ -18,8 +18,9 @@ pub struct Buckets {
     defaults: Properties,
     nodes: u16,
     table: RwLock<Table>,
-    /// Buckets whose n was raised, with the n before. Nodes that it made home replicas hold nothing
-    /// yet: until they have fetched it all, they may not say what is there.
+    /// Buckets whose n was raised, with the n before (or the lowest that this node may have missed).
+    /// Nodes that it made home replicas hold nothing yet: until they have fetched it all, they may not
+    /// say what is there.
     raised: RwLock<BTreeMap<Bucket, u16>>,
     /// Serialises changes, so that `table` is not locked while one is made durable.
     changing: Mutex<()>,
@@ -83,23 +84,15 @@ impl Buckets {
         settings: Settings,
     ) -> Result<(), BucketsError> {
         settings.check(&self.defaults, self.nodes)?;
-        let record = {
-            let table = self.read();
-            let stamp = Stamp::after(table.stamp_max(), node.now());
-            Record { settings, stamp, node: node.me }
-        };
-        let mut change = Table::default();
-        change.merge(&bucket, record);
-        let merging = (node.clone(), change.clone());
-        let stored = tokio::task::spawn_blocking(move || {
-            let (node, change) = merging;
-            node.buckets.merge(&node.store, &change)
+        let changing = node.clone();
+        let changed = tokio::task::spawn_blocking(move || {
+            let by = (changing.me, changing.now());
+            changing.buckets.change(&changing.store, &bucket, settings, by)
         });
-        match stored.await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return Err(BucketsError::Full),
-            Ok(Err(error)) => return Err(error.into()),
-        }
+        let change = match changed.await {
+            Ok(change) => change?,
+            Err(_) => return Err(quorate_storage::Error::Closed.into()),
+        };
         let tell = node.peers.nodes().map(|peer| {
             let message = Message::Buckets { table: change.clone(), want_all: false };
             node.peers.ask(peer, message, Duration::from_millis(node.config.timeouts.replica_ms))
@@ -108,24 +101,37 @@ impl Buckets {
         Ok(())
     }
 
+    /// Sets a bucket's properties here, durably, and returns the change to be told.
+    fn change(
+        &self,
+        store: &Store,
+        bucket: &Bucket,
+        settings: Settings,
+        by: (NodeId, Millis),
+    ) -> Result<Table, BucketsError> {
+        let _changing = self.lock();
+        let record = self.read().next(bucket, settings, by, (&self.defaults, self.nodes));
+        let mut change = Table::default();
+        change.merge(bucket, record);
+        if !self.learn(store, &change)? {
+            return Err(BucketsError::Full);
+        }
+        Ok(change)
+    }
+
     /// Takes newer records over, durably. Returns whether there were any.
     ///
     /// # Errors
     /// The store's, if the table cannot be made durable; nothing changed then.
     pub fn merge(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.lock();
+        self.learn(store, other)
+    }
+
+    /// The same for one who holds `changing`.
+    fn learn(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
         let (mut next, mut raised) = (self.table(), self.raised());
-        let mut changed = false;
-        for (bucket, record) in other.records() {
-            let before = self.properties(bucket.as_str()).n;
-            if next.merge(bucket, *record) {
-                changed = true;
-                if record.settings.over(&self.defaults, self.nodes).n > before {
-                    let known = raised.entry(bucket.clone()).or_insert(before);
-                    *known = before.min(*known);
-                }
-            }
-        }
+        let changed = next.learn(other, &mut raised, (&self.defaults, self.nodes));
         if changed {
             // First: whoever stops in between is more careful than needed, not less.
             self.record_raised(store, raised)?;
@@ -165,7 +171,7 @@ impl Buckets {
         before: u16,
         n: u16,
     ) -> Result<(), quorate_storage::Error> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.lock();
         let mut raised = self.raised();
         if raised.get(bucket) != Some(&before) || self.properties(bucket.as_str()).n > n {
             return Ok(());
@@ -203,6 +209,10 @@ impl Buckets {
     /// Equal on nodes whose tables are equal.
     pub fn hash(&self) -> u64 {
         self.read().hash()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {

@@ -2,6 +2,10 @@
 //!
 //! Every node keeps the whole table. A change is a [`Record`] with a hybrid-logical time; of two records
 //! for one bucket the one with the greater (time, node) stands, so tables merge like objects do.
+//!
+//! A node that missed changes cannot know which keys it was no home replica of meanwhile: n may have been
+//! lowered and raised again. So a record says which one it followed, and the lowest n that its bucket
+//! ever had: [`Table::learn`].
 
 use std::collections::BTreeMap;
 
@@ -9,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Bucket, NodeId};
 use crate::quorum::Count;
-use crate::stamp::Stamp;
+use crate::stamp::{Millis, Stamp};
 
 /// The most buckets with properties of their own.
 pub const BUCKETS_MAX: usize = 10_000;
@@ -128,15 +132,48 @@ impl Settings {
     }
 }
 
+/// The name of one change: when it was made, and on which node, which breaks ties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Change {
+    /// When.
+    pub stamp: Stamp,
+    /// On which node.
+    pub node: NodeId,
+}
+
 /// One change of a bucket's properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// What was set; all `None` after a reset.
     pub settings: Settings,
-    /// When.
-    pub stamp: Stamp,
-    /// On which node; breaks ties.
-    pub node: NodeId,
+    /// Which change this is.
+    pub change: Change,
+    /// The change before it, as its node knew it.
+    pub previous: Option<Change>,
+    /// The lowest n that the bucket ever had, as far as its node knew.
+    pub n_lowest: u16,
+}
+
+impl Record {
+    /// Whether a node that had `known` has heard of every change that this record follows, or knows this
+    /// one already. `n` is what this record makes the bucket's n, `n_lowest` the lowest that the node
+    /// has known.
+    ///
+    /// Of changes made at once on both sides of a partition, the ones of the side that is older now can
+    /// be told from those that led to the known one only if they are newer than its predecessor or
+    /// lowered n further.
+    fn misses_nothing(&self, known: Option<&Self>, n: u16, n_lowest: u16) -> bool {
+        match known {
+            None => self.previous.is_none() && self.n_lowest >= n_lowest.min(n),
+            Some(known) if known.change < self.change => {
+                self.previous == Some(known.change) && self.n_lowest >= n_lowest.min(n)
+            }
+            Some(known) => {
+                let led_to_it = Some(self.change) <= known.previous;
+                (known.change == self.change || led_to_it) && self.n_lowest >= n_lowest
+            }
+        }
+    }
 }
 
 /// The properties of all buckets that have their own. Merges to the same table everywhere.
@@ -146,17 +183,80 @@ pub struct Table {
 }
 
 impl Table {
-    /// Takes a record over if it is newer than the one known. Returns whether it was, which is also
-    /// `false` when the table is full ([`BUCKETS_MAX`]).
+    /// Takes a record over if it is newer than the one known; the lowest n of both stays known. Returns
+    /// whether that changed anything: not if the table is full ([`BUCKETS_MAX`]).
     pub fn merge(&mut self, bucket: &Bucket, record: Record) -> bool {
-        match self.records.get(bucket) {
-            Some(known) if (known.stamp, known.node) >= (record.stamp, record.node) => false,
-            None if self.records.len() >= BUCKETS_MAX => false,
-            Some(_) | None => {
-                self.records.insert(bucket.clone(), record);
-                true
+        let known = self.records.get(bucket).copied();
+        if known.is_none() && self.records.len() >= BUCKETS_MAX {
+            return false;
+        }
+        let newer = known.filter(|known| known.change >= record.change).unwrap_or(record);
+        let n_lowest = known.map_or(record.n_lowest, |known| known.n_lowest.min(record.n_lowest));
+        let next = Record { n_lowest, ..newer };
+        if known == Some(next) {
+            return false;
+        }
+        self.records.insert(bucket.clone(), next);
+        true
+    }
+
+    /// Takes over what another node knows. In `raised` are buckets of which new home replicas have not been
+    /// sent what was written before they were any, with the number of home replicas that have: they are
+    /// noted here, and taken out by whoever has fetched it all. `defaults` as in [`Settings::over`].
+    /// Returns whether anything changed.
+    pub fn learn(
+        &mut self,
+        other: &Self,
+        raised: &mut BTreeMap<Bucket, u16>,
+        (defaults, nodes): (&Properties, u16),
+    ) -> bool {
+        let mut changed = false;
+        for (bucket, record) in other.records() {
+            let n_of = |settings: Settings| settings.over(defaults, nodes).n;
+            let known = self.record(bucket).copied();
+            let n_before = n_of(self.settings(bucket.as_str()));
+            let before = raised.get(bucket).copied();
+            let trusted = before.unwrap_or(n_before).min(n_before);
+            changed |= self.merge(bucket, *record);
+            if self.record(bucket).is_none() {
+                continue; // the table is full
+            }
+            let n_lowest = known.map_or(n_before, |known| known.n_lowest);
+            let n = n_of(record.settings);
+            let misses_nothing = record.misses_nothing(known.as_ref(), n, n_lowest);
+            let trusted = if misses_nothing { trusted } else { trusted.min(record.n_lowest) };
+            if trusted < n_of(self.settings(bucket.as_str())) && before != Some(trusted) {
+                raised.insert(bucket.clone(), trusted);
+                changed = true;
             }
         }
+        changed
+    }
+
+    /// The record that sets a bucket's properties after all that this table knows. `defaults` and `nodes`
+    /// as in [`Settings::over`].
+    pub fn next(
+        &self,
+        bucket: &Bucket,
+        settings: Settings,
+        (node, now): (NodeId, Millis),
+        (defaults, nodes): (&Properties, u16),
+    ) -> Record {
+        let known = self.record(bucket);
+        let n_before =
+            known.map(|known| known.settings).unwrap_or_default().over(defaults, nodes).n;
+        let n_lowest = known.map_or(n_before, |known| known.n_lowest.min(n_before));
+        Record {
+            settings,
+            change: Change { stamp: Stamp::after(self.stamp_max(), now), node },
+            previous: known.map(|known| known.change),
+            n_lowest: n_lowest.min(settings.over(defaults, nodes).n),
+        }
+    }
+
+    /// The last change of a bucket.
+    pub fn record(&self, bucket: &Bucket) -> Option<&Record> {
+        self.records.get(bucket)
     }
 
     /// What was set for a bucket; the empty settings if nothing was.
@@ -184,7 +284,7 @@ impl Table {
 
     /// The greatest stamp in the table.
     pub fn stamp_max(&self) -> Stamp {
-        self.records.values().map(|r| r.stamp).max().unwrap_or_default()
+        self.records.values().map(|r| r.change.stamp).max().unwrap_or_default()
     }
 
     /// Equal tables have equal hashes; peers compare them to see whether they must exchange records.
@@ -197,14 +297,134 @@ impl Table {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::stamp::Millis;
 
     fn record(n: u16, at: u64, node: &str) -> Record {
         Record {
-            settings: Settings { n: Some(n), ..Settings::default() },
-            stamp: Stamp::at(Millis(at)),
-            node: NodeId::parse(node).unwrap(),
+            settings: n_of(n),
+            change: Change { stamp: Stamp::at(Millis(at)), node: NodeId::parse(node).unwrap() },
+            previous: None,
+            n_lowest: n,
+        }
+    }
+
+    fn n_of(n: u16) -> Settings {
+        Settings { n: Some(n), ..Settings::default() }
+    }
+
+    /// A node, as far as it knows of one bucket.
+    #[derive(Clone, Default)]
+    struct Knowing {
+        table: Table,
+        raised: BTreeMap<Bucket, u16>,
+    }
+
+    impl Knowing {
+        fn bucket() -> Bucket {
+            Bucket::parse("carts").unwrap()
+        }
+
+        fn n(&self) -> u16 {
+            self.table.settings("carts").over(&Properties::default(), 5).n
+        }
+
+        fn trusted(&self) -> u16 {
+            self.raised.get(&Self::bucket()).copied().unwrap_or(self.n()).min(self.n())
+        }
+
+        fn set(&mut self, node: &str, n: u16, now: u64) {
+            let by = (NodeId::parse(node).unwrap(), Millis(now));
+            let defaults = (&Properties::default(), 5);
+            let record = self.table.next(&Self::bucket(), n_of(n), by, defaults);
+            let mut change = Table::default();
+            change.merge(&Self::bucket(), record);
+            assert!(self.hear(&Self { table: change, ..Self::default() }));
+        }
+
+        fn hear(&mut self, other: &Self) -> bool {
+            self.table.learn(&other.table, &mut self.raised, (&Properties::default(), 5))
+        }
+    }
+
+    #[test]
+    fn a_node_that_missed_a_lower_n_trusts_no_more_replicas_than_that() {
+        let (mut a, mut dead) = (Knowing::default(), Knowing::default());
+        a.set("n1", 3, 1);
+        dead.hear(&a);
+        assert_eq!((dead.n(), dead.trusted()), (3, 3), "it missed nothing");
+        a.set("n1", 1, 2);
+        a.set("n1", 3, 3);
+        dead.hear(&a);
+        assert_eq!((dead.n(), dead.trusted()), (3, 1), "n was 1 meanwhile");
+        assert!(!dead.hear(&a), "hearing it again changes nothing");
+        dead.raised.clear(); // filled
+        assert!(!dead.hear(&a) && dead.trusted() == 3);
+        let mut late = Knowing::default();
+        late.hear(&a);
+        assert_eq!(late.trusted(), 1, "never heard of the bucket before");
+    }
+
+    #[test]
+    fn a_raise_is_done_with_when_n_is_lowered_to_what_was_trusted() {
+        let mut node = Knowing::default();
+        node.set("n1", 5, 1);
+        assert_eq!(node.trusted(), 3);
+        node.set("n1", 3, 2);
+        assert_eq!((node.trusted(), node.n()), (3, 3));
+        node.set("n1", 2, 3);
+        node.set("n1", 4, 4);
+        assert_eq!(node.trusted(), 2);
+    }
+
+    #[test]
+    fn changes_made_at_once_are_missed_changes() {
+        let (mut a, mut b) = (Knowing::default(), Knowing::default());
+        a.set("n1", 4, 1);
+        b.hear(&a);
+        let mut third = b.clone();
+        a.set("n1", 2, 10);
+        b.set("n2", 4, 11); // does not know of the 2, and wins
+        third.hear(&b);
+        assert_eq!(third.trusted(), 3);
+        third.hear(&a);
+        let why = "writes went to two replicas only on that side";
+        assert_eq!((third.n(), third.trusted()), (4, 2), "{why}");
+        let (mut ab, mut ba) = (a.clone(), b.clone());
+        ab.hear(&b);
+        ba.hear(&a);
+        assert_eq!(ab.table.hash(), ba.table.hash());
+        assert_eq!((ab.trusted(), ba.trusted()), (2, 2));
+    }
+
+    proptest! {
+        /// Whatever was changed where and told to whom in which order: in the end all tables are equal and
+        /// everybody trusts as many replicas as the lowest n that was in force anywhere.
+        #[test]
+        fn everybody_trusts_the_lowest_n_that_ever_was(
+            steps in proptest::collection::vec((0usize..3, 0usize..4, 1u16..=5), 1..30),
+        ) {
+            let mut nodes = vec![Knowing::default(); 3];
+            let mut lowest = Properties::default().n;
+            for (at, (one, other, n)) in steps.into_iter().enumerate() {
+                match nodes.get(other).cloned() {
+                    Some(other) => drop(nodes[one].hear(&other)),
+                    None => {
+                        nodes[one].set(&format!("n{one}"), n, at as u64 + 1);
+                        lowest = lowest.min(n);
+                    }
+                }
+                prop_assert!(nodes.iter().all(|node| node.trusted() >= lowest));
+            }
+            for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
+                let other: Knowing = nodes[other].clone();
+                nodes[one].hear(&other);
+            }
+            for node in &nodes {
+                prop_assert_eq!(node.table.hash(), nodes[0].table.hash());
+                prop_assert_eq!(node.trusted(), lowest);
+            }
         }
     }
 
