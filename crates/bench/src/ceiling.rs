@@ -1,12 +1,13 @@
-//! The ceiling: a bare axum server that answers a kilobyte to GET and takes any PUT, and does
-//! nothing else. What it manages on this machine, in the same run, under the same generator, is
-//! what HTTP alone allows; a figure of the cluster means something beside it.
+//! The ceiling: a bare axum server that answers one value to every GET, takes any PUT and
+//! DELETE, and does nothing else. What it manages on this machine, in the same run, under the same
+//! generator, is what HTTP alone allows; a figure of the cluster means something beside it.
 
 use std::io::Write;
 use std::net::SocketAddr;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
 use axum::routing::{get, put};
 use axum::serve::ListenerExt;
@@ -15,15 +16,18 @@ use tokio::task::JoinHandle;
 
 use crate::value::Maker;
 
-/// The size of the answer to GET.
-const ANSWER_BYTES: usize = 1024;
+/// The largest body of a PUT: as large as the largest value.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Serve the ceiling: a bare HTTP server to measure beside the cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one. The address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
-    addr: String,
+    pub(crate) addr: String,
+    /// Bytes of the answer to GET.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(24..=8_388_608))]
+    pub(crate) value_bytes: u32,
 }
 
 /// The server, which stops when dropped.
@@ -38,7 +42,7 @@ impl Server {
     ///
     /// # Errors
     /// A sentence that names the address.
-    pub(crate) async fn start(addr: &str) -> Result<Self, String> {
+    pub(crate) async fn start(addr: &str, value_bytes: usize) -> Result<Self, String> {
         let named = |error: std::io::Error| format!("cannot listen on {addr}: {error}");
         let listener = TcpListener::bind(addr).await.map_err(named)?;
         let addr = listener.local_addr().map_err(named)?;
@@ -46,7 +50,7 @@ impl Server {
             // Without it an answer may wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
         });
-        let task = tokio::spawn(async move { axum::serve(listener, router()).await });
+        let task = tokio::spawn(async move { axum::serve(listener, router(value_bytes)).await });
         Ok(Server { addr, task })
     }
 
@@ -67,7 +71,7 @@ impl Drop for Server {
 /// # Errors
 /// When it cannot listen.
 pub(crate) async fn serve(args: Args) -> Result<(), String> {
-    let mut server = Server::start(&args.addr).await?;
+    let mut server = Server::start(&args.addr, args.value_bytes as usize).await?;
     writeln!(std::io::stdout(), "{}", server.addr()).map_err(|error| error.to_string())?;
     match (&mut server.task).await {
         Ok(Ok(())) => Ok(()),
@@ -76,17 +80,19 @@ pub(crate) async fn serve(args: Args) -> Result<(), String> {
     }
 }
 
-fn router() -> Router {
+fn router(value_bytes: usize) -> Router {
     let mut value = Vec::new();
-    Maker::new(ANSWER_BYTES).make(u64::MAX, 0, &mut value);
+    Maker::new(value_bytes).make(u64::MAX, 0, value_bytes, &mut value);
     let value = Bytes::from(value);
     let answer = move || {
         let value = value.clone();
         std::future::ready(([(header::CONTENT_TYPE, "application/octet-stream")], value))
     };
     let take = |_body: Bytes| std::future::ready(StatusCode::NO_CONTENT);
+    let forget = || std::future::ready(StatusCode::NO_CONTENT);
     let bucket = || std::future::ready(r#"{"conflicts":"lww"}"#);
     Router::new()
-        .route("/kv/{bucket}/{*key}", get(answer).put(take))
+        .route("/kv/{bucket}/{*key}", get(answer).put(take).delete(forget))
         .route("/buckets/{bucket}", put(take).get(bucket))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }

@@ -1,114 +1,195 @@
-//! One connection of a measurement: the keys that it writes, its buffers, and the judgement of what
-//! it reads.
+//! One connection of a measurement: what it asks, its buffers, and the judgement of what it is
+//! answered.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::http::{Client, Node, Request};
+use crate::choose::{Chooser, Dice};
+use crate::http::{Client, Error, Node, Request, Response};
+use crate::known::{Known, Wrote};
 use crate::plan::{Args, Op};
+use crate::siblings;
 use crate::value::{self, Maker};
 
 /// How long one operation may take before it counts as a timeout.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The longest rest that a `Retry-After` is believed.
+const RETRY_AFTER_S_MAX: u64 = 60;
 
 /// Everything that the connections share.
 pub(crate) struct Job {
     pub(crate) args: Args,
     pub(crate) nodes: Vec<Node>,
     pub(crate) maker: Maker,
-    /// The last acknowledged sequence number of each key; 0 where this run wrote none.
-    pub(crate) acknowledged: Vec<AtomicU64>,
-    /// Sequence numbers begin here: later runs begin higher.
+    pub(crate) chooser: Chooser,
+    pub(crate) known: Vec<Known>,
+    /// The context of what is there, of each key, where conflicts are made; else empty.
+    pub(crate) contexts: Vec<Mutex<Option<Box<str>>>>,
+    /// Sequence numbers begin above this: those of later runs are greater.
     pub(crate) sequence_base: u64,
+    /// Sequence numbers given out.
+    pub(crate) sequence: AtomicU64,
 }
 
 /// How one operation ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    Good,
-    /// A true value, but not the last acknowledged one.
+    /// As it should, having moved this many bytes of values.
+    Good(usize),
+    /// A true answer, but older than the last acknowledged write.
     Stale,
     Wrong(String),
+    /// Refused for overload (429 or 503), with the seconds to wait, if the answer named them.
+    Refused(u16, Option<u64>),
     Status(u16),
     Broken(&'static str),
 }
 
-/// One connection, the keys it writes, and its buffers.
+/// One connection and its buffers.
 pub(crate) struct Hand<'a> {
     job: &'a Job,
     client: Client,
-    place: u64,
-    pub(crate) own_keys: u64,
-    turn: u64,
+    dice: Dice,
     path: String,
     value: Vec<u8>,
 }
 
 impl<'a> Hand<'a> {
     pub(crate) fn new(job: &'a Job, place: usize) -> Self {
-        // `measure` made sure that there is a node, and a key for each connection.
+        // `measure` made sure that there is a node.
         let node = job.nodes[place % job.nodes.len()].clone();
-        let (place, connections) = (place as u64, u64::from(job.args.connections));
         Hand {
             job,
             client: Client::new(node, OPERATION_TIMEOUT, BODY_BYTES_MAX),
-            place,
-            own_keys: (job.args.keys - place).div_ceil(connections),
-            turn: 0,
+            dice: Dice::new(job.sequence_base ^ ((place as u64) << 48)),
             path: String::new(),
             value: Vec::new(),
         }
     }
 
-    /// The next operation of the plan.
-    pub(crate) async fn operate(&mut self) -> Ended {
-        match self.job.args.op {
-            Op::Put => self.put().await,
-            Op::Get => self.get().await,
-            Op::Mixed if value::mix(self.turn ^ (self.place << 48)) & 1 == 0 => self.put().await,
-            Op::Mixed => self.get().await,
-        }
+    /// The next operation of the plan, and how it ended.
+    pub(crate) async fn operate(&mut self) -> (Op, Ended) {
+        let job = self.job;
+        let op = match job.args.op {
+            Op::Mixed => job.args.mix.draw(&mut self.dice),
+            op @ (Op::Put | Op::Get | Op::Delete) => op,
+        };
+        let key = match job.args.op {
+            // Each key is there to be deleted once.
+            Op::Delete => job.chooser.next_in_turn(),
+            Op::Put | Op::Get | Op::Mixed => job.chooser.key(&mut self.dice),
+        };
+        let ended = match op {
+            Op::Put => self.put(key).await,
+            Op::Delete => self.delete(key).await,
+            Op::Get | Op::Mixed => self.get(key).await,
+        };
+        (op, ended)
     }
 
-    /// Writes the next of its own keys.
-    pub(crate) async fn put(&mut self) -> Ended {
-        let connections = u64::from(self.job.args.connections);
-        let key = self.place + connections * (self.turn % self.own_keys);
-        self.turn += 1;
-        let sequence = self.job.sequence_base + self.turn;
-        self.job.maker.make(key, sequence, &mut self.value);
+    /// Writes a key.
+    pub(crate) async fn put(&mut self, key: u64) -> Ended {
+        let context = match self.context_for(key).await {
+            Ok(context) => context,
+            Err(ended) => return ended,
+        };
+        let job = self.job;
+        let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let value_bytes = job.args.value_bytes.draw(&mut self.dice);
+        job.maker.make(key, job.sequence_base + sequence, value_bytes, &mut self.value);
         self.set_path(key);
-        let headers = [("Content-Type", "application/octet-stream")];
-        let put = Request { method: "PUT", path: &self.path, headers: &headers, body: &self.value };
-        match self.client.send(&put).await {
-            Ok(answer) if answer.status == 204 => {
-                if let Some(last) = self.job.acknowledged.get(key as usize) {
-                    last.store(sequence, Ordering::Relaxed);
-                }
-                Ended::Good
-            }
-            Ok(answer) => Ended::Status(answer.status),
-            Err(error) => Ended::Broken(error.kind()),
+        let headers = [
+            ("Content-Type", "application/octet-stream"),
+            ("Quorate-Context", context.as_deref().unwrap_or_default()),
+        ];
+        let headers = if context.is_some() { &headers[..] } else { &headers[..1] };
+        let put = Request { method: "PUT", path: &self.path, headers, body: &self.value };
+        let known = job.known.get(key as usize);
+        known.inspect(|it| it.begin(false));
+        let answer = self.client.send(&put).await;
+        let good = matches!(&answer, Ok(answer) if answer.status == 204);
+        known.inspect(|it| it.end(sequence, if good { Wrote::Put } else { Wrote::Unknown }));
+        let context = answer.as_ref().ok().and_then(|it| it.header("quorate-context"));
+        if let Some(kept) = job.contexts.get(key as usize) {
+            *lock(kept) = context.map(Box::from);
         }
+        ended(answer, |answer| answer.status == 204, |_| Ended::Good(value_bytes))
     }
 
-    /// Reads any key, and judges the answer.
-    async fn get(&mut self) -> Ended {
-        self.turn += 1;
-        let key = value::mix(self.turn ^ (self.place << 40)) % self.job.args.keys;
-        let last = self.job.acknowledged.get(key as usize);
-        let acknowledged = last.map_or(0, |it| it.load(Ordering::Relaxed));
+    /// The context for a PUT: none in a bucket where the last write wins, none for the share of the
+    /// PUTs that shall make conflicts, and else what is there, read if need be.
+    async fn context_for(&mut self, key: u64) -> Result<Option<Box<str>>, Ended> {
+        let job = self.job;
+        let (Some(kept), Some(percent)) = (job.contexts.get(key as usize), job.args.conflicts)
+        else {
+            return Ok(None);
+        };
+        if self.dice.fraction() * 100.0 < percent {
+            return Ok(None);
+        }
+        let context = lock(kept).take();
+        if context.is_some() {
+            return Ok(context);
+        }
         self.set_path(key);
         let get = Request { method: "GET", path: &self.path, headers: &[], body: b"" };
         match self.client.send(&get).await {
-            Ok(answer) if answer.status == 200 && self.job.args.any_value => Ended::Good,
-            Ok(answer) if answer.status == 200 => judge(key, answer.body, acknowledged),
-            Ok(answer) => Ended::Status(answer.status),
-            Err(error) => Ended::Broken(error.kind()),
+            Ok(answer) if matches!(answer.status, 200 | 300 | 404) => {
+                Ok(answer.header("quorate-context").map(Box::from))
+            }
+            answer => Err(ended(answer, |_| false, |_| Ended::Good(0))),
         }
+    }
+
+    /// Deletes a key, whether it is there or not.
+    async fn delete(&mut self, key: u64) -> Ended {
+        let job = self.job;
+        let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        self.set_path(key);
+        let delete = Request { method: "DELETE", path: &self.path, headers: &[], body: b"" };
+        let known = job.known.get(key as usize);
+        known.inspect(|it| it.begin(true));
+        let answer = self.client.send(&delete).await;
+        let good = matches!(&answer, Ok(answer) if answer.status == 204);
+        known.inspect(|it| it.end(sequence, if good { Wrote::Delete } else { Wrote::Unknown }));
+        if let Some(kept) = job.contexts.get(key as usize) {
+            *lock(kept) = None;
+        }
+        ended(answer, |answer| answer.status == 204, |_| Ended::Good(0))
+    }
+
+    /// Reads a key, and judges the answer.
+    async fn get(&mut self, key: u64) -> Ended {
+        let job = self.job;
+        let known = job.known.get(key as usize);
+        let last = known.map_or(0, Known::sequence);
+        // What this run has not written may be as old as it likes.
+        let acknowledged = if last > 0 { job.sequence_base + last } else { 0 };
+        let absent_before = known.is_some_and(Known::may_be_absent);
+        self.set_path(key);
+        let get = Request { method: "GET", path: &self.path, headers: &[], body: b"" };
+        let answer = self.client.send(&get).await;
+        let absent = || absent_before || known.is_some_and(Known::may_be_absent);
+        let expected = |answer: &Response<'_>| match answer.status {
+            200 => true,
+            300 => job.args.conflicts.is_some(),
+            404 => absent(),
+            _ => false,
+        };
+        ended(answer, expected, |answer| match answer.status {
+            404 => Ended::Good(0),
+            200 if job.args.any_value => Ended::Good(answer.body.len()),
+            300 => match siblings::check(key, answer.body) {
+                Ok((sequence, _)) if sequence < acknowledged => Ended::Stale,
+                Ok((_, bytes)) => Ended::Good(bytes),
+                Err(wrong) => Ended::Wrong(format!("key {key}: {wrong}")),
+            },
+            _ => judge(key, answer.body, acknowledged),
+        })
     }
 
     fn set_path(&mut self, key: u64) {
@@ -120,27 +201,47 @@ impl<'a> Hand<'a> {
     }
 }
 
+/// How an operation ended, if what was `expected` is judged by `judge`.
+fn ended(
+    answer: Result<Response<'_>, Error>,
+    expected: impl Fn(&Response<'_>) -> bool,
+    judge: impl Fn(&Response<'_>) -> Ended,
+) -> Ended {
+    match answer {
+        Ok(answer) if expected(&answer) => judge(&answer),
+        Ok(answer) if matches!(answer.status, 429 | 503) => {
+            let after = answer.header("retry-after").and_then(|it| it.parse::<u64>().ok());
+            Ended::Refused(answer.status, after.map(|it| it.min(RETRY_AFTER_S_MAX)))
+        }
+        Ok(answer) => Ended::Status(answer.status),
+        Err(error) => Ended::Broken(error.kind()),
+    }
+}
+
 /// Judges a value that was read, when `acknowledged` was the key's last acknowledged sequence
 /// number as the read began.
 fn judge(key: u64, value: &[u8], acknowledged: u64) -> Ended {
     match value::check(key, value) {
         Ok(sequence) if sequence < acknowledged => Ended::Stale,
-        Ok(_) => Ended::Good,
+        Ok(_) => Ended::Good(value.len()),
         Err(wrong) => Ended::Wrong(format!("key {key}: {wrong}")),
     }
 }
 
+fn lock(kept: &Mutex<Option<Box<str>>>) -> MutexGuard<'_, Option<Box<str>>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_answer_is_judged_by_key_checksum_and_sequence() {
         let mut value = Vec::new();
-        Maker::new(64).make(3, 10, &mut value);
-        assert_eq!(judge(3, &value, 0), Ended::Good);
-        assert_eq!(judge(3, &value, 10), Ended::Good);
+        Maker::new(64).make(3, 10, 64, &mut value);
+        assert_eq!(judge(3, &value, 0), Ended::Good(64));
+        assert_eq!(judge(3, &value, 10), Ended::Good(64));
         assert_eq!(judge(3, &value, 11), Ended::Stale);
         assert!(matches!(judge(4, &value, 0), Ended::Wrong(_)));
     }

@@ -1,9 +1,9 @@
-//! `run`: PUT and GET as fast as they go (closed loop), or at a given rate (open loop), for a time.
+//! `run`: PUT, GET, DELETE or a mixture of them, as fast as they go (closed loop) or at a given rate
+//! (open loop), for a time.
 //!
-//! Each connection writes keys of its own, one after the other, so that the sequence number of a
-//! key only grows; it reads the keys of all. Each answer is checked: the key, the checksum, and
-//! whether it is older than the last acknowledged write. The bucket is `lww`: writing a key again
-//! makes no siblings.
+//! Each answer is checked: the key, the checksum, and whether it is older than the last write that
+//! was acknowledged. The bucket is `lww`, where writing a key again makes no siblings, unless
+//! conflicts are asked for.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,15 +13,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 
 use crate::ask::describe;
+use crate::choose::Chooser;
 use crate::hand::{BODY_BYTES_MAX, Ended, Hand, Job, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
+use crate::known::Known;
 use crate::pace::Pace;
 use crate::plan::{Args, Op};
 use crate::progress::{Progress, TICK};
-use crate::summary::{Recorder, Summary};
+use crate::recorder::Recorder;
+use crate::summary::Summary;
 use crate::usage::{self, Usage};
 use crate::value::Maker;
-use crate::{Outcome, path};
+use crate::{Outcome, path, plot};
 
 /// How long a connection rests after it broke: a node that is down is not asked in a tight loop.
 const AFTER_BREAK: Duration = Duration::from_millis(20);
@@ -29,13 +32,19 @@ const AFTER_BREAK: Duration = Duration::from_millis(20);
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often one key is tried while the keys are laid down before reading.
 const PRELOAD_TRIES_MAX: usize = 100;
+/// The most connections that store them.
+const PRELOAD_CONNECTIONS_MAX: usize = 64;
 
 /// Runs the command.
 ///
 /// # Errors
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
+    let svg = args.svg.clone();
     let summary = measure(args).await?;
+    if let Some(path) = svg {
+        plot::write(&path, std::slice::from_ref(&summary))?;
+    }
     Ok(Outcome { report: summary.text(), good: summary.good() })
 }
 
@@ -45,15 +54,17 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
 /// What kept it from measuring.
 pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     let nodes = path::nodes(&args.nodes).await?;
-    if args.keys < u64::from(args.connections) {
-        return Err("--keys must be at least --connections: each connection writes its own".into());
-    }
-    make_bucket(&nodes, &args.bucket).await?;
+    let conflicts = if args.conflicts.is_some() { "siblings" } else { "lww" };
+    make_bucket(&nodes, &args.bucket, conflicts).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let kept_contexts = if args.conflicts.is_some() { args.keys } else { 0 };
     let job = Arc::new(Job {
-        maker: Maker::new(args.value_bytes),
-        acknowledged: (0..args.keys).map(|_| AtomicU64::new(0)).collect(),
+        maker: Maker::new(args.value_bytes.max()),
+        chooser: Chooser::new(args.keys, args.order),
+        known: (0..args.keys).map(|_| Known::new()).collect(),
+        contexts: (0..kept_contexts).map(|_| Mutex::new(None)).collect(),
         sequence_base: since_1970.as_micros() as u64,
+        sequence: AtomicU64::new(0),
         nodes,
         args,
     });
@@ -67,11 +78,12 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// Sets the bucket to `lww`, and waits until every node knows.
-async fn make_bucket(nodes: &[Node], bucket: &str) -> Result<(), String> {
+/// Sets what the bucket does with conflicts, and waits until every node knows.
+async fn make_bucket(nodes: &[Node], bucket: &str, conflicts: &str) -> Result<(), String> {
     let path = format!("/buckets/{bucket}");
     let headers = [("Content-Type", "application/json")];
-    let body = br#"{"conflicts":"lww"}"#;
+    let body = format!(r#"{{"conflicts":"{conflicts}"}}"#);
+    let body = body.as_bytes();
     let put = Request { method: "PUT", path: &path, headers: &headers, body };
     let get = Request { method: "GET", path: &path, headers: &[], body: b"" };
     let deadline = Instant::now() + BUCKET_TIMEOUT;
@@ -87,7 +99,7 @@ async fn make_bucket(nodes: &[Node], bucket: &str) -> Result<(), String> {
         loop {
             let answer = client.send(&get).await.map_err(asked)?;
             let known: serde_json::Value = serde_json::from_slice(answer.body).unwrap_or_default();
-            if known.get("conflicts").and_then(|it| it.as_str()) == Some("lww") {
+            if known.get("conflicts").and_then(|it| it.as_str()) == Some(conflicts) {
                 break;
             }
             if Instant::now() >= deadline {
@@ -102,21 +114,29 @@ async fn make_bucket(nodes: &[Node], bucket: &str) -> Result<(), String> {
 /// Stores every key once, so that there is something to read.
 async fn preload(job: &Arc<Job>) -> Result<(), String> {
     let mut workers = JoinSet::new();
-    for place in 0..usize::from(job.args.connections) {
-        let job = job.clone();
+    let next = Arc::new(AtomicU64::new(0));
+    for place in 0..usize::from(job.args.connections).min(PRELOAD_CONNECTIONS_MAX) {
+        let (job, next) = (job.clone(), next.clone());
         workers.spawn(async move {
             let mut hand = Hand::new(&job, place);
-            for _ in 0..hand.own_keys {
+            loop {
+                let key = next.fetch_add(1, Ordering::Relaxed);
+                if key >= job.args.keys {
+                    return Ok(());
+                }
                 let mut tries = 0;
-                while let ended @ (Ended::Status(_) | Ended::Broken(_)) = hand.put().await {
-                    tries += 1;
+                loop {
+                    let ended = hand.put(key).await;
+                    if matches!(ended, Ended::Good(_)) {
+                        break;
+                    }
                     if tries == PRELOAD_TRIES_MAX {
                         return Err(format!("storing the keys to read: {ended:?}"));
                     }
+                    tries += 1;
                     tokio::time::sleep(AFTER_BREAK).await;
                 }
             }
-            Ok(())
         });
     }
     let mut progress = Progress::start("storing keys", job.args.keys);
@@ -128,8 +148,7 @@ async fn preload(job: &Arc<Job>) -> Result<(), String> {
                 Some(ended) => ended.map_err(|error| format!("a connection stopped: {error}"))??,
             },
             _ = tick.tick() => {
-                let stored = job.acknowledged.iter().filter(|it| it.load(Ordering::Relaxed) > 0);
-                progress.show(stored.count() as u64, "keys");
+                progress.show(next.load(Ordering::Relaxed).min(job.args.keys), "keys");
             }
         }
     }
@@ -144,7 +163,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     let from = started + Duration::from_secs_f64(args.warmup_seconds);
     let end = from + Duration::from_secs_f64(args.seconds);
     let pace = Arc::new(Pace::new(started, end, args.rate));
-    let recorder = Arc::new(Mutex::new(Recorder::new()));
+    let recorder = Arc::new(Mutex::new(Recorder::new(from..end)));
     let driver = {
         let pace = pace.clone();
         tokio::task::spawn_blocking(move || pace.drive())
@@ -158,31 +177,42 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     let before = Sample::take(&args.pids);
     watch(args.op, from..end, &recorder).await;
     let after = Sample::take(&args.pids);
-    let in_window = lock(&recorder).ended_in_window;
+    let (in_window, value_bytes, written_bytes) = {
+        let recorder = lock(&recorder);
+        (recorder.ended_in_window, recorder.value_bytes, recorder.written_bytes)
+    };
     while let Some(ended) = workers.join_next().await {
         ended.map_err(|error| format!("a connection stopped: {error}"))?;
     }
     driver.await.map_err(|error| format!("the pacer stopped: {error}"))?;
-    let recorder = std::mem::replace(&mut *lock(&recorder), Recorder::new());
+    let found = std::mem::replace(&mut *lock(&recorder), Recorder::new(from..end)).finish();
     let per_operation = |us: u64| us as f64 / in_window.max(1) as f64;
+    let used = after.nodes.since(before.nodes);
     let measured = !args.pids.is_empty();
     Ok(Summary {
         name: args.name.clone(),
         op: args.op.name().to_string(),
         connections: usize::from(args.connections),
         nodes: job.nodes.len(),
-        value_bytes: args.value_bytes,
+        value_bytes: args.value_bytes.to_string(),
         keys: args.keys,
+        order: args.order.name().to_string(),
+        conflicts: args.conflicts,
         rate: args.rate,
         seconds: args.seconds,
         operations_per_second: in_window as f64 / args.seconds.max(0.001),
-        latency: recorder.latency(),
-        counts: recorder.into_counts(),
+        bytes_per_second: value_bytes as f64 / args.seconds.max(0.001),
+        latency: found.latency,
+        by_op: found.by_op,
+        counts: found.counts,
         missed: pace.missed(),
-        cpu_us_per_operation: measured
-            .then(|| per_operation(after.nodes.cpu_us.saturating_sub(before.nodes.cpu_us))),
-        generator_cpu_us_per_operation: per_operation(after.own.cpu_us - before.own.cpu_us),
+        cpu_us_per_operation: measured.then(|| per_operation(used.cpu_us)),
+        generator_cpu_us_per_operation: Some(per_operation(after.own.since(before.own).cpu_us)),
         rss_bytes: measured.then_some(after.nodes.rss_bytes),
+        disk_bytes_per_value_byte: (measured && written_bytes > 0)
+            .then(|| used.written_bytes as f64 / written_bytes as f64),
+        points: found.points,
+        curve: found.curve,
     })
 }
 
@@ -208,14 +238,16 @@ async fn watch(op: Op, window: Range<Instant>, recorder: &Mutex<Recorder>) {
             () = tokio::time::sleep_until(window.end.into()) => break,
             _ = tick.tick() => {
                 let elapsed = window.start.elapsed();
-                let (ended, errors, latency) = {
+                let (ended, errors, point) = {
                     let recorder = lock(recorder);
-                    (recorder.ended_in_window, recorder.errors_total(), recorder.latency())
+                    (recorder.ended_in_window, recorder.errors_total(), recorder.last_point().copied())
                 };
                 let rate = ended as f64 / elapsed.as_secs_f64().max(0.001);
-                let (p50, p99) = (latency.p50_us as f64 / 1e3, latency.p99_us as f64 / 1e3);
-                let message =
-                    format!("ms, {rate:.0}/s, p50 {p50:.2}, p99 {p99:.2}, {errors} errors");
+                let at_once = point.map_or_else(String::new, |it| {
+                    let (p50, p99) = (it.p50_us as f64 / 1e3, it.p99_us as f64 / 1e3);
+                    format!(", now {:.0}/s p50 {p50:.2} p99 {p99:.2}", it.operations_per_second)
+                });
+                let message = format!("ms, {rate:.0}/s{at_once}, {errors} errors");
                 progress.show((elapsed.as_millis() as u64).min(total_ms), &message);
             }
         }
@@ -233,29 +265,38 @@ async fn work(
 ) {
     let mut hand = Hand::new(job, place);
     while let Some(intended) = pace.next().await {
-        let ended = hand.operate().await;
-        let rest = matches!(ended, Ended::Broken(_));
-        record(&mut lock(recorder), ended, intended, &window);
-        if rest {
-            tokio::time::sleep(AFTER_BREAK).await;
+        let began = Instant::now();
+        let (op, ended) = hand.operate().await;
+        let rest = match &ended {
+            Ended::Broken(_) => Some(AFTER_BREAK),
+            Ended::Refused(_, Some(after_s)) if job.args.obey_retry_after => {
+                Some(Duration::from_secs(*after_s))
+            }
+            Ended::Refused(..)
+            | Ended::Good(_)
+            | Ended::Stale
+            | Ended::Wrong(_)
+            | Ended::Status(_) => None,
+        };
+        record(&mut lock(recorder), op, ended, intended, began);
+        if let Some(rest) = rest {
+            tokio::time::sleep_until((Instant::now() + rest).min(window.end).into()).await;
         }
     }
 }
 
-fn record(recorder: &mut Recorder, ended: Ended, intended: Instant, window: &Range<Instant>) {
-    match ended {
-        Ended::Good => {}
-        Ended::Stale => recorder.stale(),
-        Ended::Wrong(what) => return recorder.wrong(what),
-        Ended::Status(status) => return recorder.error(&status.to_string()),
-        Ended::Broken(kind) => return recorder.error(kind),
-    }
+fn record(recorder: &mut Recorder, op: Op, ended: Ended, intended: Instant, began: Instant) {
     let now = Instant::now();
-    if window.contains(&intended) {
-        recorder.success(now - intended);
-    }
-    if window.contains(&now) {
-        recorder.ended_in_window += 1;
+    match ended {
+        Ended::Good(value_bytes) => recorder.success(op, intended, now, value_bytes),
+        Ended::Stale => {
+            recorder.stale();
+            recorder.success(op, intended, now, 0);
+        }
+        Ended::Wrong(what) => recorder.wrong(what),
+        Ended::Refused(status, after) => recorder.refusal(status, now - began, after.is_some()),
+        Ended::Status(status) => recorder.error(&status.to_string()),
+        Ended::Broken(kind) => recorder.error(kind),
     }
 }
 
@@ -272,11 +313,19 @@ mod tests {
 
     #[tokio::test]
     async fn measures_the_ceiling_in_both_loops() {
-        let server = ceiling::Server::start("127.0.0.1:0").await.unwrap();
+        let server = ceiling::Server::start("127.0.0.1:0", 1024).await.unwrap();
         let url = format!("http://{}", server.addr());
-        for (op, rate) in [("put", None), ("get", None), ("mixed", Some("500"))] {
+        for (op, rate) in [("put", None), ("get", None), ("delete", None), ("mixed", Some("500"))] {
             let mut words = vec!["--nodes", &url, "--op", op, "--connections", "4"];
-            words.extend(["--seconds", "0.3", "--warmup-seconds", "0.1", "--any-value"]);
+            words.extend([
+                "--seconds",
+                "0.3",
+                "--warmup-seconds",
+                "0.1",
+                "--any-value",
+                "--keys",
+                "9",
+            ]);
             words.extend(rate.iter().flat_map(|it| ["--rate", it]));
             let summary = measure(args(&words).unwrap()).await.unwrap();
             assert!(summary.good(), "{}", summary.text());
@@ -290,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_value_that_is_not_the_keys_is_found() {
-        let server = ceiling::Server::start("127.0.0.1:0").await.unwrap();
+        let server = ceiling::Server::start("127.0.0.1:0", 1024).await.unwrap();
         let url = format!("http://{}", server.addr());
         let mut words = vec!["--nodes", &url, "--op", "get", "--connections", "1"];
         words.extend(["--seconds", "0.1", "--warmup-seconds", "0", "--keys", "5"]);

@@ -2,24 +2,32 @@
 //!
 //! It knows the cluster only by its HTTP contract, through a small client of its own ([`http`]):
 //! * [`load_tree`] stores a directory and reads it back: real input;
-//! * [`load`] measures PUT and GET, checking each answer;
-//! * [`standard`] measures the standard figures, with the [`ceiling`] in the same run.
+//! * [`load`] measures PUT, GET and DELETE, checking each answer;
+//! * [`standard`] measures the standard figures, with the [`ceiling`] in the same run;
+//! * [`report`] makes a table of measurements that were kept, and [`plot`] a picture.
 
 mod ask;
 mod ceiling;
+mod choose;
 #[cfg(test)]
 mod fake;
 mod hand;
 mod head;
 mod http;
+mod known;
 mod load;
 mod load_tree;
 mod pace;
 mod path;
 mod plan;
+mod plot;
 mod progress;
+mod recorder;
+mod report;
+mod siblings;
 mod standard;
 mod summary;
+mod targets;
 mod tree;
 mod tree_job;
 mod usage;
@@ -44,6 +52,8 @@ enum Command {
     LoadTree(load_tree::Args),
     Run(plan::Args),
     Standard(standard::Args),
+    Table(report::Args),
+    Plot(plot::Args),
     CeilingServer(ceiling::Args),
 }
 
@@ -77,6 +87,8 @@ fn run(command: Command) -> Result<Outcome, String> {
         Command::LoadTree(args) => block_on(one(), load_tree::run(args))?,
         Command::Run(args) => block_on(one(), load::run(args))?,
         Command::Standard(args) => block_on(one(), standard::run(args))?,
+        Command::Table(args) => report::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::CeilingServer(args) => block_on(many(), ceiling::serve(args))?
             .map(|()| Outcome { report: String::new(), good: true }),
     }

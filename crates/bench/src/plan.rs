@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::value::VALUE_BYTES_MIN;
+use crate::choose::{Dice, Order};
+use crate::value::Sizes;
 
 /// What to do to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -11,7 +12,9 @@ pub(crate) enum Op {
     Put,
     /// Only GET, of keys that were stored before.
     Get,
-    /// Half PUT, half GET.
+    /// Only DELETE, of one stored key after the other.
+    Delete,
+    /// PUT, GET and DELETE as `--mix` says.
     Mixed,
 }
 
@@ -20,7 +23,27 @@ impl Op {
         match self {
             Op::Put => "put",
             Op::Get => "get",
+            Op::Delete => "delete",
             Op::Mixed => "mixed",
+        }
+    }
+}
+
+/// How often each operation comes in a mixed load, relative to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mix {
+    put: u64,
+    get: u64,
+    delete: u64,
+}
+
+impl Mix {
+    /// One of the operations.
+    pub(crate) fn draw(self, dice: &mut Dice) -> Op {
+        match dice.below(self.put + self.get + self.delete) {
+            it if it < self.put => Op::Put,
+            it if it < self.put + self.get => Op::Get,
+            _ => Op::Delete,
         }
     }
 }
@@ -34,8 +57,11 @@ pub(crate) struct Args {
     /// What to do.
     #[arg(long, value_enum, default_value = "put")]
     pub(crate) op: Op,
+    /// How often each operation comes in `--op mixed`.
+    #[arg(long, default_value = "50:50:0", value_name = "PUT:GET:DELETE", value_parser = mix)]
+    pub(crate) mix: Mix,
     /// Connections, and so operations in flight.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=20_000))]
     pub(crate) connections: u16,
     /// The length of the measurement.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
@@ -43,23 +69,36 @@ pub(crate) struct Args {
     /// Load before it that is not measured.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     pub(crate) warmup_seconds: f64,
-    /// Bytes of a value.
-    #[arg(long, default_value_t = 1024, value_parser = value_bytes)]
-    pub(crate) value_bytes: usize,
+    /// Bytes of a value: a number, `LOW..HIGH` (uniform) or `log:LOW..HIGH` (small ones often).
+    #[arg(long, default_value = "1024", value_name = "SIZES", value_parser = Sizes::parse)]
+    pub(crate) value_bytes: Sizes,
     /// How many keys.
     #[arg(long, default_value_t = 100_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
     pub(crate) keys: u64,
+    /// Which keys are asked for.
+    #[arg(long, value_enum, default_value = "uniform")]
+    pub(crate) order: Order,
+    /// Make the bucket `siblings` and let this share of the PUTs, in percent, go without the context
+    /// of what is there; the others carry it, and read first where there is a conflict.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) conflicts: Option<f64>,
     /// Open loop: this many operations per second; latencies count from the intended start.
     #[arg(long, value_name = "OPS", value_parser = rate)]
     pub(crate) rate: Option<f64>,
+    /// Let a connection that was refused rest as long as `Retry-After` says.
+    #[arg(long)]
+    pub(crate) obey_retry_after: bool,
     /// Add the result to this file, as one line of JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Processes whose processor time and memory to report: the nodes.
+    /// Draw latency over time and the percentile curve into this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Processes whose processor time, memory and disk writes to report: the nodes.
     #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
     pub(crate) pids: Vec<u32>,
-    /// The bucket; it is set to `conflicts = lww`.
+    /// The bucket; its `conflicts` are set to `lww`, or to `siblings` by `--conflicts`.
     #[arg(long, default_value = "bench")]
     pub(crate) bucket: String,
     /// Parameters for each request, for example `w=1`.
@@ -86,10 +125,20 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.1..=1e7).contains(&rate) { Ok(rate) } else { Err("0.1 to 10000000".to_string()) }
 }
 
-fn value_bytes(text: &str) -> Result<usize, String> {
-    let bytes: usize = text.parse().map_err(|_| "expected a number of bytes".to_string())?;
-    let limits = VALUE_BYTES_MIN..=8 * 1024 * 1024;
-    if limits.contains(&bytes) { Ok(bytes) } else { Err(format!("{limits:?}")) }
+fn percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| "expected a number".to_string())?;
+    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err("0 to 100".to_string()) }
+}
+
+fn mix(text: &str) -> Result<Mix, String> {
+    let parts: Result<Vec<u64>, _> =
+        text.split(':').map(|it| it.parse::<u16>().map(u64::from)).collect();
+    match parts.as_deref() {
+        Ok([put, get, delete]) if put + get + delete > 0 => {
+            Ok(Mix { put: *put, get: *get, delete: *delete })
+        }
+        _ => Err("expected three numbers, such as 50:45:5".to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -120,8 +169,21 @@ pub(crate) mod tests {
             vec!["--nodes", "a:1", "--seconds", "NaN"],
             vec!["--nodes", "a:1", "--rate", "0"],
             vec!["--nodes", "a:1", "--keys", "0"],
+            vec!["--nodes", "a:1", "--mix", "0:0:0"],
+            vec!["--nodes", "a:1", "--mix", "50:50"],
+            vec!["--nodes", "a:1", "--conflicts", "101"],
         ] {
             assert!(args(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mix_draws_each_operation_as_often_as_it_says() {
+        let (mix, mut dice) = (mix("70:20:10").unwrap(), Dice::new(1));
+        let drawn: Vec<Op> = (0..10_000).map(|_| mix.draw(&mut dice)).collect();
+        for (op, expected) in [(Op::Put, 7000), (Op::Get, 2000), (Op::Delete, 1000)] {
+            let found = drawn.iter().filter(|it| **it == op).count();
+            assert!(found.abs_diff(expected) < 300, "{op:?}: {found}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What processes used: processor time and resident memory, read from `/proc` (Linux; elsewhere
-//! there is no figure, which is not an error). Source: proc(5).
+//! What processes used: processor time, resident memory and writes to disk, read from `/proc`
+//! (Linux; elsewhere there is no figure, which is not an error). Source: proc(5).
 
 /// The length of one tick of `utime` and `stime`, in microseconds: `USER_HZ` is 100 on Linux.
 const TICK_US: u64 = 10_000;
@@ -11,6 +11,20 @@ pub(crate) struct Usage {
     pub(crate) cpu_us: u64,
     /// Resident memory, in bytes.
     pub(crate) rss_bytes: u64,
+    /// Bytes that they caused to be written to disk: what was dirtied in the page cache counts,
+    /// since it is written sooner or later.
+    pub(crate) written_bytes: u64,
+}
+
+impl Usage {
+    /// What was used since `before`; the memory is that of now.
+    pub(crate) fn since(self, before: Usage) -> Usage {
+        Usage {
+            cpu_us: self.cpu_us.saturating_sub(before.cpu_us),
+            rss_bytes: self.rss_bytes,
+            written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+        }
+    }
 }
 
 /// The usage of these processes; one that is gone counts nothing.
@@ -18,6 +32,7 @@ pub(crate) fn of(pids: &[u32]) -> Usage {
     pids.iter().map(|pid| of_one(*pid)).fold(Usage::default(), |sum, one| Usage {
         cpu_us: sum.cpu_us + one.cpu_us,
         rss_bytes: sum.rss_bytes + one.rss_bytes,
+        written_bytes: sum.written_bytes + one.written_bytes,
     })
 }
 
@@ -26,6 +41,7 @@ fn of_one(pid: u32) -> Usage {
     Usage {
         cpu_us: read("stat").ok().and_then(|text| cpu_us(&text)).unwrap_or(0),
         rss_bytes: read("status").ok().and_then(|text| rss_bytes(&text)).unwrap_or(0),
+        written_bytes: read("io").ok().and_then(|text| written_bytes(&text)).unwrap_or(0),
     }
 }
 
@@ -42,6 +58,13 @@ fn rss_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+fn written_bytes(io: &str) -> Option<u64> {
+    let figure = |name| io.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok();
+    let written: u64 = figure("write_bytes:")?;
+    let cancelled: u64 = figure("cancelled_write_bytes:")?;
+    Some(written.saturating_sub(cancelled))
 }
 
 #[cfg(test)]
@@ -61,6 +84,13 @@ mod tests {
     fn reads_resident_memory() {
         assert_eq!(rss_bytes("Name:\ta\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
         assert_eq!(rss_bytes("Name:\ta\n"), None);
+    }
+
+    #[test]
+    fn reads_bytes_written_less_those_deleted_before_they_were() {
+        let io = "wchar: 9\nread_bytes: 1\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n";
+        assert_eq!(written_bytes(io), Some(4096));
+        assert_eq!(written_bytes("wchar: 9\n"), None);
     }
 
     #[test]

@@ -3,31 +3,88 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::choose::Dice;
+
 /// The smallest value: a checksum and two numbers, in bytes.
 pub(crate) const VALUE_BYTES_MIN: usize = 24;
 /// The filler is cut from this many bytes that do not compress.
 const PAD_BYTES: usize = 64 * 1024;
 
-/// Makes values of one size. The filler is a window of a fixed pad, since drawing a kilobyte
+/// The largest value: what a node takes by default.
+const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How large values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    low: usize,
+    high: usize,
+    /// Whether every power of two between them is as likely as any other.
+    log: bool,
+}
+
+impl Sizes {
+    /// Parses `1024`, `100..4096` or `log:100..1048576`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let limits = VALUE_BYTES_MIN..=VALUE_BYTES_MAX;
+        let (log, range) = text.strip_prefix("log:").map_or((false, text), |it| (true, it));
+        let (low, high) = range.split_once("..").unwrap_or((range, range));
+        match (low.parse(), high.parse()) {
+            (Ok(low), Ok(high))
+                if low <= high && limits.contains(&low) && limits.contains(&high) =>
+            {
+                Ok(Sizes { low, high, log })
+            }
+            _ => Err(format!("expected BYTES, LOW..HIGH or log:LOW..HIGH within {limits:?}")),
+        }
+    }
+
+    /// The size of the next value.
+    pub(crate) fn draw(self, dice: &mut Dice) -> usize {
+        let (low, high) = (self.low as f64, self.high as f64);
+        if self.low == self.high {
+            self.low
+        } else if self.log {
+            ((low * (high / low).powf(dice.fraction())) as usize).min(self.high)
+        } else {
+            self.low + dice.below((self.high - self.low) as u64 + 1) as usize
+        }
+    }
+
+    /// The largest of them.
+    pub(crate) fn max(self) -> usize {
+        self.high
+    }
+}
+
+impl std::fmt::Display for Sizes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let log = if self.log { "log:" } else { "" };
+        match self.low == self.high {
+            true => write!(f, "{}", self.low),
+            false => write!(f, "{log}{}..{}", self.low, self.high),
+        }
+    }
+}
+
+/// Makes values. The filler is a window of a fixed pad, since drawing a kilobyte
 /// of fresh randomness for each value would cost more than sending it.
 #[derive(Debug)]
 pub(crate) struct Maker {
     pad: Vec<u8>,
-    value_bytes: usize,
 }
 
 impl Maker {
-    /// A maker of values of `value_bytes` (at least [`VALUE_BYTES_MIN`]).
-    pub(crate) fn new(value_bytes: usize) -> Self {
-        let filler_bytes = value_bytes.saturating_sub(VALUE_BYTES_MIN);
-        let words = (PAD_BYTES + filler_bytes).div_ceil(8) as u64;
+    /// A maker of values of up to `value_bytes_max`.
+    pub(crate) fn new(value_bytes_max: usize) -> Self {
+        let words = (PAD_BYTES + value_bytes_max).div_ceil(8) as u64;
         let pad = (0..words).flat_map(|word| mix(word).to_le_bytes()).collect();
-        Maker { pad, value_bytes }
+        Maker { pad }
     }
 
     /// Writes the value of this key and sequence number into `out`, in place of what was there.
-    pub(crate) fn make(&self, key: u64, sequence: u64, out: &mut Vec<u8>) {
-        let filler_bytes = self.value_bytes.saturating_sub(VALUE_BYTES_MIN);
+    /// `value_bytes` is at least [`VALUE_BYTES_MIN`].
+    pub(crate) fn make(&self, key: u64, sequence: u64, value_bytes: usize, out: &mut Vec<u8>) {
+        let filler_bytes = value_bytes.saturating_sub(VALUE_BYTES_MIN);
         let start = (mix(key ^ sequence.rotate_left(32)) % PAD_BYTES as u64) as usize;
         out.clear();
         out.extend_from_slice(&[0; 8]);
@@ -76,7 +133,7 @@ mod tests {
     fn a_value_has_its_size_and_proves_its_key_and_sequence() {
         for value_bytes in [24, 25, 1024, 1 << 20] {
             let mut value = vec![1, 2, 3];
-            Maker::new(value_bytes).make(7, 42, &mut value);
+            Maker::new(value_bytes).make(7, 42, value_bytes, &mut value);
             assert_eq!(value.len(), value_bytes);
             assert_eq!(check(7, &value), Ok(42));
         }
@@ -85,7 +142,7 @@ mod tests {
     #[test]
     fn any_flipped_byte_any_cut_and_any_other_key_is_seen() {
         let mut value = Vec::new();
-        Maker::new(64).make(7, 42, &mut value);
+        Maker::new(64).make(7, 42, 64, &mut value);
         for at in 0..value.len() {
             let mut bad = value.clone();
             bad[at] ^= 1;
@@ -100,8 +157,27 @@ mod tests {
     fn values_of_other_keys_and_sequences_differ() {
         let maker = Maker::new(1024);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        maker.make(1, 1, &mut a);
-        maker.make(1, 2, &mut b);
+        maker.make(1, 1, 1024, &mut a);
+        maker.make(1, 2, 1024, &mut b);
         assert_ne!(a[24..], b[24..]);
+    }
+
+    #[test]
+    fn sizes_are_drawn_from_their_range() {
+        let mut dice = Dice::new(3);
+        for text in ["100", "100..1000", "log:100..1000000"] {
+            let sizes = Sizes::parse(text).unwrap();
+            assert_eq!(sizes.to_string(), text);
+            let drawn: Vec<usize> = (0..10_000).map(|_| sizes.draw(&mut dice)).collect();
+            assert!(drawn.iter().all(|it| (sizes.low..=sizes.high).contains(it)), "{text}");
+            let small = drawn.iter().filter(|it| **it < 1000).count();
+            match text {
+                "log:100..1000000" => assert!((2000..3000).contains(&small), "{small}"),
+                _ => assert!(small > 9900, "{small}"),
+            }
+        }
+        for bad in ["", "1", "9..", "200..100", "log:", "100..99999999999", "-1..5"] {
+            assert!(Sizes::parse(bad).is_err(), "{bad}");
+        }
     }
 }

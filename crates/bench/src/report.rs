@@ -1,0 +1,178 @@
+//! `table`: measurements side by side. What is the same in all of them stands once, below the table;
+//! each is compared with the last ceiling of its operation that was measured before it.
+
+use std::path::PathBuf;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::summary::Summary;
+use crate::{Outcome, targets};
+
+/// What the bare HTTP server is called: other measurements are compared with it.
+pub(crate) const CEILING: &str = "ceiling";
+
+/// Make a table of measurements that `--json` kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The file, with a measurement a line.
+    file: PathBuf,
+    /// Compare them with the project's targets too.
+    #[arg(long)]
+    targets: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(crate) fn run(args: &Args) -> Result<Outcome, String> {
+    let summaries = Summary::read_from(&args.file)?;
+    let mut report = text(&summaries);
+    if args.targets {
+        report += &format!("\n{}", targets::text(&summaries));
+    }
+    Ok(Outcome { report, good: summaries.iter().all(Summary::good) })
+}
+
+/// The table, what is the same in all rows, and each wrong answer that was described.
+pub(crate) fn text(summaries: &[Summary]) -> String {
+    let (table, same) = table(summaries);
+    let wrong = summaries.iter().flat_map(|it| &it.counts.wrong_named);
+    let wrong: String = wrong.map(|it| format!("wrong: {it}\n")).collect();
+    let same = if same.is_empty() { String::new() } else { format!("All: {}\n", same.join(", ")) };
+    format!("{table}\n{same}{wrong}")
+}
+
+/// How a column of settings or figures gets its cell.
+type Cell = fn(&Summary) -> String;
+
+/// Settings: a column only where they differ.
+const SETTINGS: [(&str, Cell); 7] = [
+    ("connections", |it| it.connections.to_string()),
+    ("nodes", |it| it.nodes.to_string()),
+    ("value bytes", |it| it.value_bytes.clone()),
+    ("keys", |it| it.keys.to_string()),
+    ("order", |it| it.order.clone()),
+    ("conflicts %", |it| or_dash(it.conflicts.map(|it| it.to_string()))),
+    ("offered/s", |it| or_dash(it.rate.map(|it| format!("{it:.0}")))),
+];
+
+/// Figures, without the ratio to the ceiling.
+const FIGURES: [(&str, Cell); 13] = [
+    ("MB/s", |it| format!("{:.1}", it.bytes_per_second / 1e6)),
+    ("p50 ms", |it| ms(it.latency.p50_us)),
+    ("p90 ms", |it| ms(it.latency.p90_us)),
+    ("p99 ms", |it| ms(it.latency.p99_us)),
+    ("p99.9 ms", |it| ms(it.latency.p99_9_us)),
+    ("p99.99 ms", |it| ms(it.latency.p99_99_us)),
+    ("max ms", |it| ms(it.latency.max_us)),
+    ("server cpu µs/op", |it| or_dash(it.cpu_us_per_operation.map(|it| format!("{it:.1}")))),
+    ("generator cpu µs/op", |it| {
+        or_dash(it.generator_cpu_us_per_operation.map(|it| format!("{it:.1}")))
+    }),
+    ("server MiB", |it| or_dash(it.rss_bytes.map(|it| format!("{:.0}", it as f64 / 1048576.0)))),
+    ("disk B/B", |it| or_dash(it.disk_bytes_per_value_byte.map(|it| format!("{it:.2}")))),
+    ("longest pause ms", |it| longest_pause_ms(it)),
+    ("errors", Summary::errors_text),
+];
+
+fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
+    let mut same = Vec::new();
+    let mut settings = Vec::new();
+    for (name, cell) in SETTINGS {
+        let cells: Vec<String> = summaries.iter().map(cell).filter(|it| it != "-").collect();
+        match cells.first() {
+            None => {}
+            Some(first) if cells.len() == summaries.len() && cells.iter().all(|it| it == first) => {
+                same.push(format!("{name} {first}"));
+            }
+            Some(_) => settings.push((name, cell)),
+        }
+    }
+    let with_ceiling = summaries.iter().any(|it| it.name == CEILING);
+    let mut header = vec!["what", "op"];
+    header.extend(settings.iter().map(|(name, _)| *name));
+    header.push("ops/s");
+    header.extend(with_ceiling.then_some("of ceiling"));
+    header.extend(FIGURES.iter().map(|(name, _)| *name));
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header);
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (place, summary) in summaries.iter().enumerate() {
+        let mut row = vec![summary.name.clone(), summary.op.clone()];
+        row.extend(settings.iter().map(|(_, cell)| cell(summary)));
+        row.push(format!("{:.0}", summary.operations_per_second));
+        if with_ceiling {
+            row.push(or_dash(
+                of_ceiling(summaries, place).map(|it| format!("{:.1} %", it * 100.0)),
+            ));
+        }
+        row.extend(FIGURES.iter().map(|(_, cell)| cell(summary)));
+        table.add_row(row);
+    }
+    (table, same)
+}
+
+/// The rate of the measurement at `place` beside that of its ceiling: the last one before it
+/// with the same operation, connections and values.
+pub(crate) fn of_ceiling(summaries: &[Summary], place: usize) -> Option<f64> {
+    let of = summaries.get(place)?;
+    let alike = |it: &&Summary| {
+        (&it.op, it.connections, &it.value_bytes) == (&of.op, of.connections, &of.value_bytes)
+    };
+    let before = summaries.get(..=place)?.iter().rev().filter(alike);
+    let ceiling = before.into_iter().find(|it| it.name == CEILING)?.operations_per_second;
+    (ceiling > 0.0).then_some(of.operations_per_second / ceiling)
+}
+
+/// The longest time without any success, to the slice: a freeze that percentiles can hide.
+fn longest_pause_ms(summary: &Summary) -> String {
+    let [first, ..] = summary.points.as_slice() else { return "-".to_string() };
+    let silent = summary.points.split(|it| it.operations_per_second > 0.0).map(<[_]>::len).max();
+    format!("{:.0}", silent.unwrap_or(0) as f64 * first.seconds * 1000.0)
+}
+
+fn ms(us: u64) -> String {
+    if us == 0 { "-".to_string() } else { format!("{:.2}", us as f64 / 1000.0) }
+}
+
+fn or_dash(figure: Option<String>) -> String {
+    figure.unwrap_or_else(|| "-".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::summary::tests::summary;
+
+    #[test]
+    fn each_operation_is_compared_with_the_last_ceiling_of_its_own() {
+        let rows = [
+            summary("ceiling", "put", 1000.0),
+            summary("cluster", "put", 250.0),
+            summary("ceiling", "get", 2000.0),
+            summary("cluster", "get", 100.0),
+            summary("ceiling", "put", 500.0),
+            summary("cluster", "put", 250.0),
+            Summary { connections: 1, ..summary("cluster", "put", 10.0) },
+        ];
+        let ratios: Vec<_> = (0..rows.len()).map(|it| of_ceiling(&rows, it)).collect();
+        let expected = [1.0, 0.25, 1.0, 0.05, 1.0, 0.5].map(Some);
+        assert_eq!((&ratios[..6], ratios[6]), (&expected[..], None));
+        let text = text(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[3].contains(" 250 ") && lines[3].contains("25.0 %"), "{text}");
+        assert!(lines[2].contains("100.0 %") && lines[2].contains("1.50"), "{text}");
+    }
+
+    #[test]
+    fn a_setting_that_all_share_stands_once() {
+        let rows = [summary("a", "put", 1.0), Summary { nodes: 5, ..summary("b", "put", 1.0) }];
+        let text = text(&rows);
+        assert!(text.contains("\nAll: connections 64, value bytes 1024, keys 100"), "{text}");
+        assert!(text.lines().next().unwrap_or_default().contains("nodes"), "{text}");
+        assert!(!text.contains("offered"), "{text}");
+    }
+}

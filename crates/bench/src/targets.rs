@@ -1,0 +1,84 @@
+//! The project's targets on one machine with 2 cores, beside what was found. A measurement is known
+//! by its name (`buffered` and `fsync` clusters, as `scripts/bench.sh` calls them), its operation and
+//! its connections; a target whose measurement is missing is left out.
+
+use crate::report::{CEILING, of_ceiling};
+use crate::summary::Summary;
+
+/// One line a target: what was wanted, what was found, and whether that is enough.
+pub(crate) fn text(summaries: &[Summary]) -> String {
+    let get = place(summaries, "buffered", "get", 64);
+    let put = place(summaries, "buffered", "put", 64);
+    let fsync = place(summaries, "fsync", "put", 64);
+    let rate = |place: Option<usize>| Some(summaries.get(place?)?.operations_per_second);
+    let cpu_us = |place: Option<usize>| summaries.get(place?)?.cpu_us_per_operation;
+    let p50_us =
+        |name, op| Some(summaries.get(place(summaries, name, op, 1)?)?.latency.p50_us as f64);
+    let ceiling = |place: Option<usize>| of_ceiling(summaries, place?).map(|it| it * 100.0);
+    let of_buffered = rate(fsync).zip(rate(put)).map(|(fsync, put)| fsync / put.max(1.0) * 100.0);
+    let beyond_flush =
+        p50_us("fsync", "put").zip(p50_us("disk flush", "put")).map(|(put, flush)| put - flush);
+    [
+        at_least("GET of the ceiling's rate, %", ceiling(get), 35.0),
+        at_most("GET cpu of all nodes, µs", cpu_us(get), 36.0),
+        at_least("PUT buffered of the ceiling's rate, %", ceiling(put), 18.0),
+        at_most("PUT buffered cpu of all nodes, µs", cpu_us(put), 75.0),
+        at_least("PUT fsync of the buffered rate, %", of_buffered, 80.0),
+        at_most("PUT fsync p50 over the disk's flush, 1 connection, µs", beyond_flush, 400.0),
+        at_most("GET p50, 1 connection, µs", p50_us("buffered", "get"), 200.0),
+        at_most("PUT buffered p50, 1 connection, µs", p50_us("buffered", "put"), 300.0),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The last measurement of this name, operation and number of connections.
+fn place(summaries: &[Summary], name: &str, op: &str, connections: usize) -> Option<usize> {
+    let is_it = |it: &Summary| {
+        it.name != CEILING && it.name == name && it.op == op && it.connections == connections
+    };
+    summaries.iter().rposition(is_it)
+}
+
+fn at_least(what: &str, found: Option<f64>, wanted: f64) -> Option<String> {
+    let found = found?;
+    Some(line(what, "at least", found, wanted, found >= wanted))
+}
+
+fn at_most(what: &str, found: Option<f64>, wanted: f64) -> Option<String> {
+    let found = found?;
+    Some(line(what, "at most", found, wanted, found <= wanted))
+}
+
+fn line(what: &str, bound: &str, found: f64, wanted: f64, enough: bool) -> String {
+    let verdict = if enough { "met" } else { "NOT met" };
+    format!("{what:<54} {found:>7.1}, {bound} {wanted:.0}: {verdict}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::summary::tests::summary;
+
+    #[test]
+    fn targets_are_judged_where_there_is_a_measurement() {
+        let rows = [
+            summary(CEILING, "get", 1000.0),
+            summary("buffered", "get", 400.0),
+            summary(CEILING, "put", 1000.0),
+            summary("buffered", "put", 100.0),
+            summary("fsync", "put", 70.0),
+        ];
+        let text = text(&rows);
+        let verdict = |start: &str| {
+            let line = text.lines().find(|it| it.starts_with(start)).unwrap_or_default();
+            line.rsplit_once(": ").map(|(_, verdict)| verdict.to_string())
+        };
+        assert_eq!(verdict("GET of").as_deref(), Some("met"), "{text}");
+        assert_eq!(verdict("GET cpu").as_deref(), Some("met"), "{text}");
+        assert_eq!(verdict("PUT buffered of").as_deref(), Some("NOT met"), "{text}");
+        assert_eq!(verdict("PUT fsync of").as_deref(), Some("NOT met"), "{text}");
+        assert_eq!(verdict("GET p50"), None, "{text}");
+    }
+}
