@@ -23,9 +23,9 @@ use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
 
 impl Store {
-    /// Up to `limit` home rows of a partition in row order ([`row_order`]), after `after`. Stops before the rows
-    /// hold more than `bytes_max` bytes, but gives at least one if there is one. Blocks on the
-    /// disk.
+    /// Up to `limit` home rows of a partition in row order ([`row_order`]), after `after`. Stops
+    /// before the rows hold more than `bytes_max` bytes, but gives at least one if there is one.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry has no key, [`Error::Io`].

@@ -2,11 +2,11 @@
 //! dot is ever used twice (issue 2, "What it must show"), in both durability modes.
 //!
 //! The test runs itself as the child. The child says `minted KEY DOT` before it waits for
-//! durability and `acked KEY DOT` after; the parent kills it at a random moment, opens the store
-//! and compares. Some keys are written blindly (every acknowledged dot must be a sibling), some
-//! with the context of what is there (every acknowledged dot must be covered by the clock). Others are
-//! deleted, merged, dropped and moved: of them only their trees and indexes are looked at, after
-//! every crash.
+//! durability, `acked KEY DOT` after, and `durable at SEQUENCE`; the parent kills it at a random
+//! moment, opens the store and compares. Some keys are written blindly (every acknowledged dot must
+//! be a sibling), some with the context of what is there (every acknowledged dot must be covered by
+//! the clock). Others are deleted, merged, dropped and moved: of them only their trees and indexes
+//! are looked at, after every crash.
 
 #![allow(clippy::unwrap_used)]
 
@@ -52,6 +52,8 @@ fn buffered_writes_survive_kill_9() {
 struct Seen {
     minted: BTreeSet<(usize, Dot)>,
     acked: BTreeSet<(usize, Dot)>,
+    /// How far the store said to be durable.
+    durable_at: u64,
 }
 
 fn survive(durability: Durability) {
@@ -61,6 +63,7 @@ fn survive(durability: Durability) {
         run_and_kill(dir.path(), durability, &mut seen);
         let store = open(dir.path(), durability);
         assert_eq!(store.recovery(), &Recovery::Whole);
+        assert!(store.opened_at() >= seen.durable_at, "round {round}: it came back behind");
         for (key, dot) in &seen.acked {
             let object = read(&store, *key);
             let kept = if is_blind(*key) { object.has(*dot) } else { object.clock.covers(*dot) };
@@ -107,6 +110,10 @@ fn run_and_kill(dir: &Path, durability: Durability, seen: &mut Seen) {
     for line in whole.lines() {
         let words: Vec<_> = line.split(' ').collect();
         let [what, key, dot] = words[..] else { panic!("{line:?}") };
+        if what == "durable" {
+            seen.durable_at = seen.durable_at.max(dot.parse().unwrap());
+            continue;
+        }
         let entry = (key.parse().unwrap(), dot.parse().unwrap());
         match what {
             "minted" => assert!(seen.minted.insert(entry), "{line}: this dot was used before"),
@@ -132,6 +139,7 @@ fn child() {
             writeln!(std::io::stdout(), "minted {key} {dot}").unwrap();
             runtime.block_on(store.durable()).unwrap();
             writeln!(std::io::stdout(), "acked {key} {dot}").unwrap();
+            writeln!(std::io::stdout(), "durable at {}", store.durable_at()).unwrap();
         }
     };
     thread::scope(|scope| {
