@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The standard figures, on a fresh cluster of three nodes with ports of its own, with the ceiling
-# beside them: a bare HTTP server on the same machine in the same run.
+# The figures of the project, on fresh clusters with ports of their own, with the ceilings beside
+# them: a bare HTTP server and a bare RocksDB, on the same machine in the same run.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export DEV_CLUSTER_DIR=${DEV_CLUSTER_DIR:-${here%/*}/target/bench-cluster}
@@ -11,42 +11,223 @@ source "$here/lib.sh"
 
 usage() {
     cat <<'HELP'
-Usage: scripts/bench.sh [--durability fsync|buffered] [--keep] [OPTION…]
+Usage: scripts/bench.sh [--table NAME] [--durability fsync|buffered] [--seconds S] [--long] [--keep] [OPTION…]
 
-Starts three nodes on ports 8401… and 8501…, measures PUT and GET of 1 KiB values over 64
-connections with N=3, W=R=2, prints one table, and takes the cluster away again. Each measurement is
-also added as a line of JSON to target/bench.jsonl.
+Starts nodes on ports 8401… and 8501…, measures, prints a table, and takes the cluster away again.
+Unless the table says otherwise: three nodes, N=3, W=R=2, values of 1 KiB, 64 connections over all
+nodes, every answer checked, the load generator on the same cores.
 
-  --durability D   as of scripts/cluster.sh up (default fsync)
-  --keep           leave the cluster and its data (under target/bench-cluster)
-  OPTION…          goes to the generator: --seconds 10, --connections 64, --value-bytes 1024,
-                   --keys 20000, --rate OPS, …: quorate-bench run --help lists them
+Tables, with the time each takes by default:
+  standard     PUT and GET of 100,000 keys, buffered and fsync, each beside a bare HTTP server; one
+               connection to an idle cluster; a bare RocksDB loop with the same writes; the targets
+               (4 minutes; the default)
+  loads        zipfian keys, a mixture with deletes, deletes, sizes at random, conflicts (2 minutes)
+  nodes        3, 5, 7 and 9 nodes at N=3 (2 minutes)
+  keys         10^4 to 10^6 keys (8 minutes); with --long 10^7 too (35 GB of disk, an hour)
+  values       values of 100 B to 1 MiB (2 minutes)
+  connections  1 to 1,000 connections, then ten times the load that saturates (3 minutes)
+  tail         half of the peak rate, open loop: undisturbed, then while a node that was away is
+               brought up to date and trees are compared (2 minutes)
+
+  --durability D   of the clusters (default: buffered, and for `standard` both)
+  --seconds S      the length of each measurement (default 10; `tail` takes three times as long)
+  --long           as long and as large as it gets
+  --keep           leave the last cluster and its data (under target/bench-cluster)
+  OPTION…          goes to the generator: --connections 64, --value-bytes 1024, --query w=1, …:
+                   quorate-bench run --help lists them
+
+Each measurement is kept as a line of JSON in target/bench/, with a plot of latency over time and of
+the percentile curve beside it.
 
 Example:
-  scripts/bench.sh --durability buffered --seconds 5
+  scripts/bench.sh --table nodes --seconds 5
 HELP
 }
 
-durability=fsync keep=0 options=()
+table=standard durability='' seconds=10 long=0 keep=0 options=()
 while (($#)); do
     case $1 in
         -h | --help)
             usage
             exit 0
             ;;
-        --durability)
-            durability=${2:-}
+        --table | --durability | --seconds)
+            [[ -n ${2:-} ]] || die "$1 wants a value (see --help)"
+            printf -v "${1#--}" %s "$2"
             shift
             ;;
+        --long) long=1 ;;
         --keep) keep=1 ;;
         *) options+=("$1") ;;
     esac
     shift
 done
+[[ $table =~ ^(standard|loads|nodes|keys|values|connections|tail)$ ]] ||
+    die "there is no table '$table' (see --help)"
+[[ $durability =~ ^(|fsync|buffered)$ ]] || die "--durability is fsync or buffered, not '$durability'"
+[[ $seconds =~ ^[0-9]{1,5}$ && $seconds -gt 0 ]] || die "--seconds is a number from 1, not '$seconds'"
+
+failed=0
+settings=()
+# Where the load goes, if not to all nodes.
+only=''
 
 clean_up() {
     ((keep)) || "$SCRIPTS/cluster.sh" wipe >/dev/null
 }
+
+# A fresh cluster of $1 nodes with durability $2; the settings after it go to all of them.
+fresh() {
+    local count=$1 durability=$2
+    shift 2
+    settings=("$@")
+    "$SCRIPTS/cluster.sh" wipe >/dev/null
+    env "${settings[@]}" "$SCRIPTS/cluster.sh" up "$count" --durability "$durability" >/dev/null
+}
+
+# The processes of all nodes, with commas.
+pids() {
+    local node list=''
+    for node in $(cluster_nodes); do
+        list+=,$(node_pid "$node") || die "$node does not run"
+    done
+    echo "${list#,}"
+}
+
+# Measures what the generator's command $1 does on the whole cluster, and keeps it under the name $2.
+measure() {
+    local command=$1 name=$2
+    shift 2
+    "$BENCH_BIN" "$command" --nodes "${only:-$(client_urls)}" --pids "$(pids)" --seconds "$seconds" \
+        --json "$results" --name "$name" "$@" "${options[@]}" >/dev/null || {
+        warn "$name: it answered wrongly, or not at all"
+        failed=1
+    }
+}
+
+run() { measure run "$@"; }
+
+# PUT and GET. Reading comes first: it lays the keys down.
+get_and_put() {
+    run "$1" --op get "${@:2}"
+    run "$1" --op put "${@:2}"
+}
+
+# --- The tables --------------------------------------------------------------------------------
+
+standard() {
+    local each
+    for each in ${durability:-buffered fsync}; do
+        fresh 3 "$each"
+        measure standard "$each" --keys 100000
+    done
+    "$SCRIPTS/cluster.sh" wipe >/dev/null
+    mkdir -p "$DEV_CLUSTER_DIR"
+    "$CEILING_BIN" "$DEV_CLUSTER_DIR" "$((seconds / 2 + 1))" >>"$results"
+}
+
+loads() {
+    fresh 3 "${durability:-buffered}"
+    get_and_put uniform
+    get_and_put zipfian --order zipfian
+    run 'mixture 50:45:5' --op mixed --mix 50:45:5
+    run 'deletes' --op delete
+    run 'sizes at random' --op mixed --value-bytes log:100..100000 --keys 10000 --bucket sizes
+    run '5 % conflicts' --op mixed --conflicts 5 --bucket conflicts --keys 10000
+}
+
+nodes() {
+    local count
+    for count in 3 5 7 9; do
+        fresh "$count" "${durability:-buffered}"
+        get_and_put "$count nodes"
+    done
+}
+
+keys() {
+    local count counts=(10000 100000 1000000) free_kib
+    mkdir -p "$DEV_CLUSTER_DIR"
+    if ((long)); then
+        free_kib=$(df -k --output=avail "$DEV_CLUSTER_DIR" | tail -n 1)
+        ((free_kib > 60 * 1024 * 1024)) || die "10^7 keys need 60 GiB of free disk for a while"
+        counts+=(10000000)
+    fi
+    for count in "${counts[@]}"; do
+        fresh 3 "${durability:-buffered}"
+        get_and_put "$count keys" --keys "$count"
+    done
+}
+
+values() {
+    local bytes count
+    fresh 3 "${durability:-buffered}"
+    for bytes in 100 1024 10240 102400 1048576; do
+        count=$((256 * 1024 * 1024 / bytes))
+        ((count < 20000)) || count=20000
+        get_and_put "$bytes bytes" --value-bytes "$bytes" --keys "$count" --bucket "values$bytes"
+    done
+}
+
+connections() {
+    local count op peak
+    ulimit -n "$(ulimit -Hn)"
+    fresh 3 "${durability:-buffered}"
+    run 'warm-up' --op get
+    : >"$results"
+    for count in 1 4 16 64 256 1000; do
+        run "$count connections" --op get --connections "$count" --skip-preload
+        run "$count connections" --op put --connections "$count"
+    done
+    # What 64 connections reach is near the peak; ten times as many ask, ten times as fast.
+    for op in get put; do
+        peak=$(rate_of "$op" 64)
+        run '10x offered' --op "$op" --connections 640 --rate "$((peak * 10))" --skip-preload
+    done
+    # With room for 32 operations a node, most of 640 are refused at once; those who are come again
+    # when the answer says.
+    fresh 3 "${durability:-buffered}" QUORATE_LIMITS__OPERATIONS_MAX=32
+    run 'room for 96, retry at once' --op put --connections 640
+    run 'room for 96, Retry-After obeyed' --op put --connections 640 --obey-retry-after
+}
+
+tail_latency() {
+    local peak
+    fresh 3 "${durability:-buffered}"
+    run peak --op mixed
+    peak=$(rate_of mixed 64)
+    seconds=$((seconds * 3))
+    run 'half of the peak' --op mixed --rate "$((peak / 2))" --skip-preload
+    # The third node misses a third of that; then it comes back under load. Its clients are gone.
+    kill -KILL "$(node_pid n3)"
+    wait_gone n3 10
+    only=$(client_url n1),$(client_url n2)
+    "$BENCH_BIN" run --nodes "$only" --op put --seconds "$((seconds / 3))" >/dev/null || failed=1
+    start_node n3
+    compare_trees &
+    local comparing=$!
+    run 'half, while n3 catches up' --op mixed --rate "$((peak / 2))" --skip-preload
+    kill "$comparing" 2>/dev/null || true
+    wait "$comparing" 2>/dev/null || true
+}
+
+# Has the nodes compare everything with each other, again and again.
+compare_trees() {
+    local node
+    while true; do
+        for node in n1 n2 n3; do
+            curl -s -m 60 -o /dev/null -X POST "$(client_url "$node")/anti-entropy/run" || sleep 0.5
+        done
+    done
+}
+
+# Operations per second of the last measurement of operation $1 over $2 connections, closed loop.
+rate_of() {
+    jq -s --arg op "$1" --argjson connections "$2" '
+        [.[] | select(.op == $op and .connections == $connections and .rate == null)]
+        | last.operations_per_second | floor' "$results"
+}
+
+# --- What is around them -----------------------------------------------------------------------
 
 read -r load _ </proc/loadavg || load=0
 if ((${load%.*} >= 1)); then
@@ -55,14 +236,32 @@ fi
 ensure_prerequisites
 build_node
 build_bench
-"$SCRIPTS/cluster.sh" wipe >/dev/null
-trap clean_up EXIT
-"$SCRIPTS/cluster.sh" up 3 --durability "$durability" >/dev/null
-pids=''
-for node in $(cluster_nodes); do
-    pids+=,$(node_pid "$node")
-done
+CEILING_BIN=${DEV_CEILING_BIN:-$TARGET/release/examples/ceiling}
+if [[ $table == standard && -z ${DEV_CEILING_BIN:-} ]]; then
+    (cd "$ROOT" && cargo build --quiet --release --locked -p quorate-storage --example ceiling)
+fi
 commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)
-say "Durability $durability, $(nproc) cores, generator on the same machine, commit $commit"
-"$BENCH_BIN" standard --nodes "$(client_urls)" --keys 20000 --json "$TARGET/bench.jsonl" \
-    --name "cluster ($durability)" --pids "${pids#,}" "${options[@]}"
+results=$ROOT/target/bench/$table-$(date +%Y%m%d-%H%M%S)-$commit.jsonl
+mkdir -p "${results%/*}"
+: >"$results"
+trap clean_up EXIT
+
+processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+say "Table $table: commit $commit, $(nproc) cores (${processor:-unknown}), load average $load before," \
+    "generator on the same machine"
+case $table in
+    standard) standard ;;
+    loads) loads ;;
+    nodes) nodes ;;
+    keys) keys ;;
+    values) values ;;
+    connections) connections ;;
+    tail) tail_latency ;;
+esac
+
+judge=()
+[[ $table != standard ]] || judge=(--targets)
+"$BENCH_BIN" table "$results" "${judge[@]}" || failed=1
+"$BENCH_BIN" plot "$results" --svg "${results%.jsonl}.svg" >/dev/null
+say "Kept in ${results#"$ROOT"/}; plot in ${results%.jsonl}.svg"
+exit "$failed"
