@@ -12,6 +12,7 @@ use quorate_protocol::object::{Metadata, Version};
 use quorate_protocol::row::Draft;
 
 use crate::history::{Saw, WriteNo};
+use crate::setup::N_OF_BUCKET;
 use crate::world::{Body, Event, Request, World, value_of, write_id};
 
 /// How much longer than its coordinator a client waits, in milliseconds.
@@ -86,10 +87,13 @@ impl Client {
             return;
         }
         self.left -= 1;
-        let key = world.dice.pick(&world.setup.keys.clone()).clone();
+        let (key, ebbs) = choose_key(world);
         let fresh = self.sessions.get(&key).is_some_and(|session| session.fresh);
-        let reads = world.dice.percent(if fresh { 15 } else { 40 });
-        let n = world.setup.n;
+        let n = world.setup.n_min;
+        let reads = match ebbs {
+            Ebb::Over => true,
+            Ebb::No | Ebb::Yes => world.dice.percent(if fresh { 15 } else { 40 }),
+        };
         let sloppy = if world.dice.percent(80) { world.setup.sloppy } else { !world.setup.sloppy };
         if reads {
             let usual = world.dice.percent(70);
@@ -98,20 +102,26 @@ impl Client {
             let timeout_ms = world.setup.request_timeout_ms;
             self.send(key, Body::Read { n, r, sloppy, timeout_ms }, None, 1, world);
         } else {
-            let (write, value) = self.draft(&key, sloppy, world);
+            let deletes = world.dice.percent(if ebbs == Ebb::Yes { 85 } else { 20 });
+            let blind = world.dice.percent(if ebbs == Ebb::Yes { 5 } else { 25 });
+            let (write, value) = self.draft(&key, sloppy, (deletes, blind), world);
             self.attempt(key, write, value, 1, world);
         }
     }
 
     /// Thinks of a write.
-    fn draft(&mut self, key: &Key, sloppy: bool, world: &mut World) -> (Box<Write>, Option<Bytes>) {
-        let blind = world.dice.percent(25);
+    fn draft(
+        &mut self,
+        key: &Key,
+        sloppy: bool,
+        (deletes, blind): (bool, bool),
+        world: &mut World,
+    ) -> (Box<Write>, Option<Bytes>) {
         let session = self.sessions.get_mut(key).filter(|_| !blind);
         let session = session.map(|session| {
             session.fresh = false;
             session.clone()
         });
-        let deletes = world.dice.percent(20);
         let condition = world.dice.percent(15).then(|| match &session {
             Some(session) => Condition::Version(vec![session.version]),
             None if world.dice.percent(70) => Condition::Absent,
@@ -131,7 +141,7 @@ impl Client {
         let value = (!deletes).then(|| value_of(number));
         let delete_seen = deletes && seen.clock.is_empty() && condition.is_none();
         let usual = world.dice.percent(70);
-        let (min, max) = (world.setup.w_min.into(), world.setup.n.into());
+        let (min, max) = (world.setup.w_min.into(), world.setup.n_min.into());
         let w = if usual { world.setup.w } else { world.dice.between(min, max) as u16 };
         let r = world.setup.r;
         let write = Write {
@@ -146,7 +156,7 @@ impl Client {
                 value: None,
             },
             has_value: value.is_some(),
-            n: narrow(world.setup.n, w.max(r), world),
+            n: narrow(world.setup.n_min, w.max(r), world),
             w,
             r,
             sloppy,
@@ -240,7 +250,37 @@ impl Client {
 
 /// A request's n: the bucket's, or now and then fewer.
 fn narrow(n: u16, needed: u16, world: &mut World) -> u16 {
-    if world.dice.percent(10) { world.dice.between(needed.into(), n.into()) as u16 } else { n }
+    if world.dice.percent(10) {
+        world.dice.between(needed.into(), n.into()) as u16
+    } else {
+        N_OF_BUCKET
+    }
+}
+
+/// Whether clients are about to leave a key alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ebb {
+    No,
+    /// They mostly delete it.
+    Yes,
+    /// They only read it.
+    Over,
+}
+
+/// Any key; where tombstones are reaped, mostly the one whose tide it is.
+fn choose_key(world: &mut World) -> (Key, Ebb) {
+    let keys = world.setup.keys.clone();
+    let any = world.dice.pick(&keys).clone();
+    let Some(tides) = world.setup.tides else { return (any, Ebb::No) };
+    let (tide, passed_ms) = (world.now.0 / tides.tide_ms, world.now.0 % tides.tide_ms);
+    let key = keys[tide as usize % keys.len()].clone();
+    if any != key && world.dice.percent(25) {
+        (any, Ebb::Over)
+    } else if passed_ms > tides.tide_ms / 2 {
+        (key, Ebb::Yes)
+    } else {
+        (key, Ebb::No)
+    }
 }
 
 fn described(body: &Body) -> String {

@@ -1,35 +1,30 @@
 //! One run: a cluster, its clients and its faults, from a seed to a verdict.
 //!
-//! First safety: clients ask while things break, and the oracle hears every answer. Then liveness:
-//! everything is healed, hints go home, replicas are repaired, and the oracle judges what is left;
-//! at last an auditor writes and reads every key, and must succeed.
+//! First safety: clients ask while things break, and the oracle hears every answer. Then liveness
+//! (`verdict`): everything is healed, the cluster becomes whole by itself, and the oracle judges
+//! what is left; at last an auditor writes and reads every key, and must succeed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_protocol::message::Write;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::Metadata;
-use quorate_protocol::row::{Draft, Incarnation};
+use quorate_protocol::row::Incarnation;
 
 use crate::client::{Client, Response};
 use crate::dice::Dice;
-use crate::history::{Saw, WriteNo};
+use crate::faults::DiskCopy;
+use crate::history::WriteNo;
 use crate::node::Node;
-use crate::oracle::{Violation, a_healed_cluster_serves, every_operation_ends, no_hints_are_left};
+use crate::oracle::{Violation, every_operation_ends};
 use crate::plants::Plant;
 use crate::setup::Setup;
-use crate::store::{Rows, Slot};
+use crate::store::Rows;
 use crate::trace::Trace;
-use crate::world::{Body, Claim, Event, Fault, Request, World, sight, value_of, write_id};
+use crate::world::{Body, Claim, Event, Fault, Request, World};
 
 /// The most events of a run: far above what one needs, so that a loop ends.
 const EVENTS_MAX: u64 = 300_000;
-/// How long a healed cluster is left alone until clocks that ran ahead are past, in milliseconds.
-const SETTLE_MS: u64 = 600_000;
-/// The most rounds of handoff that a healed cluster may need.
-const HANDOFF_ROUNDS_MAX: usize = 20;
 /// The client number of the auditor.
-const AUDITOR: usize = usize::MAX;
+pub(crate) const AUDITOR: usize = usize::MAX;
 
 /// What came of a seed.
 pub struct Run {
@@ -59,6 +54,8 @@ pub fn run(seed: u64, plant: Option<Plant>, keep_lines: bool) -> Run {
 pub(crate) struct Cluster {
     pub(crate) world: World,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// Copies that somebody took of their disks.
+    pub(crate) copies: BTreeMap<NodeId, DiskCopy>,
     clients: Vec<Client>,
     healed: bool,
     events: u64,
@@ -67,32 +64,48 @@ pub(crate) struct Cluster {
 impl Cluster {
     fn new(mut world: World) -> Self {
         let ids = world.setup.nodes.clone();
-        let mut start = |id: &NodeId| (*id, Node::new(*id, Incarnation(world.dice.nonzero())));
+        let mut start = |id: &NodeId| {
+            let incarnation = Incarnation(world.dice.nonzero());
+            let mut node = Node::new(*id, incarnation, &world);
+            node.start(&mut world);
+            (*id, node)
+        };
         let nodes = ids.iter().map(&mut start).collect();
         let requests = world.setup.requests_per_client;
         let mut client = |id| Client::new(id, *world.dice.pick(&ids), requests);
         let clients = (0..world.setup.clients).map(&mut client).collect();
-        Self { world, nodes, clients, healed: false, events: 0 }
+        Self { world, nodes, copies: BTreeMap::new(), clients, healed: false, events: 0 }
     }
 
     /// The whole run, until its end or the first broken promise.
     fn live(&mut self) {
-        let Setup { n, r, w, sloppy, fsync, conflicts, .. } = self.world.setup;
+        let Setup { n, n_min, n_max, r, w, sloppy, fsync, conflicts, grace_ms, .. } =
+            self.world.setup;
         let nodes = self.world.setup.nodes.len();
         self.world.note(format_args!(
-            "{nodes} nodes, n={n} r={r} w={w} sloppy={sloppy} fsync={fsync} {conflicts:?}"
+            "{nodes} nodes, n={n} ({n_min} to {n_max}) r={r} w={w} sloppy={sloppy} fsync={fsync} \
+             {conflicts:?} grace={grace_ms} ms"
         ));
         for client in 0..self.clients.len() {
             let delay_ms = self.world.dice.between(0, 50);
             self.world.schedule(delay_ms, Event::ClientActs { client });
         }
         self.world.schedule(10, Event::Fault(Fault::Next));
-        self.world.schedule(self.world.setup.handoff_every_ms, Event::Handoff);
+        for node in self.world.setup.nodes.clone() {
+            let delay_ms = self.world.dice.between(1, self.world.setup.chores_every_ms);
+            self.world.schedule(delay_ms, Event::Chores { node });
+        }
         while self.clients.iter().any(|client| !client.is_done()) && self.step() {}
         self.healed = true;
         self.heal();
-        let settle: [fn(&mut Self); 3] = [Self::settle, Self::judge_what_is_left, Self::audit];
-        for phase in settle {
+        let phases: [fn(&mut Self); 5] = [
+            Self::converge,
+            Self::judge_what_is_left,
+            Self::judge_rest,
+            Self::reap_what_is_left,
+            Self::audit,
+        ];
+        for phase in phases {
             if self.world.violation.is_none() {
                 phase(self);
             }
@@ -100,7 +113,7 @@ impl Cluster {
     }
 
     /// One event. Returns whether the run goes on.
-    fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         if self.world.violation.is_some() {
             return false;
         }
@@ -153,11 +166,11 @@ impl Cluster {
                 self.clients[client].hear(number, &response, &mut self.world);
             }
             Event::ClientGivesUp { client, number } => self.on_give_up(client, number),
-            Event::Fault(fault) if !self.healed || matches!(fault, Fault::Fill(_)) => {
+            Event::Fault(fault) if !self.healed || matches!(fault, Fault::Restart(_)) => {
                 self.on_fault(&fault);
             }
-            Event::Fault(_) => {}
-            Event::Handoff => self.on_handoff(),
+            Event::Chores { node } if !self.healed => self.on_chores(node),
+            Event::Fault(_) | Event::Chores { .. } => {}
         }
     }
 
@@ -171,7 +184,7 @@ impl Cluster {
         }
     }
 
-    fn on_node(&mut self, id: NodeId, act: impl FnOnce(&mut Node, &mut World)) {
+    pub(crate) fn on_node(&mut self, id: NodeId, act: impl FnOnce(&mut Node, &mut World)) {
         if let Some(node) = self.nodes.get_mut(&id) {
             act(node, &mut self.world);
         }
@@ -219,23 +232,19 @@ impl Cluster {
         client.give_up(number, &mut self.world);
     }
 
-    fn on_handoff(&mut self) {
-        if self.healed {
-            return;
+    fn on_chores(&mut self, node: NodeId) {
+        if matches!(self.running(node), Running::Yes) {
+            self.on_node(node, Node::do_chores);
         }
-        for id in self.world.setup.nodes.clone() {
-            if self.world.dice.percent(50) && matches!(self.running(id), Running::Yes) {
-                self.on_node(id, Node::hand_off);
-            }
-        }
-        self.world.schedule(self.world.setup.handoff_every_ms, Event::Handoff);
+        self.world.schedule(self.world.setup.chores_every_ms, Event::Chores { node });
     }
 
     /// Compares what an answer claims with the disks.
     fn check_claim(&mut self, claim: Claim) {
         let verdict = match claim {
             Claim::Acked { key, write, w, acks, strict } => {
-                let counts = |id: &NodeId| !strict || self.world.setup.is_home(*id, &key);
+                let (homes, _) = self.world.setup.preference_list(&key, self.world.setup.n_max);
+                let counts = |id: &NodeId| !strict || homes.contains(id);
                 let holders: BTreeSet<NodeId> = self
                     .nodes
                     .iter()
@@ -250,6 +259,7 @@ impl Cluster {
                 });
                 self.world.oracle.partial_has_a_copy(write, stored)
             }
+            Claim::Reaped { key, tombstone } => self.check_reaped(&key, &tombstone),
         };
         self.world.judge(verdict);
     }
@@ -261,114 +271,6 @@ impl Cluster {
     fn gave_up(&self, node: &Node, write: WriteNo) -> bool {
         let writes = self.world.gave_up.get(&node.id);
         writes.is_some_and(|writes| self.world.oracle.history.is_in(write, writes))
-    }
-
-    /// Lets everything that is under way end.
-    fn drain(&mut self) {
-        while self.step() {}
-    }
-
-    /// After healing: what is under way ends, hints go home, replicas become equal.
-    fn settle(&mut self) {
-        self.drain();
-        self.world.now = self.world.now.plus(SETTLE_MS);
-        for _ in 0..HANDOFF_ROUNDS_MAX {
-            if self.nodes.values().all(|node| node.hint_count() == 0) {
-                break;
-            }
-            for id in self.world.setup.nodes.clone() {
-                self.on_node(id, Node::hand_off);
-            }
-            self.drain();
-        }
-        if !self.world.has(Plant::MergeKeepsCovered) {
-            self.repair_all();
-        }
-    }
-
-    fn judge_what_is_left(&mut self) {
-        let hints = self.nodes.values().map(Node::hint_count).sum();
-        self.world.judge(no_hints_are_left(hints));
-        let busy = self.nodes.values().map(|node| node.operations.len()).sum::<usize>();
-        let what = format!("{busy} operations never ended");
-        self.world.judge(every_operation_ends(busy == 0, &what));
-        for key in self.world.setup.keys.clone() {
-            let (homes, _) = self.world.setup.preference_list(&key);
-            let replica = |home: &NodeId| {
-                let row = self.nodes.get(home)?.store.get(&Slot::home(&key));
-                let siblings = row.map(|row| row.object.siblings.iter().map(sight).collect());
-                Some((*home, siblings.unwrap_or_default()))
-            };
-            let replicas = homes.iter().filter_map(replica).collect();
-            self.world.note(format_args!("left of {key}: {replicas:?}"));
-            let verdict = self.world.oracle.check_final(&key.to_string(), &replicas);
-            self.world.judge(verdict);
-        }
-    }
-
-    /// Writes and reads every key with all replicas: a healed cluster serves.
-    fn audit(&mut self) {
-        for key in self.world.setup.keys.clone() {
-            let n = self.world.setup.n;
-            let read = Body::Read { n, r: n, sloppy: false, timeout_ms: 1000 };
-            let Some(Response::Shown { shown, context, .. }) = self.ask(&key, read) else {
-                return self.fail_audit(&key, "read");
-            };
-            let moment = self.world.moment();
-            let saw = Saw::These(shown);
-            let number = self.world.oracle.begin_write(&key.to_string(), false, saw, moment);
-            self.world.oracle.history.begin_attempt(number);
-            let seen = context.and_then(|context| self.world.keys.verify(&key, &context).ok());
-            let seen = seen.unwrap_or_default();
-            let write = Write {
-                key: key.clone(),
-                draft: Draft {
-                    context: seen.clock,
-                    context_stamp: seen.stamp,
-                    metadata: Metadata::default(),
-                    write_id: write_id(number, 0),
-                    supersede_all: false,
-                    unless_overtaken: false,
-                    value: None,
-                },
-                has_value: true,
-                n,
-                w: n,
-                r: n,
-                sloppy: false,
-                condition: None,
-                delete_seen: false,
-                idempotency: None,
-                timeout_ms: 1000,
-                return_body: false,
-            };
-            let body = Body::Write(Box::new(write), Some(value_of(number)));
-            let Some(Response::Shown { .. }) = self.ask(&key, body) else {
-                return self.fail_audit(&key, "write");
-            };
-            let read = Body::Read { n, r: 1, sloppy: false, timeout_ms: 1000 };
-            match self.ask(&key, read) {
-                Some(Response::Shown { shown, .. }) if shown == BTreeSet::from([number]) => {}
-                Some(_) | None => return self.fail_audit(&key, "second read"),
-            }
-        }
-    }
-
-    /// Asks some node and waits for the answer.
-    fn ask(&mut self, key: &Key, body: Body) -> Option<Response> {
-        let number = self.world.fresh_number();
-        let to = *self.world.dice.pick(&self.world.setup.nodes.clone());
-        let (begun, key) = (self.world.moment(), key.clone());
-        let request = Request { client: AUDITOR, number, key, begun, body };
-        self.world.note(format_args!("the auditor asks {to}"));
-        self.on_node(to, |node, world| node.on_request(request, world));
-        self.drain();
-        self.world.audit.pop()
-    }
-
-    fn fail_audit(&mut self, key: &Key, what: &str) {
-        let what = format!("the {what} of {key} failed");
-        self.world.judge(a_healed_cluster_serves(false, &what));
     }
 }
 

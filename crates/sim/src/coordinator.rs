@@ -17,9 +17,12 @@ use quorate_protocol::put::{self, Put, Role};
 use quorate_protocol::route::{self, Route};
 use quorate_protocol::stamp::Millis;
 
+use crate::anti_entropy::Exchanging;
+use crate::buckets::HandOvers;
 use crate::minter::Minting;
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
+use crate::reaper::Reaping;
 use crate::world::{Body, Event, Request, World};
 
 /// What a node is busy with.
@@ -28,12 +31,16 @@ pub(crate) struct Operations {
     pub(crate) routes: BTreeMap<u64, Routing>,
     pub(crate) gets: BTreeMap<u64, Getting>,
     pub(crate) puts: BTreeMap<u64, Putting>,
+    pub(crate) exchanges: BTreeMap<u64, Exchanging>,
+    pub(crate) reapings: BTreeMap<u64, Reaping>,
+    pub(crate) hand_overs: HandOvers,
 }
 
 impl Operations {
-    /// How many there are.
+    /// How many there are that must end by themselves.
     pub(crate) fn len(&self) -> usize {
-        self.routes.len() + self.gets.len() + self.puts.len()
+        let client = self.routes.len() + self.gets.len() + self.puts.len();
+        client + self.exchanges.len() + self.reapings.len()
     }
 }
 
@@ -48,6 +55,8 @@ pub(crate) struct Routing {
 /// A read under way.
 pub(crate) struct Getting {
     get: Get,
+    /// When it began, by the wall clock: no replica read its object earlier.
+    read_at: Millis,
     key: Key,
     purpose: Purpose,
     wake_at: Option<Millis>,
@@ -70,6 +79,8 @@ pub(crate) struct Putting {
     /// The object as it was minted, and what of it is sent.
     pub(crate) object: Object,
     sent: Bytes,
+    /// When it was minted, by the wall clock.
+    minted_at: Millis,
     pub(crate) dot: Dot,
     wake_at: Option<Millis>,
 }
@@ -99,7 +110,7 @@ impl Node {
                 self.start_get(operation, key, (n, r, sloppy, deadline), purpose, world);
             }
             Body::Write(write, _) => {
-                let (homes, _) = world.setup.preference_list(&request.key);
+                let (homes, _) = self.preference_list(&request.key, world);
                 let deadline = now.plus(u64::from(write.timeout_ms));
                 let plan = route::Plan {
                     me: self.id,
@@ -221,7 +232,7 @@ impl Node {
         purpose: Purpose,
         world: &mut World,
     ) {
-        let (homes, fallbacks) = world.setup.preference_list(&key);
+        let (homes, fallbacks) = self.preference_list(&key, world);
         let mut homes = narrowed(homes, n, self.id);
         homes.sort_by_key(|home| *home != self.id);
         let plan = get::Plan {
@@ -234,7 +245,9 @@ impl Node {
             deadline,
         };
         let (get, effects) = Get::start(plan, &self.down(world.now), world.now);
-        self.operations.gets.insert(operation, Getting { get, key, purpose, wake_at: None });
+        let read_at = self.wall(world.now);
+        let getting = Getting { get, read_at, key, purpose, wake_at: None };
+        self.operations.gets.insert(operation, getting);
         self.carry_out_get(operation, effects, world);
     }
 
@@ -256,8 +269,8 @@ impl Node {
                 }
                 get::Effect::Answer(found) => answer = Some(found),
                 get::Effect::Repair(behind) => {
-                    let merged = getting.get.merged().clone();
-                    self.repair(&key, &merged, behind, world);
+                    let (merged, read_at) = (getting.get.merged().clone(), getting.read_at);
+                    self.repair(&key, &merged, read_at, behind, world);
                 }
             }
         }
@@ -275,18 +288,21 @@ impl Node {
     }
 
     /// Sends the merged object to replicas that a read saw behind.
-    fn repair(&mut self, key: &Key, merged: &Object, behind: Vec<NodeId>, world: &mut World) {
+    fn repair(
+        &mut self,
+        key: &Key,
+        merged: &Object,
+        read_at: Millis,
+        behind: Vec<NodeId>,
+        world: &mut World,
+    ) {
         for node in behind {
             world.note(format_args!("{} repairs {key} on {node}", self.id));
             if node == self.id {
                 // A refusal (clock skew) leaves it behind; the next read tries again.
-                let _ = self.store_object(key, Role::Home, merged, world);
+                let _ = self.store_object(key, Role::Home, merged, read_at, world);
             } else {
-                let message = Message::Store {
-                    key: key.clone(),
-                    role: Role::Home,
-                    read_at: self.wall(world.now),
-                };
+                let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
                 world.send((self.id, self.life), node, &message, &merged.to_bytes());
             }
         }
@@ -294,9 +310,10 @@ impl Node {
 
     fn on_get_answer(&mut self, operation: u64, answer: get::Answer, world: &mut World) {
         let Some(getting) = self.operations.gets.get_mut(&operation) else { return };
+        let read_at = getting.read_at;
         match std::mem::replace(&mut getting.purpose, Purpose::Answered) {
             Purpose::Client(request) => self.answer_read(&request, &answer, world),
-            Purpose::Check(minting) => self.on_checked(*minting, answer, world),
+            Purpose::Check(minting) => self.on_checked(*minting, answer, read_at, world),
             Purpose::Answered => {}
         }
     }
@@ -330,7 +347,7 @@ impl Node {
         world: &mut World,
     ) -> u64 {
         let write = &minting.write;
-        let (homes, fallbacks) = world.setup.preference_list(&write.key);
+        let (homes, fallbacks) = self.preference_list(&write.key, world);
         let plan = put::Plan {
             me: self.id,
             homes: narrowed(homes, write.n, self.id),
@@ -346,8 +363,8 @@ impl Node {
             sent.siblings.retain(|s| s.dot == dot);
         }
         let operation = world.fresh_number();
-        let sent = sent.to_bytes();
-        let putting = Putting { put, minting, object, sent, dot, wake_at: None };
+        let (sent, minted_at) = (sent.to_bytes(), self.wall(world.now));
+        let putting = Putting { put, minting, object, sent, minted_at, dot, wake_at: None };
         self.operations.puts.insert(operation, putting);
         self.carry_out_put(operation, effects, world);
         operation
@@ -359,7 +376,8 @@ impl Node {
             match effect {
                 put::Effect::Send { to, role } => {
                     let key = putting.minting.write.key.clone();
-                    let message = Message::Store { key, role, read_at: self.wall(world.now) };
+                    let read_at = putting.minted_at;
+                    let message = Message::Store { key, role, read_at };
                     let request = world.send((self.id, self.life), to, &message, &putting.sent);
                     self.pending.insert(request, Pending::Put { operation, node: to });
                 }
@@ -376,7 +394,8 @@ impl Node {
         let Some(putting) = self.operations.puts.get_mut(&operation) else { return };
         let mut effects = putting.put.on_ack(node);
         if world.has(Plant::AckCountedTwice) {
-            let (homes, _) = world.setup.preference_list(&putting.minting.write.key);
+            let key = &putting.minting.write.key;
+            let (homes, _) = world.setup.preference_list(key, world.setup.n);
             let other = homes.iter().find(|home| **home != node && **home != self.id);
             effects.extend(other.map(|other| putting.put.on_ack(*other)).unwrap_or_default());
         }
@@ -412,6 +431,9 @@ impl Node {
             putting.wake_at = None;
             let effects = putting.put.on_time(now);
             self.carry_out_put(operation, effects, world);
+        } else {
+            self.on_exchange_time(operation, world);
+            self.on_reaping_time(operation, world);
         }
     }
 

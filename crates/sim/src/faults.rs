@@ -1,27 +1,28 @@
-//! What breaks, and what mends it again: crashes, pauses, partitions, clocks, disks.
+//! What breaks, and what mends it again: crashes, pauses, partitions, clocks, disks, operators.
 
 use std::collections::BTreeSet;
 
-use quorate_protocol::name::NodeId;
-use quorate_protocol::object::Object;
+use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::row::Incarnation;
 
 use crate::cluster::Cluster;
+use crate::node::Records;
 use crate::plants::Plant;
-use crate::store::{Slot, Store};
+use crate::store::{Backup, Store};
 use crate::world::{Event, Fault};
 
-/// The longest pause, outage or partition, in milliseconds.
-const OUTAGE_MS_MAX: u64 = 900;
-/// How often a node with an empty disk looks whether it can be filled, in milliseconds.
-const FILL_EVERY_MS: u64 = 100;
+/// A copy of a node's disk, with all its records.
+pub(crate) struct DiskCopy {
+    backup: Backup,
+    records: Records,
+    incarnation: Incarnation,
+}
 
 impl Cluster {
     /// Something breaks or gets well.
     pub(crate) fn on_fault(&mut self, fault: &Fault) {
         match fault {
             Fault::Restart(node) => self.restart(*node),
-            Fault::Fill(node) => self.fill(*node),
             Fault::Next => {
                 self.draw_fault();
                 let mean_ms = self.world.setup.faults.every_ms;
@@ -52,8 +53,19 @@ impl Cluster {
             Some(4) => self.jump_clock(node),
             Some(5) => self.lose_disk(node),
             Some(6) => self.fail_sync(node),
-            Some(_) | None => self.suspect_wrongly(node),
+            Some(7) => self.suspect_wrongly(node),
+            Some(8) => self.copy_or_restore(node),
+            Some(_) | None => self.change_n(node),
         }
+    }
+
+    fn outage_ms(&mut self, at_least_ms: u64) -> u64 {
+        let mut longest_ms = self.world.setup.faults.outage_ms_max;
+        // Most are short, so that there is quiet between those that outlast a grace.
+        if self.world.setup.reaps() && self.world.dice.percent(70) {
+            longest_ms = longest_ms.min(self.world.setup.grace_ms / 4);
+        }
+        self.world.dice.between(at_least_ms, longest_ms.max(at_least_ms))
     }
 
     /// One node loses power, now and then two or all at once.
@@ -76,7 +88,7 @@ impl Cluster {
         if !self.world.has(Plant::ActorSurvivesCrash) {
             node.incarnation = Incarnation(self.world.dice.nonzero());
         }
-        self.restart_later(id);
+        self.restart_later(id, 10);
     }
 
     /// A sync fails: nobody who waits for it gets an acknowledgement, and the store is reopened
@@ -86,6 +98,8 @@ impl Cluster {
         self.world.note(format_args!("{id}'s sync fails"));
         node.store.crash(&mut self.world.dice);
         node.incarnation = Incarnation(self.world.dice.nonzero());
+        node.quiet_since.clear();
+        node.started_at = self.world.now;
         node.refuse_all_waiting(&mut self.world);
     }
 
@@ -95,25 +109,24 @@ impl Cluster {
         self.world.note(format_args!("{id} stops cleanly"));
         node.store.sync(node.store.written());
         node.die(self.world.now);
-        self.restart_later(id);
+        self.restart_later(id, 10);
     }
 
-    fn restart_later(&mut self, id: NodeId) {
-        let delay_ms = self.world.dice.between(10, OUTAGE_MS_MAX);
+    fn restart_later(&mut self, id: NodeId, at_least_ms: u64) {
+        let delay_ms = self.outage_ms(at_least_ms);
         self.world.schedule(delay_ms, Event::Fault(Fault::Restart(id)));
     }
 
     fn restart(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.up) {
-            self.world.note(format_args!("{id} starts"));
-            node.up = true;
-            node.disturbed_at = self.world.now;
+            node.start(&mut self.world);
         }
     }
 
     fn pause(&mut self, id: NodeId) {
+        let pause_ms = self.outage_ms(10);
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
-        let until = self.world.now.plus(self.world.dice.between(10, OUTAGE_MS_MAX));
+        let until = self.world.now.plus(pause_ms);
         self.world.note(format_args!("{id} stands still until {}", until.0));
         node.paused_until = until;
         node.disturbed_at = until;
@@ -122,21 +135,22 @@ impl Cluster {
     /// Cuts some nodes off from the others, in one direction or both.
     fn partition(&mut self) {
         let nodes = self.world.setup.nodes.clone();
-        let until = self.world.now.plus(self.world.dice.between(30, OUTAGE_MS_MAX));
+        let until = self.world.now.plus(self.outage_ms(30));
         let (there, back) = *self.world.dice.pick(&[(true, true), (true, false), (false, true)]);
         let key = self.world.dice.pick(&self.world.setup.keys.clone()).clone();
-        let (_, fallbacks) = self.world.setup.preference_list(&key);
+        let (_, fallbacks) = self.world.setup.preference_list(&key, self.world.setup.n);
         let fallbacks = fallbacks.to_vec();
         let dice = &mut self.world.dice;
+        if dice.percent(30) {
+            return self.cut_off_hints(&key);
+        }
         // Often just between home replicas and fallbacks, where hints are made.
-        let side: BTreeSet<NodeId> = if dice.percent(45) {
-            fallbacks.into_iter().collect()
-        } else {
-            nodes.iter().copied().filter(|_| dice.percent(35)).collect()
+        let (side, others): (BTreeSet<NodeId>, BTreeSet<NodeId>) = match dice.between(0, 9) {
+            0..=5 => nodes.iter().partition(|node| fallbacks.contains(node)),
+            _ => nodes.iter().partition(|_| dice.percent(35)),
         };
-        let others = || nodes.iter().filter(|node| !side.contains(*node));
         for near in &side {
-            for far in others() {
+            for far in &others {
                 if there {
                     self.world.network.cut(*near, *far, until);
                 }
@@ -145,13 +159,36 @@ impl Cluster {
                 }
             }
         }
-        let until = until.0;
-        self.world.note(format_args!("cut {side:?} out={there} in={back} until {until}"));
+        self.world.note(format_args!(
+            "cut {side:?} from {others:?} out={there} in={back} until {}",
+            until.0
+        ));
+    }
+
+    /// Everybody thinks for a moment that a home replica is down, and makes hints for it; then they
+    /// find no way there, and everything else does.
+    fn cut_off_hints(&mut self, key: &Key) {
+        let longest_ms = 3 * self.world.setup.faults.outage_ms_max;
+        let until = self.world.now.plus(self.world.dice.between(30, longest_ms));
+        let (homes, fallbacks) = self.world.setup.preference_list(key, self.world.setup.n);
+        let (one, fallbacks) = (*self.world.dice.pick(homes), fallbacks.to_vec());
+        for near in &fallbacks {
+            self.world.network.cut(*near, one, until);
+        }
+        let now = self.world.now;
+        self.nodes.values_mut().filter(|node| node.id != one).for_each(|n| n.suspect(one, now));
+        self.world.note(format_args!("hints do not reach {one} until {}", until.0));
     }
 
     fn jump_clock(&mut self, id: NodeId) {
         let wild = self.world.dice.percent(15);
-        let ahead_ms = self.world.dice.between(0, if wild { 120_000 } else { 20_000 }) as i64;
+        let longest_ms = match self.world.setup.grace_ms {
+            // A working clock: no two disagree, and none jumps, by more than an eighth.
+            grace_ms if self.world.setup.reaps() => grace_ms / 16,
+            _ if wild => 120_000,
+            _ => 20_000,
+        };
+        let ahead_ms = self.world.dice.between(0, longest_ms) as i64;
         let ahead_ms = if self.world.dice.percent(50) { ahead_ms } else { -ahead_ms };
         self.world.note(format_args!("{id}'s clock is {ahead_ms} ms ahead"));
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -159,55 +196,106 @@ impl Cluster {
         }
     }
 
-    /// A node comes back with an empty disk. Only one at a time, until it is filled: if W holders
-    /// lost their disks, an acknowledged write would be lost rightly (promise 1).
-    fn lose_disk(&mut self, id: NodeId) {
-        if self.nodes.values().any(|node| !node.ready) {
-            return;
-        }
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
+    /// Whether a node may lose what it holds. Only one at a time, until it is filled, and only if
+    /// everything of it is durable elsewhere: else W holders of an acknowledged write may lose it
+    /// before repair is done, and it would be lost rightly (promise 1).
+    fn may_lose(&self, id: NodeId) -> bool {
+        let is_whole = |node: &crate::node::Node| {
+            node.records.missing.is_empty() && node.records.buckets.raised_from().is_none()
+        };
+        let Some(node) = self.nodes.get(&id).filter(|node| node.up) else { return false };
+        let is_elsewhere = |(slot, row): (&crate::store::Slot, &quorate_protocol::row::Row)| {
+            row.object.siblings.iter().all(|sibling| {
+                let others = self.nodes.values().filter(|other| other.id != id);
+                let mut rows = others.flat_map(|other| other.store.durable());
+                rows.any(|(s, r)| s.key == slot.key && r.object.clock.covers(sibling.dot))
+            })
+        };
+        self.nodes.values().all(is_whole) && node.store.durable().iter().all(is_elsewhere)
+    }
+
+    /// A node comes back with an empty disk.
+    fn lose_disk(&mut self, first: NodeId) {
+        let candidates = self.all_from(first);
+        let Some(id) = candidates.into_iter().find(|id| self.may_lose(*id)) else { return };
         self.world.note(format_args!("{id} loses its disk"));
+        self.lose_rows(id);
+        let records = Records::new(&self.world);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.store = Store::new(self.world.plant);
+        node.records = records;
+        node.miss_everything(&self.world);
+        self.come_back_changed(id);
+    }
+
+    /// All nodes, beginning with one of them.
+    fn all_from(&self, first: NodeId) -> Vec<NodeId> {
+        let mut nodes = self.world.setup.nodes.clone();
+        nodes.sort_by_key(|node| *node != first);
+        nodes
+    }
+
+    fn lose_rows(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         for row in node.store.durable().values() {
             self.world.gives_up(id, &row.object);
         }
-        node.store = Store::default();
-        node.ready = false;
+        let moment = self.world.moment();
+        self.world.oracle.history.lost_disk(moment);
+    }
+
+    fn come_back_changed(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         node.incarnation = Incarnation(self.world.dice.nonzero());
         node.die(self.world.now);
-        let delay_ms = self.world.dice.between(10, 200);
-        self.world.schedule(delay_ms, Event::Fault(Fault::Restart(id)));
-        let delay_ms = self.world.dice.between(FILL_EVERY_MS, 2 * OUTAGE_MS_MAX);
-        self.world.schedule(delay_ms, Event::Fault(Fault::Fill(id)));
+        // A disk is not replaced while a request waits.
+        self.restart_later(id, self.world.setup.request_timeout_ms + 100);
     }
 
-    /// Fills a node whose disk was lost, once everybody is there to give what it holds.
-    fn fill(&mut self, id: NodeId) {
-        let now = self.world.now;
-        if self.nodes.values().any(|node| !node.up || now < node.paused_until) {
-            return self.world.schedule(FILL_EVERY_MS, Event::Fault(Fault::Fill(id)));
-        }
-        self.repair_all();
-        if let Some(node) = self.nodes.get_mut(&id) {
-            self.world.note(format_args!("{id} is filled"));
-            node.ready = true;
-        }
+    /// Whether a copy of the node's disk is old enough for all its peers to notice.
+    fn may_restore(&self, id: NodeId) -> bool {
+        let Some(copy) = self.copies.get(&id) else { return false };
+        let (starts, sequence) = (&copy.records.starts, copy.backup.sequence());
+        let mut peers = self.nodes.values().filter(|peer| peer.id != id);
+        peers.all(|peer| peer.would_notice(id, starts, sequence)) && self.may_lose(id)
     }
 
-    /// What anti-entropy would reach in time: every home replica holds all that anybody knows.
-    pub(crate) fn repair_all(&mut self) {
-        for key in self.world.setup.keys.clone() {
-            let mut all = Object::default();
-            let rows = self.nodes.values().flat_map(|node| node.store.rows());
-            rows.filter(|(slot, _)| slot.key == key).for_each(|(_, row)| all.merge(&row.object));
-            let (homes, _) = self.world.setup.preference_list(&key);
-            for node in homes.iter().filter(|_| !all.is_absent()) {
-                let Some(node) = self.nodes.get_mut(node) else { continue };
-                let slot = Slot::home(&key);
-                let mut row = node.row(&slot, &self.world);
-                row.merge(&all, self.world.now);
-                node.store.put(slot, Some(row));
-                node.store.sync(node.store.written());
+    /// Somebody copies a node's disk, or starts the node with the copy: an old backup, or a clone
+    /// that takes the name over. Only if its peers remember enough to notice.
+    fn copy_or_restore(&mut self, id: NodeId) {
+        let Some(id) = self.all_from(id).into_iter().find(|id| self.may_restore(*id)) else {
+            if self.copies.contains_key(&id) && self.world.dice.percent(75) {
+                return;
             }
+            let Some(node) = self.nodes.get(&id) else { return };
+            let (backup, records) = (node.store.backup(), node.records.clone());
+            let incarnation = node.incarnation;
+            self.world.note(format_args!("{id}'s disk is copied"));
+            self.copies.insert(id, DiskCopy { backup, records, incarnation });
+            return;
+        };
+        let Some(copy) = self.copies.remove(&id) else { return };
+        self.world.note(format_args!("{id} comes back with a copy of its disk"));
+        self.lose_rows(id);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.store.restore(copy.backup);
+        node.records = copy.records;
+        self.come_back_changed(id);
+        if self.world.has(Plant::CloneKeepsIncarnation)
+            && let Some(node) = self.nodes.get_mut(&id)
+        {
+            node.incarnation = copy.incarnation;
+        }
+    }
+
+    /// Somebody changes the bucket's n.
+    fn change_n(&mut self, id: NodeId) {
+        let (low, high) = (self.world.setup.n_min, self.world.setup.n_max);
+        let n = self.world.dice.between(low.into(), high.into()) as u16;
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
+        if self.world.now >= node.paused_until && n != node.n() {
+            self.world.note(format_args!("{id} is told n={n}"));
+            node.set_n(n, &mut self.world);
         }
     }
 

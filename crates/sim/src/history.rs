@@ -129,6 +129,10 @@ impl Write {
 pub struct History {
     writes: Vec<Write>,
     dots: BTreeMap<(String, Dot), WriteNo>,
+    /// Tombstones that were reaped, and when the first of each.
+    reaped: BTreeMap<WriteNo, Moment>,
+    /// When a node lost its disk, or some of what it held.
+    losses: Vec<Moment>,
 }
 
 impl History {
@@ -184,6 +188,30 @@ impl History {
         let again = record.mints.insert(dot, saw).is_some();
         let owner = self.dots.insert((record.key.clone(), dot), write);
         owner.filter(|owner| again || *owner != write)
+    }
+
+    /// Tombstones were proven to be all that is left of their key: what they saw is gone for good,
+    /// and they may be forgotten.
+    pub fn reaped(&mut self, tombstones: impl IntoIterator<Item = WriteNo>, at: Moment) {
+        for tombstone in tombstones {
+            self.reaped.entry(tombstone).or_insert(at);
+        }
+    }
+
+    /// The reaped tombstones of a key, and when each was.
+    pub fn reaped_of<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (WriteNo, Moment)> + 'a {
+        let of_key = move |write: &WriteNo| self.get(*write).is_some_and(|w| w.key == key);
+        self.reaped.iter().filter(move |(write, _)| of_key(write)).map(|(w, at)| (*w, *at))
+    }
+
+    /// A node lost what it held, or came back with less.
+    pub fn lost_disk(&mut self, at: Moment) {
+        self.losses.push(at);
+    }
+
+    /// How often that happened after a moment.
+    pub fn losses_since(&self, moment: Moment) -> u16 {
+        self.losses.iter().filter(|at| **at > moment).count() as u16
     }
 
     /// The write, if there is one of this number.

@@ -7,26 +7,36 @@
 //!
 //! # Reading order
 //! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
-//! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node`, `coordinator`, `minter` and
-//! `answers` are a node, mirrored from `src/`; `client` and `faults` drive it; [`cluster`] is one
-//! run; [`plants`] are the bugs that must be found.
+//! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
+//! `src/`: `replica`, `coordinator`, `minter` and `answers` carry out requests, `chores` the rest:
+//! `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
+//! [`cluster`] is one run, `verdict` what is judged at its end; [`plants`] are the bugs that must
+//! be found.
 
 #![forbid(unsafe_code)]
 
 mod answers;
+mod anti_entropy;
+mod buckets;
+mod chores;
 mod client;
 pub mod cluster;
 mod coordinator;
 mod dice;
 mod faults;
+mod fill;
 pub mod history;
 mod minter;
 mod network;
 mod node;
 pub mod oracle;
 pub mod plants;
+mod reaper;
+mod replica;
 mod setup;
+mod starts;
 mod store;
 pub mod sweep;
 mod trace;
+mod verdict;
 mod world;

@@ -15,9 +15,10 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::view::{context_after_write, context_of};
 
 use crate::coordinator::{Purpose, narrowed};
-use crate::node::{Node, Waiter, slot_of};
+use crate::node::Node;
 use crate::oracle::siblings_are_bounded;
 use crate::plants::Plant;
+use crate::replica::{Waiter, slot_of};
 use crate::world::{Claim, World, write_of};
 
 /// A write on its way to its dot.
@@ -42,7 +43,7 @@ impl Node {
         payload: Bytes,
         world: &mut World,
     ) {
-        let (homes, _) = world.setup.preference_list(&write.key);
+        let (homes, _) = self.preference_list(&write.key, world);
         let role = role_of(self.id, &narrowed(homes, write.n, self.id));
         let deadline = world.now.plus(u64::from(write.timeout_ms));
         let value = write.has_value.then_some(payload);
@@ -68,6 +69,7 @@ impl Node {
         &mut self,
         mut minting: Minting,
         answer: get::Answer,
+        read_at: Millis,
         world: &mut World,
     ) {
         let write = &mut minting.write;
@@ -81,7 +83,7 @@ impl Node {
         if found.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
             // The request was minted before: take that copy over, and mint will find it.
             let key = write.key.clone();
-            return match self.store_object(&key, minting.role, &found, world) {
+            return match self.store_object(&key, minting.role, &found, read_at, world) {
                 Ok(()) => self.mint(minting, &[], world),
                 Err(refusal) => self.refuse(minting, refusal, world),
             };
@@ -109,6 +111,9 @@ impl Node {
     /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for
     /// it.
     fn mint(&mut self, mut minting: Minting, seen: &[Sibling], world: &mut World) {
+        if !self.is_cleared() {
+            return self.refuse(minting, Refusal::Failed, world);
+        }
         let slot = slot_of(&minting.write.key, minting.role);
         let is_new_hint = slot.target.is_some() && self.store.get(&slot).is_none();
         if is_new_hint && self.hint_count() >= world.setup.hints_max {

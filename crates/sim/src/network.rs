@@ -11,9 +11,6 @@ use quorate_protocol::stamp::Millis;
 use crate::dice::Dice;
 use crate::setup::Faults;
 
-/// The longest that a straggler takes, in milliseconds.
-const STRAGGLER_MS_MAX: u64 = 900;
-
 /// What became of a message.
 pub(crate) enum Fate {
     /// It arrives after so many milliseconds, once or twice.
@@ -53,7 +50,7 @@ impl Network {
         }
         let mut delay = || {
             if dice.percent(faults.stragglers) {
-                dice.between(faults.delay_ms_max, STRAGGLER_MS_MAX)
+                dice.between(faults.delay_ms_max, faults.straggler_ms_max)
             } else {
                 dice.between(1, faults.delay_ms_max)
             }

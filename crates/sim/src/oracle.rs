@@ -154,6 +154,7 @@ impl Oracle {
     /// The first property that it breaks.
     pub fn check_read(&self, read: &Read, answer: &Answer) -> Verdict {
         self.check_answer(answer)?;
+        self.nothing_reaped_comes_back(read.begun, answer)?;
         self.no_false_absence(read, answer)?;
         self.strict_reads_see_what_was_acknowledged(read, answer)
     }
@@ -221,9 +222,12 @@ impl Oracle {
         if !answer.shown.is_empty() {
             return Ok(());
         }
+        let gone = self.gone(answer.key);
         for (number, write) in self.history.writes_of(answer.key) {
             let Some(ack) = write.acked.filter(|ack| ack.at < read.begun) else { continue };
-            holds(ack.homes + read.r <= self.n, "no_false_absence", || {
+            let homes = ack.homes.saturating_sub(self.history.losses_since(write.begun));
+            let excused = homes + read.r <= self.n || self.history.is_in(number, &gone);
+            holds(excused, "no_false_absence", || {
                 let write = self.history.describe(number);
                 format!("r={} of n={} called {} never written: {write}", read.r, self.n, answer.key)
             })?;
@@ -239,13 +243,14 @@ impl Oracle {
             return Ok(());
         }
         let shown: BTreeSet<WriteNo> = answer.shown.iter().map(|s| s.write).collect();
+        let known = &shown | &self.gone(answer.key);
         for (number, write) in self.history.writes_of(answer.key) {
             let ack = write.acked.filter(|ack| ack.at < read.begun);
             let Some(w) = ack.and_then(|ack| ack.strict_w) else { continue };
             if w + read.r <= self.n {
                 continue;
             }
-            let seen = self.history.is_in(number, &shown);
+            let seen = self.history.is_in(number, &known);
             holds(seen, "strict_reads_see_what_was_acknowledged", || {
                 let write = self.history.describe(number);
                 format!("w={w} r={} n={}, the read showed {shown:?}, not {write}", read.r, self.n)
@@ -274,6 +279,21 @@ impl Oracle {
         Ok(())
     }
 
+    /// *Nothing comes back from the dead* (promise 2; design section 5, deletes): what a reaped
+    /// tombstone superseded was nowhere any more when it was reaped. No quorum is needed to know.
+    fn nothing_reaped_comes_back(&self, begun: Moment, answer: &Answer) -> Verdict {
+        let shown: BTreeSet<WriteNo> = answer.shown.iter().map(|s| s.write).collect();
+        for (tombstone, _) in self.history.reaped_of(answer.key).filter(|(_, at)| *at < begun) {
+            self.nothing_comes_back_from_the_dead(answer.key, tombstone, &shown)?;
+        }
+        Ok(())
+    }
+
+    /// What is known to be gone for good, with all that it saw.
+    fn gone(&self, key: &str) -> BTreeSet<WriteNo> {
+        self.history.reaped_of(key).map(|(tombstone, _)| tombstone).collect()
+    }
+
     /// Checks what is left of a key after all faults were healed and the replicas repaired.
     ///
     /// # Errors
@@ -288,11 +308,14 @@ impl Oracle {
                 once.push(sight);
             }
         }
-        self.check_answer(&Answer { key, shown: &once, context: None })?;
+        let answer = Answer { key, shown: &once, context: None };
+        self.check_answer(&answer)?;
+        self.nothing_reaped_comes_back(Moment(u64::MAX), &answer)?;
         let present: BTreeSet<WriteNo> = once.iter().map(|s| s.write).collect();
+        let known = &present | &self.gone(key);
         for (number, write) in self.history.writes_of(key) {
             if write.acked.is_some() {
-                self.no_acknowledged_write_is_lost(key, number, &present)?;
+                self.no_acknowledged_write_is_lost(key, number, &known)?;
                 self.nothing_comes_back_from_the_dead(key, number, &present)?;
             }
         }
@@ -332,6 +355,41 @@ pub fn replicas_are_equal(key: &str, replicas: &BTreeMap<NodeId, Vec<Sight>>) ->
         })?;
     }
     Ok(())
+}
+
+/// *A tombstone is reaped only when nothing else is left of its key* (design section 5, deletes),
+/// on any node. `held` says what is.
+///
+/// # Errors
+/// What is held, and by whom.
+pub fn reaped_for_good(key: &str, held: Option<String>) -> Verdict {
+    holds(held.is_none(), "reaped_for_good", || {
+        format!("{key} was proven to be gone, but {}", held.unwrap_or_default())
+    })
+}
+
+/// *After healing: Merkle roots equal* (promise 5), and the trees say what the rows say.
+///
+/// # Errors
+/// What does not.
+pub fn trees_are_right(wrong: Option<String>) -> Verdict {
+    holds(wrong.is_none(), "trees_are_right", || wrong.unwrap_or_default())
+}
+
+/// *A converged cluster at rest writes nothing* (design section 5).
+///
+/// # Errors
+/// How many changes there were.
+pub fn rest_writes_nothing(changes: u64) -> Verdict {
+    holds(changes == 0, "rest_writes_nothing", || format!("{changes} changes at rest"))
+}
+
+/// *The cluster becomes whole by itself* (promise 5): within the rounds that it gets.
+///
+/// # Errors
+/// What is left to do.
+pub fn converges(left: Option<String>) -> Verdict {
+    holds(left.is_none(), "converges", || left.unwrap_or_default())
 }
 
 /// *After healing: no hints* (promise 5).

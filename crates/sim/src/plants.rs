@@ -40,10 +40,28 @@ pub enum Plant {
     HintDroppedOnSend,
     /// A forwarded write gets a new write id on every attempt.
     WriteIdForgotten,
+    /// A Merkle leaf is written in a batch of its own, after its row's.
+    LeafNotUpdated,
+    /// A Merkle leaf is read where it was last synced, and written back as a whole: of two keys
+    /// that change it at once, one is forgotten.
+    LeafReadThenWritten,
+    /// Anti-entropy writes what it read before, whatever has arrived since.
+    RepairFromStaleRead,
+    /// A node that keeps a hint of a key confirms its tombstone: the hint is delivered after the
+    /// reap.
+    HintNotCounted,
+    /// Objects are taken however long they were on their way.
+    StaleTaken,
+    /// The reaper takes the silence of a node for a confirmation.
+    ReapWithoutFullProof,
+    /// A copy of a disk goes on under the incarnation it was copied with.
+    CloneKeepsIncarnation,
+    /// A node that is told that it came back behind goes on all the same.
+    BehindIgnored,
 }
 
 /// A plant, its name on the command line, and what it does in a few words.
-pub const PLANTS: [(Plant, &str, &str); 16] = [
+pub const PLANTS: [(Plant, &str, &str); 24] = [
     (Plant::EarlyAck, "early-ack", "a replica acknowledges before its sync"),
     (Plant::SyncCoversLater, "sync-covers-later", "a sync acknowledges writes made after it began"),
     (Plant::BareSibling, "bare-sibling", "only the new sibling is sent beside the joined clock"),
@@ -68,6 +86,34 @@ pub const PLANTS: [(Plant, &str, &str); 16] = [
         "a hint is dropped before it is acknowledged",
     ),
     (Plant::WriteIdForgotten, "write-id-forgotten", "a forwarded write changes its write id"),
+    (Plant::LeafNotUpdated, "leaf-not-updated", "a leaf is not written in its row's batch"),
+    (
+        Plant::LeafReadThenWritten,
+        "leaf-read-then-written",
+        "of two keys of one leaf at once, the leaf forgets one",
+    ),
+    (
+        Plant::RepairFromStaleRead,
+        "repair-from-stale-read",
+        "anti-entropy overwrites what arrived since it read",
+    ),
+    (
+        Plant::HintNotCounted,
+        "hint-delivered-after-reap",
+        "a node confirms a tombstone though it keeps a hint",
+    ),
+    (Plant::StaleTaken, "stale-taken", "objects are taken however long they were on their way"),
+    (
+        Plant::ReapWithoutFullProof,
+        "reap-without-full-proof",
+        "a silent node need not confirm a tombstone",
+    ),
+    (
+        Plant::CloneKeepsIncarnation,
+        "clone-keeps-incarnation",
+        "a copied disk mints under its old incarnation",
+    ),
+    (Plant::BehindIgnored, "behind-ignored", "a node that came back behind goes on all the same"),
 ];
 
 impl FromStr for Plant {

@@ -1,11 +1,13 @@
 //! What a seed decides before anything happens: the cluster, its settings, its faults, its clients.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use quorate_protocol::bucket::Conflicts;
-use quorate_protocol::layout::{Layout, Member};
+use quorate_protocol::layout::{Layout, Member, Partition};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::row::Limits;
+use quorate_protocol::tree::leaf_of;
 
 use crate::dice::Dice;
 
@@ -14,7 +16,13 @@ const NODES_MAX: usize = 7;
 /// The most zones of a simulated cluster.
 const ZONES_MAX: usize = 3;
 /// Partitions of a simulated cluster: few, so that layouts are cheap.
-const PARTITIONS: u32 = 16;
+pub(crate) const PARTITIONS: u32 = 16;
+/// The bucket that all keys are in.
+pub(crate) const BUCKET: &str = "b";
+/// The grace of deletes where nothing is reaped, in milliseconds: the default, 24 h.
+const GRACE_MS: u64 = 86_400_000;
+/// The n of a request that asks for all home replicas of its bucket, however many these are.
+pub(crate) const N_OF_BUCKET: u16 = u16::MAX;
 
 /// How likely each thing is that can go wrong. Percentages of messages, or weights of faults.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +38,22 @@ pub(crate) struct Faults {
     /// The mean pause between two faults, in milliseconds.
     pub(crate) every_ms: u64,
     /// Weights of: crash, clean stop, pause, partition, clock jump, disk loss, failed sync, false
-    /// suspicion.
-    pub(crate) weights: [u64; 8],
+    /// suspicion, restoring a copy of a disk, changing the bucket's n.
+    pub(crate) weights: [u64; 10],
+    /// The longest pause, outage or partition, in milliseconds.
+    pub(crate) outage_ms_max: u64,
+    /// The longest that a straggler takes, in milliseconds.
+    pub(crate) straggler_ms_max: u64,
 }
 
 /// Everything that does not change during a run.
 pub(crate) struct Setup {
     pub(crate) layout: Arc<Layout>,
     pub(crate) nodes: Vec<NodeId>,
-    /// N of every bucket.
+    /// N of the bucket at first, and the bounds of what it is changed to.
     pub(crate) n: u16,
+    pub(crate) n_min: u16,
+    pub(crate) n_max: u16,
     /// The usual R and W; single requests may differ.
     pub(crate) r: u16,
     pub(crate) w: u16,
@@ -63,8 +77,22 @@ pub(crate) struct Setup {
     pub(crate) request_timeout_ms: u64,
     pub(crate) replica_timeout_ms: u64,
     pub(crate) hedge_ms: Option<u64>,
-    pub(crate) handoff_every_ms: u64,
+    /// How often a node does one of its background jobs.
+    pub(crate) chores_every_ms: u64,
+    /// The most keys or rows in a page of a listing.
+    pub(crate) page_max: usize,
+    /// The grace of deletes.
+    pub(crate) grace_ms: u64,
+    /// How clients move from key to key where tombstones are reaped.
+    pub(crate) tides: Option<Tides>,
     pub(crate) faults: Faults,
+}
+
+/// Clients write to one key at a time, delete it, and leave it alone until its tombstone is reaped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tides {
+    /// How long a key is in use, in milliseconds.
+    pub(crate) tide_ms: u64,
 }
 
 impl Setup {
@@ -75,28 +103,26 @@ impl Setup {
         let layout = layout(nodes, zones);
         let n = *dice.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5]);
         let n = n.min(nodes as u64) as u16;
-        let quorum = n / 2 + 1;
         let mut faults = Faults::draw(dice);
+        let (n_min, n_max) = if dice.percent(25) && n > 1 && nodes > 3 {
+            (n, dice.between(n.into(), nodes as u64) as u16)
+        } else {
+            (n, n)
+        };
+        if n_min == n_max {
+            faults.weights[9] = 0;
+        }
         if n == 1 {
             faults.weights[5] = 0; // the only copy would be lost, and rightly
+            faults.weights[8] = 0;
         }
-        let loses_disks = faults.weights[5] > 0;
-        let w_min = if loses_disks { 2 } else { 1 };
-        let any = |dice: &mut Dice, min: u16| dice.between(min.into(), n.into()) as u16;
-        let (r, w) = match dice.between(0, 9) {
-            0..=3 => (quorum, quorum.max(w_min)),
-            4..=8 => {
-                let w = any(dice, w_min);
-                (n + 1 - w, w) // just enough to overlap
-            }
-            _ => (any(dice, 1), any(dice, w_min)),
-        };
-        let keys = dice.between(1, 3);
-        let key = |i| Key::new("b", format!("k{i}").as_bytes()).ok();
-        Self {
+        let (r, w, w_min) = quorums(n_min, n_max, &faults, dice);
+        let mut setup = Self {
             nodes: layout.members().iter().map(|m| m.node).collect(),
             layout,
-            n,
+            n: *dice.pick(&[n_min, n_max]),
+            n_min,
+            n_max,
             r,
             w,
             w_min,
@@ -109,28 +135,109 @@ impl Setup {
                 object_bytes_max: dice.between(100, 2000) as usize,
             },
             hints_max: dice.between(1, 6) as usize,
-            keys: (0..keys).filter_map(key).collect(),
+            keys: keys(dice),
             clients: dice.between(2, 5) as usize,
             requests_per_client: dice.between(15, 45),
-            thinking_ms_max: *dice.pick(&[5, 40, 150]),
+            thinking_ms_max: *dice.pick(&[5, 40, 150, 300]),
             request_timeout_ms: dice.between(200, 800),
             replica_timeout_ms: dice.between(30, 200),
             hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            handoff_every_ms: *dice.pick(&[10, 40, 150]),
+            chores_every_ms: *dice.pick(&[20, 60, 200]),
+            page_max: dice.between(1, 4) as usize,
+            grace_ms: GRACE_MS,
+            tides: None,
             faults,
+        };
+        if dice.percent(30) {
+            setup.reap(dice);
         }
+        setup
     }
 
-    /// The nodes of a key in order of preference: home replicas, then fallbacks.
-    pub(crate) fn preference_list(&self, key: &Key) -> (&[NodeId], &[NodeId]) {
+    /// Makes the run one in which tombstones are reaped: a short grace, and time enough.
+    fn reap(&mut self, dice: &mut Dice) {
+        let grace_ms = dice.between(2000, 6000);
+        self.grace_ms = grace_ms;
+        self.tides = Some(Tides { tide_ms: dice.between(grace_ms, 2 * grace_ms) });
+        // Keys are left alone only while clients write to others.
+        while self.keys.len() < 3 {
+            let more = keys(dice);
+            self.keys.extend(more);
+            self.keys.sort_unstable();
+            self.keys.dedup();
+        }
+        let requests = self.requests_per_client * dice.between(1, 2);
+        self.requests_per_client = requests;
+        self.thinking_ms_max = 2 * grace_ms * dice.between(8, 14) / requests;
+        self.chores_every_ms = grace_ms / dice.between(8, 16);
+        // Whoever starts must be quiet for a grace before anything is reaped.
+        for start in [0, 1, 6] {
+            self.faults.weights[start] = self.faults.weights[start].min(1);
+        }
+        self.faults.every_ms = dice.between(grace_ms / 4, 2 * grace_ms);
+        self.faults.outage_ms_max = *dice.pick(&[grace_ms / 4, 2 * grace_ms, 4 * grace_ms]);
+        self.faults.straggler_ms_max = *dice.pick(&[grace_ms / 4, 2 * grace_ms, 4 * grace_ms]);
+        // Else no round of the reaper ever hears everybody.
+        self.faults.stragglers = self.faults.stragglers.min(5);
+        self.faults.loss = self.faults.loss.min(3);
+    }
+
+    /// The nodes of a key in order of preference, if its bucket has `n` replicas: home replicas,
+    /// then fallbacks.
+    pub(crate) fn preference_list(&self, key: &Key, n: u16) -> (&[NodeId], &[NodeId]) {
         let partition = key.partition(self.layout.partitions());
-        self.layout.preference_list(partition).split_at(usize::from(self.n))
+        self.layout.preference_list(partition).split_at(usize::from(n))
     }
 
-    /// Whether the node is a home replica of the key.
-    pub(crate) fn is_home(&self, node: NodeId, key: &Key) -> bool {
-        self.preference_list(key).0.contains(&node)
+    /// The partitions that the keys are in.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
+        let partitions = self.keys.iter().map(|key| key.partition(PARTITIONS));
+        partitions.collect::<BTreeSet<_>>().into_iter()
     }
+
+    /// Whether tombstones are reaped in this run.
+    pub(crate) fn reaps(&self) -> bool {
+        self.tides.is_some()
+    }
+}
+
+/// R, W, and the least W of any request.
+fn quorums(n_min: u16, n_max: u16, faults: &Faults, dice: &mut Dice) -> (u16, u16, u16) {
+    let quorum = n_min / 2 + 1;
+    let loses_disks = faults.weights[5] + faults.weights[8] > 0;
+    let w_min = if loses_disks { 2 } else { 1 };
+    let any = |dice: &mut Dice, min: u16| dice.between(min.into(), n_min.into()) as u16;
+    let (r, w) = match dice.between(0, 9) {
+        0..=3 => (quorum, quorum.max(w_min)),
+        4..=8 => {
+            let w = any(dice, w_min);
+            ((n_max + 1 - w).min(n_min), w) // just enough to overlap, if n allows it
+        }
+        _ => (any(dice, 1), any(dice, w_min)),
+    };
+    (r, w, w_min)
+}
+
+/// One to three keys; often ones that share a leaf of their Merkle tree.
+fn keys(dice: &mut Dice) -> Vec<Key> {
+    let count = dice.between(1, 3) as usize;
+    if dice.percent(50) {
+        return twins()[..count].to_vec();
+    }
+    let key = |i| Key::new(BUCKET, format!("k{i}").as_bytes()).ok();
+    (0..count).filter_map(key).collect()
+}
+
+/// Keys of one partition and one leaf.
+fn twins() -> &'static [Key] {
+    static TWINS: OnceLock<Vec<Key>> = OnceLock::new();
+    TWINS.get_or_init(|| {
+        let key = |i| Key::new(BUCKET, format!("t{i}").as_bytes()).ok();
+        let place = |key: &Key| (key.partition(PARTITIONS), leaf_of(key));
+        let all = || (0..100_000).filter_map(key);
+        let first = all().next().map(|first| place(&first));
+        all().filter(|key| Some(place(key)) == first).take(3).collect()
+    })
 }
 
 impl Faults {
@@ -145,6 +252,8 @@ impl Faults {
             weight(45, 5),
             weight(30, 2),
             weight(50, 3),
+            weight(50, 6),
+            weight(100, 2),
         ];
         let calm = dice.percent(20);
         Self {
@@ -154,6 +263,8 @@ impl Faults {
             delay_ms_max: dice.between(1, 15),
             every_ms: dice.between(20, 300),
             weights,
+            outage_ms_max: 900,
+            straggler_ms_max: 900,
         }
     }
 }

@@ -1,16 +1,24 @@
-//! One node's disk in memory: rows, and a log whose unsynced tail a crash cuts off.
+//! One node's disk in memory: rows with their Merkle leaves, and a log whose unsynced tail a crash
+//! cuts off.
 //!
 //! A write changes the rows at once (reads may show what is not yet durable) and appends to the
-//! log. A sync makes durable what was written *before it began*. A crash keeps some prefix of the
-//! rest, as a write-ahead log does: the order is kept, the end is not.
+//! log, together with what it does to the leaves. A sync makes durable what was written *before it
+//! began*. A crash keeps some prefix of the rest, as a write-ahead log does: the order is kept, the
+//! end is not.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;
+use quorate_protocol::exchange::{Page, row_order};
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::tree::{LEAVES, LeafSet, Leaves, Tree, leaf_hash, leaf_of};
 
 use crate::dice::Dice;
+use crate::plants::Plant;
+use crate::setup::PARTITIONS;
 
 /// Where a row lies: among the node's own rows, or among its hints for a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,37 +37,133 @@ impl Slot {
 /// Rows by place.
 pub(crate) type Rows = BTreeMap<Slot, Row>;
 
+/// What lies on a disk.
+#[derive(Clone, Default)]
+pub(crate) struct Image {
+    rows: Rows,
+    /// Those that are not zero.
+    leaves: BTreeMap<(Tree, u8), u128>,
+    /// When the node last recorded that it runs, by its own clock.
+    alive_at: Millis,
+}
+
+/// One change of the disk: everything in it is there after a crash, or nothing.
+enum Change {
+    Row { slot: Slot, row: Option<Row>, leaves: Vec<LeafChange> },
+    Alive(Millis),
+}
+
+/// A change of one leaf.
+enum LeafChange {
+    Toggle((Tree, u8), u128),
+    /// Only a planted bug writes a leaf as a whole.
+    Set((Tree, u8), u128),
+}
+
 /// The store of one node.
 #[derive(Default)]
 pub(crate) struct Store {
-    rows: Rows,
-    durable: Rows,
-    /// Changes not yet durable, oldest first; `None` drops the row.
-    tail: VecDeque<(Slot, Option<Row>)>,
-    /// How many changes were ever written.
+    image: Image,
+    durable: Image,
+    /// Changes not yet durable, oldest first.
+    tail: VecDeque<Change>,
+    /// The sequence number of the last change.
+    written: u64,
+    /// The bug in it, if one is planted.
+    plant: Option<Plant>,
+}
+
+/// A copy of what was durable.
+#[derive(Clone)]
+pub(crate) struct Backup {
+    image: Image,
     written: u64,
 }
 
+impl Backup {
+    /// The sequence number of its last change.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.written
+    }
+}
+
 impl Store {
+    /// An empty disk.
+    pub(crate) fn new(plant: Option<Plant>) -> Self {
+        Self { plant, ..Self::default() }
+    }
+
     /// The row, as it was last written.
     pub(crate) fn get(&self, slot: &Slot) -> Option<&Row> {
-        self.rows.get(slot)
+        self.image.rows.get(slot)
     }
 
     /// All rows as they were last written.
     pub(crate) fn rows(&self) -> &Rows {
-        &self.rows
+        &self.image.rows
     }
 
     /// The rows that no crash can take.
     pub(crate) fn durable(&self) -> &Rows {
-        &self.durable
+        &self.durable.rows
     }
 
-    /// Writes a row, or drops it.
+    /// The version of a key's home row as it was last written.
+    pub(crate) fn version(&self, key: &Key) -> Version {
+        self.get(&Slot::home(key)).map_or(Version::ABSENT, |row| row.object.version())
+    }
+
+    /// Writes a row, or drops it, and changes the leaves that count it.
     pub(crate) fn put(&mut self, slot: Slot, row: Option<Row>) {
-        apply(&mut self.rows, slot.clone(), row.clone());
-        self.tail.push_back((slot, row));
+        let mut leaves = Vec::new();
+        if slot.target.is_none() {
+            for row in self.image.rows.get(&slot).into_iter().chain(&row) {
+                let place = (tree_of(&slot.key, row.tree), leaf_of(&slot.key));
+                leaves.push(LeafChange::Toggle(place, leaf_hash(&slot.key, row.object.version())));
+            }
+        }
+        match self.plant {
+            Some(Plant::LeafNotUpdated) => {
+                // In a batch of its own: a crash may come between.
+                self.write(Change::Row {
+                    slot: slot.clone(),
+                    row: row.clone(),
+                    leaves: Vec::new(),
+                });
+                self.write(Change::Row { slot, row, leaves });
+            }
+            Some(Plant::LeafReadThenWritten) => {
+                let leaves = self.leaves_written_whole(leaves);
+                self.write(Change::Row { slot, row, leaves });
+            }
+            Some(_) | None => self.write(Change::Row { slot, row, leaves }),
+        }
+    }
+
+    /// The planted bug: the leaf is read where it was last synced, and written back.
+    fn leaves_written_whole(&self, changes: Vec<LeafChange>) -> Vec<LeafChange> {
+        let mut whole: BTreeMap<(Tree, u8), u128> = BTreeMap::new();
+        for change in changes {
+            let LeafChange::Toggle(place, hash) = change else { continue };
+            let read = || self.durable.leaves.get(&place).copied().unwrap_or_default();
+            *whole.entry(place).or_insert_with(read) ^= hash;
+        }
+        whole.into_iter().map(|(place, leaf)| LeafChange::Set(place, leaf)).collect()
+    }
+
+    /// Records that the node runs.
+    pub(crate) fn mark_alive(&mut self, now: Millis) {
+        self.write(Change::Alive(now));
+    }
+
+    /// When that was last recorded.
+    pub(crate) fn alive_at(&self) -> Millis {
+        self.image.alive_at
+    }
+
+    fn write(&mut self, change: Change) {
+        self.image.apply(&change);
+        self.tail.push_back(change);
         self.written += 1;
     }
 
@@ -68,16 +172,21 @@ impl Store {
         self.written
     }
 
+    /// The number of the last change that no crash can take.
+    pub(crate) fn durable_at(&self) -> u64 {
+        self.written - self.tail.len() as u64
+    }
+
     /// Whether the change with this number is durable.
     pub(crate) fn is_durable(&self, change: u64) -> bool {
-        change + self.tail.len() as u64 <= self.written
+        change <= self.durable_at()
     }
 
     /// Makes every change up to this number durable.
     pub(crate) fn sync(&mut self, upto: u64) {
         while !self.is_durable(upto) {
-            let Some((slot, row)) = self.tail.pop_front() else { return };
-            apply(&mut self.durable, slot, row);
+            let Some(change) = self.tail.pop_front() else { return };
+            self.durable.apply(&change);
         }
     }
 
@@ -87,16 +196,106 @@ impl Store {
         self.sync(self.written - lost);
         self.tail.clear();
         self.written -= lost;
-        self.rows = self.durable.iter().map(|(slot, row)| (slot.clone(), reread(row))).collect();
+        self.image = self.durable.clone();
+        self.image.rows.values_mut().for_each(|row| *row = reread(row));
         lost
+    }
+
+    /// A copy of the disk, as somebody takes it who sees only what is durable.
+    pub(crate) fn backup(&self) -> Backup {
+        Backup { image: self.durable.clone(), written: self.durable_at() }
+    }
+
+    /// The disk is replaced by a copy.
+    pub(crate) fn restore(&mut self, backup: Backup) {
+        self.tail.clear();
+        (self.image, self.durable) = (backup.image.clone(), backup.image);
+        self.written = backup.written;
+    }
+
+    /// Drops all rows, durably.
+    pub(crate) fn discard_rows(&mut self) {
+        let alive_at = self.image.alive_at;
+        self.sync(self.written);
+        self.image = Image { alive_at, ..Image::default() };
+        self.durable = self.image.clone();
+        self.written += 1;
+    }
+
+    /// The leaves of a tree.
+    pub(crate) fn leaves(&self, tree: Tree) -> Leaves {
+        let mut leaves = Leaves::default();
+        let of_tree = self.image.leaves.range((tree, 0)..=(tree, u8::MAX));
+        of_tree.for_each(|((_, leaf), value)| leaves.toggle(*leaf, *value));
+        leaves
+    }
+
+    /// The keys of some leaves with their versions, in row order, at most `limit`.
+    pub(crate) fn list(
+        &self,
+        tree: Tree,
+        leaves: LeafSet,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Page {
+        let rows = self.image.rows.iter().filter(|(slot, row)| {
+            slot.target.is_none()
+                && tree_of(&slot.key, row.tree) == tree
+                && leaves.contains(leaf_of(&slot.key))
+                && after.is_none_or(|after| row_order(&slot.key, after).is_gt())
+        });
+        let mut versions: Vec<(Key, Version)> =
+            rows.map(|(slot, row)| (slot.key.clone(), row.object.version())).collect();
+        versions.sort_by(|(a, _), (b, _)| row_order(a, b));
+        let is_end = versions.len() <= limit;
+        versions.truncate(limit);
+        Page { versions, is_end }
+    }
+
+    /// The first leaf that does not say what the rows say.
+    pub(crate) fn wrong_leaf(&self) -> Option<(Tree, u8)> {
+        let mut told = Image { leaves: self.image.leaves.clone(), ..Image::default() };
+        for (slot, row) in self.image.rows.iter().filter(|(slot, _)| slot.target.is_none()) {
+            let place = (tree_of(&slot.key, row.tree), leaf_of(&slot.key));
+            told.change_leaf(place, |leaf| leaf ^ leaf_hash(&slot.key, row.object.version()));
+        }
+        told.leaves.into_keys().next()
     }
 }
 
-fn apply(rows: &mut Rows, slot: Slot, row: Option<Row>) {
-    match row {
-        Some(row) => rows.insert(slot, row),
-        None => rows.remove(&slot),
-    };
+impl Image {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Alive(now) => self.alive_at = *now,
+            Change::Row { slot, row, leaves } => {
+                match row {
+                    Some(row) => self.rows.insert(slot.clone(), row.clone()),
+                    None => self.rows.remove(slot),
+                };
+                for leaf in leaves {
+                    match leaf {
+                        LeafChange::Toggle(place, hash) => {
+                            self.change_leaf(*place, |leaf| leaf ^ hash)
+                        }
+                        LeafChange::Set(place, value) => self.change_leaf(*place, |_| *value),
+                    }
+                }
+            }
+        }
+    }
+
+    fn change_leaf(&mut self, place: (Tree, u8), change: impl Fn(u128) -> u128) {
+        let leaf = self.leaves.entry(place).or_default();
+        *leaf = change(*leaf);
+        if *leaf == 0 {
+            self.leaves.remove(&place);
+        }
+    }
+}
+
+/// The tree that counts a key's rows where its bucket has `n` replicas.
+pub(crate) fn tree_of(key: &Key, n: u16) -> Tree {
+    Tree { partition: key.partition(PARTITIONS), n }
 }
 
 /// A row as a restarted node reads it from its disk.
@@ -112,6 +311,8 @@ fn reread(row: &Row) -> Row {
     }
 }
 
+const _: () = assert!(LEAVES == 256, "a leaf is named by one byte");
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -121,21 +322,41 @@ mod tests {
         Slot::home(&Key::new("b", key.as_bytes()).unwrap())
     }
 
+    fn row() -> Option<Row> {
+        Some(Row { tree: 3, ..Row::default() })
+    }
+
     #[test]
     fn a_crash_takes_only_what_was_written_after_the_sync_began() {
         let mut dice = Dice::new(1);
         for _ in 0..50 {
             let mut store = Store::default();
-            store.put(slot("a"), Some(Row::default()));
+            store.put(slot("a"), row());
             let upto = store.written();
-            store.put(slot("b"), Some(Row::default()));
-            store.put(slot("c"), Some(Row::default()));
+            store.put(slot("b"), row());
+            store.put(slot("c"), row());
             store.sync(upto);
             store.crash(&mut dice);
             assert!(store.get(&slot("a")).is_some());
             // The log keeps its order: what came later is not there without what came before.
             assert!(store.get(&slot("b")).is_some() || store.get(&slot("c")).is_none());
             assert!(store.is_durable(store.written()));
+            assert_eq!(store.wrong_leaf(), None);
         }
+    }
+
+    #[test]
+    fn a_row_counts_in_one_leaf_of_the_tree_it_is_in() {
+        let mut store = Store::default();
+        let key = slot("a").key;
+        store.put(slot("a"), row());
+        assert_ne!(store.leaves(tree_of(&key, 3)), Leaves::default());
+        store.put(slot("a"), Some(Row { tree: 5, ..Row::default() }));
+        assert_eq!(store.leaves(tree_of(&key, 3)), Leaves::default());
+        assert_eq!(store.wrong_leaf(), None);
+        store.put(slot("a"), None);
+        assert_eq!(store.leaves(tree_of(&key, 5)), Leaves::default());
+        let backup = store.backup();
+        assert_eq!((backup.written, backup.image.rows.len()), (0, 0), "nothing was synced");
     }
 }

@@ -48,8 +48,8 @@ pub(crate) enum Event {
     ClientGivesUp { client: usize, number: u64 },
     /// Something breaks, or gets well.
     Fault(Fault),
-    /// Nodes that keep hints send some of them home.
-    Handoff,
+    /// A node does some of its background jobs.
+    Chores { node: NodeId },
 }
 
 /// A change of the environment.
@@ -58,8 +58,6 @@ pub(crate) enum Fault {
     Next,
     /// A node starts again.
     Restart(NodeId),
-    /// The node whose disk was lost receives its rows, if everybody is there to give them.
-    Fill(NodeId),
 }
 
 /// A frame on its way.
@@ -98,6 +96,8 @@ pub(crate) enum Claim {
     Acked { key: Key, write: WriteNo, w: u16, acks: u16, strict: bool },
     /// Some node holds the write.
     Partial { key: Key, write: WriteNo },
+    /// Nobody holds anything that this tombstone supersedes.
+    Reaped { key: Key, tombstone: Object },
 }
 
 /// The world of one run.
@@ -129,7 +129,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(setup: Setup, dice: Dice, plant: Option<Plant>, trace: Trace) -> Self {
         Self {
-            oracle: Oracle::new(setup.n),
+            oracle: Oracle::new(setup.n_max),
             setup,
             // Not zero: a clock may be set back.
             now: Millis(1_000_000),

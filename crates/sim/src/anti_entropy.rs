@@ -1,0 +1,328 @@
+//! Anti-entropy of a simulated node: compares Merkle trees with a peer and mends what differs, by
+//! messages alone. It drives `protocol::exchange` as `src/anti_entropy` of the real node does.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quorate_protocol::exchange::{Difference, Exchange, Page, Step};
+use quorate_protocol::get::{What, Where};
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::put::Role;
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
+
+use crate::node::{Node, Pending};
+use crate::plants::Plant;
+use crate::replica::Waiter;
+use crate::store::{Slot, tree_of};
+use crate::world::{Event, World};
+
+/// One comparison under way.
+pub(crate) struct Exchanging {
+    peer: NodeId,
+    tree: Tree,
+    exchange: Exchange,
+    doing: Doing,
+    /// When the comparison is given up, if the peer says nothing.
+    deadline: Millis,
+}
+
+/// What a comparison waits for.
+enum Doing {
+    ComparingLeaves,
+    Listing(LeafSet, Option<Key>),
+    /// Time to pass.
+    Resting(Vec<Key>, Millis),
+    LookingAgain(Vec<Key>),
+    Mending(Mending),
+}
+
+/// A page of differences, mended one after the other; the first one is at hand.
+struct Mending {
+    left: VecDeque<Difference>,
+    mended: u64,
+    /// Whether the peer's object is being fetched; else this node's is being sent.
+    fetches: bool,
+    /// When the question was asked, by the own wall clock: the object was read no earlier.
+    asked_at: Millis,
+    /// The own object of that time: only a planted bug looks at it.
+    stale: Option<Object>,
+}
+
+impl Node {
+    /// Compares the trees that both hold with a peer's.
+    pub(crate) fn compare_roots(&mut self, peer: NodeId, world: &mut World) {
+        if !self.is_cleared() {
+            return;
+        }
+        let n = self.n();
+        let mut trees: Vec<Tree> = world.setup.keys.iter().map(|key| tree_of(key, n)).collect();
+        trees.sort_unstable();
+        trees.dedup();
+        let layout = &world.setup.layout;
+        trees.retain(|tree| {
+            layout.homes(tree.partition, n).contains(&peer) && self.may_compare(*tree, world)
+        });
+        if trees.is_empty() {
+            return;
+        }
+        let roots = trees.iter().map(|tree| (*tree, self.store.leaves(*tree).root())).collect();
+        self.request(peer, &Message::Roots { roots }, &[], Pending::Roots { peer, trees }, world);
+    }
+
+    fn may_compare(&self, tree: Tree, world: &World) -> bool {
+        self.is_cleared()
+            && tree.n == self.n()
+            && !self.records.missing.contains(&tree.partition)
+            && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
+    }
+
+    pub(crate) fn on_roots(&self, back: (NodeId, u64), roots: &[(Tree, Root)], world: &mut World) {
+        let mut trees = Vec::new();
+        for (place, (tree, root)) in roots.iter().enumerate() {
+            if self.may_compare(*tree, world) && self.store.leaves(*tree).root() != *root {
+                trees.push(place as u16);
+            }
+        }
+        world.reply(self.id, back, &Reply::Differing { trees }, &[]);
+    }
+
+    pub(crate) fn on_leaves(
+        &self,
+        back: (NodeId, u64),
+        tree: Tree,
+        theirs: &Bytes,
+        world: &mut World,
+    ) {
+        let reply = match Leaves::from_bytes(theirs) {
+            Some(theirs) if self.may_compare(tree, world) => {
+                Reply::Leaves { differing: self.store.leaves(tree).differing(&theirs) }
+            }
+            Some(_) | None => Reply::Refused(Refusal::Failed),
+        };
+        world.reply(self.id, back, &reply, &[]);
+    }
+
+    pub(crate) fn on_list(
+        &self,
+        back: (NodeId, u64),
+        tree: Tree,
+        leaves: LeafSet,
+        after: Option<&Key>,
+        world: &mut World,
+    ) {
+        let reply = if self.may_compare(tree, world) {
+            Reply::Page(self.store.list(tree, leaves, after, world.setup.page_max))
+        } else {
+            Reply::NotReady
+        };
+        world.reply(self.id, back, &reply, &[]);
+    }
+
+    pub(crate) fn on_versions(&mut self, back: (NodeId, u64), keys: &[Key], world: &mut World) {
+        let versions = keys.iter().map(|key| self.store.version(key)).collect();
+        let (to, request) = back;
+        let reply = Reply::Versions { versions };
+        self.when_durable(Waiter::Peer { to, request, reply }, world);
+    }
+
+    /// The peer said which trees differ.
+    pub(crate) fn on_differing(
+        &mut self,
+        peer: NodeId,
+        trees: &[Tree],
+        places: &[u16],
+        world: &mut World,
+    ) {
+        for place in places {
+            let Some(tree) = trees.get(usize::from(*place)).copied() else { continue };
+            let same = |e: &Exchanging| e.peer == peer && e.tree == tree;
+            if self.operations.exchanges.values().any(same) {
+                continue;
+            }
+            world.note(format_args!("{} compares {tree:?} with {peer}", self.id));
+            let (exchange, step) = Exchange::start();
+            let (doing, deadline) = (Doing::ComparingLeaves, world.now);
+            let operation = world.fresh_number();
+            let exchanging = Exchanging { peer, tree, exchange, doing, deadline };
+            self.operations.exchanges.insert(operation, exchanging);
+            self.carry_out_exchange(operation, step, world);
+        }
+    }
+
+    fn carry_out_exchange(&mut self, operation: u64, step: Step, world: &mut World) {
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let tree = exchanging.tree;
+        match step {
+            Step::Done(summary) => {
+                let peer = exchanging.peer;
+                world.note(format_args!("{} compared with {peer}: {summary:?}", self.id));
+                self.operations.exchanges.remove(&operation);
+            }
+            Step::CompareLeaves => {
+                let leaves = self.store.leaves(tree).to_bytes();
+                self.ask_peer(operation, &Message::Leaves { tree }, &leaves, world);
+            }
+            Step::List { leaves, after } => {
+                exchanging.doing = Doing::Listing(leaves, after.clone());
+                self.ask_peer(operation, &Message::List { tree, leaves, after }, &[], world);
+            }
+            Step::LookAgain { keys, not_before } => {
+                exchanging.doing = Doing::Resting(keys, not_before);
+                let (node, life) = (self.id, self.life);
+                let delay_ms = not_before.since(world.now);
+                world.schedule(delay_ms, Event::Wake { node, life, operation });
+            }
+            Step::Mend(differences) => {
+                exchanging.doing = Doing::Mending(Mending {
+                    left: differences.into(),
+                    mended: 0,
+                    fetches: false,
+                    asked_at: world.now,
+                    stale: None,
+                });
+                self.mend_first(operation, world);
+            }
+        }
+    }
+
+    /// Asks the peer, and gives up when it says nothing for long.
+    fn ask_peer(&mut self, operation: u64, message: &Message, payload: &[u8], world: &mut World) {
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let patience_ms = world.setup.request_timeout_ms;
+        exchanging.deadline = world.now.plus(patience_ms);
+        let (node, life, peer) = (self.id, self.life, exchanging.peer);
+        world.schedule(patience_ms, Event::Wake { node, life, operation });
+        self.request(peer, message, payload, Pending::Exchange { operation }, world);
+    }
+
+    /// Time has passed for a comparison.
+    pub(crate) fn on_exchange_time(&mut self, operation: u64, world: &mut World) {
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        if let Doing::Resting(keys, not_before) = &mut exchanging.doing {
+            if world.now >= *not_before {
+                let keys = std::mem::take(keys);
+                exchanging.doing = Doing::LookingAgain(keys.clone());
+                self.ask_peer(operation, &Message::Versions { keys }, &[], world);
+            }
+        } else if world.now >= exchanging.deadline {
+            self.give_up_exchange(operation, world);
+        }
+    }
+
+    /// The peer is silent, or says what makes no sense.
+    pub(crate) fn give_up_exchange(&mut self, operation: u64, world: &mut World) {
+        if let Some(exchanging) = self.operations.exchanges.get(&operation) {
+            let step = exchanging.exchange.give_up();
+            self.carry_out_exchange(operation, step, world);
+        }
+    }
+
+    pub(crate) fn on_exchange_reply(
+        &mut self,
+        operation: u64,
+        reply: WithPayload<Reply>,
+        world: &mut World,
+    ) {
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let store = &self.store;
+        let step = match (&exchanging.doing, reply.head) {
+            (Doing::ComparingLeaves, Reply::Leaves { differing }) => {
+                Some(exchanging.exchange.on_leaves(differing))
+            }
+            (Doing::Listing(leaves, after), Reply::Page(theirs)) => {
+                let limit = world.setup.page_max;
+                let ours: Page = store.list(exchanging.tree, *leaves, after.as_ref(), limit);
+                Some(exchanging.exchange.on_pages(ours, theirs, world.now))
+            }
+            (Doing::LookingAgain(keys), Reply::Versions { versions }) => {
+                let ours: Vec<Version> = keys.iter().map(|key| store.version(key)).collect();
+                Some(exchanging.exchange.on_versions(&ours, &versions))
+            }
+            (Doing::Mending(_), head) => {
+                return self.on_mend_reply(operation, &head, reply.payload, world);
+            }
+            (_, _) => None,
+        };
+        match step {
+            Some(step) => self.carry_out_exchange(operation, step, world),
+            None => self.give_up_exchange(operation, world),
+        }
+    }
+
+    /// Mends the first key that is left: fetches the peer's object if it has one, else sends the
+    /// own.
+    fn mend_first(&mut self, operation: u64, world: &mut World) {
+        let wall = self.wall(world.now);
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let Doing::Mending(mending) = &mut exchanging.doing else { return };
+        let Some(first) = mending.left.front() else {
+            let step = exchanging.exchange.on_mended(mending.mended);
+            return self.carry_out_exchange(operation, step, world);
+        };
+        mending.asked_at = wall;
+        mending.fetches = first.must_fetch();
+        let key = first.key.clone();
+        mending.stale = self.store.get(&Slot::home(&key)).map(|row| row.object.clone());
+        if mending.fetches {
+            let message = Message::Read { key, what: What::Object, place: Where::Home };
+            self.ask_peer(operation, &message, &[], world);
+        } else {
+            self.send_ours(operation, world);
+        }
+    }
+
+    /// Sends the own object, as it is now, unless the peer has that one.
+    fn send_ours(&mut self, operation: u64, world: &mut World) {
+        let read_at = self.wall(world.now);
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let Doing::Mending(mending) = &mut exchanging.doing else { return };
+        let Some(first) = mending.left.front() else { return };
+        mending.fetches = false;
+        let key = first.key.clone();
+        if !first.must_send(self.store.version(&key)) {
+            return self.mended_first(operation, true, world);
+        }
+        let object = self.store.get(&Slot::home(&key)).map(|row| row.object.to_bytes());
+        let message = Message::Store { key, role: Role::Home, read_at };
+        self.ask_peer(operation, &message, &object.unwrap_or_default(), world);
+    }
+
+    fn mended_first(&mut self, operation: u64, is_mended: bool, world: &mut World) {
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let Doing::Mending(mending) = &mut exchanging.doing else { return };
+        mending.left.pop_front();
+        mending.mended += u64::from(is_mended);
+        self.mend_first(operation, world);
+    }
+
+    fn on_mend_reply(&mut self, operation: u64, head: &Reply, payload: Bytes, world: &mut World) {
+        let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
+        let Doing::Mending(mending) = &mut exchanging.doing else { return };
+        let Some(first) = mending.left.front() else { return };
+        let (key, asked_at) = (first.key.clone(), mending.asked_at);
+        if !mending.fetches {
+            return self.mended_first(operation, *head == Reply::Stored, world);
+        }
+        let stale = mending.stale.take();
+        let object = (*head == Reply::Object).then(|| Object::decode(payload));
+        let Some(Ok(mut object)) = object else {
+            return self.mended_first(operation, false, world);
+        };
+        world.note(format_args!("{} mends {key}", self.id));
+        if world.has(Plant::RepairFromStaleRead) {
+            object.merge(&stale.unwrap_or_default());
+            let mut row = self.row(&Slot::home(&key), world);
+            row.object = object;
+            self.store.put(Slot::home(&key), Some(row));
+            return self.send_ours(operation, world);
+        }
+        match self.store_object(&key, Role::Home, &object, asked_at, world) {
+            Ok(()) => self.send_ours(operation, world),
+            Err(_) => self.mended_first(operation, false, world),
+        }
+        self.begin_sync(world);
+    }
+}

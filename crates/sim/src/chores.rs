@@ -1,0 +1,49 @@
+//! What a simulated node does by itself, one job after the other: handoff, anti-entropy, greetings,
+//! filling, sweeping, reaping. `src/background.rs` of the real node.
+
+use quorate_protocol::name::NodeId;
+
+use crate::node::Node;
+use crate::world::World;
+
+impl Node {
+    /// Some of its jobs, while everything breaks.
+    pub(crate) fn do_chores(&mut self, world: &mut World) {
+        let peer = *world.dice.pick(&world.setup.nodes.clone());
+        if world.setup.reaps() || world.dice.percent(5) {
+            self.store.mark_alive(self.wall(world.now));
+            self.begin_sync(world);
+        }
+        if !self.is_judged() || world.dice.percent(10) {
+            self.greet_all(world);
+        }
+        self.fill(world);
+        if world.dice.percent(50) {
+            self.hand_off(world);
+        }
+        if world.dice.percent(40) && peer != self.id {
+            self.compare_roots(peer, world);
+        }
+        if world.setup.n_min < world.setup.n_max {
+            self.sweep(world);
+            self.hand_over(world);
+        }
+        if world.setup.reaps() && world.dice.percent(60) {
+            self.begin_reaping(world);
+        }
+    }
+
+    /// All of its jobs once, in a cluster where nothing breaks any more.
+    pub(crate) fn do_all_chores(&mut self, world: &mut World) {
+        let me = self.id;
+        let peers: Vec<NodeId> = world.setup.nodes.clone();
+        self.greet_all(world);
+        self.fill(world);
+        self.hand_off(world);
+        self.sweep(world);
+        self.hand_over(world);
+        for peer in peers.into_iter().filter(|peer| *peer != me) {
+            self.compare_roots(peer, world);
+        }
+    }
+}

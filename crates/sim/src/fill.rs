@@ -1,0 +1,171 @@
+//! How a simulated node receives what it is missing: all of its partitions after its disk was lost
+//! or came back old, its bucket's after n was raised. `src/fill.rs` of the real node.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use quorate_protocol::layout::Partition;
+use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::put::Role;
+use quorate_protocol::stamp::Millis;
+
+use crate::node::{Node, Pending};
+use crate::replica::Waiter;
+use crate::world::World;
+
+/// A filling under way: pages are asked for one after the other.
+pub(crate) struct Filling {
+    todo: VecDeque<(NodeId, Rows)>,
+    /// What it will have filled.
+    target: Target,
+    /// The question that is open.
+    question: u64,
+    /// When it was asked, by the own wall clock: what comes was read no earlier.
+    asked_at: Millis,
+    deadline: Millis,
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    Partitions(Vec<Partition>),
+    /// The bucket, whose n was raised from the first to the second.
+    Bucket(u16, u16),
+}
+
+impl Node {
+    /// Begins to fill, if something is missing and no filling is under way.
+    pub(crate) fn fill(&mut self, world: &mut World) {
+        if self.filling.as_ref().is_some_and(|filling| world.now >= filling.deadline) {
+            self.filling = None;
+        }
+        if self.filling.is_some() || !self.is_judged() {
+            return;
+        }
+        let (me, n) = (self.id, self.n());
+        let layout = world.setup.layout.clone();
+        let others = |partition: Partition, n: u16| {
+            let homes = layout.homes(partition, n);
+            let others = homes.iter().copied().filter(|home| *home != me);
+            let others: Vec<NodeId> = if homes.contains(&me) { others.collect() } else { vec![] };
+            others.into_iter().map(move |home| (home, Rows::Partition(partition)))
+        };
+        let mut todo = VecDeque::new();
+        let target = if let Some(before) = self.records.buckets.raised_from() {
+            let is_new = |p: &Partition| !layout.homes(*p, before).contains(&me);
+            todo.extend(world.setup.partitions().filter(is_new).flat_map(|p| others(p, n)));
+            Target::Bucket(before, n)
+        } else if !self.records.missing.is_empty() {
+            let down = self.down(world.now);
+            let up = world.setup.nodes.iter().filter(|node| **node != me && !down.contains(node));
+            for from in up {
+                let targets = world.setup.nodes.iter();
+                todo.extend(targets.map(|target| (*from, Rows::HintsFor(*target))));
+            }
+            let missing: Vec<Partition> = self.records.missing.iter().copied().collect();
+            todo.extend(missing.iter().flat_map(|partition| others(*partition, n)));
+            Target::Partitions(missing)
+        } else {
+            return;
+        };
+        world.note(format_args!("{me} fills {target:?}"));
+        let (asked_at, deadline) = (Millis(0), world.now);
+        self.filling = Some(Filling { todo, target, question: 0, asked_at, deadline });
+        self.fetch_next(None, world);
+    }
+
+    /// Asks for the next page.
+    fn fetch_next(&mut self, after: Option<Key>, world: &mut World) {
+        let (question, asked_at) = (world.fresh_number(), self.wall(world.now));
+        let Some(filling) = self.filling.as_mut() else { return };
+        filling.deadline = world.now.plus(world.setup.request_timeout_ms);
+        let Some((from, rows)) = filling.todo.front().copied() else {
+            return self.when_durable(Waiter::Filled, world);
+        };
+        (filling.question, filling.asked_at) = (question, asked_at);
+        let message = Message::Fetch { rows, after };
+        self.request(from, &message, &[], Pending::Fetch { question }, world);
+    }
+
+    pub(crate) fn on_fetch(
+        &self,
+        back: (NodeId, u64),
+        rows: Rows,
+        after: Option<&Key>,
+        world: &mut World,
+    ) {
+        if !self.is_cleared() {
+            let refused = Reply::Refused(Refusal::Failed);
+            return world.reply(self.id, back, &refused, &[]);
+        }
+        let partitions = world.setup.layout.partitions();
+        let mut found = self.store.rows().iter().filter(|(slot, _)| {
+            let is_wanted = match rows {
+                Rows::Partition(p) => slot.target.is_none() && slot.key.partition(partitions) == p,
+                Rows::HintsFor(node) => slot.target == Some(node),
+            };
+            is_wanted && after.is_none_or(|after| slot.key > *after)
+        });
+        let (mut page, mut payload) = (Vec::new(), BytesMut::new());
+        for (slot, row) in found.by_ref().take(world.setup.page_max) {
+            let bytes = row.object.to_bytes();
+            page.push((slot.key.clone(), bytes.len() as u32));
+            payload.extend_from_slice(&bytes);
+        }
+        let end = found.next().is_none();
+        world.reply(self.id, back, &Reply::Rows { rows: page, end }, &payload);
+    }
+
+    /// A page came.
+    pub(crate) fn on_fetched(
+        &mut self,
+        question: u64,
+        reply: WithPayload<Reply>,
+        world: &mut World,
+    ) {
+        let Some(filling) = self.filling.as_mut().filter(|f| f.question == question) else {
+            return;
+        };
+        let asked_at = filling.asked_at;
+        let Reply::Rows { rows, end } = reply.head else {
+            self.filling = None; // tried again soon
+            return;
+        };
+        if end {
+            filling.todo.pop_front();
+        }
+        let mut payload = reply.payload;
+        let mut last = None;
+        for (key, len) in rows {
+            let bytes: Bytes = payload.split_to(len as usize);
+            let Ok(object) = Object::decode(bytes) else {
+                unreachable!("a peer sent an object that does not decode")
+            };
+            if self.is_home(&key, world)
+                && self.store_object(&key, Role::Home, &object, asked_at, world).is_err()
+            {
+                self.filling = None;
+                return;
+            }
+            last = Some(key);
+        }
+        self.fetch_next(last.filter(|_| !end), world);
+    }
+
+    /// Everything that was missing is here, durably.
+    pub(crate) fn on_filled(&mut self, world: &mut World) {
+        let Some(filling) = self.filling.take() else { return };
+        world.note(format_args!("{} has filled {:?}", self.id, filling.target));
+        match filling.target {
+            Target::Partitions(partitions) => {
+                self.records.missing.retain(|partition| !partitions.contains(partition));
+            }
+            Target::Bucket(before, n) => {
+                if self.records.buckets.raised_from() == Some(before) && self.n() <= n {
+                    self.records.buckets.fetched();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The reaper of a simulated node: proves that tombstones cover all that is left of their keys, and
+//! has them deleted everywhere. It drives `protocol::reap` as `src/reaper.rs` of the real node does.
+
+use std::collections::BTreeMap;
+
+use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::reap::{Facts, Round, may_confirm};
+use quorate_protocol::stamp::Millis;
+
+use crate::node::{Node, Pending};
+use crate::plants::Plant;
+use crate::replica::Waiter;
+use crate::store::Slot;
+use crate::world::{Claim, Event, World};
+
+/// A round under way.
+pub(crate) struct Reaping {
+    round: Round,
+    /// The tombstones as they were when it began.
+    objects: BTreeMap<Key, Object>,
+    deadline: Millis,
+}
+
+impl Node {
+    /// This node drops something that it held for others: a copy of it may still be on its way.
+    pub(crate) fn disturb(&mut self, key: &Key, world: &World) {
+        let partition = key.partition(world.setup.layout.partitions());
+        self.quiet_since.insert(partition, world.now);
+    }
+
+    /// Begins a round about the tombstones that are old enough, if this node is the one that does.
+    pub(crate) fn begin_reaping(&mut self, world: &mut World) {
+        let (now, grace_ms) = (self.wall(world.now), world.setup.grace_ms);
+        let everybody = world.setup.nodes.clone();
+        if !self.operations.reapings.is_empty() || !self.records.missing.is_empty() {
+            return;
+        }
+        let layout = world.setup.layout.clone();
+        let mut objects = BTreeMap::new();
+        for (slot, row) in self.store.rows().iter().filter(|(slot, _)| slot.target.is_none()) {
+            let partition = slot.key.partition(layout.partitions());
+            let is_mine = layout.preference_list(partition).first() == Some(&self.id);
+            let is_old = now.since(row.since) >= grace_ms;
+            if is_mine && is_old && row.object.is_deleted() {
+                objects.insert(slot.key.clone(), row.object.clone());
+            }
+        }
+        if objects.is_empty() {
+            return;
+        }
+        let tombstones: Vec<(Key, Version)> =
+            objects.iter().map(|(key, object)| (key.clone(), object.version())).collect();
+        let mut round = Round::new(tombstones.clone(), everybody.clone());
+        let is_synced = self.store.is_durable(self.store.written());
+        let mut which = self.confirm(&tombstones, world);
+        which.iter_mut().for_each(|confirmed| *confirmed &= is_synced);
+        round.on_confirmed(self.id, &which);
+        if round.is_over() {
+            return;
+        }
+        world.note(format_args!("{} begins to reap {:?}", self.id, objects.keys()));
+        let operation = world.fresh_number();
+        // What it proves must still be true at its end: see `reap`.
+        let patience_ms = world.setup.request_timeout_ms.min(grace_ms / 8);
+        let deadline = world.now.plus(patience_ms);
+        let (node, life) = (self.id, self.life);
+        world.schedule(patience_ms, Event::Wake { node, life, operation });
+        self.operations.reapings.insert(operation, Reaping { round, objects, deadline });
+        let me = self.id;
+        for node in everybody.into_iter().filter(|node| *node != me) {
+            let message = Message::Confirm { tombstones: tombstones.clone() };
+            self.request(node, &message, &[], Pending::Confirm { operation, node }, world);
+        }
+    }
+
+    pub(crate) fn on_confirm(
+        &mut self,
+        back: (NodeId, u64),
+        tombstones: &[(Key, Version)],
+        world: &mut World,
+    ) {
+        let which = self.confirm(tombstones, world);
+        world.note(format_args!("{} -> {} confirms {which:?}", self.id, back.0));
+        let (to, request) = back;
+        // What was read is what a restart will find.
+        let reply = Reply::Confirmed { which };
+        self.when_durable(Waiter::Peer { to, request, reply }, world);
+    }
+
+    fn confirm(&self, tombstones: &[(Key, Version)], world: &World) -> Vec<bool> {
+        let now = self.wall(world.now);
+        let confirm = |(key, version): &(Key, Version)| {
+            let facts = self.facts(key, now, world);
+            self.is_cleared()
+                && self.is_judged()
+                && may_confirm(*version, &facts, now, world.setup.grace_ms)
+        };
+        tombstones.iter().map(confirm).collect()
+    }
+
+    fn facts(&self, key: &Key, now: Millis, world: &World) -> Facts {
+        let partition = key.partition(world.setup.layout.partitions());
+        let quiet_since = self.quiet_since.get(&partition).copied().unwrap_or(self.started_at);
+        let quiet_ms = world.now.since(quiet_since);
+        let row = self.store.get(&Slot::home(key));
+        let is_hint = |slot: &Slot| slot.target.is_some() && slot.key == *key;
+        let is_hinted = self.store.rows().keys().any(is_hint);
+        Facts {
+            is_home: self.is_home(key, world),
+            is_ready: self.is_ready_for(key, world),
+            row: row.map(|row| (row.object.version(), row.since)),
+            is_hinted: is_hinted && !world.has(Plant::HintNotCounted),
+            quiet_since: Millis(now.0.saturating_sub(quiet_ms)),
+        }
+    }
+
+    /// A node answered what it confirms.
+    pub(crate) fn on_confirmed(
+        &mut self,
+        operation: u64,
+        node: NodeId,
+        reply: &Reply,
+        world: &mut World,
+    ) {
+        let Some(reaping) = self.operations.reapings.get_mut(&operation) else { return };
+        let Reply::Confirmed { which } = reply else { return };
+        reaping.round.on_confirmed(node, which);
+        if !reaping.round.is_over() {
+            return;
+        }
+        let Some(reaping) = self.operations.reapings.remove(&operation) else { return };
+        let tombstones = reaping.round.proven();
+        if tombstones.is_empty() {
+            return;
+        }
+        for (key, _) in &tombstones {
+            let Some(object) = reaping.objects.get(key) else { continue };
+            world.note(format_args!("{} has proven {key}: {:?}", self.id, object.clock));
+            world.claims.push(Claim::Reaped { key: key.clone(), tombstone: object.clone() });
+        }
+        for node in world.setup.nodes.clone().into_iter().filter(|node| *node != self.id) {
+            let message = Message::Reap { tombstones: tombstones.clone() };
+            world.send((self.id, self.life), node, &message, &[]);
+        }
+        self.reap(&tombstones, world);
+    }
+
+    /// Time is up for a round.
+    pub(crate) fn on_reaping_time(&mut self, operation: u64, world: &mut World) {
+        let Some(reaping) = self.operations.reapings.get(&operation) else { return };
+        let is_over = world.now >= reaping.deadline;
+        if is_over && world.has(Plant::ReapWithoutFullProof) {
+            let which = vec![true; reaping.round.tombstones().len()];
+            for node in world.setup.nodes.clone() {
+                let reply = Reply::Confirmed { which: which.clone() };
+                self.on_confirmed(operation, node, &reply, world);
+            }
+        } else if is_over {
+            self.operations.reapings.remove(&operation);
+        }
+    }
+
+    /// Deletes proven tombstones that are still so. Returns how many.
+    pub(crate) fn reap(&mut self, tombstones: &[(Key, Version)], world: &mut World) -> u32 {
+        let mut rows = 0;
+        for (key, version) in tombstones {
+            let slot = Slot::home(key);
+            if let Some(row) = self.store.get(&slot).filter(|r| r.object.version() == *version) {
+                world.note(format_args!("{} reaps {key}", self.id));
+                world.gives_up(self.id, &row.object);
+                self.store.put(slot, None);
+                rows += 1;
+            }
+        }
+        self.begin_sync(world);
+        rows
+    }
+}
