@@ -189,6 +189,8 @@ section! {
         connections_max: usize = 10_000,
         /// Bytes of hints kept for other nodes.
         hint_bytes_max: u64 = 4 << 30,
+        /// Milliseconds after which a hint that is still not delivered raises an alarm.
+        hint_alarm_ms: u64 = 3_600_000,
         /// Idempotency keys remembered.
         idempotency_keys_max: usize = 100_000,
     }
@@ -398,6 +400,7 @@ impl Config {
         )?;
         in_range("limits.connections_max", l.connections_max, 1..=1 << 20)?;
         in_range("limits.hint_bytes_max", l.hint_bytes_max, 0..=1 << 50)?;
+        in_range("limits.hint_alarm_ms", l.hint_alarm_ms, 100..=720 * HOUR_MS)?;
         in_range("limits.idempotency_keys_max", l.idempotency_keys_max, 0..=10_000_000)?;
         in_range("timeouts.request_ms_max", t.request_ms_max, 1..=HOUR_MS)?;
         in_range("timeouts.request_ms", t.request_ms, 1..=t.request_ms_max)?;

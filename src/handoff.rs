@@ -30,6 +30,11 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The longest wait after passes that left something.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+/// How often a node looks how old its hints are.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
+/// Of how many old hints the partitions are marked at a time, and the bytes of them that are read.
+const ALARM_ROWS_MAX: usize = 1024;
+const ALARM_BYTES_MAX: usize = 4 << 20;
 /// The longest pause between two pages.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
@@ -38,8 +43,13 @@ pub async fn run(node: Arc<Node>, target: NodeId) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry_after = LOOK_EVERY;
+    let mut look_at_ages = Instant::now();
     loop {
         ticks.tick().await;
+        if Instant::now() >= look_at_ages {
+            look_at_ages = Instant::now() + ALARM_EVERY;
+            alarm(&node, target).await;
+        }
         if !is_up(&node, target) {
             retry_after = LOOK_EVERY;
             continue;
@@ -58,6 +68,35 @@ pub async fn run(node: Arc<Node>, target: NodeId) {
         retry_after = if pass.delivered > 0 { LOOK_EVERY } else { retry_after * 2 };
         retry_after = retry_after.min(RETRY_AFTER_MAX);
         tokio::time::sleep(retry_after).await;
+    }
+}
+
+/// Warns of hints that are older than they should become, and has their partitions compared.
+async fn alarm(node: &Arc<Node>, target: NodeId) {
+    if node.store.hint_bytes() == 0 {
+        return;
+    }
+    let (now, alarm_ms) = (node.now(), node.config.limits.hint_alarm_ms);
+    let looked = on_blocking_pool(node, move |node| {
+        let Some(oldest) = node.store.hint_oldest(target)? else { return Ok(None) };
+        let age_ms = now.since(oldest);
+        if age_ms < alarm_ms {
+            return Ok(None);
+        }
+        let is_old =
+            |row: &Bytes| Row::encoded_since(row).is_some_and(|since| now.since(since) >= alarm_ms);
+        let hints = node.store.hints(target, None, ALARM_ROWS_MAX, ALARM_BYTES_MAX)?;
+        for (key, _) in hints.iter().filter(|(_, row)| is_old(row)) {
+            node.anti_entropy.mark_dirty(node.partition(key));
+        }
+        Ok(Some(age_ms))
+    });
+    match looked.await {
+        Ok(Some(age_ms)) => {
+            tracing::warn!(%target, age_ms, "hints have been waiting for this node for too long");
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, %target, "the age of hints cannot be read"),
     }
 }
 

@@ -17,13 +17,11 @@ use futures_util::future::join_all;
 use quorate_protocol::context::equal_in_constant_time;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
-use quorate_storage::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::node::Node;
-use crate::replica::on_blocking_pool;
+use crate::replica::{on_blocking_pool, refusal_of};
 
 /// The most hints that a node takes at a time from one that keeps some for it.
 pub const ROOM_ROWS_MAX: usize = 256;
@@ -127,27 +125,28 @@ pub async fn kept(node: &Arc<Node>) -> Result<Vec<Kept>, quorate_storage::Error>
     on_blocking_pool(node, |node| {
         let mut kept = Vec::new();
         for (target, keys, bytes) in node.store.hint_targets()? {
-            let oldest = oldest(&node.store, target)?;
-            kept.push(Kept { target, keys, bytes, oldest });
+            kept.push(Kept { target, keys, bytes, oldest: node.store.hint_oldest(target)? });
         }
         Ok(kept)
     })
     .await
 }
 
-/// When the oldest of the first hints for a target was first kept.
-fn oldest(store: &Store, target: NodeId) -> Result<Option<Millis>, quorate_storage::Error> {
-    let rows = store.hints(target, None, 4 * ROOM_ROWS_MAX, 1 << 20)?;
-    Ok(rows.iter().filter_map(|(_, row)| Row::encoded_since(row)).min())
-}
-
 /// The nodes that this node keeps hints for.
 ///
 /// # Errors
 /// The store's.
-pub async fn targets(node: &Arc<Node>) -> Result<Vec<NodeId>, quorate_storage::Error> {
+async fn targets(node: &Arc<Node>) -> Result<Vec<NodeId>, quorate_storage::Error> {
     let found = on_blocking_pool(node, |node| node.store.hint_targets()).await?;
     Ok(found.into_iter().map(|(target, _, _)| target).collect())
+}
+
+/// To whom not all hints of a mark are delivered: [`Reply::Undelivered`], or why this node cannot say.
+pub async fn undelivered(node: &Arc<Node>, mark: Mark) -> Reply {
+    match targets(node).await {
+        Ok(kept) => Reply::Undelivered { targets: node.hints.undelivered(mark, &kept) },
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
 }
 
 /// What one node gave out.

@@ -25,6 +25,7 @@ pub mod hints;
 pub mod idempotency;
 pub mod inspect;
 mod lanes;
+pub mod keys;
 pub mod mailbox;
 pub mod metrics;
 pub mod minter;

@@ -270,8 +270,12 @@ impl Node {
     /// Whether this node is a home replica of a key and has received what was written before it was one:
     /// only then may it say what is there.
     pub fn is_ready_for(&self, key: &Key) -> bool {
-        let partition = self.partition(key);
-        let homes = self.layout.homes(partition, self.buckets.trusted_n(key.bucket()));
+        self.is_ready_in(self.partition(key), key.bucket())
+    }
+
+    /// The same for all keys of a bucket in a partition.
+    pub fn is_ready_in(&self, partition: Partition, bucket: &str) -> bool {
+        let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
         self.readiness.is_ready(partition) && homes.contains(&self.me) && self.standing.is_cleared()
     }
 

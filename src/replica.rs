@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use quorate_protocol::get::{What, Where};
+use quorate_protocol::listing::Question;
 use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
@@ -30,6 +31,7 @@ use quorate_storage::{Blocking, Error, Place};
 use crate::anti_entropy::answers;
 use crate::faults::Cuts;
 use crate::hints::{self, Mark};
+use crate::keys;
 use crate::mailbox::Heard;
 use crate::minter;
 use crate::node::Node;
@@ -173,10 +175,7 @@ async fn carry_out_one(
         }
         Message::Undelivered { nonce, mark } => {
             let mark = Mark { nonce, number: mark };
-            WithPayload::bare(match hints::targets(node).await {
-                Ok(kept) => Reply::Undelivered { targets: node.hints.undelivered(mark, &kept) },
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            })
+            WithPayload::bare(hints::undelivered(node, mark).await)
         }
         Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
         Message::Leaves { tree } => WithPayload::bare(answers::leaves(node, tree, &payload)),
@@ -188,7 +187,10 @@ async fn carry_out_one(
             WithPayload::bare(reaper::confirm(node, tombstones).await)
         }
         Message::Reap { tombstones } => WithPayload::bare(reaper::reap(node, tombstones).await),
-        Message::Keys { .. } => WithPayload::bare(Reply::Refused(Refusal::Malformed)),
+        Message::Keys { bucket, prefix, after, limit } => {
+            let question = Question { bucket, prefix, after, limit };
+            WithPayload::bare(keys::answer(node, question).await)
+        }
     }
 }
 

@@ -21,6 +21,8 @@ mod frames;
 mod hints;
 #[path = "contract/inputs.rs"]
 mod inputs;
+#[path = "contract/keys.rs"]
+mod keys;
 #[path = "contract/quorums.rs"]
 mod quorums;
 #[path = "contract/status.rs"]

@@ -1,9 +1,10 @@
 //! The client port: HTTP in, operations out (design section 6 is the contract).
 //!
 //! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
-//! `kv`, `siblings`, `inspect`, `buckets`, `ring`, `hints` and `health` are the routes; `write` is what all that
-//! write share; `show` and `multipart` are how an object looks to a client, `held` keeps count of large
-//! answers; `problem` and `refusal` are everything that can go wrong. `observe` wraps every request.
+//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints` and `health` are
+//! the routes; `write` is what all that write share; `show` and `multipart` are how an object looks to a
+//! client, `held` keeps count of large answers; `problem` and `refusal` are everything that can go wrong.
+//! `observe` wraps every request.
 //!
 //! Nothing here decides anything about replicas: see `coordinator`.
 
@@ -15,6 +16,7 @@ mod health;
 mod held;
 mod hints;
 mod inspect;
+mod keys;
 mod kv;
 mod multipart;
 mod observe;
@@ -45,6 +47,7 @@ pub fn app(node: Arc<Node>) -> Router {
         .route("/siblings/{*path}", get(inspect::inspect).post(siblings::resolve))
         .route("/buckets", get(buckets::list))
         .route("/buckets/{*path}", put(buckets::put).get(buckets::get).delete(buckets::delete))
+        .route("/keys/{*path}", get(keys::list))
         .route("/ring", get(ring::ring))
         .route("/ring/{*path}", get(ring::key))
         .route("/cluster", get(ring::cluster))
@@ -65,10 +68,10 @@ pub fn app(node: Arc<Node>) -> Router {
 
 async fn no_such_route(request: Request) -> Problem {
     let detail = format!(
-        "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, /buckets, \
-         /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, /anti-entropy, \
-         /anti-entropy/run, /anti-entropy/scrub, /hints, \
-         /hints/sync-points, /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
+        "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, \
+         /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, \
+         /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /hints, /hints/sync-points, \
+         /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)

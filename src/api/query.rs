@@ -31,6 +31,7 @@ pub(super) struct Params {
     /// 1 to [`LIMIT_MAX`].
     pub(super) limit: Option<usize>,
     pub(super) cursor: Option<String>,
+    pub(super) prefix: Option<String>,
     pub(super) node: Option<NodeId>,
     pub(super) partition: Option<u16>,
 }
@@ -77,6 +78,7 @@ impl Params {
             "bucket" => self.bucket = Some(Bucket::parse(value).map_err(|e| e.to_string())?),
             "limit" => self.limit = Some(number(value, LIMIT_MAX as u64)? as usize),
             "cursor" => self.cursor = Some(value.to_owned()),
+            "prefix" => self.prefix = Some(super::keys::parse_prefix(value)?),
             "node" => self.node = Some(NodeId::parse(value).map_err(|e| e.to_string())?),
             "partition" => {
                 self.partition = Some(value.parse().map_err(|_| "must be a number".to_owned())?);

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::common::Cluster;
 use crate::common::http::Request;
+use crate::common::{Cluster, Node, until};
 
 #[test]
 fn properties_are_set_everywhere_and_reset() {
@@ -67,4 +67,73 @@ fn impossible_and_unknown_properties_are_refused_by_name() {
         node.send(&Request::delete(bad)).assert_problem(400, "bad_path");
     }
     assert_eq!(node.get("/buckets").json()["buckets"], json!([]));
+}
+
+/// Two sides of a partition change one bucket, and afterwards agree on the later change, everywhere.
+#[test]
+fn changes_on_both_sides_of_a_partition_are_reconciled() {
+    let cluster = Cluster::start(3);
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    let cut = |from: &Node, peers: &[&str]| {
+        let cuts = json!({"cut_in": peers, "cut_out": peers}).to_string();
+        let answer = Request::json("PUT", "/fault", &cuts).send(from.peer_addr);
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    };
+    cut(a, &["n2", "n3"]);
+    let set = |node: &Node, properties: &str| {
+        let put = node.send(&Request::json("PUT", "/buckets/carts", properties));
+        assert_eq!(put.status, 200, "{}", put.text());
+    };
+    set(a, r#"{"n": 1}"#);
+    set(b, r#"{"n": 2, "conflicts": "lww"}"#);
+    set(a, r#"{"w": "all"}"#);
+    assert_eq!(a.get("/buckets/carts").json()["w"], "all");
+    assert_eq!(c.get("/buckets/carts").json()["conflicts"], "lww");
+    cut(a, &[]);
+    until("the later change to be known everywhere", || {
+        [a, b, c].iter().all(|node| {
+            let properties = node.get("/buckets/carts").json();
+            (&properties["w"], &properties["n"]) == (&json!("all"), &json!(3))
+        })
+    });
+}
+
+/// A node that was down while a bucket was changed knows it when it is back, and does not take itself for a
+/// home replica that was sent every write.
+#[test]
+fn a_node_that_was_down_learns_of_changes_and_is_no_old_home_replica() {
+    let mut cluster = Cluster::start(3);
+    let put = |cluster: &Cluster, properties: &str| {
+        let put = cluster.nodes[0].send(&Request::json("PUT", "/buckets/b", properties));
+        assert_eq!(put.status, 200, "{}", put.text());
+    };
+    // n3 is the last home replica of these keys: with n = 2 it is none.
+    let keys: Vec<String> = (0..200)
+        .map(|i| format!("k{i}"))
+        .filter(|key| cluster.preference_list("b", key)[2] == "n3")
+        .take(20)
+        .collect();
+    put(&cluster, r#"{"r": 1}"#);
+    cluster.nodes[2].kill();
+    put(&cluster, r#"{"n": 2}"#);
+    for key in &keys {
+        let write = Request::put(&format!("/kv/b/{key}?w=all"), "v");
+        assert_eq!(cluster.nodes[0].send(&write).status, 204, "n3 is not asked");
+    }
+    put(&cluster, r#"{"n": 3}"#);
+    cluster.nodes[2].start();
+    cluster.nodes[2].wait_until_alive();
+    until("n3 to know the bucket's properties", || {
+        cluster.nodes[2].get("/buckets").json()["buckets"]
+            == cluster.nodes[0].get("/buckets").json()["buckets"]
+    });
+    // Whether it is filled yet or not: it never says that a key was not written.
+    until("n3 to be filled", || {
+        for key in &keys {
+            let read = cluster.nodes[2].get(&format!("/kv/b/{key}?r=1&timeout_ms=2000"));
+            assert_eq!((read.status, read.text().as_str()), (200, "v"), "{key}");
+        }
+        let report = cluster.nodes[0].get(&format!("/siblings/b/{}", keys[0])).json();
+        report["replicas"][2]["state"] == "ok"
+    });
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::http::{Answer, Request};
-use crate::common::{Cluster, Node, PATIENCE, until};
+use crate::common::{CLUSTER_ID, Cluster, Node, PATIENCE, until};
 
 const POINTS: &str = "/hints/sync-points";
 
@@ -17,8 +17,8 @@ fn make_point(node: &Node) -> (String, Answer) {
 
 /// A cluster of five in which one node is dead and another keeps a hint for it. Returns the key, the dead node
 /// and the one that keeps the hint, by name.
-fn with_a_hint() -> (Cluster, String, String, String) {
-    let mut cluster = Cluster::start(5);
+fn with_a_hint(more: &str) -> (Cluster, String, String, String) {
+    let mut cluster = Cluster::start_with(5, CLUSTER_ID, more);
     let list = cluster.preference_list("b", "k");
     let (dead, fallback) = (list[1].clone(), list[3].clone());
     cluster.node(&dead).kill();
@@ -29,7 +29,7 @@ fn with_a_hint() -> (Cluster, String, String, String) {
 
 #[test]
 fn hints_are_counted_by_target_and_a_sync_point_tells_when_they_have_arrived() {
-    let (mut cluster, key, dead, fallback) = with_a_hint();
+    let (mut cluster, key, dead, fallback) = with_a_hint("");
     let kept = cluster.node(&fallback).get("/hints").json();
     let target = &kept["targets"][0];
     assert_eq!((&target["node"], &target["keys"]), (&json!(dead), &json!(1)), "{kept}");
@@ -63,6 +63,24 @@ fn hints_are_counted_by_target_and_a_sync_point_tells_when_they_have_arrived() {
     assert_eq!(cluster.node(&fallback).get("/hints").json()["targets"], nothing);
     let state = cluster.node(&fallback).get(&format!("{POINTS}/{blocked}")).json();
     assert_eq!((&state["delivered"], &state["pending"]), (&json!(false), &nothing));
+}
+
+#[test]
+fn a_hint_that_waits_for_too_long_raises_an_alarm() {
+    let (mut cluster, _, dead, fallback) = with_a_hint("[limits]\nhint_alarm_ms = 100");
+    let holder = cluster.node(&fallback);
+    until("the hint to be old enough", || {
+        holder.get("/hints").json()["targets"][0]["oldest_ms"].as_u64().unwrap() > 100
+    });
+    // Ages are looked at once a minute, and at the start.
+    holder.kill();
+    holder.start();
+    let alarm = |line: &str| {
+        line.contains("WARN")
+            && line.contains("too long")
+            && line.contains(&format!("target={dead}"))
+    };
+    until("the alarm", || holder.log_text().lines().any(alarm));
 }
 
 #[test]

@@ -1,0 +1,119 @@
+//! `GET /keys/{bucket}`: the live keys of a bucket, in order, page by page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quorate_protocol::listing::Question;
+use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key};
+use serde_json::json;
+
+use super::problem::Problem;
+use super::query::Params;
+use super::{path, show};
+use crate::keys::{self, Page};
+use crate::node::Node;
+
+/// Keys on one page unless the request says otherwise.
+const LIMIT_DEFAULT: usize = 100;
+/// Bytes of a cursor in front of the key: they tie it to its listing.
+const TIE_BYTES: usize = 8;
+
+/// `GET /keys/{bucket}?prefix=&limit=&cursor=`.
+pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+    let bucket = path::bucket(&uri, "/keys/")?;
+    let params = Params::parse(uri.query(), &["prefix", "limit", "cursor"])?;
+    let prefix = params.prefix.unwrap_or_default();
+    let after = params.cursor.map(|cursor| key_of(&cursor, &bucket, &prefix)).transpose()?;
+    node.readiness()?;
+    let mut permit = node.admission.operation()?;
+    let limit = params.limit.unwrap_or(LIMIT_DEFAULT).min(usize::from(keys::LIMIT_MAX)) as u16;
+    let question = Question { bucket, prefix, after, limit };
+    permit.started(Duration::from_millis(node.config.timeouts.request_ms));
+    let Page { keys, next, is_complete } = keys::list(&node, &question).await;
+    permit.finished();
+    Ok(show::json(&json!({
+        "bucket": question.bucket,
+        "keys": keys.iter().map(Key::key).collect::<Vec<&str>>(),
+        "cursor": next.map(|key| cursor_of(&key, &question.prefix)),
+        "complete": is_complete,
+    })))
+}
+
+/// A prefix as a request gives it.
+///
+/// # Errors
+/// What is wrong with it, if no key can begin so.
+pub(super) fn parse_prefix(value: &str) -> Result<String, String> {
+    if value.len() > KEY_BYTES_MAX || value.contains('\0') {
+        return Err(format!("must be at most {KEY_BYTES_MAX} bytes without NUL, as keys are"));
+    }
+    Ok(value.to_owned())
+}
+
+/// Where the next page begins, opaque to clients.
+fn cursor_of(key: &Key, prefix: &str) -> String {
+    let mut cursor = tie(key, prefix).to_vec();
+    cursor.extend_from_slice(key.as_bytes());
+    URL_SAFE_NO_PAD.encode(cursor)
+}
+
+fn key_of(cursor: &str, bucket: &Bucket, prefix: &str) -> Result<Key, Problem> {
+    let read = || {
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+        let (tied, key) = bytes.split_at_checked(TIE_BYTES)?;
+        let key = Key::from_bytes(Bytes::copy_from_slice(key)).ok()?;
+        (tied == tie(&key, prefix) && key.bucket() == bucket.as_str()).then_some(key)
+    };
+    read().ok_or_else(|| {
+        let detail = "is damaged or of another listing; send it back exactly as it was given";
+        Problem::bad_parameter("cursor", detail)
+    })
+}
+
+/// Not a secret: it only finds cursors that were damaged or mixed up.
+fn tie(key: &Key, prefix: &str) -> [u8; TIE_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(prefix.len() as u64).to_le_bytes());
+    hasher.update(prefix.as_bytes());
+    hasher.update(key.as_bytes());
+    let mut tie = [0; TIE_BYTES];
+    tie.copy_from_slice(&hasher.finalize().as_bytes()[..TIE_BYTES]);
+    tie
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_good_for_its_own_listing_only() {
+        let bucket = |name: &str| Bucket::parse(name).unwrap();
+        let key = Key::new("carts", "user/ü".as_bytes()).unwrap();
+        let cursor = cursor_of(&key, "user/");
+        assert_eq!(key_of(&cursor, &bucket("carts"), "user/").unwrap(), key);
+        assert!(key_of(&cursor, &bucket("carts"), "user").is_err());
+        assert!(key_of(&cursor, &bucket("carts"), "").is_err());
+        assert!(key_of(&cursor, &bucket("other"), "user/").is_err());
+        for cut in 0..cursor.len() {
+            assert!(key_of(&cursor[..cut], &bucket("carts"), "user/").is_err(), "cut at {cut}");
+        }
+        for bad in ["!", "AAAA", "AAAAAAAAAAAA"] {
+            assert!(key_of(bad, &bucket("carts"), "user/").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_the_beginning_of_a_key() {
+        assert_eq!(parse_prefix(""), Ok(String::new()));
+        assert_eq!(parse_prefix(&"k".repeat(1024)), Ok("k".repeat(1024)));
+        assert!(parse_prefix(&"k".repeat(1025)).is_err());
+        assert!(parse_prefix("a\0b").is_err());
+    }
+}
