@@ -72,6 +72,7 @@ settings=()
 # Where the load goes, if not to all nodes.
 only=''
 
+# shellcheck disable=SC2317 # a trap calls it
 clean_up() {
     ((keep)) || "$SCRIPTS/cluster.sh" wipe >/dev/null
 }
@@ -175,8 +176,8 @@ connections() {
     run 'warm-up' --op get
     : >"$results"
     for count in 1 4 16 64 256 1000; do
-        run "$count connections" --op get --connections "$count" --skip-preload
-        run "$count connections" --op put --connections "$count"
+        run 'closed loop' --op get --connections "$count" --skip-preload
+        run 'closed loop' --op put --connections "$count"
     done
     # What 64 connections reach is near the peak; ten times as many ask, ten times as fast.
     for op in get put; do
@@ -259,9 +260,7 @@ case $table in
     tail) tail_latency ;;
 esac
 
-judge=()
-[[ $table != standard ]] || judge=(--targets)
-"$BENCH_BIN" table "$results" "${judge[@]}" || failed=1
+"$BENCH_BIN" table "$results" --targets || failed=1
 "$BENCH_BIN" plot "$results" --svg "${results%.jsonl}.svg" >/dev/null
 say "Kept in ${results#"$ROOT"/}; plot in ${results%.jsonl}.svg"
 exit "$failed"

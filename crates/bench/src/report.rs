@@ -1,5 +1,6 @@
 //! `table`: measurements side by side. What is the same in all of them stands once, below the table;
-//! each is compared with the last ceiling of its operation that was measured before it.
+//! each is compared with the last ceiling of its operation that was measured before it. Below a mixed
+//! load stand the latencies of each of its operations.
 
 use std::path::PathBuf;
 
@@ -59,7 +60,7 @@ const SETTINGS: [(&str, Cell); 7] = [
 
 /// Figures, without the ratio to the ceiling.
 const FIGURES: [(&str, Cell); 13] = [
-    ("MB/s", |it| format!("{:.1}", it.bytes_per_second / 1e6)),
+    ("MB/s", |it| number(it.bytes_per_second / 1e6, 1)),
     ("p50 ms", |it| ms(it.latency.p50_us)),
     ("p90 ms", |it| ms(it.latency.p90_us)),
     ("p99 ms", |it| ms(it.latency.p99_us)),
@@ -73,7 +74,7 @@ const FIGURES: [(&str, Cell); 13] = [
     ("server MiB", |it| or_dash(it.rss_bytes.map(|it| format!("{:.0}", it as f64 / 1048576.0)))),
     ("disk B/B", |it| or_dash(it.disk_bytes_per_value_byte.map(|it| format!("{it:.2}")))),
     ("longest pause ms", |it| longest_pause_ms(it)),
-    ("errors", Summary::errors_text),
+    ("errors", |it| if it.seconds > 0.0 { it.errors_text() } else { "-".to_string() }),
 ];
 
 fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
@@ -103,7 +104,7 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
     for (place, summary) in summaries.iter().enumerate() {
         let mut row = vec![summary.name.clone(), summary.op.clone()];
         row.extend(settings.iter().map(|(_, cell)| cell(summary)));
-        row.push(format!("{:.0}", summary.operations_per_second));
+        row.push(number(summary.operations_per_second, 0));
         if with_ceiling {
             row.push(or_dash(
                 of_ceiling(summaries, place).map(|it| format!("{:.1} %", it * 100.0)),
@@ -111,6 +112,15 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
         }
         row.extend(FIGURES.iter().map(|(_, cell)| cell(summary)));
         table.add_row(row);
+        for (op, latency) in &summary.by_op {
+            let part = Summary { latency: *latency, ..Summary::default() };
+            let mut row = vec![format!("  of {}", summary.name), op.clone()];
+            row.extend(settings.iter().map(|(_, cell)| cell(summary)));
+            row.push("-".to_string());
+            row.extend(with_ceiling.then(|| "-".to_string()));
+            row.extend(FIGURES.iter().map(|(_, cell)| cell(&part)));
+            table.add_row(row);
+        }
     }
     (table, same)
 }
@@ -132,6 +142,10 @@ fn longest_pause_ms(summary: &Summary) -> String {
     let [first, ..] = summary.points.as_slice() else { return "-".to_string() };
     let silent = summary.points.split(|it| it.operations_per_second > 0.0).map(<[_]>::len).max();
     format!("{:.0}", silent.unwrap_or(0) as f64 * first.seconds * 1000.0)
+}
+
+fn number(figure: f64, digits: usize) -> String {
+    if figure > 0.0 { format!("{figure:.digits$}") } else { "-".to_string() }
 }
 
 fn ms(us: u64) -> String {
@@ -165,6 +179,15 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[3].contains(" 250 ") && lines[3].contains("25.0 %"), "{text}");
         assert!(lines[2].contains("100.0 %") && lines[2].contains("1.50"), "{text}");
+    }
+
+    #[test]
+    fn a_mixed_load_has_a_row_for_each_operation() {
+        let latency = crate::summary::Latency { p50_us: 777_000, ..Default::default() };
+        let by_op = [("get".to_string(), latency)].into();
+        let text = text(&[Summary { by_op, ..summary("a", "mixed", 1.0) }]);
+        let row = text.lines().find(|it| it.contains("of a")).unwrap_or_default();
+        assert!(row.contains(" get ") && row.contains(" 777.00 "), "{text}");
     }
 
     #[test]

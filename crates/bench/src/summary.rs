@@ -33,7 +33,7 @@ pub(crate) struct Point {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Counts {
-    /// Successes in the histogram: those that were due inside the window.
+    /// Successes in the histogram: those that were due inside the window, or ended there.
     pub(crate) operations: u64,
     /// By status, or by what happened to the connection; refusals too.
     pub(crate) errors: BTreeMap<String, u64>,

@@ -1,12 +1,18 @@
 //! The project's targets on one machine with 2 cores, beside what was found. A measurement is known
-//! by its name (`buffered` and `fsync` clusters, as `scripts/bench.sh` calls them), its operation and
-//! its connections; a target whose measurement is missing is left out.
+//! by its name (as `scripts/bench.sh` calls it), its operation and its connections; a target whose
+//! measurement is missing is left out.
 
 use crate::report::{CEILING, of_ceiling};
 use crate::summary::Summary;
 
 /// One line a target: what was wanted, what was found, and whether that is enough.
 pub(crate) fn text(summaries: &[Summary]) -> String {
+    let lines = [standard(summaries), tail(summaries), overload(summaries)].concat();
+    lines.into_iter().flatten().collect()
+}
+
+/// The rates, the processor time, and the single connection.
+fn standard(summaries: &[Summary]) -> Vec<Option<String>> {
     let get = place(summaries, "buffered", "get", 64);
     let put = place(summaries, "buffered", "put", 64);
     let fsync = place(summaries, "fsync", "put", 64);
@@ -18,7 +24,7 @@ pub(crate) fn text(summaries: &[Summary]) -> String {
     let of_buffered = rate(fsync).zip(rate(put)).map(|(fsync, put)| fsync / put.max(1.0) * 100.0);
     let beyond_flush =
         p50_us("fsync", "put").zip(p50_us("disk flush", "put")).map(|(put, flush)| put - flush);
-    [
+    vec![
         at_least("GET of the ceiling's rate, %", ceiling(get), 35.0),
         at_most("GET cpu of all nodes, µs", cpu_us(get), 36.0),
         at_least("PUT buffered of the ceiling's rate, %", ceiling(put), 18.0),
@@ -28,9 +34,32 @@ pub(crate) fn text(summaries: &[Summary]) -> String {
         at_most("GET p50, 1 connection, µs", p50_us("buffered", "get"), 200.0),
         at_most("PUT buffered p50, 1 connection, µs", p50_us("buffered", "put"), 300.0),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
+}
+
+/// Half of the peak rate in an open loop.
+fn tail(summaries: &[Summary]) -> Vec<Option<String>> {
+    let of = |name: &str| {
+        let latency = summaries.iter().rev().find(|it| it.name == name).map(|it| it.latency);
+        let ms = |us: fn(&crate::summary::Latency) -> u64| Some(us(latency.as_ref()?) as f64 / 1e3);
+        [
+            at_most(&format!("{name}: p99, ms"), ms(|it| it.p99_us), 5.0),
+            at_most(&format!("{name}: p99.9, ms"), ms(|it| it.p99_9_us), 20.0),
+        ]
+    };
+    [of("half of the peak"), of("half, while n3 catches up")].concat()
+}
+
+/// Ten times the load that saturates, beside the best rate of a closed loop.
+fn overload(summaries: &[Summary]) -> Vec<Option<String>> {
+    let of = |op: &str| {
+        let alike = |it: &&Summary| it.op == op && it.name == "closed loop";
+        let rates = summaries.iter().filter(alike).map(|it| it.operations_per_second);
+        let peak = rates.fold(0.0, f64::max);
+        let over = summaries.iter().rev().find(|it| it.op == op && it.name == "10x offered");
+        let kept = over.filter(|_| peak > 0.0).map(|it| it.operations_per_second / peak * 100.0);
+        at_least(&format!("{op} at 10x the load, of the peak, %"), kept, 90.0)
+    };
+    vec![of("get"), of("put")]
 }
 
 /// The last measurement of this name, operation and number of connections.
@@ -80,5 +109,18 @@ mod tests {
         assert_eq!(verdict("PUT buffered of").as_deref(), Some("NOT met"), "{text}");
         assert_eq!(verdict("PUT fsync of").as_deref(), Some("NOT met"), "{text}");
         assert_eq!(verdict("GET p50"), None, "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn overload_is_judged_by_the_best_closed_loop() {
+        let rows = [
+            summary("closed loop", "get", 100.0),
+            summary("closed loop", "get", 200.0),
+            summary("closed loop", "put", 999.0),
+            summary("10x offered", "get", 190.0),
+        ];
+        let text = text(&rows);
+        assert!(text.contains("95.0, at least 90: met") && text.lines().count() == 1, "{text}");
     }
 }
