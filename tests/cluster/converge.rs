@@ -1,8 +1,14 @@
 //! When replicas are the same, told by the nodes themselves.
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use serde_json::Value;
 
-use crate::harness::{Cluster, eventually};
+use crate::harness::{Cluster, within};
+
+/// How long a cluster may take to become the same everywhere.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// Whether a node has received all its partitions.
@@ -18,6 +24,28 @@ impl Cluster {
         gauge.unwrap_or_else(|| panic!("no gauge in {metrics}")).parse().unwrap()
     }
 
+    /// Waits until all replicas of these keys have forgotten that they were deleted. A key that has a
+    /// value is passed over.
+    pub(crate) async fn wait_forgotten(&self, mut keys: Vec<String>) {
+        const AT_ONCE: usize = 32;
+        within(PATIENCE, "all deletes are forgotten", async || {
+            let mut remembered = Vec::new();
+            for some in keys.chunks(AT_ONCE) {
+                let paths = some.iter().map(|key| format!("/kv/{key}?r=all"));
+                let reads = paths.map(|path| self.at(1).get(&path).try_answer());
+                for (key, read) in some.iter().zip(join_all(reads).await) {
+                    let read = read.unwrap();
+                    if read.status == 503 || (read.status == 404 && read.context().is_some()) {
+                        remembered.push(key.clone());
+                    }
+                }
+            }
+            keys = remembered;
+            keys.is_empty().then_some(())
+        })
+        .await;
+    }
+
     /// Has a node compare all its trees with all its peers now.
     pub(crate) async fn compare_now(&self, number: usize) -> Value {
         let run = self.at(number).post("/anti-entropy/run?timeout_ms=10000").answer().await;
@@ -30,11 +58,11 @@ impl Cluster {
     pub(crate) async fn wait_whole(&self) {
         for number in self.all() {
             let filled = async || self.is_filled(number).await.then_some(());
-            eventually(&format!("n{number} is filled"), filled).await;
+            within(PATIENCE, &format!("n{number} is filled"), filled).await;
         }
         for number in self.all() {
             let whole = async || (self.compare_now(number).await["complete"] == true).then_some(());
-            eventually(&format!("n{number} has compared everything"), whole).await;
+            within(PATIENCE, &format!("n{number} has compared everything"), whole).await;
         }
     }
 
@@ -44,10 +72,10 @@ impl Cluster {
         self.wait_whole().await;
         for number in self.all() {
             let drained = async || (self.hint_keys(number).await == 0).then_some(());
-            eventually(&format!("n{number} has handed its hints off"), drained).await;
+            within(PATIENCE, &format!("n{number} has handed its hints off"), drained).await;
         }
         for number in self.all() {
-            eventually(&format!("n{number} agrees with everybody"), async || {
+            within(PATIENCE, &format!("n{number} agrees with everybody"), async || {
                 let run = self.compare_now(number).await;
                 let rounds = run["rounds"].as_array().unwrap();
                 let same = rounds.iter().all(|round| round["differing"] == 0);

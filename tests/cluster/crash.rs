@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::{Cluster, Setup};
 use crate::load::{Load, acked_more, check_all};
-use crate::record::{Record, View};
+use crate::record::{Record, View, newest};
 
 async fn kill_all_under_load(durability: &'static str) {
     let cluster = Cluster::start(Setup { durability, ..Setup::of(3) }).await;
@@ -65,8 +65,7 @@ async fn a_node_mints_on_as_the_same_actor_only_after_a_clean_stop() {
     let actor = async || {
         record.add(&cluster.at(1), "actors/k", &View::default()).await.unwrap();
         let shown = cluster.inspect(1, "actors/k").await.siblings();
-        let newest = shown.iter().max_by_key(|s| s.value[1..].parse::<u32>().unwrap()).unwrap();
-        newest.dot.as_deref().unwrap().split('-').next().unwrap().to_owned()
+        newest("actors/k", &shown).dot.as_deref().unwrap().split('-').next().unwrap().to_owned()
     };
     let first = actor().await;
     assert_eq!(actor().await, first);

@@ -4,12 +4,9 @@
 //! Nodes are numbers: node 1 is `n1`. Whatever takes time is waited for by asking again, within a
 //! bound.
 
-use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_protocol::context::ContextKeys;
@@ -20,11 +17,14 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::http::Node;
+use crate::process::{Process, Shape};
 
 /// The cluster's id and key, known to the tests so that they can open contexts.
 const CLUSTER_ID: &str = "tests";
-const KEY_BYTE: u8 = 0x5a;
+const KEY: [u8; 32] = [0x5a; 32];
 const PARTITIONS: u32 = 64;
+/// Many nodes share this machine.
+const SMALL_CACHES: &str = "[storage]\nblock_cache_bytes = 8388608\nmemtable_bytes = 8388608\n";
 /// Tests that run at a time: the nodes share few cores.
 static TURNS: Semaphore = Semaphore::const_new(1);
 /// How long anything may take before a test gives up.
@@ -52,41 +52,36 @@ pub(crate) struct Cluster {
     nodes: Vec<Process>,
     layout: Layout,
     http: reqwest::Client,
-    dir: TempDir,
+    _dir: TempDir,
     _turn: SemaphorePermit<'static>,
-}
-
-struct Process {
-    client_port: u16,
-    peer_port: u16,
-    child: Mutex<Option<Child>>,
-    paused: AtomicBool,
 }
 
 impl Cluster {
     /// Starts nodes, forms the cluster and waits until all are ready and know each other.
     pub(crate) async fn start(setup: Setup) -> Arc<Self> {
         let turn = TURNS.acquire().await.unwrap();
-        let process = || Process {
-            client_port: free_port(),
-            peer_port: free_port(),
-            child: Mutex::default(),
-            paused: AtomicBool::default(),
-        };
         let member =
             |number| Member { node: name_of(number), zone: name_of(number).to_string(), weight: 1 };
         let members = (1..=setup.nodes).map(member).collect();
+        let dir = tempfile::tempdir().unwrap();
         let cluster = Arc::new(Self {
-            nodes: (0..setup.nodes).map(|_| process()).collect(),
+            nodes: (1..=setup.nodes).map(|number| Process::new(dir.path(), number)).collect(),
             layout: Layout::new(1, PARTITIONS, members).unwrap(),
             http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap(),
-            dir: tempfile::tempdir().unwrap(),
+            _dir: dir,
             _turn: turn,
         });
-        for number in cluster.all() {
-            fs::create_dir(cluster.home(number)).unwrap();
-            fs::write(cluster.config(number), cluster.toml(number, &setup)).unwrap();
-            cluster.launch(number);
+        let settings = format!("{}\n{SMALL_CACHES}", setup.settings);
+        let shape = Shape {
+            cluster_id: CLUSTER_ID,
+            key: KEY,
+            partitions: Some(PARTITIONS),
+            durability: setup.durability,
+            settings: &settings,
+        };
+        for process in &cluster.nodes {
+            process.configure(&shape, cluster.nodes.iter());
+            process.launch();
         }
         cluster.form();
         cluster.wait_all_up().await;
@@ -95,30 +90,12 @@ impl Cluster {
 
     /// Forms the cluster.
     pub(crate) fn form(&self) {
-        let formed = self.command(1, "form").status().unwrap();
+        let formed = self.process(1).command("form").status().unwrap();
         assert!(formed.success(), "the cluster was not formed");
     }
 
-    fn toml(&self, number: usize, setup: &Setup) -> String {
-        let key = format!("{KEY_BYTE:02x}").repeat(32);
-        let Process { client_port, peer_port, .. } = &self.nodes[number - 1];
-        let data_dir = self.data_dir(number);
-        let mut toml = format!(
-            "cluster_id = \"{CLUSTER_ID}\"\ncluster_keys = [\"{key}\"]\nnode = \"n{number}\"\n\
-             data_dir = {data_dir:?}\nclient_addr = \"127.0.0.1:{client_port}\"\n\
-             peer_addr = \"127.0.0.1:{peer_port}\"\nfault_hook = true\ndurability = \"{}\"\n\
-             {}\n[storage]\nblock_cache_bytes = 8388608\nmemtable_bytes = 8388608\n\
-             [layout]\npartitions = {PARTITIONS}\n",
-            setup.durability, setup.settings
-        );
-        for number in self.all() {
-            let port = self.nodes[number - 1].peer_port;
-            toml.push_str(&format!(
-                "[[layout.nodes]]\nname = \"n{number}\"\nzone = \"n{number}\"\n\
-                 peer_addr = \"127.0.0.1:{port}\"\n"
-            ));
-        }
-        toml
+    fn process(&self, number: usize) -> &Process {
+        &self.nodes[number - 1]
     }
 
     /// All nodes.
@@ -128,7 +105,7 @@ impl Cluster {
 
     /// A node's client port.
     pub(crate) fn at(&self, number: usize) -> Node {
-        let base = format!("http://127.0.0.1:{}", self.nodes[number - 1].client_port);
+        let base = format!("http://{}", self.process(number).client_addr);
         Node::new(self.http.clone(), base)
     }
 
@@ -172,106 +149,61 @@ impl Cluster {
 
     /// Opens the contexts that the cluster gives out.
     pub(crate) fn contexts(&self) -> ContextKeys {
-        ContextKeys::new(CLUSTER_ID, &[[KEY_BYTE; 32]])
-    }
-
-    fn home(&self, number: usize) -> PathBuf {
-        self.dir.path().join(format!("n{number}"))
-    }
-
-    fn config(&self, number: usize) -> PathBuf {
-        self.home(number).join("node.toml")
+        ContextKeys::new(CLUSTER_ID, &[KEY])
     }
 
     /// Where a node's data lies.
     pub(crate) fn data_dir(&self, number: usize) -> PathBuf {
-        self.home(number).join("data")
+        self.process(number).data_dir()
     }
 
     /// What a node has logged so far.
     pub(crate) fn log(&self, number: usize) -> String {
-        fs::read_to_string(self.home(number).join("log")).unwrap_or_default()
-    }
-
-    fn child(&self, number: usize) -> MutexGuard<'_, Option<Child>> {
-        self.nodes[number - 1].child.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn command(&self, number: usize, verb: &str) -> Command {
-        let log = File::options().create(true).append(true).open(self.home(number).join("log"));
-        let log = log.unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        command.arg(verb).arg("--config").arg(self.config(number));
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("QUORATE_") {
-                command.env_remove(name);
-            }
-        }
-        command
+        self.process(number).log_text()
     }
 
     /// Starts a node's process and does not wait for it.
     pub(crate) fn launch(&self, number: usize) {
-        let mut child = self.child(number);
-        assert!(child.is_none(), "n{number} runs already");
-        *child = Some(self.command(number, "serve").spawn().unwrap());
+        self.process(number).launch();
     }
 
     /// Whether a node was launched and not ended by the test.
     pub(crate) fn is_running(&self, number: usize) -> bool {
-        self.child(number).is_some()
-    }
-
-    /// Whether a node's process has ended by itself, and how.
-    pub(crate) fn ended(&self, number: usize) -> Option<ExitStatus> {
-        self.child(number).as_mut().and_then(|child| child.try_wait().unwrap())
+        self.process(number).is_running()
     }
 
     /// Whether a node runs and answers.
     pub(crate) fn is_awake(&self, number: usize) -> bool {
-        self.child(number).is_some() && !self.is_paused(number)
+        self.is_running(number) && !self.is_paused(number)
     }
 
     /// Whether a node was sent SIGSTOP.
     pub(crate) fn is_paused(&self, number: usize) -> bool {
-        self.nodes[number - 1].paused.load(Ordering::Relaxed)
+        self.process(number).is_paused()
     }
 
     /// kill -9.
     pub(crate) fn kill(&self, number: usize) {
-        self.nodes[number - 1].paused.store(false, Ordering::Relaxed);
-        if let Some(mut child) = self.child(number).take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        self.process(number).kill();
     }
 
     /// SIGSTOP: the node goes silent, its connections stay.
     pub(crate) fn pause(&self, number: usize) {
-        self.signal(number, "-STOP");
-        self.nodes[number - 1].paused.store(true, Ordering::Relaxed);
+        self.process(number).pause();
     }
 
     /// SIGCONT.
     pub(crate) fn resume(&self, number: usize) {
-        self.signal(number, "-CONT");
-        self.nodes[number - 1].paused.store(false, Ordering::Relaxed);
-    }
-
-    fn signal(&self, number: usize, signal: &str) {
-        let child = self.child(number);
-        let pid = child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        self.process(number).resume();
     }
 
     /// SIGTERM: waits until the process ended by itself, and tells how and how long that took.
     pub(crate) async fn terminate(&self, number: usize) -> (ExitStatus, Duration) {
-        self.signal(number, "-TERM");
+        let process = self.process(number);
+        process.signal("TERM");
         let begun = Instant::now();
-        let ended = async || self.child(number).as_mut().unwrap().try_wait().unwrap();
-        let status = eventually("the node stops", ended).await;
-        *self.child(number) = None;
+        let status = eventually("the node stops", async || process.ended()).await;
+        process.forget();
         (status, begun.elapsed())
     }
 
@@ -283,14 +215,13 @@ impl Cluster {
 
     /// Empties the data directory of a node that does not run.
     pub(crate) fn wipe(&self, number: usize) {
-        assert!(self.child(number).is_none(), "n{number} still runs");
-        fs::remove_dir_all(self.data_dir(number)).unwrap();
+        self.process(number).wipe();
     }
 
     /// Waits until a node takes requests.
     pub(crate) async fn wait_ready(&self, number: usize) {
         eventually(&format!("n{number} is ready"), async || {
-            let ended = self.ended(number);
+            let ended = self.process(number).ended();
             assert!(ended.is_none(), "n{number} ended: {ended:?}\n{}", self.log(number));
             let answer = self.at(number).get("/readyz").try_answer().await;
             answer.ok().filter(|answer| answer.status == 200)
@@ -353,28 +284,12 @@ impl Cluster {
         let names =
             |nodes: &[usize]| -> Vec<NodeId> { nodes.iter().copied().map(name_of).collect() };
         let cuts = serde_json::json!({"cut_in": names(cut_in), "cut_out": names(cut_out)});
-        let port = self.nodes[number - 1].peer_port;
-        let hook = Node::new(self.http.clone(), format!("http://127.0.0.1:{port}"));
+        let base = format!("http://{}", self.process(number).peer_addr);
+        let hook = Node::new(self.http.clone(), base);
         // A node that was just launched may not listen yet.
         let obeys = async || hook.put("/fault").value(cuts.to_string()).try_answer().await.ok();
         let answer = eventually(&format!("n{number} is cut"), obeys).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for number in self.all() {
-            self.kill(number);
-        }
-        if std::thread::panicking() {
-            for number in self.all() {
-                let log = self.log(number);
-                let lines: Vec<&str> = log.lines().collect();
-                let tail = lines[lines.len().saturating_sub(25)..].join("\n");
-                eprintln!("--- n{number}\n{tail}");
-            }
-        }
     }
 }
 
@@ -384,27 +299,22 @@ pub(crate) fn name_of(number: usize) -> NodeId {
 }
 
 /// Asks again and again until there is something.
-pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask).await
+}
+
+/// Likewise, with another patience.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = ask().await {
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A port below those that the system gives to outgoing connections: a node that is down for a
-/// while must find its port free when it comes back.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const RANGE: std::ops::Range<u32> = 12_000..32_000;
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = RANGE.start + (std::process::id() * 101 + step) % RANGE.len() as u32;
-        if TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
-            return port as u16;
-        }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::{Record, View};
 
@@ -142,4 +144,49 @@ async fn with_all_home_replicas_dead_no_key_is_called_never_written() {
         };
         assert_eq!(eventually("the key can be read again", read).await, "v");
     }
+}
+
+/// What a sync point says, waiting for it as long as that.
+async fn look(cluster: &Cluster, through: usize, id: &str, timeout_ms: u64) -> Value {
+    let path = format!("/hints/sync-points/{id}?timeout_ms={timeout_ms}");
+    let answer = cluster.at(through).get(&path).answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_point_tells_when_everything_hinted_before_it_is_delivered() {
+    let cluster = Cluster::start(Setup::of(5)).await;
+    let record = Record::new(&cluster, 3);
+    let keys = cluster.keys_where("point", 40, |list| list[..3].contains(&2));
+    cluster.kill(2);
+    write_all(&cluster, &record, &keys).await;
+    let mut listed = 0;
+    for number in [1, 3, 4, 5] {
+        let hints = cluster.at(number).get("/hints").answer().await.json();
+        for target in hints["targets"].as_array().unwrap() {
+            assert_eq!(target["node"], "n2", "{hints}");
+            assert!(target["bytes"].as_u64() > target["keys"].as_u64(), "{hints}");
+            listed += target["keys"].as_u64().unwrap();
+        }
+    }
+    assert_eq!(listed, keys.len() as u64);
+    let make = async |through: usize| {
+        let made = cluster.at(through).post("/hints/sync-points").answer().await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()["id"].as_str().unwrap().to_owned()
+    };
+    let waits = look(&cluster, 3, &make(1).await, 100).await;
+    assert_eq!(waits["delivered"], false, "{waits}");
+    assert_eq!(waits["unreachable"], json!(["n2"]), "it could keep hints itself: {waits}");
+    assert!(waits["pending"].as_array().unwrap().iter().all(|one| one["target"] == "n2"));
+    cluster.restart(2).await;
+    let done = look(&cluster, 3, &make(1).await, 10_000).await;
+    assert_eq!(done["delivered"], true, "{done}");
+    for key in &keys {
+        assert_eq!(cluster.inspect(1, key).await.states()[&2], "ok", "{key} was delivered");
+    }
+    // With nothing hinted, one that is made now is done at once.
+    let done = look(&cluster, 5, &make(4).await, 0).await;
+    assert_eq!(done["delivered"], true, "{done}");
 }

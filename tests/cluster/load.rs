@@ -72,3 +72,34 @@ pub(crate) async fn check_all(cluster: &Cluster, record: &Record) {
         record.check_final(&key, &left);
     }
 }
+
+/// Writes each key once, blind, through these nodes in turn, and must succeed.
+pub(crate) async fn put_all(
+    cluster: &Arc<Cluster>,
+    keys: &[String],
+    value: &str,
+    through: &[usize],
+) {
+    const AT_ONCE: usize = 16;
+    let mut writers = JoinSet::new();
+    for writer in 0..AT_ONCE {
+        let mine: Vec<String> = keys.iter().skip(writer).step_by(AT_ONCE).cloned().collect();
+        let node = cluster.at(through[writer % through.len()]);
+        let value = value.to_owned();
+        writers.spawn(async move {
+            for key in mine {
+                let put = node.put(&format!("/kv/{key}")).value(value.clone()).answer().await;
+                assert_eq!(put.status, 204, "{key}: {}", put.text());
+            }
+        });
+    }
+    writers.join_all().await;
+}
+
+/// Reads each key at R=1 through one node, which must show the value.
+pub(crate) async fn read_all(cluster: &Arc<Cluster>, keys: &[String], value: &str, through: usize) {
+    for key in keys {
+        let read = cluster.at(through).get(&format!("/kv/{key}?r=1")).answer().await;
+        assert_eq!((read.status, read.text().as_str()), (200, value), "{key} through n{through}");
+    }
+}

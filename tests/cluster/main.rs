@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected shall fail")]
 
+mod away;
+mod backup;
 mod conflicts;
 mod converge;
 mod crash;
@@ -15,11 +17,16 @@ mod doubt;
 mod harness;
 mod hints;
 mod http;
+mod keys;
 mod load;
 mod look;
 mod overload;
 mod partition;
+#[path = "../common/process.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the other tests")]
+mod process;
 mod record;
+mod replicas;
 mod sloppy;
 mod stop;
 mod storm;

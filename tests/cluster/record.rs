@@ -362,6 +362,11 @@ fn sight(key: &str, shown: &Shown) -> Option<Sight> {
     Some(Sight { write: *elements_of(key, &shown.value)?.last()?, dot })
 }
 
+/// The sibling that was written last, of those that are shown.
+pub(crate) fn newest<'a>(key: &str, shown: &'a [Shown]) -> &'a Shown {
+    shown.iter().max_by_key(|shown| sight(key, shown).map(|sight| sight.write)).unwrap()
+}
+
 /// An element in a value: the key's own, so that no other key's can pass for it.
 fn element(key: &str, write: WriteNo) -> String {
     let (_, key) = key.split_once('/').unwrap();

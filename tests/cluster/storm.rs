@@ -33,7 +33,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// time.
 const SETTINGS: &str = "\
 [deletes]
-grace_ms = 4000
+grace_ms = 2000
+reap_ms = 300
 [anti_entropy]
 interval_ms = 1000
 [timeouts]
@@ -65,13 +66,11 @@ struct Report {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs anti-entropy"]
 async fn a_storm_loses_nothing_and_brings_nothing_back() {
     storm(Plan { seed: 1, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs anti-entropy"]
 async fn another_storm_loses_nothing_and_brings_nothing_back() {
     storm(Plan { seed: 2, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
 }
@@ -158,14 +157,17 @@ async fn rage(plan: &Plan, work: &Work, clients: &mut Clients, hand: &mut Hand) 
 /// long that took, and what was waited for in vain.
 async fn heal(work: &Work, hand: &Hand) -> (Duration, Option<String>) {
     let begun = Instant::now();
+    let mut converged_in = Duration::ZERO;
     let converge = async {
         hand.restore_all().await;
         work.cluster.wait_all_up().await;
         work.cluster.wait_converged().await;
+        converged_in = begun.elapsed();
+        work.cluster.wait_forgotten(work.gone.ended()).await;
     };
     // What is waited for in vain shall not keep the table from being printed.
     let failed = AssertUnwindSafe(converge).catch_unwind().await.err();
-    (begun.elapsed(), failed.map(|panic| clients::words_of(&*panic)))
+    (converged_in, failed.map(|panic| clients::words_of(&*panic)))
 }
 
 fn judge(work: &Work, disks: &Disks, stories: Vec<String>) -> Findings {

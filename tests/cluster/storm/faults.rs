@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     RestoreAll,
     /// No more cuts.
     Heal,
+    /// Nobody is gone or cut off, for a while.
+    Lull,
 }
 
 #[derive(Clone, Copy)]
@@ -51,14 +53,20 @@ enum Card {
     Wipe,
     Restore,
     Calm,
+    Lull,
 }
 
-const DECK: [Card; 26] = {
-    use Card::{Calm, Halve, Isolate, Kill, KillAll, KillSome, OneWay, Pause, Restore, Stop, Wipe};
+/// How long a lull is: hints are delivered and tombstones reaped, which the next faults then meet.
+const LULL: Duration = Duration::from_secs(4);
+
+const DECK: [Card; 27] = {
+    use Card::{
+        Calm, Halve, Isolate, Kill, KillAll, KillSome, Lull, OneWay, Pause, Restore, Stop, Wipe,
+    };
     [
         Kill, Kill, Kill, KillSome, KillAll, Pause, Pause, Pause, Stop, Isolate, Isolate, Halve,
         Halve, OneWay, OneWay, Wipe, Restore, Restore, Restore, Restore, Restore, Restore, Calm,
-        Calm, Calm, Calm,
+        Calm, Calm, Calm, Lull,
     ]
 };
 
@@ -118,6 +126,7 @@ impl Schedule {
                 self.next.push(Fault::Heal);
                 Fault::RestoreAll
             }
+            Card::Lull => Fault::Lull,
         }
     }
 }
@@ -130,6 +139,7 @@ impl Iterator for Schedule {
         // Mostly blow upon blow; now and then long enough for suspicions, hints and rounds.
         let longest_ms = if self.dice.random_range(0..8) == 0 { 4_000 } else { 600 };
         let pause = Duration::from_millis(self.dice.random_range(50..longest_ms));
+        let pause = if fault == Fault::Lull { LULL } else { pause };
         Some((fault, pause))
     }
 }
@@ -148,6 +158,7 @@ impl Fault {
             Self::Wipe(_) => "disk wiped",
             Self::Restore(_) | Self::RestoreAll => "restored",
             Self::Heal => "healed",
+            Self::Lull => "(a lull)",
         }
     }
 }
@@ -221,6 +232,10 @@ impl Hand {
             }
             Fault::Heal => {
                 cluster.heal().await;
+                true
+            }
+            Fault::Lull => {
+                self.restore_all().await;
                 true
             }
         }

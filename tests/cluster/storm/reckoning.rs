@@ -7,6 +7,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::row::Row;
+use quorate_protocol::tree::{Root, Tree};
 use quorate_storage::Store;
 
 use crate::harness::Cluster;
@@ -55,21 +56,39 @@ impl Disks {
             tombstones: 0,
         };
         let partitions = cluster.layout().partitions() as u16;
+        let mut roots: BTreeMap<Tree, BTreeMap<usize, Root>> = BTreeMap::new();
         for number in cluster.all() {
             let store = cluster.open_store(number);
             for (_, keys, _) in store.hint_targets().unwrap() {
                 disks.hints += keys;
             }
+            for (tree, root) in store.roots() {
+                roots.entry(tree).or_default().insert(number, root);
+            }
             for partition in (0..partitions).map(Partition) {
                 disks.take(number, &store, partition);
             }
         }
+        disks.compare_roots(cluster, &roots);
         for key in disks.rows.keys() {
             let homes = cluster.preference(key)[..usize::from(N)].to_vec();
             disks.homes.insert(key.clone(), homes);
         }
         disks.compare();
         disks
+    }
+
+    /// The root of a tree that is empty is not listed.
+    fn compare_roots(&mut self, cluster: &Cluster, roots: &BTreeMap<Tree, BTreeMap<usize, Root>>) {
+        for (tree, roots) in roots {
+            let homes = cluster.layout().homes(tree.partition, tree.n);
+            let kinds: BTreeSet<_> = roots.values().map(|root| root.0).collect();
+            self.trees += 1;
+            if kinds.len() > 1 || roots.len() != homes.len() {
+                self.trees_differing += 1;
+                self.stories.push(format!("{tree:?}: the roots differ: {roots:?}"));
+            }
+        }
     }
 
     fn take(&mut self, number: usize, store: &Store, partition: Partition) {
