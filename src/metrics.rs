@@ -128,6 +128,7 @@ impl Metrics {
         register_store(&mut now, node);
         register_admission(&mut now, node);
         register_peers(&mut now, node);
+        register_repair(&mut now, node);
         let mut text = String::with_capacity(16 << 10);
         let written = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &now))
@@ -144,6 +145,23 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
 
 fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, ConstCounter::new(value));
+}
+
+fn register_repair(now: &mut Registry, node: &Node) {
+    let totals = node.anti_entropy.totals();
+    let load =
+        |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+    counter(now, "anti_entropy_rounds", "Rounds of anti-entropy with any peer", totals.rounds);
+    let help = "Keys that anti-entropy mended, here or on the peer";
+    counter(now, "anti_entropy_keys_repaired", help, totals.keys_mended);
+    counter(now, "anti_entropy_bytes", "Bytes of anti-entropy messages, both ways", totals.bytes);
+    let dirty = node.anti_entropy.dirty_partitions() as u64;
+    gauge(now, "anti_entropy_dirty_partitions", "Partitions to be compared soon", dirty);
+    let help = "Leaves and index entries that a scrub found wrong and mended";
+    counter(now, "scrub_mended", help, load(&node.swept.wrong_leaves));
+    counter(now, "tombstones_reaped", "Deleted rows forgotten after proof", load(&node.reaped));
+    let missing = node.readiness.missing_count() as u64;
+    gauge(now, "partitions_not_ready", "Partitions that are still to be filled", missing);
 }
 
 fn register_store(now: &mut Registry, node: &Node) {
