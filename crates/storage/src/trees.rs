@@ -278,6 +278,23 @@ mod tests {
         assert_eq!(open(dir.path(), Durability::Buffered).leaves(TREE), expected);
     }
 
+    /// So many that the threads really run side by side for a while, on a busy machine too.
+    #[test]
+    fn changes_of_one_leaf_at_once_are_all_in_it() {
+        let tree = LiveTree::new(3);
+        let changes =
+            |writer: u128| (1..3_000_000).map(move |i: u128| i * i << (writer * 16) | writer);
+        thread::scope(|scope| {
+            for writer in 0..4 {
+                let leaf = tree.leaf(7);
+                scope.spawn(move || changes(writer).for_each(|change| leaf.toggle(change)));
+            }
+        });
+        let mut expected = Leaves::default();
+        (0..4).flat_map(changes).for_each(|change| expected.toggle(7, change));
+        assert_eq!((tree.leaves(), tree.root()), (expected.clone(), expected.root()));
+    }
+
     #[test]
     fn a_tree_that_does_not_exist_is_empty_and_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
