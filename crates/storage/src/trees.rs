@@ -283,7 +283,7 @@ mod tests {
     fn changes_of_one_leaf_at_once_are_all_in_it() {
         let tree = LiveTree::new(3);
         let changes =
-            |writer: u128| (1..3_000_000).map(move |i: u128| i * i << (writer * 16) | writer);
+            |writer: u128| (1..3_000_000).map(move |i: u128| ((i * i) << (writer * 16)) | writer);
         thread::scope(|scope| {
             for writer in 0..4 {
                 let leaf = tree.leaf(7);
