@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::{anti_entropy, fill, gossip, handoff, reaper, replica, sweep};
 
 /// A peer that is up is greeted every so many probe intervals.
-const PROBES_PER_GREETING: u64 = 4;
+pub const PROBES_PER_GREETING: u64 = 2;
 /// The longest time between two records that the store is in use.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// Round trips are measured over windows of this length.
@@ -85,6 +85,9 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
 
 /// Answers a greeting: a peer that is behind what this node remembers of it is told so.
 pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
+    if let Some(health) = node.peers.health(peer) {
+        health.greeted(node.peers.now());
+    }
     let start = status.start;
     let judged =
         replica::on_blocking_pool(node, move |node| node.standing.hear(&node.store, peer, start));

@@ -53,6 +53,9 @@ pub struct Health {
     answered_ms: AtomicU64,
     /// When the latest answered message of each kind was sent.
     answered_sent_ms: [AtomicU64; KINDS],
+    /// When it last greeted this node, 0 if never.
+    greeted_ms: AtomicU64,
+    one_way: AtomicBool,
     suspected: AtomicBool,
     suspected_since_ms: AtomicU64,
     falls: Mutex<Falls>,
@@ -66,6 +69,17 @@ pub struct Health {
     /// The last layout that was put into `said`, version and hash in one number.
     layout: AtomicU64,
     greet: Notify,
+}
+
+/// How much silence of which kind makes a peer suspected.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For how long a batch may wait for an answer, in milliseconds.
+    pub answer_ms: u64,
+    /// For how long no greeting of a peer that answers may arrive, in milliseconds.
+    pub greeting_ms: u64,
+    /// The suspicion level by gossip that is too much.
+    pub phi: f64,
 }
 
 /// How often it fell lately.
@@ -109,6 +123,8 @@ impl Health {
             since_ms: AtomicU64::new(0),
             answered_ms: AtomicU64::new(0),
             answered_sent_ms: Default::default(),
+            greeted_ms: AtomicU64::new(0),
+            one_way: AtomicBool::new(false),
             suspected: AtomicBool::new(false),
             suspected_since_ms: AtomicU64::new(0),
             falls: Mutex::default(),
@@ -140,6 +156,11 @@ impl Health {
             &self.since_ms
         };
         Millis(since.load(Relaxed))
+    }
+
+    /// Whether it answers but cannot reach this node, as far as is known.
+    pub fn is_one_way(&self) -> bool {
+        self.one_way.load(Relaxed)
     }
 
     /// Whether it is suspected.
@@ -224,36 +245,45 @@ impl Health {
         }
     }
 
+    /// It greeted this node, and so can reach it.
+    pub fn greeted(&self, now: Millis) {
+        self.greeted_ms.store(now.0, Relaxed);
+    }
+
     /// This process was held up until now: nobody is blamed for the silence.
     pub fn forgive(&self, now: Millis) {
+        self.greeted_ms.fetch_max(now.0, Relaxed);
         lock(&self.pulse).forgive(now);
     }
 
-    /// Decides anew whether the peer is suspected. `waiting_since`: when the oldest batch was sent that
-    /// waits for an answer, `patience_ms`: how long one may, `phi_max`: the suspicion level that is too much.
-    /// Returns whether that changed.
-    pub fn review(
-        &self,
-        waiting_since: Option<Millis>,
-        patience_ms: u64,
-        phi_max: f64,
-        now: Millis,
-    ) -> bool {
+    /// Decides anew whether the peer is suspected. `waiting_since`: when the oldest batch was sent that waits
+    /// for an answer. Returns whether that changed.
+    pub fn review(&self, waiting_since: Option<Millis>, patience: &Patience, now: Millis) -> bool {
         let answered = Millis(self.answered_ms.load(Relaxed));
         let overdue = waiting_since
-            .is_some_and(|since| now.since(since) >= patience_ms && answered.0 < since.0);
-        let (phi, beat) = {
-            let pulse = lock(&self.pulse);
-            (pulse.phi(answered, now), pulse.last())
-        };
-        let current = beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX);
-        let one_way = current && lock(&self.said).cannot_reach_me;
-        let suspected = overdue || one_way || phi.is_some_and(|phi| phi >= phi_max);
+            .is_some_and(|since| now.since(since) >= patience.answer_ms && answered.0 < since.0);
+        let phi = lock(&self.pulse).phi(answered, now);
+        let one_way = self.cannot_reach_me(answered, patience, now);
+        self.one_way.store(one_way, Relaxed);
+        let suspected = overdue || one_way || phi.is_some_and(|phi| phi >= patience.phi);
         let changed = self.suspected.swap(suspected, Relaxed) != suspected;
         if changed {
             self.suspected_since_ms.store(now.0, Relaxed);
         }
         changed
+    }
+
+    /// Its own fresh word by gossip; or it answers while its greetings, which came before, stay away.
+    fn cannot_reach_me(&self, answered: Millis, patience: &Patience, now: Millis) -> bool {
+        let beat = lock(&self.pulse).last();
+        if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX)
+            && lock(&self.said).cannot_reach_me
+        {
+            return true;
+        }
+        let greeted = Millis(self.greeted_ms.load(Relaxed));
+        let silent = greeted.0 > 0 && now.since(greeted) >= patience.greeting_ms;
+        silent && now.since(answered) < patience.greeting_ms
     }
 
     /// The suspicion level, `None` if gossip never told of the peer.
@@ -328,6 +358,7 @@ mod tests {
 
     const READ: usize = 0;
     const WRITE: usize = 1;
+    const PATIENCE: Patience = Patience { answer_ms: 250, greeting_ms: 1500, phi: 8.0 };
 
     fn falls(health: &Health, at: u64) -> bool {
         health.failed(READ, Millis(at), Millis(at), "refused".to_owned())
@@ -409,11 +440,11 @@ mod tests {
     fn an_overdue_answer_makes_suspect_and_any_later_answer_clears() {
         let health = Health::new(200);
         answers(&health, 1000);
-        assert!(!health.review(Some(Millis(1001)), 250, 8.0, Millis(1100)));
-        assert!(health.review(Some(Millis(1001)), 250, 8.0, Millis(1251)));
+        assert!(!health.review(Some(Millis(1001)), &PATIENCE, Millis(1100)));
+        assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1251)));
         assert!(health.is_suspected() && health.state() == State::Up, "no failure");
         answers(&health, 1300);
-        assert!(health.review(Some(Millis(1001)), 250, 8.0, Millis(1301)));
+        assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1301)));
         assert!(!health.is_suspected(), "one slow batch beside quick ones is no reason");
     }
 
@@ -423,12 +454,12 @@ mod tests {
         for beat in 1..=20 {
             health.gossiped(News::default(), Millis(beat * 200));
         }
-        assert!(!health.review(None, 250, 8.0, Millis(5000)));
-        assert!(health.review(None, 250, 8.0, Millis(5700)));
+        assert!(!health.review(None, &PATIENCE, Millis(5000)));
+        assert!(health.review(None, &PATIENCE, Millis(5700)));
         answers(&health, 5700);
-        assert!(health.review(None, 250, 8.0, Millis(5701)) && !health.is_suspected());
+        assert!(health.review(None, &PATIENCE, Millis(5701)) && !health.is_suspected());
         health.forgive(Millis(50_000));
-        assert!(!health.review(None, 250, 8.0, Millis(50_100)), "this node slept, not the peer");
+        assert!(!health.review(None, &PATIENCE, Millis(50_100)), "this node slept, not the peer");
     }
 
     #[test]
@@ -437,11 +468,27 @@ mod tests {
         answers(&health, 100);
         let news = |cannot_reach_me| News { cannot_reach_me, ..News::default() };
         health.gossiped(news(true), Millis(200));
-        assert!(health.review(None, 250, 8.0, Millis(201)) && health.is_suspected());
+        assert!(health.review(None, &PATIENCE, Millis(201)) && health.is_suspected());
         health.gossiped(news(false), Millis(400));
-        assert!(health.review(None, 250, 8.0, Millis(401)) && !health.is_suspected());
+        assert!(health.review(None, &PATIENCE, Millis(401)) && !health.is_suspected());
         health.gossiped(news(true), Millis(600));
         answers(&health, 6000);
-        assert!(!health.review(None, 250, 8.0, Millis(6000)), "old news");
+        assert!(!health.review(None, &PATIENCE, Millis(6000)), "old news");
+    }
+
+    #[test]
+    fn a_peer_that_answers_but_greets_no_more_cannot_reach_this_node() {
+        let health = Health::new(200);
+        answers(&health, 9000);
+        assert!(!health.review(None, &PATIENCE, Millis(9001)), "it never did: an older release");
+        health.greeted(Millis(9500));
+        answers(&health, 11_000);
+        assert!(health.review(None, &PATIENCE, Millis(11_001)) && health.is_one_way());
+        health.greeted(Millis(11_100));
+        assert!(health.review(None, &PATIENCE, Millis(11_101)) && !health.is_one_way());
+        assert!(!health.review(None, &PATIENCE, Millis(14_000)), "nor does it answer: no one-way");
+        answers(&health, 20_000);
+        health.forgive(Millis(20_000));
+        assert!(!health.review(None, &PATIENCE, Millis(20_100)), "this node slept, not the peer");
     }
 }

@@ -19,10 +19,11 @@ use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::background::PROBES_PER_GREETING;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::gossip::Counts;
-use crate::health::{Health, Said, State};
+use crate::health::{Health, Patience, Said, State};
 use crate::lanes::{self, Kind, Line, Peer};
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::StartError;
@@ -32,8 +33,7 @@ use crate::queue::{Bounds, Outgoing, Queue};
 pub struct Peers {
     peers: BTreeMap<NodeId, Arc<Peer>>,
     line: Line,
-    /// How long a batch may wait for an answer before its peer is suspected, in milliseconds.
-    patience_ms: u64,
+    patience: Patience,
     gossip: Arc<Counts>,
 }
 
@@ -58,6 +58,8 @@ pub struct PeerView {
     pub round_trip_p99_us: u64,
     /// Messages that wait for it.
     pub queue_depth: usize,
+    /// Whether it can reach this node, as far as is known.
+    pub reaches_us: bool,
     /// What it said of itself.
     pub said: Said,
 }
@@ -113,9 +115,14 @@ impl Peers {
                 }
             }
         }
-        // Half of what an operation waits before it asks another: suspicion must come first to be of use.
-        let patience_ms = config.timeouts.replica_ms / 2;
-        Ok(Self { peers, line, patience_ms, gossip: Arc::default() })
+        let patience = Patience {
+            // Half of what an operation waits before it asks another: suspicion must come first to be of use.
+            answer_ms: config.timeouts.replica_ms / 2,
+            // Three greetings.
+            greeting_ms: 3 * PROBES_PER_GREETING * config.timeouts.probe_ms,
+            phi: config.gossip.phi,
+        };
+        Ok(Self { peers, line, patience, gossip: Arc::default() })
     }
 
     /// Queues a message. If the queue is full or the node is no peer, the mailbox hears so at once.
@@ -149,12 +156,11 @@ impl Peers {
         self.line.outlook.avoided()
     }
 
-    /// Decides anew which peers are suspected, `phi_max` being the suspicion level that is too much. Called
-    /// several times a second.
-    pub fn review(&self, phi_max: f64, now: Millis) {
+    /// Decides anew which peers are suspected. Called several times a second.
+    pub fn review(&self, now: Millis) {
         for peer in self.peers.values() {
             let waiting_since = peer.waiting_since();
-            if peer.health.review(waiting_since, self.patience_ms, phi_max, now) {
+            if peer.health.review(waiting_since, &self.patience, now) {
                 self.line.outlook.refresh(peer);
                 let suspected = peer.health.is_suspected();
                 tracing::debug!(peer = %peer.node, suspected, "suspicion");
@@ -212,6 +218,7 @@ impl Peer {
             round_trip_p50_us: health.p50_us(),
             round_trip_p99_us: health.p99_us(),
             queue_depth: self.queues.iter().map(Queue::len).sum(),
+            reaches_us: !health.is_one_way(),
             said: health.said(),
         }
     }

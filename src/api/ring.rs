@@ -125,7 +125,7 @@ fn of_peer(peer: &PeerView) -> Value {
         "round_trip_p99_us": peer.round_trip_p99_us,
         "queue_depth": peer.queue_depth,
         "last_error": said.error,
-        "reaches_us": !said.cannot_reach_me,
+        "reaches_us": peer.reaches_us,
         "release": said.release,
         "layout": said.layout.map(|(version, hash)| of_layout(version, hash)),
         "ready": said.ready,

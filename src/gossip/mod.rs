@@ -90,7 +90,7 @@ pub async fn run(node: Arc<Node>) {
             gossip.tell(&node).await;
             gossip.listen(&node, now).await;
         }
-        node.peers.review(config.phi, now);
+        node.peers.review(now);
     }
 }
 
