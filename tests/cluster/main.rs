@@ -13,6 +13,7 @@ mod conflicts;
 mod converge;
 mod crash;
 mod deletes;
+mod detection;
 mod doubt;
 mod harness;
 mod hints;
