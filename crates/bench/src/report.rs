@@ -11,6 +11,8 @@ use crate::{Outcome, targets};
 
 /// What the bare HTTP server is called: other measurements are compared with it.
 pub(crate) const CEILING: &str = "ceiling";
+/// What measurements of bare RocksDB are called, `buffered` or `synced` behind it.
+const ROCKSDB: &str = "rocksdb";
 
 /// Make a table of measurements that `--json` kept.
 #[derive(Debug, clap::Args)]
@@ -30,7 +32,10 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, String> {
     let summaries = Summary::read_from(&args.file)?;
     let mut report = text(&summaries);
     if args.targets {
-        report += &format!("\n{}", targets::text(&summaries));
+        let verdicts = targets::text(&summaries);
+        if !verdicts.is_empty() {
+            report += &format!("\n{verdicts}");
+        }
     }
     Ok(Outcome { report, good: summaries.iter().all(Summary::good) })
 }
@@ -91,10 +96,13 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
         }
     }
     let with_ceiling = summaries.iter().any(|it| it.name == CEILING);
+    let with_rocksdb = summaries.iter().any(|it| it.name.starts_with(ROCKSDB));
+    let percent = |ratio: Option<f64>| or_dash(ratio.map(|it| format!("{:.1} %", it * 100.0)));
     let mut header = vec!["what", "op"];
     header.extend(settings.iter().map(|(name, _)| *name));
     header.push("ops/s");
     header.extend(with_ceiling.then_some("of ceiling"));
+    header.extend(with_rocksdb.then_some("of RocksDB"));
     header.extend(FIGURES.iter().map(|(name, _)| *name));
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(header);
@@ -106,9 +114,10 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
         row.extend(settings.iter().map(|(_, cell)| cell(summary)));
         row.push(number(summary.operations_per_second, 0));
         if with_ceiling {
-            row.push(or_dash(
-                of_ceiling(summaries, place).map(|it| format!("{:.1} %", it * 100.0)),
-            ));
+            row.push(percent(of_ceiling(summaries, place)));
+        }
+        if with_rocksdb {
+            row.push(percent(of_rocksdb(summaries, summary)));
         }
         row.extend(FIGURES.iter().map(|(_, cell)| cell(summary)));
         table.add_row(row);
@@ -118,6 +127,7 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
             row.extend(settings.iter().map(|(_, cell)| cell(summary)));
             row.push("-".to_string());
             row.extend(with_ceiling.then(|| "-".to_string()));
+            row.extend(with_rocksdb.then(|| "-".to_string()));
             row.extend(FIGURES.iter().map(|(_, cell)| cell(&part)));
             table.add_row(row);
         }
@@ -128,13 +138,26 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
 /// The rate of the measurement at `place` beside that of its ceiling: the last one before it
 /// with the same operation, connections and values.
 pub(crate) fn of_ceiling(summaries: &[Summary], place: usize) -> Option<f64> {
-    let of = summaries.get(place)?;
+    let of = summaries.get(place).filter(|it| !it.name.starts_with(ROCKSDB))?;
     let alike = |it: &&Summary| {
         (&it.op, it.connections, &it.value_bytes) == (&of.op, of.connections, &of.value_bytes)
     };
     let before = summaries.get(..=place)?.iter().rev().filter(alike);
     let ceiling = before.into_iter().find(|it| it.name == CEILING)?.operations_per_second;
     (ceiling > 0.0).then_some(of.operations_per_second / ceiling)
+}
+
+/// The rate of a PUT beside that of bare RocksDB which wrote the same, as durably, if it was measured.
+fn of_rocksdb(summaries: &[Summary], of: &Summary) -> Option<f64> {
+    let name = match of.name.as_str() {
+        "buffered" => "rocksdb buffered",
+        "fsync" => "rocksdb synced",
+        _ => return None,
+    };
+    let alike =
+        |it: &&Summary| it.name == name && it.op == of.op && it.connections == of.connections;
+    let bare = summaries.iter().rev().find(alike)?.operations_per_second;
+    (bare > 0.0).then_some(of.operations_per_second / bare)
 }
 
 /// The longest time without any success, to the slice: a freeze that percentiles can hide.
@@ -179,6 +202,20 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[3].contains(" 250 ") && lines[3].contains("25.0 %"), "{text}");
         assert!(lines[2].contains("100.0 %") && lines[2].contains("1.50"), "{text}");
+    }
+
+    #[test]
+    fn a_put_is_compared_with_rocksdb_as_durable_as_it() {
+        let rows = [
+            summary("rocksdb buffered", "put", 1000.0),
+            summary("rocksdb synced", "put", 500.0),
+            summary("buffered", "put", 100.0),
+            summary("fsync", "put", 100.0),
+            summary("fsync", "get", 100.0),
+        ];
+        let ratios = rows.iter().map(|it| of_rocksdb(&rows, it)).collect::<Vec<_>>();
+        assert_eq!(ratios, [None, None, Some(0.1), Some(0.2), None]);
+        assert!(text(&rows).contains("of RocksDB"));
     }
 
     #[test]

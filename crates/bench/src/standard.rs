@@ -12,7 +12,7 @@ use crate::report;
 use crate::summary::Summary;
 use crate::{Outcome, plot};
 
-/// The share of the measured time that the single connection gets for each operation.
+/// How long the single connection is measured, as a share of the rest.
 const ALONE_SHARE: f64 = 0.4;
 
 /// Measure the standard figures of a cluster, and the ceiling beside it.
@@ -35,33 +35,35 @@ pub(crate) struct Args {
 /// What kept it from measuring.
 pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     let mut summaries = Vec::new();
-    for op in [Op::Put, Op::Get] {
-        if !args.no_ceiling {
-            let ceiling = Ceiling::start(args.load.value_bytes.max())?;
-            let of_ceiling = plan::Args {
-                nodes: vec![format!("http://{}", ceiling.addr)],
-                pids: vec![ceiling.child.id()],
-                name: report::CEILING.to_string(),
-                any_value: true,
-                ..args.load.clone()
-            };
-            summaries.push(load::measure(plan::Args { op, ..of_ceiling }).await?);
-        }
-        summaries.push(load::measure(plan::Args { op, ..args.load.clone() }).await?);
-    }
-    if !args.no_alone {
+    let seconds = args.load.seconds * ALONE_SHARE;
+    // What was stored to be read is still there when it is read again.
+    let alone = plan::Args { seconds, connections: 1, skip_preload: true, ..args.load.clone() };
+    for load in [Some(&args.load), (!args.no_alone).then_some(&alone)].into_iter().flatten() {
         for op in [Op::Put, Op::Get] {
-            let seconds = args.load.seconds * ALONE_SHARE;
-            // What was read before is still there.
-            let alone =
-                plan::Args { op, seconds, connections: 1, skip_preload: true, ..args.load.clone() };
-            summaries.push(load::measure(alone).await?);
+            if !args.no_ceiling {
+                summaries.push(measure_ceiling(op, load).await?);
+            }
+            summaries.push(load::measure(plan::Args { op, ..load.clone() }).await?);
         }
     }
     if let Some(path) = &args.load.svg {
         plot::write(path, &summaries)?;
     }
     Ok(Outcome { report: report::text(&summaries), good: summaries.iter().all(Summary::good) })
+}
+
+/// Measures a ceiling of its own for this load.
+async fn measure_ceiling(op: Op, load: &plan::Args) -> Result<Summary, String> {
+    let ceiling = Ceiling::start(load.value_bytes.max())?;
+    let of_ceiling = plan::Args {
+        op,
+        nodes: vec![format!("http://{}", ceiling.addr)],
+        pids: vec![ceiling.child.id()],
+        name: report::CEILING.to_string(),
+        any_value: true,
+        ..load.clone()
+    };
+    load::measure(of_ceiling).await
 }
 
 /// The ceiling server in a process of its own, which ends with this value.

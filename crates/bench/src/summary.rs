@@ -102,7 +102,7 @@ impl Summary {
             self.counts.errors.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
         if self.counts.refused > 0 {
             let ms = self.counts.refusal_p99_us as f64 / 1000.0;
-            parts.push(format!("refused within {ms:.1} ms"));
+            parts.push(format!("429 and 503 after {ms:.1} ms at p99"));
         }
         if self.counts.wrong > 0 {
             parts.push(format!("WRONG: {}", self.counts.wrong));
