@@ -78,7 +78,7 @@ impl<'a> Routing<'a> {
             answer_timeout_ms: timeouts.replica_ms.saturating_mul(3),
             deadline: now.plus(u64::from(write.timeout_ms)),
         };
-        let (route, effect) = Route::start(plan, &node.peers.down(), now);
+        let (route, effect) = Route::start(plan, &node.peers.avoided(), now);
         let (reply_to, mailbox) = ReplyTo::new();
         Self { node, operation: node.ticket(), route, effect, reply_to, mailbox }
     }

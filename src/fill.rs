@@ -111,7 +111,7 @@ pub async fn run(node: Arc<Node>) {
     let mut hints_from = BTreeSet::new();
     loop {
         ticks.tick().await;
-        if node.formation().is_none() {
+        if !node.takes_part() {
             continue;
         }
         let missing = node.readiness.missing();

@@ -112,6 +112,7 @@ impl Ask {
                 release: RELEASE.to_owned(),
                 start: Default::default(),
                 grace_ms: 0,
+                remembers_since: Default::default(),
             };
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),

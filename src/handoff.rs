@@ -50,7 +50,7 @@ pub async fn run(node: Arc<Node>, target: NodeId) {
             look_at_ages = Instant::now() + ALARM_EVERY;
             alarm(&node, target).await;
         }
-        if !is_up(&node, target) {
+        if !is_up(&node, target) || !node.takes_part() {
             retry_after = LOOK_EVERY;
             continue;
         }

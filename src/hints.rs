@@ -158,6 +158,12 @@ pub struct Mark {
     pub number: u64,
 }
 
+impl From<Mark> for Reply {
+    fn from(mark: Mark) -> Self {
+        Self::SyncPoint { nonce: mark.nonce, mark: mark.number }
+    }
+}
+
 /// The marks of all nodes, of about one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncPoint {

@@ -63,6 +63,9 @@ pub fn may_mint(node: &Node) -> Result<(), Refusal> {
     if node.formation().is_none() {
         return Err(Refusal::NotFormed);
     }
+    if !node.standing.is_cleared() {
+        return Err(Refusal::Busy); // for a moment: it asks its peers whether it missed anything
+    }
     if !node.is_writable() {
         return Err(Refusal::ReadOnly);
     }

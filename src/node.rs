@@ -163,7 +163,7 @@ impl Node {
         let readiness = Readiness::load(&store, layout.partitions())?;
         let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
         let standing = Standing::load(&store, wall_clock(), grace_ms, has_peers)?;
-        if standing.fills() {
+        if standing.starts_over(&store)? {
             readiness.record_all(&store, false)?;
             standing.started_over(&store)?;
         }
@@ -250,6 +250,11 @@ impl Node {
         let buckets = self.buckets.all();
         let set = buckets.iter().map(|(bucket, _)| self.buckets.properties(bucket.as_str()).n);
         set.chain([self.buckets.properties("").n]).collect()
+    }
+
+    /// Whether this node is part of a formed cluster, and no peer has yet to say that it came back behind.
+    pub fn takes_part(&self) -> bool {
+        self.formation().is_some() && self.standing.is_cleared()
     }
 
     /// Whether every row is in its tree: not for a while after a bucket's n was changed.
@@ -349,6 +354,7 @@ impl Node {
             release: RELEASE.to_owned(),
             start: self.standing.start(&self.store),
             grace_ms: self.config.deletes.grace_ms,
+            remembers_since: self.standing.remembers_since(),
         }
     }
 }

@@ -95,7 +95,7 @@ pub async fn read(
 ) -> Result<Object, ReadFailure> {
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
-    let (get, effects) = Get::start(plan(node, key, options), &node.peers.down(), node.uptime());
+    let (get, effects) = Get::start(plan(node, key, options), &node.peers.avoided(), node.uptime());
     let mut reading =
         Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox, read_at };
     let mut answer = reading.carry_out(effects).await;

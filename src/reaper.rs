@@ -53,7 +53,7 @@ pub async fn run(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if node.formation().is_none() || !node.readiness.is_complete() {
+        if !node.takes_part() || !node.readiness.is_complete() {
             continue;
         }
         let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
@@ -117,6 +117,8 @@ async fn reap_everywhere(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) {
 
 async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Reply>)> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+    // Half of the grace is for clocks that disagree and for this round.
+    let timeout = timeout.min(Duration::from_millis(node.config.deletes.grace_ms / 8));
     let asking = node.peers.nodes().map(|peer| {
         let question = question.clone();
         async move {
@@ -129,6 +131,9 @@ async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Rep
 
 /// Says which tombstones this node confirms.
 pub async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
+    if !node.standing.is_cleared() {
+        return Reply::NotReady;
+    }
     if tombstones.len() > ROUND_MAX {
         return Reply::Refused(Refusal::Malformed);
     }

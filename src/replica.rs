@@ -169,13 +169,9 @@ async fn carry_out_one(
         }
         Message::Fetch { rows, after } => fetch(node, rows, after).await,
         Message::Room => WithPayload::bare(Reply::Room { rows: hints::room(node) }),
-        Message::SyncPoint => {
-            let Mark { nonce, number } = node.hints.mark();
-            WithPayload::bare(Reply::SyncPoint { nonce, mark: number })
-        }
+        Message::SyncPoint => WithPayload::bare(node.hints.mark().into()),
         Message::Undelivered { nonce, mark } => {
-            let mark = Mark { nonce, number: mark };
-            WithPayload::bare(hints::undelivered(node, mark).await)
+            WithPayload::bare(hints::undelivered(node, Mark { nonce, number: mark }).await)
         }
         Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
         Message::Leaves { tree } => WithPayload::bare(answers::leaves(node, tree, &payload)),
@@ -218,6 +214,9 @@ pub async fn merge(
     if node.formation().is_none() {
         return Reply::Refused(Refusal::NotFormed);
     }
+    if !node.standing.is_cleared() {
+        return Reply::NotReady; // what it took now, it might have to forget
+    }
     let now = node.now();
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
         tracing::warn!(%key, "refused an object that was too long on its way");
@@ -248,6 +247,7 @@ pub async fn merge(
 pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> WithPayload<Reply> {
     WithPayload::bare(match place {
         Where::Home if !node.is_ready_for(key) => Reply::NotReady,
+        Where::Hints if !node.standing.is_cleared() => Reply::NotReady,
         Where::Home => {
             let place = node.home(key);
             match read_row(node, place, key).await {

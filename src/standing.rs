@@ -26,12 +26,24 @@ const PEERS_RECORD: &str = "starts_of_peers";
 pub struct Standing {
     number: u64,
     nonce: u64,
-    fills: bool,
+    filled_at: u64,
+    alive_at: Option<Millis>,
     keeps_rows: bool,
+    quarter_ms: u64,
     cleared: AtomicBool,
-    remembered: Mutex<BTreeMap<NodeId, Remembered>>,
+    durable: Mutex<Durable>,
+    memory: Mutex<Memory>,
+    remembers_since: Millis,
+    is_memory_recorded: AtomicBool,
     /// Cancelled when this process must end and start over.
     pub start_over: CancellationToken,
+}
+
+/// The last start, as it is recorded.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct LastStart {
+    number: u64,
+    filled_at: u64,
 }
 
 /// How to start over. Recorded before the process ends.
@@ -39,6 +51,22 @@ pub struct Standing {
 struct StartOver {
     number: u64,
     keeps_rows: bool,
+}
+
+/// What is remembered of the peers' starts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Memory {
+    /// Since when nothing of it was lost, by the wall clock.
+    since: Millis,
+    peers: BTreeMap<NodeId, Remembered>,
+}
+
+/// How far the store said to be durable, apart from records that the node keeps of itself and its peers: if
+/// these were told, each node's memory of the others would keep all disks busy for ever.
+#[derive(Clone, Copy, Debug, Default)]
+struct Durable {
+    told: u64,
+    own_records: u64,
 }
 
 impl Standing {
@@ -53,32 +81,52 @@ impl Standing {
         grace_ms: u64,
         has_peers: bool,
     ) -> Result<Self, StartError> {
-        let last: u64 = record(store, START_RECORD)?.unwrap_or_default();
+        let last: LastStart = record(store, START_RECORD)?.unwrap_or_default();
         let over: Option<StartOver> = record(store, START_OVER_RECORD)?.flatten();
-        let remembered = record(store, PEERS_RECORD)?.unwrap_or_default();
         let alive_at = store.alive_at()?;
         if let Some(StartOver { keeps_rows: false, .. }) = over {
             tracing::warn!("dropping rows that are older than the grace of deletes");
             store.discard_rows()?;
         }
-        let number = over.map_or(last + 1, |over| over.number.max(last + 1));
-        put(store, START_RECORD, &number)?;
+        let number = over.map_or(last.number + 1, |over| over.number.max(last.number + 1));
+        // A new disk fills too, if there is a cluster to fill it from.
+        let fills = over.is_some() || last.number == 0;
+        let filled_at = if fills { number } else { last.filled_at };
+        put(store, START_RECORD, &LastStart { number, filled_at })?;
+        let memory: Option<Memory> = record(store, PEERS_RECORD)?;
+        // Whoever came back behind may have forgotten what it remembered of others, too.
+        let memory = match memory.filter(|_| over.is_none()) {
+            Some(memory) => memory,
+            None => {
+                let memory = Memory { since: now, peers: BTreeMap::new() };
+                put(store, PEERS_RECORD, &memory)?;
+                memory
+            }
+        };
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
         Ok(Self {
             number,
             nonce: rand::random(),
-            fills: over.is_some(),
+            filled_at,
+            alive_at,
             keeps_rows,
+            quarter_ms: grace_ms / 4,
             cleared: AtomicBool::new(over.is_some() || !has_peers),
-            remembered: Mutex::new(remembered),
+            durable: Mutex::default(),
+            remembers_since: memory.since,
+            memory: Mutex::new(memory),
+            is_memory_recorded: AtomicBool::new(true),
             start_over: CancellationToken::new(),
         })
     }
 
-    /// Whether this node starts over and must fill. Called once, before anything is served; after
-    /// no partition was recorded as ready, [`Standing::started_over`] ends it.
-    pub fn fills(&self) -> bool {
-        self.fills
+    /// Whether the last process ended to start over, so that this one must fill. Once it is recorded
+    /// that no partition is ready, [`Standing::started_over`] ends it.
+    ///
+    /// # Errors
+    /// [`StartError`] if the record cannot be read.
+    pub fn starts_over(&self, store: &Store) -> Result<bool, StartError> {
+        Ok(record::<Option<StartOver>>(store, START_OVER_RECORD)?.flatten().is_some())
     }
 
     /// That no partition is ready was recorded.
@@ -91,13 +139,23 @@ impl Standing {
 
     /// What this node says of its start.
     pub fn start(&self, store: &Store) -> Start {
+        let durable_at = store.durable_at();
+        let mut durable = lock(&self.durable);
+        if durable_at > durable.told + durable.own_records {
+            *durable = Durable { told: durable_at, own_records: 0 };
+        }
         Start {
             number: self.number,
             nonce: self.nonce,
             opened_at: store.opened_at(),
-            durable_at: store.durable_at(),
-            fills: self.fills,
+            durable_at: durable.told,
+            filled_at: self.filled_at,
         }
+    }
+
+    /// A record of the node's own is about to be written: no news to peers.
+    pub fn own_record(&self) {
+        lock(&self.durable).own_records += 1;
     }
 
     /// The random number of this start.
@@ -105,22 +163,40 @@ impl Standing {
         self.nonce
     }
 
-    /// Whether this node may tell others what its rows hold: once a peer has found nothing wrong with its
-    /// start, or none could be reached for a while ([`Standing::clear_alone`]).
+    /// Since when this node has remembered its peers' starts without a gap, by its wall clock.
+    pub fn remembers_since(&self) -> Millis {
+        self.remembers_since
+    }
+
+    /// Whether this node may take part: tell others what its rows and hints hold, take writes, confirm
+    /// tombstones. Once a peer has found nothing wrong with its start, or none could be reached for a
+    /// while ([`Standing::clear_alone`]); until then it could have to start over, and forget.
     pub fn is_cleared(&self) -> bool {
         self.cleared.load(Relaxed)
     }
 
-    /// A peer found nothing wrong with this start.
-    pub fn clear(&self) {
-        self.cleared.store(true, Relaxed);
+    /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
+    /// if the peer can have known better: a quarter of the grace is left for clocks that disagree, on the
+    /// careful side if the rows are old.
+    pub fn clear(&self, remembers_since: Millis) {
+        let quarter_ms = self.quarter_ms;
+        let could_know = |alive_at: Millis| {
+            if self.keeps_rows {
+                remembers_since <= alive_at.plus(quarter_ms)
+            } else {
+                remembers_since.plus(quarter_ms) <= alive_at
+            }
+        };
+        if self.alive_at.is_none_or(could_know) {
+            self.cleared.store(true, Relaxed);
+        }
     }
 
-    /// No peer could be reached. Goes on without, unless the rows are older than the grace: they could be
+    /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
     /// an old backup's, and must not spread before a peer was asked. Whether it goes on.
     pub fn clear_alone(&self) -> bool {
         if self.keeps_rows {
-            self.clear();
+            self.cleared.store(true, Relaxed);
         }
         self.keeps_rows
     }
@@ -139,8 +215,8 @@ impl Standing {
         if start.number == 0 {
             return Ok(None);
         }
-        let mut remembered = self.lock();
-        let known = remembered.get(&peer).copied();
+        let mut memory = lock(&self.memory);
+        let known = memory.peers.get(&peer).copied();
         let next = match judge(known, start) {
             Verdict::Behind(known) => {
                 tracing::error!(%peer, ?start, ?known, "the peer came back behind; it will fill");
@@ -148,13 +224,30 @@ impl Standing {
             }
             Verdict::GoesOn(next) => next,
         };
-        remembered.insert(peer, next);
-        let is_new =
-            known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce));
-        if is_new {
-            put(store, PEERS_RECORD, &*remembered)?; // under the lock: records stay in order
+        memory.peers.insert(peer, next);
+        if known != Some(next) {
+            self.is_memory_recorded.store(false, Relaxed);
+        }
+        if known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce)) {
+            self.record(store, &memory)?; // under the lock: records stay in order
         }
         Ok(None)
+    }
+
+    /// Records how far peers were durable, if that has changed since it was recorded. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn remember(&self, store: &Store) -> Result<(), Error> {
+        let memory = lock(&self.memory);
+        if self.is_memory_recorded.load(Relaxed) { Ok(()) } else { self.record(store, &memory) }
+    }
+
+    fn record(&self, store: &Store, memory: &Memory) -> Result<(), Error> {
+        self.own_record();
+        put(store, PEERS_RECORD, memory)?;
+        self.is_memory_recorded.store(true, Relaxed);
+        Ok(())
     }
 
     /// A peer remembers more of this node than it brings: records how to start over, and asks for it.
@@ -163,7 +256,9 @@ impl Standing {
     /// # Errors
     /// The store's, if that cannot be recorded; this node goes on then, and will hear it again.
     pub fn fall_behind(&self, store: &Store, known: Remembered) -> Result<(), Error> {
-        if self.start_over.is_cancelled() || known.number < self.number && self.fills {
+        // An answer to what this node said before it started over.
+        let is_late = known.number < self.number && self.filled_at == self.number;
+        if self.start_over.is_cancelled() || is_late {
             return Ok(());
         }
         let number = known.number.max(self.number) + 1;
@@ -177,10 +272,10 @@ impl Standing {
         self.start_over.cancel();
         Ok(())
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Remembered>> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn record<T: for<'de> Deserialize<'de>>(

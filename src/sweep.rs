@@ -56,7 +56,7 @@ pub async fn run(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         let hash = node.buckets.hash();
-        if done_for == Some(hash) || node.formation().is_none() {
+        if done_for == Some(hash) || !node.takes_part() {
             continue;
         }
         let Some(all_dropped) = sweep_all(&node).await else { continue };

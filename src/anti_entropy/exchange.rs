@@ -104,10 +104,9 @@ pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
 
 async fn compare_leaves(talk: &Talk<'_>, tree: Tree, exchange: &mut Exchange) -> Option<Step> {
     let leaves = talk.node.store.leaves(tree).to_bytes();
-    match talk.ask(Message::Leaves { tree }, &leaves).await? {
-        Reply::Leaves { differing } => Some(exchange.on_leaves(differing)),
-        _ => None,
-    }
+    let reply = talk.ask(Message::Leaves { tree }, &leaves).await?;
+    let Reply::Leaves { differing } = reply else { return None };
+    Some(exchange.on_leaves(differing))
 }
 
 async fn list(
@@ -200,13 +199,12 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> bool {
         Asking::ToFill => Message::Inspect { key: key.clone() },
     };
     let Some(reply) = talk.ask_for_payload(question, Bytes::new()).await else { return false };
-    let object = match reply.head {
-        Reply::Object => reply.payload,
-        Reply::Inspection { own: Some(len), .. } if len as usize <= reply.payload.len() => {
-            reply.payload.slice(..len as usize)
-        }
-        _ => return false,
+    let object = if let Reply::Inspection { own, .. } = reply.head {
+        let own = own.filter(|len| *len as usize <= reply.payload.len());
+        own.map(|len| reply.payload.slice(..len as usize))
+    } else {
+        (reply.head == Reply::Object).then_some(reply.payload)
     };
-    let Ok(object) = Object::decode(object) else { return false };
+    let Some(Ok(object)) = object.map(Object::decode) else { return false };
     replica::merge(talk.node, Role::Home, &key, object, read_at).await == Reply::Stored
 }

@@ -153,7 +153,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
             () = node.anti_entropy.wake.notified() => {}
         }
         let Some(up_since) = up_since(&node, peer) else { continue };
-        if node.formation().is_none() || !node.readiness.is_complete() {
+        if !node.takes_part() || !node.readiness.is_complete() {
             continue;
         }
         let now = node.uptime();

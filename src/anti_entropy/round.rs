@@ -102,12 +102,9 @@ pub(super) fn is_home(node: &Node, who: NodeId, tree: Tree) -> bool {
 /// Those of the trees whose roots differ; `None` if the peer does not answer.
 async fn differing(node: &Arc<Node>, talk: &Talk<'_>, trees: &[Tree]) -> Option<Vec<Tree>> {
     let roots = trees.iter().map(|tree| (*tree, node.store.root(*tree))).collect();
-    match talk.ask(Message::Roots { roots }, &[]).await? {
-        Reply::Differing { trees: places } => {
-            places.into_iter().map(|place| trees.get(usize::from(place)).copied()).collect()
-        }
-        _ => None,
-    }
+    let reply = talk.ask(Message::Roots { roots }, &[]).await?;
+    let Reply::Differing { trees: places } = reply else { return None };
+    places.into_iter().map(|place| trees.get(usize::from(place)).copied()).collect()
 }
 
 async fn mend(talk: &Talk<'_>, trees: Vec<Tree>, report: &mut Report) {

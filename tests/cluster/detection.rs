@@ -184,10 +184,7 @@ async fn no_request_fails_or_waits(nodes: usize) {
     for (what, from, to) in spans {
         let p99 = p99(&requests, from, to);
         eprintln!("{nodes} nodes, {what}: p99 {p99:?}");
-        // Five nodes forward writes, and `coordinator` does not yet ask those last who are suspected.
-        if !(nodes == 5 && what == "unheard") {
-            assert!(p99 < REPLICA_TIMEOUT, "{what}: requests wait for who is gone, p99 {p99:?}");
-        }
+        assert!(p99 < REPLICA_TIMEOUT, "{what}: requests wait for who is gone, p99 {p99:?}");
     }
 }
 

@@ -126,6 +126,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         release: "x".repeat(100_000),
         start: Default::default(),
         grace_ms: 0,
+        remembers_since: Millis(0),
     };
     for message in [
         store(b""),

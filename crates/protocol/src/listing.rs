@@ -301,9 +301,11 @@ mod tests {
             }
             let mut not_ready: BTreeMap<NodeId, Vec<Partition>> = BTreeMap::new();
             for (node, partition) in unready {
-                // Who has not received a partition has nothing of it, or only what came since.
+                // Who has not received a partition has nothing of it.
                 let (node, partition) = (nodes[node], Partition(partition));
                 not_ready.entry(node).or_default().push(partition);
+                let index = indexes.get_mut(&node).unwrap();
+                index.retain(|key, _| key.partition(PARTITIONS) != partition);
             }
             if let Some(silent) = nodes.get(silent) {
                 indexes.remove(silent);

@@ -325,6 +325,8 @@ pub struct Status {
     pub start: Start,
     /// Its grace for deletes, in milliseconds: equal on all nodes.
     pub grace_ms: u64,
+    /// Since when, by its wall clock, it has remembered the starts of its peers without a gap.
+    pub remembers_since: Millis,
 }
 
 /// One client write as it travels from coordinator to minter.

@@ -29,8 +29,16 @@ pub struct Start {
     pub opened_at: u64,
     /// That of the last change known to be durable as configured.
     pub durable_at: u64,
-    /// The node knows that it was behind and fills.
-    pub fills: bool,
+    /// The number of the last start at which the node was empty or behind, and filled; 0 if none was.
+    /// What the store held before says nothing about what it holds since.
+    pub filled_at: u64,
+}
+
+impl Start {
+    /// Whether the node fills since this start.
+    pub fn fills(&self) -> bool {
+        self.filled_at == self.number && self.number != 0
+    }
 }
 
 /// What a peer remembers of a node's starts.
@@ -55,13 +63,14 @@ pub enum Verdict {
 
 /// Judges what a node says of its start by what is remembered of it.
 pub fn judge(remembered: Option<Remembered>, start: Start) -> Verdict {
-    let Start { number, nonce, opened_at, durable_at, fills } = start;
+    let Start { number, nonce, opened_at, durable_at, filled_at } = start;
     let said = Remembered { number, nonce, durable_at };
     let Some(known) = remembered else { return Verdict::GoesOn(said) };
     let goes_on = if number == known.number {
         nonce == known.nonce
     } else {
-        number > known.number && (fills || opened_at >= known.durable_at)
+        // Sequences can be compared only on one and the same disk; an old copy brings an old `filled_at`.
+        number > known.number && (filled_at > known.number || opened_at >= known.durable_at)
     };
     if !goes_on {
         return Verdict::Behind(known);
@@ -84,7 +93,7 @@ mod tests {
     use super::*;
 
     fn start(number: u64, nonce: u64, opened_at: u64, durable_at: u64) -> Start {
-        Start { number, nonce, opened_at, durable_at, fills: false }
+        Start { number, nonce, opened_at, durable_at, filled_at: 0 }
     }
 
     fn after(starts: &[Start]) -> Option<Remembered> {
@@ -114,13 +123,18 @@ mod tests {
         for (what, start) in behind {
             assert!(matches!(judge(known, start), Verdict::Behind(_)), "{what}");
         }
-        let fills = Start { fills: true, ..start(6, 9, 0, 1) };
+        let fills = Start { filled_at: 6, ..start(6, 9, 0, 1) };
         assert_eq!(
             judge(known, fills),
             Verdict::GoesOn(Remembered { number: 6, nonce: 9, durable_at: 1 })
         );
-        let stale = Start { fills: true, ..start(5, 9, 0, 1) };
+        let stale = Start { filled_at: 5, ..start(5, 9, 0, 1) };
         assert!(matches!(judge(known, stale), Verdict::Behind(_)), "it must take a greater number");
+        let later = Start { filled_at: 6, ..start(8, 4, 60, 60) };
+        let goes_on = matches!(judge(known, later), Verdict::GoesOn(_));
+        assert!(goes_on, "it filled while the judge was away, and its new disk counts from 0");
+        let copy = Start { filled_at: 4, ..start(6, 9, 150, 150) };
+        assert!(matches!(judge(known, copy), Verdict::Behind(_)), "filled before what is remembered");
     }
 
     #[test]

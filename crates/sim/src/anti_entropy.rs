@@ -1,7 +1,7 @@
 //! Anti-entropy of a simulated node: compares Merkle trees with a peer and mends what differs, by
 //! messages alone. It drives `protocol::exchange` as `src/anti_entropy` of the real node does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_protocol::exchange::{Difference, Exchange, Page, Step};
@@ -27,6 +27,8 @@ pub(crate) struct Exchanging {
     doing: Doing,
     /// When the comparison is given up, if the peer says nothing.
     deadline: Millis,
+    /// The own objects at the first look: only a planted bug looks at them.
+    stale: BTreeMap<Key, Object>,
 }
 
 /// What a comparison waits for.
@@ -47,8 +49,6 @@ struct Mending {
     fetches: bool,
     /// When the question was asked, by the own wall clock: the object was read no earlier.
     asked_at: Millis,
-    /// The own object of that time: only a planted bug looks at it.
-    stale: Option<Object>,
 }
 
 impl Node {
@@ -146,7 +146,8 @@ impl Node {
             let (exchange, step) = Exchange::start();
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();
-            let exchanging = Exchanging { peer, tree, exchange, doing, deadline };
+            let stale = BTreeMap::new();
+            let exchanging = Exchanging { peer, tree, exchange, doing, deadline, stale };
             self.operations.exchanges.insert(operation, exchanging);
             self.carry_out_exchange(operation, step, world);
         }
@@ -170,6 +171,12 @@ impl Node {
                 self.ask_peer(operation, &Message::List { tree, leaves, after }, &[], world);
             }
             Step::LookAgain { keys, not_before } => {
+                if world.has(Plant::RepairFromStaleRead) {
+                    let row = |key: &Key| self.store.get(&Slot::home(key));
+                    let object = |key| row(key).map(|row| row.object.clone()).unwrap_or_default();
+                    let objects = keys.iter().map(|key| (key.clone(), object(key)));
+                    exchanging.stale = objects.collect();
+                }
                 exchanging.doing = Doing::Resting(keys, not_before);
                 let (node, life) = (self.id, self.life);
                 let delay_ms = not_before.since(world.now);
@@ -181,7 +188,6 @@ impl Node {
                     mended: 0,
                     fetches: false,
                     asked_at: world.now,
-                    stale: None,
                 });
                 self.mend_first(operation, world);
             }
@@ -238,7 +244,9 @@ impl Node {
                 Some(exchanging.exchange.on_pages(ours, theirs, world.now))
             }
             (Doing::LookingAgain(keys), Reply::Versions { versions }) => {
-                let ours: Vec<Version> = keys.iter().map(|key| store.version(key)).collect();
+                let first_look = |key| exchanging.stale.get(key).map(Object::version);
+                let version = |key| first_look(key).unwrap_or_else(|| store.version(key));
+                let ours: Vec<Version> = keys.iter().map(version).collect();
                 Some(exchanging.exchange.on_versions(&ours, &versions))
             }
             (Doing::Mending(_), head) => {
@@ -265,7 +273,6 @@ impl Node {
         mending.asked_at = wall;
         mending.fetches = first.must_fetch();
         let key = first.key.clone();
-        mending.stale = self.store.get(&Slot::home(&key)).map(|row| row.object.clone());
         if mending.fetches {
             let message = Message::Read { key, what: What::Object, place: Where::Home };
             self.ask_peer(operation, &message, &[], world);
@@ -306,7 +313,7 @@ impl Node {
         if !mending.fetches {
             return self.mended_first(operation, *head == Reply::Stored, world);
         }
-        let stale = mending.stale.take();
+        let stale = exchanging.stale.remove(&key);
         let object = (*head == Reply::Object).then(|| Object::decode(payload));
         let Some(Ok(mut object)) = object else {
             return self.mended_first(operation, false, world);

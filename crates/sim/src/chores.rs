@@ -14,14 +14,15 @@ impl Node {
             self.store.mark_alive(self.wall(world.now));
             self.begin_sync(world);
         }
-        if !self.is_judged() || world.dice.percent(10) {
+        let seldom = if world.setup.reaps() { 40 } else { 15 };
+        if !self.is_judged() || world.dice.percent(seldom / 4) {
             self.greet_all(world);
         }
         self.fill(world);
         if world.dice.percent(50) {
             self.hand_off(world);
         }
-        if world.dice.percent(40) && peer != self.id {
+        if world.dice.percent(seldom) && peer != self.id {
             self.compare_roots(peer, world);
         }
         if world.setup.n_min < world.setup.n_max {

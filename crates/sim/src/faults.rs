@@ -8,6 +8,7 @@ use quorate_protocol::row::Incarnation;
 use crate::cluster::Cluster;
 use crate::node::Records;
 use crate::plants::Plant;
+use crate::setup::Setup;
 use crate::store::{Backup, Store};
 use crate::world::{Event, Fault};
 
@@ -23,6 +24,7 @@ impl Cluster {
     pub(crate) fn on_fault(&mut self, fault: &Fault) {
         match fault {
             Fault::Restart(node) => self.restart(*node),
+            Fault::Restore(node) => self.restore(*node),
             Fault::Next => {
                 self.draw_fault();
                 let mean_ms = self.world.setup.faults.every_ms;
@@ -54,7 +56,7 @@ impl Cluster {
             Some(5) => self.lose_disk(node),
             Some(6) => self.fail_sync(node),
             Some(7) => self.suspect_wrongly(node),
-            Some(8) => self.copy_or_restore(node),
+            Some(8) => self.copy(node),
             Some(_) | None => self.change_n(node),
         }
     }
@@ -62,7 +64,7 @@ impl Cluster {
     fn outage_ms(&mut self, at_least_ms: u64) -> u64 {
         let mut longest_ms = self.world.setup.faults.outage_ms_max;
         // Most are short, so that there is quiet between those that outlast a grace.
-        if self.world.setup.reaps() && self.world.dice.percent(70) {
+        if self.world.setup.reaps() && self.world.dice.percent(50) {
             longest_ms = longest_ms.min(self.world.setup.grace_ms / 4);
         }
         self.world.dice.between(at_least_ms, longest_ms.max(at_least_ms))
@@ -165,19 +167,19 @@ impl Cluster {
         ));
     }
 
-    /// Everybody thinks for a moment that a home replica is down, and makes hints for it; then they
-    /// find no way there, and everything else does.
+    /// A home replica is cut off, and hints are made for it; then they find no way there, and
+    /// everything else does.
     fn cut_off_hints(&mut self, key: &Key) {
-        let longest_ms = 3 * self.world.setup.faults.outage_ms_max;
-        let until = self.world.now.plus(self.world.dice.between(30, longest_ms));
-        let (homes, fallbacks) = self.world.setup.preference_list(key, self.world.setup.n);
-        let (one, fallbacks) = (*self.world.dice.pick(homes), fallbacks.to_vec());
-        for near in &fallbacks {
-            self.world.network.cut(*near, one, until);
-        }
-        let now = self.world.now;
-        self.nodes.values_mut().filter(|node| node.id != one).for_each(|n| n.suspect(one, now));
-        self.world.note(format_args!("hints do not reach {one} until {}", until.0));
+        let Setup { n, faults, .. } = self.world.setup;
+        let first_ms = self.world.dice.between(30, faults.outage_ms_max / 4);
+        let then_ms = self.world.dice.between(first_ms, 3 * faults.outage_ms_max);
+        let [first, until] = [first_ms, then_ms].map(|ms| self.world.now.plus(ms));
+        let (homes, fallbacks) = self.world.setup.preference_list(key, n);
+        let (one, homes, fallbacks) = (*self.world.dice.pick(homes), homes.to_vec(), fallbacks);
+        fallbacks.iter().for_each(|near| self.world.network.cut(*near, one, until));
+        homes.iter().for_each(|near| self.world.network.cut(*near, one, first));
+        let (first, until) = (first.0, until.0);
+        self.world.note(format_args!("{one} is cut off until {first}, from hints until {until}"));
     }
 
     fn jump_clock(&mut self, id: NodeId) {
@@ -201,7 +203,8 @@ impl Cluster {
     /// before repair is done, and it would be lost rightly (promise 1).
     fn may_lose(&self, id: NodeId) -> bool {
         let is_whole = |node: &crate::node::Node| {
-            node.records.missing.is_empty() && node.records.buckets.raised_from().is_none()
+            let Records { missing, buckets, .. } = &node.records;
+            missing.is_empty() && buckets.raised_from().is_none() && !node.is_on_trial
         };
         let Some(node) = self.nodes.get(&id).filter(|node| node.up) else { return false };
         let is_elsewhere = |(slot, row): (&crate::store::Slot, &quorate_protocol::row::Row)| {
@@ -247,6 +250,7 @@ impl Cluster {
     fn come_back_changed(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.incarnation = Incarnation(self.world.dice.nonzero());
+        node.is_on_trial = true;
         node.die(self.world.now);
         // A disk is not replaced while a request waits.
         self.restart_later(id, self.world.setup.request_timeout_ms + 100);
@@ -260,20 +264,31 @@ impl Cluster {
         peers.all(|peer| peer.would_notice(id, starts, sequence)) && self.may_lose(id)
     }
 
-    /// Somebody copies a node's disk, or starts the node with the copy: an old backup, or a clone
-    /// that takes the name over. Only if its peers remember enough to notice.
-    fn copy_or_restore(&mut self, id: NodeId) {
-        let Some(id) = self.all_from(id).into_iter().find(|id| self.may_restore(*id)) else {
-            if self.copies.contains_key(&id) && self.world.dice.percent(75) {
-                return;
-            }
-            let Some(node) = self.nodes.get(&id) else { return };
-            let (backup, records) = (node.store.backup(), node.records.clone());
-            let incarnation = node.incarnation;
-            self.world.note(format_args!("{id}'s disk is copied"));
-            self.copies.insert(id, DiskCopy { backup, records, incarnation });
+    /// Somebody copies a node's disk, and starts the node with the copy later.
+    fn copy(&mut self, id: NodeId) {
+        if self.copies.contains_key(&id) {
             return;
-        };
+        }
+        let Some(node) = self.nodes.get(&id) else { return };
+        let (backup, records) = (node.store.backup(), node.records.clone());
+        let incarnation = node.incarnation;
+        self.world.note(format_args!("{id}'s disk is copied"));
+        self.copies.insert(id, DiskCopy { backup, records, incarnation });
+        self.restore_later(id);
+    }
+
+    fn restore_later(&mut self, id: NodeId) {
+        let longest_ms = 3 * self.world.setup.faults.outage_ms_max;
+        let delay_ms = self.world.dice.between(100, longest_ms);
+        self.world.schedule(delay_ms, Event::Fault(Fault::Restore(id)));
+    }
+
+    /// A node comes back with a copy of its disk: an old backup, or a clone that takes the name
+    /// over. Only if all its peers remember enough to notice.
+    fn restore(&mut self, id: NodeId) {
+        if !self.may_restore(id) {
+            return self.restore_later(id);
+        }
         let Some(copy) = self.copies.remove(&id) else { return };
         self.world.note(format_args!("{id} comes back with a copy of its disk"));
         self.lose_rows(id);

@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) up: bool,
     /// Until when it does nothing (SIGSTOP).
     pub(crate) paused_until: Millis,
+    /// Whether its disk is not the one it had, and no peer has said yet what that means.
+    pub(crate) is_on_trial: bool,
     /// When it last crashed or stood still.
     pub(crate) disturbed_at: Millis,
     /// How far its wall clock is ahead, in milliseconds.
@@ -106,6 +108,7 @@ impl Node {
             incarnation,
             up: true,
             paused_until: Millis(0),
+            is_on_trial: false,
             disturbed_at: Millis(0),
             clock_ahead_ms: 0,
             store: Store::new(world.plant),

@@ -1,7 +1,8 @@
 //! Bugs planted on purpose: a test that cannot fail is no test.
 //!
 //! Each sits in the simulator's own glue or store, at the place where a real node could have it,
-//! and is switched on by name. The tests require that the oracle finds each within a hundred seeds.
+//! and is switched on by name. The tests require that the oracle finds each within a few
+//! hundred seeds.
 
 use std::str::FromStr;
 

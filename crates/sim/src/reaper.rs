@@ -52,14 +52,11 @@ impl Node {
         }
         let tombstones: Vec<(Key, Version)> =
             objects.iter().map(|(key, object)| (key.clone(), object.version())).collect();
-        let mut round = Round::new(tombstones.clone(), everybody.clone());
-        let is_synced = self.store.is_durable(self.store.written());
-        let mut which = self.confirm(&tombstones, world);
-        which.iter_mut().for_each(|confirmed| *confirmed &= is_synced);
-        round.on_confirmed(self.id, &which);
-        if round.is_over() {
-            return;
+        let which = self.confirm(&tombstones, world);
+        if which.iter().all(|confirmed| !confirmed) {
+            return; // nothing is left to ask the others
         }
+        let round = Round::new(tombstones.clone(), everybody.clone());
         world.note(format_args!("{} begins to reap {:?}", self.id, objects.keys()));
         let operation = world.fresh_number();
         // What it proves must still be true at its end: see `reap`.
@@ -73,6 +70,7 @@ impl Node {
             let message = Message::Confirm { tombstones: tombstones.clone() };
             self.request(node, &message, &[], Pending::Confirm { operation, node }, world);
         }
+        self.when_durable(Waiter::Confirm { operation, which }, world);
     }
 
     pub(crate) fn on_confirm(

@@ -22,6 +22,8 @@ pub(crate) enum Waiter {
     Peer { to: NodeId, request: u64, reply: Reply },
     /// The node's own PUT.
     Own { operation: u64 },
+    /// The node's own round of the reaper, for what it confirms itself.
+    Confirm { operation: u64, which: Vec<bool> },
     /// The node itself, which has received what was missing.
     Filled,
 }
@@ -203,6 +205,7 @@ impl Node {
                     world.reply(self.id, (to, request), &refused, &[]);
                 }
                 Waiter::Own { operation } => self.on_put_refused(operation, self.id, world),
+                Waiter::Confirm { .. } => {}
                 Waiter::Filled => self.filling = None,
             }
         }
@@ -217,6 +220,9 @@ impl Node {
                 world.reply(self.id, (to, request), &reply, &[]);
             }
             Waiter::Own { operation } => self.on_put_acked(operation, self.id, world),
+            Waiter::Confirm { operation, which } => {
+                self.on_confirmed(operation, self.id, &Reply::Confirmed { which }, world);
+            }
             Waiter::Filled => self.on_filled(world),
         }
     }

@@ -142,13 +142,13 @@ impl Setup {
             request_timeout_ms: dice.between(200, 800),
             replica_timeout_ms: dice.between(30, 200),
             hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            chores_every_ms: *dice.pick(&[20, 60, 200]),
+            chores_every_ms: *dice.pick(&[10, 40, 150]),
             page_max: dice.between(1, 4) as usize,
             grace_ms: GRACE_MS,
             tides: None,
             faults,
         };
-        if dice.percent(30) {
+        if dice.percent(35) {
             setup.reap(dice);
         }
         setup
@@ -175,8 +175,10 @@ impl Setup {
             self.faults.weights[start] = self.faults.weights[start].min(1);
         }
         self.faults.every_ms = dice.between(grace_ms / 4, 2 * grace_ms);
-        self.faults.outage_ms_max = *dice.pick(&[grace_ms / 4, 2 * grace_ms, 4 * grace_ms]);
+        self.faults.outage_ms_max = *dice.pick(&[grace_ms, 2 * grace_ms, 4 * grace_ms]);
         self.faults.straggler_ms_max = *dice.pick(&[grace_ms / 4, 2 * grace_ms, 4 * grace_ms]);
+        self.faults.weights[2] += dice.between(0, 3);
+        self.faults.weights[3] += dice.between(0, 3);
         // Else no round of the reaper ever hears everybody.
         self.faults.stragglers = self.faults.stragglers.min(5);
         self.faults.loss = self.faults.loss.min(3);
@@ -252,7 +254,7 @@ impl Faults {
             weight(45, 5),
             weight(30, 2),
             weight(50, 3),
-            weight(50, 6),
+            weight(50, 4),
             weight(100, 2),
         ];
         let calm = dice.percent(20);

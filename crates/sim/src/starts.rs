@@ -18,6 +18,8 @@ use crate::world::{Event, Fault, World};
 pub(crate) struct Starts {
     /// The number of its own last one.
     number: u64,
+    /// The number of the last one that filled. Sequence numbers from before are another disk's.
+    filled_at: u64,
     /// That it must start over, and how.
     over: Option<StartOver>,
     /// The starts of its peers.
@@ -64,8 +66,12 @@ impl Node {
         }
         let opened_at = self.store.written();
         let fills = over.is_some() || self.is_missing_all(world);
+        if fills {
+            self.records.starts.filled_at = number;
+        }
         let nonce = world.dice.nonzero();
-        let start = Start { number, nonce, opened_at, durable_at: opened_at, fills };
+        let filled_at = self.records.starts.filled_at;
+        let start = Start { number, nonce, opened_at, durable_at: opened_at, filled_at };
         self.standing = Standing { start, keeps_rows, is_judged: false };
         self.store.mark_alive(self.wall(world.now));
         world.note(format_args!("{} starts: {start:?} {:?}", self.id, self.incarnation));
@@ -88,7 +94,7 @@ impl Node {
     /// starting over: not if its rows may be an old backup's, until a peer has said that it is not
     /// behind.
     pub(crate) fn is_cleared(&self) -> bool {
-        self.standing.keeps_rows || self.standing.start.fills || self.standing.is_judged
+        self.standing.keeps_rows || self.standing.start.fills() || self.standing.is_judged
     }
 
     /// Whether a peer has said that this node goes on where it stopped.
@@ -118,13 +124,15 @@ impl Node {
             release: String::new(),
             start: Start { durable_at: durable_at(&self.store, world), ..self.standing.start },
             grace_ms: world.setup.grace_ms,
+            remembers_since: Millis(0),
         }
     }
 
     /// A peer tells of its start.
     pub(crate) fn on_hello(&mut self, back: (NodeId, u64), status: &Status, world: &mut World) {
         let remembered = &mut self.records.starts.remembered;
-        let reply = match judge(remembered.get(&back.0).copied(), status.start) {
+        let known = remembered.get(&back.0).copied();
+        let reply = match judge(known, status.start) {
             Verdict::GoesOn(next) => {
                 remembered.insert(back.0, next);
                 Reply::Status(self.status(world))
@@ -140,6 +148,7 @@ impl Node {
             self.fall_behind(*known, world);
         } else if let Reply::Status(status) = reply {
             self.standing.is_judged = true;
+            self.is_on_trial = false;
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);
             }
@@ -153,7 +162,7 @@ impl Node {
             self.standing.is_judged = true;
             return;
         }
-        if known.number < start.number && start.fills {
+        if known.number < start.number && start.fills() {
             return; // an answer to what this node said before it started over
         }
         let number = known.number.max(start.number) + 1;

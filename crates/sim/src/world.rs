@@ -58,6 +58,8 @@ pub(crate) enum Fault {
     Next,
     /// A node starts again.
     Restart(NodeId),
+    /// A node comes back with a copy of its disk.
+    Restore(NodeId),
 }
 
 /// A frame on its way.

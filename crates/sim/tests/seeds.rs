@@ -6,7 +6,7 @@ use quorate_sim::plants::{PLANTS, Plant};
 use quorate_sim::sweep::Sweep;
 
 /// Every plant must be found within so many seeds.
-const SEEDS_PER_PLANT: u64 = 100;
+const SEEDS_PER_PLANT: u64 = 300;
 
 fn sweep(count: u64, plant: Option<Plant>, threads: usize) -> quorate_sim::sweep::Report {
     Sweep { first: 1, count, plant, threads }.run(|_| {})
@@ -80,4 +80,12 @@ plants_are_found! {
     finds_hint_dropped_though_changed: HintDroppedThoughChanged,
     finds_hint_dropped_on_send: HintDroppedOnSend,
     finds_write_id_forgotten: WriteIdForgotten,
+    finds_leaf_not_updated: LeafNotUpdated,
+    finds_leaf_read_then_written: LeafReadThenWritten,
+    finds_repair_from_stale_read: RepairFromStaleRead,
+    finds_hint_not_counted: HintNotCounted,
+    finds_stale_taken: StaleTaken,
+    finds_reap_without_full_proof: ReapWithoutFullProof,
+    finds_clone_keeps_incarnation: CloneKeepsIncarnation,
+    finds_behind_ignored: BehindIgnored,
 }
