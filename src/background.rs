@@ -14,6 +14,8 @@ use crate::{anti_entropy, fill, gossip, handoff, reaper, replica, sweep};
 
 /// A peer that is up is greeted every so many probe intervals.
 pub const PROBES_PER_GREETING: u64 = 2;
+/// How often it is recorded how far peers were durable, if that has changed.
+const REMEMBER_EVERY: Duration = Duration::from_secs(3);
 /// The longest time between two records that the store is in use.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// Round trips are measured over windows of this length.
@@ -32,6 +34,7 @@ pub fn start(node: &Arc<Node>) {
     spawn(node, sweep::scrub(node.clone()));
     spawn(node, mark_alive(node.clone()));
     spawn(node, clear_alone(node.clone()));
+    spawn(node, remember(node.clone()));
     spawn(node, turn_windows(node.clone()));
     spawn(node, gossip::run(node.clone()));
 }
@@ -65,11 +68,12 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
         let heard = node.peers.ask(peer, hello, timeout).await;
         match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Status(status)) => {
+                let remembers_since = status.remembers_since;
                 let differs = status.buckets_hash != node.buckets.hash();
                 self::heard(&node, peer, status);
                 // First: who does not know that n was changed may take itself for a home replica.
                 if !differs || agree_on_buckets(&node, peer).await {
-                    node.standing.clear();
+                    node.standing.clear(remembers_since);
                 }
             }
             Some(Reply::Behind(known)) => {
@@ -106,7 +110,8 @@ async fn clear_alone(node: Arc<Node>) {
     tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
     if !node.standing.is_cleared() && !node.standing.clear_alone() {
         tracing::warn!(
-            "the data was last in use longer ago than the grace of deletes allows; it is told to nobody              until a peer can be asked whether it is an old backup"
+            "the data was last in use longer ago than the grace of deletes allows; this node takes no part \
+             until a peer can say whether it is an old backup"
         );
     }
 }
@@ -122,9 +127,24 @@ async fn mark_alive(node: Arc<Node>) {
             continue; // nothing was written since the last mark
         }
         let now = node.now();
+        node.standing.own_record();
         match replica::on_blocking_pool(&node, move |node| node.store.mark_alive(now)).await {
             Ok(()) => marked_at = node.store.durable_at(),
             Err(error) => tracing::debug!(%error, "could not record that the store is in use"),
+        }
+    }
+}
+
+/// Records now and then how far peers were durable.
+async fn remember(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(REMEMBER_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let remembered =
+            replica::on_blocking_pool(&node, |node| node.standing.remember(&node.store));
+        if let Err(error) = remembered.await {
+            tracing::debug!(%error, "could not record how far peers were durable");
         }
     }
 }

@@ -214,6 +214,9 @@ pub async fn merge(
     if node.formation().is_none() {
         return Reply::Refused(Refusal::NotFormed);
     }
+    if !node.standing.is_cleared() {
+        return Reply::NotReady; // what it took now, it might have to forget
+    }
     let now = node.now();
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
         tracing::warn!(%key, "refused an object that was too long on its way");
@@ -244,6 +247,7 @@ pub async fn merge(
 pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> WithPayload<Reply> {
     WithPayload::bare(match place {
         Where::Home if !node.is_ready_for(key) => Reply::NotReady,
+        Where::Hints if !node.standing.is_cleared() => Reply::NotReady,
         Where::Home => {
             let place = node.home(key);
             match read_row(node, place, key).await {
