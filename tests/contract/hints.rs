@@ -15,8 +15,8 @@ fn make_point(node: &Node) -> (String, Answer) {
     (id, made)
 }
 
-/// A cluster of five in which one node is dead and another keeps a hint for it. Returns the key, the dead node
-/// and the one that keeps the hint, by name.
+/// A cluster of five in which one node is dead and another keeps a hint for it. Returns the key's path,
+/// the dead node and the one that keeps the hint, by name.
 fn with_a_hint(more: &str) -> (Cluster, String, String, String) {
     let mut cluster = Cluster::start_with(5, CLUSTER_ID, more);
     let list = cluster.preference_list("b", "k");
