@@ -84,7 +84,9 @@ impl Standing {
         let last: LastStart = record(store, START_RECORD)?.unwrap_or_default();
         let over: Option<StartOver> = record(store, START_OVER_RECORD)?.flatten();
         let alive_at = store.alive_at()?;
-        if let Some(StartOver { keeps_rows: false, .. }) = over {
+        let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
+        // The record may have become old with the rows: a copy made before starting over.
+        if over.is_some_and(|over| !(over.keeps_rows && keeps_rows)) {
             tracing::warn!("dropping rows that are older than the grace of deletes");
             store.discard_rows()?;
         }
@@ -103,7 +105,6 @@ impl Standing {
                 memory
             }
         };
-        let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
         Ok(Self {
             number,
             nonce: rand::random(),
