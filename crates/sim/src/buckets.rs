@@ -87,7 +87,6 @@ impl Node {
         let trusted_n = self.records.buckets.raised_from().unwrap_or(self.n()).min(self.n());
         let (homes, _) = world.setup.preference_list(key, trusted_n);
         self.is_cleared()
-            && self.is_judged()
             && !self.records.missing.contains(&key.partition(world.setup.layout.partitions()))
             && homes.contains(&self.id)
     }

@@ -15,7 +15,10 @@ impl Node {
             self.begin_sync(world);
         }
         let seldom = if world.setup.reaps() { 40 } else { 15 };
-        if !self.is_judged() || world.dice.percent(seldom / 4) {
+        if !self.is_cleared() {
+            self.clear_alone(world);
+        }
+        if !self.is_cleared() || world.dice.percent(seldom / 4) {
             self.greet_all(world);
         }
         self.fill(world);

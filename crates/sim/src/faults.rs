@@ -204,12 +204,13 @@ impl Cluster {
     fn may_lose(&self, id: NodeId) -> bool {
         let is_whole = |node: &crate::node::Node| {
             let Records { missing, buckets, .. } = &node.records;
-            missing.is_empty() && buckets.raised_from().is_none() && !node.is_on_trial
+            missing.is_empty() && buckets.raised_from().is_none()
         };
         let Some(node) = self.nodes.get(&id).filter(|node| node.up) else { return false };
         let is_elsewhere = |(slot, row): (&crate::store::Slot, &quorate_protocol::row::Row)| {
             row.object.siblings.iter().all(|sibling| {
-                let others = self.nodes.values().filter(|other| other.id != id);
+                // Whoever came back with another disk may have to drop what it holds.
+                let others = self.nodes.values().filter(|o| o.id != id && !o.is_on_trial);
                 let mut rows = others.flat_map(|other| other.store.durable());
                 rows.any(|(s, r)| s.key == slot.key && r.object.clock.covers(sibling.dot))
             })

@@ -40,7 +40,7 @@ impl Node {
         if self.filling.as_ref().is_some_and(|filling| world.now >= filling.deadline) {
             self.filling = None;
         }
-        if self.filling.is_some() || !self.is_judged() {
+        if self.filling.is_some() || !self.is_cleared() {
             return;
         }
         let (me, n) = (self.id, self.n());

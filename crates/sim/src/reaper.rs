@@ -91,9 +91,7 @@ impl Node {
         let now = self.wall(world.now);
         let confirm = |(key, version): &(Key, Version)| {
             let facts = self.facts(key, now, world);
-            self.is_cleared()
-                && self.is_judged()
-                && may_confirm(*version, &facts, now, world.setup.grace_ms)
+            self.is_cleared() && may_confirm(*version, &facts, now, world.setup.grace_ms)
         };
         tombstones.iter().map(confirm).collect()
     }

@@ -10,7 +10,6 @@ use quorate_protocol::standing::{Remembered, Start, Verdict, judge, may_keep_row
 
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
-use crate::store::Store;
 use crate::world::{Event, Fault, World};
 
 /// What a node records about starts.
@@ -23,7 +22,9 @@ pub(crate) struct Starts {
     /// That it must start over, and how.
     over: Option<StartOver>,
     /// The starts of its peers.
-    pub(crate) remembered: BTreeMap<NodeId, Remembered>,
+    remembered: BTreeMap<NodeId, Remembered>,
+    /// Since when, by its wall clock, it has remembered them without a gap.
+    remembers_since: Millis,
 }
 
 #[derive(Clone, Copy)]
@@ -36,10 +37,12 @@ struct StartOver {
 #[derive(Default)]
 pub(crate) struct Standing {
     start: Start,
+    /// When it was last in use before, by its own clock; `None` on a new disk.
+    alive_at: Option<Millis>,
     /// Whether its rows are young enough to be kept if it is behind.
     keeps_rows: bool,
-    /// Whether a peer found nothing wrong with it.
-    is_judged: bool,
+    /// Whether it takes part.
+    is_cleared: bool,
 }
 
 impl Node {
@@ -48,39 +51,41 @@ impl Node {
         self.up = true;
         self.started_at = world.now;
         self.disturbed_at = world.now;
-        let starts = &mut self.records.starts;
-        let over = starts.over.take();
-        starts.number = over.map_or(starts.number + 1, |over| over.number.max(starts.number + 1));
-        let number = starts.number;
         let (alive_at, now) = (self.store.alive_at(), self.wall(world.now));
         // A disk without the record is new: it holds nothing old.
-        let keeps_rows =
-            alive_at == Millis(0) || may_keep_rows(alive_at, now, world.setup.grace_ms);
+        let alive_at = (alive_at != Millis(0)).then_some(alive_at);
+        let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, world.setup.grace_ms));
+        let starts = &mut self.records.starts;
+        let over = starts.over.take();
+        if over.is_some() || starts.number == 0 {
+            starts.remembered.clear();
+            starts.remembers_since = now;
+        }
+        let fills = over.is_some() || starts.number == 0;
+        starts.number = over.map_or(starts.number + 1, |over| over.number.max(starts.number + 1));
+        let number = starts.number;
+        if fills {
+            starts.filled_at = number;
+        }
+        let filled_at = starts.filled_at;
         if let Some(over) = over {
             self.miss_everything(world);
-            if !over.keeps_rows {
+            self.is_on_trial = false;
+            // Young once is not young now: this may be a copy of the disk that recorded it.
+            if !over.keeps_rows || !keeps_rows {
                 world.note(format_args!("{} discards its rows", self.id));
                 self.store.durable().values().for_each(|row| world.gives_up(self.id, &row.object));
                 self.store.discard_rows();
             }
         }
         let opened_at = self.store.written();
-        let fills = over.is_some() || self.is_missing_all(world);
-        if fills {
-            self.records.starts.filled_at = number;
-        }
         let nonce = world.dice.nonzero();
-        let filled_at = self.records.starts.filled_at;
         let start = Start { number, nonce, opened_at, durable_at: opened_at, filled_at };
-        self.standing = Standing { start, keeps_rows, is_judged: false };
-        self.store.mark_alive(self.wall(world.now));
+        self.standing = Standing { start, alive_at, keeps_rows, is_cleared: over.is_some() };
+        self.store.mark_alive(now);
+        self.begin_sync(world);
         world.note(format_args!("{} starts: {start:?} {:?}", self.id, self.incarnation));
         self.greet_all(world);
-    }
-
-    fn is_missing_all(&self, world: &World) -> bool {
-        let all = || world.setup.partitions();
-        all().all(|partition| self.records.missing.contains(&partition))
     }
 
     /// It is to be filled as if its disk were new.
@@ -90,16 +95,26 @@ impl Node {
         }
     }
 
-    /// Whether this node may tell others what its rows hold, and take writes that it could lose by
-    /// starting over: not if its rows may be an old backup's, until a peer has said that it is not
-    /// behind.
+    /// Whether this node takes part: tells others what its rows and hints hold, takes writes,
+    /// confirms tombstones. Only once a peer has found nothing wrong with its start: until then it
+    /// could have to start over, and forget.
     pub(crate) fn is_cleared(&self) -> bool {
-        self.standing.keeps_rows || self.standing.start.fills() || self.standing.is_judged
+        self.standing.is_cleared
     }
 
-    /// Whether a peer has said that this node goes on where it stopped.
-    pub(crate) fn is_judged(&self) -> bool {
-        self.standing.is_judged
+    /// No peer could say. After a while it goes on without, unless its rows are old; in the
+    /// simulator only if its disk is its own, so that only those go on who may.
+    pub(crate) fn clear_alone(&mut self, world: &World) {
+        let patience_ms = 3 * world.setup.request_timeout_ms;
+        let is_patient = world.now.since(self.started_at) < patience_ms;
+        if !is_patient && self.standing.keeps_rows && !self.is_on_trial {
+            self.standing.is_cleared = true;
+        }
+    }
+
+    /// An operator says that the node's disk is its own, and may go on.
+    pub(crate) fn clear_by_force(&mut self) {
+        self.standing.is_cleared |= !self.is_on_trial;
     }
 
     pub(crate) fn greet_all(&mut self, world: &mut World) {
@@ -122,9 +137,9 @@ impl Node {
             writable: true,
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),
-            start: Start { durable_at: durable_at(&self.store, world), ..self.standing.start },
+            start: Start { durable_at: self.store.durable_at(), ..self.standing.start },
             grace_ms: world.setup.grace_ms,
-            remembers_since: Millis(0),
+            remembers_since: self.records.starts.remembers_since,
         }
     }
 
@@ -147,11 +162,28 @@ impl Node {
         if let Reply::Behind(known) = reply {
             self.fall_behind(*known, world);
         } else if let Reply::Status(status) = reply {
-            self.standing.is_judged = true;
-            self.is_on_trial = false;
+            self.hear_clearance(status.remembers_since, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);
             }
+        }
+    }
+
+    /// A peer, which has remembered starts since a time, found nothing wrong. It counts if the peer
+    /// can have known better, with a quarter of the grace for clocks that disagree.
+    fn hear_clearance(&mut self, remembers_since: Millis, world: &World) {
+        let quarter_ms = world.setup.grace_ms / 4;
+        let keeps_rows = self.standing.keeps_rows;
+        let could_know = |alive_at: Millis| {
+            if keeps_rows {
+                remembers_since <= alive_at.plus(quarter_ms)
+            } else {
+                remembers_since.plus(quarter_ms) <= alive_at
+            }
+        };
+        if self.standing.alive_at.is_none_or(could_know) {
+            self.standing.is_cleared = true;
+            self.is_on_trial = false;
         }
     }
 
@@ -159,7 +191,7 @@ impl Node {
     fn fall_behind(&mut self, known: Remembered, world: &mut World) {
         let Standing { start, keeps_rows, .. } = self.standing;
         if world.has(Plant::BehindIgnored) {
-            self.standing.is_judged = true;
+            self.standing.is_cleared = true;
             return;
         }
         if known.number < start.number && start.fills() {
@@ -167,6 +199,10 @@ impl Node {
         }
         let number = known.number.max(start.number) + 1;
         world.note(format_args!("{} is behind {known:?} and starts over", self.id));
+        if keeps_rows {
+            // It took part until now: its rows are no old copy.
+            self.store.mark_alive(self.wall(world.now));
+        }
         self.records.starts.over = Some(StartOver { number, keeps_rows });
         self.store.sync(self.store.written());
         self.die(world.now);
@@ -179,14 +215,10 @@ impl Node {
             number: copy.number + 1,
             opened_at: sequence,
             durable_at: sequence,
+            filled_at: copy.filled_at,
             ..Start::default()
         };
         let known = self.records.starts.remembered.get(&node).copied();
         matches!(judge(known, start), Verdict::Behind(_))
     }
-}
-
-/// How far the disk is durable as configured.
-fn durable_at(store: &Store, world: &World) -> u64 {
-    if world.setup.fsync { store.durable_at() } else { store.written() }
 }

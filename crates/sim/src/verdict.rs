@@ -52,11 +52,18 @@ impl Cluster {
         if !self.world.setup.reaps() {
             self.pass(SETTLE_MS);
         }
-        for _ in 0..ROUNDS_MAX {
-            if self.world.violation.is_some() || self.left_to_do().is_none() {
+        for round in 0..ROUNDS_MAX {
+            // At first everybody must have heard everybody.
+            let is_whole = round >= 2 && self.left_to_do().is_none();
+            if self.world.violation.is_some() || is_whole {
                 break;
             }
+            // Whoever waits in vain for an answer asks again.
+            self.pass(self.world.setup.request_timeout_ms);
             self.do_all_chores();
+            if round == 2 {
+                self.nodes.values_mut().for_each(Node::clear_by_force);
+            }
         }
         // These objects never compare equal.
         if !self.world.has(Plant::MergeKeepsCovered) {
@@ -73,7 +80,7 @@ impl Cluster {
             let unowned = node.unowned(&self.world).len();
             let missing = node.records.missing.len();
             let raised = node.records.buckets.raised_from();
-            let (up, hints) = (node.up && node.is_judged(), node.hint_count());
+            let (up, hints) = (node.up && node.is_cleared(), node.hint_count());
             if unowned + missing + hints > 0 || raised.is_some() || !up {
                 return Some(format!(
                     "{}: up={up}, {hints} hints, {missing} partitions missing, {unowned} rows not \
