@@ -26,6 +26,7 @@ Starts fresh clusters of its own (ports 8601… and 8701…) and measures:
   --keys N         (default 20000)       --seconds S     (default 10)
   --big-keys N     (default 50000)       --value-bytes B (default 1024)
   --rate OPS       foreground load of wipe, PUT and GET (default 500)
+  --load-seconds S how long it lasts, before and again meanwhile (default 30)
   --durability D   fsync or buffered (default fsync)
 
 Example, the figures of the issue:
@@ -33,7 +34,7 @@ Example, the figures of the issue:
 HELP
 }
 
-parts=() keys=20000 seconds=10 big_keys=50000 value_bytes=1024 rate=500 durability=fsync
+parts=() keys=20000 seconds=10 big_keys=50000 value_bytes=1024 rate=500 load_seconds=30 durability=fsync
 while (($#)); do
     case $1 in
         -h | --help)
@@ -49,7 +50,7 @@ while (($#)); do
             [[ $durability == fsync || $durability == buffered ]] || die "--durability is fsync or buffered"
             shift 2
             ;;
-        --keys | --seconds | --big-keys | --value-bytes | --rate)
+        --keys | --seconds | --big-keys | --value-bytes | --rate | --load-seconds)
             [[ ${2:-} =~ ^[1-9][0-9]{0,7}$ ]] || die "$1 needs a number from 1 on (see --help)"
             name=${1#--}
             printf -v "${name//-/_}" %s "$2"
@@ -148,14 +149,26 @@ away() {
     kill -KILL "$(node_pid n5)"
     wait_gone n5 10
     "$BENCH_BIN" run --nodes "$(urls_without n5)" --op put --keys "$keys" --value-bytes "$value_bytes" \
-        --warmup-seconds 0 --seconds "$seconds" --json "$DEV_CLUSTER_DIR/away.json" >/dev/null
+        --warmup-seconds 0 --seconds "$seconds" --json "$figures/$1.json" >/dev/null
     local writes
-    writes=$(jq -s '.[-1].operations' "$DEV_CLUSTER_DIR/away.json")
+    writes=$(jq .operations "$figures/$1.json")
     row "$1" "keys; writes while one node was away" "$keys; $writes"
+    row "$1" "hints kept" "$(hints_without n5)"
     begun=$(now_ms)
     start_again n5
     wait_for node_ready 60 n5
     row "$1" "its process takes requests after" "$(seconds_since "$begun")"
+}
+
+# Waits until the trees of all nodes are those of the buckets' properties, which the load has just set:
+# until then nothing is compared.
+wait_trees_fit() {
+    local node
+    for node in $(cluster_nodes); do
+        until curl -sf -m 5 "$(client_url "$node")/anti-entropy" | jq -e .sweep.trees_fit >/dev/null; do
+            sleep 0.2
+        done
+    done
 }
 
 # Fails unless nothing differs any more.
@@ -170,7 +183,6 @@ part_hints() {
     fresh 5 QUORATE_ANTI_ENTROPY__INTERVAL_MS=0
     store "$keys"
     away hints
-    row hints "hints kept" "$(hints_without n5)"
     until [[ $(hints_without n5) == 0 ]]; do sleep 0.1; done
     row hints "no hint left after" "$(seconds_since "$begun")"
     require_whole hints
@@ -197,13 +209,16 @@ part_one() {
         sleep 0.1
     done
     local node list
+    wait_trees_fit
     begun=$(now_ms)
     list=$(for node in n1 n2 n3; do compare "$node"; done)
     row one "keys; keys mended" "$big_keys; $(jq -s '[.[].rounds[].keys_repaired] | add' <<<"$list")"
     row one "found and mended in" "$(seconds_since "$begun")"
-    row one "bytes exchanged by all three nodes" \
+    row one "bytes of the rounds that mended it" "$(jq -s '[.[].rounds[] | select(.keys_repaired > 0)
+        | .bytes_sent + .bytes_received] | add' <<<"$list")"
+    row one "bytes of all rounds, every pair both ways" \
         "$(jq -s '[.[].rounds[] | .bytes_sent + .bytes_received] | add' <<<"$list")"
-    row one "bytes when nothing differs" "$(compare_all '|(.bytes_sent + .bytes_received)')"
+    row one "the same when nothing differs" "$(compare_all '|(.bytes_sent + .bytes_received)')"
     require_whole one
 }
 
@@ -213,41 +228,37 @@ foreground() {
         --value-bytes "$value_bytes" --rate "$rate" --warmup-seconds 1 --seconds "$1" --json "$2" >/dev/null
 }
 
-# The median of the p99 of all measurements in file $1.
-p99_ms() { jq -s '[.[].latency.p99_us] | sort | .[length / 2 | floor] / 1000' "$1"; }
+# The p99 of the measurement in file $1.
+p99_ms() { jq '.latency.p99_us / 1000' "$1"; }
 
 part_wipe() {
     fresh 3
     store "$big_keys"
-    local before=$DEV_CLUSTER_DIR/before.json during=$DEV_CLUSTER_DIR/during.json load filled=0
-    local window=5
-    for _ in 1 2 3; do foreground $window "$before"; done
+    local before=$figures/before.json during=$figures/during.json load
+    foreground "$load_seconds" "$before"
+    foreground "$load_seconds" "$during" &
+    load=$!
+    sleep 1
+    wait_trees_fit
     kill -KILL "$(node_pid n3)"
     wait_gone n3 10
     rm -rf "${CLUSTER_DIR:?}/n3/data"
     begun=$(now_ms)
     start_again n3
-    while ((!filled)); do
-        foreground $window "$during" &
-        load=$!
-        while kill -0 "$load" 2>/dev/null; do
-            if ((!filled)) && curl -sf -m 2 "$(client_url n3)/cluster" | jq -e .filled >/dev/null; then
-                filled=1
-                row wipe "keys; full again after" "$big_keys; $(seconds_since "$begun")"
-            fi
-            sleep 0.1
-        done
-        wait "$load" || die "the foreground load failed"
-    done
+    until curl -sf -m 2 "$(client_url n3)/cluster" | jq -e .filled >/dev/null; do sleep 0.1; done
+    row wipe "keys; full again after" "$big_keys; $(seconds_since "$begun")"
+    kill -0 "$load" 2>/dev/null || warn "Note: the load ended first; give it more --load-seconds."
+    wait "$load" || die "the foreground load failed"
     row wipe "foreground p99 before, at $rate operations/s" "$(p99_ms "$before") ms"
-    row wipe "foreground p99 meanwhile (median of windows)" "$(p99_ms "$during") ms"
-    row wipe "foreground errors meanwhile" "$(jq -sc '[.[].errors | add // 0] | add' "$during")"
+    row wipe "foreground p99 meanwhile" "$(p99_ms "$during") ms"
+    row wipe "foreground errors meanwhile" "$(jq '.errors | add // 0' "$during")"
 }
 
 ensure_prerequisites
 build_node
 build_bench
-trap '"$SCRIPTS/cluster.sh" wipe >/dev/null' EXIT
+figures=$(mktemp -d)
+trap '"$SCRIPTS/cluster.sh" wipe >/dev/null; rm -rf "$figures"' EXIT
 commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)
 say "Durability $durability, values of $value_bytes bytes, $(nproc) cores, commit $commit"
 for part in "${parts[@]}"; do "part_$part"; done

@@ -187,6 +187,6 @@ async fn a_sync_point_tells_when_everything_hinted_before_it_is_delivered() {
         assert_eq!(cluster.inspect(1, key).await.states()[&2], "ok", "{key} was delivered");
     }
     // With nothing hinted, one that is made now is done at once.
-    let done = look(&cluster, 5, &make(4).await, 0).await;
+    let done = look(&cluster, 5, &make(4).await, 1).await;
     assert_eq!(done["delivered"], true, "{done}");
 }
