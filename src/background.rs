@@ -77,7 +77,8 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
                 }
             }
             Some(Reply::Behind(known)) => {
-                let start_over = move |node: &Node| node.standing.fall_behind(&node.store, known);
+                let start_over =
+                    move |node: &Node| node.standing.fall_behind(&node.store, known, node.now());
                 if let Err(error) = replica::on_blocking_pool(&node, start_over).await {
                     tracing::error!(%error, "could not record that this node starts over");
                 }

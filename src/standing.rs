@@ -251,12 +251,12 @@ impl Standing {
         Ok(())
     }
 
-    /// A peer remembers more of this node than it brings: records how to start over, and asks for it.
-    /// Blocks.
+    /// A peer remembers more of this node than it brings, it is said at `now` by the wall clock: records
+    /// how to start over, and asks for it. Blocks.
     ///
     /// # Errors
     /// The store's, if that cannot be recorded; this node goes on then, and will hear it again.
-    pub fn fall_behind(&self, store: &Store, known: Remembered) -> Result<(), Error> {
+    pub fn fall_behind(&self, store: &Store, known: Remembered, now: Millis) -> Result<(), Error> {
         // An answer to what this node said before it started over.
         let is_late = known.number < self.number && self.filled_at == self.number;
         if self.start_over.is_cancelled() || is_late {
@@ -269,6 +269,10 @@ impl Standing {
             "this node came back behind what its peers remember (an old backup, a copy, a lost disk); \
              it starts over and fills"
         );
+        if self.keeps_rows {
+            // Rows that may be kept now must not seem older at the next start, if the last mark is old.
+            store.mark_alive(now)?;
+        }
         put(store, START_OVER_RECORD, &Some(over))?;
         self.start_over.cancel();
         Ok(())
