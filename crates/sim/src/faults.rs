@@ -143,7 +143,7 @@ impl Cluster {
         let (_, fallbacks) = self.world.setup.preference_list(&key, self.world.setup.n);
         let fallbacks = fallbacks.to_vec();
         let dice = &mut self.world.dice;
-        if dice.percent(30) {
+        if dice.percent(45) {
             return self.cut_off_hints(&key);
         }
         // Often just between home replicas and fallbacks, where hints are made.
@@ -279,8 +279,8 @@ impl Cluster {
     }
 
     fn restore_later(&mut self, id: NodeId) {
-        let longest_ms = 3 * self.world.setup.faults.outage_ms_max;
-        let delay_ms = self.world.dice.between(100, longest_ms);
+        let longest_ms = self.world.setup.faults.outage_ms_max;
+        let delay_ms = self.world.dice.between(50, longest_ms);
         self.world.schedule(delay_ms, Event::Fault(Fault::Restore(id)));
     }
 

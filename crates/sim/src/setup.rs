@@ -254,7 +254,7 @@ impl Faults {
             weight(45, 5),
             weight(30, 2),
             weight(50, 3),
-            weight(50, 4),
+            weight(60, 6),
             weight(100, 2),
         ];
         let calm = dice.percent(20);

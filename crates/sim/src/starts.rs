@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use quorate_protocol::message::{Message, Reply, Status};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::row::Incarnation;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::standing::{Remembered, Start, Verdict, judge, may_keep_rows};
 
@@ -205,6 +206,9 @@ impl Node {
         }
         self.records.starts.over = Some(StartOver { number, keeps_rows });
         self.store.sync(self.store.written());
+        if !world.has(Plant::CloneKeepsIncarnation) {
+            self.incarnation = Incarnation(world.dice.nonzero());
+        }
         self.die(world.now);
         world.schedule(1, Event::Fault(Fault::Restart(self.id)));
     }
