@@ -320,7 +320,10 @@ mod tests {
         }
     }
 
-    fn pages(of: &[(&str, &[(&str, u8, bool)])], is_end: bool) -> BTreeMap<NodeId, KeyPage> {
+    /// A node and its keys: name, version, whether plain.
+    type Listed<'a> = (&'a str, &'a [(&'a str, u8, bool)]);
+
+    fn pages(of: &[Listed<'_>], is_end: bool) -> BTreeMap<NodeId, KeyPage> {
         let entry = |(name, v, plain): &(&str, u8, bool)| (key(name), version(*v), *plain);
         let page = |(node, keys): &(&str, &[(&str, u8, bool)])| {
             let keys = keys.iter().map(entry).collect();

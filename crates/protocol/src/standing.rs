@@ -134,7 +134,10 @@ mod tests {
         let goes_on = matches!(judge(known, later), Verdict::GoesOn(_));
         assert!(goes_on, "it filled while the judge was away, and its new disk counts from 0");
         let copy = Start { filled_at: 4, ..start(6, 9, 150, 150) };
-        assert!(matches!(judge(known, copy), Verdict::Behind(_)), "filled before what is remembered");
+        assert!(
+            matches!(judge(known, copy), Verdict::Behind(_)),
+            "filled before what is remembered"
+        );
     }
 
     #[test]
