@@ -8,8 +8,8 @@
 //! # Reading order
 //! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
 //! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
-//! `src/`: `replica`, `coordinator`, `minter` and `answers` carry out requests, `chores` the rest:
-//! `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
+//! `src/`: `replica`, `coordinator`, `minter`, `putting` and `answers` carry out requests, `chores`
+//! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
 //! [`cluster`] is one run, `verdict` what is judged at its end; [`plants`] are the bugs that must
 //! be found.
 
@@ -31,6 +31,7 @@ mod network;
 mod node;
 pub mod oracle;
 pub mod plants;
+mod putting;
 mod reaper;
 mod replica;
 mod setup;

@@ -14,6 +14,13 @@ use quorate_protocol::name::NodeId;
 
 use crate::history::{End, History, Moment, Saw, WriteNo};
 
+mod state;
+
+pub use state::{
+    a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left, reaped_for_good,
+    replicas_are_equal, rest_writes_nothing, siblings_are_bounded, trees_are_right,
+};
+
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -342,90 +349,6 @@ impl Oracle {
     }
 }
 
-/// *After healing: replicas identical* (promise 5).
-///
-/// # Errors
-/// The two that differ.
-pub fn replicas_are_equal(key: &str, replicas: &BTreeMap<NodeId, Vec<Sight>>) -> Verdict {
-    let mut all = replicas.iter();
-    let Some((first, theirs)) = all.next() else { return Ok(()) };
-    for (node, sights) in all {
-        holds(sights == theirs, "replicas_are_equal", || {
-            format!("{key}: {first} holds {theirs:?}, {node} holds {sights:?}")
-        })?;
-    }
-    Ok(())
-}
-
-/// *A tombstone is reaped only when nothing else is left of its key* (design section 5, deletes),
-/// on any node. `held` says what is.
-///
-/// # Errors
-/// What is held, and by whom.
-pub fn reaped_for_good(key: &str, held: Option<String>) -> Verdict {
-    holds(held.is_none(), "reaped_for_good", || {
-        format!("{key} was proven to be gone, but {}", held.unwrap_or_default())
-    })
-}
-
-/// *After healing: Merkle roots equal* (promise 5), and the trees say what the rows say.
-///
-/// # Errors
-/// What does not.
-pub fn trees_are_right(wrong: Option<String>) -> Verdict {
-    holds(wrong.is_none(), "trees_are_right", || wrong.unwrap_or_default())
-}
-
-/// *A converged cluster at rest writes nothing* (design section 5).
-///
-/// # Errors
-/// How many changes there were.
-pub fn rest_writes_nothing(changes: u64) -> Verdict {
-    holds(changes == 0, "rest_writes_nothing", || format!("{changes} changes at rest"))
-}
-
-/// *The cluster becomes whole by itself* (promise 5): within the rounds that it gets.
-///
-/// # Errors
-/// What is left to do.
-pub fn converges(left: Option<String>) -> Verdict {
-    holds(left.is_none(), "converges", || left.unwrap_or_default())
-}
-
-/// *After healing: no hints* (promise 5).
-///
-/// # Errors
-/// How many are left.
-pub fn no_hints_are_left(hints: usize) -> Verdict {
-    holds(hints == 0, "no_hints_are_left", || format!("{hints} hints were never delivered"))
-}
-
-/// *Bounds hold at the minter* (promise 6): siblings of an object right after a client write.
-///
-/// # Errors
-/// The number and the limit.
-pub fn siblings_are_bounded(siblings: usize, siblings_max: usize) -> Verdict {
-    let holds_bound = siblings <= siblings_max.max(1);
-    holds(holds_bound, "siblings_are_bounded", || format!("{siblings} of {siblings_max} siblings"))
-}
-
-/// *Every request is answered* by its deadline if its coordinator kept running (design section 2:
-/// deadlines live in the machine), and leaves nothing behind.
-///
-/// # Errors
-/// What was not.
-pub fn every_operation_ends(ended: bool, what: &str) -> Verdict {
-    holds(ended, "every_operation_ends", || what.to_owned())
-}
-
-/// *A healed cluster takes every request* (promise 5).
-///
-/// # Errors
-/// Which request failed and how.
-pub fn a_healed_cluster_serves(served: bool, what: &str) -> Verdict {
-    holds(served, "a_healed_cluster_serves", || what.to_owned())
-}
-
 fn holds(condition: bool, property: &'static str, story: impl FnOnce() -> String) -> Verdict {
     if condition { Ok(()) } else { Err(Violation { property, story: story() }) }
 }
@@ -438,126 +361,4 @@ fn pairs(shown: &[Sight]) -> impl Iterator<Item = (WriteNo, WriteNo)> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    const KEY: &str = "b/k";
-
-    /// A history as a test of real processes has it: no dots, no contexts.
-    struct Told {
-        oracle: Oracle,
-        now: u64,
-    }
-
-    impl Told {
-        fn new() -> Self {
-            Self { oracle: Oracle::new(3), now: 0 }
-        }
-
-        fn moment(&mut self) -> Moment {
-            self.now += 1;
-            Moment(self.now)
-        }
-
-        fn put(&mut self, saw: &[WriteNo], end: End) -> WriteNo {
-            let (begun, ended) = (self.moment(), self.moment());
-            let saw = Saw::These(saw.iter().copied().collect());
-            let write = self.oracle.begin_write(KEY, false, saw, begun);
-            self.oracle.history.begin_attempt(write);
-            self.oracle.end_attempt(write, end, ended);
-            write
-        }
-
-        fn read(&mut self, shown: &[WriteNo]) -> Option<&'static str> {
-            let read = Read { begun: self.moment(), r: 2, strict: true };
-            let shown: Vec<Sight> = sights(shown);
-            let answer = Answer { key: KEY, shown: &shown, context: None };
-            self.oracle.check_read(&read, &answer).err().map(|violation| violation.property)
-        }
-
-        fn left(&self, shown: &[WriteNo]) -> Option<&'static str> {
-            let replicas = BTreeMap::from([(NodeId::parse("n1").unwrap(), sights(shown))]);
-            self.oracle.check_final(KEY, &replicas).err().map(|violation| violation.property)
-        }
-    }
-
-    fn sights(shown: &[WriteNo]) -> Vec<Sight> {
-        shown.iter().map(|write| Sight { write: *write, dot: None }).collect()
-    }
-
-    fn acked() -> End {
-        End::Acked { acks: 2, hints: 0, w: 2, strict: true }
-    }
-
-    #[test]
-    fn an_acknowledged_write_is_there_or_one_that_saw_it() {
-        let mut told = Told::new();
-        let first = told.put(&[], acked());
-        assert_eq!(told.left(&[]), Some("no_acknowledged_write_is_lost"));
-        let second = told.put(&[first], End::Unknown);
-        let third = told.put(&[second], End::Unknown);
-        for left in [&[first][..], &[second], &[third]] {
-            assert_eq!(told.left(left), None, "{left:?}");
-        }
-        let blind = told.put(&[], End::Unknown);
-        assert_eq!(told.left(&[blind]), Some("no_acknowledged_write_is_lost"));
-    }
-
-    #[test]
-    fn siblings_did_not_see_each_other_and_the_dead_stay_dead() {
-        let mut told = Told::new();
-        let first = told.put(&[], End::Unknown);
-        let second = told.put(&[first], acked());
-        let blind = told.put(&[], End::Unknown);
-        assert_eq!(told.left(&[second, blind]), None);
-        assert_eq!(told.left(&[first, second]), Some("no_false_siblings"));
-        assert_eq!(told.read(&[first]), Some("strict_reads_see_what_was_acknowledged"));
-        assert_eq!(told.read(&[second, second]), Some("one_request_one_sibling"));
-    }
-
-    #[test]
-    fn what_was_called_not_applied_never_appears_and_what_failed_may() {
-        let mut told = Told::new();
-        let refused = told.put(&[], End::NotApplied);
-        let unknown = told.put(&[], End::Unknown);
-        assert_eq!(told.read(&[unknown]), None);
-        assert_eq!(told.read(&[]), None);
-        assert_eq!(told.read(&[refused]), Some("no_phantoms"));
-        // A retry that is not known to have failed too may be stored.
-        told.oracle.history.begin_attempt(refused);
-        assert_eq!(told.read(&[refused]), None);
-        assert_eq!(told.read(&[WriteNo(99)]), Some("no_phantoms"));
-    }
-
-    #[test]
-    fn a_strict_read_sees_what_was_acknowledged_before_it_began() {
-        let mut told = Told::new();
-        let first = told.put(&[], acked());
-        assert_eq!(told.read(&[first]), None);
-        assert_eq!(told.read(&[]), Some("no_false_absence"));
-        let beside = told.put(&[], acked());
-        assert_eq!(told.read(&[first]), Some("strict_reads_see_what_was_acknowledged"));
-        assert_eq!(told.read(&[first, beside]), None);
-    }
-
-    #[test]
-    fn a_context_covers_what_was_shown_and_what_that_superseded() {
-        let mut told = Told::new();
-        let dot = |counter| Dot { actor: quorate_protocol::clock::Actor(7), counter };
-        let (first, second) = (told.put(&[], acked()), told.put(&[], acked()));
-        told.oracle.minted(first, dot(1), BTreeSet::new()).unwrap();
-        told.oracle.minted(second, dot(2), BTreeSet::new()).unwrap();
-        let mut clock = Clock::default();
-        clock.advance(dot(2));
-        let covers = |told: &Told, shown: &[WriteNo]| {
-            let shown = sights(shown);
-            told.oracle.check_answer(&Answer { key: KEY, shown: &shown, context: Some(&clock) })
-        };
-        assert_eq!(covers(&told, &[first, second]), Ok(()));
-        let violation = covers(&told, &[second]).unwrap_err();
-        assert_eq!(violation.property, "contexts_cover_only_what_was_shown");
-        let third = told.put(&[first, second], acked());
-        assert_eq!(covers(&told, &[third]), Ok(()));
-        assert!(told.oracle.minted(third, dot(2), BTreeSet::new()).is_err());
-    }
-}
+mod tests;

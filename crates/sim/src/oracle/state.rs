@@ -1,0 +1,91 @@
+//! Checks that need no history: they look at what is there.
+
+use std::collections::BTreeMap;
+
+use quorate_protocol::name::NodeId;
+
+use super::{Sight, Verdict, holds};
+
+/// *After healing: replicas identical* (promise 5).
+///
+/// # Errors
+/// The two that differ.
+pub fn replicas_are_equal(key: &str, replicas: &BTreeMap<NodeId, Vec<Sight>>) -> Verdict {
+    let mut all = replicas.iter();
+    let Some((first, theirs)) = all.next() else { return Ok(()) };
+    for (node, sights) in all {
+        holds(sights == theirs, "replicas_are_equal", || {
+            format!("{key}: {first} holds {theirs:?}, {node} holds {sights:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// *A tombstone is reaped only when nothing else is left of its key* (design section 5, deletes),
+/// on any node. `held` says what is.
+///
+/// # Errors
+/// What is held, and by whom.
+pub fn reaped_for_good(key: &str, held: Option<String>) -> Verdict {
+    holds(held.is_none(), "reaped_for_good", || {
+        format!("{key} was proven to be gone, but {}", held.unwrap_or_default())
+    })
+}
+
+/// *After healing: Merkle roots equal* (promise 5), and the trees say what the rows say.
+///
+/// # Errors
+/// What does not.
+pub fn trees_are_right(wrong: Option<String>) -> Verdict {
+    holds(wrong.is_none(), "trees_are_right", || wrong.unwrap_or_default())
+}
+
+/// *A converged cluster at rest writes nothing* (design section 5).
+///
+/// # Errors
+/// How many changes there were.
+pub fn rest_writes_nothing(changes: u64) -> Verdict {
+    holds(changes == 0, "rest_writes_nothing", || format!("{changes} changes at rest"))
+}
+
+/// *The cluster becomes whole by itself* (promise 5): within the rounds that it gets.
+///
+/// # Errors
+/// What is left to do.
+pub fn converges(left: Option<String>) -> Verdict {
+    holds(left.is_none(), "converges", || left.unwrap_or_default())
+}
+
+/// *After healing: no hints* (promise 5).
+///
+/// # Errors
+/// How many are left.
+pub fn no_hints_are_left(hints: usize) -> Verdict {
+    holds(hints == 0, "no_hints_are_left", || format!("{hints} hints were never delivered"))
+}
+
+/// *Bounds hold at the minter* (promise 6): siblings of an object right after a client write.
+///
+/// # Errors
+/// The number and the limit.
+pub fn siblings_are_bounded(siblings: usize, siblings_max: usize) -> Verdict {
+    let holds_bound = siblings <= siblings_max.max(1);
+    holds(holds_bound, "siblings_are_bounded", || format!("{siblings} of {siblings_max} siblings"))
+}
+
+/// *Every request is answered* by its deadline if its coordinator kept running (design section 2:
+/// deadlines live in the machine), and leaves nothing behind.
+///
+/// # Errors
+/// What was not.
+pub fn every_operation_ends(ended: bool, what: &str) -> Verdict {
+    holds(ended, "every_operation_ends", || what.to_owned())
+}
+
+/// *A healed cluster takes every request* (promise 5).
+///
+/// # Errors
+/// Which request failed and how.
+pub fn a_healed_cluster_serves(served: bool, what: &str) -> Verdict {
+    holds(served, "a_healed_cluster_serves", || what.to_owned())
+}
