@@ -224,7 +224,7 @@ section! {
         /// How often the trees are compared with each peer, in milliseconds; 0 turns it off.
         interval_ms: u64 = 10_000,
         /// The share of a core that comparing and mending may take, in percent.
-        share_percent: u64 = 25,
+        share_percent: u64 = 50,
         /// The share of a core that filling an empty disk may take, in percent.
         fill_percent: u64 = 50,
         /// How often the trees are recomputed from the rows, in milliseconds; 0 turns it off.

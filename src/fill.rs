@@ -34,7 +34,7 @@ pub struct Readiness {
 
 const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
-const PARTITIONS_AT_ONCE: usize = 4;
+const PARTITIONS_AT_ONCE: usize = 16;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
@@ -304,13 +304,18 @@ async fn merge_page(node: &Arc<Node>, rows: Vec<(Place, Key, Bytes)>) -> bool {
     if rows.is_empty() {
         return true;
     }
-    let turn = node.fill_pace.turn().await;
+    node.fill_pace.turn().await;
     let now = node.now();
-    let merged = replica::on_blocking_pool(node, move |node| node.store.merge_page(rows, now));
-    let merged = merged.await;
-    turn.end().await;
-    if let Err(error) = &merged {
-        tracing::warn!(%error, "could not merge a page of rows");
+    let merge = move |node: &Node| {
+        let began = Instant::now();
+        node.store.merge_page(rows, now).map(|_| began.elapsed())
+    };
+    match replica::on_blocking_pool(node, merge).await {
+        Ok(took) => node.fill_pace.worked(took),
+        Err(error) => {
+            tracing::warn!(%error, "could not merge a page of rows");
+            return false;
+        }
     }
-    merged.is_ok()
+    true
 }

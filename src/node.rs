@@ -257,9 +257,25 @@ impl Node {
         self.formation().is_some() && self.standing.is_cleared()
     }
 
+    /// Equal as long as no bucket's n changes.
+    pub fn n_hash(&self) -> u64 {
+        let usual = self.buckets.properties("").n;
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        for (bucket, _) in self.buckets.all() {
+            let n = self.buckets.properties(bucket.as_str()).n;
+            if n != usual {
+                hash.update(bucket.as_str().as_bytes());
+                hash.update(&[0]);
+                hash.update(&n.to_le_bytes());
+            }
+        }
+        hash.update(&usual.to_le_bytes());
+        hash.digest()
+    }
+
     /// Whether every row is in its tree: not for a while after a bucket's n was changed.
     pub fn trees_fit(&self) -> bool {
-        self.swept.trees_fit.load(Ordering::Relaxed) == self.buckets.hash()
+        self.swept.trees_fit.load(Ordering::Relaxed) == self.n_hash()
     }
 
     /// All nodes in the order of preference for a key.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
@@ -16,6 +16,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
+use quorate_storage::Error;
 use tokio::time::MissedTickBehavior;
 
 use crate::mailbox::{Heard, ReplyTo};
@@ -24,15 +25,17 @@ use crate::replica::{on_blocking_pool, read_row};
 
 /// How often a node looks whether bucket properties changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Rows of one step.
+/// Rows that are looked at together, and the most that one step leaves to be dropped.
 const STEP_ROWS_MAX: usize = 512;
-/// The hash of the bucket table for which all rows were swept.
+/// How long one step goes on.
+const STEP_TIME: Duration = Duration::from_millis(20);
+/// The hash of all buckets' n by which all rows were swept.
 const SWEPT_RECORD: &str = "swept";
 
 /// What sweeping and scrubbing found since the start.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// The hash of the bucket table by which every row is in the right tree.
+    /// The hash of all buckets' n by which every row is in the right tree.
     pub trees_fit: AtomicU64,
     /// Rows moved to another tree.
     pub moved: AtomicU64,
@@ -55,7 +58,7 @@ pub async fn run(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
-        let hash = node.buckets.hash();
+        let hash = node.n_hash();
         if done_for == Some(hash) || !node.takes_part() {
             continue;
         }
@@ -76,34 +79,58 @@ pub async fn run(node: Arc<Node>) {
 /// dropped; `None` if not every row could be looked at.
 async fn sweep_all(node: &Arc<Node>) -> Option<bool> {
     let mut all_dropped = true;
-    for partition in (0..node.layout.partitions()).map(|p| Partition(p as u16)) {
-        let mut after: Option<Key> = None;
-        loop {
-            let turn = node.anti_entropy.pace.turn().await;
-            let from = after.take();
-            let step = on_blocking_pool(node, move |node| {
-                node.store.sweep(partition, from.as_ref(), STEP_ROWS_MAX, |bucket| {
-                    n_if_home(node, partition, bucket)
-                })
-            });
-            let step = step.await;
-            turn.end().await;
-            let step = match step {
-                Ok(step) => step,
-                Err(error) => {
-                    tracing::warn!(%error, "could not sweep");
-                    return None;
-                }
-            };
-            node.swept.moved.fetch_add(step.moved as u64, Relaxed);
-            all_dropped &= drop_unowned(node, partition, step.unowned).await;
-            match step.last {
-                Some(last) => after = Some(last),
-                None => break,
+    let mut from = Some((Partition(0), None));
+    while let Some((partition, after)) = from {
+        node.anti_entropy.pace.turn().await;
+        let step = on_blocking_pool(node, move |node| sweep_some(node, partition, after)).await;
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                tracing::warn!(%error, "could not sweep");
+                return None;
             }
-        }
+        };
+        node.anti_entropy.pace.worked(step.took);
+        node.swept.moved.fetch_add(step.moved as u64, Relaxed);
+        all_dropped &= drop_unowned(node, step.unowned).await;
+        from = step.next;
     }
     Some(all_dropped)
+}
+
+/// A step over as many partitions as it takes to look at some rows.
+struct Step {
+    moved: usize,
+    unowned: Vec<(Key, Version)>,
+    /// Where to go on; `None` at the end.
+    next: Option<(Partition, Option<Key>)>,
+    took: Duration,
+}
+
+/// Looks at rows for a while. Blocks.
+fn sweep_some(
+    node: &Node,
+    mut partition: Partition,
+    mut after: Option<Key>,
+) -> Result<Step, Error> {
+    let began = Instant::now();
+    let mut step = Step { moved: 0, unowned: Vec::new(), next: None, took: Duration::ZERO };
+    while u32::from(partition.0) < node.layout.partitions() {
+        if began.elapsed() >= STEP_TIME || step.unowned.len() >= STEP_ROWS_MAX {
+            step.next = Some((partition, after));
+            break;
+        }
+        let n_of = |bucket: &str| n_if_home(node, partition, bucket);
+        let swept = node.store.sweep(partition, after.as_ref(), STEP_ROWS_MAX, n_of)?;
+        step.moved += swept.moved;
+        step.unowned.extend(swept.unowned);
+        after = swept.last;
+        if after.is_none() {
+            partition.0 += 1;
+        }
+    }
+    step.took = began.elapsed();
+    Ok(step)
 }
 
 /// The n of a bucket, if this node is a home replica of its keys in this partition.
@@ -113,7 +140,7 @@ fn n_if_home(node: &Node, partition: Partition, bucket: &str) -> Option<u16> {
 }
 
 /// Drops rows that this node no longer owns, once all home replicas hold them. Whether none is left.
-async fn drop_unowned(node: &Arc<Node>, partition: Partition, rows: Vec<(Key, Version)>) -> bool {
+async fn drop_unowned(node: &Arc<Node>, rows: Vec<(Key, Version)>) -> bool {
     let mut all_dropped = true;
     for (key, version) in rows {
         if !hand_over(node, &key, version).await {
@@ -121,7 +148,7 @@ async fn drop_unowned(node: &Arc<Node>, partition: Partition, rows: Vec<(Key, Ve
             continue;
         }
         // First: whoever confirms a tombstone from now on knows of this drop.
-        node.quiet.disturb(partition, node.uptime());
+        node.quiet.disturb(node.partition(&key), node.uptime());
         let drop_row = move |node: &Node| node.store.drop_row(node.home(&key), &key, version);
         match on_blocking_pool(node, drop_row).await {
             Ok(true) => drop(node.swept.dropped.fetch_add(1, Relaxed)),
@@ -179,11 +206,16 @@ pub async fn scrub(node: Arc<Node>) {
 
 /// Recomputes the trees of one partition. How many leaves were wrong.
 pub async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u64 {
-    let turn = node.anti_entropy.pace.turn().await;
-    let scrubbed = on_blocking_pool(node, move |node| node.store.scrub(partition)).await;
-    turn.end().await;
-    let wrong = match scrubbed {
-        Ok(scrubbed) => scrubbed.differing_leaves + scrubbed.differing_entries,
+    node.anti_entropy.pace.turn().await;
+    let scrub = move |node: &Node| {
+        let began = Instant::now();
+        node.store.scrub(partition).map(|scrubbed| (scrubbed, began.elapsed()))
+    };
+    let wrong = match on_blocking_pool(node, scrub).await {
+        Ok((scrubbed, took)) => {
+            node.anti_entropy.pace.worked(took);
+            scrubbed.differing_leaves + scrubbed.differing_entries
+        }
         Err(error) => {
             tracing::warn!(%error, partition = partition.0, "could not scrub");
             return 0;

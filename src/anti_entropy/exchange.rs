@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -24,6 +25,8 @@ use crate::replica::{self, on_blocking_pool};
 
 /// Keys that are being mended at a time within one page.
 const MENDING_MAX: usize = 64;
+/// What mending a key costs this node in processor time, about.
+const WORK_PER_KEY: Duration = Duration::from_micros(100);
 
 /// Why a tree is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,12 +157,12 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
         Asking::ToCompare => &talk.node.anti_entropy.pace,
         Asking::ToFill => &talk.node.fill_pace,
     };
-    let turn = pace.turn().await;
+    pace.turn().await;
+    pace.worked(WORK_PER_KEY * differences.len() as u32);
     let mending = stream::iter(differences).map(|difference| mend_one(talk, difference, why));
     let mended = mending.buffer_unordered(MENDING_MAX).filter(|mended| std::future::ready(*mended));
     let mended = mended.count().await as u64;
     let is_durable = talk.node.store.durable().await.is_ok();
-    turn.end().await;
     is_durable.then_some(mended)
 }
 

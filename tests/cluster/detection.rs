@@ -130,7 +130,8 @@ impl Work {
 async fn one_request(cluster: &Cluster, number: usize, client: usize, turn: usize) -> Request {
     let path = format!("/kv/steady/c{client}-{}", turn / 4);
     let node = cluster.at(number);
-    let ask = if (turn / 2).is_multiple_of(2) { node.put(&path).value("v") } else { node.get(&path) };
+    let ask =
+        if (turn / 2).is_multiple_of(2) { node.put(&path).value("v") } else { node.get(&path) };
     let begun = Instant::now();
     let answer = ask.try_answer().await;
     let took = begun.elapsed();
