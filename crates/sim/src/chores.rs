@@ -11,8 +11,7 @@ impl Node {
     pub(crate) fn do_chores(&mut self, world: &mut World) {
         let peer = *world.dice.pick(&world.setup.nodes.clone());
         if world.setup.reaps() || world.dice.percent(5) {
-            self.store.mark_alive(self.wall(world.now));
-            self.begin_sync(world);
+            self.mark_alive(world);
         }
         let seldom = if world.setup.reaps() { 40 } else { 15 };
         if !self.is_cleared() {

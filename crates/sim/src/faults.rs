@@ -204,7 +204,7 @@ impl Cluster {
     fn may_lose(&self, id: NodeId) -> bool {
         let is_whole = |node: &crate::node::Node| {
             let Records { missing, buckets, .. } = &node.records;
-            missing.is_empty() && buckets.raised_from().is_none()
+            missing.is_empty() && buckets.raised_from().is_none() && !node.is_on_trial
         };
         let Some(node) = self.nodes.get(&id).filter(|node| node.up) else { return false };
         let is_elsewhere = |(slot, row): (&crate::store::Slot, &quorate_protocol::row::Row)| {

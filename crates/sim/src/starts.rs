@@ -83,9 +83,8 @@ impl Node {
         let nonce = world.dice.nonzero();
         let start = Start { number, nonce, opened_at, durable_at: opened_at, filled_at };
         self.standing = Standing { start, alive_at, keeps_rows, is_cleared: over.is_some() };
-        self.store.mark_alive(now);
-        self.begin_sync(world);
         world.note(format_args!("{} starts: {start:?} {:?}", self.id, self.incarnation));
+        self.mark_alive(world);
         self.greet_all(world);
     }
 
@@ -93,6 +92,15 @@ impl Node {
     pub(crate) fn miss_everything(&mut self, world: &World) {
         if !world.has(Plant::DiskLossReadyAtOnce) {
             self.records.missing = world.setup.partitions().collect();
+        }
+    }
+
+    /// Records that the node runs, which says how old its rows are if they come back as a backup. Not
+    /// before it takes part: else an old backup would be young when it starts for the second time.
+    pub(crate) fn mark_alive(&mut self, world: &mut World) {
+        if self.is_cleared() {
+            self.store.mark_alive(self.wall(world.now));
+            self.begin_sync(world);
         }
     }
 
@@ -172,7 +180,7 @@ impl Node {
 
     /// A peer, which has remembered starts since a time, found nothing wrong. It counts if the peer
     /// can have known better, with a quarter of the grace for clocks that disagree.
-    fn hear_clearance(&mut self, remembers_since: Millis, world: &World) {
+    fn hear_clearance(&mut self, remembers_since: Millis, world: &mut World) {
         let quarter_ms = world.setup.grace_ms / 4;
         let keeps_rows = self.standing.keeps_rows;
         let could_know = |alive_at: Millis| {
@@ -182,9 +190,10 @@ impl Node {
                 remembers_since.plus(quarter_ms) <= alive_at
             }
         };
-        if self.standing.alive_at.is_none_or(could_know) {
+        if self.standing.alive_at.is_none_or(could_know) && !self.is_cleared() {
             self.standing.is_cleared = true;
             self.is_on_trial = false;
+            self.mark_alive(world);
         }
     }
 
