@@ -124,8 +124,9 @@ async fn mark_alive(node: Arc<Node>) {
     let mut marked_at = 0;
     loop {
         ticks.tick().await;
-        if node.store.durable_at() == marked_at {
-            continue; // nothing was written since the last mark
+        // An old backup must not seem young at its next start: only who takes part is in use.
+        if !node.standing.is_cleared() || node.store.durable_at() == marked_at {
+            continue; // or nothing was written since the last mark
         }
         let now = node.now();
         node.standing.own_record();

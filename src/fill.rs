@@ -192,7 +192,7 @@ async fn fill_partition(node: &Arc<Node>, partition: Partition) -> bool {
         for tree in ns.iter().map(|n| tree(*n)) {
             let homes = node.layout.homes(partition, tree.n);
             let both = homes.contains(&node.me) && homes.contains(&other);
-            if both && !mend_tree(&talk, tree, Asking::ToFill).await.is_complete {
+            if both && !mend_tree(&talk, tree, Asking::ToFill).await.has_all() {
                 return false;
             }
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::stamp::{Millis, STAMP_AHEAD_MS_MAX};
 use quorate_protocol::standing::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_storage::{Error, Store};
 use serde::{Deserialize, Serialize};
@@ -183,7 +183,8 @@ impl Standing {
         let quarter_ms = self.quarter_ms;
         let could_know = |alive_at: Millis| {
             if self.keeps_rows {
-                remembers_since <= alive_at.plus(quarter_ms)
+                // What clocks disagree by; who cannot know better is not needed for long: see `clear_alone`.
+                remembers_since <= alive_at.plus(quarter_ms.min(STAMP_AHEAD_MS_MAX))
             } else {
                 remembers_since.plus(quarter_ms) <= alive_at
             }

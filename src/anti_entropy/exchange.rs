@@ -83,7 +83,10 @@ fn encoded_bytes(head: &impl Serialize) -> u64 {
 
 /// Compares one tree with the peer and mends both sides.
 pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
-    let (mut exchange, mut step) = Exchange::start();
+    let (mut exchange, mut step) = match why {
+        Asking::ToCompare => Exchange::start(),
+        Asking::ToFill => Exchange::start_to_fill(),
+    };
     loop {
         let next = match step {
             Step::CompareLeaves => compare_leaves(talk, tree, &mut exchange).await,
@@ -93,11 +96,8 @@ pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
                 look_again(talk, keys, &mut exchange).await
             }
             Step::Mend(differences) => {
-                let before = differences.len() as u64;
                 let mended = mend(talk, differences, why).await;
-                mended
-                    .filter(|mended| why == Asking::ToCompare || *mended == before)
-                    .map(|mended| exchange.on_mended(mended))
+                mended.map(|mended| exchange.on_mended(mended))
             }
             Step::Done(summary) => return summary,
         };

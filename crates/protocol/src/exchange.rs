@@ -7,6 +7,10 @@
 //! and merged, then the merged one is sent unless it is the peer's own. Cost follows the difference, not
 //! the data. Source: DeCandia et al. (SOSP 2007), section 4.7.
 //!
+//! A node that has to be *filled* ([`Exchange::start_to_fill`]) must not leave anything out: what it was
+//! sent meanwhile says nothing of what it is missing. It mends every difference at once, and has
+//! everything only if [`Summary::has_all`].
+//!
 //! Carry out the [`Step`], tell the machine what came of it, and get the next one, until [`Step::Done`].
 //! If the peer is silent or refuses, call [`Exchange::give_up`]: nothing is half-applied, since every
 //! merge stands for itself.
@@ -90,8 +94,17 @@ pub struct Summary {
     pub keys_compared: u64,
     /// Keys that were mended.
     pub keys_mended: u64,
+    /// Keys that differed and were not: writes in flight, and failures.
+    pub keys_left: u64,
     /// Whether it got to the end.
     pub is_complete: bool,
+}
+
+impl Summary {
+    /// Whether every difference was found and mended.
+    pub fn has_all(&self) -> bool {
+        self.is_complete && self.keys_left == 0
+    }
 }
 
 /// The machine of one comparison.
@@ -103,6 +116,10 @@ pub struct Exchange {
     is_end: bool,
     /// Differences of the page at hand, as first seen.
     found: Vec<Difference>,
+    /// How many of them are being mended.
+    mending: u64,
+    /// Whether every difference counts, writes in flight too.
+    fills: bool,
     summary: Summary,
 }
 
@@ -110,6 +127,11 @@ impl Exchange {
     /// Begins a comparison.
     pub fn start() -> (Self, Step) {
         (Self::default(), Step::CompareLeaves)
+    }
+
+    /// Begins a comparison that leaves nothing out.
+    pub fn start_to_fill() -> (Self, Step) {
+        (Self { fills: true, ..Self::default() }, Step::CompareLeaves)
     }
 
     /// The peer said which leaves differ.
@@ -147,6 +169,10 @@ impl Exchange {
         if self.found.is_empty() {
             return self.next_page();
         }
+        if self.fills {
+            let found = std::mem::take(&mut self.found);
+            return self.mend(found);
+        }
         let keys = self.found.iter().map(|difference| difference.key.clone()).collect();
         Step::LookAgain { keys, not_before: now.plus(LOOK_AGAIN_MS) }
     }
@@ -158,23 +184,31 @@ impl Exchange {
         if ours.len() != found.len() || theirs.len() != found.len() {
             return self.give_up();
         }
+        let found_count = found.len() as u64;
         let now = ours.iter().zip(theirs);
         let still = found.into_iter().zip(now).filter(|(difference, (ours, theirs))| {
             difference.ours == **ours && difference.theirs == **theirs
         });
         let persisting: Vec<_> = still.map(|(difference, _)| difference).collect();
-        if persisting.is_empty() { self.next_page() } else { Step::Mend(persisting) }
+        self.summary.keys_left += found_count - persisting.len() as u64;
+        if persisting.is_empty() { self.next_page() } else { self.mend(persisting) }
     }
 
     /// So many of the keys are mended. Those that are not differ in the next round too.
     pub fn on_mended(&mut self, mended: u64) -> Step {
         self.summary.keys_mended += mended;
+        self.summary.keys_left += self.mending.saturating_sub(mended);
         self.next_page()
     }
 
     /// The peer is silent or refuses: the summary so far.
     pub fn give_up(&self) -> Step {
         Step::Done(self.summary)
+    }
+
+    fn mend(&mut self, differences: Vec<Difference>) -> Step {
+        self.mending = differences.len() as u64;
+        Step::Mend(differences)
     }
 
     fn next_page(&mut self) -> Step {
@@ -341,7 +375,12 @@ mod tests {
             let compared = merged.len() as u64;
             prop_assert_eq!(
                 summary,
-                Summary { keys_compared: compared, keys_mended: differed, is_complete: true }
+                Summary {
+                    keys_compared: compared,
+                    keys_mended: differed,
+                    keys_left: 0,
+                    is_complete: true,
+                }
             );
         }
     }
@@ -352,7 +391,21 @@ mod tests {
         let summary = run(&mut ours, &mut theirs, (5, 5), Some(1));
         assert_eq!((ours[&1], theirs[&1]), (2, 2), "the write itself brought it");
         assert_eq!(theirs.get(&2), Some(&1));
-        assert_eq!(summary.keys_mended, 1);
+        assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
+        assert!(summary.is_complete && !summary.has_all());
+    }
+
+    #[test]
+    fn filling_leaves_nothing_out_and_says_what_failed() {
+        let (mut exchange, _) = Exchange::start_to_fill();
+        exchange.on_leaves(LeafSet::all());
+        let page = |k| Page { versions: vec![(key(k), version(1))], is_end: true };
+        let step = exchange.on_pages(page(1), page(2), Millis(0));
+        assert!(matches!(step, Step::Mend(differences) if differences.len() == 2));
+        let done = exchange.on_mended(1);
+        let Step::Done(summary) = done else { panic!("{done:?}") };
+        assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
+        assert!(summary.is_complete && !summary.has_all());
     }
 
     #[test]
