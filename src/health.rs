@@ -6,7 +6,7 @@
 //! sent later has been answered, and a peer that went down several times within seconds must answer for
 //! a while, longer each time and [`HOLD_BACK_MS_MAX`] at most, before it counts as up again.
 //!
-//! A peer that is not down can be *suspected*: its heartbeats stay away ([`crate::pulse`]), a batch waits
+//! A peer that is not down can be *suspected*: its heartbeats stay away (`crate::pulse`), a batch waits
 //! overlong for an answer, or it says that it cannot reach this node. Suspicion is no failure: it is
 //! asked last (docs/decisions/0005).
 

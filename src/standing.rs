@@ -71,7 +71,7 @@ struct Durable {
 
 impl Standing {
     /// Records a new start. If the last one ended by starting over, drops what must not spread;
-    /// [`Standing::fills`] is then true, and no partition is ready.
+    /// [`Standing::starts_over`] is then true, and no partition is ready.
     ///
     /// # Errors
     /// [`StartError`] if a record cannot be read or written.

@@ -2,7 +2,7 @@
 //!
 //! For each peer a task compares the Merkle trees that both hold, every interval, as soon as the peer is
 //! back, and at once where a partition is known to be dirty. What differs is walked down and mended in
-//! both directions by `protocol::exchange` ([`exchange`]), a page of keys at a time and within a share of a
+//! both directions by `protocol::exchange` (`exchange`), a page of keys at a time and within a share of a
 //! core ([`Pace`]). Of two nodes, the one that comes first in a partition's preference list begins. The
 //! other side is in [`answers`]; people look at it through [`Report`]s.
 

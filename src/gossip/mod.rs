@@ -1,7 +1,7 @@
 //! Gossip: who is alive, and what everybody tells of themselves, known everywhere within a second.
 //!
 //! chitchat (Scuttlebutt reconciliation, by Quickwit) spreads heartbeats and a few words of every node over
-//! UDP, on the peer port's number, in sealed datagrams ([`seal`]). What it tells is advice: heartbeats that
+//! UDP, on the peer port's number, in sealed datagrams (`seal`). What it tells is advice: heartbeats that
 //! stay away make a peer suspected, one that comes back has it greeted at once, and a bucket table that
 //! differs has the tables compared. Nothing fails because gossip is silent, wrong or switched off
 //! (docs/decisions/0005).
