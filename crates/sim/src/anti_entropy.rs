@@ -27,6 +27,8 @@ pub(crate) struct Exchanging {
     doing: Doing,
     /// When the comparison is given up, if the peer says nothing.
     deadline: Millis,
+    /// Whether this node is being filled by it.
+    fills: bool,
     /// The own objects at the first look: only a planted bug looks at them.
     stale: BTreeMap<Key, Object>,
 }
@@ -72,10 +74,16 @@ impl Node {
         self.request(peer, &Message::Roots { roots }, &[], Pending::Roots { peer, trees }, world);
     }
 
+    /// Whether it has a tree, and has received it.
     fn may_compare(&self, tree: Tree, world: &World) -> bool {
+        self.is_in_tree(tree, world) && !self.records.missing.contains(&tree.partition)
+    }
+
+    /// Whether it has a tree: if a node that has to be filled asks, one that has to be filled too
+    /// answers what it has.
+    fn is_in_tree(&self, tree: Tree, world: &World) -> bool {
         self.is_cleared()
             && tree.n == self.n()
-            && !self.records.missing.contains(&tree.partition)
             && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
     }
 
@@ -97,7 +105,7 @@ impl Node {
         world: &mut World,
     ) {
         let reply = match Leaves::from_bytes(theirs) {
-            Some(theirs) if self.may_compare(tree, world) => {
+            Some(theirs) if self.is_in_tree(tree, world) => {
                 Reply::Leaves { differing: self.store.leaves(tree).differing(&theirs) }
             }
             Some(_) | None => Reply::Refused(Refusal::Failed),
@@ -113,12 +121,22 @@ impl Node {
         after: Option<&Key>,
         world: &mut World,
     ) {
-        let reply = if self.may_compare(tree, world) {
+        let reply = if self.is_in_tree(tree, world) {
             Reply::Page(self.store.list(tree, leaves, after, world.setup.page_max))
         } else {
             Reply::NotReady
         };
         world.reply(self.id, back, &reply, &[]);
+    }
+
+    /// What it holds of a key as home replica, whether it has received all or not.
+    pub(crate) fn on_inspect(&self, back: (NodeId, u64), key: &Key, world: &mut World) {
+        let row = self.store.get(&Slot::home(key)).filter(|_| self.is_cleared());
+        let object = row.map(|row| row.object.to_bytes());
+        let own = object.as_ref().map(|object| object.len() as u32);
+        let (ready, hints) = (self.is_ready_for(key, world), Vec::new());
+        let reply = Reply::Inspection { own, ready, hints };
+        world.reply(self.id, back, &reply, &object.unwrap_or_default());
     }
 
     pub(crate) fn on_versions(&mut self, back: (NodeId, u64), keys: &[Key], world: &mut World) {
@@ -146,11 +164,27 @@ impl Node {
             let (exchange, step) = Exchange::start();
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();
-            let stale = BTreeMap::new();
-            let exchanging = Exchanging { peer, tree, exchange, doing, deadline, stale };
+            let (fills, stale) = (false, BTreeMap::new());
+            let exchanging = Exchanging { peer, tree, exchange, doing, deadline, fills, stale };
             self.operations.exchanges.insert(operation, exchanging);
             self.carry_out_exchange(operation, step, world);
         }
+    }
+
+    /// Compares a tree that this node has not received yet.
+    pub(crate) fn compare_to_fill(
+        &mut self,
+        operation: u64,
+        peer: NodeId,
+        tree: Tree,
+        world: &mut World,
+    ) {
+        let (exchange, step) = Exchange::start_to_fill();
+        let (doing, deadline) = (Doing::ComparingLeaves, world.now);
+        let (fills, stale) = (true, BTreeMap::new());
+        let exchanging = Exchanging { peer, tree, exchange, doing, deadline, fills, stale };
+        self.operations.exchanges.insert(operation, exchanging);
+        self.carry_out_exchange(operation, step, world);
     }
 
     fn carry_out_exchange(&mut self, operation: u64, step: Step, world: &mut World) {
@@ -160,7 +194,11 @@ impl Node {
             Step::Done(summary) => {
                 let peer = exchanging.peer;
                 world.note(format_args!("{} compared with {peer}: {summary:?}", self.id));
+                let fills = exchanging.fills;
                 self.operations.exchanges.remove(&operation);
+                if fills {
+                    self.on_compared(operation, summary.has_all(), world);
+                }
             }
             Step::CompareLeaves => {
                 let leaves = self.store.leaves(tree).to_bytes();
@@ -274,7 +312,11 @@ impl Node {
         mending.fetches = first.must_fetch();
         let key = first.key.clone();
         if mending.fetches {
-            let message = Message::Read { key, what: What::Object, place: Where::Home };
+            let message = if exchanging.fills {
+                Message::Inspect { key }
+            } else {
+                Message::Read { key, what: What::Object, place: Where::Home }
+            };
             self.ask_peer(operation, &message, &[], world);
         } else {
             self.send_ours(operation, world);
@@ -314,7 +356,8 @@ impl Node {
             return self.mended_first(operation, *head == Reply::Stored, world);
         }
         let stale = exchanging.stale.remove(&key);
-        let object = (*head == Reply::Object).then(|| Object::decode(payload));
+        let is_object = matches!(head, Reply::Object | Reply::Inspection { own: Some(_), .. });
+        let object = is_object.then(|| Object::decode(payload));
         let Some(Ok(mut object)) = object else {
             return self.mended_first(operation, false, world);
         };

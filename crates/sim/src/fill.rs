@@ -10,6 +10,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::tree::{Root, Tree};
 
 use crate::node::{Node, Pending};
 use crate::replica::Waiter;
@@ -17,7 +18,7 @@ use crate::world::World;
 
 /// A filling under way: pages are asked for one after the other.
 pub(crate) struct Filling {
-    todo: VecDeque<(NodeId, Rows)>,
+    todo: VecDeque<Job>,
     /// What it will have filled.
     target: Target,
     /// The question that is open.
@@ -25,6 +26,15 @@ pub(crate) struct Filling {
     /// When it was asked, by the own wall clock: what comes was read no earlier.
     asked_at: Millis,
     deadline: Millis,
+}
+
+/// A part of a filling.
+#[derive(Clone, Copy)]
+enum Job {
+    /// Fetch these rows of a node, page by page.
+    Fetch(NodeId, Rows),
+    /// Compare this tree with a node's, leaving nothing out.
+    Compare(NodeId, Tree),
 }
 
 #[derive(Clone, Debug)]
@@ -45,26 +55,39 @@ impl Node {
         }
         let (me, n) = (self.id, self.n());
         let layout = world.setup.layout.clone();
-        let others = |partition: Partition, n: u16| {
+        let others = |partition: Partition| {
             let homes = layout.homes(partition, n);
             let others = homes.iter().copied().filter(|home| *home != me);
-            let others: Vec<NodeId> = if homes.contains(&me) { others.collect() } else { vec![] };
-            others.into_iter().map(move |home| (home, Rows::Partition(partition)))
+            if homes.contains(&me) { others.collect() } else { Vec::new() }
         };
+        let fetch =
+            |partition: Partition| move |home: NodeId| Job::Fetch(home, Rows::Partition(partition));
         let mut todo = VecDeque::new();
         let target = if let Some(before) = self.records.buckets.raised_from() {
             let is_new = |p: &Partition| !layout.homes(*p, before).contains(&me);
-            todo.extend(world.setup.partitions().filter(is_new).flat_map(|p| others(p, n)));
+            for partition in world.setup.partitions().filter(is_new) {
+                todo.extend(others(partition).into_iter().map(fetch(partition)));
+            }
             Target::Bucket(before, n)
         } else if !self.records.missing.is_empty() {
             let down = self.down(world.now);
             let up = world.setup.nodes.iter().filter(|node| **node != me && !down.contains(node));
             for from in up {
                 let targets = world.setup.nodes.iter();
-                todo.extend(targets.map(|target| (*from, Rows::HintsFor(*target))));
+                todo.extend(targets.map(|target| Job::Fetch(*from, Rows::HintsFor(*target))));
             }
             let missing: Vec<Partition> = self.records.missing.iter().copied().collect();
-            todo.extend(missing.iter().flat_map(|partition| others(*partition, n)));
+            for partition in &missing {
+                // An empty partition is streamed from one; with the others the trees are compared.
+                // Comparing alone must do as well.
+                let tree = Tree { partition: *partition, n };
+                let others = others(*partition);
+                let is_empty = self.store.leaves(tree).root() == Root::default();
+                if is_empty && world.dice.percent(50) {
+                    todo.extend(others.first().copied().map(fetch(*partition)));
+                }
+                todo.extend(others.into_iter().map(|home| Job::Compare(home, tree)));
+            }
             Target::Partitions(missing)
         } else {
             return;
@@ -80,12 +103,31 @@ impl Node {
         let (question, asked_at) = (world.fresh_number(), self.wall(world.now));
         let Some(filling) = self.filling.as_mut() else { return };
         filling.deadline = world.now.plus(world.setup.request_timeout_ms);
-        let Some((from, rows)) = filling.todo.front().copied() else {
-            return self.when_durable(Waiter::Filled, world);
-        };
         (filling.question, filling.asked_at) = (question, asked_at);
-        let message = Message::Fetch { rows, after };
-        self.request(from, &message, &[], Pending::Fetch { question }, world);
+        match filling.todo.front().copied() {
+            None => self.when_durable(Waiter::Filled, world),
+            Some(Job::Fetch(from, rows)) => {
+                let message = Message::Fetch { rows, after };
+                self.request(from, &message, &[], Pending::Fetch { question }, world);
+            }
+            Some(Job::Compare(from, tree)) => {
+                filling.deadline = Millis(u64::MAX); // the comparison ends by itself
+                self.compare_to_fill(question, from, tree, world);
+            }
+        }
+    }
+
+    /// A comparison ended.
+    pub(crate) fn on_compared(&mut self, question: u64, has_all: bool, world: &mut World) {
+        let Some(filling) = self.filling.as_mut().filter(|f| f.question == question) else {
+            return;
+        };
+        if has_all {
+            filling.todo.pop_front();
+            self.fetch_next(None, world);
+        } else {
+            self.filling = None; // tried again soon
+        }
     }
 
     pub(crate) fn on_fetch(

@@ -232,8 +232,8 @@ impl Node {
                 let rows = self.reap(&tombstones, world);
                 world.reply(self.id, back, &Reply::Reaped { rows }, &[]);
             }
-            Message::Inspect { .. }
-            | Message::Conflicts { .. }
+            Message::Inspect { key } => self.on_inspect(back, &key, world),
+            Message::Conflicts { .. }
             | Message::Form { .. }
             | Message::Room
             | Message::SyncPoint
