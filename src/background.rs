@@ -68,12 +68,12 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
         let heard = node.peers.ask(peer, hello, timeout).await;
         match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Status(status)) => {
-                let remembers_since = status.remembers_since;
+                let (remembers_since, vouches) = (status.remembers_since, status.vouches);
                 let differs = status.buckets_hash != node.buckets.hash();
                 self::heard(&node, peer, status);
                 // First: who does not know that n was changed may take itself for a home replica.
                 if !differs || agree_on_buckets(&node, peer).await {
-                    node.standing.clear(remembers_since);
+                    node.standing.clear(remembers_since, vouches);
                 }
             }
             Some(Reply::Behind(known)) => {
@@ -100,7 +100,8 @@ pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
         Ok(Some(known)) => Reply::Behind(known),
         Ok(None) => {
             heard(node, peer, status);
-            Reply::Status(node.status())
+            let vouches = node.standing.vouches_for(peer, start);
+            Reply::Status(Status { vouches, ..node.status() })
         }
         Err(error) => Reply::Refused(replica::refusal_of(&error)),
     }

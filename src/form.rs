@@ -113,6 +113,7 @@ impl Ask {
                 start: Default::default(),
                 grace_ms: 0,
                 remembers_since: Default::default(),
+                vouches: false,
             };
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),

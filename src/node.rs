@@ -371,6 +371,7 @@ impl Node {
             start: self.standing.start(&self.store),
             grace_ms: self.config.deletes.grace_ms,
             remembers_since: self.standing.remembers_since(),
+            vouches: false,
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Standing {
     memory: Mutex<Memory>,
     remembers_since: Millis,
     is_memory_recorded: AtomicBool,
+    /// Starts, by their nonces, that go on from an earlier one that is remembered.
+    vouched: Mutex<BTreeMap<NodeId, u64>>,
     /// Cancelled when this process must end and start over.
     pub start_over: CancellationToken,
 }
@@ -117,6 +119,7 @@ impl Standing {
             remembers_since: memory.since,
             memory: Mutex::new(memory),
             is_memory_recorded: AtomicBool::new(true),
+            vouched: Mutex::default(),
             start_over: CancellationToken::new(),
         })
     }
@@ -177,9 +180,9 @@ impl Standing {
     }
 
     /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
-    /// if the peer can have known better: a quarter of the grace is left for clocks that disagree, on the
-    /// careful side if the rows are old.
-    pub fn clear(&self, remembers_since: Millis) {
+    /// if the peer vouches for it, having remembered an earlier start, or can have known better: a quarter
+    /// of the grace is left for clocks that disagree, on the careful side if the rows are old.
+    pub fn clear(&self, remembers_since: Millis, vouches: bool) {
         let quarter_ms = self.quarter_ms;
         let could_know = |alive_at: Millis| {
             if self.keeps_rows {
@@ -189,9 +192,14 @@ impl Standing {
                 remembers_since.plus(quarter_ms) <= alive_at
             }
         };
-        if self.alive_at.is_none_or(could_know) {
+        if vouches || self.alive_at.is_none_or(could_know) {
             self.cleared.store(true, Relaxed);
         }
+    }
+
+    /// Whether this node remembered an earlier start of a peer, from which this one goes on.
+    pub fn vouches_for(&self, peer: NodeId, start: Start) -> bool {
+        lock(&self.vouched).get(&peer) == Some(&start.nonce)
     }
 
     /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
@@ -226,6 +234,9 @@ impl Standing {
             }
             Verdict::GoesOn(next) => next,
         };
+        if known.is_some_and(|known| known.number < next.number) {
+            lock(&self.vouched).insert(peer, next.nonce);
+        }
         memory.peers.insert(peer, next);
         if known != Some(next) {
             self.is_memory_recorded.store(false, Relaxed);

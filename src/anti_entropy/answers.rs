@@ -16,6 +16,9 @@ use crate::replica::{on_blocking_pool, refusal_of};
 
 /// Which of a peer's trees differ from this node's.
 pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
+    if !node.trees_fit() {
+        return Reply::NotReady; // empty trees are equal, and say nothing
+    }
     let may_compare = |tree: Tree| {
         node.standing.is_cleared()
             && u32::from(tree.partition.0) < node.layout.partitions()

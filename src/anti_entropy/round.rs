@@ -51,6 +51,7 @@ pub async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report {
         partitions: Vec::new(),
         is_complete: true,
     };
+    report.is_complete &= node.trees_fit();
     for chunk in trees.chunks(ROOTS_MAX) {
         match differing(node, &talk, chunk).await {
             Some(trees) => mend(&talk, trees, &mut report).await,

@@ -91,7 +91,7 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let unreachable: Vec<NodeId> = peers.into_iter().filter(|peer| down.contains(peer)).collect();
     let rounds: Vec<Value> = reports.iter().map(|report| round(&node, report)).collect();
     let answer = json!({
-        "complete": is_complete && node.readiness.is_complete(),
+        "complete": is_complete && node.readiness.is_complete() && node.buckets.raised().is_empty(),
         "rounds": rounds,
         "unreachable": unreachable,
     });

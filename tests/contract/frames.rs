@@ -127,6 +127,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         start: Default::default(),
         grace_ms: 0,
         remembers_since: Millis(0),
+        vouches: false,
     };
     for message in [
         store(b""),

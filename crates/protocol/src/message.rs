@@ -327,6 +327,8 @@ pub struct Status {
     pub grace_ms: u64,
     /// Since when, by its wall clock, it has remembered the starts of its peers without a gap.
     pub remembers_since: Millis,
+    /// In an answer: it remembered an earlier start of the asker, and the asker goes on from there.
+    pub vouches: bool,
 }
 
 /// One client write as it travels from coordinator to minter.

@@ -148,6 +148,7 @@ impl Node {
             release: String::new(),
             start: Start { durable_at: self.store.durable_at(), ..self.standing.start },
             grace_ms: world.setup.grace_ms,
+            vouches: false,
             remembers_since: self.records.starts.remembers_since,
         }
     }
