@@ -79,7 +79,7 @@ impl Node {
         }
         let mut row = self.row(&slot, world);
         let before = row.object.clone();
-        if row.merge(object, now) || is_new {
+        if row.merge(object, now) {
             if world.has(Plant::MergeKeepsCovered) {
                 let both = before.siblings.iter().chain(&object.siblings);
                 for sibling in both {

@@ -44,6 +44,8 @@ pub(crate) struct Standing {
     keeps_rows: bool,
     /// Whether it takes part.
     is_cleared: bool,
+    /// Starts of peers, by their nonces, that go on from an earlier one that is remembered.
+    vouched: BTreeMap<NodeId, u64>,
 }
 
 impl Node {
@@ -82,7 +84,8 @@ impl Node {
         let opened_at = self.store.written();
         let nonce = world.dice.nonzero();
         let start = Start { number, nonce, opened_at, durable_at: opened_at, filled_at };
-        self.standing = Standing { start, alive_at, keeps_rows, is_cleared: over.is_some() };
+        let (is_cleared, vouched) = (over.is_some(), BTreeMap::new());
+        self.standing = Standing { start, alive_at, keeps_rows, is_cleared, vouched };
         world.note(format_args!("{} starts: {start:?} {:?}", self.id, self.incarnation));
         self.mark_alive(world);
         self.greet_all(world);
@@ -160,7 +163,12 @@ impl Node {
         let reply = match judge(known, status.start) {
             Verdict::GoesOn(next) => {
                 remembered.insert(back.0, next);
-                Reply::Status(self.status(world))
+                let vouched = &mut self.standing.vouched;
+                if known.is_some_and(|known| known.number < next.number) {
+                    vouched.insert(back.0, next.nonce);
+                }
+                let vouches = vouched.get(&back.0) == Some(&next.nonce);
+                Reply::Status(Status { vouches, ..self.status(world) })
             }
             Verdict::Behind(known) => Reply::Behind(known),
         };
@@ -172,7 +180,7 @@ impl Node {
         if let Reply::Behind(known) = reply {
             self.fall_behind(*known, world);
         } else if let Reply::Status(status) = reply {
-            self.hear_clearance(status.remembers_since, world);
+            self.hear_clearance(status, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);
             }
@@ -180,8 +188,10 @@ impl Node {
     }
 
     /// A peer, which has remembered starts since a time, found nothing wrong. It counts if the peer
-    /// can have known better, with a quarter of the grace for clocks that disagree.
-    fn hear_clearance(&mut self, remembers_since: Millis, world: &mut World) {
+    /// remembered an earlier start, or can have known better, with a quarter of the grace for clocks
+    /// that disagree.
+    fn hear_clearance(&mut self, status: &Status, world: &mut World) {
+        let remembers_since = status.remembers_since;
         let quarter_ms = world.setup.grace_ms / 4;
         let keeps_rows = self.standing.keeps_rows;
         let could_know = |alive_at: Millis| {
@@ -191,7 +201,8 @@ impl Node {
                 remembers_since.plus(quarter_ms) <= alive_at
             }
         };
-        if self.standing.alive_at.is_none_or(could_know) && !self.is_cleared() {
+        let counts = status.vouches || self.standing.alive_at.is_none_or(could_know);
+        if counts && !self.is_cleared() {
             self.standing.is_cleared = true;
             self.is_on_trial = false;
             self.mark_alive(world);
@@ -200,7 +211,8 @@ impl Node {
 
     /// A peer remembers more of this node than it brings: it starts over.
     fn fall_behind(&mut self, known: Remembered, world: &mut World) {
-        let Standing { start, keeps_rows, .. } = self.standing;
+        let Standing { start, keeps_rows, .. } = &self.standing;
+        let (start, keeps_rows) = (*start, *keeps_rows);
         if world.has(Plant::BehindIgnored) {
             self.standing.is_cleared = true;
             return;
