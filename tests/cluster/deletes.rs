@@ -55,11 +55,12 @@ const GRACE: Duration = Duration::from_secs(2);
 const REAPING: &str =
     "[deletes]\ngrace_ms = 2000\nreap_ms = 200\n[anti_entropy]\ninterval_ms = 500\n";
 
-/// How many of the keys are known to have been deleted, by the word of a node.
+/// How many of the keys are known to have been deleted, by the word of a node. Asks two replicas: one
+/// alone may have missed the delete, and says so rightly.
 async fn remembered(cluster: &Cluster, keys: &[String], through: usize) -> usize {
     let mut count = 0;
     for key in keys {
-        let read = cluster.at(through).get(&format!("/kv/{key}?r=1")).answer().await;
+        let read = cluster.at(through).get(&format!("/kv/{key}?r=2")).answer().await;
         assert!([404, 503].contains(&read.status), "{key} through n{through}: {}", read.text());
         count += usize::from(read.context().is_some());
     }
