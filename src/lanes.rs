@@ -1,19 +1,20 @@
-//! The lanes to one peer: each takes whatever waits in its queue, sends it as one POST and hands the replies
-//! out. What a POST reveals of the peer goes into its [`crate::health`].
+//! The lanes to one peer: each takes whatever waits in its queue, sends it as one batch and hands the replies
+//! out. What a batch reveals of the peer goes into its [`crate::health`].
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::envelope;
+use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::wire::{self, FrameWriter, Header};
+use quorate_protocol::wire::{FrameWriter, Header};
 
 use crate::faults::Faults;
 use crate::health::{Health, State};
+use crate::link::{Failure, Link};
 use crate::mailbox::Heard;
 use crate::queue::{Outgoing, Queue};
 
@@ -63,12 +64,14 @@ impl Peer {
 pub(crate) struct Line {
     pub(crate) client: reqwest::Client,
     pub(crate) faults: Arc<Faults>,
-    /// How long a POST may take.
+    /// How long a batch may take.
     pub(crate) timeout: Duration,
     pub(crate) outlook: Arc<Outlook>,
     pub(crate) started: Instant,
     /// How many lanes of each kind a peer has.
     pub(crate) lanes: usize,
+    /// The longest frame that is sent or taken as a reply, in bytes.
+    pub(crate) frame_bytes_max: usize,
 }
 
 impl Line {
@@ -120,10 +123,11 @@ fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
     }
 }
 
-/// One lane: takes whatever waits, sends it as one POST, hands the replies out, and again.
+/// One lane: takes whatever waits, sends it as one batch, hands the replies out, and again.
 pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
     let queue = &peer.queues[kind as usize];
     let in_flight = &peer.in_flight[kind as usize * line.lanes + lane];
+    let mut link = Link::default();
     loop {
         let batch = queue.take(lane).await;
         let mut frame = FrameWriter::new(&peer.header);
@@ -132,11 +136,12 @@ pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
         }
         let (begun, sent_at) = (Instant::now(), line.now());
         in_flight.store(sent_at.0, Relaxed);
-        let posting = post(&peer, &line, frame.finish());
-        let posted = if lane == 0 { call_for_help(queue, posting).await } else { posting.await };
+        let frame = frame.finish_for_stream(envelope::Kind::Frame);
+        let asking = link.ask(&peer, &line, frame, batch.len());
+        let answered = if lane == 0 { call_for_help(queue, asking).await } else { asking.await };
         in_flight.store(0, Relaxed);
-        match posted {
-            Ok(replies) if replies.len() == batch.len() => {
+        match answered {
+            Ok(replies) => {
                 if is_measured(kind, &batch) {
                     peer.health.round_trip(begun.elapsed());
                 }
@@ -144,10 +149,6 @@ pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
                 for (outgoing, reply) in batch.into_iter().zip(replies) {
                     outgoing.reply_to.tell(peer.node, Heard::Reply(reply));
                 }
-            }
-            Ok(replies) => {
-                let error = format!("{} replies to {} messages", replies.len(), batch.len());
-                tell_all(&peer, batch, || Heard::Silent(error.clone()));
             }
             Err(failure) => {
                 let error = failure.error();
@@ -173,80 +174,21 @@ fn is_measured(kind: Kind, batch: &[Outgoing]) -> bool {
 const HELD_UP_AFTER: Duration = Duration::from_millis(2);
 
 /// Waits for the first lane's batch; if it takes long, the other lanes are called.
-async fn call_for_help<T>(queue: &Queue, posting: impl Future<Output = T>) -> T {
-    let mut posting = std::pin::pin!(posting);
-    if let Ok(posted) = tokio::time::timeout(HELD_UP_AFTER, posting.as_mut()).await {
-        return posted;
+async fn call_for_help<T>(queue: &Queue, asking: impl Future<Output = T>) -> T {
+    let mut asking = std::pin::pin!(asking);
+    if let Ok(answered) = tokio::time::timeout(HELD_UP_AFTER, asking.as_mut()).await {
+        return answered;
     }
     queue.set_held_up(true);
-    let posted = posting.await;
+    let answered = asking.await;
     queue.set_held_up(false);
-    posted
+    answered
 }
 
 fn tell_all(peer: &Peer, batch: Vec<Outgoing>, heard: impl Fn() -> Heard) {
     for outgoing in batch {
         outgoing.reply_to.tell(peer.node, heard());
     }
-}
-
-/// Why a POST brought no replies.
-enum Failure {
-    /// The peer refused the frame as a whole and carried nothing out.
-    Refused(String),
-    /// No connection: nothing was carried out.
-    NotSent(String),
-    /// Sent, perhaps carried out, not answered.
-    Silent(String),
-}
-
-impl Failure {
-    fn error(&self) -> String {
-        let (Self::Refused(error) | Self::NotSent(error) | Self::Silent(error)) = self;
-        error.clone()
-    }
-
-    fn heard(&self) -> Heard {
-        match self {
-            Self::Refused(error) | Self::NotSent(error) => Heard::NotSent(error.clone()),
-            Self::Silent(error) => Heard::Silent(error.clone()),
-        }
-    }
-}
-
-async fn post(peer: &Peer, line: &Line, frame: Bytes) -> Result<Vec<WithPayload<Reply>>, Failure> {
-    if line.faults.cuts_out(peer.node) {
-        tokio::time::sleep(line.timeout).await;
-        return Err(Failure::Silent("cut off by the fault hook".to_owned()));
-    }
-    // Large frames get longer: ten bytes a microsecond is slow for any network worth the name.
-    let timeout = line.timeout + Duration::from_micros(frame.len() as u64 / 10);
-    let request = line.client.post(peer.url.clone()).timeout(timeout).body(frame);
-    let response = request.send().await.map_err(|error| classify(&error))?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| Failure::Silent(error.to_string()))?;
-    if !status.is_success() {
-        let text = String::from_utf8_lossy(&body[..body.len().min(500)]);
-        return Err(Failure::Refused(format!("{status}: {text}")));
-    }
-    let (header, replies) =
-        wire::decode::<Reply>(body).map_err(|error| Failure::Silent(error.to_string()))?;
-    if header.from != peer.node {
-        let error = format!("{} answers where {} should be", header.from, peer.node);
-        return Err(Failure::Silent(error));
-    }
-    peer.health.heard_layout(header.layout_version, header.layout_hash.0);
-    Ok(replies)
-}
-
-fn classify(error: &reqwest::Error) -> Failure {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = cause.to_string(); // the innermost cause says most
-        source = cause.source();
-    }
-    if error.is_connect() { Failure::NotSent(text) } else { Failure::Silent(text) }
 }
 
 impl Line {

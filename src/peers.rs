@@ -1,6 +1,6 @@
 //! The other nodes: a queue per peer and kind, emptied in batches by a few lanes.
 //!
-//! **Adaptive batching**: whatever waits when a lane is free goes out as one POST. Under load batches
+//! **Adaptive batching**: whatever waits when a lane is free goes out as one batch. Under load batches
 //! grow by themselves, when idle a message leaves at once. Reads, writes and control messages have
 //! queues and lanes of their own, so that a read never waits behind another operation's sync and a
 //! forwarded write never behind a full data lane. No lane is held by an operation that itself waits for
@@ -28,6 +28,7 @@ use crate::lanes::{self, Kind, Line, Peer};
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::StartError;
 use crate::queue::{Bounds, Outgoing, Queue};
+use crate::stream;
 
 /// All other nodes of the layout.
 pub struct Peers {
@@ -83,6 +84,7 @@ impl Peers {
             outlook: Arc::default(),
             started: Instant::now(),
             lanes: config.peers.lanes,
+            frame_bytes_max: stream::frame_bytes_max(config),
         };
         let bounds = Bounds {
             messages_max: config.peers.queue_messages_max,
@@ -230,13 +232,13 @@ fn peer_url(addr: &str) -> Result<reqwest::Url, StartError> {
     reqwest::Url::parse(&url).map_err(|_| StartError::PeerAddr(addr.to_owned()))
 }
 
-/// The HTTP client for peers: keep-alive, no proxies, no delayed packets.
+/// The HTTP client that opens lanes' streams: no proxies, no delayed packets, and no pool, since a
+/// connection becomes a stream or is of no use.
 fn client(config: &Config) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .no_proxy()
         .tcp_nodelay(true)
-        .pool_max_idle_per_host(3 * config.peers.lanes)
-        .pool_idle_timeout(Duration::from_secs(90))
+        .pool_max_idle_per_host(0)
         .connect_timeout(Duration::from_millis(config.timeouts.replica_ms))
         .build()
 }

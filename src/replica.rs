@@ -1,21 +1,12 @@
-//! The peer port: carries out what other nodes ask.
+//! Carries out what other nodes ask (they ask through [`crate::peer_port`]).
 //!
-//! One POST is a batch of messages of one kind. All stores of a batch are merged first and then share
-//! one wait for durability; reads never wait for it. What would block goes to the blocking pool, the rest
-//! is done in place: a hop per operation costs more than the operation.
+//! A batch holds messages of one kind. All its stores are merged first and then share one wait for
+//! durability; reads never wait for it. What would block goes to the blocking pool, the rest is done in
+//! place: a hop per operation costs more than the operation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
 use quorate_protocol::get::{What, Where};
 use quorate_protocol::listing::Question;
 use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
@@ -25,11 +16,9 @@ use quorate_protocol::put::Role;
 use quorate_protocol::reap;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::{Blocking, Error, Place};
 
 use crate::anti_entropy::answers;
-use crate::faults::Cuts;
 use crate::hints::{self, Mark};
 use crate::keys;
 use crate::mailbox::Heard;
@@ -37,67 +26,8 @@ use crate::minter;
 use crate::node::Node;
 use crate::reaper;
 
-/// The peer port's routes.
-pub fn app(node: Arc<Node>) -> Router {
-    let mut router = Router::new().route("/peer", post(on_frame));
-    if node.config.fault_hook {
-        router = router.route("/fault", get(show_cuts).put(set_cuts));
-    }
-    router.with_state(node)
-}
-
-async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
-    let bytes = match read_frame(&node, body).await {
-        Ok(bytes) => bytes,
-        Err(refused) => return *refused,
-    };
-    let (header, messages) = match receive(&node, bytes) {
-        Ok(frame) => frame,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    if node.faults.cuts_in(header.from) {
-        tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "cut off by the fault hook");
-    }
-    let replies = carry_out(&node, header.from, messages).await;
-    let mut frame = FrameWriter::new(&Header { to: header.from, ..node.header.clone() });
-    for reply in &replies {
-        frame.push(&reply.head, &reply.payload);
-    }
-    frame.finish().into_response()
-}
-
-/// The bytes of a frame, within a bound of bytes and of time.
-async fn read_frame(node: &Node, body: Body) -> Result<Bytes, Box<Response>> {
-    let limits = &node.config.limits;
-    // Repair may carry more siblings than a client write may leave, so there is room above the limit.
-    let bytes_max = 2 * limits.object_bytes_max + node.config.peers.batch_bytes_max + (1 << 20);
-    let too_large = || Box::new(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large"));
-    if body.size_hint().lower() > bytes_max as u64 {
-        return Err(too_large());
-    }
-    let patience = Duration::from_millis(node.config.timeouts.body_ms);
-    let reading = Limited::new(body, bytes_max).collect();
-    match tokio::time::timeout(patience, reading).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &error.to_string()))),
-        Err(_) => Err(Box::new(refuse(StatusCode::REQUEST_TIMEOUT, "the frame took too long"))),
-    }
-}
-
-fn refuse(status: StatusCode, why: &str) -> Response {
-    (status, why.to_owned()).into_response()
-}
-
-fn receive(node: &Node, bytes: Bytes) -> Result<(Header, Vec<WithPayload<Message>>), FrameError> {
-    let (header, messages) = wire::decode::<Message>(bytes)?;
-    header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
-    Ok((header, messages))
-}
-
 /// Carries out a batch and answers in the order of the messages.
-async fn carry_out(
+pub(crate) async fn carry_out(
     node: &Arc<Node>,
     from: NodeId,
     messages: Vec<WithPayload<Message>>,
@@ -419,21 +349,5 @@ pub async fn on_blocking_pool<T: Send + 'static>(
     match tokio::task::spawn_blocking(move || work(&node)).await {
         Ok(result) => result,
         Err(_) => Err(Error::Closed),
-    }
-}
-
-async fn show_cuts(State(node): State<Arc<Node>>) -> Response {
-    let cuts = serde_json::to_vec(&node.faults.get()).unwrap_or_default();
-    ([("content-type", "application/json")], cuts).into_response()
-}
-
-async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
-    match serde_json::from_slice::<Cuts>(&body) {
-        Ok(cuts) => {
-            tracing::warn!(?cuts, "peer traffic cut by the fault hook");
-            node.faults.set(cuts);
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }

@@ -11,8 +11,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::Config;
 
@@ -75,7 +79,32 @@ impl Bounds {
 
 /// How long a peer's connection may be idle, in milliseconds; longer than a peer's own patience, so
 /// that no request meets a connection that is just being closed.
-const PEER_IDLE_MS: u64 = 120_000;
+pub(crate) const PEER_IDLE_MS: u64 = 120_000;
+
+/// A connection's place on its port. Whoever takes over an upgraded connection finds it in the request's
+/// extensions and keeps it as long as the connection, which thereby goes on to count against
+/// [`Bounds::connections_max`] and is waited for when the port stops.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    /// Cancelled when the port stops.
+    pub(crate) stop: CancellationToken,
+    shutdown_ms: u64,
+    _slot: Arc<OwnedSemaphorePermit>,
+    _tracked: TaskTrackerToken,
+}
+
+impl Lease {
+    /// Runs `work` to its end, and no longer than [`Bounds::shutdown_ms`] once the port stops: then `None`.
+    pub(crate) async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            done = work.as_mut() => Some(done),
+            () = self.stop.cancelled() => {
+                timeout(Duration::from_millis(self.shutdown_ms), work).await.ok()
+            }
+        }
+    }
+}
 
 /// Serves `app` on `listener` until `stop` is cancelled, and then until the requests in flight are
 /// answered or [`Bounds::shutdown_ms`] have passed.
@@ -85,8 +114,13 @@ pub async fn run(listener: TcpListener, app: Router, bounds: Bounds, stop: Cance
     while let Some(stream) = accept(&listener, &stop).await {
         match Arc::clone(&slots).try_acquire_owned() {
             Ok(slot) => {
-                let connection = serve(stream, app.clone(), bounds, stop.clone(), slot);
-                connections.spawn(connection);
+                let lease = Lease {
+                    stop: stop.clone(),
+                    shutdown_ms: bounds.shutdown_ms,
+                    _slot: Arc::new(slot),
+                    _tracked: connections.token(),
+                };
+                tokio::spawn(serve(stream, app.clone(), bounds, lease));
             }
             // Best effort: a socket that was just accepted has room for so few bytes.
             Err(_) => drop(stream.try_write(FULL)),
@@ -120,16 +154,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
 }
 
-async fn serve(
-    stream: TcpStream,
-    app: Router,
-    bounds: Bounds,
-    stop: CancellationToken,
-    _slot: OwnedSemaphorePermit,
-) {
+async fn serve(stream: TcpStream, app: Router, bounds: Bounds, lease: Lease) {
     // Without this an answer in two segments waits for the other end's delayed acknowledgement.
     drop(stream.set_nodelay(true));
     let stream = Impatient::new(TokioIo::new(stream), Duration::from_millis(bounds.stall_ms));
+    let (app, stop) = (TowerToHyperService::new(app), lease.stop.clone());
+    let for_upgrades = lease.clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Who has finished sending may still read: a cut-off body gets its answer too.
@@ -137,20 +167,30 @@ async fn serve(
         .header_read_timeout(Duration::from_millis(bounds.header_ms))
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_AHEAD_BYTES_MAX)
-        .serve_connection(stream, TowerToHyperService::new(app));
+        .serve_connection(
+            stream,
+            service_fn(move |mut request: hyper::Request<Incoming>| {
+                if request.extensions().get::<OnUpgrade>().is_some() {
+                    request.extensions_mut().insert(for_upgrades.clone());
+                }
+                app.call(request)
+            }),
+        )
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(Duration::from_millis(bounds.shutdown_ms), connection).await {
-                Ok(ended) => ended,
-                Err(_) => return tracing::warn!("a request in flight was cut off by the stop"),
+    let ended = lease.hold(async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
+    });
+    match ended.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+        None => tracing::warn!("a request in flight was cut off by the stop"),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::node::{Node, StartError};
 use crate::serve::{self, Bounds};
-use crate::{api, background, replica};
+use crate::{api, background, peer_port};
 
 /// Why a node ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub async fn serve(config: Config) -> Result<Ended, ServeError> {
     ));
     let peers = tokio::spawn(serve::run(
         peer_listener,
-        replica::app(node.clone()),
+        peer_port::app(node.clone()),
         Bounds::for_peers(&node.config),
         peer_stop.clone(),
     ));

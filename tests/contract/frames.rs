@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorate_protocol::context::peer_token;
+use quorate_protocol::envelope::Kind;
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
 use quorate_protocol::message::{Formation, Message, Status};
 use quorate_protocol::name::{Key, NodeId};
@@ -12,7 +13,7 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::{FrameWriter, Header};
 use serde_json::json;
 
-use crate::common::http::{Answer, Request};
+use crate::common::http::{Answer, Raw, Request};
 use crate::common::{CLUSTER_ID, CLUSTER_KEY, Cluster};
 
 fn name(text: &str) -> NodeId {
@@ -161,11 +162,71 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
 #[test]
 fn an_oversized_frame_is_refused_by_its_announced_length() {
     let mut cluster = Cluster::start(1);
-    let mut raw = crate::common::http::Raw::connect(cluster.nodes[0].peer_addr);
+    let mut raw = Raw::connect(cluster.nodes[0].peer_addr);
     raw.send(b"POST /peer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n");
     raw.finish();
     assert!(matches!(raw.answer().unwrap().status, 400 | 413));
     cluster.nodes[0].assert_alive();
+}
+
+/// A stream on which `bytes` were sent.
+fn stream(cluster: &Cluster, bytes: &[u8]) -> Raw {
+    let mut raw = Raw::connect(cluster.nodes[0].peer_addr);
+    raw.send(
+        b"GET /peer HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: quorate-peer\r\n\r\n",
+    );
+    assert_eq!(raw.answer().unwrap().status, 101);
+    raw.send(bytes);
+    raw
+}
+
+#[test]
+fn streams_of_noise_are_closed() {
+    let mut cluster = Cluster::start(2);
+    let object = Object::default().to_bytes().to_vec();
+    let mut writer = FrameWriter::new(&header(2));
+    let (message, payload) = store(&object);
+    writer.push(&message, &payload);
+    let good = writer.finish_for_stream(Kind::Frame);
+    for cut in (1..good.len()).step_by(3) {
+        let mut raw = stream(&cluster, &good[..cut]);
+        raw.finish();
+        assert!(raw.is_closed(), "cut at {cut}");
+        let mut changed = good.to_vec();
+        changed[cut] ^= 0x40;
+        let mut raw = stream(&cluster, &changed);
+        raw.finish();
+        while !raw.is_closed() {} // a refusal, if the whole of it was read
+    }
+    let noise = |i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8;
+    let noise: Vec<u8> = (0..1_000_000).map(noise).collect();
+    for bytes in [&noise[..], &[0; 1000], &[0xff; 1000], b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut raw = stream(&cluster, bytes);
+        while !raw.is_closed() {}
+    }
+    cluster.nodes[0].assert_alive();
+    cluster.nodes[0].get("/kv/b/k").assert_problem(404, "key_not_found");
+}
+
+#[test]
+fn clients_are_offered_no_upgrade() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    for (path, name, status) in
+        [("/livez", "websocket", 200), ("/kv/b/k", "h2c", 404), ("/peer", "quorate-peer", 404)]
+    {
+        let asked = Request::get(path).header("Upgrade", name).send(node.client_addr);
+        assert_eq!(asked.status, status, "{path}");
+        // The connection goes on as it was.
+        let mut raw = Raw::connect(node.client_addr);
+        for _ in 0..2 {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n");
+            raw.send(format!("{head}Connection: upgrade\r\nUpgrade: {name}\r\n\r\n").as_bytes());
+            assert_eq!(raw.answer().unwrap().status, status, "{path}");
+        }
+    }
+    let posted = Request::new("POST", "/peer").header("Upgrade", "quorate-peer").body("x");
+    assert_eq!(posted.send(node.peer_addr).status, 400, "a frame, and a damaged one");
 }
 
 #[test]

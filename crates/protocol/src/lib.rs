@@ -7,7 +7,7 @@
 //! [`quorum`], [`route`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
 //! what a client gets to see; [`bucket`] what can be tuned, [`listing`] how keys are listed; [`tree`]
 //! and [`exchange`] how replicas are compared and mended, [`reap`] when a delete is forgotten,
-//! [`standing`] who came back behind; [`message`] and [`wire`] how nodes talk.
+//! [`standing`] who came back behind; [`message`], [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
 //! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:
@@ -28,6 +28,7 @@
 pub mod bucket;
 pub mod clock;
 pub mod context;
+pub mod envelope;
 pub mod exchange;
 pub mod get;
 pub mod layout;

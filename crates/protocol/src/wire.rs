@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::context::equal_in_constant_time;
+use crate::envelope;
 use crate::layout::LayoutHash;
 use crate::message::WithPayload;
 use crate::name::NodeId;
@@ -110,6 +111,7 @@ impl FrameWriter {
     pub fn new(header: &Header) -> Self {
         let header = postcard::to_stdvec(header).unwrap_or_default(); // writing to a Vec cannot fail
         let mut bytes = BytesMut::with_capacity(2048);
+        bytes.put_slice(&[0; envelope::PREFIX_BYTES]); // so that a stream needs no second buffer
         bytes.put_slice(&MAGIC);
         bytes.put_u16_le(PROTOCOL_VERSION);
         bytes.put_u16_le(header.len() as u16);
@@ -137,7 +139,7 @@ impl FrameWriter {
 
     /// The bytes so far.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - envelope::PREFIX_BYTES
     }
 
     /// Whether no message was pushed yet.
@@ -151,9 +153,19 @@ impl FrameWriter {
     }
 
     /// The finished frame.
-    pub fn finish(mut self) -> Bytes {
-        let checksum = xxhash_rust::xxh3::xxh3_64(&self.bytes[PREFIX_BYTES..]);
-        self.bytes[8..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    pub fn finish(self) -> Bytes {
+        let mut enveloped = self.finish_for_stream(envelope::Kind::Frame);
+        enveloped.advance(envelope::PREFIX_BYTES);
+        enveloped
+    }
+
+    /// The finished frame with the prefix that it needs on a stream.
+    pub fn finish_for_stream(mut self, kind: envelope::Kind) -> Bytes {
+        let prefix = envelope::prefix(kind, self.len());
+        let (room, frame) = self.bytes.split_at_mut(envelope::PREFIX_BYTES);
+        room.copy_from_slice(&prefix);
+        let checksum = xxhash_rust::xxh3::xxh3_64(&frame[PREFIX_BYTES..]);
+        frame[8..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
         self.bytes.freeze()
     }
 }
@@ -377,6 +389,19 @@ mod tests {
         assert_eq!(decode(frame(&messages())), Ok((header(), messages())));
         assert_eq!(decode(frame(&replies())), Ok((header(), replies())));
         assert_eq!(decode::<Reply>(frame::<Reply>(&[])), Ok((header(), Vec::new())));
+    }
+
+    #[test]
+    fn on_a_stream_the_same_frame_has_a_prefix() {
+        let mut writer = FrameWriter::new(&header());
+        for reply in replies() {
+            writer.push(&reply.head, &reply.payload);
+        }
+        let enveloped = writer.finish_for_stream(envelope::Kind::Part);
+        let prefix = enveloped[..envelope::PREFIX_BYTES].try_into().unwrap();
+        let whole = frame(&replies());
+        assert_eq!(envelope::parse(prefix), Some((envelope::Kind::Part, whole.len())));
+        assert_eq!(enveloped.slice(envelope::PREFIX_BYTES..), whole);
     }
 
     #[test]

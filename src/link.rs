@@ -1,0 +1,415 @@
+//! A lane's link to its peer: a stream that is opened when it is needed, carries one batch at a time and is
+//! dropped at the first sign of trouble, since a late answer would be taken for that of the next batch.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocol::envelope::Kind;
+use quorate_protocol::message::{Reply, WithPayload};
+use quorate_protocol::wire;
+use reqwest::header::{CONNECTION, UPGRADE};
+use reqwest::{StatusCode, Upgraded};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::lanes::{Line, Peer};
+use crate::mailbox::Heard;
+use crate::stream::{Stream, StreamError, UPGRADE_NAME};
+
+/// A stream that was not used for longer is not used again: the peer may be about to close it
+/// ([`crate::serve::PEER_IDLE_MS`]), and what meets a closing stream is lost.
+const IDLE_MAX: Duration = Duration::from_secs(90);
+/// The most of a refusal's text that is shown, in bytes.
+const TEXT_BYTES_MAX: usize = 500;
+
+/// Why a batch brought no replies.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The peer refused the batch as a whole and carried nothing out.
+    Refused(String),
+    /// No stream: nothing was carried out.
+    NotSent(String),
+    /// Sent, perhaps carried out, not answered.
+    Silent(String),
+}
+
+impl Failure {
+    pub(crate) fn error(&self) -> String {
+        let (Self::Refused(error) | Self::NotSent(error) | Self::Silent(error)) = self;
+        error.clone()
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        match self {
+            Self::Refused(error) | Self::NotSent(error) => Heard::NotSent(error.clone()),
+            Self::Silent(error) => Heard::Silent(error.clone()),
+        }
+    }
+}
+
+/// What a lane sends on.
+#[derive(Default)]
+pub(crate) struct Link {
+    /// The stream, and when it was last used. Empty while a batch is under way, so that whoever is
+    /// interrupted leaves none behind.
+    idle: Option<(Stream<Upgraded>, Instant)>,
+}
+
+impl Link {
+    /// Sends a batch of `messages` and waits for the replies. `frame` has its prefix already.
+    pub(crate) async fn ask(
+        &mut self,
+        peer: &Peer,
+        line: &Line,
+        frame: Bytes,
+        messages: usize,
+    ) -> Result<Vec<WithPayload<Reply>>, Failure> {
+        if line.faults.cuts_out(peer.node) {
+            sleep(line.timeout).await;
+            return Err(Failure::Silent("cut off by the fault hook".to_owned()));
+        }
+        if frame.len() > line.frame_bytes_max {
+            return Err(Failure::NotSent(format!("a batch of {} bytes is too large", frame.len())));
+        }
+        // Large frames get longer: ten bytes a microsecond is slow for any network worth the name.
+        let timeout = line.timeout + Duration::from_micros(frame.len() as u64 / 10);
+        let deadline = Instant::now() + timeout;
+        let mut stream = match self.usable() {
+            Some(stream) => stream,
+            None => match timeout_at(deadline, open(peer, line)).await {
+                Ok(opened) => opened.map_err(Failure::NotSent)?,
+                Err(_) => return Err(Failure::NotSent("no connection in time".to_owned())),
+            },
+        };
+        let exchange = exchange(&mut stream, peer, frame, messages);
+        let replies = match timeout_at(deadline, exchange).await {
+            Ok(replies) => replies?,
+            Err(_) => return Err(Failure::Silent("no answer in time".to_owned())),
+        };
+        self.idle = Some((stream, Instant::now()));
+        Ok(replies)
+    }
+
+    /// Takes the stream, unless the peer has closed it or may do so any moment.
+    fn usable(&mut self) -> Option<Stream<Upgraded>> {
+        let (mut stream, used) = self.idle.take()?;
+        (used.elapsed() < IDLE_MAX && stream.is_silent()).then_some(stream)
+    }
+}
+
+/// Opens a stream, or says why there is none.
+async fn open(peer: &Peer, line: &Line) -> Result<Stream<Upgraded>, String> {
+    let request = line.client.get(peer.url.clone());
+    let request = request.header(CONNECTION, "upgrade").header(UPGRADE, UPGRADE_NAME);
+    let mut response = request.send().await.map_err(|error| reason(&error))?;
+    let status = response.status();
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        let text = response.chunk().await.unwrap_or_default().unwrap_or_default();
+        return Err(format!("{status}: {}", shown(&text)));
+    }
+    let upgraded = response.upgrade().await.map_err(|error| reason(&error))?;
+    Ok(Stream::new(upgraded, line.frame_bytes_max))
+}
+
+/// Writes a batch and reads what answers it: from the first byte on, an error means silence.
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    peer: &Peer,
+    frame: Bytes,
+    messages: usize,
+) -> Result<Vec<WithPayload<Reply>>, Failure> {
+    let silent = |error: StreamError| Failure::Silent(error.to_string());
+    stream.write(&frame).await.map_err(|error| silent(error.into()))?;
+    drop(frame); // it may be large, and the peer may take its time
+    let mut replies = Vec::new();
+    loop {
+        let (kind, frame) = stream.read().await.map_err(silent)?;
+        if kind == Kind::Refusal && replies.is_empty() {
+            return Err(Failure::Refused(shown(&frame)));
+        }
+        replies.append(&mut decode(peer, frame).map_err(Failure::Silent)?);
+        let is_whole = kind == Kind::Frame;
+        if replies.len() > messages || (is_whole && replies.len() < messages) {
+            let error = format!("{} replies to {messages} messages", replies.len());
+            return Err(Failure::Silent(error));
+        }
+        if is_whole {
+            return Ok(replies);
+        }
+    }
+}
+
+fn decode(peer: &Peer, frame: Bytes) -> Result<Vec<WithPayload<Reply>>, String> {
+    let (header, replies) = wire::decode::<Reply>(frame).map_err(|error| error.to_string())?;
+    if header.from != peer.node {
+        return Err(format!("{} answers where {} should be", header.from, peer.node));
+    }
+    peer.health.heard_layout(header.layout_version, header.layout_hash.0);
+    Ok(replies)
+}
+
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(TEXT_BYTES_MAX)]).into_owned()
+}
+
+/// The innermost cause of an error: it says most.
+fn reason(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use quorate_protocol::envelope;
+    use quorate_protocol::layout::LayoutHash;
+    use quorate_protocol::message::Message;
+    use quorate_protocol::name::NodeId;
+    use quorate_protocol::wire::{FrameWriter, Header};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::health::Health;
+    use crate::queue::{Bounds, Queue};
+
+    type Accepted = Stream<TcpStream>;
+
+    const FRAME_BYTES_MAX: usize = 1 << 20;
+
+    fn header(from: &str, to: &str) -> Header {
+        Header {
+            cluster_id: "test".to_owned(),
+            token: [0; 16],
+            from: NodeId::parse(from).unwrap(),
+            to: NodeId::parse(to).unwrap(),
+            layout_version: 1,
+            layout_hash: LayoutHash(1),
+            partitions: 8,
+        }
+    }
+
+    /// The peer n2, which listens on `listener` or nowhere, and what its lanes share.
+    fn peer(listener: &TcpListener) -> (Peer, Line) {
+        let addr = listener.local_addr().unwrap().to_string();
+        let bounds =
+            Bounds { messages_max: 1, bytes_max: 1, batch_messages_max: 1, batch_bytes_max: 1 };
+        let peer = Peer {
+            node: NodeId::parse("n2").unwrap(),
+            url: reqwest::Url::parse(&format!("http://{addr}/peer")).unwrap(),
+            addr,
+            zone: "z".to_owned(),
+            header: header("n1", "n2"),
+            queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
+            in_flight: Vec::new(),
+            health: Health::new(100),
+        };
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        let line = Line {
+            client: client.build().unwrap(),
+            faults: Arc::default(),
+            timeout: Duration::from_millis(300),
+            outlook: Arc::default(),
+            started: std::time::Instant::now(),
+            lanes: 0,
+            frame_bytes_max: FRAME_BYTES_MAX,
+        };
+        (peer, line)
+    }
+
+    /// A peer that agrees to every stream and then does `act` with it, told how many there were before.
+    async fn fake<A: Future<Output = Option<Accepted>> + Send>(
+        act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
+    ) -> (Peer, Line, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, line) = peer(&listener);
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        tokio::spawn(async move {
+            while let Ok((mut io, _)) = listener.accept().await {
+                let (number, act) = (count.fetch_add(1, Relaxed), act.clone());
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(io.read_u8().await.unwrap());
+                    }
+                    assert!(String::from_utf8_lossy(&head).contains("upgrade: quorate-peer"));
+                    let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                        Upgrade: quorate-peer\r\n\r\n";
+                    io.write_all(agreed).await.unwrap();
+                    let mut stream = Stream::new(io, FRAME_BYTES_MAX);
+                    while let Some(again) = act(number, stream).await {
+                        stream = again;
+                    }
+                });
+            }
+        });
+        (peer, line, opened)
+    }
+
+    fn batch(messages: usize) -> Bytes {
+        let mut frame = FrameWriter::new(&header("n1", "n2"));
+        (0..messages).for_each(|_| frame.push(&Message::Room, &[]));
+        frame.finish_for_stream(Kind::Frame)
+    }
+
+    /// Replies that carry the number of their stream.
+    fn replies(kind: Kind, count: usize, number: usize) -> Bytes {
+        let mut frame = FrameWriter::new(&header("n2", "n1"));
+        (0..count).for_each(|_| frame.push(&Reply::Object, &[number as u8]));
+        frame.finish_for_stream(kind)
+    }
+
+    async fn answer(number: usize, mut stream: Accepted) -> Option<Accepted> {
+        let (_, frame) = stream.read().await.ok()?;
+        let (_, messages) = wire::decode::<Message>(frame).unwrap();
+        stream.write(&replies(Kind::Frame, messages.len(), number)).await.ok()?;
+        Some(stream)
+    }
+
+    /// Reads a batch and says `words` to it.
+    async fn say(words: Bytes, mut stream: Accepted) -> Option<Accepted> {
+        stream.read().await.ok()?;
+        stream.write(&words).await.ok()?;
+        Some(stream)
+    }
+
+    /// Asks, and gives the number of the stream that each reply came on.
+    async fn ask(link: &mut Link, on: &(Peer, Line, Arc<AtomicUsize>)) -> Result<Vec<u8>, Failure> {
+        let replies = link.ask(&on.0, &on.1, batch(3), 3).await?;
+        Ok(replies.iter().map(|reply| reply.payload[0]).collect())
+    }
+
+    #[tokio::test]
+    async fn many_batches_go_over_one_stream() {
+        let peer = fake(answer).await;
+        let mut link = Link::default();
+        for _ in 0..100 {
+            assert_eq!(ask(&mut link, &peer).await, Ok(vec![0; 3]));
+        }
+        assert_eq!(peer.2.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_closed_while_idle_is_opened_anew() {
+        let peer = fake(|number, stream| async move {
+            drop(answer(number, stream).await);
+            None
+        })
+        .await;
+        let mut link = Link::default();
+        for number in 0..5 {
+            assert_eq!(ask(&mut link, &peer).await, Ok(vec![number; 3]));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_closes_after_the_batch_was_sent_is_silence() {
+        let peer = fake(|number, mut stream| async move {
+            match number {
+                0 => drop(stream.read().await.unwrap()),
+                1 => drop(say(replies(Kind::Frame, 3, 0).slice(..20), stream).await),
+                _ => return answer(number, stream).await,
+            }
+            None
+        })
+        .await;
+        let mut link = Link::default();
+        for _ in 0..2 {
+            let failure = ask(&mut link, &peer).await.unwrap_err();
+            assert!(matches!(failure, Failure::Silent(_)), "{failure:?}");
+        }
+        assert_eq!(ask(&mut link, &peer).await, Ok(vec![2; 3]));
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_not_taken_for_the_next() {
+        let peer = fake(|number, stream| async move {
+            if number == 0 {
+                sleep(Duration::from_millis(400)).await;
+            }
+            answer(number, stream).await
+        })
+        .await;
+        let mut link = Link::default();
+        let late = Failure::Silent("no answer in time".to_owned());
+        assert_eq!(ask(&mut link, &peer).await, Err(late));
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(ask(&mut link, &peer).await, Ok(vec![1; 3]));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_its_reason() {
+        let peer = fake(|_, stream| say(envelope::refusal("no key of this cluster"), stream)).await;
+        let refused = Failure::Refused("no key of this cluster".to_owned());
+        assert_eq!(ask(&mut Link::default(), &peer).await, Err(refused));
+    }
+
+    #[tokio::test]
+    async fn replies_may_come_in_parts() {
+        let parts = [(Kind::Part, 1), (Kind::Part, 1), (Kind::Frame, 1)];
+        let words = parts.map(|(kind, count)| replies(kind, count, 7)).concat();
+        let peer = fake(move |_, stream| say(words.clone().into(), stream)).await;
+        assert_eq!(ask(&mut Link::default(), &peer).await, Ok(vec![7; 3]));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_the_batch_is_silence() {
+        let stranger = FrameWriter::new(&header("n3", "n1")).finish_for_stream(Kind::Frame);
+        let too_large = Bytes::from(envelope::prefix(Kind::Frame, FRAME_BYTES_MAX + 1).to_vec());
+        let refused_late = [replies(Kind::Part, 1, 0), envelope::refusal("no")].concat();
+        for (words, why) in [
+            (replies(Kind::Frame, 2, 0), "2 replies to 3"),
+            (replies(Kind::Frame, 4, 0), "4 replies to 3"),
+            (replies(Kind::Part, 4, 0), "4 replies to 3"),
+            (stranger, "n3 answers where n2 should be"),
+            (too_large, "too large"),
+            (refused_late.into(), "damaged"),
+            (Bytes::from_static(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "unknown kind"),
+            (Bytes::from_static(b"\x03\0\0\0\0abc"), "damaged"),
+            (Bytes::from_static(b"\xff\0\0\0\0abc"), "no answer in time"),
+        ] {
+            let peer = fake(move |_, stream| say(words.clone(), stream)).await;
+            match ask(&mut Link::default(), &peer).await {
+                Err(Failure::Silent(error)) => assert!(error.contains(why), "{why}: {error}"),
+                other => panic!("{why}: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_stream_nothing_was_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, line) = peer(&listener);
+        let large = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+        let mut link = Link::default();
+        let mut not_sent = async |frame: Bytes| match link.ask(&peer, &line, frame, 1).await {
+            Err(Failure::NotSent(error)) => error,
+            other => panic!("{other:?}"),
+        };
+        assert!(not_sent(large).await.contains("too large"));
+        assert_eq!(not_sent(batch(1)).await, "no connection in time");
+        let refusing = tokio::spawn(async move {
+            loop {
+                let (mut io, _) = listener.accept().await.unwrap();
+                let full = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull";
+                if io.read(&mut [0; 1000]).await.is_ok() {
+                    drop(io.write_all(full).await);
+                }
+            }
+        });
+        assert_eq!(not_sent(batch(1)).await, "503 Service Unavailable: full");
+        refusing.abort();
+        drop(refusing.await);
+        assert!(not_sent(batch(1)).await.contains("refused"), "nobody listens");
+    }
+}

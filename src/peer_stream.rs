@@ -1,0 +1,344 @@
+//! The receiving end of a lane's stream: takes a batch, has it carried out, sends the replies, and again,
+//! until the other end closes the stream or this node stops.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::Body as _;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use quorate_protocol::envelope::{self, Kind};
+use quorate_protocol::message::{Refusal, Reply, WithPayload};
+use quorate_protocol::name::NodeId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Node;
+use crate::peer_port::{self, frame_to};
+use crate::serve::{Lease, PEER_IDLE_MS};
+use crate::stream::{Stream, StreamError, UPGRADE_NAME, frame_bytes_max};
+
+/// Room for what stands around one reply's payload in its frame, in bytes.
+const AROUND_A_REPLY_BYTES: usize = 64 << 10;
+
+/// `GET /peer`: the connection becomes a stream, or the request is refused.
+pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) -> Response {
+    let lease = request.extensions_mut().remove::<Lease>();
+    let is_right = request.method() == Method::GET
+        && request.body().is_end_stream()
+        && asks_for_a_stream(request.headers());
+    // Only a connection that can be upgraded comes with a lease.
+    let Some(lease) = lease.filter(|_| is_right) else {
+        let why = "this is for the streams of peers alone";
+        return (StatusCode::UPGRADE_REQUIRED, upgrade_headers(), why).into_response();
+    };
+    tokio::spawn(serve(node, hyper::upgrade::on(request), lease));
+    (StatusCode::SWITCHING_PROTOCOLS, upgrade_headers()).into_response()
+}
+
+fn asks_for_a_stream(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(UPGRADE).iter();
+    let is_ours = asked.next().is_some_and(|name| name.as_bytes() == UPGRADE_NAME.as_bytes());
+    is_ours && asked.next().is_none()
+}
+
+fn upgrade_headers() -> [(HeaderName, &'static str); 2] {
+    [(CONNECTION, "upgrade"), (UPGRADE, UPGRADE_NAME)]
+}
+
+async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => TokioIo::new(upgraded),
+        Err(error) => return tracing::debug!(%error, "a connection did not become a stream"),
+    };
+    let mut stream = Stream::new(upgraded, frame_bytes_max(&node.config));
+    let stop = lease.stop.clone();
+    let ended = lease.hold(answer_all(&node, &mut stream, &stop)).await;
+    match ended {
+        Some(Ok(()) | Err(StreamError::Closed)) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a peer's stream ended"),
+        None => tracing::warn!("a batch of a peer was cut off by the stop"),
+    }
+}
+
+/// Answers one batch after the other.
+async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Arc<Node>,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<(), StreamError> {
+    while let Some(frame) = next_frame(node, stream, stop).await? {
+        match peer_port::answer(node, frame).await {
+            Ok((from, replies)) => write_replies(node, stream, from, replies).await?,
+            Err(refused) => {
+                // Whoever sends such frames shall begin anew.
+                stream.write(&envelope::refusal(&refused.why)).await?;
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next batch; `None` if none has begun to come when the node stops or the other end was idle for long.
+async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<Option<Bytes>, StreamError> {
+    let begun = tokio::select! {
+        biased; // a stop comes before the next batch
+        () = stop.cancelled() => return Ok(None),
+        begun = timeout(Duration::from_millis(PEER_IDLE_MS), stream.wait()) => begun,
+    };
+    match begun {
+        Ok(begun) => begun?,
+        Err(_) => return Ok(None),
+    }
+    let patience = Duration::from_millis(node.config.timeouts.body_ms);
+    let read = match timeout(patience, stream.read()).await {
+        Ok(Ok((Kind::Frame, frame))) => return Ok(Some(frame)),
+        Ok(Ok((Kind::Refusal | Kind::Part, _))) => StreamError::UnknownKind,
+        Ok(Err(error)) => error,
+        Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
+    };
+    if matches!(read, StreamError::TooLarge { .. } | StreamError::UnknownKind) {
+        stream.write(&envelope::refusal(&read.to_string())).await?;
+    }
+    Err(read)
+}
+
+/// Sends replies, in as many frames as it takes: a batch of reads may ask for more than fits into one.
+/// The port watches that the other end takes them ([`crate::serve::Bounds::stall_ms`]).
+async fn write_replies<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    to: NodeId,
+    replies: Vec<WithPayload<Reply>>,
+) -> Result<(), StreamError> {
+    let part_bytes_max = node.config.peers.batch_bytes_max;
+    let payload_bytes_max = frame_bytes_max(&node.config) - AROUND_A_REPLY_BYTES;
+    let mut frame = frame_to(node, to);
+    for mut reply in replies {
+        if reply.payload.len() > payload_bytes_max {
+            tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to be sent");
+            reply = WithPayload::bare(Reply::Refused(Refusal::Failed));
+        }
+        if !frame.is_empty() && frame.len() + reply.payload.len() > part_bytes_max {
+            let part = std::mem::replace(&mut frame, frame_to(node, to));
+            stream.write(&part.finish_for_stream(Kind::Part)).await?;
+        }
+        frame.push(&reply.head, &reply.payload);
+    }
+    stream.write(&frame.finish_for_stream(Kind::Frame)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use quorate_protocol::message::Message;
+    use quorate_protocol::wire::{self, FrameWriter, Header};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::faults::Cuts;
+    use crate::serve::{self, Bounds};
+
+    /// The peer port of n1.
+    struct Port {
+        node: Arc<Node>,
+        addr: SocketAddr,
+        stop: CancellationToken,
+        ended: JoinHandle<()>,
+        _directory: TempDir,
+    }
+
+    impl Port {
+        async fn start(connections_max: usize) -> Self {
+            let directory = TempDir::new().unwrap();
+            let text = format!(
+                "cluster_id = \"test\"\ncluster_keys = [\"{}\"]\nnode = \"n1\"\ndata_dir = {:?}\n\
+                 client_addr = \"127.0.0.1:1\"\npeer_addr = \"127.0.0.1:2\"\nfault_hook = true\n\
+                 durability = \"buffered\"\n[timeouts]\nreplica_ms = 50\nbody_ms = 300\n\
+                 [layout]\nversion = 1\npartitions = 8\n\
+                 [[layout.nodes]]\nname = \"n1\"\npeer_addr = \"127.0.0.1:2\"\nzone = \"a\"\n\
+                 [[layout.nodes]]\nname = \"n2\"\npeer_addr = \"127.0.0.1:3\"\nzone = \"b\"\n",
+                "07".repeat(32),
+                directory.path().join("data"),
+            );
+            let file = directory.path().join("node.toml");
+            std::fs::write(&file, text).unwrap();
+            let node = Node::start(Config::load(&file).unwrap()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+            let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };
+            let app = peer_port::app(node.clone());
+            let ended = tokio::spawn(serve::run(listener, app, bounds, stop.clone()));
+            Self { node, addr, stop, ended, _directory: directory }
+        }
+
+        /// Sends a request's head and reads that of the answer.
+        async fn ask(&self, head: &str) -> (TcpStream, String) {
+            let mut io = TcpStream::connect(self.addr).await.unwrap();
+            io.write_all(format!("{head}\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(io.read_u8().await.unwrap());
+            }
+            (io, String::from_utf8(answer).unwrap())
+        }
+
+        async fn open(&self) -> Stream<TcpStream> {
+            let head = "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: quorate-peer";
+            let (io, answer) = self.ask(head).await;
+            assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+            assert!(answer.contains("upgrade: quorate-peer"), "{answer}");
+            Stream::new(io, 1 << 20)
+        }
+
+        fn n2(&self) -> NodeId {
+            NodeId::parse("n2").unwrap()
+        }
+
+        /// A batch as n2 sends it.
+        fn batch(&self, messages: usize) -> Bytes {
+            let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
+            let mut frame = FrameWriter::new(&header);
+            (0..messages).for_each(|_| frame.push(&Message::SyncPoint, &[]));
+            frame.finish_for_stream(Kind::Frame)
+        }
+    }
+
+    async fn is_closed(stream: &mut Stream<TcpStream>) -> bool {
+        let closed = timeout(Duration::from_secs(10), stream.read()).await.unwrap();
+        matches!(closed, Err(StreamError::Closed | StreamError::Io(_)))
+    }
+
+    #[tokio::test]
+    async fn batches_are_answered_one_after_the_other() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        for messages in [1, 2, 0, 50] {
+            stream.write(&port.batch(messages)).await.unwrap();
+            let (kind, frame) = stream.read().await.unwrap();
+            let (header, replies) = wire::decode::<Reply>(frame).unwrap();
+            assert_eq!((kind, header.from, replies.len()), (Kind::Frame, port.node.me, messages));
+        }
+    }
+
+    #[tokio::test]
+    async fn many_large_replies_go_in_parts() {
+        let port = Port::start(100).await;
+        let (near, far) = duplex(1 << 20);
+        let (mut near, mut far) = (Stream::new(near, usize::MAX), Stream::new(far, 1 << 21));
+        let sizes = [700_000, 700_000, 10, 2_000_000, 10, 10];
+        let reply = |bytes| WithPayload { head: Reply::Object, payload: vec![7; bytes].into() };
+        let writing = async {
+            let replies = sizes.map(reply).into();
+            write_replies(&port.node, &mut near, port.n2(), replies).await.unwrap();
+        };
+        let reading = async {
+            let (mut kinds, mut read) = (Vec::new(), Vec::new());
+            while kinds.last() != Some(&Kind::Frame) {
+                let (kind, frame) = far.read().await.unwrap();
+                kinds.push(kind);
+                read.append(&mut wire::decode::<Reply>(frame).unwrap().1);
+            }
+            (kinds, read)
+        };
+        let ((), (kinds, read)) = tokio::join!(writing, reading);
+        assert_eq!(kinds, [Kind::Part, Kind::Part, Kind::Part, Kind::Frame]);
+        assert_eq!(read, sizes.map(reply));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_batch_is_refused_and_the_stream_closed() {
+        let port = Port::start(100).await;
+        let mut changed = port.batch(1).to_vec();
+        changed[40] ^= 1;
+        let mut refusal = port.batch(1).to_vec();
+        refusal[4] = Kind::Refusal as u8;
+        let too_large = envelope::prefix(Kind::Frame, frame_bytes_max(&port.node.config) + 1);
+        for (bytes, why) in [
+            (changed, "checksum"),
+            (refusal, "unknown kind"),
+            (too_large.to_vec(), "too large"),
+            (b"\x03\0\0\0\0abc".to_vec(), "cut off"),
+            (b"\0\0\0\0\0".to_vec(), "cut off"),
+            (b"GET /peer HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "unknown kind"),
+        ] {
+            let mut stream = port.open().await;
+            stream.write(&bytes).await.unwrap();
+            let (kind, text) = stream.read().await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert_eq!(kind, Kind::Refusal);
+            assert!(text.contains(why), "{why}: {text}");
+            assert!(is_closed(&mut stream).await, "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_batch_is_waited_for_no_longer_than_a_body() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        stream.write(&port.batch(1)[..30]).await.unwrap();
+        assert!(is_closed(&mut stream).await);
+    }
+
+    #[tokio::test]
+    async fn other_upgrades_are_refused() {
+        let port = Port::start(100).await;
+        for head in [
+            "GET /peer HTTP/1.1",
+            "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket",
+            "GET /peer HTTP/1.1\r\nUpgrade: quorate-peer\r\nUpgrade: h2c",
+            "GET /peer HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: quorate-peer",
+            "GET /peer HTTP/1.1\r\nUpgrade: quorate-peer\r\nContent-Length: 3",
+            "HEAD /peer HTTP/1.1\r\nUpgrade: quorate-peer",
+        ] {
+            let answer = port.ask(head).await.1;
+            assert!(answer.contains(" 426 "), "{head}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_count_as_connections() {
+        let port = Port::start(2).await;
+        let (first, _second) = (port.open().await, port.open().await);
+        let (_, full) = port.ask("GET /peer HTTP/1.1").await;
+        assert!(full.contains(" 503 "), "{full}");
+        drop(first);
+        let freed = async { while port.ask("GET /peer HTTP/1.1").await.1.contains(" 503 ") {} };
+        timeout(Duration::from_secs(10), freed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_streams_and_finishes_the_batch_in_progress() {
+        let port = Port::start(100).await;
+        let (mut idle, mut busy) = (port.open().await, port.open().await);
+        // The fault hook takes four times replica_ms to say no.
+        port.node.faults.set(Cuts { cut_in: [port.n2()].into(), ..Cuts::default() });
+        busy.write(&port.batch(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        port.stop.cancel();
+        assert!(is_closed(&mut idle).await);
+        assert!(!port.ended.is_finished());
+        assert_eq!(busy.read().await.unwrap().0, Kind::Refusal);
+        assert!(is_closed(&mut busy).await);
+        timeout(Duration::from_secs(10), port.ended).await.unwrap().unwrap();
+    }
+}

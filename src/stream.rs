@@ -1,0 +1,231 @@
+//! Frames on a byte stream between two nodes (`protocol::envelope`): one is written with one system
+//! call, and a small one is read with one. How long to wait is the caller's business.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
+use bytes::{Buf, Bytes, BytesMut};
+use quorate_protocol::envelope::{self, Kind, PREFIX_BYTES};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::config::Config;
+
+/// What both ends call the stream when one asks the other for it.
+pub(crate) const UPGRADE_NAME: &str = "quorate-peer";
+
+/// Room for reading ahead: most frames come with one read, and it shows that nothing is left.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+/// With less room than this, more is made before reading.
+const ROOM_BYTES_MIN: usize = 4 << 10;
+/// A buffer that a larger frame made grow is not kept.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// The longest frame that a node accepts, on a stream or in a POST, in bytes.
+pub(crate) fn frame_bytes_max(config: &Config) -> usize {
+    // Repair may carry more siblings than a client write may leave, so there is room above the limit.
+    let bytes_max = 2 * config.limits.object_bytes_max + config.peers.batch_bytes_max + (1 << 20);
+    bytes_max.min(u32::MAX as usize)
+}
+
+/// Why no frame came.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    /// The other end closed the stream between two frames.
+    #[error("the stream was closed")]
+    Closed,
+    /// The other end closed the stream in the middle of a frame.
+    #[error("the stream was closed in the middle of a frame")]
+    CutOff,
+    /// More was announced than is accepted.
+    #[error("the frame is too large: {len} bytes of at most {max}")]
+    TooLarge {
+        /// What was announced.
+        len: usize,
+        /// What is accepted.
+        max: usize,
+    },
+    /// What was announced is no kind of frame.
+    #[error("a frame of an unknown kind")]
+    UnknownKind,
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One end of a stream of frames.
+pub(crate) struct Stream<S> {
+    io: S,
+    received: BytesMut,
+    frame_bytes_max: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
+    pub(crate) fn new(io: S, frame_bytes_max: usize) -> Self {
+        Self { io, received: BytesMut::new(), frame_bytes_max }
+    }
+
+    /// Whether the other end is silent, as it has to be until it is sent a frame: it has neither closed the
+    /// stream nor said anything out of turn. Costs no system call as long as nothing has arrived.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        if !self.received.is_empty() {
+            return false;
+        }
+        let mut byte = [0];
+        let mut byte = ReadBuf::new(&mut byte);
+        // Nobody waits here, so nobody has to be woken.
+        let mut context = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.io).poll_read(&mut context, &mut byte);
+        read.is_pending()
+    }
+
+    /// Writes a frame with its prefix.
+    pub(crate) async fn write(&mut self, enveloped: &[u8]) -> io::Result<()> {
+        self.io.write_all(enveloped).await?;
+        self.io.flush().await
+    }
+
+    /// Waits until the next frame begins. May be dropped and called again.
+    pub(crate) async fn wait(&mut self) -> Result<(), StreamError> {
+        if self.received.is_empty() { self.fill(PREFIX_BYTES).await } else { Ok(()) }
+    }
+
+    /// Reads the next frame; it shares the buffer that it was read into.
+    pub(crate) async fn read(&mut self) -> Result<(Kind, Bytes), StreamError> {
+        let prefix = loop {
+            match self.received.first_chunk::<PREFIX_BYTES>() {
+                Some(prefix) => break *prefix,
+                None => self.fill(PREFIX_BYTES - self.received.len()).await?,
+            }
+        };
+        let (kind, len) = envelope::parse(prefix).ok_or(StreamError::UnknownKind)?;
+        if len > self.frame_bytes_max {
+            return Err(StreamError::TooLarge { len, max: self.frame_bytes_max });
+        }
+        let end = PREFIX_BYTES + len;
+        while self.received.len() < end {
+            self.fill(end - self.received.len()).await?;
+        }
+        let mut frame = self.received.split_to(end);
+        frame.advance(PREFIX_BYTES);
+        if end > KEPT_BYTES_MAX {
+            self.received = BytesMut::from(&self.received[..]);
+        }
+        Ok((kind, frame.freeze()))
+    }
+
+    /// Reads once. Room is made for what is missing, but for no more than has come already: a length is
+    /// easily claimed.
+    async fn fill(&mut self, missing: usize) -> Result<(), StreamError> {
+        let room = self.received.capacity() - self.received.len();
+        if room < missing.min(self.received.len()).max(ROOM_BYTES_MIN) {
+            let most = self.received.len().max(READ_AHEAD_BYTES);
+            self.received.reserve(missing.clamp(READ_AHEAD_BYTES, most));
+        }
+        let is_between = self.received.is_empty();
+        match self.io.read_buf(&mut self.received).await? {
+            0 if is_between => Err(StreamError::Closed),
+            0 => Err(StreamError::CutOff),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    const FRAME_BYTES_MAX: usize = 1 << 20;
+
+    fn pair() -> (Stream<DuplexStream>, DuplexStream) {
+        let (near, far) = duplex(1 << 16);
+        (Stream::new(near, FRAME_BYTES_MAX), far)
+    }
+
+    fn enveloped(frame: &[u8]) -> Vec<u8> {
+        [&envelope::prefix(Kind::Frame, frame.len())[..], frame].concat()
+    }
+
+    #[tokio::test]
+    async fn frames_come_back_however_they_are_cut() {
+        for cut in [1, 2, 3, 7, 1000, 1 << 20] {
+            let (mut stream, mut far) = pair();
+            let frames: Vec<Vec<u8>> =
+                [0, 1, 40, 5000, 300_000, 3].map(|len| vec![len as u8; len]).into();
+            let bytes: Vec<u8> = frames.iter().flat_map(|frame| enveloped(frame)).collect();
+            let writing = tokio::spawn(async move {
+                for piece in bytes.chunks(cut) {
+                    far.write_all(piece).await.unwrap();
+                }
+            });
+            for frame in frames {
+                assert_eq!(
+                    stream.read().await.unwrap(),
+                    (Kind::Frame, Bytes::from(frame)),
+                    "{cut}"
+                );
+            }
+            writing.await.unwrap();
+            assert!(matches!(stream.read().await, Err(StreamError::Closed)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_end_is_told_from_one_that_closed_or_speaks_out_of_turn() {
+        let (mut stream, mut far) = pair();
+        assert!(stream.is_silent());
+        stream.write(&enveloped(b"question")).await.unwrap();
+        far.write_all(&enveloped(b"answer")).await.unwrap();
+        assert_eq!(&stream.read().await.unwrap().1[..], b"answer");
+        assert!(stream.is_silent());
+        far.write_all(b"x").await.unwrap();
+        assert!(!stream.is_silent());
+
+        let (mut stream, mut far) = pair();
+        far.write_all(&[enveloped(b"answer"), enveloped(b"another")].concat()).await.unwrap();
+        stream.read().await.unwrap();
+        assert!(!stream.is_silent(), "more was read than was asked for");
+
+        let (mut stream, far) = pair();
+        drop(far);
+        assert!(!stream.is_silent());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_frame_is_an_error() {
+        let (mut stream, mut far) = pair();
+        far.write_all(&envelope::prefix(Kind::Frame, FRAME_BYTES_MAX + 1)).await.unwrap();
+        let error = stream.read().await.unwrap_err();
+        assert!(matches!(error, StreamError::TooLarge { .. }), "{error}");
+
+        let (mut stream, mut far) = pair();
+        far.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(matches!(stream.read().await, Err(StreamError::UnknownKind)));
+
+        for len in [3, PREFIX_BYTES, 100] {
+            let (mut stream, mut far) = pair();
+            far.write_all(&enveloped(&[7; 200])[..len]).await.unwrap();
+            drop(far);
+            assert!(matches!(stream.read().await, Err(StreamError::CutOff)), "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_follows_what_came_and_not_what_was_claimed() {
+        let (mut stream, mut far) = pair();
+        far.write_all(&envelope::prefix(Kind::Frame, FRAME_BYTES_MAX)).await.unwrap();
+        far.write_all(&[0; 1000]).await.unwrap();
+        assert!(futures_util::poll!(std::pin::pin!(stream.read())).is_pending());
+        assert!(stream.received.capacity() <= 2 * READ_AHEAD_BYTES, "a claim alone");
+
+        let (mut stream, mut far) = pair();
+        let large = enveloped(&vec![7; FRAME_BYTES_MAX]);
+        let writing = tokio::spawn(async move { far.write_all(&large).await.map(|()| far) });
+        assert_eq!(stream.read().await.unwrap().1.len(), FRAME_BYTES_MAX);
+        assert_eq!(stream.received.capacity(), 0, "nothing is kept of a large frame's buffer");
+        drop(writing.await.unwrap().unwrap());
+    }
+}
