@@ -14,7 +14,7 @@ use quorate_protocol::wire::{FrameWriter, Header};
 
 use crate::faults::Faults;
 use crate::health::{Health, State};
-use crate::link::{Failure, Link};
+use crate::link::Link;
 use crate::mailbox::Heard;
 use crate::queue::{Outgoing, Queue};
 
@@ -188,6 +188,31 @@ async fn call_for_help<T>(queue: &Queue, asking: impl Future<Output = T>) -> T {
 fn tell_all(peer: &Peer, batch: Vec<Outgoing>, heard: impl Fn() -> Heard) {
     for outgoing in batch {
         outgoing.reply_to.tell(peer.node, heard());
+    }
+}
+
+/// Why a batch brought no replies.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The peer refused the batch as a whole and carried nothing out.
+    Refused(String),
+    /// No stream: nothing was carried out.
+    NotSent(String),
+    /// Sent, perhaps carried out, not answered.
+    Silent(String),
+}
+
+impl Failure {
+    pub(crate) fn error(&self) -> String {
+        let (Self::Refused(error) | Self::NotSent(error) | Self::Silent(error)) = self;
+        error.clone()
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        match self {
+            Self::Refused(error) | Self::NotSent(error) => Heard::NotSent(error.clone()),
+            Self::Silent(error) => Heard::Silent(error.clone()),
+        }
     }
 }
 

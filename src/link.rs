@@ -12,8 +12,7 @@ use reqwest::{StatusCode, Upgraded};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::lanes::{Line, Peer};
-use crate::mailbox::Heard;
+use crate::lanes::{Failure, Line, Peer};
 use crate::stream::{Stream, StreamError, UPGRADE_NAME};
 
 /// A stream that was not used for longer is not used again: the peer may be about to close it
@@ -21,31 +20,6 @@ use crate::stream::{Stream, StreamError, UPGRADE_NAME};
 const IDLE_MAX: Duration = Duration::from_secs(90);
 /// The most of a refusal's text that is shown, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
-
-/// Why a batch brought no replies.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The peer refused the batch as a whole and carried nothing out.
-    Refused(String),
-    /// No stream: nothing was carried out.
-    NotSent(String),
-    /// Sent, perhaps carried out, not answered.
-    Silent(String),
-}
-
-impl Failure {
-    pub(crate) fn error(&self) -> String {
-        let (Self::Refused(error) | Self::NotSent(error) | Self::Silent(error)) = self;
-        error.clone()
-    }
-
-    pub(crate) fn heard(&self) -> Heard {
-        match self {
-            Self::Refused(error) | Self::NotSent(error) => Heard::NotSent(error.clone()),
-            Self::Silent(error) => Heard::Silent(error.clone()),
-        }
-    }
-}
 
 /// What a lane sends on.
 #[derive(Default)]
@@ -216,7 +190,7 @@ mod tests {
         let line = Line {
             client: client.build().unwrap(),
             faults: Arc::default(),
-            timeout: Duration::from_millis(300),
+            timeout: Duration::from_millis(600),
             outlook: Arc::default(),
             started: std::time::Instant::now(),
             lanes: 0,
@@ -308,7 +282,7 @@ mod tests {
         let mut link = Link::default();
         for number in 0..5 {
             assert_eq!(ask(&mut link, &peer).await, Ok(vec![number; 3]));
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -335,7 +309,7 @@ mod tests {
     async fn a_late_answer_is_not_taken_for_the_next() {
         let peer = fake(|number, stream| async move {
             if number == 0 {
-                sleep(Duration::from_millis(400)).await;
+                sleep(Duration::from_millis(900)).await;
             }
             answer(number, stream).await
         })
@@ -343,7 +317,7 @@ mod tests {
         let mut link = Link::default();
         let late = Failure::Silent("no answer in time".to_owned());
         assert_eq!(ask(&mut link, &peer).await, Err(late));
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(500)).await;
         assert_eq!(ask(&mut link, &peer).await, Ok(vec![1; 3]));
     }
 
