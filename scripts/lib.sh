@@ -141,7 +141,8 @@ process_fields() {
 process_start() {
     local fields
     read -ra fields <<<"$(process_fields "$1")"
-    [[ ${#fields[@]} -ge 20 && ${fields[0]} != [ZX] ]] && echo "${fields[19]}"
+    # A process whose first thread is gone holds its ports until the last one is.
+    [[ ${#fields[@]} -ge 20 && (${fields[0]} != [ZX] || ${fields[17]} -gt 1) ]] && echo "${fields[19]}"
 }
 
 # The process of node $1; fails if it does not run. A process that only happens to have

@@ -276,6 +276,8 @@ section! {
     StorageConfig {
         /// Memory for blocks read from disk.
         block_cache_bytes: usize = 256 << 20,
+        /// Memory for whole rows, written or read lately; 0 for none.
+        row_cache_bytes: usize = 128 << 20,
         /// Memory for writes before they are flushed to a file.
         memtable_bytes: usize = 64 << 20,
         /// Free space below which the node takes no writes.
@@ -425,6 +427,7 @@ impl Config {
         in_range("peers.batch_messages_max", p.batch_messages_max, 1..=4096)?;
         in_range("peers.batch_bytes_max", p.batch_bytes_max, 4096..=64 << 20)?;
         in_range("storage.block_cache_bytes", s.block_cache_bytes, 1 << 20..=1024 * GIB)?;
+        in_range("storage.row_cache_bytes", s.row_cache_bytes, 0..=1024 * GIB)?;
         in_range("storage.memtable_bytes", s.memtable_bytes, 1 << 20..=16 * GIB)?;
         in_range("storage.disk_free_bytes_min", s.disk_free_bytes_min, 0..=1 << 50)
     }

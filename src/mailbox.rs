@@ -1,8 +1,8 @@
 //! Where one operation hears from its peers.
 
+use futures_channel::mpsc;
 use quorate_protocol::message::{Reply, WithPayload, WriteAnswer};
 use quorate_protocol::name::NodeId;
-use tokio::sync::mpsc;
 
 /// What an operation hears.
 #[derive(Debug)]
@@ -18,7 +18,17 @@ pub enum Heard {
 }
 
 /// The receiving end: one per operation. What it can hold is bounded by what the operation asked.
-pub type Mailbox = mpsc::UnboundedReceiver<(NodeId, Heard)>;
+///
+/// This channel allocates by message; tokio's own allocates room for 32 at once, several kilobytes for
+/// the one or two that an operation hears.
+pub struct Mailbox(mpsc::UnboundedReceiver<(NodeId, Heard)>);
+
+impl Mailbox {
+    /// The next that is heard; `None` if nothing will come any more. Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<(NodeId, Heard)> {
+        self.0.recv().await.ok()
+    }
+}
 
 /// The sending end: who waits for a reply, if anybody.
 #[derive(Clone)]
@@ -27,8 +37,8 @@ pub struct ReplyTo(Option<mpsc::UnboundedSender<(NodeId, Heard)>>);
 impl ReplyTo {
     /// A mailbox and the address that leads to it.
     pub fn new() -> (Self, Mailbox) {
-        let (sender, mailbox) = mpsc::unbounded_channel();
-        (Self(Some(sender)), mailbox)
+        let (sender, mailbox) = mpsc::unbounded();
+        (Self(Some(sender)), Mailbox(mailbox))
     }
 
     /// Nobody waits.
@@ -39,7 +49,7 @@ impl ReplyTo {
     /// Delivers. An operation that is over does not care.
     pub fn tell(&self, from: NodeId, heard: Heard) {
         if let Some(sender) = &self.0 {
-            drop(sender.send((from, heard)));
+            drop(sender.unbounded_send((from, heard)));
         }
     }
 }

@@ -179,6 +179,7 @@ fn register_store(now: &mut Registry, node: &Node) {
     counter(now, "store_would_block", help, stats.would_block);
     counter(now, "store_stalls", "Store calls that met a write stall", stats.stalls);
     gauge(now, "block_cache_bytes", "Bytes in the block cache", stats.block_cache_bytes);
+    gauge(now, "row_cache_bytes", "Bytes of whole rows in memory", stats.row_cache_bytes);
     gauge(now, "disk_free_bytes", "Free bytes on the data disk", stats.disk_free_bytes);
     gauge(now, "writable", "Whether the store takes writes", u64::from(node.is_writable()));
     let ready = u64::from(node.readiness().is_ok());

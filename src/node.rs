@@ -402,6 +402,7 @@ fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage
     let options = Options {
         durability,
         block_cache_bytes: config.storage.block_cache_bytes,
+        row_cache_bytes: config.storage.row_cache_bytes,
         memtable_bytes: config.storage.memtable_bytes,
         disk_free_bytes_min: config.storage.disk_free_bytes_min,
         hint_bytes_max: config.limits.hint_bytes_max,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
@@ -25,7 +25,8 @@ pub(super) async fn observe(
     let started = Instant::now();
     let id = given_id(request.headers()).unwrap_or_else(new_id);
     let route = Route::of(request.method(), request.uri().path());
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    // A span costs more than the rest of this function; at the usual level nothing is logged in it.
+    let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
     let access = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (request.method().clone(), request.uri().clone()));
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -35,6 +36,12 @@ pub(super) async fn observe(
         let status = response.status().as_u16();
         let took_us = took.as_micros() as u64;
         span.in_scope(|| tracing::debug!(%method, path = uri.path(), status, took_us, "answered"));
+    }
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(
+            id = id.to_str().unwrap_or_default(),
+            "answered 500; the cause is logged above"
+        );
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response

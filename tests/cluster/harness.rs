@@ -24,7 +24,8 @@ const CLUSTER_ID: &str = "tests";
 const KEY: [u8; 32] = [0x5a; 32];
 const PARTITIONS: u32 = 64;
 /// Many nodes share this machine.
-const SMALL_CACHES: &str = "[storage]\nblock_cache_bytes = 8388608\nmemtable_bytes = 8388608\n";
+const SMALL_CACHES: &str = "[storage]\nblock_cache_bytes = 8388608\nrow_cache_bytes = 4194304\n\
+    memtable_bytes = 8388608\n";
 /// Tests that run at a time: the nodes share few cores.
 static TURNS: Semaphore = Semaphore::const_new(1);
 /// How long anything may take before a test gives up.

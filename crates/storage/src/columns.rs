@@ -29,7 +29,7 @@ use rocksdb::{
 };
 
 use crate::error::Error;
-use crate::options::{Durability, Options, Place};
+use crate::options::{Options, Place};
 
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,9 +215,8 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     db.create_missing_column_families(true);
     db.set_wal_recovery_mode(recovery);
     db.set_track_and_verify_wals_in_manifest(true);
-    // In fsync mode a write only fills a buffer: the group sync does the one `write` and
-    // `fdatasync`.
-    db.set_manual_wal_flush(options.durability == Durability::Fsync);
+    // A write only fills a buffer; who waits for it hands over what many wrote at once.
+    db.set_manual_wal_flush(true);
     // Bounds the time of the next start, and lets the small families be flushed at all.
     db.set_max_total_wal_size(4 * options.memtable_bytes as u64);
     db.set_max_background_jobs(3);

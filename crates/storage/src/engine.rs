@@ -24,14 +24,52 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// Batches written so far.
     written: AtomicU64,
-    /// Of those, how many the last good sync covered.
-    synced: AtomicU64,
+    /// What is with the operating system.
+    logged: Mark,
+    /// What a good sync covered.
+    synced: Mark,
     /// RocksDB's sequence number when the database was opened.
     opened_at: u64,
-    /// The sequence number up to which a good sync covered everything.
-    synced_to: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
+    modes: [Mode; 2],
+}
+
+/// How far something holds.
+struct Mark {
+    /// Of the batches written.
+    batches: AtomicU64,
+    /// Up to this of RocksDB's sequence numbers.
+    sequence: AtomicU64,
+}
+
+impl Mark {
+    fn new(opened_at: u64) -> Self {
+        Self { batches: AtomicU64::new(0), sequence: AtomicU64::new(opened_at) }
+    }
+
+    fn raise(&self, (batches, sequence): (u64, u64)) {
+        self.batches.fetch_max(batches, Ordering::SeqCst);
+        self.sequence.fetch_max(sequence, Ordering::SeqCst);
+    }
+}
+
+/// RocksDB's options for calls that may block, or may not. Made once: each is an allocation beyond the
+/// language border.
+struct Mode {
+    read: ReadOptions,
+    write: WriteOptions,
+}
+
+impl Mode {
+    fn new(blocking: Blocking) -> Self {
+        let (mut read, mut write) = (ReadOptions::default(), WriteOptions::default());
+        if blocking == Blocking::Never {
+            read.set_read_tier(ReadTier::BlockCache);
+        }
+        write.set_no_slowdown(blocking == Blocking::Never);
+        Self { read, write }
+    }
 }
 
 impl Engine {
@@ -41,16 +79,21 @@ impl Engine {
         Self {
             db,
             opened_at,
-            // RocksDB moves what it finds in the log to synced tables before it opens.
-            synced_to: AtomicU64::new(opened_at),
             sync_log,
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
             written: AtomicU64::new(0),
-            synced: AtomicU64::new(0),
+            // RocksDB moves what it finds in the log to synced tables before it opens.
+            logged: Mark::new(opened_at),
+            synced: Mark::new(opened_at),
             syncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
         }
+    }
+
+    fn mode(&self, blocking: Blocking) -> &Mode {
+        &self.modes[usize::from(blocking == Blocking::Allowed)]
     }
 
     pub(crate) fn db(&self) -> &DB {
@@ -84,11 +127,8 @@ impl Engine {
         blocking: Blocking,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Error> {
-        let mut options = ReadOptions::default();
-        if blocking == Blocking::Never {
-            options.set_read_tier(ReadTier::BlockCache);
-        }
-        let value = self.db.get_pinned_cf_opt(self.column(column)?, key, &options);
+        let options = &self.mode(blocking).read;
+        let value = self.db.get_pinned_cf_opt(self.column(column)?, key, options);
         match value {
             Ok(value) => Ok(value.map(|bytes| take(&bytes))),
             Err(error) => Err(read_error(&error, || {
@@ -104,9 +144,7 @@ impl Engine {
     /// now and ever after, if the write failed.
     pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
-        let mut options = WriteOptions::default();
-        options.set_no_slowdown(blocking == Blocking::Never);
-        match self.db.write_opt(batch, &options) {
+        match self.db.write_opt(batch, &self.mode(blocking).write) {
             Ok(()) => {
                 self.written.fetch_add(1, Ordering::SeqCst);
                 Ok(())
@@ -126,23 +164,49 @@ impl Engine {
     /// retried.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
-        // Counted before the sync begins: what is counted here has returned, so it is in the log.
-        let covered = self.written.load(Ordering::SeqCst);
-        let covered_to = self.db.latest_sequence_number();
+        let covered = self.position();
         if let Err(error) = (self.sync_log)(&self.db) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
         // Another sync may have failed meanwhile; then nobody is told that this one was good.
         self.check_failure()?;
-        self.synced.fetch_max(covered, Ordering::SeqCst);
-        self.synced_to.fetch_max(covered_to, Ordering::SeqCst);
+        self.logged.raise(covered);
+        self.synced.raise(covered);
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
+    /// Hands the log's buffer to the operating system, unless the first `batches` are there already.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if this or an earlier sync or write failed.
+    pub(crate) fn hand_over(&self, batches: u64) -> Result<(), Error> {
+        self.check_failure()?;
+        if self.logged.batches.load(Ordering::SeqCst) >= batches {
+            return Ok(());
+        }
+        let covered = self.position();
+        if let Err(error) = self.db.flush_wal(false) {
+            return Err(self.fail(format!("a write of the log failed: {error}")));
+        }
+        self.check_failure()?;
+        self.logged.raise(covered);
+        Ok(())
+    }
+
+    /// What has been written. Asked before a sync begins: what it names has returned, so it is in the log.
+    fn position(&self) -> (u64, u64) {
+        (self.written(), self.db.latest_sequence_number())
+    }
+
+    /// Batches written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::SeqCst)
+    }
+
     /// Whether every batch written so far is covered by a good sync.
     pub(crate) fn is_synced(&self) -> bool {
-        self.synced.load(Ordering::SeqCst) >= self.written.load(Ordering::SeqCst)
+        self.synced.batches.load(Ordering::SeqCst) >= self.written()
     }
 
     /// RocksDB's sequence number when the database was opened.
@@ -152,7 +216,12 @@ impl Engine {
 
     /// The sequence number up to which a good sync covered everything.
     pub(crate) fn synced_to(&self) -> u64 {
-        self.synced_to.load(Ordering::SeqCst)
+        self.synced.sequence.load(Ordering::SeqCst)
+    }
+
+    /// The sequence number up to which everything is with the operating system.
+    pub(crate) fn logged_to(&self) -> u64 {
+        self.logged.sequence.load(Ordering::SeqCst)
     }
 
     /// Ends all writing. The first reason is the one that is kept.
@@ -199,7 +268,7 @@ impl Engine {
     /// Syncs, batches written, batches synced, stalled writes.
     pub(crate) fn counts(&self) -> (u64, u64, u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (load(&self.syncs), load(&self.written), load(&self.synced), load(&self.stalls))
+        (load(&self.syncs), load(&self.written), load(&self.synced.batches), load(&self.stalls))
     }
 }
 
@@ -223,6 +292,28 @@ mod tests {
     use super::*;
     use crate::testing::{HOME, NOW, key, mint, object, open, options, try_mint, wait};
     use crate::{Condition, Durability, Store};
+
+    #[test]
+    fn buffered_writes_reach_the_operating_system_together_and_before_they_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let in_files = || {
+            let logs = std::fs::read_dir(dir.path().join("rocksdb")).unwrap().map(Result::unwrap);
+            let logs = logs.filter(|file| file.path().extension().is_some_and(|e| e == "log"));
+            logs.map(|log| log.metadata().unwrap().len()).sum::<u64>()
+        };
+        let before = (in_files(), store.engine.logged_to());
+        for i in 0..3 {
+            mint(&store, HOME, &format!("k{i}"), &[7; 1000]);
+        }
+        let (early, late) = (store.durable(), store.durable());
+        assert_eq!((in_files(), store.engine.logged_to()), before);
+        assert_eq!(wait(early), Ok(()));
+        let after = in_files();
+        assert!(after > before.0 + 3000, "{after}");
+        assert_eq!(store.engine.logged_to(), store.engine.db().latest_sequence_number());
+        assert_eq!((wait(late), in_files()), (Ok(()), after));
+    }
 
     #[test]
     fn after_a_failed_sync_nothing_is_acknowledged_until_the_store_is_reopened() {

@@ -29,6 +29,7 @@ use crate::error::{Error, OpenError};
 use crate::hints::Ledger;
 use crate::incarnation;
 use crate::options::{Blocking, Durability, Options, Recovery};
+use crate::rows::RowCache;
 use crate::store::Store;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
@@ -82,6 +83,7 @@ impl Store {
             group_sync,
             engine,
             stripes: Stripes::new(),
+            rows: RowCache::new(options.row_cache_bytes),
             ledger,
             trees,
             scrubbing: Mutex::new(()),

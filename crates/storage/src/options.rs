@@ -21,6 +21,8 @@ pub struct Options {
     pub durability: Durability,
     /// Memory for blocks and values read from disk.
     pub block_cache_bytes: usize,
+    /// Memory for whole home rows, written or read lately; 0 for none.
+    pub row_cache_bytes: usize,
     /// Memory for the newest writes of one column family before they are flushed; up to three such
     /// buffers exist at a time. The log is kept below four times as much.
     pub memtable_bytes: usize,
@@ -41,12 +43,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults for a node: synced writes, 256 MiB of cache, 64 MiB memtables, blobs from 16
+    /// The defaults for a node: synced writes, 256 MiB of block cache, 128 MiB of
+    /// row cache, 64 MiB memtables, blobs from 16
     /// KiB, a watermark of 1 GiB, hints up to 4 GiB.
     pub fn new(node: NodeId, cluster_id: &str, partitions: u32) -> Self {
         Self {
             durability: Durability::Fsync,
             block_cache_bytes: 256 << 20,
+            row_cache_bytes: 128 << 20,
             memtable_bytes: 64 << 20,
             blob_bytes_min: 16 << 10,
             disk_free_bytes_min: 1 << 30,
@@ -142,6 +146,8 @@ pub struct Stats {
     pub stalls: u64,
     /// Bytes the block cache holds.
     pub block_cache_bytes: u64,
+    /// Bytes of the home rows in memory.
+    pub row_cache_bytes: u64,
     /// Free bytes on the data disk at the last look.
     pub disk_free_bytes: u64,
 }

@@ -59,7 +59,7 @@ impl Store {
         let _stripes = self.stripes.lock_each(rows.keys().map(|(_, row_key)| &row_key[..]));
         let (mut batch, mut staged) = (WriteBatch::default(), Vec::new());
         for ((_, row_key), (place, key, object)) in rows {
-            let stored = self.engine.get(place.column(), &row_key, Blocking::Allowed)?;
+            let stored = self.stored(place, &key, &row_key, Blocking::Allowed)?;
             let mut update = self.update(place, &key, row_key, stored)?;
             if update.row.merge(&object, now) {
                 staged.push(self.stage(&mut batch, &update)?.1);

@@ -60,6 +60,7 @@ impl Store {
             would_block: self.tally.would_block.load(Ordering::Relaxed),
             stalls,
             block_cache_bytes: self.cache.get_usage() as u64,
+            row_cache_bytes: self.rows.bytes(),
             disk_free_bytes: self.disk.free_bytes(),
         }
     }

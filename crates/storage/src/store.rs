@@ -16,6 +16,7 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
 use rocksdb::{Cache, WriteBatch};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 use crate::columns::Totals;
 use crate::disk::DiskWatch;
@@ -25,10 +26,14 @@ use crate::hints::{Ledger, Reservation};
 use crate::incarnation::random_nonzero;
 use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Options, Place, Recovery};
+use crate::rows::RowCache;
 use crate::status::Tally;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
 use crate::trees::Trees;
+
+/// What a row usually takes beside its values, in bytes.
+const ROW_HEAD_BYTES_ABOUT: usize = 192;
 
 /// One node's rows, indexes and records on its disk. Shared behind an `Arc`; every call may be made
 /// from any thread.
@@ -39,6 +44,7 @@ pub struct Store {
     pub(crate) group_sync: Option<GroupSync>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) stripes: Stripes,
+    pub(crate) rows: RowCache,
     pub(crate) ledger: Ledger,
     pub(crate) trees: Trees,
     pub(crate) scrubbing: Mutex<()>,
@@ -92,14 +98,37 @@ impl Store {
         key: &Key,
         blocking: Blocking,
     ) -> Result<Option<Bytes>, Error> {
-        let row = self.engine.get(place.column(), &place.row_key(key), blocking);
+        let row = match self.cached(place, key) {
+            Some(row) => Ok(Some(row)),
+            None => self.read_stored(place, key, blocking),
+        };
         self.tally.count(blocking, &row);
-        match row? {
-            Some(row) if Row::encoded_object(&row).is_none() => {
-                Err(damaged(place, key, DecodeError::Damaged))
-            }
-            row => Ok(row),
+        row
+    }
+
+    /// The row as it is in memory, if it is.
+    fn cached(&self, place: Place, key: &Key) -> Option<Bytes> {
+        matches!(place, Place::Home(_)).then(|| self.rows.get(key)).flatten()
+    }
+
+    /// Reads a row from RocksDB, and remembers it.
+    fn read_stored(
+        &self,
+        place: Place,
+        key: &Key,
+        blocking: Blocking,
+    ) -> Result<Option<Bytes>, Error> {
+        let row_key = place.row_key(key);
+        // Who does not get the stripe reads all the same, and leaves no trace of it.
+        let stripe = self.stripes.lock(&row_key, Blocking::Never).ok();
+        let row = self.engine.get(place.column(), &row_key, blocking)?;
+        if row.as_ref().is_some_and(|row| Row::encoded_object(row).is_none()) {
+            return Err(damaged(place, key, DecodeError::Damaged));
         }
+        if let (Some(_), Place::Home(_), Some(row)) = (&stripe, place, &row) {
+            self.rows.put(key, row);
+        }
+        Ok(row)
     }
 
     /// Mints a client's write on a row; durable once [`Store::durable`] says so.
@@ -172,15 +201,20 @@ impl Store {
     /// meanwhile: the write must not be acknowledged.
     pub fn durable(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let wait = match (self.engine.check_failure(), &self.group_sync) {
-            (Ok(()), Some(group_sync)) if !self.engine.is_synced() => {
-                Wait::Group(group_sync.join())
-            }
-            (answer, _) => Wait::Over(answer),
+            (Err(error), _) => Wait::Over(Err(error)),
+            (Ok(()), Some(_)) if self.engine.is_synced() => Wait::Over(Ok(())),
+            (Ok(()), Some(group_sync)) => Wait::Sync(group_sync.join()),
+            (Ok(()), None) => Wait::Log(Arc::clone(&self.engine), self.engine.written()),
         };
         async move {
             match wait {
                 Wait::Over(answer) => answer,
-                Wait::Group(answer) => answer.await.unwrap_or(Err(Error::Closed)),
+                Wait::Sync(answer) => answer.await.unwrap_or(Err(Error::Closed)),
+                Wait::Log(engine, batches) => {
+                    // Whoever else has something to write does so first: the log is handed over once.
+                    yield_now().await;
+                    engine.hand_over(batches)
+                }
             }
         }
     }
@@ -197,8 +231,22 @@ impl Store {
         self.disk.check()?;
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, blocking)?;
-        let stored = self.engine.get(place.column(), &row_key, blocking)?;
+        let stored = self.stored(place, key, &row_key, blocking)?;
         decide(self.update(place, key, row_key, stored)?)
+    }
+
+    /// The row as it is stored, from memory if it is there. The caller holds its stripe.
+    pub(crate) fn stored(
+        &self,
+        place: Place,
+        key: &Key,
+        row_key: &[u8],
+        blocking: Blocking,
+    ) -> Result<Option<Bytes>, Error> {
+        match self.cached(place, key) {
+            Some(row) => Ok(Some(row)),
+            None => self.engine.get(place.column(), row_key, blocking),
+        }
     }
 
     /// A stored row on its way to what it will be.
@@ -237,7 +285,9 @@ impl Store {
         batch: &mut WriteBatch,
         update: &Update<'_>,
     ) -> Result<(Bytes, Staged<'_>), Error> {
-        let mut row = BytesMut::new();
+        // Room for the usual head of one sibling: the row is copied no second time while it grows.
+        let mut row =
+            BytesMut::with_capacity(update.row.object.value_bytes() + ROW_HEAD_BYTES_ABOUT);
         update.row.encode(&mut row);
         let row = row.freeze();
         batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
@@ -245,7 +295,13 @@ impl Store {
             Place::Home(Tree { partition, .. }) => {
                 let new = Entries::of(&update.row, &row);
                 let old = &update.old;
-                Staged::Home(self.stage_entries(batch, partition, update.key, old, &new)?)
+                let pending = self.stage_entries(batch, partition, update.key, old, &new)?;
+                Staged::Home {
+                    pending,
+                    rows: &self.rows,
+                    key: update.key.clone(),
+                    row: row.clone(),
+                }
             }
             Place::Hint(target) => {
                 let entry_bytes = |row_bytes: usize| (update.row_key.len() + row_bytes) as i64;
@@ -276,7 +332,7 @@ pub(crate) struct Update<'a> {
 
 /// What changes in memory once the batch of a row is written. Dropped before that, it changes nothing.
 pub(crate) enum Staged<'a> {
-    Home(Pending<'a>),
+    Home { pending: Pending<'a>, rows: &'a RowCache, key: Key, row: Bytes },
     Hint(Reservation<'a>),
 }
 
@@ -284,15 +340,22 @@ impl Staged<'_> {
     /// The batch is written. Call it under the row's stripe.
     pub(crate) fn apply(self) {
         match self {
-            Self::Home(pending) => pending.apply(),
+            Self::Home { pending, rows, key, row } => {
+                pending.apply();
+                rows.put(&key, &row);
+            }
             Self::Hint(reservation) => reservation.keep(),
         }
     }
 }
 
+/// What a writer waits for.
 enum Wait {
     Over(Result<(), Error>),
-    Group(oneshot::Receiver<Result<(), Error>>),
+    /// The next group sync.
+    Sync(oneshot::Receiver<Result<(), Error>>),
+    /// That so many batches are with the operating system.
+    Log(Arc<Engine>, u64),
 }
 
 pub(crate) fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
@@ -443,6 +506,7 @@ mod tests {
         let column = store.engine.column(Column::Objects).unwrap();
         for bad in [&b""[..], &good[..10], &good[..32], &good[..good.len() - 1], &[255; 64]] {
             store.engine.db().put_cf(column, HOME.row_key(&key("k")), bad).unwrap();
+            store.rows.clear();
             let errors = [
                 try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
                 store.merge(HOME, &key("k"), &row.object, NOW, Blocking::Allowed).err(),
@@ -453,6 +517,7 @@ mod tests {
             }
         }
         store.engine.db().put_cf(column, HOME.row_key(&key("k")), [0; 32]).unwrap();
+        store.rows.clear();
         let read = store.read(HOME, &key("k"), Blocking::Never);
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
     }

@@ -55,6 +55,7 @@ impl Store {
         let pending = self.stage_entries(&mut batch, partition, key, &old, &none)?;
         self.engine.write(batch, Blocking::Allowed)?;
         pending.apply();
+        self.rows.remove(key);
         Ok(true)
     }
 
