@@ -22,10 +22,12 @@ Starts fresh clusters of its own (ports 8601… and 8701…) and measures:
            it, and what a comparison costs when nothing differs
   wipe     one of three nodes with BIG_KEYS keys loses its disk; the time until it is full again, and
            the p99 of a foreground load before and meanwhile
+  down     one of three nodes dies, then stalls, under a foreground load on the other two: requests that
+           failed, and the p99 from the second second on, beside that of the healthy cluster
 
   --keys N         (default 20000)       --seconds S     (default 10)
   --big-keys N     (default 50000)       --value-bytes B (default 1024)
-  --rate OPS       foreground load of wipe, PUT and GET (default 500)
+  --rate OPS       foreground load of wipe and down, PUT and GET (default 500)
   --load-seconds S how long it lasts, before and again meanwhile (default 30)
   --durability D   fsync or buffered (default fsync)
 
@@ -41,7 +43,7 @@ while (($#)); do
             usage
             exit 0
             ;;
-        hints | trees | one | wipe)
+        hints | trees | one | wipe | down)
             parts+=("$1")
             shift
             ;;
@@ -59,7 +61,7 @@ while (($#)); do
         *) die "unknown word '$1' (see --help)" ;;
     esac
 done
-((${#parts[@]})) || parts=(hints trees one wipe)
+((${#parts[@]})) || parts=(hints trees one wipe down)
 
 rows=()
 row() {
@@ -222,21 +224,24 @@ part_one() {
     require_whole one
 }
 
-# One measurement of the foreground load through n1 and n2, of $1 seconds; adds it to file $2.
+# One measurement of the foreground load through n1 and n2 on $3 keys, of $1 seconds after $4 (1) that are
+# not measured, though errors are counted then too; adds it to file $2.
 foreground() {
-    "$BENCH_BIN" run --nodes "$(urls_without n3)" --op mixed --skip-preload --keys "$big_keys" \
-        --value-bytes "$value_bytes" --rate "$rate" --warmup-seconds 1 --seconds "$1" --json "$2" >/dev/null
+    "$BENCH_BIN" run --nodes "$(urls_without n3)" --op mixed --skip-preload --keys "$3" \
+        --value-bytes "$value_bytes" --rate "$rate" --warmup-seconds "${4:-1}" --seconds "$1" \
+        --json "$2" >/dev/null
 }
 
-# The p99 of the measurement in file $1.
+# The p99 of the measurement in file $1, and its requests that failed.
 p99_ms() { jq '.latency.p99_us / 1000' "$1"; }
+errors_of() { jq '.errors | add // 0' "$1"; }
 
 part_wipe() {
     fresh 3
     store "$big_keys"
     local before=$figures/before.json during=$figures/during.json load
-    foreground "$load_seconds" "$before"
-    foreground "$load_seconds" "$during" &
+    foreground "$load_seconds" "$before" "$big_keys"
+    foreground "$load_seconds" "$during" "$big_keys" &
     load=$!
     sleep 1
     wait_trees_fit
@@ -251,7 +256,30 @@ part_wipe() {
     wait "$load" || die "the foreground load failed"
     row wipe "foreground p99 before, at $rate operations/s" "$(p99_ms "$before") ms"
     row wipe "foreground p99 meanwhile" "$(p99_ms "$during") ms"
-    row wipe "foreground errors meanwhile" "$(jq '.errors | add // 0' "$during")"
+    row wipe "foreground errors meanwhile" "$(errors_of "$during")"
+}
+
+part_down() {
+    fresh 3
+    store "$keys"
+    local healthy=$figures/healthy.json signal fault load
+    foreground "$load_seconds" "$healthy" "$keys"
+    row down "p99 of the healthy cluster, at $rate operations/s" "$(p99_ms "$healthy") ms"
+    for signal in KILL STOP; do
+        fault=$figures/$signal.json
+        # The node fails two seconds after the load has begun; what is measured begins a second later.
+        foreground "$load_seconds" "$fault" "$keys" 3 &
+        load=$!
+        sleep 2
+        kill "-$signal" "$(node_pid n3)"
+        wait "$load" || die "the foreground load failed"
+        row down "p99 after SIG$signal" "$(p99_ms "$fault") ms"
+        row down "requests that failed, from before SIG$signal on" "$(errors_of "$fault")"
+        if [[ $signal == KILL ]]; then start_again n3; else kill -CONT "$(node_pid n3)"; fi
+        wait_for node_ready 60 n3
+        until [[ $(hints_without n3) == 0 ]]; do sleep 0.1; done
+    done
+    require_whole down
 }
 
 ensure_prerequisites
