@@ -65,7 +65,7 @@ done
 
 rows=()
 row() {
-    rows+=("$(printf '%-6s  %-50s  %16s' "$1" "$2" "$3")")
+    rows+=("$(printf '%-6s  %-50s  %24s' "$1" "$2" "$3")")
     say "${rows[-1]}"
 }
 
@@ -232,8 +232,8 @@ foreground() {
         --json "$2" >/dev/null
 }
 
-# The p99 of the measurement in file $1, and its requests that failed.
-p99_ms() { jq '.latency.p99_us / 1000' "$1"; }
+# The p99 of the measurement in file $1, that of GET and PUT behind it, and its requests that failed.
+p99_ms() { jq -r '"\(.latency.p99_us / 1000) ms (\(.by_op.get.p99_us / 1000), \(.by_op.put.p99_us / 1000))"' "$1"; }
 errors_of() { jq '.errors | add // 0' "$1"; }
 
 part_wipe() {
@@ -241,21 +241,22 @@ part_wipe() {
     store "$big_keys"
     local before=$figures/before.json during=$figures/during.json load
     foreground "$load_seconds" "$before" "$big_keys"
-    foreground "$load_seconds" "$during" "$big_keys" &
-    load=$!
-    sleep 1
     wait_trees_fit
     kill -KILL "$(node_pid n3)"
     wait_gone n3 10
     rm -rf "${CLUSTER_DIR:?}/n3/data"
     begun=$(now_ms)
     start_again n3
+    wait_for node_answers 60 n3
+    # What the crash itself does to a load is what 'down' measures; here it is the filling.
+    foreground "$load_seconds" "$during" "$big_keys" &
+    load=$!
     until curl -sf -m 2 "$(client_url n3)/cluster" | jq -e .filled >/dev/null; do sleep 0.1; done
     row wipe "keys; full again after" "$big_keys; $(seconds_since "$begun")"
-    kill -0 "$load" 2>/dev/null || warn "Note: the load ended first; give it more --load-seconds."
+    ! kill -0 "$load" 2>/dev/null || warn "Note: the node is full before the load ends; give it fewer --load-seconds."
     wait "$load" || die "the foreground load failed"
-    row wipe "foreground p99 before, at $rate operations/s" "$(p99_ms "$before") ms"
-    row wipe "foreground p99 meanwhile" "$(p99_ms "$during") ms"
+    row wipe "p99 (of GET, PUT) before, at $rate operations/s" "$(p99_ms "$before")"
+    row wipe "foreground p99 meanwhile" "$(p99_ms "$during")"
     row wipe "foreground errors meanwhile" "$(errors_of "$during")"
 }
 
@@ -264,7 +265,7 @@ part_down() {
     store "$keys"
     local healthy=$figures/healthy.json signal fault load
     foreground "$load_seconds" "$healthy" "$keys"
-    row down "p99 of the healthy cluster, at $rate operations/s" "$(p99_ms "$healthy") ms"
+    row down "p99 (of GET, PUT), healthy, at $rate operations/s" "$(p99_ms "$healthy")"
     for signal in KILL STOP; do
         fault=$figures/$signal.json
         # The node fails two seconds after the load has begun; what is measured begins a second later.
@@ -273,7 +274,7 @@ part_down() {
         sleep 2
         kill "-$signal" "$(node_pid n3)"
         wait "$load" || die "the foreground load failed"
-        row down "p99 after SIG$signal" "$(p99_ms "$fault") ms"
+        row down "p99 after SIG$signal" "$(p99_ms "$fault")"
         row down "requests that failed, from before SIG$signal on" "$(errors_of "$fault")"
         if [[ $signal == KILL ]]; then start_again n3; else kill -CONT "$(node_pid n3)"; fi
         wait_for node_ready 60 n3
@@ -290,5 +291,5 @@ trap '"$SCRIPTS/cluster.sh" wipe >/dev/null; rm -rf "$figures"' EXIT
 commit=$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null || echo unknown)
 say "Durability $durability, values of $value_bytes bytes, $(nproc) cores, commit $commit"
 for part in "${parts[@]}"; do "part_$part"; done
-printf '\n%-6s  %-50s  %16s\n' part what measured
+printf '\n%-6s  %-50s  %24s\n' part what measured
 printf '%s\n' "${rows[@]}"

@@ -26,6 +26,7 @@ async fn write_without_it(cluster: &Arc<Cluster>) -> Vec<String> {
 /// Every key that it should have is there, with equal trees.
 async fn check_whole(cluster: &Arc<Cluster>, keys: &[String]) {
     read_all(cluster, keys, "missed", AWAY).await;
+    cluster.wait_trees_fit().await;
     for number in cluster.all() {
         let run = cluster.compare_now(number).await;
         let rounds = run["rounds"].as_array().unwrap();

@@ -46,6 +46,17 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until every row of every node is in its tree: before, nothing is compared.
+    pub(crate) async fn wait_trees_fit(&self) {
+        for number in self.all() {
+            let fit = async || {
+                let answer = self.at(number).get("/anti-entropy").try_answer().await.ok()?;
+                (answer.json()["sweep"]["trees_fit"] == true).then_some(())
+            };
+            within(PATIENCE, &format!("n{number} has its rows in their trees"), fit).await;
+        }
+    }
+
     /// Has a node compare all its trees with all its peers now.
     pub(crate) async fn compare_now(&self, number: usize) -> Value {
         let run = self.at(number).post("/anti-entropy/run?timeout_ms=10000").answer().await;
