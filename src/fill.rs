@@ -18,12 +18,12 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Rows};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::reap;
-use quorate_protocol::tree::{Root, Tree};
+use quorate_protocol::tree::Tree;
 use quorate_storage::{Place, Store};
 
-use crate::anti_entropy::{Asking, Talk, mend_tree};
+use crate::anti_entropy::{Asking, Talk, had_better_stream, is_home, mend_tree};
+use crate::chores;
 use crate::node::{Node, StartError};
-use crate::replica;
 
 /// Which partitions were received. Recorded in the store.
 pub struct Readiness {
@@ -35,6 +35,9 @@ pub struct Readiness {
 const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
 const PARTITIONS_AT_ONCE: usize = 16;
+/// Rows that are merged before others get a turn: less than a millisecond of work, since whoever needs the
+/// processor meanwhile may have to wait until it is over.
+const MERGED_AT_ONCE: usize = 32;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
@@ -155,7 +158,7 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition]) {
                 node.readiness.mark(partition);
             }
         }
-        let recorded = replica::on_blocking_pool(node, |node| node.readiness.record(&node.store));
+        let recorded = chores::run(node, |node| node.readiness.record(&node.store));
         if let Err(error) = recorded.await {
             tracing::warn!(%error, "could not record filled partitions");
         }
@@ -171,28 +174,27 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition]) {
 
 /// Merges one partition with every other home replica. Whether that was done with all of them.
 ///
-/// An empty partition is streamed whole from one of them; with the others the trees are compared, so that
-/// what all have in common crosses the network once.
+/// One that lacks most is streamed whole from the first of them; with all of them the trees are compared
+/// then, so that what they have in common crosses the network once.
 async fn fill_partition(node: &Arc<Node>, partition: Partition) -> bool {
     let homes = node.layout.homes(partition, node.buckets.n_max());
     if !homes.contains(&node.me) {
         return true;
     }
-    let tree = |n: u16| Tree { partition, n };
-    let ns = node.ns();
-    let mut others = homes.iter().copied().filter(|other| *other != node.me).peekable();
-    let is_empty = ns.iter().all(|n| node.store.root(tree(*n)) == Root::default());
-    if let (true, Some(first)) = (is_empty, others.peek())
-        && !fetch_all(node, *first, Rows::Partition(partition)).await
-    {
-        return false;
-    }
-    for other in others {
-        let talk = Talk::new(node, other);
-        for tree in ns.iter().map(|n| tree(*n)) {
-            let homes = node.layout.homes(partition, tree.n);
-            let both = homes.contains(&node.me) && homes.contains(&other);
-            if both && !mend_tree(&talk, tree, Asking::ToFill).await.has_all() {
+    let trees = node.ns().into_iter().map(|n| Tree { partition, n });
+    let trees: Vec<Tree> = trees.filter(|tree| is_home(node, node.me, *tree)).collect();
+    for (place, other) in homes.iter().filter(|other| **other != node.me).enumerate() {
+        let talk = Talk::new(node, *other);
+        let in_common: Vec<Tree> =
+            trees.iter().copied().filter(|tree| is_home(node, *other, *tree)).collect();
+        if place == 0
+            && had_better_stream(&talk, &in_common).await
+            && !fetch_all(node, *other, Rows::Partition(partition)).await
+        {
+            return false;
+        }
+        for tree in in_common {
+            if !mend_tree(&talk, tree, Asking::ToFill).await.has_all() {
                 return false;
             }
         }
@@ -234,7 +236,7 @@ async fn fill_bucket(node: &Arc<Node>, bucket: Bucket, before: u16) {
     }
     tracing::info!(bucket = bucket.as_str(), before, n, "the bucket's new replicas are filled");
     let done = move |node: &Node| node.buckets.fetched(&node.store, &bucket, before, n);
-    if let Err(error) = replica::on_blocking_pool(node, done).await {
+    if let Err(error) = chores::run(node, done).await {
         tracing::warn!(%error, "could not record a filled bucket");
     }
 }
@@ -300,19 +302,13 @@ async fn fetch_page(
     Some(page)
 }
 
-async fn merge_page(node: &Arc<Node>, rows: Vec<(Place, Key, Bytes)>) -> bool {
-    if rows.is_empty() {
-        return true;
-    }
-    node.fill_pace.turn().await;
-    let now = node.now();
-    let merge = move |node: &Node| {
-        let began = Instant::now();
-        node.store.merge_page(rows, now).map(|_| began.elapsed())
-    };
-    match replica::on_blocking_pool(node, merge).await {
-        Ok(took) => node.fill_pace.worked(took),
-        Err(error) => {
+async fn merge_page(node: &Arc<Node>, mut rows: Vec<(Place, Key, Bytes)>) -> bool {
+    while !rows.is_empty() {
+        let rest = rows.split_off(MERGED_AT_ONCE.min(rows.len()));
+        let some = std::mem::replace(&mut rows, rest);
+        let now = node.now();
+        let merge = move |node: &Node| node.store.merge_page(some, now);
+        if let Err(error) = chores::run_paced(node, &node.fill_pace, merge).await {
             tracing::warn!(%error, "could not merge a page of rows");
             return false;
         }

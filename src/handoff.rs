@@ -18,11 +18,11 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::chores;
 use crate::health::State;
 use crate::hints::ROOM_ROWS_MAX;
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
-use crate::replica::on_blocking_pool;
 
 /// Bytes of hints in flight to one target (a single larger one still goes).
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -77,7 +77,7 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
         return;
     }
     let (now, alarm_ms) = (node.now(), node.config.limits.hint_alarm_ms);
-    let looked = on_blocking_pool(node, move |node| {
+    let looked = chores::run(node, move |node| {
         let Some(oldest) = node.store.hint_oldest(target)? else { return Ok(None) };
         let age_ms = now.since(oldest);
         if age_ms < alarm_ms {
@@ -124,7 +124,7 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
         // Before the rows are read: see `protocol::reap`.
         let read_at = node.now();
         let from = after.clone();
-        let page = on_blocking_pool(node, move |node| {
+        let page = chores::run(node, move |node| {
             node.store.hints(target, from.as_ref(), ROOM_ROWS_MAX, PAGE_BYTES_MAX)
         });
         let mut rows = match page.await {
@@ -204,7 +204,7 @@ async fn deliver_page(
         tracing::warn!(%key, %target, %why, "the target refuses hints, such as this one; they stay");
     }
     let delivered = arrived.len();
-    let dropped = on_blocking_pool(node, move |node| {
+    let dropped = chores::run(node, move |node| {
         for (key, version) in &arrived {
             // First: whoever confirms a tombstone from now on knows of this drop.
             node.quiet.disturb(node.partition(key), node.uptime());

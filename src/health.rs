@@ -66,6 +66,8 @@ pub struct Health {
     p95_us: AtomicU64,
     p99_us: AtomicU64,
     said: Mutex<Said>,
+    /// Whether it said that it has not received all its partitions.
+    fills: AtomicBool,
     /// The last layout that was put into `said`, version and hash in one number.
     layout: AtomicU64,
     greet: Notify,
@@ -134,6 +136,7 @@ impl Health {
             p95_us: AtomicU64::new(0),
             p99_us: AtomicU64::new(0),
             said: Mutex::default(),
+            fills: AtomicBool::new(false),
             layout: AtomicU64::new(0),
             greet: Notify::new(),
         }
@@ -216,6 +219,7 @@ impl Health {
         let mut said = lock(&self.said);
         said.release = Some(status.release.clone());
         said.ready = Some(status.ready);
+        self.fills.store(!status.ready, Relaxed);
         said.writable = Some(status.writable);
         said.formed = Some(status.formation.is_some());
         said.buckets_hash = Some(status.buckets_hash);
@@ -236,6 +240,7 @@ impl Health {
         said.layout = news.layout.or(said.layout);
         said.release = news.release.or(said.release.take());
         said.ready = news.ready.or(said.ready);
+        self.fills.store(said.ready == Some(false), Relaxed);
         said.writable = news.writable.or(said.writable);
         said.buckets_hash = news.buckets_hash.or(said.buckets_hash);
         said.cannot_reach_me = news.cannot_reach_me;
@@ -294,6 +299,11 @@ impl Health {
     /// What the peer said last.
     pub fn said(&self) -> Said {
         lock(&self.said).clone()
+    }
+
+    /// Whether it has still to receive partitions: it cannot answer for these, and has enough to do.
+    pub fn is_filling(&self) -> bool {
+        self.fills.load(Relaxed)
     }
 
     /// Has the peer greeted now instead of at the next turn.

@@ -12,6 +12,7 @@ pub mod anti_entropy;
 pub mod api;
 pub mod background;
 pub mod buckets;
+pub mod chores;
 pub mod config;
 pub mod coordinator;
 pub mod faults;

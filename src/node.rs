@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::anti_entropy::{AntiEntropy, Pace};
 use crate::buckets::Buckets;
+use crate::chores::Chores;
 use crate::config::{Config, ConfigError};
 use crate::faults::Faults;
 use crate::fill::Readiness;
@@ -67,7 +68,9 @@ pub struct Node {
     pub hedges: HedgeBudget,
     /// Which partitions were received.
     pub readiness: Readiness,
-    /// Filling takes its share of a core.
+    /// Background work that may block.
+    pub chores: Chores,
+    /// Keeps filling within its share of a core.
     pub fill_pace: Pace,
     /// This node's start and those of its peers.
     pub standing: Standing,
@@ -134,6 +137,9 @@ pub enum StartError {
     /// A peer's address is no host and port.
     #[error("layout.nodes.peer_addr {0:?} is no host and port")]
     PeerAddr(String),
+    /// Threads for background work could not be made.
+    #[error("threads for background work: {0}")]
+    Threads(std::io::Error),
     /// The HTTP client for peers could not be made.
     #[error("the HTTP client for peers: {0}")]
     Client(#[from] reqwest::Error),
@@ -186,7 +192,10 @@ impl Node {
             ),
             hedges: HedgeBudget::default(),
             readiness,
-            fill_pace: Pace::new(config.anti_entropy.fill_percent),
+            chores: Chores::new().map_err(StartError::Threads)?,
+            // Merging is paced, and is half of what filling costs: what was merged is received before, and
+            // flushed and compacted after it.
+            fill_pace: Pace::new(config.anti_entropy.fill_percent / 2),
             standing,
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Swept::default(),

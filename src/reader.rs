@@ -135,8 +135,8 @@ fn plan(node: &Node, key: &Key, options: ReadOptions) -> Plan {
     }
 }
 
-/// This node first, then the others by how fast they answer; those of like speed take turns, so that a
-/// stale replica is found by whoever reads.
+/// This node first, then the others by how fast they answer, last who is still being filled; those of like
+/// speed take turns, so that a stale replica is found by whoever reads.
 fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     if homes.len() < 2 {
         return;
@@ -145,6 +145,7 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     homes.rotate_left(turn);
     let slowness = |home: &NodeId| match node.peers.health(*home) {
         None => 0, // this node
+        Some(health) if health.is_filling() => u32::MAX,
         Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
     };
     homes.sort_by_key(slowness); // stable: keeps the turn among equals

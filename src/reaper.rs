@@ -18,8 +18,9 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error};
 
+use crate::chores;
 use crate::node::Node;
-use crate::replica::{on_blocking_pool, refusal_of};
+use crate::replica::refusal_of;
 
 /// Since when this node has dropped nothing that it held for others, by partition.
 pub struct Quiet {
@@ -71,7 +72,7 @@ async fn reap_partition(node: &Arc<Node>, partition: Partition) {
     let mut after: Option<Key> = None;
     loop {
         let old = Millis(node.now().0.saturating_sub(node.config.deletes.grace_ms));
-        let page = on_blocking_pool(node, move |node| {
+        let page = chores::run(node, move |node| {
             node.store.tombstones(partition, after.as_ref(), ROUND_MAX, old)
         });
         let page: Vec<(Key, Version)> = match page.await {
@@ -156,7 +157,7 @@ async fn confirm_all(
     tombstones: Vec<(Key, Version)>,
 ) -> Result<Vec<bool>, Error> {
     let now = node.now();
-    let which = on_blocking_pool(node, move |node| {
+    let which = chores::run(node, move |node| {
         let grace_ms = node.config.deletes.grace_ms;
         let confirm = |(key, version): &(Key, Version)| {
             facts(node, key, now).map(|facts| may_confirm(*version, &facts, now, grace_ms))
@@ -186,7 +187,7 @@ fn facts(node: &Node, key: &Key, now: Millis) -> Result<Facts, Error> {
 }
 
 async fn reap_here(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Result<u32, Error> {
-    let reaped = on_blocking_pool(node, move |node| {
+    let reaped = chores::run(node, move |node| {
         let mut rows = 0;
         for (key, version) in &tombstones {
             rows += u32::from(node.store.drop_row(node.home(key), key, *version)?);

@@ -5,6 +5,7 @@
 //! place: a hop per operation costs more than the operation.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::get::{What, Where};
@@ -17,14 +18,20 @@ use quorate_protocol::reap;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error, Place};
+use tokio::task::yield_now;
 
 use crate::anti_entropy::answers;
+use crate::chores;
 use crate::hints::{self, Mark};
 use crate::keys;
 use crate::mailbox::Heard;
 use crate::minter;
 use crate::node::Node;
 use crate::reaper;
+
+/// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
+/// read that comes meanwhile should not.
+const TURN_MAX: Duration = Duration::from_micros(500);
 
 /// Carries out a batch and answers in the order of the messages.
 pub(crate) async fn carry_out(
@@ -33,8 +40,13 @@ pub(crate) async fn carry_out(
     messages: Vec<WithPayload<Message>>,
 ) -> Vec<WithPayload<Reply>> {
     let mut replies = Vec::with_capacity(messages.len());
+    let mut turn = Instant::now();
     for message in messages {
         replies.push(carry_out_one(node, from, message).await);
+        if turn.elapsed() >= TURN_MAX {
+            yield_now().await;
+            turn = Instant::now();
+        }
     }
     let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
     if replies.iter().any(stored)
@@ -141,20 +153,9 @@ pub async fn merge(
     object: Object,
     read_at: Millis,
 ) -> Reply {
-    if node.formation().is_none() {
-        return Reply::Refused(Refusal::NotFormed);
-    }
-    if !node.standing.is_cleared() {
-        return Reply::NotReady; // what it took now, it might have to forget
-    }
     let now = node.now();
-    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
-        tracing::warn!(%key, "refused an object that was too long on its way");
-        return Reply::Refused(Refusal::Stale);
-    }
-    if object.stamp_max().is_too_far_ahead(now) {
-        tracing::warn!(%key, "refused an object over a minute ahead of this node's clock");
-        return Reply::Refused(Refusal::StampAhead);
+    if let Err(refused) = may_merge(node, key, &object, read_at, now) {
+        return refused;
     }
     let place = place_of(node, role, key);
     let merged = match node.store.merge(place, key, &object, now, Blocking::Never) {
@@ -171,6 +172,34 @@ pub async fn merge(
         Ok(_) => Reply::Stored,
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
+}
+
+/// Whether this node may take an object, at `now`.
+///
+/// # Errors
+/// What to answer instead.
+pub fn may_merge(
+    node: &Node,
+    key: &Key,
+    object: &Object,
+    read_at: Millis,
+    now: Millis,
+) -> Result<(), Reply> {
+    if node.formation().is_none() {
+        return Err(Reply::Refused(Refusal::NotFormed));
+    }
+    if !node.standing.is_cleared() {
+        return Err(Reply::NotReady); // what it took now, it might have to forget
+    }
+    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+        tracing::warn!(%key, "refused an object that was too long on its way");
+        return Err(Reply::Refused(Refusal::Stale));
+    }
+    if object.stamp_max().is_too_far_ahead(now) {
+        tracing::warn!(%key, "refused an object over a minute ahead of this node's clock");
+        return Err(Reply::Refused(Refusal::StampAhead));
+    }
+    Ok(())
 }
 
 /// Says what this node holds of a key.
@@ -286,31 +315,33 @@ async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
 
 /// Rows in one page of a fetch.
 const FETCH_ROWS_MAX: usize = 1024;
-/// Bytes in one page of a fetch (a single larger row still goes).
-const FETCH_BYTES_MAX: usize = 1 << 20;
+/// Bytes in one page of a fetch (a single larger row still goes). Larger ones would hold up the requests
+/// that share a thread with its sending and receiving.
+const FETCH_BYTES_MAX: usize = 128 << 10;
 
 async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
     if !node.standing.is_cleared() {
         return WithPayload::bare(Reply::NotReady);
     }
+    let page = chores::run(node, move |node| fetch_page(node, rows, after.as_ref()));
+    page.await.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
+}
+
+fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayload<Reply>, Error> {
     let (rows_max, bytes_max) = (FETCH_ROWS_MAX, FETCH_BYTES_MAX);
-    let page = on_blocking_pool(node, move |node| match rows {
-        Rows::Partition(p) => node.store.scan_partition(p, after.as_ref(), rows_max, bytes_max),
-        Rows::HintsFor(target) => node.store.hints(target, after.as_ref(), rows_max, bytes_max),
-    });
-    let page = match page.await {
-        Ok(page) => page,
-        Err(error) => return WithPayload::bare(Reply::Refused(refusal_of(&error))),
+    let page = match rows {
+        Rows::Partition(p) => node.store.scan_partition(p, after, rows_max, bytes_max)?,
+        Rows::HintsFor(target) => node.store.hints(target, after, rows_max, bytes_max)?,
     };
     let mut rows = Vec::with_capacity(page.len());
-    let mut payload = BytesMut::new();
-    for (key, row) in &page {
-        let object = Row::encoded_object(row).unwrap_or_default();
-        rows.push((key.clone(), object.len() as u32));
+    let mut payload = BytesMut::with_capacity(page.iter().map(|(_, row)| row.len()).sum());
+    for (key, row) in page {
+        let object = Row::encoded_object(&row).unwrap_or_default();
+        rows.push((key, object.len() as u32));
         payload.extend_from_slice(&object);
     }
     let head = Reply::Rows { end: rows.is_empty(), rows };
-    WithPayload { head, payload: payload.freeze() }
+    Ok(WithPayload { head, payload: payload.freeze() })
 }
 
 /// Which row of a key is meant.

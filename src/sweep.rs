@@ -19,9 +19,10 @@ use quorate_protocol::row::Row;
 use quorate_storage::Error;
 use tokio::time::MissedTickBehavior;
 
+use crate::chores;
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
-use crate::replica::{on_blocking_pool, read_row};
+use crate::replica::read_row;
 
 /// How often a node looks whether bucket properties changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -68,7 +69,7 @@ pub async fn run(node: Arc<Node>) {
             continue; // tried again soon
         }
         let record = move |node: &Node| node.store.put_meta(SWEPT_RECORD, &hash.to_le_bytes());
-        match on_blocking_pool(&node, record).await {
+        match chores::run(&node, record).await {
             Ok(()) => done_for = Some(hash),
             Err(error) => tracing::warn!(%error, "could not record that all rows were swept"),
         }
@@ -81,16 +82,14 @@ async fn sweep_all(node: &Arc<Node>) -> Option<bool> {
     let mut all_dropped = true;
     let mut from = Some((Partition(0), None));
     while let Some((partition, after)) = from {
-        node.anti_entropy.pace.turn().await;
-        let step = on_blocking_pool(node, move |node| sweep_some(node, partition, after)).await;
-        let step = match step {
+        let sweep = move |node: &Node| sweep_some(node, partition, after);
+        let step = match chores::run_paced(node, &node.anti_entropy.pace, sweep).await {
             Ok(step) => step,
             Err(error) => {
                 tracing::warn!(%error, "could not sweep");
                 return None;
             }
         };
-        node.anti_entropy.pace.worked(step.took);
         node.swept.moved.fetch_add(step.moved as u64, Relaxed);
         all_dropped &= drop_unowned(node, step.unowned).await;
         from = step.next;
@@ -104,7 +103,6 @@ struct Step {
     unowned: Vec<(Key, Version)>,
     /// Where to go on; `None` at the end.
     next: Option<(Partition, Option<Key>)>,
-    took: Duration,
 }
 
 /// Looks at rows for a while. Blocks.
@@ -114,7 +112,7 @@ fn sweep_some(
     mut after: Option<Key>,
 ) -> Result<Step, Error> {
     let began = Instant::now();
-    let mut step = Step { moved: 0, unowned: Vec::new(), next: None, took: Duration::ZERO };
+    let mut step = Step { moved: 0, unowned: Vec::new(), next: None };
     while u32::from(partition.0) < node.layout.partitions() {
         if began.elapsed() >= STEP_TIME || step.unowned.len() >= STEP_ROWS_MAX {
             step.next = Some((partition, after));
@@ -129,7 +127,6 @@ fn sweep_some(
             partition.0 += 1;
         }
     }
-    step.took = began.elapsed();
     Ok(step)
 }
 
@@ -150,7 +147,7 @@ async fn drop_unowned(node: &Arc<Node>, rows: Vec<(Key, Version)>) -> bool {
         // First: whoever confirms a tombstone from now on knows of this drop.
         node.quiet.disturb(node.partition(&key), node.uptime());
         let drop_row = move |node: &Node| node.store.drop_row(node.home(&key), &key, version);
-        match on_blocking_pool(node, drop_row).await {
+        match chores::run(node, drop_row).await {
             Ok(true) => drop(node.swept.dropped.fetch_add(1, Relaxed)),
             Ok(false) | Err(_) => all_dropped = false,
         }
@@ -206,16 +203,9 @@ pub async fn scrub(node: Arc<Node>) {
 
 /// Recomputes the trees of one partition. How many leaves were wrong.
 pub async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u64 {
-    node.anti_entropy.pace.turn().await;
-    let scrub = move |node: &Node| {
-        let began = Instant::now();
-        node.store.scrub(partition).map(|scrubbed| (scrubbed, began.elapsed()))
-    };
-    let wrong = match on_blocking_pool(node, scrub).await {
-        Ok((scrubbed, took)) => {
-            node.anti_entropy.pace.worked(took);
-            scrubbed.differing_leaves + scrubbed.differing_entries
-        }
+    let scrub = move |node: &Node| node.store.scrub(partition);
+    let wrong = match chores::run_paced(node, &node.anti_entropy.pace, scrub).await {
+        Ok(scrubbed) => scrubbed.differing_leaves + scrubbed.differing_entries,
         Err(error) => {
             tracing::warn!(%error, partition = partition.0, "could not scrub");
             return 0;

@@ -11,8 +11,9 @@ use quorate_storage::Error;
 
 use super::exchange::versions;
 use super::round::is_home;
+use crate::chores;
 use crate::node::Node;
-use crate::replica::{on_blocking_pool, refusal_of};
+use crate::replica::refusal_of;
 
 /// Which of a peer's trees differ from this node's.
 pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
@@ -50,9 +51,8 @@ pub async fn list(node: &Arc<Node>, tree: Tree, leaves: LeafSet, after: Option<K
     if !node.standing.is_cleared() {
         return Reply::NotReady;
     }
-    let page = on_blocking_pool(node, move |node| {
-        node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX)
-    });
+    let page =
+        chores::run(node, move |node| node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX));
     let page: Result<Page, Error> = page.await;
     page.map_or_else(|error| Reply::Refused(refusal_of(&error)), Reply::Page)
 }
@@ -62,7 +62,7 @@ pub async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
     if keys.len() > PAGE_KEYS_MAX {
         return Reply::Refused(Refusal::Malformed);
     }
-    match on_blocking_pool(node, move |node| versions(node, &keys)).await {
+    match chores::run(node, move |node| versions(node, &keys)).await {
         Ok(versions) => Reply::Versions { versions },
         Err(error) => Reply::Refused(refusal_of(&error)),
     }

@@ -5,28 +5,30 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream;
-use quorate_protocol::exchange::{Difference, Exchange, PAGE_KEYS_MAX, Page, Step, Summary};
+use futures_util::future::join_all;
+use quorate_protocol::exchange::{self, Difference, Exchange, PAGE_KEYS_MAX, Page, Step, Summary};
 use quorate_protocol::get::{What, Where};
 use quorate_protocol::message::{Message, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::{LeafSet, Tree};
 use quorate_storage::{Blocking, Error};
 use serde::Serialize;
 
+use super::Pace;
 use super::round::patience;
+use crate::chores;
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
-use crate::replica::{self, on_blocking_pool};
+use crate::replica;
 
-/// Keys that are being mended at a time within one page.
+/// Keys of one page that are mended together.
 const MENDING_MAX: usize = 64;
-/// What mending a key costs this node in processor time, about.
-const WORK_PER_KEY: Duration = Duration::from_micros(100);
+/// What asking for a key's object and sending it costs this node in processor time, about.
+const TALK_PER_KEY: Duration = Duration::from_micros(50);
 
 /// Why a tree is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +108,26 @@ pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
 }
 
 async fn compare_leaves(talk: &Talk<'_>, tree: Tree, exchange: &mut Exchange) -> Option<Step> {
+    differing_leaves(talk, tree).await.map(|differing| exchange.on_leaves(differing))
+}
+
+/// The leaves in which the peer's tree differs from this node's.
+async fn differing_leaves(talk: &Talk<'_>, tree: Tree) -> Option<LeafSet> {
     let leaves = talk.node.store.leaves(tree).to_bytes();
     let reply = talk.ask(Message::Leaves { tree }, &leaves).await?;
-    let Reply::Leaves { differing } = reply else { return None };
-    Some(exchange.on_leaves(differing))
+    if let Reply::Leaves { differing } = reply { Some(differing) } else { None }
+}
+
+/// Whether a node that fills had better take all of the peer's rows than look for those it lacks.
+pub async fn had_better_stream(talk: &Talk<'_>, trees: &[Tree]) -> bool {
+    for tree in trees {
+        if let Some(differing) = differing_leaves(talk, *tree).await
+            && exchange::had_better_stream(&talk.node.store.leaves(*tree), &differing)
+        {
+            return true;
+        }
+    }
+    false
 }
 
 async fn list(
@@ -120,7 +138,7 @@ async fn list(
     exchange: &mut Exchange,
 ) -> Option<Step> {
     let question = Message::List { tree, leaves, after: after.clone() };
-    let ours = on_blocking_pool(talk.node, move |node| {
+    let ours = chores::run(talk.node, move |node| {
         node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX)
     });
     let (ours, theirs): (Result<Page, Error>, _) = tokio::join!(ours, talk.ask(question, &[]));
@@ -134,7 +152,7 @@ async fn list(
 
 async fn look_again(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
     let question = Message::Versions { keys: keys.clone() };
-    let ours = on_blocking_pool(talk.node, move |node| versions(node, &keys));
+    let ours = chores::run(talk.node, move |node| versions(node, &keys));
     let (ours, theirs) = tokio::join!(ours, talk.ask(question, &[]));
     match (ours, theirs?) {
         (Ok(ours), Reply::Versions { versions }) => Some(exchange.on_versions(&ours, &versions)),
@@ -157,57 +175,78 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
         Asking::ToCompare => &talk.node.anti_entropy.pace,
         Asking::ToFill => &talk.node.fill_pace,
     };
-    pace.turn().await;
-    pace.worked(WORK_PER_KEY * differences.len() as u32);
-    let mending = stream::iter(differences).map(|difference| mend_one(talk, difference, why));
-    let mended = mending.buffer_unordered(MENDING_MAX).filter(|mended| std::future::ready(*mended));
-    let mended = mended.count().await as u64;
+    let mut mended = 0;
+    for some in differences.chunks(MENDING_MAX) {
+        pace.worked(TALK_PER_KEY * some.len() as u32);
+        mended += mend_some(talk, pace, some, why).await;
+    }
     let is_durable = talk.node.store.durable().await.is_ok();
     is_durable.then_some(mended)
 }
 
-/// Brings one key to the same object on both sides. Whether that worked.
-async fn mend_one(talk: &Talk<'_>, difference: Difference, why: Asking) -> bool {
-    if difference.must_fetch() && !fetch(talk, &difference.key, why).await {
-        return false;
-    }
-    // Read now, not when it was listed: what is sent says when it was read.
-    let (node, key) = (talk.node, difference.key.clone());
-    let read_at = node.now();
-    let row = match replica::read_row(node, node.home(&key), &key).await {
-        Ok(Some(row)) => row,
-        Ok(None) => return difference.must_fetch(),
-        Err(_) => return false,
-    };
-    let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
-    else {
-        return false;
-    };
-    if !difference.must_send(version) {
-        return true;
-    }
-    let message = Message::Store { key, role: Role::Home, read_at };
-    let reply = talk.ask_for_payload(message, object).await;
-    reply.is_some_and(|reply| reply.head == Reply::Stored)
+/// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here, sends
+/// what the peer lacks. How many are mended.
+async fn mend_some(talk: &Talk<'_>, pace: &Pace, differences: &[Difference], why: Asking) -> u64 {
+    let fetching = differences.iter().map(|difference| async move {
+        let must_fetch = difference.must_fetch();
+        let fetched = if must_fetch { fetch(talk, &difference.key, why).await } else { None };
+        (!must_fetch || fetched.is_some()).then(|| (difference.clone(), fetched))
+    });
+    let found: Vec<_> = join_all(fetching).await.into_iter().flatten().collect();
+    let settled = chores::run_paced(talk.node, pace, move |node| {
+        let settle = |(difference, fetched)| settle(node, &difference, fetched);
+        Ok(found.into_iter().filter_map(settle).collect::<Vec<Settled>>())
+    });
+    let sending = settled.await.unwrap_or_default().into_iter().map(|settled| async move {
+        let Some((message, object)) = settled else { return true };
+        let reply = talk.ask_for_payload(message, object).await;
+        reply.is_some_and(|reply| reply.head == Reply::Stored)
+    });
+    join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count() as u64
 }
 
-/// Merges the peer's object into this node's row.
-async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> bool {
+/// A peer's object, encoded, and since when it may have been as it is.
+type Fetched = Option<(Bytes, Millis)>;
+
+/// What a key still needs once the peer's object is merged here: to be sent, or nothing.
+type Settled = Option<(Message, Bytes)>;
+
+/// Merges the peer's object into this node's row and says what is to be sent. `None` if the key cannot be
+/// mended now. Blocks.
+fn settle(node: &Node, difference: &Difference, fetched: Fetched) -> Option<Settled> {
+    let key = difference.key.clone();
+    if let Some((bytes, read_at)) = fetched {
+        let (object, now) = (Object::decode(bytes).ok()?, node.now());
+        replica::may_merge(node, &key, &object, read_at, now).ok()?;
+        node.store.merge(node.home(&key), &key, &object, now, Blocking::Allowed).ok()?;
+    }
+    // Read now, not when it was listed: what is sent says when it was read.
+    let read_at = node.now();
+    match node.store.read(node.home(&key), &key, Blocking::Allowed).ok()? {
+        Some(row) if difference.must_send(Row::encoded_version(&row)?) => {
+            let object = Row::encoded_object(&row)?;
+            Some(Some((Message::Store { key, role: Role::Home, read_at }, object)))
+        }
+        Some(_) => Some(None),
+        // Dropped meanwhile, or the peer's object was absent.
+        None => difference.must_fetch().then_some(None),
+    }
+}
+
+/// The peer's object.
+async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> Fetched {
     let read_at = talk.node.now();
     let key = key.clone();
     let question = match why {
-        Asking::ToCompare => {
-            Message::Read { key: key.clone(), what: What::Object, place: Where::Home }
-        }
-        Asking::ToFill => Message::Inspect { key: key.clone() },
+        Asking::ToCompare => Message::Read { key, what: What::Object, place: Where::Home },
+        Asking::ToFill => Message::Inspect { key },
     };
-    let Some(reply) = talk.ask_for_payload(question, Bytes::new()).await else { return false };
+    let reply = talk.ask_for_payload(question, Bytes::new()).await?;
     let object = if let Reply::Inspection { own, .. } = reply.head {
         let own = own.filter(|len| *len as usize <= reply.payload.len());
         own.map(|len| reply.payload.slice(..len as usize))
     } else {
         (reply.head == Reply::Object).then_some(reply.payload)
     };
-    let Some(Ok(object)) = object.map(Object::decode) else { return false };
-    replica::merge(talk.node, Role::Home, &key, object, read_at).await == Reply::Stored
+    Some((object?, read_at))
 }

@@ -21,9 +21,9 @@ use quorate_protocol::stamp::Millis;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-pub use self::exchange::{Asking, Talk, mend_tree};
+pub use self::exchange::{Asking, Talk, had_better_stream, mend_tree};
 pub use self::pace::Pace;
-pub use self::round::{Scope, run as run_round};
+pub use self::round::{Scope, is_home, run as run_round};
 use crate::health::State;
 use crate::node::Node;
 

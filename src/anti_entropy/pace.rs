@@ -3,10 +3,17 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Work is done first and paid for afterwards: each piece makes the next one wait so long that work
-/// takes its share of the time. Pieces may run side by side; they pay together.
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// So much may be owed when a turn begins: timers go by the millisecond, and pieces may be shorter.
+const DEBT_MAX: Duration = Duration::from_millis(1);
+
+/// Work is done in pieces, one at a time, and paid for afterwards: each makes the next one wait so long
+/// that work takes its share of the time. Side by side they would all work and then all rest, and whoever
+/// needs the processor meanwhile would wait for all of them.
 pub struct Pace {
     share_percent: u64,
+    turns: Semaphore,
     /// When everything that was worked is paid for.
     paid_at: Mutex<Option<Instant>>,
 }
@@ -14,15 +21,19 @@ pub struct Pace {
 impl Pace {
     /// A share of one core, 1 to 100 percent.
     pub fn new(share_percent: u64) -> Self {
-        Self { share_percent: share_percent.clamp(1, 100), paid_at: Mutex::new(None) }
+        let (turns, paid_at) = (Semaphore::new(1), Mutex::new(None));
+        Self { share_percent: share_percent.clamp(1, 100), turns, paid_at }
     }
 
-    /// Waits until what was worked before is paid for.
-    pub async fn turn(&self) {
+    /// Waits until nobody else works and what was worked before is paid for. The turn ends when it is
+    /// dropped.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let turn = self.turns.acquire().await.ok(); // the semaphore is never closed
         let paid_at = *self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(paid_at) = paid_at {
+        if let Some(paid_at) = paid_at.filter(|paid_at| *paid_at > Instant::now() + DEBT_MAX) {
             tokio::time::sleep_until(paid_at.into()).await;
         }
+        turn
     }
 
     /// Somebody has worked so long: processor time of this node, not time spent waiting.

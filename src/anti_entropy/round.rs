@@ -96,7 +96,7 @@ fn trees_in_common(node: &Node, peer: NodeId, scope: &Scope) -> Vec<Tree> {
 }
 
 /// Whether a node is a home replica of the rows of a tree.
-pub(super) fn is_home(node: &Node, who: NodeId, tree: Tree) -> bool {
+pub fn is_home(node: &Node, who: NodeId, tree: Tree) -> bool {
     node.layout.homes(tree.partition, tree.n).contains(&who)
 }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::Key;
 use crate::object::Version;
 use crate::stamp::Millis;
-use crate::tree::{LeafSet, leaf_of};
+use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
 
 /// Keys in one page of a listing.
 pub const PAGE_KEYS_MAX: usize = 1024;
@@ -247,6 +247,16 @@ impl Horizon {
     }
 }
 
+/// Whether a node that fills has less to do if it takes all rows of a partition than if it looks for those
+/// that differ in a tree: if more leaves differ than it has any rows in, or more than half of them (with as
+/// many rows as leaves, that is when about half of the rows differ). An empty leaf is zero, and another one
+/// is so by chance only: this guides the choice of a way, nothing else.
+pub fn had_better_stream(ours: &Leaves, differing: &LeafSet) -> bool {
+    let differing = differing.iter().count();
+    let held = (0..=u8::MAX).filter(|leaf| ours.get(*leaf) != 0).count();
+    differing > held.min(LEAVES / 2)
+}
+
 /// The order of rows within a partition: by leaf, then by key.
 pub fn row_order(a: &Key, b: &Key) -> Ordering {
     leaf_of(a).cmp(&leaf_of(b)).then_with(|| a.cmp(b))
@@ -287,6 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tree::leaf_hash;
 
     type Rows = BTreeMap<u8, u8>;
 
@@ -296,6 +307,27 @@ mod tests {
 
     fn version(v: u8) -> Version {
         Version([v; 16])
+    }
+
+    #[test]
+    fn who_lacks_most_had_better_take_everything() {
+        let tree = |rows: std::ops::Range<u32>| {
+            let mut leaves = Leaves::default();
+            for i in rows {
+                let key = Key::new("b", format!("k{i}").as_bytes()).unwrap();
+                leaves.toggle(leaf_of(&key), leaf_hash(&key, version(1)));
+            }
+            leaves
+        };
+        let had_better = |ours: Leaves, theirs: Leaves| {
+            let differing = ours.differing(&theirs);
+            had_better_stream(&ours, &differing)
+        };
+        assert!(had_better(tree(0..0), tree(0..1000)) && had_better(tree(0..0), tree(0..20)));
+        assert!(had_better(tree(0..5), tree(0..50)), "what came while it was away");
+        assert!(had_better(tree(0..500), tree(0..1000)), "half of it");
+        assert!(!had_better(tree(0..950), tree(0..1000)) && !had_better(tree(0..18), tree(0..20)));
+        assert!(!had_better(tree(0..0), tree(0..0)) && !had_better(tree(0..100), tree(0..100)));
     }
 
     /// A listing as storage gives it, with a page size of its own.

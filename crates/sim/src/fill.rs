@@ -10,7 +10,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::tree::{Root, Tree};
+use quorate_protocol::tree::Tree;
 
 use crate::node::{Node, Pending};
 use crate::replica::Waiter;
@@ -78,12 +78,11 @@ impl Node {
             }
             let missing: Vec<Partition> = self.records.missing.iter().copied().collect();
             for partition in &missing {
-                // An empty partition is streamed from one; with the others the trees are compared.
-                // Comparing alone must do as well.
+                // One that lacks most is streamed from one; with all the trees are compared.
+                // Whether it is streamed or not is a question of speed alone.
                 let tree = Tree { partition: *partition, n };
                 let others = others(*partition);
-                let is_empty = self.store.leaves(tree).root() == Root::default();
-                if is_empty && world.dice.percent(50) {
+                if world.dice.percent(50) {
                     todo.extend(others.first().copied().map(fetch(*partition)));
                 }
                 todo.extend(others.into_iter().map(|home| Job::Compare(home, tree)));

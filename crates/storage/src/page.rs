@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
 
-/// Rows in one batch. Its rows' stripes are held while it is written.
-const BATCH_ROWS: usize = 64;
+/// Rows in one batch. Its rows' stripes are held while it is written, and other writers stand in line.
+const BATCH_ROWS: usize = 16;
 /// Bytes of objects from which on a batch takes no more.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -102,9 +102,9 @@ mod tests {
         };
         let before = ours.stats().writes;
         assert_eq!(ours.merge_page(page(), NOW), Ok(210));
-        assert_eq!(ours.stats().writes - before, 4);
+        assert_eq!(ours.stats().writes - before, 14);
         assert_eq!(ours.merge_page(page(), NOW), Ok(0));
-        assert_eq!(ours.stats().writes - before, 4);
+        assert_eq!(ours.stats().writes - before, 14);
         assert_eq!(ours.root(TREE), theirs.root(TREE));
         assert_eq!((ours.hint_targets().unwrap()[0].1, ours.stats().hint_keys), (10, 10));
         assert_eq!(ours.merge_page(Vec::new(), NOW), Ok(0));
