@@ -24,8 +24,8 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::tree::{Tree, leaf_of};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
-    MergeOperands,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Env,
+    LogLevel, MergeOperands,
 };
 
 use crate::error::Error;
@@ -220,6 +220,12 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     // Bounds the time of the next start, and lets the small families be flushed at all.
     db.set_max_total_wal_size(4 * options.memtable_bytes as u64);
     db.set_max_background_jobs(3);
+    // Compactions of a gigabyte must not take the cores from requests; flushes, which writes wait for,
+    // are in another pool. Where compaction falls behind, writes are slowed, and that gives it time again.
+    if let Ok(mut env) = Env::new() {
+        env.lower_thread_pool_cpu_priority();
+        db.set_env(&env);
+    }
     db.set_bytes_per_sync(1 << 20);
     db.set_max_open_files(512);
     db.set_skip_stats_update_on_db_open(true);
