@@ -171,7 +171,7 @@ pub fn heard(node: &Arc<Node>, peer: NodeId, status: Status) {
         (Some(_) | None, Some(_) | None) => {}
     }
     if let Some(health) = node.peers.health(peer) {
-        health.heard(&status);
+        health.word().heard(&status);
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use quorate_storage::Error;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
 use crate::anti_entropy::Pace;
 use crate::node::Node;
@@ -91,8 +92,13 @@ pub async fn run<T: Send + 'static>(
 ) -> Result<T, Error> {
     let Some(pool) = &node.chores.0 else { return Err(Error::Closed) };
     let working = node.clone();
-    match pool.spawn_blocking(move || work(&working)).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Closed),
-    }
+    result_of(pool.spawn_blocking(move || work(&working))).await
+}
+
+/// What work on a thread that may block comes to.
+///
+/// # Errors
+/// Those of the work, or [`Error::Closed`] if its pool is shutting down.
+pub async fn result_of<T>(working: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
+    working.await.unwrap_or(Err(Error::Closed))
 }

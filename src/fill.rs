@@ -18,8 +18,9 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Rows};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::reap;
+use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Place, Store};
+use quorate_storage::{MERGE_BATCH_ROWS, Place, Store};
 
 use crate::anti_entropy::{Asking, Talk, had_better_stream, is_home, mend_tree};
 use crate::chores;
@@ -35,9 +36,9 @@ pub struct Readiness {
 const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
 const PARTITIONS_AT_ONCE: usize = 16;
-/// Rows that are merged before others get a turn: less than a millisecond of work, since whoever needs the
-/// processor meanwhile may have to wait until it is over.
-const MERGED_AT_ONCE: usize = 32;
+/// Rows that are merged before others get a turn, two of the store's batches: less than a millisecond of
+/// work, since whoever needs the processor meanwhile may have to wait until it is over.
+const MERGED_AT_ONCE: usize = 2 * MERGE_BATCH_ROWS;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
@@ -257,7 +258,7 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
     let Some(mut page) = fetch_page(node, from, rows, None).await else { return false };
     while let Some(last) = page.last.take() {
         let next = fetch_page(node, from, rows, Some(last));
-        let (is_merged, next) = tokio::join!(merge_page(node, page.rows), next);
+        let (is_merged, next) = tokio::join!(merge_page(node, page.read_at, page.rows), next);
         match next {
             Some(next) if is_merged => page = next,
             Some(_) | None => return false,
@@ -268,6 +269,8 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
 
 /// Rows of which this node is a home replica, and the last key of the page, `None` if it is the end.
 struct Page {
+    /// Since when they may have been as they are.
+    read_at: Millis,
     rows: Vec<(Place, Key, Bytes)>,
     last: Option<Key>,
 }
@@ -283,11 +286,7 @@ async fn fetch_page(
     let heard = node.peers.ask(from, Message::Fetch { rows, after }, timeout).await;
     let reply = heard.into_reply()?;
     let (Reply::Rows { rows, end }, mut payload) = (reply.head, reply.payload) else { return None };
-    let now = node.now();
-    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
-        return None;
-    }
-    let mut page = Page { rows: Vec::with_capacity(rows.len()), last: None };
+    let mut page = Page { read_at, rows: Vec::with_capacity(rows.len()), last: None };
     for (key, len) in rows {
         if payload.len() < len as usize {
             return None;
@@ -302,15 +301,33 @@ async fn fetch_page(
     Some(page)
 }
 
-async fn merge_page(node: &Arc<Node>, mut rows: Vec<(Place, Key, Bytes)>) -> bool {
+/// Merges a page when there is time for it. Whether all of it was: what has waited too long, until a reaped
+/// key could come back with it, is not.
+async fn merge_page(
+    node: &Arc<Node>,
+    read_at: Millis,
+    mut rows: Vec<(Place, Key, Bytes)>,
+) -> bool {
     while !rows.is_empty() {
         let rest = rows.split_off(MERGED_AT_ONCE.min(rows.len()));
         let some = std::mem::replace(&mut rows, rest);
-        let now = node.now();
-        let merge = move |node: &Node| node.store.merge_page(some, now);
-        if let Err(error) = chores::run_paced(node, &node.fill_pace, merge).await {
-            tracing::warn!(%error, "could not merge a page of rows");
-            return false;
+        let merge = move |node: &Node| {
+            let now = node.now();
+            if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+                return Ok(false);
+            }
+            node.store.merge_page(some, now).map(|_| true)
+        };
+        match chores::run_paced(node, &node.fill_pace, merge).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("rows that were fetched had waited too long to be merged");
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not merge a page of rows");
+                return false;
+            }
         }
     }
     true

@@ -15,12 +15,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use quorate_protocol::message::Status;
 use quorate_protocol::stamp::Millis;
 use tokio::sync::Notify;
 
 use crate::gossip::News;
 use crate::pulse::Pulse;
+use crate::word::Word;
 
 /// Whether a peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +65,7 @@ pub struct Health {
     p50_us: AtomicU64,
     p95_us: AtomicU64,
     p99_us: AtomicU64,
-    said: Mutex<Said>,
-    /// Whether it said that it has not received all its partitions.
-    fills: AtomicBool,
-    /// The last layout that was put into `said`, version and hash in one number.
-    layout: AtomicU64,
+    word: Word,
     greet: Notify,
 }
 
@@ -90,27 +86,6 @@ struct Falls {
     count: u32,
     /// Since when it answers again, while it is down.
     answering_since: Option<Millis>,
-}
-
-/// What the peer said last, in answers and by gossip.
-#[derive(Clone, Debug, Default)]
-pub struct Said {
-    /// Why it is down, or why it refused a frame.
-    pub error: Option<String>,
-    /// Its layout's version and hash.
-    pub layout: Option<(u64, u64)>,
-    /// Its release.
-    pub release: Option<String>,
-    /// Whether it has received all its partitions.
-    pub ready: Option<bool>,
-    /// Whether it takes writes.
-    pub writable: Option<bool>,
-    /// Whether it has recorded a formation.
-    pub formed: Option<bool>,
-    /// The hash of its bucket table.
-    pub buckets_hash: Option<u64>,
-    /// Whether it says that it cannot reach this node.
-    pub cannot_reach_me: bool,
 }
 
 impl Health {
@@ -135,9 +110,7 @@ impl Health {
             p50_us: AtomicU64::new(0),
             p95_us: AtomicU64::new(0),
             p99_us: AtomicU64::new(0),
-            said: Mutex::default(),
-            fills: AtomicBool::new(false),
-            layout: AtomicU64::new(0),
+            word: Word::default(),
             greet: Notify::new(),
         }
     }
@@ -210,41 +183,19 @@ impl Health {
         if changed {
             self.since_ms.store(now.0, Relaxed);
         }
-        lock(&self.said).error = error;
+        self.word.refused(error);
         changed
     }
 
-    /// Records what the peer said of itself in an answer.
-    pub fn heard(&self, status: &Status) {
-        let mut said = lock(&self.said);
-        said.release = Some(status.release.clone());
-        said.ready = Some(status.ready);
-        self.fills.store(!status.ready, Relaxed);
-        said.writable = Some(status.writable);
-        said.formed = Some(status.formation.is_some());
-        said.buckets_hash = Some(status.buckets_hash);
-    }
-
-    /// Records the layout that the peer put in front of an answer. Called for every answer.
-    pub fn heard_layout(&self, version: u64, hash: u64) {
-        let mixed = hash ^ version.rotate_left(32);
-        if self.layout.swap(mixed, Relaxed) != mixed {
-            lock(&self.said).layout = Some((version, hash));
-        }
+    /// What it says of itself.
+    pub fn word(&self) -> &Word {
+        &self.word
     }
 
     /// Records what gossip tells of the peer. A heartbeat of one that is not up has it greeted at once.
     pub fn gossiped(&self, news: News, now: Millis) {
         lock(&self.pulse).beat(now);
-        let mut said = lock(&self.said);
-        said.layout = news.layout.or(said.layout);
-        said.release = news.release.or(said.release.take());
-        said.ready = news.ready.or(said.ready);
-        self.fills.store(said.ready == Some(false), Relaxed);
-        said.writable = news.writable.or(said.writable);
-        said.buckets_hash = news.buckets_hash.or(said.buckets_hash);
-        said.cannot_reach_me = news.cannot_reach_me;
-        drop(said);
+        self.word.gossiped(news);
         if self.state() != State::Up {
             self.greet_now();
         }
@@ -282,7 +233,7 @@ impl Health {
     fn cannot_reach_me(&self, answered: Millis, patience: &Patience, now: Millis) -> bool {
         let beat = lock(&self.pulse).last();
         if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX)
-            && lock(&self.said).cannot_reach_me
+            && self.word.last().cannot_reach_me
         {
             return true;
         }
@@ -294,16 +245,6 @@ impl Health {
     /// The suspicion level, `None` if gossip never told of the peer.
     pub fn phi(&self, now: Millis) -> Option<f64> {
         lock(&self.pulse).phi(Millis(self.answered_ms.load(Relaxed)), now)
-    }
-
-    /// What the peer said last.
-    pub fn said(&self) -> Said {
-        lock(&self.said).clone()
-    }
-
-    /// Whether it has still to receive partitions: it cannot answer for these, and has enough to do.
-    pub fn is_filling(&self) -> bool {
-        self.fills.load(Relaxed)
     }
 
     /// Has the peer greeted now instead of at the next turn.
@@ -397,9 +338,9 @@ mod tests {
         let health = Health::new(200);
         assert!(falls(&health, 5));
         assert!(!falls(&health, 9));
-        assert_eq!((health.since(), health.said().error), (Millis(5), Some("refused".into())));
+        assert_eq!((health.since(), health.word().last().error), (Millis(5), Some("refused".into())));
         assert!(answers(&health, 12) && !answers(&health, 13));
-        assert_eq!((health.state(), health.said().error), (State::Up, None));
+        assert_eq!((health.state(), health.word().last().error), (State::Up, None));
     }
 
     #[test]

@@ -45,3 +45,4 @@ pub mod server;
 pub mod standing;
 mod stream;
 pub mod sweep;
+pub mod word;

@@ -118,7 +118,7 @@ fn decode(peer: &Peer, frame: Bytes) -> Result<Vec<WithPayload<Reply>>, String> 
     if header.from != peer.node {
         return Err(format!("{} answers where {} should be", header.from, peer.node));
     }
-    peer.health.heard_layout(header.layout_version, header.layout_hash.0);
+    peer.health.word().heard_layout(header.layout_version, header.layout_hash.0);
     Ok(replies)
 }
 

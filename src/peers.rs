@@ -23,7 +23,7 @@ use crate::background::PROBES_PER_GREETING;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::gossip::Counts;
-use crate::health::{Health, Patience, Said, State};
+use crate::health::{Health, Patience, State};
 use crate::lanes::{self, Kind, Line, Peer};
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::StartError;
@@ -221,7 +221,7 @@ impl Peer {
             round_trip_p99_us: health.p99_us(),
             queue_depth: self.queues.iter().map(Queue::len).sum(),
             reaches_us: !health.is_one_way(),
-            said: health.said(),
+            said: health.word().last(),
         }
     }
 }

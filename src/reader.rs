@@ -145,7 +145,7 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     homes.rotate_left(turn);
     let slowness = |home: &NodeId| match node.peers.health(*home) {
         None => 0, // this node
-        Some(health) if health.is_filling() => u32::MAX,
+        Some(health) if health.word().is_filling() => u32::MAX,
         Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
     };
     homes.sort_by_key(slowness); // stable: keeps the turn among equals

@@ -162,16 +162,18 @@ pub async fn merge(
         Err(Error::WouldBlock) => {
             let key = key.clone();
             on_blocking_pool(node, move |node| {
-                node.store.merge(place, &key, &object, now, Blocking::Allowed)
+                let now = node.now();
+                // It may have waited for a thread.
+                if let Err(refused) = may_merge(node, &key, &object, read_at, now) {
+                    return Ok(refused);
+                }
+                node.store.merge(place, &key, &object, now, Blocking::Allowed).map(|_| Reply::Stored)
             })
             .await
         }
-        done => done,
+        done => done.map(|_| Reply::Stored),
     };
-    match merged {
-        Ok(_) => Reply::Stored,
-        Err(error) => Reply::Refused(refusal_of(&error)),
-    }
+    merged.unwrap_or_else(|error| Reply::Refused(refusal_of(&error)))
 }
 
 /// Whether this node may take an object, at `now`.
@@ -377,8 +379,5 @@ pub async fn on_blocking_pool<T: Send + 'static>(
     work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let node = node.clone();
-    match tokio::task::spawn_blocking(move || work(&node)).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Closed),
-    }
+    chores::result_of(tokio::task::spawn_blocking(move || work(&node))).await
 }

@@ -57,6 +57,7 @@ mod testing;
 pub use error::{Error, OpenError};
 pub use hints::OLDEST_OF;
 pub use options::{Blocking, Condition, Durability, Options, Place, Recovery, Stats};
+pub use page::MERGE_BATCH_ROWS;
 pub use scrub::Scrubbed;
 pub use store::{Merged, MintedRow, Store};
 pub use sweep::Sweep;

@@ -13,8 +13,9 @@ use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
 
-/// Rows in one batch. Its rows' stripes are held while it is written, and other writers stand in line.
-const BATCH_ROWS: usize = 16;
+/// Rows in one batch of [`Store::merge_page`]. Its rows' stripes are held while it is written, and other
+/// writers stand in line.
+pub const MERGE_BATCH_ROWS: usize = 16;
 /// Bytes of objects from which on a batch takes no more.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -45,7 +46,7 @@ impl Store {
                 Entry::Occupied(mut entry) => entry.get_mut().2.merge(&object),
             }
             bytes += size;
-            if batch.len() >= BATCH_ROWS || bytes >= BATCH_BYTES {
+            if batch.len() >= MERGE_BATCH_ROWS || bytes >= BATCH_BYTES {
                 changed += self.merge_batch(std::mem::take(&mut batch), now)?;
                 bytes = 0;
             }
