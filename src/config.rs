@@ -280,6 +280,8 @@ section! {
         row_cache_bytes: usize = 128 << 20,
         /// Memory for writes before they are flushed to a file.
         memtable_bytes: usize = 64 << 20,
+        /// What may be written in the background, by flushes and compactions, in a second; 0 for no limit.
+        background_bytes_per_s: u64 = 256 << 20,
         /// Free space below which the node takes no writes.
         disk_free_bytes_min: u64 = 256 << 20,
     }
@@ -429,6 +431,10 @@ impl Config {
         in_range("storage.block_cache_bytes", s.block_cache_bytes, 1 << 20..=1024 * GIB)?;
         in_range("storage.row_cache_bytes", s.row_cache_bytes, 0..=1024 * GIB)?;
         in_range("storage.memtable_bytes", s.memtable_bytes, 1 << 20..=16 * GIB)?;
+        let background = s.background_bytes_per_s;
+        if background != 0 {
+            in_range("storage.background_bytes_per_s", background, 8 << 20..=1 << 40)?;
+        }
         in_range("storage.disk_free_bytes_min", s.disk_free_bytes_min, 0..=1 << 50)
     }
 }

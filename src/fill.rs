@@ -36,9 +36,9 @@ pub struct Readiness {
 const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
 const PARTITIONS_AT_ONCE: usize = 16;
-/// Rows that are merged before others get a turn, two of the store's batches: less than a millisecond of
+/// Rows that are merged before others get a turn, one of the store's batches: a fraction of a millisecond of
 /// work, since whoever needs the processor meanwhile may have to wait until it is over.
-const MERGED_AT_ONCE: usize = 2 * MERGE_BATCH_ROWS;
+const MERGED_AT_ONCE: usize = MERGE_BATCH_ROWS;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
@@ -303,11 +303,7 @@ async fn fetch_page(
 
 /// Merges a page when there is time for it. Whether all of it was: what has waited too long, until a reaped
 /// key could come back with it, is not.
-async fn merge_page(
-    node: &Arc<Node>,
-    read_at: Millis,
-    mut rows: Vec<(Place, Key, Bytes)>,
-) -> bool {
+async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Place, Key, Bytes)>) -> bool {
     while !rows.is_empty() {
         let rest = rows.split_off(MERGED_AT_ONCE.min(rows.len()));
         let some = std::mem::replace(&mut rows, rest);

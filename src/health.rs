@@ -338,7 +338,10 @@ mod tests {
         let health = Health::new(200);
         assert!(falls(&health, 5));
         assert!(!falls(&health, 9));
-        assert_eq!((health.since(), health.word().last().error), (Millis(5), Some("refused".into())));
+        assert_eq!(
+            (health.since(), health.word().last().error),
+            (Millis(5), Some("refused".into()))
+        );
         assert!(answers(&health, 12) && !answers(&health, 13));
         assert_eq!((health.state(), health.word().last().error), (State::Up, None));
     }

@@ -413,6 +413,7 @@ fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage
         block_cache_bytes: config.storage.block_cache_bytes,
         row_cache_bytes: config.storage.row_cache_bytes,
         memtable_bytes: config.storage.memtable_bytes,
+        background_bytes_per_s: config.storage.background_bytes_per_s,
         disk_free_bytes_min: config.storage.disk_free_bytes_min,
         hint_bytes_max: config.limits.hint_bytes_max,
         ..Options::new(config.node, &config.cluster_id, layout.partitions())

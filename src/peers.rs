@@ -29,6 +29,7 @@ use crate::mailbox::{Heard, ReplyTo};
 use crate::node::StartError;
 use crate::queue::{Bounds, Outgoing, Queue};
 use crate::stream;
+use crate::word::Said;
 
 /// All other nodes of the layout.
 pub struct Peers {

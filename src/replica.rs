@@ -167,7 +167,9 @@ pub async fn merge(
                 if let Err(refused) = may_merge(node, &key, &object, read_at, now) {
                     return Ok(refused);
                 }
-                node.store.merge(place, &key, &object, now, Blocking::Allowed).map(|_| Reply::Stored)
+                node.store
+                    .merge(place, &key, &object, now, Blocking::Allowed)
+                    .map(|_| Reply::Stored)
             })
             .await
         }

@@ -17,7 +17,8 @@
 //! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with
 //! dynamic level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache
 //! (those of level 0 pinned), values from `blob_bytes_min` up in blob files with garbage
-//! collection.
+//! collection. Flushes and compactions write in small pieces and at a limited rate: whoever needs
+//! the processor meanwhile waits for a piece.
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
@@ -30,6 +31,14 @@ use rocksdb::{
 
 use crate::error::Error;
 use crate::options::{Options, Place};
+
+/// What a flush or compaction writes at a time: about 0.2 ms of work.
+const PIECE_BYTES: u64 = 64 << 10;
+/// How often they are given the bytes they may write, in microseconds.
+const REFILL_US: i64 = 500;
+/// Where more than this part of the oldest blob files is garbage, their values are moved at once. Others
+/// are when a compaction comes across them.
+const BLOB_GARBAGE_MAX: f64 = 0.5;
 
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +236,11 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
         db.set_env(&env);
     }
     db.set_bytes_per_sync(1 << 20);
+    db.set_writable_file_max_buffer_size(PIECE_BYTES);
+    if let Ok(bytes_per_s @ 1..) = i64::try_from(options.background_bytes_per_s) {
+        // Compactions get a tenth of it even while flushes want all.
+        db.set_ratelimiter(bytes_per_s, REFILL_US, 10);
+    }
     db.set_max_open_files(512);
     db.set_skip_stats_update_on_db_open(true);
     db.set_log_level(LogLevel::Warn);
@@ -261,6 +275,7 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
             cf.set_blob_compression_type(lz4);
             cf.set_blob_cache(cache);
             cf.set_enable_blob_gc(true);
+            cf.set_blob_gc_force_threshold(BLOB_GARBAGE_MAX);
         }
         Column::HintTotals => {
             cf.set_merge_operator_associative(c"quorate.add_totals", add_totals);

@@ -26,8 +26,12 @@ pub struct Options {
     /// Memory for the newest writes of one column family before they are flushed; up to three such
     /// buffers exist at a time. The log is kept below four times as much.
     pub memtable_bytes: usize,
-    /// Rows from this size up live in blob files, so that compaction does not copy them.
+    /// Rows from this size up live in blob files, so that compaction does not copy them
+    /// (docs/decisions/0011).
     pub blob_bytes_min: u64,
+    /// How many bytes flushes and compactions together may write in a second; 0 for any number. They
+    /// get their share in small pieces, so that requests have a turn between.
+    pub background_bytes_per_s: u64,
     /// Below this many free bytes on the data disk no writes are taken. It must leave room for what
     /// is written in a quarter of a second and for a compaction under way: a disk that runs full all
     /// the same fails the store until it is reopened. 0 turns the watermark off.
@@ -43,16 +47,17 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults for a node: synced writes, 256 MiB of block cache, 128 MiB of
-    /// row cache, 64 MiB memtables, blobs from 16
-    /// KiB, a watermark of 1 GiB, hints up to 4 GiB.
+    /// The defaults for a node: synced writes, 256 MiB of block cache, 128 MiB of row cache, 64 MiB
+    /// memtables, blobs from 512 bytes, 256 MiB a second in the background, a watermark of 1 GiB, hints
+    /// up to 4 GiB.
     pub fn new(node: NodeId, cluster_id: &str, partitions: u32) -> Self {
         Self {
             durability: Durability::Fsync,
             block_cache_bytes: 256 << 20,
             row_cache_bytes: 128 << 20,
             memtable_bytes: 64 << 20,
-            blob_bytes_min: 16 << 10,
+            blob_bytes_min: 512,
+            background_bytes_per_s: 256 << 20,
             disk_free_bytes_min: 1 << 30,
             hint_bytes_max: 4 << 30,
             node,
