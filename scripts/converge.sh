@@ -22,6 +22,8 @@ Starts fresh clusters of its own (ports 8601… and 8701…) and measures:
            it, and what a comparison costs when nothing differs
   wipe     one of three nodes with BIG_KEYS keys loses its disk; the time until it is full again, and
            the p99 of a foreground load before and meanwhile
+  rest     what three nodes with KEYS keys write and exchange while nobody asks anything, though they compare
+           every second, in --load-seconds
   down     one of three nodes dies, then stalls, under a foreground load on the other two: requests that
            failed, and the p99 from the second second on, beside that of the healthy cluster
 
@@ -43,7 +45,7 @@ while (($#)); do
             usage
             exit 0
             ;;
-        hints | trees | one | wipe | down)
+        hints | trees | one | wipe | rest | down)
             parts+=("$1")
             shift
             ;;
@@ -61,7 +63,7 @@ while (($#)); do
         *) die "unknown word '$1' (see --help)" ;;
     esac
 done
-((${#parts[@]})) || parts=(hints trees one wipe down)
+((${#parts[@]})) || parts=(hints trees one wipe rest down)
 
 rows=()
 row() {
@@ -259,6 +261,41 @@ part_wipe() {
     row wipe "p99 (of GET, PUT) before, at $rate operations/s" "$(p99_ms "$before")"
     row wipe "foreground p99 meanwhile" "$(p99_ms "$during")"
     row wipe "foreground errors meanwhile" "$(errors_of "$during")"
+}
+
+# The sum of metric $1 over all nodes.
+metric_sum() {
+    local node
+    for node in $(cluster_nodes); do curl -sf -m 5 "$(client_url "$node")/metrics"; done |
+        awk -v name="$1" '$1 == name { sum += $2 } END { printf "%d\n", sum }'
+}
+
+# What the processes of all nodes have had written to disk, in bytes.
+disk_bytes() {
+    local node
+    for node in $(cluster_nodes); do cat "/proc/$(node_pid "$node")/io"; done |
+        awk '$1 == "write_bytes:" { sum += $2 } END { printf "%d\n", sum }'
+}
+
+part_rest() {
+    fresh 3 QUORATE_ANTI_ENTROPY__INTERVAL_MS=1000
+    store "$keys"
+    wait_trees_fit
+    # Within a minute of the last write each node records that its store was in use.
+    sleep 70
+    local writes
+    writes=$(metric_sum quorate_store_writes_total)
+    local bytes rounds exchanged
+    bytes=$(disk_bytes) rounds=$(metric_sum quorate_anti_entropy_rounds_total)
+    exchanged=$(metric_sum quorate_anti_entropy_bytes_total)
+    sleep "$load_seconds"
+    rounds=$(($(metric_sum quorate_anti_entropy_rounds_total) - rounds))
+    ((rounds)) || die "nothing was compared"
+    row rest "seconds; rounds of two nodes" "$load_seconds; $rounds"
+    row rest "batches written; bytes written to disk" \
+        "$(($(metric_sum quorate_store_writes_total) - writes)); $(($(disk_bytes) - bytes))"
+    row rest "bytes exchanged per round, over all partitions" \
+        "$((($(metric_sum quorate_anti_entropy_bytes_total) - exchanged) / rounds))"
 }
 
 part_down() {
