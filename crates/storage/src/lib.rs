@@ -4,8 +4,8 @@
 //! per key and place ([`Place`]): the node's own as home replica, or one kept as a hint for another
 //! node. Reading in order:
 //!
-//! * `store`: read, mint, merge — the read-modify-write of one row under its lock stripe; `rows`: home
-//!   rows in memory;
+//! * `store`: read, mint, merge; `change`: the read-modify-write of one row under its lock stripe;
+//!   `rows`: home rows in memory;
 //! * `index`, `trees`: what follows from a home row, on the disk and in memory;
 //! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
 //! * `page`, `sweep`, `scrub`: many rows at once: filling, moving and dropping, mending;
@@ -28,6 +28,7 @@
 //!
 //! Nothing else in the project knows RocksDB.
 
+mod change;
 mod columns;
 mod disk;
 mod engine;

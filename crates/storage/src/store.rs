@@ -7,33 +7,27 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quorate_protocol::clock::Actor;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::row::{Draft, Incarnation, Limits, MintError, Minted, Minter, Row};
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::tree::Tree;
-use rocksdb::{Cache, WriteBatch};
+use rocksdb::Cache;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use crate::columns::Totals;
 use crate::disk::DiskWatch;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::hints::{Ledger, Reservation};
+use crate::hints::Ledger;
 use crate::incarnation::random_nonzero;
-use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Options, Place, Recovery};
 use crate::rows::RowCache;
 use crate::status::Tally;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
 use crate::trees::Trees;
-
-/// What a row usually takes beside its values, in bytes.
-const ROW_HEAD_BYTES_ABOUT: usize = 192;
 
 /// One node's rows, indexes and records on its disk. Shared behind an `Arc`; every call may be made
 /// from any thread.
@@ -107,7 +101,7 @@ impl Store {
     }
 
     /// The row as it is in memory, if it is.
-    fn cached(&self, place: Place, key: &Key) -> Option<Bytes> {
+    pub(crate) fn cached(&self, place: Place, key: &Key) -> Option<Bytes> {
         matches!(place, Place::Home(_)).then(|| self.rows.get(key)).flatten()
     }
 
@@ -216,135 +210,6 @@ impl Store {
                     engine.hand_over(batches)
                 }
             }
-        }
-    }
-
-    /// Reads a row under its stripe and lets `decide` change it.
-    pub(crate) fn change<T>(
-        &self,
-        place: Place,
-        key: &Key,
-        blocking: Blocking,
-        decide: impl FnOnce(Update<'_>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        self.engine.check()?;
-        self.disk.check()?;
-        let row_key = place.row_key(key);
-        let _stripe = self.stripes.lock(&row_key, blocking)?;
-        let stored = self.stored(place, key, &row_key, blocking)?;
-        decide(self.update(place, key, row_key, stored)?)
-    }
-
-    /// The row as it is stored, from memory if it is there. The caller holds its stripe.
-    pub(crate) fn stored(
-        &self,
-        place: Place,
-        key: &Key,
-        row_key: &[u8],
-        blocking: Blocking,
-    ) -> Result<Option<Bytes>, Error> {
-        match self.cached(place, key) {
-            Some(row) => Ok(Some(row)),
-            None => self.engine.get(place.column(), row_key, blocking),
-        }
-    }
-
-    /// A stored row on its way to what it will be.
-    pub(crate) fn update<'a>(
-        &self,
-        place: Place,
-        key: &'a Key,
-        row_key: Vec<u8>,
-        stored: Option<Bytes>,
-    ) -> Result<Update<'a>, Error> {
-        let (mut row, old) = match &stored {
-            None => (Row::default(), Entries::default()),
-            Some(bytes) => {
-                let row = Row::decode(bytes.clone()).map_err(|error| damaged(place, key, error))?;
-                let entries = Entries::of(&row, bytes);
-                (row, entries)
-            }
-        };
-        row.tree = place.tree_n();
-        let stored_bytes = stored.as_ref().map(Bytes::len);
-        Ok(Update { place, key, row_key, stored, stored_bytes, old, row })
-    }
-
-    /// Writes a changed row and what follows from it in one batch; returns the encoded row.
-    pub(crate) fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
-        let mut batch = WriteBatch::default();
-        let (row, staged) = self.stage(&mut batch, update)?;
-        self.engine.write(batch, blocking)?;
-        staged.apply();
-        Ok(row)
-    }
-
-    /// Adds a changed row and what follows from it to a batch; returns the encoded row too.
-    pub(crate) fn stage(
-        &self,
-        batch: &mut WriteBatch,
-        update: &Update<'_>,
-    ) -> Result<(Bytes, Staged<'_>), Error> {
-        // Room for the usual head of one sibling: the row is copied no second time while it grows.
-        let mut row =
-            BytesMut::with_capacity(update.row.object.value_bytes() + ROW_HEAD_BYTES_ABOUT);
-        update.row.encode(&mut row);
-        let row = row.freeze();
-        batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
-        let staged = match update.place {
-            Place::Home(Tree { partition, .. }) => {
-                let new = Entries::of(&update.row, &row);
-                let old = &update.old;
-                let pending = self.stage_entries(batch, partition, update.key, old, &new)?;
-                Staged::Home {
-                    pending,
-                    rows: &self.rows,
-                    key: update.key.clone(),
-                    row: row.clone(),
-                }
-            }
-            Place::Hint(target) => {
-                let entry_bytes = |row_bytes: usize| (update.row_key.len() + row_bytes) as i64;
-                let change = Totals {
-                    keys: i64::from(update.stored_bytes.is_none()),
-                    bytes: entry_bytes(row.len()) - update.stored_bytes.map_or(0, entry_bytes),
-                };
-                Staged::Hint(self.stage_totals(batch, target, change)?)
-            }
-        };
-        Ok((row, staged))
-    }
-}
-
-/// One row on its way from what is stored to what will be.
-pub(crate) struct Update<'a> {
-    pub(crate) place: Place,
-    pub(crate) key: &'a Key,
-    pub(crate) row_key: Vec<u8>,
-    /// The row as it is stored.
-    pub(crate) stored: Option<Bytes>,
-    stored_bytes: Option<usize>,
-    /// What follows from the row as it is stored, if it is a home row.
-    pub(crate) old: Entries,
-    /// The row as it will be.
-    pub(crate) row: Row,
-}
-
-/// What changes in memory once the batch of a row is written. Dropped before that, it changes nothing.
-pub(crate) enum Staged<'a> {
-    Home { pending: Pending<'a>, rows: &'a RowCache, key: Key, row: Bytes },
-    Hint(Reservation<'a>),
-}
-
-impl Staged<'_> {
-    /// The batch is written. Call it under the row's stripe.
-    pub(crate) fn apply(self) {
-        match self {
-            Self::Home { pending, rows, key, row } => {
-                pending.apply();
-                rows.put(&key, &row);
-            }
-            Self::Hint(reservation) => reservation.keep(),
         }
     }
 }

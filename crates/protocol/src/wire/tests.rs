@@ -1,0 +1,247 @@
+//! Frames come back as they were, and what is no frame is refused with what is wrong about it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::{Actor, Clock, Dot};
+use crate::get::{What, Where};
+use crate::message::{Condition, Message, Refusal, Reply, Write};
+use crate::name::Key;
+use crate::object::{Metadata, Version, WriteId};
+use crate::put::Role;
+use crate::row::Draft;
+use crate::stamp::{Millis, Stamp};
+
+fn node(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+fn header() -> Header {
+    Header {
+        cluster_id: "test".to_owned(),
+        token: [7; 16],
+        from: node("n1"),
+        to: node("n2"),
+        layout_version: 3,
+        layout_hash: LayoutHash(42),
+        partitions: 1024,
+    }
+}
+
+/// The header that the receiver would send.
+fn mine() -> Header {
+    Header { from: node("n2"), to: node("n1"), ..header() }
+}
+
+fn write(context: Clock) -> Message {
+    let draft = Draft {
+        context,
+        context_stamp: Stamp(9),
+        metadata: Metadata { content_type: "text/plain".to_owned(), user: Vec::new() },
+        write_id: WriteId([1; 16]),
+        supersede_all: false,
+        unless_overtaken: false,
+        value: None,
+    };
+    let write = Write {
+        key: Key::new("carts", b"user/7").unwrap(),
+        draft,
+        has_value: true,
+        n: 3,
+        w: 2,
+        r: 2,
+        sloppy: true,
+        condition: Some(Condition::Version(vec![Version([3; 16])])),
+        delete_seen: false,
+        idempotency: Some([4; 16]),
+        timeout_ms: 5000,
+        return_body: false,
+    };
+    Message::Forward { operation: 77, write: Box::new(write) }
+}
+
+fn messages() -> Vec<WithPayload<Message>> {
+    let key = Key::new("carts", "ü".as_bytes()).unwrap();
+    let role = Role::Hint { target: node("n3") };
+    let mut context = Clock::default();
+    context.advance(Dot { actor: Actor(u64::MAX), counter: 300 });
+    let payload = Bytes::from_static(b"a payload");
+    vec![
+        WithPayload {
+            head: Message::Store { key: key.clone(), role, read_at: Millis(7) },
+            payload,
+        },
+        WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
+        WithPayload::bare(Message::Read { key, what: What::Digest, place: Where::Hints }),
+    ]
+}
+
+fn replies() -> Vec<WithPayload<Reply>> {
+    let hints = vec![(node("n3"), 4)];
+    let inspection = Reply::Inspection { own: Some(5), ready: true, hints };
+    vec![
+        WithPayload::bare(Reply::Stored),
+        WithPayload { head: inspection, payload: Bytes::from_static(b"own++hint") },
+        WithPayload::bare(Reply::Digest(Version([9; 16]))),
+        WithPayload::bare(Reply::Refused(Refusal::HintsFull)),
+    ]
+}
+
+fn frame<T: Serialize>(messages: &[WithPayload<T>]) -> Bytes {
+    let mut writer = FrameWriter::new(&header());
+    for message in messages {
+        writer.push(&message.head, &message.payload);
+    }
+    assert_eq!(writer.count(), messages.len());
+    writer.finish()
+}
+
+/// The frame with a checksum that fits: a sender that means harm computes it too.
+fn resealed(frame: &[u8]) -> Bytes {
+    let mut frame = frame.to_vec();
+    let checksum = xxhash_rust::xxh3::xxh3_64(&frame[PREFIX_BYTES..]);
+    frame[8..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    frame.into()
+}
+
+#[test]
+fn frames_come_back() {
+    assert_eq!(decode(frame(&messages())), Ok((header(), messages())));
+    assert_eq!(decode(frame(&replies())), Ok((header(), replies())));
+    assert_eq!(decode::<Reply>(frame::<Reply>(&[])), Ok((header(), Vec::new())));
+}
+
+#[test]
+fn on_a_stream_the_same_frame_has_a_prefix() {
+    let mut writer = FrameWriter::new(&header());
+    for reply in replies() {
+        writer.push(&reply.head, &reply.payload);
+    }
+    let enveloped = writer.finish_for_stream(envelope::Kind::Part);
+    let prefix = enveloped[..envelope::PREFIX_BYTES].try_into().unwrap();
+    let whole = frame(&replies());
+    assert_eq!(envelope::parse(prefix), Some((envelope::Kind::Part, whole.len())));
+    assert_eq!(enveloped.slice(envelope::PREFIX_BYTES..), whole);
+}
+
+#[test]
+fn a_cut_off_frame_is_refused_wherever_it_is_cut() {
+    let frame = frame(&messages());
+    for len in 0..frame.len() {
+        assert!(decode::<Message>(frame.slice(..len)).is_err(), "{len}");
+    }
+    // Cut between two messages and sealed again it is a shorter frame, else still damaged.
+    for len in PREFIX_BYTES..frame.len() {
+        if let Ok((_, fewer)) = decode::<Message>(resealed(&frame[..len])) {
+            assert_eq!(fewer, messages()[..fewer.len()]);
+        }
+    }
+}
+
+/// The header's length lies before the checksum: a wrong one must not swallow messages.
+#[test]
+fn a_wrong_header_length_is_refused() {
+    let whole = frame(&messages());
+    let right = u16::from_le_bytes([whole[6], whole[7]]);
+    for len in (0..=whole.len() as u16).filter(|len| *len != right) {
+        let mut bytes = whole.to_vec();
+        bytes[6..8].copy_from_slice(&len.to_le_bytes());
+        assert!(decode::<Message>(bytes.into()).is_err(), "{len}");
+    }
+}
+
+#[test]
+fn another_protocol_is_named() {
+    let mut bytes = frame(&messages()).to_vec();
+    bytes[4] = 9;
+    let error = FrameError::ProtocolVersion { theirs: 9, ours: PROTOCOL_VERSION };
+    assert_eq!(decode::<Message>(bytes.clone().into()), Err(error));
+    bytes[0] = b'X';
+    let error = FrameError::Damaged("no magic number");
+    assert_eq!(decode::<Message>(bytes.into()), Err(error));
+}
+
+#[test]
+fn too_many_messages_are_refused() {
+    let most = vec![WithPayload::bare(Reply::Stored); MESSAGES_MAX];
+    assert_eq!(decode::<Reply>(frame(&most)).unwrap().1.len(), MESSAGES_MAX);
+    let more = vec![WithPayload::bare(Reply::Stored); MESSAGES_MAX + 1];
+    let error = FrameError::Damaged("too many messages");
+    assert_eq!(decode::<Reply>(frame(&more)), Err(error));
+}
+
+/// A clock that is not sorted would make a minter drop siblings that nobody saw.
+#[test]
+fn a_broken_clock_in_a_message_is_refused() {
+    let mut context = Clock::default();
+    context.advance(Dot { actor: Actor(0x0101_0101_0101_0101), counter: 1 });
+    context.advance(Dot { actor: Actor(0x0202_0202_0202_0202), counter: 1 });
+    let whole = frame(&[WithPayload::bare(write(context))]).to_vec();
+    let first = whole.windows(8).position(|window| window == [1; 8]).unwrap();
+    let mut broken = whole.clone();
+    broken[first..first + 8].copy_from_slice(&[3; 8]);
+    assert!(decode::<Message>(resealed(&whole)).is_ok());
+    let error = FrameError::Damaged("unreadable message");
+    assert_eq!(decode::<Message>(resealed(&broken)), Err(error));
+}
+
+#[test]
+fn a_header_that_does_not_fit_names_both_sides() {
+    let check = |header: Header| {
+        let known = |at: NodeId| at == node("n1") || at == node("n2");
+        header.check(&mine(), &[[1; 16], [7; 16]], known).map_err(|e| e.to_string())
+    };
+    assert_eq!(check(header()), Ok(()));
+    let refused = |header: Header, words: &[&str]| {
+        let text = check(header).unwrap_err();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    };
+    let other = Header { cluster_id: "other".to_owned(), ..header() };
+    refused(other, &["\"other\"", "\"test\""]);
+    refused(Header { token: [8; 16], ..header() }, &["n1", "key"]);
+    refused(Header { to: node("n3"), ..header() }, &["for n3", "is n2"]);
+    refused(Header { from: node("n9"), ..header() }, &["n9", "layout"]);
+    refused(Header { layout_hash: LayoutHash(43), ..header() }, &["2b", "2a"]);
+    refused(Header { partitions: 512, ..header() }, &["512", "1024"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None, ..ProptestConfig::with_cases(2000)
+    })]
+
+    #[test]
+    fn changed_frames_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        for whole in [frame(&messages()), frame(&replies())] {
+            let mut bytes = whole.to_vec();
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            let unsealed = decode::<Message>(Bytes::from(bytes.clone()));
+            prop_assert!(unsealed.is_err() || bytes == whole);
+            if let Some(cut) = cut {
+                bytes.truncate(PREFIX_BYTES + cut.index(bytes.len() - PREFIX_BYTES));
+            }
+            let _ = decode::<Reply>(resealed(&bytes));
+            if let Ok((_, messages)) = decode::<Message>(resealed(&bytes)) {
+                for message in messages {
+                    if let Message::Forward { write, .. } = message.head {
+                        prop_assert!(write.draft.context.is_well_formed());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode::<Message>(bytes.clone().into());
+        let frame = [&frame(&messages())[..PREFIX_BYTES], &bytes].concat();
+        let _ = decode::<Message>(resealed(&frame));
+        let _ = decode::<Reply>(resealed(&frame));
+    }
+}
