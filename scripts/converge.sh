@@ -128,13 +128,16 @@ compare_all() {
         jq -s "{sum: [.[].rounds[]$1] | add, complete: all(.complete)} | select(.complete).sum // 0"
 }
 
-# How many hints all nodes but $1 keep.
-hints_without() {
+# The sum of metric $1 over all nodes but $2, if it is said.
+metric_sum() {
     local node
     for node in $(cluster_nodes); do
-        [[ $node == "$1" ]] || curl -sf -m 5 "$(client_url "$node")/metrics"
-    done | awk '$1 == "quorate_hint_keys" { sum += $2 } END { print sum + 0 }'
+        [[ $node == "${2:-}" ]] || curl -sf -m 5 "$(client_url "$node")/metrics"
+    done | awk -v name="$1" '$1 == name { sum += $2 } END { printf "%d\n", sum }'
 }
+
+# How many hints all nodes but $1 keep.
+hints_without() { metric_sum quorate_hint_keys "$1"; }
 
 # Whether node $1 and each of its peers have compared everything, each beginning once, since $2 ms ago: of
 # two nodes each begins where it comes first in the preference list.
@@ -261,13 +264,6 @@ part_wipe() {
     row wipe "p99 (of GET, PUT) before, at $rate operations/s" "$(p99_ms "$before")"
     row wipe "foreground p99 meanwhile" "$(p99_ms "$during")"
     row wipe "foreground errors meanwhile" "$(errors_of "$during")"
-}
-
-# The sum of metric $1 over all nodes.
-metric_sum() {
-    local node
-    for node in $(cluster_nodes); do curl -sf -m 5 "$(client_url "$node")/metrics"; done |
-        awk -v name="$1" '$1 == name { sum += $2 } END { printf "%d\n", sum }'
 }
 
 # What the processes of all nodes have had written to disk, in bytes.

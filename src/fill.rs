@@ -36,9 +36,6 @@ pub struct Readiness {
 const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
 const PARTITIONS_AT_ONCE: usize = 16;
-/// Rows that are merged before others get a turn, one of the store's batches: a fraction of a millisecond of
-/// work, since whoever needs the processor meanwhile may have to wait until it is over.
-const MERGED_AT_ONCE: usize = MERGE_BATCH_ROWS;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
@@ -305,7 +302,8 @@ async fn fetch_page(
 /// key could come back with it, is not.
 async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Place, Key, Bytes)>) -> bool {
     while !rows.is_empty() {
-        let rest = rows.split_off(MERGED_AT_ONCE.min(rows.len()));
+        // One batch a turn, a fraction of a millisecond: whoever needs the processor waits until it is over.
+        let rest = rows.split_off(MERGE_BATCH_ROWS.min(rows.len()));
         let some = std::mem::replace(&mut rows, rest);
         let merge = move |node: &Node| {
             let now = node.now();

@@ -232,9 +232,7 @@ impl Health {
     /// Its own fresh word by gossip; or it answers while its greetings, which came before, stay away.
     fn cannot_reach_me(&self, answered: Millis, patience: &Patience, now: Millis) -> bool {
         let beat = lock(&self.pulse).last();
-        if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX)
-            && self.word.last().cannot_reach_me
-        {
+        if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX) && self.word.cannot_reach_me() {
             return true;
         }
         let greeted = Millis(self.greeted_ms.load(Relaxed));

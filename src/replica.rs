@@ -153,36 +153,45 @@ pub async fn merge(
     object: Object,
     read_at: Millis,
 ) -> Reply {
-    let now = node.now();
-    if let Err(refused) = may_merge(node, key, &object, read_at, now) {
-        return refused;
-    }
     let place = place_of(node, role, key);
-    let merged = match node.store.merge(place, key, &object, now, Blocking::Never) {
+    let merged = match merge_now(node, place, key, &object, read_at, Blocking::Never) {
         Err(Error::WouldBlock) => {
             let key = key.clone();
             on_blocking_pool(node, move |node| {
-                let now = node.now();
-                // It may have waited for a thread.
-                if let Err(refused) = may_merge(node, &key, &object, read_at, now) {
-                    return Ok(refused);
-                }
-                node.store
-                    .merge(place, &key, &object, now, Blocking::Allowed)
-                    .map(|_| Reply::Stored)
+                merge_now(node, place, &key, &object, read_at, Blocking::Allowed)
             })
             .await
         }
-        done => done.map(|_| Reply::Stored),
+        done => done,
     };
     merged.unwrap_or_else(|error| Reply::Refused(refusal_of(&error)))
+}
+
+/// Merges an object if this node may take it at this moment, however long it has waited to be asked:
+/// [`Reply::Stored`], or why not.
+///
+/// # Errors
+/// The store's.
+pub fn merge_now(
+    node: &Node,
+    place: Place,
+    key: &Key,
+    object: &Object,
+    read_at: Millis,
+    blocking: Blocking,
+) -> Result<Reply, Error> {
+    let now = node.now();
+    if let Err(refused) = may_merge(node, key, object, read_at, now) {
+        return Ok(refused);
+    }
+    node.store.merge(place, key, object, now, blocking).map(|_| Reply::Stored)
 }
 
 /// Whether this node may take an object, at `now`.
 ///
 /// # Errors
 /// What to answer instead.
-pub fn may_merge(
+fn may_merge(
     node: &Node,
     key: &Key,
     object: &Object,

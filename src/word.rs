@@ -1,7 +1,7 @@
 //! What a peer says of itself, in answers and by gossip.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::message::Status;
 
@@ -41,12 +41,17 @@ pub struct Word {
 impl Word {
     /// What the peer said last.
     pub fn last(&self) -> Said {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
     }
 
     /// Whether it has still to receive partitions: it cannot answer for these, and has enough to do.
     pub fn is_filling(&self) -> bool {
         self.fills.load(Relaxed)
+    }
+
+    /// Whether it said last that it cannot reach this node.
+    pub fn cannot_reach_me(&self) -> bool {
+        self.lock().cannot_reach_me
     }
 
     /// Records what the peer said in an answer.
@@ -85,8 +90,12 @@ impl Word {
         self.update(|said| said.error = error);
     }
 
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, change: impl FnOnce(&mut Said)) {
-        let mut said = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.lock();
         change(&mut said);
         self.fills.store(said.ready == Some(false), Relaxed);
     }

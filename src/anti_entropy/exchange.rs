@@ -216,9 +216,11 @@ type Settled = Option<(Message, Bytes)>;
 fn settle(node: &Node, difference: &Difference, fetched: Fetched) -> Option<Settled> {
     let key = difference.key.clone();
     if let Some((bytes, read_at)) = fetched {
-        let (object, now) = (Object::decode(bytes).ok()?, node.now());
-        replica::may_merge(node, &key, &object, read_at, now).ok()?;
-        node.store.merge(node.home(&key), &key, &object, now, Blocking::Allowed).ok()?;
+        let (object, place) = (Object::decode(bytes).ok()?, node.home(&key));
+        match replica::merge_now(node, place, &key, &object, read_at, Blocking::Allowed) {
+            Ok(Reply::Stored) => {}
+            Ok(_) | Err(_) => return None,
+        }
     }
     // Read now, not when it was listed: what is sent says when it was read.
     let read_at = node.now();
