@@ -6,14 +6,14 @@
 //! behind them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_storage::Error;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::anti_entropy::Pace;
+use crate::anti_entropy::{Pace, price};
 use crate::node::Node;
 
 /// How many chores are done at a time; the others wait.
@@ -68,11 +68,12 @@ pub async fn run_paced<T: Send + 'static>(
 ) -> Result<T, Error> {
     let _turn = pace.turn().await;
     let timed = move |node: &Node| {
-        let began = worked();
-        work(node).map(|done| (done, worked().saturating_sub(began)))
+        let (began, worked_before) = (Instant::now(), worked());
+        let done = work(node)?;
+        Ok((done, worked().saturating_sub(worked_before), began.elapsed()))
     };
-    let (done, took) = run(node, timed).await?;
-    pace.worked(took);
+    let (done, worked, took) = run(node, timed).await?;
+    pace.worked(price(worked, took));
     Ok(done)
 }
 

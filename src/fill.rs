@@ -35,7 +35,7 @@ pub struct Readiness {
 
 const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
-const PARTITIONS_AT_ONCE: usize = 16;
+const PARTITIONS_AT_ONCE: usize = 4;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.

@@ -330,7 +330,7 @@ async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
 const FETCH_ROWS_MAX: usize = 1024;
 /// Bytes in one page of a fetch (a single larger row still goes). Larger ones would hold up the requests
 /// that share a thread with its sending and receiving.
-const FETCH_BYTES_MAX: usize = 128 << 10;
+const FETCH_BYTES_MAX: usize = 32 << 10;
 
 async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
     if !node.standing.is_cleared() {

@@ -7,6 +7,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// So much may be owed when a turn begins: timers go by the millisecond, and pieces may be shorter.
 const DEBT_MAX: Duration = Duration::from_millis(1);
+/// On a busy machine work costs up to so many times its processor time.
+const DEARER_MAX: u32 = 4;
 
 /// Work is done in pieces, one at a time, and paid for afterwards: each makes the next one wait so long
 /// that work takes its share of the time. Side by side they would all work and then all rest, and whoever
@@ -36,11 +38,19 @@ impl Pace {
         turn
     }
 
-    /// Somebody has worked so long: processor time of this node, not time spent waiting.
+    /// Somebody has worked for so long, not counting the time until its turn came.
     pub fn worked(&self, work: Duration) {
         let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
         *paid_at = Some(pay(*paid_at, Instant::now(), work, self.share_percent));
     }
+}
+
+/// How much is paid for work that had so much processor time, from its beginning to its end within `took`. What
+/// was interrupted competed with somebody for the processor, the disk or a lock, most likely with a client's
+/// request, and is paid for as if it had gone on meanwhile: the busier the machine, the longer background
+/// work rests. It never comes to rest altogether.
+pub fn price(worked: Duration, took: Duration) -> Duration {
+    took.clamp(worked, worked * DEARER_MAX)
 }
 
 /// When work that ends `now` is paid for.
@@ -52,6 +62,16 @@ fn pay(paid_at: Option<Instant>, now: Instant, work: Duration, share_percent: u6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interrupted_work_is_dearer_within_bounds() {
+        let ms = Duration::from_millis;
+        for (worked_ms, took_ms, price_ms) in
+            [(10, 10, 10), (10, 25, 25), (10, 9000, 40), (10, 9, 10)]
+        {
+            assert_eq!(price(ms(worked_ms), ms(took_ms)), ms(price_ms));
+        }
+    }
 
     #[test]
     fn rest_leaves_work_its_share() {
