@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::anti_entropy::{Pace, price};
+use crate::anti_entropy::Pace;
 use crate::node::Node;
 
 /// How many chores are done at a time; the others wait.
@@ -73,7 +73,7 @@ pub async fn run_paced<T: Send + 'static>(
         Ok((done, worked().saturating_sub(worked_before), began.elapsed()))
     };
     let (done, worked, took) = run(node, timed).await?;
-    pace.worked(price(worked, took));
+    pace.worked(worked, took);
     Ok(done)
 }
 

@@ -223,9 +223,11 @@ section! {
     AntiEntropy {
         /// How often the trees are compared with each peer, in milliseconds; 0 turns it off.
         interval_ms: u64 = 10_000,
-        /// The share of a core that comparing and mending may take, in percent.
+        /// The share of a core that comparing, mending and handing hints over may take, in percent; less on a
+        /// busy machine.
         share_percent: u64 = 50,
-        /// The share of a core that filling an empty disk may take, in percent.
+        /// The share of a core that filling an empty disk and taking hints may take, in percent; less on a
+        /// busy machine.
         fill_percent: u64 = 50,
         /// How often the trees are recomputed from the rows, in milliseconds; 0 turns it off.
         scrub_ms: u64 = 86_400_000,
@@ -278,7 +280,7 @@ section! {
         block_cache_bytes: usize = 256 << 20,
         /// Memory for whole rows, written or read lately; 0 for none.
         row_cache_bytes: usize = 128 << 20,
-        /// Memory for writes before they are flushed to a file.
+        /// Memory for writes before they are flushed to a file; up to a quarter less, by the node's place.
         memtable_bytes: usize = 64 << 20,
         /// What may be written in the background, by flushes and compactions, in a second; 0 for no limit.
         background_bytes_per_s: u64 = 256 << 20,

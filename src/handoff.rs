@@ -6,26 +6,26 @@
 //! pass. Nothing waits for a single hint: one that cannot be delivered does not hold the others up.
 //! Source: DeCandia et al. (SOSP 2007), section 4.6.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use bytes::{Bytes, BytesMut};
+use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
-use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::anti_entropy::Pace;
 use crate::chores;
 use crate::health::State;
 use crate::hints::ROOM_ROWS_MAX;
-use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
 
 /// Bytes of hints in flight to one target (a single larger one still goes).
-const PAGE_BYTES_MAX: usize = 1 << 20;
+const PAGE_BYTES_MAX: usize = 64 << 10;
 /// How often a node looks whether there are hints to deliver.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The longest wait after passes that left something.
@@ -35,8 +35,6 @@ const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// Of how many old hints the partitions are marked at a time, and the bytes of them that are read.
 const ALARM_ROWS_MAX: usize = 1024;
 const ALARM_BYTES_MAX: usize = 4 << 20;
-/// The longest pause between two pages.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Delivers hints to one target for as long as the node runs.
 pub async fn run(node: Arc<Node>, target: NodeId) {
@@ -120,11 +118,10 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
     let mut pass = Pass { reached_end: node.store.hint_bytes() == 0, ..Pass::default() };
     let mut after = None;
     while !pass.reached_end && is_up(node, target) {
-        let began = Instant::now();
         // Before the rows are read: see `protocol::reap`.
         let read_at = node.now();
         let from = after.clone();
-        let page = chores::run(node, move |node| {
+        let page = chores::run_paced(node, pace(node), move |node| {
             node.store.hints(target, from.as_ref(), ROOM_ROWS_MAX, PAGE_BYTES_MAX)
         });
         let mut rows = match page.await {
@@ -148,8 +145,6 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
         let delivered = deliver_page(node, target, rows, read_at).await;
         pass.delivered += delivered;
         pass.left += found - delivered;
-        // A third of the time is left to others.
-        tokio::time::sleep((began.elapsed() / 2).min(PAUSE_MAX)).await;
     }
     pass
 }
@@ -171,49 +166,53 @@ async fn deliver_page(
     rows: Vec<(Key, Bytes)>,
     read_at: Millis,
 ) -> usize {
-    let mut waiting = Vec::with_capacity(rows.len());
+    let (mut hints, mut versions) =
+        (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    let mut payload = BytesMut::with_capacity(rows.iter().map(|(_, row)| row.len()).sum());
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
             tracing::error!(%key, %target, "a hint is damaged and stays");
             continue;
         };
-        let (reply_to, mailbox) = ReplyTo::new();
-        let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
-        node.peers.send(target, message, object, reply_to);
-        waiting.push((key, version, mailbox));
+        payload.extend_from_slice(&object);
+        versions.push((key.clone(), version));
+        hints.push((key, object.len() as u32));
     }
-    let mut arrived: Vec<(Key, Version)> = Vec::with_capacity(waiting.len());
-    let mut refused = None;
-    for (key, version, mut mailbox) in waiting {
-        match mailbox.recv().await {
-            Some((_, Heard::Reply(WithPayload { head: Reply::Stored, .. }))) => {
-                arrived.push((key, version));
-            }
-            Some((_, Heard::Reply(WithPayload { head: Reply::Refused(why), .. }))) => {
-                refused = Some((key, why));
-            }
-            Some((
-                _,
-                Heard::Reply(_) | Heard::Written(_) | Heard::NotSent(_) | Heard::Silent(_),
-            ))
-            | None => {}
+    let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+    let message = Message::Deliver { hints, read_at };
+    let heard = node.peers.ask_with(target, message, payload.freeze(), timeout).await;
+    let refused = match heard.into_reply().map(|reply| reply.head) {
+        Some(Reply::Delivered { refused }) => refused,
+        Some(Reply::Refused(why)) => {
+            tracing::warn!(%target, %why, "the target refuses hints; they stay");
+            return 0;
         }
-    }
-    if let Some((key, why)) = refused {
+        Some(_) | None => return 0,
+    };
+    if let Some((place, why)) = refused.first()
+        && let Some((key, _)) = versions.get(usize::from(*place))
+    {
         tracing::warn!(%key, %target, %why, "the target refuses hints, such as this one; they stay");
     }
+    let refused: BTreeSet<usize> = refused.iter().map(|(place, _)| usize::from(*place)).collect();
+    let arrived = versions.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));
+    let arrived: Vec<(Key, Version)> = arrived.map(|(_, hint)| hint).collect();
     let delivered = arrived.len();
-    let dropped = chores::run(node, move |node| {
-        for (key, version) in &arrived {
-            // First: whoever confirms a tombstone from now on knows of this drop.
+    let dropped = chores::run_paced(node, pace(node), move |node| {
+        // First: whoever confirms a tombstone from now on knows of these drops.
+        for (key, _) in &arrived {
             node.quiet.disturb(node.partition(key), node.uptime());
-            node.store.drop_hint(target, key, *version)?;
         }
-        Ok(())
+        node.store.drop_hints(target, &arrived)
     });
     if let Err(error) = dropped.await {
         tracing::warn!(%error, %target, "delivered hints could not be deleted");
     }
     delivered
+}
+
+/// Handing over and comparing share what a node may spend to bring others up to date.
+fn pace(node: &Node) -> &Pace {
+    &node.anti_entropy.pace
 }

@@ -101,7 +101,8 @@ pub fn room(node: &Node) -> u32 {
     if node.hints.is_stalled(node.store.stats().stalls, node.uptime()) {
         return ROOM_ROWS_BUSY as u32;
     }
-    (ROOM_ROWS_MAX * free / max).max(ROOM_ROWS_BUSY) as u32
+    // One piece of merging beside a load that fills the machine: the sender waits while it is paid for.
+    (ROOM_ROWS_MAX * free / max / node.fill_pace.dearness()).max(ROOM_ROWS_BUSY) as u32
 }
 
 /// The hints that this node keeps for one other.

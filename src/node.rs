@@ -403,16 +403,30 @@ pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header 
     }
 }
 
+/// The share of a memtable by which nodes differ at most, in percent.
+const STAGGER_PERCENT: u64 = 25;
+
+/// The memtable of the node at this place of the layout. Replicas take about the same writes: with memtables
+/// of one size all of them would flush in the same moment, and a quorum can hide one slow replica only.
+fn staggered(memtable_bytes: usize, place: usize) -> usize {
+    // The fractions of the multiples of the golden ratio lie far apart, however many there are.
+    let fraction_percent = place as u64 * 6_180 / 100 % 100;
+    let less = memtable_bytes as u64 / 100 * fraction_percent * STAGGER_PERCENT / 100;
+    memtable_bytes - less as usize
+}
+
 fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage::OpenError> {
     let durability = match config.durability {
         crate::config::Durability::Fsync => Durability::Fsync,
         crate::config::Durability::Buffered => Durability::Buffered,
     };
+    let place = layout.members().iter().position(|member| member.node == config.node);
+    let place = place.unwrap_or_default();
     let options = Options {
         durability,
         block_cache_bytes: config.storage.block_cache_bytes,
         row_cache_bytes: config.storage.row_cache_bytes,
-        memtable_bytes: config.storage.memtable_bytes,
+        memtable_bytes: staggered(config.storage.memtable_bytes, place),
         background_bytes_per_s: config.storage.background_bytes_per_s,
         disk_free_bytes_min: config.storage.disk_free_bytes_min,
         hint_bytes_max: config.limits.hint_bytes_max,

@@ -20,7 +20,7 @@ use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use crate::faults::Cuts;
 use crate::node::Node;
 use crate::stream::frame_bytes_max;
-use crate::{peer_stream, replica};
+use crate::{batch, peer_stream};
 
 /// The peer port's routes.
 pub fn app(node: Arc<Node>) -> Router {
@@ -49,7 +49,7 @@ pub(crate) async fn answer(
         let why = "cut off by the fault hook".to_owned();
         return Err(Refused { status: StatusCode::SERVICE_UNAVAILABLE, why });
     }
-    Ok((header.from, replica::carry_out(node, header.from, messages).await))
+    Ok((header.from, batch::carry_out(node, header.from, messages).await))
 }
 
 fn receive(node: &Node, bytes: Bytes) -> Result<(Header, Vec<WithPayload<Message>>), FrameError> {

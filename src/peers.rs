@@ -130,19 +130,40 @@ impl Peers {
 
     /// Queues a message. If the queue is full or the node is no peer, the mailbox hears so at once.
     pub fn send(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
+        let kind = kind_of(&message);
+        self.queue(to, kind, Outgoing { message, payload, reply_to });
+    }
+
+    /// As [`Peers::send`], for no client: a batch is answered as a whole, and whoever reads or writes a key
+    /// shall not wait for what is compared and mended.
+    pub fn send_aside(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
+        self.queue(to, Kind::Control, Outgoing { message, payload, reply_to });
+    }
+
+    fn queue(&self, to: NodeId, kind: Kind, outgoing: Outgoing) {
         let Some(peer) = self.peers.get(&to) else {
-            return reply_to.tell(to, Heard::NotSent("not in the layout".to_owned()));
+            return outgoing.reply_to.tell(to, Heard::NotSent("not in the layout".to_owned()));
         };
-        let queue = &peer.queues[kind_of(&message) as usize];
-        if let Err(outgoing) = queue.push(Outgoing { message, payload, reply_to }) {
+        if let Err(outgoing) = peer.queues[kind as usize].push(outgoing) {
             outgoing.reply_to.tell(to, Heard::NotSent("queue full".to_owned()));
         }
     }
 
     /// Sends a message and waits for the reply, at most `timeout`.
     pub async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> Heard {
+        self.ask_with(to, message, Bytes::new(), timeout).await
+    }
+
+    /// As [`Peers::ask`], with a payload.
+    pub async fn ask_with(
+        &self,
+        to: NodeId,
+        message: Message,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Heard {
         let (reply_to, mut mailbox) = ReplyTo::new();
-        self.send(to, message, Bytes::new(), reply_to);
+        self.send(to, message, payload, reply_to);
         match tokio::time::timeout(timeout, mailbox.recv()).await {
             Ok(Some((_, heard))) => heard,
             Ok(None) | Err(_) => Heard::Silent("no answer in time".to_owned()),
@@ -262,6 +283,7 @@ fn kind_of(message: &Message) -> Kind {
         | Message::Confirm { .. }
         | Message::Reap { .. }
         | Message::Room
+        | Message::Deliver { .. }
         | Message::SyncPoint
         | Message::Undelivered { .. }
         | Message::Keys { .. } => Kind::Control,

@@ -264,6 +264,7 @@ pub fn understand(reply: WithPayload<message::Reply>) -> Reply {
         | message::Reply::Room { .. }
         | message::Reply::SyncPoint { .. }
         | message::Reply::Undelivered { .. }
+        | message::Reply::Delivered { .. }
         | message::Reply::Keys(_) => Reply::Refused,
     }
 }

@@ -1,16 +1,13 @@
-//! Carries out what other nodes ask (they ask through [`crate::peer_port`]).
+//! The rows of this node: what peers (through [`crate::batch`]) and its own coordinators read and merge.
 //!
-//! A batch holds messages of one kind. All its stores are merged first and then share one wait for
-//! durability; reads never wait for it. What would block goes to the blocking pool, the rest is done in
-//! place: a hop per operation costs more than the operation.
+//! What would block goes to the blocking pool, the rest is done in place: a hop per operation costs more
+//! than the operation.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::get::{What, Where};
-use quorate_protocol::listing::Question;
-use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
+use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
@@ -18,119 +15,9 @@ use quorate_protocol::reap;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error, Place};
-use tokio::task::yield_now;
 
-use crate::anti_entropy::answers;
 use crate::chores;
-use crate::hints::{self, Mark};
-use crate::keys;
-use crate::mailbox::Heard;
-use crate::minter;
 use crate::node::Node;
-use crate::reaper;
-
-/// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
-/// read that comes meanwhile should not.
-const TURN_MAX: Duration = Duration::from_micros(500);
-
-/// Carries out a batch and answers in the order of the messages.
-pub(crate) async fn carry_out(
-    node: &Arc<Node>,
-    from: NodeId,
-    messages: Vec<WithPayload<Message>>,
-) -> Vec<WithPayload<Reply>> {
-    let mut replies = Vec::with_capacity(messages.len());
-    let mut turn = Instant::now();
-    for message in messages {
-        replies.push(carry_out_one(node, from, message).await);
-        if turn.elapsed() >= TURN_MAX {
-            yield_now().await;
-            turn = Instant::now();
-        }
-    }
-    let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
-    if replies.iter().any(stored)
-        && let Err(error) = node.store.durable().await
-    {
-        let refusal = refusal_of(&error);
-        for reply in replies.iter_mut().filter(|reply| stored(reply)) {
-            reply.head = Reply::Refused(refusal);
-        }
-    }
-    replies
-}
-
-async fn carry_out_one(
-    node: &Arc<Node>,
-    from: NodeId,
-    message: WithPayload<Message>,
-) -> WithPayload<Reply> {
-    let payload = message.payload;
-    match message.head {
-        Message::Store { key, role, read_at } => {
-            WithPayload::bare(store(node, role, &key, payload, read_at).await)
-        }
-        Message::Read { key, what, place } => read(node, &key, what, place).await,
-        Message::Forward { operation, mut write } => {
-            write.draft.value = write.has_value.then_some(payload);
-            WithPayload::bare(minter::accept(node, from, operation, *write))
-        }
-        Message::Written { operation, answer } => {
-            let answer = Box::new(WithPayload { head: answer, payload });
-            node.forwards.tell(operation, from, Heard::Written(answer));
-            WithPayload::bare(Reply::Accepted)
-        }
-        Message::Inspect { key } => inspect(node, key).await,
-        Message::Conflicts { bucket, after, limit } => {
-            let bucket = bucket.as_ref().map(|bucket| bucket.as_str());
-            let found = node.store.conflicts(bucket, after.as_ref(), usize::from(limit));
-            WithPayload::bare(match found {
-                Ok(keys) => Reply::Conflicts { keys },
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            })
-        }
-        Message::Hello { status } => {
-            WithPayload::bare(crate::background::answer(node, from, status).await)
-        }
-        Message::Buckets { table, want_all } => {
-            let merged =
-                on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
-            WithPayload::bare(match merged.await {
-                Ok(_) if want_all => Reply::Buckets { table: node.buckets.table() },
-                Ok(_) => Reply::Buckets { table: Default::default() },
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            })
-        }
-        Message::Form { formation } => {
-            let recorded =
-                on_blocking_pool(node, move |node| node.record_formation(formation, false));
-            WithPayload::bare(match recorded.await {
-                Ok(()) => Reply::Status(node.status()),
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            })
-        }
-        Message::Fetch { rows, after } => fetch(node, rows, after).await,
-        Message::Room => WithPayload::bare(Reply::Room { rows: hints::room(node) }),
-        Message::SyncPoint => WithPayload::bare(node.hints.mark().into()),
-        Message::Undelivered { nonce, mark } => {
-            WithPayload::bare(hints::undelivered(node, Mark { nonce, number: mark }).await)
-        }
-        Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
-        Message::Leaves { tree } => WithPayload::bare(answers::leaves(node, tree, &payload)),
-        Message::List { tree, leaves, after } => {
-            WithPayload::bare(answers::list(node, tree, leaves, after).await)
-        }
-        Message::Versions { keys } => WithPayload::bare(answers::versions_of(node, keys).await),
-        Message::Confirm { tombstones } => {
-            WithPayload::bare(reaper::confirm(node, tombstones).await)
-        }
-        Message::Reap { tombstones } => WithPayload::bare(reaper::reap(node, tombstones).await),
-        Message::Keys { bucket, prefix, after, limit } => {
-            let question = Question { bucket, prefix, after, limit };
-            WithPayload::bare(keys::answer(node, question).await)
-        }
-    }
-}
 
 /// Merges an object that a peer (or this node's own repair) brings. Durable only after
 /// [`quorate_storage::Store::durable`].
@@ -191,7 +78,7 @@ pub fn merge_now(
 ///
 /// # Errors
 /// What to answer instead.
-fn may_merge(
+pub fn may_merge(
     node: &Node,
     key: &Key,
     object: &Object,
@@ -240,7 +127,7 @@ pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> With
     })
 }
 
-fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
+pub(crate) fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
     let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
     match (what, row) {
         (What::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
@@ -306,7 +193,7 @@ pub(crate) async fn read_row(
     }
 }
 
-async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
+pub(crate) async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
     let (own, hints) = match (own(node, &key).await, hints_of(node, &key).await) {
         (Ok(own), Ok(hints)) => (own, hints),
         (Err(error), _) | (_, Err(error)) => {
@@ -332,7 +219,7 @@ const FETCH_ROWS_MAX: usize = 1024;
 /// that share a thread with its sending and receiving.
 const FETCH_BYTES_MAX: usize = 32 << 10;
 
-async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
+pub(crate) async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
     if !node.standing.is_cleared() {
         return WithPayload::bare(Reply::NotReady);
     }

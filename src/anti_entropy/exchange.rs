@@ -71,7 +71,7 @@ impl<'a> Talk<'a> {
     ) -> Option<WithPayload<Reply>> {
         self.sent.fetch_add(encoded_bytes(&message) + payload.len() as u64, Relaxed);
         let (reply_to, mut mailbox) = ReplyTo::new();
-        self.node.peers.send(self.peer, message, payload, reply_to);
+        self.node.peers.send_aside(self.peer, message, payload, reply_to);
         let heard = tokio::time::timeout(patience(self.node), mailbox.recv()).await.ok()??;
         let (_, Heard::Reply(reply)) = heard else { return None };
         self.received.fetch_add(encoded_bytes(&reply.head) + reply.payload.len() as u64, Relaxed);
@@ -177,7 +177,7 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
     };
     let mut mended = 0;
     for some in differences.chunks(MENDING_MAX) {
-        pace.worked(TALK_PER_KEY * some.len() as u32);
+        pace.will_work(TALK_PER_KEY * some.len() as u32);
         mended += mend_some(talk, pace, some, why).await;
     }
     let is_durable = talk.node.store.durable().await.is_ok();

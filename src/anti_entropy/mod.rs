@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 pub use self::exchange::{Asking, Talk, had_better_stream, mend_tree};
-pub use self::pace::{Pace, price};
+pub use self::pace::Pace;
 pub use self::round::{Scope, is_home, run as run_round};
 use crate::health::State;
 use crate::node::Node;

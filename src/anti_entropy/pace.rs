@@ -7,80 +7,126 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// So much may be owed when a turn begins: timers go by the millisecond, and pieces may be shorter.
 const DEBT_MAX: Duration = Duration::from_millis(1);
-/// On a busy machine work costs up to so many times its processor time.
-const DEARER_MAX: u32 = 4;
+/// However often it is interrupted, a piece counts as this many times as long as it worked.
+const STRETCH_MAX: f64 = 4.0;
+/// The weight of a new piece in the mean stretch is one in so many.
+const SMOOTHING: f64 = 4.0;
 
 /// Work is done in pieces, one at a time, and paid for afterwards: each makes the next one wait so long
 /// that work takes its share of the time. Side by side they would all work and then all rest, and whoever
 /// needs the processor meanwhile would wait for all of them.
+///
+/// How far pieces are *stretched* by interruptions tells how busy the machine is: what was interrupted
+/// competed with somebody for the processor, the disk or a lock, most likely with a client's request. The
+/// price of work is its length times the square of the stretch, so that it rests a little longer beside a
+/// light load and takes a sixteenth of its share beside one that fills the machine; it never comes to rest
+/// altogether.
 pub struct Pace {
     share_percent: u64,
     turns: Semaphore,
+    account: Mutex<Account>,
+}
+
+struct Account {
     /// When everything that was worked is paid for.
-    paid_at: Mutex<Option<Instant>>,
+    paid_at: Option<Instant>,
+    /// How many times as long as their work pieces took of late, from 1 to [`STRETCH_MAX`].
+    stretch: f64,
 }
 
 impl Pace {
     /// A share of one core, 1 to 100 percent.
     pub fn new(share_percent: u64) -> Self {
-        let (turns, paid_at) = (Semaphore::new(1), Mutex::new(None));
-        Self { share_percent: share_percent.clamp(1, 100), turns, paid_at }
+        Self {
+            share_percent: share_percent.clamp(1, 100),
+            turns: Semaphore::new(1),
+            account: Mutex::new(Account { paid_at: None, stretch: 1.0 }),
+        }
     }
 
     /// Waits until nobody else works and what was worked before is paid for. The turn ends when it is
     /// dropped.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         let turn = self.turns.acquire().await.ok(); // the semaphore is never closed
-        let paid_at = *self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let paid_at = self.account.lock().unwrap_or_else(PoisonError::into_inner).paid_at;
         if let Some(paid_at) = paid_at.filter(|paid_at| *paid_at > Instant::now() + DEBT_MAX) {
             tokio::time::sleep_until(paid_at.into()).await;
         }
         turn
     }
 
-    /// Somebody has worked for so long, not counting the time until its turn came.
-    pub fn worked(&self, work: Duration) {
-        let mut paid_at = self.paid_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *paid_at = Some(pay(*paid_at, Instant::now(), work, self.share_percent));
+    /// Somebody has worked for so much processor time, from beginning to end within `took`, not counting the
+    /// time until the turn came.
+    pub fn worked(&self, work: Duration, took: Duration) {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        account.stretched(work, took);
+        account.pay(Instant::now(), work, self.share_percent);
+    }
+
+    /// How many times the price of undisturbed work is paid now, from 1 to 16.
+    pub fn dearness(&self) -> usize {
+        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        (account.stretch * account.stretch) as usize
+    }
+
+    /// Somebody will have so much work that cannot be measured here.
+    pub fn will_work(&self, work: Duration) {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        account.pay(Instant::now(), work, self.share_percent);
     }
 }
 
-/// How much is paid for work that had so much processor time, from its beginning to its end within `took`. What
-/// was interrupted competed with somebody for the processor, the disk or a lock, most likely with a client's
-/// request, and is paid for as if it had gone on meanwhile: the busier the machine, the longer background
-/// work rests. It never comes to rest altogether.
-pub fn price(worked: Duration, took: Duration) -> Duration {
-    took.clamp(worked, worked * DEARER_MAX)
-}
+impl Account {
+    fn stretched(&mut self, work: Duration, took: Duration) {
+        let stretch = took.as_secs_f64() / work.as_secs_f64().max(f64::MIN_POSITIVE);
+        self.stretch += (stretch.clamp(1.0, STRETCH_MAX) - self.stretch) / SMOOTHING;
+    }
 
-/// When work that ends `now` is paid for.
-fn pay(paid_at: Option<Instant>, now: Instant, work: Duration, share_percent: u64) -> Instant {
-    let rest_us = work.as_micros() as u64 * (100 - share_percent) / share_percent;
-    paid_at.map_or(now, |paid_at| paid_at.max(now)) + Duration::from_micros(rest_us)
+    /// Puts off when all is paid for, given work that ends `now`.
+    fn pay(&mut self, now: Instant, work: Duration, share_percent: u64) {
+        let price = work.mul_f64(self.stretch * self.stretch);
+        let rest_us = price.as_micros() as u64 * (100 - share_percent) / share_percent;
+        // At its full share too, interrupted work rests: the price above the work itself.
+        let rest = Duration::from_micros(rest_us) + price.saturating_sub(work);
+        self.paid_at = Some(self.paid_at.map_or(now, |paid_at| paid_at.max(now)) + rest);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn interrupted_work_is_dearer_within_bounds() {
-        let ms = Duration::from_millis;
-        for (worked_ms, took_ms, price_ms) in
-            [(10, 10, 10), (10, 25, 25), (10, 9000, 40), (10, 9, 10)]
-        {
-            assert_eq!(price(ms(worked_ms), ms(took_ms)), ms(price_ms));
-        }
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]
     fn rest_leaves_work_its_share() {
-        let (now, worked) = (Instant::now(), Duration::from_millis(10));
+        let now = Instant::now();
         for (share_percent, rest_ms) in [(100, 0), (50, 10), (25, 30), (1, 990)] {
-            let paid_at = pay(None, now, worked, share_percent);
-            assert_eq!(paid_at - now, Duration::from_millis(rest_ms));
+            let mut account = Account { paid_at: None, stretch: 1.0 };
+            account.pay(now, ms(10), share_percent);
+            assert_eq!(account.paid_at, Some(now + ms(rest_ms)));
+            account.pay(now, ms(10), share_percent);
+            assert_eq!(account.paid_at, Some(now + 2 * ms(rest_ms)), "two at once pay for both");
         }
-        let together = pay(Some(pay(None, now, worked, 50)), now, worked, 50);
-        assert_eq!(together - now, Duration::from_millis(20), "two at once pay for both");
+    }
+
+    #[test]
+    fn interrupted_work_is_dearer_within_bounds_and_not_for_ever() {
+        let mut account = Account { paid_at: None, stretch: 1.0 };
+        let mut after = |took_ms, pieces| {
+            (0..pieces).for_each(|_| account.stretched(ms(10), ms(took_ms)));
+            account.stretch
+        };
+        assert!((after(10, 9) - 1.0).abs() < 1e-9);
+        assert!((after(20, 50) - 2.0).abs() < 1e-3);
+        assert!((after(90_000, 50) - STRETCH_MAX).abs() < 1e-3);
+        assert!((after(0, 50) - 1.0).abs() < 1e-3);
+        account.stretched(Duration::ZERO, Duration::ZERO);
+
+        let (now, mut busy) = (Instant::now(), Account { paid_at: None, stretch: 4.0 });
+        busy.pay(now, ms(10), 50);
+        assert_eq!(busy.paid_at, Some(now + ms(160 + 150)));
     }
 }

@@ -2,15 +2,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use quorate_protocol::context::peer_token;
 use quorate_protocol::envelope::Kind;
+use quorate_protocol::get::{What, Where};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
-use quorate_protocol::message::{Formation, Message, Status};
+use quorate_protocol::message::{Formation, Message, Refusal, Reply, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::wire::{FrameWriter, Header};
+use quorate_protocol::wire::{self, FrameWriter, Header};
 use serde_json::json;
 
 use crate::common::http::{Answer, Raw, Request};
@@ -41,6 +43,12 @@ fn header(nodes: usize) -> Header {
 fn store(payload: &[u8]) -> (Message, Vec<u8>) {
     let key = Key::new("b", b"k").unwrap();
     (Message::Store { key, role: Role::Home, read_at: now() }, payload.to_vec())
+}
+
+/// Hints of a key with objects of these lengths.
+fn deliver(lens: &[u32], payload: &[u8]) -> (Message, Vec<u8>) {
+    let hints = lens.iter().map(|len| (Key::new("b", b"k").unwrap(), *len)).collect();
+    (Message::Deliver { hints, read_at: now() }, payload.to_vec())
 }
 
 fn now() -> Millis {
@@ -143,6 +151,11 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
             },
             Object::default().to_bytes().to_vec(),
         ),
+        deliver(&[], b"x"),
+        deliver(&[9], b"x"),
+        deliver(&[1, u32::MAX], b"x"),
+        deliver(&[1; 10_000], &[0; 10_000]),
+        deliver(&[1], b"x"),
         (Message::Form { formation: Formation([1; 16]) }, Vec::new()),
         (Message::Hello { status }, Vec::new()),
         (Message::Conflicts { bucket: None, after: None, limit: u16::MAX }, Vec::new()),
@@ -157,6 +170,41 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
     let report = cluster.nodes[0].get("/siblings/b/k").json();
     assert_eq!(report["siblings"], json!([]), "{report}");
     assert_eq!(cluster.nodes[0].send(&Request::put("/kv/b/k", "1")).status, 204);
+}
+
+/// A node that has just started has no row in memory: what a batch asks has to wait for the disk, and is
+/// answered in the order of the questions all the same.
+#[test]
+fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
+    let mut cluster = Cluster::start(2);
+    let key = |i: usize| Key::new("b", format!("k{i}").as_bytes()).unwrap();
+    for i in 0..60 {
+        let put = Request::put(&format!("/kv/b/k{i}"), format!("the value of k{i}."));
+        assert_eq!(cluster.nodes[0].send(&put).status, 204);
+    }
+    cluster.nodes[0].stop();
+    cluster.nodes[0].start();
+    cluster.nodes[0].wait_until_ready();
+
+    let read = |i| Message::Read { key: key(i), what: What::Object, place: Where::Home };
+    let question = |i: usize| match i % 10 {
+        3 => (Message::Inspect { key: key(i) }, Vec::new()),
+        6 => store(b"nonsense"),
+        _ => (read(i), Vec::new()),
+    };
+    let questions: Vec<_> = (0..60).map(question).collect();
+    let answer = post(&cluster, frame(&header(2), &questions));
+    let (_, replies) = wire::decode::<Reply>(Bytes::from(answer.body)).unwrap();
+    assert_eq!(replies.len(), questions.len());
+    for (i, reply) in replies.into_iter().enumerate() {
+        let text = String::from_utf8_lossy(&reply.payload);
+        let has_value = text.contains(&format!("the value of k{i}."));
+        match i % 10 {
+            3 => assert!(matches!(reply.head, Reply::Inspection { .. }) && has_value, "{i}"),
+            6 => assert_eq!(reply.head, Reply::Refused(Refusal::Malformed), "{i}"),
+            _ => assert!(reply.head == Reply::Object && has_value, "{i}: {:?}", reply.head),
+        }
+    }
 }
 
 #[test]

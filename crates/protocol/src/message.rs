@@ -156,6 +156,14 @@ pub enum Message {
         /// At most so many.
         limit: u16,
     },
+    /// Merge these hints that were kept for you, when there is time for it: [`Reply::Delivered`]. Their
+    /// objects lie one after the other in the payload.
+    Deliver {
+        /// Keys and the lengths of their objects.
+        hints: Vec<(Key, u32)>,
+        /// When the objects were read, by the sender's wall clock or earlier (see [`crate::reap`]).
+        read_at: Millis,
+    },
 }
 
 /// Which rows a node that has to be filled asks for.
@@ -262,6 +270,11 @@ pub enum Reply {
     Keys(KeyPage),
     /// Nothing was done.
     Refused(Refusal),
+    /// The hints are merged and durable as configured, except for some.
+    Delivered {
+        /// Places in the list of hints, and why.
+        refused: Vec<(u16, Refusal)>,
+    },
 }
 
 /// Why a node did nothing.

@@ -236,6 +236,7 @@ impl Node {
             Message::Conflicts { .. }
             | Message::Form { .. }
             | Message::Room
+            | Message::Deliver { .. }
             | Message::SyncPoint
             | Message::Undelivered { .. }
             | Message::Keys { .. } => {

@@ -301,6 +301,7 @@ pub(crate) fn reading(reply: WithPayload<Reply>) -> get::Reply {
         | Reply::SyncPoint { .. }
         | Reply::Undelivered { .. }
         | Reply::Keys(_)
+        | Reply::Delivered { .. }
         | Reply::Refused(_) => get::Reply::Refused,
     }
 }

@@ -5,6 +5,7 @@
 //! memory too, and room is reserved in it *before* a write, so that the bound holds whoever writes
 //! at once. It never says less than there is: none means none.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -137,22 +138,34 @@ impl Store {
     /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the hint is then
     /// still there.
     pub fn drop_hint(&self, target: NodeId, key: &Key, version: Version) -> Result<bool, Error> {
+        Ok(self.drop_hints(target, &[(key.clone(), version)])? == 1)
+    }
+
+    /// As [`Store::drop_hint`], several in one batch: how many were dropped.
+    ///
+    /// # Errors
+    /// As [`Store::drop_hint`]; all of the hints are then still there.
+    pub fn drop_hints(&self, target: NodeId, hints: &[(Key, Version)]) -> Result<usize, Error> {
         self.engine.check()?;
-        let row_key = Place::Hint(target).row_key(key);
-        let _stripe = self.stripes.lock(&row_key, Blocking::Allowed)?;
-        let Some(row) = self.read(Place::Hint(target), key, Blocking::Allowed)? else {
-            return Ok(false);
-        };
-        if Row::encoded_version(&row) != Some(version) {
-            return Ok(false);
+        let place = Place::Hint(target);
+        let sent = hints.iter().map(|(key, version)| (place.row_key(key), (key, *version)));
+        let sent: BTreeMap<Vec<u8>, (&Key, Version)> = sent.collect();
+        let _stripes = self.stripes.lock_each(sent.keys().map(|row_key| &row_key[..]));
+        let (mut batch, mut change) = (WriteBatch::default(), Totals { keys: 0, bytes: 0 });
+        for (row_key, (key, version)) in &sent {
+            let Some(row) = self.read(place, key, Blocking::Allowed)? else { continue };
+            if Row::encoded_version(&row) == Some(*version) {
+                batch.delete_cf(self.engine.column(Column::Hints)?, row_key);
+                change.keys -= 1;
+                change.bytes -= (row_key.len() + row.len()) as i64;
+            }
         }
-        let mut batch = WriteBatch::default();
-        batch.delete_cf(self.engine.column(Column::Hints)?, &row_key);
-        let change = Totals { keys: -1, bytes: -((row_key.len() + row.len()) as i64) };
-        let reservation = self.stage_totals(&mut batch, target, change)?;
-        self.engine.write(batch, Blocking::Allowed)?;
-        reservation.keep();
-        Ok(true)
+        if change.keys < 0 {
+            let reservation = self.stage_totals(&mut batch, target, change)?;
+            self.engine.write(batch, Blocking::Allowed)?;
+            reservation.keep();
+        }
+        Ok(change.keys.unsigned_abs() as usize)
     }
 
     /// All hints kept for one key: the targets and the rows. Blocks on the disk, but costs nothing
@@ -338,6 +351,27 @@ mod tests {
             !old_actors.contains(&again.siblings[0].dot.actor),
             "a row made again has a new actor"
         );
+    }
+
+    #[test]
+    fn of_many_hints_those_that_changed_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let (target, place) = (node("n2"), Place::Hint(node("n2")));
+        let keep = |name: &str| (key(name), mint(&store, place, name, b"v").object.version());
+        let sent = ["a", "b", "c"].map(keep);
+        mint(&store, place, "b", b"w");
+        mint(&store, place, "d", b"v");
+        let writes = store.stats().writes;
+        let twice = [&sent[..], &sent[..]].concat();
+        assert_eq!(store.drop_hints(target, &twice), Ok(2));
+        assert_eq!(store.drop_hints(target, &twice), Ok(0));
+        assert_eq!(store.stats().writes - writes, 1);
+        let left: Vec<Key> =
+            store.hints(target, None, 9, 9999).unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(left, [key("b"), key("d")]);
+        let totals = store.hint_targets().unwrap();
+        assert_eq!((totals[0].1, totals[0].2), (2, store.hint_bytes()));
     }
 
     #[test]

@@ -71,6 +71,13 @@ fn messages() -> Vec<WithPayload<Message>> {
             head: Message::Store { key: key.clone(), role, read_at: Millis(7) },
             payload,
         },
+        WithPayload {
+            head: Message::Deliver {
+                hints: vec![(key.clone(), 1), (key.clone(), 2)],
+                read_at: Millis(8),
+            },
+            payload: Bytes::from_static(b"abc"),
+        },
         WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
         WithPayload::bare(Message::Read { key, what: What::Digest, place: Where::Hints }),
     ]
