@@ -277,8 +277,9 @@ part_rest() {
     fresh 3 QUORATE_ANTI_ENTROPY__INTERVAL_MS=1000
     store "$keys"
     wait_trees_fit
-    # Within a minute of the last write each node records that its store was in use.
-    sleep 70
+    # Within a minute of the last write each node records that its store was in use, and some seconds later
+    # RocksDB looks once more for what to compact of the load.
+    sleep 100
     local writes
     writes=$(metric_sum quorate_store_writes_total)
     local bytes rounds exchanged
