@@ -66,7 +66,7 @@ impl Pace {
     /// How many times the price of undisturbed work is paid now, from 1 to 16.
     pub fn dearness(&self) -> usize {
         let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        (account.stretch * account.stretch) as usize
+        ((account.stretch * account.stretch) as usize).max(1)
     }
 
     /// Somebody will have so much work that cannot be measured here.
