@@ -1,18 +1,27 @@
 //! Group sync: many writers wait, one sync of the log answers them all.
 //!
 //! One thread takes everyone who waits, syncs once, and answers. Whoever arrives during a sync
-//! waits for the next one, so under load a group grows to what arrives during one sync of the disk.
+//! waits for the next one, so under load a group grows to what arrives during one sync of the disk. On a fast
+//! disk that is little, and each sync costs processor time: after a group of several the next one gathers for
+//! a while. Whoever writes alone never waits for company. (PostgreSQL's commit_delay and commit_siblings.)
 
 use std::io;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 
 type Answer = Result<(), Error>;
+type Waiters = Vec<oneshot::Sender<Answer>>;
+
+/// A group of so many is a sign of load,
+const SEVERAL: usize = 3;
+/// under which syncs begin so far apart.
+const APART: Duration = Duration::from_micros(1500);
 
 /// The thread that syncs, and those who wait for it.
 pub(crate) struct GroupSync {
@@ -28,7 +37,7 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     /// Bounded by the operations in flight, each of which waits at most once.
-    waiters: Vec<oneshot::Sender<Answer>>,
+    waiters: Waiters,
     stopped: bool,
 }
 
@@ -39,7 +48,9 @@ impl GroupSync {
         let shared = Arc::new(Shared { queue, wake: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("quorate-sync".to_owned()).spawn(move || {
-            while let Some(waiters) = theirs.next_group() {
+            let mut earliest = None;
+            while let Some(waiters) = theirs.next_group(earliest) {
+                earliest = not_before(waiters.len(), Instant::now());
                 let answer = sync();
                 for waiter in waiters {
                     // One that no longer waits is no loss: its write is as durable as the others'.
@@ -85,8 +96,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next group; `None` once stopped and nobody is left.
-    fn next_group(&self) -> Option<Vec<oneshot::Sender<Answer>>> {
+    /// Waits for the next group, which may grow until `not_before`; `None` once stopped and nobody is left.
+    fn next_group(&self, not_before: Option<Instant>) -> Option<Waiters> {
         let mut queue = self.lock();
         while queue.waiters.is_empty() {
             if queue.stopped {
@@ -94,8 +105,21 @@ impl Shared {
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+        let gathering = not_before.map(|at| at.saturating_duration_since(Instant::now()));
+        if let Some(gathering) =
+            gathering.filter(|gathering| !gathering.is_zero() && !queue.stopped)
+        {
+            drop(queue);
+            thread::sleep(gathering);
+            queue = self.lock();
+        }
         Some(mem::take(&mut queue.waiters))
     }
+}
+
+/// Before when no sync begins, if the last one was of so many and began at this time.
+fn not_before(waiters: usize, began: Instant) -> Option<Instant> {
+    (waiters >= SEVERAL).then(|| began + APART)
 }
 
 #[cfg(test)]
@@ -128,6 +152,27 @@ mod tests {
             assert_eq!(other.blocking_recv().unwrap(), Ok(()));
         }
         assert_eq!(syncs.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn after_a_group_of_several_the_next_one_gathers() {
+        let now = Instant::now();
+        assert_eq!(not_before(1, now), None);
+        assert_eq!(not_before(SEVERAL - 1, now), None);
+        assert_eq!(not_before(SEVERAL, now), Some(now + APART));
+
+        let shared = Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new() };
+        let join = || shared.lock().waiters.push(oneshot::channel().0);
+        join();
+        let ends = Instant::now() + Duration::from_millis(300);
+        thread::scope(|scope| {
+            let gathering = scope.spawn(|| shared.next_group(Some(ends)).unwrap().len());
+            join();
+            assert_eq!(gathering.join().unwrap(), 2);
+            assert!(Instant::now() >= ends);
+        });
+        join();
+        assert_eq!(shared.next_group(Some(ends)).map(|group| group.len()), Some(1));
     }
 
     #[test]
