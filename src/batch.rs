@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_protocol::get::Where;
 use quorate_protocol::listing::Question;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
@@ -65,7 +64,7 @@ pub(crate) async fn carry_out(
 
 /// Whether [`on_a_row`] carries it out.
 fn is_on_a_row(message: &WithPayload<Message>) -> bool {
-    matches!(message.head, Message::Store { .. } | Message::Read { place: Where::Home, .. })
+    matches!(message.head, Message::Store { .. } | Message::Read { .. })
 }
 
 /// Carries out what reads or merges one row, the bulk of what peers ask; `None` for all else.
@@ -82,12 +81,8 @@ fn on_a_row(
         let merged = replica::merge_now(node, place, key, &object, *read_at, blocking);
         return Some(merged.map(WithPayload::bare));
     }
-    let Message::Read { key, what, place: Where::Home } = &message.head else { return None };
-    if !node.is_ready_for(key) {
-        return Some(Ok(WithPayload::bare(Reply::NotReady)));
-    }
-    let row = node.store.read(node.home(key), key, blocking);
-    Some(row.map(|row| replica::answer_row(row, *what)))
+    let Message::Read { key, what, place } = &message.head else { return None };
+    Some(replica::read_now(node, key, *what, *place, blocking))
 }
 
 /// As [`on_a_row`] for each of some messages, on a thread that may block.
@@ -116,10 +111,8 @@ async fn carry_out_one(
 ) -> WithPayload<Reply> {
     let payload = message.payload;
     match message.head {
-        Message::Store { key, role, read_at } => {
-            WithPayload::bare(replica::store(node, role, &key, payload, read_at).await)
-        }
-        Message::Read { key, what, place } => replica::read(node, &key, what, place).await,
+        // `on_a_row` has answered these.
+        Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
         Message::Forward { operation, mut write } => {
             write.draft.value = write.has_value.then_some(payload);
             WithPayload::bare(minter::accept(node, from, operation, *write))

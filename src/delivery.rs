@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quorate_protocol::message::{Refusal, Reply};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
+use quorate_protocol::packed::{self, Lengths};
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
@@ -24,13 +25,16 @@ type Hints = Vec<(u16, Key, Bytes)>;
 /// Merges hints in pieces. Those of the reply are durable.
 pub(crate) async fn take(
     node: &Arc<Node>,
-    hints: Vec<(Key, u32)>,
+    hints: Lengths,
     payload: Bytes,
     read_at: Millis,
 ) -> Reply {
-    let Some(mut hints) = split(hints, payload) else {
+    let is_page = hints.len() <= ROOM_ROWS_MAX;
+    let Some(hints) = packed::unpack(hints, payload).filter(|_| is_page) else {
         return Reply::Refused(Refusal::Malformed);
     };
+    let number = |(place, (key, object))| (place, key, object);
+    let mut hints: Hints = (0..).zip(hints).map(number).collect();
     let mut refused = Vec::new();
     while !hints.is_empty() {
         let rest = hints.split_off(MERGE_BATCH_ROWS.min(hints.len()));
@@ -47,21 +51,6 @@ pub(crate) async fn take(
         Ok(_) => Reply::Delivered { refused },
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
-}
-
-/// Cuts the payload into objects; `None` if the lengths are not those of the payload, or there are too many.
-fn split(hints: Vec<(Key, u32)>, mut payload: Bytes) -> Option<Hints> {
-    if hints.len() > ROOM_ROWS_MAX {
-        return None;
-    }
-    let mut objects = Vec::with_capacity(hints.len());
-    for (place, (key, len)) in (0..).zip(hints) {
-        if payload.len() < len as usize {
-            return None;
-        }
-        objects.push((place, key, payload.split_to(len as usize)));
-    }
-    payload.is_empty().then_some(objects)
 }
 
 /// Merges some hints in one batch: those that are refused, each for itself, or what to answer to all of them.
@@ -88,25 +77,4 @@ fn merge(
     }
     node.store.merge_page(rows, now)?;
     Ok(Ok(refused))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_that_does_not_fit_is_no_list_of_hints() {
-        let hints = |lens: &[u32]| {
-            lens.iter().map(|len| (Key::new("b", b"k").unwrap(), *len)).collect::<Vec<_>>()
-        };
-        let payload = Bytes::from_static(b"abcde");
-        let cut = split(hints(&[2, 0, 3]), payload.clone()).unwrap();
-        let cut: Vec<_> = cut.iter().map(|(place, _, bytes)| (*place, &bytes[..])).collect();
-        assert_eq!(cut, [(0, &b"ab"[..]), (1, b""), (2, b"cde")]);
-        for wrong in [&[2, 2][..], &[2, 4], &[5, u32::MAX], &[]] {
-            assert_eq!(split(hints(wrong), payload.clone()), None, "{wrong:?}");
-        }
-        assert_eq!(split(hints(&[0; ROOM_ROWS_MAX + 1]), Bytes::new()), None);
-    }
 }

@@ -17,6 +17,7 @@ use futures_util::{StreamExt, stream};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Rows};
 use quorate_protocol::name::{Bucket, Key, NodeId};
+use quorate_protocol::packed;
 use quorate_protocol::reap;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
@@ -282,20 +283,15 @@ async fn fetch_page(
     let read_at = node.now();
     let heard = node.peers.ask(from, Message::Fetch { rows, after }, timeout).await;
     let reply = heard.into_reply()?;
-    let (Reply::Rows { rows, end }, mut payload) = (reply.head, reply.payload) else { return None };
-    let mut page = Page { read_at, rows: Vec::with_capacity(rows.len()), last: None };
-    for (key, len) in rows {
-        if payload.len() < len as usize {
-            return None;
-        }
-        let object = payload.split_to(len as usize);
-        let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
-        page.last = (!end).then(|| key.clone());
-        if homes.contains(&node.me) {
-            page.rows.push((node.home(&key), key, object));
-        }
-    }
-    Some(page)
+    let Reply::Rows { rows, end } = reply.head else { return None };
+    let mut rows = packed::unpack(rows, reply.payload)?;
+    let last = rows.last().filter(|_| !end).map(|(key, _)| key.clone());
+    rows.retain(|(key, _)| {
+        let homes = node.layout.homes(node.partition(key), node.properties(key).n);
+        homes.contains(&node.me)
+    });
+    let rows = rows.into_iter().map(|(key, object)| (node.home(&key), key, object)).collect();
+    Some(Page { read_at, rows, last })
 }
 
 /// Merges a page when there is time for it. Whether all of it was: what has waited too long, until a reaped

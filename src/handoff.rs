@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
+use quorate_protocol::packed;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -166,22 +167,21 @@ async fn deliver_page(
     rows: Vec<(Key, Bytes)>,
     read_at: Millis,
 ) -> usize {
-    let (mut hints, mut versions) =
+    let (mut objects, mut versions) =
         (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    let mut payload = BytesMut::with_capacity(rows.iter().map(|(_, row)| row.len()).sum());
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
             tracing::error!(%key, %target, "a hint is damaged and stays");
             continue;
         };
-        payload.extend_from_slice(&object);
         versions.push((key.clone(), version));
-        hints.push((key, object.len() as u32));
+        objects.push((key, object));
     }
+    let (hints, payload) = packed::pack(objects);
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let message = Message::Deliver { hints, read_at };
-    let heard = node.peers.ask_with(target, message, payload.freeze(), timeout).await;
+    let heard = node.peers.ask_aside(target, message, payload, timeout).await;
     let refused = match heard.into_reply().map(|reply| reply.head) {
         Some(Reply::Delivered { refused }) => refused,
         Some(Reply::Refused(why)) => {

@@ -50,9 +50,8 @@ async fn view(node: &Arc<Node>, at: NodeId, key: &Key, timeout: Duration) -> Rep
     let unreached =
         ReplicaView { node: at, reached: false, ready: true, object: None, hints: Vec::new() };
     if at == node.me {
-        let (own, hints) = (replica::own(node, key).await, replica::hints_of(node, key).await);
-        let (Ok(object), Ok(hints)) = (own, hints) else { return unreached };
-        let ready = node.is_ready_for(key);
+        let Ok(kept) = replica::kept(node, key).await else { return unreached };
+        let (ready, object, hints) = (node.is_ready_for(key), kept.own, kept.hints);
         return ReplicaView { reached: true, ready, object, hints, ..unreached };
     }
     let heard = node.peers.ask(at, Message::Inspect { key: key.clone() }, timeout).await;

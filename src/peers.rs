@@ -151,23 +151,18 @@ impl Peers {
 
     /// Sends a message and waits for the reply, at most `timeout`.
     pub async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> Heard {
-        self.ask_with(to, message, Bytes::new(), timeout).await
+        answer_within(timeout, |reply_to| self.send(to, message, Bytes::new(), reply_to)).await
     }
 
-    /// As [`Peers::ask`], with a payload.
-    pub async fn ask_with(
+    /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]).
+    pub async fn ask_aside(
         &self,
         to: NodeId,
         message: Message,
         payload: Bytes,
         timeout: Duration,
     ) -> Heard {
-        let (reply_to, mut mailbox) = ReplyTo::new();
-        self.send(to, message, payload, reply_to);
-        match tokio::time::timeout(timeout, mailbox.recv()).await {
-            Ok(Some((_, heard))) => heard,
-            Ok(None) | Err(_) => Heard::Silent("no answer in time".to_owned()),
-        }
+        answer_within(timeout, |reply_to| self.send_aside(to, message, payload, reply_to)).await
     }
 
     /// The peers that are down: not waited for.
@@ -245,6 +240,16 @@ impl Peer {
             reaches_us: !health.is_one_way(),
             said: health.word().last(),
         }
+    }
+}
+
+/// What comes back after `send`, at most `timeout` later.
+async fn answer_within(timeout: Duration, send: impl FnOnce(ReplyTo)) -> Heard {
+    let (reply_to, mut mailbox) = ReplyTo::new();
+    send(reply_to);
+    match tokio::time::timeout(timeout, mailbox.recv()).await {
+        Ok(Some((_, heard))) => heard,
+        Ok(None) | Err(_) => Heard::Silent("no answer in time".to_owned()),
     }
 }
 

@@ -10,6 +10,7 @@ use quorate_protocol::get::{What, Where};
 use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
+use quorate_protocol::packed;
 use quorate_protocol::put::Role;
 use quorate_protocol::reap;
 use quorate_protocol::row::Row;
@@ -19,20 +20,8 @@ use quorate_storage::{Blocking, Error, Place};
 use crate::chores;
 use crate::node::Node;
 
-/// Merges an object that a peer (or this node's own repair) brings. Durable only after
+/// Merges an object that this node's own repair brings. Durable only after
 /// [`quorate_storage::Store::durable`].
-pub async fn store(
-    node: &Arc<Node>,
-    role: Role,
-    key: &Key,
-    object: Bytes,
-    read_at: Millis,
-) -> Reply {
-    let Ok(object) = Object::decode(object) else { return Reply::Refused(Refusal::Malformed) };
-    merge(node, role, key, object, read_at).await
-}
-
-/// As [`store`], for an object that is already decoded.
 pub async fn merge(
     node: &Arc<Node>,
     role: Role,
@@ -40,17 +29,10 @@ pub async fn merge(
     object: Object,
     read_at: Millis,
 ) -> Reply {
-    let place = place_of(node, role, key);
-    let merged = match merge_now(node, place, key, &object, read_at, Blocking::Never) {
-        Err(Error::WouldBlock) => {
-            let key = key.clone();
-            on_blocking_pool(node, move |node| {
-                merge_now(node, place, &key, &object, read_at, Blocking::Allowed)
-            })
-            .await
-        }
-        done => done,
-    };
+    let (place, key) = (place_of(node, role, key), key.clone());
+    let merging =
+        move |node: &Node, blocking| merge_now(node, place, &key, &object, read_at, blocking);
+    let merged = in_place_or_aside(node, merging).await;
     merged.unwrap_or_else(|error| Reply::Refused(refusal_of(&error)))
 }
 
@@ -104,30 +86,38 @@ pub fn may_merge(
 
 /// Says what this node holds of a key.
 pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> WithPayload<Reply> {
-    WithPayload::bare(match place {
-        Where::Home if !node.is_ready_for(key) => Reply::NotReady,
-        Where::Hints if !node.standing.is_cleared() => Reply::NotReady,
-        Where::Home => {
-            let place = node.home(key);
-            match read_row(node, place, key).await {
-                Ok(row) => return answer_row(row, what),
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            }
-        }
-        Where::Hints => match hinted(node, key).await {
-            Ok(Some(object)) => match what {
-                What::Object => {
-                    return WithPayload { head: Reply::Object, payload: object.to_bytes() };
-                }
-                What::Digest => Reply::Digest(object.version()),
-            },
-            Ok(None) => Reply::NoHint,
-            Err(error) => Reply::Refused(refusal_of(&error)),
-        },
-    })
+    let key = key.clone();
+    let reading = move |node: &Node, blocking| read_now(node, &key, what, place, blocking);
+    let read = in_place_or_aside(node, reading).await;
+    read.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
 }
 
-pub(crate) fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
+/// As [`read`], on this thread.
+///
+/// # Errors
+/// The store's.
+pub fn read_now(
+    node: &Node,
+    key: &Key,
+    what: What,
+    place: Where,
+    blocking: Blocking,
+) -> Result<WithPayload<Reply>, Error> {
+    match place {
+        Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotReady)),
+        Where::Hints if !node.standing.is_cleared() => Ok(WithPayload::bare(Reply::NotReady)),
+        Where::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
+        Where::Hints => {
+            let mut merged: Option<Object> = None;
+            for (_, object) in hints_of(node, key, blocking)? {
+                merged.get_or_insert_default().merge(&object);
+            }
+            Ok(answer_hint(merged, what))
+        }
+    }
+}
+
+fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
     let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
     match (what, row) {
         (What::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
@@ -145,30 +135,47 @@ pub(crate) fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
     }
 }
 
-/// The merge of all hints that this node keeps of a key, for whichever targets.
-async fn hinted(node: &Arc<Node>, key: &Key) -> Result<Option<Object>, Error> {
-    let mut merged: Option<Object> = None;
-    for (_, object) in hints_of(node, key).await? {
-        merged.get_or_insert_default().merge(&object);
+fn answer_hint(merged: Option<Object>, what: What) -> WithPayload<Reply> {
+    match (what, merged) {
+        (_, None) => WithPayload::bare(Reply::NoHint),
+        (What::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
+        (What::Object, Some(object)) => {
+            WithPayload { head: Reply::Object, payload: object.to_bytes() }
+        }
     }
-    Ok(merged)
 }
 
 /// Every hint that this node keeps of a key, with its target.
-pub async fn hints_of(node: &Arc<Node>, key: &Key) -> Result<Vec<(NodeId, Object)>, Error> {
+fn hints_of(node: &Node, key: &Key, blocking: Blocking) -> Result<Vec<(NodeId, Object)>, Error> {
     let mut hints = Vec::new();
     for target in node.peers.nodes() {
-        if let Some(row) = read_row(node, Place::Hint(target), key).await? {
+        if let Some(row) = node.store.read(Place::Hint(target), key, blocking)? {
             hints.push((target, decode(key, row)?));
         }
     }
     Ok(hints)
 }
 
-/// This node's own object of a key, `None` if it holds nothing.
-pub async fn own(node: &Arc<Node>, key: &Key) -> Result<Option<Object>, Error> {
-    let row = read_row(node, node.home(key), key).await?;
-    row.map(|row| decode(key, row)).transpose()
+/// All that this node keeps of a key.
+pub(crate) struct Kept {
+    /// Its own object.
+    pub(crate) own: Option<Object>,
+    /// Objects kept for others.
+    pub(crate) hints: Vec<(NodeId, Object)>,
+}
+
+/// Everything that this node keeps of a key.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn kept(node: &Arc<Node>, key: &Key) -> Result<Kept, Error> {
+    let key = key.clone();
+    in_place_or_aside(node, move |node, blocking| {
+        let row = node.store.read(node.home(&key), &key, blocking)?;
+        let own = row.map(|row| decode(&key, row)).transpose()?;
+        Ok(Kept { own, hints: hints_of(node, &key, blocking)? })
+    })
+    .await
 }
 
 fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
@@ -178,27 +185,23 @@ fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
     })
 }
 
+/// A row as it is stored.
+///
+/// # Errors
+/// The store's.
 pub(crate) async fn read_row(
     node: &Arc<Node>,
     place: Place,
     key: &Key,
 ) -> Result<Option<Bytes>, Error> {
-    match node.store.read(place, key, Blocking::Never) {
-        Err(Error::WouldBlock) => {
-            let key = key.clone();
-            on_blocking_pool(node, move |node| node.store.read(place, &key, Blocking::Allowed))
-                .await
-        }
-        done => done,
-    }
+    let key = key.clone();
+    in_place_or_aside(node, move |node, blocking| node.store.read(place, &key, blocking)).await
 }
 
 pub(crate) async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
-    let (own, hints) = match (own(node, &key).await, hints_of(node, &key).await) {
-        (Ok(own), Ok(hints)) => (own, hints),
-        (Err(error), _) | (_, Err(error)) => {
-            return WithPayload::bare(Reply::Refused(refusal_of(&error)));
-        }
+    let Kept { own, hints } = match kept(node, &key).await {
+        Ok(kept) => kept,
+        Err(error) => return WithPayload::bare(Reply::Refused(refusal_of(&error))),
     };
     let mut payload = BytesMut::new();
     let mut push = |object: &Object| {
@@ -233,15 +236,10 @@ fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayloa
         Rows::Partition(p) => node.store.scan_partition(p, after, rows_max, bytes_max)?,
         Rows::HintsFor(target) => node.store.hints(target, after, rows_max, bytes_max)?,
     };
-    let mut rows = Vec::with_capacity(page.len());
-    let mut payload = BytesMut::with_capacity(page.iter().map(|(_, row)| row.len()).sum());
-    for (key, row) in page {
-        let object = Row::encoded_object(&row).unwrap_or_default();
-        rows.push((key, object.len() as u32));
-        payload.extend_from_slice(&object);
-    }
+    let object = |(key, row)| (key, Row::encoded_object(&row).unwrap_or_default());
+    let (rows, payload) = packed::pack(page.into_iter().map(object).collect());
     let head = Reply::Rows { end: rows.is_empty(), rows };
-    Ok(WithPayload { head, payload: payload.freeze() })
+    Ok(WithPayload { head, payload })
 }
 
 /// Which row of a key is meant.
@@ -265,6 +263,22 @@ pub fn refusal_of(error: &Error) -> Refusal {
             tracing::error!(%error, "the store cannot answer");
             Refusal::Failed
         }
+    }
+}
+
+/// Does in place what need not wait, and all of it on the blocking pool if it must.
+///
+/// # Errors
+/// What `work` returns, or [`Error::Closed`] if the pool is shutting down.
+pub(crate) async fn in_place_or_aside<T: Send + 'static>(
+    node: &Arc<Node>,
+    work: impl Fn(&Node, Blocking) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match work(node, Blocking::Never) {
+        Err(Error::WouldBlock) => {
+            on_blocking_pool(node, move |node| work(node, Blocking::Allowed)).await
+        }
+        done => done,
     }
 }
 

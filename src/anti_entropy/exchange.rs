@@ -21,7 +21,6 @@ use serde::Serialize;
 use super::Pace;
 use super::round::patience;
 use crate::chores;
-use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
 use crate::replica;
 
@@ -70,10 +69,9 @@ impl<'a> Talk<'a> {
         payload: Bytes,
     ) -> Option<WithPayload<Reply>> {
         self.sent.fetch_add(encoded_bytes(&message) + payload.len() as u64, Relaxed);
-        let (reply_to, mut mailbox) = ReplyTo::new();
-        self.node.peers.send_aside(self.peer, message, payload, reply_to);
-        let heard = tokio::time::timeout(patience(self.node), mailbox.recv()).await.ok()??;
-        let (_, Heard::Reply(reply)) = heard else { return None };
+        let patience = patience(self.node);
+        let heard = self.node.peers.ask_aside(self.peer, message, payload, patience).await;
+        let reply = heard.into_reply()?;
         self.received.fetch_add(encoded_bytes(&reply.head) + reply.payload.len() as u64, Relaxed);
         Some(reply)
     }

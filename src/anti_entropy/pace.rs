@@ -1,6 +1,6 @@
 //! Keeps background work within a share of a core.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -22,7 +22,7 @@ const SMOOTHING: f64 = 4.0;
 /// light load and takes a sixteenth of its share beside one that fills the machine; it never comes to rest
 /// altogether.
 pub struct Pace {
-    share_percent: u64,
+    share_percent: u32,
     turns: Semaphore,
     account: Mutex<Account>,
 }
@@ -38,7 +38,7 @@ impl Pace {
     /// A share of one core, 1 to 100 percent.
     pub fn new(share_percent: u64) -> Self {
         Self {
-            share_percent: share_percent.clamp(1, 100),
+            share_percent: share_percent.clamp(1, 100) as u32,
             turns: Semaphore::new(1),
             account: Mutex::new(Account { paid_at: None, stretch: 1.0 }),
         }
@@ -48,7 +48,7 @@ impl Pace {
     /// dropped.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         let turn = self.turns.acquire().await.ok(); // the semaphore is never closed
-        let paid_at = self.account.lock().unwrap_or_else(PoisonError::into_inner).paid_at;
+        let paid_at = self.account().paid_at;
         if let Some(paid_at) = paid_at.filter(|paid_at| *paid_at > Instant::now() + DEBT_MAX) {
             tokio::time::sleep_until(paid_at.into()).await;
         }
@@ -58,21 +58,24 @@ impl Pace {
     /// Somebody has worked for so much processor time, from beginning to end within `took`, not counting the
     /// time until the turn came.
     pub fn worked(&self, work: Duration, took: Duration) {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut account = self.account();
         account.stretched(work, took);
         account.pay(Instant::now(), work, self.share_percent);
     }
 
     /// How many times the price of undisturbed work is paid now, from 1 to 16.
     pub fn dearness(&self) -> usize {
-        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        ((account.stretch * account.stretch) as usize).max(1)
+        let stretch = self.account().stretch;
+        ((stretch * stretch) as usize).max(1)
     }
 
     /// Somebody will have so much work that cannot be measured here.
     pub fn will_work(&self, work: Duration) {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        account.pay(Instant::now(), work, self.share_percent);
+        self.account().pay(Instant::now(), work, self.share_percent);
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,11 +86,10 @@ impl Account {
     }
 
     /// Puts off when all is paid for, given work that ends `now`.
-    fn pay(&mut self, now: Instant, work: Duration, share_percent: u64) {
+    fn pay(&mut self, now: Instant, work: Duration, share_percent: u32) {
         let price = work.mul_f64(self.stretch * self.stretch);
-        let rest_us = price.as_micros() as u64 * (100 - share_percent) / share_percent;
-        // At its full share too, interrupted work rests: the price above the work itself.
-        let rest = Duration::from_micros(rest_us) + price.saturating_sub(work);
+        // Interrupted work rests even at its full share.
+        let rest = (price * 100 / share_percent).saturating_sub(work);
         self.paid_at = Some(self.paid_at.map_or(now, |paid_at| paid_at.max(now)) + rest);
     }
 }

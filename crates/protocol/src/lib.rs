@@ -36,6 +36,7 @@ pub mod listing;
 pub mod message;
 pub mod name;
 pub mod object;
+pub mod packed;
 pub mod put;
 pub mod quorum;
 pub mod reap;

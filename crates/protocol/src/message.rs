@@ -14,6 +14,7 @@ use crate::get::{What, Where};
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
+use crate::packed::Lengths;
 use crate::put::{Acks, Role};
 use crate::row::{Draft, MintError};
 use crate::stamp::Millis;
@@ -156,11 +157,10 @@ pub enum Message {
         /// At most so many.
         limit: u16,
     },
-    /// Merge these hints that were kept for you, when there is time for it: [`Reply::Delivered`]. Their
-    /// objects lie one after the other in the payload.
+    /// Merge these hints that were kept for you, when there is time for it: [`Reply::Delivered`].
     Deliver {
-        /// Keys and the lengths of their objects.
-        hints: Vec<(Key, u32)>,
+        /// What the payload holds (see [`crate::packed`]).
+        hints: Lengths,
         /// When the objects were read, by the sender's wall clock or earlier (see [`crate::reap`]).
         read_at: Millis,
     },
@@ -213,10 +213,10 @@ pub enum Reply {
         /// All of them if they were asked for, else none.
         table: Table,
     },
-    /// Rows in order; the objects lie one after the other in the payload. Fewer than asked: the end.
+    /// Rows in order. Fewer than asked: the end.
     Rows {
-        /// Keys and the lengths of their objects.
-        rows: Vec<(Key, u32)>,
+        /// What the payload holds (see [`crate::packed`]).
+        rows: Lengths,
         /// Whether there is nothing after them.
         end: bool,
     },

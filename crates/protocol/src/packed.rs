@@ -1,0 +1,63 @@
+//! Many objects in one payload: a list of keys and lengths in a message's head, and the bytes behind each
+//! other beside it.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::name::Key;
+
+/// Whose objects a payload holds, in their order, and how many bytes each has.
+pub type Lengths = Vec<(Key, u32)>;
+
+/// Puts objects behind each other, each shorter than 4 GiB (no node takes a longer one).
+pub fn pack(objects: Vec<(Key, Bytes)>) -> (Lengths, Bytes) {
+    let mut payload = BytesMut::with_capacity(objects.iter().map(|(_, bytes)| bytes.len()).sum());
+    let append = |(key, bytes): (Key, Bytes)| {
+        payload.extend_from_slice(&bytes);
+        (key, bytes.len() as u32)
+    };
+    let lengths = objects.into_iter().map(append).collect();
+    (lengths, payload.freeze())
+}
+
+/// Cuts a payload into its objects, which share its memory; `None` if the lengths do not fit it.
+pub fn unpack(lengths: Lengths, mut payload: Bytes) -> Option<Vec<(Key, Bytes)>> {
+    let mut objects = Vec::with_capacity(lengths.len());
+    for (key, len) in lengths {
+        if payload.len() < len as usize {
+            return None;
+        }
+        objects.push((key, payload.split_to(len as usize)));
+    }
+    payload.is_empty().then_some(objects)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(number: usize) -> Key {
+        Key::new("b", number.to_string().as_bytes()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_packed_comes_back(lens in proptest::collection::vec(0_usize..50, 0..20)) {
+            let object = |(number, len): (usize, &usize)| (key(number), vec![number as u8; *len].into());
+            let objects: Vec<(Key, Bytes)> = lens.iter().enumerate().map(object).collect();
+            let (lengths, payload) = pack(objects.clone());
+            prop_assert_eq!(unpack(lengths, payload), Some(objects));
+        }
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_refused() {
+        let payload = Bytes::from_static(b"abcde");
+        for wrong in [&[2, 2][..], &[2, 4], &[5, u32::MAX], &[]] {
+            let lengths = wrong.iter().map(|len| (key(0), *len)).collect();
+            assert_eq!(unpack(lengths, payload.clone()), None, "{wrong:?}");
+        }
+    }
+}
