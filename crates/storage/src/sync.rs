@@ -38,6 +38,8 @@ struct Shared {
 struct Queue {
     /// Bounded by the operations in flight, each of which waits at most once.
     waiters: Waiters,
+    /// Whether the thread has to be woken: that is a system call, needed or not.
+    is_asleep: bool,
     stopped: bool,
 }
 
@@ -68,8 +70,11 @@ impl GroupSync {
         let mut queue = self.shared.lock();
         if !queue.stopped {
             queue.waiters.push(answer);
+            let is_asleep = mem::take(&mut queue.is_asleep);
             drop(queue);
-            self.shared.wake.notify_one();
+            if is_asleep {
+                self.shared.wake.notify_one();
+            }
         }
         receiver
     }
@@ -103,6 +108,7 @@ impl Shared {
             if queue.stopped {
                 return None;
             }
+            queue.is_asleep = true;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let gathering = not_before.map(|at| at.saturating_duration_since(Instant::now()));
