@@ -22,10 +22,11 @@ Tables, with the time each takes by default:
                connection to an idle cluster; a bare RocksDB loop with the same writes; the targets
                (5 minutes; the default)
   loads        zipfian keys, a mixture with deletes, deletes, sizes at random, conflicts (2 minutes)
-  nodes        3, 5, 7 and 9 nodes at N=3 (2 minutes)
-  keys         10^4 to 10^6 keys (8 minutes); with --long 10^7 too (35 GB of disk, an hour)
+  nodes        3, 5, 7 and 9 nodes at N=3, asked anywhere and by clients that know the ring (4 minutes)
+  keys         10^4 to 10^6 keys in caches that hold them, and the memory they need without (8 minutes);
+               with --long 10^7 too (35 GB of disk, an hour; with --value-bytes 100 half of that)
   values       values of 100 B to 1 MiB (2 minutes)
-  connections  1 to 1,000 connections, then ten times the load that saturates (3 minutes)
+  connections  1 to 1,000 connections, then ten times the load that saturates (5 minutes)
   tail         half of the peak rate, open loop: undisturbed, then while a node that was away is
                brought up to date and trees are compared (2 minutes)
 
@@ -141,6 +142,12 @@ nodes() {
     for count in 3 5 7 9; do
         fresh "$count" "${durability:-buffered}"
         get_and_put "$count nodes"
+        run "$count nodes, clients know the ring" --op get --route home --skip-preload
+        run "$count nodes, clients know the ring" --op put --route home
+        # As much for each node as three have.
+        ((count > 3)) || continue
+        run "$count nodes, load grows too" --op get --route home --skip-preload --connections $((64 * count / 3))
+        run "$count nodes, load grows too" --op put --route home --connections $((64 * count / 3))
     done
 }
 
@@ -153,9 +160,33 @@ keys() {
         counts+=(10000000)
     fi
     for count in "${counts[@]}"; do
-        fresh 3 "${durability:-buffered}"
+        fresh 3 "${durability:-buffered}" "QUORATE_STORAGE__ROW_CACHE_BYTES=$(row_cache_bytes "$count")"
         get_and_put "$count keys" --keys "$count"
+        count_memory "$count"
     done
+}
+
+# A row cache that $1 rows of 1 KiB fit into, if the three nodes leave half of the free memory.
+row_cache_bytes() {
+    local wanted=$(($1 * 1536)) free_kib
+    free_kib=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo)
+    local most=$((free_kib * 1024 / 6)) least=$((128 << 20))
+    ((wanted < most)) || wanted=$most
+    ((wanted > least)) || wanted=$least
+    echo "$wanted"
+}
+
+# Says what the nodes need for $1 keys when their caches are as small as they can be: restarted, so that
+# nothing is left of the load.
+count_memory() {
+    local node kib=0
+    "$SCRIPTS/cluster.sh" down >/dev/null
+    env QUORATE_STORAGE__ROW_CACHE_BYTES=0 QUORATE_STORAGE__BLOCK_CACHE_BYTES=$((1 << 20)) \
+        "$SCRIPTS/cluster.sh" up >/dev/null
+    for node in $(cluster_nodes); do
+        kib=$((kib + $(sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$(node_pid "$node")/status")))
+    done
+    say "$1 keys: $((kib / 3)) KiB of memory a node after a restart without caches"
 }
 
 values() {
@@ -169,43 +200,50 @@ values() {
 }
 
 connections() {
-    local count op peak
+    local count op peak turn
     ulimit -n "$(ulimit -Hn)"
     fresh 3 "${durability:-buffered}"
     run 'warm-up' --op get
+    run 'warm-up' --op put
     : >"$results"
     for count in 1 4 16 64 256 1000; do
         run 'closed loop' --op get --connections "$count" --skip-preload
         run 'closed loop' --op put --connections "$count"
     done
-    # What 64 connections reach is near the peak; ten times as many ask, ten times as fast.
+    # What 64 connections reach is near the peak; ten times as many ask, ten times as fast. In turns, for
+    # the store grows and the machine has its moods.
     for op in get put; do
         peak=$(rate_of "$op" 64)
-        run '10x offered' --op "$op" --connections 640 --rate "$((peak * 10))" --skip-preload
+        for turn in 1 2 3; do
+            run "saturated, turn $turn" --op "$op" --skip-preload
+            run "10x offered, turn $turn" --op "$op" --connections 640 --rate "$((peak * 10))" --skip-preload
+        done
     done
     # With room for 32 operations a node, most of 640 are refused at once; those who are come again
     # when the answer says.
     fresh 3 "${durability:-buffered}" QUORATE_LIMITS__OPERATIONS_MAX=32
+    run 'room for 96, saturated' --op put
     run 'room for 96, retry at once' --op put --connections 640
     run 'room for 96, Retry-After obeyed' --op put --connections 640 --obey-retry-after
 }
 
 tail_latency() {
     local peak
-    fresh 3 "${durability:-buffered}"
+    # Four: with three there is nobody who could keep hints for one that is away.
+    fresh 4 "${durability:-buffered}"
     run peak --op mixed
     peak=$(rate_of mixed 64)
     seconds=$((seconds * 3))
     run 'half of the peak' --op mixed --rate "$((peak / 2))" --skip-preload
-    # The third node misses a third of that; then it comes back under load. Its clients are gone.
-    kill -KILL "$(node_pid n3)"
-    wait_gone n3 10
-    only=$(client_url n1),$(client_url n2)
+    # The last node misses a third of that; then it comes back under load. Its clients are gone.
+    kill -KILL "$(node_pid n4)"
+    wait_gone n4 10
+    only=$(client_url n1),$(client_url n2),$(client_url n3)
     "$BENCH_BIN" run --nodes "$only" --op put --seconds "$((seconds / 3))" >/dev/null || failed=1
-    start_node n3
+    start_node n4
     compare_trees &
     local comparing=$!
-    run 'half, while n3 catches up' --op mixed --rate "$((peak / 2))" --skip-preload
+    run 'half, while n4 catches up' --op mixed --rate "$((peak / 2))" --skip-preload
     kill "$comparing" 2>/dev/null || true
     wait "$comparing" 2>/dev/null || true
 }
@@ -214,7 +252,7 @@ tail_latency() {
 compare_trees() {
     local node
     while true; do
-        for node in n1 n2 n3; do
+        for node in $(cluster_nodes); do
             curl -s -m 60 -o /dev/null -X POST "$(client_url "$node")/anti-entropy/run" || sleep 0.5
         done
     done

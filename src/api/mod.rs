@@ -49,6 +49,7 @@ pub fn app(node: Arc<Node>) -> Router {
         .route("/buckets/{*path}", put(buckets::put).get(buckets::get).delete(buckets::delete))
         .route("/keys/{*path}", get(keys::list))
         .route("/ring", get(ring::ring))
+        .route("/ring/partitions", get(ring::partitions))
         .route("/ring/{*path}", get(ring::key))
         .route("/cluster", get(ring::cluster))
         .route("/anti-entropy", get(anti_entropy::show))
@@ -69,8 +70,8 @@ pub fn app(node: Arc<Node>) -> Router {
 async fn no_such_route(request: Request) -> Problem {
     let detail = format!(
         "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, \
-         /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/{{bucket}}/{{key}}, /cluster, \
-         /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /hints, /hints/sync-points, \
+         /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
+         /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /hints, /hints/sync-points, \
          /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
         problem::echo(request.uri().path())
     );

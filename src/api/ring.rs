@@ -59,6 +59,33 @@ fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u32> {
     loads
 }
 
+/// `GET /ring/partitions`: the home replicas of every partition, so that a client can ask one of them
+/// (DeCandia et al., SOSP 2007, section 6.4: client-driven coordination). They are places in `nodes`.
+pub(super) async fn partitions(
+    State(node): State<Arc<Node>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    Params::parse(uri.query(), &[])?;
+    let layout = &node.layout;
+    let n = node.buckets.n_max();
+    let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
+    let place = |home: &NodeId| nodes.iter().position(|it| it == home);
+    let homes_of = |partition| layout.homes(Partition(partition), n).iter().filter_map(place);
+    let homes: Vec<Vec<usize>> =
+        (0..layout.partitions()).map(|it| homes_of(it as u16).collect()).collect();
+    Ok(show::json(&json!({
+        "version": layout.version(),
+        "hash": layout.hash().to_string(),
+        "partition_of": PARTITION_OF,
+        "n": n,
+        "nodes": nodes,
+        "homes": homes,
+    })))
+}
+
+/// How a client finds the partition of a key: `protocol::name::Key::partition` in words.
+const PARTITION_OF: &str = "the highest log2(partitions) bits of xxh3_64(bucket, a zero byte, key)";
+
 /// `GET /ring/{bucket}/{key}`: home replicas first, then fallbacks in order.
 pub(super) async fn key(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let key = path::key(&uri, "/ring/")?;

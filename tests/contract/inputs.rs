@@ -38,7 +38,14 @@ fn every_wrong_parameter_is_refused_by_name() {
     wrong(&Request::get("/siblings?cursor=!"), "cursor");
     wrong(&Request::get("/siblings?bucket=a/b"), "bucket");
     wrong(&Request::get("/siblings/b/k?r=1"), "r");
-    for path in ["/ring?x=1", "/ring/b/k?x=1", "/cluster?x=1", "/buckets?x=1", "/buckets/b?x=1"] {
+    for path in [
+        "/ring?x=1",
+        "/ring/partitions?x=1",
+        "/ring/b/k?x=1",
+        "/cluster?x=1",
+        "/buckets?x=1",
+        "/buckets/b?x=1",
+    ] {
         wrong(&Request::get(path), "x");
     }
     node.get("/kv/b/k").assert_problem(404, "key_not_found");

@@ -1,6 +1,6 @@
 //! Ring, cluster, health, metrics; routes and methods that are not there; request ids.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::http::Request;
 use crate::common::{CLUSTER_ID, Cluster};
@@ -18,7 +18,15 @@ fn the_ring_the_cluster_and_the_numbers() {
     let key = node.get("/ring/carts/user%2F7").json();
     assert_eq!(key, cluster.nodes[4].get("/ring/carts/user/7").json());
     assert_eq!(key["preference_list"].as_array().unwrap().len(), 5);
-    assert!(key["partition"].as_u64().unwrap() < 1024);
+    let partition = key["partition"].as_u64().unwrap() as usize;
+
+    let all = node.get("/ring/partitions").json();
+    assert_eq!((&all["version"], &all["n"]), (&json!(1), &json!(3)));
+    let homes = all["homes"].as_array().unwrap();
+    assert_eq!(homes.len(), 1024);
+    let named = |place: &Value| all["nodes"][place.as_u64().unwrap() as usize].clone();
+    let of_key: Vec<Value> = homes[partition].as_array().unwrap().iter().map(named).collect();
+    assert_eq!(of_key, key["preference_list"].as_array().unwrap()[..3]);
 
     let view = node.get("/cluster").json();
     assert_eq!((&view["node"], &view["ready"]), (&json!("n1"), &json!(true)));

@@ -10,6 +10,7 @@ use crate::choose::{Chooser, Dice};
 use crate::http::{Client, Error, Node, Request, Response};
 use crate::known::{Known, Wrote};
 use crate::plan::{Args, Op};
+use crate::route::Homes;
 use crate::siblings;
 use crate::value::{self, Maker};
 
@@ -17,6 +18,8 @@ use crate::value::{self, Maker};
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many keys are drawn until one is found that a node holds: a node may hold none at all.
+const DRAWS_MAX: usize = 1000;
 /// The longest rest that a `Retry-After` is believed.
 const RETRY_AFTER_S_MAX: u64 = 60;
 
@@ -24,6 +27,8 @@ const RETRY_AFTER_S_MAX: u64 = 60;
 pub(crate) struct Job {
     pub(crate) args: Args,
     pub(crate) nodes: Vec<Node>,
+    /// Which of them hold a key, if only those are asked.
+    pub(crate) homes: Option<Homes>,
     pub(crate) maker: Maker,
     pub(crate) chooser: Chooser,
     pub(crate) known: Vec<Known>,
@@ -52,6 +57,8 @@ pub(crate) enum Ended {
 /// One connection and its buffers.
 pub(crate) struct Hand<'a> {
     job: &'a Job,
+    /// The place of its node.
+    node: usize,
     client: Client,
     dice: Dice,
     path: String,
@@ -61,10 +68,11 @@ pub(crate) struct Hand<'a> {
 impl<'a> Hand<'a> {
     pub(crate) fn new(job: &'a Job, place: usize) -> Self {
         // `measure` made sure that there is a node.
-        let node = job.nodes[place % job.nodes.len()].clone();
+        let node = place % job.nodes.len();
         Hand {
             job,
-            client: Client::new(node, OPERATION_TIMEOUT, BODY_BYTES_MAX),
+            node,
+            client: Client::new(job.nodes[node].clone(), OPERATION_TIMEOUT, BODY_BYTES_MAX),
             dice: Dice::new(job.sequence_base ^ ((place as u64) << 48)),
             path: String::new(),
             value: Vec::new(),
@@ -81,7 +89,7 @@ impl<'a> Hand<'a> {
         let key = match job.args.op {
             // Each key is there to be deleted once.
             Op::Delete => job.chooser.next_in_turn(),
-            Op::Put | Op::Get | Op::Mixed => job.chooser.key(&mut self.dice),
+            Op::Put | Op::Get | Op::Mixed => self.next_key(),
         };
         let ended = match op {
             Op::Put => self.put(key).await,
@@ -89,6 +97,21 @@ impl<'a> Hand<'a> {
             Op::Get | Op::Mixed => self.get(key).await,
         };
         (op, ended)
+    }
+
+    /// The next key; if keys are asked of their home replicas, one that this connection's node holds.
+    fn next_key(&mut self) -> u64 {
+        let job = self.job;
+        let mut key = job.chooser.key(&mut self.dice);
+        if let Some(homes) = &job.homes {
+            for _ in 0..DRAWS_MAX {
+                if homes.contain(self.node, &key_name(key)) {
+                    break;
+                }
+                key = job.chooser.key(&mut self.dice);
+            }
+        }
+        key
     }
 
     /// Writes a key.
@@ -197,8 +220,13 @@ impl<'a> Hand<'a> {
         let mark = if args.query.is_empty() { "" } else { "?" };
         self.path.clear();
         // Writing to a String cannot fail.
-        let _ = write!(self.path, "/kv/{}/k{key:09}{mark}{}", args.bucket, args.query);
+        let _ = write!(self.path, "/kv/{}/{}{mark}{}", args.bucket, key_name(key), args.query);
     }
+}
+
+/// The name of key number `key`.
+fn key_name(key: u64) -> String {
+    format!("k{key:09}")
 }
 
 /// How an operation ended, if what was `expected` is judged by `judge`.

@@ -18,9 +18,10 @@ use crate::hand::{BODY_BYTES_MAX, Ended, Hand, Job, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
 use crate::known::Known;
 use crate::pace::Pace;
-use crate::plan::{Args, Op};
+use crate::plan::{Args, Op, Route};
 use crate::progress::{Progress, TICK};
 use crate::recorder::Recorder;
+use crate::route::Homes;
 use crate::summary::Summary;
 use crate::usage::{self, Usage};
 use crate::value::Maker;
@@ -57,6 +58,10 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     let conflicts = if args.conflicts.is_some() { "siblings" } else { "lww" };
     make_bucket(&nodes, &args.bucket, conflicts).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let homes = match args.route {
+        Route::Any => None,
+        Route::Home => Some(Homes::ask(&nodes, &args.bucket).await?),
+    };
     let kept_contexts = if args.conflicts.is_some() { args.keys } else { 0 };
     let job = Arc::new(Job {
         maker: Maker::new(args.value_bytes.max()),
@@ -66,6 +71,7 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
         sequence_base: since_1970.as_micros() as u64,
         sequence: AtomicU64::new(0),
         nodes,
+        homes,
         args,
     });
     if job.args.op != Op::Put && !job.args.skip_preload && !job.args.any_value {

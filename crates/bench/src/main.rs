@@ -24,6 +24,7 @@ mod plot;
 mod progress;
 mod recorder;
 mod report;
+mod route;
 mod siblings;
 mod standard;
 mod summary;

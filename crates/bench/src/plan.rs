@@ -29,6 +29,15 @@ impl Op {
     }
 }
 
+/// Which node is asked for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Route {
+    /// Whichever comes, as behind a load balancer.
+    Any,
+    /// A home replica of the key, as by a client that knows the ring.
+    Home,
+}
+
 /// How often each operation comes in a mixed load, relative to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mix {
@@ -79,6 +88,9 @@ pub(crate) struct Args {
     /// Which keys are asked for.
     #[arg(long, value_enum, default_value = "uniform")]
     pub(crate) order: Order,
+    /// Which of the nodes is asked for a key.
+    #[arg(long, value_enum, default_value = "any")]
+    pub(crate) route: Route,
     /// Make the bucket `siblings` and let this share of the PUTs, in percent, go without the context
     /// of what is there; the others carry it, and read first where there is a conflict.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
