@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 
 /// The pacer looks this often at most: finer than tokio's timer of a millisecond.
 const PACER_SLEEP_MIN: Duration = Duration::from_micros(100);
+/// How long it rests while nobody waits for it: its waking takes from what is measured.
+const PACER_REST: Duration = Duration::from_millis(2);
 
 /// Hands out starts until the end of the run.
 #[derive(Debug)]
@@ -67,7 +69,10 @@ impl Pace {
             self.due.add_permits(more);
             released = due;
             let next = self.intended(released, rate).min(self.end);
-            std::thread::sleep(next.saturating_duration_since(now).max(PACER_SLEEP_MIN));
+            // So many are due that they last until the next look: all connections are behind.
+            let is_ahead = self.due.available_permits() as f64 > rate * PACER_REST.as_secs_f64();
+            let least = if is_ahead { PACER_REST } else { PACER_SLEEP_MIN };
+            std::thread::sleep(next.saturating_duration_since(now).max(least));
         }
         // What fell due since the last look goes to the connections that wait for it. Then the run
         // is over: what nobody was free to take counts as missed.
