@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use quorate_protocol::message::Message;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use crate::mailbox::ReplyTo;
 
@@ -100,6 +101,9 @@ impl Queue {
             }
             if lane == 0 {
                 wake.notified().await;
+                // Whoever is woken runs next, and would find the one message that woke it: first let all that
+                // is ready now add theirs.
+                yield_now().await;
             }
         }
     }
@@ -197,6 +201,23 @@ mod tests {
         let queue = queue(2, 50);
         assert!(queue.push(message(400)).is_ok());
         assert_eq!(queue.take(0).await.len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_is_ready_at_the_same_time_goes_together() {
+        let queue = std::sync::Arc::new(queue(100, 10_000));
+        let waiting = queue.clone();
+        let lane = tokio::spawn(async move { waiting.take(0).await.len() });
+        // On the thread of the lane, where whoever is woken runs next.
+        let pushing = tokio::spawn(async move {
+            yield_now().await; // the lane waits now
+            for _ in 0..3 {
+                let queue = queue.clone();
+                tokio::spawn(async move { assert!(queue.push(message(1)).is_ok()) });
+            }
+        });
+        assert!(pushing.await.is_ok());
+        assert_eq!(lane.await.ok(), Some(3));
     }
 
     #[tokio::test]
