@@ -28,7 +28,7 @@ Tables, with the time each takes by default:
   values       values of 100 B to 1 MiB (2 minutes)
   connections  1 to 1,000 connections, then ten times the load that saturates (5 minutes)
   tail         half of the peak rate, open loop: undisturbed, then while a node that was away is
-               brought up to date and trees are compared (2 minutes)
+               brought up to date, then that with trees compared without pause (3 minutes)
 
   --durability D   of the clusters (default: buffered, and for `standard` both)
   --seconds S      the length of each measurement (default 10; `tail` takes three times as long)
@@ -228,24 +228,33 @@ connections() {
 }
 
 tail_latency() {
-    local peak
-    # Four: with three there is nobody who could keep hints for one that is away.
-    fresh 4 "${durability:-buffered}"
+    local peak half
+    # Four: with three there is nobody who could keep hints for one that is away. They compare ten times as
+    # often as by default.
+    fresh 4 "${durability:-buffered}" QUORATE_ANTI_ENTROPY__INTERVAL_MS=1000
     run peak --op mixed
     peak=$(rate_of mixed 64)
+    half=$((peak / 2))
     seconds=$((seconds * 3))
-    run 'half of the peak' --op mixed --rate "$((peak / 2))" --skip-preload
-    # The last node misses a third of that; then it comes back under load. Its clients are gone.
+    run 'half of the peak' --op mixed --rate "$half" --skip-preload
+    miss_writes
+    run 'half, while n4 catches up' --op mixed --rate "$half" --skip-preload
+    miss_writes
+    compare_trees &
+    local comparing=$!
+    run 'half, the same, comparing without pause' --op mixed --rate "$half" --skip-preload
+    kill "$comparing" 2>/dev/null || true
+    wait "$comparing" 2>/dev/null || true
+}
+
+# Has the last node miss a third as long of writes at the peak as is measured, and starts it again. Its
+# clients are gone.
+miss_writes() {
     kill -KILL "$(node_pid n4)"
     wait_gone n4 10
     only=$(client_url n1),$(client_url n2),$(client_url n3)
     "$BENCH_BIN" run --nodes "$only" --op put --seconds "$((seconds / 3))" >/dev/null || failed=1
-    start_node n4
-    compare_trees &
-    local comparing=$!
-    run 'half, while n4 catches up' --op mixed --rate "$((peak / 2))" --skip-preload
-    kill "$comparing" 2>/dev/null || true
-    wait "$comparing" 2>/dev/null || true
+    (export "${settings[@]}" && start_node n4)
 }
 
 # Has the nodes compare everything with each other, again and again.
