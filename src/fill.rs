@@ -286,10 +286,7 @@ async fn fetch_page(
     let Reply::Rows { rows, end } = reply.head else { return None };
     let mut rows = packed::unpack(rows, reply.payload)?;
     let last = rows.last().filter(|_| !end).map(|(key, _)| key.clone());
-    rows.retain(|(key, _)| {
-        let homes = node.layout.homes(node.partition(key), node.properties(key).n);
-        homes.contains(&node.me)
-    });
+    rows.retain(|(key, _)| is_home(node, node.me, node.tree(key)));
     let rows = rows.into_iter().map(|(key, object)| (node.home(&key), key, object)).collect();
     Some(Page { read_at, rows, last })
 }

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply, WithPayload};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::packed;
 
 use crate::node::Node;
 use crate::replica;
@@ -73,12 +74,8 @@ fn understand(node: NodeId, reply: WithPayload<Reply>) -> Option<ReplicaView> {
 }
 
 /// Cuts the next object out of a payload that holds several.
-pub fn take_object(payload: &mut Bytes, len: u32) -> Option<Object> {
-    let len = len as usize;
-    if len > payload.len() {
-        return None;
-    }
-    Object::decode(payload.split_to(len)).ok()
+fn take_object(payload: &mut Bytes, len: u32) -> Option<Object> {
+    Object::decode(packed::take(payload, len)?).ok()
 }
 
 /// Lists keys in conflict after `after`, at most `limit`, from every node's index.

@@ -11,6 +11,7 @@ use quorate_protocol::get::{What, Where};
 use quorate_protocol::message::{Message, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
+use quorate_protocol::packed;
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
@@ -241,10 +242,9 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> Fetched {
         Asking::ToCompare => Message::Read { key, what: What::Object, place: Where::Home },
         Asking::ToFill => Message::Inspect { key },
     };
-    let reply = talk.ask_for_payload(question, Bytes::new()).await?;
+    let mut reply = talk.ask_for_payload(question, Bytes::new()).await?;
     let object = if let Reply::Inspection { own, .. } = reply.head {
-        let own = own.filter(|len| *len as usize <= reply.payload.len());
-        own.map(|len| reply.payload.slice(..len as usize))
+        own.and_then(|len| packed::take(&mut reply.payload, len))
     } else {
         (reply.head == Reply::Object).then_some(reply.payload)
     };

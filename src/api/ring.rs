@@ -69,7 +69,7 @@ pub(super) async fn partitions(
     let layout = &node.layout;
     let n = node.buckets.n_max();
     let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
-    let place = |home: &NodeId| nodes.iter().position(|it| it == home);
+    let place = |home: &NodeId| nodes.binary_search(home).ok(); // members are ordered by name
     let homes_of = |partition| layout.homes(Partition(partition), n).iter().filter_map(place);
     let homes: Vec<Vec<usize>> =
         (0..layout.partitions()).map(|it| homes_of(it as u16).collect()).collect();

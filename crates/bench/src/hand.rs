@@ -1,7 +1,7 @@
 //! One connection of a measurement: what it asks, its buffers, and the judgement of what it is
 //! answered.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl<'a> Hand<'a> {
         let mut key = job.chooser.key(&mut self.dice);
         if let Some(homes) = &job.homes {
             for _ in 0..DRAWS_MAX {
-                if homes.contain(self.node, &key_name(key)) {
+                if homes.contain(self.node, &KeyName(key).to_string()) {
                     break;
                 }
                 key = job.chooser.key(&mut self.dice);
@@ -220,13 +220,18 @@ impl<'a> Hand<'a> {
         let mark = if args.query.is_empty() { "" } else { "?" };
         self.path.clear();
         // Writing to a String cannot fail.
-        let _ = write!(self.path, "/kv/{}/{}{mark}{}", args.bucket, key_name(key), args.query);
+        let _ = write!(self.path, "/kv/{}/{}{mark}{}", args.bucket, KeyName(key), args.query);
     }
 }
 
-/// The name of key number `key`.
-fn key_name(key: u64) -> String {
-    format!("k{key:09}")
+/// The name of a key by its number; written in place, since what the generator does for each operation takes
+/// from what is measured.
+struct KeyName(u64);
+
+impl Display for KeyName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "k{:09}", self.0)
+    }
 }
 
 /// How an operation ended, if what was `expected` is judged by `judge`.

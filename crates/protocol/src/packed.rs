@@ -23,12 +23,15 @@ pub fn pack(objects: Vec<(Key, Bytes)>) -> (Lengths, Bytes) {
 pub fn unpack(lengths: Lengths, mut payload: Bytes) -> Option<Vec<(Key, Bytes)>> {
     let mut objects = Vec::with_capacity(lengths.len());
     for (key, len) in lengths {
-        if payload.len() < len as usize {
-            return None;
-        }
-        objects.push((key, payload.split_to(len as usize)));
+        objects.push((key, take(&mut payload, len)?));
     }
     payload.is_empty().then_some(objects)
+}
+
+/// Cuts the next `len` bytes out of a payload that holds several objects; `None` if it has fewer.
+pub fn take(payload: &mut Bytes, len: u32) -> Option<Bytes> {
+    let len = len as usize;
+    (len <= payload.len()).then(|| payload.split_to(len))
 }
 
 #[cfg(test)]
