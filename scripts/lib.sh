@@ -194,11 +194,16 @@ start_node() {
     local node=$1 directory=$CLUSTER_DIR/$1 pid
     require_free_port "$(client_port "$node")" "client port of $node"
     require_free_port "$(peer_port "$node")" "peer port of $node"
-    local detach=()
-    has setsid && detach=(setsid)
-    "${detach[@]}" "$NODE_BIN" serve --config "$directory/node.toml" \
-        >>"$directory/node.log" 2>&1 </dev/null &
+    # A process group of its own: Ctrl-C in the terminal is not for the nodes. Not a session of its own: Linux
+    # gives every session an equal share of the processors (sched(7), autogroup), so that a node's background
+    # threads would give way to its own requests, but not to those of the other nodes beside it.
+    set -m
+    (
+        trap '' HUP
+        exec "$NODE_BIN" serve --config "$directory/node.toml"
+    ) >>"$directory/node.log" 2>&1 </dev/null &
     pid=$!
+    set +m
     echo "$pid $(process_start "$pid")" >"$directory/pid"
 }
 
