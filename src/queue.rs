@@ -108,6 +108,13 @@ impl Queue {
         }
     }
 
+    /// Waits until a message waits, and leaves it there: for the first lane, while its batch is under way.
+    pub async fn not_empty(&self) {
+        while self.is_empty() {
+            self.not_empty.notified().await;
+        }
+    }
+
     /// The first lane is held up: others take what waits, until it is not.
     pub fn set_held_up(&self, held_up: bool) {
         self.held_up.store(held_up, Relaxed);
