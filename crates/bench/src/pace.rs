@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// The pacer looks this often at most: finer than tokio's timer of a millisecond.
-const PACER_SLEEP_MIN: Duration = Duration::from_micros(100);
+const PACER_SLEEP_MIN: Duration = Duration::from_micros(250);
 /// How long it rests while nobody waits for it: its waking takes from what is measured.
 const PACER_REST: Duration = Duration::from_millis(2);
 
