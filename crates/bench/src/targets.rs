@@ -47,7 +47,12 @@ fn tail(summaries: &[Summary]) -> Vec<Option<String>> {
             at_most(&format!("{name}: p99.9, ms"), ms(|it| it.p99_9_us), 20.0),
         ]
     };
-    [of("half of the peak"), of("half, while n4 catches up")].concat()
+    let names = [
+        "half of the peak",
+        "half, while n4 catches up",
+        "half, the same, comparing without pause",
+    ];
+    names.map(of).concat()
 }
 
 /// Ten times the load that saturates, beside that load in turns.
