@@ -138,7 +138,7 @@ pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
         in_flight.store(sent_at.0, Relaxed);
         let frame = frame.finish_for_stream(envelope::Kind::Frame);
         let asking = link.ask(&peer, &line, frame, batch.len());
-        let answered = if lane == 0 { call_for_help(queue, asking).await } else { asking.await };
+        let answered = if lane == 0 { queue.attend(begun, asking).await } else { asking.await };
         in_flight.store(0, Relaxed);
         match answered {
             Ok(replies) => {
@@ -168,29 +168,6 @@ pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
 fn is_measured(kind: Kind, batch: &[Outgoing]) -> bool {
     let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
     kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting))
-}
-
-/// A first lane that waits longer than this has others take over what comes meanwhile.
-const HELD_UP_AFTER: Duration = Duration::from_millis(2);
-
-/// Waits for the first lane's batch; if it takes long and others wait behind it, the other lanes are called.
-async fn call_for_help<T>(queue: &Queue, asking: impl Future<Output = T>) -> T {
-    let sent_at = tokio::time::Instant::now();
-    let mut asking = std::pin::pin!(asking);
-    // As long as nobody waits there is nobody to help, and no timer to set: each that is due before all
-    // others costs tokio a system call.
-    tokio::select! {
-        biased;
-        answered = asking.as_mut() => return answered,
-        () = queue.not_empty() => {}
-    }
-    if let Ok(answered) = tokio::time::timeout_at(sent_at + HELD_UP_AFTER, asking.as_mut()).await {
-        return answered;
-    }
-    queue.set_held_up(true);
-    let answered = asking.await;
-    queue.set_held_up(false);
-    answered
 }
 
 fn tell_all(peer: &Peer, batch: Vec<Outgoing>, heard: impl Fn() -> Heard) {
@@ -237,65 +214,5 @@ impl Line {
             self.outlook.refresh(peer);
             tracing::warn!(peer = %peer.node, %error, "peer is down");
         }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use bytes::Bytes;
-    use tokio::sync::oneshot;
-    use tokio::time::timeout;
-
-    use super::*;
-    use crate::mailbox::ReplyTo;
-    use crate::queue::Bounds;
-
-    fn queue() -> Queue {
-        let (messages_max, bytes_max) = (10, 1000);
-        Queue::new(Bounds { messages_max, bytes_max, batch_messages_max: 5, batch_bytes_max: 500 })
-    }
-
-    fn push(queue: &Queue) {
-        let reply_to = ReplyTo::nobody();
-        let outgoing = Outgoing { message: Message::Room, payload: Bytes::new(), reply_to };
-        assert!(queue.push(outgoing).is_ok());
-    }
-
-    #[tokio::test]
-    async fn who_waits_behind_a_slow_batch_is_helped_out() {
-        let queue = queue();
-        let (answer, answered) = oneshot::channel();
-        let mut held_up = std::pin::pin!(call_for_help(&queue, answered));
-        let mut helper = std::pin::pin!(queue.take(1));
-        assert!(futures_util::poll!(held_up.as_mut()).is_pending());
-        push(&queue);
-        assert!(futures_util::poll!(helper.as_mut()).is_pending(), "it may not take long");
-        let helped = async {
-            tokio::select! {
-                _ = held_up.as_mut() => panic!("nobody answered"),
-                batch = helper.as_mut() => batch.len(),
-            }
-        };
-        assert_eq!(timeout(Duration::from_secs(10), helped).await, Ok(1));
-        answer.send(7).unwrap();
-        assert_eq!(held_up.await, Ok(7));
-        push(&queue);
-        let alone = queue.take(2);
-        assert!(futures_util::poll!(std::pin::pin!(alone)).is_pending(), "the first is free again");
-        assert_eq!(queue.take(0).await.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_quick_answer_leaves_what_came_meanwhile_to_the_first_lane() {
-        let queue = queue();
-        let (answer, answered) = oneshot::channel();
-        let mut asking = std::pin::pin!(call_for_help(&queue, answered));
-        assert!(futures_util::poll!(asking.as_mut()).is_pending());
-        push(&queue);
-        assert!(futures_util::poll!(asking.as_mut()).is_pending());
-        answer.send(7).unwrap();
-        assert_eq!(asking.await, Ok(7));
-        assert_eq!(timeout(Duration::from_secs(10), queue.take(0)).await.unwrap().len(), 1);
     }
 }

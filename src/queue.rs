@@ -8,13 +8,18 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_protocol::message::Message;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio::time::timeout_at;
 
 use crate::mailbox::ReplyTo;
+
+/// A first lane that waits longer than this has others take over what comes meanwhile.
+const HELD_UP_AFTER: Duration = Duration::from_millis(2);
 
 /// A message on its way to a peer.
 pub struct Outgoing {
@@ -108,15 +113,36 @@ impl Queue {
         }
     }
 
-    /// Waits until a message waits, and leaves it there: for the first lane, while its batch is under way.
-    pub async fn not_empty(&self) {
+    /// Waits for the answer to the first lane's batch, which was sent at `begun`. If that takes long and
+    /// others wait behind it, the other lanes are called.
+    pub async fn attend<T>(&self, begun: Instant, asking: impl Future<Output = T>) -> T {
+        let mut asking = std::pin::pin!(asking);
+        // As long as nobody waits there is nobody to help, and no timer to set: each that is due before all
+        // others costs tokio a system call.
+        tokio::select! {
+            biased;
+            answered = asking.as_mut() => return answered,
+            () = self.not_empty() => {}
+        }
+        let patience = timeout_at((begun + HELD_UP_AFTER).into(), asking.as_mut());
+        if let Ok(answered) = patience.await {
+            return answered;
+        }
+        self.set_held_up(true);
+        let answered = asking.await;
+        self.set_held_up(false);
+        answered
+    }
+
+    /// Waits until a message waits, and leaves it there.
+    async fn not_empty(&self) {
         while self.is_empty() {
             self.not_empty.notified().await;
         }
     }
 
     /// The first lane is held up: others take what waits, until it is not.
-    pub fn set_held_up(&self, held_up: bool) {
+    fn set_held_up(&self, held_up: bool) {
         self.held_up.store(held_up, Relaxed);
         if held_up {
             self.help_wanted.notify_one();
@@ -163,6 +189,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use quorate_protocol::message::Formation;
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::mailbox::ReplyTo;
@@ -240,5 +268,43 @@ mod tests {
             assert!(queue.push(message(1)).is_ok());
         }
         assert_eq!(queue.take(2).await.len(), 3, "a full batch");
+    }
+
+    #[tokio::test]
+    async fn who_waits_behind_a_slow_batch_is_helped_out() {
+        let queue = queue(100, 10_000);
+        let (answer, answered) = oneshot::channel();
+        let mut held_up = std::pin::pin!(queue.attend(Instant::now(), answered));
+        let mut helper = std::pin::pin!(queue.take(1));
+        assert!(futures_util::poll!(held_up.as_mut()).is_pending());
+        assert!(queue.push(message(1)).is_ok());
+        assert!(futures_util::poll!(helper.as_mut()).is_pending(), "it may not take long");
+        let helped = async {
+            tokio::select! {
+                _ = held_up.as_mut() => panic!("nobody answered"),
+                batch = helper.as_mut() => batch.len(),
+            }
+        };
+        assert_eq!(timeout(Duration::from_secs(10), helped).await, Ok(1));
+        assert_eq!(answer.send(7), Ok(()));
+        assert_eq!(held_up.await, Ok(7));
+        assert!(queue.push(message(1)).is_ok());
+        let alone = queue.take(2);
+        assert!(futures_util::poll!(std::pin::pin!(alone)).is_pending(), "the first is free again");
+        assert_eq!(queue.take(0).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_quick_answer_leaves_what_came_meanwhile_to_the_first_lane() {
+        let queue = queue(100, 10_000);
+        let (answer, answered) = oneshot::channel();
+        let mut asking = std::pin::pin!(queue.attend(Instant::now(), answered));
+        assert!(futures_util::poll!(asking.as_mut()).is_pending());
+        assert!(queue.push(message(1)).is_ok());
+        assert!(futures_util::poll!(asking.as_mut()).is_pending());
+        assert_eq!(answer.send(7), Ok(()));
+        assert_eq!(asking.await, Ok(7));
+        let taken = timeout(Duration::from_secs(10), queue.take(0)).await;
+        assert_eq!(taken.map(|batch| batch.len()), Ok(1));
     }
 }
