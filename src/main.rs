@@ -13,7 +13,7 @@ use quorate::server::Ended;
 use quorate::{form, server};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A leaderless, Dynamo-style quorum key-value store.
 ///
