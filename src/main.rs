@@ -12,6 +12,8 @@ use quorate::form::Formed;
 use quorate::server::Ended;
 use quorate::{form, server};
 
+// RocksDB's memory too: the library takes the place of `malloc`. It keeps what a flush frees for the next
+// memtable instead of having the kernel clear it anew (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
