@@ -32,6 +32,14 @@ pub struct Dot {
     pub counter: u64,
 }
 
+impl Dot {
+    /// Appends the bytes that versions are hashes of.
+    pub(crate) fn push_to(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.actor.0.to_le_bytes());
+        out.extend_from_slice(&self.counter.to_le_bytes());
+    }
+}
+
 impl fmt::Display for Dot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{}", self.actor.0, self.counter)
@@ -118,6 +126,10 @@ impl Clock {
 
     /// Claims all that `other` claims.
     pub fn join(&mut self, other: &Clock) {
+        if self.is_empty() {
+            self.entries.clone_from(&other.entries);
+            return;
+        }
         for dot in &other.entries {
             self.advance(*dot);
         }

@@ -9,8 +9,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::append::append;
 use crate::clock::{CLOCK_ENTRIES_MAX, Clock};
 use crate::name::Key;
 use crate::stamp::Stamp;
@@ -19,7 +21,10 @@ use crate::stamp::Stamp;
 pub const CONTEXT_CHARS_MAX: usize = 32 * 1024;
 
 const VERSION: u8 = 1;
-const HEAD_BYTES: usize = 1 + 4 + 16;
+const MAC_BYTES: usize = 16;
+const HEAD_BYTES: usize = 1 + 4 + MAC_BYTES;
+/// What one usually takes before it is turned into text.
+const BYTES_ABOUT: usize = 96;
 
 /// What a client saw of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,13 +83,14 @@ impl ContextKeys {
 
     /// The context that a client gets for what it saw of `key`.
     pub fn sign(&self, key: &Key, seen: &Seen) -> String {
-        let body = postcard::to_stdvec(seen).unwrap_or_default(); // writing to a Vec cannot fail
         let signer = &self.signers[0];
-        let mut token = Vec::with_capacity(HEAD_BYTES + body.len());
-        token.push(VERSION);
-        token.extend_from_slice(&signer.id);
-        token.extend_from_slice(&self.mac(signer, key, &body).as_bytes()[..16]);
-        token.extend_from_slice(&body);
+        let mut token = BytesMut::with_capacity(BYTES_ABOUT);
+        token.put_u8(VERSION);
+        token.put_slice(&signer.id);
+        token.put_bytes(0, MAC_BYTES);
+        append(seen, &mut token);
+        let (head, body) = token.split_at_mut(HEAD_BYTES);
+        head[5..].copy_from_slice(&self.mac(signer, key, body).as_bytes()[..MAC_BYTES]);
         URL_SAFE_NO_PAD.encode(token)
     }
 
@@ -103,7 +109,7 @@ impl ContextKeys {
         }
         let signer = self.signers.iter().find(|signer| signer.id == head[1..5]);
         let mac = self.mac(signer.ok_or(ContextError::UnknownSigner)?, key, body);
-        if !equal_in_constant_time(&mac.as_bytes()[..16], &head[5..]) {
+        if !equal_in_constant_time(&mac.as_bytes()[..MAC_BYTES], &head[5..]) {
             return Err(ContextError::Forged);
         }
         let seen: Seen = postcard::from_bytes(body).map_err(|_| ContextError::Damaged)?;

@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+mod append;
 pub mod bucket;
 pub mod clock;
 pub mod context;

@@ -160,7 +160,7 @@ impl Row {
             context.join(&self.object.clock);
         }
         let mut seen = draft.context_stamp;
-        let mut next = Object { clock: self.object.clock.clone(), siblings: Vec::new() };
+        let mut next = Object { clock: self.object.clock.clone(), siblings: Vec::with_capacity(1) };
         for sibling in &self.object.siblings {
             if context.covers(sibling.dot) {
                 seen = seen.max(sibling.stamp);

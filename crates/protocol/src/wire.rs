@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::append::append;
 use crate::context::equal_in_constant_time;
 use crate::envelope;
 use crate::layout::LayoutHash;
@@ -25,6 +26,7 @@ pub const MESSAGES_MAX: usize = 4096;
 
 const MAGIC: [u8; 4] = *b"QRMQ";
 const PREFIX_BYTES: usize = 4 + 2 + 2 + 8;
+const HEADER_LENGTH_AT: usize = 4 + 2;
 const MESSAGE_PREFIX_BYTES: usize = 8;
 
 /// Who sends a frame to whom, and what both must agree on.
@@ -109,14 +111,17 @@ pub struct FrameWriter {
 impl FrameWriter {
     /// Starts a frame.
     pub fn new(header: &Header) -> Self {
-        let header = postcard::to_stdvec(header).unwrap_or_default(); // writing to a Vec cannot fail
         let mut bytes = BytesMut::with_capacity(2048);
         bytes.put_slice(&[0; envelope::PREFIX_BYTES]); // so that a stream needs no second buffer
         bytes.put_slice(&MAGIC);
         bytes.put_u16_le(PROTOCOL_VERSION);
-        bytes.put_u16_le(header.len() as u16);
+        bytes.put_u16_le(0);
         bytes.put_u64_le(0);
-        bytes.put_slice(&header);
+        let header_at = bytes.len();
+        append(header, &mut bytes);
+        let header_len = (bytes.len() - header_at) as u16;
+        let length_at = envelope::PREFIX_BYTES + HEADER_LENGTH_AT;
+        bytes[length_at..length_at + 2].copy_from_slice(&header_len.to_le_bytes());
         Self { bytes, count: 0 }
     }
 
@@ -125,11 +130,7 @@ impl FrameWriter {
         let at = self.bytes.len();
         self.bytes.reserve(MESSAGE_PREFIX_BYTES + 128 + payload.len());
         self.bytes.put_u64_le(0);
-        let bytes = std::mem::take(&mut self.bytes);
-        self.bytes = match postcard::to_extend(head, Appender(bytes)) {
-            Ok(Appender(bytes)) => bytes,
-            Err(_) => unreachable!("appending to a buffer cannot fail"),
-        };
+        append(head, &mut self.bytes);
         let head_len = (self.bytes.len() - at - MESSAGE_PREFIX_BYTES) as u32;
         self.bytes[at..at + 4].copy_from_slice(&head_len.to_le_bytes());
         self.bytes[at + 4..at + 8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -253,7 +254,7 @@ impl Header {
             return Err(FrameError::Receiver { to: self.to, ours: mine.from });
         }
         if self.layout() != mine.layout() {
-            let (theirs, ours) = (self.layout(), mine.layout());
+            let (theirs, ours) = (self.describe_layout(), mine.describe_layout());
             return Err(FrameError::Layout { from: self.from, theirs, ours });
         }
         if !knows(self.from) {
@@ -262,18 +263,14 @@ impl Header {
         Ok(())
     }
 
-    fn layout(&self) -> String {
+    /// What says whether two nodes have the same layout.
+    fn layout(&self) -> (u64, LayoutHash, u32) {
+        (self.layout_version, self.layout_hash, self.partitions)
+    }
+
+    fn describe_layout(&self) -> String {
         let Self { layout_version, layout_hash, partitions, .. } = self;
         format!("{layout_version} ({layout_hash}, {partitions} partitions)")
-    }
-}
-
-/// Lets postcard append to a [`BytesMut`].
-struct Appender(BytesMut);
-
-impl Extend<u8> for Appender {
-    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
     }
 }
 

@@ -90,9 +90,18 @@ impl Place {
 
     /// What all its row keys begin with.
     pub(crate) fn prefix(self) -> Vec<u8> {
+        let mut prefix = Vec::new();
+        self.push_prefix(&mut prefix);
+        prefix
+    }
+
+    fn push_prefix(self, out: &mut Vec<u8>) {
         match self {
-            Self::Home(tree) => tree.partition.0.to_be_bytes().to_vec(),
-            Self::Hint(target) => [target.as_str().as_bytes(), &[0]].concat(),
+            Self::Home(tree) => out.extend_from_slice(&tree.partition.0.to_be_bytes()),
+            Self::Hint(target) => {
+                out.extend_from_slice(target.as_str().as_bytes());
+                out.push(0);
+            }
         }
     }
 
@@ -114,8 +123,8 @@ impl Place {
 
     /// The row key of `key`.
     pub(crate) fn row_key(self, key: &Key) -> Vec<u8> {
-        let mut row_key = self.prefix();
-        row_key.reserve_exact(1 + key.as_bytes().len());
+        let mut row_key = Vec::with_capacity(self.key_at() + key.as_bytes().len());
+        self.push_prefix(&mut row_key);
         if let Self::Home(_) = self {
             row_key.push(leaf_of(key));
         }

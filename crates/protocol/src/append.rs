@@ -1,0 +1,46 @@
+//! Postcard behind what a buffer already holds: no second buffer that grows byte by byte and is copied.
+
+use bytes::{BufMut, BytesMut};
+use postcard::ser_flavors::Flavor;
+use serde::Serialize;
+
+/// Appends the encoding of `value`.
+pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
+    let appended = postcard::serialize_with_flavor(value, End(out));
+    debug_assert!(appended.is_ok(), "postcard refuses only lists of unknown length");
+}
+
+/// The end of a buffer, which has room for everything.
+struct End<'a>(&'a mut BytesMut);
+
+impl Flavor for End<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.put_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_appended_is_what_postcard_writes() {
+        let value = ("text", 70_000u32, [7u8; 16], Some(vec![1u64, u64::MAX]));
+        let mut out = BytesMut::from(&b"before"[..]);
+        append(&value, &mut out);
+        assert_eq!(out, [&b"before"[..], &postcard::to_stdvec(&value).unwrap()].concat());
+    }
+}
