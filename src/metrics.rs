@@ -177,6 +177,8 @@ fn register_store(now: &mut Registry, node: &Node) {
     counter(now, "store_inline", help, stats.inline);
     let help = "Store calls that went to the blocking pool";
     counter(now, "store_would_block", help, stats.would_block);
+    let help = "Reads of the disk without leaving the event loop";
+    counter(now, "store_reads_in_place", help, stats.reads_in_place);
     counter(now, "store_stalls", "Store calls that met a write stall", stats.stalls);
     gauge(now, "block_cache_bytes", "Bytes in the block cache", stats.block_cache_bytes);
     gauge(now, "row_cache_bytes", "Bytes of whole rows in memory", stats.row_cache_bytes);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 use crate::columns::Column;
+use crate::detours::Detours;
 use crate::error::Error;
 use crate::options::Blocking;
 
@@ -33,6 +34,7 @@ pub(crate) struct Engine {
     syncs: AtomicU64,
     stalls: AtomicU64,
     modes: [Mode; 2],
+    pub(crate) detours: Detours,
 }
 
 /// How far something holds.
@@ -89,6 +91,7 @@ impl Engine {
             syncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
+            detours: Detours::default(),
         }
     }
 
@@ -108,8 +111,8 @@ impl Engine {
     /// Reads one value.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] if it is not in memory and the call may not block, [`Error::Damaged`]
-    /// if its bytes fail their checksum, [`Error::Io`].
+    /// [`Error::WouldBlock`] if it is not in memory, the call may not block and the disk makes others
+    /// wait, [`Error::Damaged`] if its bytes fail their checksum, [`Error::Io`].
     pub(crate) fn get(
         &self,
         column: Column,
@@ -127,8 +130,15 @@ impl Engine {
         blocking: Blocking,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Error> {
-        let options = &self.mode(blocking).read;
-        let value = self.db.get_pinned_cf_opt(self.column(column)?, key, options);
+        let family = self.column(column)?;
+        let read = |as_if| self.db.get_pinned_cf_opt(family, key, &self.mode(as_if).read);
+        let mut value = read(blocking);
+        if blocking == Blocking::Never
+            && value.as_ref().is_err_and(is_incomplete)
+            && !self.detours.take()
+        {
+            value = self.detours.watch(|| read(Blocking::Allowed));
+        }
         match value {
             Ok(value) => Ok(value.map(|bytes| take(&bytes))),
             Err(error) => Err(read_error(&error, || {
@@ -149,7 +159,7 @@ impl Engine {
                 self.written.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
-            Err(error) if blocking == Blocking::Never && error.kind() == ErrorKind::Incomplete => {
+            Err(error) if blocking == Blocking::Never && is_incomplete(&error) => {
                 self.stalls.fetch_add(1, Ordering::Relaxed);
                 Err(Error::WouldBlock)
             }
@@ -272,12 +282,16 @@ impl Engine {
     }
 }
 
+/// Whether RocksDB gave up because it was told not to wait.
+fn is_incomplete(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::Incomplete
+}
+
 /// Sorts out what a failed read means.
 pub(crate) fn read_error(error: &rocksdb::Error, what: impl Fn() -> String) -> Error {
-    let kind = error.kind();
-    if kind == ErrorKind::Incomplete {
+    if is_incomplete(error) {
         Error::WouldBlock
-    } else if kind == ErrorKind::Corruption {
+    } else if error.kind() == ErrorKind::Corruption {
         Error::Damaged { what: what(), reason: error.to_string() }
     } else {
         Error::Io(error.to_string())

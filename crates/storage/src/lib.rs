@@ -13,7 +13,7 @@
 //! * `sync`: the group sync that acknowledgements wait for;
 //! * `incarnation`: when a node may go on under the name it minted with;
 //! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
-//!   options.
+//!   options; `detours`: which reads of the disk are done in place.
 //!
 //! What the rest of the node may rely on:
 //!
@@ -22,14 +22,15 @@
 //! * what [`Store::durable`] acknowledged survives as [`Durability`] says, and nothing is ever
 //!   acknowledged after a failed sync (it is not retried: the kernel may have dropped the pages.
 //!   Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020);
-//! * [`Blocking::Never`] waits for no disk, no stalled write and no other writer, and changes
-//!   nothing when it answers [`Error::WouldBlock`];
+//! * [`Blocking::Never`] waits for no stalled write and no other writer, and for the disk only as long
+//!   as that answers at once; it changes nothing when it answers [`Error::WouldBlock`];
 //! * bytes that do not decode are an [`Error::Damaged`], never an absent row.
 //!
 //! Nothing else in the project knows RocksDB.
 
 mod change;
 mod columns;
+mod detours;
 mod disk;
 mod engine;
 mod error;

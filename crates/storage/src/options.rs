@@ -86,10 +86,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whether a call may block its thread.
+/// Whether a call may block its thread for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocking {
-    /// No: it answers [`crate::Error::WouldBlock`] instead, with nothing changed.
+    /// No: it answers [`crate::Error::WouldBlock`] instead, with nothing changed. It reads from the disk
+    /// only as long as that answers at once, which is when the operating system has the bytes in memory
+    /// (docs/decisions/0013).
     Never,
     /// Yes: disk reads, stalled writes and waiting for another writer of the same row.
     Allowed,
@@ -149,6 +151,8 @@ pub struct Stats {
     pub would_block: u64,
     /// Those of them that met a write stall.
     pub stalls: u64,
+    /// Reads of the disk by calls with [`Blocking::Never`].
+    pub reads_in_place: u64,
     /// Bytes the block cache holds.
     pub block_cache_bytes: u64,
     /// Bytes of the home rows in memory.

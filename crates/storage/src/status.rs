@@ -59,6 +59,7 @@ impl Store {
             inline: self.tally.inline.load(Ordering::Relaxed),
             would_block: self.tally.would_block.load(Ordering::Relaxed),
             stalls,
+            reads_in_place: self.engine.detours.in_place(),
             block_cache_bytes: self.cache.get_usage() as u64,
             row_cache_bytes: self.rows.bytes(),
             disk_free_bytes: self.disk.free_bytes(),

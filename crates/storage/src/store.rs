@@ -232,6 +232,7 @@ pub(crate) fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
 mod tests {
     use std::collections::BTreeSet;
     use std::thread;
+    use std::time::Duration;
 
     use quorate_protocol::clock::Clock;
 
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_memory_is_not_read_by_those_who_may_not_block() {
+    fn who_may_not_block_reads_the_disk_only_while_that_answers_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let (small, blob) =
@@ -338,12 +339,17 @@ mod tests {
         let store = open(dir.path(), Durability::Buffered);
         for (name, was) in [("small", small), ("blob", blob)] {
             let read = || store.read(HOME, &key(name), Blocking::Never);
+            store.engine.detours.took(Duration::from_micros(40), Duration::ZERO);
             assert_eq!(read(), Err(Error::WouldBlock), "{name}");
             let refused = try_mint(&store, HOME, name, b"w", Blocking::Never);
             assert_eq!(refused.err(), Some(Error::WouldBlock), "{name}");
-            assert_eq!(object(&store, HOME, name), Some(was.object), "{name}");
+            let row = Row::decode(read().unwrap().unwrap()).unwrap();
+            assert_eq!(row.object, was.object, "{name}: two waited for the wait of forty");
+            store.engine.detours.took(Duration::from_millis(1), Duration::ZERO);
             assert!(read().is_ok(), "{name} is in the cache now");
+            while store.engine.detours.take() {}
         }
+        assert_eq!(store.stats().reads_in_place, 2);
     }
 
     #[test]
