@@ -174,24 +174,15 @@ keys() {
 # compactions behind that are none of what is measured next. Its own compactions come within the measurement.
 settle() {
     local before after turn
-    after=$(written_bytes)
+    after=$(disk_bytes)
     for ((turn = 0; turn < 100; turn++)); do
         before=$after
         sleep 3
-        after=$(written_bytes)
+        after=$(disk_bytes)
         ((after - before > 1 << 20)) || return 0
         ((turn % 10 < 9)) || say "Compactions are still under way after $((turn * 3 + 3)) s."
     done
     warn "Compactions did not end within five minutes: what follows was measured beside them."
-}
-
-# Bytes that the processes of all nodes have had written to the disk.
-written_bytes() {
-    local node bytes=0
-    for node in $(cluster_nodes); do
-        bytes=$((bytes + $(sed -n 's/^write_bytes: //p' "/proc/$(node_pid "$node")/io")))
-    done
-    echo "$bytes"
 }
 
 # A row cache that $1 rows of 1 KiB fit into, if the three nodes leave half of the free memory.

@@ -266,13 +266,6 @@ part_wipe() {
     row wipe "foreground errors meanwhile" "$(errors_of "$during")"
 }
 
-# What the processes of all nodes have had written to disk, in bytes.
-disk_bytes() {
-    local node
-    for node in $(cluster_nodes); do cat "/proc/$(node_pid "$node")/io"; done |
-        awk '$1 == "write_bytes:" { sum += $2 } END { printf "%d\n", sum }'
-}
-
 part_rest() {
     fresh 3 QUORATE_ANTI_ENTROPY__INTERVAL_MS=1000
     store "$keys"

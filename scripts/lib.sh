@@ -154,6 +154,13 @@ node_pid() {
     echo "$pid"
 }
 
+# What the processes of all nodes have had written to disk, in bytes.
+disk_bytes() {
+    local node
+    for node in $(cluster_nodes); do cat "/proc/$(node_pid "$node")/io"; done |
+        awk '$1 == "write_bytes:" { sum += $2 } END { printf "%d\n", sum }'
+}
+
 # up, paused or dead.
 node_state() {
     local pid
