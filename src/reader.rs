@@ -3,6 +3,7 @@
 //! The reading runs in its caller's task until the answer is known; what is left then (slow replicas,
 //! repair) goes on in a task of its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -100,7 +101,8 @@ pub async fn read(
         Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox, read_at };
     let mut answer = reading.carry_out(effects).await;
     while answer.is_none() {
-        answer = reading.step().await;
+        let effects = reading.step().await;
+        answer = reading.carry_out(effects).await;
     }
     if reading.get.is_hedged() {
         node.hedges.spend();
@@ -161,11 +163,11 @@ fn hedge_ms(node: &Node) -> Option<u64> {
 }
 
 impl Reading {
-    /// Waits for the next thing to happen.
-    async fn step(&mut self) -> Option<Answer> {
+    /// Waits for the next thing to happen; what is to be done then.
+    async fn step(&mut self) -> Vec<Effect> {
         let wake = self.get.next_wake().unwrap_or(self.node.uptime());
         let wake = self.node.instant(wake);
-        let effects = tokio::select! {
+        tokio::select! {
             heard = self.mailbox.recv() => {
                 let now = self.node.uptime();
                 match heard {
@@ -182,20 +184,21 @@ impl Reading {
                 }
             }
             () = tokio::time::sleep_until(wake) => self.get.on_time(self.node.uptime()),
-        };
-        self.carry_out(effects).await
+        }
     }
 
     /// Goes on after the answer: slow replicas and repair.
     async fn finish(mut self) {
         while !self.get.is_done() {
-            self.step().await;
+            let effects = self.step().await;
+            self.carry_out(effects).await;
         }
     }
 
+    /// Does what the read decided; the answer, if that is among it.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Answer> {
         let mut answer = None;
-        let mut todo = std::collections::VecDeque::from(effects);
+        let mut todo = VecDeque::from(effects);
         while let Some(effect) = todo.pop_front() {
             match effect {
                 Effect::Ask { to, what, place } if to == self.node.me => {
@@ -204,7 +207,8 @@ impl Reading {
                 }
                 Effect::Ask { to, what, place } => self.ask(to, what, place),
                 Effect::Answer(given) => answer = Some(given),
-                Effect::Repair(behind) => self.repair(behind).await,
+                // Boxed because it is rare: every read would keep room for it.
+                Effect::Repair(behind) => Box::pin(self.repair(behind)).await,
             }
         }
         answer

@@ -4,6 +4,7 @@
 //! asked and no end to a graceful stop; this is hyper with all four. A connection ends when its peer
 //! closes it, sends no request head for too long, or takes none of an answer for too long.
 
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,19 +12,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tower::ServiceExt;
 
 use crate::config::Config;
 
@@ -106,9 +109,24 @@ impl Lease {
     }
 }
 
+/// What answers the requests of a port. A connection keeps room for one of the futures all its life.
+pub trait App: Clone + Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send;
+}
+
+impl App for Router {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        self.oneshot(request).await
+    }
+}
+
 /// Serves `app` on `listener` until `stop` is cancelled, and then until the requests in flight are
 /// answered or [`Bounds::shutdown_ms`] have passed.
-pub async fn run(listener: TcpListener, app: Router, bounds: Bounds, stop: CancellationToken) {
+pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     while let Some(stream) = accept(&listener, &stop).await {
@@ -154,12 +172,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
 }
 
-async fn serve(stream: TcpStream, app: Router, bounds: Bounds, lease: Lease) {
+async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
     // Without this an answer in two segments waits for the other end's delayed acknowledgement.
     drop(stream.set_nodelay(true));
     let stream = Impatient::new(TokioIo::new(stream), Duration::from_millis(bounds.stall_ms));
-    let (app, stop) = (TowerToHyperService::new(app), lease.stop.clone());
-    let for_upgrades = lease.clone();
+    let (stop, for_upgrades) = (lease.stop.clone(), lease.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Who has finished sending may still read: a cut-off body gets its answer too.
@@ -169,11 +186,11 @@ async fn serve(stream: TcpStream, app: Router, bounds: Bounds, lease: Lease) {
         .max_buf_size(READ_AHEAD_BYTES_MAX)
         .serve_connection(
             stream,
-            service_fn(move |mut request: hyper::Request<Incoming>| {
+            service_fn(move |mut request| {
                 if request.extensions().get::<OnUpgrade>().is_some() {
                     request.extensions_mut().insert(for_upgrades.clone());
                 }
-                app.call(request)
+                app.clone().answer(request)
             }),
         )
         .with_upgrades();

@@ -9,10 +9,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::Api;
 use crate::config::Config;
 use crate::node::{Node, StartError};
 use crate::serve::{self, Bounds};
-use crate::{api, background, peer_port};
+use crate::{background, peer_port};
 
 /// Why a node ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +64,7 @@ pub async fn serve(config: Config) -> Result<Ended, ServeError> {
     let (client_stop, peer_stop) = (CancellationToken::new(), CancellationToken::new());
     let clients = tokio::spawn(serve::run(
         client_listener,
-        api::app(node.clone()),
+        Api::new(node.clone()),
         Bounds::for_clients(&node.config),
         client_stop.clone(),
     ));

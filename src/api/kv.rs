@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::header::ACCEPT;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
-use quorate_protocol::bucket::Properties;
+use quorate_protocol::bucket::{Conflicts, Properties};
+use quorate_protocol::clock::Dot;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, Object};
 
@@ -24,31 +26,63 @@ use crate::node::Node;
 
 const ROUTE: &str = "/kv/";
 
+/// Whether a path names a key, well or badly: `/kv/` and something after it.
+pub(super) fn is_key(uri: &Uri) -> bool {
+    uri.path().strip_prefix(ROUTE).is_some_and(|rest| !rest.is_empty())
+}
+
+/// What a GET or HEAD asks for.
+struct Question {
+    key: Key,
+    headers: HeaderMap,
+    conflicts: Conflicts,
+    options: ReadOptions,
+    sibling: Option<Dot>,
+    shows_values: bool,
+}
+
+impl Question {
+    fn parse(node: &Node, request: Request) -> Result<Self, Problem> {
+        let (parts, _) = request.into_parts();
+        let key = path::key(&parts.uri, ROUTE)?;
+        let params = Params::parse(parts.uri.query(), OF_READS)?;
+        headers::none_match(&parts.headers)?; // looked at again when there is something to compare with
+        node.readiness()?;
+        let properties = node.properties(&key);
+        Ok(Self {
+            options: read_options(node, &params, &properties)?,
+            conflicts: properties.conflicts,
+            sibling: params.sibling,
+            // A HEAD shows no value, and a client gets only contexts of what it saw.
+            shows_values: parts.method != Method::HEAD,
+            headers: parts.headers,
+            key,
+        })
+    }
+
+    fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
+        let look = Look {
+            contexts: &node.contexts,
+            key: &self.key,
+            conflicts: self.conflicts,
+            accept: self.headers.get(ACCEPT),
+            sibling: self.sibling,
+            none_match: headers::none_match(&self.headers)?,
+            shows_values: self.shows_values,
+        };
+        look.at(object)
+    }
+}
+
 /// `GET` and `HEAD`: the value, all siblings of a conflict, or one of them.
 pub(super) async fn get(
     State(node): State<Arc<Node>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (parts, _) = request.into_parts();
-    let key = path::key(&parts.uri, ROUTE)?;
-    let params = Params::parse(parts.uri.query(), OF_READS)?;
-    let none_match = headers::none_match(&parts.headers)?;
-    node.readiness()?;
-    let properties = node.properties(&key);
-    let options = read_options(&node, &params, &properties)?;
+    let question = Question::parse(&node, request)?;
     let permit = node.admission.operation()?;
-    let (object, permit) = read(&node, &key, options, permit).await?;
-    let look = Look {
-        contexts: &node.contexts,
-        key: &key,
-        conflicts: properties.conflicts,
-        accept: parts.headers.get(axum::http::header::ACCEPT),
-        sibling: params.sibling,
-        none_match,
-        // A HEAD shows no value, and a client gets only contexts of what it saw.
-        shows_values: parts.method != Method::HEAD,
-    };
-    Ok(held::until_sent(look.at(&object)?, permit))
+    let (object, permit) = read(&node, &question.key, question.options, permit).await?;
+    Ok(held::until_sent(question.answer(&node, &object)?, permit))
 }
 
 /// Reads R. The operation counts as in progress until its permit, now charged with the object, is

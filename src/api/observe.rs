@@ -1,50 +1,61 @@
 //! What happens around every request: a name for it, a span for its log lines, counts and times.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::Response;
-use tracing::Instrument;
+use tracing::Span;
 
 use super::headers::REQUEST_ID;
-use crate::metrics::Route;
-use crate::node::Node;
+use crate::metrics::{Metrics, Route};
 
 /// The longest request id that is taken over from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// Names the request, runs it in a span of that name, counts and times it.
-pub(super) async fn observe(
-    State(node): State<Arc<Node>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let id = given_id(request.headers()).unwrap_or_else(new_id);
-    let route = Route::of(request.method(), request.uri().path());
-    // A span costs more than the rest of this function; at the usual level nothing is logged in it.
-    let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
-    let access = tracing::enabled!(tracing::Level::DEBUG)
-        .then(|| (request.method().clone(), request.uri().clone()));
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let took = started.elapsed();
-    node.metrics.answered(route, response.status(), took);
-    if let Some((method, uri)) = access {
-        let status = response.status().as_u16();
-        let took_us = took.as_micros() as u64;
-        span.in_scope(|| tracing::debug!(%method, path = uri.path(), status, took_us, "answered"));
+/// A request that is being answered.
+pub(super) struct Begun {
+    at: Instant,
+    id: HeaderValue,
+    route: Route,
+    span: Span,
+    /// What was asked, if it is logged. Boxed because it seldom is.
+    access: Option<Box<(Method, Uri)>>,
+}
+
+impl Begun {
+    /// Names a request.
+    pub(super) fn new<B>(request: &Request<B>) -> Self {
+        let at = Instant::now();
+        let id = given_id(request.headers()).unwrap_or_else(new_id);
+        let route = Route::of(request.method(), request.uri().path());
+        // A span costs more than the rest of this function; at the usual level nothing is logged in it.
+        let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
+        let access = tracing::enabled!(tracing::Level::DEBUG)
+            .then(|| Box::new((request.method().clone(), request.uri().clone())));
+        Self { at, id, route, span, access }
     }
-    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(
-            id = id.to_str().unwrap_or_default(),
-            "answered 500; the cause is logged above"
-        );
+
+    /// The span that its log lines belong to.
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
     }
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+
+    /// Counts and times it, and puts its name on the answer.
+    pub(super) fn ended(self, metrics: &Metrics, mut response: Response) -> Response {
+        let (took, status) = (self.at.elapsed(), response.status());
+        metrics.answered(self.route, status, took);
+        if let Some(asked) = self.access {
+            let (method, uri) = *asked;
+            let (path, status, took_us) = (uri.path(), status.as_u16(), took.as_micros() as u64);
+            self.span.in_scope(|| tracing::debug!(%method, path, status, took_us, "answered"));
+        }
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            let id = self.id.to_str().unwrap_or_default();
+            tracing::error!(id, "answered 500; the cause is logged above");
+        }
+        response.headers_mut().insert(REQUEST_ID, self.id);
+        response
+    }
 }
 
 /// The client's own id for the request, if it is fit for a log line.

@@ -261,10 +261,7 @@ impl Table {
 
     /// What was set for a bucket; the empty settings if nothing was.
     pub fn settings(&self, bucket: &str) -> Settings {
-        match Bucket::parse(bucket) {
-            Ok(bucket) => self.records.get(&bucket).map(|r| r.settings).unwrap_or_default(),
-            Err(_) => Settings::default(),
-        }
+        self.records.get(bucket).map(|record| record.settings).unwrap_or_default()
     }
 
     /// All records, by bucket.

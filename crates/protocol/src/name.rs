@@ -3,6 +3,7 @@
 //! A [`Key`] is a bucket and a key in one buffer (`bucket NUL key`), which is also its order in every
 //! index. Neither part can hold a NUL byte, so the joint form is unambiguous.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -121,6 +122,13 @@ impl Bucket {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Buckets are compared and hashed as their names are, so that what is kept by bucket is found by name.
+impl Borrow<str> for Bucket {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
