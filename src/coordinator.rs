@@ -34,7 +34,12 @@ pub async fn write(node: &Arc<Node>, write: Write) -> WriteOutcome {
 
 async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
     let (w, me) = (write.w, node.me);
-    match Routing::start(&node, &write).find_minter(&write).await {
+    let found = match start(&node, &write) {
+        (route, Some(Effect::Mint(_))) => Found::Here(route),
+        // Boxed because every write would keep room for it.
+        (route, effect) => Box::pin(Routing::new(&node, route, effect).find_minter(&write)).await,
+    };
+    match found {
         Found::Answered(outcome) => tell(outcome),
         Found::Here(mut route) => {
             // If others were asked before and stayed silent, a failure here says nothing of them.
@@ -46,6 +51,24 @@ async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Se
             minter::mint(&node, write, tell).await;
         }
     }
+}
+
+/// Whom to ask first.
+fn start(node: &Node, write: &Write) -> (Route, Option<Effect>) {
+    let now = node.uptime();
+    let (homes, _) = minter::replicas(node, write);
+    let timeouts = &node.config.timeouts;
+    let plan = Plan {
+        me: node.me,
+        homes,
+        sloppy: write.sloppy,
+        at_first_home: write.condition.is_some() || write.idempotency.is_some(),
+        accept_timeout_ms: timeouts.replica_ms,
+        // The minter replaces silent replicas after one timeout; two more are for their answers.
+        answer_timeout_ms: timeouts.replica_ms.saturating_mul(3),
+        deadline: now.plus(u64::from(write.timeout_ms)),
+    };
+    Route::start(plan, &node.peers.avoided(), now)
 }
 
 enum Found {
@@ -64,21 +87,7 @@ struct Routing<'a> {
 }
 
 impl<'a> Routing<'a> {
-    fn start(node: &'a Arc<Node>, write: &Write) -> Self {
-        let now = node.uptime();
-        let (homes, _) = minter::replicas(node, write);
-        let timeouts = &node.config.timeouts;
-        let plan = Plan {
-            me: node.me,
-            homes,
-            sloppy: write.sloppy,
-            at_first_home: write.condition.is_some() || write.idempotency.is_some(),
-            accept_timeout_ms: timeouts.replica_ms,
-            // The minter replaces silent replicas after one timeout; two more are for their answers.
-            answer_timeout_ms: timeouts.replica_ms.saturating_mul(3),
-            deadline: now.plus(u64::from(write.timeout_ms)),
-        };
-        let (route, effect) = Route::start(plan, &node.peers.avoided(), now);
+    fn new(node: &'a Arc<Node>, route: Route, effect: Option<Effect>) -> Self {
         let (reply_to, mailbox) = ReplyTo::new();
         Self { node, operation: node.ticket(), route, effect, reply_to, mailbox }
     }

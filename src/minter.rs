@@ -142,6 +142,12 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
     if write.condition.is_none() && !write.delete_seen {
         return Ok(());
     }
+    // Boxed because every write would keep room for it.
+    Box::pin(read_before(node, write)).await
+}
+
+/// Reads R, and settles what a write makes of it.
+async fn read_before(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer> {
     let (n, r, sloppy) = (write.n, write.r, write.sloppy);
     let options = ReadOptions { n, r, sloppy, timeout_ms: u64::from(write.timeout_ms) };
     let read_at = node.now();
@@ -156,7 +162,7 @@ async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer>
         // A retry of a write that succeeded: bring its sibling here, where minting will find it.
         let (homes, _) = replicas(node, write);
         let role = role_of(node.me, &homes);
-        replica::merge(node, role, &write.key, seen, read_at).await;
+        replica::merge(node, role, &write.key, Arc::unwrap_or_clone(seen), read_at).await;
         return Ok(());
     }
     let view = View::of(&seen, node.properties(&write.key).conflicts);

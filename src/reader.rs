@@ -93,7 +93,7 @@ pub async fn read(
     node: &Arc<Node>,
     key: &Key,
     options: ReadOptions,
-) -> Result<Object, ReadFailure> {
+) -> Result<Arc<Object>, ReadFailure> {
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
     let (get, effects) = Get::start(plan(node, key, options), &node.peers.avoided(), node.uptime());

@@ -92,7 +92,7 @@ pub(super) async fn read(
     key: &Key,
     options: ReadOptions,
     mut permit: Permit,
-) -> Result<(Object, Permit), Problem> {
+) -> Result<(Arc<Object>, Permit), Problem> {
     permit.started(Duration::from_millis(options.timeout_ms));
     let n = options.n;
     let result = coordinator::read(node, key, options).await;

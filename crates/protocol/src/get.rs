@@ -10,6 +10,7 @@
 //! Driven like [`crate::put`]: `on_reply`, `on_silent`, `on_time`, until [`Get::is_done`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +93,7 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// R replicas agree that this is all they know.
-    Read(Object),
+    Read(Arc<Object>),
     /// Fewer than R could say.
     NoQuorum {
         /// How many could.
@@ -111,7 +112,7 @@ pub struct Get {
     contacts: Vec<Contact>,
     /// Candidates not yet asked, the next one last.
     unasked: Vec<(NodeId, Where)>,
-    merged: Object,
+    merged: Arc<Object>,
     /// The versions of the objects in the merge.
     versions: Vec<Version>,
     hedged: bool,
@@ -163,7 +164,7 @@ impl Get {
             plan,
             contacts: Vec::new(),
             unasked: order,
-            merged: Object::default(),
+            merged: Arc::default(),
             versions: Vec::new(),
             hedged: false,
             answered: false,
@@ -188,7 +189,7 @@ impl Get {
             Reply::Object(object) => {
                 let version = object.version();
                 contact.state = State::Merged(version);
-                self.merged.merge(&object);
+                self.take_in(object);
                 self.versions.push(version);
             }
             // The digest again, delivered twice: its object is on the way. (A replica that was asked
@@ -268,12 +269,21 @@ impl Get {
         &self.merged
     }
 
+    /// Merges what a replica holds. The first object is the merge, and stays it in almost every read.
+    fn take_in(&mut self, object: Object) {
+        if self.merged.is_absent() {
+            self.merged = Arc::new(object);
+        } else {
+            Arc::make_mut(&mut self.merged).merge(&object);
+        }
+    }
+
     fn judge(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if !self.answered {
             self.fetch_differing(now, effects);
             let counted = self.counted();
             match verdict(self.plan.needed, counted, self.possible()) {
-                Verdict::Reached => self.answer(Answer::Read(self.merged.clone()), effects),
+                Verdict::Reached => self.answer(Answer::Read(Arc::clone(&self.merged)), effects),
                 Verdict::Impossible => {
                     let answer = self.no_quorum();
                     self.answer(answer, effects);

@@ -143,6 +143,9 @@ impl Object {
     /// The siblings as clients see them: of several that came from one request (a forward that was
     /// retried) only the first by dot, the others are the same value again.
     pub fn shown(&self) -> Vec<&Sibling> {
+        if let [only] = self.siblings.as_slice() {
+            return vec![only]; // almost always
+        }
         let mut requests = BTreeSet::new();
         self.siblings.iter().filter(|sibling| requests.insert(sibling.write_id)).collect()
     }

@@ -130,7 +130,7 @@ impl Naive {
                 assert!(count >= usize::from(self.plan.needed), "an early answer");
                 let mut merged = Object::default();
                 self.objects.iter().for_each(|object| merged.merge(object));
-                assert_eq!(*object, merged);
+                assert_eq!(**object, merged);
             }
             Answer::NoQuorum { counted, refused, silent } => {
                 assert_eq!(usize::from(*counted), count);
@@ -273,7 +273,7 @@ proptest! {
             let number: usize = to.as_str()[1..].parse().unwrap();
             expected.merge(&object(held[number]));
         }
-        prop_assert_eq!(read, Some(expected));
+        prop_assert_eq!(read.as_deref(), Some(&expected));
         prop_assert!(get.is_done());
     }
 }
