@@ -3,30 +3,67 @@
 //!
 //! Whoever fills in or changes a cached row holds the row's stripe, and changes it after the batch was
 //! written: so what is here is what is stored, and nobody can put an older row over a newer one.
-//! Rows are replaced whole and shared by reference. Bounded by bytes; which rows stay is decided by
-//! S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), which a scan
-//! does not flush.
+//! Rows are replaced whole and shared by reference, each with its key, which tells it from another of the
+//! same hash. Bounded by bytes; which rows stay is decided by S3-FIFO (Yang et al., "FIFO queues are all you
+//! need for cache eviction", SOSP 2023), which a scan does not flush.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use quorate_protocol::name::Key;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Rows larger than this are left to RocksDB's own cache, in bytes.
 const ROW_BYTES_MAX: usize = 64 << 10;
-/// What a row costs beside its bytes: the entry, its share of the table, two allocations.
-const OVERHEAD_BYTES: usize = 128;
+/// What a row costs beside key and row: the entry, its share of the table, what the allocator rounds up.
+const OVERHEAD_BYTES: usize = 96;
 
-/// The cache; without room for anything it keeps nothing.
-pub(crate) struct RowCache(Option<Cache<Box<[u8]>, Bytes, Size>>);
+/// The cache, by hash of the key; without room for anything it keeps nothing.
+pub(crate) struct RowCache(Option<Cache<u128, Entry, Size>>);
+
+/// The length of the key (u16, little-endian), the key and the row, in one allocation with its count of
+/// references: among millions of rows each piece of memory that must be looked at is one more wait for it.
+#[derive(Clone)]
+struct Entry(Arc<[u8]>);
+
+impl Entry {
+    fn new(key: &Key, row: &[u8]) -> Self {
+        let key = key.as_bytes();
+        let (key_at, row_at) = (KEY_LENGTH_BYTES, KEY_LENGTH_BYTES + key.len());
+        let mut joined: Arc<[u8]> = std::iter::repeat_n(0, row_at + row.len()).collect();
+        // It is new, so nobody shares it.
+        if let Some(room) = Arc::get_mut(&mut joined) {
+            room[..key_at].copy_from_slice(&key_length(key));
+            room[key_at..row_at].copy_from_slice(key);
+            room[row_at..].copy_from_slice(row);
+        }
+        Self(joined)
+    }
+
+    /// The row, if it is of this key: another may have the same hash.
+    fn row_of(self, key: &Key) -> Option<Bytes> {
+        let key = key.as_bytes();
+        let rest = self.0.strip_prefix(&key_length(key))?;
+        rest.starts_with(key)
+            .then(|| Bytes::from_owner(self.0).split_off(KEY_LENGTH_BYTES + key.len()))
+    }
+}
+
+const KEY_LENGTH_BYTES: usize = 2;
+
+fn key_length(key: &[u8]) -> [u8; KEY_LENGTH_BYTES] {
+    (key.len() as u16).to_le_bytes()
+}
 
 /// What an entry weighs, in bytes.
 #[derive(Clone)]
 struct Size;
 
-impl Weighter<Box<[u8]>, Bytes> for Size {
-    fn weight(&self, key: &Box<[u8]>, row: &Bytes) -> u64 {
-        (key.len() + row.len() + OVERHEAD_BYTES) as u64
+impl Weighter<u128, Entry> for Size {
+    fn weight(&self, _: &u128, entry: &Entry) -> u64 {
+        (entry.0.len() + OVERHEAD_BYTES) as u64
     }
 }
 
@@ -40,24 +77,23 @@ impl RowCache {
 
     /// The row of a key, if it is here.
     pub(crate) fn get(&self, key: &Key) -> Option<Bytes> {
-        self.0.as_ref()?.get(key.as_bytes())
+        self.0.as_ref()?.get(&hash_of(key))?.row_of(key)
     }
 
     /// This is what is stored now. The caller holds the row's stripe.
-    pub(crate) fn put(&self, key: &Key, row: &Bytes) {
+    pub(crate) fn put(&self, key: &Key, row: &[u8]) {
         let Some(cache) = &self.0 else { return };
         if row.len() > ROW_BYTES_MAX {
-            cache.remove(key.as_bytes());
+            cache.remove(&hash_of(key));
         } else {
-            // The key is copied: its own bytes may be a slice of a whole frame.
-            cache.insert(key.as_bytes().into(), row.clone());
+            cache.insert(hash_of(key), Entry::new(key, row));
         }
     }
 
     /// Nothing is stored any more. The caller holds the row's stripe.
     pub(crate) fn remove(&self, key: &Key) {
         if let Some(cache) = &self.0 {
-            cache.remove(key.as_bytes());
+            cache.remove(&hash_of(key));
         }
     }
 
@@ -74,6 +110,10 @@ impl RowCache {
     }
 }
 
+fn hash_of(key: &Key) -> u128 {
+    xxh3_128(key.as_bytes())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -87,13 +127,13 @@ mod tests {
     #[test]
     fn it_stays_within_its_bytes_and_takes_no_giants() {
         let rows = RowCache::new(100_000);
-        let row = Bytes::from(vec![7; 1000]);
+        let row = [7; 1000];
         for i in 0..1000 {
             rows.put(&key(&format!("k{i}")), &row);
         }
         assert!((10_000..=100_000).contains(&rows.bytes()), "{}", rows.bytes());
         rows.put(&key("k"), &row);
-        rows.put(&key("k"), &Bytes::from(vec![7; ROW_BYTES_MAX + 1]));
+        rows.put(&key("k"), &[7; ROW_BYTES_MAX + 1]);
         assert_eq!(rows.get(&key("k")), None, "the small one before it must not stay");
     }
 
@@ -127,9 +167,19 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_taken_for_that_of_no_other_key() {
+        let entry = Entry::new(&key("k"), b"1 and the row");
+        assert_eq!(entry.clone().row_of(&key("k")), Some(Bytes::from_static(b"1 and the row")));
+        for other in ["k1", "k1 and the row", "j", "kk"] {
+            assert_eq!(entry.clone().row_of(&key(other)), None, "{other}");
+        }
+        assert_eq!(Entry::new(&key("k1"), b"").row_of(&key("k")), None);
+    }
+
+    #[test]
     fn without_room_it_keeps_nothing() {
         let rows = RowCache::new(0);
-        rows.put(&key("k"), &Bytes::from_static(b"row"));
+        rows.put(&key("k"), b"row");
         assert_eq!((rows.get(&key("k")), rows.bytes()), (None, 0));
     }
 }
