@@ -174,8 +174,13 @@ mod tests {
     /// The peer n2, which listens on `listener` or nowhere, and what its lanes share.
     fn peer(listener: &TcpListener) -> (Peer, Line) {
         let addr = listener.local_addr().unwrap().to_string();
-        let bounds =
-            Bounds { messages_max: 1, bytes_max: 1, batch_messages_max: 1, batch_bytes_max: 1 };
+        let bounds = Bounds {
+            messages_max: 1,
+            bytes_max: 1,
+            batch_messages_max: 1,
+            batch_bytes_max: 1,
+            held_up_after: Duration::ZERO,
+        };
         let peer = Peer {
             node: NodeId::parse("n2").unwrap(),
             url: reqwest::Url::parse(&format!("http://{addr}/peer")).unwrap(),

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::background::PROBES_PER_GREETING;
-use crate::config::Config;
+use crate::config::{Config, Durability};
 use crate::faults::Faults;
 use crate::gossip::Counts;
 use crate::health::{Health, Patience, State};
@@ -30,6 +30,9 @@ use crate::node::StartError;
 use crate::queue::{Bounds, Outgoing, Queue};
 use crate::stream;
 use crate::word::Said;
+
+/// A first lane that waits longer than this has others take over what comes meanwhile.
+const HELD_UP_AFTER: Duration = Duration::from_millis(2);
 
 /// All other nodes of the layout.
 pub struct Peers {
@@ -66,6 +69,15 @@ pub struct PeerView {
     pub said: Said,
 }
 
+/// Where each store waits for a sync, every batch of them holds its lane up, and what comes meanwhile would
+/// wait for two syncs, one after the other.
+fn stores_are_held_up_after(config: &Config) -> Duration {
+    match config.durability {
+        Durability::Fsync => Duration::ZERO,
+        Durability::Buffered => HELD_UP_AFTER,
+    }
+}
+
 impl Peers {
     /// Starts the lanes to every other node of the layout; they stop when `stop` is cancelled.
     ///
@@ -92,7 +104,9 @@ impl Peers {
             bytes_max: config.peers.queue_bytes_max,
             batch_messages_max: config.peers.batch_messages_max,
             batch_bytes_max: config.peers.batch_bytes_max,
+            held_up_after: HELD_UP_AFTER,
         };
+        let for_writes = Bounds { held_up_after: stores_are_held_up_after(config), ..bounds };
         let mut peers = BTreeMap::new();
         for other in config.layout.nodes.iter().filter(|other| other.name != config.node) {
             let peer = Arc::new(Peer {
@@ -101,7 +115,7 @@ impl Peers {
                 url: peer_url(&other.peer_addr)?,
                 zone: other.zone.clone(),
                 header: Header { to: other.name, ..header.clone() },
-                queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
+                queues: [Queue::new(bounds), Queue::new(for_writes), Queue::new(bounds)],
                 in_flight: (0..3 * line.lanes).map(|_| AtomicU64::new(0)).collect(),
                 health: Health::new(config.gossip.interval_ms),
             });

@@ -18,9 +18,6 @@ use tokio::time::timeout_at;
 
 use crate::mailbox::ReplyTo;
 
-/// A first lane that waits longer than this has others take over what comes meanwhile.
-const HELD_UP_AFTER: Duration = Duration::from_millis(2);
-
 /// A message on its way to a peer.
 pub struct Outgoing {
     /// What is asked.
@@ -42,6 +39,8 @@ pub struct Bounds {
     pub batch_messages_max: usize,
     /// Bytes in one batch; a single larger message still goes.
     pub batch_bytes_max: usize,
+    /// Whose batch is under way for longer has others take over what comes meanwhile; zero: at once.
+    pub held_up_after: Duration,
 }
 
 /// The messages that wait for one peer.
@@ -124,9 +123,11 @@ impl Queue {
             answered = asking.as_mut() => return answered,
             () = self.not_empty() => {}
         }
-        let patience = timeout_at((begun + HELD_UP_AFTER).into(), asking.as_mut());
-        if let Ok(answered) = patience.await {
-            return answered;
+        if !self.bounds.held_up_after.is_zero() {
+            let held_up_at = begun + self.bounds.held_up_after;
+            if let Ok(answered) = timeout_at(held_up_at.into(), asking.as_mut()).await {
+                return answered;
+            }
         }
         self.set_held_up(true);
         let answered = asking.await;
@@ -204,8 +205,13 @@ mod tests {
     }
 
     fn queue(messages_max: usize, bytes_max: usize) -> Queue {
+        Queue::new(bounds(messages_max, bytes_max))
+    }
+
+    fn bounds(messages_max: usize, bytes_max: usize) -> Bounds {
         let (batch_messages_max, batch_bytes_max) = (3, 100);
-        Queue::new(Bounds { messages_max, bytes_max, batch_messages_max, batch_bytes_max })
+        let held_up_after = Duration::from_millis(2);
+        Bounds { messages_max, bytes_max, batch_messages_max, batch_bytes_max, held_up_after }
     }
 
     #[tokio::test]
@@ -292,6 +298,20 @@ mod tests {
         let alone = queue.take(2);
         assert!(futures_util::poll!(std::pin::pin!(alone)).is_pending(), "the first is free again");
         assert_eq!(queue.take(0).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn where_every_batch_takes_long_who_comes_meanwhile_is_helped_at_once() {
+        let at_once = Bounds { held_up_after: Duration::ZERO, ..bounds(100, 10_000) };
+        let queue = Queue::new(at_once);
+        let (_answer, answered) = oneshot::channel::<()>();
+        let mut asking = std::pin::pin!(queue.attend(Instant::now(), answered));
+        let mut helper = std::pin::pin!(queue.take(1));
+        assert!(futures_util::poll!(asking.as_mut()).is_pending());
+        assert!(futures_util::poll!(helper.as_mut()).is_pending(), "nobody waits");
+        assert!(queue.push(message(1)).is_ok());
+        assert!(futures_util::poll!(asking.as_mut()).is_pending());
+        assert!(futures_util::poll!(helper.as_mut()).is_ready());
     }
 
     #[tokio::test]

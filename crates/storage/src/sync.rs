@@ -21,7 +21,7 @@ type Waiters = Vec<oneshot::Sender<Answer>>;
 /// A group of so many is a sign of load,
 const SEVERAL: usize = 3;
 /// under which syncs begin so far apart.
-const APART: Duration = Duration::from_micros(1500);
+const APART: Duration = Duration::from_millis(2);
 
 /// The thread that syncs, and those who wait for it.
 pub(crate) struct GroupSync {
