@@ -123,6 +123,7 @@ impl Queue {
             answered = asking.as_mut() => return answered,
             () = self.not_empty() => {}
         }
+        // At once means no timer: tokio's are due at the next full millisecond.
         if !self.bounds.held_up_after.is_zero() {
             let held_up_at = begun + self.bounds.held_up_after;
             if let Ok(answered) = timeout_at(held_up_at.into(), asking.as_mut()).await {

@@ -53,6 +53,7 @@ impl Entry {
 
 const KEY_LENGTH_BYTES: usize = 2;
 
+/// Fits: a joint key has 1,153 bytes at most.
 fn key_length(key: &[u8]) -> [u8; KEY_LENGTH_BYTES] {
     (key.len() as u16).to_le_bytes()
 }
