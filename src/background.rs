@@ -138,15 +138,19 @@ async fn mark_alive(node: Arc<Node>) {
     }
 }
 
-/// Records now and then how far peers were durable.
+/// Records now and then how far peers were durable, in a log that is synced as for rows: what a power cut
+/// takes of the record, it takes of them too.
 async fn remember(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(REMEMBER_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let remembered =
-            replica::on_blocking_pool(&node, |node| node.standing.remember(&node.store));
-        if let Err(error) = remembered.await {
+        let recorded = replica::on_blocking_pool(&node, |node| node.standing.remember(&node.store));
+        let remembered = match recorded.await {
+            Ok(()) => node.store.durable().await,
+            failed @ Err(_) => failed,
+        };
+        if let Err(error) = remembered {
             tracing::debug!(%error, "could not record how far peers were durable");
         }
     }

@@ -242,23 +242,25 @@ impl Standing {
             self.is_memory_recorded.store(false, Relaxed);
         }
         if known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce)) {
-            self.record(store, &memory)?; // under the lock: records stay in order
+            self.own_record();
+            put(store, PEERS_RECORD, &*memory)?; // under the lock: records stay in order
+            self.is_memory_recorded.store(true, Relaxed);
         }
         Ok(None)
     }
 
-    /// Records how far peers were durable, if that has changed since it was recorded. Blocks.
+    /// Records how far peers were durable, if that has changed since it was recorded, as rows are
+    /// written: [`Store::durable`] says when it is kept. Blocks.
     ///
     /// # Errors
     /// The store's.
     pub fn remember(&self, store: &Store) -> Result<(), Error> {
         let memory = lock(&self.memory);
-        if self.is_memory_recorded.load(Relaxed) { Ok(()) } else { self.record(store, &memory) }
-    }
-
-    fn record(&self, store: &Store, memory: &Memory) -> Result<(), Error> {
+        if self.is_memory_recorded.load(Relaxed) {
+            return Ok(());
+        }
         self.own_record();
-        put(store, PEERS_RECORD, memory)?;
+        store.write_meta(PEERS_RECORD, &encoded(&*memory))?;
         self.is_memory_recorded.store(true, Relaxed);
         Ok(())
     }
@@ -304,6 +306,9 @@ fn record<T: for<'de> Deserialize<'de>>(
 }
 
 fn put<T: Serialize>(store: &Store, name: &str, value: &T) -> Result<(), Error> {
-    let bytes = postcard::to_stdvec(value).unwrap_or_default(); // writing to a Vec cannot fail
-    store.put_meta(name, &bytes)
+    store.put_meta(name, &encoded(value))
+}
+
+fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).unwrap_or_default() // writing to a Vec cannot fail
 }

@@ -23,13 +23,24 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`].
     pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
+        self.write_meta(name, value)?;
+        self.engine.sync()
+    }
+
+    /// As [`Store::put_meta`], but kept as rows are: whoever has to know that it is asks
+    /// [`Store::durable`]. A sync that rows do not wait for carries to the disk at once whatever was
+    /// written since the last one, and requests wait behind that.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], [`Error::Closed`].
+    pub fn write_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         let meta_key = meta_key(name);
         let stripe = self.stripes.lock(&meta_key, Blocking::Allowed)?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.engine.column(Column::Meta)?, &meta_key, value);
-        self.engine.write(batch, Blocking::Allowed)?;
+        let written = self.engine.write(batch, Blocking::Allowed);
         drop(stripe);
-        self.engine.sync()
+        written
     }
 }
 
@@ -42,7 +53,7 @@ fn meta_key(name: &str) -> Vec<u8> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use crate::Durability;
-    use crate::testing::open;
+    use crate::testing::{open, wait};
 
     #[test]
     fn meta_records_survive_an_unclean_stop() {
@@ -53,5 +64,20 @@ mod tests {
         drop(store);
         let store = open(dir.path(), Durability::Fsync);
         assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
+    }
+
+    #[test]
+    fn a_record_kept_as_rows_are_is_synced_only_where_they_are() {
+        for (durability, syncs) in [(Durability::Fsync, 1), (Durability::Buffered, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path(), durability);
+            let syncs_before = store.stats().syncs;
+            store.write_meta("seen", b"7").unwrap();
+            assert_eq!(wait(store.durable()), Ok(()));
+            assert_eq!(store.stats().syncs - syncs_before, syncs, "{durability:?}");
+            drop(store);
+            let store = open(dir.path(), durability);
+            assert_eq!(store.meta("seen").unwrap().as_deref(), Some(&b"7"[..]));
+        }
     }
 }
