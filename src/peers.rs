@@ -33,6 +33,9 @@ use crate::word::Said;
 
 /// A first lane that waits longer than this has others take over what comes meanwhile.
 const HELD_UP_AFTER: Duration = Duration::from_millis(2);
+/// The same where it is known to wait long: until tokio's next tick, half a millisecond on average, so that
+/// what others take over is more than one message.
+const NEXT_TICK: Duration = Duration::from_nanos(1);
 
 /// All other nodes of the layout.
 pub struct Peers {
@@ -73,7 +76,7 @@ pub struct PeerView {
 /// wait for two syncs, one after the other.
 fn stores_are_held_up_after(config: &Config) -> Duration {
     match config.durability {
-        Durability::Fsync => Duration::ZERO,
+        Durability::Fsync => NEXT_TICK,
         Durability::Buffered => HELD_UP_AFTER,
     }
 }

@@ -39,7 +39,8 @@ pub struct Bounds {
     pub batch_messages_max: usize,
     /// Bytes in one batch; a single larger message still goes.
     pub batch_bytes_max: usize,
-    /// Whose batch is under way for longer has others take over what comes meanwhile; zero: at once.
+    /// Whose batch is under way for longer, in full milliseconds from the next on, has others take over what
+    /// comes meanwhile.
     pub held_up_after: Duration,
 }
 
@@ -123,12 +124,9 @@ impl Queue {
             answered = asking.as_mut() => return answered,
             () = self.not_empty() => {}
         }
-        // At once means no timer: tokio's are due at the next full millisecond.
-        if !self.bounds.held_up_after.is_zero() {
-            let held_up_at = begun + self.bounds.held_up_after;
-            if let Ok(answered) = timeout_at(held_up_at.into(), asking.as_mut()).await {
-                return answered;
-            }
+        let held_up_at = begun + self.bounds.held_up_after;
+        if let Ok(answered) = timeout_at(held_up_at.into(), asking.as_mut()).await {
+            return answered;
         }
         self.set_held_up(true);
         let answered = asking.await;
@@ -299,20 +297,6 @@ mod tests {
         let alone = queue.take(2);
         assert!(futures_util::poll!(std::pin::pin!(alone)).is_pending(), "the first is free again");
         assert_eq!(queue.take(0).await.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn where_every_batch_takes_long_who_comes_meanwhile_is_helped_at_once() {
-        let at_once = Bounds { held_up_after: Duration::ZERO, ..bounds(100, 10_000) };
-        let queue = Queue::new(at_once);
-        let (_answer, answered) = oneshot::channel::<()>();
-        let mut asking = std::pin::pin!(queue.attend(Instant::now(), answered));
-        let mut helper = std::pin::pin!(queue.take(1));
-        assert!(futures_util::poll!(asking.as_mut()).is_pending());
-        assert!(futures_util::poll!(helper.as_mut()).is_pending(), "nobody waits");
-        assert!(queue.push(message(1)).is_ok());
-        assert!(futures_util::poll!(asking.as_mut()).is_pending());
-        assert!(futures_util::poll!(helper.as_mut()).is_ready());
     }
 
     #[tokio::test]
