@@ -39,6 +39,8 @@ pub const HOLD_BACK_MS_MAX: u64 = 4000;
 const HOLD_BACK_MS_MIN: u64 = 250;
 /// A fall is forgotten after so long without another, in milliseconds.
 const FALL_FORGOTTEN_MS: u64 = 10_000;
+/// A greeting is answered by another at most so often, in milliseconds.
+const GREETED_BACK_MS: u64 = 100;
 /// Heartbeats older than this say nothing of whether the peer can reach this node, in milliseconds.
 const NEWS_MS_MAX: u64 = 5000;
 const ROUND_TRIP_US_MAX: u64 = 60_000_000;
@@ -201,9 +203,15 @@ impl Health {
         }
     }
 
-    /// It greeted this node, and so can reach it.
+    /// It greeted this node, and so can reach it. If it does not count as up it is greeted back now: most
+    /// likely it has just started, and what it misses until the next turn would be kept as hints.
     pub fn greeted(&self, now: Millis) {
-        self.greeted_ms.store(now.0, Relaxed);
+        let last = self.greeted_ms.swap(now.0, Relaxed);
+        // Two that hold each other back must not greet each other as fast as they can.
+        let is_answer = last != 0 && now.since(Millis(last)) < GREETED_BACK_MS;
+        if self.state() != State::Up && !is_answer {
+            self.greet_now();
+        }
     }
 
     /// This process was held up until now: nobody is blamed for the silence.
@@ -303,6 +311,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     const READ: usize = 0;
@@ -342,6 +352,21 @@ mod tests {
         );
         assert!(answers(&health, 12) && !answers(&health, 13));
         assert_eq!((health.state(), health.word().last().error), (State::Up, None));
+    }
+
+    #[test]
+    fn who_greets_while_it_counts_as_down_is_greeted_back_but_not_in_circles() {
+        let health = Health::new(200);
+        let is_greeted_back = |at| {
+            health.greeted(Millis(at));
+            health.to_be_greeted().now_or_never().is_some()
+        };
+        falls(&health, 5);
+        assert!(is_greeted_back(20), "it has started");
+        assert!(!is_greeted_back(21), "that was an answer");
+        assert!(is_greeted_back(200));
+        answers(&health, 201);
+        assert!(!is_greeted_back(500), "it is up");
     }
 
     #[test]
