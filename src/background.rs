@@ -2,7 +2,7 @@
 //! cluster was formed, delivers hints, and fills partitions it has not received.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_protocol::message::{Message, Reply, Status};
 use quorate_protocol::name::NodeId;
@@ -14,9 +14,10 @@ use crate::{anti_entropy, fill, gossip, handoff, reaper, replica, sweep};
 
 /// A peer that is up is greeted every so many probe intervals.
 pub const PROBES_PER_GREETING: u64 = 2;
-/// How often it is recorded how far peers were durable, if that has changed.
-const REMEMBER_EVERY: Duration = Duration::from_secs(3);
-/// The longest time between two records that the store is in use.
+/// How often it is recorded how far peers were durable, if that has changed, at the least.
+const REMEMBER_EVERY_MAX: Duration = Duration::from_secs(3);
+/// The longest time between two records that the store is in use, and between two syncs of what is
+/// remembered.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// Round trips are measured over windows of this length.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -118,10 +119,16 @@ async fn clear_alone(node: Arc<Node>) {
     }
 }
 
+/// How old what is recorded may get, so that it tells of a copy of a disk that knows less than what was
+/// reaped since: a small part of the grace.
+fn mark_every(node: &Node) -> Duration {
+    let every = Duration::from_millis(node.config.deletes.grace_ms / 16).min(MARK_EVERY_MAX);
+    every.max(Duration::from_millis(50))
+}
+
 /// Records now and then that the store is in use: the age of its rows, should it come back as a backup.
 async fn mark_alive(node: Arc<Node>) {
-    let every = Duration::from_millis(node.config.deletes.grace_ms / 16).min(MARK_EVERY_MAX);
-    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(100)));
+    let mut ticks = tokio::time::interval(mark_every(&node));
     let mut marked_at = 0;
     loop {
         ticks.tick().await;
@@ -138,20 +145,29 @@ async fn mark_alive(node: Arc<Node>) {
     }
 }
 
-/// Records now and then how far peers were durable, in a log that is synced as for rows: what a power cut
-/// takes of the record, it takes of them too.
+/// Records now and then how far peers were durable, in a log that is synced as for rows, and at least
+/// every [`mark_every`]: more often would take whatever a buffered store wrote to the disk, in all nodes at
+/// once, and requests would wait behind that.
 async fn remember(node: Arc<Node>) {
-    let mut ticks = tokio::time::interval(REMEMBER_EVERY);
+    let mark_every = mark_every(&node);
+    let mut ticks = tokio::time::interval(REMEMBER_EVERY_MAX.min(mark_every));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut synced_at = Instant::now();
     loop {
         ticks.tick().await;
-        let recorded = replica::on_blocking_pool(&node, |node| node.standing.remember(&node.store));
-        let remembered = match recorded.await {
+        let is_due = synced_at.elapsed() >= mark_every;
+        let record = move |node: &Node| {
+            node.standing.remember(&node.store)?;
+            if is_due { node.store.sync() } else { Ok(()) }
+        };
+        let remembered = match replica::on_blocking_pool(&node, record).await {
             Ok(()) => node.store.durable().await,
             failed @ Err(_) => failed,
         };
-        if let Err(error) = remembered {
-            tracing::debug!(%error, "could not record how far peers were durable");
+        match remembered {
+            Ok(()) if is_due => synced_at = Instant::now(),
+            Ok(()) => {}
+            Err(error) => tracing::debug!(%error, "could not record how far peers were durable"),
         }
     }
 }

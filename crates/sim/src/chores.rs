@@ -13,11 +13,13 @@ impl Node {
         if world.setup.reaps() || world.dice.percent(5) {
             self.mark_alive(world);
         }
+        // Relative to the grace still less often than the real one.
+        let often = if world.setup.reaps() { 50 } else { 4 };
         let seldom = if world.setup.reaps() { 40 } else { 15 };
         if !self.is_cleared() {
             self.clear_alone(world);
         }
-        if !self.is_cleared() || world.dice.percent(seldom / 4) {
+        if !self.is_cleared() || world.dice.percent(often) {
             self.greet_all(world);
         }
         self.fill(world);

@@ -85,6 +85,7 @@ impl Cluster {
         let node = &mut self.nodes.get_mut(&id).filter(|node| node.up);
         let Some(node) = node else { return };
         let lost = node.store.crash(&mut self.world.dice);
+        node.records.starts.crash(&mut self.world);
         self.world.note(format_args!("{id} crashes and forgets {lost} changes"));
         node.die(self.world.now);
         if !self.world.has(Plant::ActorSurvivesCrash) {

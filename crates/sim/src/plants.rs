@@ -59,10 +59,12 @@ pub enum Plant {
     CloneKeepsIncarnation,
     /// A node that is told that it came back behind goes on all the same.
     BehindIgnored,
+    /// A crash takes all that a node knew of how far its peers were durable.
+    PeersForgotten,
 }
 
 /// A plant, its name on the command line, and what it does in a few words.
-pub const PLANTS: [(Plant, &str, &str); 24] = [
+pub const PLANTS: [(Plant, &str, &str); 25] = [
     (Plant::EarlyAck, "early-ack", "a replica acknowledges before its sync"),
     (Plant::SyncCoversLater, "sync-covers-later", "a sync acknowledges writes made after it began"),
     (Plant::BareSibling, "bare-sibling", "only the new sibling is sent beside the joined clock"),
@@ -115,6 +117,7 @@ pub const PLANTS: [(Plant, &str, &str); 24] = [
         "a copied disk mints under its old incarnation",
     ),
     (Plant::BehindIgnored, "behind-ignored", "a node that came back behind goes on all the same"),
+    (Plant::PeersForgotten, "peers-forgotten", "a crash takes what was known of peers' disks"),
 ];
 
 impl FromStr for Plant {

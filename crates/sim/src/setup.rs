@@ -197,6 +197,13 @@ impl Setup {
         partitions.collect::<BTreeSet<_>>().into_iter()
     }
 
+    /// How often a node records how far its peers were durable, in milliseconds: like the real one at its
+    /// slowest. Where nothing is reaped always: a copy of a disk younger than the records of all its
+    /// peers, which lose power at the same time, is not covered (docs/decisions/0008).
+    pub(crate) fn remember_ms(&self) -> u64 {
+        if self.reaps() { self.grace_ms / 8 } else { 0 }
+    }
+
     /// Whether tombstones are reaped in this run.
     pub(crate) fn reaps(&self) -> bool {
         self.tides.is_some()

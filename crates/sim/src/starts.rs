@@ -24,6 +24,10 @@ pub(crate) struct Starts {
     over: Option<StartOver>,
     /// The starts of its peers.
     remembered: BTreeMap<NodeId, Remembered>,
+    /// What of that is on the disk.
+    recorded: BTreeMap<NodeId, Remembered>,
+    /// When all of it was.
+    recorded_at: Millis,
     /// Since when, by its wall clock, it has remembered them without a gap.
     remembers_since: Millis,
 }
@@ -48,6 +52,37 @@ pub(crate) struct Standing {
     vouched: BTreeMap<NodeId, u64>,
 }
 
+impl Starts {
+    /// A peer's start is recorded when it is heard first; how far it was durable, now and then.
+    fn remember(&mut self, peer: NodeId, next: Remembered) {
+        let known = self.remembered.insert(peer, next);
+        if known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce)) {
+            self.recorded.insert(peer, next);
+        }
+    }
+
+    /// Records what it remembers, if that is due.
+    fn record(&mut self, world: &World) {
+        if world.now.since(self.recorded_at) >= world.setup.remember_ms() {
+            self.recorded = self.remembered.clone();
+            self.recorded_at = world.now;
+        }
+    }
+
+    /// Power fails: of what was not recorded yet some is gone.
+    pub(crate) fn crash(&mut self, world: &mut World) {
+        self.record(world);
+        for (peer, known) in &mut self.remembered {
+            let recorded = self.recorded.get(peer).map_or(0, |recorded| recorded.durable_at);
+            known.durable_at = if world.has(Plant::PeersForgotten) {
+                0
+            } else {
+                world.dice.between(recorded.min(known.durable_at), known.durable_at)
+            };
+        }
+    }
+}
+
 impl Node {
     /// The process starts: its start is recorded, and told to everybody.
     pub(crate) fn start(&mut self, world: &mut World) {
@@ -62,6 +97,7 @@ impl Node {
         let over = starts.over.take();
         if over.is_some() || starts.number == 0 {
             starts.remembered.clear();
+            starts.recorded.clear();
             starts.remembers_since = now;
         }
         let fills = over.is_some() || starts.number == 0;
@@ -158,11 +194,12 @@ impl Node {
 
     /// A peer tells of its start.
     pub(crate) fn on_hello(&mut self, back: (NodeId, u64), status: &Status, world: &mut World) {
-        let remembered = &mut self.records.starts.remembered;
-        let known = remembered.get(&back.0).copied();
+        let starts = &mut self.records.starts;
+        starts.record(world);
+        let known = starts.remembered.get(&back.0).copied();
         let reply = match judge(known, status.start) {
             Verdict::GoesOn(next) => {
-                remembered.insert(back.0, next);
+                starts.remember(back.0, next);
                 let vouched = &mut self.standing.vouched;
                 if known.is_some_and(|known| known.number < next.number) {
                     vouched.insert(back.0, next.nonce);

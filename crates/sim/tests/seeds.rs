@@ -54,6 +54,12 @@ fn is_found(plant: Plant) {
     assert!(found.is_some(), "{plant:?} was not found within {SEEDS_PER_PLANT} seeds");
 }
 
+/// It takes a copy of a disk that comes back while all others lose power, and a delete between.
+#[test]
+fn finds_peers_forgotten() {
+    assert!(sweep(3000, Some(Plant::PeersForgotten), 2).failure.is_some());
+}
+
 macro_rules! plants_are_found {
     ($($test:ident: $plant:ident,)*) => {
         $(#[test]

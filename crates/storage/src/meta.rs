@@ -28,8 +28,7 @@ impl Store {
     }
 
     /// As [`Store::put_meta`], but kept as rows are: whoever has to know that it is asks
-    /// [`Store::durable`]. A sync that rows do not wait for carries to the disk at once whatever was
-    /// written since the last one, and requests wait behind that.
+    /// [`Store::durable`].
     ///
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`].
@@ -75,6 +74,8 @@ mod tests {
             store.write_meta("seen", b"7").unwrap();
             assert_eq!(wait(store.durable()), Ok(()));
             assert_eq!(store.stats().syncs - syncs_before, syncs, "{durability:?}");
+            assert_eq!((store.sync(), store.sync()), (Ok(()), Ok(())));
+            assert_eq!(store.stats().syncs - syncs_before, 1, "{durability:?}, then synced, once");
             drop(store);
             let store = open(dir.path(), durability);
             assert_eq!(store.meta("seen").unwrap().as_deref(), Some(&b"7"[..]));

@@ -187,6 +187,14 @@ impl Store {
         result
     }
 
+    /// Puts every write that returned before this call on the disk, whatever is configured. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a sync or write failed.
+    pub fn sync(&self) -> Result<(), Error> {
+        if self.engine.is_synced() { self.engine.check_failure() } else { self.engine.sync() }
+    }
+
     /// Resolves when every write that returned before this call is durable as configured; at once
     /// if nothing waits for a sync. Dropping the future does no harm.
     ///
