@@ -33,10 +33,14 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`].
     pub fn write_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
-        let meta_key = meta_key(name);
-        let stripe = self.stripes.lock(&meta_key, Blocking::Allowed)?;
+        self.write_record(&meta_key(name), value)
+    }
+
+    /// Writes a record of the node's or of this crate's own, as rows are written.
+    pub(crate) fn write_record(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        let stripe = self.stripes.lock(key, Blocking::Allowed)?;
         let mut batch = WriteBatch::default();
-        batch.put_cf(self.engine.column(Column::Meta)?, &meta_key, value);
+        batch.put_cf(self.engine.column(Column::Meta)?, key, value);
         let written = self.engine.write(batch, Blocking::Allowed);
         drop(stripe);
         written

@@ -52,12 +52,7 @@ impl Store {
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`].
     pub fn mark_alive(&self, now: Millis) -> Result<(), Error> {
-        let stripe = self.stripes.lock(ALIVE, Blocking::Allowed)?;
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.engine.column(Column::Meta)?, ALIVE, now.0.to_le_bytes());
-        let written = self.engine.write(batch, Blocking::Allowed);
-        drop(stripe);
-        written
+        self.write_record(ALIVE, &now.0.to_le_bytes())
     }
 
     /// Discards all rows and hints and what follows from them, durably: those of a node that was
