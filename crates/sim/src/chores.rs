@@ -14,7 +14,7 @@ impl Node {
             self.mark_alive(world);
         }
         // Relative to the grace still less often than the real one.
-        let often = if world.setup.reaps() { 50 } else { 4 };
+        let often = if world.setup.reaps() { 50 } else { 3 };
         let seldom = if world.setup.reaps() { 40 } else { 15 };
         if !self.is_cleared() {
             self.clear_alone(world);
