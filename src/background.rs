@@ -65,13 +65,15 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
             continue;
         }
         let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(4));
-        let hello = Message::Hello { status: node.status() };
+        let hello = Message::Hello { status: Box::new(node.status()) };
+        let asked_at = Instant::now();
         let heard = node.peers.ask(peer, hello, timeout).await;
         match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Status(status)) => {
                 let (remembers_since, vouches) = (status.remembers_since, status.vouches);
                 let differs = status.buckets_hash != node.buckets.hash();
-                self::heard(&node, peer, status);
+                node.clock.hear(peer, status.clock, asked_at.elapsed());
+                self::heard(&node, peer, *status);
                 // First: who does not know that n was changed may take itself for a home replica.
                 if !differs || agree_on_buckets(&node, peer).await {
                     node.standing.clear(remembers_since, vouches);
@@ -102,7 +104,7 @@ pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
         Ok(None) => {
             heard(node, peer, status);
             let vouches = node.standing.vouches_for(peer, start);
-            Reply::Status(Status { vouches, ..node.status() })
+            Reply::Status(Box::new(Status { vouches, ..node.status() }))
         }
         Err(error) => Reply::Refused(replica::refusal_of(&error)),
     }
@@ -190,9 +192,16 @@ pub fn heard(node: &Arc<Node>, peer: NodeId, status: Status) {
         }
         (Some(_) | None, Some(_) | None) => {}
     }
-    if let Some(health) = node.peers.health(peer) {
-        health.word().heard(&status);
+    let Some(health) = node.peers.health(peer) else { return };
+    let common = status.common;
+    if health.word().last().common != Some(common) {
+        let differences = node.config.common().differences(&common);
+        if !differences.is_empty() {
+            let settings = differences.join("; ");
+            tracing::error!(%peer, settings, "settings differ that all nodes must have alike");
+        }
     }
+    health.word().heard(&status);
 }
 
 /// Exchanges bucket properties with a peer. Whether that was done.

@@ -132,7 +132,7 @@ async fn carry_out_one(
             })
         }
         Message::Hello { status } => {
-            WithPayload::bare(crate::background::answer(node, from, status).await)
+            WithPayload::bare(crate::background::answer(node, from, *status).await)
         }
         Message::Buckets { table, want_all } => {
             let merged =
@@ -147,7 +147,7 @@ async fn carry_out_one(
             let recorded =
                 on_blocking_pool(node, move |node| node.record_formation(formation, false));
             WithPayload::bare(match recorded.await {
-                Ok(()) => Reply::Status(node.status()),
+                Ok(()) => Reply::Status(Box::new(node.status())),
                 Err(error) => Reply::Refused(refusal_of(&error)),
             })
         }

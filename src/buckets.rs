@@ -42,6 +42,35 @@ pub enum BucketsError {
 
 const TABLE_RECORD: &str = "buckets";
 const RAISED_RECORD: &str = "raised";
+const DEFAULT_N_RECORD: &str = "default_n";
+
+/// Checks that the default n is the one by which this store was filled, if it belongs to a formed cluster: with
+/// another, rows would be looked for where they are not.
+///
+/// # Errors
+/// [`StartError::DefaultN`]; the store's.
+pub fn check_default_n(store: &Store, n: u16, is_formed: bool) -> Result<(), StartError> {
+    match store.meta(DEFAULT_N_RECORD)? {
+        Some(bytes) => {
+            let recorded = <[u8; 2]>::try_from(&bytes[..]);
+            let recorded = recorded.map_err(|_| StartError::Record(DEFAULT_N_RECORD))?;
+            match u16::from_le_bytes(recorded) {
+                recorded if recorded == n => Ok(()),
+                recorded => Err(StartError::DefaultN { recorded, configured: n }),
+            }
+        }
+        None if is_formed => Ok(record_default_n(store, n)?), // by a release that did not record it
+        None => Ok(()),
+    }
+}
+
+/// Records the default n of the cluster that this node becomes part of.
+///
+/// # Errors
+/// The store's.
+pub fn record_default_n(store: &Store, n: u16) -> Result<(), quorate_storage::Error> {
+    store.put_meta(DEFAULT_N_RECORD, &n.to_le_bytes())
+}
 
 impl Buckets {
     /// Reads the table that this node has recorded.

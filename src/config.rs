@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use quorate_protocol::bucket::{Properties, Settings};
+use quorate_protocol::common::Common;
 use quorate_protocol::layout::{Layout, LayoutError, Member};
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
@@ -310,6 +311,17 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// The settings that every node of the cluster must have alike.
+    pub fn common(&self) -> Common {
+        Common {
+            grace_ms: self.deletes.grace_ms,
+            defaults: self.defaults.properties(),
+            value_bytes_max: self.limits.value_bytes_max as u64,
+            object_bytes_max: self.limits.object_bytes_max as u64,
+            siblings_max: self.limits.siblings_max as u64,
+        }
+    }
+
     /// Reads a file, overlays the environment and checks every value.
     ///
     /// # Errors

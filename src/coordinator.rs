@@ -10,6 +10,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Acks;
 use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
+use quorate_protocol::terms::Terms;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
@@ -21,23 +22,28 @@ use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::minter;
 use crate::node::Node;
 
-/// Carries out a client's write and tells what became of it. Goes on if the caller goes away.
-pub async fn write(node: &Arc<Node>, write: Write) -> WriteOutcome {
+/// Carries out a client's write by the `terms` that it was just held against, and tells what became of it.
+/// Goes on if the caller goes away.
+pub async fn write(node: &Arc<Node>, write: Write, terms: Terms) -> WriteOutcome {
     let (told, answer) = oneshot::channel();
-    let w = write.w;
+    let w = terms.needed;
     let tell = move |outcome| drop(told.send(outcome));
     // In the request's span: its log lines carry the request's id.
-    node.operations.spawn(run(node.clone(), write, tell).in_current_span());
+    node.operations.spawn(run(node.clone(), write, terms, tell).in_current_span());
     // The task tells before it ends, whatever happens; if it was cut off, nobody knows.
     answer.await.unwrap_or_else(|_| minter::unknown(w).into())
 }
 
-async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
-    let (w, me) = (write.w, node.me);
-    let found = match start(&node, &write) {
+/// `terms` are those of this node: they say whom to ask and what the client is told if nobody answers. The
+/// minter takes its own.
+async fn run(node: Arc<Node>, write: Write, terms: Terms, tell: impl FnOnce(WriteOutcome) + Send) {
+    let (w, me) = (terms.needed, node.me);
+    let found = match start(&node, &write, &terms) {
         (route, Some(Effect::Mint(_))) => Found::Here(route),
         // Boxed because every write would keep room for it.
-        (route, effect) => Box::pin(Routing::new(&node, route, effect).find_minter(&write)).await,
+        (route, effect) => {
+            Box::pin(Routing::new(&node, route, effect, w).find_minter(&write)).await
+        }
     };
     match found {
         Found::Answered(outcome) => tell(outcome),
@@ -48,21 +54,20 @@ async fn run(node: Arc<Node>, write: Write, tell: impl FnOnce(WriteOutcome) + Se
                 let answer = answer.unwrap_or_else(|| minter::unknown(w));
                 tell(WriteOutcome { answer, object: outcome.object });
             };
-            minter::mint(&node, write, tell).await;
+            minter::mint(&node, write, Some(terms), tell).await;
         }
     }
 }
 
 /// Whom to ask first.
-fn start(node: &Node, write: &Write) -> (Route, Option<Effect>) {
+fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
     let now = node.uptime();
-    let (homes, _) = minter::replicas(node, write);
     let timeouts = &node.config.timeouts;
     let plan = Plan {
         me: node.me,
-        homes,
-        sloppy: write.sloppy,
-        at_first_home: write.condition.is_some() || write.idempotency.is_some(),
+        homes: terms.asked_homes(write.asked_first(node.me)),
+        sloppy: terms.sloppy,
+        at_first_home: write.meets_others(),
         accept_timeout_ms: timeouts.replica_ms,
         // The minter replaces silent replicas after one timeout; two more are for their answers.
         answer_timeout_ms: timeouts.replica_ms.saturating_mul(3),
@@ -82,14 +87,15 @@ struct Routing<'a> {
     operation: u64,
     route: Route,
     effect: Option<Effect>,
+    w: u16,
     reply_to: ReplyTo,
     mailbox: Mailbox,
 }
 
 impl<'a> Routing<'a> {
-    fn new(node: &'a Arc<Node>, route: Route, effect: Option<Effect>) -> Self {
+    fn new(node: &'a Arc<Node>, route: Route, effect: Option<Effect>, w: u16) -> Self {
         let (reply_to, mailbox) = ReplyTo::new();
-        Self { node, operation: node.ticket(), route, effect, reply_to, mailbox }
+        Self { node, operation: node.ticket(), route, effect, w, reply_to, mailbox }
     }
 
     async fn find_minter(mut self, write: &Write) -> Found {
@@ -99,10 +105,10 @@ impl<'a> Routing<'a> {
             match self.effect.take() {
                 Some(Effect::Mint(_)) => return Found::Here(self.route),
                 Some(Effect::Forward { to }) => self.forward(to, write),
-                Some(Effect::Fail(unrouted)) => return Found::Answered(failed(write, unrouted)),
+                Some(Effect::Fail(unrouted)) => return Found::Answered(failed(self.w, unrouted)),
                 None => {}
             }
-            if let Some(outcome) = self.step(write.w).await {
+            if let Some(outcome) = self.step().await {
                 return Found::Answered(outcome);
             }
         }
@@ -120,7 +126,7 @@ impl<'a> Routing<'a> {
     }
 
     /// Waits for the next thing to happen. Returns the answer when there is one.
-    async fn step(&mut self, w: u16) -> Option<WriteOutcome> {
+    async fn step(&mut self) -> Option<WriteOutcome> {
         let wake = self.node.instant(self.route.next_wake().unwrap_or(self.node.uptime()));
         let heard = tokio::select! {
             heard = self.mailbox.recv() => heard,
@@ -130,7 +136,7 @@ impl<'a> Routing<'a> {
         self.effect = match heard {
             Some((from, Heard::Written(told))) => {
                 let object = Object::decode(told.payload).ok();
-                let answer = self.route.on_written(from, told.head, w)?;
+                let answer = self.route.on_written(from, told.head, self.w)?;
                 return Some(WriteOutcome { answer, object });
             }
             Some((from, Heard::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
@@ -146,10 +152,10 @@ impl<'a> Routing<'a> {
 }
 
 /// Nobody is known to have minted: unless somebody was silent, certainly nobody has.
-fn failed(write: &Write, unrouted: Unrouted) -> WriteOutcome {
+fn failed(required: u16, unrouted: Unrouted) -> WriteOutcome {
     let silent = !unrouted.silent.is_empty();
     let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };
     let Unrouted { refused, silent } = unrouted;
     let acks = Acks { refused, silent, ..Acks::default() };
-    WriteAnswer::NoQuorum { required: write.w, acks, outcome }.into()
+    WriteAnswer::NoQuorum { required, acks, outcome }.into()
 }

@@ -65,11 +65,11 @@ fn merge(
     let now = node.now();
     let (mut rows, mut refused) = (Vec::with_capacity(hints.len()), Vec::new());
     for (place, key, bytes) in hints {
-        let Ok(object) = Object::decode(bytes.clone()) else {
+        if Object::decode(bytes.clone()).is_err() {
             refused.push((place, Refusal::Malformed));
             continue;
-        };
-        match may_merge(node, &key, &object, read_at, now) {
+        }
+        match may_merge(node, &key, read_at, now) {
             Ok(()) => rows.push((node.home(&key), key, bytes)),
             Err(Reply::Refused(why)) => refused.push((place, why)),
             Err(reply) => return Ok(Err(reply)),

@@ -1,4 +1,5 @@
-//! The fault hook: cuts this node's peer traffic off without root, for tests and demonstrations.
+//! The fault hook: cuts this node's peer traffic off and sets its clock wrong, without root, for tests and
+//! demonstrations.
 //!
 //! It exists only when the configuration enables it. A cut is silence, as in a real partition: messages
 //! to a cut peer time out, messages from it are never answered.
@@ -17,6 +18,8 @@ pub struct Cuts {
     pub cut_in: BTreeSet<NodeId>,
     /// Peers to which messages are not sent.
     pub cut_out: BTreeSet<NodeId>,
+    /// How far this machine's clock seems to be ahead, in milliseconds.
+    pub clock_ahead_ms: i64,
 }
 
 /// The cuts in force.

@@ -3,12 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use quorate_protocol::common::Common;
 use quorate_protocol::message::{Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::config::{Config, ConfigError, NodeConfig};
 use crate::node::{self, RELEASE};
+use crate::wall_clock::machine_clock;
 
 /// Why a cluster was not formed.
 #[derive(Debug, thiserror::Error)]
@@ -104,17 +106,18 @@ struct Ask {
 impl Ask {
     async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
         loop {
-            let nothing = Status {
+            let nothing = Box::new(Status {
+                clock: machine_clock(),
                 formation: None,
                 ready: false,
                 writable: false,
                 buckets_hash: 0,
                 release: RELEASE.to_owned(),
                 start: Default::default(),
-                grace_ms: 0,
+                common: Common::default(),
                 remembers_since: Default::default(),
                 vouches: false,
-            };
+            });
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),
                 Err(reason) if Instant::now() >= deadline => {
@@ -139,7 +142,7 @@ impl Ask {
         }
         let (_, replies) = wire::decode::<Reply>(body).map_err(|error| error.to_string())?;
         match replies.into_iter().next().map(|reply| reply.head) {
-            Some(Reply::Status(status)) => Ok(status),
+            Some(Reply::Status(status)) => Ok(*status),
             Some(other) => Err(format!("it answered {other:?}")),
             None => Err("it answered nothing".to_owned()),
         }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
+use quorate_protocol::bucket::Properties;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::listing::{Candidate, Question, Quorum};
 use quorate_protocol::message::{KeyPage, Message, Refusal, Reply};
 use quorate_protocol::name::{KEY_BYTES_MAX, Key, NodeId};
+use quorate_protocol::terms::{Asked, Terms};
 use quorate_protocol::view::View;
 
 use crate::node::Node;
@@ -42,16 +44,10 @@ pub async fn list(node: &Arc<Node>, question: &Question) -> Page {
     let properties = node.buckets.properties(question.bucket.as_str());
     let quorum = Quorum { layout: &node.layout, n: properties.n, r: properties.r.of(properties.n) };
     let listing = quorum.join(&ask_all(node, question).await);
-    let options = ReadOptions {
-        n: quorum.n,
-        r: quorum.r,
-        sloppy: properties.sloppy,
-        timeout_ms: node.config.timeouts.request_ms,
-    };
     let mut left = listing.candidates.len();
     let mut page = Page { is_complete: listing.is_complete, ..Page::default() };
     let settled = stream::iter(listing.candidates)
-        .map(|candidate| settle(node, candidate, options))
+        .map(|candidate| settle(node, candidate, &properties))
         .buffered(READS_AT_ONCE);
     let mut settled = std::pin::pin!(settled);
     while page.keys.len() < usize::from(question.limit)
@@ -100,14 +96,17 @@ async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyP
 async fn settle(
     node: &Arc<Node>,
     candidate: Candidate,
-    options: ReadOptions,
+    properties: &Properties,
 ) -> (Key, Option<bool>) {
     let Candidate { key, is_live } = candidate;
     if is_live {
         return (key, Some(true));
     }
+    let list = node.preference_list(&key);
+    let Ok(terms) = Terms::of_read(&Asked::default(), properties, list) else { return (key, None) };
+    let options = ReadOptions { terms, timeout_ms: node.config.timeouts.request_ms };
     let is_live = match reader::read(node, &key, options).await {
-        Ok(object) => match View::of(&object, node.properties(&key).conflicts) {
+        Ok(object) => match View::of(&object, properties.conflicts) {
             View::One(_) | View::Many(_) => Some(true),
             View::Absent | View::Deleted => Some(false),
         },

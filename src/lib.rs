@@ -47,4 +47,5 @@ pub mod server;
 pub mod standing;
 mod stream;
 pub mod sweep;
+pub mod wall_clock;
 pub mod word;

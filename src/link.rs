@@ -168,6 +168,7 @@ mod tests {
             layout_version: 1,
             layout_hash: LayoutHash(1),
             partitions: 8,
+            default_n: 3,
         }
     }
 

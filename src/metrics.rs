@@ -184,6 +184,12 @@ fn register_store(now: &mut Registry, node: &Node) {
     gauge(now, "row_cache_bytes", "Bytes of whole rows in memory", stats.row_cache_bytes);
     gauge(now, "disk_free_bytes", "Free bytes on the data disk", stats.disk_free_bytes);
     gauge(now, "writable", "Whether the store takes writes", u64::from(node.is_writable()));
+    let help = "How far this machine's clock is off the cluster's, in milliseconds";
+    gauge(now, "clock_skew_ms", help, node.clock.ahead_ms().unsigned_abs());
+    let mine = node.config.common();
+    let common = node.peers.view().into_iter().filter_map(|peer| peer.said.common);
+    let differ = common.filter(|theirs| *theirs != mine).count() as u64;
+    gauge(now, "peers_disagreeing", "Peers with other settings where all must be alike", differ);
     let ready = u64::from(node.readiness().is_ok());
     gauge(now, "ready", "Whether the node takes requests", ready);
 }

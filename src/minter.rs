@@ -4,15 +4,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::message::{
-    Condition, Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
+    Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
 };
 use quorate_protocol::name::NodeId;
-use quorate_protocol::object::{Object, Version};
+use quorate_protocol::object::Object;
+use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::view::{View, context_after_write, context_of};
+use quorate_protocol::terms::Terms;
+use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
 
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
@@ -50,7 +53,7 @@ pub fn accept(node: &Arc<Node>, coordinator: NodeId, operation: u64, write: Writ
             let message = Message::Written { operation, answer: outcome.answer };
             node.peers.send(coordinator, message, payload, ReplyTo::nobody());
         };
-        mint(&minting, write, tell).await;
+        mint(&minting, write, None, tell).await;
     });
     Reply::Accepted
 }
@@ -73,25 +76,36 @@ pub fn may_mint(node: &Node) -> Result<(), Refusal> {
 }
 
 /// Mints a write here and brings it to the other replicas. `tell` hears the answer as soon as it is
-/// known; the rest goes on until every slot is held or nobody is left to ask.
-pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOutcome) + Send) {
+/// known; the rest goes on until every slot is held or nobody is left to ask. `terms` are this node's, if
+/// it has taken them already: the home replicas and all numbers of the write come from the same ones.
+pub async fn mint(
+    node: &Arc<Node>,
+    mut write: Write,
+    terms: Option<Terms>,
+    tell: impl FnOnce(WriteOutcome) + Send,
+) {
     let deadline = node.uptime().plus(u64::from(write.timeout_ms));
-    if let Err(answer) = prepare(node, &mut write).await {
+    let terms = match terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok) {
+        Ok(terms) => terms,
+        Err(unfit) => return tell(WriteAnswer::Unfit(unfit).into()),
+    };
+    if let Err(answer) = prepare(node, &mut write, &terms).await {
         return tell(answer.into());
     }
-    let (homes, fallbacks) = replicas(node, &write);
+    let homes = terms.asked_homes(write.asked_first(node.me));
     let role = role_of(node.me, &homes);
     let minted_at = node.now();
-    let row = match store(node, &write, role).await {
+    let row = match store(node, &write, role, terms.needed).await {
         Ok(row) => row,
         Err(answer) => return tell(answer.into()),
     };
+    let Terms { fallbacks, needed, sloppy, .. } = terms;
     let plan = Plan {
         me: node.me,
         homes,
         fallbacks,
-        needed: write.w,
-        sloppy: write.sloppy,
+        needed,
+        sloppy,
         replica_timeout_ms: node.config.timeouts.replica_ms,
         deadline,
     };
@@ -102,6 +116,7 @@ pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOut
     let mut writing = Writing {
         node,
         write: &write,
+        needed,
         row,
         minted_at,
         put,
@@ -116,40 +131,31 @@ pub async fn mint(node: &Arc<Node>, mut write: Write, tell: impl FnOnce(WriteOut
     }
 }
 
-/// The nodes that shall hold a write: the home replicas it asks (this node first if it is one of the
-/// bucket's) and the fallbacks after the bucket's.
-pub fn replicas(node: &Node, write: &Write) -> (Vec<NodeId>, Vec<NodeId>) {
-    let list = node.preference_list(&write.key);
-    let bucket_n = usize::from(node.properties(&write.key).n).min(list.len());
-    let (homes, fallbacks) = list.split_at(bucket_n);
-    let mut homes = homes.to_vec();
-    if usize::from(write.n) < homes.len() {
-        homes.sort_by_key(|home| *home != node.me); // stable: otherwise in order of preference
-        homes.truncate(usize::from(write.n));
-    }
-    (homes, fallbacks.to_vec())
-}
-
 /// What must be settled before anything is written: reused idempotency keys, and a read of R for
 /// conditions and for deletes without a context.
-async fn prepare(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer> {
+async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(), WriteAnswer> {
     may_mint(node).map_err(WriteAnswer::Unable)?;
     if let Some(name) = write.idempotency
         && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
     {
         return Err(WriteAnswer::KeyReused);
     }
+    write.draft.supersede_all = terms.conflicts == Conflicts::Lww;
     if write.condition.is_none() && !write.delete_seen {
         return Ok(());
     }
     // Boxed because every write would keep room for it.
-    Box::pin(read_before(node, write)).await
+    Box::pin(read_before(node, write, terms)).await
 }
 
 /// Reads R, and settles what a write makes of it.
-async fn read_before(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAnswer> {
-    let (n, r, sloppy) = (write.n, write.r, write.sloppy);
-    let options = ReadOptions { n, r, sloppy, timeout_ms: u64::from(write.timeout_ms) };
+async fn read_before(
+    node: &Arc<Node>,
+    write: &mut Write,
+    terms: &Terms,
+) -> Result<(), WriteAnswer> {
+    let options =
+        ReadOptions { terms: terms.to_read_first(), timeout_ms: u64::from(write.timeout_ms) };
     let read_at = node.now();
     let seen = match reader::read(node, &write.key, options).await {
         Ok(seen) => seen,
@@ -158,52 +164,27 @@ async fn read_before(node: &Arc<Node>, write: &mut Write) -> Result<(), WriteAns
             return Err(WriteAnswer::NoReadQuorum { required, counted });
         }
     };
-    if seen.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
-        // A retry of a write that succeeded: bring its sibling here, where minting will find it.
-        let (homes, _) = replicas(node, write);
-        let role = role_of(node.me, &homes);
-        replica::merge(node, role, &write.key, Arc::unwrap_or_clone(seen), read_at).await;
-        return Ok(());
-    }
-    let view = View::of(&seen, node.properties(&write.key).conflicts);
-    let is_there = !matches!(view, View::Absent | View::Deleted);
-    let met = |condition: &Condition| holds(condition, is_there, seen.version());
-    if !write.condition.as_ref().is_none_or(met) {
-        return Err(WriteAnswer::ConditionFailed);
-    }
-    if write.delete_seen && !is_there {
-        return Err(nothing_to_delete(&seen));
-    }
-    // The write supersedes exactly what was read. A condition is about just that: a conditional write does
-    // not happen if another got here meanwhile.
-    write.draft.unless_overtaken = write.condition.is_some();
-    write.draft.context.join(&seen.clock);
-    write.draft.context_stamp = write.draft.context_stamp.max(seen.stamp_max());
-    Ok(())
-}
-
-/// A delete of what is not there writes nothing and succeeds.
-fn nothing_to_delete(seen: &Object) -> WriteAnswer {
-    WriteAnswer::Written(WrittenAnswer {
-        acks: 0,
-        hints: 0,
-        siblings: 0,
-        dot: None,
-        version: seen.version(),
-        seen: (!seen.is_absent()).then(|| context_of(seen)),
-    })
-}
-
-/// Whether a condition holds for what a client would be shown. A tombstone counts as absent.
-fn holds(condition: &Condition, is_there: bool, version: Version) -> bool {
-    match condition {
-        Condition::Absent => !is_there,
-        Condition::Present => is_there,
-        Condition::Version(versions) => is_there && versions.contains(&version),
+    match precondition::check(write, &seen, terms.conflicts) {
+        Checked::Mint => Ok(()),
+        Checked::Answer(answer) => Err(answer),
+        Checked::Known => {
+            let role = role_of(node.me, &terms.asked_homes(write.asked_first(node.me)));
+            let seen = Arc::unwrap_or_clone(seen);
+            let merged = replica::merge(node, role, &write.key, seen, read_at).await;
+            if let Reply::Refused(refusal) = merged {
+                return Err(WriteAnswer::Unable(refusal));
+            }
+            Ok(())
+        }
     }
 }
 
-async fn store(node: &Arc<Node>, write: &Write, role: Role) -> Result<MintedRow, WriteAnswer> {
+async fn store(
+    node: &Arc<Node>,
+    write: &Write,
+    role: Role,
+    w: u16,
+) -> Result<MintedRow, WriteAnswer> {
     let place = replica::place_of(node, role, &write.key);
     let (now, limits) = (node.now(), limits(node));
     let minted = node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never);
@@ -222,7 +203,7 @@ async fn store(node: &Arc<Node>, write: &Write, role: Role) -> Result<MintedRow,
         Ok(Err(MintError::Overtaken)) => Err(WriteAnswer::ConditionFailed),
         Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
         // The write may have reached the log before the store failed: nobody can say.
-        Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(write.w)),
+        Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(w)),
         Err(error) => Err(WriteAnswer::Unable(replica::refusal_of(&error))),
     }
 }
@@ -244,6 +225,8 @@ type Durable = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 struct Writing<'a, Tell> {
     node: &'a Arc<Node>,
     write: &'a Write,
+    /// W.
+    needed: u16,
     row: MintedRow,
     /// By the wall clock, before the row was read.
     minted_at: Millis,
@@ -324,7 +307,7 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
             }
             put::Answer::NoQuorum(acks) => {
                 let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
-                WriteAnswer::NoQuorum { required: self.write.w, acks, outcome }.into()
+                WriteAnswer::NoQuorum { required: self.needed, acks, outcome }.into()
             }
         }
     }

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use quorate_protocol::bucket::Properties;
+use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::context::{ContextKeys, peer_token};
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::{Asked, Terms};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
@@ -20,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::anti_entropy::{AntiEntropy, Pace};
-use crate::buckets::Buckets;
+use crate::buckets::{self, Buckets};
 use crate::chores::Chores;
 use crate::config::{Config, ConfigError};
 use crate::faults::Faults;
@@ -34,6 +36,7 @@ use crate::reader::HedgeBudget;
 use crate::reaper::Quiet;
 use crate::standing::Standing;
 use crate::sweep::Swept;
+use crate::wall_clock::{WallClock, machine_clock};
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -74,6 +77,8 @@ pub struct Node {
     pub fill_pace: Pace,
     /// This node's start and those of its peers.
     pub standing: Standing,
+    /// What time it is.
+    pub clock: WallClock,
     /// Comparisons with other replicas.
     pub anti_entropy: AntiEntropy,
     /// What walking over all rows has found.
@@ -134,6 +139,18 @@ pub enum StartError {
     /// A record of the node's own cannot be read.
     #[error("the record {0:?} in the data directory is damaged")]
     Record(&'static str),
+    /// `defaults.n` is not what the cluster was formed with.
+    #[error(
+        "defaults.n makes {configured} replicas, but the data here was stored with {recorded}: with another \
+         number keys would be looked for where they are not. Set it back to {recorded}; a bucket's own n can \
+         be changed while the cluster runs (PUT /buckets/{{bucket}})"
+    )]
+    DefaultN {
+        /// By the record.
+        recorded: u16,
+        /// By the configuration.
+        configured: u16,
+    },
     /// A peer's address is no host and port.
     #[error("layout.nodes.peer_addr {0:?} is no host and port")]
     PeerAddr(String),
@@ -166,9 +183,10 @@ impl Node {
             let id = id.map_err(|_| StartError::Record(FORMATION_RECORD))?;
             formation.get_or_init(|| Formation(id));
         }
+        buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
         let readiness = Readiness::load(&store, layout.partitions())?;
         let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
-        let standing = Standing::load(&store, wall_clock(), grace_ms, has_peers)?;
+        let standing = Standing::load(&store, machine_clock(), grace_ms, has_peers)?;
         if standing.starts_over(&store)? {
             readiness.record_all(&store, false)?;
             standing.started_over(&store)?;
@@ -197,6 +215,7 @@ impl Node {
             // flushed and compacted after it.
             fill_pace: Pace::new(config.anti_entropy.fill_percent / 2),
             standing,
+            clock: WallClock::default(),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Swept::default(),
             quiet: Quiet::new(layout.partitions()),
@@ -219,9 +238,9 @@ impl Node {
         }))
     }
 
-    /// The wall clock: for stamps, never for waiting.
+    /// The wall clock: for stamps, never for waiting. The cluster's, if this machine's is plainly wrong.
     pub fn now(&self) -> Millis {
-        wall_clock()
+        self.clock.now()
     }
 
     /// Milliseconds since the start: for deadlines. Never runs backwards.
@@ -290,6 +309,22 @@ impl Node {
     /// All nodes in the order of preference for a key.
     pub fn preference_list(&self, key: &Key) -> &[NodeId] {
         self.layout.preference_list(self.partition(key))
+    }
+
+    /// By which numbers a read of a key runs and on which nodes: one snapshot.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the key's bucket.
+    pub fn read_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+        Terms::of_read(asked, &self.properties(key), self.preference_list(key))
+    }
+
+    /// By which numbers a write of a key runs and on which nodes: one snapshot.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the key's bucket.
+    pub fn write_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+        Terms::of_write(asked, &self.properties(key), self.preference_list(key))
     }
 
     /// The properties of a key's bucket.
@@ -363,10 +398,21 @@ impl Node {
             return Ok(());
         }
         self.readiness.record_all(&self.store, !joins)?;
+        buckets::record_default_n(&self.store, self.header.default_n)?;
         self.store.put_meta(FORMATION_RECORD, &formation.0)?;
         self.formation.get_or_init(|| formation);
         tracing::info!(joins, "cluster formation recorded");
         Ok(())
+    }
+
+    /// Whether every peer that was heard has this node's grace for deletes. While one differs nothing may be
+    /// reaped: each proof assumes that all have the same.
+    pub fn graces_agree(&self) -> bool {
+        let grace_ms = self.config.deletes.grace_ms;
+        let healths = self.peers.nodes().filter_map(|peer| self.peers.health(peer));
+        healths
+            .filter_map(|health| health.word().last().common)
+            .all(|common| common.grace_ms == grace_ms)
     }
 
     /// What this node tells its peers of itself.
@@ -378,21 +424,19 @@ impl Node {
             buckets_hash: self.buckets.hash(),
             release: RELEASE.to_owned(),
             start: self.standing.start(&self.store),
-            grace_ms: self.config.deletes.grace_ms,
+            common: self.config.common(),
             remembers_since: self.standing.remembers_since(),
+            clock: self.clock.machine(),
             vouches: false,
         }
     }
 }
 
-fn wall_clock() -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Millis(since.as_millis() as u64)
-}
-
 /// What a node puts in front of its frames (the receiver is filled in for each peer).
 pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
+    let defaults = config.defaults.properties();
     Header {
+        default_n: Settings::default().over(&defaults, layout.node_count()).n,
         cluster_id: config.cluster_id.clone(),
         token: peer_token(&secrets[0]),
         from: config.node,

@@ -109,7 +109,8 @@ async fn show_cuts(State(node): State<Arc<Node>>) -> Response {
 async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     match serde_json::from_slice::<Cuts>(&body) {
         Ok(cuts) => {
-            tracing::warn!(?cuts, "peer traffic cut by the fault hook");
+            tracing::warn!(?cuts, "faults set by the fault hook");
+            node.clock.set_fault(cuts.clock_ahead_ms);
             node.faults.set(cuts);
             StatusCode::NO_CONTENT.into_response()
         }

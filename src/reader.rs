@@ -14,21 +14,18 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::Terms;
 use tracing::Instrument;
 
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::node::Node;
 use crate::replica;
 
-/// The numbers of one read.
-#[derive(Clone, Copy, Debug)]
+/// What one read needs.
+#[derive(Clone, Debug)]
 pub struct ReadOptions {
-    /// How many home replicas may be asked.
-    pub n: u16,
-    /// How many must answer.
-    pub r: u16,
-    /// Whether fallbacks that hold a hint count.
-    pub sloppy: bool,
+    /// Its numbers and the nodes it may ask, from one snapshot of bucket and layout.
+    pub terms: Terms,
     /// How long it may take, in milliseconds.
     pub timeout_ms: u64,
 }
@@ -96,7 +93,8 @@ pub async fn read(
 ) -> Result<Arc<Object>, ReadFailure> {
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
-    let (get, effects) = Get::start(plan(node, key, options), &node.peers.avoided(), node.uptime());
+    let required = options.terms.needed;
+    let (get, effects) = Get::start(plan(node, options), &node.peers.avoided(), node.uptime());
     let mut reading =
         Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox, read_at };
     let mut answer = reading.carry_out(effects).await;
@@ -113,24 +111,21 @@ pub async fn read(
     match answer {
         Some(Answer::Read(object)) => Ok(object),
         Some(Answer::NoQuorum { counted, refused, silent }) => {
-            Err(ReadFailure { required: options.r, counted, refused, silent })
+            Err(ReadFailure { required, counted, refused, silent })
         }
         None => unreachable!("the loop ends with an answer"),
     }
 }
 
-fn plan(node: &Node, key: &Key, options: ReadOptions) -> Plan {
-    let list = node.preference_list(key);
-    let bucket_n = usize::from(node.properties(key).n).min(list.len());
-    let (homes, fallbacks) = list.split_at(bucket_n);
-    let mut homes = homes.to_vec();
+fn plan(node: &Node, options: ReadOptions) -> Plan {
+    let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
     in_order_of_asking(node, &mut homes);
-    homes.truncate(usize::from(options.n));
+    homes.truncate(usize::from(n));
     Plan {
         homes,
-        fallbacks: fallbacks.to_vec(),
-        needed: options.r,
-        sloppy: options.sloppy,
+        fallbacks,
+        needed,
+        sloppy,
         hedge_ms: hedge_ms(node),
         replica_timeout_ms: node.config.timeouts.replica_ms,
         deadline: node.uptime().plus(options.timeout_ms),

@@ -60,7 +60,8 @@ pub async fn run(node: Arc<Node>) {
         let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
         let is_mine = |p: &Partition| node.layout.preference_list(*p).first() == Some(&node.me);
         for partition in partitions.filter(is_mine) {
-            if node.store.tombstone_count(partition) > 0 && node.peers.down().is_empty() {
+            let may_reap = node.peers.down().is_empty() && node.graces_agree();
+            if may_reap && node.store.tombstone_count(partition) > 0 {
                 reap_partition(&node, partition).await;
             }
         }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::{Millis, STAMP_AHEAD_MS_MAX};
+use quorate_protocol::skew::SKEW_MS_MAX;
+use quorate_protocol::stamp::Millis;
 use quorate_protocol::standing::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_storage::{Error, Store};
 use serde::{Deserialize, Serialize};
@@ -187,7 +188,7 @@ impl Standing {
         let could_know = |alive_at: Millis| {
             if self.keeps_rows {
                 // What clocks disagree by; who cannot know better is not needed for long: see `clear_alone`.
-                remembers_since <= alive_at.plus(quarter_ms.min(STAMP_AHEAD_MS_MAX))
+                remembers_since <= alive_at.plus(quarter_ms.min(SKEW_MS_MAX))
             } else {
                 remembers_since.plus(quarter_ms) <= alive_at
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use quorate_protocol::common::Common;
 use quorate_protocol::message::Status;
 
 use crate::gossip::News;
@@ -24,6 +25,8 @@ pub struct Said {
     pub formed: Option<bool>,
     /// The hash of its bucket table.
     pub buckets_hash: Option<u64>,
+    /// The settings that all nodes must have alike.
+    pub common: Option<Common>,
     /// Whether it says that it cannot reach this node.
     pub cannot_reach_me: bool,
 }
@@ -62,6 +65,7 @@ impl Word {
             said.writable = Some(status.writable);
             said.formed = Some(status.formation.is_some());
             said.buckets_hash = Some(status.buckets_hash);
+            said.common = Some(status.common);
         });
     }
 

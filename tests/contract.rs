@@ -25,6 +25,8 @@ mod inputs;
 mod keys;
 #[path = "contract/quorums.rs"]
 mod quorums;
+#[path = "contract/snapshots.rs"]
+mod snapshots;
 #[path = "contract/status.rs"]
 mod status;
 #[path = "contract/values.rs"]

@@ -9,14 +9,14 @@ use axum::http::header::ACCEPT;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
-use quorate_protocol::bucket::{Conflicts, Properties};
+use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, Object};
 
 use super::headers;
 use super::problem::Problem;
-use super::query::{OF_READS, OF_WRITES, Params};
+use super::query::{OF_READS, OF_WRITES, Params, unfit};
 use super::show::Look;
 use super::write::Ask;
 use super::{body, held, path, write};
@@ -48,10 +48,10 @@ impl Question {
         let params = Params::parse(parts.uri.query(), OF_READS)?;
         headers::none_match(&parts.headers)?; // looked at again when there is something to compare with
         node.readiness()?;
-        let properties = node.properties(&key);
+        let options = read_options(node, &key, &params)?;
         Ok(Self {
-            options: read_options(node, &params, &properties)?,
-            conflicts: properties.conflicts,
+            conflicts: options.terms.conflicts,
+            options,
             sibling: params.sibling,
             // A HEAD shows no value, and a client gets only contexts of what it saw.
             shows_values: parts.method != Method::HEAD,
@@ -81,7 +81,7 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     let question = Question::parse(&node, request)?;
     let permit = node.admission.operation()?;
-    let (object, permit) = read(&node, &question.key, question.options, permit).await?;
+    let (object, permit) = read(&node, &question.key, question.options.clone(), permit).await?;
     Ok(held::until_sent(question.answer(&node, &object)?, permit))
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn read(
     mut permit: Permit,
 ) -> Result<(Arc<Object>, Permit), Problem> {
     permit.started(Duration::from_millis(options.timeout_ms));
-    let n = options.n;
+    let n = options.terms.n;
     let result = coordinator::read(node, key, options).await;
     permit.finished();
     let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
@@ -102,18 +102,19 @@ pub(super) async fn read(
     Ok((object, permit))
 }
 
-/// What a read asks for, checked against the bucket.
+/// What a read of a key asks for, checked against its bucket.
+///
+/// # Errors
+/// 400 that names the parameter that is wrong.
 pub(super) fn read_options(
     node: &Node,
+    key: &Key,
     params: &Params,
-    properties: &Properties,
 ) -> Result<ReadOptions, Problem> {
-    let quorum = params.read_quorum(properties)?;
+    let terms = node.read_terms(key, &params.of_read()).map_err(|error| unfit("r", error))?;
     let timeouts = &node.config.timeouts;
     Ok(ReadOptions {
-        n: quorum.n,
-        r: quorum.needed,
-        sloppy: params.sloppy.unwrap_or(properties.sloppy),
+        terms,
         timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
     })
 }

@@ -48,7 +48,6 @@ pub(crate) enum Kind {
     NotReady,
     Stopping,
     HintsFull,
-    ClockSkew,
     Failed,
     DiskFull,
     BucketsFull,
@@ -86,7 +85,6 @@ impl Kind {
             | Self::NotReady
             | Self::Stopping
             | Self::HintsFull
-            | Self::ClockSkew
             | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull | Self::BucketsFull => StatusCode::INSUFFICIENT_STORAGE,
         }
@@ -126,7 +124,6 @@ impl Kind {
             Self::NotReady => ("not_ready", "The node takes no requests"),
             Self::Stopping => ("stopping", "The node is stopping"),
             Self::HintsFull => ("hints_full", "A fallback's hint store is full"),
-            Self::ClockSkew => ("clock_skew", "The nodes' clocks disagree"),
             Self::Failed => ("failed", "A replica could not carry out the request"),
             Self::DiskFull => ("disk_full", "The node's disk takes no more writes"),
             Self::BucketsFull => ("buckets_full", "Too many buckets have own properties"),

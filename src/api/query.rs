@@ -3,10 +3,10 @@
 //! Each route names the parameters it knows. Everything else is a 400 that names the parameter: an
 //! unknown or misspelt one must not be ignored, since `?W=3` would then promise less than it says.
 
-use quorate_protocol::bucket::Properties;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Bucket, NodeId};
-use quorate_protocol::quorum::{Count, Quorum, QuorumError};
+use quorate_protocol::quorum::{Count, QuorumError};
+use quorate_protocol::terms::Asked;
 
 use super::path::percent_decode;
 use super::problem::Problem;
@@ -101,25 +101,20 @@ impl Params {
         }
     }
 
-    /// N and R of a read in a bucket with these properties.
-    ///
-    /// # Errors
-    /// 400 that names `n` or `r` unless `1 <= r <= n <=` the bucket's n.
-    pub(super) fn read_quorum(&self, bucket: &Properties) -> Result<Quorum, Problem> {
-        quorum("r", bucket.n, self.n, self.r.unwrap_or(bucket.r))
+    /// What is asked of a read.
+    pub(super) fn of_read(&self) -> Asked {
+        Asked { n: self.n, needed: self.r, sloppy: self.sloppy }
     }
 
-    /// N and W of a write in a bucket with these properties.
-    ///
-    /// # Errors
-    /// 400 that names `n` or `w` unless `1 <= w <= n <=` the bucket's n.
-    pub(super) fn write_quorum(&self, bucket: &Properties) -> Result<Quorum, Problem> {
-        quorum("w", bucket.n, self.n, self.w.unwrap_or(bucket.w))
+    /// What is asked of a write.
+    pub(super) fn of_write(&self) -> Asked {
+        Asked { n: self.n, needed: self.w, sloppy: self.sloppy }
     }
 }
 
-fn quorum(name: &str, max: u16, n: Option<Count>, needed: Count) -> Result<Quorum, Problem> {
-    Quorum::new(max, n, needed).map_err(|error| match error {
+/// 400 that names `n`, or `name` (`r` or `w`), and its range: `1 <= r, w <= n <=` the bucket's n.
+pub(super) fn unfit(name: &str, error: QuorumError) -> Problem {
+    match error {
         QuorumError::TooManyReplicas { n, max } => Problem::bad_parameter(
             "n",
             format!(
@@ -129,7 +124,7 @@ fn quorum(name: &str, max: u16, n: Option<Count>, needed: Count) -> Result<Quoru
         QuorumError::MoreThanN { needed, n } => {
             Problem::bad_parameter(name, format!("must be from 1 to n ({n}), not {needed}"))
         }
-    })
+    }
 }
 
 fn text(name: &str, raw: &str) -> Result<String, Problem> {
@@ -162,6 +157,9 @@ fn boolean(value: &str) -> Result<bool, String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_protocol::bucket::Properties;
+    use quorate_protocol::terms::Terms;
+
     use super::*;
 
     const ALL: &[&str] =
@@ -224,15 +222,19 @@ mod tests {
     #[test]
     fn impossible_quorums_are_named() {
         let bucket = Properties::default();
-        let quorums = |query| {
+        let list: Vec<_> = (1..6).map(|i| NodeId::parse(&format!("n{i}")).unwrap()).collect();
+        let terms = |query| {
             let params = Params::parse(Some(query), ALL).unwrap();
-            (params.read_quorum(&bucket), params.write_quorum(&bucket))
+            let read = Terms::of_read(&params.of_read(), &bucket, &list);
+            let write = Terms::of_write(&params.of_write(), &bucket, &list);
+            (read.map_err(|error| unfit("r", error)), write.map_err(|error| unfit("w", error)))
         };
-        let detail = |result: Result<Quorum, Problem>| result.unwrap_err().detail().to_owned();
-        assert!(detail(quorums("n=4").0).starts_with("n: must be from 1 to the bucket's n (3)"));
-        assert_eq!(detail(quorums("r=4").0), "r: must be from 1 to n (3), not 4");
-        assert_eq!(detail(quorums("n=1&w=2").1), "w: must be from 1 to n (1), not 2");
-        assert_eq!(quorums("n=1").1.unwrap(), Quorum { n: 1, needed: 1 });
+        let detail = |result: Result<Terms, Problem>| result.unwrap_err().detail().to_owned();
+        assert!(detail(terms("n=4").0).starts_with("n: must be from 1 to the bucket's n (3)"));
+        assert_eq!(detail(terms("r=4").0), "r: must be from 1 to n (3), not 4");
+        assert_eq!(detail(terms("n=1&w=2").1), "w: must be from 1 to n (1), not 2");
+        let narrow = terms("n=1").1.unwrap();
+        assert_eq!((narrow.n, narrow.needed), (1, 1));
         let long = Params::parse(Some("timeout_ms=60001"), ALL).unwrap();
         assert_eq!(
             long.timeout_ms(1, 60_000).unwrap_err().detail(),

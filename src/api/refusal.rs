@@ -55,7 +55,6 @@ impl From<MintError> for Problem {
                 Self::new(Kind::ObjectTooLarge, detail).fact("bytes", bytes).fact("max", max)
             }
             MintError::ClockFull { max } => Self::new(Kind::ClockFull, detail).fact("max", max),
-            MintError::StampAhead => Self::new(Kind::ClockSkew, detail),
             MintError::Overtaken => Self::new(Kind::ConditionFailed, detail),
         }
     }
@@ -71,9 +70,6 @@ impl From<Refusal> for Problem {
             }
             Refusal::HintsFull => {
                 (Kind::HintsFull, "no home replica can be reached and the hint store is full")
-            }
-            Refusal::StampAhead => {
-                (Kind::ClockSkew, "a time is over a minute ahead of the replica's clock")
             }
             Refusal::Stopping => (Kind::Stopping, "the replica is stopping"),
             Refusal::Failed => (Kind::Failed, "the replica could not do it; its log says why"),
@@ -104,7 +100,6 @@ pub(super) fn no_quorum(required: u16, n: u16, acks: &Acks, outcome: Outcome) ->
         .fact("replicas", n)
         .fact("refused", names(&acks.refused))
         .fact("silent", names(&acks.silent))
-        .fact("down", names(&acks.down))
         .fact("down", names(&acks.down))
         .fact("outcome", outcome_name(outcome))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
+use quorate_protocol::common::Common;
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
@@ -105,6 +106,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     Params::parse(uri.query(), &[])?;
     let not_ready = node.readiness().err().map(|why| why.to_string());
     let peers = node.peers.view();
+    let mine = node.config.common();
     let gossip =
         node.config.gossip.enabled.then(|| BTreeMap::from(node.peers.gossip_counts().all()));
     let nodes: Vec<Value> = node
@@ -112,7 +114,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
         .members()
         .iter()
         .map(|member| match peers.iter().find(|peer| peer.node == member.node) {
-            Some(peer) => of_peer(peer),
+            Some(peer) => of_peer(peer, &mine),
             None => json!({
                 "node": member.node,
                 "zone": member.zone,
@@ -128,6 +130,8 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     Ok(show::json(&json!({
         "cluster_id": node.config.cluster_id,
         "node": node.me,
+        "clock_ahead_ms": node.clock.ahead_ms(),
+        "clock_corrected": node.clock.is_corrected(),
         "release": RELEASE,
         "ready": not_ready.is_none(),
         "not_ready": not_ready,
@@ -139,8 +143,9 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     })))
 }
 
-fn of_peer(peer: &PeerView) -> Value {
+fn of_peer(peer: &PeerView, mine: &Common) -> Value {
     let said = &peer.said;
+    let disagrees = said.common.as_ref().map(|theirs| mine.differences(theirs)).unwrap_or_default();
     json!({
         "node": peer.node,
         "zone": peer.zone,
@@ -158,6 +163,7 @@ fn of_peer(peer: &PeerView) -> Value {
         "ready": said.ready,
         "writable": said.writable,
         "formed": said.formed,
+        "disagrees": disagrees,
     })
 }
 

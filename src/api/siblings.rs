@@ -151,11 +151,13 @@ async fn kept(
     if !ask.seen().is_some_and(|seen| seen.clock.covers(dot)) {
         return Err(gone("the context has not seen this sibling; read the key again"));
     }
-    let mut options = kv::read_options(node, &Params::default(), &ask.properties)?;
+    let mut of_read = Params::default();
+    of_read.sloppy = params.sloppy;
+    let mut options = kv::read_options(node, &ask.key, &of_read)?;
     options.timeout_ms = ask.timeout_ms();
-    options.sloppy = params.sloppy.unwrap_or(options.sloppy);
+    let conflicts = options.terms.conflicts;
     let (object, _permit) = kv::read(node, &ask.key, options, node.admission.operation()?).await?;
-    let shown = match View::of(&object, ask.properties.conflicts) {
+    let shown = match View::of(&object, conflicts) {
         View::Absent | View::Deleted => Vec::new(),
         View::One(sibling) => vec![sibling],
         View::Many(siblings) => siblings,

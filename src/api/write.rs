@@ -8,17 +8,17 @@ use axum::http::header::{ACCEPT, ETAG};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
-use quorate_protocol::bucket::{Conflicts, Properties};
+use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::context::{ContextKeys, Seen};
 use quorate_protocol::message::{Condition, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, WriteId};
-use quorate_protocol::quorum::Quorum;
 use quorate_protocol::row::Draft;
+use quorate_protocol::terms::Asked;
 
 use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
 use super::problem::{Kind, Problem};
-use super::query::Params;
+use super::query::{Params, unfit};
 use super::show::{self, Look};
 use super::{body, refusal};
 use crate::admission::Permit;
@@ -29,9 +29,7 @@ use crate::node::Node;
 pub(super) struct Ask<'a> {
     parts: &'a Parts,
     pub(super) key: Key,
-    pub(super) properties: Properties,
-    quorum: Quorum,
-    sloppy: bool,
+    asked: Asked,
     timeout_ms: u64,
     return_body: bool,
     /// As sent, and as verified.
@@ -58,16 +56,16 @@ impl<'a> Ask<'a> {
             None => None,
         };
         node.readiness()?;
-        let properties = node.properties(&key);
+        let asked = params.of_write();
+        // At once, so that nobody uploads a body in vain; once more when it is here.
+        node.write_terms(&key, &asked).map_err(|error| unfit("w", error))?;
         let timeouts = &node.config.timeouts;
         Ok(Self {
             parts,
-            quorum: params.write_quorum(&properties)?,
-            sloppy: params.sloppy.unwrap_or(properties.sloppy),
+            asked,
             timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
             return_body: params.return_body,
             key,
-            properties,
             context,
             condition,
             idempotency_key,
@@ -125,11 +123,13 @@ impl<'a> Ask<'a> {
         value: Option<Bytes>,
         mut permit: Permit,
     ) -> Result<Response, Problem> {
+        let terms = node.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
+        let (n, conflicts) = (terms.n, terms.conflicts);
         permit.started(Duration::from_millis(self.timeout_ms));
         let write = self.to_write(write_id, metadata, value);
-        let outcome = coordinator::write(node, write).await;
+        let outcome = coordinator::write(node, write, terms).await;
         permit.finished();
-        self.answer(&node.contexts, outcome)
+        self.answer(&node.contexts, outcome, n, conflicts)
     }
 
     fn to_write(&self, write_id: WriteId, metadata: Metadata, value: Option<Bytes>) -> Write {
@@ -149,15 +149,11 @@ impl<'a> Ask<'a> {
                 context_stamp: seen.stamp,
                 metadata,
                 write_id,
-                supersede_all: self.properties.conflicts == Conflicts::Lww,
+                supersede_all: false, // the minter's to say
                 unless_overtaken: false,
                 value,
             },
-            n: self.quorum.n,
-            w: self.quorum.needed,
-            // R was not asked for here; lowering n must not make it impossible.
-            r: self.properties.r.of(self.quorum.n).min(self.quorum.n),
-            sloppy: self.sloppy,
+            asked: self.asked,
             condition: self.condition.clone(),
             idempotency,
             timeout_ms: u32::try_from(self.timeout_ms).unwrap_or(u32::MAX),
@@ -165,12 +161,18 @@ impl<'a> Ask<'a> {
         }
     }
 
-    fn answer(&self, contexts: &ContextKeys, outcome: WriteOutcome) -> Result<Response, Problem> {
+    fn answer(
+        &self,
+        contexts: &ContextKeys,
+        outcome: WriteOutcome,
+        n: u16,
+        conflicts: Conflicts,
+    ) -> Result<Response, Problem> {
         let WriteOutcome { answer, object } = outcome;
         let written = match answer {
             WriteAnswer::Written(written) => written,
             WriteAnswer::NoQuorum { required, acks, outcome } => {
-                return Err(refusal::no_quorum(required, self.quorum.n, &acks, outcome));
+                return Err(refusal::no_quorum(required, n, &acks, outcome));
             }
             WriteAnswer::NoReadQuorum { required, counted } => {
                 return Err(refusal::no_read_before_write(required, counted));
@@ -185,13 +187,14 @@ impl<'a> Ask<'a> {
             }
             WriteAnswer::Refused(error) => return Err(error.into()),
             WriteAnswer::Unable(refusal) => return Err(refusal.into()),
+            WriteAnswer::Unfit(error) => return Err(unfit("w", error)),
         };
         let mut response = match object {
             Some(object) if self.return_body && !object.is_deleted() => {
                 let look = Look {
                     contexts,
                     key: &self.key,
-                    conflicts: self.properties.conflicts,
+                    conflicts,
                     accept: self.parts.headers.get(ACCEPT),
                     sibling: None,
                     none_match: None,

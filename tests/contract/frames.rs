@@ -37,6 +37,7 @@ fn header(nodes: usize) -> Header {
         layout_version: 1,
         layout_hash: layout.hash(),
         partitions: 1024,
+        default_n: nodes.min(3) as u16,
     }
 }
 
@@ -127,17 +128,18 @@ fn damaged_frames_are_refused_wherever_they_are_cut_or_changed() {
 #[test]
 fn sound_frames_with_nonsense_in_them_change_nothing() {
     let mut cluster = Cluster::start(2);
-    let status = Status {
+    let status = Box::new(Status {
+        clock: Millis(0),
         formation: Some(Formation([9; 16])),
         ready: true,
         writable: true,
         buckets_hash: 0,
         release: "x".repeat(100_000),
         start: Default::default(),
-        grace_ms: 0,
+        common: Default::default(),
         remembers_since: Millis(0),
         vouches: false,
-    };
+    });
     for message in [
         store(b""),
         store(b"\x01\xff\xff\xff\xff"),

@@ -144,10 +144,9 @@ enum State {
 }
 
 impl Get {
-    /// Starts asking. Nodes in `down` are asked only when nobody else is left.
+    /// Starts asking. Nodes in `down` are asked only when nobody else is left. An R that more nodes would
+    /// have to answer than there are ends in [`Answer::NoQuorum`] like any that cannot be met.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
-        assert!(!plan.homes.is_empty() && plan.needed >= 1, "a quorum needs a home replica");
-        assert!(usize::from(plan.needed) <= plan.homes.len(), "R is at most N");
         let homes = |is_down: bool| {
             let of = move |node: &&NodeId| down.contains(node) == is_down;
             plan.homes.iter().filter(of).map(|node| (*node, Where::Home))

@@ -4,10 +4,10 @@
 //!
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is kept of it;
-//! [`quorum`], [`route`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
-//! what a client gets to see; [`bucket`] what can be tuned, [`listing`] how keys are listed; [`tree`]
+//! [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
+//! what a client gets to see; [`bucket`] what can be tuned, [`common`] what must be alike, [`listing`] how keys are listed; [`tree`]
 //! and [`exchange`] how replicas are compared and mended, [`reap`] when a delete is forgotten,
-//! [`standing`] who came back behind; [`message`], [`wire`] and [`envelope`] how nodes talk.
+//! [`standing`] who came back behind, [`skew`] whose clock is wrong; [`message`], [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
 //! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:
@@ -28,6 +28,7 @@
 mod append;
 pub mod bucket;
 pub mod clock;
+pub mod common;
 pub mod context;
 pub mod envelope;
 pub mod exchange;
@@ -38,13 +39,16 @@ pub mod message;
 pub mod name;
 pub mod object;
 pub mod packed;
+pub mod precondition;
 pub mod put;
 pub mod quorum;
 pub mod reap;
 pub mod route;
 pub mod row;
+pub mod skew;
 pub mod stamp;
 pub mod standing;
+pub mod terms;
 pub mod tree;
 pub mod view;
 pub mod wire;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::Table;
 use crate::clock::Dot;
+use crate::common::Common;
 use crate::context::Seen;
 use crate::exchange::Page;
 use crate::get::{What, Where};
@@ -16,9 +17,11 @@ use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
 use crate::packed::Lengths;
 use crate::put::{Acks, Role};
+use crate::quorum::QuorumError;
 use crate::row::{Draft, MintError};
 use crate::stamp::Millis;
 use crate::standing::{Remembered, Start};
+use crate::terms::Asked;
 use crate::tree::{LeafSet, Root, Tree};
 
 /// A random number drawn when a cluster was formed; the nodes of one cluster all recorded the same.
@@ -79,7 +82,7 @@ pub enum Message {
     /// Are you there, and in what state: [`Reply::Status`], or [`Reply::Behind`].
     Hello {
         /// The sender's state.
-        status: Status,
+        status: Box<Status>,
     },
     /// Merge these bucket records: [`Reply::Buckets`].
     Buckets {
@@ -205,7 +208,7 @@ pub enum Reply {
         keys: Vec<(Key, u32)>,
     },
     /// The sender's state.
-    Status(Status),
+    Status(Box<Status>),
     /// The asker came back behind what is remembered of it (see [`crate::standing`]).
     Behind(Remembered),
     /// Bucket records after the merge.
@@ -292,9 +295,6 @@ pub enum Refusal {
     /// Its hint store is full.
     #[error("hint store full")]
     HintsFull,
-    /// The object's time is over a minute ahead of its clock.
-    #[error("clock skew")]
-    StampAhead,
     /// It is stopping.
     #[error("stopping")]
     Stopping,
@@ -336,10 +336,12 @@ pub struct Status {
     pub release: String,
     /// Its start.
     pub start: Start,
-    /// Its grace for deletes, in milliseconds: equal on all nodes.
-    pub grace_ms: u64,
+    /// The settings that all nodes must have alike.
+    pub common: Common,
     /// Since when, by its wall clock, it has remembered the starts of its peers without a gap.
     pub remembers_since: Millis,
+    /// Its wall clock, uncorrected (see [`crate::skew`]).
+    pub clock: Millis,
     /// In an answer: it remembered an earlier start of the asker, and the asker goes on from there.
     pub vouches: bool,
 }
@@ -353,14 +355,9 @@ pub struct Write {
     pub draft: Draft,
     /// Whether there is a value (else it is a delete).
     pub has_value: bool,
-    /// How many home replicas are asked.
-    pub n: u16,
-    /// W.
-    pub w: u16,
-    /// R, for conditions and deletes without a context.
-    pub r: u16,
-    /// Whether fallbacks count.
-    pub sloppy: bool,
+    /// What the client asked of N and W: held against the bucket by the node that takes the home
+    /// replicas too (see [`crate::terms`]).
+    pub asked: Asked,
     /// What must hold for the write to happen.
     pub condition: Option<Condition>,
     /// Delete what a read shows (a DELETE without a context).
@@ -371,6 +368,20 @@ pub struct Write {
     pub timeout_ms: u32,
     /// Whether the answer carries the object.
     pub return_body: bool,
+}
+
+impl Write {
+    /// Whether the write must meet others like it at the first healthy home replica: a conditional or
+    /// idempotent one (docs/decisions/0003).
+    pub fn meets_others(&self) -> bool {
+        self.condition.is_some() || self.idempotency.is_some()
+    }
+
+    /// Which home replica a narrowed write asks before the others: the node that has it, which saves a
+    /// hop, unless the write must meet others.
+    pub fn asked_first(&self, me: NodeId) -> Option<NodeId> {
+        (!self.meets_others()).then_some(me)
+    }
 }
 
 /// A condition on what is stored, checked after a read of R. Advisory, not linearizable.
@@ -425,6 +436,8 @@ pub enum WriteAnswer {
     Refused(MintError),
     /// The minter could not write; nothing was written.
     Unable(Refusal),
+    /// What was asked of N and W does not fit the bucket as the minter knows it; nothing was written.
+    Unfit(QuorumError),
 }
 
 /// A successful write, counted.

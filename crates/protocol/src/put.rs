@@ -127,10 +127,10 @@ enum State {
 
 impl Put {
     /// Starts once the minter has stored the object locally (its own acknowledgement comes later,
-    /// through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not waited for.
+    /// through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not waited for. A W
+    /// that more nodes would have to acknowledge than there are is answered [`Answer::NoQuorum`] like any
+    /// that cannot be met.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
-        assert!(!plan.homes.is_empty() && plan.needed >= 1, "a quorum needs a home replica");
-        assert!(usize::from(plan.needed) <= plan.homes.len(), "W is at most N");
         let me = plan.me;
         let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
         let mut put = Self { plan, contacts: Vec::new(), passed_over: Vec::new(), answered: false };

@@ -116,7 +116,7 @@ pub struct Quorum {
 }
 
 /// Why N and R (or W) do not fit together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum QuorumError {
     /// `n` is above what the bucket keeps.
     #[error("n={n} is more than the bucket's n={max}; a request may only lower it")]

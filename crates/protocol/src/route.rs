@@ -139,7 +139,8 @@ impl Route {
             | WriteAnswer::ConditionFailed
             | WriteAnswer::KeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_) => false,
+            | WriteAnswer::Unable(_)
+            | WriteAnswer::Unfit(_) => false,
         };
         if stored {
             self.on_answer();

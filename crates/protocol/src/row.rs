@@ -118,11 +118,6 @@ pub enum MintError {
         /// The limit.
         max: u64,
     },
-    /// The context holds a time more than a minute ahead of the minter's clock.
-    #[error(
-        "the context's time is over a minute ahead of this node's clock; check the nodes' clocks"
-    )]
-    StampAhead,
     /// Another write arrived since the condition was checked.
     #[error("another write arrived since the condition was checked")]
     Overtaken,
@@ -168,9 +163,6 @@ impl Row {
                 next.siblings.push(sibling.clone());
             }
         }
-        if seen.is_too_far_ahead(by.now) {
-            return Err(MintError::StampAhead);
-        }
         let tenure = self.tenure_for(by, &context);
         let dot = Dot { actor: tenure.actor, counter: self.object.clock.counter(tenure.actor) + 1 };
         next.clock.join(&context);
@@ -185,6 +177,11 @@ impl Row {
         });
         next.siblings.sort_unstable_by_key(|s| s.dot);
         limits.check(&next)?;
+        // A delete must always be possible: the tombstone goes when it is reaped, and the clock with it.
+        let grows = next.clock.len() > self.object.clock.len();
+        if grows && next.clock.len() > CLOCK_ENTRIES_MAX && draft.value.is_some() {
+            return Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 });
+        }
         self.touch(by.now);
         self.tenure = Some(tenure);
         self.object = next;
@@ -304,9 +301,6 @@ impl Limits {
             let max = self.object_bytes_max as u64;
             return Err(MintError::ObjectTooLarge { bytes: bytes as u64, max });
         }
-        if object.clock.len() > CLOCK_ENTRIES_MAX {
-            return Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 });
-        }
         Ok(())
     }
 }
@@ -407,6 +401,18 @@ mod tests {
         assert_eq!(row.object.siblings.len(), 1);
     }
 
+    /// Written while a clock was wrong: the key stays writable, and the new write is the later one.
+    #[test]
+    fn a_stamp_far_ahead_is_followed_by_greater_ones() {
+        let mut row = Row::default();
+        let ahead = Draft { context_stamp: Stamp::at(Millis(3_600_000)), ..draft("a") };
+        row.mint(&ahead, &by(1, 10), &LIMITS).unwrap();
+        let first = row.object.stamp_max();
+        let context = row.object.clock.clone();
+        row.mint(&Draft { context, ..draft("b") }, &by(1, 10), &LIMITS).unwrap();
+        assert!(row.object.stamp_max() > first && first > Stamp::at(Millis(3_600_000)));
+    }
+
     #[test]
     fn a_known_request_mints_nothing() {
         let mut row = row(&["a", "b"]);
@@ -425,8 +431,6 @@ mod tests {
         let mut large = row(&["a"]);
         let refused = large.mint(&draft("0123456789"), &by(1, 11), &LIMITS);
         assert_eq!(refused, Err(MintError::ObjectTooLarge { bytes: 11, max: 10 }));
-        let ahead = Draft { context_stamp: Stamp::at(Millis(61_001)), ..draft("d") };
-        assert_eq!(full.mint(&ahead, &by(1, 11), &LIMITS), Err(MintError::StampAhead));
         let mut context = Clock::default();
         for actor in 100..=100 + CLOCK_ENTRIES_MAX as u64 {
             context.advance(Dot { actor: Actor(actor), counter: 1 });
@@ -437,6 +441,22 @@ mod tests {
         assert_eq!(large, row(&["a"]));
         // One sibling always fits, however large.
         assert!(Row::default().mint(&draft("0123456789ab"), &by(1, 10), &LIMITS).is_ok());
+    }
+
+    #[test]
+    fn a_key_whose_clock_is_full_can_be_deleted_and_updated_by_its_actor() {
+        let mut row = row(&["a"]);
+        for actor in 100..99 + CLOCK_ENTRIES_MAX as u64 {
+            row.object.clock.advance(Dot { actor: Actor(actor), counter: 1 });
+        }
+        let context = row.object.clock.clone();
+        let seen = |value| Draft { context: context.clone(), ..draft(value) };
+        let full = row.mint(&seen("b"), &by(2, 12), &LIMITS);
+        assert_eq!(full, Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 }));
+        assert!(row.clone().mint(&seen("b"), &by(1, 12), &LIMITS).is_ok(), "no entry more");
+        let delete = Draft { value: None, ..seen("c") };
+        assert!(row.mint(&delete, &by(2, 12), &LIMITS).is_ok());
+        assert!(row.object.is_deleted());
     }
 
     proptest! {

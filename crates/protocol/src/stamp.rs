@@ -2,7 +2,8 @@
 //!
 //! 48 bits of milliseconds since 1970 and 16 bits of a logical counter in one ordered number. Stamps
 //! choose the winner in `lww` buckets and tell people when a value was written; they never decide
-//! causality. Source: Kulkarni et al., "Logical Physical Clocks", OPODIS 2014.
+//! causality, and none is refused: after one far ahead the logical part goes on from there ([`crate::skew`]
+//! keeps wrong clocks from making them). Source: Kulkarni et al., "Logical Physical Clocks", OPODIS 2014.
 
 use std::fmt;
 
@@ -26,9 +27,6 @@ impl Millis {
     }
 }
 
-/// How far ahead of a node's own clock a stamp may be, in milliseconds, before it is refused.
-pub const STAMP_AHEAD_MS_MAX: u64 = 60_000;
-
 const COUNTER_BITS: u32 = 16;
 
 /// One hybrid-logical instant.
@@ -50,11 +48,6 @@ impl Stamp {
     pub fn millis(self) -> Millis {
         Millis(self.0 >> COUNTER_BITS)
     }
-
-    /// Whether this stamp is further ahead of `now` than a working clock explains.
-    pub fn is_too_far_ahead(self, now: Millis) -> bool {
-        self.millis().since(now) > STAMP_AHEAD_MS_MAX
-    }
 }
 
 impl fmt::Debug for Stamp {
@@ -74,12 +67,5 @@ mod tests {
         let third = Stamp::after(second, Millis(3));
         assert!(first < second && second < third);
         assert_eq!(third.millis(), Millis(5));
-    }
-
-    #[test]
-    fn a_minute_ahead_is_the_limit() {
-        assert!(!Stamp::at(Millis(60_000)).is_too_far_ahead(Millis(0)));
-        assert!(Stamp::at(Millis(60_001)).is_too_far_ahead(Millis(0)));
-        assert!(!Stamp::at(Millis(5)).is_too_far_ahead(Millis(90_000)));
     }
 }

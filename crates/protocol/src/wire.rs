@@ -20,7 +20,7 @@ use crate::message::WithPayload;
 use crate::name::NodeId;
 
 /// The version of the peer protocol this release speaks.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The most messages one frame may hold.
 pub const MESSAGES_MAX: usize = 4096;
 
@@ -46,6 +46,9 @@ pub struct Header {
     pub layout_hash: LayoutHash,
     /// The sender's number of partitions.
     pub partitions: u32,
+    /// How many replicas the sender's buckets have where nothing is set for them. As much as the layout it
+    /// decides where keys are.
+    pub default_n: u16,
 }
 
 /// Why a frame was refused. Nothing of it was carried out.
@@ -89,6 +92,16 @@ pub enum FrameError {
     Stranger {
         /// The sender, as it says.
         from: NodeId,
+    },
+    /// Another n where nothing is set for a bucket.
+    #[error("{from} has defaults.n = {theirs}, this node {ours}; all nodes must have the same")]
+    DefaultN {
+        /// The sender.
+        from: NodeId,
+        /// Its default.
+        theirs: u16,
+        /// This node's.
+        ours: u16,
     },
     /// Another layout.
     #[error("{from} has layout {theirs}, this node {ours}")]
@@ -259,6 +272,10 @@ impl Header {
         }
         if !knows(self.from) {
             return Err(FrameError::Stranger { from: self.from });
+        }
+        if self.default_n != mine.default_n {
+            let (theirs, ours) = (self.default_n, mine.default_n);
+            return Err(FrameError::DefaultN { from: self.from, theirs, ours });
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use quorate_protocol::get;
 use quorate_protocol::message::{Outcome, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, Version};
+use quorate_protocol::quorum::Count;
+use quorate_protocol::terms::Asked;
 use quorate_protocol::view::{View, context_of};
 
 use crate::client::Response;
@@ -24,9 +26,16 @@ use crate::world::{Body, Event, Request, World, sight, write_of};
 const ANSWER_DELAY_MS: u64 = 1;
 
 impl Node {
+    /// A GET asks for more than the bucket has.
+    pub(crate) fn refuse_read(&self, request: &Request, world: &mut World) {
+        world.note(format_args!("{} refuses to read {}", self.id, request.key));
+        self.respond(request, Response::Failed, world);
+    }
+
     /// Answers a GET.
     pub(crate) fn answer_read(&self, request: &Request, answer: &get::Answer, world: &mut World) {
-        let Body::Read { r, sloppy, .. } = request.body else { return };
+        let Body::Read { asked, .. } = &request.body else { return };
+        let (r, sloppy) = promised(asked, world.setup.r, world);
         let response = match answer {
             get::Answer::NoQuorum { counted, .. } => {
                 world.note(format_args!("{} cannot read {}: {counted}", self.id, request.key));
@@ -68,7 +77,8 @@ impl Node {
             WriteAnswer::Written(WrittenAnswer { dot: None, .. }) => End::NothingToDelete,
             WriteAnswer::Written(written) => {
                 let (acks, hints) = (written.acks, written.hints);
-                End::Acked { acks, hints, w: write.w, strict: !write.sloppy }
+                let (w, sloppy) = promised(&write.asked, world.setup.w, world);
+                End::Acked { acks, hints, w, strict: !sloppy }
             }
             WriteAnswer::NoQuorum { outcome: Outcome::Partial, .. } => End::Partial,
             WriteAnswer::NoQuorum { outcome: Outcome::Unknown, .. } => End::Unknown,
@@ -77,7 +87,8 @@ impl Node {
             | WriteAnswer::ConditionFailed
             | WriteAnswer::KeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_) => End::NotApplied,
+            | WriteAnswer::Unable(_)
+            | WriteAnswer::Unfit(_) => End::NotApplied,
         };
         world.note(format_args!("{} says {number} of {}: {answer:?}", self.id, request.key));
         let moment = world.moment();
@@ -104,7 +115,8 @@ impl Node {
             | WriteAnswer::ConditionFailed
             | WriteAnswer::KeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_) => Response::Failed,
+            | WriteAnswer::Unable(_)
+            | WriteAnswer::Unfit(_) => Response::Failed,
         };
         self.respond(&request, response, world);
     }
@@ -114,6 +126,16 @@ impl Node {
         let response = Box::new(response);
         world.schedule(ANSWER_DELAY_MS, Event::ClientHears { client, number, response });
     }
+}
+
+/// R or W of a request and whether fallbacks count, as its client sees it. `usual` is what the bucket
+/// asks for at its lowest n: it never asks for less.
+fn promised(asked: &Asked, usual: u16, world: &World) -> (u16, bool) {
+    let needed = match asked.needed {
+        Some(Count::Exactly(count)) => count,
+        Some(Count::One | Count::Quorum | Count::All) | None => usual,
+    };
+    (needed, asked.sloppy.unwrap_or(world.setup.sloppy))
 }
 
 /// What a client carries away: the values it was shown, and the signed context for them.

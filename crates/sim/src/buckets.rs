@@ -9,8 +9,10 @@ use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
+use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::{Asked, Terms};
 
 use crate::node::{Node, Pending};
 use crate::setup::BUCKET;
@@ -75,6 +77,28 @@ impl Node {
         world: &'a World,
     ) -> (&'a [NodeId], &'a [NodeId]) {
         world.setup.preference_list(key, self.n())
+    }
+
+    /// By which numbers a read of a key runs and on which nodes, as far as this node knows.
+    pub(crate) fn read_terms(
+        &self,
+        key: &Key,
+        asked: &Asked,
+        world: &World,
+    ) -> Result<Terms, QuorumError> {
+        let setup = &world.setup;
+        Terms::of_read(asked, &setup.properties(self.n()), setup.all_preferred(key))
+    }
+
+    /// The same for a write.
+    pub(crate) fn write_terms(
+        &self,
+        key: &Key,
+        asked: &Asked,
+        world: &World,
+    ) -> Result<Terms, QuorumError> {
+        let setup = &world.setup;
+        Terms::of_write(asked, &setup.properties(self.n()), setup.all_preferred(key))
     }
 
     /// Whether this node is a home replica of a key, as far as it knows.
@@ -223,5 +247,5 @@ impl Node {
 
 /// What holds for a bucket for which nobody has set anything.
 fn defaults(world: &World) -> Properties {
-    Properties { n: world.setup.n, ..Properties::default() }
+    world.setup.properties(world.setup.n)
 }

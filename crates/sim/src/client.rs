@@ -9,10 +9,11 @@ use quorate_protocol::context::Seen;
 use quorate_protocol::message::{Condition, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Version};
+use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
+use quorate_protocol::terms::Asked;
 
 use crate::history::{Saw, WriteNo};
-use crate::setup::N_OF_BUCKET;
 use crate::world::{Body, Event, Request, World, value_of, write_id};
 
 /// How much longer than its coordinator a client waits, in milliseconds.
@@ -98,9 +99,9 @@ impl Client {
         if reads {
             let usual = world.dice.percent(70);
             let r = if usual { world.setup.r } else { world.dice.between(1, n.into()) as u16 };
-            let n = narrow(n, r, world);
+            let asked = asked(n, r, r, sloppy, world);
             let timeout_ms = world.setup.request_timeout_ms;
-            self.send(key, Body::Read { n, r, sloppy, timeout_ms }, None, 1, world);
+            self.send(key, Body::Read { asked, timeout_ms }, None, 1, world);
         } else {
             let deletes = world.dice.percent(if ebbs == Ebb::Yes { 85 } else { 20 });
             let blind = world.dice.percent(if ebbs == Ebb::Yes { 5 } else { 25 });
@@ -143,7 +144,7 @@ impl Client {
         let usual = world.dice.percent(70);
         let (min, max) = (world.setup.w_min.into(), world.setup.n_min.into());
         let w = if usual { world.setup.w } else { world.dice.between(min, max) as u16 };
-        let r = world.setup.r;
+        let asked = asked(world.setup.n_min, w, w.max(world.setup.r), sloppy, world);
         let write = Write {
             key: key.clone(),
             draft: Draft {
@@ -156,10 +157,7 @@ impl Client {
                 value: None,
             },
             has_value: value.is_some(),
-            n: narrow(world.setup.n_min, w.max(r), world),
-            w,
-            r,
-            sloppy,
+            asked,
             condition,
             delete_seen,
             idempotency: world.dice.percent(50).then_some(write_id(number, 1).0),
@@ -248,13 +246,17 @@ impl Client {
     }
 }
 
-/// A request's n: the bucket's, or now and then fewer.
-fn narrow(n: u16, needed: u16, world: &mut World) -> u16 {
-    if world.dice.percent(10) {
-        world.dice.between(needed.into(), n.into()) as u16
-    } else {
-        N_OF_BUCKET
-    }
+/// What a request asks for. Some narrow n, never below what they need; some ask for more than the bucket has
+/// while its n is lowered.
+fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> Asked {
+    let narrowed = world.dice.percent(10);
+    let narrowed = narrowed.then(|| world.dice.between(n_min.into(), n.into()) as u16);
+    let most = world.setup.n_max;
+    let (n, needed) = match narrowed {
+        None if most > n && world.dice.percent(10) => (None, most),
+        narrowed => (narrowed, needed),
+    };
+    Asked { n: n.map(Count::Exactly), needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
 }
 
 /// Whether clients are about to leave a key alone.
@@ -285,13 +287,18 @@ fn choose_key(world: &mut World) -> (Key, Ebb) {
 
 fn described(body: &Body) -> String {
     match body {
-        Body::Read { n, r, sloppy, .. } => format!("GET n={n} r={r} sloppy={sloppy}"),
+        Body::Read { asked, .. } => format!("GET {}", in_words(asked)),
         Body::Write(write, _) => {
             let number = crate::world::write_of(write.draft.write_id);
             let verb = if write.has_value { "PUT" } else { "DELETE" };
-            let Write { n, w, sloppy, condition, .. } = &**write;
-            let context = &write.draft.context;
-            format!("{verb} {number} n={n} w={w} sloppy={sloppy} {condition:?} {context:?}")
+            let Write { asked, condition, .. } = &**write;
+            let (asked, context) = (in_words(asked), &write.draft.context);
+            format!("{verb} {number} {asked} {condition:?} {context:?}")
         }
     }
+}
+
+fn in_words(asked: &Asked) -> String {
+    let Asked { n, needed, sloppy } = asked;
+    format!("n={n:?} needed={needed:?} sloppy={sloppy:?}")
 }

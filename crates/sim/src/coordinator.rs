@@ -15,6 +15,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Role};
 use quorate_protocol::route::{self, Route};
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::Terms;
 
 use crate::anti_entropy::Exchanging;
 use crate::buckets::HandOvers;
@@ -48,6 +49,8 @@ impl Operations {
 pub(crate) struct Routing {
     route: Route,
     pub(crate) request: Request,
+    /// By this node's own snapshot: the minter takes its own.
+    terms: Terms,
     deadline: Millis,
     wake_at: Option<Millis>,
 }
@@ -72,44 +75,40 @@ pub(crate) enum Purpose {
     Answered,
 }
 
-/// The first `n` home replicas, this node among them if it is a home replica at all: a request's
-/// `n` narrows who is asked and makes no fallback of a home replica.
-pub(crate) fn narrowed(homes: &[NodeId], n: u16, me: NodeId) -> Vec<NodeId> {
-    let mut asked = homes[..usize::from(n).min(homes.len())].to_vec();
-    if homes.contains(&me) && !asked.contains(&me) {
-        asked.pop();
-        asked.push(me);
-    }
-    asked
-}
-
 impl Node {
     /// A client asks.
     pub(crate) fn on_request(&mut self, request: Request, world: &mut World) {
         let operation = world.fresh_number();
         let now = world.now;
         match &request.body {
-            Body::Read { n, r, sloppy, timeout_ms } => {
-                let (n, r, sloppy) = (*n, *r, *sloppy);
+            Body::Read { asked, timeout_ms } => {
+                let Ok(terms) = self.read_terms(&request.key, asked, world) else {
+                    return self.refuse_read(&request, world);
+                };
                 let deadline = now.plus(*timeout_ms);
                 let key = request.key.clone();
                 let purpose = Purpose::Client(request);
-                self.start_get(operation, key, (n, r, sloppy, deadline), purpose, world);
+                self.start_get(operation, key, (terms, deadline), purpose, world);
             }
             Body::Write(write, _) => {
-                let (homes, _) = self.preference_list(&request.key, world);
+                let terms = match self.write_terms(&request.key, &write.asked, world) {
+                    Ok(terms) => terms,
+                    Err(unfit) => {
+                        return self.answer_write(request, &WriteAnswer::Unfit(unfit), None, world);
+                    }
+                };
                 let deadline = now.plus(u64::from(write.timeout_ms));
                 let plan = route::Plan {
                     me: self.id,
-                    homes: narrowed(homes, write.n, self.id),
-                    sloppy: write.sloppy,
-                    at_first_home: write.condition.is_some() || write.idempotency.is_some(),
+                    homes: terms.asked_homes(write.asked_first(self.id)),
+                    sloppy: terms.sloppy,
+                    at_first_home: write.meets_others(),
                     accept_timeout_ms: world.setup.replica_timeout_ms,
                     answer_timeout_ms: world.setup.replica_timeout_ms * 3,
                     deadline,
                 };
                 let (route, effect) = Route::start(plan, &self.down(now), now);
-                let routing = Routing { route, request, deadline, wake_at: None };
+                let routing = Routing { route, request, terms, deadline, wake_at: None };
                 self.operations.routes.insert(operation, routing);
                 self.carry_out_route(operation, effect, world);
             }
@@ -139,10 +138,10 @@ impl Node {
                 let request = world.send((self.id, self.life), to, &message, &payload);
                 self.pending.insert(request, Pending::Forward { operation, node: to });
             }
-            Some(route::Effect::Mint(role)) => {
-                let (write, value) = (write.clone(), value.clone());
+            Some(route::Effect::Mint(_)) => {
+                let (write, value, terms) = (write.clone(), value.clone(), routing.terms.clone());
                 let deadline = routing.deadline;
-                let minting = Minting { back: None, operation, write, value, role, deadline };
+                let minting = Minting { back: None, operation, write, value, terms, deadline };
                 self.begin_mint(minting, world);
             }
             Some(route::Effect::Fail(failed)) => {
@@ -150,7 +149,8 @@ impl Node {
                     if failed.silent.is_empty() { Outcome::NotApplied } else { Outcome::Unknown };
                 let (refused, silent) = (failed.refused, failed.silent);
                 let acks = put::Acks { refused, silent, ..put::Acks::default() };
-                let answer = WriteAnswer::NoQuorum { required: write.w, acks, outcome };
+                let answer =
+                    WriteAnswer::NoQuorum { required: routing.terms.needed, acks, outcome };
                 let Some(routing) = self.operations.routes.remove(&operation) else { return };
                 let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
                 self.answer_write(routing.request, &answer, None, world);
@@ -203,8 +203,8 @@ impl Node {
         world: &mut World,
     ) {
         let Some(routing) = self.operations.routes.get_mut(&operation) else { return };
-        let Body::Write(write, _) = &routing.request.body else { return };
-        let Some(answer) = routing.route.on_written(from, answer, write.w) else { return };
+        let required = routing.terms.needed;
+        let Some(answer) = routing.route.on_written(from, answer, required) else { return };
         let Some(routing) = self.operations.routes.remove(&operation) else { return };
         let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
         self.answer_write(routing.request, &answer, object, world);
@@ -215,17 +215,17 @@ impl Node {
         &mut self,
         operation: u64,
         key: Key,
-        (n, r, sloppy, deadline): (u16, u16, bool, Millis),
+        (terms, deadline): (Terms, Millis),
         purpose: Purpose,
         world: &mut World,
     ) {
-        let (homes, fallbacks) = self.preference_list(&key, world);
-        let mut homes = narrowed(homes, n, self.id);
+        let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = terms;
         homes.sort_by_key(|home| *home != self.id);
+        homes.truncate(usize::from(n));
         let plan = get::Plan {
             homes,
-            fallbacks: fallbacks.to_vec(),
-            needed: r,
+            fallbacks,
+            needed,
             sloppy,
             hedge_ms: world.setup.hedge_ms,
             replica_timeout_ms: world.setup.replica_timeout_ms,
@@ -286,7 +286,7 @@ impl Node {
         for node in behind {
             world.note(format_args!("{} repairs {key} on {node}", self.id));
             if node == self.id {
-                // A refusal (clock skew) leaves it behind; the next read tries again.
+                // A refusal leaves it behind; the next read tries again.
                 let _ = self.store_object(key, Role::Home, merged, read_at, world);
             } else {
                 let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
@@ -380,6 +380,7 @@ fn denied(answer: WriteAnswer) -> WriteAnswer {
         | WriteAnswer::ConditionFailed
         | WriteAnswer::KeyReused
         | WriteAnswer::Refused(_)
-        | WriteAnswer::Unable(_) => answer,
+        | WriteAnswer::Unable(_)
+        | WriteAnswer::Unfit(_) => answer,
     }
 }

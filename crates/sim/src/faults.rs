@@ -188,7 +188,7 @@ impl Cluster {
         let longest_ms = match self.world.setup.grace_ms {
             // A working clock: no two disagree, and none jumps, by more than an eighth.
             grace_ms if self.world.setup.reaps() => grace_ms / 16,
-            _ if wild => 120_000,
+            _ if wild => *self.world.dice.pick(&[120_000, 7_200_000]),
             _ => 20_000,
         };
         let ahead_ms = self.world.dice.between(0, longest_ms) as i64;

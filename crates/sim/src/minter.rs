@@ -2,19 +2,20 @@
 //! say what became of it.
 
 use bytes::Bytes;
+use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Actor;
 use quorate_protocol::get;
-use quorate_protocol::message::{
-    Condition, Message, Outcome, Refusal, Write, WriteAnswer, WrittenAnswer,
-};
+use quorate_protocol::message::{Message, Outcome, Refusal, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::object::{Object, Sibling, Version};
+use quorate_protocol::object::{Object, Sibling};
+use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Role, role_of};
 use quorate_protocol::row::{MintError, Minted, Minter};
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::Terms;
 use quorate_protocol::view::{context_after_write, context_of};
 
-use crate::coordinator::{Purpose, narrowed};
+use crate::coordinator::Purpose;
 use crate::node::Node;
 use crate::oracle::siblings_are_bounded;
 use crate::plants::Plant;
@@ -29,8 +30,16 @@ pub(crate) struct Minting {
     pub(crate) operation: u64,
     pub(crate) write: Box<Write>,
     pub(crate) value: Option<Bytes>,
-    pub(crate) role: Role,
+    /// All its numbers, and the nodes they are about.
+    pub(crate) terms: Terms,
     pub(crate) deadline: Millis,
+}
+
+impl Minting {
+    /// As what this node holds it.
+    fn role(&self, me: NodeId) -> Role {
+        role_of(me, &self.terms.asked_homes(self.write.asked_first(me)))
+    }
 }
 
 impl Node {
@@ -43,23 +52,29 @@ impl Node {
         payload: Bytes,
         world: &mut World,
     ) {
-        let (homes, _) = self.preference_list(&write.key, world);
-        let role = role_of(self.id, &narrowed(homes, write.n, self.id));
+        let terms = match self.write_terms(&write.key, &write.asked, world) {
+            Ok(terms) => terms,
+            Err(unfit) => {
+                let answer = WriteAnswer::Unfit(unfit);
+                return self.send_answer(Some(from), operation, answer, None, world);
+            }
+        };
         let deadline = world.now.plus(u64::from(write.timeout_ms));
         let value = write.has_value.then_some(payload);
         let write = Box::new(write);
         let back = Some(from);
-        self.begin_mint(Minting { back, operation, write, value, role, deadline }, world);
+        self.begin_mint(Minting { back, operation, write, value, terms, deadline }, world);
     }
 
     /// Mints a write, after a read if it depends on what is there.
-    pub(crate) fn begin_mint(&mut self, minting: Minting, world: &mut World) {
-        let write = &minting.write;
+    pub(crate) fn begin_mint(&mut self, mut minting: Minting, world: &mut World) {
+        let write = &mut minting.write;
+        write.draft.supersede_all = minting.terms.conflicts == Conflicts::Lww;
         if write.condition.is_none() && !write.delete_seen {
             return self.mint(minting, &[], world);
         }
         let operation = world.fresh_number();
-        let numbers = (write.n, write.r, write.sloppy, minting.deadline);
+        let numbers = (minting.terms.to_read_first(), minting.deadline);
         let key = write.key.clone();
         self.start_get(operation, key, numbers, Purpose::Check(Box::new(minting)), world);
     }
@@ -76,36 +91,21 @@ impl Node {
         let found = match answer {
             get::Answer::Read(object) => object,
             get::Answer::NoQuorum { counted, .. } => {
-                let answer = WriteAnswer::NoReadQuorum { required: write.r, counted };
+                let answer = WriteAnswer::NoReadQuorum { required: minting.terms.r, counted };
                 return self.finish_mint(minting, answer, None, world);
             }
         };
-        if found.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
-            // The request was minted before: take that copy over, and mint will find it.
-            let key = write.key.clone();
-            return match self.store_object(&key, minting.role, &found, read_at, world) {
-                Ok(()) => self.mint(minting, &[], world),
-                Err(refusal) => self.refuse(minting, refusal, world),
-            };
+        match precondition::check(write, &found, minting.terms.conflicts) {
+            Checked::Mint => self.mint(minting, &found.siblings, world),
+            Checked::Answer(answer) => self.finish_mint(minting, answer, None, world),
+            Checked::Known => {
+                let (key, role) = (minting.write.key.clone(), minting.role(self.id));
+                match self.store_object(&key, role, &found, read_at, world) {
+                    Ok(()) => self.mint(minting, &[], world),
+                    Err(refusal) => self.refuse(minting, refusal, world),
+                }
+            }
         }
-        if write.delete_seen && found.is_deleted() {
-            let answer = WriteAnswer::Written(WrittenAnswer {
-                acks: 0,
-                hints: 0,
-                siblings: 0,
-                dot: None,
-                version: Version::ABSENT,
-                seen: None,
-            });
-            return self.finish_mint(minting, answer, None, world);
-        }
-        if !write.condition.as_ref().is_none_or(|condition| is_met(condition, &found)) {
-            return self.finish_mint(minting, WriteAnswer::ConditionFailed, None, world);
-        }
-        write.draft.context.join(&found.clock);
-        write.draft.context_stamp = write.draft.context_stamp.max(found.stamp_max());
-        write.draft.unless_overtaken = write.condition.is_some();
-        self.mint(minting, &found.siblings, world);
     }
 
     /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for
@@ -114,7 +114,8 @@ impl Node {
         if !self.is_cleared() {
             return self.refuse(minting, Refusal::Failed, world);
         }
-        let slot = slot_of(&minting.write.key, minting.role);
+        let role = minting.role(self.id);
+        let slot = slot_of(&minting.write.key, role);
         let is_new_hint = slot.target.is_some() && self.store.get(&slot).is_none();
         if is_new_hint && self.hint_count() >= world.setup.hints_max {
             return self.refuse(minting, Refusal::HintsFull, world);
@@ -149,11 +150,10 @@ impl Node {
             }
         };
         world.note(format_args!(
-            "{} mints {} {} as {dot} {:?}: {:?} {:?}",
+            "{} mints {} {} as {dot} {role:?}: {:?} {:?}",
             self.id,
             minting.write.key,
             write_of(draft.write_id),
-            minting.role,
             row.object.clock,
             row.object.siblings.iter().map(|s| s.dot).collect::<Vec<_>>(),
         ));
@@ -172,7 +172,7 @@ impl Node {
         let (key, write) = (minting.write.key.clone(), write_of(minting.write.draft.write_id));
         let answer = match answer {
             put::Answer::Written(acks) => {
-                let (w, strict) = (minting.write.w, !minting.write.sloppy);
+                let (w, strict) = (minting.terms.needed, !minting.terms.sloppy);
                 world.claims.push(Claim::Acked { key, write, w, acks: acks.counted, strict });
                 let seen = if world.has(Plant::UnseenContext) {
                     Some(context_of(object))
@@ -194,7 +194,7 @@ impl Node {
                 if outcome == Outcome::Partial {
                     world.claims.push(Claim::Partial { key, write });
                 }
-                WriteAnswer::NoQuorum { required: minting.write.w, acks, outcome }
+                WriteAnswer::NoQuorum { required: minting.terms.needed, acks, outcome }
             }
         };
         let body = minting.write.return_body.then(|| object.clone());
@@ -228,14 +228,5 @@ impl Node {
                 world.send((self.id, self.life), coordinator, &message, &payload);
             }
         }
-    }
-}
-
-/// Whether what is there meets the condition. A tombstone counts as absent.
-fn is_met(condition: &Condition, found: &Object) -> bool {
-    match condition {
-        Condition::Absent => found.is_deleted(),
-        Condition::Present => !found.is_deleted(),
-        Condition::Version(versions) => !found.is_deleted() && versions.contains(&found.version()),
     }
 }

@@ -13,6 +13,7 @@ use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::row::{Incarnation, Tenure};
+use quorate_protocol::skew::Skew;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire;
@@ -43,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) disturbed_at: Millis,
     /// How far its wall clock is ahead, in milliseconds.
     pub(crate) clock_ahead_ms: i64,
+    /// What its peers' clocks say of that.
+    pub(crate) skew: Skew,
     pub(crate) store: Store,
     /// What lies on its disk beside the rows.
     pub(crate) records: Records,
@@ -91,7 +94,7 @@ pub(crate) enum Pending {
     /// A page of what is missing.
     Fetch { question: u64 },
     /// What a peer makes of this node's start.
-    Hello { peer: NodeId },
+    Hello { peer: NodeId, asked_at: Millis },
     /// A peer's bucket table.
     Buckets,
     /// For a round of the reaper, from this node.
@@ -111,6 +114,7 @@ impl Node {
             is_on_trial: false,
             disturbed_at: Millis(0),
             clock_ahead_ms: 0,
+            skew: Skew::default(),
             store: Store::new(world.plant),
             records: Records::new(world),
             standing: Standing::default(),
@@ -126,8 +130,14 @@ impl Node {
         }
     }
 
-    /// Its wall clock.
+    /// Its wall clock: the cluster's, if its machine's is plainly wrong.
     pub(crate) fn wall(&self, now: Millis) -> Millis {
+        let correction_ms = self.skew.correction_ms();
+        Millis(self.machine_clock(now).0.saturating_add_signed(correction_ms))
+    }
+
+    /// Its machine's clock as it is.
+    pub(crate) fn machine_clock(&self, now: Millis) -> Millis {
         Millis(now.0.saturating_add_signed(self.clock_ahead_ms))
     }
 
@@ -281,7 +291,9 @@ impl Node {
                 }
             }
             Pending::Fetch { question } => self.on_fetched(question, reply, world),
-            Pending::Hello { peer } => self.on_judged(peer, &reply.head, world),
+            Pending::Hello { peer, asked_at } => {
+                self.on_judged(peer, asked_at, &reply.head, world);
+            }
             Pending::Buckets => {
                 if let Reply::Buckets { table } = reply.head {
                     self.merge_buckets(&table, world);
@@ -337,6 +349,7 @@ impl Node {
         self.filling = None;
         self.quiet_since.clear();
         self.standing = Standing::default();
+        self.skew = Skew::default();
     }
 }
 

@@ -8,7 +8,6 @@ use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put};
 use quorate_protocol::stamp::Millis;
 
-use crate::coordinator::narrowed;
 use crate::minter::Minting;
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
@@ -36,14 +35,14 @@ impl Node {
         dot: Dot,
         world: &mut World,
     ) -> u64 {
-        let write = &minting.write;
-        let (homes, fallbacks) = self.preference_list(&write.key, world);
+        let terms = minting.terms.clone();
+        let first = minting.write.asked_first(self.id);
         let plan = put::Plan {
             me: self.id,
-            homes: narrowed(homes, write.n, self.id),
-            fallbacks: fallbacks.to_vec(),
-            needed: write.w,
-            sloppy: write.sloppy || world.has(Plant::HintsCountInStrict),
+            homes: terms.asked_homes(first),
+            fallbacks: terms.fallbacks,
+            needed: terms.needed,
+            sloppy: terms.sloppy || world.has(Plant::HintsCountInStrict),
             replica_timeout_ms: world.setup.replica_timeout_ms,
             deadline: minting.deadline,
         };

@@ -69,9 +69,6 @@ impl Node {
         if is_stale(read_at, now, world.setup.grace_ms) && !world.has(Plant::StaleTaken) {
             return Err(Refusal::Stale);
         }
-        if object.stamp_max().is_too_far_ahead(now) {
-            return Err(Refusal::StampAhead);
-        }
         let slot = slot_of(key, role);
         let is_new = self.store.get(&slot).is_none();
         if is_new && slot.target.is_some() && self.hint_count() >= world.setup.hints_max {

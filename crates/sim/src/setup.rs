@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::bucket::{Conflicts, Properties};
 use quorate_protocol::layout::{Layout, Member, Partition};
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Limits;
 use quorate_protocol::tree::leaf_of;
 
@@ -21,8 +22,6 @@ pub(crate) const PARTITIONS: u32 = 16;
 pub(crate) const BUCKET: &str = "b";
 /// The grace of deletes where nothing is reaped, in milliseconds: the default, 24 h.
 const GRACE_MS: u64 = 86_400_000;
-/// The n of a request that asks for all home replicas of its bucket, however many these are.
-pub(crate) const N_OF_BUCKET: u16 = u16::MAX;
 
 /// How likely each thing is that can go wrong. Percentages of messages, or weights of faults.
 #[derive(Clone, Copy, Debug)]
@@ -184,11 +183,21 @@ impl Setup {
         self.faults.loss = self.faults.loss.min(3);
     }
 
+    /// The bucket's properties if it has `n` replicas.
+    pub(crate) fn properties(&self, n: u16) -> Properties {
+        let (r, w) = (Count::Exactly(self.r.min(n)), Count::Exactly(self.w.min(n)));
+        Properties { n, r, w, conflicts: self.conflicts, sloppy: self.sloppy }
+    }
+
     /// The nodes of a key in order of preference, if its bucket has `n` replicas: home replicas,
     /// then fallbacks.
     pub(crate) fn preference_list(&self, key: &Key, n: u16) -> (&[NodeId], &[NodeId]) {
-        let partition = key.partition(self.layout.partitions());
-        self.layout.preference_list(partition).split_at(usize::from(n))
+        self.all_preferred(key).split_at(usize::from(n))
+    }
+
+    /// All nodes in order of preference for a key.
+    pub(crate) fn all_preferred(&self, key: &Key) -> &[NodeId] {
+        self.layout.preference_list(key.partition(self.layout.partitions()))
     }
 
     /// The partitions that the keys are in.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate_protocol::common::Common;
 use quorate_protocol::message::{Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
@@ -174,8 +175,9 @@ impl Node {
 
     /// Tells a peer about this start.
     pub(crate) fn greet(&mut self, peer: NodeId, world: &mut World) {
-        let message = Message::Hello { status: self.status(world) };
-        self.request(peer, &message, &[], Pending::Hello { peer }, world);
+        let message = Message::Hello { status: Box::new(self.status(world)) };
+        let pending = Pending::Hello { peer, asked_at: world.now };
+        self.request(peer, &message, &[], pending, world);
     }
 
     fn status(&self, world: &World) -> Status {
@@ -186,8 +188,9 @@ impl Node {
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),
             start: Start { durable_at: self.store.durable_at(), ..self.standing.start },
-            grace_ms: world.setup.grace_ms,
+            common: Common { grace_ms: world.setup.grace_ms, ..Common::default() },
             vouches: false,
+            clock: self.machine_clock(world.now),
             remembers_since: self.records.starts.remembers_since,
         }
     }
@@ -205,7 +208,7 @@ impl Node {
                     vouched.insert(back.0, next.nonce);
                 }
                 let vouches = vouched.get(&back.0) == Some(&next.nonce);
-                Reply::Status(Status { vouches, ..self.status(world) })
+                Reply::Status(Box::new(Status { vouches, ..self.status(world) }))
             }
             Verdict::Behind(known) => Reply::Behind(known),
         };
@@ -213,10 +216,18 @@ impl Node {
     }
 
     /// A peer says what it makes of this node's start.
-    pub(crate) fn on_judged(&mut self, peer: NodeId, reply: &Reply, world: &mut World) {
+    pub(crate) fn on_judged(
+        &mut self,
+        peer: NodeId,
+        asked_at: Millis,
+        reply: &Reply,
+        world: &mut World,
+    ) {
         if let Reply::Behind(known) = reply {
             self.fall_behind(*known, world);
         } else if let Reply::Status(status) = reply {
+            let mine = self.machine_clock(world.now);
+            self.skew.hear(peer, status.clock, mine, world.now.since(asked_at));
             self.hear_clearance(status, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);

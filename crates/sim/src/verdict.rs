@@ -6,7 +6,9 @@ use quorate_protocol::message::Write;
 use quorate_protocol::name::Key;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object};
+use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
+use quorate_protocol::terms::Asked;
 
 use crate::client::Response;
 use crate::cluster::{AUDITOR, Cluster};
@@ -17,7 +19,6 @@ use crate::oracle::{
     reaped_for_good, rest_writes_nothing, trees_are_right,
 };
 use crate::plants::Plant;
-use crate::setup::N_OF_BUCKET;
 use crate::store::{Rows, Slot, tree_of};
 use crate::world::{Body, Request, sight, value_of, write_id, write_of};
 
@@ -199,7 +200,7 @@ impl Cluster {
     pub(crate) fn audit(&mut self) {
         for key in self.world.setup.keys.clone() {
             let n = self.homes(&key).len() as u16;
-            let read = Body::Read { n: N_OF_BUCKET, r: n, sloppy: false, timeout_ms: 1000 };
+            let read = Body::Read { asked: strict(n), timeout_ms: 1000 };
             let Some(Response::Shown { shown, context, .. }) = self.ask(&key, read) else {
                 return self.fail_audit(&key, "read");
             };
@@ -221,10 +222,7 @@ impl Cluster {
                     value: None,
                 },
                 has_value: true,
-                n: N_OF_BUCKET,
-                w: n,
-                r: n,
-                sloppy: false,
+                asked: strict(n),
                 condition: None,
                 delete_seen: false,
                 idempotency: None,
@@ -235,7 +233,7 @@ impl Cluster {
             let Some(Response::Shown { .. }) = self.ask(&key, body) else {
                 return self.fail_audit(&key, "write");
             };
-            let read = Body::Read { n: N_OF_BUCKET, r: 1, sloppy: false, timeout_ms: 1000 };
+            let read = Body::Read { asked: strict(1), timeout_ms: 1000 };
             match self.ask(&key, read) {
                 Some(Response::Shown { shown, .. }) if shown == BTreeSet::from([number]) => {}
                 Some(_) | None => return self.fail_audit(&key, "second read"),
@@ -259,4 +257,9 @@ impl Cluster {
         let what = format!("the {what} of {key} failed");
         self.world.judge(a_healed_cluster_serves(false, &what));
     }
+}
+
+/// So many home replicas, and no stand-ins.
+fn strict(needed: u16) -> Asked {
+    Asked { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(false) }
 }

@@ -13,6 +13,7 @@ use quorate_protocol::message::{Message, Reply, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Sibling, WriteId};
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::Asked;
 use quorate_protocol::wire::{FrameWriter, Header};
 use serde::Serialize;
 
@@ -87,7 +88,7 @@ pub(crate) struct Request {
 /// A request's own part.
 pub(crate) enum Body {
     /// GET.
-    Read { n: u16, r: u16, sloppy: bool, timeout_ms: u64 },
+    Read { asked: Asked, timeout_ms: u64 },
     /// PUT or DELETE, with the value beside it.
     Write(Box<Write>, Option<Bytes>),
 }
@@ -239,6 +240,7 @@ impl World {
             layout_version: self.setup.layout.version(),
             layout_hash: self.setup.layout.hash(),
             partitions: self.setup.layout.partitions(),
+            default_n: self.setup.n,
         }
     }
 

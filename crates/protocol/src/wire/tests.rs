@@ -9,8 +9,10 @@ use crate::message::{Condition, Message, Refusal, Reply, Write};
 use crate::name::Key;
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
+use crate::quorum::Count;
 use crate::row::Draft;
 use crate::stamp::{Millis, Stamp};
+use crate::terms::Asked;
 
 fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
@@ -25,6 +27,7 @@ fn header() -> Header {
         layout_version: 3,
         layout_hash: LayoutHash(42),
         partitions: 1024,
+        default_n: 3,
     }
 }
 
@@ -47,10 +50,7 @@ fn write(context: Clock) -> Message {
         key: Key::new("carts", b"user/7").unwrap(),
         draft,
         has_value: true,
-        n: 3,
-        w: 2,
-        r: 2,
-        sloppy: true,
+        asked: Asked { n: None, needed: Some(Count::Exactly(2)), sloppy: Some(true) },
         condition: Some(Condition::Version(vec![Version([3; 16])])),
         delete_seen: false,
         idempotency: Some([4; 16]),
@@ -209,6 +209,7 @@ fn a_header_that_does_not_fit_names_both_sides() {
     refused(Header { to: node("n3"), ..header() }, &["for n3", "is n2"]);
     refused(Header { from: node("n9"), ..header() }, &["n9", "layout"]);
     refused(Header { layout_hash: LayoutHash(43), ..header() }, &["2b", "2a"]);
+    refused(Header { default_n: 1, ..header() }, &["n1", "defaults.n = 1", "3"]);
     refused(Header { partitions: 512, ..header() }, &["512", "1024"]);
 }
 

@@ -1,0 +1,98 @@
+//! Which wall clock a node may trust: its own, unless most of the cluster disagrees with it.
+//!
+//! Wall clocks give stamps, ages and the time that messages were under way; none of them decides causality,
+//! so what a peer has stamped is never refused. A clock is put right where it is *read*: each node compares
+//! its own with those of its peers, whenever they greet each other, and one that is more than a minute off
+//! the median of all goes by the median. For an even number that is the lower of the two in the middle: of
+//! two nodes the one ahead follows the other, since a stamp ahead outlives every later write of an `lww`
+//! bucket and one behind harms nothing. Peers tell their clocks uncorrected, so that corrections do not
+//! feed on each other. Source: the median as an agreement function, Lamport and Melliar-Smith,
+//! "Synchronizing Clocks in the Presence of Faults" (JACM 1985).
+
+use std::collections::BTreeMap;
+
+use crate::name::NodeId;
+use crate::stamp::Millis;
+
+/// How far a working clock may be off the cluster's, in milliseconds.
+pub const SKEW_MS_MAX: u64 = 60_000;
+
+/// How far this node's wall clock is ahead of its peers' clocks.
+#[derive(Clone, Debug, Default)]
+pub struct Skew {
+    ahead_ms: BTreeMap<NodeId, i64>,
+}
+
+impl Skew {
+    /// A peer's clock said `theirs` in an answer that came at `mine`, `round_trip_ms` after it was asked
+    /// for. All by uncorrected wall clocks.
+    pub fn hear(&mut self, peer: NodeId, theirs: Millis, mine: Millis, round_trip_ms: u64) {
+        let said_at = mine.0.saturating_sub(round_trip_ms / 2);
+        // Clocks are 64 bits of whatever a peer likes to say.
+        let ahead_ms = i128::from(said_at) - i128::from(theirs.0);
+        let bound = i128::from(i64::MAX / 2);
+        self.ahead_ms.insert(peer, ahead_ms.clamp(-bound, bound) as i64);
+    }
+
+    /// How far this node's clock is ahead of the cluster's, in milliseconds; negative if it is behind.
+    pub fn ahead_ms(&self) -> i64 {
+        // Own clock less the peer's: the peer that is furthest behind has the greatest difference.
+        let mut all: Vec<i64> = self.ahead_ms.values().copied().chain([0]).collect();
+        all.sort_unstable();
+        all[all.len() / 2]
+    }
+
+    /// What is to be added to this node's wall clock, in milliseconds: 0 as long as it is a working one.
+    pub fn correction_ms(&self) -> i64 {
+        let ahead_ms = self.ahead_ms();
+        if ahead_ms.unsigned_abs() > SKEW_MS_MAX { -ahead_ms } else { 0 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// The skew of a node whose clock says `mine`, among peers whose clocks say these.
+    fn skew(mine: u64, theirs: &[u64]) -> Skew {
+        let mut skew = Skew::default();
+        for (i, clock) in theirs.iter().enumerate() {
+            let peer = NodeId::parse(&format!("n{i}")).unwrap();
+            skew.hear(peer, Millis(*clock), Millis(mine), 0);
+        }
+        skew
+    }
+
+    #[test]
+    fn one_wrong_clock_follows_the_others_and_moves_nobody() {
+        let (right, wrong) = (100 * HOUR_MS, 102 * HOUR_MS);
+        assert_eq!(skew(wrong, &[right; 4]).correction_ms(), -2 * HOUR_MS as i64);
+        assert_eq!(skew(right, &[wrong, right, right, right]).correction_ms(), 0);
+        assert_eq!(skew(right - HOUR_MS, &[right; 2]).correction_ms(), HOUR_MS as i64);
+    }
+
+    #[test]
+    fn of_two_nodes_the_one_ahead_follows() {
+        assert_eq!(skew(5 * HOUR_MS, &[HOUR_MS]).correction_ms(), -4 * HOUR_MS as i64);
+        assert_eq!(skew(HOUR_MS, &[5 * HOUR_MS]).correction_ms(), 0);
+    }
+
+    #[test]
+    fn small_differences_and_slow_answers_correct_nothing() {
+        assert_eq!(skew(HOUR_MS, &[HOUR_MS + 60_000; 2]).correction_ms(), 0);
+        assert_eq!(skew(HOUR_MS, &[]).correction_ms(), 0);
+        let mut skew = Skew::default();
+        let peer = NodeId::parse("n1").unwrap();
+        skew.hear(peer, Millis(HOUR_MS), Millis(HOUR_MS + 100_000), 200_000);
+        assert_eq!(skew.ahead_ms(), 0, "half of the time it was under way");
+    }
+
+    #[test]
+    fn absurd_clocks_are_survived() {
+        assert!(skew(0, &[u64::MAX, u64::MAX]).correction_ms() > 0);
+        assert!(skew(u64::MAX, &[0, 0]).correction_ms() < 0);
+    }
+}

@@ -1,0 +1,152 @@
+//! By which numbers one operation runs and on which nodes: taken together, from one snapshot.
+//!
+//! A bucket's properties and the layout change while requests run. What a request says of N, R and W is
+//! therefore held against the bucket in one place, together with the home replicas, by the node that
+//! uses both: [`Asked`] travels with a forwarded write, [`Terms`] never do. A count that does not fit any
+//! more is an error to be answered, and nothing was written.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bucket::{Conflicts, Properties};
+use crate::name::NodeId;
+use crate::quorum::{Count, Quorum, QuorumError};
+
+/// What a request says of its quorum; what it does not say follows the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// How many home replicas to ask: at most the bucket's n.
+    pub n: Option<Count>,
+    /// R of a read, W of a write: at most n.
+    pub needed: Option<Count>,
+    /// Whether fallbacks count.
+    pub sloppy: Option<bool>,
+}
+
+/// The numbers and nodes of one operation, valid by construction: `1 <= needed <= n <= homes.len()`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The bucket's home replicas of the key, in order of preference.
+    pub homes: Vec<NodeId>,
+    /// The nodes after them, in order of preference.
+    pub fallbacks: Vec<NodeId>,
+    /// How many of the home replicas are asked.
+    pub n: u16,
+    /// How many must answer: R of a read, W of a write.
+    pub needed: u16,
+    /// R of a read that a write needs first: it was not asked for, so a lowered n lowers it too.
+    pub r: u16,
+    /// Whether fallbacks count.
+    pub sloppy: bool,
+    /// What a client gets to see of conflicts.
+    pub conflicts: Conflicts,
+}
+
+impl Terms {
+    /// Those of a read: `list` is the key's preference list.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the bucket.
+    pub fn of_read(
+        asked: &Asked,
+        bucket: &Properties,
+        list: &[NodeId],
+    ) -> Result<Self, QuorumError> {
+        Self::new(asked, bucket.r, bucket, list)
+    }
+
+    /// Those of a write: `list` is the key's preference list.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the bucket.
+    pub fn of_write(
+        asked: &Asked,
+        bucket: &Properties,
+        list: &[NodeId],
+    ) -> Result<Self, QuorumError> {
+        Self::new(asked, bucket.w, bucket, list)
+    }
+
+    fn new(
+        asked: &Asked,
+        usual: Count,
+        bucket: &Properties,
+        list: &[NodeId],
+    ) -> Result<Self, QuorumError> {
+        let bucket_n = usize::from(bucket.n).min(list.len());
+        let needed = asked.needed.unwrap_or(usual);
+        let Quorum { n, needed } = Quorum::new(bucket_n as u16, asked.n, needed)?;
+        let (homes, fallbacks) = list.split_at(bucket_n);
+        Ok(Self {
+            homes: homes.to_vec(),
+            fallbacks: fallbacks.to_vec(),
+            n,
+            needed,
+            r: bucket.r.of(n).min(n),
+            sloppy: asked.sloppy.unwrap_or(bucket.sloppy),
+            conflicts: bucket.conflicts,
+        })
+    }
+
+    /// The home replicas that a write asks. A request's `n` narrows them; `first`, if it is one of them,
+    /// is then asked before the others. Writes that must meet at the first healthy home replica
+    /// (conditional and idempotent ones) name none: each node must choose the same.
+    pub fn asked_homes(&self, first: Option<NodeId>) -> Vec<NodeId> {
+        let mut homes = self.homes.clone();
+        if usize::from(self.n) < homes.len() {
+            homes.sort_by_key(|home| Some(*home) != first); // stable: else in order of preference
+            homes.truncate(usize::from(self.n));
+        }
+        homes
+    }
+
+    /// The same for a read that a write needs first: R instead of W.
+    pub fn to_read_first(&self) -> Self {
+        Self { needed: self.r, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn list(count: usize) -> Vec<NodeId> {
+        (1..=count).map(|i| NodeId::parse(&format!("n{i}")).unwrap()).collect()
+    }
+
+    fn asked(n: Option<u16>, needed: Option<u16>) -> Asked {
+        let exactly = |count: Option<u16>| count.map(Count::Exactly);
+        Asked { n: exactly(n), needed: exactly(needed), sloppy: None }
+    }
+
+    #[test]
+    fn what_is_not_asked_follows_the_bucket() {
+        let bucket = Properties { n: 3, ..Properties::default() };
+        let terms = Terms::of_write(&Asked::default(), &bucket, &list(5)).unwrap();
+        assert_eq!((terms.n, terms.needed, terms.r), (3, 2, 2));
+        assert_eq!((terms.homes, terms.fallbacks), (list(3), list(5)[3..].to_vec()));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_bucket_any_more_is_an_error() {
+        let lowered = Properties { n: 1, ..Properties::default() };
+        let error = Terms::of_write(&asked(None, Some(3)), &lowered, &list(5)).unwrap_err();
+        assert_eq!(error, QuorumError::MoreThanN { needed: 3, n: 1 });
+        let error = Terms::of_read(&asked(Some(3), None), &lowered, &list(5)).unwrap_err();
+        assert_eq!(error, QuorumError::TooManyReplicas { n: 3, max: 1 });
+        let terms = Terms::of_write(&Asked::default(), &lowered, &list(5)).unwrap();
+        assert_eq!((terms.n, terms.needed, terms.r), (1, 1, 1));
+    }
+
+    /// Conditional writes through any node meet at the first home replica, however narrow.
+    #[test]
+    fn narrowed_writes_that_must_meet_ask_the_same_home_from_everywhere() {
+        let bucket = Properties::default();
+        let terms = Terms::of_write(&asked(Some(1), None), &bucket, &list(5)).unwrap();
+        assert_eq!(terms.asked_homes(None), list(1));
+        let second = list(2)[1];
+        assert_eq!(terms.asked_homes(Some(second)), [second], "nobody to meet: saves a hop");
+        let fallback = list(5)[4];
+        assert_eq!(terms.asked_homes(Some(fallback)), list(1));
+    }
+}
