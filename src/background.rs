@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use quorate_protocol::message::{Message, Reply, Status};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::standing::Remembered;
 use tokio::time::MissedTickBehavior;
 
 use crate::health::State;
 use crate::node::Node;
-use crate::{anti_entropy, fill, gossip, handoff, reaper, replica, sweep};
+use crate::{anti_entropy, distrusted, fill, gossip, handoff, reaper, replica, sweep};
 
 /// A peer that is up is greeted every so many probe intervals.
 pub const PROBES_PER_GREETING: u64 = 2;
@@ -19,6 +20,12 @@ const REMEMBER_EVERY_MAX: Duration = Duration::from_secs(3);
 /// The longest time between two records that the store is in use, and between two syncs of what is
 /// remembered.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
+/// Left in the data directory of a node that has ended beside another one of its name: keeps a supervisor from
+/// starting it again.
+pub const TWIN_FILE: &str = "another-process-runs-under-this-name";
+const TWIN: &str = "another process has started under this node's name, with a copy of its data directory or of \
+     its configuration; only one may run. This one has ended. Find the other, let one of them go on, and give the \
+     other a name and a data directory of its own";
 /// Round trips are measured over windows of this length.
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -30,6 +37,7 @@ pub fn start(node: &Arc<Node>) {
         spawn(node, anti_entropy::run(node.clone(), peer));
     }
     spawn(node, fill::run(node.clone()));
+    spawn(node, distrusted::run(node.clone()));
     spawn(node, reaper::run(node.clone()));
     spawn(node, sweep::run(node.clone()));
     spawn(node, sweep::scrub(node.clone()));
@@ -71,6 +79,7 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
         match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Status(status)) => {
                 let (remembers_since, vouches) = (status.remembers_since, status.vouches);
+                node.standing.accepted(peer);
                 let differs = status.buckets_hash != node.buckets.hash();
                 node.clock.hear(peer, status.clock, asked_at.elapsed());
                 self::heard(&node, peer, *status);
@@ -78,6 +87,9 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
                 if !differs || agree_on_buckets(&node, peer).await {
                     node.standing.clear(remembers_since, vouches);
                 }
+            }
+            Some(Reply::Behind(known)) if node.standing.was_accepted_by(peer) => {
+                end_beside_twin(&node, peer, known);
             }
             Some(Reply::Behind(known)) => {
                 let start_over =
@@ -89,6 +101,19 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
             Some(_) | None => {}
         }
     }
+}
+
+/// Two processes run under this node's name. Starting over would make the other one do the same, and so on
+/// without end: this one, which can tell, ends for good.
+fn end_beside_twin(node: &Node, peer: NodeId, known: Remembered) {
+    if node.standing.twin.is_cancelled() {
+        return;
+    }
+    tracing::error!(%peer, this = ?node.standing.start(&node.store), ?known, "{TWIN}");
+    if let Err(error) = std::fs::write(node.config.data_dir.join(TWIN_FILE), format!("{TWIN}\n")) {
+        tracing::error!(%error, "could not leave a note of it: do not restart this node by itself");
+    }
+    node.standing.twin.cancel();
 }
 
 /// Answers a greeting: a peer that is behind what this node remembers of it is told so.
@@ -116,7 +141,7 @@ async fn clear_alone(node: Arc<Node>) {
     if !node.standing.is_cleared() && !node.standing.clear_alone() {
         tracing::warn!(
             "the data was last in use longer ago than the grace of deletes allows; this node takes no part \
-             until a peer can say whether it is an old backup"
+             until a peer can say whether it is an old backup, or an operator: quorate distrusted accept"
         );
     }
 }

@@ -152,6 +152,9 @@ async fn carry_out_one(
             })
         }
         Message::Fetch { rows, after } => replica::fetch(node, rows, after).await,
+        Message::Distrusted { decision } => {
+            WithPayload::bare(crate::distrusted::answer(node, decision).await)
+        }
         Message::Deliver { hints, read_at } => {
             WithPayload::bare(delivery::take(node, hints, payload, read_at).await)
         }

@@ -26,6 +26,7 @@ use quorate_storage::{MERGE_BATCH_ROWS, Place, Store};
 use crate::anti_entropy::{Asking, Talk, had_better_stream, is_home, mend_tree};
 use crate::chores;
 use crate::node::{Node, StartError};
+use crate::received;
 
 /// Which partitions were received. Recorded in the store.
 pub struct Readiness {
@@ -39,6 +40,8 @@ const READY_RECORD: &str = "ready";
 const PARTITIONS_AT_ONCE: usize = 4;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// Of so many turns one fills, while partitions wait for an operator.
+const WAITING: u64 = 4;
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
 const RECORD_EVERY: usize = 64;
 
@@ -101,7 +104,8 @@ impl Readiness {
         if self.is_complete() { 0 } else { self.missing().len() }
     }
 
-    fn missing(&self) -> Vec<Partition> {
+    /// The partitions that were not received yet.
+    pub fn missing(&self) -> Vec<Partition> {
         let partitions = (0..self.ready.len()).map(|p| Partition(p as u16));
         partitions.filter(|p| !self.is_ready(*p)).collect()
     }
@@ -111,13 +115,21 @@ impl Readiness {
 pub async fn run(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
     let mut hints_from = BTreeSet::new();
+    let mut turn: u64 = 0;
     loop {
         ticks.tick().await;
         if !node.takes_part() {
             continue;
         }
         let missing = node.readiness.missing();
-        if !missing.is_empty() && fetch_hints(&node, &mut hints_from).await {
+        // What waits for an operator is asked for again, but not all the time.
+        let turns =
+            if node.unreceived.lost() + node.unreceived.undecided() > 0 { WAITING } else { 1 };
+        turn += 1;
+        if !missing.is_empty()
+            && turn.is_multiple_of(turns)
+            && fetch_hints(&node, &mut hints_from).await
+        {
             fill_partitions(&node, &missing).await;
         }
         for (bucket, before) in node.buckets.raised() {
@@ -148,21 +160,26 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
 async fn fill_partitions(node: &Arc<Node>, missing: &[Partition]) {
     tracing::info!(partitions = missing.len(), "filling from the other home replicas");
     let progress = Progress::start(missing.len());
+    let (mut undecided, mut lost) = (0, 0);
     for chunk in missing.chunks(RECORD_EVERY) {
         let filling = stream::iter(chunk.iter().copied())
             .map(|partition| async move { (partition, fill_partition(node, partition).await) });
         let mut filled = filling.buffer_unordered(PARTITIONS_AT_ONCE);
+        let mut merged = Vec::new();
         while let Some((partition, is_filled)) = filled.next().await {
-            if is_filled {
-                node.readiness.mark(partition);
-            }
+            merged.extend(is_filled.then_some(partition));
         }
+        let judged = received::judge(node, &merged).await;
+        judged.received.iter().for_each(|partition| node.readiness.mark(*partition));
+        undecided += judged.undecided;
+        lost += judged.lost;
         let recorded = chores::run(node, |node| node.readiness.record(&node.store));
         if let Err(error) = recorded.await {
             tracing::warn!(%error, "could not record filled partitions");
         }
         progress.say(node.readiness.missing().len());
     }
+    node.unreceived.set(undecided, lost);
     if node.readiness.is_complete() {
         tracing::info!(
             took_ms = progress.began.elapsed().as_millis() as u64,

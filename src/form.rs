@@ -110,6 +110,7 @@ impl Ask {
                 clock: machine_clock(),
                 formation: None,
                 ready: false,
+                holdings: Default::default(),
                 writable: false,
                 buckets_hash: 0,
                 release: RELEASE.to_owned(),

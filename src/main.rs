@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use quorate::config::{Config, LogConfig, LogFormat};
 use quorate::form::Formed;
+use quorate::operator::Ask;
 use quorate::server::Ended;
-use quorate::{form, server};
+use quorate::{form, operator, server};
 
 // RocksDB's memory too: the library takes the place of `malloc`. It keeps what a flush frees for the next
 // memtable instead of having the kernel clear it anew (docs/performance.md).
@@ -53,8 +54,33 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// What nodes hold and do not believe by themselves: rows of a node that came back too old, partitions that
+    /// lost all their replicas. After a restore of the whole cluster from backups, `accept` brings it back.
+    Distrusted {
+        /// What to do, at every node of the cluster.
+        #[command(subcommand)]
+        what: Distrusted,
+    },
     /// Print a fresh key for `cluster_keys`.
     Keygen,
+}
+
+#[derive(Subcommand)]
+enum Distrusted {
+    /// Show what is distrusted and why, with the keys that the cluster does not know.
+    List(AnyNode),
+    /// Take it for the truth and serve it. Keys that may have been deleted since are listed in a file in each
+    /// node's data directory.
+    Accept(AnyNode),
+    /// Delete it for good.
+    Discard(AnyNode),
+}
+
+#[derive(clap::Args)]
+struct AnyNode {
+    /// The configuration of any node that runs.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -75,8 +101,14 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             stop_on_panic();
             use_small_pages();
             let ended = runtime(config.worker_threads)?.block_on(server::serve(config))?;
-            if ended == Ended::StartOver {
-                return Err(start_over().into());
+            match ended {
+                Ended::Stopped => {}
+                Ended::StartOver => return Err(start_over().into()),
+                Ended::BesideTwin => {
+                    return Err(
+                        "another process runs under this node's name; the log says more".into()
+                    );
+                }
             }
         }
         Command::Form { config, timeout_ms } => {
@@ -95,6 +127,16 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             let layout = config.layout()?;
             let text = format!("node {} of {layout:?}: the configuration is good", config.node);
             say(&mut std::io::stdout(), &text);
+        }
+        Command::Distrusted { what } => {
+            let (any, ask) = match &what {
+                Distrusted::List(any) => (any, Ask::List),
+                Distrusted::Accept(any) => (any, Ask::Accept),
+                Distrusted::Discard(any) => (any, Ask::Discard),
+            };
+            let config = Config::load(&any.config)?;
+            let text = runtime(1)?.block_on(operator::distrusted(&config, ask))?;
+            say(&mut std::io::stdout(), text.trim_end());
         }
         Command::Keygen => {
             let key: [u8; 32] = rand::random();

@@ -162,6 +162,10 @@ fn register_repair(now: &mut Registry, node: &Node) {
     counter(now, "tombstones_reaped", "Deleted rows forgotten after proof", load(&node.reaped));
     let missing = node.readiness.missing_count() as u64;
     gauge(now, "partitions_not_ready", "Partitions that are still to be filled", missing);
+    let help = "Partitions that lost all replicas and wait for an operator";
+    gauge(now, "partitions_lost", help, node.unreceived.lost() as u64);
+    let rows = crate::distrusted::told(node).rows;
+    gauge(now, "distrusted_rows", "Rows set aside that the cluster does not hold", rows);
 }
 
 fn register_store(now: &mut Registry, node: &Node) {

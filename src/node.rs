@@ -12,6 +12,7 @@ use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::quorum::QuorumError;
+use quorate_protocol::received::{Holdings, Holds};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::{Asked, Terms};
 use quorate_protocol::tree::Tree;
@@ -22,9 +23,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::anti_entropy::{AntiEntropy, Pace};
+use crate::background::TWIN_FILE;
 use crate::buckets::{self, Buckets};
 use crate::chores::Chores;
 use crate::config::{Config, ConfigError};
+use crate::distrusted::{self, Distrusted};
 use crate::faults::Faults;
 use crate::fill::Readiness;
 use crate::forwards::Forwards;
@@ -34,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::reader::HedgeBudget;
 use crate::reaper::Quiet;
+use crate::received::Unreceived;
 use crate::standing::Standing;
 use crate::sweep::Swept;
 use crate::wall_clock::{WallClock, machine_clock};
@@ -77,6 +81,10 @@ pub struct Node {
     pub fill_pace: Pace,
     /// This node's start and those of its peers.
     pub standing: Standing,
+    /// Partitions that were merged and are not received all the same.
+    pub unreceived: Unreceived,
+    /// Rows that are set aside.
+    pub distrusted: Distrusted,
     /// What time it is.
     pub clock: WallClock,
     /// Comparisons with other replicas.
@@ -151,6 +159,23 @@ pub enum StartError {
         /// By the configuration.
         configured: u16,
     },
+    /// The node has ended beside another process of its name.
+    #[error(
+        "this node ended because another process runs under its name; {file} says more. When only this one is \
+         left, delete that file and start it again"
+    )]
+    Twin {
+        /// The note it left.
+        file: String,
+    },
+    /// A set of rows that was set aside cannot be opened.
+    #[error("rows that were set aside in {path}: {reason}")]
+    Distrusted {
+        /// The set.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// A peer's address is no host and port.
     #[error("layout.nodes.peer_addr {0:?} is no host and port")]
     PeerAddr(String),
@@ -172,6 +197,7 @@ impl Node {
     pub fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let layout = Arc::new(config.layout()?);
         let secrets = config.secrets()?;
+        refuse_beside_twin(&config)?;
         let store = Arc::new(open_store(&config, &layout)?);
         let header = header(&config, &layout, &secrets);
         let faults = Arc::new(Faults::default());
@@ -186,9 +212,11 @@ impl Node {
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
         let readiness = Readiness::load(&store, layout.partitions())?;
         let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
-        let standing = Standing::load(&store, machine_clock(), grace_ms, has_peers)?;
+        let is_filled = readiness.is_complete();
+        let standing = Standing::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
         if standing.starts_over(&store)? {
             readiness.record_all(&store, false)?;
+            distrusted::forget_decision(&store)?;
             standing.started_over(&store)?;
         }
         if let Recovery::CutShort(what) = store.recovery() {
@@ -196,6 +224,7 @@ impl Node {
             tracing::error!(what, "the log was damaged before its end; filling from the peers");
             readiness.record_all(&store, false)?;
         }
+        let distrusted = Distrusted::open(&config)?;
         Ok(Arc::new(Self {
             me: config.node,
             contexts: ContextKeys::new(&config.cluster_id, &secrets),
@@ -215,6 +244,8 @@ impl Node {
             // flushed and compacted after it.
             fill_pace: Pace::new(config.anti_entropy.fill_percent / 2),
             standing,
+            unreceived: Unreceived::default(),
+            distrusted,
             clock: WallClock::default(),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Swept::default(),
@@ -405,6 +436,16 @@ impl Node {
         Ok(())
     }
 
+    /// What this node holds of each partition.
+    pub fn holdings(&self) -> Holdings {
+        let instead = match (self.standing.came_empty(), self.distrusted.is_empty()) {
+            (false, _) => Holds::Rows,
+            (true, false) => Holds::Aside,
+            (true, true) => Holds::Nothing,
+        };
+        Holdings::new(&self.readiness.missing(), self.layout.partitions(), instead)
+    }
+
     /// Whether every peer that was heard has this node's grace for deletes. While one differs nothing may be
     /// reaped: each proof assumes that all have the same.
     pub fn graces_agree(&self) -> bool {
@@ -420,6 +461,7 @@ impl Node {
         Status {
             formation: self.formation(),
             ready: self.readiness.is_complete(),
+            holdings: self.holdings(),
             writable: self.is_writable(),
             buckets_hash: self.buckets.hash(),
             release: RELEASE.to_owned(),
@@ -430,6 +472,15 @@ impl Node {
             vouches: false,
         }
     }
+}
+
+/// A node that has ended beside another one of its name is not started again by a supervisor.
+fn refuse_beside_twin(config: &Config) -> Result<(), StartError> {
+    let note = config.data_dir.join(TWIN_FILE);
+    if note.exists() {
+        return Err(StartError::Twin { file: note.display().to_string() });
+    }
+    Ok(())
 }
 
 /// What a node puts in front of its frames (the receiver is filled in for each peer).

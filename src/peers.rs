@@ -306,6 +306,7 @@ fn kind_of(message: &Message) -> Kind {
         | Message::Reap { .. }
         | Message::Room
         | Message::Deliver { .. }
+        | Message::Distrusted { .. }
         | Message::SyncPoint
         | Message::Undelivered { .. }
         | Message::Keys { .. } => Kind::Control,

@@ -264,6 +264,7 @@ pub fn understand(reply: WithPayload<message::Reply>) -> Reply {
         | message::Reply::SyncPoint { .. }
         | message::Reply::Undelivered { .. }
         | message::Reply::Delivered { .. }
+        | message::Reply::Distrusted(_)
         | message::Reply::Keys(_) => Reply::Refused,
     }
 }

@@ -47,6 +47,8 @@ pub enum Ended {
     /// It came back behind what its peers remember, has recorded so, and must be started again. The
     /// store was left as after a crash: the next start is a new incarnation.
     StartOver,
+    /// Another process runs under its name; it must not be started again by itself.
+    BesideTwin,
 }
 
 /// Runs a node until SIGTERM or SIGINT, or until it has to start over.
@@ -84,6 +86,7 @@ pub async fn serve(config: Config) -> Result<Ended, ServeError> {
     let ended = tokio::select! {
         () = stop_signal => Ended::Stopped,
         () = node.standing.start_over.cancelled() => Ended::StartOver,
+        () = node.standing.twin.cancelled() => Ended::BesideTwin,
     };
     tracing::info!(?ended, "stopping");
     stop(&node, client_stop, clients, peer_stop, peers).await;

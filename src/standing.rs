@@ -2,10 +2,10 @@
 //!
 //! Every start is recorded before the node says a word, and told to the peers in each greeting. They
 //! remember it; one that remembers more than this node brings says so, and this node starts over: under a
-//! new incarnation and a greater number, with no partition ready, and without its rows if these are so
-//! old that what was deleted since could come back with them.
+//! new incarnation and a greater number, with no partition ready. Rows so old that what was deleted since
+//! could come back with them are set aside first ([`crate::distrusted`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +22,7 @@ use crate::node::StartError;
 const START_RECORD: &str = "start";
 const START_OVER_RECORD: &str = "start_over";
 const PEERS_RECORD: &str = "starts_of_peers";
+const CAME_EMPTY_RECORD: &str = "came_empty";
 
 /// This node's start, and those of its peers.
 pub struct Standing {
@@ -29,7 +30,9 @@ pub struct Standing {
     nonce: u64,
     filled_at: u64,
     alive_at: Option<Millis>,
-    keeps_rows: bool,
+    keeps_rows: AtomicBool,
+    /// Whether it began without the rows it once had, or with none, and has not received all since.
+    came_empty: AtomicBool,
     quarter_ms: u64,
     cleared: AtomicBool,
     durable: Mutex<Durable>,
@@ -38,8 +41,12 @@ pub struct Standing {
     is_memory_recorded: AtomicBool,
     /// Starts, by their nonces, that go on from an earlier one that is remembered.
     vouched: Mutex<BTreeMap<NodeId, u64>>,
+    /// Peers that found nothing wrong with this very start.
+    accepted_by: Mutex<BTreeSet<NodeId>>,
     /// Cancelled when this process must end and start over.
     pub start_over: CancellationToken,
+    /// Cancelled when this process must end for good: another one runs under this node's name.
+    pub twin: CancellationToken,
 }
 
 /// The last start, as it is recorded.
@@ -73,8 +80,9 @@ struct Durable {
 }
 
 impl Standing {
-    /// Records a new start. If the last one ended by starting over, drops what must not spread;
-    /// [`Standing::starts_over`] is then true, and no partition is ready.
+    /// Records a new start. If the last one ended by starting over, sets aside what must not spread;
+    /// [`Standing::starts_over`] is then true, and no partition is ready. `is_filled` says whether the last
+    /// start had received all partitions.
     ///
     /// # Errors
     /// [`StartError`] if a record cannot be read or written.
@@ -83,17 +91,25 @@ impl Standing {
         now: Millis,
         grace_ms: u64,
         has_peers: bool,
+        is_filled: bool,
     ) -> Result<Self, StartError> {
         let last: LastStart = record(store, START_RECORD)?.unwrap_or_default();
         let over: Option<StartOver> = record(store, START_OVER_RECORD)?.flatten();
         let alive_at = store.alive_at()?;
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
-        // The record may have become old with the rows: a copy made before starting over.
-        if over.is_some_and(|over| !(over.keeps_rows && keeps_rows)) {
-            tracing::warn!("dropping rows that are older than the grace of deletes");
-            store.discard_rows()?;
-        }
         let number = over.map_or(last.number + 1, |over| over.number.max(last.number + 1));
+        // The record may have become old with the rows: a copy made before starting over.
+        let too_old = over.is_some_and(|over| !(over.keeps_rows && keeps_rows));
+        if too_old {
+            tracing::warn!(
+                "the rows here are older than the grace of deletes: setting them aside until the cluster is \
+                 known to hold what they hold, or an operator decides (quorate distrusted)"
+            );
+            store.set_rows_aside(&format!("start-{number:010}"))?;
+        }
+        let was_empty = record(store, CAME_EMPTY_RECORD)?.unwrap_or(false) && !is_filled;
+        let came_empty = too_old || last.number == 0 || was_empty;
+        put(store, CAME_EMPTY_RECORD, &came_empty)?;
         // A new disk fills too, if there is a cluster to fill it from.
         let fills = over.is_some() || last.number == 0;
         let filled_at = if fills { number } else { last.filled_at };
@@ -113,7 +129,8 @@ impl Standing {
             nonce: rand::random(),
             filled_at,
             alive_at,
-            keeps_rows,
+            keeps_rows: AtomicBool::new(keeps_rows),
+            came_empty: AtomicBool::new(came_empty),
             quarter_ms: grace_ms / 4,
             cleared: AtomicBool::new(over.is_some() || !has_peers),
             durable: Mutex::default(),
@@ -121,7 +138,9 @@ impl Standing {
             memory: Mutex::new(memory),
             is_memory_recorded: AtomicBool::new(true),
             vouched: Mutex::default(),
+            accepted_by: Mutex::default(),
             start_over: CancellationToken::new(),
+            twin: CancellationToken::new(),
         })
     }
 
@@ -180,13 +199,51 @@ impl Standing {
         self.cleared.load(Relaxed)
     }
 
+    /// Whether this node began without rows of its own and has not received all since: what it holds is what
+    /// it was sent.
+    pub fn came_empty(&self) -> bool {
+        self.came_empty.load(Relaxed)
+    }
+
+    /// Whether the rows here are so old that they are not believed before a peer or an operator has said
+    /// something.
+    pub fn waits_with_old_rows(&self) -> bool {
+        !self.is_cleared() && !self.keeps_rows.load(Relaxed)
+    }
+
+    /// An operator says that the rows here, few or none, are the truth as far as there is one. Blocks.
+    ///
+    /// # Errors
+    /// The store's; then nothing has changed.
+    pub fn accept_rows(&self, store: &Store, now: Millis) -> Result<(), Error> {
+        self.own_record();
+        put(store, CAME_EMPTY_RECORD, &false)?;
+        // They must not seem old again at the next start.
+        store.mark_alive(now)?;
+        self.came_empty.store(false, Relaxed);
+        self.keeps_rows.store(true, Relaxed);
+        self.cleared.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// A peer found nothing wrong with this start.
+    pub fn accepted(&self, peer: NodeId) {
+        lock(&self.accepted_by).insert(peer);
+    }
+
+    /// Whether a peer has found nothing wrong with this very start. If it says later that this node is behind,
+    /// another process has started under its name since, with a copy of its disk or of its configuration.
+    pub fn was_accepted_by(&self, peer: NodeId) -> bool {
+        lock(&self.accepted_by).contains(&peer)
+    }
+
     /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
     /// if the peer vouches for it, having remembered an earlier start, or can have known better: a quarter
     /// of the grace is left for clocks that disagree, on the careful side if the rows are old.
     pub fn clear(&self, remembers_since: Millis, vouches: bool) {
         let quarter_ms = self.quarter_ms;
         let could_know = |alive_at: Millis| {
-            if self.keeps_rows {
+            if self.keeps_rows.load(Relaxed) {
                 // What clocks disagree by; who cannot know better is not needed for long: see `clear_alone`.
                 remembers_since <= alive_at.plus(quarter_ms.min(SKEW_MS_MAX))
             } else {
@@ -206,10 +263,11 @@ impl Standing {
     /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
     /// an old backup's, and must not spread before a peer was asked. Whether it goes on.
     pub fn clear_alone(&self) -> bool {
-        if self.keeps_rows {
+        let keeps_rows = self.keeps_rows.load(Relaxed);
+        if keeps_rows {
             self.cleared.store(true, Relaxed);
         }
-        self.keeps_rows
+        keeps_rows
     }
 
     /// A peer tells its start. Returns what is remembered of it if it is behind that. May block: a new
@@ -278,13 +336,14 @@ impl Standing {
             return Ok(());
         }
         let number = known.number.max(self.number) + 1;
-        let over = StartOver { number, keeps_rows: self.keeps_rows };
+        let keeps_rows = self.keeps_rows.load(Relaxed);
+        let over = StartOver { number, keeps_rows };
         tracing::error!(
-            this = ?self.start(store), ?known, keeps_rows = self.keeps_rows,
+            this = ?self.start(store), ?known, keeps_rows,
             "this node came back behind what its peers remember (an old backup, a copy, a lost disk); \
              it starts over and fills"
         );
-        if self.keeps_rows {
+        if keeps_rows {
             // Rows that may be kept now must not seem older at the next start, if the last mark is old.
             store.mark_alive(now)?;
         }

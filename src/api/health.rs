@@ -8,20 +8,24 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::show;
-use crate::metrics;
 use crate::node::Node;
+use crate::{distrusted, metrics};
 
 /// `GET /livez`: 200 as long as the process answers at all.
 pub(super) async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// `GET /readyz`: 200 if the node takes requests, else 503 with the reason.
+/// `GET /readyz`: 200 if the node takes requests and nothing waits for an operator, else 503 with the
+/// reason.
 pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
     node.readiness()?;
+    if let Some(waits) = distrusted::waits(&node) {
+        return Err(Problem::new(Kind::NotReady, waits));
+    }
     Ok(show::json(&json!({"ready": true, "node": node.me})))
 }
 

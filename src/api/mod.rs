@@ -11,6 +11,7 @@
 mod anti_entropy;
 mod body;
 mod buckets;
+mod distrusted;
 mod headers;
 mod health;
 mod held;
@@ -107,6 +108,9 @@ fn router(node: Arc<Node>) -> Router {
         .route("/anti-entropy", get(anti_entropy::show))
         .route("/anti-entropy/run", post(anti_entropy::run))
         .route("/anti-entropy/scrub", post(anti_entropy::scrub))
+        .route("/distrusted", get(distrusted::list))
+        .route("/distrusted/accept", post(distrusted::accept))
+        .route("/distrusted/discard", post(distrusted::discard))
         .route("/hints", get(hints::list))
         .route("/hints/sync-points", post(hints::make))
         .route("/hints/sync-points/{id}", get(hints::look))
@@ -122,7 +126,8 @@ async fn no_such_route(request: Request) -> Problem {
     let detail = format!(
         "the routes are /kv/{{bucket}}/{{key}}, /siblings, /siblings/{{bucket}}/{{key}}, \
          /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
-         /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /hints, /hints/sync-points, \
+         /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /distrusted, /distrusted/accept, \
+         /distrusted/discard, /hints, /hints/sync-points, \
          /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
         problem::echo(request.uri().path())
     );

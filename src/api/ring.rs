@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::query::Params;
 use super::{path, show};
+use crate::distrusted;
 use crate::node::{Node, RELEASE};
 use crate::peers::PeerView;
 
@@ -130,6 +131,9 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     Ok(show::json(&json!({
         "cluster_id": node.config.cluster_id,
         "node": node.me,
+        "waits_for_operator": distrusted::waits(&node),
+        "distrusted_rows": distrusted::told(&node).rows,
+        "lost_partitions": node.unreceived.lost(),
         "clock_ahead_ms": node.clock.ahead_ms(),
         "clock_corrected": node.clock.is_corrected(),
         "release": RELEASE,

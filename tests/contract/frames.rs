@@ -132,6 +132,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         clock: Millis(0),
         formation: Some(Formation([9; 16])),
         ready: true,
+        holdings: Default::default(),
         writable: true,
         buckets_hash: 0,
         release: "x".repeat(100_000),

@@ -7,7 +7,7 @@
 //! [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
 //! what a client gets to see; [`bucket`] what can be tuned, [`common`] what must be alike, [`listing`] how keys are listed; [`tree`]
 //! and [`exchange`] how replicas are compared and mended, [`reap`] when a delete is forgotten,
-//! [`standing`] who came back behind, [`skew`] whose clock is wrong; [`message`], [`wire`] and [`envelope`] how nodes talk.
+//! [`standing`] who came back behind and [`received`] when it may answer again, [`skew`] whose clock is wrong; [`message`], [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
 //! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:
@@ -43,6 +43,7 @@ pub mod precondition;
 pub mod put;
 pub mod quorum;
 pub mod reap;
+pub mod received;
 pub mod route;
 pub mod row;
 pub mod skew;

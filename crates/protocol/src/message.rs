@@ -18,6 +18,7 @@ use crate::object::Version;
 use crate::packed::Lengths;
 use crate::put::{Acks, Role};
 use crate::quorum::QuorumError;
+use crate::received::Holdings;
 use crate::row::{Draft, MintError};
 use crate::stamp::Millis;
 use crate::standing::{Remembered, Start};
@@ -167,7 +168,42 @@ pub enum Message {
         /// When the objects were read, by the sender's wall clock or earlier (see [`crate::reap`]).
         read_at: Millis,
     },
+    /// Say what you distrust of what you hold, after an operator's decision about it:
+    /// [`Reply::Distrusted`].
+    Distrusted {
+        /// The decision; `None` if there is none yet.
+        decision: Option<Decision>,
+    },
 }
+
+/// What an operator makes of data that a node does not believe by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// It is the truth, as far as there is one: take it in. Where nothing is left, that is the truth.
+    Accept,
+    /// It is worth nothing: delete it.
+    Discard,
+}
+
+/// What a node distrusts of what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distrusted {
+    /// What waits for an operator, in words; `None` if nothing does.
+    pub waits: Option<String>,
+    /// Rows and hints that are set aside, as far as they were counted.
+    pub rows: u64,
+    /// Of those that were set aside, those that the cluster was found to hold or cover.
+    pub covered: u64,
+    /// Partitions of which no home replica has what was there.
+    pub lost: u32,
+    /// Keys that are set aside and that the cluster does not know, the first
+    /// [`DISTRUSTED_KEYS_MAX`].
+    pub unknown: Vec<Key>,
+}
+
+/// The most keys in a [`Distrusted`].
+pub const DISTRUSTED_KEYS_MAX: usize = 1000;
 
 /// Which rows a node that has to be filled asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +314,8 @@ pub enum Reply {
         /// Places in the list of hints, and why.
         refused: Vec<(u16, Refusal)>,
     },
+    /// What the node distrusts.
+    Distrusted(Box<Distrusted>),
 }
 
 /// Why a node did nothing.
@@ -328,6 +366,8 @@ pub struct Status {
     pub formation: Option<Formation>,
     /// Whether it has received all its partitions.
     pub ready: bool,
+    /// What it holds of each.
+    pub holdings: Holdings,
     /// Whether it takes writes.
     pub writable: bool,
     /// The hash of its bucket table.

@@ -23,6 +23,7 @@ impl Node {
             self.greet_all(world);
         }
         self.fill(world);
+        self.check_aside(world);
         if world.dice.percent(50) {
             self.hand_off(world);
         }
@@ -44,6 +45,7 @@ impl Node {
         let peers: Vec<NodeId> = world.setup.nodes.clone();
         self.greet_all(world);
         self.fill(world);
+        self.check_aside(world);
         self.hand_off(world);
         self.sweep(world);
         self.hand_over(world);

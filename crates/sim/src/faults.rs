@@ -228,7 +228,7 @@ impl Cluster {
         let records = Records::new(&self.world);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.store = Store::new(self.world.plant);
-        node.records = records;
+        node.records = Records { came_empty: true, ..records };
         node.miss_everything(&self.world);
         self.come_back_changed(id);
     }

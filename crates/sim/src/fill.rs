@@ -200,7 +200,7 @@ impl Node {
         world.note(format_args!("{} has filled {:?}", self.id, filling.target));
         match filling.target {
             Target::Partitions(partitions) => {
-                self.records.missing.retain(|partition| !partitions.contains(partition));
+                self.ask_holdings(partitions, world);
             }
             Target::Bucket(before, n) => {
                 if self.records.buckets.raised_from() == Some(before) && self.n() <= n {

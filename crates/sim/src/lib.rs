@@ -17,6 +17,7 @@
 
 mod answers;
 mod anti_entropy;
+mod aside;
 mod buckets;
 mod chores;
 mod client;

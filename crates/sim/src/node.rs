@@ -18,6 +18,7 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire;
 
+use crate::aside::Judging;
 use crate::buckets::Buckets;
 use crate::coordinator::Operations;
 use crate::fill::Filling;
@@ -52,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) standing: Standing,
     /// What it fetches, if something is missing.
     pub(crate) filling: Option<Filling>,
+    /// What it has merged and perhaps received.
+    pub(crate) judging: Judging,
     /// Since when it has dropped nothing that it held for others, by partition and by its uptime;
     /// without an entry since it started.
     pub(crate) quiet_since: BTreeMap<Partition, Millis>,
@@ -74,6 +77,10 @@ pub(crate) struct Records {
     pub(crate) starts: Starts,
     /// Partitions that it has not received.
     pub(crate) missing: BTreeSet<Partition>,
+    /// Whether it began without rows of its own and has not received all since.
+    pub(crate) came_empty: bool,
+    /// Rows and hints that are set aside.
+    pub(crate) aside: BTreeMap<Slot, Object>,
     pub(crate) buckets: Buckets,
 }
 
@@ -95,6 +102,8 @@ pub(crate) enum Pending {
     Fetch { question: u64 },
     /// What a peer makes of this node's start.
     Hello { peer: NodeId, asked_at: Millis },
+    /// What a peer holds of partitions that were merged with it.
+    Holdings { question: u64, peer: NodeId },
     /// A peer's bucket table.
     Buckets,
     /// For a round of the reaper, from this node.
@@ -119,6 +128,7 @@ impl Node {
             records: Records::new(world),
             standing: Standing::default(),
             filling: None,
+            judging: Judging::default(),
             quiet_since: BTreeMap::new(),
             started_at: world.now,
             operations: Operations::default(),
@@ -247,6 +257,7 @@ impl Node {
             | Message::Form { .. }
             | Message::Room
             | Message::Deliver { .. }
+            | Message::Distrusted { .. }
             | Message::SyncPoint
             | Message::Undelivered { .. }
             | Message::Keys { .. } => {
@@ -294,6 +305,9 @@ impl Node {
             Pending::Hello { peer, asked_at } => {
                 self.on_judged(peer, asked_at, &reply.head, world);
             }
+            Pending::Holdings { question, peer } => {
+                self.on_holdings(question, peer, Some(&reply.head), world);
+            }
             Pending::Buckets => {
                 if let Reply::Buckets { table } = reply.head {
                     self.merge_buckets(&table, world);
@@ -326,6 +340,7 @@ impl Node {
             }
             Pending::Exchange { operation } => self.give_up_exchange(operation, world),
             Pending::HandOver { key, .. } => self.give_up_hand_over(&key),
+            Pending::Holdings { question, peer } => self.on_holdings(question, peer, None, world),
             Pending::Handoff { .. }
             | Pending::Fetch { .. }
             | Pending::Roots { .. }
@@ -347,6 +362,7 @@ impl Node {
         self.waiting.clear();
         self.syncing = false;
         self.filling = None;
+        self.judging = Judging::default();
         self.quiet_since.clear();
         self.standing = Standing::default();
         self.skew = Skew::default();

@@ -61,10 +61,12 @@ pub enum Plant {
     BehindIgnored,
     /// A crash takes all that a node knew of how far its peers were durable.
     PeersForgotten,
+    /// A node that came back too old takes its rows back once it is filled.
+    AsideTakenBack,
 }
 
 /// A plant, its name on the command line, and what it does in a few words.
-pub const PLANTS: [(Plant, &str, &str); 25] = [
+pub const PLANTS: [(Plant, &str, &str); 26] = [
     (Plant::EarlyAck, "early-ack", "a replica acknowledges before its sync"),
     (Plant::SyncCoversLater, "sync-covers-later", "a sync acknowledges writes made after it began"),
     (Plant::BareSibling, "bare-sibling", "only the new sibling is sent beside the joined clock"),
@@ -118,6 +120,7 @@ pub const PLANTS: [(Plant, &str, &str); 25] = [
     ),
     (Plant::BehindIgnored, "behind-ignored", "a node that came back behind goes on all the same"),
     (Plant::PeersForgotten, "peers-forgotten", "a crash takes what was known of peers' disks"),
+    (Plant::AsideTakenBack, "aside-taken-back", "rows too old to be believed are taken back"),
 ];
 
 impl FromStr for Plant {

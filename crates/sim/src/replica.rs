@@ -299,6 +299,7 @@ pub(crate) fn reading(reply: WithPayload<Reply>) -> get::Reply {
         | Reply::Undelivered { .. }
         | Reply::Keys(_)
         | Reply::Delivered { .. }
+        | Reply::Distrusted(_)
         | Reply::Refused(_) => get::Reply::Refused,
     }
 }

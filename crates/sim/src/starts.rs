@@ -113,9 +113,13 @@ impl Node {
             self.is_on_trial = false;
             // Young once is not young now: this may be a copy of the disk that recorded it.
             if !over.keeps_rows || !keeps_rows {
-                world.note(format_args!("{} discards its rows", self.id));
+                world.note(format_args!("{} sets its rows aside", self.id));
                 self.store.durable().values().for_each(|row| world.gives_up(self.id, &row.object));
+                let durable = self.store.durable().iter();
+                let aside = durable.map(|(slot, row)| (slot.clone(), row.object.clone()));
+                self.records.aside.extend(aside);
                 self.store.discard_rows();
+                self.records.came_empty = true;
             }
         }
         let opened_at = self.store.written();
@@ -180,10 +184,11 @@ impl Node {
         self.request(peer, &message, &[], pending, world);
     }
 
-    fn status(&self, world: &World) -> Status {
+    pub(crate) fn status(&self, world: &World) -> Status {
         Status {
             formation: None,
             ready: self.records.missing.is_empty(),
+            holdings: self.holdings(world),
             writable: true,
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),

@@ -64,6 +64,9 @@ impl Cluster {
             self.do_all_chores();
             if round == 2 {
                 self.nodes.values_mut().for_each(Node::clear_by_force);
+                for id in self.world.setup.nodes.clone() {
+                    self.on_node(id, Node::accept_aside);
+                }
             }
         }
         // These objects never compare equal.

@@ -70,6 +70,7 @@ macro_rules! plants_are_found {
 }
 
 plants_are_found! {
+    finds_aside_taken_back: AsideTakenBack,
     finds_early_ack: EarlyAck,
     finds_sync_covers_later: SyncCoversLater,
     finds_bare_sibling: BareSibling,

@@ -9,7 +9,7 @@
 //! * `index`, `trees`: what follows from a home row, on the disk and in memory;
 //! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
 //! * `page`, `sweep`, `scrub`: many rows at once: filling, moving and dropping, mending;
-//! * `starts`: what a start of the node is judged by;
+//! * `starts`: what a start of the node is judged by; `aside`: rows that are not believed after one;
 //! * `sync`: the group sync that acknowledgements wait for;
 //! * `incarnation`: when a node may go on under the name it minted with;
 //! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
@@ -28,6 +28,7 @@
 //!
 //! Nothing else in the project knows RocksDB.
 
+mod aside;
 mod change;
 mod columns;
 mod detours;
@@ -56,6 +57,7 @@ mod trees;
 #[allow(clippy::unwrap_used)]
 mod testing;
 
+pub use aside::{remove_set, sets_aside};
 pub use error::{Error, OpenError};
 pub use hints::OLDEST_OF;
 pub use options::{Blocking, Condition, Durability, Options, Place, Recovery, Stats};

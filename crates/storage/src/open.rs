@@ -36,7 +36,7 @@ use crate::sync::GroupSync;
 use crate::trees::Trees;
 
 /// RocksDB's own directory within the data directory.
-const DATABASE: &str = "rocksdb";
+pub(crate) const DATABASE: &str = "rocksdb";
 /// What this crate records in `meta` begins so; what the node records begins otherwise.
 const INCARNATION: &[u8] = b"store:incarnation";
 /// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.

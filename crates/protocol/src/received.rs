@@ -1,0 +1,133 @@
+//! When a home replica that lacks a partition may say what is there.
+//!
+//! It has merged what the other home replicas hold; that is the truth only if one of them had it. Home
+//! replicas that all lost their disks have an empty partition in common, and "never written" would be a
+//! lie about what is gone. Home replicas that all came back too old to be believed (a cluster restored
+//! from its backups) have set their rows aside, and the truth is there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Partition;
+use crate::object::Object;
+
+/// What a home replica holds of a partition, apart from what it was sent since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holds {
+    /// All: it has received it, or never lacked it.
+    All,
+    /// The rows of its own disk: it came back behind, but not so old that they may not be believed; or
+    /// its operator said so.
+    Rows,
+    /// Rows that are set aside until it is known what they are worth.
+    Aside,
+    /// Nothing.
+    Nothing,
+}
+
+/// What a node holds of all partitions, as it tells its peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// A bit for each partition that it has not received; empty if there is none.
+    lacks: Vec<u8>,
+    /// What it holds of these.
+    instead: Holds,
+}
+
+impl Default for Holdings {
+    fn default() -> Self {
+        Self { lacks: Vec::new(), instead: Holds::Nothing }
+    }
+}
+
+impl Holdings {
+    /// Those of a node that lacks these partitions, of `count`.
+    pub fn new(lacking: &[Partition], count: u32, instead: Holds) -> Self {
+        let mut lacks = Vec::new();
+        if !lacking.is_empty() {
+            lacks.resize((count as usize).div_ceil(8), 0);
+        }
+        for partition in lacking {
+            let at = usize::from(partition.0);
+            if let Some(byte) = lacks.get_mut(at / 8) {
+                *byte |= 1 << (at % 8);
+            }
+        }
+        Self { lacks, instead }
+    }
+
+    /// What the node holds of a partition. One that it did not speak of counts as lacking.
+    pub fn of(&self, partition: Partition) -> Holds {
+        let at = usize::from(partition.0);
+        let lacks = !self.lacks.is_empty()
+            && self.lacks.get(at / 8).is_none_or(|byte| byte & (1 << (at % 8)) != 0);
+        if lacks { self.instead } else { Holds::All }
+    }
+}
+
+/// What to do about a partition after it was merged with all other home replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It is received.
+    Yes,
+    /// Rows that are set aside come first: an operator decides about them.
+    Undecided,
+    /// No home replica has what was there: an operator accepts that it is lost, or brings a disk back.
+    Lost,
+}
+
+/// Whether what a home replica holds of a key makes a row that was set aside worthless: it has seen all that
+/// the row has seen.
+pub fn covers(held: &Object, aside: &Object) -> bool {
+    held.clock.covers_all(&aside.clock)
+}
+
+/// Judges by what this node and the other home replicas hold.
+pub fn received(mine: Holds, others: impl IntoIterator<Item = Holds>) -> Received {
+    let (mut all, mut rows, mut aside) = (false, false, false);
+    for holds in others.into_iter().chain([mine]) {
+        all |= holds == Holds::All;
+        rows |= holds == Holds::Rows;
+        aside |= holds == Holds::Aside;
+    }
+    match (all, aside, rows) {
+        (true, _, _) => Received::Yes,
+        (false, true, _) => Received::Undecided,
+        (false, false, true) => Received::Yes,
+        (false, false, false) => Received::Lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Holds::{All, Aside, Nothing, Rows};
+    use super::*;
+
+    #[test]
+    fn holdings_say_what_is_held_of_each_partition() {
+        let holdings = Holdings::new(&[Partition(0), Partition(9)], 16, Aside);
+        let of = |p| holdings.of(Partition(p));
+        assert_eq!([of(0), of(1), of(9), of(15), of(99)], [Aside, All, Aside, All, Aside]);
+        assert_eq!(Holdings::default().of(Partition(7)), All);
+        assert_eq!(Holdings::new(&[], 16, Nothing), Holdings::default());
+    }
+
+    #[test]
+    fn one_replica_that_has_it_is_enough() {
+        assert_eq!(received(Nothing, [Nothing, All]), Received::Yes);
+        assert_eq!(received(Aside, [Aside, All]), Received::Yes, "an old backup beside the others");
+        assert_eq!(
+            received(Rows, [Nothing, Nothing]),
+            Received::Yes,
+            "its own rows are what is left"
+        );
+        assert_eq!(received(Nothing, [Rows, Rows]), Received::Yes, "all lost power");
+    }
+
+    #[test]
+    fn without_one_an_operator_decides() {
+        assert_eq!(received(Nothing, [Nothing, Nothing]), Received::Lost);
+        assert_eq!(received(Nothing, []), Received::Lost, "the only replica");
+        assert_eq!(received(Aside, [Rows, Aside]), Received::Undecided, "not all are back yet");
+        assert_eq!(received(Nothing, [Aside, Nothing]), Received::Undecided);
+    }
+}

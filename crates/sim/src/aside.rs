@@ -1,0 +1,130 @@
+//! What a simulated node sets aside because it came back too old to be believed, and when it has received
+//! what it lacks. `src/distrusted.rs` and `src/received.rs` of the real node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_protocol::layout::Partition;
+use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::received::{Holdings, Holds, Received, covers, received};
+use quorate_protocol::stamp::Millis;
+
+use crate::node::{Node, Pending};
+use crate::plants::Plant;
+use crate::store::Slot;
+use crate::world::World;
+
+/// Partitions that were merged with all other home replicas: what these hold is asked.
+#[derive(Default)]
+pub(crate) struct Judging {
+    question: u64,
+    merged: Vec<Partition>,
+    waiting: BTreeSet<NodeId>,
+    heard: BTreeMap<NodeId, Holdings>,
+}
+
+impl Node {
+    /// What it holds of each partition.
+    pub(crate) fn holdings(&self, world: &World) -> Holdings {
+        let instead = match (self.records.came_empty, self.records.aside.is_empty()) {
+            (false, _) => Holds::Rows,
+            (true, false) => Holds::Aside,
+            (true, true) => Holds::Nothing,
+        };
+        let missing: Vec<Partition> = self.records.missing.iter().copied().collect();
+        Holdings::new(&missing, world.setup.layout.partitions(), instead)
+    }
+
+    /// These partitions were merged: are they received?
+    pub(crate) fn ask_holdings(&mut self, merged: Vec<Partition>, world: &mut World) {
+        let (question, me) = (world.fresh_number(), self.id);
+        let peers: Vec<NodeId> = world.setup.nodes.iter().copied().filter(|p| *p != me).collect();
+        let waiting = peers.iter().copied().collect();
+        self.judging = Judging { question, merged, waiting, heard: BTreeMap::new() };
+        for peer in peers {
+            let message = Message::Hello { status: Box::new(self.status(world)) };
+            self.request(peer, &message, &[], Pending::Holdings { question, peer }, world);
+        }
+    }
+
+    /// A peer says what it holds, or nothing.
+    pub(crate) fn on_holdings(
+        &mut self,
+        question: u64,
+        peer: NodeId,
+        reply: Option<&Reply>,
+        world: &mut World,
+    ) {
+        if self.judging.question != question || !self.judging.waiting.remove(&peer) {
+            return;
+        }
+        if let Some(Reply::Status(status)) = reply {
+            self.judging.heard.insert(peer, status.holdings.clone());
+        }
+        if !self.judging.waiting.is_empty() {
+            return;
+        }
+        let Judging { merged, heard, .. } = std::mem::take(&mut self.judging);
+        let mine = self.holdings(world);
+        for partition in merged {
+            let homes = world.setup.layout.homes(partition, self.n());
+            let others = homes.iter().filter(|home| **home != self.id);
+            let others: Option<Vec<Holds>> =
+                others.map(|home| heard.get(home).map(|holdings| holdings.of(partition))).collect();
+            let Some(others) = others else { continue };
+            let is_mine = homes.contains(&self.id);
+            let verdict = received(mine.of(partition), others);
+            if !is_mine || verdict == Received::Yes {
+                world.note(format_args!("{} has received {partition:?}", self.id));
+                self.records.missing.remove(&partition);
+            }
+        }
+        if self.records.missing.is_empty() {
+            self.records.came_empty = false;
+        }
+    }
+
+    /// Drops rows that are set aside and that this node, which has merged with all other home replicas,
+    /// holds or covers by now.
+    pub(crate) fn check_aside(&mut self, world: &mut World) {
+        if world.has(Plant::AsideTakenBack) && self.records.missing.is_empty() {
+            return self.take_back(|_| true, world);
+        }
+        let partitions = world.setup.layout.partitions();
+        let (store, missing) = (&self.store, &self.records.missing);
+        self.records.aside.retain(|slot, object| {
+            let held = store.durable().get(&Slot::home(&slot.key));
+            let is_covered = held.is_some_and(|row| covers(&row.object, object));
+            missing.contains(&slot.key.partition(partitions)) || !is_covered
+        });
+    }
+
+    /// An operator decides about what waits for one: the rows here, few or none, are the truth as far as
+    /// there is one. What the cluster does not know of keys that it has received stays aside.
+    pub(crate) fn accept_aside(&mut self, world: &mut World) {
+        let partitions = world.setup.layout.partitions();
+        let missing = self.records.missing.clone();
+        if missing.is_empty() || self.is_on_trial {
+            return;
+        }
+        self.take_back(|slot| missing.contains(&slot.key.partition(partitions)), world);
+        world.note(format_args!("{}'s rows are accepted", self.id));
+        self.records.came_empty = false;
+    }
+
+    /// Merges some of the rows that are set aside.
+    fn take_back(&mut self, which: impl Fn(&Slot) -> bool, world: &mut World) {
+        let now: Millis = self.wall(world.now);
+        for (slot, object) in std::mem::take(&mut self.records.aside) {
+            if !which(&slot) {
+                self.records.aside.insert(slot, object);
+                continue;
+            }
+            let mut row = self.row(&slot, world);
+            if row.merge(&object, now) {
+                self.store.put(slot, Some(row));
+            }
+        }
+        self.begin_sync(world);
+    }
+}

@@ -1,0 +1,152 @@
+//! Rows that are set aside: those of a node that came back too old to be believed. They are kept as they
+//! were, in a store of their own below the data directory, served to nobody and never minted on, until the
+//! cluster is known to hold what they hold or an operator decides.
+//!
+//! Setting aside is a RocksDB checkpoint (hard links: no row is copied) and then discarding the rows of
+//! the store itself. A crash in between leaves both; it is done again at the next start.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use rocksdb::checkpoint::Checkpoint;
+
+use crate::error::Error;
+use crate::incarnation::sync_directory;
+use crate::open::DATABASE;
+use crate::store::Store;
+
+/// Where sets of rows lie within the data directory.
+const ASIDE: &str = "distrusted";
+
+/// Where the sets of rows lie that were set aside in this data directory, oldest first. Empty if none.
+///
+/// # Errors
+/// What the operating system says.
+pub fn sets_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir.join(ASIDE)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut sets = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        // One that is being made or removed has another ending.
+        if path.is_dir() && path.extension().is_none() {
+            sets.push(path);
+        }
+    }
+    sets.sort();
+    Ok(sets)
+}
+
+/// Removes a set for good.
+///
+/// # Errors
+/// What the operating system says; the set may then be there still.
+pub fn remove_set(set: &Path) -> io::Result<()> {
+    // First under a name that is no set's: a crash in the middle leaves no half of one.
+    let going = set.with_extension("removed");
+    if going.exists() {
+        fs::remove_dir_all(&going)?;
+    }
+    fs::rename(set, &going)?;
+    fs::remove_dir_all(&going)
+}
+
+impl Store {
+    /// Whether there is any row or hint.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn has_rows(&self) -> Result<bool, Error> {
+        if self.stats().hint_keys > 0 {
+            return Ok(true);
+        }
+        let partitions = (0..self.options.partitions).map(|p| p as u16);
+        for partition in partitions.map(quorate_protocol::layout::Partition) {
+            if !self.scan_partition(partition, None, 1, usize::MAX)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sets all rows and hints aside under `name` (letters, digits and `-`), durably, and discards them
+    /// here. The node's records stay. Meant for a start, before anything is served. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the set cannot be made: nothing was discarded then. Those of
+    /// [`Store::discard_rows`].
+    pub fn set_rows_aside(&self, name: &str) -> Result<(), Error> {
+        let parent = self.dir.join(ASIDE);
+        let set = parent.join(name);
+        if !set.exists() && self.has_rows()? {
+            self.make_set(&parent, &set).map_err(|reason| {
+                Error::Io(format!("setting rows aside in {}: {reason}", set.display()))
+            })?;
+        }
+        self.discard_rows()
+    }
+
+    fn make_set(&self, parent: &Path, set: &Path) -> Result<(), String> {
+        let in_words = |error: io::Error| error.to_string();
+        let making = set.with_extension("making");
+        if making.exists() {
+            fs::remove_dir_all(&making).map_err(in_words)?;
+        }
+        fs::create_dir_all(&making).map_err(in_words)?;
+        let checkpoint = Checkpoint::new(self.engine.db()).map_err(|error| error.to_string())?;
+        checkpoint.create_checkpoint(making.join(DATABASE)).map_err(|error| error.to_string())?;
+        sync_directory(&making).map_err(in_words)?;
+        fs::rename(&making, set).map_err(in_words)?;
+        sync_directory(parent).map_err(in_words)?;
+        sync_directory(&self.dir).map_err(in_words)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{HOME, TREE, mint, node, object, open, options, wait};
+    use crate::{Durability, Place};
+
+    #[test]
+    fn what_is_set_aside_is_whole_and_gone_from_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Fsync);
+        store.put_meta("formed", b"yes").unwrap();
+        for i in 0..50 {
+            mint(&store, HOME, &format!("k{i}"), &[i; 3000]);
+            mint(&store, Place::Hint(node("n2")), &format!("h{i}"), b"hint");
+        }
+        wait(store.durable()).unwrap();
+        assert_eq!(sets_aside(dir.path()).unwrap(), Vec::<PathBuf>::new());
+        store.set_rows_aside("start-7").unwrap();
+        assert!(!store.has_rows().unwrap());
+        assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
+        // Done again, as after a crash in between: the set stays as it is.
+        mint(&store, HOME, "later", b"v");
+        store.set_rows_aside("start-7").unwrap();
+        drop(store);
+        let sets = sets_aside(dir.path()).unwrap();
+        assert_eq!(sets.len(), 1);
+        let aside = Store::open(&sets[0], options(Durability::Fsync)).unwrap();
+        let rows = aside.scan_partition(TREE.partition, None, 99, usize::MAX).unwrap();
+        assert_eq!((rows.len(), aside.stats().hint_keys), (50, 50));
+        assert!(object(&aside, HOME, "k49").is_some() && object(&aside, HOME, "later").is_none());
+        drop(aside);
+        remove_set(&sets[0]).unwrap();
+        assert_eq!(sets_aside(dir.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn an_empty_store_leaves_no_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        store.set_rows_aside("start-1").unwrap();
+        assert_eq!(sets_aside(dir.path()).unwrap(), Vec::<PathBuf>::new());
+    }
+}
