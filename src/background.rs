@@ -1,12 +1,13 @@
 //! What a node does without being asked: greets its peers, agrees with them on buckets and on whether the
 //! cluster was formed, delivers hints, and fills partitions it has not received.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_protocol::message::{Message, Reply, Status};
+use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::standing::Remembered;
+use quorate_protocol::standing::Verdict;
 use tokio::time::MissedTickBehavior;
 
 use crate::health::State;
@@ -26,6 +27,8 @@ pub const TWIN_FILE: &str = "another-process-runs-under-this-name";
 const TWIN: &str = "another process has started under this node's name, with a copy of its data directory or of \
      its configuration; only one may run. This one has ended. Find the other, let one of them go on, and give the \
      other a name and a data directory of its own";
+/// How long a node waits for another process of its name to be gone.
+const TWIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Round trips are measured over windows of this length.
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -89,7 +92,13 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
                 }
             }
             Some(Reply::Behind(known)) if node.standing.was_accepted_by(peer) => {
-                end_beside_twin(&node, peer, known);
+                end_beside_twin(&node, peer, &known);
+            }
+            Some(Reply::Refused(Refusal::NameTaken)) => {
+                let taken = node.standing.name_is_taken();
+                if taken > TWIN_PATIENCE {
+                    end_beside_twin(&node, peer, &taken);
+                }
             }
             Some(Reply::Behind(known)) => {
                 let start_over =
@@ -105,7 +114,7 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
 
 /// Two processes run under this node's name. Starting over would make the other one do the same, and so on
 /// without end: this one, which can tell, ends for good.
-fn end_beside_twin(node: &Node, peer: NodeId, known: Remembered) {
+fn end_beside_twin(node: &Node, peer: NodeId, known: &dyn Debug) {
     if node.standing.twin.is_cancelled() {
         return;
     }
@@ -122,17 +131,28 @@ pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
         health.greeted(node.peers.now());
     }
     let start = status.start;
-    let judged =
-        replica::on_blocking_pool(node, move |node| node.standing.hear(&node.store, peer, start));
+    if start.number == 0 {
+        return greeted(node, peer, status, false); // not by a node
+    }
+    // A peer that is up greets this often; one greeting may be lost.
+    let alive = 2 * PROBES_PER_GREETING * node.config.timeouts.probe_ms;
+    let judged = replica::on_blocking_pool(node, move |node| {
+        node.standing.hear(&node.store, peer, start, Duration::from_millis(alive))
+    });
     match judged.await {
-        Ok(Some(known)) => Reply::Behind(known),
-        Ok(None) => {
-            heard(node, peer, status);
+        Ok(Verdict::Behind(known)) => Reply::Behind(known),
+        Ok(Verdict::Taken) => Reply::Refused(Refusal::NameTaken),
+        Ok(Verdict::GoesOn(_)) => {
             let vouches = node.standing.vouches_for(peer, start);
-            Reply::Status(Box::new(Status { vouches, ..node.status() }))
+            greeted(node, peer, status, vouches)
         }
         Err(error) => Reply::Refused(replica::refusal_of(&error)),
     }
+}
+
+fn greeted(node: &Arc<Node>, peer: NodeId, status: Status, vouches: bool) -> Reply {
+    heard(node, peer, status);
+    Reply::Status(Box::new(Status { vouches, ..node.status() }))
 }
 
 /// Waits a while for a peer to find nothing wrong with this node's start, then goes on without.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::SKEW_MS_MAX;
@@ -41,6 +42,10 @@ pub struct Standing {
     is_memory_recorded: AtomicBool,
     /// Starts, by their nonces, that go on from an earlier one that is remembered.
     vouched: Mutex<BTreeMap<NodeId, u64>>,
+    /// The starts of peers that were heard last in this process, by their nonces, and when.
+    heard: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
+    /// Since when peers say that another process of this node's name is alive.
+    taken: Mutex<Option<Instant>>,
     /// Peers that found nothing wrong with this very start.
     accepted_by: Mutex<BTreeSet<NodeId>>,
     /// Cancelled when this process must end and start over.
@@ -138,6 +143,8 @@ impl Standing {
             memory: Mutex::new(memory),
             is_memory_recorded: AtomicBool::new(true),
             vouched: Mutex::default(),
+            heard: Mutex::default(),
+            taken: Mutex::default(),
             accepted_by: Mutex::default(),
             start_over: CancellationToken::new(),
             twin: CancellationToken::new(),
@@ -229,6 +236,7 @@ impl Standing {
     /// A peer found nothing wrong with this start.
     pub fn accepted(&self, peer: NodeId) {
         lock(&self.accepted_by).insert(peer);
+        *lock(&self.taken) = None;
     }
 
     /// Whether a peer has found nothing wrong with this very start. If it says later that this node is behind,
@@ -263,15 +271,15 @@ impl Standing {
     /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
     /// an old backup's, and must not spread before a peer was asked. Whether it goes on.
     pub fn clear_alone(&self) -> bool {
-        let keeps_rows = self.keeps_rows.load(Relaxed);
-        if keeps_rows {
+        let may = self.keeps_rows.load(Relaxed) && lock(&self.taken).is_none();
+        if may {
             self.cleared.store(true, Relaxed);
         }
-        keeps_rows
+        may
     }
 
-    /// A peer tells its start. Returns what is remembered of it if it is behind that. May block: a new
-    /// start is recorded.
+    /// A peer tells its start: what this node makes of it, by what it remembers. A start that was heard within
+    /// `alive` counts as alive. May block: a new start is recorded.
     ///
     /// # Errors
     /// The store's, if the start cannot be recorded.
@@ -280,19 +288,23 @@ impl Standing {
         store: &Store,
         peer: NodeId,
         start: Start,
-    ) -> Result<Option<Remembered>, Error> {
-        if start.number == 0 {
-            return Ok(None);
-        }
+        alive: Duration,
+    ) -> Result<Verdict, Error> {
         let mut memory = lock(&self.memory);
         let known = memory.peers.get(&peer).copied();
-        let next = match judge(known, start) {
-            Verdict::Behind(known) => {
-                tracing::error!(%peer, ?start, ?known, "the peer came back behind; it will fill");
-                return Ok(Some(known));
-            }
+        let mut heard = lock(&self.heard);
+        let is_alive = known
+            .zip(heard.get(&peer).copied())
+            .is_some_and(|(known, (nonce, at))| nonce == known.nonce && at.elapsed() < alive);
+        let next = match judge(known, start, is_alive) {
             Verdict::GoesOn(next) => next,
+            verdict @ (Verdict::Behind(_) | Verdict::Taken) => {
+                tracing::error!(%peer, ?start, ?known, ?verdict, "the peer came back behind");
+                return Ok(verdict);
+            }
         };
+        heard.insert(peer, (next.nonce, Instant::now()));
+        drop(heard);
         if known.is_some_and(|known| known.number < next.number) {
             lock(&self.vouched).insert(peer, next.nonce);
         }
@@ -305,7 +317,13 @@ impl Standing {
             put(store, PEERS_RECORD, &*memory)?; // under the lock: records stay in order
             self.is_memory_recorded.store(true, Relaxed);
         }
-        Ok(None)
+        Ok(Verdict::GoesOn(next))
+    }
+
+    /// A peer says that another process of this node's name is alive. Returns for how long peers have said so.
+    pub fn name_is_taken(&self) -> Duration {
+        let mut taken = lock(&self.taken);
+        taken.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Records how far peers were durable, if that has changed since it was recorded, as rows are

@@ -72,6 +72,7 @@ impl From<Refusal> for Problem {
                 (Kind::HintsFull, "no home replica can be reached and the hint store is full")
             }
             Refusal::Stopping => (Kind::Stopping, "the replica is stopping"),
+            Refusal::NameTaken => (Kind::NotReady, "another process of the same name is alive"),
             Refusal::Failed => (Kind::Failed, "the replica could not do it; its log says why"),
             Refusal::Stale => (Kind::Failed, "the object was too long on its way to the replica"),
             Refusal::Malformed => (Kind::Internal, "the replica did not understand the request"),

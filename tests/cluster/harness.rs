@@ -158,6 +158,11 @@ impl Cluster {
         self.process(number).data_dir()
     }
 
+    /// Where a node's configuration is.
+    pub(crate) fn config(&self, number: usize) -> PathBuf {
+        self.process(number).config()
+    }
+
     /// What a node has logged so far.
     pub(crate) fn log(&self, number: usize) -> String {
         self.process(number).log_text()

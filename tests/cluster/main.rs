@@ -28,6 +28,7 @@ mod partition;
 mod process;
 mod record;
 mod replicas;
+mod restore;
 mod sloppy;
 mod stop;
 mod storm;

@@ -345,6 +345,9 @@ pub enum Refusal {
     /// The object was too long on its way (see [`crate::reap`]).
     #[error("too long on its way")]
     Stale,
+    /// Another process of the asker's name was heard a moment ago (see [`crate::standing`]).
+    #[error("another process of that name is alive")]
+    NameTaken,
 }
 
 /// Live keys of a bucket as one node knows them.

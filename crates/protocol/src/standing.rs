@@ -59,10 +59,14 @@ pub enum Verdict {
     GoesOn(Remembered),
     /// The node is behind what is remembered. It must fill under a greater number.
     Behind(Remembered),
+    /// It would be behind, but the start that is remembered is alive: a copy of a disk, or a second node of
+    /// that name. It must wait until the other one is gone, or end.
+    Taken,
 }
 
-/// Judges what a node says of its start by what is remembered of it.
-pub fn judge(remembered: Option<Remembered>, start: Start) -> Verdict {
+/// Judges what a node says of its start by what is remembered of it. `is_alive` says whether the remembered
+/// start was heard a moment ago.
+pub fn judge(remembered: Option<Remembered>, start: Start, is_alive: bool) -> Verdict {
     let Start { number, nonce, opened_at, durable_at, filled_at } = start;
     let said = Remembered { number, nonce, durable_at };
     let Some(known) = remembered else { return Verdict::GoesOn(said) };
@@ -72,6 +76,9 @@ pub fn judge(remembered: Option<Remembered>, start: Start) -> Verdict {
         // Sequences can be compared only on one and the same disk; an old copy brings an old `filled_at`.
         number > known.number && (filled_at > known.number || opened_at >= known.durable_at)
     };
+    if !goes_on && is_alive && nonce != known.nonce {
+        return Verdict::Taken;
+    }
     if !goes_on {
         return Verdict::Behind(known);
     }
@@ -97,9 +104,10 @@ mod tests {
     }
 
     fn after(starts: &[Start]) -> Option<Remembered> {
-        starts.iter().fold(None, |remembered, start| match judge(remembered, *start) {
+        starts.iter().fold(None, |remembered, start| match judge(remembered, *start, false) {
             Verdict::GoesOn(next) => Some(next),
             Verdict::Behind(known) => panic!("{start:?} is behind {known:?}"),
+            Verdict::Taken => panic!("{start:?} is a second one"),
         })
     }
 
@@ -121,23 +129,37 @@ mod tests {
             ("a wiped disk", start(1, 9, 0, 1)),
         ];
         for (what, start) in behind {
-            assert!(matches!(judge(known, start), Verdict::Behind(_)), "{what}");
+            assert!(matches!(judge(known, start, false), Verdict::Behind(_)), "{what}");
         }
         let fills = Start { filled_at: 6, ..start(6, 9, 0, 1) };
         assert_eq!(
-            judge(known, fills),
+            judge(known, fills, false),
             Verdict::GoesOn(Remembered { number: 6, nonce: 9, durable_at: 1 })
         );
         let stale = Start { filled_at: 5, ..start(5, 9, 0, 1) };
-        assert!(matches!(judge(known, stale), Verdict::Behind(_)), "it must take a greater number");
+        assert!(
+            matches!(judge(known, stale, false), Verdict::Behind(_)),
+            "it must take a greater number"
+        );
         let later = Start { filled_at: 6, ..start(8, 4, 60, 60) };
-        let goes_on = matches!(judge(known, later), Verdict::GoesOn(_));
+        let goes_on = matches!(judge(known, later, false), Verdict::GoesOn(_));
         assert!(goes_on, "it filled while the judge was away, and its new disk counts from 0");
         let copy = Start { filled_at: 4, ..start(6, 9, 150, 150) };
         assert!(
-            matches!(judge(known, copy), Verdict::Behind(_)),
+            matches!(judge(known, copy, false), Verdict::Behind(_)),
             "filled before what is remembered"
         );
+    }
+
+    #[test]
+    fn a_copy_beside_the_living_original_waits() {
+        let known = after(&[start(5, 7, 100, 200)]);
+        let copy = start(6, 9, 150, 150);
+        assert_eq!(judge(known, copy, true), Verdict::Taken);
+        assert!(matches!(judge(known, copy, false), Verdict::Behind(_)), "the original is gone");
+        assert_eq!(judge(known, start(1, 9, 0, 1), true), Verdict::Taken, "an empty disk too");
+        let next = start(6, 8, 200, 200);
+        assert!(matches!(judge(known, next, true), Verdict::GoesOn(_)), "an ordinary restart");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use quorate_protocol::common::Common;
-use quorate_protocol::message::{Message, Reply, Status};
+use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
 use quorate_protocol::stamp::Millis;
@@ -205,7 +205,7 @@ impl Node {
         let starts = &mut self.records.starts;
         starts.record(world);
         let known = starts.remembered.get(&back.0).copied();
-        let reply = match judge(known, status.start) {
+        let reply = match judge(known, status.start, false) {
             Verdict::GoesOn(next) => {
                 starts.remember(back.0, next);
                 let vouched = &mut self.standing.vouched;
@@ -216,6 +216,7 @@ impl Node {
                 Reply::Status(Box::new(Status { vouches, ..self.status(world) }))
             }
             Verdict::Behind(known) => Reply::Behind(known),
+            Verdict::Taken => Reply::Refused(Refusal::NameTaken), // no two run at once here
         };
         world.reply(self.id, back, &reply, &[]);
     }
@@ -298,6 +299,6 @@ impl Node {
             ..Start::default()
         };
         let known = self.records.starts.remembered.get(&node).copied();
-        matches!(judge(known, start), Verdict::Behind(_))
+        matches!(judge(known, start, false), Verdict::Behind(_))
     }
 }
