@@ -37,7 +37,7 @@ async fn check_whole(cluster: &Arc<Cluster>, keys: &[String]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_is_whole_again_by_hints() {
-    let cluster = Cluster::start(Setup { settings: BY_HINTS, ..Setup::of(5) }).await;
+    let cluster = Cluster::start(Setup { settings: BY_HINTS, ..Setup::synced(5) }).await;
     let keys = write_without_it(&cluster).await;
     let mut kept = 0;
     for number in 1..AWAY {
@@ -54,7 +54,7 @@ async fn a_node_that_was_away_is_whole_again_by_hints() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_away_is_whole_again_without_any_hint() {
-    let cluster = Cluster::start(Setup { settings: BY_TREES, ..Setup::of(5) }).await;
+    let cluster = Cluster::start(Setup { settings: BY_TREES, ..Setup::synced(5) }).await;
     let keys = write_without_it(&cluster).await;
     for number in 1..AWAY {
         assert_eq!(cluster.hint_keys(number).await, 0, "n{number} has no room for hints");

@@ -33,7 +33,7 @@ async fn listed(nodes: &[Node], bucket: &str, limit: usize) -> Vec<(String, u64)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_conflict_index_lists_exactly_the_keys_in_conflict_page_by_page() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let nodes: Vec<Node> = cluster.all().map(|number| cluster.at(number)).collect();
     let mut expected = Vec::new();
     for at in 0..40 {
@@ -89,7 +89,7 @@ async fn the_conflict_index_lists_exactly_the_keys_in_conflict_page_by_page() {
 /// One request through three nodes at once, and again after its minter died.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_shows_as_one_sibling() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     for at in 0..20 {
         let key = format!("once/k{at}");
         let list = cluster.preference(&key);
@@ -122,7 +122,7 @@ async fn a_repeated_request_shows_as_one_sibling() {
 /// Conditions are advisory, but while the cluster is whole they meet at the first home replica.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_twenty_who_create_a_key_at_once_one_succeeds_while_the_cluster_is_whole() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     for at in 0..10 {
         let path = format!("/kv/create/k{at}");
         let put = |client: usize| {

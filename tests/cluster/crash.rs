@@ -9,7 +9,7 @@ use crate::load::{Load, acked_more, check_all};
 use crate::record::{Record, View, newest};
 
 async fn kill_all_under_load(durability: &'static str) {
-    let cluster = Cluster::start(Setup { durability, ..Setup::of(3) }).await;
+    let cluster = Cluster::start(Setup { durability, ..Setup::synced(3) }).await;
     let record = Arc::new(Record::new(&cluster, 3));
     let keys: Vec<String> = (0..8).map(|key| format!("crash/k{key}")).collect();
     for _ in 0..4 {
@@ -40,7 +40,7 @@ async fn every_acked_write_survives_kill_9_of_all_nodes_with_buffered() {
 /// The node's own bound is `timeouts.shutdown_ms`, 10 s; with nothing that hangs it takes no time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_stop_under_load_is_fast_clean_and_loses_nothing() {
-    let cluster = Cluster::start(Setup { durability: "fsync", ..Setup::of(3) }).await;
+    let cluster = Cluster::start(Setup { durability: "fsync", ..Setup::synced(3) }).await;
     let record = Arc::new(Record::new(&cluster, 3));
     let keys: Vec<String> = (0..8).map(|key| format!("stop/k{key}")).collect();
     let load = Load::start(&cluster, &record, &keys, 12);
@@ -60,7 +60,7 @@ async fn a_graceful_stop_under_load_is_fast_clean_and_loses_nothing() {
 /// A proven clean stop keeps the incarnation, and so the actors; a kill does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_mints_on_as_the_same_actor_only_after_a_clean_stop() {
-    let cluster = Cluster::start(Setup::of(3)).await;
+    let cluster = Cluster::start(Setup::synced(3)).await;
     let record = Record::new(&cluster, 3);
     let actor = async || {
         record.add(&cluster.at(1), "actors/k", &View::default()).await.unwrap();

@@ -21,7 +21,7 @@ async fn assert_deleted(node: &Node, r: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_that_a_home_replica_missed_is_not_undone_when_it_is_back() {
     for nodes in [3, 5] {
-        let cluster = Cluster::start(Setup::of(nodes)).await;
+        let cluster = Cluster::start(Setup::synced(nodes)).await;
         let list = cluster.preference(KEY);
         let node = cluster.at(list[0]);
         assert_eq!(node.put(&format!("/kv/{KEY}?w=3")).value("v").answer().await.status, 204);
@@ -70,7 +70,7 @@ async fn remembered(cluster: &Cluster, keys: &[String], through: usize) -> usize
 /// One node misses the deletes, so none may be forgotten before it is back, and has learnt of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletes_are_forgotten_once_every_node_knows_and_nothing_comes_back() {
-    let cluster = Cluster::start(Setup { settings: REAPING, ..Setup::of(5) }).await;
+    let cluster = Cluster::start(Setup { settings: REAPING, ..Setup::synced(5) }).await;
     let keys: Vec<String> = (0..100).map(|at| format!("reaped/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2, 3, 4, 5]).await;
     cluster.wait_converged().await;

@@ -42,9 +42,14 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// So many nodes with the defaults.
+    /// So many nodes with the defaults, but for acknowledgements that wait for no sync.
     pub(crate) fn of(nodes: usize) -> Self {
         Self { nodes, durability: "buffered", settings: "" }
+    }
+
+    /// The same with acknowledgements that wait for syncs, as nodes do by default.
+    pub(crate) fn synced(nodes: usize) -> Self {
+        Self { durability: "fsync", ..Self::of(nodes) }
     }
 }
 
@@ -279,6 +284,16 @@ impl Cluster {
         for number in self.all() {
             self.set_cuts(number, &[], &[]).await;
         }
+    }
+
+    /// Sets a node's clock wrong, and ends its cuts.
+    pub(crate) async fn set_clock(&self, number: usize, ahead_ms: i64) {
+        let base = format!("http://{}", self.process(number).peer_addr);
+        let hook = Node::new(self.http.clone(), base);
+        let fault = serde_json::json!({"clock_ahead_ms": ahead_ms}).to_string();
+        let obeys = async || hook.put("/fault").value(fault.clone()).try_answer().await.ok();
+        let answer = eventually(&format!("n{number}'s clock is wrong"), obeys).await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
     }
 
     /// A node that is not awake is passed over: the other end of a cut is told too, and that is

@@ -24,7 +24,7 @@ async fn write_all(cluster: &Cluster, record: &Record, keys: &[String]) -> usize
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hints_for_a_dead_home_replica_are_delivered_after_its_restart_and_then_gone() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let record = Record::new(&cluster, 3);
     let keys = cluster.keys_where("hints", 30, |list| list[..3].contains(&2));
     cluster.kill(2);
@@ -44,7 +44,7 @@ async fn hints_for_a_dead_home_replica_are_delivered_after_its_restart_and_then_
 /// The fallback dies again and again while it hands over, and its hints arrive all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fallback_killed_amid_handoff_loses_no_hint() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     // n1 is home, n5 the first fallback: it will hold all the hints, of several pages of handoff.
     let keys = cluster.keys_where("amid", 400, |list| list[..3].contains(&1) && list[3] == 5);
     let value = |key: &str| key.repeat(4000);
@@ -84,7 +84,7 @@ async fn a_fallback_killed_amid_handoff_loses_no_hint() {
 /// answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let record = Arc::new(Record::new(&cluster, 3));
     let keys = cluster.keys_where("cut", 3, |list| list[3..].contains(&4));
     let (old, new, never) = (&keys[0], &keys[1], &keys[2]);
@@ -118,7 +118,7 @@ async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
 /// The same with the home replicas dead, and a client that asks the only nodes left.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_home_replicas_dead_no_key_is_called_never_written() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let key = "dead/k";
     let list = cluster.preference(key);
     assert_eq!(
@@ -156,7 +156,7 @@ async fn look(cluster: &Cluster, through: usize, id: &str, timeout_ms: u64) -> V
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_point_tells_when_everything_hinted_before_it_is_delivered() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let record = Record::new(&cluster, 3);
     let keys = cluster.keys_where("point", 40, |list| list[..3].contains(&2));
     cluster.kill(2);

@@ -153,8 +153,20 @@ impl Record {
 
     /// Reads a key and judges the answer. `None` if none came or too few replicas answered.
     pub(crate) async fn read(&self, node: &Node, key: &str, r: u16) -> Option<View> {
+        self.read_as(node, key, r, false).await
+    }
+
+    /// Likewise; a strict read must show the last strict write that was acknowledged, or a later one.
+    pub(crate) async fn read_as(
+        &self,
+        node: &Node,
+        key: &str,
+        r: u16,
+        strict: bool,
+    ) -> Option<View> {
         let begun = self.with(key, State::tick);
-        let answer = node.get(&format!("/kv/{key}?r={r}")).try_answer().await.ok()?;
+        let path = format!("/kv/{key}?r={r}&sloppy={}", !strict);
+        let answer = node.get(&path).try_answer().await.ok()?;
         if answer.status == 503 {
             return None;
         }
@@ -165,7 +177,7 @@ impl Record {
         let sights: Vec<Sight> = shown.iter().map(sight).collect();
         let context = answer.context().map(str::to_owned);
         let clock = context.as_deref().map(|context| self.open(key, context));
-        let read = Read { begun, r, strict: false };
+        let read = Read { begun, r, strict };
         let judged = Judged { key, shown: &sights, context: clock.as_ref() };
         self.with(key, |state| {
             must_hold(state.oracle.check_read(&read, &judged));

@@ -86,7 +86,7 @@ async fn restore_all(cluster: &Cluster, copies: &[PathBuf]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_restored_from_old_backups_loses_nothing_and_needs_one_command() {
     for nodes in [3, 5] {
-        let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(nodes) }).await;
+        let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::synced(nodes) }).await;
         let keys: Vec<String> = (0..100).map(|at| format!("restored/k{at}")).collect();
         let through: Vec<usize> = cluster.all().collect();
         put_all(&cluster, &keys, "v", &through).await;
@@ -113,7 +113,7 @@ async fn a_cluster_restored_from_old_backups_loses_nothing_and_needs_one_command
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_lost_all_its_replicas_is_not_called_never_written() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let lost = cluster.keys_where("lost", 10, |list| {
         list[..3].iter().copied().collect::<BTreeSet<_>>() == BTreeSet::from([1, 2, 3])
     });
@@ -147,7 +147,7 @@ async fn what_lost_all_its_replicas_is_not_called_never_written() {
 /// Both peers lost their disks while the third was away for longer than the grace.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_survivor_that_was_away_for_long_says_what_it_waits_for() {
-    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(3) }).await;
+    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::synced(3) }).await;
     let keys: Vec<String> = (0..50).map(|at| format!("survivor/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2, 3]).await;
     cluster.wait_converged().await;
@@ -170,7 +170,7 @@ async fn a_survivor_that_was_away_for_long_says_what_it_waits_for() {
 /// and what nobody else has is kept and told until it is discarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_backup_revives_nothing_and_is_kept_until_it_is_covered() {
-    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(3) }).await;
+    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::synced(3) }).await;
     let keys: Vec<String> = (0..40).map(|at| format!("old/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2]).await;
     cluster.wait_converged().await;

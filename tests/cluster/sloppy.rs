@@ -12,7 +12,7 @@ use crate::harness::{Cluster, Setup, eventually};
 /// fallback.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_home_replica_dead_w3_succeeds_with_a_hint_and_strict_w3_is_partial() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let key = "quorum/k";
     let list = cluster.preference(key);
     cluster.kill(list[1]);
@@ -72,7 +72,7 @@ async fn strict_write_is_partial(cluster: &Cluster, through: usize, key: &str, d
 /// Three nodes have no fallback: W=3 cannot be met, everything by default can.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_with_one_dead_meet_w2_and_not_w3() {
-    let cluster = Cluster::start(Setup::of(3)).await;
+    let cluster = Cluster::start(Setup::synced(3)).await;
     cluster.kill(3);
     let node = cluster.at(1);
     assert_eq!(node.put("/kv/b/k").value("two").answer().await.status, 204);
@@ -87,7 +87,7 @@ async fn three_nodes_with_one_dead_meet_w2_and_not_w3() {
 
 /// Clients of all other nodes must not notice that one dies, is dead, stalls, or comes back.
 async fn no_request_fails_while_any_one_node_is_gone(nodes: usize) {
-    let cluster = Cluster::start(Setup::of(nodes)).await;
+    let cluster = Cluster::start(Setup::synced(nodes)).await;
     let victim = Arc::new(AtomicUsize::new(0));
     let done = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -158,7 +158,7 @@ async fn no_default_request_fails_with_any_one_of_three_nodes_dead_or_stalled() 
 /// off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_replica_answers_r1_with_the_old_value_and_a_quorum_read_repairs_it() {
-    let cluster = Cluster::start(Setup::of(3)).await;
+    let cluster = Cluster::start(Setup::synced(3)).await;
     let (stale, others) = (3, [1, 2]);
     let first = cluster.at(1).put("/kv/b/k?w=3&sloppy=false").value("old").answer().await;
     cluster.cut(&[stale], &others).await;

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use self::clients::{Clients, Work};
-use self::faults::{Hand, Schedule};
+use self::faults::{Hand, N, Schedule};
 use self::reckoning::Disks;
-use crate::harness::{Cluster, Setup};
+use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
 
 /// The keys of the sets change after so long.
@@ -96,7 +96,10 @@ async fn a_storm_to_order() {
 async fn storm(plan: Plan) {
     let repeat = plan.to_string();
     eprintln!("To repeat this storm: {repeat}");
-    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(plan.nodes) }).await;
+    // Half of the storms wait for syncs.
+    let durability = if plan.seed.is_multiple_of(2) { "fsync" } else { "buffered" };
+    let setup = Setup { settings: SETTINGS, durability, ..Setup::of(plan.nodes) };
+    let cluster = Cluster::start(setup).await;
     let work = Arc::new(Work::new(cluster.clone()));
     let mut clients = Clients::start(&work, plan.seed, 10, 2);
     let mut hand = Hand::new(cluster.clone());
@@ -161,6 +164,10 @@ async fn heal(work: &Work, hand: &Hand) -> (Duration, Option<String>) {
     let converge = async {
         hand.restore_all().await;
         work.cluster.wait_all_up().await;
+        eventually("the bucket has its n again", async || {
+            hand.set_properties(1, N, 2).await.then_some(())
+        })
+        .await;
         work.cluster.wait_converged().await;
         converged_in = begun.elapsed();
         work.cluster.wait_forgotten(work.gone.ended()).await;

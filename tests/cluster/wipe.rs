@@ -26,7 +26,7 @@ async fn read_while(cluster: &Cluster, keys: &[String], mut until: impl AsyncFnM
 }
 
 async fn a_wiped_node_fills(nodes: usize, count: usize) {
-    let cluster = Cluster::start(Setup::of(nodes)).await;
+    let cluster = Cluster::start(Setup::synced(nodes)).await;
     let record = Arc::new(Record::new(&cluster, 3));
     let keys = cluster.keys_where("wipe", count, |list| list[..3].contains(&3));
     for key in &keys {
@@ -80,7 +80,7 @@ async fn a_wiped_node_of_five_is_filled_and_calls_no_key_absent() {
 /// written".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent() {
-    let cluster = Cluster::start(Setup::of(3)).await;
+    let cluster = Cluster::start(Setup::synced(3)).await;
     cluster.cut(&[1], &[2, 3]).await;
     let put = cluster.at(1).put("/kv/b/k?w=1").value("only here").answer().await;
     assert_eq!(put.status, 204);
@@ -108,7 +108,7 @@ async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent()
 /// absent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raised_n_makes_no_key_absent() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let set_n = async |n: u16| {
         let put = cluster.at(1).put("/buckets/raised").value(format!("{{\"n\": {n}}}"));
         assert_eq!(put.answer().await.status, 200);
@@ -143,7 +143,7 @@ async fn a_raised_n_makes_no_key_absent() {
 /// them. The third loses its disk and comes back before those are handed off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_knows_what_is_left_in_hints_only() {
-    let cluster = Cluster::start(Setup::of(5)).await;
+    let cluster = Cluster::start(Setup::synced(5)).await;
     let key = cluster.keys_where("left", 1, |_| true).remove(0);
     let list = cluster.preference(&key);
     let (homes, fallbacks) = list.split_at(3);

@@ -127,10 +127,11 @@ impl Client {
             let round = self.work.round.load(Relaxed);
             let key = format!("storm/r{round}k{}", self.dice.random_range(0..KEYS));
             let node = self.node();
+            let strict = self.dice.random_range(0..3) == 0;
             let seen = if self.dice.random_range(0..10) == 0 {
                 Some(View::default())
             } else {
-                let seen = self.work.record.read(&node, &key, 2).await;
+                let seen = self.work.record.read_as(&node, &key, 2, strict).await;
                 self.work.count(seen.is_some());
                 seen
             };
@@ -146,7 +147,8 @@ impl Client {
                 }
                 _ => BTreeSet::new(),
             };
-            let answer = self.work.record.write(&node, &key, &seen, &without, "").await;
+            let query = if strict { "?sloppy=false" } else { "" };
+            let answer = self.work.record.write(&node, &key, &seen, &without, query).await;
             self.work.count(answer.is_some_and(|answer| answer.status == 204));
         }
     }

@@ -38,7 +38,15 @@ pub(crate) enum Fault {
     Heal,
     /// Nobody is gone or cut off, for a while.
     Lull,
+    /// A bucket's properties are changed through a node: so many replicas, so many acknowledgements.
+    Properties(usize, u16, u16),
+    /// A node's clock is off by so many milliseconds, as much as working clocks are of such a grace.
+    Clock(usize, i64),
 }
+
+/// The bucket of which the properties are changed, and the n that it has at the end.
+pub(crate) const CHANGED: &str = "storm";
+pub(crate) const N: u16 = 3;
 
 #[derive(Clone, Copy)]
 enum Card {
@@ -54,19 +62,22 @@ enum Card {
     Restore,
     Calm,
     Lull,
+    Properties,
+    Clock,
 }
 
 /// How long a lull is: hints are delivered and tombstones reaped, which the next faults then meet.
 const LULL: Duration = Duration::from_secs(4);
 
-const DECK: [Card; 27] = {
+const DECK: [Card; 32] = {
     use Card::{
-        Calm, Halve, Isolate, Kill, KillAll, KillSome, Lull, OneWay, Pause, Restore, Stop, Wipe,
+        Calm, Clock, Halve, Isolate, Kill, KillAll, KillSome, Lull, OneWay, Pause, Properties,
+        Restore, Stop, Wipe,
     };
     [
         Kill, Kill, Kill, KillSome, KillAll, Pause, Pause, Pause, Stop, Isolate, Isolate, Halve,
         Halve, OneWay, OneWay, Wipe, Restore, Restore, Restore, Restore, Restore, Restore, Calm,
-        Calm, Calm, Calm, Lull,
+        Calm, Calm, Calm, Lull, Properties, Properties, Properties, Clock, Clock,
     ]
 };
 
@@ -127,6 +138,11 @@ impl Schedule {
                 Fault::RestoreAll
             }
             Card::Lull => Fault::Lull,
+            Card::Properties => {
+                let (node, n) = (self.node(), self.dice.random_range(2..=N));
+                Fault::Properties(node, n, self.dice.random_range(2..=n))
+            }
+            Card::Clock => Fault::Clock(self.node(), self.dice.random_range(-200..=200)),
         }
     }
 }
@@ -159,6 +175,8 @@ impl Fault {
             Self::Restore(_) | Self::RestoreAll => "restored",
             Self::Heal => "healed",
             Self::Lull => "(a lull)",
+            Self::Properties(..) => "n and W changed",
+            Self::Clock(..) => "clock set wrong",
         }
     }
 }
@@ -238,7 +256,25 @@ impl Hand {
                 self.restore_all().await;
                 true
             }
+            Fault::Properties(number, n, w) => self.set_properties(*number, *n, *w).await,
+            Fault::Clock(number, ahead_ms) => {
+                let awake = cluster.is_awake(*number);
+                if awake {
+                    cluster.set_clock(*number, *ahead_ms).await;
+                }
+                awake
+            }
         }
+    }
+
+    /// Whether a node took them.
+    pub(crate) async fn set_properties(&self, number: usize, n: u16, w: u16) -> bool {
+        if !self.cluster.is_awake(number) {
+            return false;
+        }
+        let properties = format!("{{\"n\": {n}, \"w\": {w}}}");
+        let put = self.cluster.at(number).put(&format!("/buckets/{CHANGED}")).value(properties);
+        put.try_answer().await.is_ok_and(|answer| answer.status == 200)
     }
 
     fn restore(&self, number: usize) {
