@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::harness::{Cluster, Setup, eventually};
+use crate::harness::{Cluster, Setup, eventually, within};
+use crate::load::put_all;
 use crate::record::{Record, View};
 
 /// Who has a backup.
@@ -139,4 +141,42 @@ async fn two_clones_of_a_node_that_take_turns_mint_no_dot_twice() {
     cluster.restart(NODE).await;
     cluster.wait_filled(NODE).await;
     check(&cluster, &record, &keys).await;
+}
+
+/// A copied disk (a cloned machine) that runs beside the original: one of the two ends for good and says why,
+/// the other goes on, and neither starts over again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_node_and_its_clone_that_run_at_once_one_ends_for_good() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let keys: Vec<String> = (0..20).map(|at| format!("clone/k{at}")).collect();
+    put_all(&cluster, &keys, "v", &[1, 2, 3]).await;
+    cluster.terminate(NODE).await;
+    let dir = tempfile::tempdir().unwrap();
+    let clone = cluster.twin(NODE, dir.path());
+    copy_directory(&cluster.data_dir(NODE), &clone.data_dir());
+    cluster.restart(NODE).await;
+    cluster.wait_all_up().await;
+    clone.launch();
+    within(Duration::from_secs(60), "one of the two has ended", async || {
+        (cluster.has_ended(NODE) || clone.ended().is_some()).then_some(())
+    })
+    .await;
+    let (original_ended, clone_ended) = (cluster.has_ended(NODE), clone.ended().is_some());
+    assert!(original_ended != clone_ended, "both ended");
+    let told = if clone_ended { clone.log_text() } else { cluster.log(NODE) };
+    assert!(told.contains("another process has started under this node's name"), "{told}");
+    let starts = cluster.log(NODE).matches("listening").count();
+    assert!(starts + clone.log_text().matches("listening").count() <= 5, "they take turns");
+    if original_ended {
+        // A supervisor starts it again in vain.
+        cluster.forget(NODE);
+        cluster.launch(NODE);
+        eventually("it does not start", async || cluster.has_ended(NODE).then_some(())).await;
+        assert!(cluster.log(NODE).contains("delete that file"), "{}", cluster.log(NODE));
+        cluster.forget(NODE);
+    }
+    clone.kill();
+    for key in &keys {
+        assert_eq!(cluster.at(1).get(&format!("/kv/{key}")).answer().await.status, 200, "{key}");
+    }
 }

@@ -4,7 +4,7 @@
 //! Nodes are numbers: node 1 is `n1`. Whatever takes time is waited for by asking again, within a
 //! bound.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,6 +92,33 @@ impl Cluster {
         cluster.form();
         cluster.wait_all_up().await;
         cluster
+    }
+
+    /// A second process under a node's name, with ports and a directory of its own below `parent`; not
+    /// launched yet.
+    pub(crate) fn twin(&self, number: usize, parent: &Path) -> Process {
+        let twin = Process::new(parent, number);
+        let shape = Shape {
+            cluster_id: CLUSTER_ID,
+            key: KEY,
+            partitions: Some(PARTITIONS),
+            durability: "buffered",
+            settings: SMALL_CACHES,
+        };
+        let others = self.nodes.iter().enumerate();
+        let others = others.map(|(at, node)| if at + 1 == number { &twin } else { node });
+        twin.configure(&shape, others);
+        twin
+    }
+
+    /// Whether a node's process has ended by itself.
+    pub(crate) fn has_ended(&self, number: usize) -> bool {
+        self.process(number).ended().is_some()
+    }
+
+    /// A node's process has ended by itself: it can be launched again.
+    pub(crate) fn forget(&self, number: usize) {
+        self.process(number).forget();
     }
 
     /// Forms the cluster.

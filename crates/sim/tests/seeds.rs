@@ -6,7 +6,7 @@ use quorate_sim::plants::{PLANTS, Plant};
 use quorate_sim::sweep::Sweep;
 
 /// Every plant must be found within so many seeds.
-const SEEDS_PER_PLANT: u64 = 500;
+const SEEDS_PER_PLANT: u64 = 100;
 
 fn sweep(count: u64, plant: Option<Plant>, threads: usize) -> quorate_sim::sweep::Report {
     Sweep { first: 1, count, plant, threads }.run(|_| {})
