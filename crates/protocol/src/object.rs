@@ -114,6 +114,11 @@ impl Object {
         self.clock.join(&other.clock);
     }
 
+    /// Whether merging `other` would bring values that were not here.
+    pub fn lacks_values_of(&self, other: &Self) -> bool {
+        other.siblings.iter().any(|s| !s.is_tombstone() && !self.clock.covers(s.dot))
+    }
+
     /// Whether a sibling with this dot is here.
     pub fn has(&self, dot: Dot) -> bool {
         self.siblings.binary_search_by_key(&dot, |s| s.dot).is_ok()

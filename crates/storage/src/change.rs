@@ -2,11 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::name::Key;
+use quorate_protocol::object::Object;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
 use rocksdb::WriteBatch;
 
 use crate::columns::Totals;
+use crate::disk::Need;
 use crate::error::Error;
 use crate::hints::Reservation;
 use crate::index::{Entries, Pending};
@@ -51,7 +53,8 @@ impl Staged<'_> {
 }
 
 impl Store {
-    /// Reads a row under its stripe and lets `decide` change it.
+    /// Reads a row under its stripe and lets `decide` change it. What brings values asks for the room
+    /// for them itself.
     pub(crate) fn change<T>(
         &self,
         place: Place,
@@ -60,11 +63,19 @@ impl Store {
         decide: impl FnOnce(Update<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.engine.check()?;
-        self.disk.check()?;
+        self.disk.check(Need::Release)?;
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, blocking)?;
         let stored = self.stored(place, key, &row_key, blocking)?;
         decide(self.update(place, key, row_key, stored)?)
+    }
+
+    /// Asks for the room that merging an object into a row takes: a delete needs little.
+    pub(crate) fn check_room(&self, row: &Row, object: &Object) -> Result<(), Error> {
+        match self.disk.check(Need::Growth) {
+            Err(error) if row.object.lacks_values_of(object) => Err(error),
+            Err(_) | Ok(()) => Ok(()),
+        }
     }
 
     /// The row as it is stored, from memory if it is there. The caller holds its stripe.

@@ -6,6 +6,8 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
@@ -13,7 +15,7 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, Wr
 use crate::columns::Column;
 use crate::detours::Detours;
 use crate::error::Error;
-use crate::options::Blocking;
+use crate::options::{Ailment, Blocking};
 
 /// Syncs the log: `flush_wal(true)`, or in tests something that fails.
 pub(crate) type SyncLog = Box<dyn Fn(&DB) -> Result<(), String> + Send + Sync>;
@@ -31,10 +33,38 @@ pub(crate) struct Engine {
     synced: Mark,
     /// RocksDB's sequence number when the database was opened.
     opened_at: u64,
+    background_errors_seen: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
     modes: [Mode; 2],
     pub(crate) detours: Detours,
+    pub(crate) ailing: Ailing,
+}
+
+/// What tests order through the fault hook: a disk that is slow or fails.
+#[derive(Default)]
+pub(crate) struct Ailing {
+    syncs_fail: AtomicBool,
+    sync_ms: AtomicU64,
+}
+
+impl Ailing {
+    pub(crate) fn order(&self, ailment: Ailment) {
+        self.syncs_fail.store(ailment.syncs_fail, Ordering::SeqCst);
+        self.sync_ms.store(ailment.sync_ms, Ordering::SeqCst);
+    }
+
+    /// What becomes of a sync.
+    fn suffer(&self) -> Result<(), String> {
+        let sync_ms = self.sync_ms.load(Ordering::SeqCst);
+        if sync_ms > 0 {
+            thread::sleep(Duration::from_millis(sync_ms));
+        }
+        if self.syncs_fail.load(Ordering::SeqCst) {
+            return Err("ordered through the fault hook".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// How far something holds.
@@ -88,10 +118,12 @@ impl Engine {
             // RocksDB moves what it finds in the log to synced tables before it opens.
             logged: Mark::new(opened_at),
             synced: Mark::new(opened_at),
+            background_errors_seen: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
             detours: Detours::default(),
+            ailing: Ailing::default(),
         }
     }
 
@@ -175,7 +207,7 @@ impl Engine {
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         let covered = self.position();
-        if let Err(error) = (self.sync_log)(&self.db) {
+        if let Err(error) = self.ailing.suffer().and_then(|()| (self.sync_log)(&self.db)) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
         // Another sync may have failed meanwhile; then nobody is told that this one was good.
@@ -196,7 +228,8 @@ impl Engine {
             return Ok(());
         }
         let covered = self.position();
-        if let Err(error) = self.db.flush_wal(false) {
+        let flush = || self.db.flush_wal(false).map_err(|error| error.to_string());
+        if let Err(error) = self.ailing.suffer().and_then(|()| flush()) {
             return Err(self.fail(format!("a write of the log failed: {error}")));
         }
         self.check_failure()?;
@@ -247,12 +280,26 @@ impl Engine {
         self.failure.get().map(String::as_str)
     }
 
-    /// Looks for a flush or compaction that failed in the background: RocksDB then takes no writes.
-    pub(crate) fn check_background(&self) {
-        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten();
-        if errors.unwrap_or(0) > 0 && self.failure().is_none() {
-            self.fail("RocksDB failed in the background; see its LOG file".to_owned());
+    /// Whether a flush or compaction failed since the last call. That is no failure of the store: RocksDB
+    /// tries again what it can, as where there was no room for a moment, and refuses the next write
+    /// where it cannot.
+    pub(crate) fn has_failed_in_background(&self) -> bool {
+        let errors = self.background_errors();
+        let before = self.background_errors_seen.fetch_max(errors, Ordering::Relaxed);
+        if errors > before {
+            let count = errors - before;
+            tracing::error!(
+                count,
+                "RocksDB failed in the background and tries again; see its LOG file"
+            );
         }
+        errors > before
+    }
+
+    /// Flushes and compactions that failed since the store was opened.
+    pub(crate) fn background_errors(&self) -> u64 {
+        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten();
+        errors.unwrap_or(0)
     }
 
     /// Whether writes are taken: not closed, not failed.

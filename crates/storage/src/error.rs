@@ -18,12 +18,12 @@ pub enum Error {
         /// The limit, in bytes.
         max: u64,
     },
-    /// The disk is nearly full: no writes are taken until there is room again; reads go on.
+    /// The disk is nearly full: nothing of this kind is taken until there is room again; reads go on.
     #[error("the data disk has {free_bytes} bytes free, below the watermark of {min}")]
     DiskLow {
         /// Free bytes at the last look.
         free_bytes: u64,
-        /// The configured watermark, in bytes.
+        /// The watermark of what was asked for, in bytes.
         min: u64,
     },
     /// A sync or a write failed. What was not acknowledged may or may not be stored. No write and
@@ -67,6 +67,20 @@ pub enum OpenError {
     Directory {
         /// The data directory.
         dir: PathBuf,
+        /// What the operating system or RocksDB said.
+        reason: String,
+    },
+    /// There is no room on the disk. Nothing is lost.
+    #[error(
+        "data directory {}: its disk is full ({free_bytes} bytes free), and opening it needs some room: \
+         {reason}; remove something else from that disk or make it larger, then start the node again; \
+         nothing is lost", dir.display()
+    )]
+    DiskFull {
+        /// The data directory.
+        dir: PathBuf,
+        /// Free bytes after what was held back was given up.
+        free_bytes: u64,
         /// What the operating system or RocksDB said.
         reason: String,
     },

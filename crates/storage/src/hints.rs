@@ -16,6 +16,7 @@ use quorate_protocol::stamp::Millis;
 use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::columns::{Column, Totals, target_of};
+use crate::disk::Need;
 use crate::engine::{Engine, read_error};
 use crate::error::Error;
 use crate::options::{Blocking, Place};
@@ -147,6 +148,7 @@ impl Store {
     /// As [`Store::drop_hint`]; all of the hints are then still there.
     pub fn drop_hints(&self, target: NodeId, hints: &[(Key, Version)]) -> Result<usize, Error> {
         self.engine.check()?;
+        self.disk.check(Need::Record)?;
         let place = Place::Hint(target);
         let sent = hints.iter().map(|(key, version)| (place.row_key(key), (key, *version)));
         let sent: BTreeMap<Vec<u8>, (&Key, Version)> = sent.collect();

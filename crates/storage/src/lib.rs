@@ -42,6 +42,7 @@ mod meta;
 mod open;
 mod options;
 mod page;
+mod reserve;
 mod rows;
 mod scan;
 mod scrub;
@@ -55,12 +56,15 @@ mod trees;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod full_disk;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod testing;
 
 pub use aside::{remove_set, sets_aside};
 pub use error::{Error, OpenError};
 pub use hints::OLDEST_OF;
-pub use options::{Blocking, Condition, Durability, Options, Place, Recovery, Stats};
+pub use options::{Ailment, Blocking, Condition, Durability, Options, Place, Recovery, Stats};
 pub use page::MERGE_BATCH_ROWS;
 pub use scrub::Scrubbed;
 pub use store::{Merged, MintedRow, Store};

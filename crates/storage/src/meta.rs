@@ -5,6 +5,7 @@ use bytes::Bytes;
 use rocksdb::WriteBatch;
 
 use crate::columns::Column;
+use crate::disk::Need;
 use crate::error::Error;
 use crate::options::Blocking;
 use crate::store::Store;
@@ -21,7 +22,7 @@ impl Store {
     /// Puts a small record of the node's own. Synced before it returns, whatever is configured.
     ///
     /// # Errors
-    /// [`Error::Failed`], [`Error::Closed`].
+    /// [`Error::Failed`], [`Error::Closed`], [`Error::DiskLow`] if hardly a byte is left.
     pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         self.write_meta(name, value)?;
         self.engine.sync()
@@ -31,13 +32,14 @@ impl Store {
     /// [`Store::durable`].
     ///
     /// # Errors
-    /// [`Error::Failed`], [`Error::Closed`].
+    /// [`Error::Failed`], [`Error::Closed`], [`Error::DiskLow`] if hardly a byte is left.
     pub fn write_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         self.write_record(&meta_key(name), value)
     }
 
     /// Writes a record of the node's or of this crate's own, as rows are written.
     pub(crate) fn write_record(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.disk.check(Need::Record)?;
         let stripe = self.stripes.lock(key, Blocking::Allowed)?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.engine.column(Column::Meta)?, key, value);

@@ -23,12 +23,13 @@ use quorate_protocol::row::Incarnation;
 use rocksdb::{Cache, DB, DBRecoveryMode, ErrorKind, WriteBatch};
 
 use crate::columns::{Column, database_options, descriptors};
-use crate::disk::DiskWatch;
+use crate::disk::{DiskWatch, free_bytes, reserve_bytes};
 use crate::engine::{Engine, SyncLog};
 use crate::error::{Error, OpenError};
 use crate::hints::Ledger;
 use crate::incarnation;
 use crate::options::{Blocking, Durability, Options, Recovery};
+use crate::reserve::Reserve;
 use crate::rows::RowCache;
 use crate::store::Store;
 use crate::stripes::Stripes;
@@ -39,6 +40,8 @@ use crate::trees::Trees;
 pub(crate) const DATABASE: &str = "rocksdb";
 /// What this crate records in `meta` begins so; what the node records begins otherwise.
 const INCARNATION: &[u8] = b"store:incarnation";
+/// What a start writes at the least.
+const OPENING_BYTES: u64 = 1 << 20;
 /// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
 const FORMAT: &str = "2";
 
@@ -60,6 +63,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         prepare_directory(dir)?;
         check_families(dir)?;
+        make_room(dir, options.disk_free_bytes_min);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let (db, recovery) = open_database(dir, &options, &cache)?;
         let engine = Arc::new(Engine::new(db, sync_log));
@@ -76,7 +80,7 @@ impl Store {
         };
         let theirs = Arc::clone(&engine);
         let disk = DiskWatch::start(dir, options.disk_free_bytes_min, move || {
-            theirs.check_background();
+            theirs.has_failed_in_background()
         });
         Ok(Self {
             disk: disk.map_err(no_thread)?,
@@ -94,6 +98,16 @@ impl Store {
             options,
             tally: Default::default(),
         })
+    }
+
+    /// Whether the disk has the room to open this store again, after it failed. What is held back is given
+    /// up for it if need be. Blocks.
+    ///
+    /// # Errors
+    /// How many bytes are free, and how many are needed.
+    pub fn make_room_to_reopen(&self) -> Result<(), (u64, u64)> {
+        let (free, needed) = make_room(&self.dir, self.options.disk_free_bytes_min);
+        if free < needed { Err((free, needed)) } else { Ok(()) }
     }
 
     /// Stops taking writes, waits for those that have begun, syncs, and leaves the proof of a clean
@@ -267,8 +281,42 @@ fn settle_incarnation(
     Ok(incarnation)
 }
 
+/// Gives up what is held back if opening may need it. How many bytes are free then, and how many
+/// opening may need: what is in the log is written to tables.
+fn make_room(dir: &Path, min: u64) -> (u64, u64) {
+    let needed = log_bytes(dir).saturating_add(min / 16).max(OPENING_BYTES);
+    let free = || free_bytes(dir).unwrap_or(u64::MAX);
+    let reserve = Reserve::new(dir, reserve_bytes(min));
+    if free() < needed && reserve.held_bytes() > 0 {
+        tracing::warn!(
+            free_bytes = free(),
+            needed,
+            "disk full: the room held back is given up to open"
+        );
+        if let Err(error) = reserve.release() {
+            tracing::warn!(%error, "could not give up the room held back");
+        }
+    }
+    (free(), needed)
+}
+
+/// The bytes of the log files.
+fn log_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir.join(DATABASE)) else { return 0 };
+    let logs = entries.flatten().filter(|entry| {
+        entry.path().extension().and_then(|extension| extension.to_str()) == Some("log")
+    });
+    logs.filter_map(|log| log.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
 fn directory_error(dir: &Path, reason: &str) -> OpenError {
-    OpenError::Directory { dir: dir.to_owned(), reason: reason.to_owned() }
+    let (dir, reason) = (dir.to_owned(), reason.to_owned());
+    // Neither RocksDB's errors nor all of the operating system's say it otherwise.
+    if ["No space left", "quota exceeded"].iter().any(|full| reason.contains(full)) {
+        let free_bytes = free_bytes(&dir).unwrap_or_default();
+        return OpenError::DiskFull { dir, free_bytes, reason };
+    }
+    OpenError::Directory { dir, reason }
 }
 
 fn not_opened(dir: &Path, error: Error) -> OpenError {

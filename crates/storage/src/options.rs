@@ -32,9 +32,9 @@ pub struct Options {
     /// How many bytes flushes and compactions together may write in a second; 0 for any number. They
     /// get their share in small pieces, so that requests have a turn between.
     pub background_bytes_per_s: u64,
-    /// Below this many free bytes on the data disk no writes are taken. It must leave room for what
-    /// is written in a quarter of a second and for a compaction under way: a disk that runs full all
-    /// the same fails the store until it is reopened. 0 turns the watermark off.
+    /// Below this many free bytes on the data disk no writes are taken; deletes down to an eighth of
+    /// it. It must leave room for a compaction under way. As much again is held back by a
+    /// file, which is given up when the disk is full. 0 turns all of it off.
     pub disk_free_bytes_min: u64,
     /// The most bytes all hints together may hold.
     pub hint_bytes_max: u64,
@@ -97,17 +97,28 @@ pub enum Blocking {
     Allowed,
 }
 
+/// What tests have a store suffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ailment {
+    /// Syncs of the log fail.
+    pub syncs_fail: bool,
+    /// How long each takes at the least, in milliseconds.
+    pub sync_ms: u64,
+}
+
 /// How a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// It takes reads and writes.
     Healthy,
-    /// It takes reads only, until there is room on the disk.
+    /// It takes no writes, until there is room on the disk, but reads and perhaps deletes.
     DiskLow {
         /// Free bytes at the last look.
         free_bytes: u64,
         /// The watermark, in bytes.
         min: u64,
+        /// Whether there is room for deletes.
+        takes_deletes: bool,
     },
     /// It takes reads only, until it is opened anew.
     Failed(String),
@@ -159,4 +170,6 @@ pub struct Stats {
     pub row_cache_bytes: u64,
     /// Free bytes on the data disk at the last look.
     pub disk_free_bytes: u64,
+    /// Flushes and compactions that failed. RocksDB tries them again.
+    pub background_errors: u64,
 }

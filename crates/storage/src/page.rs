@@ -9,6 +9,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::stamp::Millis;
 use rocksdb::WriteBatch;
 
+use crate::disk::Need;
 use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
@@ -56,12 +57,13 @@ impl Store {
 
     fn merge_batch(&self, rows: Batch, now: Millis) -> Result<usize, Error> {
         self.engine.check()?;
-        self.disk.check()?;
+        self.disk.check(Need::Release)?;
         let _stripes = self.stripes.lock_each(rows.keys().map(|(_, row_key)| &row_key[..]));
         let (mut batch, mut staged) = (WriteBatch::default(), Vec::new());
         for ((_, row_key), (place, key, object)) in rows {
             let stored = self.stored(place, &key, &row_key, Blocking::Allowed)?;
             let mut update = self.update(place, &key, row_key, stored)?;
+            self.check_room(&update.row, &object)?;
             if update.row.merge(&object, now) {
                 staged.push(self.stage(&mut batch, &update)?.1);
             }

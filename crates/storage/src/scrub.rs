@@ -16,6 +16,7 @@ use quorate_protocol::tree::{Leaves, Tree, leaf_hash, leaf_of};
 use rocksdb::{ReadOptions, Snapshot, WriteBatch};
 
 use crate::columns::{Column, key_of, leaf_entry, leaf_key, tombstone_key};
+use crate::disk::Need;
 use crate::engine::read_error;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
@@ -106,6 +107,7 @@ impl Store {
             return Ok(0);
         }
         tracing::error!(partition = partition.0, leaves = toggles.len(), "Merkle leaves mended");
+        self.disk.check(Need::Record)?;
         self.engine.write(batch, Blocking::Allowed)?;
         toggles.iter().for_each(|(leaf, change)| leaf.toggle(*change));
         Ok(toggles.len() as u64)
@@ -142,6 +144,7 @@ impl Store {
             return Ok(false);
         }
         tracing::error!(%key, "index entries mended");
+        self.disk.check(Need::Record)?;
         self.engine.write(batch, Blocking::Allowed)?;
         self.trees.partition(partition)?.count_tombstones(tombstones);
         Ok(true)

@@ -17,7 +17,7 @@ use rocksdb::Cache;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use crate::disk::DiskWatch;
+use crate::disk::{DiskWatch, Need};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hints::Ledger;
@@ -145,7 +145,9 @@ impl Store {
             fresh_actor: Actor(random_nonzero()),
             now,
         };
+        let need = if draft.value.is_some() { Need::Growth } else { Need::Release };
         let result = self.change(place, key, blocking, |mut update| {
+            self.disk.check(need)?;
             let minted = match update.row.mint(draft, &minter, limits) {
                 Ok(minted) => minted,
                 Err(error) => return Ok(Err(error)),
@@ -177,6 +179,7 @@ impl Store {
         blocking: Blocking,
     ) -> Result<Merged, Error> {
         let result = self.change(place, key, blocking, |mut update| {
+            self.check_room(&update.row, object)?;
             let changed = update.row.merge(object, now);
             if changed {
                 self.save(&update, blocking)?;

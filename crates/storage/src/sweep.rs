@@ -9,6 +9,7 @@ use quorate_protocol::tree::Tree;
 use rocksdb::WriteBatch;
 
 use crate::columns::{Column, key_of};
+use crate::disk::Need;
 use crate::error::Error;
 use crate::index::Entries;
 use crate::options::{Blocking, Place};
@@ -40,6 +41,7 @@ impl Store {
             Place::Hint(target) => return self.drop_hint(target, key, version),
         };
         self.engine.check()?;
+        self.disk.check(Need::Record)?;
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, Blocking::Allowed)?;
         let Some(row) = self.read(place, key, Blocking::Allowed)? else {
@@ -102,6 +104,7 @@ impl Store {
 
     /// Moves a row to another tree. Whether it was in another.
     fn retree(&self, key: &Key, tree: Tree) -> Result<bool, Error> {
+        self.disk.check(Need::Growth)?;
         self.change(Place::Home(tree), key, Blocking::Allowed, |update| {
             let moves = update.old.leaf.is_some_and(|(n, _)| n != tree.n);
             if moves {
