@@ -362,7 +362,7 @@ impl Node {
             return self.mended_first(operation, false, world);
         };
         world.note(format_args!("{} mends {key}", self.id));
-        if world.has(Plant::RepairFromStaleRead) {
+        if world.has(Plant::RepairFromStaleRead) && !self.store.has_failed() {
             object.merge(&stale.unwrap_or_default());
             let mut row = self.row(&Slot::home(&key), world);
             row.object = object;

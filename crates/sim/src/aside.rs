@@ -87,6 +87,9 @@ impl Node {
     /// Drops rows that are set aside and that this node, which has merged with all other home replicas,
     /// holds or covers by now.
     pub(crate) fn check_aside(&mut self, world: &mut World) {
+        if self.store.has_failed() {
+            return;
+        }
         if world.has(Plant::AsideTakenBack) && self.records.missing.is_empty() {
             return self.take_back(|_| true, world);
         }
@@ -104,7 +107,7 @@ impl Node {
     pub(crate) fn accept_aside(&mut self, world: &mut World) {
         let partitions = world.setup.layout.partitions();
         let missing = self.records.missing.clone();
-        if missing.is_empty() || self.is_on_trial {
+        if missing.is_empty() || self.is_on_trial || self.store.has_failed() {
             return;
         }
         self.take_back(|slot| missing.contains(&slot.key.partition(partitions)), world);

@@ -117,6 +117,9 @@ impl Node {
 
     /// Somebody sets the bucket's n here.
     pub(crate) fn set_n(&mut self, n: u16, world: &mut World) {
+        if self.store.has_failed() {
+            return;
+        }
         let settings = Settings { n: Some(n), ..Settings::default() };
         let mut change = Table::default();
         let Ok(bucket) = Bucket::parse(BUCKET) else { return };
@@ -154,6 +157,9 @@ impl Node {
 
     /// Takes newer records over.
     pub(crate) fn merge_buckets(&mut self, other: &Table, world: &mut World) {
+        if self.store.has_failed() {
+            return; // it could not be recorded
+        }
         let buckets = &mut self.records.buckets;
         let before = buckets.n;
         let (defaults, nodes) = (defaults(world), world.setup.layout.node_count());
@@ -168,6 +174,9 @@ impl Node {
 
     /// Moves rows to the tree of their bucket's n.
     pub(crate) fn sweep(&mut self, world: &mut World) {
+        if self.store.has_failed() {
+            return;
+        }
         let n = self.n();
         let misplaced = |(slot, row): &(&Slot, &Row)| slot.target.is_none() && row.tree != n;
         let rows = self.store.rows().iter().filter(misplaced);
@@ -235,7 +244,8 @@ impl Node {
         }
         let (version, object) = (hand_over.version, hand_over.object.clone());
         self.operations.hand_overs.remove(key);
-        if self.store.version(key) == version && !self.is_home(key, world) {
+        let is_still = self.store.version(key) == version && !self.store.has_failed();
+        if is_still && !self.is_home(key, world) {
             world.note(format_args!("{} drops {key}, which it does not own", self.id));
             self.disturb(key, world);
             world.gives_up(self.id, &object);

@@ -166,7 +166,9 @@ impl Cluster {
                 self.clients[client].hear(number, &response, &mut self.world);
             }
             Event::ClientGivesUp { client, number } => self.on_give_up(client, number),
-            Event::Fault(fault) if !self.healed || matches!(fault, Fault::Restart(_)) => {
+            Event::Fault(fault)
+                if !self.healed || matches!(fault, Fault::Restart(_) | Fault::Reopen(_)) =>
+            {
                 self.on_fault(&fault);
             }
             Event::Chores { node } if !self.healed => self.on_chores(node),

@@ -25,6 +25,7 @@ impl Cluster {
         match fault {
             Fault::Restart(node) => self.restart(*node),
             Fault::Restore(node) => self.restore(*node),
+            Fault::Reopen(node) => self.reopen(*node),
             Fault::Next => {
                 self.draw_fault();
                 let mean_ms = self.world.setup.faults.every_ms;
@@ -82,6 +83,14 @@ impl Cluster {
     }
 
     fn crash(&mut self, id: NodeId) {
+        if self.nodes.get(&id).is_some_and(|node| node.up) {
+            self.end(id);
+            self.restart_later(id, 10);
+        }
+    }
+
+    /// The process is gone, and what the disk did not have yet.
+    fn end(&mut self, id: NodeId) {
         let node = &mut self.nodes.get_mut(&id).filter(|node| node.up);
         let Some(node) = node else { return };
         let lost = node.store.crash(&mut self.world.dice);
@@ -91,23 +100,34 @@ impl Cluster {
         if !self.world.has(Plant::ActorSurvivesCrash) {
             node.incarnation = Incarnation(self.world.dice.nonzero());
         }
-        self.restart_later(id, 10);
     }
 
-    /// A sync fails: nobody who waits for it gets an acknowledgement, and the store is reopened
-    /// under a new incarnation with what the disk has (section 8).
+    /// A sync fails: nobody who waits for it gets an acknowledgement, and nothing is written any more.
+    /// Reads go on, until the disk works again and the process makes way for a fresh one, which opens
+    /// the store under a new incarnation with what the disk has (section 8, `src/reopen.rs`).
     fn fail_sync(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
+        let is_sound = |node: &&mut crate::node::Node| node.up && !node.store.has_failed();
+        let Some(node) = self.nodes.get_mut(&id).filter(is_sound) else { return };
         self.world.note(format_args!("{id}'s sync fails"));
-        node.store.crash(&mut self.world.dice);
-        node.incarnation = Incarnation(self.world.dice.nonzero());
-        node.quiet_since.clear();
-        node.started_at = self.world.now;
+        node.store.fail();
         node.refuse_all_waiting(&mut self.world);
+        let delay_ms = self.outage_ms(10);
+        self.world.schedule(delay_ms, Event::Fault(Fault::Reopen(id)));
+    }
+
+    fn reopen(&mut self, id: NodeId) {
+        let has_failed = |node: &&mut crate::node::Node| node.up && node.store.has_failed();
+        if self.nodes.get_mut(&id).filter(has_failed).is_some() {
+            self.end(id);
+            self.restart(id);
+        }
     }
 
     /// A clean stop: everything is synced, and the incarnation goes on.
     fn stop(&mut self, id: NodeId) {
+        if self.nodes.get(&id).is_some_and(|node| node.store.has_failed()) {
+            return self.crash(id); // there is no clean stop of a store that failed
+        }
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
         self.world.note(format_args!("{id} stops cleanly"));
         node.store.sync(node.store.written());
@@ -334,6 +354,7 @@ impl Cluster {
         self.world.setup.sync_ms_max = 2;
         self.world.network.heal();
         for id in self.world.setup.nodes.clone() {
+            self.reopen(id);
             self.restart(id);
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.paused_until = self.world.now;

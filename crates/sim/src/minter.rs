@@ -114,6 +114,9 @@ impl Node {
         if !self.is_cleared() {
             return self.refuse(minting, Refusal::Failed, world);
         }
+        if self.store.has_failed() {
+            return self.refuse(minting, Refusal::ReadOnly, world);
+        }
         let role = minting.role(self.id);
         let slot = slot_of(&minting.write.key, role);
         let is_new_hint = slot.target.is_some() && self.store.get(&slot).is_none();

@@ -223,7 +223,7 @@ impl Node {
             Message::Read { key, what, place } => self.on_read(back, &key, what, place, world),
             Message::Forward { operation, write } => {
                 world.note(format_args!("{from} -> {} forward {}", self.id, write.key));
-                if !self.is_cleared() {
+                if !self.is_cleared() || self.store.has_failed() {
                     let refused = Reply::Refused(Refusal::Failed);
                     return world.reply(self.id, back, &refused, &[]);
                 }

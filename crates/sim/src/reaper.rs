@@ -161,6 +161,9 @@ impl Node {
     /// Deletes proven tombstones that are still so. Returns how many.
     pub(crate) fn reap(&mut self, tombstones: &[(Key, Version)], world: &mut World) -> u32 {
         let mut rows = 0;
+        if self.store.has_failed() {
+            return rows;
+        }
         for (key, version) in tombstones {
             let slot = Slot::home(key);
             if let Some(row) = self.store.get(&slot).filter(|r| r.object.version() == *version) {

@@ -66,6 +66,9 @@ impl Node {
         if !self.is_cleared() {
             return Err(Refusal::Failed);
         }
+        if self.store.has_failed() {
+            return Err(Refusal::ReadOnly);
+        }
         if is_stale(read_at, now, world.setup.grace_ms) && !world.has(Plant::StaleTaken) {
             return Err(Refusal::Stale);
         }
@@ -154,6 +157,9 @@ impl Node {
 
     /// Acknowledges once all that was written so far is durable as configured.
     pub(crate) fn when_durable(&mut self, waiter: Waiter, world: &mut World) {
+        if self.store.has_failed() {
+            return self.refuse_waiting(waiter, world);
+        }
         self.begin_sync(world);
         let change = self.store.written();
         if self.store.is_durable(change) || world.has(Plant::EarlyAck) {
@@ -165,6 +171,9 @@ impl Node {
 
     /// One sync covers everyone who wrote before it began.
     pub(crate) fn begin_sync(&mut self, world: &mut World) {
+        if self.store.has_failed() {
+            return;
+        }
         let upto = self.store.written();
         if !world.setup.fsync {
             self.store.sync(upto);
@@ -181,6 +190,9 @@ impl Node {
     /// A sync ended.
     pub(crate) fn on_synced(&mut self, upto: u64, world: &mut World) {
         self.syncing = false;
+        if self.store.has_failed() {
+            return; // another sync did meanwhile: nobody is told that this one was good
+        }
         self.store.sync(upto);
         let covers_all = world.has(Plant::SyncCoversLater);
         let (done, waiting) = std::mem::take(&mut self.waiting)
@@ -196,15 +208,19 @@ impl Node {
     /// Nothing that was written since the last sync is durable, nor will be.
     pub(crate) fn refuse_all_waiting(&mut self, world: &mut World) {
         for (_, waiter) in std::mem::take(&mut self.waiting) {
-            match waiter {
-                Waiter::Peer { to, request, .. } => {
-                    let refused = Reply::Refused(Refusal::Failed);
-                    world.reply(self.id, (to, request), &refused, &[]);
-                }
-                Waiter::Own { operation } => self.on_put_refused(operation, self.id, world),
-                Waiter::Confirm { .. } => {}
-                Waiter::Filled => self.filling = None,
+            self.refuse_waiting(waiter, world);
+        }
+    }
+
+    fn refuse_waiting(&mut self, waiter: Waiter, world: &mut World) {
+        match waiter {
+            Waiter::Peer { to, request, .. } => {
+                let refused = Reply::Refused(Refusal::Failed);
+                world.reply(self.id, (to, request), &refused, &[]);
             }
+            Waiter::Own { operation } => self.on_put_refused(operation, self.id, world),
+            Waiter::Confirm { .. } => {}
+            Waiter::Filled => self.filling = None,
         }
     }
 
@@ -247,7 +263,7 @@ impl Node {
 
     /// The target holds a hint durably: the row goes, if it is still the one that was sent.
     pub(crate) fn drop_hint(&mut self, slot: &Slot, sent: &Object, world: &mut World) {
-        let Some(row) = self.store.get(slot) else { return };
+        let Some(row) = self.store.get(slot).filter(|_| !self.store.has_failed()) else { return };
         let same = row.object.version() == sent.version();
         if !same && !world.has(Plant::HintDroppedThoughChanged) {
             return;

@@ -142,7 +142,7 @@ impl Node {
     /// Records that the node runs, which says how old its rows are if they come back as a backup. Not
     /// before it takes part: else an old backup would be young when it starts for the second time.
     pub(crate) fn mark_alive(&mut self, world: &mut World) {
-        if self.is_cleared() {
+        if self.is_cleared() && !self.store.has_failed() {
             self.store.mark_alive(self.wall(world.now));
             self.begin_sync(world);
         }
@@ -189,7 +189,7 @@ impl Node {
             formation: None,
             ready: self.records.missing.is_empty(),
             holdings: self.holdings(world),
-            writable: true,
+            writable: !self.store.has_failed(),
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),
             start: Start { durable_at: self.store.durable_at(), ..self.standing.start },
@@ -202,6 +202,10 @@ impl Node {
 
     /// A peer tells of its start.
     pub(crate) fn on_hello(&mut self, back: (NodeId, u64), status: &Status, world: &mut World) {
+        if self.store.has_failed() {
+            let refused = Reply::Refused(Refusal::ReadOnly); // it could not record what it hears
+            return world.reply(self.id, back, &refused, &[]);
+        }
         let starts = &mut self.records.starts;
         starts.record(world);
         let known = starts.remembered.get(&back.0).copied();
@@ -270,6 +274,9 @@ impl Node {
         if world.has(Plant::BehindIgnored) {
             self.standing.is_cleared = true;
             return;
+        }
+        if self.store.has_failed() {
+            return; // it could not be recorded; the peer says so again to the next start
         }
         if known.number < start.number && start.fills() {
             return; // an answer to what this node said before it started over

@@ -69,6 +69,8 @@ pub(crate) struct Store {
     tail: VecDeque<Change>,
     /// The sequence number of the last change.
     written: u64,
+    /// Whether a sync failed: nothing is written or becomes durable until it is opened again.
+    failed: bool,
     /// The bug in it, if one is planted.
     plant: Option<Plant>,
 }
@@ -161,7 +163,18 @@ impl Store {
         self.image.alive_at
     }
 
+    /// A sync fails.
+    pub(crate) fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether one did.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     fn write(&mut self, change: Change) {
+        assert!(!self.failed, "a store that failed takes no writes");
         self.image.apply(&change);
         self.tail.push_back(change);
         self.written += 1;
@@ -184,6 +197,7 @@ impl Store {
 
     /// Makes every change up to this number durable.
     pub(crate) fn sync(&mut self, upto: u64) {
+        assert!(!self.failed, "a failed sync is not tried again");
         while !self.is_durable(upto) {
             let Some(change) = self.tail.pop_front() else { return };
             self.durable.apply(&change);
@@ -192,6 +206,7 @@ impl Store {
 
     /// Loses power: some of the unsynced changes are gone, the newest first. Returns how many.
     pub(crate) fn crash(&mut self, dice: &mut Dice) -> u64 {
+        self.failed = false; // what the disk has of it is found at the next start
         let lost = dice.between(0, self.tail.len() as u64);
         self.sync(self.written - lost);
         self.tail.clear();

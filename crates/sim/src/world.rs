@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     Restart(NodeId),
     /// A node comes back with a copy of its disk.
     Restore(NodeId),
+    /// A node whose store failed becomes a fresh process.
+    Reopen(NodeId),
 }
 
 /// A frame on its way.
