@@ -86,6 +86,7 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
                 let differs = status.buckets_hash != node.buckets.hash();
                 node.clock.hear(peer, status.clock, asked_at.elapsed());
                 self::heard(&node, peer, *status);
+                fold_buckets(&node).await;
                 // First: who does not know that n was changed may take itself for a home replica.
                 if !differs || agree_on_buckets(&node, peer).await {
                     node.standing.clear(remembers_since, vouches);
@@ -265,6 +266,20 @@ async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) -> bool {
             tracing::warn!(%error, %peer, "could not take bucket properties over");
             false
         }
+    }
+}
+
+/// Forgets resets of bucket properties that all peers have heard of.
+async fn fold_buckets(node: &Arc<Node>) {
+    if !node.buckets.has_many_resets() {
+        return;
+    }
+    let fold = |node: &Node| {
+        let said = |peer| node.peers.health(peer)?.word().last().buckets_hash;
+        node.buckets.fold(&node.store, node.peers.nodes().map(said))
+    };
+    if let Err(error) = replica::on_blocking_pool(node, fold).await {
+        tracing::debug!(%error, "could not forget resets of bucket properties");
     }
 }
 

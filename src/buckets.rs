@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
-use quorate_protocol::message::Message;
+use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::stamp::Millis;
 use quorate_storage::Store;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use crate::node::{Node, StartError};
 
@@ -24,6 +25,8 @@ pub struct Buckets {
     raised: RwLock<BTreeMap<Bucket, u16>>,
     /// Serialises changes, so that `table` is not locked while one is made durable.
     changing: Mutex<()>,
+    /// Bounds who asks all peers for their tables.
+    asking: Semaphore,
 }
 
 /// Why properties were not set. Nothing changed.
@@ -33,7 +36,11 @@ pub enum BucketsError {
     #[error(transparent)]
     Properties(#[from] PropertiesError),
     /// Too many buckets have properties of their own.
-    #[error("{BUCKETS_MAX} buckets have properties of their own already, the limit")]
+    #[error(
+        "{BUCKETS_MAX} buckets have properties of their own already, the limit; reset some that are not used \
+         any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and makes room, once every node has \
+         heard of it"
+    )]
     Full,
     /// The store did not take them.
     #[error("the store does not take them: {0}")]
@@ -42,6 +49,8 @@ pub enum BucketsError {
 
 const TABLE_RECORD: &str = "buckets";
 const RAISED_RECORD: &str = "raised";
+/// So many resets are kept before they are forgotten, which changes the table on every node.
+const RESETS_MAX: usize = 256;
 const DEFAULT_N_RECORD: &str = "default_n";
 
 /// Checks that the default n is the one by which this store was filled, if it belongs to a formed cluster: with
@@ -78,9 +87,14 @@ impl Buckets {
     /// # Errors
     /// [`StartError`] if it cannot be read.
     pub fn load(store: &Store, defaults: Properties, nodes: u16) -> Result<Self, StartError> {
-        let table = RwLock::new(recorded(store, TABLE_RECORD)?);
+        let table = match store.meta(TABLE_RECORD)? {
+            Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
+            None => Table::default(),
+        };
+        let table = RwLock::new(table);
         let raised = RwLock::new(recorded(store, RAISED_RECORD)?);
-        Ok(Self { defaults, nodes, table, raised, changing: Mutex::new(()) })
+        let (changing, asking) = (Mutex::new(()), Semaphore::new(1));
+        Ok(Self { defaults, nodes, table, raised, changing, asking })
     }
 
     /// The properties of a bucket, complete.
@@ -102,7 +116,8 @@ impl Buckets {
     }
 
     /// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every
-    /// peer that is up before this returns, and to the others when they are back.
+    /// peer that is up before this returns, and to the others when they are back. Where no node knows
+    /// of any, there is nothing to reset, and nothing to remember.
     ///
     /// # Errors
     /// [`BucketsError`]; nothing changed.
@@ -113,6 +128,9 @@ impl Buckets {
         settings: Settings,
     ) -> Result<(), BucketsError> {
         settings.check(&self.defaults, self.nodes)?;
+        if settings == Settings::default() && self.is_unknown_everywhere(node, &bucket).await {
+            return Ok(());
+        }
         let changing = node.clone();
         let changed = tokio::task::spawn_blocking(move || {
             let by = (changing.me, changing.now());
@@ -130,6 +148,62 @@ impl Buckets {
         Ok(())
     }
 
+    /// Whether every node has said just now that it has no record of a bucket.
+    async fn is_unknown_everywhere(&self, node: &Arc<Node>, bucket: &Bucket) -> bool {
+        if self.read().record(bucket).is_some() {
+            return false;
+        }
+        let Ok(_one_at_a_time) = self.asking.acquire().await else { return false };
+        let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+        for peer in node.peers.nodes() {
+            let message = Message::Buckets { table: Table::default(), want_all: true };
+            let reply = node.peers.ask(peer, message, timeout).await.into_reply();
+            match reply.map(|reply| reply.head) {
+                Some(Reply::Buckets { table }) if table.record(bucket).is_none() => {}
+                Some(_) | None => return false,
+            }
+        }
+        self.read().record(bucket).is_none()
+    }
+
+    /// Whether it is worth while to see whether resets can be forgotten.
+    pub fn has_many_resets(&self) -> bool {
+        let table = self.read();
+        table.len() >= RESETS_MAX && table.resets() >= RESETS_MAX
+    }
+
+    /// Forgets resets, if there are many and every node has heard of them: if all tables, of which these are
+    /// the hashes that were heard last, are equal to this one.
+    ///
+    /// # Errors
+    /// The store's; nothing changed then.
+    pub fn fold(
+        &self,
+        store: &Store,
+        hashes: impl IntoIterator<Item = Option<u64>>,
+    ) -> Result<(), quorate_storage::Error> {
+        let _changing = self.lock();
+        let mut next = self.table();
+        let hash = next.hash();
+        let is_known_everywhere = || hashes.into_iter().all(|heard| heard == Some(hash));
+        if next.resets() < RESETS_MAX || !is_known_everywhere() {
+            return Ok(());
+        }
+        // Whatever a peer has set since it said so is newer than all that this table says.
+        next.fold(next.stamp_max());
+        self.keep(store, next)
+    }
+
+    fn keep(&self, store: &Store, next: Table) -> Result<(), quorate_storage::Error> {
+        let bytes = postcard::to_stdvec(&next).unwrap_or_default(); // to a Vec: cannot fail
+        store.put_meta(TABLE_RECORD, &bytes)?;
+        if let forgotten @ 1.. = self.read().resets().saturating_sub(next.resets()) {
+            tracing::info!(forgotten, "every node knows these resets of bucket properties");
+        }
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
     /// Sets a bucket's properties here, durably, and returns the change to be told.
     fn change(
         &self,
@@ -139,12 +213,16 @@ impl Buckets {
         by: (NodeId, Millis),
     ) -> Result<Table, BucketsError> {
         let _changing = self.lock();
+        {
+            let table = self.read();
+            if table.record(bucket).is_none() && table.len() >= BUCKETS_MAX {
+                return Err(BucketsError::Full);
+            }
+        }
         let record = self.read().next(bucket, settings, by, (&self.defaults, self.nodes));
         let mut change = Table::default();
         change.merge(bucket, record);
-        if !self.learn(store, &change)? {
-            return Err(BucketsError::Full);
-        }
+        self.learn(store, &change)?;
         Ok(change)
     }
 
@@ -164,9 +242,7 @@ impl Buckets {
         if changed {
             // First: whoever stops in between is more careful than needed, not less.
             self.record_raised(store, raised)?;
-            let bytes = postcard::to_stdvec(&next).unwrap_or_default(); // to a Vec: cannot fail
-            store.put_meta(TABLE_RECORD, &bytes)?;
-            *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
+            self.keep(store, next)?;
         }
         Ok(changed)
     }

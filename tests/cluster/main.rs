@@ -9,6 +9,7 @@
 
 mod away;
 mod backup;
+mod buckets;
 mod conflicts;
 mod converge;
 mod crash;

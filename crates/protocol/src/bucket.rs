@@ -6,6 +6,11 @@
 //! A node that missed changes cannot know which keys it was no home replica of meanwhile: n may have been
 //! lowered and raised again. So a record says which one it followed, and the lowest n that its bucket
 //! ever had: [`Table::learn`].
+//!
+//! A reset must outlive the settings that it took back: a node that has not heard of it would bring them
+//! again. Once all nodes have the same table, resets are folded into one stamp, the table's `floor`
+//! ([`Table::fold`]): what is not in the table was reset if it is not newer than that. Every node knew all
+//! of it then, and whatever is set later is newer.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +20,9 @@ use crate::name::{Bucket, NodeId};
 use crate::quorum::Count;
 use crate::stamp::{Millis, Stamp};
 
-/// The most buckets with properties of their own.
+/// The most buckets with a record for one more to be given properties on this node. What other nodes
+/// gave is taken over beyond it: of two sides of a partition neither may refuse what the other has
+/// promised.
 pub const BUCKETS_MAX: usize = 10_000;
 
 /// What a client gets to see when writes conflict.
@@ -155,6 +162,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether nothing is set any more.
+    fn is_reset(&self) -> bool {
+        self.settings == Settings::default()
+    }
+
     /// Whether a node that had `known` has heard of every change that this record follows, or knows this
     /// one already. `n` is what this record makes the bucket's n, `n_lowest` the lowest that the node
     /// has known.
@@ -180,14 +192,22 @@ impl Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     records: BTreeMap<Bucket, Record>,
+    /// What is not newer and has no record was reset, and every node has heard of it.
+    floor: Stamp,
+}
+
+/// A table as it was encoded before it had a floor.
+#[derive(Deserialize)]
+struct WithoutFloor {
+    records: BTreeMap<Bucket, Record>,
 }
 
 impl Table {
     /// Takes a record over if it is newer than the one known; the lowest n of both stays known. Returns
-    /// whether that changed anything: not if the table is full ([`BUCKETS_MAX`]).
+    /// whether that changed anything: not if every node knows that it was reset since.
     pub fn merge(&mut self, bucket: &Bucket, record: Record) -> bool {
         let known = self.records.get(bucket).copied();
-        if known.is_none() && self.records.len() >= BUCKETS_MAX {
+        if known.is_none() && record.change.stamp <= self.floor {
             return false;
         }
         let newer = known.filter(|known| known.change >= record.change).unwrap_or(record);
@@ -210,16 +230,25 @@ impl Table {
         raised: &mut BTreeMap<Bucket, u16>,
         (defaults, nodes): (&Properties, u16),
     ) -> bool {
+        let n_of = |settings: Settings| settings.over(defaults, nodes).n;
         let mut changed = false;
+        for (bucket, record) in self.reset_below(other) {
+            // A table that comes from a backup: who has it may have missed anything since.
+            let trusted = raised.get(&bucket).copied().unwrap_or(record.n_lowest);
+            if trusted.min(record.n_lowest) < n_of(Settings::default()) {
+                raised.insert(bucket.clone(), trusted.min(record.n_lowest));
+            }
+            self.records.remove(&bucket);
+            changed = true;
+        }
         for (bucket, record) in other.records() {
-            let n_of = |settings: Settings| settings.over(defaults, nodes).n;
             let known = self.record(bucket).copied();
             let n_before = n_of(self.settings(bucket.as_str()));
             let before = raised.get(bucket).copied();
             let trusted = before.unwrap_or(n_before).min(n_before);
             changed |= self.merge(bucket, *record);
             if self.record(bucket).is_none() {
-                continue; // the table is full
+                continue; // every node knows that it was reset since
             }
             let n_lowest = known.map_or(n_before, |known| known.n_lowest);
             let n = n_of(record.settings);
@@ -230,7 +259,44 @@ impl Table {
                 changed = true;
             }
         }
-        changed
+        self.fold(other.floor) || changed
+    }
+
+    /// What this table says of buckets of which the other one knows that they were reset.
+    fn reset_below(&self, other: &Self) -> Vec<(Bucket, Record)> {
+        let is_reset = |(bucket, record): &(&Bucket, &Record)| {
+            record.change.stamp <= other.floor && other.record(bucket).is_none()
+        };
+        let reset = self.records().filter(is_reset);
+        reset.map(|(bucket, record)| (bucket.clone(), *record)).collect()
+    }
+
+    /// Forgets the resets up to a stamp. Only for one up to which all nodes have the same records: the
+    /// [`Table::stamp_max`] of this table while all others are equal, or the floor of one of them.
+    /// Returns whether anything changed.
+    pub fn fold(&mut self, upto: Stamp) -> bool {
+        if upto <= self.floor {
+            return false;
+        }
+        self.floor = upto;
+        self.records.retain(|_, record| !record.is_reset() || record.change.stamp > upto);
+        true
+    }
+
+    /// How many buckets have a record that only says that they were reset.
+    pub fn resets(&self) -> usize {
+        self.records.values().filter(|record| record.is_reset()).count()
+    }
+
+    /// Reads a table as `postcard` wrote it, also before it had a floor.
+    ///
+    /// # Errors
+    /// `postcard`'s.
+    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::from_bytes(bytes).or_else(|error| {
+            let WithoutFloor { records } = postcard::from_bytes(bytes).map_err(|_| error)?;
+            Ok(Self { records, floor: Stamp::default() })
+        })
     }
 
     /// The record that sets a bucket's properties after all that this table knows. `defaults` and `nodes`
@@ -281,7 +347,7 @@ impl Table {
 
     /// The greatest stamp in the table.
     pub fn stamp_max(&self) -> Stamp {
-        self.records.values().map(|r| r.change.stamp).max().unwrap_or_default()
+        self.records.values().map(|r| r.change.stamp).fold(self.floor, Stamp::max)
     }
 
     /// Equal tables have equal hashes; peers compare them to see whether they must exchange records.
@@ -421,6 +487,145 @@ mod tests {
             for node in &nodes {
                 prop_assert_eq!(node.table.hash(), nodes[0].table.hash());
                 prop_assert_eq!(node.trusted(), lowest);
+            }
+        }
+    }
+
+    /// A node that knows of many buckets.
+    #[derive(Clone, Default)]
+    struct Keeping {
+        table: Table,
+        raised: BTreeMap<Bucket, u16>,
+    }
+
+    impl Keeping {
+        fn set(&mut self, name: &str, at: (&str, u64), settings: Settings) -> Table {
+            let (node, now) = at;
+            let (bucket, by) = (named(name), (NodeId::parse(node).unwrap(), Millis(now)));
+            let record = self.table.next(&bucket, settings, by, (&Properties::default(), 5));
+            let mut change = Table::default();
+            change.merge(&bucket, record);
+            self.hear(&change);
+            change
+        }
+
+        fn hear(&mut self, other: &Table) -> bool {
+            self.table.learn(other, &mut self.raised, (&Properties::default(), 5))
+        }
+    }
+
+    fn named(name: &str) -> Bucket {
+        Bucket::parse(name).unwrap()
+    }
+
+    #[test]
+    fn what_either_side_of_a_partition_promised_is_taken_over_by_the_other() {
+        let [mut a, mut b] = ["a", "b"].map(|side| {
+            let mut node = Keeping::default();
+            for i in 0..BUCKETS_MAX {
+                let change = record(1, i as u64 + 1, "n1");
+                node.table.merge(&named(&format!("{side}{i}")), change);
+            }
+            node
+        });
+        let (of_a, of_b) = (a.table.clone(), b.table.clone());
+        assert!(a.hear(&of_b) && b.hear(&of_a));
+        assert_eq!((a.table.len(), a.table.hash()), (2 * BUCKETS_MAX, b.table.hash()));
+        assert!(!a.hear(&b.table), "there is nothing more to exchange");
+    }
+
+    #[test]
+    fn folded_resets_are_neither_forgotten_nor_kept() {
+        let (mut a, mut b) = (Keeping::default(), Keeping::default());
+        let old = a.set("gone", ("n1", 1), n_of(1));
+        let kept = a.set("kept", ("n1", 2), n_of(2));
+        let backup = a.clone();
+        a.set("gone", ("n1", 3), Settings::default());
+        b.hear(&a.table);
+        assert_eq!((a.table.hash(), a.table.resets()), (b.table.hash(), 1));
+        assert!(a.table.fold(a.table.stamp_max()));
+        assert_eq!((a.table.len(), a.table.resets()), (1, 0));
+        assert!(!a.hear(&old) && !a.hear(&kept), "late messages change nothing");
+        assert_eq!(a.table.settings("gone"), Settings::default());
+
+        assert_ne!(a.table.hash(), b.table.hash());
+        assert!(!a.hear(&b.table), "a reset that was folded does not come back");
+        assert!(b.hear(&a.table));
+        assert_eq!(a.table.hash(), b.table.hash());
+
+        let mut restored = backup.clone();
+        assert!(!a.hear(&backup.table), "an old backup brings nothing back");
+        assert!(restored.hear(&a.table));
+        assert_eq!(restored.table.hash(), a.table.hash());
+        assert_eq!(restored.raised.get(&named("gone")), Some(&1), "and trusts only what it had");
+
+        let again = b.set("gone", ("n2", 0), n_of(4)); // by a clock that is behind
+        assert!(a.hear(&again));
+        assert_eq!(a.table.settings("gone").n, Some(4));
+        assert_eq!(a.table.hash(), b.table.hash());
+    }
+
+    #[test]
+    fn a_table_from_before_there_was_a_floor_is_read() {
+        let mut table = Table::default();
+        table.merge(&named("carts"), record(2, 5, "n1"));
+        let bytes = postcard::to_stdvec(&table).unwrap();
+        assert_eq!(Table::decode(&bytes), Ok(table.clone()));
+        let old = postcard::to_stdvec(&table.records).unwrap();
+        assert_eq!(Table::decode(&old), Ok(table.clone()));
+        table.fold(table.stamp_max());
+        assert_eq!(Table::decode(&postcard::to_stdvec(&table).unwrap()), Ok(table));
+        assert!(Table::decode(&bytes[..9]).is_err());
+    }
+
+    proptest! {
+        /// Whatever is set, reset and told in whatever order, with late and repeated messages and resets
+        /// folded whenever all tables are equal: in the end all tables are, and say of each bucket what
+        /// the last change says.
+        #[test]
+        fn tables_agree_on_the_last_change_of_each_bucket(
+            steps in proptest::collection::vec((0usize..3, 0usize..6, 0usize..4, 0u16..=5), 1..60),
+        ) {
+            let mut nodes = vec![Keeping::default(); 3];
+            let mut told: Vec<Table> = Vec::new();
+            let mut last: BTreeMap<String, (Change, Settings)> = BTreeMap::new();
+            for (at, (one, what, bucket, n)) in steps.into_iter().enumerate() {
+                match what {
+                    0 | 1 => {
+                        let settings = if n == 0 { Settings::default() } else { n_of(n) };
+                        let (name, node) = (format!("b{bucket}"), format!("n{one}"));
+                        let change = nodes[one].set(&name, (&node, at as u64 / 8), settings);
+                        let change_made = change.records[&named(&name)].change;
+                        let made = (change_made, settings);
+                        let entry = last.entry(name).or_insert(made);
+                        if made.0 > entry.0 { *entry = made; }
+                        told.push(change);
+                    }
+                    2 => if let Some(late) = told.get(usize::from(n)).cloned() {
+                        nodes[one].hear(&late);
+                    },
+                    3 => {
+                        let all_equal = nodes.iter().all(|node| node.table == nodes[0].table);
+                        if all_equal {
+                            let upto = nodes[one].table.stamp_max();
+                            nodes[one].table.fold(upto);
+                        }
+                    }
+                    _ => {
+                        let other = nodes[bucket % 3].table.clone();
+                        nodes[one].hear(&other);
+                    }
+                }
+            }
+            for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
+                let other = nodes[other].table.clone();
+                nodes[one].hear(&other);
+            }
+            for node in &nodes {
+                prop_assert_eq!(node.table.hash(), nodes[0].table.hash());
+                for (name, (_, settings)) in &last {
+                    prop_assert_eq!(node.table.settings(name), *settings, "{}", name);
+                }
             }
         }
     }
