@@ -114,7 +114,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutConfig {
-    /// Raised with every change of the layout.
+    /// Names this layout; the same on all nodes.
     #[serde(default = "default_layout_version")]
     pub version: u64,
     /// Slices of the key space; fixed for the life of the cluster.

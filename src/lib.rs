@@ -39,6 +39,7 @@ pub mod operator;
 pub mod peer_port;
 mod peer_stream;
 pub mod peers;
+mod placed;
 mod pulse;
 pub mod queue;
 pub mod reader;

@@ -35,6 +35,7 @@ use crate::hints::Hints;
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::placed;
 use crate::reader::HedgeBudget;
 use crate::reaper::Quiet;
 use crate::received::Unreceived;
@@ -176,6 +177,21 @@ pub enum StartError {
         /// Why not.
         reason: String,
     },
+    /// The configured layout would have keys looked for where they are not.
+    #[error(
+        "the layout was changed: the data directory was filled under {recorded}, the configuration has \
+         {configured}: {differences}. Keys would be looked for where they are not, and rows do not move \
+         with a layout yet: give [layout] back what it had. To change the cluster, form a new one with \
+         new data directories and copy the keys over (GET /keys/{{bucket}}, GET and PUT /kv)"
+    )]
+    OtherLayout {
+        /// What was recorded.
+        recorded: String,
+        /// What is configured.
+        configured: String,
+        /// What of it differs.
+        differences: String,
+    },
     /// A peer's address is no host and port.
     #[error("layout.nodes.peer_addr {0:?} is no host and port")]
     PeerAddr(String),
@@ -205,9 +221,9 @@ impl Node {
         let peers = Peers::start(&config, &header, faults.clone(), &background, &stop)?;
         let formation = OnceLock::new();
         if let Some(bytes) = store.meta(FORMATION_RECORD)? {
-            let id = <[u8; 16]>::try_from(&bytes[..]);
-            let id = id.map_err(|_| StartError::Record(FORMATION_RECORD))?;
+            let id = bytes[..].try_into().map_err(|_| StartError::Record(FORMATION_RECORD))?;
             formation.get_or_init(|| Formation(id));
+            placed::check(&store, &layout)?;
         }
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
         let readiness = Readiness::load(&store, layout.partitions())?;
@@ -430,6 +446,7 @@ impl Node {
         }
         self.readiness.record_all(&self.store, !joins)?;
         buckets::record_default_n(&self.store, self.header.default_n)?;
+        placed::record(&self.store, &self.layout)?; // first: a formed node always has a record
         self.store.put_meta(FORMATION_RECORD, &formation.0)?;
         self.formation.get_or_init(|| formation);
         tracing::info!(joins, "cluster formation recorded");

@@ -158,10 +158,10 @@ async fn of_a_node_and_its_clone_that_run_at_once_one_ends_for_good() {
     cluster.wait_all_up().await;
     clone.launch();
     within(Duration::from_secs(60), "one of the two has ended", async || {
-        (cluster.has_ended(NODE) || clone.ended().is_some()).then_some(())
+        (cluster.ended(NODE).is_some() || clone.ended().is_some()).then_some(())
     })
     .await;
-    let (original_ended, clone_ended) = (cluster.has_ended(NODE), clone.ended().is_some());
+    let (original_ended, clone_ended) = (cluster.ended(NODE).is_some(), clone.ended().is_some());
     assert!(original_ended != clone_ended, "both ended");
     let told = if clone_ended { clone.log_text() } else { cluster.log(NODE) };
     assert!(told.contains("another process has started under this node's name"), "{told}");
@@ -171,7 +171,7 @@ async fn of_a_node_and_its_clone_that_run_at_once_one_ends_for_good() {
         // A supervisor starts it again in vain.
         cluster.forget(NODE);
         cluster.launch(NODE);
-        eventually("it does not start", async || cluster.has_ended(NODE).then_some(())).await;
+        eventually("it does not start", async || cluster.ended(NODE).is_some().then_some(())).await;
         assert!(cluster.log(NODE).contains("delete that file"), "{}", cluster.log(NODE));
         cluster.forget(NODE);
     }

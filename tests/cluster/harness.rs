@@ -65,6 +65,22 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts nodes, forms the cluster and waits until all are ready and know each other.
     pub(crate) async fn start(setup: Setup) -> Arc<Self> {
+        let cluster = Self::start_unformed(setup).await;
+        cluster.form();
+        cluster.wait_all_up().await;
+        cluster
+    }
+
+    /// Starts nodes, and no more.
+    pub(crate) async fn start_unformed(setup: Setup) -> Arc<Self> {
+        Self::start_in(setup, |_, _| ()).await
+    }
+
+    /// Likewise, after `prepare` has seen to the directory of each node.
+    pub(crate) async fn start_in(
+        setup: Setup,
+        prepare: impl Fn(usize, &std::path::Path),
+    ) -> Arc<Self> {
         let turn = TURNS.acquire().await.unwrap();
         let member =
             |number| Member { node: name_of(number), zone: name_of(number).to_string(), weight: 1 };
@@ -85,12 +101,11 @@ impl Cluster {
             durability: setup.durability,
             settings: &settings,
         };
-        for process in &cluster.nodes {
+        for (number, process) in cluster.all().zip(&cluster.nodes) {
             process.configure(&shape, cluster.nodes.iter());
+            prepare(number, &process.directory);
             process.launch();
         }
-        cluster.form();
-        cluster.wait_all_up().await;
         cluster
     }
 
@@ -111,12 +126,23 @@ impl Cluster {
         twin
     }
 
-    /// Whether a node's process has ended by itself.
-    pub(crate) fn has_ended(&self, number: usize) -> bool {
-        self.process(number).ended().is_some()
+    /// A node's configuration.
+    pub(crate) fn configuration(&self, number: usize) -> String {
+        std::fs::read_to_string(self.process(number).config()).unwrap()
     }
 
-    /// A node's process has ended by itself: it can be launched again.
+    /// Replaces the configuration of a node that does not run.
+    pub(crate) fn configure(&self, number: usize, text: &str) {
+        assert!(!self.is_running(number), "n{number} runs");
+        std::fs::write(self.process(number).config(), text).unwrap();
+    }
+
+    /// Whether a node has ended by itself, and how.
+    pub(crate) fn ended(&self, number: usize) -> Option<ExitStatus> {
+        self.process(number).ended()
+    }
+
+    /// Forgets the process of a node that has ended by itself.
     pub(crate) fn forget(&self, number: usize) {
         self.process(number).forget();
     }
@@ -344,6 +370,16 @@ impl Cluster {
 /// The name of a node.
 pub(crate) fn name_of(number: usize) -> NodeId {
     NodeId::parse(&format!("n{number}")).unwrap()
+}
+
+/// Launches a node that cannot start, and returns what it says.
+pub(crate) async fn says_at_start(cluster: &Cluster, number: usize) -> String {
+    let before = cluster.log(number).len();
+    cluster.launch(number);
+    let status = eventually("the node ends", async || cluster.ended(number)).await;
+    assert!(!status.success(), "{status}");
+    cluster.forget(number);
+    cluster.log(number)[before..].to_owned()
 }
 
 /// Asks again and again until there is something.

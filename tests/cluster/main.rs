@@ -20,6 +20,7 @@ mod harness;
 mod hints;
 mod http;
 mod keys;
+mod layout;
 mod load;
 mod look;
 mod overload;

@@ -165,6 +165,11 @@ impl Layout {
         &list[..usize::from(n).min(list.len())]
     }
 
+    /// Whether every key has the same preference list under both, whatever else differs.
+    pub fn places_as(&self, other: &Self) -> bool {
+        (self.partitions, &self.lists) == (other.partitions, &other.lists)
+    }
+
     /// How many partitions have the node among their first `n`.
     pub fn load(&self, node: NodeId, n: u16) -> usize {
         (0..self.partitions).filter(|p| self.homes(Partition(*p as u16), n).contains(&node)).count()
