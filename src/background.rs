@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::health::State;
 use crate::node::Node;
-use crate::{anti_entropy, distrusted, fill, gossip, handoff, reaper, replica, sweep};
+use crate::{anti_entropy, distrusted, fill, gossip, handoff, reaper, reopen, replica, sweep};
 
 /// A peer that is up is greeted every so many probe intervals.
 pub const PROBES_PER_GREETING: u64 = 2;
@@ -42,6 +42,7 @@ pub fn start(node: &Arc<Node>) {
     spawn(node, fill::run(node.clone()));
     spawn(node, distrusted::run(node.clone()));
     spawn(node, reaper::run(node.clone()));
+    spawn(node, reopen::run(node.clone()));
     spawn(node, sweep::run(node.clone()));
     spawn(node, sweep::scrub(node.clone()));
     spawn(node, mark_alive(node.clone()));

@@ -1,5 +1,5 @@
-//! The fault hook: cuts this node's peer traffic off and sets its clock wrong, without root, for tests and
-//! demonstrations.
+//! The fault hook: cuts this node's peer traffic off, sets its clock wrong or has its disk fail, without
+//! root, for tests and demonstrations.
 //!
 //! It exists only when the configuration enables it. A cut is silence, as in a real partition: messages
 //! to a cut peer time out, messages from it are never answered.
@@ -20,6 +20,16 @@ pub struct Cuts {
     pub cut_out: BTreeSet<NodeId>,
     /// How far this machine's clock seems to be ahead, in milliseconds.
     pub clock_ahead_ms: i64,
+}
+
+/// What is wrong with this node's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskFault {
+    /// Syncs fail.
+    pub syncs_fail: bool,
+    /// How long each takes at the least, in milliseconds.
+    pub sync_ms: u64,
 }
 
 /// The cuts in force.

@@ -45,6 +45,7 @@ pub mod queue;
 pub mod reader;
 pub mod reaper;
 pub mod received;
+pub mod reopen;
 pub mod replica;
 pub mod serve;
 pub mod server;

@@ -184,6 +184,8 @@ fn register_store(now: &mut Registry, node: &Node) {
     let help = "Reads of the disk without leaving the event loop";
     counter(now, "store_reads_in_place", help, stats.reads_in_place);
     counter(now, "store_stalls", "Store calls that met a write stall", stats.stalls);
+    let help = "Flushes and compactions that failed and are tried again";
+    counter(now, "store_background_errors", help, stats.background_errors);
     gauge(now, "block_cache_bytes", "Bytes in the block cache", stats.block_cache_bytes);
     gauge(now, "row_cache_bytes", "Bytes of whole rows in memory", stats.row_cache_bytes);
     gauge(now, "disk_free_bytes", "Free bytes on the data disk", stats.disk_free_bytes);

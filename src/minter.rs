@@ -40,7 +40,7 @@ impl From<WriteAnswer> for WriteOutcome {
 
 /// Takes over a write that another node forwards: accepted at once, answered by a message later.
 pub fn accept(node: &Arc<Node>, coordinator: NodeId, operation: u64, write: Write) -> Reply {
-    if let Err(refusal) = may_mint(node) {
+    if let Err(refusal) = may_mint(node, &write) {
         return Reply::Refused(refusal);
     }
     let Some(permit) = node.forwards.admit() else { return Reply::Refused(Refusal::Busy) };
@@ -58,18 +58,20 @@ pub fn accept(node: &Arc<Node>, coordinator: NodeId, operation: u64, write: Writ
     Reply::Accepted
 }
 
-/// Whether this node can mint at all.
+/// Whether this node can mint such a write at all.
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub fn may_mint(node: &Node) -> Result<(), Refusal> {
+pub fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
     if node.formation().is_none() {
         return Err(Refusal::NotFormed);
     }
     if !node.standing.is_cleared() {
         return Err(Refusal::Busy); // for a moment: it asks its peers whether it missed anything
     }
-    if !node.is_writable() {
+    // On a full disk a delete still has room, and makes some.
+    let has_room = if write.has_value { node.is_writable() } else { node.takes_deletes() };
+    if !has_room {
         return Err(Refusal::ReadOnly);
     }
     Ok(())
@@ -134,7 +136,7 @@ pub async fn mint(
 /// What must be settled before anything is written: reused idempotency keys, and a read of R for
 /// conditions and for deletes without a context.
 async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(), WriteAnswer> {
-    may_mint(node).map_err(WriteAnswer::Unable)?;
+    may_mint(node, write).map_err(WriteAnswer::Unable)?;
     if let Some(name) = write.idempotency
         && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
     {

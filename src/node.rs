@@ -39,6 +39,7 @@ use crate::placed;
 use crate::reader::HedgeBudget;
 use crate::reaper::Quiet;
 use crate::received::Unreceived;
+use crate::reopen::Reopening;
 use crate::standing::Standing;
 use crate::sweep::Swept;
 use crate::wall_clock::{WallClock, machine_clock};
@@ -94,6 +95,8 @@ pub struct Node {
     pub swept: Swept,
     /// When this node last dropped what it held for others.
     pub quiet: Quiet,
+    /// What becomes of a store that failed.
+    pub reopening: Reopening,
     /// Tombstones deleted since the start.
     pub reaped: AtomicU64,
     /// Cuts ordered through the fault hook.
@@ -129,8 +132,16 @@ pub enum NotReady {
     #[error("the node is stopping")]
     Stopping,
     /// The store failed.
-    #[error("the store failed: {0}")]
-    Store(String),
+    #[error(
+        "the store failed and takes no writes, reads are still served: {reason}; {}",
+        remedy(obstacle.as_deref())
+    )]
+    Store {
+        /// Why.
+        reason: String,
+        /// Why it was not opened again yet, if that is known.
+        obstacle: Option<String>,
+    },
 }
 
 /// Why a node did not start.
@@ -203,6 +214,14 @@ pub enum StartError {
     Client(#[from] reqwest::Error),
 }
 
+/// What becomes of a failed store, in words.
+fn remedy(obstacle: Option<&str>) -> String {
+    match obstacle {
+        Some(why) => format!("it is opened again once it can be: {why}"),
+        None => "it is opened again in a moment".to_owned(),
+    }
+}
+
 const FORMATION_RECORD: &str = "formation";
 
 impl Node {
@@ -266,6 +285,7 @@ impl Node {
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Swept::default(),
             quiet: Quiet::new(layout.partitions()),
+            reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
             operations: TaskTracker::new(),
@@ -391,16 +411,25 @@ impl Node {
         self.readiness.is_ready(partition) && homes.contains(&self.me) && self.standing.is_cleared()
     }
 
-    /// Whether client requests can be taken.
+    /// Whether all client requests can be taken.
     ///
     /// # Errors
     /// [`NotReady`] that says why not.
     pub fn readiness(&self) -> Result<(), NotReady> {
+        if let Condition::Failed(reason) = self.store.condition() {
+            let obstacle = self.reopening.obstacle();
+            return Err(NotReady::Store { reason, obstacle });
+        }
+        self.may_read()
+    }
+
+    /// Whether requests that only read can be taken: a store that failed gives what it holds.
+    ///
+    /// # Errors
+    /// [`NotReady`] that says why not.
+    pub fn may_read(&self) -> Result<(), NotReady> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(NotReady::Stopping);
-        }
-        if let Condition::Failed(reason) = self.store.condition() {
-            return Err(NotReady::Store(reason));
         }
         if self.formation().is_none() {
             return Err(NotReady::NotFormed);
@@ -414,6 +443,15 @@ impl Node {
     /// Whether the store takes writes.
     pub fn is_writable(&self) -> bool {
         matches!(self.store.condition(), Condition::Healthy)
+    }
+
+    /// Whether the store takes deletes: they need little room, and make some.
+    pub fn takes_deletes(&self) -> bool {
+        match self.store.condition() {
+            Condition::Healthy => true,
+            Condition::DiskLow { takes_deletes, .. } => takes_deletes,
+            Condition::Failed(_) => false,
+        }
     }
 
     /// Takes no new requests from now on.

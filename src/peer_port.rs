@@ -9,15 +9,16 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use quorate_protocol::message::{Message, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
+use quorate_storage::Ailment;
 
-use crate::faults::Cuts;
+use crate::faults::{Cuts, DiskFault};
 use crate::node::Node;
 use crate::stream::frame_bytes_max;
 use crate::{batch, peer_stream};
@@ -27,6 +28,7 @@ pub fn app(node: Arc<Node>) -> Router {
     let mut router = Router::new().route("/peer", get(peer_stream::open).post(on_frame));
     if node.config.fault_hook {
         router = router.route("/fault", get(show_cuts).put(set_cuts));
+        router = router.route("/fault/disk", put(set_disk_fault));
     }
     router.with_state(node)
 }
@@ -112,6 +114,18 @@ async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
             tracing::warn!(?cuts, "faults set by the fault hook");
             node.clock.set_fault(cuts.clock_ahead_ms);
             node.faults.set(cuts);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+async fn set_disk_fault(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<DiskFault>(&body) {
+        Ok(fault) => {
+            tracing::warn!(?fault, "the disk fails by the fault hook");
+            let DiskFault { syncs_fail, sync_ms } = fault;
+            node.store.suffer(Ailment { syncs_fail, sync_ms });
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),

@@ -44,8 +44,8 @@ pub enum ServeError {
 pub enum Ended {
     /// By a signal, cleanly.
     Stopped,
-    /// It came back behind what its peers remember, has recorded so, and must be started again. The
-    /// store was left as after a crash: the next start is a new incarnation.
+    /// It came back behind what its peers remember and has recorded so, or its store failed: it must be
+    /// started again. The store was left as after a crash: the next start is a new incarnation.
     StartOver,
     /// Another process runs under its name; it must not be started again by itself.
     BesideTwin,
@@ -87,6 +87,7 @@ pub async fn serve(config: Config) -> Result<Ended, ServeError> {
         () = stop_signal => Ended::Stopped,
         () = node.standing.start_over.cancelled() => Ended::StartOver,
         () = node.standing.twin.cancelled() => Ended::BesideTwin,
+        () = node.reopening.now.cancelled() => Ended::StartOver,
     };
     tracing::info!(?ended, "stopping");
     stop(&node, client_stop, clients, peer_stop, peers).await;

@@ -26,7 +26,7 @@ const JSON_BYTES_MAX: usize = 16 << 10;
 /// `GET /buckets`: the buckets with properties of their own, and what holds for all others.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    node.readiness()?;
+    node.may_read()?;
     let buckets: Vec<Value> = node
         .buckets
         .all()
@@ -54,7 +54,7 @@ fn set_only(settings: &Settings) -> Value {
 pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let bucket = path::bucket(&uri, ROUTE)?;
     Params::parse(uri.query(), &[])?;
-    node.readiness()?;
+    node.may_read()?;
     Ok(properties(&node, &bucket))
 }
 

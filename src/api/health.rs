@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use quorate_storage::Condition;
 use serde_json::json;
 
 use super::problem::{Kind, Problem};
@@ -14,19 +15,34 @@ use super::show;
 use crate::node::Node;
 use crate::{distrusted, metrics};
 
-/// `GET /livez`: 200 as long as the process answers at all.
-pub(super) async fn livez() -> &'static str {
-    "alive\n"
+/// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
+/// store has failed and did not come back: then only a restart or an operator can help.
+pub(super) async fn livez(State(node): State<Arc<Node>>) -> (StatusCode, String) {
+    if node.reopening.is_alive() {
+        return (StatusCode::OK, "alive\n".to_owned());
+    }
+    let why = node.readiness().err().map(|why| why.to_string()).unwrap_or_default();
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
 }
 
 /// `GET /readyz`: 200 if the node takes requests and nothing waits for an operator, else 503 with the
-/// reason.
+/// reason. A node whose disk is nearly full is ready: it takes all but writes, and says so.
 pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
     node.readiness()?;
     if let Some(waits) = distrusted::waits(&node) {
         return Err(Problem::new(Kind::NotReady, waits));
     }
-    Ok(show::json(&json!({"ready": true, "node": node.me})))
+    let mut ready = json!({"ready": true, "node": node.me, "writable": true});
+    if let Condition::DiskLow { free_bytes, min, takes_deletes } = node.store.condition() {
+        let taken = if takes_deletes { "deletes and reads" } else { "reads" };
+        ready["writable"] = false.into();
+        ready["reason"] = format!(
+            "the data disk has {free_bytes} bytes free, below storage.disk_free_bytes_min ({min}): only {taken} \
+             are taken; make room on it"
+        )
+        .into();
+    }
+    Ok(show::json(&ready))
 }
 
 /// `GET /metrics`, as OpenMetrics text.

@@ -24,7 +24,7 @@ pub(super) async fn inspect(
 ) -> Result<Response, Problem> {
     let key = path::key(request.uri(), "/siblings/")?;
     let params = Params::parse(request.uri().query(), &["timeout_ms"])?;
-    node.readiness()?;
+    node.may_read()?;
     let timeouts = &node.config.timeouts;
     let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
     let mut permit = node.admission.operation()?;

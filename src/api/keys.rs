@@ -30,7 +30,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     let params = Params::parse(uri.query(), &["prefix", "limit", "cursor"])?;
     let prefix = params.prefix.unwrap_or_default();
     let after = params.cursor.map(|cursor| key_of(&cursor, &bucket, &prefix)).transpose()?;
-    node.readiness()?;
+    node.may_read()?;
     let mut permit = node.admission.operation()?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT).min(usize::from(keys::LIMIT_MAX)) as u16;
     let question = Question { bucket, prefix, after, limit };

@@ -47,7 +47,7 @@ impl Question {
         let key = path::key(&parts.uri, ROUTE)?;
         let params = Params::parse(parts.uri.query(), OF_READS)?;
         headers::none_match(&parts.headers)?; // looked at again when there is something to compare with
-        node.readiness()?;
+        node.may_read()?;
         let options = read_options(node, &key, &params)?;
         Ok(Self {
             conflicts: options.terms.conflicts,

@@ -21,7 +21,7 @@ impl From<NotReady> for Problem {
             NotReady::NotFormed => Self::new(Kind::NotFormed, detail),
             NotReady::Asking => Self::new(Kind::NotReady, detail),
             NotReady::Stopping => Self::new(Kind::Stopping, detail),
-            NotReady::Store(_) => Self::new(Kind::NotReady, detail),
+            NotReady::Store { .. } => Self::new(Kind::NotReady, detail),
         }
     }
 }

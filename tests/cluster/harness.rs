@@ -39,12 +39,14 @@ pub(crate) struct Setup {
     pub(crate) durability: &'static str,
     /// More settings, as TOML lines.
     pub(crate) settings: &'static str,
+    /// More of those under `[storage]`.
+    pub(crate) storage: &'static str,
 }
 
 impl Setup {
     /// So many nodes with the defaults, but for acknowledgements that wait for no sync.
     pub(crate) fn of(nodes: usize) -> Self {
-        Self { nodes, durability: "buffered", settings: "" }
+        Self { nodes, durability: "buffered", settings: "", storage: "" }
     }
 
     /// The same with acknowledgements that wait for syncs, as nodes do by default.
@@ -93,7 +95,7 @@ impl Cluster {
             _dir: dir,
             _turn: turn,
         });
-        let settings = format!("{}\n{SMALL_CACHES}", setup.settings);
+        let settings = format!("{}\n{SMALL_CACHES}{}", setup.settings, setup.storage);
         let shape = Shape {
             cluster_id: CLUSTER_ID,
             key: KEY,
@@ -347,6 +349,19 @@ impl Cluster {
         let obeys = async || hook.put("/fault").value(fault.clone()).try_answer().await.ok();
         let answer = eventually(&format!("n{number}'s clock is wrong"), obeys).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
+    }
+
+    /// Has a node's disk fail, until its process is another one.
+    pub(crate) async fn set_disk_fault(&self, number: usize, fault: &str) {
+        let base = format!("http://{}", self.process(number).peer_addr);
+        let hook = Node::new(self.http.clone(), base);
+        let answer = hook.put("/fault/disk").value(fault.to_owned()).answer().await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    }
+
+    /// The id of a node's process.
+    pub(crate) fn pid(&self, number: usize) -> u32 {
+        self.process(number).pid()
     }
 
     /// A node that is not awake is passed over: the other end of a cut is told too, and that is

@@ -15,6 +15,7 @@ mod converge;
 mod crash;
 mod deletes;
 mod detection;
+mod disks;
 mod doubt;
 mod harness;
 mod hints;

@@ -11,7 +11,7 @@ use crate::harness::{Cluster, PATIENCE, Setup, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_at_once_and_the_node_recovers() {
     let settings = "[limits]\noperations_max = 8\n";
-    let cluster = Cluster::start(Setup { nodes: 3, durability: "fsync", settings }).await;
+    let cluster = Cluster::start(Setup { durability: "fsync", settings, ..Setup::of(3) }).await;
     let (refused, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut clients = JoinSet::new();
     for client in 0..200 {
