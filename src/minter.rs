@@ -40,6 +40,9 @@ impl From<WriteAnswer> for WriteOutcome {
 
 /// Takes over a write that another node forwards: accepted at once, answered by a message later.
 pub fn accept(node: &Arc<Node>, coordinator: NodeId, operation: u64, write: Write) -> Reply {
+    if node.is_stopping() {
+        return Reply::Refused(Refusal::Stopping); // the coordinator finds another
+    }
     if let Err(refusal) = may_mint(node, &write) {
         return Reply::Refused(refusal);
     }

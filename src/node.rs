@@ -428,7 +428,7 @@ impl Node {
     /// # Errors
     /// [`NotReady`] that says why not.
     pub fn may_read(&self) -> Result<(), NotReady> {
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.is_stopping() {
             return Err(NotReady::Stopping);
         }
         if self.formation().is_none() {
@@ -457,6 +457,11 @@ impl Node {
     /// Takes no new requests from now on.
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node takes no new requests any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The cluster's formation, if this node has recorded it.
