@@ -241,7 +241,7 @@ pub fn heard(node: &Arc<Node>, peer: NodeId, status: Status) {
     }
     let Some(health) = node.peers.health(peer) else { return };
     let common = status.common;
-    if health.word().last().common != Some(common) {
+    if status.start.number != 0 && health.word().last().common != Some(common) {
         let differences = node.config.common().differences(&common);
         if !differences.is_empty() {
             let settings = differences.join("; ");

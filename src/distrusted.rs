@@ -108,22 +108,37 @@ impl Distrusted {
     }
 }
 
-/// What waits for an operator, in words; `None` if nothing does.
-pub fn waits(node: &Node) -> Option<String> {
+/// What is said of rows that are too old to be believed.
+pub const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, and no peer can say \
+     whether it is an old backup";
+
+/// What this node itself does not believe, in words; `None` if there is nothing.
+pub fn own_doubt(node: &Node) -> Option<String> {
     let (undecided, lost) = (node.unreceived.undecided(), node.unreceived.lost());
-    let why = if node.standing.waits_with_old_rows() {
-        "the data here was last in use longer ago than deletes.grace_ms, and no peer can say whether it is an \
-         old backup"
-            .to_owned()
+    if node.standing.waits_with_old_rows() {
+        Some(OLD_ROWS.to_owned())
     } else if undecided > 0 {
-        format!(
+        Some(format!(
             "all replicas of {undecided} partitions came back too old to be believed, or without data"
-        )
+        ))
     } else if lost > 0 {
-        format!("all replicas of {lost} partitions lost what they held")
+        Some(format!("all replicas of {lost} partitions lost what they held"))
     } else {
-        return None;
-    };
+        None
+    }
+}
+
+/// What waits for an operator, in words; `None` if nothing does. A node that has still to receive something
+/// waits for peers that wait.
+pub fn waits(node: &Node) -> Option<String> {
+    let why = own_doubt(node).or_else(|| {
+        let lacks = node.formation().is_some() && !node.readiness.is_complete();
+        let says = |peer: &NodeId| {
+            node.peers.health(*peer).is_some_and(|health| health.word().last().waits == Some(true))
+        };
+        let peer = node.peers.nodes().find(says).filter(|_| lacks)?;
+        Some(format!("what this node lacks may be at {peer}, which does not believe its own data"))
+    })?;
     Some(format!(
         "{why}. `quorate distrusted list` shows what there is; `quorate distrusted accept` takes it for the truth \
          (after a restore from backups, or when what is gone is gone), and serves it"

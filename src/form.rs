@@ -108,6 +108,7 @@ impl Ask {
         loop {
             let nothing = Box::new(Status {
                 clock: machine_clock(),
+                waits: false,
                 formation: None,
                 ready: false,
                 holdings: Default::default(),

@@ -128,6 +128,9 @@ pub enum NotReady {
     /// No peer has yet said whether this node came back behind.
     #[error("the node has just started and asks its peers whether it missed anything")]
     Asking,
+    /// The rows here are too old to be believed, and no peer can say what they are worth.
+    #[error("{}", distrusted::OLD_ROWS)]
+    OldRows,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -435,7 +438,8 @@ impl Node {
             return Err(NotReady::NotFormed);
         }
         if !self.standing.is_cleared() {
-            return Err(NotReady::Asking);
+            let is_old = self.standing.waits_with_old_rows();
+            return Err(if is_old { NotReady::OldRows } else { NotReady::Asking });
         }
         Ok(())
     }
@@ -529,6 +533,7 @@ impl Node {
             common: self.config.common(),
             remembers_since: self.standing.remembers_since(),
             clock: self.clock.machine(),
+            waits: distrusted::own_doubt(self).is_some(),
             vouches: false,
         }
     }

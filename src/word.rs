@@ -27,6 +27,8 @@ pub struct Said {
     pub buckets_hash: Option<u64>,
     /// The settings that all nodes must have alike.
     pub common: Option<Common>,
+    /// Whether it waits for an operator.
+    pub waits: Option<bool>,
     /// Whether it says that it cannot reach this node.
     pub cannot_reach_me: bool,
 }
@@ -66,6 +68,7 @@ impl Word {
             said.formed = Some(status.formation.is_some());
             said.buckets_hash = Some(status.buckets_hash);
             said.common = Some(status.common);
+            said.waits = Some(status.waits);
         });
     }
 

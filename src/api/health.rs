@@ -28,10 +28,11 @@ pub(super) async fn livez(State(node): State<Arc<Node>>) -> (StatusCode, String)
 /// `GET /readyz`: 200 if the node takes requests and nothing waits for an operator, else 503 with the
 /// reason. A node whose disk is nearly full is ready: it takes all but writes, and says so.
 pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
-    node.readiness()?;
+    // First: it says what to do.
     if let Some(waits) = distrusted::waits(&node) {
         return Err(Problem::new(Kind::NotReady, waits));
     }
+    node.readiness()?;
     let mut ready = json!({"ready": true, "node": node.me, "writable": true});
     if let Condition::DiskLow { free_bytes, min, takes_deletes } = node.store.condition() {
         let taken = if takes_deletes { "deletes and reads" } else { "reads" };

@@ -19,7 +19,7 @@ impl From<NotReady> for Problem {
         let detail = why.to_string();
         match why {
             NotReady::NotFormed => Self::new(Kind::NotFormed, detail),
-            NotReady::Asking => Self::new(Kind::NotReady, detail),
+            NotReady::Asking | NotReady::OldRows => Self::new(Kind::NotReady, detail),
             NotReady::Stopping => Self::new(Kind::Stopping, detail),
             NotReady::Store { .. } => Self::new(Kind::NotReady, detail),
         }

@@ -130,6 +130,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
     let mut cluster = Cluster::start(2);
     let status = Box::new(Status {
         clock: Millis(0),
+        waits: false,
         formation: Some(Formation([9; 16])),
         ready: true,
         holdings: Default::default(),

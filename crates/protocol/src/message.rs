@@ -385,6 +385,8 @@ pub struct Status {
     pub remembers_since: Millis,
     /// Its wall clock, uncorrected (see [`crate::skew`]).
     pub clock: Millis,
+    /// Whether it waits for an operator to decide about data that it does not believe by itself.
+    pub waits: bool,
     /// In an answer: it remembered an earlier start of the asker, and the asker goes on from there.
     pub vouches: bool,
 }

@@ -196,6 +196,7 @@ impl Node {
             common: Common { grace_ms: world.setup.grace_ms, ..Common::default() },
             vouches: false,
             clock: self.machine_clock(world.now),
+            waits: false,
             remembers_since: self.records.starts.remembers_since,
         }
     }
