@@ -102,6 +102,7 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
     header.extend(settings.iter().map(|(name, _)| *name));
     header.push("ops/s");
     header.extend(with_ceiling.then_some("of ceiling"));
+    header.extend(with_ceiling.then_some("cpu, bare ones"));
     header.extend(with_rocksdb.then_some("of RocksDB"));
     header.extend(FIGURES.iter().map(|(name, _)| *name));
     let mut table = Table::new();
@@ -115,6 +116,8 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
         row.push(number(summary.operations_per_second, 0));
         if with_ceiling {
             row.push(percent(of_ceiling(summaries, place)));
+            let bare = cpu_of_bare(summaries, place);
+            row.push(or_dash(bare.map(|it| format!("{it:.1}"))));
         }
         if with_rocksdb {
             row.push(percent(of_rocksdb(summaries, summary)));
@@ -127,6 +130,7 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
             row.extend(settings.iter().map(|(_, cell)| cell(summary)));
             row.push("-".to_string());
             row.extend(with_ceiling.then(|| "-".to_string()));
+            row.extend(with_ceiling.then(|| "-".to_string()));
             row.extend(with_rocksdb.then(|| "-".to_string()));
             row.extend(FIGURES.iter().map(|(_, cell)| cell(&part)));
             table.add_row(row);
@@ -135,16 +139,31 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
     (table, same)
 }
 
-/// The rate of the measurement at `place` beside that of its ceiling: the last one before it
-/// with the same operation, connections and values.
+/// The rate of the measurement at `place` beside that of its ceiling.
 pub(crate) fn of_ceiling(summaries: &[Summary], place: usize) -> Option<f64> {
+    beside_ceiling(summaries, place, |it| Some(it.operations_per_second))
+}
+
+/// The processor time of an operation in units of what the bare server needs for the same: about alike on
+/// quick and on slow machines.
+pub(crate) fn cpu_of_bare(summaries: &[Summary], place: usize) -> Option<f64> {
+    beside_ceiling(summaries, place, |it| it.cpu_us_per_operation)
+}
+
+/// A figure of the measurement at `place` beside that of its ceiling: the last one before it with the same
+/// operation, connections and values.
+pub(crate) fn beside_ceiling(
+    summaries: &[Summary],
+    place: usize,
+    figure: impl Fn(&Summary) -> Option<f64>,
+) -> Option<f64> {
     let of = summaries.get(place).filter(|it| !it.name.starts_with(ROCKSDB))?;
     let alike = |it: &&Summary| {
         (&it.op, it.connections, &it.value_bytes) == (&of.op, of.connections, &of.value_bytes)
     };
     let before = summaries.get(..=place)?.iter().rev().filter(alike);
-    let ceiling = before.into_iter().find(|it| it.name == CEILING)?.operations_per_second;
-    (ceiling > 0.0).then_some(of.operations_per_second / ceiling)
+    let ceiling = figure(before.into_iter().find(|it| it.name == CEILING)?)?;
+    (ceiling > 0.0).then_some(figure(of)? / ceiling)
 }
 
 /// The rate of a PUT beside that of bare RocksDB which wrote the same, as durably, if it was measured.
