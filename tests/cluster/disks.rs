@@ -132,7 +132,7 @@ async fn a_store_whose_sync_failed_is_opened_again_by_a_fresh_process() {
     let process = cluster.pid(1);
     for round in 1..=2 {
         cluster.set_disk_fault(1, r#"{"syncs_fail": true}"#).await;
-        let mine = &cluster.keys_where("fail", 1, |list| list[0] == 1)[0];
+        let mine = &cluster.keys_where("late", 1, |list| list[0] == 1)[0];
         let refused = cluster.at(1).put(&format!("/kv/{mine}?w=3&sloppy=false")).value("w");
         assert!(refused.try_answer().await.map_or(0, |answer| answer.status) != 204);
         eventually("the store is opened again", async || {
