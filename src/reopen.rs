@@ -27,7 +27,8 @@ const PAUSE_MS_MAX: u64 = 300_000;
 const HOUR_MS: u64 = 3_600_000;
 /// Reopenings that are remembered.
 const REMEMBERED: usize = 16;
-/// So long a failed store may take to come back before the node says that it is not alive.
+/// So long a failed store may take to come back, and a sync to end, before the node says that it is not
+/// alive.
 const ALIVE_FOR: Duration = Duration::from_secs(60);
 /// Where reopenings are remembered. Written and synced before each: that is the proof that the disk works.
 const FILE: &str = "reopened";
@@ -59,14 +60,24 @@ impl Reopening {
         self.lock().obstacle.clone()
     }
 
-    /// Whether the node is to be taken for alive: its store works, or failed only a moment ago.
-    pub fn is_alive(&self) -> bool {
-        is_alive(self.lock().failed_at.map(|at| at.elapsed()))
+    fn failed_for(&self) -> Duration {
+        self.lock().failed_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 }
 
-fn is_alive(failed_for: Option<Duration>) -> bool {
-    failed_for.is_none_or(|time| time < ALIVE_FOR)
+/// Why a node is not to be taken for alive; `None` while its store works, or failed or went silent only a
+/// moment ago.
+pub fn why_not_alive(node: &Node) -> Option<String> {
+    let (failed_for, stuck_for) = (node.reopening.failed_for(), node.store.stuck_for());
+    if is_over(failed_for) {
+        return node.readiness().err().map(|why| why.to_string());
+    }
+    let seconds = stuck_for.as_secs();
+    is_over(stuck_for).then(|| format!("the disk has not ended a sync for {seconds} s"))
+}
+
+fn is_over(time: Duration) -> bool {
+    time >= ALIVE_FOR
 }
 
 /// How long after its failure a store is opened again, if it was before at these times by the wall clock.
@@ -120,7 +131,7 @@ fn try_disk(node: &Node, failed_for: Duration) -> Tried {
         return match pause.as_secs() {
             0..=1 => Tried::Later,
             seconds => Tried::Obstacle(format!(
-                "it failed {} times within an hour; the next try is {seconds} s after the failure",
+                "it failed {} times lately; the next try is {seconds} s after the failure",
                 reopened.len() + 1
             )),
         };
@@ -177,8 +188,8 @@ mod tests {
 
     #[test]
     fn a_node_whose_store_stays_failed_is_not_alive() {
-        assert!(is_alive(None) && is_alive(Some(Duration::from_secs(59))));
-        assert!(!is_alive(Some(ALIVE_FOR)));
+        assert!(!is_over(Duration::ZERO) && !is_over(Duration::from_secs(59)));
+        assert!(is_over(ALIVE_FOR));
         assert!(Duration::from_millis(PAUSE_MS * 4 * 4) < ALIVE_FOR, "three reopenings come first");
     }
 

@@ -13,16 +13,15 @@ use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::show;
 use crate::node::Node;
-use crate::{distrusted, metrics};
+use crate::{distrusted, metrics, reopen};
 
 /// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
-/// store has failed and did not come back: then only a restart or an operator can help.
+/// store has failed and did not come back, or its disk does not answer: then only a restart or an operator can help.
 pub(super) async fn livez(State(node): State<Arc<Node>>) -> (StatusCode, String) {
-    if node.reopening.is_alive() {
-        return (StatusCode::OK, "alive\n".to_owned());
+    match reopen::why_not_alive(&node) {
+        None => (StatusCode::OK, "alive\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
-    let why = node.readiness().err().map(|why| why.to_string()).unwrap_or_default();
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
 }
 
 /// `GET /readyz`: 200 if the node takes requests and nothing waits for an operator, else 503 with the

@@ -4,10 +4,10 @@
 //! not be retried: the kernel may have marked the pages clean, so that a second one succeeds over
 //! lost data.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
@@ -39,6 +39,46 @@ pub(crate) struct Engine {
     modes: [Mode; 2],
     pub(crate) detours: Detours,
     pub(crate) ailing: Ailing,
+    pub(crate) in_flight: InFlight,
+}
+
+/// Syncs that have begun and not ended: a disk may neither fail nor answer.
+#[derive(Default)]
+pub(crate) struct InFlight(Mutex<(usize, Option<Instant>)>);
+
+impl InFlight {
+    fn begin(&self) -> impl Drop + '_ {
+        self.change(1);
+        Ending(self)
+    }
+
+    /// For how long some have been under way and none has ended.
+    pub(crate) fn stuck_for(&self) -> Duration {
+        let (_, since) = *self.lock();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn change(&self, by: isize) {
+        let mut state = self.lock();
+        state.0 = state.0.saturating_add_signed(by);
+        if state.0 == 0 {
+            state.1 = None;
+        } else if by < 0 || state.1.is_none() {
+            state.1 = Some(Instant::now());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Ending<'a>(&'a InFlight);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.change(-1);
+    }
 }
 
 /// What tests order through the fault hook: a disk that is slow or fails.
@@ -124,6 +164,7 @@ impl Engine {
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
             detours: Detours::default(),
             ailing: Ailing::default(),
+            in_flight: InFlight::default(),
         }
     }
 
@@ -207,6 +248,7 @@ impl Engine {
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         let covered = self.position();
+        let _in_flight = self.in_flight.begin();
         if let Err(error) = self.ailing.suffer().and_then(|()| (self.sync_log)(&self.db)) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
@@ -421,6 +463,22 @@ mod tests {
         assert_eq!(object(&store, HOME, "kept"), Some(kept));
         mint(&store, HOME, "late", b"v");
         assert_eq!(wait(store.durable()), Ok(()));
+    }
+
+    #[test]
+    fn a_sync_that_does_not_end_shows() {
+        let in_flight = InFlight::default();
+        let pause = Duration::from_millis(30);
+        assert_eq!(in_flight.stuck_for(), Duration::ZERO);
+        let (first, second) = (in_flight.begin(), in_flight.begin());
+        thread::sleep(pause);
+        assert!(in_flight.stuck_for() >= pause);
+        drop(first);
+        assert!(in_flight.stuck_for() < pause, "one has ended");
+        thread::sleep(pause);
+        assert!(in_flight.stuck_for() >= pause);
+        drop(second);
+        assert_eq!(in_flight.stuck_for(), Duration::ZERO);
     }
 
     #[test]

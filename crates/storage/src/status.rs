@@ -1,6 +1,7 @@
 //! How the store is, in a word and in numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::columns::Column;
 use crate::disk::Need;
@@ -40,6 +41,11 @@ impl Store {
             }
             Err(_) | Ok(()) => Condition::Healthy,
         }
+    }
+
+    /// For how long syncs of the log have been under way and none has ended.
+    pub fn stuck_for(&self) -> Duration {
+        self.engine.in_flight.stuck_for()
     }
 
     /// Has the store suffer, for tests, until it is told otherwise.
