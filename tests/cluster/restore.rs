@@ -61,6 +61,18 @@ impl Cluster {
     }
 }
 
+/// Waits until every node of the cluster, asked through one, says that an operator must decide: none is
+/// starting over any more.
+async fn wait_for_all_words(cluster: &Cluster, through: usize) {
+    within(LONG, "all nodes say what they wait for", async || {
+        let told = cluster.at(through).get("/distrusted").try_answer().await.ok()?.json();
+        let nodes = told["nodes"].as_array()?;
+        let all = nodes.len() == cluster.all().count();
+        (all && nodes.iter().all(|node| node["waits"].is_string())).then_some(())
+    })
+    .await;
+}
+
 /// The ordinary rolling backup: each node in turn is stopped, copied and started.
 async fn back_up_all(cluster: &Cluster) -> Vec<PathBuf> {
     let mut copies = Vec::new();
@@ -96,6 +108,7 @@ async fn a_cluster_restored_from_old_backups_loses_nothing_and_needs_one_command
         restore_all(&cluster, &copies).await;
         let first = *through.first().unwrap();
         cluster.wait_for_word(first).await;
+        wait_for_all_words(&cluster, first).await;
         cluster.count_readable(&keys).await; // none is called never written
         assert!(cluster.distrusted("list", first).contains("waits:"));
         let told = cluster.distrusted("accept", first);
@@ -160,6 +173,7 @@ async fn a_survivor_that_was_away_for_long_says_what_it_waits_for() {
     }
     cluster.all().for_each(|number| cluster.launch(number));
     cluster.wait_for_word(3).await;
+    wait_for_all_words(&cluster, 3).await;
     assert_eq!(cluster.count_readable(&keys).await.0, 0);
     cluster.distrusted("accept", 1);
     cluster.wait_readable(&keys).await;
