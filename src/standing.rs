@@ -36,6 +36,8 @@ pub struct Standing {
     came_empty: AtomicBool,
     quarter_ms: u64,
     cleared: AtomicBool,
+    /// Whether peers had time to say what they make of this start.
+    has_waited: AtomicBool,
     durable: Mutex<Durable>,
     memory: Mutex<Memory>,
     remembers_since: Millis,
@@ -138,6 +140,7 @@ impl Standing {
             came_empty: AtomicBool::new(came_empty),
             quarter_ms: grace_ms / 4,
             cleared: AtomicBool::new(over.is_some() || !has_peers),
+            has_waited: AtomicBool::new(false),
             durable: Mutex::default(),
             remembers_since: memory.since,
             memory: Mutex::new(memory),
@@ -213,9 +216,9 @@ impl Standing {
     }
 
     /// Whether the rows here are so old that they are not believed before a peer or an operator has said
-    /// something.
+    /// something, and no peer has for a while.
     pub fn waits_with_old_rows(&self) -> bool {
-        !self.is_cleared() && !self.keeps_rows.load(Relaxed)
+        !self.is_cleared() && self.has_waited.load(Relaxed) && !self.keeps_rows.load(Relaxed)
     }
 
     /// An operator says that the rows here, few or none, are the truth as far as there is one. Blocks.
@@ -271,6 +274,7 @@ impl Standing {
     /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
     /// an old backup's, and must not spread before a peer was asked. Whether it goes on.
     pub fn clear_alone(&self) -> bool {
+        self.has_waited.store(true, Relaxed);
         let may = self.keeps_rows.load(Relaxed) && lock(&self.taken).is_none();
         if may {
             self.cleared.store(true, Relaxed);

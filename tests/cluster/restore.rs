@@ -110,7 +110,8 @@ async fn a_cluster_restored_from_old_backups_loses_nothing_and_needs_one_command
         cluster.wait_for_word(first).await;
         wait_for_all_words(&cluster, first).await;
         cluster.count_readable(&keys).await; // none is called never written
-        assert!(cluster.distrusted("list", first).contains("waits:"));
+        let told = cluster.distrusted("list", first);
+        assert!(told.contains("waits:"), "{told}");
         let told = cluster.distrusted("accept", first);
         assert!(!told.contains("does not answer"), "{told}");
         cluster.wait_readable(&keys).await;
