@@ -82,7 +82,8 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
         let heard = node.peers.ask(peer, hello, timeout).await;
         match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Status(status)) => {
-                let (remembers_since, vouches) = (status.remembers_since, status.vouches);
+                let (start, since, vouches) =
+                    (status.start, status.remembers_since, status.vouches);
                 node.standing.accepted(peer);
                 let differs = status.buckets_hash != node.buckets.hash();
                 node.clock.hear(peer, status.clock, asked_at.elapsed());
@@ -90,7 +91,7 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
                 fold_buckets(&node).await;
                 // First: who does not know that n was changed may take itself for a home replica.
                 if !differs || agree_on_buckets(&node, peer).await {
-                    node.standing.clear(remembers_since, vouches);
+                    node.standing.clear(peer, start, since, vouches);
                 }
             }
             Some(Reply::Behind(known)) if node.standing.was_accepted_by(peer) => {

@@ -250,8 +250,14 @@ impl Standing {
 
     /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
     /// if the peer vouches for it, having remembered an earlier start, or can have known better: a quarter
-    /// of the grace is left for clocks that disagree, on the careful side if the rows are old.
-    pub fn clear(&self, remembers_since: Millis, vouches: bool) {
+    /// of the grace is left for clocks that disagree, on the careful side if the rows are old. The word of a peer
+    /// that is itself behind what this node remembers of it counts nothing: in a cluster that was restored from
+    /// backups all remember less than they should.
+    pub fn clear(&self, peer: NodeId, start: Start, remembers_since: Millis, vouches: bool) {
+        let known = lock(&self.memory).peers.get(&peer).copied();
+        if !matches!(judge(known, start, false), Verdict::GoesOn(_)) {
+            return;
+        }
         let quarter_ms = self.quarter_ms;
         let could_know = |alive_at: Millis| {
             if self.keeps_rows.load(Relaxed) {

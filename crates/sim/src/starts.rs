@@ -239,7 +239,7 @@ impl Node {
         } else if let Reply::Status(status) = reply {
             let mine = self.machine_clock(world.now);
             self.skew.hear(peer, status.clock, mine, world.now.since(asked_at));
-            self.hear_clearance(status, world);
+            self.hear_clearance(peer, status, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);
             }
@@ -249,7 +249,11 @@ impl Node {
     /// A peer, which has remembered starts since a time, found nothing wrong. It counts if the peer
     /// remembered an earlier start, or can have known better, with a quarter of the grace for clocks
     /// that disagree.
-    fn hear_clearance(&mut self, status: &Status, world: &mut World) {
+    fn hear_clearance(&mut self, peer: NodeId, status: &Status, world: &mut World) {
+        let known = self.records.starts.remembered.get(&peer).copied();
+        if !matches!(judge(known, status.start, false), Verdict::GoesOn(_)) {
+            return; // it is itself behind what this node remembers
+        }
         let remembers_since = status.remembers_since;
         let quarter_ms = world.setup.grace_ms / 4;
         let keeps_rows = self.standing.keeps_rows;
