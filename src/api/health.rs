@@ -16,7 +16,8 @@ use crate::node::Node;
 use crate::{distrusted, metrics, reopen};
 
 /// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
-/// store has failed and did not come back, or its disk does not answer: then only a restart or an operator can help.
+/// store has failed and did not come back, or its disk does not answer: then only a restart or an operator
+/// can help.
 pub(super) async fn livez(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     match reopen::why_not_alive(&node) {
         None => (StatusCode::OK, "alive\n".to_owned()),
@@ -37,8 +38,8 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
         let taken = if takes_deletes { "deletes and reads" } else { "reads" };
         ready["writable"] = false.into();
         ready["reason"] = format!(
-            "the data disk has {free_bytes} bytes free, below storage.disk_free_bytes_min ({min}): only {taken} \
-             are taken; make room on it"
+            "the data disk has {free_bytes} bytes free, below storage.disk_free_bytes_min ({min}): only \
+             {taken} are taken; make room on it"
         )
         .into();
     }

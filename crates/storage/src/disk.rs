@@ -198,7 +198,7 @@ impl Shared {
                 let held = self.reserve.hold();
                 watching.cannot_hold = held.is_err();
                 if let Err(error) = held {
-                    tracing::info!(%error, "no room can be held back on this disk for deletes when it is full");
+                    tracing::info!(%error, "this file system cannot hold back room for when it is full");
                 }
             }
         } else if met <= Need::Release as u8
