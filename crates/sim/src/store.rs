@@ -223,6 +223,7 @@ impl Store {
 
     /// The disk is replaced by a copy.
     pub(crate) fn restore(&mut self, backup: Backup) {
+        self.failed = false;
         self.tail.clear();
         (self.image, self.durable) = (backup.image.clone(), backup.image);
         self.written = backup.written;
