@@ -164,9 +164,11 @@ async fn carry_out_one(
             WithPayload::bare(hints::undelivered(node, Mark { nonce, number: mark }).await)
         }
         Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
-        Message::Leaves { tree } => WithPayload::bare(answers::leaves(node, tree, &payload)),
-        Message::List { tree, leaves, after } => {
-            WithPayload::bare(answers::list(node, tree, leaves, after).await)
+        Message::Leaves { tree, to_fill } => {
+            WithPayload::bare(answers::leaves(node, tree, to_fill, &payload))
+        }
+        Message::List { tree, leaves, after, to_fill } => {
+            WithPayload::bare(answers::list(node, (tree, to_fill), leaves, after).await)
         }
         Message::Versions { keys } => WithPayload::bare(answers::versions_of(node, keys).await),
         Message::Confirm { tombstones } => {

@@ -1,14 +1,16 @@
 //! Bucket properties on this node: kept in the store, told to every peer when they change.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::sweep::{Ns, Pass, Placement};
 use quorate_storage::Store;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
@@ -18,7 +20,9 @@ use crate::node::{Node, StartError};
 pub struct Buckets {
     defaults: Properties,
     nodes: u16,
-    table: RwLock<Table>,
+    table: Arc<RwLock<Table>>,
+    /// Whether rows are in the trees of their buckets' n.
+    placement: RwLock<Placement>,
     /// Buckets whose n was raised, with the n before (or the lowest that this node may have missed).
     /// Nodes that it made home replicas hold nothing yet: until they have fetched it all, they may not
     /// say what is there.
@@ -49,6 +53,7 @@ pub enum BucketsError {
 
 const TABLE_RECORD: &str = "buckets";
 const RAISED_RECORD: &str = "raised";
+const PLACEMENT_RECORD: &str = "placement";
 /// So many resets are kept before they are forgotten, which changes the table on every node.
 const RESETS_MAX: usize = 256;
 const DEFAULT_N_RECORD: &str = "default_n";
@@ -82,7 +87,7 @@ pub fn record_default_n(store: &Store, n: u16) -> Result<(), quorate_storage::Er
 }
 
 impl Buckets {
-    /// Reads the table that this node has recorded.
+    /// Reads the table that this node has recorded, and has the store put rows in the trees of its n.
     ///
     /// # Errors
     /// [`StartError`] if it cannot be read.
@@ -91,10 +96,22 @@ impl Buckets {
             Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
             None => Table::default(),
         };
-        let table = RwLock::new(table);
-        let raised = RwLock::new(recorded(store, RAISED_RECORD)?);
+        let raised = recorded(store, RAISED_RECORD)?.unwrap_or_default();
+        let mut placement: Placement =
+            recorded(store, PLACEMENT_RECORD)?.unwrap_or_else(Placement::unknown);
+        // The n of all that have no record may be configured to another value since.
+        if placement.change(&Ns::of(&table, (&defaults, nodes))) {
+            record(store, PLACEMENT_RECORD, &placement)?;
+        }
+        let table = Arc::new(RwLock::new(table));
+        let known = table.clone();
+        store.tree_by(Box::new(move |bucket| {
+            let table = known.read().unwrap_or_else(PoisonError::into_inner);
+            table.settings(bucket).over(&defaults, nodes).n
+        }));
+        let (placement, raised) = (RwLock::new(placement), RwLock::new(raised));
         let (changing, asking) = (Mutex::new(()), Semaphore::new(1));
-        Ok(Self { defaults, nodes, table, raised, changing, asking })
+        Ok(Self { defaults, nodes, table, placement, raised, changing, asking })
     }
 
     /// The properties of a bucket, complete.
@@ -242,9 +259,60 @@ impl Buckets {
         if changed {
             // First: whoever stops in between is more careful than needed, not less.
             self.record_raised(store, raised)?;
-            self.keep(store, next)?;
+            self.doubt(store, &next)?;
+            if let Err(error) = self.keep(store, next) {
+                // The n before stay in force: that is one more change for what was put in doubt.
+                let before = Ns::of(&self.table(), self.over());
+                self.write_placement().change(&before);
+                return Err(error);
+            }
         }
         Ok(changed)
+    }
+
+    /// Rows of buckets whose n is about to change are in doubt from now on, durably.
+    fn doubt(&self, store: &Store, next: &Table) -> Result<(), quorate_storage::Error> {
+        let mut placement = self.placement().clone();
+        if placement.change(&Ns::of(next, self.over())) {
+            record(store, PLACEMENT_RECORD, &placement)?;
+            *self.write_placement() = placement;
+        }
+        Ok(())
+    }
+
+    /// Whether rows are in the trees of their buckets' n.
+    pub fn placement(&self) -> RwLockReadGuard<'_, Placement> {
+        self.placement.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_placement(&self) -> RwLockWriteGuard<'_, Placement> {
+        self.placement.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pass over rows that is due. Whoever writes a row after this call puts it into the tree of the n
+    /// that the pass knows, or that is changed to later. Blocks while n is being changed.
+    pub fn pass(&self, store: &Store) -> Option<Pass> {
+        let changing = self.lock();
+        let pass = self.placement().pass();
+        drop(changing);
+        if pass.is_some() {
+            store.wait_for_writers();
+        }
+        pass
+    }
+
+    /// A pass has seen all its rows. Blocks.
+    ///
+    /// # Errors
+    /// The store's, if that cannot be made durable; the pass is then due again.
+    pub fn passed(&self, store: &Store, pass: &Pass) -> Result<(), quorate_storage::Error> {
+        let _changing = self.lock();
+        let mut placement = self.placement().clone();
+        if placement.passed(pass) {
+            record(store, PLACEMENT_RECORD, &placement)?;
+            *self.write_placement() = placement;
+        }
+        Ok(())
     }
 
     /// Which of a key's home replicas, by their number, held its bucket before n was raised; all of
@@ -264,8 +332,9 @@ impl Buckets {
         self.raised.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// This node has fetched all that it must hold of a bucket with `n` replicas, of which `before`
-    /// held it before. Forgets that n was raised, unless it was changed again meanwhile.
+    /// This node has fetched all that it must hold of a bucket, of which `before` replicas held it before,
+    /// since `changed` ([`Placement::changed`]). Forgets that n was raised, unless it was changed again
+    /// meanwhile: to and fro as well, for rows may have been dropped in between.
     ///
     /// # Errors
     /// The store's, if that cannot be made durable; the bucket stays raised then.
@@ -274,11 +343,12 @@ impl Buckets {
         store: &Store,
         bucket: &Bucket,
         before: u16,
-        n: u16,
+        changed: u64,
     ) -> Result<(), quorate_storage::Error> {
         let _changing = self.lock();
         let mut raised = self.raised();
-        if raised.get(bucket) != Some(&before) || self.properties(bucket.as_str()).n > n {
+        let is_changed = self.placement().changed(bucket.as_str()) != changed;
+        if raised.get(bucket) != Some(&before) || is_changed {
             return Ok(());
         }
         raised.remove(bucket);
@@ -291,8 +361,7 @@ impl Buckets {
         raised: BTreeMap<Bucket, u16>,
     ) -> Result<(), quorate_storage::Error> {
         if raised != self.raised() {
-            let bytes = postcard::to_stdvec(&raised).unwrap_or_default(); // to a Vec: cannot fail
-            store.put_meta(RAISED_RECORD, &bytes)?;
+            record(store, RAISED_RECORD, &raised)?;
             *self.raised.write().unwrap_or_else(PoisonError::into_inner) = raised;
         }
         Ok(())
@@ -316,6 +385,10 @@ impl Buckets {
         self.read().hash()
     }
 
+    fn over(&self) -> (&Properties, u16) {
+        (&self.defaults, self.nodes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -325,13 +398,17 @@ impl Buckets {
     }
 }
 
-/// What the store has under a name, the default if nothing.
-fn recorded<T: Default + DeserializeOwned>(
+/// What the store has under a name.
+fn recorded<T: DeserializeOwned>(
     store: &Store,
     name: &'static str,
-) -> Result<T, StartError> {
-    match store.meta(name)? {
-        Some(bytes) => postcard::from_bytes(&bytes).map_err(|_| StartError::Record(name)),
-        None => Ok(T::default()),
-    }
+) -> Result<Option<T>, StartError> {
+    let decode = |bytes: bytes::Bytes| postcard::from_bytes(&bytes);
+    store.meta(name)?.map(decode).transpose().map_err(|_| StartError::Record(name))
+}
+
+/// Puts it there, durably.
+fn record(store: &Store, name: &str, value: &impl Serialize) -> Result<(), quorate_storage::Error> {
+    let bytes = postcard::to_stdvec(value).unwrap_or_default(); // to a Vec: cannot fail
+    store.put_meta(name, &bytes)
 }

@@ -355,25 +355,9 @@ impl Node {
         self.formation().is_some() && self.standing.is_cleared()
     }
 
-    /// Equal as long as no bucket's n changes.
-    pub fn n_hash(&self) -> u64 {
-        let usual = self.buckets.properties("").n;
-        let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        for (bucket, _) in self.buckets.all() {
-            let n = self.buckets.properties(bucket.as_str()).n;
-            if n != usual {
-                hash.update(bucket.as_str().as_bytes());
-                hash.update(&[0]);
-                hash.update(&n.to_le_bytes());
-            }
-        }
-        hash.update(&usual.to_le_bytes());
-        hash.digest()
-    }
-
     /// Whether every row is in its tree: not for a while after a bucket's n was changed.
     pub fn trees_fit(&self) -> bool {
-        self.swept.trees_fit.load(Ordering::Relaxed) == self.n_hash()
+        self.buckets.placement().fits()
     }
 
     /// All nodes in the order of preference for a key.
@@ -405,11 +389,16 @@ impl Node {
     /// Whether this node is a home replica of a key and has received what was written before it was one:
     /// only then may it say what is there.
     pub fn is_ready_for(&self, key: &Key) -> bool {
-        self.is_ready_in(self.partition(key), key.bucket())
+        self.has_received(self.partition(key), key.bucket()) && !self.readiness.is_doubtful(key)
     }
 
     /// The same for all keys of a bucket in a partition.
     pub fn is_ready_in(&self, partition: Partition, bucket: &str) -> bool {
+        let is_there = |key: &Key| key.bucket() == bucket && self.partition(key) == partition;
+        self.has_received(partition, bucket) && !self.readiness.doubtful().iter().any(is_there)
+    }
+
+    fn has_received(&self, partition: Partition, bucket: &str) -> bool {
         let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
         self.readiness.is_ready(partition) && homes.contains(&self.me) && self.standing.is_cleared()
     }

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::node::Node;
 use crate::peer_port::{self, frame_to};
 use crate::serve::{Lease, PEER_IDLE_MS};
@@ -27,6 +28,11 @@ use crate::stream::{Stream, StreamError, UPGRADE_NAME, frame_bytes_max};
 
 /// Room for what stands around one reply's payload in its frame, in bytes.
 const AROUND_A_REPLY_BYTES: usize = 64 << 10;
+
+/// The most bytes that the payload of one reply may have.
+pub(crate) fn payload_bytes_max(config: &Config) -> usize {
+    frame_bytes_max(config) - AROUND_A_REPLY_BYTES
+}
 
 /// `GET /peer`: the connection becomes a stream, or the request is refused.
 pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) -> Response {
@@ -124,7 +130,7 @@ async fn write_replies<S: AsyncRead + AsyncWrite + Unpin>(
     replies: Vec<WithPayload<Reply>>,
 ) -> Result<(), StreamError> {
     let part_bytes_max = node.config.peers.batch_bytes_max;
-    let payload_bytes_max = frame_bytes_max(&node.config) - AROUND_A_REPLY_BYTES;
+    let payload_bytes_max = payload_bytes_max(&node.config);
     let mut frame = frame_to(node, to);
     for mut reply in replies {
         if reply.payload.len() > payload_bytes_max {
@@ -154,7 +160,6 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::config::Config;
     use crate::faults::Cuts;
     use crate::serve::{self, Bounds};
 

@@ -5,7 +5,7 @@
 //! to confirm them, and tells all to delete what all confirmed. With one node away nothing is reaped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,7 +13,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
-use quorate_protocol::reap::{Facts, ROUND_MAX, Round, may_confirm};
+use quorate_protocol::reap::{Evidence, Facts, ROUND_MAX, Round, may_confirm};
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error};
@@ -38,13 +38,13 @@ impl Quiet {
     /// its way somewhere.
     pub fn disturb(&self, partition: Partition, uptime: Millis) {
         if let Some(since_ms) = self.since_ms.get(usize::from(partition.0)) {
-            since_ms.fetch_max(uptime.0, Relaxed);
+            since_ms.fetch_max(uptime.0, SeqCst);
         }
     }
 
     fn since(&self, partition: Partition) -> Millis {
         let since_ms = self.since_ms.get(usize::from(partition.0));
-        Millis(since_ms.map_or(u64::MAX, |since_ms| since_ms.load(Relaxed)))
+        Millis(since_ms.map_or(u64::MAX, |since_ms| since_ms.load(SeqCst)))
     }
 }
 
@@ -171,20 +171,39 @@ async fn confirm_all(
 }
 
 fn facts(node: &Node, key: &Key, now: Millis) -> Result<Facts, Error> {
-    let partition = node.partition(key);
-    let homes = node.layout.homes(partition, node.properties(key).n);
-    // Asked before anything is read: a drop in between shows.
-    let quiet_ms = node.uptime().since(node.quiet.since(partition));
-    let row = node.store.read(node.home(key), key, Blocking::Allowed)?;
-    let version_and_since =
-        |row: &bytes::Bytes| Row::encoded_version(row).zip(Row::encoded_since(row));
-    Ok(Facts {
-        is_home: homes.contains(&node.me),
-        is_ready: node.is_ready_for(key),
-        row: row.as_ref().and_then(version_and_since),
-        is_hinted: !node.store.hints_of_key(key)?.is_empty(),
-        quiet_since: Millis(now.0.saturating_sub(quiet_ms)),
-    })
+    Facts::gather(&Look { node, key, now })
+}
+
+/// This node's own evidence of a key.
+struct Look<'a> {
+    node: &'a Node,
+    key: &'a Key,
+    now: Millis,
+}
+
+impl Evidence for Look<'_> {
+    type Error = Error;
+
+    fn standing(&self) -> Result<(bool, bool), Error> {
+        let partition = self.node.partition(self.key);
+        let homes = self.node.layout.homes(partition, self.node.properties(self.key).n);
+        Ok((homes.contains(&self.node.me), self.node.is_ready_for(self.key)))
+    }
+
+    fn row(&self) -> Result<Option<(Version, Millis)>, Error> {
+        let row = self.node.store.read(self.node.home(self.key), self.key, Blocking::Allowed)?;
+        Ok(row.and_then(|row| Row::encoded_version(&row).zip(Row::encoded_since(&row))))
+    }
+
+    fn is_hinted(&self) -> Result<bool, Error> {
+        Ok(!self.node.store.hints_of_key(self.key)?.is_empty())
+    }
+
+    fn quiet_since(&self) -> Millis {
+        let since = self.node.quiet.since(self.node.partition(self.key));
+        let quiet_ms = self.node.uptime().since(since);
+        Millis(self.now.0.saturating_sub(quiet_ms))
+    }
 }
 
 async fn reap_here(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Result<u32, Error> {

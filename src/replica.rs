@@ -19,6 +19,7 @@ use quorate_storage::{Blocking, Error, Place};
 
 use crate::chores;
 use crate::node::Node;
+use crate::peer_stream::payload_bytes_max;
 
 /// Merges an object that this node's own repair brings. Durable only after
 /// [`quorate_storage::Store::durable`].
@@ -176,19 +177,6 @@ fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
     })
 }
 
-/// A row as it is stored.
-///
-/// # Errors
-/// The store's.
-pub(crate) async fn read_row(
-    node: &Arc<Node>,
-    place: Place,
-    key: &Key,
-) -> Result<Option<Bytes>, Error> {
-    let key = key.clone();
-    in_place_or_aside(node, move |node, blocking| node.store.read(place, &key, blocking)).await
-}
-
 pub(crate) async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
     let Kept { own, hints } = match kept(node, &key).await {
         Ok(kept) => kept,
@@ -227,7 +215,12 @@ fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayloa
         Rows::Partition(p) => node.store.scan_partition(p, after, rows_max, bytes_max)?,
         Rows::HintsFor(target) => node.store.hints(target, after, rows_max, bytes_max)?,
     };
-    let object = |(key, row)| (key, Row::encoded_object(&row).unwrap_or_default());
+    // Nothing, which is no object, stands for what cannot be sent: the key is in doubt then, not absent.
+    let object_bytes_max = payload_bytes_max(&node.config);
+    let fits = |object: &Bytes| object.len() <= object_bytes_max;
+    let object = |(key, row): (Key, Bytes)| {
+        (key, Row::encoded_object(&row).filter(fits).unwrap_or_default())
+    };
     let (rows, payload) = packed::pack(page.into_iter().map(object).collect());
     let head = Reply::Rows { end: rows.is_empty(), rows };
     Ok(WithPayload { head, payload })

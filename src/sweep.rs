@@ -1,185 +1,146 @@
-//! Walks over all rows, slowly, to keep what follows from bucket properties and from the disk true:
+//! Walks over rows, slowly, to keep what follows from bucket properties and from the disk true:
 //!
 //! * rows are counted in the Merkle tree of their bucket's n (after n was changed);
-//! * rows that this node no longer owns (n was lowered) are dropped, once every home replica has
-//!   confirmed the very version, or was brought it;
+//! * rows that this node does not own are returned to those that do ([`crate::unowned`]);
 //! * the trees say what the rows say (the *scrub*): differences are counted and mended.
+//!
+//! Nothing else waits for these walks: trees are compared and partitions are filled all the while, and what
+//! rows in the wrong tree mean for that is said in `protocol::sweep`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply};
-use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::Version;
-use quorate_protocol::put::Role;
-use quorate_protocol::row::Row;
-use quorate_storage::Error;
+use quorate_protocol::name::{Bucket, Key};
+use quorate_protocol::sweep::{Pass, Rows};
+use quorate_storage::{Error, Onward, ScrubFrom, Scrubbed};
 use tokio::time::MissedTickBehavior;
 
 use crate::chores;
-use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
-use crate::replica::read_row;
+use crate::unowned;
 
 /// How often a node looks whether bucket properties changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Rows that are looked at together, and the most that one step leaves to be dropped.
+/// How long a node waits when its rows could not be moved.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Rows that are looked at together.
 const STEP_ROWS_MAX: usize = 512;
 /// How long one step goes on.
 const STEP_TIME: Duration = Duration::from_millis(20);
-/// The hash of all buckets' n by which all rows were swept.
-const SWEPT_RECORD: &str = "swept";
 
 /// What sweeping and scrubbing found since the start.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// The hash of all buckets' n by which every row is in the right tree.
-    pub trees_fit: AtomicU64,
     /// Rows moved to another tree.
     pub moved: AtomicU64,
     /// Rows dropped because this node no longer owned them.
     pub dropped: AtomicU64,
+    /// Rows that this node does not own and still has, when it last looked at all.
+    pub unowned: AtomicU64,
+    /// How often it has looked at all.
+    pub looks: AtomicU64,
     /// Partitions scrubbed.
     pub scrubbed: AtomicU64,
-    /// Leaves that did not say what their rows said.
+    /// Leaves and index entries that were wrong.
     pub wrong_leaves: AtomicU64,
     /// When the last scrub of all partitions ended, by the node's uptime; 0 if none did.
     pub scrubbed_at_ms: AtomicU64,
 }
 
-/// Sweeps whenever bucket properties have changed, for as long as the node runs.
+/// Keeps rows where they belong, for as long as the node runs.
 pub async fn run(node: Arc<Node>) {
-    let recorded = node.store.meta(SWEPT_RECORD).ok().flatten();
-    let recorded = recorded.and_then(|bytes| bytes[..].try_into().ok()).map(u64::from_le_bytes);
-    let mut done_for: Option<u64> = recorded;
-    node.swept.trees_fit.store(done_for.unwrap_or_default(), Relaxed);
+    tokio::join!(settle(&node), unowned::run(&node));
+}
+
+/// Moves rows to their trees whenever the n of buckets has changed.
+async fn settle(node: &Arc<Node>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let hash = node.n_hash();
-        if done_for == Some(hash) || !node.takes_part() {
-            continue;
-        }
-        let Some(all_dropped) = sweep_all(&node).await else { continue };
-        node.swept.trees_fit.store(hash, Relaxed);
-        if !all_dropped {
-            continue; // tried again soon
-        }
-        let record = move |node: &Node| node.store.put_meta(SWEPT_RECORD, &hash.to_le_bytes());
-        match chores::run(&node, record).await {
-            Ok(()) => done_for = Some(hash),
-            Err(error) => tracing::warn!(%error, "could not record that all rows were swept"),
-        }
-    }
-}
-
-/// Moves every row to its tree, and drops those that are not this node's. Whether all of these are
-/// dropped; `None` if not every row could be looked at.
-async fn sweep_all(node: &Arc<Node>) -> Option<bool> {
-    let mut all_dropped = true;
-    let mut from = Some((Partition(0), None));
-    while let Some((partition, after)) = from {
-        let sweep = move |node: &Node| sweep_some(node, partition, after);
-        let step = match chores::run_paced(node, &node.anti_entropy.pace, sweep).await {
-            Ok(step) => step,
-            Err(error) => {
-                tracing::warn!(%error, "could not sweep");
-                return None;
+        while let Ok(Some(pass)) =
+            chores::run(node, |node| Ok(node.buckets.pass(&node.store))).await
+        {
+            if let Err(error) = carry_out(node, pass).await {
+                tracing::warn!(%error, "could not move all rows to their trees; tried again soon");
+                tokio::time::sleep(RETRY_AFTER).await;
+                break;
             }
-        };
-        node.swept.moved.fetch_add(step.moved as u64, Relaxed);
-        all_dropped &= drop_unowned(node, step.unowned).await;
-        from = step.next;
-    }
-    Some(all_dropped)
-}
-
-/// A step over as many partitions as it takes to look at some rows.
-struct Step {
-    moved: usize,
-    unowned: Vec<(Key, Version)>,
-    /// Where to go on; `None` at the end.
-    next: Option<(Partition, Option<Key>)>,
-}
-
-/// Looks at rows for a while. Blocks.
-fn sweep_some(
-    node: &Node,
-    mut partition: Partition,
-    mut after: Option<Key>,
-) -> Result<Step, Error> {
-    let began = Instant::now();
-    let mut step = Step { moved: 0, unowned: Vec::new(), next: None };
-    while u32::from(partition.0) < node.layout.partitions() {
-        if began.elapsed() >= STEP_TIME || step.unowned.len() >= STEP_ROWS_MAX {
-            step.next = Some((partition, after));
-            break;
         }
-        let n_of = |bucket: &str| n_if_home(node, partition, bucket);
+    }
+}
+
+/// One pass from its beginning to its record.
+async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
+    match &pass.rows {
+        Rows::All => move_all(node).await?,
+        Rows::Of(bucket) => move_bucket(node, bucket).await?,
+    }
+    chores::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
+}
+
+/// Where a walk over all rows goes on.
+type At = (Partition, Option<Key>);
+
+async fn move_all(node: &Arc<Node>) -> Result<(), Error> {
+    let mut from = Some((Partition(0), None));
+    while let Some(at) = from {
+        let step = move |node: &Node| move_some(node, at);
+        from = chores::run_paced(node, &node.anti_entropy.pace, step).await?;
+    }
+    Ok(())
+}
+
+/// Moves rows for a while. Says where to go on, nowhere at the end. Blocks.
+fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, Error> {
+    let began = Instant::now();
+    while u32::from(partition.0) < node.layout.partitions() {
+        if began.elapsed() >= STEP_TIME {
+            return Ok(Some((partition, after)));
+        }
+        let n_of = |bucket: &str| Some(node.buckets.properties(bucket).n);
         let swept = node.store.sweep(partition, after.as_ref(), STEP_ROWS_MAX, n_of)?;
-        step.moved += swept.moved;
-        step.unowned.extend(swept.unowned);
+        node.swept.moved.fetch_add(swept.moved as u64, Relaxed);
         after = swept.last;
         if after.is_none() {
             partition.0 += 1;
         }
     }
-    Ok(step)
+    Ok(None)
 }
 
-/// The n of a bucket, if this node is a home replica of its keys in this partition.
-fn n_if_home(node: &Node, partition: Partition, bucket: &str) -> Option<u16> {
-    let n = node.buckets.properties(bucket).n;
-    node.layout.homes(partition, n).contains(&node.me).then_some(n)
-}
-
-/// Drops rows that this node no longer owns, once all home replicas hold them. Whether none is left.
-async fn drop_unowned(node: &Arc<Node>, rows: Vec<(Key, Version)>) -> bool {
-    let mut all_dropped = true;
-    for (key, version) in rows {
-        if !hand_over(node, &key, version).await {
-            all_dropped = false;
-            continue;
-        }
-        // First: whoever confirms a tombstone from now on knows of this drop.
-        node.quiet.disturb(node.partition(&key), node.uptime());
-        let drop_row = move |node: &Node| node.store.drop_row(node.home(&key), &key, version);
-        match chores::run(node, drop_row).await {
-            Ok(true) => drop(node.swept.dropped.fetch_add(1, Relaxed)),
-            Ok(false) | Err(_) => all_dropped = false,
-        }
+async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
+    let mut from = Some(Onward::default());
+    while let Some(at) = from {
+        let bucket = bucket.clone();
+        let step = move |node: &Node| move_some_of(node, &bucket, at);
+        from = chores::run_paced(node, &node.anti_entropy.pace, step).await?;
     }
-    all_dropped
+    Ok(())
 }
 
-/// Brings a row, if it still has this version, to its home replicas. Whether all of them said that they
-/// hold it, durably.
-async fn hand_over(node: &Arc<Node>, key: &Key, version: Version) -> bool {
-    let read_at = node.now();
-    let Ok(Some(row)) = read_row(node, node.home(key), key).await else { return false };
-    let Some(object) = Row::encoded_object(&row) else { return false };
-    if Row::encoded_version(&row) != Some(version) {
-        return false;
-    }
-    let homes = node.layout.homes(node.partition(key), node.properties(key).n).to_vec();
-    for home in homes {
-        let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
-        if !is_stored(node, home, message, &object).await {
-            return false;
+/// Moves rows of one bucket for a while. Says where to go on, nowhere at the end. Blocks.
+fn move_some_of(node: &Node, bucket: &Bucket, mut from: Onward) -> Result<Option<Onward>, Error> {
+    let began = Instant::now();
+    while began.elapsed() < STEP_TIME {
+        // Few at a time: the row of each is read.
+        let rows_max = STEP_ROWS_MAX / 16;
+        let (keys, next) = node.store.home_keys(Some(bucket.as_str()), &from, rows_max)?;
+        for key in keys {
+            match node.store.retree(&key, node.tree(&key)) {
+                Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
+                Err(Error::Damaged { what, reason }) => {
+                    tracing::error!(what, reason, "a row is damaged and stays where it is");
+                }
+                Err(error) => return Err(error),
+            }
         }
+        let Some(next) = next else { return Ok(None) };
+        from = next;
     }
-    true
-}
-
-async fn is_stored(node: &Arc<Node>, home: NodeId, message: Message, object: &Bytes) -> bool {
-    let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let (reply_to, mut mailbox) = ReplyTo::new();
-    node.peers.send(home, message, object.clone(), reply_to);
-    let heard = tokio::time::timeout(timeout, mailbox.recv()).await;
-    matches!(heard, Ok(Some((_, Heard::Reply(reply)))) if reply.head == Reply::Stored)
+    Ok(Some(from))
 }
 
 /// Compares the trees with the rows, one partition after the other, spread over the interval.
@@ -201,16 +162,29 @@ pub async fn scrub(node: Arc<Node>) {
     }
 }
 
-/// Recomputes the trees of one partition. How many leaves were wrong.
+/// Recomputes the trees of one partition, a few leaves at a time: others who repair take turns with it. How
+/// much was wrong.
 pub async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u64 {
-    let scrub = move |node: &Node| node.store.scrub(partition);
-    let wrong = match chores::run_paced(node, &node.anti_entropy.pace, scrub).await {
-        Ok(scrubbed) => scrubbed.differing_leaves + scrubbed.differing_entries,
-        Err(error) => {
-            tracing::warn!(%error, partition = partition.0, "could not scrub");
-            return 0;
+    let (mut found, mut from) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
+    while let Some(at) = from {
+        let piece = move |node: &Node| {
+            let began = Instant::now();
+            node.store.scrub_some(partition, at, || began.elapsed() >= STEP_TIME)
+        };
+        match chores::run_paced(node, &node.anti_entropy.pace, piece).await {
+            Ok((some, next)) => {
+                found.add(some);
+                from = next;
+            }
+            Err(error) => {
+                tracing::warn!(%error, partition = partition.0, "could not scrub");
+                return found.mended();
+            }
         }
-    };
+    }
+    // Rows may just be on their way to another tree.
+    node.swept.moved.fetch_add(found.moved_rows, Relaxed);
+    let wrong = found.mended() - found.moved_rows;
     node.swept.scrubbed.fetch_add(1, Relaxed);
     node.swept.wrong_leaves.fetch_add(wrong, Relaxed);
     if wrong > 0 {

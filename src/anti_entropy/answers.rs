@@ -15,11 +15,9 @@ use crate::chores;
 use crate::node::Node;
 use crate::replica::refusal_of;
 
-/// Which of a peer's trees differ from this node's.
+/// Which of a peer's trees differ from this node's. Rows may be in other trees still: such differences are
+/// found to be none at the second look.
 pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
-    if !node.trees_fit() {
-        return Reply::NotReady; // empty trees are equal, and say nothing
-    }
     let may_compare = |tree: Tree| {
         node.standing.is_cleared()
             && u32::from(tree.partition.0) < node.layout.partitions()
@@ -35,10 +33,12 @@ pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     Reply::Differing { trees }
 }
 
-/// Which leaves of a peer's tree differ from this node's.
-pub fn leaves(node: &Node, tree: Tree, theirs: &Bytes) -> Reply {
-    if !node.standing.is_cleared() || !node.trees_fit() {
-        return Reply::NotReady; // rows may be in other trees still
+/// Which leaves of a peer's tree differ from this node's. A peer that has to be filled names its n of all
+/// buckets: equal trees must prove to it that there is nothing more here.
+pub fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Bytes) -> Reply {
+    let fits_by = |hash| node.buckets.placement().fits_by(hash);
+    if !node.standing.is_cleared() || !to_fill.is_none_or(fits_by) {
+        return Reply::NotReady;
     }
     match Leaves::from_bytes(theirs) {
         Some(theirs) => Reply::Leaves { differing: node.store.leaves(tree).differing(&theirs) },
@@ -46,24 +46,42 @@ pub fn leaves(node: &Node, tree: Tree, theirs: &Bytes) -> Reply {
     }
 }
 
-/// The keys of some leaves.
-pub async fn list(node: &Arc<Node>, tree: Tree, leaves: LeafSet, after: Option<Key>) -> Reply {
+/// The keys of some leaves, with the n of all buckets by which a peer has to be filled.
+pub async fn list(
+    node: &Arc<Node>,
+    (tree, to_fill): (Tree, Option<u64>),
+    leaves: LeafSet,
+    after: Option<Key>,
+) -> Reply {
     if !node.standing.is_cleared() {
         return Reply::NotReady;
     }
+    let changes = node.buckets.placement().changes();
     let page =
         chores::run(node, move |node| node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX));
     let page: Result<Page, Error> = page.await;
+    // Asked now: no row had been moved while the page was read.
+    let fitted = |hash| {
+        let placement = node.buckets.placement();
+        placement.fits_by(hash) && placement.changes() == changes
+    };
+    if !to_fill.is_none_or(fitted) {
+        return Reply::NotReady;
+    }
     page.map_or_else(|error| Reply::Refused(refusal_of(&error)), Reply::Page)
 }
 
-/// The versions of some keys.
+/// The versions of some keys, of rows that are durable: who hands a row over drops it for that.
 pub async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
+    if !node.standing.is_cleared() {
+        return Reply::NotReady;
+    }
     if keys.len() > PAGE_KEYS_MAX {
         return Reply::Refused(Refusal::Malformed);
     }
-    match chores::run(node, move |node| versions(node, &keys)).await {
-        Ok(versions) => Reply::Versions { versions },
-        Err(error) => Reply::Refused(refusal_of(&error)),
+    let versions = chores::run(node, move |node| versions(node, &keys)).await;
+    match (versions, node.store.durable().await) {
+        (Ok(versions), Ok(())) => Reply::Versions { versions },
+        (Err(error), _) | (_, Err(error)) => Reply::Refused(refusal_of(&error)),
     }
 }

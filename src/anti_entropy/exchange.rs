@@ -1,14 +1,16 @@
 //! Drives `protocol::exchange` over one tree: asks the peer, reads the store, mends.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use quorate_protocol::exchange::{self, Difference, Exchange, PAGE_KEYS_MAX, Page, Step, Summary};
+use quorate_protocol::exchange::{
+    self, Difference, Exchange, Mended, PAGE_KEYS_MAX, Page, Step, Summary, UNREADABLE,
+};
 use quorate_protocol::get::{What, Where};
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::packed;
@@ -37,7 +39,19 @@ pub enum Asking {
     ToCompare,
     /// This node has not received the partition yet. It takes what the peer has, even if the peer has
     /// not received all of it either: all nodes may have come back behind at once.
-    ToFill,
+    ToFill {
+        /// The n of all buckets as this node knows them: only by these do the peer's trees say anything.
+        ns: u64,
+    },
+}
+
+impl Asking {
+    fn to_fill(self) -> Option<u64> {
+        match self {
+            Self::ToCompare => None,
+            Self::ToFill { ns } => Some(ns),
+        }
+    }
 }
 
 /// A conversation with one peer, and how much was said.
@@ -46,12 +60,19 @@ pub struct Talk<'a> {
     peer: NodeId,
     sent: AtomicU64,
     received: AtomicU64,
+    broken: Mutex<Vec<Key>>,
 }
 
 impl<'a> Talk<'a> {
     /// Nothing was said yet.
     pub fn new(node: &'a Arc<Node>, peer: NodeId) -> Self {
-        Self { node, peer, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { node, peer, sent, received, broken: Mutex::default() }
+    }
+
+    /// Keys whose objects the peer has and cannot give, or gave damaged.
+    pub fn broken(self) -> Vec<Key> {
+        self.broken.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of messages sent and of replies received.
@@ -85,20 +106,25 @@ fn encoded_bytes(head: &impl Serialize) -> u64 {
 /// Compares one tree with the peer and mends both sides.
 pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
     let (mut exchange, mut step) = match why {
-        Asking::ToCompare => Exchange::start(),
-        Asking::ToFill => Exchange::start_to_fill(),
+        Asking::ToCompare => Exchange::start(talk.node.buckets.placement().doubtful()),
+        Asking::ToFill { .. } => Exchange::start_to_fill(),
     };
     loop {
         let next = match step {
-            Step::CompareLeaves => compare_leaves(talk, tree, &mut exchange).await,
-            Step::List { leaves, after } => list(talk, tree, leaves, after, &mut exchange).await,
+            Step::CompareLeaves => match differing_leaves(talk, tree, why).await {
+                Compared::Differ(differing) => Some(exchange.on_leaves(differing)),
+                Compared::InDoubt | Compared::Silent => None,
+            },
+            Step::List { leaves, after } => {
+                list(talk, (tree, why), leaves, after, &mut exchange).await
+            }
             Step::LookAgain { keys, not_before } => {
                 tokio::time::sleep_until(talk.node.instant(not_before)).await;
                 look_again(talk, keys, &mut exchange).await
             }
             Step::Mend(differences) => {
-                let mended = mend(talk, differences, why).await;
-                mended.map(|mended| exchange.on_mended(mended))
+                let came = mend(talk, differences, why).await;
+                came.map(|came| exchange.on_mended(came))
             }
             Step::Done(summary) => return summary,
         };
@@ -106,37 +132,63 @@ pub async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
     }
 }
 
-async fn compare_leaves(talk: &Talk<'_>, tree: Tree, exchange: &mut Exchange) -> Option<Step> {
-    differing_leaves(talk, tree).await.map(|differing| exchange.on_leaves(differing))
+/// What a peer makes of this node's leaves.
+enum Compared {
+    /// These differ from its own.
+    Differ(LeafSet),
+    /// Its rows may be in other trees, or it does not know yet what it holds.
+    InDoubt,
+    /// No answer, or none that makes sense.
+    Silent,
 }
 
 /// The leaves in which the peer's tree differs from this node's.
-async fn differing_leaves(talk: &Talk<'_>, tree: Tree) -> Option<LeafSet> {
+async fn differing_leaves(talk: &Talk<'_>, tree: Tree, why: Asking) -> Compared {
     let leaves = talk.node.store.leaves(tree).to_bytes();
-    let reply = talk.ask(Message::Leaves { tree }, &leaves).await?;
-    if let Reply::Leaves { differing } = reply { Some(differing) } else { None }
+    match talk.ask(Message::Leaves { tree, to_fill: why.to_fill() }, &leaves).await {
+        Some(Reply::Leaves { differing }) => Compared::Differ(differing),
+        Some(Reply::NotReady) => Compared::InDoubt,
+        Some(_) | None => Compared::Silent,
+    }
 }
 
-/// Whether a node that fills had better take all of the peer's rows than look for those it lacks.
-pub async fn had_better_stream(talk: &Talk<'_>, trees: &[Tree]) -> bool {
+/// How a node that fills had better receive the rows of some trees from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Look for those it lacks.
+    Compare,
+    /// Take all of the partition.
+    Stream,
+    /// The same, because the peer's trees prove nothing now.
+    StreamInDoubt,
+}
+
+/// Which way is best; `None` if the peer does not answer.
+pub async fn way(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> Option<Way> {
+    let mut way = Way::Compare;
     for tree in trees {
-        if let Some(differing) = differing_leaves(talk, *tree).await
-            && exchange::had_better_stream(&talk.node.store.leaves(*tree), &differing)
-        {
-            return true;
+        match differing_leaves(talk, *tree, why).await {
+            Compared::Differ(differing) => {
+                let ours = talk.node.store.leaves(*tree);
+                if exchange::had_better_stream(&ours, &differing) {
+                    way = Way::Stream;
+                }
+            }
+            Compared::InDoubt => return Some(Way::StreamInDoubt),
+            Compared::Silent => return None,
         }
     }
-    false
+    Some(way)
 }
 
 async fn list(
     talk: &Talk<'_>,
-    tree: Tree,
+    (tree, why): (Tree, Asking),
     leaves: LeafSet,
     after: Option<Key>,
     exchange: &mut Exchange,
 ) -> Option<Step> {
-    let question = Message::List { tree, leaves, after: after.clone() };
+    let question = Message::List { tree, leaves, after: after.clone(), to_fill: why.to_fill() };
     let ours = chores::run(talk.node, move |node| {
         node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX)
     });
@@ -161,61 +213,101 @@ async fn look_again(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) ->
 
 /// The versions of this node's home rows. Blocks.
 pub(super) fn versions(node: &Node, keys: &[Key]) -> Result<Vec<Version>, Error> {
-    let version = |key: &Key| {
-        let row = node.store.read(node.home(key), key, Blocking::Allowed)?;
-        Ok(row.and_then(|row| Row::encoded_version(&row)).unwrap_or(Version::ABSENT))
+    let version = |key: &Key| match node.store.versions(&[(node.home(key), key.clone())]) {
+        Ok(versions) => Ok(versions.first().copied().unwrap_or(Version::ABSENT)),
+        Err(Error::Damaged { .. }) => Ok(UNREADABLE), // and the others are still told
+        Err(error) => Err(error),
     };
     keys.iter().map(version).collect()
 }
 
-/// Mends some keys. How many of them are mended; `None` if what was merged here is not kept.
-async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Option<u64> {
+/// Mends some keys. What came of it; `None` if what was merged here is not kept.
+async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Option<Mended> {
     let pace = match why {
         Asking::ToCompare => &talk.node.anti_entropy.pace,
-        Asking::ToFill => &talk.node.fill_pace,
+        Asking::ToFill { .. } => &talk.node.fill_pace,
     };
-    let mut mended = 0;
+    let mut came = Mended::default();
     for some in differences.chunks(MENDING_MAX) {
         pace.will_work(TALK_PER_KEY * some.len() as u32);
-        mended += mend_some(talk, pace, some, why).await;
+        let Mended { mended, missed } = mend_some(talk, pace, some, why).await;
+        came = Mended { mended: came.mended + mended, missed: came.missed + missed };
     }
     let is_durable = talk.node.store.durable().await.is_ok();
-    is_durable.then_some(mended)
+    is_durable.then_some(came)
 }
 
 /// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here, sends
-/// what the peer lacks. How many are mended.
-async fn mend_some(talk: &Talk<'_>, pace: &Pace, differences: &[Difference], why: Asking) -> u64 {
+/// what the peer lacks.
+async fn mend_some(
+    talk: &Talk<'_>,
+    pace: &Pace,
+    differences: &[Difference],
+    why: Asking,
+) -> Mended {
     let fetching = differences.iter().map(|difference| async move {
-        let must_fetch = difference.must_fetch();
-        let fetched = if must_fetch { fetch(talk, &difference.key, why).await } else { None };
-        (!must_fetch || fetched.is_some()).then(|| (difference.clone(), fetched))
+        if !difference.must_fetch() {
+            return Some((difference.clone(), None));
+        }
+        match fetch(talk, &difference.key, why).await {
+            Fetched::Object(object, read_at) => Some((difference.clone(), Some((object, read_at)))),
+            Fetched::Broken => {
+                note_broken(talk, &difference.key);
+                None
+            }
+            Fetched::Nothing => None,
+        }
     });
+    let broken_before = broken_count(talk);
     let found: Vec<_> = join_all(fetching).await.into_iter().flatten().collect();
+    let broken = broken_count(talk) - broken_before;
     let settled = chores::run_paced(talk.node, pace, move |node| {
         let settle = |(difference, fetched)| settle(node, &difference, fetched);
         Ok(found.into_iter().filter_map(settle).collect::<Vec<Settled>>())
     });
-    let sending = settled.await.unwrap_or_default().into_iter().map(|settled| async move {
+    let settled = settled.await.unwrap_or_default();
+    let missed = differences.len() - broken - settled.len();
+    let sending = settled.into_iter().map(|settled| async move {
         let Some((message, object)) = settled else { return true };
         let reply = talk.ask_for_payload(message, object).await;
         reply.is_some_and(|reply| reply.head == Reply::Stored)
     });
-    join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count() as u64
+    let mended = join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count();
+    Mended { mended: mended as u64, missed: missed as u64 }
 }
 
-/// A peer's object, encoded, and since when it may have been as it is.
-type Fetched = Option<(Bytes, Millis)>;
+fn note_broken(talk: &Talk<'_>, key: &Key) {
+    tracing::warn!(?key, peer = %talk.peer, "the peer cannot give what it holds of a key");
+    talk.broken.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
+}
+
+fn broken_count(talk: &Talk<'_>) -> usize {
+    talk.broken.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
+
+/// What came when a peer was asked for its object of a key.
+enum Fetched {
+    /// The object, and since when it may have been as it is.
+    Object(Object, Millis),
+    /// It has one and cannot give it: it is damaged, or larger than a frame.
+    Broken,
+    /// No answer, or it has none any more.
+    Nothing,
+}
 
 /// What a key still needs once the peer's object is merged here: to be sent, or nothing.
 type Settled = Option<(Message, Bytes)>;
 
 /// Merges the peer's object into this node's row and says what is to be sent. `None` if the key cannot be
 /// mended now. Blocks.
-fn settle(node: &Node, difference: &Difference, fetched: Fetched) -> Option<Settled> {
+fn settle(
+    node: &Node,
+    difference: &Difference,
+    fetched: Option<(Object, Millis)>,
+) -> Option<Settled> {
     let key = difference.key.clone();
-    if let Some((bytes, read_at)) = fetched {
-        let (object, place) = (Object::decode(bytes).ok()?, node.home(&key));
+    if let Some((object, read_at)) = fetched {
+        let place = node.home(&key);
         match replica::merge_now(node, place, &key, &object, read_at, Blocking::Allowed) {
             Ok(Reply::Stored) => {}
             Ok(_) | Err(_) => return None,
@@ -240,13 +332,35 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> Fetched {
     let key = key.clone();
     let question = match why {
         Asking::ToCompare => Message::Read { key, what: What::Object, place: Where::Home },
-        Asking::ToFill => Message::Inspect { key },
+        Asking::ToFill { .. } => Message::Inspect { key },
     };
-    let mut reply = talk.ask_for_payload(question, Bytes::new()).await?;
-    let object = if let Reply::Inspection { own, .. } = reply.head {
-        own.and_then(|len| packed::take(&mut reply.payload, len))
+    let Some(mut reply) = talk.ask_for_payload(question, Bytes::new()).await else {
+        return Fetched::Nothing;
+    };
+    let object = if let Reply::Inspection { own: Some(len), .. } = reply.head {
+        packed::take(&mut reply.payload, len)
+    } else if reply.head == Reply::Object {
+        Some(reply.payload)
+    } else if reply.head == Reply::Refused(Refusal::Failed) {
+        None
     } else {
-        (reply.head == Reply::Object).then_some(reply.payload)
+        return Fetched::Nothing;
     };
-    Some((object?, read_at))
+    match object.map(Object::decode) {
+        Some(Ok(object)) => Fetched::Object(object, read_at),
+        Some(Err(_)) | None => Fetched::Broken,
+    }
+}
+
+/// Merges what a peer has of a key, if it has any. Whether it has said all that it knows.
+pub async fn receive_key(node: &Arc<Node>, peer: NodeId, key: &Key) -> bool {
+    let talk = Talk::new(node, peer);
+    let (question, read_at) = (Message::Inspect { key: key.clone() }, node.now());
+    let Some(mut reply) = talk.ask_for_payload(question, Bytes::new()).await else { return false };
+    let Reply::Inspection { own, .. } = reply.head else { return false };
+    let Some(len) = own else { return true };
+    let object = packed::take(&mut reply.payload, len).map(Object::decode);
+    let Some(Ok(object)) = object else { return false };
+    replica::merge(node, Role::Home, key, object, read_at).await == Reply::Stored
+        && node.store.durable().await.is_ok()
 }

@@ -21,7 +21,7 @@ use quorate_protocol::stamp::Millis;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-pub use self::exchange::{Asking, Talk, had_better_stream, mend_tree};
+pub use self::exchange::{Asking, Talk, Way, mend_tree, receive_key, way};
 pub use self::pace::Pace;
 pub use self::round::{Scope, is_home, run as run_round};
 use crate::health::State;

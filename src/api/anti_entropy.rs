@@ -43,6 +43,7 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
         },
         "dirty_partitions": node.anti_entropy.dirty_partitions(),
         "partitions_not_ready": node.readiness.missing_count(),
+        "keys_in_doubt": node.readiness.doubtful().len(),
         "scrub": {
             "interval_ms": node.config.anti_entropy.scrub_ms,
             "partitions": load(&swept.scrubbed),
@@ -53,6 +54,8 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
             "trees_fit": node.trees_fit(),
             "rows_moved": load(&swept.moved),
             "rows_dropped": load(&swept.dropped),
+            "rows_not_owned": load(&swept.unowned),
+            "looks": load(&swept.looks),
         },
         "reaper": {"grace_ms": node.config.deletes.grace_ms, "rows_reaped": load(&node.reaped)},
     })))

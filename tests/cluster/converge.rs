@@ -46,7 +46,7 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until every row of every node is in its tree: before, nothing is compared.
+    /// Waits until every row of every node is in its tree: before, equal trees prove nothing.
     pub(crate) async fn wait_trees_fit(&self) {
         for number in self.all() {
             let fit = async || {

@@ -35,4 +35,5 @@ mod restore;
 mod sloppy;
 mod stop;
 mod storm;
+mod sweep;
 mod wipe;

@@ -9,17 +9,19 @@
 //!
 //! A node that has to be *filled* ([`Exchange::start_to_fill`]) must not leave anything out: what it was
 //! sent meanwhile says nothing of what it is missing. It mends every difference at once, and has
-//! everything only if [`Summary::has_all`].
+//! everything only if [`Summary::has_all`]: that says that it holds what the peer held, not that the peer
+//! took what it holds, which a peer with a full disk does not.
 //!
 //! Carry out the [`Step`], tell the machine what came of it, and get the next one, until [`Step::Done`].
 //! If the peer is silent or refuses, call [`Exchange::give_up`]: nothing is half-applied, since every
 //! merge stands for itself.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::Key;
+use crate::name::{Bucket, Key};
 use crate::object::Version;
 use crate::stamp::Millis;
 use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
@@ -28,6 +30,9 @@ use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
 pub const PAGE_KEYS_MAX: usize = 1024;
 /// How long after the first look the second one is taken, in milliseconds.
 pub const LOOK_AGAIN_MS: u64 = 500;
+
+/// The version of a row that is damaged: it differs from every other, and from none.
+pub const UNREADABLE: Version = Version([u8::MAX; 16]);
 
 /// Keys with their versions, in row order (leaf, then key).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,15 +101,27 @@ pub struct Summary {
     pub keys_mended: u64,
     /// Keys that differed and were not: writes in flight, and failures.
     pub keys_left: u64,
+    /// Those among the keys left of which this node did not get what the peer holds.
+    pub keys_missed: u64,
     /// Whether it got to the end.
     pub is_complete: bool,
 }
 
 impl Summary {
-    /// Whether every difference was found and mended.
+    /// Whether every difference was found, if every one counts ([`Exchange::start_to_fill`]), and everything
+    /// that the peer holds is here.
     pub fn has_all(&self) -> bool {
-        self.is_complete && self.keys_left == 0
+        self.is_complete && self.keys_missed == 0
     }
+}
+
+/// What came of mending some keys. Keys of neither kind were not taken by the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Keys that are alike on both sides now.
+    pub mended: u64,
+    /// Keys of which this node did not get, or did not keep, what the peer holds.
+    pub missed: u64,
 }
 
 /// The machine of one comparison.
@@ -120,13 +137,16 @@ pub struct Exchange {
     mending: u64,
     /// Whether every difference counts, writes in flight too.
     fills: bool,
+    /// Buckets of which rows are being moved to other trees.
+    left_out: BTreeSet<Bucket>,
     summary: Summary,
 }
 
 impl Exchange {
-    /// Begins a comparison.
-    pub fn start() -> (Self, Step) {
-        (Self::default(), Step::CompareLeaves)
+    /// Begins a comparison. The rows of buckets `left_out` are being moved to other trees
+    /// ([`crate::sweep`]): that they differ says nothing yet, and a second look at each would cost much.
+    pub fn start(left_out: BTreeSet<Bucket>) -> (Self, Step) {
+        (Self { left_out, ..Self::default() }, Step::CompareLeaves)
     }
 
     /// Begins a comparison that leaves nothing out.
@@ -157,8 +177,11 @@ impl Exchange {
         let within = |(key, _): &(Key, Version)| to.holds(key);
         let ours = ours.versions.into_iter().filter(within);
         let theirs = theirs.versions.into_iter().filter(within);
-        let (compared, found) = differences(ours, theirs);
+        let (compared, mut found) = differences(ours, theirs);
         self.summary.keys_compared += compared;
+        let found_count = found.len();
+        found.retain(|difference| !self.left_out.contains(difference.key.bucket()));
+        self.summary.keys_left += (found_count - found.len()) as u64;
         self.found = found;
         match to {
             // A page that is neither the end nor holds a key makes no headway: the peer is at fault.
@@ -195,9 +218,10 @@ impl Exchange {
     }
 
     /// So many of the keys are mended. Those that are not differ in the next round too.
-    pub fn on_mended(&mut self, mended: u64) -> Step {
-        self.summary.keys_mended += mended;
-        self.summary.keys_left += self.mending.saturating_sub(mended);
+    pub fn on_mended(&mut self, came: Mended) -> Step {
+        self.summary.keys_mended += came.mended;
+        self.summary.keys_left += self.mending.saturating_sub(came.mended);
+        self.summary.keys_missed += came.missed;
         self.next_page()
     }
 
@@ -344,7 +368,7 @@ mod tests {
     /// Drives an exchange in which `busy` changes on our side between the two looks. Merging takes the
     /// greater number.
     fn run(ours: &mut Rows, theirs: &mut Rows, pages: (usize, usize), busy: Option<u8>) -> Summary {
-        let (mut exchange, mut step) = Exchange::start();
+        let (mut exchange, mut step) = Exchange::start(BTreeSet::new());
         let look = |rows: &Rows, key: &Key| {
             rows.iter()
                 .find(|(k, _)| self::key(**k) == *key)
@@ -379,7 +403,7 @@ mod tests {
                             theirs.insert(k, merged);
                         }
                     }
-                    exchange.on_mended(differences.len() as u64)
+                    exchange.on_mended(Mended { mended: differences.len() as u64, missed: 0 })
                 }
                 Step::Done(summary) => return summary,
             }
@@ -411,6 +435,7 @@ mod tests {
                     keys_compared: compared,
                     keys_mended: differed,
                     keys_left: 0,
+                    keys_missed: 0,
                     is_complete: true,
                 }
             );
@@ -424,7 +449,23 @@ mod tests {
         assert_eq!((ours[&1], theirs[&1]), (2, 2), "the write itself brought it");
         assert_eq!(theirs.get(&2), Some(&1));
         assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
-        assert!(summary.is_complete && !summary.has_all());
+        assert!(summary.is_complete);
+    }
+
+    #[test]
+    fn buckets_whose_rows_are_moved_are_left_out() {
+        let (mut exchange, _) = Exchange::start(BTreeSet::from([Bucket::parse("b").unwrap()]));
+        exchange.on_leaves(LeafSet::all());
+        let mut versions = vec![(key(1), version(1)), (key(2), version(1))];
+        versions.push((Key::new("c", b"k").unwrap(), version(1)));
+        versions.sort_by(|(a, _), (b, _)| row_order(a, b));
+        let step = exchange.on_pages(
+            Page { versions, is_end: true },
+            Page { is_end: true, ..Page::default() },
+            Millis(0),
+        );
+        assert!(matches!(step, Step::LookAgain { keys, .. } if keys.len() == 1));
+        assert_eq!(exchange.summary.keys_left, 2);
     }
 
     #[test]
@@ -434,25 +475,32 @@ mod tests {
         let page = |k| Page { versions: vec![(key(k), version(1))], is_end: true };
         let step = exchange.on_pages(page(1), page(2), Millis(0));
         assert!(matches!(step, Step::Mend(differences) if differences.len() == 2));
-        let done = exchange.on_mended(1);
-        let Step::Done(summary) = done else { panic!("{done:?}") };
-        assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
-        assert!(summary.is_complete && !summary.has_all());
+        for (missed, has_all) in [(0, true), (1, false)] {
+            let done = exchange.clone().on_mended(Mended { mended: 1, missed });
+            let Step::Done(summary) = done else { panic!("{done:?}") };
+            assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
+            assert!(summary.is_complete);
+            assert_eq!(
+                summary.has_all(),
+                has_all,
+                "what the peer does not take is not missing here"
+            );
+        }
     }
 
     #[test]
     fn a_peer_that_answers_nonsense_ends_it() {
-        let (mut exchange, _) = Exchange::start();
+        let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
         let ours = Page { versions: vec![(key(1), version(1))], is_end: true };
         let done = exchange.on_pages(ours.clone(), Page::default(), Millis(0));
         assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
-        let (mut exchange, _) = Exchange::start();
+        let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
         exchange.on_pages(ours, Page { is_end: true, ..Page::default() }, Millis(0));
         let done = exchange.on_versions(&[version(1)], &[]);
         assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
-        let (mut exchange, _) = Exchange::start();
+        let (mut exchange, _) = Exchange::start(BTreeSet::new());
         let done = exchange.on_leaves(LeafSet::default());
         assert!(matches!(done, Step::Done(Summary { is_complete: true, .. })));
     }

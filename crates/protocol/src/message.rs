@@ -114,6 +114,9 @@ pub enum Message {
     Leaves {
         /// Of which tree.
         tree: Tree,
+        /// Only if each of your rows is in the tree of its bucket's n by this
+        /// ([`crate::sweep::Ns::hash`]), else [`Reply::NotReady`]: the sender has to be filled.
+        to_fill: Option<u64>,
     },
     /// List the keys of some leaves with their versions, in row order: [`Reply::Page`].
     List {
@@ -123,6 +126,8 @@ pub enum Message {
         leaves: LeafSet,
         /// After this key.
         after: Option<Key>,
+        /// As in [`Message::Leaves`]: rows may have been moved to another tree since.
+        to_fill: Option<u64>,
     },
     /// Say which versions your home rows have: [`Reply::Versions`].
     Versions {

@@ -38,6 +38,49 @@ pub struct Facts {
     pub quiet_since: Millis,
 }
 
+/// Where a node looks for the facts, while its other jobs deliver and drop hints and hand rows over.
+pub trait Evidence {
+    /// Why it could not look.
+    type Error;
+
+    /// Whether it is a home replica of the key, and whether it has received the key's partition.
+    ///
+    /// # Errors
+    /// It could not look.
+    fn standing(&self) -> Result<(bool, bool), Self::Error>;
+
+    /// Its home row, as in [`Facts::row`].
+    ///
+    /// # Errors
+    /// It could not look.
+    fn row(&self) -> Result<Option<(Version, Millis)>, Self::Error>;
+
+    /// Whether it keeps a hint of the key.
+    ///
+    /// # Errors
+    /// It could not look.
+    fn is_hinted(&self) -> Result<bool, Self::Error>;
+
+    /// As [`Facts::quiet_since`].
+    fn quiet_since(&self) -> Millis;
+}
+
+impl Facts {
+    /// Looks at everything, in the order that matters. A job that drops something notes that *before* it
+    /// does ([`Facts::quiet_since`]); so the note is asked for last. Asked first, it would say nothing of
+    /// what is dropped before the rest is looked at: an older object that is on its way to another node by
+    /// then, twice perhaps, and neither here nor noted.
+    ///
+    /// # Errors
+    /// Something could not be looked at.
+    pub fn gather<E: Evidence>(evidence: &E) -> Result<Self, E::Error> {
+        let (is_home, is_ready) = evidence.standing()?;
+        let (row, is_hinted) = (evidence.row()?, evidence.is_hinted()?);
+        let quiet_since = evidence.quiet_since();
+        Ok(Self { is_home, is_ready, row, is_hinted, quiet_since })
+    }
+}
+
 /// Whether a node may confirm that it holds nothing but this version, nor did for a grace.
 pub fn may_confirm(version: Version, facts: &Facts, now: Millis, grace_ms: u64) -> bool {
     let held_long_enough = |since: Millis| now.since(since) >= grace_ms;
@@ -109,6 +152,8 @@ impl Round {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const V: Version = Version([1; 16]);
@@ -141,6 +186,49 @@ mod tests {
         ];
         for (why, facts) in refused {
             assert!(!at(1500, facts), "{why}");
+        }
+    }
+
+    /// A node that drops its hint of the key, which it notes first, before the look with this number.
+    struct Dropping {
+        looks: Cell<u32>,
+        before: u32,
+    }
+
+    impl Dropping {
+        fn is_dropped(&self) -> bool {
+            self.looks.set(self.looks.get() + 1);
+            self.looks.get() > self.before
+        }
+    }
+
+    impl Evidence for Dropping {
+        type Error = ();
+
+        fn standing(&self) -> Result<(bool, bool), ()> {
+            self.is_dropped();
+            Ok((true, true))
+        }
+
+        fn row(&self) -> Result<Option<(Version, Millis)>, ()> {
+            self.is_dropped();
+            Ok(HOME.row)
+        }
+
+        fn is_hinted(&self) -> Result<bool, ()> {
+            Ok(!self.is_dropped())
+        }
+
+        fn quiet_since(&self) -> Millis {
+            if self.is_dropped() { Millis(1499) } else { HOME.quiet_since }
+        }
+    }
+
+    #[test]
+    fn a_hint_that_is_dropped_meanwhile_is_seen_or_its_drop_is() {
+        for before in 0..6 {
+            let facts = Facts::gather(&Dropping { looks: Cell::new(0), before }).unwrap();
+            assert!(!may_confirm(V, &facts, Millis(1500), GRACE_MS), "before look {before}");
         }
     }
 

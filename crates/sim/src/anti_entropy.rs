@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_protocol::exchange::{Difference, Exchange, Page, Step};
+use quorate_protocol::exchange::{Difference, Exchange, Mended, Page, Step};
 use quorate_protocol::get::{What, Where};
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
@@ -17,7 +17,7 @@ use crate::node::{Node, Pending};
 use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::store::{Slot, tree_of};
-use crate::world::{Event, World};
+use crate::world::{Claim, Event, World};
 
 /// One comparison under way.
 pub(crate) struct Exchanging {
@@ -27,8 +27,10 @@ pub(crate) struct Exchanging {
     doing: Doing,
     /// When the comparison is given up, if the peer says nothing.
     deadline: Millis,
-    /// Whether this node is being filled by it.
-    fills: bool,
+    /// The n of all buckets as this node knows them, if it is being filled by the comparison.
+    to_fill: Option<u64>,
+    /// Whether the peer has said that its trees prove nothing now.
+    in_doubt: bool,
     /// The own objects at the first look: only a planted bug looks at them.
     stale: BTreeMap<Key, Object>,
 }
@@ -46,11 +48,33 @@ enum Doing {
 /// A page of differences, mended one after the other; the first one is at hand.
 struct Mending {
     left: VecDeque<Difference>,
-    mended: u64,
+    came: Mended,
     /// Whether the peer's object is being fetched; else this node's is being sent.
     fetches: bool,
     /// When the question was asked, by the own wall clock: the object was read no earlier.
     asked_at: Millis,
+}
+
+/// What came of mending one key.
+#[derive(Clone, Copy)]
+enum Came {
+    /// It is alike on both sides.
+    Mended,
+    /// The peer does not take what this node holds.
+    NotTaken,
+    /// This node did not get what the peer holds.
+    Missed,
+}
+
+/// What came of a comparison by which a node is filled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Received {
+    /// Everything that the peer holds is here.
+    All,
+    /// The peer's trees prove nothing now.
+    InDoubt,
+    /// Not everything came.
+    NotAll,
 }
 
 impl Node {
@@ -82,9 +106,7 @@ impl Node {
     /// Whether it has a tree: if a node that has to be filled asks, one that has to be filled too
     /// answers what it has.
     fn is_in_tree(&self, tree: Tree, world: &World) -> bool {
-        self.is_cleared()
-            && tree.n == self.n()
-            && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
+        self.is_cleared() && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
     }
 
     pub(crate) fn on_roots(&self, back: (NodeId, u64), roots: &[(Tree, Root)], world: &mut World) {
@@ -100,11 +122,13 @@ impl Node {
     pub(crate) fn on_leaves(
         &self,
         back: (NodeId, u64),
-        tree: Tree,
+        (tree, to_fill): (Tree, Option<u64>),
         theirs: &Bytes,
         world: &mut World,
     ) {
+        let fits = self.trees_fit_by(to_fill, world);
         let reply = match Leaves::from_bytes(theirs) {
+            Some(_) if !fits => Reply::NotReady,
             Some(theirs) if self.is_in_tree(tree, world) => {
                 Reply::Leaves { differing: self.store.leaves(tree).differing(&theirs) }
             }
@@ -113,15 +137,22 @@ impl Node {
         world.reply(self.id, back, &reply, &[]);
     }
 
+    /// Whether its trees say what it holds to a node that has to be filled, by that one's n of all buckets.
+    fn trees_fit_by(&self, to_fill: Option<u64>, world: &World) -> bool {
+        let fits_by = |ns: u64| self.records.buckets.placement.fits_by(ns);
+        to_fill.is_none_or(fits_by) || world.has(Plant::TreesTrustedInDoubt)
+    }
+
     pub(crate) fn on_list(
         &self,
         back: (NodeId, u64),
-        tree: Tree,
+        (tree, to_fill): (Tree, Option<u64>),
         leaves: LeafSet,
         after: Option<&Key>,
         world: &mut World,
     ) {
-        let reply = if self.is_in_tree(tree, world) {
+        let fits = self.trees_fit_by(to_fill, world);
+        let reply = if self.is_in_tree(tree, world) && fits {
             Reply::Page(self.store.list(tree, leaves, after, world.setup.page_max))
         } else {
             Reply::NotReady
@@ -161,28 +192,33 @@ impl Node {
                 continue;
             }
             world.note(format_args!("{} compares {tree:?} with {peer}", self.id));
-            let (exchange, step) = Exchange::start();
+            let left_out = self.records.buckets.placement.doubtful();
+            let (exchange, step) = Exchange::start(left_out);
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();
-            let (fills, stale) = (false, BTreeMap::new());
-            let exchanging = Exchanging { peer, tree, exchange, doing, deadline, fills, stale };
+            let (to_fill, in_doubt, stale) = (None, false, BTreeMap::new());
+            let exchanging =
+                Exchanging { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
             self.operations.exchanges.insert(operation, exchanging);
             self.carry_out_exchange(operation, step, world);
         }
     }
 
-    /// Compares a tree that this node has not received yet.
+    /// Compares a tree that this node has not received yet, by these n of all buckets.
     pub(crate) fn compare_to_fill(
         &mut self,
         operation: u64,
         peer: NodeId,
-        tree: Tree,
+        (tree, ns): (Tree, u64),
         world: &mut World,
     ) {
         let (exchange, step) = Exchange::start_to_fill();
         let (doing, deadline) = (Doing::ComparingLeaves, world.now);
-        let (fills, stale) = (true, BTreeMap::new());
-        let exchanging = Exchanging { peer, tree, exchange, doing, deadline, fills, stale };
+        let (to_fill, in_doubt, stale) = (Some(ns), false, BTreeMap::new());
+        let (node, partition) = (self.id, tree.partition);
+        world.claims.push(Claim::FillBegins { operation, node, from: peer, partition });
+        let exchanging =
+            Exchanging { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
         self.operations.exchanges.insert(operation, exchanging);
         self.carry_out_exchange(operation, step, world);
     }
@@ -194,19 +230,29 @@ impl Node {
             Step::Done(summary) => {
                 let peer = exchanging.peer;
                 world.note(format_args!("{} compared with {peer}: {summary:?}", self.id));
-                let fills = exchanging.fills;
+                let (to_fill, in_doubt) = (exchanging.to_fill, exchanging.in_doubt);
                 self.operations.exchanges.remove(&operation);
-                if fills {
-                    self.on_compared(operation, summary.has_all(), world);
+                if to_fill.is_some() {
+                    let received = match summary.has_all() {
+                        _ if in_doubt => Received::InDoubt,
+                        true => Received::All,
+                        false => Received::NotAll,
+                    };
+                    let has_all = matches!(received, Received::All);
+                    world.claims.push(Claim::FillEnds { operation, has_all });
+                    self.on_compared(operation, received, world);
                 }
             }
             Step::CompareLeaves => {
                 let leaves = self.store.leaves(tree).to_bytes();
-                self.ask_peer(operation, &Message::Leaves { tree }, &leaves, world);
+                let message = Message::Leaves { tree, to_fill: exchanging.to_fill };
+                self.ask_peer(operation, &message, &leaves, world);
             }
             Step::List { leaves, after } => {
                 exchanging.doing = Doing::Listing(leaves, after.clone());
-                self.ask_peer(operation, &Message::List { tree, leaves, after }, &[], world);
+                let to_fill = exchanging.to_fill;
+                let message = Message::List { tree, leaves, after, to_fill };
+                self.ask_peer(operation, &message, &[], world);
             }
             Step::LookAgain { keys, not_before } => {
                 if world.has(Plant::RepairFromStaleRead) {
@@ -223,7 +269,7 @@ impl Node {
             Step::Mend(differences) => {
                 exchanging.doing = Doing::Mending(Mending {
                     left: differences.into(),
-                    mended: 0,
+                    came: Mended::default(),
                     fetches: false,
                     asked_at: world.now,
                 });
@@ -276,6 +322,10 @@ impl Node {
             (Doing::ComparingLeaves, Reply::Leaves { differing }) => {
                 Some(exchanging.exchange.on_leaves(differing))
             }
+            (Doing::ComparingLeaves | Doing::Listing(..), Reply::NotReady) => {
+                exchanging.in_doubt = true;
+                None
+            }
             (Doing::Listing(leaves, after), Reply::Page(theirs)) => {
                 let limit = world.setup.page_max;
                 let ours: Page = store.list(exchanging.tree, *leaves, after.as_ref(), limit);
@@ -305,14 +355,14 @@ impl Node {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         let Doing::Mending(mending) = &mut exchanging.doing else { return };
         let Some(first) = mending.left.front() else {
-            let step = exchanging.exchange.on_mended(mending.mended);
+            let step = exchanging.exchange.on_mended(mending.came);
             return self.carry_out_exchange(operation, step, world);
         };
         mending.asked_at = wall;
         mending.fetches = first.must_fetch();
         let key = first.key.clone();
         if mending.fetches {
-            let message = if exchanging.fills {
+            let message = if exchanging.to_fill.is_some() {
                 Message::Inspect { key }
             } else {
                 Message::Read { key, what: What::Object, place: Where::Home }
@@ -332,18 +382,22 @@ impl Node {
         mending.fetches = false;
         let key = first.key.clone();
         if !first.must_send(self.store.version(&key)) {
-            return self.mended_first(operation, true, world);
+            return self.mended_first(operation, Came::Mended, world);
         }
         let object = self.store.get(&Slot::home(&key)).map(|row| row.object.to_bytes());
         let message = Message::Store { key, role: Role::Home, read_at };
         self.ask_peer(operation, &message, &object.unwrap_or_default(), world);
     }
 
-    fn mended_first(&mut self, operation: u64, is_mended: bool, world: &mut World) {
+    fn mended_first(&mut self, operation: u64, came: Came, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         let Doing::Mending(mending) = &mut exchanging.doing else { return };
         mending.left.pop_front();
-        mending.mended += u64::from(is_mended);
+        match came {
+            Came::Mended => mending.came.mended += 1,
+            Came::NotTaken => {}
+            Came::Missed => mending.came.missed += 1,
+        }
         self.mend_first(operation, world);
     }
 
@@ -353,13 +407,14 @@ impl Node {
         let Some(first) = mending.left.front() else { return };
         let (key, asked_at) = (first.key.clone(), mending.asked_at);
         if !mending.fetches {
-            return self.mended_first(operation, *head == Reply::Stored, world);
+            let came = if *head == Reply::Stored { Came::Mended } else { Came::NotTaken };
+            return self.mended_first(operation, came, world);
         }
         let stale = exchanging.stale.remove(&key);
         let is_object = matches!(head, Reply::Object | Reply::Inspection { own: Some(_), .. });
         let object = is_object.then(|| Object::decode(payload));
         let Some(Ok(mut object)) = object else {
-            return self.mended_first(operation, false, world);
+            return self.mended_first(operation, Came::Missed, world);
         };
         world.note(format_args!("{} mends {key}", self.id));
         if world.has(Plant::RepairFromStaleRead) && !self.store.has_failed() {
@@ -371,7 +426,7 @@ impl Node {
         }
         match self.store_object(&key, Role::Home, &object, asked_at, world) {
             Ok(()) => self.send_ours(operation, world),
-            Err(_) => self.mended_first(operation, false, world),
+            Err(_) => self.mended_first(operation, Came::Missed, world),
         }
         self.begin_sync(world);
     }

@@ -12,7 +12,7 @@ use quorate_protocol::stamp::Millis;
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
 use crate::store::Slot;
-use crate::world::World;
+use crate::world::{Claim, World};
 
 /// Partitions that were merged with all other home replicas: what these hold is asked.
 #[derive(Default)]
@@ -82,6 +82,7 @@ impl Node {
         if self.records.missing.is_empty() {
             self.records.came_empty = false;
         }
+        world.claims.push(Claim::Filled { node: self.id });
     }
 
     /// Drops rows that are set aside and that this node, which has merged with all other home replicas,

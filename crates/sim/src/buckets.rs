@@ -2,7 +2,7 @@
 //! to another Merkle tree, new home replicas must be filled, former ones hand their rows over and
 //! drop them. `src/buckets.rs` and `src/sweep.rs` of the real node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use quorate_protocol::bucket::{Properties, Settings, Table};
 use quorate_protocol::message::{Message, Reply};
@@ -12,12 +12,15 @@ use quorate_protocol::put::Role;
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::sweep::{self, Ns, Placement};
 use quorate_protocol::terms::{Asked, Terms};
 
 use crate::node::{Node, Pending};
+use crate::plants::Plant;
+use crate::replica::Waiter;
 use crate::setup::BUCKET;
 use crate::store::Slot;
-use crate::world::World;
+use crate::world::{Claim, World};
 
 /// The bucket table as a node has recorded it.
 #[derive(Clone, Default)]
@@ -28,13 +31,16 @@ pub(crate) struct Buckets {
     /// The bucket, if its n was raised, with the number of home replicas that have been sent all
     /// writes; until this node has fetched what it must hold.
     raised: BTreeMap<Bucket, u16>,
+    /// Whether rows are in the tree of the n.
+    pub(crate) placement: Placement,
+    /// The n by which they last were: only a planted bug looks at it.
+    settled_n: u16,
 }
 
 /// A row on its way to its home replicas, to be dropped when all of them hold it.
 pub(crate) struct HandOver {
-    version: Version,
+    row: sweep::HandOver,
     object: Object,
-    waiting: BTreeSet<NodeId>,
     deadline: Millis,
 }
 
@@ -43,8 +49,11 @@ pub(crate) type HandOvers = BTreeMap<Key, HandOver>;
 
 impl Buckets {
     /// Nobody has set anything yet.
-    pub(crate) fn new(n: u16) -> Self {
-        Self { n, ..Self::default() }
+    pub(crate) fn new(world: &World) -> Self {
+        let n = world.setup.n;
+        let ns = Ns::of(&Table::default(), (&defaults(world), world.setup.layout.node_count()));
+        let placement = Placement::of_no_rows(ns);
+        Self { n, settled_n: n, placement, ..Self::default() }
     }
 
     /// Equal for equal tables.
@@ -56,6 +65,11 @@ impl Buckets {
     /// fetched what it must hold since.
     pub(crate) fn raised_from(&self) -> Option<u16> {
         self.raised.values().next().copied()
+    }
+
+    /// Another number after every change of n.
+    pub(crate) fn changed(&self) -> u64 {
+        self.placement.changed(BUCKET)
     }
 
     /// It has.
@@ -165,26 +179,51 @@ impl Node {
         let (defaults, nodes) = (defaults(world), world.setup.layout.node_count());
         buckets.table.learn(other, &mut buckets.raised, (&defaults, nodes));
         let n = buckets.table.settings(BUCKET).over(&defaults, nodes).n;
+        let ns = Ns::of(&buckets.table, (&defaults, nodes));
+        buckets.placement.change(&ns);
+        if world.has(Plant::ReversalForgotten) && n == buckets.settled_n {
+            buckets.placement = Placement::of_no_rows(ns);
+        }
         buckets.n = n;
         if n != before {
             world.note(format_args!("{} learns n={n}", self.id));
-            self.sweep(world);
         }
     }
 
-    /// Moves rows to the tree of their bucket's n.
+    /// Looks at some rows, and moves them to the tree of their bucket's n, if a pass is due.
     pub(crate) fn sweep(&mut self, world: &mut World) {
         if self.store.has_failed() {
             return;
         }
+        let due = || self.records.buckets.placement.pass().map(|pass| (pass, None));
+        let Some((pass, after)) = self.passing.take().or_else(due) else { return };
         let n = self.n();
-        let misplaced = |(slot, row): &(&Slot, &Row)| slot.target.is_none() && row.tree != n;
-        let rows = self.store.rows().iter().filter(misplaced);
-        let rows: Vec<(Slot, Row)> = rows.map(|(slot, row)| (slot.clone(), row.clone())).collect();
-        for (slot, row) in rows {
+        let is_next = |(slot, _): &(&Slot, &Row)| {
+            slot.target.is_none() && after.as_ref().is_none_or(|after| *slot > after)
+        };
+        let mut rows = self.store.rows().iter().filter(is_next);
+        let some = rows.by_ref().take(world.setup.page_max);
+        let some: Vec<(Slot, Row)> = some.map(|(slot, row)| (slot.clone(), row.clone())).collect();
+        let is_end = rows.next().is_none();
+        let last = some.last().map(|(slot, _)| slot.clone());
+        for (slot, row) in some.into_iter().filter(|(_, row)| row.tree != n) {
             self.store.put(slot, Some(Row { tree: n, ..row }));
         }
-        self.begin_sync(world);
+        if is_end {
+            self.when_durable(Waiter::Passed(pass), world);
+        } else {
+            self.passing = Some((pass, last));
+            self.begin_sync(world);
+        }
+    }
+
+    /// All rows are where a pass has moved them, durably.
+    pub(crate) fn on_passed(&mut self, pass: &sweep::Pass, world: &mut World) {
+        let buckets = &mut self.records.buckets;
+        if buckets.placement.passed(pass) && buckets.placement.fits() {
+            buckets.settled_n = buckets.n;
+            world.note(format_args!("{} has its rows in the tree of n={}", self.id, buckets.n));
+        }
     }
 
     /// The keys whose rows this node does not own any more.
@@ -206,16 +245,18 @@ impl Node {
             let Some(row) = self.store.get(&Slot::home(&key)) else { continue };
             let object = row.object.clone();
             let homes = self.preference_list(&key, world).0.to_vec();
+            let Some(row) = sweep::HandOver::start(object.version(), &homes, self.id) else {
+                continue;
+            };
             let read_at = self.wall(world.now);
             let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
             let bytes = object.to_bytes();
             let deadline = world.now.plus(world.setup.request_timeout_ms);
-            let waiting = homes.iter().copied().collect();
             let version = object.version();
-            let hand_over = HandOver { version, object, waiting, deadline };
+            let hand_over = HandOver { row, object, deadline };
             self.operations.hand_overs.insert(key.clone(), hand_over);
             for node in homes {
-                let pending = Pending::HandOver { key: key.clone(), node };
+                let pending = Pending::HandOver { key: key.clone(), node, version };
                 self.request(node, &message, &bytes, pending, world);
             }
         }
@@ -225,30 +266,38 @@ impl Node {
         self.operations.hand_overs.remove(key);
     }
 
-    /// A home replica holds such a row, or will not: it is dropped when all do, if it is still what
-    /// was sent, and still not this node's.
+    /// A home replica holds such a row, or will not: it is dropped when all do, if it still may be.
     pub(crate) fn on_handed_over(
         &mut self,
         key: &Key,
-        node: NodeId,
+        (node, version): (NodeId, Version),
         is_stored: bool,
         world: &mut World,
     ) {
+        let hand_over = self.operations.hand_overs.get_mut(key);
+        // An answer may be about what was sent before.
+        let Some(hand_over) = hand_over.filter(|h| h.row.version() == version) else { return };
         if !is_stored {
             return self.give_up_hand_over(key);
         }
-        let Some(hand_over) = self.operations.hand_overs.get_mut(key) else { return };
-        hand_over.waiting.remove(&node);
-        if !hand_over.waiting.is_empty() {
+        hand_over.row.on_stored(node);
+        if !hand_over.row.is_held() && !world.has(Plant::HandedOverToOne) {
             return;
         }
-        let (version, object) = (hand_over.version, hand_over.object.clone());
+        let (row, object) = (hand_over.row.clone(), hand_over.object.clone());
         self.operations.hand_overs.remove(key);
-        let is_still = self.store.version(key) == version && !self.store.has_failed();
-        if is_still && !self.is_home(key, world) {
+        let (version, homes) =
+            (self.store.version(key), self.preference_list(key, world).0.to_vec());
+        let may_drop = match world.plant {
+            Some(Plant::HandedOverToOne) => row.version() == version && !homes.contains(&self.id),
+            Some(Plant::DroppedThoughOwned) => row.version() == version,
+            Some(_) | None => row.may_drop(version, &homes, self.id),
+        };
+        if may_drop && !self.store.has_failed() {
             world.note(format_args!("{} drops {key}, which it does not own", self.id));
             self.disturb(key, world);
-            world.gives_up(self.id, &object);
+            world.dropped(self.id, key, &object);
+            world.claims.push(Claim::Dropped { node: self.id, key: key.clone(), object, homes });
             self.store.put(Slot::home(key), None);
             self.begin_sync(world);
         }

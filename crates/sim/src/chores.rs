@@ -6,6 +6,9 @@ use quorate_protocol::name::NodeId;
 use crate::node::Node;
 use crate::world::World;
 
+/// Steps in which a node in peace looks at all of its rows.
+const SWEEPS_MAX: usize = 10;
+
 impl Node {
     /// Some of its jobs, while everything breaks.
     pub(crate) fn do_chores(&mut self, world: &mut World) {
@@ -47,7 +50,9 @@ impl Node {
         self.fill(world);
         self.check_aside(world);
         self.hand_off(world);
-        self.sweep(world);
+        for _ in 0..SWEEPS_MAX {
+            self.sweep(world);
+        }
         self.hand_over(world);
         for peer in peers.into_iter().filter(|peer| *peer != me) {
             self.compare_roots(peer, world);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::row::Incarnation;
 
+use crate::claims::Fill;
 use crate::client::{Client, Response};
 use crate::dice::Dice;
 use crate::faults::DiskCopy;
@@ -56,6 +57,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// Copies that somebody took of their disks.
     pub(crate) copies: BTreeMap<NodeId, DiskCopy>,
+    /// Comparisons under way by which nodes are filled.
+    pub(crate) fills: BTreeMap<u64, Fill>,
     clients: Vec<Client>,
     healed: bool,
     events: u64,
@@ -74,7 +77,8 @@ impl Cluster {
         let requests = world.setup.requests_per_client;
         let mut client = |id| Client::new(id, *world.dice.pick(&ids), requests);
         let clients = (0..world.setup.clients).map(&mut client).collect();
-        Self { world, nodes, copies: BTreeMap::new(), clients, healed: false, events: 0 }
+        let (copies, fills) = (BTreeMap::new(), BTreeMap::new());
+        Self { world, nodes, copies, fills, clients, healed: false, events: 0 }
     }
 
     /// The whole run, until its end or the first broken promise.
@@ -262,11 +266,29 @@ impl Cluster {
                 self.world.oracle.partial_has_a_copy(write, stored)
             }
             Claim::Reaped { key, tombstone } => self.check_reaped(&key, &tombstone),
+            Claim::Dropped { node, key, object, homes } => {
+                self.check_dropped(node, &key, &object, &homes)
+            }
+            Claim::FillBegins { operation, node, from, partition } => {
+                self.begin_fill(operation, (node, from), partition);
+                Ok(())
+            }
+            Claim::FillEnds { operation, has_all } => {
+                if !has_all {
+                    self.fills.remove(&operation);
+                }
+                Ok(())
+            }
+            Claim::Fills { node } => {
+                self.fills.retain(|_, fill| !fill.is_of(node));
+                Ok(())
+            }
+            Claim::Filled { node } => self.check_filled(node),
         };
         self.world.judge(verdict);
     }
 
-    fn holds_durably(&self, node: &Node, key: &Key, write: WriteNo) -> bool {
+    pub(crate) fn holds_durably(&self, node: &Node, key: &Key, write: WriteNo) -> bool {
         holds(node.store.durable(), key, write, &self.world) || self.gave_up(node, write)
     }
 

@@ -12,15 +12,18 @@ use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
 
+use crate::anti_entropy::Received;
 use crate::node::{Node, Pending};
 use crate::replica::Waiter;
-use crate::world::World;
+use crate::world::{Claim, World};
 
 /// A filling under way: pages are asked for one after the other.
 pub(crate) struct Filling {
     todo: VecDeque<Job>,
     /// What it will have filled.
     target: Target,
+    /// The n of all buckets by which it does.
+    ns: u64,
     /// The question that is open.
     question: u64,
     /// When it was asked, by the own wall clock: what comes was read no earlier.
@@ -40,8 +43,8 @@ enum Job {
 #[derive(Clone, Debug)]
 enum Target {
     Partitions(Vec<Partition>),
-    /// The bucket, whose n was raised from the first to the second.
-    Bucket(u16, u16),
+    /// The bucket, whose n was raised from this, and its last change.
+    Bucket(u16, u64),
 }
 
 impl Node {
@@ -60,15 +63,22 @@ impl Node {
             let others = homes.iter().copied().filter(|home| *home != me);
             if homes.contains(&me) { others.collect() } else { Vec::new() }
         };
-        let fetch =
-            |partition: Partition| move |home: NodeId| Job::Fetch(home, Rows::Partition(partition));
+        // One that lacks most is streamed from one; with all the trees are compared. Whether it is streamed
+        // or not is a question of speed alone.
+        let receive = |partition: Partition, streams: bool| {
+            let others = others(partition);
+            let first = others.first().copied().filter(|_| streams);
+            let fetch = first.map(|home| Job::Fetch(home, Rows::Partition(partition)));
+            let compare = move |home| Job::Compare(home, Tree { partition, n });
+            fetch.into_iter().chain(others.into_iter().map(compare))
+        };
         let mut todo = VecDeque::new();
         let target = if let Some(before) = self.records.buckets.raised_from() {
             let is_new = |p: &Partition| !layout.homes(*p, before).contains(&me);
             for partition in world.setup.partitions().filter(is_new) {
-                todo.extend(others(partition).into_iter().map(fetch(partition)));
+                todo.extend(receive(partition, world.dice.percent(50)));
             }
-            Target::Bucket(before, n)
+            Target::Bucket(before, self.records.buckets.changed())
         } else if !self.records.missing.is_empty() {
             let down = self.down(world.now);
             let up = world.setup.nodes.iter().filter(|node| **node != me && !down.contains(node));
@@ -78,22 +88,17 @@ impl Node {
             }
             let missing: Vec<Partition> = self.records.missing.iter().copied().collect();
             for partition in &missing {
-                // One that lacks most is streamed from one; with all the trees are compared.
-                // Whether it is streamed or not is a question of speed alone.
-                let tree = Tree { partition: *partition, n };
-                let others = others(*partition);
-                if world.dice.percent(50) {
-                    todo.extend(others.first().copied().map(fetch(*partition)));
-                }
-                todo.extend(others.into_iter().map(|home| Job::Compare(home, tree)));
+                todo.extend(receive(*partition, world.dice.percent(50)));
             }
             Target::Partitions(missing)
         } else {
             return;
         };
         world.note(format_args!("{me} fills {target:?}"));
+        world.claims.push(Claim::Fills { node: me });
         let (asked_at, deadline) = (Millis(0), world.now);
-        self.filling = Some(Filling { todo, target, question: 0, asked_at, deadline });
+        let ns = self.records.buckets.placement.ns().hash();
+        self.filling = Some(Filling { todo, target, ns, question: 0, asked_at, deadline });
         self.fetch_next(None, world);
     }
 
@@ -103,6 +108,7 @@ impl Node {
         let Some(filling) = self.filling.as_mut() else { return };
         filling.deadline = world.now.plus(world.setup.request_timeout_ms);
         (filling.question, filling.asked_at) = (question, asked_at);
+        let ns = filling.ns;
         match filling.todo.front().copied() {
             None => self.when_durable(Waiter::Filled, world),
             Some(Job::Fetch(from, rows)) => {
@@ -111,21 +117,24 @@ impl Node {
             }
             Some(Job::Compare(from, tree)) => {
                 filling.deadline = Millis(u64::MAX); // the comparison ends by itself
-                self.compare_to_fill(question, from, tree, world);
+                self.compare_to_fill(question, from, (tree, ns), world);
             }
         }
     }
 
     /// A comparison ended.
-    pub(crate) fn on_compared(&mut self, question: u64, has_all: bool, world: &mut World) {
+    pub(crate) fn on_compared(&mut self, question: u64, received: Received, world: &mut World) {
         let Some(filling) = self.filling.as_mut().filter(|f| f.question == question) else {
             return;
         };
-        if has_all {
-            filling.todo.pop_front();
-            self.fetch_next(None, world);
-        } else {
-            self.filling = None; // tried again soon
+        match (received, filling.todo.pop_front()) {
+            (Received::All, _) => self.fetch_next(None, world),
+            // All of its rows prove what its trees do not. Or it is waited for.
+            (Received::InDoubt, Some(Job::Compare(from, tree))) if world.dice.percent(50) => {
+                filling.todo.push_front(Job::Fetch(from, Rows::Partition(tree.partition)));
+                self.fetch_next(None, world);
+            }
+            (Received::InDoubt | Received::NotAll, _) => self.filling = None, // tried again soon
         }
     }
 
@@ -202,11 +211,13 @@ impl Node {
             Target::Partitions(partitions) => {
                 self.ask_holdings(partitions, world);
             }
-            Target::Bucket(before, n) => {
-                if self.records.buckets.raised_from() == Some(before) && self.n() <= n {
-                    self.records.buckets.fetched();
+            Target::Bucket(before, changed) => {
+                let buckets = &mut self.records.buckets;
+                if buckets.raised_from() == Some(before) && buckets.changed() == changed {
+                    buckets.fetched();
                 }
             }
         }
+        world.claims.push(Claim::Filled { node: self.id });
     }
 }

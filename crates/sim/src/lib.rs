@@ -10,8 +10,8 @@
 //! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
 //! `src/`: `replica`, `coordinator`, `minter`, `putting` and `answers` carry out requests, `chores`
 //! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
-//! [`cluster`] is one run, `verdict` what is judged at its end; [`plants`] are the bugs that must
-//! be found.
+//! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`plants`] are
+//! the bugs that must be found.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod anti_entropy;
 mod aside;
 mod buckets;
 mod chores;
+mod claims;
 mod client;
 pub mod cluster;
 mod coordinator;

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::Object;
+use quorate_protocol::object::{Object, Version};
 use quorate_protocol::row::{Incarnation, Tenure};
 use quorate_protocol::skew::Skew;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::sweep::Pass;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire;
 
@@ -55,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) filling: Option<Filling>,
     /// What it has merged and perhaps received.
     pub(crate) judging: Judging,
+    /// The pass over its rows that is under way, and the last row that it has looked at.
+    pub(crate) passing: Option<(Pass, Option<Slot>)>,
     /// Since when it has dropped nothing that it held for others, by partition and by its uptime;
     /// without an entry since it started.
     pub(crate) quiet_since: BTreeMap<Partition, Millis>,
@@ -108,8 +111,8 @@ pub(crate) enum Pending {
     Buckets,
     /// For a round of the reaper, from this node.
     Confirm { operation: u64, node: NodeId },
-    /// One home replica holds a row that this node no longer owns.
-    HandOver { key: Key, node: NodeId },
+    /// One home replica holds a row that this node no longer owns, as it was when it was sent.
+    HandOver { key: Key, node: NodeId, version: Version },
 }
 
 impl Node {
@@ -129,6 +132,7 @@ impl Node {
             standing: Standing::default(),
             filling: None,
             judging: Judging::default(),
+            passing: None,
             quiet_since: BTreeMap::new(),
             started_at: world.now,
             operations: Operations::default(),
@@ -235,9 +239,11 @@ impl Node {
                 self.on_written(from, operation, answer, payload, world);
             }
             Message::Roots { roots } => self.on_roots(back, &roots, world),
-            Message::Leaves { tree } => self.on_leaves(back, tree, &payload, world),
-            Message::List { tree, leaves, after } => {
-                self.on_list(back, tree, leaves, after.as_ref(), world);
+            Message::Leaves { tree, to_fill } => {
+                self.on_leaves(back, (tree, to_fill), &payload, world);
+            }
+            Message::List { tree, leaves, after, to_fill } => {
+                self.on_list(back, (tree, to_fill), leaves, after.as_ref(), world);
             }
             Message::Versions { keys } => self.on_versions(back, &keys, world),
             Message::Fetch { rows, after } => self.on_fetch(back, rows, after.as_ref(), world),
@@ -316,8 +322,9 @@ impl Node {
             Pending::Confirm { operation, node } => {
                 self.on_confirmed(operation, node, &reply.head, world);
             }
-            Pending::HandOver { key, node } => {
-                self.on_handed_over(&key, node, reply.head == Reply::Stored, world);
+            Pending::HandOver { key, node, version } => {
+                let is_stored = reply.head == Reply::Stored;
+                self.on_handed_over(&key, (node, version), is_stored, world);
             }
         }
     }
@@ -363,6 +370,7 @@ impl Node {
         self.syncing = false;
         self.filling = None;
         self.judging = Judging::default();
+        self.passing = None;
         self.quiet_since.clear();
         self.standing = Standing::default();
         self.skew = Skew::default();
@@ -372,6 +380,6 @@ impl Node {
 impl Records {
     /// Those of a node that was there when the cluster was formed.
     pub(crate) fn new(world: &World) -> Self {
-        Self { buckets: Buckets::new(world.setup.n), ..Self::default() }
+        Self { buckets: Buckets::new(world), ..Self::default() }
     }
 }

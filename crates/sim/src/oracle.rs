@@ -19,6 +19,7 @@ mod state;
 pub use state::{
     a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left, reaped_for_good,
     replicas_are_equal, rest_writes_nothing, siblings_are_bounded, trees_are_right,
+    what_is_dropped_is_held, who_was_filled_has_all,
 };
 
 /// A broken promise.

@@ -63,10 +63,20 @@ pub enum Plant {
     PeersForgotten,
     /// A node that came back too old takes its rows back once it is filled.
     AsideTakenBack,
+    /// A row that a node does not own is dropped as soon as one home replica holds it.
+    HandedOverToOne,
+    /// A row that was handed over is dropped though n was raised meanwhile and it is the node's own again.
+    DroppedThoughOwned,
+    /// A node that has to be filled believes the trees of a peer whose rows are in other trees.
+    TreesTrustedInDoubt,
+    /// When n is changed back, rows that were moved in between are forgotten.
+    ReversalForgotten,
+    /// A node does not note that it dropped what it held for others, and confirms a tombstone.
+    DropUnnoted,
 }
 
 /// A plant, its name on the command line, and what it does in a few words.
-pub const PLANTS: [(Plant, &str, &str); 26] = [
+pub const PLANTS: [(Plant, &str, &str); 31] = [
     (Plant::EarlyAck, "early-ack", "a replica acknowledges before its sync"),
     (Plant::SyncCoversLater, "sync-covers-later", "a sync acknowledges writes made after it began"),
     (Plant::BareSibling, "bare-sibling", "only the new sibling is sent beside the joined clock"),
@@ -121,6 +131,23 @@ pub const PLANTS: [(Plant, &str, &str); 26] = [
     (Plant::BehindIgnored, "behind-ignored", "a node that came back behind goes on all the same"),
     (Plant::PeersForgotten, "peers-forgotten", "a crash takes what was known of peers' disks"),
     (Plant::AsideTakenBack, "aside-taken-back", "rows too old to be believed are taken back"),
+    (
+        Plant::HandedOverToOne,
+        "handed-over-to-one",
+        "an unowned row is dropped when one home has it",
+    ),
+    (
+        Plant::DroppedThoughOwned,
+        "dropped-though-owned",
+        "a row is dropped though n made it the node's own again",
+    ),
+    (
+        Plant::TreesTrustedInDoubt,
+        "trees-trusted-in-doubt",
+        "equal trees prove to a node that fills what they do not",
+    ),
+    (Plant::ReversalForgotten, "reversal-forgotten", "n changed back leaves rows in wrong trees"),
+    (Plant::DropUnnoted, "drop-unnoted", "a dropped hint does not keep its node from confirming"),
 ];
 
 impl FromStr for Plant {

@@ -2,11 +2,12 @@
 //! has them deleted everywhere. It drives `protocol::reap` as `src/reaper.rs` of the real node does.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
-use quorate_protocol::reap::{Facts, Round, may_confirm};
+use quorate_protocol::reap::{Evidence, Facts, Round, may_confirm};
 use quorate_protocol::stamp::Millis;
 
 use crate::node::{Node, Pending};
@@ -26,6 +27,9 @@ pub(crate) struct Reaping {
 impl Node {
     /// This node drops something that it held for others: a copy of it may still be on its way.
     pub(crate) fn disturb(&mut self, key: &Key, world: &World) {
+        if world.has(Plant::DropUnnoted) {
+            return;
+        }
         let partition = key.partition(world.setup.layout.partitions());
         self.quiet_since.insert(partition, world.now);
     }
@@ -97,19 +101,8 @@ impl Node {
     }
 
     fn facts(&self, key: &Key, now: Millis, world: &World) -> Facts {
-        let partition = key.partition(world.setup.layout.partitions());
-        let quiet_since = self.quiet_since.get(&partition).copied().unwrap_or(self.started_at);
-        let quiet_ms = world.now.since(quiet_since);
-        let row = self.store.get(&Slot::home(key));
-        let is_hint = |slot: &Slot| slot.target.is_some() && slot.key == *key;
-        let is_hinted = self.store.rows().keys().any(is_hint);
-        Facts {
-            is_home: self.is_home(key, world),
-            is_ready: self.is_ready_for(key, world),
-            row: row.map(|row| (row.object.version(), row.since)),
-            is_hinted: is_hinted && !world.has(Plant::HintNotCounted),
-            quiet_since: Millis(now.0.saturating_sub(quiet_ms)),
-        }
+        let Ok(facts) = Facts::gather(&Look { node: self, key, now, world });
+        facts
     }
 
     /// A node answered what it confirms.
@@ -175,5 +168,40 @@ impl Node {
         }
         self.begin_sync(world);
         rows
+    }
+}
+
+/// A node's own evidence of a key. Nothing happens meanwhile: a test of `protocol::reap` says what if.
+struct Look<'a> {
+    node: &'a Node,
+    key: &'a Key,
+    now: Millis,
+    world: &'a World,
+}
+
+impl Evidence for Look<'_> {
+    type Error = Infallible;
+
+    fn standing(&self) -> Result<(bool, bool), Infallible> {
+        let Self { node, key, world, .. } = self;
+        Ok((node.is_home(key, world), node.is_ready_for(key, world)))
+    }
+
+    fn row(&self) -> Result<Option<(Version, Millis)>, Infallible> {
+        let row = self.node.store.get(&Slot::home(self.key));
+        Ok(row.map(|row| (row.object.version(), row.since)))
+    }
+
+    fn is_hinted(&self) -> Result<bool, Infallible> {
+        let is_hint = |slot: &Slot| slot.target.is_some() && slot.key == *self.key;
+        let is_hinted = self.node.store.rows().keys().any(is_hint);
+        Ok(is_hinted && !self.world.has(Plant::HintNotCounted))
+    }
+
+    fn quiet_since(&self) -> Millis {
+        let partition = self.key.partition(self.world.setup.layout.partitions());
+        let since = self.node.quiet_since.get(&partition).copied();
+        let quiet_ms = self.world.now.since(since.unwrap_or(self.node.started_at));
+        Millis(self.now.0.saturating_sub(quiet_ms))
     }
 }

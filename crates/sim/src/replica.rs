@@ -10,6 +10,7 @@ use quorate_protocol::put::Role;
 use quorate_protocol::reap::is_stale;
 use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
+use quorate_protocol::sweep::Pass;
 
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
@@ -26,6 +27,8 @@ pub(crate) enum Waiter {
     Confirm { operation: u64, which: Vec<bool> },
     /// The node itself, which has received what was missing.
     Filled,
+    /// The node itself, which has moved its rows to their trees.
+    Passed(Pass),
 }
 
 impl Node {
@@ -207,6 +210,7 @@ impl Node {
 
     /// Nothing that was written since the last sync is durable, nor will be.
     pub(crate) fn refuse_all_waiting(&mut self, world: &mut World) {
+        self.passing = None;
         for (_, waiter) in std::mem::take(&mut self.waiting) {
             self.refuse_waiting(waiter, world);
         }
@@ -219,7 +223,7 @@ impl Node {
                 world.reply(self.id, (to, request), &refused, &[]);
             }
             Waiter::Own { operation } => self.on_put_refused(operation, self.id, world),
-            Waiter::Confirm { .. } => {}
+            Waiter::Confirm { .. } | Waiter::Passed(_) => {}
             Waiter::Filled => self.filling = None,
         }
     }
@@ -237,6 +241,7 @@ impl Node {
                 self.on_confirmed(operation, self.id, &Reply::Confirmed { which }, world);
             }
             Waiter::Filled => self.on_filled(world),
+            Waiter::Passed(pass) => self.on_passed(&pass, world),
         }
     }
 
@@ -271,7 +276,7 @@ impl Node {
         if let Some(tenure) = row.tenure {
             self.ghosts.insert(slot.clone(), tenure);
         }
-        world.gives_up(self.id, sent);
+        world.dropped(self.id, &slot.key, sent);
         self.disturb(&slot.key, world);
         self.store.put(slot.clone(), None);
         self.begin_sync(world);

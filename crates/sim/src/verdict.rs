@@ -85,10 +85,11 @@ impl Cluster {
             let missing = node.records.missing.len();
             let raised = node.records.buckets.raised_from();
             let (up, hints) = (node.up && node.is_cleared(), node.hint_count());
-            if unowned + missing + hints > 0 || raised.is_some() || !up {
+            let fits = node.records.buckets.placement.fits();
+            if unowned + missing + hints > 0 || raised.is_some() || !up || !fits {
                 return Some(format!(
                     "{}: up={up}, {hints} hints, {missing} partitions missing, {unowned} rows not \
-                     its own, n raised from {raised:?}",
+                     its own, n raised from {raised:?}, trees fit={fits}",
                     node.id
                 ));
             }
@@ -196,6 +197,7 @@ impl Cluster {
         let mut holders =
             running.filter(|node| older(node.store.rows()) || older(node.store.durable()));
         let held = holders.next().map(|node| format!("{} holds something older", node.id));
+        let held = held.or_else(|| self.dropped_lately(key, tombstone));
         reaped_for_good(&key.to_string(), held)
     }
 

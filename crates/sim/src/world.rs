@@ -9,6 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Sibling, WriteId};
@@ -103,6 +104,24 @@ pub(crate) enum Claim {
     Partial { key: Key, write: WriteNo },
     /// Nobody holds anything that this tombstone supersedes.
     Reaped { key: Key, tombstone: Object },
+    /// These home replicas hold what a node drops, which is none of them.
+    Dropped { node: NodeId, key: Key, object: Object, homes: Vec<NodeId> },
+    /// A node begins to fill what it is missing.
+    Fills { node: NodeId },
+    /// It takes it for filled now.
+    Filled { node: NodeId },
+    /// A node begins to compare a partition with a peer, to be filled.
+    FillBegins { operation: u64, node: NodeId, from: NodeId, partition: Partition },
+    /// The comparison ended; whether the node has all that the peer held.
+    FillEnds { operation: u64, has_all: bool },
+}
+
+/// Something that a node held for others and dropped.
+pub(crate) struct Drop {
+    pub(crate) at: Millis,
+    pub(crate) node: NodeId,
+    pub(crate) key: Key,
+    pub(crate) object: Object,
 }
 
 /// The world of one run.
@@ -119,6 +138,8 @@ pub(crate) struct World {
     pub(crate) violation: Option<Violation>,
     /// Writes that a node held durably and gave up rightly: handed off, or lost with its disk.
     pub(crate) gave_up: BTreeMap<NodeId, BTreeSet<WriteNo>>,
+    /// What nodes held for others and dropped, where that matters to the reaper: within the last grace.
+    pub(crate) drops: Vec<Drop>,
     /// What every frame carries to prove that its sender is of this cluster.
     token: [u8; 16],
     /// Claims that the event at hand has made.
@@ -145,6 +166,7 @@ impl World {
             trace,
             violation: None,
             gave_up: BTreeMap::new(),
+            drops: Vec::new(),
             token: peer_token(&SECRET),
             claims: Vec::new(),
             audit: Vec::new(),
@@ -285,6 +307,16 @@ impl World {
     pub(crate) fn holds(&self, object: &Object, write: WriteNo) -> bool {
         let present = object.siblings.iter().map(|s| sight(s).write).collect();
         self.oracle.history.is_in(write, &present)
+    }
+
+    /// A node drops what it held for others: a hint, or a row that it does not own.
+    pub(crate) fn dropped(&mut self, node: NodeId, key: &Key, object: &Object) {
+        self.gives_up(node, object);
+        if self.setup.reaps() {
+            let (now, grace_ms) = (self.now, self.setup.grace_ms);
+            self.drops.retain(|drop| now.since(drop.at) < grace_ms);
+            self.drops.push(Drop { at: now, node, key: key.clone(), object: object.clone() });
+        }
     }
 
     /// A node gives up a row that it held durably: its copies still count as having been there.

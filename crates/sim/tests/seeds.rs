@@ -95,4 +95,9 @@ plants_are_found! {
     finds_reap_without_full_proof: ReapWithoutFullProof,
     finds_clone_keeps_incarnation: CloneKeepsIncarnation,
     finds_behind_ignored: BehindIgnored,
+    finds_handed_over_to_one: HandedOverToOne,
+    finds_dropped_though_owned: DroppedThoughOwned,
+    finds_trees_trusted_in_doubt: TreesTrustedInDoubt,
+    finds_reversal_forgotten: ReversalForgotten,
+    finds_drop_unnoted: DropUnnoted,
 }

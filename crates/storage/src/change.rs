@@ -108,7 +108,7 @@ impl Store {
                 (row, entries)
             }
         };
-        row.tree = place.tree_n();
+        row.tree = self.tree_n(place, key);
         let stored_bytes = stored.as_ref().map(Bytes::len);
         Ok(Update { place, key, row_key, stored, stored_bytes, old, row })
     }

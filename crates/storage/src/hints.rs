@@ -39,8 +39,9 @@ impl Ledger {
         Ok(Self { keys: AtomicU64::new(keys), bytes: AtomicU64::new(bytes) })
     }
 
+    /// Whoever sees that a hint was dropped sees what its node noted before.
     pub(crate) fn keys(&self) -> u64 {
-        self.keys.load(Ordering::Relaxed)
+        self.keys.load(Ordering::Acquire)
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -95,7 +96,7 @@ impl Drop for Reservation<'_> {
         } else {
             (keys.max(0) as u64, bytes.max(0) as u64)
         };
-        self.ledger.keys.fetch_sub(keys, Ordering::Relaxed);
+        self.ledger.keys.fetch_sub(keys, Ordering::Release);
         self.ledger.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -189,17 +190,18 @@ impl Store {
     }
 
     /// Since when the oldest hint for a target has been kept, of the first [`OLDEST_OF`] in key
-    /// order: a look at all of them could take minutes. Blocks on the disk.
+    /// order, and of no more than hold [`OLDEST_OF_BYTES`]: a look at all of them could take minutes. Blocks
+    /// on the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn hint_oldest(&self, target: NodeId) -> Result<Option<Millis>, Error> {
-        let (mut oldest, mut left) = (None::<Millis>, OLDEST_OF);
+        let (mut oldest, mut left) = (None::<Millis>, (OLDEST_OF, OLDEST_OF_BYTES));
         self.walk(Column::Hints, &Place::Hint(target).prefix(), None, |_, row| {
             let since = Row::encoded_since(row);
             oldest = oldest.into_iter().chain(since).min();
-            left -= 1;
-            Ok(left > 0)
+            left = (left.0 - 1, left.1.saturating_sub(row.len()));
+            Ok(left.0 > 0 && left.1 > 0)
         })?;
         Ok(oldest)
     }
@@ -219,6 +221,8 @@ impl Store {
 
 /// How many hints of a target [`Store::hint_oldest`] looks at.
 pub const OLDEST_OF: usize = 10_000;
+/// The bytes of hints that [`Store::hint_oldest`] reads.
+pub const OLDEST_OF_BYTES: usize = 8 << 20;
 
 /// The totals of every target there ever was.
 fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {

@@ -63,9 +63,10 @@ mod testing;
 
 pub use aside::{remove_set, sets_aside};
 pub use error::{Error, OpenError};
-pub use hints::OLDEST_OF;
+pub use hints::{OLDEST_OF, OLDEST_OF_BYTES};
 pub use options::{Ailment, Blocking, Condition, Durability, Options, Place, Recovery, Stats};
 pub use page::MERGE_BATCH_ROWS;
-pub use scrub::Scrubbed;
-pub use store::{Merged, MintedRow, Store};
-pub use sweep::Sweep;
+pub use scan::LIST_BYTES_MAX;
+pub use scrub::{ScrubFrom, Scrubbed};
+pub use store::{Merged, MintedRow, NOf, Store};
+pub use sweep::{Onward, Sweep};

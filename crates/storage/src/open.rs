@@ -16,7 +16,7 @@
 use std::fs;
 use std::io::ErrorKind as IoErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use quorate_protocol::row::Incarnation;
@@ -97,6 +97,7 @@ impl Store {
             dir: dir.to_owned(),
             options,
             tally: Default::default(),
+            n_of: OnceLock::new(),
         })
     }
 

@@ -4,9 +4,9 @@
 //! over a partition would push out what is being read.
 
 use bytes::Bytes;
-use quorate_protocol::exchange::Page;
 #[cfg(doc)]
 use quorate_protocol::exchange::row_order;
+use quorate_protocol::exchange::{Page, UNREADABLE};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Version};
@@ -21,6 +21,9 @@ use crate::error::Error;
 use crate::index::{Listing, decode_tombstone, is_plain};
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
+
+/// Bytes of rows that [`Store::list`] reads for one page: some tens of milliseconds of a slow disk.
+pub const LIST_BYTES_MAX: usize = 4 << 20;
 
 impl Store {
     /// Up to `limit` home rows of a partition in row order ([`row_order`]), after `after`. Stops
@@ -71,7 +74,10 @@ impl Store {
     }
 
     /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row order,
-    /// after `after`. Reads only these leaves. Blocks on the disk.
+    /// after `after`. Reads only these leaves, and of them so many that their rows hold no more than
+    /// [`LIST_BYTES_MAX`], but at least one of the tree's: RocksDB's iterators read the values of all rows that
+    /// they come across, large ones too, and who asked waits. A damaged row has the version
+    /// [`UNREADABLE`]. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry has no key or version, [`Error::Io`].
@@ -91,6 +97,7 @@ impl Store {
         let objects = self.engine.column(Column::Objects)?;
         let mut rows: DBRawIterator<'_> = self.engine.db().raw_iterator_cf_opt(objects, options);
         let mut page = Page { versions: Vec::new(), is_end: false };
+        let mut bytes = 0;
         let first = after.map_or(0, leaf_of);
         for leaf in leaves.iter().filter(|leaf| *leaf >= first) {
             let range = [&place.prefix()[..], &[leaf]].concat();
@@ -98,12 +105,17 @@ impl Store {
             rows.seek(after.as_ref().unwrap_or(&range));
             while let Some((row_key, row)) = rows.item().filter(|(key, _)| key.starts_with(&range))
             {
-                if Row::encoded_tree(row) == Some(tree.n) {
+                if bytes >= LIST_BYTES_MAX && !page.versions.is_empty() {
+                    return Ok(page);
+                }
+                bytes += row.len();
+                // What is damaged may be of any tree.
+                if Row::encoded_tree(row).is_none_or(|n| n == tree.n) {
                     if page.versions.len() == limit {
                         return Ok(page);
                     }
                     let key = key_of(Column::Objects, row_key, place.key_at())?;
-                    let version = Row::encoded_version(row).unwrap_or_default();
+                    let version = Row::encoded_version(row).unwrap_or(UNREADABLE);
                     page.versions.push((key, version));
                 }
                 rows.next();
@@ -115,22 +127,42 @@ impl Store {
     }
 
     /// The versions of rows in the order asked, [`Version::ABSENT`] where there is none. Of a home
-    /// row in whatever tree. Blocks on the disk.
+    /// row in whatever tree. Does not read the values of large home rows: of those the key index knows the
+    /// version. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn versions(&self, rows: &[(Place, Key)]) -> Result<Vec<Version>, Error> {
         let version = |(place, key): &(Place, Key)| {
-            let row_key = place.row_key(key);
-            let column = place.column();
-            let row =
-                self.engine.look(column, &row_key, Blocking::Allowed, Row::encoded_version)?;
+            let look = |column, at: &[u8]| {
+                self.engine.look(column, at, Blocking::Allowed, Row::encoded_version)
+            };
+            let row = match self.cached(*place, key) {
+                Some(row) => Some(Row::encoded_version(&row)),
+                None => match self.listed_version(*place, key)? {
+                    Some(version) => Some(Some(version)),
+                    None => look(place.column(), &place.row_key(key))?,
+                },
+            };
             match row {
                 None => Ok(Version::ABSENT),
                 Some(version) => version.ok_or_else(|| damaged(*place, key, DecodeError::Damaged)),
             }
         };
         rows.iter().map(version).collect()
+    }
+
+    /// The version of a large home row by the key index.
+    fn listed_version(&self, place: Place, key: &Key) -> Result<Option<Version>, Error> {
+        if matches!(place, Place::Hint(_)) {
+            return Ok(None);
+        }
+        let look = Listing::decode;
+        let listing = self.engine.look(Column::Keys, key.as_bytes(), Blocking::Allowed, look)?;
+        Ok(match listing.flatten() {
+            Some(Listing::Large(version, _)) => Some(version),
+            Some(Listing::Small) | None => None,
+        })
     }
 
     /// Up to `limit` keys of a bucket that have a value on this node as home replica, that begin
@@ -263,7 +295,7 @@ impl Store {
 }
 
 /// The least key greater than this one.
-fn next_of(key: &[u8]) -> Vec<u8> {
+pub(crate) fn next_of(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
@@ -282,6 +314,8 @@ pub(crate) fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use quorate_protocol::clock::Clock;
     use quorate_protocol::exchange::row_order;
 
@@ -399,6 +433,37 @@ mod tests {
         }
         let unknown = Tree { n: 9, ..TREE };
         assert_eq!(store.list(unknown, LeafSet::all(), None, 9).unwrap().versions, []);
+    }
+
+    #[test]
+    fn a_page_of_large_rows_is_short_and_their_versions_are_known_without_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let value = vec![7; LIST_BYTES_MAX / 4];
+        let names: Vec<_> = (0..11).map(|i| format!("k{i}")).collect();
+        let version = |name: &String| mint(&store, HOME, name, &value).object.version();
+        let expected: BTreeMap<Key, Version> =
+            names.iter().map(|name| (key(name), version(name))).collect();
+        let (mut seen, mut after, mut pages) = (BTreeMap::new(), None, 0);
+        loop {
+            let page = store.list(TREE, LeafSet::all(), after.as_ref(), 1000).unwrap();
+            assert!((1..=4).contains(&page.versions.len()), "{}", page.versions.len());
+            pages += 1;
+            after = page.versions.last().map(|(key, _)| key.clone());
+            seen.extend(page.versions);
+            if page.is_end {
+                break;
+            }
+        }
+        assert_eq!((&seen, pages), (&expected, 3));
+        // Even if nothing but the index is left of them.
+        let objects = store.engine.column(Column::Objects).unwrap();
+        for key in expected.keys() {
+            store.engine.db().delete_cf(objects, HOME.row_key(key)).unwrap();
+        }
+        store.rows.clear();
+        let rows: Vec<_> = expected.keys().map(|key| (HOME, key.clone())).collect();
+        assert_eq!(store.versions(&rows), Ok(expected.into_values().collect()));
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! is mended by the XOR of the difference, which is as right whatever was written since. An index
 //! entry is not: it is made anew from its row, under the row's stripe. A difference is a bug of
 //! this crate or of the disk, never of the order in which things happened.
+//!
+//! A partition is scrubbed in pieces of some leaves each, each with a snapshot of its own, then its index
+//! of tombstones: who paces it can let others take turns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -21,7 +24,7 @@ use crate::engine::read_error;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
-use crate::scan::{end_of, unreadable};
+use crate::scan::{end_of, next_of, unreadable};
 use crate::store::{Store, damaged};
 
 /// Index entries that one scrub mends; the next one goes on.
@@ -36,13 +39,41 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Rows that cannot be decoded. They are left as they are: nobody is told that they are absent.
     pub damaged_rows: u64,
+    /// Rows that were in another tree than that of their bucket's n. They are moved.
+    pub moved_rows: u64,
     /// Leaves that said something else than the rows. They are mended.
     pub differing_leaves: u64,
     /// Rows whose entries in the indexes said something else. They are mended.
     pub differing_entries: u64,
 }
 
-/// A look at one partition in one snapshot.
+/// Where the scrub of a partition goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScrubFrom {
+    /// With the rows of this leaf.
+    Leaf(u8),
+    /// With the index of tombstones, after this key.
+    Tombstones(Option<Key>),
+}
+
+impl Scrubbed {
+    /// Adds what another piece found.
+    pub fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.damaged_rows += other.damaged_rows;
+        self.moved_rows += other.moved_rows;
+        self.differing_leaves += other.differing_leaves;
+        self.differing_entries += other.differing_entries;
+    }
+
+    /// How much was wrong and is mended.
+    pub fn mended(&self) -> u64 {
+        self.moved_rows + self.differing_leaves + self.differing_entries
+    }
+}
+
+/// A look at some leaves of one partition in one snapshot.
 struct Look<'a> {
     store: &'a Store,
     snapshot: Snapshot<'a>,
@@ -52,8 +83,8 @@ struct Look<'a> {
     differences: BTreeMap<u16, Leaves>,
     /// Keys whose index entries are to be made anew.
     doubtful: BTreeSet<Key>,
-    /// Tombstone entries that the rows ask for.
-    tombstones: BTreeMap<Key, [u8; 24]>,
+    /// Keys whose rows are in another tree than that of their bucket's n.
+    misplaced: BTreeSet<Key>,
 }
 
 impl Store {
@@ -65,6 +96,26 @@ impl Store {
     /// [`Error::Damaged`] if the disk returns other bytes than were written, [`Error::Io`], and
     /// those of a write.
     pub fn scrub(&self, partition: Partition) -> Result<Scrubbed, Error> {
+        let (mut found, mut next) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
+        while let Some(from) = next {
+            let (some, onward) = self.scrub_some(partition, from, || false)?;
+            found.add(some);
+            next = onward;
+        }
+        Ok(found)
+    }
+
+    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Says where to go on;
+    /// nowhere at the end.
+    ///
+    /// # Errors
+    /// As [`Store::scrub`].
+    pub fn scrub_some(
+        &self,
+        partition: Partition,
+        from: ScrubFrom,
+        is_time_over: impl Fn() -> bool,
+    ) -> Result<(Scrubbed, Option<ScrubFrom>), Error> {
         // Two at once would both mend a leaf, which undoes it.
         let _alone = self.scrubbing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut look = Look {
@@ -74,17 +125,29 @@ impl Store {
             found: Scrubbed::default(),
             differences: BTreeMap::new(),
             doubtful: BTreeSet::new(),
-            tombstones: BTreeMap::new(),
+            misplaced: BTreeSet::new(),
         };
-        look.read_rows()?;
-        look.read_leaves()?;
-        look.read_tombstones()?;
-        let Look { mut found, differences, doubtful, .. } = look;
+        let next = match from {
+            ScrubFrom::Leaf(first) => {
+                let last = look.read_rows(first, is_time_over)?;
+                look.read_leaves(first, last)?;
+                let next = last.checked_add(1).map(ScrubFrom::Leaf);
+                Some(next.unwrap_or(ScrubFrom::Tombstones(None)))
+            }
+            ScrubFrom::Tombstones(after) => {
+                let last = look.read_tombstones(after.as_ref(), is_time_over)?;
+                last.map(|key| ScrubFrom::Tombstones(Some(key)))
+            }
+        };
+        let Look { mut found, differences, doubtful, misplaced, .. } = look;
         found.differing_leaves = self.mend_leaves(partition, &differences)?;
         for key in doubtful {
             found.differing_entries += u64::from(self.mend_entries(partition, &key)?);
         }
-        Ok(found)
+        for key in misplaced {
+            found.moved_rows += u64::from(self.retree(&key, Tree { partition, n: 0 })?);
+        }
+        Ok((found, next))
     }
 
     fn mend_leaves(
@@ -152,36 +215,46 @@ impl Store {
 }
 
 impl Look<'_> {
-    /// What the rows say.
-    fn read_rows(&mut self) -> Result<(), Error> {
+    /// What the rows say, from a leaf on. Returns the last leaf that was read to its end.
+    fn read_rows(&mut self, first: u8, is_time_over: impl Fn() -> bool) -> Result<u8, Error> {
         let place = Place::Home(Tree { partition: self.partition, n: 0 });
-        self.each(Column::Objects, &place.prefix(), |look, row_key, bytes| {
+        let (prefix, from) = (place.prefix(), [&place.prefix()[..], &[first]].concat());
+        let (mut leaf_at, mut stopped) = (first, None);
+        self.each(Column::Objects, (&from, &prefix), |look, row_key, bytes| {
             let key = key_of(Column::Objects, row_key, place.key_at())?;
-            look.found.rows += 1;
-            look.found.bytes += bytes.len() as u64;
-            if let Some((n, version)) = Row::encoded_tree(bytes).zip(Row::encoded_version(bytes)) {
-                let leaves = look.differences.entry(n).or_default();
-                leaves.toggle(leaf_of(&key), leaf_hash(&key, version));
+            let leaf = leaf_of(&key);
+            if leaf > leaf_at && is_time_over() {
+                stopped = leaf.checked_sub(1);
+                return Ok(false);
             }
-            let Ok(row) = Row::decode(Bytes::copy_from_slice(bytes)) else {
-                tracing::error!(%key, partition = look.partition.0, "a row is damaged");
-                look.found.damaged_rows += 1;
-                return Ok(());
-            };
-            let entries = Entries::of(&row, bytes);
-            if let Some(tombstone) = entries.tombstone {
-                look.tombstones.insert(key.clone(), encode_tombstone(tombstone));
-            }
-            look.compare_entries(key, &entries)
-        })
+            leaf_at = leaf;
+            look.read_row(key, bytes)?;
+            Ok(true)
+        })?;
+        Ok(stopped.unwrap_or(u8::MAX))
+    }
+
+    fn read_row(&mut self, key: Key, bytes: &[u8]) -> Result<(), Error> {
+        self.found.rows += 1;
+        self.found.bytes += bytes.len() as u64;
+        if let Some((n, version)) = Row::encoded_tree(bytes).zip(Row::encoded_version(bytes)) {
+            let leaves = self.differences.entry(n).or_default();
+            leaves.toggle(leaf_of(&key), leaf_hash(&key, version));
+        }
+        let Ok(row) = Row::decode(Bytes::copy_from_slice(bytes)) else {
+            tracing::error!(%key, partition = self.partition.0, "a row is damaged");
+            self.found.damaged_rows += 1;
+            return Ok(());
+        };
+        let n = self.store.n_of.get().map(|n_of| n_of(key.bucket()));
+        if n.is_some_and(|n| n != row.tree) && self.misplaced.len() < MENDED_MAX {
+            self.misplaced.insert(key.clone());
+        }
+        self.compare_entries(key, &Entries::of(&row, bytes))
     }
 
     fn compare_entries(&mut self, key: Key, wanted: &Entries) -> Result<(), Error> {
         for (column, entry_key, entry) in index_entries(self.partition, &key, wanted) {
-            // The tombstones of the partition are read in one go.
-            if column == Column::Tombstones {
-                continue;
-            }
             let stored = self.snapshot.get_cf(self.store.engine.column(column)?, &entry_key);
             let stored =
                 stored.map_err(|error| read_error(&error, || format!("entries of {key}")))?;
@@ -193,29 +266,54 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// What the stored leaves say.
-    fn read_leaves(&mut self) -> Result<(), Error> {
+    /// What the stored leaves say, from one to another.
+    fn read_leaves(&mut self, first: u8, last: u8) -> Result<(), Error> {
         let prefix = self.partition.0.to_be_bytes();
-        self.each(Column::Merkle, &prefix, |look, key, value| {
+        self.each(Column::Merkle, (&prefix, &prefix), |look, key, value| {
             let (tree, leaf, value) = leaf_entry(key, value)?;
-            look.differences.entry(tree.n).or_default().toggle(leaf, value);
-            Ok(())
+            if (first..=last).contains(&leaf) {
+                look.differences.entry(tree.n).or_default().toggle(leaf, value);
+            }
+            Ok(true)
         })
     }
 
-    fn read_tombstones(&mut self) -> Result<(), Error> {
-        let prefix = self.partition.0.to_be_bytes();
-        self.each(Column::Tombstones, &prefix, |look, entry_key, entry| {
-            let key = key_of(Column::Tombstones, entry_key, prefix.len())?;
-            match look.tombstones.remove(&key) {
-                Some(wanted) if wanted == entry => {}
-                Some(_) | None => look.doubt(key),
+    /// Entries of tombstones whose rows say something else or are not there. Returns the last one that was
+    /// read, if there are more.
+    fn read_tombstones(
+        &mut self,
+        after: Option<&Key>,
+        is_time_over: impl Fn() -> bool,
+    ) -> Result<Option<Key>, Error> {
+        let (prefix, partition) = (self.partition.0.to_be_bytes(), self.partition);
+        let from = after.map(|key| next_of(&tombstone_key(partition, key)));
+        let from = from.unwrap_or_else(|| prefix.to_vec());
+        let (mut last, mut is_more) = (None, false);
+        self.each(Column::Tombstones, (&from, &prefix), |look, entry_key, entry| {
+            is_more = last.is_some() && is_time_over();
+            if is_more {
+                return Ok(false);
             }
-            Ok(())
+            let key = key_of(Column::Tombstones, entry_key, prefix.len())?;
+            if !look.is_tombstone(&key, entry)? {
+                look.doubt(key.clone());
+            }
+            last = Some(key);
+            Ok(true)
         })?;
-        let missing = std::mem::take(&mut self.tombstones);
-        missing.into_keys().for_each(|key| self.doubt(key));
-        Ok(())
+        Ok(last.filter(|_| is_more))
+    }
+
+    /// Whether a row asks for this entry in the index of tombstones. One that is damaged does not say.
+    fn is_tombstone(&self, key: &Key, entry: &[u8]) -> Result<bool, Error> {
+        let place = Place::Home(Tree { partition: self.partition, n: 0 });
+        let objects = self.store.engine.column(Column::Objects)?;
+        let row = self.snapshot.get_cf(objects, place.row_key(key));
+        let row = row.map_err(|error| read_error(&error, || format!("the row of {key}")))?;
+        let Some(bytes) = row.map(Bytes::from) else { return Ok(false) };
+        let Ok(row) = Row::decode(bytes.clone()) else { return Ok(true) };
+        let wanted = Entries::of(&row, &bytes).tombstone.map(encode_tombstone);
+        Ok(wanted.is_some_and(|wanted| wanted == entry))
     }
 
     fn doubt(&mut self, key: Key) {
@@ -224,17 +322,17 @@ impl Look<'_> {
         }
     }
 
-    /// Calls `visit` with every entry whose key begins with `prefix`.
+    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it answers `false`.
     fn each(
         &mut self,
         column: Column,
-        prefix: &[u8],
-        mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<(), Error>,
+        (from, prefix): (&[u8], &[u8]),
+        mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         options.set_snapshot(&self.snapshot);
-        options.set_iterate_lower_bound(prefix);
+        options.set_iterate_lower_bound(from);
         if let Some(end) = end_of(prefix) {
             options.set_iterate_upper_bound(end);
         }
@@ -242,7 +340,9 @@ impl Look<'_> {
         let mut entries = self.store.engine.db().raw_iterator_cf_opt(column_ref, options);
         entries.seek_to_first();
         while let Some((key, value)) = entries.item() {
-            visit(self, key, value)?;
+            if !visit(self, key, value)? {
+                return Ok(());
+            }
             entries.next();
         }
         entries.status().map_err(|error| unreadable(&error, column))
@@ -280,11 +380,25 @@ mod tests {
     use crate::Durability;
     use crate::testing::{HOME, LIMITS, NOW, TREE, draft, key, mint, open};
 
-    const CLEAN: Scrubbed =
-        Scrubbed { rows: 0, bytes: 0, damaged_rows: 0, differing_leaves: 0, differing_entries: 0 };
+    const CLEAN: Scrubbed = Scrubbed {
+        rows: 0,
+        bytes: 0,
+        damaged_rows: 0,
+        moved_rows: 0,
+        differing_leaves: 0,
+        differing_entries: 0,
+    };
 
+    /// In pieces as small as they can be, and then as a whole, which must find nothing more.
     fn scrub(store: &Store) -> Scrubbed {
-        Scrubbed { bytes: 0, ..store.scrub(TREE.partition).unwrap() }
+        let (mut found, mut next) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
+        while let Some(from) = next {
+            let (some, onward) = store.scrub_some(TREE.partition, from, || true).unwrap();
+            found.add(some);
+            next = onward;
+        }
+        assert_eq!(store.scrub(TREE.partition).unwrap().mended(), 0);
+        Scrubbed { bytes: 0, ..found }
     }
 
     /// Ten rows in conflict, and ten deleted ones.
@@ -337,6 +451,16 @@ mod tests {
         assert_eq!(store.conflicts(None, None, 99).unwrap(), conflicts);
         assert_eq!(store.tombstone_count(TREE.partition), 9);
         assert_eq!(store.tombstones(TREE.partition, None, 99, NOW).unwrap().len(), 9);
+    }
+
+    #[test]
+    fn a_row_in_the_tree_of_another_n_is_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        fill(&store, b"v");
+        store.tree_by(Box::new(|_| 2));
+        assert_eq!(scrub(&store), Scrubbed { rows: 20, moved_rows: 20, ..CLEAN });
+        assert_eq!(store.roots().iter().map(|(tree, _)| tree.n).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

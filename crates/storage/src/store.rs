@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use quorate_protocol::clock::Actor;
@@ -48,7 +48,12 @@ pub struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) tally: Tally,
+    /// The n of a bucket, once somebody has said how it is known.
+    pub(crate) n_of: OnceLock<NOf>,
 }
+
+/// Says the n of a bucket at this moment. Called under a row's stripe: it may not touch the store.
+pub type NOf = Box<dyn Fn(&str) -> u16 + Send + Sync>;
 
 /// What [`Store::mint`] did.
 #[derive(Clone, Debug)]

@@ -1,19 +1,42 @@
 //! Rows that go or move: reaped tombstones, rows this node no longer owns, rows of buckets that got
 //! another n.
+//!
+//! A row that is written goes to the tree of its bucket's n as it is known at that moment, under the row's
+//! stripe ([`Store::tree_by`]). Who changes the n of a bucket and then waits for all that write
+//! ([`Store::wait_for_writers`]) therefore finds every row that has to move: none comes after.
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
-use quorate_protocol::object::{DecodeError, Version};
+use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
 use rocksdb::WriteBatch;
 
-use crate::columns::{Column, key_of};
+use crate::columns::{Column, key_of, tombstone_key};
 use crate::disk::Need;
 use crate::error::Error;
 use crate::index::Entries;
 use crate::options::{Blocking, Place};
-use crate::store::{Store, damaged};
+use crate::store::{NOf, Store, damaged};
+
+/// Partitions with tombstones in which one step of [`Store::home_keys`] looks.
+const PARTITIONS_MAX: usize = 64;
+
+/// Where a walk over the keys of home rows goes on ([`Store::home_keys`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Onward {
+    /// Among the keys that have a value, after this one.
+    Alive(Option<Key>),
+    /// Among the deleted keys of this partition, after this one, and of those that follow.
+    Deleted(Partition, Option<Key>),
+}
+
+impl Default for Onward {
+    /// At the beginning.
+    fn default() -> Self {
+        Self::Alive(None)
+    }
+}
 
 /// What one step of [`Store::sweep`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +45,8 @@ pub struct Sweep {
     pub last: Option<Key>,
     /// How many rows it moved to the tree of their bucket's n.
     pub moved: usize,
+    /// Rows that cannot be decoded. They stay where they are.
+    pub damaged: usize,
     /// Rows of buckets that this node is no home replica of, with their versions: hand them over,
     /// then [`Store::drop_row`].
     pub unowned: Vec<(Key, Version)>,
@@ -36,6 +61,21 @@ impl Store {
     /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the row is then
     /// still there.
     pub fn drop_row(&self, place: Place, key: &Key, version: Version) -> Result<bool, Error> {
+        self.drop_row_if(place, key, version, || true)
+    }
+
+    /// As [`Store::drop_row`], but only if `may_drop` says so, which is asked of a home row while nobody can
+    /// change it. It may not touch the store.
+    ///
+    /// # Errors
+    /// As [`Store::drop_row`].
+    pub fn drop_row_if(
+        &self,
+        place: Place,
+        key: &Key,
+        version: Version,
+        may_drop: impl FnOnce() -> bool,
+    ) -> Result<bool, Error> {
         let partition = match place {
             Place::Home(tree) => tree.partition,
             Place::Hint(target) => return self.drop_hint(target, key, version),
@@ -47,7 +87,7 @@ impl Store {
         let Some(row) = self.read(place, key, Blocking::Allowed)? else {
             return Ok(false);
         };
-        if Row::encoded_version(&row) != Some(version) {
+        if Row::encoded_version(&row) != Some(version) || !may_drop() {
             return Ok(false);
         }
         let decoded = Row::decode(row.clone()).map_err(|error| damaged(place, key, error))?;
@@ -85,42 +125,153 @@ impl Store {
             seen += 1;
             let key = key_of(Column::Objects, row_key, place.key_at())?;
             let heads = Row::encoded_tree(row).zip(Row::encoded_version(row));
-            let Some((counted_in, version)) = heads else {
-                return Err(damaged(place, &key, DecodeError::Damaged));
-            };
-            match n_of(key.bucket()) {
-                None => sweep.unowned.push((key.clone(), version)),
-                Some(n) if n != counted_in => misplaced.push((key.clone(), n)),
+            match heads.zip(Some(n_of(key.bucket()))) {
+                None => {
+                    tracing::error!(%key, partition = partition.0, "a row is damaged and stays");
+                    sweep.damaged += 1;
+                }
+                Some(((_, version), None)) => sweep.unowned.push((key.clone(), version)),
+                Some(((counted_in, _), Some(n))) if n != counted_in => {
+                    misplaced.push((key.clone(), n));
+                }
                 Some(_) => {}
             }
             sweep.last = Some(key);
             Ok(true)
         })?;
         for (key, n) in misplaced {
-            sweep.moved += usize::from(self.retree(&key, Tree { partition, n })?);
+            match self.retree(&key, Tree { partition, n }) {
+                Ok(moved) => sweep.moved += usize::from(moved),
+                Err(Error::Damaged { .. }) => sweep.damaged += 1,
+                Err(error) => return Err(error),
+            }
         }
         Ok(sweep)
     }
 
-    /// Moves a row to another tree. Whether it was in another.
-    fn retree(&self, key: &Key, tree: Tree) -> Result<bool, Error> {
+    /// Has every home row that is written from now on counted in the tree of the n that `n_of` says then,
+    /// whatever tree the writer names. To be said once, before others have the store.
+    pub fn tree_by(&self, n_of: NOf) {
+        drop(self.n_of.set(n_of));
+    }
+
+    /// The n of the tree in which a row is counted from now on; 0 for a hint. The caller holds its stripe.
+    pub(crate) fn tree_n(&self, place: Place, key: &Key) -> u16 {
+        match (place, self.n_of.get()) {
+            (Place::Home(_), Some(n_of)) => n_of(key.bucket()),
+            (Place::Home(_) | Place::Hint(_), _) => place.tree_n(),
+        }
+    }
+
+    /// Waits until every row that was being written when it was called is written. Blocks.
+    pub fn wait_for_writers(&self) {
+        self.stripes.wait_for_all();
+    }
+
+    /// Moves a row to another tree: `tree`, or that of the n of its bucket if that is known
+    /// ([`Store::tree_by`]). A moved row keeps its version and its age. Whether it was in another; `false` if
+    /// there is no row. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`], and those of a write; the row is then where it was.
+    pub fn retree(&self, key: &Key, tree: Tree) -> Result<bool, Error> {
+        let (place, row_key) = (Place::Home(tree), Place::Home(tree).row_key(key));
+        let counted_in = match self.cached(place, key) {
+            Some(row) => Some(Row::encoded_tree(&row)),
+            None => {
+                let look = Row::encoded_tree;
+                self.engine.look(Column::Objects, &row_key, Blocking::Allowed, look)?
+            }
+        };
+        let Some(counted_in) = counted_in else { return Ok(false) };
+        if counted_in == Some(self.tree_n(place, key)) {
+            return Ok(false); // as most are: no need for the stripe
+        }
         self.disk.check(Need::Growth)?;
-        self.change(Place::Home(tree), key, Blocking::Allowed, |update| {
-            let moves = update.old.leaf.is_some_and(|(n, _)| n != tree.n);
+        self.change(place, key, Blocking::Allowed, |update| {
+            let moves = update.old.leaf.is_some_and(|(n, _)| n != update.row.tree);
             if moves {
                 self.save(&update, Blocking::Allowed)?;
             }
             Ok(moves)
         })
     }
+
+    /// Some keys of home rows, of one bucket or of all, and where to go on, `None` at the end. Up to `limit`
+    /// keys, or none where there are only few: those with a value first, by name, then the deleted ones by
+    /// partition. Reads the indexes alone, no row. Whatever is a row throughout the walk is met, unless it is
+    /// deleted or made again meanwhile. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if an entry has no key, [`Error::Io`].
+    pub fn home_keys(
+        &self,
+        bucket: Option<&str>,
+        from: &Onward,
+        limit: usize,
+    ) -> Result<(Vec<Key>, Option<Onward>), Error> {
+        let of_bucket = bucket.map(|bucket| [bucket.as_bytes(), &[0]].concat()).unwrap_or_default();
+        let mut keys = Vec::new();
+        let (first, mut after) = match from {
+            Onward::Deleted(partition, after) => (partition.0, after.clone()),
+            Onward::Alive(after) => {
+                let after = after.as_ref().map(Key::as_bytes);
+                self.walk(Column::Keys, &of_bucket, after, |key, _| {
+                    if keys.len() < limit {
+                        keys.push(key_of(Column::Keys, key, 0)?);
+                    }
+                    Ok(keys.len() < limit)
+                })?;
+                if keys.len() >= limit {
+                    let last = keys.last().cloned();
+                    return Ok((keys, Some(Onward::Alive(last))));
+                }
+                (0, None)
+            }
+        };
+        let mut looked = 0;
+        for partition in (first..=u16::MAX).map(Partition) {
+            if u32::from(partition.0) >= self.options.partitions {
+                break;
+            }
+            if self.tombstone_count(partition) == 0 {
+                after = None;
+                continue;
+            }
+            if looked == PARTITIONS_MAX {
+                return Ok((keys, Some(Onward::Deleted(partition, None))));
+            }
+            looked += 1;
+            let prefix = [&partition.0.to_be_bytes()[..], &of_bucket].concat();
+            let from = after.take().map(|key| tombstone_key(partition, &key));
+            self.walk(Column::Tombstones, &prefix, from.as_deref(), |entry_key, _| {
+                if keys.len() < limit {
+                    keys.push(key_of(Column::Tombstones, entry_key, 2)?);
+                }
+                Ok(keys.len() < limit)
+            })?;
+            if keys.len() >= limit {
+                let last = keys.last().cloned();
+                return Ok((keys, Some(Onward::Deleted(partition, last))));
+            }
+        }
+        Ok((keys, None))
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    use quorate_protocol::clock::Clock;
+    use quorate_protocol::tree::{LeafSet, Root};
+
     use super::*;
     use crate::Durability;
-    use crate::testing::{HOME, TREE, key, mint, object, open};
+    use crate::testing::{HOME, LIMITS, NOW, TREE, draft, key, mint, object, open};
 
     #[test]
     fn a_dropped_row_takes_its_tenure_with_it() {
@@ -155,5 +306,86 @@ mod tests {
             store.sweep(TREE.partition, step.last.as_ref(), 9, |_| None).unwrap().last,
             None
         );
+    }
+
+    #[test]
+    fn a_row_is_written_to_the_tree_of_the_n_that_is_known_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let n = Arc::new(AtomicU16::new(3));
+        let known = n.clone();
+        store.tree_by(Box::new(move |_| known.load(Ordering::Relaxed)));
+        mint(&store, HOME, "k", b"v");
+        n.store(2, Ordering::Relaxed);
+        mint(&store, HOME, "late", b"v"); // by a writer that still knows 3
+        let two = Tree { n: 2, ..TREE };
+        let keys = |tree| {
+            let page = store.list(tree, LeafSet::all(), None, 9).unwrap();
+            page.versions.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!((keys(TREE), keys(two)), (vec![key("k")], vec![key("late")]));
+        for (name, moves) in [("k", true), ("late", false), ("k", false), ("none", false)] {
+            assert_eq!(store.retree(&key(name), TREE), Ok(moves), "{name}");
+        }
+        assert_eq!((store.root(TREE), keys(two).len()), (Root::default(), 2));
+    }
+
+    #[test]
+    fn a_row_is_dropped_only_if_it_still_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let version = mint(&store, HOME, "k", b"v").object.version();
+        let drop_if = |version, may| store.drop_row_if(HOME, &key("k"), version, || may);
+        assert_eq!(drop_if(version, false), Ok(false));
+        assert_eq!(drop_if(Version([9; 16]), true), Ok(false));
+        assert_eq!(drop_if(version, true), Ok(true));
+    }
+
+    #[test]
+    fn the_walk_meets_every_key_of_its_bucket_alive_or_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let mut expected: BTreeSet<Key> = BTreeSet::new();
+        for (i, bucket) in (0..400).zip(["a", "b", "b.c", "c"].into_iter().cycle()) {
+            let key = Key::new(bucket, format!("k{i}").as_bytes()).unwrap();
+            let place = Place::Home(Tree { partition: key.partition(64), n: 3 });
+            let mut draft = draft(Clock::default(), b"v");
+            draft.value = draft.value.filter(|_| i % 3 > 0);
+            store.mint(place, &key, &draft, NOW, &LIMITS, Blocking::Allowed).unwrap().unwrap();
+            expected.insert(key);
+        }
+        for bucket in [None, Some("b"), Some("b.c"), Some("none")] {
+            for limit in [1, 7, 1000] {
+                let (mut met, mut next) = (Vec::new(), Some(Onward::default()));
+                while let Some(from) = next {
+                    let (keys, onward) = store.home_keys(bucket, &from, limit).unwrap();
+                    assert!(keys.len() <= limit);
+                    met.extend(keys);
+                    next = onward;
+                }
+                let count = met.len();
+                let met: BTreeSet<Key> = met.into_iter().collect();
+                assert_eq!(met.len(), count, "none twice");
+                let of_bucket = |key: &&Key| bucket.is_none_or(|bucket| key.bucket() == bucket);
+                assert_eq!(met, expected.iter().filter(of_bucket).cloned().collect());
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_row_does_not_end_a_sweep() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        for i in 0..10 {
+            mint(&store, HOME, &format!("k{i}"), b"v");
+        }
+        for (name, bytes) in [("k3", &[0; 3][..]), ("k4", &[0; 60])] {
+            let objects = store.engine.column(Column::Objects).unwrap();
+            store.engine.db().put_cf(objects, HOME.row_key(&key(name)), bytes).unwrap();
+        }
+        store.rows.clear();
+        let step = store.sweep(TREE.partition, None, 99, |_| Some(5)).unwrap();
+        assert_eq!((step.moved, step.damaged), (8, 2));
+        assert!(store.retree(&key("k4"), Tree { n: 5, ..TREE }).is_err());
     }
 }

@@ -32,6 +32,26 @@ pub fn reaped_for_good(key: &str, held: Option<String>) -> Verdict {
     })
 }
 
+/// *A row that a node does not own goes only when all home replicas hold it* (design section 5), by what the node
+/// knows at that moment. `wrong` says what is not so.
+///
+/// # Errors
+/// That.
+pub fn what_is_dropped_is_held(key: &str, wrong: Option<String>) -> Verdict {
+    holds(wrong.is_none(), "what_is_dropped_is_held", || {
+        format!("{key}: {}", wrong.unwrap_or_default())
+    })
+}
+
+/// *A node that had to be filled claims nothing absent before it has received everything* (promise 4): what a
+/// home replica held when the two began to compare is there when the comparison has ended well.
+///
+/// # Errors
+/// What is missing.
+pub fn who_was_filled_has_all(missing: Option<String>) -> Verdict {
+    holds(missing.is_none(), "who_was_filled_has_all", || missing.unwrap_or_default())
+}
+
 /// *After healing: Merkle roots equal* (promise 5), and the trees say what the rows say.
 ///
 /// # Errors

@@ -1,0 +1,109 @@
+//! What a node's act claims about other nodes' disks, beyond what answers to clients claim: that what it drops
+//! is held by those who own it, that it has received all that a peer held, that nothing it dropped can
+//! come back.
+
+use std::collections::BTreeMap;
+
+use quorate_protocol::layout::Partition;
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+
+use crate::cluster::Cluster;
+use crate::node::Node;
+use crate::oracle::{Verdict, what_is_dropped_is_held, who_was_filled_has_all};
+use crate::store::Slot;
+use crate::world::write_of;
+
+/// A comparison by which a node is filled, from its beginning.
+pub(crate) struct Fill {
+    node: NodeId,
+    from: NodeId,
+    /// What the peer held then of the partition.
+    rows: BTreeMap<Key, Object>,
+}
+
+impl Fill {
+    /// Whether it is this node that is filled.
+    pub(crate) fn is_of(&self, node: NodeId) -> bool {
+        self.node == node
+    }
+}
+
+impl Cluster {
+    /// A node drops a row that it handed over to these home replicas.
+    pub(crate) fn check_dropped(
+        &self,
+        node: NodeId,
+        key: &Key,
+        object: &Object,
+        homes: &[NodeId],
+    ) -> Verdict {
+        let writes = || object.siblings.iter().map(|sibling| write_of(sibling.write_id));
+        let holds_all = |home: &NodeId| {
+            let home = self.nodes.get(home);
+            home.is_some_and(|home| writes().all(|write| self.holds_durably(home, key, write)))
+        };
+        let lacking = homes.iter().find(|home| !holds_all(home));
+        let lacking = lacking.map(|home| format!("{node} dropped it, and {home} lacks it"));
+        let is_owned = self.nodes.get(&node).is_some_and(|node| node.is_home(key, &self.world));
+        let owned = is_owned.then(|| format!("{node} dropped it, and is a home replica of it"));
+        what_is_dropped_is_held(&key.to_string(), lacking.or(owned))
+    }
+
+    /// A node begins to compare a partition with a peer, to be filled.
+    pub(crate) fn begin_fill(
+        &mut self,
+        operation: u64,
+        (node, from): (NodeId, NodeId),
+        partition: Partition,
+    ) {
+        let partitions = self.world.setup.layout.partitions();
+        let Some(peer) = self.nodes.get(&from) else { return };
+        let rows = peer.store.rows().iter().filter(|(slot, row)| {
+            let is_of_it = slot.key.partition(partitions) == partition;
+            slot.target.is_none() && is_of_it && !row.object.is_deleted()
+        });
+        let rows = rows.map(|(slot, row)| (slot.key.clone(), row.object.clone())).collect();
+        self.fills.insert(operation, Fill { node, from, rows });
+    }
+
+    /// A node takes itself for filled. Of what it answers for now, all must be there that its peers held when it
+    /// began to compare with them.
+    pub(crate) fn check_filled(&mut self, id: NodeId) -> Verdict {
+        let Some(node) = self.nodes.get(&id) else { return Ok(()) };
+        let covers = |node: &Node, key: &Key, object: &Object| {
+            let row = node.store.get(&Slot::home(key));
+            row.is_some_and(|row| row.object.clock.covers_all(&object.clock))
+        };
+        let mut missing = None;
+        for fill in self.fills.values().filter(|fill| fill.is_of(id)) {
+            let Some(from) = self.nodes.get(&fill.from) else { continue };
+            let lacks = |(key, object): &(&Key, &Object)| {
+                // What the peer has dropped meanwhile need not be here.
+                let is_due = node.is_ready_for(key, &self.world) && covers(from, key, object);
+                is_due && !covers(node, key, object)
+            };
+            if let Some((key, _)) = fill.rows.iter().find(lacks) {
+                let from = fill.from;
+                missing = Some(format!("{id} has received all that {from} held, but not {key}"));
+            }
+        }
+        self.fills.retain(|_, fill| !fill.is_of(id));
+        who_was_filled_has_all(missing)
+    }
+
+    /// Who dropped something older than a tombstone less than a grace ago: a copy of it may be on its way.
+    pub(crate) fn dropped_lately(&self, key: &Key, tombstone: &Object) -> Option<String> {
+        let (now, grace_ms) = (self.world.now, self.world.setup.grace_ms);
+        let is_older = |object: &Object| {
+            let mut siblings = object.siblings.iter();
+            siblings.any(|s| tombstone.clock.covers(s.dot) && !tombstone.has(s.dot))
+        };
+        let mut drops = self.world.drops.iter();
+        let lately = drops.find(|drop| {
+            drop.key == *key && now.since(drop.at) < grace_ms && is_older(&drop.object)
+        })?;
+        let ago_ms = now.since(lately.at);
+        Some(format!("{} dropped something older {ago_ms} ms ago", lately.node))
+    }
+}
