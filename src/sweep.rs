@@ -20,7 +20,6 @@ use quorate_storage::Error;
 use tokio::time::MissedTickBehavior;
 
 use crate::chores;
-use crate::mailbox::{Heard, ReplyTo};
 use crate::node::Node;
 use crate::replica::read_row;
 
@@ -176,10 +175,8 @@ async fn hand_over(node: &Arc<Node>, key: &Key, version: Version) -> bool {
 
 async fn is_stored(node: &Arc<Node>, home: NodeId, message: Message, object: &Bytes) -> bool {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let (reply_to, mut mailbox) = ReplyTo::new();
-    node.peers.send(home, message, object.clone(), reply_to);
-    let heard = tokio::time::timeout(timeout, mailbox.recv()).await;
-    matches!(heard, Ok(Some((_, Heard::Reply(reply)))) if reply.head == Reply::Stored)
+    let heard = node.peers.ask_aside(home, message, object.clone(), timeout).await;
+    heard.into_reply().is_some_and(|reply| reply.head == Reply::Stored)
 }
 
 /// Compares the trees with the rows, one partition after the other, spread over the interval.

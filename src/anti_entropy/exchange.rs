@@ -1,5 +1,6 @@
 //! Drives `protocol::exchange` over one tree: asks the peer, reads the store, mends.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -24,9 +25,12 @@ use super::round::patience;
 use crate::chores;
 use crate::node::Node;
 use crate::replica;
+use crate::sizes::LARGE_BYTES;
 
 /// Keys of one page that are mended together.
 const MENDING_MAX: usize = 64;
+/// Bytes of one page that are held while they are mended; a single larger object still is.
+const MENDED_BYTES_MAX: usize = 8 << 20;
 /// What asking for a key's object and sending it costs this node in processor time, about.
 const TALK_PER_KEY: Duration = Duration::from_micros(50);
 
@@ -175,23 +179,92 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
         Asking::ToFill => &talk.node.fill_pace,
     };
     let mut mended = 0;
-    for some in differences.chunks(MENDING_MAX) {
+    let mut todo: VecDeque<Mending> = differences.into_iter().map(Mending::new).collect();
+    while !todo.is_empty() {
+        let some = some_of(talk.node, &mut todo);
+        // Each exchange holds what it mends: of those with much to hold few go on at a time.
+        let is_large = some.iter().any(|one| one.bytes(talk.node) > 0);
+        let large = &talk.node.anti_entropy.large;
+        let _turn = if is_large { large.acquire().await.ok() } else { None };
         pace.will_work(TALK_PER_KEY * some.len() as u32);
-        mended += mend_some(talk, pace, some, why).await;
+        let (some_mended, later) = mend_some(talk, pace, some, why).await;
+        mended += some_mended;
+        todo.extend(later);
     }
     let is_durable = talk.node.store.durable().await.is_ok();
     is_durable.then_some(mended)
 }
 
+/// A key that is to be mended.
+struct Mending {
+    difference: Difference,
+    /// Its object turned out to be large: nothing else is held beside it.
+    is_alone: bool,
+}
+
+impl Mending {
+    fn new(difference: Difference) -> Self {
+        Self { difference, is_alone: false }
+    }
+
+    /// How large its object is, if that is known to be much, in bytes.
+    fn bytes(&self, node: &Node) -> usize {
+        if self.is_alone { MENDED_BYTES_MAX } else { node.bounds.sizes.of(&self.difference.key) }
+    }
+}
+
+/// The next keys that are mended together.
+fn some_of(node: &Node, todo: &mut VecDeque<Mending>) -> Vec<Mending> {
+    let (mut some, mut bytes): (Vec<Mending>, usize) = (Vec::new(), 0);
+    while some.len() < MENDING_MAX
+        && let Some(next) = todo.front()
+    {
+        let next_bytes = next.bytes(node);
+        if !some.is_empty() && bytes + next_bytes > MENDED_BYTES_MAX {
+            break;
+        }
+        bytes += next_bytes;
+        some.extend(todo.pop_front());
+    }
+    some
+}
+
+/// What fetching a peer's object came to.
+enum Found {
+    /// The object, or none was needed.
+    Ready(Difference, Fetched),
+    /// It is larger than was known.
+    Larger(Difference),
+    Nothing,
+}
+
 /// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here, sends
-/// what the peer lacks. How many are mended.
-async fn mend_some(talk: &Talk<'_>, pace: &Pace, differences: &[Difference], why: Asking) -> u64 {
-    let fetching = differences.iter().map(|difference| async move {
-        let must_fetch = difference.must_fetch();
-        let fetched = if must_fetch { fetch(talk, &difference.key, why).await } else { None };
-        (!must_fetch || fetched.is_some()).then(|| (difference.clone(), fetched))
+/// what the peer lacks. How many are mended, and those that are to be mended alone.
+async fn mend_some(
+    talk: &Talk<'_>,
+    pace: &Pace,
+    some: Vec<Mending>,
+    why: Asking,
+) -> (u64, Vec<Mending>) {
+    let fetching = some.into_iter().map(|one| async move {
+        let Mending { difference, is_alone } = one;
+        if !difference.must_fetch() {
+            return Found::Ready(difference, None);
+        }
+        match fetch(talk, &difference.key, why, is_alone).await {
+            Ok(Some(fetched)) => Found::Ready(difference, Some(fetched)),
+            Ok(None) => Found::Nothing,
+            Err(Larger) => Found::Larger(difference),
+        }
     });
-    let found: Vec<_> = join_all(fetching).await.into_iter().flatten().collect();
+    let (mut found, mut later) = (Vec::new(), Vec::new());
+    for one in join_all(fetching).await {
+        match one {
+            Found::Ready(difference, fetched) => found.push((difference, fetched)),
+            Found::Larger(difference) => later.push(Mending { difference, is_alone: true }),
+            Found::Nothing => {}
+        }
+    }
     let settled = chores::run_paced(talk.node, pace, move |node| {
         let settle = |(difference, fetched)| settle(node, &difference, fetched);
         Ok(found.into_iter().filter_map(settle).collect::<Vec<Settled>>())
@@ -201,7 +274,8 @@ async fn mend_some(talk: &Talk<'_>, pace: &Pace, differences: &[Difference], why
         let reply = talk.ask_for_payload(message, object).await;
         reply.is_some_and(|reply| reply.head == Reply::Stored)
     });
-    join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count() as u64
+    let mended = join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count();
+    (mended as u64, later)
 }
 
 /// A peer's object, encoded, and since when it may have been as it is.
@@ -234,19 +308,33 @@ fn settle(node: &Node, difference: &Difference, fetched: Fetched) -> Option<Sett
     }
 }
 
-/// The peer's object.
-async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> Fetched {
+/// An object is larger than was known.
+struct Larger;
+
+/// The peer's object: `alone` of any length, else not one that is larger than was known.
+async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Result<Fetched, Larger> {
     let read_at = talk.node.now();
     let key = key.clone();
-    let question = match why {
-        Asking::ToCompare => Message::Read { key, what: What::Object, place: Where::Home },
-        Asking::ToFill => Message::Inspect { key },
+    let question = |bytes_max| match why {
+        Asking::ToCompare => {
+            let (key, what, place) = (key.clone(), What::Object, Where::Home);
+            Message::Read { key, what, place, bytes_max }
+        }
+        Asking::ToFill => Message::Inspect { key: key.clone() },
     };
-    let mut reply = talk.ask_for_payload(question, Bytes::new()).await?;
+    let known = talk.node.bounds.sizes.of(&key).max(LARGE_BYTES);
+    let bytes_max = if alone { u32::MAX } else { known as u32 };
+    let Some(mut reply) = talk.ask_for_payload(question(bytes_max), Bytes::new()).await else {
+        return Ok(None);
+    };
+    if let Reply::Large { bytes } = reply.head {
+        talk.node.bounds.sizes.saw(&key, bytes as usize);
+        return Err(Larger);
+    }
     let object = if let Reply::Inspection { own, .. } = reply.head {
         own.and_then(|len| packed::take(&mut reply.payload, len))
     } else {
         (reply.head == Reply::Object).then_some(reply.payload)
     };
-    Some((object?, read_at))
+    Ok(object.map(|object| (object, read_at)))
 }
