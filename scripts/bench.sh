@@ -27,6 +27,8 @@ Tables, with the time each takes by default:
                with --long 10^7 too (35 GB of disk, an hour; with --value-bytes 100 half of that)
   values       values of 100 B to 1 MiB (2 minutes)
   connections  1 to 1,000 connections, then ten times the load that saturates (5 minutes)
+  overload     values of 100 B to 8 MiB, 16 connections, then ten times as many beside clients that take
+               and send values in drops or only keep a connection; a share of 1 KiB beside them (2 minutes)
   tail         half of the peak rate, open loop: undisturbed, then while a node that was away is
                brought up to date, then that with trees compared without pause (3 minutes)
 
@@ -63,7 +65,7 @@ while (($#)); do
     esac
     shift
 done
-[[ $table =~ ^(standard|loads|nodes|keys|values|connections|tail)$ ]] ||
+[[ $table =~ ^(standard|loads|nodes|keys|values|connections|overload|tail)$ ]] ||
     die "there is no table '$table' (see --help)"
 [[ $durability =~ ^(|fsync|buffered)$ ]] || die "--durability is fsync or buffered, not '$durability'"
 [[ $seconds =~ ^[0-9]{1,5}$ && $seconds -gt 0 ]] || die "--seconds is a number from 1, not '$seconds'"
@@ -246,6 +248,23 @@ connections() {
     run 'room for 96, Retry-After obeyed' --op put --connections 640 --obey-retry-after
 }
 
+# Any mixture of sizes at ten times the load that saturates, with slow clients beside it.
+overload() {
+    local sizes=(--op mixed --value-bytes log:100..8388608 --keys 300 --bucket sizes)
+    local slow=(--slow-readers 64 --slow-uploads 64 --idle-connections 300)
+    ulimit -n "$(ulimit -Hn)"
+    fresh 3 "${durability:-buffered}"
+    run 'sizes, saturated' "${sizes[@]}" --connections 16
+    run 'sizes, 10x' "${sizes[@]}" --connections 160 --skip-preload
+    run 'sizes, 10x, slow clients' "${sizes[@]}" --connections 160 --skip-preload "${slow[@]}"
+    "$BENCH_BIN" run --nodes "$(client_urls)" "${sizes[@]}" --connections 160 --skip-preload \
+        --seconds $((3 * seconds)) "${slow[@]}" >/dev/null &
+    local large=$!
+    run '1 KiB beside them' --op mixed --connections 16 --keys 1000 --bucket small
+    kill "$large" 2>/dev/null || true
+    wait "$large" 2>/dev/null || true
+}
+
 tail_latency() {
     local peak half
     # Four: with three there is nobody who could keep hints for one that is away. They compare ten times as
@@ -322,6 +341,7 @@ case $table in
     keys) keys ;;
     values) values ;;
     connections) connections ;;
+    overload) overload ;;
     tail) tail_latency ;;
 esac
 

@@ -271,6 +271,8 @@ section! {
         batch_messages_max: usize = 256,
         /// Bytes in one batch (a single larger message still goes).
         batch_bytes_max: usize = 1 << 20,
+        /// Bytes of large messages from peers, and of large answers to them, at a time; what is more waits.
+        large_bytes_max: usize = 128 << 20,
     }
 }
 
@@ -442,6 +444,7 @@ impl Config {
         in_range("peers.queue_bytes_max", p.queue_bytes_max, 1 << 20..=4 * GIB)?;
         in_range("peers.batch_messages_max", p.batch_messages_max, 1..=4096)?;
         in_range("peers.batch_bytes_max", p.batch_bytes_max, 4096..=64 << 20)?;
+        in_range("peers.large_bytes_max", p.large_bytes_max, 1 << 20..=64 * GIB)?;
         in_range("storage.block_cache_bytes", s.block_cache_bytes, 1 << 20..=1024 * GIB)?;
         in_range("storage.row_cache_bytes", s.row_cache_bytes, 0..=1024 * GIB)?;
         in_range("storage.memtable_bytes", s.memtable_bytes, 1 << 20..=16 * GIB)?;

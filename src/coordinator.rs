@@ -4,6 +4,7 @@
 //! must not stop there.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
 use quorate_protocol::name::NodeId;
@@ -59,21 +60,40 @@ async fn run(node: Arc<Node>, write: Write, terms: Terms, tell: impl FnOnce(Writ
     }
 }
 
+/// How long a minter may take to bring a value to others over slow links, in milliseconds.
+fn on_its_way_ms(write: &Write) -> u64 {
+    const PACE_BYTES_PER_MS: usize = 256;
+    let bytes = write.draft.value.as_ref().map_or(0, bytes::Bytes::len);
+    (bytes / PACE_BYTES_PER_MS) as u64
+}
+
 /// Whom to ask first.
 fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
     let now = node.uptime();
+    let homes = terms.asked_homes(write.asked_first(node.me));
+    let mut avoided = node.peers.avoided();
+    // This node as well, while its store is slow and another home replica is there.
+    let has_other = || homes.iter().any(|home| *home != node.me && !avoided.contains(home));
+    let is_slow = node.bounds.slow_stores.load(Relaxed) > 0 && has_other();
+    if is_slow {
+        Arc::make_mut(&mut avoided).insert(node.me);
+    }
     let timeouts = &node.config.timeouts;
     let plan = Plan {
         me: node.me,
-        homes: terms.asked_homes(write.asked_first(node.me)),
+        homes,
         sloppy: terms.sloppy,
-        at_first_home: write.meets_others(),
+        at_first_home: is_slow || write.meets_others(),
         accept_timeout_ms: timeouts.replica_ms,
-        // The minter replaces silent replicas after one timeout; two more are for their answers.
-        answer_timeout_ms: timeouts.replica_ms.saturating_mul(3),
+        // The minter replaces silent replicas after one timeout; two more are for their answers. What is large
+        // takes its time on the way to them.
+        answer_timeout_ms: timeouts
+            .replica_ms
+            .saturating_mul(3)
+            .saturating_add(on_its_way_ms(write)),
         deadline: now.plus(u64::from(write.timeout_ms)),
     };
-    Route::start(plan, &node.peers.avoided(), now)
+    Route::start(plan, &avoided, now)
 }
 
 enum Found {
@@ -144,6 +164,10 @@ impl<'a> Routing<'a> {
                 None
             }
             Some((from, Heard::Reply(_) | Heard::NotSent(_))) => self.route.on_refused(from, now),
+            Some((from, Heard::Progress)) => {
+                self.route.on_progress(from, now);
+                None
+            }
             Some((from, Heard::Silent(_))) => self.route.on_silent(from, now),
             None => self.route.on_time(now),
         };

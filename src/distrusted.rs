@@ -334,8 +334,8 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
         let reply = if *home == node.me {
             replica::read(node, &kept.key, What::Object, Where::Home).await
         } else {
-            let message =
-                Message::Read { key: kept.key.clone(), what: What::Object, place: Where::Home };
+            let (key, what, place) = (kept.key.clone(), What::Object, Where::Home);
+            let message = Message::Read { key, what, place, bytes_max: u32::MAX };
             match node.peers.ask(*home, message, timeout).await.into_reply() {
                 Some(reply) => reply,
                 None => continue,

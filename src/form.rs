@@ -119,6 +119,7 @@ impl Ask {
                 common: Common::default(),
                 remembers_since: Default::default(),
                 vouches: false,
+                frame_bytes_max: 0, // it takes none
             });
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),

@@ -164,6 +164,11 @@ impl Health {
         self.set(State::Up, now, None)
     }
 
+    /// Whether it has answered anything since then.
+    pub fn has_answered_since(&self, then: Millis) -> bool {
+        self.answered_ms.load(Relaxed) >= then.0
+    }
+
     /// It refused a message of a kind that was sent at `sent_at`, or was silent for too long. Returns
     /// whether that changes its state.
     pub fn failed(&self, kind: usize, sent_at: Millis, now: Millis, error: String) -> bool {

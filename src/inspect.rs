@@ -12,6 +12,7 @@ use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
 
+use crate::chores;
 use crate::node::Node;
 use crate::replica;
 
@@ -56,7 +57,13 @@ async fn view(node: &Arc<Node>, at: NodeId, key: &Key, timeout: Duration) -> Rep
         return ReplicaView { reached: true, ready, object, hints, ..unreached };
     }
     let heard = node.peers.ask(at, Message::Inspect { key: key.clone() }, timeout).await;
-    heard.into_reply().and_then(|reply| understand(at, reply)).unwrap_or(unreached)
+    let held = |mut reply: WithPayload<Reply>| {
+        node.bounds.sizes.saw(key, reply.payload.len());
+        reply.payload = node.admission.held(reply.payload);
+        reply
+    };
+    let reply = heard.into_reply().map(held);
+    reply.and_then(|reply| understand(at, reply)).unwrap_or(unreached)
 }
 
 fn understand(node: NodeId, reply: WithPayload<Reply>) -> Option<ReplicaView> {
@@ -89,16 +96,16 @@ pub async fn conflicts(
     let question =
         Message::Conflicts { bucket: bucket.clone(), after: after.clone(), limit: limit as u16 };
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let own = {
-        let bucket = bucket.as_ref().map(Bucket::as_str);
-        node.store.conflicts(bucket, after.as_ref(), limit).ok()
-    };
+    let own = chores::run(node, move |node| {
+        node.store.conflicts(bucket.as_ref().map(Bucket::as_str), after.as_ref(), limit)
+    });
     let asked = join_all(node.peers.nodes().map(|peer| {
         let question = question.clone();
         async move { (peer, node.peers.ask(peer, question, timeout).await) }
     }));
-    let mut pages = vec![(node.me, own)];
-    for (peer, heard) in asked.await {
+    let (own, asked) = tokio::join!(own, asked);
+    let mut pages = vec![(node.me, own.ok())];
+    for (peer, heard) in asked {
         let page = match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Conflicts { keys }) => Some(keys),
             _ => None,

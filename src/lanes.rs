@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quorate_protocol::envelope;
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::wire::{FrameWriter, Header};
+use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::faults::Faults;
 use crate::health::{Health, State};
-use crate::link::Link;
-use crate::mailbox::Heard;
-use crate::queue::{Outgoing, Queue};
+use crate::link::{Link, Replies};
+use crate::mailbox::{Heard, ReplyTo};
+use crate::queue::{Lane, Outgoing, Queue};
+use crate::sizes::LARGE_BYTES;
 
 /// The kinds of messages that must not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,10 @@ impl Kind {
     /// All kinds.
     pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Control];
 }
+
+/// How many lanes of each kind are for large messages alone. More of them would not make them faster, only hold
+/// more memory at both ends.
+pub(crate) const LARGE_LANES: usize = 2;
 
 /// One other node.
 pub(crate) struct Peer {
@@ -75,6 +81,16 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// How many lanes a peer has in all.
+    pub(crate) fn lanes_in_all(&self) -> usize {
+        Kind::ALL.len() * (self.lanes + LARGE_LANES)
+    }
+
+    /// The longest frame that a peer takes from this node, in bytes.
+    pub(crate) fn frame_bytes_max_of(&self, peer: &Peer) -> usize {
+        self.frame_bytes_max.min(peer.health.word().frame_bytes_max())
+    }
+
     /// The clock of all that is known of peers: milliseconds since the start, and never 0.
     pub(crate) fn now(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64 + 1)
@@ -123,54 +139,81 @@ fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
     }
 }
 
-/// One lane: takes whatever waits, sends it as one batch, hands the replies out, and again.
-pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
+/// One lane: takes whatever waits for it, sends it as one batch, hands the replies out, and again. `number`
+/// counts the lanes of a kind, those for large messages last.
+pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, number: usize) {
     let queue = &peer.queues[kind as usize];
-    let in_flight = &peer.in_flight[kind as usize * line.lanes + lane];
+    let in_flight = &peer.in_flight[kind as usize * (line.lanes + LARGE_LANES) + number];
+    let lane = if number < line.lanes { Lane::Small(number) } else { Lane::Large };
     let mut link = Link::default();
     loop {
-        let batch = queue.take(lane).await;
-        let mut frame = FrameWriter::new(&peer.header);
-        for outgoing in &batch {
-            frame.push(&outgoing.message, &outgoing.payload);
-        }
+        let mut batch = queue.take(lane).await;
         let (begun, sent_at) = (Instant::now(), line.now());
         in_flight.store(sent_at.0, Relaxed);
-        let frame = frame.finish_for_stream(envelope::Kind::Frame);
-        let asking = link.ask(&peer, &line, frame, batch.len());
-        let answered = if lane == 0 { queue.attend(begun, asking).await } else { asking.await };
+        let (measured, missing) = (is_measured(kind, lane, &batch), batch.len());
+        let frame = frame_of(&peer, &mut batch);
+        let asking_now = askers(lane, &batch);
+        let mut batch = batch.into_iter();
+        let mut take = |reply| {
+            if let Some(outgoing) = batch.next() {
+                outgoing.reply_to.tell(peer.node, Heard::Reply(reply));
+            }
+        };
+        let mut replies = Replies { missing, take: &mut take };
+        let tell = || {
+            asking_now.iter().for_each(|asker| asker.tell(peer.node, Heard::Progress));
+            queue.tell_progress(peer.node);
+        };
+        let progress: Option<&(dyn Fn() + Sync)> = (lane == Lane::Large).then_some(&tell);
+        let asking = link.ask(&peer, &line, frame, &mut replies, progress);
+        let is_first = lane == Lane::Small(0);
+        let answered = if is_first { queue.attend(begun, asking).await } else { asking.await };
         in_flight.store(0, Relaxed);
         match answered {
-            Ok(replies) => {
-                if is_measured(kind, &batch) {
+            Ok(()) => {
+                if measured {
                     peer.health.round_trip(begun.elapsed());
                 }
                 line.answered(&peer, kind, sent_at);
-                for (outgoing, reply) in batch.into_iter().zip(replies) {
-                    outgoing.reply_to.tell(peer.node, Heard::Reply(reply));
-                }
             }
             Err(failure) => {
-                let error = failure.error();
-                if let Failure::Refused(error) = &failure {
-                    // It answers, so it is up; but it wants none of this node's frames.
-                    tracing::warn!(peer = %peer.node, %error, "the peer refused a frame");
-                }
-                line.failed(&peer, kind, sent_at, error);
+                line.failed(&peer, (kind, lane), sent_at, &failure);
                 tell_all(&peer, batch, || failure.heard());
             }
         }
     }
 }
 
-/// Round trips are those of reads, and of greetings: a peer that is slow is asked for no reads, and must
-/// show all the same when it is fast again.
-fn is_measured(kind: Kind, batch: &[Outgoing]) -> bool {
-    let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
-    kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting))
+/// Those who are told that a large batch moves.
+fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
+    let batch = if lane == Lane::Large { batch } else { &[] };
+    batch.iter().map(|outgoing| outgoing.reply_to.clone()).collect()
 }
 
-fn tell_all(peer: &Peer, batch: Vec<Outgoing>, heard: impl Fn() -> Heard) {
+/// A batch as it goes out. Its payloads are in the frame alone then; a large one that goes alone is not copied.
+fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
+    if let [only] = batch
+        && only.payload.len() > LARGE_BYTES
+    {
+        let payload = std::mem::take(&mut only.payload);
+        return wire::large_frame(&peer.header, &only.message, payload, envelope::Kind::Frame);
+    }
+    let mut frame = FrameWriter::new(&peer.header);
+    for outgoing in batch {
+        frame.push(&outgoing.message, &std::mem::take(&mut outgoing.payload));
+    }
+    [frame.finish_for_stream(envelope::Kind::Frame), Bytes::new()]
+}
+
+/// Round trips are those of reads, and of greetings: a peer that is slow is asked for no reads, and must
+/// show all the same when it is fast again.
+fn is_measured(kind: Kind, lane: Lane, batch: &[Outgoing]) -> bool {
+    let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
+    let is_quick = kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting));
+    is_quick && lane != Lane::Large
+}
+
+fn tell_all(peer: &Peer, batch: impl Iterator<Item = Outgoing>, heard: impl Fn() -> Heard) {
     for outgoing in batch {
         outgoing.reply_to.tell(peer.node, heard());
     }
@@ -185,17 +228,24 @@ pub(crate) enum Failure {
     NotSent(String),
     /// Sent, perhaps carried out, not answered.
     Silent(String),
+    /// Not sent, since the peer takes no frame as long as this.
+    TooLarge(String),
 }
 
 impl Failure {
     pub(crate) fn error(&self) -> String {
-        let (Self::Refused(error) | Self::NotSent(error) | Self::Silent(error)) = self;
+        let (Self::Refused(error)
+        | Self::NotSent(error)
+        | Self::Silent(error)
+        | Self::TooLarge(error)) = self;
         error.clone()
     }
 
     pub(crate) fn heard(&self) -> Heard {
         match self {
-            Self::Refused(error) | Self::NotSent(error) => Heard::NotSent(error.clone()),
+            Self::Refused(error) | Self::NotSent(error) | Self::TooLarge(error) => {
+                Heard::NotSent(error.clone())
+            }
             Self::Silent(error) => Heard::Silent(error.clone()),
         }
     }
@@ -209,7 +259,24 @@ impl Line {
         }
     }
 
-    fn failed(&self, peer: &Peer, kind: Kind, sent_at: Millis, error: String) {
+    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: Millis, failure: &Failure) {
+        let (kind, lane) = on;
+        let error = failure.error();
+        match failure {
+            // It answers, so it is up; but it wants none of this node's frames.
+            Failure::Refused(_) => tracing::warn!(peer = %peer.node, %error, "a frame was refused"),
+            // That is this node's own fault, and says nothing of the peer.
+            Failure::TooLarge(_) => {
+                return tracing::error!(peer = %peer.node, %error, "not sent");
+            }
+            // Whoever answers other things meanwhile is slow, not down.
+            Failure::Silent(_)
+                if lane == Lane::Large && peer.health.has_answered_since(sent_at) =>
+            {
+                return tracing::info!(peer = %peer.node, %error, "a large batch was given up");
+            }
+            Failure::Silent(_) | Failure::NotSent(_) => {}
+        }
         if peer.health.failed(kind as usize, sent_at, self.now(), error.clone()) {
             self.outlook.refresh(peer);
             tracing::warn!(peer = %peer.node, %error, "peer is down");

@@ -10,14 +10,18 @@ use quorate_protocol::wire;
 use reqwest::header::{CONNECTION, UPGRADE};
 use reqwest::{StatusCode, Upgraded};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::lanes::{Failure, Line, Peer};
-use crate::stream::{Stream, StreamError, UPGRADE_NAME};
+use crate::stream::{Moves, Stream, StreamError, UPGRADE_NAME, longest};
 
 /// A stream that was not used for longer is not used again: the peer may be about to close it
 /// ([`crate::serve::PEER_IDLE_MS`]), and what meets a closing stream is lost.
 const IDLE_MAX: Duration = Duration::from_secs(90);
+/// How often those who wait for a batch that moves are told so.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// How long a batch may take on which nothing but signs of life move.
+const WHOLE_MAX: Duration = Duration::from_secs(30);
 /// The most of a refusal's text that is shown, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
 
@@ -30,38 +34,37 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Sends a batch of `messages` and waits for the replies. `frame` has its prefix already.
+    /// Sends a batch, and hands out the replies as they come. `frame` has its prefix already, and may be in two
+    /// pieces. As long as anything moves, `progress` is told so several times a second.
     pub(crate) async fn ask(
         &mut self,
         peer: &Peer,
         line: &Line,
-        frame: Bytes,
-        messages: usize,
-    ) -> Result<Vec<WithPayload<Reply>>, Failure> {
+        frame: [Bytes; 2],
+        replies: &mut Replies<'_>,
+        progress: Option<&(dyn Fn() + Sync)>,
+    ) -> Result<(), Failure> {
         if line.faults.cuts_out(peer.node) {
             sleep(line.timeout).await;
             return Err(Failure::Silent("cut off by the fault hook".to_owned()));
         }
-        if frame.len() > line.frame_bytes_max {
-            return Err(Failure::NotSent(format!("a batch of {} bytes is too large", frame.len())));
+        let (len, max) = (frame[0].len() + frame[1].len(), line.frame_bytes_max_of(peer));
+        if len > max {
+            let error = format!("a message of {len} bytes is too large, {max} are taken");
+            return Err(Failure::TooLarge(error));
         }
-        // Large frames get longer: ten bytes a microsecond is slow for any network worth the name.
-        let timeout = line.timeout + Duration::from_micros(frame.len() as u64 / 10);
-        let deadline = Instant::now() + timeout;
         let mut stream = match self.usable() {
             Some(stream) => stream,
-            None => match timeout_at(deadline, open(peer, line)).await {
+            None => match timeout(line.timeout, open(peer, line)).await {
                 Ok(opened) => opened.map_err(Failure::NotSent)?,
                 Err(_) => return Err(Failure::NotSent("no connection in time".to_owned())),
             },
         };
-        let exchange = exchange(&mut stream, peer, frame, messages);
-        let replies = match timeout_at(deadline, exchange).await {
-            Ok(replies) => replies?,
-            Err(_) => return Err(Failure::Silent("no answer in time".to_owned())),
-        };
+        let moves = stream.moves().clone();
+        let exchange = exchange(&mut stream, peer, frame, replies);
+        while_it_moves(exchange, &moves, line.timeout, progress).await?;
         self.idle = Some((stream, Instant::now()));
-        Ok(replies)
+        Ok(())
     }
 
     /// Takes the stream, unless the peer has closed it or may do so any moment.
@@ -69,6 +72,49 @@ impl Link {
         let (mut stream, used) = self.idle.take()?;
         (used.elapsed() < IDLE_MAX && stream.is_silent()).then_some(stream)
     }
+}
+
+/// Waits for an exchange as long as its stream moves: a peer that takes its time is slow and not silent.
+/// Whoever moves less than [`stream::PACE_BYTES_MIN`] in the long run is silent all the same.
+async fn while_it_moves(
+    exchange: impl Future<Output = Result<(), Failure>>,
+    moves: &Moves,
+    patience: Duration,
+    progress: Option<&(dyn Fn() + Sync)>,
+) -> Result<(), Failure> {
+    let (begun, bytes_before) = (Instant::now(), moves.bytes());
+    let look_every = patience.min(PROGRESS_EVERY);
+    // If nobody is told, there is nothing to see before patience can end.
+    let mut look_at = begun + if progress.is_some() { look_every } else { patience };
+    let mut exchange = std::pin::pin!(exchange);
+    let mut seen = bytes_before;
+    loop {
+        if let Ok(done) = timeout_at(look_at, exchange.as_mut()).await {
+            return done;
+        }
+        let moved = moves.bytes();
+        let still_since = Instant::from_std(moves.last()).max(begun);
+        if still_since.elapsed() >= patience {
+            return Err(Failure::Silent("no answer in time".to_owned()));
+        }
+        if begun.elapsed() > WHOLE_MAX + longest(moved - bytes_before) {
+            return Err(Failure::Silent("the answer comes too slowly".to_owned()));
+        }
+        if let (true, Some(progress)) = (moved != seen, progress) {
+            progress();
+        }
+        seen = moved;
+        let looked_at = Instant::now();
+        look_at = if progress.is_some() { looked_at + look_every } else { still_since + patience };
+    }
+}
+
+/// The replies to a batch, which come in the order of its messages.
+pub(crate) struct Replies<'a> {
+    /// How many are still to come.
+    pub(crate) missing: usize,
+    /// Takes the next one.
+    pub(crate) take: &'a mut (dyn FnMut(WithPayload<Reply>) + Send),
 }
 
 /// Opens a stream, or says why there is none.
@@ -82,33 +128,39 @@ async fn open(peer: &Peer, line: &Line) -> Result<Stream<Upgraded>, String> {
         return Err(format!("{status}: {}", shown(&text)));
     }
     let upgraded = response.upgrade().await.map_err(|error| reason(&error))?;
-    Ok(Stream::new(upgraded, line.frame_bytes_max))
+    let mut stream = Stream::new(upgraded, line.frame_bytes_max);
+    stream.trust(); // this node chose whom to ask, and what
+    Ok(stream)
 }
 
 /// Writes a batch and reads what answers it: from the first byte on, an error means silence.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     peer: &Peer,
-    frame: Bytes,
-    messages: usize,
-) -> Result<Vec<WithPayload<Reply>>, Failure> {
+    frame: [Bytes; 2],
+    replies: &mut Replies<'_>,
+) -> Result<(), Failure> {
     let silent = |error: StreamError| Failure::Silent(error.to_string());
-    stream.write(&frame).await.map_err(|error| silent(error.into()))?;
-    drop(frame); // it may be large, and the peer may take its time
-    let mut replies = Vec::new();
+    for piece in frame {
+        // Each is dropped once it was sent: it may be large, and the peer may take its time.
+        stream.write(&piece).await.map_err(|error| silent(error.into()))?;
+    }
+    let messages = replies.missing;
     loop {
         let (kind, frame) = stream.read().await.map_err(silent)?;
-        if kind == Kind::Refusal && replies.is_empty() {
+        if kind == Kind::Refusal && replies.missing == messages {
             return Err(Failure::Refused(shown(&frame)));
         }
-        replies.append(&mut decode(peer, frame).map_err(Failure::Silent)?);
+        let some = decode(peer, frame).map_err(Failure::Silent)?;
         let is_whole = kind == Kind::Frame;
-        if replies.len() > messages || (is_whole && replies.len() < messages) {
-            let error = format!("{} replies to {messages} messages", replies.len());
-            return Err(Failure::Silent(error));
+        if some.len() > replies.missing || (is_whole && some.len() < replies.missing) {
+            let count = messages - replies.missing + some.len();
+            return Err(Failure::Silent(format!("{count} replies to {messages} messages")));
         }
+        replies.missing -= some.len();
+        some.into_iter().for_each(&mut *replies.take);
         if is_whole {
-            return Ok(replies);
+            return Ok(());
         }
     }
 }
@@ -264,8 +316,20 @@ mod tests {
 
     /// Asks, and gives the number of the stream that each reply came on.
     async fn ask(link: &mut Link, on: &(Peer, Line, Arc<AtomicUsize>)) -> Result<Vec<u8>, Failure> {
-        let replies = link.ask(&on.0, &on.1, batch(3), 3).await?;
-        Ok(replies.iter().map(|reply| reply.payload[0]).collect())
+        ask_with(link, (&on.0, &on.1), batch(3), 3).await
+    }
+
+    async fn ask_with(
+        link: &mut Link,
+        (peer, line): (&Peer, &Line),
+        frame: Bytes,
+        messages: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut told = Vec::new();
+        let mut take = |reply: WithPayload<Reply>| told.push(reply.payload[0]);
+        let mut replies = Replies { missing: messages, take: &mut take };
+        link.ask(peer, line, [frame, Bytes::new()], &mut replies, None).await?;
+        Ok(told)
     }
 
     #[tokio::test]
@@ -327,6 +391,50 @@ mod tests {
         assert_eq!(ask(&mut link, &peer).await, Ok(vec![1; 3]));
     }
 
+    /// The whole answer takes four times the patience, and something comes all the time.
+    #[tokio::test]
+    async fn an_answer_that_comes_slowly_is_waited_for() {
+        let peer = fake(|_, mut stream| async move {
+            stream.read().await.ok()?;
+            let words = replies(Kind::Frame, 3, 7);
+            for piece in words.chunks(words.len().div_ceil(12)) {
+                sleep(Duration::from_millis(200)).await;
+                stream.write(piece).await.ok()?;
+            }
+            Some(stream)
+        })
+        .await;
+        let begun = Instant::now();
+        assert_eq!(ask(&mut Link::default(), &peer).await, Ok(vec![7; 3]));
+        assert!(begun.elapsed() > 2 * peer.1.timeout);
+    }
+
+    /// So does one that has nothing to say yet but shows that it is at work.
+    #[tokio::test]
+    async fn signs_of_life_are_waited_for_and_told() {
+        let peer = fake(|_, mut stream| async move {
+            stream.read().await.ok()?;
+            for _ in 0..8 {
+                sleep(Duration::from_millis(200)).await;
+                stream.write(&replies(Kind::Part, 0, 0)).await.ok()?;
+            }
+            stream.write(&replies(Kind::Frame, 3, 7)).await.ok()?;
+            Some(stream)
+        })
+        .await;
+        let (told, mut count) = (AtomicUsize::new(0), 0);
+        let mut take = |_| count += 1;
+        let mut replies = Replies { missing: 3, take: &mut take };
+        let progress = || {
+            told.fetch_add(1, Relaxed);
+        };
+        let progress: Option<&(dyn Fn() + Sync)> = Some(&progress);
+        let frame = [batch(3), Bytes::new()];
+        let asked = Link::default().ask(&peer.0, &peer.1, frame, &mut replies, progress).await;
+        assert_eq!((asked, count), (Ok(()), 3));
+        assert!(told.load(Relaxed) > 1, "{told:?}");
+    }
+
     #[tokio::test]
     async fn a_refusal_is_told_with_its_reason() {
         let peer = fake(|_, stream| say(envelope::refusal("no key of this cluster"), stream)).await;
@@ -372,11 +480,12 @@ mod tests {
         let (peer, line) = peer(&listener);
         let large = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
         let mut link = Link::default();
-        let mut not_sent = async |frame: Bytes| match link.ask(&peer, &line, frame, 1).await {
+        let too_large = ask_with(&mut link, (&peer, &line), large, 1).await;
+        assert!(matches!(too_large, Err(Failure::TooLarge(_))), "no fault of the peer");
+        let mut not_sent = async |frame| match ask_with(&mut link, (&peer, &line), frame, 1).await {
             Err(Failure::NotSent(error)) => error,
             other => panic!("{other:?}"),
         };
-        assert!(not_sent(large).await.contains("too large"));
         assert_eq!(not_sent(batch(1)).await, "no connection in time");
         let refusing = tokio::spawn(async move {
             loop {

@@ -15,6 +15,8 @@ pub enum Heard {
     NotSent(String),
     /// Nobody knows whether the message was carried out.
     Silent(String),
+    /// The message or its answer is on its way, and moves.
+    Progress,
 }
 
 /// The receiving end: one per operation. What it can hold is bounded by what the operation asked.
@@ -59,7 +61,7 @@ impl Heard {
     pub fn into_reply(self) -> Option<WithPayload<Reply>> {
         match self {
             Self::Reply(reply) => Some(reply),
-            Self::Written(_) | Self::NotSent(_) | Self::Silent(_) => None,
+            Self::Written(_) | Self::NotSent(_) | Self::Silent(_) | Self::Progress => None,
         }
     }
 }

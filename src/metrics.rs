@@ -207,6 +207,10 @@ fn register_admission(now: &mut Registry, node: &Node) {
     let help = "Bytes of values held for them";
     gauge(now, "operation_bytes", help, admission.bytes() as u64);
     counter(now, "overloads", "Requests refused for overload", admission.refused());
+    let help = "Answers given up because nobody took them while others had no room";
+    counter(now, "answers_given_up", help, admission.given_up());
+    let help = "Bytes of large messages and answers of peers";
+    gauge(now, "peer_large_bytes", help, node.bounds.room.taken_bytes() as u64);
 }
 
 fn register_peers(now: &mut Registry, node: &Node) {

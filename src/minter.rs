@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
@@ -17,6 +19,7 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
 use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
+use tokio::time::{timeout, timeout_at};
 
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::node::Node;
@@ -100,9 +103,16 @@ pub async fn mint(
     let homes = terms.asked_homes(write.asked_first(node.me));
     let role = role_of(node.me, &homes);
     let minted_at = node.now();
-    let row = match store(node, &write, role, terms.needed).await {
+    let mut tell = Some(tell);
+    let at = (role, terms.needed);
+    let row = match store_in_time(node, &write, at, deadline, &mut tell).await {
         Ok(row) => row,
-        Err(answer) => return tell(answer.into()),
+        Err(answer) => {
+            if let Some(tell) = tell {
+                tell(answer.into());
+            }
+            return;
+        }
     };
     let Terms { fallbacks, needed, sloppy, .. } = terms;
     let plan = Plan {
@@ -117,7 +127,6 @@ pub async fn mint(
     let (put, effects) = Put::start(plan, &node.peers.down(), node.uptime());
     let (reply_to, mailbox) = ReplyTo::new();
     let durable: Durable = Box::pin(node.store.durable());
-    let tell = Some(tell);
     let mut writing = Writing {
         node,
         write: &write,
@@ -184,12 +193,72 @@ async fn read_before(
     }
 }
 
+/// Stores the write, once there is room for its row. If that takes longer than the client waits, it is told that
+/// nobody knows, and the write goes on.
+async fn store_in_time(
+    node: &Arc<Node>,
+    write: &Write,
+    (role, w): (Role, u16),
+    deadline: Millis,
+    tell: &mut Option<impl FnOnce(WriteOutcome)>,
+) -> Result<MintedRow, WriteAnswer> {
+    let known = node.bounds.sizes.of(&write.key);
+    let busy = |_| WriteAnswer::Unable(Refusal::Busy);
+    let room = (known > 0).then(|| node.admission.charge(known)).transpose().map_err(busy)?;
+    let mut storing = std::pin::pin!(store(node, write, role, w));
+    let patience = Duration::from_millis(node.config.timeouts.replica_ms);
+    let stored = match timeout(patience, storing.as_mut()).await {
+        Ok(stored) => stored,
+        Err(_) => {
+            // As with any replica that is slow: others are asked first, until this one is done.
+            let _slow = SlowStore::new(node);
+            let in_time = timeout_at(node.instant(deadline), storing.as_mut()).await;
+            match in_time {
+                Ok(stored) => stored,
+                Err(_) => {
+                    if let Some(tell) = tell.take() {
+                        tell(unknown(w).into());
+                    }
+                    storing.await
+                }
+            }
+        }
+    };
+    let mut row = stored?;
+    node.bounds.sizes.saw(&write.key, row.encoded.len());
+    drop(room);
+    row.encoded = node.admission.held(row.encoded);
+    Ok(row)
+}
+
+/// A write that this node's own store takes long for.
+struct SlowStore<'a>(&'a Node);
+
+impl<'a> SlowStore<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.bounds.slow_stores.fetch_add(1, Relaxed);
+        Self(node)
+    }
+}
+
+impl Drop for SlowStore<'_> {
+    fn drop(&mut self) {
+        self.0.bounds.slow_stores.fetch_sub(1, Relaxed);
+    }
+}
+
 async fn store(
     node: &Arc<Node>,
     write: &Write,
     role: Role,
     w: u16,
 ) -> Result<MintedRow, WriteAnswer> {
+    let (bytes, max) = (write.draft.value.as_ref().map_or(0, Bytes::len), bytes_max(node));
+    if bytes > max {
+        // It could be brought to no other replica.
+        let (bytes, max) = (bytes as u64, max as u64);
+        return Err(WriteAnswer::Refused(MintError::ObjectTooLarge { bytes, max }));
+    }
     let place = replica::place_of(node, role, &write.key);
     let (now, limits) = (node.now(), limits(node));
     let minted = node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never);
@@ -219,8 +288,14 @@ pub fn unknown(required: u16) -> WriteAnswer {
 }
 
 fn limits(node: &Node) -> Limits {
-    let limits = &node.config.limits;
-    Limits { siblings_max: limits.siblings_max, object_bytes_max: limits.object_bytes_max }
+    let siblings_max = node.config.limits.siblings_max;
+    let object_bytes_max = node.config.limits.object_bytes_max.min(bytes_max(node));
+    Limits { siblings_max, object_bytes_max }
+}
+
+/// The most bytes that the values of a key may have, so that every peer can be sent them.
+pub fn bytes_max(node: &Node) -> usize {
+    node.peers.object_bytes_max() / 2 // and as much again for what their writers say of them
 }
 
 /// Resolves when the local copy is durable.
@@ -270,6 +345,10 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         match heard {
             Heard::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
             Heard::Reply(_) | Heard::NotSent(_) => self.put.on_refused(from, now),
+            Heard::Progress => {
+                self.put.on_progress(from, now);
+                Vec::new()
+            }
             Heard::Silent(_) | Heard::Written(_) => self.put.on_silent(from, now),
         }
     }

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Admission;
 use crate::anti_entropy::{AntiEntropy, Pace};
 use crate::background::TWIN_FILE;
+use crate::bounds::Bounds;
 use crate::buckets::{self, Buckets};
 use crate::chores::Chores;
 use crate::config::{Config, ConfigError};
@@ -65,6 +66,8 @@ pub struct Node {
     pub peers: Peers,
     /// Bounds what clients may have in flight.
     pub admission: Admission,
+    /// What is large, and what must not be done too often at a time.
+    pub bounds: Bounds,
     /// What is counted.
     pub metrics: Metrics,
     /// Writes that were forwarded and not yet answered.
@@ -217,6 +220,17 @@ pub enum StartError {
     Client(#[from] reqwest::Error),
 }
 
+/// The formation that the store has recorded, if any; the layout must be the one it was filled under.
+fn recorded_formation(store: &Store, layout: &Layout) -> Result<OnceLock<Formation>, StartError> {
+    let formation = OnceLock::new();
+    if let Some(bytes) = store.meta(FORMATION_RECORD)? {
+        let id = bytes[..].try_into().map_err(|_| StartError::Record(FORMATION_RECORD))?;
+        formation.get_or_init(|| Formation(id));
+        placed::check(store, layout)?;
+    }
+    Ok(formation)
+}
+
 /// What becomes of a failed store, in words.
 fn remedy(obstacle: Option<&str>) -> String {
     match obstacle {
@@ -241,12 +255,7 @@ impl Node {
         let faults = Arc::new(Faults::default());
         let (background, stop) = (TaskTracker::new(), CancellationToken::new());
         let peers = Peers::start(&config, &header, faults.clone(), &background, &stop)?;
-        let formation = OnceLock::new();
-        if let Some(bytes) = store.meta(FORMATION_RECORD)? {
-            let id = bytes[..].try_into().map_err(|_| StartError::Record(FORMATION_RECORD))?;
-            formation.get_or_init(|| Formation(id));
-            placed::check(&store, &layout)?;
-        }
+        let formation = recorded_formation(&store, &layout)?;
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
         let readiness = Readiness::load(&store, layout.partitions())?;
         let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
@@ -268,6 +277,7 @@ impl Node {
             contexts: ContextKeys::new(&config.cluster_id, &secrets),
             buckets: Buckets::load(&store, config.defaults.properties(), layout.node_count())?,
             admission: Admission::new(&config.limits),
+            bounds: Bounds::new(config.peers.large_bytes_max),
             metrics: Metrics::new(),
             forwards: Forwards::new(config.limits.operations_max),
             hints: Hints::new(layout.members().iter().map(|member| member.node)),
@@ -524,6 +534,7 @@ impl Node {
             clock: self.clock.machine(),
             waits: distrusted::own_doubt(self).is_some(),
             vouches: false,
+            frame_bytes_max: crate::stream::frame_bytes_max(&self.config) as u64,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The peer port: where frames come in. Peers' lanes send theirs on streams (`src/peer_stream.rs`);
-//! who has only one (`quorate form`) posts it. Either way `answer` checks it and has it carried out.
+//! who has only one (`quorate form`) posts it. Either way `receive` checks it and [`crate::batch`] carries it
+//! out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +14,19 @@ use axum::routing::{get, put};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::message::{Message, WithPayload};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::Ailment;
 
+use crate::batch::Batch;
 use crate::faults::{Cuts, DiskFault};
 use crate::node::Node;
+use crate::peer_stream;
 use crate::stream::frame_bytes_max;
-use crate::{batch, peer_stream};
+
+/// The longest frame that is taken in a POST, in bytes.
+const POSTED_BYTES_MAX: usize = 2 << 20;
 
 /// The peer port's routes.
 pub fn app(node: Arc<Node>) -> Router {
@@ -39,25 +44,31 @@ pub(crate) struct Refused {
     pub(crate) why: String,
 }
 
-/// Carries out the messages of a frame. Says whose they are and what came of each.
-pub(crate) async fn answer(
-    node: &Arc<Node>,
-    frame: Bytes,
-) -> Result<(NodeId, Vec<WithPayload<Reply>>), Refused> {
-    let (header, messages) = receive(node, frame)
-        .map_err(|error| Refused { status: StatusCode::BAD_REQUEST, why: error.to_string() })?;
-    if node.faults.cuts_in(header.from) {
-        tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
-        let why = "cut off by the fault hook".to_owned();
-        return Err(Refused { status: StatusCode::SERVICE_UNAVAILABLE, why });
+impl Refused {
+    pub(crate) fn new(status: StatusCode, why: &impl ToString) -> Self {
+        Self { status, why: why.to_string() }
     }
-    Ok((header.from, batch::carry_out(node, header.from, messages).await))
 }
 
-fn receive(node: &Node, bytes: Bytes) -> Result<(Header, Vec<WithPayload<Message>>), FrameError> {
-    let (header, messages) = wire::decode::<Message>(bytes)?;
+/// Checks a frame: whose it is, and its messages.
+pub(crate) async fn receive(
+    node: &Node,
+    frame: Bytes,
+) -> Result<(NodeId, Vec<WithPayload<Message>>), Refused> {
+    let decoded = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop));
+    let (header, messages) =
+        decoded.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, &error))?;
+    if node.faults.cuts_in(header.from) {
+        tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
+        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, &"cut off by the fault hook"));
+    }
+    Ok((header.from, messages))
+}
+
+/// Whose frame it is, if that may send this node any.
+pub(crate) fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
     header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
-    Ok((header, messages))
+    Ok(header.from)
 }
 
 /// Starts a frame to a peer.
@@ -70,21 +81,41 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
         Ok(bytes) => bytes,
         Err(refused) => return *refused,
     };
-    match answer(&node, bytes).await {
-        Ok((from, replies)) => {
-            let mut frame = frame_to(&node, from);
-            for reply in &replies {
-                frame.push(&reply.head, &reply.payload);
-            }
-            frame.finish().into_response()
-        }
+    match receive(&node, bytes).await {
+        Ok((from, messages)) => match answer(&node, from, messages).await {
+            Some(replies) => replies.into_response(),
+            None => refuse(StatusCode::INSUFFICIENT_STORAGE, "open a stream for so much"),
+        },
         Err(refused) => refuse(refused.status, &refused.why),
+    }
+}
+
+/// Carries out the messages of a frame that was posted; `None` if the replies are too long for one answer.
+async fn answer(
+    node: &Arc<Node>,
+    from: NodeId,
+    messages: Vec<WithPayload<Message>>,
+) -> Option<Bytes> {
+    let mut frame = frame_to(node, from);
+    let mut batch = Batch::new(node, from, messages, false);
+    loop {
+        let part = batch.next().await;
+        for reply in &part.replies {
+            frame.push(&reply.head, &reply.payload);
+        }
+        if part.is_last {
+            return Some(frame.finish());
+        }
+        if frame.len() > frame_bytes_max(&node.config) {
+            return None;
+        }
     }
 }
 
 /// The bytes of a frame, within a bound of bytes and of time.
 async fn read_frame(node: &Node, body: Body) -> Result<Bytes, Box<Response>> {
-    let bytes_max = frame_bytes_max(&node.config);
+    // Before it was received nobody knows whose it is; peers' lanes send large ones on streams.
+    let bytes_max = POSTED_BYTES_MAX;
     let too_large = || Box::new(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large"));
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
@@ -16,22 +16,23 @@ use hyper_util::rt::TokioIo;
 use quorate_protocol::envelope::{self, Kind};
 use quorate_protocol::message::{Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::wire::{self, Header};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::Batch;
 use crate::config::Config;
 use crate::node::Node;
-use crate::peer_port::{self, frame_to};
+use crate::peer_port::{self, Refused, frame_to};
+use crate::room::Room;
 use crate::serve::{Lease, PEER_IDLE_MS};
-use crate::stream::{Stream, StreamError, UPGRADE_NAME, frame_bytes_max};
-
-/// Room for what stands around one reply's payload in its frame, in bytes.
-const AROUND_A_REPLY_BYTES: usize = 64 << 10;
+use crate::sizes::LARGE_BYTES;
+use crate::stream::{AROUND_BYTES, Stream, StreamError, UPGRADE_NAME, frame_bytes_max, longest};
 
 /// The most bytes that the payload of one reply may have.
 pub(crate) fn payload_bytes_max(config: &Config) -> usize {
-    frame_bytes_max(config) - AROUND_A_REPLY_BYTES
+    frame_bytes_max(config) - AROUND_BYTES
 }
 
 /// `GET /peer`: the connection becomes a stream, or the request is refused.
@@ -80,70 +81,211 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     stop: &CancellationToken,
 ) -> Result<(), StreamError> {
-    while let Some(frame) = next_frame(node, stream, stop).await? {
-        match peer_port::answer(node, frame).await {
-            Ok((from, replies)) => write_replies(node, stream, from, replies).await?,
+    while let Some((frame, room)) = next_frame(node, stream, stop).await? {
+        let (from, messages) = match peer_port::receive(node, frame).await {
+            Ok(received) => received,
             Err(refused) => {
                 // Whoever sends such frames shall begin anew.
                 stream.write(&envelope::refusal(&refused.why)).await?;
                 return Ok(());
+            }
+        };
+        stream.trust();
+        let mut batch = Batch::new(node, from, messages, room.is_some());
+        loop {
+            let part = working(node, stream, from, batch.next()).await?;
+            write_part(node, stream, from, part.replies, part.is_last).await?;
+            if part.is_last {
+                break;
             }
         }
     }
     Ok(())
 }
 
-/// The next batch; `None` if none has begun to come when the node stops or the other end was idle for long.
+/// The next batch, and the room that a large one takes; `None` if none has begun to come when the node stops or
+/// the other end was idle for long.
 async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
     stop: &CancellationToken,
-) -> Result<Option<Bytes>, StreamError> {
+) -> Result<Option<(Bytes, Option<Room>)>, StreamError> {
+    // A stream is opened to be used at once; only one that was used may rest.
+    let timeouts = &node.config.timeouts;
+    let idle_ms = if stream.is_trusted() { PEER_IDLE_MS } else { timeouts.header_ms };
     let begun = tokio::select! {
         biased; // a stop comes before the next batch
         () = stop.cancelled() => return Ok(None),
-        begun = timeout(Duration::from_millis(PEER_IDLE_MS), stream.wait()) => begun,
+        begun = timeout(Duration::from_millis(idle_ms), stream.wait()) => begun,
     };
     match begun {
         Ok(begun) => begun?,
         Err(_) => return Ok(None),
     }
-    let patience = Duration::from_millis(node.config.timeouts.body_ms);
-    let read = match timeout(patience, stream.read()).await {
-        Ok(Ok((Kind::Frame, frame))) => return Ok(Some(frame)),
-        Ok(Ok((Kind::Refusal | Kind::Part, _))) => StreamError::UnknownKind,
-        Ok(Err(error)) => error,
-        Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
-    };
-    if matches!(read, StreamError::TooLarge { .. } | StreamError::UnknownKind) {
-        stream.write(&envelope::refusal(&read.to_string())).await?;
+    match read_frame(node, stream).await {
+        Ok(Ok(frame)) => Ok(Some(frame)),
+        Ok(Err(refused)) => {
+            stream.write(&envelope::refusal(&refused.why)).await?;
+            Ok(None)
+        }
+        Err(error) => {
+            if matches!(error, StreamError::TooLarge { .. } | StreamError::UnknownKind) {
+                stream.write(&envelope::refusal(&error.to_string())).await?;
+            }
+            Err(error)
+        }
     }
-    Err(read)
 }
 
-/// Sends replies, in as many frames as it takes: a batch of reads may ask for more than fits into one.
-/// The port watches that the other end takes them ([`crate::serve::Bounds::stall_ms`]).
-async fn write_replies<S: AsyncRead + AsyncWrite + Unpin>(
+/// Reads a frame that has begun to come: once its sender has shown who it is, and there is room for it.
+async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+) -> Result<Result<(Bytes, Option<Room>), Refused>, StreamError> {
+    let patience = Duration::from_millis(node.config.timeouts.body_ms);
+    let beat = beat(node);
+    // Most frames have come as a whole by now.
+    let (len, mut from) = match timeout(patience, sender(node, stream)).await {
+        Ok(Ok(Ok(said))) => said,
+        Ok(Ok(Err(refused))) => return Ok(Err(refused)),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    };
+    let is_large = len > node.config.peers.batch_bytes_max + AROUND_BYTES;
+    let room = if is_large {
+        let room = node.bounds.room.take(len);
+        Some(match from {
+            Some(from) => working(node, stream, from, room).await?,
+            None => room.await,
+        })
+    } else {
+        None
+    };
+    let (begun, moves) = (Instant::now(), stream.moves().clone());
+    let mut seen = moves.bytes();
+    let bytes_before = seen;
+    loop {
+        match timeout(beat, stream.read()).await {
+            Ok(Ok((Kind::Frame, frame))) => return Ok(Ok((frame, room))),
+            Ok(Ok((Kind::Refusal | Kind::Part, _))) => return Err(StreamError::UnknownKind),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        let moved = moves.bytes();
+        if begun.elapsed() > patience + longest(moved - bytes_before) {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
+        // Whoever sends slowly sees that it arrives.
+        if moved != seen
+            && let Some(from) = &mut from
+        {
+            stream.write(&sign_of_life(node, *from)).await?;
+        }
+        seen = moves.bytes();
+    }
+}
+
+/// How long the next frame is, and who sends it if that had to be asked: of a stranger, and of what is large.
+async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+) -> Result<Result<(usize, Option<NodeId>), Refused>, StreamError> {
+    let (kind, len) = stream.announced().await?;
+    if kind != Kind::Frame {
+        return Err(StreamError::UnknownKind);
+    }
+    if stream.is_trusted() && len <= LARGE_BYTES {
+        return Ok(Ok((len, None)));
+    }
+    let mut needed = 0;
+    loop {
+        let start = stream.peek(needed).await?;
+        match wire::peek(start) {
+            Ok(header) => {
+                let checked = header.and_then(|header| peer_port::check(node, &header));
+                let refused = |error| Refused::new(StatusCode::BAD_REQUEST, &error);
+                return Ok(checked.map(|from| (len, Some(from))).map_err(refused));
+            }
+            // It is too short for a header: what is wrong with it is said when it is decoded.
+            Err(_) if start.len() == len => return Ok(Ok((len, None))),
+            Err(more) => needed = more,
+        }
+    }
+}
+
+/// Waits for work on a batch, and shows the other end now and then that this node is at it. Whoever is at it for
+/// too long without coming on falls silent: its disk may hang.
+async fn working<S: AsyncRead + AsyncWrite + Unpin, T>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    from: NodeId,
+    work: impl Future<Output = T>,
+) -> Result<T, StreamError> {
+    let mut work = std::pin::pin!(work);
+    let begun = Instant::now();
+    let patience = Duration::from_millis(node.config.timeouts.request_ms);
+    loop {
+        match timeout(beat(node), work.as_mut()).await {
+            Ok(done) => return Ok(done),
+            Err(_) if begun.elapsed() < patience => {
+                stream.write(&sign_of_life(node, from)).await?;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// How often a node shows that it is at work on a batch: several times before the other end's patience ends.
+fn beat(node: &Node) -> Duration {
+    Duration::from_millis((node.config.timeouts.replica_ms / 2).max(1))
+}
+
+/// A part without replies.
+fn sign_of_life(node: &Node, to: NodeId) -> Bytes {
+    frame_to(node, to).finish_for_stream(Kind::Part)
+}
+
+/// Sends replies, in as many frames as it takes: a large one has a frame of its own, so that whoever keeps it keeps
+/// nothing else. The port watches that the other end takes them ([`crate::serve::Bounds::stall_ms`]).
+async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
     to: NodeId,
     replies: Vec<WithPayload<Reply>>,
+    is_last: bool,
 ) -> Result<(), StreamError> {
     let part_bytes_max = node.config.peers.batch_bytes_max;
     let payload_bytes_max = payload_bytes_max(&node.config);
     let mut frame = frame_to(node, to);
-    for mut reply in replies {
+    let mut replies = replies.into_iter().peekable();
+    while let Some(mut reply) = replies.next() {
         if reply.payload.len() > payload_bytes_max {
             tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to be sent");
             reply = WithPayload::bare(Reply::Refused(Refusal::Failed));
         }
-        if !frame.is_empty() && frame.len() + reply.payload.len() > part_bytes_max {
+        let is_large = reply.payload.len() > LARGE_BYTES;
+        if !frame.is_empty() && (is_large || frame.len() + reply.payload.len() > part_bytes_max) {
             let part = std::mem::replace(&mut frame, frame_to(node, to));
             stream.write(&part.finish_for_stream(Kind::Part)).await?;
         }
-        frame.push(&reply.head, &reply.payload);
+        if !is_large {
+            frame.push(&reply.head, &reply.payload);
+            continue;
+        }
+        let ends_here = is_last && replies.peek().is_none();
+        let kind = if ends_here { Kind::Frame } else { Kind::Part };
+        let header = Header { to, ..node.header.clone() };
+        for piece in wire::large_frame(&header, &reply.head, reply.payload, kind) {
+            stream.write(&piece).await?;
+        }
+        if ends_here {
+            return Ok(());
+        }
     }
-    stream.write(&frame.finish_for_stream(Kind::Frame)).await?;
+    let kind = if is_last { Kind::Frame } else { Kind::Part };
+    if is_last || !frame.is_empty() {
+        stream.write(&frame.finish_for_stream(kind)).await?;
+    }
     Ok(())
 }
 
@@ -153,7 +295,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use quorate_protocol::message::Message;
-    use quorate_protocol::wire::{self, FrameWriter, Header};
+    use quorate_protocol::wire::FrameWriter;
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::net::{TcpListener, TcpStream};
@@ -167,7 +309,7 @@ mod tests {
     struct Port {
         node: Arc<Node>,
         addr: SocketAddr,
-        stop: CancellationToken,
+        stop: serve::Stop,
         ended: JoinHandle<()>,
         _directory: TempDir,
     }
@@ -178,7 +320,7 @@ mod tests {
             let text = format!(
                 "cluster_id = \"test\"\ncluster_keys = [\"{}\"]\nnode = \"n1\"\ndata_dir = {:?}\n\
                  client_addr = \"127.0.0.1:1\"\npeer_addr = \"127.0.0.1:2\"\nfault_hook = true\n\
-                 durability = \"buffered\"\n[timeouts]\nreplica_ms = 50\nbody_ms = 300\n\
+                 durability = \"buffered\"\n[timeouts]\nreplica_ms = 50\nbody_ms = 300\nheader_ms = 500\n\
                  [layout]\nversion = 1\npartitions = 8\n\
                  [[layout.nodes]]\nname = \"n1\"\npeer_addr = \"127.0.0.1:2\"\nzone = \"a\"\n\
                  [[layout.nodes]]\nname = \"n2\"\npeer_addr = \"127.0.0.1:3\"\nzone = \"b\"\n",
@@ -189,7 +331,7 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             let node = Node::start(Config::load(&file).unwrap()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+            let (addr, stop) = (listener.local_addr().unwrap(), serve::Stop::default());
             let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };
             let app = peer_port::app(node.clone());
             let ended = tokio::spawn(serve::run(listener, app, bounds, stop.clone()));
@@ -254,7 +396,7 @@ mod tests {
         let reply = |bytes| WithPayload { head: Reply::Object, payload: vec![7; bytes].into() };
         let writing = async {
             let replies = sizes.map(reply).into();
-            write_replies(&port.node, &mut near, port.n2(), replies).await.unwrap();
+            write_part(&port.node, &mut near, port.n2(), replies, true).await.unwrap();
         };
         let reading = async {
             let (mut kinds, mut read) = (Vec::new(), Vec::new());
@@ -266,7 +408,7 @@ mod tests {
             (kinds, read)
         };
         let ((), (kinds, read)) = tokio::join!(writing, reading);
-        assert_eq!(kinds, [Kind::Part, Kind::Part, Kind::Part, Kind::Frame]);
+        assert_eq!(kinds, [Kind::Part, Kind::Part, Kind::Part, Kind::Part, Kind::Frame]);
         assert_eq!(read, sizes.map(reply));
     }
 
@@ -274,12 +416,19 @@ mod tests {
     async fn what_is_no_batch_is_refused_and_the_stream_closed() {
         let port = Port::start(100).await;
         let mut changed = port.batch(1).to_vec();
-        changed[40] ^= 1;
+        let last = changed.len() - 1;
+        changed[last] ^= 1;
+        let stranger = Header { token: [0; 16], from: port.n2(), ..port.node.header.clone() };
+        let stranger = FrameWriter::new(&stranger).finish_for_stream(Kind::Frame);
+        // Refused before the rest of it comes.
+        let mut stranger = stranger.to_vec();
+        stranger[..5].copy_from_slice(&envelope::prefix(Kind::Frame, 1 << 20));
         let mut refusal = port.batch(1).to_vec();
         refusal[4] = Kind::Refusal as u8;
         let too_large = envelope::prefix(Kind::Frame, frame_bytes_max(&port.node.config) + 1);
         for (bytes, why) in [
             (changed, "checksum"),
+            (stranger, "key of this cluster"),
             (refusal, "unknown kind"),
             (too_large.to_vec(), "too large"),
             (b"\x03\0\0\0\0abc".to_vec(), "cut off"),
@@ -302,6 +451,40 @@ mod tests {
         let mut stream = port.open().await;
         stream.write(&port.batch(1)[..30]).await.unwrap();
         assert!(is_closed(&mut stream).await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_which_nothing_comes_is_closed_soon_and_one_that_was_used_may_rest() {
+        let port = Port::start(100).await;
+        let (mut idle, mut used) = (port.open().await, port.open().await);
+        used.write(&port.batch(1)).await.unwrap();
+        used.read().await.unwrap();
+        assert!(is_closed(&mut idle).await);
+        assert!(used.is_silent());
+        used.write(&port.batch(1)).await.unwrap();
+        assert_eq!(used.read().await.unwrap().0, Kind::Frame);
+    }
+
+    /// One that is slow shows that it is at work, and its reply still comes.
+    #[tokio::test]
+    async fn whoever_waits_for_room_shows_signs_of_life() {
+        let port = Port::start(100).await;
+        let everything = port.node.bounds.room.take(usize::MAX).await;
+        let mut stream = port.open().await;
+        let header = Header { from: port.n2(), to: port.node.me, ..port.node.header.clone() };
+        let mut frame = FrameWriter::new(&header);
+        frame.push(&Message::SyncPoint, &vec![7; 2 << 20]);
+        stream.write(&frame.finish_for_stream(Kind::Frame)).await.unwrap();
+        for _ in 0..3 {
+            let (kind, frame) = stream.read().await.unwrap();
+            assert_eq!((kind, wire::decode::<Reply>(frame).unwrap().1), (Kind::Part, Vec::new()));
+        }
+        drop(everything);
+        let mut kind = Kind::Part;
+        while kind == Kind::Part {
+            kind = stream.read().await.unwrap().0;
+        }
+        assert_eq!(kind, Kind::Frame);
     }
 
     #[tokio::test]
@@ -339,7 +522,7 @@ mod tests {
         port.node.faults.set(Cuts { cut_in: [port.n2()].into(), ..Cuts::default() });
         busy.write(&port.batch(1)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        port.stop.cancel();
+        port.stop.begun.cancel();
         assert!(is_closed(&mut idle).await);
         assert!(!port.ended.is_finished());
         assert_eq!(busy.read().await.unwrap().0, Kind::Refusal);

@@ -24,7 +24,7 @@ use crate::config::{Config, Durability};
 use crate::faults::Faults;
 use crate::gossip::Counts;
 use crate::health::{Health, Patience, State};
-use crate::lanes::{self, Kind, Line, Peer};
+use crate::lanes::{self, Kind, LARGE_LANES, Line, Peer};
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::StartError;
 use crate::queue::{Bounds, Outgoing, Queue};
@@ -119,12 +119,12 @@ impl Peers {
                 zone: other.zone.clone(),
                 header: Header { to: other.name, ..header.clone() },
                 queues: [Queue::new(bounds), Queue::new(for_writes), Queue::new(bounds)],
-                in_flight: (0..3 * line.lanes).map(|_| AtomicU64::new(0)).collect(),
+                in_flight: (0..line.lanes_in_all()).map(|_| AtomicU64::new(0)).collect(),
                 health: Health::new(config.gossip.interval_ms),
             });
             peers.insert(other.name, peer.clone());
             for kind in Kind::ALL {
-                for lane in 0..line.lanes {
+                for lane in 0..line.lanes + LARGE_LANES {
                     let (peer, line, stop) = (peer.clone(), line.clone(), stop.clone());
                     tasks.spawn(async move {
                         tokio::select! {
@@ -168,10 +168,12 @@ impl Peers {
 
     /// Sends a message and waits for the reply, at most `timeout`.
     pub async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> Heard {
-        answer_within(timeout, |reply_to| self.send(to, message, Bytes::new(), reply_to)).await
+        let send = |reply_to| self.send(to, message, Bytes::new(), reply_to);
+        answer_within(timeout, false, send).await
     }
 
-    /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]).
+    /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]): the peer may take longer
+    /// than `timeout` as long as its answer moves.
     pub async fn ask_aside(
         &self,
         to: NodeId,
@@ -179,7 +181,8 @@ impl Peers {
         payload: Bytes,
         timeout: Duration,
     ) -> Heard {
-        answer_within(timeout, |reply_to| self.send_aside(to, message, payload, reply_to)).await
+        let send = |reply_to| self.send_aside(to, message, payload, reply_to);
+        answer_within(timeout, true, send).await
     }
 
     /// The peers that are down: not waited for.
@@ -217,6 +220,13 @@ impl Peers {
     /// What happened to gossip's datagrams.
     pub fn gossip_counts(&self) -> Arc<Counts> {
         self.gossip.clone()
+    }
+
+    /// The longest object that every peer, as far as is known, can be sent, in bytes.
+    pub fn object_bytes_max(&self) -> usize {
+        let max = |peer: &Arc<Peer>| self.line.frame_bytes_max_of(peer);
+        let least = self.peers.values().map(max).min().unwrap_or(usize::MAX);
+        least.saturating_sub(stream::AROUND_BYTES)
     }
 
     /// All peers' names.
@@ -260,13 +270,20 @@ impl Peer {
     }
 }
 
-/// What comes back after `send`, at most `timeout` later.
-async fn answer_within(timeout: Duration, send: impl FnOnce(ReplyTo)) -> Heard {
+/// What comes back after `send`, at most `timeout` later; `if_slow` that is counted from when it moved last.
+async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(ReplyTo)) -> Heard {
     let (reply_to, mut mailbox) = ReplyTo::new();
     send(reply_to);
-    match tokio::time::timeout(timeout, mailbox.recv()).await {
-        Ok(Some((_, heard))) => heard,
-        Ok(None) | Err(_) => Heard::Silent("no answer in time".to_owned()),
+    let mut deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        match tokio::time::timeout_at(deadline, mailbox.recv()).await {
+            Ok(Some((_, Heard::Progress))) if if_slow => {
+                deadline = tokio::time::Instant::now() + timeout;
+            }
+            Ok(Some((_, Heard::Progress))) => {}
+            Ok(Some((_, heard))) => return heard,
+            Ok(None) | Err(_) => return Heard::Silent("no answer in time".to_owned()),
+        }
     }
 }
 

@@ -15,11 +15,14 @@ use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_storage::{Blocking, Error};
 use tracing::Instrument;
 
+use crate::admission::{Charge, Overload};
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::node::Node;
 use crate::replica;
+use crate::sizes::LARGE_BYTES;
 
 /// What one read needs.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct ReadFailure {
     pub refused: Vec<NodeId>,
     /// Nodes that said nothing.
     pub silent: Vec<NodeId>,
+    /// Set if this node has no room for the object, and nobody failed.
+    pub overload: Option<Overload>,
 }
 
 /// How many reads may be hedged: one in ten over time, so that company for slow replicas does not double
@@ -80,12 +85,18 @@ struct Reading {
     mailbox: Mailbox,
     /// When it began, by the wall clock: no replica read its object earlier.
     read_at: Millis,
+    /// Room for large objects that were asked for, by who sends them.
+    room: Vec<(NodeId, Charge)>,
+    /// There was no room for one, and without it there is no answer.
+    overload: Option<Overload>,
+    /// The answer was given.
+    is_answered: bool,
 }
 
-/// Reads a key from R replicas.
+/// Reads a key from R replicas. A large object stays charged until its last value is dropped.
 ///
 /// # Errors
-/// [`ReadFailure`] if fewer than R could answer in time.
+/// [`ReadFailure`] if fewer than R could answer in time, or this node has no room for the object.
 pub async fn read(
     node: &Arc<Node>,
     key: &Key,
@@ -95,25 +106,38 @@ pub async fn read(
     let read_at = node.now();
     let required = options.terms.needed;
     let (get, effects) = Get::start(plan(node, options), &node.peers.avoided(), node.uptime());
-    let mut reading =
-        Reading { node: node.clone(), key: key.clone(), get, reply_to, mailbox, read_at };
+    let mut reading = Reading {
+        node: node.clone(),
+        key: key.clone(),
+        get,
+        reply_to,
+        mailbox,
+        read_at,
+        room: Vec::new(),
+        overload: None,
+        is_answered: false,
+    };
     let mut answer = reading.carry_out(effects).await;
-    while answer.is_none() {
+    while answer.is_none() && reading.overload.is_none() {
         let effects = reading.step().await;
         answer = reading.carry_out(effects).await;
     }
     if reading.get.is_hedged() {
         node.hedges.spend();
     }
-    if !reading.get.is_done() {
+    let overload = reading.overload;
+    if !reading.get.is_done() && overload.is_none() {
         node.operations.spawn(reading.finish().in_current_span());
     }
     match answer {
         Some(Answer::Read(object)) => Ok(object),
         Some(Answer::NoQuorum { counted, refused, silent }) => {
-            Err(ReadFailure { required, counted, refused, silent })
+            Err(ReadFailure { required, counted, refused, silent, overload })
         }
-        None => unreachable!("the loop ends with an answer"),
+        None => {
+            let (refused, silent) = (Vec::new(), Vec::new());
+            Err(ReadFailure { required, counted: 0, refused, silent, overload })
+        }
     }
 }
 
@@ -166,11 +190,13 @@ impl Reading {
             heard = self.mailbox.recv() => {
                 let now = self.node.uptime();
                 match heard {
-                    Some((from, Heard::Reply(reply))) => {
-                        self.get.on_reply(from, understand(reply), now)
-                    }
+                    Some((from, Heard::Reply(reply))) => self.on_reply(from, reply),
                     Some((from, Heard::NotSent(_))) => {
                         self.get.on_reply(from, Reply::Refused, now)
+                    }
+                    Some((from, Heard::Progress)) => {
+                        self.get.on_progress(from, now);
+                        Vec::new()
                     }
                     Some((from, Heard::Silent(_) | Heard::Written(_))) => {
                         self.get.on_silent(from, now)
@@ -180,6 +206,67 @@ impl Reading {
             }
             () = tokio::time::sleep_until(wake) => self.get.on_time(self.node.uptime()),
         }
+    }
+
+    fn on_reply(&mut self, from: NodeId, mut reply: WithPayload<message::Reply>) -> Vec<Effect> {
+        let now = self.node.uptime();
+        if let message::Reply::Large { bytes } = reply.head {
+            let Some(place) = self.get.place_of(from) else { return Vec::new() };
+            self.node.bounds.sizes.saw(&self.key, bytes as usize);
+            if !self.make_room(from, bytes as usize) {
+                return self.get.on_reply(from, Reply::Refused, now);
+            }
+            self.get.on_progress(from, now);
+            if from == self.node.me {
+                return self.read_own(What::Object, place);
+            }
+            self.send(from, What::Object, place, bytes);
+            return Vec::new();
+        }
+        if reply.head == message::Reply::Object && !self.charge(from, &mut reply.payload) {
+            return self.get.on_reply(from, Reply::Refused, now);
+        }
+        self.get.on_reply(from, understand(reply), now)
+    }
+
+    /// Makes room for a large object before a node is asked for it. Whether there is any.
+    fn make_room(&mut self, from: NodeId, bytes: usize) -> bool {
+        match self.node.admission.charge(bytes) {
+            Ok(charge) => {
+                self.room.push((from, charge));
+                true
+            }
+            Err(overload) => {
+                // If there is room for another replica's, this one was to hedge it or to be repaired.
+                let is_needed = self.room.is_empty() && !self.is_answered;
+                self.overload = is_needed.then_some(overload);
+                false
+            }
+        }
+    }
+
+    /// Ties an object that has come to the room that was made for it. Whether there was any.
+    fn charge(&mut self, from: NodeId, payload: &mut Bytes) -> bool {
+        let made = self.room.iter().position(|(node, _)| *node == from);
+        let mut charge = made.map(|at| self.room.swap_remove(at).1);
+        if payload.len() <= LARGE_BYTES {
+            return true;
+        }
+        self.node.bounds.sizes.saw(&self.key, payload.len());
+        if charge.is_none() {
+            // This one is here, so it takes what was made for another.
+            charge = self.room.pop().map(|(_, charge)| charge);
+        }
+        if charge.is_none() && self.make_room(from, payload.len()) {
+            charge = self.room.pop().map(|(_, charge)| charge);
+        }
+        let Some(mut charge) = charge else { return false };
+        if charge.grow_to(payload.len()).is_err() {
+            return false;
+        }
+        charge.shrink_to(payload.len());
+        *payload = charge.hold(std::mem::take(payload));
+        true
     }
 
     /// Goes on after the answer: slow replicas and repair.
@@ -195,13 +282,18 @@ impl Reading {
         let mut answer = None;
         let mut todo = VecDeque::from(effects);
         while let Some(effect) = todo.pop_front() {
+            if self.overload.is_some() {
+                break; // the node has too much to do: no more of this
+            }
             match effect {
                 Effect::Ask { to, what, place } if to == self.node.me => {
-                    let reply = understand(replica::read(&self.node, &self.key, what, place).await);
-                    todo.extend(self.get.on_reply(to, reply, self.node.uptime()));
+                    todo.extend(self.read_here(what, place));
                 }
-                Effect::Ask { to, what, place } => self.ask(to, what, place),
-                Effect::Answer(given) => answer = Some(given),
+                Effect::Ask { to, what, place } => todo.extend(self.ask(to, what, place)),
+                Effect::Answer(given) => {
+                    self.is_answered = true;
+                    answer = Some(given);
+                }
                 // Boxed because it is rare: every read would keep room for it.
                 Effect::Repair(behind) => Box::pin(self.repair(behind)).await,
             }
@@ -209,15 +301,80 @@ impl Reading {
         answer
     }
 
-    fn ask(&self, to: NodeId, what: What, place: Where) {
-        let message = Message::Read { key: self.key.clone(), what, place };
+    /// Asks a node: for a large object once there is room for it.
+    fn ask(&mut self, to: NodeId, what: What, place: Where) -> Vec<Effect> {
+        let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+        if known > 0 && !self.make_room(to, known) {
+            return self.get.on_reply(to, Reply::Refused, self.node.uptime());
+        }
+        self.send(to, what, place, known.max(LARGE_BYTES) as u32);
+        Vec::new()
+    }
+
+    fn send(&self, to: NodeId, what: What, place: Where, bytes_max: u32) {
+        let message = Message::Read { key: self.key.clone(), what, place, bytes_max };
         self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
+    }
+
+    /// Reads this node's own replica: in place if that need not wait, else beside all else that is asked, so
+    /// that a slow disk is hedged and given up as any slow replica.
+    fn read_here(&mut self, what: What, place: Where) -> Vec<Effect> {
+        let me = self.node.me;
+        let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+        if known > 0 && !self.make_room(me, known) {
+            return self.get.on_reply(me, Reply::Refused, self.node.uptime());
+        }
+        self.read_own(what, place)
+    }
+
+    /// The same, once there is room for it.
+    fn read_own(&mut self, what: What, place: Where) -> Vec<Effect> {
+        let me = self.node.me;
+        match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
+            Ok(reply) => self.on_reply(me, reply),
+            Err(Error::WouldBlock) => {
+                self.read_aside(what, place);
+                Vec::new()
+            }
+            Err(error) => {
+                let refused = message::Reply::Refused(replica::refusal_of(&error));
+                self.on_reply(me, WithPayload::bare(refused))
+            }
+        }
+    }
+
+    /// As [`Reading::read_here`] on a thread that may block; the mailbox hears the answer.
+    fn read_aside(&self, what: What, place: Where) {
+        let (node, key) = (self.node.clone(), self.key.clone());
+        let reply_to = self.reply_to.clone();
+        self.node.operations.spawn(async move {
+            let was_known = node.bounds.sizes.of(&key) > 0;
+            let _turn = node.bounds.cold_reads.turn(&node.bounds.sizes, &key).await;
+            let known = node.bounds.sizes.of(&key);
+            if what == What::Object && !was_known && known > 0 {
+                // Somebody else has found it to be large meanwhile: room comes first.
+                let large = message::Reply::Large { bytes: known as u32 };
+                return reply_to.tell(node.me, Heard::Reply(WithPayload::bare(large)));
+            }
+            let reading_key = key.clone();
+            let reading = move |node: &Node| {
+                replica::read_now(node, &reading_key, what, place, Blocking::Allowed)
+            };
+            let read = replica::on_blocking_pool(&node, reading).await;
+            if let (What::Object, Ok(reply)) = (what, &read) {
+                node.bounds.cold_reads.saw(reply.payload.len());
+                node.bounds.sizes.saw(&key, reply.payload.len());
+            }
+            let refused =
+                |error| WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error)));
+            reply_to.tell(node.me, Heard::Reply(read.unwrap_or_else(refused)));
+        });
     }
 
     /// Sends the merged object to replicas seen behind; nobody waits for them.
     async fn repair(&self, behind: Vec<NodeId>) {
         let object = self.get.merged();
-        let bytes = object.to_bytes();
+        let bytes = self.node.admission.held(object.to_bytes());
         for to in behind {
             tracing::debug!(key = %self.key, peer = %to, "read repair");
             if to == self.node.me {
@@ -265,6 +422,7 @@ pub fn understand(reply: WithPayload<message::Reply>) -> Reply {
         | message::Reply::Undelivered { .. }
         | message::Reply::Delivered { .. }
         | message::Reply::Distrusted(_)
+        | message::Reply::Large { .. }
         | message::Reply::Keys(_) => Reply::Refused,
     }
 }

@@ -76,7 +76,7 @@ pub fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result
     Ok(())
 }
 
-/// Says what this node holds of a key.
+/// Says what this node holds of a key, for its own background work.
 pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> WithPayload<Reply> {
     let key = key.clone();
     let reading = move |node: &Node, blocking| read_now(node, &key, what, place, blocking);
@@ -84,7 +84,7 @@ pub async fn read(node: &Arc<Node>, key: &Key, what: What, place: Where) -> With
     read.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
 }
 
-/// As [`read`], on this thread.
+/// Says what this node holds of a key.
 ///
 /// # Errors
 /// The store's.

@@ -68,12 +68,13 @@ impl Bounds {
         }
     }
 
-    /// Those of the peer port. Peers keep idle connections; the other end closes them first.
+    /// Those of the peer port. Peers keep idle streams, which come of a request that is sent at once; the other
+    /// end closes them first.
     pub fn for_peers(config: &Config) -> Self {
         let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
         Self {
             connections_max: lanes.saturating_mul(8).max(256),
-            header_ms: config.timeouts.header_ms.max(PEER_IDLE_MS),
+            header_ms: config.timeouts.header_ms,
             stall_ms: config.timeouts.body_ms,
             shutdown_ms: config.timeouts.shutdown_ms,
         }

@@ -3,7 +3,10 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use quorate_protocol::envelope::{self, Kind, PREFIX_BYTES};
@@ -20,6 +23,13 @@ const READ_AHEAD_BYTES: usize = 16 << 10;
 const ROOM_BYTES_MIN: usize = 4 << 10;
 /// A buffer that a larger frame made grow is not kept.
 const KEPT_BYTES_MAX: usize = 64 << 10;
+/// No more is handed to the system at once, so that a slow end shows that it takes something, in bytes.
+const WRITTEN_BYTES_MAX: usize = 256 << 10;
+/// What moves more slowly than this in the long run does not count as moving, in bytes a second.
+pub(crate) const PACE_BYTES_MIN: u64 = 32 << 10;
+
+/// Room for what stands around one message's payload in its frame, in bytes.
+pub(crate) const AROUND_BYTES: usize = 64 << 10;
 
 /// The longest frame that a node accepts, on a stream or in a POST, in bytes.
 pub(crate) fn frame_bytes_max(config: &Config) -> usize {
@@ -53,16 +63,75 @@ pub(crate) enum StreamError {
     Io(#[from] io::Error),
 }
 
+/// How much a stream has moved, in either direction, and when it did last. Whoever waits for a stream looks
+/// at this while the stream is at work.
+#[derive(Clone, Debug)]
+pub(crate) struct Moves(Arc<Moved>);
+
+#[derive(Debug)]
+struct Moved {
+    begun: Instant,
+    bytes: AtomicU64,
+    /// Microseconds after `begun`.
+    last_us: AtomicU64,
+}
+
+impl Moves {
+    fn new() -> Self {
+        let (bytes, last_us) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(Moved { begun: Instant::now(), bytes, last_us }))
+    }
+
+    fn moved(&self, bytes: usize) {
+        self.0.bytes.fetch_add(bytes as u64, Relaxed);
+        self.0.last_us.store(self.0.begun.elapsed().as_micros() as u64, Relaxed);
+    }
+
+    /// Bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Relaxed)
+    }
+
+    /// When anything moved last.
+    pub(crate) fn last(&self) -> Instant {
+        self.0.begun + Duration::from_micros(self.0.last_us.load(Relaxed))
+    }
+}
+
+/// How long `bytes` may take that move as slowly as is bearable.
+pub(crate) fn longest(bytes: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / PACE_BYTES_MIN)
+}
+
 /// One end of a stream of frames.
 pub(crate) struct Stream<S> {
     io: S,
     received: BytesMut,
     frame_bytes_max: usize,
+    /// Whether the other end is known: what it announces is believed.
+    is_known: bool,
+    moves: Moves,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     pub(crate) fn new(io: S, frame_bytes_max: usize) -> Self {
-        Self { io, received: BytesMut::new(), frame_bytes_max }
+        let (received, is_known) = (BytesMut::new(), false);
+        Self { io, received, frame_bytes_max, is_known, moves: Moves::new() }
+    }
+
+    /// The other end has shown who it is: room is made at once for what it announces.
+    pub(crate) fn trust(&mut self) {
+        self.is_known = true;
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_known
+    }
+
+    /// What it has moved.
+    pub(crate) fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     /// Whether the other end is silent, as it has to be until it is sent a frame: it has neither closed the
@@ -81,7 +150,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
 
     /// Writes a frame with its prefix.
     pub(crate) async fn write(&mut self, enveloped: &[u8]) -> io::Result<()> {
-        self.io.write_all(enveloped).await?;
+        for mut piece in enveloped.chunks(WRITTEN_BYTES_MAX) {
+            while !piece.is_empty() {
+                let written = self.io.write(piece).await?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                self.moves.moved(written);
+                piece = &piece[written..];
+            }
+        }
         self.io.flush().await
     }
 
@@ -90,8 +168,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if self.received.is_empty() { self.fill(PREFIX_BYTES).await } else { Ok(()) }
     }
 
-    /// Reads the next frame; it shares the buffer that it was read into.
-    pub(crate) async fn read(&mut self) -> Result<(Kind, Bytes), StreamError> {
+    /// What the next frame announces: its kind and length. It stays where it is. May be dropped and called
+    /// again.
+    pub(crate) async fn announced(&mut self) -> Result<(Kind, usize), StreamError> {
         let prefix = loop {
             match self.received.first_chunk::<PREFIX_BYTES>() {
                 Some(prefix) => break *prefix,
@@ -102,6 +181,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if len > self.frame_bytes_max {
             return Err(StreamError::TooLarge { len, max: self.frame_bytes_max });
         }
+        Ok((kind, len))
+    }
+
+    /// The first `len` bytes of the next frame, or all of it if it is shorter. May be dropped and called again.
+    pub(crate) async fn peek(&mut self, len: usize) -> Result<&[u8], StreamError> {
+        let (_, whole) = self.announced().await?;
+        let end = PREFIX_BYTES + len.min(whole);
+        while self.received.len() < end {
+            self.fill(end - self.received.len()).await?;
+        }
+        Ok(&self.received[PREFIX_BYTES..end])
+    }
+
+    /// Reads the next frame; it shares the buffer that it was read into. May be dropped and called again.
+    pub(crate) async fn read(&mut self) -> Result<(Kind, Bytes), StreamError> {
+        let (kind, len) = self.announced().await?;
         let end = PREFIX_BYTES + len;
         while self.received.len() < end {
             self.fill(end - self.received.len()).await?;
@@ -114,19 +209,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Ok((kind, frame.freeze()))
     }
 
-    /// Reads once. Room is made for what is missing, but for no more than has come already: a length is
-    /// easily claimed.
+    /// Reads once. Room is made for what is missing, but as long as the other end is a stranger for no more than
+    /// has come already: a length is easily claimed.
     async fn fill(&mut self, missing: usize) -> Result<(), StreamError> {
+        let believed = if self.is_known { missing } else { self.received.len() };
         let room = self.received.capacity() - self.received.len();
-        if room < missing.min(self.received.len()).max(ROOM_BYTES_MIN) {
-            let most = self.received.len().max(READ_AHEAD_BYTES);
+        if room < missing.min(believed).max(ROOM_BYTES_MIN) {
+            let most = believed.max(READ_AHEAD_BYTES);
             self.received.reserve(missing.clamp(READ_AHEAD_BYTES, most));
         }
         let is_between = self.received.is_empty();
         match self.io.read_buf(&mut self.received).await? {
             0 if is_between => Err(StreamError::Closed),
             0 => Err(StreamError::CutOff),
-            _ => Ok(()),
+            read => {
+                self.moves.moved(read);
+                Ok(())
+            }
         }
     }
 }

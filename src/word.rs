@@ -41,6 +41,8 @@ pub struct Word {
     fills: AtomicBool,
     /// The last layout that was heard, version and hash in one number.
     layout: AtomicU64,
+    /// The longest frame it takes, in bytes; 0 if it did not say.
+    frame_bytes_max: AtomicU64,
 }
 
 impl Word {
@@ -59,8 +61,17 @@ impl Word {
         self.lock().cannot_reach_me
     }
 
+    /// The longest frame that it takes, in bytes; without its word, any.
+    pub fn frame_bytes_max(&self) -> usize {
+        match self.frame_bytes_max.load(Relaxed) {
+            0 => usize::MAX,
+            max => usize::try_from(max).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Records what the peer said in an answer.
     pub fn heard(&self, status: &Status) {
+        self.frame_bytes_max.store(status.frame_bytes_max, Relaxed);
         self.update(|said| {
             said.release = Some(status.release.clone());
             said.ready = Some(status.ready);

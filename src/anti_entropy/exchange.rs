@@ -1,5 +1,6 @@
 //! Drives `protocol::exchange` over one tree: asks the peer, reads the store, mends.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,9 +27,12 @@ use super::round::patience;
 use crate::chores;
 use crate::node::Node;
 use crate::replica;
+use crate::sizes::LARGE_BYTES;
 
 /// Keys of one page that are mended together.
 const MENDING_MAX: usize = 64;
+/// Bytes of one page that are held while they are mended; a single larger object still is.
+const MENDED_BYTES_MAX: usize = 8 << 20;
 /// What asking for a key's object and sending it costs this node in processor time, about.
 const TALK_PER_KEY: Duration = Duration::from_micros(50);
 
@@ -228,61 +232,107 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
         Asking::ToFill { .. } => &talk.node.fill_pace,
     };
     let mut came = Mended::default();
-    for some in differences.chunks(MENDING_MAX) {
+    let mut todo: VecDeque<Mending> = differences.into_iter().map(Mending::new).collect();
+    while !todo.is_empty() {
+        let some = some_of(talk.node, &mut todo);
+        // Each exchange holds what it mends: of those with much to hold few go on at a time.
+        let is_large = some.iter().any(|one| one.bytes(talk.node) > 0);
+        let large = &talk.node.anti_entropy.large;
+        let _turn = if is_large { large.acquire().await.ok() } else { None };
         pace.will_work(TALK_PER_KEY * some.len() as u32);
-        let Mended { mended, missed } = mend_some(talk, pace, some, why).await;
+        let (Mended { mended, missed }, later) = mend_some(talk, pace, some, why).await;
         came = Mended { mended: came.mended + mended, missed: came.missed + missed };
+        todo.extend(later);
     }
     let is_durable = talk.node.store.durable().await.is_ok();
     is_durable.then_some(came)
 }
 
+/// A key that is to be mended.
+struct Mending {
+    difference: Difference,
+    /// Its object turned out to be large: nothing else is held beside it.
+    is_alone: bool,
+}
+
+impl Mending {
+    fn new(difference: Difference) -> Self {
+        Self { difference, is_alone: false }
+    }
+
+    /// How large its object is, if that is known to be much, in bytes.
+    fn bytes(&self, node: &Node) -> usize {
+        if self.is_alone { MENDED_BYTES_MAX } else { node.bounds.sizes.of(&self.difference.key) }
+    }
+}
+
+/// The next keys that are mended together.
+fn some_of(node: &Node, todo: &mut VecDeque<Mending>) -> Vec<Mending> {
+    let (mut some, mut bytes): (Vec<Mending>, usize) = (Vec::new(), 0);
+    while some.len() < MENDING_MAX
+        && let Some(next) = todo.front()
+    {
+        let next_bytes = next.bytes(node);
+        if !some.is_empty() && bytes + next_bytes > MENDED_BYTES_MAX {
+            break;
+        }
+        bytes += next_bytes;
+        some.extend(todo.pop_front());
+    }
+    some
+}
+
 /// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here, sends
-/// what the peer lacks.
+/// what the peer lacks. What came of it, and those that are to be mended alone.
 async fn mend_some(
     talk: &Talk<'_>,
     pace: &Pace,
-    differences: &[Difference],
+    some: Vec<Mending>,
     why: Asking,
-) -> Mended {
-    let fetching = differences.iter().map(|difference| async move {
-        if !difference.must_fetch() {
-            return Some((difference.clone(), None));
-        }
-        match fetch(talk, &difference.key, why).await {
-            Fetched::Object(object, read_at) => Some((difference.clone(), Some((object, read_at)))),
-            Fetched::Broken => {
-                note_broken(talk, &difference.key);
-                None
-            }
-            Fetched::Nothing => None,
-        }
+) -> (Mended, Vec<Mending>) {
+    let count = some.len();
+    let fetching = some.into_iter().map(|one| async move {
+        let Mending { difference, is_alone } = one;
+        let fetched = match difference.must_fetch() {
+            true => Some(fetch(talk, &difference.key, why, is_alone).await),
+            false => None,
+        };
+        (difference, fetched)
     });
-    let broken_before = broken_count(talk);
-    let found: Vec<_> = join_all(fetching).await.into_iter().flatten().collect();
-    let broken = broken_count(talk) - broken_before;
+    let (mut found, mut later, mut broken) = (Vec::new(), Vec::new(), 0);
+    for (difference, fetched) in join_all(fetching).await {
+        match fetched {
+            None => found.push((difference, None)),
+            Some(Fetched::Object(object, read_at)) => {
+                found.push((difference, Some((object, read_at))));
+            }
+            Some(Fetched::Larger) => later.push(Mending { difference, is_alone: true }),
+            Some(Fetched::Broken) => {
+                broken += 1;
+                note_broken(talk, &difference.key);
+            }
+            Some(Fetched::Nothing) => {}
+        }
+    }
+    let count = count - later.len() - broken;
     let settled = chores::run_paced(talk.node, pace, move |node| {
         let settle = |(difference, fetched)| settle(node, &difference, fetched);
         Ok(found.into_iter().filter_map(settle).collect::<Vec<Settled>>())
     });
     let settled = settled.await.unwrap_or_default();
-    let missed = differences.len() - broken - settled.len();
+    let missed = (count - settled.len()) as u64;
     let sending = settled.into_iter().map(|settled| async move {
         let Some((message, object)) = settled else { return true };
         let reply = talk.ask_for_payload(message, object).await;
         reply.is_some_and(|reply| reply.head == Reply::Stored)
     });
     let mended = join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count();
-    Mended { mended: mended as u64, missed: missed as u64 }
+    (Mended { mended: mended as u64, missed }, later)
 }
 
 fn note_broken(talk: &Talk<'_>, key: &Key) {
     tracing::warn!(?key, peer = %talk.peer, "the peer cannot give what it holds of a key");
     talk.broken.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
-}
-
-fn broken_count(talk: &Talk<'_>) -> usize {
-    talk.broken.lock().unwrap_or_else(PoisonError::into_inner).len()
 }
 
 /// What came when a peer was asked for its object of a key.
@@ -291,6 +341,8 @@ enum Fetched {
     Object(Object, Millis),
     /// It has one and cannot give it: it is damaged, or larger than a frame.
     Broken,
+    /// It has one that is larger than was known, and is to be asked for alone.
+    Larger,
     /// No answer, or it has none any more.
     Nothing,
 }
@@ -326,17 +378,26 @@ fn settle(
     }
 }
 
-/// The peer's object.
-async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking) -> Fetched {
+/// The peer's object: `alone` of any length, else not one that is larger than was known.
+async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched {
     let read_at = talk.node.now();
     let key = key.clone();
+    let known = talk.node.bounds.sizes.of(&key).max(LARGE_BYTES);
+    let bytes_max = if alone { u32::MAX } else { known as u32 };
     let question = match why {
-        Asking::ToCompare => Message::Read { key, what: What::Object, place: Where::Home },
-        Asking::ToFill { .. } => Message::Inspect { key },
+        Asking::ToCompare => {
+            let (key, what, place) = (key.clone(), What::Object, Where::Home);
+            Message::Read { key, what, place, bytes_max }
+        }
+        Asking::ToFill { .. } => Message::Inspect { key: key.clone() },
     };
     let Some(mut reply) = talk.ask_for_payload(question, Bytes::new()).await else {
         return Fetched::Nothing;
     };
+    if let Reply::Large { bytes } = reply.head {
+        talk.node.bounds.sizes.saw(&key, bytes as usize);
+        return Fetched::Larger;
+    }
     let object = if let Reply::Inspection { own: Some(len), .. } = reply.head {
         packed::take(&mut reply.payload, len)
     } else if reply.head == Reply::Object {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::MissedTickBehavior;
 
 pub use self::exchange::{Asking, Talk, Way, mend_tree, receive_key, way};
@@ -30,6 +30,9 @@ use crate::node::Node;
 /// How often a peer's task looks whether there is reason to compare before the interval is over.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// How many exchanges mend large objects at a time.
+const LARGE_AT_ONCE: usize = 4;
+
 /// What this node remembers of its comparisons.
 pub struct AntiEntropy {
     /// Partitions that may differ, for each peer.
@@ -39,6 +42,8 @@ pub struct AntiEntropy {
     wake: Notify,
     /// Mending takes its share of a core, all peers together.
     pub pace: Pace,
+    /// Turns for what is mended and large.
+    large: Semaphore,
 }
 
 /// One round with one peer.
@@ -88,6 +93,7 @@ impl AntiEntropy {
             totals: Mutex::default(),
             wake: Notify::new(),
             pace: Pace::new(share_percent),
+            large: Semaphore::new(LARGE_AT_ONCE),
         }
     }
 

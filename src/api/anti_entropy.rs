@@ -15,7 +15,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
 
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::show;
 use crate::anti_entropy::{Report, Scope, run_round};
@@ -68,6 +68,15 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let timeout_ms = timeout_ms(&node, &params)?;
     let partition = partition(&node, &params)?;
     node.readiness()?;
+    let _permit = node.admission.operation()?;
+    let timeout = Duration::from_millis(timeout_ms);
+    let deadline = tokio::time::Instant::now() + timeout;
+    // One at a time: those that go on after their time was up count until they end.
+    let turn = node.bounds.comparisons.clone().acquire_owned();
+    let Ok(Ok(turn)) = tokio::time::timeout_at(deadline, turn).await else {
+        return Err(in_progress("a comparison"));
+    };
+    let turn = Arc::new(turn);
     let down = node.peers.down();
     let peers: Vec<NodeId> = match params.node {
         Some(peer) if peer == node.me || !node.layout.contains(peer) => {
@@ -82,11 +91,15 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     };
     let rounds = peers.iter().filter(|peer| !down.contains(peer)).map(|peer| {
         let (node, peer, scope) = (node.clone(), *peer, scope.clone());
-        let running = node.clone();
-        node.background.spawn(async move { run_round(&running, peer, scope).await })
+        let (running, turn) = (node.clone(), turn.clone());
+        node.background.spawn(async move {
+            let _turn = turn;
+            run_round(&running, peer, scope).await
+        })
     });
     let rounds = join_all(rounds);
-    let reports = match tokio::time::timeout(Duration::from_millis(timeout_ms), rounds).await {
+    drop(turn);
+    let reports = match tokio::time::timeout_at(deadline, rounds).await {
         Ok(reports) => reports.into_iter().flatten().collect(),
         Err(_) => Vec::new(),
     };
@@ -109,6 +122,12 @@ pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Res
         Some(partition) => vec![partition],
         None => (0..node.layout.partitions()).map(|p| Partition(p as u16)).collect(),
     };
+    let _permit = node.admission.operation()?;
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(timeout_ms);
+    let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, node.bounds.scrubs.acquire()).await
+    else {
+        return Err(in_progress("a scrub"));
+    };
     let scrubbed = AtomicU64::new(0);
     let wrong = AtomicU64::new(0);
     let all = async {
@@ -117,12 +136,16 @@ pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Res
             scrubbed.fetch_add(1, Relaxed);
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_millis(timeout_ms), all).await;
+    let in_time = tokio::time::timeout_at(deadline, all).await;
     Ok(show::json(&json!({
         "complete": in_time.is_ok(),
         "partitions": scrubbed.load(Relaxed),
         "wrong_leaves": wrong.load(Relaxed),
     })))
+}
+
+fn in_progress(what: &str) -> Problem {
+    Problem::new(Kind::Overloaded, format!("{what} that was asked for before is in progress"))
 }
 
 fn timeout_ms(node: &Node, params: &Params) -> Result<u64, Problem> {

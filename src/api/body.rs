@@ -7,18 +7,28 @@ use axum::http::header::{CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::headers;
 use super::problem::{Kind, Problem};
-use crate::admission::Permit;
+use crate::admission::{Permit, Promise};
 
 /// How much of an unwanted body is read and thrown away so that its sender gets to read the answer,
 /// in bytes and milliseconds. Past that the connection is closed on it.
 const DISCARD_BYTES_MAX: usize = 16 << 20;
 const DISCARD_MS_MAX: u64 = 1_000;
 
-/// Reads a body of at most `bytes_max` bytes within `body_ms`. Its memory is charged to `permit`.
+/// How often it is looked at how fast a body comes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Room is kept for the rest of a body that comes at this rate, in bytes a second.
+const EXPECTED_PACE: u64 = 256 << 10;
+/// A body that does not come at this rate is given up when others find no room.
+const PACE_WITHOUT_ROOM: u64 = 32 << 10;
+/// And at this one when its time is up.
+const PACE_MIN: u64 = 8 << 10;
+
+/// Reads a body of at most `bytes_max` bytes: within `body_ms`, and longer as long as it comes at
+/// [`PACE_MIN`]. Its memory is charged to `permit` as it comes, and stays charged as long as it is there.
 ///
 /// # Errors
 /// 413 before or while reading, 408 when it takes too long, 400 when it is cut off, 503 when the node
@@ -33,52 +43,107 @@ pub(super) async fn read(
     if announced > bytes_max {
         return Err(too_large(bytes_max));
     }
-    permit.add_bytes(announced)?;
-    let whole = collect(body, bytes_max, announced, permit);
-    match timeout(Duration::from_millis(body_ms), whole).await {
-        Ok(result) => result,
-        Err(_) => {
-            let detail =
-                format!("the body did not arrive within {body_ms} ms; nothing was written");
-            Err(Problem::new(Kind::BodyTooSlow, detail))
-        }
+    let begun = Instant::now();
+    let mut coming = Coming {
+        bytes_max,
+        announced,
+        time: Duration::from_millis(body_ms),
+        begun,
+        looked: (begun, 0),
+        promise: permit.expect(announced)?,
+        first: Bytes::new(),
+        joined: Vec::new(),
+    };
+    while let Some(chunk) = coming.next(body, permit).await? {
+        coming.add(chunk, permit)?;
     }
+    Ok(permit.hold(coming.whole()))
 }
 
-/// Joins the chunks; a body that comes as one chunk, as small ones do, is not copied.
-async fn collect(
-    body: &mut Body,
+/// A body that is being received. One that comes as one chunk, as small ones do, is not copied.
+struct Coming {
     bytes_max: usize,
     announced: usize,
-    permit: &mut Permit,
-) -> Result<Bytes, Problem> {
-    let mut first = Bytes::new();
-    let mut joined: Vec<u8> = Vec::new();
-    let mut charged = announced;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            Problem::new(Kind::BadBody, "body cut off: it ended before its announced end")
-        })?;
-        let Ok(chunk) = frame.into_data() else { continue }; // trailers mean nothing here
-        let total = first.len().max(joined.len()) + chunk.len();
-        if total > bytes_max {
-            return Err(too_large(bytes_max));
-        }
-        if total > charged {
-            permit.add_bytes(total - charged)?;
-            charged = total;
-        }
-        if first.is_empty() && joined.is_empty() {
-            first = chunk;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.reserve(announced.max(total));
-            joined.extend_from_slice(&first);
-        }
-        joined.extend_from_slice(&chunk);
+    /// How long it may take, however slow.
+    time: Duration,
+    begun: Instant,
+    /// When it was looked at last, and how much of it was there.
+    looked: (Instant, usize),
+    /// Room is kept for the rest.
+    promise: Option<Promise>,
+    first: Bytes,
+    joined: Vec<u8>,
+}
+
+impl Coming {
+    fn len(&self) -> usize {
+        self.first.len().max(self.joined.len())
     }
-    Ok(if joined.is_empty() { first } else { Bytes::from(joined) })
+
+    /// The next chunk, or the end.
+    async fn next(&mut self, body: &mut Body, permit: &Permit) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let look_at = self.looked.0 + LOOK_EVERY.min(self.time);
+            let frame = match timeout_at(look_at, body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame,
+                Err(_) => {
+                    self.look(permit)?;
+                    continue;
+                }
+            };
+            let frame = frame.map_err(|_| {
+                Problem::new(Kind::BadBody, "body cut off: it ended before its announced end")
+            })?;
+            // Trailers mean nothing here.
+            if let Ok(chunk) = frame.into_data() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    /// Judges how fast it comes.
+    fn look(&mut self, permit: &Permit) -> Result<(), Problem> {
+        let (at, len) = self.looked;
+        self.looked = (Instant::now(), self.len());
+        let ms = at.elapsed().as_millis().max(1) as u64;
+        let pace = (self.len() - len) as u64 * 1000 / ms;
+        if pace < EXPECTED_PACE {
+            self.promise = None;
+        }
+        let is_late = self.begun.elapsed() >= self.time && pace < PACE_MIN;
+        if is_late || (self.len() > 0 && permit.is_pressed() && pace < PACE_WITHOUT_ROOM) {
+            let detail = "the body did not come in time; nothing was written";
+            return Err(Problem::new(Kind::BodyTooSlow, detail));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, chunk: Bytes, permit: &mut Permit) -> Result<(), Problem> {
+        let total = self.len() + chunk.len();
+        if total > self.bytes_max {
+            return Err(too_large(self.bytes_max));
+        }
+        if let Some(promise) = &mut self.promise {
+            promise.less(chunk.len());
+        }
+        permit.add_bytes(chunk.len())?;
+        if self.len() == 0 {
+            self.first = chunk;
+            return Ok(());
+        }
+        if self.joined.is_empty() {
+            self.joined.reserve(self.announced.max(total));
+            self.joined.extend_from_slice(&self.first);
+            self.first = Bytes::new();
+        }
+        self.joined.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    fn whole(self) -> Bytes {
+        if self.joined.is_empty() { self.first } else { Bytes::from(self.joined) }
+    }
 }
 
 fn too_large(bytes_max: usize) -> Problem {

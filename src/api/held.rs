@@ -1,34 +1,73 @@
 //! Answers that hold memory for as long as they are being sent.
 //!
-//! A value that was read stays charged to its operation until the client has taken it: a large body is
-//! handed to the connection piece by piece, and the permit goes with the last piece. Else clients that
-//! ask for large values and read slowly would hold memory that nobody counts.
+//! A large body is handed to the connection piece by piece, and the operation counts until the last one. Its
+//! bytes are charged as long as they are there ([`crate::admission::Charge::hold`]). Clients that ask for
+//! large values and do not take them must not keep others from theirs: when there is no room, bodies of which
+//! nothing was taken for [`STUCK_AFTER`] are given up, and their connections end.
 
+use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
-use crate::admission::Permit;
+use crate::admission::{Admission, Permit, Slow};
 
 /// Up to this many bytes a body goes out at once, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
+/// A client that takes no piece for so long takes nothing, when others have no room.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// Keeps the permit until the answer's body was sent, if it is large.
-pub(super) fn until_sent(answer: Response, permit: Permit) -> Response {
+pub(super) fn until_sent(answer: Response, admission: &Admission, permit: Permit) -> Response {
     if answer.body().size_hint().lower() <= PIECE_BYTES as u64 {
         return answer;
     }
-    answer.map(|body| Body::new(Held { body, rest: Bytes::new(), _permit: permit }))
+    answer.map(|body| {
+        let state = State { body: Some(body), rest: Bytes::new(), taken_at: Instant::now() };
+        let sending = Arc::new(Sending(Mutex::new(state)));
+        admission.watch(&sending);
+        Body::new(Held { sending, admission: admission.clone(), _permit: permit })
+    })
 }
 
+/// A body, as the connection sees it.
 struct Held {
-    body: Body,
+    sending: Arc<Sending>,
+    admission: Admission,
+    _permit: Permit,
+}
+
+/// The same, as the admission sees it.
+struct Sending(Mutex<State>);
+
+struct State {
+    /// None once it is given up.
+    body: Option<Body>,
     /// Taken from `body`, not yet given on.
     rest: Bytes,
-    _permit: Permit,
+    taken_at: Instant,
+}
+
+impl Sending {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slow for Sending {
+    fn give_up_if_stuck(&self) -> bool {
+        let mut state = self.lock();
+        if state.taken_at.elapsed() < STUCK_AFTER || state.body.is_none() {
+            return false;
+        }
+        (state.body, state.rest) = (None, Bytes::new());
+        true
+    }
 }
 
 impl HttpBody for Held {
@@ -36,28 +75,42 @@ impl HttpBody for Held {
     type Error = axum::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        while self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        let mut state = self.sending.lock();
+        state.taken_at = Instant::now();
+        while state.rest.is_empty() {
+            let Some(body) = &mut state.body else {
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                return Poll::Ready(Some(Err(axum::Error::new(error))));
+            };
+            match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
+                    Ok(data) => state.rest = data,
                     Err(other) => return Poll::Ready(Some(Ok(other))),
                 },
                 end @ (Some(Err(_)) | None) => return Poll::Ready(end),
             }
         }
-        let piece = PIECE_BYTES.min(self.rest.len());
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+        let piece = PIECE_BYTES.min(state.rest.len());
+        let piece = state.rest.split_to(piece);
+        // What the connection keeps of a piece keeps all of the value. If room may run short, it gets a copy,
+        // so that giving up the rest makes room.
+        let piece =
+            if self.admission.is_filling() { Bytes::copy_from_slice(&piece) } else { piece };
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        let state = self.sending.lock();
+        state.rest.is_empty() && state.body.as_ref().is_some_and(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (rest, body) = (self.rest.len() as u64, self.body.size_hint());
+        let state = self.sending.lock();
+        let body = state.body.as_ref().map(HttpBody::size_hint).unwrap_or_default();
+        let rest = state.rest.len() as u64;
         let mut hint = SizeHint::new();
         hint.set_lower(rest.saturating_add(body.lower()));
         if let Some(upper) = body.upper() {
@@ -73,14 +126,13 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::admission::Admission;
 
     #[tokio::test]
     async fn a_large_body_goes_out_whole_in_pieces_and_keeps_its_permit_to_the_end() {
         let admission = Admission::with_bounds(1, 1 << 20);
         let value: Vec<u8> = (0..3 * PIECE_BYTES + 1).map(|i| (i % 251) as u8).collect();
         let answer = Response::new(Body::from(value.clone()));
-        let mut answer = until_sent(answer, admission.operation().unwrap());
+        let mut answer = until_sent(answer, &admission, admission.operation().unwrap());
         let mut got = Vec::new();
         while got.len() < value.len() {
             assert_eq!(answer.body().size_hint().exact(), Some((value.len() - got.len()) as u64));
@@ -98,7 +150,24 @@ mod tests {
     fn a_small_body_gives_its_permit_back_at_once() {
         let admission = Admission::with_bounds(1, 1 << 20);
         let small = Response::new(Body::from("small"));
-        let _answer = until_sent(small, admission.operation().unwrap());
+        let _answer = until_sent(small, &admission, admission.operation().unwrap());
         assert_eq!(admission.operations(), 0);
+    }
+
+    /// Even though the connection still has a piece of it.
+    #[tokio::test]
+    async fn what_nobody_takes_makes_room_for_others() {
+        let admission = Admission::with_bounds(9, 4 << 20);
+        let value = admission.charged(Bytes::from(vec![7; 3 << 20])).unwrap();
+        let answer = Response::new(Body::from(value));
+        let mut answer = until_sent(answer, &admission, admission.operation().unwrap());
+        let piece = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(admission.charge(2 << 20).is_err(), "it is being taken");
+        let Some(held) = admission.watched() else { panic!("it is watched") };
+        assert!(!held.give_up_if_stuck());
+        tokio::time::sleep(STUCK_AFTER).await;
+        assert!(admission.charge(2 << 20).is_ok());
+        assert!(answer.body_mut().frame().await.unwrap().is_err());
+        assert_eq!(piece.len(), PIECE_BYTES);
     }
 }

@@ -25,6 +25,7 @@ const LOOK_AGAIN_MS: (u64, u64) = (20, 250);
 /// `GET /hints`: whom this node keeps hints for, how many, and how old the oldest is.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
+    let _permit = node.admission.operation()?;
     let now = node.now();
     let age_ms = |since: Option<Millis>| since.map(|since| now.since(since));
     let targets: Vec<Value> = kept(&node)

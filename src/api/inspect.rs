@@ -11,9 +11,10 @@ use quorate_protocol::view::context_of;
 use serde_json::{Map, Value, json};
 
 use super::headers::CONTEXT;
-use super::problem::Problem;
+use super::pieces::Later;
+use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::{path, show};
+use super::{held, path, show};
 use crate::coordinator::{self, ReplicaView};
 use crate::node::Node;
 
@@ -28,10 +29,19 @@ pub(super) async fn inspect(
     let timeouts = &node.config.timeouts;
     let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
     let mut permit = node.admission.operation()?;
-    permit.started(Duration::from_millis(timeout_ms));
+    let timeout = Duration::from_millis(timeout_ms);
+    // Every replica sends all that it has: few of these at a time, and none without room for that.
+    let Ok(Ok(_turn)) = tokio::time::timeout(timeout, node.bounds.inspections.acquire()).await
+    else {
+        return Err(Problem::new(Kind::Overloaded, "too many keys are inspected at a time"));
+    };
+    let room = node.bounds.sizes.of(&key).saturating_mul(usize::from(node.layout.node_count()));
+    let room = node.admission.charge(room)?;
+    permit.started(timeout);
     let views = coordinator::inspect(&node, &key, timeout_ms).await;
     permit.finished();
-    Ok(report(&node, &key, &views))
+    drop(room); // each object is charged by itself now
+    Ok(held::until_sent(report(&node, &key, &views), &node.admission, permit))
 }
 
 fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
@@ -43,10 +53,12 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
         // All of it is shown below, so the client may write on top of all of it.
         show::context(&node.contexts, key, &context_of(&merged))
     });
-    let siblings: Vec<Value> = merged.siblings.iter().map(|s| sibling(s, views)).collect();
+    let mut later = Later::new();
+    let shown = merged.siblings.iter().map(|s| sibling(s, views, &mut later));
+    let siblings: Vec<Value> = shown.collect();
     let replicas: Vec<Value> = homes.iter().map(|home| replica(home, &merged, views)).collect();
     let fallbacks: Vec<Value> = fallbacks.iter().map(fallback).collect();
-    let mut response = show::json(&json!({
+    let report = json!({
         "bucket": key.bucket(),
         "key": key.key(),
         "partition": node.partition(key).0,
@@ -58,7 +70,8 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
         "siblings": siblings,
         "replicas": replicas,
         "fallbacks": fallbacks,
-    }));
+    });
+    let mut response = show::json_with(later, &report);
     if let Some(context) = context {
         response.headers_mut().insert(CONTEXT, context);
     }
@@ -77,11 +90,11 @@ fn merge(views: &[ReplicaView]) -> Object {
 }
 
 /// A sibling, and which nodes hold it as their own or as a hint.
-fn sibling(sibling: &Sibling, views: &[ReplicaView]) -> Value {
+fn sibling(sibling: &Sibling, views: &[ReplicaView], later: &mut Later) -> Value {
     let holds = |view: &&ReplicaView| view.object.as_ref().is_some_and(|o| o.has(sibling.dot));
     let keeps = |view: &&ReplicaView| view.hints.iter().any(|(_, o)| o.has(sibling.dot));
     let names = |views: Vec<&ReplicaView>| views.iter().map(|v| v.node).collect::<Vec<NodeId>>();
-    let mut value = show::sibling_json(sibling);
+    let mut value = show::sibling_json(sibling, later);
     if let Value::Object(fields) = &mut value {
         fields.insert("held_by".to_owned(), json!(names(views.iter().filter(holds).collect())));
         fields.insert("hinted_at".to_owned(), json!(names(views.iter().filter(keeps).collect())));
@@ -180,7 +193,7 @@ mod tests {
         let n3 = replica(&views[2], &merged, &views);
         assert_eq!(n3["hints"][0]["at"], "n4");
         assert_eq!(n3["hints"][0]["dots"][0], "0000000000000002-1");
-        let second = sibling(&merged.siblings[1], &views);
+        let second = sibling(&merged.siblings[1], &views, &mut Later::new());
         assert_eq!((&second["held_by"], &second["hinted_at"]), (&json!(["n1"]), &json!(["n4"])));
     }
 

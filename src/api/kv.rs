@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::header::ACCEPT;
 use axum::http::request::Parts;
@@ -22,9 +22,13 @@ use super::write::Ask;
 use super::{body, held, path, write};
 use crate::admission::Permit;
 use crate::coordinator::{self, ReadOptions};
+use crate::minter;
 use crate::node::Node;
+use crate::sizes::LARGE_BYTES;
 
 const ROUTE: &str = "/kv/";
+/// About what stands around a value in its object, in bytes.
+const AROUND_A_VALUE_BYTES: usize = 1024;
 
 /// Whether a path names a key, well or badly: `/kv/` and something after it.
 pub(super) fn is_key(uri: &Uri) -> bool {
@@ -82,7 +86,7 @@ pub(super) async fn get(
     let question = Question::parse(&node, request)?;
     let permit = node.admission.operation()?;
     let (object, permit) = read(&node, &question.key, question.options.clone(), permit).await?;
-    Ok(held::until_sent(question.answer(&node, &object)?, permit))
+    Ok(held::until_sent(question.answer(&node, &object)?, &node.admission, permit))
 }
 
 /// Reads R. The operation counts as in progress until its permit, now charged with the object, is
@@ -98,7 +102,8 @@ pub(super) async fn read(
     let result = coordinator::read(node, key, options).await;
     permit.finished();
     let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
-    permit.add_bytes(object.value_bytes())?;
+    // What is large was charged before it was read, and stays so as long as it is there.
+    permit.add_bytes(object.value_bytes().min(LARGE_BYTES))?;
     Ok((object, permit))
 }
 
@@ -135,8 +140,15 @@ async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<R
     let metadata = headers::metadata(&parts.headers)?;
     let ask = Ask::parse(node, parts, key, &params)?;
     let mut permit = node.admission.operation()?;
-    let limits = (node.config.limits.value_bytes_max, node.config.timeouts.body_ms);
-    let value = body::read(body, limits.0, limits.1, &mut permit).await?;
+    let mut bytes_max = node.config.limits.value_bytes_max;
+    if body.size_hint().lower() > LARGE_BYTES as u64 {
+        bytes_max = bytes_max.min(minter::bytes_max(node));
+    }
+    let value = body::read(body, bytes_max, node.config.timeouts.body_ms, &mut permit).await?;
+    if value.len() > LARGE_BYTES {
+        // With what stands around it: whoever reads it here next need not ask how long it is.
+        node.bounds.sizes.saw(&ask.key, value.len() + AROUND_A_VALUE_BYTES);
+    }
     let id = ask.write_id(&metadata, &value);
     ask.carry_out(node, id, metadata, Some(value), permit).await
 }

@@ -3,7 +3,7 @@
 //! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints` and `health` are
 //! the routes; `write` is what all that write share; `show` and `multipart` are how an object looks to a
-//! client, `held` keeps count of large answers; `problem` and `refusal` are everything that can go wrong.
+//! client, `pieces` makes large answers piece by piece and `held` keeps count of them; `problem` and `refusal` are everything that can go wrong.
 //! `observe` is what happens around every request.
 //!
 //! Nothing here decides anything about replicas: see `coordinator`.
@@ -22,6 +22,7 @@ mod kv;
 mod multipart;
 mod observe;
 mod path;
+mod pieces;
 mod problem;
 mod query;
 mod refusal;

@@ -1,11 +1,11 @@
 //! The siblings of a conflict as `multipart/mixed`, for clients that want raw bytes. Source: RFC 2046.
 
-use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use quorate_protocol::object::Sibling;
 
+use super::pieces::{Piece, Pieces};
 use super::show;
 
 const DOT: HeaderName = HeaderName::from_static("quorate-dot");
@@ -43,8 +43,8 @@ fn quality(accept: &str, main: &str, sub: &str) -> u32 {
 /// Every sibling as a part of its own.
 pub(super) fn response(siblings: &[&Sibling]) -> Response {
     let boundary = boundary(siblings);
-    let values: usize = siblings.iter().filter_map(|s| s.value.as_ref()).map(|v| v.len()).sum();
-    let mut body = Vec::with_capacity(values + 512 * siblings.len());
+    let mut pieces = Vec::with_capacity(2 * siblings.len() + 1);
+    let mut around = Vec::new();
     for sibling in siblings {
         let mut headers = HeaderMap::new();
         show::describe(&mut headers, sibling);
@@ -53,19 +53,21 @@ pub(super) fn response(siblings: &[&Sibling]) -> Response {
             headers.remove(CONTENT_TYPE);
             headers.insert(DELETED, HeaderValue::from_static("true"));
         }
-        body.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
+        around.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
         for (name, value) in &headers {
-            body.extend_from_slice(name.as_str().as_bytes());
-            body.extend_from_slice(b": ");
-            body.extend_from_slice(value.as_bytes());
-            body.extend_from_slice(b"\r\n");
+            around.extend_from_slice(name.as_str().as_bytes());
+            around.extend_from_slice(b": ");
+            around.extend_from_slice(value.as_bytes());
+            around.extend_from_slice(b"\r\n");
         }
-        body.extend_from_slice(b"\r\n");
-        body.extend_from_slice(sibling.value.as_deref().unwrap_or_default());
-        body.extend_from_slice(b"\r\n");
+        around.extend_from_slice(b"\r\n");
+        pieces.push(Piece::Plain(std::mem::take(&mut around).into()));
+        pieces.extend(sibling.value.clone().map(Piece::Plain));
+        around.extend_from_slice(b"\r\n");
     }
-    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    let mut response = Response::new(Body::from(body));
+    around.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    pieces.push(Piece::Plain(around.into()));
+    let mut response = Response::new(Pieces::body(pieces));
     let content_type = ascii(format!("multipart/mixed; boundary={boundary}"));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response

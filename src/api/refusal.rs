@@ -34,7 +34,10 @@ impl From<ContextError> for Problem {
 
 impl From<ReadFailure> for Problem {
     fn from(failure: ReadFailure) -> Self {
-        let ReadFailure { required, counted, refused, silent } = failure;
+        let ReadFailure { required, counted, refused, silent, overload } = failure;
+        if let Some(overload) = overload {
+            return overload.into();
+        }
         let detail = format!("{counted} of the {required} replicas needed answered");
         Self::new(Kind::NoReadQuorum, detail)
             .fact("required", required)

@@ -6,8 +6,6 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, ETAG, LAST_MODIFIED, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::context::{ContextKeys, Seen};
@@ -19,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::headers::{CONTENT_TYPE_DEFAULT, CONTEXT, META_PREFIX, NoneMatch, SIBLINGS};
 use super::multipart;
+use super::pieces::Later;
 use super::problem::{Kind, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -85,8 +84,9 @@ impl Look<'_> {
         let mut response = if mixed {
             multipart::response(siblings)
         } else {
-            let shown: Vec<Value> = siblings.iter().map(|s| sibling_json(s)).collect();
-            json(&json!({"siblings": shown}))
+            let mut later = Later::new();
+            let shown: Vec<Value> = siblings.iter().map(|s| sibling_json(s, &mut later)).collect();
+            json_with(later, &json!({"siblings": shown}))
         };
         *response.status_mut() = StatusCode::MULTIPLE_CHOICES;
         let headers = response.headers_mut();
@@ -219,8 +219,9 @@ pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling) {
     }
 }
 
-/// One sibling for people and programs: the value as text, or as base64 with `encoding`.
-pub(super) fn sibling_json(sibling: &Sibling) -> Value {
+/// One sibling for people and programs: the value as text, or as base64 with `encoding`. Large values come
+/// `later`.
+pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     let mut fields = Map::new();
     let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
     set("dot", json!(sibling.dot.to_string()));
@@ -235,19 +236,22 @@ pub(super) fn sibling_json(sibling: &Sibling) -> Value {
     let meta: Map<String, Value> =
         sibling.metadata.user.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     set("meta", Value::Object(meta));
-    match std::str::from_utf8(value) {
-        Ok(text) => set("value", json!(text)),
-        Err(_) => {
-            set("encoding", json!("base64"));
-            set("value", json!(STANDARD.encode(value)))
-        }
-    };
+    let (value, is_base64) = later.value(value);
+    if is_base64 {
+        set("encoding", json!("base64"));
+    }
+    set("value", value);
     Value::Object(fields)
 }
 
 /// A JSON answer, with a line end for people who use a terminal.
 pub(super) fn json(value: &Value) -> Response {
-    let mut response = Response::new(Body::from(format!("{value}\n")));
+    json_with(Later::new(), value)
+}
+
+/// The same, with large values in it.
+pub(super) fn json_with(later: Later, value: &Value) -> Response {
+    let mut response = Response::new(later.body(value));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }

@@ -112,6 +112,7 @@ async fn resolve_key(
     // Base64 and escapes make JSON longer than what it says.
     let json_bytes_max = 2 * value_bytes_max + 4096;
     let text = body::read(body, json_bytes_max, node.config.timeouts.body_ms, &mut permit).await?;
+    permit.add_bytes(text.len())?; // for what it says, which is no longer than the text
     let resolution: Resolution = body::parse_json(&text)?;
     let (metadata, value) = match resolution.keep {
         Some(ref dot) => {
@@ -124,7 +125,6 @@ async fn resolve_key(
         let detail = format!("a value may have {value_bytes_max} bytes");
         return Err(Problem::new(Kind::TooLarge, detail).fact("max", value_bytes_max));
     }
-    permit.add_bytes(value.as_ref().map_or(0, Bytes::len))?;
     let id = ask.write_id(&metadata, &text);
     ask.carry_out(node, id, metadata, value, permit).await
 }

@@ -4,9 +4,11 @@
 //! Nodes are numbers: node 1 is `n1`. Whatever takes time is waited for by asking again, within a
 //! bound.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quorate_protocol::context::ContextKeys;
@@ -17,6 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::http::Node;
+use crate::links;
 use crate::process::{Process, Shape};
 
 /// The cluster's id and key, known to the tests so that they can open contexts.
@@ -71,6 +74,41 @@ impl Cluster {
         cluster.form();
         cluster.wait_all_up().await;
         cluster
+    }
+
+    /// The same, with each node's configuration changed.
+    pub(crate) async fn start_edited(
+        setup: Setup,
+        edit: impl Fn(usize, String) -> String,
+    ) -> Arc<Self> {
+        let cluster = Self::start_in(setup, |number, directory| {
+            let file = directory.join("node.toml");
+            let config = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(file, edit(number, config)).unwrap();
+        })
+        .await;
+        cluster.form();
+        cluster.wait_all_up().await;
+        cluster
+    }
+
+    /// The same, with all traffic between peers over links of this shape.
+    pub(crate) async fn start_linked(setup: Setup, shape: links::Shape) -> Arc<Self> {
+        let proxies = Mutex::new(BTreeMap::new());
+        Self::start_edited(setup, |_, config| {
+            let (before, nodes) = config.split_once("[[layout.nodes]]").unwrap();
+            let mut shown = nodes.to_owned();
+            for line in nodes.lines().filter(|line| line.starts_with("peer_addr")) {
+                let addr = line.split('"').nth(1).unwrap();
+                let mut proxies = proxies.lock().unwrap();
+                let proxy = *proxies
+                    .entry(addr.to_owned())
+                    .or_insert_with(|| links::before(addr.parse().unwrap(), shape));
+                shown = shown.replace(&format!("\"{addr}\""), &format!("\"{proxy}\""));
+            }
+            format!("{before}[[layout.nodes]]{shown}")
+        })
+        .await
     }
 
     /// Starts nodes, and no more.
@@ -211,6 +249,20 @@ impl Cluster {
     /// Opens the contexts that the cluster gives out.
     pub(crate) fn contexts(&self) -> ContextKeys {
         ContextKeys::new(CLUSTER_ID, &[KEY])
+    }
+
+    /// Where a node's clients connect.
+    pub(crate) fn client_addr(&self, number: usize) -> SocketAddr {
+        self.process(number).client_addr
+    }
+
+    /// How much memory a node has, in MiB.
+    pub(crate) fn resident_mib(&self, number: usize) -> u64 {
+        let path = format!("/proc/{}/status", self.process(number).pid());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.unwrap_or_default() >> 10
     }
 
     /// Where a node's data lies.

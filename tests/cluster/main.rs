@@ -10,6 +10,7 @@
 mod away;
 mod backup;
 mod buckets;
+mod bytes;
 mod conflicts;
 mod converge;
 mod crash;
@@ -22,6 +23,7 @@ mod hints;
 mod http;
 mod keys;
 mod layout;
+mod links;
 mod load;
 mod look;
 mod overload;

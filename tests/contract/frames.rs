@@ -141,6 +141,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         common: Default::default(),
         remembers_since: Millis(0),
         vouches: false,
+        frame_bytes_max: 0,
     });
     for message in [
         store(b""),
@@ -190,7 +191,10 @@ fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
     cluster.nodes[0].start();
     cluster.nodes[0].wait_until_ready();
 
-    let read = |i| Message::Read { key: key(i), what: What::Object, place: Where::Home };
+    let read = |i| {
+        let (what, place) = (What::Object, Where::Home);
+        Message::Read { key: key(i), what, place, bytes_max: u32::MAX }
+    };
     let question = |i: usize| match i % 10 {
         3 => (Message::Inspect { key: key(i) }, Vec::new()),
         6 => store(b"nonsense"),

@@ -226,7 +226,7 @@ impl<'a> Hand<'a> {
 
 /// The name of a key by its number; written in place, since what the generator does for each operation takes
 /// from what is measured.
-struct KeyName(u64);
+pub(crate) struct KeyName(pub(crate) u64);
 
 impl Display for KeyName {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

@@ -25,7 +25,7 @@ use crate::route::Homes;
 use crate::summary::Summary;
 use crate::usage::{self, Usage};
 use crate::value::Maker;
-use crate::{Outcome, path, plot};
+use crate::{Outcome, path, plot, slow};
 
 /// How long a connection rests after it broke: a node that is down is not asked in a tight loop.
 const AFTER_BREAK: Duration = Duration::from_millis(20);
@@ -77,7 +77,9 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     if job.args.op != Op::Put && !job.args.skip_preload && !job.args.any_value {
         preload(&job).await?;
     }
+    let slow = slow::start(&job);
     let summary = window(&job).await?;
+    drop(slow);
     if let Some(path) = &job.args.json {
         summary.append_to(path)?;
     }
@@ -181,7 +183,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     }
     tokio::time::sleep_until(from.into()).await;
     let before = Sample::take(&args.pids);
-    watch(args.op, from..end, &recorder).await;
+    let rss_bytes = watch(args, from..end, &recorder).await;
     let after = Sample::take(&args.pids);
     let (in_window, value_bytes, written_bytes) = {
         let recorder = lock(&recorder);
@@ -214,7 +216,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
         missed: pace.missed(),
         cpu_us_per_operation: measured.then(|| per_operation(used.cpu_us)),
         generator_cpu_us_per_operation: Some(per_operation(after.own.since(before.own).cpu_us)),
-        rss_bytes: measured.then_some(after.nodes.rss_bytes),
+        rss_bytes: measured.then_some(after.nodes.rss_bytes.max(rss_bytes)),
         disk_bytes_per_value_byte: (measured && written_bytes > 0)
             .then(|| used.written_bytes as f64 / written_bytes as f64),
         points: found.points,
@@ -234,15 +236,17 @@ impl Sample {
     }
 }
 
-/// Shows how it goes, until the end.
-async fn watch(op: Op, window: Range<Instant>, recorder: &Mutex<Recorder>) {
+/// Shows how it goes, until the end. How much memory the nodes had together, at most.
+async fn watch(args: &Args, window: Range<Instant>, recorder: &Mutex<Recorder>) -> u64 {
     let total_ms = (window.end - window.start).as_millis() as u64;
-    let mut progress = Progress::start(op.name(), total_ms);
+    let mut progress = Progress::start(args.op.name(), total_ms);
+    let mut rss_bytes = 0;
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(window.end.into()) => break,
             _ = tick.tick() => {
+                rss_bytes = usage::of(&args.pids).rss_bytes.max(rss_bytes);
                 let elapsed = window.start.elapsed();
                 let (ended, errors, point) = {
                     let recorder = lock(recorder);
@@ -259,6 +263,7 @@ async fn watch(op: Op, window: Range<Instant>, recorder: &Mutex<Recorder>) {
         }
     }
     progress.finish();
+    rss_bytes
 }
 
 /// One connection: operations at the pace, until the end.

@@ -26,6 +26,7 @@ mod recorder;
 mod report;
 mod route;
 mod siblings;
+mod slow;
 mod standard;
 mod summary;
 mod targets;

@@ -72,6 +72,15 @@ pub(crate) struct Args {
     /// Connections, and so operations in flight.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=20_000))]
     pub(crate) connections: u16,
+    /// Clients beside them that take 100 bytes of a value each second.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) slow_readers: u16,
+    /// Clients beside them that announce 8 MiB and send 100 bytes each second.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) slow_uploads: u16,
+    /// Connections beside them that send nothing.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) idle_connections: u16,
     /// The length of the measurement.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     pub(crate) seconds: f64,

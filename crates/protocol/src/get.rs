@@ -204,6 +204,20 @@ impl Get {
         effects
     }
 
+    /// Where a node that was asked looks.
+    pub fn place_of(&self, node: NodeId) -> Option<Where> {
+        self.contacts.iter().find(|c| c.node == node).map(|c| c.place)
+    }
+
+    /// The node is sending its answer, or has said how long it is: it is slow and not silent, and its
+    /// patience begins again.
+    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+        let waiting = |c: &&mut Contact| c.node == node && matches!(c.state, State::Waiting(_));
+        if let Some(contact) = self.contacts.iter_mut().find(waiting) {
+            contact.asked_at = now;
+        }
+    }
+
     /// Nothing will come from the node any more.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
         let mut effects = Vec::new();

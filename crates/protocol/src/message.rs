@@ -42,7 +42,8 @@ pub enum Message {
         /// long on its way is refused (see [`crate::reap`]).
         read_at: Millis,
     },
-    /// Say what you hold: [`Reply::Object`], [`Reply::Digest`], [`Reply::NoHint`], [`Reply::NotReady`].
+    /// Say what you hold: [`Reply::Object`], [`Reply::Large`], [`Reply::Digest`], [`Reply::NoHint`],
+    /// [`Reply::NotReady`].
     Read {
         /// Of which key.
         key: Key,
@@ -50,6 +51,9 @@ pub enum Message {
         what: What,
         /// Among your own rows, or among your hints.
         place: Where,
+        /// The longest encoded object that the asker has room for, in bytes; of a longer one it is told
+        /// the length, and asks again once it has made room.
+        bytes_max: u32,
     },
     /// Mint this write (its value is the payload): [`Reply::Accepted`] at once, and a
     /// [`Message::Written`] later.
@@ -321,6 +325,11 @@ pub enum Reply {
     },
     /// What the node distrusts.
     Distrusted(Box<Distrusted>),
+    /// The object is longer than the asker has room for.
+    Large {
+        /// Its length, encoded, in bytes.
+        bytes: u32,
+    },
 }
 
 /// Why a node did nothing.
@@ -394,6 +403,9 @@ pub struct Status {
     pub waits: bool,
     /// In an answer: it remembered an earlier start of the asker, and the asker goes on from there.
     pub vouches: bool,
+    /// The longest frame it takes, in bytes: what would not fit is not written, since it could not be
+    /// brought to this node.
+    pub frame_bytes_max: u64,
 }
 
 /// One client write as it travels from coordinator to minter.

@@ -161,6 +161,15 @@ impl Put {
         self.on_failed(node, State::Refused, now)
     }
 
+    /// The object is on its way to the node, and moves: it is slow and not silent, and its patience begins
+    /// again.
+    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+        let waiting = |c: &&mut Contact| c.node == node && c.state == State::Waiting;
+        if let Some(contact) = self.contacts.iter_mut().find(waiting) {
+            contact.sent_at = now;
+        }
+    }
+
     /// Nothing will come from the node any more, and nobody knows whether it stored the object.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
         self.on_failed(node, State::Silent, now)
@@ -359,6 +368,27 @@ mod tests {
             };
             (plan, (0..nodes).filter(|at| *at != me && down & (1 << at) != 0).map(node).collect())
         }
+    }
+
+    #[test]
+    fn a_slow_replica_that_moves_is_not_replaced_and_a_silent_one_is() {
+        let plan = Plan {
+            me: node(0),
+            homes: vec![node(0), node(1)],
+            fallbacks: vec![node(2)],
+            needed: 2,
+            sloppy: true,
+            replica_timeout_ms: 100,
+            deadline: Millis(1000),
+        };
+        let (mut put, _) = Put::start(plan, &BTreeSet::new(), Millis(0));
+        for now in (50..400).step_by(50) {
+            put.on_progress(node(1), Millis(now));
+            assert_eq!(put.on_time(Millis(now + 49)), []);
+        }
+        assert_eq!(put.next_wake(), Some(Millis(450)));
+        let role = Role::Hint { target: node(1) };
+        assert_eq!(put.on_time(Millis(450)), [Effect::Send { to: node(2), role }]);
     }
 
     /// What a bystander notes down: who was asked, who acknowledged first or said no first.

@@ -109,6 +109,14 @@ impl Route {
         self.next(now)
     }
 
+    /// The write is on its way to the node, and moves: it is slow and not silent.
+    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+        let patience_ends = now.plus(self.plan.accept_timeout_ms);
+        if let Some(attempt) = self.current.as_mut().filter(|attempt| attempt.node == node) {
+            attempt.patience_ends = attempt.patience_ends.max(patience_ends);
+        }
+    }
+
     /// Nothing will come from the node any more; it may have minted.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Option<Effect> {
         self.current.filter(|attempt| attempt.node == node)?;
@@ -258,6 +266,29 @@ mod tests {
         late.on_silent(node(1), Millis(1));
         assert_eq!(late.on_written(node(1), failed(), 2), None);
         assert_eq!(late.on_written(node(2), failed(), 2), Some(failed()));
+    }
+
+    #[test]
+    fn a_write_that_moves_is_not_given_to_another() {
+        let plan = Plan {
+            me: node(3),
+            homes: vec![node(1), node(2)],
+            sloppy: true,
+            at_first_home: true,
+            accept_timeout_ms: 100,
+            answer_timeout_ms: 300,
+            deadline: Millis(1000),
+        };
+        let (mut route, _) = Route::start(plan, &BTreeSet::new(), Millis(0));
+        for now in (50..400).step_by(50) {
+            route.on_progress(node(1), Millis(now));
+            route.on_progress(node(2), Millis(now + 40));
+            assert_eq!(route.on_time(Millis(now + 49)), None);
+        }
+        route.on_accepted(node(1), Millis(400));
+        route.on_progress(node(1), Millis(410));
+        assert_eq!(route.next_wake(), Some(Millis(700)), "what was accepted has longer");
+        assert_eq!(route.on_time(Millis(700)), Some(Effect::Forward { to: node(2) }));
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -140,14 +140,19 @@ impl FrameWriter {
 
     /// Appends a message.
     pub fn push<T: Serialize>(&mut self, head: &T, payload: &[u8]) {
-        let at = self.bytes.len();
         self.bytes.reserve(MESSAGE_PREFIX_BYTES + 128 + payload.len());
+        self.push_head(head, payload.len());
+        self.bytes.put_slice(payload);
+    }
+
+    /// Appends all of a message but its payload.
+    fn push_head<T: Serialize>(&mut self, head: &T, payload_len: usize) {
+        let at = self.bytes.len();
         self.bytes.put_u64_le(0);
         append(head, &mut self.bytes);
         let head_len = (self.bytes.len() - at - MESSAGE_PREFIX_BYTES) as u32;
         self.bytes[at..at + 4].copy_from_slice(&head_len.to_le_bytes());
-        self.bytes[at + 4..at + 8].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-        self.bytes.put_slice(payload);
+        self.bytes[at + 4..at + 8].copy_from_slice(&(payload_len as u32).to_le_bytes());
         self.count += 1;
     }
 
@@ -184,13 +189,70 @@ impl FrameWriter {
     }
 }
 
+/// A frame of one message with the prefix that it needs on a stream, in two pieces: all that comes before
+/// the payload, and the payload itself, which is not copied.
+pub fn large_frame<T: Serialize>(
+    header: &Header,
+    head: &T,
+    payload: Bytes,
+    kind: envelope::Kind,
+) -> [Bytes; 2] {
+    let mut frame = FrameWriter::new(header);
+    frame.push_head(head, payload.len());
+    let prefix = envelope::prefix(kind, frame.len() + payload.len());
+    let (room, before) = frame.bytes.split_at_mut(envelope::PREFIX_BYTES);
+    room.copy_from_slice(&prefix);
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(&before[PREFIX_BYTES..]);
+    hash.update(&payload);
+    before[8..PREFIX_BYTES].copy_from_slice(&hash.digest().to_le_bytes());
+    [frame.bytes.freeze(), payload]
+}
+
+/// The longest header that [`peek`] waits for, in bytes.
+const HEADER_BYTES_MAX: usize = 1024;
+
+/// What the first bytes of a frame say of its sender, before the rest was received and without its
+/// checksum: enough to refuse a stranger's. `Err` with how many bytes it takes to say if there are fewer.
+///
+/// # Errors
+/// As [`decode`].
+pub fn peek(start: &[u8]) -> Result<Result<Header, FrameError>, usize> {
+    let Some(prefix) = start.first_chunk::<PREFIX_BYTES>() else { return Err(PREFIX_BYTES) };
+    if prefix[..4] != MAGIC {
+        return Ok(Err(FrameError::Damaged("no magic number")));
+    }
+    let theirs = u16::from_le_bytes([prefix[4], prefix[5]]);
+    if theirs != PROTOCOL_VERSION {
+        return Ok(Err(FrameError::ProtocolVersion { theirs, ours: PROTOCOL_VERSION }));
+    }
+    let header_len = usize::from(u16::from_le_bytes([prefix[6], prefix[7]]));
+    if header_len > HEADER_BYTES_MAX {
+        return Ok(Err(FrameError::Damaged("a header longer than any")));
+    }
+    let end = PREFIX_BYTES + header_len;
+    let Some(header) = start.get(PREFIX_BYTES..end) else { return Err(end) };
+    Ok(postcard::from_bytes(header).map_err(|_| FrameError::Damaged("unreadable header")))
+}
+
 /// Reads a frame; payloads are slices of `bytes`, not copies.
 ///
 /// # Errors
 /// [`FrameError::Damaged`] or [`FrameError::ProtocolVersion`]. The header is *not* checked against this
-/// node: see [`Header::check`].
+/// node: see [`Header::check`] and [`decode_if`].
 pub fn decode<T: DeserializeOwned>(
+    bytes: Bytes,
+) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
+    decode_if(bytes, |_| Ok(()))
+}
+
+/// As [`decode`], and no message is looked at before `check` has found the header right.
+///
+/// # Errors
+/// As [`decode`], or what `check` says.
+pub fn decode_if<T: DeserializeOwned>(
     mut bytes: Bytes,
+    check: impl FnOnce(&Header) -> Result<(), FrameError>,
 ) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
     if bytes.len() < PREFIX_BYTES {
         return Err(FrameError::Damaged("cut off in the prefix"));
@@ -217,6 +279,7 @@ pub fn decode<T: DeserializeOwned>(
     if !rest.is_empty() {
         return Err(FrameError::Damaged("a header longer than it says"));
     }
+    check(&header)?;
     let mut messages = Vec::new();
     while !bytes.is_empty() {
         if messages.len() == MESSAGES_MAX {

@@ -365,7 +365,8 @@ impl Node {
             let message = if exchanging.to_fill.is_some() {
                 Message::Inspect { key }
             } else {
-                Message::Read { key, what: What::Object, place: Where::Home }
+                let (what, place) = (What::Object, Where::Home);
+                Message::Read { key, what, place, bytes_max: u32::MAX }
             };
             self.ask_peer(operation, &message, &[], world);
         } else {

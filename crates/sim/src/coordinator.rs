@@ -271,7 +271,8 @@ impl Node {
     }
 
     fn ask(&self, to: NodeId, key: Key, what: What, place: Where, world: &mut World) -> u64 {
-        world.send((self.id, self.life), to, &Message::Read { key, what, place }, &[])
+        let message = Message::Read { key, what, place, bytes_max: u32::MAX };
+        world.send((self.id, self.life), to, &message, &[])
     }
 
     /// Sends the merged object to replicas that a read saw behind.

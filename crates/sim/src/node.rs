@@ -224,7 +224,9 @@ impl Node {
             Message::Store { key, role, read_at } => {
                 self.on_store(back, (&key, role, read_at), payload, world);
             }
-            Message::Read { key, what, place } => self.on_read(back, &key, what, place, world),
+            Message::Read { key, what, place, bytes_max: _ } => {
+                self.on_read(back, &key, what, place, world);
+            }
             Message::Forward { operation, write } => {
                 world.note(format_args!("{from} -> {} forward {}", self.id, write.key));
                 if !self.is_cleared() || self.store.has_failed() {

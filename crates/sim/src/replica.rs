@@ -321,6 +321,7 @@ pub(crate) fn reading(reply: WithPayload<Reply>) -> get::Reply {
         | Reply::Keys(_)
         | Reply::Delivered { .. }
         | Reply::Distrusted(_)
+        | Reply::Large { .. }
         | Reply::Refused(_) => get::Reply::Refused,
     }
 }

@@ -197,6 +197,7 @@ impl Node {
             vouches: false,
             clock: self.machine_clock(world.now),
             waits: false,
+            frame_bytes_max: 0,
             remembers_since: self.records.starts.remembers_since,
         }
     }

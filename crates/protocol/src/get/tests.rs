@@ -74,6 +74,27 @@ prop_compose! {
     }
 }
 
+#[test]
+fn a_slow_replica_that_moves_is_waited_for() {
+    let plan = Plan {
+        homes: vec![node(0), node(1)],
+        fallbacks: Vec::new(),
+        needed: 1,
+        sloppy: true,
+        hedge_ms: None,
+        replica_timeout_ms: 100,
+        deadline: Millis(1000),
+    };
+    let (mut get, _) = Get::start(plan, &BTreeSet::new(), Millis(0));
+    assert_eq!((get.place_of(node(0)), get.place_of(node(1))), (Some(Where::Home), None));
+    for now in (50..400).step_by(50) {
+        get.on_progress(node(0), Millis(now));
+        assert_eq!(get.on_time(Millis(now + 49)), []);
+    }
+    let (to, place) = (node(1), Where::Home);
+    assert_eq!(get.on_time(Millis(450)), [Effect::Ask { to, what: What::Object, place }]);
+}
+
 /// A bystander that knows what each node holds and sees what it was asked for.
 struct Naive {
     plan: Plan,

@@ -79,7 +79,12 @@ fn messages() -> Vec<WithPayload<Message>> {
             payload: Bytes::from_static(b"abc"),
         },
         WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
-        WithPayload::bare(Message::Read { key, what: What::Digest, place: Where::Hints }),
+        WithPayload::bare(Message::Read {
+            key,
+            what: What::Digest,
+            place: Where::Hints,
+            bytes_max: u32::MAX,
+        }),
     ]
 }
 
@@ -91,6 +96,7 @@ fn replies() -> Vec<WithPayload<Reply>> {
         WithPayload { head: inspection, payload: Bytes::from_static(b"own++hint") },
         WithPayload::bare(Reply::Digest(Version([9; 16]))),
         WithPayload::bare(Reply::Refused(Refusal::HintsFull)),
+        WithPayload::bare(Reply::Large { bytes: 70_000 }),
     ]
 }
 
@@ -252,4 +258,49 @@ proptest! {
         let _ = decode::<Message>(resealed(&frame));
         let _ = decode::<Reply>(resealed(&frame));
     }
+}
+
+#[test]
+fn a_large_frame_is_the_same_bytes_in_two_pieces() {
+    for message in messages() {
+        for kind in [envelope::Kind::Frame, envelope::Kind::Part] {
+            let mut writer = FrameWriter::new(&header());
+            writer.push(&message.head, &message.payload);
+            let pieces = large_frame(&header(), &message.head, message.payload.clone(), kind);
+            assert_eq!(pieces.concat(), writer.finish_for_stream(kind));
+            assert_eq!(pieces[1].as_ptr(), message.payload.as_ptr(), "not copied");
+        }
+    }
+}
+
+#[test]
+fn the_first_bytes_name_the_sender() {
+    let frame = frame(&messages());
+    let mut have = 0;
+    let told = loop {
+        match peek(&frame[..have]) {
+            Ok(told) => break told,
+            Err(needed) => {
+                assert!(needed > have);
+                have = needed;
+            }
+        }
+    };
+    assert_eq!(told, Ok(header()));
+    assert!(have < 200, "{have}");
+    let mut long = frame[..PREFIX_BYTES].to_vec();
+    long[6..8].copy_from_slice(&u16::MAX.to_le_bytes());
+    assert!(matches!(peek(&long), Ok(Err(FrameError::Damaged(_)))), "no waiting for that");
+    assert!(matches!(peek(&[0; 100]), Ok(Err(FrameError::Damaged(_)))));
+}
+
+#[test]
+fn a_header_is_judged_before_any_message_is_looked_at() {
+    let mut writer = FrameWriter::new(&header());
+    writer.push(&Reply::Stored, b"");
+    let mut bytes = writer.finish().to_vec();
+    bytes.extend([0xff; 40]); // no message
+    let stranger = FrameError::Stranger { from: node("n1") };
+    let refused = decode_if::<Reply>(resealed(&bytes), |_| Err(stranger.clone()));
+    assert_eq!(refused, Err(stranger));
 }

@@ -1,0 +1,46 @@
+//! What bounds a node's work beside [`crate::admission`]: by bytes, and by how much of a kind is done at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::Semaphore;
+
+use crate::cold::ColdReads;
+use crate::room::Rooms;
+use crate::sizes::Sizes;
+
+/// How many keys are inspected at a time.
+const INSPECTIONS: usize = 4;
+
+/// All of it.
+pub struct Bounds {
+    /// Room for what peers send and ask for that is large.
+    pub room: Rooms,
+    /// Which objects are large.
+    pub sizes: Sizes,
+    /// Turns for reads of this node's own replica that wait for the disk.
+    pub cold_reads: ColdReads,
+    /// Writes that wait for this node's own store for longer than a replica may be silent.
+    pub slow_stores: AtomicUsize,
+    /// Turns for inspections of a key.
+    pub inspections: Semaphore,
+    /// Turns for comparisons that people ask for.
+    pub comparisons: Arc<Semaphore>,
+    /// Turns for scrubs that people ask for.
+    pub scrubs: Semaphore,
+}
+
+impl Bounds {
+    /// With room for so many bytes of peers' large messages.
+    pub fn new(large_bytes_max: usize) -> Self {
+        Self {
+            room: Rooms::new(large_bytes_max),
+            sizes: Sizes::default(),
+            cold_reads: ColdReads::default(),
+            slow_stores: AtomicUsize::new(0),
+            inspections: Semaphore::new(INSPECTIONS),
+            comparisons: Arc::new(Semaphore::new(1)),
+            scrubs: Semaphore::new(1),
+        }
+    }
+}
