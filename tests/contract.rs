@@ -23,6 +23,8 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/meaning.rs"]
+mod meaning;
 #[path = "contract/quorums.rs"]
 mod quorums;
 #[path = "contract/snapshots.rs"]

@@ -1,6 +1,7 @@
 //! The client port: HTTP in, operations out (design section 6 is the contract).
 //!
-//! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
+//! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once into
+//! what it means;
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints` and `health` are
 //! the routes; `write` is what all that write share; `show` and `multipart` are how an object looks to a
 //! client, `held` keeps count of large answers; `problem` and `refusal` are everything that can go wrong.
@@ -11,6 +12,7 @@
 mod anti_entropy;
 mod body;
 mod buckets;
+mod conditions;
 mod distrusted;
 mod headers;
 mod health;
