@@ -389,6 +389,11 @@ impl Config {
                 return Err(value("layout.nodes.peer_addr", allowed, &node.peer_addr));
             }
         }
+        crate::log::filter(&self.log.level).map_err(|error| ConfigError::Value {
+            key: "log.level",
+            allowed: "levels, such as info or info,quorate=debug".to_owned(),
+            value: format!("{:?}: {error}", self.log.level),
+        })?;
         let quorums = Settings { r: self.defaults.r, w: self.defaults.w, ..Settings::default() };
         let properties = self.defaults.properties();
         if !(1..=255).contains(&self.defaults.n.unwrap_or(properties.n)) {

@@ -15,6 +15,7 @@ use quorate_protocol::wire::{FrameWriter, Header};
 use crate::faults::Faults;
 use crate::health::{Health, State};
 use crate::link::Link;
+use crate::log::Seldom;
 use crate::mailbox::Heard;
 use crate::queue::{Outgoing, Queue};
 
@@ -45,6 +46,8 @@ pub(crate) struct Peer {
     /// When the batch in flight on each lane was sent, 0 if there is none.
     pub(crate) in_flight: Vec<AtomicU64>,
     pub(crate) health: Health,
+    /// Of its refusals, few are logged.
+    pub(crate) refusals: Seldom,
 }
 
 impl Peer {
@@ -154,7 +157,9 @@ pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, lane: usize) {
                 let error = failure.error();
                 if let Failure::Refused(error) = &failure {
                     // It answers, so it is up; but it wants none of this node's frames.
-                    tracing::warn!(peer = %peer.node, %error, "the peer refused a frame");
+                    if let Some(held_back) = peer.refusals.now() {
+                        tracing::warn!(peer = %peer.node, %error, held_back, "the peer refused a frame");
+                    }
                 }
                 line.failed(&peer, kind, sent_at, error);
                 tell_all(&peer, batch, || failure.heard());

@@ -31,6 +31,7 @@ pub mod inspect;
 pub mod keys;
 mod lanes;
 mod link;
+pub mod log;
 pub mod mailbox;
 pub mod metrics;
 pub mod minter;

@@ -29,6 +29,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::log::Seldom;
 
 /// The most that is read ahead on one connection, in bytes; a request's head must fit.
 const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
@@ -129,7 +130,8 @@ impl App for Router {
 pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
-    while let Some(stream) = accept(&listener, &stop).await {
+    let failures = Seldom::new();
+    while let Some(stream) = accept(&listener, &stop, &failures).await {
         match Arc::clone(&slots).try_acquire_owned() {
             Ok(slot) => {
                 let lease = Lease {
@@ -150,7 +152,11 @@ pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Can
 }
 
 /// The next connection; `None` once the port stops.
-async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
+async fn accept(
+    listener: &TcpListener,
+    stop: &CancellationToken,
+    failures: &Seldom,
+) -> Option<TcpStream> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -160,7 +166,9 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpS
             Ok((stream, _)) => return Some(stream),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if let Some(held_back) = failures.now() {
+                    tracing::warn!(%error, held_back, "cannot accept connections");
+                }
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -51,14 +51,17 @@ pub enum Ended {
     BesideTwin,
 }
 
-/// Runs a node until SIGTERM or SIGINT, or until it has to start over.
+/// Runs a node until SIGTERM or SIGINT, or until it has to start over. `reload` is called at SIGHUP.
 ///
 /// # Errors
 /// [`ServeError`] that says what to do.
-pub async fn serve(config: Config) -> Result<Ended, ServeError> {
+pub async fn serve(
+    config: Config,
+    reload: impl Fn() + Send + 'static,
+) -> Result<Ended, ServeError> {
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
-    let stop_signal = stop_signal().map_err(ServeError::Signals)?;
+    let signals = Signals::handle(reload).map_err(ServeError::Signals)?;
     let node = tokio::task::spawn_blocking(|| Node::start(config))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -84,7 +87,7 @@ pub async fn serve(config: Config) -> Result<Ended, ServeError> {
         "listening"
     );
     let ended = tokio::select! {
-        () = stop_signal => Ended::Stopped,
+        () = signals.stop.cancelled() => Ended::Stopped,
         () = node.standing.start_over.cancelled() => Ended::StartOver,
         () = node.standing.twin.cancelled() => Ended::BesideTwin,
         () = node.reopening.now.cancelled() => Ended::StartOver,
@@ -139,13 +142,38 @@ async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, Serv
     TcpListener::bind(addr).await.map_err(|source| ServeError::Listen { key, addr, source })
 }
 
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+/// What signals ask for.
+struct Signals {
+    /// To stop.
+    stop: CancellationToken,
+}
+
+impl Signals {
+    /// From now on no signal that can be handled ends the process by itself.
+    fn handle(reload: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut user = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
+        let stop = CancellationToken::new();
+        let signals = Self { stop: stop.clone() };
+        tokio::spawn(async move {
+            let [user1, user2] = &mut user;
+            loop {
+                tokio::select! {
+                    () = either(&mut terminate, &mut interrupt) => stop.cancel(),
+                    _ = hangup.recv() => reload(),
+                    () = either(user1, user2) => tracing::info!("a user signal means nothing here"),
+                }
+            }
+        });
+        Ok(signals)
+    }
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
 }

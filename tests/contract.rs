@@ -27,6 +27,8 @@ mod keys;
 mod meaning;
 #[path = "contract/quorums.rs"]
 mod quorums;
+#[path = "contract/runs.rs"]
+mod runs;
 #[path = "contract/snapshots.rs"]
 mod snapshots;
 #[path = "contract/status.rs"]
