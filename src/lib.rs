@@ -18,6 +18,7 @@ pub mod config;
 pub mod coordinator;
 pub mod delivery;
 pub mod distrusted;
+mod environment;
 pub mod faults;
 pub mod fill;
 pub mod form;

@@ -103,7 +103,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match cli.command {
         Command::Serve { config } => serve(&config)?,
         Command::Form { config, timeout_ms } => {
-            let config = Config::load(&config)?;
+            let config = load_and_warn(&config)?;
             let formed = form::form(&config, Duration::from_millis(timeout_ms));
             let nodes = config.layout.nodes.len();
             match runtime(1)?.block_on(formed)? {
@@ -114,8 +114,12 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         Command::CheckConfig { config } => {
-            let config = Config::load(&config)?;
+            let config = load_and_warn(&config)?;
             let layout = config.layout()?;
+            let oddities = config.oddities();
+            if !oddities.is_empty() {
+                return Err(oddities.join("\nquorate: ").into());
+            }
             let text = format!("node {} of {layout:?}: the configuration is good", config.node);
             say(&mut std::io::stdout(), &text);
         }
@@ -144,6 +148,12 @@ fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let levels = log::start(&config.log)?;
     stop_on_panic();
     use_small_pages();
+    for name in config.foreign_variables() {
+        tracing::warn!(name, "an environment variable that is no setting is passed over");
+    }
+    for oddity in config.oddities() {
+        tracing::warn!("{oddity}");
+    }
     let path = path.to_owned();
     let reload = move || reload(&path, &levels);
     let runtime = runtime(config.worker_threads)?;
@@ -184,6 +194,16 @@ fn reload(path: &Path, levels: &log::Levels) {
             tracing::error!(%error, "the configuration cannot be read; all stays as it was")
         }
     }
+}
+
+/// Loads a configuration, and says which variables of the environment mean nothing to it.
+fn load_and_warn(path: &Path) -> Result<Config, Box<dyn std::error::Error>> {
+    let config = Config::load(path)?;
+    for name in config.foreign_variables() {
+        let text = format!("quorate: the environment variable {name} is no setting; passed over");
+        say(&mut std::io::stderr(), &text);
+    }
+    Ok(config)
 }
 
 /// Has memory mapped in small pages. To clear a huge one takes the kernel milliseconds, in the middle of a

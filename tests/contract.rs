@@ -31,6 +31,8 @@ mod quorums;
 mod runs;
 #[path = "contract/snapshots.rs"]
 mod snapshots;
+#[path = "contract/starts.rs"]
+mod starts;
 #[path = "contract/status.rs"]
 mod status;
 #[path = "contract/values.rs"]
