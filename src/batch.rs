@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quorate_protocol::listing::Question;
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_storage::{Blocking, Error};
@@ -104,6 +105,21 @@ fn refused(error: Error) -> WithPayload<Reply> {
     WithPayload::bare(Reply::Refused(refusal_of(&error)))
 }
 
+/// Takes a write over, unless its answer might come too late: another home replica takes it then.
+fn forwarded(
+    node: &Arc<Node>,
+    from: NodeId,
+    operation: u64,
+    mut write: Write,
+    value: Bytes,
+) -> Reply {
+    if node.is_draining() {
+        return Reply::Refused(Refusal::Stopping);
+    }
+    write.draft.value = write.has_value.then_some(value);
+    minter::accept(node, from, operation, write)
+}
+
 async fn carry_out_one(
     node: &Arc<Node>,
     from: NodeId,
@@ -113,9 +129,8 @@ async fn carry_out_one(
     match message.head {
         // `on_a_row` has answered these.
         Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
-        Message::Forward { operation, mut write } => {
-            write.draft.value = write.has_value.then_some(payload);
-            WithPayload::bare(minter::accept(node, from, operation, *write))
+        Message::Forward { operation, write } => {
+            WithPayload::bare(forwarded(node, from, operation, *write, payload))
         }
         Message::Written { operation, answer } => {
             let answer = Box::new(WithPayload { head: answer, payload });

@@ -282,6 +282,8 @@ section! {
         body_ms: u64 = 30_000,
         /// How long a graceful stop may take in all.
         shutdown_ms: u64 = 10_000,
+        /// How long of that clients are still served as ever, and told to go.
+        drain_ms: u64 = 1_000,
         /// How long an idempotency key is remembered.
         idempotency_ms: u64 = 600_000,
         /// How often an unreachable peer is tried.
@@ -577,6 +579,7 @@ impl Config {
         in_range("timeouts.header_ms", t.header_ms, 100..=HOUR_MS)?;
         in_range("timeouts.body_ms", t.body_ms, 100..=HOUR_MS)?;
         in_range("timeouts.shutdown_ms", t.shutdown_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.drain_ms", t.drain_ms, 0..=HOUR_MS)?;
         in_range("timeouts.idempotency_ms", t.idempotency_ms, 0..=24 * HOUR_MS)?;
         in_range("timeouts.probe_ms", t.probe_ms, 50..=60_000)?;
         let (a, d) = (&self.anti_entropy, &self.deletes);

@@ -17,6 +17,7 @@ pub mod chores;
 pub mod config;
 pub mod coordinator;
 pub mod delivery;
+pub mod descriptors;
 pub mod distrusted;
 mod environment;
 pub mod faults;

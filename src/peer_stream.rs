@@ -162,7 +162,7 @@ mod tests {
     struct Port {
         node: Arc<Node>,
         addr: SocketAddr,
-        stop: CancellationToken,
+        stop: serve::Stop,
         ended: JoinHandle<()>,
         _directory: TempDir,
     }
@@ -184,7 +184,7 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             let node = Node::start(Config::load(&file).unwrap()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+            let (addr, stop) = (listener.local_addr().unwrap(), serve::Stop::default());
             let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };
             let app = peer_port::app(node.clone());
             let ended = tokio::spawn(serve::run(listener, app, bounds, stop.clone()));
@@ -334,7 +334,7 @@ mod tests {
         port.node.faults.set(Cuts { cut_in: [port.n2()].into(), ..Cuts::default() });
         busy.write(&port.batch(1)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        port.stop.cancel();
+        port.stop.begun.cancel();
         assert!(is_closed(&mut idle).await);
         assert!(!port.ended.is_finished());
         assert_eq!(busy.read().await.unwrap().0, Kind::Refusal);
