@@ -278,6 +278,8 @@ section! {
         replica_ms: u64 = 500,
         /// How long a client may take to send a request's head.
         header_ms: u64 = 10_000,
+        /// How long a client's connection may be idle between requests.
+        idle_ms: u64 = 120_000,
         /// How long a client may take to send a request's body.
         body_ms: u64 = 30_000,
         /// How long a graceful stop may take in all.
@@ -577,6 +579,7 @@ impl Config {
         in_range("timeouts.request_ms", t.request_ms, 1..=t.request_ms_max)?;
         in_range("timeouts.replica_ms", t.replica_ms, 10..=60_000)?;
         in_range("timeouts.header_ms", t.header_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.idle_ms", t.idle_ms, 100..=24 * HOUR_MS)?;
         in_range("timeouts.body_ms", t.body_ms, 100..=HOUR_MS)?;
         in_range("timeouts.shutdown_ms", t.shutdown_ms, 100..=HOUR_MS)?;
         in_range("timeouts.drain_ms", t.drain_ms, 0..=HOUR_MS)?;

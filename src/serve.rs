@@ -32,12 +32,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::framing::{HEAD_BYTES_MAX, HeadError};
+use crate::heads::{Heads, Patience};
 use crate::log::Seldom;
 
 /// The most that is read ahead on one connection, in bytes; a request's head must fit.
 const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
-/// The longest request head (request line and headers), in bytes: the longest context and then some.
-const HEAD_BYTES_MAX: usize = 64 << 10;
 /// [`Bounds::last_call_ms`] of clients.
 const LAST_CALL_MS: u64 = 200;
 /// How often to see whether all connections are gone, in milliseconds.
@@ -59,8 +59,8 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConn
 pub struct Bounds {
     /// Connections at a time; one more is refused.
     pub connections_max: usize,
-    /// How long a connection may take to send a request's head, in milliseconds, idle time included.
-    pub header_ms: u64,
+    /// How long a connection may be idle or in a head.
+    pub heads: HeadBounds,
     /// How long a connection may take nothing of an answer, in milliseconds.
     pub stall_ms: u64,
     /// When the port stops, how long requests may still begin to come on connections that there
@@ -68,13 +68,25 @@ pub struct Bounds {
     pub last_call_ms: u64,
 }
 
+/// Who watches over the heads of requests.
+#[derive(Clone, Copy, Debug)]
+pub enum HeadBounds {
+    /// [`crate::heads`]: every head is looked at, and every refusal is one of the app's.
+    Looked(Patience),
+    /// hyper alone, as connections may become something else than HTTP: so many milliseconds for
+    /// each head, idle time included.
+    PassedOn(u64),
+}
+
 impl Bounds {
     /// Those of the client port, with so many connections.
     pub fn for_clients(config: &Config, connections_max: usize) -> Self {
+        let timeouts = &config.timeouts;
+        let patience = Patience { head_ms: timeouts.header_ms, idle_ms: timeouts.idle_ms };
         Self {
             connections_max,
-            header_ms: config.timeouts.header_ms,
-            stall_ms: config.timeouts.body_ms,
+            heads: HeadBounds::Looked(patience),
+            stall_ms: timeouts.body_ms,
             last_call_ms: LAST_CALL_MS,
         }
     }
@@ -84,7 +96,7 @@ impl Bounds {
         let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
         Self {
             connections_max: lanes.saturating_mul(8).max(64),
-            header_ms: config.timeouts.header_ms.max(PEER_IDLE_MS),
+            heads: HeadBounds::PassedOn(config.timeouts.header_ms.max(PEER_IDLE_MS)),
             stall_ms: config.timeouts.body_ms,
             last_call_ms: 0, // what meets a stream that ends is sent again
         }
@@ -145,6 +157,12 @@ pub trait App: Clone + Send + Sync + Unpin + 'static {
         self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send;
+
+    /// The whole answer, head and body, to a request whose head cannot be taken. The connection
+    /// ends with it.
+    fn refuse(&self, _why: HeadError) -> Vec<u8> {
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
+    }
 }
 
 impl App for Router {
@@ -237,13 +255,17 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
     // Without this an answer in two segments waits for the other end's delayed acknowledgement.
     drop(stream.set_nodelay(true));
-    let stream = Impatient::new(TokioIo::new(stream), Duration::from_millis(bounds.stall_ms));
+    let (heads, hyper_ms) = match bounds.heads {
+        HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience), None),
+        HeadBounds::PassedOn(ms) => (Heads::passing_all_on(stream, app.clone()), Some(ms)),
+    };
+    let stream = Impatient::new(TokioIo::new(heads), Duration::from_millis(bounds.stall_ms));
     let (stop, for_upgrades) = (lease.stop.clone(), lease.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Who has finished sending may still read: a cut-off body gets its answer too.
         .half_close(true)
-        .header_read_timeout(Duration::from_millis(bounds.header_ms))
+        .header_read_timeout(hyper_ms.map(Duration::from_millis))
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_AHEAD_BYTES_MAX)
         .serve_connection(
@@ -359,7 +381,12 @@ mod tests {
     use super::*;
 
     fn bounds(connections_max: usize) -> Bounds {
-        Bounds { connections_max, header_ms: 10_000, stall_ms: 200, last_call_ms: 0 }
+        Bounds {
+            connections_max,
+            heads: HeadBounds::PassedOn(10_000),
+            stall_ms: 200,
+            last_call_ms: 0,
+        }
     }
 
     struct Port {

@@ -17,6 +17,8 @@ mod conflicts;
 mod contexts;
 #[path = "contract/frames.rs"]
 mod frames;
+#[path = "contract/heads.rs"]
+mod heads;
 #[path = "contract/hints.rs"]
 mod hints;
 #[path = "contract/inputs.rs"]

@@ -34,6 +34,7 @@ mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -46,9 +47,12 @@ use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use self::headers::REQUEST_ID;
 use self::observe::Begun;
 use self::problem::{Kind, Problem};
 use self::unread::Unread;
+use crate::framing::HeadError;
+use crate::metrics::Route;
 use crate::node::Node;
 use crate::serve::App;
 
@@ -101,6 +105,12 @@ impl App for Api {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(begun.ended(&self.0.node.metrics, response))
+    }
+
+    fn refuse(&self, why: HeadError) -> Vec<u8> {
+        let problem = Problem::from(why).header(REQUEST_ID, observe::new_id());
+        self.0.node.metrics.answered(Route::Other, problem.status(), Duration::ZERO);
+        problem.into_bytes()
     }
 }
 
