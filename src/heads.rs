@@ -7,6 +7,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::crowd::{Crowd, Idle};
 use crate::framing::{HEAD_BYTES_MAX, HeadError, Message, inspect, may_end_head};
 use crate::serve::App;
 
@@ -21,6 +23,9 @@ use crate::serve::App;
 /// that were not read resets it, and the client would see the reset instead of the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 << 20;
+
+/// After this long a connection counts as idle, and goes if there is no room for a new one.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a client may take for the parts of a request that nothing else bounds, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +47,8 @@ pub(crate) struct Heads<S, A> {
     /// How many of them were looked at and hold no whole head.
     looked_at: usize,
     has_served: bool,
-    timer: Option<(Waiting, Pin<Box<Sleep>>)>,
+    wait: Option<Wait>,
+    crowd: Arc<Crowd>,
     /// What is still to be written before the connection is shut down.
     refusal: Option<Refusal>,
 }
@@ -56,9 +62,19 @@ enum Phase {
     Ended,
 }
 
+/// How long a connection has waited without a whole head.
+struct Wait {
+    what: Waiting,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// Whether it counts as idle.
+    idle: Option<Idle>,
+}
+
 /// What a connection without a whole head waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
+    Nothing,
     First,
     Next,
     RestOfHead,
@@ -73,7 +89,7 @@ struct Refusal {
 
 impl<S, A> Heads<S, A> {
     /// Looks at the heads of a connection, each within its time.
-    pub(crate) fn new(stream: S, app: A, patience: Patience) -> Self {
+    pub(crate) fn new(stream: S, app: A, patience: Patience, crowd: Arc<Crowd>) -> Self {
         Self {
             stream,
             app,
@@ -82,7 +98,8 @@ impl<S, A> Heads<S, A> {
             held: BytesMut::new(),
             looked_at: 0,
             has_served: false,
-            timer: None,
+            wait: None,
+            crowd,
             refusal: None,
         }
     }
@@ -90,7 +107,8 @@ impl<S, A> Heads<S, A> {
     /// Passes all on: for connections that become something else than HTTP.
     pub(crate) fn passing_all_on(stream: S, app: A) -> Self {
         let phase = Phase::Message(Message::endless());
-        Self { phase, ..Self::new(stream, app, Patience { head_ms: 0, idle_ms: 0 }) }
+        let patience = Patience { head_ms: 0, idle_ms: 0 };
+        Self { phase, ..Self::new(stream, app, patience, Arc::default()) }
     }
 }
 
@@ -180,8 +198,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         self.phase = Phase::Message(message);
         self.looked_at = 0;
         self.has_served = true;
-        if let Some((waiting, _)) = &mut self.timer {
-            *waiting = Waiting::First; // of this connection's life only the first wait is that
+        if let Some(wait) = &mut self.wait {
+            wait.what = Waiting::Nothing;
+            wait.idle = None;
         }
     }
 
@@ -193,26 +212,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         }
     }
 
-    /// Ready when what the connection waits for takes too long.
+    /// Ready when what the connection waits for takes too long, or when an idle one has to go.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let waiting = self.waits_for();
+        let what = self.waits_for();
         let Patience { head_ms, idle_ms } = self.patience;
-        let patience = Duration::from_millis(match waiting {
+        let patience = Duration::from_millis(match what {
             Waiting::Next => idle_ms,
-            Waiting::First | Waiting::RestOfHead => head_ms,
+            Waiting::Nothing | Waiting::First | Waiting::RestOfHead => head_ms,
         });
-        let (since, timer) = self.timer.get_or_insert_with(|| (waiting, Box::pin(sleep(patience))));
-        if *since != waiting {
-            *since = waiting;
-            timer.as_mut().reset(Instant::now() + patience);
+        let may_idle = what != Waiting::RestOfHead && patience > IDLE_AFTER;
+        let first = if may_idle { IDLE_AFTER } else { patience };
+        let since = Instant::now();
+        let wait = self.wait.get_or_insert_with(|| {
+            let timer = Box::pin(sleep(first));
+            Wait { what, since, timer, idle: None }
+        });
+        if wait.what != what {
+            wait.timer.as_mut().reset(since + first);
+            (wait.what, wait.since, wait.idle) = (what, since, None);
         }
-        timer.as_mut().poll(cx)
+        loop {
+            if let Some(idle) = &mut wait.idle
+                && idle.poll_asked(cx).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            ready!(wait.timer.as_mut().poll(cx));
+            if !may_idle || wait.idle.is_some() {
+                return Poll::Ready(());
+            }
+            wait.idle = Some(self.crowd.enter());
+            wait.timer.as_mut().reset(wait.since + patience);
+        }
     }
 
     fn out_of_patience(&mut self) {
         match self.waits_for() {
             Waiting::RestOfHead => self.refuse(HeadError::TooSlow(self.patience.head_ms)),
-            Waiting::First | Waiting::Next => self.phase = Phase::Ended,
+            Waiting::Nothing | Waiting::First | Waiting::Next => self.phase = Phase::Ended,
         }
     }
 

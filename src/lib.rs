@@ -16,6 +16,7 @@ pub mod buckets;
 pub mod chores;
 pub mod config;
 pub mod coordinator;
+mod crowd;
 pub mod delivery;
 pub mod descriptors;
 pub mod distrusted;

@@ -32,6 +32,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::crowd::Crowd;
 use crate::framing::{HEAD_BYTES_MAX, HeadError};
 use crate::heads::{Heads, Patience};
 use crate::log::Seldom;
@@ -45,6 +46,8 @@ const LOOK_MS: u64 = 10;
 /// Connections that are being refused at a time, and for how many milliseconds at most.
 pub(crate) const REFUSALS_MAX: usize = 16;
 const REFUSAL_MS_MAX: u64 = 500;
+/// How long a new connection waits for the place of an idle one, in milliseconds.
+const ROOM_MS_MAX: u64 = 200;
 /// How long to wait when the system has no more sockets, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -57,7 +60,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConn
 /// What a port allows its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections at a time; one more is refused.
+    /// Connections at a time; one more takes the place of one that is idle, or is refused.
     pub connections_max: usize,
     /// How long a connection may be idle or in a head.
     pub heads: HeadBounds,
@@ -177,20 +180,31 @@ pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Sto
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let last_call = CancellationToken::new();
-    let take = |stream: TcpStream| match Arc::clone(&slots).try_acquire_owned() {
-        Ok(slot) => {
-            let lease = Lease {
-                stop: last_call.clone(),
-                cut: stop.cut.clone(),
-                _slot: Arc::new(slot),
-                _tracked: stop.connections.token(),
-            };
-            tokio::spawn(serve(stream, app.clone(), bounds, lease));
+    let crowd = Arc::new(Crowd::default());
+    let take = |stream: TcpStream| {
+        let tracked = stop.connections.token();
+        let (stop, cut) = (last_call.clone(), stop.cut.clone());
+        let serve = {
+            let (app, crowd) = (app.clone(), crowd.clone());
+            move |stream: TcpStream, slot: OwnedSemaphorePermit| {
+                let lease = Lease { stop, cut, _slot: Arc::new(slot), _tracked: tracked };
+                serve(stream, app, bounds, lease, crowd)
+            }
+        };
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            tokio::spawn(serve(stream, slot));
+        } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+            let room = make_room(slots.clone(), crowd.clone());
+            tokio::spawn(async move {
+                match room.await {
+                    Some(slot) => {
+                        drop(refusal);
+                        serve(stream, slot).await;
+                    }
+                    None => refuse(stream, refusal).await,
+                }
+            });
         }
-        Err(_) => match Arc::clone(&refusals).try_acquire_owned() {
-            Ok(permit) => drop(tokio::spawn(refuse(stream, permit))),
-            Err(_) => drop(stream),
-        },
     };
     let failures = Seldom::new();
     while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
@@ -209,6 +223,14 @@ pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Sto
     last_call.cancel();
     stop.connections.close();
     stop.connections.wait().await;
+}
+
+/// Has an idle connection give up its place, if there is one.
+async fn make_room(slots: Arc<Semaphore>, crowd: Arc<Crowd>) -> Option<OwnedSemaphorePermit> {
+    if !crowd.ask_one_to_go() {
+        return None;
+    }
+    timeout(Duration::from_millis(ROOM_MS_MAX), slots.acquire_owned()).await.ok()?.ok()
 }
 
 /// Tells one connection too many to come again later, and waits a moment for it to read that.
@@ -252,11 +274,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
 }
 
-async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
+async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, crowd: Arc<Crowd>) {
     // Without this an answer in two segments waits for the other end's delayed acknowledgement.
     drop(stream.set_nodelay(true));
     let (heads, hyper_ms) = match bounds.heads {
-        HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience), None),
+        HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience, crowd), None),
         HeadBounds::PassedOn(ms) => (Heads::passing_all_on(stream, app.clone()), Some(ms)),
     };
     let stream = Impatient::new(TokioIo::new(heads), Duration::from_millis(bounds.stall_ms));
