@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts share: paths, prerequisites, the build, and the nodes of the local cluster.
 # Sourced, never run. The settings, all optional, are environment variables (not QUORATE_…: those are
-# the node's own, and it refuses what it does not know):
+# the node's own):
 #   DEV_CLUSTER_DIR       where the local cluster lives         (target/cluster)
 #   DEV_CLIENT_PORT_BASE  node n1 listens on this port plus 1   (7400)
 #   DEV_PEER_PORT_BASE    the same, for its peers               (7500)

@@ -10,7 +10,7 @@ Usage: scripts/restore-node.sh NODE [--wipe]
 
 Lets a paused node go on, or starts a dead one, and waits until it is ready.
 
-  --wipe   start it with an empty data directory, as after the loss of a disk
+  --wipe   start it with an empty data directory, as after the loss of a disk; only a dead one
 
 Example:
   scripts/kill-node.sh n2
@@ -40,9 +40,7 @@ done
 require_node "$node"
 state=$(node_state "$node")
 if ((wipe)) && [[ $state != dead ]]; then
-    kill -KILL "$(node_pid "$node")"
-    wait_gone "$node" 10 || die "$node does not go away"
-    state=dead
+    die "$node is $state; its data is not wiped under it. First: scripts/kill-node.sh $node"
 fi
 if ((wipe)); then
     rm -rf "${CLUSTER_DIR:?}/$node/data"

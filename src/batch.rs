@@ -8,9 +8,10 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quorate_protocol::get::{What, Where};
 use quorate_protocol::listing::Question;
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_storage::{Blocking, Error};
@@ -239,6 +240,22 @@ fn refused(error: Error) -> WithPayload<Reply> {
     WithPayload::bare(Reply::Refused(refusal_of(&error)))
 }
 
+/// Takes a write over, unless its answer might come too late: another home replica takes it then.
+fn forwarded(
+    node: &Arc<Node>,
+    from: NodeId,
+    operation: u64,
+    mut write: Write,
+    value: Bytes,
+) -> Reply {
+    if node.is_draining() {
+        return Reply::Refused(Refusal::Stopping);
+    }
+    let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
+    write.draft.value = write.has_value.then_some(value);
+    minter::accept(node, from, operation, write)
+}
+
 async fn carry_out_one(
     node: &Arc<Node>,
     from: NodeId,
@@ -248,12 +265,8 @@ async fn carry_out_one(
     match message.head {
         // `on_a_row` has answered these.
         Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
-        Message::Forward { operation, mut write } => {
-            let Ok(payload) = node.admission.charged(payload) else {
-                return WithPayload::bare(Reply::Refused(Refusal::Busy));
-            };
-            write.draft.value = write.has_value.then_some(payload);
-            WithPayload::bare(minter::accept(node, from, operation, *write))
+        Message::Forward { operation, write } => {
+            WithPayload::bare(forwarded(node, from, operation, *write, payload))
         }
         Message::Written { operation, answer } => {
             let payload = node.admission.held(payload);

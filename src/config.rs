@@ -1,11 +1,12 @@
-//! What an operator can set: a TOML file, overlaid by `QUORATE_*` environment variables.
+//! What an operator can set: a TOML file, overlaid by `QUORATE_*` environment variables
+//! (`environment`).
 //!
 //! Every setting is documented with unit, default and range in `config/node.toml`. Unknown keys are
 //! refused, and every value is checked here, once, with an error that names the key and what is allowed.
-//! In the environment a dot is two underscores: `QUORATE_LIMITS__VALUE_BYTES_MAX=1048576`.
 
+use std::ffi::OsString;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,8 @@ use quorate_protocol::common::Common;
 use quorate_protocol::layout::{Layout, LayoutError, Member};
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
+
+use crate::environment::{Environment, Setting};
 
 /// Why a configuration cannot be used. The text names the file or the key.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +39,30 @@ pub enum ConfigError {
         /// What was found.
         value: String,
     },
+    /// A variable of the environment is wrong.
+    #[error("the environment variable {name}: {reason}")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The nodes of the layout do not make a cluster.
     #[error("layout: {0}")]
     Layout(#[from] LayoutError),
+}
+
+/// What a key is to a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// One of its settings.
+    Setting,
+    /// One that is no single value.
+    OnlyInFile,
+    /// Of one of its tables, but no setting in it.
+    NoneOfTable(&'static str),
+    /// Not of this configuration.
+    Foreign,
 }
 
 /// When a write is acknowledged.
@@ -108,6 +132,49 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
+    /// Variables of the environment that begin like settings and are none. Not a setting itself.
+    #[serde(skip)]
+    pub(crate) foreign_variables: Vec<String>,
+}
+
+/// The settings that stand in no table, and those of the tables that are not made by `section!`.
+const ALONE: &[&str] = &[
+    "cluster_id",
+    "cluster_keys",
+    "node",
+    "data_dir",
+    "client_addr",
+    "peer_addr",
+    "durability",
+    "worker_threads",
+    "fault_hook",
+];
+const OF_LAYOUT: &[&str] = &["version", "partitions"];
+const OF_DEFAULTS: &[&str] = &["n", "r", "w", "conflicts", "sloppy"];
+
+/// What a key, with dots, is to a configuration.
+pub(crate) fn known(key: &str) -> Known {
+    let tables = [
+        ("layout", OF_LAYOUT),
+        ("defaults", OF_DEFAULTS),
+        ("limits", Limits::SETTINGS),
+        ("timeouts", Timeouts::SETTINGS),
+        ("anti_entropy", AntiEntropy::SETTINGS),
+        ("deletes", Deletes::SETTINGS),
+        ("gossip", GossipConfig::SETTINGS),
+        ("peers", PeersConfig::SETTINGS),
+        ("storage", StorageConfig::SETTINGS),
+        ("log", LogConfig::SETTINGS),
+    ];
+    let Some((table, name)) = key.split_once('.') else {
+        return if ALONE.contains(&key) { Known::Setting } else { Known::Foreign };
+    };
+    match tables.into_iter().find(|(known, _)| *known == table) {
+        None => Known::Foreign,
+        Some((_, settings)) if settings.contains(&name) => Known::Setting,
+        Some(("layout", _)) if name == "nodes" => Known::OnlyInFile,
+        Some((table, _)) => Known::NoneOfTable(table),
+    }
 }
 
 /// The nodes of the cluster, the same on all of them.
@@ -165,6 +232,9 @@ macro_rules! section {
         #[derive(Clone, Debug, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+        impl $name {
+            const SETTINGS: &'static [&'static str] = &[$(stringify!($field),)*];
+        }
         impl Default for $name {
             fn default() -> Self {
                 Self { $($field: $default,)* }
@@ -208,10 +278,14 @@ section! {
         replica_ms: u64 = 500,
         /// How long a client may take to send a request's head.
         header_ms: u64 = 10_000,
+        /// How long a client's connection may be idle between requests.
+        idle_ms: u64 = 120_000,
         /// How long a client may take to send a request's body.
         body_ms: u64 = 30_000,
-        /// How long a graceful stop may take.
+        /// How long a graceful stop may take in all.
         shutdown_ms: u64 = 10_000,
+        /// How long of that clients are still served as ever, and told to go.
+        drain_ms: u64 = 1_000,
         /// How long an idempotency key is remembered.
         idempotency_ms: u64 = 600_000,
         /// How often an unreachable peer is tried.
@@ -327,23 +401,77 @@ impl Config {
     /// Reads a file, overlays the environment and checks every value.
     ///
     /// # Errors
-    /// [`ConfigError`] that names the file or key and what is allowed.
+    /// [`ConfigError`] that names the file, the variable or the key, and what is allowed.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let environment = config::Environment::with_prefix("QUORATE")
-            .prefix_separator("_")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("cluster_keys");
-        let source = config::File::from(path).format(config::FileFormat::Toml);
-        let built = config::Config::builder().add_source(source).add_source(environment).build();
-        let loaded: Result<Self, _> = built.and_then(config::Config::try_deserialize);
-        let config = loaded.map_err(|error| ConfigError::File {
-            path: path.display().to_string(),
-            reason: error.to_string(),
+        Self::load_with(path, std::env::vars_os())
+    }
+
+    /// Likewise, with an environment of its own.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load_with(
+        path: &Path,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let environment = Environment::of(variables, known)?;
+        let all = |_: &Setting| true;
+        let mut config = build(path, &environment, all).map_err(|error| {
+            let reason = error.to_string();
+            // The one to blame is the variable without which all is well, or which the text names.
+            let is_to_blame = |setting: &&Setting| {
+                let others = |other: &Setting| other.key != setting.key;
+                reason.contains(&format!("`{}`", setting.key))
+                    || build(path, &environment, others).is_ok()
+            };
+            match environment.settings.iter().find(is_to_blame) {
+                Some(setting) => ConfigError::Variable { name: setting.variable.clone(), reason },
+                None => ConfigError::File { path: path.display().to_string(), reason },
+            }
         })?;
-        config.check()?;
-        Ok(config)
+        config.foreign_variables = environment.foreign.clone();
+        let Err(error) = config.check() else { return Ok(config) };
+        let variable = match &error {
+            ConfigError::Value { key, .. } => environment.variable(key),
+            ConfigError::File { .. } | ConfigError::Variable { .. } | ConfigError::Layout(_) => {
+                None
+            }
+        };
+        Err(match variable {
+            Some(name) => {
+                ConfigError::Variable { name: name.to_owned(), reason: error.to_string() }
+            }
+            None => error,
+        })
+    }
+
+    /// Variables of the environment that begin like settings and are none.
+    pub fn foreign_variables(&self) -> &[String] {
+        &self.foreign_variables
+    }
+
+    /// What is odd about this configuration as seen from this machine. A node may run with it, as
+    /// addresses can be translated on their way and directories made later; most often it is a
+    /// mistake.
+    pub fn oddities(&self) -> Vec<String> {
+        let mut odd = Vec::new();
+        let own = self.layout.nodes.iter().find(|node| node.name == self.node);
+        if let Some(own) = own.filter(|own| !is_reached_at(self.peer_addr, &own.peer_addr)) {
+            odd.push(format!(
+                "peer_addr is {}, but the layout sends the peers of {} to {}",
+                self.peer_addr, self.node, own.peer_addr
+            ));
+        }
+        let parent = match self.data_dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => &self.data_dir,
+        };
+        if !self.data_dir.is_dir() && !parent.is_dir() {
+            let shown = self.data_dir.display();
+            odd.push(format!("data_dir {shown}: {} is no directory", parent.display()));
+        }
+        odd
     }
 
     /// The layout's placement.
@@ -366,11 +494,16 @@ impl Config {
     /// [`ConfigError::Value`] unless there is at least one, each of 64 hexadecimal digits.
     pub fn secrets(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
         let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` makes one)";
-        let wrong = || value("cluster_keys", allowed, "what is there");
+        let wrong = |found| value("cluster_keys", allowed, found);
         if self.cluster_keys.is_empty() {
-            return Err(wrong());
+            return Err(wrong("none"));
         }
-        self.cluster_keys.iter().map(|key| parse_key(key).ok_or_else(wrong)).collect()
+        let key = |text: &String| match parse_key(text) {
+            Some(key) if key == [0; 32] => Err(wrong("the zeros of the example, which all know")),
+            Some(key) => Ok(key),
+            None => Err(wrong("what is there")),
+        };
+        self.cluster_keys.iter().map(key).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -384,13 +517,12 @@ impl Config {
         if !layout.contains(self.node) {
             return Err(value("node", "the name of a node in layout.nodes", self.node));
         }
-        for node in &self.layout.nodes {
-            let port = node.peer_addr.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(1..))) {
-                let allowed = "a host and a port, such as 127.0.0.1:7501";
-                return Err(value("layout.nodes.peer_addr", allowed, &node.peer_addr));
-            }
-        }
+        self.check_addresses()?;
+        crate::log::filter(&self.log.level).map_err(|error| ConfigError::Value {
+            key: "log.level",
+            allowed: "levels, such as info or info,quorate=debug".to_owned(),
+            value: format!("{:?}: {error}", self.log.level),
+        })?;
         let quorums = Settings { r: self.defaults.r, w: self.defaults.w, ..Settings::default() };
         let properties = self.defaults.properties();
         if !(1..=255).contains(&self.defaults.n.unwrap_or(properties.n)) {
@@ -402,6 +534,29 @@ impl Config {
             value: error.to_string(),
         })?;
         self.check_ranges()
+    }
+
+    fn check_addresses(&self) -> Result<(), ConfigError> {
+        let mut seen: Vec<String> = Vec::new();
+        for node in &self.layout.nodes {
+            let wrong = |allowed| value("layout.nodes.peer_addr", allowed, &node.peer_addr);
+            let port = node.peer_addr.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) {
+                return Err(wrong("a host and a port, such as 127.0.0.1:7501"));
+            }
+            let addr = node.peer_addr.to_ascii_lowercase();
+            if seen.contains(&addr) {
+                return Err(wrong("of one node only"));
+            }
+            seen.push(addr);
+        }
+        let (client, peer) = (self.client_addr, self.peer_addr);
+        let same_host =
+            client.ip() == peer.ip() || client.ip().is_unspecified() || peer.ip().is_unspecified();
+        if client.port() != 0 && client.port() == peer.port() && same_host {
+            return Err(value("client_addr", "another than peer_addr", client));
+        }
+        Ok(())
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {
@@ -426,8 +581,10 @@ impl Config {
         in_range("timeouts.request_ms", t.request_ms, 1..=t.request_ms_max)?;
         in_range("timeouts.replica_ms", t.replica_ms, 10..=60_000)?;
         in_range("timeouts.header_ms", t.header_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.idle_ms", t.idle_ms, 100..=24 * HOUR_MS)?;
         in_range("timeouts.body_ms", t.body_ms, 100..=HOUR_MS)?;
         in_range("timeouts.shutdown_ms", t.shutdown_ms, 100..=HOUR_MS)?;
+        in_range("timeouts.drain_ms", t.drain_ms, 0..=HOUR_MS)?;
         in_range("timeouts.idempotency_ms", t.idempotency_ms, 0..=24 * HOUR_MS)?;
         in_range("timeouts.probe_ms", t.probe_ms, 50..=60_000)?;
         let (a, d) = (&self.anti_entropy, &self.deletes);
@@ -454,6 +611,38 @@ impl Config {
         }
         in_range("storage.disk_free_bytes_min", s.disk_free_bytes_min, 0..=1 << 50)
     }
+}
+
+/// What file and environment say together, of the settings that `which` lets through.
+fn build(
+    path: &Path,
+    environment: &Environment,
+    which: impl Fn(&Setting) -> bool,
+) -> Result<Config, config::ConfigError> {
+    let file = config::File::from(path).format(config::FileFormat::Toml);
+    let mut builder = config::Config::builder().add_source(file);
+    for setting in environment.settings.iter().filter(|setting| which(setting)) {
+        // Text, not what it looks like: each setting reads it as what it is.
+        builder = match setting.key.as_str() {
+            "cluster_keys" => {
+                let keys: Vec<&str> = setting.text.split(',').map(str::trim).collect();
+                builder.set_override(&setting.key, keys)?
+            }
+            key => builder.set_override(key, setting.text.as_str())?,
+        };
+    }
+    builder.build()?.try_deserialize()
+}
+
+/// Whether who listens at `own` can be what others find at `shown`, host and port, as far as can be
+/// told without asking for names.
+fn is_reached_at(own: SocketAddr, shown: &str) -> bool {
+    let Some((host, port)) = shown.rsplit_once(':') else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let same_host = own.ip().is_unspecified() || host.is_ok_and(|host| host == own.ip());
+    let is_name = !shown.starts_with('[')
+        && shown.rsplit_once(':').is_some_and(|(host, _)| host.parse::<IpAddr>().is_err());
+    port.parse() == Ok(own.port()) && (is_name || same_host)
 }
 
 fn in_range<T: PartialOrd + Display>(
@@ -505,3 +694,7 @@ fn default_zone() -> String {
 fn default_weight() -> u16 {
     1
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -31,6 +31,16 @@ pub enum FormError {
         /// What was heard last.
         reason: String,
     },
+    /// A node answered, and will not have it.
+    #[error("{node} at {addr} refused: {reason}")]
+    Refused {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        addr: String,
+        /// What it said.
+        reason: String,
+    },
     /// Two nodes were formed with different clusters.
     #[error(
         "{0} and {1} were formed with different clusters; wipe the data directory of one of them"
@@ -89,7 +99,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
         let reason = match node.ask(Message::Form { formation }).await {
             Ok(status) if status.formation == Some(formation) => continue,
             Ok(_) => "it has recorded another".to_owned(),
-            Err(reason) => reason,
+            Err(Unheard::Refused(reason) | Unheard::Silent(reason)) => reason,
         };
         return Err(FormError::NotRecorded { node: node.header.to, reason });
     }
@@ -123,31 +133,52 @@ impl Ask {
             });
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),
-                Err(reason) if Instant::now() >= deadline => {
+                // It will say the same again: it is another node, or of another cluster.
+                Err(Unheard::Refused(reason)) => {
+                    let (node, addr) = (self.header.to, self.addr.clone());
+                    return Err(FormError::Refused { node, addr, reason });
+                }
+                Err(Unheard::Silent(reason)) if Instant::now() >= deadline => {
                     let (node, addr) = (self.header.to, self.addr.clone());
                     return Err(FormError::Unreachable { node, addr, reason });
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(Unheard::Silent(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     }
 
-    async fn ask(&self, message: Message) -> Result<Status, String> {
+    async fn ask(&self, message: Message) -> Result<Status, Unheard> {
+        let silent = |error: reqwest::Error| Unheard::Silent(error.to_string());
         let mut frame = FrameWriter::new(&self.header);
         frame.push(&message, &[]);
         let url = format!("http://{}/peer", self.addr);
         let request = self.client.post(url).timeout(Duration::from_secs(5)).body(frame.finish());
-        let response = request.send().await.map_err(|error| error.to_string())?;
+        let response = request.send().await.map_err(silent)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|error| error.to_string())?;
+        let body = response.bytes().await.map_err(silent)?;
         if !status.is_success() {
-            return Err(String::from_utf8_lossy(&body).into_owned());
+            let reason = String::from_utf8_lossy(&body).into_owned();
+            // A server's error may pass; that the request is wrong will not.
+            return Err(match status.is_client_error() {
+                true => Unheard::Refused(reason),
+                false => Unheard::Silent(reason),
+            });
         }
-        let (_, replies) = wire::decode::<Reply>(body).map_err(|error| error.to_string())?;
+        let refused = |reason: String| Unheard::Refused(reason);
+        let (_, replies) =
+            wire::decode::<Reply>(body).map_err(|error| refused(error.to_string()))?;
         match replies.into_iter().next().map(|reply| reply.head) {
             Some(Reply::Status(status)) => Ok(*status),
-            Some(other) => Err(format!("it answered {other:?}")),
-            None => Err("it answered nothing".to_owned()),
+            Some(other) => Err(refused(format!("it answered {other:?}"))),
+            None => Err(refused("it answered nothing".to_owned())),
         }
     }
+}
+
+/// Why a node's status is not known.
+enum Unheard {
+    /// It answered with this.
+    Refused(String),
+    /// It did not answer, or cannot now.
+    Silent(String),
 }

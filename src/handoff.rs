@@ -172,7 +172,7 @@ async fn deliver_page(
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
-            tracing::error!(%key, %target, "a hint is damaged and stays");
+            tracing::error!(?key, %target, "a hint is damaged and stays");
             continue;
         };
         versions.push((key.clone(), version));
@@ -193,7 +193,7 @@ async fn deliver_page(
     if let Some((place, why)) = refused.first()
         && let Some((key, _)) = versions.get(usize::from(*place))
     {
-        tracing::warn!(%key, %target, %why, "the target refuses hints, such as this one; they stay");
+        tracing::warn!(?key, %target, %why, "the target refuses hints, such as this one; they stay");
     }
     let refused: BTreeSet<usize> = refused.iter().map(|(place, _)| usize::from(*place)).collect();
     let arrived = versions.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));

@@ -16,6 +16,7 @@ use quorate_protocol::wire::{self, FrameWriter, Header};
 use crate::faults::Faults;
 use crate::health::{Health, State};
 use crate::link::{Link, Replies};
+use crate::log::Seldom;
 use crate::mailbox::{Heard, ReplyTo};
 use crate::queue::{Lane, Outgoing, Queue};
 use crate::sizes::LARGE_BYTES;
@@ -51,6 +52,8 @@ pub(crate) struct Peer {
     /// When the batch in flight on each lane was sent, 0 if there is none.
     pub(crate) in_flight: Vec<AtomicU64>,
     pub(crate) health: Health,
+    /// Of its refusals, few are logged.
+    pub(crate) refusals: Seldom,
 }
 
 impl Peer {
@@ -264,7 +267,11 @@ impl Line {
         let error = failure.error();
         match failure {
             // It answers, so it is up; but it wants none of this node's frames.
-            Failure::Refused(_) => tracing::warn!(peer = %peer.node, %error, "a frame was refused"),
+            Failure::Refused(_) => {
+                if let Some(held_back) = peer.refusals.now() {
+                    tracing::warn!(peer = %peer.node, %error, held_back, "the peer refused a frame");
+                }
+            }
             // That is this node's own fault, and says nothing of the peer.
             Failure::TooLarge(_) => {
                 return tracing::error!(peer = %peer.node, %error, "not sent");

@@ -243,6 +243,7 @@ mod tests {
             queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
             in_flight: Vec::new(),
             health: Health::new(100),
+            refusals: Default::default(),
         };
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
         let line = Line {

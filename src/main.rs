@@ -2,16 +2,21 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use quorate::config::{Config, LogConfig, LogFormat};
+use quorate::config::Config;
 use quorate::form::Formed;
 use quorate::operator::Ask;
 use quorate::server::Ended;
-use quorate::{form, operator, server};
+use quorate::{form, log, operator, server};
+
+/// How long the end of a process waits for its log.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it waits for work that cannot be interrupted.
+const WORK_PATIENCE: Duration = Duration::from_secs(1);
 
 // RocksDB's memory too: the library takes the place of `malloc`. It keeps what a flush frees for the next
 // memtable instead of having the kernel clear it anew (docs/performance.md).
@@ -32,7 +37,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node in the foreground until SIGTERM; logs go to standard error.
+    /// Run a node in the foreground until SIGTERM; logs go to standard error. SIGHUP reads
+    /// log.level again.
     Serve {
         /// The node's configuration.
         #[arg(long, value_name = "FILE")]
@@ -95,24 +101,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match cli.command {
-        Command::Serve { config } => {
-            let config = Config::load(&config)?;
-            start_logging(&config.log)?;
-            stop_on_panic();
-            use_small_pages();
-            let ended = runtime(config.worker_threads)?.block_on(server::serve(config))?;
-            match ended {
-                Ended::Stopped => {}
-                Ended::StartOver => return Err(start_over().into()),
-                Ended::BesideTwin => {
-                    return Err(
-                        "another process runs under this node's name; the log says more".into()
-                    );
-                }
-            }
-        }
+        Command::Serve { config } => serve(&config)?,
         Command::Form { config, timeout_ms } => {
-            let config = Config::load(&config)?;
+            let config = load_and_warn(&config)?;
             let formed = form::form(&config, Duration::from_millis(timeout_ms));
             let nodes = config.layout.nodes.len();
             match runtime(1)?.block_on(formed)? {
@@ -123,8 +114,12 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         Command::CheckConfig { config } => {
-            let config = Config::load(&config)?;
+            let config = load_and_warn(&config)?;
             let layout = config.layout()?;
+            let oddities = config.oddities();
+            if !oddities.is_empty() {
+                return Err(oddities.join("\nquorate: ").into());
+            }
             let text = format!("node {} of {layout:?}: the configuration is good", config.node);
             say(&mut std::io::stdout(), &text);
         }
@@ -145,6 +140,70 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Runs a node. From the start of its log on, all that it has to say goes there.
+fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(path)?;
+    let levels = log::start(&config.log)?;
+    stop_on_panic();
+    use_small_pages();
+    for name in config.foreign_variables() {
+        tracing::warn!(name, "an environment variable that is no setting is passed over");
+    }
+    for oddity in config.oddities() {
+        tracing::warn!("{oddity}");
+    }
+    let path = path.to_owned();
+    let reload = move || reload(&path, &levels);
+    let runtime = runtime(config.worker_threads)?;
+    let ended = runtime.block_on(server::serve(config, reload));
+    runtime.shutdown_timeout(WORK_PATIENCE);
+    let failed = match ended {
+        Ok(Ended::Stopped) => None,
+        Ok(Ended::StartOver) => {
+            log::flush(LOG_PATIENCE); // the next process has another log
+            Some(start_over().to_string())
+        }
+        Ok(Ended::BesideTwin) => {
+            Some("another process runs under this node's name; the log says more".to_owned())
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(error) = &failed {
+        log::line(&format!("quorate: {error}"));
+    }
+    log::flush(LOG_PATIENCE);
+    if failed.is_some() {
+        std::process::exit(1); // it was said where it can hold nobody up
+    }
+    Ok(())
+}
+
+/// What can change while a node runs.
+fn reload(path: &Path, levels: &log::Levels) {
+    match Config::load(path) {
+        Ok(config) => match levels.set(&config.log.level) {
+            Ok(()) => {
+                let level = config.log.level;
+                tracing::info!(level, "log.level was read again; all else takes a restart");
+            }
+            Err(error) => tracing::error!(error, "log.level stays as it was"),
+        },
+        Err(error) => {
+            tracing::error!(%error, "the configuration cannot be read; all stays as it was")
+        }
+    }
+}
+
+/// Loads a configuration, and says which variables of the environment mean nothing to it.
+fn load_and_warn(path: &Path) -> Result<Config, Box<dyn std::error::Error>> {
+    let config = Config::load(path)?;
+    for name in config.foreign_variables() {
+        let text = format!("quorate: the environment variable {name} is no setting; passed over");
+        say(&mut std::io::stderr(), &text);
+    }
+    Ok(config)
 }
 
 /// Has memory mapped in small pages. To clear a huge one takes the kernel milliseconds, in the middle of a
@@ -173,22 +232,18 @@ fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-fn start_logging(log: &LogConfig) -> Result<(), Box<dyn std::error::Error>> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
-        .map_err(|error| format!("log.level {:?}: {error}", log.level))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Text => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
-}
-
-/// A broken invariant stops the process: a node that is wrong about itself must not go on answering.
+/// A broken invariant stops the process: a node that is wrong about itself must not go on
+/// answering. It says why in its log, unless that takes too long.
 fn stop_on_panic() {
-    let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        default(panic);
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or_default();
+        tracing::error!(thread, %panic, "a broken invariant; the process ends");
+        let trace = std::backtrace::Backtrace::capture();
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            log::line(&trace.to_string());
+        }
+        log::flush(LOG_PATIENCE);
         std::process::abort();
     }));
 }

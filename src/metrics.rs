@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::node::Node;
+use crate::{descriptors, log};
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -129,6 +130,7 @@ impl Metrics {
         register_admission(&mut now, node);
         register_peers(&mut now, node);
         register_repair(&mut now, node);
+        register_process(&mut now);
         let mut text = String::with_capacity(16 << 10);
         let written = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &now))
@@ -145,6 +147,17 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
 
 fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, ConstCounter::new(value));
+}
+
+fn register_process(now: &mut Registry) {
+    let help = "Log lines that were dropped because they could not be written";
+    counter(now, "log_lines_lost", help, log::lost());
+    if let Some(open) = descriptors::open_now() {
+        gauge(now, "open_descriptors", "File descriptors that are open", open);
+    }
+    if let Some(limit) = descriptors::limit() {
+        gauge(now, "open_descriptors_max", "File descriptors that may be open", limit);
+    }
 }
 
 fn register_repair(now: &mut Registry, node: &Node) {

@@ -117,9 +117,16 @@ pub struct Node {
     formation: OnceLock<Formation>,
     /// Serialises the recording of a formation: several peers may tell of it at once.
     forming: Mutex<()>,
-    stopping: AtomicBool,
+    leaving: Leaving,
     started: Instant,
     ticket: AtomicU64,
+}
+
+/// How far this node is on its way out.
+#[derive(Default)]
+struct Leaving {
+    drains: AtomicBool,
+    stops: AtomicBool,
 }
 
 /// Why requests cannot be taken.
@@ -302,7 +309,7 @@ impl Node {
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
             operations: TaskTracker::new(),
-            stopping: AtomicBool::new(false),
+            leaving: Leaving::default(),
             started: Instant::now(),
             ticket: AtomicU64::new(rand::random()),
             config,
@@ -457,14 +464,24 @@ impl Node {
         }
     }
 
+    /// Serves clients as ever, but tells them to go; takes no more work over from peers.
+    pub fn begin_drain(&self) {
+        self.leaving.drains.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this node will stop soon.
+    pub fn is_draining(&self) -> bool {
+        self.leaving.drains.load(Ordering::Relaxed)
+    }
+
     /// Takes no new requests from now on.
     pub fn begin_stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.leaving.stops.store(true, Ordering::Relaxed);
     }
 
     /// Whether the node takes no new requests any more.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+        self.leaving.stops.load(Ordering::Relaxed)
     }
 
     /// The cluster's formation, if this node has recorded it.

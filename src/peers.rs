@@ -25,6 +25,7 @@ use crate::faults::Faults;
 use crate::gossip::Counts;
 use crate::health::{Health, Patience, State};
 use crate::lanes::{self, Kind, LARGE_LANES, Line, Peer};
+use crate::log::Seldom;
 use crate::mailbox::{Heard, ReplyTo};
 use crate::node::StartError;
 use crate::queue::{Bounds, Outgoing, Queue};
@@ -121,6 +122,7 @@ impl Peers {
                 queues: [Queue::new(bounds), Queue::new(for_writes), Queue::new(bounds)],
                 in_flight: (0..line.lanes_in_all()).map(|_| AtomicU64::new(0)).collect(),
                 health: Health::new(config.gossip.interval_ms),
+                refusals: Seldom::new(),
             });
             peers.insert(other.name, peer.clone());
             for kind in Kind::ALL {

@@ -18,6 +18,7 @@ use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error, Place};
 
 use crate::chores;
+use crate::log::Seldom;
 use crate::node::Node;
 use crate::peer_stream::payload_bytes_max;
 
@@ -70,7 +71,7 @@ pub fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result
         return Err(Reply::NotReady); // what it took now, it might have to forget
     }
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
-        tracing::warn!(%key, "refused an object that was too long on its way");
+        tracing::warn!(?key, "refused an object that was too long on its way");
         return Err(Reply::Refused(Refusal::Stale));
     }
     Ok(())
@@ -235,10 +236,17 @@ pub fn place_of(node: &Node, role: Role, key: &Key) -> Place {
     }
 }
 
+static HINTS_FULL: Seldom = Seldom::new();
+
 /// What a peer or client is told of a store's error. What an operator must know is logged here.
 pub fn refusal_of(error: &Error) -> Refusal {
     match error {
-        Error::HintsFull { .. } => Refusal::HintsFull,
+        Error::HintsFull { .. } => {
+            if let Some(held_back) = HINTS_FULL.now() {
+                tracing::warn!(%error, held_back, "no more hints are kept until some are delivered");
+            }
+            Refusal::HintsFull
+        }
         Error::DiskLow { .. } => Refusal::ReadOnly,
         Error::Closed => Refusal::Stopping,
         Error::WouldBlock => Refusal::Busy,

@@ -1,8 +1,9 @@
 //! One listening port: accepts connections within bounds, serves HTTP/1.1 on each, stops gracefully.
 //!
-//! axum's own `serve` has no bound on connections, no patience for slow heads, no `TCP_NODELAY` unless
-//! asked and no end to a graceful stop; this is hyper with all four. A connection ends when its peer
-//! closes it, sends no request head for too long, or takes none of an answer for too long.
+//! axum's own `serve` has no bound on connections, no patience for slow heads, no `TCP_NODELAY`
+//! unless asked and no end to a graceful stop; this is hyper with all four. A connection ends when
+//! its peer closes it, is idle or sends a head for too long (`heads`), or takes none of an answer
+//! for too long.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
+use futures_util::FutureExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -20,6 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
@@ -29,11 +32,22 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::crowd::Crowd;
+use crate::framing::{HEAD_BYTES_MAX, HeadError};
+use crate::heads::{Heads, Patience};
+use crate::log::Seldom;
 
 /// The most that is read ahead on one connection, in bytes; a request's head must fit.
 const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
-/// The longest request head (request line and headers), in bytes: the longest context and then some.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// [`Bounds::last_call_ms`] of clients.
+const LAST_CALL_MS: u64 = 200;
+/// How often to see whether all connections are gone, in milliseconds.
+const LOOK_MS: u64 = 10;
+/// Connections that are being refused at a time, and for how many milliseconds at most.
+pub(crate) const REFUSALS_MAX: usize = 16;
+const REFUSAL_MS_MAX: u64 = 500;
+/// How long a new connection waits for the place of an idle one, in milliseconds.
+const ROOM_MS_MAX: u64 = 200;
 /// How long to wait when the system has no more sockets, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -46,25 +60,37 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConn
 /// What a port allows its connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections at a time; one more is refused.
+    /// Connections at a time; one more takes the place of one that is idle, or is refused.
     pub connections_max: usize,
-    /// How long a connection may take to send a request's head, in milliseconds, idle time included.
-    pub header_ms: u64,
+    /// How long a connection may be idle or in a head.
+    pub heads: HeadBounds,
     /// How long a connection may take nothing of an answer, in milliseconds.
     pub stall_ms: u64,
-    /// How long requests in flight may take when the port stops, in milliseconds.
-    pub shutdown_ms: u64,
+    /// When the port stops, how long requests may still begin to come on connections that there
+    /// are, in milliseconds: what was sent before its sender could know of the stop is answered.
+    pub last_call_ms: u64,
+}
+
+/// Who watches over the heads of requests.
+#[derive(Clone, Copy, Debug)]
+pub enum HeadBounds {
+    /// [`crate::heads`]: every head is looked at, and every refusal is one of the app's.
+    Looked(Patience),
+    /// hyper alone, as connections may become something else than HTTP: so many milliseconds for
+    /// each head, idle time included.
+    PassedOn(u64),
 }
 
 impl Bounds {
-    /// Those of the client port.
-    pub fn for_clients(config: &Config) -> Self {
+    /// Those of the client port, with so many connections.
+    pub fn for_clients(config: &Config, connections_max: usize) -> Self {
         let timeouts = &config.timeouts;
+        let patience = Patience { head_ms: timeouts.header_ms, idle_ms: timeouts.idle_ms };
         Self {
-            connections_max: config.limits.connections_max,
-            header_ms: timeouts.header_ms,
+            connections_max,
+            heads: HeadBounds::Looked(patience),
             stall_ms: timeouts.body_ms,
-            shutdown_ms: timeouts.shutdown_ms,
+            last_call_ms: LAST_CALL_MS,
         }
     }
 
@@ -73,10 +99,31 @@ impl Bounds {
     pub fn for_peers(config: &Config) -> Self {
         let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
         Self {
-            connections_max: lanes.saturating_mul(8).max(256),
-            header_ms: config.timeouts.header_ms,
+            connections_max: lanes.saturating_mul(8).max(64),
+            heads: HeadBounds::PassedOn(config.timeouts.header_ms),
             stall_ms: config.timeouts.body_ms,
-            shutdown_ms: config.timeouts.shutdown_ms,
+            last_call_ms: 0, // what meets a stream that ends is sent again
+        }
+    }
+}
+
+/// How a port ends. Clones are of the same port.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Cancelled when the port takes no more connections, closes idle ones and finishes what it is
+    /// at.
+    pub begun: CancellationToken,
+    /// Cancelled when the time for that is over: what is still in flight is cut off.
+    pub cut: CancellationToken,
+    /// The connections that there are.
+    pub connections: TaskTracker,
+}
+
+impl Stop {
+    /// Waits until there are no connections.
+    pub async fn all_gone(&self) {
+        while !self.connections.is_empty() {
+            sleep(Duration::from_millis(LOOK_MS)).await;
         }
     }
 }
@@ -92,31 +139,34 @@ pub(crate) const PEER_IDLE_MS: u64 = 120_000;
 pub(crate) struct Lease {
     /// Cancelled when the port stops.
     pub(crate) stop: CancellationToken,
-    shutdown_ms: u64,
+    cut: CancellationToken,
     _slot: Arc<OwnedSemaphorePermit>,
     _tracked: TaskTrackerToken,
 }
 
 impl Lease {
-    /// Runs `work` to its end, and no longer than [`Bounds::shutdown_ms`] once the port stops: then `None`.
+    /// Runs `work` to its end, and no longer than [`Stop::cut`]: then `None`.
     pub(crate) async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
         tokio::select! {
-            done = work.as_mut() => Some(done),
-            () = self.stop.cancelled() => {
-                timeout(Duration::from_millis(self.shutdown_ms), work).await.ok()
-            }
+            done = work => Some(done),
+            () = self.cut.cancelled() => None,
         }
     }
 }
 
 /// What answers the requests of a port. A connection keeps room for one of the futures all its life.
-pub trait App: Clone + Send + Sync + 'static {
+pub trait App: Clone + Send + Sync + Unpin + 'static {
     /// Answers one request.
     fn answer(
         self,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send;
+
+    /// The whole answer, head and body, to a request whose head cannot be taken. The connection
+    /// ends with it.
+    fn refuse(&self, _why: HeadError) -> Vec<u8> {
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
+    }
 }
 
 impl App for Router {
@@ -125,33 +175,83 @@ impl App for Router {
     }
 }
 
-/// Serves `app` on `listener` until `stop` is cancelled, and then until the requests in flight are
-/// answered or [`Bounds::shutdown_ms`] have passed.
-pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: CancellationToken) {
+/// Serves `app` on `listener` until `stop` has begun, and then until the requests in flight are
+/// answered or cut off.
+pub async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Stop) {
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
-    let connections = TaskTracker::new();
-    while let Some(stream) = accept(&listener, &stop).await {
-        match Arc::clone(&slots).try_acquire_owned() {
-            Ok(slot) => {
-                let lease = Lease {
-                    stop: stop.clone(),
-                    shutdown_ms: bounds.shutdown_ms,
-                    _slot: Arc::new(slot),
-                    _tracked: connections.token(),
-                };
-                tokio::spawn(serve(stream, app.clone(), bounds, lease));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let last_call = CancellationToken::new();
+    let crowd = Arc::new(Crowd::default());
+    let take = |stream: TcpStream| {
+        let tracked = stop.connections.token();
+        let (stop, cut) = (last_call.clone(), stop.cut.clone());
+        let serve = {
+            let (app, crowd) = (app.clone(), crowd.clone());
+            move |stream: TcpStream, slot: OwnedSemaphorePermit| {
+                let lease = Lease { stop, cut, _slot: Arc::new(slot), _tracked: tracked };
+                serve(stream, app, bounds, lease, crowd)
             }
-            // Best effort: a socket that was just accepted has room for so few bytes.
-            Err(_) => drop(stream.try_write(FULL)),
+        };
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            tokio::spawn(serve(stream, slot));
+        } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+            let room = make_room(slots.clone(), crowd.clone());
+            tokio::spawn(async move {
+                match room.await {
+                    Some(slot) => {
+                        drop(refusal);
+                        serve(stream, slot).await;
+                    }
+                    None => refuse(stream, refusal).await,
+                }
+            });
         }
+    };
+    let failures = Seldom::new();
+    while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
+        take(stream);
+    }
+    // Whose connection the system has taken already must not be reset.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        take(stream);
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    tokio::select! {
+        () = sleep(Duration::from_millis(bounds.last_call_ms)) => {}
+        () = stop.all_gone() => {}
+        () = stop.cut.cancelled() => {}
+    }
+    last_call.cancel();
+    stop.connections.close();
+    stop.connections.wait().await;
+}
+
+/// Has an idle connection give up its place, if there is one.
+async fn make_room(slots: Arc<Semaphore>, crowd: Arc<Crowd>) -> Option<OwnedSemaphorePermit> {
+    if !crowd.ask_one_to_go() {
+        return None;
+    }
+    timeout(Duration::from_millis(ROOM_MS_MAX), slots.acquire_owned()).await.ok()?.ok()
+}
+
+/// Tells one connection too many to come again later, and waits a moment for it to read that.
+async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
+    let telling = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        let mut scratch = [0; 1024];
+        while stream.read(&mut scratch).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
+    drop(timeout(Duration::from_millis(REFUSAL_MS_MAX), telling).await);
 }
 
 /// The next connection; `None` once the port stops.
-async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
+async fn accept(
+    listener: &TcpListener,
+    stop: &CancellationToken,
+    failures: &Seldom,
+) -> Option<TcpStream> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -161,7 +261,9 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpS
             Ok((stream, _)) => return Some(stream),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if let Some(held_back) = failures.now() {
+                    tracing::warn!(%error, held_back, "cannot accept connections");
+                }
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }
         }
@@ -173,16 +275,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
 }
 
-async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
+async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, crowd: Arc<Crowd>) {
     // Without this an answer in two segments waits for the other end's delayed acknowledgement.
     drop(stream.set_nodelay(true));
-    let stream = Impatient::new(TokioIo::new(stream), Duration::from_millis(bounds.stall_ms));
+    let (heads, hyper_ms) = match bounds.heads {
+        HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience, crowd), None),
+        HeadBounds::PassedOn(ms) => (Heads::passing_all_on(stream, app.clone()), Some(ms)),
+    };
+    let stream = Impatient::new(TokioIo::new(heads), Duration::from_millis(bounds.stall_ms));
     let (stop, for_upgrades) = (lease.stop.clone(), lease.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Who has finished sending may still read: a cut-off body gets its answer too.
         .half_close(true)
-        .header_read_timeout(Duration::from_millis(bounds.header_ms))
+        .header_read_timeout(hyper_ms.map(Duration::from_millis))
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_AHEAD_BYTES_MAX)
         .serve_connection(
@@ -292,25 +398,29 @@ mod tests {
     use std::net::SocketAddr;
 
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
 
     use super::*;
 
     fn bounds(connections_max: usize) -> Bounds {
-        Bounds { connections_max, header_ms: 10_000, stall_ms: 200, shutdown_ms: 10_000 }
+        Bounds {
+            connections_max,
+            heads: HeadBounds::PassedOn(10_000),
+            stall_ms: 200,
+            last_call_ms: 0,
+        }
     }
 
     struct Port {
         addr: SocketAddr,
-        stop: CancellationToken,
+        stop: Stop,
         ended: JoinHandle<()>,
     }
 
     async fn port(app: Router, connections_max: usize) -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
         let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
         Port { addr, stop, ended }
     }
@@ -340,7 +450,7 @@ mod tests {
         let idle = TcpStream::connect(port.addr).await.unwrap();
         let busy = ask(port.addr).await;
         arrived.notified().await;
-        port.stop.cancel();
+        port.stop.begun.cancel();
         assert_eq!(all_of(idle).await, "");
         assert!(!port.ended.is_finished());
         go.notify_one();

@@ -6,15 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::config::Config;
+use crate::descriptors::{self, TooFew};
 use crate::node::{Node, StartError};
-use crate::serve::{self, Bounds};
+use crate::serve::{self, App, Bounds, Stop};
 use crate::{background, peer_port};
 
+/// Of the time for a stop, the part that the last steps can count on: peers hear the end of what
+/// they asked for, and the store is closed. As a divisor, and at most in milliseconds.
+const LAST_STEPS: u32 = 5;
+const LAST_STEPS_MS_MAX: u64 = 2_000;
+/// Of the time for a stop, the part that draining may take at most, as a divisor.
+const DRAIN: u32 = 4;
 /// Why a node ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -34,6 +43,9 @@ pub enum ServeError {
     /// Signals cannot be handled.
     #[error("signal handlers: {0}")]
     Signals(io::Error),
+    /// Too few files may be open.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// The store did not close cleanly; the next start recovers.
     #[error("closing the store: {0}")]
     Close(quorate_storage::Error),
@@ -51,31 +63,27 @@ pub enum Ended {
     BesideTwin,
 }
 
-/// Runs a node until SIGTERM or SIGINT, or until it has to start over.
+/// Runs a node until SIGTERM or SIGINT, or until it has to start over. A second such signal ends
+/// the stop at once, though still in order. `reload` is called at SIGHUP.
 ///
 /// # Errors
 /// [`ServeError`] that says what to do.
-pub async fn serve(config: Config) -> Result<Ended, ServeError> {
+pub async fn serve(
+    config: Config,
+    reload: impl Fn() + Send + 'static,
+) -> Result<Ended, ServeError> {
+    let connections_max = client_connections(&config)?;
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
-    let stop_signal = stop_signal().map_err(ServeError::Signals)?;
+    let signals = Signals::handle(reload).map_err(ServeError::Signals)?;
     let node = tokio::task::spawn_blocking(|| Node::start(config))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
-    let (client_stop, peer_stop) = (CancellationToken::new(), CancellationToken::new());
-    let clients = tokio::spawn(serve::run(
-        client_listener,
-        Api::new(node.clone()),
-        Bounds::for_clients(&node.config),
-        client_stop.clone(),
-    ));
-    let peers = tokio::spawn(serve::run(
-        peer_listener,
-        peer_port::app(node.clone()),
-        Bounds::for_peers(&node.config),
-        peer_stop.clone(),
-    ));
+    let bounds = Bounds::for_clients(&node.config, connections_max);
+    let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
+    let bounds = Bounds::for_peers(&node.config);
+    let peers = Port::open(peer_listener, peer_port::app(node.clone()), bounds);
     tracing::info!(
         node = %node.me,
         client_addr = %node.config.client_addr,
@@ -84,42 +92,96 @@ pub async fn serve(config: Config) -> Result<Ended, ServeError> {
         "listening"
     );
     let ended = tokio::select! {
-        () = stop_signal => Ended::Stopped,
+        () = signals.stop.cancelled() => Ended::Stopped,
         () = node.standing.start_over.cancelled() => Ended::StartOver,
         () = node.standing.twin.cancelled() => Ended::BesideTwin,
         () = node.reopening.now.cancelled() => Ended::StartOver,
     };
     tracing::info!(?ended, "stopping");
-    stop(&node, client_stop, clients, peer_stop, peers).await;
+    stop(&node, &signals.hurry, ended, clients, peers).await;
     if ended == Ended::Stopped {
         close(&node).await?;
     }
     Ok(ended)
 }
 
-/// Finishes what was accepted, within a bound: first clients, then operations that outlive them, then
-/// peers, then the store.
+/// How many connections clients may have, so that the store never lacks a descriptor.
+fn client_connections(config: &Config) -> Result<usize, TooFew> {
+    let limit = descriptors::raise_limit();
+    let clients = descriptors::client_connections(config, limit)?;
+    if clients < config.limits.connections_max {
+        let wanted = config.limits.connections_max;
+        tracing::warn!(limit, clients, wanted, "the limit of open files allows fewer clients");
+    } else {
+        tracing::info!(limit, clients, "open files and client connections allowed");
+    }
+    Ok(clients)
+}
+
+/// One listening port.
+struct Port {
+    stop: Stop,
+    ended: JoinHandle<()>,
+}
+
+impl Port {
+    fn open(listener: TcpListener, app: impl App, bounds: Bounds) -> Self {
+        let stop = Stop::default();
+        Self { ended: tokio::spawn(serve::run(listener, app, bounds, stop.clone())), stop }
+    }
+
+    /// Finishes what is in flight, and cuts off what is still there when `time_is_up`.
+    async fn close(mut self, time_is_up: impl Future<Output = ()>) {
+        self.stop.begun.cancel();
+        tokio::select! {
+            _ = &mut self.ended => return,
+            () = time_is_up => self.stop.cut.cancel(),
+        }
+        drop(self.ended.await);
+    }
+}
+
+/// Finishes what was accepted, within `timeouts.shutdown_ms` in all: first clients are drained and
+/// their requests answered, then come operations that outlive them, then peers, then the store.
 async fn stop(
     node: &Arc<Node>,
-    client_stop: CancellationToken,
-    clients: tokio::task::JoinHandle<()>,
-    peer_stop: CancellationToken,
-    peers: tokio::task::JoinHandle<()>,
+    hurry: &CancellationToken,
+    ended: Ended,
+    clients: Port,
+    peers: Port,
 ) {
-    let bound = Duration::from_millis(node.config.timeouts.shutdown_ms);
+    let all = Duration::from_millis(node.config.timeouts.shutdown_ms);
+    let begun = Instant::now();
+    let last_steps = (all / LAST_STEPS).min(Duration::from_millis(LAST_STEPS_MS_MAX));
+    let until = |deadline: Instant| async move {
+        tokio::select! {
+            () = sleep_until(deadline) => {}
+            () = hurry.cancelled() => {}
+        }
+    };
+    node.begin_drain();
+    if ended == Ended::Stopped {
+        let drain = Duration::from_millis(node.config.timeouts.drain_ms).min(all / DRAIN);
+        tokio::select! {
+            () = until(begun + drain) => {}
+            () = clients.stop.all_gone() => {}
+        }
+    }
+    let for_clients = begun + all - last_steps;
+    clients.close(until(for_clients)).await;
     node.begin_stop();
-    client_stop.cancel();
-    drop(clients.await);
     node.operations.close();
-    if tokio::time::timeout(bound, node.operations.wait()).await.is_err() {
-        tracing::warn!("some operations did not finish in time");
+    tokio::select! {
+        () = node.operations.wait() => {}
+        () = until(for_clients) => tracing::warn!("some operations did not finish in time"),
     }
     node.stop.cancel();
     node.background.close();
-    peer_stop.cancel();
-    drop(peers.await);
-    if tokio::time::timeout(bound, node.background.wait()).await.is_err() {
-        tracing::warn!("some background jobs did not finish in time");
+    let deadline = begun + all;
+    peers.close(until(deadline)).await;
+    tokio::select! {
+        () = node.background.wait() => {}
+        () = until(deadline) => tracing::warn!("some background jobs did not finish in time"),
     }
 }
 
@@ -139,13 +201,43 @@ async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, Serv
     TcpListener::bind(addr).await.map_err(|source| ServeError::Listen { key, addr, source })
 }
 
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+/// What signals ask for.
+struct Signals {
+    /// To stop.
+    stop: CancellationToken,
+    /// To stop without waiting any longer.
+    hurry: CancellationToken,
+}
+
+impl Signals {
+    /// From now on no signal that can be handled ends the process by itself.
+    fn handle(reload: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut user = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
+        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let signals = Self { stop: stop.clone(), hurry: hurry.clone() };
+        tokio::spawn(async move {
+            let [user1, user2] = &mut user;
+            while !hurry.is_cancelled() {
+                tokio::select! {
+                    () = either(&mut terminate, &mut interrupt) => match stop.is_cancelled() {
+                        false => stop.cancel(),
+                        true => hurry.cancel(),
+                    },
+                    _ = hangup.recv() => reload(),
+                    () = either(user1, user2) => tracing::info!("a user signal means nothing here"),
+                }
+            }
+        });
+        Ok(signals)
+    }
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
 }

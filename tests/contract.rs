@@ -17,16 +17,24 @@ mod conflicts;
 mod contexts;
 #[path = "contract/frames.rs"]
 mod frames;
+#[path = "contract/heads.rs"]
+mod heads;
 #[path = "contract/hints.rs"]
 mod hints;
 #[path = "contract/inputs.rs"]
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/meaning.rs"]
+mod meaning;
 #[path = "contract/quorums.rs"]
 mod quorums;
+#[path = "contract/runs.rs"]
+mod runs;
 #[path = "contract/snapshots.rs"]
 mod snapshots;
+#[path = "contract/starts.rs"]
+mod starts;
 #[path = "contract/status.rs"]
 mod status;
 #[path = "contract/values.rs"]

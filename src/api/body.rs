@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::header::{CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -175,6 +175,13 @@ pub(super) async fn discard(parts: &Parts, body: &mut Body) {
 /// # Errors
 /// 415, with what is needed.
 pub(super) fn check_json_type(parts: &Parts) -> Result<(), Problem> {
+    if parts.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        let detail = "send the body as it is, without a Content-Encoding";
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+    }
+    if parts.headers.contains_key(CONTENT_RANGE) {
+        return Err(Problem::bad_header("Content-Range", "send the whole body, without it"));
+    }
     let Some(value) = headers::single(&parts.headers, &CONTENT_TYPE)? else { return Ok(()) };
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::name::Bucket;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::{body, path, show, write};
+use super::{body, conditions, path, show, write};
 use crate::buckets::BucketsError;
 use crate::node::Node;
 
@@ -76,6 +76,7 @@ async fn set(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Respons
     let bucket = path::bucket(&parts.uri, ROUTE)?;
     Params::parse(parts.uri.query(), &[])?;
     body::check_json_type(parts)?;
+    conditions::refuse_all(&parts.headers)?;
     node.readiness()?;
     let mut permit = node.admission.operation()?;
     let body_ms = node.config.timeouts.body_ms;
@@ -86,9 +87,14 @@ async fn set(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Respons
 }
 
 /// `DELETE /buckets/{bucket}`: back to the defaults; touches no key.
-pub(super) async fn delete(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn delete(
+    State(node): State<Arc<Node>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let bucket = path::bucket(&uri, ROUTE)?;
     Params::parse(uri.query(), &[])?;
+    conditions::refuse_all(&headers)?;
     node.readiness()?;
     let _permit = node.admission.operation()?;
     change(&node, bucket, Settings::default()).await?;

@@ -1,11 +1,9 @@
 //! Request headers, parsed once into what they mean, and the names of ours.
 
-use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use quorate_protocol::message::Condition;
-use quorate_protocol::object::{Metadata, Version};
+use quorate_protocol::object::Metadata;
 
-use super::path::hex_digit;
 use super::problem::Problem;
 
 /// What a client saw, given with every answer that shows it and sent back with the next write.
@@ -30,8 +28,14 @@ pub(super) const META_BYTES_MAX: usize = 4096;
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// The longest `Idempotency-Key`, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
-/// The most entity tags in one condition.
-const ETAGS_MAX: usize = 64;
+/// What else of a value's representation is kept and given back, beside its type: without it the
+/// bytes could not be used. It lies with the client's own metadata under a name that no header can
+/// have.
+const KEPT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_DISPOSITION];
+/// What stands in front of such a name.
+const KEPT_MARK: &str = ":";
+/// The longest of them, in bytes.
+const KEPT_BYTES_MAX: usize = 255;
 
 /// What a value has that came without a `Content-Type`.
 pub(super) const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
@@ -78,11 +82,13 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Prob
     Ok(Some(bytes))
 }
 
-/// What a PUT says of its value: `Content-Type` and `Quorate-Meta-*`.
+/// What a PUT says of its value: `Content-Type`, what else is kept of the representation, and
+/// `Quorate-Meta-*`.
 ///
 /// # Errors
 /// 400 that names the header.
 pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
+    refuse_unknown_content(headers)?;
     let content_type = match single(headers, &CONTENT_TYPE)? {
         None => CONTENT_TYPE_DEFAULT,
         Some(value) => {
@@ -90,7 +96,42 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
             check_content_type(text)?
         }
     };
-    Ok(Metadata { content_type: content_type.to_owned(), user: user_metadata(headers)? })
+    let mut user = user_metadata(headers)?;
+    for name in &KEPT {
+        if let Some(value) = single(headers, name)? {
+            let text = value
+                .to_str()
+                .ok()
+                .filter(|text| (1..=KEPT_BYTES_MAX).contains(&text.len()) && !text.contains('\t'));
+            let detail = "must be 1 to 255 ASCII characters";
+            let text = text.ok_or_else(|| Problem::bad_header(name.as_str(), detail))?;
+            user.push(([KEPT_MARK, name.as_str()].concat(), text.to_owned()));
+        }
+    }
+    user.sort_unstable(); // header order means nothing, and must not make two retries differ
+    Ok(Metadata { content_type: content_type.to_owned(), user })
+}
+
+/// Of metadata, the header that is kept under this name; `None` if it is the client's own.
+pub(super) fn kept_name(name: &str) -> Option<&str> {
+    name.strip_prefix(KEPT_MARK)
+}
+
+/// Refuses what would give a value another meaning and is neither honoured nor kept. The standard
+/// demands it of `Content-Range` (RFC 9110, 14.5): the rest of the value would be lost.
+fn refuse_unknown_content(headers: &HeaderMap) -> Result<(), Problem> {
+    for name in headers.keys().filter(|name| name.as_str().starts_with("content-")) {
+        let is_known = matches!(name.as_str(), "content-type" | "content-length");
+        if name.as_str() == "content-range" {
+            let detail = "a part of a value cannot be written; send the whole value without it";
+            return Err(Problem::bad_header("Content-Range", detail));
+        }
+        if !is_known && !KEPT.contains(name) {
+            let detail = "is neither used nor kept with the value, and so not taken";
+            return Err(Problem::bad_header(name.as_str(), detail));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a media type as far as it must be sound to be given back as a header.
@@ -131,93 +172,8 @@ pub(super) fn user_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>
         }
         user.push((short.to_owned(), text.to_owned()));
     }
-    user.sort_unstable(); // header order means nothing, and must not make two retries differ
+    user.sort_unstable();
     Ok(user)
-}
-
-/// The condition of a write: `If-None-Match: *` or `If-Match`.
-///
-/// # Errors
-/// 400 that names the header if it is malformed, repeated, or both are given.
-pub(super) fn condition(headers: &HeaderMap) -> Result<Option<Condition>, Problem> {
-    let none_match = single(headers, &IF_NONE_MATCH)?;
-    let matches = single(headers, &IF_MATCH)?;
-    match (none_match, matches) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => {
-            Err(Problem::bad_header("If-None-Match", "cannot be combined with If-Match"))
-        }
-        (Some(value), None) if value.as_bytes() == b"*" => Ok(Some(Condition::Absent)),
-        (Some(_), None) => {
-            Err(Problem::bad_header("If-None-Match", "can only be * on a request that writes"))
-        }
-        (None, Some(value)) if value.as_bytes() == b"*" => Ok(Some(Condition::Present)),
-        (None, Some(value)) => {
-            let tags = etags("If-Match", value)?;
-            let strong = tags.iter().filter(|tag| !tag.weak);
-            Ok(Some(Condition::Version(strong.filter_map(|tag| version_of(tag.text)).collect())))
-        }
-    }
-}
-
-/// `If-None-Match` of a request that reads.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoneMatch<'a> {
-    /// `*`: anything alive matches.
-    Any,
-    /// The texts of the tags, without quotes.
-    Tags(Vec<&'a str>),
-}
-
-/// `If-None-Match` of a GET or HEAD, if there is one.
-///
-/// # Errors
-/// 400 if it is malformed or repeated.
-pub(super) fn none_match(headers: &HeaderMap) -> Result<Option<NoneMatch<'_>>, Problem> {
-    let Some(value) = single(headers, &IF_NONE_MATCH)? else { return Ok(None) };
-    if value.as_bytes() == b"*" {
-        return Ok(Some(NoneMatch::Any));
-    }
-    let tags = etags("If-None-Match", value)?;
-    Ok(Some(NoneMatch::Tags(tags.into_iter().map(|tag| tag.text).collect())))
-}
-
-struct Etag<'a> {
-    weak: bool,
-    text: &'a str,
-}
-
-fn etags<'a>(header: &str, value: &'a HeaderValue) -> Result<Vec<Etag<'a>>, Problem> {
-    let wrong = || Problem::bad_header(header, "must be * or a list of quoted entity tags");
-    let text = value.to_str().map_err(|_| wrong())?;
-    let mut tags = Vec::new();
-    for item in text.split(',') {
-        let item = item.trim();
-        let (weak, quoted) = match item.strip_prefix("W/") {
-            Some(rest) => (true, rest),
-            None => (false, item),
-        };
-        let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-        let text = inner.filter(|text| !text.contains('"')).ok_or_else(wrong)?;
-        if tags.len() == ETAGS_MAX {
-            return Err(Problem::bad_header(header, "has more than 64 entity tags"));
-        }
-        tags.push(Etag { weak, text });
-    }
-    Ok(tags)
-}
-
-/// The version in one of our entity tags, whichever representation it is of; `None` if it is not ours.
-fn version_of(tag: &str) -> Option<Version> {
-    let hex = tag.split('-').next().unwrap_or_default().as_bytes();
-    if hex.len() != 32 {
-        return None;
-    }
-    let mut version = [0; 16];
-    for (byte, digits) in version.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = hex_digit(digits[0])? << 4 | hex_digit(digits[1])?;
-    }
-    Some(Version(version))
 }
 
 #[cfg(test)]
@@ -262,40 +218,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_value_needs_to_be_understood_is_kept_or_refused() {
+        let kept = metadata(&headers(&[("Content-Encoding", "gzip"), ("Quorate-Meta-A", "1")]));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let kept = kept.unwrap().user;
+        assert_eq!(kept, [pair(":content-encoding", "gzip"), pair("a", "1")]);
+        assert_eq!(kept_name(&kept[0].0), Some("content-encoding"));
+        assert_eq!(kept_name(&kept[1].0), None);
+        for (name, value) in [
+            ("Content-Range", "bytes 0-1/2"),
+            ("Content-MD5", "x"),
+            ("Content-Encoding", ""),
+            ("Content-Language", "ü"),
+            ("Content-Disposition", &"x".repeat(256)),
+        ] {
+            let detail = metadata(&headers(&[(name, value)])).unwrap_err().detail().to_owned();
+            assert!(detail.to_lowercase().starts_with(&name.to_lowercase()), "{detail}");
+        }
+        let twice = [("Content-Encoding", "gzip"), ("Content-Encoding", "br")];
+        assert!(metadata(&headers(&twice)).is_err());
+    }
+
+    #[test]
     fn idempotency_keys_are_visible_ascii() {
         let key = |value: &str| idempotency_key(&headers(&[("idempotency-key", value)])).is_ok();
         assert!(key("a") && key(&"k".repeat(255)));
         assert!(!key("") && !key("a b") && !key("ü") && !key(&"k".repeat(256)));
         assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
-    }
-
-    #[test]
-    fn conditions_of_writes() {
-        let of = |pairs: &[(&str, &str)]| condition(&headers(pairs));
-        assert_eq!(of(&[]).unwrap(), None);
-        assert_eq!(of(&[("if-none-match", "*")]).unwrap(), Some(Condition::Absent));
-        assert_eq!(of(&[("if-match", "*")]).unwrap(), Some(Condition::Present));
-        let version = Version([0xab; 16]);
-        let hex = version.to_hex();
-        for tag in [hex.clone(), format!("{hex}-json"), format!("{hex}-00000000000000ff-1")] {
-            let found = of(&[("if-match", &format!("\"other\", \"{tag}\""))]).unwrap();
-            assert_eq!(found, Some(Condition::Version(vec![version])), "{tag}");
-        }
-        let weak = of(&[("if-match", &format!("W/\"{hex}\""))]).unwrap();
-        assert_eq!(weak, Some(Condition::Version(vec![])));
-        for bad in ["", "x", "\"a", "\"a\" \"b\"", "\"a\",", "*,\"a\""] {
-            assert!(of(&[("if-match", bad)]).is_err(), "{bad}");
-        }
-        assert!(of(&[("if-none-match", "\"a\"")]).is_err());
-        assert!(of(&[("if-none-match", "*"), ("if-match", "*")]).is_err());
-        assert!(of(&[("if-match", "*"), ("if-match", "*")]).is_err());
-    }
-
-    #[test]
-    fn conditions_of_reads() {
-        let given = headers(&[("if-none-match", "W/\"a\", \"b-json\"")]);
-        assert_eq!(none_match(&given).unwrap(), Some(NoneMatch::Tags(vec!["a", "b-json"])));
-        let any = headers(&[("if-none-match", "*")]);
-        assert_eq!(none_match(&any).unwrap(), Some(NoneMatch::Any));
     }
 }

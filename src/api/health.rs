@@ -12,7 +12,7 @@ use serde_json::json;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::show;
-use crate::node::Node;
+use crate::node::{Node, NotReady};
 use crate::{distrusted, metrics, reopen};
 
 /// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
@@ -33,6 +33,9 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
         return Err(Problem::new(Kind::NotReady, waits));
     }
     node.readiness()?;
+    if node.is_draining() {
+        return Err(NotReady::Stopping.into());
+    }
     let mut ready = json!({"ready": true, "node": node.me, "writable": true});
     if let Condition::DiskLow { free_bytes, min, takes_deletes } = node.store.condition() {
         let taken = if takes_deletes { "deletes and reads" } else { "reads" };

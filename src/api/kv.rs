@@ -14,6 +14,7 @@ use quorate_protocol::clock::Dot;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, Object};
 
+use super::conditions::ReadConditions;
 use super::headers;
 use super::problem::Problem;
 use super::query::{OF_READS, OF_WRITES, Params, unfit};
@@ -50,7 +51,7 @@ impl Question {
         let (parts, _) = request.into_parts();
         let key = path::key(&parts.uri, ROUTE)?;
         let params = Params::parse(parts.uri.query(), OF_READS)?;
-        headers::none_match(&parts.headers)?; // looked at again when there is something to compare with
+        ReadConditions::parse(&parts.headers)?; // looked at again when there is something to compare with
         node.may_read()?;
         let options = read_options(node, &key, &params)?;
         Ok(Self {
@@ -71,7 +72,8 @@ impl Question {
             conflicts: self.conflicts,
             accept: self.headers.get(ACCEPT),
             sibling: self.sibling,
-            none_match: headers::none_match(&self.headers)?,
+            conditions: ReadConditions::parse(&self.headers)?,
+            now: node.now(),
             shows_values: self.shows_values,
         };
         look.at(object)

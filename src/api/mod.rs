@@ -1,16 +1,18 @@
 //! The client port: HTTP in, operations out (design section 6 is the contract).
 //!
-//! Reading in order: `path`, `query`, `headers` and `body` parse a request once into what it means;
-//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints` and `health` are
-//! the routes; `write` is what all that write share; `show` and `multipart` are how an object looks to a
-//! client, `pieces` makes large answers piece by piece and `held` keeps count of them; `problem` and `refusal` are everything that can go wrong.
-//! `observe` is what happens around every request.
+//! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once into
+//! what it means; `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`,
+//! `distrusted` and `health` are the routes; `write` is what all that write share; `show` and
+//! `multipart` are how an object looks to a client, `pieces` makes large answers piece by piece and
+//! `held` keeps count of them; `problem` and `refusal` are everything that can go wrong. `observe` and
+//! `unread` are what happens around every request.
 //!
 //! Nothing here decides anything about replicas: see `coordinator`.
 
 mod anti_entropy;
 mod body;
 mod buckets;
+mod conditions;
 mod distrusted;
 mod headers;
 mod health;
@@ -29,23 +31,30 @@ mod refusal;
 mod ring;
 mod show;
 mod siblings;
+mod unread;
 mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use self::headers::REQUEST_ID;
 use self::observe::Begun;
 use self::problem::{Kind, Problem};
+use self::unread::Unread;
+use crate::framing::HeadError;
+use crate::metrics::Route;
 use crate::node::Node;
 use crate::serve::App;
 
@@ -87,10 +96,23 @@ impl Api {
 impl App for Api {
     async fn answer(self, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
         let begun = Begun::new(&request);
-        let request =
-            request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
-        let response = self.route(request).instrument(begun.span()).await;
+        let mut unread = None;
+        let request = request.map(|body| match body.is_end_stream() {
+            true => Body::empty(),
+            false => Body::new(unread.insert(Unread::default()).watch(body)),
+        });
+        let mut response = self.route(request).instrument(begun.span()).await;
+        // hyper closes a connection on a body that was not read; the client is told beforehand.
+        if unread.is_some_and(|unread| unread.is_so()) || self.0.node.is_draining() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(begun.ended(&self.0.node.metrics, response))
+    }
+
+    fn refuse(&self, why: HeadError) -> Vec<u8> {
+        let problem = Problem::from(why).header(REQUEST_ID, observe::new_id());
+        self.0.node.metrics.answered(Route::Other, problem.status(), Duration::ZERO);
+        problem.into_bytes()
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn response(siblings: &[&Sibling]) -> Response {
     let mut around = Vec::new();
     for sibling in siblings {
         let mut headers = HeaderMap::new();
-        show::describe(&mut headers, sibling);
+        show::describe(&mut headers, sibling, show::written_s(sibling.stamp));
         headers.insert(DOT, ascii(sibling.dot.to_string()));
         if sibling.is_tombstone() {
             headers.remove(CONTENT_TYPE);

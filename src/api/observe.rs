@@ -68,7 +68,7 @@ fn given_id(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// 16 random hexadecimal digits.
-fn new_id() -> HeaderValue {
+pub(super) fn new_id() -> HeaderValue {
     let number: u64 = rand::random();
     let mut digits = [0; 16];
     for (i, digit) in digits.iter_mut().enumerate() {

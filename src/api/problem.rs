@@ -4,7 +4,7 @@
 //! happened in their own words; `refusal.rs` maps each of those to a problem, without a wildcard.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -19,6 +19,7 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// What went wrong, as a stable name that programs can rely on (the end of the problem's `type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    BadRequest,
     BadPath,
     BadParameter,
     BadHeader,
@@ -31,11 +32,14 @@ pub(crate) enum Kind {
     NoSuchSyncPoint,
     SyncPointGone,
     MethodNotAllowed,
+    HeadTooSlow,
     BodyTooSlow,
     SiblingGone,
     ConditionFailed,
     TooLarge,
+    TargetTooLong,
     UnsupportedMediaType,
+    HeadTooLarge,
     TooManySiblings,
     ObjectTooLarge,
     ClockFull,
@@ -56,7 +60,8 @@ pub(crate) enum Kind {
 impl Kind {
     fn status(self) -> StatusCode {
         match self {
-            Self::BadPath
+            Self::BadRequest
+            | Self::BadPath
             | Self::BadParameter
             | Self::BadHeader
             | Self::BadContext
@@ -68,11 +73,13 @@ impl Kind {
             | Self::NoSuchSyncPoint => StatusCode::NOT_FOUND,
             Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::SiblingGone => StatusCode::CONFLICT,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooManySiblings
             | Self::ObjectTooLarge
             | Self::ClockFull
@@ -93,6 +100,7 @@ impl Kind {
     /// The stable name and the title, which is the same for every problem of the kind.
     fn name_and_title(self) -> (&'static str, &'static str) {
         match self {
+            Self::BadRequest => ("bad_request", "This is no request of HTTP/1.1"),
             Self::BadPath => ("bad_path", "The path names no bucket and key"),
             Self::BadParameter => ("bad_parameter", "A query parameter is wrong"),
             Self::BadHeader => ("bad_header", "A request header is wrong"),
@@ -105,10 +113,13 @@ impl Kind {
             Self::NoSuchSyncPoint => ("no_such_sync_point", "There is no such sync point"),
             Self::SyncPointGone => ("sync_point_gone", "The sync point is known no more"),
             Self::MethodNotAllowed => ("method_not_allowed", "The path takes other methods"),
+            Self::HeadTooSlow => ("head_too_slow", "The request's head took too long"),
             Self::BodyTooSlow => ("body_too_slow", "The request's body took too long"),
             Self::SiblingGone => ("sibling_gone", "The sibling is no longer there"),
             Self::ConditionFailed => ("condition_failed", "The condition does not hold"),
             Self::TooLarge => ("too_large", "The request's body is too large"),
+            Self::TargetTooLong => ("target_too_long", "The request's target is too long"),
+            Self::HeadTooLarge => ("head_too_large", "The request's headers are too large"),
             Self::UnsupportedMediaType => ("unsupported_media_type", "The body must be JSON"),
             Self::TooManySiblings => ("too_many_siblings", "The key has too many siblings"),
             Self::ObjectTooLarge => ("object_too_large", "The key's siblings are too large"),
@@ -184,6 +195,41 @@ impl Problem {
         self
     }
 
+    /// The whole answer as it goes over the wire, for a connection that ends with it.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let status = self.status();
+        let (headers, body) = (self.headers.clone(), self.body());
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        let length = (CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let close = (CONNECTION, HeaderValue::from_static("close"));
+        let fixed = [(CONTENT_TYPE, PROBLEM_JSON), length, close];
+        for (name, value) in fixed.into_iter().chain(headers) {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(body.as_bytes());
+        head
+    }
+
+    /// The body, with a line end for people who use a terminal.
+    fn body(self) -> String {
+        let (name, title) = self.kind.name_and_title();
+        let mut body = json!({
+            "type": format!("urn:quorate:problem:{name}"),
+            "title": title,
+            "status": self.kind.status().as_u16(),
+            "detail": self.detail,
+        });
+        if let Value::Object(members) = &mut body {
+            members.extend(self.facts);
+        }
+        format!("{body}\n")
+    }
+
     /// The HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         self.kind.status()
@@ -204,24 +250,14 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.kind.status();
-        let (name, title) = self.kind.name_and_title();
-        let mut body = json!({
-            "type": format!("urn:quorate:problem:{name}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-        });
-        if let Value::Object(members) = &mut body {
-            members.extend(self.facts);
-        }
-        let mut response = Response::new(Body::from(format!("{body}\n")));
+        let (status, headers) = (self.status(), self.headers.clone());
+        let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
-        response.headers_mut().extend(self.headers);
+        response.headers_mut().extend(headers);
         response
     }
 }

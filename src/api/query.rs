@@ -127,8 +127,9 @@ pub(super) fn unfit(name: &str, error: QuorumError) -> Problem {
     }
 }
 
+/// Decodes a name or a value as forms encode it: there a space is a plus, and a plus `%2B`.
 fn text(name: &str, raw: &str) -> Result<String, Problem> {
-    percent_decode(raw)
+    percent_decode(&raw.replace('+', " "))
         .and_then(|bytes| String::from_utf8(bytes.into_owned()).ok())
         .ok_or_else(|| Problem::bad_parameter(name, "is not percent-encoded UTF-8"))
 }
@@ -215,6 +216,8 @@ mod tests {
         assert_eq!(refused("w=1&w=1"), "w: is given more than once");
         assert_eq!(refused("w=%zz"), "w: is not percent-encoded UTF-8");
         assert_eq!(refused("w=%ff"), "w: is not percent-encoded UTF-8");
+        let form = Params::parse(Some("prefix=user+1%2B"), &["prefix"]).unwrap();
+        assert_eq!(form.prefix.as_deref(), Some("user 1+"), "as forms are encoded");
         let put = Params::parse(Some("r=1"), OF_WRITES).unwrap_err();
         assert!(put.detail().contains("allowed: w, n, timeout_ms"), "{}", put.detail());
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use crate::admission::Overload;
 use crate::coordinator::ReadFailure;
+use crate::framing::HeadError;
 use crate::node::NotReady;
 use crate::replica::refusal_of;
 
@@ -22,6 +23,31 @@ impl From<NotReady> for Problem {
             NotReady::Asking | NotReady::OldRows => Self::new(Kind::NotReady, detail),
             NotReady::Stopping => Self::new(Kind::Stopping, detail),
             NotReady::Store { .. } => Self::new(Kind::NotReady, detail),
+        }
+    }
+}
+
+impl From<HeadError> for Problem {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Target(detail) => Self::bad_path(detail),
+            HeadError::TargetTooLong(max) => {
+                let detail = format!("a path with its parameters may have {max} bytes");
+                Self::new(Kind::TargetTooLong, detail).fact("max", max)
+            }
+            HeadError::Malformed(detail) => Self::new(Kind::BadRequest, detail),
+            HeadError::TooLarge(max) => {
+                let detail = format!("the first line and the headers may have {max} bytes in all");
+                Self::new(Kind::HeadTooLarge, detail).fact("max", max)
+            }
+            HeadError::TooManyHeaders(max) => {
+                let detail = format!("a request may have {max} headers");
+                Self::new(Kind::HeadTooLarge, detail).fact("max", max)
+            }
+            HeadError::TooSlow(max_ms) => {
+                let detail = format!("the head did not arrive within {max_ms} ms");
+                Self::new(Kind::HeadTooSlow, detail)
+            }
         }
     }
 }

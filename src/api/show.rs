@@ -11,11 +11,12 @@ use quorate_protocol::clock::Dot;
 use quorate_protocol::context::{ContextKeys, Seen};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, Version};
-use quorate_protocol::stamp::Stamp;
+use quorate_protocol::stamp::{Millis, Stamp};
 use quorate_protocol::view::{View, context_of};
 use serde_json::{Map, Value, json};
 
-use super::headers::{CONTENT_TYPE_DEFAULT, CONTEXT, META_PREFIX, NoneMatch, SIBLINGS};
+use super::conditions::ReadConditions;
+use super::headers::{CONTENT_TYPE_DEFAULT, CONTEXT, META_PREFIX, SIBLINGS, kept_name};
 use super::multipart;
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
@@ -33,7 +34,9 @@ pub(super) struct Look<'a> {
     pub(super) accept: Option<&'a HeaderValue>,
     /// Only this sibling, without a context.
     pub(super) sibling: Option<Dot>,
-    pub(super) none_match: Option<NoneMatch<'a>>,
+    pub(super) conditions: ReadConditions<'a>,
+    /// The wall clock.
+    pub(super) now: Millis,
     /// Whether the answer brings the values along: without them it brings no context either.
     pub(super) shows_values: bool,
 }
@@ -44,7 +47,11 @@ impl Look<'_> {
     /// # Errors
     /// 404: never written, deleted (with a context: there is nothing more to see), or no such sibling.
     pub(super) fn at(&self, object: &Object) -> Result<Response, Problem> {
-        let siblings = match View::of(object, self.conflicts) {
+        let view = View::of(object, self.conflicts);
+        if matches!(view, View::Absent | View::Deleted) && self.conditions.fails(None) {
+            return Err(condition_failed());
+        }
+        let siblings = match view {
             View::Absent => {
                 return Err(Problem::new(Kind::KeyNotFound, "the key was never written"));
             }
@@ -62,24 +69,25 @@ impl Look<'_> {
         match siblings.as_slice() {
             [sibling] => {
                 let tag = Tag::of(object, "");
-                if let Some(response) = self.not_modified(object, &tag) {
+                let written_s = written_s(sibling.stamp);
+                if let Some(response) = self.not_modified(object, &tag, Some(written_s))? {
                     return Ok(response);
                 }
-                let mut response = value(sibling);
+                let mut response = value(sibling, self.now);
                 self.add_context(response.headers_mut(), object);
                 response.headers_mut().insert(ETAG, tag.header());
                 Ok(response)
             }
-            siblings => Ok(self.all(object, siblings)),
+            siblings => self.all(object, siblings),
         }
     }
 
     /// 300: every sibling, in the form the client prefers.
-    fn all(&self, object: &Object, siblings: &[&Sibling]) -> Response {
+    fn all(&self, object: &Object, siblings: &[&Sibling]) -> Result<Response, Problem> {
         let mixed = multipart::is_preferred(self.accept);
         let tag = Tag::of(object, if mixed { "-mixed" } else { "-json" });
-        if let Some(response) = self.not_modified(object, &tag) {
-            return response;
+        if let Some(response) = self.not_modified(object, &tag, None)? {
+            return Ok(response);
         }
         let mut response = if mixed {
             multipart::response(siblings)
@@ -94,7 +102,7 @@ impl Look<'_> {
         headers.insert(VARY, HeaderValue::from_static("accept"));
         headers.insert(ETAG, tag.header());
         self.add_context(headers, object);
-        response
+        Ok(response)
     }
 
     /// `?sibling=`: the raw value of one sibling. No context, since the others were not shown.
@@ -112,33 +120,40 @@ impl Look<'_> {
             return Err(gone("the sibling with this dot is a delete"));
         }
         let tag = Tag::of(object, &format!("-{dot}"));
-        if self.matches(&tag) {
+        if self.conditions.fails(Some(tag.text())) {
+            return Err(condition_failed());
+        }
+        if self.conditions.has(tag.text(), Some(written_s(sibling.stamp))) {
             return Ok(tag.not_modified());
         }
-        let mut response = value(sibling);
+        let mut response = value(sibling, self.now);
         response.headers_mut().insert(ETAG, tag.header());
         Ok(response)
     }
 
     /// 304, if the client says that it has just this.
-    fn not_modified(&self, object: &Object, tag: &Tag) -> Option<Response> {
-        if !self.matches(tag) {
-            return None;
+    ///
+    /// # Errors
+    /// 412, if it wants something else.
+    fn not_modified(
+        &self,
+        object: &Object,
+        tag: &Tag,
+        written_s: Option<u64>,
+    ) -> Result<Option<Response>, Problem> {
+        if self.conditions.fails(Some(tag.text())) {
+            return Err(condition_failed());
+        }
+        if !self.conditions.has(tag.text(), written_s) {
+            return Ok(None);
         }
         let mut response = tag.not_modified();
-        // Who knows the tag has seen what it names; who says * has not.
-        if !matches!(self.none_match, Some(NoneMatch::Any)) {
+        // Who has the tag may have it from a HEAD: of several siblings it need not have seen a
+        // single one, and whoever did was given the context along with them.
+        if self.conditions.names_tags() && object.siblings.len() == 1 {
             self.add_context(response.headers_mut(), object);
         }
-        Some(response)
-    }
-
-    fn matches(&self, tag: &Tag) -> bool {
-        match &self.none_match {
-            None => false,
-            Some(NoneMatch::Any) => true,
-            Some(NoneMatch::Tags(tags)) => tags.contains(&tag.text()),
-        }
+        Ok(Some(response))
     }
 
     fn add_context(&self, headers: &mut HeaderMap, object: &Object) {
@@ -195,23 +210,45 @@ fn header_of(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
+fn condition_failed() -> Problem {
+    Problem::new(Kind::ConditionFailed, "what is stored is not what If-Match asks for")
+}
+
 /// 200: the raw value with all that its writer said of it.
-fn value(sibling: &Sibling) -> Response {
+fn value(sibling: &Sibling, now: Millis) -> Response {
     let mut response = Response::new(match &sibling.value {
         Some(value) => Body::from(value.clone()),
         None => Body::empty(),
     });
-    describe(response.headers_mut(), sibling);
+    describe(response.headers_mut(), sibling, last_modified_s(sibling.stamp, now));
     response
 }
 
-/// `Content-Type`, `Last-Modified` and `Quorate-Meta-*`.
-pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling) {
+/// The second that a value is said to be of. One that may still be followed by another within its
+/// second is said to be of the second before: nobody can then hold the date of a value that was
+/// written later.
+fn last_modified_s(stamp: Stamp, now: Millis) -> u64 {
+    let (at, now) = (stamp.millis().0 / 1000, now.0 / 1000);
+    if at < now { at } else { now.saturating_sub(1) }
+}
+
+/// The second that a value was written in.
+pub(super) fn written_s(stamp: Stamp) -> u64 {
+    stamp.millis().0 / 1000
+}
+
+/// `Content-Type`, `Last-Modified`, what else is kept, and `Quorate-Meta-*`.
+pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling, modified_s: u64) {
     let content_type = HeaderValue::from_str(&sibling.metadata.content_type);
     headers.insert(CONTENT_TYPE, content_type.unwrap_or(OCTETS));
-    headers.insert(LAST_MODIFIED, header_of(httpdate::fmt_http_date(time(sibling.stamp))));
+    let modified = Duration::from_secs(modified_s.min(SECONDS_MAX));
+    let modified = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + modified);
+    headers.insert(LAST_MODIFIED, header_of(modified));
     for (name, value) in &sibling.metadata.user {
-        let name = HeaderName::try_from([META_PREFIX, name].concat());
+        let name = match kept_name(name) {
+            Some(kept) => HeaderName::try_from(kept),
+            None => HeaderName::try_from([META_PREFIX, name].concat()),
+        };
         let value = HeaderValue::from_bytes(value.as_bytes());
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);
@@ -233,8 +270,13 @@ pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     };
     set("content_type", json!(sibling.metadata.content_type));
     set("size", json!(value.len()));
-    let meta: Map<String, Value> =
-        sibling.metadata.user.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let mut meta = Map::new();
+    for (name, value) in &sibling.metadata.user {
+        match kept_name(name) {
+            Some(kept) => set(&kept.replace('-', "_"), json!(value)),
+            None => meta.insert(name.clone(), json!(value)),
+        };
+    }
     set("meta", Value::Object(meta));
     let (value, is_base64) = later.value(value);
     if is_base64 {
@@ -264,4 +306,19 @@ pub(super) fn rfc3339(stamp: Stamp) -> String {
 fn time(stamp: Stamp) -> SystemTime {
     let ms = stamp.millis().0.min(SECONDS_MAX * 1000);
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_not_said_to_be_of_a_second_that_may_bring_another() {
+        let at = |ms| Stamp::at(Millis(ms));
+        assert_eq!(last_modified_s(at(5_400), Millis(5_900)), 4);
+        assert_eq!(last_modified_s(at(5_400), Millis(6_000)), 5);
+        assert_eq!(last_modified_s(at(9_000), Millis(6_000)), 5, "by a clock that is ahead");
+        assert_eq!(last_modified_s(at(0), Millis(0)), 0);
+        assert_eq!(written_s(at(5_400)), 5);
+    }
 }

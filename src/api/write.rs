@@ -16,6 +16,7 @@ use quorate_protocol::object::{Metadata, WriteId};
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::Asked;
 
+use super::conditions::{self, ReadConditions};
 use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
 use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
@@ -49,7 +50,7 @@ impl<'a> Ask<'a> {
         key: Key,
         params: &Params,
     ) -> Result<Self, Problem> {
-        let condition = headers::condition(&parts.headers)?;
+        let condition = conditions::condition(&parts.headers)?;
         let idempotency_key = headers::idempotency_key(&parts.headers)?;
         let context = match headers::context(&parts.headers)? {
             Some(text) => Some((text, node.contexts.verify(&key, text)?)),
@@ -129,7 +130,7 @@ impl<'a> Ask<'a> {
         let write = self.to_write(write_id, metadata, value);
         let outcome = coordinator::write(node, write, terms).await;
         permit.finished();
-        self.answer(&node.contexts, outcome, n, conflicts)
+        self.answer(node, outcome, n, conflicts)
     }
 
     fn to_write(&self, write_id: WriteId, metadata: Metadata, value: Option<Bytes>) -> Write {
@@ -163,11 +164,12 @@ impl<'a> Ask<'a> {
 
     fn answer(
         &self,
-        contexts: &ContextKeys,
+        node: &Node,
         outcome: WriteOutcome,
         n: u16,
         conflicts: Conflicts,
     ) -> Result<Response, Problem> {
+        let contexts = &node.contexts;
         let WriteOutcome { answer, object } = outcome;
         let written = match answer {
             WriteAnswer::Written(written) => written,
@@ -197,7 +199,8 @@ impl<'a> Ask<'a> {
                     conflicts,
                     accept: self.parts.headers.get(ACCEPT),
                     sibling: None,
-                    none_match: None,
+                    conditions: ReadConditions::default(),
+                    now: node.now(),
                     shows_values: true,
                 };
                 look.at(&object)?

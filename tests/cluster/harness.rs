@@ -315,6 +315,11 @@ impl Cluster {
         self.process(number).resume();
     }
 
+    /// Sends a signal.
+    pub(crate) fn signal(&self, number: usize, signal: &str) {
+        self.process(number).signal(signal);
+    }
+
     /// SIGTERM: waits until the process ended by itself, and tells how and how long that took.
     pub(crate) async fn terminate(&self, number: usize) -> (ExitStatus, Duration) {
         let process = self.process(number);

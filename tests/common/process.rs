@@ -90,9 +90,14 @@ impl Process {
 
     /// Starts the process. It may not listen yet when this returns.
     pub fn launch(&self) {
+        self.launch_as(self.command("serve"));
+    }
+
+    /// Likewise, with a command of the test's own making.
+    pub fn launch_as(&self, mut command: Command) {
         let mut child = self.child();
         assert!(child.is_none(), "{} runs already", self.name);
-        *child = Some(self.command("serve").spawn().unwrap());
+        *child = Some(command.spawn().unwrap());
     }
 
     /// Whether it was launched, and not ended by the test.

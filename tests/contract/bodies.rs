@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use crate::common::Cluster;
 use crate::common::http::{Answer, Raw, Request};
+use crate::common::{Cluster, until};
 
 const QUICK: &str = "[timeouts]\nheader_ms = 500\nbody_ms = 500\n\
     [limits]\nvalue_bytes_max = 100000\n";
@@ -160,16 +160,36 @@ fn a_connection_serves_one_request_after_the_other() {
 fn one_connection_too_many_is_refused_and_others_go_on() {
     let mut cluster = Cluster::start_with(1, "test", "[limits]\nconnections_max = 4\n");
     let to = cluster.nodes[0].client_addr;
-    let mut held: Vec<Raw> = (0..4).map(|_| Raw::connect(to)).collect();
-    for raw in &mut held {
-        raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert_eq!(raw.answer().unwrap().status, 200);
+    let mut busy: Vec<Raw> = (0..4).map(|_| Raw::connect(to)).collect();
+    for raw in &mut busy {
+        raw.send(b"PUT /kv/b/k HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n");
+        raw.send(b"Content-Length: 2\r\n\r\n");
+        assert_eq!(raw.answer().unwrap().status, 100);
     }
     let refused = Raw::connect(to).answer().unwrap();
     refused.assert_problem(503, "overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
-    held[0].send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(held[0].answer().unwrap().status, 200);
-    drop(held);
+    for raw in &mut busy {
+        raw.send(b"ok");
+        assert_eq!(raw.answer_to("PUT").unwrap().status, 204);
+    }
+    drop(busy);
     cluster.nodes[0].wait_until_alive();
+}
+
+#[test]
+fn an_idle_connection_gives_way_to_a_new_one() {
+    let cluster = Cluster::start_with(1, "test", "[limits]\nconnections_max = 4\n");
+    let to = cluster.nodes[0].client_addr;
+    let mut idle: Vec<Raw> = (0..4).map(|_| Raw::connect(to)).collect();
+    for raw in &mut idle {
+        raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(raw.answer().unwrap().status, 200);
+    }
+    until("one of them to give way", || {
+        Request::get("/livez").try_send(to).is_some_and(|answer| answer.status == 200)
+    });
+    assert!(idle[0].is_closed(), "the one that was idle for longest");
+    idle[3].send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(idle[3].answer().unwrap().status, 200);
 }

@@ -48,7 +48,8 @@ fn a_conflict_is_shown_whole_as_json_as_multipart_and_one_by_one() {
     let head = c.send(&Request::new("HEAD", "/kv/b/k"));
     assert_eq!((head.status, head.header("quorate-context")), (300, None));
     let known = c.send(&Request::get("/kv/b/k").header("If-None-Match", etag));
-    assert_eq!((known.status, known.header("quorate-context").is_some()), (304, true));
+    // The tag may come from that HEAD.
+    assert_eq!((known.status, known.header("quorate-context")), (304, None));
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! What is taken, refused and blamed.
+
+use super::*;
+
+/// Loads a sound configuration with some lines changed, and with some variables.
+fn load(
+    change: impl Fn(&str) -> String,
+    variables: &[(&str, &str)],
+) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("node.toml");
+    let text = std::fs::read_to_string("config/node.toml").unwrap();
+    let text = text.replace(&"0".repeat(64), &"07".repeat(32));
+    std::fs::write(&file, change(&text)).unwrap();
+    let pairs = variables.iter().map(|(name, text)| (OsString::from(name), OsString::from(text)));
+    Config::load_with(&file, pairs)
+}
+
+fn with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    load(str::to_owned, variables)
+}
+
+#[test]
+fn every_setting_of_the_file_is_known_in_the_environment() {
+    let text = std::fs::read_to_string("config/node.toml").unwrap();
+    let (mut table, mut count) = (String::new(), 0);
+    for line in text.lines().map(|line| line.trim_start_matches('#')) {
+        if let Some(name) = line.strip_prefix('[') {
+            table = format!("{}.", name.trim_matches(['[', ']']));
+        } else if let Some((name, _)) = line.split_once(" = ")
+            && !name.contains(' ')
+            && table != "layout.nodes."
+        {
+            assert_eq!(known(&format!("{table}{name}")), Known::Setting, "{table}{name}");
+            count += 1;
+        }
+    }
+    let tables = [Limits::SETTINGS, Timeouts::SETTINGS, AntiEntropy::SETTINGS];
+    let more = [Deletes::SETTINGS, GossipConfig::SETTINGS, PeersConfig::SETTINGS];
+    let rest = [StorageConfig::SETTINGS, LogConfig::SETTINGS, ALONE, OF_LAYOUT, OF_DEFAULTS];
+    let all = tables.iter().chain(&more).chain(&rest).map(|settings| settings.len());
+    assert_eq!(count, all.sum::<usize>());
+}
+
+#[test]
+fn values_of_the_environment_keep_their_type() {
+    let digits = "1234567890".repeat(7);
+    let keys = format!("{},{}", &digits[..64], "ab".repeat(32));
+    let config = with(&[
+        ("QUORATE_CLUSTER_ID", "007"),
+        ("QUORATE_CLUSTER_KEYS", &keys),
+        ("QUORATE_DATA_DIR", "1e3"),
+        ("QUORATE_FAULT_HOOK", "true"),
+        ("QUORATE_DURABILITY", "buffered"),
+        ("QUORATE_DEFAULTS__N", "5"),
+        ("QUORATE_DEFAULTS__R", "2"),
+        ("QUORATE_DEFAULTS__W", "all"),
+        ("QUORATE_GOSSIP__PHI", "9"),
+        ("QUORATE_LIMITS__VALUE_BYTES_MAX", "1048576"),
+    ])
+    .unwrap();
+    assert_eq!((config.cluster_id.as_str(), config.fault_hook), ("007", true));
+    assert_eq!(config.cluster_keys, [&digits[..64], &"ab".repeat(32)]);
+    assert_eq!(config.data_dir, Path::new("1e3"));
+    assert_eq!(config.durability, Durability::Buffered);
+    let properties = config.defaults.properties();
+    assert_eq!((properties.n, properties.r.of(5), properties.w.of(5)), (5, 2, 5));
+    assert_eq!((config.gossip.phi, config.limits.value_bytes_max), (9.0, 1 << 20));
+    let same = load(|text| text.replace("\"my-cluster\"", "\"007\""), &[]).unwrap();
+    assert_eq!(same.cluster_id, config.cluster_id);
+}
+
+#[test]
+fn foreign_variables_stop_nothing_and_are_named() {
+    let config = with(&[("QUORATE_SERVICE_HOST", "10.0.0.1"), ("QUORATE_PORT", "tcp://x")]);
+    assert_eq!(config.unwrap().foreign_variables(), ["QUORATE_PORT", "QUORATE_SERVICE_HOST"]);
+}
+
+#[test]
+fn errors_blame_the_variable_or_the_file() {
+    for (variable, text) in [
+        ("QUORATE_LIMITS__VALUE_BYTES_MAX", "many"),
+        ("QUORATE_LIMITS__VALUE_BYTES_MAX", "0"),
+        ("QUORATE_DURABILITY", "fast"),
+        ("QUORATE_NODE", "Not a name"),
+        ("QUORATE_NODE", "n9"),
+        ("QUORATE_DEFAULTS__R", "two"),
+        ("QUORATE_CLIENT_ADDR", "here"),
+        ("QUORATE_CLUSTER_KEYS", "short"),
+        ("QUORATE_LOG__LEVEL", "inof"),
+    ] {
+        let error = with(&[("QUORATE_CLUSTER_ID", "x"), (variable, text)]).unwrap_err();
+        let told = error.to_string();
+        let named = matches!(&error, ConfigError::Variable { name, .. } if name == variable);
+        assert!(named, "{variable}={text}: {told}");
+    }
+    let error = load(|text| text.replace("[limits]", "[limits]\nnone = 1"), &[]).unwrap_err();
+    assert!(matches!(error, ConfigError::File { .. }), "{error}");
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    let refused =
+        |from: &str, to: &str, key: &str| match load(|text| text.replacen(from, to, 1), &[]) {
+            Err(ConfigError::Value { key: found, .. }) => assert_eq!(found, key, "{to}"),
+            other => panic!("{to}: {other:?}"),
+        };
+    refused(&"07".repeat(32), &"0".repeat(64), "cluster_keys");
+    let twice = "[[layout.nodes]]\nname = \"n2\"\npeer_addr = \"127.0.0.1:7501\"\n\
+                 [[layout.nodes]]";
+    refused("[[layout.nodes]]", twice, "layout.nodes.peer_addr");
+    let same = "client_addr = \"127.0.0.1:7501\"";
+    refused("#client_addr = \"127.0.0.1:7401\"", same, "client_addr");
+    let same = "client_addr = \"0.0.0.0:7501\"";
+    refused("#client_addr = \"127.0.0.1:7401\"", same, "client_addr");
+    refused("#level = \"info\"", "level = \"inof\"", "log.level");
+}
+
+#[test]
+fn what_is_odd_is_said() {
+    let odd = |variables: &[(&str, &str)]| with(variables).unwrap().oddities();
+    assert_eq!(odd(&[]), Vec::<String>::new());
+    assert_eq!(odd(&[("QUORATE_PEER_ADDR", "0.0.0.0:7501")]), Vec::<String>::new());
+    assert!(odd(&[("QUORATE_PEER_ADDR", "127.0.0.1:7502")])[0].starts_with("peer_addr"));
+    assert!(odd(&[("QUORATE_PEER_ADDR", "127.0.0.2:7501")])[0].starts_with("peer_addr"));
+    assert!(odd(&[("QUORATE_DATA_DIR", "/no/such/place")])[0].starts_with("data_dir"));
+    let own: SocketAddr = "10.0.0.1:7501".parse().unwrap();
+    assert!(is_reached_at(own, "n1.example:7501") && !is_reached_at(own, "n1.example:7502"));
+    let own: SocketAddr = "[::1]:7501".parse().unwrap();
+    assert!(is_reached_at(own, "[::1]:7501") && !is_reached_at(own, "[::2]:7501"));
+}
