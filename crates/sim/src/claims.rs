@@ -20,6 +20,8 @@ pub(crate) struct Fill {
     from: NodeId,
     /// What the peer held then of the partition.
     rows: BTreeMap<Key, Object>,
+    /// The last change of n that the node knew then.
+    changed: u64,
 }
 
 impl Fill {
@@ -64,32 +66,48 @@ impl Cluster {
             slot.target.is_none() && is_of_it && !row.object.is_deleted()
         });
         let rows = rows.map(|(slot, row)| (slot.key.clone(), row.object.clone())).collect();
-        self.fills.insert(operation, Fill { node, from, rows });
+        let changed = self.nodes.get(&node).map_or(0, |node| node.records.buckets.changed());
+        self.fills.insert(operation, Fill { node, from, rows, changed });
     }
 
-    /// A node takes itself for filled. Of what it answers for now, all must be there that its peers held when it
-    /// began to compare with them.
+    /// The comparison has ended; whether the node takes it that it has all. As long as n has not changed, it must
+    /// have.
+    pub(crate) fn end_fill(&mut self, operation: u64, has_all: bool) -> Verdict {
+        let Some(fill) = self.fills.get(&operation) else { return Ok(()) };
+        if !has_all {
+            self.fills.remove(&operation);
+            return Ok(());
+        }
+        let Some(node) = self.nodes.get(&fill.node) else { return Ok(()) };
+        let is_due = |key: &Key| {
+            node.is_home(key, &self.world) && node.records.buckets.changed() == fill.changed
+        };
+        who_was_filled_has_all(self.missing(fill, is_due))
+    }
+
+    /// A node takes itself for filled: it must have all that it answers for now.
     pub(crate) fn check_filled(&mut self, id: NodeId) -> Verdict {
         let Some(node) = self.nodes.get(&id) else { return Ok(()) };
+        let is_due = |key: &Key| node.is_ready_for(key, &self.world);
+        let mut fills = self.fills.values().filter(|fill| fill.is_of(id));
+        let missing = fills.find_map(|fill| self.missing(fill, is_due));
+        self.fills.retain(|_, fill| !fill.is_of(id));
+        who_was_filled_has_all(missing)
+    }
+
+    /// What a node lacks of that which a peer held when it began to compare with it, and holds still.
+    fn missing(&self, fill: &Fill, is_due: impl Fn(&Key) -> bool) -> Option<String> {
         let covers = |node: &Node, key: &Key, object: &Object| {
             let row = node.store.get(&Slot::home(key));
             row.is_some_and(|row| row.object.clock.covers_all(&object.clock))
         };
-        let mut missing = None;
-        for fill in self.fills.values().filter(|fill| fill.is_of(id)) {
-            let Some(from) = self.nodes.get(&fill.from) else { continue };
-            let lacks = |(key, object): &(&Key, &Object)| {
-                // What the peer has dropped meanwhile need not be here.
-                let is_due = node.is_ready_for(key, &self.world) && covers(from, key, object);
-                is_due && !covers(node, key, object)
-            };
-            if let Some((key, _)) = fill.rows.iter().find(lacks) {
-                let from = fill.from;
-                missing = Some(format!("{id} has received all that {from} held, but not {key}"));
-            }
-        }
-        self.fills.retain(|_, fill| !fill.is_of(id));
-        who_was_filled_has_all(missing)
+        let (node, from) = (self.nodes.get(&fill.node)?, self.nodes.get(&fill.from)?);
+        let lacks = |(key, object): &(&Key, &Object)| {
+            is_due(key) && covers(from, key, object) && !covers(node, key, object)
+        };
+        let (key, _) = fill.rows.iter().find(lacks)?;
+        let (node, from) = (fill.node, fill.from);
+        Some(format!("{node} has received all that {from} held, but not {key}"))
     }
 
     /// Who dropped something older than a tombstone less than a grace ago: a copy of it may be on its way.

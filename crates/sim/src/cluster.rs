@@ -273,12 +273,7 @@ impl Cluster {
                 self.begin_fill(operation, (node, from), partition);
                 Ok(())
             }
-            Claim::FillEnds { operation, has_all } => {
-                if !has_all {
-                    self.fills.remove(&operation);
-                }
-                Ok(())
-            }
+            Claim::FillEnds { operation, has_all } => self.end_fill(operation, has_all),
             Claim::Fills { node } => {
                 self.fills.retain(|_, fill| !fill.is_of(node));
                 Ok(())

@@ -6,7 +6,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::row::Incarnation;
 
 use crate::cluster::Cluster;
-use crate::node::Records;
+use crate::node::{Node, Records};
 use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::store::{Backup, Store};
@@ -26,6 +26,7 @@ impl Cluster {
             Fault::Restart(node) => self.restart(*node),
             Fault::Restore(node) => self.restore(*node),
             Fault::Reopen(node) => self.reopen(*node),
+            Fault::ChangeN(node, n) => self.change_n(*node, *n),
             Fault::Next => {
                 self.draw_fault();
                 let mean_ms = self.world.setup.faults.every_ms;
@@ -58,8 +59,20 @@ impl Cluster {
             Some(6) => self.fail_sync(node),
             Some(7) => self.suspect_wrongly(node),
             Some(8) => self.copy(node),
-            Some(_) | None => self.change_n(node),
+            Some(_) | None => self.change_n_for_a_while(node),
         }
+    }
+
+    /// Somebody changes the bucket's n, and often back again while its rows are still on their way.
+    fn change_n_for_a_while(&mut self, id: NodeId) {
+        let (low, high) = (self.world.setup.n_min, self.world.setup.n_max);
+        let n = self.world.dice.between(low.into(), high.into()) as u16;
+        let before = self.nodes.get(&id).map_or(n, Node::n);
+        if n != before && self.world.dice.percent(50) {
+            let delay_ms = self.world.dice.between(1, 2 * self.world.setup.chores_every_ms);
+            self.world.schedule(delay_ms, Event::Fault(Fault::ChangeN(id, before)));
+        }
+        self.change_n(id, n);
     }
 
     fn outage_ms(&mut self, at_least_ms: u64) -> u64 {
@@ -223,7 +236,7 @@ impl Cluster {
     /// everything of it is durable elsewhere: else W holders of an acknowledged write may lose it
     /// before repair is done, and it would be lost rightly (promise 1).
     fn may_lose(&self, id: NodeId) -> bool {
-        let is_whole = |node: &crate::node::Node| {
+        let is_whole = |node: &Node| {
             let Records { missing, buckets, .. } = &node.records;
             missing.is_empty() && buckets.raised_from().is_none() && !node.is_on_trial
         };
@@ -326,9 +339,7 @@ impl Cluster {
     }
 
     /// Somebody changes the bucket's n.
-    fn change_n(&mut self, id: NodeId) {
-        let (low, high) = (self.world.setup.n_min, self.world.setup.n_max);
-        let n = self.world.dice.between(low.into(), high.into()) as u16;
+    fn change_n(&mut self, id: NodeId, n: u16) {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
         if self.world.now >= node.paused_until && n != node.n() {
             self.world.note(format_args!("{id} is told n={n}"));

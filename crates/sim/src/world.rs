@@ -64,6 +64,8 @@ pub(crate) enum Fault {
     Restore(NodeId),
     /// A node whose store failed becomes a fresh process.
     Reopen(NodeId),
+    /// The bucket's n is changed to this.
+    ChangeN(NodeId, u16),
 }
 
 /// A frame on its way.
