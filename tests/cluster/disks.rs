@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use crate::harness::{Cluster, Setup, eventually};
 use crate::http::Answer;
+use crate::load::read_all;
+use crate::sweep::wait_filled;
 
 /// The file system that a node's data lies on; a small one, in memory. Unmounted when dropped.
 struct Disk(std::path::PathBuf);
@@ -184,4 +186,41 @@ async fn a_slow_disk_slows_writes_and_loses_none() {
         let read = cluster.at(1).get(&format!("/kv/{key}?r=1")).answer().await;
         assert_eq!(read.status, 200, "{key}: {}", read.text());
     }
+}
+
+/// It takes nothing of what the node that is filled holds and it lacks, and gives all that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_filled_from_a_peer_whose_disk_is_full() {
+    let disk = std::sync::Mutex::new(None);
+    let storage = "disk_free_bytes_min = 33554432\n";
+    let setup = Setup { durability: "fsync", storage, ..Setup::of(3) };
+    let cluster = Cluster::start_in(setup, |number, directory| {
+        if number == 1 {
+            *disk.lock().unwrap() = Disk::mount(directory);
+        }
+    })
+    .await;
+    let Some(disk) = disk.into_inner().unwrap() else {
+        return eprintln!("not tested: only root can mount a file system to fill");
+    };
+    cluster.form();
+    cluster.wait_all_up().await;
+    let keys: Vec<String> = (0..60).map(|at| format!("full/k{at}")).collect();
+    for key in &keys[..30] {
+        assert_eq!(put(&cluster, 2, &format!("{key}?w=3")).await, 204);
+    }
+    disk.fill();
+    says(&cluster, 1, 200, &["\"writable\":false", "disk_free_bytes_min"]).await;
+    // It cannot be filled from n1 before it holds what n1 lacks.
+    cluster.cut(&[1], &[3]).await;
+    cluster.kill(3);
+    cluster.wipe(3);
+    cluster.launch(3);
+    cluster.wait_ready(3).await;
+    for key in &keys[30..] {
+        assert_eq!(put(&cluster, 3, &format!("{key}?w=2")).await, 204);
+    }
+    cluster.heal().await;
+    wait_filled(&cluster, 3).await;
+    read_all(&cluster, &keys, "v", 3).await;
 }

@@ -20,7 +20,7 @@ async fn sweep(cluster: &Cluster, number: usize) -> serde_json::Value {
     cluster.at(number).get("/anti-entropy").answer().await.json()["sweep"].clone()
 }
 
-async fn wait_filled(cluster: &Cluster, number: usize) {
+pub(crate) async fn wait_filled(cluster: &Cluster, number: usize) {
     eventually(&format!("n{number} is filled"), async || {
         let answer = cluster.at(number).get("/cluster").try_answer().await.ok()?;
         (answer.json()["filled"] == true).then_some(())
@@ -105,31 +105,6 @@ async fn a_row_that_comes_to_a_former_home_after_its_sweep_goes_where_it_belongs
     for number in cluster.all() {
         read_all(&cluster, &keys, "v", number).await;
     }
-}
-
-/// The disk of one node is full while another one is replaced.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_filled_from_a_peer_that_takes_no_writes() {
-    let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(3) }).await;
-    let keys: Vec<String> = (0..60).map(|at| format!("full/k{at}")).collect();
-    put_all(&cluster, &keys[..30], "v", &[1, 2, 3]).await;
-    cluster.wait_converged().await;
-    cluster.terminate(1).await;
-    let line = "[storage]\n";
-    configure(&cluster, 1, line, &format!("{line}disk_free_bytes_min = {}\n", 1u64 << 50));
-    cluster.restart(1).await;
-    cluster.cut(&[1], &[3]).await;
-    cluster.kill(3);
-    cluster.wipe(3);
-    cluster.launch(3);
-    cluster.wait_ready(3).await;
-    for key in &keys[30..] {
-        let put = cluster.at(3).put(&format!("/kv/{key}?w=2")).value("v").answer().await;
-        assert_eq!(put.status, 204, "{key}: {}", put.text());
-    }
-    cluster.heal().await;
-    wait_filled(&cluster, 3).await;
-    read_all(&cluster, &keys, "v", 3).await;
 }
 
 /// What one peer cannot give of one key does not keep the partition from being served, and is not called
