@@ -350,8 +350,8 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that somebody announced and that have not come yet. Nothing is held for them, but as long as they come
-/// nobody else is told to send.
+/// Bytes that somebody announced and that have not come yet. Nothing is held for them, but as long as they
+/// come nobody else is told to send.
 pub struct Promise {
     counters: Arc<Counters>,
     bytes: usize,

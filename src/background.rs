@@ -21,12 +21,12 @@ const REMEMBER_EVERY_MAX: Duration = Duration::from_secs(3);
 /// The longest time between two records that the store is in use, and between two syncs of what is
 /// remembered.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
-/// Left in the data directory of a node that has ended beside another one of its name: keeps a supervisor from
-/// starting it again.
+/// Left in the data directory of a node that has ended beside another one of its name: keeps a supervisor
+/// from starting it again.
 pub const TWIN_FILE: &str = "another-process-runs-under-this-name";
-const TWIN: &str = "another process has started under this node's name, with a copy of its data directory or of \
-     its configuration; only one may run. This one has ended. Find the other, let one of them go on, and give the \
-     other a name and a data directory of its own";
+const TWIN: &str = "another process has started under this node's name, with a copy of its data directory \
+     or of its configuration; only one may run. This one has ended. Find the other, let one of them go \
+     on, and give the other a name and a data directory of its own";
 /// How long a node waits for another process of its name to be gone.
 const TWIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Round trips are measured over windows of this length.

@@ -30,8 +30,8 @@ use crate::{chores, delivery, keys, minter, reaper};
 /// read that comes meanwhile should not.
 const TURN_MAX: Duration = Duration::from_micros(500);
 
-/// A batch that is being carried out, in parts: as soon as the replies are too many for one frame, they are sent
-/// before the next message is looked at. So a batch never holds more than a part and one reply.
+/// A batch that is being carried out, in parts: as soon as the replies are too many for one frame, they are
+/// sent before the next message is looked at. So a batch never holds more than a part and one reply.
 pub(crate) struct Batch<'a> {
     node: &'a Arc<Node>,
     from: NodeId,
@@ -113,7 +113,8 @@ impl<'a> Batch<'a> {
         Some(self.node.bounds.room.take(expected).await)
     }
 
-    /// As [`on_a_row`] for a message and those that follow, on a thread that may block, until their replies have
+    /// As [`on_a_row`] for a message and those that follow, on a thread that may block, until their replies
+    /// have
     /// `bytes_max` bytes.
     async fn wait_for_disk(
         &mut self,

@@ -58,8 +58,8 @@ const PLACEMENT_RECORD: &str = "placement";
 const RESETS_MAX: usize = 256;
 const DEFAULT_N_RECORD: &str = "default_n";
 
-/// Checks that the default n is the one by which this store was filled, if it belongs to a formed cluster: with
-/// another, rows would be looked for where they are not.
+/// Checks that the default n is the one by which this store was filled, if it belongs to a formed cluster:
+/// with another, rows would be looked for where they are not.
 ///
 /// # Errors
 /// [`StartError::DefaultN`]; the store's.

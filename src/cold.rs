@@ -1,7 +1,7 @@
 //! Turns for reads that wait for the disk: how much memory one takes is known only when it has been read.
 //!
-//! Each is taken to bring as much as the last ones brought. Of a key of which nothing is known one is read at a
-//! time: those behind it then know how large it is, and make room first.
+//! Each is taken to bring as much as the last ones brought. Of a key of which nothing is known one is read
+//! at a time: those behind it then know how large it is, and make room first.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

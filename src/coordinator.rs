@@ -85,8 +85,8 @@ fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
         sloppy: terms.sloppy,
         at_first_home: is_slow || write.meets_others(),
         accept_timeout_ms: timeouts.replica_ms,
-        // The minter replaces silent replicas after one timeout; two more are for their answers. What is large
-        // takes its time on the way to them.
+        // The minter replaces silent replicas after one timeout; two more are for their answers. What is
+        // large takes its time on the way to them.
         answer_timeout_ms: timeouts
             .replica_ms
             .saturating_mul(3)

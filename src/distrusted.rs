@@ -109,8 +109,8 @@ impl Distrusted {
 }
 
 /// What is said of rows that are too old to be believed.
-pub const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, and no peer can say \
-     whether it is an old backup";
+pub const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, and no peer \
+     can say whether it is an old backup";
 
 /// What this node itself does not believe, in words; `None` if there is nothing.
 pub fn own_doubt(node: &Node) -> Option<String> {
@@ -140,8 +140,8 @@ pub fn waits(node: &Node) -> Option<String> {
         Some(format!("what this node lacks may be at {peer}, which does not believe its own data"))
     })?;
     Some(format!(
-        "{why}. `quorate distrusted list` shows what there is; `quorate distrusted accept` takes it for the truth \
-         (after a restore from backups, or when what is gone is gone), and serves it"
+        "{why}. `quorate distrusted list` shows what there is; `quorate distrusted accept` takes it for \
+         the truth (after a restore from backups, or when what is gone is gone), and serves it"
     ))
 }
 

@@ -2,8 +2,8 @@
 //! row is damaged there, or larger than a frame.
 //!
 //! One such key must not keep a whole partition from being served, and nothing that it may be missing may be
-//! called absent. So the partition counts as received, and the key does not: reads of it by this node are "not
-//! ready" until every home replica could say what it holds.
+//! called absent. So the partition counts as received, and the key does not: reads of it by this node are
+//! "not ready" until every home replica could say what it holds.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

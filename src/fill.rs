@@ -241,8 +241,8 @@ struct Receiving {
     waits: bool,
 }
 
-/// Merges some trees of a partition with all its other home replicas. Whether all that they hold is here, or is
-/// noted as in doubt.
+/// Merges some trees of a partition with all its other home replicas. Whether all that they hold is here,
+/// or is noted as in doubt.
 ///
 /// One that lacks most is streamed whole from the first of them; with all of them the trees are compared
 /// then, so that what they have in common crosses the network once.
@@ -475,8 +475,8 @@ async fn fetch_page(
     Some(Page { read_at, rows, last })
 }
 
-/// Merges a page when there is time for it. Whether all of it was, or is noted as in doubt: what has waited too
-/// long, until a reaped key could come back with it, is not.
+/// Merges a page when there is time for it. Whether all of it was, or is noted as in doubt: what has waited
+/// too long, until a reaped key could come back with it, is not.
 async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes)>) -> bool {
     while !rows.is_empty() {
         // One batch a turn, a fraction of a millisecond: whoever needs the processor waits until it is over.

@@ -37,8 +37,8 @@ impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Control];
 }
 
-/// How many lanes of each kind are for large messages alone. More of them would not make them faster, only hold
-/// more memory at both ends.
+/// How many lanes of each kind are for large messages alone. More of them would not make them faster, only
+/// hold more memory at both ends.
 pub(crate) const LARGE_LANES: usize = 2;
 
 /// One other node.
@@ -193,7 +193,8 @@ fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
     batch.iter().map(|outgoing| outgoing.reply_to.clone()).collect()
 }
 
-/// A batch as it goes out. Its payloads are in the frame alone then; a large one that goes alone is not copied.
+/// A batch as it goes out. Its payloads are in the frame alone then; a large one that goes alone is not
+/// copied.
 fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
     if let [only] = batch
         && only.payload.len() > LARGE_BYTES

@@ -34,8 +34,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Sends a batch, and hands out the replies as they come. `frame` has its prefix already, and may be in two
-    /// pieces. As long as anything moves, `progress` is told so several times a second.
+    /// Sends a batch, and hands out the replies as they come. `frame` has its prefix already, and may be in
+    /// two pieces. As long as anything moves, `progress` is told so several times a second.
     pub(crate) async fn ask(
         &mut self,
         peer: &Peer,

@@ -60,8 +60,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// What nodes hold and do not believe by themselves: rows of a node that came back too old, partitions that
-    /// lost all their replicas. After a restore of the whole cluster from backups, `accept` brings it back.
+    /// What nodes hold and do not believe by themselves: rows of a node that came back too old, partitions
+    /// that lost all their replicas. After a restore of the whole cluster from backups, `accept` brings it
+    /// back.
     Distrusted {
         /// What to do, at every node of the cluster.
         #[command(subcommand)]

@@ -193,8 +193,8 @@ async fn read_before(
     }
 }
 
-/// Stores the write, once there is room for its row. If that takes longer than the client waits, it is told that
-/// nobody knows, and the write goes on.
+/// Stores the write, once there is room for its row. If that takes longer than the client waits, it is told
+/// that nobody knows, and the write goes on.
 async fn store_in_time(
     node: &Arc<Node>,
     write: &Write,

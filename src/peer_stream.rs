@@ -103,8 +103,8 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// The next batch, and the room that a large one takes; `None` if none has begun to come when the node stops or
-/// the other end was idle for long.
+/// The next batch, and the room that a large one takes; `None` if none has begun to come when the node
+/// stops or the other end was idle for long.
 async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
@@ -213,8 +213,8 @@ async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Waits for work on a batch, and shows the other end now and then that this node is at it. Whoever is at it for
-/// too long without coming on falls silent: its disk may hang.
+/// Waits for work on a batch, and shows the other end now and then that this node is at it. Whoever is at
+/// it for too long without coming on falls silent: its disk may hang.
 async fn working<S: AsyncRead + AsyncWrite + Unpin, T>(
     node: &Node,
     stream: &mut Stream<S>,
@@ -245,8 +245,9 @@ fn sign_of_life(node: &Node, to: NodeId) -> Bytes {
     frame_to(node, to).finish_for_stream(Kind::Part)
 }
 
-/// Sends replies, in as many frames as it takes: a large one has a frame of its own, so that whoever keeps it keeps
-/// nothing else. The port watches that the other end takes them ([`crate::serve::Bounds::stall_ms`]).
+/// Sends replies, in as many frames as it takes: a large one has a frame of its own, so that whoever keeps
+/// it keeps nothing else. The port watches that the other end takes them
+/// ([`crate::serve::Bounds::stall_ms`]).
 async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,

@@ -174,8 +174,8 @@ impl Peers {
         answer_within(timeout, false, send).await
     }
 
-    /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]): the peer may take longer
-    /// than `timeout` as long as its answer moves.
+    /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]): the peer may take
+    /// longer than `timeout` as long as its answer moves.
     pub async fn ask_aside(
         &self,
         to: NodeId,

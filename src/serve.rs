@@ -94,8 +94,8 @@ impl Bounds {
         }
     }
 
-    /// Those of the peer port. Peers keep idle streams, which come of a request that is sent at once; the other
-    /// end closes them first.
+    /// Those of the peer port. Peers keep idle streams, which come of a request that is sent at once; the
+    /// other end closes them first.
     pub fn for_peers(config: &Config) -> Self {
         let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
         Self {

@@ -242,17 +242,18 @@ impl Standing {
         *lock(&self.taken) = None;
     }
 
-    /// Whether a peer has found nothing wrong with this very start. If it says later that this node is behind,
-    /// another process has started under its name since, with a copy of its disk or of its configuration.
+    /// Whether a peer has found nothing wrong with this very start. If it says later that this node is
+    /// behind, another process has started under its name since, with a copy of its disk or of its
+    /// configuration.
     pub fn was_accepted_by(&self, peer: NodeId) -> bool {
         lock(&self.accepted_by).contains(&peer)
     }
 
     /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
     /// if the peer vouches for it, having remembered an earlier start, or can have known better: a quarter
-    /// of the grace is left for clocks that disagree, on the careful side if the rows are old. The word of a peer
-    /// that is itself behind what this node remembers of it counts nothing: in a cluster that was restored from
-    /// backups all remember less than they should.
+    /// of the grace is left for clocks that disagree, on the careful side if the rows are old. The word of
+    /// a peer that is itself behind what this node remembers of it counts nothing: in a cluster that was
+    /// restored from backups all remember less than they should.
     pub fn clear(&self, peer: NodeId, start: Start, remembers_since: Millis, vouches: bool) {
         let known = lock(&self.memory).peers.get(&peer).copied();
         if !matches!(judge(known, start, false), Verdict::GoesOn(_)) {
@@ -288,7 +289,8 @@ impl Standing {
         may
     }
 
-    /// A peer tells its start: what this node makes of it, by what it remembers. A start that was heard within
+    /// A peer tells its start: what this node makes of it, by what it remembers. A start that was heard
+    /// within
     /// `alive` counts as alive. May block: a new start is recorded.
     ///
     /// # Errors
@@ -330,7 +332,8 @@ impl Standing {
         Ok(Verdict::GoesOn(next))
     }
 
-    /// A peer says that another process of this node's name is alive. Returns for how long peers have said so.
+    /// A peer says that another process of this node's name is alive. Returns for how long peers have said
+    /// so.
     pub fn name_is_taken(&self) -> Duration {
         let mut taken = lock(&self.taken);
         taken.get_or_insert_with(Instant::now).elapsed()

@@ -184,7 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Ok((kind, len))
     }
 
-    /// The first `len` bytes of the next frame, or all of it if it is shorter. May be dropped and called again.
+    /// The first `len` bytes of the next frame, or all of it if it is shorter. May be dropped and called
+    /// again.
     pub(crate) async fn peek(&mut self, len: usize) -> Result<&[u8], StreamError> {
         let (_, whole) = self.announced().await?;
         let end = PREFIX_BYTES + len.min(whole);
@@ -209,8 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Ok((kind, frame.freeze()))
     }
 
-    /// Reads once. Room is made for what is missing, but as long as the other end is a stranger for no more than
-    /// has come already: a length is easily claimed.
+    /// Reads once. Room is made for what is missing, but as long as the other end is a stranger for no more
+    /// than has come already: a length is easily claimed.
     async fn fill(&mut self, missing: usize) -> Result<(), StreamError> {
         let believed = if self.is_known { missing } else { self.received.len() };
         let room = self.received.capacity() - self.received.len();

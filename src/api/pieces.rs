@@ -1,5 +1,5 @@
-//! Bodies that are made piece by piece while they are sent: what stands around large values, and the values as
-//! they are in memory, escaped or encoded on the way. So an answer needs no copy of what it shows.
+//! Bodies that are made piece by piece while they are sent: what stands around large values, and the values
+//! as they are in memory, escaped or encoded on the way. So an answer needs no copy of what it shows.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

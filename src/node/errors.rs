@@ -60,8 +60,8 @@ pub enum StartError {
     },
     /// The node has ended beside another process of its name.
     #[error(
-        "this node ended because another process runs under its name; {file} says more. When only this one is \
-         left, delete that file and start it again"
+        "this node ended because another process runs under its name; {file} says more. When only this \
+         one is left, delete that file and start it again"
     )]
     Twin {
         /// The note it left.

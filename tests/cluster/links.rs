@@ -1,5 +1,5 @@
-//! Slow links: a proxy in front of each node's peer port that lets so many bytes a second through, each way, and
-//! delays them.
+//! Slow links: a proxy in front of each node's peer port that lets so many bytes a second through, each
+//! way, and delays them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

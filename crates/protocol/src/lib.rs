@@ -4,11 +4,12 @@
 //!
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is kept of it;
-//! [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request is carried out; [`view`] and [`context`]
-//! what a client gets to see; [`bucket`] what can be tuned, [`common`] what must be alike, [`listing`] how keys are listed; [`tree`]
-//! and [`exchange`] how replicas are compared and mended, [`sweep`] which tree counts which row, [`reap`] when a delete is
-//! forgotten, [`standing`] who came back behind and [`received`] when it may answer again, [`skew`] whose clock is wrong;
-//! [`message`], [`wire`] and [`envelope`] how nodes talk.
+//! [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request is carried out;
+//! [`view`] and [`context`] what a client gets to see; [`bucket`] what can be tuned, [`common`] what must
+//! be alike, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are compared and
+//! mended, [`sweep`] which tree counts which row, [`reap`] when a delete is forgotten, [`standing`] who
+//! came back behind and [`received`] when it may answer again, [`skew`] whose clock is wrong; [`message`],
+//! [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
 //! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:

@@ -8,10 +8,10 @@
 //! changes: rows that were written in between are in the wrong tree although n is what it was.
 //!
 //! Trees in doubt are compared all the same, because merging what two replicas hold is always right: rows in
-//! the wrong tree only cost a second look, and those of the buckets in doubt are left out ([`crate::exchange`]). But equal trees prove nothing as
-//! long as one of the two nodes is in doubt. A node that has to be filled therefore names its n of all
-//! buckets ([`Ns::hash`]), and a peer answers only if its trees fit those very n ([`Placement::fits_by`]);
-//! else the rows themselves are fetched.
+//! the wrong tree only cost a second look, and those of the buckets in doubt are left out
+//! ([`crate::exchange`]). But equal trees prove nothing as long as one of the two nodes is in doubt. A node
+//! that has to be filled therefore names its n of all buckets ([`Ns::hash`]), and a peer answers only if
+//! its trees fit those very n ([`Placement::fits_by`]); else the rows themselves are fetched.
 //!
 //! A row on a node that is no home replica of it ([`HandOver`]) is brought to all home replicas, and is
 //! dropped when all of them hold it, unless the node has come to own it again meanwhile.
@@ -244,8 +244,9 @@ impl HandOver {
         self.waiting.is_empty()
     }
 
-    /// Whether the row may be dropped, which has this version now and these home replicas: if it is what all of
-    /// them hold, and still not this node's. Asked under whatever keeps writers from the row until it is dropped.
+    /// Whether the row may be dropped, which has this version now and these home replicas: if it is what
+    /// all of them hold, and still not this node's. Asked under whatever keeps writers from the row until
+    /// it is dropped.
     pub fn may_drop(&self, version: Version, homes: &[NodeId], me: NodeId) -> bool {
         let is_held = self.is_held() && homes.iter().all(|home| self.held.contains(home));
         is_held && version == self.version && !homes.contains(&me)

@@ -1,5 +1,5 @@
-//! What a node's act claims about other nodes' disks, beyond what answers to clients claim: that what it drops
-//! is held by those who own it, that it has received all that a peer held, that nothing it dropped can
+//! What a node's act claims about other nodes' disks, beyond what answers to clients claim: that what it
+//! drops is held by those who own it, that it has received all that a peer held, that nothing it dropped can
 //! come back.
 
 use std::collections::BTreeMap;
@@ -70,8 +70,8 @@ impl Cluster {
         self.fills.insert(operation, Fill { node, from, rows, changed });
     }
 
-    /// The comparison has ended; whether the node takes it that it has all. As long as n has not changed, it must
-    /// have.
+    /// The comparison has ended; whether the node takes it that it has all. As long as n has not changed,
+    /// it must have.
     pub(crate) fn end_fill(&mut self, operation: u64, has_all: bool) -> Verdict {
         let Some(fill) = self.fills.get(&operation) else { return Ok(()) };
         if !has_all {

@@ -75,8 +75,8 @@ impl Store {
 
     /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row order,
     /// after `after`. Reads only these leaves, and of them so many that their rows hold no more than
-    /// [`LIST_BYTES_MAX`], but at least one of the tree's: RocksDB's iterators read the values of all rows that
-    /// they come across, large ones too, and who asked waits. A damaged row has the version
+    /// [`LIST_BYTES_MAX`], but at least one of the tree's: RocksDB's iterators read the values of all rows
+    /// that they come across, large ones too, and who asked waits. A damaged row has the version
     /// [`UNREADABLE`]. Blocks on the disk.
     ///
     /// # Errors

@@ -322,7 +322,8 @@ impl Look<'_> {
         }
     }
 
-    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it answers `false`.
+    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it answers
+    /// `false`.
     fn each(
         &mut self,
         column: Column,

@@ -32,8 +32,8 @@ pub fn reaped_for_good(key: &str, held: Option<String>) -> Verdict {
     })
 }
 
-/// *A row that a node does not own goes only when all home replicas hold it* (design section 5), by what the node
-/// knows at that moment. `wrong` says what is not so.
+/// *A row that a node does not own goes only when all home replicas hold it* (design section 5), by what
+/// the node knows at that moment. `wrong` says what is not so.
 ///
 /// # Errors
 /// That.
