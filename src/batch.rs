@@ -71,7 +71,13 @@ impl<'a> Batch<'a> {
             && let Some(message) =
                 self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
         {
-            let done = match on_a_row(node, &message, Blocking::Never) {
+            // What is large would keep its thread, and all who share it, for too long even in memory.
+            let in_place = if is_large(&message) {
+                Some(Err(Error::WouldBlock))
+            } else {
+                on_a_row(node, &message, Blocking::Never)
+            };
+            let done = match in_place {
                 // A node that has just started reads every row from the disk: one hop for all that follow.
                 Some(Err(Error::WouldBlock)) => {
                     let mut some = self.wait_for_disk(message, part_bytes_max - bytes).await;
@@ -156,6 +162,11 @@ const UNKNOWN_BYTES: usize = 1 << 20;
 fn asks_for_large(message: &WithPayload<Message>) -> bool {
     matches!(message.head, Message::Read { what: What::Object, bytes_max, .. }
         if bytes_max as usize > LARGE_BYTES)
+}
+
+/// Whether a row that is read or merged is large.
+fn is_large(message: &WithPayload<Message>) -> bool {
+    is_on_a_row(message) && (message.payload.len() > LARGE_BYTES || asks_for_large(message))
 }
 
 /// Waits until what was stored is durable; else it was not stored.

@@ -25,6 +25,7 @@ use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::node::Node;
 use crate::reader::{self, ReadOptions};
 use crate::replica;
+use crate::sizes::LARGE_BYTES;
 
 /// What became of a write, and the object if it was asked for.
 #[derive(Debug)]
@@ -261,7 +262,12 @@ async fn store(
     }
     let place = replica::place_of(node, role, &write.key);
     let (now, limits) = (node.now(), limits(node));
-    let minted = node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never);
+    // What is large would keep its thread, and all who share it, for too long even in memory.
+    let minted = if bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES {
+        Err(Error::WouldBlock)
+    } else {
+        node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never)
+    };
     let minted = match minted {
         Err(Error::WouldBlock) => {
             let (key, draft) = (write.key.clone(), write.draft.clone());

@@ -330,6 +330,10 @@ impl Reading {
     /// The same, once there is room for it.
     fn read_own(&mut self, what: What, place: Where) -> Vec<Effect> {
         let me = self.node.me;
+        if what == What::Object && self.node.bounds.sizes.of(&self.key) > 0 {
+            self.read_aside(what, place); // even in memory it would keep this thread for too long
+            return Vec::new();
+        }
         match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
             Ok(reply) => self.on_reply(me, reply),
             Err(Error::WouldBlock) => {

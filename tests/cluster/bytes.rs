@@ -154,8 +154,8 @@ async fn many_readers_of_a_large_conflict_stay_within_the_bounds() {
     let looked = asking.join_all().await.into_iter().flatten();
     assert!(looked.filter(|answer| !is_refused(answer)).count() > 0);
     let grown = watch.stop();
-    // The whole conflict may be held once more by whoever merges or inspects it.
-    let bound = BOUNDS_MIB + 3 * 40;
+    // Whoever inspects it holds what each of three replicas has; whoever merges it, that once more.
+    let bound = BOUNDS_MIB + 5 * 40;
     assert!(grown.iter().all(|mib| *mib <= bound), "{grown:?} MiB of {bound}");
 }
 
