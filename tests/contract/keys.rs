@@ -88,6 +88,7 @@ fn a_listing_is_right_while_nodes_are_down_and_says_when_it_may_not_be() {
         assert_eq!(found.0, keys[20..].to_vec());
         cluster.nodes[2].get("/cluster").json()["nodes"][1]["state"] == "up" && found.1
     });
+    cluster.nodes[1].wait_until_ready();
     assert_eq!(list(&cluster.nodes[1], "b?limit=9"), (keys[20..].to_vec(), true));
     // With two of five gone, some partitions have one home replica left.
     cluster.nodes[3].kill();

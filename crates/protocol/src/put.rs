@@ -382,6 +382,7 @@ mod tests {
             deadline: Millis(1000),
         };
         let (mut put, _) = Put::start(plan, &BTreeSet::new(), Millis(0));
+        put.on_ack(node(0));
         for now in (50..400).step_by(50) {
             put.on_progress(node(1), Millis(now));
             assert_eq!(put.on_time(Millis(now + 49)), []);
