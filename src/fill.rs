@@ -9,7 +9,7 @@
 //!
 //! A partition is received when everything that its other home replicas hold is here. They need not have
 //! taken what is held here: anti-entropy sees to that. Of single keys that they cannot give, see
-//! [`crate::doubtful`].
+//! `crate::doubtful`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};

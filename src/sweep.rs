@@ -1,7 +1,7 @@
 //! Walks over rows, slowly, to keep what follows from bucket properties and from the disk true:
 //!
 //! * rows are counted in the Merkle tree of their bucket's n (after n was changed);
-//! * rows that this node does not own are returned to those that do ([`crate::unowned`]);
+//! * rows that this node does not own are returned to those that do (`crate::unowned`);
 //! * the trees say what the rows say (the *scrub*): differences are counted and mended.
 //!
 //! Nothing else waits for these walks: trees are compared and partitions are filled all the while, and what
