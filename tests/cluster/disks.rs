@@ -67,8 +67,8 @@ async fn takes_writes(cluster: &Cluster, number: usize, key: &str) {
     eventually(&format!("n{number} takes writes"), taken).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_on_a_full_disk_reads_and_deletes_and_starts_and_recovers() {
+/// Three nodes, of which the first has a disk that can be filled; `None` if that cannot be had here.
+async fn start_on_a_small_disk() -> Option<(Arc<Cluster>, Disk)> {
     let disk = std::sync::Mutex::new(None);
     let storage = "disk_free_bytes_min = 33554432\n";
     let setup = Setup { durability: "fsync", storage, ..Setup::of(3) };
@@ -78,11 +78,17 @@ async fn a_node_on_a_full_disk_reads_and_deletes_and_starts_and_recovers() {
         }
     })
     .await;
-    let Some(disk) = disk.into_inner().unwrap() else {
-        return eprintln!("not tested: only root can mount a file system to fill");
-    };
+    let disk = disk.into_inner().unwrap()?;
     cluster.form();
     cluster.wait_all_up().await;
+    Some((cluster, disk))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_a_full_disk_reads_and_deletes_and_starts_and_recovers() {
+    let Some((cluster, disk)) = start_on_a_small_disk().await else {
+        return eprintln!("not tested: only root can mount a file system to fill");
+    };
     let keys = cluster.keys_where("full", 8, |list| list[0] == 1);
     for key in &keys {
         assert_eq!(put(&cluster, 2, &format!("{key}?w=3")).await, 204);
@@ -191,20 +197,9 @@ async fn a_slow_disk_slows_writes_and_loses_none() {
 /// It takes nothing of what the node that is filled holds and it lacks, and gives all that it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_filled_from_a_peer_whose_disk_is_full() {
-    let disk = std::sync::Mutex::new(None);
-    let storage = "disk_free_bytes_min = 33554432\n";
-    let setup = Setup { durability: "fsync", storage, ..Setup::of(3) };
-    let cluster = Cluster::start_in(setup, |number, directory| {
-        if number == 1 {
-            *disk.lock().unwrap() = Disk::mount(directory);
-        }
-    })
-    .await;
-    let Some(disk) = disk.into_inner().unwrap() else {
+    let Some((cluster, disk)) = start_on_a_small_disk().await else {
         return eprintln!("not tested: only root can mount a file system to fill");
     };
-    cluster.form();
-    cluster.wait_all_up().await;
     let keys: Vec<String> = (0..60).map(|at| format!("full/k{at}")).collect();
     for key in &keys[..30] {
         assert_eq!(put(&cluster, 2, &format!("{key}?w=3")).await, 204);
