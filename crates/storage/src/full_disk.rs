@@ -10,7 +10,6 @@ use quorate_protocol::object::Object;
 use rustix::fs::{FallocateFlags, fallocate};
 use tempfile::TempDir;
 
-use crate::columns::Column;
 use crate::disk::free_bytes;
 use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, options, try_mint, wait};
 use crate::{Blocking, Condition, Durability, Error, OpenError, Options, Store};
@@ -197,25 +196,4 @@ fn a_store_that_failed_for_want_of_room_gives_reads_and_opens_again() {
     }
     mint(&store, HOME, "late", b"v");
     assert_eq!(wait(store.durable()), Ok(()));
-}
-
-#[test]
-fn a_flush_that_found_no_room_for_a_moment_is_no_failure() {
-    let Some(disk) = Disk::mount() else { return };
-    let store =
-        open(&disk.data(), Options { memtable_bytes: 8 * MIB as usize, ..with_watermark() });
-    for i in 0..40 {
-        // More than RocksDB gives back of what it allocates for its log, and not to be compressed.
-        let value: Vec<u8> = (0..150_000).map(|_| rand::random()).collect();
-        mint(&store, HOME, &format!("k{i}"), &value);
-    }
-    assert_eq!(wait(store.durable()), Ok(()));
-    until("room is held back", || reserve_is_held(&disk));
-    disk.fill(0);
-    let flushed = store.engine.db().flush_cf(store.engine.column(Column::Objects).unwrap());
-    assert!(flushed.is_err(), "there is no room");
-    assert!(store.stats().background_errors > 0);
-    disk.empty();
-    until("writes are taken", || try_mint(&store, HOME, "late", b"v", Blocking::Allowed).is_ok());
-    assert_eq!((wait(store.durable()), store.condition()), (Ok(()), Condition::Healthy));
 }
