@@ -41,28 +41,28 @@ struct Question {
     key: Key,
     headers: HeaderMap,
     conflicts: Conflicts,
-    options: ReadOptions,
     sibling: Option<Dot>,
     shows_values: bool,
 }
 
 impl Question {
-    fn parse(node: &Node, request: Request) -> Result<Self, Problem> {
+    /// The question, and how it is read: the latter goes with the read.
+    fn parse(node: &Node, request: Request) -> Result<(Self, ReadOptions), Problem> {
         let (parts, _) = request.into_parts();
         let key = path::key(&parts.uri, ROUTE)?;
         let params = Params::parse(parts.uri.query(), OF_READS)?;
         ReadConditions::parse(&parts.headers)?; // looked at again when there is something to compare with
         node.may_read()?;
         let options = read_options(node, &key, &params)?;
-        Ok(Self {
+        let question = Self {
             conflicts: options.terms.conflicts,
-            options,
             sibling: params.sibling,
             // A HEAD shows no value, and a client gets only contexts of what it saw.
             shows_values: parts.method != Method::HEAD,
             headers: parts.headers,
             key,
-        })
+        };
+        Ok((question, options))
     }
 
     fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
@@ -85,9 +85,9 @@ pub(super) async fn get(
     State(node): State<Arc<Node>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let question = Question::parse(&node, request)?;
+    let (question, options) = Question::parse(&node, request)?;
     let permit = node.admission.operation()?;
-    let (object, permit) = read(&node, &question.key, question.options.clone(), permit).await?;
+    let (object, permit) = read(&node, &question.key, options, permit).await?;
     Ok(held::until_sent(question.answer(&node, &object)?, &node.admission, permit))
 }
 
