@@ -60,8 +60,9 @@ pub async fn run(node: Arc<Node>) {
         let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
         let is_mine = |p: &Partition| node.layout.preference_list(*p).first() == Some(&node.me);
         for partition in partitions.filter(is_mine) {
-            let may_reap = node.peers.down().is_empty() && node.graces_agree();
-            if may_reap && node.store.tombstone_count(partition) > 0 {
+            // The count first: few partitions have any, and the others cost a look at every peer.
+            let has_any = node.store.tombstone_count(partition) > 0;
+            if has_any && node.peers.down().is_empty() && node.graces_agree() {
                 reap_partition(&node, partition).await;
             }
         }
