@@ -145,6 +145,11 @@ pub fn waits(node: &Node) -> Option<String> {
     ))
 }
 
+/// Rows and hints that are set aside and that the cluster does not hold, as far as they were counted.
+pub fn rows(node: &Node) -> u64 {
+    lock(&node.distrusted.told).rows
+}
+
 /// What this node distrusts of what it holds.
 pub fn told(node: &Node) -> Told {
     let told = lock(&node.distrusted.told).clone();

@@ -132,7 +132,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
         "cluster_id": node.config.cluster_id,
         "node": node.me,
         "waits_for_operator": distrusted::waits(&node),
-        "distrusted_rows": distrusted::told(&node).rows,
+        "distrusted_rows": distrusted::rows(&node),
         "lost_partitions": node.unreceived.lost(),
         "clock_ahead_ms": node.clock.ahead_ms(),
         "clock_corrected": node.clock.is_corrected(),
