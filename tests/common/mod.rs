@@ -115,8 +115,10 @@ impl Node {
         let name = self.name.clone();
         until(&format!("{name} to be ready"), || {
             self.assert_alive();
-            let ready = Request::get("/readyz").try_send(self.client_addr);
-            ready.is_some_and(|a| a.status == 200) && self.get("/cluster").json()["filled"] == true
+            // A node that starts over may go between the two answers.
+            let answer = |path| Request::get(path).try_send(self.client_addr);
+            answer("/readyz").is_some_and(|ready| ready.status == 200)
+                && answer("/cluster").is_some_and(|cluster| cluster.json()["filled"] == true)
         });
     }
 
