@@ -222,14 +222,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         });
         let may_idle = what != Waiting::RestOfHead && patience > IDLE_AFTER;
         let first = if may_idle { IDLE_AFTER } else { patience };
-        let since = Instant::now();
         let wait = self.wait.get_or_insert_with(|| {
             let timer = Box::pin(sleep(first));
-            Wait { what, since, timer, idle: None }
+            Wait { what, since: Instant::now(), timer, idle: None }
         });
         if wait.what != what {
-            wait.timer.as_mut().reset(since + first);
-            (wait.what, wait.since, wait.idle) = (what, since, None);
+            (wait.what, wait.since, wait.idle) = (what, Instant::now(), None);
+            // A timer that runs out too early costs a look then, setting it costs every request.
+            let due = wait.since + first;
+            if wait.timer.deadline() > due {
+                wait.timer.as_mut().reset(due);
+            }
         }
         loop {
             if let Some(idle) = &mut wait.idle
@@ -238,11 +241,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
                 return Poll::Ready(());
             }
             ready!(wait.timer.as_mut().poll(cx));
-            if !may_idle || wait.idle.is_some() {
+            let due = wait.since + if wait.idle.is_some() { patience } else { first };
+            if Instant::now() < due {
+                wait.timer.as_mut().reset(due);
+            } else if !may_idle || wait.idle.is_some() {
                 return Poll::Ready(());
+            } else {
+                wait.idle = Some(self.crowd.enter());
+                wait.timer.as_mut().reset(wait.since + patience);
             }
-            wait.idle = Some(self.crowd.enter());
-            wait.timer.as_mut().reset(wait.since + patience);
         }
     }
 

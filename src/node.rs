@@ -295,6 +295,14 @@ impl Node {
         Terms::of_write(asked, &self.properties(key), self.preference_list(key))
     }
 
+    /// Whether a write of a key fits its bucket as it is now.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not.
+    pub fn check_write(&self, key: &Key, asked: &Asked) -> Result<(), QuorumError> {
+        Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
+    }
+
     /// The properties of a key's bucket.
     pub fn properties(&self, key: &Key) -> Properties {
         self.buckets.properties(key.bucket())

@@ -105,7 +105,8 @@ pub async fn read(
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
     let required = options.terms.needed;
-    let (get, effects) = Get::start(plan(node, options), &node.peers.avoided(), node.uptime());
+    let now = node.uptime();
+    let (get, effects) = Get::start(plan(node, options, now), &node.peers.avoided(), now);
     let mut reading = Reading {
         node: node.clone(),
         key: key.clone(),
@@ -141,7 +142,7 @@ pub async fn read(
     }
 }
 
-fn plan(node: &Node, options: ReadOptions) -> Plan {
+fn plan(node: &Node, options: ReadOptions, now: Millis) -> Plan {
     let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
     in_order_of_asking(node, &mut homes);
     homes.truncate(usize::from(n));
@@ -152,7 +153,7 @@ fn plan(node: &Node, options: ReadOptions) -> Plan {
         sloppy,
         hedge_ms: hedge_ms(node),
         replica_timeout_ms: node.config.timeouts.replica_ms,
-        deadline: node.uptime().plus(options.timeout_ms),
+        deadline: now.plus(options.timeout_ms),
     }
 }
 
@@ -187,10 +188,11 @@ impl Reading {
         let wake = self.get.next_wake().unwrap_or(self.node.uptime());
         let wake = self.node.instant(wake);
         tokio::select! {
+            biased; // no timer for what is here already
             heard = self.mailbox.recv() => {
                 let now = self.node.uptime();
                 match heard {
-                    Some((from, Heard::Reply(reply))) => self.on_reply(from, reply),
+                    Some((from, Heard::Reply(reply))) => self.on_reply(from, reply, now),
                     Some((from, Heard::NotSent(_))) => {
                         self.get.on_reply(from, Reply::Refused, now)
                     }
@@ -208,8 +210,12 @@ impl Reading {
         }
     }
 
-    fn on_reply(&mut self, from: NodeId, mut reply: WithPayload<message::Reply>) -> Vec<Effect> {
-        let now = self.node.uptime();
+    fn on_reply(
+        &mut self,
+        from: NodeId,
+        mut reply: WithPayload<message::Reply>,
+        now: Millis,
+    ) -> Vec<Effect> {
         if let message::Reply::Large { bytes } = reply.head {
             let Some(place) = self.get.place_of(from) else { return Vec::new() };
             self.node.bounds.sizes.saw(&self.key, bytes as usize);
@@ -223,7 +229,7 @@ impl Reading {
             self.send(from, What::Object, place, bytes);
             return Vec::new();
         }
-        if reply.head == message::Reply::Object && !self.charge(from, &mut reply.payload) {
+        if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
             return self.get.on_reply(from, Reply::Refused, now);
         }
         self.get.on_reply(from, understand(reply), now)
@@ -335,14 +341,14 @@ impl Reading {
             return Vec::new();
         }
         match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
-            Ok(reply) => self.on_reply(me, reply),
+            Ok(reply) => self.on_reply(me, reply, self.node.uptime()),
             Err(Error::WouldBlock) => {
                 self.read_aside(what, place);
                 Vec::new()
             }
             Err(error) => {
                 let refused = message::Reply::Refused(replica::refusal_of(&error));
-                self.on_reply(me, WithPayload::bare(refused))
+                self.on_reply(me, WithPayload::bare(refused), self.node.uptime())
             }
         }
     }

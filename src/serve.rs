@@ -302,16 +302,15 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
         )
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = lease.hold(async {
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+    // Nothing is cut off before the port stops: one of the two is looked at with each event.
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            lease.hold(connection).await
         }
-    });
-    match ended.await {
+    };
+    match ended {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, "connection ended"),
         None => tracing::warn!("a request in flight was cut off by the stop"),

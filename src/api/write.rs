@@ -59,7 +59,7 @@ impl<'a> Ask<'a> {
         node.readiness()?;
         let asked = params.of_write();
         // At once, so that nobody uploads a body in vain; once more when it is here.
-        node.write_terms(&key, &asked).map_err(|error| unfit("w", error))?;
+        node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
         let timeouts = &node.config.timeouts;
         Ok(Self {
             parts,

@@ -66,15 +66,26 @@ impl Terms {
         Self::new(asked, bucket.w, bucket, list)
     }
 
+    /// Whether there would be any for a write, among so many nodes: for a word at once, before its body has come.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the bucket.
+    pub fn check_write(
+        asked: &Asked,
+        bucket: &Properties,
+        nodes: usize,
+    ) -> Result<(), QuorumError> {
+        quorum(asked, bucket.w, bucket, nodes).map(drop)
+    }
+
     fn new(
         asked: &Asked,
         usual: Count,
         bucket: &Properties,
         list: &[NodeId],
     ) -> Result<Self, QuorumError> {
+        let Quorum { n, needed } = quorum(asked, usual, bucket, list.len())?;
         let bucket_n = usize::from(bucket.n).min(list.len());
-        let needed = asked.needed.unwrap_or(usual);
-        let Quorum { n, needed } = Quorum::new(bucket_n as u16, asked.n, needed)?;
         let (homes, fallbacks) = list.split_at(bucket_n);
         Ok(Self {
             homes: homes.to_vec(),
@@ -105,6 +116,16 @@ impl Terms {
     }
 }
 
+fn quorum(
+    asked: &Asked,
+    usual: Count,
+    bucket: &Properties,
+    nodes: usize,
+) -> Result<Quorum, QuorumError> {
+    let bucket_n = usize::from(bucket.n).min(nodes);
+    Quorum::new(bucket_n as u16, asked.n, asked.needed.unwrap_or(usual))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -130,8 +151,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_the_bucket_any_more_is_an_error() {
         let lowered = Properties { n: 1, ..Properties::default() };
-        let error = Terms::of_write(&asked(None, Some(3)), &lowered, &list(5)).unwrap_err();
+        let three = asked(None, Some(3));
+        let error = Terms::of_write(&three, &lowered, &list(5)).unwrap_err();
         assert_eq!(error, QuorumError::MoreThanN { needed: 3, n: 1 });
+        assert_eq!(Terms::check_write(&three, &lowered, 5), Err(error));
         let error = Terms::of_read(&asked(Some(3), None), &lowered, &list(5)).unwrap_err();
         assert_eq!(error, QuorumError::TooManyReplicas { n: 3, max: 1 });
         let terms = Terms::of_write(&Asked::default(), &lowered, &list(5)).unwrap();
