@@ -23,7 +23,7 @@ use crate::mailbox::Heard;
 use crate::node::Node;
 use crate::replica::{self, on_blocking_pool, refusal_of};
 use crate::room::Room;
-use crate::sizes::LARGE_BYTES;
+use crate::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::{chores, delivery, keys, minter, reaper};
 
 /// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
@@ -72,7 +72,7 @@ impl<'a> Batch<'a> {
                 self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
         {
             // What is large would keep its thread, and all who share it, for too long even in memory.
-            let in_place = if is_large(&message) {
+            let in_place = if takes_long(node, &message) {
                 Some(Err(Error::WouldBlock))
             } else {
                 on_a_row(node, &message, Blocking::Never)
@@ -164,9 +164,16 @@ fn asks_for_large(message: &WithPayload<Message>) -> bool {
         if bytes_max as usize > LARGE_BYTES)
 }
 
-/// Whether a row that is read or merged is large.
-fn is_large(message: &WithPayload<Message>) -> bool {
-    is_on_a_row(message) && (message.payload.len() > LARGE_BYTES || asks_for_large(message))
+/// Whether a row that is read or merged is so large that it takes long even in memory.
+fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
+    match &message.head {
+        Message::Store { .. } => message.payload.len() > LARGE_BYTES,
+        Message::Read { key, .. } if asks_for_large(message) => {
+            let known = node.bounds.sizes.of(key);
+            known == 0 || known > IN_PLACE_BYTES_MAX
+        }
+        _ => false,
+    }
 }
 
 /// Waits until what was stored is durable; else it was not stored.

@@ -22,7 +22,7 @@ use crate::admission::{Charge, Overload};
 use crate::mailbox::{Heard, Mailbox, ReplyTo};
 use crate::node::Node;
 use crate::replica;
-use crate::sizes::LARGE_BYTES;
+use crate::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 
 /// What one read needs.
 #[derive(Clone, Debug)]
@@ -336,7 +336,7 @@ impl Reading {
     /// The same, once there is room for it.
     fn read_own(&mut self, what: What, place: Where) -> Vec<Effect> {
         let me = self.node.me;
-        if what == What::Object && self.node.bounds.sizes.of(&self.key) > 0 {
+        if what == What::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
             self.read_aside(what, place); // even in memory it would keep this thread for too long
             return Vec::new();
         }

@@ -12,6 +12,10 @@ use xxhash_rust::xxh3::xxh3_64;
 /// for them before they are read. In bytes.
 pub const LARGE_BYTES: usize = 64 << 10;
 
+/// Objects up to this length are read in place if they are in memory: copying one takes less than handing the
+/// work to another thread and hearing of it. In bytes.
+pub const IN_PLACE_BYTES_MAX: usize = 256 << 10;
+
 /// How many keys are remembered at most. A power of two.
 const PLACES: usize = 1 << 14;
 

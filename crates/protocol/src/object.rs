@@ -180,10 +180,21 @@ impl Object {
         Version(xxhash_rust::xxh3::xxh3_128(&dots).to_le_bytes())
     }
 
+    /// How long the encoding is, or a little less or more, in bytes: where that much room is, nothing has to
+    /// move while it is written.
+    pub fn encoded_bytes_about(&self) -> usize {
+        let head_of = |s: &Sibling| {
+            let user = s.metadata.user.iter().map(|(name, value)| name.len() + value.len() + 4);
+            SIBLING_BYTES_ABOUT + s.metadata.content_type.len() + user.sum::<usize>()
+        };
+        let heads: usize = self.siblings.iter().map(head_of).sum();
+        HEAD_BYTES_ABOUT + self.clock.len() * ENTRY_BYTES_ABOUT + heads + self.value_bytes()
+    }
+
     /// Appends the encoding: version byte, length of the head, the head (postcard), then the values'
     /// raw bytes one after the other. The same bytes go to the disk and to every replica.
     pub fn encode(&self, out: &mut BytesMut) {
-        out.reserve(self.value_bytes() + HEAD_BYTES_ABOUT);
+        out.reserve(self.encoded_bytes_about());
         out.put_u8(ENCODING);
         out.put_u32_le(0);
         let head_at = out.len();
@@ -256,8 +267,11 @@ impl Object {
 
 const ENCODING: u8 = 1;
 
-/// What the encoding of an object of one sibling usually takes beside the value, in bytes.
-const HEAD_BYTES_ABOUT: usize = 144;
+// What parts of an encoding usually take, in bytes: what is around all, an entry of the clock, and a sibling
+// but for its value and metadata.
+const HEAD_BYTES_ABOUT: usize = 16;
+const ENTRY_BYTES_ABOUT: usize = 16;
+const SIBLING_BYTES_ABOUT: usize = 72;
 
 #[derive(Serialize)]
 struct Head<'a> {

@@ -16,8 +16,10 @@ use crate::options::{Blocking, Place};
 use crate::rows::RowCache;
 use crate::store::{Store, damaged};
 
-/// What a row usually takes beside its values, in bytes.
-const ROW_HEAD_BYTES_ABOUT: usize = 192;
+/// What a row takes beside its object, in bytes, and a little more.
+const ROW_HEAD_BYTES_ABOUT: usize = 64;
+/// What a batch takes beside the row, in bytes: keys, index entries, leaves.
+const BATCH_BYTES_ABOUT: usize = 512;
 
 /// One row on its way from what is stored to what will be.
 pub(crate) struct Update<'a> {
@@ -115,7 +117,9 @@ impl Store {
 
     /// Writes a changed row and what follows from it in one batch; returns the encoded row.
     pub(crate) fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
-        let mut batch = WriteBatch::default();
+        let about = update.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT;
+        // A batch that grows is copied, a value of a megabyte with it.
+        let mut batch = WriteBatch::with_capacity_bytes(about + BATCH_BYTES_ABOUT);
         let (row, staged) = self.stage(&mut batch, update)?;
         self.engine.write(batch, blocking)?;
         staged.apply();
@@ -128,9 +132,9 @@ impl Store {
         batch: &mut WriteBatch,
         update: &Update<'_>,
     ) -> Result<(Bytes, Staged<'_>), Error> {
-        // Room for the usual head of one sibling: the row is copied no second time while it grows.
-        let mut row =
-            BytesMut::with_capacity(update.row.object.value_bytes() + ROW_HEAD_BYTES_ABOUT);
+        // Room enough: the row is copied no second time while it grows.
+        let about = update.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT;
+        let mut row = BytesMut::with_capacity(about);
         update.row.encode(&mut row);
         let row = row.freeze();
         batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
