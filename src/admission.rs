@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::config::Limits;
+use crate::pace::Pace;
 use crate::sizes::LARGE_BYTES;
 
 /// The part of all room that is kept for what is small.
@@ -34,6 +35,8 @@ struct Counters {
     bytes_max: usize,
     /// Bytes that are announced and on their way.
     promised: AtomicUsize,
+    /// Up to where bytes may be announced.
+    pace: Pace,
     refused: AtomicU64,
     given_up: AtomicU64,
     /// Answers that are being taken.
@@ -74,6 +77,7 @@ impl Admission {
             bytes: AtomicUsize::new(0),
             bytes_max,
             promised: AtomicUsize::new(0),
+            pace: Pace::new(bytes_max - bytes_max / SMALL_SHARE),
             refused: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             slow: Mutex::default(),
@@ -134,6 +138,17 @@ impl Admission {
         }
         let slow: Weak<dyn Slow> = Arc::downgrade(&(slow.clone() as Arc<dyn Slow>));
         all.push(slow);
+    }
+
+    /// A write of so many bytes, which began then and had so much time, is over: how long it took decides
+    /// how many bytes others may announce.
+    pub fn written(&self, bytes: usize, began: Instant, allowed: Duration) {
+        self.0.pace.ended(bytes, began, allowed);
+    }
+
+    /// How many bytes of large values clients may have under way now.
+    pub fn pace_bytes(&self) -> usize {
+        self.0.pace.bytes()
     }
 
     /// Whether a good part of all room is taken, so that it may run short.
@@ -303,11 +318,13 @@ impl Permit {
         let promised = counters.promised.fetch_add(bytes, Ordering::Relaxed);
         let promise = Promise { counters: Arc::clone(counters), bytes };
         let others = counters.bytes.load(Ordering::Relaxed).saturating_add(promised);
-        if others.saturating_add(bytes) <= counters.bytes_max - share || others <= share {
+        let bound = counters.pace.bytes();
+        // One always may, however little room the pace leaves.
+        if others.saturating_add(bytes) <= bound || others <= share.min(bound / 2) {
             return Ok(Some(promise));
         }
         counters.refused.fetch_add(1, Ordering::Relaxed);
-        Err(Overload::Bytes(counters.bytes_max))
+        Err(Overload::Bytes(bound))
     }
 
     /// Charges more bytes to the operation.

@@ -72,10 +72,15 @@ impl<'a> Batch<'a> {
                 self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
         {
             // What is large would keep its thread, and all who share it, for too long even in memory.
-            let in_place = if takes_long(node, &message) {
+            let takes_long = takes_long(node, &message);
+            let in_place = if takes_long {
                 Some(Err(Error::WouldBlock))
             } else {
                 on_a_row(node, &message, Blocking::Never)
+            };
+            let _turn = match takes_long {
+                true => node.bounds.large_work.acquire().await.ok(),
+                false => None,
             };
             let done = match in_place {
                 // A node that has just started reads every row from the disk: one hop for all that follow.

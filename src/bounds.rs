@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::thread::available_parallelism;
 
 use tokio::sync::Semaphore;
 
@@ -23,6 +24,9 @@ pub struct Bounds {
     pub cold_reads: ColdReads,
     /// Writes that wait for this node's own store for longer than a replica may be silent.
     pub slow_stores: AtomicUsize,
+    /// Turns for reading and storing large rows, one for each core: more threads would only take time from
+    /// those that serve what is small.
+    pub large_work: Semaphore,
     /// Turns for inspections of a key.
     pub inspections: Semaphore,
     /// Turns for comparisons that people ask for.
@@ -39,6 +43,9 @@ impl Bounds {
             sizes: Sizes::default(),
             cold_reads: ColdReads::default(),
             slow_stores: AtomicUsize::new(0),
+            large_work: Semaphore::new(
+                available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            ),
             inspections: Semaphore::new(INSPECTIONS),
             comparisons: Arc::new(Semaphore::new(1)),
             scrubs: Semaphore::new(1),

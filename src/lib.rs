@@ -45,6 +45,7 @@ pub mod metrics;
 pub mod minter;
 pub mod node;
 pub mod operator;
+mod pace;
 pub mod peer_port;
 mod peer_stream;
 pub mod peers;

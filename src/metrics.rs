@@ -219,6 +219,8 @@ fn register_admission(now: &mut Registry, node: &Node) {
     gauge(now, "operations", "Client operations in progress", operations);
     let help = "Bytes of values held for them";
     gauge(now, "operation_bytes", help, admission.bytes() as u64);
+    let help = "Bytes of large values that clients may have under way: fewer while writes are slow";
+    gauge(now, "pace_bytes", help, admission.pace_bytes() as u64);
     counter(now, "overloads", "Requests refused for overload", admission.refused());
     let help = "Answers given up because nobody took them while others had no room";
     counter(now, "answers_given_up", help, admission.given_up());

@@ -261,9 +261,14 @@ async fn store(
         return Err(WriteAnswer::Refused(MintError::ObjectTooLarge { bytes, max }));
     }
     let place = replica::place_of(node, role, &write.key);
+    let is_large = bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES;
+    let _turn = match is_large {
+        true => node.bounds.large_work.acquire().await.ok(),
+        false => None,
+    };
     let (now, limits) = (node.now(), limits(node));
     // What is large would keep its thread, and all who share it, for too long even in memory.
-    let minted = if bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES {
+    let minted = if is_large {
         Err(Error::WouldBlock)
     } else {
         node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never)

@@ -366,6 +366,10 @@ impl Reading {
                 let large = message::Reply::Large { bytes: known as u32 };
                 return reply_to.tell(node.me, Heard::Reply(WithPayload::bare(large)));
             }
+            let _large = match known > IN_PLACE_BYTES_MAX {
+                true => node.bounds.large_work.acquire().await.ok(),
+                false => None,
+            };
             let reading_key = key.clone();
             let reading = move |node: &Node| {
                 replica::read_now(node, &reading_key, what, place, Blocking::Allowed)

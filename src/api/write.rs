@@ -1,7 +1,7 @@
 //! What PUT, DELETE and a resolution share: the request as it will travel, and its answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{ACCEPT, ETAG};
@@ -126,10 +126,13 @@ impl<'a> Ask<'a> {
     ) -> Result<Response, Problem> {
         let terms = node.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
         let (n, conflicts) = (terms.n, terms.conflicts);
-        permit.started(Duration::from_millis(self.timeout_ms));
+        let (began, allowed) = (Instant::now(), Duration::from_millis(self.timeout_ms));
+        permit.started(allowed);
+        let bytes = value.as_ref().map_or(0, Bytes::len);
         let write = self.to_write(write_id, metadata, value);
         let outcome = coordinator::write(node, write, terms).await;
         permit.finished();
+        node.admission.written(bytes, began, allowed);
         self.answer(node, outcome, n, conflicts)
     }
 

@@ -3,14 +3,17 @@
 //!
 //! Several connections may write one key at a time; whose write wins then is the cluster's to say.
 //! So only a write that had the key to itself from its start to its acknowledgement counts as the
-//! last one: whatever came before it must not be read any more.
+//! last one: whatever came before it must not be read any more. A write that failed may still be
+//! applied at any later time, and then be the last one: from there on no other is known to be.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const WRITERS: u64 = 0xffff;
 const OVERLAPPED: u64 = 1 << 16;
 const MAY_BE_ABSENT: u64 = 1 << 17;
-const SEQUENCE_SHIFT: u32 = 18;
+/// A write failed that may come late.
+const MAY_COME_LATE: u64 = 1 << 18;
+const SEQUENCE_SHIFT: u32 = 19;
 
 /// How a write ended, as far as its client can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub(crate) enum Wrote {
     Unknown,
 }
 
-/// What is known of one key, in one word: writes in flight, two marks, and the sequence number of
+/// What is known of one key, in one word: writes in flight, three marks, and the sequence number of
 /// the last write that is known to be the last one.
 #[derive(Debug)]
 pub(crate) struct Known(AtomicU64);
@@ -56,11 +59,13 @@ impl Known {
         });
     }
 
-    /// The write of this sequence number (up to 2^46) ended.
+    /// The write of this sequence number (up to 2^45) ended.
     pub(crate) fn end(&self, sequence: u64, wrote: Wrote) {
         self.update(|word| {
             let mut word = word - 1;
-            if wrote != Wrote::Unknown && word & OVERLAPPED == 0 {
+            if wrote == Wrote::Unknown {
+                word |= MAY_COME_LATE;
+            } else if word & (OVERLAPPED | MAY_COME_LATE) == 0 {
                 let marks = word & (WRITERS | MAY_BE_ABSENT);
                 word = marks | sequence << SEQUENCE_SHIFT;
                 if wrote == Wrote::Put {
@@ -115,6 +120,9 @@ mod tests {
         key.begin(false);
         key.end(2, Wrote::Unknown);
         assert_eq!(key.sequence(), 1);
+        key.begin(false);
+        key.end(3, Wrote::Put);
+        assert_eq!(key.sequence(), 1, "the failed one may come after it");
     }
 
     #[test]
