@@ -1,47 +1,13 @@
 //! Disks that fill up, and syncs that fail: reads go on, the node says what is wrong, and it comes back
 //! by itself.
 
-use std::fs::File;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use crate::harness::{Cluster, Setup, eventually};
 use crate::http::Answer;
 use crate::load::read_all;
+use crate::small_disk::Disk;
 use crate::sweep::wait_filled;
-
-/// The file system that a node's data lies on; a small one, in memory. Unmounted when dropped.
-struct Disk(std::path::PathBuf);
-
-impl Disk {
-    /// Mounts it in a node's directory, which only root can.
-    fn mount(directory: &Path) -> Option<Self> {
-        let data = directory.join("data");
-        std::fs::create_dir_all(&data).unwrap();
-        let mount = ["-t", "tmpfs", "-o", "size=256m", "tmpfs"];
-        let mounted = Command::new("mount").args(mount).arg(&data).output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Self(data))
-    }
-
-    /// Fills it to the last block.
-    fn fill(&self) {
-        let mut filler = File::create(self.0.join("filler")).unwrap();
-        for piece in [1 << 20, 1 << 12] {
-            while std::io::Write::write_all(&mut filler, &vec![0; piece]).is_ok() {}
-        }
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
 
 async fn readyz(cluster: &Cluster, number: usize) -> Option<Answer> {
     cluster.at(number).get("/readyz").try_answer().await.ok()
@@ -74,7 +40,7 @@ async fn start_on_a_small_disk() -> Option<(Arc<Cluster>, Disk)> {
     let setup = Setup { durability: "fsync", storage, ..Setup::of(3) };
     let cluster = Cluster::start_in(setup, |number, directory| {
         if number == 1 {
-            *disk.lock().unwrap() = Disk::mount(directory);
+            *disk.lock().unwrap() = Disk::mount(directory, 256);
         }
     })
     .await;

@@ -258,11 +258,17 @@ impl Cluster {
 
     /// How much memory a node has, in MiB.
     pub(crate) fn resident_mib(&self, number: usize) -> u64 {
-        let path = format!("/proc/{}/status", self.process(number).pid());
-        let status = std::fs::read_to_string(path).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.unwrap_or_default() >> 10
+        self.usage(number).map_or(0, |(mib, _)| mib)
+    }
+
+    /// How much memory a node has, in MiB, and how many files are open; `None` if it does not run.
+    pub(crate) fn usage(&self, number: usize) -> Option<(u64, usize)> {
+        self.process(number).usage()
+    }
+
+    /// How many files a node may have open, from its next launch on.
+    pub(crate) fn limit_descriptors(&self, number: usize, max: u32) {
+        self.process(number).limit_descriptors(max);
     }
 
     /// Where a node's data lies.
@@ -410,10 +416,15 @@ impl Cluster {
 
     /// Has a node's disk fail, until its process is another one.
     pub(crate) async fn set_disk_fault(&self, number: usize, fault: &str) {
+        assert!(self.try_disk_fault(number, fault).await, "n{number} takes no {fault}");
+    }
+
+    /// The same with a node that may not answer. Whether it did.
+    pub(crate) async fn try_disk_fault(&self, number: usize, fault: &str) -> bool {
         let base = format!("http://{}", self.process(number).peer_addr);
-        let hook = Node::new(self.http.clone(), base);
-        let answer = hook.put("/fault/disk").value(fault.to_owned()).answer().await;
-        assert_eq!(answer.status, 204, "{}", answer.text());
+        let hook = Node::new(self.http.clone(), base).patient_for(Duration::from_secs(2));
+        let answer = hook.put("/fault/disk").value(fault.to_owned()).try_answer().await;
+        answer.is_ok_and(|answer| answer.status == 204)
     }
 
     /// The id of a node's process.

@@ -35,6 +35,7 @@ mod record;
 mod replicas;
 mod restore;
 mod sloppy;
+mod small_disk;
 mod stop;
 mod storm;
 mod sweep;

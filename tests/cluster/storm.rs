@@ -10,24 +10,29 @@ mod clients;
 mod faults;
 mod gone;
 mod reckoning;
+mod slow;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use tokio::task::JoinSet;
 
 use self::clients::{Clients, Work};
 use self::faults::{Hand, N, Schedule};
 use self::reckoning::Disks;
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
+use crate::small_disk::Disk;
 
 /// The keys of the sets change after so long.
 const ROUND: Duration = Duration::from_secs(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const SMALL_DISK_MIB: u32 = 1024;
 
 /// A grace so short that tombstones are reaped in the middle of the storm, and trees compared all the
 /// time.
@@ -63,7 +68,12 @@ struct Report {
     converged_in: Duration,
     disks: Disks,
     found: Findings,
+    /// The most memory that a node had, in MiB, and the most files that were open.
+    usage_max: (u64, usize),
 }
+
+/// How many files each node may have open: enough for a hundred clients.
+const DESCRIPTORS_MAX: u32 = 1000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_loses_nothing_and_brings_nothing_back() {
@@ -98,13 +108,26 @@ async fn storm(plan: Plan) {
     eprintln!("To repeat this storm: {repeat}");
     // Half of the storms wait for syncs.
     let durability = if plan.seed.is_multiple_of(2) { "fsync" } else { "buffered" };
-    let setup = Setup { settings: SETTINGS, durability, ..Setup::of(plan.nodes) };
-    let cluster = Cluster::start(setup).await;
+    let storage = "disk_free_bytes_min = 33554432\n";
+    let setup = Setup { settings: SETTINGS, durability, storage, ..Setup::of(plan.nodes) };
+    let small_disk = Mutex::new(None);
+    let cluster = Cluster::start_in(setup, |number, directory| {
+        if number == 1 {
+            *small_disk.lock().unwrap() = Disk::mount(directory, SMALL_DISK_MIB);
+        }
+    })
+    .await;
+    cluster.form();
+    cluster.wait_all_up().await;
+    cluster.all().for_each(|number| cluster.limit_descriptors(number, DESCRIPTORS_MAX));
     let work = Arc::new(Work::new(cluster.clone()));
     let mut clients = Clients::start(&work, plan.seed, 10, 2);
-    let mut hand = Hand::new(cluster.clone());
+    let slow = slow::start(&cluster);
+    let watch = Watch::start(&cluster);
+    let mut hand = Hand::new(cluster.clone(), small_disk.into_inner().unwrap());
     rage(&plan, &work, &mut clients, &mut hand).await;
     let mut stories = clients.stop().await;
+    drop(slow);
     let (converged_in, more) = heal(&work, &hand).await;
     stories.extend(more);
     for number in cluster.all() {
@@ -114,7 +137,7 @@ async fn storm(plan: Plan) {
     let disks = Disks::open(&cluster);
     let found = judge(&work, &disks, stories);
     let report = Report {
-        struck: hand.struck.into_iter().collect(),
+        struck: hand.struck.clone().into_iter().collect(),
         operations: work.operations.load(Relaxed),
         acks: work.acks.load(Relaxed),
         failures: work.failures.load(Relaxed),
@@ -125,10 +148,39 @@ async fn storm(plan: Plan) {
         plan,
         disks,
         found,
+        usage_max: watch.max(),
     };
     eprintln!("{report}");
     assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.stories());
     assert!(report.elements > 100, "too few acknowledged writes to mean anything");
+}
+
+/// Looks at what the nodes use, until it is dropped.
+struct Watch {
+    max: Arc<Mutex<(u64, usize)>>,
+    _looking: JoinSet<()>,
+}
+
+impl Watch {
+    fn start(cluster: &Arc<Cluster>) -> Self {
+        let (cluster, max) = (cluster.clone(), Arc::new(Mutex::default()));
+        let (mut looking, so_far) = (JoinSet::new(), max.clone());
+        looking.spawn(async move {
+            loop {
+                for number in cluster.all() {
+                    let Some((mib, files)) = cluster.usage(number) else { continue };
+                    let mut max: MutexGuard<'_, (u64, usize)> = so_far.lock().unwrap();
+                    *max = (max.0.max(mib), max.1.max(files));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        });
+        Self { max, _looking: looking }
+    }
+
+    fn max(&self) -> (u64, usize) {
+        *self.max.lock().unwrap()
+    }
 }
 
 /// Strikes until the time is over, or a client has found something wrong.
@@ -237,6 +289,8 @@ impl fmt::Display for Report {
         line("Merkle roots that differ", &self.disks.trees_differing)?;
         line("hints left", &self.disks.hints)?;
         line("tombstones left", &self.disks.tombstones)?;
+        line("memory of a node, MiB at most", &self.usage_max.0)?;
+        line("files open in a node, at most", &self.usage_max.1)?;
         line("other findings", &self.found.stories.len())?;
         line("time to converge, s", &format!("{:.1}", self.converged_in.as_secs_f64()))?;
         write!(f, "{rule}")

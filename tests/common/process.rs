@@ -19,6 +19,8 @@ pub struct Process {
     pub directory: PathBuf,
     child: Mutex<Option<Child>>,
     paused: AtomicBool,
+    /// How many files it may have open; 0 for as many as the test.
+    descriptors_max: AtomicU32,
 }
 
 /// What all nodes of a cluster have in common.
@@ -39,8 +41,15 @@ impl Process {
         let name = format!("n{number}");
         let directory = parent.join(&name);
         fs::create_dir_all(&directory).unwrap();
-        let (child, paused) = (Mutex::default(), AtomicBool::default());
-        Self { name, client_addr: free_addr(), peer_addr: free_addr(), directory, child, paused }
+        Self {
+            name,
+            client_addr: free_addr(),
+            peer_addr: free_addr(),
+            directory,
+            child: Mutex::default(),
+            paused: AtomicBool::default(),
+            descriptors_max: AtomicU32::default(),
+        }
     }
 
     /// Writes its configuration as one of these nodes, each in a zone of its own.
@@ -90,7 +99,30 @@ impl Process {
 
     /// Starts the process. It may not listen yet when this returns.
     pub fn launch(&self) {
-        self.launch_as(self.command("serve"));
+        let own = self.command("serve");
+        match self.descriptors_max.load(Ordering::Relaxed) {
+            0 => self.launch_as(own),
+            max => self.launch_as(self.limited(&own, &format!("ulimit -n {max}"))),
+        }
+    }
+
+    /// How many files it may have open from the next launch on.
+    pub fn limit_descriptors(&self, max: u32) {
+        self.descriptors_max.store(max, Ordering::Relaxed);
+    }
+
+    /// A command of the binary under limits that `ulimit` sets.
+    pub fn limited(&self, own: &Command, limits: &str) -> Command {
+        let mut command = Command::new("sh");
+        let script = format!("{limits}; exec \"$0\" \"$@\"");
+        command.arg("-c").arg(script).arg(own.get_program()).args(own.get_args());
+        for (name, _) in own.get_envs() {
+            command.env_remove(name);
+        }
+        let log = File::options().create(true).append(true).open(self.directory.join("log"));
+        let log = log.unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command
     }
 
     /// Likewise, with a command of the test's own making.
@@ -154,10 +186,22 @@ impl Process {
         self.child().as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
     }
 
-    /// Removes the data of a node that does not run.
+    /// How much memory it has, in MiB, and how many files are open; `None` if it does not run.
+    pub fn usage(&self) -> Option<(u64, usize)> {
+        let process = PathBuf::from(format!("/proc/{}", self.child().as_ref()?.id()));
+        let status = fs::read_to_string(process.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some((kib >> 10, fs::read_dir(process.join("fd")).ok()?.count()))
+    }
+
+    /// Removes the data of a node that does not run. A file system that is mounted there stays, empty.
     pub fn wipe(&self) {
         assert!(!self.is_running(), "{} runs", self.name);
-        fs::remove_dir_all(self.data_dir()).unwrap();
+        let data = self.data_dir();
+        if fs::remove_dir_all(&data).is_err() {
+            assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "{} is not empty", data.display());
+        }
     }
 
     /// Where its data lies.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::pipe;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::common::http::{Raw, Request};
 use crate::common::{Cluster, Node, until};
@@ -94,15 +94,7 @@ fn limited(limits: &str) -> Cluster {
     let mut cluster = Cluster::start_with(1, "test", "[storage]\nmemtable_bytes = 1048576\n");
     cluster.nodes[0].stop();
     let node = &cluster.nodes[0];
-    let own = node.command("serve");
-    let mut command = Command::new("sh");
-    let script = format!("{limits}; exec \"$0\" \"$@\"");
-    command.arg("-c").arg(script).arg(own.get_program()).args(own.get_args());
-    for (name, _) in own.get_envs() {
-        command.env_remove(name);
-    }
-    let log = File::options().append(true).open(node.directory.join("log")).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let command = node.limited(&node.command("serve"), limits);
     node.launch_as(command);
     cluster
 }

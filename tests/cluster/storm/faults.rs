@@ -5,6 +5,8 @@
 //! storm is. A fault that makes no sense when its turn comes (killing the dead) is passed over.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::harness::Cluster;
+use crate::small_disk::Disk;
 
 /// One thing that happens to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +45,16 @@ pub(crate) enum Fault {
     Properties(usize, u16, u16),
     /// A node's clock is off by so many milliseconds, as much as working clocks are of such a grace.
     Clock(usize, i64),
+    /// Syncs of a node's log fail, until its process is another one.
+    SyncsFail(usize),
+    /// Each sync of a node's log takes so many milliseconds at the least.
+    SlowSyncs(usize, u64),
+    /// The disk of the node that has a small one is full.
+    FullDisk,
+    /// A node's data is copied while it is down for a moment.
+    Copy(usize),
+    /// kill -9, and its disk is what it was when it was copied. As with [`Fault::Wipe`].
+    RollBack(usize),
 }
 
 /// The bucket of which the properties are changed, and the n that it has at the end.
@@ -64,20 +77,26 @@ enum Card {
     Lull,
     Properties,
     Clock,
+    SyncsFail,
+    SlowSyncs,
+    FullDisk,
+    Copy,
+    RollBack,
 }
 
 /// How long a lull is: hints are delivered and tombstones reaped, which the next faults then meet.
 const LULL: Duration = Duration::from_secs(4);
 
-const DECK: [Card; 32] = {
+const DECK: [Card; 39] = {
     use Card::{
-        Calm, Clock, Halve, Isolate, Kill, KillAll, KillSome, Lull, OneWay, Pause, Properties,
-        Restore, Stop, Wipe,
+        Calm, Clock, Copy, FullDisk, Halve, Isolate, Kill, KillAll, KillSome, Lull, OneWay, Pause,
+        Properties, Restore, RollBack, SlowSyncs, Stop, SyncsFail, Wipe,
     };
     [
         Kill, Kill, Kill, KillSome, KillAll, Pause, Pause, Pause, Stop, Isolate, Isolate, Halve,
         Halve, OneWay, OneWay, Wipe, Restore, Restore, Restore, Restore, Restore, Restore, Calm,
-        Calm, Calm, Calm, Lull, Properties, Properties, Properties, Clock, Clock,
+        Calm, Calm, Calm, Lull, Properties, Properties, Properties, Clock, Clock, SyncsFail,
+        SyncsFail, SlowSyncs, FullDisk, Copy, RollBack, Restore,
     ]
 };
 
@@ -143,6 +162,11 @@ impl Schedule {
                 Fault::Properties(node, n, self.dice.random_range(2..=n))
             }
             Card::Clock => Fault::Clock(self.node(), self.dice.random_range(-200..=200)),
+            Card::SyncsFail => Fault::SyncsFail(self.node()),
+            Card::SlowSyncs => Fault::SlowSyncs(self.node(), self.dice.random_range(20..=400)),
+            Card::FullDisk => Fault::FullDisk,
+            Card::Copy => Fault::Copy(self.node()),
+            Card::RollBack => Fault::RollBack(self.node()),
         }
     }
 }
@@ -177,6 +201,11 @@ impl Fault {
             Self::Lull => "(a lull)",
             Self::Properties(..) => "n and W changed",
             Self::Clock(..) => "clock set wrong",
+            Self::SyncsFail(_) => "syncs fail",
+            Self::SlowSyncs(..) => "slow syncs",
+            Self::FullDisk => "disk full",
+            Self::Copy(_) => "disk copied",
+            Self::RollBack(_) => "old disk back",
         }
     }
 }
@@ -184,13 +213,15 @@ impl Fault {
 /// Does faults to a cluster and counts them.
 pub(crate) struct Hand {
     cluster: Arc<Cluster>,
+    /// That of the first node, if it can be filled.
+    small_disk: Option<Disk>,
     /// How many of each kind struck.
     pub(crate) struck: BTreeMap<&'static str, usize>,
 }
 
 impl Hand {
-    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, struck: BTreeMap::new() }
+    pub(crate) fn new(cluster: Arc<Cluster>, small_disk: Option<Disk>) -> Self {
+        Self { cluster, small_disk, struck: BTreeMap::new() }
     }
 
     /// Does a fault, unless it makes no sense now.
@@ -250,6 +281,7 @@ impl Hand {
             }
             Fault::Heal => {
                 cluster.heal().await;
+                self.mend_disks().await;
                 true
             }
             Fault::Lull => {
@@ -264,6 +296,50 @@ impl Hand {
                 }
                 awake
             }
+            Fault::SyncsFail(number) => self.spoil(*number, r#"{"syncs_fail": true}"#).await,
+            Fault::SlowSyncs(number, ms) => {
+                self.spoil(*number, &format!("{{\"sync_ms\": {ms}}}")).await
+            }
+            Fault::FullDisk => {
+                self.small_disk.iter().for_each(Disk::fill);
+                self.small_disk.is_some()
+            }
+            Fault::Copy(number) => {
+                let awake = cluster.is_awake(*number);
+                if awake {
+                    cluster.kill(*number);
+                    copy(&cluster.data_dir(*number), &self.copy_of(*number));
+                    cluster.launch(*number);
+                }
+                awake
+            }
+            Fault::RollBack(number) => {
+                let has_copy = self.copy_of(*number).exists();
+                if has_copy {
+                    self.calm().await;
+                    cluster.kill(*number);
+                    copy(&self.copy_of(*number), &cluster.data_dir(*number));
+                    cluster.launch(*number);
+                }
+                has_copy
+            }
+        }
+    }
+
+    /// Has a node's disk fail. Whether it answered.
+    async fn spoil(&self, number: usize, fault: &str) -> bool {
+        self.cluster.is_awake(number) && self.cluster.try_disk_fault(number, fault).await
+    }
+
+    fn copy_of(&self, number: usize) -> PathBuf {
+        self.cluster.data_dir(number).with_file_name("copy")
+    }
+
+    /// Disks are as they should be; where a sync has failed the node sees to that itself.
+    async fn mend_disks(&self) {
+        self.small_disk.iter().for_each(Disk::empty);
+        for number in self.cluster.all() {
+            self.spoil(number, "{}").await;
         }
     }
 
@@ -290,6 +366,7 @@ impl Hand {
         let gone: Vec<_> = self.cluster.all().filter(|n| !self.cluster.is_awake(*n)).collect();
         gone.iter().for_each(|number| self.restore(*number));
         self.cluster.heal().await;
+        self.mend_disks().await;
     }
 
     /// Ends all faults and waits until every node is whole: each has what was acknowledged so far.
@@ -298,4 +375,12 @@ impl Hand {
         self.cluster.wait_all_up().await;
         self.cluster.wait_whole().await;
     }
+}
+
+/// Replaces what is in a directory by what is in another.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let script = "find \"$1\" -mindepth 1 -delete && cp -a \"$0\"/. \"$1\"";
+    let copied = Command::new("sh").arg("-c").arg(script).args([from, to]).status().unwrap();
+    assert!(copied.success(), "{} cannot be copied to {}", from.display(), to.display());
 }
