@@ -24,7 +24,7 @@ use crate::node::Node;
 use crate::replica::{self, on_blocking_pool, refusal_of};
 use crate::room::Room;
 use crate::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
-use crate::{chores, delivery, keys, minter, reaper};
+use crate::{chores, coordinator, delivery, keys, reaper};
 
 /// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
 /// read that comes meanwhile should not.
@@ -277,7 +277,7 @@ fn forwarded(
     }
     let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
     write.draft.value = write.has_value.then_some(value);
-    minter::accept(node, from, operation, write)
+    coordinator::accept(node, from, operation, write)
 }
 
 async fn carry_out_one(

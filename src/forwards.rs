@@ -1,4 +1,4 @@
-//! Forwarded writes: those that wait for their minter's answer, and how many are taken over from others.
+//! Forwarded writes: those that wait for their coordinator's answer, and how many are taken over from others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! A Quorate node: the only sockets, tasks and clock.
 //!
 //! Decisions are made in `quorate-protocol`, bytes are kept in `quorate-storage`; here they meet the
-//! world. A reader follows one PUT downwards: [`api`] parses it, [`coordinator`] finds its minter,
-//! [`minter`] mints and drives `protocol::put`, [`peers`] carries the object to other nodes, where
+//! world. A reader follows one PUT downwards: [`api`] parses it, [`entry`] finds its coordinator,
+//! [`coordinator`] mints and drives `protocol::put`, [`peers`] carries the object to other nodes, where
 //! [`replica`] merges it into the store. A GET goes [`api`] → [`reader`] → [`peers`] → [`replica`].
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod delivery;
 pub mod descriptors;
 pub mod distrusted;
 mod doubtful;
+pub mod entry;
 mod environment;
 pub mod faults;
 pub mod fill;
@@ -42,7 +43,6 @@ mod link;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
-pub mod minter;
 pub mod node;
 pub mod operator;
 mod pace;

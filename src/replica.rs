@@ -1,4 +1,4 @@
-//! The rows of this node: what peers (through [`crate::batch`]) and its own coordinators read and merge.
+//! The rows of this node: what peers (through [`crate::batch`]) and its own entry nodes read and merge.
 //!
 //! What would block goes to the blocking pool, the rest is done in place: a hop per operation costs more
 //! than the operation.

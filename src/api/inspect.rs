@@ -15,7 +15,7 @@ use super::pieces::Later;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{held, path, show};
-use crate::coordinator::{self, ReplicaView};
+use crate::entry::{self, ReplicaView};
 use crate::node::Node;
 
 /// Every sibling, who holds it, and how each replica stands to the whole.
@@ -38,7 +38,7 @@ pub(super) async fn inspect(
     let room = node.bounds.sizes.of(&key).saturating_mul(usize::from(node.layout.node_count()));
     let room = node.admission.charge(room)?;
     permit.started(timeout);
-    let views = coordinator::inspect(&node, &key, timeout_ms).await;
+    let views = entry::inspect(&node, &key, timeout_ms).await;
     permit.finished();
     drop(room); // each object is charged by itself now
     Ok(held::until_sent(report(&node, &key, &views), &node.admission, permit))

@@ -22,8 +22,8 @@ use super::show::Look;
 use super::write::Ask;
 use super::{body, held, path, write};
 use crate::admission::Permit;
-use crate::coordinator::{self, ReadOptions};
-use crate::minter;
+use crate::coordinator;
+use crate::entry::{self, ReadOptions};
 use crate::node::Node;
 use crate::sizes::LARGE_BYTES;
 
@@ -101,7 +101,7 @@ pub(super) async fn read(
 ) -> Result<(Arc<Object>, Permit), Problem> {
     permit.started(Duration::from_millis(options.timeout_ms));
     let n = options.terms.n;
-    let result = coordinator::read(node, key, options).await;
+    let result = entry::read(node, key, options).await;
     permit.finished();
     let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
     // What is large was charged before it was read, and stays so as long as it is there.
@@ -144,7 +144,7 @@ async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<R
     let mut permit = node.admission.operation()?;
     let mut bytes_max = node.config.limits.value_bytes_max;
     if body.size_hint().lower() > LARGE_BYTES as u64 {
-        bytes_max = bytes_max.min(minter::bytes_max(node));
+        bytes_max = bytes_max.min(coordinator::bytes_max(node));
     }
     let value = body::read(body, bytes_max, node.config.timeouts.body_ms, &mut permit).await?;
     if value.len() > LARGE_BYTES {

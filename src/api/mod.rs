@@ -7,7 +7,7 @@
 //! `held` keeps count of them; `problem` and `refusal` are everything that can go wrong. `observe` and
 //! `unread` are what happens around every request.
 //!
-//! Nothing here decides anything about replicas: see `coordinator`.
+//! Nothing here decides anything about replicas: see `entry`.
 
 mod anti_entropy;
 mod body;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use crate::admission::Overload;
-use crate::coordinator::ReadFailure;
+use crate::entry::ReadFailure;
 use crate::framing::HeadError;
 use crate::node::NotReady;
 use crate::replica::refusal_of;

@@ -20,7 +20,7 @@ use super::problem::{Kind, Problem};
 use super::query::{OF_WRITES, Params};
 use super::write::Ask;
 use super::{body, headers, kv, path, show, write};
-use crate::coordinator::{self, ConflictPage};
+use crate::entry::{self, ConflictPage};
 use crate::node::Node;
 
 /// Keys on one page unless the request says otherwise.
@@ -35,7 +35,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     node.readiness()?;
     let permit = node.admission.operation()?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
-    let page = coordinator::conflicts(&node, params.bucket, after, limit).await;
+    let page = entry::conflicts(&node, params.bucket, after, limit).await;
     drop(permit);
     let ConflictPage { keys, more, unreachable } = page;
     let cursor = keys.last().filter(|_| more).map(|(key, _)| cursor_of(key));

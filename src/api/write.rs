@@ -23,7 +23,7 @@ use super::query::{Params, unfit};
 use super::show::{self, Look};
 use super::{body, refusal};
 use crate::admission::Permit;
-use crate::coordinator::{self, WriteOutcome};
+use crate::entry::{self, WriteOutcome};
 use crate::node::Node;
 
 /// All that a request says which wants to write, but for the value.
@@ -130,7 +130,7 @@ impl<'a> Ask<'a> {
         permit.started(allowed);
         let bytes = value.as_ref().map_or(0, Bytes::len);
         let write = self.to_write(write_id, metadata, value);
-        let outcome = coordinator::write(node, write, terms).await;
+        let outcome = entry::write(node, write, terms).await;
         permit.finished();
         node.admission.written(bytes, began, allowed);
         self.answer(node, outcome, n, conflicts)
@@ -153,7 +153,7 @@ impl<'a> Ask<'a> {
                 context_stamp: seen.stamp,
                 metadata,
                 write_id,
-                supersede_all: false, // the minter's to say
+                supersede_all: false, // the coordinator's to say
                 unless_overtaken: false,
                 value,
             },

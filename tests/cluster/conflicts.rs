@@ -86,7 +86,7 @@ async fn the_conflict_index_lists_exactly_the_keys_in_conflict_page_by_page() {
     .await;
 }
 
-/// One request through three nodes at once, and again after its minter died.
+/// One request through three nodes at once, and again after its coordinator died.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_shows_as_one_sibling() {
     let cluster = Cluster::start(Setup::synced(5)).await;

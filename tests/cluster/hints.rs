@@ -80,7 +80,7 @@ async fn a_fallback_killed_amid_handoff_loses_no_hint() {
     assert_eq!(cluster.hint_keys(5).await, 0);
 }
 
-/// A coordinator without any home replica: empty fallbacks must not make a 404, full ones may
+/// An entry node without any home replica: empty fallbacks must not make a 404, full ones may
 /// answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {

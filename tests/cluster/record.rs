@@ -20,8 +20,8 @@ use crate::harness::{Cluster, name_of};
 use crate::http::{Answer, Node, Shown};
 use crate::look::Inspection;
 
-/// How many attempts at a write the oracle is told of: a coordinator forwards a write anew when its
-/// minter falls silent, so that it may be minted twice, under two dots (design, section 4, the
+/// How many attempts at a write the oracle is told of: an entry node forwards a write anew when its
+/// coordinator falls silent, so that it may be minted twice, under two dots (design, section 4, the
 /// exception to promise 3). The oracle then excuses copies that come up late; [`State::judge_dots`]
 /// excuses nothing.
 const ATTEMPTS: usize = 2;

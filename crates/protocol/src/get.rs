@@ -19,7 +19,7 @@ use crate::object::{Object, Version};
 use crate::quorum::{Verdict, verdict};
 use crate::stamp::Millis;
 
-/// What the coordinator knows when it starts.
+/// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The home replicas in the order in which they shall be asked: this node first if it is one.
@@ -71,7 +71,7 @@ pub enum Reply {
     Refused,
 }
 
-/// What the coordinator must do now.
+/// What the entry node must do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Ask a node.

@@ -12,18 +12,13 @@
 //! [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
-//! The Dynamo paper's words (DeCandia et al., SOSP 2007), and no others:
-//! * **node** — one process with one data directory. **ring** — the consistent-hash circle of all nodes.
-//! * **partition** — one of a fixed number of slices of the key space. **preference list** — all nodes in
-//!   the order in which they are responsible for a partition. **home replica** — one of its first N.
-//!   **fallback** — any node after them.
-//! * **coordinator** — the node that a client talks to. **minter** — the node that gives a write its dot.
-//! * **dot** — the name of one write: an actor and a counter. **context** — what a client saw, to be sent
-//!   back with its next write. **sibling** — a value that nobody has superseded yet; two of them are a
-//!   conflict. **tombstone** — a sibling without a value: a delete.
-//! * **hint** — an object kept on behalf of a home replica that is down. **handoff** — bringing it there.
-//! * **read repair** — sending the merged object to replicas that a read saw behind. **anti-entropy** —
-//!   comparing replicas in the background.
+//! `docs/glossary.md` has all words. Those needed first:
+//! * **home replica** — one of the first N nodes of a key's preference list. **fallback** — any node after
+//!   them, which keeps a **hint** for a home replica that is down.
+//! * **entry node** — the node that a client's request reached. **coordinator** — the node that gives a write
+//!   its **dot** (its name: an actor and a counter) and sends it to the other replicas.
+//! * **context** — what a client saw, sent back with its next write. **sibling** — a value that no later write
+//!   has superseded; two of them are a conflict. **tombstone** — a sibling without a value: a delete.
 
 #![forbid(unsafe_code)]
 

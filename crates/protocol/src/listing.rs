@@ -201,7 +201,7 @@ mod tests {
         KeyPage { keys, is_end, not_ready: not_ready.to_vec() }
     }
 
-    /// Lists the whole bucket as a coordinator does, with reads that always know. Returns the keys, and
+    /// Lists the whole bucket as an entry node does, with reads that always know. Returns the keys, and
     /// whether every page was complete.
     fn list_all(
         indexes: &BTreeMap<NodeId, Index>,

@@ -58,14 +58,14 @@ pub enum Message {
     /// Mint this write (its value is the payload): [`Reply::Accepted`] at once, and a
     /// [`Message::Written`] later.
     Forward {
-        /// The coordinator's number for the operation.
+        /// The entry node's number for the operation.
         operation: u64,
         /// The write.
         write: Box<Write>,
     },
     /// The answer to a forwarded write (its object is the payload if it was asked for).
     Written {
-        /// The coordinator's number for the operation.
+        /// The entry node's number for the operation.
         operation: u64,
         /// What became of it.
         answer: WriteAnswer,
@@ -408,7 +408,7 @@ pub struct Status {
     pub frame_bytes_max: u64,
 }
 
-/// One client write as it travels from coordinator to minter.
+/// One client write as it travels from entry node to coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
     /// Of which key.
@@ -494,11 +494,11 @@ pub enum WriteAnswer {
     ConditionFailed,
     /// The `Idempotency-Key` was used for another request; nothing was written.
     KeyReused,
-    /// The minter refused the write; nothing was written.
+    /// The coordinator refused the write; nothing was written.
     Refused(MintError),
-    /// The minter could not write; nothing was written.
+    /// The coordinator could not write; nothing was written.
     Unable(Refusal),
-    /// What was asked of N and W does not fit the bucket as the minter knows it; nothing was written.
+    /// What was asked of N and W does not fit the bucket as the coordinator knows it; nothing was written.
     Unfit(QuorumError),
 }
 
@@ -509,11 +509,11 @@ pub struct WrittenAnswer {
     pub acks: u16,
     /// Of these, hints.
     pub hints: u16,
-    /// Siblings at the minter after the write (as shown to clients).
+    /// Siblings at the coordinator after the write (as shown to clients).
     pub siblings: u32,
     /// The write's dot; `None` if there was nothing to delete.
     pub dot: Option<Dot>,
-    /// The object's version at the minter.
+    /// The object's version at the coordinator.
     pub version: Version,
     /// What the writer may take as its context: only when its write is the one sibling left.
     pub seen: Option<Seen>,

@@ -1,6 +1,6 @@
-//! One PUT, from the minter's point of view: who must hold the object before it is acknowledged.
+//! One PUT, from the coordinator's point of view: who must hold the object before it is acknowledged.
 //!
-//! The minter has stored the merged object locally and now brings it to the other home replicas, in
+//! The coordinator has stored the merged object locally and now brings it to the other home replicas, in
 //! parallel. Each home replica has a *slot*. One that is known down, refuses, or stays silent past the
 //! replica timeout has its slot taken over by the next fallback of the preference list, which keeps the
 //! object as a hint for it. W acknowledgements from distinct nodes answer the client; the machine goes on
@@ -29,10 +29,10 @@ pub enum Role {
     },
 }
 
-/// What the minter knows when it starts.
+/// What the coordinator knows when it starts.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The minter itself.
+    /// The coordinator itself.
     pub me: NodeId,
     /// The home replicas that are asked, in order of preference.
     pub homes: Vec<NodeId>,
@@ -57,7 +57,7 @@ pub fn role_of(node: NodeId, homes: &[NodeId]) -> Role {
     if homes.contains(&node) { Role::Home } else { Role::Hint { target: homes[0] } }
 }
 
-/// What the minter must do now.
+/// What the coordinator must do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Send the whole merged object to a node.
@@ -126,7 +126,7 @@ enum State {
 }
 
 impl Put {
-    /// Starts once the minter has stored the object locally (its own acknowledgement comes later,
+    /// Starts once the coordinator has stored the object locally (its own acknowledgement comes later,
     /// through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not waited for. A W
     /// that more nodes would have to acknowledge than there are is answered [`Answer::NoQuorum`] like any
     /// that cannot be met.
@@ -353,7 +353,7 @@ mod tests {
     }
 
     prop_compose! {
-        /// A plan over `nodes` nodes, of which any may coordinate, and the nodes known to be down.
+        /// A plan over `nodes` nodes, of which any may be asked, and the nodes known to be down.
         fn plans()(nodes in 1..8u8, n in 1..8u8, needed in 1..8u8, me in 0..8u8, sloppy: bool,
             deadline in 1..600u64, down in any::<u8>()) -> (Plan, BTreeSet<NodeId>) {
             let (n, me) = (n.min(nodes), me % nodes);

@@ -1,7 +1,7 @@
-//! One write, from its coordinator's point of view: who mints it.
+//! One write, from its entry node's point of view: who mints it.
 //!
-//! A coordinator that is a home replica mints itself. Any other forwards the request to the first healthy
-//! home replica, and on silence to the next. If no home replica can be reached, the coordinator mints as
+//! An entry node that is a home replica mints itself. Any other forwards the request to the first healthy
+//! home replica, and on silence to the next. If no home replica can be reached, the entry node mints as
 //! a fallback and keeps the object as a hint, unless the quorum is strict. Conditional and idempotent
 //! writes go to the first healthy home replica from everywhere, so that they meet in one place while the
 //! cluster is whole (docs/decisions/0003).
@@ -13,10 +13,10 @@ use crate::name::NodeId;
 use crate::put::{Acks, Role, role_of};
 use crate::stamp::Millis;
 
-/// What the coordinator knows when it starts.
+/// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The coordinator itself.
+    /// The entry node itself.
     pub me: NodeId,
     /// The home replicas that are asked, in order of preference.
     pub homes: Vec<NodeId>,
@@ -32,7 +32,7 @@ pub struct Plan {
     pub deadline: Millis,
 }
 
-/// What the coordinator must do now.
+/// What the entry node must do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Mint here, as this.
@@ -55,7 +55,7 @@ pub struct Unrouted {
     pub silent: Vec<NodeId>,
 }
 
-/// The machine that finds a minter.
+/// The machine that finds a coordinator.
 #[derive(Debug)]
 pub struct Route {
     plan: Plan,
@@ -74,7 +74,7 @@ struct Attempt {
 }
 
 impl Route {
-    /// Starts looking for a minter.
+    /// Starts looking for a coordinator.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Option<Effect>) {
         assert!(!plan.homes.is_empty(), "every key has a home");
         let is_home = plan.homes.contains(&plan.me);

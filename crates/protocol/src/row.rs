@@ -45,7 +45,7 @@ pub struct Row {
     pub object: Object,
 }
 
-/// One client write on its way to a minter.
+/// One client write on its way to a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
     /// What the client saw: siblings whose dots it covers are superseded.
@@ -56,9 +56,9 @@ pub struct Draft {
     pub metadata: Metadata,
     /// The request it comes from.
     pub write_id: WriteId,
-    /// Whether the write supersedes all that its minter holds (`lww` buckets).
+    /// Whether the write supersedes all that its coordinator holds (`lww` buckets).
     pub supersede_all: bool,
-    /// Whether the write shall happen only if its minter holds nothing that the context does not cover:
+    /// Whether the write shall happen only if its coordinator holds nothing that the context does not cover:
     /// a conditional write, whose condition was checked against that context.
     pub unless_overtaken: bool,
     /// The value; `None` deletes. Travels beside the encoded head, not in it.
@@ -68,7 +68,7 @@ pub struct Draft {
 
 /// The node that mints, at the moment it does.
 #[derive(Clone, Copy, Debug)]
-pub struct Minter {
+pub struct Coordinator {
     /// Its name.
     pub node: NodeId,
     /// Its incarnation.
@@ -79,7 +79,7 @@ pub struct Minter {
     pub now: Millis,
 }
 
-/// Bounds that a *client write* may not pass at its minter. Repair is never refused by them.
+/// Bounds that a *client write* may not pass at its coordinator. Repair is never refused by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most siblings an object may have after the write.
@@ -88,7 +88,7 @@ pub struct Limits {
     pub object_bytes_max: usize,
 }
 
-/// Why a minter refused a client write. The row is as it was.
+/// Why a coordinator refused a client write. The row is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum MintError {
     /// The object would have too many siblings: read it, resolve it, write with the context.
@@ -141,7 +141,7 @@ impl Row {
     pub fn mint(
         &mut self,
         draft: &Draft,
-        by: &Minter,
+        by: &Coordinator,
         limits: &Limits,
     ) -> Result<Minted, MintError> {
         if let Some(known) = self.object.siblings.iter().find(|s| s.write_id == draft.write_id) {
@@ -219,7 +219,7 @@ impl Row {
 
     /// The actor that may mint here now: the row's own if this incarnation drew it and nobody has seen
     /// a later dot of it, else the fresh one.
-    fn tenure_for(&self, by: &Minter, context: &Clock) -> Tenure {
+    fn tenure_for(&self, by: &Coordinator, context: &Clock) -> Tenure {
         match self.tenure {
             Some(tenure)
                 if tenure.incarnation == by.incarnation
@@ -326,8 +326,8 @@ mod tests {
         }
     }
 
-    fn by(incarnation: u64, fresh_actor: u64) -> Minter {
-        Minter {
+    fn by(incarnation: u64, fresh_actor: u64) -> Coordinator {
+        Coordinator {
             node: NodeId::parse("n1").unwrap(),
             incarnation: Incarnation(incarnation),
             fresh_actor: Actor(fresh_actor),

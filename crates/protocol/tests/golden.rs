@@ -72,7 +72,7 @@ struct Stage {
     /// The names of the writes, by actor.
     writes: Vec<String>,
     machine: Option<Machine>,
-    /// Who coordinates, for the left side of the lines.
+    /// The entry node, for the left side of the lines.
     me: String,
     finished: bool,
 }

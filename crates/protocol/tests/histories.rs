@@ -23,7 +23,7 @@ use proptest::test_runner::FileFailurePersistence;
 use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object, WriteId};
-use quorate_protocol::row::{Draft, Incarnation, Limits, Minted, Minter, Row};
+use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row};
 use quorate_protocol::stamp::{Millis, Stamp};
 
 const REPLICAS: usize = 4;
@@ -41,7 +41,7 @@ enum Step {
     Read { client: usize, replicas: u8 },
     /// A client writes with its context, or with none.
     Write { client: usize, at: usize, blind: bool, delete: bool, supersede_all: bool },
-    /// A client's request reaches another minter as well.
+    /// A client's request reaches another coordinator as well.
     Retry { write: usize, at: usize },
     /// A replica sends its object; the message may arrive never, once or often, now or much later.
     Send { from: usize },
@@ -86,7 +86,7 @@ struct Write {
     draft: Draft,
     /// What its client had seen.
     context: Writes,
-    /// What it supersedes: that, and in an `lww` bucket all that its minter had heard of.
+    /// What it supersedes: that, and in an `lww` bucket all that its coordinator had heard of.
     seen: Writes,
 }
 
@@ -229,7 +229,7 @@ impl World {
 
     fn mint(&mut self, at: usize, draft: Draft, context: Writes) -> Verdict {
         self.random += 1;
-        let by = Minter {
+        let by = Coordinator {
             node: NodeId::parse(&format!("n{at}")).unwrap(),
             incarnation: Incarnation(self.incarnations[at]),
             fresh_actor: Actor(self.random),

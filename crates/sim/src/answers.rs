@@ -1,4 +1,4 @@
-//! What a coordinator tells its client, and what the oracle learns from it.
+//! What an entry node tells its client, and what the oracle learns from it.
 //!
 //! The oracle hears every answer when it is given, whether the client is still there or not.
 

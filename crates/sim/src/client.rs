@@ -16,7 +16,7 @@ use quorate_protocol::terms::Asked;
 use crate::history::{Saw, WriteNo};
 use crate::world::{Body, Event, Request, World, value_of, write_id};
 
-/// How much longer than its coordinator a client waits, in milliseconds.
+/// How much longer than its entry node a client waits, in milliseconds.
 const PATIENCE_MS: u64 = 100;
 /// How often a client tries the same write.
 const ATTEMPTS_MAX: u32 = 3;
@@ -59,7 +59,7 @@ struct Current {
     key: Key,
     to: NodeId,
     begun_ms: u64,
-    /// Whether it waits as long as its coordinator may take.
+    /// Whether it waits as long as its entry node may take.
     patient: bool,
     /// The write, if it is one that may be tried again.
     write: Option<(Box<Write>, Option<Bytes>)>,

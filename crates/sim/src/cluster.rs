@@ -215,7 +215,7 @@ impl Cluster {
         }
     }
 
-    /// The coordinator's port is closed: the request reached nobody.
+    /// The entry node's port is closed: the request reached nobody.
     fn refuse_client(&mut self, request: &Request) {
         if let Body::Write(write, _) = &request.body {
             let number = crate::world::write_of(write.draft.write_id);

@@ -1,387 +1,235 @@
-//! What a simulated node does as coordinator and as minter: it drives the machines of the protocol.
-//!
-//! Three kinds of operation: a *route* looks for the minter of a client's write, a *get* reads (for
-//! a client, or before a conditional write), a *put* brings a minted object to its replicas. A
-//! client's write is a route first and, where it is minted, a get (if it has a condition) and a
-//! put.
-
-use std::collections::{BTreeMap, VecDeque};
+//! What a simulated node does as coordinator: check what must be checked, give the write its dot, and
+//! say what became of it.
 
 use bytes::Bytes;
-use quorate_protocol::get::{self, Get, What, Where};
-use quorate_protocol::message::{Message, Outcome, WriteAnswer};
-use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::Object;
-use quorate_protocol::put::{self, Role};
-use quorate_protocol::route::{self, Route};
+use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::clock::Actor;
+use quorate_protocol::get;
+use quorate_protocol::message::{Message, Outcome, Refusal, Write, WriteAnswer, WrittenAnswer};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::{Object, Sibling};
+use quorate_protocol::precondition::{self, Checked};
+use quorate_protocol::put::{self, Role, role_of};
+use quorate_protocol::row::{Coordinator, MintError, Minted};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::view::{context_after_write, context_of};
 
-use crate::anti_entropy::Exchanging;
-use crate::buckets::HandOvers;
-use crate::minter::Minting;
-use crate::node::{Node, Pending};
+use crate::entry::Purpose;
+use crate::node::Node;
+use crate::oracle::siblings_are_bounded;
 use crate::plants::Plant;
-use crate::putting::Putting;
-use crate::reaper::Reaping;
-use crate::world::{Body, Event, Request, World};
+use crate::replica::{Waiter, slot_of};
+use crate::world::{Claim, World, write_of};
 
-/// What a node is busy with.
-#[derive(Default)]
-pub(crate) struct Operations {
-    pub(crate) routes: BTreeMap<u64, Routing>,
-    pub(crate) gets: BTreeMap<u64, Getting>,
-    pub(crate) puts: BTreeMap<u64, Putting>,
-    pub(crate) exchanges: BTreeMap<u64, Exchanging>,
-    pub(crate) reapings: BTreeMap<u64, Reaping>,
-    pub(crate) hand_overs: HandOvers,
+/// A write on its way to its dot.
+pub(crate) struct Minting {
+    /// The entry node that forwarded it; `None` if that is this node.
+    pub(crate) back: Option<NodeId>,
+    /// The entry node's number for it.
+    pub(crate) operation: u64,
+    pub(crate) write: Box<Write>,
+    pub(crate) value: Option<Bytes>,
+    /// All its numbers, and the nodes they are about.
+    pub(crate) terms: Terms,
+    pub(crate) deadline: Millis,
 }
 
-impl Operations {
-    /// How many there are that must end by themselves.
-    pub(crate) fn len(&self) -> usize {
-        let client = self.routes.len() + self.gets.len() + self.puts.len();
-        client + self.exchanges.len() + self.reapings.len()
+impl Minting {
+    /// As what this node holds it.
+    fn role(&self, me: NodeId) -> Role {
+        role_of(me, &self.terms.asked_homes(self.write.asked_first(me)))
     }
-}
-
-/// A client's write that looks for its minter.
-pub(crate) struct Routing {
-    route: Route,
-    pub(crate) request: Request,
-    /// By this node's own snapshot: the minter takes its own.
-    terms: Terms,
-    deadline: Millis,
-    wake_at: Option<Millis>,
-}
-
-/// A read under way.
-pub(crate) struct Getting {
-    get: Get,
-    /// When it began, by the wall clock: no replica read its object earlier.
-    read_at: Millis,
-    key: Key,
-    purpose: Purpose,
-    wake_at: Option<Millis>,
-}
-
-/// What a read is for.
-pub(crate) enum Purpose {
-    /// A client's GET.
-    Client(Request),
-    /// A write that must know what is there before it is minted.
-    Check(Box<Minting>),
-    /// Nothing more: who asked has the answer, the machine goes on to repair.
-    Answered,
 }
 
 impl Node {
-    /// A client asks.
-    pub(crate) fn on_request(&mut self, request: Request, world: &mut World) {
-        let operation = world.fresh_number();
-        let now = world.now;
-        match &request.body {
-            Body::Read { asked, timeout_ms } => {
-                let Ok(terms) = self.read_terms(&request.key, asked, world) else {
-                    return self.refuse_read(&request, world);
-                };
-                let deadline = now.plus(*timeout_ms);
-                let key = request.key.clone();
-                let purpose = Purpose::Client(request);
-                self.start_get(operation, key, (terms, deadline), purpose, world);
-            }
-            Body::Write(write, _) => {
-                let terms = match self.write_terms(&request.key, &write.asked, world) {
-                    Ok(terms) => terms,
-                    Err(unfit) => {
-                        return self.answer_write(request, &WriteAnswer::Unfit(unfit), None, world);
-                    }
-                };
-                let deadline = now.plus(u64::from(write.timeout_ms));
-                let plan = route::Plan {
-                    me: self.id,
-                    homes: terms.asked_homes(write.asked_first(self.id)),
-                    sloppy: terms.sloppy,
-                    at_first_home: write.meets_others(),
-                    accept_timeout_ms: world.setup.replica_timeout_ms,
-                    answer_timeout_ms: world.setup.replica_timeout_ms * 3,
-                    deadline,
-                };
-                let (route, effect) = Route::start(plan, &self.down(now), now);
-                let routing = Routing { route, request, terms, deadline, wake_at: None };
-                self.operations.routes.insert(operation, routing);
-                self.carry_out_route(operation, effect, world);
-            }
-        }
-    }
-
-    fn carry_out_route(
-        &mut self,
-        operation: u64,
-        effect: Option<route::Effect>,
-        world: &mut World,
-    ) {
-        let Some(routing) = self.operations.routes.get_mut(&operation) else { return };
-        let Body::Write(write, value) = &routing.request.body else { return };
-        match effect {
-            None => {}
-            Some(route::Effect::Forward { to }) => {
-                let mut write = write.clone();
-                let left_ms = routing.deadline.since(world.now);
-                write.timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
-                if world.has(Plant::WriteIdForgotten) {
-                    let salt = world.fresh_number();
-                    write.draft.write_id.0[8..].copy_from_slice(&salt.to_le_bytes());
-                }
-                let message = Message::Forward { operation, write };
-                let payload = value.clone().unwrap_or_default();
-                let request = world.send((self.id, self.life), to, &message, &payload);
-                self.pending.insert(request, Pending::Forward { operation, node: to });
-            }
-            Some(route::Effect::Mint(_)) => {
-                let (write, value, terms) = (write.clone(), value.clone(), routing.terms.clone());
-                let deadline = routing.deadline;
-                let minting = Minting { back: None, operation, write, value, terms, deadline };
-                self.begin_mint(minting, world);
-            }
-            Some(route::Effect::Fail(failed)) => {
-                let outcome =
-                    if failed.silent.is_empty() { Outcome::NotApplied } else { Outcome::Unknown };
-                let (refused, silent) = (failed.refused, failed.silent);
-                let acks = put::Acks { refused, silent, ..put::Acks::default() };
-                let answer =
-                    WriteAnswer::NoQuorum { required: routing.terms.needed, acks, outcome };
-                let Some(routing) = self.operations.routes.remove(&operation) else { return };
-                let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
-                self.answer_write(routing.request, &answer, None, world);
-            }
-        }
-        self.keep_awake(operation, world);
-    }
-
-    pub(crate) fn on_forward_accepted(&mut self, operation: u64, node: NodeId, world: &mut World) {
-        if let Some(routing) = self.operations.routes.get_mut(&operation) {
-            routing.route.on_accepted(node, world.now);
-            self.keep_awake(operation, world);
-        }
-    }
-
-    pub(crate) fn on_forward_refused(&mut self, operation: u64, node: NodeId, world: &mut World) {
-        if let Some(routing) = self.operations.routes.get_mut(&operation) {
-            let effect = routing.route.on_refused(node, world.now);
-            self.carry_out_route(operation, effect, world);
-        }
-    }
-
-    pub(crate) fn on_forward_silent(&mut self, operation: u64, node: NodeId, world: &mut World) {
-        if let Some(routing) = self.operations.routes.get_mut(&operation) {
-            let effect = routing.route.on_silent(node, world.now);
-            self.carry_out_route(operation, effect, world);
-        }
-    }
-
-    /// The minter's answer to a forwarded write came.
-    pub(crate) fn on_written(
+    /// An entry node forwarded a write.
+    pub(crate) fn on_forwarded(
         &mut self,
         from: NodeId,
         operation: u64,
-        answer: WriteAnswer,
+        write: Write,
         payload: Bytes,
         world: &mut World,
     ) {
-        let object = (!payload.is_empty()).then(|| Object::decode(payload));
-        self.finish_route(operation, from, answer, object.and_then(Result::ok), world);
-    }
-
-    /// Some node answered a write; the client gets the first answer that says something.
-    pub(crate) fn finish_route(
-        &mut self,
-        operation: u64,
-        from: NodeId,
-        answer: WriteAnswer,
-        object: Option<Object>,
-        world: &mut World,
-    ) {
-        let Some(routing) = self.operations.routes.get_mut(&operation) else { return };
-        let required = routing.terms.needed;
-        let Some(answer) = routing.route.on_written(from, answer, required) else { return };
-        let Some(routing) = self.operations.routes.remove(&operation) else { return };
-        let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
-        self.answer_write(routing.request, &answer, object, world);
-    }
-
-    /// Starts a read.
-    pub(crate) fn start_get(
-        &mut self,
-        operation: u64,
-        key: Key,
-        (terms, deadline): (Terms, Millis),
-        purpose: Purpose,
-        world: &mut World,
-    ) {
-        let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = terms;
-        homes.sort_by_key(|home| *home != self.id);
-        homes.truncate(usize::from(n));
-        let plan = get::Plan {
-            homes,
-            fallbacks,
-            needed,
-            sloppy,
-            hedge_ms: world.setup.hedge_ms,
-            replica_timeout_ms: world.setup.replica_timeout_ms,
-            deadline,
-        };
-        let (get, effects) = Get::start(plan, &self.down(world.now), world.now);
-        let read_at = self.wall(world.now);
-        let getting = Getting { get, read_at, key, purpose, wake_at: None };
-        self.operations.gets.insert(operation, getting);
-        self.carry_out_get(operation, effects, world);
-    }
-
-    fn carry_out_get(&mut self, operation: u64, effects: Vec<get::Effect>, world: &mut World) {
-        let mut todo = VecDeque::from(effects);
-        let mut answer = None;
-        while let Some(effect) = todo.pop_front() {
-            let Some(getting) = self.operations.gets.get(&operation) else { return };
-            let key = getting.key.clone();
-            match effect {
-                get::Effect::Ask { to, what, place } if to == self.id => {
-                    let reply = self.read(&key, what, place, world);
-                    let Some(getting) = self.operations.gets.get_mut(&operation) else { return };
-                    todo.extend(getting.get.on_reply(to, reply, world.now));
-                }
-                get::Effect::Ask { to, what, place } => {
-                    let request = self.ask(to, key, what, place, world);
-                    self.pending.insert(request, Pending::Get { operation, node: to });
-                }
-                get::Effect::Answer(found) => answer = Some(found),
-                get::Effect::Repair(behind) => {
-                    let (merged, read_at) = (getting.get.merged().clone(), getting.read_at);
-                    self.repair(&key, &merged, read_at, behind, world);
-                }
+        let terms = match self.write_terms(&write.key, &write.asked, world) {
+            Ok(terms) => terms,
+            Err(unfit) => {
+                let answer = WriteAnswer::Unfit(unfit);
+                return self.send_answer(Some(from), operation, answer, None, world);
             }
-        }
-        if let Some(answer) = answer {
-            self.on_get_answer(operation, answer, world);
-        }
-        if self.operations.gets.get(&operation).is_some_and(|getting| getting.get.is_done()) {
-            self.operations.gets.remove(&operation);
-        }
-        self.keep_awake(operation, world);
+        };
+        let deadline = world.now.plus(u64::from(write.timeout_ms));
+        let value = write.has_value.then_some(payload);
+        let write = Box::new(write);
+        let back = Some(from);
+        self.begin_mint(Minting { back, operation, write, value, terms, deadline }, world);
     }
 
-    fn ask(&self, to: NodeId, key: Key, what: What, place: Where, world: &mut World) -> u64 {
-        let message = Message::Read { key, what, place, bytes_max: u32::MAX };
-        world.send((self.id, self.life), to, &message, &[])
+    /// Mints a write, after a read if it depends on what is there.
+    pub(crate) fn begin_mint(&mut self, mut minting: Minting, world: &mut World) {
+        let write = &mut minting.write;
+        write.draft.supersede_all = minting.terms.conflicts == Conflicts::Lww;
+        if write.condition.is_none() && !write.delete_seen {
+            return self.mint(minting, &[], world);
+        }
+        let operation = world.fresh_number();
+        let numbers = (minting.terms.to_read_first(), minting.deadline);
+        let key = write.key.clone();
+        self.start_get(operation, key, numbers, Purpose::Check(Box::new(minting)), world);
     }
 
-    /// Sends the merged object to replicas that a read saw behind.
-    fn repair(
+    /// The read before the write is done.
+    pub(crate) fn on_checked(
         &mut self,
-        key: &Key,
-        merged: &Object,
+        mut minting: Minting,
+        answer: get::Answer,
         read_at: Millis,
-        behind: Vec<NodeId>,
         world: &mut World,
     ) {
-        for node in behind {
-            world.note(format_args!("{} repairs {key} on {node}", self.id));
-            if node == self.id {
-                // A refusal leaves it behind; the next read tries again.
-                let _ = self.store_object(key, Role::Home, merged, read_at, world);
-            } else {
-                let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
-                world.send((self.id, self.life), node, &message, &merged.to_bytes());
+        let write = &mut minting.write;
+        let found = match answer {
+            get::Answer::Read(object) => object,
+            get::Answer::NoQuorum { counted, .. } => {
+                let answer = WriteAnswer::NoReadQuorum { required: minting.terms.r, counted };
+                return self.finish_mint(minting, answer, None, world);
+            }
+        };
+        match precondition::check(write, &found, minting.terms.conflicts) {
+            Checked::Mint => self.mint(minting, &found.siblings, world),
+            Checked::Answer(answer) => self.finish_mint(minting, answer, None, world),
+            Checked::Known => {
+                let (key, role) = (minting.write.key.clone(), minting.role(self.id));
+                match self.store_object(&key, role, &found, read_at, world) {
+                    Ok(()) => self.mint(minting, &[], world),
+                    Err(refusal) => self.refuse(minting, refusal, world),
+                }
             }
         }
     }
 
-    fn on_get_answer(&mut self, operation: u64, answer: get::Answer, world: &mut World) {
-        let Some(getting) = self.operations.gets.get_mut(&operation) else { return };
-        let read_at = getting.read_at;
-        match std::mem::replace(&mut getting.purpose, Purpose::Answered) {
-            Purpose::Client(request) => self.answer_read(&request, &answer, world),
-            Purpose::Check(minting) => self.on_checked(*minting, answer, read_at, world),
-            Purpose::Answered => {}
+    /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for
+    /// it.
+    fn mint(&mut self, mut minting: Minting, seen: &[Sibling], world: &mut World) {
+        if !self.is_cleared() {
+            return self.refuse(minting, Refusal::Failed, world);
         }
+        if self.store.has_failed() {
+            return self.refuse(minting, Refusal::ReadOnly, world);
+        }
+        let role = minting.role(self.id);
+        let slot = slot_of(&minting.write.key, role);
+        let is_new_hint = slot.target.is_some() && self.store.get(&slot).is_none();
+        if is_new_hint && self.hint_count() >= world.setup.hints_max {
+            return self.refuse(minting, Refusal::HintsFull, world);
+        }
+        let mut row = self.row(&slot, world);
+        let mut superseded = seen.to_vec();
+        if minting.write.draft.supersede_all {
+            superseded.extend(row.object.siblings.clone());
+        }
+        let coordinator = Coordinator {
+            node: self.id,
+            incarnation: self.incarnation,
+            fresh_actor: Actor(world.dice.nonzero()),
+            now: self.wall(world.now),
+        };
+        minting.write.draft.value = minting.value.clone();
+        let draft = &minting.write.draft;
+        let dot = match row.mint(draft, &coordinator, &world.setup.limits) {
+            Err(MintError::Overtaken) => {
+                return self.finish_mint(minting, WriteAnswer::ConditionFailed, None, world);
+            }
+            Err(error) => {
+                return self.finish_mint(minting, WriteAnswer::Refused(error), None, world);
+            }
+            Ok(Minted::Already(dot)) => dot,
+            Ok(Minted::New(dot)) => {
+                world.minted(draft.write_id, dot, &superseded);
+                let siblings = row.object.siblings.len();
+                world.judge(siblings_are_bounded(siblings, world.setup.limits.siblings_max));
+                self.store.put(slot, Some(row.clone()));
+                dot
+            }
+        };
+        world.note(format_args!(
+            "{} mints {} {} as {dot} {role:?}: {:?} {:?}",
+            self.id,
+            minting.write.key,
+            write_of(draft.write_id),
+            row.object.clock,
+            row.object.siblings.iter().map(|s| s.dot).collect::<Vec<_>>(),
+        ));
+        let operation = self.start_put(minting, row.object, dot, world);
+        self.when_durable(Waiter::Own { operation }, world);
     }
 
-    pub(crate) fn on_get_reply(
+    fn refuse(&mut self, minting: Minting, refusal: Refusal, world: &mut World) {
+        self.finish_mint(minting, WriteAnswer::Unable(refusal), None, world);
+    }
+
+    /// The machine of a PUT knows what became of the write.
+    pub(crate) fn on_put_answer(&mut self, operation: u64, answer: put::Answer, world: &mut World) {
+        let Some(putting) = self.operations.puts.get(&operation) else { return };
+        let (object, minting) = (&putting.object, &putting.minting);
+        let (key, write) = (minting.write.key.clone(), write_of(minting.write.draft.write_id));
+        let answer = match answer {
+            put::Answer::Written(acks) => {
+                let (w, strict) = (minting.terms.needed, !minting.terms.sloppy);
+                world.claims.push(Claim::Acked { key, write, w, acks: acks.counted, strict });
+                let seen = if world.has(Plant::UnseenContext) {
+                    Some(context_of(object))
+                } else {
+                    context_after_write(object)
+                };
+                WriteAnswer::Written(WrittenAnswer {
+                    acks: acks.counted,
+                    hints: acks.hints,
+                    siblings: object.shown().len() as u32,
+                    dot: Some(putting.dot),
+                    version: object.version(),
+                    seen,
+                })
+            }
+            put::Answer::NoQuorum(acks) => {
+                // Even a node that refused may have sent it out before: never "not applied".
+                let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
+                if outcome == Outcome::Partial {
+                    world.claims.push(Claim::Partial { key, write });
+                }
+                WriteAnswer::NoQuorum { required: minting.terms.needed, acks, outcome }
+            }
+        };
+        let body = minting.write.return_body.then(|| object.clone());
+        let (back, operation) = (minting.back, minting.operation);
+        self.send_answer(back, operation, answer, body, world);
+    }
+
+    fn finish_mint(
         &mut self,
-        operation: u64,
-        node: NodeId,
-        reply: get::Reply,
+        minting: Minting,
+        answer: WriteAnswer,
+        body: Option<Object>,
         world: &mut World,
     ) {
-        if let Some(getting) = self.operations.gets.get_mut(&operation) {
-            let effects = getting.get.on_reply(node, reply, world.now);
-            self.carry_out_get(operation, effects, world);
-        }
+        self.send_answer(minting.back, minting.operation, answer, body, world);
     }
 
-    pub(crate) fn on_get_silent(&mut self, operation: u64, node: NodeId, world: &mut World) {
-        if let Some(getting) = self.operations.gets.get_mut(&operation) {
-            let effects = getting.get.on_silent(node, world.now);
-            self.carry_out_get(operation, effects, world);
+    fn send_answer(
+        &mut self,
+        back: Option<NodeId>,
+        operation: u64,
+        answer: WriteAnswer,
+        body: Option<Object>,
+        world: &mut World,
+    ) {
+        match back {
+            None => self.finish_route(operation, self.id, answer, body, world),
+            Some(entry) => {
+                let payload = body.map(|object| object.to_bytes()).unwrap_or_default();
+                let message = Message::Written { operation, answer };
+                world.send((self.id, self.life), entry, &message, &payload);
+            }
         }
-    }
-
-    /// A machine asked to be told the time.
-    pub(crate) fn on_wake(&mut self, operation: u64, world: &mut World) {
-        let now = world.now;
-        if let Some(routing) = self.operations.routes.get_mut(&operation) {
-            routing.wake_at = None;
-            let effect = routing.route.on_time(now);
-            self.carry_out_route(operation, effect, world);
-        } else if let Some(getting) = self.operations.gets.get_mut(&operation) {
-            getting.wake_at = None;
-            let effects = getting.get.on_time(now);
-            self.carry_out_get(operation, effects, world);
-        } else if let Some(putting) = self.operations.puts.get_mut(&operation) {
-            putting.wake_at = None;
-            let effects = putting.put.on_time(now);
-            self.carry_out_put(operation, effects, world);
-        } else {
-            self.on_exchange_time(operation, world);
-            self.on_reaping_time(operation, world);
-        }
-    }
-
-    /// Sets the alarm that an operation's machine wants, unless an earlier one is set.
-    pub(crate) fn keep_awake(&mut self, operation: u64, world: &mut World) {
-        let all = &mut self.operations;
-        let (wanted, wake_at) = if let Some(o) = all.routes.get_mut(&operation) {
-            (o.route.next_wake(), &mut o.wake_at)
-        } else if let Some(o) = all.gets.get_mut(&operation) {
-            (o.get.next_wake(), &mut o.wake_at)
-        } else if let Some(o) = all.puts.get_mut(&operation) {
-            (o.put.next_wake(), &mut o.wake_at)
-        } else {
-            return;
-        };
-        let Some(wanted) = wanted else { return };
-        if wake_at.is_none_or(|at| wanted < at) {
-            *wake_at = Some(wanted);
-            let (node, life) = (self.id, self.life);
-            let delay_ms = wanted.since(world.now);
-            world.schedule(delay_ms, Event::Wake { node, life, operation });
-        }
-    }
-}
-
-/// The planted lie.
-fn denied(answer: WriteAnswer) -> WriteAnswer {
-    match answer {
-        WriteAnswer::NoQuorum { required, acks, outcome: Outcome::Unknown } => {
-            WriteAnswer::NoQuorum { required, acks, outcome: Outcome::NotApplied }
-        }
-        WriteAnswer::Written(_)
-        | WriteAnswer::NoQuorum { .. }
-        | WriteAnswer::NoReadQuorum { .. }
-        | WriteAnswer::ConditionFailed
-        | WriteAnswer::KeyReused
-        | WriteAnswer::Refused(_)
-        | WriteAnswer::Unable(_)
-        | WriteAnswer::Unfit(_) => answer,
     }
 }

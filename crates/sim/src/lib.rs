@@ -8,7 +8,7 @@
 //! # Reading order
 //! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
 //! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
-//! `src/`: `replica`, `coordinator`, `minter`, `putting` and `answers` carry out requests, `chores`
+//! `src/`: `replica`, `entry`, `coordinator`, `putting` and `answers` carry out requests, `chores`
 //! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
 //! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`plants`] are
 //! the bugs that must be found.
@@ -25,10 +25,10 @@ mod client;
 pub mod cluster;
 mod coordinator;
 mod dice;
+mod entry;
 mod faults;
 mod fill;
 pub mod history;
-mod minter;
 mod network;
 mod node;
 pub mod oracle;

@@ -2,8 +2,8 @@
 //! within it.
 //!
 //! As thin as it can be: what a node *decides* is in `quorate-protocol`; this is the plumbing that
-//! the real node has in `src`. What it does as a replica is in `replica.rs`, as a coordinator in
-//! `coordinator.rs`, and what it does by itself in `chores.rs`.
+//! the real node has in `src`. What it does as a replica is in `replica.rs`, as an entry node in
+//! `entry.rs`, and what it does by itself in `chores.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use quorate_protocol::wire;
 
 use crate::aside::Judging;
 use crate::buckets::Buckets;
-use crate::coordinator::Operations;
+use crate::entry::Operations;
 use crate::fill::Filling;
 use crate::replica::{Waiter, reading};
 use crate::starts::{Standing, Starts};
@@ -93,7 +93,7 @@ pub(crate) enum Pending {
     Put { operation: u64, node: NodeId },
     /// For the machine of a GET, from this node.
     Get { operation: u64, node: NodeId },
-    /// For the machine that looks for a minter, from this node.
+    /// For the machine that looks for a coordinator, from this node.
     Forward { operation: u64, node: NodeId },
     /// For the handoff of a hint row that held this.
     Handoff { slot: Slot, sent: Object },

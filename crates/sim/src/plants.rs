@@ -13,7 +13,7 @@ pub enum Plant {
     EarlyAck,
     /// A finished sync acknowledges also what was written after it began.
     SyncCoversLater,
-    /// The minter sends only the new sibling beside its joined clock.
+    /// The coordinator sends only the new sibling beside its joined clock.
     BareSibling,
     /// The incarnation is not renewed after a crash that forgot writes.
     ActorSurvivesCrash,

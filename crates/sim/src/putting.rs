@@ -8,7 +8,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put};
 use quorate_protocol::stamp::Millis;
 
-use crate::minter::Minting;
+use crate::coordinator::Minting;
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
 use crate::world::World;

@@ -42,7 +42,7 @@ pub(crate) enum Event {
     Synced { node: NodeId, life: u64, upto: u64 },
     /// A client thinks of its next request.
     ClientActs { client: usize },
-    /// A client's request reaches its coordinator.
+    /// A client's request reaches its entry node.
     ClientAsks { to: NodeId, request: Box<Request> },
     /// A client gets an answer.
     ClientHears { client: usize, number: u64, response: Box<Response> },
@@ -80,7 +80,7 @@ pub(crate) struct Envelope {
     pub(crate) frame: Bytes,
 }
 
-/// What a client asks of its coordinator.
+/// What a client asks of its entry node.
 pub(crate) struct Request {
     pub(crate) client: usize,
     /// Unique in the run.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quorate_protocol::clock::Actor;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Object, Version};
-use quorate_protocol::row::{Draft, Incarnation, Limits, MintError, Minted, Minter, Row};
+use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, MintError, Minted, Row};
 use quorate_protocol::stamp::Millis;
 use rocksdb::Cache;
 use tokio::sync::oneshot;
@@ -144,7 +144,7 @@ impl Store {
         limits: &Limits,
         blocking: Blocking,
     ) -> Result<Result<MintedRow, MintError>, Error> {
-        let minter = Minter {
+        let coordinator = Coordinator {
             node: self.options.node,
             incarnation: self.incarnation,
             fresh_actor: Actor(random_nonzero()),
@@ -153,7 +153,7 @@ impl Store {
         let need = if draft.value.is_some() { Need::Growth } else { Need::Release };
         let result = self.change(place, key, blocking, |mut update| {
             self.disk.check(need)?;
-            let minted = match update.row.mint(draft, &minter, limits) {
+            let minted = match update.row.mint(draft, &coordinator, limits) {
                 Ok(minted) => minted,
                 Err(error) => return Ok(Err(error)),
             };

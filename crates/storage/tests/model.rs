@@ -18,7 +18,7 @@ use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Version, WriteId};
-use quorate_protocol::row::{Draft, Limits, Minted, Minter, Row};
+use quorate_protocol::row::{Coordinator, Draft, Limits, Minted, Row};
 use quorate_protocol::stamp::{Millis, Stamp};
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Merged, Options, Place, Store};
@@ -112,9 +112,10 @@ impl History {
         };
         // The store draws actors at random: the model is told which, if it was a new one.
         let incarnation = self.store().incarnation();
-        let minter = Minter { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
+        let coordinator =
+            Coordinator { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
         expected.tree = self.tree_n(is_hint, &key);
-        let decided = expected.mint(&draft, &minter, &LIMITS);
+        let decided = expected.mint(&draft, &coordinator, &LIMITS);
         match (minted, decided) {
             (Ok(row), Ok(decided)) => {
                 assert_eq!((row.minted, &row.object), (decided, &expected.object));

@@ -183,7 +183,7 @@ fn too_many_messages_are_refused() {
     assert_eq!(decode::<Reply>(frame(&more)), Err(error));
 }
 
-/// A clock that is not sorted would make a minter drop siblings that nobody saw.
+/// A clock that is not sorted would make a coordinator drop siblings that nobody saw.
 #[test]
 fn a_broken_clock_in_a_message_is_refused() {
     let mut context = Clock::default();

@@ -84,7 +84,7 @@ pub fn no_hints_are_left(hints: usize) -> Verdict {
     holds(hints == 0, "no_hints_are_left", || format!("{hints} hints were never delivered"))
 }
 
-/// *Bounds hold at the minter* (promise 6): siblings of an object right after a client write.
+/// *Bounds hold at the coordinator* (promise 6): siblings of an object right after a client write.
 ///
 /// # Errors
 /// The number and the limit.
@@ -93,7 +93,7 @@ pub fn siblings_are_bounded(siblings: usize, siblings_max: usize) -> Verdict {
     holds(holds_bound, "siblings_are_bounded", || format!("{siblings} of {siblings_max} siblings"))
 }
 
-/// *Every request is answered* by its deadline if its coordinator kept running (design section 2:
+/// *Every request is answered* by its deadline if its entry node kept running (design section 2:
 /// deadlines live in the machine), and leaves nothing behind.
 ///
 /// # Errors
