@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quorate_protocol::generation::Verdict;
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::standing::Verdict;
 use tokio::time::MissedTickBehavior;
 
 use crate::health::State;
@@ -46,7 +46,7 @@ pub fn start(node: &Arc<Node>) {
     spawn(node, sweep::run(node.clone()));
     spawn(node, sweep::scrub(node.clone()));
     spawn(node, mark_alive(node.clone()));
-    spawn(node, clear_alone(node.clone()));
+    spawn(node, admit_alone(node.clone()));
     spawn(node, remember(node.clone()));
     spawn(node, turn_windows(node.clone()));
     spawn(node, gossip::run(node.clone()));
@@ -82,30 +82,30 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
         let heard = node.peers.ask(peer, hello, timeout).await;
         match heard.into_reply().map(|reply| reply.head) {
             Some(Reply::Status(status)) => {
-                let (start, since, vouches) =
-                    (status.start, status.remembers_since, status.vouches);
-                node.standing.accepted(peer);
+                let (start, since, attests) =
+                    (status.start, status.remembers_since, status.attests);
+                node.generation.accepted(peer);
                 let differs = status.buckets_hash != node.buckets.hash();
                 node.clock.hear(peer, status.clock, asked_at.elapsed());
                 self::heard(&node, peer, *status);
                 fold_buckets(&node).await;
                 // First: who does not know that n was changed may take itself for a home replica.
                 if !differs || agree_on_buckets(&node, peer).await {
-                    node.standing.clear(peer, start, since, vouches);
+                    node.generation.admit(peer, start, since, attests);
                 }
             }
-            Some(Reply::Behind(known)) if node.standing.was_accepted_by(peer) => {
+            Some(Reply::Behind(known)) if node.generation.was_accepted_by(peer) => {
                 end_beside_twin(&node, peer, &known);
             }
             Some(Reply::Refused(Refusal::NameTaken)) => {
-                let taken = node.standing.name_is_taken();
+                let taken = node.generation.name_is_taken();
                 if taken > TWIN_PATIENCE {
                     end_beside_twin(&node, peer, &taken);
                 }
             }
             Some(Reply::Behind(known)) => {
                 let start_over =
-                    move |node: &Node| node.standing.fall_behind(&node.store, known, node.now());
+                    move |node: &Node| node.generation.fall_behind(&node.store, known, node.now());
                 if let Err(error) = replica::on_blocking_pool(&node, start_over).await {
                     tracing::error!(%error, "could not record that this node starts over");
                 }
@@ -118,14 +118,14 @@ async fn greet(node: Arc<Node>, peer: NodeId) {
 /// Two processes run under this node's name. Starting over would make the other one do the same, and so on
 /// without end: this one, which can tell, ends for good.
 fn end_beside_twin(node: &Node, peer: NodeId, known: &dyn Debug) {
-    if node.standing.twin.is_cancelled() {
+    if node.generation.twin.is_cancelled() {
         return;
     }
-    tracing::error!(%peer, this = ?node.standing.start(&node.store), ?known, "{TWIN}");
+    tracing::error!(%peer, this = ?node.generation.start(&node.store), ?known, "{TWIN}");
     if let Err(error) = std::fs::write(node.config.data_dir.join(TWIN_FILE), format!("{TWIN}\n")) {
         tracing::error!(%error, "could not leave a note of it: do not restart this node by itself");
     }
-    node.standing.twin.cancel();
+    node.generation.twin.cancel();
 }
 
 /// Answers a greeting: a peer that is behind what this node remembers of it is told so.
@@ -140,28 +140,28 @@ pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
     // A peer that is up greets this often; one greeting may be lost.
     let alive = 2 * PROBES_PER_GREETING * node.config.timeouts.probe_ms;
     let judged = replica::on_blocking_pool(node, move |node| {
-        node.standing.hear(&node.store, peer, start, Duration::from_millis(alive))
+        node.generation.hear(&node.store, peer, start, Duration::from_millis(alive))
     });
     match judged.await {
         Ok(Verdict::Behind(known)) => Reply::Behind(known),
         Ok(Verdict::Taken) => Reply::Refused(Refusal::NameTaken),
         Ok(Verdict::GoesOn(_)) => {
-            let vouches = node.standing.vouches_for(peer, start);
-            greeted(node, peer, status, vouches)
+            let attests = node.generation.attests(peer, start);
+            greeted(node, peer, status, attests)
         }
         Err(error) => Reply::Refused(replica::refusal_of(&error)),
     }
 }
 
-fn greeted(node: &Arc<Node>, peer: NodeId, status: Status, vouches: bool) -> Reply {
+fn greeted(node: &Arc<Node>, peer: NodeId, status: Status, attests: bool) -> Reply {
     heard(node, peer, status);
-    Reply::Status(Box::new(Status { vouches, ..node.status() }))
+    Reply::Status(Box::new(Status { attests, ..node.status() }))
 }
 
 /// Waits a while for a peer to find nothing wrong with this node's start, then goes on without.
-async fn clear_alone(node: Arc<Node>) {
+async fn admit_alone(node: Arc<Node>) {
     tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
-    if !node.standing.is_cleared() && !node.standing.clear_alone() {
+    if !node.generation.is_admitted() && !node.generation.admit_alone() {
         tracing::warn!(
             "the data was last in use longer ago than the grace of deletes allows; this node takes no part \
              until a peer can say whether it is an old backup, or an operator: quorate distrusted accept"
@@ -183,11 +183,11 @@ async fn mark_alive(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         // An old backup must not seem young at its next start: only who takes part is in use.
-        if !node.standing.is_cleared() || node.store.durable_at() == marked_at {
+        if !node.generation.is_admitted() || node.store.durable_at() == marked_at {
             continue; // or nothing was written since the last mark
         }
         let now = node.now();
-        node.standing.own_record();
+        node.generation.own_record();
         match replica::on_blocking_pool(&node, move |node| node.store.mark_alive(now)).await {
             Ok(()) => marked_at = node.store.durable_at(),
             Err(error) => tracing::debug!(%error, "could not record that the store is in use"),
@@ -207,7 +207,7 @@ async fn remember(node: Arc<Node>) {
         ticks.tick().await;
         let is_due = synced_at.elapsed() >= mark_every;
         let record = move |node: &Node| {
-            node.standing.remember(&node.store)?;
+            node.generation.remember(&node.store)?;
             if is_due { node.store.sync() } else { Ok(()) }
         };
         let remembered = match replica::on_blocking_pool(&node, record).await {

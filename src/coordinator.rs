@@ -73,7 +73,7 @@ pub fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
     if node.formation().is_none() {
         return Err(Refusal::NotFormed);
     }
-    if !node.standing.is_cleared() {
+    if !node.generation.is_admitted() {
         return Err(Refusal::Busy); // for a moment: it asks its peers whether it missed anything
     }
     // On a full disk a delete still has room, and makes some.

@@ -1,4 +1,4 @@
-//! Rows that are set aside because this node came back too old to be believed (see `protocol::standing`):
+//! Rows that are set aside because this node came back too old to be believed (see `protocol::generation`):
 //! what was deleted and forgotten meanwhile could come back with them, and what nobody else has could be
 //! lost without them.
 //!
@@ -115,7 +115,7 @@ pub const OLD_ROWS: &str = "the data here was last in use longer ago than delete
 /// What this node itself does not believe, in words; `None` if there is nothing.
 pub fn own_doubt(node: &Node) -> Option<String> {
     let (undecided, lost) = (node.unreceived.undecided(), node.unreceived.lost());
-    if node.standing.waits_with_old_rows() {
+    if node.generation.waits_with_old_rows() {
         Some(OLD_ROWS.to_owned())
     } else if undecided > 0 {
         Some(format!(
@@ -202,10 +202,10 @@ fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
 
 /// Takes the node's own rows, few or none, for the truth: it has still to be compared with its peers.
 fn accept_own_rows(node: &Node) -> Result<(), Error> {
-    if node.standing.waits_with_old_rows() {
+    if node.generation.waits_with_old_rows() {
         node.readiness.record_all(&node.store, false)?;
     }
-    node.standing.accept_rows(&node.store, node.now())
+    node.generation.accept_rows(&node.store, node.now())
 }
 
 /// Forgets a decision that was made before the rows that are now set aside were.

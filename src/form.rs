@@ -128,7 +128,7 @@ impl Ask {
                 start: Default::default(),
                 common: Common::default(),
                 remembers_since: Default::default(),
-                vouches: false,
+                attests: false,
                 frame_bytes_max: 0, // it takes none
             });
             match self.ask(Message::Hello { status: nothing }).await {

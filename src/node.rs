@@ -35,6 +35,7 @@ use crate::distrusted::{self, Distrusted};
 use crate::faults::Faults;
 use crate::fill::Readiness;
 use crate::forwards::Forwards;
+use crate::generation::Generation;
 use crate::hints::Hints;
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
@@ -44,7 +45,6 @@ use crate::reader::HedgeBudget;
 use crate::reaper::Quiet;
 use crate::received::Unreceived;
 use crate::reopen::Reopening;
-use crate::standing::Standing;
 use crate::sweep::Swept;
 use crate::wall_clock::{WallClock, machine_clock};
 
@@ -88,7 +88,7 @@ pub struct Node {
     /// Keeps filling within its share of a core.
     pub fill_pace: Pace,
     /// This node's start and those of its peers.
-    pub standing: Standing,
+    pub generation: Generation,
     /// Partitions that were merged and are not received all the same.
     pub unreceived: Unreceived,
     /// Rows that are set aside.
@@ -164,11 +164,11 @@ impl Node {
         let readiness = Readiness::load(&store, layout.partitions())?;
         let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
         let is_filled = readiness.is_complete();
-        let standing = Standing::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
-        if standing.starts_over(&store)? {
+        let generation = Generation::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
+        if generation.starts_over(&store)? {
             readiness.record_all(&store, false)?;
             distrusted::forget_decision(&store)?;
-            standing.started_over(&store)?;
+            generation.started_over(&store)?;
         }
         if let Recovery::CutShort(what) = store.recovery() {
             // Acknowledged writes may be gone: come back as one who has to fill.
@@ -195,7 +195,7 @@ impl Node {
             // Merging is paced, and is half of what filling costs: what was merged is received before, and
             // flushed and compacted after it.
             fill_pace: Pace::new(config.anti_entropy.fill_percent / 2),
-            standing,
+            generation,
             unreceived: Unreceived::default(),
             distrusted,
             clock: WallClock::default(),
@@ -266,7 +266,7 @@ impl Node {
 
     /// Whether this node is part of a formed cluster, and no peer has yet to say that it came back behind.
     pub fn takes_part(&self) -> bool {
-        self.formation().is_some() && self.standing.is_cleared()
+        self.formation().is_some() && self.generation.is_admitted()
     }
 
     /// Whether every row is in its tree: not for a while after a bucket's n was changed.
@@ -322,7 +322,9 @@ impl Node {
 
     fn has_received(&self, partition: Partition, bucket: &str) -> bool {
         let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
-        self.readiness.is_ready(partition) && homes.contains(&self.me) && self.standing.is_cleared()
+        self.readiness.is_ready(partition)
+            && homes.contains(&self.me)
+            && self.generation.is_admitted()
     }
 
     /// Whether all client requests can be taken.
@@ -348,8 +350,8 @@ impl Node {
         if self.formation().is_none() {
             return Err(NotReady::NotFormed);
         }
-        if !self.standing.is_cleared() {
-            let is_old = self.standing.waits_with_old_rows();
+        if !self.generation.is_admitted() {
+            let is_old = self.generation.waits_with_old_rows();
             return Err(if is_old { NotReady::OldRows } else { NotReady::Asking });
         }
         Ok(())
@@ -423,7 +425,7 @@ impl Node {
 
     /// What this node holds of each partition.
     pub fn holdings(&self) -> Holdings {
-        let instead = match (self.standing.came_empty(), self.distrusted.is_empty()) {
+        let instead = match (self.generation.came_empty(), self.distrusted.is_empty()) {
             (false, _) => Holds::Rows,
             (true, false) => Holds::Aside,
             (true, true) => Holds::Nothing,
@@ -450,12 +452,12 @@ impl Node {
             writable: self.is_writable(),
             buckets_hash: self.buckets.hash(),
             release: RELEASE.to_owned(),
-            start: self.standing.start(&self.store),
+            start: self.generation.start(&self.store),
             common: self.config.common(),
-            remembers_since: self.standing.remembers_since(),
+            remembers_since: self.generation.remembers_since(),
             clock: self.clock.machine(),
             waits: distrusted::own_doubt(self).is_some(),
-            vouches: false,
+            attests: false,
             frame_bytes_max: crate::stream::frame_bytes_max(&self.config) as u64,
         }
     }

@@ -134,7 +134,7 @@ async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Rep
 
 /// Says which tombstones this node confirms.
 pub async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
-    if !node.standing.is_cleared() {
+    if !node.generation.is_admitted() {
         return Reply::NotReady;
     }
     if tombstones.len() > ROUND_MAX {
@@ -185,7 +185,7 @@ struct Look<'a> {
 impl Evidence for Look<'_> {
     type Error = Error;
 
-    fn standing(&self) -> Result<(bool, bool), Error> {
+    fn place(&self) -> Result<(bool, bool), Error> {
         let partition = self.node.partition(self.key);
         let homes = self.node.layout.homes(partition, self.node.properties(self.key).n);
         Ok((homes.contains(&self.node.me), self.node.is_ready_for(self.key)))

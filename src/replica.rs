@@ -67,7 +67,7 @@ pub fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result
     if node.formation().is_none() {
         return Err(Reply::Refused(Refusal::NotFormed));
     }
-    if !node.standing.is_cleared() {
+    if !node.generation.is_admitted() {
         return Err(Reply::NotReady); // what it took now, it might have to forget
     }
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
@@ -98,7 +98,7 @@ pub fn read_now(
 ) -> Result<WithPayload<Reply>, Error> {
     match place {
         Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotReady)),
-        Where::Hints if !node.standing.is_cleared() => Ok(WithPayload::bare(Reply::NotReady)),
+        Where::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotReady)),
         Where::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
         Where::Hints => {
             let mut merged: Option<Object> = None;
@@ -203,7 +203,7 @@ const FETCH_ROWS_MAX: usize = 1024;
 const FETCH_BYTES_MAX: usize = 32 << 10;
 
 pub(crate) async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
-    if !node.standing.is_cleared() {
+    if !node.generation.is_admitted() {
         return WithPayload::bare(Reply::NotReady);
     }
     let page = chores::run(node, move |node| fetch_page(node, rows, after.as_ref()));

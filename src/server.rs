@@ -93,8 +93,8 @@ pub async fn serve(
     );
     let ended = tokio::select! {
         () = signals.stop.cancelled() => Ended::Stopped,
-        () = node.standing.start_over.cancelled() => Ended::StartOver,
-        () = node.standing.twin.cancelled() => Ended::BesideTwin,
+        () = node.generation.start_over.cancelled() => Ended::StartOver,
+        () = node.generation.twin.cancelled() => Ended::BesideTwin,
         () = node.reopening.now.cancelled() => Ended::StartOver,
     };
     tracing::info!(?ended, "stopping");

@@ -19,7 +19,7 @@ use crate::replica::refusal_of;
 /// found to be none at the second look.
 pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
-        node.standing.is_cleared()
+        node.generation.is_admitted()
             && u32::from(tree.partition.0) < node.layout.partitions()
             && node.readiness.is_ready(tree.partition)
             && is_home(node, node.me, tree)
@@ -37,7 +37,7 @@ pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
 /// buckets: equal trees must prove to it that there is nothing more here.
 pub fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Bytes) -> Reply {
     let fits_by = |hash| node.buckets.placement().fits_by(hash);
-    if !node.standing.is_cleared() || !to_fill.is_none_or(fits_by) {
+    if !node.generation.is_admitted() || !to_fill.is_none_or(fits_by) {
         return Reply::NotReady;
     }
     match Leaves::from_bytes(theirs) {
@@ -53,7 +53,7 @@ pub async fn list(
     leaves: LeafSet,
     after: Option<Key>,
 ) -> Reply {
-    if !node.standing.is_cleared() {
+    if !node.generation.is_admitted() {
         return Reply::NotReady;
     }
     let changes = node.buckets.placement().changes();
@@ -73,7 +73,7 @@ pub async fn list(
 
 /// The versions of some keys, of rows that are durable: who hands a row over drops it for that.
 pub async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
-    if !node.standing.is_cleared() {
+    if !node.generation.is_admitted() {
         return Reply::NotReady;
     }
     if keys.len() > PAGE_KEYS_MAX {

@@ -139,7 +139,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
         "release": RELEASE,
         "ready": not_ready.is_none(),
         "not_ready": not_ready,
-        "filled": node.standing.is_cleared() && node.readiness.is_complete(),
+        "filled": node.generation.is_admitted() && node.readiness.is_complete(),
         "writable": node.is_writable(),
         "layout": of_layout(node.layout.version(), node.layout.hash().0),
         "gossip": gossip,

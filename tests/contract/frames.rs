@@ -140,7 +140,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         start: Default::default(),
         common: Default::default(),
         remembers_since: Millis(0),
-        vouches: false,
+        attests: false,
         frame_bytes_max: 0,
     });
     for message in [

@@ -7,7 +7,7 @@
 //! [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request is carried out;
 //! [`view`] and [`context`] what a client gets to see; [`bucket`] what can be tuned, [`common`] what must
 //! be alike, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are compared and
-//! mended, [`sweep`] which tree counts which row, [`reap`] when a delete is forgotten, [`standing`] who
+//! mended, [`sweep`] which tree counts which row, [`reap`] when a delete is forgotten, [`generation`] who
 //! came back behind and [`received`] when it may answer again, [`skew`] whose clock is wrong; [`message`],
 //! [`wire`] and [`envelope`] how nodes talk.
 //!
@@ -29,6 +29,7 @@ pub mod common;
 pub mod context;
 pub mod envelope;
 pub mod exchange;
+pub mod generation;
 pub mod get;
 pub mod layout;
 pub mod listing;
@@ -45,7 +46,6 @@ pub mod route;
 pub mod row;
 pub mod skew;
 pub mod stamp;
-pub mod standing;
 pub mod sweep;
 pub mod terms;
 pub mod tree;

@@ -11,6 +11,7 @@ use crate::clock::Dot;
 use crate::common::Common;
 use crate::context::Seen;
 use crate::exchange::Page;
+use crate::generation::{Remembered, Start};
 use crate::get::{What, Where};
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
@@ -21,7 +22,6 @@ use crate::quorum::QuorumError;
 use crate::received::Holdings;
 use crate::row::{Draft, MintError};
 use crate::stamp::Millis;
-use crate::standing::{Remembered, Start};
 use crate::terms::Asked;
 use crate::tree::{LeafSet, Root, Tree};
 
@@ -254,7 +254,7 @@ pub enum Reply {
     },
     /// The sender's state.
     Status(Box<Status>),
-    /// The asker came back behind what is remembered of it (see [`crate::standing`]).
+    /// The asker came back behind what is remembered of it (see [`crate::generation`]).
     Behind(Remembered),
     /// Bucket records after the merge.
     Buckets {
@@ -359,7 +359,7 @@ pub enum Refusal {
     /// The object was too long on its way (see [`crate::reap`]).
     #[error("too long on its way")]
     Stale,
-    /// Another process of the asker's name was heard a moment ago (see [`crate::standing`]).
+    /// Another process of the asker's name was heard a moment ago (see [`crate::generation`]).
     #[error("another process of that name is alive")]
     NameTaken,
 }
@@ -402,7 +402,7 @@ pub struct Status {
     /// Whether it waits for an operator to decide about data that it does not believe by itself.
     pub waits: bool,
     /// In an answer: it remembered an earlier start of the asker, and the asker goes on from there.
-    pub vouches: bool,
+    pub attests: bool,
     /// The longest frame it takes, in bytes: what would not fit is not written, since it could not be
     /// brought to this node.
     pub frame_bytes_max: u64,

@@ -47,7 +47,7 @@ pub trait Evidence {
     ///
     /// # Errors
     /// It could not look.
-    fn standing(&self) -> Result<(bool, bool), Self::Error>;
+    fn place(&self) -> Result<(bool, bool), Self::Error>;
 
     /// Its home row, as in [`Facts::row`].
     ///
@@ -74,7 +74,7 @@ impl Facts {
     /// # Errors
     /// Something could not be looked at.
     pub fn gather<E: Evidence>(evidence: &E) -> Result<Self, E::Error> {
-        let (is_home, is_ready) = evidence.standing()?;
+        let (is_home, is_ready) = evidence.place()?;
         let (row, is_hinted) = (evidence.row()?, evidence.is_hinted()?);
         let quiet_since = evidence.quiet_since();
         Ok(Self { is_home, is_ready, row, is_hinted, quiet_since })
@@ -205,7 +205,7 @@ mod tests {
     impl Evidence for Dropping {
         type Error = ();
 
-        fn standing(&self) -> Result<(bool, bool), ()> {
+        fn place(&self) -> Result<(bool, bool), ()> {
             self.is_dropped();
             Ok((true, true))
         }

@@ -80,7 +80,7 @@ pub(crate) enum Received {
 impl Node {
     /// Compares the trees that both hold with a peer's.
     pub(crate) fn compare_roots(&mut self, peer: NodeId, world: &mut World) {
-        if !self.is_cleared() {
+        if !self.is_admitted() {
             return;
         }
         let n = self.n();
@@ -106,7 +106,7 @@ impl Node {
     /// Whether it has a tree: if a node that has to be filled asks, one that has to be filled too
     /// answers what it has.
     fn is_in_tree(&self, tree: Tree, world: &World) -> bool {
-        self.is_cleared() && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
+        self.is_admitted() && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
     }
 
     pub(crate) fn on_roots(&self, back: (NodeId, u64), roots: &[(Tree, Root)], world: &mut World) {
@@ -162,7 +162,7 @@ impl Node {
 
     /// What it holds of a key as home replica, whether it has received all or not.
     pub(crate) fn on_inspect(&self, back: (NodeId, u64), key: &Key, world: &mut World) {
-        let row = self.store.get(&Slot::home(key)).filter(|_| self.is_cleared());
+        let row = self.store.get(&Slot::home(key)).filter(|_| self.is_admitted());
         let object = row.map(|row| row.object.to_bytes());
         let own = object.as_ref().map(|object| object.len() as u32);
         let (ready, hints) = (self.is_ready_for(key, world), Vec::new());

@@ -124,7 +124,7 @@ impl Node {
     pub(crate) fn is_ready_for(&self, key: &Key, world: &World) -> bool {
         let trusted_n = self.records.buckets.raised_from().unwrap_or(self.n()).min(self.n());
         let (homes, _) = world.setup.preference_list(key, trusted_n);
-        self.is_cleared()
+        self.is_admitted()
             && !self.records.missing.contains(&key.partition(world.setup.layout.partitions()))
             && homes.contains(&self.id)
     }
@@ -234,7 +234,7 @@ impl Node {
 
     /// Brings rows that this node does not own any more to their home replicas.
     pub(crate) fn hand_over(&mut self, world: &mut World) {
-        if !self.is_cleared() {
+        if !self.is_admitted() {
             return;
         }
         self.operations.hand_overs.retain(|_, hand_over| world.now < hand_over.deadline);

@@ -19,10 +19,10 @@ impl Node {
         // Relative to the grace still less often than the real one.
         let often = if world.setup.reaps() { 50 } else { 3 };
         let seldom = if world.setup.reaps() { 40 } else { 15 };
-        if !self.is_cleared() {
-            self.clear_alone(world);
+        if !self.is_admitted() {
+            self.admit_alone(world);
         }
-        if !self.is_cleared() || world.dice.percent(often) {
+        if !self.is_admitted() || world.dice.percent(often) {
             self.greet_all(world);
         }
         self.fill(world);

@@ -111,7 +111,7 @@ impl Node {
     /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for
     /// it.
     fn mint(&mut self, mut minting: Minting, seen: &[Sibling], world: &mut World) {
-        if !self.is_cleared() {
+        if !self.is_admitted() {
             return self.refuse(minting, Refusal::Failed, world);
         }
         if self.store.has_failed() {

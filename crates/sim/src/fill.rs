@@ -53,7 +53,7 @@ impl Node {
         if self.filling.as_ref().is_some_and(|filling| world.now >= filling.deadline) {
             self.filling = None;
         }
-        if self.filling.is_some() || !self.is_cleared() {
+        if self.filling.is_some() || !self.is_admitted() {
             return;
         }
         let (me, n) = (self.id, self.n());
@@ -145,7 +145,7 @@ impl Node {
         after: Option<&Key>,
         world: &mut World,
     ) {
-        if !self.is_cleared() {
+        if !self.is_admitted() {
             let refused = Reply::Refused(Refusal::Failed);
             return world.reply(self.id, back, &refused, &[]);
         }

@@ -24,7 +24,7 @@ use crate::buckets::Buckets;
 use crate::entry::Operations;
 use crate::fill::Filling;
 use crate::replica::{Waiter, reading};
-use crate::starts::{Standing, Starts};
+use crate::starts::{Generation, Starts};
 use crate::store::{Slot, Store};
 use crate::world::{Envelope, World};
 
@@ -51,7 +51,7 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     /// What lies on its disk beside the rows.
     pub(crate) records: Records,
-    pub(crate) standing: Standing,
+    pub(crate) generation: Generation,
     /// What it fetches, if something is missing.
     pub(crate) filling: Option<Filling>,
     /// What it has merged and perhaps received.
@@ -129,7 +129,7 @@ impl Node {
             skew: Skew::default(),
             store: Store::new(world.plant),
             records: Records::new(world),
-            standing: Standing::default(),
+            generation: Generation::default(),
             filling: None,
             judging: Judging::default(),
             passing: None,
@@ -229,7 +229,7 @@ impl Node {
             }
             Message::Forward { operation, write } => {
                 world.note(format_args!("{from} -> {} forward {}", self.id, write.key));
-                if !self.is_cleared() || self.store.has_failed() {
+                if !self.is_admitted() || self.store.has_failed() {
                     let refused = Reply::Refused(Refusal::Failed);
                     return world.reply(self.id, back, &refused, &[]);
                 }
@@ -374,7 +374,7 @@ impl Node {
         self.judging = Judging::default();
         self.passing = None;
         self.quiet_since.clear();
-        self.standing = Standing::default();
+        self.generation = Generation::default();
         self.skew = Skew::default();
     }
 }

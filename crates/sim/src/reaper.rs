@@ -95,7 +95,7 @@ impl Node {
         let now = self.wall(world.now);
         let confirm = |(key, version): &(Key, Version)| {
             let facts = self.facts(key, now, world);
-            self.is_cleared() && may_confirm(*version, &facts, now, world.setup.grace_ms)
+            self.is_admitted() && may_confirm(*version, &facts, now, world.setup.grace_ms)
         };
         tombstones.iter().map(confirm).collect()
     }
@@ -182,7 +182,7 @@ struct Look<'a> {
 impl Evidence for Look<'_> {
     type Error = Infallible;
 
-    fn standing(&self) -> Result<(bool, bool), Infallible> {
+    fn place(&self) -> Result<(bool, bool), Infallible> {
         let Self { node, key, world, .. } = self;
         Ok((node.is_home(key, world), node.is_ready_for(key, world)))
     }

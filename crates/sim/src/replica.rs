@@ -66,7 +66,7 @@ impl Node {
         world: &mut World,
     ) -> Result<(), Refusal> {
         let now = self.wall(world.now);
-        if !self.is_cleared() {
+        if !self.is_admitted() {
             return Err(Refusal::Failed);
         }
         if self.store.has_failed() {
@@ -134,7 +134,7 @@ impl Node {
     /// What it holds of a key, as home replica or as fallback.
     pub(crate) fn read(&self, key: &Key, what: What, place: Where, world: &World) -> get::Reply {
         let object = match place {
-            Where::Home | Where::Hints if !self.is_cleared() => return get::Reply::NotReady,
+            Where::Home | Where::Hints if !self.is_admitted() => return get::Reply::NotReady,
             Where::Home if !self.is_ready_for(key, world) => return get::Reply::NotReady,
             Where::Home => self.store.get(&Slot::home(key)).map(|row| row.object.clone()),
             Where::Hints => self.hints_of(key),
@@ -247,7 +247,7 @@ impl Node {
 
     /// Sends every hint home. Acknowledgements may come late, and find the row changed.
     pub(crate) fn hand_off(&mut self, world: &mut World) {
-        if !self.is_cleared() {
+        if !self.is_admitted() {
             return;
         }
         let is_hint = |(slot, _): &(&Slot, &Row)| slot.target.is_some();

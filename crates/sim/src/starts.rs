@@ -1,14 +1,14 @@
 //! Starts of a simulated node: it tells its peers, they judge, and one that came back behind starts
-//! over. It drives `protocol::standing` as `src/standing.rs` of the real node does.
+//! over. It drives `protocol::generation` as `src/generation.rs` of the real node does.
 
 use std::collections::BTreeMap;
 
 use quorate_protocol::common::Common;
+use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::standing::{Remembered, Start, Verdict, judge, may_keep_rows};
 
 use crate::node::{Node, Pending};
 use crate::plants::Plant;
@@ -41,16 +41,16 @@ struct StartOver {
 
 /// What a node knows of its present start.
 #[derive(Default)]
-pub(crate) struct Standing {
+pub(crate) struct Generation {
     start: Start,
     /// When it was last in use before, by its own clock; `None` on a new disk.
     alive_at: Option<Millis>,
     /// Whether its rows are young enough to be kept if it is behind.
     keeps_rows: bool,
     /// Whether it takes part.
-    is_cleared: bool,
+    is_admitted: bool,
     /// Starts of peers, by their nonces, that go on from an earlier one that is remembered.
-    vouched: BTreeMap<NodeId, u64>,
+    attested: BTreeMap<NodeId, u64>,
 }
 
 impl Starts {
@@ -125,8 +125,8 @@ impl Node {
         let opened_at = self.store.written();
         let nonce = world.dice.nonzero();
         let start = Start { number, nonce, opened_at, durable_at: opened_at, filled_at };
-        let (is_cleared, vouched) = (over.is_some(), BTreeMap::new());
-        self.standing = Standing { start, alive_at, keeps_rows, is_cleared, vouched };
+        let (is_admitted, attested) = (over.is_some(), BTreeMap::new());
+        self.generation = Generation { start, alive_at, keeps_rows, is_admitted, attested };
         world.note(format_args!("{} starts: {start:?} {:?}", self.id, self.incarnation));
         self.mark_alive(world);
         self.greet_all(world);
@@ -142,7 +142,7 @@ impl Node {
     /// Records that the node runs, which says how old its rows are if they come back as a backup. Not
     /// before it takes part: else an old backup would be young when it starts for the second time.
     pub(crate) fn mark_alive(&mut self, world: &mut World) {
-        if self.is_cleared() && !self.store.has_failed() {
+        if self.is_admitted() && !self.store.has_failed() {
             self.store.mark_alive(self.wall(world.now));
             self.begin_sync(world);
         }
@@ -151,23 +151,23 @@ impl Node {
     /// Whether this node takes part: tells others what its rows and hints hold, takes writes,
     /// confirms tombstones. Only once a peer has found nothing wrong with its start: until then it
     /// could have to start over, and forget.
-    pub(crate) fn is_cleared(&self) -> bool {
-        self.standing.is_cleared
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.generation.is_admitted
     }
 
     /// No peer could say. After a while it goes on without, unless its rows are old; in the
     /// simulator only if its disk is its own, so that only those go on who may.
-    pub(crate) fn clear_alone(&mut self, world: &World) {
+    pub(crate) fn admit_alone(&mut self, world: &World) {
         let patience_ms = 3 * world.setup.request_timeout_ms;
         let is_patient = world.now.since(self.started_at) < patience_ms;
-        if !is_patient && self.standing.keeps_rows && !self.is_on_trial {
-            self.standing.is_cleared = true;
+        if !is_patient && self.generation.keeps_rows && !self.is_on_trial {
+            self.generation.is_admitted = true;
         }
     }
 
     /// An operator says that the node's disk is its own, and may go on.
     pub(crate) fn clear_by_force(&mut self) {
-        self.standing.is_cleared |= !self.is_on_trial;
+        self.generation.is_admitted |= !self.is_on_trial;
     }
 
     pub(crate) fn greet_all(&mut self, world: &mut World) {
@@ -192,9 +192,9 @@ impl Node {
             writable: !self.store.has_failed(),
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),
-            start: Start { durable_at: self.store.durable_at(), ..self.standing.start },
+            start: Start { durable_at: self.store.durable_at(), ..self.generation.start },
             common: Common { grace_ms: world.setup.grace_ms, ..Common::default() },
-            vouches: false,
+            attests: false,
             clock: self.machine_clock(world.now),
             waits: false,
             frame_bytes_max: 0,
@@ -214,12 +214,12 @@ impl Node {
         let reply = match judge(known, status.start, false) {
             Verdict::GoesOn(next) => {
                 starts.remember(back.0, next);
-                let vouched = &mut self.standing.vouched;
+                let attested = &mut self.generation.attested;
                 if known.is_some_and(|known| known.number < next.number) {
-                    vouched.insert(back.0, next.nonce);
+                    attested.insert(back.0, next.nonce);
                 }
-                let vouches = vouched.get(&back.0) == Some(&next.nonce);
-                Reply::Status(Box::new(Status { vouches, ..self.status(world) }))
+                let attests = attested.get(&back.0) == Some(&next.nonce);
+                Reply::Status(Box::new(Status { attests, ..self.status(world) }))
             }
             Verdict::Behind(known) => Reply::Behind(known),
             Verdict::Taken => Reply::Refused(Refusal::NameTaken), // no two run at once here
@@ -257,7 +257,7 @@ impl Node {
         }
         let remembers_since = status.remembers_since;
         let quarter_ms = world.setup.grace_ms / 4;
-        let keeps_rows = self.standing.keeps_rows;
+        let keeps_rows = self.generation.keeps_rows;
         let could_know = |alive_at: Millis| {
             if keeps_rows {
                 remembers_since <= alive_at.plus(quarter_ms)
@@ -265,9 +265,9 @@ impl Node {
                 remembers_since.plus(quarter_ms) <= alive_at
             }
         };
-        let counts = status.vouches || self.standing.alive_at.is_none_or(could_know);
-        if counts && !self.is_cleared() {
-            self.standing.is_cleared = true;
+        let counts = status.attests || self.generation.alive_at.is_none_or(could_know);
+        if counts && !self.is_admitted() {
+            self.generation.is_admitted = true;
             self.is_on_trial = false;
             self.mark_alive(world);
         }
@@ -275,10 +275,10 @@ impl Node {
 
     /// A peer remembers more of this node than it brings: it starts over.
     fn fall_behind(&mut self, known: Remembered, world: &mut World) {
-        let Standing { start, keeps_rows, .. } = &self.standing;
+        let Generation { start, keeps_rows, .. } = &self.generation;
         let (start, keeps_rows) = (*start, *keeps_rows);
         if world.has(Plant::BehindIgnored) {
-            self.standing.is_cleared = true;
+            self.generation.is_admitted = true;
             return;
         }
         if self.store.has_failed() {

@@ -84,7 +84,7 @@ impl Cluster {
             let unowned = node.unowned(&self.world).len();
             let missing = node.records.missing.len();
             let raised = node.records.buckets.raised_from();
-            let (up, hints) = (node.up && node.is_cleared(), node.hint_count());
+            let (up, hints) = (node.up && node.is_admitted(), node.hint_count());
             let fits = node.records.buckets.placement.fits();
             if unowned + missing + hints > 0 || raised.is_some() || !up || !fits {
                 return Some(format!(
@@ -193,7 +193,7 @@ impl Cluster {
             siblings.any(|sibling| is_older(sibling.dot))
         };
         // Nodes that do not run tell nobody; what they come back with is on trial later.
-        let running = self.nodes.values().filter(|node| node.up && node.is_cleared());
+        let running = self.nodes.values().filter(|node| node.up && node.is_admitted());
         let mut holders =
             running.filter(|node| older(node.store.rows()) || older(node.store.durable()));
         let held = holders.next().map(|node| format!("{} holds something older", node.id));

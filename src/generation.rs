@@ -1,4 +1,4 @@
-//! Whether this node, or a peer, came back behind what it had promised (see `protocol::standing`).
+//! Whether this node, or a peer, came back behind what it had promised (see `protocol::generation`).
 //!
 //! Every start is recorded before the node says a word, and told to the peers in each greeting. They
 //! remember it; one that remembers more than this node brings says so, and this node starts over: under a
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::SKEW_MS_MAX;
 use quorate_protocol::stamp::Millis;
-use quorate_protocol::standing::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_storage::{Error, Store};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ const PEERS_RECORD: &str = "starts_of_peers";
 const CAME_EMPTY_RECORD: &str = "came_empty";
 
 /// This node's start, and those of its peers.
-pub struct Standing {
+pub struct Generation {
     number: u64,
     nonce: u64,
     filled_at: u64,
@@ -35,7 +35,7 @@ pub struct Standing {
     /// Whether it began without the rows it once had, or with none, and has not received all since.
     came_empty: AtomicBool,
     quarter_ms: u64,
-    cleared: AtomicBool,
+    admitted: AtomicBool,
     /// Whether peers had time to say what they make of this start.
     has_waited: AtomicBool,
     durable: Mutex<Durable>,
@@ -43,7 +43,7 @@ pub struct Standing {
     remembers_since: Millis,
     is_memory_recorded: AtomicBool,
     /// Starts, by their nonces, that go on from an earlier one that is remembered.
-    vouched: Mutex<BTreeMap<NodeId, u64>>,
+    attested: Mutex<BTreeMap<NodeId, u64>>,
     /// The starts of peers that were heard last in this process, by their nonces, and when.
     heard: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
     /// Since when peers say that another process of this node's name is alive.
@@ -86,9 +86,9 @@ struct Durable {
     own_records: u64,
 }
 
-impl Standing {
+impl Generation {
     /// Records a new start. If the last one ended by starting over, sets aside what must not spread;
-    /// [`Standing::starts_over`] is then true, and no partition is ready. `is_filled` says whether the last
+    /// [`Generation::starts_over`] is then true, and no partition is ready. `is_filled` says whether the last
     /// start had received all partitions.
     ///
     /// # Errors
@@ -139,13 +139,13 @@ impl Standing {
             keeps_rows: AtomicBool::new(keeps_rows),
             came_empty: AtomicBool::new(came_empty),
             quarter_ms: grace_ms / 4,
-            cleared: AtomicBool::new(over.is_some() || !has_peers),
+            admitted: AtomicBool::new(over.is_some() || !has_peers),
             has_waited: AtomicBool::new(false),
             durable: Mutex::default(),
             remembers_since: memory.since,
             memory: Mutex::new(memory),
             is_memory_recorded: AtomicBool::new(true),
-            vouched: Mutex::default(),
+            attested: Mutex::default(),
             heard: Mutex::default(),
             taken: Mutex::default(),
             accepted_by: Mutex::default(),
@@ -155,7 +155,7 @@ impl Standing {
     }
 
     /// Whether the last process ended to start over, so that this one must fill. Once it is recorded
-    /// that no partition is ready, [`Standing::started_over`] ends it.
+    /// that no partition is ready, [`Generation::started_over`] ends it.
     ///
     /// # Errors
     /// [`StartError`] if the record cannot be read.
@@ -204,9 +204,9 @@ impl Standing {
 
     /// Whether this node may take part: tell others what its rows and hints hold, take writes, confirm
     /// tombstones. Once a peer has found nothing wrong with its start, or none could be reached for a
-    /// while ([`Standing::clear_alone`]); until then it could have to start over, and forget.
-    pub fn is_cleared(&self) -> bool {
-        self.cleared.load(Relaxed)
+    /// while ([`Generation::admit_alone`]); until then it could have to start over, and forget.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted.load(Relaxed)
     }
 
     /// Whether this node began without rows of its own and has not received all since: what it holds is what
@@ -218,7 +218,7 @@ impl Standing {
     /// Whether the rows here are so old that they are not believed before a peer or an operator has said
     /// something, and no peer has for a while.
     pub fn waits_with_old_rows(&self) -> bool {
-        !self.is_cleared() && self.has_waited.load(Relaxed) && !self.keeps_rows.load(Relaxed)
+        !self.is_admitted() && self.has_waited.load(Relaxed) && !self.keeps_rows.load(Relaxed)
     }
 
     /// An operator says that the rows here, few or none, are the truth as far as there is one. Blocks.
@@ -232,7 +232,7 @@ impl Standing {
         store.mark_alive(now)?;
         self.came_empty.store(false, Relaxed);
         self.keeps_rows.store(true, Relaxed);
-        self.cleared.store(true, Relaxed);
+        self.admitted.store(true, Relaxed);
         Ok(())
     }
 
@@ -250,11 +250,11 @@ impl Standing {
     }
 
     /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
-    /// if the peer vouches for it, having remembered an earlier start, or can have known better: a quarter
+    /// if the peer attests for it, having remembered an earlier start, or can have known better: a quarter
     /// of the grace is left for clocks that disagree, on the careful side if the rows are old. The word of
     /// a peer that is itself behind what this node remembers of it counts nothing: in a cluster that was
     /// restored from backups all remember less than they should.
-    pub fn clear(&self, peer: NodeId, start: Start, remembers_since: Millis, vouches: bool) {
+    pub fn admit(&self, peer: NodeId, start: Start, remembers_since: Millis, attests: bool) {
         let known = lock(&self.memory).peers.get(&peer).copied();
         if !matches!(judge(known, start, false), Verdict::GoesOn(_)) {
             return;
@@ -262,29 +262,29 @@ impl Standing {
         let quarter_ms = self.quarter_ms;
         let could_know = |alive_at: Millis| {
             if self.keeps_rows.load(Relaxed) {
-                // What clocks disagree by; who cannot know better is not needed for long: see `clear_alone`.
+                // What clocks disagree by; who cannot know better is not needed for long: see `admit_alone`.
                 remembers_since <= alive_at.plus(quarter_ms.min(SKEW_MS_MAX))
             } else {
                 remembers_since.plus(quarter_ms) <= alive_at
             }
         };
-        if vouches || self.alive_at.is_none_or(could_know) {
-            self.cleared.store(true, Relaxed);
+        if attests || self.alive_at.is_none_or(could_know) {
+            self.admitted.store(true, Relaxed);
         }
     }
 
     /// Whether this node remembered an earlier start of a peer, from which this one goes on.
-    pub fn vouches_for(&self, peer: NodeId, start: Start) -> bool {
-        lock(&self.vouched).get(&peer) == Some(&start.nonce)
+    pub fn attests(&self, peer: NodeId, start: Start) -> bool {
+        lock(&self.attested).get(&peer) == Some(&start.nonce)
     }
 
     /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
     /// an old backup's, and must not spread before a peer was asked. Whether it goes on.
-    pub fn clear_alone(&self) -> bool {
+    pub fn admit_alone(&self) -> bool {
         self.has_waited.store(true, Relaxed);
         let may = self.keeps_rows.load(Relaxed) && lock(&self.taken).is_none();
         if may {
-            self.cleared.store(true, Relaxed);
+            self.admitted.store(true, Relaxed);
         }
         may
     }
@@ -318,7 +318,7 @@ impl Standing {
         heard.insert(peer, (next.nonce, Instant::now()));
         drop(heard);
         if known.is_some_and(|known| known.number < next.number) {
-            lock(&self.vouched).insert(peer, next.nonce);
+            lock(&self.attested).insert(peer, next.nonce);
         }
         memory.peers.insert(peer, next);
         if known != Some(next) {
