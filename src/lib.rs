@@ -1,69 +1,24 @@
-//! A Quorate node: the only sockets, tasks and clock.
+//! A Quorate node: its sockets, tasks and clock.
 //!
-//! Decisions are made in `quorate-protocol`, bytes are kept in `quorate-storage`; here they meet the
-//! world. A reader follows one PUT downwards: [`api`] parses it, [`entry`] finds its coordinator,
-//! [`coordinator`] mints and drives `protocol::put`, [`peers`] carries the object to other nodes, where
-//! [`replica`] merges it into the store. A GET goes [`api`] → [`reader`] → [`peers`] → [`replica`].
+//! `quorate-protocol` decides, `quorate-storage` stores; this crate connects both to the network. One PUT
+//! downwards: `api` parses it, `ops::entry` finds its coordinator, `ops::coordinator` mints and drives
+//! `protocol::put`, `peer` carries the object to other nodes, where `ops::replica` merges it into the store.
+//! One GET: `api`, `ops::reader`, `peer`, `ops::replica`.
 
 #![forbid(unsafe_code)]
 
-pub mod admission;
-pub mod anti_entropy;
-pub mod api;
-pub mod background;
-pub mod batch;
-pub mod bounds;
-pub mod buckets;
-pub mod chores;
-pub mod cold;
+mod api;
+mod background;
+pub mod cli;
+mod cluster;
 pub mod config;
-pub mod coordinator;
-mod crowd;
-pub mod delivery;
-pub mod descriptors;
-pub mod distrusted;
-mod doubtful;
-pub mod entry;
-mod environment;
-pub mod faults;
-pub mod fill;
-pub mod form;
-pub mod forwards;
-pub mod framing;
-pub mod generation;
-pub mod gossip;
-pub mod handoff;
-pub mod heads;
-pub mod health;
-pub mod hints;
-pub mod idempotency;
-pub mod inspect;
-pub mod keys;
-mod lanes;
-mod link;
+mod http;
+mod limits;
+mod liveness;
 pub mod log;
-pub mod mailbox;
-pub mod metrics;
-pub mod node;
-pub mod operator;
-mod pace;
-pub mod peer_port;
-mod peer_stream;
-pub mod peers;
-mod placed;
-mod pulse;
-pub mod queue;
-pub mod reader;
-pub mod reaper;
-pub mod received;
-pub mod reopen;
-pub mod replica;
-pub mod room;
-pub mod serve;
+mod metrics;
+mod node;
+mod ops;
+mod peer;
+mod repair;
 pub mod server;
-pub mod sizes;
-mod stream;
-pub mod sweep;
-mod unowned;
-pub mod wall_clock;
-pub mod word;

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use quorate::cli::form::Formed;
+use quorate::cli::operator::Ask;
+use quorate::cli::{form, operator};
 use quorate::config::Config;
-use quorate::form::Formed;
-use quorate::operator::Ask;
 use quorate::server::Ended;
-use quorate::{form, log, operator, server};
+use quorate::{log, server};
 
 /// How long the end of a process waits for its log.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);

@@ -13,11 +13,12 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::http::descriptors;
+use crate::log;
 use crate::node::Node;
-use crate::{descriptors, log};
 
 /// The media type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const PREFIX: &str = "quorate";
 /// Times from 50 microseconds to 52 seconds, each bound twice the one before.
@@ -27,7 +28,7 @@ type Labels = [(&'static str, &'static str); 2];
 
 /// What a request asked for, as far as it is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub(crate) enum Route {
     /// GET or HEAD of a key.
     Get,
     /// PUT of a key.
@@ -47,7 +48,7 @@ impl Route {
         [Self::Get, Self::Put, Self::Delete, Self::Siblings, Self::Buckets, Self::Other];
 
     /// The route of a request.
-    pub fn of(method: &Method, path: &str) -> Self {
+    pub(crate) fn of(method: &Method, path: &str) -> Self {
         if path.starts_with("/kv/") {
             return match *method {
                 Method::PUT => Self::Put,
@@ -80,7 +81,7 @@ impl Route {
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Counts and times of answered requests.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     /// One counter for each route and status class, so that counting looks nothing up.
     requests: [[Counter; CLASSES.len()]; Route::ALL.len()],
@@ -95,7 +96,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Starts counting from zero.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let requests = Family::<Labels, Counter>::default();
         let times =
             Family::<[(&'static str, &'static str); 1], Histogram>::new_with_constructor(|| {
@@ -117,14 +118,14 @@ impl Metrics {
     }
 
     /// Counts one answered request.
-    pub fn answered(&self, route: Route, status: StatusCode, took: Duration) {
+    pub(crate) fn answered(&self, route: Route, status: StatusCode, took: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         self.requests[route as usize][class].inc();
         self.times[route as usize].observe(took.as_secs_f64());
     }
 
     /// Everything as OpenMetrics text.
-    pub fn render(&self, node: &Node) -> String {
+    pub(crate) fn render(&self, node: &Node) -> String {
         let mut now = Registry::with_prefix(PREFIX);
         register_store(&mut now, node);
         register_admission(&mut now, node);
@@ -177,7 +178,7 @@ fn register_repair(now: &mut Registry, node: &Node) {
     gauge(now, "partitions_not_ready", "Partitions that are still to be filled", missing);
     let help = "Partitions that lost all replicas and wait for an operator";
     gauge(now, "partitions_lost", help, node.unreceived.lost() as u64);
-    let rows = crate::distrusted::rows(node);
+    let rows = crate::repair::distrusted::rows(node);
     gauge(now, "distrusted_rows", "Rows set aside that the cluster does not hold", rows);
 }
 

@@ -12,11 +12,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
+use crate::background;
 use crate::config::Config;
-use crate::descriptors::{self, TooFew};
-use crate::node::{Node, StartError};
-use crate::serve::{self, App, Bounds, Stop};
-use crate::{background, peer_port};
+use crate::http::descriptors;
+pub use crate::http::descriptors::TooFew;
+use crate::http::port::{self, App, Bounds, Stop};
+use crate::node::Node;
+pub use crate::node::errors::StartError;
+use crate::peer::listener;
 
 /// Of the time for a stop, the part that the last steps can count on: peers hear the end of what
 /// they asked for, and the store is closed. As a divisor, and at most in milliseconds.
@@ -83,7 +86,7 @@ pub async fn serve(
     let bounds = Bounds::for_clients(&node.config, connections_max);
     let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
     let bounds = Bounds::for_peers(&node.config);
-    let peers = Port::open(peer_listener, peer_port::app(node.clone()), bounds);
+    let peers = Port::open(peer_listener, listener::app(node.clone()), bounds);
     tracing::info!(
         node = %node.me,
         client_addr = %node.config.client_addr,
@@ -127,7 +130,7 @@ struct Port {
 impl Port {
     fn open(listener: TcpListener, app: impl App, bounds: Bounds) -> Self {
         let stop = Stop::default();
-        Self { ended: tokio::spawn(serve::run(listener, app, bounds, stop.clone())), stop }
+        Self { ended: tokio::spawn(port::run(listener, app, bounds, stop.clone())), stop }
     }
 
     /// Finishes what is in flight, and cuts off what is still there when `time_is_up`.

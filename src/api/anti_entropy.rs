@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::show;
-use crate::anti_entropy::{Report, Scope, run_round};
 use crate::node::Node;
-use crate::sweep::scrub_partition;
+use crate::repair::anti_entropy::{Report, Scope, run_round};
+use crate::repair::reassign::scrub_partition;
 
 /// `GET /anti-entropy`.
 pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {

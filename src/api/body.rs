@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::headers;
 use super::problem::{Kind, Problem};
-use crate::admission::{Permit, Promise};
+use crate::limits::admission::{Permit, Promise};
 
 /// How much of an unwanted body is read and thrown away so that its sender gets to read the answer,
 /// in bytes and milliseconds. Past that the connection is closed on it.
@@ -209,7 +209,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::admission::Admission;
+    use crate::limits::admission::Admission;
 
     fn chunked(chunks: &[&'static str]) -> Body {
         let chunks: Vec<Result<Bytes, Infallible>> =

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{body, conditions, path, show, write};
-use crate::buckets::BucketsError;
+use crate::cluster::buckets::BucketsError;
 use crate::node::Node;
 
 const ROUTE: &str = "/buckets/";

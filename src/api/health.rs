@@ -12,8 +12,10 @@ use serde_json::json;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::show;
+use crate::background::reopen;
+use crate::metrics;
 use crate::node::{Node, NotReady};
-use crate::{distrusted, metrics, reopen};
+use crate::repair::distrusted;
 
 /// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
 /// store has failed and did not come back, or its disk does not answer: then only a restart or an operator

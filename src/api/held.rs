@@ -1,7 +1,7 @@
 //! Answers that hold memory for as long as they are being sent.
 //!
 //! A large body is handed to the connection piece by piece, and the operation counts until the last one. Its
-//! bytes are charged as long as they are there ([`crate::admission::Charge::hold`]). Clients that ask for
+//! bytes are charged as long as they are there ([`crate::limits::admission::Charge::hold`]). Clients that ask for
 //! large values and do not take them must not keep others from theirs: when there is no room, bodies of which
 //! nothing was taken for [`STUCK_AFTER`] are given up, and their connections end.
 
@@ -15,7 +15,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
-use crate::admission::{Admission, Permit, Slow};
+use crate::limits::admission::{Admission, Permit, Slow};
 
 /// Up to this many bytes a body goes out at once, in bytes.
 const PIECE_BYTES: usize = 64 << 10;

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{body, refusal, show};
-use crate::hints::{Delivery, SyncPoint, SyncPointError, kept};
 use crate::node::Node;
+use crate::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
 
 const ROUTE: &str = "/hints/sync-points/";
 /// The waits between two looks at how far a sync point got: doubled from the first to the last.

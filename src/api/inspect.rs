@@ -15,8 +15,8 @@ use super::pieces::Later;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{held, path, show};
-use crate::entry::{self, ReplicaView};
 use crate::node::Node;
+use crate::ops::entry::{self, ReplicaView};
 
 /// Every sibling, who holds it, and how each replica stands to the whole.
 pub(super) async fn inspect(

@@ -16,8 +16,8 @@ use serde_json::json;
 use super::problem::Problem;
 use super::query::Params;
 use super::{path, show};
-use crate::keys::{self, Page};
 use crate::node::Node;
+use crate::ops::keys::{self, Page};
 
 /// Keys on one page unless the request says otherwise.
 const LIMIT_DEFAULT: usize = 100;

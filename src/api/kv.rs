@@ -21,11 +21,11 @@ use super::query::{OF_READS, OF_WRITES, Params, unfit};
 use super::show::Look;
 use super::write::Ask;
 use super::{body, held, path, write};
-use crate::admission::Permit;
-use crate::coordinator;
-use crate::entry::{self, ReadOptions};
+use crate::limits::admission::Permit;
+use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
-use crate::sizes::LARGE_BYTES;
+use crate::ops::coordinator;
+use crate::ops::entry::{self, ReadOptions};
 
 const ROUTE: &str = "/kv/";
 /// About what stands around a value in its object, in bytes.

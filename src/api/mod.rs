@@ -53,14 +53,14 @@ use self::headers::REQUEST_ID;
 use self::observe::Begun;
 use self::problem::{Kind, Problem};
 use self::unread::Unread;
-use crate::framing::HeadError;
+use crate::http::framing::HeadError;
+use crate::http::port::App;
 use crate::metrics::Route;
 use crate::node::Node;
-use crate::serve::App;
 
 /// Everything a client can ask of this node. Cheap to clone.
 #[derive(Clone)]
-pub struct Api(Arc<Ways>);
+pub(crate) struct Api(Arc<Ways>);
 
 struct Ways {
     node: Arc<Node>,
@@ -69,7 +69,7 @@ struct Ways {
 
 impl Api {
     /// The client port of `node`.
-    pub fn new(node: Arc<Node>) -> Self {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
         Self(Arc::new(Ways { router: router(node.clone()), node }))
     }
 

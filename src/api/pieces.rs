@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
-use crate::sizes::LARGE_BYTES;
+use crate::limits::sizes::LARGE_BYTES;
 
 /// No piece is made of more than this, in bytes. A multiple of three, for base64.
 const PIECE_BYTES: usize = 48 << 10;

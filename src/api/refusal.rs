@@ -9,11 +9,11 @@ use quorate_protocol::row::MintError;
 use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
-use crate::admission::Overload;
-use crate::entry::ReadFailure;
-use crate::framing::HeadError;
+use crate::http::framing::HeadError;
+use crate::limits::admission::Overload;
 use crate::node::NotReady;
-use crate::replica::refusal_of;
+use crate::ops::entry::ReadFailure;
+use crate::ops::replica::refusal_of;
 
 impl From<NotReady> for Problem {
     fn from(why: NotReady) -> Self {

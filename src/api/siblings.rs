@@ -20,8 +20,8 @@ use super::problem::{Kind, Problem};
 use super::query::{OF_WRITES, Params};
 use super::write::Ask;
 use super::{body, headers, kv, path, show, write};
-use crate::entry::{self, ConflictPage};
 use crate::node::Node;
+use crate::ops::entry::{self, ConflictPage};
 
 /// Keys on one page unless the request says otherwise.
 const LIMIT_DEFAULT: usize = 100;

@@ -22,9 +22,9 @@ use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
 use super::show::{self, Look};
 use super::{body, refusal};
-use crate::admission::Permit;
-use crate::entry::{self, WriteOutcome};
+use crate::limits::admission::Permit;
 use crate::node::Node;
+use crate::ops::entry::{self, WriteOutcome};
 
 /// All that a request says which wants to write, but for the value.
 pub(super) struct Ask<'a> {

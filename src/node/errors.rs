@@ -1,11 +1,11 @@
 //! Why a node did not start, and why one that runs takes no requests.
 
 use crate::config::ConfigError;
-use crate::distrusted;
+use crate::repair::distrusted;
 
 /// Why requests cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotReady {
+pub(crate) enum NotReady {
     /// The cluster was not formed yet.
     #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
     NotFormed,

@@ -262,18 +262,10 @@ impl Hand {
                 true
             }
             Fault::Wipe(number) => {
-                self.calm().await;
-                cluster.kill(*number);
-                cluster.wipe(*number);
-                cluster.launch(*number);
+                self.wipe(*number).await;
                 true
             }
-            Fault::Restore(from) => {
-                let nodes = cluster.all().count();
-                let mut turn = (0..nodes).map(|step| 1 + (from - 1 + step) % nodes);
-                let gone = turn.find(|number| !cluster.is_awake(*number));
-                gone.inspect(|number| self.restore(*number)).is_some()
-            }
+            Fault::Restore(from) => self.restore_one(*from),
             Fault::RestoreAll => {
                 let gone: Vec<_> = cluster.all().filter(|n| !cluster.is_awake(*n)).collect();
                 gone.iter().for_each(|number| self.restore(*number));
@@ -304,26 +296,45 @@ impl Hand {
                 self.small_disk.iter().for_each(Disk::fill);
                 self.small_disk.is_some()
             }
-            Fault::Copy(number) => {
-                let awake = cluster.is_awake(*number);
-                if awake {
-                    cluster.kill(*number);
-                    copy(&cluster.data_dir(*number), &self.copy_of(*number));
-                    cluster.launch(*number);
-                }
-                awake
-            }
-            Fault::RollBack(number) => {
-                let has_copy = self.copy_of(*number).exists();
-                if has_copy {
-                    self.calm().await;
-                    cluster.kill(*number);
-                    copy(&self.copy_of(*number), &cluster.data_dir(*number));
-                    cluster.launch(*number);
-                }
-                has_copy
-            }
+            Fault::Copy(number) => self.copy_disk(*number),
+            Fault::RollBack(number) => self.roll_back(*number).await,
         }
+    }
+
+    async fn wipe(&self, number: usize) {
+        self.calm().await;
+        self.cluster.kill(number);
+        self.cluster.wipe(number);
+        self.cluster.launch(number);
+    }
+
+    fn copy_disk(&self, number: usize) -> bool {
+        let awake = self.cluster.is_awake(number);
+        if awake {
+            self.cluster.kill(number);
+            copy(&self.cluster.data_dir(number), &self.copy_of(number));
+            self.cluster.launch(number);
+        }
+        awake
+    }
+
+    async fn roll_back(&self, number: usize) -> bool {
+        let has_copy = self.copy_of(number).exists();
+        if has_copy {
+            self.calm().await;
+            self.cluster.kill(number);
+            copy(&self.copy_of(number), &self.cluster.data_dir(number));
+            self.cluster.launch(number);
+        }
+        has_copy
+    }
+
+    /// Brings back the first node from here on that is gone.
+    fn restore_one(&self, from: usize) -> bool {
+        let nodes = self.cluster.all().count();
+        let mut turn = (0..nodes).map(|step| 1 + (from - 1 + step) % nodes);
+        let gone = turn.find(|number| !self.cluster.is_awake(*number));
+        gone.inspect(|number| self.restore(*number)).is_some()
     }
 
     /// Has a node's disk fail. Whether it answered.

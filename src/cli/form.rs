@@ -1,0 +1,184 @@
+//! Forming a cluster: once, explicitly. Newness is never inferred, because a node that finds itself empty
+//! may just as well have lost its disk.
+
+use std::time::{Duration, Instant};
+
+use quorate_protocol::common::Common;
+use quorate_protocol::message::{Formation, Message, Reply, Status};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::wire::{self, FrameWriter, Header};
+
+use crate::cluster::wall_clock::machine_clock;
+use crate::config::{Config, ConfigError, NodeConfig};
+use crate::node::{self, RELEASE};
+
+/// Why a cluster was not formed.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The HTTP client could not be made.
+    #[error("the HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+    /// A node did not answer in time.
+    #[error("{node} at {addr} does not answer: {reason}; start it and try again")]
+    Unreachable {
+        /// The node.
+        node: NodeId,
+        /// Where it was expected.
+        addr: String,
+        /// What was heard last.
+        reason: String,
+    },
+    /// A node answered, and will not have it.
+    #[error("{node} at {addr} refused: {reason}")]
+    Refused {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        addr: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Two nodes were formed with different clusters.
+    #[error(
+        "{0} and {1} were formed with different clusters; wipe the data directory of one of them"
+    )]
+    Different(NodeId, NodeId),
+    /// A node did not record the formation.
+    #[error("{node} did not record the formation: {reason}")]
+    NotRecorded {
+        /// The node.
+        node: NodeId,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What forming did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Formed {
+    /// All nodes were new and recorded a new formation.
+    Now,
+    /// The cluster had been formed before; nodes that are empty join it by themselves.
+    Before,
+}
+
+/// Waits until every node of the layout answers, then makes each record one formation.
+///
+/// # Errors
+/// [`FormError`] that names the node that stands in the way.
+pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormError> {
+    let layout = config.layout()?;
+    let header = node::header(config, &layout, &config.secrets()?);
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let deadline = Instant::now() + timeout;
+    let mut formed: Option<(NodeId, Formation)> = None;
+    let ask = |member: &NodeConfig| Ask {
+        client: client.clone(),
+        header: Header { to: member.name, ..header.clone() },
+        addr: member.peer_addr.clone(),
+    };
+    let nodes: Vec<Ask> = config.layout.nodes.iter().map(ask).collect();
+    for node in &nodes {
+        let status = node.wait(deadline).await?;
+        match (formed, status.formation) {
+            (Some((first, known)), Some(found)) if known != found => {
+                return Err(FormError::Different(first, node.header.to));
+            }
+            (None, Some(found)) => formed = Some((node.header.to, found)),
+            (Some(_) | None, _) => {}
+        }
+    }
+    if formed.is_some() {
+        return Ok(Formed::Before);
+    }
+    let formation = Formation(rand::random());
+    for node in &nodes {
+        let reason = match node.ask(Message::Form { formation }).await {
+            Ok(status) if status.formation == Some(formation) => continue,
+            Ok(_) => "it has recorded another".to_owned(),
+            Err(Unheard::Refused(reason) | Unheard::Silent(reason)) => reason,
+        };
+        return Err(FormError::NotRecorded { node: node.header.to, reason });
+    }
+    Ok(Formed::Now)
+}
+
+/// One node to ask.
+struct Ask {
+    client: reqwest::Client,
+    header: Header,
+    addr: String,
+}
+
+impl Ask {
+    async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
+        loop {
+            let nothing = Box::new(Status {
+                clock: machine_clock(),
+                waits: false,
+                formation: None,
+                ready: false,
+                holdings: Default::default(),
+                writable: false,
+                buckets_hash: 0,
+                release: RELEASE.to_owned(),
+                start: Default::default(),
+                common: Common::default(),
+                remembers_since: Default::default(),
+                attests: false,
+                frame_bytes_max: 0, // it takes none
+            });
+            match self.ask(Message::Hello { status: nothing }).await {
+                Ok(status) => return Ok(status),
+                // It will say the same again: it is another node, or of another cluster.
+                Err(Unheard::Refused(reason)) => {
+                    let (node, addr) = (self.header.to, self.addr.clone());
+                    return Err(FormError::Refused { node, addr, reason });
+                }
+                Err(Unheard::Silent(reason)) if Instant::now() >= deadline => {
+                    let (node, addr) = (self.header.to, self.addr.clone());
+                    return Err(FormError::Unreachable { node, addr, reason });
+                }
+                Err(Unheard::Silent(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn ask(&self, message: Message) -> Result<Status, Unheard> {
+        let silent = |error: reqwest::Error| Unheard::Silent(error.to_string());
+        let mut frame = FrameWriter::new(&self.header);
+        frame.push(&message, &[]);
+        let url = format!("http://{}/peer", self.addr);
+        let request = self.client.post(url).timeout(Duration::from_secs(5)).body(frame.finish());
+        let response = request.send().await.map_err(silent)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(silent)?;
+        if !status.is_success() {
+            let reason = String::from_utf8_lossy(&body).into_owned();
+            // A server's error may pass; that the request is wrong will not.
+            return Err(match status.is_client_error() {
+                true => Unheard::Refused(reason),
+                false => Unheard::Silent(reason),
+            });
+        }
+        let refused = |reason: String| Unheard::Refused(reason);
+        let (_, replies) =
+            wire::decode::<Reply>(body).map_err(|error| refused(error.to_string()))?;
+        match replies.into_iter().next().map(|reply| reply.head) {
+            Some(Reply::Status(status)) => Ok(*status),
+            Some(other) => Err(refused(format!("it answered {other:?}"))),
+            None => Err(refused("it answered nothing".to_owned())),
+        }
+    }
+}
+
+/// Why a node's status is not known.
+enum Unheard {
+    /// It answered with this.
+    Refused(String),
+    /// It did not answer, or cannot now.
+    Silent(String),
+}

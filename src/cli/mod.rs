@@ -1,0 +1,4 @@
+//! What the binary does beside running a node.
+
+pub mod form;
+pub mod operator;

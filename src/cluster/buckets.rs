@@ -1,0 +1,422 @@
+//! Bucket properties on this node: kept in the store, told to every peer when they change.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
+use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::name::{Bucket, NodeId};
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::sweep::{Ns, Pass, Placement};
+use quorate_storage::Store;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+use crate::node::{Node, StartError};
+
+/// The table, and what holds where it says nothing.
+pub(crate) struct Buckets {
+    defaults: Properties,
+    nodes: u16,
+    table: Arc<RwLock<Table>>,
+    /// Whether rows are in the trees of their buckets' n.
+    placement: RwLock<Placement>,
+    /// Buckets whose n was raised, with the n before (or the lowest that this node may have missed).
+    /// Nodes that it made home replicas hold nothing yet: until they have fetched it all, they may not
+    /// say what is there.
+    raised: RwLock<BTreeMap<Bucket, u16>>,
+    /// Serialises changes, so that `table` is not locked while one is made durable.
+    changing: Mutex<()>,
+    /// Bounds who asks all peers for their tables.
+    asking: Semaphore,
+}
+
+/// Why properties were not set. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BucketsError {
+    /// They cannot be.
+    #[error(transparent)]
+    Properties(#[from] PropertiesError),
+    /// Too many buckets have properties of their own.
+    #[error(
+        "{BUCKETS_MAX} buckets have properties of their own already, the limit; reset some that are not used \
+         any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and makes room, once every node has \
+         heard of it"
+    )]
+    Full,
+    /// The store did not take them.
+    #[error("the store does not take them: {0}")]
+    Store(#[from] quorate_storage::Error),
+}
+
+const TABLE_RECORD: &str = "buckets";
+const RAISED_RECORD: &str = "raised";
+const PLACEMENT_RECORD: &str = "placement";
+/// So many resets are kept before they are forgotten, which changes the table on every node.
+const RESETS_MAX: usize = 256;
+const DEFAULT_N_RECORD: &str = "default_n";
+
+/// Checks that the default n is the one by which this store was filled, if it belongs to a formed cluster:
+/// with another, rows would be looked for where they are not.
+///
+/// # Errors
+/// [`StartError::DefaultN`]; the store's.
+pub(crate) fn check_default_n(store: &Store, n: u16, is_formed: bool) -> Result<(), StartError> {
+    match store.meta(DEFAULT_N_RECORD)? {
+        Some(bytes) => {
+            let recorded = <[u8; 2]>::try_from(&bytes[..]);
+            let recorded = recorded.map_err(|_| StartError::Record(DEFAULT_N_RECORD))?;
+            match u16::from_le_bytes(recorded) {
+                recorded if recorded == n => Ok(()),
+                recorded => Err(StartError::DefaultN { recorded, configured: n }),
+            }
+        }
+        None if is_formed => Ok(record_default_n(store, n)?), // by a release that did not record it
+        None => Ok(()),
+    }
+}
+
+/// Records the default n of the cluster that this node becomes part of.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn record_default_n(store: &Store, n: u16) -> Result<(), quorate_storage::Error> {
+    store.put_meta(DEFAULT_N_RECORD, &n.to_le_bytes())
+}
+
+impl Buckets {
+    /// Reads the table that this node has recorded, and has the store put rows in the trees of its n.
+    ///
+    /// # Errors
+    /// [`StartError`] if it cannot be read.
+    pub(crate) fn load(
+        store: &Store,
+        defaults: Properties,
+        nodes: u16,
+    ) -> Result<Self, StartError> {
+        let table = match store.meta(TABLE_RECORD)? {
+            Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
+            None => Table::default(),
+        };
+        let raised = recorded(store, RAISED_RECORD)?.unwrap_or_default();
+        let mut placement: Placement =
+            recorded(store, PLACEMENT_RECORD)?.unwrap_or_else(Placement::unknown);
+        // The n of all that have no record may be configured to another value since.
+        if placement.change(&Ns::of(&table, (&defaults, nodes))) {
+            record(store, PLACEMENT_RECORD, &placement)?;
+        }
+        let table = Arc::new(RwLock::new(table));
+        let known = table.clone();
+        store.tree_by(Box::new(move |bucket| {
+            let table = known.read().unwrap_or_else(PoisonError::into_inner);
+            table.settings(bucket).over(&defaults, nodes).n
+        }));
+        let (placement, raised) = (RwLock::new(placement), RwLock::new(raised));
+        let (changing, asking) = (Mutex::new(()), Semaphore::new(1));
+        Ok(Self { defaults, nodes, table, placement, raised, changing, asking })
+    }
+
+    /// The properties of a bucket, complete.
+    pub(crate) fn properties(&self, bucket: &str) -> Properties {
+        self.settings(bucket).over(&self.defaults, self.nodes)
+    }
+
+    /// What was set for a bucket.
+    pub(crate) fn settings(&self, bucket: &str) -> Settings {
+        let table = self.read();
+        if table.is_empty() { Settings::default() } else { table.settings(bucket) }
+    }
+
+    /// The buckets with settings of their own, in order.
+    pub(crate) fn all(&self) -> Vec<(Bucket, Settings)> {
+        let table = self.read();
+        let set = table.records().filter(|(_, record)| record.settings != Settings::default());
+        set.map(|(bucket, record)| (bucket.clone(), record.settings)).collect()
+    }
+
+    /// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every
+    /// peer that is up before this returns, and to the others when they are back. Where no node knows
+    /// of any, there is nothing to reset, and nothing to remember.
+    ///
+    /// # Errors
+    /// [`BucketsError`]; nothing changed.
+    pub(crate) async fn set(
+        &self,
+        node: &Arc<Node>,
+        bucket: Bucket,
+        settings: Settings,
+    ) -> Result<(), BucketsError> {
+        settings.check(&self.defaults, self.nodes)?;
+        if settings == Settings::default() && self.is_unknown_everywhere(node, &bucket).await {
+            return Ok(());
+        }
+        let changing = node.clone();
+        let changed = tokio::task::spawn_blocking(move || {
+            let by = (changing.me, changing.now());
+            changing.buckets.change(&changing.store, &bucket, settings, by)
+        });
+        let change = match changed.await {
+            Ok(change) => change?,
+            Err(_) => return Err(quorate_storage::Error::Closed.into()),
+        };
+        let tell = node.peers.nodes().map(|peer| {
+            let message = Message::Buckets { table: change.clone(), want_all: false };
+            node.peers.ask(peer, message, Duration::from_millis(node.config.timeouts.replica_ms))
+        });
+        futures_util::future::join_all(tell).await;
+        Ok(())
+    }
+
+    /// Whether every node has said just now that it has no record of a bucket.
+    async fn is_unknown_everywhere(&self, node: &Arc<Node>, bucket: &Bucket) -> bool {
+        if self.read().record(bucket).is_some() {
+            return false;
+        }
+        let Ok(_one_at_a_time) = self.asking.acquire().await else { return false };
+        let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+        for peer in node.peers.nodes() {
+            let message = Message::Buckets { table: Table::default(), want_all: true };
+            let reply = node.peers.ask(peer, message, timeout).await.into_reply();
+            match reply.map(|reply| reply.head) {
+                Some(Reply::Buckets { table }) if table.record(bucket).is_none() => {}
+                Some(_) | None => return false,
+            }
+        }
+        self.read().record(bucket).is_none()
+    }
+
+    /// Whether it is worth while to see whether resets can be forgotten.
+    pub(crate) fn has_many_resets(&self) -> bool {
+        let table = self.read();
+        table.len() >= RESETS_MAX && table.resets() >= RESETS_MAX
+    }
+
+    /// Forgets resets, if there are many and every node has heard of them: if all tables, of which these are
+    /// the hashes that were heard last, are equal to this one.
+    ///
+    /// # Errors
+    /// The store's; nothing changed then.
+    pub(crate) fn fold(
+        &self,
+        store: &Store,
+        hashes: impl IntoIterator<Item = Option<u64>>,
+    ) -> Result<(), quorate_storage::Error> {
+        let _changing = self.lock();
+        let mut next = self.table();
+        let hash = next.hash();
+        let is_known_everywhere = || hashes.into_iter().all(|heard| heard == Some(hash));
+        if next.resets() < RESETS_MAX || !is_known_everywhere() {
+            return Ok(());
+        }
+        // Whatever a peer has set since it said so is newer than all that this table says.
+        next.fold(next.stamp_max());
+        self.keep(store, next)
+    }
+
+    fn keep(&self, store: &Store, next: Table) -> Result<(), quorate_storage::Error> {
+        let bytes = postcard::to_stdvec(&next).unwrap_or_default(); // to a Vec: cannot fail
+        store.put_meta(TABLE_RECORD, &bytes)?;
+        if let forgotten @ 1.. = self.read().resets().saturating_sub(next.resets()) {
+            tracing::info!(forgotten, "every node knows these resets of bucket properties");
+        }
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// Sets a bucket's properties here, durably, and returns the change to be told.
+    fn change(
+        &self,
+        store: &Store,
+        bucket: &Bucket,
+        settings: Settings,
+        by: (NodeId, Millis),
+    ) -> Result<Table, BucketsError> {
+        let _changing = self.lock();
+        {
+            let table = self.read();
+            if table.record(bucket).is_none() && table.len() >= BUCKETS_MAX {
+                return Err(BucketsError::Full);
+            }
+        }
+        let record = self.read().next(bucket, settings, by, (&self.defaults, self.nodes));
+        let mut change = Table::default();
+        change.merge(bucket, record);
+        self.learn(store, &change)?;
+        Ok(change)
+    }
+
+    /// Takes newer records over, durably. Returns whether there were any.
+    ///
+    /// # Errors
+    /// The store's, if the table cannot be made durable; nothing changed then.
+    pub(crate) fn merge(
+        &self,
+        store: &Store,
+        other: &Table,
+    ) -> Result<bool, quorate_storage::Error> {
+        let _changing = self.lock();
+        self.learn(store, other)
+    }
+
+    /// The same for one who holds `changing`.
+    fn learn(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
+        let (mut next, mut raised) = (self.table(), self.raised());
+        let changed = next.learn(other, &mut raised, (&self.defaults, self.nodes));
+        if changed {
+            // First: whoever stops in between is more careful than needed, not less.
+            self.record_raised(store, raised)?;
+            self.doubt(store, &next)?;
+            if let Err(error) = self.keep(store, next) {
+                // The n before stay in force: that is one more change for what was put in doubt.
+                let before = Ns::of(&self.table(), self.over());
+                self.write_placement().change(&before);
+                return Err(error);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Rows of buckets whose n is about to change are in doubt from now on, durably.
+    fn doubt(&self, store: &Store, next: &Table) -> Result<(), quorate_storage::Error> {
+        let mut placement = self.placement().clone();
+        if placement.change(&Ns::of(next, self.over())) {
+            record(store, PLACEMENT_RECORD, &placement)?;
+            *self.write_placement() = placement;
+        }
+        Ok(())
+    }
+
+    /// Whether rows are in the trees of their buckets' n.
+    pub(crate) fn placement(&self) -> RwLockReadGuard<'_, Placement> {
+        self.placement.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_placement(&self) -> RwLockWriteGuard<'_, Placement> {
+        self.placement.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pass over rows that is due. Whoever writes a row after this call puts it into the tree of the n
+    /// that the pass knows, or that is changed to later. Blocks while n is being changed.
+    pub(crate) fn pass(&self, store: &Store) -> Option<Pass> {
+        let changing = self.lock();
+        let pass = self.placement().pass();
+        drop(changing);
+        if pass.is_some() {
+            store.wait_for_writers();
+        }
+        pass
+    }
+
+    /// A pass has seen all its rows. Blocks.
+    ///
+    /// # Errors
+    /// The store's, if that cannot be made durable; the pass is then due again.
+    pub(crate) fn passed(&self, store: &Store, pass: &Pass) -> Result<(), quorate_storage::Error> {
+        let _changing = self.lock();
+        let mut placement = self.placement().clone();
+        if placement.passed(pass) {
+            record(store, PLACEMENT_RECORD, &placement)?;
+            *self.write_placement() = placement;
+        }
+        Ok(())
+    }
+
+    /// Which of a key's home replicas, by their number, held its bucket before n was raised; all of
+    /// them if that is done with.
+    pub(crate) fn trusted_n(&self, bucket: &str) -> u16 {
+        let n = self.properties(bucket).n;
+        let raised = self.raised.read().unwrap_or_else(PoisonError::into_inner);
+        if raised.is_empty() {
+            return n;
+        }
+        let before = Bucket::parse(bucket).ok().and_then(|bucket| raised.get(&bucket).copied());
+        before.map_or(n, |before| before.min(n))
+    }
+
+    /// Buckets whose n was raised and that this node has not fetched yet, with the n before.
+    pub(crate) fn raised(&self) -> BTreeMap<Bucket, u16> {
+        self.raised.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This node has fetched all that it must hold of a bucket, of which `before` replicas held it before,
+    /// since `changed` ([`Placement::changed`]). Forgets that n was raised, unless it was changed again
+    /// meanwhile: to and fro as well, for rows may have been dropped in between.
+    ///
+    /// # Errors
+    /// The store's, if that cannot be made durable; the bucket stays raised then.
+    pub(crate) fn fetched(
+        &self,
+        store: &Store,
+        bucket: &Bucket,
+        before: u16,
+        changed: u64,
+    ) -> Result<(), quorate_storage::Error> {
+        let _changing = self.lock();
+        let mut raised = self.raised();
+        let is_changed = self.placement().changed(bucket.as_str()) != changed;
+        if raised.get(bucket) != Some(&before) || is_changed {
+            return Ok(());
+        }
+        raised.remove(bucket);
+        self.record_raised(store, raised)
+    }
+
+    fn record_raised(
+        &self,
+        store: &Store,
+        raised: BTreeMap<Bucket, u16>,
+    ) -> Result<(), quorate_storage::Error> {
+        if raised != self.raised() {
+            record(store, RAISED_RECORD, &raised)?;
+            *self.raised.write().unwrap_or_else(PoisonError::into_inner) = raised;
+        }
+        Ok(())
+    }
+
+    /// The greatest number of replicas that any bucket has.
+    pub(crate) fn n_max(&self) -> u16 {
+        let table = self.read();
+        let set =
+            table.records().map(|(_, record)| record.settings.over(&self.defaults, self.nodes).n);
+        set.fold(Settings::default().over(&self.defaults, self.nodes).n, u16::max)
+    }
+
+    /// The whole table.
+    pub(crate) fn table(&self) -> Table {
+        self.read().clone()
+    }
+
+    /// Equal on nodes whose tables are equal.
+    pub(crate) fn hash(&self) -> u64 {
+        self.read().hash()
+    }
+
+    fn over(&self) -> (&Properties, u16) {
+        (&self.defaults, self.nodes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the store has under a name.
+fn recorded<T: DeserializeOwned>(
+    store: &Store,
+    name: &'static str,
+) -> Result<Option<T>, StartError> {
+    let decode = |bytes: bytes::Bytes| postcard::from_bytes(&bytes);
+    store.meta(name)?.map(decode).transpose().map_err(|_| StartError::Record(name))
+}
+
+/// Puts it there, durably.
+fn record(store: &Store, name: &str, value: &impl Serialize) -> Result<(), quorate_storage::Error> {
+    let bytes = postcard::to_stdvec(value).unwrap_or_default(); // to a Vec: cannot fail
+    store.put_meta(name, &bytes)
+}

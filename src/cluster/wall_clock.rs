@@ -1,0 +1,69 @@
+//! The node's wall clock, put right while most of its peers disagree with it (see `protocol::skew`).
+
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate_protocol::name::NodeId;
+use quorate_protocol::skew::Skew;
+use quorate_protocol::stamp::Millis;
+
+/// The machine's clock, and what peers say of theirs. For stamps and ages, never for waiting.
+#[derive(Debug, Default)]
+pub(crate) struct WallClock {
+    skew: Mutex<Skew>,
+    /// Milliseconds to be added to the machine's clock: read for every write.
+    correction_ms: AtomicI64,
+    /// By the fault hook: how far the machine's clock seems to be ahead, in milliseconds.
+    fault_ms: AtomicI64,
+}
+
+impl WallClock {
+    /// What time it is: by the machine, or by the cluster if the machine's clock is plainly wrong.
+    pub(crate) fn now(&self) -> Millis {
+        Millis(self.machine().0.saturating_add_signed(self.correction_ms.load(Relaxed)))
+    }
+
+    /// What the machine says, uncorrected.
+    pub(crate) fn machine(&self) -> Millis {
+        Millis(machine_clock().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
+    }
+
+    /// Sets the machine's clock wrong, as far as this node sees it.
+    pub(crate) fn set_fault(&self, ahead_ms: i64) {
+        self.fault_ms.store(ahead_ms, Relaxed);
+    }
+
+    /// A peer's clock said `theirs` in an answer that came just now, `round_trip` after it was asked for.
+    pub(crate) fn hear(&self, peer: NodeId, theirs: Millis, round_trip: Duration) {
+        let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
+        skew.hear(peer, theirs, self.machine(), round_trip.as_millis() as u64);
+        let correction_ms = skew.correction_ms();
+        let before_ms = self.correction_ms.swap(correction_ms, Relaxed);
+        match (before_ms != 0, correction_ms != 0) {
+            (false, true) => tracing::error!(
+                ahead_ms = -correction_ms,
+                "this machine's clock is over a minute off those of most peers; the cluster's time is used \
+                 until it is right. Set the clock (NTP), a restart is not needed"
+            ),
+            (true, false) => tracing::info!("this machine's clock agrees with the cluster again"),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if it is behind.
+    pub(crate) fn ahead_ms(&self) -> i64 {
+        self.skew.lock().unwrap_or_else(PoisonError::into_inner).ahead_ms()
+    }
+
+    /// Whether the machine's clock is not trusted.
+    pub(crate) fn is_corrected(&self) -> bool {
+        self.correction_ms.load(Relaxed) != 0
+    }
+}
+
+/// The machine's clock as it is, in milliseconds since 1970 (0 before).
+pub(crate) fn machine_clock() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Millis(since.as_millis() as u64)
+}

@@ -1,0 +1,434 @@
+//! What must be known of an HTTP/1.1 request before hyper is shown it: whether its head is sound,
+//! and where the request ends (RFC 9112, sections 2, 3, 6 and 7).
+//!
+//! Pure: bytes in, a verdict out. `heads` does the reading.
+
+use std::mem::MaybeUninit;
+
+use axum::http::Uri;
+use httparse::Status;
+
+/// The longest request head (request line and headers), in bytes: the longest context and then
+/// some.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// The most headers of a request.
+pub(crate) const HEADERS_MAX: usize = 100;
+/// The longest request target, in bytes.
+const TARGET_BYTES_MAX: usize = 60 << 10;
+
+/// Why the head of a request cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HeadError {
+    /// The request target is wrong; how, and what to send instead.
+    Target(String),
+    /// The target is longer than so many bytes.
+    TargetTooLong(usize),
+    /// It is not the head of an HTTP/1.1 request; how.
+    Malformed(&'static str),
+    /// The head has more than so many bytes.
+    TooLarge(usize),
+    /// The head has more than so many headers.
+    TooManyHeaders(usize),
+    /// The head did not arrive within so many milliseconds.
+    TooSlow(u64),
+}
+
+/// A request whose head is whole and sound, and how much of it is still to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    head_left: usize,
+    body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Body {
+    /// So many bytes more.
+    Sized(u64),
+    Chunked(Chunks),
+    /// All that comes: what follows is no HTTP, or cannot be told apart.
+    Endless,
+}
+
+impl Message {
+    /// A connection on which nothing is looked at.
+    pub(crate) fn endless() -> Self {
+        Self { head_left: 0, body: Body::Endless }
+    }
+
+    /// How many of the next bytes belong to this request; they are then accounted for.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
+        let head = bytes.len().min(self.head_left);
+        self.head_left -= head;
+        head + match &mut self.body {
+            Body::Sized(left) => {
+                let rest = (bytes.len() - head) as u64;
+                let mine = rest.min(*left);
+                *left -= mine;
+                mine as usize
+            }
+            Body::Chunked(chunks) => chunks.take(&bytes[head..]),
+            Body::Endless => bytes.len() - head,
+        }
+    }
+
+    /// Whether the next byte belongs to another request.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.head_left == 0
+            && match &self.body {
+                Body::Sized(left) => *left == 0,
+                Body::Chunked(chunks) => chunks.state == Chunk::End,
+                Body::Endless => false,
+            }
+    }
+}
+
+/// Looks at the beginning of a request; `None` if its head is not complete.
+///
+/// # Errors
+/// [`HeadError`]: the connection is of no more use.
+pub(crate) fn inspect(bytes: &[u8]) -> Result<Option<Message>, HeadError> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let head_left = match request.parse_with_uninit_headers(bytes, &mut headers) {
+        Ok(Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
+        Ok(Status::Partial) if bytes.len() <= HEAD_BYTES_MAX => return Ok(None),
+        Ok(_) => return Err(too_large(bytes)),
+        Err(error) => return Err(malformed(bytes, error)),
+    };
+    check_target(request.path.unwrap_or_default())?;
+    let body = body_of(request.version == Some(1), request.headers)?;
+    Ok(Some(Message { head_left, body }))
+}
+
+/// Whether a head may end in these bytes. Looking for this is cheaper than [`inspect`].
+pub(crate) fn may_end_head(bytes: &[u8]) -> bool {
+    let is_end = |at: usize| matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]);
+    let mut newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    newlines.any(|(at, _)| is_end(at))
+}
+
+fn too_large(bytes: &[u8]) -> HeadError {
+    match first_line(bytes).len() {
+        0..=TARGET_BYTES_MAX => HeadError::TooLarge(HEAD_BYTES_MAX),
+        _ => HeadError::TargetTooLong(TARGET_BYTES_MAX),
+    }
+}
+
+/// Says what is wrong with bytes that are not the beginning of a head.
+fn malformed(bytes: &[u8], error: httparse::Error) -> HeadError {
+    use httparse::Error as E;
+    let what = match error {
+        E::TooManyHeaders => return HeadError::TooManyHeaders(HEADERS_MAX),
+        E::HeaderName => "a header's name has a character that none may have",
+        E::HeaderValue => "a header's value has a control character",
+        E::NewLine => "a line ends without a line feed",
+        E::Status | E::Token | E::Version => return malformed_line(first_line(bytes)),
+    };
+    HeadError::Malformed(what)
+}
+
+fn malformed_line(line: &[u8]) -> HeadError {
+    let what = "the first line must be a method, a target and HTTP/1.1, a space between them";
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let [method, target @ .., version] = words.as_slice() else {
+        return HeadError::Malformed(what);
+    };
+    let is_request = version.starts_with(b"HTTP/1.") && method.iter().all(u8::is_ascii_uppercase);
+    match target {
+        [target] if is_request => match std::str::from_utf8(target) {
+            Ok(target) => check_target(target).err().unwrap_or(HeadError::Malformed(what)),
+            Err(_) => HeadError::Target(must_be_escaped("a byte that is no UTF-8")),
+        },
+        [_, _, ..] if is_request => HeadError::Target(must_be_escaped("a space")),
+        _ => HeadError::Malformed(what),
+    }
+}
+
+fn first_line(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(bytes.len());
+    let line = bytes[start..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// A target must say all that is meant, as it stands. What cannot be in one is not guessed at: a
+/// `#` that was not escaped would name another key than its sender meant.
+fn check_target(target: &str) -> Result<(), HeadError> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(HeadError::TargetTooLong(TARGET_BYTES_MAX));
+    }
+    let is_plain = |byte: u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'%' | b'-' | b'_' | b'.' | b'=')
+    };
+    if target.starts_with('/') && target.bytes().all(|b| is_plain(b) || b == b'?' || b == b'&') {
+        return Ok(()); // nearly all are like this
+    }
+    if target.contains('#') {
+        return Err(HeadError::Target(must_be_escaped("a # (written %23)")));
+    }
+    match target.parse::<Uri>() {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let odd = |c: &char| c.is_control() || " <>`\\^\"{}|".contains(*c);
+            let what = match target.chars().find(odd) {
+                Some(odd) => format!("{odd:?}"),
+                None => "a character that no URI may have".to_owned(),
+            };
+            Err(HeadError::Target(must_be_escaped(&what)))
+        }
+    }
+}
+
+fn must_be_escaped(what: &str) -> String {
+    format!("the request target has {what} in it that must be percent-encoded; nothing was done")
+}
+
+/// How long the body is, as hyper sees it.
+fn body_of(is_http_11: bool, headers: &[httparse::Header<'_>]) -> Result<Body, HeadError> {
+    let mut length: Option<u64> = None;
+    let mut is_chunked = false;
+    for header in headers {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            let Some(found) = number(header.value) else {
+                return Err(HeadError::Malformed("Content-Length is no number"));
+            };
+            if length.is_some_and(|known| known != found) {
+                return Err(HeadError::Malformed("Content-Length is given twice, and differs"));
+            }
+            length = Some(found);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            let only = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if !only || is_chunked || !is_http_11 {
+                let what = "Transfer-Encoding can only be chunked, once, and of HTTP/1.1";
+                return Err(HeadError::Malformed(what));
+            }
+            is_chunked = true;
+        }
+    }
+    Ok(if is_chunked { Body::Chunked(Chunks::default()) } else { Body::Sized(length.unwrap_or(0)) })
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
+    text.parse().ok().filter(|number| *number < u64::MAX - 2) // the greatest stand for something else
+}
+
+/// Follows a chunked body to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Chunks {
+    state: Chunk,
+    /// The size of the chunk, or what is left of it.
+    size: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Chunk {
+    #[default]
+    Size,
+    /// Behind the size, up to the end of the line.
+    Extension,
+    Data,
+    /// The line end behind the data.
+    DataEnd,
+    /// At the start of a trailer line; an empty one is the end.
+    Trailers,
+    /// In a trailer line.
+    Trailer,
+    End,
+    /// Not chunked after all: hyper finds that too, and reads no more requests here.
+    Lost,
+}
+
+impl Chunks {
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() && self.state != Chunk::End {
+            match self.state {
+                Chunk::Lost => return bytes.len(),
+                Chunk::Data => {
+                    let rest = (bytes.len() - at) as u64;
+                    let mine = rest.min(self.size);
+                    self.size -= mine;
+                    at += mine as usize;
+                    if self.size == 0 {
+                        self.state = Chunk::DataEnd;
+                    }
+                }
+                Chunk::Size
+                | Chunk::Extension
+                | Chunk::DataEnd
+                | Chunk::Trailers
+                | Chunk::Trailer
+                | Chunk::End => {
+                    self.state = self.after(bytes[at]);
+                    at += 1;
+                }
+            }
+        }
+        at
+    }
+
+    fn after(&mut self, byte: u8) -> Chunk {
+        match (self.state, byte) {
+            (Chunk::Size | Chunk::Extension, b'\n') => match self.size {
+                0 => Chunk::Trailers,
+                _ => Chunk::Data,
+            },
+            (Chunk::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = char::from(byte).to_digit(16).unwrap_or_default();
+                match self.size.checked_mul(16) {
+                    Some(size) => {
+                        self.size = size | u64::from(digit);
+                        Chunk::Size
+                    }
+                    None => Chunk::Lost,
+                }
+            }
+            (Chunk::Size, b'\r' | b' ' | b'\t' | b';') | (Chunk::Extension, _) => Chunk::Extension,
+            (Chunk::DataEnd, b'\r') => Chunk::DataEnd,
+            (Chunk::DataEnd, b'\n') => Chunk::Size,
+            (Chunk::Trailers, b'\r') => Chunk::Trailers,
+            (Chunk::Trailers, b'\n') => Chunk::End,
+            (Chunk::Trailer, b'\n') => Chunk::Trailers,
+            (Chunk::Trailers | Chunk::Trailer, _) => Chunk::Trailer,
+            (Chunk::Size | Chunk::DataEnd | Chunk::Data | Chunk::End | Chunk::Lost, _) => {
+                Chunk::Lost
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn refused(head: &str) -> HeadError {
+        inspect(head.as_bytes()).unwrap_err()
+    }
+
+    fn target(target: &str) -> Option<HeadError> {
+        inspect(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).err()
+    }
+
+    /// How many bytes of a connection belong to its first request, however they are cut into
+    /// pieces.
+    fn first_request(bytes: &[u8]) -> Option<usize> {
+        let message = inspect(bytes).unwrap()?;
+        let mut at_once = message.clone();
+        let taken = at_once.take(bytes);
+        let mut in_pieces = message;
+        let by_piece: usize = bytes.iter().map(|byte| in_pieces.take(&[*byte])).sum();
+        assert_eq!((taken, at_once.is_whole()), (by_piece, in_pieces.is_whole()));
+        at_once.is_whole().then_some(taken)
+    }
+
+    #[test]
+    fn targets_are_taken_as_they_stand_or_not_at_all() {
+        for good in [
+            "/kv/b/k?r=1&n=2",
+            "/kv/b/%23",
+            "/kv/b/a+b'c()*,;:@!$~",
+            "/kv/b/ü",
+            "/kv/b/{a}|\"b\"",
+            "*",
+            "http://other/livez",
+        ] {
+            assert_eq!(target(good), None, "{good}");
+        }
+        let wrong = |bad: &str, what: &str| match target(bad) {
+            Some(HeadError::Target(why)) => assert!(why.contains(what), "{bad}: {why}"),
+            other => panic!("{bad}: {other:?}"),
+        };
+        wrong("/kv/b/user#1", "%23");
+        wrong("/kv/b/user#", "%23");
+        wrong("/kv/b/k?r=1#x", "%23");
+        wrong("#", "%23");
+        wrong("http://x/kv/b/k#1", "%23");
+        wrong("/kv/b/a b", "a space");
+        wrong("/kv/b/a b c", "a space");
+        wrong("/kv/b/<", "'<'");
+        wrong("/kv/b/`", "'`'");
+        wrong("/kv/b/k?prefix=<", "'<'");
+        wrong("kv/b/k^", "'^'");
+        assert_eq!(
+            inspect(b"GET /\xff HTTP/1.1\r\n\r\n").err(),
+            Some(HeadError::Target(must_be_escaped("a byte that is no UTF-8")))
+        );
+        let long = format!("/{}", "k".repeat(TARGET_BYTES_MAX));
+        assert_eq!(target(&long), Some(HeadError::TargetTooLong(TARGET_BYTES_MAX)));
+    }
+
+    #[test]
+    fn heads_are_bounded_and_named() {
+        let many = "X: y\r\n".repeat(HEADERS_MAX + 1);
+        let many = format!("GET / HTTP/1.1\r\n{many}\r\n");
+        assert_eq!(refused(&many), HeadError::TooManyHeaders(HEADERS_MAX));
+        let large = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(HEAD_BYTES_MAX));
+        assert_eq!(refused(&large), HeadError::TooLarge(HEAD_BYTES_MAX));
+        assert_eq!(refused(&format!("{large}\r\n\r\n")), HeadError::TooLarge(HEAD_BYTES_MAX));
+        let endless = format!("GET /{}", "k".repeat(HEAD_BYTES_MAX));
+        assert_eq!(refused(&endless), HeadError::TargetTooLong(TARGET_BYTES_MAX));
+        for garbage in ["\u{16}\u{3}\u{1}", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\0\r\n\r\n"] {
+            assert!(matches!(refused(garbage), HeadError::Malformed(_)), "{garbage:?}");
+        }
+        for header in [
+            "X\0Y: 1",
+            "X: \u{1}",
+            "Content-Length: -1",
+            "Content-Length: ",
+            "Content-Length: 99999999999999999999999",
+            "Content-Length: 1\r\nContent-Length: 2",
+            "Transfer-Encoding: gzip",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        ] {
+            let head = format!("PUT / HTTP/1.1\r\n{header}\r\n\r\n");
+            assert!(matches!(refused(&head), HeadError::Malformed(_)), "{header:?}");
+        }
+        let old = "PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(matches!(refused(old), HeadError::Malformed(_)));
+    }
+
+    #[test]
+    fn a_request_ends_where_its_body_does() {
+        let next = "GET /next HTTP/1.1\r\n\r\n";
+        for request in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\n\n",
+            "PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\n12345",
+            "PUT / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nGET /",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\n12345\r\nA;x=y\r\n0123456789\r\n\
+             00\r\n\r\n",
+            "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\n\n\r\n0\r\nX: y\r\nZ: 0\r\n\r\n",
+        ] {
+            let all = format!("{request}{next}");
+            assert_eq!(first_request(all.as_bytes()), Some(request.len()), "{request:?}");
+            for end in 0..request.len() {
+                let whole = first_request(&request.as_bytes()[..end]);
+                assert_eq!(whole, None, "{:?}", &request[..end]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_chunked_never_ends() {
+        for body in ["xyz\r\n", "5\r\n12345x", "ffffffffffffffffff\r\n"] {
+            let bytes = format!("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}GET /#");
+            let mut message = inspect(bytes.as_bytes()).unwrap().unwrap();
+            assert_eq!(message.take(bytes.as_bytes()), bytes.len(), "{body:?}");
+            assert!(!message.is_whole());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_seen() {
+        for end in ["a\r\n\r\nb", "a\n\nb", "\n\r\n"] {
+            assert!(may_end_head(end.as_bytes()), "{end:?}");
+        }
+        for no_end in ["", "\n", "a\r\n\r", "a\nb\r\n", "\r\n"] {
+            assert!(!may_end_head(no_end.as_bytes()), "{no_end:?}");
+        }
+    }
+}

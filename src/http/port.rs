@@ -1,0 +1,471 @@
+//! One listening port: accepts connections within bounds, serves HTTP/1.1 on each, stops gracefully.
+//!
+//! axum's own `serve` has no bound on connections, no patience for slow heads, no `TCP_NODELAY`
+//! unless asked and no end to a graceful stop; this is hyper with all four. A connection ends when
+//! its peer closes it, is idle or sends a head for too long (`heads`), or takes none of an answer
+//! for too long.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Response;
+use futures_util::FutureExt;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tower::ServiceExt;
+
+use crate::config::Config;
+use crate::http::framing::{HEAD_BYTES_MAX, HeadError};
+use crate::http::heads::{Heads, Patience};
+use crate::http::idle::Crowd;
+use crate::log::Seldom;
+
+/// The most that is read ahead on one connection, in bytes; a request's head must fit.
+const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
+/// [`Bounds::last_call_ms`] of clients.
+const LAST_CALL_MS: u64 = 200;
+/// How often to see whether all connections are gone, in milliseconds.
+const LOOK_MS: u64 = 10;
+/// Connections that are being refused at a time, and for how many milliseconds at most.
+pub(crate) const REFUSALS_MAX: usize = 16;
+const REFUSAL_MS_MAX: u64 = 500;
+/// How long a new connection waits for the place of an idle one, in milliseconds.
+const ROOM_MS_MAX: u64 = 200;
+/// How long to wait when the system has no more sockets, in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// What one connection too many is told.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
+    Content-Type: application/problem+json\r\nContent-Length: 116\r\n\r\n\
+    {\"type\":\"urn:quorate:problem:overloaded\",\"title\":\"The node has too much to do\",\
+    \"status\":503,\"detail\":\"connections\"}\n";
+
+/// What a port allows its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Connections at a time; one more takes the place of one that is idle, or is refused.
+    pub(crate) connections_max: usize,
+    /// How long a connection may be idle or in a head.
+    pub(crate) heads: HeadBounds,
+    /// How long a connection may take nothing of an answer, in milliseconds.
+    pub(crate) stall_ms: u64,
+    /// When the port stops, how long requests may still begin to come on connections that there
+    /// are, in milliseconds: what was sent before its sender could know of the stop is answered.
+    pub(crate) last_call_ms: u64,
+}
+
+/// Who watches over the heads of requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HeadBounds {
+    /// [`crate::http::heads`]: every head is looked at, and every refusal is one of the app's.
+    Looked(Patience),
+    /// hyper alone, as connections may become something else than HTTP: so many milliseconds for
+    /// each head, idle time included.
+    PassedOn(u64),
+}
+
+impl Bounds {
+    /// Those of the client port, with so many connections.
+    pub(crate) fn for_clients(config: &Config, connections_max: usize) -> Self {
+        let timeouts = &config.timeouts;
+        let patience = Patience { head_ms: timeouts.header_ms, idle_ms: timeouts.idle_ms };
+        Self {
+            connections_max,
+            heads: HeadBounds::Looked(patience),
+            stall_ms: timeouts.body_ms,
+            last_call_ms: LAST_CALL_MS,
+        }
+    }
+
+    /// Those of the peer port. Peers keep idle streams, which come of a request that is sent at once; the
+    /// other end closes them first.
+    pub(crate) fn for_peers(config: &Config) -> Self {
+        let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
+        Self {
+            connections_max: lanes.saturating_mul(8).max(64),
+            heads: HeadBounds::PassedOn(config.timeouts.header_ms),
+            stall_ms: config.timeouts.body_ms,
+            last_call_ms: 0, // what meets a stream that ends is sent again
+        }
+    }
+}
+
+/// How a port ends. Clones are of the same port.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop {
+    /// Cancelled when the port takes no more connections, closes idle ones and finishes what it is
+    /// at.
+    pub(crate) begun: CancellationToken,
+    /// Cancelled when the time for that is over: what is still in flight is cut off.
+    pub(crate) cut: CancellationToken,
+    /// The connections that there are.
+    pub(crate) connections: TaskTracker,
+}
+
+impl Stop {
+    /// Waits until there are no connections.
+    pub(crate) async fn all_gone(&self) {
+        while !self.connections.is_empty() {
+            sleep(Duration::from_millis(LOOK_MS)).await;
+        }
+    }
+}
+
+/// How long a peer's connection may be idle, in milliseconds; longer than a peer's own patience, so
+/// that no request meets a connection that is just being closed.
+pub(crate) const PEER_IDLE_MS: u64 = 120_000;
+
+/// A connection's place on its port. Whoever takes over an upgraded connection finds it in the request's
+/// extensions and keeps it as long as the connection, which thereby goes on to count against
+/// [`Bounds::connections_max`] and is waited for when the port stops.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    /// Cancelled when the port stops.
+    pub(crate) stop: CancellationToken,
+    cut: CancellationToken,
+    _slot: Arc<OwnedSemaphorePermit>,
+    _tracked: TaskTrackerToken,
+}
+
+impl Lease {
+    /// Runs `work` to its end, and no longer than [`Stop::cut`]: then `None`.
+    pub(crate) async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.cut.cancelled() => None,
+        }
+    }
+}
+
+/// What answers the requests of a port. A connection keeps room for one of the futures all its life.
+pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
+    /// Answers one request.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send;
+
+    /// The whole answer, head and body, to a request whose head cannot be taken. The connection
+    /// ends with it.
+    fn refuse(&self, _why: HeadError) -> Vec<u8> {
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
+    }
+}
+
+impl App for Router {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        self.oneshot(request).await
+    }
+}
+
+/// Serves `app` on `listener` until `stop` has begun, and then until the requests in flight are
+/// answered or cut off.
+pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Stop) {
+    let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let last_call = CancellationToken::new();
+    let crowd = Arc::new(Crowd::default());
+    let take = |stream: TcpStream| {
+        let tracked = stop.connections.token();
+        let (stop, cut) = (last_call.clone(), stop.cut.clone());
+        let serve = {
+            let (app, crowd) = (app.clone(), crowd.clone());
+            move |stream: TcpStream, slot: OwnedSemaphorePermit| {
+                let lease = Lease { stop, cut, _slot: Arc::new(slot), _tracked: tracked };
+                serve(stream, app, bounds, lease, crowd)
+            }
+        };
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            tokio::spawn(serve(stream, slot));
+        } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+            let room = make_room(slots.clone(), crowd.clone());
+            tokio::spawn(async move {
+                match room.await {
+                    Some(slot) => {
+                        drop(refusal);
+                        serve(stream, slot).await;
+                    }
+                    None => refuse(stream, refusal).await,
+                }
+            });
+        }
+    };
+    let failures = Seldom::new();
+    while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
+        take(stream);
+    }
+    // Whose connection the system has taken already must not be reset.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        take(stream);
+    }
+    drop(listener);
+    tokio::select! {
+        () = sleep(Duration::from_millis(bounds.last_call_ms)) => {}
+        () = stop.all_gone() => {}
+        () = stop.cut.cancelled() => {}
+    }
+    last_call.cancel();
+    stop.connections.close();
+    stop.connections.wait().await;
+}
+
+/// Has an idle connection give up its place, if there is one.
+async fn make_room(slots: Arc<Semaphore>, crowd: Arc<Crowd>) -> Option<OwnedSemaphorePermit> {
+    if !crowd.ask_one_to_go() {
+        return None;
+    }
+    timeout(Duration::from_millis(ROOM_MS_MAX), slots.acquire_owned()).await.ok()?.ok()
+}
+
+/// Tells one connection too many to come again later, and waits a moment for it to read that.
+async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
+    let telling = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        let mut scratch = [0; 1024];
+        while stream.read(&mut scratch).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
+    drop(timeout(Duration::from_millis(REFUSAL_MS_MAX), telling).await);
+}
+
+/// The next connection; `None` once the port stops.
+async fn accept(
+    listener: &TcpListener,
+    stop: &CancellationToken,
+    failures: &Seldom,
+) -> Option<TcpStream> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return None,
+        };
+        match accepted {
+            Ok((stream, _)) => return Some(stream),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                if let Some(held_back) = failures.now() {
+                    tracing::warn!(%error, held_back, "cannot accept connections");
+                }
+                sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
+}
+
+async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, crowd: Arc<Crowd>) {
+    // Without this an answer in two segments waits for the other end's delayed acknowledgement.
+    drop(stream.set_nodelay(true));
+    let (heads, hyper_ms) = match bounds.heads {
+        HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience, crowd), None),
+        HeadBounds::PassedOn(ms) => (Heads::passing_all_on(stream, app.clone()), Some(ms)),
+    };
+    let stream = Impatient::new(TokioIo::new(heads), Duration::from_millis(bounds.stall_ms));
+    let (stop, for_upgrades) = (lease.stop.clone(), lease.clone());
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Who has finished sending may still read: a cut-off body gets its answer too.
+        .half_close(true)
+        .header_read_timeout(hyper_ms.map(Duration::from_millis))
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(READ_AHEAD_BYTES_MAX)
+        .serve_connection(
+            stream,
+            service_fn(move |mut request| {
+                if request.extensions().get::<OnUpgrade>().is_some() {
+                    request.extensions_mut().insert(for_upgrades.clone());
+                }
+                app.clone().answer(request)
+            }),
+        )
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    // Nothing is cut off before the port stops: one of the two is looked at with each event.
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            lease.hold(connection).await
+        }
+    };
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+        None => tracing::warn!("a request in flight was cut off by the stop"),
+    }
+}
+
+/// A stream that gives up when the other end takes nothing for too long. Else a client that asks for
+/// large values and never reads them would hold them in memory for ever.
+struct Impatient<S> {
+    stream: S,
+    patience: Duration,
+    /// Runs while a write is stuck.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, stuck: None }
+    }
+
+    /// Passes a write's result on, unless it has been stuck for too long.
+    fn watch<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: Read + Unpin> Read for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: Write + Unpin> Write for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(written, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.watch(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(flushed, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch(shut, cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    fn bounds(connections_max: usize) -> Bounds {
+        Bounds {
+            connections_max,
+            heads: HeadBounds::PassedOn(10_000),
+            stall_ms: 200,
+            last_call_ms: 0,
+        }
+    }
+
+    struct Port {
+        addr: SocketAddr,
+        stop: Stop,
+        ended: JoinHandle<()>,
+    }
+
+    async fn port(app: Router, connections_max: usize) -> Port {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
+        let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
+        Port { addr, stop, ended }
+    }
+
+    async fn ask(addr: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
+        stream
+    }
+
+    async fn all_of(mut stream: TcpStream) -> String {
+        let mut bytes = Vec::new();
+        drop(stream.read_to_end(&mut bytes).await);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_connections_and_finishes_requests_in_flight() {
+        let (arrived, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let told = (arrived.clone(), go.clone());
+        let handler = move || async move {
+            told.0.notify_one();
+            told.1.notified().await;
+            "done"
+        };
+        let port = port(Router::new().route("/", get(handler)), 2).await;
+        let idle = TcpStream::connect(port.addr).await.unwrap();
+        let busy = ask(port.addr).await;
+        arrived.notified().await;
+        port.stop.begun.cancel();
+        assert_eq!(all_of(idle).await, "");
+        assert!(!port.ended.is_finished());
+        go.notify_one();
+        assert!(all_of(busy).await.ends_with("done"));
+        port.ended.await.unwrap();
+        assert!(TcpStream::connect(port.addr).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let port = port(Router::new().route("/", get(|| async { vec![7; 64 << 20] })), 1).await;
+        let _stuck = ask(port.addr).await;
+        let served = async {
+            // The only slot is taken until the stuck connection is given up.
+            while !all_of(ask(port.addr).await).await.starts_with("HTTP/1.1 200") {}
+        };
+        timeout(Duration::from_secs(20), served).await.unwrap();
+    }
+}

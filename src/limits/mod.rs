@@ -1,0 +1,8 @@
+//! What bounds a node's work: operations, bytes, turns.
+
+pub(crate) mod admission;
+pub(crate) mod bounds;
+pub(crate) mod cold_reads;
+pub(crate) mod room;
+pub(crate) mod sizes;
+pub(crate) mod upload_pace;

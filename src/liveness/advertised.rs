@@ -1,0 +1,147 @@
+//! What a peer says of itself, in answers and by gossip.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use quorate_protocol::common::Common;
+use quorate_protocol::message::Status;
+
+use crate::liveness::gossip::News;
+
+/// What the peer said last, in answers and by gossip.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    /// Why it is down, or why it refused a frame.
+    pub(crate) error: Option<String>,
+    /// Its layout's version and hash.
+    pub(crate) layout: Option<(u64, u64)>,
+    /// Its release.
+    pub(crate) release: Option<String>,
+    /// Whether it has received all its partitions.
+    pub(crate) ready: Option<bool>,
+    /// Whether it takes writes.
+    pub(crate) writable: Option<bool>,
+    /// Whether it has recorded a formation.
+    pub(crate) formed: Option<bool>,
+    /// The hash of its bucket table.
+    pub(crate) buckets_hash: Option<u64>,
+    /// The settings that all nodes must have alike.
+    pub(crate) common: Option<Common>,
+    /// Whether it waits for an operator.
+    pub(crate) waits: Option<bool>,
+    /// Whether it says that it cannot reach this node.
+    pub(crate) cannot_reach_me: bool,
+}
+
+/// The peer's word. What operations ask of it takes no lock.
+#[derive(Default)]
+pub(crate) struct Word {
+    last: Mutex<Said>,
+    /// Whether `ready` is a no.
+    fills: AtomicBool,
+    /// The last layout that was heard, version and hash in one number.
+    layout: AtomicU64,
+    /// The longest frame it takes, in bytes; 0 if it did not say.
+    frame_bytes_max: AtomicU64,
+}
+
+impl Word {
+    /// What the peer said last.
+    pub(crate) fn last(&self) -> Said {
+        self.lock().clone()
+    }
+
+    /// Whether it has still to receive partitions: it cannot answer for these, and has enough to do.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.fills.load(Relaxed)
+    }
+
+    /// Whether it said last that it cannot reach this node.
+    pub(crate) fn cannot_reach_me(&self) -> bool {
+        self.lock().cannot_reach_me
+    }
+
+    /// The longest frame that it takes, in bytes; without its word, any.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        match self.frame_bytes_max.load(Relaxed) {
+            0 => usize::MAX,
+            max => usize::try_from(max).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Records what the peer said in an answer.
+    pub(crate) fn heard(&self, status: &Status) {
+        self.frame_bytes_max.store(status.frame_bytes_max, Relaxed);
+        self.update(|said| {
+            said.release = Some(status.release.clone());
+            said.ready = Some(status.ready);
+            said.writable = Some(status.writable);
+            said.formed = Some(status.formation.is_some());
+            said.buckets_hash = Some(status.buckets_hash);
+            said.common = Some(status.common);
+            said.waits = Some(status.waits);
+        });
+    }
+
+    /// Records the layout that the peer put in front of an answer. Called for every answer.
+    pub(crate) fn heard_layout(&self, version: u64, hash: u64) {
+        let mixed = hash ^ version.rotate_left(32);
+        if self.layout.swap(mixed, Relaxed) != mixed {
+            self.update(|said| said.layout = Some((version, hash)));
+        }
+    }
+
+    /// Records what gossip tells; what it does not tell stays.
+    pub(crate) fn gossiped(&self, news: News) {
+        self.update(|said| {
+            said.layout = news.layout.or(said.layout);
+            said.release = news.release.or(said.release.take());
+            said.ready = news.ready.or(said.ready);
+            said.writable = news.writable.or(said.writable);
+            said.buckets_hash = news.buckets_hash.or(said.buckets_hash);
+            said.cannot_reach_me = news.cannot_reach_me;
+        });
+    }
+
+    /// Records why the peer is down or refused a frame; `None` once it answers.
+    pub(crate) fn refused(&self, error: Option<String>) {
+        self.update(|said| said.error = error);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Said)) {
+        let mut said = self.lock();
+        change(&mut said);
+        self.fills.store(said.ready == Some(false), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_says_it_is_not_ready_fills_until_it_says_otherwise() {
+        let word = Word::default();
+        let says = |ready| word.gossiped(News { ready, ..News::default() });
+        assert!(!word.is_filling(), "nothing was heard");
+        says(Some(false));
+        says(None);
+        assert!(word.is_filling(), "no news changes nothing");
+        says(Some(true));
+        assert!(!word.is_filling());
+        assert_eq!(word.last().ready, Some(true));
+    }
+
+    #[test]
+    fn a_layout_is_remembered_until_another_is_heard() {
+        let word = Word::default();
+        for layout in [(1, 7), (1, 7), (2, 9)] {
+            word.heard_layout(layout.0, layout.1);
+            assert_eq!(word.last().layout, Some(layout));
+        }
+    }
+}

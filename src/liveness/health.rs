@@ -1,0 +1,481 @@
+//! What this node knows of one peer: whether it answers, since when, how fast, and whether it is in doubt.
+//!
+//! Requests themselves come first: a peer that refuses a connection or lets one time out is *down* at once,
+//! and the first answer to anything (a probe goes out every `timeouts.probe_ms` while it is down) brings
+//! it back. Two exceptions keep what flaps from doing harm: a timeout is no news if something that was
+//! sent later has been answered, and a peer that went down several times within seconds must answer for
+//! a while, longer each time and [`HOLD_BACK_MS_MAX`] at most, before it counts as up again.
+//!
+//! A peer that is not down can be *suspected*: its heartbeats stay away (`crate::liveness::phi`), a batch waits
+//! overlong for an answer, or it says that it cannot reach this node. Suspicion is no failure: it is
+//! asked last (docs/decisions/0005).
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use quorate_protocol::stamp::Millis;
+use tokio::sync::Notify;
+
+use crate::liveness::advertised::Word;
+use crate::liveness::gossip::News;
+use crate::liveness::phi::Pulse;
+
+/// Whether a peer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing was heard yet; requests are sent to it all the same.
+    Unknown = 0,
+    /// It answers.
+    Up = 1,
+    /// It refused a connection or let a request time out.
+    Down = 2,
+}
+
+/// The longest that a flapping peer must answer before it counts as up, in milliseconds.
+pub(crate) const HOLD_BACK_MS_MAX: u64 = 4000;
+/// After its second fall; doubled with each further one, in milliseconds.
+const HOLD_BACK_MS_MIN: u64 = 250;
+/// A fall is forgotten after so long without another, in milliseconds.
+const FALL_FORGOTTEN_MS: u64 = 10_000;
+/// A greeting is answered by another at most so often, in milliseconds.
+const GREETED_BACK_MS: u64 = 100;
+/// Heartbeats older than this say nothing of whether the peer can reach this node, in milliseconds.
+const NEWS_MS_MAX: u64 = 5000;
+const ROUND_TRIP_US_MAX: u64 = 60_000_000;
+/// Kinds of messages, each with lanes of its own.
+const KINDS: usize = 3;
+
+/// What is known of one peer. What operations read are atomics; times are those of [`crate::peer::peers`]'s clock.
+pub(crate) struct Health {
+    state: AtomicU8,
+    since_ms: AtomicU64,
+    /// When it last answered anything.
+    answered_ms: AtomicU64,
+    /// When the latest answered message of each kind was sent.
+    answered_sent_ms: [AtomicU64; KINDS],
+    /// When it last greeted this node, 0 if never.
+    greeted_ms: AtomicU64,
+    one_way: AtomicBool,
+    suspected: AtomicBool,
+    suspected_since_ms: AtomicU64,
+    falls: Mutex<Falls>,
+    pulse: Mutex<Pulse>,
+    /// Round trips of reads, in microseconds: the running window and the one before it.
+    round_trips: Mutex<(Histogram<u64>, Histogram<u64>)>,
+    p50_us: AtomicU64,
+    p95_us: AtomicU64,
+    p99_us: AtomicU64,
+    word: Word,
+    greet: Notify,
+}
+
+/// How much silence of which kind makes a peer suspected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For how long a batch may wait for an answer, in milliseconds.
+    pub(crate) answer_ms: u64,
+    /// For how long no greeting of a peer that answers may arrive, in milliseconds.
+    pub(crate) greeting_ms: u64,
+    /// The suspicion level by gossip that is too much.
+    pub(crate) phi: f64,
+}
+
+/// How often it fell lately.
+#[derive(Default)]
+struct Falls {
+    count: u32,
+    /// Since when it answers again, while it is down.
+    answering_since: Option<Millis>,
+}
+
+impl Health {
+    /// A peer of which nothing was heard, and whose heartbeats are expected every `interval_ms`.
+    pub(crate) fn new(interval_ms: u64) -> Self {
+        let histogram = || {
+            Histogram::new_with_bounds(1, ROUND_TRIP_US_MAX, 2)
+                .unwrap_or_else(|_| unreachable!("the bounds are constants that fit"))
+        };
+        Self {
+            state: AtomicU8::new(State::Unknown as u8),
+            since_ms: AtomicU64::new(0),
+            answered_ms: AtomicU64::new(0),
+            answered_sent_ms: Default::default(),
+            greeted_ms: AtomicU64::new(0),
+            one_way: AtomicBool::new(false),
+            suspected: AtomicBool::new(false),
+            suspected_since_ms: AtomicU64::new(0),
+            falls: Mutex::default(),
+            pulse: Mutex::new(Pulse::new(interval_ms)),
+            round_trips: Mutex::new((histogram(), histogram())),
+            p50_us: AtomicU64::new(0),
+            p95_us: AtomicU64::new(0),
+            p99_us: AtomicU64::new(0),
+            word: Word::default(),
+            greet: Notify::new(),
+        }
+    }
+
+    /// Whether it answers.
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            1 => State::Up,
+            2 => State::Down,
+            _ => State::Unknown,
+        }
+    }
+
+    /// Since when it is in this state, or suspected if it is.
+    pub(crate) fn since(&self) -> Millis {
+        let since = if self.state() != State::Down && self.is_suspected() {
+            &self.suspected_since_ms
+        } else {
+            &self.since_ms
+        };
+        Millis(since.load(Relaxed))
+    }
+
+    /// Whether it answers but cannot reach this node, as far as is known.
+    pub(crate) fn is_one_way(&self) -> bool {
+        self.one_way.load(Relaxed)
+    }
+
+    /// Whether it is suspected.
+    pub(crate) fn is_suspected(&self) -> bool {
+        self.suspected.load(Relaxed)
+    }
+
+    /// It answered a message of a kind that was sent at `sent_at`. Returns whether that changes its state.
+    pub(crate) fn answered(&self, kind: usize, sent_at: Millis, now: Millis) -> bool {
+        self.answered_ms.store(now.0, Relaxed);
+        self.answered_sent_ms[kind].fetch_max(sent_at.0, Relaxed);
+        if self.state() == State::Up {
+            return false;
+        }
+        let mut falls = lock(&self.falls);
+        if self.state() == State::Down {
+            let since = *falls.answering_since.get_or_insert(now);
+            if now.since(since) < hold_back_ms(falls.count) {
+                return false;
+            }
+        }
+        falls.answering_since = None;
+        self.set(State::Up, now, None)
+    }
+
+    /// Whether it has answered anything since then.
+    pub(crate) fn has_answered_since(&self, then: Millis) -> bool {
+        self.answered_ms.load(Relaxed) >= then.0
+    }
+
+    /// It refused a message of a kind that was sent at `sent_at`, or was silent for too long. Returns
+    /// whether that changes its state.
+    pub(crate) fn failed(&self, kind: usize, sent_at: Millis, now: Millis, error: String) -> bool {
+        if self.answered_sent_ms[kind].load(Relaxed) > sent_at.0 {
+            return false; // it answered what was sent later: this tells of the past
+        }
+        let mut falls = lock(&self.falls);
+        falls.answering_since = None;
+        if self.state() != State::Down {
+            let calm_ms = now.since(Millis(self.since_ms.load(Relaxed)));
+            let forgotten = u32::try_from(calm_ms / FALL_FORGOTTEN_MS).unwrap_or(u32::MAX);
+            falls.count = falls.count.saturating_sub(forgotten).saturating_add(1);
+        }
+        self.set(State::Down, now, Some(error))
+    }
+
+    fn set(&self, state: State, now: Millis, error: Option<String>) -> bool {
+        let changed = self.state.swap(state as u8, Relaxed) != state as u8;
+        if changed {
+            self.since_ms.store(now.0, Relaxed);
+        }
+        self.word.refused(error);
+        changed
+    }
+
+    /// What it says of itself.
+    pub(crate) fn word(&self) -> &Word {
+        &self.word
+    }
+
+    /// Records what gossip tells of the peer. A heartbeat of one that is not up has it greeted at once.
+    pub(crate) fn gossiped(&self, news: News, now: Millis) {
+        lock(&self.pulse).beat(now);
+        self.word.gossiped(news);
+        if self.state() != State::Up {
+            self.greet_now();
+        }
+    }
+
+    /// It greeted this node, and so can reach it. If it does not count as up it is greeted back now: most
+    /// likely it has just started, and what it misses until the next turn would be kept as hints.
+    pub(crate) fn greeted(&self, now: Millis) {
+        let last = self.greeted_ms.swap(now.0, Relaxed);
+        // Two that hold each other back must not greet each other as fast as they can.
+        let is_answer = last != 0 && now.since(Millis(last)) < GREETED_BACK_MS;
+        if self.state() != State::Up && !is_answer {
+            self.greet_now();
+        }
+    }
+
+    /// This process was held up until now: nobody is blamed for the silence.
+    pub(crate) fn forgive(&self, now: Millis) {
+        self.greeted_ms.fetch_max(now.0, Relaxed);
+        lock(&self.pulse).forgive(now);
+    }
+
+    /// Decides anew whether the peer is suspected. `waiting_since`: when the oldest batch was sent that waits
+    /// for an answer. Returns whether that changed.
+    pub(crate) fn review(
+        &self,
+        waiting_since: Option<Millis>,
+        patience: &Patience,
+        now: Millis,
+    ) -> bool {
+        let answered = Millis(self.answered_ms.load(Relaxed));
+        let overdue = waiting_since
+            .is_some_and(|since| now.since(since) >= patience.answer_ms && answered.0 < since.0);
+        let phi = lock(&self.pulse).phi(answered, now);
+        let one_way = self.cannot_reach_me(answered, patience, now);
+        self.one_way.store(one_way, Relaxed);
+        let suspected = overdue || one_way || phi.is_some_and(|phi| phi >= patience.phi);
+        let changed = self.suspected.swap(suspected, Relaxed) != suspected;
+        if changed {
+            self.suspected_since_ms.store(now.0, Relaxed);
+        }
+        changed
+    }
+
+    /// Its own fresh word by gossip; or it answers while its greetings, which came before, stay away.
+    fn cannot_reach_me(&self, answered: Millis, patience: &Patience, now: Millis) -> bool {
+        let beat = lock(&self.pulse).last();
+        if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX) && self.word.cannot_reach_me() {
+            return true;
+        }
+        let greeted = Millis(self.greeted_ms.load(Relaxed));
+        let silent = greeted.0 > 0 && now.since(greeted) >= patience.greeting_ms;
+        silent && now.since(answered) < patience.greeting_ms
+    }
+
+    /// The suspicion level, `None` if gossip never told of the peer.
+    pub(crate) fn phi(&self, now: Millis) -> Option<f64> {
+        lock(&self.pulse).phi(Millis(self.answered_ms.load(Relaxed)), now)
+    }
+
+    /// Has the peer greeted now instead of at the next turn.
+    pub(crate) fn greet_now(&self) {
+        self.greet.notify_one();
+    }
+
+    /// Waits until the peer is to be greeted out of turn.
+    pub(crate) async fn to_be_greeted(&self) {
+        self.greet.notified().await;
+    }
+
+    /// Records the round trip of a batch of reads, or of a greeting.
+    pub(crate) fn round_trip(&self, took: Duration) {
+        lock(&self.round_trips).0.saturating_record(took.as_micros() as u64);
+    }
+
+    /// Starts a new window and recomputes the percentiles over the last two. Called every few seconds.
+    pub(crate) fn turn_window(&self) {
+        let mut windows = lock(&self.round_trips);
+        let (current, previous) = &mut *windows;
+        if previous.add(&*current).is_ok() && !previous.is_empty() {
+            self.p50_us.store(previous.value_at_quantile(0.50), Relaxed);
+            self.p95_us.store(previous.value_at_quantile(0.95), Relaxed);
+            self.p99_us.store(previous.value_at_quantile(0.99), Relaxed);
+        }
+        std::mem::swap(current, previous);
+        current.reset();
+    }
+
+    /// The median round trip in microseconds, 0 if none was measured.
+    pub(crate) fn p50_us(&self) -> u64 {
+        self.p50_us.load(Relaxed)
+    }
+
+    /// The 95th percentile of round trips in microseconds, 0 if none was measured.
+    pub(crate) fn p95_us(&self) -> u64 {
+        self.p95_us.load(Relaxed)
+    }
+
+    /// The 99th percentile of round trips in microseconds, 0 if none was measured.
+    pub(crate) fn p99_us(&self) -> u64 {
+        self.p99_us.load(Relaxed)
+    }
+}
+
+/// How long a peer that fell so often lately must answer before it counts as up.
+fn hold_back_ms(falls: u32) -> u64 {
+    match falls.checked_sub(2) {
+        None => 0,
+        Some(further) => (HOLD_BACK_MS_MIN << further.min(16)).min(HOLD_BACK_MS_MAX),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const READ: usize = 0;
+    const WRITE: usize = 1;
+    const PATIENCE: Patience = Patience { answer_ms: 250, greeting_ms: 1500, phi: 8.0 };
+
+    fn falls(health: &Health, at: u64) -> bool {
+        health.failed(READ, Millis(at), Millis(at), "refused".to_owned())
+    }
+
+    fn answers(health: &Health, at: u64) -> bool {
+        health.answered(READ, Millis(at), Millis(at))
+    }
+
+    #[test]
+    fn percentiles_follow_the_last_two_windows() {
+        let health = Health::new(200);
+        for us in 1..=100 {
+            health.round_trip(Duration::from_micros(us));
+        }
+        health.turn_window();
+        assert_eq!((health.p50_us(), health.p95_us()), (50, 95));
+        health.turn_window();
+        health.round_trip(Duration::from_micros(900));
+        health.turn_window();
+        assert!(health.p50_us() > 800, "the old window is gone: {}", health.p50_us());
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_the_first_answer_brings_it_back() {
+        let health = Health::new(200);
+        assert!(falls(&health, 5));
+        assert!(!falls(&health, 9));
+        assert_eq!(
+            (health.since(), health.word().last().error),
+            (Millis(5), Some("refused".into()))
+        );
+        assert!(answers(&health, 12) && !answers(&health, 13));
+        assert_eq!((health.state(), health.word().last().error), (State::Up, None));
+    }
+
+    #[test]
+    fn who_greets_while_it_counts_as_down_is_greeted_back_but_not_in_circles() {
+        let health = Health::new(200);
+        let is_greeted_back = |at| {
+            health.greeted(Millis(at));
+            health.to_be_greeted().now_or_never().is_some()
+        };
+        falls(&health, 5);
+        assert!(is_greeted_back(20), "it has started");
+        assert!(!is_greeted_back(21), "that was an answer");
+        assert!(is_greeted_back(200));
+        answers(&health, 201);
+        assert!(!is_greeted_back(500), "it is up");
+    }
+
+    #[test]
+    fn a_timeout_is_no_news_if_something_sent_later_was_answered() {
+        let health = Health::new(200);
+        assert!(health.answered(READ, Millis(100), Millis(101)));
+        let timeout = |kind| health.failed(kind, Millis(50), Millis(1050), "silent".to_owned());
+        assert!(!timeout(READ));
+        assert_eq!(health.state(), State::Up);
+        assert!(timeout(WRITE), "its disk may hang while it answers reads");
+    }
+
+    /// Who falls again and again must answer for longer each time, up to the bound; rest is rewarded.
+    #[test]
+    fn a_flapping_peer_is_held_back_longer_each_time() {
+        let health = Health::new(200);
+        let mut now = 0;
+        let mut held_back = Vec::new();
+        for _ in 0..8 {
+            now += 100;
+            falls(&health, now);
+            let begun = now + 10;
+            now = begun;
+            while !answers(&health, now) {
+                now += 10;
+            }
+            held_back.push(now - begun);
+        }
+        assert_eq!(held_back, [0, 250, 500, 1000, 2000, 4000, 4000, 4000]);
+        now += 20 * FALL_FORGOTTEN_MS;
+        falls(&health, now);
+        assert!(answers(&health, now + 1), "all is forgotten");
+    }
+
+    #[test]
+    fn while_held_back_another_failure_starts_the_wait_anew() {
+        let health = Health::new(200);
+        for at in [10, 20] {
+            falls(&health, at);
+            answers(&health, at + 1);
+        }
+        assert_eq!(health.state(), State::Down, "held back");
+        falls(&health, 200);
+        assert!(!answers(&health, 300) && !answers(&health, 540) && answers(&health, 550));
+    }
+
+    #[test]
+    fn an_overdue_answer_makes_suspect_and_any_later_answer_clears() {
+        let health = Health::new(200);
+        answers(&health, 1000);
+        assert!(!health.review(Some(Millis(1001)), &PATIENCE, Millis(1100)));
+        assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1251)));
+        assert!(health.is_suspected() && health.state() == State::Up, "no failure");
+        answers(&health, 1300);
+        assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1301)));
+        assert!(!health.is_suspected(), "one slow batch beside quick ones is no reason");
+    }
+
+    #[test]
+    fn silence_by_gossip_makes_suspect_only_without_answers() {
+        let health = Health::new(200);
+        for beat in 1..=20 {
+            health.gossiped(News::default(), Millis(beat * 200));
+        }
+        assert!(!health.review(None, &PATIENCE, Millis(5000)));
+        assert!(health.review(None, &PATIENCE, Millis(5700)));
+        answers(&health, 5700);
+        assert!(health.review(None, &PATIENCE, Millis(5701)) && !health.is_suspected());
+        health.forgive(Millis(50_000));
+        assert!(!health.review(None, &PATIENCE, Millis(50_100)), "this node slept, not the peer");
+    }
+
+    #[test]
+    fn a_peer_that_cannot_reach_this_node_is_suspected_while_it_says_so() {
+        let health = Health::new(200);
+        answers(&health, 100);
+        let news = |cannot_reach_me| News { cannot_reach_me, ..News::default() };
+        health.gossiped(news(true), Millis(200));
+        assert!(health.review(None, &PATIENCE, Millis(201)) && health.is_suspected());
+        health.gossiped(news(false), Millis(400));
+        assert!(health.review(None, &PATIENCE, Millis(401)) && !health.is_suspected());
+        health.gossiped(news(true), Millis(600));
+        answers(&health, 6000);
+        assert!(!health.review(None, &PATIENCE, Millis(6000)), "old news");
+    }
+
+    #[test]
+    fn a_peer_that_answers_but_greets_no_more_cannot_reach_this_node() {
+        let health = Health::new(200);
+        answers(&health, 9000);
+        assert!(!health.review(None, &PATIENCE, Millis(9001)), "it never did: an older release");
+        health.greeted(Millis(9500));
+        answers(&health, 11_000);
+        assert!(health.review(None, &PATIENCE, Millis(11_001)) && health.is_one_way());
+        health.greeted(Millis(11_100));
+        assert!(health.review(None, &PATIENCE, Millis(11_101)) && !health.is_one_way());
+        assert!(!health.review(None, &PATIENCE, Millis(14_000)), "nor does it answer: no one-way");
+        answers(&health, 20_000);
+        health.forgive(Millis(20_000));
+        assert!(!health.review(None, &PATIENCE, Millis(20_100)), "this node slept, not the peer");
+    }
+}

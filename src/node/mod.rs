@@ -1,0 +1,521 @@
+//! One node: everything it holds, put together in one place.
+
+pub(crate) mod errors;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use quorate_protocol::bucket::{Properties, Settings};
+use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::layout::{Layout, Partition};
+use quorate_protocol::message::{Formation, Status};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::quorum::QuorumError;
+use quorate_protocol::received::{Holdings, Holds};
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::tree::Tree;
+use quorate_protocol::wire::Header;
+use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use self::errors::{NotReady, StartError};
+use crate::background::TWIN_FILE;
+use crate::background::pool::Chores;
+use crate::background::reopen::Reopening;
+use crate::background::throttle::Throttle;
+use crate::cluster::buckets::{self, Buckets};
+use crate::cluster::generation::Generation;
+use crate::cluster::placement;
+use crate::cluster::wall_clock::{WallClock, machine_clock};
+use crate::config::Config;
+use crate::limits::admission::Admission;
+use crate::limits::bounds::Bounds;
+use crate::metrics::Metrics;
+use crate::ops::forwards::Forwards;
+use crate::ops::idempotency::Idempotency;
+use crate::ops::reader::HedgeBudget;
+use crate::peer::fault_hook::Faults;
+use crate::peer::peers::Peers;
+use crate::repair::anti_entropy::AntiEntropy;
+use crate::repair::distrusted::{self, Distrusted};
+use crate::repair::fill::Readiness;
+use crate::repair::hints::Hints;
+use crate::repair::reaper::Quiet;
+use crate::repair::reassign::Swept;
+use crate::repair::received::Unreceived;
+
+/// This release.
+pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// A running node.
+pub(crate) struct Node {
+    /// Its name.
+    pub(crate) me: NodeId,
+    /// How it was configured.
+    pub(crate) config: Config,
+    /// Who is in the cluster and where keys live.
+    pub(crate) layout: Arc<Layout>,
+    /// What it keeps.
+    pub(crate) store: Arc<Store>,
+    /// Signs and verifies clients' contexts.
+    pub(crate) contexts: ContextKeys,
+    /// What is set for buckets.
+    pub(crate) buckets: Buckets,
+    /// The other nodes.
+    pub(crate) peers: Peers,
+    /// Bounds what clients may have in flight.
+    pub(crate) admission: Admission,
+    /// What is large, and what must not be done too often at a time.
+    pub(crate) bounds: Bounds,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// Writes that were forwarded and not yet answered.
+    pub(crate) forwards: Forwards,
+    /// How far the hints kept for others are delivered.
+    pub(crate) hints: Hints,
+    /// Idempotency keys seen lately.
+    pub(crate) idempotency: Idempotency,
+    /// How many reads may be hedged.
+    pub(crate) hedges: HedgeBudget,
+    /// Which partitions were received.
+    pub(crate) readiness: Readiness,
+    /// Background work that may block.
+    pub(crate) chores: Chores,
+    /// Keeps filling within its share of a core.
+    pub(crate) fill_throttle: Throttle,
+    /// This node's start and those of its peers.
+    pub(crate) generation: Generation,
+    /// Partitions that were merged and are not received all the same.
+    pub(crate) unreceived: Unreceived,
+    /// Rows that are set aside.
+    pub(crate) distrusted: Distrusted,
+    /// What time it is.
+    pub(crate) clock: WallClock,
+    /// Comparisons with other replicas.
+    pub(crate) anti_entropy: AntiEntropy,
+    /// What walking over all rows has found.
+    pub(crate) swept: Swept,
+    /// When this node last dropped what it held for others.
+    pub(crate) quiet: Quiet,
+    /// What becomes of a store that failed.
+    pub(crate) reopening: Reopening,
+    /// Tombstones deleted since the start.
+    pub(crate) reaped: AtomicU64,
+    /// Cuts ordered through the fault hook.
+    pub(crate) faults: Arc<Faults>,
+    /// What this node puts in front of its frames.
+    pub(crate) header: Header,
+    /// What it accepts in front of others' frames.
+    pub(crate) tokens: Vec<[u8; 16]>,
+    /// Client operations, which outlive their clients; awaited at the stop.
+    pub(crate) operations: TaskTracker,
+    /// Background jobs; they end when `stop` is cancelled.
+    pub(crate) background: TaskTracker,
+    /// Cancelled when background jobs and peer traffic shall end.
+    pub(crate) stop: CancellationToken,
+    formation: OnceLock<Formation>,
+    /// Serialises the recording of a formation: several peers may tell of it at once.
+    forming: Mutex<()>,
+    leaving: Leaving,
+    started: Instant,
+    ticket: AtomicU64,
+}
+
+/// How far this node is on its way out.
+#[derive(Default)]
+struct Leaving {
+    drains: AtomicBool,
+    stops: AtomicBool,
+}
+
+const FORMATION_RECORD: &str = "formation";
+
+/// The formation that the store has recorded, if any; the layout must be the one it was filled under.
+fn recorded_formation(store: &Store, layout: &Layout) -> Result<OnceLock<Formation>, StartError> {
+    let formation = OnceLock::new();
+    if let Some(bytes) = store.meta(FORMATION_RECORD)? {
+        let id = bytes[..].try_into().map_err(|_| StartError::Record(FORMATION_RECORD))?;
+        formation.get_or_init(|| Formation(id));
+        placement::check(store, layout)?;
+    }
+    Ok(formation)
+}
+
+impl Node {
+    /// Opens the store and starts talking to peers. Nothing listens yet.
+    ///
+    /// # Errors
+    /// [`StartError`] that says what to do.
+    pub(crate) fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        let layout = Arc::new(config.layout()?);
+        let secrets = config.secrets()?;
+        refuse_beside_twin(&config)?;
+        let store = Arc::new(open_store(&config, &layout)?);
+        let header = header(&config, &layout, &secrets);
+        let faults = Arc::new(Faults::default());
+        let (background, stop) = (TaskTracker::new(), CancellationToken::new());
+        let peers = Peers::start(&config, &header, faults.clone(), &background, &stop)?;
+        let formation = recorded_formation(&store, &layout)?;
+        buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
+        let readiness = Readiness::load(&store, layout.partitions())?;
+        let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
+        let is_filled = readiness.is_complete();
+        let generation = Generation::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
+        if generation.starts_over(&store)? {
+            readiness.record_all(&store, false)?;
+            distrusted::forget_decision(&store)?;
+            generation.started_over(&store)?;
+        }
+        if let Recovery::CutShort(what) = store.recovery() {
+            // Acknowledged writes may be gone: come back as one who has to fill.
+            tracing::error!(what, "the log was damaged before its end; filling from the peers");
+            readiness.record_all(&store, false)?;
+        }
+        let distrusted = Distrusted::open(&config)?;
+        Ok(Arc::new(Self {
+            me: config.node,
+            contexts: ContextKeys::new(&config.cluster_id, &secrets),
+            buckets: Buckets::load(&store, config.defaults.properties(), layout.node_count())?,
+            admission: Admission::new(&config.limits),
+            bounds: Bounds::new(config.peers.large_bytes_max),
+            metrics: Metrics::new(),
+            forwards: Forwards::new(config.limits.operations_max),
+            hints: Hints::new(layout.members().iter().map(|member| member.node)),
+            idempotency: Idempotency::new(
+                config.limits.idempotency_keys_max,
+                config.timeouts.idempotency_ms,
+            ),
+            hedges: HedgeBudget::default(),
+            readiness,
+            chores: Chores::new().map_err(StartError::Threads)?,
+            // Merging is paced, and is half of what filling costs: what was merged is received before, and
+            // flushed and compacted after it.
+            fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
+            generation,
+            unreceived: Unreceived::default(),
+            distrusted,
+            clock: WallClock::default(),
+            anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
+            swept: Swept::default(),
+            quiet: Quiet::new(layout.partitions()),
+            reopening: Reopening::default(),
+            reaped: AtomicU64::new(0),
+            tokens: secrets.iter().map(peer_token).collect(),
+            operations: TaskTracker::new(),
+            leaving: Leaving::default(),
+            started: Instant::now(),
+            ticket: AtomicU64::new(rand::random()),
+            config,
+            layout,
+            store,
+            peers,
+            faults,
+            header,
+            background,
+            stop,
+            formation,
+            forming: Mutex::new(()),
+        }))
+    }
+
+    /// The wall clock: for stamps, never for waiting. The cluster's, if this machine's is plainly wrong.
+    pub(crate) fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    /// Milliseconds since the start: for deadlines. Never runs backwards.
+    pub(crate) fn uptime(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// The instant of an uptime.
+    pub(crate) fn instant(&self, at: Millis) -> tokio::time::Instant {
+        (self.started + Duration::from_millis(at.0)).into()
+    }
+
+    /// A number that this process gives out once.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where a key lives.
+    pub(crate) fn partition(&self, key: &Key) -> Partition {
+        key.partition(self.layout.partitions())
+    }
+
+    /// Where this node keeps a key as home replica.
+    pub(crate) fn home(&self, key: &Key) -> Place {
+        Place::Home(self.tree(key))
+    }
+
+    /// The Merkle tree that a key's rows belong to.
+    pub(crate) fn tree(&self, key: &Key) -> Tree {
+        Tree { partition: self.partition(key), n: self.properties(key).n }
+    }
+
+    /// The numbers of replicas that buckets have, each once.
+    pub(crate) fn ns(&self) -> BTreeSet<u16> {
+        let buckets = self.buckets.all();
+        let set = buckets.iter().map(|(bucket, _)| self.buckets.properties(bucket.as_str()).n);
+        set.chain([self.buckets.properties("").n]).collect()
+    }
+
+    /// Whether this node is part of a formed cluster, and no peer has yet to say that it came back behind.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.formation().is_some() && self.generation.is_admitted()
+    }
+
+    /// Whether every row is in its tree: not for a while after a bucket's n was changed.
+    pub(crate) fn trees_fit(&self) -> bool {
+        self.buckets.placement().fits()
+    }
+
+    /// All nodes in the order of preference for a key.
+    pub(crate) fn preference_list(&self, key: &Key) -> &[NodeId] {
+        self.layout.preference_list(self.partition(key))
+    }
+
+    /// By which numbers a read of a key runs and on which nodes: one snapshot.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the key's bucket.
+    pub(crate) fn read_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+        Terms::of_read(asked, &self.properties(key), self.preference_list(key))
+    }
+
+    /// By which numbers a write of a key runs and on which nodes: one snapshot.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not fit the key's bucket.
+    pub(crate) fn write_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+        Terms::of_write(asked, &self.properties(key), self.preference_list(key))
+    }
+
+    /// Whether a write of a key fits its bucket as it is now.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what is asked does not.
+    pub(crate) fn check_write(&self, key: &Key, asked: &Asked) -> Result<(), QuorumError> {
+        Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
+    }
+
+    /// The properties of a key's bucket.
+    pub(crate) fn properties(&self, key: &Key) -> Properties {
+        self.buckets.properties(key.bucket())
+    }
+
+    /// Whether this node is a home replica of a key and has received what was written before it was one:
+    /// only then may it say what is there.
+    pub(crate) fn is_ready_for(&self, key: &Key) -> bool {
+        self.has_received(self.partition(key), key.bucket()) && !self.readiness.is_doubtful(key)
+    }
+
+    /// The same for all keys of a bucket in a partition.
+    pub(crate) fn is_ready_in(&self, partition: Partition, bucket: &str) -> bool {
+        let is_there = |key: &Key| key.bucket() == bucket && self.partition(key) == partition;
+        self.has_received(partition, bucket) && !self.readiness.doubtful().iter().any(is_there)
+    }
+
+    fn has_received(&self, partition: Partition, bucket: &str) -> bool {
+        let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
+        self.readiness.is_ready(partition)
+            && homes.contains(&self.me)
+            && self.generation.is_admitted()
+    }
+
+    /// Whether all client requests can be taken.
+    ///
+    /// # Errors
+    /// [`NotReady`] that says why not.
+    pub(crate) fn readiness(&self) -> Result<(), NotReady> {
+        if let Condition::Failed(reason) = self.store.condition() {
+            let obstacle = self.reopening.obstacle();
+            return Err(NotReady::Store { reason, obstacle });
+        }
+        self.may_read()
+    }
+
+    /// Whether requests that only read can be taken: a store that failed gives what it holds.
+    ///
+    /// # Errors
+    /// [`NotReady`] that says why not.
+    pub(crate) fn may_read(&self) -> Result<(), NotReady> {
+        if self.is_stopping() {
+            return Err(NotReady::Stopping);
+        }
+        if self.formation().is_none() {
+            return Err(NotReady::NotFormed);
+        }
+        if !self.generation.is_admitted() {
+            let is_old = self.generation.waits_with_old_rows();
+            return Err(if is_old { NotReady::OldRows } else { NotReady::Asking });
+        }
+        Ok(())
+    }
+
+    /// Whether the store takes writes.
+    pub(crate) fn is_writable(&self) -> bool {
+        matches!(self.store.condition(), Condition::Healthy)
+    }
+
+    /// Whether the store takes deletes: they need little room, and make some.
+    pub(crate) fn takes_deletes(&self) -> bool {
+        match self.store.condition() {
+            Condition::Healthy => true,
+            Condition::DiskLow { takes_deletes, .. } => takes_deletes,
+            Condition::Failed(_) => false,
+        }
+    }
+
+    /// Serves clients as ever, but tells them to go; takes no more work over from peers.
+    pub(crate) fn begin_drain(&self) {
+        self.leaving.drains.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this node will stop soon.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.leaving.drains.load(Ordering::Relaxed)
+    }
+
+    /// Takes no new requests from now on.
+    pub(crate) fn begin_stop(&self) {
+        self.leaving.stops.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node takes no new requests any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.leaving.stops.load(Ordering::Relaxed)
+    }
+
+    /// The cluster's formation, if this node has recorded it.
+    pub(crate) fn formation(&self) -> Option<Formation> {
+        self.formation.get().copied()
+    }
+
+    /// Records the cluster's formation, unless one is recorded already. A node that *joins* a cluster
+    /// formed by others may have missed writes: its partitions are not ready until they are filled.
+    ///
+    /// # Errors
+    /// The store's, if the record cannot be made durable.
+    pub(crate) fn record_formation(
+        &self,
+        formation: Formation,
+        joins: bool,
+    ) -> Result<(), quorate_storage::Error> {
+        let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.formation().is_some() {
+            if !joins && self.formation() == Some(formation) && !self.readiness.is_complete() {
+                // Heard from a peer a moment before: the cluster is new, so nothing was missed.
+                self.readiness.record_all(&self.store, true)?;
+            }
+            return Ok(());
+        }
+        self.readiness.record_all(&self.store, !joins)?;
+        buckets::record_default_n(&self.store, self.header.default_n)?;
+        placement::record(&self.store, &self.layout)?; // first: a formed node always has a record
+        self.store.put_meta(FORMATION_RECORD, &formation.0)?;
+        self.formation.get_or_init(|| formation);
+        tracing::info!(joins, "cluster formation recorded");
+        Ok(())
+    }
+
+    /// What this node holds of each partition.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let instead = match (self.generation.came_empty(), self.distrusted.is_empty()) {
+            (false, _) => Holds::Rows,
+            (true, false) => Holds::Aside,
+            (true, true) => Holds::Nothing,
+        };
+        Holdings::new(&self.readiness.missing(), self.layout.partitions(), instead)
+    }
+
+    /// Whether every peer that was heard has this node's grace for deletes. While one differs nothing may be
+    /// reaped: each proof assumes that all have the same.
+    pub(crate) fn graces_agree(&self) -> bool {
+        let grace_ms = self.config.deletes.grace_ms;
+        let healths = self.peers.nodes().filter_map(|peer| self.peers.health(peer));
+        healths
+            .filter_map(|health| health.word().last().common)
+            .all(|common| common.grace_ms == grace_ms)
+    }
+
+    /// What this node tells its peers of itself.
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            formation: self.formation(),
+            ready: self.readiness.is_complete(),
+            holdings: self.holdings(),
+            writable: self.is_writable(),
+            buckets_hash: self.buckets.hash(),
+            release: RELEASE.to_owned(),
+            start: self.generation.start(&self.store),
+            common: self.config.common(),
+            remembers_since: self.generation.remembers_since(),
+            clock: self.clock.machine(),
+            waits: distrusted::own_doubt(self).is_some(),
+            attests: false,
+            frame_bytes_max: crate::peer::framed::frame_bytes_max(&self.config) as u64,
+        }
+    }
+}
+
+/// A node that has ended beside another one of its name is not started again by a supervisor.
+fn refuse_beside_twin(config: &Config) -> Result<(), StartError> {
+    let note = config.data_dir.join(TWIN_FILE);
+    if note.exists() {
+        return Err(StartError::Twin { file: note.display().to_string() });
+    }
+    Ok(())
+}
+
+/// What a node puts in front of its frames (the receiver is filled in for each peer).
+pub(crate) fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
+    let defaults = config.defaults.properties();
+    Header {
+        default_n: Settings::default().over(&defaults, layout.node_count()).n,
+        cluster_id: config.cluster_id.clone(),
+        token: peer_token(&secrets[0]),
+        from: config.node,
+        to: config.node,
+        layout_version: layout.version(),
+        layout_hash: layout.hash(),
+        partitions: layout.partitions(),
+    }
+}
+
+/// The share of a memtable by which nodes differ at most, in percent.
+const STAGGER_PERCENT: u64 = 25;
+
+/// The memtable of the node at this place of the layout. Replicas take about the same writes: with memtables
+/// of one size all of them would flush in the same moment, and a quorum can hide one slow replica only.
+fn staggered(memtable_bytes: usize, place: usize) -> usize {
+    // The fractions of the multiples of the golden ratio lie far apart, however many there are.
+    let fraction_percent = place as u64 * 6_180 / 100 % 100;
+    let less = memtable_bytes as u64 / 100 * fraction_percent * STAGGER_PERCENT / 100;
+    memtable_bytes - less as usize
+}
+
+fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage::OpenError> {
+    let durability = match config.durability {
+        crate::config::Durability::Fsync => Durability::Fsync,
+        crate::config::Durability::Buffered => Durability::Buffered,
+    };
+    let place = layout.members().iter().position(|member| member.node == config.node);
+    let place = place.unwrap_or_default();
+    let options = Options {
+        durability,
+        block_cache_bytes: config.storage.block_cache_bytes,
+        row_cache_bytes: config.storage.row_cache_bytes,
+        memtable_bytes: staggered(config.storage.memtable_bytes, place),
+        background_bytes_per_s: config.storage.background_bytes_per_s,
+        disk_free_bytes_min: config.storage.disk_free_bytes_min,
+        hint_bytes_max: config.limits.hint_bytes_max,
+        ..Options::new(config.node, &config.cluster_id, layout.partitions())
+    };
+    Store::open(Path::new(&config.data_dir), options)
+}

@@ -1,0 +1,73 @@
+//! Idempotency keys seen lately: the same key with other content is a client's mistake (422).
+//!
+//! That a *retry* mints nothing twice does not depend on this memory: the write id travels with the
+//! sibling. The memory only tells a reused key from a retry, for a bounded time and number of keys.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use quorate_protocol::object::WriteId;
+use quorate_protocol::stamp::Millis;
+
+/// A hash of `Idempotency-Key`, bucket and key.
+type Name = [u8; 16];
+
+/// The memory.
+pub(crate) struct Idempotency {
+    keys_max: usize,
+    remember_ms: u64,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    writes: HashMap<Name, WriteId>,
+    oldest_first: VecDeque<(Millis, Name)>,
+}
+
+impl Idempotency {
+    /// An empty memory for at most `keys_max` keys, each for `remember_ms` milliseconds.
+    pub(crate) fn new(keys_max: usize, remember_ms: u64) -> Self {
+        Self { keys_max, remember_ms, seen: Mutex::default() }
+    }
+
+    /// Remembers that `name` stands for `write`. Returns whether it is new or stands for it already;
+    /// `false` means that the client used its key for something else before.
+    pub(crate) fn remember(&self, name: Name, write: WriteId, now: Millis) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((at, oldest)) = seen.oldest_first.front().copied() {
+            let expired = now.since(at) >= self.remember_ms;
+            if !expired && seen.oldest_first.len() < self.keys_max.max(1) {
+                break;
+            }
+            seen.oldest_first.pop_front();
+            seen.writes.remove(&oldest);
+        }
+        if let Some(known) = seen.writes.get(&name) {
+            return *known == write;
+        }
+        if self.keys_max > 0 {
+            seen.writes.insert(name, write);
+            seen.oldest_first.push_back((now, name));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_key_is_told_from_a_retry_while_remembered() {
+        let memory = Idempotency::new(2, 1000);
+        let (a, b) = (WriteId([1; 16]), WriteId([2; 16]));
+        assert!(memory.remember([1; 16], a, Millis(0)));
+        assert!(memory.remember([1; 16], a, Millis(500)), "a retry");
+        assert!(!memory.remember([1; 16], b, Millis(500)), "another request");
+        assert!(memory.remember([1; 16], b, Millis(1000)), "forgotten by time");
+        assert!(memory.remember([2; 16], a, Millis(1000)));
+        assert!(memory.remember([3; 16], a, Millis(1000)), "pushes the oldest out");
+        assert!(memory.remember([1; 16], a, Millis(1000)), "forgotten by number");
+    }
+}

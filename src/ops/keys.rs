@@ -1,0 +1,146 @@
+//! Listing the live keys of a bucket: asks every node's index, and settles by a read what they disagree on.
+//!
+//! `protocol::listing` decides what is certain; here pages are fetched and doubtful keys read, a few at
+//! a time and in order, until the page is full. The cost follows the page, not the bucket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use quorate_protocol::bucket::Properties;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::listing::{Candidate, Question, Quorum};
+use quorate_protocol::message::{KeyPage, Message, Refusal, Reply};
+use quorate_protocol::name::{KEY_BYTES_MAX, Key, NodeId};
+use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::view::View;
+
+use crate::node::Node;
+use crate::ops::reader::{self, ReadOptions};
+use crate::ops::replica::{on_blocking_pool, refusal_of};
+
+/// The most keys on one page.
+pub(crate) const LIMIT_MAX: u16 = 1000;
+/// Reads of doubtful keys under way at a time.
+const READS_AT_ONCE: usize = 16;
+
+/// A page of live keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// The keys in order.
+    pub(crate) keys: Vec<Key>,
+    /// After which key the next page begins; `None` if this is the last one.
+    pub(crate) next: Option<Key>,
+    /// Whether no live key can be missing: of every partition R home replicas could say, and every
+    /// doubtful key could be read.
+    pub(crate) is_complete: bool,
+}
+
+/// Lists live keys of a bucket from all nodes. A page may hold fewer keys than it may: only
+/// [`Page::next`] says whether it is the last one.
+pub(crate) async fn list(node: &Arc<Node>, question: &Question) -> Page {
+    let properties = node.buckets.properties(question.bucket.as_str());
+    let quorum = Quorum { layout: &node.layout, n: properties.n, r: properties.r.of(properties.n) };
+    let listing = quorum.join(&ask_all(node, question).await);
+    let mut left = listing.candidates.len();
+    let mut page = Page { is_complete: listing.is_complete, ..Page::default() };
+    let settled = stream::iter(listing.candidates)
+        .map(|candidate| settle(node, candidate, &properties))
+        .buffered(READS_AT_ONCE);
+    let mut settled = std::pin::pin!(settled);
+    while page.keys.len() < usize::from(question.limit)
+        && let Some((key, is_live)) = settled.next().await
+    {
+        left -= 1;
+        page.next = Some(key.clone());
+        match is_live {
+            Some(true) => page.keys.push(key),
+            Some(false) => {}
+            None => page.is_complete = false,
+        }
+    }
+    if left == 0 {
+        page.next = listing.horizon;
+    }
+    page
+}
+
+/// The pages of all nodes that answer with one.
+async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyPage> {
+    let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
+    let asked = node.peers.nodes().map(|peer| async move {
+        let Question { bucket, prefix, after, limit } = question.clone();
+        let message = Message::Keys { bucket, prefix, after, limit };
+        let heard = node.peers.ask(peer, message, timeout).await;
+        match heard.into_reply().map(|reply| reply.head) {
+            Some(Reply::Keys(page)) => (peer, Some(page)),
+            Some(_) | None => (peer, None),
+        }
+    });
+    let (own, asked) = futures_util::join!(answer(node, question.clone()), join_all(asked));
+    let mut pages = BTreeMap::new();
+    let own = if let Reply::Keys(page) = own { Some(page) } else { None };
+    for (from, page) in asked.into_iter().chain([(node.me, own)]) {
+        match page {
+            Some(page) if question.admits(&page) => drop(pages.insert(from, page)),
+            Some(_) => tracing::warn!(peer = %from, "a page of keys that was not asked for"),
+            None => {}
+        }
+    }
+    pages
+}
+
+/// Whether a key is live; `None` if that cannot be known now.
+async fn settle(
+    node: &Arc<Node>,
+    candidate: Candidate,
+    properties: &Properties,
+) -> (Key, Option<bool>) {
+    let Candidate { key, is_live } = candidate;
+    if is_live {
+        return (key, Some(true));
+    }
+    let list = node.preference_list(&key);
+    let Ok(terms) = Terms::of_read(&Asked::default(), properties, list) else { return (key, None) };
+    let options = ReadOptions { terms, timeout_ms: node.config.timeouts.request_ms };
+    let is_live = match reader::read(node, &key, options).await {
+        Ok(object) => match View::of(&object, properties.conflicts) {
+            View::One(_) | View::Many(_) => Some(true),
+            View::Absent | View::Deleted => Some(false),
+        },
+        Err(_) => None,
+    };
+    (key, is_live)
+}
+
+/// What this node's own index says: [`Reply::Keys`], or why it cannot.
+pub(crate) async fn answer(node: &Arc<Node>, question: Question) -> Reply {
+    if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
+        return Reply::Refused(Refusal::Malformed);
+    }
+    if node.formation().is_none() {
+        return Reply::Refused(Refusal::NotFormed);
+    }
+    // Before the index is read: what is ready now was received before.
+    let not_ready = not_ready(node, question.bucket.as_str());
+    let listed = on_blocking_pool(node, move |node| {
+        let Question { bucket, prefix, after, limit } = &question;
+        let limit = usize::from(*limit);
+        let keys = node.store.keys(bucket.as_str(), prefix, after.as_ref(), limit)?;
+        Ok((keys.len() < limit, keys))
+    });
+    match listed.await {
+        Ok((is_end, keys)) => Reply::Keys(KeyPage { keys, is_end, not_ready }),
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
+}
+
+/// Partitions of which this node is a home replica and may not say what is there.
+fn not_ready(node: &Node, bucket: &str) -> Vec<Partition> {
+    let n = node.buckets.properties(bucket).n;
+    let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
+    let is_home = |partition: &Partition| node.layout.homes(*partition, n).contains(&node.me);
+    partitions.filter(is_home).filter(|p| !node.is_ready_in(*p, bucket)).collect()
+}

@@ -1,0 +1,13 @@
+//! The operations of clients, each driven by one task, and the replica side of them.
+//!
+//! A PUT: [`entry`] finds the coordinator, [`coordinator`] mints and waits for W, [`replica`] stores. A GET:
+//! [`reader`] asks R replicas.
+
+pub(crate) mod coordinator;
+pub(crate) mod entry;
+pub(crate) mod forwards;
+pub(crate) mod idempotency;
+pub(crate) mod inspect;
+pub(crate) mod keys;
+pub(crate) mod reader;
+pub(crate) mod replica;

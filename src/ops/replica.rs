@@ -1,0 +1,292 @@
+//! The rows of this node: what peers (through [`crate::peer::batch`]) and its own entry nodes read and merge.
+//!
+//! What would block goes to the blocking pool, the rest is done in place: a hop per operation costs more
+//! than the operation.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use quorate_protocol::get::{What, Where};
+use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::{Object, Version};
+use quorate_protocol::packed;
+use quorate_protocol::put::Role;
+use quorate_protocol::reap;
+use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
+use quorate_storage::{Blocking, Error, Place};
+
+use crate::background::pool;
+use crate::log::Seldom;
+use crate::node::Node;
+use crate::peer::server_stream::payload_bytes_max;
+
+/// Merges an object that this node's own repair brings. Durable only after
+/// [`quorate_storage::Store::durable`].
+pub(crate) async fn merge(
+    node: &Arc<Node>,
+    role: Role,
+    key: &Key,
+    object: Object,
+    read_at: Millis,
+) -> Reply {
+    let (place, key) = (place_of(node, role, key), key.clone());
+    let merging =
+        move |node: &Node, blocking| merge_now(node, place, &key, &object, read_at, blocking);
+    let merged = in_place_or_aside(node, merging).await;
+    merged.unwrap_or_else(|error| Reply::Refused(refusal_of(&error)))
+}
+
+/// Merges an object if this node may take it at this moment, however long it has waited to be asked:
+/// [`Reply::Stored`], or why not.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn merge_now(
+    node: &Node,
+    place: Place,
+    key: &Key,
+    object: &Object,
+    read_at: Millis,
+    blocking: Blocking,
+) -> Result<Reply, Error> {
+    let now = node.now();
+    if let Err(refused) = may_merge(node, key, read_at, now) {
+        return Ok(refused);
+    }
+    node.store.merge(place, key, object, now, blocking).map(|_| Reply::Stored)
+}
+
+/// Whether this node may take an object of this key, at `now`. Its stamps are nobody's business here: what
+/// was acknowledged is stored whatever its clock said.
+///
+/// # Errors
+/// What to answer instead.
+pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result<(), Reply> {
+    if node.formation().is_none() {
+        return Err(Reply::Refused(Refusal::NotFormed));
+    }
+    if !node.generation.is_admitted() {
+        return Err(Reply::NotReady); // what it took now, it might have to forget
+    }
+    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+        tracing::warn!(?key, "refused an object that was too long on its way");
+        return Err(Reply::Refused(Refusal::Stale));
+    }
+    Ok(())
+}
+
+/// Says what this node holds of a key, for its own background work.
+pub(crate) async fn read(
+    node: &Arc<Node>,
+    key: &Key,
+    what: What,
+    place: Where,
+) -> WithPayload<Reply> {
+    let key = key.clone();
+    let reading = move |node: &Node, blocking| read_now(node, &key, what, place, blocking);
+    let read = in_place_or_aside(node, reading).await;
+    read.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
+}
+
+/// Says what this node holds of a key.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn read_now(
+    node: &Node,
+    key: &Key,
+    what: What,
+    place: Where,
+    blocking: Blocking,
+) -> Result<WithPayload<Reply>, Error> {
+    match place {
+        Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotReady)),
+        Where::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotReady)),
+        Where::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
+        Where::Hints => {
+            let mut merged: Option<Object> = None;
+            for (_, object) in hints_of(node, key, blocking)? {
+                merged.get_or_insert_default().merge(&object);
+            }
+            Ok(answer_hint(merged, what))
+        }
+    }
+}
+
+fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
+    let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
+    match (what, row) {
+        (What::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
+        (What::Digest, Some(row)) => match Row::encoded_version(&row) {
+            Some(version) => WithPayload::bare(Reply::Digest(version)),
+            None => damaged(),
+        },
+        (What::Object, None) => {
+            WithPayload { head: Reply::Object, payload: Object::default().to_bytes() }
+        }
+        (What::Object, Some(row)) => match Row::encoded_object(&row) {
+            Some(payload) => WithPayload { head: Reply::Object, payload },
+            None => damaged(),
+        },
+    }
+}
+
+fn answer_hint(merged: Option<Object>, what: What) -> WithPayload<Reply> {
+    match (what, merged) {
+        (_, None) => WithPayload::bare(Reply::NoHint),
+        (What::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
+        (What::Object, Some(object)) => {
+            WithPayload { head: Reply::Object, payload: object.to_bytes() }
+        }
+    }
+}
+
+/// Every hint that this node keeps of a key, with its target.
+fn hints_of(node: &Node, key: &Key, blocking: Blocking) -> Result<Vec<(NodeId, Object)>, Error> {
+    let mut hints = Vec::new();
+    for target in node.peers.nodes() {
+        if let Some(row) = node.store.read(Place::Hint(target), key, blocking)? {
+            hints.push((target, decode(key, row)?));
+        }
+    }
+    Ok(hints)
+}
+
+/// All that this node keeps of a key.
+pub(crate) struct Kept {
+    /// Its own object.
+    pub(crate) own: Option<Object>,
+    /// Objects kept for others.
+    pub(crate) hints: Vec<(NodeId, Object)>,
+}
+
+/// Everything that this node keeps of a key.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn kept(node: &Arc<Node>, key: &Key) -> Result<Kept, Error> {
+    let key = key.clone();
+    in_place_or_aside(node, move |node, blocking| {
+        let row = node.store.read(node.home(&key), &key, blocking)?;
+        let own = row.map(|row| decode(&key, row)).transpose()?;
+        Ok(Kept { own, hints: hints_of(node, &key, blocking)? })
+    })
+    .await
+}
+
+fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
+    Row::decode(row).map(|row| row.object).map_err(|error| Error::Damaged {
+        what: format!("the row of {key}"),
+        reason: error.to_string(),
+    })
+}
+
+pub(crate) async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
+    let Kept { own, hints } = match kept(node, &key).await {
+        Ok(kept) => kept,
+        Err(error) => return WithPayload::bare(Reply::Refused(refusal_of(&error))),
+    };
+    let mut payload = BytesMut::new();
+    let mut push = |object: &Object| {
+        let before = payload.len();
+        object.encode(&mut payload);
+        (payload.len() - before) as u32
+    };
+    let own = own.as_ref().map(&mut push);
+    let hints = hints.iter().map(|(target, object)| (*target, push(object))).collect();
+    let ready = node.is_ready_for(&key);
+    let head = Reply::Inspection { own, ready, hints };
+    WithPayload { head, payload: payload.freeze() }
+}
+
+/// Rows in one page of a fetch.
+const FETCH_ROWS_MAX: usize = 1024;
+/// Bytes in one page of a fetch (a single larger row still goes). Larger ones would hold up the requests
+/// that share a thread with its sending and receiving.
+const FETCH_BYTES_MAX: usize = 32 << 10;
+
+pub(crate) async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
+    if !node.generation.is_admitted() {
+        return WithPayload::bare(Reply::NotReady);
+    }
+    let page = pool::run(node, move |node| fetch_page(node, rows, after.as_ref()));
+    page.await.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
+}
+
+fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayload<Reply>, Error> {
+    let (rows_max, bytes_max) = (FETCH_ROWS_MAX, FETCH_BYTES_MAX);
+    let page = match rows {
+        Rows::Partition(p) => node.store.scan_partition(p, after, rows_max, bytes_max)?,
+        Rows::HintsFor(target) => node.store.hints(target, after, rows_max, bytes_max)?,
+    };
+    // Nothing, which is no object, stands for what cannot be sent: the key is in doubt then, not absent.
+    let object_bytes_max = payload_bytes_max(&node.config);
+    let fits = |object: &Bytes| object.len() <= object_bytes_max;
+    let object = |(key, row): (Key, Bytes)| {
+        (key, Row::encoded_object(&row).filter(fits).unwrap_or_default())
+    };
+    let (rows, payload) = packed::pack(page.into_iter().map(object).collect());
+    let head = Reply::Rows { end: rows.is_empty(), rows };
+    Ok(WithPayload { head, payload })
+}
+
+/// Which row of a key is meant.
+pub(crate) fn place_of(node: &Node, role: Role, key: &Key) -> Place {
+    match role {
+        // A hint for this node itself is no hint: the object has arrived.
+        Role::Hint { target } if target != node.me => Place::Hint(target),
+        Role::Hint { .. } | Role::Home => node.home(key),
+    }
+}
+
+static HINTS_FULL: Seldom = Seldom::new();
+
+/// What a peer or client is told of a store's error. What an operator must know is logged here.
+pub(crate) fn refusal_of(error: &Error) -> Refusal {
+    match error {
+        Error::HintsFull { .. } => {
+            if let Some(held_back) = HINTS_FULL.now() {
+                tracing::warn!(%error, held_back, "no more hints are kept until some are delivered");
+            }
+            Refusal::HintsFull
+        }
+        Error::DiskLow { .. } => Refusal::ReadOnly,
+        Error::Closed => Refusal::Stopping,
+        Error::WouldBlock => Refusal::Busy,
+        Error::Failed(_) => Refusal::ReadOnly,
+        Error::Damaged { .. } | Error::Io(_) => {
+            tracing::error!(%error, "the store cannot answer");
+            Refusal::Failed
+        }
+    }
+}
+
+/// Does in place what need not wait, and all of it on the blocking pool if it must.
+///
+/// # Errors
+/// What `work` returns, or [`Error::Closed`] if the pool is shutting down.
+pub(crate) async fn in_place_or_aside<T: Send + 'static>(
+    node: &Arc<Node>,
+    work: impl Fn(&Node, Blocking) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match work(node, Blocking::Never) {
+        Err(Error::WouldBlock) => {
+            on_blocking_pool(node, move |node| work(node, Blocking::Allowed)).await
+        }
+        done => done,
+    }
+}
+
+/// Runs what may block on the blocking pool.
+///
+/// # Errors
+/// What `work` returns, or [`Error::Closed`] if the pool is shutting down.
+pub(crate) async fn on_blocking_pool<T: Send + 'static>(
+    node: &Arc<Node>,
+    work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let node = node.clone();
+    pool::result_of(tokio::task::spawn_blocking(move || work(&node))).await
+}

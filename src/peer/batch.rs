@@ -1,0 +1,353 @@
+//! The batches that peers send (through [`crate::peer::listener`]): their messages are carried out one after the
+//! other, and answered together.
+//!
+//! A batch holds messages of one kind. All its stores are merged first and then share one wait for
+//! durability; reads never wait for it.
+
+use std::iter::Peekable;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_protocol::get::{What, Where};
+use quorate_protocol::listing::Question;
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write};
+use quorate_protocol::name::{Bucket, Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_storage::{Blocking, Error};
+use tokio::task::yield_now;
+
+use crate::background::pool;
+use crate::limits::room::Room;
+use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
+use crate::node::Node;
+use crate::ops::replica::{self, on_blocking_pool, refusal_of};
+use crate::ops::{coordinator, keys};
+use crate::peer::mailbox::Heard;
+use crate::repair::anti_entropy::answers;
+use crate::repair::hints::{self, Mark};
+use crate::repair::{delivery, reaper};
+
+/// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
+/// read that comes meanwhile should not.
+const TURN_MAX: Duration = Duration::from_micros(500);
+
+/// A batch that is being carried out, in parts: as soon as the replies are too many for one frame, they are
+/// sent before the next message is looked at. So a batch never holds more than a part and one reply.
+pub(crate) struct Batch<'a> {
+    node: &'a Arc<Node>,
+    from: NodeId,
+    messages: Peekable<std::vec::IntoIter<WithPayload<Message>>>,
+    /// Whether room for large bytes is held already: then nothing else is waited for.
+    has_room: bool,
+}
+
+/// Some replies, in the order of the messages.
+pub(crate) struct Part {
+    pub(crate) replies: Vec<WithPayload<Reply>>,
+    /// Whether these are the last ones.
+    pub(crate) is_last: bool,
+    /// Held until they are sent.
+    _room: Option<Room>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of a node's messages.
+    pub(crate) fn new(
+        node: &'a Arc<Node>,
+        from: NodeId,
+        messages: Vec<WithPayload<Message>>,
+        has_room: bool,
+    ) -> Self {
+        Self { node, from, messages: messages.into_iter().peekable(), has_room }
+    }
+
+    /// Carries out what makes the next part.
+    pub(crate) async fn next(&mut self) -> Part {
+        let node = self.node;
+        let part_bytes_max = node.config.peers.batch_bytes_max;
+        let mut part = Part { replies: Vec::new(), is_last: false, _room: self.room().await };
+        part.replies.reserve(self.messages.len());
+        let (mut turn, mut bytes) = (Instant::now(), 0);
+        while bytes < part_bytes_max
+            && let Some(message) =
+                self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
+        {
+            // What is large would keep its thread, and all who share it, for too long even in memory.
+            let takes_long = takes_long(node, &message);
+            let in_place = if takes_long {
+                Some(Err(Error::WouldBlock))
+            } else {
+                on_a_row(node, &message, Blocking::Never)
+            };
+            let _turn = match takes_long {
+                true => node.bounds.large_work.acquire().await.ok(),
+                false => None,
+            };
+            let done = match in_place {
+                // A node that has just started reads every row from the disk: one hop for all that follow.
+                Some(Err(Error::WouldBlock)) => {
+                    let mut some = self.wait_for_disk(message, part_bytes_max - bytes).await;
+                    bytes += some.iter().map(|reply| reply.payload.len()).sum::<usize>();
+                    part.replies.append(&mut some);
+                    continue;
+                }
+                Some(done) => done.unwrap_or_else(refused),
+                None => carry_out_one(node, self.from, message).await,
+            };
+            bytes += done.payload.len();
+            part.replies.push(done);
+            if turn.elapsed() >= TURN_MAX {
+                yield_now().await;
+                turn = Instant::now();
+            }
+        }
+        part.is_last = self.messages.peek().is_none();
+        make_durable(node, &mut part.replies).await;
+        part
+    }
+
+    /// Room for the next message's answer, if that is large. Waits for it.
+    async fn room(&mut self) -> Option<Room> {
+        if self.has_room {
+            return None;
+        }
+        let Message::Read { key, what: What::Object, bytes_max, .. } = &self.messages.peek()?.head
+        else {
+            return None;
+        };
+        let bytes_max = *bytes_max as usize;
+        if bytes_max <= LARGE_BYTES {
+            return None;
+        }
+        // Who asks knows how long it is, or takes any length.
+        let known = self.node.bounds.sizes.of(key);
+        let expected = if known > 0 { known.min(bytes_max) } else { bytes_max.min(UNKNOWN_BYTES) };
+        Some(self.node.bounds.room.take(expected).await)
+    }
+
+    /// As [`on_a_row`] for a message and those that follow, on a thread that may block, until their replies
+    /// have
+    /// `bytes_max` bytes.
+    async fn wait_for_disk(
+        &mut self,
+        first: WithPayload<Message>,
+        bytes_max: usize,
+    ) -> Vec<WithPayload<Reply>> {
+        let mut some = vec![first];
+        let fits = |next: &WithPayload<Message>| is_on_a_row(next) && !asks_for_large(next);
+        some.extend(std::iter::from_fn(|| self.messages.next_if(fits)));
+        let asked = some.len();
+        let carried_out = on_blocking_pool(self.node, move |node| {
+            let (mut replies, mut bytes) = (Vec::with_capacity(some.len()), 0);
+            let mut some = some.into_iter();
+            while bytes < bytes_max
+                && let Some(message) = some.next()
+            {
+                let done = on_a_row(node, &message, Blocking::Allowed);
+                let done = done.unwrap_or(Err(Error::WouldBlock)).unwrap_or_else(refused);
+                bytes += done.payload.len();
+                replies.push(done);
+            }
+            Ok((replies, some))
+        });
+        match carried_out.await {
+            Ok((replies, rest)) => {
+                let rest: Vec<_> = rest.chain(self.messages.by_ref()).collect();
+                self.messages = rest.into_iter().peekable();
+                replies
+            }
+            Err(error) => vec![refused(error); asked],
+        }
+    }
+}
+
+/// What a large answer of unknown length is taken to need, in bytes.
+const UNKNOWN_BYTES: usize = 1 << 20;
+
+/// Whether a message asks for an object of any length: room is made for the first of a part alone.
+fn asks_for_large(message: &WithPayload<Message>) -> bool {
+    matches!(message.head, Message::Read { what: What::Object, bytes_max, .. }
+        if bytes_max as usize > LARGE_BYTES)
+}
+
+/// Whether a row that is read or merged is so large that it takes long even in memory.
+fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
+    if let Message::Read { key, .. } = &message.head {
+        let known = node.bounds.sizes.of(key);
+        return asks_for_large(message) && (known == 0 || known > IN_PLACE_BYTES_MAX);
+    }
+    matches!(message.head, Message::Store { .. }) && message.payload.len() > LARGE_BYTES
+}
+
+/// Waits until what was stored is durable; else it was not stored.
+async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
+    let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
+    if replies.iter().any(stored)
+        && let Err(error) = node.store.durable().await
+    {
+        let refusal = refusal_of(&error);
+        for reply in replies.iter_mut().filter(|reply| stored(reply)) {
+            reply.head = Reply::Refused(refusal);
+        }
+    }
+}
+
+/// Whether [`on_a_row`] carries it out.
+fn is_on_a_row(message: &WithPayload<Message>) -> bool {
+    matches!(message.head, Message::Store { .. } | Message::Read { .. })
+}
+
+/// Carries out what reads or merges one row, the bulk of what peers ask; `None` for all else.
+fn on_a_row(
+    node: &Node,
+    message: &WithPayload<Message>,
+    blocking: Blocking,
+) -> Option<Result<WithPayload<Reply>, Error>> {
+    if let Message::Store { key, role, read_at } = &message.head {
+        let Ok(object) = Object::decode(message.payload.clone()) else {
+            return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+        };
+        let place = replica::place_of(node, *role, key);
+        let merged = replica::merge_now(node, place, key, &object, *read_at, blocking);
+        return Some(merged.map(WithPayload::bare));
+    }
+    let Message::Read { key, what, place, bytes_max } = &message.head else { return None };
+    let bytes_max = *bytes_max as usize;
+    if bytes_max <= LARGE_BYTES && *what == What::Object && *place == Where::Home {
+        // Known to be too long: it need not be read to say so.
+        let known = node.bounds.sizes.of(key);
+        if known > bytes_max && node.is_ready_for(key) {
+            return Some(Ok(WithPayload::bare(Reply::Large { bytes: known as u32 })));
+        }
+    }
+    let read = replica::read_now(node, key, *what, *place, blocking);
+    Some(read.map(|reply| no_longer_than(node, key, bytes_max, reply)))
+}
+
+/// A reply to a read, or how long it would be.
+fn no_longer_than(
+    node: &Node,
+    key: &Key,
+    bytes_max: usize,
+    reply: WithPayload<Reply>,
+) -> WithPayload<Reply> {
+    if reply.head != Reply::Object {
+        return reply;
+    }
+    let bytes = reply.payload.len();
+    node.bounds.sizes.saw(key, bytes);
+    if bytes <= bytes_max {
+        return reply;
+    }
+    WithPayload::bare(Reply::Large { bytes: u32::try_from(bytes).unwrap_or(u32::MAX) })
+}
+
+async fn conflicts(
+    node: &Arc<Node>,
+    bucket: Option<Bucket>,
+    after: Option<Key>,
+    limit: u16,
+) -> Reply {
+    let list = move |node: &Node| {
+        let bucket = bucket.as_ref().map(Bucket::as_str);
+        node.store.conflicts(bucket, after.as_ref(), usize::from(limit))
+    };
+    match pool::run(node, list).await {
+        Ok(keys) => Reply::Conflicts { keys },
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
+}
+
+fn refused(error: Error) -> WithPayload<Reply> {
+    WithPayload::bare(Reply::Refused(refusal_of(&error)))
+}
+
+/// Takes a write over, unless its answer might come too late: another home replica takes it then.
+fn forwarded(
+    node: &Arc<Node>,
+    from: NodeId,
+    operation: u64,
+    mut write: Write,
+    value: Bytes,
+) -> Reply {
+    if node.is_draining() {
+        return Reply::Refused(Refusal::Stopping);
+    }
+    let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
+    write.draft.value = write.has_value.then_some(value);
+    coordinator::accept(node, from, operation, write)
+}
+
+async fn carry_out_one(
+    node: &Arc<Node>,
+    from: NodeId,
+    message: WithPayload<Message>,
+) -> WithPayload<Reply> {
+    let payload = message.payload;
+    match message.head {
+        // `on_a_row` has answered these.
+        Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
+        Message::Forward { operation, write } => {
+            WithPayload::bare(forwarded(node, from, operation, *write, payload))
+        }
+        Message::Written { operation, answer } => {
+            let payload = node.admission.held(payload);
+            let answer = Box::new(WithPayload { head: answer, payload });
+            node.forwards.tell(operation, from, Heard::Written(answer));
+            WithPayload::bare(Reply::Accepted)
+        }
+        Message::Inspect { key } => replica::inspect(node, key).await,
+        Message::Conflicts { bucket, after, limit } => {
+            WithPayload::bare(conflicts(node, bucket, after, limit).await)
+        }
+        Message::Hello { status } => {
+            WithPayload::bare(crate::background::answer(node, from, *status).await)
+        }
+        Message::Buckets { table, want_all } => {
+            let merged =
+                on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
+            WithPayload::bare(match merged.await {
+                Ok(_) if want_all => Reply::Buckets { table: node.buckets.table() },
+                Ok(_) => Reply::Buckets { table: Default::default() },
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            })
+        }
+        Message::Form { formation } => {
+            let recorded =
+                on_blocking_pool(node, move |node| node.record_formation(formation, false));
+            WithPayload::bare(match recorded.await {
+                Ok(()) => Reply::Status(Box::new(node.status())),
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            })
+        }
+        Message::Fetch { rows, after } => replica::fetch(node, rows, after).await,
+        Message::Distrusted { decision } => {
+            WithPayload::bare(crate::repair::distrusted::answer(node, decision).await)
+        }
+        Message::Deliver { hints, read_at } => {
+            WithPayload::bare(delivery::take(node, hints, payload, read_at).await)
+        }
+        Message::Room => WithPayload::bare(Reply::Room { rows: hints::room(node) }),
+        Message::SyncPoint => WithPayload::bare(node.hints.mark().into()),
+        Message::Undelivered { nonce, mark } => {
+            WithPayload::bare(hints::undelivered(node, Mark { nonce, number: mark }).await)
+        }
+        Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
+        Message::Leaves { tree, to_fill } => {
+            WithPayload::bare(answers::leaves(node, tree, to_fill, &payload))
+        }
+        Message::List { tree, leaves, after, to_fill } => {
+            WithPayload::bare(answers::list(node, (tree, to_fill), leaves, after).await)
+        }
+        Message::Versions { keys } => WithPayload::bare(answers::versions_of(node, keys).await),
+        Message::Confirm { tombstones } => {
+            WithPayload::bare(reaper::confirm(node, tombstones).await)
+        }
+        Message::Reap { tombstones } => WithPayload::bare(reaper::reap(node, tombstones).await),
+        Message::Keys { bucket, prefix, after, limit } => {
+            let question = Question { bucket, prefix, after, limit };
+            WithPayload::bare(keys::answer(node, question).await)
+        }
+    }
+}

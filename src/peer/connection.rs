@@ -1,0 +1,291 @@
+//! The lanes to one peer: each takes whatever waits in its queue, sends it as one batch and hands the replies
+//! out. What a batch reveals of the peer goes into its [`crate::liveness::health`].
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_protocol::envelope;
+use quorate_protocol::message::Message;
+use quorate_protocol::name::NodeId;
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::wire::{self, FrameWriter, Header};
+
+use crate::limits::sizes::LARGE_BYTES;
+use crate::liveness::health::{Health, State};
+use crate::log::Seldom;
+use crate::peer::client_stream::{Link, Replies};
+use crate::peer::fault_hook::Faults;
+use crate::peer::mailbox::{Heard, ReplyTo};
+use crate::peer::queue::{Lane, Outgoing, Queue};
+
+/// The kinds of messages that must not wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Reads: quick, and somebody waits for them.
+    Read = 0,
+    /// Stores: they wait for a sync.
+    Write = 1,
+    /// All else.
+    Control = 2,
+}
+
+impl Kind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Control];
+}
+
+/// How many lanes of each kind are for large messages alone. More of them would not make them faster, only
+/// hold more memory at both ends.
+pub(crate) const LARGE_LANES: usize = 2;
+
+/// One other node.
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    pub(crate) addr: String,
+    pub(crate) url: reqwest::Url,
+    pub(crate) zone: String,
+    pub(crate) header: Header,
+    pub(crate) queues: [Queue; 3],
+    /// When the batch in flight on each lane was sent, 0 if there is none.
+    pub(crate) in_flight: Vec<AtomicU64>,
+    pub(crate) health: Health,
+    /// Of its refusals, few are logged.
+    pub(crate) refusals: Seldom,
+}
+
+impl Peer {
+    /// When the oldest batch was sent that waits for an answer.
+    pub(crate) fn waiting_since(&self) -> Option<Millis> {
+        self.in_flight
+            .iter()
+            .map(|sent| sent.load(Relaxed))
+            .filter(|sent| *sent > 0)
+            .min()
+            .map(Millis)
+    }
+}
+
+/// What the lanes of all peers share.
+#[derive(Clone)]
+pub(crate) struct Line {
+    pub(crate) client: reqwest::Client,
+    pub(crate) faults: Arc<Faults>,
+    /// How long a batch may take.
+    pub(crate) timeout: Duration,
+    pub(crate) outlook: Arc<Outlook>,
+    pub(crate) started: Instant,
+    /// How many lanes of each kind a peer has.
+    pub(crate) lanes: usize,
+    /// The longest frame that is sent or taken as a reply, in bytes.
+    pub(crate) frame_bytes_max: usize,
+}
+
+impl Line {
+    /// How many lanes a peer has in all.
+    pub(crate) fn lanes_in_all(&self) -> usize {
+        Kind::ALL.len() * (self.lanes + LARGE_LANES)
+    }
+
+    /// The longest frame that a peer takes from this node, in bytes.
+    pub(crate) fn frame_bytes_max_of(&self, peer: &Peer) -> usize {
+        self.frame_bytes_max.min(peer.health.word().frame_bytes_max())
+    }
+
+    /// The clock of all that is known of peers: milliseconds since the start, and never 0.
+    pub(crate) fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64 + 1)
+    }
+}
+
+/// Which peers to avoid, as snapshots that operations share, replaced whole.
+#[derive(Default)]
+pub(crate) struct Outlook(RwLock<Avoided>);
+
+#[derive(Default)]
+struct Avoided {
+    down: Arc<BTreeSet<NodeId>>,
+    down_or_suspected: Arc<BTreeSet<NodeId>>,
+}
+
+impl Outlook {
+    /// The peers that are down.
+    pub(crate) fn down(&self) -> Arc<BTreeSet<NodeId>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).down.clone()
+    }
+
+    /// The peers that are down or suspected.
+    pub(crate) fn avoided(&self) -> Arc<BTreeSet<NodeId>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).down_or_suspected.clone()
+    }
+
+    /// Takes over what is known of a peer *now*: whoever comes last has seen the latest.
+    pub(crate) fn refresh(&self, peer: &Peer) {
+        let mut avoided = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_down = peer.health.state() == State::Down;
+        put(&mut avoided.down, peer.node, is_down);
+        let is_avoided = is_down || peer.health.is_suspected();
+        put(&mut avoided.down_or_suspected, peer.node, is_avoided);
+    }
+}
+
+fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
+    if set.contains(&node) != shall_be_in {
+        let set = Arc::make_mut(set);
+        if shall_be_in {
+            set.insert(node)
+        } else {
+            set.remove(&node)
+        };
+    }
+}
+
+/// One lane: takes whatever waits for it, sends it as one batch, hands the replies out, and again. `number`
+/// counts the lanes of a kind, those for large messages last.
+pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, number: usize) {
+    let queue = &peer.queues[kind as usize];
+    let in_flight = &peer.in_flight[kind as usize * (line.lanes + LARGE_LANES) + number];
+    let lane = if number < line.lanes { Lane::Small(number) } else { Lane::Large };
+    let mut link = Link::default();
+    loop {
+        let mut batch = queue.take(lane).await;
+        let (begun, sent_at) = (Instant::now(), line.now());
+        in_flight.store(sent_at.0, Relaxed);
+        let (measured, missing) = (is_measured(kind, lane, &batch), batch.len());
+        let frame = frame_of(&peer, &mut batch);
+        let asking_now = askers(lane, &batch);
+        let mut batch = batch.into_iter();
+        let mut take = |reply| {
+            if let Some(outgoing) = batch.next() {
+                outgoing.reply_to.tell(peer.node, Heard::Reply(reply));
+            }
+        };
+        let mut replies = Replies { missing, take: &mut take };
+        let tell = || {
+            asking_now.iter().for_each(|asker| asker.tell(peer.node, Heard::Progress));
+            queue.tell_progress(peer.node);
+        };
+        let progress: Option<&(dyn Fn() + Sync)> = (lane == Lane::Large).then_some(&tell);
+        let asking = link.ask(&peer, &line, frame, &mut replies, progress);
+        let is_first = lane == Lane::Small(0);
+        let answered = if is_first { queue.attend(begun, asking).await } else { asking.await };
+        in_flight.store(0, Relaxed);
+        match answered {
+            Ok(()) => {
+                if measured {
+                    peer.health.round_trip(begun.elapsed());
+                }
+                line.answered(&peer, kind, sent_at);
+            }
+            Err(failure) => {
+                line.failed(&peer, (kind, lane), sent_at, &failure);
+                tell_all(&peer, batch, || failure.heard());
+            }
+        }
+    }
+}
+
+/// Those who are told that a large batch moves.
+fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
+    let batch = if lane == Lane::Large { batch } else { &[] };
+    batch.iter().map(|outgoing| outgoing.reply_to.clone()).collect()
+}
+
+/// A batch as it goes out. Its payloads are in the frame alone then; a large one that goes alone is not
+/// copied.
+fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
+    if let [only] = batch
+        && only.payload.len() > LARGE_BYTES
+    {
+        let payload = std::mem::take(&mut only.payload);
+        return wire::large_frame(&peer.header, &only.message, payload, envelope::Kind::Frame);
+    }
+    let mut frame = FrameWriter::new(&peer.header);
+    for outgoing in batch {
+        frame.push(&outgoing.message, &std::mem::take(&mut outgoing.payload));
+    }
+    [frame.finish_for_stream(envelope::Kind::Frame), Bytes::new()]
+}
+
+/// Round trips are those of reads, and of greetings: a peer that is slow is asked for no reads, and must
+/// show all the same when it is fast again.
+fn is_measured(kind: Kind, lane: Lane, batch: &[Outgoing]) -> bool {
+    let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
+    let is_quick = kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting));
+    is_quick && lane != Lane::Large
+}
+
+fn tell_all(peer: &Peer, batch: impl Iterator<Item = Outgoing>, heard: impl Fn() -> Heard) {
+    for outgoing in batch {
+        outgoing.reply_to.tell(peer.node, heard());
+    }
+}
+
+/// Why a batch brought no replies.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The peer refused the batch as a whole and carried nothing out.
+    Refused(String),
+    /// No stream: nothing was carried out.
+    NotSent(String),
+    /// Sent, perhaps carried out, not answered.
+    Silent(String),
+    /// Not sent, since the peer takes no frame as long as this.
+    TooLarge(String),
+}
+
+impl Failure {
+    pub(crate) fn error(&self) -> String {
+        let (Self::Refused(error)
+        | Self::NotSent(error)
+        | Self::Silent(error)
+        | Self::TooLarge(error)) = self;
+        error.clone()
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        match self {
+            Self::Refused(_) | Self::NotSent(_) | Self::TooLarge(_) => Heard::NotSent,
+            Self::Silent(_) => Heard::Silent,
+        }
+    }
+}
+
+impl Line {
+    fn answered(&self, peer: &Peer, kind: Kind, sent_at: Millis) {
+        if peer.health.answered(kind as usize, sent_at, self.now()) {
+            self.outlook.refresh(peer);
+            tracing::info!(peer = %peer.node, "peer is up");
+        }
+    }
+
+    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: Millis, failure: &Failure) {
+        let (kind, lane) = on;
+        let error = failure.error();
+        match failure {
+            // It answers, so it is up; but it wants none of this node's frames.
+            Failure::Refused(_) => {
+                if let Some(held_back) = peer.refusals.now() {
+                    tracing::warn!(peer = %peer.node, %error, held_back, "the peer refused a frame");
+                }
+            }
+            // That is this node's own fault, and says nothing of the peer.
+            Failure::TooLarge(_) => {
+                return tracing::error!(peer = %peer.node, %error, "not sent");
+            }
+            // Whoever answers other things meanwhile is slow, not down.
+            Failure::Silent(_)
+                if lane == Lane::Large && peer.health.has_answered_since(sent_at) =>
+            {
+                return tracing::info!(peer = %peer.node, %error, "a large batch was given up");
+            }
+            Failure::Silent(_) | Failure::NotSent(_) => {}
+        }
+        if peer.health.failed(kind as usize, sent_at, self.now(), error.clone()) {
+            self.outlook.refresh(peer);
+            tracing::warn!(peer = %peer.node, %error, "peer is down");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The fault hook: cuts this node's peer traffic off, sets its clock wrong or has its disk fail, without
+//! root, for tests and demonstrations.
+//!
+//! It exists only when the configuration enables it. A cut is silence, as in a real partition: messages
+//! to a cut peer time out, messages from it are never answered.
+
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock};
+
+use quorate_protocol::name::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// Which peers are cut off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cuts {
+    /// Peers whose messages are not heard.
+    pub(crate) cut_in: BTreeSet<NodeId>,
+    /// Peers to which messages are not sent.
+    pub(crate) cut_out: BTreeSet<NodeId>,
+    /// How far this machine's clock seems to be ahead, in milliseconds.
+    pub(crate) clock_ahead_ms: i64,
+}
+
+/// What is wrong with this node's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DiskFault {
+    /// Syncs fail.
+    pub(crate) syncs_fail: bool,
+    /// How long each takes at the least, in milliseconds.
+    pub(crate) sync_ms: u64,
+}
+
+/// The cuts in force.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(RwLock<Cuts>);
+
+impl Faults {
+    /// The cuts in force.
+    pub(crate) fn get(&self) -> Cuts {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the cuts.
+    pub(crate) fn set(&self, cuts: Cuts) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = cuts;
+    }
+
+    /// Whether messages from `peer` are not heard.
+    pub(crate) fn cuts_in(&self, peer: NodeId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).cut_in.contains(&peer)
+    }
+
+    /// Whether messages to `peer` are not sent.
+    pub(crate) fn cuts_out(&self, peer: NodeId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).cut_out.contains(&peer)
+    }
+}

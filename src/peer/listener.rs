@@ -1,0 +1,164 @@
+//! The peer port: where frames come in. Peers' lanes send theirs on streams (`src/peer_stream.rs`);
+//! who has only one (`quorate form`) posts it. Either way `receive` checks it and [`crate::peer::batch`] carries it
+//! out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use quorate_protocol::message::{Message, WithPayload};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
+use quorate_storage::Ailment;
+
+use crate::node::Node;
+use crate::peer::batch::Batch;
+use crate::peer::fault_hook::{Cuts, DiskFault};
+use crate::peer::framed::frame_bytes_max;
+use crate::peer::server_stream;
+
+/// The longest frame that is taken in a POST, in bytes.
+const POSTED_BYTES_MAX: usize = 2 << 20;
+
+/// The peer port's routes.
+pub(crate) fn app(node: Arc<Node>) -> Router {
+    let mut router = Router::new().route("/peer", get(server_stream::open).post(on_frame));
+    if node.config.fault_hook {
+        router = router.route("/fault", get(show_cuts).put(set_cuts));
+        router = router.route("/fault/disk", put(set_disk_fault));
+    }
+    router.with_state(node)
+}
+
+/// Why a frame was refused as a whole. Nothing of it was carried out.
+pub(crate) struct Refused {
+    status: StatusCode,
+    pub(crate) why: String,
+}
+
+impl Refused {
+    pub(crate) fn new(status: StatusCode, why: &impl ToString) -> Self {
+        Self { status, why: why.to_string() }
+    }
+}
+
+/// Checks a frame: whose it is, and its messages.
+pub(crate) async fn receive(
+    node: &Node,
+    frame: Bytes,
+) -> Result<(NodeId, Vec<WithPayload<Message>>), Refused> {
+    let decoded = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop));
+    let (header, messages) =
+        decoded.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, &error))?;
+    if node.faults.cuts_in(header.from) {
+        tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
+        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, &"cut off by the fault hook"));
+    }
+    Ok((header.from, messages))
+}
+
+/// Whose frame it is, if that may send this node any.
+pub(crate) fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
+    header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
+    Ok(header.from)
+}
+
+/// Starts a frame to a peer.
+pub(crate) fn frame_to(node: &Node, to: NodeId) -> FrameWriter {
+    FrameWriter::new(&Header { to, ..node.header.clone() })
+}
+
+async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
+    let bytes = match read_frame(&node, body).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return *refused,
+    };
+    match receive(&node, bytes).await {
+        Ok((from, messages)) => match answer(&node, from, messages).await {
+            Some(replies) => replies.into_response(),
+            None => refuse(StatusCode::INSUFFICIENT_STORAGE, "open a stream for so much"),
+        },
+        Err(refused) => refuse(refused.status, &refused.why),
+    }
+}
+
+/// Carries out the messages of a frame that was posted; `None` if the replies are too long for one answer.
+async fn answer(
+    node: &Arc<Node>,
+    from: NodeId,
+    messages: Vec<WithPayload<Message>>,
+) -> Option<Bytes> {
+    let mut frame = frame_to(node, from);
+    let mut batch = Batch::new(node, from, messages, false);
+    loop {
+        let part = batch.next().await;
+        for reply in &part.replies {
+            frame.push(&reply.head, &reply.payload);
+        }
+        if part.is_last {
+            return Some(frame.finish());
+        }
+        if frame.len() > frame_bytes_max(&node.config) {
+            return None;
+        }
+    }
+}
+
+/// The bytes of a frame, within a bound of bytes and of time.
+async fn read_frame(node: &Node, body: Body) -> Result<Bytes, Box<Response>> {
+    // Before it was received nobody knows whose it is; peers' lanes send large ones on streams.
+    let bytes_max = POSTED_BYTES_MAX;
+    let too_large = || Box::new(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large"));
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let patience = Duration::from_millis(node.config.timeouts.body_ms);
+    let reading = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(patience, reading).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, &error.to_string()))),
+        Err(_) => Err(Box::new(refuse(StatusCode::REQUEST_TIMEOUT, "the frame took too long"))),
+    }
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, why.to_owned()).into_response()
+}
+
+async fn show_cuts(State(node): State<Arc<Node>>) -> Response {
+    let cuts = serde_json::to_vec(&node.faults.get()).unwrap_or_default();
+    ([("content-type", "application/json")], cuts).into_response()
+}
+
+async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<Cuts>(&body) {
+        Ok(cuts) => {
+            tracing::warn!(?cuts, "faults set by the fault hook");
+            node.clock.set_fault(cuts.clock_ahead_ms);
+            node.faults.set(cuts);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+async fn set_disk_fault(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    match serde_json::from_slice::<DiskFault>(&body) {
+        Ok(fault) => {
+            tracing::warn!(?fault, "the disk fails by the fault hook");
+            let DiskFault { syncs_fail, sync_ms } = fault;
+            node.store.suffer(Ailment { syncs_fail, sync_ms });
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}

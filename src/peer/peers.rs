@@ -1,0 +1,339 @@
+//! The other nodes: a queue per peer and kind, emptied in batches by a few lanes.
+//!
+//! **Adaptive batching**: whatever waits when a lane is free goes out as one batch. Under load batches
+//! grow by themselves, when idle a message leaves at once. Reads, writes and control messages have
+//! queues and lanes of their own, so that a read never waits behind another operation's sync and a
+//! forwarded write never behind a full data lane. No lane is held by an operation that itself waits for
+//! a peer: a forward is accepted at once and its answer comes back as a message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_protocol::message::Message;
+use quorate_protocol::name::NodeId;
+use quorate_protocol::stamp::Millis;
+use quorate_protocol::wire::Header;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::background::PROBES_PER_GREETING;
+use crate::config::{Config, Durability};
+use crate::liveness::advertised::Said;
+use crate::liveness::gossip::Counts;
+use crate::liveness::health::{Health, Patience, State};
+use crate::log::Seldom;
+use crate::node::StartError;
+use crate::peer::connection::{self, Kind, LARGE_LANES, Line, Peer};
+use crate::peer::fault_hook::Faults;
+use crate::peer::framed;
+use crate::peer::mailbox::{Heard, ReplyTo};
+use crate::peer::queue::{Bounds, Outgoing, Queue};
+
+/// A first lane that waits longer than this has others take over what comes meanwhile.
+const HELD_UP_AFTER: Duration = Duration::from_millis(2);
+/// The same where it is known to wait long: until tokio's next tick, half a millisecond on average, so that
+/// what others take over is more than one message.
+const NEXT_TICK: Duration = Duration::from_nanos(1);
+
+/// All other nodes of the layout.
+pub(crate) struct Peers {
+    peers: BTreeMap<NodeId, Arc<Peer>>,
+    line: Line,
+    patience: Patience,
+    gossip: Arc<Counts>,
+}
+
+/// One peer as people see it.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerView {
+    /// Its name.
+    pub(crate) node: NodeId,
+    /// Where it is reached.
+    pub(crate) peer_addr: String,
+    /// Its zone.
+    pub(crate) zone: String,
+    /// `up`, `suspected` (asked last), `down` or `unknown`.
+    pub(crate) state: &'static str,
+    /// For how long, in milliseconds.
+    pub(crate) since_ms: u64,
+    /// Its suspicion level by gossip; `None` if gossip never told of it.
+    pub(crate) phi: Option<f64>,
+    /// Median round trip of reads and greetings, in microseconds; 0 if none was measured.
+    pub(crate) round_trip_p50_us: u64,
+    /// 99th percentile of round trips of reads and greetings, in microseconds.
+    pub(crate) round_trip_p99_us: u64,
+    /// Messages that wait for it.
+    pub(crate) queue_depth: usize,
+    /// Whether it can reach this node, as far as is known.
+    pub(crate) reaches_us: bool,
+    /// What it said of itself.
+    pub(crate) said: Said,
+}
+
+/// Where each store waits for a sync, every batch of them holds its lane up, and what comes meanwhile would
+/// wait for two syncs, one after the other.
+fn stores_are_held_up_after(config: &Config) -> Duration {
+    match config.durability {
+        Durability::Fsync => NEXT_TICK,
+        Durability::Buffered => HELD_UP_AFTER,
+    }
+}
+
+impl Peers {
+    /// Starts the lanes to every other node of the layout; they stop when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`StartError`] if a peer's address makes no URL or the HTTP client cannot be made.
+    pub(crate) fn start(
+        config: &Config,
+        header: &Header,
+        faults: Arc<Faults>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, StartError> {
+        let line = Line {
+            client: client(config)?,
+            faults,
+            timeout: Duration::from_millis(config.timeouts.replica_ms.saturating_mul(2)),
+            outlook: Arc::default(),
+            started: Instant::now(),
+            lanes: config.peers.lanes,
+            frame_bytes_max: framed::frame_bytes_max(config),
+        };
+        let bounds = Bounds {
+            messages_max: config.peers.queue_messages_max,
+            bytes_max: config.peers.queue_bytes_max,
+            batch_messages_max: config.peers.batch_messages_max,
+            batch_bytes_max: config.peers.batch_bytes_max,
+            held_up_after: HELD_UP_AFTER,
+        };
+        let for_writes = Bounds { held_up_after: stores_are_held_up_after(config), ..bounds };
+        let mut peers = BTreeMap::new();
+        for other in config.layout.nodes.iter().filter(|other| other.name != config.node) {
+            let peer = Arc::new(Peer {
+                node: other.name,
+                addr: other.peer_addr.clone(),
+                url: peer_url(&other.peer_addr)?,
+                zone: other.zone.clone(),
+                header: Header { to: other.name, ..header.clone() },
+                queues: [Queue::new(bounds), Queue::new(for_writes), Queue::new(bounds)],
+                in_flight: (0..line.lanes_in_all()).map(|_| AtomicU64::new(0)).collect(),
+                health: Health::new(config.gossip.interval_ms),
+                refusals: Seldom::new(),
+            });
+            peers.insert(other.name, peer.clone());
+            for kind in Kind::ALL {
+                for lane in 0..line.lanes + LARGE_LANES {
+                    let (peer, line, stop) = (peer.clone(), line.clone(), stop.clone());
+                    tasks.spawn(async move {
+                        tokio::select! {
+                            () = connection::run(peer, line, kind, lane) => {}
+                            () = stop.cancelled() => {}
+                        }
+                    });
+                }
+            }
+        }
+        let patience = Patience {
+            // Half of what an operation waits before it asks another: suspicion must come first to be of use.
+            answer_ms: config.timeouts.replica_ms / 2,
+            // Three greetings.
+            greeting_ms: 3 * PROBES_PER_GREETING * config.timeouts.probe_ms,
+            phi: config.gossip.phi,
+        };
+        Ok(Self { peers, line, patience, gossip: Arc::default() })
+    }
+
+    /// Queues a message. If the queue is full or the node is no peer, the mailbox hears so at once.
+    pub(crate) fn send(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
+        let kind = kind_of(&message);
+        self.queue(to, kind, Outgoing { message, payload, reply_to });
+    }
+
+    /// As [`Peers::send`], for no client: a batch is answered as a whole, and whoever reads or writes a key
+    /// shall not wait for what is compared and mended.
+    pub(crate) fn send_aside(
+        &self,
+        to: NodeId,
+        message: Message,
+        payload: Bytes,
+        reply_to: ReplyTo,
+    ) {
+        self.queue(to, Kind::Control, Outgoing { message, payload, reply_to });
+    }
+
+    fn queue(&self, to: NodeId, kind: Kind, outgoing: Outgoing) {
+        let Some(peer) = self.peers.get(&to) else {
+            return outgoing.reply_to.tell(to, Heard::NotSent);
+        };
+        if let Err(outgoing) = peer.queues[kind as usize].push(outgoing) {
+            outgoing.reply_to.tell(to, Heard::NotSent);
+        }
+    }
+
+    /// Sends a message and waits for the reply, at most `timeout`.
+    pub(crate) async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> Heard {
+        let send = |reply_to| self.send(to, message, Bytes::new(), reply_to);
+        answer_within(timeout, false, send).await
+    }
+
+    /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]): the peer may take
+    /// longer than `timeout` as long as its answer moves.
+    pub(crate) async fn ask_aside(
+        &self,
+        to: NodeId,
+        message: Message,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Heard {
+        let send = |reply_to| self.send_aside(to, message, payload, reply_to);
+        answer_within(timeout, true, send).await
+    }
+
+    /// The peers that are down: not waited for.
+    pub(crate) fn down(&self) -> Arc<BTreeSet<NodeId>> {
+        self.line.outlook.down()
+    }
+
+    /// The peers that are down or suspected: asked last.
+    pub(crate) fn avoided(&self) -> Arc<BTreeSet<NodeId>> {
+        self.line.outlook.avoided()
+    }
+
+    /// Decides anew which peers are suspected. Called several times a second.
+    pub(crate) fn review(&self, now: Millis) {
+        for peer in self.peers.values() {
+            let waiting_since = peer.waiting_since();
+            if peer.health.review(waiting_since, &self.patience, now) {
+                self.line.outlook.refresh(peer);
+                let suspected = peer.health.is_suspected();
+                tracing::debug!(peer = %peer.node, suspected, "suspicion");
+            }
+        }
+    }
+
+    /// This process was held up until now: no peer is blamed for its silence.
+    pub(crate) fn forgive(&self, now: Millis) {
+        self.peers.values().for_each(|peer| peer.health.forgive(now));
+    }
+
+    /// The clock of all that is known of peers, in milliseconds since the start.
+    pub(crate) fn now(&self) -> Millis {
+        self.line.now()
+    }
+
+    /// What happened to gossip's datagrams.
+    pub(crate) fn gossip_counts(&self) -> Arc<Counts> {
+        self.gossip.clone()
+    }
+
+    /// The longest object that every peer, as far as is known, can be sent, in bytes.
+    pub(crate) fn object_bytes_max(&self) -> usize {
+        let max = |peer: &Arc<Peer>| self.line.frame_bytes_max_of(peer);
+        let least = self.peers.values().map(max).min().unwrap_or(usize::MAX);
+        least.saturating_sub(framed::AROUND_BYTES)
+    }
+
+    /// All peers' names.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.keys().copied()
+    }
+
+    /// What is known of a peer.
+    pub(crate) fn health(&self, node: NodeId) -> Option<&Health> {
+        self.peers.get(&node).map(|peer| &peer.health)
+    }
+
+    /// All peers as people see them.
+    pub(crate) fn view(&self) -> Vec<PeerView> {
+        let now = self.now();
+        self.peers.values().map(|peer| peer.view(now)).collect()
+    }
+}
+
+impl Peer {
+    fn view(&self, now: Millis) -> PeerView {
+        let health = &self.health;
+        PeerView {
+            node: self.node,
+            peer_addr: self.addr.clone(),
+            zone: self.zone.clone(),
+            state: match health.state() {
+                State::Down => "down",
+                State::Up | State::Unknown if health.is_suspected() => "suspected",
+                State::Up => "up",
+                State::Unknown => "unknown",
+            },
+            since_ms: now.since(health.since()),
+            phi: health.phi(now),
+            round_trip_p50_us: health.p50_us(),
+            round_trip_p99_us: health.p99_us(),
+            queue_depth: self.queues.iter().map(Queue::len).sum(),
+            reaches_us: !health.is_one_way(),
+            said: health.word().last(),
+        }
+    }
+}
+
+/// What comes back after `send`, at most `timeout` later; `if_slow` that is counted from when it moved last.
+async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(ReplyTo)) -> Heard {
+    let (reply_to, mut mailbox) = ReplyTo::new();
+    send(reply_to);
+    let mut deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        match tokio::time::timeout_at(deadline, mailbox.recv()).await {
+            Ok(Some((_, Heard::Progress))) if if_slow => {
+                deadline = tokio::time::Instant::now() + timeout;
+            }
+            Ok(Some((_, Heard::Progress))) => {}
+            Ok(Some((_, heard))) => return heard,
+            Ok(None) | Err(_) => return Heard::Silent,
+        }
+    }
+}
+
+/// Parsed once: it would cost as much as the rest of a small request.
+fn peer_url(addr: &str) -> Result<reqwest::Url, StartError> {
+    let url = format!("http://{addr}/peer");
+    reqwest::Url::parse(&url).map_err(|_| StartError::PeerAddr(addr.to_owned()))
+}
+
+/// The HTTP client that opens lanes' streams: no proxies, no delayed packets, and no pool, since a
+/// connection becomes a stream or is of no use.
+fn client(config: &Config) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .tcp_nodelay(true)
+        .pool_max_idle_per_host(0)
+        .connect_timeout(Duration::from_millis(config.timeouts.replica_ms))
+        .build()
+}
+
+fn kind_of(message: &Message) -> Kind {
+    match message {
+        Message::Read { .. } | Message::Inspect { .. } => Kind::Read,
+        Message::Store { .. } => Kind::Write,
+        Message::Forward { .. }
+        | Message::Written { .. }
+        | Message::Conflicts { .. }
+        | Message::Hello { .. }
+        | Message::Buckets { .. }
+        | Message::Form { .. }
+        | Message::Fetch { .. }
+        | Message::Roots { .. }
+        | Message::Leaves { .. }
+        | Message::List { .. }
+        | Message::Versions { .. }
+        | Message::Confirm { .. }
+        | Message::Reap { .. }
+        | Message::Room
+        | Message::Deliver { .. }
+        | Message::Distrusted { .. }
+        | Message::SyncPoint
+        | Message::Undelivered { .. }
+        | Message::Keys { .. } => Kind::Control,
+    }
+}

@@ -1,0 +1,535 @@
+//! The receiving end of a lane's stream: takes a batch, has it carried out, sends the replies, and again,
+//! until the other end closes the stream or this node stops.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::Body as _;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use quorate_protocol::envelope::{self, Kind};
+use quorate_protocol::message::{Refusal, Reply, WithPayload};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::wire::{self, Header};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::http::port::{Lease, PEER_IDLE_MS};
+use crate::limits::room::Room;
+use crate::limits::sizes::LARGE_BYTES;
+use crate::node::Node;
+use crate::peer::batch::Batch;
+use crate::peer::framed::{
+    AROUND_BYTES, Stream, StreamError, UPGRADE_NAME, frame_bytes_max, longest,
+};
+use crate::peer::listener::{self, Refused, frame_to};
+
+/// The most bytes that the payload of one reply may have.
+pub(crate) fn payload_bytes_max(config: &Config) -> usize {
+    frame_bytes_max(config) - AROUND_BYTES
+}
+
+/// `GET /peer`: the connection becomes a stream, or the request is refused.
+pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) -> Response {
+    let lease = request.extensions_mut().remove::<Lease>();
+    let is_right = request.method() == Method::GET
+        && request.body().is_end_stream()
+        && asks_for_a_stream(request.headers());
+    // Only a connection that can be upgraded comes with a lease.
+    let Some(lease) = lease.filter(|_| is_right) else {
+        let why = "this is for the streams of peers alone";
+        return (StatusCode::UPGRADE_REQUIRED, upgrade_headers(), why).into_response();
+    };
+    tokio::spawn(serve(node, hyper::upgrade::on(request), lease));
+    (StatusCode::SWITCHING_PROTOCOLS, upgrade_headers()).into_response()
+}
+
+fn asks_for_a_stream(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(UPGRADE).iter();
+    let is_ours = asked.next().is_some_and(|name| name.as_bytes() == UPGRADE_NAME.as_bytes());
+    is_ours && asked.next().is_none()
+}
+
+fn upgrade_headers() -> [(HeaderName, &'static str); 2] {
+    [(CONNECTION, "upgrade"), (UPGRADE, UPGRADE_NAME)]
+}
+
+async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => TokioIo::new(upgraded),
+        Err(error) => return tracing::debug!(%error, "a connection did not become a stream"),
+    };
+    let mut stream = Stream::new(upgraded, frame_bytes_max(&node.config));
+    let stop = lease.stop.clone();
+    let ended = lease.hold(answer_all(&node, &mut stream, &stop)).await;
+    match ended {
+        Some(Ok(()) | Err(StreamError::Closed)) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a peer's stream ended"),
+        None => tracing::warn!("a batch of a peer was cut off by the stop"),
+    }
+}
+
+/// Answers one batch after the other.
+async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Arc<Node>,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<(), StreamError> {
+    while let Some((frame, room)) = next_frame(node, stream, stop).await? {
+        let (from, messages) = match listener::receive(node, frame).await {
+            Ok(received) => received,
+            Err(refused) => {
+                // Whoever sends such frames shall begin anew.
+                stream.write(&envelope::refusal(&refused.why)).await?;
+                return Ok(());
+            }
+        };
+        stream.trust();
+        let mut batch = Batch::new(node, from, messages, room.is_some());
+        loop {
+            let part = working(node, stream, from, batch.next()).await?;
+            write_part(node, stream, from, part.replies, part.is_last).await?;
+            if part.is_last {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next batch, and the room that a large one takes; `None` if none has begun to come when the node
+/// stops or the other end was idle for long.
+async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<Option<(Bytes, Option<Room>)>, StreamError> {
+    // A stream is opened to be used at once; only one that was used may rest.
+    let timeouts = &node.config.timeouts;
+    let idle_ms = if stream.is_trusted() { PEER_IDLE_MS } else { timeouts.header_ms };
+    let begun = tokio::select! {
+        biased; // a stop comes before the next batch
+        () = stop.cancelled() => return Ok(None),
+        begun = timeout(Duration::from_millis(idle_ms), stream.wait()) => begun,
+    };
+    match begun {
+        Ok(begun) => begun?,
+        Err(_) => return Ok(None),
+    }
+    match read_frame(node, stream).await {
+        Ok(Ok(frame)) => Ok(Some(frame)),
+        Ok(Err(refused)) => {
+            stream.write(&envelope::refusal(&refused.why)).await?;
+            Ok(None)
+        }
+        Err(error) => {
+            if matches!(error, StreamError::TooLarge { .. } | StreamError::UnknownKind) {
+                stream.write(&envelope::refusal(&error.to_string())).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Reads a frame that has begun to come: once its sender has shown who it is, and there is room for it.
+async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+) -> Result<Result<(Bytes, Option<Room>), Refused>, StreamError> {
+    let patience = Duration::from_millis(node.config.timeouts.body_ms);
+    let beat = beat(node);
+    // Most frames have come as a whole by now.
+    let (len, mut from) = match timeout(patience, sender(node, stream)).await {
+        Ok(Ok(Ok(said))) => said,
+        Ok(Ok(Err(refused))) => return Ok(Err(refused)),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    };
+    let is_large = len > node.config.peers.batch_bytes_max + AROUND_BYTES;
+    let room = if is_large {
+        let room = node.bounds.room.take(len);
+        Some(match from {
+            Some(from) => working(node, stream, from, room).await?,
+            None => room.await,
+        })
+    } else {
+        None
+    };
+    let (begun, moves) = (Instant::now(), stream.moves().clone());
+    let mut seen = moves.bytes();
+    let bytes_before = seen;
+    loop {
+        match timeout(beat, stream.read()).await {
+            Ok(Ok((Kind::Frame, frame))) => return Ok(Ok((frame, room))),
+            Ok(Ok((Kind::Refusal | Kind::Part, _))) => return Err(StreamError::UnknownKind),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        let moved = moves.bytes();
+        if begun.elapsed() > patience + longest(moved - bytes_before) {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
+        // Whoever sends slowly sees that it arrives.
+        if moved != seen
+            && let Some(from) = &mut from
+        {
+            stream.write(&sign_of_life(node, *from)).await?;
+        }
+        seen = moves.bytes();
+    }
+}
+
+/// How long the next frame is, and who sends it if that had to be asked: of a stranger, and of what is large.
+async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+) -> Result<Result<(usize, Option<NodeId>), Refused>, StreamError> {
+    let (kind, len) = stream.announced().await?;
+    if kind != Kind::Frame {
+        return Err(StreamError::UnknownKind);
+    }
+    if stream.is_trusted() && len <= LARGE_BYTES {
+        return Ok(Ok((len, None)));
+    }
+    let mut needed = 0;
+    loop {
+        let start = stream.peek(needed).await?;
+        match wire::peek(start) {
+            Ok(header) => {
+                let checked = header.and_then(|header| listener::check(node, &header));
+                let refused = |error| Refused::new(StatusCode::BAD_REQUEST, &error);
+                return Ok(checked.map(|from| (len, Some(from))).map_err(refused));
+            }
+            // It is too short for a header: what is wrong with it is said when it is decoded.
+            Err(_) if start.len() == len => return Ok(Ok((len, None))),
+            Err(more) => needed = more,
+        }
+    }
+}
+
+/// Waits for work on a batch, and shows the other end now and then that this node is at it. Whoever is at
+/// it for too long without coming on falls silent: its disk may hang.
+async fn working<S: AsyncRead + AsyncWrite + Unpin, T>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    from: NodeId,
+    work: impl Future<Output = T>,
+) -> Result<T, StreamError> {
+    let mut work = std::pin::pin!(work);
+    let begun = Instant::now();
+    let patience = Duration::from_millis(node.config.timeouts.request_ms);
+    loop {
+        match timeout(beat(node), work.as_mut()).await {
+            Ok(done) => return Ok(done),
+            Err(_) if begun.elapsed() < patience => {
+                stream.write(&sign_of_life(node, from)).await?;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// How often a node shows that it is at work on a batch: several times before the other end's patience ends.
+fn beat(node: &Node) -> Duration {
+    Duration::from_millis((node.config.timeouts.replica_ms / 2).max(1))
+}
+
+/// A part without replies.
+fn sign_of_life(node: &Node, to: NodeId) -> Bytes {
+    frame_to(node, to).finish_for_stream(Kind::Part)
+}
+
+/// Sends replies, in as many frames as it takes: a large one has a frame of its own, so that whoever keeps
+/// it keeps nothing else. The port watches that the other end takes them
+/// ([`crate::http::port::Bounds::stall_ms`]).
+async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    to: NodeId,
+    replies: Vec<WithPayload<Reply>>,
+    is_last: bool,
+) -> Result<(), StreamError> {
+    let part_bytes_max = node.config.peers.batch_bytes_max;
+    let payload_bytes_max = payload_bytes_max(&node.config);
+    let mut frame = frame_to(node, to);
+    let mut replies = replies.into_iter().peekable();
+    while let Some(mut reply) = replies.next() {
+        if reply.payload.len() > payload_bytes_max {
+            tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to be sent");
+            reply = WithPayload::bare(Reply::Refused(Refusal::Failed));
+        }
+        let is_large = reply.payload.len() > LARGE_BYTES;
+        if !frame.is_empty() && (is_large || frame.len() + reply.payload.len() > part_bytes_max) {
+            let part = std::mem::replace(&mut frame, frame_to(node, to));
+            stream.write(&part.finish_for_stream(Kind::Part)).await?;
+        }
+        if !is_large {
+            frame.push(&reply.head, &reply.payload);
+            continue;
+        }
+        let ends_here = is_last && replies.peek().is_none();
+        let kind = if ends_here { Kind::Frame } else { Kind::Part };
+        let header = Header { to, ..node.header.clone() };
+        for piece in wire::large_frame(&header, &reply.head, reply.payload, kind) {
+            stream.write(&piece).await?;
+        }
+        if ends_here {
+            return Ok(());
+        }
+    }
+    let kind = if is_last { Kind::Frame } else { Kind::Part };
+    if is_last || !frame.is_empty() {
+        stream.write(&frame.finish_for_stream(kind)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use quorate_protocol::message::Message;
+    use quorate_protocol::wire::FrameWriter;
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::http::port::{self, Bounds};
+    use crate::peer::fault_hook::Cuts;
+
+    /// The peer port of n1.
+    struct Port {
+        node: Arc<Node>,
+        addr: SocketAddr,
+        stop: port::Stop,
+        ended: JoinHandle<()>,
+        _directory: TempDir,
+    }
+
+    impl Port {
+        async fn start(connections_max: usize) -> Self {
+            let directory = TempDir::new().unwrap();
+            let text = format!(
+                "cluster_id = \"test\"\ncluster_keys = [\"{}\"]\nnode = \"n1\"\ndata_dir = {:?}\n\
+                 client_addr = \"127.0.0.1:1\"\npeer_addr = \"127.0.0.1:2\"\nfault_hook = true\n\
+                 durability = \"buffered\"\n[timeouts]\nreplica_ms = 50\nbody_ms = 300\nheader_ms = 500\n\
+                 [layout]\nversion = 1\npartitions = 8\n\
+                 [[layout.nodes]]\nname = \"n1\"\npeer_addr = \"127.0.0.1:2\"\nzone = \"a\"\n\
+                 [[layout.nodes]]\nname = \"n2\"\npeer_addr = \"127.0.0.1:3\"\nzone = \"b\"\n",
+                "07".repeat(32),
+                directory.path().join("data"),
+            );
+            let file = directory.path().join("node.toml");
+            std::fs::write(&file, text).unwrap();
+            let node = Node::start(Config::load(&file).unwrap()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (addr, stop) = (listener.local_addr().unwrap(), port::Stop::default());
+            let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };
+            let app = listener::app(node.clone());
+            let ended = tokio::spawn(port::run(listener, app, bounds, stop.clone()));
+            Self { node, addr, stop, ended, _directory: directory }
+        }
+
+        /// Sends a request's head and reads that of the answer.
+        async fn ask(&self, head: &str) -> (TcpStream, String) {
+            let mut io = TcpStream::connect(self.addr).await.unwrap();
+            io.write_all(format!("{head}\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(io.read_u8().await.unwrap());
+            }
+            (io, String::from_utf8(answer).unwrap())
+        }
+
+        async fn open(&self) -> Stream<TcpStream> {
+            let head = "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: quorate-peer";
+            let (io, answer) = self.ask(head).await;
+            assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+            assert!(answer.contains("upgrade: quorate-peer"), "{answer}");
+            Stream::new(io, 1 << 20)
+        }
+
+        fn n2(&self) -> NodeId {
+            NodeId::parse("n2").unwrap()
+        }
+
+        /// A batch as n2 sends it.
+        fn batch(&self, messages: usize) -> Bytes {
+            let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
+            let mut frame = FrameWriter::new(&header);
+            (0..messages).for_each(|_| frame.push(&Message::SyncPoint, &[]));
+            frame.finish_for_stream(Kind::Frame)
+        }
+    }
+
+    async fn is_closed(stream: &mut Stream<TcpStream>) -> bool {
+        let closed = timeout(Duration::from_secs(10), stream.read()).await.unwrap();
+        matches!(closed, Err(StreamError::Closed | StreamError::Io(_)))
+    }
+
+    #[tokio::test]
+    async fn batches_are_answered_one_after_the_other() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        for messages in [1, 2, 0, 50] {
+            stream.write(&port.batch(messages)).await.unwrap();
+            let (kind, frame) = stream.read().await.unwrap();
+            let (header, replies) = wire::decode::<Reply>(frame).unwrap();
+            assert_eq!((kind, header.from, replies.len()), (Kind::Frame, port.node.me, messages));
+        }
+    }
+
+    #[tokio::test]
+    async fn many_large_replies_go_in_parts() {
+        let port = Port::start(100).await;
+        let (near, far) = duplex(1 << 20);
+        let (mut near, mut far) = (Stream::new(near, usize::MAX), Stream::new(far, 1 << 21));
+        let sizes = [700_000, 700_000, 10, 2_000_000, 10, 10];
+        let reply = |bytes| WithPayload { head: Reply::Object, payload: vec![7; bytes].into() };
+        let writing = async {
+            let replies = sizes.map(reply).into();
+            write_part(&port.node, &mut near, port.n2(), replies, true).await.unwrap();
+        };
+        let reading = async {
+            let (mut kinds, mut read) = (Vec::new(), Vec::new());
+            while kinds.last() != Some(&Kind::Frame) {
+                let (kind, frame) = far.read().await.unwrap();
+                kinds.push(kind);
+                read.append(&mut wire::decode::<Reply>(frame).unwrap().1);
+            }
+            (kinds, read)
+        };
+        let ((), (kinds, read)) = tokio::join!(writing, reading);
+        assert_eq!(kinds, [Kind::Part, Kind::Part, Kind::Part, Kind::Part, Kind::Frame]);
+        assert_eq!(read, sizes.map(reply));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_batch_is_refused_and_the_stream_closed() {
+        let port = Port::start(100).await;
+        let mut changed = port.batch(1).to_vec();
+        let last = changed.len() - 1;
+        changed[last] ^= 1;
+        let stranger = Header { token: [0; 16], from: port.n2(), ..port.node.header.clone() };
+        let stranger = FrameWriter::new(&stranger).finish_for_stream(Kind::Frame);
+        // Refused before the rest of it comes.
+        let mut stranger = stranger.to_vec();
+        stranger[..5].copy_from_slice(&envelope::prefix(Kind::Frame, 1 << 20));
+        let mut refusal = port.batch(1).to_vec();
+        refusal[4] = Kind::Refusal as u8;
+        let too_large = envelope::prefix(Kind::Frame, frame_bytes_max(&port.node.config) + 1);
+        for (bytes, why) in [
+            (changed, "checksum"),
+            (stranger, "key of this cluster"),
+            (refusal, "unknown kind"),
+            (too_large.to_vec(), "too large"),
+            (b"\x03\0\0\0\0abc".to_vec(), "cut off"),
+            (b"\0\0\0\0\0".to_vec(), "cut off"),
+            (b"GET /peer HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "unknown kind"),
+        ] {
+            let mut stream = port.open().await;
+            stream.write(&bytes).await.unwrap();
+            let (kind, text) = stream.read().await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert_eq!(kind, Kind::Refusal);
+            assert!(text.contains(why), "{why}: {text}");
+            assert!(is_closed(&mut stream).await, "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_batch_is_waited_for_no_longer_than_a_body() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        stream.write(&port.batch(1)[..30]).await.unwrap();
+        assert!(is_closed(&mut stream).await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_which_nothing_comes_is_closed_soon_and_one_that_was_used_may_rest() {
+        let port = Port::start(100).await;
+        let (mut idle, mut used) = (port.open().await, port.open().await);
+        used.write(&port.batch(1)).await.unwrap();
+        used.read().await.unwrap();
+        assert!(is_closed(&mut idle).await);
+        assert!(used.is_silent());
+        used.write(&port.batch(1)).await.unwrap();
+        assert_eq!(used.read().await.unwrap().0, Kind::Frame);
+    }
+
+    /// One that is slow shows that it is at work, and its reply still comes.
+    #[tokio::test]
+    async fn whoever_waits_for_room_shows_signs_of_life() {
+        let port = Port::start(100).await;
+        let everything = port.node.bounds.room.take(usize::MAX).await;
+        let mut stream = port.open().await;
+        let header = Header { from: port.n2(), to: port.node.me, ..port.node.header.clone() };
+        let mut frame = FrameWriter::new(&header);
+        frame.push(&Message::SyncPoint, &vec![7; 2 << 20]);
+        stream.write(&frame.finish_for_stream(Kind::Frame)).await.unwrap();
+        for _ in 0..3 {
+            let (kind, frame) = stream.read().await.unwrap();
+            assert_eq!((kind, wire::decode::<Reply>(frame).unwrap().1), (Kind::Part, Vec::new()));
+        }
+        drop(everything);
+        let mut kind = Kind::Part;
+        while kind == Kind::Part {
+            kind = stream.read().await.unwrap().0;
+        }
+        assert_eq!(kind, Kind::Frame);
+    }
+
+    #[tokio::test]
+    async fn other_upgrades_are_refused() {
+        let port = Port::start(100).await;
+        for head in [
+            "GET /peer HTTP/1.1",
+            "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket",
+            "GET /peer HTTP/1.1\r\nUpgrade: quorate-peer\r\nUpgrade: h2c",
+            "GET /peer HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: quorate-peer",
+            "GET /peer HTTP/1.1\r\nUpgrade: quorate-peer\r\nContent-Length: 3",
+            "HEAD /peer HTTP/1.1\r\nUpgrade: quorate-peer",
+        ] {
+            let answer = port.ask(head).await.1;
+            assert!(answer.contains(" 426 "), "{head}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_count_as_connections() {
+        let port = Port::start(2).await;
+        let (first, _second) = (port.open().await, port.open().await);
+        let (_, full) = port.ask("GET /peer HTTP/1.1").await;
+        assert!(full.contains(" 503 "), "{full}");
+        drop(first);
+        let freed = async { while port.ask("GET /peer HTTP/1.1").await.1.contains(" 503 ") {} };
+        timeout(Duration::from_secs(10), freed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_streams_and_finishes_the_batch_in_progress() {
+        let port = Port::start(100).await;
+        let (mut idle, mut busy) = (port.open().await, port.open().await);
+        // The fault hook takes four times replica_ms to say no.
+        port.node.faults.set(Cuts { cut_in: [port.n2()].into(), ..Cuts::default() });
+        busy.write(&port.batch(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        port.stop.begun.cancel();
+        assert!(is_closed(&mut idle).await);
+        assert!(!port.ended.is_finished());
+        assert_eq!(busy.read().await.unwrap().0, Kind::Refusal);
+        assert!(is_closed(&mut busy).await);
+        timeout(Duration::from_secs(10), port.ended).await.unwrap().unwrap();
+    }
+}

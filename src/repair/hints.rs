@@ -1,0 +1,372 @@
+//! What this node knows of the hints it keeps: how far they have been delivered, and how many of others'
+//! it has room for. And sync points, which ask all nodes whether the hints of a moment are delivered.
+//!
+//! A *mark* is a number that a node gives out. A pass of handoff over all hints for a target that began
+//! after a mark was given, and brought every hint that it found, settles the mark for that target: each
+//! hint kept when the mark was given was either found or delivered before. A target without hints is
+//! settled too. Marks live as long as the process: the nonce tells those of another start apart.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use quorate_protocol::context::equal_in_constant_time;
+use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::stamp::Millis;
+use serde::{Deserialize, Serialize};
+
+use crate::node::Node;
+use crate::ops::replica::{on_blocking_pool, refusal_of};
+
+/// The most hints that a node takes at a time from one that keeps some for it.
+pub(crate) const ROOM_ROWS_MAX: usize = 256;
+/// What a node takes that has a lot to do: handoff goes on, slowly, however long that lasts.
+const ROOM_ROWS_BUSY: usize = 8;
+/// How long a stalled write makes a node a busy one.
+const STALLED_MS: u64 = 1_000;
+
+/// How far hints were delivered, and how busy the node was of late.
+pub(crate) struct Hints {
+    nonce: u64,
+    /// The last mark that was given out.
+    last: AtomicU64,
+    /// By target: marks up to this one are settled.
+    settled: BTreeMap<NodeId, AtomicU64>,
+    /// Stalled writes at the last look, and until when they count.
+    stalls: Mutex<(u64, Millis)>,
+}
+
+impl Hints {
+    /// Nothing is marked yet.
+    pub(crate) fn new(targets: impl Iterator<Item = NodeId>) -> Self {
+        Self {
+            nonce: rand::random(),
+            last: AtomicU64::new(0),
+            settled: targets.map(|target| (target, AtomicU64::new(0))).collect(),
+            stalls: Mutex::default(),
+        }
+    }
+
+    /// Marks the hints that are kept now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { nonce: self.nonce, number: self.last.fetch_add(1, SeqCst) + 1 }
+    }
+
+    /// The last mark given: what a pass that begins now will settle.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.load(SeqCst)
+    }
+
+    /// A pass that began after this mark was given has brought the target all that it found.
+    pub(crate) fn settle(&self, target: NodeId, number: u64) {
+        if let Some(settled) = self.settled.get(&target) {
+            settled.fetch_max(number, SeqCst);
+        }
+    }
+
+    /// Of the nodes that hints are kept for, those to which not all of a mark are delivered; `None` if
+    /// this start of the node did not give the mark.
+    pub(crate) fn undelivered(&self, mark: Mark, kept: &[NodeId]) -> Option<Vec<NodeId>> {
+        if mark.nonce != self.nonce || mark.number > self.last() {
+            return None;
+        }
+        let settled = |target: &NodeId| {
+            self.settled.get(target).is_some_and(|settled| settled.load(SeqCst) >= mark.number)
+        };
+        Some(kept.iter().copied().filter(|target| !settled(target)).collect())
+    }
+
+    /// Whether a write stalled within the last second.
+    fn is_stalled(&self, stalls: u64, now: Millis) -> bool {
+        let mut seen = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
+        if stalls > seen.0 {
+            *seen = (stalls, now.plus(STALLED_MS));
+        }
+        now < seen.1
+    }
+}
+
+/// How many hints this node takes now; 0 for "ask later".
+pub(crate) fn room(node: &Node) -> u32 {
+    let max = node.config.limits.operations_max.max(1);
+    let free = max.saturating_sub(node.admission.operations());
+    if node.readiness().is_err() || !node.is_writable() || free == 0 {
+        return 0;
+    }
+    if node.hints.is_stalled(node.store.stats().stalls, node.uptime()) {
+        return ROOM_ROWS_BUSY as u32;
+    }
+    // One piece of merging beside a load that fills the machine: the sender waits while it is paid for.
+    (ROOM_ROWS_MAX * free / max / node.fill_throttle.price_factor()).max(ROOM_ROWS_BUSY) as u32
+}
+
+/// The hints that this node keeps for one other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// For whom.
+    pub(crate) target: NodeId,
+    /// How many keys.
+    pub(crate) keys: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// When the oldest was first kept, by this node's wall clock.
+    pub(crate) oldest: Option<Millis>,
+}
+
+/// The hints that this node keeps, by target.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn kept(node: &Arc<Node>) -> Result<Vec<Kept>, quorate_storage::Error> {
+    on_blocking_pool(node, |node| {
+        let mut kept = Vec::new();
+        for (target, keys, bytes) in node.store.hint_targets()? {
+            kept.push(Kept { target, keys, bytes, oldest: node.store.hint_oldest(target)? });
+        }
+        Ok(kept)
+    })
+    .await
+}
+
+/// The nodes that this node keeps hints for.
+///
+/// # Errors
+/// The store's.
+async fn targets(node: &Arc<Node>) -> Result<Vec<NodeId>, quorate_storage::Error> {
+    let found = on_blocking_pool(node, |node| node.store.hint_targets()).await?;
+    Ok(found.into_iter().map(|(target, _, _)| target).collect())
+}
+
+/// To whom not all hints of a mark are delivered: [`Reply::Undelivered`], or why this node cannot say.
+pub(crate) async fn undelivered(node: &Arc<Node>, mark: Mark) -> Reply {
+    match targets(node).await {
+        Ok(kept) => Reply::Undelivered { targets: node.hints.undelivered(mark, &kept) },
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
+}
+
+/// What one node gave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// The start of the node.
+    pub(crate) nonce: u64,
+    /// The number.
+    pub(crate) number: u64,
+}
+
+impl From<Mark> for Reply {
+    fn from(mark: Mark) -> Self {
+        Self::SyncPoint { nonce: mark.nonce, mark: mark.number }
+    }
+}
+
+/// The marks of all nodes, of about one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SyncPoint {
+    /// By node; `None` if it did not answer: what it keeps is not known.
+    pub(crate) marks: BTreeMap<NodeId, Option<Mark>>,
+}
+
+/// How far the hints of a sync point were delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// Node that keeps hints, node it keeps them for: not all are delivered.
+    pub(crate) pending: Vec<(NodeId, NodeId)>,
+    /// Nodes that cannot be asked now, or could not when the point was made.
+    pub(crate) unreachable: Vec<NodeId>,
+    /// Nodes that were started anew since: they do not know any more what they kept.
+    pub(crate) restarted: Vec<NodeId>,
+}
+
+/// Why a text names no sync point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SyncPointError {
+    /// Not the form of an id.
+    #[error("the id is damaged or cut short; send it back exactly as it was given")]
+    Damaged,
+    /// No node of this cluster made it.
+    #[error("no node of this cluster made this sync point")]
+    Unknown,
+}
+
+const ID_VERSION: u8 = 1;
+const MAC_BYTES: usize = 16;
+/// The longest id that is looked at, in characters: 255 nodes need far less.
+const ID_CHARS_MAX: usize = 32 << 10;
+
+impl SyncPoint {
+    /// Asks every node for a mark.
+    pub(crate) async fn make(node: &Arc<Node>) -> Self {
+        let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+        let asked = node.peers.nodes().map(|peer| async move {
+            let heard = node.peers.ask(peer, Message::SyncPoint, timeout).await;
+            match heard.into_reply().map(|reply| reply.head) {
+                Some(Reply::SyncPoint { nonce, mark }) => {
+                    (peer, Some(Mark { nonce, number: mark }))
+                }
+                Some(_) | None => (peer, None),
+            }
+        });
+        let mut marks: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+        marks.insert(node.me, Some(node.hints.mark()));
+        Self { marks }
+    }
+
+    /// Nodes that did not answer when the point was made.
+    pub(crate) fn unreachable(&self) -> Vec<NodeId> {
+        self.marks.iter().filter(|(_, mark)| mark.is_none()).map(|(node, _)| *node).collect()
+    }
+
+    /// Asks every node how far it got.
+    ///
+    /// # Errors
+    /// The own store's.
+    pub(crate) async fn delivery(
+        &self,
+        node: &Arc<Node>,
+        timeout: Duration,
+    ) -> Result<Delivery, quorate_storage::Error> {
+        let mut delivery = Delivery { unreachable: self.unreachable(), ..Delivery::default() };
+        let asked = self.marks.iter().filter_map(|(peer, mark)| Some((*peer, (*mark)?)));
+        let own = targets(node).await?;
+        let answers = asked.map(|(holder, mark)| {
+            let own = &own;
+            async move {
+                if holder == node.me {
+                    return (holder, Some(node.hints.undelivered(mark, own)));
+                }
+                let message = Message::Undelivered { nonce: mark.nonce, mark: mark.number };
+                let heard = node.peers.ask(holder, message, timeout).await;
+                match heard.into_reply().map(|reply| reply.head) {
+                    Some(Reply::Undelivered { targets }) => (holder, Some(targets)),
+                    Some(_) | None => (holder, None),
+                }
+            }
+        });
+        for (holder, answer) in join_all(answers).await {
+            match answer {
+                Some(Some(targets)) => {
+                    delivery.pending.extend(targets.into_iter().map(|target| (holder, target)));
+                }
+                Some(None) => delivery.restarted.push(holder),
+                None => delivery.unreachable.push(holder),
+            }
+        }
+        delivery.unreachable.sort_unstable();
+        Ok(delivery)
+    }
+
+    /// The point as text, which any node of the cluster can read back: base64url of
+    /// `version 1 | MAC 16 | postcard`.
+    pub(crate) fn id(&self, secret: &[u8; 32]) -> String {
+        let body = postcard::to_stdvec(self).unwrap_or_default(); // to a Vec: cannot fail
+        let mut id = vec![ID_VERSION];
+        id.extend_from_slice(&mac(secret, &body));
+        id.extend_from_slice(&body);
+        URL_SAFE_NO_PAD.encode(id)
+    }
+
+    /// Reads an id back that was made under one of the cluster's keys.
+    ///
+    /// # Errors
+    /// [`SyncPointError`].
+    pub(crate) fn parse(id: &str, secrets: &[[u8; 32]]) -> Result<Self, SyncPointError> {
+        if id.len() > ID_CHARS_MAX {
+            return Err(SyncPointError::Damaged);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(id).map_err(|_| SyncPointError::Damaged)?;
+        let (head, body) = bytes.split_at_checked(1 + MAC_BYTES).ok_or(SyncPointError::Damaged)?;
+        if head[0] != ID_VERSION {
+            return Err(SyncPointError::Damaged);
+        }
+        let made_by = |secret| equal_in_constant_time(&mac(secret, body), &head[1..]);
+        if !secrets.iter().any(made_by) {
+            return Err(SyncPointError::Unknown);
+        }
+        postcard::from_bytes(body).map_err(|_| SyncPointError::Damaged)
+    }
+}
+
+impl Delivery {
+    /// Whether every hint of the sync point is known to be delivered.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.pending.is_empty() && self.unreachable.is_empty() && self.restarted.is_empty()
+    }
+}
+
+fn mac(secret: &[u8; 32], body: &[u8]) -> [u8; MAC_BYTES] {
+    let key = blake3::derive_key("quorate 2026-11 sync point", secret);
+    let mut mac = [0; MAC_BYTES];
+    mac.copy_from_slice(&blake3::keyed_hash(&key, body).as_bytes()[..MAC_BYTES]);
+    mac
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_mark_is_settled_by_a_later_pass_and_for_its_target_only() {
+        let (n2, n3) = (node("n2"), node("n3"));
+        let hints = Hints::new([n2, n3].into_iter());
+        let before = hints.last();
+        let mark = hints.mark();
+        assert_eq!(hints.undelivered(mark, &[]), Some(vec![]), "nothing is kept");
+        hints.settle(n2, before);
+        assert_eq!(hints.undelivered(mark, &[n2]), Some(vec![n2]), "the pass began too early");
+        hints.settle(n2, hints.last());
+        assert_eq!(hints.undelivered(mark, &[n2, n3]), Some(vec![n3]));
+        let later = hints.mark();
+        assert_eq!(hints.undelivered(later, &[n2]), Some(vec![n2]), "a pass settles no later mark");
+        assert_eq!(hints.undelivered(mark, &[n2]), Some(vec![]));
+    }
+
+    #[test]
+    fn marks_of_another_start_and_marks_never_given_mean_nothing() {
+        let hints = Hints::new([node("n2")].into_iter());
+        let mark = hints.mark();
+        let other = Mark { nonce: mark.nonce ^ 1, ..mark };
+        assert_eq!(hints.undelivered(other, &[]), None);
+        assert_eq!(hints.undelivered(Mark { number: mark.number + 1, ..mark }, &[]), None);
+    }
+
+    #[test]
+    fn a_stall_counts_for_a_second() {
+        let hints = Hints::new(std::iter::empty());
+        assert!(!hints.is_stalled(0, Millis(5)));
+        assert!(hints.is_stalled(1, Millis(10)) && hints.is_stalled(1, Millis(1_009)));
+        assert!(!hints.is_stalled(1, Millis(1_010)));
+    }
+
+    #[test]
+    fn an_id_comes_back_as_it_was_given_and_never_otherwise() {
+        let mark = Mark { nonce: u64::MAX, number: 7 };
+        let marks = [(node("n1"), Some(mark)), (node("n2"), None)].into();
+        let point = SyncPoint { marks };
+        let (old, new) = ([7; 32], [8; 32]);
+        let id = point.id(&old);
+        assert_eq!(SyncPoint::parse(&id, &[new, old]), Ok(point.clone()), "keys are rotated");
+        assert_eq!(SyncPoint::parse(&id, &[new]), Err(SyncPointError::Unknown));
+        assert_eq!(point.unreachable(), [node("n2")]);
+        for at in 0..id.len() {
+            assert!(SyncPoint::parse(&id[..at], &[old]).is_err(), "cut at {at}");
+            let mut changed = id.clone().into_bytes();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_ne!(SyncPoint::parse(&changed, &[old]), Ok(point.clone()), "changed at {at}");
+        }
+        for bad in ["", "!", "AAAA", &"A".repeat(ID_CHARS_MAX + 1)] {
+            assert_eq!(SyncPoint::parse(bad, &[old]), Err(SyncPointError::Damaged), "{bad:.10}");
+        }
+    }
+}

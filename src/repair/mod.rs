@@ -1,0 +1,13 @@
+//! What makes replicas alike again: handoff of hints, anti-entropy, filling, moving rows, reaping.
+
+pub(crate) mod anti_entropy;
+pub(crate) mod delivery;
+pub(crate) mod distrusted;
+pub(crate) mod doubtful;
+pub(crate) mod fill;
+pub(crate) mod handoff;
+pub(crate) mod hints;
+pub(crate) mod reaper;
+pub(crate) mod reassign;
+pub(crate) mod received;
+pub(crate) mod unowned;

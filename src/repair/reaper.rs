@@ -1,0 +1,239 @@
+//! Forgets deletes: proves that tombstones cover everything there is of their keys, then deletes them
+//! everywhere (`protocol::reap` says what is proof).
+//!
+//! Each partition's first node looks for tombstones older than the grace, asks *every* node of the cluster
+//! to confirm them, and tells all to delete what all confirmed. With one node away nothing is reaped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::message::{Message, Refusal, Reply};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Version;
+use quorate_protocol::reap::{Evidence, Facts, ROUND_MAX, Round, may_confirm};
+use quorate_protocol::row::Row;
+use quorate_protocol::stamp::Millis;
+use quorate_storage::{Blocking, Error};
+
+use crate::background::pool;
+use crate::node::Node;
+use crate::ops::replica::refusal_of;
+
+/// Since when this node has dropped nothing that it held for others, by partition.
+pub(crate) struct Quiet {
+    /// Uptimes in milliseconds.
+    since_ms: Vec<AtomicU64>,
+}
+
+impl Quiet {
+    /// A node that starts: whatever it held before, it held until now.
+    pub(crate) fn new(partitions: u32) -> Self {
+        Self { since_ms: (0..partitions).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// A hint or a row that the node no longer owns is about to be dropped: a copy of it may still be on
+    /// its way somewhere.
+    pub(crate) fn disturb(&self, partition: Partition, uptime: Millis) {
+        if let Some(since_ms) = self.since_ms.get(usize::from(partition.0)) {
+            since_ms.fetch_max(uptime.0, SeqCst);
+        }
+    }
+
+    fn since(&self, partition: Partition) -> Millis {
+        let since_ms = self.since_ms.get(usize::from(partition.0));
+        Millis(since_ms.map_or(u64::MAX, |since_ms| since_ms.load(SeqCst)))
+    }
+}
+
+/// Reaps for as long as the node runs.
+pub(crate) async fn run(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(node.config.deletes.reap_ms));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if !node.takes_part() || !node.readiness.is_complete() {
+            continue;
+        }
+        let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
+        let is_mine = |p: &Partition| node.layout.preference_list(*p).first() == Some(&node.me);
+        for partition in partitions.filter(is_mine) {
+            // The count first: few partitions have any, and the others cost a look at every peer.
+            let has_any = node.store.tombstone_count(partition) > 0;
+            if has_any && node.peers.down().is_empty() && node.graces_agree() {
+                reap_partition(&node, partition).await;
+            }
+        }
+    }
+}
+
+/// Proves and reaps the tombstones of one partition, a page at a time.
+async fn reap_partition(node: &Arc<Node>, partition: Partition) {
+    let mut after: Option<Key> = None;
+    loop {
+        let old = Millis(node.now().0.saturating_sub(node.config.deletes.grace_ms));
+        let page = pool::run(node, move |node| {
+            node.store.tombstones(partition, after.as_ref(), ROUND_MAX, old)
+        });
+        let page: Vec<(Key, Version)> = match page.await {
+            Ok(page) => page,
+            Err(error) => return tracing::warn!(%error, "could not list tombstones"),
+        };
+        let Some((last, _)) = page.last() else { return };
+        after = Some(last.clone());
+        let proven = prove(node, page).await;
+        if !proven.is_empty() {
+            let rows = proven.len();
+            reap_everywhere(node, proven).await;
+            tracing::debug!(partition = partition.0, rows, "tombstones reaped");
+        }
+    }
+}
+
+async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, Version)> {
+    let everybody = node.layout.members().iter().map(|member| member.node);
+    let mut round = Round::new(tombstones.clone(), everybody);
+    if let Ok(which) = confirm_all(node, tombstones.clone()).await {
+        round.on_confirmed(node.me, &which);
+    }
+    if round.is_over() && round.proven().is_empty() && node.layout.node_count() > 1 {
+        return Vec::new(); // nothing is left to ask the others
+    }
+    let question = Message::Confirm { tombstones };
+    for (peer, reply) in ask_all(node, question).await {
+        if let Some(Reply::Confirmed { which }) = reply {
+            round.on_confirmed(peer, &which);
+        }
+    }
+    round.proven()
+}
+
+async fn reap_everywhere(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) {
+    // The others first: a tombstone that only this node misses comes back from them, and is seen again.
+    ask_all(node, Message::Reap { tombstones: tombstones.clone() }).await;
+    if let Err(error) = reap_here(node, tombstones).await {
+        tracing::warn!(%error, "could not delete proven tombstones");
+    }
+}
+
+async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Reply>)> {
+    let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+    // Half of the grace is for clocks that disagree and for this round.
+    let timeout = timeout.min(Duration::from_millis(node.config.deletes.grace_ms / 8));
+    let asking = node.peers.nodes().map(|peer| {
+        let question = question.clone();
+        async move {
+            let heard = node.peers.ask(peer, question, timeout).await;
+            (peer, heard.into_reply().map(|reply| reply.head))
+        }
+    });
+    join_all(asking).await
+}
+
+/// Says which tombstones this node confirms.
+pub(crate) async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
+    if !node.generation.is_admitted() {
+        return Reply::NotReady;
+    }
+    if tombstones.len() > ROUND_MAX {
+        return Reply::Refused(Refusal::Malformed);
+    }
+    match confirm_all(node, tombstones).await {
+        Ok(which) => Reply::Confirmed { which },
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
+}
+
+/// Deletes proven tombstones that are still so.
+pub(crate) async fn reap(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
+    match reap_here(node, tombstones).await {
+        Ok(rows) => Reply::Reaped { rows },
+        Err(error) => Reply::Refused(refusal_of(&error)),
+    }
+}
+
+async fn confirm_all(
+    node: &Arc<Node>,
+    tombstones: Vec<(Key, Version)>,
+) -> Result<Vec<bool>, Error> {
+    let now = node.now();
+    let which = pool::run(node, move |node| {
+        let grace_ms = node.config.deletes.grace_ms;
+        let confirm = |(key, version): &(Key, Version)| {
+            facts(node, key, now).map(|facts| may_confirm(*version, &facts, now, grace_ms))
+        };
+        tombstones.iter().map(confirm).collect::<Result<Vec<bool>, Error>>()
+    });
+    let which = which.await?;
+    node.store.durable().await?; // what was read is what a restart will find
+    Ok(which)
+}
+
+fn facts(node: &Node, key: &Key, now: Millis) -> Result<Facts, Error> {
+    Facts::gather(&Look { node, key, now })
+}
+
+/// This node's own evidence of a key.
+struct Look<'a> {
+    node: &'a Node,
+    key: &'a Key,
+    now: Millis,
+}
+
+impl Evidence for Look<'_> {
+    type Error = Error;
+
+    fn place(&self) -> Result<(bool, bool), Error> {
+        let partition = self.node.partition(self.key);
+        let homes = self.node.layout.homes(partition, self.node.properties(self.key).n);
+        Ok((homes.contains(&self.node.me), self.node.is_ready_for(self.key)))
+    }
+
+    fn row(&self) -> Result<Option<(Version, Millis)>, Error> {
+        let row = self.node.store.read(self.node.home(self.key), self.key, Blocking::Allowed)?;
+        Ok(row.and_then(|row| Row::encoded_version(&row).zip(Row::encoded_since(&row))))
+    }
+
+    fn is_hinted(&self) -> Result<bool, Error> {
+        Ok(!self.node.store.hints_of_key(self.key)?.is_empty())
+    }
+
+    fn quiet_since(&self) -> Millis {
+        let since = self.node.quiet.since(self.node.partition(self.key));
+        let quiet_ms = self.node.uptime().since(since);
+        Millis(self.now.0.saturating_sub(quiet_ms))
+    }
+}
+
+async fn reap_here(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Result<u32, Error> {
+    let reaped = pool::run(node, move |node| {
+        let mut rows = 0;
+        for (key, version) in &tombstones {
+            rows += u32::from(node.store.drop_row(node.home(key), key, *version)?);
+        }
+        Ok(rows)
+    });
+    let rows = reaped.await?;
+    node.store.durable().await?;
+    node.reaped.fetch_add(u64::from(rows), Relaxed);
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_drop_ends_the_quiet_of_its_partition_alone() {
+        let quiet = Quiet::new(4);
+        quiet.disturb(Partition(2), Millis(700));
+        quiet.disturb(Partition(2), Millis(600));
+        let since: BTreeMap<u16, u64> = (0..4).map(|p| (p, quiet.since(Partition(p)).0)).collect();
+        assert_eq!(since, BTreeMap::from([(0, 0), (1, 0), (2, 700), (3, 0)]));
+        assert_eq!(quiet.since(Partition(9)), Millis(u64::MAX), "never quiet");
+    }
+}

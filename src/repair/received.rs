@@ -1,0 +1,100 @@
+//! Which partitions that were merged with all other home replicas are thereby received: asks those replicas
+//! what they hold, and leaves the judgement to `protocol::received`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_protocol::layout::Partition;
+use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::received::{Holdings, Received, received};
+
+use crate::node::Node;
+
+/// Partitions of which no home replica can say what was there.
+#[derive(Debug, Default)]
+pub(crate) struct Unreceived {
+    undecided: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+impl Unreceived {
+    /// Those of which home replicas have set rows aside, and nobody has decided about them.
+    pub(crate) fn undecided(&self) -> usize {
+        self.undecided.load(Relaxed)
+    }
+
+    /// Those of which all home replicas have lost what was there.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.load(Relaxed)
+    }
+
+    /// Records how many there are.
+    pub(crate) fn set(&self, undecided: usize, lost: usize) {
+        let was_lost = self.lost.swap(lost, Relaxed);
+        let was_undecided = self.undecided.swap(undecided, Relaxed);
+        if (lost, undecided) != (was_lost, was_undecided) && lost + undecided > 0 {
+            tracing::error!(
+                lost,
+                undecided,
+                "partitions whose replicas all lost what they held, or came back too old to be believed, are \
+                 not served until an operator decides: quorate distrusted"
+            );
+        }
+    }
+}
+
+/// What became of partitions that were merged with all other home replicas.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    /// They are received.
+    pub(crate) received: Vec<Partition>,
+    /// How many wait for a decision about rows that are set aside.
+    pub(crate) undecided: usize,
+    /// How many are lost.
+    pub(crate) lost: usize,
+}
+
+/// Judges them by what their home replicas say they hold now, after the merge: one that has lost its disk
+/// meanwhile says so.
+pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
+    let mut judged = Judged::default();
+    if merged.is_empty() {
+        return judged;
+    }
+    let holdings = ask_all(node).await;
+    let mine = node.holdings();
+    for partition in merged {
+        let homes = node.layout.homes(*partition, node.buckets.n_max());
+        if !homes.contains(&node.me) {
+            judged.received.push(*partition); // there is nothing to receive
+            continue;
+        }
+        let others = homes.iter().filter(|home| **home != node.me);
+        let others: Option<Vec<_>> =
+            others.map(|home| holdings.get(home).map(|holdings| holdings.of(*partition))).collect();
+        let Some(others) = others else { continue }; // one did not answer: merged again soon
+        match received(mine.of(*partition), others) {
+            Received::Yes => judged.received.push(*partition),
+            Received::Undecided => judged.undecided += 1,
+            Received::Lost => judged.lost += 1,
+        }
+    }
+    judged
+}
+
+/// What the peers that answer hold.
+async fn ask_all(node: &Arc<Node>) -> BTreeMap<NodeId, Holdings> {
+    let timeout = Duration::from_millis(node.config.timeouts.request_ms);
+    let asked = node.peers.nodes().map(|peer| async move {
+        let hello = Message::Hello { status: Box::new(node.status()) };
+        match node.peers.ask(peer, hello, timeout).await.into_reply().map(|reply| reply.head) {
+            Some(Reply::Status(status)) => Some((peer, status.holdings)),
+            Some(_) | None => None,
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
