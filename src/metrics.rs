@@ -174,7 +174,7 @@ fn register_repair(now: &mut Registry, node: &Node) {
     let help = "Leaves and index entries that a scrub found wrong and mended";
     counter(now, "scrub_mended", help, load(&node.swept.wrong_leaves));
     counter(now, "tombstones_reaped", "Deleted rows forgotten after proof", load(&node.reaped));
-    let missing = node.readiness.missing_count() as u64;
+    let missing = node.filled.missing_count() as u64;
     gauge(now, "partitions_not_ready", "Partitions that are still to be filled", missing);
     let help = "Partitions that lost all replicas and wait for an operator";
     gauge(now, "partitions_lost", help, node.unreceived.lost() as u64);

@@ -42,8 +42,8 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
             "bytes": totals.bytes,
         },
         "dirty_partitions": node.anti_entropy.dirty_partitions(),
-        "partitions_not_ready": node.readiness.missing_count(),
-        "keys_in_doubt": node.readiness.doubtful().len(),
+        "partitions_not_ready": node.filled.missing_count(),
+        "keys_in_doubt": node.filled.doubtful().len(),
         "scrub": {
             "interval_ms": node.config.anti_entropy.scrub_ms,
             "partitions": load(&swept.scrubbed),
@@ -107,7 +107,7 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let unreachable: Vec<NodeId> = peers.into_iter().filter(|peer| down.contains(peer)).collect();
     let rounds: Vec<Value> = reports.iter().map(|report| round(&node, report)).collect();
     let answer = json!({
-        "complete": is_complete && node.readiness.is_complete() && node.buckets.raised().is_empty(),
+        "complete": is_complete && node.filled.is_complete() && node.buckets.raised().is_empty(),
         "rounds": rounds,
         "unreachable": unreachable,
     });

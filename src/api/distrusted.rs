@@ -30,7 +30,7 @@ pub(super) async fn discard(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     answer(&node, &uri, Some(Decision::Discard)).await
 }
 
-/// Needs no readiness: it is for nodes that are not ready.
+/// Needs no filled: it is for nodes that are not ready.
 async fn answer(
     node: &Arc<Node>,
     uri: &Uri,

@@ -3,7 +3,9 @@
 
 pub(crate) mod pool;
 pub(crate) mod reopen;
+pub(crate) mod reopening;
 pub(crate) mod throttle;
+pub(crate) mod work;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -1,20 +1,13 @@
-//! Chores: background work on the store that may take a while, such as scanning rows for a peer that
+//! Pool: background work on the store that may take a while, such as scanning rows for a peer that
 //! fills, merging what it sent, listing keys that differ, scrubbing.
 //!
 //! They run on a few threads of their own and of low priority. On tokio's blocking pool a dozen of them
 //! at once took every core, and a request whose own work is a fraction of a millisecond stood in line
 //! behind them.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use quorate_storage::Error;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-
-use crate::background::throttle::Throttle;
-use crate::node::Node;
 
 /// How many chores are done at a time; the others wait.
 const AT_ONCE: usize = 2;
@@ -23,9 +16,9 @@ const AT_ONCE: usize = 2;
 const NICE: i32 = 10;
 
 /// The threads. They end with this value, once their chores are done.
-pub(crate) struct Chores(Option<Runtime>);
+pub(crate) struct Pool(Option<Runtime>);
 
-impl Chores {
+impl Pool {
     /// Threads start when there is something to do.
     ///
     /// # Errors
@@ -38,6 +31,18 @@ impl Chores {
             .build()?;
         Ok(Self(Some(pool)))
     }
+
+    /// Does work on one of the threads.
+    ///
+    /// # Errors
+    /// What `work` returns, or [`Error::Closed`] if the node is stopping.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(pool) = &self.0 else { return Err(Error::Closed) };
+        result_of(pool.spawn_blocking(work)).await
+    }
 }
 
 /// Lowers the priority of the calling thread: on Linux that is what this system call does, whatever its name
@@ -48,52 +53,13 @@ fn give_way() {
     }
 }
 
-impl Drop for Chores {
+impl Drop for Pool {
     fn drop(&mut self) {
         // An asynchronous context may not wait for threads; what a chore still does, the store keeps whole.
         if let Some(pool) = self.0.take() {
             pool.shutdown_background();
         }
     }
-}
-
-/// Does a chore when its turn comes, within the share of a core that `throttle` allows.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) async fn run_throttled<T: Send + 'static>(
-    node: &Arc<Node>,
-    throttle: &Throttle,
-    work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let _turn = throttle.turn().await;
-    let timed = move |node: &Node| {
-        let (began, worked_before) = (Instant::now(), worked());
-        let done = work(node)?;
-        Ok((done, worked().saturating_sub(worked_before), began.elapsed()))
-    };
-    let (done, worked, took) = run(node, timed).await?;
-    throttle.worked(worked, took);
-    Ok(done)
-}
-
-/// The processor time of the calling thread.
-fn worked() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Does a chore.
-///
-/// # Errors
-/// What `work` returns, or [`Error::Closed`] if the node is stopping.
-pub(crate) async fn run<T: Send + 'static>(
-    node: &Arc<Node>,
-    work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let Some(pool) = &node.chores.0 else { return Err(Error::Closed) };
-    let working = node.clone();
-    result_of(pool.spawn_blocking(move || work(&working))).await
 }
 
 /// What work on a thread that may block comes to.

@@ -9,12 +9,11 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_protocol::stamp::Millis;
 use quorate_storage::Condition;
-use tokio_util::sync::CancellationToken;
 
 use crate::background::pool::result_of;
 use crate::node::Node;
@@ -34,36 +33,6 @@ const ALIVE_FOR: Duration = Duration::from_secs(60);
 const FILE: &str = "reopened";
 /// As much as that proof writes, so that it reaches the disk and not only a journal.
 const PROOF_BYTES: usize = 64 << 10;
-
-/// What is known of a store that failed.
-#[derive(Default)]
-pub(crate) struct Reopening {
-    state: Mutex<State>,
-    /// Cancelled when the process shall replace itself.
-    pub(crate) now: CancellationToken,
-}
-
-#[derive(Default)]
-struct State {
-    failed_at: Option<Instant>,
-    /// Why it was not opened again yet.
-    obstacle: Option<String>,
-}
-
-impl Reopening {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why the store was not opened again yet; `None` if that is only a matter of a moment.
-    pub(crate) fn obstacle(&self) -> Option<String> {
-        self.lock().obstacle.clone()
-    }
-
-    fn failed_for(&self) -> Duration {
-        self.lock().failed_at.map_or(Duration::ZERO, |at| at.elapsed())
-    }
-}
 
 /// Why a node is not to be taken for alive; `None` while its store works, or failed or went silent only a
 /// moment ago.

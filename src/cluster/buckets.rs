@@ -14,7 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use crate::node::{Node, StartError};
+use crate::node::Node;
+use crate::node::errors::StartError;
 
 /// The table, and what holds where it says nothing.
 pub(crate) struct Buckets {

@@ -18,7 +18,7 @@ use quorate_storage::{Error, Store};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::node::StartError;
+use crate::node::errors::StartError;
 
 const START_RECORD: &str = "start";
 const START_OVER_RECORD: &str = "start_over";

@@ -10,7 +10,7 @@ use quorate_protocol::layout::{Layout, Member};
 use quorate_storage::Store;
 use serde::{Deserialize, Serialize};
 
-use crate::node::StartError;
+use crate::node::errors::StartError;
 
 const LAYOUT_RECORD: &str = "layout";
 

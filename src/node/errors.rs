@@ -1,7 +1,10 @@
 //! Why a node did not start, and why one that runs takes no requests.
 
 use crate::config::ConfigError;
-use crate::repair::distrusted;
+
+/// What is said of rows that are too old to be believed.
+pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, and no peer \
+     can say whether it is an old backup";
 
 /// Why requests cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +16,7 @@ pub(crate) enum NotReady {
     #[error("the node has just started and asks its peers whether it missed anything")]
     Asking,
     /// The rows here are too old to be believed, and no peer can say what they are worth.
-    #[error("{}", distrusted::OLD_ROWS)]
+    #[error("{}", OLD_ROWS)]
     OldRows,
     /// The node is stopping.
     #[error("the node is stopping")]

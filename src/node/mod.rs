@@ -25,8 +25,8 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::errors::{NotReady, StartError};
 use crate::background::TWIN_FILE;
-use crate::background::pool::Chores;
-use crate::background::reopen::Reopening;
+use crate::background::pool::Pool;
+use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::Generation;
@@ -37,17 +37,18 @@ use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
 use crate::metrics::Metrics;
 use crate::ops::forwards::Forwards;
+use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
-use crate::ops::reader::HedgeBudget;
 use crate::peer::fault_hook::Faults;
 use crate::peer::peers::Peers;
-use crate::repair::anti_entropy::AntiEntropy;
-use crate::repair::distrusted::{self, Distrusted};
-use crate::repair::fill::Readiness;
-use crate::repair::hints::Hints;
-use crate::repair::reaper::Quiet;
-use crate::repair::reassign::Swept;
-use crate::repair::received::Unreceived;
+use crate::repair::anti_entropy::state::AntiEntropy;
+use crate::repair::distrusted;
+use crate::repair::fill_state::FillState;
+use crate::repair::hint_marks::Hints;
+use crate::repair::last_drop::LastDrop;
+use crate::repair::reassigned::Reassigned;
+use crate::repair::set_aside::Distrusted;
+use crate::repair::unreceived::Unreceived;
 
 /// This release.
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -83,9 +84,9 @@ pub(crate) struct Node {
     /// How many reads may be hedged.
     pub(crate) hedges: HedgeBudget,
     /// Which partitions were received.
-    pub(crate) readiness: Readiness,
+    pub(crate) filled: FillState,
     /// Background work that may block.
-    pub(crate) chores: Chores,
+    pub(crate) background_pool: Pool,
     /// Keeps filling within its share of a core.
     pub(crate) fill_throttle: Throttle,
     /// This node's start and those of its peers.
@@ -99,9 +100,9 @@ pub(crate) struct Node {
     /// Comparisons with other replicas.
     pub(crate) anti_entropy: AntiEntropy,
     /// What walking over all rows has found.
-    pub(crate) swept: Swept,
+    pub(crate) swept: Reassigned,
     /// When this node last dropped what it held for others.
-    pub(crate) quiet: Quiet,
+    pub(crate) last_drop: LastDrop,
     /// What becomes of a store that failed.
     pub(crate) reopening: Reopening,
     /// Tombstones deleted since the start.
@@ -162,19 +163,19 @@ impl Node {
         let peers = Peers::start(&config, &header, faults.clone(), &background, &stop)?;
         let formation = recorded_formation(&store, &layout)?;
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
-        let readiness = Readiness::load(&store, layout.partitions())?;
+        let filled = FillState::load(&store, layout.partitions())?;
         let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
-        let is_filled = readiness.is_complete();
+        let is_filled = filled.is_complete();
         let generation = Generation::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
         if generation.starts_over(&store)? {
-            readiness.record_all(&store, false)?;
+            filled.record_all(&store, false)?;
             distrusted::forget_decision(&store)?;
             generation.started_over(&store)?;
         }
         if let Recovery::CutShort(what) = store.recovery() {
             // Acknowledged writes may be gone: come back as one who has to fill.
             tracing::error!(what, "the log was damaged before its end; filling from the peers");
-            readiness.record_all(&store, false)?;
+            filled.record_all(&store, false)?;
         }
         let distrusted = Distrusted::open(&config)?;
         Ok(Arc::new(Self {
@@ -191,8 +192,8 @@ impl Node {
                 config.timeouts.idempotency_ms,
             ),
             hedges: HedgeBudget::default(),
-            readiness,
-            chores: Chores::new().map_err(StartError::Threads)?,
+            filled,
+            background_pool: Pool::new().map_err(StartError::Threads)?,
             // Merging is paced, and is half of what filling costs: what was merged is received before, and
             // flushed and compacted after it.
             fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
@@ -201,8 +202,8 @@ impl Node {
             distrusted,
             clock: WallClock::default(),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
-            swept: Swept::default(),
-            quiet: Quiet::new(layout.partitions()),
+            swept: Reassigned::default(),
+            last_drop: LastDrop::new(layout.partitions()),
             reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
@@ -312,20 +313,18 @@ impl Node {
     /// Whether this node is a home replica of a key and has received what was written before it was one:
     /// only then may it say what is there.
     pub(crate) fn is_ready_for(&self, key: &Key) -> bool {
-        self.has_received(self.partition(key), key.bucket()) && !self.readiness.is_doubtful(key)
+        self.has_received(self.partition(key), key.bucket()) && !self.filled.is_doubtful(key)
     }
 
     /// The same for all keys of a bucket in a partition.
     pub(crate) fn is_ready_in(&self, partition: Partition, bucket: &str) -> bool {
         let is_there = |key: &Key| key.bucket() == bucket && self.partition(key) == partition;
-        self.has_received(partition, bucket) && !self.readiness.doubtful().iter().any(is_there)
+        self.has_received(partition, bucket) && !self.filled.doubtful().iter().any(is_there)
     }
 
     fn has_received(&self, partition: Partition, bucket: &str) -> bool {
         let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
-        self.readiness.is_ready(partition)
-            && homes.contains(&self.me)
-            && self.generation.is_admitted()
+        self.filled.is_ready(partition) && homes.contains(&self.me) && self.generation.is_admitted()
     }
 
     /// Whether all client requests can be taken.
@@ -409,13 +408,13 @@ impl Node {
     ) -> Result<(), quorate_storage::Error> {
         let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         if self.formation().is_some() {
-            if !joins && self.formation() == Some(formation) && !self.readiness.is_complete() {
+            if !joins && self.formation() == Some(formation) && !self.filled.is_complete() {
                 // Heard from a peer a moment before: the cluster is new, so nothing was missed.
-                self.readiness.record_all(&self.store, true)?;
+                self.filled.record_all(&self.store, true)?;
             }
             return Ok(());
         }
-        self.readiness.record_all(&self.store, !joins)?;
+        self.filled.record_all(&self.store, !joins)?;
         buckets::record_default_n(&self.store, self.header.default_n)?;
         placement::record(&self.store, &self.layout)?; // first: a formed node always has a record
         self.store.put_meta(FORMATION_RECORD, &formation.0)?;
@@ -431,7 +430,7 @@ impl Node {
             (true, false) => Holds::Aside,
             (true, true) => Holds::Nothing,
         };
-        Holdings::new(&self.readiness.missing(), self.layout.partitions(), instead)
+        Holdings::new(&self.filled.missing(), self.layout.partitions(), instead)
     }
 
     /// Whether every peer that was heard has this node's grace for deletes. While one differs nothing may be
@@ -448,7 +447,7 @@ impl Node {
     pub(crate) fn status(&self) -> Status {
         Status {
             formation: self.formation(),
-            ready: self.readiness.is_complete(),
+            ready: self.filled.is_complete(),
             holdings: self.holdings(),
             writable: self.is_writable(),
             buckets_hash: self.buckets.hash(),

@@ -12,7 +12,7 @@ use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
 
-use crate::background::pool;
+use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica;
 
@@ -96,7 +96,7 @@ pub(crate) async fn conflicts(
     let question =
         Message::Conflicts { bucket: bucket.clone(), after: after.clone(), limit: limit as u16 };
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let own = pool::run(node, move |node| {
+    let own = work::run(node, move |node| {
         node.store.conflicts(bucket.as_ref().map(Bucket::as_str), after.as_ref(), limit)
     });
     let asked = join_all(node.peers.nodes().map(|peer| {

@@ -6,6 +6,7 @@
 pub(crate) mod coordinator;
 pub(crate) mod entry;
 pub(crate) mod forwards;
+pub(crate) mod hedge_budget;
 pub(crate) mod idempotency;
 pub(crate) mod inspect;
 pub(crate) mod keys;

@@ -17,7 +17,7 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error, Place};
 
-use crate::background::pool;
+use crate::background::{pool, work};
 use crate::log::Seldom;
 use crate::node::Node;
 use crate::peer::server_stream::payload_bytes_max;
@@ -211,7 +211,7 @@ pub(crate) async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> W
     if !node.generation.is_admitted() {
         return WithPayload::bare(Reply::NotReady);
     }
-    let page = pool::run(node, move |node| fetch_page(node, rows, after.as_ref()));
+    let page = work::run(node, move |node| fetch_page(node, rows, after.as_ref()));
     page.await.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
 }
 

@@ -17,7 +17,7 @@ use quorate_protocol::object::Object;
 use quorate_storage::{Blocking, Error};
 use tokio::task::yield_now;
 
-use crate::background::pool;
+use crate::background::work;
 use crate::limits::room::Room;
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
@@ -25,7 +25,8 @@ use crate::ops::replica::{self, on_blocking_pool, refusal_of};
 use crate::ops::{coordinator, keys};
 use crate::peer::mailbox::Heard;
 use crate::repair::anti_entropy::answers;
-use crate::repair::hints::{self, Mark};
+use crate::repair::hint_marks::Mark;
+use crate::repair::hints;
 use crate::repair::{delivery, reaper};
 
 /// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
@@ -253,7 +254,7 @@ async fn conflicts(
         let bucket = bucket.as_ref().map(Bucket::as_str);
         node.store.conflicts(bucket, after.as_ref(), usize::from(limit))
     };
-    match pool::run(node, list).await {
+    match work::run(node, list).await {
         Ok(keys) => Reply::Conflicts { keys },
         Err(error) => Reply::Refused(refusal_of(&error)),
     }

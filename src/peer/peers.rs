@@ -25,7 +25,7 @@ use crate::liveness::advertised::Said;
 use crate::liveness::gossip::Counts;
 use crate::liveness::health::{Health, Patience, State};
 use crate::log::Seldom;
-use crate::node::StartError;
+use crate::node::errors::StartError;
 use crate::peer::connection::{self, Kind, LARGE_LANES, Line, Peer};
 use crate::peer::fault_hook::Faults;
 use crate::peer::framed;

@@ -14,7 +14,7 @@ use quorate_protocol::packed::{self, Lengths};
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
-use crate::background::pool;
+use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica::{may_merge, refusal_of};
 use crate::repair::hints::ROOM_ROWS_MAX;
@@ -40,7 +40,7 @@ pub(crate) async fn take(
         let rest = hints.split_off(MERGE_BATCH_ROWS.min(hints.len()));
         let some = std::mem::replace(&mut hints, rest);
         let merging =
-            pool::run_throttled(node, &node.fill_throttle, move |node| merge(node, some, read_at));
+            work::run_throttled(node, &node.fill_throttle, move |node| merge(node, some, read_at));
         match merging.await {
             Ok(Ok(mut some)) => refused.append(&mut some),
             Ok(Err(reply)) => return reply,

@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,13 +27,13 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::received;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Durability, Error, Options, Place, Store, remove_set, sets_aside};
-use tokio::sync::Notify;
+use quorate_storage::{Error, Place, Store, remove_set};
 
-use crate::background::pool;
-use crate::config::Config;
-use crate::node::{Node, StartError};
+use crate::background::work;
+use crate::node::Node;
+use crate::node::errors::OLD_ROWS;
 use crate::ops::replica;
+use crate::repair::set_aside::Set;
 
 /// What was decided and is not done yet.
 const DECISION_RECORD: &str = "distrusted_decision";
@@ -43,21 +43,6 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_secs(600);
 /// Rows and bytes looked at in one turn.
 const PAGE_ROWS: usize = 64;
 const PAGE_BYTES: usize = 1 << 20;
-/// Memory for the blocks of a set that is looked through once.
-const SET_CACHE_BYTES: usize = 4 << 20;
-
-/// What this node has set aside.
-pub(crate) struct Distrusted {
-    sets: Mutex<Vec<Arc<Set>>>,
-    told: Mutex<Told>,
-    decided: Notify,
-}
-
-/// The rows of one start.
-struct Set {
-    path: PathBuf,
-    store: Store,
-}
 
 /// One row or hint of a set.
 struct Kept {
@@ -66,51 +51,6 @@ struct Kept {
     version: Version,
     object: Bytes,
 }
-
-impl Distrusted {
-    /// Opens what earlier starts have set aside.
-    ///
-    /// # Errors
-    /// [`StartError::Distrusted`] that names what cannot be read.
-    pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
-        let error = |path: String, reason: String| StartError::Distrusted { path, reason };
-        let paths = sets_aside(&config.data_dir)
-            .map_err(|why| error(config.data_dir.display().to_string(), why.to_string()))?;
-        let mut sets = Vec::new();
-        for path in paths {
-            let options = Options {
-                durability: Durability::Buffered,
-                block_cache_bytes: SET_CACHE_BYTES,
-                row_cache_bytes: 0,
-                memtable_bytes: SET_CACHE_BYTES,
-                disk_free_bytes_min: 0,
-                ..Options::new(config.node, &config.cluster_id, config.layout.partitions)
-            };
-            let store = Store::open(&path, options)
-                .map_err(|why| error(path.display().to_string(), why.to_string()))?;
-            tracing::warn!(set = %path.display(), "rows are set aside: quorate distrusted list");
-            sets.push(Arc::new(Set { path, store }));
-        }
-        Ok(Self { sets: Mutex::new(sets), told: Mutex::default(), decided: Notify::new() })
-    }
-
-    /// Whether nothing is set aside.
-    pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.sets).is_empty()
-    }
-
-    fn sets(&self) -> Vec<Arc<Set>> {
-        lock(&self.sets).clone()
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut lock(&self.told));
-    }
-}
-
-/// What is said of rows that are too old to be believed.
-pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, and no peer \
-     can say whether it is an old backup";
 
 /// What this node itself does not believe, in words; `None` if there is nothing.
 pub(crate) fn own_doubt(node: &Node) -> Option<String> {
@@ -132,7 +72,7 @@ pub(crate) fn own_doubt(node: &Node) -> Option<String> {
 /// waits for peers that wait.
 pub(crate) fn waits(node: &Node) -> Option<String> {
     let why = own_doubt(node).or_else(|| {
-        let lacks = node.formation().is_some() && !node.readiness.is_complete();
+        let lacks = node.formation().is_some() && !node.filled.is_complete();
         let says = |peer: &NodeId| {
             node.peers.health(*peer).is_some_and(|health| health.word().last().waits == Some(true))
         };
@@ -147,12 +87,12 @@ pub(crate) fn waits(node: &Node) -> Option<String> {
 
 /// Rows and hints that are set aside and that the cluster does not hold, as far as they were counted.
 pub(crate) fn rows(node: &Node) -> u64 {
-    lock(&node.distrusted.told).rows
+    node.distrusted.told().rows
 }
 
 /// What this node distrusts of what it holds.
 pub(crate) fn told(node: &Node) -> Told {
-    let told = lock(&node.distrusted.told).clone();
+    let told = node.distrusted.told();
     Told { waits: waits(node), lost: node.unreceived.lost() as u32, ..told }
 }
 
@@ -203,7 +143,7 @@ fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
 /// Takes the node's own rows, few or none, for the truth: it has still to be compared with its peers.
 fn accept_own_rows(node: &Node) -> Result<(), Error> {
     if node.generation.waits_with_old_rows() {
-        node.readiness.record_all(&node.store, false)?;
+        node.filled.record_all(&node.store, false)?;
     }
     node.generation.accept_rows(&node.store, node.now())
 }
@@ -278,7 +218,7 @@ async fn pass(node: &Arc<Node>) -> Result<bool, Error> {
 }
 
 async fn remove(node: &Arc<Node>, set: Arc<Set>) -> Result<(), Error> {
-    lock(&node.distrusted.sets).retain(|other| other.path != set.path);
+    node.distrusted.forget(&set);
     let removed = replica::on_blocking_pool(node, move |_| {
         let path = set.path.clone();
         drop(set); // closes its store
@@ -323,7 +263,7 @@ async fn check_page(
 async fn drop_from(node: &Arc<Node>, set: &Arc<Set>, kept: Kept) -> Result<(), Error> {
     let set = set.clone();
     let dropped = move |_: &Node| set.store.drop_row(kept.place, &kept.key, kept.version);
-    pool::run(node, dropped).await.map(drop)
+    work::run(node, dropped).await.map(drop)
 }
 
 /// Whether W of the current home replicas, all of which have received the key's partition, hold or cover what
@@ -369,13 +309,13 @@ async fn accept(
     set: &Arc<Set>,
     unknown_left: &mut Vec<Key>,
 ) -> Result<u64, Error> {
-    let is_filled = node.readiness.is_complete();
+    let is_filled = node.filled.is_complete();
     let mut walk = Walk::start(node, set);
     let (mut rows, mut unknown, mut left) = (0, 0, 0);
     let report = set.path.with_extension("accepted.txt");
     while let Some(page) = walk.next().await? {
         let is_theirs = |kept: &Kept| match kept.place {
-            Place::Home(tree) => node.readiness.is_ready(tree.partition),
+            Place::Home(tree) => node.filled.is_ready(tree.partition),
             Place::Hint(_) => is_filled,
         };
         let (theirs, page): (Vec<Kept>, Vec<Kept>) = page.into_iter().partition(is_theirs);
@@ -387,7 +327,7 @@ async fn accept(
             append(&file, &new).map_err(|why| Error::Io(format!("{}: {why}", file.display())))?;
             Ok(new.len())
         };
-        unknown += pool::run(node, accepted).await?;
+        unknown += work::run(node, accepted).await?;
     }
     node.store.durable().await?;
     tracing::warn!(
@@ -457,7 +397,7 @@ impl<'a> Walk<'a> {
             let (set, after) = (self.set.clone(), self.after.take());
             let throttle = &self.node.fill_throttle;
             let page =
-                pool::run_throttled(self.node, throttle, move |_| page(&set, part, after.as_ref()));
+                work::run_throttled(self.node, throttle, move |_| page(&set, part, after.as_ref()));
             let page = page.await?;
             match page.last() {
                 Some(last) => {
@@ -491,8 +431,4 @@ fn page(set: &Set, part: Part, after: Option<&Key>) -> Result<Vec<Kept>, Error> 
         Ok(Kept { place, key, version, object })
     };
     rows.into_iter().map(kept).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use quorate_protocol::name::Key;
 use quorate_storage::{Error, Store};
 
-use crate::node::StartError;
+use crate::node::errors::StartError;
 
 const RECORD: &str = "doubtful";
 /// More are not remembered: the partition then is not ready.

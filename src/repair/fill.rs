@@ -12,7 +12,6 @@
 //! `crate::repair::doubtful`.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,23 +25,13 @@ use quorate_protocol::packed;
 use quorate_protocol::reap;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Error, MERGE_BATCH_ROWS, Store};
+use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
-use crate::background::pool;
-use crate::node::{Node, StartError};
+use crate::background::work;
+use crate::node::Node;
 use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, mend_tree, receive_key, way};
-use crate::repair::doubtful::Doubtful;
 use crate::repair::received;
 
-/// Which partitions were received. Recorded in the store.
-pub(crate) struct Readiness {
-    ready: Vec<AtomicBool>,
-    complete: AtomicBool,
-    recording: Mutex<()>,
-    doubtful: Doubtful,
-}
-
-const READY_RECORD: &str = "ready";
 /// Partitions that are filled at a time: while one waits for the network, another is merged.
 const PARTITIONS_AT_ONCE: usize = 4;
 const SAY_EVERY: Duration = Duration::from_secs(2);
@@ -57,84 +46,6 @@ const DOUBTFUL_EVERY: Duration = Duration::from_secs(10);
 /// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
 const RECORD_EVERY: usize = 64;
 
-impl Readiness {
-    /// Reads what this node has recorded; without a record nothing is ready.
-    ///
-    /// # Errors
-    /// [`StartError`] if the record cannot be read.
-    pub(crate) fn load(store: &Store, partitions: u32) -> Result<Self, StartError> {
-        let recorded = store.meta(READY_RECORD)?.unwrap_or_default();
-        if !recorded.is_empty() && recorded.len() != partitions as usize {
-            return Err(StartError::Record(READY_RECORD));
-        }
-        let is_ready = |p: usize| recorded.get(p) == Some(&1);
-        let ready: Vec<bool> = (0..partitions as usize).map(is_ready).collect();
-        let complete = AtomicBool::new(ready.iter().all(|ready| *ready));
-        let ready = ready.into_iter().map(AtomicBool::new).collect();
-        let doubtful = Doubtful::load(store)?;
-        Ok(Self { ready, complete, recording: Mutex::new(()), doubtful })
-    }
-
-    /// Whether a partition was received.
-    pub(crate) fn is_ready(&self, partition: Partition) -> bool {
-        self.is_complete()
-            || self.ready.get(usize::from(partition.0)).is_some_and(|ready| ready.load(Acquire))
-    }
-
-    /// Whether all partitions were received.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.complete.load(Acquire)
-    }
-
-    /// Whether other home replicas hold something of a key that they could not give.
-    pub(crate) fn is_doubtful(&self, key: &Key) -> bool {
-        self.doubtful.has(key)
-    }
-
-    /// All such keys.
-    pub(crate) fn doubtful(&self) -> Vec<Key> {
-        self.doubtful.all()
-    }
-
-    /// Records that every partition is ready (a cluster is being formed) or none (joining one).
-    ///
-    /// # Errors
-    /// The store's, if the record cannot be made durable.
-    pub(crate) fn record_all(&self, store: &Store, ready: bool) -> Result<(), Error> {
-        self.doubtful.change(store, &[], |_| true)?;
-        for partition in &self.ready {
-            partition.store(ready, Release);
-        }
-        self.record(store)
-    }
-
-    fn mark(&self, partition: Partition) {
-        if let Some(ready) = self.ready.get(usize::from(partition.0)) {
-            ready.store(true, Release);
-        }
-    }
-
-    fn record(&self, store: &Store) -> Result<(), Error> {
-        let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        let record: Vec<u8> =
-            self.ready.iter().map(|ready| u8::from(ready.load(Acquire))).collect();
-        store.put_meta(READY_RECORD, &record)?;
-        self.complete.store(record.iter().all(|ready| *ready == 1), Release);
-        Ok(())
-    }
-
-    /// How many partitions were not received yet.
-    pub(crate) fn missing_count(&self) -> usize {
-        if self.is_complete() { 0 } else { self.missing().len() }
-    }
-
-    /// The partitions that were not received yet.
-    pub(crate) fn missing(&self) -> Vec<Partition> {
-        let partitions = (0..self.ready.len()).map(|p| Partition(p as u16));
-        partitions.filter(|p| !self.is_ready(*p)).collect()
-    }
-}
-
 /// Fills what is missing, and what comes to be missing when the n of a bucket is raised.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
@@ -148,7 +59,7 @@ pub(crate) async fn run(node: Arc<Node>) {
             began = Instant::now();
             continue;
         }
-        let missing = node.readiness.missing();
+        let missing = node.filled.missing();
         // What waits for an operator is asked for again, but not all the time.
         let turns =
             if node.unreceived.lost() + node.unreceived.undecided() > 0 { WAITING } else { 1 };
@@ -201,17 +112,17 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
             merged.extend(is_filled.then_some(partition));
         }
         let judged = received::judge(node, &merged).await;
-        judged.received.iter().for_each(|partition| node.readiness.mark(*partition));
+        judged.received.iter().for_each(|partition| node.filled.mark(*partition));
         undecided += judged.undecided;
         lost += judged.lost;
-        let recorded = pool::run(node, |node| node.readiness.record(&node.store));
+        let recorded = work::run(node, |node| node.filled.record(&node.store));
         if let Err(error) = recorded.await {
             tracing::warn!(%error, "could not record filled partitions");
         }
-        progress.say(node.readiness.missing().len());
+        progress.say(node.filled.missing().len());
     }
     node.unreceived.set(undecided, lost);
-    if node.readiness.is_complete() {
+    if node.filled.is_complete() {
         tracing::info!(
             took_ms = progress.began.elapsed().as_millis() as u64,
             "all partitions are filled"
@@ -294,7 +205,7 @@ async fn note_doubtful(node: &Arc<Node>, keys: Vec<Key>) -> bool {
     }
     let count = keys.len();
     let noted =
-        pool::run(node, move |node| node.readiness.doubtful.change(&node.store, &keys, |_| false));
+        work::run(node, move |node| node.filled.doubtful.change(&node.store, &keys, |_| false));
     match noted.await {
         Ok(true) => {
             tracing::error!(count, "keys that a peer cannot give are not served by this node");
@@ -314,7 +225,7 @@ async fn note_doubtful(node: &Arc<Node>, keys: Vec<Key>) -> bool {
 /// Asks the other home replicas again for keys that they could not give.
 async fn ask_again(node: &Arc<Node>) {
     let (mut here, began) = (BTreeSet::new(), Instant::now());
-    for key in node.readiness.doubtful() {
+    for key in node.filled.doubtful() {
         let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
         let is_down = node.peers.down().iter().any(|down| homes.contains(down));
         if is_down || began.elapsed() >= DOUBTFUL_EVERY {
@@ -334,8 +245,8 @@ async fn ask_again(node: &Arc<Node>) {
         return;
     }
     let count = here.len();
-    let taken_out = pool::run(node, move |node| {
-        node.readiness.doubtful.change(&node.store, &[], |key| here.contains(key))
+    let taken_out = work::run(node, move |node| {
+        node.filled.doubtful.change(&node.store, &[], |key| here.contains(key))
     });
     match taken_out.await {
         Ok(_) => tracing::info!(count, "keys that peers could not give are complete now"),
@@ -428,7 +339,7 @@ impl Raises {
         }
         tracing::info!(bucket = bucket.as_str(), before, n, "the bucket's new replicas are filled");
         let done = move |node: &Node| node.buckets.fetched(&node.store, &bucket, before, changed);
-        if let Err(error) = pool::run(node, done).await {
+        if let Err(error) = work::run(node, done).await {
             tracing::warn!(%error, "could not record a filled bucket");
         }
     }
@@ -488,7 +399,7 @@ async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes
             }
             merge_some(node, some, now).map(Some)
         };
-        match pool::run_throttled(node, &node.fill_throttle, merge).await {
+        match work::run_throttled(node, &node.fill_throttle, merge).await {
             Ok(Some(broken)) => {
                 if !note_doubtful(node, broken).await {
                     return false;

@@ -19,8 +19,8 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::background::pool;
 use crate::background::throttle::Throttle;
+use crate::background::work;
 use crate::liveness::health::State;
 use crate::node::Node;
 use crate::repair::hints::ROOM_ROWS_MAX;
@@ -76,7 +76,7 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
         return;
     }
     let (now, alarm_ms) = (node.now(), node.config.limits.hint_alarm_ms);
-    let looked = pool::run(node, move |node| {
+    let looked = work::run(node, move |node| {
         let Some(oldest) = node.store.hint_oldest(target)? else { return Ok(None) };
         let age_ms = now.since(oldest);
         if age_ms < alarm_ms {
@@ -122,7 +122,7 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
         // Before the rows are read: see `protocol::reap`.
         let read_at = node.now();
         let from = after.clone();
-        let page = pool::run_throttled(node, throttle(node), move |node| {
+        let page = work::run_throttled(node, throttle(node), move |node| {
             node.store.hints(target, from.as_ref(), ROOM_ROWS_MAX, PAGE_BYTES_MAX)
         });
         let mut rows = match page.await {
@@ -199,10 +199,10 @@ async fn deliver_page(
     let arrived = versions.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));
     let arrived: Vec<(Key, Version)> = arrived.map(|(_, hint)| hint).collect();
     let delivered = arrived.len();
-    let dropped = pool::run_throttled(node, throttle(node), move |node| {
+    let dropped = work::run_throttled(node, throttle(node), move |node| {
         // First: whoever confirms a tombstone from now on knows of these drops.
         for (key, _) in &arrived {
-            node.quiet.disturb(node.partition(key), node.uptime());
+            node.last_drop.record(node.partition(key), node.uptime());
         }
         node.store.drop_hints(target, &arrived)
     });

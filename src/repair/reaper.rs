@@ -5,7 +5,7 @@
 //! to confirm them, and tells all to delete what all confirmed. With one node away nothing is reaped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,35 +18,9 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_storage::{Blocking, Error};
 
-use crate::background::pool;
+use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica::refusal_of;
-
-/// Since when this node has dropped nothing that it held for others, by partition.
-pub(crate) struct Quiet {
-    /// Uptimes in milliseconds.
-    since_ms: Vec<AtomicU64>,
-}
-
-impl Quiet {
-    /// A node that starts: whatever it held before, it held until now.
-    pub(crate) fn new(partitions: u32) -> Self {
-        Self { since_ms: (0..partitions).map(|_| AtomicU64::new(0)).collect() }
-    }
-
-    /// A hint or a row that the node no longer owns is about to be dropped: a copy of it may still be on
-    /// its way somewhere.
-    pub(crate) fn disturb(&self, partition: Partition, uptime: Millis) {
-        if let Some(since_ms) = self.since_ms.get(usize::from(partition.0)) {
-            since_ms.fetch_max(uptime.0, SeqCst);
-        }
-    }
-
-    fn since(&self, partition: Partition) -> Millis {
-        let since_ms = self.since_ms.get(usize::from(partition.0));
-        Millis(since_ms.map_or(u64::MAX, |since_ms| since_ms.load(SeqCst)))
-    }
-}
 
 /// Reaps for as long as the node runs.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -54,7 +28,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !node.takes_part() || !node.readiness.is_complete() {
+        if !node.takes_part() || !node.filled.is_complete() {
             continue;
         }
         let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
@@ -74,7 +48,7 @@ async fn reap_partition(node: &Arc<Node>, partition: Partition) {
     let mut after: Option<Key> = None;
     loop {
         let old = Millis(node.now().0.saturating_sub(node.config.deletes.grace_ms));
-        let page = pool::run(node, move |node| {
+        let page = work::run(node, move |node| {
             node.store.tombstones(partition, after.as_ref(), ROUND_MAX, old)
         });
         let page: Vec<(Key, Version)> = match page.await {
@@ -159,7 +133,7 @@ async fn confirm_all(
     tombstones: Vec<(Key, Version)>,
 ) -> Result<Vec<bool>, Error> {
     let now = node.now();
-    let which = pool::run(node, move |node| {
+    let which = work::run(node, move |node| {
         let grace_ms = node.config.deletes.grace_ms;
         let confirm = |(key, version): &(Key, Version)| {
             facts(node, key, now).map(|facts| may_confirm(*version, &facts, now, grace_ms))
@@ -201,14 +175,14 @@ impl Evidence for Look<'_> {
     }
 
     fn quiet_since(&self) -> Millis {
-        let since = self.node.quiet.since(self.node.partition(self.key));
+        let since = self.node.last_drop.since(self.node.partition(self.key));
         let quiet_ms = self.node.uptime().since(since);
         Millis(self.now.0.saturating_sub(quiet_ms))
     }
 }
 
 async fn reap_here(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Result<u32, Error> {
-    let reaped = pool::run(node, move |node| {
+    let reaped = work::run(node, move |node| {
         let mut rows = 0;
         for (key, version) in &tombstones {
             rows += u32::from(node.store.drop_row(node.home(key), key, *version)?);
@@ -219,21 +193,4 @@ async fn reap_here(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Result<
     node.store.durable().await?;
     node.reaped.fetch_add(u64::from(rows), Relaxed);
     Ok(rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    #[test]
-    fn a_drop_ends_the_quiet_of_its_partition_alone() {
-        let quiet = Quiet::new(4);
-        quiet.disturb(Partition(2), Millis(700));
-        quiet.disturb(Partition(2), Millis(600));
-        let since: BTreeMap<u16, u64> = (0..4).map(|p| (p, quiet.since(Partition(p)).0)).collect();
-        assert_eq!(since, BTreeMap::from([(0, 0), (1, 0), (2, 700), (3, 0)]));
-        assert_eq!(quiet.since(Partition(9)), Millis(u64::MAX), "never quiet");
-    }
 }

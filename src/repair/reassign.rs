@@ -8,7 +8,7 @@
 //! rows in the wrong tree mean for that is said in `protocol::sweep`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use quorate_protocol::layout::Partition;
@@ -17,7 +17,7 @@ use quorate_protocol::sweep::{Pass, Rows};
 use quorate_storage::{Error, Onward, ScrubFrom, Scrubbed};
 use tokio::time::MissedTickBehavior;
 
-use crate::background::pool;
+use crate::background::work;
 use crate::node::Node;
 use crate::repair::unowned;
 
@@ -30,25 +30,6 @@ const STEP_ROWS_MAX: usize = 512;
 /// How long one step goes on.
 const STEP_TIME: Duration = Duration::from_millis(20);
 
-/// What sweeping and scrubbing found since the start.
-#[derive(Debug, Default)]
-pub(crate) struct Swept {
-    /// Rows moved to another tree.
-    pub(crate) moved: AtomicU64,
-    /// Rows dropped because this node no longer owned them.
-    pub(crate) dropped: AtomicU64,
-    /// Rows that this node does not own and still has, when it last looked at all.
-    pub(crate) unowned: AtomicU64,
-    /// How often it has looked at all.
-    pub(crate) looks: AtomicU64,
-    /// Partitions scrubbed.
-    pub(crate) scrubbed: AtomicU64,
-    /// Leaves and index entries that were wrong.
-    pub(crate) wrong_leaves: AtomicU64,
-    /// When the last scrub of all partitions ended, by the node's uptime; 0 if none did.
-    pub(crate) scrubbed_at_ms: AtomicU64,
-}
-
 /// Keeps rows where they belong, for as long as the node runs.
 pub(crate) async fn run(node: Arc<Node>) {
     tokio::join!(settle(&node), unowned::run(&node));
@@ -60,7 +41,7 @@ async fn settle(node: &Arc<Node>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        while let Ok(Some(pass)) = pool::run(node, |node| Ok(node.buckets.pass(&node.store))).await
+        while let Ok(Some(pass)) = work::run(node, |node| Ok(node.buckets.pass(&node.store))).await
         {
             if let Err(error) = carry_out(node, pass).await {
                 tracing::warn!(%error, "could not move all rows to their trees; tried again soon");
@@ -77,7 +58,7 @@ async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
         Rows::All => move_all(node).await?,
         Rows::Of(bucket) => move_bucket(node, bucket).await?,
     }
-    pool::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
+    work::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
 }
 
 /// Where a walk over all rows goes on.
@@ -87,7 +68,7 @@ async fn move_all(node: &Arc<Node>) -> Result<(), Error> {
     let mut from = Some((Partition(0), None));
     while let Some(at) = from {
         let step = move |node: &Node| move_some(node, at);
-        from = pool::run_throttled(node, &node.anti_entropy.throttle, step).await?;
+        from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
     Ok(())
 }
@@ -115,7 +96,7 @@ async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
     while let Some(at) = from {
         let bucket = bucket.clone();
         let step = move |node: &Node| move_some_of(node, &bucket, at);
-        from = pool::run_throttled(node, &node.anti_entropy.throttle, step).await?;
+        from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
     Ok(())
 }
@@ -170,7 +151,7 @@ pub(crate) async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u
             let began = Instant::now();
             node.store.scrub_some(partition, at, || began.elapsed() >= STEP_TIME)
         };
-        match pool::run_throttled(node, &node.anti_entropy.throttle, piece).await {
+        match work::run_throttled(node, &node.anti_entropy.throttle, piece).await {
             Ok((some, next)) => {
                 found.add(some);
                 from = next;

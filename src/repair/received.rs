@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,39 +12,6 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{Holdings, Received, received};
 
 use crate::node::Node;
-
-/// Partitions of which no home replica can say what was there.
-#[derive(Debug, Default)]
-pub(crate) struct Unreceived {
-    undecided: AtomicUsize,
-    lost: AtomicUsize,
-}
-
-impl Unreceived {
-    /// Those of which home replicas have set rows aside, and nobody has decided about them.
-    pub(crate) fn undecided(&self) -> usize {
-        self.undecided.load(Relaxed)
-    }
-
-    /// Those of which all home replicas have lost what was there.
-    pub(crate) fn lost(&self) -> usize {
-        self.lost.load(Relaxed)
-    }
-
-    /// Records how many there are.
-    pub(crate) fn set(&self, undecided: usize, lost: usize) {
-        let was_lost = self.lost.swap(lost, Relaxed);
-        let was_undecided = self.undecided.swap(undecided, Relaxed);
-        if (lost, undecided) != (was_lost, was_undecided) && lost + undecided > 0 {
-            tracing::error!(
-                lost,
-                undecided,
-                "partitions whose replicas all lost what they held, or came back too old to be believed, are \
-                 not served until an operator decides: quorate distrusted"
-            );
-        }
-    }
-}
 
 /// What became of partitions that were merged with all other home replicas.
 #[derive(Debug, Default)]

@@ -22,7 +22,7 @@ use quorate_protocol::sweep::HandOver;
 use quorate_storage::{Blocking, Error, Onward};
 use tokio::time::MissedTickBehavior;
 
-use crate::background::pool;
+use crate::background::work;
 use crate::node::Node;
 
 /// How often some keys are looked at.
@@ -72,7 +72,7 @@ impl Walk {
         let from = self.from.clone();
         let step = move |node: &Node| unowned_keys(node, &from);
         let (unowned, next) =
-            match pool::run_throttled(node, &node.anti_entropy.throttle, step).await {
+            match work::run_throttled(node, &node.anti_entropy.throttle, step).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(%error, "could not look for rows that others own");
@@ -115,7 +115,7 @@ async fn bring_home(node: &Arc<Node>, keys: Vec<Key>) -> u64 {
         let read_at = node.now();
         let begin =
             move |node: &Node| Ok(some.into_iter().filter_map(|key| begin(node, key)).collect());
-        let begun: Result<Vec<Going>, Error> = pool::run(node, begin).await;
+        let begun: Result<Vec<Going>, Error> = work::run(node, begin).await;
         let Ok(mut rows) = begun else { continue };
         ask_versions(node, &mut rows).await;
         send_rows(node, &mut rows, read_at).await;
@@ -178,7 +178,7 @@ async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
             let row = row.filter(|row| Row::encoded_version(row) == Some(version));
             Ok(row.and_then(|row| Row::encoded_object(&row)))
         };
-        let Ok(Some(object)) = pool::run_throttled(node, &node.anti_entropy.throttle, read).await
+        let Ok(Some(object)) = work::run_throttled(node, &node.anti_entropy.throttle, read).await
         else {
             continue;
         };
@@ -226,7 +226,7 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
                 let may_drop = row.may_drop(row.version(), homes(node, key), node.me);
                 if may_drop {
                     // First: whoever confirms a tombstone from now on knows of this drop.
-                    node.quiet.disturb(node.partition(key), node.uptime());
+                    node.last_drop.record(node.partition(key), node.uptime());
                 }
                 may_drop
             };
@@ -238,7 +238,7 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
         Ok(dropped)
     };
     let dropped =
-        pool::run_throttled(node, &node.anti_entropy.throttle, dropping).await.unwrap_or(0);
+        work::run_throttled(node, &node.anti_entropy.throttle, dropping).await.unwrap_or(0);
     node.swept.dropped.fetch_add(dropped, Relaxed);
     dropped
 }

@@ -217,7 +217,7 @@ fn words(node: &Node) -> Vec<(String, String)> {
     let words = [
         (LAYOUT, format!("{} {}", layout.version(), layout.hash())),
         (BUCKETS, format!("{:016x}", node.buckets.hash())),
-        (READY, node.readiness.is_complete().to_string()),
+        (READY, node.filled.is_complete().to_string()),
         (WRITABLE, node.is_writable().to_string()),
         (RELEASE_KEY, RELEASE.to_owned()),
         (DOWN, down.join(" ")),

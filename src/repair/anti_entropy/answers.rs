@@ -11,7 +11,7 @@ use quorate_storage::Error;
 
 use super::exchange::versions;
 use super::round::is_home;
-use crate::background::pool;
+use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
@@ -21,7 +21,7 @@ pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
         node.generation.is_admitted()
             && u32::from(tree.partition.0) < node.layout.partitions()
-            && node.readiness.is_ready(tree.partition)
+            && node.filled.is_ready(tree.partition)
             && is_home(node, node.me, tree)
     };
     let mut trees = Vec::new();
@@ -58,7 +58,7 @@ pub(crate) async fn list(
     }
     let changes = node.buckets.placement().changes();
     let page =
-        pool::run(node, move |node| node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX));
+        work::run(node, move |node| node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX));
     let page: Result<Page, Error> = page.await;
     // Asked now: no row had been moved while the page was read.
     let fitted = |hash| {
@@ -79,7 +79,7 @@ pub(crate) async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
     if keys.len() > PAGE_KEYS_MAX {
         return Reply::Refused(Refusal::Malformed);
     }
-    let versions = pool::run(node, move |node| versions(node, &keys)).await;
+    let versions = work::run(node, move |node| versions(node, &keys)).await;
     match (versions, node.store.durable().await) {
         (Ok(versions), Ok(())) => Reply::Versions { versions },
         (Err(error), _) | (_, Err(error)) => Reply::Refused(refusal_of(&error)),

@@ -23,8 +23,8 @@ use quorate_storage::{Blocking, Error};
 use serde::Serialize;
 
 use super::round::patience;
-use crate::background::pool;
 use crate::background::throttle::Throttle;
+use crate::background::work;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::replica;
@@ -193,7 +193,7 @@ async fn list(
     exchange: &mut Exchange,
 ) -> Option<Step> {
     let question = Message::List { tree, leaves, after: after.clone(), to_fill: why.to_fill() };
-    let ours = pool::run(talk.node, move |node| {
+    let ours = work::run(talk.node, move |node| {
         node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX)
     });
     let (ours, theirs): (Result<Page, Error>, _) = tokio::join!(ours, talk.ask(question, &[]));
@@ -207,7 +207,7 @@ async fn list(
 
 async fn look_again(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
     let question = Message::Versions { keys: keys.clone() };
-    let ours = pool::run(talk.node, move |node| versions(node, &keys));
+    let ours = work::run(talk.node, move |node| versions(node, &keys));
     let (ours, theirs) = tokio::join!(ours, talk.ask(question, &[]));
     match (ours, theirs?) {
         (Ok(ours), Reply::Versions { versions }) => Some(exchange.on_versions(&ours, &versions)),
@@ -315,7 +315,7 @@ async fn mend_some(
         }
     }
     let count = count - later.len() - broken;
-    let settled = pool::run_throttled(talk.node, throttle, move |node| {
+    let settled = work::run_throttled(talk.node, throttle, move |node| {
         let settle = |(difference, fetched)| settle(node, &difference, fetched);
         Ok(found.into_iter().filter_map(settle).collect::<Vec<Settled>>())
     });

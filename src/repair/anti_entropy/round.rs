@@ -91,7 +91,7 @@ fn trees_in_common(node: &Node, peer: NodeId, scope: &Scope) -> Vec<Tree> {
             .map(tree)
             .filter(|tree| is_home(node, peer, *tree) && is_home(node, node.me, *tree))
     };
-    let ready = |partition: &Partition| node.readiness.is_ready(*partition);
+    let ready = |partition: &Partition| node.filled.is_ready(*partition);
     partitions.filter(is_wanted).filter(ready).flat_map(trees).collect()
 }
 
