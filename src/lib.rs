@@ -20,5 +20,6 @@ mod metrics;
 mod node;
 mod ops;
 mod peer;
+mod peer_port;
 mod repair;
 pub mod server;

@@ -20,7 +20,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
 
 // RocksDB's memory too: the library takes the place of `malloc`. It keeps what a flush frees for the next
-// memtable instead of having the kernel clear it anew (docs/performance.md).
+// memtable instead of having the kernel clear it anew (docs/performance/experiments.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -19,7 +19,7 @@ pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
 use crate::node::Node;
 pub use crate::node::errors::StartError;
-use crate::peer::listener;
+use crate::peer_port::listener;
 
 /// Of the time for a stop, the part that the last steps can count on: peers hear the end of what
 /// they asked for, and the store is closed. As a divisor, and at most in milliseconds.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{body, conditions, path, show, write};
+use crate::cluster::bucket_change;
 use crate::cluster::buckets::BucketsError;
 use crate::node::Node;
 
@@ -105,7 +106,7 @@ pub(super) async fn delete(
 async fn change(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), Problem> {
     let task = {
         let node = Arc::clone(node);
-        let change = async move { node.buckets.set(&node, bucket, settings).await };
+        let change = async move { bucket_change::set(&node, bucket, settings).await };
         tokio::spawn(change)
     };
     match task.await {

@@ -54,6 +54,6 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
 /// `GET /metrics`, as OpenMetrics text.
 pub(super) async fn metrics(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    let text = node.metrics.render(&node);
+    let text = metrics::render(&node);
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -1,9 +1,10 @@
 //! Answers that hold memory for as long as they are being sent.
 //!
-//! A large body is handed to the connection piece by piece, and the operation counts until the last one. Its
-//! bytes are charged as long as they are there ([`crate::limits::admission::Charge::hold`]). Clients that ask for
-//! large values and do not take them must not keep others from theirs: when there is no room, bodies of which
-//! nothing was taken for [`STUCK_AFTER`] are given up, and their connections end.
+//! A large body is handed to the connection piece by piece, and the operation counts until the last
+//! one. Its bytes are charged as long as they are there
+//! ([`crate::limits::admission::Charge::hold`]). Clients that ask for large values and do not take
+//! them must not keep others from theirs: when there is no room, bodies of which nothing was taken
+//! for [`STUCK_AFTER`] are given up, and their connections end.
 
 use std::io;
 use std::pin::Pin;

@@ -55,7 +55,7 @@ use self::problem::{Kind, Problem};
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
-use crate::metrics::Route;
+use crate::metrics::requests::Route;
 use crate::node::Node;
 
 /// Everything a client can ask of this node. Cheap to clone.

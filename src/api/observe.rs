@@ -7,7 +7,7 @@ use axum::response::Response;
 use tracing::Span;
 
 use super::headers::REQUEST_ID;
-use crate::metrics::{Metrics, Route};
+use crate::metrics::requests::{Metrics, Route};
 
 /// The longest request id that is taken over from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;

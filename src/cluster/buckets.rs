@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
 use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
-use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::{Ns, Pass, Placement};
@@ -14,13 +12,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-use crate::node::Node;
 use crate::node::errors::StartError;
 
 /// The table, and what holds where it says nothing.
 pub(crate) struct Buckets {
-    defaults: Properties,
-    nodes: u16,
+    pub(super) defaults: Properties,
+    pub(super) nodes: u16,
     table: Arc<RwLock<Table>>,
     /// Whether rows are in the trees of their buckets' n.
     placement: RwLock<Placement>,
@@ -31,7 +28,7 @@ pub(crate) struct Buckets {
     /// Serialises changes, so that `table` is not locked while one is made durable.
     changing: Mutex<()>,
     /// Bounds who asks all peers for their tables.
-    asking: Semaphore,
+    pub(super) asking: Semaphore,
 }
 
 /// Why properties were not set. Nothing changed.
@@ -137,57 +134,6 @@ impl Buckets {
         set.map(|(bucket, record)| (bucket.clone(), record.settings)).collect()
     }
 
-    /// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every
-    /// peer that is up before this returns, and to the others when they are back. Where no node knows
-    /// of any, there is nothing to reset, and nothing to remember.
-    ///
-    /// # Errors
-    /// [`BucketsError`]; nothing changed.
-    pub(crate) async fn set(
-        &self,
-        node: &Arc<Node>,
-        bucket: Bucket,
-        settings: Settings,
-    ) -> Result<(), BucketsError> {
-        settings.check(&self.defaults, self.nodes)?;
-        if settings == Settings::default() && self.is_unknown_everywhere(node, &bucket).await {
-            return Ok(());
-        }
-        let changing = node.clone();
-        let changed = tokio::task::spawn_blocking(move || {
-            let by = (changing.me, changing.now());
-            changing.buckets.change(&changing.store, &bucket, settings, by)
-        });
-        let change = match changed.await {
-            Ok(change) => change?,
-            Err(_) => return Err(quorate_storage::Error::Closed.into()),
-        };
-        let tell = node.peers.nodes().map(|peer| {
-            let message = Message::Buckets { table: change.clone(), want_all: false };
-            node.peers.ask(peer, message, Duration::from_millis(node.config.timeouts.replica_ms))
-        });
-        futures_util::future::join_all(tell).await;
-        Ok(())
-    }
-
-    /// Whether every node has said just now that it has no record of a bucket.
-    async fn is_unknown_everywhere(&self, node: &Arc<Node>, bucket: &Bucket) -> bool {
-        if self.read().record(bucket).is_some() {
-            return false;
-        }
-        let Ok(_one_at_a_time) = self.asking.acquire().await else { return false };
-        let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
-        for peer in node.peers.nodes() {
-            let message = Message::Buckets { table: Table::default(), want_all: true };
-            let reply = node.peers.ask(peer, message, timeout).await.into_reply();
-            match reply.map(|reply| reply.head) {
-                Some(Reply::Buckets { table }) if table.record(bucket).is_none() => {}
-                Some(_) | None => return false,
-            }
-        }
-        self.read().record(bucket).is_none()
-    }
-
     /// Whether it is worth while to see whether resets can be forgotten.
     pub(crate) fn has_many_resets(&self) -> bool {
         let table = self.read();
@@ -227,7 +173,7 @@ impl Buckets {
     }
 
     /// Sets a bucket's properties here, durably, and returns the change to be told.
-    fn change(
+    pub(super) fn change(
         &self,
         store: &Store,
         bucket: &Bucket,
@@ -402,7 +348,7 @@ impl Buckets {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Table> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::errors::StartError;
 
+/// Left in the data directory of a node that has ended beside another one of its name: keeps a supervisor
+/// from starting it again.
+pub(crate) const TWIN_FILE: &str = "another-process-runs-under-this-name";
 const START_RECORD: &str = "start";
 const START_OVER_RECORD: &str = "start_over";
 const PEERS_RECORD: &str = "starts_of_peers";

@@ -1,5 +1,5 @@
-//! What bounds a node's work beside [`crate::limits::admission`]: by bytes, and by how much of a kind is done at a
-//! time.
+//! What bounds a node's work beside [`crate::limits::admission`]: by bytes, and by how much of a
+//! kind is done at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -6,11 +6,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use quorate_protocol::common::Common;
 use quorate_protocol::message::Status;
 
-use crate::liveness::gossip::News;
+/// What gossip tells of a peer; `None` is what it did not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GossipState {
+    /// Its layout's version and hash.
+    pub(crate) layout: Option<(u64, u64)>,
+    /// The hash of its bucket table.
+    pub(crate) buckets_hash: Option<u64>,
+    /// Whether it has received all its partitions.
+    pub(crate) ready: Option<bool>,
+    /// Whether it takes writes.
+    pub(crate) writable: Option<bool>,
+    /// Its release.
+    pub(crate) release: Option<String>,
+    /// Whether it says that it cannot reach this node.
+    pub(crate) cannot_reach_me: bool,
+}
 
 /// What the peer said last, in answers and by gossip.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct AdvertisedState {
     /// Why it is down, or why it refused a frame.
     pub(crate) error: Option<String>,
     /// Its layout's version and hash.
@@ -35,8 +50,8 @@ pub(crate) struct Said {
 
 /// The peer's word. What operations ask of it takes no lock.
 #[derive(Default)]
-pub(crate) struct Word {
-    last: Mutex<Said>,
+pub(crate) struct Advertised {
+    last: Mutex<AdvertisedState>,
     /// Whether `ready` is a no.
     fills: AtomicBool,
     /// The last layout that was heard, version and hash in one number.
@@ -45,9 +60,9 @@ pub(crate) struct Word {
     frame_bytes_max: AtomicU64,
 }
 
-impl Word {
+impl Advertised {
     /// What the peer said last.
-    pub(crate) fn last(&self) -> Said {
+    pub(crate) fn last(&self) -> AdvertisedState {
         self.lock().clone()
     }
 
@@ -92,7 +107,7 @@ impl Word {
     }
 
     /// Records what gossip tells; what it does not tell stays.
-    pub(crate) fn gossiped(&self, news: News) {
+    pub(crate) fn gossiped(&self, news: GossipState) {
         self.update(|said| {
             said.layout = news.layout.or(said.layout);
             said.release = news.release.or(said.release.take());
@@ -108,11 +123,11 @@ impl Word {
         self.update(|said| said.error = error);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Said> {
+    fn lock(&self) -> MutexGuard<'_, AdvertisedState> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, change: impl FnOnce(&mut Said)) {
+    fn update(&self, change: impl FnOnce(&mut AdvertisedState)) {
         let mut said = self.lock();
         change(&mut said);
         self.fills.store(said.ready == Some(false), Relaxed);
@@ -125,8 +140,8 @@ mod tests {
 
     #[test]
     fn whoever_says_it_is_not_ready_fills_until_it_says_otherwise() {
-        let word = Word::default();
-        let says = |ready| word.gossiped(News { ready, ..News::default() });
+        let word = Advertised::default();
+        let says = |ready| word.gossiped(GossipState { ready, ..GossipState::default() });
         assert!(!word.is_filling(), "nothing was heard");
         says(Some(false));
         says(None);
@@ -138,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_layout_is_remembered_until_another_is_heard() {
-        let word = Word::default();
+        let word = Advertised::default();
         for layout in [(1, 7), (1, 7), (2, 9)] {
             word.heard_layout(layout.0, layout.1);
             assert_eq!(word.last().layout, Some(layout));

@@ -6,9 +6,9 @@
 //! sent later has been answered, and a peer that went down several times within seconds must answer for
 //! a while, longer each time and [`HOLD_BACK_MS_MAX`] at most, before it counts as up again.
 //!
-//! A peer that is not down can be *suspected*: its heartbeats stay away (`crate::liveness::phi`), a batch waits
-//! overlong for an answer, or it says that it cannot reach this node. Suspicion is no failure: it is
-//! asked last (docs/decisions/0005).
+//! A peer that is not down can be *suspected*: its heartbeats stay away (`crate::liveness::phi`), a
+//! batch waits overlong for an answer, or it says that it cannot reach this node. Suspicion is no
+//! failure: it is asked last (docs/decisions/0005).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,9 +18,9 @@ use hdrhistogram::Histogram;
 use quorate_protocol::stamp::Millis;
 use tokio::sync::Notify;
 
-use crate::liveness::advertised::Word;
-use crate::liveness::gossip::News;
-use crate::liveness::phi::Pulse;
+use crate::liveness::advertised::Advertised;
+use crate::liveness::advertised::GossipState;
+use crate::liveness::phi::PhiAccrual;
 
 /// Whether a peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) enum State {
     Down = 2,
 }
 
+/// A peer that is up is greeted every so many probe intervals.
+pub(crate) const PROBES_PER_GREETING: u64 = 2;
 /// The longest that a flapping peer must answer before it counts as up, in milliseconds.
 pub(crate) const HOLD_BACK_MS_MAX: u64 = 4000;
 /// After its second fall; doubled with each further one, in milliseconds.
@@ -47,7 +49,8 @@ const ROUND_TRIP_US_MAX: u64 = 60_000_000;
 /// Kinds of messages, each with lanes of its own.
 const KINDS: usize = 3;
 
-/// What is known of one peer. What operations read are atomics; times are those of [`crate::peer::peers`]'s clock.
+/// What is known of one peer. What operations read are atomics; times are those of
+/// [`crate::peer::peers`]'s clock.
 pub(crate) struct Health {
     state: AtomicU8,
     since_ms: AtomicU64,
@@ -61,13 +64,13 @@ pub(crate) struct Health {
     suspected: AtomicBool,
     suspected_since_ms: AtomicU64,
     falls: Mutex<Falls>,
-    pulse: Mutex<Pulse>,
+    pulse: Mutex<PhiAccrual>,
     /// Round trips of reads, in microseconds: the running window and the one before it.
     round_trips: Mutex<(Histogram<u64>, Histogram<u64>)>,
     p50_us: AtomicU64,
     p95_us: AtomicU64,
     p99_us: AtomicU64,
-    word: Word,
+    word: Advertised,
     greet: Notify,
 }
 
@@ -107,12 +110,12 @@ impl Health {
             suspected: AtomicBool::new(false),
             suspected_since_ms: AtomicU64::new(0),
             falls: Mutex::default(),
-            pulse: Mutex::new(Pulse::new(interval_ms)),
+            pulse: Mutex::new(PhiAccrual::new(interval_ms)),
             round_trips: Mutex::new((histogram(), histogram())),
             p50_us: AtomicU64::new(0),
             p95_us: AtomicU64::new(0),
             p99_us: AtomicU64::new(0),
-            word: Word::default(),
+            word: Advertised::default(),
             greet: Notify::new(),
         }
     }
@@ -195,12 +198,12 @@ impl Health {
     }
 
     /// What it says of itself.
-    pub(crate) fn word(&self) -> &Word {
+    pub(crate) fn word(&self) -> &Advertised {
         &self.word
     }
 
     /// Records what gossip tells of the peer. A heartbeat of one that is not up has it greeted at once.
-    pub(crate) fn gossiped(&self, news: News, now: Millis) {
+    pub(crate) fn gossiped(&self, news: GossipState, now: Millis) {
         lock(&self.pulse).beat(now);
         self.word.gossiped(news);
         if self.state() != State::Up {
@@ -439,7 +442,7 @@ mod tests {
     fn silence_by_gossip_makes_suspect_only_without_answers() {
         let health = Health::new(200);
         for beat in 1..=20 {
-            health.gossiped(News::default(), Millis(beat * 200));
+            health.gossiped(GossipState::default(), Millis(beat * 200));
         }
         assert!(!health.review(None, &PATIENCE, Millis(5000)));
         assert!(health.review(None, &PATIENCE, Millis(5700)));
@@ -453,7 +456,7 @@ mod tests {
     fn a_peer_that_cannot_reach_this_node_is_suspected_while_it_says_so() {
         let health = Health::new(200);
         answers(&health, 100);
-        let news = |cannot_reach_me| News { cannot_reach_me, ..News::default() };
+        let news = |cannot_reach_me| GossipState { cannot_reach_me, ..GossipState::default() };
         health.gossiped(news(true), Millis(200));
         assert!(health.review(None, &PATIENCE, Millis(201)) && health.is_suspected());
         health.gossiped(news(false), Millis(400));

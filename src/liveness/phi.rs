@@ -15,7 +15,7 @@ const INTERVALS_MAX: f64 = 8.0;
 
 /// The heartbeats of one peer.
 #[derive(Clone, Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct PhiAccrual {
     /// The least that is taken for usual, in milliseconds.
     interval_ms: f64,
     mean_ms: f64,
@@ -23,7 +23,7 @@ pub(crate) struct Pulse {
     beats: u64,
 }
 
-impl Pulse {
+impl PhiAccrual {
     /// No heartbeat yet. Nobody is expected more often than every `interval_ms` milliseconds (at least 1).
     pub(crate) fn new(interval_ms: u64) -> Self {
         let interval_ms = interval_ms.max(1) as f64;
@@ -66,8 +66,8 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    fn beating(every_ms: u64, times: u64) -> Pulse {
-        let mut pulse = Pulse::new(100);
+    fn beating(every_ms: u64, times: u64) -> PhiAccrual {
+        let mut pulse = PhiAccrual::new(100);
         for beat in 1..=times {
             pulse.beat(Millis(beat * every_ms));
         }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn who_never_beat_twice_is_not_suspected() {
-        assert_eq!(Pulse::new(100).phi(Millis(0), Millis(99_999)), None);
+        assert_eq!(PhiAccrual::new(100).phi(Millis(0), Millis(99_999)), None);
         assert_eq!(beating(100, 1).phi(Millis(0), Millis(99_999)), None);
     }
 
@@ -100,7 +100,7 @@ mod tests {
         let mut pulse = beating(100, 50);
         pulse.forgive(Millis(60_000));
         assert!(pulse.phi(Millis(0), Millis(60_100)).unwrap() < 1.1);
-        let mut silent = Pulse::new(100);
+        let mut silent = PhiAccrual::new(100);
         silent.forgive(Millis(60_000));
         assert_eq!(silent.last(), None);
     }

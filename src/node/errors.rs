@@ -3,8 +3,8 @@
 use crate::config::ConfigError;
 
 /// What is said of rows that are too old to be believed.
-pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, and no peer \
-     can say whether it is an old backup";
+pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, \
+     and no peer can say whether it is an old backup";
 
 /// Why requests cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

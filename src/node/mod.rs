@@ -24,30 +24,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::errors::{NotReady, StartError};
-use crate::background::TWIN_FILE;
 use crate::background::pool::Pool;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
-use crate::cluster::generation::Generation;
+use crate::cluster::generation::{Generation, TWIN_FILE};
 use crate::cluster::placement;
 use crate::cluster::wall_clock::{WallClock, machine_clock};
 use crate::config::Config;
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
-use crate::metrics::Metrics;
+use crate::metrics::requests::Metrics;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
 use crate::peer::fault_hook::Faults;
 use crate::peer::peers::Peers;
 use crate::repair::anti_entropy::state::AntiEntropy;
-use crate::repair::distrusted;
 use crate::repair::fill_state::FillState;
 use crate::repair::hint_marks::Hints;
 use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
-use crate::repair::set_aside::Distrusted;
+use crate::repair::set_aside::{self, Distrusted};
 use crate::repair::unreceived::Unreceived;
 
 /// This release.
@@ -169,7 +167,7 @@ impl Node {
         let generation = Generation::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
         if generation.starts_over(&store)? {
             filled.record_all(&store, false)?;
-            distrusted::forget_decision(&store)?;
+            set_aside::forget_decision(&store)?;
             generation.started_over(&store)?;
         }
         if let Recovery::CutShort(what) = store.recovery() {
@@ -339,6 +337,22 @@ impl Node {
         self.may_read()
     }
 
+    /// What this node itself does not believe, in words; `None` if there is nothing.
+    pub(crate) fn own_doubt(&self) -> Option<String> {
+        let (undecided, lost) = (self.unreceived.undecided(), self.unreceived.lost());
+        if self.generation.waits_with_old_rows() {
+            Some(errors::OLD_ROWS.to_owned())
+        } else if undecided > 0 {
+            Some(format!(
+                "all replicas of {undecided} partitions came back too old to be believed, or without data"
+            ))
+        } else if lost > 0 {
+            Some(format!("all replicas of {lost} partitions lost what they held"))
+        } else {
+            None
+        }
+    }
+
     /// Whether requests that only read can be taken: a store that failed gives what it holds.
     ///
     /// # Errors
@@ -456,7 +470,7 @@ impl Node {
             common: self.config.common(),
             remembers_since: self.generation.remembers_since(),
             clock: self.clock.machine(),
-            waits: distrusted::own_doubt(self).is_some(),
+            waits: self.own_doubt().is_some(),
             attests: false,
             frame_bytes_max: crate::peer::framed::frame_bytes_max(&self.config) as u64,
         }

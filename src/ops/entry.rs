@@ -136,8 +136,8 @@ impl<'a> Routing<'a> {
 
     fn forward(&self, to: NodeId, write: &Write) {
         let payload = write.draft.value.clone().unwrap_or_default();
-        // A little less than what is left, so that the coordinator's own "no quorum" arrives in time: it knows
-        // what was stored, this node would only know that nobody answered.
+        // A little less than what is left, so that the coordinator's own "no quorum" arrives in
+        // time: it knows what was stored, this node would only know that nobody answered.
         let left_ms = self.route.deadline().since(self.node.uptime());
         let left_ms = left_ms - (left_ms / 10).min(50);
         let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });

@@ -1,4 +1,5 @@
-//! The rows of this node: what peers (through [`crate::peer::batch`]) and its own entry nodes read and merge.
+//! The rows of this node: what peers (through [`crate::peer_port::batch`]) and its own entry nodes
+//! read and merge.
 //!
 //! What would block goes to the blocking pool, the rest is done in place: a hop per operation costs more
 //! than the operation.
@@ -20,7 +21,7 @@ use quorate_storage::{Blocking, Error, Place};
 use crate::background::{pool, work};
 use crate::log::Seldom;
 use crate::node::Node;
-use crate::peer::server_stream::payload_bytes_max;
+use crate::peer::framed::payload_bytes_max;
 
 /// Merges an object that this node's own repair brings. Durable only after
 /// [`quorate_storage::Store::durable`].

@@ -38,6 +38,11 @@ pub(crate) fn frame_bytes_max(config: &Config) -> usize {
     bytes_max.min(u32::MAX as usize)
 }
 
+/// The most bytes that the payload of one reply may have.
+pub(crate) fn payload_bytes_max(config: &Config) -> usize {
+    frame_bytes_max(config) - AROUND_BYTES
+}
+
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {

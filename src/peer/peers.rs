@@ -19,11 +19,10 @@ use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::background::PROBES_PER_GREETING;
 use crate::config::{Config, Durability};
-use crate::liveness::advertised::Said;
-use crate::liveness::gossip::Counts;
-use crate::liveness::health::{Health, Patience, State};
+use crate::liveness::advertised::AdvertisedState;
+use crate::liveness::gossip::transport::Counts;
+use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience, State};
 use crate::log::Seldom;
 use crate::node::errors::StartError;
 use crate::peer::connection::{self, Kind, LARGE_LANES, Line, Peer};
@@ -70,7 +69,7 @@ pub(crate) struct PeerView {
     /// Whether it can reach this node, as far as is known.
     pub(crate) reaches_us: bool,
     /// What it said of itself.
-    pub(crate) said: Said,
+    pub(crate) said: AdvertisedState,
 }
 
 /// Where each store waits for a sync, every batch of them holds its lane up, and what comes meanwhile would

@@ -3,7 +3,7 @@
 //! The *first* lane takes whatever waits as soon as it is free: while its batch is under way the next one
 //! grows, and the larger a batch the less each message costs. Further lanes help only when batches are
 //! full anyway or the first lane is held up (a sync, a disk read, a lost packet): with all lanes equal,
-//! a GET cost half as much processor time again (docs/performance.md).
+//! a GET cost half as much processor time again (docs/performance/experiments.md).
 //!
 //! *Large* messages, and questions with large answers, wait apart and go on lanes of their own: what is small
 //! is never held up by megabytes in front of it.

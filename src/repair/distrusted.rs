@@ -27,16 +27,13 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::received;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Error, Place, Store, remove_set};
+use quorate_storage::{Error, Place, remove_set};
 
 use crate::background::work;
 use crate::node::Node;
-use crate::node::errors::OLD_ROWS;
 use crate::ops::replica;
-use crate::repair::set_aside::Set;
+use crate::repair::set_aside::{DECISION_RECORD, Set, forget_decision};
 
-/// What was decided and is not done yet.
-const DECISION_RECORD: &str = "distrusted_decision";
 /// How long a set that the cluster does not cover is left alone, at first and at most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(600);
@@ -52,26 +49,10 @@ struct Kept {
     object: Bytes,
 }
 
-/// What this node itself does not believe, in words; `None` if there is nothing.
-pub(crate) fn own_doubt(node: &Node) -> Option<String> {
-    let (undecided, lost) = (node.unreceived.undecided(), node.unreceived.lost());
-    if node.generation.waits_with_old_rows() {
-        Some(OLD_ROWS.to_owned())
-    } else if undecided > 0 {
-        Some(format!(
-            "all replicas of {undecided} partitions came back too old to be believed, or without data"
-        ))
-    } else if lost > 0 {
-        Some(format!("all replicas of {lost} partitions lost what they held"))
-    } else {
-        None
-    }
-}
-
 /// What waits for an operator, in words; `None` if nothing does. A node that has still to receive something
 /// waits for peers that wait.
 pub(crate) fn waits(node: &Node) -> Option<String> {
-    let why = own_doubt(node).or_else(|| {
+    let why = node.own_doubt().or_else(|| {
         let lacks = node.formation().is_some() && !node.filled.is_complete();
         let says = |peer: &NodeId| {
             node.peers.health(*peer).is_some_and(|health| health.word().last().waits == Some(true))
@@ -146,14 +127,6 @@ fn accept_own_rows(node: &Node) -> Result<(), Error> {
         node.filled.record_all(&node.store, false)?;
     }
     node.generation.accept_rows(&node.store, node.now())
-}
-
-/// Forgets a decision that was made before the rows that are now set aside were.
-///
-/// # Errors
-/// The store's.
-pub(crate) fn forget_decision(store: &Store) -> Result<(), Error> {
-    store.put_meta(DECISION_RECORD, &[])
 }
 
 fn decision(node: &Node) -> Result<Option<Decision>, Error> {

@@ -232,6 +232,7 @@ fn mac(secret: &[u8; 32], body: &[u8]) -> [u8; MAC_BYTES] {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::repair::hint_marks::Hints;
 
     fn node(name: &str) -> NodeId {
         NodeId::parse(name).unwrap()

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::message::Distrusted as Told;
-use quorate_storage::{Durability, Options, Store, sets_aside};
+use quorate_storage::{Durability, Error, Options, Store, sets_aside};
 use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::node::errors::StartError;
 
+/// What was decided and is not done yet.
+pub(super) const DECISION_RECORD: &str = "distrusted_decision";
 /// Memory for the blocks of a set that is looked through once.
 const SET_CACHE_BYTES: usize = 4 << 20;
 
@@ -79,4 +81,12 @@ impl Distrusted {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forgets a decision that was made before the rows that are now set aside were.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn forget_decision(store: &Store) -> Result<(), Error> {
+    store.put_meta(DECISION_RECORD, &[])
 }

@@ -17,8 +17,9 @@
 //!   them, which keeps a **hint** for a home replica that is down.
 //! * **entry node** — the node that a client's request reached. **coordinator** — the node that gives a write
 //!   its **dot** (its name: an actor and a counter) and sends it to the other replicas.
-//! * **context** — what a client saw, sent back with its next write. **sibling** — a value that no later write
-//!   has superseded; two of them are a conflict. **tombstone** — a sibling without a value: a delete.
+//! * **context** — what a client saw, sent back with its next write. **sibling** — a value that no
+//!   later write has superseded; two of them are a conflict. **tombstone** — a sibling without a
+//!   value: a delete.
 
 #![forbid(unsafe_code)]
 

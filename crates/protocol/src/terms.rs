@@ -66,7 +66,8 @@ impl Terms {
         Self::new(asked, bucket.w, bucket, list)
     }
 
-    /// Whether there would be any for a write, among so many nodes: for a word at once, before its body has come.
+    /// Whether there would be any for a write, among so many nodes: for a word at once, before its
+    /// body has come.
     ///
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.

@@ -9,11 +9,10 @@
 //! The same loop decides several times a second who is suspected, since gossip is a part of that.
 
 mod seal;
-mod transport;
+pub(crate) mod transport;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use chitchat::{
@@ -25,10 +24,9 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::transport::Counts;
-
 use self::seal::Seal;
 use self::transport::{Addresses, SealedTransport, address_of};
+use crate::liveness::advertised::GossipState;
 use crate::node::{Node, RELEASE};
 
 /// What a node tells of itself, by name.
@@ -48,23 +46,6 @@ const RESOLVE_MS: u64 = 30_000;
 const FORGET: Duration = Duration::from_secs(60);
 /// The longest release name that is believed, in characters.
 const RELEASE_CHARS_MAX: usize = 64;
-
-/// What gossip tells of a peer; `None` is what it did not tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct News {
-    /// Its layout's version and hash.
-    pub(crate) layout: Option<(u64, u64)>,
-    /// The hash of its bucket table.
-    pub(crate) buckets_hash: Option<u64>,
-    /// Whether it has received all its partitions.
-    pub(crate) ready: Option<bool>,
-    /// Whether it takes writes.
-    pub(crate) writable: Option<bool>,
-    /// Its release.
-    pub(crate) release: Option<String>,
-    /// Whether it says that it cannot reach this node.
-    pub(crate) cannot_reach_me: bool,
-}
 
 /// Gossips and keeps an eye on the peers for as long as the node runs.
 pub(crate) async fn run(node: Arc<Node>) {
@@ -191,7 +172,7 @@ fn advanced(
     chitchat: &Chitchat,
     heartbeats: &mut BTreeMap<(NodeId, u64), u64>,
     me: NodeId,
-) -> Vec<(NodeId, News)> {
+) -> Vec<(NodeId, GossipState)> {
     let mut news = Vec::new();
     let mut known = BTreeMap::new();
     for (id, state) in chitchat.node_states() {
@@ -226,7 +207,7 @@ fn words(node: &Node) -> Vec<(String, String)> {
 }
 
 /// What a peer tells of itself. What makes no sense was not told.
-fn understand(state: &NodeState, me: NodeId) -> News {
+fn understand(state: &NodeState, me: NodeId) -> GossipState {
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let layout = |text: &str| {
         let (version, hash) = text.split_once(' ')?;
@@ -235,7 +216,7 @@ fn understand(state: &NodeState, me: NodeId) -> News {
     let truth = |name| state.get(name).and_then(|word| word.parse().ok());
     let release = |text: &str| text.chars().take(RELEASE_CHARS_MAX).collect();
     let down = state.get(DOWN).unwrap_or_default();
-    News {
+    GossipState {
         layout: state.get(LAYOUT).and_then(layout),
         buckets_hash: state.get(BUCKETS).and_then(hex),
         ready: truth(READY),
@@ -274,28 +255,12 @@ fn addresses_in(node: &Node) -> Vec<(NodeId, String)> {
     others.map(|other| (other.name, other.peer_addr.clone())).collect()
 }
 
-impl Counts {
-    /// Each count with its name.
-    pub(crate) fn all(&self) -> [(&'static str, u64); 7] {
-        let of = |counter: &AtomicU64| counter.load(Relaxed);
-        [
-            ("sent", of(&self.sent)),
-            ("unsent", of(&self.unsent)),
-            ("received", of(&self.received)),
-            ("strangers", of(&self.strangers)),
-            ("misdirected", of(&self.misdirected)),
-            ("replayed", of(&self.replayed)),
-            ("malformed", of(&self.malformed)),
-        ]
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    fn told(words: &[(&str, &str)]) -> News {
+    fn told(words: &[(&str, &str)]) -> GossipState {
         let mut state = NodeState::for_test();
         for (name, word) in words {
             state.set(name, word);
@@ -324,7 +289,7 @@ mod tests {
             (RELEASE_KEY, &"r".repeat(9999)),
         ]);
         let release = Some("r".repeat(RELEASE_CHARS_MAX));
-        assert_eq!(nonsense, News { release, ..News::default() });
-        assert_eq!(told(&[]), News::default());
+        assert_eq!(nonsense, GossipState { release, ..GossipState::default() });
+        assert_eq!(told(&[]), GossipState::default());
     }
 }

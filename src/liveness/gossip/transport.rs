@@ -40,6 +40,22 @@ pub(crate) struct Counts {
     pub(crate) malformed: AtomicU64,
 }
 
+impl Counts {
+    /// Each count with its name.
+    pub(crate) fn all(&self) -> [(&'static str, u64); 7] {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        [
+            ("sent", of(&self.sent)),
+            ("unsent", of(&self.unsent)),
+            ("received", of(&self.received)),
+            ("strangers", of(&self.strangers)),
+            ("misdirected", of(&self.misdirected)),
+            ("replayed", of(&self.replayed)),
+            ("malformed", of(&self.malformed)),
+        ]
+    }
+}
+
 /// Where nodes are reached.
 #[derive(Debug, Default)]
 pub(super) struct Addresses(Mutex<BTreeMap<NodeId, SocketAddr>>);

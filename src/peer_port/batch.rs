@@ -1,5 +1,5 @@
-//! The batches that peers send (through [`crate::peer::listener`]): their messages are carried out one after the
-//! other, and answered together.
+//! The batches that peers send (through [`crate::peer_port::listener`]): their messages are carried
+//! out one after the other, and answered together.
 //!
 //! A batch holds messages of one kind. All its stores are merged first and then share one wait for
 //! durability; reads never wait for it.
@@ -18,6 +18,7 @@ use quorate_storage::{Blocking, Error};
 use tokio::task::yield_now;
 
 use crate::background::work;
+use crate::cluster::hello;
 use crate::limits::room::Room;
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
@@ -302,9 +303,7 @@ async fn carry_out_one(
         Message::Conflicts { bucket, after, limit } => {
             WithPayload::bare(conflicts(node, bucket, after, limit).await)
         }
-        Message::Hello { status } => {
-            WithPayload::bare(crate::background::answer(node, from, *status).await)
-        }
+        Message::Hello { status } => WithPayload::bare(hello::answer(node, from, *status).await),
         Message::Buckets { table, want_all } => {
             let merged =
                 on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));

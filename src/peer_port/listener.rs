@@ -1,6 +1,6 @@
 //! The peer port: where frames come in. Peers' lanes send theirs on streams (`src/peer_stream.rs`);
-//! who has only one (`quorate form`) posts it. Either way `receive` checks it and [`crate::peer::batch`] carries it
-//! out.
+//! who has only one (`quorate form`) posts it. Either way `receive` checks it and
+//! [`crate::peer_port::batch`] carries it out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +20,17 @@ use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::Ailment;
 
 use crate::node::Node;
-use crate::peer::batch::Batch;
 use crate::peer::fault_hook::{Cuts, DiskFault};
 use crate::peer::framed::frame_bytes_max;
-use crate::peer::server_stream;
+use crate::peer_port::batch::Batch;
+use crate::peer_port::stream;
 
 /// The longest frame that is taken in a POST, in bytes.
 const POSTED_BYTES_MAX: usize = 2 << 20;
 
 /// The peer port's routes.
 pub(crate) fn app(node: Arc<Node>) -> Router {
-    let mut router = Router::new().route("/peer", get(server_stream::open).post(on_frame));
+    let mut router = Router::new().route("/peer", get(stream::open).post(on_frame));
     if node.config.fault_hook {
         router = router.route("/fault", get(show_cuts).put(set_cuts));
         router = router.route("/fault/disk", put(set_disk_fault));

@@ -21,21 +21,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
 use crate::http::port::{Lease, PEER_IDLE_MS};
 use crate::limits::room::Room;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
-use crate::peer::batch::Batch;
 use crate::peer::framed::{
-    AROUND_BYTES, Stream, StreamError, UPGRADE_NAME, frame_bytes_max, longest,
+    AROUND_BYTES, Stream, StreamError, UPGRADE_NAME, frame_bytes_max, longest, payload_bytes_max,
 };
-use crate::peer::listener::{self, Refused, frame_to};
-
-/// The most bytes that the payload of one reply may have.
-pub(crate) fn payload_bytes_max(config: &Config) -> usize {
-    frame_bytes_max(config) - AROUND_BYTES
-}
+use crate::peer_port::batch::Batch;
+use crate::peer_port::listener::{self, Refused, frame_to};
 
 /// `GET /peer`: the connection becomes a stream, or the request is refused.
 pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) -> Response {
@@ -305,6 +299,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::config::Config;
     use crate::http::port::{self, Bounds};
     use crate::peer::fault_hook::Cuts;
 
