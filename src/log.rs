@@ -224,17 +224,17 @@ fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> usize {
 /// What the subscriber writes to.
 struct Lines;
 
-struct Line;
+struct TransportContext;
 
 impl MakeWriter<'_> for Lines {
-    type Writer = Line;
+    type Writer = TransportContext;
 
-    fn make_writer(&self) -> Line {
-        Line
+    fn make_writer(&self) -> TransportContext {
+        TransportContext
     }
 }
 
-impl Write for Line {
+impl Write for TransportContext {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         LOG.push(line);
         Ok(line.len())

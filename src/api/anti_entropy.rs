@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::show;
+use super::represent;
 use crate::node::Node;
 use crate::repair::anti_entropy::{Report, Scope, run_round};
 use crate::repair::reassign::scrub_partition;
@@ -33,7 +33,7 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
         0 => Value::Null,
         at_ms => json!(node.uptime().0.saturating_sub(at_ms)),
     };
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "interval_ms": node.config.anti_entropy.interval_ms,
         "rounds": rounds,
         "totals": {
@@ -67,7 +67,7 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let params = Params::parse(uri.query(), &["node", "partition", "timeout_ms"])?;
     let timeout_ms = timeout_ms(&node, &params)?;
     let partition = partition(&node, &params)?;
-    node.readiness()?;
+    node.accepts_requests()?;
     let _permit = node.admission.operation()?;
     let timeout = Duration::from_millis(timeout_ms);
     let deadline = tokio::time::Instant::now() + timeout;
@@ -111,7 +111,7 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
         "rounds": rounds,
         "unreachable": unreachable,
     });
-    Ok(show::json(&answer))
+    Ok(represent::json(&answer))
 }
 
 /// `POST /anti-entropy/scrub?partition=&timeout_ms=`: recomputes the trees of one partition or of all.
@@ -137,7 +137,7 @@ pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Res
         }
     };
     let in_time = tokio::time::timeout_at(deadline, all).await;
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "complete": in_time.is_ok(),
         "partitions": scrubbed.load(Relaxed),
         "wrong_leaves": wrong.load(Relaxed),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::{body, conditions, path, show, write};
+use super::{body, conditions, path, represent, write};
 use crate::cluster::bucket_change;
 use crate::cluster::buckets::BucketsError;
 use crate::node::Node;
@@ -27,7 +27,7 @@ const JSON_BYTES_MAX: usize = 16 << 10;
 /// `GET /buckets`: the buckets with properties of their own, and what holds for all others.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    node.may_read()?;
+    node.accepts_reads()?;
     let buckets: Vec<Value> = node
         .buckets
         .all()
@@ -39,7 +39,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
         .collect();
     let defaults =
         Settings::default().over(&node.config.defaults.properties(), node.layout.node_count());
-    Ok(show::json(&json!({"buckets": buckets, "defaults": defaults})))
+    Ok(represent::json(&json!({"buckets": buckets, "defaults": defaults})))
 }
 
 /// What somebody set, without what follows the defaults.
@@ -55,12 +55,12 @@ fn set_only(settings: &Settings) -> Value {
 pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let bucket = path::bucket(&uri, ROUTE)?;
     Params::parse(uri.query(), &[])?;
-    node.may_read()?;
+    node.accepts_reads()?;
     Ok(properties(&node, &bucket))
 }
 
 fn properties(node: &Node, bucket: &Bucket) -> Response {
-    show::json(&json!(node.buckets.properties(bucket.as_str())))
+    represent::json(&json!(node.buckets.properties(bucket.as_str())))
 }
 
 /// `PUT /buckets/{bucket}`: sets its properties; those not given follow the defaults.
@@ -78,7 +78,7 @@ async fn set(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Respons
     Params::parse(parts.uri.query(), &[])?;
     body::check_json_type(parts)?;
     conditions::refuse_all(&parts.headers)?;
-    node.readiness()?;
+    node.accepts_requests()?;
     let mut permit = node.admission.operation()?;
     let body_ms = node.config.timeouts.body_ms;
     let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut permit).await?;
@@ -96,7 +96,7 @@ pub(super) async fn delete(
     let bucket = path::bucket(&uri, ROUTE)?;
     Params::parse(uri.query(), &[])?;
     conditions::refuse_all(&headers)?;
-    node.readiness()?;
+    node.accepts_requests()?;
     let _permit = node.admission.operation()?;
     change(&node, bucket, Settings::default()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::query::Params;
-use super::show;
+use super::represent;
 use crate::node::Node;
 use crate::repair::distrusted::everywhere;
 
@@ -45,7 +45,7 @@ async fn answer(
             None => unreachable.push(from),
         }
     }
-    Ok(show::json(&json!({"nodes": nodes, "unreachable": unreachable, "decision": decision})))
+    Ok(represent::json(&json!({"nodes": nodes, "unreachable": unreachable, "decision": decision})))
 }
 
 fn of_node(node: NodeId, told: &Told) -> Value {

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::show;
+use super::represent;
 use crate::background::reopen;
 use crate::metrics;
-use crate::node::{Node, NotReady};
+use crate::node::{Node, Unavailable};
 use crate::repair::distrusted;
 
 /// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
@@ -34,9 +34,9 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
     if let Some(waits) = distrusted::waits(&node) {
         return Err(Problem::new(Kind::NotReady, waits));
     }
-    node.readiness()?;
+    node.accepts_requests()?;
     if node.is_draining() {
-        return Err(NotReady::Stopping.into());
+        return Err(Unavailable::Stopping.into());
     }
     let mut ready = json!({"ready": true, "node": node.me, "writable": true});
     if let Condition::DiskLow { free_bytes, min, takes_deletes } = node.store.condition() {
@@ -48,7 +48,7 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
         )
         .into();
     }
-    Ok(show::json(&ready))
+    Ok(represent::json(&ready))
 }
 
 /// `GET /metrics`, as OpenMetrics text.

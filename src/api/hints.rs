@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::{body, refusal, show};
+use super::{body, refusal, represent};
 use crate::node::Node;
 use crate::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
 
@@ -41,7 +41,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
             })
         })
         .collect();
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "targets": targets,
         "bytes": node.store.hint_bytes(),
         "bytes_max": node.config.limits.hint_bytes_max,
@@ -61,13 +61,13 @@ pub(super) async fn make(
 
 async fn make_point(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem> {
     Params::parse(parts.uri.query(), &[])?;
-    node.readiness()?;
+    node.accepts_requests()?;
     let _permit = node.admission.operation()?;
     let secrets = secrets(node)?;
     let point = SyncPoint::make(node).await;
     let id = point.id(&secrets[0]);
     let location = HeaderValue::try_from([ROUTE, &id].concat());
-    let mut response = show::json(&json!({"id": id, "unreachable": point.unreachable()}));
+    let mut response = represent::json(&json!({"id": id, "unreachable": point.unreachable()}));
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = location {
         response.headers_mut().insert(LOCATION, location);
@@ -80,7 +80,7 @@ async fn make_point(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem
 pub(super) async fn look(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let params = Params::parse(uri.query(), &["timeout_ms"])?;
     let timeout_ms = params.timeout_ms(0, node.config.timeouts.request_ms_max)?;
-    node.readiness()?;
+    node.accepts_requests()?;
     let id = uri.path().strip_prefix(ROUTE).unwrap_or_default();
     let point = SyncPoint::parse(id, &secrets(&node)?)?;
     let mut permit = node.admission.operation()?;
@@ -119,7 +119,7 @@ fn answer(delivery: &Delivery) -> Result<Response, Problem> {
         .iter()
         .map(|(holder, target)| json!({"holder": holder, "target": target}))
         .collect();
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "delivered": delivery.is_complete(),
         "pending": pending,
         "unreachable": delivery.unreachable,

@@ -14,7 +14,7 @@ use super::headers::CONTEXT;
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::{held, path, show};
+use super::{path, permit_body, represent};
 use crate::node::Node;
 use crate::ops::entry::{self, ReplicaView};
 
@@ -25,7 +25,7 @@ pub(super) async fn inspect(
 ) -> Result<Response, Problem> {
     let key = path::key(request.uri(), "/siblings/")?;
     let params = Params::parse(request.uri().query(), &["timeout_ms"])?;
-    node.may_read()?;
+    node.accepts_reads()?;
     let timeouts = &node.config.timeouts;
     let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
     let mut permit = node.admission.operation()?;
@@ -41,7 +41,7 @@ pub(super) async fn inspect(
     let views = entry::inspect(&node, &key, timeout_ms).await;
     permit.finished();
     drop(room); // each object is charged by itself now
-    Ok(held::until_sent(report(&node, &key, &views), &node.admission, permit))
+    Ok(permit_body::until_sent(report(&node, &key, &views), &node.admission, permit))
 }
 
 fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
@@ -51,7 +51,7 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
     let (homes, fallbacks) = views.split_at(n);
     let context = (!merged.is_absent()).then(|| {
         // All of it is shown below, so the client may write on top of all of it.
-        show::context(&node.contexts, key, &context_of(&merged))
+        represent::context(&node.contexts, key, &context_of(&merged))
     });
     let mut later = Later::new();
     let shown = merged.siblings.iter().map(|s| sibling(s, views, &mut later));
@@ -71,7 +71,7 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
         "replicas": replicas,
         "fallbacks": fallbacks,
     });
-    let mut response = show::json_with(later, &report);
+    let mut response = represent::json_with(later, &report);
     if let Some(context) = context {
         response.headers_mut().insert(CONTEXT, context);
     }
@@ -94,7 +94,7 @@ fn sibling(sibling: &Sibling, views: &[ReplicaView], later: &mut Later) -> Value
     let holds = |view: &&ReplicaView| view.object.as_ref().is_some_and(|o| o.has(sibling.dot));
     let keeps = |view: &&ReplicaView| view.hints.iter().any(|(_, o)| o.has(sibling.dot));
     let names = |views: Vec<&ReplicaView>| views.iter().map(|v| v.node).collect::<Vec<NodeId>>();
-    let mut value = show::sibling_json(sibling, later);
+    let mut value = represent::sibling_json(sibling, later);
     if let Value::Object(fields) = &mut value {
         fields.insert("held_by".to_owned(), json!(names(views.iter().filter(holds).collect())));
         fields.insert("hinted_at".to_owned(), json!(names(views.iter().filter(keeps).collect())));

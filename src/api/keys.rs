@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::problem::Problem;
 use super::query::Params;
-use super::{path, show};
+use super::{path, represent};
 use crate::node::Node;
 use crate::ops::keys::{self, Page};
 
@@ -30,14 +30,14 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     let params = Params::parse(uri.query(), &["prefix", "limit", "cursor"])?;
     let prefix = params.prefix.unwrap_or_default();
     let after = params.cursor.map(|cursor| key_of(&cursor, &bucket, &prefix)).transpose()?;
-    node.may_read()?;
+    node.accepts_reads()?;
     let mut permit = node.admission.operation()?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT).min(usize::from(keys::LIMIT_MAX)) as u16;
     let question = Question { bucket, prefix, after, limit };
     permit.started(Duration::from_millis(node.config.timeouts.request_ms));
     let Page { keys, next, is_complete } = keys::list(&node, &question).await;
     permit.finished();
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "bucket": question.bucket,
         "keys": keys.iter().map(Key::key).collect::<Vec<&str>>(),
         "cursor": next.map(|key| cursor_of(&key, &question.prefix)),

@@ -18,9 +18,9 @@ use super::conditions::ReadConditions;
 use super::headers;
 use super::problem::Problem;
 use super::query::{OF_READS, OF_WRITES, Params, unfit};
-use super::show::Look;
-use super::write::Ask;
-use super::{body, held, path, write};
+use super::represent::Representation;
+use super::write::WriteRequest;
+use super::{body, path, permit_body, write};
 use crate::limits::admission::Permit;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
@@ -37,7 +37,7 @@ pub(super) fn is_key(uri: &Uri) -> bool {
 }
 
 /// What a GET or HEAD asks for.
-struct Question {
+struct ReadRequest {
     key: Key,
     headers: HeaderMap,
     conflicts: Conflicts,
@@ -45,14 +45,14 @@ struct Question {
     shows_values: bool,
 }
 
-impl Question {
+impl ReadRequest {
     /// The question, and how it is read: the latter goes with the read.
     fn parse(node: &Node, request: Request) -> Result<(Self, ReadOptions), Problem> {
         let (parts, _) = request.into_parts();
         let key = path::key(&parts.uri, ROUTE)?;
         let params = Params::parse(parts.uri.query(), OF_READS)?;
         ReadConditions::parse(&parts.headers)?; // looked at again when there is something to compare with
-        node.may_read()?;
+        node.accepts_reads()?;
         let options = read_options(node, &key, &params)?;
         let question = Self {
             conflicts: options.terms.conflicts,
@@ -66,7 +66,7 @@ impl Question {
     }
 
     fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
-        let look = Look {
+        let look = Representation {
             contexts: &node.contexts,
             key: &self.key,
             conflicts: self.conflicts,
@@ -85,10 +85,10 @@ pub(super) async fn get(
     State(node): State<Arc<Node>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (question, options) = Question::parse(&node, request)?;
+    let (question, options) = ReadRequest::parse(&node, request)?;
     let permit = node.admission.operation()?;
     let (object, permit) = read(&node, &question.key, options, permit).await?;
-    Ok(held::until_sent(question.answer(&node, &object)?, &node.admission, permit))
+    Ok(permit_body::until_sent(question.answer(&node, &object)?, &node.admission, permit))
 }
 
 /// Reads R. The operation counts as in progress until its permit, now charged with the object, is
@@ -140,7 +140,7 @@ async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<R
     let key = path::key(&parts.uri, ROUTE)?;
     let params = Params::parse(parts.uri.query(), OF_WRITES)?;
     let metadata = headers::metadata(&parts.headers)?;
-    let ask = Ask::parse(node, parts, key, &params)?;
+    let ask = WriteRequest::parse(node, parts, key, &params)?;
     let mut permit = node.admission.operation()?;
     let mut bytes_max = node.config.limits.value_bytes_max;
     if body.size_hint().lower() > LARGE_BYTES as u64 {
@@ -168,7 +168,7 @@ pub(super) async fn delete(
 async fn put_tombstone(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem> {
     let key = path::key(&parts.uri, ROUTE)?;
     let params = Params::parse(parts.uri.query(), OF_WRITES)?;
-    let ask = Ask::parse(node, parts, key, &params)?;
+    let ask = WriteRequest::parse(node, parts, key, &params)?;
     let permit = node.admission.operation()?;
     let id = ask.write_id(&Metadata::default(), &[]);
     ask.carry_out(node, id, Metadata::default(), None, permit).await

@@ -16,20 +16,20 @@ mod conditions;
 mod distrusted;
 mod headers;
 mod health;
-mod held;
 mod hints;
 mod inspect;
 mod keys;
 mod kv;
 mod multipart;
-mod observe;
 mod path;
+mod permit_body;
 mod pieces;
 mod problem;
 mod query;
 mod refusal;
+mod represent;
+mod request_trace;
 mod ring;
-mod show;
 mod siblings;
 mod unread;
 mod write;
@@ -50,8 +50,8 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use self::headers::REQUEST_ID;
-use self::observe::Begun;
 use self::problem::{Kind, Problem};
+use self::request_trace::RequestTrace;
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
@@ -95,7 +95,7 @@ impl Api {
 
 impl App for Api {
     async fn answer(self, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
-        let begun = Begun::new(&request);
+        let begun = RequestTrace::new(&request);
         let mut unread = None;
         let request = request.map(|body| match body.is_end_stream() {
             true => Body::empty(),
@@ -110,7 +110,7 @@ impl App for Api {
     }
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
-        let problem = Problem::from(why).header(REQUEST_ID, observe::new_id());
+        let problem = Problem::from(why).header(REQUEST_ID, request_trace::new_id());
         self.0.node.metrics.answered(Route::Other, problem.status(), Duration::ZERO);
         problem.into_bytes()
     }

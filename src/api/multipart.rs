@@ -6,7 +6,7 @@ use axum::response::Response;
 use quorate_protocol::object::Sibling;
 
 use super::pieces::{Piece, Pieces};
-use super::show;
+use super::represent;
 
 const DOT: HeaderName = HeaderName::from_static("quorate-dot");
 /// `true` on a sibling that is a delete.
@@ -47,7 +47,7 @@ pub(super) fn response(siblings: &[&Sibling]) -> Response {
     let mut around = Vec::new();
     for sibling in siblings {
         let mut headers = HeaderMap::new();
-        show::describe(&mut headers, sibling, show::written_s(sibling.stamp));
+        represent::describe(&mut headers, sibling, represent::written_s(sibling.stamp));
         headers.insert(DOT, ascii(sibling.dot.to_string()));
         if sibling.is_tombstone() {
             headers.remove(CONTENT_TYPE);

@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use crate::http::framing::HeadError;
 use crate::limits::admission::Overload;
-use crate::node::NotReady;
+use crate::node::Unavailable;
 use crate::ops::entry::ReadFailure;
 use crate::ops::replica::refusal_of;
 
-impl From<NotReady> for Problem {
-    fn from(why: NotReady) -> Self {
+impl From<Unavailable> for Problem {
+    fn from(why: Unavailable) -> Self {
         let detail = why.to_string();
         match why {
-            NotReady::NotFormed => Self::new(Kind::NotFormed, detail),
-            NotReady::Asking | NotReady::OldRows => Self::new(Kind::NotReady, detail),
-            NotReady::Stopping => Self::new(Kind::Stopping, detail),
-            NotReady::Store { .. } => Self::new(Kind::NotReady, detail),
+            Unavailable::NotFormed => Self::new(Kind::NotFormed, detail),
+            Unavailable::Asking | Unavailable::OldRows => Self::new(Kind::NotReady, detail),
+            Unavailable::Stopping => Self::new(Kind::Stopping, detail),
+            Unavailable::Store { .. } => Self::new(Kind::NotReady, detail),
         }
     }
 }
@@ -104,7 +104,7 @@ impl From<Refusal> for Problem {
             Refusal::NameTaken => (Kind::NotReady, "another process of the same name is alive"),
             Refusal::Failed => (Kind::Failed, "the replica could not do it; its log says why"),
             Refusal::Stale => (Kind::Failed, "the object was too long on its way to the replica"),
-            Refusal::Malformed => (Kind::Internal, "the replica did not understand the request"),
+            Refusal::Malformed => (Kind::Internal, "the replica did not parse_reply the request"),
         };
         Self::new(kind, detail)
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::query::Params;
-use super::{path, show};
+use super::{path, represent};
 use crate::node::{Node, RELEASE};
 use crate::peer::peers::PeerView;
 use crate::repair::distrusted;
@@ -41,7 +41,7 @@ pub(super) async fn ring(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
             })
         })
         .collect();
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "version": layout.version(),
         "hash": layout.hash().to_string(),
         "partitions": layout.partitions(),
@@ -75,7 +75,7 @@ pub(super) async fn partitions(
     let homes_of = |partition| layout.homes(Partition(partition), n).iter().filter_map(place);
     let homes: Vec<Vec<usize>> =
         (0..layout.partitions()).map(|it| homes_of(it as u16).collect()).collect();
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "version": layout.version(),
         "hash": layout.hash().to_string(),
         "partition_of": PARTITION_OF,
@@ -93,7 +93,7 @@ pub(super) async fn key(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let key = path::key(&uri, "/ring/")?;
     Params::parse(uri.query(), &[])?;
     let partition = node.partition(&key);
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "bucket": key.bucket(),
         "key": key.key(),
         "partition": partition.0,
@@ -105,7 +105,7 @@ pub(super) async fn key(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
 /// `GET /cluster`: the nodes as this one sees them.
 pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    let not_ready = node.readiness().err().map(|why| why.to_string());
+    let not_ready = node.accepts_requests().err().map(|why| why.to_string());
     let peers = node.peers.view();
     let mine = node.config.common();
     let gossip =
@@ -128,7 +128,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
             }),
         })
         .collect();
-    Ok(show::json(&json!({
+    Ok(represent::json(&json!({
         "cluster_id": node.config.cluster_id,
         "node": node.me,
         "waits_for_operator": distrusted::waits(&node),

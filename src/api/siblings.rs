@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use super::query::{OF_WRITES, Params};
-use super::write::Ask;
-use super::{body, headers, kv, path, show, write};
+use super::write::WriteRequest;
+use super::{body, headers, kv, path, represent, write};
 use crate::node::Node;
 use crate::ops::entry::{self, ConflictPage};
 
@@ -32,7 +32,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let params = Params::parse(uri.query(), &["bucket", "limit", "cursor"])?;
     let after = params.cursor.as_deref().map(|cursor| key_of(cursor, &params)).transpose()?;
-    node.readiness()?;
+    node.accepts_requests()?;
     let permit = node.admission.operation()?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
     let page = entry::conflicts(&node, params.bucket, after, limit).await;
@@ -45,7 +45,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
             json!({"bucket": key.bucket(), "key": key.key(), "siblings": siblings})
         })
         .collect();
-    Ok(show::json(&json!({"keys": keys, "cursor": cursor, "unreachable": unreachable})))
+    Ok(represent::json(&json!({"keys": keys, "cursor": cursor, "unreachable": unreachable})))
 }
 
 /// Where the next page begins, opaque to clients.
@@ -98,7 +98,7 @@ async fn resolve_key(
     let key = path::key(&parts.uri, "/siblings/")?;
     let params = Params::parse(parts.uri.query(), OF_WRITES)?;
     body::check_json_type(parts)?;
-    let ask = Ask::parse(node, parts, key, &params)?;
+    let ask = WriteRequest::parse(node, parts, key, &params)?;
     if ask.seen().is_none() {
         let detail = "is needed: a resolution supersedes exactly what it saw";
         return Err(Problem::bad_header("Quorate-Context", detail));
@@ -143,7 +143,7 @@ fn kept_dot(dot: &str, resolution: &Resolution) -> Result<Dot, Problem> {
 /// The sibling that a read of R still shows under this dot.
 async fn kept(
     node: &Arc<Node>,
-    ask: &Ask<'_>,
+    ask: &WriteRequest<'_>,
     params: &Params,
     dot: Dot,
 ) -> Result<(Metadata, Option<Bytes>), Problem> {

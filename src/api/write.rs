@@ -20,14 +20,14 @@ use super::conditions::{self, ReadConditions};
 use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
 use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
-use super::show::{self, Look};
+use super::represent::{self, Representation};
 use super::{body, refusal};
 use crate::limits::admission::Permit;
 use crate::node::Node;
 use crate::ops::entry::{self, WriteOutcome};
 
 /// All that a request says which wants to write, but for the value.
-pub(super) struct Ask<'a> {
+pub(super) struct WriteRequest<'a> {
     parts: &'a Parts,
     pub(super) key: Key,
     asked: Asked,
@@ -39,7 +39,7 @@ pub(super) struct Ask<'a> {
     idempotency_key: Option<&'a [u8]>,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> WriteRequest<'a> {
     /// Parses and checks the request's headers and parameters.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl<'a> Ask<'a> {
             Some(text) => Some((text, node.contexts.verify(&key, text)?)),
             None => None,
         };
-        node.readiness()?;
+        node.accepts_requests()?;
         let asked = params.of_write();
         // At once, so that nobody uploads a body in vain; once more when it is here.
         node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
@@ -196,7 +196,7 @@ impl<'a> Ask<'a> {
         };
         let mut response = match object {
             Some(object) if self.return_body && !object.is_deleted() => {
-                let look = Look {
+                let look = Representation {
                     contexts,
                     key: &self.key,
                     conflicts,
@@ -224,8 +224,8 @@ impl<'a> Ask<'a> {
         *response.status_mut() = StatusCode::NO_CONTENT;
         if let Some(seen) = &written.seen {
             let headers = response.headers_mut();
-            headers.insert(CONTEXT, show::context(contexts, &self.key, seen));
-            headers.insert(ETAG, show::etag(written.version, ""));
+            headers.insert(CONTEXT, represent::context(contexts, &self.key, seen));
+            headers.insert(ETAG, represent::etag(written.version, ""));
         }
         response
     }

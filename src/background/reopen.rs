@@ -39,7 +39,7 @@ const PROOF_BYTES: usize = 64 << 10;
 pub(crate) fn why_not_alive(node: &Node) -> Option<String> {
     let (failed_for, stuck_for) = (node.reopening.failed_for(), node.store.stuck_for());
     if is_over(failed_for) {
-        return node.readiness().err().map(|why| why.to_string());
+        return node.accepts_requests().err().map(|why| why.to_string());
     }
     let seconds = stuck_for.as_secs();
     is_over(stuck_for).then(|| format!("the disk has not ended a sync for {seconds} s"))

@@ -104,7 +104,7 @@ fn register_store(now: &mut Registry, node: &Node) {
     let common = node.peers.view().into_iter().filter_map(|peer| peer.said.common);
     let differ = common.filter(|theirs| *theirs != mine).count() as u64;
     gauge(now, "peers_disagreeing", "Peers with other settings where all must be alike", differ);
-    let ready = u64::from(node.readiness().is_ok());
+    let ready = u64::from(node.accepts_requests().is_ok());
     gauge(now, "ready", "Whether the node takes requests", ready);
 }
 

@@ -8,7 +8,7 @@ pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than
 
 /// Why requests cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NotReady {
+pub(crate) enum Unavailable {
     /// The cluster was not formed yet.
     #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
     NotFormed,

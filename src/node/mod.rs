@@ -23,7 +23,7 @@ use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::errors::{NotReady, StartError};
+pub(crate) use self::errors::{StartError, Unavailable};
 use crate::background::pool::Pool;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
@@ -328,13 +328,13 @@ impl Node {
     /// Whether all client requests can be taken.
     ///
     /// # Errors
-    /// [`NotReady`] that says why not.
-    pub(crate) fn readiness(&self) -> Result<(), NotReady> {
+    /// [`Unavailable`] that says why not.
+    pub(crate) fn accepts_requests(&self) -> Result<(), Unavailable> {
         if let Condition::Failed(reason) = self.store.condition() {
             let obstacle = self.reopening.obstacle();
-            return Err(NotReady::Store { reason, obstacle });
+            return Err(Unavailable::Store { reason, obstacle });
         }
-        self.may_read()
+        self.accepts_reads()
     }
 
     /// What this node itself does not believe, in words; `None` if there is nothing.
@@ -356,17 +356,17 @@ impl Node {
     /// Whether requests that only read can be taken: a store that failed gives what it holds.
     ///
     /// # Errors
-    /// [`NotReady`] that says why not.
-    pub(crate) fn may_read(&self) -> Result<(), NotReady> {
+    /// [`Unavailable`] that says why not.
+    pub(crate) fn accepts_reads(&self) -> Result<(), Unavailable> {
         if self.is_stopping() {
-            return Err(NotReady::Stopping);
+            return Err(Unavailable::Stopping);
         }
         if self.formation().is_none() {
-            return Err(NotReady::NotFormed);
+            return Err(Unavailable::NotFormed);
         }
         if !self.generation.is_admitted() {
             let is_old = self.generation.waits_with_old_rows();
-            return Err(if is_old { NotReady::OldRows } else { NotReady::Asking });
+            return Err(if is_old { Unavailable::OldRows } else { Unavailable::Asking });
         }
         Ok(())
     }
@@ -423,7 +423,7 @@ impl Node {
         let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         if self.formation().is_some() {
             if !joins && self.formation() == Some(formation) && !self.filled.is_complete() {
-                // Heard from a peer a moment before: the cluster is new, so nothing was missed.
+                // PeerEvent from a peer a moment before: the cluster is new, so nothing was missed.
                 self.filled.record_all(&self.store, true)?;
             }
             return Ok(());

@@ -25,7 +25,7 @@ use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::reader::{self, ReadOptions};
 use crate::ops::replica;
-use crate::peer::mailbox::{Heard, Mailbox, ReplyTo};
+use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
 /// What became of a write, and the object if it was asked for.
 #[derive(Debug)]
@@ -351,16 +351,16 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         self.carry_out(effects);
     }
 
-    fn on_heard(&mut self, from: NodeId, heard: &Heard) -> Vec<Effect> {
+    fn on_heard(&mut self, from: NodeId, heard: &PeerEvent) -> Vec<Effect> {
         let now: Millis = self.node.uptime();
         match heard {
-            Heard::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
-            Heard::Reply(_) | Heard::NotSent => self.put.on_refused(from, now),
-            Heard::Progress => {
+            PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
+            PeerEvent::Reply(_) | PeerEvent::NotSent => self.put.on_refused(from, now),
+            PeerEvent::Progress => {
                 self.put.on_progress(from, now);
                 Vec::new()
             }
-            Heard::Silent | Heard::Written(_) => self.put.on_silent(from, now),
+            PeerEvent::Silent | PeerEvent::Written(_) => self.put.on_silent(from, now),
         }
     }
 

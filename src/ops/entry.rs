@@ -21,7 +21,7 @@ pub(crate) use crate::ops::reader::{ReadFailure, ReadOptions, read};
 
 use crate::node::Node;
 use crate::ops::coordinator;
-use crate::peer::mailbox::{Heard, Mailbox, ReplyTo};
+use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
 /// Carries out a client's write by the `terms` that it was just held against, and tells what became of it.
 /// Goes on if the caller goes away.
@@ -154,21 +154,23 @@ impl<'a> Routing<'a> {
         };
         let now = self.node.uptime();
         self.effect = match heard {
-            Some((from, Heard::Written(told))) => {
+            Some((from, PeerEvent::Written(told))) => {
                 let object = Object::decode(told.payload).ok();
                 let answer = self.route.on_written(from, told.head, self.w)?;
                 return Some(WriteOutcome { answer, object });
             }
-            Some((from, Heard::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
+            Some((from, PeerEvent::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
                 self.route.on_accepted(from, now);
                 None
             }
-            Some((from, Heard::Reply(_) | Heard::NotSent)) => self.route.on_refused(from, now),
-            Some((from, Heard::Progress)) => {
+            Some((from, PeerEvent::Reply(_) | PeerEvent::NotSent)) => {
+                self.route.on_refused(from, now)
+            }
+            Some((from, PeerEvent::Progress)) => {
                 self.route.on_progress(from, now);
                 None
             }
-            Some((from, Heard::Silent)) => self.route.on_silent(from, now),
+            Some((from, PeerEvent::Silent)) => self.route.on_silent(from, now),
             None => self.route.on_time(now),
         };
         None

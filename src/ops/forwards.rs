@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_protocol::name::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::peer::mailbox::{Heard, ReplyTo};
+use crate::peer::mailbox::{PeerEvent, ReplyTo};
 
 /// Both directions.
 pub(crate) struct Forwards {
@@ -39,7 +39,7 @@ impl Forwards {
     }
 
     /// Hands an answer to its operation. One that is over does not care.
-    pub(crate) fn tell(&self, operation: u64, from: NodeId, heard: Heard) {
+    pub(crate) fn tell(&self, operation: u64, from: NodeId, heard: PeerEvent) {
         let reply_to = self.lock().get(&operation).cloned();
         if let Some(reply_to) = reply_to {
             reply_to.tell(from, heard);

@@ -63,10 +63,10 @@ async fn view(node: &Arc<Node>, at: NodeId, key: &Key, timeout: Duration) -> Rep
         reply
     };
     let reply = heard.into_reply().map(held);
-    reply.and_then(|reply| understand(at, reply)).unwrap_or(unreached)
+    reply.and_then(|reply| parse_reply(at, reply)).unwrap_or(unreached)
 }
 
-fn understand(node: NodeId, reply: WithPayload<Reply>) -> Option<ReplicaView> {
+fn parse_reply(node: NodeId, reply: WithPayload<Reply>) -> Option<ReplicaView> {
     let Reply::Inspection { own, ready, hints: heads } = reply.head else { return None };
     let mut payload = reply.payload;
     let object = match own {

@@ -21,7 +21,7 @@ use crate::limits::admission::{Charge, Overload};
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
 use crate::ops::replica;
-use crate::peer::mailbox::{Heard, Mailbox, ReplyTo};
+use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
 /// What one read needs.
 #[derive(Clone, Debug)]
@@ -163,15 +163,15 @@ impl Reading {
             heard = self.mailbox.recv() => {
                 let now = self.node.uptime();
                 match heard {
-                    Some((from, Heard::Reply(reply))) => self.on_reply(from, reply, now),
-                    Some((from, Heard::NotSent)) => {
+                    Some((from, PeerEvent::Reply(reply))) => self.on_reply(from, reply, now),
+                    Some((from, PeerEvent::NotSent)) => {
                         self.get.on_reply(from, Reply::Refused, now)
                     }
-                    Some((from, Heard::Progress)) => {
+                    Some((from, PeerEvent::Progress)) => {
                         self.get.on_progress(from, now);
                         Vec::new()
                     }
-                    Some((from, Heard::Silent | Heard::Written(_))) => {
+                    Some((from, PeerEvent::Silent | PeerEvent::Written(_))) => {
                         self.get.on_silent(from, now)
                     }
                     None => self.get.on_time(now),
@@ -203,7 +203,7 @@ impl Reading {
         if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
             return self.get.on_reply(from, Reply::Refused, now);
         }
-        self.get.on_reply(from, understand(reply), now)
+        self.get.on_reply(from, parse_reply(reply), now)
     }
 
     /// Makes room for a large object before a node is asked for it. Whether there is any.
@@ -335,7 +335,7 @@ impl Reading {
             if what == What::Object && !was_known && known > 0 {
                 // Somebody else has found it to be large meanwhile: room comes first.
                 let large = message::Reply::Large { bytes: known as u32 };
-                return reply_to.tell(node.me, Heard::Reply(WithPayload::bare(large)));
+                return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
             }
             let _large = match known > IN_PLACE_BYTES_MAX {
                 true => node.bounds.large_work.acquire().await.ok(),
@@ -352,7 +352,7 @@ impl Reading {
             }
             let refused =
                 |error| WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error)));
-            reply_to.tell(node.me, Heard::Reply(read.unwrap_or_else(refused)));
+            reply_to.tell(node.me, PeerEvent::Reply(read.unwrap_or_else(refused)));
         });
     }
 
@@ -378,7 +378,7 @@ impl Reading {
 }
 
 /// What a replica's reply means to a read.
-pub(crate) fn understand(reply: WithPayload<message::Reply>) -> Reply {
+pub(crate) fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
     match reply.head {
         message::Reply::Object => match Object::decode(reply.payload) {
             Ok(object) => Reply::Object(object),
@@ -386,7 +386,7 @@ pub(crate) fn understand(reply: WithPayload<message::Reply>) -> Reply {
         },
         message::Reply::Digest(version) => Reply::Digest(version),
         message::Reply::NoHint => Reply::NoHint,
-        message::Reply::NotReady => Reply::NotReady,
+        message::Reply::NotFilled => Reply::NotFilled,
         message::Reply::Refused(_)
         | message::Reply::Stored
         | message::Reply::Accepted

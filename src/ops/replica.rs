@@ -69,7 +69,7 @@ pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) ->
         return Err(Reply::Refused(Refusal::NotFormed));
     }
     if !node.generation.is_admitted() {
-        return Err(Reply::NotReady); // what it took now, it might have to forget
+        return Err(Reply::NotFilled); // what it took now, it might have to forget
     }
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
         tracing::warn!(?key, "refused an object that was too long on its way");
@@ -103,8 +103,8 @@ pub(crate) fn read_now(
     blocking: Blocking,
 ) -> Result<WithPayload<Reply>, Error> {
     match place {
-        Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotReady)),
-        Where::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotReady)),
+        Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotFilled)),
+        Where::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotFilled)),
         Where::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
         Where::Hints => {
             let mut merged: Option<Object> = None;
@@ -210,7 +210,7 @@ const FETCH_BYTES_MAX: usize = 32 << 10;
 
 pub(crate) async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
     if !node.generation.is_admitted() {
-        return WithPayload::bare(Reply::NotReady);
+        return WithPayload::bare(Reply::NotFilled);
     }
     let page = work::run(node, move |node| fetch_page(node, rows, after.as_ref()));
     page.await.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))

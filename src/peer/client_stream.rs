@@ -12,7 +12,7 @@ use reqwest::{StatusCode, Upgraded};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::peer::connection::{Failure, Line, Peer};
+use crate::peer::connection::{Failure, Peer, TransportContext};
 use crate::peer::framed::{Moves, Stream, StreamError, UPGRADE_NAME, longest};
 
 /// A stream that was not used for longer is not used again: the peer may be about to close it
@@ -39,7 +39,7 @@ impl Link {
     pub(crate) async fn ask(
         &mut self,
         peer: &Peer,
-        line: &Line,
+        line: &TransportContext,
         frame: [Bytes; 2],
         replies: &mut Replies<'_>,
         progress: Option<&(dyn Fn() + Sync)>,
@@ -118,7 +118,7 @@ pub(crate) struct Replies<'a> {
 }
 
 /// Opens a stream, or says why there is none.
-async fn open(peer: &Peer, line: &Line) -> Result<Stream<Upgraded>, String> {
+async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Upgraded>, String> {
     let request = line.client.get(peer.url.clone());
     let request = request.header(CONNECTION, "upgrade").header(UPGRADE, UPGRADE_NAME);
     let mut response = request.send().await.map_err(|error| reason(&error))?;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     /// The peer n2, which listens on `listener` or nowhere, and what its lanes share.
-    fn peer(listener: &TcpListener) -> (Peer, Line) {
+    fn peer(listener: &TcpListener) -> (Peer, TransportContext) {
         let addr = listener.local_addr().unwrap().to_string();
         let bounds = Bounds {
             messages_max: 1,
@@ -246,7 +246,7 @@ mod tests {
             refusals: Default::default(),
         };
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
-        let line = Line {
+        let line = TransportContext {
             client: client.build().unwrap(),
             faults: Arc::default(),
             timeout: Duration::from_millis(600),
@@ -261,7 +261,7 @@ mod tests {
     /// A peer that agrees to every stream and then does `act` with it, told how many there were before.
     async fn fake<A: Future<Output = Option<Accepted>> + Send>(
         act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
-    ) -> (Peer, Line, Arc<AtomicUsize>) {
+    ) -> (Peer, TransportContext, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (peer, line) = peer(&listener);
         let opened = Arc::new(AtomicUsize::new(0));
@@ -316,13 +316,16 @@ mod tests {
     }
 
     /// Asks, and gives the number of the stream that each reply came on.
-    async fn ask(link: &mut Link, on: &(Peer, Line, Arc<AtomicUsize>)) -> Result<Vec<u8>, Failure> {
+    async fn ask(
+        link: &mut Link,
+        on: &(Peer, TransportContext, Arc<AtomicUsize>),
+    ) -> Result<Vec<u8>, Failure> {
         ask_with(link, (&on.0, &on.1), batch(3), 3).await
     }
 
     async fn ask_with(
         link: &mut Link,
-        (peer, line): (&Peer, &Line),
+        (peer, line): (&Peer, &TransportContext),
         frame: Bytes,
         messages: usize,
     ) -> Result<Vec<u8>, Failure> {

@@ -18,7 +18,7 @@ use crate::liveness::health::{Health, State};
 use crate::log::Seldom;
 use crate::peer::client_stream::{Link, Replies};
 use crate::peer::fault_hook::Faults;
-use crate::peer::mailbox::{Heard, ReplyTo};
+use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Lane, Outgoing, Queue};
 
 /// The kinds of messages that must not wait for each other.
@@ -70,12 +70,12 @@ impl Peer {
 
 /// What the lanes of all peers share.
 #[derive(Clone)]
-pub(crate) struct Line {
+pub(crate) struct TransportContext {
     pub(crate) client: reqwest::Client,
     pub(crate) faults: Arc<Faults>,
     /// How long a batch may take.
     pub(crate) timeout: Duration,
-    pub(crate) outlook: Arc<Outlook>,
+    pub(crate) outlook: Arc<LivenessView>,
     pub(crate) started: Instant,
     /// How many lanes of each kind a peer has.
     pub(crate) lanes: usize,
@@ -83,7 +83,7 @@ pub(crate) struct Line {
     pub(crate) frame_bytes_max: usize,
 }
 
-impl Line {
+impl TransportContext {
     /// How many lanes a peer has in all.
     pub(crate) fn lanes_in_all(&self) -> usize {
         Kind::ALL.len() * (self.lanes + LARGE_LANES)
@@ -102,7 +102,7 @@ impl Line {
 
 /// Which peers to avoid, as snapshots that operations share, replaced whole.
 #[derive(Default)]
-pub(crate) struct Outlook(RwLock<Avoided>);
+pub(crate) struct LivenessView(RwLock<Avoided>);
 
 #[derive(Default)]
 struct Avoided {
@@ -110,7 +110,7 @@ struct Avoided {
     down_or_suspected: Arc<BTreeSet<NodeId>>,
 }
 
-impl Outlook {
+impl LivenessView {
     /// The peers that are down.
     pub(crate) fn down(&self) -> Arc<BTreeSet<NodeId>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).down.clone()
@@ -144,7 +144,7 @@ fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
 
 /// One lane: takes whatever waits for it, sends it as one batch, hands the replies out, and again. `number`
 /// counts the lanes of a kind, those for large messages last.
-pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, number: usize) {
+pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: usize) {
     let queue = &peer.queues[kind as usize];
     let in_flight = &peer.in_flight[kind as usize * (line.lanes + LARGE_LANES) + number];
     let lane = if number < line.lanes { Lane::Small(number) } else { Lane::Large };
@@ -159,12 +159,12 @@ pub(crate) async fn run(peer: Arc<Peer>, line: Line, kind: Kind, number: usize) 
         let mut batch = batch.into_iter();
         let mut take = |reply| {
             if let Some(outgoing) = batch.next() {
-                outgoing.reply_to.tell(peer.node, Heard::Reply(reply));
+                outgoing.reply_to.tell(peer.node, PeerEvent::Reply(reply));
             }
         };
         let mut replies = Replies { missing, take: &mut take };
         let tell = || {
-            asking_now.iter().for_each(|asker| asker.tell(peer.node, Heard::Progress));
+            asking_now.iter().for_each(|asker| asker.tell(peer.node, PeerEvent::Progress));
             queue.tell_progress(peer.node);
         };
         let progress: Option<&(dyn Fn() + Sync)> = (lane == Lane::Large).then_some(&tell);
@@ -217,7 +217,7 @@ fn is_measured(kind: Kind, lane: Lane, batch: &[Outgoing]) -> bool {
     is_quick && lane != Lane::Large
 }
 
-fn tell_all(peer: &Peer, batch: impl Iterator<Item = Outgoing>, heard: impl Fn() -> Heard) {
+fn tell_all(peer: &Peer, batch: impl Iterator<Item = Outgoing>, heard: impl Fn() -> PeerEvent) {
     for outgoing in batch {
         outgoing.reply_to.tell(peer.node, heard());
     }
@@ -245,15 +245,15 @@ impl Failure {
         error.clone()
     }
 
-    pub(crate) fn heard(&self) -> Heard {
+    pub(crate) fn heard(&self) -> PeerEvent {
         match self {
-            Self::Refused(_) | Self::NotSent(_) | Self::TooLarge(_) => Heard::NotSent,
-            Self::Silent(_) => Heard::Silent,
+            Self::Refused(_) | Self::NotSent(_) | Self::TooLarge(_) => PeerEvent::NotSent,
+            Self::Silent(_) => PeerEvent::Silent,
         }
     }
 }
 
-impl Line {
+impl TransportContext {
     fn answered(&self, peer: &Peer, kind: Kind, sent_at: Millis) {
         if peer.health.answered(kind as usize, sent_at, self.now()) {
             self.outlook.refresh(peer);

@@ -6,7 +6,7 @@ use quorate_protocol::name::NodeId;
 
 /// What an operation hears.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum PeerEvent {
     /// A node replied to a message.
     Reply(WithPayload<Reply>),
     /// The answer to a write that was forwarded.
@@ -23,18 +23,18 @@ pub(crate) enum Heard {
 ///
 /// This channel allocates by message; tokio's own allocates room for 32 at once, several kilobytes for
 /// the one or two that an operation hears.
-pub(crate) struct Mailbox(mpsc::UnboundedReceiver<(NodeId, Heard)>);
+pub(crate) struct Mailbox(mpsc::UnboundedReceiver<(NodeId, PeerEvent)>);
 
 impl Mailbox {
     /// The next that is heard; `None` if nothing will come any more. Dropping the future loses nothing.
-    pub(crate) async fn recv(&mut self) -> Option<(NodeId, Heard)> {
+    pub(crate) async fn recv(&mut self) -> Option<(NodeId, PeerEvent)> {
         self.0.recv().await.ok()
     }
 }
 
 /// The sending end: who waits for a reply, if anybody.
 #[derive(Clone)]
-pub(crate) struct ReplyTo(Option<mpsc::UnboundedSender<(NodeId, Heard)>>);
+pub(crate) struct ReplyTo(Option<mpsc::UnboundedSender<(NodeId, PeerEvent)>>);
 
 impl ReplyTo {
     /// A mailbox and the address that leads to it.
@@ -49,14 +49,14 @@ impl ReplyTo {
     }
 
     /// Delivers. An operation that is over does not care.
-    pub(crate) fn tell(&self, from: NodeId, heard: Heard) {
+    pub(crate) fn tell(&self, from: NodeId, heard: PeerEvent) {
         if let Some(sender) = &self.0 {
             drop(sender.unbounded_send((from, heard)));
         }
     }
 }
 
-impl Heard {
+impl PeerEvent {
     /// The reply, if it is one.
     pub(crate) fn into_reply(self) -> Option<WithPayload<Reply>> {
         match self {

@@ -25,10 +25,10 @@ use crate::liveness::gossip::transport::Counts;
 use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience, State};
 use crate::log::Seldom;
 use crate::node::errors::StartError;
-use crate::peer::connection::{self, Kind, LARGE_LANES, Line, Peer};
+use crate::peer::connection::{self, Kind, LARGE_LANES, Peer, TransportContext};
 use crate::peer::fault_hook::Faults;
 use crate::peer::framed;
-use crate::peer::mailbox::{Heard, ReplyTo};
+use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Bounds, Outgoing, Queue};
 
 /// A first lane that waits longer than this has others take over what comes meanwhile.
@@ -40,7 +40,7 @@ const NEXT_TICK: Duration = Duration::from_nanos(1);
 /// All other nodes of the layout.
 pub(crate) struct Peers {
     peers: BTreeMap<NodeId, Arc<Peer>>,
-    line: Line,
+    line: TransportContext,
     patience: Patience,
     gossip: Arc<Counts>,
 }
@@ -93,7 +93,7 @@ impl Peers {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Self, StartError> {
-        let line = Line {
+        let line = TransportContext {
             client: client(config)?,
             faults,
             timeout: Duration::from_millis(config.timeouts.replica_ms.saturating_mul(2)),
@@ -166,15 +166,15 @@ impl Peers {
 
     fn queue(&self, to: NodeId, kind: Kind, outgoing: Outgoing) {
         let Some(peer) = self.peers.get(&to) else {
-            return outgoing.reply_to.tell(to, Heard::NotSent);
+            return outgoing.reply_to.tell(to, PeerEvent::NotSent);
         };
         if let Err(outgoing) = peer.queues[kind as usize].push(outgoing) {
-            outgoing.reply_to.tell(to, Heard::NotSent);
+            outgoing.reply_to.tell(to, PeerEvent::NotSent);
         }
     }
 
     /// Sends a message and waits for the reply, at most `timeout`.
-    pub(crate) async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> Heard {
+    pub(crate) async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> PeerEvent {
         let send = |reply_to| self.send(to, message, Bytes::new(), reply_to);
         answer_within(timeout, false, send).await
     }
@@ -187,7 +187,7 @@ impl Peers {
         message: Message,
         payload: Bytes,
         timeout: Duration,
-    ) -> Heard {
+    ) -> PeerEvent {
         let send = |reply_to| self.send_aside(to, message, payload, reply_to);
         answer_within(timeout, true, send).await
     }
@@ -278,18 +278,18 @@ impl Peer {
 }
 
 /// What comes back after `send`, at most `timeout` later; `if_slow` that is counted from when it moved last.
-async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(ReplyTo)) -> Heard {
+async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(ReplyTo)) -> PeerEvent {
     let (reply_to, mut mailbox) = ReplyTo::new();
     send(reply_to);
     let mut deadline = tokio::time::Instant::now() + timeout;
     loop {
         match tokio::time::timeout_at(deadline, mailbox.recv()).await {
-            Ok(Some((_, Heard::Progress))) if if_slow => {
+            Ok(Some((_, PeerEvent::Progress))) if if_slow => {
                 deadline = tokio::time::Instant::now() + timeout;
             }
-            Ok(Some((_, Heard::Progress))) => {}
+            Ok(Some((_, PeerEvent::Progress))) => {}
             Ok(Some((_, heard))) => return heard,
-            Ok(None) | Err(_) => return Heard::Silent,
+            Ok(None) | Err(_) => return PeerEvent::Silent,
         }
     }
 }

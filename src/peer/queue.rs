@@ -22,7 +22,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
 use crate::limits::sizes::LARGE_BYTES;
-use crate::peer::mailbox::{Heard, ReplyTo};
+use crate::peer::mailbox::{PeerEvent, ReplyTo};
 
 /// A message on its way to a peer.
 pub(crate) struct Outgoing {
@@ -172,7 +172,7 @@ impl Queue {
     /// A large batch moves: those that wait behind it wait for a peer that is slow and not silent.
     pub(crate) fn tell_progress(&self, peer: NodeId) {
         for outgoing in &self.lock().large {
-            outgoing.reply_to.tell(peer, Heard::Progress);
+            outgoing.reply_to.tell(peer, PeerEvent::Progress);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
 use crate::ops::replica::{self, on_blocking_pool, refusal_of};
 use crate::ops::{coordinator, keys};
-use crate::peer::mailbox::Heard;
+use crate::peer::mailbox::PeerEvent;
 use crate::repair::anti_entropy::answers;
 use crate::repair::hint_marks::Mark;
 use crate::repair::hints;
@@ -296,7 +296,7 @@ async fn carry_out_one(
         Message::Written { operation, answer } => {
             let payload = node.admission.held(payload);
             let answer = Box::new(WithPayload { head: answer, payload });
-            node.forwards.tell(operation, from, Heard::Written(answer));
+            node.forwards.tell(operation, from, PeerEvent::Written(answer));
             WithPayload::bare(Reply::Accepted)
         }
         Message::Inspect { key } => replica::inspect(node, key).await,

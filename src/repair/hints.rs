@@ -32,7 +32,7 @@ const ROOM_ROWS_BUSY: usize = 8;
 pub(crate) fn room(node: &Node) -> u32 {
     let max = node.config.limits.operations_max.max(1);
     let free = max.saturating_sub(node.admission.operations());
-    if node.readiness().is_err() || !node.is_writable() || free == 0 {
+    if node.accepts_requests().is_err() || !node.is_writable() || free == 0 {
         return 0;
     }
     if node.hints.is_stalled(node.store.stats().stalls, node.uptime()) {

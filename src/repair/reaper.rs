@@ -109,7 +109,7 @@ async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Rep
 /// Says which tombstones this node confirms.
 pub(crate) async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
     if !node.generation.is_admitted() {
-        return Reply::NotReady;
+        return Reply::NotFilled;
     }
     if tombstones.len() > ROUND_MAX {
         return Reply::Refused(Refusal::Malformed);

@@ -66,7 +66,7 @@ pub enum Reply {
     /// A fallback without a hint for the key. Not an answer.
     NoHint,
     /// A home replica that has not yet received this partition. Not an answer.
-    NotReady,
+    NotFilled,
     /// It cannot say. Not an answer.
     Refused,
 }
@@ -195,7 +195,7 @@ impl Get {
             // for an object and holds none may well say so with a digest.)
             Reply::Digest(version) if asked == What::Object && version != Version::ABSENT => {}
             Reply::Digest(version) => contact.state = State::Digest(version),
-            Reply::NoHint | Reply::NotReady | Reply::Refused => {
+            Reply::NoHint | Reply::NotFilled | Reply::Refused => {
                 contact.state = State::Failed;
                 self.replace(now, &mut effects);
             }

@@ -43,7 +43,7 @@ pub enum Message {
         read_at: Millis,
     },
     /// Say what you hold: [`Reply::Object`], [`Reply::Large`], [`Reply::Digest`], [`Reply::NoHint`],
-    /// [`Reply::NotReady`].
+    /// [`Reply::NotFilled`].
     Read {
         /// Of which key.
         key: Key,
@@ -119,7 +119,7 @@ pub enum Message {
         /// Of which tree.
         tree: Tree,
         /// Only if each of your rows is in the tree of its bucket's n by this
-        /// ([`crate::sweep::Ns::hash`]), else [`Reply::NotReady`]: the sender has to be filled.
+        /// ([`crate::sweep::Ns::hash`]), else [`Reply::NotFilled`]: the sender has to be filled.
         to_fill: Option<u64>,
     },
     /// List the keys of some leaves with their versions, in row order: [`Reply::Page`].
@@ -235,7 +235,7 @@ pub enum Reply {
     /// No hint is kept for this key.
     NoHint,
     /// This partition has not been received yet.
-    NotReady,
+    NotFilled,
     /// The forwarded write is taken over.
     Accepted,
     /// What is held of a key; the objects lie one after the other in the payload.

@@ -259,7 +259,7 @@ impl Stage {
                         get.on_reply(node, Reply::Digest(object.version()), now)
                     }
                     ("no_hint", None) => get.on_reply(node, Reply::NoHint, now),
-                    ("not_ready", None) => get.on_reply(node, Reply::NotReady, now),
+                    ("not_ready", None) => get.on_reply(node, Reply::NotFilled, now),
                     ("refused", None) => get.on_reply(node, Reply::Refused, now),
                     ("silent", None) => get.on_silent(node, now),
                     _ => return Err("no such event of a GET".into()),

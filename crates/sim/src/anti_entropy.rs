@@ -128,7 +128,7 @@ impl Node {
     ) {
         let fits = self.trees_fit_by(to_fill, world);
         let reply = match Leaves::from_bytes(theirs) {
-            Some(_) if !fits => Reply::NotReady,
+            Some(_) if !fits => Reply::NotFilled,
             Some(theirs) if self.is_in_tree(tree, world) => {
                 Reply::Leaves { differing: self.store.leaves(tree).differing(&theirs) }
             }
@@ -155,7 +155,7 @@ impl Node {
         let reply = if self.is_in_tree(tree, world) && fits {
             Reply::Page(self.store.list(tree, leaves, after, world.setup.page_max))
         } else {
-            Reply::NotReady
+            Reply::NotFilled
         };
         world.reply(self.id, back, &reply, &[]);
     }
@@ -322,7 +322,7 @@ impl Node {
             (Doing::ComparingLeaves, Reply::Leaves { differing }) => {
                 Some(exchanging.exchange.on_leaves(differing))
             }
-            (Doing::ComparingLeaves | Doing::Listing(..), Reply::NotReady) => {
+            (Doing::ComparingLeaves | Doing::Listing(..), Reply::NotFilled) => {
                 exchanging.in_doubt = true;
                 None
             }

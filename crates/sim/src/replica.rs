@@ -124,7 +124,7 @@ impl Node {
             get::Reply::Object(object) => (Reply::Object, object.to_bytes()),
             get::Reply::Digest(version) => (Reply::Digest(version), Bytes::new()),
             get::Reply::NoHint => (Reply::NoHint, Bytes::new()),
-            get::Reply::NotReady => (Reply::NotReady, Bytes::new()),
+            get::Reply::NotFilled => (Reply::NotFilled, Bytes::new()),
             get::Reply::Refused => (Reply::Refused(Refusal::Failed), Bytes::new()),
         };
         world.note(format_args!("{} -> {} read {key} {what:?} {place:?}", back.0, self.id));
@@ -134,8 +134,8 @@ impl Node {
     /// What it holds of a key, as home replica or as fallback.
     pub(crate) fn read(&self, key: &Key, what: What, place: Where, world: &World) -> get::Reply {
         let object = match place {
-            Where::Home | Where::Hints if !self.is_admitted() => return get::Reply::NotReady,
-            Where::Home if !self.is_ready_for(key, world) => return get::Reply::NotReady,
+            Where::Home | Where::Hints if !self.is_admitted() => return get::Reply::NotFilled,
+            Where::Home if !self.is_ready_for(key, world) => return get::Reply::NotFilled,
             Where::Home => self.store.get(&Slot::home(key)).map(|row| row.object.clone()),
             Where::Hints => self.hints_of(key),
         };
@@ -300,7 +300,7 @@ pub(crate) fn reading(reply: WithPayload<Reply>) -> get::Reply {
         },
         Reply::Digest(version) => get::Reply::Digest(version),
         Reply::NoHint => get::Reply::NoHint,
-        Reply::NotReady => get::Reply::NotReady,
+        Reply::NotFilled => get::Reply::NotFilled,
         Reply::Stored
         | Reply::Accepted
         | Reply::Inspection { .. }

@@ -182,7 +182,7 @@ fn advanced(
         // A state without words is one of which only the existence was heard.
         let before = heartbeats.get(&life).copied().unwrap_or(0);
         if peer != me && heartbeat > before && state.num_key_values() > 0 {
-            news.push((peer, understand(state, me)));
+            news.push((peer, parse_reply(state, me)));
         }
         known.insert(life, heartbeat.max(before));
     }
@@ -207,7 +207,7 @@ fn words(node: &Node) -> Vec<(String, String)> {
 }
 
 /// What a peer tells of itself. What makes no sense was not told.
-fn understand(state: &NodeState, me: NodeId) -> GossipState {
+fn parse_reply(state: &NodeState, me: NodeId) -> GossipState {
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let layout = |text: &str| {
         let (version, hash) = text.split_once(' ')?;
@@ -265,7 +265,7 @@ mod tests {
         for (name, word) in words {
             state.set(name, word);
         }
-        understand(&state, NodeId::parse("n2").unwrap())
+        parse_reply(&state, NodeId::parse("n2").unwrap())
     }
 
     #[test]

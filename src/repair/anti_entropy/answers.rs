@@ -38,7 +38,7 @@ pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
 pub(crate) fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Bytes) -> Reply {
     let fits_by = |hash| node.buckets.placement().fits_by(hash);
     if !node.generation.is_admitted() || !to_fill.is_none_or(fits_by) {
-        return Reply::NotReady;
+        return Reply::NotFilled;
     }
     match Leaves::from_bytes(theirs) {
         Some(theirs) => Reply::Leaves { differing: node.store.leaves(tree).differing(&theirs) },
@@ -54,7 +54,7 @@ pub(crate) async fn list(
     after: Option<Key>,
 ) -> Reply {
     if !node.generation.is_admitted() {
-        return Reply::NotReady;
+        return Reply::NotFilled;
     }
     let changes = node.buckets.placement().changes();
     let page =
@@ -66,7 +66,7 @@ pub(crate) async fn list(
         placement.fits_by(hash) && placement.changes() == changes
     };
     if !to_fill.is_none_or(fitted) {
-        return Reply::NotReady;
+        return Reply::NotFilled;
     }
     page.map_or_else(|error| Reply::Refused(refusal_of(&error)), Reply::Page)
 }
@@ -74,7 +74,7 @@ pub(crate) async fn list(
 /// The versions of some keys, of rows that are durable: who hands a row over drops it for that.
 pub(crate) async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
     if !node.generation.is_admitted() {
-        return Reply::NotReady;
+        return Reply::NotFilled;
     }
     if keys.len() > PAGE_KEYS_MAX {
         return Reply::Refused(Refusal::Malformed);

@@ -151,7 +151,7 @@ async fn differing_leaves(talk: &Talk<'_>, tree: Tree, why: Asking) -> Compared 
     let leaves = talk.node.store.leaves(tree).to_bytes();
     match talk.ask(Message::Leaves { tree, to_fill: why.to_fill() }, &leaves).await {
         Some(Reply::Leaves { differing }) => Compared::Differ(differing),
-        Some(Reply::NotReady) => Compared::InDoubt,
+        Some(Reply::NotFilled) => Compared::InDoubt,
         Some(_) | None => Compared::Silent,
     }
 }

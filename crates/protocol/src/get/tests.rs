@@ -175,7 +175,7 @@ impl Naive {
                     self.said.insert(from, *version);
                 }
             }
-            Reply::NoHint | Reply::NotReady | Reply::Refused => {
+            Reply::NoHint | Reply::NotFilled | Reply::Refused => {
                 self.said.remove(&from);
             }
         }
@@ -196,7 +196,7 @@ fn happens(get: &mut Get, naive: &mut Naive, event: Event, now: &mut Millis) {
         Event::Answers(number) => (number, naive.reply(number)),
         Event::Digest(number, held) => (number, Some(Reply::Digest(naive.held[held].version()))),
         Event::Fails(number, how) => {
-            let failures = [Reply::NoHint, Reply::NotReady, Reply::Refused];
+            let failures = [Reply::NoHint, Reply::NotFilled, Reply::Refused];
             (number, Some(failures[usize::from(how)].clone()))
         }
         Event::Silent(number) => {

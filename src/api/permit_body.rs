@@ -32,12 +32,12 @@ pub(super) fn until_sent(answer: Response, admission: &Admission, permit: Permit
         let state = State { body: Some(body), rest: Bytes::new(), taken_at: Instant::now() };
         let sending = Arc::new(Sending(Mutex::new(state)));
         admission.watch(&sending);
-        Body::new(Held { sending, admission: admission.clone(), _permit: permit })
+        Body::new(PermitBody { sending, admission: admission.clone(), _permit: permit })
     })
 }
 
 /// A body, as the connection sees it.
-struct Held {
+struct PermitBody {
     sending: Arc<Sending>,
     admission: Admission,
     _permit: Permit,
@@ -71,7 +71,7 @@ impl Slow for Sending {
     }
 }
 
-impl HttpBody for Held {
+impl HttpBody for PermitBody {
     type Data = Bytes;
     type Error = axum::Error;
 

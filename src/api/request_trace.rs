@@ -13,7 +13,7 @@ use crate::metrics::requests::{Metrics, Route};
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// A request that is being answered.
-pub(super) struct Begun {
+pub(super) struct RequestTrace {
     at: Instant,
     id: HeaderValue,
     route: Route,
@@ -22,7 +22,7 @@ pub(super) struct Begun {
     access: Option<Box<(Method, Uri)>>,
 }
 
-impl Begun {
+impl RequestTrace {
     /// Names a request.
     pub(super) fn new<B>(request: &Request<B>) -> Self {
         let at = Instant::now();

@@ -27,7 +27,7 @@ const OCTETS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_DEFAULT);
 const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// One client's look at one key.
-pub(super) struct Look<'a> {
+pub(super) struct Representation<'a> {
     pub(super) contexts: &'a ContextKeys,
     pub(super) key: &'a Key,
     pub(super) conflicts: Conflicts,
@@ -41,7 +41,7 @@ pub(super) struct Look<'a> {
     pub(super) shows_values: bool,
 }
 
-impl Look<'_> {
+impl Representation<'_> {
     /// The answer that shows the object.
     ///
     /// # Errors
