@@ -53,8 +53,8 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// What one connection too many is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
-    Content-Type: application/problem+json\r\nContent-Length: 116\r\n\r\n\
-    {\"type\":\"urn:quorate:problem:overloaded\",\"title\":\"The node has too much to do\",\
+    Content-Type: application/problem+json\r\nContent-Length: 104\r\n\r\n\
+    {\"type\":\"urn:quorate:problem:overloaded\",\"title\":\"Node overloaded\",\
     \"status\":503,\"detail\":\"connections\"}\n";
 
 /// What a port allows its connections.
