@@ -34,11 +34,9 @@ pub(crate) async fn set(
         Ok(change) => change?,
         Err(_) => return Err(quorate_storage::Error::Closed.into()),
     };
-    let tell = node.peers.nodes().map(|peer| {
-        let message = Message::Buckets { table: change.clone(), want_all: false };
-        node.peers.ask(peer, message, Duration::from_millis(node.config.timeouts.replica_ms))
-    });
-    futures_util::future::join_all(tell).await;
+    let message = Message::Buckets { table: change, want_all: false };
+    let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+    node.peers.ask_each(&message, timeout).await;
     Ok(())
 }
 

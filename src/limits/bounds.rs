@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::available_parallelism;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::limits::cold_reads::ColdReads;
 use crate::limits::room::Rooms;
@@ -26,7 +26,7 @@ pub(crate) struct Bounds {
     pub(crate) slow_stores: AtomicUsize,
     /// Turns for reading and storing large rows, one for each core: more threads would only take time from
     /// those that serve what is small.
-    pub(crate) large_work: Semaphore,
+    large_work: Semaphore,
     /// Turns for inspections of a key.
     pub(crate) inspections: Semaphore,
     /// Turns for comparisons that people ask for.
@@ -36,6 +36,14 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// Waits for a turn to read or store a row, if it is a large one.
+    pub(crate) async fn turn_if(&self, is_large: bool) -> Option<SemaphorePermit<'_>> {
+        match is_large {
+            true => self.large_work.acquire().await.ok(), // it is never closed
+            false => None,
+        }
+    }
+
     /// With room for so many bytes of peers' large messages.
     pub(crate) fn new(large_bytes_max: usize) -> Self {
         Self {

@@ -262,10 +262,7 @@ async fn store(
     }
     let place = replica::place_of(node, role, &write.key);
     let is_large = bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES;
-    let _turn = match is_large {
-        true => node.bounds.large_work.acquire().await.ok(),
-        false => None,
-    };
+    let _turn = node.bounds.turn_if(is_large).await;
     let (now, limits) = (node.now(), limits(node));
     // What is large would keep its thread, and all who share it, for too long even in memory.
     let minted = if is_large {

@@ -99,17 +99,10 @@ pub(crate) async fn conflicts(
     let own = work::run(node, move |node| {
         node.store.conflicts(bucket.as_ref().map(Bucket::as_str), after.as_ref(), limit)
     });
-    let asked = join_all(node.peers.nodes().map(|peer| {
-        let question = question.clone();
-        async move { (peer, node.peers.ask(peer, question, timeout).await) }
-    }));
-    let (own, asked) = tokio::join!(own, asked);
+    let (own, asked) = tokio::join!(own, node.peers.ask_each(&question, timeout));
     let mut pages = vec![(node.me, own.ok())];
-    for (peer, heard) in asked {
-        let page = match heard.into_reply().map(|reply| reply.head) {
-            Some(Reply::Conflicts { keys }) => Some(keys),
-            _ => None,
-        };
+    for (peer, reply) in asked {
+        let page = if let Some(Reply::Conflicts { keys }) = reply { Some(keys) } else { None };
         pages.push((peer, page));
     }
     merge_pages(pages, limit)

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use quorate_protocol::bucket::Properties;
 use quorate_protocol::layout::Partition;
@@ -70,23 +69,17 @@ pub(crate) async fn list(node: &Arc<Node>, question: &Question) -> Page {
 /// The pages of all nodes that answer with one.
 async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyPage> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
-    let asked = node.peers.nodes().map(|peer| async move {
-        let Question { bucket, prefix, after, limit } = question.clone();
-        let message = Message::Keys { bucket, prefix, after, limit };
-        let heard = node.peers.ask(peer, message, timeout).await;
-        match heard.into_reply().map(|reply| reply.head) {
-            Some(Reply::Keys(page)) => (peer, Some(page)),
-            Some(_) | None => (peer, None),
-        }
-    });
-    let (own, asked) = futures_util::join!(answer(node, question.clone()), join_all(asked));
+    let Question { bucket, prefix, after, limit } = question.clone();
+    let message = Message::Keys { bucket, prefix, after, limit };
+    let own = answer(node, question.clone());
+    let (own, asked) = futures_util::join!(own, node.peers.ask_each(&message, timeout));
     let mut pages = BTreeMap::new();
-    let own = if let Reply::Keys(page) = own { Some(page) } else { None };
-    for (from, page) in asked.into_iter().chain([(node.me, own)]) {
-        match page {
-            Some(page) if question.admits(&page) => drop(pages.insert(from, page)),
-            Some(_) => tracing::warn!(peer = %from, "a page of keys that was not asked for"),
-            None => {}
+    for (from, reply) in asked.into_iter().chain([(node.me, Some(own))]) {
+        let Some(Reply::Keys(page)) = reply else { continue };
+        if question.admits(&page) {
+            pages.insert(from, page);
+        } else {
+            tracing::warn!(peer = %from, "a page of keys that was not asked for");
         }
     }
     pages

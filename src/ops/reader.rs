@@ -337,10 +337,7 @@ impl Reading {
                 let large = message::Reply::Large { bytes: known as u32 };
                 return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
             }
-            let _large = match known > IN_PLACE_BYTES_MAX {
-                true => node.bounds.large_work.acquire().await.ok(),
-                false => None,
-            };
+            let _large = node.bounds.turn_if(known > IN_PLACE_BYTES_MAX).await;
             let reading_key = key.clone();
             let reading = move |node: &Node| {
                 replica::read_now(node, &reading_key, what, place, Blocking::Allowed)

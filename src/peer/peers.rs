@@ -12,7 +12,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_protocol::message::Message;
+use futures_util::future::join_all;
+use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::Header;
@@ -177,6 +178,19 @@ impl Peers {
     pub(crate) async fn ask(&self, to: NodeId, message: Message, timeout: Duration) -> PeerEvent {
         let send = |reply_to| self.send(to, message, Bytes::new(), reply_to);
         answer_within(timeout, false, send).await
+    }
+
+    /// Asks every peer the same, each for at most `timeout`: what each replied, `None` without a reply.
+    pub(crate) async fn ask_each(
+        &self,
+        message: &Message,
+        timeout: Duration,
+    ) -> Vec<(NodeId, Option<Reply>)> {
+        let asked = self.nodes().map(|peer| async move {
+            let event = self.ask(peer, message.clone(), timeout).await;
+            (peer, event.into_reply().map(|reply| reply.head))
+        });
+        join_all(asked).await
     }
 
     /// As [`Peers::ask`], with a payload and for no client (see [`Peers::send_aside`]): the peer may take

@@ -82,10 +82,7 @@ impl<'a> Batch<'a> {
             } else {
                 on_a_row(node, &message, Blocking::Never)
             };
-            let _turn = match takes_long {
-                true => node.bounds.large_work.acquire().await.ok(),
-                false => None,
-            };
+            let _turn = node.bounds.turn_if(takes_long).await;
             let done = match in_place {
                 // A node that has just started reads every row from the disk: one hop for all that follow.
                 Some(Err(Error::WouldBlock)) => {

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use quorate_protocol::get::{What, Where};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{
@@ -94,11 +93,9 @@ pub(crate) async fn everywhere(
     decision: Option<Decision>,
 ) -> Vec<(NodeId, Option<Told>)> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let asked = node.peers.nodes().map(|peer| async move {
-        let heard = node.peers.ask(peer, Message::Distrusted { decision }, timeout).await;
-        (peer, heard.into_reply().map(|reply| reply.head))
-    });
-    let (own, others) = futures_util::join!(answer(node, decision), join_all(asked));
+    let message = Message::Distrusted { decision };
+    let others = node.peers.ask_each(&message, timeout);
+    let (own, others) = futures_util::join!(answer(node, decision), others);
     let all = others.into_iter().chain([(node.me, Some(own))]);
     let told = all.map(|(from, reply)| match reply {
         Some(Reply::Distrusted(told)) => (from, Some(*told)),

@@ -125,16 +125,12 @@ impl SyncPoint {
     /// Asks every node for a mark.
     pub(crate) async fn make(node: &Arc<Node>) -> Self {
         let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-        let asked = node.peers.nodes().map(|peer| async move {
-            let heard = node.peers.ask(peer, Message::SyncPoint, timeout).await;
-            match heard.into_reply().map(|reply| reply.head) {
-                Some(Reply::SyncPoint { nonce, mark }) => {
-                    (peer, Some(Mark { nonce, number: mark }))
-                }
-                Some(_) | None => (peer, None),
-            }
-        });
-        let mut marks: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+        let mark_of = |(peer, reply)| match reply {
+            Some(Reply::SyncPoint { nonce, mark }) => (peer, Some(Mark { nonce, number: mark })),
+            Some(_) | None => (peer, None),
+        };
+        let replies = node.peers.ask_each(&Message::SyncPoint, timeout).await;
+        let mut marks: BTreeMap<_, _> = replies.into_iter().map(mark_of).collect();
         marks.insert(node.me, Some(node.hints.mark()));
         Self { marks }
     }

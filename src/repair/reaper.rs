@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Reply};
 use quorate_protocol::name::{Key, NodeId};
@@ -96,14 +95,7 @@ async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Rep
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     // Half of the grace is for clocks that disagree and for this round.
     let timeout = timeout.min(Duration::from_millis(node.config.deletes.grace_ms / 8));
-    let asking = node.peers.nodes().map(|peer| {
-        let question = question.clone();
-        async move {
-            let heard = node.peers.ask(peer, question, timeout).await;
-            (peer, heard.into_reply().map(|reply| reply.head))
-        }
-    });
-    join_all(asking).await
+    node.peers.ask_each(&question, timeout).await
 }
 
 /// Says which tombstones this node confirms.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
@@ -55,12 +54,11 @@ pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
 /// What the peers that answer hold.
 async fn ask_all(node: &Arc<Node>) -> BTreeMap<NodeId, Holdings> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let asked = node.peers.nodes().map(|peer| async move {
-        let hello = Message::Hello { status: Box::new(node.status()) };
-        match node.peers.ask(peer, hello, timeout).await.into_reply().map(|reply| reply.head) {
-            Some(Reply::Status(status)) => Some((peer, status.holdings)),
-            Some(_) | None => None,
-        }
+    let hello = Message::Hello { status: Box::new(node.status()) };
+    let replies = node.peers.ask_each(&hello, timeout).await.into_iter();
+    let holdings = replies.filter_map(|(peer, reply)| match reply {
+        Some(Reply::Status(status)) => Some((peer, status.holdings)),
+        Some(_) | None => None,
     });
-    join_all(asked).await.into_iter().flatten().collect()
+    holdings.collect()
 }

@@ -346,11 +346,19 @@ impl Hand {
         self.cluster.data_dir(number).with_file_name("copy")
     }
 
-    /// Disks are as they should be; where a sync has failed the node sees to that itself.
+    /// Disks work again. A node whose store failed opens it again by itself, but waits longer each time
+    /// within an hour: it is restarted, as an operator would.
     async fn mend_disks(&self) {
         self.small_disk.iter().for_each(Disk::empty);
         for number in self.cluster.all() {
-            self.spoil(number, "{}").await;
+            if !self.spoil(number, "{}").await {
+                continue;
+            }
+            let ready = self.cluster.at(number).get("/readyz").try_answer().await;
+            if ready.is_ok_and(|answer| answer.text().contains("the store failed")) {
+                self.cluster.kill(number);
+                self.cluster.launch(number);
+            }
         }
     }
 
