@@ -1,4 +1,4 @@
-//! The peer port: where frames come in. Peers' lanes send theirs on streams (`src/peer_stream.rs`);
+//! The peer port: where frames come in. Peers' lanes send theirs on streams (`src/peer_port/stream.rs`);
 //! who has only one (`quorate form`) posts it. Either way `receive` checks it and
 //! [`crate::peer_port::batch`] carries it out.
 

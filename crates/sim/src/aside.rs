@@ -1,5 +1,5 @@
 //! What a simulated node sets aside because it came back too old to be believed, and when it has received
-//! what it lacks. `src/distrusted.rs` and `src/received.rs` of the real node.
+//! what it lacks. `src/repair/distrusted.rs` and `src/repair/received.rs` of the real node.
 
 use std::collections::{BTreeMap, BTreeSet};
 

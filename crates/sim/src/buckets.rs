@@ -1,6 +1,6 @@
 //! What a simulated node knows of its bucket's n, and what follows when that is changed: rows move
 //! to another Merkle tree, new home replicas must be filled, former ones hand their rows over and
-//! drop them. `src/buckets.rs` and `src/sweep.rs` of the real node.
+//! drop them. `src/cluster/buckets.rs` and `src/repair/reassign.rs` of the real node.
 
 use std::collections::BTreeMap;
 

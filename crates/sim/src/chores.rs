@@ -1,5 +1,5 @@
 //! What a simulated node does by itself, one job after the other: handoff, anti-entropy, greetings,
-//! filling, sweeping, reaping. `src/background.rs` of the real node.
+//! filling, sweeping, reaping. `src/background/mod.rs` of the real node.
 
 use quorate_protocol::name::NodeId;
 

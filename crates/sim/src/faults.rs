@@ -117,7 +117,7 @@ impl Cluster {
 
     /// A sync fails: nobody who waits for it gets an acknowledgement, and nothing is written any more.
     /// Reads go on, until the disk works again and the process makes way for a fresh one, which opens
-    /// the store under a new incarnation with what the disk has (section 8, `src/reopen.rs`).
+    /// the store under a new incarnation with what the disk has (section 8, `src/background/reopen.rs`).
     fn fail_sync(&mut self, id: NodeId) {
         let is_sound = |node: &&mut crate::node::Node| node.up && !node.store.has_failed();
         let Some(node) = self.nodes.get_mut(&id).filter(is_sound) else { return };

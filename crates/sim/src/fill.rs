@@ -1,5 +1,5 @@
 //! How a simulated node receives what it is missing: all of its partitions after its disk was lost
-//! or came back old, its bucket's after n was raised. `src/fill.rs` of the real node.
+//! or came back old, its bucket's after n was raised. `src/repair/fill.rs` of the real node.
 
 use std::collections::VecDeque;
 

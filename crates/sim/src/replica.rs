@@ -1,5 +1,5 @@
 //! What a simulated node does as a replica: merges, reads, acknowledges when durable, and brings
-//! hints home. `src/replica.rs` and `src/handoff.rs` of the real node.
+//! hints home. `src/ops/replica.rs` and `src/repair/handoff.rs` of the real node.
 
 use bytes::Bytes;
 use quorate_protocol::get::{self, What, Where};

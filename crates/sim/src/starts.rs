@@ -1,5 +1,5 @@
 //! Starts of a simulated node: it tells its peers, they judge, and one that came back behind starts
-//! over. It drives `protocol::generation` as `src/generation.rs` of the real node does.
+//! over. It drives `protocol::generation` as `src/cluster/generation.rs` of the real node does.
 
 use std::collections::BTreeMap;
 
