@@ -8,11 +8,10 @@ use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::{Ns, Pass, Placement};
 use quorate_storage::Store;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::node::errors::StartError;
+use crate::node::record;
 
 /// The table, and what holds where it says nothing.
 pub(crate) struct Buckets {
@@ -98,12 +97,12 @@ impl Buckets {
             Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
             None => Table::default(),
         };
-        let raised = recorded(store, RAISED_RECORD)?.unwrap_or_default();
+        let raised = record::load(store, RAISED_RECORD)?.unwrap_or_default();
         let mut placement: Placement =
-            recorded(store, PLACEMENT_RECORD)?.unwrap_or_else(Placement::unknown);
+            record::load(store, PLACEMENT_RECORD)?.unwrap_or_else(Placement::unknown);
         // The n of all that have no record may be configured to another value since.
         if placement.change(&Ns::of(&table, (&defaults, nodes))) {
-            record(store, PLACEMENT_RECORD, &placement)?;
+            record::put(store, PLACEMENT_RECORD, &placement)?;
         }
         let table = Arc::new(RwLock::new(table));
         let known = table.clone();
@@ -163,8 +162,7 @@ impl Buckets {
     }
 
     fn keep(&self, store: &Store, next: Table) -> Result<(), quorate_storage::Error> {
-        let bytes = postcard::to_stdvec(&next).unwrap_or_default(); // to a Vec: cannot fail
-        store.put_meta(TABLE_RECORD, &bytes)?;
+        record::put(store, TABLE_RECORD, &next)?;
         if let forgotten @ 1.. = self.read().resets().saturating_sub(next.resets()) {
             tracing::info!(forgotten, "every node knows these resets of bucket properties");
         }
@@ -229,7 +227,7 @@ impl Buckets {
     fn doubt(&self, store: &Store, next: &Table) -> Result<(), quorate_storage::Error> {
         let mut placement = self.placement().clone();
         if placement.change(&Ns::of(next, self.over())) {
-            record(store, PLACEMENT_RECORD, &placement)?;
+            record::put(store, PLACEMENT_RECORD, &placement)?;
             *self.write_placement() = placement;
         }
         Ok(())
@@ -264,7 +262,7 @@ impl Buckets {
         let _changing = self.lock();
         let mut placement = self.placement().clone();
         if placement.passed(pass) {
-            record(store, PLACEMENT_RECORD, &placement)?;
+            record::put(store, PLACEMENT_RECORD, &placement)?;
             *self.write_placement() = placement;
         }
         Ok(())
@@ -316,7 +314,7 @@ impl Buckets {
         raised: BTreeMap<Bucket, u16>,
     ) -> Result<(), quorate_storage::Error> {
         if raised != self.raised() {
-            record(store, RAISED_RECORD, &raised)?;
+            record::put(store, RAISED_RECORD, &raised)?;
             *self.raised.write().unwrap_or_else(PoisonError::into_inner) = raised;
         }
         Ok(())
@@ -351,19 +349,4 @@ impl Buckets {
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What the store has under a name.
-fn recorded<T: DeserializeOwned>(
-    store: &Store,
-    name: &'static str,
-) -> Result<Option<T>, StartError> {
-    let decode = |bytes: bytes::Bytes| postcard::from_bytes(&bytes);
-    store.meta(name)?.map(decode).transpose().map_err(|_| StartError::Record(name))
-}
-
-/// Puts it there, durably.
-fn record(store: &Store, name: &str, value: &impl Serialize) -> Result<(), quorate_storage::Error> {
-    let bytes = postcard::to_stdvec(value).unwrap_or_default(); // to a Vec: cannot fail
-    store.put_meta(name, &bytes)
 }

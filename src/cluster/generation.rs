@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::errors::StartError;
+use crate::node::record;
 
 /// Left in the data directory of a node that has ended beside another one of its name: keeps a supervisor
 /// from starting it again.
@@ -103,8 +104,8 @@ impl Generation {
         has_peers: bool,
         is_filled: bool,
     ) -> Result<Self, StartError> {
-        let last: LastStart = record(store, START_RECORD)?.unwrap_or_default();
-        let over: Option<StartOver> = record(store, START_OVER_RECORD)?.flatten();
+        let last: LastStart = record::load(store, START_RECORD)?.unwrap_or_default();
+        let over: Option<StartOver> = record::load(store, START_OVER_RECORD)?.flatten();
         let alive_at = store.alive_at()?;
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
         let number = over.map_or(last.number + 1, |over| over.number.max(last.number + 1));
@@ -117,20 +118,20 @@ impl Generation {
             );
             store.set_rows_aside(&format!("start-{number:010}"))?;
         }
-        let was_empty = record(store, CAME_EMPTY_RECORD)?.unwrap_or(false) && !is_filled;
+        let was_empty = record::load(store, CAME_EMPTY_RECORD)?.unwrap_or(false) && !is_filled;
         let came_empty = too_old || last.number == 0 || was_empty;
-        put(store, CAME_EMPTY_RECORD, &came_empty)?;
+        record::put(store, CAME_EMPTY_RECORD, &came_empty)?;
         // A new disk fills too, if there is a cluster to fill it from.
         let fills = over.is_some() || last.number == 0;
         let filled_at = if fills { number } else { last.filled_at };
-        put(store, START_RECORD, &LastStart { number, filled_at })?;
-        let memory: Option<Memory> = record(store, PEERS_RECORD)?;
+        record::put(store, START_RECORD, &LastStart { number, filled_at })?;
+        let memory: Option<Memory> = record::load(store, PEERS_RECORD)?;
         // Whoever came back behind may have forgotten what it remembered of others, too.
         let memory = match memory.filter(|_| over.is_none()) {
             Some(memory) => memory,
             None => {
                 let memory = Memory { since: now, peers: BTreeMap::new() };
-                put(store, PEERS_RECORD, &memory)?;
+                record::put(store, PEERS_RECORD, &memory)?;
                 memory
             }
         };
@@ -163,7 +164,7 @@ impl Generation {
     /// # Errors
     /// [`StartError`] if the record cannot be read.
     pub(crate) fn starts_over(&self, store: &Store) -> Result<bool, StartError> {
-        Ok(record::<Option<StartOver>>(store, START_OVER_RECORD)?.flatten().is_some())
+        Ok(record::load::<Option<StartOver>>(store, START_OVER_RECORD)?.flatten().is_some())
     }
 
     /// That no partition is ready was recorded.
@@ -171,7 +172,7 @@ impl Generation {
     /// # Errors
     /// The store's.
     pub(crate) fn started_over(&self, store: &Store) -> Result<(), Error> {
-        put(store, START_OVER_RECORD, &None::<StartOver>)
+        record::put(store, START_OVER_RECORD, &None::<StartOver>)
     }
 
     /// What this node says of its start.
@@ -225,7 +226,7 @@ impl Generation {
     /// The store's; then nothing has changed.
     pub(crate) fn accept_rows(&self, store: &Store, now: Millis) -> Result<(), Error> {
         self.own_record();
-        put(store, CAME_EMPTY_RECORD, &false)?;
+        record::put(store, CAME_EMPTY_RECORD, &false)?;
         // They must not seem old again at the next start.
         store.mark_alive(now)?;
         self.came_empty.store(false, Relaxed);
@@ -324,7 +325,7 @@ impl Generation {
         }
         if known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce)) {
             self.own_record();
-            put(store, PEERS_RECORD, &*memory)?; // under the lock: records stay in order
+            record::put(store, PEERS_RECORD, &*memory)?; // under the lock: records stay in order
             self.is_memory_recorded.store(true, Relaxed);
         }
         Ok(Verdict::GoesOn(next))
@@ -348,7 +349,7 @@ impl Generation {
             return Ok(());
         }
         self.own_record();
-        store.write_meta(PEERS_RECORD, &encoded(&*memory))?;
+        store.write_meta(PEERS_RECORD, &record::encoded(&*memory))?;
         self.is_memory_recorded.store(true, Relaxed);
         Ok(())
     }
@@ -381,7 +382,7 @@ impl Generation {
             // Rows that may be kept now must not seem older at the next start, if the last mark is old.
             store.mark_alive(now)?;
         }
-        put(store, START_OVER_RECORD, &Some(over))?;
+        record::put(store, START_OVER_RECORD, &Some(over))?;
         self.start_over.cancel();
         Ok(())
     }
@@ -389,20 +390,4 @@ impl Generation {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn record<T: for<'de> Deserialize<'de>>(
-    store: &Store,
-    name: &'static str,
-) -> Result<Option<T>, StartError> {
-    let Some(bytes) = store.meta(name)? else { return Ok(None) };
-    postcard::from_bytes(&bytes).map(Some).map_err(|_| StartError::Record(name))
-}
-
-fn put<T: Serialize>(store: &Store, name: &str, value: &T) -> Result<(), Error> {
-    store.put_meta(name, &encoded(value))
-}
-
-fn encoded<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).unwrap_or_default() // writing to a Vec cannot fail
 }

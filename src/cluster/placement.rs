@@ -11,6 +11,7 @@ use quorate_storage::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::node::errors::StartError;
+use crate::node::record;
 
 const LAYOUT_RECORD: &str = "layout";
 
@@ -28,14 +29,15 @@ struct Placed {
 /// # Errors
 /// [`StartError::OtherLayout`] if it does not.
 pub(crate) fn check(store: &Store, layout: &Layout) -> Result<(), StartError> {
-    let Some(bytes) = store.meta(LAYOUT_RECORD)? else { return Ok(record(store, layout)?) };
-    let damaged = || StartError::Record(LAYOUT_RECORD);
-    let placed: Placed = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
+    let placed: Placed = match record::load(store, LAYOUT_RECORD)? {
+        Some(placed) => placed,
+        None => return Ok(remember(store, layout)?),
+    };
     if placed == of(layout) {
         return Ok(());
     }
     let recorded = Layout::new(placed.version, placed.partitions, placed.members.clone());
-    let recorded = recorded.map_err(|_| damaged())?;
+    let recorded = recorded.map_err(|_| StartError::Record(LAYOUT_RECORD))?;
     if !layout.places_as(&recorded) {
         let (recorded, configured) = (format!("{recorded:?}"), format!("{layout:?}"));
         drop(store.close()); // nothing was done to it: the next start finds it as this one did
@@ -47,16 +49,15 @@ pub(crate) fn check(store: &Store, layout: &Layout) -> Result<(), StartError> {
         configured = ?layout,
         "the layout was changed in a way that moves no key"
     );
-    Ok(record(store, layout)?)
+    Ok(remember(store, layout)?)
 }
 
 /// Records the layout that rows are placed by from now on, durably.
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn record(store: &Store, layout: &Layout) -> Result<(), quorate_storage::Error> {
-    let bytes = postcard::to_stdvec(&of(layout)).unwrap_or_default(); // to a Vec: cannot fail
-    store.put_meta(LAYOUT_RECORD, &bytes)
+pub(crate) fn remember(store: &Store, layout: &Layout) -> Result<(), quorate_storage::Error> {
+    record::put(store, LAYOUT_RECORD, &of(layout))
 }
 
 fn of(layout: &Layout) -> Placed {

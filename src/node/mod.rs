@@ -1,6 +1,7 @@
 //! One node: everything it holds, put together in one place.
 
 pub(crate) mod errors;
+pub(crate) mod record;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -430,7 +431,7 @@ impl Node {
         }
         self.filled.record_all(&self.store, !joins)?;
         buckets::record_default_n(&self.store, self.header.default_n)?;
-        placement::record(&self.store, &self.layout)?; // first: a formed node always has a record
+        placement::remember(&self.store, &self.layout)?; // first: a formed node always has a record
         self.store.put_meta(FORMATION_RECORD, &formation.0)?;
         self.formation.get_or_init(|| formation);
         tracing::info!(joins, "cluster formation recorded");

@@ -13,6 +13,7 @@ use quorate_protocol::name::Key;
 use quorate_storage::{Error, Store};
 
 use crate::node::errors::StartError;
+use crate::node::record;
 
 const RECORD: &str = "doubtful";
 /// More are not remembered: the partition then is not ready.
@@ -32,9 +33,7 @@ impl Doubtful {
     /// # Errors
     /// [`StartError`] if the record cannot be read.
     pub(crate) fn load(store: &Store) -> Result<Self, StartError> {
-        let recorded = store.meta(RECORD)?;
-        let decoded = recorded.map(|bytes| postcard::from_bytes::<BTreeSet<Key>>(&bytes));
-        let keys = decoded.transpose().map_err(|_| StartError::Record(RECORD))?.unwrap_or_default();
+        let keys: BTreeSet<Key> = record::load(store, RECORD)?.unwrap_or_default();
         let is_empty = AtomicBool::new(keys.is_empty());
         Ok(Self { keys: RwLock::new(keys), is_empty, recording: Mutex::new(()) })
     }
@@ -68,8 +67,7 @@ impl Doubtful {
             return Ok(false);
         }
         if keys != before {
-            let bytes = postcard::to_stdvec(&keys).unwrap_or_default(); // to a Vec: cannot fail
-            store.put_meta(RECORD, &bytes)?;
+            record::put(store, RECORD, &keys)?;
             self.is_empty.store(keys.is_empty(), Relaxed);
             *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }

@@ -19,7 +19,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
 use serde::{Deserialize, Serialize};
 
-use crate::node::Node;
+use crate::node::{Node, record};
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 use crate::repair::hint_marks::Mark;
 
@@ -182,7 +182,7 @@ impl SyncPoint {
     /// The point as text, which any node of the cluster can read back: base64url of
     /// `version 1 | MAC 16 | postcard`.
     pub(crate) fn id(&self, secret: &[u8; 32]) -> String {
-        let body = postcard::to_stdvec(self).unwrap_or_default(); // to a Vec: cannot fail
+        let body = record::encoded(self);
         let mut id = vec![ID_VERSION];
         id.extend_from_slice(&mac(secret, &body));
         id.extend_from_slice(&body);
