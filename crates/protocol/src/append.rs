@@ -1,4 +1,5 @@
-//! Postcard behind what a buffer already holds: no second buffer that grows byte by byte and is copied.
+//! Appends postcard encodings to an existing buffer, without an intermediate one that grows byte by
+//! byte and is then copied.
 
 use bytes::{BufMut, BytesMut};
 use postcard::ser_flavors::Flavor;
@@ -10,7 +11,7 @@ pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
     debug_assert!(appended.is_ok(), "postcard refuses only lists of unknown length");
 }
 
-/// The end of a buffer, which has room for everything.
+/// A postcard sink that appends to a buffer, which grows as needed.
 struct End<'a>(&'a mut BytesMut);
 
 impl Flavor for End<'_> {
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_appended_is_what_postcard_writes() {
+    fn appending_writes_what_postcard_writes() {
         let value = ("text", 70_000u32, [7u8; 16], Some(vec![1u64, u64::MAX]));
         let mut out = BytesMut::from(&b"before"[..]);
         append(&value, &mut out);

@@ -1,16 +1,17 @@
 //! Bucket properties: how many replicas, how many answers, and what to do about conflicts.
 //!
-//! Every node keeps the whole table. A change is a [`Record`] with a hybrid-logical time; of two records
-//! for one bucket the one with the greater (time, node) stands, so tables merge like objects do.
+//! Every node keeps the whole table. A change is a [`Record`] with a hybrid-logical time; of two
+//! records for one bucket the one with the greater (time, node) wins, so tables converge as objects
+//! do.
 //!
-//! A node that missed changes cannot know which keys it was no home replica of meanwhile: n may have been
-//! lowered and raised again. So a record says which one it followed, and the lowest n that its bucket
-//! ever had: [`Table::learn`].
+//! A node that missed changes cannot know for which keys it stopped being a home replica in
+//! between: n may have been lowered and raised again. So a record names its predecessor and the
+//! lowest n its bucket ever had: [`Table::learn`].
 //!
-//! A reset must outlive the settings that it took back: a node that has not heard of it would bring them
-//! again. Once all nodes have the same table, resets are folded into one stamp, the table's `floor`
-//! ([`Table::fold`]): what is not in the table was reset if it is not newer than that. Every node knew all
-//! of it then, and whatever is set later is newer.
+//! A reset must outlive the settings it removed: a node that has not seen it would bring them back.
+//! Once all nodes have the same table, resets are folded into one stamp, the table's `floor`
+//! ([`Table::fold`]): a record missing from the table was reset if its stamp is not above the
+//! floor. At that point every node knew all of them, and anything set later is newer.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +21,12 @@ use crate::name::{Bucket, NodeId};
 use crate::quorum::Count;
 use crate::stamp::{Millis, Stamp};
 
-/// The most buckets with a record for one more to be given properties on this node. What other nodes
-/// gave is taken over beyond it: of two sides of a partition neither may refuse what the other has
-/// promised.
+/// The most buckets that may have a record before this node refuses to set properties on another.
+/// Records from other nodes are accepted beyond it: after a network partition neither side may
+/// refuse what the other has promised.
 pub const BUCKETS_MAX: usize = 10_000;
 
-/// What a client gets to see when writes conflict.
+/// What a client is shown when writes conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Conflicts {
@@ -64,7 +65,7 @@ impl Default for Properties {
     }
 }
 
-/// What somebody set for a bucket; what is `None` follows the node's defaults.
+/// What was set explicitly for a bucket; a field that is `None` follows the node's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Replicas of each key.
@@ -79,7 +80,7 @@ pub struct Settings {
     pub sloppy: Option<bool>,
 }
 
-/// Why properties cannot be.
+/// Why properties are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PropertiesError {
     /// `n` is zero or above the number of nodes.
@@ -103,8 +104,9 @@ pub enum PropertiesError {
 }
 
 impl Settings {
-    /// The complete properties on a cluster of `nodes` nodes. A *default* is capped at what the cluster
-    /// can do, so that one node alone works; what was set for the bucket was checked when it was set.
+    /// The complete properties on a cluster of `nodes` nodes. A *default* is capped at what the
+    /// cluster can do, so that a single node works; explicit settings were checked when they were
+    /// set.
     pub fn over(&self, defaults: &Properties, nodes: u16) -> Properties {
         let n = self.n.unwrap_or(defaults.n).clamp(1, nodes.max(1));
         let cap = |count: Count| if count.of(n) > n { Count::All } else { count };
@@ -117,7 +119,7 @@ impl Settings {
         }
     }
 
-    /// Checks what somebody wants to set.
+    /// Checks settings before they are applied.
     ///
     /// # Errors
     /// [`PropertiesError`] that names the property and its range.
@@ -139,7 +141,7 @@ impl Settings {
     }
 }
 
-/// The name of one change: when it was made, and on which node, which breaks ties.
+/// Identifies one change: when it was made, and on which node, which breaks ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
     /// When.
@@ -155,25 +157,25 @@ pub struct Record {
     pub settings: Settings,
     /// Which change this is.
     pub change: Change,
-    /// The change before it, as its node knew it.
+    /// The change before it, as known to the node that made this one.
     pub previous: Option<Change>,
-    /// The lowest n that the bucket ever had, as far as its node knew.
+    /// The lowest n that the bucket ever had, as known to the node that made this change.
     pub n_lowest: u16,
 }
 
 impl Record {
-    /// Whether nothing is set any more.
+    /// Whether this record only removes settings.
     fn is_reset(&self) -> bool {
         self.settings == Settings::default()
     }
 
-    /// Whether a node that had `known` has heard of every change that this record follows, or knows this
-    /// one already. `n` is what this record makes the bucket's n, `n_lowest` the lowest that the node
-    /// has known.
+    /// Whether a node whose record is `known` has seen every change that this record follows, or
+    /// has this one already. `n` is the bucket's n under this record, `n_lowest` the lowest n that
+    /// the node has seen.
     ///
-    /// Of changes made at once on both sides of a partition, the ones of the side that is older now can
-    /// be told from those that led to the known one only if they are newer than its predecessor or
-    /// lowered n further.
+    /// After concurrent changes on both sides of a network partition, a change of the losing side
+    /// is recognised as concurrent (rather than as an ancestor of the known one) only if it is
+    /// newer than the known record's predecessor or lowered n further.
     fn misses_nothing(&self, known: Option<&Self>, n: u16, n_lowest: u16) -> bool {
         match known {
             None => self.previous.is_none() && self.n_lowest >= n_lowest.min(n),
@@ -188,11 +190,12 @@ impl Record {
     }
 }
 
-/// The properties of all buckets that have their own. Merges to the same table everywhere.
+/// The properties of all buckets that have their own. Tables converge under merge.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     records: BTreeMap<Bucket, Record>,
-    /// What is not newer and has no record was reset, and every node has heard of it.
+    /// A bucket without a record whose change is not newer than this was reset, and every node has
+    /// seen the reset.
     floor: Stamp,
 }
 
@@ -203,8 +206,8 @@ struct WithoutFloor {
 }
 
 impl Table {
-    /// Takes a record over if it is newer than the one known; the lowest n of both stays known. Returns
-    /// whether that changed anything: not if every node knows that it was reset since.
+    /// Adopts a record if it is newer than the known one; keeps the lower `n_lowest` of both.
+    /// Returns whether anything changed: not if the bucket was reset since and every node knows it.
     pub fn merge(&mut self, bucket: &Bucket, record: Record) -> bool {
         let known = self.records.get(bucket).copied();
         if known.is_none() && record.change.stamp <= self.floor {
@@ -220,10 +223,10 @@ impl Table {
         true
     }
 
-    /// Takes over what another node knows. In `raised` are buckets of which new home replicas have not been
-    /// sent what was written before they were any, with the number of home replicas that have: they are
-    /// noted here, and taken out by whoever has fetched it all. `defaults` as in [`Settings::over`].
-    /// Returns whether anything changed.
+    /// Merges another node's table. `raised` holds the buckets whose n was raised and whose new
+    /// home replicas have not yet received the earlier writes, each with the number of home
+    /// replicas that have them. Entries are added here; the caller removes one once this node has
+    /// fetched everything. `defaults` as in [`Settings::over`]. Returns whether anything changed.
     pub fn learn(
         &mut self,
         other: &Self,
@@ -233,7 +236,7 @@ impl Table {
         let n_of = |settings: Settings| settings.over(defaults, nodes).n;
         let mut changed = false;
         for (bucket, record) in self.reset_below(other) {
-            // A table that comes from a backup: who has it may have missed anything since.
+            // This table comes from a backup: the node may have missed any change since.
             let trusted = raised.get(&bucket).copied().unwrap_or(record.n_lowest);
             if trusted.min(record.n_lowest) < n_of(Settings::default()) {
                 raised.insert(bucket.clone(), trusted.min(record.n_lowest));
@@ -262,7 +265,7 @@ impl Table {
         self.fold(other.floor) || changed
     }
 
-    /// What this table says of buckets of which the other one knows that they were reset.
+    /// The records of this table whose buckets the other table knows to be reset.
     fn reset_below(&self, other: &Self) -> Vec<(Bucket, Record)> {
         let is_reset = |(bucket, record): &(&Bucket, &Record)| {
             record.change.stamp <= other.floor && other.record(bucket).is_none()
@@ -271,9 +274,9 @@ impl Table {
         reset.map(|(bucket, record)| (bucket.clone(), *record)).collect()
     }
 
-    /// Forgets the resets up to a stamp. Only for one up to which all nodes have the same records: the
-    /// [`Table::stamp_max`] of this table while all others are equal, or the floor of one of them.
-    /// Returns whether anything changed.
+    /// Discards the resets up to a stamp. Only valid for a stamp up to which all nodes have the
+    /// same records: the [`Table::stamp_max`] of this table while all others are equal, or the
+    /// floor of one of them. Returns whether anything changed.
     pub fn fold(&mut self, upto: Stamp) -> bool {
         if upto <= self.floor {
             return false;
@@ -288,7 +291,7 @@ impl Table {
         self.records.values().filter(|record| record.is_reset()).count()
     }
 
-    /// Reads a table as `postcard` wrote it, also before it had a floor.
+    /// Decodes a table, including the encoding from before there was a floor.
     ///
     /// # Errors
     /// `postcard`'s.
@@ -299,8 +302,8 @@ impl Table {
         })
     }
 
-    /// The record that sets a bucket's properties after all that this table knows. `defaults` and `nodes`
-    /// as in [`Settings::over`].
+    /// The record that sets a bucket's properties, ordered after everything in this table.
+    /// `defaults` and `nodes` as in [`Settings::over`].
     pub fn next(
         &self,
         bucket: &Bucket,
@@ -350,7 +353,8 @@ impl Table {
         self.records.values().map(|r| r.change.stamp).fold(self.floor, Stamp::max)
     }
 
-    /// Equal tables have equal hashes; peers compare them to see whether they must exchange records.
+    /// Equal tables have equal hashes; peers compare them to see whether they must exchange
+    /// records.
     pub fn hash(&self) -> u64 {
         let bytes = postcard::to_stdvec(self).unwrap_or_default(); // writing to a Vec cannot fail
         xxhash_rust::xxh3::xxh3_64(&bytes)
@@ -420,7 +424,7 @@ mod tests {
         a.set("n1", 1, 2);
         a.set("n1", 3, 3);
         dead.hear(&a);
-        assert_eq!((dead.n(), dead.trusted()), (3, 1), "n was 1 meanwhile");
+        assert_eq!((dead.n(), dead.trusted()), (3, 1), "n was 1 in between");
         assert!(!dead.hear(&a), "hearing it again changes nothing");
         dead.raised.clear(); // filled
         assert!(!dead.hear(&a) && dead.trusted() == 3);
@@ -442,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_made_at_once_are_missed_changes() {
+    fn concurrent_changes_count_as_missed() {
         let (mut a, mut b) = (Knowing::default(), Knowing::default());
         a.set("n1", 4, 1);
         b.hear(&a);
@@ -462,10 +466,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was changed where and told to whom in which order: in the end all tables are equal and
-        /// everybody trusts as many replicas as the lowest n that was in force anywhere.
+        /// Whatever the changes and the order of their delivery: in the end all tables are equal,
+        /// and every node trusts as many replicas as the lowest n that was ever in force.
         #[test]
-        fn everybody_trusts_the_lowest_n_that_ever_was(
+        fn every_node_trusts_the_lowest_n_that_ever_was(
             steps in proptest::collection::vec((0usize..3, 0usize..4, 1u16..=5), 1..30),
         ) {
             let mut nodes = vec![Knowing::default(); 3];
@@ -579,9 +583,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is set, reset and told in whatever order, with late and repeated messages and resets
-        /// folded whenever all tables are equal: in the end all tables are, and say of each bucket what
-        /// the last change says.
+        /// Whatever is set, reset and delivered in whatever order, with late and repeated messages
+        /// and resets folded whenever all tables are equal: in the end all tables are equal and
+        /// hold the last change of each bucket.
         #[test]
         fn tables_agree_on_the_last_change_of_each_bucket(
             steps in proptest::collection::vec((0usize..3, 0usize..6, 0usize..4, 0u16..=5), 1..60),

@@ -1,11 +1,11 @@
-//! The ceiling of writes: bare RocksDB with the same values, buffered and synced, without a node around
-//! it; and the disk's own flush. `scripts/bench.sh` puts these figures beside the cluster's.
+//! The ceiling of writes: bare RocksDB with the same values, buffered and synced, without a node
+//! around it; and the disk's own flush. `scripts/bench.sh` puts these figures beside the cluster's.
 //!
 //! `cargo run --release -p quorate-storage --example ceiling DIRECTORY [SECONDS [VALUE_BYTES]]`
 //!
-//! As in a cluster of three nodes with N=3, each operation is a write to three databases, a thread each;
-//! as with 64 connections, 64 writes share a sync. One line of JSON a measurement, in the form that
-//! `quorate-bench table` reads.
+//! As in a cluster of three nodes with N=3, each operation is a write to three databases, a thread
+//! each; as with 64 connections, 64 writes share a sync. One line of JSON a measurement, in the
+//! form that `quorate-bench table` reads.
 #![allow(clippy::print_stdout, reason = "its figures are its purpose")]
 
 use std::error::Error;
@@ -163,7 +163,8 @@ fn report(
     println!("{{{}}}", fields.join(","));
 }
 
-/// What this process has used: processor time, and bytes written to disk. Zero where there is no `/proc`.
+/// What this process has used: processor time, and bytes written to disk. Zero where there is no
+/// `/proc`.
 #[derive(Clone, Copy)]
 struct Used {
     cpu_us: u64,

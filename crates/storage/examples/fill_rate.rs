@@ -1,5 +1,5 @@
-//! How fast the store takes what a filling node receives: objects of 1 KiB in pages, merged one by one and
-//! by [`Store::merge_page`].
+//! How fast the store takes what a filling node receives: objects of 1 KiB in pages, merged one by
+//! one and by [`Store::merge_page`].
 //!
 //! `cargo run --release -p quorate-storage --example fill_rate [DIRECTORY]`
 #![allow(clippy::print_stdout, reason = "its figures are its purpose")]

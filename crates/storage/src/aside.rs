@@ -1,9 +1,9 @@
-//! Rows that are set aside: those of a node that came back too old to be believed. They are kept as they
-//! were, in a store of their own below the data directory, served to nobody and never minted on, until the
-//! cluster is known to hold what they hold or an operator decides.
+//! Rows that are set aside: those of a node that came back too old to be believed. They are kept as
+//! they were, in a store of their own below the data directory, served to nobody and never minted
+//! on, until the cluster is known to hold what they hold or an operator decides.
 //!
-//! Setting aside is a RocksDB checkpoint (hard links: no row is copied) and then discarding the rows of
-//! the store itself. A crash in between leaves both; it is done again at the next start.
+//! Setting aside is a RocksDB checkpoint (hard links: no row is copied) and then discarding the
+//! rows of the store itself. A crash in between leaves both; it is done again at the next start.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,7 +19,8 @@ use crate::store::Store;
 /// Where sets of rows lie within the data directory.
 const ASIDE: &str = "distrusted";
 
-/// Where the sets of rows lie that were set aside in this data directory, oldest first. Empty if none.
+/// Where the sets of rows lie that were set aside in this data directory, oldest first. Empty if
+/// none.
 ///
 /// # Errors
 /// What the operating system says.
@@ -73,8 +74,8 @@ impl Store {
         Ok(false)
     }
 
-    /// Sets all rows and hints aside under `name` (letters, digits and `-`), durably, and discards them
-    /// here. The node's records stay. Meant for a start, before anything is served. Blocks.
+    /// Sets all rows and hints aside under `name` (letters, digits and `-`), durably, and discards
+    /// them here. The node's records stay. Meant for a start, before anything is served. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] if the set cannot be made: nothing was discarded then. Those of

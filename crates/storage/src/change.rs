@@ -35,7 +35,8 @@ pub(crate) struct Update<'a> {
     pub(crate) row: Row,
 }
 
-/// What changes in memory once the batch of a row is written. Dropped before that, it changes nothing.
+/// What changes in memory once the batch of a row is written. Dropped before that, it changes
+/// nothing.
 pub(crate) enum Staged<'a> {
     Home { pending: Pending<'a>, rows: &'a RowCache, key: Key, row: Bytes },
     Hint(Reservation<'a>),
@@ -55,8 +56,8 @@ impl Staged<'_> {
 }
 
 impl Store {
-    /// Reads a row under its stripe and lets `decide` change it. What brings values asks for the room
-    /// for them itself.
+    /// Reads a row under its stripe and lets `decide` change it. What brings values asks for the
+    /// room for them itself.
     pub(crate) fn change<T>(
         &self,
         place: Place,

@@ -36,8 +36,8 @@ use crate::options::{Options, Place};
 const PIECE_BYTES: u64 = 64 << 10;
 /// How often they are given the bytes they may write, in microseconds.
 const REFILL_US: i64 = 500;
-/// Where more than this part of the oldest blob files is garbage, their values are moved at once. Others
-/// are when a compaction comes across them.
+/// Where more than this part of the oldest blob files is garbage, their values are moved at once.
+/// Others are when a compaction comes across them.
 const BLOB_GARBAGE_MAX: f64 = 0.5;
 
 /// A column family.
@@ -238,8 +238,9 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     // Bounds the time of the next start, and lets the small families be flushed at all.
     db.set_max_total_wal_size(4 * options.memtable_bytes as u64);
     db.set_max_background_jobs(3);
-    // Compactions of a gigabyte must not take the cores from requests; flushes, which writes wait for,
-    // are in another pool. Where compaction falls behind, writes are slowed, and that gives it time again.
+    // Compactions of a gigabyte must not take the cores from requests; flushes, which writes wait
+    // for, are in another pool. Where compaction falls behind, writes are slowed, and that gives it
+    // time again.
     if let Ok(mut env) = Env::new() {
         env.lower_thread_pool_cpu_priority();
         db.set_env(&env);
@@ -295,9 +296,9 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
         Column::Merkle => {
             cf.set_merge_operator_associative(c"quorate.xor_leaves", xor_leaves);
             cf.set_write_buffer_size(8 << 20);
-            // Every write changes a leaf and only a start or a scrub reads one: changes are appended, and
-            // sorted when somebody looks or when they are flushed. Finding each its place in a skip list
-            // cost a tenth of a PUT.
+            // Every write changes a leaf and only a start or a scrub reads one: changes are
+            // appended, and sorted when somebody looks or when they are flushed. Finding each its
+            // place in a skip list cost a tenth of a PUT.
             cf.set_memtable_factory(MemtableFactory::Vector);
         }
         Column::Keys => cf.set_write_buffer_size(8 << 20),

@@ -1,11 +1,12 @@
-//! Whether a read that needs the disk is done in place, or takes a detour over a thread that may wait.
+//! Whether a read that needs the disk is done in place, or takes a detour over a thread that may
+//! wait.
 //!
-//! A detour costs two changes of threads, which is more than such a read where the operating system has
-//! the bytes in memory. Nobody can tell before, but afterwards it shows: a read that took longer than it
-//! worked has waited. So reads are done in place until one waits, and then as many take the detour as the
-//! wait would have paid for: whatever the disk, waiting in place costs no more than a detour for each read.
-//! Who merely lost the processor meanwhile seems to have waited too. That is rare in so short a time, and
-//! makes a few detours too many.
+//! A detour costs two changes of threads, which is more than such a read where the operating system
+//! has the bytes in memory. Nobody can tell before, but afterwards it shows: a read that took
+//! longer than it worked has waited. So reads are done in place until one waits, and then as many
+//! take the detour as the wait would have paid for: whatever the disk, waiting in place costs no
+//! more than a detour for each read. Who merely lost the processor meanwhile seems to have waited
+//! too. That is rare in so short a time, and makes a few detours too many.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};

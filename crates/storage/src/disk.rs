@@ -1,10 +1,11 @@
 //! The disk's watermarks: a look at the free space several times a second.
 //!
-//! Below the watermark nothing is taken that makes the data grow, so that compaction, the log and the
-//! operator keep room to work in. What deletes goes on down to an eighth of it, and the node's own records
-//! to a sixteenth; below that nothing is written at all. Above each by a tenth it is taken again: the gap
-//! keeps it from flapping. The nearer the watermark, the more often it is looked at. When whatever
-//! filled the disk has come to rest, the [`Reserve`] is given up, and deletes have room.
+//! Below the watermark nothing is taken that makes the data grow, so that compaction, the log and
+//! the operator keep room to work in. What deletes goes on down to an eighth of it, and the node's
+//! own records to a sixteenth; below that nothing is written at all. Above each by a tenth it is
+//! taken again: the gap keeps it from flapping. The nearer the watermark, the more often it is
+//! looked at. When whatever filled the disk has come to rest, the [`Reserve`] is given up, and
+//! deletes have room.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Within a few times the watermark.
 const LOOK_OFTEN: Duration = Duration::from_millis(25);
 const NEAR: u64 = 4;
-/// So long the free space must not have fallen before the reserve is given up: what fills the disk would
-/// fill it too.
+/// So long the free space must not have fallen before the reserve is given up: what fills the disk
+/// would fill it too.
 const AT_REST: Duration = Duration::from_secs(2);
 /// RocksDB, once a flush found no room, looks for it every five seconds.
 const ROCKSDB_RECOVERS: Duration = Duration::from_secs(6);
@@ -83,9 +84,9 @@ struct Watching {
 }
 
 impl DiskWatch {
-    /// Looks once, then starts the thread that looks again and again. Each time it calls `has_failed`,
-    /// which says whether RocksDB has failed in the background since the last call. `min` is the
-    /// watermark in bytes, 0 for none.
+    /// Looks once, then starts the thread that looks again and again. Each time it calls
+    /// `has_failed`, which says whether RocksDB has failed in the background since the last call.
+    /// `min` is the watermark in bytes, 0 for none.
     pub(crate) fn start(
         dir: &Path,
         min: u64,
@@ -229,7 +230,8 @@ pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// How many needs are met now: those above whose mark the disk is, or, if they were not met, by a tenth.
+/// How many needs are met now: those above whose mark the disk is, or, if they were not met, by a
+/// tenth.
 fn met(was_met: u8, free: u64, min: u64) -> u8 {
     let needs = [Need::Record, Need::Release, Need::Growth];
     let is_met = |need: &Need| {

@@ -126,8 +126,8 @@ impl Mark {
     }
 }
 
-/// RocksDB's options for calls that may block, or may not. Made once: each is an allocation beyond the
-/// language border.
+/// RocksDB's options for calls that may block, or may not. Made once: each is an allocation beyond
+/// the language border.
 struct Mode {
     read: ReadOptions,
     write: WriteOptions,
@@ -184,8 +184,8 @@ impl Engine {
     /// Reads one value.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] if it is not in memory, the call may not block and the disk makes others
-    /// wait, [`Error::Damaged`] if its bytes fail their checksum, [`Error::Io`].
+    /// [`Error::WouldBlock`] if it is not in memory, the call may not block and the disk makes
+    /// others wait, [`Error::Damaged`] if its bytes fail their checksum, [`Error::Io`].
     pub(crate) fn get(
         &self,
         column: Column,
@@ -260,7 +260,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands the log's buffer to the operating system, unless the first `batches` are there already.
+    /// Hands the log's buffer to the operating system, unless the first `batches` are there
+    /// already.
     ///
     /// # Errors
     /// [`Error::Failed`] if this or an earlier sync or write failed.
@@ -279,7 +280,8 @@ impl Engine {
         Ok(())
     }
 
-    /// What has been written. Asked before a sync begins: what it names has returned, so it is in the log.
+    /// What has been written. Asked before a sync begins: what it names has returned, so it is in
+    /// the log.
     fn position(&self) -> (u64, u64) {
         (self.written(), self.db.latest_sequence_number())
     }
@@ -322,9 +324,9 @@ impl Engine {
         self.failure.get().map(String::as_str)
     }
 
-    /// Whether a flush or compaction failed since the last call. That is no failure of the store: RocksDB
-    /// tries again what it can, as where there was no room for a moment, and refuses the next write
-    /// where it cannot.
+    /// Whether a flush or compaction failed since the last call. That is no failure of the store:
+    /// RocksDB tries again what it can, as where there was no room for a moment, and refuses the
+    /// next write where it cannot.
     pub(crate) fn has_failed_in_background(&self) -> bool {
         let errors = self.background_errors();
         let before = self.background_errors_seen.fetch_max(errors, Ordering::Relaxed);

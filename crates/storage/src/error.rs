@@ -18,7 +18,8 @@ pub enum Error {
         /// The limit, in bytes.
         max: u64,
     },
-    /// The disk is nearly full: nothing of this kind is taken until there is room again; reads go on.
+    /// The disk is nearly full: nothing of this kind is taken until there is room again; reads go
+    /// on.
     #[error("the data disk has {free_bytes} bytes free, below the watermark of {min}")]
     DiskLow {
         /// Free bytes at the last look.

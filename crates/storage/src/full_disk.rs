@@ -1,5 +1,5 @@
-//! What becomes of a store on a disk without a free byte: small file systems in memory, filled to the
-//! brim. They can be mounted by root only; otherwise these tests say so and pass.
+//! What becomes of a store on a disk without a free byte: small file systems in memory, filled to
+//! the brim. They can be mounted by root only; otherwise these tests say so and pass.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -190,8 +190,8 @@ impl Store {
     }
 
     /// Since when the oldest hint for a target has been kept, of the first [`OLDEST_OF`] in key
-    /// order, and of no more than hold [`OLDEST_OF_BYTES`]: a look at all of them could take minutes. Blocks
-    /// on the disk.
+    /// order, and of no more than hold [`OLDEST_OF_BYTES`]: a look at all of them could take
+    /// minutes. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Io`].

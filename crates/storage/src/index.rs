@@ -18,7 +18,8 @@ use crate::error::Error;
 use crate::store::Store;
 use crate::trees::{LiveLeaf, PartitionTrees};
 
-/// Rows from this size up tell the key index their version, so that listing keys need not read them.
+/// Rows from this size up tell the key index their version, so that listing keys need not read
+/// them.
 const LARGE_ROW_BYTES: usize = 16 << 10;
 
 /// What follows from a home row; the default follows from none.

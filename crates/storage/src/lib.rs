@@ -9,7 +9,8 @@
 //! * `index`, `trees`: what follows from a home row, on the disk and in memory;
 //! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
 //! * `page`, `sweep`, `scrub`: many rows at once: filling, moving and dropping, mending;
-//! * `starts`: what a start of the node is judged by; `aside`: rows that are not believed after one;
+//! * `starts`: what a start of the node is judged by; `aside`: rows that are not believed after
+//!   one;
 //! * `sync`: the group sync that acknowledgements wait for;
 //! * `incarnation`: when a node may go on under the name it minted with;
 //! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
@@ -17,13 +18,13 @@
 //!
 //! What the rest of the node may rely on:
 //!
-//! * one update is one batch: the row, its Merkle leaf, its index entries and the hint totals cannot
-//!   disagree;
+//! * one update is one batch: the row, its Merkle leaf, its index entries and the hint totals
+//!   cannot disagree;
 //! * what [`Store::durable`] acknowledged survives as [`Durability`] says, and nothing is ever
 //!   acknowledged after a failed sync (it is not retried: the kernel may have dropped the pages.
 //!   Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020);
-//! * [`Blocking::Never`] waits for no stalled write and no other writer, and for the disk only as long
-//!   as that answers at once; it changes nothing when it answers [`Error::WouldBlock`];
+//! * [`Blocking::Never`] waits for no stalled write and no other writer, and for the disk only as
+//!   long as that answers at once; it changes nothing when it answers [`Error::WouldBlock`];
 //! * bytes that do not decode are an [`Error::Damaged`], never an absent row.
 //!
 //! Nothing else in the project knows RocksDB.

@@ -1,9 +1,9 @@
 //! Opening and closing a store.
 //!
-//! The order at the start: take RocksDB's lock on the directory; check that it is this node's and of
-//! this format; read the hint totals and the Merkle trees; take the clean-stop marker away, durably;
-//! only then is there a store that can mint. A stop is clean once nobody writes any more, the log is
-//! synced, and the marker lies there, synced.
+//! The order at the start: take RocksDB's lock on the directory; check that it is this node's and
+//! of this format; read the hint totals and the Merkle trees; take the clean-stop marker away,
+//! durably; only then is there a store that can mint. A stop is clean once nobody writes any more,
+//! the log is synced, and the marker lies there, synced.
 //!
 //! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): a torn last
 //! record, which a killed process or a power cut leaves, is dropped, and anything else refused. If
@@ -101,8 +101,8 @@ impl Store {
         })
     }
 
-    /// Whether the disk has the room to open this store again, after it failed. What is held back is given
-    /// up for it if need be. Blocks.
+    /// Whether the disk has the room to open this store again, after it failed. What is held back
+    /// is given up for it if need be. Blocks.
     ///
     /// # Errors
     /// How many bytes are free, and how many are needed.

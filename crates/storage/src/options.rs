@@ -29,12 +29,12 @@ pub struct Options {
     /// Rows from this size up live in blob files, so that compaction does not copy them
     /// (docs/decisions/0011).
     pub blob_bytes_min: u64,
-    /// How many bytes flushes and compactions together may write in a second; 0 for any number. They
-    /// get their share in small pieces, so that requests have a turn between.
+    /// How many bytes flushes and compactions together may write in a second; 0 for any number.
+    /// They get their share in small pieces, so that requests have a turn between.
     pub background_bytes_per_s: u64,
-    /// Below this many free bytes on the data disk no writes are taken; deletes down to an eighth of
-    /// it. It must leave room for a compaction under way. As much again is held back by a
-    /// file, which is given up when the disk is full. 0 turns all of it off.
+    /// Below this many free bytes on the data disk no writes are taken; deletes down to an eighth
+    /// of it. It must leave room for a compaction under way. As much again is held back by a file,
+    /// which is given up when the disk is full. 0 turns all of it off.
     pub disk_free_bytes_min: u64,
     /// The most bytes all hints together may hold.
     pub hint_bytes_max: u64,
@@ -48,8 +48,8 @@ pub struct Options {
 
 impl Options {
     /// The defaults for a node: synced writes, 256 MiB of block cache, 128 MiB of row cache, 64 MiB
-    /// memtables, blobs from 512 bytes, 256 MiB a second in the background, a watermark of 1 GiB, hints
-    /// up to 4 GiB.
+    /// memtables, blobs from 512 bytes, 256 MiB a second in the background, a watermark of 1 GiB,
+    /// hints up to 4 GiB.
     pub fn new(node: NodeId, cluster_id: &str, partitions: u32) -> Self {
         Self {
             durability: Durability::Fsync,
@@ -70,8 +70,8 @@ impl Options {
 /// Which row of a key is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// The node's own, as home replica of the key's partition, counted in this Merkle tree. The row is the
-    /// same whatever the tree's n says; a change moves it to that tree.
+    /// The node's own, as home replica of the key's partition, counted in this Merkle tree. The row
+    /// is the same whatever the tree's n says; a change moves it to that tree.
     Home(Tree),
     /// The one kept as a hint for another node.
     Hint(NodeId),
@@ -89,9 +89,9 @@ impl fmt::Display for Place {
 /// Whether a call may block its thread for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocking {
-    /// No: it answers [`crate::Error::WouldBlock`] instead, with nothing changed. It reads from the disk
-    /// only as long as that answers at once, which is when the operating system has the bytes in memory
-    /// (docs/decisions/0013).
+    /// No: it answers [`crate::Error::WouldBlock`] instead, with nothing changed. It reads from the
+    /// disk only as long as that answers at once, which is when the operating system has the bytes
+    /// in memory (docs/decisions/0013).
     Never,
     /// Yes: disk reads, stalled writes and waiting for another writer of the same row.
     Allowed,

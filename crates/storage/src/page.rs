@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
 
-/// Rows in one batch of [`Store::merge_page`]. Its rows' stripes are held while it is written, and other
-/// writers stand in line.
+/// Rows in one batch of [`Store::merge_page`]. Its rows' stripes are held while it is written, and
+/// other writers stand in line.
 pub const MERGE_BATCH_ROWS: usize = 16;
 /// Bytes of objects from which on a batch takes no more.
 const BATCH_BYTES: usize = 1 << 20;

@@ -1,8 +1,8 @@
 //! The reserve: a file that does nothing but take up room on the data disk.
 //!
-//! A watermark keeps this process from filling the disk, not others. On a disk without a free byte RocksDB
-//! cannot open, and nobody could delete through the node. Giving the file up is room enough to open and to
-//! delete. It is laid in again once there is plenty.
+//! A watermark keeps this process from filling the disk, not others. On a disk without a free byte
+//! RocksDB cannot open, and nobody could delete through the node. Giving the file up is room enough
+//! to open and to delete. It is laid in again once there is plenty.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};

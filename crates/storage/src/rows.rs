@@ -1,11 +1,11 @@
-//! Home rows in memory, as they are on the disk: a read or a read-modify-write that finds its row here
-//! needs neither RocksDB's memtables nor its tables.
+//! Home rows in memory, as they are on the disk: a read or a read-modify-write that finds its row
+//! here needs neither RocksDB's memtables nor its tables.
 //!
-//! Whoever fills in or changes a cached row holds the row's stripe, and changes it after the batch was
-//! written: so what is here is what is stored, and nobody can put an older row over a newer one.
-//! Rows are replaced whole and shared by reference, each with its key, which tells it from another of the
-//! same hash. Bounded by bytes; which rows stay is decided by S3-FIFO (Yang et al., "FIFO queues are all you
-//! need for cache eviction", SOSP 2023), which a scan does not flush.
+//! Whoever fills in or changes a cached row holds the row's stripe, and changes it after the batch
+//! was written: so what is here is what is stored, and nobody can put an older row over a newer
+//! one. Rows are replaced whole and shared by reference, each with its key, which tells it from
+//! another of the same hash. Bounded by bytes; which rows stay is decided by S3-FIFO (Yang et al.,
+//! "FIFO queues are all you need for cache eviction", SOSP 2023), which a scan does not flush.
 
 use std::sync::Arc;
 
@@ -17,14 +17,16 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// Rows larger than this are left to RocksDB's own cache, in bytes.
 const ROW_BYTES_MAX: usize = 64 << 10;
-/// What a row costs beside key and row: the entry, its share of the table, what the allocator rounds up.
+/// What a row costs beside key and row: the entry, its share of the table, what the allocator
+/// rounds up.
 const OVERHEAD_BYTES: usize = 96;
 
 /// The cache, by hash of the key; without room for anything it keeps nothing.
 pub(crate) struct RowCache(Option<Cache<u128, Entry, Size>>);
 
-/// The length of the key (u16, little-endian), the key and the row, in one allocation with its count of
-/// references: among millions of rows each piece of memory that must be looked at is one more wait for it.
+/// The length of the key (u16, little-endian), the key and the row, in one allocation with its
+/// count of references: among millions of rows each piece of memory that must be looked at is one
+/// more wait for it.
 #[derive(Clone)]
 struct Entry(Arc<[u8]>);
 

@@ -73,11 +73,11 @@ impl Store {
         Ok(found)
     }
 
-    /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row order,
-    /// after `after`. Reads only these leaves, and of them so many that their rows hold no more than
-    /// [`LIST_BYTES_MAX`], but at least one of the tree's: RocksDB's iterators read the values of all rows
-    /// that they come across, large ones too, and who asked waits. A damaged row has the version
-    /// [`UNREADABLE`]. Blocks on the disk.
+    /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row
+    /// order, after `after`. Reads only these leaves, and of them so many that their rows hold no
+    /// more than [`LIST_BYTES_MAX`], but at least one of the tree's: RocksDB's iterators read the
+    /// values of all rows that they come across, large ones too, and who asked waits. A damaged row
+    /// has the version [`UNREADABLE`]. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry has no key or version, [`Error::Io`].
@@ -127,8 +127,8 @@ impl Store {
     }
 
     /// The versions of rows in the order asked, [`Version::ABSENT`] where there is none. Of a home
-    /// row in whatever tree. Does not read the values of large home rows: of those the key index knows the
-    /// version. Blocks on the disk.
+    /// row in whatever tree. Does not read the values of large home rows: of those the key index
+    /// knows the version. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].

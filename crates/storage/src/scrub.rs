@@ -5,8 +5,8 @@
 //! entry is not: it is made anew from its row, under the row's stripe. A difference is a bug of
 //! this crate or of the disk, never of the order in which things happened.
 //!
-//! A partition is scrubbed in pieces of some leaves each, each with a snapshot of its own, then its index
-//! of tombstones: who paces it can let others take turns.
+//! A partition is scrubbed in pieces of some leaves each, each with a snapshot of its own, then its
+//! index of tombstones: who paces it can let others take turns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -105,8 +105,8 @@ impl Store {
         Ok(found)
     }
 
-    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Says where to go on;
-    /// nowhere at the end.
+    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Says where to
+    /// go on; nowhere at the end.
     ///
     /// # Errors
     /// As [`Store::scrub`].
@@ -278,8 +278,8 @@ impl Look<'_> {
         })
     }
 
-    /// Entries of tombstones whose rows say something else or are not there. Returns the last one that was
-    /// read, if there are more.
+    /// Entries of tombstones whose rows say something else or are not there. Returns the last one
+    /// that was read, if there are more.
     fn read_tombstones(
         &mut self,
         after: Option<&Key>,
@@ -304,7 +304,8 @@ impl Look<'_> {
         Ok(last.filter(|_| is_more))
     }
 
-    /// Whether a row asks for this entry in the index of tombstones. One that is damaged does not say.
+    /// Whether a row asks for this entry in the index of tombstones. One that is damaged does not
+    /// say.
     fn is_tombstone(&self, key: &Key, entry: &[u8]) -> Result<bool, Error> {
         let place = Place::Home(Tree { partition: self.partition, n: 0 });
         let objects = self.store.engine.column(Column::Objects)?;
@@ -322,8 +323,8 @@ impl Look<'_> {
         }
     }
 
-    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it answers
-    /// `false`.
+    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it
+    /// answers `false`.
     fn each(
         &mut self,
         column: Column,

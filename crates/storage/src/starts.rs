@@ -1,5 +1,5 @@
-//! What a start of the node is judged by ([`quorate_protocol::generation`]): how far the store was when
-//! it was opened, how far it is durable, and when it was last in use.
+//! What a start of the node is judged by ([`quorate_protocol::generation`]): how far the store was
+//! when it was opened, how far it is durable, and when it was last in use.
 
 use quorate_protocol::stamp::Millis;
 use rocksdb::WriteBatch;

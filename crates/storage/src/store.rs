@@ -169,8 +169,8 @@ impl Store {
         result
     }
 
-    /// Merges what another replica knows into a row, at `now` by the wall clock. Writes nothing if the row
-    /// knows it already.
+    /// Merges what another replica knows into a row, at `now` by the wall clock. Writes nothing if
+    /// the row knows it already.
     ///
     /// # Errors
     /// [`Error`]; nothing changed then, except that after [`Error::Failed`] the change may be found
@@ -221,7 +221,8 @@ impl Store {
                 Wait::Over(answer) => answer,
                 Wait::Sync(answer) => answer.await.unwrap_or(Err(Error::Closed)),
                 Wait::Log(engine, batches) => {
-                    // Whoever else has something to write does so first: the log is handed over once.
+                    // Whoever else has something to write does so first: the log is handed over
+                    // once.
                     yield_now().await;
                     engine.hand_over(batches)
                 }

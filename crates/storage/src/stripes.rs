@@ -1,9 +1,9 @@
 //! Lock stripes: one writer at a time per row.
 //!
-//! A row's stripe is held around its read-modify-write. Rows share stripes by hash. Whoever holds one
-//! waits for no other; whoever needs several at once (a page of rows, or all) takes them in the order
-//! of the table, so that nobody waits in a circle. The guarded data is in RocksDB: a poisoned stripe
-//! guards nothing half-done, since a batch is applied whole.
+//! A row's stripe is held around its read-modify-write. Rows share stripes by hash. Whoever holds
+//! one waits for no other; whoever needs several at once (a page of rows, or all) takes them in the
+//! order of the table, so that nobody waits in a circle. The guarded data is in RocksDB: a poisoned
+//! stripe guards nothing half-done, since a batch is applied whole.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};

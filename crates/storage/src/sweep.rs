@@ -1,9 +1,10 @@
 //! Rows that go or move: reaped tombstones, rows this node no longer owns, rows of buckets that got
 //! another n.
 //!
-//! A row that is written goes to the tree of its bucket's n as it is known at that moment, under the row's
-//! stripe ([`Store::tree_by`]). Who changes the n of a bucket and then waits for all that write
-//! ([`Store::wait_for_writers`]) therefore finds every row that has to move: none comes after.
+//! A row that is written goes to the tree of its bucket's n as it is known at that moment, under
+//! the row's stripe ([`Store::tree_by`]). Who changes the n of a bucket and then waits for all that
+//! write ([`Store::wait_for_writers`]) therefore finds every row that has to move: none comes
+//! after.
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
@@ -64,8 +65,8 @@ impl Store {
         self.drop_row_if(place, key, version, || true)
     }
 
-    /// As [`Store::drop_row`], but only if `may_drop` says so, which is asked of a home row while nobody can
-    /// change it. It may not touch the store.
+    /// As [`Store::drop_row`], but only if `may_drop` says so, which is asked of a home row while
+    /// nobody can change it. It may not touch the store.
     ///
     /// # Errors
     /// As [`Store::drop_row`].
@@ -102,9 +103,10 @@ impl Store {
     }
 
     /// One step of a walk over a partition after a bucket's n or the layout changed: looks at up to
-    /// `limit` rows in row order after `after`. `n_of` says by bucket in which tree its rows belong,
-    /// or `None` if this node is no home replica of that bucket in this partition: such rows stay
-    /// as they are and are listed. A moved row keeps its version and its age. Blocks on the disk.
+    /// `limit` rows in row order after `after`. `n_of` says by bucket in which tree its rows
+    /// belong, or `None` if this node is no home replica of that bucket in this partition: such
+    /// rows stay as they are and are listed. A moved row keeps its version and its age. Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; rows that were moved stay moved.
@@ -149,13 +151,14 @@ impl Store {
         Ok(sweep)
     }
 
-    /// Has every home row that is written from now on counted in the tree of the n that `n_of` says then,
-    /// whatever tree the writer names. To be said once, before others have the store.
+    /// Has every home row that is written from now on counted in the tree of the n that `n_of` says
+    /// then, whatever tree the writer names. To be said once, before others have the store.
     pub fn tree_by(&self, n_of: NOf) {
         drop(self.n_of.set(n_of));
     }
 
-    /// The n of the tree in which a row is counted from now on; 0 for a hint. The caller holds its stripe.
+    /// The n of the tree in which a row is counted from now on; 0 for a hint. The caller holds its
+    /// stripe.
     pub(crate) fn tree_n(&self, place: Place, key: &Key) -> u16 {
         match (place, self.n_of.get()) {
             (Place::Home(_), Some(n_of)) => n_of(key.bucket()),
@@ -169,8 +172,8 @@ impl Store {
     }
 
     /// Moves a row to another tree: `tree`, or that of the n of its bucket if that is known
-    /// ([`Store::tree_by`]). A moved row keeps its version and its age. Whether it was in another; `false` if
-    /// there is no row. Blocks.
+    /// ([`Store::tree_by`]). A moved row keeps its version and its age. Whether it was in another;
+    /// `false` if there is no row. Blocks.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; the row is then where it was.
@@ -197,10 +200,10 @@ impl Store {
         })
     }
 
-    /// Some keys of home rows, of one bucket or of all, and where to go on, `None` at the end. Up to `limit`
-    /// keys, or none where there are only few: those with a value first, by name, then the deleted ones by
-    /// partition. Reads the indexes alone, no row. Whatever is a row throughout the walk is met, unless it is
-    /// deleted or made again meanwhile. Blocks on the disk.
+    /// Some keys of home rows, of one bucket or of all, and where to go on, `None` at the end. Up
+    /// to `limit` keys, or none where there are only few: those with a value first, by name, then
+    /// the deleted ones by partition. Reads the indexes alone, no row. Whatever is a row throughout
+    /// the walk is met, unless it is deleted or made again meanwhile. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry has no key, [`Error::Io`].

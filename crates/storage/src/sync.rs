@@ -1,9 +1,10 @@
 //! Group sync: many writers wait, one sync of the log answers them all.
 //!
 //! One thread takes everyone who waits, syncs once, and answers. Whoever arrives during a sync
-//! waits for the next one, so under load a group grows to what arrives during one sync of the disk. On a fast
-//! disk that is little, and each sync costs processor time: after a group of several the next one gathers for
-//! a while. Whoever writes alone never waits for company. (PostgreSQL's commit_delay and commit_siblings.)
+//! waits for the next one, so under load a group grows to what arrives during one sync of the disk.
+//! On a fast disk that is little, and each sync costs processor time: after a group of several the
+//! next one gathers for a while. Whoever writes alone never waits for company. (PostgreSQL's
+//! commit_delay and commit_siblings.)
 
 use std::io;
 use std::mem;
@@ -101,7 +102,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next group, which may grow until `not_before`; `None` once stopped and nobody is left.
+    /// Waits for the next group, which may grow until `not_before`; `None` once stopped and nobody
+    /// is left.
     fn next_group(&self, not_before: Option<Instant>) -> Option<Waiters> {
         let mut queue = self.lock();
         while queue.waiters.is_empty() {

@@ -1,4 +1,4 @@
-//! The GET machine against naive bystanders, whatever order events come in.
+//! The GET machine against a naive model, with events in any order.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::clock::{Actor, Dot};
 use crate::object::{Metadata, Sibling, WriteId};
 use crate::stamp::Stamp;
 
-/// A node answers truly (as often as it likes), fails in some way, or time passes.
+/// A node answers truthfully (any number of times), fails in some way, or time passes.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Answers(u8),
@@ -24,7 +24,8 @@ fn node(number: u8) -> NodeId {
     NodeId::parse(&format!("n{number}")).unwrap()
 }
 
-/// The object with these of three writes side by side; the fourth bit is a write over all.
+/// The object with these of three writes as siblings; the fourth bit is a write that supersedes
+/// all.
 fn object(writes: u8) -> Object {
     let mut object = Object::default();
     for at in (0..4u8).filter(|at| writes & (1 << at) != 0) {
