@@ -6,9 +6,12 @@ use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
 /// Appends the encoding of `value`.
+///
+/// # Panics
+/// If the type of `value` has a list that does not know its length: none of this crate's has.
 pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
-    let appended = postcard::serialize_with_flavor(value, End(out));
-    debug_assert!(appended.is_ok(), "postcard refuses only lists of unknown length");
+    // Postcard refuses only lists of unknown length. Half a record must not be stored or sent.
+    postcard::serialize_with_flavor(value, End(out)).expect("postcard into a buffer does not fail");
 }
 
 /// A postcard sink that appends to a buffer, which grows as needed.

@@ -356,7 +356,7 @@ impl Table {
     /// Equal tables have equal hashes; peers compare them to see whether they must exchange
     /// records.
     pub fn hash(&self) -> u64 {
-        let bytes = postcard::to_stdvec(self).unwrap_or_default(); // writing to a Vec cannot fail
+        let bytes = postcard::to_stdvec(self).expect("postcard into a Vec does not fail");
         xxhash_rust::xxh3::xxh3_64(&bytes)
     }
 }

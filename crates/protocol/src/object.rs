@@ -15,7 +15,7 @@ use crate::name::NodeId;
 use crate::stamp::Stamp;
 
 /// The most siblings an object decoded from a peer or the disk may hold: far above any limit for
-/// clients, low enough that damaged bytes cannot make the decoder allocate without bound.
+/// clients, so more is treated as damage.
 pub const SIBLINGS_DECODE_MAX: usize = 65_536;
 
 /// Identifies one client request, so that a retry is recognised. Random, or a hash of the request.
@@ -107,6 +107,7 @@ impl Object {
         if self == other {
             return;
         }
+        let before = cfg!(debug_assertions).then(|| self.clock.clone());
         self.siblings.retain(|s| other.has(s.dot) || !other.clock.covers(s.dot));
         for sibling in &other.siblings {
             if !self.clock.covers(sibling.dot) {
@@ -115,6 +116,11 @@ impl Object {
         }
         self.siblings.sort_unstable_by_key(|s| s.dot);
         self.clock.join(&other.clock);
+        let covers_both = |clock: &Clock| {
+            clock.covers_all(&other.clock) && before.is_none_or(|before| clock.covers_all(&before))
+        };
+        debug_assert!(covers_both(&self.clock), "a merge dropped claims");
+        debug_assert_eq!(self.check(), Ok(()), "a merge broke an invariant");
     }
 
     /// Whether merging `other` would add values.

@@ -206,6 +206,13 @@ impl Row {
         // siblings mean equal objects.
         let changed =
             self.object.clock != clock_before || self.object.siblings.len() != siblings_before;
+        debug_assert!(self.object.clock.covers_all(&clock_before), "a merge dropped claims");
+        debug_assert!(
+            self.tenure.is_none_or(|tenure| {
+                own_counter(&self.object.clock, tenure) == own_counter(&clock_before, tenure)
+            }),
+            "a row kept the right to mint under an actor that another copy has used since"
+        );
         if changed {
             self.touch(now);
         }
