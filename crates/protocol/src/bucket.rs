@@ -286,7 +286,7 @@ impl Table {
         true
     }
 
-    /// How many buckets have a record that only says that they were reset.
+    /// How many buckets have a record of a reset.
     pub fn resets(&self) -> usize {
         self.records.values().filter(|record| record.is_reset()).count()
     }
@@ -294,7 +294,7 @@ impl Table {
     /// Decodes a table, including the encoding from before there was a floor.
     ///
     /// # Errors
-    /// `postcard`'s.
+    /// [`postcard::Error`] if the bytes are neither encoding.
     pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
         postcard::from_bytes(bytes).or_else(|error| {
             let WithoutFloor { records } = postcard::from_bytes(bytes).map_err(|_| error)?;
@@ -381,14 +381,14 @@ mod tests {
         Settings { n: Some(n), ..Settings::default() }
     }
 
-    /// A node, as far as it knows of one bucket.
+    /// A node's view of one bucket.
     #[derive(Clone, Default)]
-    struct Knowing {
+    struct OneBucketNode {
         table: Table,
         raised: BTreeMap<Bucket, u16>,
     }
 
-    impl Knowing {
+    impl OneBucketNode {
         fn bucket() -> Bucket {
             Bucket::parse("carts").unwrap()
         }
@@ -407,35 +407,35 @@ mod tests {
             let record = self.table.next(&Self::bucket(), n_of(n), by, defaults);
             let mut change = Table::default();
             change.merge(&Self::bucket(), record);
-            assert!(self.hear(&Self { table: change, ..Self::default() }));
+            assert!(self.learn(&Self { table: change, ..Self::default() }));
         }
 
-        fn hear(&mut self, other: &Self) -> bool {
+        fn learn(&mut self, other: &Self) -> bool {
             self.table.learn(&other.table, &mut self.raised, (&Properties::default(), 5))
         }
     }
 
     #[test]
     fn a_node_that_missed_a_lower_n_trusts_no_more_replicas_than_that() {
-        let (mut a, mut dead) = (Knowing::default(), Knowing::default());
+        let (mut a, mut dead) = (OneBucketNode::default(), OneBucketNode::default());
         a.set("n1", 3, 1);
-        dead.hear(&a);
+        dead.learn(&a);
         assert_eq!((dead.n(), dead.trusted()), (3, 3), "it missed nothing");
         a.set("n1", 1, 2);
         a.set("n1", 3, 3);
-        dead.hear(&a);
+        dead.learn(&a);
         assert_eq!((dead.n(), dead.trusted()), (3, 1), "n was 1 in between");
-        assert!(!dead.hear(&a), "hearing it again changes nothing");
+        assert!(!dead.learn(&a), "learning it again changes nothing");
         dead.raised.clear(); // filled
-        assert!(!dead.hear(&a) && dead.trusted() == 3);
-        let mut late = Knowing::default();
-        late.hear(&a);
-        assert_eq!(late.trusted(), 1, "never heard of the bucket before");
+        assert!(!dead.learn(&a) && dead.trusted() == 3);
+        let mut late = OneBucketNode::default();
+        late.learn(&a);
+        assert_eq!(late.trusted(), 1, "it never knew the bucket before");
     }
 
     #[test]
     fn a_raise_is_done_with_when_n_is_lowered_to_what_was_trusted() {
-        let mut node = Knowing::default();
+        let mut node = OneBucketNode::default();
         node.set("n1", 5, 1);
         assert_eq!(node.trusted(), 3);
         node.set("n1", 3, 2);
@@ -447,20 +447,20 @@ mod tests {
 
     #[test]
     fn concurrent_changes_count_as_missed() {
-        let (mut a, mut b) = (Knowing::default(), Knowing::default());
+        let (mut a, mut b) = (OneBucketNode::default(), OneBucketNode::default());
         a.set("n1", 4, 1);
-        b.hear(&a);
+        b.learn(&a);
         let mut third = b.clone();
         a.set("n1", 2, 10);
         b.set("n2", 4, 11); // does not know of the 2, and wins
-        third.hear(&b);
+        third.learn(&b);
         assert_eq!(third.trusted(), 3);
-        third.hear(&a);
+        third.learn(&a);
         let why = "writes went to two replicas only on that side";
         assert_eq!((third.n(), third.trusted()), (4, 2), "{why}");
         let (mut ab, mut ba) = (a.clone(), b.clone());
-        ab.hear(&b);
-        ba.hear(&a);
+        ab.learn(&b);
+        ba.learn(&a);
         assert_eq!(ab.table.hash(), ba.table.hash());
         assert_eq!((ab.trusted(), ba.trusted()), (2, 2));
     }
@@ -472,11 +472,11 @@ mod tests {
         fn every_node_trusts_the_lowest_n_that_ever_was(
             steps in proptest::collection::vec((0usize..3, 0usize..4, 1u16..=5), 1..30),
         ) {
-            let mut nodes = vec![Knowing::default(); 3];
+            let mut nodes = vec![OneBucketNode::default(); 3];
             let mut lowest = Properties::default().n;
             for (at, (one, other, n)) in steps.into_iter().enumerate() {
                 match nodes.get(other).cloned() {
-                    Some(other) => drop(nodes[one].hear(&other)),
+                    Some(other) => drop(nodes[one].learn(&other)),
                     None => {
                         nodes[one].set(&format!("n{one}"), n, at as u64 + 1);
                         lowest = lowest.min(n);
@@ -485,8 +485,8 @@ mod tests {
                 prop_assert!(nodes.iter().all(|node| node.trusted() >= lowest));
             }
             for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
-                let other: Knowing = nodes[other].clone();
-                nodes[one].hear(&other);
+                let other: OneBucketNode = nodes[other].clone();
+                nodes[one].learn(&other);
             }
             for node in &nodes {
                 prop_assert_eq!(node.table.hash(), nodes[0].table.hash());
@@ -497,23 +497,23 @@ mod tests {
 
     /// A node that knows of many buckets.
     #[derive(Clone, Default)]
-    struct Keeping {
+    struct ManyBucketsNode {
         table: Table,
         raised: BTreeMap<Bucket, u16>,
     }
 
-    impl Keeping {
+    impl ManyBucketsNode {
         fn set(&mut self, name: &str, at: (&str, u64), settings: Settings) -> Table {
             let (node, now) = at;
             let (bucket, by) = (named(name), (NodeId::parse(node).unwrap(), Millis(now)));
             let record = self.table.next(&bucket, settings, by, (&Properties::default(), 5));
             let mut change = Table::default();
             change.merge(&bucket, record);
-            self.hear(&change);
+            self.learn(&change);
             change
         }
 
-        fn hear(&mut self, other: &Table) -> bool {
+        fn learn(&mut self, other: &Table) -> bool {
             self.table.learn(other, &mut self.raised, (&Properties::default(), 5))
         }
     }
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn what_either_side_of_a_partition_promised_is_taken_over_by_the_other() {
         let [mut a, mut b] = ["a", "b"].map(|side| {
-            let mut node = Keeping::default();
+            let mut node = ManyBucketsNode::default();
             for i in 0..BUCKETS_MAX {
                 let change = record(1, i as u64 + 1, "n1");
                 node.table.merge(&named(&format!("{side}{i}")), change);
@@ -533,38 +533,38 @@ mod tests {
             node
         });
         let (of_a, of_b) = (a.table.clone(), b.table.clone());
-        assert!(a.hear(&of_b) && b.hear(&of_a));
+        assert!(a.learn(&of_b) && b.learn(&of_a));
         assert_eq!((a.table.len(), a.table.hash()), (2 * BUCKETS_MAX, b.table.hash()));
-        assert!(!a.hear(&b.table), "there is nothing more to exchange");
+        assert!(!a.learn(&b.table), "there is nothing more to exchange");
     }
 
     #[test]
     fn folded_resets_are_neither_forgotten_nor_kept() {
-        let (mut a, mut b) = (Keeping::default(), Keeping::default());
+        let (mut a, mut b) = (ManyBucketsNode::default(), ManyBucketsNode::default());
         let old = a.set("gone", ("n1", 1), n_of(1));
         let kept = a.set("kept", ("n1", 2), n_of(2));
         let backup = a.clone();
         a.set("gone", ("n1", 3), Settings::default());
-        b.hear(&a.table);
+        b.learn(&a.table);
         assert_eq!((a.table.hash(), a.table.resets()), (b.table.hash(), 1));
         assert!(a.table.fold(a.table.stamp_max()));
         assert_eq!((a.table.len(), a.table.resets()), (1, 0));
-        assert!(!a.hear(&old) && !a.hear(&kept), "late messages change nothing");
+        assert!(!a.learn(&old) && !a.learn(&kept), "late messages change nothing");
         assert_eq!(a.table.settings("gone"), Settings::default());
 
         assert_ne!(a.table.hash(), b.table.hash());
-        assert!(!a.hear(&b.table), "a reset that was folded does not come back");
-        assert!(b.hear(&a.table));
+        assert!(!a.learn(&b.table), "a reset that was folded does not come back");
+        assert!(b.learn(&a.table));
         assert_eq!(a.table.hash(), b.table.hash());
 
         let mut restored = backup.clone();
-        assert!(!a.hear(&backup.table), "an old backup brings nothing back");
-        assert!(restored.hear(&a.table));
+        assert!(!a.learn(&backup.table), "an old backup brings nothing back");
+        assert!(restored.learn(&a.table));
         assert_eq!(restored.table.hash(), a.table.hash());
         assert_eq!(restored.raised.get(&named("gone")), Some(&1), "and trusts only what it had");
 
         let again = b.set("gone", ("n2", 0), n_of(4)); // by a clock that is behind
-        assert!(a.hear(&again));
+        assert!(a.learn(&again));
         assert_eq!(a.table.settings("gone").n, Some(4));
         assert_eq!(a.table.hash(), b.table.hash());
     }
@@ -590,7 +590,7 @@ mod tests {
         fn tables_agree_on_the_last_change_of_each_bucket(
             steps in proptest::collection::vec((0usize..3, 0usize..6, 0usize..4, 0u16..=5), 1..60),
         ) {
-            let mut nodes = vec![Keeping::default(); 3];
+            let mut nodes = vec![ManyBucketsNode::default(); 3];
             let mut told: Vec<Table> = Vec::new();
             let mut last: BTreeMap<String, (Change, Settings)> = BTreeMap::new();
             for (at, (one, what, bucket, n)) in steps.into_iter().enumerate() {
@@ -606,7 +606,7 @@ mod tests {
                         told.push(change);
                     }
                     2 => if let Some(late) = told.get(usize::from(n)).cloned() {
-                        nodes[one].hear(&late);
+                        nodes[one].learn(&late);
                     },
                     3 => {
                         let all_equal = nodes.iter().all(|node| node.table == nodes[0].table);
@@ -617,13 +617,13 @@ mod tests {
                     }
                     _ => {
                         let other = nodes[bucket % 3].table.clone();
-                        nodes[one].hear(&other);
+                        nodes[one].learn(&other);
                     }
                 }
             }
             for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
                 let other = nodes[other].table.clone();
-                nodes[one].hear(&other);
+                nodes[one].learn(&other);
             }
             for node in &nodes {
                 prop_assert_eq!(node.table.hash(), nodes[0].table.hash());

@@ -133,7 +133,7 @@ pub struct Mended {
 #[derive(Clone, Debug, Default)]
 pub struct Exchange {
     leaves: LeafSet,
-    /// The last key that was compared on both sides; listing goes on after it.
+    /// The last key that was compared on both sides; the next page starts after it.
     after: Option<Key>,
     is_end: bool,
     /// Differences of the current page, as first seen.
@@ -143,16 +143,16 @@ pub struct Exchange {
     /// Whether every difference is repaired, writes in flight included.
     fills: bool,
     /// Buckets whose rows are being moved to other trees.
-    left_out: BTreeSet<Bucket>,
+    skipped: BTreeSet<Bucket>,
     summary: Summary,
 }
 
 impl Exchange {
-    /// Begins a comparison. The rows of buckets `left_out` are being moved to other trees
+    /// Begins a comparison. The rows of buckets `skipped` are being moved to other trees
     /// ([`crate::sweep`]): a difference there means nothing yet, and rechecking every such key
     /// would be expensive.
-    pub fn start(left_out: BTreeSet<Bucket>) -> (Self, Step) {
-        (Self { left_out, ..Self::default() }, Step::CompareLeaves)
+    pub fn start(skipped: BTreeSet<Bucket>) -> (Self, Step) {
+        (Self { skipped, ..Self::default() }, Step::CompareLeaves)
     }
 
     /// Begins a comparison that skips nothing.
@@ -186,7 +186,7 @@ impl Exchange {
         let (compared, mut found) = differences(ours, theirs);
         self.summary.keys_compared += compared;
         let found_count = found.len();
-        found.retain(|difference| !self.left_out.contains(difference.key.bucket()));
+        found.retain(|difference| !self.skipped.contains(difference.key.bucket()));
         self.summary.keys_left += (found_count - found.len()) as u64;
         self.found = found;
         match to {
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_whose_rows_are_moved_are_left_out() {
+    fn buckets_whose_rows_are_moved_are_skipped() {
         let (mut exchange, _) = Exchange::start(BTreeSet::from([Bucket::parse("b").unwrap()]));
         exchange.on_leaves(LeafSet::all());
         let mut versions = vec![(key(1), version(1)), (key(2), version(1))];

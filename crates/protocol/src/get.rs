@@ -57,18 +57,18 @@ pub enum Where {
     Hints,
 }
 
-/// What a replica says.
+/// A replica's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Its object; the absent one if it holds nothing.
     Object(Object),
     /// The version of its object.
     Digest(Version),
-    /// A fallback without a hint for the key. Not an answer.
+    /// A fallback without a hint for the key. Does not count.
     NoHint,
-    /// A home replica that has not yet received this partition. Not an answer.
+    /// A home replica that has not yet received this partition. Does not count.
     NotReady,
-    /// It cannot tell. Not an answer.
+    /// It cannot answer. Does not count.
     Refused,
 }
 
@@ -91,7 +91,7 @@ pub enum Effect {
     Repair(Vec<NodeId>),
 }
 
-/// What the client is told.
+/// The answer to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The merge of what R replicas hold.
@@ -190,7 +190,7 @@ impl Get {
             Reply::Object(object) => {
                 let version = object.version();
                 contact.state = State::Merged(version);
-                self.take_in(object);
+                self.merge_object(object);
                 self.versions.push(version);
             }
             // A duplicate of the digest: its object is on the way. (A replica that was asked for an
@@ -286,7 +286,7 @@ impl Get {
 
     /// Merges what a replica holds. The first object becomes the merge, and in almost every read it
     /// is the only one.
-    fn take_in(&mut self, object: Object) {
+    fn merge_object(&mut self, object: Object) {
         if self.merged.is_absent() {
             self.merged = Arc::new(object);
         } else {
@@ -310,9 +310,9 @@ impl Get {
         let waiting = self.contacts.iter().any(|c| matches!(c.state, State::Waiting(_)));
         if self.answered && !waiting && !self.repaired {
             self.repaired = true;
-            let behind = self.behind();
-            if !behind.is_empty() {
-                effects.push(Effect::Repair(behind));
+            let stale = self.stale_homes();
+            if !stale.is_empty() {
+                effects.push(Effect::Repair(stale));
             }
         }
     }
@@ -408,7 +408,7 @@ impl Get {
     }
 
     /// Home replicas whose last answer differs from the merge.
-    fn behind(&self) -> Vec<NodeId> {
+    fn stale_homes(&self) -> Vec<NodeId> {
         if self.merged.is_absent() {
             return Vec::new();
         }

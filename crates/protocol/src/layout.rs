@@ -250,7 +250,8 @@ fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<NodeId>> {
 }
 
 /// A ring hash over `u64`s written little-endian, the same on every machine and in every release:
-/// the crate's default goes through `std::hash`, whose framing may change.
+/// the crate's default goes through `std::hash`, whose encoding may change between compiler
+/// releases.
 struct StableHash;
 
 impl RingHash for StableHash {

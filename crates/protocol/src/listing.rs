@@ -104,7 +104,7 @@ impl Quorum<'_> {
         let partition = key.partition(self.layout.partitions());
         let homes = self.layout.homes(partition, self.n);
         let entry_of = |home: &NodeId| by.iter().find(|(node, _)| node == home).map(|(_, e)| *e);
-        let ready = || homes.iter().filter(|home| can_say(answers, home, partition));
+        let ready = || homes.iter().filter(|home| is_ready(answers, home, partition));
         let enough = ready().count() >= usize::from(self.r);
         if enough && homes.iter().all(|home| entry_of(home).is_none()) {
             return None; // left over on nodes that are no home replicas
@@ -123,7 +123,7 @@ impl Quorum<'_> {
         }
         (0..self.layout.partitions()).map(|p| Partition(p as u16)).all(|partition| {
             let homes = self.layout.homes(partition, self.n).iter();
-            let ready = homes.filter(|home| can_say(answers, home, partition));
+            let ready = homes.filter(|home| is_ready(answers, home, partition));
             ready.count() >= usize::from(self.r)
         })
     }
@@ -150,7 +150,7 @@ impl<'a> From<&'a KeyPage> for Answer<'a> {
 }
 
 /// Whether a home replica answered and has received the partition.
-fn can_say(answers: &Answers<'_>, home: &NodeId, partition: Partition) -> bool {
+fn is_ready(answers: &Answers<'_>, home: &NodeId, partition: Partition) -> bool {
     answers.get(home).is_some_and(|answer| !answer.not_ready.contains(&partition))
 }
 

@@ -49,7 +49,9 @@ mod tests {
     proptest! {
         #[test]
         fn packed_objects_round_trip(lens in proptest::collection::vec(0_usize..50, 0..20)) {
-            let object = |(number, len): (usize, &usize)| (key(number), vec![number as u8; *len].into());
+            let object = |(number, len): (usize, &usize)| {
+                (key(number), vec![number as u8; *len].into())
+            };
             let objects: Vec<(Key, Bytes)> = lens.iter().enumerate().map(object).collect();
             let (lengths, payload) = pack(objects.clone());
             prop_assert_eq!(unpack(lengths, payload), Some(objects));

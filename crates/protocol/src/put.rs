@@ -105,7 +105,7 @@ pub struct Put {
     plan: Plan,
     contacts: Vec<Contact>,
     /// Home replicas that are known to be down; a fallback has taken their slot.
-    passed_over: Vec<NodeId>,
+    skipped_homes: Vec<NodeId>,
     answered: bool,
 }
 
@@ -135,14 +135,15 @@ impl Put {
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
         let me = plan.me;
         let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
-        let mut put = Self { plan, contacts: Vec::new(), passed_over: Vec::new(), answered: false };
+        let mut put =
+            Self { plan, contacts: Vec::new(), skipped_homes: Vec::new(), answered: false };
         let role = role_of(me, &put.plan.homes);
         put.contact(me, my_slot, role, now);
         let mut effects = Vec::new();
         for slot in (0..put.plan.homes.len()).filter(|slot| *slot != my_slot) {
             let home = put.plan.homes[slot];
             if down.contains(&home) && put.replace(slot, Some(down), now, &mut effects) {
-                put.passed_over.push(home);
+                put.skipped_homes.push(home);
                 continue;
             }
             put.send(home, slot, Role::Home, now, &mut effects);
@@ -319,7 +320,7 @@ impl Put {
             refused: in_states(&[State::Refused]),
             // A node that is still waited for may hold the write, as may one that timed out.
             silent: in_states(&[State::Waiting, State::Silent]),
-            down: self.passed_over.clone(),
+            down: self.skipped_homes.clone(),
         }
     }
 }

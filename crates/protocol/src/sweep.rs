@@ -399,12 +399,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_settled_row_is_in_the_tree_of_its_n(
-            deeds in prop::collection::vec(event(), 0..60)
+            events in prop::collection::vec(event(), 0..60)
         ) {
             let (mut placement, mut trees) = (settled(), Trees([[3; 2]; 3]));
             let mut pass: Option<Pass> = None;
-            for deed in deeds {
-                match deed {
+            for event in events {
+                match event {
                     Event::Change(at, n) => {
                         let mut next = placement.ns().clone();
                         next.others.insert(bucket(Trees::NAMES[usize::from(at)]), n);
@@ -421,7 +421,7 @@ mod tests {
                     }
                     Event::EndLate | Event::End => {
                         if let Some(pass) = pass.take() {
-                            if matches!(deed, Event::EndLate) {
+                            if matches!(event, Event::EndLate) {
                                 trees.move_rows(&pass, placement.ns());
                             }
                             placement.passed(&pass);

@@ -144,8 +144,8 @@ impl Drop for DiskWatch {
 
 impl Shared {
     fn check_space(&self, state: &mut WatchState, has_failed: bool) {
-        // If the free space cannot be determined, writes go on: a full disk then shows as a failed
-        // write.
+        // If the free space cannot be determined, writes are still accepted: a full disk then shows
+        // as a failed write.
         let Some(free) = free_bytes(&self.dir) else { return };
         self.free.store(free, Ordering::Relaxed);
         let was_met = self.met.load(Ordering::Relaxed);

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn cached_rows_are_the_stored_rows() {
         let dir = tempfile::tempdir().unwrap();
-        // Room for few of the rows, so that they are evicted and come back.
+        // Room for few of the rows, so that they are evicted and reloaded.
         let options = Options { row_cache_bytes: 8 << 10, ..options(Durability::Buffered) };
         let store = Store::open(dir.path(), options).unwrap();
         let name = |i: usize| format!("k{}", i % 20);

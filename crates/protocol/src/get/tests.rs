@@ -101,7 +101,7 @@ struct Naive {
     plan: Plan,
     held: Vec<Object>,
     asked: BTreeMap<NodeId, Vec<What>>,
-    /// The last thing each node said, if it counts.
+    /// The last answer of each node, if it counts.
     said: BTreeMap<NodeId, Version>,
     objects: Vec<Object>,
     answer: Option<Answer>,
@@ -140,7 +140,7 @@ impl Naive {
         }
     }
 
-    /// A node counts only if all that it said is in the merge.
+    /// A node counts only if everything it reported is in the merge.
     fn judge(&self, answer: &Answer) {
         let known = |version: &&Version| {
             **version == Version::ABSENT
@@ -164,7 +164,7 @@ impl Naive {
         }
     }
 
-    /// A node that is listened to and was asked for this says something.
+    /// An answer from a node that was asked for this and may still answer.
     fn hears(&mut self, from: NodeId, asked: What, reply: &Reply) {
         match reply {
             Reply::Object(object) => {
