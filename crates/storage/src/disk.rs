@@ -25,8 +25,7 @@ const NEAR_FACTOR: u64 = 4;
 /// How long the free space must not have fallen before the reserve is released: whatever is filling
 /// the disk would fill the released space too.
 const STABLE_BEFORE_RELEASE: Duration = Duration::from_secs(2);
-/// Longer than RocksDB's retry interval: after a flush found no space it checks for space every 5
-/// s.
+/// After a flush found no space, RocksDB checks for space every 5 s: wait longer than that.
 const ROCKSDB_RECOVERY: Duration = Duration::from_secs(6);
 
 /// What a call needs disk space for.
@@ -77,7 +76,7 @@ struct Shared {
 /// The watch thread's state between checks.
 #[derive(Default)]
 struct WatchState {
-    /// The lowest free space seen, and when it was first seen.
+    /// The lowest free space since there was last plenty, and when it was first seen.
     lowest: Option<(u64, Instant)>,
     /// When RocksDB last failed in the background for lack of space.
     failed_at: Option<Instant>,

@@ -178,7 +178,7 @@ fn check_has_current(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
 /// that created it could no longer open it.
 fn check_families(dir: &Path) -> Result<(), OpenError> {
     let families = DB::list_cf(&rocksdb::Options::default(), dir.join(DATABASE));
-    // A new directory, or an unreadable one, on which opening fails with the reason.
+    // The directory is new, or unreadable; opening it reports the latter.
     let Ok(families) = families else { return Ok(()) };
     if families.iter().any(|family| family == Column::Merkle.name()) {
         return Ok(());
