@@ -1,5 +1,5 @@
 //! `kill -9` of a process that writes: every acknowledged write is present at the next start, and
-//! no dot is ever used twice, in both durability modes.
+//! no dot is ever used twice (issue 2, "What it must show"), in both durability modes.
 //!
 //! The test runs itself as the child. The child says `minted KEY DOT` before it waits for
 //! durability, `acked KEY DOT` after, and `durable at SEQUENCE`; the parent kills it at a random
