@@ -1,16 +1,20 @@
-//! Postcard behind what a buffer already holds: no second buffer that grows byte by byte and is copied.
+//! Appends postcard encodings to an existing buffer, without an intermediate one that grows byte by
+//! byte and is then copied.
 
 use bytes::{BufMut, BytesMut};
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
 /// Appends the encoding of `value`.
+///
+/// # Panics
+/// If the type of `value` has a list that does not know its length: none of this crate's has.
 pub(crate) fn append<T: Serialize>(value: &T, out: &mut BytesMut) {
-    let appended = postcard::serialize_with_flavor(value, End(out));
-    debug_assert!(appended.is_ok(), "postcard refuses only lists of unknown length");
+    // Postcard refuses only lists of unknown length. Half a record must not be stored or sent.
+    postcard::serialize_with_flavor(value, End(out)).expect("postcard into a buffer does not fail");
 }
 
-/// The end of a buffer, which has room for everything.
+/// A postcard sink that appends to a buffer, which grows as needed.
 struct End<'a>(&'a mut BytesMut);
 
 impl Flavor for End<'_> {
@@ -37,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_appended_is_what_postcard_writes() {
+    fn appending_writes_what_postcard_writes() {
         let value = ("text", 70_000u32, [7u8; 16], Some(vec![1u64, u64::MAX]));
         let mut out = BytesMut::from(&b"before"[..]);
         append(&value, &mut out);

@@ -1,16 +1,17 @@
 //! Bucket properties: how many replicas, how many answers, and what to do about conflicts.
 //!
-//! Every node keeps the whole table. A change is a [`Record`] with a hybrid-logical time; of two records
-//! for one bucket the one with the greater (time, node) stands, so tables merge like objects do.
+//! Every node keeps the whole table. A change is a [`Record`] with a hybrid-logical time; of two
+//! records for one bucket the one with the greater (time, node) wins, so tables converge as objects
+//! do.
 //!
-//! A node that missed changes cannot know which keys it was no home replica of meanwhile: n may have been
-//! lowered and raised again. So a record says which one it followed, and the lowest n that its bucket
-//! ever had: [`Table::learn`].
+//! A node that missed changes cannot know for which keys it stopped being a home replica in
+//! between: n may have been lowered and raised again. So a record names its predecessor and the
+//! lowest n its bucket ever had: [`Table::learn`].
 //!
-//! A reset must outlive the settings that it took back: a node that has not heard of it would bring them
-//! again. Once all nodes have the same table, resets are folded into one stamp, the table's `floor`
-//! ([`Table::fold`]): what is not in the table was reset if it is not newer than that. Every node knew all
-//! of it then, and whatever is set later is newer.
+//! A reset must outlive the settings it removed: a node that has not seen it would bring them back.
+//! Once all nodes have the same table, resets are folded into one stamp, the table's `floor`
+//! ([`Table::fold`]): a record missing from the table was reset if its stamp is not above the
+//! floor. At that point every node knew all of them, and anything set later is newer.
 
 use std::collections::BTreeMap;
 
@@ -20,12 +21,12 @@ use crate::name::{Bucket, NodeId};
 use crate::quorum::Count;
 use crate::stamp::{Millis, Stamp};
 
-/// The most buckets with a record for one more to be given properties on this node. What other nodes
-/// gave is taken over beyond it: of two sides of a partition neither may refuse what the other has
-/// promised.
+/// The most buckets that may have a record before this node refuses to set properties on another.
+/// Records from other nodes are accepted beyond it: after a network partition neither side may
+/// refuse what the other has promised.
 pub const BUCKETS_MAX: usize = 10_000;
 
-/// What a client gets to see when writes conflict.
+/// What a client is shown when writes conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Conflicts {
@@ -64,7 +65,7 @@ impl Default for Properties {
     }
 }
 
-/// What somebody set for a bucket; what is `None` follows the node's defaults.
+/// What was set explicitly for a bucket; a field that is `None` follows the node's defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Replicas of each key.
@@ -79,7 +80,7 @@ pub struct Settings {
     pub sloppy: Option<bool>,
 }
 
-/// Why properties cannot be.
+/// Why properties are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PropertiesError {
     /// `n` is zero or above the number of nodes.
@@ -103,8 +104,9 @@ pub enum PropertiesError {
 }
 
 impl Settings {
-    /// The complete properties on a cluster of `nodes` nodes. A *default* is capped at what the cluster
-    /// can do, so that one node alone works; what was set for the bucket was checked when it was set.
+    /// The complete properties on a cluster of `nodes` nodes. A *default* is capped at what the
+    /// cluster can do, so that a single node works; explicit settings were checked when they were
+    /// set.
     pub fn over(&self, defaults: &Properties, nodes: u16) -> Properties {
         let n = self.n.unwrap_or(defaults.n).clamp(1, nodes.max(1));
         let cap = |count: Count| if count.of(n) > n { Count::All } else { count };
@@ -117,7 +119,7 @@ impl Settings {
         }
     }
 
-    /// Checks what somebody wants to set.
+    /// Checks settings before they are applied.
     ///
     /// # Errors
     /// [`PropertiesError`] that names the property and its range.
@@ -139,7 +141,7 @@ impl Settings {
     }
 }
 
-/// The name of one change: when it was made, and on which node, which breaks ties.
+/// Identifies one change: when it was made, and on which node, which breaks ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Change {
     /// When.
@@ -155,25 +157,25 @@ pub struct Record {
     pub settings: Settings,
     /// Which change this is.
     pub change: Change,
-    /// The change before it, as its node knew it.
+    /// The change before it, as known to the node that made this one.
     pub previous: Option<Change>,
-    /// The lowest n that the bucket ever had, as far as its node knew.
+    /// The lowest n that the bucket ever had, as known to the node that made this change.
     pub n_lowest: u16,
 }
 
 impl Record {
-    /// Whether nothing is set any more.
+    /// Whether this record only removes settings.
     fn is_reset(&self) -> bool {
         self.settings == Settings::default()
     }
 
-    /// Whether a node that had `known` has heard of every change that this record follows, or knows this
-    /// one already. `n` is what this record makes the bucket's n, `n_lowest` the lowest that the node
-    /// has known.
+    /// Whether a node whose record is `known` has seen every change that this record follows, or
+    /// has this one already. `n` is the bucket's n under this record, `n_lowest` the lowest n that
+    /// the node has seen.
     ///
-    /// Of changes made at once on both sides of a partition, the ones of the side that is older now can
-    /// be told from those that led to the known one only if they are newer than its predecessor or
-    /// lowered n further.
+    /// After concurrent changes on both sides of a network partition, a change of the losing side
+    /// is recognised as concurrent (rather than as an ancestor of the known one) only if it is
+    /// newer than the known record's predecessor or lowered n further.
     fn misses_nothing(&self, known: Option<&Self>, n: u16, n_lowest: u16) -> bool {
         match known {
             None => self.previous.is_none() && self.n_lowest >= n_lowest.min(n),
@@ -188,11 +190,12 @@ impl Record {
     }
 }
 
-/// The properties of all buckets that have their own. Merges to the same table everywhere.
+/// The properties of all buckets that have their own. Tables converge under merge.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     records: BTreeMap<Bucket, Record>,
-    /// What is not newer and has no record was reset, and every node has heard of it.
+    /// A bucket without a record whose change is not newer than this was reset, and every node has
+    /// seen the reset.
     floor: Stamp,
 }
 
@@ -203,8 +206,8 @@ struct WithoutFloor {
 }
 
 impl Table {
-    /// Takes a record over if it is newer than the one known; the lowest n of both stays known. Returns
-    /// whether that changed anything: not if every node knows that it was reset since.
+    /// Adopts a record if it is newer than the known one; keeps the lower `n_lowest` of both.
+    /// Returns whether anything changed: not if the bucket was reset since and every node knows it.
     pub fn merge(&mut self, bucket: &Bucket, record: Record) -> bool {
         let known = self.records.get(bucket).copied();
         if known.is_none() && record.change.stamp <= self.floor {
@@ -220,10 +223,10 @@ impl Table {
         true
     }
 
-    /// Takes over what another node knows. In `raised` are buckets of which new home replicas have not been
-    /// sent what was written before they were any, with the number of home replicas that have: they are
-    /// noted here, and taken out by whoever has fetched it all. `defaults` as in [`Settings::over`].
-    /// Returns whether anything changed.
+    /// Merges another node's table. `raised` holds the buckets whose n was raised and whose new
+    /// home replicas have not yet received the earlier writes, each with the number of home
+    /// replicas that have them. Entries are added here; the caller removes one once this node has
+    /// fetched everything. `defaults` as in [`Settings::over`]. Returns whether anything changed.
     pub fn learn(
         &mut self,
         other: &Self,
@@ -233,7 +236,7 @@ impl Table {
         let n_of = |settings: Settings| settings.over(defaults, nodes).n;
         let mut changed = false;
         for (bucket, record) in self.reset_below(other) {
-            // A table that comes from a backup: who has it may have missed anything since.
+            // This table comes from a backup: the node may have missed any change since.
             let trusted = raised.get(&bucket).copied().unwrap_or(record.n_lowest);
             if trusted.min(record.n_lowest) < n_of(Settings::default()) {
                 raised.insert(bucket.clone(), trusted.min(record.n_lowest));
@@ -262,7 +265,7 @@ impl Table {
         self.fold(other.floor) || changed
     }
 
-    /// What this table says of buckets of which the other one knows that they were reset.
+    /// The records of this table whose buckets the other table knows to be reset.
     fn reset_below(&self, other: &Self) -> Vec<(Bucket, Record)> {
         let is_reset = |(bucket, record): &(&Bucket, &Record)| {
             record.change.stamp <= other.floor && other.record(bucket).is_none()
@@ -271,9 +274,9 @@ impl Table {
         reset.map(|(bucket, record)| (bucket.clone(), *record)).collect()
     }
 
-    /// Forgets the resets up to a stamp. Only for one up to which all nodes have the same records: the
-    /// [`Table::stamp_max`] of this table while all others are equal, or the floor of one of them.
-    /// Returns whether anything changed.
+    /// Discards the resets up to a stamp. Only valid for a stamp up to which all nodes have the
+    /// same records: the [`Table::stamp_max`] of this table while all others are equal, or the
+    /// floor of one of them. Returns whether anything changed.
     pub fn fold(&mut self, upto: Stamp) -> bool {
         if upto <= self.floor {
             return false;
@@ -283,15 +286,15 @@ impl Table {
         true
     }
 
-    /// How many buckets have a record that only says that they were reset.
+    /// How many buckets have a record of a reset.
     pub fn resets(&self) -> usize {
         self.records.values().filter(|record| record.is_reset()).count()
     }
 
-    /// Reads a table as `postcard` wrote it, also before it had a floor.
+    /// Decodes a table, including the encoding from before there was a floor.
     ///
     /// # Errors
-    /// `postcard`'s.
+    /// [`postcard::Error`] if the bytes are neither encoding.
     pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
         postcard::from_bytes(bytes).or_else(|error| {
             let WithoutFloor { records } = postcard::from_bytes(bytes).map_err(|_| error)?;
@@ -299,8 +302,8 @@ impl Table {
         })
     }
 
-    /// The record that sets a bucket's properties after all that this table knows. `defaults` and `nodes`
-    /// as in [`Settings::over`].
+    /// The record that sets a bucket's properties, ordered after everything in this table.
+    /// `defaults` and `nodes` as in [`Settings::over`].
     pub fn next(
         &self,
         bucket: &Bucket,
@@ -350,9 +353,10 @@ impl Table {
         self.records.values().map(|r| r.change.stamp).fold(self.floor, Stamp::max)
     }
 
-    /// Equal tables have equal hashes; peers compare them to see whether they must exchange records.
+    /// Equal tables have equal hashes; peers compare them to see whether they must exchange
+    /// records.
     pub fn hash(&self) -> u64 {
-        let bytes = postcard::to_stdvec(self).unwrap_or_default(); // writing to a Vec cannot fail
+        let bytes = postcard::to_stdvec(self).expect("postcard into a Vec does not fail");
         xxhash_rust::xxh3::xxh3_64(&bytes)
     }
 }
@@ -377,14 +381,14 @@ mod tests {
         Settings { n: Some(n), ..Settings::default() }
     }
 
-    /// A node, as far as it knows of one bucket.
+    /// A node's view of one bucket.
     #[derive(Clone, Default)]
-    struct Knowing {
+    struct OneBucketNode {
         table: Table,
         raised: BTreeMap<Bucket, u16>,
     }
 
-    impl Knowing {
+    impl OneBucketNode {
         fn bucket() -> Bucket {
             Bucket::parse("carts").unwrap()
         }
@@ -403,35 +407,35 @@ mod tests {
             let record = self.table.next(&Self::bucket(), n_of(n), by, defaults);
             let mut change = Table::default();
             change.merge(&Self::bucket(), record);
-            assert!(self.hear(&Self { table: change, ..Self::default() }));
+            assert!(self.learn(&Self { table: change, ..Self::default() }));
         }
 
-        fn hear(&mut self, other: &Self) -> bool {
+        fn learn(&mut self, other: &Self) -> bool {
             self.table.learn(&other.table, &mut self.raised, (&Properties::default(), 5))
         }
     }
 
     #[test]
     fn a_node_that_missed_a_lower_n_trusts_no_more_replicas_than_that() {
-        let (mut a, mut dead) = (Knowing::default(), Knowing::default());
+        let (mut a, mut dead) = (OneBucketNode::default(), OneBucketNode::default());
         a.set("n1", 3, 1);
-        dead.hear(&a);
+        dead.learn(&a);
         assert_eq!((dead.n(), dead.trusted()), (3, 3), "it missed nothing");
         a.set("n1", 1, 2);
         a.set("n1", 3, 3);
-        dead.hear(&a);
-        assert_eq!((dead.n(), dead.trusted()), (3, 1), "n was 1 meanwhile");
-        assert!(!dead.hear(&a), "hearing it again changes nothing");
+        dead.learn(&a);
+        assert_eq!((dead.n(), dead.trusted()), (3, 1), "n was 1 in between");
+        assert!(!dead.learn(&a), "learning it again changes nothing");
         dead.raised.clear(); // filled
-        assert!(!dead.hear(&a) && dead.trusted() == 3);
-        let mut late = Knowing::default();
-        late.hear(&a);
-        assert_eq!(late.trusted(), 1, "never heard of the bucket before");
+        assert!(!dead.learn(&a) && dead.trusted() == 3);
+        let mut late = OneBucketNode::default();
+        late.learn(&a);
+        assert_eq!(late.trusted(), 1, "it never knew the bucket before");
     }
 
     #[test]
     fn a_raise_is_done_with_when_n_is_lowered_to_what_was_trusted() {
-        let mut node = Knowing::default();
+        let mut node = OneBucketNode::default();
         node.set("n1", 5, 1);
         assert_eq!(node.trusted(), 3);
         node.set("n1", 3, 2);
@@ -442,37 +446,37 @@ mod tests {
     }
 
     #[test]
-    fn changes_made_at_once_are_missed_changes() {
-        let (mut a, mut b) = (Knowing::default(), Knowing::default());
+    fn concurrent_changes_count_as_missed() {
+        let (mut a, mut b) = (OneBucketNode::default(), OneBucketNode::default());
         a.set("n1", 4, 1);
-        b.hear(&a);
+        b.learn(&a);
         let mut third = b.clone();
         a.set("n1", 2, 10);
         b.set("n2", 4, 11); // does not know of the 2, and wins
-        third.hear(&b);
+        third.learn(&b);
         assert_eq!(third.trusted(), 3);
-        third.hear(&a);
+        third.learn(&a);
         let why = "writes went to two replicas only on that side";
         assert_eq!((third.n(), third.trusted()), (4, 2), "{why}");
         let (mut ab, mut ba) = (a.clone(), b.clone());
-        ab.hear(&b);
-        ba.hear(&a);
+        ab.learn(&b);
+        ba.learn(&a);
         assert_eq!(ab.table.hash(), ba.table.hash());
         assert_eq!((ab.trusted(), ba.trusted()), (2, 2));
     }
 
     proptest! {
-        /// Whatever was changed where and told to whom in which order: in the end all tables are equal and
-        /// everybody trusts as many replicas as the lowest n that was in force anywhere.
+        /// Whatever the changes and the order of their delivery: in the end all tables are equal,
+        /// and every node trusts as many replicas as the lowest n that was ever in force.
         #[test]
-        fn everybody_trusts_the_lowest_n_that_ever_was(
+        fn every_node_trusts_the_lowest_n_that_ever_was(
             steps in proptest::collection::vec((0usize..3, 0usize..4, 1u16..=5), 1..30),
         ) {
-            let mut nodes = vec![Knowing::default(); 3];
+            let mut nodes = vec![OneBucketNode::default(); 3];
             let mut lowest = Properties::default().n;
             for (at, (one, other, n)) in steps.into_iter().enumerate() {
                 match nodes.get(other).cloned() {
-                    Some(other) => drop(nodes[one].hear(&other)),
+                    Some(other) => drop(nodes[one].learn(&other)),
                     None => {
                         nodes[one].set(&format!("n{one}"), n, at as u64 + 1);
                         lowest = lowest.min(n);
@@ -481,8 +485,8 @@ mod tests {
                 prop_assert!(nodes.iter().all(|node| node.trusted() >= lowest));
             }
             for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
-                let other: Knowing = nodes[other].clone();
-                nodes[one].hear(&other);
+                let other: OneBucketNode = nodes[other].clone();
+                nodes[one].learn(&other);
             }
             for node in &nodes {
                 prop_assert_eq!(node.table.hash(), nodes[0].table.hash());
@@ -493,23 +497,23 @@ mod tests {
 
     /// A node that knows of many buckets.
     #[derive(Clone, Default)]
-    struct Keeping {
+    struct ManyBucketsNode {
         table: Table,
         raised: BTreeMap<Bucket, u16>,
     }
 
-    impl Keeping {
+    impl ManyBucketsNode {
         fn set(&mut self, name: &str, at: (&str, u64), settings: Settings) -> Table {
             let (node, now) = at;
             let (bucket, by) = (named(name), (NodeId::parse(node).unwrap(), Millis(now)));
             let record = self.table.next(&bucket, settings, by, (&Properties::default(), 5));
             let mut change = Table::default();
             change.merge(&bucket, record);
-            self.hear(&change);
+            self.learn(&change);
             change
         }
 
-        fn hear(&mut self, other: &Table) -> bool {
+        fn learn(&mut self, other: &Table) -> bool {
             self.table.learn(other, &mut self.raised, (&Properties::default(), 5))
         }
     }
@@ -521,7 +525,7 @@ mod tests {
     #[test]
     fn what_either_side_of_a_partition_promised_is_taken_over_by_the_other() {
         let [mut a, mut b] = ["a", "b"].map(|side| {
-            let mut node = Keeping::default();
+            let mut node = ManyBucketsNode::default();
             for i in 0..BUCKETS_MAX {
                 let change = record(1, i as u64 + 1, "n1");
                 node.table.merge(&named(&format!("{side}{i}")), change);
@@ -529,38 +533,38 @@ mod tests {
             node
         });
         let (of_a, of_b) = (a.table.clone(), b.table.clone());
-        assert!(a.hear(&of_b) && b.hear(&of_a));
+        assert!(a.learn(&of_b) && b.learn(&of_a));
         assert_eq!((a.table.len(), a.table.hash()), (2 * BUCKETS_MAX, b.table.hash()));
-        assert!(!a.hear(&b.table), "there is nothing more to exchange");
+        assert!(!a.learn(&b.table), "there is nothing more to exchange");
     }
 
     #[test]
     fn folded_resets_are_neither_forgotten_nor_kept() {
-        let (mut a, mut b) = (Keeping::default(), Keeping::default());
+        let (mut a, mut b) = (ManyBucketsNode::default(), ManyBucketsNode::default());
         let old = a.set("gone", ("n1", 1), n_of(1));
         let kept = a.set("kept", ("n1", 2), n_of(2));
         let backup = a.clone();
         a.set("gone", ("n1", 3), Settings::default());
-        b.hear(&a.table);
+        b.learn(&a.table);
         assert_eq!((a.table.hash(), a.table.resets()), (b.table.hash(), 1));
         assert!(a.table.fold(a.table.stamp_max()));
         assert_eq!((a.table.len(), a.table.resets()), (1, 0));
-        assert!(!a.hear(&old) && !a.hear(&kept), "late messages change nothing");
+        assert!(!a.learn(&old) && !a.learn(&kept), "late messages change nothing");
         assert_eq!(a.table.settings("gone"), Settings::default());
 
         assert_ne!(a.table.hash(), b.table.hash());
-        assert!(!a.hear(&b.table), "a reset that was folded does not come back");
-        assert!(b.hear(&a.table));
+        assert!(!a.learn(&b.table), "a reset that was folded does not come back");
+        assert!(b.learn(&a.table));
         assert_eq!(a.table.hash(), b.table.hash());
 
         let mut restored = backup.clone();
-        assert!(!a.hear(&backup.table), "an old backup brings nothing back");
-        assert!(restored.hear(&a.table));
+        assert!(!a.learn(&backup.table), "an old backup brings nothing back");
+        assert!(restored.learn(&a.table));
         assert_eq!(restored.table.hash(), a.table.hash());
         assert_eq!(restored.raised.get(&named("gone")), Some(&1), "and trusts only what it had");
 
         let again = b.set("gone", ("n2", 0), n_of(4)); // by a clock that is behind
-        assert!(a.hear(&again));
+        assert!(a.learn(&again));
         assert_eq!(a.table.settings("gone").n, Some(4));
         assert_eq!(a.table.hash(), b.table.hash());
     }
@@ -579,14 +583,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is set, reset and told in whatever order, with late and repeated messages and resets
-        /// folded whenever all tables are equal: in the end all tables are, and say of each bucket what
-        /// the last change says.
+        /// Whatever is set, reset and delivered in whatever order, with late and repeated messages
+        /// and resets folded whenever all tables are equal: in the end all tables are equal and
+        /// hold the last change of each bucket.
         #[test]
         fn tables_agree_on_the_last_change_of_each_bucket(
             steps in proptest::collection::vec((0usize..3, 0usize..6, 0usize..4, 0u16..=5), 1..60),
         ) {
-            let mut nodes = vec![Keeping::default(); 3];
+            let mut nodes = vec![ManyBucketsNode::default(); 3];
             let mut told: Vec<Table> = Vec::new();
             let mut last: BTreeMap<String, (Change, Settings)> = BTreeMap::new();
             for (at, (one, what, bucket, n)) in steps.into_iter().enumerate() {
@@ -602,7 +606,7 @@ mod tests {
                         told.push(change);
                     }
                     2 => if let Some(late) = told.get(usize::from(n)).cloned() {
-                        nodes[one].hear(&late);
+                        nodes[one].learn(&late);
                     },
                     3 => {
                         let all_equal = nodes.iter().all(|node| node.table == nodes[0].table);
@@ -613,13 +617,13 @@ mod tests {
                     }
                     _ => {
                         let other = nodes[bucket % 3].table.clone();
-                        nodes[one].hear(&other);
+                        nodes[one].learn(&other);
                     }
                 }
             }
             for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0)] {
                 let other = nodes[other].table.clone();
-                nodes[one].hear(&other);
+                nodes[one].learn(&other);
             }
             for node in &nodes {
                 prop_assert_eq!(node.table.hash(), nodes[0].table.hash());

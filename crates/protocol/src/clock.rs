@@ -1,16 +1,17 @@
 //! Version vectors with dots.
 //!
-//! A [`Clock`] maps actors to counters. An entry claims *every* earlier dot of its actor, which is why
-//! an actor may mint only on a row that holds all its earlier dots (see [`crate::row`]). Source:
-//! Almeida et al., "Scalable and Accurate Causality Tracking for Eventually Consistent Stores",
-//! DAIS 2014.
+//! A [`Clock`] maps actors to counters. An entry claims *every* earlier dot of its actor, which is
+//! why an actor may mint only on a row that holds all its earlier dots (see [`crate::row`]).
+//! Source: Almeida et al., "Scalable and Accurate Causality Tracking for Eventually Consistent
+//! Stores", DAIS 2014.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The most entries one clock may hold. A row that would pass it refuses client writes, never repair.
+/// The most entries one clock may hold; it bounds the size of contexts and object heads. A row at
+/// this limit refuses client writes that add an actor, never repair.
 pub const CLOCK_ENTRIES_MAX: usize = 1024;
 
 /// A random 64-bit number that belongs to one row on one node in one incarnation. Never zero.
@@ -23,10 +24,10 @@ impl fmt::Debug for Actor {
     }
 }
 
-/// The name of one write: the `counter`-th (from 1) by `actor`. No dot ever stands for two values.
+/// The name of one write: the `counter`-th (from 1) by `actor`. A dot never names two values.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Dot {
-    /// Who minted it.
+    /// The actor that minted it.
     pub actor: Actor,
     /// Which of the actor's writes it is, counted from 1.
     pub counter: u64,
@@ -67,7 +68,7 @@ impl FromStr for Dot {
     }
 }
 
-/// A text is no dot.
+/// The text is not a dot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a dot is 16 hexadecimal digits, a dash and a number")]
 pub struct DotError;
@@ -80,7 +81,7 @@ pub struct Clock {
     entries: Vec<Dot>,
 }
 
-/// A clock as it was read, from a peer or the disk, before it is known to be one.
+/// A clock as decoded from a peer or the disk, before its invariants are checked.
 #[derive(Deserialize)]
 struct Unchecked {
     entries: Vec<Dot>,
@@ -150,7 +151,8 @@ impl Clock {
         self.entries.is_empty()
     }
 
-    /// Whether the entries are sorted, each actor once, no counter zero. Decoded clocks are checked.
+    /// Whether the entries are sorted, each actor once, no counter zero. Decoded clocks are
+    /// checked.
     pub fn is_well_formed(&self) -> bool {
         self.entries.windows(2).all(|pair| pair[0].actor < pair[1].actor)
             && self.entries.iter().all(|dot| dot.counter > 0)
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sorted_clock_is_read() {
+    fn only_a_sorted_clock_is_decoded() {
         let read = |entries: &[Dot]| {
             postcard::from_bytes::<Clock>(&postcard::to_stdvec(&entries).unwrap())
         };
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_read_back_and_garbage_does_not() {
+    fn dots_parse_back_and_garbage_does_not() {
         assert_eq!(dot(255, 12).to_string().parse(), Ok(dot(255, 12)));
         for bad in ["", "-", "00000000000000ff", "ff-1", "00000000000000ff-", "00000000000000ff-+1"]
         {

@@ -1,17 +1,19 @@
-//! Settings that every node of a cluster must have alike. Each greeting carries them.
+//! Settings that must be equal on every node of a cluster. Every Hello carries them.
 //!
-//! The default n, like the layout, decides where keys live: frames of a node with another one are
-//! refused ([`crate::wire::Header`]). What is told here changes what a cluster promises but not where its
-//! keys are: nodes that differ go on, and say so until an operator makes them alike.
+//! The default n, like the layout, decides where keys live: frames from a node with a different
+//! value are refused ([`crate::wire::Header`]). The settings here change what a cluster promises
+//! but not where its keys are: nodes that differ keep running, and report the difference until an
+//! operator fixes it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bucket::Properties;
 
-/// What must be alike, and is compared.
+/// The settings that are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Common {
-    /// `deletes.grace_ms`. While it differs nothing is reaped: each node's proof assumes its own.
+    /// `deletes.grace_ms`. While it differs nothing is reaped: each node's proof assumes its own
+    /// value.
     pub grace_ms: u64,
     /// `[defaults]`.
     pub defaults: Properties,

@@ -1,11 +1,12 @@
 //! Causal contexts as clients carry them: opaque, versioned, authenticated.
 //!
-//! A context says what a client saw of one key. It is authenticated together with the cluster id and
-//! the key, so that a context cannot be forged, cut short, or moved to another key or cluster: an
-//! invented clock would make replicas drop siblings that nobody read. It names the key that signed it;
-//! nodes verify with every configured key and sign with the first, so a rotation breaks nothing.
+//! A context says what a client saw of one key. It is authenticated together with the cluster id
+//! and the key, so that a context cannot be forged, truncated, or moved to another key or cluster:
+//! an invented clock would make replicas drop siblings that no client has read. It names the key
+//! that signed it; nodes verify with every configured key and sign with the first, so keys can be
+//! rotated without invalidating contexts.
 //!
-//! Form: base64url of `version 1 | key id 4 | MAC 16 | postcard(clock, stamp)`.
+//! Format: base64url of `version 1 | key id 4 | MAC 16 | postcard(clock, stamp)`.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,7 +24,7 @@ pub const CONTEXT_CHARS_MAX: usize = 32 * 1024;
 const VERSION: u8 = 1;
 const MAC_BYTES: usize = 16;
 const HEAD_BYTES: usize = 1 + 4 + MAC_BYTES;
-/// What one usually takes before it is turned into text.
+/// The usual size of a token before base64.
 const BYTES_ABOUT: usize = 96;
 
 /// What a client saw of one key.
@@ -35,24 +36,24 @@ pub struct Seen {
     pub stamp: Stamp,
 }
 
-/// Why a context was refused. Nothing was changed.
+/// Why a context was rejected. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
-    /// Not base64url, cut short or too long.
-    #[error("the context is damaged or cut short; send it back exactly as it was given")]
+    /// Not base64url, truncated or too long.
+    #[error("the context is damaged or truncated; send it back exactly as it was given")]
     Damaged,
-    /// Made by a release with another format.
+    /// Made by a release with a different format.
     #[error("the context has version {0}, this release knows 1; read the key again")]
     Version(u8),
-    /// Signed by a key that no node of this cluster has: another cluster, or a retired key.
+    /// Signed by a key that is not configured here: another cluster's, or a retired one.
     #[error("the context was signed by another cluster or a retired key; read the key again")]
     UnknownSigner,
-    /// The signature does not fit: forged, or of another key.
+    /// The signature does not match: forged, or issued for another key.
     #[error("the context is forged or belongs to another key; use the one that this key gave")]
     Forged,
 }
 
-/// The cluster's keys, as far as contexts need them.
+/// The keys that sign and verify contexts, derived from the cluster's keys.
 #[derive(Clone)]
 pub struct ContextKeys {
     cluster_id: String,
@@ -128,14 +129,14 @@ impl ContextKeys {
     }
 }
 
-/// What proves to a peer that a message comes from a node with the cluster's key.
+/// The token that proves to a peer that a frame comes from a node with the cluster's key.
 pub fn peer_token(secret: &[u8; 32]) -> [u8; 16] {
     let mut token = [0; 16];
     token.copy_from_slice(&blake3::derive_key("quorate 2026-11 peer token", secret)[..16]);
     token
 }
 
-/// Whether two secrets are equal, in a time that does not tell where they differ.
+/// Whether two secrets are equal, in a time that does not depend on where they differ.
 pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_comes_back_as_it_was_given() {
+    fn a_context_round_trips() {
         let keys = ContextKeys::new("test", &[[7; 32]]);
         let text = keys.sign(&key("a"), &seen());
         assert_eq!(keys.verify(&key("a"), &text), Ok(seen()));

@@ -1,10 +1,10 @@
-//! Frames on a stream between two nodes. One end sends a batch, the other answers it, and only then comes
-//! the next: what arrives is always the answer to what was sent last.
+//! Frames on a stream between two nodes. One end sends a batch, the other answers it, and only then
+//! does the next batch follow: an answer always belongs to the batch sent last.
 //!
 //! ```text
 //! frame length u32 | kind u8 | frame
 //! ```
-//! The length is little-endian and counts the frame alone. What a frame is, [`crate::wire`] says; a
+//! The length is little-endian and counts the frame alone. [`crate::wire`] defines frames; a
 //! [`Kind::Refusal`] holds text instead.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,11 +15,11 @@ pub const PREFIX_BYTES: usize = 4 + 1;
 /// What follows a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A frame of messages; or of replies, and with it the batch is answered.
+    /// A frame of messages, or of the last replies to a batch.
     Frame = 0,
-    /// Why the batch as a whole was refused, as UTF-8 text. Nothing of it was carried out.
+    /// Why the whole batch was refused, as UTF-8 text. No message of it was executed.
     Refusal = 1,
-    /// A frame of the first replies; more follow.
+    /// A frame of replies; more follow.
     Part = 2,
 }
 
@@ -29,7 +29,7 @@ pub fn prefix(kind: Kind, frame_len: usize) -> [u8; PREFIX_BYTES] {
     [a, b, c, d, kind as u8]
 }
 
-/// What a prefix says of the frame behind it: kind and length; `None` if there is no such kind.
+/// Decodes a prefix: the kind and length of the frame that follows; `None` for an unknown kind.
 pub fn parse(prefix: [u8; PREFIX_BYTES]) -> Option<(Kind, usize)> {
     let [a, b, c, d, kind] = prefix;
     let kind = match kind {
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_come_back() {
+    fn prefixes_round_trip() {
         for kind in [Kind::Frame, Kind::Refusal, Kind::Part] {
             for len in [0, 1, 255, 256, 70_000, u32::MAX as usize] {
                 assert_eq!(parse(prefix(kind, len)), Some((kind, len)));

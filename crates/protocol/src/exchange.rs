@@ -1,20 +1,21 @@
-//! One comparison of one Merkle tree with one peer, from the leaves to the last mended key.
+//! One comparison of one Merkle tree with one peer, from the leaves to the last repaired key.
 //!
-//! Roots are compared for many trees at once, beforehand; this machine goes on where they differ. Both
-//! sides list the keys of the differing leaves in pages, in row order. Keys on which they disagree are
-//! looked at again a little later, on both sides: a write in flight is no difference. What still
-//! disagrees, with the versions of the first look, is mended in both directions: the peer's object is fetched
-//! and merged, then the merged one is sent unless it is the peer's own. Cost follows the difference, not
-//! the data. Source: DeCandia et al. (SOSP 2007), section 4.7.
+//! Roots are compared first, for many trees at once; this machine takes over for a tree whose roots
+//! differ. Both sides list the keys of the differing leaves in pages, in row order. Keys on which
+//! they disagree are rechecked a little later, on both sides: a write in flight is not a
+//! difference. Those that still have the same two versions are repaired in both directions: the
+//! peer's object is fetched and merged, then the merged object is sent back unless the peer already
+//! has it. The cost is proportional to the difference, not to the data. Source: DeCandia et al.
+//! (SOSP 2007), section 4.7.
 //!
-//! A node that has to be *filled* ([`Exchange::start_to_fill`]) must not leave anything out: what it was
-//! sent meanwhile says nothing of what it is missing. It mends every difference at once, and has
-//! everything only if [`Summary::has_all`]: that says that it holds what the peer held, not that the peer
-//! took what it holds, which a peer with a full disk does not.
+//! A node that has to be *filled* ([`Exchange::start_to_fill`]) must not skip anything: writes it
+//! receives in the meantime say nothing about what it is missing. It repairs every difference
+//! without a recheck, and is complete only if [`Summary::has_all`]. That means it holds what the
+//! peer held, not that the peer took what it holds: a peer with a full disk does not.
 //!
-//! Carry out the [`Step`], tell the machine what came of it, and get the next one, until [`Step::Done`].
-//! If the peer is silent or refuses, call [`Exchange::give_up`]: nothing is half-applied, since every
-//! merge stands for itself.
+//! Execute the [`Step`] and report its result to get the next one, until [`Step::Done`]. If the
+//! peer is silent or refuses, call [`Exchange::give_up`]: nothing is half-applied, since each merge
+//! is independent.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -26,12 +27,15 @@ use crate::object::Version;
 use crate::stamp::Millis;
 use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
 
-/// Keys in one page of a listing.
+/// The most keys in one page of a listing: with keys of the longest length (1 KiB) a page is about
+/// 1 MiB.
 pub const PAGE_KEYS_MAX: usize = 1024;
-/// How long after the first look the second one is taken, in milliseconds.
+/// Delay before differing keys are rechecked, in milliseconds: longer than a write normally takes
+/// to reach every home replica.
 pub const LOOK_AGAIN_MS: u64 = 500;
 
-/// The version of a row that is damaged: it differs from every other, and from none.
+/// The version reported for a damaged row: it differs from every real version, and from
+/// [`Version::ABSENT`].
 pub const UNREADABLE: Version = Version([u8::MAX; 16]);
 
 /// Keys with their versions, in row order (leaf, then key).
@@ -39,14 +43,14 @@ pub const UNREADABLE: Version = Version([u8::MAX; 16]);
 pub struct Page {
     /// The keys and the versions of their rows.
     pub versions: Vec<(Key, Version)>,
-    /// Whether nothing comes after them.
+    /// Whether this is the last page.
     pub is_end: bool,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Send the own leaves and hear which differ: [`Exchange::on_leaves`].
+    /// Send this node's leaves and learn which differ: [`Exchange::on_leaves`].
     CompareLeaves,
     /// List the keys of these leaves on both sides, after `after`: [`Exchange::on_pages`].
     List {
@@ -55,16 +59,17 @@ pub enum Step {
         /// In row order.
         after: Option<Key>,
     },
-    /// Read the versions of these keys on both sides, not before a time: [`Exchange::on_versions`].
+    /// Read the versions of these keys on both sides, no earlier than `not_before`:
+    /// [`Exchange::on_versions`].
     LookAgain {
         /// The keys.
         keys: Vec<Key>,
         /// Monotonic time.
         not_before: Millis,
     },
-    /// Mend these keys: [`Exchange::on_mended`].
+    /// Repair these keys: [`Exchange::on_mended`].
     Mend(Vec<Difference>),
-    /// It is over.
+    /// The exchange has ended.
     Done(Summary),
 }
 
@@ -80,47 +85,47 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Whether the peer's object is to be fetched and merged.
+    /// Whether the peer's object must be fetched and merged.
     pub fn must_fetch(&self) -> bool {
         self.theirs != Version::ABSENT
     }
 
-    /// Whether the own object, as it is when it is sent, is to be sent to the peer: unless the
-    /// peer has it already.
+    /// Whether this node's object, at its version when sent, must go to the peer: not if the peer
+    /// has it already.
     pub fn must_send(&self, ours_now: Version) -> bool {
         ours_now != Version::ABSENT && ours_now != self.theirs
     }
 }
 
-/// What an exchange came to.
+/// The result of an exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Keys that were listed on either side.
     pub keys_compared: u64,
-    /// Keys that were mended.
+    /// Keys that were repaired.
     pub keys_mended: u64,
-    /// Keys that differed and were not: writes in flight, and failures.
+    /// Keys that differed and were not repaired: writes in flight, and failures.
     pub keys_left: u64,
-    /// Those among the keys left of which this node did not get what the peer holds.
+    /// Of `keys_left`, those for which this node did not get what the peer holds.
     pub keys_missed: u64,
-    /// Whether it got to the end.
+    /// Whether every page was compared.
     pub is_complete: bool,
 }
 
 impl Summary {
-    /// Whether every difference was found, if every one counts ([`Exchange::start_to_fill`]), and everything
-    /// that the peer holds is here.
+    /// Whether this node now holds everything that the peer held. Meaningful only for
+    /// [`Exchange::start_to_fill`], which skips no difference.
     pub fn has_all(&self) -> bool {
         self.is_complete && self.keys_missed == 0
     }
 }
 
-/// What came of mending some keys. Keys of neither kind were not taken by the peer.
+/// The result of repairing some keys. A key counted in neither field was not taken by the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mended {
-    /// Keys that are alike on both sides now.
+    /// Keys that are now equal on both sides.
     pub mended: u64,
-    /// Keys of which this node did not get, or did not keep, what the peer holds.
+    /// Keys for which this node did not get, or did not store, what the peer holds.
     pub missed: u64,
 }
 
@@ -128,28 +133,29 @@ pub struct Mended {
 #[derive(Clone, Debug, Default)]
 pub struct Exchange {
     leaves: LeafSet,
-    /// The last key that was compared on both sides; listing goes on after it.
+    /// The last key that was compared on both sides; the next page starts after it.
     after: Option<Key>,
     is_end: bool,
-    /// Differences of the page at hand, as first seen.
+    /// Differences of the current page, as first seen.
     found: Vec<Difference>,
-    /// How many of them are being mended.
+    /// How many of them are being repaired.
     mending: u64,
-    /// Whether every difference counts, writes in flight too.
+    /// Whether every difference is repaired, writes in flight included.
     fills: bool,
-    /// Buckets of which rows are being moved to other trees.
-    left_out: BTreeSet<Bucket>,
+    /// Buckets whose rows are being moved to other trees.
+    skipped: BTreeSet<Bucket>,
     summary: Summary,
 }
 
 impl Exchange {
-    /// Begins a comparison. The rows of buckets `left_out` are being moved to other trees
-    /// ([`crate::sweep`]): that they differ says nothing yet, and a second look at each would cost much.
-    pub fn start(left_out: BTreeSet<Bucket>) -> (Self, Step) {
-        (Self { left_out, ..Self::default() }, Step::CompareLeaves)
+    /// Begins a comparison. The rows of buckets `skipped` are being moved to other trees
+    /// ([`crate::sweep`]): a difference there means nothing yet, and rechecking every such key
+    /// would be expensive.
+    pub fn start(skipped: BTreeSet<Bucket>) -> (Self, Step) {
+        (Self { skipped, ..Self::default() }, Step::CompareLeaves)
     }
 
-    /// Begins a comparison that leaves nothing out.
+    /// Begins a comparison that skips nothing.
     pub fn start_to_fill() -> (Self, Step) {
         (Self { fills: true, ..Self::default() }, Step::CompareLeaves)
     }
@@ -164,7 +170,7 @@ impl Exchange {
     /// Both sides listed a page.
     pub fn on_pages(&mut self, ours: Page, theirs: Page, now: Millis) -> Step {
         let ends = [&ours, &theirs].map(|page| (page.versions.last().cloned(), page.is_end));
-        // Up to here both pages say everything.
+        // Up to this key both pages are complete.
         let [ours_to, theirs_to] = ends.map(|(last, is_end)| {
             if is_end {
                 Horizon::End
@@ -180,11 +186,11 @@ impl Exchange {
         let (compared, mut found) = differences(ours, theirs);
         self.summary.keys_compared += compared;
         let found_count = found.len();
-        found.retain(|difference| !self.left_out.contains(difference.key.bucket()));
+        found.retain(|difference| !self.skipped.contains(difference.key.bucket()));
         self.summary.keys_left += (found_count - found.len()) as u64;
         self.found = found;
         match to {
-            // A page that is neither the end nor holds a key makes no headway: the peer is at fault.
+            // A page that is empty and not the last makes no progress: the peer is at fault.
             Horizon::Nothing => return self.give_up(),
             Horizon::To(key) => self.after = Some(key),
             Horizon::End => {}
@@ -200,8 +206,8 @@ impl Exchange {
         Step::LookAgain { keys, not_before: now.plus(LOOK_AGAIN_MS) }
     }
 
-    /// Both sides said what versions they have now, in the order of the keys. Answers of another
-    /// length end the comparison.
+    /// Both sides reported their current versions, in the order of the keys. An answer of the wrong
+    /// length ends the comparison.
     pub fn on_versions(&mut self, ours: &[Version], theirs: &[Version]) -> Step {
         let found = std::mem::take(&mut self.found);
         if ours.len() != found.len() || theirs.len() != found.len() {
@@ -217,7 +223,7 @@ impl Exchange {
         if persisting.is_empty() { self.next_page() } else { self.mend(persisting) }
     }
 
-    /// So many of the keys are mended. Those that are not differ in the next round too.
+    /// Some of the keys are repaired. The others will differ again in the next round.
     pub fn on_mended(&mut self, came: Mended) -> Step {
         self.summary.keys_mended += came.mended;
         self.summary.keys_left += self.mending.saturating_sub(came.mended);
@@ -243,7 +249,7 @@ impl Exchange {
     }
 }
 
-/// How far a page tells everything.
+/// Up to which key a page is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Horizon {
     Nothing,
@@ -271,10 +277,11 @@ impl Horizon {
     }
 }
 
-/// Whether a node that fills has less to do if it takes all rows of a partition than if it looks for those
-/// that differ in a tree: if more leaves differ than it has any rows in, or more than half of them (with as
-/// many rows as leaves, that is when about half of the rows differ). An empty leaf is zero, and another one
-/// is so by chance only: this guides the choice of a way, nothing else.
+/// Whether a filling node has less work if it streams all rows of a partition than if it looks for
+/// those that differ in a tree: if more leaves differ than it has non-empty ones, or more than half
+/// of all leaves differ (with as many rows as leaves, that is when about half of the rows differ).
+/// An empty leaf is zero, and a non-empty one is zero only by chance: this is a heuristic for
+/// choosing the transfer, nothing depends on it.
 pub fn had_better_stream(ours: &Leaves, differing: &LeafSet) -> bool {
     let differing = differing.iter().count();
     let held = (0..=u8::MAX).filter(|leaf| ours.get(*leaf) != 0).count();
@@ -334,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lacks_most_had_better_take_everything() {
+    fn a_node_that_lacks_most_rows_should_stream_all() {
         let tree = |rows: std::ops::Range<u32>| {
             let mut leaves = Leaves::default();
             for i in rows {
@@ -365,11 +372,11 @@ mod tests {
         Page { versions: all, is_end }
     }
 
-    /// Drives an exchange in which `busy` changes on our side between the two looks. Merging takes the
-    /// greater number.
+    /// Drives an exchange in which `busy` changes on our side between the listing and the recheck.
+    /// Merging takes the greater number.
     fn run(ours: &mut Rows, theirs: &mut Rows, pages: (usize, usize), busy: Option<u8>) -> Summary {
         let (mut exchange, mut step) = Exchange::start(BTreeSet::new());
-        let look = |rows: &Rows, key: &Key| {
+        let version_in = |rows: &Rows, key: &Key| {
             rows.iter()
                 .find(|(k, _)| self::key(**k) == *key)
                 .map_or(Version::ABSENT, |(_, v)| version(*v))
@@ -388,7 +395,7 @@ mod tests {
                         *value = value.saturating_add(1);
                     }
                     let versions =
-                        |rows: &Rows| keys.iter().map(|k| look(rows, k)).collect::<Vec<_>>();
+                        |rows: &Rows| keys.iter().map(|k| version_in(rows, k)).collect::<Vec<_>>();
                     exchange.on_versions(&versions(ours), &versions(theirs))
                 }
                 Step::Mend(differences) => {
@@ -408,7 +415,7 @@ mod tests {
                 Step::Done(summary) => return summary,
             }
         }
-        panic!("it does not end");
+        panic!("the exchange does not end");
     }
 
     proptest! {
@@ -443,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_changes_between_the_looks_is_left_alone() {
+    fn a_key_that_changes_before_the_recheck_is_left_alone() {
         let (mut ours, mut theirs) = (Rows::from([(1, 1), (2, 1)]), Rows::from([(1, 2)]));
         let summary = run(&mut ours, &mut theirs, (5, 5), Some(1));
         assert_eq!((ours[&1], theirs[&1]), (2, 2), "the write itself brought it");
@@ -453,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_whose_rows_are_moved_are_left_out() {
+    fn buckets_whose_rows_are_moved_are_skipped() {
         let (mut exchange, _) = Exchange::start(BTreeSet::from([Bucket::parse("b").unwrap()]));
         exchange.on_leaves(LeafSet::all());
         let mut versions = vec![(key(1), version(1)), (key(2), version(1))];
@@ -489,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_answers_nonsense_ends_it() {
+    fn a_nonsensical_answer_ends_the_exchange() {
         let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
         let ours = Page { versions: vec![(key(1), version(1))], is_end: true };

@@ -1,41 +1,41 @@
-//! Whether a node that starts may go on where it stopped, or came back behind: with an older backup, a
-//! copy, or a disk that forgot what it had promised.
+//! Restart fencing: whether a node that starts may resume where it stopped, or came back behind,
+//! with an older backup, a copy, or a disk that lost acknowledged writes.
 //!
-//! Each start of a node has a number, recorded before anything else, and a nonce. Peers remember both,
-//! and how far the node's store said to be durable. A node is *behind* if what it brings is less than
-//! what is remembered: a lower number (an old backup), the same number under another nonce (two copies
-//! of one backup), or a store that opened with less than was durable before. It then fills as if its
-//! disk were new: its rows stay (an acknowledged write may be only there), but it answers reads of no
-//! partition before it has merged with the other home replicas.
+//! Each start of a node has a number, recorded before anything else, and a nonce. Peers remember
+//! both, and how far the node reported its store to be durable. A node is *behind* if it brings
+//! less than its peers remember: a lower number (an old backup), the same number under another
+//! nonce (two copies of one backup), or a store that opened with less than was durable before. It
+//! then fills as if its disk were new: its rows stay (an acknowledged write may be only there), but
+//! it answers reads of no partition before it has merged with the other home replicas.
 //!
-//! Rows as old as the grace of deletes are another matter: what they hold may have been deleted and
-//! reaped since, and would come back from the dead. Such a node drops its rows first. Until then no row
-//! of it is safe to spread; while it is younger, nothing it holds can have been reaped, because a reap needs
+//! Rows as old as the delete grace are different: what they hold may have been deleted and reaped
+//! since, and would be resurrected. Such a node discards its rows first; until then none of them
+//! may spread. Younger rows are safe: nothing they hold can have been reaped, because a reap needs
 //! every node to have held the tombstone for a whole grace (see [`crate::reap`]).
 
 use serde::{Deserialize, Serialize};
 
 use crate::stamp::Millis;
 
-/// One start of a node, as it tells its peers. The default, number 0, is that of somebody who is no node
-/// and is not judged.
+/// One start of a node, as it reports it to its peers. The default, number 0, is for a sender that
+/// is not a node and is not judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// Which start of the node it is, from 1.
     pub number: u64,
     /// A random number drawn at this start.
     pub nonce: u64,
-    /// The sequence number of the last change that the store had when it was opened.
+    /// The sequence number of the last change in the store when it was opened.
     pub opened_at: u64,
-    /// That of the last change known to be durable as configured.
+    /// The sequence number of the last change known to be durable as configured.
     pub durable_at: u64,
-    /// The number of the last start at which the node was empty or behind, and filled; 0 if none was.
-    /// What the store held before says nothing about what it holds since.
+    /// The number of the last start at which the node was empty or behind, and filled; 0 if none
+    /// was. What the store held before that start says nothing about what it holds now.
     pub filled_at: u64,
 }
 
 impl Start {
-    /// Whether the node fills since this start.
+    /// Whether the node has been filling since this start.
     pub fn fills(&self) -> bool {
         self.filled_at == self.number && self.number != 0
     }
@@ -52,20 +52,20 @@ pub struct Remembered {
     pub durable_at: u64,
 }
 
-/// What a peer makes of a start.
+/// How a peer judges a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The node goes on; remember this.
+    /// The node resumes; remember this.
     GoesOn(Remembered),
     /// The node is behind what is remembered. It must fill under a greater number.
     Behind(Remembered),
-    /// It would be behind, but the start that is remembered is alive: a copy of a disk, or a second node of
-    /// that name. It must wait until the other one is gone, or end.
+    /// It would be behind, but the remembered start is still alive: this is a copy of the disk, or
+    /// a second node with the same name. It must wait until the other one is gone, or exit.
     Taken,
 }
 
-/// Judges what a node says of its start by what is remembered of it. `is_alive` says whether the remembered
-/// start was heard a moment ago.
+/// Judges a node's reported start against what is remembered of it. `is_alive` says whether the
+/// remembered start was heard from recently.
 pub fn judge(remembered: Option<Remembered>, start: Start, is_alive: bool) -> Verdict {
     let Start { number, nonce, opened_at, durable_at, filled_at } = start;
     let said = Remembered { number, nonce, durable_at };
@@ -73,7 +73,8 @@ pub fn judge(remembered: Option<Remembered>, start: Start, is_alive: bool) -> Ve
     let goes_on = if number == known.number {
         nonce == known.nonce
     } else {
-        // Sequences can be compared only on one and the same disk; an old copy brings an old `filled_at`.
+        // Sequence numbers are comparable only on the same disk; an old copy brings an old
+        // `filled_at`.
         number > known.number && (filled_at > known.number || opened_at >= known.durable_at)
     };
     if !goes_on && is_alive && nonce != known.nonce {
@@ -82,16 +83,16 @@ pub fn judge(remembered: Option<Remembered>, start: Start, is_alive: bool) -> Ve
     if !goes_on {
         return Verdict::Behind(known);
     }
-    // Hellos may overtake each other; what was durable stays durable.
+    // Hellos may be reordered; what was durable stays durable.
     let durable_at =
         if number == known.number { durable_at.max(known.durable_at) } else { durable_at };
     Verdict::GoesOn(Remembered { durable_at, ..said })
 }
 
-/// Whether a node that is behind may keep its rows: `alive_at` is the last time that its store recorded
-/// to have been in use.
+/// Whether a node that is behind may keep its rows. `alive_at` is the last time its store is
+/// recorded to have been in use.
 pub fn may_keep_rows(alive_at: Millis, now: Millis, grace_ms: u64) -> bool {
-    // A quarter for clocks that disagree, as everywhere (see `reap`).
+    // A quarter of the grace is left for clock disagreement, as everywhere (see `reap`).
     now.since(alive_at) < grace_ms - grace_ms / 4
 }
 
@@ -124,7 +125,7 @@ mod tests {
         let known = after(&[start(5, 7, 100, 200)]);
         let behind = [
             ("an old backup", start(4, 9, 80, 80)),
-            ("a copy running beside the original", start(5, 8, 100, 200)),
+            ("a copy running next to the original", start(5, 8, 100, 200)),
             ("a backup of this run", start(6, 9, 150, 150)),
             ("a wiped disk", start(1, 9, 0, 1)),
         ];
@@ -143,7 +144,10 @@ mod tests {
         );
         let later = Start { filled_at: 6, ..start(8, 4, 60, 60) };
         let goes_on = matches!(judge(known, later, false), Verdict::GoesOn(_));
-        assert!(goes_on, "it filled while the judge was away, and its new disk counts from 0");
+        assert!(
+            goes_on,
+            "it filled while the judging peer was away, and its new disk counts from 0"
+        );
         let copy = Start { filled_at: 4, ..start(6, 9, 150, 150) };
         assert!(
             matches!(judge(known, copy, false), Verdict::Behind(_)),
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_beside_the_living_original_waits() {
+    fn a_copy_waits_while_the_original_is_alive() {
         let known = after(&[start(5, 7, 100, 200)]);
         let copy = start(6, 9, 150, 150);
         assert_eq!(judge(known, copy, true), Verdict::Taken);

@@ -1,11 +1,12 @@
-//! One GET: whom to ask, when there are enough answers, and who must be repaired.
+//! One GET: which replicas to ask, when there are enough answers, and which to repair.
 //!
-//! One replica sends its full object, R-1 more send digests. A replica counts towards R only if its full
-//! object is in the merge, or its digest equals that of an object in the merge, or says that it holds
-//! nothing; one whose digest differs is asked for its object. A slow replica is hedged by asking one
-//! more, a silent or refusing one is replaced. A fallback counts only if it holds a hint for the key: an
-//! empty fallback must not make a 404. After answering, replicas seen behind are sent the merged object.
-//! Sources: DeCandia et al. (SOSP 2007), 4.5, 5; Dean and Barroso, "The Tail at Scale" (2013) for hedging.
+//! One replica sends its full object, R-1 more send digests. A replica counts towards R only if its
+//! full object is in the merge, or its digest equals that of an object in the merge, or says that
+//! it holds nothing; a replica whose digest differs is asked for its object. A slow replica is
+//! hedged by asking one more; a silent or refusing one is replaced. A fallback counts only if it
+//! holds a hint for the key: an empty fallback must not make a 404. After answering, stale replicas
+//! are sent the merged object (read repair). Sources: DeCandia et al. (SOSP 2007), 4.5, 5; Dean and
+//! Barroso, "The Tail at Scale" (2013) for hedging.
 //!
 //! Driven like [`crate::put`]: `on_reply`, `on_silent`, `on_time`, until [`Get::is_done`].
 
@@ -22,7 +23,7 @@ use crate::stamp::Millis;
 /// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The home replicas in the order in which they shall be asked: this node first if it is one.
+    /// The home replicas in the order in which they are asked: this node first if it is one.
     pub homes: Vec<NodeId>,
     /// The nodes after the bucket's home replicas, in order of preference.
     pub fallbacks: Vec<NodeId>,
@@ -30,11 +31,11 @@ pub struct Plan {
     pub needed: u16,
     /// Whether a fallback that holds a hint counts.
     pub sloppy: bool,
-    /// After how long a silent replica gets company, in milliseconds; `None` never.
+    /// Hedge delay in milliseconds; `None` to never hedge.
     pub hedge_ms: Option<u64>,
     /// How long a replica may stay silent before another is asked, in milliseconds.
     pub replica_timeout_ms: u64,
-    /// When the client is answered at the latest.
+    /// The latest time at which the client is answered.
     pub deadline: Millis,
 }
 
@@ -56,18 +57,18 @@ pub enum Where {
     Hints,
 }
 
-/// What a replica says.
+/// A replica's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Its object; the absent one if it holds nothing.
     Object(Object),
     /// The version of its object.
     Digest(Version),
-    /// A fallback without a hint for the key. Not an answer.
+    /// A fallback without a hint for the key. Does not count.
     NoHint,
-    /// A home replica that has not yet received this partition. Not an answer.
+    /// A home replica that has not yet received this partition. Does not count.
     NotFilled,
-    /// It cannot say. Not an answer.
+    /// It cannot answer. Does not count.
     Refused,
 }
 
@@ -76,31 +77,32 @@ pub enum Reply {
 pub enum Effect {
     /// Ask a node.
     Ask {
-        /// Whom.
+        /// The node.
         to: NodeId,
-        /// For what.
+        /// What to ask for.
         what: What,
-        /// Where it shall look.
+        /// Where it looks.
         place: Where,
     },
     /// Answer the client. Comes exactly once.
     Answer(Answer),
-    /// Send the merged object ([`Get::merged`]) to home replicas seen behind. Comes at most once, last.
+    /// Send the merged object ([`Get::merged`]) to home replicas seen to be stale. Comes at most
+    /// once, last.
     Repair(Vec<NodeId>),
 }
 
-/// What the client is told.
+/// The answer to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// R replicas agree that this is all they know.
+    /// The merge of what R replicas hold.
     Read(Arc<Object>),
-    /// Fewer than R could say.
+    /// Fewer than R replicas gave an answer that counts.
     NoQuorum {
-        /// How many could.
+        /// How many did.
         counted: u16,
-        /// Nodes that said no, are not ready, or hold no hint.
+        /// Nodes that refused, are not ready, or hold no hint.
         refused: Vec<NodeId>,
-        /// Nodes that said nothing.
+        /// Nodes that did not answer.
         silent: Vec<NodeId>,
     },
 }
@@ -131,21 +133,21 @@ struct Contact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Waiting(What),
-    /// Asked for this, has been silent too long; may still answer.
+    /// Asked for this and past its timeout; may still answer.
     Silent(What),
     /// Its object is in the merge.
     Merged(Version),
-    /// It says it holds this version.
+    /// It reported this version.
     Digest(Version),
-    /// It cannot say.
+    /// It cannot answer.
     Failed,
-    /// It said nothing, and will not any more.
+    /// It did not answer and never will.
     Gone,
 }
 
 impl Get {
-    /// Starts asking. Nodes in `down` are asked only when nobody else is left. An R that more nodes would
-    /// have to answer than there are ends in [`Answer::NoQuorum`] like any that cannot be met.
+    /// Starts asking. Nodes in `down` are asked only after all others. An R above the number of
+    /// nodes ends in [`Answer::NoQuorum`], like any quorum that cannot be met.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
         let homes = |is_down: bool| {
             let of = move |node: &&NodeId| down.contains(node) == is_down;
@@ -188,11 +190,11 @@ impl Get {
             Reply::Object(object) => {
                 let version = object.version();
                 contact.state = State::Merged(version);
-                self.take_in(object);
+                self.merge_object(object);
                 self.versions.push(version);
             }
-            // The digest again, delivered twice: its object is on the way. (A replica that was asked
-            // for an object and holds none may well say so with a digest.)
+            // A duplicate of the digest: its object is on the way. (A replica that was asked for an
+            // object and holds none may say so with a digest.)
             Reply::Digest(version) if asked == What::Object && version != Version::ABSENT => {}
             Reply::Digest(version) => contact.state = State::Digest(version),
             Reply::NoHint | Reply::NotFilled | Reply::Refused => {
@@ -204,13 +206,13 @@ impl Get {
         effects
     }
 
-    /// Where a node that was asked looks.
+    /// Where a node was asked to look.
     pub fn place_of(&self, node: NodeId) -> Option<Where> {
         self.contacts.iter().find(|c| c.node == node).map(|c| c.place)
     }
 
-    /// The node is sending its answer, or has said how long it is: it is slow and not silent, and its
-    /// patience begins again.
+    /// The node is sending its answer, or has reported its length: it is slow, not silent, and its
+    /// timeout starts over.
     pub fn on_progress(&mut self, node: NodeId, now: Millis) {
         let waiting = |c: &&mut Contact| c.node == node && matches!(c.state, State::Waiting(_));
         if let Some(contact) = self.contacts.iter_mut().find(waiting) {
@@ -218,7 +220,7 @@ impl Get {
         }
     }
 
-    /// Nothing will come from the node any more.
+    /// The node will not answer any more.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
         let mut effects = Vec::new();
         let asked = |c: &&mut Contact| {
@@ -254,7 +256,7 @@ impl Get {
         effects
     }
 
-    /// When [`Get::on_time`] must be called next, if nothing happens before.
+    /// When [`Get::on_time`] must be called next, unless another event comes first.
     pub fn next_wake(&self) -> Option<Millis> {
         let mut wake = (!self.answered).then_some(self.plan.deadline);
         for contact in self.contacts.iter().filter(|c| matches!(c.state, State::Waiting(_))) {
@@ -267,12 +269,12 @@ impl Get {
         wake
     }
 
-    /// Whether the client was answered and nobody is waited for any more.
+    /// Whether the client was answered and no replica is waited for.
     pub fn is_done(&self) -> bool {
         self.answered && self.repaired
     }
 
-    /// Whether a slow replica was given company.
+    /// Whether the read was hedged.
     pub fn is_hedged(&self) -> bool {
         self.hedged
     }
@@ -282,8 +284,9 @@ impl Get {
         &self.merged
     }
 
-    /// Merges what a replica holds. The first object is the merge, and stays it in almost every read.
-    fn take_in(&mut self, object: Object) {
+    /// Merges what a replica holds. The first object becomes the merge, and in almost every read it
+    /// is the only one.
+    fn merge_object(&mut self, object: Object) {
         if self.merged.is_absent() {
             self.merged = Arc::new(object);
         } else {
@@ -307,15 +310,15 @@ impl Get {
         let waiting = self.contacts.iter().any(|c| matches!(c.state, State::Waiting(_)));
         if self.answered && !waiting && !self.repaired {
             self.repaired = true;
-            let behind = self.behind();
-            if !behind.is_empty() {
-                effects.push(Effect::Repair(behind));
+            let stale = self.stale_homes();
+            if !stale.is_empty() {
+                effects.push(Effect::Repair(stale));
             }
         }
     }
 
-    /// Asks for the objects behind digests that no object in the merge has, once a full object is in (or
-    /// none will come).
+    /// Asks for the objects of digests that match nothing in the merge, once a full object has
+    /// arrived (or none will).
     fn fetch_differing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let full = |c: &Contact| c.state == State::Waiting(What::Object);
         if self.versions.is_empty() && self.contacts.iter().any(full) {
@@ -404,8 +407,8 @@ impl Get {
         }
     }
 
-    /// Home replicas whose last word differs from the merge.
-    fn behind(&self) -> Vec<NodeId> {
+    /// Home replicas whose last answer differs from the merge.
+    fn stale_homes(&self) -> Vec<NodeId> {
         if self.merged.is_absent() {
             return Vec::new();
         }

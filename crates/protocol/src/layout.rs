@@ -1,12 +1,14 @@
-//! Placement: which nodes are home to a key.
+//! Placement: which nodes are the home replicas of a key.
 //!
-//! The key space is cut into a fixed number of partitions. Each has a preference list over *all* nodes:
-//! the walk of a consistent-hash ring from the partition's point, weighted by virtual nodes, distinct
-//! zones first, with a bound on each node's load. The first N nodes of the list are the home replicas,
-//! the rest are fallbacks in order. The lists are computed once per layout; a lookup is an array read.
+//! The key space is cut into a fixed number of partitions. Each has a preference list over *all*
+//! nodes: the walk of a consistent-hash ring from the partition's point, weighted by virtual nodes,
+//! distinct zones first, with a bound on each node's load. The first N nodes of the list are the
+//! home replicas, the rest are fallbacks in order. The lists are computed once per layout; a lookup
+//! is an array read.
 //!
 //! Sources: Karger et al., "Consistent Hashing and Random Trees" (STOC 1997); DeCandia et al. (SOSP
-//! 2007), 4.2, 4.3, 6.2 (strategy 3); Mirrokni et al., "Consistent Hashing with Bounded Loads" (2016).
+//! 2007), 4.2, 4.3, 6.2 (strategy 3); Mirrokni et al., "Consistent Hashing with Bounded Loads"
+//! (2016).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::NodeId;
 
-/// One of the fixed slices of the key space, from 0.
+/// One of the fixed slices of the key space, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Partition(pub u16);
 
@@ -27,7 +29,8 @@ pub const PARTITIONS_MAX: u32 = 32_768;
 pub const NODES_MAX: usize = 255;
 /// The greatest weight of a node.
 pub const WEIGHT_MAX: u16 = 100;
-/// Virtual nodes of a node of weight 1.
+/// Virtual nodes of a node of weight 1: enough that the ring alone is nearly even, before the load
+/// bound corrects it. Part of placement: it must never change.
 const VIRTUAL_NODES: usize = 512;
 
 /// One node as the layout knows it.
@@ -41,7 +44,7 @@ pub struct Member {
     pub weight: u16,
 }
 
-/// A hash of all that decides placement: nodes, zones, weights and the number of partitions.
+/// A hash of everything that decides placement: nodes, zones, weights and the number of partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LayoutHash(#[serde(with = "postcard::fixint::le")] pub u64);
 
@@ -66,24 +69,24 @@ pub enum LayoutError {
     /// Two nodes share a name.
     #[error("the layout names node {0} twice")]
     DuplicateNode(NodeId),
-    /// The number of partitions is no power of two up to [`PARTITIONS_MAX`].
+    /// The number of partitions is not a power of two up to [`PARTITIONS_MAX`].
     #[error("partitions must be a power of two from 1 to 32768, not {0}")]
     Partitions(u32),
     /// A weight is out of range.
     #[error("node {0}: weight must be from 1 to 100")]
     Weight(NodeId),
-    /// A zone has no name or a long one.
+    /// A zone's name is empty or longer than 64 bytes.
     #[error("node {0}: zone must be 1 to 64 bytes")]
     Zone(NodeId),
 }
 
-/// A snapshot of who is in the cluster and where each partition lives.
+/// A snapshot of the cluster's members and of where each partition lives.
 pub struct Layout {
     version: u64,
     hash: LayoutHash,
     partitions: u32,
     members: Vec<Member>,
-    /// `partitions` preference lists one after the other, each over all nodes.
+    /// `partitions` preference lists, concatenated, each over all nodes.
     lists: Vec<NodeId>,
 }
 
@@ -165,7 +168,7 @@ impl Layout {
         &list[..usize::from(n).min(list.len())]
     }
 
-    /// Whether every key has the same preference list under both, whatever else differs.
+    /// Whether every key has the same preference list under both layouts, whatever else differs.
     pub fn places_as(&self, other: &Self) -> bool {
         (self.partitions, &self.lists) == (other.partitions, &other.lists)
     }
@@ -226,7 +229,8 @@ fn place(partitions: u32, members: &[Member]) -> Vec<NodeId> {
     lists.concat()
 }
 
-/// How many of the first `positions` places of all lists each node may take: 1.05 times its fair share.
+/// How many of the first `positions` places of all lists each node may take: 1.05 times its fair
+/// share, which keeps the load even without moving many partitions when a node joins.
 fn load_bounds(partitions: u32, members: &[Member], positions: usize) -> BTreeMap<NodeId, usize> {
     let weights: usize = members.iter().map(|m| usize::from(m.weight)).sum();
     let places = partitions as usize * positions;
@@ -246,7 +250,8 @@ fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<NodeId>> {
 }
 
 /// A ring hash over `u64`s written little-endian, the same on every machine and in every release:
-/// the crate's default goes through `std::hash`, whose framing may change.
+/// the crate's default goes through `std::hash`, whose encoding may change between compiler
+/// releases.
 struct StableHash;
 
 impl RingHash for StableHash {
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn no_node_holds_more_than_its_share_and_a_twentieth() {
+    fn no_node_holds_more_than_five_percent_above_its_share() {
         for nodes in 2..12usize {
             let layout = layout(nodes, 1);
             for n in 1..=nodes as u16 {
@@ -352,7 +357,7 @@ mod tests {
         assert!(moved < 1024 / 6 * 2, "{moved} of 1024 first homes moved");
     }
 
-    /// Data lives where these lists say: they may never change.
+    /// Data is stored where these lists say: they must never change.
     #[test]
     fn placement_is_the_same_in_every_release() {
         let layout = layout(5, 2);

@@ -1,22 +1,24 @@
 //! The decisions of a quorum store, and nothing else: no I/O, no tokio, no clock, no randomness, no
-//! unordered iteration. What happened goes in as arguments, what to do comes out as effects, so that the
-//! same code runs on a real cluster and under the simulator's hand.
+//! unordered iteration. Events go in as arguments and effects come out, so the same code runs on a
+//! real cluster and in the simulator.
 //!
 //! # Reading order
-//! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is kept of it;
-//! [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request is carried out;
-//! [`view`] and [`context`] what a client gets to see; [`bucket`] what can be tuned, [`common`] what must
-//! be alike, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are compared and
-//! mended, [`sweep`] which tree counts which row, [`reap`] when a delete is forgotten, [`generation`] who
-//! came back behind and [`received`] when it may answer again, [`skew`] whose clock is wrong; [`message`],
-//! [`wire`] and [`envelope`] how nodes talk.
+//! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is stored
+//! for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
+//! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned, [`common`]
+//! which settings must match across nodes, [`listing`] how keys are listed; [`tree`] and
+//! [`exchange`] how replicas are compared and repaired, [`sweep`] which tree counts which row,
+//! [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that restarts behind
+//! is detected and [`received`] when it may answer again, [`skew`] how a wrong clock is detected;
+//! [`message`], [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
-//! `docs/glossary.md` has all words. Those needed first:
-//! * **home replica** — one of the first N nodes of a key's preference list. **fallback** — any node after
-//!   them, which keeps a **hint** for a home replica that is down.
-//! * **entry node** — the node that a client's request reached. **coordinator** — the node that gives a write
-//!   its **dot** (its name: an actor and a counter) and sends it to the other replicas.
+//! `docs/glossary.md` has all terms. The first ones to know:
+//! * **home replica** — one of the first N nodes of a key's preference list. **fallback** — any
+//!   node after them, which keeps a **hint** for a home replica that is down.
+//! * **entry node** — the node that a client's request reached. **coordinator** — the node that
+//!   gives a write its **dot** (its name: an actor and a counter) and sends it to the other
+//!   replicas.
 //! * **context** — what a client saw, sent back with its next write. **sibling** — a value that no
 //!   later write has superseded; two of them are a conflict. **tombstone** — a sibling without a
 //!   value: a delete.

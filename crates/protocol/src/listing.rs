@@ -1,10 +1,11 @@
-//! Listing the live keys of a bucket: from what every node's index says to what is there.
+//! Listing the live keys of a bucket, by joining what every node's index says.
 //!
-//! Each node lists, in order, the live keys among its rows; any of them may be missing, stale or long
-//! deleted elsewhere. A page that is full says nothing of what comes after its last key, so the joint
-//! page ends at the least last key of the full ones (its *horizon*). A key that all home replicas which
-//! can say list alike, R of them or more, is live: a read would find the same. If they disagree, or fewer
-//! than R can say, a read has to settle it.
+//! Each node lists, in order, the live keys among its rows; any of them may be missing, stale or
+//! long deleted elsewhere. A full page says nothing about the keys after its last one, so the
+//! joined page ends at the smallest last key of the full pages (its *horizon*). A home replica is
+//! *ready* if it answered and has received the partition. A key that R or more ready home replicas,
+//! and all of them, list identically is live: a read would find the same. If they disagree, or
+//! fewer than R are ready, a read must settle it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,27 +14,27 @@ use crate::message::KeyPage;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
 
-/// What every node is asked.
+/// The request sent to every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Keys of this bucket,
+    /// The bucket.
     pub bucket: Bucket,
-    /// that begin with this,
+    /// Only keys with this prefix.
     pub prefix: String,
-    /// after this key,
+    /// Only keys after this one.
     pub after: Option<Key>,
-    /// at most so many, 1 or more.
+    /// The most keys in one answer, 1 or more.
     pub limit: u16,
 }
 
-/// How many answers make a key certain.
+/// How many answers settle a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Quorum<'a> {
     /// Where keys live.
     pub layout: &'a Layout,
     /// The bucket's n.
     pub n: u16,
-    /// R: home replicas that must be able to say.
+    /// R: home replicas that must be ready.
     pub r: u16,
 }
 
@@ -42,9 +43,9 @@ pub struct Quorum<'a> {
 pub struct Listing {
     /// Keys that are live or may be, in order.
     pub candidates: Vec<Candidate>,
-    /// Up to where (inclusive) the answers say everything; `None`: to the end.
+    /// The last key (inclusive) up to which the answers are complete; `None`: to the end.
     pub horizon: Option<Key>,
-    /// Whether of every partition R home replicas could say.
+    /// Whether R home replicas of every partition were ready.
     pub is_complete: bool,
 }
 
@@ -53,13 +54,13 @@ pub struct Listing {
 pub struct Candidate {
     /// The key.
     pub key: Key,
-    /// Whether it is live for certain; else a read has to settle it.
+    /// Whether it is certainly live; otherwise a read must settle it.
     pub is_live: bool,
 }
 
 impl Question {
-    /// Whether a page can be an answer: keys that were asked for, in order, each once. Another one is
-    /// worse than none.
+    /// Whether a page is a valid answer: only keys that were asked for, in order, each once. An
+    /// invalid page must be discarded: it would corrupt the listing.
     pub fn admits(&self, page: &KeyPage) -> bool {
         let asked =
             |key: &Key| key.bucket() == self.bucket.as_str() && key.key().starts_with(&self.prefix);
@@ -70,7 +71,7 @@ impl Question {
             }
             last = Some(key);
         }
-        // Without a last key there would be no way on.
+        // Without a last key the listing could not continue.
         page.keys.len() <= usize::from(self.limit) && (page.is_end || !page.keys.is_empty())
     }
 }
@@ -98,12 +99,12 @@ impl Quorum<'_> {
         }
     }
 
-    /// What the answers say of one key; `None`: it is not there.
+    /// Judges one key by the answers; `None`: it does not exist.
     fn judge(&self, answers: &Answers<'_>, key: &Key, by: &[(NodeId, Entry)]) -> Option<Candidate> {
         let partition = key.partition(self.layout.partitions());
         let homes = self.layout.homes(partition, self.n);
         let entry_of = |home: &NodeId| by.iter().find(|(node, _)| node == home).map(|(_, e)| *e);
-        let ready = || homes.iter().filter(|home| can_say(answers, home, partition));
+        let ready = || homes.iter().filter(|home| is_ready(answers, home, partition));
         let enough = ready().count() >= usize::from(self.r);
         if enough && homes.iter().all(|home| entry_of(home).is_none()) {
             return None; // left over on nodes that are no home replicas
@@ -122,20 +123,20 @@ impl Quorum<'_> {
         }
         (0..self.layout.partitions()).map(|p| Partition(p as u16)).all(|partition| {
             let homes = self.layout.homes(partition, self.n).iter();
-            let ready = homes.filter(|home| can_say(answers, home, partition));
+            let ready = homes.filter(|home| is_ready(answers, home, partition));
             ready.count() >= usize::from(self.r)
         })
     }
 }
 
-/// What a node's index says of a key.
+/// A node's index entry for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     version: Version,
     is_plain: bool,
 }
 
-/// Who answered, and what each of them cannot say.
+/// The nodes that answered, each with the partitions it has not received.
 type Answers<'a> = BTreeMap<NodeId, Answer<'a>>;
 
 struct Answer<'a> {
@@ -149,7 +150,7 @@ impl<'a> From<&'a KeyPage> for Answer<'a> {
 }
 
 /// Whether a home replica answered and has received the partition.
-fn can_say(answers: &Answers<'_>, home: &NodeId, partition: Partition) -> bool {
+fn is_ready(answers: &Answers<'_>, home: &NodeId, partition: Partition) -> bool {
     answers.get(home).is_some_and(|answer| !answer.not_ready.contains(&partition))
 }
 
@@ -186,7 +187,7 @@ mod tests {
         Question { bucket, prefix: String::new(), after, limit }
     }
 
-    /// What one node holds of the bucket: key, version, whether it is one plain value; live keys only.
+    /// One node's index of the bucket: key, version, whether it is one plain value; live keys only.
     type Index = BTreeMap<Key, (Version, bool)>;
 
     fn page_of(index: &Index, question: &Question, not_ready: &[Partition]) -> KeyPage {
@@ -201,8 +202,8 @@ mod tests {
         KeyPage { keys, is_end, not_ready: not_ready.to_vec() }
     }
 
-    /// Lists the whole bucket as an entry node does, with reads that always know. Returns the keys, and
-    /// whether every page was complete.
+    /// Lists the whole bucket as an entry node does, with reads that always give the right answer.
+    /// Returns the keys, and whether every page was complete.
     fn list_all(
         indexes: &BTreeMap<NodeId, Index>,
         not_ready: &BTreeMap<NodeId, Vec<Partition>>,
@@ -225,7 +226,7 @@ mod tests {
             complete &= listing.is_complete;
             for candidate in listing.candidates {
                 let is_live = truth.get(&candidate.key).copied().unwrap_or(false);
-                assert!(is_live || !candidate.is_live, "{:?} is dead", candidate.key);
+                assert!(is_live || !candidate.is_live, "{:?} is deleted", candidate.key);
                 if is_live {
                     found.push(candidate.key);
                 }
@@ -237,8 +238,8 @@ mod tests {
         }
     }
 
-    /// How a key stands: the version, live or deleted, plain or not; and of each of its three homes and
-    /// of one other node, what it has.
+    /// The state of a key: version, live or deleted, plain or not; and what each of its three home
+    /// replicas and one other node has.
     fn keys() -> impl Strategy<Value = Vec<(u16, bool, bool, [Has; 4])>> {
         let has = prop_oneof![
             4 => Just(Has::Newest),
@@ -259,8 +260,9 @@ mod tests {
     }
 
     proptest! {
-        /// With W = R = 2 of 3: whoever is silent or not ready, and whatever the third replica and former
-        /// ones have, a complete listing is exact, and no dead key is ever called live.
+        /// With W = R = 2 of 3: whichever nodes are silent or not ready, and whatever the third
+        /// replica and former ones have, a complete listing is exact, and no deleted key is ever
+        /// called live.
         #[test]
         fn a_complete_listing_is_exact(
             keys in keys(),
@@ -280,7 +282,7 @@ mod tests {
                     indexes.values_mut().for_each(|index| index.retain(|other, _| *other != key));
                     continue;
                 }
-                // An acknowledged write is on two of the three homes at least.
+                // An acknowledged write is on at least two of the three homes.
                 let lag = usize::from(number) % 3;
                 for (at, has) in has.iter_mut().enumerate().take(3) {
                     if at != lag {
@@ -301,7 +303,7 @@ mod tests {
             }
             let mut not_ready: BTreeMap<NodeId, Vec<Partition>> = BTreeMap::new();
             for (node, partition) in unready {
-                // Who has not received a partition has nothing of it.
+                // A node that has not received a partition holds none of it.
                 let (node, partition) = (nodes[node], Partition(partition));
                 not_ready.entry(node).or_default().push(partition);
                 let index = indexes.get_mut(&node).unwrap();
@@ -341,13 +343,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_is_settled_by_a_read() {
+    fn a_key_that_is_not_plain_is_settled_by_a_read() {
         assert_eq!(judge_alone(true), [Candidate { key: key("k"), is_live: true }]);
         assert_eq!(judge_alone(false), [Candidate { key: key("k"), is_live: false }]);
     }
 
     #[test]
-    fn pages_that_nobody_asked_for_are_not_admitted() {
+    fn invalid_pages_are_not_admitted() {
         let page = |names: &[&str], is_end| {
             let keys = names.iter().map(|name| (key(name), version(1), true)).collect();
             KeyPage { keys, is_end, not_ready: vec![] }
@@ -355,7 +357,7 @@ mod tests {
         let asked = Question { prefix: "a/".into(), ..question(Some(key("a/1")), 2) };
         assert!(asked.admits(&page(&["a/2", "a/3"], false)));
         assert!(asked.admits(&page(&[], true)));
-        assert!(!asked.admits(&page(&[], false)), "an end that is none");
+        assert!(!asked.admits(&page(&[], false)), "empty, but not the last");
         assert!(!asked.admits(&page(&["a/1"], true)), "not after the cursor");
         assert!(!asked.admits(&page(&["a/3", "a/2"], true)), "not in order");
         assert!(!asked.admits(&page(&["a/2", "a/2"], true)), "twice");
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_joint_page_ends_at_the_least_last_key_of_the_full_ones() {
+    fn a_joined_page_ends_at_the_smallest_last_key_of_the_full_ones() {
         let layout = layout();
         let quorum = Quorum { layout: &layout, n: 3, r: 2 };
         let full = pages(&[("n1", &[("a", 1, true), ("c", 1, true)])], false);
@@ -375,6 +377,6 @@ mod tests {
         let listing = quorum.join(&full.into_iter().chain(rest).collect());
         assert_eq!(listing.horizon, Some(key("c")));
         assert!(listing.candidates.iter().all(|candidate| candidate.key <= key("c")));
-        assert!(!listing.is_complete, "three of five nodes said nothing");
+        assert!(!listing.is_complete, "three of five nodes did not answer");
     }
 }

@@ -1,7 +1,8 @@
 //! Every message that nodes send each other, and every reply.
 //!
-//! A message is a small head (postcard) and a payload of raw bytes: an encoded object or a value, encoded
-//! once for all who get it. Replies come in the order of the messages.
+//! A message is a small head (postcard) and a payload of raw bytes: an encoded object or a value,
+//! encoded once for all receivers. Replies come in the order of the messages. Postcard identifies a
+//! variant by its position: a new one goes last, or peers misread the others.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -25,34 +26,34 @@ use crate::stamp::Millis;
 use crate::terms::Asked;
 use crate::tree::{LeafSet, Root, Tree};
 
-/// A random number drawn when a cluster was formed; the nodes of one cluster all recorded the same.
+/// A random number drawn when a cluster is formed; all nodes of one cluster record the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Formation(pub [u8; 16]);
 
-/// What one node asks of another.
+/// A request from one node to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// Merge the object in the payload, and answer when it is durable: [`Reply::Stored`].
+    /// Merge the object in the payload, and reply once it is durable: [`Reply::Stored`].
     Store {
-        /// Of which key.
+        /// The key.
         key: Key,
-        /// As what to hold it.
+        /// Whether to hold it as a home replica or as a hint.
         role: Role,
-        /// When the object was read or minted, by the sender's wall clock or earlier: one that was
-        /// long on its way is refused (see [`crate::reap`]).
+        /// When the object was read or minted, by the sender's wall clock or earlier: an object
+        /// that was in transit too long is refused (see [`crate::reap`]).
         read_at: Millis,
     },
-    /// Say what you hold: [`Reply::Object`], [`Reply::Large`], [`Reply::Digest`], [`Reply::NoHint`],
-    /// [`Reply::NotFilled`].
+    /// Read what the receiver holds: [`Reply::Object`], [`Reply::Large`], [`Reply::Digest`],
+    /// [`Reply::NoHint`], [`Reply::NotFilled`].
     Read {
-        /// Of which key.
+        /// The key.
         key: Key,
         /// The object or its digest.
         what: What,
-        /// Among your own rows, or among your hints.
+        /// Among the receiver's own rows, or among its hints.
         place: Where,
-        /// The longest encoded object that the asker has room for, in bytes; of a longer one it is told
-        /// the length, and asks again once it has made room.
+        /// The longest encoded object that the sender has room for, in bytes; for a longer one the
+        /// reply is its length, and the sender asks again once it has made room.
         bytes_max: u32,
     },
     /// Mint this write (its value is the payload): [`Reply::Accepted`] at once, and a
@@ -67,24 +68,25 @@ pub enum Message {
     Written {
         /// The entry node's number for the operation.
         operation: u64,
-        /// What became of it.
+        /// The result.
         answer: WriteAnswer,
     },
-    /// Say everything you hold of a key, as home replica and as hints: [`Reply::Inspection`].
+    /// Return everything held for a key, as home replica and as hints: [`Reply::Inspection`].
     Inspect {
-        /// Which key.
+        /// The key.
         key: Key,
     },
-    /// List keys in conflict from your index: [`Reply::Conflicts`].
+    /// List keys in conflict from the receiver's index: [`Reply::Conflicts`].
     Conflicts {
-        /// Of this bucket only.
+        /// Only this bucket; all if `None`.
         bucket: Option<Bucket>,
         /// After this key.
         after: Option<Key>,
-        /// At most so many.
+        /// The most entries to return.
         limit: u16,
     },
-    /// Are you there, and in what state: [`Reply::Status`], or [`Reply::Behind`].
+    /// Exchange states, which also serves as a liveness probe: [`Reply::Status`], or
+    /// [`Reply::Behind`].
     Hello {
         /// The sender's state.
         status: Box<Status>,
@@ -93,128 +95,130 @@ pub enum Message {
     Buckets {
         /// Records that changed, or all of the sender's.
         table: Table,
-        /// Whether the reply shall hold all of the receiver's records (else none).
+        /// Whether the reply carries all of the receiver's records (otherwise none).
         want_all: bool,
     },
-    /// Record that the cluster was formed: [`Reply::Status`] with what is then recorded.
+    /// Record that the cluster was formed: [`Reply::Status`] with the formation now recorded.
     Form {
         /// The formation.
         formation: Formation,
     },
-    /// Send a page of what you hold: [`Reply::Rows`].
+    /// Fetch a page of rows: [`Reply::Rows`].
     Fetch {
-        /// Of which rows.
+        /// Which rows.
         rows: Rows,
         /// After this key.
         after: Option<Key>,
     },
-    /// Compare these trees with yours: [`Reply::Differing`].
+    /// Compare these trees with the receiver's: [`Reply::Differing`].
     Roots {
-        /// The sender's roots of trees that both hold.
+        /// The sender's roots of trees that both nodes hold.
         roots: Vec<(Tree, Root)>,
     },
-    /// Compare the leaves in the payload ([`crate::tree::Leaves::to_bytes`]) with yours:
+    /// Compare the leaves in the payload ([`crate::tree::Leaves::to_bytes`]) with the receiver's:
     /// [`Reply::Leaves`].
     Leaves {
-        /// Of which tree.
+        /// The tree.
         tree: Tree,
-        /// Only if each of your rows is in the tree of its bucket's n by this
-        /// ([`crate::sweep::Ns::hash`]), else [`Reply::NotFilled`]: the sender has to be filled.
+        /// Set if the sender is filling: answer only if each of the receiver's rows is in the tree
+        /// of its bucket's n according to this hash ([`crate::sweep::Ns::hash`]), otherwise
+        /// [`Reply::NotFilled`].
         to_fill: Option<u64>,
     },
     /// List the keys of some leaves with their versions, in row order: [`Reply::Page`].
     List {
-        /// Of which tree.
+        /// The tree.
         tree: Tree,
-        /// Of which of its leaves.
+        /// The leaves.
         leaves: LeafSet,
         /// After this key.
         after: Option<Key>,
         /// As in [`Message::Leaves`]: rows may have been moved to another tree since.
         to_fill: Option<u64>,
     },
-    /// Say which versions your home rows have: [`Reply::Versions`].
+    /// Return the versions of the receiver's home rows: [`Reply::Versions`].
     Versions {
-        /// Of these keys, at most [`crate::exchange::PAGE_KEYS_MAX`].
+        /// The keys, at most [`crate::exchange::PAGE_KEYS_MAX`].
         keys: Vec<Key>,
     },
-    /// Confirm that you hold nothing but these tombstones (see [`crate::reap`]): [`Reply::Confirmed`].
+    /// Confirm that the receiver holds nothing but these tombstones for their keys (see
+    /// [`crate::reap`]): [`Reply::Confirmed`].
     Confirm {
         /// The keys and the versions of their objects, at most [`crate::reap::ROUND_MAX`].
         tombstones: Vec<(Key, Version)>,
     },
-    /// Every node confirmed these tombstones: delete the rows that are still so: [`Reply::Reaped`].
+    /// Every node confirmed these tombstones: delete the rows that still have these versions:
+    /// [`Reply::Reaped`].
     Reap {
         /// The keys and the versions of their objects.
         tombstones: Vec<(Key, Version)>,
     },
-    /// How many hints will you take now: [`Reply::Room`].
+    /// Ask how many hints the receiver will take now: [`Reply::Room`].
     Room,
-    /// Mark the hints you keep now: [`Reply::SyncPoint`].
+    /// Mark the hints that the receiver keeps now: [`Reply::SyncPoint`].
     SyncPoint,
-    /// Which hints of the mark are not delivered yet: [`Reply::Undelivered`].
+    /// Ask which hints of a mark are not delivered yet: [`Reply::Undelivered`].
     Undelivered {
-        /// The receiver's start that gave the mark.
+        /// The receiver's start that issued the mark.
         nonce: u64,
         /// The mark.
         mark: u64,
     },
-    /// List live keys of a bucket from your index: [`Reply::Keys`].
+    /// List live keys of a bucket from the receiver's index: [`Reply::Keys`].
     Keys {
-        /// Of this bucket.
+        /// The bucket.
         bucket: Bucket,
-        /// That begin with this.
+        /// Only keys with this prefix.
         prefix: String,
         /// After this key.
         after: Option<Key>,
-        /// At most so many.
+        /// The most entries to return.
         limit: u16,
     },
-    /// Merge these hints that were kept for you, when there is time for it: [`Reply::Delivered`].
+    /// Merge these hints, which were kept for the receiver, at low priority: [`Reply::Delivered`].
     Deliver {
         /// What the payload holds (see [`crate::packed`]).
         hints: Lengths,
         /// When the objects were read, by the sender's wall clock or earlier (see [`crate::reap`]).
         read_at: Millis,
     },
-    /// Say what you distrust of what you hold, after an operator's decision about it:
-    /// [`Reply::Distrusted`].
+    /// Apply an operator's decision about distrusted data, if there is one, and report what is
+    /// still distrusted: [`Reply::Distrusted`].
     Distrusted {
         /// The decision; `None` if there is none yet.
         decision: Option<Decision>,
     },
 }
 
-/// What an operator makes of data that a node does not believe by itself.
+/// An operator's decision about data that a node does not trust by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
-    /// It is the truth, as far as there is one: take it in. Where nothing is left, that is the truth.
+    /// Trust it and merge it. For a partition of which nothing is left, accept the loss.
     Accept,
-    /// It is worth nothing: delete it.
+    /// Delete it.
     Discard,
 }
 
-/// What a node distrusts of what it holds.
+/// The data that a node holds but does not trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Distrusted {
-    /// What waits for an operator, in words; `None` if nothing does.
+    /// What waits for an operator, as text; `None` if nothing does.
     pub waits: Option<String>,
-    /// Rows and hints that are set aside, as far as they were counted.
+    /// Rows and hints that are set aside, as counted so far.
     pub rows: u64,
-    /// Of those that were set aside, those that the cluster was found to hold or cover.
+    /// Of these, those that the cluster was found to hold or to have superseded.
     pub covered: u64,
-    /// Partitions of which no home replica has what was there.
+    /// Partitions whose data no home replica has.
     pub lost: u32,
-    /// Keys that are set aside and that the cluster does not know, the first
-    /// [`DISTRUSTED_KEYS_MAX`].
+    /// Keys that are set aside and unknown to the cluster, at most [`DISTRUSTED_KEYS_MAX`].
     pub unknown: Vec<Key>,
 }
 
 /// The most keys in a [`Distrusted`].
 pub const DISTRUSTED_KEYS_MAX: usize = 1000;
 
-/// Which rows a node that has to be filled asks for.
+/// Which rows a filling node asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rows {
     /// Those of a partition, held as home replica.
@@ -223,7 +227,8 @@ pub enum Rows {
     HintsFor(NodeId),
 }
 
-/// What the other answers. Any message can be answered with [`Reply::Refused`].
+/// The receiver's answer. Any message can be answered with [`Reply::Refused`]. A new variant goes
+/// last, as in [`Message`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// The object is merged and durable as configured.
@@ -236,11 +241,11 @@ pub enum Reply {
     NoHint,
     /// This partition has not been received yet.
     NotFilled,
-    /// The forwarded write is taken over.
+    /// The forwarded write is accepted; the receiver is its coordinator now.
     Accepted,
-    /// What is held of a key; the objects lie one after the other in the payload.
+    /// What is held for a key; the objects are concatenated in the payload.
     Inspection {
-        /// Length of the own object in the payload; `None` if there is none.
+        /// Length of the home row's object in the payload; `None` if there is none.
         own: Option<u32>,
         /// Whether the partition has been received.
         ready: bool,
@@ -254,24 +259,25 @@ pub enum Reply {
     },
     /// The sender's state.
     Status(Box<Status>),
-    /// The asker came back behind what is remembered of it (see [`crate::generation`]).
+    /// The sender of the Hello came back behind what is remembered of it (see
+    /// [`crate::generation`]).
     Behind(Remembered),
     /// Bucket records after the merge.
     Buckets {
-        /// All of them if they were asked for, else none.
+        /// All of them if requested, otherwise none.
         table: Table,
     },
-    /// Rows in order. Fewer than asked: the end.
+    /// Rows in order.
     Rows {
         /// What the payload holds (see [`crate::packed`]).
         rows: Lengths,
         /// Whether there is nothing after them.
         end: bool,
     },
-    /// The trees, by their place in the question, that differ. Those that the sender does not hold
-    /// or has not received are left out.
+    /// The trees that differ, by their index in the request. Trees that the replying node does not
+    /// hold or has not received are left out.
     Differing {
-        /// Places in the list of roots.
+        /// Indexes into the list of roots.
         trees: Vec<u16>,
     },
     /// The leaves that differ.
@@ -291,24 +297,24 @@ pub enum Reply {
         /// One for each.
         which: Vec<bool>,
     },
-    /// The rows that were still so are deleted.
+    /// The rows that still had the given versions are deleted.
     Reaped {
         /// How many.
         rows: u32,
     },
-    /// So many hints are welcome now.
+    /// How many hints the node will take now.
     Room {
         /// How many; 0 for "ask later".
         rows: u32,
     },
-    /// The mark of the hints that are kept now.
+    /// A mark for the hints that are kept now.
     SyncPoint {
-        /// This start of the node: marks of another one mean nothing.
+        /// This start of the node: marks of another start are meaningless.
         nonce: u64,
         /// The mark.
         mark: u64,
     },
-    /// The nodes whose hints of the mark are not all delivered; `None` if the node was started anew
+    /// The nodes whose hints of the mark are not all delivered; `None` if the node has restarted
     /// since and cannot tell.
     Undelivered {
         /// Hints for these nodes.
@@ -320,12 +326,12 @@ pub enum Reply {
     Refused(Refusal),
     /// The hints are merged and durable as configured, except for some.
     Delivered {
-        /// Places in the list of hints, and why.
+        /// Indexes into the list of hints, and why.
         refused: Vec<(u16, Refusal)>,
     },
-    /// What the node distrusts.
+    /// What the node does not trust.
     Distrusted(Box<Distrusted>),
-    /// The object is longer than the asker has room for.
+    /// The object is longer than the sender has room for.
     Large {
         /// Its length, encoded, in bytes.
         bytes: u32,
@@ -350,16 +356,16 @@ pub enum Refusal {
     /// It is stopping.
     #[error("stopping")]
     Stopping,
-    /// It could not carry the message out; its log says why.
+    /// It could not execute the message; its log says why.
     #[error("failed")]
     Failed,
-    /// The message makes no sense to it.
+    /// The message is invalid.
     #[error("malformed")]
     Malformed,
-    /// The object was too long on its way (see [`crate::reap`]).
+    /// The object was in transit too long (see [`crate::reap`]).
     #[error("too long on its way")]
     Stale,
-    /// Another process of the asker's name was heard a moment ago (see [`crate::generation`]).
+    /// Another process with the sender's name was heard from recently (see [`crate::generation`]).
     #[error("another process of that name is alive")]
     NameTaken,
 }
@@ -367,23 +373,23 @@ pub enum Refusal {
 /// Live keys of a bucket as one node knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPage {
-    /// The keys in order, each with the version of its row and whether that needs no settling: one
-    /// value and no conflict.
+    /// The keys in order, each with the version of its row and whether it is plain: one value and
+    /// no conflict, which needs no read to settle it.
     pub keys: Vec<(Key, Version, bool)>,
-    /// Whether nothing comes after them.
+    /// Whether this is the last page.
     pub is_end: bool,
-    /// Partitions of which the node is a home replica that it has not received.
+    /// Partitions that the node is a home replica of and has not received.
     pub not_ready: Vec<Partition>,
 }
 
-/// A node's state as it tells its peers.
+/// A node's state as it reports it to its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The cluster's formation, if the node has recorded one.
     pub formation: Option<Formation>,
     /// Whether it has received all its partitions.
     pub ready: bool,
-    /// What it holds of each.
+    /// What it holds of each partition.
     pub holdings: Holdings,
     /// Whether it takes writes.
     pub writable: bool,
@@ -393,36 +399,36 @@ pub struct Status {
     pub release: String,
     /// Its start.
     pub start: Start,
-    /// The settings that all nodes must have alike.
+    /// The settings that must be equal on all nodes.
     pub common: Common,
-    /// Since when, by its wall clock, it has remembered the starts of its peers without a gap.
+    /// Since when, by its wall clock, its record of its peers' starts has had no gap.
     pub remembers_since: Millis,
     /// Its wall clock, uncorrected (see [`crate::skew`]).
     pub clock: Millis,
-    /// Whether it waits for an operator to decide about data that it does not believe by itself.
+    /// Whether it waits for an operator's decision about data that it does not trust by itself.
     pub waits: bool,
-    /// In an answer: it remembered an earlier start of the asker, and the asker goes on from there.
+    /// In a reply: it remembered an earlier start of the sender, and the sender resumes from there.
     pub attests: bool,
-    /// The longest frame it takes, in bytes: what would not fit is not written, since it could not be
-    /// brought to this node.
+    /// The longest frame it accepts, in bytes: an object that would not fit is not written, since
+    /// it could not be replicated to this node.
     pub frame_bytes_max: u64,
 }
 
 /// One client write as it travels from entry node to coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
-    /// Of which key.
+    /// The key.
     pub key: Key,
     /// What to write. The value travels as the payload.
     pub draft: Draft,
     /// Whether there is a value (else it is a delete).
     pub has_value: bool,
-    /// What the client asked of N and W: held against the bucket by the node that takes the home
-    /// replicas too (see [`crate::terms`]).
+    /// The N and W that the client asked for: checked against the bucket by the node that also
+    /// picks the home replicas (see [`crate::terms`]).
     pub asked: Asked,
     /// What must hold for the write to happen.
     pub condition: Option<Condition>,
-    /// Delete what a read shows (a DELETE without a context).
+    /// Delete what a read finds (a DELETE without a context).
     pub delete_seen: bool,
     /// A hash of `Idempotency-Key`, bucket and key, if the client sent one.
     pub idempotency: Option<[u8; 16]>,
@@ -433,14 +439,14 @@ pub struct Write {
 }
 
 impl Write {
-    /// Whether the write must meet others like it at the first healthy home replica: a conditional or
-    /// idempotent one (docs/decisions/0003).
+    /// Whether the write must go to the first healthy home replica, where it meets concurrent
+    /// writes of its kind: conditional and idempotent ones (docs/decisions/0003).
     pub fn meets_others(&self) -> bool {
         self.condition.is_some() || self.idempotency.is_some()
     }
 
-    /// Which home replica a narrowed write asks before the others: the node that has it, which saves a
-    /// hop, unless the write must meet others.
+    /// Which home replica a write with a lowered n asks first: the node that has the request, which
+    /// saves a hop, unless the write must meet others.
     pub fn asked_first(&self, me: NodeId) -> Option<NodeId> {
         (!self.meets_others()).then_some(me)
     }
@@ -449,27 +455,27 @@ impl Write {
 /// A condition on what is stored, checked after a read of R. Advisory, not linearizable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// `If-None-Match: *`: nothing alive may be stored.
+    /// `If-None-Match: *`: no live value may be stored.
     Absent,
-    /// `If-Match: *`: something alive must be stored.
+    /// `If-Match: *`: a live value must be stored.
     Present,
     /// `If-Match: "<etag>"`: the object must have one of these versions.
     Version(Vec<Version>),
 }
 
-/// Whether an unsuccessful write left something behind.
+/// Whether an unsuccessful write left a copy behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// A copy is known to be stored; it may still spread.
     Partial,
-    /// Somebody was silent and may have stored a copy.
+    /// A node did not answer and may have stored a copy.
     Unknown,
     /// Certainly nothing was stored.
     NotApplied,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WriteAnswer {
     /// W nodes hold it.
@@ -478,16 +484,16 @@ pub enum WriteAnswer {
     NoQuorum {
         /// W.
         required: u16,
-        /// Who does.
+        /// Which nodes do.
         acks: Acks,
-        /// Whether something was left behind.
+        /// Whether a copy was left behind.
         outcome: Outcome,
     },
     /// The read before the write found fewer than R replicas; nothing was written.
     NoReadQuorum {
         /// R.
         required: u16,
-        /// How many could say.
+        /// How many answered.
         counted: u16,
     },
     /// The condition does not hold; nothing was written.
@@ -496,9 +502,10 @@ pub enum WriteAnswer {
     KeyReused,
     /// The coordinator refused the write; nothing was written.
     Refused(MintError),
-    /// The coordinator could not write; nothing was written.
+    /// The coordinator was unable to write; nothing was written.
     Unable(Refusal),
-    /// What was asked of N and W does not fit the bucket as the coordinator knows it; nothing was written.
+    /// The requested N and W do not fit the bucket as the coordinator knows it; nothing was
+    /// written.
     Unfit(QuorumError),
 }
 
@@ -515,7 +522,7 @@ pub struct WrittenAnswer {
     pub dot: Option<Dot>,
     /// The object's version at the coordinator.
     pub version: Version,
-    /// What the writer may take as its context: only when its write is the one sibling left.
+    /// The context for the writer: only if its write is the only sibling left.
     pub seen: Option<Seen>,
 }
 
@@ -524,7 +531,7 @@ pub struct WrittenAnswer {
 pub struct WithPayload<T> {
     /// The head.
     pub head: T,
-    /// The bytes beside it; empty if it needs none.
+    /// The raw bytes; empty if the head needs none.
     pub payload: Bytes,
 }
 

@@ -1,7 +1,7 @@
-//! The names of things: nodes, buckets and keys, each parsed once at the edge and valid ever after.
+//! Names of nodes, buckets and keys, each parsed once at the edge and valid from then on.
 //!
-//! A [`Key`] is a bucket and a key in one buffer (`bucket NUL key`), which is also its order in every
-//! index. Neither part can hold a NUL byte, so the joint form is unambiguous.
+//! A [`Key`] is a bucket and a key in one buffer (`bucket NUL key`), which is also its order in
+//! every index. Neither part can hold a NUL byte, so the joint form is unambiguous.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -19,7 +19,7 @@ pub const BUCKET_BYTES_MAX: usize = 128;
 /// The longest key, in bytes, after percent-decoding.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-/// Why a name was refused. The text is fit for the one who sent it.
+/// Why a name was refused. The text may be shown to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// A node name is empty, too long or has a byte outside `a-z 0-9 . _ -`.
@@ -126,7 +126,7 @@ impl Bucket {
     }
 }
 
-/// Buckets are compared and hashed as their names are, so that what is kept by bucket is found by name.
+/// Buckets compare and hash as their names do, so that maps keyed by bucket can be queried by name.
 impl Borrow<str> for Bucket {
     fn borrow(&self) -> &str {
         &self.0
@@ -173,7 +173,7 @@ impl Key {
         Ok(Self { bytes: bytes.into(), bucket_len: bucket.len() as u8 })
     }
 
-    /// Reads the joint form `bucket NUL key` back, as [`Key::as_bytes`] gave it.
+    /// Decodes the joint form `bucket NUL key` back, as [`Key::as_bytes`] gave it.
     ///
     /// # Errors
     /// The [`NameError`] that names which part is wrong and how.
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_hold_their_limits() {
+    fn names_are_limited() {
         assert!(NodeId::parse("n1").is_ok());
         for bad in ["", "N1", "a name", "seventeen-letters"] {
             assert_eq!(NodeId::parse(bad), Err(NameError::Node), "{bad}");
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_hold_their_limits() {
+    fn keys_are_limited() {
         let key = |bytes: &[u8]| Key::new("b", bytes).map(|_| ());
         assert_eq!(key(b""), Err(NameError::KeyEmpty));
         assert_eq!(key(b"a\0b"), Err(NameError::KeyNul));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_joint_form_comes_back() {
+    fn the_joint_form_round_trips() {
         let key = Key::new("carts", b"user/7").unwrap();
         assert_eq!((key.bucket(), key.key()), ("carts", "user/7"));
         let again = Key::from_bytes(Bytes::copy_from_slice(key.as_bytes())).unwrap();
@@ -295,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Placement on disk depends on these numbers: they may never change.
+    /// Placement on disk depends on these numbers: they must never change.
     #[test]
     fn partitions_are_the_same_in_every_release() {
         let of = |key: &str| Key::new("b", key.as_bytes()).unwrap().partition(1024).0;

@@ -1,7 +1,8 @@
-//! What is stored under one key: a clock and the siblings that nobody has superseded yet.
+//! What is stored under one key: a clock and the siblings that no write has superseded yet.
 //!
-//! Merge is commutative, associative and idempotent, and nothing but merge happens in it: no policy, no
-//! collapsing. Source: Almeida et al. (DAIS 2014), section 5; DeCandia et al., "Dynamo" (SOSP 2007), 4.4.
+//! Merge is commutative, associative and idempotent, and applies no policy: it never collapses
+//! siblings. Source: Almeida et al. (DAIS 2014), section 5; DeCandia et al., "Dynamo" (SOSP 2007),
+//! 4.4.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +14,11 @@ use crate::clock::{Clock, Dot};
 use crate::name::NodeId;
 use crate::stamp::Stamp;
 
-/// The most siblings an object read from a peer or the disk may hold; far above any client limit.
+/// The most siblings an object decoded from a peer or the disk may hold: far above any limit for
+/// clients, so more is treated as damage.
 pub const SIBLINGS_DECODE_MAX: usize = 65_536;
 
-/// Names one client request, so that a retry of it is recognised. Random, or a hash of what was sent.
+/// Identifies one client request, so that a retry is recognised. Random, or a hash of the request.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -42,7 +44,7 @@ impl Version {
     }
 }
 
-/// What a client says about a value beside its bytes.
+/// What a client says about a value in addition to its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Metadata {
     /// The media type, as sent. Empty on a tombstone.
@@ -58,11 +60,11 @@ pub struct Sibling {
     pub dot: Dot,
     /// The value; `None` is a tombstone.
     pub value: Option<Bytes>,
-    /// What the client said of the value.
+    /// The client's metadata.
     pub metadata: Metadata,
     /// When it was written, in hybrid-logical time.
     pub stamp: Stamp,
-    /// The node that minted it (for people; nothing is decided by it).
+    /// The node that minted it (informational; no decision depends on it).
     pub writer: NodeId,
     /// The client request that it came from.
     pub write_id: WriteId,
@@ -84,13 +86,13 @@ pub struct Object {
     pub siblings: Vec<Sibling>,
 }
 
-/// Bytes are no object. Nothing of them may be used.
+/// The bytes are not an object; no part of them may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// The bytes end too early or cannot be read.
-    #[error("the object's bytes are damaged or cut off")]
+    /// The bytes are truncated or cannot be decoded.
+    #[error("the object's bytes are damaged or truncated")]
     Damaged,
-    /// The bytes read, but say something no object can.
+    /// The bytes decode, but violate an invariant.
     #[error("the object breaks an invariant: {0}")]
     Invalid(&'static str),
     /// Written by a newer release.
@@ -99,11 +101,13 @@ pub enum DecodeError {
 }
 
 impl Object {
-    /// Joins what another replica knows. Commutative, associative, idempotent.
+    /// Joins another replica's object. Commutative, associative, idempotent. A sibling survives if
+    /// both sides have it, or if one has it and the other's clock does not cover it.
     pub fn merge(&mut self, other: &Object) {
         if self == other {
             return;
         }
+        let before = cfg!(debug_assertions).then(|| self.clock.clone());
         self.siblings.retain(|s| other.has(s.dot) || !other.clock.covers(s.dot));
         for sibling in &other.siblings {
             if !self.clock.covers(sibling.dot) {
@@ -112,9 +116,14 @@ impl Object {
         }
         self.siblings.sort_unstable_by_key(|s| s.dot);
         self.clock.join(&other.clock);
+        let covers_both = |clock: &Clock| {
+            clock.covers_all(&other.clock) && before.is_none_or(|before| clock.covers_all(&before))
+        };
+        debug_assert!(covers_both(&self.clock), "a merge dropped claims");
+        debug_assert_eq!(self.check(), Ok(()), "a merge broke an invariant");
     }
 
-    /// Whether merging `other` would bring values that were not here.
+    /// Whether merging `other` would add values.
     pub fn lacks_values_of(&self, other: &Self) -> bool {
         other.siblings.iter().any(|s| !s.is_tombstone() && !self.clock.covers(s.dot))
     }
@@ -134,8 +143,8 @@ impl Object {
         self.siblings.iter().all(Sibling::is_tombstone)
     }
 
-    /// Whether a client must be shown more than one sibling: several, at least one of them alive.
-    /// Tombstones alone are simply "deleted"; copies of one request count once.
+    /// Whether a client must be shown more than one sibling: several, at least one of them live.
+    /// Tombstones alone are simply "deleted"; siblings of one request count once.
     pub fn is_conflict(&self) -> bool {
         !self.is_deleted() && self.shown().len() > 1
     }
@@ -145,8 +154,8 @@ impl Object {
         self.siblings.iter().map(|s| s.stamp).max().unwrap_or_default()
     }
 
-    /// The siblings as clients see them: of several that came from one request (a forward that was
-    /// retried) only the first by dot, the others are the same value again.
+    /// The siblings as clients see them: of several that came from one request (a retried forward)
+    /// only the first by dot, since the others are duplicates of the value.
     pub fn shown(&self) -> Vec<&Sibling> {
         if let [only] = self.siblings.as_slice() {
             return vec![only]; // almost always
@@ -160,17 +169,18 @@ impl Object {
         self.siblings.iter().max_by_key(|s| (s.stamp, s.dot))
     }
 
-    /// The bytes of all values together.
+    /// The total size of all values, in bytes.
     pub fn value_bytes(&self) -> usize {
         self.siblings.iter().filter_map(|s| s.value.as_ref()).map(Bytes::len).sum()
     }
 
-    /// The hash of clock and sorted dots (design section 5: digests and trees use the same).
+    /// The hash of clock and sorted dots. Digests, ETags and Merkle trees all use it.
     pub fn version(&self) -> Version {
         if self.is_absent() {
             return Version::ABSENT;
         }
-        // In one piece: to hash as little as this in several takes longer than to copy it.
+        // Copied into one buffer first: for so few bytes that is faster than hashing in several
+        // pieces.
         let (claimed, present) = (self.clock.len(), self.siblings.len());
         let mut dots = Vec::with_capacity(16 * (1 + claimed + present));
         dots.extend_from_slice(&(claimed as u64).to_le_bytes());
@@ -180,8 +190,8 @@ impl Object {
         Version(xxhash_rust::xxh3::xxh3_128(&dots).to_le_bytes())
     }
 
-    /// How long the encoding is, or a little less or more, in bytes: where that much room is, nothing has to
-    /// move while it is written.
+    /// The approximate length of the encoding, in bytes: reserving this much avoids reallocation
+    /// while encoding.
     pub fn encoded_bytes_about(&self) -> usize {
         let head_of = |s: &Sibling| {
             let user = s.metadata.user.iter().map(|(name, value)| name.len() + value.len() + 4);
@@ -191,8 +201,8 @@ impl Object {
         HEAD_BYTES_ABOUT + self.clock.len() * ENTRY_BYTES_ABOUT + heads + self.value_bytes()
     }
 
-    /// Appends the encoding: version byte, length of the head, the head (postcard), then the values'
-    /// raw bytes one after the other. The same bytes go to the disk and to every replica.
+    /// Appends the encoding: version byte, length of the head, the head (postcard), then the
+    /// values' raw bytes, concatenated. The same bytes go to the disk and to every replica.
     pub fn encode(&self, out: &mut BytesMut) {
         out.reserve(self.encoded_bytes_about());
         out.put_u8(ENCODING);
@@ -213,7 +223,7 @@ impl Object {
         out.freeze()
     }
 
-    /// Reads an encoding back; values are slices of `bytes`, not copies.
+    /// Decodes an object; values are slices of `bytes`, not copies.
     ///
     /// # Errors
     /// [`DecodeError`] for anything that [`Object::encode`] would not have written.
@@ -246,7 +256,7 @@ impl Object {
         object.check().map(|()| object)
     }
 
-    /// Checks the invariants every object keeps.
+    /// Checks the invariants of every object.
     ///
     /// # Errors
     /// [`DecodeError::Invalid`] that names the broken one.
@@ -267,8 +277,8 @@ impl Object {
 
 const ENCODING: u8 = 1;
 
-// What parts of an encoding usually take, in bytes: what is around all, an entry of the clock, and a sibling
-// but for its value and metadata.
+// The usual sizes of the parts of an encoding, in bytes: the frame around everything, one clock
+// entry, and one sibling without its value and metadata.
 const HEAD_BYTES_ABOUT: usize = 16;
 const ENTRY_BYTES_ABOUT: usize = 16;
 const SIBLING_BYTES_ABOUT: usize = 72;
@@ -365,7 +375,7 @@ mod tests {
     }
 
     prop_compose! {
-        /// Any object that keeps the invariants, whether or not a history leads to it.
+        /// Any object that satisfies the invariants, whether or not a history leads to it.
         fn objects()(siblings in prop::collection::vec(siblings(), 0..5),
             superseded in prop::collection::vec((1..6u64, 1..6u64), 0..4)) -> Object {
             let mut object = Object { clock: Clock::default(), siblings };
@@ -387,13 +397,13 @@ mod tests {
         })]
 
         #[test]
-        fn an_object_comes_back_from_its_encoding(object in objects()) {
+        fn an_encoded_object_round_trips(object in objects()) {
             prop_assert_eq!(object.check(), Ok(()));
             prop_assert_eq!(Object::decode(object.to_bytes()), Ok(object));
         }
 
         #[test]
-        fn a_cut_off_encoding_is_no_object(object in objects(), extra in any::<u8>()) {
+        fn a_truncated_encoding_is_rejected(object in objects(), extra in any::<u8>()) {
             let bytes = object.to_bytes();
             for len in 0..bytes.len() {
                 prop_assert!(Object::decode(bytes.slice(..len)).is_err());
@@ -425,7 +435,7 @@ mod tests {
         }
     }
 
-    /// Decodes an object of this clock and these siblings' dots, encoded by hand without a check.
+    /// Decodes an object with this clock and these siblings' dots, encoded by hand without checks.
     fn decoded(clock: &[(u64, u64)], dots: &[(u64, u64)]) -> Result<Object, DecodeError> {
         let dot = |(actor, counter): &(u64, u64)| Dot { actor: Actor(*actor), counter: *counter };
         let metadata = Metadata::default();
@@ -448,7 +458,7 @@ mod tests {
     fn each_broken_invariant_is_named() {
         let broken = |clock: &[(u64, u64)], dots: &[(u64, u64)]| decoded(clock, dots).unwrap_err();
         assert!(decoded(&[(1, 2), (2, 1)], &[(1, 2), (2, 1)]).is_ok());
-        // A clock that is none is not even read.
+        // An invalid clock is not even decoded.
         assert_eq!(broken(&[(2, 1), (1, 2)], &[]), DecodeError::Damaged);
         assert_eq!(broken(&[(1, 0)], &[]), DecodeError::Damaged);
         let siblings = DecodeError::Invalid("the siblings are not sorted");

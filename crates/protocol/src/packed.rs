@@ -1,14 +1,14 @@
-//! Many objects in one payload: a list of keys and lengths in a message's head, and the bytes behind each
-//! other beside it.
+//! Many objects in one payload: a list of keys and lengths in the message's head, and the encodings
+//! concatenated in its payload.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::name::Key;
 
-/// Whose objects a payload holds, in their order, and how many bytes each has.
+/// The keys of the objects in a payload, in order, each with its object's length in bytes.
 pub type Lengths = Vec<(Key, u32)>;
 
-/// Puts objects behind each other, each shorter than 4 GiB (no node takes a longer one).
+/// Concatenates objects, each shorter than 4 GiB (no node accepts a longer one).
 pub fn pack(objects: Vec<(Key, Bytes)>) -> (Lengths, Bytes) {
     let mut payload = BytesMut::with_capacity(objects.iter().map(|(_, bytes)| bytes.len()).sum());
     let append = |(key, bytes): (Key, Bytes)| {
@@ -19,7 +19,8 @@ pub fn pack(objects: Vec<(Key, Bytes)>) -> (Lengths, Bytes) {
     (lengths, payload.freeze())
 }
 
-/// Cuts a payload into its objects, which share its memory; `None` if the lengths do not fit it.
+/// Splits a payload into its objects, which share its memory; `None` if the lengths do not match
+/// it.
 pub fn unpack(lengths: Lengths, mut payload: Bytes) -> Option<Vec<(Key, Bytes)>> {
     let mut objects = Vec::with_capacity(lengths.len());
     for (key, len) in lengths {
@@ -28,7 +29,7 @@ pub fn unpack(lengths: Lengths, mut payload: Bytes) -> Option<Vec<(Key, Bytes)>>
     payload.is_empty().then_some(objects)
 }
 
-/// Cuts the next `len` bytes out of a payload that holds several objects; `None` if it has fewer.
+/// Splits off the next `len` bytes of a payload that holds several objects; `None` if it has fewer.
 pub fn take(payload: &mut Bytes, len: u32) -> Option<Bytes> {
     let len = len as usize;
     (len <= payload.len()).then(|| payload.split_to(len))
@@ -47,8 +48,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_packed_comes_back(lens in proptest::collection::vec(0_usize..50, 0..20)) {
-            let object = |(number, len): (usize, &usize)| (key(number), vec![number as u8; *len].into());
+        fn packed_objects_round_trip(lens in proptest::collection::vec(0_usize..50, 0..20)) {
+            let object = |(number, len): (usize, &usize)| {
+                (key(number), vec![number as u8; *len].into())
+            };
             let objects: Vec<(Key, Bytes)> = lens.iter().enumerate().map(object).collect();
             let (lengths, payload) = pack(objects.clone());
             prop_assert_eq!(unpack(lengths, payload), Some(objects));

@@ -1,24 +1,25 @@
-//! What a read of R says of a write that depends on what is there: a conditional one, or a delete
-//! without a context.
+//! Checks a write that depends on stored state against a read of R replicas: a conditional write,
+//! or a delete without a context.
 
 use crate::bucket::Conflicts;
 use crate::message::{Condition, Write, WriteAnswer, WrittenAnswer};
 use crate::object::Object;
 use crate::view::{View, context_of};
 
-/// What becomes of the write.
+/// What to do with the write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// It is minted; its draft now says that it saw what was read.
+    /// Mint it; its draft's context now covers what was read.
     Mint,
-    /// A retry: its sibling is among what was read. Merge that here, and minting will find it.
+    /// A retry: its sibling is in the object that was read. Merge that object locally, and minting
+    /// will find the sibling.
     Known,
-    /// Nothing is written: answer this.
+    /// Write nothing, and answer this.
     Answer(WriteAnswer),
 }
 
-/// Holds a write against what a read of R showed, under the policy that its client is shown conflicts by.
-/// A tombstone counts as absent.
+/// Checks a write against what a read of R found, under the bucket's conflict policy. A tombstone
+/// counts as absent.
 pub fn check(write: &mut Write, seen: &Object, conflicts: Conflicts) -> Checked {
     if seen.siblings.iter().any(|s| s.write_id == write.draft.write_id) {
         return Checked::Known;
@@ -36,15 +37,15 @@ pub fn check(write: &mut Write, seen: &Object, conflicts: Conflicts) -> Checked 
     if write.delete_seen && !is_there {
         return Checked::Answer(nothing_to_delete(seen));
     }
-    // The write supersedes exactly what was read. A condition is about just that: a conditional write does
-    // not happen if another got here meanwhile.
+    // The write supersedes exactly what was read. A condition was checked against exactly that, so
+    // a conditional write fails if another write has arrived since.
     write.draft.unless_overtaken = write.condition.is_some();
     write.draft.context.join(&seen.clock);
     write.draft.context_stamp = write.draft.context_stamp.max(seen.stamp_max());
     Checked::Mint
 }
 
-/// A delete of what is not there writes nothing and succeeds.
+/// Deleting an absent key writes nothing and succeeds.
 fn nothing_to_delete(seen: &Object) -> WriteAnswer {
     WriteAnswer::Written(WrittenAnswer {
         acks: 0,

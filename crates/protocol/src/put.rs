@@ -1,13 +1,15 @@
-//! One PUT, from the coordinator's point of view: who must hold the object before it is acknowledged.
+//! One PUT, from the coordinator's point of view: which nodes must hold the object before it is
+//! acknowledged.
 //!
-//! The coordinator has stored the merged object locally and now brings it to the other home replicas, in
-//! parallel. Each home replica has a *slot*. One that is known down, refuses, or stays silent past the
-//! replica timeout has its slot taken over by the next fallback of the preference list, which keeps the
-//! object as a hint for it. W acknowledgements from distinct nodes answer the client; the machine goes on
-//! until every slot is held or nobody is left to ask. Source: DeCandia et al. (SOSP 2007), 4.5, 4.6.
+//! The coordinator has stored the merged object locally and now sends it to the other home replicas
+//! in parallel. Each home replica has a *slot*. If one is known to be down, refuses, or stays
+//! silent past the replica timeout, the next fallback of the preference list takes its slot and
+//! keeps the object as a hint for it. W acknowledgements from distinct nodes answer the client; the
+//! machine runs on until every slot is held or no node is left to ask. Source: DeCandia et al.
+//! (SOSP 2007), 4.5, 4.6.
 //!
-//! Tell it what happened (`on_ack`, `on_refused`, `on_silent`, `on_time`), carry out the effects it
-//! answers with, and call [`Put::on_time`] at [`Put::next_wake`], until [`Put::is_done`].
+//! Report events (`on_ack`, `on_refused`, `on_silent`, `on_time`), execute the effects they return,
+//! and call [`Put::on_time`] at [`Put::next_wake`], until [`Put::is_done`].
 
 use std::collections::BTreeSet;
 
@@ -17,7 +19,7 @@ use crate::name::NodeId;
 use crate::quorum::{Verdict, verdict};
 use crate::stamp::Millis;
 
-/// As what a node holds an object.
+/// In which role a node holds an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     /// As one of the key's home replicas.
@@ -44,12 +46,12 @@ pub struct Plan {
     pub sloppy: bool,
     /// How long a replica may stay silent before a fallback takes its slot, in milliseconds.
     pub replica_timeout_ms: u64,
-    /// When the client is answered at the latest.
+    /// The latest time at which the client is answered.
     pub deadline: Millis,
 }
 
-/// As what `node` would hold a key with these home replicas. A node that is no home replica holds it
-/// for the first one.
+/// The role in which `node` would hold a key with these home replicas. A node that is not one of
+/// them holds it as a hint for the first.
 ///
 /// # Panics
 /// If `homes` is empty: every key has a home.
@@ -62,9 +64,9 @@ pub fn role_of(node: NodeId, homes: &[NodeId]) -> Role {
 pub enum Effect {
     /// Send the whole merged object to a node.
     Send {
-        /// To whom.
+        /// The node.
         to: NodeId,
-        /// As what it shall hold it.
+        /// The role in which it must hold it.
         role: Role,
     },
     /// Answer the client. Comes exactly once.
@@ -76,11 +78,11 @@ pub enum Effect {
 pub enum Answer {
     /// W nodes hold the write.
     Written(Acks),
-    /// They do not, and the time is up or nobody is left to ask.
+    /// They do not, and the deadline has passed or no node is left to ask.
     NoQuorum(Acks),
 }
 
-/// Who holds the write, counted and never assumed.
+/// Which nodes hold the write: only acknowledgements count, nothing is assumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acks {
     /// Distinct nodes that acknowledged and count towards W.
@@ -89,9 +91,9 @@ pub struct Acks {
     pub hints: u16,
     /// Whether some copy is known to be stored, durable or not yet.
     pub stored: bool,
-    /// Nodes that said no.
+    /// Nodes that refused.
     pub refused: Vec<NodeId>,
-    /// Nodes that were asked and said nothing so far: they may hold the write.
+    /// Nodes that were asked and have not answered: they may hold the write.
     pub silent: Vec<NodeId>,
     /// Home replicas that were known to be down and not asked.
     pub down: Vec<NodeId>,
@@ -102,8 +104,8 @@ pub struct Acks {
 pub struct Put {
     plan: Plan,
     contacts: Vec<Contact>,
-    /// Home replicas that are known to be down; a fallback has their slot.
-    passed_over: Vec<NodeId>,
+    /// Home replicas that are known to be down; a fallback has taken their slot.
+    skipped_homes: Vec<NodeId>,
     answered: bool,
 }
 
@@ -126,21 +128,22 @@ enum State {
 }
 
 impl Put {
-    /// Starts once the coordinator has stored the object locally (its own acknowledgement comes later,
-    /// through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not waited for. A W
-    /// that more nodes would have to acknowledge than there are is answered [`Answer::NoQuorum`] like any
-    /// that cannot be met.
+    /// Starts once the coordinator has stored the object locally (its own acknowledgement comes
+    /// later, through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not
+    /// waited for. A W above the number of nodes is answered with [`Answer::NoQuorum`], like any
+    /// quorum that cannot be met.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
         let me = plan.me;
         let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
-        let mut put = Self { plan, contacts: Vec::new(), passed_over: Vec::new(), answered: false };
+        let mut put =
+            Self { plan, contacts: Vec::new(), skipped_homes: Vec::new(), answered: false };
         let role = role_of(me, &put.plan.homes);
         put.contact(me, my_slot, role, now);
         let mut effects = Vec::new();
         for slot in (0..put.plan.homes.len()).filter(|slot| *slot != my_slot) {
             let home = put.plan.homes[slot];
             if down.contains(&home) && put.replace(slot, Some(down), now, &mut effects) {
-                put.passed_over.push(home);
+                put.skipped_homes.push(home);
                 continue;
             }
             put.send(home, slot, Role::Home, now, &mut effects);
@@ -156,13 +159,13 @@ impl Put {
         effects
     }
 
-    /// A node said no, and certainly did not store the object.
+    /// A node refused, and certainly did not store the object.
     pub fn on_refused(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
         self.on_failed(node, State::Refused, now)
     }
 
-    /// The object is on its way to the node, and moves: it is slow and not silent, and its patience begins
-    /// again.
+    /// The object is being sent and the transfer makes progress: the node is slow, not silent, and
+    /// its timeout starts over.
     pub fn on_progress(&mut self, node: NodeId, now: Millis) {
         let waiting = |c: &&mut Contact| c.node == node && c.state == State::Waiting;
         if let Some(contact) = self.contacts.iter_mut().find(waiting) {
@@ -170,7 +173,7 @@ impl Put {
         }
     }
 
-    /// Nothing will come from the node any more, and nobody knows whether it stored the object.
+    /// The node will not answer any more, and it is unknown whether it stored the object.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
         self.on_failed(node, State::Silent, now)
     }
@@ -180,8 +183,8 @@ impl Put {
         let mut effects = Vec::new();
         for at in 0..self.contacts.len() {
             let contact = self.contacts[at];
-            let patience_ends = contact.sent_at.plus(self.plan.replica_timeout_ms);
-            if contact.state == State::Waiting && now >= patience_ends {
+            let timeout_at = contact.sent_at.plus(self.plan.replica_timeout_ms);
+            if contact.state == State::Waiting && now >= timeout_at {
                 self.contacts[at].state = State::Silent;
                 self.replace(contact.slot, None, now, &mut effects);
             }
@@ -193,16 +196,16 @@ impl Put {
         effects
     }
 
-    /// When [`Put::on_time`] must be called next, if nothing happens before.
+    /// When [`Put::on_time`] must be called next, unless another event comes first.
     pub fn next_wake(&self) -> Option<Millis> {
         let timeout_ms = self.plan.replica_timeout_ms;
         let waiting = self.contacts.iter().filter(|c| c.state == State::Waiting);
-        let patience = waiting.map(|c| c.sent_at.plus(timeout_ms)).min();
+        let timeout = waiting.map(|c| c.sent_at.plus(timeout_ms)).min();
         let deadline = (!self.answered).then_some(self.plan.deadline);
-        [patience, deadline].into_iter().flatten().min()
+        [timeout, deadline].into_iter().flatten().min()
     }
 
-    /// Whether the client was answered and no one is waited for any more.
+    /// Whether the client was answered and no node is waited for.
     pub fn is_done(&self) -> bool {
         let all_held = (0..self.plan.homes.len()).all(|slot| self.is_held(slot));
         self.answered && (all_held || !self.is_waiting())
@@ -217,8 +220,8 @@ impl Put {
         effects
     }
 
-    /// Records what a node did; an acknowledgement stands whatever comes later. Returns its slot if
-    /// the state changed.
+    /// Records what a node did; an acknowledgement or refusal is final. Returns its slot if the
+    /// state changed.
     fn set_state(&mut self, node: NodeId, state: State) -> Option<usize> {
         let contact = self.contacts.iter_mut().find(|c| c.node == node)?;
         let settled = matches!(contact.state, State::Acked | State::Refused);
@@ -229,8 +232,8 @@ impl Put {
         Some(contact.slot)
     }
 
-    /// Gives a slot that nobody holds or is about to hold to the next fallback. Returns whether one
-    /// was found. Fallbacks in `down` are passed over.
+    /// Gives a slot that no node holds or is about to hold to the next fallback. Returns whether
+    /// the slot is taken. Fallbacks in `down` are skipped.
     fn replace(
         &mut self,
         slot: usize,
@@ -279,8 +282,8 @@ impl Put {
         let possible = self.contacts.iter().filter(|c| self.counts(c)).filter(open).count();
         match verdict(self.plan.needed, acks.counted, possible as u16) {
             Verdict::Reached => self.answer(Answer::Written(acks), effects),
-            // Lost, but those who were just sent the object are heard first: the client is told who holds
-            // the write, and they answer soon or fall silent.
+            // Lost, but wait for the nodes that were just sent the object: the client is told which
+            // nodes hold the write, and these soon answer or time out.
             Verdict::Impossible if self.is_waiting() => {}
             Verdict::Impossible => self.answer(Answer::NoQuorum(acks), effects),
             Verdict::Pending => {}
@@ -309,15 +312,15 @@ impl Put {
         let in_states = |states: &[State]| {
             self.contacts.iter().filter(|c| states.contains(&c.state)).map(|c| c.node).collect()
         };
-        let mine_stands = self.contacts[0].state != State::Refused;
+        let is_stored_here = self.contacts[0].state != State::Refused;
         Acks {
             counted: acked().filter(|c| self.counts(c)).count() as u16,
             hints: acked().filter(|c| c.role != Role::Home).count() as u16,
-            stored: mine_stands || acked().next().is_some(),
+            stored: is_stored_here || acked().next().is_some(),
             refused: in_states(&[State::Refused]),
-            // One that is still waited for may hold the write as well as one that was given up.
+            // A node that is still waited for may hold the write, as may one that timed out.
             silent: in_states(&[State::Waiting, State::Silent]),
-            down: self.passed_over.clone(),
+            down: self.skipped_homes.clone(),
         }
     }
 }
@@ -329,7 +332,7 @@ mod tests {
 
     use super::*;
 
-    /// Something that happens to a node (by number; some are never asked), or time that passes.
+    /// An event at a node (by number; some are never asked), or the passing of time.
     #[derive(Clone, Copy, Debug)]
     enum Event {
         Ack(u8),
@@ -371,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_replica_that_moves_is_not_replaced_and_a_silent_one_is() {
+    fn a_slow_replica_that_makes_progress_is_kept_and_a_silent_one_replaced() {
         let plan = Plan {
             me: node(0),
             homes: vec![node(0), node(1)],
@@ -392,7 +395,8 @@ mod tests {
         assert_eq!(put.on_time(Millis(450)), [Effect::Send { to: node(2), role }]);
     }
 
-    /// What a bystander notes down: who was asked, who acknowledged first or said no first.
+    /// The naive model's notes: which nodes were asked, and which acknowledged first or refused
+    /// first.
     struct Naive {
         plan: Plan,
         asked: BTreeSet<NodeId>,
@@ -492,13 +496,13 @@ mod tests {
                     prop_assert!(now < deadline);
                 }
             }
-            // Left alone, it ends: at most one timeout for each node it may still ask.
+            // Without events it ends after at most one timeout for each node it may still ask.
             let end = now.max(deadline).plus(100 * (nodes as u64 + 1));
             while !put.is_done() {
                 let wake = put.next_wake();
                 prop_assert!(wake.is_some(), "it neither ends nor asks to be woken");
                 now = now.max(wake.unwrap());
-                prop_assert!(now <= end, "it goes on for too long");
+                prop_assert!(now <= end, "it runs for too long");
                 naive.now = now;
                 naive.notes(put.on_time(now));
             }

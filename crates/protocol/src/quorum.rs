@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How many of N, as a person says it: a number, or `one`, `quorum` (a majority), `all`.
+/// How many of N, as written in requests and settings: a number, or `one`, `quorum` (a majority),
+/// `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// One replica.
@@ -15,7 +16,7 @@ pub enum Count {
     Exactly(u16),
 }
 
-/// A text or number is no count.
+/// The text or number is not a valid count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a whole number from 1, or one of: one, quorum, all")]
 pub struct CountError;
@@ -40,7 +41,7 @@ impl Count {
         }
     }
 
-    /// How many of `n` this is. May be more than `n` for a number.
+    /// How many of `n` this is. An explicit number may exceed `n`.
     pub fn of(self, n: u16) -> u16 {
         match self {
             Self::One => 1,
@@ -111,11 +112,11 @@ impl<'de> Deserialize<'de> for Count {
 pub struct Quorum {
     /// How many home replicas are asked.
     pub n: u16,
-    /// How many of them (or of their stand-ins) must answer.
+    /// How many of them (or of fallbacks in their place) must answer.
     pub needed: u16,
 }
 
-/// Why N and R (or W) do not fit together.
+/// Why N and R (or W) are incompatible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum QuorumError {
     /// `n` is above what the bucket keeps.
@@ -154,14 +155,14 @@ impl Quorum {
     }
 }
 
-/// Where an operation stands that needs some number of answers.
+/// The progress of an operation that needs some number of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Enough answers are in.
     Reached,
-    /// Not yet enough, but those outstanding could still make it.
+    /// Not yet enough, but the outstanding answers could suffice.
     Pending,
-    /// Even if everyone still outstanding answers, it will not be enough.
+    /// Even if every outstanding node answers, it will not be enough.
     Impossible,
 }
 
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_come_back_from_binary() {
+    fn counts_round_trip_in_binary() {
         for count in [Count::One, Count::Quorum, Count::All, Count::Exactly(3)] {
             let bytes = postcard::to_stdvec(&count).unwrap();
             assert_eq!(postcard::from_bytes::<Count>(&bytes).unwrap(), count);

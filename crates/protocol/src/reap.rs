@@ -1,18 +1,21 @@
-//! When a tombstone may be forgotten.
+//! When a tombstone may be reaped (garbage-collected).
 //!
-//! A tombstone keeps older copies of its key from coming back, so it may go only when there are none: in
-//! no row, no hint and no message on its way. The proof is one round: *every* node of the cluster
-//! confirms, from synced state, that it holds nothing for the key but that very object, and has held
-//! nothing else for a whole *grace* ([`may_confirm`]). Then nothing older was read anywhere within the
-//! last grace; and an object that was read earlier is refused on arrival, because messages say when their
-//! object was read and are refused once older than half the grace ([`is_stale`]). The other half is for
-//! the proof itself and for clocks that disagree: by up to a quarter of the grace.
+//! A tombstone keeps older copies of its key from coming back, so it may be deleted only when there
+//! are none: in no row, no hint and no message in flight. The proof is one round: *every* node of
+//! the cluster confirms, from synced state, that it holds nothing for the key but that very object,
+//! and has held nothing else for a whole *grace* ([`may_confirm`]). Then nothing older was read
+//! anywhere within the last grace; and an object that was read earlier is refused on arrival,
+//! because messages say when their object was read and are refused once older than half the grace
+//! ([`is_stale`]). The other half is for the proof itself and for clock disagreement of up to a
+//! quarter of the grace.
 //!
-//! Each replica then deletes only if its row still has that version. Whoever misses it brings the
-//! tombstone back by anti-entropy, and it is reaped again: never the other way round.
+//! Each replica then deletes only if its row still has that version. If a replica misses the
+//! delete, anti-entropy brings the tombstone back and it is reaped again; a deleted value never
+//! comes back.
 //!
 //! Riak reaps after a fixed time and lets deleted objects come back (basho/riak_kv, "delete_mode");
-//! Cassandra's `gc_grace_seconds` asks the operator to repair in time. Here time alone is never proof.
+//! Cassandra's `gc_grace_seconds` relies on the operator to repair in time. Here time alone is
+//! never proof.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +23,7 @@ use crate::name::{Key, NodeId};
 use crate::object::Version;
 use crate::stamp::Millis;
 
-/// Tombstones that one round may prove.
+/// The most tombstones in one round: bounds the message and the work of one confirmation.
 pub const ROUND_MAX: usize = 1024;
 
 /// What a node knows of a key when it is asked to confirm.
@@ -32,33 +35,33 @@ pub struct Facts {
     pub is_ready: bool,
     /// Version of its home row and since when it has it ([`crate::row::Row::since`]), durable.
     pub row: Option<(Version, Millis)>,
-    /// Whether it keeps a hint of the key, for anybody.
+    /// Whether it keeps a hint of the key, for any node.
     pub is_hinted: bool,
     /// When it last dropped a hint or an unowned row of the key's partition, or started.
     pub quiet_since: Millis,
 }
 
-/// Where a node looks for the facts, while its other jobs deliver and drop hints and hand rows over.
+/// Where a node gathers the facts, while its other jobs deliver and drop hints and hand over rows.
 pub trait Evidence {
-    /// Why it could not look.
+    /// Why a lookup failed.
     type Error;
 
     /// Whether it is a home replica of the key, and whether it has received the key's partition.
     ///
     /// # Errors
-    /// It could not look.
+    /// The lookup failed.
     fn place(&self) -> Result<(bool, bool), Self::Error>;
 
     /// Its home row, as in [`Facts::row`].
     ///
     /// # Errors
-    /// It could not look.
+    /// The lookup failed.
     fn row(&self) -> Result<Option<(Version, Millis)>, Self::Error>;
 
     /// Whether it keeps a hint of the key.
     ///
     /// # Errors
-    /// It could not look.
+    /// The lookup failed.
     fn is_hinted(&self) -> Result<bool, Self::Error>;
 
     /// As [`Facts::quiet_since`].
@@ -66,13 +69,13 @@ pub trait Evidence {
 }
 
 impl Facts {
-    /// Looks at everything, in the order that matters. A job that drops something notes that *before* it
-    /// does ([`Facts::quiet_since`]); so the note is asked for last. Asked first, it would say nothing of
-    /// what is dropped before the rest is looked at: an older object that is on its way to another node by
-    /// then, twice perhaps, and neither here nor noted.
+    /// Gathers all facts; the order matters. A job that drops something records the time *before*
+    /// it does ([`Facts::quiet_since`]), so that record is read last. Read first, it would miss a
+    /// drop that happens before the other lookups: an older object would then be in flight to
+    /// another node, absent here and not recorded.
     ///
     /// # Errors
-    /// Something could not be looked at.
+    /// A lookup failed.
     pub fn gather<E: Evidence>(evidence: &E) -> Result<Self, E::Error> {
         let (is_home, is_ready) = evidence.place()?;
         let (row, is_hinted) = (evidence.row()?, evidence.is_hinted()?);
@@ -81,12 +84,13 @@ impl Facts {
     }
 }
 
-/// Whether a node may confirm that it holds nothing but this version, nor did for a grace.
+/// Whether a node may confirm that it holds nothing but this version and has held nothing else for
+/// a whole grace.
 pub fn may_confirm(version: Version, facts: &Facts, now: Millis, grace_ms: u64) -> bool {
     let held_long_enough = |since: Millis| now.since(since) >= grace_ms;
     let row_fits = match facts.row {
         Some((held, since)) => held == version && held_long_enough(since),
-        // A home replica without the tombstone could take an older object any time.
+        // A home replica without the tombstone could accept an older object at any time.
         None => !facts.is_home,
     };
     row_fits
@@ -95,12 +99,13 @@ pub fn may_confirm(version: Version, facts: &Facts, now: Millis, grace_ms: u64) 
         && (facts.is_ready || !facts.is_home)
 }
 
-/// Whether an object that was read at `read_at` by its sender's clock comes too late to be taken.
+/// Whether an object that was read at `read_at` by its sender's clock arrives too late to be
+/// accepted.
 pub fn is_stale(read_at: Millis, now: Millis, grace_ms: u64) -> bool {
     now.since(read_at) > grace_ms / 2
 }
 
-/// One round: tombstones of one partition, and who has confirmed which.
+/// One round: tombstones of one partition, and which of them all nodes so far have confirmed.
 #[derive(Clone, Debug)]
 pub struct Round {
     tombstones: Vec<(Key, Version)>,
@@ -115,13 +120,13 @@ impl Round {
         Self { tombstones, confirmed, waiting: nodes.into_iter().collect() }
     }
 
-    /// What is to be confirmed.
+    /// The tombstones to confirm.
     pub fn tombstones(&self) -> &[(Key, Version)] {
         &self.tombstones
     }
 
-    /// A node says which tombstones it confirms, in order. An answer of another length, and a second
-    /// one, confirm nothing.
+    /// A node says which tombstones it confirms, in order. An answer of the wrong length confirms
+    /// nothing; a repeated one is ignored.
     pub fn on_confirmed(&mut self, node: NodeId, which: &[bool]) {
         if !self.waiting.remove(&node) {
             return;
@@ -189,7 +194,8 @@ mod tests {
         }
     }
 
-    /// A node that drops its hint of the key, which it notes first, before the look with this number.
+    /// A node that drops its hint of the key, recording the time first, before the lookup with this
+    /// number.
     struct Dropping {
         looks: Cell<u32>,
         before: u32,
@@ -225,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_that_is_dropped_meanwhile_is_seen_or_its_drop_is() {
+    fn a_concurrently_dropped_hint_is_seen_or_its_drop_is() {
         for before in 0..6 {
             let facts = Facts::gather(&Dropping { looks: Cell::new(0), before }).unwrap();
-            assert!(!may_confirm(V, &facts, Millis(1500), GRACE_MS), "before look {before}");
+            assert!(!may_confirm(V, &facts, Millis(1500), GRACE_MS), "before lookup {before}");
         }
     }
 

@@ -1,35 +1,35 @@
-//! When a home replica that lacks a partition may say what is there.
+//! When a home replica that lacked a partition may answer for it again.
 //!
-//! It has merged what the other home replicas hold; that is the truth only if one of them had it. Home
-//! replicas that all lost their disks have an empty partition in common, and "never written" would be a
-//! lie about what is gone. Home replicas that all came back too old to be believed (a cluster restored
-//! from its backups) have set their rows aside, and the truth is there.
+//! It has merged what the other home replicas hold; that is complete only if one of them had it
+//! all. If all home replicas lost their disks, they agree on an empty partition, but answering
+//! "never written" would be wrong: the data is lost. If all of them came back too old to be trusted
+//! (a cluster restored from its backups), they have set their rows aside, and the data is there.
 
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Partition;
 use crate::object::Object;
 
-/// What a home replica holds of a partition, apart from what it was sent since it started.
+/// What a home replica holds of a partition, apart from writes received since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Holds {
-    /// All: it has received it, or never lacked it.
+    /// All of it: it has received the partition, or never lacked it.
     All,
-    /// The rows of its own disk: it came back behind, but not so old that they may not be believed; or
-    /// its operator said so.
+    /// The rows of its own disk: it came back behind, but its rows are young enough to be trusted;
+    /// or its operator accepted them.
     Rows,
-    /// Rows that are set aside until it is known what they are worth.
+    /// Rows that are set aside until their value is known.
     Aside,
     /// Nothing.
     Nothing,
 }
 
-/// What a node holds of all partitions, as it tells its peers.
+/// What a node holds of all partitions, as it reports it to its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holdings {
     /// A bit for each partition that it has not received; empty if there is none.
     lacks: Vec<u8>,
-    /// What it holds of these.
+    /// What it holds of those partitions.
     instead: Holds,
 }
 
@@ -40,7 +40,7 @@ impl Default for Holdings {
 }
 
 impl Holdings {
-    /// Those of a node that lacks these partitions, of `count`.
+    /// The holdings of a node that lacks `lacking` of `count` partitions.
     pub fn new(lacking: &[Partition], count: u32, instead: Holds) -> Self {
         let mut lacks = Vec::new();
         if !lacking.is_empty() {
@@ -55,7 +55,7 @@ impl Holdings {
         Self { lacks, instead }
     }
 
-    /// What the node holds of a partition. One that it did not speak of counts as lacking.
+    /// What the node holds of a partition. One beyond the bitmap counts as lacking.
     pub fn of(&self, partition: Partition) -> Holds {
         let at = usize::from(partition.0);
         let lacks = !self.lacks.is_empty()
@@ -71,17 +71,17 @@ pub enum Received {
     Yes,
     /// Rows that are set aside come first: an operator decides about them.
     Undecided,
-    /// No home replica has what was there: an operator accepts that it is lost, or brings a disk back.
+    /// No home replica has the data: an operator must accept the loss, or bring a disk back.
     Lost,
 }
 
-/// Whether what a home replica holds of a key makes a row that was set aside worthless: it has seen all that
-/// the row has seen.
+/// Whether what a home replica holds of a key makes a set-aside row redundant: its clock covers the
+/// row's clock.
 pub fn covers(held: &Object, aside: &Object) -> bool {
     held.clock.covers_all(&aside.clock)
 }
 
-/// Judges by what this node and the other home replicas hold.
+/// Decides by what this node and the other home replicas hold.
 pub fn received(mine: Holds, others: impl IntoIterator<Item = Holds>) -> Received {
     let (mut all, mut rows, mut aside) = (false, false, false);
     for holds in others.into_iter().chain([mine]) {
@@ -112,9 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn one_replica_that_has_it_is_enough() {
+    fn one_complete_replica_is_enough() {
         assert_eq!(received(Nothing, [Nothing, All]), Received::Yes);
-        assert_eq!(received(Aside, [Aside, All]), Received::Yes, "an old backup beside the others");
+        assert_eq!(
+            received(Aside, [Aside, All]),
+            Received::Yes,
+            "an old backup among healthy replicas"
+        );
         assert_eq!(
             received(Rows, [Nothing, Nothing]),
             Received::Yes,
@@ -124,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_an_operator_decides() {
+    fn without_a_complete_replica_an_operator_decides() {
         assert_eq!(received(Nothing, [Nothing, Nothing]), Received::Lost);
         assert_eq!(received(Nothing, []), Received::Lost, "the only replica");
         assert_eq!(received(Aside, [Rows, Aside]), Received::Undecided, "not all are back yet");

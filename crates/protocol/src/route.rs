@@ -1,10 +1,10 @@
-//! One write, from its entry node's point of view: who mints it.
+//! One write, from its entry node's point of view: which node coordinates it.
 //!
-//! An entry node that is a home replica mints itself. Any other forwards the request to the first healthy
-//! home replica, and on silence to the next. If no home replica can be reached, the entry node mints as
-//! a fallback and keeps the object as a hint, unless the quorum is strict. Conditional and idempotent
-//! writes go to the first healthy home replica from everywhere, so that they meet in one place while the
-//! cluster is whole (docs/decisions/0003).
+//! An entry node that is a home replica mints the write itself. Any other forwards it to the first
+//! healthy home replica, and on a timeout or refusal to the next. If no home replica can be
+//! reached, the entry node mints as a fallback and keeps the object as a hint, unless the quorum is
+//! strict. Conditional and idempotent writes go to the first healthy home replica from everywhere,
+//! so that they meet in one place while the cluster is whole (docs/decisions/0003).
 
 use std::collections::BTreeSet;
 
@@ -22,36 +22,37 @@ pub struct Plan {
     pub homes: Vec<NodeId>,
     /// Whether a fallback may mint.
     pub sloppy: bool,
-    /// Whether the write must meet others like it at the first healthy home replica.
+    /// Whether the write must go to the first healthy home replica
+    /// ([`crate::message::Write::meets_others`]).
     pub at_first_home: bool,
     /// How long a home replica may take to accept a forwarded write, in milliseconds.
     pub accept_timeout_ms: u64,
     /// How long it may then take to answer, in milliseconds.
     pub answer_timeout_ms: u64,
-    /// When the client is answered at the latest.
+    /// The latest time at which the client is answered.
     pub deadline: Millis,
 }
 
 /// What the entry node must do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Mint here, as this.
+    /// Mint here, in this role.
     Mint(Role),
     /// Forward the write to a home replica.
     Forward {
-        /// To whom.
+        /// The home replica.
         to: NodeId,
     },
-    /// Nobody minted: answer the client.
+    /// No node minted the write: answer the client.
     Fail(Unrouted),
 }
 
-/// Nobody is known to have minted the write.
+/// No node is known to have minted the write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrouted {
-    /// Nodes that said no.
+    /// Nodes that refused.
     pub refused: Vec<NodeId>,
-    /// Nodes that said nothing, or accepted and never answered: they may have minted it.
+    /// Nodes that did not answer, or accepted and never reported a result: they may have minted it.
     pub silent: Vec<NodeId>,
 }
 
@@ -70,7 +71,7 @@ pub struct Route {
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     node: NodeId,
-    patience_ends: Millis,
+    timeout_at: Millis,
 }
 
 impl Route {
@@ -84,7 +85,7 @@ impl Route {
             plan.homes.iter().filter(|home| !down.contains(home)).copied().collect()
         };
         if !plan.sloppy && !is_home {
-            // Only home replicas count: try even those that look down before giving up.
+            // Only home replicas count: try even those that appear down before giving up.
             order.extend(plan.homes.iter().filter(|home| down.contains(home)));
         }
         order.reverse();
@@ -95,45 +96,46 @@ impl Route {
         (route, effect)
     }
 
-    /// The node took the write over and will answer.
+    /// The node accepted the write and will answer.
     pub fn on_accepted(&mut self, node: NodeId, now: Millis) {
         if let Some(attempt) = self.current.as_mut().filter(|attempt| attempt.node == node) {
-            attempt.patience_ends = now.plus(self.plan.answer_timeout_ms);
+            attempt.timeout_at = now.plus(self.plan.answer_timeout_ms);
         }
     }
 
-    /// The node said no, and certainly did not mint.
+    /// The node refused, and certainly did not mint.
     pub fn on_refused(&mut self, node: NodeId, now: Millis) -> Option<Effect> {
         self.current.filter(|attempt| attempt.node == node)?;
         self.result.refused.push(node);
         self.next(now)
     }
 
-    /// The write is on its way to the node, and moves: it is slow and not silent.
+    /// The write is being sent and the transfer makes progress: the node is slow, not silent.
     pub fn on_progress(&mut self, node: NodeId, now: Millis) {
-        let patience_ends = now.plus(self.plan.accept_timeout_ms);
+        let timeout_at = now.plus(self.plan.accept_timeout_ms);
         if let Some(attempt) = self.current.as_mut().filter(|attempt| attempt.node == node) {
-            attempt.patience_ends = attempt.patience_ends.max(patience_ends);
+            attempt.timeout_at = attempt.timeout_at.max(timeout_at);
         }
     }
 
-    /// Nothing will come from the node any more; it may have minted.
+    /// The node will not answer any more; it may have minted.
     pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Option<Effect> {
         self.current.filter(|attempt| attempt.node == node)?;
         self.result.silent.push(node);
         self.next(now)
     }
 
-    /// An answer came from some node that was asked, early or late: the search is over.
+    /// An answer came from a node that was asked, possibly after its timeout: the search is over.
     pub fn on_answer(&mut self) {
         self.done = true;
         self.current = None;
     }
 
-    /// An answer came from a node that was asked, early or late, or from this node if it minted. Returns
-    /// what the client may be told of its W = `required`. Success is success. But whoever failed speaks
-    /// for itself only: that ends no search that has moved on (`None`), and it is "unknown" as long as
-    /// another node that was asked is silent and may have minted.
+    /// An answer came from a node that was asked, possibly after its timeout, or from this node if
+    /// it minted. Returns what to answer the client, whose W is `required`. A success is final. A
+    /// failure speaks only for the node that reports it: it does not end a search that has moved on
+    /// (`None`), and the outcome is "unknown" as long as another node that was asked is silent and
+    /// may have minted.
     pub fn on_written(
         &mut self,
         from: NodeId,
@@ -181,17 +183,17 @@ impl Route {
             self.result.silent.push(attempt.node);
             return Some(self.fail());
         }
-        if now >= attempt.patience_ends { self.on_silent(attempt.node, now) } else { None }
+        if now >= attempt.timeout_at { self.on_silent(attempt.node, now) } else { None }
     }
 
-    /// When the client is answered at the latest.
+    /// The latest time at which the client is answered.
     pub fn deadline(&self) -> Millis {
         self.plan.deadline
     }
 
     /// When [`Route::on_time`] must be called next.
     pub fn next_wake(&self) -> Option<Millis> {
-        self.current.map(|attempt| attempt.patience_ends.min(self.plan.deadline))
+        self.current.map(|attempt| attempt.timeout_at.min(self.plan.deadline))
     }
 
     fn next(&mut self, now: Millis) -> Option<Effect> {
@@ -202,8 +204,8 @@ impl Route {
         match self.untried.pop() {
             Some(node) if node == self.plan.me => Some(self.mint()),
             Some(to) => {
-                let patience_ends = now.plus(self.plan.accept_timeout_ms);
-                self.current = Some(Attempt { node: to, patience_ends });
+                let timeout_at = now.plus(self.plan.accept_timeout_ms);
+                self.current = Some(Attempt { node: to, timeout_at });
                 Some(Effect::Forward { to })
             }
             None if self.plan.sloppy && !self.plan.homes.contains(&self.plan.me) => {
@@ -233,7 +235,8 @@ mod tests {
 
     use super::*;
 
-    /// Found by the simulator: n1 was silent and may have minted, then another node failed for sure.
+    /// Found by the simulator: n1 was silent and may have minted, then another node certainly
+    /// failed.
     #[test]
     fn a_failure_speaks_for_one_node_only() {
         let route = |me: u8| {
@@ -253,15 +256,15 @@ mod tests {
             matches!(answer, Some(WriteAnswer::NoQuorum { outcome, .. })
             if outcome == Outcome::Unknown)
         };
-        // The second home fails, the first is silent: nobody knows.
+        // The second home fails, the first is silent: the outcome is unknown.
         let mut after_silence = route(3);
         after_silence.on_silent(node(1), Millis(1));
         assert!(unknown(after_silence.on_written(node(2), failed(), 2)));
-        // The same if this node minted in its place.
+        // The same if this node minted instead.
         let mut minting = route(2);
         assert_eq!(minting.on_silent(node(1), Millis(1)), Some(Effect::Mint(Role::Home)));
         assert!(unknown(minting.on_written(node(2), failed(), 2)));
-        // A late failure of the first does not speak for the one that is trying, but clears the first.
+        // A late failure of the first does not end the current attempt, but clears the first.
         let mut late = route(2);
         late.on_silent(node(1), Millis(1));
         assert_eq!(late.on_written(node(1), failed(), 2), None);
@@ -269,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_moves_is_not_given_to_another() {
+    fn a_write_that_makes_progress_is_not_given_to_another() {
         let plan = Plan {
             me: node(3),
             homes: vec![node(1), node(2)],
@@ -287,7 +290,7 @@ mod tests {
         }
         route.on_accepted(node(1), Millis(400));
         route.on_progress(node(1), Millis(410));
-        assert_eq!(route.next_wake(), Some(Millis(700)), "what was accepted has longer");
+        assert_eq!(route.next_wake(), Some(Millis(700)), "an accepted write has longer");
         assert_eq!(route.on_time(Millis(700)), Some(Effect::Forward { to: node(2) }));
     }
 
@@ -331,7 +334,7 @@ mod tests {
         }
     }
 
-    /// Checks every effect; remembers who was tried and how the search ended.
+    /// Checks every effect; records which nodes were tried and how the search ended.
     struct Naive {
         plan: Plan,
         tried: BTreeSet<NodeId>,
@@ -342,7 +345,7 @@ mod tests {
     impl Naive {
         fn notes(&mut self, effect: Option<Effect>) {
             let Some(effect) = effect else { return };
-            assert!(!self.ended, "something comes after the end");
+            assert!(!self.ended, "an effect after the end");
             let is_home = self.plan.homes.contains(&self.plan.me);
             match effect {
                 Effect::Forward { to } => {
@@ -359,7 +362,7 @@ mod tests {
                     assert_eq!(refused.iter().copied().collect::<BTreeSet<_>>(), self.refused);
                     let named: BTreeSet<_> = refused.iter().chain(&silent).copied().collect();
                     assert_eq!(named.len(), refused.len() + silent.len(), "named twice");
-                    assert_eq!(named, self.tried, "everyone tried is named once");
+                    assert_eq!(named, self.tried, "every node tried is named once");
                     self.ended = true;
                 }
             }
@@ -404,13 +407,13 @@ mod tests {
                 };
                 naive.notes(effect);
             }
-            // Left alone, it ends at the deadline.
+            // Without events it ends at the deadline.
             let end = now.max(naive.plan.deadline);
             while !naive.ended {
                 let wake = route.next_wake();
                 prop_assert!(wake.is_some(), "it neither ends nor asks to be woken");
                 now = now.max(wake.unwrap());
-                prop_assert!(now <= end, "it goes on for too long");
+                prop_assert!(now <= end, "it runs for too long");
                 naive.notes(route.on_time(now));
             }
             prop_assert_eq!(route.next_wake(), None);

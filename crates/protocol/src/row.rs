@@ -1,11 +1,11 @@
-//! One key's row on one node: the object and the right to mint on it.
+//! One key's row on one node: the object, and the right to mint on it.
 //!
-//! A clock entry claims every earlier dot of its actor, so an actor may mint only on a row that holds
-//! all its earlier dots, and a dot is never used twice (Riak lost acknowledged writes for years to
-//! this: basho/riak_kv issue 679). The rule: an actor belongs to one row on one node in one
-//! [`Incarnation`]. The row keeps it in a local field, never sent and never taken from a peer. A row
-//! that was dropped and made again starts without one, and a node that may have forgotten something
-//! starts under a new incarnation; either way the next mint draws a new actor.
+//! A clock entry claims every earlier dot of its actor, so an actor may mint only on a row that
+//! holds all its earlier dots, and a dot is never used twice (Riak lost acknowledged writes for
+//! years to this: basho/riak_kv issue 679). The rule: an actor belongs to one row on one node in
+//! one [`Incarnation`]. The row keeps it in a local field that is never sent to or taken from a
+//! peer. A row that was dropped and recreated starts without one, and a node that may have lost
+//! something starts under a new incarnation; either way the next mint draws a new actor.
 //!
 //! Hint rows follow the same rule: a fallback mints on the hint row of (target, key).
 
@@ -17,7 +17,7 @@ use crate::name::NodeId;
 use crate::object::{DecodeError, Metadata, Object, Sibling, Version, WriteId};
 use crate::stamp::{Millis, Stamp};
 
-/// A random number that a node draws at every start that does not follow a proven clean stop, and
+/// A random number that a node draws at every start that does not provably follow a clean stop, and
 /// whenever its data directory is new, restored or copied. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Incarnation(pub u64);
@@ -34,12 +34,13 @@ pub struct Tenure {
 /// A row: what one node holds of one key, as home replica or as a hint for another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    /// Who mints here. Local, as all but the object: never sent to a peer.
+    /// The actor that mints here. Like every field but the object it is local and never sent to a
+    /// peer.
     pub tenure: Option<Tenure>,
     /// The n of the Merkle tree that counts this row; 0 in a hint row, which is in none.
     pub tree: u16,
-    /// By this node's wall clock: since when a home row has had this very object, or a hint row
-    /// has been kept.
+    /// Since when, by this node's wall clock, a home row has held exactly this object, or a hint
+    /// row has been kept.
     pub since: Millis,
     /// The merged object.
     pub object: Object,
@@ -52,21 +53,21 @@ pub struct Draft {
     pub context: Clock,
     /// The greatest stamp of what the client saw.
     pub context_stamp: Stamp,
-    /// What the client says of the value.
+    /// The client's metadata.
     pub metadata: Metadata,
     /// The request it comes from.
     pub write_id: WriteId,
     /// Whether the write supersedes all that its coordinator holds (`lww` buckets).
     pub supersede_all: bool,
-    /// Whether the write shall happen only if its coordinator holds nothing that the context does not cover:
-    /// a conditional write, whose condition was checked against that context.
+    /// Whether the write is rejected if its coordinator holds a write that the context does not
+    /// cover: set on conditional writes, whose condition was checked against that context.
     pub unless_overtaken: bool,
-    /// The value; `None` deletes. Travels beside the encoded head, not in it.
+    /// The value; `None` deletes. Sent in the payload, not in the encoded head.
     #[serde(skip)]
     pub value: Option<Bytes>,
 }
 
-/// The node that mints, at the moment it does.
+/// The minting node, at the time of the mint.
 #[derive(Clone, Copy, Debug)]
 pub struct Coordinator {
     /// Its name.
@@ -79,7 +80,7 @@ pub struct Coordinator {
     pub now: Millis,
 }
 
-/// Bounds that a *client write* may not pass at its coordinator. Repair is never refused by them.
+/// Limits for a *client write* at its coordinator. They never apply to repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most siblings an object may have after the write.
@@ -88,12 +89,13 @@ pub struct Limits {
     pub object_bytes_max: usize,
 }
 
-/// Why a coordinator refused a client write. The row is as it was.
+/// Why a coordinator refused a client write. The row is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum MintError {
     /// The object would have too many siblings: read it, resolve it, write with the context.
     #[error(
-        "the key would have {siblings} siblings, the limit is {max}; read it and write back with its context"
+        "the key would have {siblings} siblings, the limit is {max}; \
+         read it and write back with its context"
     )]
     TooManySiblings {
         /// How many it would have.
@@ -101,18 +103,18 @@ pub enum MintError {
         /// The limit.
         max: u64,
     },
-    /// The object's values would be too large together.
+    /// The object's values together would be too large.
     #[error(
         "the key's siblings would hold {bytes} bytes, the limit is {max}; \
          read it and write back with its context"
     )]
     ObjectTooLarge {
-        /// Their bytes.
+        /// Their total size, in bytes.
         bytes: u64,
         /// The limit.
         max: u64,
     },
-    /// The clock names as many actors as it may.
+    /// The clock has as many entries as it may.
     #[error("the key's clock has {max} entries, its limit; delete the key and use another")]
     ClockFull {
         /// The limit.
@@ -128,13 +130,13 @@ pub enum MintError {
 pub enum Minted {
     /// A new sibling with this dot is in the row.
     New(Dot),
-    /// The row already holds this request's sibling: nothing changed, answer success.
+    /// The row already holds this request's sibling: nothing changed; answer with success.
     Already(Dot),
 }
 
 impl Row {
-    /// Writes a client's value into the row: drops the siblings that its context covers, adds it under
-    /// a fresh dot, and joins context and dot into the clock.
+    /// Writes a client's value into the row: drops the siblings that its context covers, adds it
+    /// under a fresh dot, and joins context and dot into the clock.
     ///
     /// # Errors
     /// [`MintError`]; the row is then unchanged.
@@ -177,7 +179,7 @@ impl Row {
         });
         next.siblings.sort_unstable_by_key(|s| s.dot);
         limits.check(&next)?;
-        // A delete must always be possible: the tombstone goes when it is reaped, and the clock with it.
+        // A delete must always be possible: reaping the tombstone removes the clock with it.
         let grows = next.clock.len() > self.object.clock.len();
         if grows && next.clock.len() > CLOCK_ENTRIES_MAX && draft.value.is_some() {
             return Err(MintError::ClockFull { max: CLOCK_ENTRIES_MAX as u64 });
@@ -188,10 +190,10 @@ impl Row {
         Ok(Minted::New(dot))
     }
 
-    /// Joins what a peer sent, at `now` by this node's wall clock. Returns whether the row changed.
+    /// Joins a peer's object, at `now` by this node's wall clock. Returns whether the row changed.
     ///
-    /// A peer that knows a later dot of this row's own actor proves that the row forgot something; the
-    /// tenure ends there, so that no dot is used twice even then.
+    /// A peer that knows a later dot of this row's own actor proves that the row lost writes; the
+    /// tenure ends, so that no dot is used twice even then.
     pub fn merge(&mut self, other: &Object, now: Millis) -> bool {
         let own_counter = |clock: &Clock, tenure: Tenure| clock.counter(tenure.actor);
         self.tenure = self
@@ -204,21 +206,28 @@ impl Row {
         // siblings mean equal objects.
         let changed =
             self.object.clock != clock_before || self.object.siblings.len() != siblings_before;
+        debug_assert!(self.object.clock.covers_all(&clock_before), "a merge dropped claims");
+        debug_assert!(
+            self.tenure.is_none_or(|tenure| {
+                own_counter(&self.object.clock, tenure) == own_counter(&clock_before, tenure)
+            }),
+            "a row kept the right to mint under an actor that another copy has used since"
+        );
         if changed {
             self.touch(now);
         }
         changed
     }
 
-    /// The object changes. What a hint row remembers is when it was first kept.
+    /// Records that the object changes. A hint row keeps the time at which it was first kept.
     fn touch(&mut self, now: Millis) {
         if self.tree != 0 || self.since == Millis::default() {
             self.since = now;
         }
     }
 
-    /// The actor that may mint here now: the row's own if this incarnation drew it and nobody has seen
-    /// a later dot of it, else the fresh one.
+    /// The actor that may mint here now: the row's own if this incarnation drew it and the context
+    /// has no later dot of it, otherwise the fresh one.
     fn tenure_for(&self, by: &Coordinator, context: &Clock) -> Tenure {
         match self.tenure {
             Some(tenure)
@@ -245,7 +254,7 @@ impl Row {
         self.object.encode(out);
     }
 
-    /// Reads a row back; values are slices of `bytes`.
+    /// Decodes a row; values are slices of `bytes`.
     ///
     /// # Errors
     /// [`DecodeError`] for anything that [`Row::encode`] would not have written.
@@ -265,22 +274,22 @@ impl Row {
         Ok(Self { tenure, tree, since, object })
     }
 
-    /// The version of an encoded row, without decoding the rest. `None` if the bytes are cut off.
+    /// The version of an encoded row, without decoding the rest. `None` if the bytes are truncated.
     pub fn encoded_version(row: &[u8]) -> Option<Version> {
         row.get(16..32)?.try_into().ok().map(Version)
     }
 
-    /// Since when an encoded row has been as it is (see [`Row::since`]). `None` if cut off.
+    /// [`Row::since`] of an encoded row. `None` if truncated.
     pub fn encoded_since(row: &[u8]) -> Option<Millis> {
         row.get(32..40)?.try_into().ok().map(|bytes| Millis(u64::from_le_bytes(bytes)))
     }
 
-    /// The n of the tree that counts an encoded row. `None` if cut off.
+    /// The n of the tree that counts an encoded row. `None` if truncated.
     pub fn encoded_tree(row: &[u8]) -> Option<u16> {
         row.get(40..ROW_HEAD_BYTES)?.try_into().ok().map(u16::from_le_bytes)
     }
 
-    /// The object's encoding within an encoded row: what is sent to peers. `None` if cut off.
+    /// The object's encoding within an encoded row, as it is sent to peers. `None` if truncated.
     pub fn encoded_object(row: &Bytes) -> Option<Bytes> {
         (row.len() > ROW_HEAD_BYTES).then(|| row.slice(ROW_HEAD_BYTES..))
     }
@@ -292,7 +301,8 @@ const ROW_HEAD_BYTES: usize = 8 + 8 + size_of::<Version>() + 8 + 2;
 impl Limits {
     fn check(&self, object: &Object) -> Result<(), MintError> {
         let (siblings, bytes) = (object.siblings.len(), object.value_bytes());
-        // One sibling always fits: the size of a single value is the edge's limit, not this one.
+        // A single sibling always fits: the size of one value is limited where requests arrive, not
+        // here.
         if siblings > self.siblings_max.max(1) {
             let max = self.siblings_max as u64;
             return Err(MintError::TooManySiblings { siblings: siblings as u64, max });
@@ -353,9 +363,9 @@ mod tests {
         row.object.siblings.iter().map(|s| s.dot.actor.0).collect()
     }
 
-    /// Two conditional writes that were both checked before either was minted: the second must not happen.
+    /// Two conditional writes, both checked before either was minted: the second must be rejected.
     #[test]
-    fn a_conditional_write_that_was_overtaken_does_not_happen() {
+    fn an_overtaken_conditional_write_is_rejected() {
         let mut row = Row::default();
         let conditional = |value| Draft { unless_overtaken: true, ..draft(value) };
         let mut mint = |value| row.mint(&conditional(value), &by(1, 10), &LIMITS);
@@ -375,9 +385,9 @@ mod tests {
     }
 
     #[test]
-    fn an_actor_whose_later_dot_somebody_saw_mints_no_more() {
+    fn an_actor_mints_no_more_once_a_later_dot_was_seen_elsewhere() {
         let (old, new) = (row(&["a"]), row(&["a", "b"]));
-        // A peer brings back what the row forgot.
+        // A peer brings back what the row lost.
         let mut forgot = old.clone();
         assert!(forgot.merge(&new.object, Millis(9)));
         forgot.mint(&draft("c"), &by(1, 11), &LIMITS).unwrap();
@@ -401,7 +411,8 @@ mod tests {
         assert_eq!(row.object.siblings.len(), 1);
     }
 
-    /// Written while a clock was wrong: the key stays writable, and the new write is the later one.
+    /// A value written while a clock was wrong: the key stays writable, and the next write gets the
+    /// later stamp.
     #[test]
     fn a_stamp_far_ahead_is_followed_by_greater_ones() {
         let mut row = Row::default();
@@ -439,7 +450,7 @@ mod tests {
         assert!(refused.is_err());
         assert_eq!(full, before);
         assert_eq!(large, row(&["a"]));
-        // One sibling always fits, however large.
+        // A single sibling always fits, however large.
         assert!(Row::default().mint(&draft("0123456789ab"), &by(1, 10), &LIMITS).is_ok());
     }
 

@@ -1,20 +1,21 @@
-//! Which wall clock a node may trust: its own, unless most of the cluster disagrees with it.
+//! Which wall clock a node uses: its own, unless most of the cluster disagrees with it.
 //!
-//! Wall clocks give stamps, ages and the time that messages were under way; none of them decides causality,
-//! so what a peer has stamped is never refused. A clock is put right where it is *read*: each node compares
-//! its own with those of its peers, whenever they greet each other, and one that is more than a minute off
-//! the median of all goes by the median. For an even number that is the lower of the two in the middle: of
-//! two nodes the one ahead follows the other, since a stamp ahead outlives every later write of an `lww`
-//! bucket and one behind harms nothing. Peers tell their clocks uncorrected, so that corrections do not
-//! feed on each other. Source: the median as an agreement function, Lamport and Melliar-Smith,
-//! "Synchronizing Clocks in the Presence of Faults" (JACM 1985).
+//! Wall clocks give stamps, ages and message transit times; none of these decides causality, so a
+//! peer's stamp is never refused. A clock is corrected where it is *read*: each node compares its
+//! own clock with its peers' at every Hello, and if it is more than a minute off the median of all,
+//! it uses the median. For an even number that is the lower of the two in the middle: of two nodes
+//! the one ahead follows the other, because a stamp in the future beats every later write of an
+//! `lww` bucket, while one in the past does no harm. Peers report their clocks uncorrected, so that
+//! corrections do not feed back. Source: the median as an agreement function, Lamport and
+//! Melliar-Smith, "Synchronizing Clocks in the Presence of Faults" (JACM 1985).
 
 use std::collections::BTreeMap;
 
 use crate::name::NodeId;
 use crate::stamp::Millis;
 
-/// How far a working clock may be off the cluster's, in milliseconds.
+/// How far a working clock may be off the cluster's, in milliseconds: far beyond NTP's errors and
+/// the uncertainty of a Hello's round trip, and small against the delete grace.
 pub const SKEW_MS_MAX: u64 = 60_000;
 
 /// How far this node's wall clock is ahead of its peers' clocks.
@@ -24,25 +25,27 @@ pub struct Skew {
 }
 
 impl Skew {
-    /// A peer's clock said `theirs` in an answer that came at `mine`, `round_trip_ms` after it was asked
-    /// for. All by uncorrected wall clocks.
+    /// A peer's clock read `theirs` in a reply that arrived at `mine`, `round_trip_ms` after the
+    /// request. All by uncorrected wall clocks.
     pub fn hear(&mut self, peer: NodeId, theirs: Millis, mine: Millis, round_trip_ms: u64) {
         let said_at = mine.0.saturating_sub(round_trip_ms / 2);
-        // Clocks are 64 bits of whatever a peer likes to say.
+        // A peer may report any 64-bit value.
         let ahead_ms = i128::from(said_at) - i128::from(theirs.0);
         let bound = i128::from(i64::MAX / 2);
         self.ahead_ms.insert(peer, ahead_ms.clamp(-bound, bound) as i64);
     }
 
-    /// How far this node's clock is ahead of the cluster's, in milliseconds; negative if it is behind.
+    /// How far this node's clock is ahead of the cluster's, in milliseconds; negative if it is
+    /// behind.
     pub fn ahead_ms(&self) -> i64 {
-        // Own clock less the peer's: the peer that is furthest behind has the greatest difference.
+        // Own clock minus the peer's: the peer furthest behind has the greatest difference.
         let mut all: Vec<i64> = self.ahead_ms.values().copied().chain([0]).collect();
         all.sort_unstable();
         all[all.len() / 2]
     }
 
-    /// What is to be added to this node's wall clock, in milliseconds: 0 as long as it is a working one.
+    /// The correction to add to this node's wall clock, in milliseconds: 0 while it is within
+    /// [`SKEW_MS_MAX`].
     pub fn correction_ms(&self) -> i64 {
         let ahead_ms = self.ahead_ms();
         if ahead_ms.unsigned_abs() > SKEW_MS_MAX { -ahead_ms } else { 0 }
@@ -56,7 +59,7 @@ mod tests {
 
     const HOUR_MS: u64 = 3_600_000;
 
-    /// The skew of a node whose clock says `mine`, among peers whose clocks say these.
+    /// The skew of a node whose clock reads `mine`, with peers whose clocks read `theirs`.
     fn skew(mine: u64, theirs: &[u64]) -> Skew {
         let mut skew = Skew::default();
         for (i, clock) in theirs.iter().enumerate() {
@@ -67,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_clock_follows_the_others_and_moves_nobody() {
+    fn one_wrong_clock_follows_the_others_and_moves_none() {
         let (right, wrong) = (100 * HOUR_MS, 102 * HOUR_MS);
         assert_eq!(skew(wrong, &[right; 4]).correction_ms(), -2 * HOUR_MS as i64);
         assert_eq!(skew(right, &[wrong, right, right, right]).correction_ms(), 0);
@@ -87,11 +90,11 @@ mod tests {
         let mut skew = Skew::default();
         let peer = NodeId::parse("n1").unwrap();
         skew.hear(peer, Millis(HOUR_MS), Millis(HOUR_MS + 100_000), 200_000);
-        assert_eq!(skew.ahead_ms(), 0, "half of the time it was under way");
+        assert_eq!(skew.ahead_ms(), 0, "half of the round trip");
     }
 
     #[test]
-    fn absurd_clocks_are_survived() {
+    fn absurd_clocks_do_no_harm() {
         assert!(skew(0, &[u64::MAX, u64::MAX]).correction_ms() > 0);
         assert!(skew(u64::MAX, &[0, 0]).correction_ms() < 0);
     }

@@ -1,9 +1,10 @@
-//! Hybrid-logical time: a wall clock that never runs behind what it has seen.
+//! Hybrid-logical time: a wall clock that never runs behind the stamps it has seen.
 //!
-//! 48 bits of milliseconds since 1970 and 16 bits of a logical counter in one ordered number. Stamps
-//! choose the winner in `lww` buckets and tell people when a value was written; they never decide
-//! causality, and none is refused: after one far ahead the logical part goes on from there ([`crate::skew`]
-//! keeps wrong clocks from making them). Source: Kulkarni et al., "Logical Physical Clocks", OPODIS 2014.
+//! 48 bits of milliseconds since 1970 and 16 bits of a logical counter in one ordered number.
+//! Stamps choose the winner in `lww` buckets and show when a value was written; they never decide
+//! causality, and none is refused: after a stamp from far in the future the logical part counts on
+//! from there ([`crate::skew`] keeps wrong clocks from making them). Source: Kulkarni et al.,
+//! "Logical Physical Clocks", OPODIS 2014.
 
 use std::fmt;
 

@@ -1,20 +1,23 @@
-//! Which Merkle tree counts which row while the n of buckets changes, and when a row that a node does
-//! not own may go.
+//! Which Merkle tree counts which row while the n of buckets changes, and when a row that a node
+//! does not own may be dropped.
 //!
-//! A row is counted in the tree of its bucket's n. When that is changed, the rows that are there already
-//! stay in the tree of the n before until a *pass* over the bucket has moved them. [`Placement`] knows of
-//! which buckets that is so. The node records it before the change takes effect, so that a node that stops
-//! at any moment moves too much afterwards, and never too little. A change and its reversal are two
-//! changes: rows that were written in between are in the wrong tree although n is what it was.
+//! A row is counted in the tree of its bucket's n. When n changes, existing rows stay in the tree
+//! of the old n until a *pass* over the bucket has moved them; until then they are *in doubt*.
+//! [`Placement`] tracks the buckets concerned. The node records it before the change takes effect,
+//! so a crash at any point means too many rows are rechecked afterwards, never too few. A change
+//! and its reversal are two changes: rows written in between are in the wrong tree although n is
+//! what it was.
 //!
-//! Trees in doubt are compared all the same, because merging what two replicas hold is always right: rows in
-//! the wrong tree only cost a second look, and those of the buckets in doubt are left out
-//! ([`crate::exchange`]). But equal trees prove nothing as long as one of the two nodes is in doubt. A node
-//! that has to be filled therefore names its n of all buckets ([`Ns::hash`]), and a peer answers only if
-//! its trees fit those very n ([`Placement::fits_by`]); else the rows themselves are fetched.
+//! Trees in doubt are still compared, because merging what two replicas hold is always correct:
+//! rows in the wrong tree only cost a recheck, and those of buckets in doubt are skipped
+//! ([`crate::exchange`]). But equal trees prove nothing while either node is in doubt. A filling
+//! node therefore sends a hash of its n of all buckets ([`Ns::hash`]), and a peer answers only if
+//! its trees match exactly those n ([`Placement::fits_by`]); otherwise the rows themselves are
+//! fetched.
 //!
-//! A row on a node that is no home replica of it ([`HandOver`]) is brought to all home replicas, and is
-//! dropped when all of them hold it, unless the node has come to own it again meanwhile.
+//! A row on a node that is not a home replica of it ([`HandOver`]) is sent to all home replicas,
+//! and is dropped when all of them hold it, unless the node has become its owner again in the
+//! meantime.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,14 +30,14 @@ use crate::object::Version;
 /// How many home replicas the keys of each bucket have, as one node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ns {
-    /// That of all buckets but some.
+    /// The n of all buckets not in `others`.
     usual: u16,
-    /// That of those for which it is another.
+    /// The n of each bucket that differs from `usual`.
     others: BTreeMap<Bucket, u16>,
 }
 
 impl Ns {
-    /// By a bucket table; `over` as in [`crate::bucket::Settings::over`].
+    /// From a bucket table; `over` as in [`crate::bucket::Settings::over`].
     pub fn of(table: &Table, over: (&Properties, u16)) -> Self {
         let usual = Table::default().settings("").over(over.0, over.1).n;
         let n = |(bucket, record): (&Bucket, &crate::bucket::Record)| {
@@ -49,12 +52,12 @@ impl Ns {
         self.others.get(bucket).copied().unwrap_or(self.usual)
     }
 
-    /// Every n that some bucket has, each once.
+    /// The distinct n of all buckets.
     pub fn each(&self) -> BTreeSet<u16> {
         self.others.values().copied().chain([self.usual]).collect()
     }
 
-    /// Equal on nodes that know the same n of all buckets.
+    /// A hash that is equal on nodes that know the same n for all buckets.
     pub fn hash(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         for (bucket, n) in &self.others {
@@ -66,7 +69,7 @@ impl Ns {
         hash.digest()
     }
 
-    /// Buckets whose n is not the same in both; `None` if that of buckets without a record is not.
+    /// The buckets whose n differs; `None` if the n of buckets without a record differs.
     fn differing(&self, other: &Self) -> Option<BTreeSet<Bucket>> {
         let both = self.others.keys().chain(other.others.keys());
         let differs = |bucket: &&Bucket| self.n(bucket.as_str()) != other.n(bucket.as_str());
@@ -74,54 +77,54 @@ impl Ns {
     }
 }
 
-/// Whether the rows of a node are in the trees of their buckets' n. A node records it.
+/// Whether the rows of a node are in the trees of their buckets' n. Recorded durably by the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// The n in force, or about to be.
+    /// The n in force, or about to take effect.
     ns: Ns,
-    /// When any row at all came to be in doubt, counted in changes; `None` if only some buckets' are.
+    /// The change that last put every row in doubt; `None` if at most the rows of some buckets are.
     all: Option<u64>,
-    /// The buckets whose rows are in doubt, and by which change they last came to be.
+    /// The buckets whose rows are in doubt, each with the last change that put them there.
     buckets: BTreeMap<Bucket, u64>,
-    /// By which change the n of each bucket last changed by itself.
+    /// The change that last changed the n of each bucket individually.
     changed: BTreeMap<Bucket, u64>,
-    /// By which change that of all buckets without a record did.
+    /// The change that last changed the n of all buckets without a record.
     all_changed: u64,
-    /// Changes so far.
+    /// The number of changes so far.
     changes: u64,
 }
 
-/// Rows that a pass has to look at.
+/// The rows that a pass must check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// All that the node has.
+    /// All rows of the node.
     All,
-    /// Those of one bucket.
+    /// The rows of one bucket.
     Of(Bucket),
 }
 
-/// A look at rows, one after the other, by which each is moved to its tree.
+/// A walk over rows that moves each to its tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
     /// Which rows.
     pub rows: Rows,
-    /// The last change that it knows of.
+    /// The last change that it takes into account.
     changes: u64,
 }
 
 impl Placement {
-    /// Nothing is known: every row is in doubt.
+    /// The placement if nothing is known: every row is in doubt.
     pub fn unknown() -> Self {
         Self { all: Some(0), ..Self::default() }
     }
 
-    /// That of a node that has no rows yet.
+    /// The placement of a node that has no rows yet.
     pub fn of_no_rows(ns: Ns) -> Self {
         Self { ns, ..Self::default() }
     }
 
-    /// The n of buckets are about to be these. Returns whether that puts rows in doubt that were not: the
-    /// placement must then be recorded, durably, before they are in force.
+    /// The n of buckets are about to become `next`. Returns whether that puts more rows in doubt:
+    /// the placement must then be recorded durably before `next` takes effect.
     pub fn change(&mut self, next: &Ns) -> bool {
         if self.ns == *next {
             return false;
@@ -139,16 +142,16 @@ impl Placement {
         true
     }
 
-    /// The pass that is due, if there is one. It must see every row that was written before this call; what
-    /// is written later is put in the tree of its n at once.
+    /// The pass that is due, if any. It must see every row that was written before this call; later
+    /// writes go to the tree of the current n.
     pub fn pass(&self) -> Option<Pass> {
         let some = || self.buckets.keys().next().map(|bucket| Rows::Of(bucket.clone()));
         let rows = if self.all.is_some() { Some(Rows::All) } else { some() };
         rows.map(|rows| Pass { rows, changes: self.changes })
     }
 
-    /// A pass has seen all its rows. Whatever came to be in doubt since it began still is. Returns whether
-    /// less is in doubt now: the placement may then be recorded.
+    /// A pass has seen all its rows. Rows that were put in doubt after it began remain so. Returns
+    /// whether fewer rows are in doubt now: the placement may then be recorded.
     pub fn passed(&mut self, pass: &Pass) -> bool {
         let is_seen = |change: u64| change <= pass.changes;
         match &pass.rows {
@@ -175,31 +178,31 @@ impl Placement {
         self.all.is_none() && self.buckets.is_empty()
     }
 
-    /// Whether every row is in the tree of its bucket's n as somebody else knows it ([`Ns::hash`]): only then
-    /// do equal trees prove that this node holds nothing more.
+    /// Whether every row is in the tree of its bucket's n as a peer knows it ([`Ns::hash`]): only
+    /// then do equal trees prove that this node holds nothing more.
     pub fn fits_by(&self, hash: u64) -> bool {
         self.fits() && self.ns.hash() == hash
     }
 
-    /// How often some n has changed.
+    /// How many times any n has changed.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Another number after every change of a bucket's n, back to what it was too: rows that were received
-    /// before may have been handed over and dropped meanwhile.
+    /// A number that differs after every change of a bucket's n, including a change back: rows
+    /// received before may have been handed over and dropped in between.
     pub fn changed(&self, bucket: &str) -> u64 {
         self.changed.get(bucket).copied().unwrap_or_default().max(self.all_changed)
     }
 
-    /// The buckets whose rows are in doubt, if it is only some.
+    /// The buckets whose rows are in doubt; empty if all rows are.
     pub fn doubtful(&self) -> BTreeSet<Bucket> {
         let some = self.all.is_none().then(|| self.buckets.keys().cloned());
         some.into_iter().flatten().collect()
     }
 }
 
-/// A row that a node does not own, on its way to those that do.
+/// The handover of a row that a node does not own to the nodes that do.
 #[derive(Clone, Debug)]
 pub struct HandOver {
     version: Version,
@@ -208,19 +211,20 @@ pub struct HandOver {
 }
 
 impl HandOver {
-    /// Begins to hand over a row of this version; `None` if `me` is a home replica and keeps it.
+    /// Begins to hand over a row of this version; `None` if `me` is a home replica and keeps it, or
+    /// if there are no home replicas.
     pub fn start(version: Version, homes: &[NodeId], me: NodeId) -> Option<Self> {
         let is_unowned = !homes.is_empty() && !homes.contains(&me);
         let waiting = homes.iter().copied().collect();
         is_unowned.then(|| Self { version, waiting, held: BTreeSet::new() })
     }
 
-    /// The version that is handed over.
+    /// The version being handed over.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The home replicas that have not said yet that they hold it.
+    /// The home replicas that have not yet confirmed that they hold it.
     pub fn waiting(&self) -> &BTreeSet<NodeId> {
         &self.waiting
     }
@@ -232,7 +236,7 @@ impl HandOver {
         }
     }
 
-    /// A home replica says which version it has, durably.
+    /// A home replica reports the version that it holds durably.
     pub fn on_version(&mut self, home: NodeId, version: Version) {
         if version == self.version {
             self.on_stored(home);
@@ -244,9 +248,9 @@ impl HandOver {
         self.waiting.is_empty()
     }
 
-    /// Whether the row may be dropped, which has this version now and these home replicas: if it is what
-    /// all of them hold, and still not this node's. Asked under whatever keeps writers from the row until
-    /// it is dropped.
+    /// Whether the row may be dropped, given its current version and home replicas: if all of them
+    /// hold that version, and this node is not one of them. Call it under the lock that keeps
+    /// writers off the row until it is dropped.
     pub fn may_drop(&self, version: Version, homes: &[NodeId], me: NodeId) -> bool {
         let is_held = self.is_held() && homes.iter().all(|home| self.held.contains(home));
         is_held && version == self.version && !homes.contains(&me)
@@ -292,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn one_buckets_change_does_not_begin_the_pass_of_another_again() {
+    fn one_buckets_change_does_not_restart_the_pass_of_another() {
         let mut placement = settled();
         placement.change(&ns(&[("a", 2)]));
         let pass = placement.pass().unwrap();
@@ -303,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_n_puts_every_row_in_doubt_and_a_pass_over_all_settles_what_it_saw() {
+    fn the_usual_n_puts_every_row_in_doubt_and_a_full_pass_settles_what_it_saw() {
         let mut placement = Placement::unknown();
         placement.change(&Ns { usual: 2, ..ns(&[("a", 4)]) });
         let pass = placement.pass().unwrap();
@@ -324,17 +328,17 @@ mod tests {
         let mut found: Placement = postcard::from_bytes(&record).unwrap();
         assert!(!found.change(&ns(&[("a", 2), ("b", 4)])));
         assert_eq!(found.pass().unwrap().rows, Rows::Of(bucket("b")));
-        // It stopped before the change that it had recorded was in force.
+        // The node stopped before the recorded change took effect.
         assert!(found.change(&ns(&[("a", 2)])));
         assert_eq!(found.pass().unwrap().rows, Rows::Of(bucket("b")));
     }
 
     #[test]
-    fn a_row_goes_when_all_homes_hold_it_and_it_is_still_not_the_nodes_own() {
+    fn a_row_is_dropped_when_all_homes_hold_it_and_it_is_still_unowned() {
         let [a, b, c, me] = ["a", "b", "c", "me"].map(|name| NodeId::parse(name).unwrap());
         let (v, w) = (Version([1; 16]), Version([2; 16]));
-        assert!(HandOver::start(v, &[a, me], me).is_none(), "it is this node's");
-        assert!(HandOver::start(v, &[], me).is_none(), "nobody would hold it");
+        assert!(HandOver::start(v, &[a, me], me).is_none(), "this node is its home");
+        assert!(HandOver::start(v, &[], me).is_none(), "no node would hold it");
         let mut row = HandOver::start(v, &[a, b], me).unwrap();
         row.on_version(a, w);
         assert!(!row.is_held() && row.waiting().len() == 2);
@@ -344,31 +348,31 @@ mod tests {
         assert!(row.may_drop(v, &[a, b], me) && row.may_drop(v, &[a], me));
         assert!(!row.may_drop(v, &[a, b, c], me), "it has one more home since");
         assert!(!row.may_drop(w, &[a, b], me), "it has changed since");
-        assert!(!row.may_drop(v, &[a, me], me), "it is this node's again");
+        assert!(!row.may_drop(v, &[a, me], me), "this node is its home again");
     }
 
-    /// What happens to a node.
+    /// An event at a node.
     #[derive(Clone, Debug)]
-    enum Deed {
+    enum Event {
         Change(u8, u16),
-        /// The second row of a bucket is written, by the n in force.
+        /// The second row of a bucket is written, under the n in force.
         Write(u8),
-        /// A pass begins, and looks at its rows at once.
+        /// A pass begins, and reads its rows at once.
         Begin,
-        /// A pass ends, and has looked at its rows just now.
+        /// A pass ends, and has read its rows just before.
         EndLate,
         End,
         Crash,
     }
 
-    fn deed() -> impl Strategy<Value = Deed> {
+    fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
-            (0u8..3, 2u16..5).prop_map(|(bucket, n)| Deed::Change(bucket, n)),
-            (0u8..3).prop_map(Deed::Write),
-            Just(Deed::Begin),
-            Just(Deed::EndLate),
-            Just(Deed::End),
-            Just(Deed::Crash),
+            (0u8..3, 2u16..5).prop_map(|(bucket, n)| Event::Change(bucket, n)),
+            (0u8..3).prop_map(Event::Write),
+            Just(Event::Begin),
+            Just(Event::EndLate),
+            Just(Event::End),
+            Just(Event::Crash),
         ]
     }
 
@@ -394,36 +398,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_called_settled_is_in_the_tree_of_its_n(
-            deeds in prop::collection::vec(deed(), 0..60)
+        fn every_settled_row_is_in_the_tree_of_its_n(
+            events in prop::collection::vec(event(), 0..60)
         ) {
             let (mut placement, mut trees) = (settled(), Trees([[3; 2]; 3]));
             let mut pass: Option<Pass> = None;
-            for deed in deeds {
-                match deed {
-                    Deed::Change(at, n) => {
+            for event in events {
+                match event {
+                    Event::Change(at, n) => {
                         let mut next = placement.ns().clone();
                         next.others.insert(bucket(Trees::NAMES[usize::from(at)]), n);
                         next.others.retain(|_, n| *n != next.usual);
                         placement.change(&next);
                     }
-                    Deed::Write(at) => {
+                    Event::Write(at) => {
                         let n = placement.ns().n(Trees::NAMES[usize::from(at)]);
                         trees.0[usize::from(at)][1] = n;
                     }
-                    Deed::Begin => {
+                    Event::Begin => {
                         pass = placement.pass();
                         pass.iter().for_each(|pass| trees.move_rows(pass, placement.ns()));
                     }
-                    Deed::EndLate | Deed::End => {
+                    Event::EndLate | Event::End => {
                         if let Some(pass) = pass.take() {
-                            if matches!(deed, Deed::EndLate) {
+                            if matches!(event, Event::EndLate) {
                                 trees.move_rows(&pass, placement.ns());
                             }
                             placement.passed(&pass);
                         }
                     }
-                    Deed::Crash => {
+                    Event::Crash => {
                         let record = postcard::to_stdvec(&placement).unwrap();
                         placement = postcard::from_bytes(&record).unwrap();
                         pass = None;

@@ -1,9 +1,9 @@
-//! By which numbers one operation runs and on which nodes: taken together, from one snapshot.
+//! The quorum numbers and the nodes of one operation, taken together from one snapshot.
 //!
-//! A bucket's properties and the layout change while requests run. What a request says of N, R and W is
-//! therefore held against the bucket in one place, together with the home replicas, by the node that
-//! uses both: [`Asked`] travels with a forwarded write, [`Terms`] never do. A count that does not fit any
-//! more is an error to be answered, and nothing was written.
+//! A bucket's properties and the layout change while requests run. The N, R and W of a request are
+//! therefore checked against the bucket in one place, together with the choice of home replicas, by
+//! the node that uses both: [`Asked`] is sent with a forwarded write, [`Terms`] never are. A count
+//! that no longer fits is an error for the client, and nothing was written.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::bucket::{Conflicts, Properties};
 use crate::name::NodeId;
 use crate::quorum::{Count, Quorum, QuorumError};
 
-/// What a request says of its quorum; what it does not say follows the bucket.
+/// What a request asks of its quorum; a field that is `None` follows the bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// How many home replicas to ask: at most the bucket's n.
@@ -22,7 +22,8 @@ pub struct Asked {
     pub sloppy: Option<bool>,
 }
 
-/// The numbers and nodes of one operation, valid by construction: `1 <= needed <= n <= homes.len()`.
+/// The numbers and nodes of one operation, valid by construction: `1 <= needed <= n <=
+/// homes.len()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The bucket's home replicas of the key, in order of preference.
@@ -33,16 +34,17 @@ pub struct Terms {
     pub n: u16,
     /// How many must answer: R of a read, W of a write.
     pub needed: u16,
-    /// R of a read that a write needs first: it was not asked for, so a lowered n lowers it too.
+    /// R of the read that a conditional write or a blind delete needs first. The request does not
+    /// set it, so a lowered n caps it.
     pub r: u16,
     /// Whether fallbacks count.
     pub sloppy: bool,
-    /// What a client gets to see of conflicts.
+    /// How conflicts are shown to the client.
     pub conflicts: Conflicts,
 }
 
 impl Terms {
-    /// Those of a read: `list` is the key's preference list.
+    /// The terms of a read; `list` is the key's preference list.
     ///
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
@@ -54,7 +56,7 @@ impl Terms {
         Self::new(asked, bucket.r, bucket, list)
     }
 
-    /// Those of a write: `list` is the key's preference list.
+    /// The terms of a write; `list` is the key's preference list.
     ///
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
@@ -66,8 +68,8 @@ impl Terms {
         Self::new(asked, bucket.w, bucket, list)
     }
 
-    /// Whether there would be any for a write, among so many nodes: for a word at once, before its
-    /// body has come.
+    /// Checks a write's counts in a cluster of `nodes` nodes, so that an invalid request is
+    /// rejected before its body arrives.
     ///
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
@@ -99,9 +101,9 @@ impl Terms {
         })
     }
 
-    /// The home replicas that a write asks. A request's `n` narrows them; `first`, if it is one of them,
-    /// is then asked before the others. Writes that must meet at the first healthy home replica
-    /// (conditional and idempotent ones) name none: each node must choose the same.
+    /// The home replicas that a write asks. A request's `n` narrows them; `first`, if it is one of
+    /// them, is then asked first. Writes that must meet at the first healthy home replica
+    /// (conditional and idempotent ones) pass `None`: every node must choose the same.
     pub fn asked_homes(&self, first: Option<NodeId>) -> Vec<NodeId> {
         let mut homes = self.homes.clone();
         if usize::from(self.n) < homes.len() {
@@ -111,7 +113,7 @@ impl Terms {
         homes
     }
 
-    /// The same for a read that a write needs first: R instead of W.
+    /// The same terms for the read that a write needs first: R instead of W.
     pub fn to_read_first(&self) -> Self {
         Self { needed: self.r, ..self.clone() }
     }
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_follows_the_bucket() {
+    fn unset_counts_follow_the_bucket() {
         let bucket = Properties { n: 3, ..Properties::default() };
         let terms = Terms::of_write(&Asked::default(), &bucket, &list(5)).unwrap();
         assert_eq!((terms.n, terms.needed, terms.r), (3, 2, 2));
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_bucket_any_more_is_an_error() {
+    fn counts_that_no_longer_fit_the_bucket_are_an_error() {
         let lowered = Properties { n: 1, ..Properties::default() };
         let three = asked(None, Some(3));
         let error = Terms::of_write(&three, &lowered, &list(5)).unwrap_err();
@@ -162,14 +164,18 @@ mod tests {
         assert_eq!((terms.n, terms.needed, terms.r), (1, 1, 1));
     }
 
-    /// Conditional writes through any node meet at the first home replica, however narrow.
+    /// Conditional writes through any node meet at the first home replica, however low their n.
     #[test]
     fn narrowed_writes_that_must_meet_ask_the_same_home_from_everywhere() {
         let bucket = Properties::default();
         let terms = Terms::of_write(&asked(Some(1), None), &bucket, &list(5)).unwrap();
         assert_eq!(terms.asked_homes(None), list(1));
         let second = list(2)[1];
-        assert_eq!(terms.asked_homes(Some(second)), [second], "nobody to meet: saves a hop");
+        assert_eq!(
+            terms.asked_homes(Some(second)),
+            [second],
+            "no other write to meet: saves a hop"
+        );
         let fallback = list(5)[4];
         assert_eq!(terms.asked_homes(Some(fallback)), list(1));
     }

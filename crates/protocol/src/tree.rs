@@ -1,9 +1,11 @@
-//! Merkle trees over home rows: which leaf a key is in, what it adds there, and how two trees differ.
+//! Merkle trees over home rows: which leaf a key belongs to, what it contributes, and how two trees
+//! differ.
 //!
-//! One tree per partition and n, of [`LEAVES`] leaves under one root. A leaf is the XOR of a hash of (key,
-//! version) for each of its keys, so that a row changes it by one XOR, whoever else writes at once, and
-//! in any order: no rebuild, ever. Source: Merkle, "A Digital Signature Based on a Conventional Encryption
-//! Function" (CRYPTO '87), as DeCandia et al. use it ("Dynamo", SOSP 2007, section 4.7).
+//! One tree per partition and n, of [`LEAVES`] leaves under one root. A leaf is the XOR of a hash
+//! of (key, version) for each of its keys, so a changed row costs one XOR, concurrent writers
+//! commute, and the tree is never rebuilt. Source: Merkle, "A Digital Signature Based on a
+//! Conventional Encryption Function" (CRYPTO '87), as DeCandia et al. use it ("Dynamo", SOSP 2007,
+//! section 4.7).
 
 use serde::{Deserialize, Serialize};
 
@@ -11,25 +13,25 @@ use crate::layout::Partition;
 use crate::name::Key;
 use crate::object::Version;
 
-/// Leaves of a tree.
+/// Leaves of a tree: one level is enough, since the 4 KiB of all leaves fit in one message.
 pub const LEAVES: usize = 256;
 
-/// Which tree: replicas are compared only with those that hold the same rows, so rows of buckets with
-/// another n are in another tree.
+/// Which tree: replicas compare only trees of rows that both hold, so rows of buckets with a
+/// different n are in a different tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tree {
-    /// Of the keys of this partition.
+    /// The partition of its keys.
     pub partition: Partition,
-    /// Of the buckets with this many replicas.
+    /// The number of replicas of its buckets.
     pub n: u16,
 }
 
-/// The hash over all leaves of a tree. Equal roots mean equal rows, but for a collision of 128 bits.
+/// The hash over all leaves of a tree. Equal roots mean equal rows, barring a 128-bit collision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Root(#[serde(with = "postcard::fixint::le")] pub u128);
 
-/// The leaves of one tree. A tree without rows has only zeros, and rows may add up to zeros too: no
-/// value means anything by itself.
+/// The leaves of one tree. An empty tree has only zeros, but rows may also XOR to zero: a zero leaf
+/// does not prove that there are no rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaves(Box<[u128; LEAVES]>);
 
@@ -37,14 +39,14 @@ pub struct Leaves(Box<[u128; LEAVES]>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafSet([u64; LEAVES / 64]);
 
-/// The leaf of a key. Independent of its partition: those are the top bits of the same hash.
+/// The leaf of a key. Independent of its partition, which is the top bits of the same hash.
 pub fn leaf_of(key: &Key) -> u8 {
     key.hash() as u8
 }
 
-/// What a row adds to its leaf.
+/// What a row contributes to its leaf.
 pub fn leaf_hash(key: &Key, version: Version) -> u128 {
-    // Keys hold no second NUL, so that no key and version read like another pair.
+    // Keys hold no second NUL, so no two pairs of key and version have the same bytes.
     let bytes = [key.as_bytes(), &[0], &version.0].concat();
     xxhash_rust::xxh3::xxh3_128(&bytes)
 }
@@ -85,12 +87,12 @@ impl Leaves {
         set
     }
 
-    /// The leaves one after the other, little-endian: [`LEAVES`] * 16 bytes.
+    /// The leaves concatenated, little-endian: [`LEAVES`] * 16 bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|leaf| leaf.to_le_bytes()).collect()
     }
 
-    /// Reads [`Leaves::to_bytes`] back; `None` for another number of bytes.
+    /// Decodes [`Leaves::to_bytes`]; `None` for the wrong number of bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (chunks, rest) = bytes.as_chunks::<16>();
         let mut leaves = Self::default();
@@ -120,7 +122,7 @@ impl LeafSet {
         self.0[usize::from(leaf / 64)] & (1 << (leaf % 64)) != 0
     }
 
-    /// Whether no leaf is.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
@@ -183,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn leaves_come_back(toggles: Vec<(u8, u128)>, cut in 0usize..LEAVES * 16) {
+        fn leaves_round_trip(toggles: Vec<(u8, u128)>, cut in 0usize..LEAVES * 16) {
             let mut leaves = Leaves::default();
             toggles.iter().for_each(|(leaf, hash)| leaves.toggle(*leaf, *hash));
             let bytes = leaves.to_bytes();

@@ -1,7 +1,7 @@
-//! What a client is shown of an object, and which context it may carry away.
+//! What a client is shown of an object, and which context it gets.
 //!
-//! The rule behind this file: **a client gets only contexts of what it saw.** Else its next PUT would
-//! silently drop siblings that it never read.
+//! The rule behind this file: **a client only gets contexts of what it has seen.** Otherwise its
+//! next PUT would silently drop siblings that it never read.
 
 use crate::bucket::Conflicts;
 use crate::context::Seen;
@@ -21,7 +21,7 @@ pub enum View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Looks at an object through a conflict policy.
+    /// Views an object under a conflict policy.
     pub fn of(object: &'a Object, conflicts: Conflicts) -> Self {
         if object.is_absent() {
             return Self::Absent;
@@ -47,8 +47,8 @@ pub fn context_of(object: &Object) -> Seen {
     Seen { clock: object.clock.clone(), stamp: object.stamp_max() }
 }
 
-/// The context for a client that wrote and was not shown the object: only when its write is the one
-/// sibling that is left.
+/// The context for a client that wrote and was not shown the object: only if its write is the only
+/// sibling left.
 pub fn context_after_write(object: &Object) -> Option<Seen> {
     (object.shown().len() == 1).then(|| context_of(object))
 }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_alone_are_deleted_but_beside_a_value_they_are_a_conflict() {
+    fn only_tombstones_are_deleted_but_next_to_a_value_they_conflict() {
         let view = |values: &[Option<&'static str>]| {
             let object = object(values);
             match View::of(&object, Conflicts::Siblings) {

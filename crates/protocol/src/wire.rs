@@ -4,9 +4,9 @@
 //! magic "QRMQ" 4 | protocol version u16 | header length u16 | checksum u64 | header | message*
 //! message: head length u32 | payload length u32 | head (postcard) | payload
 //! ```
-//! All numbers are little-endian. The checksum (xxh3) is over everything behind it. The header names the
-//! cluster, both ends and the layout; a receiver refuses a frame of another cluster, another protocol
-//! version, another node, or another layout of the same version, with an error that names both sides.
+//! All numbers are little-endian. The checksum (xxh3) covers everything after it. The header names
+//! the cluster, both ends and the layout; a receiver refuses a frame for another cluster, protocol
+//! version or node, or with a different layout, with an error that names both sides.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
@@ -21,7 +21,7 @@ use crate::name::NodeId;
 
 /// The version of the peer protocol this release speaks.
 pub const PROTOCOL_VERSION: u16 = 3;
-/// The most messages one frame may hold.
+/// The most messages one frame may hold: bounds what a receiver decodes before it answers.
 pub const MESSAGES_MAX: usize = 4096;
 
 const MAGIC: [u8; 4] = *b"QRMQ";
@@ -29,7 +29,7 @@ const PREFIX_BYTES: usize = 4 + 2 + 2 + 8;
 const HEADER_LENGTH_AT: usize = 4 + 2;
 const MESSAGE_PREFIX_BYTES: usize = 8;
 
-/// Who sends a frame to whom, and what both must agree on.
+/// The sender and receiver of a frame, and what both must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The cluster's id.
@@ -46,18 +46,18 @@ pub struct Header {
     pub layout_hash: LayoutHash,
     /// The sender's number of partitions.
     pub partitions: u32,
-    /// How many replicas the sender's buckets have where nothing is set for them. As much as the layout it
-    /// decides where keys are.
+    /// The sender's n of buckets without settings of their own. Like the layout it decides where
+    /// keys are.
     pub default_n: u16,
 }
 
-/// Why a frame was refused. Nothing of it was carried out.
+/// Why a frame was refused. None of its messages was executed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Not a frame, cut off, or changed on the way.
+    /// Not a frame, truncated, or corrupted in transit.
     #[error("the frame is damaged: {0}")]
     Damaged(&'static str),
-    /// Another protocol version.
+    /// A different protocol version.
     #[error("the sender speaks peer protocol {theirs}, this node {ours}")]
     ProtocolVersion {
         /// The sender's.
@@ -65,8 +65,8 @@ pub enum FrameError {
         /// This node's.
         ours: u16,
     },
-    /// Another cluster.
-    #[error("the sender is of cluster {theirs:?}, this node of {ours:?}")]
+    /// A different cluster.
+    #[error("the sender belongs to cluster {theirs:?}, this node to {ours:?}")]
     Cluster {
         /// The sender's.
         theirs: String,
@@ -76,7 +76,7 @@ pub enum FrameError {
     /// The sender does not have the cluster's key.
     #[error("{from} does not have a key of this cluster; check cluster_keys on both")]
     Token {
-        /// The sender, as it says.
+        /// The sender, as it claims.
         from: NodeId,
     },
     /// The frame is for another node.
@@ -90,10 +90,10 @@ pub enum FrameError {
     /// The sender is not in this node's layout.
     #[error("{from} is not in this node's layout")]
     Stranger {
-        /// The sender, as it says.
+        /// The sender, as it claims.
         from: NodeId,
     },
-    /// Another n where nothing is set for a bucket.
+    /// A different n for buckets without settings of their own.
     #[error("{from} has defaults.n = {theirs}, this node {ours}; all nodes must have the same")]
     DefaultN {
         /// The sender.
@@ -103,7 +103,7 @@ pub enum FrameError {
         /// This node's.
         ours: u16,
     },
-    /// Another layout.
+    /// A different layout.
     #[error("{from} has layout {theirs}, this node {ours}")]
     Layout {
         /// The sender.
@@ -145,7 +145,7 @@ impl FrameWriter {
         self.bytes.put_slice(payload);
     }
 
-    /// Appends all of a message but its payload.
+    /// Appends a message without its payload.
     fn push_head<T: Serialize>(&mut self, head: &T, payload_len: usize) {
         let at = self.bytes.len();
         self.bytes.put_u64_le(0);
@@ -189,8 +189,8 @@ impl FrameWriter {
     }
 }
 
-/// A frame of one message with the prefix that it needs on a stream, in two pieces: all that comes before
-/// the payload, and the payload itself, which is not copied.
+/// A frame of one message with the prefix that it needs on a stream, in two pieces: all that comes
+/// before the payload, and the payload itself, which is not copied.
 pub fn large_frame<T: Serialize>(
     header: &Header,
     head: &T,
@@ -209,11 +209,12 @@ pub fn large_frame<T: Serialize>(
     [frame.bytes.freeze(), payload]
 }
 
-/// The longest header that [`peek`] waits for, in bytes.
+/// The longest header that [`peek`] waits for, in bytes: several times the longest real one.
 const HEADER_BYTES_MAX: usize = 1024;
 
-/// What the first bytes of a frame say of its sender, before the rest was received and without its
-/// checksum: enough to refuse a stranger's. `Err` with how many bytes it takes to say if there are fewer.
+/// Decodes the header from the first bytes of a frame, before the rest has arrived and without
+/// verifying the checksum: enough to refuse an unauthorised sender. If more bytes are needed, `Err`
+/// says how many.
 ///
 /// # Errors
 /// As [`decode`].
@@ -228,25 +229,25 @@ pub fn peek(start: &[u8]) -> Result<Result<Header, FrameError>, usize> {
     }
     let header_len = usize::from(u16::from_le_bytes([prefix[6], prefix[7]]));
     if header_len > HEADER_BYTES_MAX {
-        return Ok(Err(FrameError::Damaged("a header longer than any")));
+        return Ok(Err(FrameError::Damaged("the header is too long")));
     }
     let end = PREFIX_BYTES + header_len;
     let Some(header) = start.get(PREFIX_BYTES..end) else { return Err(end) };
     Ok(postcard::from_bytes(header).map_err(|_| FrameError::Damaged("unreadable header")))
 }
 
-/// Reads a frame; payloads are slices of `bytes`, not copies.
+/// Decodes a frame; payloads are slices of `bytes`, not copies.
 ///
 /// # Errors
-/// [`FrameError::Damaged`] or [`FrameError::ProtocolVersion`]. The header is *not* checked against this
-/// node: see [`Header::check`] and [`decode_if`].
+/// [`FrameError::Damaged`] or [`FrameError::ProtocolVersion`]. The header is *not* checked against
+/// this node: see [`Header::check`] and [`decode_if`].
 pub fn decode<T: DeserializeOwned>(
     bytes: Bytes,
 ) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
     decode_if(bytes, |_| Ok(()))
 }
 
-/// As [`decode`], and no message is looked at before `check` has found the header right.
+/// As [`decode`], but decodes no message before `check` has accepted the header.
 ///
 /// # Errors
 /// As [`decode`], or what `check` says.
@@ -255,7 +256,7 @@ pub fn decode_if<T: DeserializeOwned>(
     check: impl FnOnce(&Header) -> Result<(), FrameError>,
 ) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
     if bytes.len() < PREFIX_BYTES {
-        return Err(FrameError::Damaged("cut off in the prefix"));
+        return Err(FrameError::Damaged("truncated in the prefix"));
     }
     if bytes[..4] != MAGIC {
         return Err(FrameError::Damaged("no magic number"));
@@ -268,16 +269,16 @@ pub fn decode_if<T: DeserializeOwned>(
     let header_len = usize::from(bytes.get_u16_le());
     let checksum = bytes.get_u64_le();
     if xxhash_rust::xxh3::xxh3_64(&bytes) != checksum {
-        return Err(FrameError::Damaged("the checksum does not fit"));
+        return Err(FrameError::Damaged("the checksum does not match"));
     }
     if bytes.len() < header_len {
-        return Err(FrameError::Damaged("cut off in the header"));
+        return Err(FrameError::Damaged("truncated in the header"));
     }
     let header = bytes.split_to(header_len);
     let (header, rest) =
         postcard::take_from_bytes(&header).map_err(|_| FrameError::Damaged("unreadable header"))?;
     if !rest.is_empty() {
-        return Err(FrameError::Damaged("a header longer than it says"));
+        return Err(FrameError::Damaged("bytes left over after the header"));
     }
     check(&header)?;
     let mut messages = Vec::new();
@@ -292,24 +293,24 @@ pub fn decode_if<T: DeserializeOwned>(
 
 fn decode_message<T: DeserializeOwned>(bytes: &mut Bytes) -> Result<WithPayload<T>, FrameError> {
     if bytes.len() < MESSAGE_PREFIX_BYTES {
-        return Err(FrameError::Damaged("cut off between messages"));
+        return Err(FrameError::Damaged("truncated between messages"));
     }
     let (head_len, payload_len) = (bytes.get_u32_le() as usize, bytes.get_u32_le() as usize);
     if bytes.len() < head_len.saturating_add(payload_len) {
-        return Err(FrameError::Damaged("cut off in a message"));
+        return Err(FrameError::Damaged("truncated in a message"));
     }
     let head = bytes.split_to(head_len);
     let (head, rest) =
         postcard::take_from_bytes(&head).map_err(|_| FrameError::Damaged("unreadable message"))?;
     if !rest.is_empty() {
-        return Err(FrameError::Damaged("a message longer than it says"));
+        return Err(FrameError::Damaged("bytes left over after a message"));
     }
     Ok(WithPayload { head, payload: bytes.split_to(payload_len) })
 }
 
 impl Header {
-    /// Checks a received header against this node: `mine` is the header this node would send, `tokens`
-    /// are those of every configured key, `knows` tells whether a node is in the layout.
+    /// Checks a received header against this node: `mine` is the header this node would send,
+    /// `tokens` are those of every configured key, `knows` tells whether a node is in the layout.
     ///
     /// # Errors
     /// The [`FrameError`] that names both sides.
@@ -343,7 +344,7 @@ impl Header {
         Ok(())
     }
 
-    /// What says whether two nodes have the same layout.
+    /// What must be equal for two nodes to have the same layout.
     fn layout(&self) -> (u64, LayoutHash, u32) {
         (self.layout_version, self.layout_hash, self.partitions)
     }

@@ -1,19 +1,19 @@
-//! Golden scripts: stories of the PUT, GET and ROUTE machines, with what they do written
-//! underneath.
+//! Golden scripts: scenarios of the PUT, GET and ROUTE machines, each with the expected effects
+//! below it.
 //!
-//! A script sets the stage, tells a machine what happens at which time, and shows every effect on a
-//! line of its own: the time in milliseconds, who, what. `UPDATE_GOLDENFILES=1 cargo test` writes
-//! the lines anew; they are then read by a person and committed. Nodes are `n1`, `n2`, … in the
-//! order of the preference list. The commands:
+//! A script sets up a cluster, feeds a machine events at given times, and lists every effect on its
+//! own line: the time in milliseconds, the node, the effect. `UPDATE_GOLDENFILES=1 cargo test`
+//! regenerates these lines; review them before committing. Nodes are `n1`, `n2`, … in the order of
+//! the preference list. The commands:
 //!
-//! * `cluster nodes=5 n=3` — so many nodes, of which the first n are home replicas; `down n3 …`.
+//! * `cluster nodes=5 n=3` — the number of nodes, of which the first n are home replicas; `down n3
+//!   …`.
 //! * `object NAME WRITE… over=OTHER` — an object with these siblings that supersedes another
 //!   object.
 //! * `put BY w=2`, `get BY r=2`, `route BY` — starts a machine; `sloppy=`, `timeout=`, `deadline=`,
 //!   `hedge=`, `at_first_home=`, `accept=`, `answer=` (milliseconds, true or false).
 //! * `ack`, `refused`, `silent`, `holds NODE OBJECT`, `digest NODE OBJECT`, `no_hint`, `not_ready`,
-//!   `accepted`, `answer NODE` — what happens; `until 300` lets time pass; `wake` shows the next
-//!   alarm.
+//!   `accepted`, `answer NODE` — events; `until 300` lets time pass; `wake` shows the next alarm.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -31,39 +31,39 @@ use quorate_protocol::route::{self, Route};
 use quorate_protocol::stamp::{Millis, Stamp};
 
 #[test]
-fn put_stories() {
+fn put_scenarios() {
     run_all("put", 9);
 }
 
 #[test]
-fn get_stories() {
+fn get_scenarios() {
     run_all("get", 9);
 }
 
 #[test]
-fn route_stories() {
+fn route_scenarios() {
     run_all("route", 5);
 }
 
-/// Runs every script of a folder, each of which says first what should happen.
+/// Runs every script of a folder. Each starts with a comment that says what should happen.
 fn run_all(folder: &str, at_least: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts").join(folder);
     let mut scripts: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     scripts.sort();
-    assert!(scripts.len() >= at_least, "stories are missing: {scripts:?}");
+    assert!(scripts.len() >= at_least, "scenarios are missing: {scripts:?}");
     for script in scripts {
         let text = std::fs::read_to_string(&script).unwrap();
         assert!(text.starts_with("# "), "{script:?} does not say what should happen");
-        goldenscript::run(&mut Stage::default(), &script).unwrap();
+        goldenscript::run(&mut Scenario::default(), &script).unwrap();
     }
 }
 
 type Failure = Box<dyn Error>;
 
-/// One machine on a stage with a clock.
+/// One machine, its cluster and a clock.
 #[derive(Default)]
-struct Stage {
+struct Scenario {
     now: Millis,
     nodes: u16,
     n: u16,
@@ -103,7 +103,7 @@ impl Args<'_> {
     }
 }
 
-impl goldenscript::Runner for Stage {
+impl goldenscript::Runner for Scenario {
     type Command = goldenscript::Command;
 
     fn run(
@@ -139,7 +139,7 @@ impl goldenscript::Runner for Stage {
     }
 }
 
-impl Stage {
+impl Scenario {
     fn list(&self, range: std::ops::Range<u16>) -> Vec<NodeId> {
         range.map(|at| NodeId::parse(&format!("n{}", at + 1)).unwrap()).collect()
     }
@@ -232,7 +232,7 @@ impl Stage {
         self.show_route(effect, out)
     }
 
-    /// Something happens at a node.
+    /// An event at a node.
     fn happens(
         &mut self,
         event: &str,
@@ -285,7 +285,7 @@ impl Stage {
         }
     }
 
-    /// Lets time pass, stopping at every alarm.
+    /// Advances time, stopping at every alarm.
     fn until(&mut self, end: u64, out: &mut String) -> Result<(), Failure> {
         while let Some(at) = self.next_wake().filter(|at| at.0 <= end) {
             assert!(at >= self.now, "an alarm in the past");
@@ -414,7 +414,7 @@ impl Stage {
     }
 }
 
-/// Who holds a write and who does not.
+/// Which nodes hold a write and which do not.
 fn shown(acks: &Acks) -> String {
     let failures = failures(&acks.refused, &acks.silent);
     format!("acks={} hints={}{failures}", acks.counted, acks.hints)

@@ -1,15 +1,15 @@
-//! Versions against the truth: random histories of replicas, with a reference model beside them.
+//! Versions against the truth: random histories of replicas, checked against a reference model.
 //!
-//! The model knows of every write which writes its client had seen, and of every row and message
-//! which writes it has heard of: plain sets, no clocks. From that follows all that versions must
-//! say:
-//! * a clock covers the dot of a write if and only if its holder has heard of it;
-//! * the siblings are exactly the writes heard of that none of the others had seen: no write is
+//! The model tracks, for every write, which writes its client had seen, and for every row and
+//! message, which writes it includes: plain sets, no clocks. From these follows everything that
+//! versions must say:
+//! * a clock covers the dot of a write if and only if its holder includes it;
+//! * the siblings are exactly the included writes that none of the others had seen: no write is
 //!   lost, none comes back, none is a false sibling, and all are pairwise concurrent;
-//! * no dot stands for two writes.
+//! * no dot names two writes.
 //!
-//! Histories reorder, repeat and lose messages; nodes forget (a row falls back to what it once was,
-//! under a new incarnation), drop rows, and take over copies of another node's data. The model
+//! Histories reorder, repeat and lose messages; nodes lose data (a row reverts to an earlier state,
+//! under a new incarnation), drop rows, and start on copies of another node's data. The model
 //! follows Riak's `eqc/kv679_eqc.erl`, which was written after such a history lost acknowledged
 //! writes.
 
@@ -34,7 +34,7 @@ const LIMITS: Limits = Limits { siblings_max: 1000, object_bytes_max: 1 << 20 };
 /// A set of writes, one bit each.
 type Writes = u128;
 
-/// One thing that happens. Numbers are taken modulo what there is to choose from.
+/// One step of a history. Numbers are taken modulo the number of choices.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// A client reads the merge of some replicas (a bit each) and keeps the context.
@@ -43,17 +43,18 @@ enum Step {
     Write { client: usize, at: usize, blind: bool, delete: bool, supersede_all: bool },
     /// A client's request reaches another coordinator as well.
     Retry { write: usize, at: usize },
-    /// A replica sends its object; the message may arrive never, once or often, now or much later.
+    /// A replica sends its object; the message may arrive never, once or several times, now or much
+    /// later.
     Send { from: usize },
     /// A message arrives.
     Deliver { message: usize, at: usize },
-    /// A row falls back to what it was, under a new incarnation (an unsynced crash, a backup).
+    /// A row reverts to an earlier state, under a new incarnation (an unsynced crash, a backup).
     Forget { at: usize, to: usize },
-    /// A node starts anew on a row that forgot nothing, without a proven clean stop.
+    /// A node restarts without a proven clean stop, on a row that lost nothing.
     Restart { at: usize },
-    /// A row is dropped (reaped, handed off); the incarnation goes on.
+    /// A row is dropped (reaped, handed off); the incarnation stays the same.
     Drop { at: usize },
-    /// A node takes over a copy of another one's data directory.
+    /// A node starts on a copy of another node's data directory.
     Copy { from: usize, to: usize },
 }
 
@@ -86,11 +87,11 @@ struct Write {
     draft: Draft,
     /// What its client had seen.
     context: Writes,
-    /// What it supersedes: that, and in an `lww` bucket all that its coordinator had heard of.
+    /// What it supersedes: that, and in an `lww` bucket everything its coordinator included.
     seen: Writes,
 }
 
-/// An object and what the model knows of it.
+/// An object and the model's view of it.
 #[derive(Clone, Debug, Default)]
 struct Known {
     row: Row,
@@ -104,7 +105,7 @@ struct Client {
     seen: Writes,
 }
 
-/// Whether a node that forgot something gets a new incarnation, as it must.
+/// Whether a node that lost data gets a new incarnation, as it must.
 #[derive(Clone, Copy, PartialEq)]
 enum Forgetting {
     Noticed,
@@ -143,8 +144,8 @@ impl World {
         }
     }
 
-    /// Lives through a history and checks every row after every step.
-    fn live(forgetting: Forgetting, steps: &[Step]) -> Result<Self, String> {
+    /// Runs a history and checks every row after every step.
+    fn run(forgetting: Forgetting, steps: &[Step]) -> Result<Self, String> {
         let mut world = Self::new(forgetting);
         for step in steps {
             world.now += 1;
@@ -188,18 +189,18 @@ impl World {
                 replica.heard |= message.heard;
                 claim(
                     changed == (before != replica.row.object),
-                    "merge says wrongly if it changed",
+                    "merge reports wrongly whether the row changed",
                 )?;
             }
             Step::Forget { at, to } if !self.pasts[at].is_empty() => {
                 self.replicas[at] = self.pasts[at][to % self.pasts[at].len()].clone();
-                self.start_anew(at);
+                self.restart(at);
             }
-            Step::Restart { at } => self.start_anew(at),
+            Step::Restart { at } => self.restart(at),
             Step::Drop { at } => self.replicas[at] = Known::default(),
             Step::Copy { from, to } if from != to => {
                 self.replicas[to] = self.replicas[from].clone();
-                self.start_anew(to);
+                self.restart(to);
             }
             Step::Retry { .. } | Step::Deliver { .. } | Step::Forget { .. } | Step::Copy { .. } => {
             }
@@ -207,7 +208,7 @@ impl World {
         Ok(())
     }
 
-    fn start_anew(&mut self, at: usize) {
+    fn restart(&mut self, at: usize) {
         if self.forgetting == Forgetting::Noticed {
             self.random += 1;
             self.incarnations[at] = self.random;
@@ -245,7 +246,7 @@ impl World {
             }
         };
         let sibling = replica.row.object.siblings.iter().find(|s| s.dot == dot).unwrap().clone();
-        claim(sibling.value == draft.value, "the sibling has another value")?;
+        claim(sibling.value == draft.value, "the sibling has a different value")?;
         let covered = before.row.object.siblings.iter().filter(|s| !replica.row.object.has(s.dot));
         let seen_stamps = covered.map(|s| s.stamp).chain([draft.context_stamp]);
         claim(seen_stamps.max() < Some(sibling.stamp), "a stamp before one it covers")?;
@@ -256,7 +257,7 @@ impl World {
         Ok(())
     }
 
-    /// Checks an object against what its holder has heard of.
+    /// Checks an object against the writes its holder includes.
     fn check(&self, known: &Known) -> Verdict {
         let object = &known.row.object;
         object.check().map_err(|e| e.to_string())?;
@@ -264,7 +265,7 @@ impl World {
         let all = 0..self.writes.len();
         for at in all.clone() {
             let covers = object.clock.covers(self.writes[at].dot);
-            claim(covers == heard(&at), "the clock does not cover exactly what was heard of")?;
+            claim(covers == heard(&at), "the clock does not cover exactly the included writes")?;
         }
         let seen_by_others =
             all.clone().filter(heard).fold(0, |seen, at| seen | self.writes[at].seen);
@@ -274,11 +275,11 @@ impl World {
             .collect();
         left.sort();
         let siblings: Vec<Dot> = object.siblings.iter().map(|s| s.dot).collect();
-        claim(siblings == left, "the siblings are not what nobody has seen")?;
+        claim(siblings == left, "the siblings are not exactly the unseen writes")?;
         claim(object.is_absent() == siblings.is_empty(), "a clock, but no sibling")
     }
 
-    /// Different objects that arose, each with what its holder had heard of.
+    /// The distinct objects of the history, each with the writes its holder included.
     fn objects(&self) -> Vec<Known> {
         let mut objects: Vec<Known> = vec![Known::default()];
         for age in 0..self.pasts[0].len() {
@@ -316,7 +317,7 @@ proptest! {
 
     #[test]
     fn versions_tell_the_truth_in_every_history(steps in steps()) {
-        let lived = World::live(Forgetting::Noticed, &steps).map(|_| ());
+        let lived = World::run(Forgetting::Noticed, &steps).map(|_| ());
         prop_assert_eq!(lived, Ok(()));
     }
 }
@@ -326,7 +327,7 @@ proptest! {
 
     #[test]
     fn merge_is_commutative_associative_and_idempotent(steps in steps()) {
-        let world = World::live(Forgetting::Noticed, &steps).unwrap();
+        let world = World::run(Forgetting::Noticed, &steps).unwrap();
         let objects = world.objects();
         for a in &objects {
             let object = &a.row.object;
@@ -348,7 +349,7 @@ proptest! {
 
     #[test]
     fn versions_are_equal_if_and_only_if_objects_are(steps in steps()) {
-        let objects = World::live(Forgetting::Noticed, &steps).unwrap().objects();
+        let objects = World::run(Forgetting::Noticed, &steps).unwrap().objects();
         for a in objects.iter().map(|known| &known.row.object) {
             for b in objects.iter().map(|known| &known.row.object) {
                 prop_assert_eq!(a.version() == b.version(), a == b);
@@ -357,8 +358,8 @@ proptest! {
     }
 
     #[test]
-    fn what_arises_comes_back_from_its_encoding(steps in steps()) {
-        for Known { row, .. } in World::live(Forgetting::Noticed, &steps).unwrap().objects() {
+    fn every_object_round_trips(steps in steps()) {
+        for Known { row, .. } in World::run(Forgetting::Noticed, &steps).unwrap().objects() {
             prop_assert_eq!(Object::decode(row.object.to_bytes()), Ok(row.object.clone()));
             let mut bytes = bytes::BytesMut::new();
             row.encode(&mut bytes);
@@ -370,12 +371,12 @@ proptest! {
     }
 }
 
-/// The model can fail: a row that forgot its writes and keeps its actor uses a dot twice.
+/// Checks that the model can fail: a row that lost its writes and keeps its actor uses a dot twice.
 #[test]
-fn the_model_notices_an_actor_that_forgot() {
+fn the_model_notices_a_reused_dot() {
     let write = Step::Write { client: 0, at: 0, blind: true, delete: false, supersede_all: false };
     let history = [write, Step::Send { from: 0 }, write, Step::Forget { at: 0, to: 0 }, write];
-    assert!(World::live(Forgetting::Noticed, &history).is_ok());
-    let caught = World::live(Forgetting::Unnoticed, &history).map(|_| ());
+    assert!(World::run(Forgetting::Noticed, &history).is_ok());
+    let caught = World::run(Forgetting::Unnoticed, &history).map(|_| ());
     assert_eq!(caught, Err("one dot for two writes".to_owned()));
 }

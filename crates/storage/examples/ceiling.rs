@@ -1,12 +1,13 @@
-//! The ceiling of writes: bare RocksDB with the same values, buffered and synced, without a node around
-//! it; and the disk's own flush. `scripts/bench.sh` puts these figures beside the cluster's.
+//! The upper bound on writes: bare RocksDB with the same values, buffered and synced, without a
+//! node around it; and the disk's own flush. `scripts/bench.sh` shows these figures next to the
+//! cluster's.
 //!
 //! `cargo run --release -p quorate-storage --example ceiling DIRECTORY [SECONDS [VALUE_BYTES]]`
 //!
-//! As in a cluster of three nodes with N=3, each operation is a write to three databases, a thread each;
-//! as with 64 connections, 64 writes share a sync. One line of JSON a measurement, in the form that
-//! `quorate-bench table` reads.
-#![allow(clippy::print_stdout, reason = "its figures are its purpose")]
+//! As in a cluster of three nodes with N=3, each operation is a write to three databases, a thread
+//! each; as with 64 connections, 64 writes share a sync. One line of JSON per measurement, in the
+//! format that `quorate-bench table` reads.
+#![allow(clippy::print_stdout, reason = "prints its results")]
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -21,7 +22,7 @@ const STORES: usize = 3;
 const CONNECTIONS: usize = 64;
 const KEYS: u64 = 100_000;
 
-/// A thread's error must cross threads.
+/// An error type that can be sent between threads.
 type Failed = Box<dyn Error + Send + Sync>;
 
 fn main() -> Result<(), Failed> {
@@ -62,8 +63,8 @@ fn main() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Writes one store for the time, and answers how long each write took, in microseconds, its sync
-/// included: `window` writes begin together, and one sync ends them.
+/// Writes to one store for the given time, and returns how long each write took, in microseconds,
+/// sync included: `window` writes begin together, and one sync completes them.
 fn write_store(
     path: &Path,
     run: Duration,
@@ -80,7 +81,7 @@ fn write_store(
     while began.elapsed() < run {
         let start = Instant::now();
         for _ in 0..window {
-            // Any of the keys, as if at random: an odd factor walks all residues.
+            // Visits the keys in a pseudo-random order: an odd factor walks all residues.
             number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let one = Instant::now();
             db.put(format!("bench/k{:09}", (number >> 20) % KEYS), value)?;
@@ -163,7 +164,7 @@ fn report(
     println!("{{{}}}", fields.join(","));
 }
 
-/// What this process has used: processor time, and bytes written to disk. Zero where there is no `/proc`.
+/// The CPU time of this process, and the bytes it has written to disk. Zero without `/proc`.
 #[derive(Clone, Copy)]
 struct Used {
     cpu_us: u64,

@@ -1,8 +1,8 @@
-//! How fast the store takes what a filling node receives: objects of 1 KiB in pages, merged one by one and
-//! by [`Store::merge_page`].
+//! How fast the store merges what a filling node receives: pages of 1 KiB objects, merged one by
+//! one and by [`Store::merge_page`].
 //!
 //! `cargo run --release -p quorate-storage --example fill_rate [DIRECTORY]`
-#![allow(clippy::print_stdout, reason = "its figures are its purpose")]
+#![allow(clippy::print_stdout, reason = "prints its results")]
 
 use std::env;
 use std::error::Error;
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Microseconds a row.
+/// Microseconds per row.
 fn measure(dir: &Path, durability: Durability, by_page: bool) -> Result<f64, Box<dyn Error>> {
     let options = Options::new(NodeId::parse("bench")?, "bench", PARTITIONS);
     let store = Store::open(dir, Options { durability, disk_free_bytes_min: 0, ..options })?;

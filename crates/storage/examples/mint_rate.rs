@@ -5,7 +5,7 @@
 //! Each figure is for one second of minting and acknowledging. With one thread every synced write
 //! pays for a whole sync; with `window` writes in flight per thread, as the node has them, a sync
 //! is shared.
-#![allow(clippy::print_stdout, reason = "its figures are its purpose")]
+#![allow(clippy::print_stdout, reason = "prints its results")]
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -75,7 +75,7 @@ fn measure(
     Ok(())
 }
 
-/// Mints until the time is up, with up to `window` writes that wait to be durable.
+/// Mints until the time is up, with up to `window` writes waiting to be durable.
 fn writer(
     store: &Store,
     thread: u32,

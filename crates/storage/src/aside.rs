@@ -1,9 +1,9 @@
-//! Rows that are set aside: those of a node that came back too old to be believed. They are kept as they
-//! were, in a store of their own below the data directory, served to nobody and never minted on, until the
-//! cluster is known to hold what they hold or an operator decides.
+//! Rows that are set aside: those of a node that came back too old to be trusted. They are kept
+//! unchanged in a separate store below the data directory, never served and never minted on, until
+//! the cluster is known to hold what they hold or an operator decides.
 //!
-//! Setting aside is a RocksDB checkpoint (hard links: no row is copied) and then discarding the rows of
-//! the store itself. A crash in between leaves both; it is done again at the next start.
+//! Setting aside takes a RocksDB checkpoint (hard links: no row is copied) and then discards the
+//! rows of the store itself. A crash in between leaves both; the next start repeats it.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,13 +16,14 @@ use crate::incarnation::sync_directory;
 use crate::open::DATABASE;
 use crate::store::Store;
 
-/// Where sets of rows lie within the data directory.
+/// The directory of set-aside rows within the data directory.
 const ASIDE: &str = "distrusted";
 
-/// Where the sets of rows lie that were set aside in this data directory, oldest first. Empty if none.
+/// The paths of the sets of rows that were set aside in this data directory, in order of their
+/// names: oldest first, since the node names a set by the number of its start. Empty if none.
 ///
 /// # Errors
-/// What the operating system says.
+/// The operating system's.
 pub fn sets_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir.join(ASIDE)) {
         Ok(entries) => entries,
@@ -32,7 +33,7 @@ pub fn sets_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut sets = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        // One that is being made or removed has another ending.
+        // A set that is being created or removed has an extension.
         if path.is_dir() && path.extension().is_none() {
             sets.push(path);
         }
@@ -44,9 +45,9 @@ pub fn sets_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// Removes a set for good.
 ///
 /// # Errors
-/// What the operating system says; the set may then be there still.
+/// The operating system's; the set may then still exist.
 pub fn remove_set(set: &Path) -> io::Result<()> {
-    // First under a name that is no set's: a crash in the middle leaves no half of one.
+    // Rename it first, so that a crash in the middle does not leave half a set.
     let going = set.with_extension("removed");
     if going.exists() {
         fs::remove_dir_all(&going)?;
@@ -56,7 +57,7 @@ pub fn remove_set(set: &Path) -> io::Result<()> {
 }
 
 impl Store {
-    /// Whether there is any row or hint.
+    /// Whether the store holds any row or hint.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
@@ -73,11 +74,11 @@ impl Store {
         Ok(false)
     }
 
-    /// Sets all rows and hints aside under `name` (letters, digits and `-`), durably, and discards them
-    /// here. The node's records stay. Meant for a start, before anything is served. Blocks.
+    /// Sets all rows and hints aside under `name` (letters, digits and `-`), durably, and discards
+    /// them here. The node's records stay. For use at a start, before anything is served. Blocks.
     ///
     /// # Errors
-    /// [`Error::Io`] if the set cannot be made: nothing was discarded then. Those of
+    /// [`Error::Io`] if the set cannot be created: nothing was discarded then. Those of
     /// [`Store::discard_rows`].
     pub fn set_rows_aside(&self, name: &str) -> Result<(), Error> {
         let parent = self.dir.join(ASIDE);
@@ -114,7 +115,7 @@ mod tests {
     use crate::{Durability, Place};
 
     #[test]
-    fn what_is_set_aside_is_whole_and_gone_from_the_store() {
+    fn a_set_is_complete_and_gone_from_the_store() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         store.put_meta("formed", b"yes").unwrap();
@@ -127,7 +128,7 @@ mod tests {
         store.set_rows_aside("start-7").unwrap();
         assert!(!store.has_rows().unwrap());
         assert_eq!(store.meta("formed").unwrap().as_deref(), Some(&b"yes"[..]));
-        // Done again, as after a crash in between: the set stays as it is.
+        // Repeated, as after a crash in between: the set is unchanged.
         mint(&store, HOME, "later", b"v");
         store.set_rows_aside("start-7").unwrap();
         drop(store);

@@ -1,4 +1,4 @@
-//! A change of one row: read, decided, and written back in one batch with what follows from it.
+//! The read-modify-write of one row: written back in one batch with the data derived from it.
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::name::Key;
@@ -16,12 +16,12 @@ use crate::options::{Blocking, Place};
 use crate::rows::RowCache;
 use crate::store::{Store, damaged};
 
-/// What a row takes beside its object, in bytes, and a little more.
+/// Upper bound on a row's bytes in addition to its object.
 const ROW_HEAD_BYTES_ABOUT: usize = 64;
-/// What a batch takes beside the row, in bytes: keys, index entries, leaves.
+/// About what a batch takes in addition to the row, in bytes: keys, index entries, leaves.
 const BATCH_BYTES_ABOUT: usize = 512;
 
-/// One row on its way from what is stored to what will be.
+/// One row during a change: as stored, and as it will be.
 pub(crate) struct Update<'a> {
     pub(crate) place: Place,
     pub(crate) key: &'a Key,
@@ -29,20 +29,20 @@ pub(crate) struct Update<'a> {
     /// The row as it is stored.
     pub(crate) stored: Option<Bytes>,
     stored_bytes: Option<usize>,
-    /// What follows from the row as it is stored, if it is a home row.
+    /// The index entries of the row as it is stored, if it is a home row.
     pub(crate) old: Entries,
     /// The row as it will be.
     pub(crate) row: Row,
 }
 
-/// What changes in memory once the batch of a row is written. Dropped before that, it changes nothing.
+/// In-memory changes to apply once a row's batch is written. Dropped unapplied, it changes nothing.
 pub(crate) enum Staged<'a> {
     Home { pending: Pending<'a>, rows: &'a RowCache, key: Key, row: Bytes },
     Hint(Reservation<'a>),
 }
 
 impl Staged<'_> {
-    /// The batch is written. Call it under the row's stripe.
+    /// Applies the changes once the batch is written. The caller holds the row's stripe.
     pub(crate) fn apply(self) {
         match self {
             Self::Home { pending, rows, key, row } => {
@@ -55,8 +55,8 @@ impl Staged<'_> {
 }
 
 impl Store {
-    /// Reads a row under its stripe and lets `decide` change it. What brings values asks for the room
-    /// for them itself.
+    /// Reads a row under its stripe and lets `decide` change it. A `decide` that adds values must
+    /// check for disk space itself.
     pub(crate) fn change<T>(
         &self,
         place: Place,
@@ -72,7 +72,8 @@ impl Store {
         decide(self.update(place, key, row_key, stored)?)
     }
 
-    /// Asks for the room that merging an object into a row takes: a delete needs little.
+    /// Checks for the disk space to merge an object into a row: a merge that adds no values passes
+    /// below the watermark too.
     pub(crate) fn check_room(&self, row: &Row, object: &Object) -> Result<(), Error> {
         match self.disk.check(Need::Growth) {
             Err(error) if row.object.lacks_values_of(object) => Err(error),
@@ -80,7 +81,7 @@ impl Store {
         }
     }
 
-    /// The row as it is stored, from memory if it is there. The caller holds its stripe.
+    /// The row as it is stored, from the row cache if it is there. The caller holds its stripe.
     pub(crate) fn stored(
         &self,
         place: Place,
@@ -94,7 +95,7 @@ impl Store {
         }
     }
 
-    /// A stored row on its way to what it will be.
+    /// Begins a change of a stored row.
     pub(crate) fn update<'a>(
         &self,
         place: Place,
@@ -115,10 +116,10 @@ impl Store {
         Ok(Update { place, key, row_key, stored, stored_bytes, old, row })
     }
 
-    /// Writes a changed row and what follows from it in one batch; returns the encoded row.
+    /// Writes a changed row and its derived data in one batch; returns the encoded row.
     pub(crate) fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
         let about = update.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT;
-        // A batch that grows is copied, a value of a megabyte with it.
+        // A batch that must grow is copied, with a value of a megabyte in it.
         let mut batch = WriteBatch::with_capacity_bytes(about + BATCH_BYTES_ABOUT);
         let (row, staged) = self.stage(&mut batch, update)?;
         self.engine.write(batch, blocking)?;
@@ -126,17 +127,22 @@ impl Store {
         Ok(row)
     }
 
-    /// Adds a changed row and what follows from it to a batch; returns the encoded row too.
+    /// Adds a changed row and its derived data to a batch; returns the encoded row too.
     pub(crate) fn stage(
         &self,
         batch: &mut WriteBatch,
         update: &Update<'_>,
     ) -> Result<(Bytes, Staged<'_>), Error> {
-        // Room enough: the row is copied no second time while it grows.
+        // Enough capacity that the row is not copied while it grows.
         let about = update.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT;
         let mut row = BytesMut::with_capacity(about);
         update.row.encode(&mut row);
         let row = row.freeze();
+        debug_assert_eq!(
+            Row::encoded_version(&row),
+            Some(update.row.object.version()),
+            "the encoded version is not the object's: indexes and trees would follow a wrong one"
+        );
         batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
         let staged = match update.place {
             Place::Home(Tree { partition, .. }) => {

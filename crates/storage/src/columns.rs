@@ -4,21 +4,21 @@
 //! |---|---|---|
 //! | `objects` | partition (u16), leaf (u8), bucket NUL key | encoded row |
 //! | `merkle` | partition (u16), n (u16), leaf (u8) | the leaf (u128), changed by merge operands |
-//! | `keys` | bucket NUL key | of a large row its version and whether it is plain, else nothing |
+//! | `keys` | bucket NUL key | for a large row its version and whether it is plain, else empty |
 //! | `conflicts` | bucket NUL key | siblings to show (u32) |
 //! | `tombstones` | partition (u16), bucket NUL key | since when (u64) and version |
 //! | `hints` | target NUL, bucket NUL key | encoded row |
 //! | `hint_totals` | target | keys and bytes of its hints, changed by merge operands |
 //! | `meta` | name | bytes |
 //!
-//! Numbers in keys are big-endian, so that they sort; those in values little-endian. A leaf of a
-//! Merkle tree is one range of `objects`.
+//! Numbers in keys are big-endian, so that they sort; those in values little-endian. The rows of
+//! one Merkle leaf are one range of `objects`.
 //!
 //! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with
 //! dynamic level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache
-//! (those of level 0 pinned), values from `blob_bytes_min` up in blob files with garbage
-//! collection. Flushes and compactions write in small pieces and at a limited rate: whoever needs
-//! the processor meanwhile waits for a piece.
+//! (those of level 0 pinned), values of `blob_bytes_min` or more in blob files with garbage
+//! collection. Flushes and compactions write in small pieces and at a limited rate, so that a
+//! request waits for at most one piece.
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
@@ -34,10 +34,11 @@ use crate::options::{Options, Place};
 
 /// What a flush or compaction writes at a time: about 0.2 ms of work.
 const PIECE_BYTES: u64 = 64 << 10;
-/// How often they are given the bytes they may write, in microseconds.
+/// How often the rate limiter refills, in microseconds: short, so that a refill is a short burst.
 const REFILL_US: i64 = 500;
-/// Where more than this part of the oldest blob files is garbage, their values are moved at once. Others
-/// are when a compaction comes across them.
+/// If more than this fraction of the oldest blob files is garbage, their live values are moved at
+/// once; otherwise when a compaction reaches them. At one half, blob files take at most about twice
+/// the live data.
 const BLOB_GARBAGE_MAX: f64 = 0.5;
 
 /// A column family.
@@ -88,7 +89,7 @@ impl Place {
         }
     }
 
-    /// What all its row keys begin with.
+    /// The prefix of all its row keys.
     pub(crate) fn prefix(self) -> Vec<u8> {
         let mut prefix = Vec::new();
         self.push_prefix(&mut prefix);
@@ -105,7 +106,7 @@ impl Place {
         }
     }
 
-    /// Where in a row key the key begins.
+    /// The offset of the key in a row key.
     pub(crate) fn key_at(self) -> usize {
         match self {
             Self::Home(_) => 3,
@@ -148,7 +149,7 @@ pub(crate) fn leaf_entry(key: &[u8], value: &[u8]) -> Result<(Tree, u8, u128), E
     }
     Err(Error::Damaged {
         what: format!("the leaf {key:?} of a Merkle tree"),
-        reason: format!("{value:?} is no leaf"),
+        reason: format!("{value:?} is not a leaf"),
     })
 }
 
@@ -166,7 +167,7 @@ pub(crate) fn key_of(column: Column, row_key: &[u8], prefix_bytes: usize) -> Res
     })
 }
 
-/// Keys and bytes of the hints for one target, or a change of them.
+/// Keys and bytes of the hints for one target, or a change to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) keys: i64,
@@ -195,8 +196,8 @@ impl Totals {
     }
 }
 
-/// The merge operator of `hint_totals`: adds up changes, so that writers of different rows need no
-/// common lock. A value of another size fails the merge, which RocksDB reports as corruption.
+/// The merge operator of `hint_totals`: adds changes, so that writers of different rows need no
+/// common lock. A value of the wrong size fails the merge, which RocksDB reports as corruption.
 fn add_totals(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> Option<Vec<u8>> {
     let mut sum = match base {
         Some(bytes) => Totals::decode(bytes)?,
@@ -208,7 +209,8 @@ fn add_totals(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> O
     Some(sum.encode().to_vec())
 }
 
-/// The merge operator of `merkle`: changes of a leaf in any order, by writers of any of its rows.
+/// The merge operator of `merkle`: XORs the changes of a leaf, which commute, so that writers of
+/// its rows need no common lock.
 fn xor_leaves(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> Option<Vec<u8>> {
     let mut leaf = 0;
     for value in base.into_iter().chain(changes) {
@@ -217,7 +219,7 @@ fn xor_leaves(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> O
     Some(leaf.to_le_bytes().to_vec())
 }
 
-/// A target name in `hint_totals`.
+/// Decodes a target's name in `hint_totals`.
 pub(crate) fn target_of(bytes: &[u8]) -> Result<NodeId, Error> {
     let name = String::from_utf8_lossy(bytes);
     NodeId::parse(&name).map_err(|error| Error::Damaged {
@@ -233,13 +235,14 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     db.create_missing_column_families(true);
     db.set_wal_recovery_mode(recovery);
     db.set_track_and_verify_wals_in_manifest(true);
-    // A write only fills a buffer; who waits for it hands over what many wrote at once.
+    // A write only fills a buffer; a caller that waits for durability flushes the writes of many.
     db.set_manual_wal_flush(true);
-    // Bounds the time of the next start, and lets the small families be flushed at all.
+    // Bounds the recovery time of the next start, and gets the small families flushed at all.
     db.set_max_total_wal_size(4 * options.memtable_bytes as u64);
     db.set_max_background_jobs(3);
-    // Compactions of a gigabyte must not take the cores from requests; flushes, which writes wait for,
-    // are in another pool. Where compaction falls behind, writes are slowed, and that gives it time again.
+    // Compactions of a gigabyte must not take the cores from requests; flushes, which writes wait
+    // for, run in another pool. If compaction falls behind, RocksDB slows writes, which gives it
+    // time to catch up.
     if let Ok(mut env) = Env::new() {
         env.lower_thread_pool_cpu_priority();
         db.set_env(&env);
@@ -247,7 +250,7 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     db.set_bytes_per_sync(1 << 20);
     db.set_writable_file_max_buffer_size(PIECE_BYTES);
     if let Ok(bytes_per_s @ 1..) = i64::try_from(options.background_bytes_per_s) {
-        // Compactions get a tenth of it even while flushes want all.
+        // Compactions get 10 % of it even while flushes want all.
         db.set_ratelimiter(bytes_per_s, REFILL_US, 10);
     }
     db.set_max_open_files(512);
@@ -288,16 +291,16 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
         }
         Column::HintTotals => {
             cf.set_merge_operator_associative(c"quorate.add_totals", add_totals);
-            // Folds operands while they are in memory, so that reading a total stays cheap.
+            // Merges operands while they are in memory, so that reading a total stays cheap.
             cf.set_max_successive_merges(64);
             cf.set_write_buffer_size(1 << 20);
         }
         Column::Merkle => {
             cf.set_merge_operator_associative(c"quorate.xor_leaves", xor_leaves);
             cf.set_write_buffer_size(8 << 20);
-            // Every write changes a leaf and only a start or a scrub reads one: changes are appended, and
-            // sorted when somebody looks or when they are flushed. Finding each its place in a skip list
-            // cost a tenth of a PUT.
+            // Every write changes a leaf, and only a start or a scrub reads one: changes are
+            // appended, and sorted when read or flushed. Inserting each into a skip list cost 10 %
+            // of a PUT.
             cf.set_memtable_factory(MemtableFactory::Vector);
         }
         Column::Keys => cf.set_write_buffer_size(8 << 20),
@@ -313,7 +316,7 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
     table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
     table.set_whole_key_filtering(true);
-    // Memory stays within the cache's bound; level 0, which every read asks, is never evicted.
+    // Keeps memory within the cache's bound; level 0, which every read consults, is never evicted.
     table.set_cache_index_and_filter_blocks(true);
     table.set_cache_index_and_filter_blocks_with_high_priority(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_come_back_and_other_sizes_do_not() {
+    fn leaves_round_trip_and_other_sizes_are_rejected() {
         let tree = Tree { partition: Partition(258), n: 3 };
         let (key, value) = (leaf_key(tree, 9), 7u128.to_le_bytes());
         assert_eq!(key, [1, 2, 0, 3, 9]);
@@ -352,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_come_back_and_other_sizes_do_not() {
+    fn totals_round_trip_and_other_sizes_are_rejected() {
         let totals = Totals { keys: -3, bytes: 1 << 40 };
         assert_eq!(Totals::decode(&totals.encode()), Some(totals));
         assert_eq!(Totals::decode(&[0; 15]), None);

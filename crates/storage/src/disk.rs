@@ -1,10 +1,11 @@
-//! The disk's watermarks: a look at the free space several times a second.
+//! Disk watermarks: checks the free space several times a second.
 //!
-//! Below the watermark nothing is taken that makes the data grow, so that compaction, the log and the
-//! operator keep room to work in. What deletes goes on down to an eighth of it, and the node's own records
-//! to a sixteenth; below that nothing is written at all. Above each by a tenth it is taken again: the gap
-//! keeps it from flapping. The nearer the watermark, the more often it is looked at. When whatever
-//! filled the disk has come to rest, the [`Reserve`] is given up, and deletes have room.
+//! Below the watermark the store refuses writes that make the data grow, so that compaction, the
+//! log and the operator keep room to work in. Deletes are accepted down to 1/8 of it, and the
+//! node's own records down to 1/16; below that nothing is written at all. Each kind is accepted
+//! again 10 % above its mark, so that it does not flap. Near the watermark the free space is
+//! checked more often. Once the free space has stopped falling, the [`Reserve`] is released to make
+//! room for deletes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,30 +17,30 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::reserve::Reserve;
 
-/// Far from the watermark. A look costs microseconds.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Within a few times the watermark.
-const LOOK_OFTEN: Duration = Duration::from_millis(25);
-const NEAR: u64 = 4;
-/// So long the free space must not have fallen before the reserve is given up: what fills the disk would
-/// fill it too.
-const AT_REST: Duration = Duration::from_secs(2);
-/// RocksDB, once a flush found no room, looks for it every five seconds.
-const ROCKSDB_RECOVERS: Duration = Duration::from_secs(6);
+/// Interval of checks far from the watermark. A check costs microseconds.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval of checks near the watermark: below [`NEAR_FACTOR`] times it.
+const CHECK_INTERVAL_NEAR: Duration = Duration::from_millis(25);
+const NEAR_FACTOR: u64 = 4;
+/// How long the free space must not have fallen before the reserve is released: whatever is filling
+/// the disk would fill the released space too.
+const STABLE_BEFORE_RELEASE: Duration = Duration::from_secs(2);
+/// After a flush found no space, RocksDB checks for space every 5 s: wait longer than that.
+const ROCKSDB_RECOVERY: Duration = Duration::from_secs(6);
 
-/// What is done to the store.
+/// What a call needs disk space for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// A small record of the node's own.
     Record,
-    /// A change that leaves no more values than before.
+    /// A change that adds no values.
     Release,
-    /// Any other.
+    /// Any other change.
     Growth,
 }
 
 impl Need {
-    /// Below how many free bytes it is refused.
+    /// The free bytes below which it is refused.
     fn bytes(self, min: u64) -> u64 {
         match self {
             Self::Record => min / 16,
@@ -49,9 +50,9 @@ impl Need {
     }
 }
 
-/// How much room the reserve holds back.
+/// The size of the reserve.
 pub(crate) fn reserve_bytes(min: u64) -> u64 {
-    // With the defaults as much as the log may hold, which opening writes to tables.
+    // With the defaults about what the log may hold, which opening writes to tables.
     min
 }
 
@@ -66,26 +67,26 @@ struct Shared {
     min: u64,
     reserve: Reserve,
     free: AtomicU64,
-    /// How many of the [`Need`]s are met.
+    /// How many of the [`Need`]s are met, in their order.
     met: AtomicU8,
     stopped: Mutex<bool>,
     wake: Condvar,
 }
 
-/// What the watching thread remembers from look to look.
+/// The watch thread's state between checks.
 #[derive(Default)]
-struct Watching {
-    /// The lowest free space since it last fell, and when that was.
+struct WatchState {
+    /// The lowest free space since there was last plenty, and when it was first seen.
     lowest: Option<(u64, Instant)>,
-    /// When RocksDB last failed in the background for want of room.
+    /// When RocksDB last failed in the background for lack of space.
     failed_at: Option<Instant>,
-    cannot_hold: bool,
+    cannot_reserve: bool,
 }
 
 impl DiskWatch {
-    /// Looks once, then starts the thread that looks again and again. Each time it calls `has_failed`,
-    /// which says whether RocksDB has failed in the background since the last call. `min` is the
-    /// watermark in bytes, 0 for none.
+    /// Checks once, then starts the thread that checks periodically. Each time it calls
+    /// `has_failed`, which says whether RocksDB has failed in the background since the last call.
+    /// `min` is the watermark in bytes, 0 for none.
     pub(crate) fn start(
         dir: &Path,
         min: u64,
@@ -100,24 +101,24 @@ impl DiskWatch {
             stopped: Mutex::new(false),
             wake: Condvar::new(),
         });
-        let mut watching = Watching::default();
-        shared.look(&mut watching, false);
+        let mut state = WatchState::default();
+        shared.check_space(&mut state, false);
         let theirs = Arc::clone(&shared);
         let watch = move || {
             while theirs.wait() {
-                theirs.look(&mut watching, has_failed());
+                theirs.check_space(&mut state, has_failed());
             }
         };
         let thread = thread::Builder::new().name("quorate-disk".to_owned()).spawn(watch)?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Free bytes at the last look.
+    /// Free bytes at the last check.
     pub(crate) fn free_bytes(&self) -> u64 {
         self.shared.free.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room.
+    /// Checks for space.
     ///
     /// # Errors
     /// [`Error::DiskLow`] if not.
@@ -141,81 +142,75 @@ impl Drop for DiskWatch {
 }
 
 impl Shared {
-    fn look(&self, watching: &mut Watching, has_failed: bool) {
-        // Where the free space cannot be asked for, writing goes on: a full disk then shows as a
-        // failed write.
+    fn check_space(&self, state: &mut WatchState, has_failed: bool) {
+        // If the free space cannot be determined, writes are still accepted: a full disk then shows
+        // as a failed write.
         let Some(free) = free_bytes(&self.dir) else { return };
         self.free.store(free, Ordering::Relaxed);
         let was_met = self.met.load(Ordering::Relaxed);
         let mut met = met(was_met, free, self.min);
         if has_failed && met.min(was_met) <= Need::Growth as u8 {
-            watching.failed_at = Some(Instant::now());
+            state.failed_at = Some(Instant::now());
         }
-        if watching.failed_at.is_some_and(|at| at.elapsed() < ROCKSDB_RECOVERS) {
-            met = met.min(was_met); // what is written before RocksDB has seen the room fails
+        if state.failed_at.is_some_and(|at| at.elapsed() < ROCKSDB_RECOVERY) {
+            met = met.min(was_met); // a write before RocksDB has noticed the space would fail
         }
         self.met.store(met, Ordering::Relaxed);
-        self.say(free, was_met, met);
-        self.tend_reserve(watching, free, met);
+        self.log_changes(free, was_met, met);
+        self.adjust_reserve(state, free, met);
     }
 
-    fn say(&self, free: u64, was_met: u8, met: u8) {
+    fn log_changes(&self, free: u64, was_met: u8, met: u8) {
         let is_met = |met: u8, need: Need| met > need as u8;
         for (need, what) in [
-            (Need::Growth, "disk low: no writes are taken, but deletes and reads"),
-            (
-                Need::Release,
-                "disk full: no deletes are taken either until something else makes room",
-            ),
-            (
-                Need::Record,
-                "disk full: nothing is written any more until something else makes room",
-            ),
+            (Need::Growth, "disk low: refusing writes; deletes and reads go on"),
+            (Need::Release, "disk full: refusing deletes too until space is freed"),
+            (Need::Record, "disk full: writing nothing until space is freed"),
         ] {
             if is_met(was_met, need) && !is_met(met, need) {
                 tracing::warn!(free_bytes = free, min = need.bytes(self.min), "{what}");
             }
         }
         if !is_met(was_met, Need::Growth) && is_met(met, Need::Growth) {
-            tracing::info!(free_bytes = free, "disk has room again: writes are taken");
+            tracing::info!(free_bytes = free, "disk has space again: accepting writes");
         }
     }
 
-    /// Gives the reserve up where deletes need it, and lays it in where there is plenty.
-    fn tend_reserve(&self, watching: &mut Watching, free: u64, met: u8) {
+    /// Releases the reserve if deletes need it, and allocates it if there is plenty of space.
+    fn adjust_reserve(&self, state: &mut WatchState, free: u64, met: u8) {
         if self.min == 0 {
             return;
         }
-        match &watching.lowest {
+        match &state.lowest {
             Some((lowest, _)) if free >= *lowest => {}
-            Some(_) | None => watching.lowest = Some((free, Instant::now())),
+            Some(_) | None => state.lowest = Some((free, Instant::now())),
         }
         let is_plenty =
             free >= self.min.saturating_add(self.min / 2).saturating_add(self.reserve.bytes());
         if is_plenty {
-            watching.lowest = None;
-            if !watching.cannot_hold && !self.reserve.is_held() {
-                let held = self.reserve.hold();
-                watching.cannot_hold = held.is_err();
-                if let Err(error) = held {
-                    tracing::info!(%error, "this file system cannot hold back room for when it is full");
+            state.lowest = None;
+            if !state.cannot_reserve && !self.reserve.is_allocated() {
+                let allocated = self.reserve.allocate();
+                state.cannot_reserve = allocated.is_err();
+                if let Err(error) = allocated {
+                    tracing::info!(%error, "this file system cannot reserve space");
                 }
             }
         } else if met <= Need::Release as u8
-            && watching.lowest.is_some_and(|(_, at)| at.elapsed() >= AT_REST)
-            && self.reserve.held_bytes() > 0
+            && state.lowest.is_some_and(|(_, at)| at.elapsed() >= STABLE_BEFORE_RELEASE)
+            && self.reserve.allocated_bytes() > 0
         {
             match self.reserve.release() {
-                Ok(()) => tracing::warn!("the room that was held back is given up for deletes"),
-                Err(error) => tracing::warn!(%error, "could not give up the room held back"),
+                Ok(()) => tracing::warn!("released the disk reserve to make room for deletes"),
+                Err(error) => tracing::warn!(%error, "could not release the disk reserve"),
             }
         }
     }
 
-    /// Waits for the next look; whether to take it.
+    /// Waits for the next check; `false` once stopped.
     fn wait(&self) -> bool {
-        let is_near = self.free.load(Ordering::Relaxed) / NEAR < self.min;
-        let pause = if is_near { LOOK_OFTEN } else { LOOK_EVERY };
+        let is_near = self.free.load(Ordering::Relaxed) / NEAR_FACTOR < self.min;
+        let pause = if is_near { CHECK_INTERVAL_NEAR } else { CHECK_INTERVAL };
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.wake.wait_timeout_while(stopped, pause, |stopped| !*stopped);
         let (stopped, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -223,13 +218,14 @@ impl Shared {
     }
 }
 
-/// Free bytes of the file system that a directory is on; `None` if it does not say.
+/// Free bytes of the file system that a directory is on; `None` if it cannot be determined.
 pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// How many needs are met now: those above whose mark the disk is, or, if they were not met, by a tenth.
+/// How many needs are met now: those whose mark the free space has reached, or exceeds by 10 % if
+/// they were not met before.
 fn met(was_met: u8, free: u64, min: u64) -> u8 {
     let needs = [Need::Record, Need::Release, Need::Growth];
     let is_met = |need: &Need| {

@@ -1,8 +1,8 @@
-//! RocksDB as the rest of the crate sees it: reads, batches and syncs with their errors sorted out.
+//! RocksDB as the rest of the crate sees it: reads, batches and syncs, with classified errors.
 //!
-//! The first failed write or sync is remembered here and ends all writing. A failed `fsync` must
-//! not be retried: the kernel may have marked the pages clean, so that a second one succeeds over
-//! lost data.
+//! The first failed write or sync is recorded here and ends all writing. A failed `fsync` must not
+//! be retried: the kernel may have marked the pages clean, so that a second one succeeds although
+//! data was lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,11 +13,11 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 use crate::columns::Column;
-use crate::detours::Detours;
 use crate::error::Error;
 use crate::options::{Ailment, Blocking};
+use crate::read_offload::ReadOffload;
 
-/// Syncs the log: `flush_wal(true)`, or in tests something that fails.
+/// Syncs the log: `flush_wal(true)`, or a function that fails in tests.
 pub(crate) type SyncLog = Box<dyn Fn(&DB) -> Result<(), String> + Send + Sync>;
 
 pub(crate) struct Engine {
@@ -27,32 +27,32 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// Batches written so far.
     written: AtomicU64,
-    /// What is with the operating system.
-    logged: Mark,
-    /// What a good sync covered.
-    synced: Mark,
+    /// How far the log has been written to the operating system.
+    logged: Progress,
+    /// How far a successful sync has covered the log.
+    synced: Progress,
     /// RocksDB's sequence number when the database was opened.
     opened_at: u64,
     background_errors_seen: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
     modes: [Mode; 2],
-    pub(crate) detours: Detours,
-    pub(crate) ailing: Ailing,
+    pub(crate) read_offload: ReadOffload,
+    pub(crate) fault_hook: FaultHook,
     pub(crate) in_flight: InFlight,
 }
 
-/// Syncs that have begun and not ended: a disk may neither fail nor answer.
+/// Syncs in flight, to detect a disk that neither fails nor completes them.
 #[derive(Default)]
 pub(crate) struct InFlight(Mutex<(usize, Option<Instant>)>);
 
 impl InFlight {
     fn begin(&self) -> impl Drop + '_ {
         self.change(1);
-        Ending(self)
+        InFlightGuard(self)
     }
 
-    /// For how long some have been under way and none has ended.
+    /// For how long syncs have been in flight without one completing.
     pub(crate) fn stuck_for(&self) -> Duration {
         let (_, since) = *self.lock();
         since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -73,49 +73,49 @@ impl InFlight {
     }
 }
 
-struct Ending<'a>(&'a InFlight);
+struct InFlightGuard<'a>(&'a InFlight);
 
-impl Drop for Ending<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.change(-1);
     }
 }
 
-/// What tests order through the fault hook: a disk that is slow or fails.
+/// The fault hook of tests: makes syncs slow or fail.
 #[derive(Default)]
-pub(crate) struct Ailing {
+pub(crate) struct FaultHook {
     syncs_fail: AtomicBool,
     sync_ms: AtomicU64,
 }
 
-impl Ailing {
-    pub(crate) fn order(&self, ailment: Ailment) {
+impl FaultHook {
+    pub(crate) fn set(&self, ailment: Ailment) {
         self.syncs_fail.store(ailment.syncs_fail, Ordering::SeqCst);
         self.sync_ms.store(ailment.sync_ms, Ordering::SeqCst);
     }
 
-    /// What becomes of a sync.
-    fn suffer(&self) -> Result<(), String> {
+    /// Delays or fails a sync as configured.
+    fn apply(&self) -> Result<(), String> {
         let sync_ms = self.sync_ms.load(Ordering::SeqCst);
         if sync_ms > 0 {
             thread::sleep(Duration::from_millis(sync_ms));
         }
         if self.syncs_fail.load(Ordering::SeqCst) {
-            return Err("ordered through the fault hook".to_owned());
+            return Err("injected by the fault hook".to_owned());
         }
         Ok(())
     }
 }
 
-/// How far something holds.
-struct Mark {
-    /// Of the batches written.
+/// How far the log has got.
+struct Progress {
+    /// Number of batches written.
     batches: AtomicU64,
-    /// Up to this of RocksDB's sequence numbers.
+    /// RocksDB's sequence number.
     sequence: AtomicU64,
 }
 
-impl Mark {
+impl Progress {
     fn new(opened_at: u64) -> Self {
         Self { batches: AtomicU64::new(0), sequence: AtomicU64::new(opened_at) }
     }
@@ -126,8 +126,8 @@ impl Mark {
     }
 }
 
-/// RocksDB's options for calls that may block, or may not. Made once: each is an allocation beyond the
-/// language border.
+/// RocksDB's options for calls that may block, or may not. Created once: each is an allocation
+/// across the FFI boundary.
 struct Mode {
     read: ReadOptions,
     write: WriteOptions,
@@ -145,7 +145,7 @@ impl Mode {
 }
 
 impl Engine {
-    /// `db` was just opened, and nothing was written since.
+    /// `db` was just opened, and nothing has been written since.
     pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
         let opened_at = db.latest_sequence_number();
         Self {
@@ -155,15 +155,15 @@ impl Engine {
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
             written: AtomicU64::new(0),
-            // RocksDB moves what it finds in the log to synced tables before it opens.
-            logged: Mark::new(opened_at),
-            synced: Mark::new(opened_at),
+            // Opening moves everything in the log to synced tables.
+            logged: Progress::new(opened_at),
+            synced: Progress::new(opened_at),
             background_errors_seen: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
-            detours: Detours::default(),
-            ailing: Ailing::default(),
+            read_offload: ReadOffload::default(),
+            fault_hook: FaultHook::default(),
             in_flight: InFlight::default(),
         }
     }
@@ -184,19 +184,19 @@ impl Engine {
     /// Reads one value.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] if it is not in memory, the call may not block and the disk makes others
-    /// wait, [`Error::Damaged`] if its bytes fail their checksum, [`Error::Io`].
+    /// [`Error::WouldBlock`] if it is not in memory, the call may not block and disk reads are
+    /// being offloaded, [`Error::Damaged`] if its bytes fail their checksum, [`Error::Io`].
     pub(crate) fn get(
         &self,
         column: Column,
         key: &[u8],
         blocking: Blocking,
     ) -> Result<Option<Bytes>, Error> {
-        self.look(column, key, blocking, Bytes::copy_from_slice)
+        self.get_with(column, key, blocking, Bytes::copy_from_slice)
     }
 
-    /// As [`Engine::get`], but copies only what `take` takes.
-    pub(crate) fn look<T>(
+    /// As [`Engine::get`], but returns what `take` extracts instead of a copy.
+    pub(crate) fn get_with<T>(
         &self,
         column: Column,
         key: &[u8],
@@ -208,9 +208,9 @@ impl Engine {
         let mut value = read(blocking);
         if blocking == Blocking::Never
             && value.as_ref().is_err_and(is_incomplete)
-            && !self.detours.take()
+            && !self.read_offload.should_offload()
         {
-            value = self.detours.watch(|| read(Blocking::Allowed));
+            value = self.read_offload.run_in_place(|| read(Blocking::Allowed));
         }
         match value {
             Ok(value) => Ok(value.map(|bytes| take(&bytes))),
@@ -220,11 +220,11 @@ impl Engine {
         }
     }
 
-    /// Applies a batch, whole or not at all.
+    /// Applies a batch atomically.
     ///
     /// # Errors
     /// [`Error::WouldBlock`] if writes are stalled and the call may not block; [`Error::Failed`],
-    /// now and ever after, if the write failed.
+    /// for this and all later writes, if the write failed.
     pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
         match self.db.write_opt(batch, &self.mode(blocking).write) {
@@ -249,10 +249,10 @@ impl Engine {
         self.check_failure()?;
         let covered = self.position();
         let _in_flight = self.in_flight.begin();
-        if let Err(error) = self.ailing.suffer().and_then(|()| (self.sync_log)(&self.db)) {
+        if let Err(error) = self.fault_hook.apply().and_then(|()| (self.sync_log)(&self.db)) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
-        // Another sync may have failed meanwhile; then nobody is told that this one was good.
+        // A concurrent sync may have failed; then this one must not be reported as successful.
         self.check_failure()?;
         self.logged.raise(covered);
         self.synced.raise(covered);
@@ -260,18 +260,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands the log's buffer to the operating system, unless the first `batches` are there already.
+    /// Writes the log's buffer to the operating system, unless the first `batches` are there
+    /// already.
     ///
     /// # Errors
     /// [`Error::Failed`] if this or an earlier sync or write failed.
-    pub(crate) fn hand_over(&self, batches: u64) -> Result<(), Error> {
+    pub(crate) fn flush_log(&self, batches: u64) -> Result<(), Error> {
         self.check_failure()?;
         if self.logged.batches.load(Ordering::SeqCst) >= batches {
             return Ok(());
         }
         let covered = self.position();
         let flush = || self.db.flush_wal(false).map_err(|error| error.to_string());
-        if let Err(error) = self.ailing.suffer().and_then(|()| flush()) {
+        if let Err(error) = self.fault_hook.apply().and_then(|()| flush()) {
             return Err(self.fail(format!("a write of the log failed: {error}")));
         }
         self.check_failure()?;
@@ -279,7 +280,8 @@ impl Engine {
         Ok(())
     }
 
-    /// What has been written. Asked before a sync begins: what it names has returned, so it is in the log.
+    /// The position of the last completed write. Read before a sync begins: those writes have
+    /// returned, so they are in the log.
     fn position(&self) -> (u64, u64) {
         (self.written(), self.db.latest_sequence_number())
     }
@@ -289,7 +291,7 @@ impl Engine {
         self.written.load(Ordering::SeqCst)
     }
 
-    /// Whether every batch written so far is covered by a good sync.
+    /// Whether every batch written so far is covered by a successful sync.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced.batches.load(Ordering::SeqCst) >= self.written()
     }
@@ -299,17 +301,17 @@ impl Engine {
         self.opened_at
     }
 
-    /// The sequence number up to which a good sync covered everything.
+    /// The sequence number up to which a successful sync covered everything.
     pub(crate) fn synced_to(&self) -> u64 {
         self.synced.sequence.load(Ordering::SeqCst)
     }
 
-    /// The sequence number up to which everything is with the operating system.
+    /// The sequence number up to which everything is written to the operating system.
     pub(crate) fn logged_to(&self) -> u64 {
         self.logged.sequence.load(Ordering::SeqCst)
     }
 
-    /// Ends all writing. The first reason is the one that is kept.
+    /// Ends all writing. Only the first reason is kept.
     pub(crate) fn fail(&self, reason: String) -> Error {
         let kept = self.failure.get_or_init(|| {
             tracing::error!(%reason, "the store failed; it takes no writes until it is reopened");
@@ -322,9 +324,9 @@ impl Engine {
         self.failure.get().map(String::as_str)
     }
 
-    /// Whether a flush or compaction failed since the last call. That is no failure of the store: RocksDB
-    /// tries again what it can, as where there was no room for a moment, and refuses the next write
-    /// where it cannot.
+    /// Whether a flush or compaction failed since the last call. The store has not failed then:
+    /// RocksDB retries what it can, such as a flush that found no space, and otherwise refuses the
+    /// next write.
     pub(crate) fn has_failed_in_background(&self) -> bool {
         let errors = self.background_errors();
         let before = self.background_errors_seen.fetch_max(errors, Ordering::Relaxed);
@@ -332,7 +334,7 @@ impl Engine {
             let count = errors - before;
             tracing::error!(
                 count,
-                "RocksDB failed in the background and tries again; see its LOG file"
+                "RocksDB failed in the background and will retry; see its LOG file"
             );
         }
         errors > before
@@ -359,7 +361,7 @@ impl Engine {
         }
     }
 
-    /// Takes no more writes from now on. Whether this call is the one that closed it.
+    /// Refuses writes from now on. Returns whether this call closed the store.
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::SeqCst)
     }
@@ -371,12 +373,12 @@ impl Engine {
     }
 }
 
-/// Whether RocksDB gave up because it was told not to wait.
+/// Whether RocksDB returned early because it was told not to wait.
 fn is_incomplete(error: &rocksdb::Error) -> bool {
     error.kind() == ErrorKind::Incomplete
 }
 
-/// Sorts out what a failed read means.
+/// Classifies a failed read.
 pub(crate) fn read_error(error: &rocksdb::Error, what: impl Fn() -> String) -> Error {
     if is_incomplete(error) {
         Error::WouldBlock
@@ -427,7 +429,7 @@ mod tests {
         let sync_log: SyncLog = Box::new(move |db| {
             counter.fetch_add(1, Ordering::SeqCst);
             if is_broken.load(Ordering::SeqCst) {
-                return Err("no such luck".to_owned());
+                return Err("injected".to_owned());
             }
             db.flush_wal(true).map_err(|error| error.to_string())
         });
@@ -439,9 +441,9 @@ mod tests {
         mint(&store, HOME, "lost", b"v");
         broken.store(true, Ordering::SeqCst);
         let failed = wait(store.durable());
-        assert!(matches!(&failed, Err(Error::Failed(why)) if why.contains("no such luck")));
+        assert!(matches!(&failed, Err(Error::Failed(why)) if why.contains("injected")));
         let tried = calls.load(Ordering::SeqCst);
-        broken.store(false, Ordering::SeqCst); // a second try would succeed, over lost data
+        broken.store(false, Ordering::SeqCst); // a retry would succeed although data was lost
 
         let after = || {
             [
@@ -453,9 +455,9 @@ mod tests {
         };
         assert_eq!(after(), [const { None::<()> }; 4].map(|_| failed.clone().err()));
         assert!(matches!(store.condition(), Condition::Failed(_)));
-        assert_eq!(object(&store, HOME, "kept"), Some(kept.clone()), "reads go on");
+        assert_eq!(object(&store, HOME, "kept"), Some(kept.clone()), "reads still work");
         assert_eq!(store.close(), failed, "and there is no proof of a clean stop");
-        assert_eq!(calls.load(Ordering::SeqCst), tried, "a failed sync is not tried again");
+        assert_eq!(calls.load(Ordering::SeqCst), tried, "a failed sync is not retried");
         drop(store);
 
         let store = open(dir.path(), Durability::Fsync);
@@ -466,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_does_not_end_shows() {
+    fn a_stuck_sync_is_reported() {
         let in_flight = InFlight::default();
         let pause = Duration::from_millis(30);
         assert_eq!(in_flight.stuck_for(), Duration::ZERO);
@@ -482,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn many_writers_share_a_sync_and_those_with_nothing_new_need_none() {
+    fn writers_share_a_sync_and_need_none_if_nothing_is_new() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         let before = store.stats().syncs;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 /// changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The call would have to wait (disk read, stalled write, another writer on the same row). Ask
-    /// again with [`crate::Blocking::Allowed`], on a thread that may block.
+    /// The call would have to wait (disk read, stalled write, another writer on the same row).
+    /// Retry with [`crate::Blocking::Allowed`], on a thread that may block.
     #[error("the call would block")]
     WouldBlock,
-    /// The hint store is full: refuse the hint, and do not acknowledge it.
+    /// The hint store is full: the hint must be refused, not acknowledged.
     #[error("the hints kept for other nodes would hold {bytes} bytes, the limit is {max}")]
     HintsFull {
         /// What all hints together would hold, in bytes.
@@ -18,28 +18,29 @@ pub enum Error {
         /// The limit, in bytes.
         max: u64,
     },
-    /// The disk is nearly full: nothing of this kind is taken until there is room again; reads go on.
+    /// The disk is nearly full: calls of this kind are refused until there is space again; reads
+    /// still work.
     #[error("the data disk has {free_bytes} bytes free, below the watermark of {min}")]
     DiskLow {
-        /// Free bytes at the last look.
+        /// Free bytes at the last check.
         free_bytes: u64,
-        /// The watermark of what was asked for, in bytes.
+        /// The watermark for this kind of call, in bytes.
         min: u64,
     },
-    /// A sync or a write failed. What was not acknowledged may or may not be stored. No write and
-    /// no acknowledgement succeeds until the store was opened anew; reads go on.
+    /// A sync or a write failed. Unacknowledged writes may or may not be stored. No write and no
+    /// acknowledgement succeeds until the store is reopened; reads still work.
     #[error("the store failed and takes no writes until it is reopened: {0}")]
     Failed(String),
-    /// Stored bytes cannot be read. The replica does not know this row: it must not answer
-    /// "absent".
+    /// Stored bytes cannot be decoded. The replica does not know the row's content: it must not
+    /// answer "absent".
     #[error("{what} is damaged: {reason}")]
     Damaged {
-        /// Which row or index entry, in words.
+        /// Which row or index entry, as text.
         what: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// Reading failed. Trying again may help.
+    /// Reading failed. A retry may succeed.
     #[error("reading the store failed: {0}")]
     Io(String),
     /// The store was closed.
@@ -70,16 +71,16 @@ pub enum OpenError {
         /// What the operating system or RocksDB said.
         reason: String,
     },
-    /// There is no room on the disk. Nothing is lost.
+    /// The disk is full. Nothing is lost.
     #[error(
-        "data directory {}: its disk is full ({free_bytes} bytes free), and opening it needs some room: \
-         {reason}; remove something else from that disk or make it larger, then start the node again; \
+        "data directory {}: its disk is full ({free_bytes} bytes free), and opening it needs some \
+         space: {reason}; free space on that disk or enlarge it, then start the node again; \
          nothing is lost", dir.display()
     )]
     DiskFull {
         /// The data directory.
         dir: PathBuf,
-        /// Free bytes after what was held back was given up.
+        /// Free bytes after the reserve was released.
         free_bytes: u64,
         /// What the operating system or RocksDB said.
         reason: String,
@@ -108,7 +109,7 @@ pub enum OpenError {
         /// What the options say.
         wanted: String,
     },
-    /// The directory was written by another release, in a form that this one does not read.
+    /// The directory was written by another release, in a format that this one cannot read.
     #[error(
         "data directory {}: its format is {found}, this release reads {wanted}; move it away and \
          start empty, so that the node fills from its peers, or use the other release",
@@ -122,7 +123,7 @@ pub enum OpenError {
         /// What this release reads.
         wanted: &'static str,
     },
-    /// The data cannot be read back.
+    /// The data cannot be read.
     #[error(
         "data directory {}: its data is damaged: {reason}; move it away and start empty, so that \
          the node fills from its peers, or restore a copy", dir.display()

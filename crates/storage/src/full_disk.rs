@@ -1,5 +1,5 @@
-//! What becomes of a store on a disk without a free byte: small file systems in memory, filled to the
-//! brim. They can be mounted by root only; otherwise these tests say so and pass.
+//! How a store behaves on a completely full disk: tests on small in-memory file systems. Only root
+//! can mount them; otherwise these tests say so and pass.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::{Blocking, Condition, Durability, Error, OpenError, Options, Store};
 const MIB: u64 = 1 << 20;
 const MIN: u64 = 16 * MIB;
 
-/// A file system of its own.
+/// A small file system of its own.
 struct Disk {
     dir: TempDir,
 }
@@ -30,7 +30,7 @@ impl Disk {
         if mounted.is_ok_and(|mounted| mounted.status.success()) {
             return Some(Self { dir });
         }
-        eprintln!("not tested: only root can mount a file system to fill");
+        eprintln!("skipped: only root can mount a file system to fill");
         None
     }
 
@@ -42,7 +42,7 @@ impl Disk {
         free_bytes(self.dir.path()).unwrap()
     }
 
-    /// Fills it but for so many bytes.
+    /// Fills it, leaving `left` bytes free.
     fn fill(&self, left: u64) {
         let filler = File::options().create(true).append(true).open(self.filler()).unwrap();
         for piece in [MIB, 4096] {
@@ -81,7 +81,7 @@ fn open(dir: &Path, options: Options) -> Store {
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -99,17 +99,17 @@ fn is_low(store: &Store) -> bool {
     matches!(store.condition(), Condition::DiskLow { .. })
 }
 
-fn reserve_is_held(disk: &Disk) -> bool {
+fn reserve_is_allocated(disk: &Disk) -> bool {
     disk.data().join("reserve").metadata().is_ok_and(|reserve| reserve.len() >= MIN)
 }
 
 #[test]
-fn a_full_disk_gives_reads_and_takes_deletes_and_writes_once_there_is_room() {
+fn a_full_disk_serves_reads_and_deletes_and_writes_once_there_is_space() {
     let Some(disk) = Disk::mount() else { return };
     let store = open(&disk.data(), with_watermark());
     let kept = mint(&store, HOME, "kept", &[7; 1000]).object;
     let gone = mint(&store, HOME, "gone", &[7; 1000]).object;
-    until("room is held back", || reserve_is_held(&disk));
+    until("the reserve is allocated", || reserve_is_allocated(&disk));
     disk.fill(0);
     until("the disk is low", || is_low(&store));
     let late = || try_mint(&store, HOME, "late", b"v", Blocking::Allowed).err();
@@ -117,9 +117,9 @@ fn a_full_disk_gives_reads_and_takes_deletes_and_writes_once_there_is_room() {
     let merged = store.merge(HOME, &key("copy"), &kept, NOW, Blocking::Allowed);
     assert!(matches!(merged, Err(Error::DiskLow { .. })), "{merged:?}");
     assert_eq!(object(&store, HOME, "kept").as_ref(), Some(&kept));
-    // What filled it has come to rest: there is room for deletes.
+    // The free space has stopped falling: there is room for deletes.
     until("deletes are taken", || delete(&store, "gone", &gone).is_ok());
-    assert!(!reserve_is_held(&disk));
+    assert!(!reserve_is_allocated(&disk));
     let deleted = object(&store, HOME, "gone").unwrap();
     assert!(deleted.is_deleted());
     let merged = store.merge(HOME, &key("copy"), &deleted, NOW, Blocking::Allowed);
@@ -128,7 +128,7 @@ fn a_full_disk_gives_reads_and_takes_deletes_and_writes_once_there_is_room() {
     disk.empty();
     until("writes are taken", || late().is_none());
     assert_eq!(wait(store.durable()), Ok(()));
-    until("room is held back again", || reserve_is_held(&disk));
+    until("the reserve is allocated again", || reserve_is_allocated(&disk));
     assert_eq!(store.condition(), Condition::Healthy);
 }
 
@@ -138,7 +138,7 @@ fn a_store_opens_on_a_full_disk_and_takes_deletes() {
     let store = open(&disk.data(), with_watermark());
     let gone = mint(&store, HOME, "gone", &[7; 100_000]).object;
     assert_eq!(wait(store.durable()), Ok(()));
-    until("room is held back", || reserve_is_held(&disk));
+    until("the reserve is allocated", || reserve_is_allocated(&disk));
     drop(store); // as by kill -9
     disk.fill(0);
     let store = open(&disk.data(), with_watermark());
@@ -149,7 +149,7 @@ fn a_store_opens_on_a_full_disk_and_takes_deletes() {
 }
 
 #[test]
-fn a_store_that_cannot_open_for_want_of_room_says_so() {
+fn a_store_that_cannot_open_for_lack_of_space_says_so() {
     let Some(disk) = Disk::mount() else { return };
     let store = open(&disk.data(), options(Durability::Fsync));
     let kept = mint(&store, HOME, "kept", &[7; 100_000]).object;
@@ -165,7 +165,7 @@ fn a_store_that_cannot_open_for_want_of_room_says_so() {
 }
 
 #[test]
-fn a_store_that_failed_for_want_of_room_gives_reads_and_opens_again() {
+fn a_store_that_failed_for_lack_of_space_serves_reads_and_reopens() {
     let Some(disk) = Disk::mount() else { return };
     let store = open(&disk.data(), options(Durability::Fsync));
     let incarnation = store.incarnation();
@@ -183,7 +183,7 @@ fn a_store_that_failed_for_want_of_room_gives_reads_and_opens_again() {
         assert!(i < 10_000, "the disk is not full");
     }
     assert!(matches!(store.condition(), Condition::Failed(_)));
-    assert_eq!(object(&store, HOME, "kept"), Some(kept), "reads go on");
+    assert_eq!(object(&store, HOME, "kept"), Some(kept), "reads still work");
     let (free, needed) = store.make_room_to_reopen().unwrap_err();
     assert!(free < needed);
     disk.empty();

@@ -1,9 +1,9 @@
-//! Hints: rows kept for other nodes, and how much they hold together.
+//! Hints: rows kept for other nodes, and the accounting of their total size.
 //!
 //! The totals of each target change in the batch that changes the row, by merge operands, so they
-//! are exact after any crash and reading them at the start is a few rows. The sum of all is kept in
-//! memory too, and room is reserved in it *before* a write, so that the bound holds whoever writes
-//! at once. It never says less than there is: none means none.
+//! are exact after any crash, and loading them at a start reads a few rows. The sum over all
+//! targets is also kept in memory, and growth is reserved there *before* a write, so that the bound
+//! holds under concurrent writes. It never understates: zero means there are no hints.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,13 +22,13 @@ use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::Store;
 
-/// The sum over all hints, including writes that are under way.
-pub(crate) struct Ledger {
+/// Keys and bytes of all hints, including writes in flight.
+pub(crate) struct HintAccounting {
     keys: AtomicU64,
     bytes: AtomicU64,
 }
 
-impl Ledger {
+impl HintAccounting {
     /// Sums up the totals of all targets.
     pub(crate) fn load(engine: &Engine) -> Result<Self, Error> {
         let (mut keys, mut bytes) = (0, 0);
@@ -39,7 +39,8 @@ impl Ledger {
         Ok(Self { keys: AtomicU64::new(keys), bytes: AtomicU64::new(bytes) })
     }
 
-    /// Whoever sees that a hint was dropped sees what its node noted before.
+    /// Acquire: a caller that sees a hint dropped also sees what the node recorded before dropping
+    /// it.
     pub(crate) fn keys(&self) -> u64 {
         self.keys.load(Ordering::Acquire)
     }
@@ -48,8 +49,8 @@ impl Ledger {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Enters a change that is about to be written. Growth counts from now on, shrinking once it
-    /// is written; what shrinks is never refused.
+    /// Reserves a change that is about to be written. Growth counts from now on, shrinking only
+    /// once it is written; a change that shrinks is never refused.
     ///
     /// # Errors
     /// [`Error::HintsFull`] if the hints would hold more than `max` bytes.
@@ -63,19 +64,19 @@ impl Ledger {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
             .map_err(|bytes| Error::HintsFull { bytes: bytes.saturating_add(growth), max })?;
         self.keys.fetch_add(keys, Ordering::Relaxed);
-        Ok(Reservation { ledger: self, change, is_written: false })
+        Ok(Reservation { hint_accounting: self, change, is_written: false })
     }
 
-    /// Forgets all hints.
+    /// Resets to no hints.
     pub(crate) fn clear(&self) {
         self.keys.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
     }
 }
 
-/// A change of the ledger that is being written; dropped before that, it is taken back.
+/// A change that is being written; dropped before it is written, it is rolled back.
 pub(crate) struct Reservation<'a> {
-    ledger: &'a Ledger,
+    hint_accounting: &'a HintAccounting,
     change: Totals,
     is_written: bool,
 }
@@ -90,14 +91,14 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let Totals { keys, bytes } = self.change;
-        // Of a written change the shrinking part is still to be done, of another the growth undone.
+        // A written change still has to count its shrinking; an unwritten one undoes its growth.
         let (keys, bytes) = if self.is_written {
             (keys.min(0).unsigned_abs(), bytes.min(0).unsigned_abs())
         } else {
             (keys.max(0) as u64, bytes.max(0) as u64)
         };
-        self.ledger.keys.fetch_sub(keys, Ordering::Release);
-        self.ledger.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.hint_accounting.keys.fetch_sub(keys, Ordering::Release);
+        self.hint_accounting.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -106,7 +107,7 @@ impl Store {
     /// more than `bytes_max` bytes, but gives at least one if there is one. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if an entry is no hint, [`Error::Io`].
+    /// [`Error::Damaged`] if an entry is not a hint, [`Error::Io`].
     pub fn hints(
         &self,
         target: NodeId,
@@ -117,7 +118,7 @@ impl Store {
         self.rows(Place::Hint(target), after, limit, bytes_max)
     }
 
-    /// The nodes hints are kept for: target, keys, bytes (of row keys and rows). Blocks on the
+    /// The nodes that hints are kept for: target, keys, bytes (of row keys and rows). Blocks on the
     /// disk.
     ///
     /// # Errors
@@ -130,11 +131,11 @@ impl Store {
 
     /// Bytes of all hints together (row keys and rows).
     pub fn hint_bytes(&self) -> u64 {
-        self.ledger.bytes()
+        self.hint_accounting.bytes()
     }
 
-    /// Drops a hint that was delivered, if it still has the version that was sent. Whether it was
-    /// dropped; `false` if it has changed or is not there. Blocks.
+    /// Drops a delivered hint if it still has the version that was sent. Returns whether it was
+    /// dropped: `false` if it has changed or does not exist. Blocks.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the hint is then
@@ -143,7 +144,7 @@ impl Store {
         Ok(self.drop_hints(target, &[(key.clone(), version)])? == 1)
     }
 
-    /// As [`Store::drop_hint`], several in one batch: how many were dropped.
+    /// As [`Store::drop_hint`] for several hints in one batch; returns how many were dropped.
     ///
     /// # Errors
     /// As [`Store::drop_hint`]; all of the hints are then still there.
@@ -171,14 +172,14 @@ impl Store {
         Ok(change.keys.unsigned_abs() as usize)
     }
 
-    /// All hints kept for one key: the targets and the rows. Blocks on the disk, but costs nothing
-    /// while there are no hints.
+    /// All hints kept for one key: the targets and the rows. Blocks on the disk, but is free while
+    /// there are no hints.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn hints_of_key(&self, key: &Key) -> Result<Vec<(NodeId, Bytes)>, Error> {
         let mut found = Vec::new();
-        if self.ledger.keys() == 0 {
+        if self.hint_accounting.keys() == 0 {
             return Ok(found);
         }
         for (target, ..) in self.hint_targets()? {
@@ -190,8 +191,8 @@ impl Store {
     }
 
     /// Since when the oldest hint for a target has been kept, of the first [`OLDEST_OF`] in key
-    /// order, and of no more than hold [`OLDEST_OF_BYTES`]: a look at all of them could take minutes. Blocks
-    /// on the disk.
+    /// order, and of no more than hold [`OLDEST_OF_BYTES`]: reading all of them could take minutes.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -215,16 +216,16 @@ impl Store {
     ) -> Result<Reservation<'_>, Error> {
         let totals = self.engine.column(Column::HintTotals)?;
         batch.merge_cf(totals, target.as_str(), change.encode());
-        self.ledger.reserve(change, self.options.hint_bytes_max)
+        self.hint_accounting.reserve(change, self.options.hint_bytes_max)
     }
 }
 
-/// How many hints of a target [`Store::hint_oldest`] looks at.
+/// The most hints of a target that [`Store::hint_oldest`] reads.
 pub const OLDEST_OF: usize = 10_000;
-/// The bytes of hints that [`Store::hint_oldest`] reads.
+/// The most bytes of hints that [`Store::hint_oldest`] reads.
 pub const OLDEST_OF_BYTES: usize = 8 << 20;
 
-/// The totals of every target there ever was.
+/// The totals of every target that ever had hints.
 fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {
     let mut targets = Vec::new();
     for entry in engine.db().iterator_cf(engine.column(Column::HintTotals)?, IteratorMode::Start) {
@@ -236,7 +237,7 @@ fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {
         let Some((keys, bytes)) = counts else {
             return Err(Error::Damaged {
                 what: format!("the hint totals of {target}"),
-                reason: format!("{value:?} is no pair of counts"),
+                reason: format!("{value:?} is not a pair of counts"),
             });
         };
         targets.push((target, keys, bytes));
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn hints_are_bounded_whoever_writes_at_once() {
+    fn hints_are_bounded_under_concurrent_writes() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 50_000, ..options(Durability::Buffered) };
         let store = Store::open(dir.path(), options).unwrap();
@@ -355,7 +356,7 @@ mod tests {
         let old_actors: Vec<_> = later.clock.entries().iter().map(|dot| dot.actor).collect();
         assert!(
             !old_actors.contains(&again.siblings[0].dot.actor),
-            "a row made again has a new actor"
+            "a recreated row has a new actor"
         );
     }
 
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn hints_of_a_key_are_found_whomever_they_are_for() {
+    fn hints_of_a_key_are_found_for_all_targets() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let of = |name: &str| {
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_hint_is_as_old_as_when_it_was_first_kept() {
+    fn the_oldest_hint_dates_from_when_it_was_first_kept() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let (target, limits) = (node("n2"), &crate::testing::LIMITS);

@@ -1,17 +1,17 @@
-//! The clean-stop marker: the proof that a node may go on minting as the incarnation it was.
+//! The clean-stop marker: proof that a node may keep minting under its last incarnation.
 //!
 //! An actor's earlier dots must all be in its row ([`quorate_protocol::row`]), so a node that may
-//! have forgotten a write must not mint under the actors it had. A file is written after the last
-//! sync of a clean stop, and removed, with the directory synced, before the next mint. It holds
-//! everything that would differ if the data under it were not the data it was written for:
+//! have lost a write must not mint under the actors it had. The marker is written after the last
+//! sync of a clean stop, and removed, with the directory synced, before the next mint. It records
+//! everything that would differ if the data were not the data it was written for:
 //!
-//! * the incarnation and the sequence number of the last write (other rows were put in place);
+//! * the incarnation and the sequence number of the last write (the rows were replaced);
 //! * device, inode and birth time of the directory and of the marker itself (a copy, a restored
 //!   backup, a clone by hard links);
-//! * the boot of the machine (a disk image or a snapshot that was rolled back while it was off).
+//! * the boot of the machine (a disk image or snapshot was rolled back while the machine was off).
 //!
-//! At the next start the same text is made from what is found there. Any difference, and anything
-//! that cannot be found out, is no proof, and the node takes a new incarnation.
+//! The next start builds the same text from what it finds. Any difference, and anything that cannot
+//! be determined, invalidates the proof, and the node draws a new incarnation.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
@@ -23,7 +23,7 @@ use quorate_protocol::row::Incarnation;
 
 const MARKER: &str = "clean-stop";
 const UNFINISHED: &str = "clean-stop.tmp";
-/// Names this start of the machine (Linux).
+/// Identifies this boot of the machine (Linux).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Draws a new incarnation.
@@ -41,8 +41,8 @@ pub(crate) fn random_nonzero() -> u64 {
     }
 }
 
-/// Leaves the marker, durably. `sequence` is the number of the last write, which must be synced.
-pub(crate) fn leave(dir: &Path, incarnation: Incarnation, sequence: u64) -> io::Result<()> {
+/// Writes the marker durably. `sequence` is the number of the last write, which must be synced.
+pub(crate) fn write_marker(dir: &Path, incarnation: Incarnation, sequence: u64) -> io::Result<()> {
     let unfinished = dir.join(UNFINISHED);
     remove(&unfinished)?;
     let mut file = File::create_new(&unfinished)?;
@@ -54,9 +54,9 @@ pub(crate) fn leave(dir: &Path, incarnation: Incarnation, sequence: u64) -> io::
     sync_directory(dir)
 }
 
-/// Takes the marker away, durably, and answers whether it proved that the last stop of
-/// `incarnation` at `sequence` was a clean one. Nothing may be minted before this has returned.
-pub(crate) fn take(
+/// Removes the marker durably, and returns whether it proved that the last stop of `incarnation` at
+/// `sequence` was clean. Nothing may be minted before this has returned.
+pub(crate) fn consume_marker(
     dir: &Path,
     incarnation: Option<Incarnation>,
     sequence: u64,
@@ -126,13 +126,13 @@ mod tests {
     #[test]
     fn a_marker_proves_one_start() {
         let dir = tempfile::tempdir().unwrap();
-        leave(dir.path(), BEFORE, 42).unwrap();
-        assert!(take(dir.path(), Some(BEFORE), 42).unwrap());
-        assert!(!take(dir.path(), Some(BEFORE), 42).unwrap(), "it was taken");
+        write_marker(dir.path(), BEFORE, 42).unwrap();
+        assert!(consume_marker(dir.path(), Some(BEFORE), 42).unwrap());
+        assert!(!consume_marker(dir.path(), Some(BEFORE), 42).unwrap(), "it was consumed");
     }
 
     #[test]
-    fn any_doubt_is_no_proof() {
+    fn any_difference_is_no_proof() {
         let doubts: [(&str, Option<Incarnation>, u64); 3] = [
             ("other data: nothing recorded", None, 42),
             ("other data: another incarnation", Some(Incarnation(8)), 42),
@@ -140,9 +140,9 @@ mod tests {
         ];
         for (why, incarnation, sequence) in doubts {
             let dir = tempfile::tempdir().unwrap();
-            leave(dir.path(), BEFORE, 42).unwrap();
-            assert!(!take(dir.path(), incarnation, sequence).unwrap(), "{why}");
-            assert!(!dir.path().join(MARKER).exists(), "{why}: it is removed all the same");
+            write_marker(dir.path(), BEFORE, 42).unwrap();
+            assert!(!consume_marker(dir.path(), incarnation, sequence).unwrap(), "{why}");
+            assert!(!dir.path().join(MARKER).exists(), "{why}: it is removed anyway");
         }
     }
 
@@ -150,20 +150,26 @@ mod tests {
     fn a_copied_linked_or_rewritten_marker_is_no_proof() {
         let dir = tempfile::tempdir().unwrap();
         let marker = dir.path().join(MARKER);
-        leave(dir.path(), BEFORE, 42).unwrap();
+        write_marker(dir.path(), BEFORE, 42).unwrap();
         let text = fs::read(&marker).unwrap();
 
         let linked = tempfile::tempdir_in(dir.path().parent().unwrap()).unwrap();
         fs::hard_link(&marker, linked.path().join(MARKER)).unwrap();
-        assert!(!take(linked.path(), Some(BEFORE), 42).unwrap(), "linked into another directory");
+        assert!(
+            !consume_marker(linked.path(), Some(BEFORE), 42).unwrap(),
+            "linked into another directory"
+        );
 
         fs::write(dir.path().join("kept"), &text).unwrap();
         fs::rename(dir.path().join("kept"), &marker).unwrap();
-        assert!(!take(dir.path(), Some(BEFORE), 42).unwrap(), "the same text in another file");
+        assert!(
+            !consume_marker(dir.path(), Some(BEFORE), 42).unwrap(),
+            "the same text in another file"
+        );
 
         for bad in [&b""[..], b"x", &text[..text.len() - 1]] {
             fs::write(&marker, bad).unwrap();
-            assert!(!take(dir.path(), Some(BEFORE), 42).unwrap());
+            assert!(!consume_marker(dir.path(), Some(BEFORE), 42).unwrap());
         }
     }
 
@@ -172,8 +178,8 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let (old, new) = (parent.path().join("old"), parent.path().join("new"));
         fs::create_dir(&old).unwrap();
-        leave(&old, BEFORE, 42).unwrap();
+        write_marker(&old, BEFORE, 42).unwrap();
         fs::rename(&old, &new).unwrap();
-        assert!(take(&new, Some(BEFORE), 42).unwrap());
+        assert!(consume_marker(&new, Some(BEFORE), 42).unwrap());
     }
 }

@@ -1,9 +1,9 @@
-//! What follows from a home row: its part of a Merkle leaf and its entries in the indexes.
+//! Data derived from a home row: its contribution to a Merkle leaf and its index entries.
 //!
-//! All of it is a function of the row alone ([`Entries::of`]). Whoever changes a row compares what
-//! followed from it before with what follows now, and puts the difference into the row's own batch;
-//! so rows, trees and indexes cannot disagree after a crash. What is kept in memory beside them
-//! ([`Pending`]) follows once the batch is written.
+//! All of it is a function of the row alone ([`Entries::of`]). A change of a row compares its
+//! entries before and after, and puts the difference into the row's own batch, so rows, trees and
+//! indexes cannot disagree after a crash. The in-memory copies ([`Pending`]) are updated once the
+//! batch is written.
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
@@ -18,10 +18,11 @@ use crate::error::Error;
 use crate::store::Store;
 use crate::trees::{LiveLeaf, PartitionTrees};
 
-/// Rows from this size up tell the key index their version, so that listing keys need not read them.
+/// Rows of this size or more store their version in the key index, so that listing keys need not
+/// read them.
 const LARGE_ROW_BYTES: usize = 16 << 10;
 
-/// What follows from a home row; the default follows from none.
+/// The data derived from a home row; the default is for no row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entries {
     /// The n of its tree, and its version.
@@ -34,17 +35,17 @@ pub(crate) struct Entries {
     pub(crate) tombstone: Option<(Millis, Version)>,
 }
 
-/// What the key index says of a row with a value.
+/// The key index's entry for a row with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listing {
-    /// Nothing but that it is there.
+    /// Only that the row exists.
     Small,
     /// Its version, and whether it is plain: of one sibling.
     Large(Version, bool),
 }
 
 impl Entries {
-    /// What follows from a row and its encoding.
+    /// Derives the entries from a row and its encoding.
     pub(crate) fn of(row: &Row, encoded: &[u8]) -> Self {
         let version = Row::encoded_version(encoded).unwrap_or_default();
         let object = &row.object;
@@ -96,13 +97,13 @@ pub(crate) fn encode_tombstone((since, version): (Millis, Version)) -> [u8; 24] 
     out
 }
 
-/// Reads [`encode_tombstone`] back.
+/// Decodes [`encode_tombstone`].
 pub(crate) fn decode_tombstone(bytes: &[u8]) -> Option<(Millis, Version)> {
     let (since, version) = bytes.split_first_chunk()?;
     Some((Millis(u64::from_le_bytes(*since)), Version(version.try_into().ok()?)))
 }
 
-/// What changes in memory once a batch is written.
+/// In-memory changes to apply once a batch is written.
 pub(crate) struct Pending<'a> {
     trees: &'a PartitionTrees,
     leaves: [Option<(LiveLeaf<'a>, u128)>; 2],
@@ -110,7 +111,7 @@ pub(crate) struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    /// The batch is written. Call it under the row's stripe.
+    /// Applies the changes once the batch is written. The caller holds the row's stripe.
     pub(crate) fn apply(self) {
         for (leaf, change) in self.leaves.into_iter().flatten() {
             leaf.toggle(change);
@@ -120,7 +121,7 @@ impl Pending<'_> {
 }
 
 impl Store {
-    /// Adds to the batch that changes a home row what changes with it.
+    /// Adds the changes of a home row's derived data to the row's batch.
     pub(crate) fn stage_entries(
         &self,
         batch: &mut WriteBatch,
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_back_and_other_bytes_do_not() {
+    fn entries_round_trip_and_other_bytes_are_rejected() {
         let version = Version([7; 16]);
         for listing in [Listing::Small, Listing::Large(version, true)] {
             assert_eq!(Listing::decode(&listing.encode()), Some(listing));

@@ -1,37 +1,38 @@
-//! What a node keeps: rows, hints and indexes in RocksDB, and when they are durable.
+//! A node's storage: rows, hints and indexes in RocksDB, and when they are durable.
 //!
-//! This crate keeps bytes; [`quorate_protocol`] decides what they mean. A [`Store`] holds one *row*
-//! per key and place ([`Place`]): the node's own as home replica, or one kept as a hint for another
-//! node. Reading in order:
+//! This crate stores bytes; [`quorate_protocol`] decides what they mean. A [`Store`] holds one
+//! *row* per key and place ([`Place`]): the node's own as home replica, or one kept as a hint for
+//! another node. Reading order:
 //!
 //! * `store`: read, mint, merge; `change`: the read-modify-write of one row under its lock stripe;
-//!   `rows`: home rows in memory;
-//! * `index`, `trees`: what follows from a home row, on the disk and in memory;
-//! * `hints`, `scan`, `meta`, `status`: what lies beside and across the rows;
-//! * `page`, `sweep`, `scrub`: many rows at once: filling, moving and dropping, mending;
-//! * `starts`: what a start of the node is judged by; `aside`: rows that are not believed after one;
-//! * `sync`: the group sync that acknowledgements wait for;
-//! * `incarnation`: when a node may go on under the name it minted with;
+//!   `rows`: the cache of home rows;
+//! * `index`, `trees`: data derived from a home row, on the disk and in memory;
+//! * `hints`, `scan`, `meta`, `status`: hints, range scans, the node's records, metrics;
+//! * `page`, `sweep`, `scrub`: work on many rows: filling, moving and dropping, repairing;
+//! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
+//!   after a start;
+//! * `sync`: the group commit that acknowledgements wait for;
+//! * `incarnation`: when a node may keep minting as the incarnation it was;
 //! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
-//!   options; `detours`: which reads of the disk are done in place.
+//!   options; `read_offload`: which disk reads run in place; `disk` and `reserve`: free space.
 //!
-//! What the rest of the node may rely on:
+//! Guarantees to the rest of the node:
 //!
-//! * one update is one batch: the row, its Merkle leaf, its index entries and the hint totals cannot
-//!   disagree;
+//! * one update is one batch: the row, its Merkle leaf, its index entries and the hint totals
+//!   cannot disagree;
 //! * what [`Store::durable`] acknowledged survives as [`Durability`] says, and nothing is ever
 //!   acknowledged after a failed sync (it is not retried: the kernel may have dropped the pages.
 //!   Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020);
-//! * [`Blocking::Never`] waits for no stalled write and no other writer, and for the disk only as long
-//!   as that answers at once; it changes nothing when it answers [`Error::WouldBlock`];
+//! * a call with [`Blocking::Never`] never waits for a stalled write or another writer, and reads
+//!   from the disk only while reads are fast; it changes nothing when it returns
+//!   [`Error::WouldBlock`];
 //! * bytes that do not decode are an [`Error::Damaged`], never an absent row.
 //!
-//! Nothing else in the project knows RocksDB.
+//! No other crate of the node uses RocksDB.
 
 mod aside;
 mod change;
 mod columns;
-mod detours;
 mod disk;
 mod engine;
 mod error;
@@ -42,6 +43,7 @@ mod meta;
 mod open;
 mod options;
 mod page;
+mod read_offload;
 mod reserve;
 mod rows;
 mod scan;

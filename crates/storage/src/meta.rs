@@ -1,5 +1,4 @@
-//! Small records that the node keeps for itself: whether the cluster is formed, its number of
-//! starts.
+//! Small records of the node itself: whether the cluster is formed, the number of its starts.
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;
@@ -19,25 +18,26 @@ impl Store {
         self.engine.get(Column::Meta, &meta_key(name), Blocking::Allowed)
     }
 
-    /// Puts a small record of the node's own. Synced before it returns, whatever is configured.
+    /// Writes a small record of the node's own. Synced before it returns, whatever durability is
+    /// configured.
     ///
     /// # Errors
-    /// [`Error::Failed`], [`Error::Closed`], [`Error::DiskLow`] if hardly a byte is left.
+    /// [`Error::Failed`], [`Error::Closed`], [`Error::DiskLow`] below 1/16 of the disk watermark.
     pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         self.write_meta(name, value)?;
         self.engine.sync()
     }
 
-    /// As [`Store::put_meta`], but kept as rows are: whoever has to know that it is asks
-    /// [`Store::durable`].
+    /// As [`Store::put_meta`], but only as durable as rows are: await [`Store::durable`] to be
+    /// sure.
     ///
     /// # Errors
-    /// [`Error::Failed`], [`Error::Closed`], [`Error::DiskLow`] if hardly a byte is left.
+    /// [`Error::Failed`], [`Error::Closed`], [`Error::DiskLow`] below 1/16 of the disk watermark.
     pub fn write_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
         self.write_record(&meta_key(name), value)
     }
 
-    /// Writes a record of the node's or of this crate's own, as rows are written.
+    /// Writes a record of the node or of this crate, as rows are written.
     pub(crate) fn write_record(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
         self.disk.check(Need::Record)?;
         let stripe = self.stripes.lock(key, Blocking::Allowed)?;
@@ -49,7 +49,7 @@ impl Store {
     }
 }
 
-/// What the node records is kept apart from what this crate does (`store:`).
+/// The node's records have a prefix of their own, apart from this crate's (`store:`).
 fn meta_key(name: &str) -> Vec<u8> {
     [b"node:", name.as_bytes()].concat()
 }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_kept_as_rows_are_is_synced_only_where_they_are() {
+    fn a_written_record_is_synced_only_if_rows_are() {
         for (durability, syncs) in [(Durability::Fsync, 1), (Durability::Buffered, 0)] {
             let dir = tempfile::tempdir().unwrap();
             let store = open(dir.path(), durability);

@@ -1,17 +1,17 @@
 //! Opening and closing a store.
 //!
-//! The order at the start: take RocksDB's lock on the directory; check that it is this node's and of
-//! this format; read the hint totals and the Merkle trees; take the clean-stop marker away, durably;
-//! only then is there a store that can mint. A stop is clean once nobody writes any more, the log is
-//! synced, and the marker lies there, synced.
+//! The order of a start: take RocksDB's lock on the directory; check that the directory belongs to
+//! this node and has this format; load the hint totals and the Merkle trees; remove the clean-stop
+//! marker durably; only then is there a store that can mint. A stop is clean once all writes have
+//! ended, the log is synced, and the marker is written and synced.
 //!
-//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): a torn last
-//! record, which a killed process or a power cut leaves, is dropped, and anything else refused. If
-//! it refuses, the log is damaged before its end. A power cut does that too, when the disk kept
-//! later pages of an unfinished sync and lost earlier ones, and a node must come back from a power
-//! cut by itself. So the log is then cut at the damage (`PointInTime`, which still refuses if the
-//! tables prove that synced writes would be lost), and the store says so: [`Recovery::CutShort`].
-//! Nothing vanishes silently.
+//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): it drops a
+//! torn last record, which a killed process or a power cut leaves, and refuses anything else. If it
+//! refuses, the log is damaged before its end. A power cut can do that too, if the disk kept later
+//! pages of an unfinished sync and lost earlier ones, and a node must recover from a power cut by
+//! itself. So the log is then truncated at the damage (`PointInTime`, which still refuses if the
+//! tables prove that synced writes would be lost), and the store reports it:
+//! [`Recovery::CutShort`]. Nothing is lost silently.
 
 use std::fs;
 use std::io::ErrorKind as IoErrorKind;
@@ -26,7 +26,7 @@ use crate::columns::{Column, database_options, descriptors};
 use crate::disk::{DiskWatch, free_bytes, reserve_bytes};
 use crate::engine::{Engine, SyncLog};
 use crate::error::{Error, OpenError};
-use crate::hints::Ledger;
+use crate::hints::HintAccounting;
 use crate::incarnation;
 use crate::options::{Blocking, Durability, Options, Recovery};
 use crate::reserve::Reserve;
@@ -38,9 +38,9 @@ use crate::trees::Trees;
 
 /// RocksDB's own directory within the data directory.
 pub(crate) const DATABASE: &str = "rocksdb";
-/// What this crate records in `meta` begins so; what the node records begins otherwise.
+/// Records of this crate in `meta` have the prefix `store:`; the node's have another.
 const INCARNATION: &[u8] = b"store:incarnation";
-/// What a start writes at the least.
+/// The least space a start needs, in bytes.
 const OPENING_BYTES: u64 = 1 << 20;
 /// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
 const FORMAT: &str = "2";
@@ -55,7 +55,7 @@ impl Store {
         Self::open_with(dir, options, Box::new(sync_log))
     }
 
-    /// As [`Store::open`], with another way to sync the log: tests make it fail.
+    /// As [`Store::open`], with a given function to sync the log: tests make it fail.
     pub(crate) fn open_with(
         dir: &Path,
         options: Options,
@@ -69,9 +69,9 @@ impl Store {
         let engine = Arc::new(Engine::new(db, sync_log));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
-        let ledger = Ledger::load(&engine).map_err(unreadable)?;
+        let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
         let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
-        let incarnation = settle_incarnation(dir, &engine, &recovery)?;
+        let incarnation = choose_incarnation(dir, &engine, &recovery)?;
         let no_thread = |error: std::io::Error| directory_error(dir, &error.to_string());
         let theirs = Arc::clone(&engine);
         let group_sync = match options.durability {
@@ -88,7 +88,7 @@ impl Store {
             engine,
             stripes: Stripes::new(),
             rows: RowCache::new(options.row_cache_bytes),
-            ledger,
+            hint_accounting,
             trees,
             scrubbing: Mutex::new(()),
             cache,
@@ -96,13 +96,13 @@ impl Store {
             recovery,
             dir: dir.to_owned(),
             options,
-            tally: Default::default(),
+            call_counters: Default::default(),
             n_of: OnceLock::new(),
         })
     }
 
-    /// Whether the disk has the room to open this store again, after it failed. What is held back is given
-    /// up for it if need be. Blocks.
+    /// Checks that the disk has the space to reopen this store after it failed. Releases the
+    /// reserve if necessary. Blocks.
     ///
     /// # Errors
     /// How many bytes are free, and how many are needed.
@@ -111,12 +111,12 @@ impl Store {
         if free < needed { Err((free, needed)) } else { Ok(()) }
     }
 
-    /// Stops taking writes, waits for those that have begun, syncs, and leaves the proof of a clean
-    /// stop. Reads go on until the store is dropped. A store that is dropped without this was
-    /// stopped uncleanly: nothing acknowledged is lost, but the next start takes a new incarnation.
+    /// Refuses new writes, waits for those that have begun, syncs, and writes the proof of a clean
+    /// stop. Reads work until the store is dropped. Dropping a store without this is an unclean
+    /// stop: nothing acknowledged is lost, but the next start draws a new incarnation.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the store had failed or the last sync did; there is no proof then.
+    /// [`Error::Failed`] if the store had failed or the last sync failed; no proof is written then.
     pub fn close(&self) -> Result<(), Error> {
         if !self.engine.close() {
             return self.engine.check_failure();
@@ -127,14 +127,14 @@ impl Store {
         }
         self.engine.sync()?;
         let sequence = self.engine.db().latest_sequence_number();
-        if let Err(error) = incarnation::leave(&self.dir, self.incarnation, sequence) {
+        if let Err(error) = incarnation::write_marker(&self.dir, self.incarnation, sequence) {
             tracing::warn!(%error, "no proof of a clean stop: the next start is a new incarnation");
         }
         Ok(())
     }
 }
 
-/// Creates the directory if need be and checks that what is in it can be a store.
+/// Creates the directory if necessary and checks that its contents can be a store.
 fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
     match fs::create_dir(dir) {
         Ok(()) => {
@@ -148,12 +148,12 @@ fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
         }
         Err(error) => return Err(directory_error(dir, &error.to_string())),
     }
-    check_not_headless(dir, &dir.join(DATABASE))
+    check_has_current(dir, &dir.join(DATABASE))
 }
 
-/// Without its file CURRENT, RocksDB takes a directory for empty and removes the tables it finds
+/// Without its file CURRENT, RocksDB considers a directory empty and removes the tables it finds
 /// there.
-fn check_not_headless(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
+fn check_has_current(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
     if database.join("CURRENT").exists() {
         return Ok(());
     }
@@ -174,11 +174,11 @@ fn check_not_headless(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Opening would add column families to a directory of an earlier format, which the release that
-/// made it could then not open any more.
+/// Refuses an earlier format: opening would add column families to its directory, and the release
+/// that created it could no longer open it.
 fn check_families(dir: &Path) -> Result<(), OpenError> {
     let families = DB::list_cf(&rocksdb::Options::default(), dir.join(DATABASE));
-    // A directory that is new, or cannot be read: opening it says so.
+    // The directory is new, or unreadable; opening it reports the latter.
     let Ok(families) = families else { return Ok(()) };
     if families.iter().any(|family| family == Column::Merkle.name()) {
         return Ok(());
@@ -203,10 +203,13 @@ fn open_database(
     };
     let text = error.to_string();
     if error.kind() == ErrorKind::Corruption {
-        let reason = || format!("{text}; and cutting the log there does not help");
+        let reason = || format!("{text}; and truncating the log there does not help");
         let db = open(DBRecoveryMode::PointInTime)
             .map_err(|_| OpenError::Damaged { dir: dir.to_owned(), reason: reason() })?;
-        tracing::error!(reason = text, "the log was damaged before its end and was cut there");
+        tracing::error!(
+            reason = text,
+            "the log was damaged before its end and was truncated there"
+        );
         return Ok((db, Recovery::CutShort(text)));
     }
     if text.contains("lock file") || text.contains("lock hold by current process") {
@@ -215,7 +218,7 @@ fn open_database(
     Err(directory_error(dir, &text))
 }
 
-/// Records on a new directory whose it is; refuses one that is another's.
+/// Records the identity in a new directory; refuses a directory that belongs to another.
 fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), OpenError> {
     let facts = [
         ("format", FORMAT.to_owned()),
@@ -253,9 +256,9 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
     Ok(())
 }
 
-/// The incarnation of the last run if it provably stopped cleanly, else a new one, recorded and
-/// synced.
-fn settle_incarnation(
+/// The incarnation of the last run if it provably stopped cleanly, otherwise a new one, recorded
+/// and synced.
+fn choose_incarnation(
     dir: &Path,
     engine: &Engine,
     recovery: &Recovery,
@@ -266,7 +269,7 @@ fn settle_incarnation(
         .and_then(|bytes: Bytes| bytes.as_ref().try_into().ok())
         .map(|bytes| Incarnation(u64::from_le_bytes(bytes)));
     let sequence = engine.db().latest_sequence_number();
-    let proven = incarnation::take(dir, recorded, sequence)
+    let proven = incarnation::consume_marker(dir, recorded, sequence)
         .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
     if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
         return Ok(incarnation);
@@ -282,26 +285,26 @@ fn settle_incarnation(
     Ok(incarnation)
 }
 
-/// Gives up what is held back if opening may need it. How many bytes are free then, and how many
-/// opening may need: what is in the log is written to tables.
+/// Releases the reserve if opening may need it. Returns the free bytes and the bytes that opening
+/// may need, since it writes the contents of the log to tables.
 fn make_room(dir: &Path, min: u64) -> (u64, u64) {
     let needed = log_bytes(dir).saturating_add(min / 16).max(OPENING_BYTES);
     let free = || free_bytes(dir).unwrap_or(u64::MAX);
     let reserve = Reserve::new(dir, reserve_bytes(min));
-    if free() < needed && reserve.held_bytes() > 0 {
+    if free() < needed && reserve.allocated_bytes() > 0 {
         tracing::warn!(
             free_bytes = free(),
             needed,
-            "disk full: the room held back is given up to open"
+            "disk full: releasing the disk reserve to open the store"
         );
         if let Err(error) = reserve.release() {
-            tracing::warn!(%error, "could not give up the room held back");
+            tracing::warn!(%error, "could not release the disk reserve");
         }
     }
     (free(), needed)
 }
 
-/// The bytes of the log files.
+/// The total size of the log files, in bytes.
 fn log_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir.join(DATABASE)) else { return 0 };
     let logs = entries.flatten().filter(|entry| {
@@ -312,7 +315,7 @@ fn log_bytes(dir: &Path) -> u64 {
 
 fn directory_error(dir: &Path, reason: &str) -> OpenError {
     let (dir, reason) = (dir.to_owned(), reason.to_owned());
-    // Neither RocksDB's errors nor all of the operating system's say it otherwise.
+    // Neither RocksDB's errors nor all of the operating system's have a code for it.
     if ["No space left", "quota exceeded"].iter().any(|full| reason.contains(full)) {
         let free_bytes = free_bytes(&dir).unwrap_or_default();
         return OpenError::DiskFull { dir, free_bytes, reason };
@@ -378,7 +381,7 @@ mod tests {
         assert_eq!(object(&cloned, HOME, "k"), Some(before));
         cloned.close().unwrap();
         drop(cloned);
-        // Putting old data in place of newer, beside the newer marker, is no clean stop either.
+        // Old data put under a newer marker is not a clean stop either.
         let store = open(&dir, Durability::Fsync);
         assert_eq!(store.incarnation(), first);
         mint(&store, HOME, "l", b"v");
@@ -390,13 +393,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_store_takes_no_writes_and_gives_reads() {
+    fn a_closed_store_refuses_writes_and_serves_reads() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         let minted = mint(&store, HOME, "k", b"v").object;
         let pending = store.durable();
         store.close().unwrap();
-        assert_eq!(wait(pending), Ok(()), "those who waited are served");
+        assert_eq!(wait(pending), Ok(()), "waiters are served");
         assert_eq!(store.close(), Ok(()));
         assert_eq!(wait(store.durable()), Ok(()));
         let late = crate::testing::try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err();
@@ -464,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_without_its_head_is_not_taken_for_an_empty_one() {
+    fn a_database_without_current_is_not_taken_for_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         mint(&store, HOME, "k", b"v");
@@ -507,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_damaged_in_the_middle_is_cut_there_and_the_store_says_so() {
+    fn a_log_damaged_in_the_middle_is_truncated_and_reported() {
         let (dir, log) = store_with_log();
         let mut bytes = fs::read(&log).unwrap();
         let middle = bytes.len() / 2;

@@ -1,4 +1,4 @@
-//! Many merges at once, for a node that fills: fewer and larger batches.
+//! Batched merges for a filling node: fewer and larger writes.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
 
-/// Rows in one batch of [`Store::merge_page`]. Its rows' stripes are held while it is written, and other
-/// writers stand in line.
+/// Rows in one batch of [`Store::merge_page`]. Their stripes are held while the batch is written,
+/// so a larger batch makes other writers wait longer.
 pub const MERGE_BATCH_ROWS: usize = 16;
-/// Bytes of objects from which on a batch takes no more.
+/// Bytes of objects at which a batch is written.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Rows of one batch by whether they are hints and by row key: no row twice.
+/// Rows of one batch, keyed by whether they are hints and by row key: no row twice.
 type Batch = BTreeMap<(bool, Vec<u8>), (Place, Key, Object)>;
 
 impl Store {
@@ -28,8 +28,8 @@ impl Store {
     /// rows changed. Blocks.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if an object cannot be decoded: then nothing changed. Those of a write:
-    /// then the rows before it changed.
+    /// [`Error::Damaged`] if an object cannot be decoded: nothing changed then. Those of a write:
+    /// earlier batches have been written then.
     pub fn merge_page(&self, rows: Vec<(Place, Key, Bytes)>, now: Millis) -> Result<usize, Error> {
         let mut objects = Vec::with_capacity(rows.len());
         for (place, key, bytes) in rows {
@@ -87,7 +87,7 @@ mod tests {
     use crate::{Durability, Options};
 
     #[test]
-    fn a_page_is_merged_in_few_batches_and_twice_does_nothing() {
+    fn a_page_is_merged_in_few_batches_and_idempotently() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [ours, theirs] = dirs.each_ref().map(|dir| open(dir.path(), Durability::Fsync));
         let hint = Place::Hint(node("n2"));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_cannot_be_kept_leaves_no_trace_in_memory() {
+    fn a_page_that_cannot_be_stored_leaves_no_trace_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 2_000, ..options(Durability::Buffered) };
         let store = Store::open(dir.path(), options).unwrap();

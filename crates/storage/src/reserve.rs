@@ -1,8 +1,8 @@
-//! The reserve: a file that does nothing but take up room on the data disk.
+//! The reserve: a file that only takes up space on the data disk.
 //!
-//! A watermark keeps this process from filling the disk, not others. On a disk without a free byte RocksDB
-//! cannot open, and nobody could delete through the node. Giving the file up is room enough to open and to
-//! delete. It is laid in again once there is plenty.
+//! A watermark keeps this process from filling the disk, not others. On a completely full disk
+//! RocksDB cannot open, and no client could delete through the node. Removing the file frees enough
+//! space to open and to delete. It is allocated again once there is plenty.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -12,39 +12,39 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 
 const FILE: &str = "reserve";
-/// What `st_blocks` counts in.
+/// The unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
 
-/// Room on one disk that is held back.
+/// Reserved space on one disk.
 pub(crate) struct Reserve {
     path: PathBuf,
     bytes: u64,
 }
 
 impl Reserve {
-    /// Of so many bytes, for the store in `dir`; held only after [`Reserve::hold`].
+    /// A reserve of `bytes` for the store in `dir`; allocated only by [`Reserve::allocate`].
     pub(crate) fn new(dir: &Path, bytes: u64) -> Self {
         Self { path: dir.join(FILE), bytes }
     }
 
-    /// How many bytes it shall have.
+    /// The size it should have, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many bytes of the disk it takes up now. A copy that was made sparse takes none.
-    pub(crate) fn held_bytes(&self) -> u64 {
+    /// How many bytes of the disk it occupies now. A copy that became sparse occupies none.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
         let file = fs::symlink_metadata(&self.path).ok().filter(fs::Metadata::is_file);
         file.map_or(0, |file| file.blocks().saturating_mul(BLOCK_BYTES))
     }
 
-    /// Whether it is complete.
-    pub(crate) fn is_held(&self) -> bool {
-        self.held_bytes() >= self.bytes
+    /// Whether it is fully allocated.
+    pub(crate) fn is_allocated(&self) -> bool {
+        self.allocated_bytes() >= self.bytes
     }
 
-    /// Lays it in. Fails where the file system cannot give a file room without writing it.
-    pub(crate) fn hold(&self) -> io::Result<()> {
+    /// Allocates it. Fails if the file system cannot allocate a file without writing it.
+    pub(crate) fn allocate(&self) -> io::Result<()> {
         let file = File::options().create(true).append(true).open(&self.path)?;
         let held = fallocate(&file, FallocateFlags::empty(), 0, self.bytes);
         if held.is_err() {
@@ -53,7 +53,7 @@ impl Reserve {
         Ok(held?)
     }
 
-    /// Gives it up. Fine if there is none.
+    /// Removes it. Succeeds if there is none.
     pub(crate) fn release(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -68,27 +68,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_takes_up_room_until_it_is_given_up() {
+    fn it_takes_up_space_until_released() {
         let dir = tempfile::tempdir().unwrap();
         let reserve = Reserve::new(dir.path(), 1 << 20);
-        assert_eq!((reserve.held_bytes(), reserve.is_held()), (0, false));
+        assert_eq!((reserve.allocated_bytes(), reserve.is_allocated()), (0, false));
         reserve.release().unwrap();
-        if reserve.hold().is_err() {
+        if reserve.allocate().is_err() {
             return; // this file system cannot
         }
-        assert!(reserve.is_held());
-        reserve.hold().unwrap();
-        assert!(reserve.held_bytes() < 2 << 20, "laid in again it takes no more");
+        assert!(reserve.is_allocated());
+        reserve.allocate().unwrap();
+        assert!(reserve.allocated_bytes() < 2 << 20, "allocated twice it takes no more");
         reserve.release().unwrap();
-        assert_eq!(reserve.held_bytes(), 0);
+        assert_eq!(reserve.allocated_bytes(), 0);
     }
 
     #[test]
-    fn a_sparse_copy_holds_nothing_until_it_is_laid_in() {
+    fn a_sparse_copy_reserves_nothing_until_allocated() {
         let dir = tempfile::tempdir().unwrap();
         let reserve = Reserve::new(dir.path(), 1 << 20);
         File::create(dir.path().join(FILE)).unwrap().set_len(1 << 20).unwrap();
-        assert!(!reserve.is_held());
-        assert!(reserve.hold().is_err() || reserve.is_held());
+        assert!(!reserve.is_allocated());
+        assert!(reserve.allocate().is_err() || reserve.is_allocated());
     }
 }

@@ -1,11 +1,11 @@
-//! Home rows in memory, as they are on the disk: a read or a read-modify-write that finds its row here
-//! needs neither RocksDB's memtables nor its tables.
+//! A cache of encoded home rows: a read or read-modify-write that finds its row here needs neither
+//! RocksDB's memtables nor its tables.
 //!
-//! Whoever fills in or changes a cached row holds the row's stripe, and changes it after the batch was
-//! written: so what is here is what is stored, and nobody can put an older row over a newer one.
-//! Rows are replaced whole and shared by reference, each with its key, which tells it from another of the
-//! same hash. Bounded by bytes; which rows stay is decided by S3-FIFO (Yang et al., "FIFO queues are all you
-//! need for cache eviction", SOSP 2023), which a scan does not flush.
+//! A cached row is inserted or changed under the row's stripe, after its batch was written: so the
+//! cache holds what is stored, and an older row cannot replace a newer one. Rows are replaced whole
+//! and shared by reference, each with its key, to detect a hash collision. Bounded by bytes;
+//! eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023),
+//! which a scan does not flush.
 
 use std::sync::Arc;
 
@@ -15,16 +15,18 @@ use quick_cache::sync::Cache;
 use quorate_protocol::name::Key;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Rows larger than this are left to RocksDB's own cache, in bytes.
+/// Rows larger than this, in bytes, are left to RocksDB's own cache: one would take the space of
+/// dozens of usual rows.
 const ROW_BYTES_MAX: usize = 64 << 10;
-/// What a row costs beside key and row: the entry, its share of the table, what the allocator rounds up.
+/// What an entry costs in addition to key and row: the entry, its share of the table, the
+/// allocator's rounding.
 const OVERHEAD_BYTES: usize = 96;
 
-/// The cache, by hash of the key; without room for anything it keeps nothing.
+/// The cache, by hash of the key; `None` if it is disabled.
 pub(crate) struct RowCache(Option<Cache<u128, Entry, Size>>);
 
-/// The length of the key (u16, little-endian), the key and the row, in one allocation with its count of
-/// references: among millions of rows each piece of memory that must be looked at is one more wait for it.
+/// The length of the key (u16, little-endian), the key and the row, in one allocation with its
+/// reference count: among millions of rows each pointer dereference is likely a cache miss.
 #[derive(Clone)]
 struct Entry(Arc<[u8]>);
 
@@ -33,7 +35,7 @@ impl Entry {
         let key = key.as_bytes();
         let (key_at, row_at) = (KEY_LENGTH_BYTES, KEY_LENGTH_BYTES + key.len());
         let mut joined: Arc<[u8]> = std::iter::repeat_n(0, row_at + row.len()).collect();
-        // It is new, so nobody shares it.
+        // It is new and not shared yet.
         if let Some(room) = Arc::get_mut(&mut joined) {
             room[..key_at].copy_from_slice(&key_length(key));
             room[key_at..row_at].copy_from_slice(key);
@@ -42,7 +44,7 @@ impl Entry {
         Self(joined)
     }
 
-    /// The row, if it is of this key: another may have the same hash.
+    /// The row, if it belongs to this key: another key may have the same hash.
     fn row_of(self, key: &Key) -> Option<Bytes> {
         let key = key.as_bytes();
         let rest = self.0.strip_prefix(&key_length(key))?;
@@ -53,7 +55,7 @@ impl Entry {
 
 const KEY_LENGTH_BYTES: usize = 2;
 
-/// Fits: a joint key has 1,153 bytes at most.
+/// Fits: a joint key has at most 1,153 bytes.
 fn key_length(key: &[u8]) -> [u8; KEY_LENGTH_BYTES] {
     (key.len() as u16).to_le_bytes()
 }
@@ -71,7 +73,7 @@ impl Weighter<u128, Entry> for Size {
 impl RowCache {
     /// An empty cache for up to `bytes_max` bytes; 0 for none.
     pub(crate) fn new(bytes_max: usize) -> Self {
-        // A guess at how many rows fit; it only sizes the first tables.
+        // An estimate of how many rows fit, at 1 KiB each; it only sizes the first tables.
         let rows = (bytes_max >> 10).max(1);
         Self((bytes_max > 0).then(|| Cache::with_weighter(rows, bytes_max as u64, Size)))
     }
@@ -81,7 +83,7 @@ impl RowCache {
         self.0.as_ref()?.get(&hash_of(key))?.row_of(key)
     }
 
-    /// This is what is stored now. The caller holds the row's stripe.
+    /// Caches the row that is stored now. The caller holds the row's stripe.
     pub(crate) fn put(&self, key: &Key, row: &[u8]) {
         let Some(cache) = &self.0 else { return };
         if row.len() > ROW_BYTES_MAX {
@@ -91,21 +93,21 @@ impl RowCache {
         }
     }
 
-    /// Nothing is stored any more. The caller holds the row's stripe.
+    /// Removes a row that is no longer stored. The caller holds the row's stripe.
     pub(crate) fn remove(&self, key: &Key) {
         if let Some(cache) = &self.0 {
             cache.remove(&hash_of(key));
         }
     }
 
-    /// Nothing is stored any more of any key. The caller holds all stripes.
+    /// Removes all rows. The caller holds all stripes.
     pub(crate) fn clear(&self) {
         if let Some(cache) = &self.0 {
             cache.clear();
         }
     }
 
-    /// Bytes of what is here.
+    /// The size of the cached entries, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, Cache::weight)
     }
@@ -126,7 +128,7 @@ mod tests {
     use crate::{Blocking, Durability, Options, Store};
 
     #[test]
-    fn it_stays_within_its_bytes_and_takes_no_giants() {
+    fn it_stays_within_its_bytes_and_refuses_large_rows() {
         let rows = RowCache::new(100_000);
         let row = [7; 1000];
         for i in 0..1000 {
@@ -139,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_what_is_stored() {
+    fn cached_rows_are_the_stored_rows() {
         let dir = tempfile::tempdir().unwrap();
-        // Room for few of the rows, so that they come and go.
+        // Room for few of the rows, so that they are evicted and reloaded.
         let options = Options { row_cache_bytes: 8 << 10, ..options(Durability::Buffered) };
         let store = Store::open(dir.path(), options).unwrap();
         let name = |i: usize| format!("k{}", i % 20);
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_taken_for_that_of_no_other_key() {
+    fn an_entry_is_not_mistaken_for_another_keys() {
         let entry = Entry::new(&key("k"), b"1 and the row");
         assert_eq!(entry.clone().row_of(&key("k")), Some(Bytes::from_static(b"1 and the row")));
         for other in ["k1", "k1 and the row", "j", "kk"] {
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_it_keeps_nothing() {
+    fn without_memory_it_caches_nothing() {
         let rows = RowCache::new(0);
         rows.put(&key("k"), b"row");
         assert_eq!((rows.get(&key("k")), rows.bytes()), (None, 0));

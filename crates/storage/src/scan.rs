@@ -1,7 +1,7 @@
-//! Walks over ranges of rows and of the conflict index, in key order and in bounded pieces.
+//! Scans of rows and indexes, in key order and in bounded pieces.
 //!
-//! Scans block on the disk and belong on a thread that may. They do not fill the cache: one walk
-//! over a partition would push out what is being read.
+//! Scans block on the disk and must run on a thread that may block. They do not fill the cache: one
+//! scan of a partition would evict the working set.
 
 use bytes::Bytes;
 #[cfg(doc)]
@@ -31,7 +31,7 @@ impl Store {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if an entry has no key, [`Error::Io`].
+    /// [`Error::Damaged`] if an entry's key cannot be decoded, [`Error::Io`].
     pub fn scan_partition(
         &self,
         partition: Partition,
@@ -65,7 +65,7 @@ impl Store {
             let siblings =
                 entry.try_into().map(u32::from_le_bytes).map_err(|_| Error::Damaged {
                     what: format!("the conflict entry of {key}"),
-                    reason: format!("{entry:?} is no number"),
+                    reason: format!("{entry:?} is not a number"),
                 })?;
             found.push((key, siblings));
             Ok(true)
@@ -73,14 +73,14 @@ impl Store {
         Ok(found)
     }
 
-    /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row order,
-    /// after `after`. Reads only these leaves, and of them so many that their rows hold no more than
-    /// [`LIST_BYTES_MAX`], but at least one of the tree's: RocksDB's iterators read the values of all rows
-    /// that they come across, large ones too, and who asked waits. A damaged row has the version
-    /// [`UNREADABLE`]. Blocks on the disk.
+    /// Keys and versions of the rows that a tree counts in these leaves, up to `limit` in row
+    /// order, after `after`. Reads only these leaves, and stops once the rows read hold
+    /// [`LIST_BYTES_MAX`], but not before the first row of the tree: RocksDB's iterators read the
+    /// values of all rows that they pass, large ones too, while the caller waits. A damaged row has
+    /// the version [`UNREADABLE`]. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if an entry has no key or version, [`Error::Io`].
+    /// [`Error::Damaged`] if an entry's key cannot be decoded, [`Error::Io`].
     pub fn list(
         &self,
         tree: Tree,
@@ -109,7 +109,7 @@ impl Store {
                     return Ok(page);
                 }
                 bytes += row.len();
-                // What is damaged may be of any tree.
+                // A damaged row may belong to any tree.
                 if Row::encoded_tree(row).is_none_or(|n| n == tree.n) {
                     if page.versions.len() == limit {
                         return Ok(page);
@@ -126,16 +126,16 @@ impl Store {
         Ok(page)
     }
 
-    /// The versions of rows in the order asked, [`Version::ABSENT`] where there is none. Of a home
-    /// row in whatever tree. Does not read the values of large home rows: of those the key index knows the
-    /// version. Blocks on the disk.
+    /// The versions of rows in the order given, [`Version::ABSENT`] where there is none. A home row
+    /// is found in whatever tree it is. Does not read the values of large home rows: the key index
+    /// has their versions. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn versions(&self, rows: &[(Place, Key)]) -> Result<Vec<Version>, Error> {
         let version = |(place, key): &(Place, Key)| {
             let look = |column, at: &[u8]| {
-                self.engine.look(column, at, Blocking::Allowed, Row::encoded_version)
+                self.engine.get_with(column, at, Blocking::Allowed, Row::encoded_version)
             };
             let row = match self.cached(*place, key) {
                 Some(row) => Some(Row::encoded_version(&row)),
@@ -152,13 +152,14 @@ impl Store {
         rows.iter().map(version).collect()
     }
 
-    /// The version of a large home row by the key index.
+    /// The version of a large home row according to the key index.
     fn listed_version(&self, place: Place, key: &Key) -> Result<Option<Version>, Error> {
         if matches!(place, Place::Hint(_)) {
             return Ok(None);
         }
         let look = Listing::decode;
-        let listing = self.engine.look(Column::Keys, key.as_bytes(), Blocking::Allowed, look)?;
+        let listing =
+            self.engine.get_with(Column::Keys, key.as_bytes(), Blocking::Allowed, look)?;
         Ok(match listing.flatten() {
             Some(Listing::Large(version, _)) => Some(version),
             Some(Listing::Small) | None => None,
@@ -167,7 +168,8 @@ impl Store {
 
     /// Up to `limit` keys of a bucket that have a value on this node as home replica, that begin
     /// with `prefix`, in key order, after `after`: each with the version of its row and whether
-    /// that is plain (one value and nothing else). The cost follows the page. Blocks on the disk.
+    /// that is plain (one value and nothing else). The cost is proportional to the page. Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
@@ -191,7 +193,7 @@ impl Store {
                     let partition = key.partition(self.options.partitions);
                     let place = Place::Home(Tree { partition, n: 0 });
                     let row = self.read(place, &key, Blocking::Allowed)?;
-                    // It may have been deleted since the walk began.
+                    // It may have been deleted since the scan began.
                     if let Some(row) = row.map(Row::decode) {
                         let object = row.map_err(|error| damaged(place, &key, error))?.object;
                         if !object.is_deleted() {
@@ -209,9 +211,9 @@ impl Store {
         Ok(found)
     }
 
-    /// Up to `limit` deleted rows of a partition, in key order, after `after`, that have been as
-    /// they are since `older_than` or longer: keys and versions. Blocks on the disk; see
-    /// [`Store::tombstone_count`] for a look that does not.
+    /// Up to `limit` deleted rows of a partition, in key order, after `after`, unchanged since
+    /// `older_than` or longer: keys and versions. Blocks on the disk; [`Store::tombstone_count`]
+    /// does not.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
@@ -242,7 +244,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Encoded rows of one place, bounded in number and bytes.
+    /// Encoded rows of one place, limited in number and bytes.
     pub(crate) fn rows(
         &self,
         place: Place,
@@ -265,7 +267,7 @@ impl Store {
     }
 
     /// Calls `visit` with each entry whose key begins with `prefix` and is greater than `after`,
-    /// until it answers `false`.
+    /// until it returns `false`.
     pub(crate) fn walk(
         &self,
         column: Column,
@@ -456,7 +458,7 @@ mod tests {
             }
         }
         assert_eq!((&seen, pages), (&expected, 3));
-        // Even if nothing but the index is left of them.
+        // Even if only their index entries are left.
         let objects = store.engine.column(Column::Objects).unwrap();
         for key in expected.keys() {
             store.engine.db().delete_cf(objects, HOME.row_key(key)).unwrap();
@@ -490,7 +492,7 @@ mod tests {
         assert_eq!(store.keys("b", "a/", Some(&expected[0].0), 1).unwrap(), expected[1..2]);
         assert_eq!(store.keys("b", "c", Some(&expected[0].0), 9).unwrap(), []);
         assert_eq!(store.keys("b.b", "", None, 9).unwrap(), []);
-        // A second sibling, on a small row and on a large one; a delete beside a value; deletes.
+        // A second sibling, on a small row and on a large one; a delete next to a value; deletes.
         for i in [0, 1] {
             let (_, object) = write("b", expected[i].0.key(), Some(b"w"), Clock::default());
             (expected[i].1, expected[i].2) = (object.version(), false);

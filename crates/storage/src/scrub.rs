@@ -1,12 +1,12 @@
-//! The scrub: compares trees and indexes with the rows they follow from, and mends them.
+//! The scrub: compares trees and indexes with the rows they are derived from, and repairs them.
 //!
 //! Rows, leaves and index entries change in one batch, so in one snapshot they must agree. A leaf
-//! is mended by the XOR of the difference, which is as right whatever was written since. An index
-//! entry is not: it is made anew from its row, under the row's stripe. A difference is a bug of
-//! this crate or of the disk, never of the order in which things happened.
+//! is repaired by XORing the difference, which is correct whatever has been written since. That
+//! does not work for an index entry: it is rebuilt from its row, under the row's stripe. A
+//! difference is a bug in this crate or a fault of the disk, never a race.
 //!
-//! A partition is scrubbed in pieces of some leaves each, each with a snapshot of its own, then its index
-//! of tombstones: who paces it can let others take turns.
+//! A partition is scrubbed in pieces of some leaves, each with its own snapshot, then its tombstone
+//! index, so that the caller can throttle it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -27,8 +27,9 @@ use crate::options::{Blocking, Place};
 use crate::scan::{end_of, next_of, unreadable};
 use crate::store::{Store, damaged};
 
-/// Index entries that one scrub mends; the next one goes on.
-const MENDED_MAX: usize = 10_000;
+/// The most index entries that one piece repairs, which bounds its memory; the next scrub repairs
+/// the rest.
+const REPAIRS_MAX: usize = 10_000;
 
 /// What a scrub of one partition found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,27 +38,28 @@ pub struct Scrubbed {
     pub rows: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Rows that cannot be decoded. They are left as they are: nobody is told that they are absent.
+    /// Rows that cannot be decoded. They are left unchanged, and reads of them fail instead of
+    /// answering "absent".
     pub damaged_rows: u64,
-    /// Rows that were in another tree than that of their bucket's n. They are moved.
+    /// Rows that were in a different tree than that of their bucket's n. They are moved.
     pub moved_rows: u64,
-    /// Leaves that said something else than the rows. They are mended.
+    /// Leaves that disagreed with the rows. They are repaired.
     pub differing_leaves: u64,
-    /// Rows whose entries in the indexes said something else. They are mended.
+    /// Rows whose index entries disagreed with them. They are repaired.
     pub differing_entries: u64,
 }
 
-/// Where the scrub of a partition goes on.
+/// Where the scrub of a partition continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScrubFrom {
-    /// With the rows of this leaf.
+    /// At the rows of this leaf.
     Leaf(u8),
-    /// With the index of tombstones, after this key.
+    /// In the tombstone index, after this key.
     Tombstones(Option<Key>),
 }
 
 impl Scrubbed {
-    /// Adds what another piece found.
+    /// Adds the findings of another piece.
     pub fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.bytes += other.bytes;
@@ -67,29 +69,29 @@ impl Scrubbed {
         self.differing_entries += other.differing_entries;
     }
 
-    /// How much was wrong and is mended.
+    /// How much was wrong and has been repaired.
     pub fn mended(&self) -> u64 {
         self.moved_rows + self.differing_leaves + self.differing_entries
     }
 }
 
-/// A look at some leaves of one partition in one snapshot.
-struct Look<'a> {
+/// One piece of a scrub: some leaves of one partition, in one snapshot.
+struct Piece<'a> {
     store: &'a Store,
     snapshot: Snapshot<'a>,
     partition: Partition,
     found: Scrubbed,
-    /// By n: the XOR of what the rows say and what is stored.
+    /// By n: the XOR of the leaves computed from the rows and the stored ones.
     differences: BTreeMap<u16, Leaves>,
-    /// Keys whose index entries are to be made anew.
-    doubtful: BTreeSet<Key>,
-    /// Keys whose rows are in another tree than that of their bucket's n.
+    /// Keys whose index entries must be rebuilt.
+    suspect: BTreeSet<Key>,
+    /// Keys whose rows are in a different tree than that of their bucket's n.
     misplaced: BTreeSet<Key>,
 }
 
 impl Store {
-    /// Compares the trees and the indexes of one partition with its rows, and mends what differs.
-    /// Of entries without a row only those of tombstones are found. Reads every row: pace it.
+    /// Compares the trees and the indexes of one partition with its rows, and repairs differences.
+    /// Entries without a row are found only in the tombstone index. Reads every row: throttle it.
     /// Blocks on the disk.
     ///
     /// # Errors
@@ -105,8 +107,8 @@ impl Store {
         Ok(found)
     }
 
-    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Says where to go on;
-    /// nowhere at the end.
+    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Returns where
+    /// to continue; `None` at the end.
     ///
     /// # Errors
     /// As [`Store::scrub`].
@@ -116,33 +118,33 @@ impl Store {
         from: ScrubFrom,
         is_time_over: impl Fn() -> bool,
     ) -> Result<(Scrubbed, Option<ScrubFrom>), Error> {
-        // Two at once would both mend a leaf, which undoes it.
+        // Two concurrent scrubs would both XOR a leaf, which undoes the repair.
         let _alone = self.scrubbing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut look = Look {
+        let mut piece = Piece {
             store: self,
             snapshot: self.engine.db().snapshot(),
             partition,
             found: Scrubbed::default(),
             differences: BTreeMap::new(),
-            doubtful: BTreeSet::new(),
+            suspect: BTreeSet::new(),
             misplaced: BTreeSet::new(),
         };
         let next = match from {
             ScrubFrom::Leaf(first) => {
-                let last = look.read_rows(first, is_time_over)?;
-                look.read_leaves(first, last)?;
+                let last = piece.read_rows(first, is_time_over)?;
+                piece.read_leaves(first, last)?;
                 let next = last.checked_add(1).map(ScrubFrom::Leaf);
                 Some(next.unwrap_or(ScrubFrom::Tombstones(None)))
             }
             ScrubFrom::Tombstones(after) => {
-                let last = look.read_tombstones(after.as_ref(), is_time_over)?;
+                let last = piece.read_tombstones(after.as_ref(), is_time_over)?;
                 last.map(|key| ScrubFrom::Tombstones(Some(key)))
             }
         };
-        let Look { mut found, differences, doubtful, misplaced, .. } = look;
-        found.differing_leaves = self.mend_leaves(partition, &differences)?;
-        for key in doubtful {
-            found.differing_entries += u64::from(self.mend_entries(partition, &key)?);
+        let Piece { mut found, differences, suspect, misplaced, .. } = piece;
+        found.differing_leaves = self.repair_leaves(partition, &differences)?;
+        for key in suspect {
+            found.differing_entries += u64::from(self.rebuild_entries(partition, &key)?);
         }
         for key in misplaced {
             found.moved_rows += u64::from(self.retree(&key, Tree { partition, n: 0 })?);
@@ -150,7 +152,7 @@ impl Store {
         Ok((found, next))
     }
 
-    fn mend_leaves(
+    fn repair_leaves(
         &self,
         partition: Partition,
         differences: &BTreeMap<u16, Leaves>,
@@ -169,15 +171,15 @@ impl Store {
         if toggles.is_empty() {
             return Ok(0);
         }
-        tracing::error!(partition = partition.0, leaves = toggles.len(), "Merkle leaves mended");
+        tracing::error!(partition = partition.0, leaves = toggles.len(), "repaired Merkle leaves");
         self.disk.check(Need::Record)?;
         self.engine.write(batch, Blocking::Allowed)?;
         toggles.iter().for_each(|(leaf, change)| leaf.toggle(*change));
         Ok(toggles.len() as u64)
     }
 
-    /// Makes the index entries of a key anew. Whether they were wrong.
-    fn mend_entries(&self, partition: Partition, key: &Key) -> Result<bool, Error> {
+    /// Rebuilds the index entries of a key. Returns whether they were wrong.
+    fn rebuild_entries(&self, partition: Partition, key: &Key) -> Result<bool, Error> {
         let place = Place::Home(Tree { partition, n: 0 });
         let row_key = place.row_key(key);
         let _stripe = self.stripes.lock(&row_key, Blocking::Allowed)?;
@@ -206,7 +208,7 @@ impl Store {
         if batch.is_empty() {
             return Ok(false);
         }
-        tracing::error!(%key, "index entries mended");
+        tracing::error!(%key, "repaired index entries");
         self.disk.check(Need::Record)?;
         self.engine.write(batch, Blocking::Allowed)?;
         self.trees.partition(partition)?.count_tombstones(tombstones);
@@ -214,13 +216,13 @@ impl Store {
     }
 }
 
-impl Look<'_> {
-    /// What the rows say, from a leaf on. Returns the last leaf that was read to its end.
+impl Piece<'_> {
+    /// Reads the rows from a leaf on. Returns the last leaf that was read completely.
     fn read_rows(&mut self, first: u8, is_time_over: impl Fn() -> bool) -> Result<u8, Error> {
         let place = Place::Home(Tree { partition: self.partition, n: 0 });
         let (prefix, from) = (place.prefix(), [&place.prefix()[..], &[first]].concat());
         let (mut leaf_at, mut stopped) = (first, None);
-        self.each(Column::Objects, (&from, &prefix), |look, row_key, bytes| {
+        self.each(Column::Objects, (&from, &prefix), |piece, row_key, bytes| {
             let key = key_of(Column::Objects, row_key, place.key_at())?;
             let leaf = leaf_of(&key);
             if leaf > leaf_at && is_time_over() {
@@ -228,7 +230,7 @@ impl Look<'_> {
                 return Ok(false);
             }
             leaf_at = leaf;
-            look.read_row(key, bytes)?;
+            piece.read_row(key, bytes)?;
             Ok(true)
         })?;
         Ok(stopped.unwrap_or(u8::MAX))
@@ -247,7 +249,7 @@ impl Look<'_> {
             return Ok(());
         };
         let n = self.store.n_of.get().map(|n_of| n_of(key.bucket()));
-        if n.is_some_and(|n| n != row.tree) && self.misplaced.len() < MENDED_MAX {
+        if n.is_some_and(|n| n != row.tree) && self.misplaced.len() < REPAIRS_MAX {
             self.misplaced.insert(key.clone());
         }
         self.compare_entries(key, &Entries::of(&row, bytes))
@@ -259,26 +261,26 @@ impl Look<'_> {
             let stored =
                 stored.map_err(|error| read_error(&error, || format!("entries of {key}")))?;
             if stored != entry {
-                self.doubt(key);
+                self.mark_suspect(key);
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// What the stored leaves say, from one to another.
+    /// Reads the stored leaves of a range.
     fn read_leaves(&mut self, first: u8, last: u8) -> Result<(), Error> {
         let prefix = self.partition.0.to_be_bytes();
-        self.each(Column::Merkle, (&prefix, &prefix), |look, key, value| {
+        self.each(Column::Merkle, (&prefix, &prefix), |piece, key, value| {
             let (tree, leaf, value) = leaf_entry(key, value)?;
             if (first..=last).contains(&leaf) {
-                look.differences.entry(tree.n).or_default().toggle(leaf, value);
+                piece.differences.entry(tree.n).or_default().toggle(leaf, value);
             }
             Ok(true)
         })
     }
 
-    /// Entries of tombstones whose rows say something else or are not there. Returns the last one that was
+    /// Finds tombstone entries whose rows are missing or disagree. Returns the last one that was
     /// read, if there are more.
     fn read_tombstones(
         &mut self,
@@ -289,14 +291,14 @@ impl Look<'_> {
         let from = after.map(|key| next_of(&tombstone_key(partition, key)));
         let from = from.unwrap_or_else(|| prefix.to_vec());
         let (mut last, mut is_more) = (None, false);
-        self.each(Column::Tombstones, (&from, &prefix), |look, entry_key, entry| {
+        self.each(Column::Tombstones, (&from, &prefix), |piece, entry_key, entry| {
             is_more = last.is_some() && is_time_over();
             if is_more {
                 return Ok(false);
             }
             let key = key_of(Column::Tombstones, entry_key, prefix.len())?;
-            if !look.is_tombstone(&key, entry)? {
-                look.doubt(key.clone());
+            if !piece.is_tombstone(&key, entry)? {
+                piece.mark_suspect(key.clone());
             }
             last = Some(key);
             Ok(true)
@@ -304,7 +306,8 @@ impl Look<'_> {
         Ok(last.filter(|_| is_more))
     }
 
-    /// Whether a row asks for this entry in the index of tombstones. One that is damaged does not say.
+    /// Whether a key's row has this entry in the tombstone index. For a damaged row that is
+    /// unknown: the entry is kept.
     fn is_tombstone(&self, key: &Key, entry: &[u8]) -> Result<bool, Error> {
         let place = Place::Home(Tree { partition: self.partition, n: 0 });
         let objects = self.store.engine.column(Column::Objects)?;
@@ -316,14 +319,14 @@ impl Look<'_> {
         Ok(wanted.is_some_and(|wanted| wanted == entry))
     }
 
-    fn doubt(&mut self, key: Key) {
-        if self.doubtful.len() < MENDED_MAX {
-            self.doubtful.insert(key);
+    fn mark_suspect(&mut self, key: Key) {
+        if self.suspect.len() < REPAIRS_MAX {
+            self.suspect.insert(key);
         }
     }
 
-    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it answers
-    /// `false`.
+    /// Calls `visit` with every entry from `from` on whose key begins with `prefix`, until it
+    /// returns `false`.
     fn each(
         &mut self,
         column: Column,
@@ -350,7 +353,7 @@ impl Look<'_> {
     }
 }
 
-/// What the indexes must say of a key: column, key and value of each entry; no value, no entry.
+/// The index entries that a key must have: column, key and value of each; `None` for no entry.
 fn index_entries(
     partition: Partition,
     key: &Key,
@@ -390,7 +393,7 @@ mod tests {
         differing_entries: 0,
     };
 
-    /// In pieces as small as they can be, and then as a whole, which must find nothing more.
+    /// Scrubs in the smallest pieces, and then as a whole, which must find nothing more.
     fn scrub(store: &Store) -> Scrubbed {
         let (mut found, mut next) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
         while let Some(from) = next {
@@ -414,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_found_and_mended() {
+    fn differences_are_found_and_repaired() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         fill(&store, &[7; 20_000]);
@@ -479,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn scrubs_at_once_with_writes_and_each_other_find_nothing() {
+    fn scrubs_concurrent_with_writes_and_each_other_find_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let is_over = std::sync::atomic::AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! What a start of the node is judged by ([`quorate_protocol::generation`]): how far the store was when
-//! it was opened, how far it is durable, and when it was last in use.
+//! The facts that a start of the node is judged by ([`quorate_protocol::generation`]): the store's
+//! sequence number when it was opened, how far it is durable, and when it was last in use.
 
 use quorate_protocol::stamp::Millis;
 use rocksdb::WriteBatch;
@@ -10,14 +10,14 @@ use crate::error::Error;
 use crate::options::{Blocking, Durability};
 use crate::store::Store;
 
-/// When the store was last said to be in use.
+/// The record of when the store was last in use.
 const ALIVE: &[u8] = b"store:alive";
 /// Greater than every key.
 const END: [u8; 2048] = [u8::MAX; 2048];
 
 impl Store {
-    /// The sequence number of the last change that was there when the store was opened, before this
-    /// start wrote anything.
+    /// The sequence number of the last change in the store when it was opened, before this start
+    /// wrote anything.
     pub fn opened_at(&self) -> u64 {
         self.engine.opened_at()
     }
@@ -30,8 +30,8 @@ impl Store {
         }
     }
 
-    /// When the store was last in use, by the wall clock: what [`Store::mark_alive`] recorded, as
-    /// far as it survived. `None` if it never did. Blocks on the disk.
+    /// When the store was last in use, by the wall clock: the last record of [`Store::mark_alive`]
+    /// that survived. `None` if there is none. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
@@ -42,12 +42,12 @@ impl Store {
         let alive_at = bytes.as_ref().try_into().map(|bytes| Millis(u64::from_le_bytes(bytes)));
         alive_at.map(Some).map_err(|_| Error::Damaged {
             what: "the record of when the store was last in use".to_owned(),
-            reason: format!("{bytes:?} is no time"),
+            reason: format!("{bytes:?} is not a time"),
         })
     }
 
-    /// Records that the store is in use. It goes through the log like every change and is not
-    /// synced by itself: whatever survives of it, all that was written before survives too.
+    /// Records that the store is in use. The record goes through the log like every change and is
+    /// not synced by itself: if it survives, so do all earlier writes.
     ///
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`].
@@ -55,12 +55,12 @@ impl Store {
         self.write_record(ALIVE, &now.0.to_le_bytes())
     }
 
-    /// Discards all rows and hints and what follows from them, durably: those of a node that was
-    /// away so long that others have forgotten what was deleted meanwhile. The node's records stay.
-    /// Meant for a start, before anything is served. Blocks.
+    /// Discards all rows and hints and their derived data, durably: for a node that was away so
+    /// long that its peers have reaped deletes it missed. The node's records stay. For use at a
+    /// start, before anything is served. Blocks.
     ///
     /// # Errors
-    /// [`Error::Failed`], [`Error::Closed`]; at the next start all of it is there or nothing is.
+    /// [`Error::Failed`], [`Error::Closed`]; the next start finds either everything or nothing.
     pub fn discard_rows(&self) -> Result<(), Error> {
         let _everything = self.stripes.lock_all();
         let mut batch = WriteBatch::default();
@@ -71,9 +71,9 @@ impl Store {
         self.engine.write(batch, Blocking::Allowed)?;
         self.rows.clear();
         self.trees.clear();
-        self.ledger.clear();
+        self.hint_accounting.clear();
         self.engine.sync()?;
-        // Only now may files go: until then the log could still have said otherwise.
+        // Files may be deleted only now: before the sync a crash could have undone the batch.
         for column in columns() {
             let column_ref = self.engine.column(column)?;
             let dropped = self.engine.db().delete_file_in_range_cf(column_ref, &[][..], &END);
@@ -110,7 +110,7 @@ mod tests {
                 known = store.durable_at();
                 let number = store.engine.db().latest_sequence_number();
                 assert_eq!(known, number);
-                assert!(before < known, "minted, and not yet handed over");
+                assert!(before < known, "minted, and not yet flushed");
                 if start % 2 == 0 {
                     store.close().unwrap();
                 }

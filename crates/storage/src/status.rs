@@ -1,4 +1,4 @@
-//! How the store is, in a word and in numbers.
+//! The store's state and its metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use crate::error::Error;
 use crate::options::{Ailment, Blocking, Condition, Stats};
 use crate::store::Store;
 
-/// What became of calls that may not block.
+/// Counts the outcomes of calls that may not block.
 #[derive(Default)]
-pub(crate) struct Tally {
+pub(crate) struct CallCounters {
     inline: AtomicU64,
     would_block: AtomicU64,
 }
 
-impl Tally {
-    /// Counts what became of a call.
+impl CallCounters {
+    /// Counts the outcome of a call.
     pub(crate) fn count<T>(&self, blocking: Blocking, result: &Result<T, Error>) {
         let counter = match (blocking, result) {
             (Blocking::Allowed, _) => return,
@@ -29,7 +29,7 @@ impl Tally {
 }
 
 impl Store {
-    /// How the store is.
+    /// The store's state.
     pub fn condition(&self) -> Condition {
         if let Some(reason) = self.engine.failure() {
             return Condition::Failed(reason.to_owned());
@@ -43,14 +43,14 @@ impl Store {
         }
     }
 
-    /// For how long syncs of the log have been under way and none has ended.
+    /// For how long syncs of the log have been in flight without one completing.
     pub fn stuck_for(&self) -> Duration {
         self.engine.in_flight.stuck_for()
     }
 
-    /// Has the store suffer, for tests, until it is told otherwise.
+    /// Injects faults, for tests, until called again.
     pub fn suffer(&self, ailment: Ailment) {
-        self.engine.ailing.order(ailment);
+        self.engine.fault_hook.set(ailment);
     }
 
     /// Numbers for `/metrics`.
@@ -63,18 +63,18 @@ impl Store {
         let (syncs, writes, synced_writes, stalls) = self.engine.counts();
         Stats {
             keys_estimate: keys.unwrap_or(0),
-            hint_keys: self.ledger.keys(),
-            hint_bytes: self.ledger.bytes(),
+            hint_keys: self.hint_accounting.keys(),
+            hint_bytes: self.hint_accounting.bytes(),
             tombstones: self.trees.tombstones(),
             trees,
             tree_bytes,
             syncs,
             writes,
             synced_writes,
-            inline: self.tally.inline.load(Ordering::Relaxed),
-            would_block: self.tally.would_block.load(Ordering::Relaxed),
+            inline: self.call_counters.inline.load(Ordering::Relaxed),
+            would_block: self.call_counters.would_block.load(Ordering::Relaxed),
             stalls,
-            reads_in_place: self.engine.detours.in_place(),
+            reads_in_place: self.engine.read_offload.in_place(),
             block_cache_bytes: self.cache.get_usage() as u64,
             row_cache_bytes: self.rows.bytes(),
             disk_free_bytes: self.disk.free_bytes(),
@@ -91,7 +91,7 @@ mod tests {
     use crate::{Durability, Options, Place};
 
     #[test]
-    fn a_low_disk_takes_no_writes_and_gives_reads() {
+    fn a_low_disk_refuses_writes_and_serves_reads() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         let kept = mint(&store, HOME, "k", b"v").object;

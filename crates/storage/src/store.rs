@@ -20,11 +20,11 @@ use tokio::task::yield_now;
 use crate::disk::{DiskWatch, Need};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::hints::Ledger;
+use crate::hints::HintAccounting;
 use crate::incarnation::random_nonzero;
 use crate::options::{Blocking, Options, Place, Recovery};
 use crate::rows::RowCache;
-use crate::status::Tally;
+use crate::status::CallCounters;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
 use crate::trees::Trees;
@@ -34,12 +34,12 @@ use crate::trees::Trees;
 pub struct Store {
     // The threads come first: they are stopped before what they use is dropped.
     pub(crate) disk: DiskWatch,
-    /// None if writes are not synced one by one.
+    /// `None` if acknowledgements do not wait for a sync.
     pub(crate) group_sync: Option<GroupSync>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) stripes: Stripes,
     pub(crate) rows: RowCache,
-    pub(crate) ledger: Ledger,
+    pub(crate) hint_accounting: HintAccounting,
     pub(crate) trees: Trees,
     pub(crate) scrubbing: Mutex<()>,
     pub(crate) cache: Cache,
@@ -47,12 +47,12 @@ pub struct Store {
     pub(crate) recovery: Recovery,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
-    pub(crate) tally: Tally,
-    /// The n of a bucket, once somebody has said how it is known.
+    pub(crate) call_counters: CallCounters,
+    /// How to look up the n of a bucket, once set ([`Store::tree_by`]).
     pub(crate) n_of: OnceLock<NOf>,
 }
 
-/// Says the n of a bucket at this moment. Called under a row's stripe: it may not touch the store.
+/// Returns the current n of a bucket. Called under a row's stripe: it must not call the store.
 pub type NOf = Box<dyn Fn(&str) -> u16 + Send + Sync>;
 
 /// What [`Store::mint`] did.
@@ -101,16 +101,16 @@ impl Store {
             Some(row) => Ok(Some(row)),
             None => self.read_stored(place, key, blocking),
         };
-        self.tally.count(blocking, &row);
+        self.call_counters.count(blocking, &row);
         row
     }
 
-    /// The row as it is in memory, if it is.
+    /// The row from the row cache, if it is there.
     pub(crate) fn cached(&self, place: Place, key: &Key) -> Option<Bytes> {
         matches!(place, Place::Home(_)).then(|| self.rows.get(key)).flatten()
     }
 
-    /// Reads a row from RocksDB, and remembers it.
+    /// Reads a row from RocksDB, and caches it.
     fn read_stored(
         &self,
         place: Place,
@@ -118,7 +118,7 @@ impl Store {
         blocking: Blocking,
     ) -> Result<Option<Bytes>, Error> {
         let row_key = place.row_key(key);
-        // Who does not get the stripe reads all the same, and leaves no trace of it.
+        // Without the stripe the row is still read, but not cached.
         let stripe = self.stripes.lock(&row_key, Blocking::Never).ok();
         let row = self.engine.get(place.column(), &row_key, blocking)?;
         if row.as_ref().is_some_and(|row| Row::encoded_object(row).is_none()) {
@@ -165,12 +165,12 @@ impl Store {
                 .ok_or_else(|| damaged(place, key, DecodeError::Damaged))?;
             Ok(Ok(MintedRow { minted, object: update.row.object, encoded }))
         });
-        self.tally.count(blocking, &result);
+        self.call_counters.count(blocking, &result);
         result
     }
 
-    /// Merges what another replica knows into a row, at `now` by the wall clock. Writes nothing if the row
-    /// knows it already.
+    /// Merges another replica's object into a row, at `now` by the wall clock. Writes nothing if
+    /// the row already includes it.
     ///
     /// # Errors
     /// [`Error`]; nothing changed then, except that after [`Error::Failed`] the change may be found
@@ -191,11 +191,12 @@ impl Store {
             }
             Ok(Merged { changed, version: update.row.object.version() })
         });
-        self.tally.count(blocking, &result);
+        self.call_counters.count(blocking, &result);
         result
     }
 
-    /// Puts every write that returned before this call on the disk, whatever is configured. Blocks.
+    /// Syncs every write that returned before this call to the disk, whatever durability is
+    /// configured. Blocks.
     ///
     /// # Errors
     /// [`Error::Failed`] if a sync or write failed.
@@ -203,12 +204,12 @@ impl Store {
         if self.engine.is_synced() { self.engine.check_failure() } else { self.engine.sync() }
     }
 
-    /// Resolves when every write that returned before this call is durable as configured; at once
-    /// if nothing waits for a sync. Dropping the future does no harm.
+    /// Resolves when every write that returned before this call is durable as configured;
+    /// immediately if there is nothing to sync. Cancel-safe: the future may be dropped.
     ///
     /// # Errors
-    /// [`Error::Failed`] if a sync or write failed, [`Error::Closed`] if the store was closed
-    /// meanwhile: the write must not be acknowledged.
+    /// [`Error::Failed`] if a sync or write failed, [`Error::Closed`] if the store was closed in
+    /// the meantime: the write must not be acknowledged.
     pub fn durable(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let wait = match (self.engine.check_failure(), &self.group_sync) {
             (Err(error), _) => Wait::Over(Err(error)),
@@ -221,9 +222,9 @@ impl Store {
                 Wait::Over(answer) => answer,
                 Wait::Sync(answer) => answer.await.unwrap_or(Err(Error::Closed)),
                 Wait::Log(engine, batches) => {
-                    // Whoever else has something to write does so first: the log is handed over once.
+                    // Let other tasks write first, so that one flush of the log covers them all.
                     yield_now().await;
-                    engine.hand_over(batches)
+                    engine.flush_log(batches)
                 }
             }
         }
@@ -235,7 +236,7 @@ enum Wait {
     Over(Result<(), Error>),
     /// The next group sync.
     Sync(oneshot::Receiver<Result<(), Error>>),
-    /// That so many batches are with the operating system.
+    /// Until this many batches are written to the operating system.
     Log(Arc<Engine>, u64),
 }
 
@@ -259,7 +260,7 @@ mod tests {
     use crate::{Durability, Store};
 
     #[test]
-    fn what_was_minted_is_read_back() {
+    fn a_minted_write_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         assert_eq!(store.read(HOME, &key("k"), Blocking::Never), Ok(None));
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_stripe_blocks_nobody_who_may_not_block() {
+    fn a_held_stripe_blocks_no_nonblocking_call() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let before = mint(&store, HOME, "k", b"v").object;
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_block_reads_the_disk_only_while_that_answers_at_once() {
+    fn a_nonblocking_call_reads_the_disk_only_while_reads_do_not_wait() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let (small, blob) =
@@ -355,15 +356,18 @@ mod tests {
         let store = open(dir.path(), Durability::Buffered);
         for (name, was) in [("small", small), ("blob", blob)] {
             let read = || store.read(HOME, &key(name), Blocking::Never);
-            store.engine.detours.took(Duration::from_micros(40), Duration::ZERO);
+            store.engine.read_offload.record(Duration::from_micros(40), Duration::ZERO);
             assert_eq!(read(), Err(Error::WouldBlock), "{name}");
             let refused = try_mint(&store, HOME, name, b"w", Blocking::Never);
             assert_eq!(refused.err(), Some(Error::WouldBlock), "{name}");
             let row = Row::decode(read().unwrap().unwrap()).unwrap();
-            assert_eq!(row.object, was.object, "{name}: two waited for the wait of forty");
-            store.engine.detours.took(Duration::from_millis(1), Duration::ZERO);
+            assert_eq!(
+                row.object, was.object,
+                "{name}: two reads were offloaded for a wait of 40 us"
+            );
+            store.engine.read_offload.record(Duration::from_millis(1), Duration::ZERO);
             assert!(read().is_ok(), "{name} is in the cache now");
-            while store.engine.detours.take() {}
+            while store.engine.read_offload.should_offload() {}
         }
         assert_eq!(store.stats().reads_in_place, 2);
     }
@@ -373,7 +377,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let small = Options { memtable_bytes: 64 << 10, ..options(Durability::Fsync) };
         let store = Store::open(dir.path(), small.clone()).unwrap();
-        // Tiny memtables fill up faster than they are flushed, and RocksDB stops all writes.
+        // Tiny memtables fill up faster than they are flushed, and RocksDB stalls all writes.
         let mint = |i: u32| try_mint(&store, HOME, &format!("k{i}"), &[7; 1024], Blocking::Never);
         let (stalled, error) = (0..200_000).find_map(|i| Some((i, mint(i).err()?))).unwrap();
         assert_eq!((error, store.stats().stalls), (Error::WouldBlock, 1));

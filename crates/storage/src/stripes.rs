@@ -1,9 +1,9 @@
 //! Lock stripes: one writer at a time per row.
 //!
-//! A row's stripe is held around its read-modify-write. Rows share stripes by hash. Whoever holds one
-//! waits for no other; whoever needs several at once (a page of rows, or all) takes them in the order
-//! of the table, so that nobody waits in a circle. The guarded data is in RocksDB: a poisoned stripe
-//! guards nothing half-done, since a batch is applied whole.
+//! A row's stripe is held around its read-modify-write. Rows share stripes by hash. A caller that
+//! holds one stripe waits for no other; a caller that needs several (a page of rows, or all) locks
+//! them in table order, so there is no deadlock. The guarded data is in RocksDB: a poisoned stripe
+//! guards nothing half-done, since a batch is applied atomically.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use crate::error::Error;
 use crate::options::Blocking;
 
-/// Far more than threads that write at once.
+/// Far more than concurrent writers, so that two rows rarely share one.
 const STRIPES: usize = 1024;
 
 pub(crate) struct Stripes(Box<[Mutex<()>]>);
@@ -56,7 +56,7 @@ impl Stripes {
         self.0.iter().map(|stripe| stripe.lock().unwrap_or_else(PoisonError::into_inner)).collect()
     }
 
-    /// Waits until every writer that holds a stripe has let go, one stripe after the other.
+    /// Waits until every writer that holds a stripe has released it, one stripe after the other.
     pub(crate) fn wait_for_all(&self) {
         for stripe in &self.0 {
             drop(stripe.lock().unwrap_or_else(PoisonError::into_inner));
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_stripe_is_not_waited_for() {
+    fn a_nonblocking_call_does_not_wait_for_a_stripe() {
         let stripes = Stripes::new();
         let guard = stripes.lock(b"row", Blocking::Never).unwrap();
         assert_eq!(stripes.lock(b"row", Blocking::Never).err(), Some(Error::WouldBlock));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn several_stripes_at_once_are_no_circle() {
+    fn locking_several_stripes_does_not_deadlock() {
         let stripes = Stripes::new();
         let rows: Vec<_> = (0..500u16).map(u16::to_le_bytes).collect();
         std::thread::scope(|scope| {

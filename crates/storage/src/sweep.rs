@@ -1,9 +1,10 @@
-//! Rows that go or move: reaped tombstones, rows this node no longer owns, rows of buckets that got
-//! another n.
+//! Dropping and moving rows: reaped tombstones, rows this node no longer owns, rows of buckets
+//! whose n changed.
 //!
-//! A row that is written goes to the tree of its bucket's n as it is known at that moment, under the row's
-//! stripe ([`Store::tree_by`]). Who changes the n of a bucket and then waits for all that write
-//! ([`Store::wait_for_writers`]) therefore finds every row that has to move: none comes after.
+//! A written row goes to the tree of its bucket's n at that moment, which is read under the row's
+//! stripe ([`Store::tree_by`]). A caller that changes the n of a bucket and then waits for all
+//! writers ([`Store::wait_for_writers`]) therefore finds every row that has to move: no write adds
+//! one later.
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
@@ -19,10 +20,11 @@ use crate::index::Entries;
 use crate::options::{Blocking, Place};
 use crate::store::{NOf, Store, damaged};
 
-/// Partitions with tombstones in which one step of [`Store::home_keys`] looks.
+/// The most partitions with tombstones that one step of [`Store::home_keys`] reads, which bounds
+/// its time.
 const PARTITIONS_MAX: usize = 64;
 
-/// Where a walk over the keys of home rows goes on ([`Store::home_keys`]).
+/// Where a walk over the keys of home rows continues ([`Store::home_keys`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Onward {
     /// Among the keys that have a value, after this one.
@@ -32,16 +34,16 @@ pub enum Onward {
 }
 
 impl Default for Onward {
-    /// At the beginning.
+    /// The beginning.
     fn default() -> Self {
         Self::Alive(None)
     }
 }
 
-/// What one step of [`Store::sweep`] found.
+/// The result of one step of [`Store::sweep`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
-    /// The last row it looked at: go on after it. `None` at the end of the partition.
+    /// The last row it read: continue after it. `None` at the end of the partition.
     pub last: Option<Key>,
     /// How many rows it moved to the tree of their bucket's n.
     pub moved: usize,
@@ -53,9 +55,9 @@ pub struct Sweep {
 }
 
 impl Store {
-    /// Drops a row, if it still has this version, with all that follows from it. Its tenure goes
-    /// too: a row made again draws a new actor. Whether it was dropped; `false` if it has changed
-    /// or is not there. Blocks.
+    /// Drops a row and its derived data if it still has this version. Its tenure is dropped too: a
+    /// recreated row draws a new actor. Returns whether it was dropped: `false` if it has changed
+    /// or does not exist. Blocks.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the row is then
@@ -64,8 +66,8 @@ impl Store {
         self.drop_row_if(place, key, version, || true)
     }
 
-    /// As [`Store::drop_row`], but only if `may_drop` says so, which is asked of a home row while nobody can
-    /// change it. It may not touch the store.
+    /// As [`Store::drop_row`], but only if `may_drop` returns `true`. For a home row it is called
+    /// under the row's stripe, while no writer can change the row; it must not call the store.
     ///
     /// # Errors
     /// As [`Store::drop_row`].
@@ -101,10 +103,10 @@ impl Store {
         Ok(true)
     }
 
-    /// One step of a walk over a partition after a bucket's n or the layout changed: looks at up to
-    /// `limit` rows in row order after `after`. `n_of` says by bucket in which tree its rows belong,
-    /// or `None` if this node is no home replica of that bucket in this partition: such rows stay
-    /// as they are and are listed. A moved row keeps its version and its age. Blocks on the disk.
+    /// One step of a walk over a partition after a bucket's n or the layout changed: reads up to
+    /// `limit` rows in row order after `after`. `n_of` says to which tree a bucket's rows belong,
+    /// or `None` if this node is not a home replica of that bucket in this partition: such rows are
+    /// left unchanged and listed. A moved row keeps its version and its age. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; rows that were moved stay moved.
@@ -149,13 +151,14 @@ impl Store {
         Ok(sweep)
     }
 
-    /// Has every home row that is written from now on counted in the tree of the n that `n_of` says then,
-    /// whatever tree the writer names. To be said once, before others have the store.
+    /// From now on counts every written home row in the tree of the n that `n_of` returns at that
+    /// time, whatever tree the writer names. Call it once, before the store is shared.
     pub fn tree_by(&self, n_of: NOf) {
         drop(self.n_of.set(n_of));
     }
 
-    /// The n of the tree in which a row is counted from now on; 0 for a hint. The caller holds its stripe.
+    /// The n of the tree in which a row is counted from now on; 0 for a hint. The caller holds its
+    /// stripe.
     pub(crate) fn tree_n(&self, place: Place, key: &Key) -> u16 {
         match (place, self.n_of.get()) {
             (Place::Home(_), Some(n_of)) => n_of(key.bucket()),
@@ -168,9 +171,9 @@ impl Store {
         self.stripes.wait_for_all();
     }
 
-    /// Moves a row to another tree: `tree`, or that of the n of its bucket if that is known
-    /// ([`Store::tree_by`]). A moved row keeps its version and its age. Whether it was in another; `false` if
-    /// there is no row. Blocks.
+    /// Moves a row to `tree`, or to the tree of its bucket's n if that is known
+    /// ([`Store::tree_by`]). A moved row keeps its version and its age. Returns whether it was
+    /// moved; `false` if there is no row. Blocks.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; the row is then where it was.
@@ -180,12 +183,12 @@ impl Store {
             Some(row) => Some(Row::encoded_tree(&row)),
             None => {
                 let look = Row::encoded_tree;
-                self.engine.look(Column::Objects, &row_key, Blocking::Allowed, look)?
+                self.engine.get_with(Column::Objects, &row_key, Blocking::Allowed, look)?
             }
         };
         let Some(counted_in) = counted_in else { return Ok(false) };
         if counted_in == Some(self.tree_n(place, key)) {
-            return Ok(false); // as most are: no need for the stripe
+            return Ok(false); // the usual case: no need for the stripe
         }
         self.disk.check(Need::Growth)?;
         self.change(place, key, Blocking::Allowed, |update| {
@@ -197,13 +200,13 @@ impl Store {
         })
     }
 
-    /// Some keys of home rows, of one bucket or of all, and where to go on, `None` at the end. Up to `limit`
-    /// keys, or none where there are only few: those with a value first, by name, then the deleted ones by
-    /// partition. Reads the indexes alone, no row. Whatever is a row throughout the walk is met, unless it is
-    /// deleted or made again meanwhile. Blocks on the disk.
+    /// Up to `limit` keys of home rows, of one bucket or of all, and where to continue, `None` at
+    /// the end. Keys with a value come first, by name, then deleted ones by partition. A step may
+    /// return no keys before the end. Reads only the indexes. Every row that exists throughout the
+    /// walk is met, unless it is deleted or recreated during it. Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if an entry has no key, [`Error::Io`].
+    /// [`Error::Damaged`] if an entry's key cannot be decoded, [`Error::Io`].
     pub fn home_keys(
         &self,
         bucket: Option<&str>,
@@ -317,7 +320,7 @@ mod tests {
         store.tree_by(Box::new(move |_| known.load(Ordering::Relaxed)));
         mint(&store, HOME, "k", b"v");
         n.store(2, Ordering::Relaxed);
-        mint(&store, HOME, "late", b"v"); // by a writer that still knows 3
+        mint(&store, HOME, "late", b"v"); // by a writer that still has n = 3
         let two = Tree { n: 2, ..TREE };
         let keys = |tree| {
             let page = store.list(tree, LeafSet::all(), None, 9).unwrap();
@@ -365,7 +368,7 @@ mod tests {
                 }
                 let count = met.len();
                 let met: BTreeSet<Key> = met.into_iter().collect();
-                assert_eq!(met.len(), count, "none twice");
+                assert_eq!(met.len(), count, "no key twice");
                 let of_bucket = |key: &&Key| bucket.is_none_or(|bucket| key.bucket() == bucket);
                 assert_eq!(met, expected.iter().filter(of_bucket).cloned().collect());
             }

@@ -1,9 +1,10 @@
-//! Group sync: many writers wait, one sync of the log answers them all.
+//! Group commit: many writers wait, and one sync of the log answers them all.
 //!
-//! One thread takes everyone who waits, syncs once, and answers. Whoever arrives during a sync
-//! waits for the next one, so under load a group grows to what arrives during one sync of the disk. On a fast
-//! disk that is little, and each sync costs processor time: after a group of several the next one gathers for
-//! a while. Whoever writes alone never waits for company. (PostgreSQL's commit_delay and commit_siblings.)
+//! One thread takes all waiters, syncs once, and answers them. A writer that arrives during a sync
+//! waits for the next one, so under load a group grows to the arrivals of one sync. On a fast disk
+//! those are few, and each sync costs CPU time: after a group of several, the next one gathers for
+//! a while. A lone writer is never delayed. (Compare PostgreSQL's commit_delay and
+//! commit_siblings.)
 
 use std::io;
 use std::mem;
@@ -18,12 +19,12 @@ use crate::error::Error;
 type Answer = Result<(), Error>;
 type Waiters = Vec<oneshot::Sender<Answer>>;
 
-/// A group of so many is a sign of load,
-const SEVERAL: usize = 3;
-/// under which syncs begin so far apart.
-const APART: Duration = Duration::from_millis(2);
+/// A group of this size or more counts as load.
+const GROUP_MIN: usize = 3;
+/// The least time between the starts of two syncs under load.
+const SYNC_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The thread that syncs, and those who wait for it.
+/// The thread that syncs, and its waiters.
 pub(crate) struct GroupSync {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -38,8 +39,8 @@ struct Shared {
 struct Queue {
     /// Bounded by the operations in flight, each of which waits at most once.
     waiters: Waiters,
-    /// Whether the thread has to be woken: that is a system call, needed or not.
-    is_asleep: bool,
+    /// Whether the thread is parked and must be woken: skips a system call if not.
+    is_parked: bool,
     stopped: bool,
 }
 
@@ -55,7 +56,8 @@ impl GroupSync {
                 earliest = not_before(waiters.len(), Instant::now());
                 let answer = sync();
                 for waiter in waiters {
-                    // One that no longer waits is no loss: its write is as durable as the others'.
+                    // The waiter may be gone, which does no harm: its write is as durable as the
+                    // others.
                     let _ = waiter.send(answer.clone());
                 }
             }
@@ -70,16 +72,16 @@ impl GroupSync {
         let mut queue = self.shared.lock();
         if !queue.stopped {
             queue.waiters.push(answer);
-            let is_asleep = mem::take(&mut queue.is_asleep);
+            let is_parked = mem::take(&mut queue.is_parked);
             drop(queue);
-            if is_asleep {
+            if is_parked {
                 self.shared.wake.notify_one();
             }
         }
         receiver
     }
 
-    /// Serves those who wait with a last sync and ends the thread.
+    /// Serves the remaining waiters with a last sync and ends the thread.
     pub(crate) fn stop(&self) {
         self.shared.lock().stopped = true;
         self.shared.wake.notify_one();
@@ -101,14 +103,15 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next group, which may grow until `not_before`; `None` once stopped and nobody is left.
+    /// Waits for the next group, which may grow until `not_before`; `None` once stopped and no
+    /// waiter is left.
     fn next_group(&self, not_before: Option<Instant>) -> Option<Waiters> {
         let mut queue = self.lock();
         while queue.waiters.is_empty() {
             if queue.stopped {
                 return None;
             }
-            queue.is_asleep = true;
+            queue.is_parked = true;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let gathering = not_before.map(|at| at.saturating_duration_since(Instant::now()));
@@ -123,9 +126,9 @@ impl Shared {
     }
 }
 
-/// Before when no sync begins, if the last one was of so many and began at this time.
+/// The time before which the next sync must not begin, given the last one's waiters and start.
 fn not_before(waiters: usize, began: Instant) -> Option<Instant> {
-    (waiters >= SEVERAL).then(|| began + APART)
+    (waiters >= GROUP_MIN).then(|| began + SYNC_INTERVAL)
 }
 
 #[cfg(test)]
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_wait_during_a_sync_share_the_next_one() {
+    fn waiters_that_arrive_during_a_sync_share_the_next_one() {
         let syncs = Arc::new(AtomicUsize::new(0));
         let (counter, (begun_tx, begun), (go, go_rx)) =
             (Arc::clone(&syncs), mpsc::channel(), mpsc::channel::<()>());
@@ -161,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn after_a_group_of_several_the_next_one_gathers() {
+    fn after_a_large_group_the_next_one_gathers() {
         let now = Instant::now();
         assert_eq!(not_before(1, now), None);
-        assert_eq!(not_before(SEVERAL - 1, now), None);
-        assert_eq!(not_before(SEVERAL, now), Some(now + APART));
+        assert_eq!(not_before(GROUP_MIN - 1, now), None);
+        assert_eq!(not_before(GROUP_MIN, now), Some(now + SYNC_INTERVAL));
 
         let shared = Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new() };
         let join = || shared.lock().waiters.push(oneshot::channel().0);
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_sync_is_everyones_error() {
+    fn a_failed_sync_fails_every_waiter() {
         let group = GroupSync::start(|| Err(Error::Failed("no disk".to_owned()))).unwrap();
         let waiters = [group.join(), group.join()];
         for waiter in waiters {
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_serves_those_who_wait_and_nobody_after() {
+    fn stopping_serves_the_waiters_and_none_after() {
         let group = GroupSync::start(|| Ok(())).unwrap();
         let waiter = group.join();
         group.stop();

@@ -1,4 +1,4 @@
-//! What the tests of this crate share.
+//! Helpers shared by the tests of this crate.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub(crate) fn draft(context: Clock, value: &[u8]) -> Draft {
     }
 }
 
-/// A write that saw nothing, or why it failed.
+/// A write without a context, or why it failed.
 pub(crate) fn try_mint(
     store: &Store,
     place: Place,

@@ -1,9 +1,9 @@
-//! The Merkle trees of the home rows: in memory, as they are on the disk.
+//! The Merkle trees of the home rows: in-memory copies of those on the disk.
 //!
 //! The leaves on the disk change in the batch of the row ([`crate::index`]); those in memory right
-//! after it, under the row's stripe. Writers of different rows of one leaf meet only in an atomic
-//! XOR. A reader may see a leaf between two writes, or half of one: then two trees seem to differ
-//! that do not, which the second look of an exchange finds out. Comparing touches no disk.
+//! after it, under the row's stripe. Writers of different rows of one leaf contend only on an
+//! atomic XOR. A reader may see a leaf between two writes, or half of one: then two equal trees
+//! seem to differ, which the recheck of an exchange resolves. Comparing needs no disk access.
 //!
 //! 4 KiB per tree; as many trees as partitions of this node times different n of its buckets.
 
@@ -29,13 +29,13 @@ pub(crate) struct PartitionTrees {
     first: OnceLock<Box<LiveTree>>,
 }
 
-/// One tree, and the next of its partition: a list that only grows, so that nobody needs a lock.
+/// One tree, and the next of its partition: a list that only grows, so that it needs no lock.
 pub(crate) struct LiveTree {
     n: u16,
     leaves: [[AtomicU64; 2]; LEAVES],
     /// How often it changed.
     changes: AtomicU64,
-    /// The root after so many changes.
+    /// The cached root, and the number of changes it covers.
     root: Mutex<(u64, Root)>,
     next: OnceLock<Box<LiveTree>>,
 }
@@ -78,7 +78,7 @@ impl Trees {
         })
     }
 
-    /// Forgets all rows.
+    /// Resets all trees to empty.
     pub(crate) fn clear(&self) {
         for partition in &self.0 {
             partition.tombstones.store(0, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Trees {
         trees.iter().find(|live| live.n == tree.n)
     }
 
-    /// Trees there are, and bytes they hold.
+    /// The number of trees, and the bytes they hold.
     pub(crate) fn size(&self) -> (u64, u64) {
         let trees = self.iter().count() as u64;
         let heads = size_of_val(&*self.0) as u64;
@@ -116,7 +116,7 @@ impl Trees {
 }
 
 impl PartitionTrees {
-    /// The tree of these n; made if there is none.
+    /// The tree of this n; created if there is none.
     pub(crate) fn tree(&self, n: u16) -> &LiveTree {
         let mut slot = &self.first;
         loop {
@@ -128,7 +128,7 @@ impl PartitionTrees {
         }
     }
 
-    /// How many rows are deleted.
+    /// How many rows are tombstones.
     pub(crate) fn tombstones(&self) -> u64 {
         self.tombstones.load(Ordering::Relaxed)
     }
@@ -171,7 +171,8 @@ impl LiveTree {
     }
 
     fn root(&self) -> Root {
-        // A change is counted after it was made: what is seen of uncounted ones is not kept long.
+        // A change is counted after it was made, so a root that includes an uncounted one is
+        // recomputed once that is counted.
         let changes = self.changes.load(Ordering::Acquire);
         let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
         if root.0 != changes {
@@ -202,7 +203,7 @@ impl Store {
         self.trees.find(tree).map(LiveTree::root).unwrap_or_default()
     }
 
-    /// All trees that ever counted a row since the store was opened, by partition. Needs no disk.
+    /// All trees that have counted a row since the store was opened, by partition. Needs no disk.
     pub fn trees(&self) -> Vec<Tree> {
         self.trees.iter().map(|(tree, _)| tree).collect()
     }
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_one_leaf_that_change_at_once_are_all_in_it() {
+    fn concurrent_changes_of_rows_in_one_leaf_all_count() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let names = names_of_one_leaf(16);
@@ -264,7 +265,7 @@ mod tests {
                     }
                 });
             }
-            // What was flushed, what waits for it and what comes after add up.
+            // What was flushed, what waits to be flushed and what comes later add up.
             let merkle = store.engine.column(Column::Merkle).unwrap();
             (0..20).for_each(|_| store.engine.db().flush_cf(merkle).unwrap());
         });
@@ -281,9 +282,9 @@ mod tests {
         assert_eq!(open(dir.path(), Durability::Buffered).leaves(TREE), expected);
     }
 
-    /// So many that the threads really run side by side for a while, on a busy machine too.
+    /// Enough that the threads really run concurrently for a while, even on a busy machine.
     #[test]
-    fn changes_of_one_leaf_at_once_are_all_in_it() {
+    fn concurrent_changes_of_one_leaf_all_count() {
         let tree = LiveTree::new(3);
         let changes =
             |writer: u128| (1..3_000_000).map(move |i: u128| ((i * i) << (writer * 16)) | writer);
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_does_not_exist_is_empty_and_is_not_made() {
+    fn a_missing_tree_is_empty_and_is_not_created() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         for partition in [0, 63, 64, u16::MAX].map(Partition) {

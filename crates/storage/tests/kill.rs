@@ -1,12 +1,12 @@
-//! `kill -9` of a process that writes: every acknowledged write is there at the next start, and no
-//! dot is ever used twice (issue 2, "What it must show"), in both durability modes.
+//! `kill -9` of a process that writes: every acknowledged write is present at the next start, and
+//! no dot is ever used twice (issue 2, "What it must show"), in both durability modes.
 //!
 //! The test runs itself as the child. The child says `minted KEY DOT` before it waits for
 //! durability, `acked KEY DOT` after, and `durable at SEQUENCE`; the parent kills it at a random
 //! moment, opens the store and compares. Some keys are written blindly (every acknowledged dot must
 //! be a sibling), some with the context of what is there (every acknowledged dot must be covered by
-//! the clock). Others are deleted, merged, dropped and moved: of them only their trees and indexes
-//! are looked at, after every crash.
+//! the clock). Others are deleted, merged, dropped and moved: for these only trees and indexes are
+//! checked, after every crash.
 
 #![allow(clippy::unwrap_used)]
 
@@ -40,23 +40,23 @@ const LIMITS: Limits = Limits { siblings_max: 100_000, object_bytes_max: 1 << 30
 
 #[test]
 fn synced_writes_survive_kill_9() {
-    survive(Durability::Fsync);
+    check_survival(Durability::Fsync);
 }
 
 #[test]
 fn buffered_writes_survive_kill_9() {
-    survive(Durability::Buffered);
+    check_survival(Durability::Buffered);
 }
 
 #[derive(Default)]
 struct Seen {
     minted: BTreeSet<(usize, Dot)>,
     acked: BTreeSet<(usize, Dot)>,
-    /// How far the store said to be durable.
+    /// How far the store reported to be durable.
     durable_at: u64,
 }
 
-fn survive(durability: Durability) {
+fn check_survival(durability: Durability) {
     let dir = tempfile::tempdir().unwrap();
     let mut seen = Seen::default();
     for round in 0..ROUNDS {
@@ -69,7 +69,7 @@ fn survive(durability: Durability) {
             let kept = if is_blind(*key) { object.has(*dot) } else { object.clock.covers(*dot) };
             assert!(kept, "round {round}: key {key} lost {dot}, has {:?}", object.clock);
         }
-        // The parent mints too, under an incarnation of its own.
+        // The parent mints too, under its own incarnation.
         for key in 0..THREADS * KEYS {
             let dot = mint(&store, key);
             assert!(seen.minted.insert((key, dot)), "round {round}: key {key} used {dot} twice");
@@ -79,7 +79,7 @@ fn survive(durability: Durability) {
     assert!(seen.acked.len() > 100, "only {} writes were acknowledged", seen.acked.len());
 }
 
-/// Starts the child, kills it after a random time, and takes down what it said.
+/// Starts the child, kills it after a random time, and records its output.
 fn run_and_kill(dir: &Path, durability: Durability, seen: &mut Seen) {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
@@ -101,7 +101,7 @@ fn run_and_kill(dir: &Path, durability: Durability, seen: &mut Seen) {
         let mut said = String::new();
         stdout.read_to_string(&mut said).map(|_| said).unwrap()
     });
-    // The moment is what is varied here: nothing could be awaited instead.
+    // The time of the kill is what the test varies: there is no event to wait for instead.
     thread::sleep(Duration::from_micros(rand::random_range(1_000..150_000)));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -134,7 +134,7 @@ fn child() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         loop {
             let key = thread * KEYS + rand::random_range(0..KEYS);
-            disturb(&store);
+            churn(&store);
             let dot = mint(&store, key);
             writeln!(std::io::stdout(), "minted {key} {dot}").unwrap();
             runtime.block_on(store.durable()).unwrap();
@@ -181,7 +181,7 @@ fn read(store: &Store, key: usize) -> Object {
 
 fn mint(store: &Store, number: usize) -> Dot {
     let context = if is_blind(number) { Clock::default() } else { read(store, number).clock };
-    // Now and then a value that lives in a blob file. Blind ones pile up and stay small.
+    // Occasionally a value that is stored in a blob file. Blind writes accumulate and stay small.
     let bytes = if !is_blind(number) && rand::random_ratio(1, 16) { 40_000 } else { 100 };
     let draft = Draft {
         context,
@@ -200,9 +200,9 @@ fn mint(store: &Store, number: usize) -> Dot {
     }
 }
 
-/// Writes, deletes, merges, drops and moves rows of which nothing is promised but that everything
-/// that follows from a row goes with it.
-fn disturb(store: &Store) {
+/// Writes, deletes, merges, drops and moves rows. The only promise for these is that the data
+/// derived from a row changes with it.
+fn churn(store: &Store) {
     let number = THREADS * KEYS + rand::random_range(0..KEYS);
     let key = Key::new("scratch", format!("k{number}").as_bytes()).unwrap();
     let partition = key.partition(PARTITIONS);
@@ -232,13 +232,13 @@ fn disturb(store: &Store) {
     }
 }
 
-/// Trees, indexes and hint totals say what the rows say.
+/// Checks that trees, indexes and hint totals agree with the rows.
 fn check_indexes(store: &Store) {
     let (mut hints, mut hint_bytes) = (0, 0);
     for number in (0..THREADS * KEYS).step_by(HINT_EVERY) {
         let (place, key) = name(number);
         let Some(row) = store.read(place, &key, Blocking::Allowed).unwrap() else { continue };
-        let Place::Hint(target) = place else { panic!("{key} is no hint") };
+        let Place::Hint(target) = place else { panic!("{key} is not a hint") };
         hints += 1;
         hint_bytes += (target.as_str().len() + 1 + key.as_bytes().len() + row.len()) as u64;
     }

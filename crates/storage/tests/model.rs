@@ -1,9 +1,9 @@
 //! The store against a map: random histories of mints, merges, dropped rows and hints, changes of a
 //! bucket's n, sweeps, clean and unclean restarts.
 //!
-//! The model keeps a [`Row`] per place and key and lets it decide by itself; the store must hold
-//! the same objects in the same trees, the same indexes and the same hint totals after every step
-//! that is looked at. Each history comes from one seed, which a failure names.
+//! The model keeps a [`Row`] per place and key and applies each step to it; the store must hold the
+//! same objects in the same trees, the same indexes and the same hint totals after every checked
+//! step. Each history comes from one seed, which a failure names.
 
 #![allow(clippy::unwrap_used)]
 
@@ -46,7 +46,7 @@ struct History {
     dir: tempfile::TempDir,
     durability: Durability,
     store: Option<Store>,
-    /// By whether it is a hint, and key.
+    /// Keyed by whether it is a hint, and key.
     model: BTreeMap<(bool, Key), Row>,
     /// The n of the buckets `a` and `b`.
     n: [u16; 2],
@@ -110,7 +110,7 @@ impl History {
             Ok(Minted::New(dot) | Minted::Already(dot)) => dot,
             Err(_) => Dot { actor: Actor(1), counter: 1 },
         };
-        // The store draws actors at random: the model is told which, if it was a new one.
+        // The store draws actors at random: the model copies the actor if it is new.
         let incarnation = self.store().incarnation();
         let coordinator =
             Coordinator { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
@@ -142,7 +142,7 @@ impl History {
         assert_eq!(merged, Ok(Merged { changed, version }));
     }
 
-    /// Now and then with a row twice in one page.
+    /// Occasionally with a row twice in one page.
     fn merge_page(&mut self) {
         let (mut page, mut changed) = (Vec::new(), BTreeSet::new());
         let now = Millis(self.rng.random_range(0..1_000));
@@ -189,7 +189,7 @@ impl History {
         self.n[bucket] = self.rng.random_range(1..5);
     }
 
-    /// All partitions, in steps; bucket `b` may be no longer owned.
+    /// All partitions, in steps; bucket `b` may no longer be owned.
     fn sweep(&mut self) {
         let (n, owns_b) = (self.n, self.rng.random::<bool>());
         let n_of = |bucket: &str| match bucket {
@@ -293,7 +293,7 @@ impl History {
         }
     }
 
-    /// What another replica may send of a key.
+    /// An object that another replica may send for a key.
     fn peer_object(&mut self, key: &Key) -> Object {
         let object = self.peers.entry(key.clone()).or_default();
         if self.rng.random_ratio(1, 3) {

@@ -1,4 +1,4 @@
-//! The GET machine against naive bystanders, whatever order events come in.
+//! The GET machine against a naive model, with events in any order.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::clock::{Actor, Dot};
 use crate::object::{Metadata, Sibling, WriteId};
 use crate::stamp::Stamp;
 
-/// A node answers truly (as often as it likes), fails in some way, or time passes.
+/// A node answers truthfully (any number of times), fails in some way, or time passes.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Answers(u8),
@@ -24,7 +24,8 @@ fn node(number: u8) -> NodeId {
     NodeId::parse(&format!("n{number}")).unwrap()
 }
 
-/// The object with these of three writes side by side; the fourth bit is a write over all.
+/// The object with these of three writes as siblings; the fourth bit is a write that supersedes
+/// all.
 fn object(writes: u8) -> Object {
     let mut object = Object::default();
     for at in (0..4u8).filter(|at| writes & (1 << at) != 0) {
@@ -100,7 +101,7 @@ struct Naive {
     plan: Plan,
     held: Vec<Object>,
     asked: BTreeMap<NodeId, Vec<What>>,
-    /// The last thing each node said, if it counts.
+    /// The last answer of each node, if it counts.
     said: BTreeMap<NodeId, Version>,
     objects: Vec<Object>,
     answer: Option<Answer>,
@@ -139,7 +140,7 @@ impl Naive {
         }
     }
 
-    /// A node counts only if all that it said is in the merge.
+    /// A node counts only if everything it reported is in the merge.
     fn judge(&self, answer: &Answer) {
         let known = |version: &&Version| {
             **version == Version::ABSENT
@@ -163,7 +164,7 @@ impl Naive {
         }
     }
 
-    /// A node that is listened to and was asked for this says something.
+    /// An answer from a node that was asked for this and may still answer.
     fn hears(&mut self, from: NodeId, asked: What, reply: &Reply) {
         match reply {
             Reply::Object(object) => {

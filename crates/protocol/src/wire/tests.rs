@@ -1,4 +1,4 @@
-//! Frames come back as they were, and what is no frame is refused with what is wrong about it.
+//! Frames round-trip, and invalid ones are refused with the reason.
 
 use proptest::prelude::*;
 
@@ -109,7 +109,7 @@ fn frame<T: Serialize>(messages: &[WithPayload<T>]) -> Bytes {
     writer.finish()
 }
 
-/// The frame with a checksum that fits: a sender that means harm computes it too.
+/// The frame with a matching checksum, as a malicious sender would compute it.
 fn resealed(frame: &[u8]) -> Bytes {
     let mut frame = frame.to_vec();
     let checksum = xxhash_rust::xxh3::xxh3_64(&frame[PREFIX_BYTES..]);
@@ -118,7 +118,7 @@ fn resealed(frame: &[u8]) -> Bytes {
 }
 
 #[test]
-fn frames_come_back() {
+fn frames_round_trip() {
     assert_eq!(decode(frame(&messages())), Ok((header(), messages())));
     assert_eq!(decode(frame(&replies())), Ok((header(), replies())));
     assert_eq!(decode::<Reply>(frame::<Reply>(&[])), Ok((header(), Vec::new())));
@@ -138,12 +138,12 @@ fn on_a_stream_the_same_frame_has_a_prefix() {
 }
 
 #[test]
-fn a_cut_off_frame_is_refused_wherever_it_is_cut() {
+fn a_truncated_frame_is_refused_wherever_it_is_cut() {
     let frame = frame(&messages());
     for len in 0..frame.len() {
         assert!(decode::<Message>(frame.slice(..len)).is_err(), "{len}");
     }
-    // Cut between two messages and sealed again it is a shorter frame, else still damaged.
+    // Cut between two messages and resealed it is a valid shorter frame; otherwise still damaged.
     for len in PREFIX_BYTES..frame.len() {
         if let Ok((_, fewer)) = decode::<Message>(resealed(&frame[..len])) {
             assert_eq!(fewer, messages()[..fewer.len()]);
@@ -151,7 +151,7 @@ fn a_cut_off_frame_is_refused_wherever_it_is_cut() {
     }
 }
 
-/// The header's length lies before the checksum: a wrong one must not swallow messages.
+/// The header's length is outside the checksum: a wrong one must not swallow messages.
 #[test]
 fn a_wrong_header_length_is_refused() {
     let whole = frame(&messages());
@@ -183,7 +183,7 @@ fn too_many_messages_are_refused() {
     assert_eq!(decode::<Reply>(frame(&more)), Err(error));
 }
 
-/// A clock that is not sorted would make a coordinator drop siblings that nobody saw.
+/// An unsorted clock would make a coordinator drop siblings that no client has seen.
 #[test]
 fn a_broken_clock_in_a_message_is_refused() {
     let mut context = Clock::default();
@@ -199,7 +199,7 @@ fn a_broken_clock_in_a_message_is_refused() {
 }
 
 #[test]
-fn a_header_that_does_not_fit_names_both_sides() {
+fn a_mismatched_header_names_both_sides() {
     let check = |header: Header| {
         let known = |at: NodeId| at == node("n1") || at == node("n2");
         header.check(&mine(), &[[1; 16], [7; 16]], known).map_err(|e| e.to_string())
@@ -290,12 +290,12 @@ fn the_first_bytes_name_the_sender() {
     assert!(have < 200, "{have}");
     let mut long = frame[..PREFIX_BYTES].to_vec();
     long[6..8].copy_from_slice(&u16::MAX.to_le_bytes());
-    assert!(matches!(peek(&long), Ok(Err(FrameError::Damaged(_)))), "no waiting for that");
+    assert!(matches!(peek(&long), Ok(Err(FrameError::Damaged(_)))), "does not wait for more");
     assert!(matches!(peek(&[0; 100]), Ok(Err(FrameError::Damaged(_)))));
 }
 
 #[test]
-fn a_header_is_judged_before_any_message_is_looked_at() {
+fn a_header_is_checked_before_any_message_is_decoded() {
     let mut writer = FrameWriter::new(&header());
     writer.push(&Reply::Stored, b"");
     let mut bytes = writer.finish().to_vec();

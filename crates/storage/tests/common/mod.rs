@@ -1,4 +1,4 @@
-//! What must follow from the home rows of a store, worked out by hand from the rows alone.
+//! Checks the data derived from the home rows of a store against a computation from the rows alone.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(crate) fn home_rows(store: &Store, partitions: u32) -> Vec<(Partition, Key, 
     rows
 }
 
-/// Trees, in memory and on the disk, and indexes say what these rows say, and nothing else.
+/// Checks that the trees, in memory and on the disk, and the indexes match exactly these rows.
 pub(crate) fn check_follows(store: &Store, partitions: u32, rows: &[(Partition, Key, Row)]) {
     check_trees(store, rows);
     check_indexes(store, rows);
@@ -100,7 +100,7 @@ fn check_indexes(store: &Store, rows: &[(Partition, Key, Row)]) {
     }
 }
 
-/// What some other node wrote under this dot; a delete if its counter is a multiple of three.
+/// A write by another node under this dot; a delete if the counter is a multiple of three.
 pub(crate) fn foreign_write(actor: u64, counter: u64) -> Object {
     let dot = Dot { actor: Actor(actor), counter };
     let byte = actor as u8 * 16 + counter as u8;
