@@ -206,8 +206,8 @@ impl Row {
         // siblings mean equal objects.
         let changed =
             self.object.clock != clock_before || self.object.siblings.len() != siblings_before;
-        debug_assert!(self.object.clock.covers_all(&clock_before), "a merge dropped claims");
-        debug_assert!(
+        assert!(self.object.clock.covers_all(&clock_before), "a merge dropped claims");
+        assert!(
             self.tenure.is_none_or(|tenure| {
                 own_counter(&self.object.clock, tenure) == own_counter(&clock_before, tenure)
             }),

@@ -138,11 +138,6 @@ impl Store {
         let mut row = BytesMut::with_capacity(about);
         update.row.encode(&mut row);
         let row = row.freeze();
-        debug_assert_eq!(
-            Row::encoded_version(&row),
-            Some(update.row.object.version()),
-            "the encoded version is not the object's: indexes and trees would follow a wrong one"
-        );
         batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
         let staged = match update.place {
             Place::Home(Tree { partition, .. }) => {
