@@ -30,6 +30,8 @@ pub(crate) struct DiskFault {
     pub(crate) syncs_fail: bool,
     /// How long each takes at the least, in milliseconds.
     pub(crate) sync_ms: u64,
+    /// How long each read takes at the least, in milliseconds.
+    pub(crate) read_ms: u64,
 }
 
 /// The cuts in force.

@@ -17,7 +17,7 @@ use hyper::body::Body as _;
 use quorate_protocol::message::{Message, WithPayload};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
-use quorate_storage::Ailment;
+use quorate_storage::InjectedFaults;
 
 use crate::node::Node;
 use crate::peer::fault_hook::{Cuts, DiskFault};
@@ -155,8 +155,8 @@ async fn set_disk_fault(State(node): State<Arc<Node>>, body: Bytes) -> Response 
     match serde_json::from_slice::<DiskFault>(&body) {
         Ok(fault) => {
             tracing::warn!(?fault, "the disk fails by the fault hook");
-            let DiskFault { syncs_fail, sync_ms } = fault;
-            node.store.suffer(Ailment { syncs_fail, sync_ms });
+            let DiskFault { syncs_fail, sync_ms, read_ms } = fault;
+            node.store.inject_faults(InjectedFaults { syncs_fail, sync_ms, read_ms });
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),

@@ -14,7 +14,7 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, Wr
 
 use crate::columns::Column;
 use crate::error::Error;
-use crate::options::{Ailment, Blocking};
+use crate::options::{Blocking, InjectedFaults};
 use crate::read_offload::ReadOffload;
 
 /// Syncs the log: `flush_wal(true)`, or a function that fails in tests.
@@ -81,17 +81,31 @@ impl Drop for InFlightGuard<'_> {
     }
 }
 
-/// The fault hook of tests: makes syncs slow or fail.
+/// The fault hook of tests: makes syncs slow or fail, and reads slow.
 #[derive(Default)]
 pub(crate) struct FaultHook {
     syncs_fail: AtomicBool,
     sync_ms: AtomicU64,
+    read_ms: AtomicU64,
 }
 
 impl FaultHook {
-    pub(crate) fn set(&self, ailment: Ailment) {
-        self.syncs_fail.store(ailment.syncs_fail, Ordering::SeqCst);
-        self.sync_ms.store(ailment.sync_ms, Ordering::SeqCst);
+    pub(crate) fn set(&self, faults: InjectedFaults) {
+        self.syncs_fail.store(faults.syncs_fail, Ordering::SeqCst);
+        self.sync_ms.store(faults.sync_ms, Ordering::SeqCst);
+        self.read_ms.store(faults.read_ms, Ordering::SeqCst);
+    }
+
+    /// Delays a read as configured, unless it may not block.
+    fn before_read(&self, blocking: Blocking) -> Result<(), Error> {
+        match (self.read_ms.load(Ordering::Relaxed), blocking) {
+            (0, _) => Ok(()),
+            (_, Blocking::Never) => Err(Error::WouldBlock),
+            (read_ms, Blocking::Allowed) => {
+                thread::sleep(Duration::from_millis(read_ms));
+                Ok(())
+            }
+        }
     }
 
     /// Delays or fails a sync as configured.
@@ -203,6 +217,7 @@ impl Engine {
         blocking: Blocking,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Error> {
+        self.fault_hook.before_read(blocking)?;
         let family = self.column(column)?;
         let read = |as_if| self.db.get_pinned_cf_opt(family, key, &self.mode(as_if).read);
         let mut value = read(blocking);

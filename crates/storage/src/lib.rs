@@ -66,7 +66,9 @@ mod testing;
 pub use aside::{remove_set, sets_aside};
 pub use error::{Error, OpenError};
 pub use hints::{OLDEST_OF, OLDEST_OF_BYTES};
-pub use options::{Ailment, Blocking, Condition, Durability, Options, Place, Recovery, Stats};
+pub use options::{
+    Blocking, Condition, Durability, InjectedFaults, Options, Place, Recovery, Stats,
+};
 pub use page::MERGE_BATCH_ROWS;
 pub use scan::LIST_BYTES_MAX;
 pub use scrub::{ScrubFrom, Scrubbed};

@@ -99,11 +99,14 @@ pub enum Blocking {
 
 /// Faults that tests inject into a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ailment {
+pub struct InjectedFaults {
     /// Syncs of the log fail.
     pub syncs_fail: bool,
     /// The least time each sync takes, in milliseconds.
     pub sync_ms: u64,
+    /// The least time each read from RocksDB takes, in milliseconds; it then counts as one that
+    /// would block.
+    pub read_ms: u64,
 }
 
 /// A store's state.

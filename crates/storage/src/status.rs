@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::columns::Column;
 use crate::disk::Need;
 use crate::error::Error;
-use crate::options::{Ailment, Blocking, Condition, Stats};
+use crate::options::{Blocking, Condition, InjectedFaults, Stats};
 use crate::store::Store;
 
 /// Counts the outcomes of calls that may not block.
@@ -49,8 +49,8 @@ impl Store {
     }
 
     /// Injects faults, for tests, until called again.
-    pub fn suffer(&self, ailment: Ailment) {
-        self.engine.fault_hook.set(ailment);
+    pub fn inject_faults(&self, faults: InjectedFaults) {
+        self.engine.fault_hook.set(faults);
     }
 
     /// Numbers for `/metrics`.
