@@ -16,9 +16,9 @@ use quorate_protocol::view::{View, context_of};
 
 use crate::client::Response;
 use crate::history::{End, WriteNo};
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::{Answer, Read, Sight};
-use crate::plants::Plant;
 use crate::store::Slot;
 use crate::world::{Body, Event, Request, World, sight, write_of};
 
@@ -43,7 +43,7 @@ impl Node {
             }
             get::Answer::Read(object) => {
                 let mut seen = (!object.is_absent()).then(|| context_of(object));
-                if world.has(Plant::ContextOfOwnRow)
+                if world.has(Mutation::ContextOfOwnRow)
                     && let Some(row) = self.store.get(&Slot::home(&request.key))
                 {
                     seen = Some(context_of(&row.object));

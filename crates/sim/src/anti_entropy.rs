@@ -13,8 +13,8 @@ use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::store::{Slot, tree_of};
 use crate::world::{Claim, Event, World};
@@ -140,7 +140,7 @@ impl Node {
     /// Whether its trees say what it holds to a node that has to be filled, by that one's n of all buckets.
     fn trees_fit_by(&self, to_fill: Option<u64>, world: &World) -> bool {
         let fits_by = |ns: u64| self.records.buckets.placement.fits_by(ns);
-        to_fill.is_none_or(fits_by) || world.has(Plant::TreesTrustedInDoubt)
+        to_fill.is_none_or(fits_by) || world.has(Mutation::TreesTrustedInDoubt)
     }
 
     pub(crate) fn on_list(
@@ -255,7 +255,7 @@ impl Node {
                 self.ask_peer(operation, &message, &[], world);
             }
             Step::LookAgain { keys, not_before } => {
-                if world.has(Plant::RepairFromStaleRead) {
+                if world.has(Mutation::RepairFromStaleRead) {
                     let row = |key: &Key| self.store.get(&Slot::home(key));
                     let object = |key| row(key).map(|row| row.object.clone()).unwrap_or_default();
                     let objects = keys.iter().map(|key| (key.clone(), object(key)));
@@ -418,7 +418,7 @@ impl Node {
             return self.mended_first(operation, Came::Missed, world);
         };
         world.note(format_args!("{} mends {key}", self.id));
-        if world.has(Plant::RepairFromStaleRead) && !self.store.has_failed() {
+        if world.has(Mutation::RepairFromStaleRead) && !self.store.has_failed() {
             object.merge(&stale.unwrap_or_default());
             let mut row = self.row(&Slot::home(&key), world);
             row.object = object;

@@ -9,8 +9,8 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{Holdings, Holds, Received, covers, received};
 use quorate_protocol::stamp::Millis;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::store::Slot;
 use crate::world::{Claim, World};
 
@@ -91,7 +91,7 @@ impl Node {
         if self.store.has_failed() {
             return;
         }
-        if world.has(Plant::AsideTakenBack) && self.records.missing.is_empty() {
+        if world.has(Mutation::AsideTakenBack) && self.records.missing.is_empty() {
             return self.take_back(|_| true, world);
         }
         let partitions = world.setup.layout.partitions();

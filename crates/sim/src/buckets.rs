@@ -15,8 +15,8 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::{self, Ns, Placement};
 use quorate_protocol::terms::{Asked, Terms};
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::setup::BUCKET;
 use crate::store::Slot;
@@ -181,7 +181,7 @@ impl Node {
         let n = buckets.table.settings(BUCKET).over(&defaults, nodes).n;
         let ns = Ns::of(&buckets.table, (&defaults, nodes));
         buckets.placement.change(&ns);
-        if world.has(Plant::ReversalForgotten) && n == buckets.settled_n {
+        if world.has(Mutation::ReversalForgotten) && n == buckets.settled_n {
             buckets.placement = Placement::of_no_rows(ns);
         }
         buckets.n = n;
@@ -281,16 +281,18 @@ impl Node {
             return self.give_up_hand_over(key);
         }
         hand_over.row.on_stored(node);
-        if !hand_over.row.is_held() && !world.has(Plant::HandedOverToOne) {
+        if !hand_over.row.is_held() && !world.has(Mutation::HandedOverToOne) {
             return;
         }
         let (row, object) = (hand_over.row.clone(), hand_over.object.clone());
         self.operations.hand_overs.remove(key);
         let (version, homes) =
             (self.store.version(key), self.preference_list(key, world).0.to_vec());
-        let may_drop = match world.plant {
-            Some(Plant::HandedOverToOne) => row.version() == version && !homes.contains(&self.id),
-            Some(Plant::DroppedThoughOwned) => row.version() == version,
+        let may_drop = match world.mutation {
+            Some(Mutation::HandedOverToOne) => {
+                row.version() == version && !homes.contains(&self.id)
+            }
+            Some(Mutation::DroppedThoughOwned) => row.version() == version,
             Some(_) | None => row.may_drop(version, &homes, self.id),
         };
         if may_drop && !self.store.has_failed() {

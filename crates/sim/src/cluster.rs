@@ -14,9 +14,9 @@ use crate::client::{Client, Response};
 use crate::dice::Dice;
 use crate::faults::DiskCopy;
 use crate::history::WriteNo;
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::{Violation, every_operation_ends};
-use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::store::Rows;
 use crate::trace::Trace;
@@ -40,10 +40,10 @@ pub struct Run {
 }
 
 /// Runs a seed. `keep_lines` keeps the trace.
-pub fn run(seed: u64, plant: Option<Plant>, keep_lines: bool) -> Run {
+pub fn run(seed: u64, mutation: Option<Mutation>, keep_lines: bool) -> Run {
     let mut dice = Dice::new(seed);
     let setup = Setup::draw(&mut dice);
-    let world = World::new(setup, dice, plant, Trace::new(keep_lines));
+    let world = World::new(setup, dice, mutation, Trace::new(keep_lines));
     let mut cluster = Cluster::new(world);
     cluster.live();
     let Cluster { world, events, .. } = cluster;

@@ -16,9 +16,9 @@ use quorate_protocol::terms::Terms;
 use quorate_protocol::view::{context_after_write, context_of};
 
 use crate::entry::Purpose;
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::siblings_are_bounded;
-use crate::plants::Plant;
 use crate::replica::{Waiter, slot_of};
 use crate::world::{Claim, World, write_of};
 
@@ -177,7 +177,7 @@ impl Node {
             put::Answer::Written(acks) => {
                 let (w, strict) = (minting.terms.needed, !minting.terms.sloppy);
                 world.claims.push(Claim::Acked { key, write, w, acks: acks.counted, strict });
-                let seen = if world.has(Plant::UnseenContext) {
+                let seen = if world.has(Mutation::UnseenContext) {
                     Some(context_of(object))
                 } else {
                     context_after_write(object)

@@ -20,8 +20,8 @@ use quorate_protocol::terms::Terms;
 use crate::anti_entropy::Exchanging;
 use crate::buckets::HandOvers;
 use crate::coordinator::Minting;
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::putting::Putting;
 use crate::reaper::Reaping;
 use crate::world::{Body, Event, Request, World};
@@ -129,7 +129,7 @@ impl Node {
                 let mut write = write.clone();
                 let left_ms = routing.deadline.since(world.now);
                 write.timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
-                if world.has(Plant::WriteIdForgotten) {
+                if world.has(Mutation::WriteIdForgotten) {
                     let salt = world.fresh_number();
                     write.draft.write_id.0[8..].copy_from_slice(&salt.to_le_bytes());
                 }
@@ -152,7 +152,8 @@ impl Node {
                 let answer =
                     WriteAnswer::NoQuorum { required: routing.terms.needed, acks, outcome };
                 let Some(routing) = self.operations.routes.remove(&operation) else { return };
-                let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
+                let answer =
+                    if world.has(Mutation::NotAppliedLie) { denied(answer) } else { answer };
                 self.answer_write(routing.request, &answer, None, world);
             }
         }
@@ -206,7 +207,7 @@ impl Node {
         let required = routing.terms.needed;
         let Some(answer) = routing.route.on_written(from, answer, required) else { return };
         let Some(routing) = self.operations.routes.remove(&operation) else { return };
-        let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
+        let answer = if world.has(Mutation::NotAppliedLie) { denied(answer) } else { answer };
         self.answer_write(routing.request, &answer, object, world);
     }
 

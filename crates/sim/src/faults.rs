@@ -6,8 +6,8 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::row::Incarnation;
 
 use crate::cluster::Cluster;
+use crate::mutations::Mutation;
 use crate::node::{Node, Records};
-use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::store::{Backup, Store};
 use crate::world::{Event, Fault};
@@ -110,7 +110,7 @@ impl Cluster {
         node.records.starts.crash(&mut self.world);
         self.world.note(format_args!("{id} crashes and forgets {lost} changes"));
         node.die(self.world.now);
-        if !self.world.has(Plant::ActorSurvivesCrash) {
+        if !self.world.has(Mutation::ActorSurvivesCrash) {
             node.incarnation = Incarnation(self.world.dice.nonzero());
         }
     }
@@ -260,7 +260,7 @@ impl Cluster {
         self.lose_rows(id);
         let records = Records::new(&self.world);
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.store = Store::new(self.world.plant);
+        node.store = Store::new(self.world.mutation);
         node.records = Records { came_empty: true, ..records };
         node.miss_everything(&self.world);
         self.come_back_changed(id);
@@ -331,7 +331,7 @@ impl Cluster {
         node.store.restore(copy.backup);
         node.records = copy.records;
         self.come_back_changed(id);
-        if self.world.has(Plant::CloneKeepsIncarnation)
+        if self.world.has(Mutation::CloneKeepsIncarnation)
             && let Some(node) = self.nodes.get_mut(&id)
         {
             node.incarnation = copy.incarnation;

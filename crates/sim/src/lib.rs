@@ -10,7 +10,7 @@
 //! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
 //! `src/`: `replica`, `entry`, `coordinator`, `putting` and `answers` carry out requests, `chores`
 //! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
-//! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`plants`] are
+//! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`mutations`] are
 //! the bugs that must be found.
 
 #![forbid(unsafe_code)]
@@ -29,10 +29,10 @@ mod entry;
 mod faults;
 mod fill;
 pub mod history;
+pub mod mutations;
 mod network;
 mod node;
 pub mod oracle;
-pub mod plants;
 mod putting;
 mod reaper;
 mod replica;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use quorate_sim::cluster;
-use quorate_sim::plants::{PLANTS, Plant};
+use quorate_sim::mutations::{MUTATIONS, Mutation};
 use quorate_sim::sweep::{Report, Sweep};
 
 /// A progress line is shown only to those who wait longer than this.
@@ -25,12 +25,12 @@ struct Arguments {
     /// Print every event of the first seed, and run no other.
     #[arg(long, conflicts_with = "seeds")]
     trace: bool,
-    /// Plant a bug: the run must fail.
+    /// Mutation a bug: the run must fail.
     #[arg(long, value_name = "NAME")]
-    plant: Option<Plant>,
-    /// List the bugs that can be planted.
-    #[arg(long)]
-    plants: bool,
+    mutation: Option<Mutation>,
+    /// List the deliberate bugs that can be switched on.
+    #[arg(long, alias = "plants")]
+    mutations: bool,
     /// Threads; 0 takes one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -39,8 +39,8 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
-    let done = if arguments.plants {
-        list_plants(&mut out)
+    let done = if arguments.mutations {
+        list_mutations(&mut out)
     } else if arguments.trace {
         trace(&arguments, &mut out)
     } else {
@@ -53,15 +53,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn list_plants(out: &mut impl Write) -> std::io::Result<ExitCode> {
-    for (_, name, what) in PLANTS {
+fn list_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
+    for (_, name, what) in MUTATIONS {
         writeln!(out, "{name:<28} {what}")?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
-    let run = cluster::run(arguments.seed, arguments.plant, true);
+    let run = cluster::run(arguments.seed, arguments.mutation, true);
     for line in &run.lines {
         writeln!(out, "{line}")?;
     }
@@ -80,8 +80,12 @@ fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let sweep =
-        Sweep { first: arguments.seed, count: arguments.seeds, plant: arguments.plant, threads };
+    let sweep = Sweep {
+        first: arguments.seed,
+        count: arguments.seeds,
+        mutation: arguments.mutation,
+        threads,
+    };
     let begun = Instant::now();
     let report = sweep.run(|seeds| show_progress(begun, seeds, arguments.seeds));
     clear_progress(begun);
@@ -98,11 +102,13 @@ fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
         }
         Some((seed, violation)) => {
             writeln!(out, "seed {seed} BROKEN {violation}")?;
-            let name = PLANTS.iter().find(|(plant, ..)| Some(*plant) == arguments.plant);
-            let plant = name.map(|(_, name, _)| format!(" --plant {name}")).unwrap_or_default();
+            let name =
+                MUTATIONS.iter().find(|(mutation, ..)| Some(*mutation) == arguments.mutation);
+            let mutation =
+                name.map(|(_, name, _)| format!(" --mutation {name}")).unwrap_or_default();
             writeln!(
                 out,
-                "reproduce: cargo run -p quorate-sim --release -- --seed {seed} --trace{plant}"
+                "reproduce: cargo run -p quorate-sim --release -- --seed {seed} --trace{mutation}"
             )?;
             Ok(ExitCode::FAILURE)
         }

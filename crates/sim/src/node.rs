@@ -127,7 +127,7 @@ impl Node {
             disturbed_at: Millis(0),
             clock_ahead_ms: 0,
             skew: Skew::default(),
-            store: Store::new(world.plant),
+            store: Store::new(world.mutation),
             records: Records::new(world),
             generation: Generation::default(),
             filling: None,

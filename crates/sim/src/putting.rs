@@ -9,8 +9,8 @@ use quorate_protocol::put::{self, Put};
 use quorate_protocol::stamp::Millis;
 
 use crate::coordinator::Minting;
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::world::World;
 
 /// A minted object on its way to its replicas.
@@ -42,13 +42,13 @@ impl Node {
             homes: terms.asked_homes(first),
             fallbacks: terms.fallbacks,
             needed: terms.needed,
-            sloppy: terms.sloppy || world.has(Plant::HintsCountInStrict),
+            sloppy: terms.sloppy || world.has(Mutation::HintsCountInStrict),
             replica_timeout_ms: world.setup.replica_timeout_ms,
             deadline: minting.deadline,
         };
         let (put, effects) = Put::start(plan, &self.down(world.now), world.now);
         let mut sent = object.clone();
-        if world.has(Plant::BareSibling) {
+        if world.has(Mutation::BareSibling) {
             sent.siblings.retain(|s| s.dot == dot);
         }
         let operation = world.fresh_number();
@@ -87,7 +87,7 @@ impl Node {
     pub(crate) fn on_put_acked(&mut self, operation: u64, node: NodeId, world: &mut World) {
         let Some(putting) = self.operations.puts.get_mut(&operation) else { return };
         let mut effects = putting.put.on_ack(node);
-        if world.has(Plant::AckCountedTwice) {
+        if world.has(Mutation::AckCountedTwice) {
             let key = &putting.minting.write.key;
             let (homes, _) = world.setup.preference_list(key, world.setup.n);
             let other = homes.iter().find(|home| **home != node && **home != self.id);

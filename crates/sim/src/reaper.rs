@@ -10,8 +10,8 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::reap::{Evidence, Facts, Round, may_confirm};
 use quorate_protocol::stamp::Millis;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::store::Slot;
 use crate::world::{Claim, Event, World};
@@ -27,7 +27,7 @@ pub(crate) struct Reaping {
 impl Node {
     /// This node drops something that it held for others: a copy of it may still be on its way.
     pub(crate) fn disturb(&mut self, key: &Key, world: &World) {
-        if world.has(Plant::DropUnnoted) {
+        if world.has(Mutation::DropUnnoted) {
             return;
         }
         let partition = key.partition(world.setup.layout.partitions());
@@ -140,7 +140,7 @@ impl Node {
     pub(crate) fn on_reaping_time(&mut self, operation: u64, world: &mut World) {
         let Some(reaping) = self.operations.reapings.get(&operation) else { return };
         let is_over = world.now >= reaping.deadline;
-        if is_over && world.has(Plant::ReapWithoutFullProof) {
+        if is_over && world.has(Mutation::ReapWithoutFullProof) {
             let which = vec![true; reaping.round.tombstones().len()];
             for node in world.setup.nodes.clone() {
                 let reply = Reply::Confirmed { which: which.clone() };
@@ -195,7 +195,7 @@ impl Evidence for Look<'_> {
     fn is_hinted(&self) -> Result<bool, Infallible> {
         let is_hint = |slot: &Slot| slot.target.is_some() && slot.key == *self.key;
         let is_hinted = self.node.store.rows().keys().any(is_hint);
-        Ok(is_hinted && !self.world.has(Plant::HintNotCounted))
+        Ok(is_hinted && !self.world.has(Mutation::HintNotCounted))
     }
 
     fn quiet_since(&self) -> Millis {

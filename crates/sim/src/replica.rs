@@ -12,8 +12,8 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::Pass;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::store::Slot;
 use crate::world::{Event, World};
 
@@ -72,7 +72,7 @@ impl Node {
         if self.store.has_failed() {
             return Err(Refusal::ReadOnly);
         }
-        if is_stale(read_at, now, world.setup.grace_ms) && !world.has(Plant::StaleTaken) {
+        if is_stale(read_at, now, world.setup.grace_ms) && !world.has(Mutation::StaleTaken) {
             return Err(Refusal::Stale);
         }
         let slot = slot_of(key, role);
@@ -83,7 +83,7 @@ impl Node {
         let mut row = self.row(&slot, world);
         let before = row.object.clone();
         if row.merge(object, now) {
-            if world.has(Plant::MergeKeepsCovered) {
+            if world.has(Mutation::MergeKeepsCovered) {
                 let both = before.siblings.iter().chain(&object.siblings);
                 for sibling in both {
                     if !row.object.has(sibling.dot) {
@@ -101,7 +101,7 @@ impl Node {
     pub(crate) fn row(&self, slot: &Slot, world: &World) -> Row {
         let mut row = self.store.get(slot).cloned().unwrap_or_default();
         row.tree = if slot.target.is_none() { self.n() } else { 0 };
-        if world.has(Plant::ActorSurvivesHintDrop) && row.object.is_absent() {
+        if world.has(Mutation::ActorSurvivesHintDrop) && row.object.is_absent() {
             row.tenure = self.ghosts.get(slot).copied();
         }
         row
@@ -139,7 +139,7 @@ impl Node {
             Where::Home => self.store.get(&Slot::home(key)).map(|row| row.object.clone()),
             Where::Hints => self.hints_of(key),
         };
-        let absent_counts = place == Where::Home || world.has(Plant::EmptyFallbackCounts);
+        let absent_counts = place == Where::Home || world.has(Mutation::EmptyFallbackCounts);
         match (object, what) {
             (None, _) if !absent_counts => get::Reply::NoHint,
             (object, What::Object) => get::Reply::Object(object.unwrap_or_default()),
@@ -165,7 +165,7 @@ impl Node {
         }
         self.begin_sync(world);
         let change = self.store.written();
-        if self.store.is_durable(change) || world.has(Plant::EarlyAck) {
+        if self.store.is_durable(change) || world.has(Mutation::EarlyAck) {
             self.acknowledge(waiter, world);
         } else {
             self.waiting.push((change, waiter));
@@ -197,7 +197,7 @@ impl Node {
             return; // another sync did meanwhile: nobody is told that this one was good
         }
         self.store.sync(upto);
-        let covers_all = world.has(Plant::SyncCoversLater);
+        let covers_all = world.has(Mutation::SyncCoversLater);
         let (done, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition::<Vec<_>, _>(|(change, _)| covers_all || *change <= upto);
@@ -258,7 +258,7 @@ impl Node {
             let (key, read_at) = (slot.key.clone(), self.wall(world.now));
             let message = Message::Store { key, role: Role::Home, read_at };
             let sent = row.object;
-            if world.has(Plant::HintDroppedOnSend) {
+            if world.has(Mutation::HintDroppedOnSend) {
                 self.drop_hint(&slot, &sent, world);
             }
             let bytes = sent.to_bytes();
@@ -270,7 +270,7 @@ impl Node {
     pub(crate) fn drop_hint(&mut self, slot: &Slot, sent: &Object, world: &mut World) {
         let Some(row) = self.store.get(slot).filter(|_| !self.store.has_failed()) else { return };
         let same = row.object.version() == sent.version();
-        if !same && !world.has(Plant::HintDroppedThoughChanged) {
+        if !same && !world.has(Mutation::HintDroppedThoughChanged) {
             return;
         }
         if let Some(tenure) = row.tenure {

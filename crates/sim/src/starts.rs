@@ -10,8 +10,8 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
 use quorate_protocol::stamp::Millis;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::world::{Event, Fault, World};
 
 /// What a node records about starts.
@@ -75,7 +75,7 @@ impl Starts {
         self.record(world);
         for (peer, known) in &mut self.remembered {
             let recorded = self.recorded.get(peer).map_or(0, |recorded| recorded.durable_at);
-            known.durable_at = if world.has(Plant::PeersForgotten) {
+            known.durable_at = if world.has(Mutation::PeersForgotten) {
                 0
             } else {
                 world.dice.between(recorded.min(known.durable_at), known.durable_at)
@@ -134,7 +134,7 @@ impl Node {
 
     /// It is to be filled as if its disk were new.
     pub(crate) fn miss_everything(&mut self, world: &World) {
-        if !world.has(Plant::DiskLossReadyAtOnce) {
+        if !world.has(Mutation::DiskLossReadyAtOnce) {
             self.records.missing = world.setup.partitions().collect();
         }
     }
@@ -277,7 +277,7 @@ impl Node {
     fn fall_behind(&mut self, known: Remembered, world: &mut World) {
         let Generation { start, keeps_rows, .. } = &self.generation;
         let (start, keeps_rows) = (*start, *keeps_rows);
-        if world.has(Plant::BehindIgnored) {
+        if world.has(Mutation::BehindIgnored) {
             self.generation.is_admitted = true;
             return;
         }
@@ -295,7 +295,7 @@ impl Node {
         }
         self.records.starts.over = Some(StartOver { number, keeps_rows });
         self.store.sync(self.store.written());
-        if !world.has(Plant::CloneKeepsIncarnation) {
+        if !world.has(Mutation::CloneKeepsIncarnation) {
             self.incarnation = Incarnation(world.dice.nonzero());
         }
         self.die(world.now);

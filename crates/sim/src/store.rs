@@ -17,7 +17,7 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::{LEAVES, LeafSet, Leaves, Tree, leaf_hash, leaf_of};
 
 use crate::dice::Dice;
-use crate::plants::Plant;
+use crate::mutations::Mutation;
 use crate::setup::PARTITIONS;
 
 /// Where a row lies: among the node's own rows, or among its hints for a target.
@@ -72,7 +72,7 @@ pub(crate) struct Store {
     /// Whether a sync failed: nothing is written or becomes durable until it is opened again.
     failed: bool,
     /// The bug in it, if one is planted.
-    plant: Option<Plant>,
+    mutation: Option<Mutation>,
 }
 
 /// A copy of what was durable.
@@ -91,8 +91,8 @@ impl Backup {
 
 impl Store {
     /// An empty disk.
-    pub(crate) fn new(plant: Option<Plant>) -> Self {
-        Self { plant, ..Self::default() }
+    pub(crate) fn new(mutation: Option<Mutation>) -> Self {
+        Self { mutation, ..Self::default() }
     }
 
     /// The row, as it was last written.
@@ -124,8 +124,8 @@ impl Store {
                 leaves.push(LeafChange::Toggle(place, leaf_hash(&slot.key, row.object.version())));
             }
         }
-        match self.plant {
-            Some(Plant::LeafNotUpdated) => {
+        match self.mutation {
+            Some(Mutation::LeafNotUpdated) => {
                 // In a batch of its own: a crash may come between.
                 self.write(Change::Row {
                     slot: slot.clone(),
@@ -134,7 +134,7 @@ impl Store {
                 });
                 self.write(Change::Row { slot, row, leaves });
             }
-            Some(Plant::LeafReadThenWritten) => {
+            Some(Mutation::LeafReadThenWritten) => {
                 let leaves = self.leaves_written_whole(leaves);
                 self.write(Change::Row { slot, row, leaves });
             }

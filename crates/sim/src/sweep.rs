@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cluster::{Run, run};
+use crate::mutations::Mutation;
 use crate::oracle::Violation;
-use crate::plants::Plant;
 
 /// Every so many seeds one runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;
@@ -20,8 +20,8 @@ pub struct Sweep {
     pub first: u64,
     /// How many.
     pub count: u64,
-    /// The bug to plant.
-    pub plant: Option<Plant>,
+    /// The deliberate bug to switch on, if any.
+    pub mutation: Option<Mutation>,
     /// How many threads; the result is the same for any number from 1.
     pub threads: usize,
 }
@@ -56,7 +56,7 @@ impl Sweep {
                         if seed >= limit.load(Ordering::Relaxed) {
                             return;
                         }
-                        let run = run_checked(seed, self.plant);
+                        let run = run_checked(seed, self.mutation);
                         if run.violation.is_some() {
                             limit.fetch_min(seed, Ordering::Relaxed);
                         }
@@ -93,10 +93,10 @@ impl Report {
 }
 
 /// Runs a seed, every now and then twice: a run that cannot be repeated proves nothing.
-fn run_checked(seed: u64, plant: Option<Plant>) -> Run {
-    let mut first = run(seed, plant, false);
+fn run_checked(seed: u64, mutation: Option<Mutation>) -> Run {
+    let mut first = run(seed, mutation, false);
     if seed.is_multiple_of(TWICE_EVERY) {
-        let second = run(seed, plant, false);
+        let second = run(seed, mutation, false);
         if second.hash != first.hash && first.violation.is_none() {
             let story = format!("two runs of seed {seed} differ");
             first.violation = Some(Violation { property: "seeds_are_deterministic", story });

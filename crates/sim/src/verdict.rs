@@ -13,12 +13,12 @@ use quorate_protocol::terms::Asked;
 use crate::client::Response;
 use crate::cluster::{AUDITOR, Cluster};
 use crate::history::Saw;
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::{
     Verdict, a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left,
     reaped_for_good, rest_writes_nothing, trees_are_right,
 };
-use crate::plants::Plant;
 use crate::store::{Rows, Slot, tree_of};
 use crate::world::{Body, Request, sight, value_of, write_id, write_of};
 
@@ -70,7 +70,7 @@ impl Cluster {
             }
         }
         // These objects never compare equal.
-        if !self.world.has(Plant::MergeKeepsCovered) {
+        if !self.world.has(Mutation::MergeKeepsCovered) {
             let left = self.left_to_do();
             self.world.judge(converges(left));
         }
@@ -147,7 +147,7 @@ impl Cluster {
         let before = written(self);
         self.do_all_chores();
         let changes = written(self) - before;
-        if !self.world.has(Plant::MergeKeepsCovered) {
+        if !self.world.has(Mutation::MergeKeepsCovered) {
             self.world.judge(rest_writes_nothing(changes));
         }
     }

@@ -21,9 +21,9 @@ use serde::Serialize;
 use crate::client::Response;
 use crate::dice::Dice;
 use crate::history::{Moment, WriteNo};
+use crate::mutations::Mutation;
 use crate::network::{Fate, Network};
 use crate::oracle::{Oracle, Sight, Verdict, Violation};
-use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::trace::Trace;
 
@@ -134,7 +134,7 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) oracle: Oracle,
     pub(crate) keys: ContextKeys,
-    pub(crate) plant: Option<Plant>,
+    pub(crate) mutation: Option<Mutation>,
     pub(crate) trace: Trace,
     /// The first broken promise.
     pub(crate) violation: Option<Violation>,
@@ -155,7 +155,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(setup: Setup, dice: Dice, plant: Option<Plant>, trace: Trace) -> Self {
+    pub(crate) fn new(setup: Setup, dice: Dice, mutation: Option<Mutation>, trace: Trace) -> Self {
         Self {
             oracle: Oracle::new(setup.n_max),
             setup,
@@ -164,7 +164,7 @@ impl World {
             dice,
             network: Network::default(),
             keys: ContextKeys::new(CLUSTER_ID, &[SECRET]),
-            plant,
+            mutation,
             trace,
             violation: None,
             gave_up: BTreeMap::new(),
@@ -179,8 +179,8 @@ impl World {
     }
 
     /// Whether this bug is switched on.
-    pub(crate) fn has(&self, plant: Plant) -> bool {
-        self.plant == Some(plant)
+    pub(crate) fn has(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
     }
 
     /// A number that nothing else in the run has.

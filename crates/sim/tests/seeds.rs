@@ -2,20 +2,20 @@
 //! every planted bug.
 
 use quorate_sim::cluster::run;
-use quorate_sim::plants::{PLANTS, Plant};
+use quorate_sim::mutations::{MUTATIONS, Mutation};
 use quorate_sim::sweep::Sweep;
 
-/// Every plant must be found within so many seeds, as README says too.
-const SEEDS_PER_PLANT: u64 = 300;
+/// Every mutation must be found within so many seeds, as README says too.
+const SEEDS_PER_MUTATION: u64 = 300;
 /// Those that take several rare events at once.
-const SEEDS_PER_RARE_PLANT: u64 = 3000;
+const SEEDS_PER_RARE_MUTATION: u64 = 3000;
 
-fn sweep(count: u64, plant: Option<Plant>, threads: usize) -> quorate_sim::sweep::Report {
-    Sweep { first: 1, count, plant, threads }.run(|_| {})
+fn sweep(count: u64, mutation: Option<Mutation>, threads: usize) -> quorate_sim::sweep::Report {
+    Sweep { first: 1, count, mutation, threads }.run(|_| {})
 }
 
 #[test]
-fn seeds_without_a_plant_are_clean() {
+fn seeds_without_a_mutation_are_clean() {
     let report = sweep(300, None, 2);
     assert_eq!(report.failure, None);
     assert_eq!(report.seeds, 300);
@@ -36,48 +36,50 @@ fn seeds_differ() {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
-    let alone = sweep(60, Some(Plant::AckCountedTwice), 1).failure;
+    let alone = sweep(60, Some(Mutation::AckCountedTwice), 1).failure;
     assert!(alone.is_some());
-    assert_eq!(sweep(60, Some(Plant::AckCountedTwice), 3).failure, alone);
+    assert_eq!(sweep(60, Some(Mutation::AckCountedTwice), 3).failure, alone);
     assert_eq!(sweep(40, None, 1), sweep(40, None, 3));
 }
 
 #[test]
-fn every_plant_is_listed_once() {
-    for (plant, name, _) in PLANTS {
-        assert_eq!(name.parse(), Ok(plant));
-        assert_eq!(PLANTS.iter().filter(|(p, n, _)| *p == plant || *n == name).count(), 1);
+fn every_mutation_is_listed_once() {
+    for (mutation, name, _) in MUTATIONS {
+        assert_eq!(name.parse(), Ok(mutation));
+        assert_eq!(MUTATIONS.iter().filter(|(p, n, _)| *p == mutation || *n == name).count(), 1);
     }
-    assert!("no-such-plant".parse::<Plant>().is_err());
+    assert!("no-such-mutation".parse::<Mutation>().is_err());
 }
 
-fn is_found(plant: Plant) {
-    let found = sweep(SEEDS_PER_PLANT, Some(plant), 2).failure;
-    assert!(found.is_some(), "{plant:?} was not found within {SEEDS_PER_PLANT} seeds");
+fn is_found(mutation: Mutation) {
+    let found = sweep(SEEDS_PER_MUTATION, Some(mutation), 2).failure;
+    assert!(found.is_some(), "{mutation:?} was not found within {SEEDS_PER_MUTATION} seeds");
 }
 
 /// It takes a copy of a disk that comes back while all others lose power, and a delete between.
 #[test]
 fn finds_peers_forgotten() {
-    assert!(sweep(SEEDS_PER_RARE_PLANT, Some(Plant::PeersForgotten), 2).failure.is_some());
+    assert!(sweep(SEEDS_PER_RARE_MUTATION, Some(Mutation::PeersForgotten), 2).failure.is_some());
 }
 
 /// It takes a change of n that is taken back while rows are moved, and no later change.
 #[test]
 fn finds_trees_trusted_in_doubt() {
-    assert!(sweep(SEEDS_PER_RARE_PLANT, Some(Plant::TreesTrustedInDoubt), 2).failure.is_some());
+    assert!(
+        sweep(SEEDS_PER_RARE_MUTATION, Some(Mutation::TreesTrustedInDoubt), 2).failure.is_some()
+    );
 }
 
-macro_rules! plants_are_found {
-    ($($test:ident: $plant:ident,)*) => {
+macro_rules! mutations_are_found {
+    ($($test:ident: $mutation:ident,)*) => {
         $(#[test]
         fn $test() {
-            is_found(Plant::$plant);
+            is_found(Mutation::$mutation);
         })*
     };
 }
 
-plants_are_found! {
+mutations_are_found! {
     finds_aside_taken_back: AsideTakenBack,
     finds_early_ack: EarlyAck,
     finds_sync_covers_later: SyncCoversLater,
