@@ -22,7 +22,7 @@ use crate::buckets::HandOvers;
 use crate::coordinator::Minting;
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::putting::Putting;
+use crate::put_driver::PutOperation;
 use crate::reaper::Reaping;
 use crate::world::{Body, Event, Request, World};
 
@@ -31,7 +31,7 @@ use crate::world::{Body, Event, Request, World};
 pub(crate) struct Operations {
     pub(crate) routes: BTreeMap<u64, Routing>,
     pub(crate) gets: BTreeMap<u64, Getting>,
-    pub(crate) puts: BTreeMap<u64, Putting>,
+    pub(crate) puts: BTreeMap<u64, PutOperation>,
     pub(crate) exchanges: BTreeMap<u64, Exchanging>,
     pub(crate) reapings: BTreeMap<u64, Reaping>,
     pub(crate) hand_overs: HandOvers,

@@ -8,7 +8,7 @@
 //! # Reading order
 //! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
 //! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
-//! `src/`: `replica`, `entry`, `coordinator`, `putting` and `answers` carry out requests, `chores`
+//! `src/`: `replica`, `entry`, `coordinator`, `put_driver` and `answers` carry out requests, `chores`
 //! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
 //! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`mutations`] are
 //! the bugs that must be found.
@@ -33,7 +33,7 @@ pub mod mutations;
 mod network;
 mod node;
 pub mod oracle;
-mod putting;
+mod put_driver;
 mod reaper;
 mod replica;
 mod setup;

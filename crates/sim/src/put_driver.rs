@@ -14,7 +14,7 @@ use crate::node::{Node, Pending};
 use crate::world::World;
 
 /// A minted object on its way to its replicas.
-pub(crate) struct Putting {
+pub(crate) struct PutOperation {
     pub(crate) put: Put,
     pub(crate) minting: Minting,
     /// The object as it was minted, and what of it is sent.
@@ -53,7 +53,7 @@ impl Node {
         }
         let operation = world.fresh_number();
         let (sent, minted_at) = (sent.to_bytes(), self.wall(world.now));
-        let putting = Putting { put, minting, object, sent, minted_at, dot, wake_at: None };
+        let putting = PutOperation { put, minting, object, sent, minted_at, dot, wake_at: None };
         self.operations.puts.insert(operation, putting);
         self.carry_out_put(operation, effects, world);
         operation
