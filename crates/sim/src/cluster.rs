@@ -96,8 +96,8 @@ impl Cluster {
         }
         self.world.schedule(10, Event::Fault(Fault::Next));
         for node in self.world.setup.nodes.clone() {
-            let delay_ms = self.world.dice.between(1, self.world.setup.chores_every_ms);
-            self.world.schedule(delay_ms, Event::Chores { node });
+            let delay_ms = self.world.dice.between(1, self.world.setup.jobs_every_ms);
+            self.world.schedule(delay_ms, Event::Jobs { node });
         }
         while self.clients.iter().any(|client| !client.is_done()) && self.step() {}
         self.healed = true;
@@ -175,8 +175,8 @@ impl Cluster {
             {
                 self.on_fault(&fault);
             }
-            Event::Chores { node } if !self.healed => self.on_chores(node),
-            Event::Fault(_) | Event::Chores { .. } => {}
+            Event::Jobs { node } if !self.healed => self.on_jobs_due(node),
+            Event::Fault(_) | Event::Jobs { .. } => {}
         }
     }
 
@@ -238,11 +238,11 @@ impl Cluster {
         client.give_up(number, &mut self.world);
     }
 
-    fn on_chores(&mut self, node: NodeId) {
+    fn on_jobs_due(&mut self, node: NodeId) {
         if matches!(self.running(node), Running::Yes) {
-            self.on_node(node, Node::do_chores);
+            self.on_node(node, Node::run_jobs);
         }
-        self.world.schedule(self.world.setup.chores_every_ms, Event::Chores { node });
+        self.world.schedule(self.world.setup.jobs_every_ms, Event::Jobs { node });
     }
 
     /// Compares what an answer claims with the disks.

@@ -69,7 +69,7 @@ impl Cluster {
         let n = self.world.dice.between(low.into(), high.into()) as u16;
         let before = self.nodes.get(&id).map_or(n, Node::n);
         if n != before && self.world.dice.percent(50) {
-            let delay_ms = self.world.dice.between(1, 2 * self.world.setup.chores_every_ms);
+            let delay_ms = self.world.dice.between(1, 2 * self.world.setup.jobs_every_ms);
             self.world.schedule(delay_ms, Event::Fault(Fault::ChangeN(id, before)));
         }
         self.change_n(id, n);

@@ -8,7 +8,7 @@
 //! # Reading order
 //! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
 //! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
-//! `src/`: `replica`, `entry`, `coordinator`, `put_driver` and `answers` carry out requests, `chores`
+//! `src/`: `replica`, `entry`, `coordinator`, `put_driver` and `answers` carry out requests, `jobs`
 //! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
 //! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`mutations`] are
 //! the bugs that must be found.
@@ -19,7 +19,6 @@ mod answers;
 mod anti_entropy;
 mod aside;
 mod buckets;
-mod chores;
 mod claims;
 mod client;
 pub mod cluster;
@@ -29,6 +28,7 @@ mod entry;
 mod faults;
 mod fill;
 pub mod history;
+mod jobs;
 pub mod mutations;
 mod network;
 mod node;

@@ -3,7 +3,7 @@
 //!
 //! As thin as it can be: what a node *decides* is in `quorate-protocol`; this is the plumbing that
 //! the real node has in `src`. What it does as a replica is in `replica.rs`, as an entry node in
-//! `entry.rs`, and what it does by itself in `chores.rs`.
+//! `entry.rs`, and what it does by itself in `jobs.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

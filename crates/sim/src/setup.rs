@@ -77,7 +77,7 @@ pub(crate) struct Setup {
     pub(crate) replica_timeout_ms: u64,
     pub(crate) hedge_ms: Option<u64>,
     /// How often a node does one of its background jobs.
-    pub(crate) chores_every_ms: u64,
+    pub(crate) jobs_every_ms: u64,
     /// The most keys or rows in a page of a listing.
     pub(crate) page_max: usize,
     /// The grace of deletes.
@@ -141,7 +141,7 @@ impl Setup {
             request_timeout_ms: dice.between(200, 800),
             replica_timeout_ms: dice.between(30, 200),
             hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            chores_every_ms: *dice.pick(&[10, 40, 150]),
+            jobs_every_ms: *dice.pick(&[10, 40, 150]),
             page_max: dice.between(1, 4) as usize,
             grace_ms: GRACE_MS,
             tides: None,
@@ -168,7 +168,7 @@ impl Setup {
         let requests = self.requests_per_client * dice.between(1, 2);
         self.requests_per_client = requests;
         self.thinking_ms_max = 2 * grace_ms * dice.between(8, 14) / requests;
-        self.chores_every_ms = grace_ms / dice.between(8, 16);
+        self.jobs_every_ms = grace_ms / dice.between(8, 16);
         // Whoever starts must be quiet for a grace before anything is reaped.
         for start in [0, 1, 6] {
             self.faults.weights[start] = self.faults.weights[start].min(1);

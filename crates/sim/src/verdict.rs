@@ -40,9 +40,9 @@ impl Cluster {
         self.world.now = self.world.now.plus(ms);
     }
 
-    fn do_all_chores(&mut self) {
+    fn run_all_jobs(&mut self) {
         for id in self.world.setup.nodes.clone() {
-            self.on_node(id, Node::do_all_chores);
+            self.on_node(id, Node::run_all_jobs);
         }
         self.drain();
     }
@@ -61,7 +61,7 @@ impl Cluster {
             }
             // Whoever waits in vain for an answer asks again.
             self.pass(self.world.setup.request_timeout_ms);
-            self.do_all_chores();
+            self.run_all_jobs();
             if round == 2 {
                 self.nodes.values_mut().for_each(Node::clear_by_force);
                 for id in self.world.setup.nodes.clone() {
@@ -145,7 +145,7 @@ impl Cluster {
         let written =
             |cluster: &Self| cluster.nodes.values().map(|n| n.store.written()).sum::<u64>();
         let before = written(self);
-        self.do_all_chores();
+        self.run_all_jobs();
         let changes = written(self) - before;
         if !self.world.has(Mutation::MergeKeepsCovered) {
             self.world.judge(rest_writes_nothing(changes));
@@ -166,7 +166,7 @@ impl Cluster {
                 self.on_node(id, Node::begin_reaping);
             }
             self.drain();
-            self.do_all_chores();
+            self.run_all_jobs();
         }
         let left = self.tombstone_left();
         self.world.judge(converges(left));

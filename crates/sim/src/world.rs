@@ -51,7 +51,7 @@ pub(crate) enum Event {
     /// Something breaks, or gets well.
     Fault(Fault),
     /// A node does some of its background jobs.
-    Chores { node: NodeId },
+    Jobs { node: NodeId },
 }
 
 /// A change of the environment.

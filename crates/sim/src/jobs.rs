@@ -11,7 +11,7 @@ const SWEEPS_MAX: usize = 10;
 
 impl Node {
     /// Some of its jobs, while everything breaks.
-    pub(crate) fn do_chores(&mut self, world: &mut World) {
+    pub(crate) fn run_jobs(&mut self, world: &mut World) {
         let peer = *world.dice.pick(&world.setup.nodes.clone());
         if world.setup.reaps() || world.dice.percent(5) {
             self.mark_alive(world);
@@ -43,7 +43,7 @@ impl Node {
     }
 
     /// All of its jobs once, in a cluster where nothing breaks any more.
-    pub(crate) fn do_all_chores(&mut self, world: &mut World) {
+    pub(crate) fn run_all_jobs(&mut self, world: &mut World) {
         let me = self.id;
         let peers: Vec<NodeId> = world.setup.nodes.clone();
         self.greet_all(world);
