@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use quorate_sim::cluster;
 use quorate_sim::mutations::{MUTATIONS, Mutation};
-use quorate_sim::sweep::{Report, Sweep};
+use quorate_sim::seeds::{Report, SeedRange};
 
 /// A progress line is shown only to those who wait longer than this.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     } else if arguments.trace {
         trace(&arguments, &mut out)
     } else {
-        sweep(&arguments, &mut out)
+        run_seeds(&arguments, &mut out)
     };
     match done {
         Ok(code) => code,
@@ -75,19 +75,19 @@ fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
     }
 }
 
-fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
+fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
     let threads = match arguments.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let sweep = Sweep {
+    let range = SeedRange {
         first: arguments.seed,
         count: arguments.seeds,
         mutation: arguments.mutation,
         threads,
     };
     let begun = Instant::now();
-    let report = sweep.run(|seeds| show_progress(begun, seeds, arguments.seeds));
+    let report = range.run(|seeds| show_progress(begun, seeds, arguments.seeds));
     clear_progress(begun);
     let seconds = begun.elapsed().as_secs_f64();
     let Report { seeds, events, failure } = report;

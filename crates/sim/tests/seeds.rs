@@ -3,20 +3,20 @@
 
 use quorate_sim::cluster::run;
 use quorate_sim::mutations::{MUTATIONS, Mutation};
-use quorate_sim::sweep::Sweep;
+use quorate_sim::seeds::SeedRange;
 
 /// Every mutation must be found within so many seeds, as README says too.
 const SEEDS_PER_MUTATION: u64 = 300;
 /// Those that take several rare events at once.
 const SEEDS_PER_RARE_MUTATION: u64 = 3000;
 
-fn sweep(count: u64, mutation: Option<Mutation>, threads: usize) -> quorate_sim::sweep::Report {
-    Sweep { first: 1, count, mutation, threads }.run(|_| {})
+fn run_seeds(count: u64, mutation: Option<Mutation>, threads: usize) -> quorate_sim::seeds::Report {
+    SeedRange { first: 1, count, mutation, threads }.run(|_| {})
 }
 
 #[test]
 fn seeds_without_a_mutation_are_clean() {
-    let report = sweep(300, None, 2);
+    let report = run_seeds(300, None, 2);
     assert_eq!(report.failure, None);
     assert_eq!(report.seeds, 300);
 }
@@ -36,10 +36,10 @@ fn seeds_differ() {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
-    let alone = sweep(60, Some(Mutation::AckCountedTwice), 1).failure;
+    let alone = run_seeds(60, Some(Mutation::AckCountedTwice), 1).failure;
     assert!(alone.is_some());
-    assert_eq!(sweep(60, Some(Mutation::AckCountedTwice), 3).failure, alone);
-    assert_eq!(sweep(40, None, 1), sweep(40, None, 3));
+    assert_eq!(run_seeds(60, Some(Mutation::AckCountedTwice), 3).failure, alone);
+    assert_eq!(run_seeds(40, None, 1), run_seeds(40, None, 3));
 }
 
 #[test]
@@ -52,21 +52,25 @@ fn every_mutation_is_listed_once() {
 }
 
 fn is_found(mutation: Mutation) {
-    let found = sweep(SEEDS_PER_MUTATION, Some(mutation), 2).failure;
+    let found = run_seeds(SEEDS_PER_MUTATION, Some(mutation), 2).failure;
     assert!(found.is_some(), "{mutation:?} was not found within {SEEDS_PER_MUTATION} seeds");
 }
 
 /// It takes a copy of a disk that comes back while all others lose power, and a delete between.
 #[test]
 fn finds_peers_forgotten() {
-    assert!(sweep(SEEDS_PER_RARE_MUTATION, Some(Mutation::PeersForgotten), 2).failure.is_some());
+    assert!(
+        run_seeds(SEEDS_PER_RARE_MUTATION, Some(Mutation::PeersForgotten), 2).failure.is_some()
+    );
 }
 
 /// It takes a change of n that is taken back while rows are moved, and no later change.
 #[test]
 fn finds_trees_trusted_in_doubt() {
     assert!(
-        sweep(SEEDS_PER_RARE_MUTATION, Some(Mutation::TreesTrustedInDoubt), 2).failure.is_some()
+        run_seeds(SEEDS_PER_RARE_MUTATION, Some(Mutation::TreesTrustedInDoubt), 2)
+            .failure
+            .is_some()
     );
 }
 

@@ -15,7 +15,7 @@ const TWICE_EVERY: u64 = 64;
 
 /// Which seeds to run, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Sweep {
+pub struct SeedRange {
     /// The first seed.
     pub first: u64,
     /// How many.
@@ -26,7 +26,7 @@ pub struct Sweep {
     pub threads: usize,
 }
 
-/// What came of a sweep.
+/// What came of a range of seeds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Seeds that were run.
@@ -37,7 +37,7 @@ pub struct Report {
     pub failure: Option<(u64, Violation)>,
 }
 
-impl Sweep {
+impl SeedRange {
     /// Runs the seeds in order and stops at the lowest one that fails. `progress` hears about every
     /// quarter of a second how many are done.
     pub fn run(&self, mut progress: impl FnMut(u64)) -> Report {
