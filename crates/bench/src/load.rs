@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 
 use crate::ask::describe;
 use crate::choose::Chooser;
-use crate::hand::{BODY_BYTES_MAX, Ended, Hand, Job, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
 use crate::known::Known;
 use crate::pace::Pace;
@@ -25,6 +24,7 @@ use crate::route::Homes;
 use crate::summary::Summary;
 use crate::usage::{self, Usage};
 use crate::value::Maker;
+use crate::worker::{BODY_BYTES_MAX, Ended, Job, OPERATION_TIMEOUT, Worker};
 use crate::{Outcome, path, plot, slow};
 
 /// How long a connection rests after it broke: a node that is down is not asked in a tight loop.
@@ -126,7 +126,7 @@ async fn preload(job: &Arc<Job>) -> Result<(), String> {
     for place in 0..usize::from(job.args.connections).min(PRELOAD_CONNECTIONS_MAX) {
         let (job, next) = (job.clone(), next.clone());
         workers.spawn(async move {
-            let mut hand = Hand::new(&job, place);
+            let mut worker = Worker::new(&job, place);
             loop {
                 let key = next.fetch_add(1, Ordering::Relaxed);
                 if key >= job.args.keys {
@@ -134,7 +134,7 @@ async fn preload(job: &Arc<Job>) -> Result<(), String> {
                 }
                 let mut tries = 0;
                 loop {
-                    let ended = hand.put(key).await;
+                    let ended = worker.put(key).await;
                     if matches!(ended, Ended::Good(_)) {
                         break;
                     }
@@ -274,10 +274,10 @@ async fn work(
     recorder: &Mutex<Recorder>,
     window: Range<Instant>,
 ) {
-    let mut hand = Hand::new(job, place);
+    let mut worker = Worker::new(job, place);
     while let Some(intended) = pace.next().await {
         let began = Instant::now();
-        let (op, ended) = hand.operate().await;
+        let (op, ended) = worker.operate().await;
         let rest = match &ended {
             Ended::Broken(_) => Some(AFTER_BREAK),
             Ended::Refused(_, Some(after_s)) if job.args.obey_retry_after => {

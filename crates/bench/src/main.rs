@@ -11,7 +11,7 @@ mod ceiling;
 mod choose;
 #[cfg(test)]
 mod fake;
-mod hand;
+
 mod head;
 mod http;
 mod known;
@@ -34,6 +34,7 @@ mod tree;
 mod tree_job;
 mod usage;
 mod value;
+mod worker;
 
 use std::future::Future;
 use std::io::Write;

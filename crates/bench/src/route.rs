@@ -6,8 +6,8 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ask::describe;
-use crate::hand::{BODY_BYTES_MAX, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
+use crate::worker::{BODY_BYTES_MAX, OPERATION_TIMEOUT};
 
 /// The home replicas of every partition of a bucket's keys.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use crate::choose::Dice;
-use crate::hand::{Job, KeyName};
 use crate::http::Node;
+use crate::worker::{Job, KeyName};
 
 /// What a slow client takes or sends each second, in bytes.
 const DROP_BYTES: usize = 100;

@@ -55,7 +55,7 @@ pub(crate) enum Ended {
 }
 
 /// One connection and its buffers.
-pub(crate) struct Hand<'a> {
+pub(crate) struct Worker<'a> {
     job: &'a Job,
     /// The place of its node.
     node: usize,
@@ -65,11 +65,11 @@ pub(crate) struct Hand<'a> {
     value: Vec<u8>,
 }
 
-impl<'a> Hand<'a> {
+impl<'a> Worker<'a> {
     pub(crate) fn new(job: &'a Job, place: usize) -> Self {
         // `measure` made sure that there is a node.
         let node = place % job.nodes.len();
-        Hand {
+        Worker {
             job,
             node,
             client: Client::new(job.nodes[node].clone(), OPERATION_TIMEOUT, BODY_BYTES_MAX),
