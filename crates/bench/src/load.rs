@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::ask::describe;
 use crate::choose::Chooser;
 use crate::http::{Client, Error, Node, Request};
-use crate::known::Known;
+use crate::key_history::KeyHistory;
 use crate::pace::Pace;
 use crate::plan::{Args, Op, Route};
 use crate::progress::{Progress, TICK};
@@ -66,7 +66,7 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     let job = Arc::new(Job {
         maker: Maker::new(args.value_bytes.max()),
         chooser: Chooser::new(args.keys, args.order),
-        known: (0..args.keys).map(|_| Known::new()).collect(),
+        histories: (0..args.keys).map(|_| KeyHistory::new()).collect(),
         contexts: (0..kept_contexts).map(|_| Mutex::new(None)).collect(),
         sequence_base: since_1970.as_micros() as u64,
         sequence: AtomicU64::new(0),

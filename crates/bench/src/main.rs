@@ -14,7 +14,7 @@ mod fake;
 
 mod head;
 mod http;
-mod known;
+mod key_history;
 mod load;
 mod load_tree;
 mod pace;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::choose::{Chooser, Dice};
 use crate::http::{Client, Error, Node, Request, Response};
-use crate::known::{Known, Wrote};
+use crate::key_history::{KeyHistory, Wrote};
 use crate::plan::{Args, Op};
 use crate::route::Homes;
 use crate::siblings;
@@ -31,7 +31,7 @@ pub(crate) struct Job {
     pub(crate) homes: Option<Homes>,
     pub(crate) maker: Maker,
     pub(crate) chooser: Chooser,
-    pub(crate) known: Vec<Known>,
+    pub(crate) history: Vec<KeyHistory>,
     /// The context of what is there, of each key, where conflicts are made; else empty.
     pub(crate) contexts: Vec<Mutex<Option<Box<str>>>>,
     /// Sequence numbers begin above this: those of later runs are greater.
@@ -131,11 +131,11 @@ impl<'a> Worker<'a> {
         ];
         let headers = if context.is_some() { &headers[..] } else { &headers[..1] };
         let put = Request { method: "PUT", path: &self.path, headers, body: &self.value };
-        let known = job.known.get(key as usize);
-        known.inspect(|it| it.begin(false));
+        let history = job.histories.get(key as usize);
+        history.inspect(|it| it.begin(false));
         let answer = self.client.send(&put).await;
         let good = matches!(&answer, Ok(answer) if answer.status == 204);
-        known.inspect(|it| it.end(sequence, if good { Wrote::Put } else { Wrote::Unknown }));
+        history.inspect(|it| it.end(sequence, if good { Wrote::Put } else { Wrote::Unknown }));
         let context = answer.as_ref().ok().and_then(|it| it.header("quorate-context"));
         if let Some(kept) = job.contexts.get(key as usize) {
             *lock(kept) = context.map(Box::from);
@@ -174,11 +174,11 @@ impl<'a> Worker<'a> {
         let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         self.set_path(key);
         let delete = Request { method: "DELETE", path: &self.path, headers: &[], body: b"" };
-        let known = job.known.get(key as usize);
-        known.inspect(|it| it.begin(true));
+        let history = job.histories.get(key as usize);
+        history.inspect(|it| it.begin(true));
         let answer = self.client.send(&delete).await;
         let good = matches!(&answer, Ok(answer) if answer.status == 204);
-        known.inspect(|it| it.end(sequence, if good { Wrote::Delete } else { Wrote::Unknown }));
+        history.inspect(|it| it.end(sequence, if good { Wrote::Delete } else { Wrote::Unknown }));
         if let Some(kept) = job.contexts.get(key as usize) {
             *lock(kept) = None;
         }
@@ -188,15 +188,15 @@ impl<'a> Worker<'a> {
     /// Reads a key, and judges the answer.
     async fn get(&mut self, key: u64) -> Ended {
         let job = self.job;
-        let known = job.known.get(key as usize);
-        let last = known.map_or(0, Known::sequence);
+        let history = job.histories.get(key as usize);
+        let last = history.map_or(0, KeyHistory::sequence);
         // What this run has not written may be as old as it likes.
         let acknowledged = if last > 0 { job.sequence_base + last } else { 0 };
-        let absent_before = known.is_some_and(Known::may_be_absent);
+        let absent_before = history.is_some_and(KeyHistory::may_be_absent);
         self.set_path(key);
         let get = Request { method: "GET", path: &self.path, headers: &[], body: b"" };
         let answer = self.client.send(&get).await;
-        let absent = || absent_before || known.is_some_and(Known::may_be_absent);
+        let absent = || absent_before || history.is_some_and(KeyHistory::may_be_absent);
         let expected = |answer: &Response<'_>| match answer.status {
             200 => true,
             300 => job.args.conflicts.is_some(),

@@ -27,12 +27,12 @@ pub(crate) enum Wrote {
 /// What is known of one key, in one word: writes in flight, three marks, and the sequence number of
 /// the last write that is known to be the last one.
 #[derive(Debug)]
-pub(crate) struct Known(AtomicU64);
+pub(crate) struct KeyHistory(AtomicU64);
 
-impl Known {
+impl KeyHistory {
     /// A key that this run has not written.
     pub(crate) fn new() -> Self {
-        Known(AtomicU64::new(0))
+        KeyHistory(AtomicU64::new(0))
     }
 
     /// The sequence number (0: none) that an answer must not be older than.
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_write_alone_is_the_last_one() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(false);
         assert_eq!(key.sequence(), 0);
         key.end(5, Wrote::Put);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn of_writes_at_a_time_none_is_known_to_be_the_last() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(false);
         key.begin(false);
         key.end(6, Wrote::Put);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_leaves_what_was_known() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(false);
         key.end(1, Wrote::Put);
         key.begin(false);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_delete_may_be_seen_from_its_start_until_a_put_is_acknowledged() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(true);
         assert!(key.may_be_absent());
         key.end(1, Wrote::Delete);
