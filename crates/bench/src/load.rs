@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 
 use crate::ask::describe;
-use crate::choose::Chooser;
 use crate::http::{Client, Error, Node, Request};
+use crate::key_chooser::KeyChooser;
 use crate::key_history::KeyHistory;
 use crate::pace::Pace;
 use crate::plan::{Args, Op, Route};
@@ -65,7 +65,7 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     let kept_contexts = if args.conflicts.is_some() { args.keys } else { 0 };
     let job = Arc::new(Job {
         maker: Maker::new(args.value_bytes.max()),
-        chooser: Chooser::new(args.keys, args.order),
+        chooser: KeyChooser::new(args.keys, args.order),
         histories: (0..args.keys).map(|_| KeyHistory::new()).collect(),
         contexts: (0..kept_contexts).map(|_| Mutex::new(None)).collect(),
         sequence_base: since_1970.as_micros() as u64,

@@ -8,9 +8,9 @@
 
 mod ask;
 mod ceiling;
-mod choose;
 #[cfg(test)]
 mod fake;
+mod key_chooser;
 
 mod head;
 mod http;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::choose::{Dice, Order};
+use crate::key_chooser::{Dice, Order};
 use crate::value::Sizes;
 
 /// What to do to the cluster.

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-use crate::choose::Dice;
 use crate::http::Node;
+use crate::key_chooser::Dice;
 use crate::worker::{Job, KeyName};
 
 /// What a slow client takes or sends each second, in bytes.

@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::choose::Dice;
+use crate::key_chooser::Dice;
 
 /// The smallest value: a checksum and two numbers, in bytes.
 pub(crate) const VALUE_BYTES_MIN: usize = 24;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::choose::{Chooser, Dice};
 use crate::http::{Client, Error, Node, Request, Response};
+use crate::key_chooser::{Dice, KeyChooser};
 use crate::key_history::{KeyHistory, Wrote};
 use crate::plan::{Args, Op};
 use crate::route::Homes;
@@ -30,7 +30,7 @@ pub(crate) struct Job {
     /// Which of them hold a key, if only those are asked.
     pub(crate) homes: Option<Homes>,
     pub(crate) maker: Maker,
-    pub(crate) chooser: Chooser,
+    pub(crate) chooser: KeyChooser,
     pub(crate) history: Vec<KeyHistory>,
     /// The context of what is there, of each key, where conflicts are made; else empty.
     pub(crate) contexts: Vec<Mutex<Option<Box<str>>>>,

@@ -35,18 +35,18 @@ impl Order {
 
 /// Chooses keys for all connections.
 #[derive(Debug)]
-pub(crate) struct Chooser {
+pub(crate) struct KeyChooser {
     keys: u64,
     order: Order,
     zipf: Zipf,
     next: AtomicU64,
 }
 
-impl Chooser {
+impl KeyChooser {
     /// A chooser among `keys` keys, at least one. Takes time in proportion to them when zipfian.
     pub(crate) fn new(keys: u64, order: Order) -> Self {
         let ranks = if order == Order::Zipfian { keys } else { 1 };
-        Chooser { keys: keys.max(1), order, zipf: Zipf::new(ranks), next: AtomicU64::new(0) }
+        KeyChooser { keys: keys.max(1), order, zipf: Zipf::new(ranks), next: AtomicU64::new(0) }
     }
 
     /// The next key.
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn counts(keys: u64, order: Order, draws: u64) -> Vec<u64> {
-        let (chooser, mut dice) = (Chooser::new(keys, order), Dice::new(7));
+        let (chooser, mut dice) = (KeyChooser::new(keys, order), Dice::new(7));
         let mut counts = vec![0; keys as usize];
         (0..draws).for_each(|_| counts[chooser.key(&mut dice) as usize] += 1);
         counts
