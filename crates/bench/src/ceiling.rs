@@ -14,7 +14,7 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::value::Maker;
+use crate::value::ValueGen;
 
 /// The largest body of a PUT: as large as the largest value.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -82,7 +82,7 @@ pub(crate) async fn serve(args: Args) -> Result<(), String> {
 
 fn router(value_bytes: usize) -> Router {
     let mut value = Vec::new();
-    Maker::new(value_bytes).make(u64::MAX, 0, value_bytes, &mut value);
+    ValueGen::new(value_bytes).generate(u64::MAX, 0, value_bytes, &mut value);
     let value = Bytes::from(value);
     let answer = move || {
         let value = value.clone();

@@ -23,7 +23,7 @@ use crate::recorder::Recorder;
 use crate::route::Homes;
 use crate::summary::Summary;
 use crate::usage::{self, Usage};
-use crate::value::Maker;
+use crate::value::ValueGen;
 use crate::worker::{BODY_BYTES_MAX, Ended, Job, OPERATION_TIMEOUT, Worker};
 use crate::{Outcome, path, plot, slow};
 
@@ -64,7 +64,7 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     };
     let kept_contexts = if args.conflicts.is_some() { args.keys } else { 0 };
     let job = Arc::new(Job {
-        maker: Maker::new(args.value_bytes.max()),
+        value_gen: ValueGen::new(args.value_bytes.max()),
         chooser: KeyChooser::new(args.keys, args.order),
         histories: (0..args.keys).map(|_| KeyHistory::new()).collect(),
         contexts: (0..kept_contexts).map(|_| Mutex::new(None)).collect(),

@@ -46,7 +46,7 @@ pub(crate) fn check(key: u64, json: &[u8]) -> Result<(u64, usize), String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::value::Maker;
+    use crate::value::ValueGen;
 
     fn shown(values: &[&[u8]]) -> Vec<u8> {
         let one = |value: &&[u8]| serde_json::json!({"encoding": "base64", "value": STANDARD.encode(value)});
@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn every_sibling_is_checked_and_the_greatest_sequence_found() {
-        let maker = Maker::new(100);
+        let value_gen = ValueGen::new(100);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        maker.make(7, 3, 40, &mut a);
-        maker.make(7, 9, 60, &mut b);
+        value_gen.generate(7, 3, 40, &mut a);
+        value_gen.generate(7, 9, 60, &mut b);
         assert_eq!(check(7, &shown(&[&a, &b])), Ok((9, 100)));
         assert!(check(8, &shown(&[&a, &b])).is_err());
         b[30] ^= 1;

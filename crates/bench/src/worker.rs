@@ -12,7 +12,7 @@ use crate::key_history::{KeyHistory, Wrote};
 use crate::plan::{Args, Op};
 use crate::route::Homes;
 use crate::siblings;
-use crate::value::{self, Maker};
+use crate::value::{self, ValueGen};
 
 /// How long one operation may take before it counts as a timeout.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ pub(crate) struct Job {
     pub(crate) nodes: Vec<Node>,
     /// Which of them hold a key, if only those are asked.
     pub(crate) homes: Option<Homes>,
-    pub(crate) maker: Maker,
+    pub(crate) value_gen: ValueGen,
     pub(crate) chooser: KeyChooser,
     pub(crate) history: Vec<KeyHistory>,
     /// The context of what is there, of each key, where conflicts are made; else empty.
@@ -123,7 +123,7 @@ impl<'a> Worker<'a> {
         let job = self.job;
         let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let value_bytes = job.args.value_bytes.draw(&mut self.dice);
-        job.maker.make(key, job.sequence_base + sequence, value_bytes, &mut self.value);
+        job.value_gen.generate(key, job.sequence_base + sequence, value_bytes, &mut self.value);
         self.set_path(key);
         let headers = [
             ("Content-Type", "application/octet-stream"),
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn an_answer_is_judged_by_key_checksum_and_sequence() {
         let mut value = Vec::new();
-        Maker::new(64).make(3, 10, 64, &mut value);
+        ValueGen::new(64).generate(3, 10, 64, &mut value);
         assert_eq!(judge(3, &value, 0), Ended::Good(64));
         assert_eq!(judge(3, &value, 10), Ended::Good(64));
         assert_eq!(judge(3, &value, 11), Ended::Stale);
