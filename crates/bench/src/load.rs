@@ -16,11 +16,11 @@ use crate::ask::describe;
 use crate::http::{Client, Error, Node, Request};
 use crate::key_chooser::KeyChooser;
 use crate::key_history::KeyHistory;
-use crate::pace::Pace;
 use crate::plan::{Args, Op, Route};
 use crate::progress::{Progress, TICK};
 use crate::recorder::Recorder;
 use crate::route::Homes;
+use crate::schedule::Schedule;
 use crate::summary::Summary;
 use crate::usage::{self, Usage};
 use crate::value::ValueGen;
@@ -170,16 +170,16 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     let started = Instant::now();
     let from = started + Duration::from_secs_f64(args.warmup_seconds);
     let end = from + Duration::from_secs_f64(args.seconds);
-    let pace = Arc::new(Pace::new(started, end, args.rate));
+    let schedule = Arc::new(Schedule::new(started, end, args.rate));
     let recorder = Arc::new(Mutex::new(Recorder::new(from..end)));
     let driver = {
-        let pace = pace.clone();
-        tokio::task::spawn_blocking(move || pace.drive())
+        let schedule = schedule.clone();
+        tokio::task::spawn_blocking(move || schedule.drive())
     };
     let mut workers = JoinSet::new();
     for place in 0..usize::from(args.connections) {
-        let (job, pace, recorder) = (job.clone(), pace.clone(), recorder.clone());
-        workers.spawn(async move { work(&job, place, &pace, &recorder, from..end).await });
+        let (job, schedule, recorder) = (job.clone(), schedule.clone(), recorder.clone());
+        workers.spawn(async move { work(&job, place, &schedule, &recorder, from..end).await });
     }
     tokio::time::sleep_until(from.into()).await;
     let before = Sample::take(&args.pids);
@@ -213,7 +213,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
         latency: found.latency,
         by_op: found.by_op,
         counts: found.counts,
-        missed: pace.missed(),
+        missed: schedule.missed(),
         cpu_us_per_operation: measured.then(|| per_operation(used.cpu_us)),
         generator_cpu_us_per_operation: Some(per_operation(after.own.since(before.own).cpu_us)),
         rss_bytes: measured.then_some(after.nodes.rss_bytes.max(rss_bytes)),
@@ -266,16 +266,16 @@ async fn watch(args: &Args, window: Range<Instant>, recorder: &Mutex<Recorder>) 
     rss_bytes
 }
 
-/// One connection: operations at the pace, until the end.
+/// One connection: operations at the schedule, until the end.
 async fn work(
     job: &Job,
     place: usize,
-    pace: &Pace,
+    schedule: &Schedule,
     recorder: &Mutex<Recorder>,
     window: Range<Instant>,
 ) {
     let mut worker = Worker::new(job, place);
-    while let Some(intended) = pace.next().await {
+    while let Some(intended) = schedule.next().await {
         let began = Instant::now();
         let (op, ended) = worker.operate().await;
         let rest = match &ended {

@@ -16,7 +16,7 @@ const PACER_REST: Duration = Duration::from_millis(2);
 
 /// Hands out starts until the end of the run.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct Schedule {
     started: Instant,
     end: Instant,
     /// Operations per second, or none for a closed loop.
@@ -26,10 +26,10 @@ pub(crate) struct Pace {
     taken: AtomicU64,
 }
 
-impl Pace {
-    /// A pace from `started` to `end`.
+impl Schedule {
+    /// A schedule from `started` to `end`.
     pub(crate) fn new(started: Instant, end: Instant, rate: Option<f64>) -> Self {
-        Pace { started, end, rate, due: Semaphore::new(0), taken: AtomicU64::new(0) }
+        Schedule { started, end, rate, due: Semaphore::new(0), taken: AtomicU64::new(0) }
     }
 
     /// The intended start of the next operation, as soon as it is due; none when the run is over.
@@ -102,24 +102,25 @@ mod tests {
 
     #[test]
     fn operations_fall_due_at_the_rate() {
-        let at = |ms| Pace::due_after(Duration::from_millis(ms), 1000.0);
+        let at = |ms| Schedule::due_after(Duration::from_millis(ms), 1000.0);
         assert_eq!([at(0), at(1), at(10), at(1000)], [1, 2, 11, 1001]);
         let started = Instant::now();
-        let pace = Pace::new(started, started + Duration::from_secs(1), Some(250.0));
-        assert_eq!(pace.intended(0, 250.0), started);
-        assert_eq!(pace.intended(50, 250.0), started + Duration::from_millis(200));
+        let schedule = Schedule::new(started, started + Duration::from_secs(1), Some(250.0));
+        assert_eq!(schedule.intended(0, 250.0), started);
+        assert_eq!(schedule.intended(50, 250.0), started + Duration::from_millis(200));
     }
 
     #[tokio::test]
     async fn an_open_loop_keeps_its_schedule_when_the_worker_is_late() {
         let started = Instant::now();
-        let pace = Arc::new(Pace::new(started, started + Duration::from_millis(200), Some(1000.0)));
+        let schedule =
+            Arc::new(Schedule::new(started, started + Duration::from_millis(200), Some(1000.0)));
         let driver = tokio::task::spawn_blocking({
-            let pace = pace.clone();
-            move || pace.drive()
+            let schedule = schedule.clone();
+            move || schedule.drive()
         });
         let mut intended = Vec::new();
-        while let Some(start) = pace.next().await {
+        while let Some(start) = schedule.next().await {
             intended.push(start);
         }
         driver.await.unwrap();
@@ -127,24 +128,24 @@ mod tests {
         for (operation, start) in intended.iter().enumerate() {
             assert_eq!(*start, started + Duration::from_secs_f64(operation as f64 / 1000.0));
         }
-        assert_eq!(intended.len() as u64 + pace.missed(), 200);
+        assert_eq!(intended.len() as u64 + schedule.missed(), 200);
         assert!(intended.len() >= 100, "one idle worker takes nearly all: {}", intended.len());
     }
 
     #[tokio::test]
     async fn what_nobody_started_is_missed() {
         let started = Instant::now();
-        let pace = Pace::new(started, started + Duration::from_millis(20), Some(1000.0));
-        pace.drive();
-        assert_eq!(pace.next().await, None);
-        assert_eq!(pace.missed(), 20);
+        let schedule = Schedule::new(started, started + Duration::from_millis(20), Some(1000.0));
+        schedule.drive();
+        assert_eq!(schedule.next().await, None);
+        assert_eq!(schedule.missed(), 20);
     }
 
     #[tokio::test]
     async fn a_closed_loop_goes_on_until_the_end() {
         let now = Instant::now();
-        let pace = Pace::new(now, now + Duration::from_secs(60), None);
-        assert!(pace.next().await.is_some());
-        assert!(Pace::new(now, now, None).next().await.is_none());
+        let schedule = Schedule::new(now, now + Duration::from_secs(60), None);
+        assert!(schedule.next().await.is_some());
+        assert!(Schedule::new(now, now, None).next().await.is_none());
     }
 }
