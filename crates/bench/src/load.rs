@@ -266,7 +266,7 @@ async fn watch(args: &Args, window: Range<Instant>, recorder: &Mutex<Recorder>) 
     rss_bytes
 }
 
-/// One connection: operations at the schedule, until the end.
+/// One connection: operations on schedule, until the end.
 async fn work(
     job: &Job,
     place: usize,

@@ -10,10 +10,9 @@ mod ask;
 mod ceiling;
 #[cfg(test)]
 mod fake;
-mod key_chooser;
-
 mod head;
 mod http;
+mod key_chooser;
 mod key_history;
 mod load;
 mod load_tree;
