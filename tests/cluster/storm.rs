@@ -1,5 +1,5 @@
 //! The storm: faults drawn from a seed strike a cluster of real nodes while clients are at work, and
-//! then comes the reckoning. Everything is healed, the cluster must become the same everywhere by
+//! then comes the final check. Everything is healed, the cluster must become the same everywhere by
 //! itself, and what lies on the disks is compared with what the clients were told, and with each other
 //! byte for byte.
 //!
@@ -8,8 +8,8 @@
 
 mod clients;
 mod faults;
+mod final_check;
 mod gone;
-mod reckoning;
 mod slow;
 
 use std::fmt;
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 use self::clients::{Clients, Work};
 use self::faults::{Hand, N, Schedule};
-use self::reckoning::Disks;
+use self::final_check::Disks;
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
 use crate::small_disk::Disk;

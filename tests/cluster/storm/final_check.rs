@@ -1,4 +1,4 @@
-//! The reckoning: what lies on the disks of the nodes once they have stopped.
+//! The final check: what is on the disks of the nodes once they have stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
