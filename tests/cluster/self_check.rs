@@ -11,7 +11,7 @@ use crate::record::{Record, View};
 async fn a_lost_key_is_found() {
     let cluster = Cluster::start(Setup::of(3)).await;
     let record = Record::new(&cluster, 3);
-    record.add(&cluster.at(1), "doubt/k", &View::default()).await.unwrap();
+    record.add(&cluster.at(1), "broken/k", &View::default()).await.unwrap();
     for number in cluster.all() {
         cluster.kill(number);
         cluster.wipe(number);
@@ -29,10 +29,10 @@ async fn a_lost_element_is_found() {
     let cluster = Cluster::start(Setup::of(3)).await;
     let record = Record::new(&cluster, 3);
     let node = cluster.at(1);
-    record.add(&node, "doubt/k", &View::default()).await.unwrap();
-    let seen = record.read(&node, "doubt/k", 2).await.unwrap();
-    record.add(&node, "doubt/k", &seen).await.unwrap();
-    let shown = node.get("/kv/doubt/k").answer().await;
-    node.put("/kv/doubt/k").value("[\"k:w1\"]").context(shown.context()).answer().await;
+    record.add(&node, "broken/k", &View::default()).await.unwrap();
+    let seen = record.read(&node, "broken/k", 2).await.unwrap();
+    record.add(&node, "broken/k", &seen).await.unwrap();
+    let shown = node.get("/kv/broken/k").answer().await;
+    node.put("/kv/broken/k").value("[\"k:w1\"]").context(shown.context()).answer().await;
     check_all(&cluster, &record).await;
 }
