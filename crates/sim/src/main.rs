@@ -25,8 +25,8 @@ struct Arguments {
     /// Print every event of the first seed, and run no other.
     #[arg(long, conflicts_with = "seeds")]
     trace: bool,
-    /// Mutation a bug: the run must fail.
-    #[arg(long, value_name = "NAME")]
+    /// Switch on a deliberate bug: the run must fail.
+    #[arg(long, alias = "plant", value_name = "NAME")]
     mutation: Option<Mutation>,
     /// List the deliberate bugs that can be switched on.
     #[arg(long, alias = "plants")]
