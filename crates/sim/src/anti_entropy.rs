@@ -20,7 +20,7 @@ use crate::store::{Slot, tree_of};
 use crate::world::{Claim, Event, World};
 
 /// One comparison under way.
-pub(crate) struct Exchanging {
+pub(crate) struct ExchangeOperation {
     peer: NodeId,
     tree: Tree,
     exchange: Exchange,
@@ -40,13 +40,13 @@ enum Doing {
     ComparingLeaves,
     Listing(LeafSet, Option<Key>),
     /// Time to pass.
-    Resting(Vec<Key>, Millis),
-    LookingAgain(Vec<Key>),
-    Mending(Mending),
+    Waiting(Vec<Key>, Millis),
+    Rechecking(Vec<Key>),
+    Repairing(RepairPage),
 }
 
 /// A page of differences, mended one after the other; the first one is at hand.
-struct Mending {
+struct RepairPage {
     left: VecDeque<Difference>,
     came: Mended,
     /// Whether the peer's object is being fetched; else this node's is being sent.
@@ -55,11 +55,11 @@ struct Mending {
     asked_at: Millis,
 }
 
-/// What came of mending one key.
+/// What came of repair one key.
 #[derive(Clone, Copy)]
-enum Came {
+enum RepairOutcome {
     /// It is alike on both sides.
-    Mended,
+    Repaired,
     /// The peer does not take what this node holds.
     NotTaken,
     /// This node did not get what the peer holds.
@@ -187,7 +187,7 @@ impl Node {
     ) {
         for place in places {
             let Some(tree) = trees.get(usize::from(*place)).copied() else { continue };
-            let same = |e: &Exchanging| e.peer == peer && e.tree == tree;
+            let same = |e: &ExchangeOperation| e.peer == peer && e.tree == tree;
             if self.operations.exchanges.values().any(same) {
                 continue;
             }
@@ -197,8 +197,16 @@ impl Node {
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();
             let (to_fill, in_doubt, stale) = (None, false, BTreeMap::new());
-            let exchanging =
-                Exchanging { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
+            let exchanging = ExchangeOperation {
+                peer,
+                tree,
+                exchange,
+                doing,
+                deadline,
+                to_fill,
+                in_doubt,
+                stale,
+            };
             self.operations.exchanges.insert(operation, exchanging);
             self.carry_out_exchange(operation, step, world);
         }
@@ -218,7 +226,7 @@ impl Node {
         let (node, partition) = (self.id, tree.partition);
         world.claims.push(Claim::FillBegins { operation, node, from: peer, partition });
         let exchanging =
-            Exchanging { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
+            ExchangeOperation { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
         self.operations.exchanges.insert(operation, exchanging);
         self.carry_out_exchange(operation, step, world);
     }
@@ -261,19 +269,19 @@ impl Node {
                     let objects = keys.iter().map(|key| (key.clone(), object(key)));
                     exchanging.stale = objects.collect();
                 }
-                exchanging.doing = Doing::Resting(keys, not_before);
+                exchanging.doing = Doing::Waiting(keys, not_before);
                 let (node, life) = (self.id, self.life);
                 let delay_ms = not_before.since(world.now);
                 world.schedule(delay_ms, Event::Wake { node, life, operation });
             }
             Step::Mend(differences) => {
-                exchanging.doing = Doing::Mending(Mending {
+                exchanging.doing = Doing::Repairing(RepairPage {
                     left: differences.into(),
                     came: Mended::default(),
                     fetches: false,
                     asked_at: world.now,
                 });
-                self.mend_first(operation, world);
+                self.repair_first(operation, world);
             }
         }
     }
@@ -291,10 +299,10 @@ impl Node {
     /// Time has passed for a comparison.
     pub(crate) fn on_exchange_time(&mut self, operation: u64, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        if let Doing::Resting(keys, not_before) = &mut exchanging.doing {
+        if let Doing::Waiting(keys, not_before) = &mut exchanging.doing {
             if world.now >= *not_before {
                 let keys = std::mem::take(keys);
-                exchanging.doing = Doing::LookingAgain(keys.clone());
+                exchanging.doing = Doing::Rechecking(keys.clone());
                 self.ask_peer(operation, &Message::Versions { keys }, &[], world);
             }
         } else if world.now >= exchanging.deadline {
@@ -331,14 +339,14 @@ impl Node {
                 let ours: Page = store.list(exchanging.tree, *leaves, after.as_ref(), limit);
                 Some(exchanging.exchange.on_pages(ours, theirs, world.now))
             }
-            (Doing::LookingAgain(keys), Reply::Versions { versions }) => {
+            (Doing::Rechecking(keys), Reply::Versions { versions }) => {
                 let first_look = |key| exchanging.stale.get(key).map(Object::version);
                 let version = |key| first_look(key).unwrap_or_else(|| store.version(key));
                 let ours: Vec<Version> = keys.iter().map(version).collect();
                 Some(exchanging.exchange.on_versions(&ours, &versions))
             }
-            (Doing::Mending(_), head) => {
-                return self.on_mend_reply(operation, &head, reply.payload, world);
+            (Doing::Repairing(_), head) => {
+                return self.on_repair_reply(operation, &head, reply.payload, world);
             }
             (_, _) => None,
         };
@@ -350,18 +358,18 @@ impl Node {
 
     /// Mends the first key that is left: fetches the peer's object if it has one, else sends the
     /// own.
-    fn mend_first(&mut self, operation: u64, world: &mut World) {
+    fn repair_first(&mut self, operation: u64, world: &mut World) {
         let wall = self.wall(world.now);
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        let Some(first) = mending.left.front() else {
-            let step = exchanging.exchange.on_mended(mending.came);
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        let Some(first) = repair.left.front() else {
+            let step = exchanging.exchange.on_mended(repair.came);
             return self.carry_out_exchange(operation, step, world);
         };
-        mending.asked_at = wall;
-        mending.fetches = first.must_fetch();
+        repair.asked_at = wall;
+        repair.fetches = first.must_fetch();
         let key = first.key.clone();
-        if mending.fetches {
+        if repair.fetches {
             let message = if exchanging.to_fill.is_some() {
                 Message::Inspect { key }
             } else {
@@ -378,44 +386,48 @@ impl Node {
     fn send_ours(&mut self, operation: u64, world: &mut World) {
         let read_at = self.wall(world.now);
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        let Some(first) = mending.left.front() else { return };
-        mending.fetches = false;
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        let Some(first) = repair.left.front() else { return };
+        repair.fetches = false;
         let key = first.key.clone();
         if !first.must_send(self.store.version(&key)) {
-            return self.mended_first(operation, Came::Mended, world);
+            return self.repaired_first(operation, RepairOutcome::Repaired, world);
         }
         let object = self.store.get(&Slot::home(&key)).map(|row| row.object.to_bytes());
         let message = Message::Store { key, role: Role::Home, read_at };
         self.ask_peer(operation, &message, &object.unwrap_or_default(), world);
     }
 
-    fn mended_first(&mut self, operation: u64, came: Came, world: &mut World) {
+    fn repaired_first(&mut self, operation: u64, came: RepairOutcome, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        mending.left.pop_front();
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        repair.left.pop_front();
         match came {
-            Came::Mended => mending.came.mended += 1,
-            Came::NotTaken => {}
-            Came::Missed => mending.came.missed += 1,
+            RepairOutcome::Repaired => repair.came.mended += 1,
+            RepairOutcome::NotTaken => {}
+            RepairOutcome::Missed => repair.came.missed += 1,
         }
-        self.mend_first(operation, world);
+        self.repair_first(operation, world);
     }
 
-    fn on_mend_reply(&mut self, operation: u64, head: &Reply, payload: Bytes, world: &mut World) {
+    fn on_repair_reply(&mut self, operation: u64, head: &Reply, payload: Bytes, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        let Some(first) = mending.left.front() else { return };
-        let (key, asked_at) = (first.key.clone(), mending.asked_at);
-        if !mending.fetches {
-            let came = if *head == Reply::Stored { Came::Mended } else { Came::NotTaken };
-            return self.mended_first(operation, came, world);
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        let Some(first) = repair.left.front() else { return };
+        let (key, asked_at) = (first.key.clone(), repair.asked_at);
+        if !repair.fetches {
+            let came = if *head == Reply::Stored {
+                RepairOutcome::Repaired
+            } else {
+                RepairOutcome::NotTaken
+            };
+            return self.repaired_first(operation, came, world);
         }
         let stale = exchanging.stale.remove(&key);
         let is_object = matches!(head, Reply::Object | Reply::Inspection { own: Some(_), .. });
         let object = is_object.then(|| Object::decode(payload));
         let Some(Ok(mut object)) = object else {
-            return self.mended_first(operation, Came::Missed, world);
+            return self.repaired_first(operation, RepairOutcome::Missed, world);
         };
         world.note(format_args!("{} mends {key}", self.id));
         if world.has(Mutation::RepairFromStaleRead) && !self.store.has_failed() {
@@ -427,7 +439,7 @@ impl Node {
         }
         match self.store_object(&key, Role::Home, &object, asked_at, world) {
             Ok(()) => self.send_ours(operation, world),
-            Err(_) => self.mended_first(operation, Came::Missed, world),
+            Err(_) => self.repaired_first(operation, RepairOutcome::Missed, world),
         }
         self.begin_sync(world);
     }

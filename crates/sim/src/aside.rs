@@ -16,7 +16,7 @@ use crate::world::{Claim, World};
 
 /// Partitions that were merged with all other home replicas: what these hold is asked.
 #[derive(Default)]
-pub(crate) struct Judging {
+pub(crate) struct HoldingsCheck {
     question: u64,
     merged: Vec<Partition>,
     waiting: BTreeSet<NodeId>,
@@ -40,7 +40,7 @@ impl Node {
         let (question, me) = (world.fresh_number(), self.id);
         let peers: Vec<NodeId> = world.setup.nodes.iter().copied().filter(|p| *p != me).collect();
         let waiting = peers.iter().copied().collect();
-        self.judging = Judging { question, merged, waiting, heard: BTreeMap::new() };
+        self.holdings_check = HoldingsCheck { question, merged, waiting, heard: BTreeMap::new() };
         for peer in peers {
             let message = Message::Hello { status: Box::new(self.status(world)) };
             self.request(peer, &message, &[], Pending::Holdings { question, peer }, world);
@@ -55,16 +55,16 @@ impl Node {
         reply: Option<&Reply>,
         world: &mut World,
     ) {
-        if self.judging.question != question || !self.judging.waiting.remove(&peer) {
+        if self.holdings_check.question != question || !self.holdings_check.waiting.remove(&peer) {
             return;
         }
         if let Some(Reply::Status(status)) = reply {
-            self.judging.heard.insert(peer, status.holdings.clone());
+            self.holdings_check.heard.insert(peer, status.holdings.clone());
         }
-        if !self.judging.waiting.is_empty() {
+        if !self.holdings_check.waiting.is_empty() {
             return;
         }
-        let Judging { merged, heard, .. } = std::mem::take(&mut self.judging);
+        let HoldingsCheck { merged, heard, .. } = std::mem::take(&mut self.holdings_check);
         let mine = self.holdings(world);
         for partition in merged {
             let homes = world.setup.layout.homes(partition, self.n());
@@ -108,7 +108,7 @@ impl Node {
     pub(crate) fn accept_aside(&mut self, world: &mut World) {
         let partitions = world.setup.layout.partitions();
         let missing = self.records.missing.clone();
-        if missing.is_empty() || self.is_on_trial || self.store.has_failed() {
+        if missing.is_empty() || self.is_unverified || self.store.has_failed() {
             return;
         }
         self.take_back(|slot| missing.contains(&slot.key.partition(partitions)), world);

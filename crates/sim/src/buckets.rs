@@ -297,7 +297,7 @@ impl Node {
         };
         if may_drop && !self.store.has_failed() {
             world.note(format_args!("{} drops {key}, which it does not own", self.id));
-            self.disturb(key, world);
+            self.record_drop(key, world);
             world.dropped(self.id, key, &object);
             world.claims.push(Claim::Dropped { node: self.id, key: key.clone(), object, homes });
             self.store.put(Slot::home(key), None);

@@ -88,12 +88,12 @@ impl Client {
             return;
         }
         self.left -= 1;
-        let (key, ebbs) = choose_key(world);
+        let (key, phase) = choose_key(world);
         let fresh = self.sessions.get(&key).is_some_and(|session| session.fresh);
         let n = world.setup.n_min;
-        let reads = match ebbs {
-            Ebb::Over => true,
-            Ebb::No | Ebb::Yes => world.dice.percent(if fresh { 15 } else { 40 }),
+        let reads = match phase {
+            KeyPhase::ReadOnly => true,
+            KeyPhase::InUse | KeyPhase::Deleting => world.dice.percent(if fresh { 15 } else { 40 }),
         };
         let sloppy = if world.dice.percent(80) { world.setup.sloppy } else { !world.setup.sloppy };
         if reads {
@@ -103,8 +103,8 @@ impl Client {
             let timeout_ms = world.setup.request_timeout_ms;
             self.send(key, Body::Read { asked, timeout_ms }, None, 1, world);
         } else {
-            let deletes = world.dice.percent(if ebbs == Ebb::Yes { 85 } else { 20 });
-            let blind = world.dice.percent(if ebbs == Ebb::Yes { 5 } else { 25 });
+            let deletes = world.dice.percent(if phase == KeyPhase::Deleting { 85 } else { 20 });
+            let blind = world.dice.percent(if phase == KeyPhase::Deleting { 5 } else { 25 });
             let (write, value) = self.draft(&key, sloppy, (deletes, blind), world);
             self.attempt(key, write, value, 1, world);
         }
@@ -259,29 +259,30 @@ fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> As
     Asked { n: n.map(Count::Exactly), needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
 }
 
-/// Whether clients are about to leave a key alone.
+/// What clients mostly do with a key before they leave it alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ebb {
-    No,
+enum KeyPhase {
+    /// Anything.
+    InUse,
     /// They mostly delete it.
-    Yes,
+    Deleting,
     /// They only read it.
-    Over,
+    ReadOnly,
 }
 
-/// Any key; where tombstones are reaped, mostly the one whose tide it is.
-fn choose_key(world: &mut World) -> (Key, Ebb) {
+/// Any key; where tombstones are reaped, mostly the one whose turn it is.
+fn choose_key(world: &mut World) -> (Key, KeyPhase) {
     let keys = world.setup.keys.clone();
     let any = world.dice.pick(&keys).clone();
-    let Some(tides) = world.setup.tides else { return (any, Ebb::No) };
-    let (tide, passed_ms) = (world.now.0 / tides.tide_ms, world.now.0 % tides.tide_ms);
-    let key = keys[tide as usize % keys.len()].clone();
+    let Some(rotation) = world.setup.rotation else { return (any, KeyPhase::InUse) };
+    let (turn, passed_ms) = (world.now.0 / rotation.period_ms, world.now.0 % rotation.period_ms);
+    let key = keys[turn as usize % keys.len()].clone();
     if any != key && world.dice.percent(25) {
-        (any, Ebb::Over)
-    } else if passed_ms > tides.tide_ms / 2 {
-        (key, Ebb::Yes)
+        (any, KeyPhase::ReadOnly)
+    } else if passed_ms > rotation.period_ms / 2 {
+        (key, KeyPhase::Deleting)
     } else {
-        (key, Ebb::No)
+        (key, KeyPhase::InUse)
     }
 }
 

@@ -45,7 +45,7 @@ pub fn run(seed: u64, mutation: Option<Mutation>, keep_lines: bool) -> Run {
     let setup = Setup::draw(&mut dice);
     let world = World::new(setup, dice, mutation, Trace::new(keep_lines));
     let mut cluster = Cluster::new(world);
-    cluster.live();
+    cluster.run();
     let Cluster { world, events, .. } = cluster;
     let World { trace, violation, .. } = world;
     Run { hash: trace.hash(), violation, events, lines: trace.into_lines() }
@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// The whole run, until its end or the first broken promise.
-    fn live(&mut self) {
+    fn run(&mut self) {
         let Setup { n, n_min, n_max, r, w, sloppy, fsync, conflicts, grace_ms, .. } =
             self.world.setup;
         let nodes = self.world.setup.nodes.len();

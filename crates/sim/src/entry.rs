@@ -17,23 +17,23 @@ use quorate_protocol::route::{self, Route};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
 
-use crate::anti_entropy::Exchanging;
+use crate::anti_entropy::ExchangeOperation;
 use crate::buckets::HandOvers;
 use crate::coordinator::Minting;
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
 use crate::put_driver::PutOperation;
-use crate::reaper::Reaping;
+use crate::reaper::ReapRound;
 use crate::world::{Body, Event, Request, World};
 
 /// What a node is busy with.
 #[derive(Default)]
 pub(crate) struct Operations {
-    pub(crate) routes: BTreeMap<u64, Routing>,
-    pub(crate) gets: BTreeMap<u64, Getting>,
+    pub(crate) routes: BTreeMap<u64, RouteOperation>,
+    pub(crate) gets: BTreeMap<u64, GetOperation>,
     pub(crate) puts: BTreeMap<u64, PutOperation>,
-    pub(crate) exchanges: BTreeMap<u64, Exchanging>,
-    pub(crate) reapings: BTreeMap<u64, Reaping>,
+    pub(crate) exchanges: BTreeMap<u64, ExchangeOperation>,
+    pub(crate) reap_rounds: BTreeMap<u64, ReapRound>,
     pub(crate) hand_overs: HandOvers,
 }
 
@@ -41,12 +41,12 @@ impl Operations {
     /// How many there are that must end by themselves.
     pub(crate) fn len(&self) -> usize {
         let client = self.routes.len() + self.gets.len() + self.puts.len();
-        client + self.exchanges.len() + self.reapings.len()
+        client + self.exchanges.len() + self.reap_rounds.len()
     }
 }
 
 /// A client's write that looks for its coordinator.
-pub(crate) struct Routing {
+pub(crate) struct RouteOperation {
     route: Route,
     pub(crate) request: Request,
     /// By this node's own snapshot: the coordinator takes its own.
@@ -56,7 +56,7 @@ pub(crate) struct Routing {
 }
 
 /// A read under way.
-pub(crate) struct Getting {
+pub(crate) struct GetOperation {
     get: Get,
     /// When it began, by the wall clock: no replica read its object earlier.
     read_at: Millis,
@@ -108,7 +108,7 @@ impl Node {
                     deadline,
                 };
                 let (route, effect) = Route::start(plan, &self.down(now), now);
-                let routing = Routing { route, request, terms, deadline, wake_at: None };
+                let routing = RouteOperation { route, request, terms, deadline, wake_at: None };
                 self.operations.routes.insert(operation, routing);
                 self.carry_out_route(operation, effect, world);
             }
@@ -152,8 +152,11 @@ impl Node {
                 let answer =
                     WriteAnswer::NoQuorum { required: routing.terms.needed, acks, outcome };
                 let Some(routing) = self.operations.routes.remove(&operation) else { return };
-                let answer =
-                    if world.has(Mutation::NotAppliedLie) { denied(answer) } else { answer };
+                let answer = if world.has(Mutation::NotAppliedLie) {
+                    report_not_applied(answer)
+                } else {
+                    answer
+                };
                 self.answer_write(routing.request, &answer, None, world);
             }
         }
@@ -207,7 +210,8 @@ impl Node {
         let required = routing.terms.needed;
         let Some(answer) = routing.route.on_written(from, answer, required) else { return };
         let Some(routing) = self.operations.routes.remove(&operation) else { return };
-        let answer = if world.has(Mutation::NotAppliedLie) { denied(answer) } else { answer };
+        let answer =
+            if world.has(Mutation::NotAppliedLie) { report_not_applied(answer) } else { answer };
         self.answer_write(routing.request, &answer, object, world);
     }
 
@@ -234,7 +238,7 @@ impl Node {
         };
         let (get, effects) = Get::start(plan, &self.down(world.now), world.now);
         let read_at = self.wall(world.now);
-        let getting = Getting { get, read_at, key, purpose, wake_at: None };
+        let getting = GetOperation { get, read_at, key, purpose, wake_at: None };
         self.operations.gets.insert(operation, getting);
         self.carry_out_get(operation, effects, world);
     }
@@ -344,7 +348,7 @@ impl Node {
             self.carry_out_put(operation, effects, world);
         } else {
             self.on_exchange_time(operation, world);
-            self.on_reaping_time(operation, world);
+            self.on_reap_time(operation, world);
         }
     }
 
@@ -370,8 +374,8 @@ impl Node {
     }
 }
 
-/// The planted lie.
-fn denied(answer: WriteAnswer) -> WriteAnswer {
+/// The `NotAppliedLie` mutation.
+fn report_not_applied(answer: WriteAnswer) -> WriteAnswer {
     match answer {
         WriteAnswer::NoQuorum { required, acks, outcome: Outcome::Unknown } => {
             WriteAnswer::NoQuorum { required, acks, outcome: Outcome::NotApplied }

@@ -238,13 +238,13 @@ impl Cluster {
     fn may_lose(&self, id: NodeId) -> bool {
         let is_whole = |node: &Node| {
             let Records { missing, buckets, .. } = &node.records;
-            missing.is_empty() && buckets.raised_from().is_none() && !node.is_on_trial
+            missing.is_empty() && buckets.raised_from().is_none() && !node.is_unverified
         };
         let Some(node) = self.nodes.get(&id).filter(|node| node.up) else { return false };
         let is_elsewhere = |(slot, row): (&crate::store::Slot, &quorate_protocol::row::Row)| {
             row.object.siblings.iter().all(|sibling| {
                 // Whoever came back with another disk may have to drop what it holds.
-                let others = self.nodes.values().filter(|o| o.id != id && !o.is_on_trial);
+                let others = self.nodes.values().filter(|o| o.id != id && !o.is_unverified);
                 let mut rows = others.flat_map(|other| other.store.durable());
                 rows.any(|(s, r)| s.key == slot.key && r.object.clock.covers(sibling.dot))
             })
@@ -285,7 +285,7 @@ impl Cluster {
     fn come_back_changed(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.incarnation = Incarnation(self.world.dice.nonzero());
-        node.is_on_trial = true;
+        node.is_unverified = true;
         node.die(self.world.now);
         // A disk is not replaced while a request waits.
         self.restart_later(id, self.world.setup.request_timeout_ms + 100);

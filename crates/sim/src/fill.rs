@@ -18,7 +18,7 @@ use crate::replica::Waiter;
 use crate::world::{Claim, World};
 
 /// A filling under way: pages are asked for one after the other.
-pub(crate) struct Filling {
+pub(crate) struct FillOperation {
     todo: VecDeque<Job>,
     /// What it will have filled.
     target: Target,
@@ -98,7 +98,7 @@ impl Node {
         world.claims.push(Claim::Fills { node: me });
         let (asked_at, deadline) = (Millis(0), world.now);
         let ns = self.records.buckets.placement.ns().hash();
-        self.filling = Some(Filling { todo, target, ns, question: 0, asked_at, deadline });
+        self.filling = Some(FillOperation { todo, target, ns, question: 0, asked_at, deadline });
         self.fetch_next(None, world);
     }
 

@@ -19,10 +19,10 @@ use quorate_protocol::sweep::Pass;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire;
 
-use crate::aside::Judging;
+use crate::aside::HoldingsCheck;
 use crate::buckets::Buckets;
 use crate::entry::Operations;
-use crate::fill::Filling;
+use crate::fill::FillOperation;
 use crate::replica::{Waiter, reading};
 use crate::starts::{Generation, Starts};
 use crate::store::{Slot, Store};
@@ -41,7 +41,7 @@ pub(crate) struct Node {
     /// Until when it does nothing (SIGSTOP).
     pub(crate) paused_until: Millis,
     /// Whether its disk is not the one it had, and no peer has said yet what that means.
-    pub(crate) is_on_trial: bool,
+    pub(crate) is_unverified: bool,
     /// When it last crashed or stood still.
     pub(crate) disturbed_at: Millis,
     /// How far its wall clock is ahead, in milliseconds.
@@ -53,9 +53,9 @@ pub(crate) struct Node {
     pub(crate) records: Records,
     pub(crate) generation: Generation,
     /// What it fetches, if something is missing.
-    pub(crate) filling: Option<Filling>,
+    pub(crate) filling: Option<FillOperation>,
     /// What it has merged and perhaps received.
-    pub(crate) judging: Judging,
+    pub(crate) holdings_check: HoldingsCheck,
     /// The pass over its rows that is under way, and the last row that it has looked at.
     pub(crate) passing: Option<(Pass, Option<Slot>)>,
     /// Since when it has dropped nothing that it held for others, by partition and by its uptime;
@@ -70,7 +70,7 @@ pub(crate) struct Node {
     pub(crate) waiting: Vec<(u64, Waiter)>,
     pub(crate) syncing: bool,
     /// Tenures of dropped hint rows: only a planted bug looks at them.
-    pub(crate) ghosts: BTreeMap<Slot, Tenure>,
+    pub(crate) dropped_tenures: BTreeMap<Slot, Tenure>,
 }
 
 /// Records beside the rows, each durable before anybody hears of it.
@@ -123,7 +123,7 @@ impl Node {
             incarnation,
             up: true,
             paused_until: Millis(0),
-            is_on_trial: false,
+            is_unverified: false,
             disturbed_at: Millis(0),
             clock_ahead_ms: 0,
             skew: Skew::default(),
@@ -131,7 +131,7 @@ impl Node {
             records: Records::new(world),
             generation: Generation::default(),
             filling: None,
-            judging: Judging::default(),
+            holdings_check: HoldingsCheck::default(),
             passing: None,
             quiet_since: BTreeMap::new(),
             started_at: world.now,
@@ -140,7 +140,7 @@ impl Node {
             suspects: BTreeMap::new(),
             waiting: Vec::new(),
             syncing: false,
-            ghosts: BTreeMap::new(),
+            dropped_tenures: BTreeMap::new(),
         }
     }
 
@@ -371,7 +371,7 @@ impl Node {
         self.waiting.clear();
         self.syncing = false;
         self.filling = None;
-        self.judging = Judging::default();
+        self.holdings_check = HoldingsCheck::default();
         self.passing = None;
         self.quiet_since.clear();
         self.generation = Generation::default();

@@ -17,7 +17,7 @@ use crate::store::Slot;
 use crate::world::{Claim, Event, World};
 
 /// A round under way.
-pub(crate) struct Reaping {
+pub(crate) struct ReapRound {
     round: Round,
     /// The tombstones as they were when it began.
     objects: BTreeMap<Key, Object>,
@@ -26,7 +26,7 @@ pub(crate) struct Reaping {
 
 impl Node {
     /// This node drops something that it held for others: a copy of it may still be on its way.
-    pub(crate) fn disturb(&mut self, key: &Key, world: &World) {
+    pub(crate) fn record_drop(&mut self, key: &Key, world: &World) {
         if world.has(Mutation::DropUnnoted) {
             return;
         }
@@ -38,7 +38,7 @@ impl Node {
     pub(crate) fn begin_reaping(&mut self, world: &mut World) {
         let (now, grace_ms) = (self.wall(world.now), world.setup.grace_ms);
         let everybody = world.setup.nodes.clone();
-        if !self.operations.reapings.is_empty() || !self.records.missing.is_empty() {
+        if !self.operations.reap_rounds.is_empty() || !self.records.missing.is_empty() {
             return;
         }
         let layout = world.setup.layout.clone();
@@ -68,7 +68,7 @@ impl Node {
         let deadline = world.now.plus(patience_ms);
         let (node, life) = (self.id, self.life);
         world.schedule(patience_ms, Event::Wake { node, life, operation });
-        self.operations.reapings.insert(operation, Reaping { round, objects, deadline });
+        self.operations.reap_rounds.insert(operation, ReapRound { round, objects, deadline });
         let me = self.id;
         for node in everybody.into_iter().filter(|node| *node != me) {
             let message = Message::Confirm { tombstones: tombstones.clone() };
@@ -113,19 +113,19 @@ impl Node {
         reply: &Reply,
         world: &mut World,
     ) {
-        let Some(reaping) = self.operations.reapings.get_mut(&operation) else { return };
+        let Some(reap_round) = self.operations.reap_rounds.get_mut(&operation) else { return };
         let Reply::Confirmed { which } = reply else { return };
-        reaping.round.on_confirmed(node, which);
-        if !reaping.round.is_over() {
+        reap_round.round.on_confirmed(node, which);
+        if !reap_round.round.is_over() {
             return;
         }
-        let Some(reaping) = self.operations.reapings.remove(&operation) else { return };
-        let tombstones = reaping.round.proven();
+        let Some(reap_round) = self.operations.reap_rounds.remove(&operation) else { return };
+        let tombstones = reap_round.round.proven();
         if tombstones.is_empty() {
             return;
         }
         for (key, _) in &tombstones {
-            let Some(object) = reaping.objects.get(key) else { continue };
+            let Some(object) = reap_round.objects.get(key) else { continue };
             world.note(format_args!("{} has proven {key}: {:?}", self.id, object.clock));
             world.claims.push(Claim::Reaped { key: key.clone(), tombstone: object.clone() });
         }
@@ -137,17 +137,17 @@ impl Node {
     }
 
     /// Time is up for a round.
-    pub(crate) fn on_reaping_time(&mut self, operation: u64, world: &mut World) {
-        let Some(reaping) = self.operations.reapings.get(&operation) else { return };
-        let is_over = world.now >= reaping.deadline;
+    pub(crate) fn on_reap_time(&mut self, operation: u64, world: &mut World) {
+        let Some(reap_round) = self.operations.reap_rounds.get(&operation) else { return };
+        let is_over = world.now >= reap_round.deadline;
         if is_over && world.has(Mutation::ReapWithoutFullProof) {
-            let which = vec![true; reaping.round.tombstones().len()];
+            let which = vec![true; reap_round.round.tombstones().len()];
             for node in world.setup.nodes.clone() {
                 let reply = Reply::Confirmed { which: which.clone() };
                 self.on_confirmed(operation, node, &reply, world);
             }
         } else if is_over {
-            self.operations.reapings.remove(&operation);
+            self.operations.reap_rounds.remove(&operation);
         }
     }
 

@@ -102,7 +102,7 @@ impl Node {
         let mut row = self.store.get(slot).cloned().unwrap_or_default();
         row.tree = if slot.target.is_none() { self.n() } else { 0 };
         if world.has(Mutation::ActorSurvivesHintDrop) && row.object.is_absent() {
-            row.tenure = self.ghosts.get(slot).copied();
+            row.tenure = self.dropped_tenures.get(slot).copied();
         }
         row
     }
@@ -274,10 +274,10 @@ impl Node {
             return;
         }
         if let Some(tenure) = row.tenure {
-            self.ghosts.insert(slot.clone(), tenure);
+            self.dropped_tenures.insert(slot.clone(), tenure);
         }
         world.dropped(self.id, &slot.key, sent);
-        self.disturb(&slot.key, world);
+        self.record_drop(&slot.key, world);
         self.store.put(slot.clone(), None);
         self.begin_sync(world);
     }

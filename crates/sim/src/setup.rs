@@ -83,15 +83,15 @@ pub(crate) struct Setup {
     /// The grace of deletes.
     pub(crate) grace_ms: u64,
     /// How clients move from key to key where tombstones are reaped.
-    pub(crate) tides: Option<Tides>,
+    pub(crate) rotation: Option<KeyRotation>,
     pub(crate) faults: Faults,
 }
 
 /// Clients write to one key at a time, delete it, and leave it alone until its tombstone is reaped.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tides {
+pub(crate) struct KeyRotation {
     /// How long a key is in use, in milliseconds.
-    pub(crate) tide_ms: u64,
+    pub(crate) period_ms: u64,
 }
 
 impl Setup {
@@ -144,7 +144,7 @@ impl Setup {
             jobs_every_ms: *dice.pick(&[10, 40, 150]),
             page_max: dice.between(1, 4) as usize,
             grace_ms: GRACE_MS,
-            tides: None,
+            rotation: None,
             faults,
         };
         if dice.percent(35) {
@@ -157,7 +157,7 @@ impl Setup {
     fn reap(&mut self, dice: &mut Dice) {
         let grace_ms = dice.between(2000, 6000);
         self.grace_ms = grace_ms;
-        self.tides = Some(Tides { tide_ms: dice.between(grace_ms, 2 * grace_ms) });
+        self.rotation = Some(KeyRotation { period_ms: dice.between(grace_ms, 2 * grace_ms) });
         // Keys are left alone only while clients write to others.
         while self.keys.len() < 3 {
             let more = keys(dice);
@@ -215,7 +215,7 @@ impl Setup {
 
     /// Whether tombstones are reaped in this run.
     pub(crate) fn reaps(&self) -> bool {
-        self.tides.is_some()
+        self.rotation.is_some()
     }
 }
 
@@ -240,16 +240,16 @@ fn quorums(n_min: u16, n_max: u16, faults: &Faults, dice: &mut Dice) -> (u16, u1
 fn keys(dice: &mut Dice) -> Vec<Key> {
     let count = dice.between(1, 3) as usize;
     if dice.percent(50) {
-        return twins()[..count].to_vec();
+        return same_leaf_keys()[..count].to_vec();
     }
     let key = |i| Key::new(BUCKET, format!("k{i}").as_bytes()).ok();
     (0..count).filter_map(key).collect()
 }
 
 /// Keys of one partition and one leaf.
-fn twins() -> &'static [Key] {
-    static TWINS: OnceLock<Vec<Key>> = OnceLock::new();
-    TWINS.get_or_init(|| {
+fn same_leaf_keys() -> &'static [Key] {
+    static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
+    KEYS.get_or_init(|| {
         let key = |i| Key::new(BUCKET, format!("t{i}").as_bytes()).ok();
         let place = |key: &Key| (key.partition(PARTITIONS), leaf_of(key));
         let all = || (0..100_000).filter_map(key);

@@ -110,7 +110,7 @@ impl Node {
         let filled_at = starts.filled_at;
         if let Some(over) = over {
             self.miss_everything(world);
-            self.is_on_trial = false;
+            self.is_unverified = false;
             // Young once is not young now: this may be a copy of the disk that recorded it.
             if !over.keeps_rows || !keeps_rows {
                 world.note(format_args!("{} sets its rows aside", self.id));
@@ -160,14 +160,14 @@ impl Node {
     pub(crate) fn admit_alone(&mut self, world: &World) {
         let patience_ms = 3 * world.setup.request_timeout_ms;
         let is_patient = world.now.since(self.started_at) < patience_ms;
-        if !is_patient && self.generation.keeps_rows && !self.is_on_trial {
+        if !is_patient && self.generation.keeps_rows && !self.is_unverified {
             self.generation.is_admitted = true;
         }
     }
 
     /// An operator says that the node's disk is its own, and may go on.
-    pub(crate) fn clear_by_force(&mut self) {
-        self.generation.is_admitted |= !self.is_on_trial;
+    pub(crate) fn admit_by_force(&mut self) {
+        self.generation.is_admitted |= !self.is_unverified;
     }
 
     pub(crate) fn greet_all(&mut self, world: &mut World) {
@@ -240,7 +240,7 @@ impl Node {
         } else if let Reply::Status(status) = reply {
             let mine = self.machine_clock(world.now);
             self.skew.hear(peer, status.clock, mine, world.now.since(asked_at));
-            self.hear_clearance(peer, status, world);
+            self.on_admitted_by(peer, status, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);
             }
@@ -250,7 +250,7 @@ impl Node {
     /// A peer, which has remembered starts since a time, found nothing wrong. It counts if the peer
     /// remembered an earlier start, or can have known better, with a quarter of the grace for clocks
     /// that disagree.
-    fn hear_clearance(&mut self, peer: NodeId, status: &Status, world: &mut World) {
+    fn on_admitted_by(&mut self, peer: NodeId, status: &Status, world: &mut World) {
         let known = self.records.starts.remembered.get(&peer).copied();
         if !matches!(judge(known, status.start, false), Verdict::GoesOn(_)) {
             return; // it is itself behind what this node remembers
@@ -268,7 +268,7 @@ impl Node {
         let counts = status.attests || self.generation.alive_at.is_none_or(could_know);
         if counts && !self.is_admitted() {
             self.generation.is_admitted = true;
-            self.is_on_trial = false;
+            self.is_unverified = false;
             self.mark_alive(world);
         }
     }

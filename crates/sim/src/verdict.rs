@@ -63,7 +63,7 @@ impl Cluster {
             self.pass(self.world.setup.request_timeout_ms);
             self.run_all_jobs();
             if round == 2 {
-                self.nodes.values_mut().for_each(Node::clear_by_force);
+                self.nodes.values_mut().for_each(Node::admit_by_force);
                 for id in self.world.setup.nodes.clone() {
                     self.on_node(id, Node::accept_aside);
                 }
