@@ -1,5 +1,5 @@
-//! Anti-entropy of a simulated node: compares Merkle trees with a peer and mends what differs, by
-//! messages alone. It drives `protocol::exchange` as `src/anti_entropy` of the real node does.
+//! Anti-entropy of a simulated node: compares Merkle trees with a peer and repairs what differs,
+//! using messages only. It drives `protocol::exchange` as `src/anti_entropy` does in the real node.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,19 +19,19 @@ use crate::replica::Waiter;
 use crate::store::{Slot, tree_of};
 use crate::world::{Claim, Event, World};
 
-/// One comparison under way.
+/// One comparison in progress.
 pub(crate) struct ExchangeOperation {
     peer: NodeId,
     tree: Tree,
     exchange: Exchange,
     doing: Doing,
-    /// When the comparison is given up, if the peer says nothing.
+    /// When the comparison is aborted if the peer stays silent.
     deadline: Millis,
-    /// The n of all buckets as this node knows them, if it is being filled by the comparison.
+    /// The n of all buckets as this node knows them, if the comparison fills this node.
     to_fill: Option<u64>,
-    /// Whether the peer has said that its trees prove nothing now.
+    /// Whether the peer has said that its trees currently prove nothing.
     in_doubt: bool,
-    /// The own objects at the first look: only a planted bug looks at them.
+    /// This node's objects when first read; only a mutation uses them.
     stale: BTreeMap<Key, Object>,
 }
 
@@ -39,46 +39,47 @@ pub(crate) struct ExchangeOperation {
 enum Doing {
     ComparingLeaves,
     Listing(LeafSet, Option<Key>),
-    /// Time to pass.
+    /// A delay before the recheck.
     Waiting(Vec<Key>, Millis),
     Rechecking(Vec<Key>),
     Repairing(RepairPage),
 }
 
-/// A page of differences, mended one after the other; the first one is at hand.
+/// A page of differences, repaired one after the other; the front one is being repaired.
 struct RepairPage {
     left: VecDeque<Difference>,
     came: Mended,
-    /// Whether the peer's object is being fetched; else this node's is being sent.
+    /// Whether the peer's object is being fetched; otherwise this node's is being sent.
     fetches: bool,
-    /// When the question was asked, by the own wall clock: the object was read no earlier.
+    /// When the request was sent, by this node's wall clock: a lower bound on when the object was
+    /// read.
     asked_at: Millis,
 }
 
-/// What came of repair one key.
+/// The result of repairing one key.
 #[derive(Clone, Copy)]
 enum RepairOutcome {
-    /// It is alike on both sides.
+    /// Both sides are equal.
     Repaired,
-    /// The peer does not take what this node holds.
+    /// The peer refuses this node's object.
     NotTaken,
-    /// This node did not get what the peer holds.
+    /// This node did not get the peer's object.
     Missed,
 }
 
-/// What came of a comparison by which a node is filled.
+/// The result of a comparison that fills a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Received {
-    /// Everything that the peer holds is here.
+    /// Everything the peer holds has been received.
     All,
-    /// The peer's trees prove nothing now.
+    /// The peer's trees currently prove nothing.
     InDoubt,
-    /// Not everything came.
+    /// Something was not received.
     NotAll,
 }
 
 impl Node {
-    /// Compares the trees that both hold with a peer's.
+    /// Compares with a peer the trees that both hold.
     pub(crate) fn compare_roots(&mut self, peer: NodeId, world: &mut World) {
         if !self.is_admitted() {
             return;
@@ -98,13 +99,13 @@ impl Node {
         self.request(peer, &Message::Roots { roots }, &[], Pending::Roots { peer, trees }, world);
     }
 
-    /// Whether it has a tree, and has received it.
+    /// Whether this node has a tree and has received its rows.
     fn may_compare(&self, tree: Tree, world: &World) -> bool {
         self.is_in_tree(tree, world) && !self.records.missing.contains(&tree.partition)
     }
 
-    /// Whether it has a tree: if a node that has to be filled asks, one that has to be filled too
-    /// answers what it has.
+    /// Whether this node has a tree: to a node that must fill, one that must fill too answers with
+    /// what it has.
     fn is_in_tree(&self, tree: Tree, world: &World) -> bool {
         self.is_admitted() && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
     }
@@ -137,7 +138,7 @@ impl Node {
         world.reply(self.id, back, &reply, &[]);
     }
 
-    /// Whether its trees say what it holds to a node that has to be filled, by that one's n of all buckets.
+    /// Whether its trees cover its rows, by the n of all buckets of the node that must fill.
     fn trees_fit_by(&self, to_fill: Option<u64>, world: &World) -> bool {
         let fits_by = |ns: u64| self.records.buckets.placement.fits_by(ns);
         to_fill.is_none_or(fits_by) || world.has(Mutation::TreesTrustedInDoubt)
@@ -160,7 +161,7 @@ impl Node {
         world.reply(self.id, back, &reply, &[]);
     }
 
-    /// What it holds of a key as home replica, whether it has received all or not.
+    /// What it holds of a key as home replica, whether or not it has received everything.
     pub(crate) fn on_inspect(&self, back: (NodeId, u64), key: &Key, world: &mut World) {
         let row = self.store.get(&Slot::home(key)).filter(|_| self.is_admitted());
         let object = row.map(|row| row.object.to_bytes());
@@ -212,7 +213,7 @@ impl Node {
         }
     }
 
-    /// Compares a tree that this node has not received yet, by these n of all buckets.
+    /// Compares a tree that this node has not received yet, under these n of all buckets.
     pub(crate) fn compare_to_fill(
         &mut self,
         operation: u64,
@@ -286,7 +287,7 @@ impl Node {
         }
     }
 
-    /// Asks the peer, and gives up when it says nothing for long.
+    /// Asks the peer; the exchange is aborted if it stays silent.
     fn ask_peer(&mut self, operation: u64, message: &Message, payload: &[u8], world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         let patience_ms = world.setup.request_timeout_ms;
@@ -296,7 +297,7 @@ impl Node {
         self.request(peer, message, payload, Pending::Exchange { operation }, world);
     }
 
-    /// Time has passed for a comparison.
+    /// A timer of an exchange fired.
     pub(crate) fn on_exchange_time(&mut self, operation: u64, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         if let Doing::Waiting(keys, not_before) = &mut exchanging.doing {
@@ -310,7 +311,7 @@ impl Node {
         }
     }
 
-    /// The peer is silent, or says what makes no sense.
+    /// The peer is silent, or its answer makes no sense.
     pub(crate) fn give_up_exchange(&mut self, operation: u64, world: &mut World) {
         if let Some(exchanging) = self.operations.exchanges.get(&operation) {
             let step = exchanging.exchange.give_up();
@@ -356,8 +357,7 @@ impl Node {
         }
     }
 
-    /// Mends the first key that is left: fetches the peer's object if it has one, else sends the
-    /// own.
+    /// Repairs the front key: fetches the peer's object if it has one, otherwise sends this node's.
     fn repair_first(&mut self, operation: u64, world: &mut World) {
         let wall = self.wall(world.now);
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
@@ -382,7 +382,7 @@ impl Node {
         }
     }
 
-    /// Sends the own object, as it is now, unless the peer has that one.
+    /// Sends this node's object in its current state, unless the peer has that version.
     fn send_ours(&mut self, operation: u64, world: &mut World) {
         let read_at = self.wall(world.now);
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
@@ -429,7 +429,7 @@ impl Node {
         let Some(Ok(mut object)) = object else {
             return self.repaired_first(operation, RepairOutcome::Missed, world);
         };
-        world.note(format_args!("{} mends {key}", self.id));
+        world.note(format_args!("{} repairs {key}", self.id));
         if world.has(Mutation::RepairFromStaleRead) && !self.store.has_failed() {
             object.merge(&stale.unwrap_or_default());
             let mut row = self.row(&Slot::home(&key), world);

@@ -1,5 +1,6 @@
-//! What a simulated node sets aside because it came back too old to be believed, and when it has received
-//! what it lacks. `src/distrusted.rs` and `src/received.rs` of the real node.
+//! Rows that a simulated node sets aside because it came back too old to be trusted, and how it
+//! knows that it has received what it lacks. `src/distrusted.rs` and `src/received.rs` in the real
+//! node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ use crate::node::{Node, Pending};
 use crate::store::Slot;
 use crate::world::{Claim, World};
 
-/// Partitions that were merged with all other home replicas: what these hold is asked.
+/// Partitions that were merged with all other home replicas, which are asked what they hold.
 #[derive(Default)]
 pub(crate) struct HoldingsCheck {
     question: u64,
@@ -35,7 +36,7 @@ impl Node {
         Holdings::new(&missing, world.setup.layout.partitions(), instead)
     }
 
-    /// These partitions were merged: are they received?
+    /// These partitions were merged: checks whether they are fully received.
     pub(crate) fn ask_holdings(&mut self, merged: Vec<Partition>, world: &mut World) {
         let (question, me) = (world.fresh_number(), self.id);
         let peers: Vec<NodeId> = world.setup.nodes.iter().copied().filter(|p| *p != me).collect();
@@ -47,7 +48,7 @@ impl Node {
         }
     }
 
-    /// A peer says what it holds, or nothing.
+    /// A peer reports what it holds, or nothing.
     pub(crate) fn on_holdings(
         &mut self,
         question: u64,
@@ -85,8 +86,8 @@ impl Node {
         world.claims.push(Claim::Filled { node: self.id });
     }
 
-    /// Drops rows that are set aside and that this node, which has merged with all other home replicas,
-    /// holds or covers by now.
+    /// Drops rows set aside that this node, having merged with all other home replicas, now holds
+    /// or covers.
     pub(crate) fn check_aside(&mut self, world: &mut World) {
         if self.store.has_failed() {
             return;
@@ -103,8 +104,8 @@ impl Node {
         });
     }
 
-    /// An operator decides about what waits for one: the rows here, few or none, are the truth as far as
-    /// there is one. What the cluster does not know of keys that it has received stays aside.
+    /// An operator accepts the rows that are set aside: few or none, they are the best copy there
+    /// is. Keys that were received and that the cluster does not know stay aside.
     pub(crate) fn accept_aside(&mut self, world: &mut World) {
         let partitions = world.setup.layout.partitions();
         let missing = self.records.missing.clone();

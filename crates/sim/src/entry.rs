@@ -1,9 +1,10 @@
-//! What a simulated node does as entry node and as coordinator: it drives the machines of the protocol.
+//! What a simulated node does as entry node and as coordinator: it drives the machines of the
+//! protocol.
 //!
-//! Three kinds of operation: a *route* looks for the coordinator of a client's write, a *get* reads (for
-//! a client, or before a conditional write), a *put* brings a minted object to its replicas. A
-//! client's write is a route first and, where it is minted, a get (if it has a condition) and a
-//! put.
+//! There are three kinds of operation: a *route* looks for the coordinator of a client's write, a
+//! *get* reads (for a client, or before a conditional write), a *put* sends a minted object to its
+//! replicas. A client's write is first a route and then, where it is minted, a get (if it has a
+//! condition) and a put.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,7 +27,7 @@ use crate::put_driver::PutOperation;
 use crate::reaper::ReapRound;
 use crate::world::{Body, Event, Request, World};
 
-/// What a node is busy with.
+/// The operations in progress on a node.
 #[derive(Default)]
 pub(crate) struct Operations {
     pub(crate) routes: BTreeMap<u64, RouteOperation>,
@@ -38,24 +39,24 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// How many there are that must end by themselves.
+    /// How many operations must end by themselves.
     pub(crate) fn len(&self) -> usize {
         let client = self.routes.len() + self.gets.len() + self.puts.len();
         client + self.exchanges.len() + self.reap_rounds.len()
     }
 }
 
-/// A client's write that looks for its coordinator.
+/// A client's write that is looking for its coordinator.
 pub(crate) struct RouteOperation {
     route: Route,
     pub(crate) request: Request,
-    /// By this node's own snapshot: the coordinator takes its own.
+    /// From this node's own snapshot; the coordinator takes its own.
     terms: Terms,
     deadline: Millis,
     wake_at: Option<Millis>,
 }
 
-/// A read under way.
+/// A read in progress.
 pub(crate) struct GetOperation {
     get: Get,
     /// When it began, by the wall clock: no replica read its object earlier.
@@ -69,14 +70,14 @@ pub(crate) struct GetOperation {
 pub(crate) enum Purpose {
     /// A client's GET.
     Client(Request),
-    /// A write that must know what is there before it is minted.
+    /// A write whose condition or context must be checked before it is minted.
     Check(Box<Minting>),
-    /// Nothing more: who asked has the answer, the machine goes on to repair.
+    /// Nothing more: the caller has its answer, and the machine continues with repair.
     Answered,
 }
 
 impl Node {
-    /// A client asks.
+    /// A client's request arrives.
     pub(crate) fn on_request(&mut self, request: Request, world: &mut World) {
         let operation = world.fresh_number();
         let now = world.now;
@@ -184,7 +185,7 @@ impl Node {
         }
     }
 
-    /// The coordinator's answer to a forwarded write came.
+    /// The coordinator's answer to a forwarded write arrived.
     pub(crate) fn on_written(
         &mut self,
         from: NodeId,
@@ -197,7 +198,7 @@ impl Node {
         self.finish_route(operation, from, answer, object.and_then(Result::ok), world);
     }
 
-    /// Some node answered a write; the client gets the first answer that says something.
+    /// A node answered a write; the client gets the first answer that is conclusive.
     pub(crate) fn finish_route(
         &mut self,
         operation: u64,
@@ -280,7 +281,7 @@ impl Node {
         world.send((self.id, self.life), to, &message, &[])
     }
 
-    /// Sends the merged object to replicas that a read saw behind.
+    /// Sends the merged object to replicas that a read found stale.
     fn repair(
         &mut self,
         key: &Key,
@@ -292,7 +293,7 @@ impl Node {
         for node in behind {
             world.note(format_args!("{} repairs {key} on {node}", self.id));
             if node == self.id {
-                // A refusal leaves it behind; the next read tries again.
+                // A refusal leaves the row stale; the next read tries again.
                 let _ = self.store_object(key, Role::Home, merged, read_at, world);
             } else {
                 let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
@@ -331,7 +332,7 @@ impl Node {
         }
     }
 
-    /// A machine asked to be told the time.
+    /// A timer of an operation fired.
     pub(crate) fn on_wake(&mut self, operation: u64, world: &mut World) {
         let now = world.now;
         if let Some(routing) = self.operations.routes.get_mut(&operation) {
@@ -352,7 +353,7 @@ impl Node {
         }
     }
 
-    /// Sets the alarm that an operation's machine wants, unless an earlier one is set.
+    /// Sets the timer that an operation's machine asks for, unless an earlier one is set.
     pub(crate) fn keep_awake(&mut self, operation: u64, world: &mut World) {
         let all = &mut self.operations;
         let (wanted, wake_at) = if let Some(o) = all.routes.get_mut(&operation) {

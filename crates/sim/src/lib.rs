@@ -1,17 +1,18 @@
-//! A whole cluster in one thread from one seed, and the oracle that judges it.
+//! Simulates a whole cluster in one thread from one seed, with an oracle that judges the run.
 //!
-//! The simulator drives the *same* machines as the real node over an in-memory disk and network
-//! that lose, delay, duplicate, reorder, cut, crash and forget. Time is virtual and chance is
+//! The simulator drives the *same* machines as the real node, over an in-memory disk and network
+//! that lose, delay, duplicate, reorder, cut, crash and forget. Time is virtual and randomness is
 //! seeded, so a seed is a scenario that can be read and repeated. The oracle knows nothing of the
 //! simulator: tests of real processes use it too.
 //!
 //! # Reading order
-//! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
-//! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
-//! `src/`: `replica`, `entry`, `coordinator`, `put_driver` and `answers` carry out requests, `jobs`
-//! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
-//! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`mutations`] are
-//! the bugs that must be found.
+//!
+//! [`history`] and [`oracle`] define what is checked; `setup` what a seed decides; `world` what
+//! surrounds the nodes (`network`, `store`, `dice`, `trace`). `node` is a node, mirrored from
+//! `src/`: `replica`, `entry`, `coordinator`, `put_driver` and `answers` serve requests, `jobs`
+//! runs the background work in `anti_entropy`, `fill`, `reaper`, `starts` and `buckets`. `client`
+//! and `faults` drive the cluster; [`cluster`] is one run, `claims` what is judged during it,
+//! `verdict` at its end. [`mutations`] are the bugs that must be found.
 
 #![forbid(unsafe_code)]
 

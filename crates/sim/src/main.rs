@@ -1,4 +1,4 @@
-//! `quorate-sim`: runs seeds of the simulator and says how to reproduce the first failure.
+//! `quorate-sim`: runs seeds of the simulator and prints how to reproduce the first failure.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,17 +9,17 @@ use quorate_sim::cluster;
 use quorate_sim::mutations::{MUTATIONS, Mutation};
 use quorate_sim::seeds::{Report, SeedRange};
 
-/// A progress line is shown only to those who wait longer than this.
+/// A progress line is shown only if the run takes longer than this.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
-/// Runs whole clusters from seeds, with faults, and checks every promise.
+/// Run simulated clusters from seeds, with faults, and check every promise.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many seeds to run from there.
+    /// How many seeds to run, starting there.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// Print every event of the first seed, and run no other.
@@ -31,7 +31,7 @@ struct Arguments {
     /// List the deliberate bugs that can be switched on.
     #[arg(long, alias = "plants")]
     mutations: bool,
-    /// Threads; 0 takes one per core. The result does not depend on it.
+    /// Threads; 0 means one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
 }
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(code) => code,
-        // The reader of our output went away.
+        // The reader of our output has gone away.
         Err(_) => ExitCode::FAILURE,
     }
 }
@@ -120,7 +120,7 @@ fn show_progress(begun: Instant, seeds: u64, count: u64) {
         && std::io::stderr().is_terminal()
         && seeds.is_multiple_of(16)
     {
-        // Progress is a courtesy: a closed terminal is no reason to stop.
+        // Progress is optional: a closed terminal is no reason to stop.
         let _ = write!(std::io::stderr(), "\r{seeds} of {count} seeds");
     }
 }

@@ -64,7 +64,8 @@ pub enum Mutation {
     AsideTakenBack,
     /// An unowned row is dropped as soon as one home replica holds it.
     HandedOverToOne,
-    /// A row that was handed over is dropped although n was raised since and the node owns it again.
+    /// A row that was handed over is dropped although n was raised since and the node owns it
+    /// again.
     DroppedThoughOwned,
     /// A node that must fill trusts the trees of a peer whose rows are still in other trees.
     TreesTrustedInDoubt,

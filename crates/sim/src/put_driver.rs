@@ -1,4 +1,4 @@
-//! A simulated node brings what it minted to the replicas: it drives the machine of a PUT.
+//! Sends what a simulated node minted to the replicas: it drives the PUT machine.
 
 use bytes::Bytes;
 use quorate_protocol::clock::Dot;
@@ -13,11 +13,11 @@ use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
 use crate::world::World;
 
-/// A minted object on its way to its replicas.
+/// A minted object being sent to its replicas.
 pub(crate) struct PutOperation {
     pub(crate) put: Put,
     pub(crate) minting: Minting,
-    /// The object as it was minted, and what of it is sent.
+    /// The object as minted, and the part of it that is sent.
     pub(crate) object: Object,
     pub(crate) sent: Bytes,
     /// When it was minted, by the wall clock.
@@ -27,7 +27,7 @@ pub(crate) struct PutOperation {
 }
 
 impl Node {
-    /// Starts bringing a minted object to its replicas.
+    /// Starts sending a minted object to its replicas.
     pub(crate) fn start_put(
         &mut self,
         minting: Minting,

@@ -1,4 +1,4 @@
-//! Many seeds on all cores: each seed is a run of its own, so the result does not depend on
+//! Runs many seeds on all cores. Each seed is an independent run, so the result does not depend on
 //! threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use crate::cluster::{Run, run};
 use crate::mutations::Mutation;
 use crate::oracle::Violation;
 
-/// Every so many seeds one runs twice, and both runs must be the same.
+/// One in this many seeds runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;
 
 /// Which seeds to run, and how.
@@ -26,7 +26,7 @@ pub struct SeedRange {
     pub threads: usize,
 }
 
-/// What came of a range of seeds.
+/// The result of a range of seeds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Seeds that were run.
@@ -38,12 +38,12 @@ pub struct Report {
 }
 
 impl SeedRange {
-    /// Runs the seeds in order and stops at the lowest one that fails. `progress` hears about every
-    /// quarter of a second how many are done.
+    /// Runs the seeds in order and stops at the lowest one that fails. `progress` is told about
+    /// every quarter of a second how many are done.
     pub fn run(&self, mut progress: impl FnMut(u64)) -> Report {
         let next = AtomicU64::new(self.first);
         let end = self.first.saturating_add(self.count);
-        // Seeds from here on are of no interest any more.
+        // Seeds from here on need not run.
         let limit = AtomicU64::new(end);
         let (results, done) = mpsc::channel();
         let mut report = Report::default();
@@ -92,7 +92,7 @@ impl Report {
     }
 }
 
-/// Runs a seed, every now and then twice: a run that cannot be repeated proves nothing.
+/// Runs a seed, now and then twice: a run that cannot be repeated proves nothing.
 fn run_checked(seed: u64, mutation: Option<Mutation>) -> Run {
     let mut first = run(seed, mutation, false);
     if seed.is_multiple_of(TWICE_EVERY) {

@@ -1,13 +1,13 @@
-//! The simulator itself on trial: it repeats itself, finds nothing where nothing is, and finds
-//! every planted bug.
+//! Tests of the simulator itself: a seed repeats, a correct cluster passes, and every mutation is
+//! found.
 
 use quorate_sim::cluster::run;
 use quorate_sim::mutations::{MUTATIONS, Mutation};
 use quorate_sim::seeds::SeedRange;
 
-/// Every mutation must be found within so many seeds, as README says too.
+/// Every mutation must be found within this many seeds, as README.md says too.
 const SEEDS_PER_MUTATION: u64 = 300;
-/// Those that take several rare events at once.
+/// The limit for mutations that need several rare events at once.
 const SEEDS_PER_RARE_MUTATION: u64 = 3000;
 
 fn run_seeds(count: u64, mutation: Option<Mutation>, threads: usize) -> quorate_sim::seeds::Report {
@@ -56,7 +56,7 @@ fn is_found(mutation: Mutation) {
     assert!(found.is_some(), "{mutation:?} was not found within {SEEDS_PER_MUTATION} seeds");
 }
 
-/// It takes a copy of a disk that comes back while all others lose power, and a delete between.
+/// Needs a copied disk that comes back while all other nodes lose power, and a delete in between.
 #[test]
 fn finds_peers_forgotten() {
     assert!(
@@ -64,7 +64,7 @@ fn finds_peers_forgotten() {
     );
 }
 
-/// It takes a change of n that is taken back while rows are moved, and no later change.
+/// Needs a change of n that is reverted while rows are moved, and no later change.
 #[test]
 fn finds_trees_trusted_in_doubt() {
     assert!(
