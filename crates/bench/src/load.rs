@@ -1,9 +1,9 @@
-//! `run`: PUT, GET, DELETE or a mixture of them, as fast as they go (closed loop) or at a given rate
-//! (open loop), for a time.
+//! `run`: PUT, GET, DELETE or a mixture of them, at full speed (closed loop) or at a given rate
+//! (open loop), for a given time.
 //!
-//! Each answer is checked: the key, the checksum, and whether it is older than the last write that
-//! was acknowledged. The bucket is `lww`, where writing a key again makes no siblings, unless
-//! conflicts are asked for.
+//! Each answer is checked: the key, the checksum, and whether it is older than the last
+//! acknowledged write. The bucket is `lww`, where writing a key again makes no siblings, unless
+//! conflicts are requested.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,11 +27,12 @@ use crate::value::ValueGen;
 use crate::worker::{BODY_BYTES_MAX, Ended, Job, OPERATION_TIMEOUT, Worker};
 use crate::{Outcome, path, plot, slow};
 
-/// How long a connection rests after it broke: a node that is down is not asked in a tight loop.
+/// How long a connection backs off after it broke: a node that is down is not retried in a tight
+/// loop.
 const AFTER_BREAK: Duration = Duration::from_millis(20);
-/// How long the bucket's properties may take to be known everywhere.
+/// How long the bucket's properties may take to reach every node.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often one key is tried while the keys are laid down before reading.
+/// How often one key is tried while the keys are stored before reading.
 const PRELOAD_TRIES_MAX: usize = 100;
 /// The most connections that store them.
 const PRELOAD_CONNECTIONS_MAX: usize = 64;
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     Ok(Outcome { report: summary.text(), good: summary.good() })
 }
 
-/// Makes the bucket, stores the keys if they are to be read, and measures.
+/// Configures the bucket, stores the keys if they are to be read, and measures.
 ///
 /// # Errors
 /// What kept it from measuring.
@@ -86,7 +87,7 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// Sets what the bucket does with conflicts, and waits until every node knows.
+/// Sets the bucket's conflict mode, and waits until every node knows it.
 async fn make_bucket(nodes: &[Node], bucket: &str, conflicts: &str) -> Result<(), String> {
     let path = format!("/buckets/{bucket}");
     let headers = [("Content-Type", "application/json")];
@@ -224,7 +225,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     })
 }
 
-/// What the nodes and the generator have used at one moment.
+/// Resources used by the nodes and the generator up to one moment.
 struct Sample {
     nodes: Usage,
     own: Usage,
@@ -236,7 +237,7 @@ impl Sample {
     }
 }
 
-/// Shows how it goes, until the end. How much memory the nodes had together, at most.
+/// Shows progress until the end. Returns the peak memory of all nodes together.
 async fn watch(args: &Args, window: Range<Instant>, recorder: &Mutex<Recorder>) -> u64 {
     let total_ms = (window.end - window.start).as_millis() as u64;
     let mut progress = Progress::start(args.op.name(), total_ms);

@@ -1,27 +1,27 @@
 //! When operations are due.
 //!
-//! A closed loop starts the next operation when the last one is done: a slow server is then asked
-//! less, and its slowness hardly shows. An open loop has a schedule, and a latency counts from the
-//! *intended* start, waiting included (Gil Tene calls the mistake "coordinated omission").
+//! A closed loop starts the next operation when the last one is done: a slow server then gets fewer
+//! requests, and its slowness hardly shows. An open loop has a schedule, and a latency counts from
+//! the *intended* start, including waiting (Gil Tene calls the mistake "coordinated omission").
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-/// The pacer looks this often at most: finer than tokio's timer of a millisecond.
+/// The pacer's shortest sleep: finer than tokio's timer of a millisecond.
 const PACER_SLEEP_MIN: Duration = Duration::from_micros(250);
-/// How long it rests while nobody waits for it: its waking takes from what is measured.
+/// How long it sleeps while no worker is waiting: its wakeups cost what is measured.
 const PACER_REST: Duration = Duration::from_millis(2);
 
-/// Hands out starts until the end of the run.
+/// Hands out start times until the end of the run.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     started: Instant,
     end: Instant,
     /// Operations per second, or none for a closed loop.
     rate: Option<f64>,
-    /// Starts that are due and that nobody took yet.
+    /// Starts that are due and not yet taken.
     due: Semaphore,
     taken: AtomicU64,
 }
@@ -48,13 +48,13 @@ impl Schedule {
         self.started + Duration::from_secs_f64(operation as f64 / rate)
     }
 
-    /// How many operations are due `elapsed` after the start: the one at 0 at once.
+    /// How many operations are due `elapsed` after the start: the first one is due at 0.
     fn due_after(elapsed: Duration, rate: f64) -> u64 {
         (elapsed.as_secs_f64() * rate) as u64 + 1
     }
 
-    /// Releases the starts of an open loop as they fall due, until the end. Blocks: it wants a
-    /// thread of its own. In a closed loop there is nothing to do.
+    /// Releases the starts of an open loop as they fall due, until the end. Blocks, so it needs a
+    /// thread of its own. Does nothing in a closed loop.
     #[allow(clippy::disallowed_methods, reason = "a thread of its own, finer than tokio's timer")]
     pub(crate) fn drive(&self) {
         let Some(rate) = self.rate else { return };
@@ -69,19 +69,19 @@ impl Schedule {
             self.due.add_permits(more);
             released = due;
             let next = self.intended(released, rate).min(self.end);
-            // So many are due that they last until the next look: all connections are behind.
+            // Enough are due to last until the next wakeup: all connections are behind.
             let is_ahead = self.due.available_permits() as f64 > rate * PACER_REST.as_secs_f64();
             let least = if is_ahead { PACER_REST } else { PACER_SLEEP_MIN };
             std::thread::sleep(next.saturating_duration_since(now).max(least));
         }
-        // What fell due since the last look goes to the connections that wait for it. Then the run
-        // is over: what nobody was free to take counts as missed.
+        // What fell due since the last wakeup goes to the connections that wait for it. Then the
+        // run is over: what no connection was free to take counts as missed.
         let rest = self.due_in_all(rate).saturating_sub(released);
         self.due.add_permits(usize::try_from(rest).unwrap_or(0).min(Semaphore::MAX_PERMITS / 2));
         self.due.close();
     }
 
-    /// How many operations were due before the end, and never started since all connections were
+    /// How many operations were due before the end but never started because all connections were
     /// busy.
     pub(crate) fn missed(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
@@ -124,7 +124,7 @@ mod tests {
             intended.push(start);
         }
         driver.await.unwrap();
-        // However late this thread was woken, the starts are exactly a millisecond apart.
+        // However late this thread woke up, the starts are exactly a millisecond apart.
         for (operation, start) in intended.iter().enumerate() {
             assert_eq!(*start, started + Duration::from_secs_f64(operation as f64 / 1000.0));
         }

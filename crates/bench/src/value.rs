@@ -1,5 +1,5 @@
-//! Values that prove themselves: each carries its key's number, a sequence number and a checksum
-//! over everything, so that any answer to a GET can be checked without remembering what was put.
+//! Self-verifying values: each carries its key's number, a sequence number and a checksum over
+//! everything, so that any answer to a GET can be checked without remembering what was put.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -7,10 +7,10 @@ use crate::key_chooser::Dice;
 
 /// The smallest value: a checksum and two numbers, in bytes.
 pub(crate) const VALUE_BYTES_MIN: usize = 24;
-/// The filler is cut from this many bytes that do not compress.
+/// The filler is cut from this many incompressible bytes.
 const PAD_BYTES: usize = 64 * 1024;
 
-/// The largest value: what a node takes by default.
+/// The largest value: a node's default limit.
 const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How large values are.
@@ -18,7 +18,7 @@ const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) struct Sizes {
     low: usize,
     high: usize,
-    /// Whether every power of two between them is as likely as any other.
+    /// Whether sizes are log-uniform: every power of two in the range is equally likely.
     log: bool,
 }
 
@@ -50,7 +50,7 @@ impl Sizes {
         }
     }
 
-    /// The largest of them.
+    /// The largest size.
     pub(crate) fn max(self) -> usize {
         self.high
     }
@@ -66,8 +66,8 @@ impl std::fmt::Display for Sizes {
     }
 }
 
-/// Makes values. The filler is a window of a fixed pad, since drawing a kilobyte
-/// of fresh randomness for each value would cost more than sending it.
+/// Generates values. The filler is a window of a fixed pad, since drawing a kilobyte of fresh
+/// randomness for each value would cost more than sending it.
 #[derive(Debug)]
 pub(crate) struct ValueGen {
     pad: Vec<u8>,
@@ -81,7 +81,7 @@ impl ValueGen {
         ValueGen { pad }
     }
 
-    /// Writes the value of this key and sequence number into `out`, in place of what was there.
+    /// Writes the value of this key and sequence number into `out`, replacing its contents.
     /// `value_bytes` is at least [`VALUE_BYTES_MIN`].
     pub(crate) fn generate(&self, key: u64, sequence: u64, value_bytes: usize, out: &mut Vec<u8>) {
         let filler_bytes = value_bytes.saturating_sub(VALUE_BYTES_MIN);
@@ -98,7 +98,7 @@ impl ValueGen {
     }
 }
 
-/// Checks a value that was read for `key`, and answers its sequence number.
+/// Checks a value that was read for `key`, and returns its sequence number.
 ///
 /// # Errors
 /// What is wrong with it, in words.
@@ -116,7 +116,7 @@ pub(crate) fn check(key: u64, value: &[u8]) -> Result<u64, String> {
     Ok(u64::from_le_bytes(sequence))
 }
 
-/// A number that looks random (splitmix64), for keys and fillers.
+/// A pseudorandom number (splitmix64), for keys and fillers.
 pub(crate) fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,4 @@
-//! One connection of a measurement: what it asks, its buffers, and the judgement of what it is
-//! answered.
+//! One connection of a measurement: its requests, its buffers, and the checks of the answers.
 
 use std::fmt::{self, Display, Formatter, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,34 +17,34 @@ use crate::value::{self, ValueGen};
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How many keys are drawn until one is found that a node holds: a node may hold none at all.
+/// How many keys are drawn to find one that a node holds: a node may hold none at all.
 const DRAWS_MAX: usize = 1000;
-/// The longest rest that a `Retry-After` is believed.
+/// The longest `Retry-After` that is honoured, in seconds.
 const RETRY_AFTER_S_MAX: u64 = 60;
 
 /// Everything that the connections share.
 pub(crate) struct Job {
     pub(crate) args: Args,
     pub(crate) nodes: Vec<Node>,
-    /// Which of them hold a key, if only those are asked.
+    /// Which nodes hold a key, if only those are asked.
     pub(crate) homes: Option<Homes>,
     pub(crate) value_gen: ValueGen,
     pub(crate) chooser: KeyChooser,
-    pub(crate) history: Vec<KeyHistory>,
-    /// The context of what is there, of each key, where conflicts are made; else empty.
+    pub(crate) histories: Vec<KeyHistory>,
+    /// The current context of each key, if conflicts are made; otherwise empty.
     pub(crate) contexts: Vec<Mutex<Option<Box<str>>>>,
-    /// Sequence numbers begin above this: those of later runs are greater.
+    /// Sequence numbers start above this: those of later runs are greater.
     pub(crate) sequence_base: u64,
     /// Sequence numbers given out.
     pub(crate) sequence: AtomicU64,
 }
 
-/// How one operation ended.
+/// The outcome of one operation.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// As it should, having moved this many bytes of values.
+    /// As expected, having moved this many bytes of values.
     Good(usize),
-    /// A true answer, but older than the last acknowledged write.
+    /// A valid answer, but older than the last acknowledged write.
     Stale,
     Wrong(String),
     /// Refused for overload (429 or 503), with the seconds to wait, if the answer named them.
@@ -57,7 +56,7 @@ pub(crate) enum Ended {
 /// One connection and its buffers.
 pub(crate) struct Worker<'a> {
     job: &'a Job,
-    /// The place of its node.
+    /// The index of its node.
     node: usize,
     client: Client,
     dice: Dice,
@@ -79,7 +78,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The next operation of the plan, and how it ended.
+    /// Performs the next operation of the plan; returns its outcome.
     pub(crate) async fn operate(&mut self) -> (Op, Ended) {
         let job = self.job;
         let op = match job.args.op {
@@ -87,7 +86,7 @@ impl<'a> Worker<'a> {
             op @ (Op::Put | Op::Get | Op::Delete) => op,
         };
         let key = match job.args.op {
-            // Each key is there to be deleted once.
+            // Each key is deleted once.
             Op::Delete => job.chooser.next_in_turn(),
             Op::Put | Op::Get | Op::Mixed => self.next_key(),
         };
@@ -99,7 +98,7 @@ impl<'a> Worker<'a> {
         (op, ended)
     }
 
-    /// The next key; if keys are asked of their home replicas, one that this connection's node holds.
+    /// The next key; if requests go to home replicas, one that this connection's node holds.
     fn next_key(&mut self) -> u64 {
         let job = self.job;
         let mut key = job.chooser.key(&mut self.dice);
@@ -143,8 +142,8 @@ impl<'a> Worker<'a> {
         ended(answer, |answer| answer.status == 204, |_| Ended::Good(value_bytes))
     }
 
-    /// The context for a PUT: none in a bucket where the last write wins, none for the share of the
-    /// PUTs that shall make conflicts, and else what is there, read if need be.
+    /// The context for a PUT: none in an `lww` bucket, none for the share of the PUTs that is to
+    /// cause conflicts, otherwise the key's current context, which is read if necessary.
     async fn context_for(&mut self, key: u64) -> Result<Option<Box<str>>, Ended> {
         let job = self.job;
         let (Some(kept), Some(percent)) = (job.contexts.get(key as usize), job.args.conflicts)
@@ -168,7 +167,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Deletes a key, whether it is there or not.
+    /// Deletes a key, whether or not it exists.
     async fn delete(&mut self, key: u64) -> Ended {
         let job = self.job;
         let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
@@ -185,12 +184,12 @@ impl<'a> Worker<'a> {
         ended(answer, |answer| answer.status == 204, |_| Ended::Good(0))
     }
 
-    /// Reads a key, and judges the answer.
+    /// Reads a key, and checks the answer.
     async fn get(&mut self, key: u64) -> Ended {
         let job = self.job;
         let history = job.histories.get(key as usize);
         let last = history.map_or(0, KeyHistory::sequence);
-        // What this run has not written may be as old as it likes.
+        // What this run has not written may be of any age.
         let acknowledged = if last > 0 { job.sequence_base + last } else { 0 };
         let absent_before = history.is_some_and(KeyHistory::may_be_absent);
         self.set_path(key);
@@ -224,8 +223,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// The name of a key by its number; written in place, since what the generator does for each operation takes
-/// from what is measured.
+/// The name of a key by its number; formatted in place, since whatever the generator spends on an
+/// operation distorts the measurement.
 pub(crate) struct KeyName(pub(crate) u64);
 
 impl Display for KeyName {
@@ -234,7 +233,7 @@ impl Display for KeyName {
     }
 }
 
-/// How an operation ended, if what was `expected` is judged by `judge`.
+/// The outcome of an operation, where an answer that is `expected` is judged by `judge`.
 fn ended(
     answer: Result<Response<'_>, Error>,
     expected: impl Fn(&Response<'_>) -> bool,
@@ -251,8 +250,8 @@ fn ended(
     }
 }
 
-/// Judges a value that was read, when `acknowledged` was the key's last acknowledged sequence
-/// number as the read began.
+/// Judges a value that was read, where `acknowledged` was the key's last acknowledged sequence
+/// number when the read started.
 fn judge(key: u64, value: &[u8], acknowledged: u64) -> Ended {
     match value::check(key, value) {
         Ok(sequence) if sequence < acknowledged => Ended::Stale,
