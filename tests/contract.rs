@@ -25,12 +25,12 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
-#[path = "contract/meaning.rs"]
-mod meaning;
 #[path = "contract/quorums.rs"]
 mod quorums;
 #[path = "contract/runs.rs"]
 mod runs;
+#[path = "contract/semantics.rs"]
+mod semantics;
 #[path = "contract/snapshots.rs"]
 mod snapshots;
 #[path = "contract/starts.rs"]

@@ -69,7 +69,7 @@ impl Watch {
 }
 
 /// No node has called another one down since the cluster was up.
-fn nobody_was_called_down(cluster: &Cluster, before: &[usize]) {
+fn assert_no_node_was_called_down(cluster: &Cluster, before: &[usize]) {
     for (number, before) in cluster.all().zip(before) {
         let log = cluster.log(number);
         let said: Vec<&str> = log.lines().skip(*before).filter(|l| l.contains("is down")).collect();
@@ -127,7 +127,7 @@ async fn many_readers_of_large_values_stay_within_the_bounds() {
     }
     let grown = watch.stop();
     assert!(grown.iter().all(|mib| *mib <= BOUNDS_MIB), "{grown:?} MiB of {BOUNDS_MIB}");
-    nobody_was_called_down(&cluster, &before);
+    assert_no_node_was_called_down(&cluster, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn begin(cluster: &Cluster, number: usize, head: String) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_take_nothing_keep_nobody_from_their_share() {
+async fn clients_that_read_nothing_do_not_starve_others() {
     let cluster = Cluster::start(of_bytes(SMALL_BOUNDS, 3)).await;
     let value = noise(8 * MIB, 9);
     let put = cluster.at(1).put("/kv/large/k?w=all").value(value.clone()).answer().await;
@@ -194,7 +194,7 @@ async fn clients_that_take_nothing_keep_nobody_from_their_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_that_do_not_come_keep_nobody_from_theirs() {
+async fn stalled_uploads_do_not_starve_others() {
     let cluster = Cluster::start(of_bytes(SMALL_BOUNDS, 3)).await;
     let mut stuck = Vec::new();
     for i in 0..100 {
@@ -210,7 +210,7 @@ async fn uploads_that_do_not_come_keep_nobody_from_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_slow_links_large_writes_and_reads_succeed_and_nobody_is_called_down() {
+async fn over_slow_links_large_writes_and_reads_succeed_and_no_node_is_called_down() {
     let settings = "[gossip]\nenabled = false\n";
     let cluster = Cluster::start_linked(of_bytes(settings, 3), FAST_ETHERNET).await;
     let before = lines(&cluster);
@@ -233,7 +233,7 @@ async fn over_slow_links_large_writes_and_reads_succeed_and_nobody_is_called_dow
         done += 1;
     }
     assert_eq!(done, 16);
-    nobody_was_called_down(&cluster, &before);
+    assert_no_node_was_called_down(&cluster, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,11 +254,11 @@ async fn what_peers_do_not_take_is_not_written() {
     }
     let put = cluster.at(1).put("/kv/large/k").value(noise(60_000, 1)).answer().await;
     assert_eq!(put.status, 204, "{}", put.text());
-    nobody_was_called_down(&cluster, &before);
+    assert_no_node_was_called_down(&cluster, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_people_ask_for_again_and_again_holds_nobody_up() {
+async fn repeated_operator_requests_delay_no_write() {
     let cluster = Cluster::start(of_bytes("", 3)).await;
     let mut asking = JoinSet::new();
     for i in 0..120 {

@@ -121,7 +121,7 @@ async fn a_repeated_request_shows_as_one_sibling() {
 
 /// Conditions are advisory, but while the cluster is whole they meet at the first home replica.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_twenty_who_create_a_key_at_once_one_succeeds_while_the_cluster_is_whole() {
+async fn of_twenty_concurrent_creations_one_succeeds_while_all_nodes_are_up() {
     let cluster = Cluster::start(Setup::synced(5)).await;
     for at in 0..10 {
         let path = format!("/kv/create/k{at}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{Cluster, within};
 
 /// How long a cluster may take to become the same everywhere.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// Whether a node has received all its partitions.
@@ -28,7 +28,7 @@ impl Cluster {
     /// value is passed over.
     pub(crate) async fn wait_forgotten(&self, mut keys: Vec<String>) {
         const AT_ONCE: usize = 32;
-        within(PATIENCE, "all deletes are forgotten", async || {
+        within(TIMEOUT, "all deletes are forgotten", async || {
             let mut remembered = Vec::new();
             for some in keys.chunks(AT_ONCE) {
                 let paths = some.iter().map(|key| format!("/kv/{key}?r=all"));
@@ -53,7 +53,7 @@ impl Cluster {
                 let answer = self.at(number).get("/anti-entropy").try_answer().await.ok()?;
                 (answer.json()["sweep"]["trees_fit"] == true).then_some(())
             };
-            within(PATIENCE, &format!("n{number} has its rows in their trees"), fit).await;
+            within(TIMEOUT, &format!("n{number} has its rows in their trees"), fit).await;
         }
     }
 
@@ -69,11 +69,11 @@ impl Cluster {
     pub(crate) async fn wait_whole(&self) {
         for number in self.all() {
             let filled = async || self.is_filled(number).await.then_some(());
-            within(PATIENCE, &format!("n{number} is filled"), filled).await;
+            within(TIMEOUT, &format!("n{number} is filled"), filled).await;
         }
         for number in self.all() {
             let whole = async || (self.compare_now(number).await["complete"] == true).then_some(());
-            within(PATIENCE, &format!("n{number} has compared everything"), whole).await;
+            within(TIMEOUT, &format!("n{number} has compared everything"), whole).await;
         }
     }
 
@@ -83,10 +83,10 @@ impl Cluster {
         self.wait_whole().await;
         for number in self.all() {
             let drained = async || (self.hint_keys(number).await == 0).then_some(());
-            within(PATIENCE, &format!("n{number} has handed its hints off"), drained).await;
+            within(TIMEOUT, &format!("n{number} has handed its hints off"), drained).await;
         }
         for number in self.all() {
-            within(PATIENCE, &format!("n{number} agrees with everybody"), async || {
+            within(TIMEOUT, &format!("n{number} agrees with everybody"), async || {
                 let run = self.compare_now(number).await;
                 let rounds = run["rounds"].as_array().unwrap();
                 let same = rounds.iter().all(|round| round["differing"] == 0);

@@ -97,12 +97,12 @@ impl Work {
     }
 
     /// Clients of this node may fail from now on (0: of none).
-    fn excuse(&self, number: usize) {
+    fn allow_failures(&self, number: usize) {
         self.excused.store(number, Relaxed);
     }
 
     /// Lets the clients work for a while: the test is about what happens meanwhile.
-    async fn go_on(&self, duration: Duration) {
+    async fn keep_working(&self, duration: Duration) {
         let (begun, before) = (Instant::now(), self.done.load(Relaxed));
         let enough = async || {
             let some = self.done.load(Relaxed) >= before + 50;
@@ -156,11 +156,11 @@ async fn no_request_fails_or_waits(nodes: usize) {
     let others: Vec<usize> = (2..=nodes).collect();
     let mut spans = Vec::new();
     let healthy = Instant::now();
-    work.go_on(Duration::from_secs(2)).await;
+    work.keep_working(Duration::from_secs(2)).await;
     spans.push(("healthy", healthy, Instant::now()));
     for fault in ["stalled", "dead", "unheard", "deaf", "cut off from n2"] {
         if fault != "cut off from n2" {
-            work.excuse(1);
+            work.allow_failures(1);
         }
         match fault {
             "stalled" => cluster.pause(1),
@@ -170,7 +170,7 @@ async fn no_request_fails_or_waits(nodes: usize) {
             _ => cluster.cut(&[1], &[2]).await,
         }
         let from = Instant::now() + FIRST_SECONDS;
-        work.go_on(FIRST_SECONDS + Duration::from_secs(2)).await;
+        work.keep_working(FIRST_SECONDS + Duration::from_secs(2)).await;
         spans.push((fault, from, Instant::now()));
         match fault {
             "stalled" => cluster.resume(1),
@@ -178,8 +178,8 @@ async fn no_request_fails_or_waits(nodes: usize) {
             _ => cluster.heal().await,
         }
         cluster.wait_all_up().await;
-        work.excuse(0);
-        work.go_on(Duration::from_millis(500)).await;
+        work.allow_failures(0);
+        work.keep_working(Duration::from_millis(500)).await;
     }
     let requests = work.stop_without_failures().await;
     for (what, from, to) in spans {
@@ -200,7 +200,7 @@ async fn one_of_five_stalled_dead_or_cut_off_one_way_fails_no_request_and_slows_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_back_is_used_again_within_two_seconds() {
+async fn a_returning_node_is_used_again_within_two_seconds() {
     let cluster = Cluster::start(Setup::of(3)).await;
     for fault in ["killed", "stopped", "cut off"] {
         match fault {
@@ -230,7 +230,7 @@ async fn who_is_back_is_used_again_within_two_seconds() {
 async fn a_flapping_node_does_no_harm_and_is_used_when_it_stays() {
     let cluster = Cluster::start(Setup::of(5)).await;
     let work = Work::start(&cluster);
-    work.excuse(1);
+    work.allow_failures(1);
     let mut ups = 0;
     for _ in 0..6 {
         cluster.cut(&[1], &[2, 3, 4, 5]).await;
@@ -254,7 +254,7 @@ async fn a_flapping_node_does_no_harm_and_is_used_when_it_stays() {
 
 /// Node 2 hears of it by gossip although node 1 answers it: it is asked last, and forwards go elsewhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_reach_this_node_is_suspected_and_shown() {
+async fn a_node_that_cannot_reach_this_one_is_suspected_and_shown() {
     let cluster = Cluster::start(Setup::of(3)).await;
     cluster.cut_one_way(&[1], &[2]).await;
     cluster.wait_state(1, 2, "down").await;

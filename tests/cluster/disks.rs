@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::harness::{Cluster, Setup, eventually};
 use crate::http::Answer;
 use crate::load::read_all;
+use crate::ownership::wait_filled;
 use crate::small_disk::Disk;
-use crate::sweep::wait_filled;
 
 async fn readyz(cluster: &Cluster, number: usize) -> Option<Answer> {
     cluster.at(number).get("/readyz").try_answer().await.ok()

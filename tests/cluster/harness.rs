@@ -30,9 +30,9 @@ const PARTITIONS: u32 = 64;
 const SMALL_CACHES: &str = "[storage]\nblock_cache_bytes = 8388608\nrow_cache_bytes = 4194304\n\
     memtable_bytes = 8388608\n";
 /// Tests that run at a time: the nodes share few cores.
-static TURNS: Semaphore = Semaphore::const_new(1);
+static TEST_SLOTS: Semaphore = Semaphore::const_new(1);
 /// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the nodes of a test are configured.
 pub(crate) struct Setup {
@@ -121,7 +121,7 @@ impl Cluster {
         setup: Setup,
         prepare: impl Fn(usize, &std::path::Path),
     ) -> Arc<Self> {
-        let turn = TURNS.acquire().await.unwrap();
+        let turn = TEST_SLOTS.acquire().await.unwrap();
         let member =
             |number| Member { node: name_of(number), zone: name_of(number).to_string(), weight: 1 };
         let members = (1..=setup.nodes).map(member).collect();
@@ -422,7 +422,7 @@ impl Cluster {
     /// The same with a node that may not answer. Whether it did.
     pub(crate) async fn try_disk_fault(&self, number: usize, fault: &str) -> bool {
         let base = format!("http://{}", self.process(number).peer_addr);
-        let hook = Node::new(self.http.clone(), base).patient_for(Duration::from_secs(2));
+        let hook = Node::new(self.http.clone(), base).with_timeout(Duration::from_secs(2));
         let answer = hook.put("/fault/disk").value(fault.to_owned()).try_answer().await;
         answer.is_ok_and(|answer| answer.status == 204)
     }
@@ -456,7 +456,7 @@ pub(crate) fn name_of(number: usize) -> NodeId {
 }
 
 /// Launches a node that cannot start, and returns what it says.
-pub(crate) async fn says_at_start(cluster: &Cluster, number: usize) -> String {
+pub(crate) async fn log_of_failed_start(cluster: &Cluster, number: usize) -> String {
     let before = cluster.log(number).len();
     cluster.launch(number);
     let status = eventually("the node ends", async || cluster.ended(number)).await;
@@ -467,16 +467,16 @@ pub(crate) async fn says_at_start(cluster: &Cluster, number: usize) -> String {
 
 /// Asks again and again until there is something.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, ask).await
+    within(TIMEOUT, what, ask).await
 }
 
-/// Likewise, with another patience.
+/// Likewise, with another timeout.
 pub(crate) async fn within<T>(
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(found) = ask().await {
             return found;

@@ -12,18 +12,18 @@ pub(crate) struct Node {
     pub(crate) http: reqwest::Client,
     pub(crate) base: String,
     /// How long a client waits for an answer.
-    pub(crate) patience: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Node {
-    /// A node with the patience of an ordinary client.
+    /// A node with the timeout of an ordinary client.
     pub(crate) fn new(http: reqwest::Client, base: String) -> Self {
-        Self { http, base, patience: Duration::from_secs(15) }
+        Self { http, base, timeout: Duration::from_secs(15) }
     }
 
-    /// The same for clients of another patience.
-    pub(crate) fn patient_for(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    /// The same for clients of another timeout.
+    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     pub(crate) fn get(&self, path: &str) -> Ask {
@@ -44,7 +44,7 @@ impl Node {
 
     fn ask(&self, method: Method, path: &str) -> Ask {
         let url = format!("{}{path}", self.base);
-        Ask(self.http.request(method, url).timeout(self.patience))
+        Ask(self.http.request(method, url).timeout(self.timeout))
     }
 }
 

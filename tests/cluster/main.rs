@@ -20,12 +20,13 @@ mod disks;
 mod harness;
 mod hints;
 mod http;
+mod inspect;
 mod keys;
 mod layout;
 mod links;
 mod load;
-mod look;
 mod overload;
+mod ownership;
 mod partition;
 #[path = "../common/process.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the other tests")]
@@ -38,5 +39,4 @@ mod sloppy;
 mod small_disk;
 mod stop;
 mod storm;
-mod sweep;
 mod wipe;

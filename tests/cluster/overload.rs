@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::harness::{Cluster, PATIENCE, Setup, eventually};
+use crate::harness::{Cluster, Setup, TIMEOUT, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_at_once_and_the_node_recovers() {
@@ -21,7 +21,7 @@ async fn overload_is_refused_at_once_and_the_node_recovers() {
             let begun = Instant::now();
             for turn in 0.. {
                 let enough = refused.load(Relaxed) > 500 && done.load(Relaxed) > 500;
-                if enough || begun.elapsed() > PATIENCE {
+                if enough || begun.elapsed() > TIMEOUT {
                     break;
                 }
                 let path = format!("/kv/over/c{client}t{turn}");

@@ -18,7 +18,7 @@ use quorate_sim::oracle::{Answer as Judged, Oracle, Read, Sight, Verdict};
 
 use crate::harness::{Cluster, name_of};
 use crate::http::{Answer, Node, Shown};
-use crate::look::Inspection;
+use crate::inspect::Inspection;
 
 /// How many attempts at a write the oracle is told of: an entry node forwards a write anew when its
 /// coordinator falls silent, so that it may be minted twice, under two dots (design, section 4, the
@@ -78,7 +78,7 @@ pub(crate) struct Findings {
     /// Copies under a dot that nothing superseded of writes that were superseded: see [`ATTEMPTS`].
     pub(crate) twins: usize,
     /// Each finding, and what the oracle says.
-    pub(crate) stories: Vec<String>,
+    pub(crate) details: Vec<String>,
 }
 
 impl Findings {
@@ -88,7 +88,7 @@ impl Findings {
         self.phantom += other.phantom;
         self.resurrected += other.resurrected;
         self.twins += other.twins;
-        self.stories.extend(other.stories);
+        self.details.extend(other.details);
     }
 }
 
@@ -180,7 +180,7 @@ impl Record {
         let read = Read { begun, r, strict };
         let judged = Judged { key, shown: &sights, context: clock.as_ref() };
         self.with(key, |state| {
-            must_hold(state.oracle.check_read(&read, &judged));
+            assert_holds(state.oracle.check_read(&read, &judged));
             state.judge_dots(key, &sights);
         });
         let elements = shown.iter().flat_map(|shown| elements_of(key, &shown.value));
@@ -194,7 +194,7 @@ impl Record {
     /// If anything is wrong.
     pub(crate) fn check_final(&self, key: &str, left: &Inspection) {
         let found = self.judge(key, &left.into());
-        assert!(found.stories.is_empty(), "{}", found.stories.join("\n"));
+        assert!(found.details.is_empty(), "{}", found.details.join("\n"));
     }
 
     /// Judges what is left of a key once all is healed and settled.
@@ -300,7 +300,7 @@ impl State {
             let (Some(sight), Some(of)) = (sight(key, shown), elements_of(key, &shown.value))
             else {
                 found.phantom += 1;
-                found.stories.push(format!("{key}: nobody wrote {shown:?}"));
+                found.details.push(format!("{key}: nobody wrote {shown:?}"));
                 continue;
             };
             by_dot.insert(shown.dot.clone().unwrap_or_default(), sight);
@@ -309,35 +309,35 @@ impl State {
             let covers = |write: &&WriteNo| self.sent[write].covers(dot);
             if let Some(by) = self.acked.iter().find(covers) {
                 found.resurrected += 1;
-                found.stories.push(format!("{key}: {sight:?} was superseded by {by} and is back"));
+                found.details.push(format!("{key}: {sight:?} was superseded by {by} and is back"));
             }
             if self.dots.get(&dot).is_some_and(|known| *known != sight.write) {
-                found.stories.push(format!("{key}: {dot} stands for two values"));
+                found.details.push(format!("{key}: {dot} stands for two values"));
             }
         }
         let never_sent = |element: &&WriteNo| self.oracle.history.get(**element).is_none();
         let phantoms: Vec<_> = elements.iter().filter(never_sent).collect();
         if !phantoms.is_empty() {
             found.phantom += phantoms.len();
-            found.stories.push(format!("{key} has {phantoms:?}, which nobody sent"));
+            found.details.push(format!("{key} has {phantoms:?}, which nobody sent"));
         }
         let gone = self.acked.difference(&elements).filter(|w| !self.removed.contains(w));
         let gone: Vec<_> = gone.map(|w| self.oracle.history.describe(*w)).collect();
         if !gone.is_empty() {
             let (lost, of) = (gone.len(), self.acked.len());
             found.lost = lost;
-            found.stories.push(format!("{key} lost {lost} of {of}: {gone:?}"));
+            found.details.push(format!("{key} lost {lost} of {of}: {gone:?}"));
         }
         let sights = |dots: &[String]| dots.iter().filter_map(|d| by_dot.get(d).copied()).collect();
         let replicas = left.dots.iter().map(|(number, dots)| (name_of(*number), sights(dots)));
         if let Err(violation) = self.oracle.check_final(key, &replicas.collect()) {
-            found.stories.push(violation.to_string());
+            found.details.push(violation.to_string());
         }
         found
     }
 }
 
-fn must_hold(verdict: Verdict) {
+fn assert_holds(verdict: Verdict) {
     if let Err(violation) = verdict {
         panic!("{violation}");
     }

@@ -52,7 +52,7 @@ impl Cluster {
     }
 
     /// Waits until a node says on `/readyz` that an operator must decide.
-    async fn wait_for_word(&self, number: usize) {
+    async fn wait_for_operator_prompt(&self, number: usize) {
         within(LONG, &format!("n{number} says what it waits for"), async || {
             let ready = self.at(number).get("/readyz").try_answer().await.ok()?;
             (ready.status == 503 && ready.text().contains("quorate distrusted")).then_some(())
@@ -63,7 +63,7 @@ impl Cluster {
 
 /// Waits until every node of the cluster, asked through one, says that an operator must decide: none is
 /// starting over any more.
-async fn wait_for_all_words(cluster: &Cluster, through: usize) {
+async fn wait_for_all_operator_prompts(cluster: &Cluster, through: usize) {
     within(LONG, "all nodes say what they wait for", async || {
         let told = cluster.at(through).get("/distrusted").try_answer().await.ok()?.json();
         let nodes = told["nodes"].as_array()?;
@@ -107,8 +107,8 @@ async fn a_cluster_restored_from_old_backups_loses_nothing_and_needs_one_command
         tokio::time::sleep(OLDER_THAN_THE_GRACE).await; // the age of a backup is time
         restore_all(&cluster, &copies).await;
         let first = *through.first().unwrap();
-        cluster.wait_for_word(first).await;
-        wait_for_all_words(&cluster, first).await;
+        cluster.wait_for_operator_prompt(first).await;
+        wait_for_all_operator_prompts(&cluster, first).await;
         cluster.count_readable(&keys).await; // none is called never written
         let told = cluster.distrusted("list", first);
         assert!(told.contains("waits:"), "{told}");
@@ -140,7 +140,7 @@ async fn what_lost_all_its_replicas_is_not_called_never_written() {
         cluster.wipe(number);
     }
     (1..=3).for_each(|number| cluster.launch(number));
-    cluster.wait_for_word(2).await;
+    cluster.wait_for_operator_prompt(2).await;
     cluster.wait_readable(&kept).await;
     assert_eq!(cluster.count_readable(&lost).await, (0, lost.len()));
     let status = cluster.at(2).get("/cluster").answer().await.json();
@@ -173,8 +173,8 @@ async fn a_survivor_that_was_away_for_long_says_what_it_waits_for() {
         cluster.wipe(number);
     }
     cluster.all().for_each(|number| cluster.launch(number));
-    cluster.wait_for_word(3).await;
-    wait_for_all_words(&cluster, 3).await;
+    cluster.wait_for_operator_prompt(3).await;
+    wait_for_all_operator_prompts(&cluster, 3).await;
     assert_eq!(cluster.count_readable(&keys).await.0, 0);
     cluster.distrusted("accept", 1);
     cluster.wait_readable(&keys).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// How long one read or write of the socket may take.
-const SOCKET_PATIENCE: Duration = Duration::from_secs(20);
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A well-formed request, built step by step.
 #[derive(Clone, Debug)]
@@ -133,9 +133,9 @@ impl Raw {
     }
 
     fn try_connect(to: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect_timeout(&to, SOCKET_PATIENCE).ok()?;
-        stream.set_read_timeout(Some(SOCKET_PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(SOCKET_PATIENCE)).unwrap();
+        let stream = TcpStream::connect_timeout(&to, SOCKET_TIMEOUT).ok()?;
+        stream.set_read_timeout(Some(SOCKET_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(SOCKET_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Some(Self(stream))
     }
@@ -195,7 +195,7 @@ impl Raw {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    panic!("the node said nothing for {SOCKET_PATIENCE:?}")
+                    panic!("the node said nothing for {SOCKET_TIMEOUT:?}")
                 }
                 Err(_) => return false,
             }

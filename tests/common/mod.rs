@@ -19,7 +19,7 @@ use self::http::{Answer, Request};
 use self::process::{Process, Shape};
 
 /// The longest that a test waits for something that must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// The cluster id of every test cluster that does not choose another.
 pub const CLUSTER_ID: &str = "test";
 /// The secret key of every test cluster.
@@ -165,11 +165,11 @@ impl Node {
 /// Polls until `event` has happened.
 ///
 /// # Panics
-/// If it takes longer than [`PATIENCE`].
+/// If it takes longer than [`TIMEOUT`].
 pub fn until(what: &str, mut event: impl FnMut() -> bool) {
     let started = Instant::now();
     while !event() {
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(started.elapsed() < TIMEOUT, "waited {TIMEOUT:?} for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -129,8 +129,8 @@ fn a_refusal_without_reading_the_body_says_that_it_closes() {
         assert_eq!(refused.header("connection"), Some("close"), "{path}");
         assert!(raw.is_closed());
     }
-    let (mut raw, go_on) = expecting("/kv/b/k", 5);
-    assert_eq!(go_on.status, 100);
+    let (mut raw, keep_working) = expecting("/kv/b/k", 5);
+    assert_eq!(keep_working.status, 100);
     raw.send(b"12345");
     let written = raw.answer_to("PUT").unwrap();
     assert_eq!((written.status, written.header("connection")), (204, None));

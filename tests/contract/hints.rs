@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::http::{Answer, Request};
-use crate::common::{CLUSTER_ID, Cluster, Node, PATIENCE, until};
+use crate::common::{CLUSTER_ID, Cluster, Node, TIMEOUT, until};
 
 const POINTS: &str = "/hints/sync-points";
 
@@ -54,7 +54,7 @@ fn hints_are_counted_by_target_and_a_sync_point_tells_when_they_have_arrived() {
         made.json()["unreachable"] == json!([])
     });
     // Any node can answer, also one that did not make the point.
-    let path = format!("{POINTS}/{id}?timeout_ms={}", PATIENCE.as_millis());
+    let path = format!("{POINTS}/{id}?timeout_ms={}", TIMEOUT.as_millis());
     let state = cluster.node(&fallback).get(&path).json();
     assert_eq!(state, json!({"delivered": true, "pending": [], "unreachable": []}));
     let read = cluster.node(&dead).get(&format!("{key}?r=1"));

@@ -42,7 +42,7 @@ fn a_strict_write_that_misses_a_home_replica_says_so_and_a_sloppy_one_leaves_a_h
 }
 
 #[test]
-fn a_silent_node_delays_nobody_for_long() {
+fn a_silent_node_delays_no_client_for_long() {
     let mut cluster = Cluster::start(3);
     let list = cluster.preference_list("b", "k");
     let home = cluster.node(&list[0]).client_addr;

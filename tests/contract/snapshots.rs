@@ -66,7 +66,7 @@ const TWO_HOURS_MS: i64 = 7_200_000;
 
 /// One clock is wrong: nobody's writes fail, and what was written meanwhile can be written again later.
 #[test]
-fn a_wrong_clock_harms_nobody_and_is_told() {
+fn a_wrong_clock_does_no_harm_and_is_reported() {
     let cluster = Cluster::start(3);
     let wrong = &cluster.nodes[1];
     set_clock(wrong, TWO_HOURS_MS);

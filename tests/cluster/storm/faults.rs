@@ -211,7 +211,7 @@ impl Fault {
 }
 
 /// Does faults to a cluster and counts them.
-pub(crate) struct Hand {
+pub(crate) struct Injector {
     cluster: Arc<Cluster>,
     /// That of the first node, if it can be filled.
     small_disk: Option<Disk>,
@@ -219,7 +219,7 @@ pub(crate) struct Hand {
     pub(crate) struck: BTreeMap<&'static str, usize>,
 }
 
-impl Hand {
+impl Injector {
     pub(crate) fn new(cluster: Arc<Cluster>, small_disk: Option<Disk>) -> Self {
         Self { cluster, small_disk, struck: BTreeMap::new() }
     }
@@ -281,7 +281,7 @@ impl Hand {
             }
             Fault::Heal => {
                 cluster.heal().await;
-                self.mend_disks().await;
+                self.repair_disks().await;
                 true
             }
             Fault::Lull => {
@@ -296,9 +296,11 @@ impl Hand {
                 }
                 awake
             }
-            Fault::SyncsFail(number) => self.spoil(*number, r#"{"syncs_fail": true}"#).await,
+            Fault::SyncsFail(number) => {
+                self.set_disk_fault(*number, r#"{"syncs_fail": true}"#).await
+            }
             Fault::SlowSyncs(number, ms) => {
-                self.spoil(*number, &format!("{{\"sync_ms\": {ms}}}")).await
+                self.set_disk_fault(*number, &format!("{{\"sync_ms\": {ms}}}")).await
             }
             Fault::FullDisk => {
                 self.small_disk.iter().for_each(Disk::fill);
@@ -327,7 +329,7 @@ impl Hand {
     }
 
     /// Has a node's disk fail. Whether it answered.
-    async fn spoil(&self, number: usize, fault: &str) -> bool {
+    async fn set_disk_fault(&self, number: usize, fault: &str) -> bool {
         self.cluster.is_awake(number) && self.cluster.try_disk_fault(number, fault).await
     }
 
@@ -336,10 +338,10 @@ impl Hand {
     }
 
     /// Disks are as they should be; where a sync has failed the node sees to that itself.
-    async fn mend_disks(&self) {
+    async fn repair_disks(&self) {
         self.small_disk.iter().for_each(Disk::empty);
         for number in self.cluster.all() {
-            self.spoil(number, "{}").await;
+            self.set_disk_fault(number, "{}").await;
         }
     }
 
@@ -366,7 +368,7 @@ impl Hand {
         let gone: Vec<_> = self.cluster.all().filter(|n| !self.cluster.is_awake(*n)).collect();
         gone.iter().for_each(|number| self.restore(*number));
         self.cluster.heal().await;
-        self.mend_disks().await;
+        self.repair_disks().await;
     }
 
     /// Ends all faults and waits until every node is whole: each has what was acknowledged so far.

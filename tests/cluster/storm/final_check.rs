@@ -25,7 +25,7 @@ pub(crate) struct Disks {
     /// Hints that nobody fetched.
     pub(crate) hints: u64,
     /// Stories of what differs.
-    pub(crate) stories: Vec<String>,
+    pub(crate) details: Vec<String>,
     /// Rows compared with their other replicas, byte for byte.
     pub(crate) compared: usize,
     /// Keys whose replicas differ.
@@ -47,7 +47,7 @@ impl Disks {
             rows: BTreeMap::new(),
             homes: BTreeMap::new(),
             hints: 0,
-            stories: Vec::new(),
+            details: Vec::new(),
             compared: 0,
             differing: 0,
             strays: 0,
@@ -86,7 +86,7 @@ impl Disks {
             self.trees += 1;
             if kinds.len() > 1 || roots.len() != homes.len() {
                 self.trees_differing += 1;
-                self.stories.push(format!("{tree:?}: the roots differ: {roots:?}"));
+                self.details.push(format!("{tree:?}: the roots differ: {roots:?}"));
             }
         }
     }
@@ -110,7 +110,7 @@ impl Disks {
             let strays = rows.keys().filter(|number| !homes.contains(number)).count();
             if strays > 0 {
                 self.strays += strays;
-                self.stories.push(format!("{key}: {strays} rows on nodes that are not home"));
+                self.details.push(format!("{key}: {strays} rows on nodes that are not home"));
             }
             self.compared += homes.len();
             let kinds: BTreeSet<_> = homes.iter().map(|number| rows.get(number)).collect();
@@ -118,7 +118,7 @@ impl Disks {
                 self.differing += 1;
                 let each = homes.iter().map(|n| (n, rows.get(n).map(|row| decode(row).clock)));
                 let each: Vec<_> = each.collect();
-                self.stories.push(format!("{key}: its replicas differ: {each:?}"));
+                self.details.push(format!("{key}: its replicas differ: {each:?}"));
             }
             self.tombstones += usize::from(rows.values().all(|row| decode(row).is_deleted()));
         }

@@ -19,14 +19,14 @@ use crate::http::{Answer, Node, Shown as Sibling};
 use crate::record::{Findings, Left};
 
 /// Everything that was done to such keys.
-pub(crate) struct Gone {
+pub(crate) struct DeletedKeys {
     contexts: ContextKeys,
-    keys: Mutex<BTreeMap<String, Life>>,
+    keys: Mutex<BTreeMap<String, KeyHistory>>,
 }
 
 /// What is known of one key.
 #[derive(Default)]
-struct Life {
+struct KeyHistory {
     /// Every value that was sent.
     puts: BTreeMap<String, Fate>,
     /// Values that a delete or a later write saw, whatever became of it.
@@ -58,12 +58,12 @@ impl Shown {
     }
 }
 
-impl Gone {
+impl DeletedKeys {
     pub(crate) fn new(cluster: &Cluster) -> Self {
         Self { contexts: cluster.contexts(), keys: Mutex::default() }
     }
 
-    fn with<T>(&self, key: &str, look: impl FnOnce(&mut Life) -> T) -> T {
+    fn with<T>(&self, key: &str, look: impl FnOnce(&mut KeyHistory) -> T) -> T {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         look(keys.entry(key.to_owned()).or_default())
     }
@@ -77,20 +77,20 @@ impl Gone {
     /// Writes a value that no other write has, over what was shown. Returns whether it was
     /// acknowledged.
     pub(crate) async fn put(&self, node: &Node, key: &str, over: &Shown) -> bool {
-        let value = self.with(key, |life| {
-            let value = format!("{key}#{}", life.puts.len());
-            life.puts.insert(value.clone(), Fate::Unknown);
-            life.superseded.extend(over.values.iter().cloned());
-            life.ended = false;
+        let value = self.with(key, |history| {
+            let value = format!("{key}#{}", history.puts.len());
+            history.puts.insert(value.clone(), Fate::Unknown);
+            history.superseded.extend(over.values.iter().cloned());
+            history.ended = false;
             value
         });
         let put = node.put(&format!("/kv/{key}")).value(padded(key, value.clone()));
         let fate = fate_of(&put.context(over.context.as_deref()).try_answer().await);
         let covered = self.open(key, over.context.as_deref());
-        self.with(key, |life| {
-            life.puts.insert(value, fate);
+        self.with(key, |history| {
+            history.puts.insert(value, fate);
             if fate == Fate::Acked {
-                life.covered.join(&covered);
+                history.covered.join(&covered);
             }
         });
         fate == Fate::Acked
@@ -109,14 +109,14 @@ impl Gone {
 
     /// Deletes what was shown. Returns whether that was acknowledged.
     pub(crate) async fn delete(&self, node: &Node, key: &str, shown: &Shown) -> bool {
-        self.with(key, |life| life.superseded.extend(shown.values.iter().cloned()));
+        self.with(key, |history| history.superseded.extend(shown.values.iter().cloned()));
         let delete = node.delete(&format!("/kv/{key}")).context(shown.context.as_deref());
         let acked = fate_of(&delete.try_answer().await) == Fate::Acked;
         if acked {
             let covered = self.open(key, shown.context.as_deref());
-            self.with(key, |life| {
-                life.covered.join(&covered);
-                life.ended = true;
+            self.with(key, |history| {
+                history.covered.join(&covered);
+                history.ended = true;
             });
         }
         acked
@@ -125,7 +125,7 @@ impl Gone {
     /// The keys whose last word was an acknowledged delete.
     pub(crate) fn ended(&self) -> Vec<String> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.iter().filter(|(_, life)| life.ended).map(|(key, _)| key.clone()).collect()
+        keys.iter().filter(|(_, history)| history.ended).map(|(key, _)| key.clone()).collect()
     }
 
     /// All keys.
@@ -137,29 +137,29 @@ impl Gone {
     /// Judges what is left of a key in the end. Tombstones are siblings without a value.
     pub(crate) fn judge(&self, key: &str, left: &Left) -> Findings {
         let alive = || left.siblings.iter().filter(|sibling| !sibling.value.is_empty());
-        self.with(key, |life| {
+        self.with(key, |history| {
             let mut found = Findings::default();
             for Sibling { value, dot } in alive() {
                 let value = unpadded(key, value);
                 let dot: Dot = dot.as_ref().unwrap().parse().unwrap();
-                match life.puts.get(value) {
+                match history.puts.get(value) {
                     None | Some(Fate::NotApplied) => {
                         found.phantom += 1;
-                        found.stories.push(format!("{key}: nobody wrote {value:?}"));
+                        found.details.push(format!("{key}: nobody wrote {value:?}"));
                     }
-                    Some(_) if life.covered.covers(dot) => {
+                    Some(_) if history.covered.covers(dot) => {
                         found.resurrected += 1;
-                        found.stories.push(format!("{key}: {value:?} ({dot}) is back"));
+                        found.details.push(format!("{key}: {value:?} ({dot}) is back"));
                     }
-                    Some(_) if life.superseded.contains(value) => found.twins += 1,
+                    Some(_) if history.superseded.contains(value) => found.twins += 1,
                     Some(_) => {}
                 }
             }
-            for (value, fate) in &life.puts {
+            for (value, fate) in &history.puts {
                 let there = alive().any(|sibling| unpadded(key, &sibling.value) == *value);
-                if *fate == Fate::Acked && !there && !life.superseded.contains(value) {
+                if *fate == Fate::Acked && !there && !history.superseded.contains(value) {
                     found.lost += 1;
-                    found.stories.push(format!("{key}: {value:?} is lost"));
+                    found.details.push(format!("{key}: {value:?} is lost"));
                 }
             }
             found

@@ -38,7 +38,7 @@ fn configure(cluster: &Cluster, number: usize, line: &str, instead: &str) {
 
 /// Back and forth while rows are moved, and a node that is killed in the middle of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn n_changed_and_changed_back_leaves_repair_on_and_trees_true() {
+async fn changing_n_and_back_keeps_repair_on_and_trees_correct() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;
     let keys: Vec<String> = (0..4000).map(|at| format!("toggled/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2, 3, 4, 5]).await;
@@ -76,7 +76,7 @@ async fn n_changed_and_changed_back_leaves_repair_on_and_trees_true() {
 /// A write that a home replica missed reaches it in a hint after n was lowered, when it has looked at all its
 /// rows long since, and is no home replica any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_comes_to_a_former_home_after_its_sweep_goes_where_it_belongs() {
+async fn a_row_that_reaches_a_former_home_after_its_sweep_is_handed_over() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;
     let keys = cluster.keys_where("late", 40, |list| list[2] == 5);
     cluster.cut(&[1, 2, 3, 4], &[5]).await;
@@ -152,7 +152,7 @@ async fn set_all(cluster: &Cluster, line: &str, instead: &str) {
 
 /// Home replicas are down when rows could be handed over; those of other buckets are repaired all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_buckets_change_does_not_suspend_the_repair_of_others() {
+async fn changing_one_bucket_does_not_suspend_repair_of_others() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;
     let keys: Vec<String> = (0..500).map(|at| format!("changed/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2, 3, 4, 5]).await;
