@@ -1,4 +1,4 @@
-//! Bytes are bounded, not only operations: large values, slow clients and slow links.
+//! Bytes are limited, not only operations: large values, slow clients and slow links.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,11 +13,11 @@ use crate::http::Answer;
 use crate::links::FAST_ETHERNET;
 
 const MIB: usize = 1 << 20;
-/// Small bounds, so that little traffic passes them.
+/// Low limits, so that little traffic exceeds them.
 const SMALL_BOUNDS: &str = "[limits]\noperation_bytes_max = 67108864\n\
     [peers]\nlarge_bytes_max = 16777216\n";
-/// What these bounds let a node hold, with all that a message and its answer need around them; and what the
-/// allocator keeps of it.
+/// What a node may hold under these limits, with the overhead of a message and its answer, and of
+/// the allocator.
 const BOUNDS_MIB: u64 = (64 + 16) * 5 / 4 + 100;
 
 fn of_bytes(settings: &'static str, nodes: usize) -> Setup {
@@ -60,7 +60,7 @@ impl Watch {
         Self { stop, peaks, before }
     }
 
-    /// How much each node took more than before, at most, in MiB.
+    /// The peak growth of each node's memory, in MiB.
     fn stop(self) -> Vec<u64> {
         self.stop.store(true, Relaxed);
         let peaks = self.peaks.iter().map(|peak| peak.load(Relaxed));
@@ -68,7 +68,7 @@ impl Watch {
     }
 }
 
-/// No node has called another one down since the cluster was up.
+/// Checks that no node has called another one down since the cluster was up.
 fn assert_no_node_was_called_down(cluster: &Cluster, before: &[usize]) {
     for (number, before) in cluster.all().zip(before) {
         let log = cluster.log(number);
@@ -81,7 +81,7 @@ fn lines(cluster: &Cluster) -> Vec<usize> {
     cluster.all().map(|number| cluster.log(number).lines().count()).collect()
 }
 
-/// Refused for overload, with the time to try again.
+/// Whether it was refused for overload, with a time to retry.
 fn is_refused(answer: &Answer) -> bool {
     if answer.status == 503 {
         assert_eq!(answer.json()["type"], "urn:quorate:problem:overloaded", "{}", answer.text());
@@ -154,12 +154,13 @@ async fn many_readers_of_a_large_conflict_stay_within_the_bounds() {
     let looked = asking.join_all().await.into_iter().flatten();
     assert!(looked.filter(|answer| !is_refused(answer)).count() > 0);
     let grown = watch.stop();
-    // Whoever inspects it holds what each of three replicas has; whoever merges it, that once more.
+    // The node that inspects holds the copies of three replicas; the node that merges holds
+    // another.
     let bound = BOUNDS_MIB + 5 * 40;
     assert!(grown.iter().all(|mib| *mib <= bound), "{grown:?} MiB of {bound}");
 }
 
-/// A connection that has sent something and does no more.
+/// A connection that has sent something and then stays idle.
 async fn begin(cluster: &Cluster, number: usize, head: String) -> TcpStream {
     let mut stream = TcpStream::connect(cluster.client_addr(number)).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Another layout than the one that data was placed by: refused, with the words what to do, before any key
-//! is looked for where it is not.
+//! A layout other than the one the data was placed by is refused, saying what to do, before any key
+//! is looked up on the wrong node.
 
 use crate::harness::{Cluster, Setup, eventually, log_of_failed_start};
 
@@ -25,7 +25,7 @@ async fn a_node_does_not_start_where_keys_would_have_other_homes() {
         assert!(said.contains("the layout was changed") && said.contains("n3"), "{said}");
         assert!(said.contains("give [layout] back what it had"), "{said}");
     }
-    // Zones by other names and another version move nothing, wherever all nodes have them.
+    // Renaming zones or another version moves nothing, if all nodes have the same ones.
     for number in cluster.all() {
         let before = if number == 2 { was.clone() } else { cluster.configuration(number) };
         let changed = before.replace("zone = \"", "zone = \"room-");

@@ -1,11 +1,11 @@
-//! The tests of this directory are only worth what they would find: here the promise is broken on
+//! Checks that the tests of this directory would notice a broken promise: here it is broken on
 //! purpose.
 
 use crate::harness::{Cluster, Setup};
 use crate::load::check_all;
 use crate::record::{Record, View};
 
-/// All copies of an acknowledged write are destroyed by hand.
+/// All copies of an acknowledged write are destroyed.
 #[tokio::test(flavor = "multi_thread")]
 #[should_panic(expected = "no_false_absence")]
 async fn a_lost_key_is_found() {
@@ -22,7 +22,7 @@ async fn a_lost_key_is_found() {
     check_all(&cluster, &record).await;
 }
 
-/// A client drops an element that it was shown, behind the record's back.
+/// A client drops an element that it was shown, unknown to the record.
 #[tokio::test(flavor = "multi_thread")]
 #[should_panic(expected = "lost 1 of 2")]
 async fn a_lost_element_is_found() {

@@ -1,10 +1,9 @@
-//! The storm: faults drawn from a seed strike a cluster of real nodes while clients are at work, and
-//! then comes the final check. Everything is healed, the cluster must become the same everywhere by
-//! itself, and what lies on the disks is compared with what the clients were told, and with each other
-//! byte for byte.
+//! The storm: faults drawn from a seed strike a cluster of real nodes while clients are at work,
+//! followed by a final check. All faults end, the cluster must converge by itself, and the data on
+//! the disks is compared with what the clients were told, and across replicas byte for byte.
 //!
-//! Two short storms of fixed seeds are part of the tests; `scripts/storm.sh` makes longer ones. A seed
-//! names a schedule of faults, not the timing of the clients.
+//! Two short storms of fixed seeds are part of the tests; `scripts/storm.sh` runs longer ones. A
+//! seed determines the schedule of faults, not the timing of the clients.
 
 mod clients;
 mod deleted_keys;
@@ -28,13 +27,13 @@ use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
 use crate::small_disk::Disk;
 
-/// The keys of the sets change after so long.
+/// How often the keys of the sets change.
 const ROUND: Duration = Duration::from_secs(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SMALL_DISK_MIB: u32 = 1024;
 
-/// A grace so short that tombstones are reaped in the middle of the storm, and trees compared all the
+/// A grace short enough for tombstones to be reaped during the storm, with trees compared all the
 /// time.
 const SETTINGS: &str = "\
 [deletes]
@@ -46,16 +45,16 @@ interval_ms = 1000
 shutdown_ms = 2000
 ";
 
-/// What storm to make.
+/// The parameters of a storm.
 struct Plan {
     seed: u64,
     nodes: usize,
     length: Duration,
-    /// Whether to say from time to time how it goes.
+    /// Whether to print progress.
     talks: bool,
 }
 
-/// What came of it.
+/// The result of a storm.
 struct Report {
     plan: Plan,
     struck: Vec<(&'static str, usize)>,
@@ -68,7 +67,7 @@ struct Report {
     converged_in: Duration,
     disks: Disks,
     found: Findings,
-    /// The most memory that a node had, in MiB, and the most files that were open.
+    /// The peak memory of a node, in MiB, and the most files that one had open.
     usage_max: (u64, usize),
 }
 
@@ -85,9 +84,9 @@ async fn another_storm_loses_nothing_and_brings_nothing_back() {
     storm(Plan { seed: 2, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
 }
 
-/// `STORM_SEED`, `STORM_SECONDS` and `STORM_NODES` say which.
+/// Parameters: `STORM_SEED`, `STORM_SECONDS` and `STORM_NODES`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "as long as one likes: scripts/storm.sh"]
+#[ignore = "of any length: scripts/storm.sh"]
 async fn a_storm_to_order() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     storm(Plan {
@@ -99,7 +98,7 @@ async fn a_storm_to_order() {
     .await;
 }
 
-/// Makes a storm and prints its table.
+/// Runs a storm and prints its table.
 ///
 /// # Panics
 /// If any promise was broken.
@@ -155,7 +154,7 @@ async fn storm(plan: Plan) {
     assert!(report.elements > 100, "too few acknowledged writes to mean anything");
 }
 
-/// Looks at what the nodes use, until it is dropped.
+/// Samples the resource usage of the nodes until it is dropped.
 struct Watch {
     max: Arc<Mutex<(u64, usize)>>,
     _looking: JoinSet<()>,
@@ -183,7 +182,7 @@ impl Watch {
     }
 }
 
-/// Strikes until the time is over, or a client has found something wrong.
+/// Injects faults until time is up, or a client has found something wrong.
 async fn inject_faults(plan: &Plan, work: &Work, clients: &mut Clients, injector: &mut Injector) {
     let begun = Instant::now();
     let mut told = begun;
@@ -208,8 +207,8 @@ async fn inject_faults(plan: &Plan, work: &Work, clients: &mut Clients, injector
     }
 }
 
-/// Ends all faults and waits until all replicas are the same and all tombstones reaped. Returns how
-/// long that took, and what was waited for in vain.
+/// Ends all faults and waits until all replicas have converged and all tombstones are reaped.
+/// Returns how long that took, and what failed.
 async fn heal(work: &Work, injector: &Injector) -> (Duration, Option<String>) {
     let begun = Instant::now();
     let mut converged_in = Duration::ZERO;
@@ -224,7 +223,7 @@ async fn heal(work: &Work, injector: &Injector) -> (Duration, Option<String>) {
         converged_in = begun.elapsed();
         work.cluster.wait_forgotten(work.deleted_keys.ended()).await;
     };
-    // What is waited for in vain shall not keep the table from being printed.
+    // A timeout must not keep the table from being printed.
     let failed = AssertUnwindSafe(converge).catch_unwind().await.err();
     (converged_in, failed.map(|panic| clients::panic_message(&*panic)))
 }
@@ -247,7 +246,7 @@ impl Report {
         lost + phantom + resurrected == 0 && details.is_empty() && self.disks.hints == 0
     }
 
-    /// The first of what was found wrong, one a line.
+    /// The first findings, one per line.
     fn details(&self) -> String {
         const TOLD: usize = 20;
         let details = &self.found.details;
@@ -284,7 +283,7 @@ impl fmt::Display for Report {
         line("twins of retried writes", &self.found.twins)?;
         line("replicas compared byte for byte", &self.disks.compared)?;
         line("keys whose replicas differ", &self.disks.differing)?;
-        line("rows where they do not belong", &self.disks.strays)?;
+        line("rows on nodes that do not own them", &self.disks.strays)?;
         line("Merkle roots compared", &self.disks.trees)?;
         line("Merkle roots that differ", &self.disks.trees_differing)?;
         line("hints left", &self.disks.hints)?;

@@ -1,4 +1,4 @@
-//! A tiny HTTP client over a raw socket: it can also send what no sane client would.
+//! A tiny HTTP client over a raw socket: it can also send malformed requests.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -81,7 +81,7 @@ impl Request {
     }
 }
 
-/// An answer, read whole.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -124,7 +124,7 @@ impl Answer {
     }
 }
 
-/// A connection on which anything can be sent.
+/// A connection on which arbitrary bytes can be sent.
 pub struct Raw(TcpStream);
 
 impl Raw {
@@ -140,12 +140,12 @@ impl Raw {
         Some(Self(stream))
     }
 
-    /// Sends bytes. A node that has closed its end already is no failure: it has answered before.
+    /// Sends bytes. A node that has already closed its end is not an error: it answered before.
     pub fn send(&mut self, bytes: &[u8]) {
         drop(self.0.write_all(bytes));
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         drop(self.0.shutdown(Shutdown::Write));
     }

@@ -1,5 +1,5 @@
-//! Heads of requests: what they must not say is refused with a named error before anything is done,
-//! and connections live as long as clients expect.
+//! Heads of requests: what they must not contain is refused with a named error before anything is
+//! done, and connections live as long as clients expect.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::Cluster;
 use crate::common::http::{Answer, Raw, Request};
 
-/// Sends bytes on a connection of their own.
+/// Sends bytes on a separate connection.
 fn send(to: SocketAddr, bytes: &[u8]) -> Answer {
     let mut raw = Raw::connect(to);
     raw.send(bytes);
@@ -149,7 +149,8 @@ fn idle_connections_outlive_slow_heads() {
     slow.send(b"GET /livez HTTP/1.1\r\nHos");
     slow.answer().unwrap().assert_problem(408, "head_too_slow");
     assert!(silent.is_closed(), "one that never said anything");
-    // Both of these took header_ms: whoever has been served before has longer.
+    // Both of these took header_ms: a connection that has been used before may stay idle for
+    // longer.
     used.send(&head("GET /livez"));
     assert_eq!(used.answer().unwrap().status, 200);
     used.send(b"GET /li");

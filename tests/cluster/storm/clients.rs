@@ -1,5 +1,5 @@
-//! The clients of the storm. They read, add to what they were shown, now and then take something away
-//! or write without having read, and go on to the next key and the next node, whatever happened.
+//! The clients of the storm. They read, add to what they were shown, now and then remove something
+//! or write without having read, and move on to the next key and node, whatever happened.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use crate::record::{Record, View};
 
 /// A client of a paused node gives up after this long.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a client of [`DeletedKeys`] begins something new: each of its keys stays in the books.
+/// How often a client of [`DeletedKeys`] starts something new: all of its keys are remembered.
 const DELETED_KEY_EVERY: Duration = Duration::from_millis(100);
 /// How many keys are written at a time.
 const KEYS: usize = 24;
@@ -28,8 +28,8 @@ pub(crate) struct Work {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) record: Record,
     pub(crate) deleted_keys: DeletedKeys,
-    /// Each element is in all later values of its key until it is removed, and the history of a key
-    /// grows: new keys keep both small.
+    /// An element is in all later values of its key until it is removed, and the history of a key
+    /// grows: changing keys keeps both small.
     pub(crate) round: AtomicUsize,
     pub(crate) operations: AtomicUsize,
     pub(crate) acks: AtomicUsize,
@@ -66,7 +66,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Starts them: so many for sets, so many for keys that will be gone.
+    /// Starts the clients: some for sets, some for keys that will be deleted.
     pub(crate) fn start(work: &Arc<Work>, seed: u64, sets: usize, gone: usize) -> Self {
         let mut tasks = JoinSet::new();
         for number in 0..sets + gone {
@@ -81,7 +81,7 @@ impl Clients {
         Self { work: work.clone(), tasks, found: Vec::new() }
     }
 
-    /// What clients have found wrong so far; one that did works no more.
+    /// What clients have found wrong so far; a client stops at its first finding.
     pub(crate) fn found(&mut self) -> &[String] {
         while let Some(ended) = self.tasks.try_join_next() {
             self.found.extend(ended.err().map(|error| panic_message(&*error.into_panic())));
@@ -99,7 +99,7 @@ impl Clients {
     }
 }
 
-/// What somebody said who panicked.
+/// The message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
@@ -136,7 +136,7 @@ impl Client {
                 seen
             };
             let Some(seen) = seen else {
-                // Nobody there: do not turn this loop into a load of its own.
+                // No quorum: back off, so that this loop does not become a load of its own.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
@@ -169,8 +169,7 @@ impl Client {
         }
     }
 
-    /// One life of a key: written over what is there, if anything, then deleted until that is
-    /// acknowledged.
+    /// Writes a key over its current values, if any, then deletes it until that is acknowledged.
     async fn write_then_delete(&mut self, key: &str) {
         let node = self.node();
         let before = match self.dice.random_range(0..2) {
@@ -189,7 +188,7 @@ impl Client {
                     self.work.count(deleted);
                     deleted
                 }
-                // It was never written, as far as can be seen: leave it so.
+                // The write did not succeed, as far as can be seen: leave it so.
                 Some(_) if !acked => return,
                 _ => false,
             };

@@ -1,11 +1,10 @@
-//! Keys that are written and deleted, some of them again and again, and then never touched any more:
-//! what their deletes covered must not come back, whatever was under way, hinted, down, cut off or
-//! reaped meanwhile.
+//! Keys that are written and deleted, some of them repeatedly, and then never touched again: what
+//! their deletes covered must not come back, whatever was in flight, hinted, down, cut off or
+//! reaped at the time.
 //!
-//! Each key has one client, which does one thing at a time; so what it knew when it deleted is
-//! plain. Which siblings a delete covered is told by the clock of its context, as the dots of what is
-//! left in the end are: a write that was minted twice (design, section 4, the exception to promise
-//! 3) may leave a twin, which no delete covered.
+//! Each key has one client, which does one thing at a time; so it is clear what it knew when it
+//! deleted. The clock of a delete's context tells which siblings it covered, by their dots: a write
+//! that was minted twice (the exception to promise 3) may leave a twin, which no delete covered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -29,11 +28,11 @@ pub(crate) struct DeletedKeys {
 struct KeyHistory {
     /// Every value that was sent.
     puts: BTreeMap<String, Fate>,
-    /// Values that a delete or a later write saw, whatever became of it.
+    /// Values that a delete or a later write saw, whether or not that succeeded.
     superseded: BTreeSet<String>,
     /// What the contexts of acknowledged deletes and writes covered.
     covered: Clock,
-    /// The last thing that was done to it is a delete, acknowledged.
+    /// Whether its last operation is an acknowledged delete.
     ended: bool,
 }
 
@@ -122,7 +121,7 @@ impl DeletedKeys {
         acked
     }
 
-    /// The keys whose last word was an acknowledged delete.
+    /// The keys whose last operation is an acknowledged delete.
     pub(crate) fn ended(&self) -> Vec<String> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.iter().filter(|(_, history)| history.ended).map(|(key, _)| key.clone()).collect()
@@ -145,7 +144,7 @@ impl DeletedKeys {
                 match history.puts.get(value) {
                     None | Some(Fate::NotApplied) => {
                         found.phantom += 1;
-                        found.details.push(format!("{key}: nobody wrote {value:?}"));
+                        found.details.push(format!("{key}: {value:?} was never written"));
                     }
                     Some(_) if history.covered.covers(dot) => {
                         found.resurrected += 1;
@@ -178,7 +177,7 @@ fn fate_of(answer: &reqwest::Result<Answer>) -> Fate {
     }
 }
 
-/// Up to how long the values of some keys are made, in bytes.
+/// The length to which the values of some keys are padded, in bytes.
 const PADDED_BYTES: usize = 300 << 10;
 
 /// Values of every tenth key are large.
@@ -187,7 +186,7 @@ fn padded(key: &str, value: String) -> String {
     value + &"~".repeat(missing)
 }
 
-/// A value as it is in the books. One that is not as long as it was made is not.
+/// A value without its padding; unchanged if its length is not the padded one.
 fn unpadded<'a>(key: &str, value: &'a str) -> &'a str {
     match key.ends_with('7') && value.len() == PADDED_BYTES {
         true => value.trim_end_matches('~'),

@@ -14,7 +14,7 @@ use crate::harness::Cluster;
 use crate::http::Shown;
 use crate::record::Left;
 
-/// Every bucket of the storm keeps so many replicas.
+/// Replicas of every bucket of the storm.
 const N: u16 = 3;
 const PAGE: usize = 1000;
 
@@ -22,15 +22,15 @@ const PAGE: usize = 1000;
 pub(crate) struct Disks {
     rows: BTreeMap<String, BTreeMap<usize, Bytes>>,
     homes: BTreeMap<String, Vec<usize>>,
-    /// Hints that nobody fetched.
+    /// Hints that were not delivered.
     pub(crate) hints: u64,
-    /// Stories of what differs.
+    /// Descriptions of the differences.
     pub(crate) details: Vec<String>,
     /// Rows compared with their other replicas, byte for byte.
     pub(crate) compared: usize,
     /// Keys whose replicas differ.
     pub(crate) differing: usize,
-    /// Rows on nodes that are no home replica of them.
+    /// Rows on nodes that are not their home replicas.
     pub(crate) strays: usize,
     /// Merkle trees compared.
     pub(crate) trees: usize,
@@ -78,7 +78,7 @@ impl Disks {
         disks
     }
 
-    /// The root of a tree that is empty is not listed.
+    /// The root of an empty tree is not listed.
     fn compare_roots(&mut self, cluster: &Cluster, roots: &BTreeMap<Tree, BTreeMap<usize, Root>>) {
         for (tree, roots) in roots {
             let homes = cluster.layout().homes(tree.partition, tree.n);
