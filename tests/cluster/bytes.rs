@@ -154,8 +154,7 @@ async fn many_readers_of_a_large_conflict_stay_within_the_bounds() {
     let looked = asking.join_all().await.into_iter().flatten();
     assert!(looked.filter(|answer| !is_refused(answer)).count() > 0);
     let grown = watch.stop();
-    // The node that inspects holds the copies of three replicas; the node that merges holds
-    // another.
+    // An inspecting node holds the copies of three replicas; a merging one the same again.
     let bound = BOUNDS_MIB + 5 * 40;
     assert!(grown.iter().all(|mib| *mib <= bound), "{grown:?} MiB of {bound}");
 }

@@ -13,7 +13,7 @@ use crate::setup::Faults;
 
 /// What happens to a message.
 pub(crate) enum Fate {
-    /// It arrives after so many milliseconds, once or twice.
+    /// It arrives after these delays in milliseconds, once or twice.
     Arrives(Vec<u64>),
     /// No node will ever know.
     Lost,
