@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The storm: faults strike a cluster of real processes while clients are at work; then the reckoning.
+# The storm: faults strike a cluster of real processes while clients are at work; then the final check.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

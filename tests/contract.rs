@@ -1,7 +1,8 @@
-//! The HTTP contract (design section 6), row by row, against real processes: what it promises for good
-//! requests, the named error for bad ones, and that the node goes on after hostile ones.
+//! The HTTP contract (docs/design.md, "HTTP contract"), row by row, against real processes: what it
+//! promises for valid requests, the named error for invalid ones, and that the node survives
+//! hostile ones.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected shall fail")]
+#![allow(clippy::unwrap_used, reason = "a test must fail on anything unexpected")]
 
 mod common;
 
@@ -25,12 +26,12 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
-#[path = "contract/meaning.rs"]
-mod meaning;
 #[path = "contract/quorums.rs"]
 mod quorums;
 #[path = "contract/runs.rs"]
 mod runs;
+#[path = "contract/semantics.rs"]
+mod semantics;
 #[path = "contract/snapshots.rs"]
 mod snapshots;
 #[path = "contract/starts.rs"]

@@ -1,4 +1,4 @@
-//! The rules of the house that a compiler does not check, as an ordinary test.
+//! Style rules that the compiler does not check.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ const DIRECTION: [(&str, &[&str]); 5] = [
     ("crates/bench/Cargo.toml", &[]),
 ];
 
-/// What the pure half may use: nothing that does I/O, knows the time or throws dice.
+/// What the pure crate may use: nothing that does I/O, reads clocks or draws random numbers.
 const PROTOCOL_MAY_USE: [&str; 8] = [
     "base64",
     "blake3",
@@ -78,8 +78,8 @@ fn lines_fit_and_nothing_is_left_lying_about() {
     }
 }
 
-/// Every setting is documented in `config/node.toml`: what is commented out shows its default, so the file
-/// must still load when every comment mark before a setting is removed.
+/// Every setting is documented in `config/node.toml`: what is commented out shows its default, so
+/// the file must still load when every comment mark before a setting is removed.
 #[test]
 fn every_setting_is_documented() {
     let text = fs::read_to_string("config/node.toml").unwrap();
@@ -92,7 +92,7 @@ fn every_setting_is_documented() {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("node.toml");
-    // The example's key is refused, so that nobody runs with it.
+    // The example's key is refused, so that it is never used in earnest.
     fs::write(&file, shown.replace(&"0".repeat(64), &"07".repeat(32))).unwrap();
     quorate::config::Config::load(&file).unwrap();
     let source = fs::read_to_string("src/config/mod.rs").unwrap();
@@ -108,7 +108,7 @@ fn every_setting_is_documented() {
     }
 }
 
-/// A golden script says first what should happen.
+/// A golden script starts with a comment on what should happen.
 #[test]
 fn golden_scripts_open_with_their_story() {
     for script in files_below(Path::new("crates/protocol/testscripts")) {

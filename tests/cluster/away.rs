@@ -1,5 +1,5 @@
-//! A node that was away while others were written to becomes whole again: by the hints that were kept
-//! for it, and without any by comparing trees.
+//! A node that was down while others took writes catches up: by the hints kept for it, or without
+//! hints by comparing trees.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use crate::harness::{Cluster, Setup, eventually};
 use crate::load::{put_all, read_all};
 
 const KEYS: usize = 2_000;
-/// Who is away.
+/// The node that is down.
 const AWAY: usize = 5;
 
-/// Anti-entropy only when it is asked for.
+/// Anti-entropy runs only on request.
 const BY_HINTS: &str = "[anti_entropy]\ninterval_ms = 0\n";
 /// No room for hints.
 const BY_TREES: &str = "[anti_entropy]\ninterval_ms = 1000\n[limits]\nhint_bytes_max = 0\n";

@@ -1,5 +1,5 @@
-//! A node that comes back with an old copy of its data directory: it claims no key absent that was
-//! written since, mints no dot twice, and receives what it is missing.
+//! A node that comes back with an old copy of its data directory: it reports no key written since
+//! as absent, mints no dot twice, and receives what it is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::harness::{Cluster, Setup, eventually, within};
 use crate::load::put_all;
 use crate::record::{Record, View};
 
-/// Who has a backup.
+/// The node that has a backup.
 const NODE: usize = 3;
 
 impl Cluster {
@@ -22,7 +22,7 @@ impl Cluster {
         copy
     }
 
-    /// Puts a copy where a node's data directory was; that goes aside under another name.
+    /// Puts a copy in place of a node's data directory, which is kept under another name.
     fn swap_in(&self, number: usize, copy: &Path, aside: &str) -> PathBuf {
         assert!(!self.is_running(number), "n{number} runs");
         let aside = self.data_dir(number).with_file_name(aside);
@@ -32,7 +32,7 @@ impl Cluster {
     }
 
     /// Waits until a node takes requests and has received all its partitions; it may have to start
-    /// over for that.
+    /// over first.
     async fn wait_filled(&self, number: usize) {
         self.wait_ready(number).await;
         let filled = async || self.is_filled(number).await.then_some(());
@@ -53,7 +53,7 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
-/// Adds an element to each key through a node, over what is there.
+/// Adds an element to each key through a node, on top of what is there.
 async fn add_to_all(cluster: &Cluster, record: &Record, keys: &[String], through: usize) {
     for key in keys {
         let node = cluster.at(through);
@@ -63,7 +63,7 @@ async fn add_to_all(cluster: &Cluster, record: &Record, keys: &[String], through
     }
 }
 
-/// Until a node is filled, it shows each key or refuses, whatever it is asked.
+/// Until a node is filled, it shows each key or refuses, whatever the request.
 async fn read_until_filled(cluster: &Cluster, keys: &[String], number: usize) {
     eventually(&format!("n{number} is filled"), async || {
         for key in keys {
@@ -85,7 +85,7 @@ async fn check(cluster: &Cluster, record: &Record, keys: &[String]) {
     }
 }
 
-/// Three nodes, so that every node is home of every key and mints through itself.
+/// Three nodes, so that every node is a home replica of every key and mints its own writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_an_old_backup_is_told_so_and_fills() {
     for is_clean in [true, false] {
@@ -114,7 +114,7 @@ async fn a_node_with_an_old_backup_is_told_so_and_fills() {
     }
 }
 
-/// Two copies of one directory take turns: each time the one that was away longer is behind.
+/// Two copies of one directory alternate: each time the one that was away longer is behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clones_of_a_node_that_take_turns_mint_no_dot_twice() {
     let cluster = Cluster::start(Setup::of(3)).await;
@@ -143,8 +143,8 @@ async fn two_clones_of_a_node_that_take_turns_mint_no_dot_twice() {
     check(&cluster, &record, &keys).await;
 }
 
-/// A copied disk (a cloned machine) that runs beside the original: one of the two ends for good and says why,
-/// the other goes on, and neither starts over again and again.
+/// A copied disk (a cloned machine) that runs at the same time as the original: one of the two
+/// stops for good and says why, the other continues, and they do not keep restarting each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_node_and_its_clone_that_run_at_once_one_ends_for_good() {
     let cluster = Cluster::start(Setup::of(3)).await;
@@ -168,7 +168,7 @@ async fn of_a_node_and_its_clone_that_run_at_once_one_ends_for_good() {
     let starts = cluster.log(NODE).matches("listening").count();
     assert!(starts + clone.log_text().matches("listening").count() <= 5, "they take turns");
     if original_ended {
-        // A supervisor starts it again in vain.
+        // A supervisor restarts it in vain.
         cluster.forget(NODE);
         cluster.launch(NODE);
         eventually("it does not start", async || cluster.ended(NODE).is_some().then_some(())).await;

@@ -1,4 +1,4 @@
-//! The table of bucket properties: what was reset is not kept for good.
+//! The table of bucket properties: resets are not kept for good.
 
 use quorate_protocol::bucket::Table;
 
@@ -52,14 +52,14 @@ async fn resets_are_forgotten_once_every_node_knows_them() {
     }
 }
 
-/// A reset through a node that has not heard of the settings must still take them back.
+/// A reset through a node that has not heard of the settings must still revert them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_takes_back_what_only_others_know() {
     let cluster = Cluster::start(Setup::of(3)).await;
     cluster.cut(&[1], &[2, 3]).await;
     set(&cluster, 2, "b", r#"{"n": 2}"#).await;
     assert_eq!(cluster.at(1).get("/buckets/b").answer().await.json()["n"], 3);
-    reset(&cluster, 1, "b").await; // nobody could say that there is nothing to reset
+    reset(&cluster, 1, "b").await; // no node could tell that there is nothing to reset
     cluster.heal().await;
     let agreed = async || {
         for number in cluster.all() {
@@ -70,5 +70,5 @@ async fn a_reset_takes_back_what_only_others_know() {
         }
         Some(())
     };
-    eventually("all have taken it back", agreed).await;
+    eventually("all nodes have reverted it", agreed).await;
 }

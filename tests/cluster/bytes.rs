@@ -1,4 +1,4 @@
-//! Bytes are bounded, not only operations: large values, slow clients and slow links.
+//! Bytes are limited, not only operations: large values, slow clients and slow links.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,11 +13,11 @@ use crate::http::Answer;
 use crate::links::FAST_ETHERNET;
 
 const MIB: usize = 1 << 20;
-/// Small bounds, so that little traffic passes them.
+/// Low limits, so that little traffic exceeds them.
 const SMALL_BOUNDS: &str = "[limits]\noperation_bytes_max = 67108864\n\
     [peers]\nlarge_bytes_max = 16777216\n";
-/// What these bounds let a node hold, with all that a message and its answer need around them; and what the
-/// allocator keeps of it.
+/// What a node may hold under these limits, with the overhead of a message and its answer, and of
+/// the allocator.
 const BOUNDS_MIB: u64 = (64 + 16) * 5 / 4 + 100;
 
 fn of_bytes(settings: &'static str, nodes: usize) -> Setup {
@@ -60,7 +60,7 @@ impl Watch {
         Self { stop, peaks, before }
     }
 
-    /// How much each node took more than before, at most, in MiB.
+    /// The peak growth of each node's memory, in MiB.
     fn stop(self) -> Vec<u64> {
         self.stop.store(true, Relaxed);
         let peaks = self.peaks.iter().map(|peak| peak.load(Relaxed));
@@ -68,8 +68,8 @@ impl Watch {
     }
 }
 
-/// No node has called another one down since the cluster was up.
-fn nobody_was_called_down(cluster: &Cluster, before: &[usize]) {
+/// Checks that no node has called another one down since the cluster was up.
+fn assert_no_node_was_called_down(cluster: &Cluster, before: &[usize]) {
     for (number, before) in cluster.all().zip(before) {
         let log = cluster.log(number);
         let said: Vec<&str> = log.lines().skip(*before).filter(|l| l.contains("is down")).collect();
@@ -81,7 +81,7 @@ fn lines(cluster: &Cluster) -> Vec<usize> {
     cluster.all().map(|number| cluster.log(number).lines().count()).collect()
 }
 
-/// Refused for overload, with the time to try again.
+/// Whether it was refused for overload, with a time to retry.
 fn is_refused(answer: &Answer) -> bool {
     if answer.status == 503 {
         assert_eq!(answer.json()["type"], "urn:quorate:problem:overloaded", "{}", answer.text());
@@ -127,7 +127,7 @@ async fn many_readers_of_large_values_stay_within_the_bounds() {
     }
     let grown = watch.stop();
     assert!(grown.iter().all(|mib| *mib <= BOUNDS_MIB), "{grown:?} MiB of {BOUNDS_MIB}");
-    nobody_was_called_down(&cluster, &before);
+    assert_no_node_was_called_down(&cluster, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,12 +154,12 @@ async fn many_readers_of_a_large_conflict_stay_within_the_bounds() {
     let looked = asking.join_all().await.into_iter().flatten();
     assert!(looked.filter(|answer| !is_refused(answer)).count() > 0);
     let grown = watch.stop();
-    // Whoever inspects it holds what each of three replicas has; whoever merges it, that once more.
+    // An inspecting node holds the copies of three replicas; a merging one the same again.
     let bound = BOUNDS_MIB + 5 * 40;
     assert!(grown.iter().all(|mib| *mib <= bound), "{grown:?} MiB of {bound}");
 }
 
-/// A connection that has sent something and does no more.
+/// A connection that has sent something and then stays idle.
 async fn begin(cluster: &Cluster, number: usize, head: String) -> TcpStream {
     let mut stream = TcpStream::connect(cluster.client_addr(number)).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -167,7 +167,7 @@ async fn begin(cluster: &Cluster, number: usize, head: String) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_take_nothing_keep_nobody_from_their_share() {
+async fn clients_that_read_nothing_do_not_starve_others() {
     let cluster = Cluster::start(of_bytes(SMALL_BOUNDS, 3)).await;
     let value = noise(8 * MIB, 9);
     let put = cluster.at(1).put("/kv/large/k?w=all").value(value.clone()).answer().await;
@@ -194,7 +194,7 @@ async fn clients_that_take_nothing_keep_nobody_from_their_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_that_do_not_come_keep_nobody_from_theirs() {
+async fn stalled_uploads_do_not_starve_others() {
     let cluster = Cluster::start(of_bytes(SMALL_BOUNDS, 3)).await;
     let mut stuck = Vec::new();
     for i in 0..100 {
@@ -210,7 +210,7 @@ async fn uploads_that_do_not_come_keep_nobody_from_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_slow_links_large_writes_and_reads_succeed_and_nobody_is_called_down() {
+async fn over_slow_links_large_writes_and_reads_succeed_and_no_node_is_called_down() {
     let settings = "[gossip]\nenabled = false\n";
     let cluster = Cluster::start_linked(of_bytes(settings, 3), FAST_ETHERNET).await;
     let before = lines(&cluster);
@@ -233,7 +233,7 @@ async fn over_slow_links_large_writes_and_reads_succeed_and_nobody_is_called_dow
         done += 1;
     }
     assert_eq!(done, 16);
-    nobody_was_called_down(&cluster, &before);
+    assert_no_node_was_called_down(&cluster, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,11 +254,11 @@ async fn what_peers_do_not_take_is_not_written() {
     }
     let put = cluster.at(1).put("/kv/large/k").value(noise(60_000, 1)).answer().await;
     assert_eq!(put.status, 204, "{}", put.text());
-    nobody_was_called_down(&cluster, &before);
+    assert_no_node_was_called_down(&cluster, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_people_ask_for_again_and_again_holds_nobody_up() {
+async fn repeated_operator_requests_delay_no_write() {
     let cluster = Cluster::start(of_bytes("", 3)).await;
     let mut asking = JoinSet::new();
     for i in 0..120 {

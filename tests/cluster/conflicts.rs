@@ -1,4 +1,4 @@
-//! Conflicts over the whole cluster, and requests that come twice or at once.
+//! Conflicts across the whole cluster, and requests that are repeated or concurrent.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ async fn the_conflict_index_lists_exactly_the_keys_in_conflict_page_by_page() {
         if writers > 1 {
             expected.push((key.clone(), writers as u64));
         }
-        // The same keys in another bucket are in no conflict.
+        // The same keys in another bucket are not in conflict.
         assert_eq!(nodes[0].put(&format!("/kv/other/{key}")).value("v").answer().await.status, 204);
     }
     for limit in [1, 7, 100] {
@@ -54,13 +54,13 @@ async fn the_conflict_index_lists_exactly_the_keys_in_conflict_page_by_page() {
     }
     assert_eq!(listed(&nodes, "other", 100).await, []);
 
-    // One node down: named, and nothing is missing.
+    // One node is down: it is named, and nothing is missing.
     cluster.kill(5);
     let answer = nodes[0].get("/siblings?bucket=index").answer().await.json();
     assert_eq!(answer["unreachable"], serde_json::json!(["n5"]));
     assert_eq!(listed(&nodes[..4], "index", 7).await, expected);
 
-    // Every second one resolved, by writing and by keeping, while n5 does not hear of it.
+    // Every second conflict is resolved, by writing and by keeping, without n5 learning of it.
     let mut left = expected.clone();
     for (at, (key, _)) in expected.iter().enumerate().step_by(2) {
         let node = &nodes[at % 4];
@@ -86,7 +86,7 @@ async fn the_conflict_index_lists_exactly_the_keys_in_conflict_page_by_page() {
     .await;
 }
 
-/// One request through three nodes at once, and again after its coordinator died.
+/// One request through three nodes concurrently, and again after its coordinator died.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_shows_as_one_sibling() {
     let cluster = Cluster::start(Setup::synced(5)).await;
@@ -119,9 +119,9 @@ async fn a_repeated_request_shows_as_one_sibling() {
     }
 }
 
-/// Conditions are advisory, but while the cluster is whole they meet at the first home replica.
+/// Conditions are advisory, but while all nodes are up they meet at the first home replica.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_twenty_who_create_a_key_at_once_one_succeeds_while_the_cluster_is_whole() {
+async fn of_twenty_concurrent_creations_one_succeeds_while_all_nodes_are_up() {
     let cluster = Cluster::start(Setup::synced(5)).await;
     for at in 0..10 {
         let path = format!("/kv/create/k{at}");

@@ -1,4 +1,4 @@
-//! When replicas are the same, told by the nodes themselves.
+//! Whether replicas have converged, according to the nodes themselves.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::harness::{Cluster, within};
 
-/// How long a cluster may take to become the same everywhere.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a cluster may take to converge.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// Whether a node has received all its partitions.
@@ -17,18 +17,18 @@ impl Cluster {
         answer.is_ok_and(|answer| answer.status == 200 && answer.json()["filled"] == true)
     }
 
-    /// How many keys a node keeps hints of, for all targets together.
+    /// How many keys a node holds hints for, over all targets.
     pub(crate) async fn hint_keys(&self, number: usize) -> u64 {
         let metrics = self.at(number).get("/metrics").answer().await.text();
         let gauge = metrics.lines().find_map(|line| line.strip_prefix("quorate_hint_keys "));
         gauge.unwrap_or_else(|| panic!("no gauge in {metrics}")).parse().unwrap()
     }
 
-    /// Waits until all replicas of these keys have forgotten that they were deleted. A key that has a
-    /// value is passed over.
+    /// Waits until all replicas of these keys have dropped their tombstones. A key that has a value
+    /// is skipped.
     pub(crate) async fn wait_forgotten(&self, mut keys: Vec<String>) {
         const AT_ONCE: usize = 32;
-        within(PATIENCE, "all deletes are forgotten", async || {
+        within(TIMEOUT, "all deletes are forgotten", async || {
             let mut remembered = Vec::new();
             for some in keys.chunks(AT_ONCE) {
                 let paths = some.iter().map(|key| format!("/kv/{key}?r=all"));
@@ -46,47 +46,47 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until every row of every node is in its tree: before, equal trees prove nothing.
+    /// Waits until every row of every node is in its tree: before that, equal trees prove nothing.
     pub(crate) async fn wait_trees_fit(&self) {
         for number in self.all() {
             let fit = async || {
                 let answer = self.at(number).get("/anti-entropy").try_answer().await.ok()?;
                 (answer.json()["sweep"]["trees_fit"] == true).then_some(())
             };
-            within(PATIENCE, &format!("n{number} has its rows in their trees"), fit).await;
+            within(TIMEOUT, &format!("n{number} has its rows in their trees"), fit).await;
         }
     }
 
-    /// Has a node compare all its trees with all its peers now.
+    /// Makes a node compare all its trees with all its peers now.
     pub(crate) async fn compare_now(&self, number: usize) -> Value {
         let run = self.at(number).post("/anti-entropy/run?timeout_ms=10000").answer().await;
         assert_eq!(run.status, 200, "{}", run.text());
         run.json()
     }
 
-    /// Waits until every node has received its partitions and has compared everything with
-    /// everybody: what was acknowledged before is then on all its home replicas.
+    /// Waits until every node has received its partitions and has compared everything with every
+    /// peer: what was acknowledged before is then on all its home replicas.
     pub(crate) async fn wait_whole(&self) {
         for number in self.all() {
             let filled = async || self.is_filled(number).await.then_some(());
-            within(PATIENCE, &format!("n{number} is filled"), filled).await;
+            within(TIMEOUT, &format!("n{number} is filled"), filled).await;
         }
         for number in self.all() {
             let whole = async || (self.compare_now(number).await["complete"] == true).then_some(());
-            within(PATIENCE, &format!("n{number} has compared everything"), whole).await;
+            within(TIMEOUT, &format!("n{number} has compared everything"), whole).await;
         }
     }
 
-    /// Waits until there are no hints left and a comparison of everything finds nothing different.
-    /// Nobody may write meanwhile.
+    /// Waits until no hints are left and a full comparison finds no difference. There must be no
+    /// concurrent writes.
     pub(crate) async fn wait_converged(&self) {
         self.wait_whole().await;
         for number in self.all() {
             let drained = async || (self.hint_keys(number).await == 0).then_some(());
-            within(PATIENCE, &format!("n{number} has handed its hints off"), drained).await;
+            within(TIMEOUT, &format!("n{number} has handed its hints off"), drained).await;
         }
         for number in self.all() {
-            within(PATIENCE, &format!("n{number} agrees with everybody"), async || {
+            within(TIMEOUT, &format!("n{number} agrees with every peer"), async || {
                 let run = self.compare_now(number).await;
                 let rounds = run["rounds"].as_array().unwrap();
                 let same = rounds.iter().all(|round| round["differing"] == 0);

@@ -1,4 +1,4 @@
-//! Nodes that die or stop and come back: every acknowledged write is there, no dot stands for two
+//! Nodes that crash or stop and come back: every acknowledged write survives, no dot stands for two
 //! values.
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ async fn every_acked_write_survives_kill_9_of_all_nodes_with_buffered() {
     kill_all_under_load("buffered").await;
 }
 
-/// The node's own bound is `timeouts.shutdown_ms`, 10 s; with nothing that hangs it takes no time.
+/// The node's own bound is `timeouts.shutdown_ms`, 10 s; if nothing hangs, stopping is immediate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_stop_under_load_is_fast_clean_and_loses_nothing() {
     let cluster = Cluster::start(Setup { durability: "fsync", ..Setup::synced(3) }).await;

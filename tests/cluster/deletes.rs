@@ -1,4 +1,4 @@
-//! Deletes: what was deleted stays deleted, whoever missed it, and is forgotten in the end.
+//! Deletes: what was deleted stays deleted, whichever replica missed it, and is dropped in the end.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,7 @@ async fn assert_deleted(node: &Node, r: &str) {
     assert!(read.context().is_some(), "deleted, and not never written");
 }
 
-/// The replica that missed the delete learns of it from a hint, or from a read where there was
-/// none.
+/// The replica that missed the delete learns of it from a hint, or from a read if there was none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_that_a_home_replica_missed_is_not_undone_when_it_is_back() {
     for nodes in [3, 5] {
@@ -51,12 +50,12 @@ async fn a_delete_that_a_home_replica_missed_is_not_undone_when_it_is_back() {
 }
 
 const GRACE: Duration = Duration::from_secs(2);
-/// That grace, and trees compared all the time.
+/// That grace, with trees compared all the time.
 const REAPING: &str =
     "[deletes]\ngrace_ms = 2000\nreap_ms = 200\n[anti_entropy]\ninterval_ms = 500\n";
 
-/// How many of the keys are known to have been deleted, by the word of a node. Asks two replicas: one
-/// alone may have missed the delete, and says so rightly.
+/// How many of the keys a node still knows to be deleted. Asks two replicas: one alone may have
+/// missed the delete.
 async fn remembered(cluster: &Cluster, keys: &[String], through: usize) -> usize {
     let mut count = 0;
     for key in keys {
@@ -67,7 +66,8 @@ async fn remembered(cluster: &Cluster, keys: &[String], through: usize) -> usize
     count
 }
 
-/// One node misses the deletes, so none may be forgotten before it is back, and has learnt of them.
+/// One node misses the deletes, so no tombstone may be dropped until it is back and has learnt of
+/// them.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletes_are_forgotten_once_every_node_knows_and_nothing_comes_back() {
     let cluster = Cluster::start(Setup { settings: REAPING, ..Setup::synced(5) }).await;

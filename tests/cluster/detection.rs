@@ -1,5 +1,5 @@
-//! Who is thought to be alive, and that being wrong about it harms nobody: nodes that die, stall, flap, or
-//! are reachable one way only, with clients at work at all others (design, section 5; decision 0005).
+//! Failure detection, and that its mistakes do no harm: nodes that die, stall, flap, or are
+//! reachable one way only, with clients at work on all others (docs/decisions/0005).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -15,18 +15,18 @@ use crate::harness::{Cluster, Setup, eventually, name_of};
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 /// The time after a fault in which requests may be slow: with a one-way cut, three greetings.
 const FIRST_SECONDS: Duration = Duration::from_millis(2500);
-/// `timeouts.replica_ms`: a request that takes as long has waited for somebody who is gone.
+/// `timeouts.replica_ms`: a request that takes this long has waited for a node that is gone.
 const REPLICA_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Cluster {
-    /// What a node shows of another.
+    /// How a node sees another.
     async fn seen(&self, by: usize, other: usize) -> Option<Value> {
         let answer = self.at(by).get("/cluster").try_answer().await.ok()?;
         let nodes = answer.json()["nodes"].as_array().unwrap().clone();
         nodes.into_iter().find(|node| node["node"] == name_of(other).as_str())
     }
 
-    /// Waits until a node shows another as wanted, and tells how long that took.
+    /// Waits until a node shows another as wanted, and returns how long that took.
     async fn wait_shows(
         &self,
         by: usize,
@@ -44,7 +44,7 @@ impl Cluster {
     }
 }
 
-/// Clients at work at all nodes but those excused, half of them writing, each as fast as it can.
+/// Clients at work on all nodes except those allowed to fail, half of them writing, at full speed.
 struct Work {
     cluster: Arc<Cluster>,
     excused: Arc<AtomicUsize>,
@@ -53,7 +53,7 @@ struct Work {
     clients: JoinSet<Vec<Request>>,
 }
 
-/// What became of one request.
+/// The outcome of one request.
 struct Request {
     what: String,
     begun: Instant,
@@ -96,13 +96,13 @@ impl Work {
         work
     }
 
-    /// Clients of this node may fail from now on (0: of none).
-    fn excuse(&self, number: usize) {
+    /// From now on clients of this node may fail (0: of none).
+    fn allow_failures(&self, number: usize) {
         self.excused.store(number, Relaxed);
     }
 
-    /// Lets the clients work for a while: the test is about what happens meanwhile.
-    async fn go_on(&self, duration: Duration) {
+    /// Lets the clients work for a while.
+    async fn keep_working(&self, duration: Duration) {
         let (begun, before) = (Instant::now(), self.done.load(Relaxed));
         let enough = async || {
             let some = self.done.load(Relaxed) >= before + 50;
@@ -111,7 +111,7 @@ impl Work {
         eventually("the clients have worked", enough).await;
     }
 
-    /// Stops, and judges that no request failed. Returns all of them.
+    /// Stops, and checks that no request failed. Returns all of them.
     async fn stop_without_failures(mut self) -> Vec<Request> {
         self.stop.store(true, Relaxed);
         let mut all = Vec::new();
@@ -126,7 +126,8 @@ impl Work {
     }
 }
 
-/// Every key is written twice and read twice: more blind writes would be more siblings than a key may have.
+/// Every key is written twice and read twice: more blind writes would make more siblings than a key
+/// may have.
 async fn one_request(cluster: &Cluster, number: usize, client: usize, turn: usize) -> Request {
     let path = format!("/kv/steady/c{client}-{}", turn / 4);
     let node = cluster.at(number);
@@ -139,7 +140,7 @@ async fn one_request(cluster: &Cluster, number: usize, client: usize, turn: usiz
     Request { what: format!("{path} via n{number}, {took:?}: {answer:?}"), begun, took, failed }
 }
 
-/// The 99th percentile of how long requests took that began in a span of time.
+/// The 99th percentile latency of the requests that began in a span of time.
 fn p99(requests: &[Request], from: Instant, to: Instant) -> Duration {
     let began = |r: &&Request| r.begun >= from && r.begun < to;
     let mut took: Vec<Duration> = requests.iter().filter(began).map(|r| r.took).collect();
@@ -148,19 +149,20 @@ fn p99(requests: &[Request], from: Instant, to: Instant) -> Duration {
     took[(took.len() - 1) * 99 / 100]
 }
 
-/// One node stalls, then dies, then loses what it sends, what it is sent, and all that but with one
-/// neighbour: no request at the others fails, and after the first seconds none waits for it.
+/// One node stalls, then dies, then loses what it sends, what it receives, and all traffic except
+/// with one neighbour: no request at the others fails, and after the first seconds none waits for
+/// it.
 async fn no_request_fails_or_waits(nodes: usize) {
     let cluster = Cluster::start(Setup::of(nodes)).await;
     let work = Work::start(&cluster);
     let others: Vec<usize> = (2..=nodes).collect();
     let mut spans = Vec::new();
     let healthy = Instant::now();
-    work.go_on(Duration::from_secs(2)).await;
+    work.keep_working(Duration::from_secs(2)).await;
     spans.push(("healthy", healthy, Instant::now()));
     for fault in ["stalled", "dead", "unheard", "deaf", "cut off from n2"] {
         if fault != "cut off from n2" {
-            work.excuse(1);
+            work.allow_failures(1);
         }
         match fault {
             "stalled" => cluster.pause(1),
@@ -170,7 +172,7 @@ async fn no_request_fails_or_waits(nodes: usize) {
             _ => cluster.cut(&[1], &[2]).await,
         }
         let from = Instant::now() + FIRST_SECONDS;
-        work.go_on(FIRST_SECONDS + Duration::from_secs(2)).await;
+        work.keep_working(FIRST_SECONDS + Duration::from_secs(2)).await;
         spans.push((fault, from, Instant::now()));
         match fault {
             "stalled" => cluster.resume(1),
@@ -178,14 +180,17 @@ async fn no_request_fails_or_waits(nodes: usize) {
             _ => cluster.heal().await,
         }
         cluster.wait_all_up().await;
-        work.excuse(0);
-        work.go_on(Duration::from_millis(500)).await;
+        work.allow_failures(0);
+        work.keep_working(Duration::from_millis(500)).await;
     }
     let requests = work.stop_without_failures().await;
     for (what, from, to) in spans {
         let p99 = p99(&requests, from, to);
         eprintln!("{nodes} nodes, {what}: p99 {p99:?}");
-        assert!(p99 < REPLICA_TIMEOUT, "{what}: requests wait for who is gone, p99 {p99:?}");
+        assert!(
+            p99 < REPLICA_TIMEOUT,
+            "{what}: requests wait for a node that is gone, p99 {p99:?}"
+        );
     }
 }
 
@@ -200,7 +205,7 @@ async fn one_of_five_stalled_dead_or_cut_off_one_way_fails_no_request_and_slows_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_back_is_used_again_within_two_seconds() {
+async fn a_returning_node_is_used_again_within_two_seconds() {
     let cluster = Cluster::start(Setup::of(3)).await;
     for fault in ["killed", "stopped", "cut off"] {
         match fault {
@@ -224,13 +229,13 @@ async fn who_is_back_is_used_again_within_two_seconds() {
     }
 }
 
-/// Cut off and back again every other second, many times: no request fails, it is held back in the end, and
-/// when it stays it is used.
+/// Cut off and back every other second, many times: no request fails, the node is eventually held
+/// back, and it is used again once it stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flapping_node_does_no_harm_and_is_used_when_it_stays() {
     let cluster = Cluster::start(Setup::of(5)).await;
     let work = Work::start(&cluster);
-    work.excuse(1);
+    work.allow_failures(1);
     let mut ups = 0;
     for _ in 0..6 {
         cluster.cut(&[1], &[2, 3, 4, 5]).await;
@@ -252,9 +257,10 @@ async fn a_flapping_node_does_no_harm_and_is_used_when_it_stays() {
     work.stop_without_failures().await;
 }
 
-/// Node 2 hears of it by gossip although node 1 answers it: it is asked last, and forwards go elsewhere.
+/// Node 2 learns of it by gossip although node 1 answers it: node 1 is contacted last, and forwards
+/// go to other nodes.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_reach_this_node_is_suspected_and_shown() {
+async fn a_node_that_cannot_reach_this_one_is_suspected_and_shown() {
     let cluster = Cluster::start(Setup::of(3)).await;
     cluster.cut_one_way(&[1], &[2]).await;
     cluster.wait_state(1, 2, "down").await;
@@ -266,7 +272,7 @@ async fn who_cannot_reach_this_node_is_suspected_and_shown() {
     cluster.wait_shows(2, 1, |seen| seen["state"] == "up" && seen["reaches_us"] == true).await;
 }
 
-/// Nobody asks anything, and still a stalled node is noticed and its suspicion grows.
+/// Without any request, a stalled node is still noticed, and its suspicion grows.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_shows_what_gossip_tells_and_a_silent_node_becomes_suspect() {
     let cluster = Cluster::start(Setup::of(3)).await;
@@ -288,14 +294,14 @@ async fn the_cluster_shows_what_gossip_tells_and_a_silent_node_becomes_suspect()
     cluster.pause(3);
     let doubted = |seen: &Value| seen["state"] == "suspected" || seen["state"] == "down";
     let took = cluster.wait_shows(1, 3, doubted).await;
-    eprintln!("a silent node is doubted after {took:?}");
+    eprintln!("a silent node is suspected after {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
     cluster.wait_shows(1, 3, |seen| seen["suspicion"].as_f64().unwrap() > 8.0).await;
     cluster.resume(3);
     cluster.wait_shows(1, 3, |seen| seen["suspicion"].as_f64().unwrap() < 8.0).await;
 }
 
-/// Random bytes, truncated and empty datagrams: dropped, counted, and no harm done.
+/// Random bytes, truncated and empty datagrams: dropped, counted, harmless.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_datagrams_are_counted_and_change_nothing() {
     let cluster = Cluster::start(Setup::of(3)).await;
@@ -310,7 +316,7 @@ async fn hostile_datagrams_are_counted_and_change_nothing() {
                 hostile.send_to(&bytes, &target).await.unwrap();
             }
         }
-        // The system may lose some on the way.
+        // The kernel may drop some of them.
         let counts = cluster.at(2).get("/cluster").answer().await.json()["gossip"].clone();
         (counts["strangers"].as_u64() >= Some(100)).then_some(())
     })
@@ -318,7 +324,7 @@ async fn hostile_datagrams_are_counted_and_change_nothing() {
     cluster.wait_all_up().await;
 }
 
-/// Where UDP is not allowed, requests alone must do.
+/// Where UDP is blocked, requests alone must suffice.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_gossip_requests_tell_who_is_down() {
     let settings = "[gossip]\nenabled = false";

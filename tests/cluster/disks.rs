@@ -1,5 +1,5 @@
-//! Disks that fill up, and syncs that fail: reads go on, the node says what is wrong, and it comes back
-//! by itself.
+//! Disks that fill up, and syncs that fail: reads continue, the node says what is wrong, and it
+//! recovers by itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use crate::harness::{Cluster, Setup, eventually};
 use crate::http::Answer;
 use crate::load::read_all;
+use crate::ownership::wait_filled;
 use crate::small_disk::Disk;
-use crate::sweep::wait_filled;
 
 async fn readyz(cluster: &Cluster, number: usize) -> Option<Answer> {
     cluster.at(number).get("/readyz").try_answer().await.ok()
 }
 
-/// Waits until a node's readiness says all of this.
+/// Waits until a node's readiness answer contains all these words.
 async fn says(cluster: &Cluster, number: usize, status: u16, words: &[&str]) {
     eventually(&format!("/readyz of n{number} says {words:?}"), async || {
         let answer = readyz(cluster, number).await?;
@@ -34,7 +34,8 @@ async fn takes_writes(cluster: &Cluster, number: usize, key: &str) {
     eventually(&format!("n{number} takes writes"), taken).await;
 }
 
-/// Three nodes, of which the first has a disk that can be filled; `None` if that cannot be had here.
+/// Three nodes, the first of which has a disk that can be filled; `None` if that is impossible
+/// here.
 async fn start_on_a_small_disk() -> Option<(Arc<Cluster>, Disk)> {
     let disk = std::sync::Mutex::new(None);
     let storage = "disk_free_bytes_min = 33554432\n";
@@ -61,12 +62,12 @@ async fn a_node_on_a_full_disk_reads_and_deletes_and_starts_and_recovers() {
         assert_eq!(put(&cluster, 2, &format!("{key}?w=3")).await, 204);
     }
     let held = async || cluster.data_dir(1).join("reserve").exists().then_some(());
-    eventually("room is held back", held).await;
+    eventually("disk space is reserved", held).await;
     for (round, (gone, late)) in keys.iter().zip(&keys[4..]).take(2).enumerate() {
         disk.fill();
         says(&cluster, 1, 200, &["\"writable\":false", "disk_free_bytes_min"]).await;
         if round == 1 {
-            cluster.kill(1); // and it starts where there is no room
+            cluster.kill(1); // and it starts on a full disk
             cluster.restart(1).await;
         }
         assert_eq!(cluster.at(1).get(&format!("/kv/{gone}")).answer().await.status, 200);
@@ -81,13 +82,13 @@ async fn a_node_on_a_full_disk_reads_and_deletes_and_starts_and_recovers() {
         disk.empty();
         says(&cluster, 1, 200, &["\"writable\":true"]).await;
         takes_writes(&cluster, 1, late).await;
-        eventually("room is held back again", held).await;
+        eventually("disk space is reserved again", held).await;
     }
     let log = cluster.log(1);
-    assert!(!log.contains("the store failed"), "it never came to that");
+    assert!(!log.contains("the store failed"), "the store must not fail");
 }
 
-/// Five writes through each node, all acknowledged by all.
+/// Five writes through each node, each acknowledged by all nodes.
 async fn written(cluster: &Cluster) -> Vec<String> {
     let keys: Vec<String> = (0..15).map(|at| format!("fail/k{at}")).collect();
     for (at, key) in keys.iter().enumerate() {
@@ -130,7 +131,7 @@ async fn a_store_that_cannot_be_opened_again_yet_gives_reads_and_says_why() {
     let cluster = start().await;
     let keys = written(&cluster).await;
     let obstacle = cluster.data_dir(1).join("reopened");
-    std::fs::create_dir(&obstacle).unwrap(); // the proof that the disk works cannot be put there
+    std::fs::create_dir(&obstacle).unwrap(); // the file that proves that the disk works cannot be created
     cluster.set_disk_fault(1, r#"{"syncs_fail": true}"#).await;
     let mine = &cluster.keys_where("late", 1, |list| list[0] == 1)[0];
     assert_ne!(put(&cluster, 1, &format!("{mine}?w=3&sloppy=false")).await, 204);
@@ -141,8 +142,8 @@ async fn a_store_that_cannot_be_opened_again_yet_gives_reads_and_says_why() {
         assert_eq!(read.status, 200, "{key}: {}", read.text());
     }
     assert_eq!(put(&cluster, 1, &keys[0]).await, 503);
-    assert_eq!(put(&cluster, 2, &keys[0]).await, 204, "the others go on");
-    assert_eq!(cluster.at(1).get("/livez").answer().await.status, 200, "it may come back yet");
+    assert_eq!(put(&cluster, 2, &keys[0]).await, 204, "the others continue");
+    assert_eq!(cluster.at(1).get("/livez").answer().await.status, 200, "it may still recover");
     std::fs::remove_dir(&obstacle).unwrap();
     cluster.wait_ready(1).await;
     takes_writes(&cluster, 1, &keys[1]).await;
@@ -203,7 +204,7 @@ async fn a_node_is_filled_from_a_peer_whose_disk_is_full() {
     }
     disk.fill();
     says(&cluster, 1, 200, &["\"writable\":false", "disk_free_bytes_min"]).await;
-    // It cannot be filled from n1 before it holds what n1 lacks.
+    // It cannot fill from n1 before it holds what n1 lacks.
     cluster.cut(&[1], &[3]).await;
     cluster.kill(3);
     cluster.wipe(3);

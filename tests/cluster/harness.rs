@@ -1,8 +1,7 @@
-//! A cluster of real `quorate` processes in a temporary directory, and all that can be done to it:
-//! kill -9, SIGSTOP, SIGTERM, restart, wipe, cut. Nothing outlives the test.
+//! A cluster of real `quorate` processes in a temporary directory, and what can be done to it: kill
+//! -9, SIGSTOP, SIGTERM, restart, wipe, cut. Nothing outlives the test.
 //!
-//! Nodes are numbers: node 1 is `n1`. Whatever takes time is waited for by asking again, within a
-//! bound.
+//! Nodes are numbered: node 1 is `n1`. Whatever takes time is polled for, within a bound.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,17 +21,17 @@ use crate::http::Node;
 use crate::links;
 use crate::process::{Process, Shape};
 
-/// The cluster's id and key, known to the tests so that they can open contexts.
+/// The cluster's id and key, fixed so that the tests can open contexts.
 const CLUSTER_ID: &str = "tests";
 const KEY: [u8; 32] = [0x5a; 32];
 const PARTITIONS: u32 = 64;
 /// Many nodes share this machine.
 const SMALL_CACHES: &str = "[storage]\nblock_cache_bytes = 8388608\nrow_cache_bytes = 4194304\n\
     memtable_bytes = 8388608\n";
-/// Tests that run at a time: the nodes share few cores.
-static TURNS: Semaphore = Semaphore::const_new(1);
+/// Concurrent tests: the nodes share few cores.
+static TEST_SLOTS: Semaphore = Semaphore::const_new(1);
 /// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the nodes of a test are configured.
 pub(crate) struct Setup {
@@ -47,7 +46,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// So many nodes with the defaults, but for acknowledgements that wait for no sync.
+    /// This many nodes with the defaults, except that acknowledgements do not wait for a sync.
     pub(crate) fn of(nodes: usize) -> Self {
         Self { nodes, durability: "buffered", settings: "", storage: "" }
     }
@@ -68,7 +67,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts nodes, forms the cluster and waits until all are ready and know each other.
+    /// Starts nodes, forms the cluster and waits until all are ready and see each other.
     pub(crate) async fn start(setup: Setup) -> Arc<Self> {
         let cluster = Self::start_unformed(setup).await;
         cluster.form();
@@ -111,17 +110,17 @@ impl Cluster {
         .await
     }
 
-    /// Starts nodes, and no more.
+    /// Starts nodes without forming a cluster.
     pub(crate) async fn start_unformed(setup: Setup) -> Arc<Self> {
         Self::start_in(setup, |_, _| ()).await
     }
 
-    /// Likewise, after `prepare` has seen to the directory of each node.
+    /// Likewise, after `prepare` has prepared the directory of each node.
     pub(crate) async fn start_in(
         setup: Setup,
         prepare: impl Fn(usize, &std::path::Path),
     ) -> Arc<Self> {
-        let turn = TURNS.acquire().await.unwrap();
+        let turn = TEST_SLOTS.acquire().await.unwrap();
         let member =
             |number| Member { node: name_of(number), zone: name_of(number).to_string(), weight: 1 };
         let members = (1..=setup.nodes).map(member).collect();
@@ -149,7 +148,7 @@ impl Cluster {
         cluster
     }
 
-    /// A second process under a node's name, with ports and a directory of its own below `parent`; not
+    /// A second process under a node's name, with its own ports and a directory below `parent`; not
     /// launched yet.
     pub(crate) fn twin(&self, number: usize, parent: &Path) -> Process {
         let twin = Process::new(parent, number);
@@ -182,7 +181,7 @@ impl Cluster {
         self.process(number).ended()
     }
 
-    /// Forgets the process of a node that has ended by itself.
+    /// Lets go of the process of a node that has ended by itself.
     pub(crate) fn forget(&self, number: usize) {
         self.process(number).forget();
     }
@@ -216,7 +215,7 @@ impl Cluster {
         list.iter().map(|node| node.as_str()[1..].parse().unwrap()).collect()
     }
 
-    /// Keys of a bucket whose preference list is as wanted.
+    /// Keys of a bucket whose preference list satisfies a condition.
     pub(crate) fn keys_where(
         &self,
         bucket: &str,
@@ -225,11 +224,11 @@ impl Cluster {
     ) -> Vec<String> {
         let keys = (0..100 * count).map(|at| format!("{bucket}/k{at}"));
         let keys: Vec<_> = keys.filter(|key| wanted(&self.preference(key))).take(count).collect();
-        assert_eq!(keys.len(), count, "keys that live where the test wants them");
+        assert_eq!(keys.len(), count, "keys placed where the test needs them");
         keys
     }
 
-    /// Who keeps what.
+    /// The layout of the cluster.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -246,12 +245,12 @@ impl Cluster {
         Store::open(&self.data_dir(number), options).unwrap()
     }
 
-    /// Opens the contexts that the cluster gives out.
+    /// Keys to open the contexts that the cluster gives out.
     pub(crate) fn contexts(&self) -> ContextKeys {
         ContextKeys::new(CLUSTER_ID, &[KEY])
     }
 
-    /// Where a node's clients connect.
+    /// The address for a node's clients.
     pub(crate) fn client_addr(&self, number: usize) -> SocketAddr {
         self.process(number).client_addr
     }
@@ -266,17 +265,17 @@ impl Cluster {
         self.process(number).usage()
     }
 
-    /// How many files a node may have open, from its next launch on.
+    /// Limits the open files of a node, from its next launch on.
     pub(crate) fn limit_descriptors(&self, number: usize, max: u32) {
         self.process(number).limit_descriptors(max);
     }
 
-    /// Where a node's data lies.
+    /// A node's data directory.
     pub(crate) fn data_dir(&self, number: usize) -> PathBuf {
         self.process(number).data_dir()
     }
 
-    /// Where a node's configuration is.
+    /// The path of a node's configuration.
     pub(crate) fn config(&self, number: usize) -> PathBuf {
         self.process(number).config()
     }
@@ -296,7 +295,7 @@ impl Cluster {
         self.process(number).is_running()
     }
 
-    /// Whether a node runs and answers.
+    /// Whether a node runs and is not paused.
     pub(crate) fn is_awake(&self, number: usize) -> bool {
         self.is_running(number) && !self.is_paused(number)
     }
@@ -326,7 +325,8 @@ impl Cluster {
         self.process(number).signal(signal);
     }
 
-    /// SIGTERM: waits until the process ended by itself, and tells how and how long that took.
+    /// SIGTERM: waits until the process has ended by itself; returns its status and how long it
+    /// took.
     pub(crate) async fn terminate(&self, number: usize) -> (ExitStatus, Duration) {
         let process = self.process(number);
         process.signal("TERM");
@@ -366,7 +366,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until a node sees so many others in a state.
+    /// Waits until a node sees this many others in a state.
     pub(crate) async fn wait_sees(&self, number: usize, state: &str, count: usize) {
         eventually(&format!("n{number} sees {count} nodes {state}"), async || {
             let answer = self.at(number).get("/cluster").try_answer().await.ok()?;
@@ -377,8 +377,8 @@ impl Cluster {
         .await;
     }
 
-    /// Cuts two groups of nodes off from each other; nodes in neither hear everybody. Every cut
-    /// replaces the last one of the same nodes.
+    /// Cuts two groups of nodes off from each other; nodes in neither are not affected. Every cut
+    /// replaces the previous one of the same nodes.
     pub(crate) async fn cut(&self, these: &[usize], those: &[usize]) {
         for (ours, theirs) in [(these, those), (those, these)] {
             for number in ours {
@@ -387,7 +387,7 @@ impl Cluster {
         }
     }
 
-    /// Loses what the one group sends to the other.
+    /// Drops what one group sends to the other.
     pub(crate) async fn cut_one_way(&self, from: &[usize], to: &[usize]) {
         for number in from {
             self.set_cuts(*number, &[], to).await;
@@ -414,15 +414,15 @@ impl Cluster {
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
 
-    /// Has a node's disk fail, until its process is another one.
+    /// Makes a node's disk fail until its process is replaced.
     pub(crate) async fn set_disk_fault(&self, number: usize, fault: &str) {
         assert!(self.try_disk_fault(number, fault).await, "n{number} takes no {fault}");
     }
 
-    /// The same with a node that may not answer. Whether it did.
+    /// The same for a node that may not answer. Returns whether it did.
     pub(crate) async fn try_disk_fault(&self, number: usize, fault: &str) -> bool {
         let base = format!("http://{}", self.process(number).peer_addr);
-        let hook = Node::new(self.http.clone(), base).patient_for(Duration::from_secs(2));
+        let hook = Node::new(self.http.clone(), base).with_timeout(Duration::from_secs(2));
         let answer = hook.put("/fault/disk").value(fault.to_owned()).try_answer().await;
         answer.is_ok_and(|answer| answer.status == 204)
     }
@@ -432,8 +432,7 @@ impl Cluster {
         self.process(number).pid()
     }
 
-    /// A node that is not awake is passed over: the other end of a cut is told too, and that is
-    /// enough.
+    /// A node that is not running is skipped: the other end of a cut is told too, which suffices.
     async fn set_cuts(&self, number: usize, cut_in: &[usize], cut_out: &[usize]) {
         if !self.is_awake(number) {
             return;
@@ -455,8 +454,8 @@ pub(crate) fn name_of(number: usize) -> NodeId {
     NodeId::parse(&format!("n{number}")).unwrap()
 }
 
-/// Launches a node that cannot start, and returns what it says.
-pub(crate) async fn says_at_start(cluster: &Cluster, number: usize) -> String {
+/// Launches a node that cannot start, and returns its log.
+pub(crate) async fn log_of_failed_start(cluster: &Cluster, number: usize) -> String {
     let before = cluster.log(number).len();
     cluster.launch(number);
     let status = eventually("the node ends", async || cluster.ended(number)).await;
@@ -465,23 +464,23 @@ pub(crate) async fn says_at_start(cluster: &Cluster, number: usize) -> String {
     cluster.log(number)[before..].to_owned()
 }
 
-/// Asks again and again until there is something.
+/// Polls until there is a result.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, ask).await
+    within(TIMEOUT, what, ask).await
 }
 
-/// Likewise, with another patience.
+/// Likewise, with another timeout.
 pub(crate) async fn within<T>(
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(found) = ask().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

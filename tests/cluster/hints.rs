@@ -1,4 +1,4 @@
-//! Hints: kept while a home replica is gone, delivered when it is back, gone afterwards, never
+//! Hints: kept while a home replica is down, delivered when it is back, dropped afterwards, never
 //! lost, and never mistaken for a "not found".
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::{Record, View};
 
-/// Writes to each key, blind, through a home replica of it that is awake.
+/// Writes blindly to each key, through a home replica of it that is running.
 async fn write_all(cluster: &Cluster, record: &Record, keys: &[String]) -> usize {
     let mut hints = 0;
     for key in keys {
@@ -41,11 +41,11 @@ async fn hints_for_a_dead_home_replica_are_delivered_after_its_restart_and_then_
     }
 }
 
-/// The fallback dies again and again while it hands over, and its hints arrive all the same.
+/// The fallback crashes repeatedly during handoff, and its hints still arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fallback_killed_amid_handoff_loses_no_hint() {
     let cluster = Cluster::start(Setup::synced(5)).await;
-    // n1 is home, n5 the first fallback: it will hold all the hints, of several pages of handoff.
+    // n1 is home, n5 the first fallback: it will hold all the hints, several pages of handoff.
     let keys = cluster.keys_where("amid", 400, |list| list[..3].contains(&1) && list[3] == 5);
     let value = |key: &str| key.repeat(4000);
     cluster.kill(1);
@@ -59,8 +59,8 @@ async fn a_fallback_killed_amid_handoff_loses_no_hint() {
     cluster.restart(1).await;
     let mut interruptions = 0;
     while kept > 0 && interruptions < 5 {
-        // As soon as something has arrived, more is on its way.
-        eventually("handoff is under way", async || {
+        // Once something has arrived, more is in flight.
+        eventually("handoff is in progress", async || {
             let (before, now) = (kept, cluster.hint_keys(5).await);
             kept = now;
             (now < before).then_some(())
@@ -80,7 +80,7 @@ async fn a_fallback_killed_amid_handoff_loses_no_hint() {
     assert_eq!(cluster.hint_keys(5).await, 0);
 }
 
-/// An entry node without any home replica: empty fallbacks must not make a 404, full ones may
+/// An entry node without any home replica: empty fallbacks must not cause a 404, full ones may
 /// answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
@@ -99,7 +99,7 @@ async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
         }
         cluster.heal().await;
     }
-    // The other fallback must not deliver its hint before it was read.
+    // The other fallback must not deliver its hint before it is read.
     let list = cluster.preference(new);
     cluster.cut(&list[3..], &list[..3]).await;
     let put = record.add(&far, new, &View::default()).await.unwrap();
@@ -115,7 +115,7 @@ async fn with_all_home_replicas_cut_off_reads_fail_and_writes_are_hinted() {
     record.check_final(new, &left);
 }
 
-/// The same with the home replicas dead, and a client that asks the only nodes left.
+/// The same with the home replicas down, and a client that asks the only nodes left.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_home_replicas_dead_no_key_is_called_never_written() {
     let cluster = Cluster::start(Setup::synced(5)).await;
@@ -146,7 +146,7 @@ async fn with_all_home_replicas_dead_no_key_is_called_never_written() {
     }
 }
 
-/// What a sync point says, waiting for it as long as that.
+/// What a sync point reports, waiting for it up to this long.
 async fn look(cluster: &Cluster, through: usize, id: &str, timeout_ms: u64) -> Value {
     let path = format!("/hints/sync-points/{id}?timeout_ms={timeout_ms}");
     let answer = cluster.at(through).get(&path).answer().await;
@@ -186,7 +186,7 @@ async fn a_sync_point_tells_when_everything_hinted_before_it_is_delivered() {
     for key in &keys {
         assert_eq!(cluster.inspect(1, key).await.states()[&2], "ok", "{key} was delivered");
     }
-    // With nothing hinted, one that is made now is done at once.
+    // If nothing is hinted, a new sync point is done at once.
     let done = look(&cluster, 5, &make(4).await, 1).await;
     assert_eq!(done["delivered"], true, "{done}");
 }

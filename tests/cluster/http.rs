@@ -1,4 +1,4 @@
-//! A client: one request, one answer, as the contract says it.
+//! A client: one request, one answer, as in the HTTP contract.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ pub(crate) struct Node {
     pub(crate) http: reqwest::Client,
     pub(crate) base: String,
     /// How long a client waits for an answer.
-    pub(crate) patience: Duration,
+    pub(crate) timeout: Duration,
 }
 
 impl Node {
-    /// A node with the patience of an ordinary client.
+    /// A node with the timeout of an ordinary client.
     pub(crate) fn new(http: reqwest::Client, base: String) -> Self {
-        Self { http, base, patience: Duration::from_secs(15) }
+        Self { http, base, timeout: Duration::from_secs(15) }
     }
 
-    /// The same for clients of another patience.
-    pub(crate) fn patient_for(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    /// The same with another timeout.
+    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     pub(crate) fn get(&self, path: &str) -> Ask {
@@ -44,11 +44,11 @@ impl Node {
 
     fn ask(&self, method: Method, path: &str) -> Ask {
         let url = format!("{}{path}", self.base);
-        Ask(self.http.request(method, url).timeout(self.patience))
+        Ask(self.http.request(method, url).timeout(self.timeout))
     }
 }
 
-/// A request under way.
+/// A request being built.
 pub(crate) struct Ask(reqwest::RequestBuilder);
 
 impl Ask {
@@ -60,7 +60,7 @@ impl Ask {
         Self(self.0.header(name, value))
     }
 
-    /// Sends back what the client saw, if it saw anything.
+    /// Sends back the context of what the client saw, if any.
     pub(crate) fn context(self, context: Option<&str>) -> Self {
         match context {
             Some(context) => self.header("Quorate-Context", context),
@@ -68,7 +68,7 @@ impl Ask {
         }
     }
 
-    /// The answer; there must be one.
+    /// The answer; fails the test if there is none.
     pub(crate) async fn answer(self) -> Answer {
         self.try_answer().await.unwrap()
     }
@@ -82,7 +82,7 @@ impl Ask {
     }
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -124,7 +124,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// What a failed write says that it left behind.
+    /// The outcome that a failed write reports.
     pub(crate) fn outcome(&self) -> String {
         let outcome = &self.json()["outcome"];
         outcome.as_str().unwrap_or_else(|| panic!("no outcome in {}", self.text())).to_owned()

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::harness::{Cluster, Setup};
 use crate::load::put_all;
 
-/// All keys of a bucket that begin with a prefix, page by page, and whether every page was complete.
+/// All keys of a bucket that begin with a prefix, page by page, and whether every page was
+/// complete.
 async fn list(
     cluster: &Cluster,
     through: usize,
@@ -58,7 +59,7 @@ async fn keys_are_listed_in_order_while_any_one_node_is_down() {
     }
 }
 
-/// With most nodes down nobody can know, and the answer says so.
+/// With most nodes down the list cannot be complete, and the answer says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_from_too_few_replicas_is_not_called_complete() {
     let (cluster, names) = listed().await;

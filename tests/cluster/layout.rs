@@ -1,7 +1,7 @@
-//! Another layout than the one that data was placed by: refused, with the words what to do, before any key
-//! is looked for where it is not.
+//! A layout other than the one the data was placed by is refused, saying what to do, before any key
+//! is looked up on the wrong node.
 
-use crate::harness::{Cluster, Setup, eventually, says_at_start};
+use crate::harness::{Cluster, Setup, eventually, log_of_failed_start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_does_not_start_where_keys_would_have_other_homes() {
@@ -21,11 +21,11 @@ async fn a_node_does_not_start_where_keys_would_have_other_homes() {
         let changed = changed.replacen("version = 1", "version = 2", 1);
         assert_ne!(changed, was);
         cluster.configure(2, &changed);
-        let said = says_at_start(&cluster, 2).await;
+        let said = log_of_failed_start(&cluster, 2).await;
         assert!(said.contains("the layout was changed") && said.contains("n3"), "{said}");
         assert!(said.contains("give [layout] back what it had"), "{said}");
     }
-    // Zones by other names and another version move nothing, wherever all nodes have them.
+    // Renaming zones or another version moves nothing, if all nodes have the same ones.
     for number in cluster.all() {
         let before = if number == 2 { was.clone() } else { cluster.configuration(number) };
         let changed = before.replace("zone = \"", "zone = \"room-");

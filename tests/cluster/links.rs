@@ -1,5 +1,5 @@
-//! Slow links: a proxy in front of each node's peer port that lets so many bytes a second through, each
-//! way, and delays them.
+//! Slow links: a proxy in front of each node's peer port that limits the bytes per second each way,
+//! and delays them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// What a link lets through.
+/// The shape of a link.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) bytes_per_s: u64,
@@ -21,11 +21,11 @@ pub(crate) struct Shape {
 pub(crate) const FAST_ETHERNET: Shape =
     Shape { bytes_per_s: 12_500_000, delay: Duration::from_millis(2) };
 
-/// Read from one end at once, and in the queue between both ends at most.
+/// Bytes read from one end at once, and pieces queued between both ends at most.
 const PIECE_BYTES: usize = 16 << 10;
 const QUEUED_PIECES: usize = 32;
 
-/// A wire in one direction: shared by all connections.
+/// One direction of a wire, shared by all connections.
 #[derive(Clone)]
 struct Wire {
     shape: Shape,
@@ -37,7 +37,7 @@ impl Wire {
         Self { shape, free_at: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// When so many more bytes will have arrived at the other end.
+    /// When this many more bytes will have arrived at the other end.
     fn arrival(&self, bytes: usize) -> Instant {
         let mut free_at = self.free_at.lock().unwrap();
         let takes = Duration::from_micros(bytes as u64 * 1_000_000 / self.shape.bytes_per_s);
@@ -46,7 +46,7 @@ impl Wire {
     }
 }
 
-/// Listens on a port of its own for a node's peers. Where it does.
+/// Listens on a separate port for a node's peers. Returns its address.
 pub(crate) fn before(node: SocketAddr, shape: Shape) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Clients at work: they read a key, add an element to what they were shown, and go on to the next.
+//! Clients at work: each reads a key, adds an element to what it was shown, and moves on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,7 +16,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// So many clients, each through one node after the other, each on one key after the other.
+    /// This many clients, each cycling through nodes and keys.
     pub(crate) fn start(
         cluster: &Arc<Cluster>,
         record: &Arc<Record>,
@@ -36,7 +36,7 @@ impl Load {
                     let key = &keys[turn / 2 % keys.len()];
                     match record.read(&node, key, 2).await {
                         Some(seen) => drop(record.add(&node, key, &seen).await),
-                        // Nobody there: do not turn this loop into a load of its own.
+                        // No quorum: back off, so that this loop does not become a load of its own.
                         None => tokio::time::sleep(Duration::from_millis(10)).await,
                     }
                 }
@@ -45,7 +45,7 @@ impl Load {
         load
     }
 
-    /// Stops all clients; what they found wrong comes up here.
+    /// Stops all clients; fails if one of them found something wrong.
     pub(crate) async fn stop(mut self) {
         self.stop.store(true, Relaxed);
         while let Some(ended) = self.clients.join_next().await {
@@ -54,14 +54,14 @@ impl Load {
     }
 }
 
-/// Waits until so many more writes were acknowledged.
+/// Waits until this many more writes were acknowledged.
 pub(crate) async fn acked_more(record: &Record, count: usize) {
     let before = record.acked();
     let enough = async || (record.acked() >= before + count).then_some(());
     eventually("enough writes are acknowledged", enough).await;
 }
 
-/// Reads every key back on every node and judges what is left.
+/// Reads every key back through every node and judges the result.
 pub(crate) async fn check_all(cluster: &Cluster, record: &Record) {
     for key in record.keys() {
         for number in cluster.all() {
@@ -73,7 +73,7 @@ pub(crate) async fn check_all(cluster: &Cluster, record: &Record) {
     }
 }
 
-/// Writes each key once, blind, through these nodes in turn, and must succeed.
+/// Writes each key once, blindly, through these nodes in turn; every write must succeed.
 pub(crate) async fn put_all(
     cluster: &Arc<Cluster>,
     keys: &[String],

@@ -1,11 +1,11 @@
-//! What the cluster promises, tested with real processes: kill -9, SIGSTOP, SIGTERM, partitions,
-//! wiped disks and overload, with clients at work all the while (design, sections 5, 8 and 9).
-//! Histories are judged by the same oracle as the simulator's.
+//! The cluster's promises, tested with real processes: kill -9, SIGSTOP, SIGTERM, partitions, wiped
+//! disks and overload, with clients at work throughout. Histories are judged by the simulator's
+//! oracle.
 //!
-//! One cluster runs at a time, since the nodes share few cores. How to make a longer storm:
+//! One cluster runs at a time, since the nodes share few cores. For a longer storm see
 //! `scripts/storm.sh --help`.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected shall fail")]
+#![allow(clippy::unwrap_used, reason = "a test must fail on anything unexpected")]
 
 mod away;
 mod backup;
@@ -17,16 +17,16 @@ mod crash;
 mod deletes;
 mod detection;
 mod disks;
-mod doubt;
 mod harness;
 mod hints;
 mod http;
+mod inspect;
 mod keys;
 mod layout;
 mod links;
 mod load;
-mod look;
 mod overload;
+mod ownership;
 mod partition;
 #[path = "../common/process.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the other tests")]
@@ -34,9 +34,9 @@ mod process;
 mod record;
 mod replicas;
 mod restore;
+mod self_check;
 mod sloppy;
 mod small_disk;
 mod stop;
 mod storm;
-mod sweep;
 mod wipe;

@@ -1,4 +1,5 @@
-//! More than the node takes on: refused at once with a clear answer, and over when the load is.
+//! More load than the node accepts: refused at once with a clear answer, and recovered from when
+//! the load ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::harness::{Cluster, PATIENCE, Setup, eventually};
+use crate::harness::{Cluster, Setup, TIMEOUT, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_at_once_and_the_node_recovers() {
@@ -21,7 +22,7 @@ async fn overload_is_refused_at_once_and_the_node_recovers() {
             let begun = Instant::now();
             for turn in 0.. {
                 let enough = refused.load(Relaxed) > 500 && done.load(Relaxed) > 500;
-                if enough || begun.elapsed() > PATIENCE {
+                if enough || begun.elapsed() > TIMEOUT {
                     break;
                 }
                 let path = format!("/kv/over/c{client}t{turn}");
@@ -47,8 +48,8 @@ async fn overload_is_refused_at_once_and_the_node_recovers() {
         });
     }
     let acked: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
-    assert!(refused.load(Relaxed) > 0, "the load was no overload");
-    assert!(!acked.is_empty(), "overload must not starve everybody");
+    assert!(refused.load(Relaxed) > 0, "the load did not overload the node");
+    assert!(!acked.is_empty(), "overload must not starve all clients");
     for number in cluster.all() {
         let path = format!("/kv/over/after{number}");
         let works = async || {

@@ -1,4 +1,4 @@
-//! A cluster cut in two goes on on both sides, and shows what happened afterwards.
+//! Both sides of a partition keep working, and their writes are visible afterwards.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,13 +22,18 @@ async fn both_sides_of_a_partition_take_writes_and_one_write_resolves_them_every
             let put = record.add(&cluster.at(through), key, &View::default()).await.unwrap();
             assert_eq!(put.status, 204, "{key} through n{through}: {}", put.text());
             let read = record.read(&cluster.at(through), key, 2).await;
-            assert_eq!(read.unwrap().elements.len(), 1, "the other side is not to be seen");
+            assert_eq!(
+                read.unwrap().elements.len(),
+                1,
+                "the other side's writes must not be visible"
+            );
         }
     }
     cluster.heal().await;
     cluster.wait_all_up().await;
     for (at, key) in keys.iter().enumerate() {
-        // The left side has two nodes for three slots: hints alone cannot reach every home replica.
+        // The left side has two nodes for three copies: hints alone cannot reach every home
+        // replica.
         cluster.wait_settled(1, key).await;
         for number in cluster.all() {
             let read = cluster.at(number).get(&format!("/kv/{key}")).answer().await;
@@ -60,7 +65,7 @@ impl Cluster {
         put.json()
     }
 
-    /// Waits until all nodes have the same properties, and tells them.
+    /// Waits until all nodes have the same properties, and returns them.
     async fn agreed_properties(&self, bucket: &str) -> Value {
         eventually("all nodes agree on the bucket", async || {
             let first = self.properties(1, bucket).await;
@@ -103,7 +108,7 @@ async fn bucket_properties_are_known_within_a_second_survive_and_agree_after_a_p
     cluster.heal().await;
     assert_eq!(cluster.agreed_properties("b").await, later, "the later change holds");
 
-    // One that was dead hears of it when it is back.
+    // A node that was down learns of it when it is back.
     cluster.kill(3);
     let last = cluster.set_properties(1, "b", &json!({"n": 1})).await;
     cluster.restart(3).await;

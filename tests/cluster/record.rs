@@ -1,11 +1,11 @@
-//! What the clients of a test did and saw, judged by the simulator's oracle.
+//! A record of what the clients of a test did and saw, judged by the simulator's oracle.
 //!
 //! Every value is a set of elements, a JSON array whose last element names the write itself:
 //! `["k:w3", "k:w7", "k:w9"]` is write 9 to key `k`, by a client that was shown 3 and 7. So a value
-//! tells all that its write saw, and that nothing was lost, invented or brought back can be seen
-//! without any version vector. A client may also leave elements out, knowingly.
+//! names everything that its write saw, and whether anything was lost, invented or resurrected can
+//! be checked without any version vector. A client may also leave elements out deliberately.
 //!
-//! Each key has an oracle of its own, so that judging costs what the key's history holds.
+//! Each key has its own oracle, so that judging a key only costs its own history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,12 +18,12 @@ use quorate_sim::oracle::{Answer as Judged, Oracle, Read, Sight, Verdict};
 
 use crate::harness::{Cluster, name_of};
 use crate::http::{Answer, Node, Shown};
-use crate::look::Inspection;
+use crate::inspect::Inspection;
 
-/// How many attempts at a write the oracle is told of: an entry node forwards a write anew when its
-/// coordinator falls silent, so that it may be minted twice, under two dots (design, section 4, the
-/// exception to promise 3). The oracle then excuses copies that come up late; [`State::judge_dots`]
-/// excuses nothing.
+/// How many attempts at a write the oracle is told of: an entry node forwards a write again when
+/// its coordinator falls silent, so that it may be minted twice, under two dots (the exception to
+/// promise 3). The oracle then excuses copies that come up late; [`State::judge_dots`] excuses
+/// nothing.
 const ATTEMPTS: usize = 2;
 
 /// The history of one test.
@@ -42,7 +42,7 @@ struct State {
     /// What each write's context covered.
     sent: BTreeMap<WriteNo, Clock>,
     acked: BTreeSet<WriteNo>,
-    /// Elements that a write left out, whatever became of that write.
+    /// Elements that a write left out, whether or not that write succeeded.
     removed: BTreeSet<WriteNo>,
     /// Those whose removal was acknowledged.
     removed_surely: BTreeSet<WriteNo>,
@@ -57,7 +57,7 @@ pub(crate) struct View {
     context: Option<String>,
 }
 
-/// What is left of a key in the end.
+/// The final state of a key.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     /// All siblings that any home replica holds, with their dots.
@@ -66,19 +66,19 @@ pub(crate) struct Left {
     pub(crate) dots: BTreeMap<usize, Vec<String>>,
 }
 
-/// What was found wrong with a key in the end, in numbers and in words.
+/// What was found wrong with the final state of a key, in numbers and in words.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Acknowledged elements that are gone and that nobody removed.
+    /// Acknowledged elements that are gone although no client removed them.
     pub(crate) lost: usize,
-    /// Elements and values that nobody sent.
+    /// Elements and values that no client sent.
     pub(crate) phantom: usize,
     /// Siblings that an acknowledged write had superseded.
     pub(crate) resurrected: usize,
     /// Copies under a dot that nothing superseded of writes that were superseded: see [`ATTEMPTS`].
     pub(crate) twins: usize,
     /// Each finding, and what the oracle says.
-    pub(crate) stories: Vec<String>,
+    pub(crate) details: Vec<String>,
 }
 
 impl Findings {
@@ -88,7 +88,7 @@ impl Findings {
         self.phantom += other.phantom;
         self.resurrected += other.resurrected;
         self.twins += other.twins;
-        self.stories.extend(other.stories);
+        self.details.extend(other.details);
     }
 }
 
@@ -99,7 +99,7 @@ impl From<&Inspection> for Left {
 }
 
 impl Record {
-    /// Nothing was done yet. Buckets keep `n` replicas.
+    /// An empty record. Buckets keep `n` replicas.
     pub(crate) fn new(cluster: &Cluster, n: u16) -> Self {
         Self { contexts: cluster.contexts(), n, keys: Mutex::default() }
     }
@@ -156,7 +156,8 @@ impl Record {
         self.read_as(node, key, r, false).await
     }
 
-    /// Likewise; a strict read must show the last strict write that was acknowledged, or a later one.
+    /// Likewise; a strict read must show the last strict write that was acknowledged, or a later
+    /// one.
     pub(crate) async fn read_as(
         &self,
         node: &Node,
@@ -172,7 +173,7 @@ impl Record {
         }
         let shown = answer.siblings();
         let sight = |shown: &Shown| {
-            sight(key, shown).unwrap_or_else(|| panic!("{key}: nobody wrote {shown:?}"))
+            sight(key, shown).unwrap_or_else(|| panic!("{key}: {shown:?} was never written"))
         };
         let sights: Vec<Sight> = shown.iter().map(sight).collect();
         let context = answer.context().map(str::to_owned);
@@ -180,7 +181,7 @@ impl Record {
         let read = Read { begun, r, strict };
         let judged = Judged { key, shown: &sights, context: clock.as_ref() };
         self.with(key, |state| {
-            must_hold(state.oracle.check_read(&read, &judged));
+            assert_holds(state.oracle.check_read(&read, &judged));
             state.judge_dots(key, &sights);
         });
         let elements = shown.iter().flat_map(|shown| elements_of(key, &shown.value));
@@ -188,16 +189,16 @@ impl Record {
         Some(View { writes: sights.iter().map(|s| s.write).collect(), elements, context })
     }
 
-    /// Judges what is left of a key once all is healed and settled.
+    /// Judges the final state of a key, once all faults have ended and the key has converged.
     ///
     /// # Panics
     /// If anything is wrong.
     pub(crate) fn check_final(&self, key: &str, left: &Inspection) {
         let found = self.judge(key, &left.into());
-        assert!(found.stories.is_empty(), "{}", found.stories.join("\n"));
+        assert!(found.details.is_empty(), "{}", found.details.join("\n"));
     }
 
-    /// Judges what is left of a key once all is healed and settled.
+    /// Judges the final state of a key, once all faults have ended and the key has converged.
     pub(crate) fn judge(&self, key: &str, left: &Left) -> Findings {
         self.with(key, |state| state.judge(key, left))
     }
@@ -279,8 +280,8 @@ impl State {
         }
     }
 
-    /// *No dot stands for two values* (promise 3), whoever shows it and whenever; and no sibling is
-    /// shown beside a write whose context covered its dot (promise 2).
+    /// *No dot stands for two values* (promise 3), on any node at any time; and no sibling is shown
+    /// together with a write whose context covered its dot (promise 2).
     fn judge_dots(&mut self, key: &str, shown: &[Sight]) {
         for sight in shown {
             let Some(dot) = sight.dot else { continue };
@@ -288,7 +289,7 @@ impl State {
             assert_eq!(*known, sight.write, "{key}: {dot} stands for two values");
             let covers = |by: &&Sight| self.sent.get(&by.write).is_some_and(|c| c.covers(dot));
             let by = shown.iter().find(covers);
-            assert_eq!(by, None, "{key}: {sight:?} is shown beside what superseded it");
+            assert_eq!(by, None, "{key}: {sight:?} is shown together with what superseded it");
         }
     }
 
@@ -300,7 +301,7 @@ impl State {
             let (Some(sight), Some(of)) = (sight(key, shown), elements_of(key, &shown.value))
             else {
                 found.phantom += 1;
-                found.stories.push(format!("{key}: nobody wrote {shown:?}"));
+                found.details.push(format!("{key}: {shown:?} was never written"));
                 continue;
             };
             by_dot.insert(shown.dot.clone().unwrap_or_default(), sight);
@@ -309,41 +310,41 @@ impl State {
             let covers = |write: &&WriteNo| self.sent[write].covers(dot);
             if let Some(by) = self.acked.iter().find(covers) {
                 found.resurrected += 1;
-                found.stories.push(format!("{key}: {sight:?} was superseded by {by} and is back"));
+                found.details.push(format!("{key}: {sight:?} was superseded by {by} and is back"));
             }
             if self.dots.get(&dot).is_some_and(|known| *known != sight.write) {
-                found.stories.push(format!("{key}: {dot} stands for two values"));
+                found.details.push(format!("{key}: {dot} stands for two values"));
             }
         }
         let never_sent = |element: &&WriteNo| self.oracle.history.get(**element).is_none();
         let phantoms: Vec<_> = elements.iter().filter(never_sent).collect();
         if !phantoms.is_empty() {
             found.phantom += phantoms.len();
-            found.stories.push(format!("{key} has {phantoms:?}, which nobody sent"));
+            found.details.push(format!("{key} has {phantoms:?}, which no client sent"));
         }
         let gone = self.acked.difference(&elements).filter(|w| !self.removed.contains(w));
         let gone: Vec<_> = gone.map(|w| self.oracle.history.describe(*w)).collect();
         if !gone.is_empty() {
             let (lost, of) = (gone.len(), self.acked.len());
             found.lost = lost;
-            found.stories.push(format!("{key} lost {lost} of {of}: {gone:?}"));
+            found.details.push(format!("{key} lost {lost} of {of}: {gone:?}"));
         }
         let sights = |dots: &[String]| dots.iter().filter_map(|d| by_dot.get(d).copied()).collect();
         let replicas = left.dots.iter().map(|(number, dots)| (name_of(*number), sights(dots)));
         if let Err(violation) = self.oracle.check_final(key, &replicas.collect()) {
-            found.stories.push(violation.to_string());
+            found.details.push(violation.to_string());
         }
         found
     }
 }
 
-fn must_hold(verdict: Verdict) {
+fn assert_holds(verdict: Verdict) {
     if let Err(violation) = verdict {
         panic!("{violation}");
     }
 }
 
-/// What the answer says became of a write.
+/// The outcome of a write according to the answer.
 fn end_of(answer: &reqwest::Result<Answer>, query: &str) -> End {
     let answer = match answer {
         Ok(answer) => answer,
@@ -363,12 +364,12 @@ fn end_of(answer: &reqwest::Result<Answer>, query: &str) -> End {
             "not_applied" => End::NotApplied,
             other => panic!("outcome {other}"),
         },
-        422 => End::NotApplied, // too many siblings: somebody must read before the next blind write
+        422 => End::NotApplied, // too many siblings: a client must read before the next blind write
         _ => panic!("a good write was refused: {} {}", answer.status, answer.text()),
     }
 }
 
-/// The write that a sibling is: its last element. `None` if nobody writes such a value.
+/// The write a sibling came from: its last element. `None` if no client writes such a value.
 fn sight(key: &str, shown: &Shown) -> Option<Sight> {
     let dot = shown.dot.as_deref().map(|dot| dot.parse().unwrap());
     Some(Sight { write: *elements_of(key, &shown.value)?.last()?, dot })
@@ -379,7 +380,7 @@ pub(crate) fn newest<'a>(key: &str, shown: &'a [Shown]) -> &'a Shown {
     shown.iter().max_by_key(|shown| sight(key, shown).map(|sight| sight.write)).unwrap()
 }
 
-/// An element in a value: the key's own, so that no other key's can pass for it.
+/// An element of a value, which names its key, so that it cannot be taken for another key's.
 fn element(key: &str, write: WriteNo) -> String {
     let (_, key) = key.split_once('/').unwrap();
     format!("{key}:{write}")

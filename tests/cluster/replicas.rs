@@ -1,4 +1,4 @@
-//! How many replicas there are when the n of a bucket changes while its keys are in use.
+//! The number of replicas when a bucket's n changes while its keys are in use.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ async fn set_n(cluster: &Cluster, n: u16) {
     }
 }
 
-/// Which nodes hold a row of each key, as their disks have it.
+/// Which nodes hold a row of each key, according to their disks.
 async fn holders(cluster: &Arc<Cluster>) -> BTreeMap<String, Vec<usize>> {
     let mut holders: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for number in cluster.all() {
@@ -42,7 +42,7 @@ async fn holders(cluster: &Arc<Cluster>) -> BTreeMap<String, Vec<usize>> {
     holders
 }
 
-/// Waits until nodes have dropped so many rows since they started.
+/// Waits until nodes have dropped this many rows since they started.
 async fn wait_dropped(cluster: &Arc<Cluster>, count: u64) {
     eventually(&format!("{count} rows are dropped"), async || {
         let mut dropped = 0;
@@ -55,7 +55,7 @@ async fn wait_dropped(cluster: &Arc<Cluster>, count: u64) {
     .await;
 }
 
-/// No read may fail meanwhile, and none may say that a key is absent.
+/// Concurrent reads must not fail, and none may report a key as absent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raised_n_makes_the_missing_replicas_and_a_lowered_one_drops_the_others() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;

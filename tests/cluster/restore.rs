@@ -1,6 +1,6 @@
-//! Clusters that are restored from their backups, that lost the disks of all replicas of something, or of
-//! which two processes run under one name: nothing is destroyed on suspicion, nothing that is gone is called
-//! never written, and one command of an operator is enough.
+//! Clusters that are restored from backups, that lost the disks of all replicas of something, or
+//! that have two processes under one name: nothing is destroyed on suspicion, nothing that is gone
+//! is reported as never written, and one operator command suffices.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,14 +10,14 @@ use crate::backup::copy_directory;
 use crate::harness::{Cluster, Setup, eventually, within};
 use crate::load::put_all;
 
-/// Tombstones are reaped, and rows too old to be believed, after some seconds.
+/// Tombstones are reaped, and rows become too old to be trusted, after a few seconds.
 const SETTINGS: &str =
     "[anti_entropy]\ninterval_ms = 1000\n[deletes]\ngrace_ms = 4000\nreap_ms = 500\n";
 const OLDER_THAN_THE_GRACE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(60);
 
 impl Cluster {
-    /// What `quorate distrusted` says, asked of a node.
+    /// What `quorate distrusted` prints, asked through a node.
     fn distrusted(&self, what: &str, through: usize) -> String {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quorate"));
         command.args(["distrusted", what, "--config"]).arg(self.config(through));
@@ -27,8 +27,8 @@ impl Cluster {
         told
     }
 
-    /// Reads keys through all nodes in turn: how many are there, and how many are refused. None may be called
-    /// never written.
+    /// Reads keys through all nodes in turn; returns how many are readable and how many are
+    /// refused. None may be reported as never written.
     async fn count_readable(&self, keys: &[String]) -> (usize, usize) {
         let (mut there, mut refused) = (0, 0);
         for (at, key) in keys.iter().enumerate() {
@@ -52,7 +52,7 @@ impl Cluster {
     }
 
     /// Waits until a node says on `/readyz` that an operator must decide.
-    async fn wait_for_word(&self, number: usize) {
+    async fn wait_for_operator_prompt(&self, number: usize) {
         within(LONG, &format!("n{number} says what it waits for"), async || {
             let ready = self.at(number).get("/readyz").try_answer().await.ok()?;
             (ready.status == 503 && ready.text().contains("quorate distrusted")).then_some(())
@@ -61,9 +61,9 @@ impl Cluster {
     }
 }
 
-/// Waits until every node of the cluster, asked through one, says that an operator must decide: none is
-/// starting over any more.
-async fn wait_for_all_words(cluster: &Cluster, through: usize) {
+/// Waits until every node of the cluster, asked through one, says that an operator must decide:
+/// none is still starting over.
+async fn wait_for_all_operator_prompts(cluster: &Cluster, through: usize) {
     within(LONG, "all nodes say what they wait for", async || {
         let told = cluster.at(through).get("/distrusted").try_answer().await.ok()?.json();
         let nodes = told["nodes"].as_array()?;
@@ -73,7 +73,7 @@ async fn wait_for_all_words(cluster: &Cluster, through: usize) {
     .await;
 }
 
-/// The ordinary rolling backup: each node in turn is stopped, copied and started.
+/// An ordinary rolling backup: each node in turn is stopped, copied and started.
 async fn back_up_all(cluster: &Cluster) -> Vec<PathBuf> {
     let mut copies = Vec::new();
     for number in cluster.all() {
@@ -104,11 +104,11 @@ async fn a_cluster_restored_from_old_backups_loses_nothing_and_needs_one_command
         put_all(&cluster, &keys, "v", &through).await;
         cluster.wait_converged().await;
         let copies = back_up_all(&cluster).await;
-        tokio::time::sleep(OLDER_THAN_THE_GRACE).await; // the age of a backup is time
+        tokio::time::sleep(OLDER_THAN_THE_GRACE).await; // lets the backup grow old
         restore_all(&cluster, &copies).await;
         let first = *through.first().unwrap();
-        cluster.wait_for_word(first).await;
-        wait_for_all_words(&cluster, first).await;
+        cluster.wait_for_operator_prompt(first).await;
+        wait_for_all_operator_prompts(&cluster, first).await;
         cluster.count_readable(&keys).await; // none is called never written
         let told = cluster.distrusted("list", first);
         assert!(told.contains("waits:"), "{told}");
@@ -140,16 +140,16 @@ async fn what_lost_all_its_replicas_is_not_called_never_written() {
         cluster.wipe(number);
     }
     (1..=3).for_each(|number| cluster.launch(number));
-    cluster.wait_for_word(2).await;
+    cluster.wait_for_operator_prompt(2).await;
     cluster.wait_readable(&kept).await;
     assert_eq!(cluster.count_readable(&lost).await, (0, lost.len()));
     let status = cluster.at(2).get("/cluster").answer().await.json();
     assert!(status["lost_partitions"].as_u64().unwrap() > 0, "{status}");
-    // Writes are taken all the same, and an operator accepts that the rest is gone.
+    // Writes are still accepted, and an operator accepts that the rest is gone.
     put_all(&cluster, &lost[..3], "w", &[4]).await;
     cluster.distrusted("accept", 4);
     cluster.wait_readable(&lost[..3]).await;
-    within(LONG, "what is gone is gone", async || {
+    within(LONG, "the lost keys are reported as absent", async || {
         let read = cluster.at(5).get(&format!("/kv/{}", lost[9])).answer().await;
         assert!([404, 503].contains(&read.status), "{}", read.text());
         (read.status == 404).then_some(())
@@ -168,21 +168,21 @@ async fn a_survivor_that_was_away_for_long_says_what_it_waits_for() {
     for number in cluster.all() {
         cluster.terminate(number).await;
     }
-    tokio::time::sleep(OLDER_THAN_THE_GRACE).await; // it is time that is missing
+    tokio::time::sleep(OLDER_THAN_THE_GRACE).await; // lets the grace pass
     for number in [1, 2] {
         cluster.wipe(number);
     }
     cluster.all().for_each(|number| cluster.launch(number));
-    cluster.wait_for_word(3).await;
-    wait_for_all_words(&cluster, 3).await;
+    cluster.wait_for_operator_prompt(3).await;
+    wait_for_all_operator_prompts(&cluster, 3).await;
     assert_eq!(cluster.count_readable(&keys).await.0, 0);
     cluster.distrusted("accept", 1);
     cluster.wait_readable(&keys).await;
     cluster.wait_all_up().await;
 }
 
-/// An old backup beside peers that went on: what they have of it is dropped, what was deleted stays deleted,
-/// and what nobody else has is kept and told until it is discarded.
+/// An old backup among peers that continued: what they have is dropped, what was deleted stays
+/// deleted, and what no peer has is kept and reported until it is discarded.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_backup_revives_nothing_and_is_kept_until_it_is_covered() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::synced(3) }).await;

@@ -1,4 +1,4 @@
-//! With one home replica gone: what succeeds, what fails, and that failures tell the truth.
+//! With one home replica down: what succeeds, what fails, and that failures report the truth.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Cluster, Setup, eventually};
 
-/// Five nodes, the second home replica of the key dead, through a home replica and through a
-/// fallback.
+/// Five nodes, with the second home replica of the key down; requests through a home replica and
+/// through a fallback.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_home_replica_dead_w3_succeeds_with_a_hint_and_strict_w3_is_partial() {
     let cluster = Cluster::start(Setup::synced(5)).await;
@@ -40,8 +40,8 @@ async fn with_a_home_replica_dead_w3_succeeds_with_a_hint_and_strict_w3_is_parti
             let put = put.context(seen.context()).answer().await;
             assert_eq!(put.status, status, "{query} through n{through}: {}", put.text());
         }
-        // The hint of the write above counts for the dead home replica, unless only home replicas
-        // do.
+        // The hint of the write above counts for the home replica that is down, unless only home
+        // replicas count.
         for (query, status) in
             [("one", 200), ("quorum", 200), ("all", 200), ("all&sloppy=false", 503)]
         {
@@ -52,7 +52,7 @@ async fn with_a_home_replica_dead_w3_succeeds_with_a_hint_and_strict_w3_is_parti
     }
 }
 
-/// 503, and true to fact: the write is there to be read.
+/// A 503 that is accurate: the write can be read.
 async fn strict_write_is_partial(cluster: &Cluster, through: usize, key: &str, dead: usize) {
     let node = cluster.at(through);
     let seen = node.get(&format!("/kv/{key}")).answer().await;
@@ -69,7 +69,7 @@ async fn strict_write_is_partial(cluster: &Cluster, through: usize, key: &str, d
     }
 }
 
-/// Three nodes have no fallback: W=3 cannot be met, everything by default can.
+/// Three nodes have no fallback: W=3 cannot be met, all default requests can.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_with_one_dead_meet_w2_and_not_w3() {
     let cluster = Cluster::start(Setup::synced(3)).await;
@@ -85,7 +85,7 @@ async fn three_nodes_with_one_dead_meet_w2_and_not_w3() {
     assert_eq!(node.get("/kv/b/never").answer().await.status, 404);
 }
 
-/// Clients of all other nodes must not notice that one dies, is dead, stalls, or comes back.
+/// Clients of all other nodes must not notice that one dies, is down, stalls, or comes back.
 async fn no_request_fails_while_any_one_node_is_gone(nodes: usize) {
     let cluster = Cluster::start(Setup::synced(nodes)).await;
     let victim = Arc::new(AtomicUsize::new(0));
@@ -105,7 +105,7 @@ async fn no_request_fails_while_any_one_node_is_gone(nodes: usize) {
                 if number == victim.load(Relaxed) {
                     continue;
                 }
-                // So many keys that none gets too many siblings, however fast the machine is.
+                // Enough keys that none gets too many siblings, however fast the machine is.
                 let path = format!("/kv/steady/k{}", turn % 9973);
                 let node = cluster.at(number);
                 let ask = if turn % 2 == 0 { node.put(&path).value("v") } else { node.get(&path) };
@@ -113,7 +113,7 @@ async fn no_request_fails_while_any_one_node_is_gone(nodes: usize) {
                 let answer = ask.try_answer().await;
                 let failed =
                     !answer.as_ref().is_ok_and(|a| [200, 204, 300, 404].contains(&a.status));
-                // What was under way at the victim may fail.
+                // Requests in flight at the victim may fail.
                 if failed && number != victim.load(Relaxed) {
                     failures
                         .push(format!("{path} via n{number}, {:?}: {answer:?}", begun.elapsed()));
@@ -154,8 +154,7 @@ async fn no_default_request_fails_with_any_one_of_three_nodes_dead_or_stalled() 
     no_request_fails_while_any_one_node_is_gone(3).await;
 }
 
-/// Strict writes on three nodes leave no hint, so that only a read can repair the one that was cut
-/// off.
+/// Strict writes on three nodes leave no hint, so only a read can repair the node that was cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_replica_answers_r1_with_the_old_value_and_a_quorum_read_repairs_it() {
     let cluster = Cluster::start(Setup::synced(3)).await;
@@ -166,7 +165,7 @@ async fn a_stale_replica_answers_r1_with_the_old_value_and_a_quorum_read_repairs
     let second = second.context(first.context()).answer().await;
     assert_eq!((second.status, second.number("Quorate-Hints")), (204, 0));
     let alone = cluster.at(stale).get("/kv/b/k?r=1").answer().await;
-    assert_eq!(alone.text(), "old", "cut off, it cannot know better");
+    assert_eq!(alone.text(), "old", "it is cut off and still has the old value");
     assert_eq!(cluster.inspect(1, "b/k").await.states()[&stale], "unreachable");
     cluster.heal().await;
     cluster.wait_all_up().await;

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The file system that a node's data lies on; a small one, in memory. Unmounted when dropped.
+/// The file system of a node's data directory: a small one, in memory. Unmounted when dropped.
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    /// Mounts it in a node's directory, which only root can.
+    /// Mounts it in a node's directory, which only root can do.
     pub(crate) fn mount(directory: &Path, mib: u32) -> Option<Self> {
         let data = directory.join("data");
         std::fs::create_dir_all(&data).unwrap();
@@ -26,7 +26,7 @@ impl Disk {
         }
     }
 
-    /// Makes room on it again.
+    /// Frees the space again.
     pub(crate) fn empty(&self) {
         drop(std::fs::remove_file(self.0.join("filler")));
     }

@@ -1,4 +1,4 @@
-//! The graceful stop: what was accepted is finished or refused with a clear answer, within the
+//! The graceful stop: accepted requests are finished or refused with a clear answer, within the
 //! bound.
 
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Cluster, Setup, eventually};
 
-/// A PUT whose body is sent half, so that the node is in the middle of it.
+/// A PUT with half of its body sent, so that the node is processing it.
 async fn half_a_put(cluster: &Cluster, number: usize) -> TcpStream {
     let addr = cluster.at(number).base.replace("http://", "");
     let mut stream = TcpStream::connect(&addr).await.unwrap();
@@ -18,7 +18,7 @@ async fn half_a_put(cluster: &Cluster, number: usize) -> TcpStream {
     stream
 }
 
-/// Whether nobody listens on a node's client port any more.
+/// Whether a node's client port is closed.
 async fn is_closed(cluster: &Cluster, number: usize) -> bool {
     TcpStream::connect(cluster.at(number).base.replace("http://", "")).await.is_err()
 }
@@ -27,7 +27,8 @@ async fn is_closed(cluster: &Cluster, number: usize) -> bool {
 async fn requests_in_flight_at_the_stop_are_answered() {
     let cluster = Cluster::start(Setup::of(3)).await;
     let mut half = half_a_put(&cluster, 1).await;
-    // A write that cannot reach its quorum waits until its deadline, and the stop waits for it.
+    // A write that cannot reach its quorum waits until its deadline, and the stop waits for the
+    // write.
     cluster.cut(&[1], &[2, 3]).await;
     let node = cluster.at(1);
     let put = node.put("/kv/stop/waits?w=3&sloppy=false&timeout_ms=3000").value("v").answer();
@@ -36,7 +37,7 @@ async fn requests_in_flight_at_the_stop_are_answered() {
         let read = node.get("/kv/stop/waits?r=1").answer().await;
         (read.status == 200).then_some(())
     };
-    eventually("the write is under way", stored).await;
+    eventually("the write is in progress", stored).await;
     let stop = async {
         eventually("the port is closed", async || is_closed(&cluster, 1).await.then_some(())).await;
         half.write_all(b"-put").await.unwrap();
@@ -53,7 +54,8 @@ async fn requests_in_flight_at_the_stop_are_answered() {
     assert!(took < Duration::from_secs(10), "took {took:?}");
 }
 
-/// All that can hold a stop up at once: it has one bound for all its steps, not one for each.
+/// Everything that can delay a stop at once: there is one bound for all its steps, not one for
+/// each.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_no_longer_than_its_bound() {
     let settings = "[timeouts]\nshutdown_ms = 4000\n";
@@ -66,12 +68,12 @@ async fn a_stop_takes_no_longer_than_its_bound() {
         let read = node.get("/kv/stop/waits?r=1").answer().await;
         (read.status == 200).then_some(())
     };
-    eventually("the write is under way", stored).await;
+    eventually("the write is in progress", stored).await;
     let begun = Instant::now();
     let _half = half_a_put(&cluster, 1).await;
     let (status, took) = cluster.terminate(1).await;
     assert!(status.success(), "{status}");
-    // Three steps (clients, operations, peers and what runs in the background) would take twelve.
+    // Three steps (clients, operations, peers and background work) would otherwise take twelve.
     assert!(took < Duration::from_secs(7), "took {took:?} since {:?}", begun.elapsed());
     drop(put.await);
     cluster.restart(1).await;
@@ -90,7 +92,7 @@ async fn a_second_signal_ends_the_stop_at_once() {
     assert!(cluster.log(1).contains("stopped"), "the store was closed");
 }
 
-/// What a node that stops took over might get its answer too late.
+/// A write that a stopping node took over might get its answer too late.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_takes_no_writes_over() {
     let settings = "[timeouts]\nshutdown_ms = 60000\nrequest_ms = 10000\n";
@@ -99,7 +101,7 @@ async fn a_node_that_stops_takes_no_writes_over() {
     cluster.signal(1, "TERM");
     eventually("the port is closed", async || is_closed(&cluster, 1).await.then_some(())).await;
     for key in cluster.keys_where("stop", 5, |order| order[0] == 1) {
-        // It goes to the first home replica that takes it.
+        // It goes to the first home replica that accepts it.
         let put = cluster.at(2).put(&format!("/kv/{key}")).header("If-None-Match", "*");
         let put = put.value("v").answer().await;
         assert_eq!(put.status, 204, "{}", put.text());

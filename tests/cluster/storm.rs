@@ -1,15 +1,14 @@
-//! The storm: faults drawn from a seed strike a cluster of real nodes while clients are at work, and
-//! then comes the reckoning. Everything is healed, the cluster must become the same everywhere by
-//! itself, and what lies on the disks is compared with what the clients were told, and with each other
-//! byte for byte.
+//! The storm: faults drawn from a seed strike a cluster of real nodes while clients are at work,
+//! followed by a final check. All faults end, the cluster must converge by itself, and the data on
+//! the disks is compared with what the clients were told, and across replicas byte for byte.
 //!
-//! Two short storms of fixed seeds are part of the tests; `scripts/storm.sh` makes longer ones. A seed
-//! names a schedule of faults, not the timing of the clients.
+//! Two short storms of fixed seeds are part of the tests; `scripts/storm.sh` runs longer ones. A
+//! seed determines the schedule of faults, not the timing of the clients.
 
 mod clients;
+mod deleted_keys;
 mod faults;
-mod gone;
-mod reckoning;
+mod final_check;
 mod slow;
 
 use std::fmt;
@@ -22,19 +21,19 @@ use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use self::clients::{Clients, Work};
-use self::faults::{Hand, N, Schedule};
-use self::reckoning::Disks;
+use self::faults::{Injector, N, Schedule};
+use self::final_check::Disks;
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
 use crate::small_disk::Disk;
 
-/// The keys of the sets change after so long.
+/// How often the keys of the sets change.
 const ROUND: Duration = Duration::from_secs(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SMALL_DISK_MIB: u32 = 1024;
 
-/// A grace so short that tombstones are reaped in the middle of the storm, and trees compared all the
+/// A grace short enough for tombstones to be reaped during the storm, with trees compared all the
 /// time.
 const SETTINGS: &str = "\
 [deletes]
@@ -46,16 +45,16 @@ interval_ms = 1000
 shutdown_ms = 2000
 ";
 
-/// What storm to make.
+/// The parameters of a storm.
 struct Plan {
     seed: u64,
     nodes: usize,
     length: Duration,
-    /// Whether to say from time to time how it goes.
+    /// Whether to print progress.
     talks: bool,
 }
 
-/// What came of it.
+/// The result of a storm.
 struct Report {
     plan: Plan,
     struck: Vec<(&'static str, usize)>,
@@ -68,7 +67,7 @@ struct Report {
     converged_in: Duration,
     disks: Disks,
     found: Findings,
-    /// The most memory that a node had, in MiB, and the most files that were open.
+    /// The peak memory of a node, in MiB, and the most files that one had open.
     usage_max: (u64, usize),
 }
 
@@ -85,9 +84,9 @@ async fn another_storm_loses_nothing_and_brings_nothing_back() {
     storm(Plan { seed: 2, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
 }
 
-/// `STORM_SEED`, `STORM_SECONDS` and `STORM_NODES` say which.
+/// Parameters: `STORM_SEED`, `STORM_SECONDS` and `STORM_NODES`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "as long as one likes: scripts/storm.sh"]
+#[ignore = "of any length: scripts/storm.sh"]
 async fn a_storm_to_order() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     storm(Plan {
@@ -99,7 +98,7 @@ async fn a_storm_to_order() {
     .await;
 }
 
-/// Makes a storm and prints its table.
+/// Runs a storm and prints its table.
 ///
 /// # Panics
 /// If any promise was broken.
@@ -124,26 +123,26 @@ async fn storm(plan: Plan) {
     let mut clients = Clients::start(&work, plan.seed, 10, 2);
     let slow = slow::start(&cluster);
     let watch = Watch::start(&cluster);
-    let mut hand = Hand::new(cluster.clone(), small_disk.into_inner().unwrap());
-    rage(&plan, &work, &mut clients, &mut hand).await;
-    let mut stories = clients.stop().await;
+    let mut injector = Injector::new(cluster.clone(), small_disk.into_inner().unwrap());
+    inject_faults(&plan, &work, &mut clients, &mut injector).await;
+    let mut details = clients.stop().await;
     drop(slow);
-    let (converged_in, more) = heal(&work, &hand).await;
-    stories.extend(more);
+    let (converged_in, more) = heal(&work, &injector).await;
+    details.extend(more);
     for number in cluster.all() {
         let (status, _) = cluster.terminate(number).await;
         assert!(status.success(), "n{number} ended with {status}");
     }
     let disks = Disks::open(&cluster);
-    let found = judge(&work, &disks, stories);
+    let found = judge(&work, &disks, details);
     let report = Report {
-        struck: hand.struck.clone().into_iter().collect(),
+        struck: injector.struck.clone().into_iter().collect(),
         operations: work.operations.load(Relaxed),
         acks: work.acks.load(Relaxed),
         failures: work.failures.load(Relaxed),
         elements: work.record.acked(),
         removed: work.record.removed(),
-        ended: work.gone.ended().len(),
+        ended: work.deleted_keys.ended().len(),
         converged_in,
         plan,
         disks,
@@ -151,11 +150,11 @@ async fn storm(plan: Plan) {
         usage_max: watch.max(),
     };
     eprintln!("{report}");
-    assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.stories());
+    assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.details());
     assert!(report.elements > 100, "too few acknowledged writes to mean anything");
 }
 
-/// Looks at what the nodes use, until it is dropped.
+/// Samples the resource usage of the nodes until it is dropped.
 struct Watch {
     max: Arc<Mutex<(u64, usize)>>,
     _looking: JoinSet<()>,
@@ -183,8 +182,8 @@ impl Watch {
     }
 }
 
-/// Strikes until the time is over, or a client has found something wrong.
-async fn rage(plan: &Plan, work: &Work, clients: &mut Clients, hand: &mut Hand) {
+/// Injects faults until time is up, or a client has found something wrong.
+async fn inject_faults(plan: &Plan, work: &Work, clients: &mut Clients, injector: &mut Injector) {
     let begun = Instant::now();
     let mut told = begun;
     for (fault, pause) in Schedule::new(plan.seed, plan.nodes) {
@@ -196,63 +195,63 @@ async fn rage(plan: &Plan, work: &Work, clients: &mut Clients, hand: &mut Hand) 
         work.round.store((elapsed.as_secs() / ROUND.as_secs()) as usize, Relaxed);
         if plan.talks && told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
-            let struck: usize = hand.struck.values().sum();
+            let struck: usize = injector.struck.values().sum();
             let (acks, failures) = (work.acks.load(Relaxed), work.failures.load(Relaxed));
             let seconds = elapsed.as_secs();
             eprintln!(
                 "{seconds:>6} s: {struck} faults, {acks} acks, {failures} failures; {fault:?}"
             );
         }
-        hand.strike(&fault).await;
+        injector.strike(&fault).await;
         tokio::time::sleep(pause.min(left)).await;
     }
 }
 
-/// Ends all faults and waits until all replicas are the same and all tombstones reaped. Returns how
-/// long that took, and what was waited for in vain.
-async fn heal(work: &Work, hand: &Hand) -> (Duration, Option<String>) {
+/// Ends all faults and waits until all replicas have converged and all tombstones are reaped.
+/// Returns how long that took, and what failed.
+async fn heal(work: &Work, injector: &Injector) -> (Duration, Option<String>) {
     let begun = Instant::now();
     let mut converged_in = Duration::ZERO;
     let converge = async {
-        hand.restore_all().await;
+        injector.restore_all().await;
         work.cluster.wait_all_up().await;
         eventually("the bucket has its n again", async || {
-            hand.set_properties(1, N, 2).await.then_some(())
+            injector.set_properties(1, N, 2).await.then_some(())
         })
         .await;
         work.cluster.wait_converged().await;
         converged_in = begun.elapsed();
-        work.cluster.wait_forgotten(work.gone.ended()).await;
+        work.cluster.wait_forgotten(work.deleted_keys.ended()).await;
     };
-    // What is waited for in vain shall not keep the table from being printed.
+    // A timeout must not keep the table from being printed.
     let failed = AssertUnwindSafe(converge).catch_unwind().await.err();
-    (converged_in, failed.map(|panic| clients::words_of(&*panic)))
+    (converged_in, failed.map(|panic| clients::panic_message(&*panic)))
 }
 
-fn judge(work: &Work, disks: &Disks, stories: Vec<String>) -> Findings {
-    let mut found = Findings { stories, ..Findings::default() };
-    found.stories.extend(disks.stories.iter().cloned());
+fn judge(work: &Work, disks: &Disks, details: Vec<String>) -> Findings {
+    let mut found = Findings { details, ..Findings::default() };
+    found.details.extend(disks.details.iter().cloned());
     for key in work.record.keys() {
         found.add(work.record.judge(&key, &disks.left(&key)));
     }
-    for key in work.gone.keys() {
-        found.add(work.gone.judge(&key, &disks.left(&key)));
+    for key in work.deleted_keys.keys() {
+        found.add(work.deleted_keys.judge(&key, &disks.left(&key)));
     }
     found
 }
 
 impl Report {
     fn is_clean(&self) -> bool {
-        let Findings { lost, phantom, resurrected, stories, twins: _ } = &self.found;
-        lost + phantom + resurrected == 0 && stories.is_empty() && self.disks.hints == 0
+        let Findings { lost, phantom, resurrected, details, twins: _ } = &self.found;
+        lost + phantom + resurrected == 0 && details.is_empty() && self.disks.hints == 0
     }
 
-    /// The first of what was found wrong, one a line.
-    fn stories(&self) -> String {
+    /// The first findings, one per line.
+    fn details(&self) -> String {
         const TOLD: usize = 20;
-        let stories = &self.found.stories;
-        let more = stories.len().saturating_sub(TOLD);
-        let told: Vec<&str> = stories.iter().take(TOLD).map(String::as_str).collect();
+        let details = &self.found.details;
+        let more = details.len().saturating_sub(TOLD);
+        let told: Vec<&str> = details.iter().take(TOLD).map(String::as_str).collect();
         format!("{}\n({more} more)", told.join("\n"))
     }
 }
@@ -284,14 +283,14 @@ impl fmt::Display for Report {
         line("twins of retried writes", &self.found.twins)?;
         line("replicas compared byte for byte", &self.disks.compared)?;
         line("keys whose replicas differ", &self.disks.differing)?;
-        line("rows where they do not belong", &self.disks.strays)?;
+        line("rows on nodes that do not own them", &self.disks.strays)?;
         line("Merkle roots compared", &self.disks.trees)?;
         line("Merkle roots that differ", &self.disks.trees_differing)?;
         line("hints left", &self.disks.hints)?;
         line("tombstones left", &self.disks.tombstones)?;
         line("memory of a node, MiB at most", &self.usage_max.0)?;
         line("files open in a node, at most", &self.usage_max.1)?;
-        line("other findings", &self.found.stories.len())?;
+        line("other findings", &self.found.details.len())?;
         line("time to converge, s", &format!("{:.1}", self.converged_in.as_secs_f64()))?;
         write!(f, "{rule}")
     }

@@ -1,5 +1,5 @@
-//! A node that comes back without its data: it takes writes, but claims no key absent before it has
-//! received what the others hold.
+//! A node that comes back without its data: it takes writes, but reports no key as absent before it
+//! has received what the others hold.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::record::{Record, View};
 /// Reads every key at R=1 through every node until `until` holds: an acknowledged key is never 404.
 async fn read_while(cluster: &Cluster, keys: &[String], mut until: impl AsyncFnMut() -> bool) {
     eventually("the wiped node is filled", async || {
-        // 300 for those that were written anew meanwhile.
+        // 300 for keys that have concurrent writes.
         for (at, key) in keys.iter().enumerate() {
             let number = if at % 4 == 0 { 1 + at % cluster.all().count() } else { 3 };
             let path = format!("/kv/{key}?r=1");
@@ -39,7 +39,7 @@ async fn a_wiped_node_fills(nodes: usize, count: usize) {
         cluster.kill(3);
         cluster.wipe(3);
         cluster.launch(3);
-        // What is written meanwhile counts, and is kept.
+        // Concurrent writes count, and are kept.
         let late = &keys[round];
         record.add(&cluster.at(1), late, &View::default()).await.unwrap();
         read_while(&cluster, &keys, async || {
@@ -76,8 +76,7 @@ async fn a_wiped_node_of_five_is_filled_and_calls_no_key_absent() {
     a_wiped_node_fills(5, 100).await;
 }
 
-/// With the only other holder away, the wiped node cannot know: no answer of it may be "never
-/// written".
+/// With the only other holder away, the wiped node cannot know: it must not answer "never written".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent() {
     let cluster = Cluster::start(Setup::synced(3)).await;
@@ -104,7 +103,7 @@ async fn a_wiped_node_waits_for_all_home_replicas_before_it_calls_a_key_absent()
     assert_eq!(eventually("all three answer", read).await, "only here");
 }
 
-/// Replicas that a raised n makes home replicas hold nothing yet: they may not say that a key is
+/// Nodes that become home replicas when n is raised hold nothing yet: they must not report a key as
 /// absent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raised_n_makes_no_key_absent() {
@@ -139,7 +138,7 @@ async fn a_raised_n_makes_no_key_absent() {
     }
 }
 
-/// Two of three home replicas were dead when a key was written, so its other copies are hints for
+/// Two of three home replicas were down when a key was written, so its other copies are hints for
 /// them. The third loses its disk and comes back before those are handed off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_node_knows_what_is_left_in_hints_only() {
@@ -156,7 +155,7 @@ async fn a_wiped_node_knows_what_is_left_in_hints_only() {
     assert_eq!((put.status, put.number("quorate-hints")), (204, 2), "{}", put.text());
     cluster.kill(wiped);
     cluster.wipe(wiped);
-    // The dead come back, but what is kept for them cannot reach them.
+    // The nodes come back, but their hints cannot reach them.
     cluster.cut_one_way(fallbacks, dead).await;
     for number in dead {
         cluster.restart(*number).await;

@@ -1,4 +1,4 @@
-//! A tiny HTTP client over a raw socket: it can also send what no sane client would.
+//! A tiny HTTP client over a raw socket: it can also send malformed requests.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// How long one read or write of the socket may take.
-const SOCKET_PATIENCE: Duration = Duration::from_secs(20);
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A well-formed request, built step by step.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Request {
     }
 }
 
-/// An answer, read whole.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -124,7 +124,7 @@ impl Answer {
     }
 }
 
-/// A connection on which anything can be sent.
+/// A connection on which arbitrary bytes can be sent.
 pub struct Raw(TcpStream);
 
 impl Raw {
@@ -133,19 +133,19 @@ impl Raw {
     }
 
     fn try_connect(to: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect_timeout(&to, SOCKET_PATIENCE).ok()?;
-        stream.set_read_timeout(Some(SOCKET_PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(SOCKET_PATIENCE)).unwrap();
+        let stream = TcpStream::connect_timeout(&to, SOCKET_TIMEOUT).ok()?;
+        stream.set_read_timeout(Some(SOCKET_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(SOCKET_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Some(Self(stream))
     }
 
-    /// Sends bytes. A node that has closed its end already is no failure: it has answered before.
+    /// Sends bytes. A node that has already closed its end is not an error: it answered before.
     pub fn send(&mut self, bytes: &[u8]) {
         drop(self.0.write_all(bytes));
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         drop(self.0.shutdown(Shutdown::Write));
     }
@@ -195,7 +195,7 @@ impl Raw {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    panic!("the node said nothing for {SOCKET_PATIENCE:?}")
+                    panic!("the node said nothing for {SOCKET_TIMEOUT:?}")
                 }
                 Err(_) => return false,
             }

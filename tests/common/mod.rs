@@ -1,7 +1,7 @@
 //! Clusters of real `quorate` processes for blocking tests: started on ports that were free, with
 //! directories of their own, formed, and ended with the test, whatever happens.
 //!
-//! Everything is blocking and bounded; waiting is polling for the event, with a limit.
+//! Everything is blocking and bounded; waiting means polling, with a time limit.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used)]
@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use self::http::{Answer, Request};
 use self::process::{Process, Shape};
 
-/// The longest that a test waits for something that must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that a test waits for an expected event.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// The cluster id of every test cluster that does not choose another.
 pub const CLUSTER_ID: &str = "test";
 /// The secret key of every test cluster.
@@ -48,7 +48,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts the nodes, and forms no cluster of them.
+    /// Starts the nodes without forming a cluster.
     pub fn unformed(count: usize, cluster_id: &str, settings: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let node = |number| Node(Process::new(directory.path(), number));
@@ -165,11 +165,11 @@ impl Node {
 /// Polls until `event` has happened.
 ///
 /// # Panics
-/// If it takes longer than [`PATIENCE`].
+/// If it takes longer than [`TIMEOUT`].
 pub fn until(what: &str, mut event: impl FnMut() -> bool) {
     let started = Instant::now();
     while !event() {
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(started.elapsed() < TIMEOUT, "waited {TIMEOUT:?} for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -1,5 +1,5 @@
-//! One `quorate` process of a test: its directory, its ports, its configuration, and what can be done to
-//! it: kill -9, SIGSTOP, SIGTERM, wipe. It does not outlive the test.
+//! One `quorate` process of a test: its directory, ports, configuration, and operations on it: kill
+//! -9, SIGSTOP, SIGTERM, wipe. It does not outlive the test.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -82,7 +82,7 @@ impl Process {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A command of the binary on its configuration, which adds what it says to the node's log.
+    /// A command of the binary with its configuration, whose output is appended to the node's log.
     pub fn command(&self, verb: &str) -> Command {
         let log = File::options().create(true).append(true).open(self.directory.join("log"));
         let log = log.unwrap();
@@ -106,7 +106,7 @@ impl Process {
         }
     }
 
-    /// How many files it may have open from the next launch on.
+    /// Limits its open files from the next launch on.
     pub fn limit_descriptors(&self, max: u32) {
         self.descriptors_max.store(max, Ordering::Relaxed);
     }
@@ -125,7 +125,7 @@ impl Process {
         command
     }
 
-    /// Likewise, with a command of the test's own making.
+    /// Likewise, with a command that the test has built.
     pub fn launch_as(&self, mut command: Command) {
         let mut child = self.child();
         assert!(child.is_none(), "{} runs already", self.name);
@@ -195,7 +195,7 @@ impl Process {
         Some((kib >> 10, fs::read_dir(process.join("fd")).ok()?.count()))
     }
 
-    /// Removes the data of a node that does not run. A file system that is mounted there stays, empty.
+    /// Removes the data of a node that does not run. A file system mounted there stays, but empty.
     pub fn wipe(&self) {
         assert!(!self.is_running(), "{} runs", self.name);
         let data = self.data_dir();
@@ -204,7 +204,7 @@ impl Process {
         }
     }
 
-    /// Where its data lies.
+    /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.directory.join("data")
     }
@@ -232,8 +232,8 @@ impl Drop for Process {
     }
 }
 
-/// An address that was free a moment ago. Its port lies below those that the system gives to outgoing
-/// connections: a node that is down for a while must find it free when it comes back.
+/// An address that was free a moment ago. Its port is below the ephemeral range, so that it is
+/// still free when a node that was down comes back.
 fn free_addr() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const RANGE: std::ops::Range<u32> = 12_000..32_000;

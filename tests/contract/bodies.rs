@@ -1,5 +1,5 @@
-//! Requests that no sane client sends. Each gets an answer or a closed connection within its bound,
-//! nothing is written, and the node goes on.
+//! Malformed and hostile bodies. Each request gets an answer or a closed connection within its
+//! bound, nothing is written, and the node keeps working.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use crate::common::{Cluster, until};
 const QUICK: &str = "[timeouts]\nheader_ms = 500\nbody_ms = 500\n\
     [limits]\nvalue_bytes_max = 100000\n";
 
-/// Sends bytes on a connection of their own; `None` if it was closed without an answer.
+/// Sends bytes on a separate connection; `None` if it was closed without an answer.
 fn send(to: SocketAddr, bytes: &[u8], then_finish: bool) -> Option<Answer> {
     let mut raw = Raw::connect(to);
     raw.send(bytes);
@@ -189,7 +189,7 @@ fn an_idle_connection_gives_way_to_a_new_one() {
     until("one of them to give way", || {
         Request::get("/livez").try_send(to).is_some_and(|answer| answer.status == 200)
     });
-    // They became idle within the same moment, so that any of them may have gone, but few.
+    // They became idle at about the same moment, so any of them may have been closed, but only few.
     let goes_on = |raw: &mut Raw| {
         raw.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
         raw.answer().is_some_and(|answer| answer.status == 200)

@@ -69,7 +69,7 @@ fn impossible_and_unknown_properties_are_refused_by_name() {
     assert_eq!(node.get("/buckets").json()["buckets"], json!([]));
 }
 
-/// Two sides of a partition change one bucket, and afterwards agree on the later change, everywhere.
+/// Both sides of a partition change one bucket, and afterwards all nodes agree on the later change.
 #[test]
 fn changes_on_both_sides_of_a_partition_are_reconciled() {
     let cluster = Cluster::start(3);
@@ -98,8 +98,8 @@ fn changes_on_both_sides_of_a_partition_are_reconciled() {
     });
 }
 
-/// A node that was down while a bucket was changed knows it when it is back, and does not take itself for a
-/// home replica that was sent every write.
+/// A node that was down while a bucket was changed knows it when it is back, and does not consider
+/// itself a home replica that was sent every write.
 #[test]
 fn a_node_that_was_down_learns_of_changes_and_is_no_old_home_replica() {
     let mut cluster = Cluster::start(3);
@@ -107,7 +107,7 @@ fn a_node_that_was_down_learns_of_changes_and_is_no_old_home_replica() {
         let put = cluster.nodes[0].send(&Request::json("PUT", "/buckets/b", properties));
         assert_eq!(put.status, 200, "{}", put.text());
     };
-    // n3 is the last home replica of these keys: with n = 2 it is none.
+    // n3 is the last home replica of these keys: with n = 2 it is not one.
     let keys: Vec<String> = (0..200)
         .map(|i| format!("k{i}"))
         .filter(|key| cluster.preference_list("b", key)[2] == "n3")
@@ -126,7 +126,7 @@ fn a_node_that_was_down_learns_of_changes_and_is_no_old_home_replica() {
     until("n3 to take requests", || cluster.nodes[2].get("/readyz").status == 200);
     let known = |node: &Node| node.get("/buckets").json()["buckets"].clone();
     assert_eq!(known(&cluster.nodes[2]), known(&cluster.nodes[0]), "it takes none before it knows");
-    // Whether it is filled yet or not: it never says that a key was not written.
+    // Filled or not, it never reports a key as never written.
     until("n3 to be filled", || {
         for key in &keys {
             let read = cluster.nodes[2].get(&format!("/kv/b/{key}?r=1"));

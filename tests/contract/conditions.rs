@@ -33,7 +33,7 @@ fn a_condition_decides_whether_a_write_happens() {
     assert_eq!(a.send(&if_absent("6")).status, 204, "a tombstone counts as absent");
     assert_eq!(b.get("/kv/b/k").text(), "6");
 
-    // The tag of a conflict, in any representation, is good too.
+    // The tag of a conflict, in any representation, is accepted too.
     a.send(&Request::put("/kv/b/k", "7"));
     let both = b.get("/kv/b/k");
     assert_eq!(both.status, 300);
@@ -77,7 +77,7 @@ fn a_repeated_request_writes_once_and_a_reused_key_is_refused() {
     }
     let read = b.get("/kv/b/k");
     assert_eq!((read.status, read.text().as_str()), (200, "1"));
-    // The same key on another object is another request.
+    // The same idempotency key on another object is another request.
     let other = Request::put("/kv/b/other", "2").header("Idempotency-Key", "order-7");
     assert_eq!(a.send(&other).status, 204);
 }

@@ -80,7 +80,7 @@ fn an_inspection_shows_every_replica_and_changes_nothing() {
         assert_eq!(sibling["held_by"].as_array().unwrap().len(), 3, "{sibling}");
     }
     assert_eq!(cluster.nodes[2].get("/siblings/b/k").json(), report);
-    // What it showed may be built upon.
+    // The context of what it showed may be used to write.
     let written = node.send(&Request::put("/kv/b/k", "3").context(seen.context()));
     assert_eq!(written.header("quorate-siblings"), Some("1"));
 }
@@ -149,7 +149,7 @@ fn a_resolution_supersedes_exactly_what_its_context_saw() {
     a.send(&unseen).assert_problem(409, "sibling_gone");
     assert_eq!(siblings(&a.get("/kv/b/k")).len(), 2, "nothing changed so far");
 
-    // A third write that the resolution has not seen stays.
+    // A third write that the resolution has not seen remains.
     a.send(&Request::put("/kv/b/k", "3"));
     let kept = b.send(&post(&keep).context(both.context()));
     assert_eq!((kept.status, kept.header("quorate-siblings")), (204, Some("2")), "{}", kept.text());

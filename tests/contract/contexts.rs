@@ -1,4 +1,5 @@
-//! Contexts that are damaged, forged, of another key or of another cluster: refused, nothing changed.
+//! Contexts that are damaged, forged, of another key or of another cluster are refused and change
+//! nothing.
 
 use crate::common::Cluster;
 use crate::common::http::Request;

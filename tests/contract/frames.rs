@@ -1,4 +1,5 @@
-//! Frames on the peer port that no healthy node of the cluster sends: refused by name, nothing changed.
+//! Frames on the peer port that no healthy node of the cluster sends are refused by name and change
+//! nothing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +23,7 @@ fn name(text: &str) -> NodeId {
     NodeId::parse(text).unwrap()
 }
 
-/// What n2 puts in front of its frames to n1.
+/// The header of n2's frames to n1.
 fn header(nodes: usize) -> Header {
     let member = |i: usize| {
         let node = name(&format!("n{i}"));
@@ -46,7 +47,7 @@ fn store(payload: &[u8]) -> (Message, Vec<u8>) {
     (Message::Store { key, role: Role::Home, read_at: now() }, payload.to_vec())
 }
 
-/// Hints of a key with objects of these lengths.
+/// Hints for a key with objects of these lengths.
 fn deliver(lens: &[u32], payload: &[u8]) -> (Message, Vec<u8>) {
     let hints = lens.iter().map(|len| (Key::new("b", b"k").unwrap(), *len)).collect();
     (Message::Deliver { hints, read_at: now() }, payload.to_vec())
@@ -177,8 +178,8 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
     assert_eq!(cluster.nodes[0].send(&Request::put("/kv/b/k", "1")).status, 204);
 }
 
-/// A node that has just started has no row in memory: what a batch asks has to wait for the disk, and is
-/// answered in the order of the questions all the same.
+/// A node that has just started has no row in memory: the reads of a batch have to wait for the
+/// disk, and are still answered in order.
 #[test]
 fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
     let mut cluster = Cluster::start(2);
@@ -273,7 +274,7 @@ fn clients_are_offered_no_upgrade() {
     {
         let asked = Request::get(path).header("Upgrade", name).send(node.client_addr);
         assert_eq!(asked.status, status, "{path}");
-        // The connection goes on as it was.
+        // The connection remains usable.
         let mut raw = Raw::connect(node.client_addr);
         for _ in 0..2 {
             let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n");

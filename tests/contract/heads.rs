@@ -1,5 +1,5 @@
-//! Heads of requests: what they must not say is refused with a named error before anything is done,
-//! and connections live as long as clients expect.
+//! Heads of requests: what they must not contain is refused with a named error before anything is
+//! done, and connections live as long as clients expect.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::Cluster;
 use crate::common::http::{Answer, Raw, Request};
 
-/// Sends bytes on a connection of their own.
+/// Sends bytes on a separate connection.
 fn send(to: SocketAddr, bytes: &[u8]) -> Answer {
     let mut raw = Raw::connect(to);
     raw.send(bytes);
@@ -129,8 +129,8 @@ fn a_refusal_without_reading_the_body_says_that_it_closes() {
         assert_eq!(refused.header("connection"), Some("close"), "{path}");
         assert!(raw.is_closed());
     }
-    let (mut raw, go_on) = expecting("/kv/b/k", 5);
-    assert_eq!(go_on.status, 100);
+    let (mut raw, keep_working) = expecting("/kv/b/k", 5);
+    assert_eq!(keep_working.status, 100);
     raw.send(b"12345");
     let written = raw.answer_to("PUT").unwrap();
     assert_eq!((written.status, written.header("connection")), (204, None));
@@ -149,7 +149,8 @@ fn idle_connections_outlive_slow_heads() {
     slow.send(b"GET /livez HTTP/1.1\r\nHos");
     slow.answer().unwrap().assert_problem(408, "head_too_slow");
     assert!(silent.is_closed(), "one that never said anything");
-    // Both of these took header_ms: whoever has been served before has longer.
+    // Both of these took header_ms: a connection that has been used before may stay idle for
+    // longer.
     used.send(&head("GET /livez"));
     assert_eq!(used.answer().unwrap().status, 200);
     used.send(b"GET /li");

@@ -1,9 +1,9 @@
-//! Hints by target, and sync points: have all hints of a moment been delivered?
+//! Hints by target, and sync points: whether all hints of a moment have been delivered.
 
 use serde_json::{Value, json};
 
 use crate::common::http::{Answer, Request};
-use crate::common::{CLUSTER_ID, Cluster, Node, PATIENCE, until};
+use crate::common::{CLUSTER_ID, Cluster, Node, TIMEOUT, until};
 
 const POINTS: &str = "/hints/sync-points";
 
@@ -15,8 +15,8 @@ fn make_point(node: &Node) -> (String, Answer) {
     (id, made)
 }
 
-/// A cluster of five in which one node is dead and another keeps a hint for it. Returns the key's path,
-/// the dead node and the one that keeps the hint, by name.
+/// A cluster of five in which one node is down and another holds a hint for it. Returns the key's
+/// path, the node that is down and the one that holds the hint, by name.
 fn with_a_hint(more: &str) -> (Cluster, String, String, String) {
     let mut cluster = Cluster::start_with(5, CLUSTER_ID, more);
     let list = cluster.preference_list("b", "k");
@@ -37,7 +37,8 @@ fn hints_are_counted_by_target_and_a_sync_point_tells_when_they_have_arrived() {
     assert!(kept["bytes"].as_u64().unwrap() > 0 && kept["bytes_max"].as_u64().unwrap() > 0);
     assert!(target["oldest_ms"].as_u64().unwrap() < 60_000, "{kept}");
 
-    // The dead node keeps no hints that count, but nobody can know: it blocks this point for good.
+    // The node that is down holds no relevant hints, but no node can know that: it blocks this
+    // point for good.
     let (blocked, made) = make_point(cluster.node(&fallback));
     assert_eq!(made.json()["unreachable"], json!([dead]));
     let state = cluster.node(&fallback).get(&format!("{POINTS}/{blocked}")).json();
@@ -53,8 +54,8 @@ fn hints_are_counted_by_target_and_a_sync_point_tells_when_they_have_arrived() {
         id = made_id;
         made.json()["unreachable"] == json!([])
     });
-    // Any node can answer, also one that did not make the point.
-    let path = format!("{POINTS}/{id}?timeout_ms={}", PATIENCE.as_millis());
+    // Any node can answer, including one that did not make the point.
+    let path = format!("{POINTS}/{id}?timeout_ms={}", TIMEOUT.as_millis());
     let state = cluster.node(&fallback).get(&path).json();
     assert_eq!(state, json!({"delivered": true, "pending": [], "unreachable": []}));
     let read = cluster.node(&dead).get(&format!("{key}?r=1"));
@@ -72,7 +73,7 @@ fn a_hint_that_waits_for_too_long_raises_an_alarm() {
     until("the hint to be old enough", || {
         holder.get("/hints").json()["targets"][0]["oldest_ms"].as_u64().unwrap() > 100
     });
-    // Ages are looked at once a minute, and at the start.
+    // Ages are checked once a minute, and at the start.
     holder.kill();
     holder.start();
     let alarm = |line: &str| {

@@ -53,7 +53,7 @@ fn live_keys_are_listed_in_order_from_any_node_page_by_page() {
     assert_eq!(list(c, "list?prefix=x&limit=4"), (vec![], true));
     assert_eq!(c.get("/keys/nothing").json()["keys"], json!([]));
 
-    // A deleted key is not listed, a conflict is, one with a delete on one side too.
+    // A deleted key is not listed; a conflict is, even one with a delete on one side.
     b.send(&Request::delete("/kv/list/user/0?w=all"));
     let seen = b.get("/kv/list/user/2").context().to_owned();
     b.send(&Request::put("/kv/list/user/1?w=all", "a conflict"));
@@ -72,7 +72,7 @@ fn a_listing_is_right_while_nodes_are_down_and_says_when_it_may_not_be() {
         assert_eq!(cluster.nodes[0].send(&put).status, 204);
     }
     cluster.nodes[1].kill();
-    // What n2 does not hear of: new keys, and deletes of keys that it holds.
+    // Without n2 learning of it: new keys, and deletes of keys that it holds.
     for key in &keys[40..] {
         assert_eq!(cluster.nodes[0].send(&Request::put(&format!("/kv/b/{key}"), "v")).status, 204);
     }
@@ -80,7 +80,7 @@ fn a_listing_is_right_while_nodes_are_down_and_says_when_it_may_not_be() {
         assert_eq!(cluster.nodes[0].send(&Request::delete(&format!("/kv/b/{key}"))).status, 204);
     }
     assert_eq!(list(&cluster.nodes[2], "b?limit=9"), (keys[20..].to_vec(), true));
-    // n2 comes back, and whatever it has got so far, the list is the same.
+    // n2 comes back, and whatever it has received so far, the list is the same.
     cluster.nodes[1].start();
     cluster.nodes[1].wait_until_alive();
     until("n2 to be asked too", || {
@@ -90,7 +90,7 @@ fn a_listing_is_right_while_nodes_are_down_and_says_when_it_may_not_be() {
     });
     cluster.nodes[1].wait_until_ready();
     assert_eq!(list(&cluster.nodes[1], "b?limit=9"), (keys[20..].to_vec(), true));
-    // With two of five gone, some partitions have one home replica left.
+    // With two of five down, some partitions have one home replica left.
     cluster.nodes[3].kill();
     cluster.nodes[4].kill();
     let (found, complete) = list(&cluster.nodes[0], "b?limit=30");

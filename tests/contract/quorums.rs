@@ -1,4 +1,4 @@
-//! What N, R and W promise when nodes are dead or silent, and that the answer is true to fact.
+//! What N, R and W promise when nodes are down or silent, and that the answers are accurate.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ fn a_strict_write_that_misses_a_home_replica_says_so_and_a_sloppy_one_leaves_a_h
     strict.assert_problem(503, "no_quorum");
     let facts = strict.json();
     assert_eq!(facts["required"], 3, "{facts}");
-    // It is answered as soon as three are impossible: the second may not have answered yet.
+    // It is answered as soon as W=3 is impossible: the second may not have answered yet.
     assert!(facts["acks"] == 1 || facts["acks"] == 2, "{facts}");
     assert_eq!((&facts["outcome"], &facts["replicas"]), (&json!("partial"), &json!(3)), "{facts}");
     assert_eq!(strict.header("retry-after"), Some("1"));
@@ -42,7 +42,7 @@ fn a_strict_write_that_misses_a_home_replica_says_so_and_a_sloppy_one_leaves_a_h
 }
 
 #[test]
-fn a_silent_node_delays_nobody_for_long() {
+fn a_silent_node_delays_no_client_for_long() {
     let mut cluster = Cluster::start(3);
     let list = cluster.preference_list("b", "k");
     let home = cluster.node(&list[0]).client_addr;

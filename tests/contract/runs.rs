@@ -1,4 +1,4 @@
-//! A node that runs: signals, a log that cannot be written, few descriptors.
+//! A running node: signals, a log that cannot be written, few descriptors.
 
 use std::fs::{self, File};
 use std::io::pipe;
@@ -15,7 +15,7 @@ fn metric(node: &Node, name: &str) -> u64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// A node that has much to say, and says it there.
+/// A node that logs a lot, to this destination.
 fn talkative(log: impl Into<Stdio>) -> Cluster {
     let mut cluster = Cluster::start_with(1, "test", "[log]\nlevel = \"debug\"\n");
     cluster.nodes[0].stop();
@@ -26,7 +26,7 @@ fn talkative(log: impl Into<Stdio>) -> Cluster {
     cluster
 }
 
-/// It serves whatever becomes of its log, counts the lines, and can be stopped.
+/// It serves whatever happens to its log, counts the lines, and can be stopped.
 fn assert_serves_without_log(mut cluster: Cluster) {
     let node = &mut cluster.nodes[0];
     let lost = |node: &Node| metric(node, "quorate_log_lines_lost_total");
@@ -81,7 +81,7 @@ fn a_hangup_reads_the_log_level_again_and_user_signals_mean_nothing() {
         asked(node);
         node.log_text().contains("asked")
     });
-    // A file that cannot be used changes nothing.
+    // A file that cannot be opened changes nothing.
     fs::write(node.config(), config.replace("\"info\"", "\"inof\"")).unwrap();
     node.signal("HUP");
     until("the file to be refused", || node.log_text().contains("stays as it was"));
@@ -89,7 +89,7 @@ fn a_hangup_reads_the_log_level_again_and_user_signals_mean_nothing() {
     assert!(node.stop().success());
 }
 
-/// Starts a node of a fresh cluster anew, under limits of open files that `ulimit` sets.
+/// Restarts a node of a new cluster under limits of open files set by `ulimit`.
 fn limited(limits: &str) -> Cluster {
     let mut cluster = Cluster::start_with(1, "test", "[storage]\nmemtable_bytes = 1048576\n");
     cluster.nodes[0].stop();
@@ -117,7 +117,7 @@ fn idle_clients_leave_the_store_its_descriptors() {
             writer.send(head.as_bytes());
             writer.send(value.as_bytes());
             let Some(written) = writer.answer_to("PUT") else {
-                // On a slow machine the writer may have counted as idle itself.
+                // On a slow machine the writer itself may have counted as idle.
                 *writer = Raw::connect(to);
                 return false;
             };
@@ -134,7 +134,7 @@ fn idle_clients_leave_the_store_its_descriptors() {
     let metrics = writer.answer().unwrap().text();
     let open = metrics.lines().find_map(|line| line.strip_prefix("quorate_open_descriptors "));
     assert!(open.unwrap().parse::<u64>().unwrap() < 850, "{open:?}");
-    // One that is idle gives way to whoever comes.
+    // An idle connection makes way for a new one.
     until("a health check to get through", || {
         Request::get("/livez").try_send(to).is_some_and(|answer| answer.status == 200)
     });
@@ -168,7 +168,7 @@ fn a_key_writes_no_log_lines() {
     assert!(!log.contains(['\r', '\x1b']), "{log}");
 }
 
-/// Clients that keep a connection are told to leave it before the node goes, and meet no error.
+/// Clients that keep a connection are told to close it before the node stops, and see no error.
 #[test]
 fn a_stop_tells_clients_to_go_before_it_hangs_up() {
     let mut cluster = Cluster::start_with(1, "test", "[timeouts]\ndrain_ms = 2000\n");

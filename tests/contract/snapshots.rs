@@ -1,4 +1,4 @@
-//! What changes while a request is under way, and settings that nodes do not have alike.
+//! Settings that change while a request is in flight, and settings that differ between nodes.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn set_n(node: &Node, n: u16) {
     assert_eq!(put.status, 200, "{}", put.text());
 }
 
-/// A request's head is read when its bucket has three replicas, its body when it has one.
+/// The bucket has three replicas when a request's head is read, and one when its body is.
 #[test]
 fn an_upload_outlives_a_lowered_n() {
     let mut cluster = Cluster::start(3);
@@ -26,7 +26,7 @@ fn an_upload_outlives_a_lowered_n() {
                  Content-Length: 1\r\n\r\n"
             );
             upload.send(head.as_bytes());
-            // "Continue": the head has been read and found good.
+            // "Continue": the head has been read and accepted.
             assert_eq!(upload.answer().unwrap().status, 100);
             set_n(node, 1);
             upload.send(b"x");
@@ -41,7 +41,7 @@ fn an_upload_outlives_a_lowered_n() {
     cluster.nodes.iter_mut().for_each(Node::assert_alive);
 }
 
-/// Conditional writes meet at one home replica, through whichever node and however narrow they are.
+/// Conditional writes meet at one home replica, through whichever node, however low their n.
 #[test]
 fn of_two_narrow_creations_through_two_homes_one_succeeds() {
     let cluster = Cluster::start(3);
@@ -64,9 +64,9 @@ fn set_clock(node: &Node, ahead_ms: i64) {
 
 const TWO_HOURS_MS: i64 = 7_200_000;
 
-/// One clock is wrong: nobody's writes fail, and what was written meanwhile can be written again later.
+/// One clock is wrong: no writes fail, and what was written under it can be overwritten later.
 #[test]
-fn a_wrong_clock_harms_nobody_and_is_told() {
+fn a_wrong_clock_does_no_harm_and_is_reported() {
     let cluster = Cluster::start(3);
     let wrong = &cluster.nodes[1];
     set_clock(wrong, TWO_HOURS_MS);
@@ -100,8 +100,8 @@ fn a_wrong_clock_harms_nobody_and_is_told() {
     });
 }
 
-/// All clocks were an hour ahead while data was written, then set right: everything stays writable, and a
-/// node that lost its disk fills.
+/// All clocks were an hour ahead while data was written, then corrected: everything stays writable,
+/// and a node that lost its disk fills.
 #[test]
 fn data_from_the_future_is_updated_deleted_and_filled() {
     let mut cluster = Cluster::start(3);
@@ -135,7 +135,7 @@ fn data_from_the_future_is_updated_deleted_and_filled() {
     }
 }
 
-/// A node whose default n is not the others' takes no part; one that has data already does not even start.
+/// A node with a different default n takes no part; if it already has data, it does not even start.
 #[test]
 fn another_default_n_is_refused_by_peers_and_by_the_store() {
     let settings = "[timeouts]\nprobe_ms = 100\n";
@@ -150,7 +150,7 @@ fn another_default_n_is_refused_by_peers_and_by_the_store() {
     until("the node to refuse to start", || node.ended().is_some());
     node.forget();
     assert!(node.log_text().contains("defaults.n makes 1 replicas"), "{}", node.log_text());
-    // With an empty disk it starts, and is told by its peers.
+    // With an empty disk it starts, and its peers tell it.
     node.wipe();
     node.start();
     node.wait_until_alive();
@@ -159,7 +159,7 @@ fn another_default_n_is_refused_by_peers_and_by_the_store() {
     node.stop();
     fs::write(node.config(), config).unwrap();
     node.start();
-    // Its peers find that its disk was wiped: it starts over, at a moment of its own, and fills.
+    // Its peers notice that its disk was wiped: it starts over, at some moment, and fills.
     until("the node to hold the value again", || {
         node.wait_until_ready();
         let read = Request::get("/kv/b/k?r=3").try_send(node.client_addr);
@@ -167,7 +167,8 @@ fn another_default_n_is_refused_by_peers_and_by_the_store() {
     });
 }
 
-/// Settings that decide what is promised, not where keys are: served, and told.
+/// Settings that decide what is promised, not where keys are: requests are served, and the mismatch
+/// is reported.
 #[test]
 fn another_grace_is_told_by_every_node() {
     let mut cluster = Cluster::start(2);

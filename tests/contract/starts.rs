@@ -1,13 +1,11 @@
-//! Starting: what is wrong is said before anything is done, and what comes from elsewhere stops
-//! nothing.
+//! Starting: errors are reported before anything is done, and unrelated variables do no harm.
 
 use std::fs;
 use std::process::{Command, Output};
 
 use crate::common::{Cluster, Node};
 
-/// Runs a command of the binary to its end, with an environment, and with the configuration
-/// changed.
+/// Runs a command of the binary to its end, with an environment and a changed configuration.
 fn run(
     node: &Node,
     verb: &str,
@@ -83,7 +81,7 @@ fn a_number_in_the_environment_stays_the_text_it_is() {
     cluster.form();
     cluster.wait_until_ready();
     cluster.nodes[0].stop();
-    // The recorded id is compared with what the environment says now: "7" would be another cluster.
+    // The recorded id is compared with that in the environment: "7" would be another cluster.
     let mut command = cluster.nodes[0].command("serve");
     command.env("QUORATE_CLUSTER_ID", "007").env("QUORATE_SERVICE_PORT", "7401");
     cluster.nodes[0].launch_as(command);

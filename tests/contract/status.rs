@@ -1,4 +1,4 @@
-//! Ring, cluster, health, metrics; routes and methods that are not there; request ids.
+//! Ring, cluster, health, metrics; unknown routes and methods; request ids.
 
 use serde_json::{Value, json};
 

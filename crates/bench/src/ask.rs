@@ -1,44 +1,44 @@
-//! One worker's way to a cluster: asks one node, and on trouble another, until there is an answer
-//! or the patience is over. Safe for writes only because the caller sends the same
-//! `Idempotency-Key` each time (design section 4: a write id shows as at most one sibling).
+//! One worker's access to a cluster: asks one node, and on failure another, until there is an
+//! answer or time is up. Safe for writes only because the caller sends the same `Idempotency-Key`
+//! each time: a write id shows as at most one sibling.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::http::{Client, Error, Node, Request, Response};
 
-/// How long one exchange may take.
+/// The timeout of one exchange.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a node that failed is asked last.
+/// How long a node that failed is used only as a last resort.
 const AVOID: Duration = Duration::from_secs(2);
-/// The longest wait that a `Retry-After` is followed for, in milliseconds.
+/// The longest `Retry-After` that is honoured, in milliseconds.
 const RETRY_AFTER_MS_MAX: u64 = 5_000;
-/// The wait when a node says that it is busy but not for how long, or when each node failed.
+/// The wait when a node is busy but does not say for how long, or when every node failed.
 const RETRY_AFTER_MS: u64 = 200;
 /// The largest answer, in bytes: several siblings of the largest value.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What all workers know of the nodes.
+/// What all workers know about the nodes.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// Until when to avoid each node, in milliseconds since `started`.
     avoid_until_ms: Vec<AtomicU64>,
     started: Instant,
-    /// How long one operation is tried.
+    /// How long one operation is retried.
     patience: Duration,
     retries: AtomicU64,
 }
 
 impl Cluster {
-    /// A cluster of these nodes; one operation is tried for `patience`.
+    /// A cluster of these nodes; one operation is retried for `patience`.
     pub(crate) fn new(nodes: Vec<Node>, patience: Duration) -> Self {
         let avoid_until_ms = nodes.iter().map(|_| AtomicU64::new(0)).collect();
         let (started, retries) = (Instant::now(), AtomicU64::new(0));
         Cluster { nodes, avoid_until_ms, started, patience, retries }
     }
 
-    /// How often any worker had to ask again.
+    /// How many retries all workers made.
     pub(crate) fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
@@ -57,7 +57,7 @@ impl Cluster {
         }
     }
 
-    /// The candidate for this attempt: in turn, but those to avoid only if all are.
+    /// The candidate for this attempt: round robin, skipping nodes to avoid unless all are.
     fn choose(&self, candidates: &[usize], attempt: usize) -> usize {
         let now_ms = self.now_ms();
         let in_turn = || candidates.iter().cycle().skip(attempt % candidates.len().max(1));
@@ -82,12 +82,13 @@ impl<'a> Asker<'a> {
         Asker { cluster, clients: cluster.nodes.iter().map(client).collect() }
     }
 
-    /// Asks the candidates (places in the list of nodes) in turn until one answers, and answers
-    /// what `take` makes of it; `take` also learns which node it was. Asked again are: no answer at
-    /// all, and 429, 502, 503, 504, 507, after the pause that `Retry-After` asks for.
+    /// Asks the candidates (indices into the list of nodes) in turn until one answers, and returns
+    /// what `take` makes of the answer; `take` is also told which node it came from. Retried are:
+    /// no answer at all, and 429, 502, 503, 504, 507, after the pause that `Retry-After` asks for.
     ///
     /// # Errors
-    /// The last trouble in words, when the patience is over.
+    ///
+    /// The last failure in words, when time is up.
     pub(crate) async fn ask<T>(
         &mut self,
         candidates: &[usize],
@@ -99,7 +100,7 @@ impl<'a> Asker<'a> {
         loop {
             let node = self.cluster.choose(candidates, attempt);
             let client = self.clients.get_mut(node).ok_or("no such node")?;
-            let (trouble, pause_ms) = match client.send(request).await {
+            let (problem, pause_ms) = match client.send(request).await {
                 Ok(answer) => match pause_ms(&answer) {
                     None => return Ok(take(node, &answer)),
                     Some(pause_ms) => (describe(&answer), pause_ms),
@@ -114,7 +115,7 @@ impl<'a> Asker<'a> {
             if Instant::now() + pause >= deadline {
                 let patience = self.cluster.patience;
                 let name = self.cluster.name(node);
-                return Err(format!("gave up after {patience:?}; last from {name}: {trouble}"));
+                return Err(format!("gave up after {patience:?}; last from {name}: {problem}"));
             }
             tokio::time::sleep(pause).await;
             self.cluster.retries.fetch_add(1, Ordering::Relaxed);
@@ -127,7 +128,7 @@ fn after_error(error: &Error) -> String {
     format!("{}: {error}", error.kind())
 }
 
-/// How long to wait before asking again, if this answer calls for that.
+/// How long to wait before a retry, if this answer calls for one.
 fn pause_ms(answer: &Response<'_>) -> Option<u64> {
     if !matches!(answer.status, 429 | 502 | 503 | 504 | 507) {
         return None;
@@ -136,7 +137,7 @@ fn pause_ms(answer: &Response<'_>) -> Option<u64> {
     Some(seconds.map_or(RETRY_AFTER_MS, |it| it.saturating_mul(1000)).min(RETRY_AFTER_MS_MAX))
 }
 
-/// Up to half a pause more, so that workers do not come back all at once.
+/// Up to half a pause more, so that workers do not retry in step.
 fn jitter_ms(pause_ms: u64) -> u64 {
     rand::random_range(0..=pause_ms / 2)
 }

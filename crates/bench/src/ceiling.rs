@@ -1,6 +1,6 @@
-//! The ceiling: a bare axum server that answers one value to every GET, takes any PUT and
-//! DELETE, and does nothing else. What it manages on this machine, in the same run, under the same
-//! generator, is what HTTP alone allows; a figure of the cluster means something beside it.
+//! The ceiling: a bare axum server that answers every GET with one value, accepts any PUT and
+//! DELETE, and does nothing else. Its throughput on this machine, in the same run and under the
+//! same generator, is what HTTP alone allows; the cluster's figures are compared with it.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,15 +14,15 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::value::Maker;
+use crate::value::ValueGen;
 
 /// The largest body of a PUT: as large as the largest value.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Serve the ceiling: a bare HTTP server to measure beside the cluster.
+/// Serve the ceiling: a bare HTTP server to compare the cluster with.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where to listen; port 0 takes a free one. The address is printed.
+    /// Where to listen; port 0 picks a free one. The address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) addr: String,
     /// Bytes of the answer to GET.
@@ -47,14 +47,14 @@ impl Server {
         let listener = TcpListener::bind(addr).await.map_err(named)?;
         let addr = listener.local_addr().map_err(named)?;
         let listener = listener.tap_io(|stream| {
-            // Without it an answer may wait for the acknowledgement of the one before.
+            // Without it an answer may wait for the TCP acknowledgement of the previous one.
             let _ = stream.set_nodelay(true);
         });
         let task = tokio::spawn(async move { axum::serve(listener, router(value_bytes)).await });
         Ok(Server { addr, task })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -66,7 +66,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves until the process is killed, and says where on stdout.
+/// Serves until the process is killed, and prints its address on stdout.
 ///
 /// # Errors
 /// When it cannot listen.
@@ -82,7 +82,7 @@ pub(crate) async fn serve(args: Args) -> Result<(), String> {
 
 fn router(value_bytes: usize) -> Router {
     let mut value = Vec::new();
-    Maker::new(value_bytes).make(u64::MAX, 0, value_bytes, &mut value);
+    ValueGen::new(value_bytes).generate(u64::MAX, 0, value_bytes, &mut value);
     let value = Bytes::from(value);
     let answer = move || {
         let value = value.clone();

@@ -1,5 +1,5 @@
 //! A fake node for tests: it answers each request with the next of its scripted raw answers, piece
-//! by piece, and remembers what it was asked.
+//! by piece, and records the requests.
 
 #![allow(clippy::unwrap_used)]
 
@@ -28,13 +28,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers the first request with the pieces of `answers[0]`, and so on. When the script
-    /// is at its end, or an answer says or implies it, the connection is closed.
+    /// Answers the first request with the pieces of `answers[0]`, and so on. At the end of the
+    /// script, or when an answer says or implies it, the connection is closed.
     pub(crate) async fn start(answers: Vec<Vec<String>>) -> Self {
         Self::with(Script { answers: answers.into(), ..Script::default() }).await
     }
 
-    /// Takes connections and never answers.
+    /// Accepts connections and never answers.
     pub(crate) async fn silent() -> Self {
         Self::with(Script { silent: true, ..Script::default() }).await
     }
@@ -92,7 +92,7 @@ async fn serve(mut stream: TcpStream, script: &Mutex<Script>) {
             if stream.write_all(piece.as_bytes()).await.is_err() {
                 return;
             }
-            // Gives the reader a chance to see this piece alone.
+            // Lets the reader see this piece alone.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }

@@ -1,6 +1,6 @@
-//! The head of an answer: parsed, and what it says of the body's length. Two lengths, an unknown
-//! coding or a number that is none are errors: guessing here would read one answer as another.
-//! Source: RFC 9112, section 6.3.
+//! The head of an answer: parses it and determines the body's length. Two lengths, an unknown
+//! coding or an invalid number are errors: guessing would misread the answers that follow. Source:
+//! RFC 9112, section 6.3.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use crate::http::Error;
 /// The most header fields of an answer.
 const HEADERS_MAX: usize = 64;
 
-/// Where the name and the value of a header lie in the input.
+/// The ranges of the name and the value of a header in the input.
 pub(crate) type HeaderRanges = (Range<usize>, Range<usize>);
 
-/// How the end of a body is known.
+/// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(usize),
@@ -27,11 +27,11 @@ pub(crate) struct Head {
     /// The length of the head itself.
     pub(crate) bytes: usize,
     pub(crate) framing: Framing,
-    /// Whether the connection may be used again.
+    /// Whether the connection may be reused.
     pub(crate) keep_alive: bool,
 }
 
-/// Parses a head if it is whole, and leaves the places of its headers in `ranges`.
+/// Parses a head if it is complete, and stores the ranges of its headers in `ranges`.
 pub(crate) fn parse_head(
     input: &[u8],
     ranges: &mut Vec<HeaderRanges>,

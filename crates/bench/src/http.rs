@@ -1,9 +1,9 @@
-//! A small HTTP/1.1 client: one keep-alive connection to one node, one request at a time, buffers
-//! that are reused, `TCP_NODELAY`.
+//! A small HTTP/1.1 client: one keep-alive connection to one node, one request at a time, reused
+//! buffers, `TCP_NODELAY`.
 //!
-//! Why not reqwest: the generator shares its cores with the nodes it measures, so each microsecond
-//! it spends is one that they do not get. What it reads is as hostile here as anywhere: a head
-//! and a body have limits, and what does not parse is an error with a name. Source: RFC 9112.
+//! Why not reqwest: the generator shares its cores with the nodes it measures, so every microsecond
+//! it spends is one that they do not get. It does not trust what it reads: head and body have
+//! limits, and what does not parse is a named error. Source: RFC 9112.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -20,10 +20,10 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const CHUNK_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A body up to this many bytes goes out in one write with its head.
 const ONE_WRITE_BYTES_MAX: usize = 32 * 1024;
-/// A buffer that grew past this for one large answer is given back before the next request.
+/// A buffer that grew past this for one large answer is freed before the next request.
 const BUFFER_KEPT_BYTES: usize = 256 * 1024;
 
-/// One node, as the user named it and where it is.
+/// One node: the name the user gave, and its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     /// `host:port`, for the `Host` header and for messages.
@@ -32,7 +32,7 @@ pub(crate) struct Node {
     pub(crate) addr: SocketAddr,
 }
 
-/// A request. The path must be encoded already (see [`crate::path`]).
+/// A request. The path must already be encoded (see [`crate::path`]).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) method: &'static str,
@@ -61,23 +61,23 @@ impl<'a> Response<'a> {
     }
 }
 
-/// Why there is no answer. After each of them the request may or may not have been applied, but
-/// for `Connect`, where it certainly was not.
+/// Why there is no answer. The request may or may not have been applied, except for `Connect`,
+/// where it certainly was not.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Nobody listens there, or it cannot be reached: ask another node.
+    /// Nothing listens there, or it cannot be reached: ask another node.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
-    /// The other side closed before the answer was whole.
-    #[error("the connection was closed before the answer was whole")]
+    /// The peer closed the connection before the answer was complete.
+    #[error("the connection was closed before the answer was complete")]
     Closed,
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// What came is not HTTP/1.1.
+    /// The answer is not HTTP/1.1.
     #[error("the answer is malformed: {0}")]
     Malformed(&'static str),
     /// The answer is over a limit of this client.
@@ -86,7 +86,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// A word to count by.
+    /// A short name to count by.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Error::Connect(_) => "connect",
@@ -99,10 +99,10 @@ impl Error {
     }
 }
 
-/// Where the body of the last answer lies.
+/// Where the body of the last answer is.
 #[derive(Debug)]
 enum Body {
-    /// In the input buffer, as it came.
+    /// In the input buffer, as received.
     Input(Range<usize>),
     /// In the buffer for decoded chunks.
     Decoded,
@@ -122,7 +122,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client that is not connected yet. `timeout` bounds a whole exchange, connecting included.
+    /// A client that is not connected yet. `timeout` bounds a whole exchange, including connecting.
     pub(crate) fn new(node: Node, timeout: Duration, body_bytes_max: usize) -> Self {
         Client {
             node,
@@ -139,8 +139,8 @@ impl Client {
     /// Sends one request and reads its whole answer.
     ///
     /// # Errors
-    /// Every [`Error`]; the connection is gone then, and the next request makes a new one. An
-    /// answer of any status is no error.
+    /// Every [`Error`]; the connection is then closed, and the next request opens a new one. An
+    /// answer of any status is not an error.
     pub(crate) async fn send(&mut self, request: &Request<'_>) -> Result<Response<'_>, Error> {
         let timeout = self.timeout;
         let (head, body) = tokio::time::timeout(timeout, self.exchange(request))
@@ -154,7 +154,7 @@ impl Client {
     }
 
     /// The stream is taken out for the exchange and put back only after a clean end, so that an
-    /// error, a timeout or a dropped future can never leave half an answer to the next request.
+    /// error, a timeout or a dropped future never leaves half an answer to the next request.
     async fn exchange(&mut self, request: &Request<'_>) -> Result<(Head, Body), Error> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -162,7 +162,7 @@ impl Client {
         };
         self.give_back_large_buffers();
         let wrote = self.write(&mut stream, request).await;
-        // A server may refuse a large body before it read all of it: then writing fails, but
+        // A server may refuse a large body before it has read all of it: then writing fails, but
         // there is an answer to read.
         let (head, body) = match (self.read(&mut stream, request.method).await, &wrote) {
             (Ok(answer), _) => answer,
@@ -236,12 +236,12 @@ impl Client {
                 (Body::Input(start..self.input.len()), self.input.len())
             }
         };
-        // Nothing was asked for that could come after this answer: the connection is out of step.
+        // Bytes after this answer belong to no request: the connection is out of step.
         head.keep_alive &= end == self.input.len();
         Ok((head, body))
     }
 
-    /// Decodes a chunked body from `at` in the input, and answers where it ended.
+    /// Decodes a chunked body from `at` in the input, and returns where it ended.
     async fn read_chunks(&mut self, stream: &mut TcpStream, start: usize) -> Result<usize, Error> {
         let mut at = start;
         loop {
@@ -275,7 +275,7 @@ impl Client {
         }
     }
 
-    /// Skips the lines after the last chunk, the empty one included, and answers where they ended.
+    /// Skips the lines after the last chunk, including the empty one, and returns where they ended.
     async fn skip_trailers(
         &mut self,
         stream: &mut TcpStream,
@@ -322,7 +322,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads what is there into the input; `wanted` only sizes the buffer.
+    /// Reads what is available into the input; `wanted` only sizes the buffer.
     async fn fill(&mut self, stream: &mut TcpStream, wanted: usize) -> Result<(), Error> {
         self.input.reserve(wanted.max(4096));
         match stream.read_buf(&mut self.input).await? {
@@ -350,7 +350,7 @@ mod tests {
         Client::new(server.node(), Duration::from_secs(5), 1 << 20)
     }
 
-    /// The status, body and `X` header that a raw answer is read as, when it comes in pieces.
+    /// The status, body and `X` header parsed from a raw answer that arrives in pieces.
     async fn read(pieces: &[&str]) -> Result<(u16, String, Option<String>), Error> {
         let server = Server::start(vec![pieces.iter().map(|it| it.to_string()).collect()]).await;
         let mut client = client(&server);

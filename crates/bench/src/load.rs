@@ -1,9 +1,9 @@
-//! `run`: PUT, GET, DELETE or a mixture of them, as fast as they go (closed loop) or at a given rate
-//! (open loop), for a time.
+//! `run`: PUT, GET, DELETE or a mixture of them, at full speed (closed loop) or at a given rate
+//! (open loop), for a given time.
 //!
-//! Each answer is checked: the key, the checksum, and whether it is older than the last write that
-//! was acknowledged. The bucket is `lww`, where writing a key again makes no siblings, unless
-//! conflicts are asked for.
+//! Each answer is checked: the key, the checksum, and whether it is older than the last
+//! acknowledged write. The bucket is `lww`, where writing a key again makes no siblings, unless
+//! conflicts are requested.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,25 +13,26 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 
 use crate::ask::describe;
-use crate::choose::Chooser;
-use crate::hand::{BODY_BYTES_MAX, Ended, Hand, Job, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
-use crate::known::Known;
-use crate::pace::Pace;
+use crate::key_chooser::KeyChooser;
+use crate::key_history::KeyHistory;
 use crate::plan::{Args, Op, Route};
 use crate::progress::{Progress, TICK};
 use crate::recorder::Recorder;
 use crate::route::Homes;
+use crate::schedule::Schedule;
 use crate::summary::Summary;
 use crate::usage::{self, Usage};
-use crate::value::Maker;
+use crate::value::ValueGen;
+use crate::worker::{BODY_BYTES_MAX, Ended, Job, OPERATION_TIMEOUT, Worker};
 use crate::{Outcome, path, plot, slow};
 
-/// How long a connection rests after it broke: a node that is down is not asked in a tight loop.
+/// How long a connection backs off after it broke: a node that is down is not retried in a tight
+/// loop.
 const AFTER_BREAK: Duration = Duration::from_millis(20);
-/// How long the bucket's properties may take to be known everywhere.
+/// How long the bucket's properties may take to reach every node.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often one key is tried while the keys are laid down before reading.
+/// How often one key is tried while the keys are stored before reading.
 const PRELOAD_TRIES_MAX: usize = 100;
 /// The most connections that store them.
 const PRELOAD_CONNECTIONS_MAX: usize = 64;
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     Ok(Outcome { report: summary.text(), good: summary.good() })
 }
 
-/// Makes the bucket, stores the keys if they are to be read, and measures.
+/// Configures the bucket, stores the keys if they are to be read, and measures.
 ///
 /// # Errors
 /// What kept it from measuring.
@@ -64,9 +65,9 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     };
     let kept_contexts = if args.conflicts.is_some() { args.keys } else { 0 };
     let job = Arc::new(Job {
-        maker: Maker::new(args.value_bytes.max()),
-        chooser: Chooser::new(args.keys, args.order),
-        known: (0..args.keys).map(|_| Known::new()).collect(),
+        value_gen: ValueGen::new(args.value_bytes.max()),
+        chooser: KeyChooser::new(args.keys, args.order),
+        histories: (0..args.keys).map(|_| KeyHistory::new()).collect(),
         contexts: (0..kept_contexts).map(|_| Mutex::new(None)).collect(),
         sequence_base: since_1970.as_micros() as u64,
         sequence: AtomicU64::new(0),
@@ -86,7 +87,7 @@ pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// Sets what the bucket does with conflicts, and waits until every node knows.
+/// Sets the bucket's conflict mode, and waits until every node knows it.
 async fn make_bucket(nodes: &[Node], bucket: &str, conflicts: &str) -> Result<(), String> {
     let path = format!("/buckets/{bucket}");
     let headers = [("Content-Type", "application/json")];
@@ -126,7 +127,7 @@ async fn preload(job: &Arc<Job>) -> Result<(), String> {
     for place in 0..usize::from(job.args.connections).min(PRELOAD_CONNECTIONS_MAX) {
         let (job, next) = (job.clone(), next.clone());
         workers.spawn(async move {
-            let mut hand = Hand::new(&job, place);
+            let mut worker = Worker::new(&job, place);
             loop {
                 let key = next.fetch_add(1, Ordering::Relaxed);
                 if key >= job.args.keys {
@@ -134,7 +135,7 @@ async fn preload(job: &Arc<Job>) -> Result<(), String> {
                 }
                 let mut tries = 0;
                 loop {
-                    let ended = hand.put(key).await;
+                    let ended = worker.put(key).await;
                     if matches!(ended, Ended::Good(_)) {
                         break;
                     }
@@ -170,16 +171,16 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     let started = Instant::now();
     let from = started + Duration::from_secs_f64(args.warmup_seconds);
     let end = from + Duration::from_secs_f64(args.seconds);
-    let pace = Arc::new(Pace::new(started, end, args.rate));
+    let schedule = Arc::new(Schedule::new(started, end, args.rate));
     let recorder = Arc::new(Mutex::new(Recorder::new(from..end)));
     let driver = {
-        let pace = pace.clone();
-        tokio::task::spawn_blocking(move || pace.drive())
+        let schedule = schedule.clone();
+        tokio::task::spawn_blocking(move || schedule.drive())
     };
     let mut workers = JoinSet::new();
     for place in 0..usize::from(args.connections) {
-        let (job, pace, recorder) = (job.clone(), pace.clone(), recorder.clone());
-        workers.spawn(async move { work(&job, place, &pace, &recorder, from..end).await });
+        let (job, schedule, recorder) = (job.clone(), schedule.clone(), recorder.clone());
+        workers.spawn(async move { work(&job, place, &schedule, &recorder, from..end).await });
     }
     tokio::time::sleep_until(from.into()).await;
     let before = Sample::take(&args.pids);
@@ -213,7 +214,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
         latency: found.latency,
         by_op: found.by_op,
         counts: found.counts,
-        missed: pace.missed(),
+        missed: schedule.missed(),
         cpu_us_per_operation: measured.then(|| per_operation(used.cpu_us)),
         generator_cpu_us_per_operation: Some(per_operation(after.own.since(before.own).cpu_us)),
         rss_bytes: measured.then_some(after.nodes.rss_bytes.max(rss_bytes)),
@@ -224,7 +225,7 @@ async fn window(job: &Arc<Job>) -> Result<Summary, String> {
     })
 }
 
-/// What the nodes and the generator have used at one moment.
+/// Resources used by the nodes and the generator up to one moment.
 struct Sample {
     nodes: Usage,
     own: Usage,
@@ -236,7 +237,7 @@ impl Sample {
     }
 }
 
-/// Shows how it goes, until the end. How much memory the nodes had together, at most.
+/// Shows progress until the end. Returns the peak memory of all nodes together.
 async fn watch(args: &Args, window: Range<Instant>, recorder: &Mutex<Recorder>) -> u64 {
     let total_ms = (window.end - window.start).as_millis() as u64;
     let mut progress = Progress::start(args.op.name(), total_ms);
@@ -266,18 +267,18 @@ async fn watch(args: &Args, window: Range<Instant>, recorder: &Mutex<Recorder>) 
     rss_bytes
 }
 
-/// One connection: operations at the pace, until the end.
+/// One connection: operations on schedule, until the end.
 async fn work(
     job: &Job,
     place: usize,
-    pace: &Pace,
+    schedule: &Schedule,
     recorder: &Mutex<Recorder>,
     window: Range<Instant>,
 ) {
-    let mut hand = Hand::new(job, place);
-    while let Some(intended) = pace.next().await {
+    let mut worker = Worker::new(job, place);
+    while let Some(intended) = schedule.next().await {
         let began = Instant::now();
-        let (op, ended) = hand.operate().await;
+        let (op, ended) = worker.operate().await;
         let rest = match &ended {
             Ended::Broken(_) => Some(AFTER_BREAK),
             Ended::Refused(_, Some(after_s)) if job.args.obey_retry_after => {

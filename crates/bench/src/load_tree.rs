@@ -1,10 +1,9 @@
 //! `load-tree`: stores each regular file under a directory as `/kv/{bucket}/{relative path}` with
-//! its content type, many at a time over all nodes; `--verify` reads all back from *another* node
-//! than took it and compares bytes and content type.
+//! its content type, many at a time across all nodes; `--verify` reads all of them back from
+//! *another* node than the one that stored them, and compares bytes and content type.
 //!
-//! A file is one write whatever happens on the way: each try of it carries the same
-//! `Idempotency-Key`. A key that has siblings afterwards (the tree was loaded before) is resolved
-//! with their context.
+//! A file is one write whatever failures occur: each attempt carries the same `Idempotency-Key`. A
+//! key that has siblings afterwards (the tree was loaded before) is resolved with their context.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -38,16 +37,16 @@ pub(crate) struct Args {
     /// The bucket to store them in.
     #[arg(long, default_value = "files")]
     pub(crate) bucket: String,
-    /// Afterwards read every file back from another node than took it, and compare.
+    /// Afterwards read every file back from another node than the one that stored it, and compare.
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Read back from this node (it takes no files then, unless it is the only one).
+    /// Read back from this node (it then stores no files, unless it is the only one).
     #[arg(long, value_name = "URL")]
     pub(crate) verify_node: Option<String>,
-    /// Store nothing: compare what an earlier run stored with the files of now.
+    /// Store nothing: compare what an earlier run stored with the files as they are now.
     #[arg(long)]
     pub(crate) verify_only: bool,
-    /// How long one file is tried before it counts as failed.
+    /// How long one file is retried before it counts as failed.
     #[arg(long, default_value_t = 60)]
     pub(crate) patience_seconds: u64,
 }
@@ -66,7 +65,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     let root = args.directory.clone();
     let tree = tokio::task::spawn_blocking(move || tree::walk(&root))
         .await
-        .map_err(|error| format!("the walk stopped: {error}"))??;
+        .map_err(|error| format!("listing files failed: {error}"))??;
     let (job, skipped) = Job::new(&args, tree).await?;
     let job = Arc::new(job);
     let mut report = String::new();
@@ -92,11 +91,11 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
     for (reason, count) in &skipped {
         report += &format!("skipped: {count} ({reason})\n");
     }
-    report += &job.named_troubles();
+    report += &job.named_problems();
     Ok(Outcome { report, good: job.count("failure") + job.count("difference") == 0 })
 }
 
-/// Does one step for all files; answers the seconds it took and the bytes it moved.
+/// Performs one step for all files; returns the seconds it took and the bytes it moved.
 async fn work(job: &Arc<Job>, step: Step, concurrency: u16) -> (f64, u64) {
     job.next.store(0, Ordering::Relaxed);
     job.done.store(0, Ordering::Relaxed);
@@ -115,7 +114,7 @@ async fn work(job: &Arc<Job>, step: Step, concurrency: u16) -> (f64, u64) {
             finished = workers.join_next() => match finished {
                 None => break,
                 Some(Ok(())) => {}
-                Some(Err(error)) => job.trouble("failure", format!("a worker stopped: {error}")),
+                Some(Err(error)) => job.problem("failure", format!("a worker stopped: {error}")),
             },
             _ = tick.tick() => {
                 let mib = job.bytes.load(Ordering::Relaxed) / (1024 * 1024);
@@ -130,7 +129,7 @@ async fn work(job: &Arc<Job>, step: Step, concurrency: u16) -> (f64, u64) {
     (started.elapsed().as_secs_f64(), job.bytes.load(Ordering::Relaxed))
 }
 
-/// Takes files until none is left.
+/// Processes files until none is left.
 async fn worker(job: &Job, step: Step) {
     let mut asker = Asker::new(&job.cluster);
     loop {
@@ -149,16 +148,16 @@ async fn worker(job: &Job, step: Step) {
                 job.bytes.fetch_add(bytes, Ordering::Relaxed);
                 job.done.fetch_add(1, Ordering::Relaxed);
             }
-            Err((kind, trouble)) => job.trouble(kind, format!("{}: {trouble}", file.key)),
+            Err((kind, problem)) => job.problem(kind, format!("{}: {problem}", file.key)),
         }
     }
 }
 
 type Troubled<T> = Result<T, (&'static str, String)>;
 
-/// Stores one file and answers its size.
+/// Stores one file and returns its size.
 async fn store(job: &Job, asker: &mut Asker<'_>, place: usize, file: &File) -> Troubled<u64> {
-    let failure = |trouble| ("failure", trouble);
+    let failure = |problem| ("failure", problem);
     let body = read_file(job.root.join(&file.key)).await.map_err(failure)?;
     let path = path::of_key(&job.bucket, &file.key);
     let order = rotated(&job.writers, place);
@@ -196,7 +195,7 @@ fn siblings_left(answer: &Response<'_>) -> Result<u64, String> {
     }
 }
 
-/// The context of everything that the key holds now.
+/// The context of everything that the key currently holds.
 async fn read_context(
     asker: &mut Asker<'_>,
     order: &[usize],
@@ -210,11 +209,11 @@ async fn read_context(
     asker.ask(order, &get, context).await?
 }
 
-/// Reads one file back and answers its size.
+/// Reads one file back and returns its size.
 async fn verify(job: &Job, asker: &mut Asker<'_>, place: usize, file: &File) -> Troubled<u64> {
     let stored = match job.stored(place) {
         Some(stored) => stored,
-        // This run did not get to store it, and has said so already.
+        // This run failed to store it, and has already reported that.
         None if !job.verify_only => return Ok(0),
         None => {
             let body = read_file(job.root.join(&file.key)).await.map_err(|it| ("failure", it))?;
@@ -234,7 +233,7 @@ async fn verify(job: &Job, asker: &mut Asker<'_>, place: usize, file: &File) -> 
         let content_type = answer.header("content-type").unwrap_or_default();
         if content_type != file.content_type {
             let stored = &file.content_type;
-            return Err(format!("content type {content_type:?}, stored was {stored:?}"));
+            return Err(format!("content type {content_type:?}, but {stored:?} was stored"));
         }
         if blake3::hash(answer.body) != stored.digest {
             return Err(format!("{} bytes that are not the file's", answer.body.len()));
@@ -244,7 +243,7 @@ async fn verify(job: &Job, asker: &mut Asker<'_>, place: usize, file: &File) -> 
     compared.await.map_err(|it| ("failure", it))?.map_err(|it| ("difference", it))
 }
 
-/// Reads a file, and no more of it than a value may have.
+/// Reads a file, up to the largest size of a value.
 async fn read_file(path: PathBuf) -> Result<Vec<u8>, String> {
     let read = move || -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
@@ -261,7 +260,7 @@ async fn read_file(path: PathBuf) -> Result<Vec<u8>, String> {
     tokio::task::spawn_blocking(read).await.map_err(|error| format!("reading stopped: {error}"))?
 }
 
-/// The candidates beginning with the one whose turn it is.
+/// The candidates, starting with the one whose turn it is.
 fn rotated(candidates: &[usize], turn: usize) -> Vec<usize> {
     let skip = turn % candidates.len().max(1);
     candidates.iter().cycle().skip(skip).take(candidates.len()).copied().collect()

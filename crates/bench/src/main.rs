@@ -1,23 +1,21 @@
-//! `quorate-bench`: load for a running cluster, and the ceiling beside it.
+//! `quorate-bench`: load for a running cluster, and a ceiling to compare it with.
 //!
 //! It knows the cluster only by its HTTP contract, through a small client of its own ([`http`]):
 //! * [`load_tree`] stores a directory and reads it back: real input;
 //! * [`load`] measures PUT, GET and DELETE, checking each answer;
 //! * [`standard`] measures the standard figures, with the [`ceiling`] in the same run;
-//! * [`report`] makes a table of measurements that were kept, and [`plot`] a picture.
+//! * [`report`] makes a table of saved measurements, and [`plot`] a picture.
 
 mod ask;
 mod ceiling;
-mod choose;
 #[cfg(test)]
 mod fake;
-mod hand;
 mod head;
 mod http;
-mod known;
+mod key_chooser;
+mod key_history;
 mod load;
 mod load_tree;
-mod pace;
 mod path;
 mod plan;
 mod plot;
@@ -25,6 +23,7 @@ mod progress;
 mod recorder;
 mod report;
 mod route;
+mod schedule;
 mod siblings;
 mod slow;
 mod standard;
@@ -34,6 +33,7 @@ mod tree;
 mod tree_job;
 mod usage;
 mod value;
+mod worker;
 
 use std::future::Future;
 use std::io::Write;
@@ -59,7 +59,7 @@ enum Command {
     CeilingServer(ceiling::Args),
 }
 
-/// What a command has to say, and whether all was well.
+/// The report of a command, and whether everything was fine.
 #[derive(Debug)]
 struct Outcome {
     report: String,
@@ -69,7 +69,7 @@ struct Outcome {
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(outcome) => {
-            // A reader that has gone away is no failure of the run.
+            // A reader that has gone away does not fail the run.
             let _ = write!(std::io::stdout().lock(), "{}", outcome.report);
             if outcome.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -81,8 +81,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<Outcome, String> {
-    // The generator stays on one thread: what it does not spend on waking threads is
-    // left to the nodes beside it. The server it compares them with gets what they get.
+    // The generator stays on one thread: what it does not spend on waking threads is left to the
+    // nodes on the same machine. The ceiling server gets as many threads as the nodes.
     let one = tokio::runtime::Builder::new_current_thread;
     let many = tokio::runtime::Builder::new_multi_thread;
     match command {

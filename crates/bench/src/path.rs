@@ -1,17 +1,17 @@
-//! What users and directories name, turned into what a request needs: node URLs into addresses, and
-//! a key into a percent-encoded path. Source: RFC 3986, section 2.3.
+//! Turns what users and directories name into what a request needs: node URLs into addresses, and a
+//! key into a percent-encoded path. Source: RFC 3986, section 2.3.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::http::Node;
 
-/// Everything but the unreserved characters and the slash between the parts of a key.
+/// Everything except the unreserved characters and the slash between the parts of a key.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// The path of one key: `/kv/{bucket}/{key}`, encoded. Slashes in the key stay slashes.
 pub(crate) fn of_key(bucket: &str, key: &str) -> String {
-    // A segment of one or two dots would be resolved away by proxies, so its dots are encoded.
+    // Proxies would resolve a segment of one or two dots away, so its dots are encoded.
     let segments: Vec<String> = key
         .split('/')
         .map(|segment| match segment {
@@ -22,10 +22,10 @@ pub(crate) fn of_key(bucket: &str, key: &str) -> String {
     format!("/kv/{}/{}", utf8_percent_encode(bucket, ENCODED), segments.join("/"))
 }
 
-/// Finds the nodes that a user named as `http://host:port` or `host:port`.
+/// Resolves the nodes that a user named as `http://host:port` or `host:port`.
 ///
 /// # Errors
-/// A sentence that names the node and says what is wrong with it.
+/// A sentence that names the node and the problem.
 pub(crate) async fn nodes(urls: &[String]) -> Result<Vec<Node>, String> {
     let mut nodes = Vec::new();
     for url in urls {
@@ -51,7 +51,7 @@ fn authority(url: &str) -> Result<&str, String> {
         return Err(format!("node {url}: nodes speak http, not https"));
     }
     if name.contains(['/', '?', '#', '@']) || name.contains(char::is_whitespace) {
-        return Err(format!("node {url}: expected http://HOST:PORT and nothing behind it"));
+        return Err(format!("node {url}: expected http://HOST:PORT and nothing after it"));
     }
     match name.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0) => {

@@ -1,11 +1,11 @@
-//! The settings of a measurement, each parsed into its range at once.
+//! The settings of a measurement, each validated when parsed.
 
 use std::path::PathBuf;
 
-use crate::choose::{Dice, Order};
+use crate::key_chooser::{Dice, Order};
 use crate::value::Sizes;
 
-/// What to do to the cluster.
+/// The operations to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Op {
     /// Only PUT.
@@ -14,7 +14,7 @@ pub(crate) enum Op {
     Get,
     /// Only DELETE, of one stored key after the other.
     Delete,
-    /// PUT, GET and DELETE as `--mix` says.
+    /// PUT, GET and DELETE in the ratio of `--mix`.
     Mixed,
 }
 
@@ -29,16 +29,16 @@ impl Op {
     }
 }
 
-/// Which node is asked for a key.
+/// Which node a request for a key goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Route {
-    /// Whichever comes, as behind a load balancer.
+    /// Any node, as behind a load balancer.
     Any,
-    /// A home replica of the key, as by a client that knows the ring.
+    /// A home replica of the key, as with a client that knows the ring.
     Home,
 }
 
-/// How often each operation comes in a mixed load, relative to the others.
+/// The relative frequency of each operation in a mixed load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mix {
     put: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
-    /// One of the operations.
+    /// Draws an operation.
     pub(crate) fn draw(self, dice: &mut Dice) -> Op {
         match dice.below(self.put + self.get + self.delete) {
             it if it < self.put => Op::Put,
@@ -63,60 +63,60 @@ pub(crate) struct Args {
     /// The nodes to spread the connections over.
     #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
     pub(crate) nodes: Vec<String>,
-    /// What to do.
+    /// The operation to measure.
     #[arg(long, value_enum, default_value = "put")]
     pub(crate) op: Op,
     /// How often each operation comes in `--op mixed`.
     #[arg(long, default_value = "50:50:0", value_name = "PUT:GET:DELETE", value_parser = mix)]
     pub(crate) mix: Mix,
-    /// Connections, and so operations in flight.
+    /// Connections, and thus operations in flight.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=20_000))]
     pub(crate) connections: u16,
-    /// Clients beside them that take 100 bytes of a value each second.
+    /// Additional clients that read 100 bytes of a value each second.
     #[arg(long, default_value_t = 0)]
     pub(crate) slow_readers: u16,
-    /// Clients beside them that announce 8 MiB and send 100 bytes each second.
+    /// Additional clients that announce 8 MiB and send 100 bytes each second.
     #[arg(long, default_value_t = 0)]
     pub(crate) slow_uploads: u16,
-    /// Connections beside them that send nothing.
+    /// Additional connections that send nothing.
     #[arg(long, default_value_t = 0)]
     pub(crate) idle_connections: u16,
     /// The length of the measurement.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     pub(crate) seconds: f64,
-    /// Load before it that is not measured.
+    /// Load before the measurement that is not counted.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     pub(crate) warmup_seconds: f64,
-    /// Bytes of a value: a number, `LOW..HIGH` (uniform) or `log:LOW..HIGH` (small ones often).
+    /// Bytes of a value: a number, `LOW..HIGH` (uniform) or `log:LOW..HIGH` (mostly small ones).
     #[arg(long, default_value = "1024", value_name = "SIZES", value_parser = Sizes::parse)]
     pub(crate) value_bytes: Sizes,
     /// How many keys.
     #[arg(long, default_value_t = 100_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=50_000_000))]
     pub(crate) keys: u64,
-    /// Which keys are asked for.
+    /// The order in which keys are requested.
     #[arg(long, value_enum, default_value = "uniform")]
     pub(crate) order: Order,
     /// Which of the nodes is asked for a key.
     #[arg(long, value_enum, default_value = "any")]
     pub(crate) route: Route,
-    /// Make the bucket `siblings` and let this share of the PUTs, in percent, go without the context
-    /// of what is there; the others carry it, and read first where there is a conflict.
+    /// Make the bucket `siblings` and send this share of the PUTs, in percent, without a context;
+    /// the others carry the key's context, and read it first if there is a conflict.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(crate) conflicts: Option<f64>,
     /// Open loop: this many operations per second; latencies count from the intended start.
     #[arg(long, value_name = "OPS", value_parser = rate)]
     pub(crate) rate: Option<f64>,
-    /// Let a connection that was refused rest as long as `Retry-After` says.
+    /// Let a connection that was refused back off as long as `Retry-After` says.
     #[arg(long)]
     pub(crate) obey_retry_after: bool,
-    /// Add the result to this file, as one line of JSON.
+    /// Append the result to this file, as one line of JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// Draw latency over time and the percentile curve into this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Processes whose processor time, memory and disk writes to report: the nodes.
+    /// Processes whose CPU time, memory and disk writes to report: the nodes.
     #[arg(long, value_delimiter = ',', value_name = "PID,PID,…")]
     pub(crate) pids: Vec<u32>,
     /// The bucket; its `conflicts` are set to `lww`, or to `siblings` by `--conflicts`.
@@ -128,10 +128,10 @@ pub(crate) struct Args {
     /// Do not store the keys before reading them.
     #[arg(long)]
     pub(crate) skip_preload: bool,
-    /// Take any body for an answer to GET (for the ceiling server, which knows only one).
+    /// Accept any body as the answer to GET (for the ceiling server, which has only one).
     #[arg(long)]
     pub(crate) any_value: bool,
-    /// What to call the result.
+    /// The name of the result.
     #[arg(long, default_value = "cluster")]
     pub(crate) name: String,
 }
@@ -174,7 +174,7 @@ pub(crate) mod tests {
         args: Args,
     }
 
-    /// The settings that these words of a command line mean.
+    /// The settings that this command line results in.
     pub(crate) fn args(words: &[&str]) -> Result<Args, clap::Error> {
         Cli::try_parse_from(["run"].iter().chain(words)).map(|it| it.args)
     }

@@ -1,7 +1,7 @@
-//! `plot`: latency over time, and the percentile curve, of measurements that were kept, as one SVG.
+//! `plot`: draws latency over time and the percentile curve of saved measurements, as one SVG.
 //!
-//! Written by hand: two panels of lines over logarithmic scales need no library. A slice of time in
-//! which nothing succeeded breaks the line, so that a freeze shows as a gap.
+//! Drawn without a library: two panels of lines over logarithmic scales need none. A slice of time
+//! in which nothing succeeded breaks the line, so that a freeze shows as a gap.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ const COLOURS: [&str; 7] =
 /// The percentile curve ends here, in nines: 99.999 %.
 const NINES_MAX: f64 = 5.0;
 
-/// Draw measurements that `--json` kept.
+/// Draw measurements that `--json` saved.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The file, with a measurement a line.
+    /// The file, with one measurement per line.
     file: PathBuf,
-    /// Where to draw to.
+    /// The file to draw into.
     #[arg(long, default_value = "bench.svg")]
     svg: PathBuf,
     /// Draw only measurements of this operation.
@@ -116,7 +116,7 @@ fn draw_legend(out: &mut String, drawn: &[&Summary], top: f64) {
     }
 }
 
-/// A panel: where it is, and the ranges of its axes; y is in decades of microseconds.
+/// A panel: its position, and the ranges of its axes; y is in decades of microseconds.
 struct Panel {
     top: f64,
     x: (f64, f64),
@@ -193,7 +193,7 @@ impl Panel {
     }
 }
 
-/// The decades of microseconds that these latencies lie in.
+/// The decades of microseconds that these latencies fall in.
 fn decades(latencies_us: impl Iterator<Item = u64>) -> (f64, f64) {
     let (mut least, mut most) = (u64::MAX, 0);
     for us in latencies_us.filter(|it| *it > 0) {
@@ -206,7 +206,7 @@ fn decades(latencies_us: impl Iterator<Item = u64>) -> (f64, f64) {
     (low, (most as f64).log10().ceil().max(low + 1.0))
 }
 
-/// Round numbers of seconds, ten or so.
+/// About ten round numbers of seconds.
 fn time_ticks(seconds: f64) -> Vec<(f64, String)> {
     let steps = [1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 3600.0];
     let step = steps.into_iter().find(|it| seconds / it <= 12.0).unwrap_or(7200.0);

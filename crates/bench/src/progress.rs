@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a line is written where there is no terminal.
+/// How often a line is written if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often a bar should be fed.
+/// How often a bar should be updated.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
-/// One step of work, shown while it goes on.
+/// One step of work and its progress.
 #[derive(Debug)]
 pub(crate) struct Progress {
     label: &'static str,
@@ -21,7 +21,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Starts to show a step of `total` units (0: nothing to show a bar of).
+    /// Starts to show a step of `total` units (0: no bar).
     pub(crate) fn start(label: &'static str, total: u64) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(Some(total), target(terminal));
@@ -33,7 +33,7 @@ impl Progress {
         Progress { label, total, bar, terminal, line_at: Instant::now() }
     }
 
-    /// Shows how far it is.
+    /// Shows the progress.
     pub(crate) fn show(&mut self, done: u64, message: &str) {
         self.bar.set_position(done);
         self.bar.set_message(message.to_string());
@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }

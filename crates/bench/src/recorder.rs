@@ -1,5 +1,5 @@
-//! Takes the result of each operation as it ends: counts, a latency histogram for each kind of
-//! operation, and one for each slice of time, so that a freeze shows as what it is.
+//! Records the result of each operation as it ends: counts, a latency histogram for each kind of
+//! operation, and one for each slice of time, so that a freeze is visible.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,17 +10,17 @@ use hdrhistogram::Histogram;
 use crate::plan::Op;
 use crate::summary::{Counts, Latency, Point};
 
-/// Latencies are told apart up to this one, three digits of each: ten minutes.
+/// The largest latency recorded, with three digits of precision: ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
 /// How many wrong answers are described; all are counted.
 const WRONG_NAMED_MAX: usize = 5;
 /// The most slices that a measurement is cut into, and the shortest one.
 const SLICES_MAX: u32 = 240;
 const SLICE_MIN: Duration = Duration::from_millis(200);
-/// Points of the percentile curve between 1 and 0.1 of the operations, 0.1 and 0.01, and so on.
+/// Points of the percentile curve per halving of the distance to 100 %.
 const CURVE_TICKS: u32 = 4;
 
-/// What has been found so far.
+/// The results so far.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     window: Range<Instant>,
@@ -29,7 +29,7 @@ pub(crate) struct Recorder {
     refusal_us: Histogram<u64>,
     /// Successful operations that ended inside the measured window.
     pub(crate) ended_in_window: u64,
-    /// Bytes of the values they moved, and of those the ones they wrote.
+    /// Bytes of the values they moved, and how many of those were written.
     pub(crate) value_bytes: u64,
     pub(crate) written_bytes: u64,
     counts: Counts,
@@ -39,7 +39,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder of this window.
+    /// A recorder for this window.
     pub(crate) fn new(window: Range<Instant>) -> Self {
         let slice = ((window.end - window.start) / SLICES_MAX).max(SLICE_MIN);
         Recorder {
@@ -57,8 +57,8 @@ impl Recorder {
     }
 
     /// A success that was due at `intended`, ended at `now` and moved a value of `value_bytes`. Its
-    /// latency counts if it was due in the window, and also if it only ended there: in an open loop
-    /// that offers more than can be done, what ends now was due long ago.
+    /// latency counts if it was due in the window, and also if it only ended there: in an
+    /// overloaded open loop, what ends now was due long ago.
     pub(crate) fn success(&mut self, op: Op, intended: Instant, now: Instant, value_bytes: usize) {
         let latency_us = micros(now - intended);
         if self.window.contains(&intended) || self.window.contains(&now) {
@@ -77,7 +77,7 @@ impl Recorder {
         }
     }
 
-    /// Closes the slices that ended before `now`; those without an operation are points too.
+    /// Closes the slices that ended before `now`; slices without an operation are points too.
     fn close_slices(&mut self, now: Instant) {
         let elapsed = now.min(self.window.end) - self.window.start;
         while self.slice * (self.points.len() as u32 + 1) <= elapsed {
@@ -93,7 +93,7 @@ impl Recorder {
         }
     }
 
-    /// No answer, or one with a status that was not asked for. Counted in the warm-up too.
+    /// No answer, or one with an unexpected status. Counted during the warm-up too.
     pub(crate) fn error(&mut self, kind: &str) {
         match self.counts.errors.get_mut(kind) {
             Some(count) => *count += 1,
@@ -103,7 +103,7 @@ impl Recorder {
         }
     }
 
-    /// A refusal for overload, which took this long; whether it said when to come again.
+    /// A refusal for overload, its duration, and whether it said when to retry.
     pub(crate) fn refusal(&mut self, status: u16, took: Duration, says_when: bool) {
         self.counts.refused += 1;
         self.refusal_us.saturating_record(micros(took));
@@ -116,7 +116,7 @@ impl Recorder {
         });
     }
 
-    /// An answer that cannot be true.
+    /// An answer that cannot be right.
     pub(crate) fn wrong(&mut self, what: String) {
         self.counts.wrong += 1;
         if self.counts.wrong_named.len() < WRONG_NAMED_MAX {
@@ -124,7 +124,7 @@ impl Recorder {
         }
     }
 
-    /// An answer older than the last acknowledged write. Sloppy quorums may answer so.
+    /// An answer older than the last acknowledged write. Sloppy quorums allow that.
     pub(crate) fn stale(&mut self) {
         self.counts.stale += 1;
     }
@@ -143,7 +143,7 @@ impl Recorder {
         self.close_slices(self.window.end);
         let mut all = histogram(3);
         for one in self.latency_us.values() {
-            // Equal bounds, so that it cannot fail.
+            // The bounds are equal, so this cannot fail.
             let _ = all.add(one);
         }
         let refusal_p99_us = self.refusal_us.value_at_percentile(99.0);
@@ -163,13 +163,13 @@ impl Recorder {
     }
 }
 
-/// What was found in all.
+/// The results.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) latency: Latency,
     /// Percentile and latency in microseconds, ascending.
     pub(crate) curve: Vec<(f64, u64)>,
-    /// Where there was more than one kind of operation: the latency of each.
+    /// The latency of each kind of operation, if there was more than one.
     pub(crate) by_op: BTreeMap<String, Latency>,
     pub(crate) counts: Counts,
     pub(crate) points: Vec<Point>,

@@ -1,6 +1,6 @@
-//! `table`: measurements side by side. What is the same in all of them stands once, below the table;
-//! each is compared with the last ceiling of its operation that was measured before it. Below a mixed
-//! load stand the latencies of each of its operations.
+//! `table`: measurements side by side. Settings that are the same in all of them are listed once,
+//! below the table; each measurement is compared with the last ceiling of its operation that
+//! precedes it. The latencies of each operation of a mixed load follow below it.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::summary::Summary;
 use crate::{Outcome, targets};
 
-/// What the bare HTTP server is called: other measurements are compared with it.
+/// The name of the bare HTTP server's measurements: others are compared with them.
 pub(crate) const CEILING: &str = "ceiling";
-/// What measurements of bare RocksDB are called, `buffered` or `synced` behind it.
+/// The name of bare RocksDB's measurements, followed by `buffered` or `synced`.
 const ROCKSDB: &str = "rocksdb";
 
-/// Make a table of measurements that `--json` kept.
+/// Make a table of measurements that `--json` saved.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The file, with a measurement a line.
+    /// The file, with one measurement per line.
     file: PathBuf,
-    /// Compare them with the project's targets too.
+    /// Also compare them with the project's targets.
     #[arg(long)]
     targets: bool,
 }
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, String> {
     Ok(Outcome { report, good: summaries.iter().all(Summary::good) })
 }
 
-/// The table, what is the same in all rows, and each wrong answer that was described.
+/// The table, the settings common to all rows, and each wrong answer that was described.
 pub(crate) fn text(summaries: &[Summary]) -> String {
     let (table, same) = table(summaries);
     let wrong = summaries.iter().flat_map(|it| &it.counts.wrong_named);
@@ -49,7 +49,7 @@ pub(crate) fn text(summaries: &[Summary]) -> String {
     format!("{table}\n{same}{wrong}")
 }
 
-/// How a column of settings or figures gets its cell.
+/// How to format a cell of a column.
 type Cell = fn(&Summary) -> String;
 
 /// Settings: a column only where they differ.
@@ -139,20 +139,20 @@ fn table(summaries: &[Summary]) -> (Table, Vec<String>) {
     (table, same)
 }
 
-/// The rate of the measurement at `place` beside that of its ceiling.
+/// The rate of the measurement at `place` relative to its ceiling.
 pub(crate) fn of_ceiling(summaries: &[Summary], place: usize) -> Option<f64> {
-    beside_ceiling(summaries, place, |it| Some(it.operations_per_second))
+    relative_to_ceiling(summaries, place, |it| Some(it.operations_per_second))
 }
 
-/// The processor time of an operation in units of what the bare server needs for the same: about alike on
-/// quick and on slow machines.
+/// The CPU time of an operation relative to the bare server's for the same: similar on fast and
+/// slow machines.
 pub(crate) fn cpu_of_bare(summaries: &[Summary], place: usize) -> Option<f64> {
-    beside_ceiling(summaries, place, |it| it.cpu_us_per_operation)
+    relative_to_ceiling(summaries, place, |it| it.cpu_us_per_operation)
 }
 
-/// A figure of the measurement at `place` beside that of its ceiling: the last one before it with the same
-/// operation, connections and values.
-pub(crate) fn beside_ceiling(
+/// A figure of the measurement at `place` relative to its ceiling: the last one before it with the
+/// same operation, connections and values.
+pub(crate) fn relative_to_ceiling(
     summaries: &[Summary],
     place: usize,
     figure: impl Fn(&Summary) -> Option<f64>,
@@ -166,7 +166,7 @@ pub(crate) fn beside_ceiling(
     (ceiling > 0.0).then_some(figure(of)? / ceiling)
 }
 
-/// The rate of a PUT beside that of bare RocksDB which wrote the same, as durably, if it was measured.
+/// The rate of a PUT relative to bare RocksDB writing the same as durably, if that was measured.
 fn of_rocksdb(summaries: &[Summary], of: &Summary) -> Option<f64> {
     let name = match of.name.as_str() {
         "buffered" => "rocksdb buffered",

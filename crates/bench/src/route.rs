@@ -1,23 +1,23 @@
-//! Which nodes hold a key, as a client learns it from `GET /ring/partitions`: asked of one of them, an
-//! operation needs no other node to pass it on.
+//! Which nodes hold a key, as a client learns it from `GET /ring/partitions`: an operation sent to
+//! one of them need not be forwarded.
 
 use serde::Deserialize;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ask::describe;
-use crate::hand::{BODY_BYTES_MAX, OPERATION_TIMEOUT};
 use crate::http::{Client, Error, Node, Request};
+use crate::worker::{BODY_BYTES_MAX, OPERATION_TIMEOUT};
 
 /// The home replicas of every partition of a bucket's keys.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Homes {
     bucket: String,
-    /// By partition: places in the list of nodes that was given, of those that are in it.
+    /// By partition: indices into the given list of nodes, of those that are in it.
     by_partition: Vec<Vec<usize>>,
 }
 
-/// What a node answers, as far as it matters here.
+/// The part of a node's answer that matters here.
 #[derive(Deserialize)]
 struct Partitions {
     nodes: Vec<String>,
@@ -30,7 +30,7 @@ impl Homes {
     /// # Errors
     /// A sentence that names the node and what it answered.
     pub(crate) async fn ask(nodes: &[Node], bucket: &str) -> Result<Self, String> {
-        let Some(first) = nodes.first() else { return Err("no node was named".to_owned()) };
+        let Some(first) = nodes.first() else { return Err("no node was given".to_owned()) };
         let n = get(first, &format!("/buckets/{bucket}")).await?.get("n").and_then(Value::as_u64);
         let n = n.ok_or_else(|| format!("{}: bucket {bucket}: no n", first.name))?;
         let partitions = get(first, "/ring/partitions").await?;
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_key_is_where_the_cluster_puts_it() {
-        // The numbers stand in the protocol's test of the hash.
+        // The same numbers as in the protocol crate's test of the hash.
         for (key, partition) in [("a", 542), ("b", 253), ("user/7", 128)] {
             let mut homes = homes(1024, 1, &["first"]).unwrap();
             assert!(homes.contain(0, key));

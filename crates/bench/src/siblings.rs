@@ -1,4 +1,4 @@
-//! The siblings in a 300 answer: each value is checked like one that came alone.
+//! The siblings in a 300 answer: each value is checked like a single one.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,14 +18,14 @@ struct Sibling {
     encoding: Option<String>,
 }
 
-/// Checks the JSON of a key's siblings, and answers the greatest sequence number among them and the
-/// bytes of their values together.
+/// Checks the JSON of a key's siblings; returns the greatest sequence number among them and the
+/// total bytes of their values.
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub(crate) fn check(key: u64, json: &[u8]) -> Result<(u64, usize), String> {
-    let shown: Shown =
-        serde_json::from_slice(json).map_err(|error| format!("a 300 that is none: {error}"))?;
+    let shown: Shown = serde_json::from_slice(json)
+        .map_err(|error| format!("the body of a 300 is malformed: {error}"))?;
     let (mut greatest, mut bytes) = (0, 0);
     for sibling in shown.siblings {
         let Some(text) = sibling.value else { continue };
@@ -33,7 +33,7 @@ pub(crate) fn check(key: u64, json: &[u8]) -> Result<(u64, usize), String> {
             None => text.into_bytes(),
             Some("base64") => STANDARD
                 .decode(text)
-                .map_err(|error| format!("a sibling that is no base64: {error}"))?,
+                .map_err(|error| format!("a sibling is not base64: {error}"))?,
             Some(other) => return Err(format!("a sibling in an unknown encoding: {other}")),
         };
         greatest = greatest.max(value::check(key, &decoded)?);
@@ -46,7 +46,7 @@ pub(crate) fn check(key: u64, json: &[u8]) -> Result<(u64, usize), String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::value::Maker;
+    use crate::value::ValueGen;
 
     fn shown(values: &[&[u8]]) -> Vec<u8> {
         let one = |value: &&[u8]| serde_json::json!({"encoding": "base64", "value": STANDARD.encode(value)});
@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn every_sibling_is_checked_and_the_greatest_sequence_found() {
-        let maker = Maker::new(100);
+        let value_gen = ValueGen::new(100);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        maker.make(7, 3, 40, &mut a);
-        maker.make(7, 9, 60, &mut b);
+        value_gen.generate(7, 3, 40, &mut a);
+        value_gen.generate(7, 9, 60, &mut b);
         assert_eq!(check(7, &shown(&[&a, &b])), Ok((9, 100)));
         assert!(check(8, &shown(&[&a, &b])).is_err());
         b[30] ^= 1;

@@ -1,5 +1,5 @@
-//! Clients beside the load that hold what others need: some take values in drops, some send them so, some
-//! only keep a connection. They are not measured; what they do to the others is.
+//! Additional clients that hold resources others need: some read values slowly, some send them
+//! slowly, some only keep a connection. They are not measured; their effect on the others is.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-use crate::choose::Dice;
-use crate::hand::{Job, KeyName};
 use crate::http::Node;
+use crate::key_chooser::Dice;
+use crate::worker::{Job, KeyName};
 
-/// What a slow client takes or sends each second, in bytes.
+/// What a slow client reads or sends each second, in bytes.
 const DROP_BYTES: usize = 100;
 const DROP_EVERY: Duration = Duration::from_secs(1);
-/// The room that the system has for what comes, in bytes: else it would take a whole value at once.
+/// The receive buffer, in bytes: otherwise the kernel would take a whole value at once.
 const RECEIVED_BYTES_MAX: u32 = 4096;
-/// What a slow upload announces, in bytes.
+/// The size a slow upload announces, in bytes.
 const ANNOUNCED_BYTES: usize = 8 << 20;
 
-/// What one of them does.
+/// The behaviour of a slow client.
 #[derive(Clone, Copy)]
 enum Habit {
     Takes,
@@ -29,7 +29,7 @@ enum Habit {
     Rests,
 }
 
-/// Starts as many as the settings say. They end with the value.
+/// Starts as many as the settings say. They end when the returned value is dropped.
 pub(crate) fn start(job: &Arc<Job>) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     let args = &job.args;
@@ -44,7 +44,7 @@ pub(crate) fn start(job: &Arc<Job>) -> JoinSet<()> {
                 let node = &job.nodes[number % job.nodes.len()];
                 let mut dice = Dice::new(job.sequence_base ^ number as u64);
                 loop {
-                    // However it ended: again.
+                    // However it ended, reconnect.
                     drop(once(&job, node, habit, &mut dice).await);
                     tokio::time::sleep(DROP_EVERY).await;
                 }

@@ -1,5 +1,5 @@
-//! What one measurement found, as text and as a line of JSON, which can be read again to make tables
-//! and plots of it.
+//! The result of one measurement, as text and as a line of JSON, which can be read back to make
+//! tables and plots.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,7 +18,7 @@ pub(crate) struct Latency {
     pub(crate) max_us: u64,
 }
 
-/// What ended within one slice of time.
+/// Operations that ended within one slice of time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Point {
     /// Its end, in seconds from the start of the window.
@@ -29,15 +29,15 @@ pub(crate) struct Point {
     pub(crate) max_us: u64,
 }
 
-/// What was counted.
+/// The counters.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Counts {
     /// Successes in the histogram: those that were due inside the window, or ended there.
     pub(crate) operations: u64,
-    /// By status, or by what happened to the connection; refusals too.
+    /// By status, or by what happened to the connection; includes refusals.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Refusals for overload (429 or 503), and how long 99 % of them took at most.
+    /// Refusals for overload (429 or 503), and the p99 of their latency.
     pub(crate) refused: u64,
     pub(crate) refusal_p99_us: u64,
     pub(crate) wrong: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Counts {
     pub(crate) stale: u64,
 }
 
-/// One measurement, whole.
+/// One complete measurement.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Summary {
@@ -55,12 +55,12 @@ pub(crate) struct Summary {
     pub(crate) op: String,
     pub(crate) connections: usize,
     pub(crate) nodes: usize,
-    /// Sizes of values, as `--value-bytes` says them.
+    /// Sizes of values, as given by `--value-bytes`.
     pub(crate) value_bytes: String,
     pub(crate) keys: u64,
-    /// In which order keys were asked for.
+    /// The order in which keys were requested.
     pub(crate) order: String,
-    /// The share of PUTs that made conflicts on purpose, in percent.
+    /// The share of PUTs that deliberately made conflicts, in percent.
     pub(crate) conflicts: Option<f64>,
     /// The rate of an open loop, in operations per second.
     pub(crate) rate: Option<f64>,
@@ -74,15 +74,15 @@ pub(crate) struct Summary {
     pub(crate) by_op: BTreeMap<String, Latency>,
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// Operations of an open loop that were due and never started.
+    /// Operations of an open loop that were due but never started.
     pub(crate) missed: u64,
-    /// Processor time of the named processes per operation.
+    /// CPU time of the given processes per operation.
     pub(crate) cpu_us_per_operation: Option<f64>,
-    /// Processor time of the generator per operation.
+    /// CPU time of the generator per operation.
     pub(crate) generator_cpu_us_per_operation: Option<f64>,
-    /// Resident memory of the named processes at the end.
+    /// Resident memory of the given processes at the end.
     pub(crate) rss_bytes: Option<u64>,
-    /// What the named processes wrote to disk for each byte of value that was put.
+    /// Bytes that the given processes wrote to disk for each byte of value that was put.
     pub(crate) disk_bytes_per_value_byte: Option<f64>,
     /// Latency over time.
     pub(crate) points: Vec<Point>,
@@ -91,12 +91,12 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// No wrong answer, and at least one right one.
+    /// Whether there was no wrong answer, and at least one right one.
     pub(crate) fn good(&self) -> bool {
         self.counts.wrong == 0 && self.counts.operations > 0
     }
 
-    /// The errors in a few words.
+    /// The errors in a short text.
     pub(crate) fn errors_text(&self) -> String {
         let mut parts: Vec<String> =
             self.counts.errors.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
@@ -116,7 +116,7 @@ impl Summary {
         if parts.is_empty() { "0".to_string() } else { parts.join(", ") }
     }
 
-    /// Some lines for people.
+    /// A readable report of a few lines.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
             "{} {}: {:.0} operations/s ({:.2} MB/s of values) over {:.1} s, {} connections, {} nodes, \
@@ -152,7 +152,7 @@ impl Summary {
         text
     }
 
-    /// Adds this measurement to a file, as one line of JSON.
+    /// Appends this measurement to a file, as one line of JSON.
     ///
     /// # Errors
     /// A sentence that names the file.

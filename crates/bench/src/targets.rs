@@ -1,19 +1,19 @@
-//! The project's targets on one machine with 2 cores, beside what was found. A measurement is known
-//! by its name (as `scripts/bench.sh` calls it), its operation and its connections; a target whose
-//! measurement is missing is left out. What can be is a ratio against the bare server of the same run:
-//! microseconds say more of the machine than of what runs on it.
+//! The project's targets on a machine with 2 cores, and whether they are met. A measurement is
+//! identified by its name (as in `scripts/bench.sh`), its operation and its connections; a target
+//! without a measurement is left out. Targets are ratios to the bare server of the same run where
+//! possible: microseconds depend on the machine more than on what runs on it.
 
-use crate::report::{CEILING, beside_ceiling, cpu_of_bare, of_ceiling};
+use crate::report::{CEILING, cpu_of_bare, of_ceiling, relative_to_ceiling};
 use crate::summary::Summary;
 
-/// One line a target: what was wanted, what was found, and whether that is enough.
+/// One line per target: the target, the result, and whether it is met.
 pub(crate) fn text(summaries: &[Summary]) -> String {
     let lines =
         [standard(summaries), tail(summaries), overload(summaries), growth(summaries)].concat();
     lines.into_iter().flatten().collect()
 }
 
-/// The rates, the processor time, and the single connection.
+/// The rates, the CPU time, and the single connection.
 fn standard(summaries: &[Summary]) -> Vec<Option<String>> {
     let get = place(summaries, "buffered", "get", 64);
     let put = place(summaries, "buffered", "put", 64);
@@ -22,7 +22,8 @@ fn standard(summaries: &[Summary]) -> Vec<Option<String>> {
     let cpu = |place: Option<usize>| cpu_of_bare(summaries, place?);
     let p50 = |it: &Summary| Some(it.latency.p50_us as f64);
     let p50_us = |name, op| p50(summaries.get(place(summaries, name, op, 1)?)?);
-    let p50_of_bare = |op| beside_ceiling(summaries, place(summaries, "buffered", op, 1)?, p50);
+    let p50_of_bare =
+        |op| relative_to_ceiling(summaries, place(summaries, "buffered", op, 1)?, p50);
     let ceiling = |place: Option<usize>| of_ceiling(summaries, place?).map(|it| it * 100.0);
     let of_buffered = rate(fsync).zip(rate(put)).map(|(fsync, put)| fsync / put.max(1.0) * 100.0);
     let bare_put_us = p50_us("buffered", "put").zip(p50_of_bare("put")).map(|(us, of)| us / of);
@@ -59,7 +60,7 @@ fn tail(summaries: &[Summary]) -> Vec<Option<String>> {
     names.map(of).concat()
 }
 
-/// Ten times the load that saturates, beside that load in turns.
+/// Ten times the load that saturates, alternating with that load.
 fn overload(summaries: &[Summary]) -> Vec<Option<String>> {
     let of = |op: &str| {
         let rate = |name: &str| {
@@ -76,7 +77,7 @@ fn overload(summaries: &[Summary]) -> Vec<Option<String>> {
 
 /// What a larger cluster and more keys cost.
 fn growth(summaries: &[Summary]) -> Vec<Option<String>> {
-    let beside = |of: fn(&Summary) -> Option<f64>, name: &str, op: &str, least: &str| {
+    let relative = |of: fn(&Summary) -> Option<f64>, name: &str, op: &str, least: &str| {
         let found = |name: &str| {
             let it = summaries.iter().rev().find(|it| it.name == name && it.op == op)?;
             of(it)
@@ -90,11 +91,11 @@ fn growth(summaries: &[Summary]) -> Vec<Option<String>> {
         for how in ["", ", clients know the ring", ", load grows too"] {
             let least = if how.is_empty() { "" } else { ", clients know the ring" };
             let (name, least) = (format!("9 nodes{how}"), format!("3 nodes{least}"));
-            let found = beside(cpu_us, &name, op, &least);
+            let found = relative(cpu_us, &name, op, &least);
             lines.push(at_most(&format!("{op} cpu, {name}, of that of 3, %"), found, 115.0));
         }
         for keys in ["1000000", "10000000"] {
-            let found = beside(us, &format!("{keys} keys"), op, "10000 keys");
+            let found = relative(us, &format!("{keys} keys"), op, "10000 keys");
             lines.push(at_most(
                 &format!("{op} time, {keys} keys, of that of 10000, %"),
                 found,
@@ -129,7 +130,7 @@ fn at_most(what: &str, found: Option<f64>, wanted: f64) -> Option<String> {
 
 fn line(what: &str, bound: &str, found: f64, wanted: f64, enough: bool) -> String {
     let verdict = if enough { "met" } else { "NOT met" };
-    // Ratios of a few units need their decimals.
+    // Small ratios need a decimal.
     let digits = usize::from(wanted < 10.0);
     format!("{what:<54} {found:>7.1}, {bound} {wanted:.digits$}: {verdict}\n")
 }

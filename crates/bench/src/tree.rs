@@ -1,13 +1,13 @@
-//! The files under a directory, as keys to store. Whatever is not stored is counted and named,
-//! never dropped in silence.
+//! The files under a directory, as keys to store. What is not stored is counted and named, never
+//! skipped silently.
 
 use std::collections::BTreeMap;
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 
-/// The longest key a node takes, in bytes.
+/// The longest key a node accepts, in bytes.
 const KEY_BYTES_MAX: usize = 1024;
-/// The largest value a node takes by default, in bytes.
+/// The largest value a node accepts by default, in bytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// The most files of one run: the list of them is kept in memory.
 const FILES_MAX: usize = 5_000_000;
@@ -17,18 +17,18 @@ const FILES_MAX: usize = 5_000_000;
 pub(crate) struct File {
     /// Its path under the directory, parts joined by slashes: its key.
     pub(crate) key: String,
-    /// What its name says it is.
+    /// The type that its name implies.
     pub(crate) content_type: String,
     /// Its size when it was found, in bytes.
     pub(crate) size_bytes: u64,
 }
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     /// In the order of the walk: directory by directory, names sorted.
     pub(crate) files: Vec<File>,
-    /// How many entries were left out, by reason.
+    /// How many entries were skipped, by reason.
     pub(crate) skipped: BTreeMap<&'static str, u64>,
     /// Directories and entries that could not be read, with the reason.
     pub(crate) failures: Vec<String>,
@@ -46,7 +46,7 @@ impl Tree {
 /// Walks `root`. Symlinks below it are not followed, so the walk ends.
 ///
 /// # Errors
-/// When `root` is not a directory that can be read, or holds more files than one run takes.
+/// If `root` is not a readable directory, or holds more files than one run accepts.
 pub(crate) fn walk(root: &Path) -> Result<Tree, String> {
     std::fs::read_dir(root).map_err(|error| format!("{}: {error}", root.display()))?;
     let mut tree = Tree::default();
@@ -78,7 +78,7 @@ fn read_directory(directory: &Path) -> std::io::Result<Vec<DirEntry>> {
     std::fs::read_dir(directory)?.collect()
 }
 
-/// Takes one entry into the tree, or answers the directory it is, with the prefix of its keys.
+/// Adds one entry to the tree, or returns the directory it is, with the prefix of its keys.
 fn visit(entry: &DirEntry, prefix: &str, tree: &mut Tree) -> Option<(PathBuf, String)> {
     let path = entry.path();
     let metadata = match entry.metadata() {

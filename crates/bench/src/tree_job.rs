@@ -1,4 +1,4 @@
-//! What the workers of one tree load share: the files, where they may go, and what became of them.
+//! What the workers of one tree load share: the files, the nodes they may go to, and the results.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,16 +13,16 @@ use crate::load_tree::Args;
 use crate::path;
 use crate::tree::{File, Tree};
 
-/// File contents that all workers together hold at a time, in KiB.
+/// File contents held in memory by all workers together, in KiB.
 pub(crate) const MEMORY_KIB_MAX: u32 = 64 * 1024;
-/// How many failures and differences are named; all are counted.
+/// How many failures and differences are listed; all are counted.
 const NAMED_MAX: usize = 20;
 
-/// What became of one file.
+/// The result for one file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored {
     pub(crate) digest: blake3::Hash,
-    /// The node that took it, where this run stored it.
+    /// The node that stored it, if this run did.
     pub(crate) node: Option<usize>,
 }
 
@@ -31,11 +31,11 @@ pub(crate) struct Job {
     pub(crate) root: PathBuf,
     pub(crate) bucket: String,
     pub(crate) cluster: Cluster,
-    /// Where files may go, and where they are read back (places in the list of nodes).
+    /// Where files may be stored, and where they are read back (indices into the list of nodes).
     pub(crate) writers: Vec<usize>,
     pub(crate) readers: Vec<usize>,
     pub(crate) files: Vec<File>,
-    /// In the order of `files`; a place is set once its file is stored.
+    /// In the order of `files`; an entry is set once its file is stored.
     pub(crate) stored: Vec<Mutex<Option<Stored>>>,
     /// Drawn per run, so that two runs never share an `Idempotency-Key`.
     pub(crate) run: u128,
@@ -46,21 +46,22 @@ pub(crate) struct Job {
     pub(crate) done: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) resolved: AtomicU64,
-    troubles: Mutex<BTreeMap<&'static str, Troubles>>,
+    problems: Mutex<BTreeMap<&'static str, Problems>>,
 }
 
-/// Troubles of one kind: all are counted, the first are named.
+/// Problems of one kind: all are counted, the first ones are listed.
 #[derive(Debug, Default)]
-struct Troubles {
+struct Problems {
     count: usize,
     named: Vec<String>,
 }
 
 impl Job {
-    /// Finds the nodes and takes the tree over; answers also what the walk left out, by reason.
+    /// Resolves the nodes and takes ownership of the tree; also returns what the walk skipped, by
+    /// reason.
     ///
     /// # Errors
-    /// A node that cannot be found, by name.
+    /// A node that cannot be resolved, by name.
     pub(crate) async fn new(
         args: &Args,
         tree: Tree,
@@ -94,41 +95,41 @@ impl Job {
             done: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
-            troubles: Mutex::default(),
+            problems: Mutex::default(),
         };
-        tree.failures.into_iter().for_each(|it| job.trouble("failure", it));
+        tree.failures.into_iter().for_each(|it| job.problem("failure", it));
         Ok((job, tree.skipped))
     }
 
-    /// What became of the file at this place.
+    /// The result for the file at this index.
     pub(crate) fn stored(&self, place: usize) -> Option<Stored> {
         *self.stored.get(place)?.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the file at this place is stored.
+    /// Records that the file at this index is stored.
     pub(crate) fn set_stored(&self, place: usize, stored: Stored) {
         if let Some(slot) = self.stored.get(place) {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(stored);
         }
     }
 
-    /// Counts a trouble of this kind: `failure` or `difference`.
-    pub(crate) fn trouble(&self, kind: &'static str, trouble: String) {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_kind = troubles.entry(kind).or_default();
+    /// Counts a problem of this kind: `failure` or `difference`.
+    pub(crate) fn problem(&self, kind: &'static str, problem: String) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_kind = problems.entry(kind).or_default();
         of_kind.count += 1;
         if of_kind.named.len() < NAMED_MAX {
-            of_kind.named.push(trouble);
+            of_kind.named.push(problem);
         }
     }
 
-    /// How many troubles of this kind there are.
+    /// How many problems of this kind there are.
     pub(crate) fn count(&self, kind: &str) -> usize {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.get(kind).map_or(0, |it| it.count)
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.get(kind).map_or(0, |it| it.count)
     }
 
-    /// What a step has done, in one line without its end.
+    /// The result of a step, in one line without a line break.
     pub(crate) fn line(&self, what: &str, seconds: f64, bytes: u64) -> String {
         let done = self.done.load(Ordering::Relaxed);
         let mib = bytes as f64 / (1024.0 * 1024.0);
@@ -137,13 +138,13 @@ impl Job {
         format!("{what}: {done} of {of} files, {mib:.1} MiB in {seconds:.1} s ({rate:.0} files/s)")
     }
 
-    /// The first troubles of each kind, a line each.
-    pub(crate) fn named_troubles(&self) -> String {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The first problems of each kind, one per line.
+    pub(crate) fn named_problems(&self) -> String {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
-        for (kind, all) in troubles.iter() {
-            for trouble in &all.named {
-                text += &format!("{kind}: {trouble}\n");
+        for (kind, all) in problems.iter() {
+            for problem in &all.named {
+                text += &format!("{kind}: {problem}\n");
             }
             if let more @ 1.. = all.count - all.named.len() {
                 text += &format!("{kind}: … and {more} more\n");

@@ -1,5 +1,5 @@
-//! What processes used: processor time, resident memory and writes to disk, read from `/proc`
-//! (Linux; elsewhere there is no figure, which is not an error). Source: proc(5).
+//! What processes used: CPU time, resident memory and writes to disk, read from `/proc` (Linux;
+//! elsewhere there is no figure, which is not an error). Source: proc(5).
 
 /// The length of one tick of `utime` and `stime`, in microseconds: `USER_HZ` is 100 on Linux.
 const TICK_US: u64 = 10_000;
@@ -11,13 +11,13 @@ pub(crate) struct Usage {
     pub(crate) cpu_us: u64,
     /// Resident memory, in bytes.
     pub(crate) rss_bytes: u64,
-    /// Bytes that they caused to be written to disk: what was dirtied in the page cache counts,
-    /// since it is written sooner or later.
+    /// Bytes that they caused to be written to disk: dirtied pages in the page cache count, since
+    /// they are written sooner or later.
     pub(crate) written_bytes: u64,
 }
 
 impl Usage {
-    /// What was used since `before`; the memory is that of now.
+    /// What was used since `before`; the memory is the current one.
     pub(crate) fn since(self, before: Usage) -> Usage {
         Usage {
             cpu_us: self.cpu_us.saturating_sub(before.cpu_us),
@@ -27,7 +27,7 @@ impl Usage {
     }
 }
 
-/// The usage of these processes; one that is gone counts nothing.
+/// The usage of these processes; those that have ended count as nothing.
 pub(crate) fn of(pids: &[u32]) -> Usage {
     pids.iter().map(|pid| of_one(*pid)).fold(Usage::default(), |sum, one| Usage {
         cpu_us: sum.cpu_us + one.cpu_us,
@@ -45,7 +45,7 @@ fn of_one(pid: u32) -> Usage {
     }
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat`; counted from behind the name, which may hold anything.
+/// Fields 14 and 15 of `/proc/PID/stat`, counted from after the name, which may contain anything.
 fn cpu_us(stat: &str) -> Option<u64> {
     let (_, behind_name) = stat.rsplit_once(')')?;
     let mut fields = behind_name.split_whitespace().skip(11);

@@ -1,16 +1,16 @@
-//! Values that prove themselves: each carries its key's number, a sequence number and a checksum
-//! over everything, so that any answer to a GET can be checked without remembering what was put.
+//! Self-verifying values: each carries its key's number, a sequence number and a checksum over
+//! everything, so that any answer to a GET can be checked without remembering what was put.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::choose::Dice;
+use crate::key_chooser::Dice;
 
 /// The smallest value: a checksum and two numbers, in bytes.
 pub(crate) const VALUE_BYTES_MIN: usize = 24;
-/// The filler is cut from this many bytes that do not compress.
+/// The filler is cut from this many incompressible bytes.
 const PAD_BYTES: usize = 64 * 1024;
 
-/// The largest value: what a node takes by default.
+/// The largest value: a node's default limit.
 const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How large values are.
@@ -18,7 +18,7 @@ const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) struct Sizes {
     low: usize,
     high: usize,
-    /// Whether every power of two between them is as likely as any other.
+    /// Whether sizes are log-uniform: every power of two in the range is equally likely.
     log: bool,
 }
 
@@ -50,7 +50,7 @@ impl Sizes {
         }
     }
 
-    /// The largest of them.
+    /// The largest size.
     pub(crate) fn max(self) -> usize {
         self.high
     }
@@ -66,24 +66,24 @@ impl std::fmt::Display for Sizes {
     }
 }
 
-/// Makes values. The filler is a window of a fixed pad, since drawing a kilobyte
-/// of fresh randomness for each value would cost more than sending it.
+/// Generates values. The filler is a window of a fixed pad, since drawing a kilobyte of fresh
+/// randomness for each value would cost more than sending it.
 #[derive(Debug)]
-pub(crate) struct Maker {
+pub(crate) struct ValueGen {
     pad: Vec<u8>,
 }
 
-impl Maker {
-    /// A maker of values of up to `value_bytes_max`.
+impl ValueGen {
+    /// A generator of values of up to `value_bytes_max`.
     pub(crate) fn new(value_bytes_max: usize) -> Self {
         let words = (PAD_BYTES + value_bytes_max).div_ceil(8) as u64;
         let pad = (0..words).flat_map(|word| mix(word).to_le_bytes()).collect();
-        Maker { pad }
+        ValueGen { pad }
     }
 
-    /// Writes the value of this key and sequence number into `out`, in place of what was there.
+    /// Writes the value of this key and sequence number into `out`, replacing its contents.
     /// `value_bytes` is at least [`VALUE_BYTES_MIN`].
-    pub(crate) fn make(&self, key: u64, sequence: u64, value_bytes: usize, out: &mut Vec<u8>) {
+    pub(crate) fn generate(&self, key: u64, sequence: u64, value_bytes: usize, out: &mut Vec<u8>) {
         let filler_bytes = value_bytes.saturating_sub(VALUE_BYTES_MIN);
         let start = (mix(key ^ sequence.rotate_left(32)) % PAD_BYTES as u64) as usize;
         out.clear();
@@ -98,7 +98,7 @@ impl Maker {
     }
 }
 
-/// Checks a value that was read for `key`, and answers its sequence number.
+/// Checks a value that was read for `key`, and returns its sequence number.
 ///
 /// # Errors
 /// What is wrong with it, in words.
@@ -116,7 +116,7 @@ pub(crate) fn check(key: u64, value: &[u8]) -> Result<u64, String> {
     Ok(u64::from_le_bytes(sequence))
 }
 
-/// A number that looks random (splitmix64), for keys and fillers.
+/// A pseudorandom number (splitmix64), for keys and fillers.
 pub(crate) fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -133,7 +133,7 @@ mod tests {
     fn a_value_has_its_size_and_proves_its_key_and_sequence() {
         for value_bytes in [24, 25, 1024, 1 << 20] {
             let mut value = vec![1, 2, 3];
-            Maker::new(value_bytes).make(7, 42, value_bytes, &mut value);
+            ValueGen::new(value_bytes).generate(7, 42, value_bytes, &mut value);
             assert_eq!(value.len(), value_bytes);
             assert_eq!(check(7, &value), Ok(42));
         }
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn any_flipped_byte_any_cut_and_any_other_key_is_seen() {
         let mut value = Vec::new();
-        Maker::new(64).make(7, 42, 64, &mut value);
+        ValueGen::new(64).generate(7, 42, 64, &mut value);
         for at in 0..value.len() {
             let mut bad = value.clone();
             bad[at] ^= 1;
@@ -155,10 +155,10 @@ mod tests {
 
     #[test]
     fn values_of_other_keys_and_sequences_differ() {
-        let maker = Maker::new(1024);
+        let value_gen = ValueGen::new(1024);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        maker.make(1, 1, 1024, &mut a);
-        maker.make(1, 2, 1024, &mut b);
+        value_gen.generate(1, 1, 1024, &mut a);
+        value_gen.generate(1, 2, 1024, &mut b);
         assert_ne!(a[24..], b[24..]);
     }
 

@@ -1,6 +1,6 @@
-//! What an entry node tells its client, and what the oracle learns from it.
+//! What an entry node answers to its client, and what the oracle learns from it.
 //!
-//! The oracle hears every answer when it is given, whether the client is still there or not.
+//! The oracle sees every answer when it is sent, whether or not the client is still waiting.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +16,17 @@ use quorate_protocol::view::{View, context_of};
 
 use crate::client::Response;
 use crate::history::{End, WriteNo};
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::{Answer, Read, Sight};
-use crate::plants::Plant;
 use crate::store::Slot;
 use crate::world::{Body, Event, Request, World, sight, write_of};
 
-/// A client's answer is this far away, in milliseconds.
+/// An answer takes this long to reach its client, in milliseconds.
 const ANSWER_DELAY_MS: u64 = 1;
 
 impl Node {
-    /// A GET asks for more than the bucket has.
+    /// A GET asks for more replicas than the bucket has.
     pub(crate) fn refuse_read(&self, request: &Request, world: &mut World) {
         world.note(format_args!("{} refuses to read {}", self.id, request.key));
         self.respond(request, Response::Failed, world);
@@ -43,7 +43,7 @@ impl Node {
             }
             get::Answer::Read(object) => {
                 let mut seen = (!object.is_absent()).then(|| context_of(object));
-                if world.has(Plant::ContextOfOwnRow)
+                if world.has(Mutation::ContextOfOwnRow)
                     && let Some(row) = self.store.get(&Slot::home(&request.key))
                 {
                     seen = Some(context_of(&row.object));
@@ -128,8 +128,8 @@ impl Node {
     }
 }
 
-/// R or W of a request and whether fallbacks count, as its client sees it. `usual` is what the bucket
-/// asks for at its lowest n: it never asks for less.
+/// R or W of a request and whether fallbacks count, as its client understands it. `usual` is what
+/// the bucket requires at its lowest n; it never requires less.
 fn promised(asked: &Asked, usual: u16, world: &World) -> (u16, bool) {
     let needed = match asked.needed {
         Some(Count::Exactly(count)) => count,
@@ -138,7 +138,7 @@ fn promised(asked: &Asked, usual: u16, world: &World) -> (u16, bool) {
     (needed, asked.sloppy.unwrap_or(world.setup.sloppy))
 }
 
-/// What a client carries away: the values it was shown, and the signed context for them.
+/// What a client keeps: the values it was shown, and the signed context for them.
 fn carried(
     key: &Key,
     sights: &[Sight],
@@ -151,8 +151,8 @@ fn carried(
     Response::Shown { shown, context, version }
 }
 
-/// The siblings that an answer shows. A `lww` bucket shows one and means all: its policy superseded
-/// the others on the client's behalf.
+/// The siblings that an answer shows. An `lww` bucket shows one and stands for all: its policy
+/// superseded the others on the client's behalf.
 fn sights(object: &Object, conflicts: Conflicts) -> Vec<Sight> {
     let all = |siblings: &[&Sibling]| siblings.iter().map(|s| sight(s)).collect();
     match View::of(object, conflicts) {

@@ -1,5 +1,5 @@
-//! Anti-entropy of a simulated node: compares Merkle trees with a peer and mends what differs, by
-//! messages alone. It drives `protocol::exchange` as `src/anti_entropy` of the real node does.
+//! Anti-entropy of a simulated node: compares Merkle trees with a peer and repairs what differs,
+//! using messages only. It drives `protocol::exchange` as `src/anti_entropy` does in the real node.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,25 +13,25 @@ use quorate_protocol::put::Role;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::store::{Slot, tree_of};
 use crate::world::{Claim, Event, World};
 
-/// One comparison under way.
-pub(crate) struct Exchanging {
+/// One comparison in progress.
+pub(crate) struct ExchangeOperation {
     peer: NodeId,
     tree: Tree,
     exchange: Exchange,
     doing: Doing,
-    /// When the comparison is given up, if the peer says nothing.
+    /// When the comparison is aborted if the peer stays silent.
     deadline: Millis,
-    /// The n of all buckets as this node knows them, if it is being filled by the comparison.
+    /// The n of all buckets as this node knows them, if the comparison fills this node.
     to_fill: Option<u64>,
-    /// Whether the peer has said that its trees prove nothing now.
+    /// Whether the peer has said that its trees currently prove nothing.
     in_doubt: bool,
-    /// The own objects at the first look: only a planted bug looks at them.
+    /// This node's objects when first read; only a mutation uses them.
     stale: BTreeMap<Key, Object>,
 }
 
@@ -39,46 +39,47 @@ pub(crate) struct Exchanging {
 enum Doing {
     ComparingLeaves,
     Listing(LeafSet, Option<Key>),
-    /// Time to pass.
-    Resting(Vec<Key>, Millis),
-    LookingAgain(Vec<Key>),
-    Mending(Mending),
+    /// A delay before the recheck.
+    Waiting(Vec<Key>, Millis),
+    Rechecking(Vec<Key>),
+    Repairing(RepairPage),
 }
 
-/// A page of differences, mended one after the other; the first one is at hand.
-struct Mending {
+/// A page of differences, repaired one after the other; the front one is being repaired.
+struct RepairPage {
     left: VecDeque<Difference>,
     came: Mended,
-    /// Whether the peer's object is being fetched; else this node's is being sent.
+    /// Whether the peer's object is being fetched; otherwise this node's is being sent.
     fetches: bool,
-    /// When the question was asked, by the own wall clock: the object was read no earlier.
+    /// When the request was sent, by this node's wall clock: a lower bound on when the object was
+    /// read.
     asked_at: Millis,
 }
 
-/// What came of mending one key.
+/// The result of repairing one key.
 #[derive(Clone, Copy)]
-enum Came {
-    /// It is alike on both sides.
-    Mended,
-    /// The peer does not take what this node holds.
+enum RepairOutcome {
+    /// Both sides are equal.
+    Repaired,
+    /// The peer refuses this node's object.
     NotTaken,
-    /// This node did not get what the peer holds.
+    /// This node did not get the peer's object.
     Missed,
 }
 
-/// What came of a comparison by which a node is filled.
+/// The result of a comparison that fills a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Received {
-    /// Everything that the peer holds is here.
+    /// Everything the peer holds has been received.
     All,
-    /// The peer's trees prove nothing now.
+    /// The peer's trees currently prove nothing.
     InDoubt,
-    /// Not everything came.
+    /// Something was not received.
     NotAll,
 }
 
 impl Node {
-    /// Compares the trees that both hold with a peer's.
+    /// Compares with a peer the trees that both hold.
     pub(crate) fn compare_roots(&mut self, peer: NodeId, world: &mut World) {
         if !self.is_admitted() {
             return;
@@ -98,13 +99,13 @@ impl Node {
         self.request(peer, &Message::Roots { roots }, &[], Pending::Roots { peer, trees }, world);
     }
 
-    /// Whether it has a tree, and has received it.
+    /// Whether this node has a tree and has received its rows.
     fn may_compare(&self, tree: Tree, world: &World) -> bool {
         self.is_in_tree(tree, world) && !self.records.missing.contains(&tree.partition)
     }
 
-    /// Whether it has a tree: if a node that has to be filled asks, one that has to be filled too
-    /// answers what it has.
+    /// Whether this node has a tree: to a node that must fill, one that must fill too answers with
+    /// what it has.
     fn is_in_tree(&self, tree: Tree, world: &World) -> bool {
         self.is_admitted() && world.setup.layout.homes(tree.partition, tree.n).contains(&self.id)
     }
@@ -137,10 +138,10 @@ impl Node {
         world.reply(self.id, back, &reply, &[]);
     }
 
-    /// Whether its trees say what it holds to a node that has to be filled, by that one's n of all buckets.
+    /// Whether its trees cover its rows, by the n of all buckets of the node that must fill.
     fn trees_fit_by(&self, to_fill: Option<u64>, world: &World) -> bool {
         let fits_by = |ns: u64| self.records.buckets.placement.fits_by(ns);
-        to_fill.is_none_or(fits_by) || world.has(Plant::TreesTrustedInDoubt)
+        to_fill.is_none_or(fits_by) || world.has(Mutation::TreesTrustedInDoubt)
     }
 
     pub(crate) fn on_list(
@@ -160,7 +161,7 @@ impl Node {
         world.reply(self.id, back, &reply, &[]);
     }
 
-    /// What it holds of a key as home replica, whether it has received all or not.
+    /// What it holds of a key as home replica, whether or not it has received everything.
     pub(crate) fn on_inspect(&self, back: (NodeId, u64), key: &Key, world: &mut World) {
         let row = self.store.get(&Slot::home(key)).filter(|_| self.is_admitted());
         let object = row.map(|row| row.object.to_bytes());
@@ -187,7 +188,7 @@ impl Node {
     ) {
         for place in places {
             let Some(tree) = trees.get(usize::from(*place)).copied() else { continue };
-            let same = |e: &Exchanging| e.peer == peer && e.tree == tree;
+            let same = |e: &ExchangeOperation| e.peer == peer && e.tree == tree;
             if self.operations.exchanges.values().any(same) {
                 continue;
             }
@@ -197,14 +198,22 @@ impl Node {
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();
             let (to_fill, in_doubt, stale) = (None, false, BTreeMap::new());
-            let exchanging =
-                Exchanging { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
+            let exchanging = ExchangeOperation {
+                peer,
+                tree,
+                exchange,
+                doing,
+                deadline,
+                to_fill,
+                in_doubt,
+                stale,
+            };
             self.operations.exchanges.insert(operation, exchanging);
             self.carry_out_exchange(operation, step, world);
         }
     }
 
-    /// Compares a tree that this node has not received yet, by these n of all buckets.
+    /// Compares a tree that this node has not received yet, under these n of all buckets.
     pub(crate) fn compare_to_fill(
         &mut self,
         operation: u64,
@@ -218,7 +227,7 @@ impl Node {
         let (node, partition) = (self.id, tree.partition);
         world.claims.push(Claim::FillBegins { operation, node, from: peer, partition });
         let exchanging =
-            Exchanging { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
+            ExchangeOperation { peer, tree, exchange, doing, deadline, to_fill, in_doubt, stale };
         self.operations.exchanges.insert(operation, exchanging);
         self.carry_out_exchange(operation, step, world);
     }
@@ -255,30 +264,30 @@ impl Node {
                 self.ask_peer(operation, &message, &[], world);
             }
             Step::LookAgain { keys, not_before } => {
-                if world.has(Plant::RepairFromStaleRead) {
+                if world.has(Mutation::RepairFromStaleRead) {
                     let row = |key: &Key| self.store.get(&Slot::home(key));
                     let object = |key| row(key).map(|row| row.object.clone()).unwrap_or_default();
                     let objects = keys.iter().map(|key| (key.clone(), object(key)));
                     exchanging.stale = objects.collect();
                 }
-                exchanging.doing = Doing::Resting(keys, not_before);
+                exchanging.doing = Doing::Waiting(keys, not_before);
                 let (node, life) = (self.id, self.life);
                 let delay_ms = not_before.since(world.now);
                 world.schedule(delay_ms, Event::Wake { node, life, operation });
             }
             Step::Mend(differences) => {
-                exchanging.doing = Doing::Mending(Mending {
+                exchanging.doing = Doing::Repairing(RepairPage {
                     left: differences.into(),
                     came: Mended::default(),
                     fetches: false,
                     asked_at: world.now,
                 });
-                self.mend_first(operation, world);
+                self.repair_first(operation, world);
             }
         }
     }
 
-    /// Asks the peer, and gives up when it says nothing for long.
+    /// Asks the peer; the exchange is aborted if it stays silent.
     fn ask_peer(&mut self, operation: u64, message: &Message, payload: &[u8], world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         let patience_ms = world.setup.request_timeout_ms;
@@ -288,13 +297,13 @@ impl Node {
         self.request(peer, message, payload, Pending::Exchange { operation }, world);
     }
 
-    /// Time has passed for a comparison.
+    /// A timer of an exchange fired.
     pub(crate) fn on_exchange_time(&mut self, operation: u64, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        if let Doing::Resting(keys, not_before) = &mut exchanging.doing {
+        if let Doing::Waiting(keys, not_before) = &mut exchanging.doing {
             if world.now >= *not_before {
                 let keys = std::mem::take(keys);
-                exchanging.doing = Doing::LookingAgain(keys.clone());
+                exchanging.doing = Doing::Rechecking(keys.clone());
                 self.ask_peer(operation, &Message::Versions { keys }, &[], world);
             }
         } else if world.now >= exchanging.deadline {
@@ -302,7 +311,7 @@ impl Node {
         }
     }
 
-    /// The peer is silent, or says what makes no sense.
+    /// The peer is silent, or its answer makes no sense.
     pub(crate) fn give_up_exchange(&mut self, operation: u64, world: &mut World) {
         if let Some(exchanging) = self.operations.exchanges.get(&operation) {
             let step = exchanging.exchange.give_up();
@@ -331,14 +340,14 @@ impl Node {
                 let ours: Page = store.list(exchanging.tree, *leaves, after.as_ref(), limit);
                 Some(exchanging.exchange.on_pages(ours, theirs, world.now))
             }
-            (Doing::LookingAgain(keys), Reply::Versions { versions }) => {
+            (Doing::Rechecking(keys), Reply::Versions { versions }) => {
                 let first_look = |key| exchanging.stale.get(key).map(Object::version);
                 let version = |key| first_look(key).unwrap_or_else(|| store.version(key));
                 let ours: Vec<Version> = keys.iter().map(version).collect();
                 Some(exchanging.exchange.on_versions(&ours, &versions))
             }
-            (Doing::Mending(_), head) => {
-                return self.on_mend_reply(operation, &head, reply.payload, world);
+            (Doing::Repairing(_), head) => {
+                return self.on_repair_reply(operation, &head, reply.payload, world);
             }
             (_, _) => None,
         };
@@ -348,20 +357,19 @@ impl Node {
         }
     }
 
-    /// Mends the first key that is left: fetches the peer's object if it has one, else sends the
-    /// own.
-    fn mend_first(&mut self, operation: u64, world: &mut World) {
+    /// Repairs the front key: fetches the peer's object if it has one, otherwise sends this node's.
+    fn repair_first(&mut self, operation: u64, world: &mut World) {
         let wall = self.wall(world.now);
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        let Some(first) = mending.left.front() else {
-            let step = exchanging.exchange.on_mended(mending.came);
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        let Some(first) = repair.left.front() else {
+            let step = exchanging.exchange.on_mended(repair.came);
             return self.carry_out_exchange(operation, step, world);
         };
-        mending.asked_at = wall;
-        mending.fetches = first.must_fetch();
+        repair.asked_at = wall;
+        repair.fetches = first.must_fetch();
         let key = first.key.clone();
-        if mending.fetches {
+        if repair.fetches {
             let message = if exchanging.to_fill.is_some() {
                 Message::Inspect { key }
             } else {
@@ -374,51 +382,55 @@ impl Node {
         }
     }
 
-    /// Sends the own object, as it is now, unless the peer has that one.
+    /// Sends this node's object in its current state, unless the peer has that version.
     fn send_ours(&mut self, operation: u64, world: &mut World) {
         let read_at = self.wall(world.now);
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        let Some(first) = mending.left.front() else { return };
-        mending.fetches = false;
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        let Some(first) = repair.left.front() else { return };
+        repair.fetches = false;
         let key = first.key.clone();
         if !first.must_send(self.store.version(&key)) {
-            return self.mended_first(operation, Came::Mended, world);
+            return self.repaired_first(operation, RepairOutcome::Repaired, world);
         }
         let object = self.store.get(&Slot::home(&key)).map(|row| row.object.to_bytes());
         let message = Message::Store { key, role: Role::Home, read_at };
         self.ask_peer(operation, &message, &object.unwrap_or_default(), world);
     }
 
-    fn mended_first(&mut self, operation: u64, came: Came, world: &mut World) {
+    fn repaired_first(&mut self, operation: u64, came: RepairOutcome, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        mending.left.pop_front();
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        repair.left.pop_front();
         match came {
-            Came::Mended => mending.came.mended += 1,
-            Came::NotTaken => {}
-            Came::Missed => mending.came.missed += 1,
+            RepairOutcome::Repaired => repair.came.mended += 1,
+            RepairOutcome::NotTaken => {}
+            RepairOutcome::Missed => repair.came.missed += 1,
         }
-        self.mend_first(operation, world);
+        self.repair_first(operation, world);
     }
 
-    fn on_mend_reply(&mut self, operation: u64, head: &Reply, payload: Bytes, world: &mut World) {
+    fn on_repair_reply(&mut self, operation: u64, head: &Reply, payload: Bytes, world: &mut World) {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
-        let Doing::Mending(mending) = &mut exchanging.doing else { return };
-        let Some(first) = mending.left.front() else { return };
-        let (key, asked_at) = (first.key.clone(), mending.asked_at);
-        if !mending.fetches {
-            let came = if *head == Reply::Stored { Came::Mended } else { Came::NotTaken };
-            return self.mended_first(operation, came, world);
+        let Doing::Repairing(repair) = &mut exchanging.doing else { return };
+        let Some(first) = repair.left.front() else { return };
+        let (key, asked_at) = (first.key.clone(), repair.asked_at);
+        if !repair.fetches {
+            let came = if *head == Reply::Stored {
+                RepairOutcome::Repaired
+            } else {
+                RepairOutcome::NotTaken
+            };
+            return self.repaired_first(operation, came, world);
         }
         let stale = exchanging.stale.remove(&key);
         let is_object = matches!(head, Reply::Object | Reply::Inspection { own: Some(_), .. });
         let object = is_object.then(|| Object::decode(payload));
         let Some(Ok(mut object)) = object else {
-            return self.mended_first(operation, Came::Missed, world);
+            return self.repaired_first(operation, RepairOutcome::Missed, world);
         };
-        world.note(format_args!("{} mends {key}", self.id));
-        if world.has(Plant::RepairFromStaleRead) && !self.store.has_failed() {
+        world.note(format_args!("{} repairs {key}", self.id));
+        if world.has(Mutation::RepairFromStaleRead) && !self.store.has_failed() {
             object.merge(&stale.unwrap_or_default());
             let mut row = self.row(&Slot::home(&key), world);
             row.object = object;
@@ -427,7 +439,7 @@ impl Node {
         }
         match self.store_object(&key, Role::Home, &object, asked_at, world) {
             Ok(()) => self.send_ours(operation, world),
-            Err(_) => self.mended_first(operation, Came::Missed, world),
+            Err(_) => self.repaired_first(operation, RepairOutcome::Missed, world),
         }
         self.begin_sync(world);
     }

@@ -1,5 +1,6 @@
-//! What a simulated node sets aside because it came back too old to be believed, and when it has received
-//! what it lacks. `src/repair/distrusted.rs` and `src/repair/received.rs` of the real node.
+//! Rows that a simulated node sets aside because it came back too old to be trusted, and how it
+//! knows that it has received what it lacks. `src/distrusted.rs` and `src/received.rs` in the real
+//! node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +10,14 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{Holdings, Holds, Received, covers, received};
 use quorate_protocol::stamp::Millis;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::store::Slot;
 use crate::world::{Claim, World};
 
-/// Partitions that were merged with all other home replicas: what these hold is asked.
+/// Partitions that were merged with all other home replicas, which are asked what they hold.
 #[derive(Default)]
-pub(crate) struct Judging {
+pub(crate) struct HoldingsCheck {
     question: u64,
     merged: Vec<Partition>,
     waiting: BTreeSet<NodeId>,
@@ -35,19 +36,19 @@ impl Node {
         Holdings::new(&missing, world.setup.layout.partitions(), instead)
     }
 
-    /// These partitions were merged: are they received?
+    /// These partitions were merged: checks whether they are fully received.
     pub(crate) fn ask_holdings(&mut self, merged: Vec<Partition>, world: &mut World) {
         let (question, me) = (world.fresh_number(), self.id);
         let peers: Vec<NodeId> = world.setup.nodes.iter().copied().filter(|p| *p != me).collect();
         let waiting = peers.iter().copied().collect();
-        self.judging = Judging { question, merged, waiting, heard: BTreeMap::new() };
+        self.holdings_check = HoldingsCheck { question, merged, waiting, heard: BTreeMap::new() };
         for peer in peers {
             let message = Message::Hello { status: Box::new(self.status(world)) };
             self.request(peer, &message, &[], Pending::Holdings { question, peer }, world);
         }
     }
 
-    /// A peer says what it holds, or nothing.
+    /// A peer reports what it holds, or nothing.
     pub(crate) fn on_holdings(
         &mut self,
         question: u64,
@@ -55,16 +56,16 @@ impl Node {
         reply: Option<&Reply>,
         world: &mut World,
     ) {
-        if self.judging.question != question || !self.judging.waiting.remove(&peer) {
+        if self.holdings_check.question != question || !self.holdings_check.waiting.remove(&peer) {
             return;
         }
         if let Some(Reply::Status(status)) = reply {
-            self.judging.heard.insert(peer, status.holdings.clone());
+            self.holdings_check.heard.insert(peer, status.holdings.clone());
         }
-        if !self.judging.waiting.is_empty() {
+        if !self.holdings_check.waiting.is_empty() {
             return;
         }
-        let Judging { merged, heard, .. } = std::mem::take(&mut self.judging);
+        let HoldingsCheck { merged, heard, .. } = std::mem::take(&mut self.holdings_check);
         let mine = self.holdings(world);
         for partition in merged {
             let homes = world.setup.layout.homes(partition, self.n());
@@ -85,13 +86,13 @@ impl Node {
         world.claims.push(Claim::Filled { node: self.id });
     }
 
-    /// Drops rows that are set aside and that this node, which has merged with all other home replicas,
-    /// holds or covers by now.
+    /// Drops rows set aside that this node, having merged with all other home replicas, now holds
+    /// or covers.
     pub(crate) fn check_aside(&mut self, world: &mut World) {
         if self.store.has_failed() {
             return;
         }
-        if world.has(Plant::AsideTakenBack) && self.records.missing.is_empty() {
+        if world.has(Mutation::AsideTakenBack) && self.records.missing.is_empty() {
             return self.take_back(|_| true, world);
         }
         let partitions = world.setup.layout.partitions();
@@ -103,12 +104,12 @@ impl Node {
         });
     }
 
-    /// An operator decides about what waits for one: the rows here, few or none, are the truth as far as
-    /// there is one. What the cluster does not know of keys that it has received stays aside.
+    /// An operator accepts the rows that are set aside: few or none, they are the best copy there
+    /// is. Keys that were received and that the cluster does not know stay aside.
     pub(crate) fn accept_aside(&mut self, world: &mut World) {
         let partitions = world.setup.layout.partitions();
         let missing = self.records.missing.clone();
-        if missing.is_empty() || self.is_on_trial || self.store.has_failed() {
+        if missing.is_empty() || self.is_unverified || self.store.has_failed() {
             return;
         }
         self.take_back(|slot| missing.contains(&slot.key.partition(partitions)), world);

@@ -1,6 +1,6 @@
-//! What a simulated node knows of its bucket's n, and what follows when that is changed: rows move
-//! to another Merkle tree, new home replicas must be filled, former ones hand their rows over and
-//! drop them. `src/cluster/buckets.rs` and `src/repair/reassign.rs` of the real node.
+//! What a simulated node knows of its bucket's n, and what a change of n entails: rows move to
+//! another Merkle tree, new home replicas fill, former ones hand their rows over and drop them.
+//! `src/buckets.rs` and `src/sweep.rs` in the real node.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::{self, Ns, Placement};
 use quorate_protocol::terms::{Asked, Terms};
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::setup::BUCKET;
 use crate::store::Slot;
@@ -26,29 +26,29 @@ use crate::world::{Claim, World};
 #[derive(Clone, Default)]
 pub(crate) struct Buckets {
     table: Table,
-    /// The n by it.
+    /// The n according to the table.
     n: u16,
-    /// The bucket, if its n was raised, with the number of home replicas that have been sent all
-    /// writes; until this node has fetched what it must hold.
+    /// The bucket, if its n was raised, and how many home replicas have received all writes; until
+    /// this node has fetched what it must hold.
     raised: BTreeMap<Bucket, u16>,
-    /// Whether rows are in the tree of the n.
+    /// Whether rows are in the tree of the current n.
     pub(crate) placement: Placement,
-    /// The n by which they last were: only a planted bug looks at it.
+    /// The n by which they last were; only a mutation uses it.
     settled_n: u16,
 }
 
-/// A row on its way to its home replicas, to be dropped when all of them hold it.
+/// A row being sent to its home replicas, to be dropped once all of them hold it.
 pub(crate) struct HandOver {
     row: sweep::HandOver,
     object: Object,
     deadline: Millis,
 }
 
-/// Rows on their way, by key.
+/// Rows being handed over, by key.
 pub(crate) type HandOvers = BTreeMap<Key, HandOver>;
 
 impl Buckets {
-    /// Nobody has set anything yet.
+    /// No bucket has been configured yet.
     pub(crate) fn new(world: &World) -> Self {
         let n = world.setup.n;
         let ns = Ns::of(&Table::default(), (&defaults(world), world.setup.layout.node_count()));
@@ -61,18 +61,18 @@ impl Buckets {
         self.table.hash()
     }
 
-    /// How many home replicas had been sent all writes when n was raised, if this node has not yet
+    /// How many home replicas had received all writes when n was raised, if this node has not yet
     /// fetched what it must hold since.
     pub(crate) fn raised_from(&self) -> Option<u16> {
         self.raised.values().next().copied()
     }
 
-    /// Another number after every change of n.
+    /// A different number after every change of n.
     pub(crate) fn changed(&self) -> u64 {
         self.placement.changed(BUCKET)
     }
 
-    /// It has.
+    /// This node has fetched what it must hold since n was raised.
     pub(crate) fn fetched(&mut self) {
         self.raised.clear();
     }
@@ -93,7 +93,7 @@ impl Node {
         world.setup.preference_list(key, self.n())
     }
 
-    /// By which numbers a read of a key runs and on which nodes, as far as this node knows.
+    /// The nodes and counts of a read of a key, as far as this node knows.
     pub(crate) fn read_terms(
         &self,
         key: &Key,
@@ -120,7 +120,7 @@ impl Node {
         self.preference_list(key, world).0.contains(&self.id)
     }
 
-    /// Whether this node may say what is there of a key.
+    /// Whether this node may answer for a key, including that it is absent.
     pub(crate) fn is_ready_for(&self, key: &Key, world: &World) -> bool {
         let trusted_n = self.records.buckets.raised_from().unwrap_or(self.n()).min(self.n());
         let (homes, _) = world.setup.preference_list(key, trusted_n);
@@ -129,7 +129,7 @@ impl Node {
             && homes.contains(&self.id)
     }
 
-    /// Somebody sets the bucket's n here.
+    /// A client sets the bucket's n through this node.
     pub(crate) fn set_n(&mut self, n: u16, world: &mut World) {
         if self.store.has_failed() {
             return;
@@ -150,7 +150,7 @@ impl Node {
         }
     }
 
-    /// A peer's table is another one.
+    /// A peer has a different bucket table.
     pub(crate) fn agree_on_buckets(&mut self, peer: NodeId, world: &mut World) {
         let table = self.records.buckets.table.clone();
         let message = Message::Buckets { table, want_all: true };
@@ -169,10 +169,10 @@ impl Node {
         world.reply(self.id, back, &Reply::Buckets { table }, &[]);
     }
 
-    /// Takes newer records over.
+    /// Adopts newer records.
     pub(crate) fn merge_buckets(&mut self, other: &Table, world: &mut World) {
         if self.store.has_failed() {
-            return; // it could not be recorded
+            return; // it could not record them
         }
         let buckets = &mut self.records.buckets;
         let before = buckets.n;
@@ -181,7 +181,7 @@ impl Node {
         let n = buckets.table.settings(BUCKET).over(&defaults, nodes).n;
         let ns = Ns::of(&buckets.table, (&defaults, nodes));
         buckets.placement.change(&ns);
-        if world.has(Plant::ReversalForgotten) && n == buckets.settled_n {
+        if world.has(Mutation::ReversalForgotten) && n == buckets.settled_n {
             buckets.placement = Placement::of_no_rows(ns);
         }
         buckets.n = n;
@@ -190,7 +190,7 @@ impl Node {
         }
     }
 
-    /// Looks at some rows, and moves them to the tree of their bucket's n, if a pass is due.
+    /// Scans some rows and moves them to the tree of their bucket's n, if a pass is due.
     pub(crate) fn sweep(&mut self, world: &mut World) {
         if self.store.has_failed() {
             return;
@@ -217,7 +217,7 @@ impl Node {
         }
     }
 
-    /// All rows are where a pass has moved them, durably.
+    /// A pass has moved all rows, durably.
     pub(crate) fn on_passed(&mut self, pass: &sweep::Pass, world: &mut World) {
         let buckets = &mut self.records.buckets;
         if buckets.placement.passed(pass) && buckets.placement.fits() {
@@ -226,13 +226,13 @@ impl Node {
         }
     }
 
-    /// The keys whose rows this node does not own any more.
+    /// The keys whose rows this node no longer owns.
     pub(crate) fn unowned(&self, world: &World) -> Vec<Key> {
         let keys = self.store.rows().keys().filter(|slot| slot.target.is_none());
         keys.filter(|slot| !self.is_home(&slot.key, world)).map(|slot| slot.key.clone()).collect()
     }
 
-    /// Brings rows that this node does not own any more to their home replicas.
+    /// Sends rows that this node no longer owns to their home replicas.
     pub(crate) fn hand_over(&mut self, world: &mut World) {
         if !self.is_admitted() {
             return;
@@ -266,7 +266,8 @@ impl Node {
         self.operations.hand_overs.remove(key);
     }
 
-    /// A home replica holds such a row, or will not: it is dropped when all do, if it still may be.
+    /// A home replica holds such a row, or refuses it: the row is dropped once all hold it, if that
+    /// is still allowed.
     pub(crate) fn on_handed_over(
         &mut self,
         key: &Key,
@@ -275,27 +276,29 @@ impl Node {
         world: &mut World,
     ) {
         let hand_over = self.operations.hand_overs.get_mut(key);
-        // An answer may be about what was sent before.
+        // An answer may be about an earlier version.
         let Some(hand_over) = hand_over.filter(|h| h.row.version() == version) else { return };
         if !is_stored {
             return self.give_up_hand_over(key);
         }
         hand_over.row.on_stored(node);
-        if !hand_over.row.is_held() && !world.has(Plant::HandedOverToOne) {
+        if !hand_over.row.is_held() && !world.has(Mutation::HandedOverToOne) {
             return;
         }
         let (row, object) = (hand_over.row.clone(), hand_over.object.clone());
         self.operations.hand_overs.remove(key);
         let (version, homes) =
             (self.store.version(key), self.preference_list(key, world).0.to_vec());
-        let may_drop = match world.plant {
-            Some(Plant::HandedOverToOne) => row.version() == version && !homes.contains(&self.id),
-            Some(Plant::DroppedThoughOwned) => row.version() == version,
+        let may_drop = match world.mutation {
+            Some(Mutation::HandedOverToOne) => {
+                row.version() == version && !homes.contains(&self.id)
+            }
+            Some(Mutation::DroppedThoughOwned) => row.version() == version,
             Some(_) | None => row.may_drop(version, &homes, self.id),
         };
         if may_drop && !self.store.has_failed() {
             world.note(format_args!("{} drops {key}, which it does not own", self.id));
-            self.disturb(key, world);
+            self.record_drop(key, world);
             world.dropped(self.id, key, &object);
             world.claims.push(Claim::Dropped { node: self.id, key: key.clone(), object, homes });
             self.store.put(Slot::home(key), None);
@@ -304,7 +307,7 @@ impl Node {
     }
 }
 
-/// What holds for a bucket for which nobody has set anything.
+/// The properties of a bucket that has not been configured.
 fn defaults(world: &World) -> Properties {
     world.setup.properties(world.setup.n)
 }

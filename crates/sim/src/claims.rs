@@ -1,6 +1,6 @@
-//! What a node's act claims about other nodes' disks, beyond what answers to clients claim: that what it
-//! drops is held by those who own it, that it has received all that a peer held, that nothing it dropped can
-//! come back.
+//! What a node's actions claim about other nodes' disks, beyond what its answers to clients claim:
+//! that what it drops is held by its owners, that it has received all that a peer held, that
+//! nothing it dropped can come back.
 
 use std::collections::BTreeMap;
 
@@ -10,22 +10,22 @@ use quorate_protocol::object::Object;
 
 use crate::cluster::Cluster;
 use crate::node::Node;
-use crate::oracle::{Verdict, what_is_dropped_is_held, who_was_filled_has_all};
+use crate::oracle::{Verdict, a_filled_node_has_everything, what_is_dropped_is_held};
 use crate::store::Slot;
 use crate::world::write_of;
 
-/// A comparison by which a node is filled, from its beginning.
+/// A comparison that fills a node, from its start.
 pub(crate) struct Fill {
     node: NodeId,
     from: NodeId,
-    /// What the peer held then of the partition.
+    /// What the peer held of the partition at that time.
     rows: BTreeMap<Key, Object>,
-    /// The last change of n that the node knew then.
+    /// The last change of n that the node knew at that time.
     changed: u64,
 }
 
 impl Fill {
-    /// Whether it is this node that is filled.
+    /// Whether it fills this node.
     pub(crate) fn is_of(&self, node: NodeId) -> bool {
         self.node == node
     }
@@ -52,7 +52,7 @@ impl Cluster {
         what_is_dropped_is_held(&key.to_string(), lacking.or(owned))
     }
 
-    /// A node begins to compare a partition with a peer, to be filled.
+    /// A node starts to compare a partition with a peer in order to fill.
     pub(crate) fn begin_fill(
         &mut self,
         operation: u64,
@@ -70,8 +70,8 @@ impl Cluster {
         self.fills.insert(operation, Fill { node, from, rows, changed });
     }
 
-    /// The comparison has ended; whether the node takes it that it has all. As long as n has not changed,
-    /// it must have.
+    /// The comparison has ended; whether the node believes that it has everything. If n has not
+    /// changed since, it must have.
     pub(crate) fn end_fill(&mut self, operation: u64, has_all: bool) -> Verdict {
         let Some(fill) = self.fills.get(&operation) else { return Ok(()) };
         if !has_all {
@@ -82,20 +82,20 @@ impl Cluster {
         let is_due = |key: &Key| {
             node.is_home(key, &self.world) && node.records.buckets.changed() == fill.changed
         };
-        who_was_filled_has_all(self.missing(fill, is_due))
+        a_filled_node_has_everything(self.missing(fill, is_due))
     }
 
-    /// A node takes itself for filled: it must have all that it answers for now.
+    /// A node considers itself filled: it must have everything that it answers for now.
     pub(crate) fn check_filled(&mut self, id: NodeId) -> Verdict {
         let Some(node) = self.nodes.get(&id) else { return Ok(()) };
         let is_due = |key: &Key| node.is_ready_for(key, &self.world);
         let mut fills = self.fills.values().filter(|fill| fill.is_of(id));
         let missing = fills.find_map(|fill| self.missing(fill, is_due));
         self.fills.retain(|_, fill| !fill.is_of(id));
-        who_was_filled_has_all(missing)
+        a_filled_node_has_everything(missing)
     }
 
-    /// What a node lacks of that which a peer held when it began to compare with it, and holds still.
+    /// What a node lacks of what a peer held when the comparison started, and still holds.
     fn missing(&self, fill: &Fill, is_due: impl Fn(&Key) -> bool) -> Option<String> {
         let covers = |node: &Node, key: &Key, object: &Object| {
             let row = node.store.get(&Slot::home(key));
@@ -110,7 +110,8 @@ impl Cluster {
         Some(format!("{node} has received all that {from} held, but not {key}"))
     }
 
-    /// Who dropped something older than a tombstone less than a grace ago: a copy of it may be on its way.
+    /// A node that dropped something older than a tombstone less than a grace ago: a copy of it may
+    /// be in flight.
     pub(crate) fn dropped_lately(&self, key: &Key, tombstone: &Object) -> Option<String> {
         let (now, grace_ms) = (self.world.now, self.world.setup.grace_ms);
         let is_older = |object: &Object| {

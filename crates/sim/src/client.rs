@@ -1,5 +1,5 @@
-//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, loses patience
-//! and tries again elsewhere.
+//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, times out and
+//! retries through other nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,9 +16,9 @@ use quorate_protocol::terms::Asked;
 use crate::history::{Saw, WriteNo};
 use crate::world::{Body, Event, Request, World, value_of, write_id};
 
-/// How much longer than its entry node a client waits, in milliseconds.
+/// How much longer a client waits than its entry node, in milliseconds.
 const PATIENCE_MS: u64 = 100;
-/// How often a client tries the same write.
+/// How often a client attempts the same write.
 const ATTEMPTS_MAX: u32 = 3;
 
 /// What a client is told.
@@ -26,9 +26,9 @@ const ATTEMPTS_MAX: u32 = 3;
 pub(crate) enum Response {
     /// Values, or the success of a write, which shows the write itself.
     Shown { shown: BTreeSet<WriteNo>, context: Option<String>, version: Version },
-    /// Success, and nothing was there.
+    /// Success, but there was nothing to delete.
     NothingToDelete,
-    /// It did not work, or perhaps it did.
+    /// It failed, or its outcome is unknown.
     Failed,
 }
 
@@ -37,9 +37,9 @@ pub(crate) struct Client {
     id: usize,
     /// What it last saw of each key.
     sessions: BTreeMap<Key, Session>,
-    /// The node it likes to ask.
+    /// The node that it prefers.
     favourite: NodeId,
-    /// Requests it still wants to make.
+    /// Requests still to be made.
     left: u64,
     current: Option<Current>,
 }
@@ -49,11 +49,11 @@ struct Session {
     shown: BTreeSet<WriteNo>,
     context: String,
     version: Version,
-    /// Whether it was not yet used for a write.
+    /// Whether it has not been used for a write yet.
     fresh: bool,
 }
 
-/// The request under way.
+/// The request in flight.
 struct Current {
     number: u64,
     key: Key,
@@ -61,7 +61,7 @@ struct Current {
     begun_ms: u64,
     /// Whether it waits as long as its entry node may take.
     patient: bool,
-    /// The write, if it is one that may be tried again.
+    /// The write, if it is one that may be retried.
     write: Option<(Box<Write>, Option<Bytes>)>,
     attempts: u32,
 }
@@ -76,7 +76,7 @@ impl Client {
         self.left == 0 && self.current.is_none()
     }
 
-    /// The node that it waits for, since when, in milliseconds, and whether for long enough.
+    /// The node it waits for, since when, in milliseconds, and whether it is patient.
     pub(crate) fn waits_for(&self, number: u64) -> Option<(NodeId, u64, bool)> {
         let current = self.current.as_ref().filter(|current| current.number == number)?;
         Some((current.to, current.begun_ms, current.patient))
@@ -88,12 +88,12 @@ impl Client {
             return;
         }
         self.left -= 1;
-        let (key, ebbs) = choose_key(world);
+        let (key, phase) = choose_key(world);
         let fresh = self.sessions.get(&key).is_some_and(|session| session.fresh);
         let n = world.setup.n_min;
-        let reads = match ebbs {
-            Ebb::Over => true,
-            Ebb::No | Ebb::Yes => world.dice.percent(if fresh { 15 } else { 40 }),
+        let reads = match phase {
+            KeyPhase::ReadOnly => true,
+            KeyPhase::InUse | KeyPhase::Deleting => world.dice.percent(if fresh { 15 } else { 40 }),
         };
         let sloppy = if world.dice.percent(80) { world.setup.sloppy } else { !world.setup.sloppy };
         if reads {
@@ -103,14 +103,14 @@ impl Client {
             let timeout_ms = world.setup.request_timeout_ms;
             self.send(key, Body::Read { asked, timeout_ms }, None, 1, world);
         } else {
-            let deletes = world.dice.percent(if ebbs == Ebb::Yes { 85 } else { 20 });
-            let blind = world.dice.percent(if ebbs == Ebb::Yes { 5 } else { 25 });
+            let deletes = world.dice.percent(if phase == KeyPhase::Deleting { 85 } else { 20 });
+            let blind = world.dice.percent(if phase == KeyPhase::Deleting { 5 } else { 25 });
             let (write, value) = self.draft(&key, sloppy, (deletes, blind), world);
             self.attempt(key, write, value, 1, world);
         }
     }
 
-    /// Thinks of a write.
+    /// Drafts a write.
     fn draft(
         &mut self,
         key: &Key,
@@ -129,7 +129,7 @@ impl Client {
             None => Condition::Present,
         });
         let seen = match &session {
-            // What a client sends back is verified at the edge, as every context is.
+            // What a client sends back is verified by the entry node, as every context is.
             Some(session) => match world.keys.verify(key, &session.context) {
                 Ok(seen) => seen,
                 Err(error) => unreachable!("a context that was given out is refused: {error}"),
@@ -167,7 +167,7 @@ impl Client {
         (Box::new(write), value)
     }
 
-    /// Sends a write, for the first time or again.
+    /// Sends a write, for the first time or as a retry.
     fn attempt(
         &mut self,
         key: Key,
@@ -205,7 +205,7 @@ impl Client {
         world.schedule(patience_ms, Event::ClientGivesUp { client: self.id, number });
     }
 
-    /// Hears an answer, if it still waits for it.
+    /// Receives an answer, if it is still waiting for it.
     pub(crate) fn hear(&mut self, number: u64, response: &Response, world: &mut World) {
         let Some(current) = self.current.take_if(|current| current.number == number) else {
             return;
@@ -222,7 +222,7 @@ impl Client {
         }
     }
 
-    /// Waits no longer.
+    /// Times out.
     pub(crate) fn give_up(&mut self, number: u64, world: &mut World) {
         if let Some(current) = self.current.take_if(|current| current.number == number) {
             world.note(format_args!("c{} gives up", self.id));
@@ -230,7 +230,7 @@ impl Client {
         }
     }
 
-    /// Tries the same write elsewhere, under the same write id, or goes on.
+    /// Retries the same write through another node, under the same write id, or moves on.
     fn again_or_rest(&mut self, current: Current, world: &mut World) {
         match current.write {
             Some((write, value)) if current.attempts < ATTEMPTS_MAX && world.dice.percent(70) => {
@@ -246,8 +246,8 @@ impl Client {
     }
 }
 
-/// What a request asks for. Some narrow n, never below what they need; some ask for more than the bucket has
-/// while its n is lowered.
+/// What a request asks for. Some lower n, never below what they need; some ask for more than the
+/// bucket has while its n is lowered.
 fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> Asked {
     let narrowed = world.dice.percent(10);
     let narrowed = narrowed.then(|| world.dice.between(n_min.into(), n.into()) as u16);
@@ -259,29 +259,30 @@ fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> As
     Asked { n: n.map(Count::Exactly), needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
 }
 
-/// Whether clients are about to leave a key alone.
+/// What clients mostly do with a key before they leave it alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ebb {
-    No,
+enum KeyPhase {
+    /// Anything.
+    InUse,
     /// They mostly delete it.
-    Yes,
+    Deleting,
     /// They only read it.
-    Over,
+    ReadOnly,
 }
 
-/// Any key; where tombstones are reaped, mostly the one whose tide it is.
-fn choose_key(world: &mut World) -> (Key, Ebb) {
+/// Any key; where tombstones are reaped, mostly the one whose turn it is.
+fn choose_key(world: &mut World) -> (Key, KeyPhase) {
     let keys = world.setup.keys.clone();
     let any = world.dice.pick(&keys).clone();
-    let Some(tides) = world.setup.tides else { return (any, Ebb::No) };
-    let (tide, passed_ms) = (world.now.0 / tides.tide_ms, world.now.0 % tides.tide_ms);
-    let key = keys[tide as usize % keys.len()].clone();
+    let Some(rotation) = world.setup.rotation else { return (any, KeyPhase::InUse) };
+    let (turn, passed_ms) = (world.now.0 / rotation.period_ms, world.now.0 % rotation.period_ms);
+    let key = keys[turn as usize % keys.len()].clone();
     if any != key && world.dice.percent(25) {
-        (any, Ebb::Over)
-    } else if passed_ms > tides.tide_ms / 2 {
-        (key, Ebb::Yes)
+        (any, KeyPhase::ReadOnly)
+    } else if passed_ms > rotation.period_ms / 2 {
+        (key, KeyPhase::Deleting)
     } else {
-        (key, Ebb::No)
+        (key, KeyPhase::InUse)
     }
 }
 

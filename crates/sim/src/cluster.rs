@@ -1,8 +1,8 @@
 //! One run: a cluster, its clients and its faults, from a seed to a verdict.
 //!
-//! First safety: clients ask while things break, and the oracle hears every answer. Then liveness
-//! (`verdict`): everything is healed, the cluster becomes whole by itself, and the oracle judges
-//! what is left; at last an auditor writes and reads every key, and must succeed.
+//! First safety: clients send requests while faults happen, and the oracle sees every answer. Then
+//! liveness (`verdict`): all faults end, the cluster converges by itself, and the oracle judges the
+//! final state; last, an auditor writes and reads every key, and must succeed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,20 +14,20 @@ use crate::client::{Client, Response};
 use crate::dice::Dice;
 use crate::faults::DiskCopy;
 use crate::history::WriteNo;
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::{Violation, every_operation_ends};
-use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::store::Rows;
 use crate::trace::Trace;
 use crate::world::{Body, Claim, Event, Fault, Request, World};
 
-/// The most events of a run: far above what one needs, so that a loop ends.
+/// The most events of a run: far above what any run needs; it bounds an endless loop.
 const EVENTS_MAX: u64 = 300_000;
 /// The client number of the auditor.
 pub(crate) const AUDITOR: usize = usize::MAX;
 
-/// What came of a seed.
+/// The result of a seed.
 pub struct Run {
     /// The hash of all events: equal for equal seeds.
     pub hash: u64,
@@ -40,24 +40,24 @@ pub struct Run {
 }
 
 /// Runs a seed. `keep_lines` keeps the trace.
-pub fn run(seed: u64, plant: Option<Plant>, keep_lines: bool) -> Run {
+pub fn run(seed: u64, mutation: Option<Mutation>, keep_lines: bool) -> Run {
     let mut dice = Dice::new(seed);
     let setup = Setup::draw(&mut dice);
-    let world = World::new(setup, dice, plant, Trace::new(keep_lines));
+    let world = World::new(setup, dice, mutation, Trace::new(keep_lines));
     let mut cluster = Cluster::new(world);
-    cluster.live();
+    cluster.run();
     let Cluster { world, events, .. } = cluster;
     let World { trace, violation, .. } = world;
     Run { hash: trace.hash(), violation, events, lines: trace.into_lines() }
 }
 
-/// A cluster in its world.
+/// A cluster and its world.
 pub(crate) struct Cluster {
     pub(crate) world: World,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
-    /// Copies that somebody took of their disks.
+    /// Copies that were taken of nodes' disks.
     pub(crate) copies: BTreeMap<NodeId, DiskCopy>,
-    /// Comparisons under way by which nodes are filled.
+    /// Comparisons in progress that fill nodes.
     pub(crate) fills: BTreeMap<u64, Fill>,
     clients: Vec<Client>,
     healed: bool,
@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// The whole run, until its end or the first broken promise.
-    fn live(&mut self) {
+    fn run(&mut self) {
         let Setup { n, n_min, n_max, r, w, sloppy, fsync, conflicts, grace_ms, .. } =
             self.world.setup;
         let nodes = self.world.setup.nodes.len();
@@ -96,8 +96,8 @@ impl Cluster {
         }
         self.world.schedule(10, Event::Fault(Fault::Next));
         for node in self.world.setup.nodes.clone() {
-            let delay_ms = self.world.dice.between(1, self.world.setup.chores_every_ms);
-            self.world.schedule(delay_ms, Event::Chores { node });
+            let delay_ms = self.world.dice.between(1, self.world.setup.jobs_every_ms);
+            self.world.schedule(delay_ms, Event::Jobs { node });
         }
         while self.clients.iter().any(|client| !client.is_done()) && self.step() {}
         self.healed = true;
@@ -116,7 +116,7 @@ impl Cluster {
         }
     }
 
-    /// One event. Returns whether the run goes on.
+    /// One event. Returns whether the run continues.
     pub(crate) fn step(&mut self) -> bool {
         if self.world.violation.is_some() {
             return false;
@@ -124,7 +124,7 @@ impl Cluster {
         let Some(event) = self.world.next_event() else { return false };
         self.events += 1;
         let bounded = self.events < EVENTS_MAX;
-        self.world.judge(every_operation_ends(bounded, "the cluster never comes to rest"));
+        self.world.judge(every_operation_ends(bounded, "the cluster never becomes idle"));
         self.dispatch(event);
         for claim in std::mem::take(&mut self.world.claims) {
             self.check_claim(claim);
@@ -138,7 +138,7 @@ impl Cluster {
                 Running::Yes => self.on_node(to, |node, world| node.on_frame(envelope, world)),
                 Running::Later(ms) => self.world.schedule(ms, Event::Arrives { to, envelope }),
                 Running::No if envelope.is_reply => {}
-                // Nobody listens: the sender may learn it at once.
+                // Nothing listens: the sender may learn it at once.
                 Running::No if self.world.dice.percent(50) => {
                     let (node, life, request) = (envelope.from, envelope.life, envelope.request);
                     self.world.schedule(1, Event::Unreachable { node, life, request });
@@ -175,8 +175,8 @@ impl Cluster {
             {
                 self.on_fault(&fault);
             }
-            Event::Chores { node } if !self.healed => self.on_chores(node),
-            Event::Fault(_) | Event::Chores { .. } => {}
+            Event::Jobs { node } if !self.healed => self.on_jobs_due(node),
+            Event::Fault(_) | Event::Jobs { .. } => {}
         }
     }
 
@@ -196,8 +196,7 @@ impl Cluster {
         }
     }
 
-    /// Does what an event says, if it belongs to the node's present life; later if the node is
-    /// paused.
+    /// Performs an event if it belongs to the node's current life; later if the node is paused.
     fn in_life(
         &mut self,
         id: NodeId,
@@ -215,7 +214,7 @@ impl Cluster {
         }
     }
 
-    /// The entry node's port is closed: the request reached nobody.
+    /// The entry node's port is closed: no node received the request.
     fn refuse_client(&mut self, request: &Request) {
         if let Body::Write(write, _) = &request.body {
             let number = crate::world::write_of(write.draft.write_id);
@@ -238,11 +237,11 @@ impl Cluster {
         client.give_up(number, &mut self.world);
     }
 
-    fn on_chores(&mut self, node: NodeId) {
+    fn on_jobs_due(&mut self, node: NodeId) {
         if matches!(self.running(node), Running::Yes) {
-            self.on_node(node, Node::do_chores);
+            self.on_node(node, Node::run_jobs);
         }
-        self.world.schedule(self.world.setup.chores_every_ms, Event::Chores { node });
+        self.world.schedule(self.world.setup.jobs_every_ms, Event::Jobs { node });
     }
 
     /// Compares what an answer claims with the disks.
@@ -293,10 +292,10 @@ impl Cluster {
     }
 }
 
-/// Whether a node does anything now.
+/// Whether a node runs now.
 enum Running {
     Yes,
-    /// It is paused for so many milliseconds.
+    /// It is paused for this many milliseconds.
     Later(u64),
     No,
 }

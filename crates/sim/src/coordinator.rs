@@ -1,5 +1,5 @@
-//! What a simulated node does as coordinator: check what must be checked, give the write its dot, and
-//! say what became of it.
+//! What a simulated node does as coordinator: check the write's condition, give the write its dot,
+//! and report its outcome.
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
@@ -16,13 +16,13 @@ use quorate_protocol::terms::Terms;
 use quorate_protocol::view::{context_after_write, context_of};
 
 use crate::entry::Purpose;
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::siblings_are_bounded;
-use crate::plants::Plant;
 use crate::replica::{Waiter, slot_of};
 use crate::world::{Claim, World, write_of};
 
-/// A write on its way to its dot.
+/// A write that is about to get its dot.
 pub(crate) struct Minting {
     /// The entry node that forwarded it; `None` if that is this node.
     pub(crate) back: Option<NodeId>,
@@ -30,13 +30,13 @@ pub(crate) struct Minting {
     pub(crate) operation: u64,
     pub(crate) write: Box<Write>,
     pub(crate) value: Option<Bytes>,
-    /// All its numbers, and the nodes they are about.
+    /// The counts and nodes of the write.
     pub(crate) terms: Terms,
     pub(crate) deadline: Millis,
 }
 
 impl Minting {
-    /// As what this node holds it.
+    /// In which role this node holds it.
     fn role(&self, me: NodeId) -> Role {
         role_of(me, &self.terms.asked_homes(self.write.asked_first(me)))
     }
@@ -66,7 +66,7 @@ impl Node {
         self.begin_mint(Minting { back, operation, write, value, terms, deadline }, world);
     }
 
-    /// Mints a write, after a read if it depends on what is there.
+    /// Mints a write, after a read if it depends on the current state.
     pub(crate) fn begin_mint(&mut self, mut minting: Minting, world: &mut World) {
         let write = &mut minting.write;
         write.draft.supersede_all = minting.terms.conflicts == Conflicts::Lww;
@@ -108,7 +108,7 @@ impl Node {
         }
     }
 
-    /// Gives the write its dot and starts bringing it to its replicas. `seen` is what was read for
+    /// Gives the write its dot and starts sending it to its replicas. `seen` is what was read for
     /// it.
     fn mint(&mut self, mut minting: Minting, seen: &[Sibling], world: &mut World) {
         if !self.is_admitted() {
@@ -168,7 +168,7 @@ impl Node {
         self.finish_mint(minting, WriteAnswer::Unable(refusal), None, world);
     }
 
-    /// The machine of a PUT knows what became of the write.
+    /// The PUT machine has decided the outcome of the write.
     pub(crate) fn on_put_answer(&mut self, operation: u64, answer: put::Answer, world: &mut World) {
         let Some(putting) = self.operations.puts.get(&operation) else { return };
         let (object, minting) = (&putting.object, &putting.minting);
@@ -177,7 +177,7 @@ impl Node {
             put::Answer::Written(acks) => {
                 let (w, strict) = (minting.terms.needed, !minting.terms.sloppy);
                 world.claims.push(Claim::Acked { key, write, w, acks: acks.counted, strict });
-                let seen = if world.has(Plant::UnseenContext) {
+                let seen = if world.has(Mutation::UnseenContext) {
                     Some(context_of(object))
                 } else {
                     context_after_write(object)
@@ -192,7 +192,7 @@ impl Node {
                 })
             }
             put::Answer::NoQuorum(acks) => {
-                // Even a node that refused may have sent it out before: never "not applied".
+                // Even a node that refused now may have sent it earlier: never "not applied".
                 let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
                 if outcome == Outcome::Partial {
                     world.claims.push(Claim::Partial { key, write });

@@ -1,4 +1,4 @@
-//! All chance in a simulation: one generator, seeded once.
+//! All randomness of a simulation: one generator, seeded once.
 //!
 //! Xoshiro256++ with a fixed algorithm, not `StdRng`, so that a seed means the same in every
 //! release.
@@ -6,7 +6,7 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-/// The one source of chance of a simulation.
+/// The only source of randomness of a simulation.
 pub(crate) struct Dice {
     rng: Xoshiro256PlusPlus,
 }
@@ -22,12 +22,12 @@ impl Dice {
         self.rng.random_range(low..=high)
     }
 
-    /// True in `percent` of a hundred cases.
+    /// True with a probability of `percent` in a hundred.
     pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.between(0, 99) < percent
     }
 
-    /// One of `items`, each as likely.
+    /// One of `items`, uniformly.
     ///
     /// # Panics
     /// If `items` is empty.

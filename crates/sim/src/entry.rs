@@ -1,9 +1,10 @@
-//! What a simulated node does as entry node and as coordinator: it drives the machines of the protocol.
+//! What a simulated node does as entry node and as coordinator: it drives the machines of the
+//! protocol.
 //!
-//! Three kinds of operation: a *route* looks for the coordinator of a client's write, a *get* reads (for
-//! a client, or before a conditional write), a *put* brings a minted object to its replicas. A
-//! client's write is a route first and, where it is minted, a get (if it has a condition) and a
-//! put.
+//! There are three kinds of operation: a *route* looks for the coordinator of a client's write, a
+//! *get* reads (for a client, or before a conditional write), a *put* sends a minted object to its
+//! replicas. A client's write is first a route and then, where it is minted, a get (if it has a
+//! condition) and a put.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,46 +18,46 @@ use quorate_protocol::route::{self, Route};
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
 
-use crate::anti_entropy::Exchanging;
+use crate::anti_entropy::ExchangeOperation;
 use crate::buckets::HandOvers;
 use crate::coordinator::Minting;
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
-use crate::putting::Putting;
-use crate::reaper::Reaping;
+use crate::put_driver::PutOperation;
+use crate::reaper::ReapRound;
 use crate::world::{Body, Event, Request, World};
 
-/// What a node is busy with.
+/// The operations in progress on a node.
 #[derive(Default)]
 pub(crate) struct Operations {
-    pub(crate) routes: BTreeMap<u64, Routing>,
-    pub(crate) gets: BTreeMap<u64, Getting>,
-    pub(crate) puts: BTreeMap<u64, Putting>,
-    pub(crate) exchanges: BTreeMap<u64, Exchanging>,
-    pub(crate) reapings: BTreeMap<u64, Reaping>,
+    pub(crate) routes: BTreeMap<u64, RouteOperation>,
+    pub(crate) gets: BTreeMap<u64, GetOperation>,
+    pub(crate) puts: BTreeMap<u64, PutOperation>,
+    pub(crate) exchanges: BTreeMap<u64, ExchangeOperation>,
+    pub(crate) reap_rounds: BTreeMap<u64, ReapRound>,
     pub(crate) hand_overs: HandOvers,
 }
 
 impl Operations {
-    /// How many there are that must end by themselves.
+    /// How many operations must end by themselves.
     pub(crate) fn len(&self) -> usize {
         let client = self.routes.len() + self.gets.len() + self.puts.len();
-        client + self.exchanges.len() + self.reapings.len()
+        client + self.exchanges.len() + self.reap_rounds.len()
     }
 }
 
-/// A client's write that looks for its coordinator.
-pub(crate) struct Routing {
+/// A client's write that is looking for its coordinator.
+pub(crate) struct RouteOperation {
     route: Route,
     pub(crate) request: Request,
-    /// By this node's own snapshot: the coordinator takes its own.
+    /// From this node's own snapshot; the coordinator takes its own.
     terms: Terms,
     deadline: Millis,
     wake_at: Option<Millis>,
 }
 
-/// A read under way.
-pub(crate) struct Getting {
+/// A read in progress.
+pub(crate) struct GetOperation {
     get: Get,
     /// When it began, by the wall clock: no replica read its object earlier.
     read_at: Millis,
@@ -69,14 +70,14 @@ pub(crate) struct Getting {
 pub(crate) enum Purpose {
     /// A client's GET.
     Client(Request),
-    /// A write that must know what is there before it is minted.
+    /// A write whose condition or context must be checked before it is minted.
     Check(Box<Minting>),
-    /// Nothing more: who asked has the answer, the machine goes on to repair.
+    /// Nothing more: the caller has its answer, and the machine continues with repair.
     Answered,
 }
 
 impl Node {
-    /// A client asks.
+    /// A client's request arrives.
     pub(crate) fn on_request(&mut self, request: Request, world: &mut World) {
         let operation = world.fresh_number();
         let now = world.now;
@@ -108,7 +109,7 @@ impl Node {
                     deadline,
                 };
                 let (route, effect) = Route::start(plan, &self.down(now), now);
-                let routing = Routing { route, request, terms, deadline, wake_at: None };
+                let routing = RouteOperation { route, request, terms, deadline, wake_at: None };
                 self.operations.routes.insert(operation, routing);
                 self.carry_out_route(operation, effect, world);
             }
@@ -129,7 +130,7 @@ impl Node {
                 let mut write = write.clone();
                 let left_ms = routing.deadline.since(world.now);
                 write.timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
-                if world.has(Plant::WriteIdForgotten) {
+                if world.has(Mutation::WriteIdForgotten) {
                     let salt = world.fresh_number();
                     write.draft.write_id.0[8..].copy_from_slice(&salt.to_le_bytes());
                 }
@@ -152,7 +153,11 @@ impl Node {
                 let answer =
                     WriteAnswer::NoQuorum { required: routing.terms.needed, acks, outcome };
                 let Some(routing) = self.operations.routes.remove(&operation) else { return };
-                let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
+                let answer = if world.has(Mutation::NotAppliedLie) {
+                    report_not_applied(answer)
+                } else {
+                    answer
+                };
                 self.answer_write(routing.request, &answer, None, world);
             }
         }
@@ -180,7 +185,7 @@ impl Node {
         }
     }
 
-    /// The coordinator's answer to a forwarded write came.
+    /// The coordinator's answer to a forwarded write arrived.
     pub(crate) fn on_written(
         &mut self,
         from: NodeId,
@@ -193,7 +198,7 @@ impl Node {
         self.finish_route(operation, from, answer, object.and_then(Result::ok), world);
     }
 
-    /// Some node answered a write; the client gets the first answer that says something.
+    /// A node answered a write; the client gets the first answer that is conclusive.
     pub(crate) fn finish_route(
         &mut self,
         operation: u64,
@@ -206,7 +211,8 @@ impl Node {
         let required = routing.terms.needed;
         let Some(answer) = routing.route.on_written(from, answer, required) else { return };
         let Some(routing) = self.operations.routes.remove(&operation) else { return };
-        let answer = if world.has(Plant::NotAppliedLie) { denied(answer) } else { answer };
+        let answer =
+            if world.has(Mutation::NotAppliedLie) { report_not_applied(answer) } else { answer };
         self.answer_write(routing.request, &answer, object, world);
     }
 
@@ -233,7 +239,7 @@ impl Node {
         };
         let (get, effects) = Get::start(plan, &self.down(world.now), world.now);
         let read_at = self.wall(world.now);
-        let getting = Getting { get, read_at, key, purpose, wake_at: None };
+        let getting = GetOperation { get, read_at, key, purpose, wake_at: None };
         self.operations.gets.insert(operation, getting);
         self.carry_out_get(operation, effects, world);
     }
@@ -275,7 +281,7 @@ impl Node {
         world.send((self.id, self.life), to, &message, &[])
     }
 
-    /// Sends the merged object to replicas that a read saw behind.
+    /// Sends the merged object to replicas that a read found stale.
     fn repair(
         &mut self,
         key: &Key,
@@ -287,7 +293,7 @@ impl Node {
         for node in behind {
             world.note(format_args!("{} repairs {key} on {node}", self.id));
             if node == self.id {
-                // A refusal leaves it behind; the next read tries again.
+                // A refusal leaves the row stale; the next read tries again.
                 let _ = self.store_object(key, Role::Home, merged, read_at, world);
             } else {
                 let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
@@ -326,7 +332,7 @@ impl Node {
         }
     }
 
-    /// A machine asked to be told the time.
+    /// A timer of an operation fired.
     pub(crate) fn on_wake(&mut self, operation: u64, world: &mut World) {
         let now = world.now;
         if let Some(routing) = self.operations.routes.get_mut(&operation) {
@@ -343,11 +349,11 @@ impl Node {
             self.carry_out_put(operation, effects, world);
         } else {
             self.on_exchange_time(operation, world);
-            self.on_reaping_time(operation, world);
+            self.on_reap_time(operation, world);
         }
     }
 
-    /// Sets the alarm that an operation's machine wants, unless an earlier one is set.
+    /// Sets the timer that an operation's machine asks for, unless an earlier one is set.
     pub(crate) fn keep_awake(&mut self, operation: u64, world: &mut World) {
         let all = &mut self.operations;
         let (wanted, wake_at) = if let Some(o) = all.routes.get_mut(&operation) {
@@ -369,8 +375,8 @@ impl Node {
     }
 }
 
-/// The planted lie.
-fn denied(answer: WriteAnswer) -> WriteAnswer {
+/// The `NotAppliedLie` mutation.
+fn report_not_applied(answer: WriteAnswer) -> WriteAnswer {
     match answer {
         WriteAnswer::NoQuorum { required, acks, outcome: Outcome::Unknown } => {
             WriteAnswer::NoQuorum { required, acks, outcome: Outcome::NotApplied }

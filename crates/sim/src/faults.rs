@@ -1,4 +1,4 @@
-//! What breaks, and what mends it again: crashes, pauses, partitions, clocks, disks, operators.
+//! Faults and their repair: crashes, pauses, partitions, clocks, disks, operators.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::row::Incarnation;
 
 use crate::cluster::Cluster;
+use crate::mutations::Mutation;
 use crate::node::{Node, Records};
-use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::store::{Backup, Store};
 use crate::world::{Event, Fault};
@@ -20,7 +20,7 @@ pub(crate) struct DiskCopy {
 }
 
 impl Cluster {
-    /// Something breaks or gets well.
+    /// A fault begins or ends.
     pub(crate) fn on_fault(&mut self, fault: &Fault) {
         match fault {
             Fault::Restart(node) => self.restart(*node),
@@ -63,13 +63,13 @@ impl Cluster {
         }
     }
 
-    /// Somebody changes the bucket's n, and often back again while its rows are still on their way.
+    /// An operator changes the bucket's n, often back again while rows are still being moved.
     fn change_n_for_a_while(&mut self, id: NodeId) {
         let (low, high) = (self.world.setup.n_min, self.world.setup.n_max);
         let n = self.world.dice.between(low.into(), high.into()) as u16;
         let before = self.nodes.get(&id).map_or(n, Node::n);
         if n != before && self.world.dice.percent(50) {
-            let delay_ms = self.world.dice.between(1, 2 * self.world.setup.chores_every_ms);
+            let delay_ms = self.world.dice.between(1, 2 * self.world.setup.jobs_every_ms);
             self.world.schedule(delay_ms, Event::Fault(Fault::ChangeN(id, before)));
         }
         self.change_n(id, n);
@@ -84,7 +84,7 @@ impl Cluster {
         self.world.dice.between(at_least_ms, longest_ms.max(at_least_ms))
     }
 
-    /// One node loses power, now and then two or all at once.
+    /// One node loses power, now and then several or all at once.
     fn crash_some(&mut self, node: NodeId) {
         let roll = self.world.dice.between(0, 9);
         for other in self.world.setup.nodes.clone() {
@@ -102,7 +102,7 @@ impl Cluster {
         }
     }
 
-    /// The process is gone, and what the disk did not have yet.
+    /// The process ends; changes that were not durable are lost.
     fn end(&mut self, id: NodeId) {
         let node = &mut self.nodes.get_mut(&id).filter(|node| node.up);
         let Some(node) = node else { return };
@@ -110,14 +110,15 @@ impl Cluster {
         node.records.starts.crash(&mut self.world);
         self.world.note(format_args!("{id} crashes and forgets {lost} changes"));
         node.die(self.world.now);
-        if !self.world.has(Plant::ActorSurvivesCrash) {
+        if !self.world.has(Mutation::ActorSurvivesCrash) {
             node.incarnation = Incarnation(self.world.dice.nonzero());
         }
     }
 
-    /// A sync fails: nobody who waits for it gets an acknowledgement, and nothing is written any more.
-    /// Reads go on, until the disk works again and the process makes way for a fresh one, which opens
-    /// the store under a new incarnation with what the disk has (section 8, `src/background/reopen.rs`).
+    /// A sync fails: no write that waits for it is acknowledged, and writes stop. Reads continue
+    /// until the disk works again and the process is replaced by a fresh one, which opens the store
+    /// with what is on the disk under a new incarnation (docs/design.md, "Durability";
+    /// `src/reopen.rs`).
     fn fail_sync(&mut self, id: NodeId) {
         let is_sound = |node: &&mut crate::node::Node| node.up && !node.store.has_failed();
         let Some(node) = self.nodes.get_mut(&id).filter(is_sound) else { return };
@@ -136,7 +137,7 @@ impl Cluster {
         }
     }
 
-    /// A clean stop: everything is synced, and the incarnation goes on.
+    /// A clean stop: everything is synced, and the incarnation is kept.
     fn stop(&mut self, id: NodeId) {
         if self.nodes.get(&id).is_some_and(|node| node.store.has_failed()) {
             return self.crash(id); // there is no clean stop of a store that failed
@@ -163,7 +164,7 @@ impl Cluster {
         let pause_ms = self.outage_ms(10);
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
         let until = self.world.now.plus(pause_ms);
-        self.world.note(format_args!("{id} stands still until {}", until.0));
+        self.world.note(format_args!("{id} is paused until {}", until.0));
         node.paused_until = until;
         node.disturbed_at = until;
     }
@@ -201,8 +202,8 @@ impl Cluster {
         ));
     }
 
-    /// A home replica is cut off, and hints are made for it; then they find no way there, and
-    /// everything else does.
+    /// A home replica is cut off, and hints are made for it; then only the links that its hints
+    /// need stay cut.
     fn cut_off_hints(&mut self, key: &Key) {
         let Setup { n, faults, .. } = self.world.setup;
         let first_ms = self.world.dice.between(30, faults.outage_ms_max / 4);
@@ -219,7 +220,7 @@ impl Cluster {
     fn jump_clock(&mut self, id: NodeId) {
         let wild = self.world.dice.percent(15);
         let longest_ms = match self.world.setup.grace_ms {
-            // A working clock: no two disagree, and none jumps, by more than an eighth.
+            // Working clocks: no two differ, and none jumps, by more than an eighth of the grace.
             grace_ms if self.world.setup.reaps() => grace_ms / 16,
             _ if wild => *self.world.dice.pick(&[120_000, 7_200_000]),
             _ => 20_000,
@@ -232,19 +233,19 @@ impl Cluster {
         }
     }
 
-    /// Whether a node may lose what it holds. Only one at a time, until it is filled, and only if
-    /// everything of it is durable elsewhere: else W holders of an acknowledged write may lose it
-    /// before repair is done, and it would be lost rightly (promise 1).
+    /// Whether a node may lose its data. Only one node at a time, until it is filled, and only if
+    /// everything it holds is durable elsewhere: otherwise all W holders of an acknowledged write
+    /// might lose it before repair is done, and losing it would be legitimate (promise 1).
     fn may_lose(&self, id: NodeId) -> bool {
         let is_whole = |node: &Node| {
             let Records { missing, buckets, .. } = &node.records;
-            missing.is_empty() && buckets.raised_from().is_none() && !node.is_on_trial
+            missing.is_empty() && buckets.raised_from().is_none() && !node.is_unverified
         };
         let Some(node) = self.nodes.get(&id).filter(|node| node.up) else { return false };
         let is_elsewhere = |(slot, row): (&crate::store::Slot, &quorate_protocol::row::Row)| {
             row.object.siblings.iter().all(|sibling| {
-                // Whoever came back with another disk may have to drop what it holds.
-                let others = self.nodes.values().filter(|o| o.id != id && !o.is_on_trial);
+                // A node that came back with another disk may have to drop what it holds.
+                let others = self.nodes.values().filter(|o| o.id != id && !o.is_unverified);
                 let mut rows = others.flat_map(|other| other.store.durable());
                 rows.any(|(s, r)| s.key == slot.key && r.object.clock.covers(sibling.dot))
             })
@@ -260,13 +261,13 @@ impl Cluster {
         self.lose_rows(id);
         let records = Records::new(&self.world);
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.store = Store::new(self.world.plant);
+        node.store = Store::new(self.world.mutation);
         node.records = Records { came_empty: true, ..records };
         node.miss_everything(&self.world);
         self.come_back_changed(id);
     }
 
-    /// All nodes, beginning with one of them.
+    /// All nodes, starting with this one.
     fn all_from(&self, first: NodeId) -> Vec<NodeId> {
         let mut nodes = self.world.setup.nodes.clone();
         nodes.sort_by_key(|node| *node != first);
@@ -285,9 +286,9 @@ impl Cluster {
     fn come_back_changed(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.incarnation = Incarnation(self.world.dice.nonzero());
-        node.is_on_trial = true;
+        node.is_unverified = true;
         node.die(self.world.now);
-        // A disk is not replaced while a request waits.
+        // A disk is not replaced while a request is waiting.
         self.restart_later(id, self.world.setup.request_timeout_ms + 100);
     }
 
@@ -299,7 +300,7 @@ impl Cluster {
         peers.all(|peer| peer.would_notice(id, starts, sequence)) && self.may_lose(id)
     }
 
-    /// Somebody copies a node's disk, and starts the node with the copy later.
+    /// An operator copies a node's disk, and later restarts the node with the copy.
     fn copy(&mut self, id: NodeId) {
         if self.copies.contains_key(&id) {
             return;
@@ -318,8 +319,8 @@ impl Cluster {
         self.world.schedule(delay_ms, Event::Fault(Fault::Restore(id)));
     }
 
-    /// A node comes back with a copy of its disk: an old backup, or a clone that takes the name
-    /// over. Only if all its peers remember enough to notice.
+    /// A node comes back with a copy of its disk: an old backup, or a clone that takes over the
+    /// name. Only if all its peers remember enough to notice.
     fn restore(&mut self, id: NodeId) {
         if !self.may_restore(id) {
             return self.restore_later(id);
@@ -331,14 +332,14 @@ impl Cluster {
         node.store.restore(copy.backup);
         node.records = copy.records;
         self.come_back_changed(id);
-        if self.world.has(Plant::CloneKeepsIncarnation)
+        if self.world.has(Mutation::CloneKeepsIncarnation)
             && let Some(node) = self.nodes.get_mut(&id)
         {
             node.incarnation = copy.incarnation;
         }
     }
 
-    /// Somebody changes the bucket's n.
+    /// A client changes the bucket's n.
     fn change_n(&mut self, id: NodeId, n: u16) {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.up) else { return };
         if self.world.now >= node.paused_until && n != node.n() {
@@ -347,21 +348,21 @@ impl Cluster {
         }
     }
 
-    /// A node thinks that another one is down, or that all are.
+    /// A node suspects another one, or all, of being down.
     fn suspect_wrongly(&mut self, id: NodeId) {
         let now = self.world.now;
         let all = self.world.setup.nodes.clone();
         let other = *self.world.dice.pick(&all);
         let suspects = if self.world.dice.percent(50) { all } else { vec![other] };
-        self.world.note(format_args!("{id} thinks that {suspects:?} are down"));
+        self.world.note(format_args!("{id} suspects {suspects:?}"));
         if let Some(node) = self.nodes.get_mut(&id) {
             suspects.iter().filter(|other| **other != id).for_each(|o| node.suspect(*o, now));
         }
     }
 
-    /// Ends all faults: links are whole, everybody runs, clocks are right, disks are quick.
+    /// Ends all faults: links work, all nodes run, clocks are right, disks are fast.
     pub(crate) fn heal(&mut self) {
-        self.world.note(format_args!("all is healed"));
+        self.world.note(format_args!("all faults end"));
         self.world.setup.sync_ms_max = 2;
         self.world.network.heal();
         for id in self.world.setup.nodes.clone() {

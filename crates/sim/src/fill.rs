@@ -1,5 +1,5 @@
-//! How a simulated node receives what it is missing: all of its partitions after its disk was lost
-//! or came back old, its bucket's after n was raised. `src/repair/fill.rs` of the real node.
+//! How a simulated node receives what it is missing: all its partitions after its disk was lost or
+//! came back old, or its bucket's rows after n was raised. `src/fill.rs` in the real node.
 
 use std::collections::VecDeque;
 
@@ -17,21 +17,22 @@ use crate::node::{Node, Pending};
 use crate::replica::Waiter;
 use crate::world::{Claim, World};
 
-/// A filling under way: pages are asked for one after the other.
-pub(crate) struct Filling {
+/// A fill in progress: pages are fetched one after the other.
+pub(crate) struct FillOperation {
     todo: VecDeque<Job>,
-    /// What it will have filled.
+    /// What is being filled.
     target: Target,
-    /// The n of all buckets by which it does.
+    /// The n of all buckets under which it fills.
     ns: u64,
-    /// The question that is open.
+    /// The number of the request in flight.
     question: u64,
-    /// When it was asked, by the own wall clock: what comes was read no earlier.
+    /// When it was sent, by this node's wall clock: a lower bound on when the answer's rows were
+    /// read.
     asked_at: Millis,
     deadline: Millis,
 }
 
-/// A part of a filling.
+/// One step of a fill.
 #[derive(Clone, Copy)]
 enum Job {
     /// Fetch these rows of a node, page by page.
@@ -48,7 +49,7 @@ enum Target {
 }
 
 impl Node {
-    /// Begins to fill, if something is missing and no filling is under way.
+    /// Starts to fill if something is missing and no fill is in progress.
     pub(crate) fn fill(&mut self, world: &mut World) {
         if self.filling.as_ref().is_some_and(|filling| world.now >= filling.deadline) {
             self.filling = None;
@@ -63,8 +64,8 @@ impl Node {
             let others = homes.iter().copied().filter(|home| *home != me);
             if homes.contains(&me) { others.collect() } else { Vec::new() }
         };
-        // One that lacks most is streamed from one; with all the trees are compared. Whether it is streamed
-        // or not is a question of speed alone.
+        // A partition that lacks most rows is streamed from one peer; trees are compared with all
+        // of them. Streaming only affects speed.
         let receive = |partition: Partition, streams: bool| {
             let others = others(partition);
             let first = others.first().copied().filter(|_| streams);
@@ -98,11 +99,11 @@ impl Node {
         world.claims.push(Claim::Fills { node: me });
         let (asked_at, deadline) = (Millis(0), world.now);
         let ns = self.records.buckets.placement.ns().hash();
-        self.filling = Some(Filling { todo, target, ns, question: 0, asked_at, deadline });
+        self.filling = Some(FillOperation { todo, target, ns, question: 0, asked_at, deadline });
         self.fetch_next(None, world);
     }
 
-    /// Asks for the next page.
+    /// Fetches the next page.
     fn fetch_next(&mut self, after: Option<Key>, world: &mut World) {
         let (question, asked_at) = (world.fresh_number(), self.wall(world.now));
         let Some(filling) = self.filling.as_mut() else { return };
@@ -129,7 +130,7 @@ impl Node {
         };
         match (received, filling.todo.pop_front()) {
             (Received::All, _) => self.fetch_next(None, world),
-            // All of its rows prove what its trees do not. Or it is waited for.
+            // Streaming all rows proves what the trees cannot; the alternative is to wait.
             (Received::InDoubt, Some(Job::Compare(from, tree))) if world.dice.percent(50) => {
                 filling.todo.push_front(Job::Fetch(from, Rows::Partition(tree.partition)));
                 self.fetch_next(None, world);
@@ -167,7 +168,7 @@ impl Node {
         world.reply(self.id, back, &Reply::Rows { rows: page, end }, &payload);
     }
 
-    /// A page came.
+    /// A page arrived.
     pub(crate) fn on_fetched(
         &mut self,
         question: u64,
@@ -203,7 +204,7 @@ impl Node {
         self.fetch_next(last.filter(|_| !end), world);
     }
 
-    /// Everything that was missing is here, durably.
+    /// Everything that was missing has been received, durably.
     pub(crate) fn on_filled(&mut self, world: &mut World) {
         let Some(filling) = self.filling.take() else { return };
         world.note(format_args!("{} has filled {:?}", self.id, filling.target));

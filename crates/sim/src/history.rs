@@ -1,15 +1,16 @@
-//! What clients did, and what each write truly saw: the happened-before that the oracle judges by.
+//! What clients did, and what each write really saw: the happened-before relation that the oracle
+//! judges by.
 //!
-//! It is built from what was *shown* to whoever wrote, never from version vectors: those are on
-//! trial. What a write saw is known exactly only if its client said so. Where it is not (a delete
-//! that reads for itself, a request that was minted twice), two bounds are kept: what it saw
-//! *surely*, and what it saw *perhaps*. A check that would blame takes the bound that blames less.
+//! It is built from what was *shown* to the writer, never from version vectors, since those are
+//! under test. What a write saw is known exactly only if its client said so. Where it is not (a
+//! delete that reads for itself, a request that was minted twice), two bounds are kept: what it
+//! *surely* saw, and what it *perhaps* saw. A check uses the bound under which fewer runs fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::clock::Dot;
 
-/// A point on a clock that all clients of the history share; only the order counts.
+/// A point in time on a clock shared by all clients of the history; only the order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
 
@@ -39,16 +40,16 @@ pub enum Saw {
     Whatever,
 }
 
-/// How one attempt at a write ended.
+/// The outcome of one attempt at a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// Success, with what the answer counted.
     Acked {
         /// Nodes that count towards W.
         acks: u16,
-        /// Of all that acknowledged, those by fallbacks.
+        /// How many of the acknowledgements came from fallbacks.
         hints: u16,
-        /// The W that was asked for.
+        /// The requested W.
         w: u16,
         /// Whether only home replicas counted.
         strict: bool,
@@ -74,7 +75,7 @@ pub struct Ack {
     pub strict_w: Option<u16>,
 }
 
-/// One client write with all its attempts.
+/// One client write and all its attempts.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The key, as `bucket/key`.
@@ -93,7 +94,7 @@ pub struct Write {
 }
 
 impl Write {
-    /// Whether the cluster gave its word that this write does not exist.
+    /// Whether the cluster promised that this write does not exist.
     pub fn cannot_exist(&self) -> bool {
         self.attempts > 0 && self.attempts == self.attempts_not_applied
     }
@@ -103,7 +104,7 @@ impl Write {
         self.mints.len() > 1 || (self.mints.is_empty() && self.attempts > 1)
     }
 
-    /// What every copy of it saw, one step back.
+    /// What every copy of it saw directly.
     fn saw_surely(&self) -> BTreeSet<WriteNo> {
         let mut mints = self.mints.values();
         match (mints.next(), &self.saw) {
@@ -113,7 +114,7 @@ impl Write {
         }
     }
 
-    /// What some copy of it may have seen, one step back; `None` is "anything".
+    /// What some copy of it may have seen directly; `None` means anything.
     fn saw_perhaps(&self) -> Option<impl Iterator<Item = WriteNo>> {
         let client = match &self.saw {
             Saw::These(seen) => Some(seen),
@@ -129,9 +130,9 @@ impl Write {
 pub struct History {
     writes: Vec<Write>,
     dots: BTreeMap<(String, Dot), WriteNo>,
-    /// Tombstones that were reaped, and when the first of each.
+    /// Tombstones that were reaped, and when each was first reaped.
     reaped: BTreeMap<WriteNo, Moment>,
-    /// When a node lost its disk, or some of what it held.
+    /// When a node lost its disk, or part of its data.
     losses: Vec<Moment>,
 }
 
@@ -190,7 +191,7 @@ impl History {
         owner.filter(|owner| again || *owner != write)
     }
 
-    /// Tombstones were proven to be all that is left of their key: what they saw is gone for good,
+    /// Tombstones were proven to be all that is left of their keys: what they saw is gone for good,
     /// and they may be forgotten.
     pub fn reaped(&mut self, tombstones: impl IntoIterator<Item = WriteNo>, at: Moment) {
         for tombstone in tombstones {
@@ -204,17 +205,17 @@ impl History {
         self.reaped.iter().filter(move |(write, _)| of_key(write)).map(|(w, at)| (*w, *at))
     }
 
-    /// A node lost what it held, or came back with less.
+    /// A node lost its data, or came back with less.
     pub fn lost_disk(&mut self, at: Moment) {
         self.losses.push(at);
     }
 
-    /// How often that happened after a moment.
+    /// How often that happened since a moment.
     pub fn losses_since(&self, moment: Moment) -> u16 {
         self.losses.iter().filter(|at| **at > moment).count() as u16
     }
 
-    /// The write, if there is one of this number.
+    /// The write with this number, if there is one.
     pub fn get(&self, write: WriteNo) -> Option<&Write> {
         self.writes.get(write.0 as usize)
     }
@@ -225,17 +226,17 @@ impl History {
         numbered.filter(move |(_, w)| w.key == key).map(|(at, w)| (WriteNo(at as u32), w))
     }
 
-    /// The dots of a key that were minted, as far as they were observed.
+    /// The dots of a key that were seen to be minted.
     pub fn dots_of<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (Dot, WriteNo)> + 'a {
         self.dots.iter().filter(move |((of, _), _)| of == key).map(|((_, dot), w)| (*dot, *w))
     }
 
-    /// Which write a dot stands for, if that was observed.
+    /// Which write a dot belongs to, if that was seen.
     pub fn write_of(&self, key: &str, dot: Dot) -> Option<WriteNo> {
         self.dots.get(&(key.to_owned(), dot)).copied()
     }
 
-    /// Whether `later` certainly saw `earlier`, directly or through others.
+    /// Whether `later` certainly saw `earlier`, directly or transitively.
     pub fn surely_saw(&self, later: WriteNo, earlier: WriteNo) -> bool {
         let mut found = BTreeSet::new();
         let mut open = vec![later];
@@ -252,7 +253,7 @@ impl History {
         false
     }
 
-    /// Whether `later` may have seen `earlier`, directly or through others.
+    /// Whether `later` may have seen `earlier`, directly or transitively.
     pub fn perhaps_saw(&self, later: WriteNo, earlier: WriteNo) -> bool {
         let mut found = BTreeSet::from([later]);
         let mut open = vec![later];
@@ -272,12 +273,12 @@ impl History {
         false
     }
 
-    /// Whether the state made of `present` holds `write`: itself, or a write that may have seen it.
+    /// Whether the state `present` contains `write`: itself, or a write that may have seen it.
     pub fn is_in(&self, write: WriteNo, present: &BTreeSet<WriteNo>) -> bool {
         present.contains(&write) || present.iter().any(|p| self.perhaps_saw(*p, write))
     }
 
-    /// A write's acknowledgement and causal links in one line, for stories.
+    /// A write's acknowledgement and causal links in one line, for reports.
     pub fn describe(&self, write: WriteNo) -> String {
         let Some(record) = self.get(write) else { return format!("{write} (never written)") };
         let what = if record.deletes { "delete" } else { "put" };

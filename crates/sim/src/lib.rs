@@ -1,17 +1,18 @@
-//! A whole cluster in one thread from one seed, and the oracle that judges it.
+//! Simulates a whole cluster in one thread from one seed, with an oracle that judges the run.
 //!
-//! The simulator drives the *same* machines as the real node over an in-memory disk and network
-//! that lose, delay, duplicate, reorder, cut, crash and forget. Time is virtual and chance is
+//! The simulator drives the *same* machines as the real node, over an in-memory disk and network
+//! that lose, delay, duplicate, reorder, cut, crash and forget. Time is virtual and randomness is
 //! seeded, so a seed is a scenario that can be read and repeated. The oracle knows nothing of the
 //! simulator: tests of real processes use it too.
 //!
 //! # Reading order
-//! [`history`] and [`oracle`] say what is checked; `setup` what a seed decides; `world` what
-//! surrounds the nodes (`network`, `store`, `dice`, `trace`); `node` is a node, mirrored from
-//! `src/`: `replica`, `entry`, `coordinator`, `putting` and `answers` carry out requests, `chores`
-//! the rest: `anti_entropy`, `fill`, `reaper`, `starts`, `buckets`; `client` and `faults` drive it;
-//! [`cluster`] is one run, `claims` what is judged on the way, `verdict` at its end; [`plants`] are
-//! the bugs that must be found.
+//!
+//! [`history`] and [`oracle`] define what is checked; `setup` what a seed decides; `world` what
+//! surrounds the nodes (`network`, `store`, `dice`, `trace`). `node` is a node, mirrored from
+//! `src/`: `replica`, `entry`, `coordinator`, `put_driver` and `answers` serve requests, `jobs`
+//! runs the background work in `anti_entropy`, `fill`, `reaper`, `starts` and `buckets`. `client`
+//! and `faults` drive the cluster; [`cluster`] is one run, `claims` what is judged during it,
+//! `verdict` at its end. [`mutations`] are the bugs that must be found.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +20,6 @@ mod answers;
 mod anti_entropy;
 mod aside;
 mod buckets;
-mod chores;
 mod claims;
 mod client;
 pub mod cluster;
@@ -29,17 +29,18 @@ mod entry;
 mod faults;
 mod fill;
 pub mod history;
+mod jobs;
+pub mod mutations;
 mod network;
 mod node;
 pub mod oracle;
-pub mod plants;
-mod putting;
+mod put_driver;
 mod reaper;
 mod replica;
+pub mod seeds;
 mod setup;
 mod starts;
 mod store;
-pub mod sweep;
 mod trace;
 mod verdict;
 mod world;

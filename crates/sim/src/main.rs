@@ -1,4 +1,4 @@
-//! `quorate-sim`: runs seeds of the simulator and says how to reproduce the first failure.
+//! `quorate-sim`: runs seeds of the simulator and prints how to reproduce the first failure.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -6,32 +6,32 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use quorate_sim::cluster;
-use quorate_sim::plants::{PLANTS, Plant};
-use quorate_sim::sweep::{Report, Sweep};
+use quorate_sim::mutations::{MUTATIONS, Mutation};
+use quorate_sim::seeds::{Report, SeedRange};
 
-/// A progress line is shown only to those who wait longer than this.
+/// A progress line is shown only if the run takes longer than this.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
-/// Runs whole clusters from seeds, with faults, and checks every promise.
+/// Run simulated clusters from seeds, with faults, and check every promise.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many seeds to run from there.
+    /// How many seeds to run, starting there.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// Print every event of the first seed, and run no other.
     #[arg(long, conflicts_with = "seeds")]
     trace: bool,
-    /// Plant a bug: the run must fail.
-    #[arg(long, value_name = "NAME")]
-    plant: Option<Plant>,
-    /// List the bugs that can be planted.
-    #[arg(long)]
-    plants: bool,
-    /// Threads; 0 takes one per core. The result does not depend on it.
+    /// Switch on a deliberate bug: the run must fail.
+    #[arg(long, alias = "plant", value_name = "NAME")]
+    mutation: Option<Mutation>,
+    /// List the deliberate bugs that can be switched on.
+    #[arg(long, alias = "plants")]
+    mutations: bool,
+    /// Threads; 0 means one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
 }
@@ -39,29 +39,29 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
-    let done = if arguments.plants {
-        list_plants(&mut out)
+    let done = if arguments.mutations {
+        list_mutations(&mut out)
     } else if arguments.trace {
         trace(&arguments, &mut out)
     } else {
-        sweep(&arguments, &mut out)
+        run_seeds(&arguments, &mut out)
     };
     match done {
         Ok(code) => code,
-        // The reader of our output went away.
+        // The reader of our output has gone away.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn list_plants(out: &mut impl Write) -> std::io::Result<ExitCode> {
-    for (_, name, what) in PLANTS {
+fn list_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
+    for (_, name, what) in MUTATIONS {
         writeln!(out, "{name:<28} {what}")?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
-    let run = cluster::run(arguments.seed, arguments.plant, true);
+    let run = cluster::run(arguments.seed, arguments.mutation, true);
     for line in &run.lines {
         writeln!(out, "{line}")?;
     }
@@ -75,15 +75,19 @@ fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
     }
 }
 
-fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
+fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
     let threads = match arguments.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let sweep =
-        Sweep { first: arguments.seed, count: arguments.seeds, plant: arguments.plant, threads };
+    let range = SeedRange {
+        first: arguments.seed,
+        count: arguments.seeds,
+        mutation: arguments.mutation,
+        threads,
+    };
     let begun = Instant::now();
-    let report = sweep.run(|seeds| show_progress(begun, seeds, arguments.seeds));
+    let report = range.run(|seeds| show_progress(begun, seeds, arguments.seeds));
     clear_progress(begun);
     let seconds = begun.elapsed().as_secs_f64();
     let Report { seeds, events, failure } = report;
@@ -98,11 +102,13 @@ fn sweep(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
         }
         Some((seed, violation)) => {
             writeln!(out, "seed {seed} BROKEN {violation}")?;
-            let name = PLANTS.iter().find(|(plant, ..)| Some(*plant) == arguments.plant);
-            let plant = name.map(|(_, name, _)| format!(" --plant {name}")).unwrap_or_default();
+            let name =
+                MUTATIONS.iter().find(|(mutation, ..)| Some(*mutation) == arguments.mutation);
+            let mutation =
+                name.map(|(_, name, _)| format!(" --mutation {name}")).unwrap_or_default();
             writeln!(
                 out,
-                "reproduce: cargo run -p quorate-sim --release -- --seed {seed} --trace{plant}"
+                "reproduce: cargo run -p quorate-sim --release -- --seed {seed} --trace{mutation}"
             )?;
             Ok(ExitCode::FAILURE)
         }
@@ -114,7 +120,7 @@ fn show_progress(begun: Instant, seeds: u64, count: u64) {
         && std::io::stderr().is_terminal()
         && seeds.is_multiple_of(16)
     {
-        // Progress is a courtesy: a closed terminal is no reason to stop.
+        // Progress is optional: a closed terminal is no reason to stop.
         let _ = write!(std::io::stderr(), "\r{seeds} of {count} seeds");
     }
 }

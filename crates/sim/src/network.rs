@@ -1,7 +1,7 @@
 //! The network between nodes: delay, loss, duplication, reordering, and links that are cut.
 //!
-//! A cut is one-way or both ways and ends by itself after its stability time. Every link is on its
-//! own: messages overtake each other, as they do over several lanes.
+//! A cut applies in one or both directions and ends by itself after a while. Links are independent,
+//! and messages on a link overtake each other, as they do over several lanes.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use quorate_protocol::stamp::Millis;
 use crate::dice::Dice;
 use crate::setup::Faults;
 
-/// What became of a message.
+/// What happens to a message.
 pub(crate) enum Fate {
-    /// It arrives after so many milliseconds, once or twice.
+    /// It arrives after these delays in milliseconds, once or twice.
     Arrives(Vec<u64>),
-    /// Nobody will ever know.
+    /// No node will ever know.
     Lost,
-    /// The link is cut; the sender may learn that.
+    /// The link is cut; the sender may notice.
     Cut,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Decides what becomes of a message. `twice` says whether it may be duplicated.
+    /// Decides what happens to a message. `twice` says whether it may be duplicated.
     pub(crate) fn fate(
         &self,
         dice: &mut Dice,

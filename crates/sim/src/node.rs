@@ -1,9 +1,9 @@
-//! One simulated node: its disk, its clock, its place in the cluster, and to whom messages go
-//! within it.
+//! One simulated node: its disk, its clock, its place in the cluster, and how messages are
+//! dispatched within it.
 //!
-//! As thin as it can be: what a node *decides* is in `quorate-protocol`; this is the plumbing that
-//! the real node has in `src`. What it does as a replica is in `replica.rs`, as an entry node in
-//! `entry.rs`, and what it does by itself in `chores.rs`.
+//! It is as thin as possible: what a node *decides* is in `quorate-protocol`; this is the plumbing
+//! that the real node has in `src`. Its work as a replica is in `replica.rs`, as an entry node in
+//! `entry.rs`, its background work in `jobs.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,99 +19,99 @@ use quorate_protocol::sweep::Pass;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire;
 
-use crate::aside::Judging;
+use crate::aside::HoldingsCheck;
 use crate::buckets::Buckets;
 use crate::entry::Operations;
-use crate::fill::Filling;
+use crate::fill::FillOperation;
 use crate::replica::{Waiter, reading};
 use crate::starts::{Generation, Starts};
 use crate::store::{Slot, Store};
 use crate::world::{Envelope, World};
 
-/// How long a node that could not be reached is thought to be down, in milliseconds.
+/// How long a node that could not be reached is suspected, in milliseconds.
 const SUSPICION_MS: u64 = 300;
 
 /// A node.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    /// Counts lives: what belongs to an earlier one is void.
+    /// Counts starts: what belongs to an earlier life is void.
     pub(crate) life: u64,
     pub(crate) incarnation: Incarnation,
     pub(crate) up: bool,
-    /// Until when it does nothing (SIGSTOP).
+    /// Until when it is paused (SIGSTOP).
     pub(crate) paused_until: Millis,
-    /// Whether its disk is not the one it had, and no peer has said yet what that means.
-    pub(crate) is_on_trial: bool,
-    /// When it last crashed or stood still.
+    /// Whether it has another disk than before, and no peer has judged its start yet.
+    pub(crate) is_unverified: bool,
+    /// When it last crashed or was paused.
     pub(crate) disturbed_at: Millis,
     /// How far its wall clock is ahead, in milliseconds.
     pub(crate) clock_ahead_ms: i64,
-    /// What its peers' clocks say of that.
+    /// What its peers' clocks say about that.
     pub(crate) skew: Skew,
     pub(crate) store: Store,
-    /// What lies on its disk beside the rows.
+    /// What its disk holds apart from the rows.
     pub(crate) records: Records,
     pub(crate) generation: Generation,
-    /// What it fetches, if something is missing.
-    pub(crate) filling: Option<Filling>,
-    /// What it has merged and perhaps received.
-    pub(crate) judging: Judging,
-    /// The pass over its rows that is under way, and the last row that it has looked at.
+    /// The fill in progress, if something is missing.
+    pub(crate) filling: Option<FillOperation>,
+    /// What it has merged and may have fully received.
+    pub(crate) holdings_check: HoldingsCheck,
+    /// The pass over its rows that is in progress, and the last row scanned.
     pub(crate) passing: Option<(Pass, Option<Slot>)>,
     /// Since when it has dropped nothing that it held for others, by partition and by its uptime;
-    /// without an entry since it started.
+    /// without an entry, since it started.
     pub(crate) quiet_since: BTreeMap<Partition, Millis>,
     pub(crate) started_at: Millis,
     pub(crate) operations: Operations,
-    /// Requests sent and not yet answered.
+    /// Requests in flight.
     pub(crate) pending: BTreeMap<u64, Pending>,
     suspects: BTreeMap<NodeId, Millis>,
     /// Acknowledgements that wait for a sync, by the change they wait for.
     pub(crate) waiting: Vec<(u64, Waiter)>,
     pub(crate) syncing: bool,
-    /// Tenures of dropped hint rows: only a planted bug looks at them.
-    pub(crate) ghosts: BTreeMap<Slot, Tenure>,
+    /// Tenures of dropped hint rows; only a mutation uses them.
+    pub(crate) dropped_tenures: BTreeMap<Slot, Tenure>,
 }
 
-/// Records beside the rows, each durable before anybody hears of it.
+/// Records apart from the rows, each durable before any other node learns of it.
 #[derive(Clone, Default)]
 pub(crate) struct Records {
     /// The number of the node's last start, and what it remembers of its peers' starts.
     pub(crate) starts: Starts,
-    /// Partitions that it has not received.
+    /// Partitions that it has not fully received.
     pub(crate) missing: BTreeSet<Partition>,
-    /// Whether it began without rows of its own and has not received all since.
+    /// Whether it started without rows of its own and has not received everything since.
     pub(crate) came_empty: bool,
-    /// Rows and hints that are set aside.
+    /// Rows and hints that were set aside.
     pub(crate) aside: BTreeMap<Slot, Object>,
     pub(crate) buckets: Buckets,
 }
 
-/// For whom an answer from a peer is.
+/// Which operation a peer's answer is for.
 pub(crate) enum Pending {
-    /// For the machine of a PUT, from this node.
+    /// The PUT machine, from this node.
     Put { operation: u64, node: NodeId },
-    /// For the machine of a GET, from this node.
+    /// The GET machine, from this node.
     Get { operation: u64, node: NodeId },
-    /// For the machine that looks for a coordinator, from this node.
+    /// The machine that looks for a coordinator, from this node.
     Forward { operation: u64, node: NodeId },
-    /// For the handoff of a hint row that held this.
+    /// The handoff of a hint row that held this object.
     Handoff { slot: Slot, sent: Object },
-    /// For an exchange of a Merkle tree.
+    /// An exchange of a Merkle tree.
     Exchange { operation: u64 },
-    /// The trees whose roots were sent, which may now need an exchange.
+    /// Trees whose roots were sent and that may now need an exchange.
     Roots { peer: NodeId, trees: Vec<Tree> },
-    /// A page of what is missing.
+    /// A page of a fill.
     Fetch { question: u64 },
-    /// What a peer makes of this node's start.
+    /// A peer's verdict on this node's start.
     Hello { peer: NodeId, asked_at: Millis },
     /// What a peer holds of partitions that were merged with it.
     Holdings { question: u64, peer: NodeId },
     /// A peer's bucket table.
     Buckets,
-    /// For a round of the reaper, from this node.
+    /// A round of the reaper, from this node.
     Confirm { operation: u64, node: NodeId },
-    /// One home replica holds a row that this node no longer owns, as it was when it was sent.
+    /// A home replica's answer about a row that this node no longer owns, as it was when sent.
     HandOver { key: Key, node: NodeId, version: Version },
 }
 
@@ -123,15 +123,15 @@ impl Node {
             incarnation,
             up: true,
             paused_until: Millis(0),
-            is_on_trial: false,
+            is_unverified: false,
             disturbed_at: Millis(0),
             clock_ahead_ms: 0,
             skew: Skew::default(),
-            store: Store::new(world.plant),
+            store: Store::new(world.mutation),
             records: Records::new(world),
             generation: Generation::default(),
             filling: None,
-            judging: Judging::default(),
+            holdings_check: HoldingsCheck::default(),
             passing: None,
             quiet_since: BTreeMap::new(),
             started_at: world.now,
@@ -140,32 +140,32 @@ impl Node {
             suspects: BTreeMap::new(),
             waiting: Vec::new(),
             syncing: false,
-            ghosts: BTreeMap::new(),
+            dropped_tenures: BTreeMap::new(),
         }
     }
 
-    /// Its wall clock: the cluster's, if its machine's is plainly wrong.
+    /// Its wall clock: the cluster's, if its machine's is clearly wrong.
     pub(crate) fn wall(&self, now: Millis) -> Millis {
         let correction_ms = self.skew.correction_ms();
         Millis(self.machine_clock(now).0.saturating_add_signed(correction_ms))
     }
 
-    /// Its machine's clock as it is.
+    /// Its machine's clock, uncorrected.
     pub(crate) fn machine_clock(&self, now: Millis) -> Millis {
         Millis(now.0.saturating_add_signed(self.clock_ahead_ms))
     }
 
-    /// The nodes it thinks are down.
+    /// The nodes that it suspects of being down.
     pub(crate) fn down(&self, now: Millis) -> BTreeSet<NodeId> {
         self.suspects.iter().filter(|(_, until)| now < **until).map(|(node, _)| *node).collect()
     }
 
-    /// It thinks that a node is down, rightly or not.
+    /// It suspects a node of being down, rightly or not.
     pub(crate) fn suspect(&mut self, node: NodeId, now: Millis) {
         self.suspects.insert(node, now.plus(SUSPICION_MS));
     }
 
-    /// Sends a request that `pending` waits for.
+    /// Sends a request whose answer goes to `pending`.
     pub(crate) fn request(
         &mut self,
         to: NodeId,
@@ -178,7 +178,7 @@ impl Node {
         self.pending.insert(request, pending);
     }
 
-    /// A frame arrived: a peer's request, or its answer to one of ours.
+    /// A frame arrived: a peer's request, or the answer to one of ours.
     pub(crate) fn on_frame(&mut self, envelope: Envelope, world: &mut World) {
         let Envelope { from, request, is_reply, frame, .. } = envelope;
         self.suspects.remove(&from);
@@ -331,7 +331,7 @@ impl Node {
         }
     }
 
-    /// Nothing will come back for a request.
+    /// A request will get no answer.
     pub(crate) fn on_unreachable(&mut self, request: u64, world: &mut World) {
         let Some(pending) = self.pending.remove(&request) else { return };
         match pending {
@@ -359,7 +359,7 @@ impl Node {
         }
     }
 
-    /// The process is gone, with everything that was only in memory.
+    /// The process ends; everything that was only in memory is lost.
     pub(crate) fn die(&mut self, now: Millis) {
         self.up = false;
         self.life += 1;
@@ -371,7 +371,7 @@ impl Node {
         self.waiting.clear();
         self.syncing = false;
         self.filling = None;
-        self.judging = Judging::default();
+        self.holdings_check = HoldingsCheck::default();
         self.passing = None;
         self.quiet_since.clear();
         self.generation = Generation::default();
@@ -380,7 +380,7 @@ impl Node {
 }
 
 impl Records {
-    /// Those of a node that was there when the cluster was formed.
+    /// Those of a node that was present when the cluster was formed.
     pub(crate) fn new(world: &World) -> Self {
         Self { buckets: Buckets::new(world), ..Self::default() }
     }

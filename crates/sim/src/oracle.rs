@@ -1,8 +1,8 @@
-//! The judge: fed with what clients sent and got, it says which promise was broken.
+//! The oracle: from what clients sent and received, it tells which promise was broken.
 //!
-//! It knows nothing of the simulator, so that tests of real processes use the same one. One
-//! function per property; each names its source: a promise of the design (section 9) or a paper.
-//! Every value is unique, so a value names its write. A write that failed or timed out is
+//! It knows nothing of the simulator, so that tests of real processes can use it. There is one
+//! function per property; each names its source: a promise (docs/design.md, "Promises") or a paper.
+//! Every value is unique, so a value identifies its write. A write that failed or timed out is
 //! *unknown*: it may appear or not. Precedents: Riak's `kv679_eqc` (keep every write with what it
 //! saw, compute what must be left), and openraft's rule that every check names its source.
 
@@ -17,17 +17,17 @@ use crate::history::{End, History, Moment, Saw, WriteNo};
 mod state;
 
 pub use state::{
-    a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left, reaped_for_good,
-    replicas_are_equal, rest_writes_nothing, siblings_are_bounded, trees_are_right,
-    what_is_dropped_is_held, who_was_filled_has_all,
+    a_filled_node_has_everything, a_healed_cluster_serves, converges, every_operation_ends,
+    no_hints_are_left, reaped_for_good, replicas_are_equal, rest_writes_nothing,
+    siblings_are_bounded, trees_are_right, what_is_dropped_is_held,
 };
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The property, by the name of its function.
+    /// The property, named after its function.
     pub property: &'static str,
-    /// What happened, for people.
+    /// What happened, in words.
     pub story: String,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a check says.
+/// The result of a check.
 pub type Verdict = Result<(), Violation>;
 
 /// One sibling in an answer or a replica.
@@ -58,12 +58,12 @@ impl fmt::Debug for Sight {
     }
 }
 
-/// An answer that showed (or by `lww` policy superseded) the siblings of a key.
+/// An answer that showed (or, by `lww` policy, superseded) the siblings of a key.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
     /// The key, as `bucket/key`.
     pub key: &'a str,
-    /// The siblings, repeats of one request shown once.
+    /// The siblings; repeats of one request are shown once.
     pub shown: &'a [Sight],
     /// The clock of the context that came with it, if the observer can open it.
     pub context: Option<&'a Clock>,
@@ -80,7 +80,7 @@ pub struct Read {
     pub strict: bool,
 }
 
-/// The judge of one run.
+/// The oracle of one run.
 #[derive(Debug)]
 pub struct Oracle {
     /// What clients did.
@@ -90,7 +90,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// A judge for a cluster whose buckets keep `n` replicas.
+    /// An oracle for a cluster whose buckets keep `n` replicas.
     pub fn new(n: u16) -> Self {
         Self { history: History::default(), n }
     }
@@ -114,11 +114,12 @@ impl Oracle {
     }
 
     /// A write was acknowledged. `holders` are the nodes that durably hold it, or a write that saw
-    /// it, as home replica or as hint; those that gave it up rightly (handoff) count too.
+    /// it, as home replica or as hint; those that rightly gave it up (handoff) count too.
     ///
     /// # Errors
+    ///
     /// *An acknowledged write has W durable copies on distinct nodes at that moment* (promise 1),
-    /// and as many as the answer counted (design section 5: acks are counted, never assumed).
+    /// and as many as the answer counted: acks are counted, never assumed.
     pub fn durable_copies_at_ack(
         &self,
         write: WriteNo,
@@ -133,14 +134,17 @@ impl Oracle {
         })
     }
 
-    /// A write's answer said that a copy is stored.
+    /// The answer to a write said that a copy is stored.
     ///
     /// # Errors
-    /// *`partial` is said only if a copy is stored* (design section 5: never a lie in either
-    /// direction).
+    ///
+    /// *`partial` is said only if a copy is stored*: an answer never errs in either direction.
     pub fn partial_has_a_copy(&self, write: WriteNo, is_stored: bool) -> Verdict {
         holds(is_stored, "partial_has_a_copy", || {
-            format!("{} was called partial and is stored nowhere", self.history.describe(write))
+            format!(
+                "{} was reported as partial but is stored nowhere",
+                self.history.describe(write)
+            )
         })
     }
 
@@ -167,8 +171,8 @@ impl Oracle {
         self.strict_reads_see_what_was_acknowledged(read, answer)
     }
 
-    /// *Nothing read was never written* (promise 2); a write that the cluster called `not_applied`
-    /// was not written. A dot that was seen to be minted for one write never shows another.
+    /// *Nothing read was never written* (promise 2); a write reported as `not_applied` was not
+    /// written. A dot that was minted for one write never shows another.
     fn no_phantoms(&self, answer: &Answer) -> Verdict {
         for sight in answer.shown {
             let record = self.history.get(sight.write).filter(|w| w.key == answer.key);
@@ -195,22 +199,22 @@ impl Oracle {
     }
 
     /// *No false siblings* (promise 2): siblings are pairwise concurrent in the true
-    /// happened-before. The exception of promise 3: a request that was minted twice may show beside
-    /// what superseded it.
+    /// happened-before relation. The exception of promise 3: a request that was minted twice may
+    /// show together with what superseded it.
     fn no_false_siblings(&self, answer: &Answer) -> Verdict {
         for (older, newer) in pairs(answer.shown) {
             let excused = self.history.get(older).is_none_or(|w| w.is_minted_twice());
             let false_pair = !excused && self.history.surely_saw(newer, older);
             holds(!false_pair, "no_false_siblings", || {
                 let (older, newer) = (self.history.describe(older), self.history.describe(newer));
-                format!("{} shows {older} beside {newer}, which saw it", answer.key)
+                format!("{} shows {older} together with {newer}, which saw it", answer.key)
             })?;
         }
         Ok(())
     }
 
-    /// *A client gets only contexts of what it saw* (design section 4): each dot that its context
-    /// covers was shown to it, or superseded by something that was.
+    /// *A client gets only contexts of what it saw*: each dot that its context covers was shown to
+    /// it, or superseded by something that was.
     fn contexts_cover_only_what_was_shown(&self, answer: &Answer) -> Verdict {
         let Some(context) = answer.context else { return Ok(()) };
         let shown: BTreeSet<WriteNo> = answer.shown.iter().map(|s| s.write).collect();
@@ -223,9 +227,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// *No false 404*: "never written" is no answer when R replicas cannot all have missed a write
-    /// that its home replicas acknowledged (design section 5: an empty fallback must not make a
-    /// 404).
+    /// *No false 404*: "never written" is a wrong answer when R replicas cannot all have missed a
+    /// write that its home replicas acknowledged; an empty fallback must not make a 404.
     fn no_false_absence(&self, read: &Read, answer: &Answer) -> Verdict {
         if !answer.shown.is_empty() {
             return Ok(());
@@ -237,15 +240,18 @@ impl Oracle {
             let excused = homes + read.r <= self.n || self.history.is_in(number, &gone);
             holds(excused, "no_false_absence", || {
                 let write = self.history.describe(number);
-                format!("r={} of n={} called {} never written: {write}", read.r, self.n, answer.key)
+                format!(
+                    "r={} of n={} reported {} as never written: {write}",
+                    read.r, self.n, answer.key
+                )
             })?;
         }
         Ok(())
     }
 
     /// *R + W > N, strict on both sides: a read sees the last acknowledged write or a later one*
-    /// (promise 4; Gifford, "Weighted Voting for Replicated Data", SOSP 1979). And nothing dead:
-    /// what an acknowledged write superseded is not shown any more.
+    /// (promise 4; Gifford, "Weighted Voting for Replicated Data", SOSP 1979). Nor does it see
+    /// anything that an acknowledged write superseded.
     fn strict_reads_see_what_was_acknowledged(&self, read: &Read, answer: &Answer) -> Verdict {
         if !read.strict {
             return Ok(());
@@ -287,8 +293,9 @@ impl Oracle {
         Ok(())
     }
 
-    /// *Nothing comes back from the dead* (promise 2; design section 5, deletes): what a reaped
-    /// tombstone superseded was nowhere any more when it was reaped. No quorum is needed to know.
+    /// *Nothing comes back from the dead* (promise 2; docs/design.md, "Deletes"): what a reaped
+    /// tombstone superseded was already gone from every node when it was reaped. This needs no
+    /// quorum to check.
     fn nothing_reaped_comes_back(&self, begun: Moment, answer: &Answer) -> Verdict {
         let shown: BTreeSet<WriteNo> = answer.shown.iter().map(|s| s.write).collect();
         for (tombstone, _) in self.history.reaped_of(answer.key).filter(|(_, at)| *at < begun) {
@@ -297,19 +304,19 @@ impl Oracle {
         Ok(())
     }
 
-    /// What is known to be gone for good, with all that it saw.
+    /// Writes known to be gone for good, with all that they saw.
     fn gone(&self, key: &str) -> BTreeSet<WriteNo> {
         self.history.reaped_of(key).map(|(tombstone, _)| tombstone).collect()
     }
 
-    /// Checks what is left of a key after all faults were healed and the replicas repaired.
+    /// Checks what is left of a key after all faults ended and the replicas were repaired.
     ///
     /// # Errors
     /// The first property that it breaks.
     pub fn check_final(&self, key: &str, replicas: &BTreeMap<NodeId, Vec<Sight>>) -> Verdict {
         replicas_are_equal(key, replicas)?;
         let shown: Vec<Sight> = replicas.values().next().cloned().unwrap_or_default();
-        // Copies of one request are collapsed when shown, not when stored.
+        // Copies of one request are merged when shown, not when stored.
         let mut once: Vec<Sight> = Vec::new();
         for sight in shown {
             if once.iter().all(|s| s.write != sight.write) {
@@ -330,8 +337,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// *An acknowledged write is never lost* (promise 1): at the end it is there, or one that saw
-    /// it.
+    /// *An acknowledged write is never lost* (promise 1): at the end it is present, or a write that
+    /// saw it.
     fn no_acknowledged_write_is_lost(
         &self,
         key: &str,

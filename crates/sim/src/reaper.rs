@@ -1,5 +1,6 @@
 //! The reaper of a simulated node: proves that tombstones cover all that is left of their keys, and
-//! has them deleted everywhere. It drives `protocol::reap` as `src/repair/reaper.rs` of the real node does.
+//! has them deleted everywhere. It drives `protocol::reap` as `src/reaper.rs` does in the real
+//! node.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -10,35 +11,37 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::reap::{Evidence, Facts, Round, may_confirm};
 use quorate_protocol::stamp::Millis;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::replica::Waiter;
 use crate::store::Slot;
 use crate::world::{Claim, Event, World};
 
-/// A round under way.
-pub(crate) struct Reaping {
+/// A round in progress.
+pub(crate) struct ReapRound {
     round: Round,
-    /// The tombstones as they were when it began.
+    /// The tombstones as they were when the round began.
     objects: BTreeMap<Key, Object>,
     deadline: Millis,
 }
 
 impl Node {
-    /// This node drops something that it held for others: a copy of it may still be on its way.
-    pub(crate) fn disturb(&mut self, key: &Key, world: &World) {
-        if world.has(Plant::DropUnnoted) {
+    /// Records that this node drops something it held for others: a copy of it may still be in
+    /// flight.
+    pub(crate) fn record_drop(&mut self, key: &Key, world: &World) {
+        if world.has(Mutation::DropUnnoted) {
             return;
         }
         let partition = key.partition(world.setup.layout.partitions());
         self.quiet_since.insert(partition, world.now);
     }
 
-    /// Begins a round about the tombstones that are old enough, if this node is the one that does.
+    /// Starts a round about the tombstones that are old enough, if this node is responsible for
+    /// them.
     pub(crate) fn begin_reaping(&mut self, world: &mut World) {
         let (now, grace_ms) = (self.wall(world.now), world.setup.grace_ms);
-        let everybody = world.setup.nodes.clone();
-        if !self.operations.reapings.is_empty() || !self.records.missing.is_empty() {
+        let all_nodes = world.setup.nodes.clone();
+        if !self.operations.reap_rounds.is_empty() || !self.records.missing.is_empty() {
             return;
         }
         let layout = world.setup.layout.clone();
@@ -58,19 +61,19 @@ impl Node {
             objects.iter().map(|(key, object)| (key.clone(), object.version())).collect();
         let which = self.confirm(&tombstones, world);
         if which.iter().all(|confirmed| !confirmed) {
-            return; // nothing is left to ask the others
+            return; // nothing is left to ask peers about
         }
-        let round = Round::new(tombstones.clone(), everybody.clone());
+        let round = Round::new(tombstones.clone(), all_nodes.clone());
         world.note(format_args!("{} begins to reap {:?}", self.id, objects.keys()));
         let operation = world.fresh_number();
-        // What it proves must still be true at its end: see `reap`.
+        // What the round proves must still be true at its end: see `reap`.
         let patience_ms = world.setup.request_timeout_ms.min(grace_ms / 8);
         let deadline = world.now.plus(patience_ms);
         let (node, life) = (self.id, self.life);
         world.schedule(patience_ms, Event::Wake { node, life, operation });
-        self.operations.reapings.insert(operation, Reaping { round, objects, deadline });
+        self.operations.reap_rounds.insert(operation, ReapRound { round, objects, deadline });
         let me = self.id;
-        for node in everybody.into_iter().filter(|node| *node != me) {
+        for node in all_nodes.into_iter().filter(|node| *node != me) {
             let message = Message::Confirm { tombstones: tombstones.clone() };
             self.request(node, &message, &[], Pending::Confirm { operation, node }, world);
         }
@@ -86,7 +89,7 @@ impl Node {
         let which = self.confirm(tombstones, world);
         world.note(format_args!("{} -> {} confirms {which:?}", self.id, back.0));
         let (to, request) = back;
-        // What was read is what a restart will find.
+        // What was read must survive a restart.
         let reply = Reply::Confirmed { which };
         self.when_durable(Waiter::Peer { to, request, reply }, world);
     }
@@ -105,7 +108,7 @@ impl Node {
         facts
     }
 
-    /// A node answered what it confirms.
+    /// A node answered which tombstones it confirms.
     pub(crate) fn on_confirmed(
         &mut self,
         operation: u64,
@@ -113,19 +116,19 @@ impl Node {
         reply: &Reply,
         world: &mut World,
     ) {
-        let Some(reaping) = self.operations.reapings.get_mut(&operation) else { return };
+        let Some(reap_round) = self.operations.reap_rounds.get_mut(&operation) else { return };
         let Reply::Confirmed { which } = reply else { return };
-        reaping.round.on_confirmed(node, which);
-        if !reaping.round.is_over() {
+        reap_round.round.on_confirmed(node, which);
+        if !reap_round.round.is_over() {
             return;
         }
-        let Some(reaping) = self.operations.reapings.remove(&operation) else { return };
-        let tombstones = reaping.round.proven();
+        let Some(reap_round) = self.operations.reap_rounds.remove(&operation) else { return };
+        let tombstones = reap_round.round.proven();
         if tombstones.is_empty() {
             return;
         }
         for (key, _) in &tombstones {
-            let Some(object) = reaping.objects.get(key) else { continue };
+            let Some(object) = reap_round.objects.get(key) else { continue };
             world.note(format_args!("{} has proven {key}: {:?}", self.id, object.clock));
             world.claims.push(Claim::Reaped { key: key.clone(), tombstone: object.clone() });
         }
@@ -136,22 +139,22 @@ impl Node {
         self.reap(&tombstones, world);
     }
 
-    /// Time is up for a round.
-    pub(crate) fn on_reaping_time(&mut self, operation: u64, world: &mut World) {
-        let Some(reaping) = self.operations.reapings.get(&operation) else { return };
-        let is_over = world.now >= reaping.deadline;
-        if is_over && world.has(Plant::ReapWithoutFullProof) {
-            let which = vec![true; reaping.round.tombstones().len()];
+    /// A round timed out.
+    pub(crate) fn on_reap_time(&mut self, operation: u64, world: &mut World) {
+        let Some(reap_round) = self.operations.reap_rounds.get(&operation) else { return };
+        let is_over = world.now >= reap_round.deadline;
+        if is_over && world.has(Mutation::ReapWithoutFullProof) {
+            let which = vec![true; reap_round.round.tombstones().len()];
             for node in world.setup.nodes.clone() {
                 let reply = Reply::Confirmed { which: which.clone() };
                 self.on_confirmed(operation, node, &reply, world);
             }
         } else if is_over {
-            self.operations.reapings.remove(&operation);
+            self.operations.reap_rounds.remove(&operation);
         }
     }
 
-    /// Deletes proven tombstones that are still so. Returns how many.
+    /// Deletes proven tombstones that have not changed. Returns how many.
     pub(crate) fn reap(&mut self, tombstones: &[(Key, Version)], world: &mut World) -> u32 {
         let mut rows = 0;
         if self.store.has_failed() {
@@ -171,7 +174,8 @@ impl Node {
     }
 }
 
-/// A node's own evidence of a key. Nothing happens meanwhile: a test of `protocol::reap` says what if.
+/// A node's own evidence about a key. Nothing changes while it is read here: a test of
+/// `protocol::reap` covers the race.
 struct Look<'a> {
     node: &'a Node,
     key: &'a Key,
@@ -195,7 +199,7 @@ impl Evidence for Look<'_> {
     fn is_hinted(&self) -> Result<bool, Infallible> {
         let is_hint = |slot: &Slot| slot.target.is_some() && slot.key == *self.key;
         let is_hinted = self.node.store.rows().keys().any(is_hint);
-        Ok(is_hinted && !self.world.has(Plant::HintNotCounted))
+        Ok(is_hinted && !self.world.has(Mutation::HintNotCounted))
     }
 
     fn quiet_since(&self) -> Millis {

@@ -1,5 +1,5 @@
-//! What a simulated node does as a replica: merges, reads, acknowledges when durable, and brings
-//! hints home. `src/ops/replica.rs` and `src/repair/handoff.rs` of the real node.
+//! What a simulated node does as a replica: merges, reads, acknowledges when durable, and delivers
+//! hints. `src/replica.rs` and `src/handoff.rs` in the real node.
 
 use bytes::Bytes;
 use quorate_protocol::get::{self, What, Where};
@@ -12,12 +12,12 @@ use quorate_protocol::row::Row;
 use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::Pass;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::store::Slot;
 use crate::world::{Event, World};
 
-/// Who waits for a sync.
+/// What waits for a sync.
 pub(crate) enum Waiter {
     /// A peer, for this answer to its request.
     Peer { to: NodeId, request: u64, reply: Reply },
@@ -56,7 +56,7 @@ impl Node {
         }
     }
 
-    /// Merges what a peer (or a read of this node) brings, which was read at `read_at`.
+    /// Merges what a peer (or a read by this node) brings, read at `read_at`.
     pub(crate) fn store_object(
         &mut self,
         key: &Key,
@@ -72,7 +72,7 @@ impl Node {
         if self.store.has_failed() {
             return Err(Refusal::ReadOnly);
         }
-        if is_stale(read_at, now, world.setup.grace_ms) && !world.has(Plant::StaleTaken) {
+        if is_stale(read_at, now, world.setup.grace_ms) && !world.has(Mutation::StaleTaken) {
             return Err(Refusal::Stale);
         }
         let slot = slot_of(key, role);
@@ -83,7 +83,7 @@ impl Node {
         let mut row = self.row(&slot, world);
         let before = row.object.clone();
         if row.merge(object, now) {
-            if world.has(Plant::MergeKeepsCovered) {
+            if world.has(Mutation::MergeKeepsCovered) {
                 let both = before.siblings.iter().chain(&object.siblings);
                 for sibling in both {
                     if !row.object.has(sibling.dot) {
@@ -97,12 +97,12 @@ impl Node {
         Ok(())
     }
 
-    /// The row to change: as it is, or a new one without a tenure.
+    /// The row to change: the current one, or a new one without a tenure.
     pub(crate) fn row(&self, slot: &Slot, world: &World) -> Row {
         let mut row = self.store.get(slot).cloned().unwrap_or_default();
         row.tree = if slot.target.is_none() { self.n() } else { 0 };
-        if world.has(Plant::ActorSurvivesHintDrop) && row.object.is_absent() {
-            row.tenure = self.ghosts.get(slot).copied();
+        if world.has(Mutation::ActorSurvivesHintDrop) && row.object.is_absent() {
+            row.tenure = self.dropped_tenures.get(slot).copied();
         }
         row
     }
@@ -139,7 +139,7 @@ impl Node {
             Where::Home => self.store.get(&Slot::home(key)).map(|row| row.object.clone()),
             Where::Hints => self.hints_of(key),
         };
-        let absent_counts = place == Where::Home || world.has(Plant::EmptyFallbackCounts);
+        let absent_counts = place == Where::Home || world.has(Mutation::EmptyFallbackCounts);
         match (object, what) {
             (None, _) if !absent_counts => get::Reply::NoHint,
             (object, What::Object) => get::Reply::Object(object.unwrap_or_default()),
@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    /// The hints for a key, whoever they are for, merged.
+    /// The hints for a key, whatever their targets, merged.
     fn hints_of(&self, key: &Key) -> Option<Object> {
         let of_key = |slot: &&Slot| slot.key == *key && slot.target.is_some();
         let mut hints = self.store.rows().iter().filter(|(slot, _)| of_key(slot));
@@ -158,21 +158,21 @@ impl Node {
         Some(merged)
     }
 
-    /// Acknowledges once all that was written so far is durable as configured.
+    /// Acknowledges once everything written so far is durable as configured.
     pub(crate) fn when_durable(&mut self, waiter: Waiter, world: &mut World) {
         if self.store.has_failed() {
             return self.refuse_waiting(waiter, world);
         }
         self.begin_sync(world);
         let change = self.store.written();
-        if self.store.is_durable(change) || world.has(Plant::EarlyAck) {
+        if self.store.is_durable(change) || world.has(Mutation::EarlyAck) {
             self.acknowledge(waiter, world);
         } else {
             self.waiting.push((change, waiter));
         }
     }
 
-    /// One sync covers everyone who wrote before it began.
+    /// One sync covers all writes made before it began.
     pub(crate) fn begin_sync(&mut self, world: &mut World) {
         if self.store.has_failed() {
             return;
@@ -194,10 +194,10 @@ impl Node {
     pub(crate) fn on_synced(&mut self, upto: u64, world: &mut World) {
         self.syncing = false;
         if self.store.has_failed() {
-            return; // another sync did meanwhile: nobody is told that this one was good
+            return; // a concurrent sync failed: this one's success must not be reported
         }
         self.store.sync(upto);
-        let covers_all = world.has(Plant::SyncCoversLater);
+        let covers_all = world.has(Mutation::SyncCoversLater);
         let (done, waiting) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition::<Vec<_>, _>(|(change, _)| covers_all || *change <= upto);
@@ -208,7 +208,7 @@ impl Node {
         self.begin_sync(world);
     }
 
-    /// Nothing that was written since the last sync is durable, nor will be.
+    /// Nothing written since the last sync is durable, or will become so.
     pub(crate) fn refuse_all_waiting(&mut self, world: &mut World) {
         self.passing = None;
         for (_, waiter) in std::mem::take(&mut self.waiting) {
@@ -245,7 +245,7 @@ impl Node {
         }
     }
 
-    /// Sends every hint home. Acknowledgements may come late, and find the row changed.
+    /// Sends every hint to its target. Acknowledgements may arrive late and find the row changed.
     pub(crate) fn hand_off(&mut self, world: &mut World) {
         if !self.is_admitted() {
             return;
@@ -258,7 +258,7 @@ impl Node {
             let (key, read_at) = (slot.key.clone(), self.wall(world.now));
             let message = Message::Store { key, role: Role::Home, read_at };
             let sent = row.object;
-            if world.has(Plant::HintDroppedOnSend) {
+            if world.has(Mutation::HintDroppedOnSend) {
                 self.drop_hint(&slot, &sent, world);
             }
             let bytes = sent.to_bytes();
@@ -266,18 +266,18 @@ impl Node {
         }
     }
 
-    /// The target holds a hint durably: the row goes, if it is still the one that was sent.
+    /// The target holds a hint durably: the row is dropped if it is still the one that was sent.
     pub(crate) fn drop_hint(&mut self, slot: &Slot, sent: &Object, world: &mut World) {
         let Some(row) = self.store.get(slot).filter(|_| !self.store.has_failed()) else { return };
         let same = row.object.version() == sent.version();
-        if !same && !world.has(Plant::HintDroppedThoughChanged) {
+        if !same && !world.has(Mutation::HintDroppedThoughChanged) {
             return;
         }
         if let Some(tenure) = row.tenure {
-            self.ghosts.insert(slot.clone(), tenure);
+            self.dropped_tenures.insert(slot.clone(), tenure);
         }
         world.dropped(self.id, &slot.key, sent);
-        self.disturb(&slot.key, world);
+        self.record_drop(&slot.key, world);
         self.store.put(slot.clone(), None);
         self.begin_sync(world);
     }
@@ -291,7 +291,7 @@ pub(crate) fn slot_of(key: &Key, role: Role) -> Slot {
     }
 }
 
-/// A reply as the machine of a GET understands it.
+/// A reply as the GET machine sees it.
 pub(crate) fn reading(reply: WithPayload<Reply>) -> get::Reply {
     match reply.head {
         Reply::Object => match Object::decode(reply.payload) {

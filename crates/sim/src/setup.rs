@@ -1,4 +1,4 @@
-//! What a seed decides before anything happens: the cluster, its settings, its faults, its clients.
+//! What a seed decides in advance: the cluster, its settings, its faults, its clients.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -16,23 +16,23 @@ use crate::dice::Dice;
 const NODES_MAX: usize = 7;
 /// The most zones of a simulated cluster.
 const ZONES_MAX: usize = 3;
-/// Partitions of a simulated cluster: few, so that layouts are cheap.
+/// Partitions of a simulated cluster: few, so that layouts are cheap to compute.
 pub(crate) const PARTITIONS: u32 = 16;
 /// The bucket that all keys are in.
 pub(crate) const BUCKET: &str = "b";
-/// The grace of deletes where nothing is reaped, in milliseconds: the default, 24 h.
+/// The grace of deletes in runs that reap nothing, in milliseconds: the default, 24 h.
 const GRACE_MS: u64 = 86_400_000;
 
-/// How likely each thing is that can go wrong. Percentages of messages, or weights of faults.
+/// How likely each fault is: percentages of messages, or weights of faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Faults {
     /// Messages lost, in percent.
     pub(crate) loss: u64,
     /// Messages delivered twice, in percent.
     pub(crate) duplication: u64,
-    /// Messages that take long, in percent: they overtake nothing and are overtaken.
+    /// Slow messages, in percent: other messages overtake them.
     pub(crate) stragglers: u64,
-    /// The usual delay of a message, at most, in milliseconds.
+    /// The usual maximum delay of a message, in milliseconds.
     pub(crate) delay_ms_max: u64,
     /// The mean pause between two faults, in milliseconds.
     pub(crate) every_ms: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Faults {
     pub(crate) weights: [u64; 10],
     /// The longest pause, outage or partition, in milliseconds.
     pub(crate) outage_ms_max: u64,
-    /// The longest that a straggler takes, in milliseconds.
+    /// The longest delay of a straggler, in milliseconds.
     pub(crate) straggler_ms_max: u64,
 }
 
@@ -49,19 +49,19 @@ pub(crate) struct Faults {
 pub(crate) struct Setup {
     pub(crate) layout: Arc<Layout>,
     pub(crate) nodes: Vec<NodeId>,
-    /// N of the bucket at first, and the bounds of what it is changed to.
+    /// The bucket's initial n, and the bounds of its changes.
     pub(crate) n: u16,
     pub(crate) n_min: u16,
     pub(crate) n_max: u16,
-    /// The usual R and W; single requests may differ.
+    /// The usual R and W; individual requests may differ.
     pub(crate) r: u16,
     pub(crate) w: u16,
-    /// No request asks for less (2 when disks may be lost: one copy may then be lost rightly).
+    /// No request asks for less (2 if disks may be lost: then losing one copy breaks no promise).
     pub(crate) w_min: u16,
-    /// Whether requests are sloppy unless they say otherwise.
+    /// Whether requests are sloppy by default.
     pub(crate) sloppy: bool,
-    /// Whether an acknowledgement waits for a sync; else the log is with the operating system at
-    /// once, and no crash loses it (section 8: `buffered` survives a killed process).
+    /// Whether an acknowledgement waits for a sync; otherwise the log is handed to the operating
+    /// system at once, and no crash of the process loses it (docs/design.md, "Durability").
     pub(crate) fsync: bool,
     pub(crate) sync_ms_max: u64,
     pub(crate) conflicts: Conflicts,
@@ -71,31 +71,31 @@ pub(crate) struct Setup {
     pub(crate) keys: Vec<Key>,
     pub(crate) clients: usize,
     pub(crate) requests_per_client: u64,
-    /// The longest that a client thinks between two requests.
+    /// The longest pause of a client between two requests.
     pub(crate) thinking_ms_max: u64,
     pub(crate) request_timeout_ms: u64,
     pub(crate) replica_timeout_ms: u64,
     pub(crate) hedge_ms: Option<u64>,
-    /// How often a node does one of its background jobs.
-    pub(crate) chores_every_ms: u64,
+    /// How often a node runs one of its background jobs.
+    pub(crate) jobs_every_ms: u64,
     /// The most keys or rows in a page of a listing.
     pub(crate) page_max: usize,
     /// The grace of deletes.
     pub(crate) grace_ms: u64,
-    /// How clients move from key to key where tombstones are reaped.
-    pub(crate) tides: Option<Tides>,
+    /// How clients rotate through the keys in runs that reap tombstones.
+    pub(crate) rotation: Option<KeyRotation>,
     pub(crate) faults: Faults,
 }
 
 /// Clients write to one key at a time, delete it, and leave it alone until its tombstone is reaped.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tides {
+pub(crate) struct KeyRotation {
     /// How long a key is in use, in milliseconds.
-    pub(crate) tide_ms: u64,
+    pub(crate) period_ms: u64,
 }
 
 impl Setup {
-    /// Draws a setup.
+    /// Draws a setup from the seed.
     pub(crate) fn draw(dice: &mut Dice) -> Self {
         let nodes = dice.between(3, NODES_MAX as u64) as usize;
         let zones = dice.between(1, ZONES_MAX as u64) as usize;
@@ -112,7 +112,7 @@ impl Setup {
             faults.weights[9] = 0;
         }
         if n == 1 {
-            faults.weights[5] = 0; // the only copy would be lost, and rightly
+            faults.weights[5] = 0; // losing the only copy breaks no promise
             faults.weights[8] = 0;
         }
         let (r, w, w_min) = quorums(n_min, n_max, &faults, dice);
@@ -141,10 +141,10 @@ impl Setup {
             request_timeout_ms: dice.between(200, 800),
             replica_timeout_ms: dice.between(30, 200),
             hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            chores_every_ms: *dice.pick(&[10, 40, 150]),
+            jobs_every_ms: *dice.pick(&[10, 40, 150]),
             page_max: dice.between(1, 4) as usize,
             grace_ms: GRACE_MS,
-            tides: None,
+            rotation: None,
             faults,
         };
         if dice.percent(35) {
@@ -153,12 +153,12 @@ impl Setup {
         setup
     }
 
-    /// Makes the run one in which tombstones are reaped: a short grace, and time enough.
+    /// Makes this a run that reaps tombstones: a short grace, and enough time.
     fn reap(&mut self, dice: &mut Dice) {
         let grace_ms = dice.between(2000, 6000);
         self.grace_ms = grace_ms;
-        self.tides = Some(Tides { tide_ms: dice.between(grace_ms, 2 * grace_ms) });
-        // Keys are left alone only while clients write to others.
+        self.rotation = Some(KeyRotation { period_ms: dice.between(grace_ms, 2 * grace_ms) });
+        // A key is left alone only while clients write to others.
         while self.keys.len() < 3 {
             let more = keys(dice);
             self.keys.extend(more);
@@ -168,8 +168,8 @@ impl Setup {
         let requests = self.requests_per_client * dice.between(1, 2);
         self.requests_per_client = requests;
         self.thinking_ms_max = 2 * grace_ms * dice.between(8, 14) / requests;
-        self.chores_every_ms = grace_ms / dice.between(8, 16);
-        // Whoever starts must be quiet for a grace before anything is reaped.
+        self.jobs_every_ms = grace_ms / dice.between(8, 16);
+        // A node that starts must be quiet for a grace before anything is reaped.
         for start in [0, 1, 6] {
             self.faults.weights[start] = self.faults.weights[start].min(1);
         }
@@ -178,19 +178,18 @@ impl Setup {
         self.faults.straggler_ms_max = *dice.pick(&[grace_ms / 4, 2 * grace_ms, 4 * grace_ms]);
         self.faults.weights[2] += dice.between(0, 3);
         self.faults.weights[3] += dice.between(0, 3);
-        // Else no round of the reaper ever hears everybody.
+        // Otherwise no round of the reaper ever hears from every node.
         self.faults.stragglers = self.faults.stragglers.min(5);
         self.faults.loss = self.faults.loss.min(3);
     }
 
-    /// The bucket's properties if it has `n` replicas.
+    /// The bucket's properties with `n` replicas.
     pub(crate) fn properties(&self, n: u16) -> Properties {
         let (r, w) = (Count::Exactly(self.r.min(n)), Count::Exactly(self.w.min(n)));
         Properties { n, r, w, conflicts: self.conflicts, sloppy: self.sloppy }
     }
 
-    /// The nodes of a key in order of preference, if its bucket has `n` replicas: home replicas,
-    /// then fallbacks.
+    /// The preference list of a key, if its bucket has `n` replicas: home replicas, then fallbacks.
     pub(crate) fn preference_list(&self, key: &Key, n: u16) -> (&[NodeId], &[NodeId]) {
         self.all_preferred(key).split_at(usize::from(n))
     }
@@ -206,20 +205,21 @@ impl Setup {
         partitions.collect::<BTreeSet<_>>().into_iter()
     }
 
-    /// How often a node records how far its peers were durable, in milliseconds: like the real one at its
-    /// slowest. Where nothing is reaped always: a copy of a disk younger than the records of all its
-    /// peers, which lose power at the same time, is not covered (docs/decisions/0008).
+    /// How often a node records how far its peers were durable, in milliseconds: as rarely as the
+    /// real one ever does. Where nothing is reaped, always: a copy of a disk that is newer than the
+    /// records of all its peers, which lose power at the same time, is not covered
+    /// (docs/decisions/0008).
     pub(crate) fn remember_ms(&self) -> u64 {
         if self.reaps() { self.grace_ms / 8 } else { 0 }
     }
 
-    /// Whether tombstones are reaped in this run.
+    /// Whether this run reaps tombstones.
     pub(crate) fn reaps(&self) -> bool {
-        self.tides.is_some()
+        self.rotation.is_some()
     }
 }
 
-/// R, W, and the least W of any request.
+/// R, W, and the lowest W of any request.
 fn quorums(n_min: u16, n_max: u16, faults: &Faults, dice: &mut Dice) -> (u16, u16, u16) {
     let quorum = n_min / 2 + 1;
     let loses_disks = faults.weights[5] + faults.weights[8] > 0;
@@ -229,27 +229,27 @@ fn quorums(n_min: u16, n_max: u16, faults: &Faults, dice: &mut Dice) -> (u16, u1
         0..=3 => (quorum, quorum.max(w_min)),
         4..=8 => {
             let w = any(dice, w_min);
-            ((n_max + 1 - w).min(n_min), w) // just enough to overlap, if n allows it
+            ((n_max + 1 - w).min(n_min), w) // just enough to overlap, if n allows
         }
         _ => (any(dice, 1), any(dice, w_min)),
     };
     (r, w, w_min)
 }
 
-/// One to three keys; often ones that share a leaf of their Merkle tree.
+/// One to three keys, often sharing a leaf of their Merkle tree.
 fn keys(dice: &mut Dice) -> Vec<Key> {
     let count = dice.between(1, 3) as usize;
     if dice.percent(50) {
-        return twins()[..count].to_vec();
+        return same_leaf_keys()[..count].to_vec();
     }
     let key = |i| Key::new(BUCKET, format!("k{i}").as_bytes()).ok();
     (0..count).filter_map(key).collect()
 }
 
 /// Keys of one partition and one leaf.
-fn twins() -> &'static [Key] {
-    static TWINS: OnceLock<Vec<Key>> = OnceLock::new();
-    TWINS.get_or_init(|| {
+fn same_leaf_keys() -> &'static [Key] {
+    static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
+    KEYS.get_or_init(|| {
         let key = |i| Key::new(BUCKET, format!("t{i}").as_bytes()).ok();
         let place = |key: &Key| (key.partition(PARTITIONS), leaf_of(key));
         let all = || (0..100_000).filter_map(key);
@@ -287,8 +287,8 @@ impl Faults {
     }
 }
 
-/// Layouts are the same in every run that has as many nodes and zones, and cost more than a run
-/// does.
+/// Runs with the same numbers of nodes and zones share a layout: computing one costs more than a
+/// run.
 fn layout(nodes: usize, zones: usize) -> Arc<Layout> {
     static LAYOUTS: [[OnceLock<Arc<Layout>>; ZONES_MAX + 1]; NODES_MAX + 1] =
         [const { [const { OnceLock::new() }; ZONES_MAX + 1] }; NODES_MAX + 1];

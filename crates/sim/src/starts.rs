@@ -1,5 +1,6 @@
-//! Starts of a simulated node: it tells its peers, they judge, and one that came back behind starts
-//! over. It drives `protocol::generation` as `src/cluster/generation.rs` of the real node does.
+//! Starts of a simulated node: it announces its start, its peers judge it, and a node that came
+//! back behind starts over. It drives `protocol::generation` as `src/generation.rs` does in the
+//! real node.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +11,24 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
 use quorate_protocol::stamp::Millis;
 
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::world::{Event, Fault, World};
 
 /// What a node records about starts.
 #[derive(Clone, Default)]
 pub(crate) struct Starts {
-    /// The number of its own last one.
+    /// The number of its own last start.
     number: u64,
-    /// The number of the last one that filled. Sequence numbers from before are another disk's.
+    /// The number of the last start that filled. Earlier sequence numbers belong to another disk.
     filled_at: u64,
-    /// That it must start over, and how.
+    /// Whether it must start over, and how.
     over: Option<StartOver>,
     /// The starts of its peers.
     remembered: BTreeMap<NodeId, Remembered>,
-    /// What of that is on the disk.
+    /// What of that is on disk.
     recorded: BTreeMap<NodeId, Remembered>,
-    /// When all of it was.
+    /// When all of it was last recorded.
     recorded_at: Millis,
     /// Since when, by its wall clock, it has remembered them without a gap.
     remembers_since: Millis,
@@ -39,22 +40,22 @@ struct StartOver {
     keeps_rows: bool,
 }
 
-/// What a node knows of its present start.
+/// What a node knows about its current start.
 #[derive(Default)]
 pub(crate) struct Generation {
     start: Start,
-    /// When it was last in use before, by its own clock; `None` on a new disk.
+    /// When it last ran before this start, by its own clock; `None` on a new disk.
     alive_at: Option<Millis>,
-    /// Whether its rows are young enough to be kept if it is behind.
+    /// Whether its rows are recent enough to be kept if it is behind.
     keeps_rows: bool,
-    /// Whether it takes part.
+    /// Whether it takes part in the cluster.
     is_admitted: bool,
-    /// Starts of peers, by their nonces, that go on from an earlier one that is remembered.
+    /// Starts of peers, by nonce, that continue an earlier one that this node remembers.
     attested: BTreeMap<NodeId, u64>,
 }
 
 impl Starts {
-    /// A peer's start is recorded when it is heard first; how far it was durable, now and then.
+    /// A peer's start is recorded when first heard of; how far it was durable, periodically.
     fn remember(&mut self, peer: NodeId, next: Remembered) {
         let known = self.remembered.insert(peer, next);
         if known.is_none_or(|known| (known.number, known.nonce) != (next.number, next.nonce)) {
@@ -70,12 +71,12 @@ impl Starts {
         }
     }
 
-    /// Power fails: of what was not recorded yet some is gone.
+    /// Power fails: some of what was not recorded is lost.
     pub(crate) fn crash(&mut self, world: &mut World) {
         self.record(world);
         for (peer, known) in &mut self.remembered {
             let recorded = self.recorded.get(peer).map_or(0, |recorded| recorded.durable_at);
-            known.durable_at = if world.has(Plant::PeersForgotten) {
+            known.durable_at = if world.has(Mutation::PeersForgotten) {
                 0
             } else {
                 world.dice.between(recorded.min(known.durable_at), known.durable_at)
@@ -85,13 +86,13 @@ impl Starts {
 }
 
 impl Node {
-    /// The process starts: its start is recorded, and told to everybody.
+    /// The process starts: its start is recorded and announced to all peers.
     pub(crate) fn start(&mut self, world: &mut World) {
         self.up = true;
         self.started_at = world.now;
         self.disturbed_at = world.now;
         let (alive_at, now) = (self.store.alive_at(), self.wall(world.now));
-        // A disk without the record is new: it holds nothing old.
+        // A disk without this record is new and holds nothing old.
         let alive_at = (alive_at != Millis(0)).then_some(alive_at);
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, world.setup.grace_ms));
         let starts = &mut self.records.starts;
@@ -110,8 +111,9 @@ impl Node {
         let filled_at = starts.filled_at;
         if let Some(over) = over {
             self.miss_everything(world);
-            self.is_on_trial = false;
-            // Young once is not young now: this may be a copy of the disk that recorded it.
+            self.is_unverified = false;
+            // It was recent when recorded, which need not hold now: this may be a copy of that
+            // disk.
             if !over.keeps_rows || !keeps_rows {
                 world.note(format_args!("{} sets its rows aside", self.id));
                 self.store.durable().values().for_each(|row| world.gives_up(self.id, &row.object));
@@ -132,15 +134,15 @@ impl Node {
         self.greet_all(world);
     }
 
-    /// It is to be filled as if its disk were new.
+    /// It must fill as if its disk were new.
     pub(crate) fn miss_everything(&mut self, world: &World) {
-        if !world.has(Plant::DiskLossReadyAtOnce) {
+        if !world.has(Mutation::DiskLossReadyAtOnce) {
             self.records.missing = world.setup.partitions().collect();
         }
     }
 
-    /// Records that the node runs, which says how old its rows are if they come back as a backup. Not
-    /// before it takes part: else an old backup would be young when it starts for the second time.
+    /// Records that the node runs, which tells how old its rows are if they come back as a backup.
+    /// Only once it is admitted: otherwise an old backup would look recent at its second start.
     pub(crate) fn mark_alive(&mut self, world: &mut World) {
         if self.is_admitted() && !self.store.has_failed() {
             self.store.mark_alive(self.wall(world.now));
@@ -149,25 +151,25 @@ impl Node {
     }
 
     /// Whether this node takes part: tells others what its rows and hints hold, takes writes,
-    /// confirms tombstones. Only once a peer has found nothing wrong with its start: until then it
-    /// could have to start over, and forget.
+    /// confirms tombstones. Only once a peer has accepted its start: until then it might have to
+    /// start over, and forget.
     pub(crate) fn is_admitted(&self) -> bool {
         self.generation.is_admitted
     }
 
-    /// No peer could say. After a while it goes on without, unless its rows are old; in the
-    /// simulator only if its disk is its own, so that only those go on who may.
+    /// No peer could judge. After a while the node takes part without a verdict, unless its rows
+    /// are old; in the simulator only with its own disk, so that only nodes that may do so.
     pub(crate) fn admit_alone(&mut self, world: &World) {
         let patience_ms = 3 * world.setup.request_timeout_ms;
         let is_patient = world.now.since(self.started_at) < patience_ms;
-        if !is_patient && self.generation.keeps_rows && !self.is_on_trial {
+        if !is_patient && self.generation.keeps_rows && !self.is_unverified {
             self.generation.is_admitted = true;
         }
     }
 
-    /// An operator says that the node's disk is its own, and may go on.
-    pub(crate) fn clear_by_force(&mut self) {
-        self.generation.is_admitted |= !self.is_on_trial;
+    /// An operator declares that the node's disk is its own and that it may take part.
+    pub(crate) fn admit_by_force(&mut self) {
+        self.generation.is_admitted |= !self.is_unverified;
     }
 
     pub(crate) fn greet_all(&mut self, world: &mut World) {
@@ -177,7 +179,7 @@ impl Node {
         }
     }
 
-    /// Tells a peer about this start.
+    /// Announces this start to a peer.
     pub(crate) fn greet(&mut self, peer: NodeId, world: &mut World) {
         let message = Message::Hello { status: Box::new(self.status(world)) };
         let pending = Pending::Hello { peer, asked_at: world.now };
@@ -202,10 +204,10 @@ impl Node {
         }
     }
 
-    /// A peer tells of its start.
+    /// A peer announces its start.
     pub(crate) fn on_hello(&mut self, back: (NodeId, u64), status: &Status, world: &mut World) {
         if self.store.has_failed() {
-            let refused = Reply::Refused(Refusal::ReadOnly); // it could not record what it hears
+            let refused = Reply::Refused(Refusal::ReadOnly); // it could not record the start
             return world.reply(self.id, back, &refused, &[]);
         }
         let starts = &mut self.records.starts;
@@ -227,7 +229,7 @@ impl Node {
         world.reply(self.id, back, &reply, &[]);
     }
 
-    /// A peer says what it makes of this node's start.
+    /// A peer's verdict on this node's start.
     pub(crate) fn on_judged(
         &mut self,
         peer: NodeId,
@@ -240,20 +242,20 @@ impl Node {
         } else if let Reply::Status(status) = reply {
             let mine = self.machine_clock(world.now);
             self.skew.hear(peer, status.clock, mine, world.now.since(asked_at));
-            self.hear_clearance(peer, status, world);
+            self.on_admitted_by(peer, status, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);
             }
         }
     }
 
-    /// A peer, which has remembered starts since a time, found nothing wrong. It counts if the peer
-    /// remembered an earlier start, or can have known better, with a quarter of the grace for clocks
-    /// that disagree.
-    fn hear_clearance(&mut self, peer: NodeId, status: &Status, world: &mut World) {
+    /// A peer, which has remembered starts since some time, accepted this start. That counts if the
+    /// peer remembers an earlier start, or would have known of a later one, allowing a quarter of
+    /// the grace for clocks that disagree.
+    fn on_admitted_by(&mut self, peer: NodeId, status: &Status, world: &mut World) {
         let known = self.records.starts.remembered.get(&peer).copied();
         if !matches!(judge(known, status.start, false), Verdict::GoesOn(_)) {
-            return; // it is itself behind what this node remembers
+            return; // the peer itself is behind what this node remembers
         }
         let remembers_since = status.remembers_since;
         let quarter_ms = world.setup.grace_ms / 4;
@@ -268,41 +270,41 @@ impl Node {
         let counts = status.attests || self.generation.alive_at.is_none_or(could_know);
         if counts && !self.is_admitted() {
             self.generation.is_admitted = true;
-            self.is_on_trial = false;
+            self.is_unverified = false;
             self.mark_alive(world);
         }
     }
 
-    /// A peer remembers more of this node than it brings: it starts over.
+    /// A peer remembers more of this node than it has: it starts over.
     fn fall_behind(&mut self, known: Remembered, world: &mut World) {
         let Generation { start, keeps_rows, .. } = &self.generation;
         let (start, keeps_rows) = (*start, *keeps_rows);
-        if world.has(Plant::BehindIgnored) {
+        if world.has(Mutation::BehindIgnored) {
             self.generation.is_admitted = true;
             return;
         }
         if self.store.has_failed() {
-            return; // it could not be recorded; the peer says so again to the next start
+            return; // it cannot be recorded; the peer repeats it at the next start
         }
         if known.number < start.number && start.fills() {
-            return; // an answer to what this node said before it started over
+            return; // an answer to an announcement from before it started over
         }
         let number = known.number.max(start.number) + 1;
         world.note(format_args!("{} is behind {known:?} and starts over", self.id));
         if keeps_rows {
-            // It took part until now: its rows are no old copy.
+            // It took part until now: its rows are not an old copy.
             self.store.mark_alive(self.wall(world.now));
         }
         self.records.starts.over = Some(StartOver { number, keeps_rows });
         self.store.sync(self.store.written());
-        if !world.has(Plant::CloneKeepsIncarnation) {
+        if !world.has(Mutation::CloneKeepsIncarnation) {
             self.incarnation = Incarnation(world.dice.nonzero());
         }
         self.die(world.now);
         world.schedule(1, Event::Fault(Fault::Restart(self.id)));
     }
 
-    /// Whether a peer remembers more of a node than a copy of its disk would bring.
+    /// Whether a peer remembers more of a node than a copy of its disk would have.
     pub(crate) fn would_notice(&self, node: NodeId, copy: &Starts, sequence: u64) -> bool {
         let start = Start {
             number: copy.number + 1,

@@ -1,10 +1,10 @@
-//! One node's disk in memory: rows with their Merkle leaves, and a log whose unsynced tail a crash
-//! cuts off.
+//! One node's disk in memory: rows with their Merkle leaves, and a log whose unsynced tail is lost
+//! in a crash.
 //!
 //! A write changes the rows at once (reads may show what is not yet durable) and appends to the
-//! log, together with what it does to the leaves. A sync makes durable what was written *before it
-//! began*. A crash keeps some prefix of the rest, as a write-ahead log does: the order is kept, the
-//! end is not.
+//! log, together with its change of the leaves. A sync makes durable what was written *before the
+//! sync began*. A crash keeps some prefix of the rest, as a write-ahead log does: the order is
+//! kept, the end is lost.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,14 +17,14 @@ use quorate_protocol::stamp::Millis;
 use quorate_protocol::tree::{LEAVES, LeafSet, Leaves, Tree, leaf_hash, leaf_of};
 
 use crate::dice::Dice;
-use crate::plants::Plant;
+use crate::mutations::Mutation;
 use crate::setup::PARTITIONS;
 
-/// Where a row lies: among the node's own rows, or among its hints for a target.
+/// Where a row is stored: among the node's own rows, or among its hints for a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
     pub(crate) key: Key,
-    /// For whom the hint is kept; `None` for an own row.
+    /// The node the hint is for; `None` for an own row.
     pub(crate) target: Option<NodeId>,
 }
 
@@ -34,20 +34,20 @@ impl Slot {
     }
 }
 
-/// Rows by place.
+/// Rows by slot.
 pub(crate) type Rows = BTreeMap<Slot, Row>;
 
-/// What lies on a disk.
+/// The contents of a disk.
 #[derive(Clone, Default)]
 pub(crate) struct Image {
     rows: Rows,
-    /// Those that are not zero.
+    /// Leaves that are not zero.
     leaves: BTreeMap<(Tree, u8), u128>,
     /// When the node last recorded that it runs, by its own clock.
     alive_at: Millis,
 }
 
-/// One change of the disk: everything in it is there after a crash, or nothing.
+/// One atomic change of the disk: after a crash all of it is there, or none.
 enum Change {
     Row { slot: Slot, row: Option<Row>, leaves: Vec<LeafChange> },
     Alive(Millis),
@@ -56,7 +56,7 @@ enum Change {
 /// A change of one leaf.
 enum LeafChange {
     Toggle((Tree, u8), u128),
-    /// Only a planted bug writes a leaf as a whole.
+    /// Only a mutation writes a whole leaf.
     Set((Tree, u8), u128),
 }
 
@@ -69,10 +69,10 @@ pub(crate) struct Store {
     tail: VecDeque<Change>,
     /// The sequence number of the last change.
     written: u64,
-    /// Whether a sync failed: nothing is written or becomes durable until it is opened again.
+    /// Whether a sync failed: nothing is written or becomes durable until the store is reopened.
     failed: bool,
-    /// The bug in it, if one is planted.
-    plant: Option<Plant>,
+    /// The mutation that is switched on, if any.
+    mutation: Option<Mutation>,
 }
 
 /// A copy of what was durable.
@@ -91,31 +91,31 @@ impl Backup {
 
 impl Store {
     /// An empty disk.
-    pub(crate) fn new(plant: Option<Plant>) -> Self {
-        Self { plant, ..Self::default() }
+    pub(crate) fn new(mutation: Option<Mutation>) -> Self {
+        Self { mutation, ..Self::default() }
     }
 
-    /// The row, as it was last written.
+    /// The row as last written.
     pub(crate) fn get(&self, slot: &Slot) -> Option<&Row> {
         self.image.rows.get(slot)
     }
 
-    /// All rows as they were last written.
+    /// All rows as last written.
     pub(crate) fn rows(&self) -> &Rows {
         &self.image.rows
     }
 
-    /// The rows that no crash can take.
+    /// The rows that survive any crash.
     pub(crate) fn durable(&self) -> &Rows {
         &self.durable.rows
     }
 
-    /// The version of a key's home row as it was last written.
+    /// The version of a key's home row as last written.
     pub(crate) fn version(&self, key: &Key) -> Version {
         self.get(&Slot::home(key)).map_or(Version::ABSENT, |row| row.object.version())
     }
 
-    /// Writes a row, or drops it, and changes the leaves that count it.
+    /// Writes or drops a row, and changes the leaves that count it.
     pub(crate) fn put(&mut self, slot: Slot, row: Option<Row>) {
         let mut leaves = Vec::new();
         if slot.target.is_none() {
@@ -124,9 +124,9 @@ impl Store {
                 leaves.push(LeafChange::Toggle(place, leaf_hash(&slot.key, row.object.version())));
             }
         }
-        match self.plant {
-            Some(Plant::LeafNotUpdated) => {
-                // In a batch of its own: a crash may come between.
+        match self.mutation {
+            Some(Mutation::LeafNotUpdated) => {
+                // In a separate batch: a crash may happen in between.
                 self.write(Change::Row {
                     slot: slot.clone(),
                     row: row.clone(),
@@ -134,7 +134,7 @@ impl Store {
                 });
                 self.write(Change::Row { slot, row, leaves });
             }
-            Some(Plant::LeafReadThenWritten) => {
+            Some(Mutation::LeafReadThenWritten) => {
                 let leaves = self.leaves_written_whole(leaves);
                 self.write(Change::Row { slot, row, leaves });
             }
@@ -142,7 +142,7 @@ impl Store {
         }
     }
 
-    /// The planted bug: the leaf is read where it was last synced, and written back.
+    /// The mutation: the leaf is read as last synced and written back as a whole.
     fn leaves_written_whole(&self, changes: Vec<LeafChange>) -> Vec<LeafChange> {
         let mut whole: BTreeMap<(Tree, u8), u128> = BTreeMap::new();
         for change in changes {
@@ -168,7 +168,7 @@ impl Store {
         self.failed = true;
     }
 
-    /// Whether one did.
+    /// Whether a sync has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed
     }
@@ -185,7 +185,7 @@ impl Store {
         self.written
     }
 
-    /// The number of the last change that no crash can take.
+    /// The number of the last change that survives any crash.
     pub(crate) fn durable_at(&self) -> u64 {
         self.written - self.tail.len() as u64
     }
@@ -204,9 +204,9 @@ impl Store {
         }
     }
 
-    /// Loses power: some of the unsynced changes are gone, the newest first. Returns how many.
+    /// Loses power: some of the unsynced changes are lost, the newest first. Returns how many.
     pub(crate) fn crash(&mut self, dice: &mut Dice) -> u64 {
-        self.failed = false; // what the disk has of it is found at the next start
+        self.failed = false; // the next start finds what the disk has
         let lost = dice.between(0, self.tail.len() as u64);
         self.sync(self.written - lost);
         self.tail.clear();
@@ -216,7 +216,7 @@ impl Store {
         lost
     }
 
-    /// A copy of the disk, as somebody takes it who sees only what is durable.
+    /// A copy of the disk: only what is durable.
     pub(crate) fn backup(&self) -> Backup {
         Backup { image: self.durable.clone(), written: self.durable_at() }
     }
@@ -268,7 +268,7 @@ impl Store {
         Page { versions, is_end }
     }
 
-    /// The first leaf that does not say what the rows say.
+    /// The first leaf that does not match the rows.
     pub(crate) fn wrong_leaf(&self) -> Option<(Tree, u8)> {
         let mut told = Image { leaves: self.image.leaves.clone(), ..Image::default() };
         for (slot, row) in self.image.rows.iter().filter(|(slot, _)| slot.target.is_none()) {
@@ -309,7 +309,7 @@ impl Image {
     }
 }
 
-/// The tree that counts a key's rows where its bucket has `n` replicas.
+/// The tree that counts a key's rows if its bucket has `n` replicas.
 pub(crate) fn tree_of(key: &Key, n: u16) -> Tree {
     Tree { partition: key.partition(PARTITIONS), n }
 }
@@ -354,7 +354,7 @@ mod tests {
             store.sync(upto);
             store.crash(&mut dice);
             assert!(store.get(&slot("a")).is_some());
-            // The log keeps its order: what came later is not there without what came before.
+            // The log keeps its order: a later change never survives without the earlier ones.
             assert!(store.get(&slot("b")).is_some() || store.get(&slot("c")).is_none());
             assert!(store.is_durable(store.written()));
             assert_eq!(store.wrong_leaf(), None);

@@ -1,4 +1,4 @@
-//! The record of a run: every event in one line, hashed, and printed if somebody reads it.
+//! The trace of a run: every event in one line, hashed, and printed on request.
 //!
 //! Equal seeds give equal hashes; the tests and every run of many seeds check that.
 
@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use quorate_protocol::stamp::Millis;
 use xxhash_rust::xxh3::Xxh3;
 
-/// The record of one run.
+/// The trace of one run.
 pub(crate) struct Trace {
     hash: Xxh3,
     line: String,
@@ -16,7 +16,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// An empty record that keeps its lines or only their hash.
+    /// An empty trace that keeps its lines or only their hash.
     pub(crate) fn new(keep: bool) -> Self {
         Self { hash: Xxh3::new(), line: String::new(), kept: keep.then(Vec::new) }
     }

@@ -1,4 +1,4 @@
-//! The end of a run: a healed cluster becomes whole by itself, and is judged.
+//! The end of a run: a healed cluster converges by itself, and is judged.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,16 @@ use quorate_protocol::terms::Asked;
 use crate::client::Response;
 use crate::cluster::{AUDITOR, Cluster};
 use crate::history::Saw;
+use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::oracle::{
     Verdict, a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left,
     reaped_for_good, rest_writes_nothing, trees_are_right,
 };
-use crate::plants::Plant;
 use crate::store::{Rows, Slot, tree_of};
 use crate::world::{Body, Request, sight, value_of, write_id, write_of};
 
-/// How long a healed cluster is left alone until clocks that ran far ahead are past, in
+/// How long a healed cluster is left alone until clocks that ran far ahead no longer matter, in
 /// milliseconds.
 const SETTLE_MS: u64 = 600_000;
 /// The most rounds of all background jobs that a healed cluster may need.
@@ -31,7 +31,7 @@ const ROUNDS_MAX: usize = 20;
 const REAPER_ROUNDS_MAX: usize = 6;
 
 impl Cluster {
-    /// Lets everything that is under way end.
+    /// Lets everything in flight end.
     fn drain(&mut self) {
         while self.step() {}
     }
@@ -40,43 +40,44 @@ impl Cluster {
         self.world.now = self.world.now.plus(ms);
     }
 
-    fn do_all_chores(&mut self) {
+    fn run_all_jobs(&mut self) {
         for id in self.world.setup.nodes.clone() {
-            self.on_node(id, Node::do_all_chores);
+            self.on_node(id, Node::run_all_jobs);
         }
         self.drain();
     }
 
-    /// After healing: what is under way ends, and background jobs run until nothing is left to do.
+    /// After healing: everything in flight ends, and background jobs run until nothing is left to
+    /// do.
     pub(crate) fn converge(&mut self) {
         self.drain();
         if !self.world.setup.reaps() {
             self.pass(SETTLE_MS);
         }
         for round in 0..ROUNDS_MAX {
-            // At first everybody must have heard everybody.
+            // First every node must have heard from every other.
             let is_whole = round >= 2 && self.left_to_do().is_none();
             if self.world.violation.is_some() || is_whole {
                 break;
             }
-            // Whoever waits in vain for an answer asks again.
+            // A request that got no answer is retried.
             self.pass(self.world.setup.request_timeout_ms);
-            self.do_all_chores();
+            self.run_all_jobs();
             if round == 2 {
-                self.nodes.values_mut().for_each(Node::clear_by_force);
+                self.nodes.values_mut().for_each(Node::admit_by_force);
                 for id in self.world.setup.nodes.clone() {
                     self.on_node(id, Node::accept_aside);
                 }
             }
         }
         // These objects never compare equal.
-        if !self.world.has(Plant::MergeKeepsCovered) {
+        if !self.world.has(Mutation::MergeKeepsCovered) {
             let left = self.left_to_do();
             self.world.judge(converges(left));
         }
     }
 
-    /// What a whole cluster would have done.
+    /// Work that a converged cluster would have finished.
     fn left_to_do(&self) -> Option<String> {
         let mut ns = BTreeSet::new();
         for node in self.nodes.values() {
@@ -109,13 +110,13 @@ impl Cluster {
         Some(format!("the Merkle roots of {key} differ on {other}"))
     }
 
-    /// The home replicas of a key, by what the nodes know.
+    /// The home replicas of a key, as the nodes know them.
     fn homes(&self, key: &Key) -> Vec<NodeId> {
         let n = self.nodes.values().next().map_or(self.world.setup.n, Node::n);
         self.world.setup.preference_list(key, n).0.to_vec()
     }
 
-    /// Replicas are identical row by row, and the trees say so.
+    /// Checks that replicas are identical row by row, and that the trees match the rows.
     pub(crate) fn judge_what_is_left(&mut self) {
         let hints = self.nodes.values().map(Node::hint_count).sum();
         self.world.judge(no_hints_are_left(hints));
@@ -140,19 +141,19 @@ impl Cluster {
         }
     }
 
-    /// A whole cluster compares its trees, and writes nothing.
+    /// A converged cluster compares its trees and writes nothing.
     pub(crate) fn judge_rest(&mut self) {
         let written =
             |cluster: &Self| cluster.nodes.values().map(|n| n.store.written()).sum::<u64>();
         let before = written(self);
-        self.do_all_chores();
+        self.run_all_jobs();
         let changes = written(self) - before;
-        if !self.world.has(Plant::MergeKeepsCovered) {
+        if !self.world.has(Mutation::MergeKeepsCovered) {
             self.world.judge(rest_writes_nothing(changes));
         }
     }
 
-    /// Where tombstones are reaped: after some graces of quiet none is left on any node.
+    /// In runs that reap: after some graces of quiet, no tombstone is left on any node.
     pub(crate) fn reap_what_is_left(&mut self) {
         if !self.world.setup.reaps() {
             return;
@@ -166,7 +167,7 @@ impl Cluster {
                 self.on_node(id, Node::begin_reaping);
             }
             self.drain();
-            self.do_all_chores();
+            self.run_all_jobs();
         }
         let left = self.tombstone_left();
         self.world.judge(converges(left));
@@ -177,11 +178,11 @@ impl Cluster {
         self.nodes.values().find_map(|node| {
             let mut rows = node.store.rows().iter();
             let (slot, _) = rows.find(|(_, row)| row.object.is_deleted())?;
-            Some(format!("{} keeps a tombstone of {} for ever", node.id, slot.key))
+            Some(format!("{} never drops a tombstone of {}", node.id, slot.key))
         })
     }
 
-    /// Whether nobody holds anything that a reaped tombstone supersedes.
+    /// Checks that no node holds anything that a reaped tombstone supersedes.
     pub(crate) fn check_reaped(&mut self, key: &Key, tombstone: &Object) -> Verdict {
         let writes = tombstone.siblings.iter().map(|s| write_of(s.write_id));
         let moment = self.world.moment();
@@ -192,7 +193,7 @@ impl Cluster {
             let is_older = |dot| tombstone.clock.covers(dot) && !tombstone.has(dot);
             siblings.any(|sibling| is_older(sibling.dot))
         };
-        // Nodes that do not run tell nobody; what they come back with is on trial later.
+        // Nodes that do not run tell nothing; what they come back with is judged later.
         let running = self.nodes.values().filter(|node| node.up && node.is_admitted());
         let mut holders =
             running.filter(|node| older(node.store.rows()) || older(node.store.durable()));
@@ -201,7 +202,7 @@ impl Cluster {
         reaped_for_good(&key.to_string(), held)
     }
 
-    /// Writes and reads every key with all replicas: a healed cluster serves.
+    /// Writes and reads every key with all replicas: a healed cluster serves requests.
     pub(crate) fn audit(&mut self) {
         for key in self.world.setup.keys.clone() {
             let n = self.homes(&key).len() as u16;
@@ -246,7 +247,7 @@ impl Cluster {
         }
     }
 
-    /// Asks some node and waits for the answer.
+    /// Sends a request to some node and waits for the answer.
     fn ask(&mut self, key: &Key, body: Body) -> Option<Response> {
         let number = self.world.fresh_number();
         let to = *self.world.dice.pick(&self.world.setup.nodes.clone());
@@ -264,7 +265,7 @@ impl Cluster {
     }
 }
 
-/// So many home replicas, and no stand-ins.
+/// This many home replicas, and no fallbacks.
 fn strict(needed: u16) -> Asked {
     Asked { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(false) }
 }

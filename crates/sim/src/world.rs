@@ -1,7 +1,7 @@
-//! What surrounds the nodes: virtual time, chance, the network, and the oracle's eyes.
+//! What surrounds the nodes: virtual time, randomness, the network, and the oracle's view.
 //!
-//! A node acts on the world by scheduling events and by sending frames. The oracle learns what
-//! happened through the world too, with what no client could see: dots, contexts, durable copies.
+//! A node acts on the world by scheduling events and by sending frames. The oracle learns through
+//! the world what happened, including what no client can see: dots, contexts, durable copies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,37 +21,37 @@ use serde::Serialize;
 use crate::client::Response;
 use crate::dice::Dice;
 use crate::history::{Moment, WriteNo};
+use crate::mutations::Mutation;
 use crate::network::{Fate, Network};
 use crate::oracle::{Oracle, Sight, Verdict, Violation};
-use crate::plants::Plant;
 use crate::setup::Setup;
 use crate::trace::Trace;
 
 const CLUSTER_ID: &str = "simulated";
 const SECRET: [u8; 32] = [42; 32];
 
-/// Something that will happen.
+/// A scheduled event.
 pub(crate) enum Event {
     /// A frame reaches a node.
     Arrives { to: NodeId, envelope: Envelope },
-    /// A node learns that a request of its will not be answered.
+    /// A node learns that one of its requests will not be answered.
     Unreachable { node: NodeId, life: u64, request: u64 },
-    /// A machine of a node wants to be told the time.
+    /// A timer of an operation fires.
     Wake { node: NodeId, life: u64, operation: u64 },
-    /// A node's sync ends that began after this change of its store.
+    /// A node's sync that began after this change of its store ends.
     Synced { node: NodeId, life: u64, upto: u64 },
-    /// A client thinks of its next request.
+    /// A client makes its next request.
     ClientActs { client: usize },
     /// A client's request reaches its entry node.
     ClientAsks { to: NodeId, request: Box<Request> },
-    /// A client gets an answer.
+    /// A client receives an answer.
     ClientHears { client: usize, number: u64, response: Box<Response> },
-    /// A client has waited long enough.
+    /// A client times out.
     ClientGivesUp { client: usize, number: u64 },
-    /// Something breaks, or gets well.
+    /// A fault begins or ends.
     Fault(Fault),
-    /// A node does some of its background jobs.
-    Chores { node: NodeId },
+    /// A node runs some of its background jobs.
+    Jobs { node: NodeId },
 }
 
 /// A change of the environment.
@@ -62,25 +62,25 @@ pub(crate) enum Fault {
     Restart(NodeId),
     /// A node comes back with a copy of its disk.
     Restore(NodeId),
-    /// A node whose store failed becomes a fresh process.
+    /// A node whose store failed is replaced by a fresh process.
     Reopen(NodeId),
     /// The bucket's n is changed to this.
     ChangeN(NodeId, u16),
 }
 
-/// A frame on its way.
+/// A frame in flight.
 #[derive(Clone)]
 pub(crate) struct Envelope {
     pub(crate) from: NodeId,
-    /// In which life the sender sent it.
+    /// The sender's life in which it was sent.
     pub(crate) life: u64,
-    /// Joins a reply to its request.
+    /// Matches a reply to its request.
     pub(crate) request: u64,
     pub(crate) is_reply: bool,
     pub(crate) frame: Bytes,
 }
 
-/// What a client asks of its entry node.
+/// A client's request to its entry node.
 pub(crate) struct Request {
     pub(crate) client: usize,
     /// Unique in the run.
@@ -90,31 +90,31 @@ pub(crate) struct Request {
     pub(crate) body: Body,
 }
 
-/// A request's own part.
+/// The part specific to the kind of request.
 pub(crate) enum Body {
     /// GET.
     Read { asked: Asked, timeout_ms: u64 },
-    /// PUT or DELETE, with the value beside it.
+    /// PUT or DELETE, and the value.
     Write(Box<Write>, Option<Bytes>),
 }
 
-/// What an answer claims about copies, to be compared with the disks at once.
+/// What an answer claims about copies, compared with the disks at once.
 pub(crate) enum Claim {
-    /// So many nodes hold the write durably.
+    /// This many nodes hold the write durably.
     Acked { key: Key, write: WriteNo, w: u16, acks: u16, strict: bool },
     /// Some node holds the write.
     Partial { key: Key, write: WriteNo },
-    /// Nobody holds anything that this tombstone supersedes.
+    /// No node holds anything that this tombstone supersedes.
     Reaped { key: Key, tombstone: Object },
-    /// These home replicas hold what a node drops, which is none of them.
+    /// These home replicas hold what a node drops; the node is not one of them.
     Dropped { node: NodeId, key: Key, object: Object, homes: Vec<NodeId> },
-    /// A node begins to fill what it is missing.
+    /// A node starts to fill what it is missing.
     Fills { node: NodeId },
-    /// It takes it for filled now.
+    /// It considers that filled now.
     Filled { node: NodeId },
-    /// A node begins to compare a partition with a peer, to be filled.
+    /// A node starts to compare a partition with a peer in order to fill.
     FillBegins { operation: u64, node: NodeId, from: NodeId, partition: Partition },
-    /// The comparison ended; whether the node has all that the peer held.
+    /// The comparison ended; whether the node has everything that the peer held.
     FillEnds { operation: u64, has_all: bool },
 }
 
@@ -134,19 +134,19 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) oracle: Oracle,
     pub(crate) keys: ContextKeys,
-    pub(crate) plant: Option<Plant>,
+    pub(crate) mutation: Option<Mutation>,
     pub(crate) trace: Trace,
     /// The first broken promise.
     pub(crate) violation: Option<Violation>,
-    /// Writes that a node held durably and gave up rightly: handed off, or lost with its disk.
+    /// Writes that a node held durably and rightly gave up: handed off, or lost with its disk.
     pub(crate) gave_up: BTreeMap<NodeId, BTreeSet<WriteNo>>,
-    /// What nodes held for others and dropped, where that matters to the reaper: within the last grace.
+    /// What nodes held for others and dropped, as far as the reaper cares: within the last grace.
     pub(crate) drops: Vec<Drop>,
-    /// What every frame carries to prove that its sender is of this cluster.
+    /// What every frame carries to prove that its sender belongs to this cluster.
     token: [u8; 16],
-    /// Claims that the event at hand has made.
+    /// Claims made by the current event.
     pub(crate) claims: Vec<Claim>,
-    /// What the auditor heard after all was healed.
+    /// The answers that the auditor received after healing.
     pub(crate) audit: Vec<Response>,
     queue: BTreeMap<(Millis, u64), Event>,
     numbers: u64,
@@ -155,7 +155,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(setup: Setup, dice: Dice, plant: Option<Plant>, trace: Trace) -> Self {
+    pub(crate) fn new(setup: Setup, dice: Dice, mutation: Option<Mutation>, trace: Trace) -> Self {
         Self {
             oracle: Oracle::new(setup.n_max),
             setup,
@@ -164,7 +164,7 @@ impl World {
             dice,
             network: Network::default(),
             keys: ContextKeys::new(CLUSTER_ID, &[SECRET]),
-            plant,
+            mutation,
             trace,
             violation: None,
             gave_up: BTreeMap::new(),
@@ -178,12 +178,12 @@ impl World {
         }
     }
 
-    /// Whether this bug is switched on.
-    pub(crate) fn has(&self, plant: Plant) -> bool {
-        self.plant == Some(plant)
+    /// Whether this mutation is switched on.
+    pub(crate) fn has(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
     }
 
-    /// A number that nothing else in the run has.
+    /// A number that is unique in the run.
     pub(crate) fn fresh_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
@@ -194,13 +194,13 @@ impl World {
         self.trace.note(self.now, event);
     }
 
-    /// Something will happen in `delay_ms`.
+    /// Schedules an event in `delay_ms`.
     pub(crate) fn schedule(&mut self, delay_ms: u64, event: Event) {
         let order = self.fresh_number();
         self.queue.insert((self.now.plus(delay_ms), order), event);
     }
 
-    /// Time goes on to the next event.
+    /// Advances time to the next event.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
         let ((at, _), event) = self.queue.pop_first()?;
         self.now = self.now.max(at);
@@ -213,7 +213,7 @@ impl World {
         Moment(self.steps)
     }
 
-    /// Takes a verdict to the record; the first broken promise ends the run.
+    /// Records a verdict; the first broken promise ends the run.
     pub(crate) fn judge(&mut self, verdict: Verdict) {
         if let Err(violation) = verdict
             && self.violation.is_none()
@@ -233,8 +233,7 @@ impl World {
     ) -> u64 {
         let request = self.fresh_number();
         let frame = self.frame(from, to, head, payload);
-        // A client's write is not sent twice by the transport: its retries are on trial by
-        // themselves.
+        // The transport does not duplicate a client's write: its retries are tested separately.
         let twice = !matches!(head, Message::Forward { .. });
         let envelope = Envelope { from, life, request, is_reply: false, frame };
         if !self.post(to, envelope, twice) && self.dice.percent(50) {
@@ -256,7 +255,7 @@ impl World {
         self.post(to, Envelope { from, life: 0, request, is_reply: true, frame }, true);
     }
 
-    /// The header that a node puts in front of its frames.
+    /// The header of a node's frames.
     pub(crate) fn header(&self, from: NodeId, to: NodeId) -> Header {
         Header {
             cluster_id: CLUSTER_ID.to_owned(),
@@ -276,7 +275,7 @@ impl World {
         frame.finish()
     }
 
-    /// Gives a frame to the network. Returns whether its link was whole.
+    /// Hands a frame to the network. Returns whether its link was up.
     fn post(&mut self, to: NodeId, envelope: Envelope, twice: bool) -> bool {
         let link = (envelope.from, to);
         let faults = self.setup.faults;
@@ -321,14 +320,14 @@ impl World {
         }
     }
 
-    /// A node gives up a row that it held durably: its copies still count as having been there.
+    /// A node gives up a row that it held durably: its copies still count as having existed.
     pub(crate) fn gives_up(&mut self, node: NodeId, object: &Object) {
         let writes = object.siblings.iter().map(|s| sight(s).write);
         self.gave_up.entry(node).or_default().extend(writes);
     }
 }
 
-/// The write id of a write: its number, and a salt that only a planted bug changes.
+/// The write id of a write: its number, and a salt that only a mutation changes.
 pub(crate) fn write_id(write: WriteNo, salt: u64) -> WriteId {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&write.0.to_le_bytes());
@@ -341,7 +340,7 @@ pub(crate) fn write_of(id: WriteId) -> WriteNo {
     WriteNo(u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]))
 }
 
-/// The value that a write stores: unique, and of its own length.
+/// The value that a write stores: unique, and of varying length.
 pub(crate) fn value_of(write: WriteNo) -> Bytes {
     let padding = write.0 as usize * 37 % 150;
     Bytes::from(format!("{write}:{}", "v".repeat(padding)))

@@ -1,22 +1,22 @@
-//! The simulator itself on trial: it repeats itself, finds nothing where nothing is, and finds
-//! every planted bug.
+//! Tests of the simulator itself: a seed repeats, a correct cluster passes, and every mutation is
+//! found.
 
 use quorate_sim::cluster::run;
-use quorate_sim::plants::{PLANTS, Plant};
-use quorate_sim::sweep::Sweep;
+use quorate_sim::mutations::{MUTATIONS, Mutation};
+use quorate_sim::seeds::SeedRange;
 
-/// Every plant must be found within so many seeds, as README says too.
-const SEEDS_PER_PLANT: u64 = 300;
-/// Those that take several rare events at once.
-const SEEDS_PER_RARE_PLANT: u64 = 3000;
+/// Every mutation must be found within this many seeds, as README.md says too.
+const SEEDS_PER_MUTATION: u64 = 300;
+/// The limit for mutations that need several rare events at once.
+const SEEDS_PER_RARE_MUTATION: u64 = 3000;
 
-fn sweep(count: u64, plant: Option<Plant>, threads: usize) -> quorate_sim::sweep::Report {
-    Sweep { first: 1, count, plant, threads }.run(|_| {})
+fn run_seeds(count: u64, mutation: Option<Mutation>, threads: usize) -> quorate_sim::seeds::Report {
+    SeedRange { first: 1, count, mutation, threads }.run(|_| {})
 }
 
 #[test]
-fn seeds_without_a_plant_are_clean() {
-    let report = sweep(300, None, 2);
+fn seeds_without_a_mutation_are_clean() {
+    let report = run_seeds(300, None, 2);
     assert_eq!(report.failure, None);
     assert_eq!(report.seeds, 300);
 }
@@ -36,48 +36,54 @@ fn seeds_differ() {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() {
-    let alone = sweep(60, Some(Plant::AckCountedTwice), 1).failure;
+    let alone = run_seeds(60, Some(Mutation::AckCountedTwice), 1).failure;
     assert!(alone.is_some());
-    assert_eq!(sweep(60, Some(Plant::AckCountedTwice), 3).failure, alone);
-    assert_eq!(sweep(40, None, 1), sweep(40, None, 3));
+    assert_eq!(run_seeds(60, Some(Mutation::AckCountedTwice), 3).failure, alone);
+    assert_eq!(run_seeds(40, None, 1), run_seeds(40, None, 3));
 }
 
 #[test]
-fn every_plant_is_listed_once() {
-    for (plant, name, _) in PLANTS {
-        assert_eq!(name.parse(), Ok(plant));
-        assert_eq!(PLANTS.iter().filter(|(p, n, _)| *p == plant || *n == name).count(), 1);
+fn every_mutation_is_listed_once() {
+    for (mutation, name, _) in MUTATIONS {
+        assert_eq!(name.parse(), Ok(mutation));
+        assert_eq!(MUTATIONS.iter().filter(|(p, n, _)| *p == mutation || *n == name).count(), 1);
     }
-    assert!("no-such-plant".parse::<Plant>().is_err());
+    assert!("no-such-mutation".parse::<Mutation>().is_err());
 }
 
-fn is_found(plant: Plant) {
-    let found = sweep(SEEDS_PER_PLANT, Some(plant), 2).failure;
-    assert!(found.is_some(), "{plant:?} was not found within {SEEDS_PER_PLANT} seeds");
+fn is_found(mutation: Mutation) {
+    let found = run_seeds(SEEDS_PER_MUTATION, Some(mutation), 2).failure;
+    assert!(found.is_some(), "{mutation:?} was not found within {SEEDS_PER_MUTATION} seeds");
 }
 
-/// It takes a copy of a disk that comes back while all others lose power, and a delete between.
+/// Needs a copied disk that comes back while all other nodes lose power, and a delete in between.
 #[test]
 fn finds_peers_forgotten() {
-    assert!(sweep(SEEDS_PER_RARE_PLANT, Some(Plant::PeersForgotten), 2).failure.is_some());
+    assert!(
+        run_seeds(SEEDS_PER_RARE_MUTATION, Some(Mutation::PeersForgotten), 2).failure.is_some()
+    );
 }
 
-/// It takes a change of n that is taken back while rows are moved, and no later change.
+/// Needs a change of n that is reverted while rows are moved, and no later change.
 #[test]
 fn finds_trees_trusted_in_doubt() {
-    assert!(sweep(SEEDS_PER_RARE_PLANT, Some(Plant::TreesTrustedInDoubt), 2).failure.is_some());
+    assert!(
+        run_seeds(SEEDS_PER_RARE_MUTATION, Some(Mutation::TreesTrustedInDoubt), 2)
+            .failure
+            .is_some()
+    );
 }
 
-macro_rules! plants_are_found {
-    ($($test:ident: $plant:ident,)*) => {
+macro_rules! mutations_are_found {
+    ($($test:ident: $mutation:ident,)*) => {
         $(#[test]
         fn $test() {
-            is_found(Plant::$plant);
+            is_found(Mutation::$mutation);
         })*
     };
 }
 
-plants_are_found! {
+mutations_are_found! {
     finds_aside_taken_back: AsideTakenBack,
     finds_early_ack: EarlyAck,
     finds_sync_covers_later: SyncCoversLater,

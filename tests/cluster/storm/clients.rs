@@ -1,5 +1,5 @@
-//! The clients of the storm. They read, add to what they were shown, now and then take something away
-//! or write without having read, and go on to the next key and the next node, whatever happened.
+//! The clients of the storm. They read, add to what they were shown, now and then remove something
+//! or write without having read, and move on to the next key and node, whatever happened.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -11,15 +11,15 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use super::gone::Gone;
+use super::deleted_keys::DeletedKeys;
 use crate::harness::Cluster;
 use crate::http::Node;
 use crate::record::{Record, View};
 
 /// A client of a paused node gives up after this long.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How often a client of [`Gone`] begins something new: each of its keys stays in the books.
-const GONE_EVERY: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a client of [`DeletedKeys`] starts something new: all of its keys are remembered.
+const DELETED_KEY_EVERY: Duration = Duration::from_millis(100);
 /// How many keys are written at a time.
 const KEYS: usize = 24;
 
@@ -27,9 +27,9 @@ const KEYS: usize = 24;
 pub(crate) struct Work {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) record: Record,
-    pub(crate) gone: Gone,
-    /// Each element is in all later values of its key until it is removed, and the history of a key
-    /// grows: new keys keep both small.
+    pub(crate) deleted_keys: DeletedKeys,
+    /// An element is in all later values of its key until it is removed, and the history of a key
+    /// grows: changing keys keeps both small.
     pub(crate) round: AtomicUsize,
     pub(crate) operations: AtomicUsize,
     pub(crate) acks: AtomicUsize,
@@ -41,7 +41,7 @@ impl Work {
     pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
         Self {
             record: Record::new(&cluster, 3),
-            gone: Gone::new(&cluster),
+            deleted_keys: DeletedKeys::new(&cluster),
             cluster,
             round: AtomicUsize::new(0),
             operations: AtomicUsize::new(0),
@@ -66,14 +66,14 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Starts them: so many for sets, so many for keys that will be gone.
+    /// Starts the clients: some for sets, some for keys that will be deleted.
     pub(crate) fn start(work: &Arc<Work>, seed: u64, sets: usize, gone: usize) -> Self {
         let mut tasks = JoinSet::new();
         for number in 0..sets + gone {
             let dice = Xoshiro256PlusPlus::seed_from_u64(seed ^ (number as u64 + 1) << 32);
             let client = Client { work: work.clone(), dice, number };
             if number < sets {
-                tasks.spawn(client.keep_sets());
+                tasks.spawn(client.update_sets());
             } else {
                 tasks.spawn(client.write_and_delete());
             }
@@ -81,10 +81,10 @@ impl Clients {
         Self { work: work.clone(), tasks, found: Vec::new() }
     }
 
-    /// What clients have found wrong so far; one that did works no more.
+    /// What clients have found wrong so far; a client stops at its first finding.
     pub(crate) fn found(&mut self) -> &[String] {
         while let Some(ended) = self.tasks.try_join_next() {
-            self.found.extend(ended.err().map(|error| words_of(&*error.into_panic())));
+            self.found.extend(ended.err().map(|error| panic_message(&*error.into_panic())));
         }
         &self.found
     }
@@ -93,14 +93,14 @@ impl Clients {
     pub(crate) async fn stop(mut self) -> Vec<String> {
         self.work.stop.store(true, Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
-            self.found.extend(ended.err().map(|error| words_of(&*error.into_panic())));
+            self.found.extend(ended.err().map(|error| panic_message(&*error.into_panic())));
         }
         self.found
     }
 }
 
-/// What somebody said who panicked.
-pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
+/// The message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
@@ -118,11 +118,11 @@ impl Client {
 
     fn node(&mut self) -> Node {
         let nodes = self.work.cluster.all().count();
-        self.work.cluster.at(self.dice.random_range(1..=nodes)).patient_for(PATIENCE)
+        self.work.cluster.at(self.dice.random_range(1..=nodes)).with_timeout(TIMEOUT)
     }
 
     /// Sets of unique elements through siblings.
-    async fn keep_sets(mut self) {
+    async fn update_sets(mut self) {
         while !self.stopped() {
             let round = self.work.round.load(Relaxed);
             let key = format!("storm/r{round}k{}", self.dice.random_range(0..KEYS));
@@ -136,7 +136,7 @@ impl Client {
                 seen
             };
             let Some(seen) = seen else {
-                // Nobody there: do not turn this loop into a load of its own.
+                // No quorum: back off, so that this loop does not become a load of its own.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
@@ -155,7 +155,7 @@ impl Client {
 
     /// Keys that are written, deleted, and perhaps written again.
     async fn write_and_delete(mut self) {
-        let mut ticks = tokio::time::interval(GONE_EVERY);
+        let mut ticks = tokio::time::interval(DELETED_KEY_EVERY);
         for turn in 0.. {
             let key = format!("gone/c{}k{turn}", self.number);
             let lives = 1 + self.dice.random_range(0..6_usize).saturating_sub(3);
@@ -164,32 +164,31 @@ impl Client {
                 if self.stopped() {
                     return;
                 }
-                self.live_and_die(&key).await;
+                self.write_then_delete(&key).await;
             }
         }
     }
 
-    /// One life of a key: written over what is there, if anything, then deleted until that is
-    /// acknowledged.
-    async fn live_and_die(&mut self, key: &str) {
+    /// Writes a key over its current values, if any, then deletes it until that is acknowledged.
+    async fn write_then_delete(&mut self, key: &str) {
         let node = self.node();
         let before = match self.dice.random_range(0..2) {
-            0 => self.work.gone.read(&node, key).await.unwrap_or_default(),
+            0 => self.work.deleted_keys.read(&node, key).await.unwrap_or_default(),
             _ => Default::default(),
         };
-        let acked = self.work.gone.put(&node, key, &before).await;
+        let acked = self.work.deleted_keys.put(&node, key, &before).await;
         self.work.count(acked);
         while !self.stopped() {
             let node = self.node();
-            let shown = self.work.gone.read(&node, key).await;
+            let shown = self.work.deleted_keys.read(&node, key).await;
             self.work.count(shown.is_some());
             let deleted = match shown {
                 Some(shown) if shown.is_alive() => {
-                    let deleted = self.work.gone.delete(&node, key, &shown).await;
+                    let deleted = self.work.deleted_keys.delete(&node, key, &shown).await;
                     self.work.count(deleted);
                     deleted
                 }
-                // It was never written, as far as can be seen: leave it so.
+                // The write did not succeed, as far as can be seen: leave it so.
                 Some(_) if !acked => return,
                 _ => false,
             };

@@ -1,8 +1,9 @@
-//! What strikes the cluster, and when: drawn from the seed alone, so that a seed names a schedule
-//! whatever the cluster makes of it.
+//! Which faults strike the cluster, and when: drawn from the seed alone, so that a seed determines
+//! the schedule whatever the cluster does.
 //!
-//! Faults come like cards from a shuffled deck: every kind comes up once per deck, however short the
-//! storm is. A fault that makes no sense when its turn comes (killing the dead) is passed over.
+//! Faults are dealt like cards from a shuffled deck: every kind comes up once per deck, however
+//! short the storm is. A fault that makes no sense when its turn comes (killing a node that is
+//! down) is skipped.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 use crate::harness::Cluster;
 use crate::small_disk::Disk;
 
-/// One thing that happens to the cluster.
+/// One fault, or the end of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// kill -9.
@@ -30,34 +31,34 @@ pub(crate) enum Fault {
     Cut(Vec<usize>, Vec<usize>),
     /// No message from the first group to the second.
     CutOneWay(Vec<usize>, Vec<usize>),
-    /// kill -9, and its disk is empty. Everybody else must be whole then: the last copies of what was
-    /// acknowledged may else be on this disk.
+    /// kill -9, and its disk is empty. All other nodes must be filled then: otherwise the last
+    /// copies of acknowledged writes might be on this disk.
     Wipe(usize),
-    /// One node that is gone comes back: the first from here on.
+    /// One node that is down comes back: the first one from this number on.
     Restore(usize),
     /// All nodes come back.
     RestoreAll,
     /// No more cuts.
     Heal,
-    /// Nobody is gone or cut off, for a while.
+    /// All nodes are up and connected for a while.
     Lull,
-    /// A bucket's properties are changed through a node: so many replicas, so many acknowledgements.
+    /// A bucket's properties are changed through a node: its n and its W.
     Properties(usize, u16, u16),
-    /// A node's clock is off by so many milliseconds, as much as working clocks are of such a grace.
+    /// A node's clock is off by this many milliseconds, within what working clocks may be.
     Clock(usize, i64),
-    /// Syncs of a node's log fail, until its process is another one.
+    /// Syncs of a node's log fail until its process is replaced.
     SyncsFail(usize),
-    /// Each sync of a node's log takes so many milliseconds at the least.
+    /// Each sync of a node's log takes at least this many milliseconds.
     SlowSyncs(usize, u64),
-    /// The disk of the node that has a small one is full.
+    /// The disk of the node with the small disk is full.
     FullDisk,
-    /// A node's data is copied while it is down for a moment.
+    /// A node is stopped briefly and its data copied.
     Copy(usize),
-    /// kill -9, and its disk is what it was when it was copied. As with [`Fault::Wipe`].
+    /// kill -9, and its disk is replaced by the copy. Same condition as [`Fault::Wipe`].
     RollBack(usize),
 }
 
-/// The bucket of which the properties are changed, and the n that it has at the end.
+/// The bucket whose properties are changed, and its n at the end.
 pub(crate) const CHANGED: &str = "storm";
 pub(crate) const N: u16 = 3;
 
@@ -84,7 +85,7 @@ enum Card {
     RollBack,
 }
 
-/// How long a lull is: hints are delivered and tombstones reaped, which the next faults then meet.
+/// Long enough for hints to be delivered and tombstones reaped before the next faults.
 const LULL: Duration = Duration::from_secs(4);
 
 const DECK: [Card; 39] = {
@@ -100,17 +101,17 @@ const DECK: [Card; 39] = {
     ]
 };
 
-/// The faults of a seed, without end: each with how long the cluster is left alone afterwards.
+/// The endless faults of a seed, each with the pause that follows it.
 pub(crate) struct Schedule {
     dice: Xoshiro256PlusPlus,
     nodes: usize,
     deck: Vec<Card>,
-    /// What was drawn and is still to come.
+    /// Faults drawn but not yet returned.
     next: Vec<Fault>,
 }
 
 impl Schedule {
-    /// The schedule of a seed for so many nodes.
+    /// The schedule of a seed for this many nodes.
     pub(crate) fn new(seed: u64, nodes: usize) -> Self {
         let dice = Xoshiro256PlusPlus::seed_from_u64(seed);
         Self { dice, nodes, deck: Vec::new(), next: Vec::new() }
@@ -176,7 +177,7 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Self::Item> {
         let fault = self.next.pop().unwrap_or_else(|| self.draw());
-        // Mostly blow upon blow; now and then long enough for suspicions, hints and rounds.
+        // Mostly in quick succession; now and then long enough for suspicions, hints and rounds.
         let longest_ms = if self.dice.random_range(0..8) == 0 { 4_000 } else { 600 };
         let pause = Duration::from_millis(self.dice.random_range(50..longest_ms));
         let pause = if fault == Fault::Lull { LULL } else { pause };
@@ -185,7 +186,7 @@ impl Iterator for Schedule {
 }
 
 impl Fault {
-    /// What kind of fault it is, for the table.
+    /// The kind of fault, for the table.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Kill(nodes) if nodes.len() > 1 => "SIGKILL of several",
@@ -210,21 +211,21 @@ impl Fault {
     }
 }
 
-/// Does faults to a cluster and counts them.
-pub(crate) struct Hand {
+/// Injects faults into a cluster and counts them.
+pub(crate) struct Injector {
     cluster: Arc<Cluster>,
-    /// That of the first node, if it can be filled.
+    /// The first node's disk, if it can be filled.
     small_disk: Option<Disk>,
     /// How many of each kind struck.
     pub(crate) struck: BTreeMap<&'static str, usize>,
 }
 
-impl Hand {
+impl Injector {
     pub(crate) fn new(cluster: Arc<Cluster>, small_disk: Option<Disk>) -> Self {
         Self { cluster, small_disk, struck: BTreeMap::new() }
     }
 
-    /// Does a fault, unless it makes no sense now.
+    /// Injects a fault, unless it makes no sense now.
     pub(crate) async fn strike(&mut self, fault: &Fault) {
         if self.try_strike(fault).await {
             *self.struck.entry(fault.kind()).or_default() += 1;
@@ -234,11 +235,7 @@ impl Hand {
     async fn try_strike(&self, fault: &Fault) -> bool {
         let cluster = &self.cluster;
         match fault {
-            Fault::Kill(nodes) => {
-                let running: Vec<_> = nodes.iter().filter(|n| cluster.is_running(**n)).collect();
-                running.iter().for_each(|number| cluster.kill(**number));
-                !running.is_empty()
-            }
+            Fault::Kill(nodes) => self.kill(nodes),
             Fault::Pause(number) => {
                 let awake = cluster.is_awake(*number);
                 if awake {
@@ -273,7 +270,7 @@ impl Hand {
             }
             Fault::Heal => {
                 cluster.heal().await;
-                self.mend_disks().await;
+                self.repair_disks().await;
                 true
             }
             Fault::Lull => {
@@ -288,9 +285,11 @@ impl Hand {
                 }
                 awake
             }
-            Fault::SyncsFail(number) => self.spoil(*number, r#"{"syncs_fail": true}"#).await,
+            Fault::SyncsFail(number) => {
+                self.set_disk_fault(*number, r#"{"syncs_fail": true}"#).await
+            }
             Fault::SlowSyncs(number, ms) => {
-                self.spoil(*number, &format!("{{\"sync_ms\": {ms}}}")).await
+                self.set_disk_fault(*number, &format!("{{\"sync_ms\": {ms}}}")).await
             }
             Fault::FullDisk => {
                 self.small_disk.iter().for_each(Disk::fill);
@@ -299,6 +298,13 @@ impl Hand {
             Fault::Copy(number) => self.copy_disk(*number),
             Fault::RollBack(number) => self.roll_back(*number).await,
         }
+    }
+
+    fn kill(&self, nodes: &[usize]) -> bool {
+        let is_running = |number: &&usize| self.cluster.is_running(**number);
+        let running: Vec<_> = nodes.iter().filter(is_running).collect();
+        running.iter().for_each(|number| self.cluster.kill(**number));
+        !running.is_empty()
     }
 
     async fn wipe(&self, number: usize) {
@@ -337,8 +343,8 @@ impl Hand {
         gone.inspect(|number| self.restore(*number)).is_some()
     }
 
-    /// Has a node's disk fail. Whether it answered.
-    async fn spoil(&self, number: usize, fault: &str) -> bool {
+    /// Makes a node's disk fail. Returns whether the node answered.
+    async fn set_disk_fault(&self, number: usize, fault: &str) -> bool {
         self.cluster.is_awake(number) && self.cluster.try_disk_fault(number, fault).await
     }
 
@@ -348,10 +354,10 @@ impl Hand {
 
     /// Disks work again. A node whose store failed opens it again by itself, but waits longer each time
     /// within an hour: it is restarted, as an operator would.
-    async fn mend_disks(&self) {
+    async fn repair_disks(&self) {
         self.small_disk.iter().for_each(Disk::empty);
         for number in self.cluster.all() {
-            if !self.spoil(number, "{}").await {
+            if !self.set_disk_fault(number, "{}").await {
                 continue;
             }
             let ready = self.cluster.at(number).get("/readyz").try_answer().await;
@@ -362,7 +368,7 @@ impl Hand {
         }
     }
 
-    /// Whether a node took them.
+    /// Returns whether the node accepted them.
     pub(crate) async fn set_properties(&self, number: usize, n: u16, w: u16) -> bool {
         if !self.cluster.is_awake(number) {
             return false;
@@ -380,15 +386,15 @@ impl Hand {
         }
     }
 
-    /// Everybody who is gone comes back, and nobody is cut off any more.
+    /// All nodes come back, and all cuts end.
     pub(crate) async fn restore_all(&self) {
         let gone: Vec<_> = self.cluster.all().filter(|n| !self.cluster.is_awake(*n)).collect();
         gone.iter().for_each(|number| self.restore(*number));
         self.cluster.heal().await;
-        self.mend_disks().await;
+        self.repair_disks().await;
     }
 
-    /// Ends all faults and waits until every node is whole: each has what was acknowledged so far.
+    /// Ends all faults and waits until every node has everything that was acknowledged so far.
     async fn calm(&self) {
         self.restore_all().await;
         self.cluster.wait_all_up().await;
@@ -396,7 +402,7 @@ impl Hand {
     }
 }
 
-/// Replaces what is in a directory by what is in another.
+/// Replaces the contents of a directory by those of another.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     let script = "find \"$1\" -mindepth 1 -delete && cp -a \"$0\"/. \"$1\"";

@@ -1,5 +1,5 @@
-//! Clients that take and send in drops, and ones that only keep a connection: they must cost nobody else
-//! anything.
+//! Clients that read and send very slowly, and ones that only keep a connection: they must not
+//! affect other clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::harness::Cluster;
 /// How many of each kind there are.
 const EACH: usize = 8;
 const IDLE: usize = 60;
-/// How long one of them stays.
+/// How long one of them stays connected.
 const STAY: Duration = Duration::from_secs(8);
 const DROP_BYTES: usize = 100;
 const DROP_EVERY: Duration = Duration::from_millis(500);
 const VALUE_BYTES: usize = 1 << 20;
 
-/// Starts them. They come again when a node ends or drops them, until they are dropped.
+/// Starts them. They reconnect when a node stops or disconnects them, until the result is dropped.
 pub(crate) fn start(cluster: &Arc<Cluster>) -> JoinSet<()> {
     let mut all = JoinSet::new();
     for number in 0..2 * EACH + IDLE {
@@ -45,7 +45,7 @@ pub(crate) fn start(cluster: &Arc<Cluster>) -> JoinSet<()> {
     all
 }
 
-/// Stores a large value, unless it is there, and takes it in drops.
+/// Stores a large value, unless it exists, and reads it very slowly.
 async fn reads(to: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to).await?;
     let head = format!(
@@ -61,7 +61,7 @@ async fn reads(to: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Announces a large value and sends it in drops: nothing of it is ever stored.
+/// Announces a large value and sends it very slowly: nothing of it is ever stored.
 async fn writes(to: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to).await?;
     let head =

@@ -1,4 +1,4 @@
-//! Checks that need no history: they look at what is there.
+//! Checks that need no history: they look at the current state only.
 
 use std::collections::BTreeMap;
 
@@ -21,46 +21,46 @@ pub fn replicas_are_equal(key: &str, replicas: &BTreeMap<NodeId, Vec<Sight>>) ->
     Ok(())
 }
 
-/// *A tombstone is reaped only when nothing else is left of its key* (design section 5, deletes),
-/// on any node. `held` says what is.
+/// *A tombstone is reaped only when nothing else is left of its key* (docs/design.md, "Deletes"),
+/// on any node. `held` says what is left.
 ///
 /// # Errors
-/// What is held, and by whom.
+/// What is held, and by which node.
 pub fn reaped_for_good(key: &str, held: Option<String>) -> Verdict {
     holds(held.is_none(), "reaped_for_good", || {
         format!("{key} was proven to be gone, but {}", held.unwrap_or_default())
     })
 }
 
-/// *A row that a node does not own goes only when all home replicas hold it* (design section 5), by what
-/// the node knows at that moment. `wrong` says what is not so.
+/// *A row that a node does not own goes only when all home replicas hold it* according to what
+/// the node knows at that moment. `wrong` says what is violated.
 ///
 /// # Errors
-/// That.
+/// The violation.
 pub fn what_is_dropped_is_held(key: &str, wrong: Option<String>) -> Verdict {
     holds(wrong.is_none(), "what_is_dropped_is_held", || {
         format!("{key}: {}", wrong.unwrap_or_default())
     })
 }
 
-/// *A node that had to be filled claims nothing absent before it has received everything* (promise 4): what a
-/// home replica held when the two began to compare is there when the comparison has ended well.
+/// *A node that must fill reports nothing as absent before it has received everything* (promise 4):
+/// what a home replica held when the comparison started is there when it has ended successfully.
 ///
 /// # Errors
 /// What is missing.
-pub fn who_was_filled_has_all(missing: Option<String>) -> Verdict {
-    holds(missing.is_none(), "who_was_filled_has_all", || missing.unwrap_or_default())
+pub fn a_filled_node_has_everything(missing: Option<String>) -> Verdict {
+    holds(missing.is_none(), "a_filled_node_has_everything", || missing.unwrap_or_default())
 }
 
-/// *After healing: Merkle roots equal* (promise 5), and the trees say what the rows say.
+/// *After healing: Merkle roots equal* (promise 5), and the trees match the rows.
 ///
 /// # Errors
-/// What does not.
+/// What does not match.
 pub fn trees_are_right(wrong: Option<String>) -> Verdict {
     holds(wrong.is_none(), "trees_are_right", || wrong.unwrap_or_default())
 }
 
-/// *A converged cluster at rest writes nothing* (design section 5).
+/// *A converged cluster at rest writes nothing*.
 ///
 /// # Errors
 /// How many changes there were.
@@ -68,7 +68,7 @@ pub fn rest_writes_nothing(changes: u64) -> Verdict {
     holds(changes == 0, "rest_writes_nothing", || format!("{changes} changes at rest"))
 }
 
-/// *The cluster becomes whole by itself* (promise 5): within the rounds that it gets.
+/// *The cluster converges by itself* (promise 5) within the allowed rounds.
 ///
 /// # Errors
 /// What is left to do.
@@ -93,8 +93,8 @@ pub fn siblings_are_bounded(siblings: usize, siblings_max: usize) -> Verdict {
     holds(holds_bound, "siblings_are_bounded", || format!("{siblings} of {siblings_max} siblings"))
 }
 
-/// *Every request is answered* by its deadline if its entry node kept running (design section 2:
-/// deadlines live in the machine), and leaves nothing behind.
+/// *Every request is answered* by its deadline if its entry node kept running (deadlines are part
+/// of the machine), and leaves nothing behind.
 ///
 /// # Errors
 /// What was not.

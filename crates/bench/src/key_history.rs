@@ -1,17 +1,17 @@
-//! What the generator knows of each key: the last acknowledged write, so that an answer older than
-//! it is seen, and whether a delete may have emptied the key.
+//! What the generator knows about each key: the last acknowledged write, so that a stale answer is
+//! noticed, and whether a delete may have removed the key.
 //!
-//! Several connections may write one key at a time; whose write wins then is the cluster's to say.
-//! So only a write that had the key to itself from its start to its acknowledgement counts as the
-//! last one: whatever came before it must not be read any more. A write that failed may still be
-//! applied at any later time, and then be the last one: from there on no other is known to be.
+//! Concurrent connections may write one key, and the cluster decides which write wins. So a write
+//! counts as the last one only if no other write to the key overlapped it, from its start to its
+//! acknowledgement: older values must then not be read any more. A write that failed may still be
+//! applied at any later time; after one, no write is known to be the last.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const WRITERS: u64 = 0xffff;
 const OVERLAPPED: u64 = 1 << 16;
 const MAY_BE_ABSENT: u64 = 1 << 17;
-/// A write failed that may come late.
+/// A failed write may still be applied later.
 const MAY_COME_LATE: u64 = 1 << 18;
 const SEQUENCE_SHIFT: u32 = 19;
 
@@ -20,22 +20,22 @@ const SEQUENCE_SHIFT: u32 = 19;
 pub(crate) enum Wrote {
     Put,
     Delete,
-    /// It failed, and may have been applied or not.
+    /// It failed, and may or may not have been applied.
     Unknown,
 }
 
-/// What is known of one key, in one word: writes in flight, three marks, and the sequence number of
+/// The history of one key in one word: writes in flight, three flags, and the sequence number of
 /// the last write that is known to be the last one.
 #[derive(Debug)]
-pub(crate) struct Known(AtomicU64);
+pub(crate) struct KeyHistory(AtomicU64);
 
-impl Known {
+impl KeyHistory {
     /// A key that this run has not written.
     pub(crate) fn new() -> Self {
-        Known(AtomicU64::new(0))
+        KeyHistory(AtomicU64::new(0))
     }
 
-    /// The sequence number (0: none) that an answer must not be older than.
+    /// The sequence number (0: none) that answers must not be older than.
     pub(crate) fn sequence(&self) -> u64 {
         self.0.load(Ordering::Relaxed) >> SEQUENCE_SHIFT
     }
@@ -45,7 +45,7 @@ impl Known {
         self.0.load(Ordering::Relaxed) & MAY_BE_ABSENT != 0
     }
 
-    /// A write begins.
+    /// A write starts.
     pub(crate) fn begin(&self, deletes: bool) {
         self.update(|mut word| {
             if word & WRITERS > 0 {
@@ -59,7 +59,7 @@ impl Known {
         });
     }
 
-    /// The write of this sequence number (up to 2^45) ended.
+    /// The write with this sequence number (up to 2^45) ended.
     pub(crate) fn end(&self, sequence: u64, wrote: Wrote) {
         self.update(|word| {
             let mut word = word - 1;
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_write_alone_is_the_last_one() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(false);
         assert_eq!(key.sequence(), 0);
         key.end(5, Wrote::Put);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn of_writes_at_a_time_none_is_known_to_be_the_last() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(false);
         key.begin(false);
         key.end(6, Wrote::Put);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_leaves_what_was_known() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(false);
         key.end(1, Wrote::Put);
         key.begin(false);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_delete_may_be_seen_from_its_start_until_a_put_is_acknowledged() {
-        let key = Known::new();
+        let key = KeyHistory::new();
         key.begin(true);
         assert!(key.may_be_absent());
         key.end(1, Wrote::Delete);

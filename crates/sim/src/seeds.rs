@@ -1,4 +1,4 @@
-//! Many seeds on all cores: each seed is a run of its own, so the result does not depend on
+//! Runs many seeds on all cores. Each seed is an independent run, so the result does not depend on
 //! threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,26 +7,26 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cluster::{Run, run};
+use crate::mutations::Mutation;
 use crate::oracle::Violation;
-use crate::plants::Plant;
 
-/// Every so many seeds one runs twice, and both runs must be the same.
+/// One in this many seeds runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;
 
 /// Which seeds to run, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Sweep {
+pub struct SeedRange {
     /// The first seed.
     pub first: u64,
     /// How many.
     pub count: u64,
-    /// The bug to plant.
-    pub plant: Option<Plant>,
+    /// The deliberate bug to switch on, if any.
+    pub mutation: Option<Mutation>,
     /// How many threads; the result is the same for any number from 1.
     pub threads: usize,
 }
 
-/// What came of a sweep.
+/// The result of a range of seeds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Seeds that were run.
@@ -37,13 +37,13 @@ pub struct Report {
     pub failure: Option<(u64, Violation)>,
 }
 
-impl Sweep {
-    /// Runs the seeds in order and stops at the lowest one that fails. `progress` hears about every
-    /// quarter of a second how many are done.
+impl SeedRange {
+    /// Runs the seeds in order and stops at the lowest one that fails. `progress` is told about
+    /// every quarter of a second how many are done.
     pub fn run(&self, mut progress: impl FnMut(u64)) -> Report {
         let next = AtomicU64::new(self.first);
         let end = self.first.saturating_add(self.count);
-        // Seeds from here on are of no interest any more.
+        // Seeds from here on need not run.
         let limit = AtomicU64::new(end);
         let (results, done) = mpsc::channel();
         let mut report = Report::default();
@@ -56,7 +56,7 @@ impl Sweep {
                         if seed >= limit.load(Ordering::Relaxed) {
                             return;
                         }
-                        let run = run_checked(seed, self.plant);
+                        let run = run_checked(seed, self.mutation);
                         if run.violation.is_some() {
                             limit.fetch_min(seed, Ordering::Relaxed);
                         }
@@ -92,11 +92,11 @@ impl Report {
     }
 }
 
-/// Runs a seed, every now and then twice: a run that cannot be repeated proves nothing.
-fn run_checked(seed: u64, plant: Option<Plant>) -> Run {
-    let mut first = run(seed, plant, false);
+/// Runs a seed, now and then twice: a run that cannot be repeated proves nothing.
+fn run_checked(seed: u64, mutation: Option<Mutation>) -> Run {
+    let mut first = run(seed, mutation, false);
     if seed.is_multiple_of(TWICE_EVERY) {
-        let second = run(seed, plant, false);
+        let second = run(seed, mutation, false);
         if second.hash != first.hash && first.violation.is_none() {
             let story = format!("two runs of seed {seed} differ");
             first.violation = Some(Violation { property: "seeds_are_deterministic", story });

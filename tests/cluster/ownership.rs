@@ -1,5 +1,5 @@
-//! Rows and trees while the n of buckets changes: nothing is repaired less for it, and no row stays where it
-//! does not belong.
+//! Rows and trees while the n of buckets changes: repair goes on unaffected, and no row stays on a
+//! node that does not own it.
 
 use std::fs;
 use std::time::Duration;
@@ -15,7 +15,7 @@ async fn set_n(cluster: &Cluster, bucket: &str, n: u16) {
     assert_eq!(put.answer().await.status, 200);
 }
 
-/// What a node says of its trees and rows.
+/// A node's report on its trees and rows.
 async fn sweep(cluster: &Cluster, number: usize) -> serde_json::Value {
     cluster.at(number).get("/anti-entropy").answer().await.json()["sweep"].clone()
 }
@@ -36,9 +36,9 @@ fn configure(cluster: &Cluster, number: usize, line: &str, instead: &str) {
     fs::write(&path, before.replacen(line, instead, 1)).unwrap();
 }
 
-/// Back and forth while rows are moved, and a node that is killed in the middle of it.
+/// n goes back and forth while rows are moved, and a node is killed in between.
 #[tokio::test(flavor = "multi_thread")]
-async fn n_changed_and_changed_back_leaves_repair_on_and_trees_true() {
+async fn changing_n_and_back_keeps_repair_on_and_trees_correct() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;
     let keys: Vec<String> = (0..4000).map(|at| format!("toggled/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2, 3, 4, 5]).await;
@@ -73,10 +73,10 @@ async fn n_changed_and_changed_back_leaves_repair_on_and_trees_true() {
     }
 }
 
-/// A write that a home replica missed reaches it in a hint after n was lowered, when it has looked at all its
-/// rows long since, and is no home replica any more.
+/// A write that a home replica missed reaches it in a hint after n was lowered, when it has long
+/// scanned all its rows and is no longer a home replica.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_comes_to_a_former_home_after_its_sweep_goes_where_it_belongs() {
+async fn a_row_that_reaches_a_former_home_after_its_sweep_is_handed_over() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;
     let keys = cluster.keys_where("late", 40, |list| list[2] == 5);
     cluster.cut(&[1, 2, 3, 4], &[5]).await;
@@ -107,8 +107,8 @@ async fn a_row_that_comes_to_a_former_home_after_its_sweep_goes_where_it_belongs
     }
 }
 
-/// What one peer cannot give of one key does not keep the partition from being served, and is not called
-/// absent.
+/// An object that a peer cannot send does not keep its partition from being served, and is not
+/// reported as absent.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_object_that_a_peer_cannot_send_keeps_no_other_from_being_served() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(3) }).await;
@@ -140,7 +140,7 @@ async fn one_object_that_a_peer_cannot_send_keeps_no_other_from_being_served() {
     assert_eq!(cluster.inspect(3, large).await.states()[&3], "ok");
 }
 
-/// Starts all nodes again with another line in their configuration.
+/// Restarts all nodes with a changed line in their configuration.
 async fn set_all(cluster: &Cluster, line: &str, instead: &str) {
     for number in cluster.all() {
         cluster.terminate(number).await;
@@ -150,9 +150,9 @@ async fn set_all(cluster: &Cluster, line: &str, instead: &str) {
     cluster.wait_all_up().await;
 }
 
-/// Home replicas are down when rows could be handed over; those of other buckets are repaired all the same.
+/// Home replicas are down when rows could be handed over; rows of other buckets are still repaired.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_buckets_change_does_not_suspend_the_repair_of_others() {
+async fn changing_one_bucket_does_not_suspend_repair_of_others() {
     let cluster = Cluster::start(Setup { settings: SETTINGS, ..Setup::of(5) }).await;
     let keys: Vec<String> = (0..500).map(|at| format!("changed/k{at}")).collect();
     put_all(&cluster, &keys, "v", &[1, 2, 3, 4, 5]).await;
@@ -178,7 +178,7 @@ async fn one_buckets_change_does_not_suspend_the_repair_of_others() {
     eventually("rows wait for n5", async || left().await.filter(|left| *left > 0)).await;
     cluster.kill(4);
     cluster.wipe(4);
-    // What it shares with n5 alone waits; that it fills is seen by what it answers.
+    // What only it and n5 hold has to wait for n5; its answers show that it fills.
     cluster.restart(4).await;
     cluster.restart(5).await;
     cluster.wait_all_up().await;

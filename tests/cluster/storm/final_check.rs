@@ -1,4 +1,4 @@
-//! The reckoning: what lies on the disks of the nodes once they have stopped.
+//! The final check: what is on the disks of the nodes once they have stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::harness::Cluster;
 use crate::http::Shown;
 use crate::record::Left;
 
-/// Every bucket of the storm keeps so many replicas.
+/// Replicas of every bucket of the storm.
 const N: u16 = 3;
 const PAGE: usize = 1000;
 
@@ -22,15 +22,15 @@ const PAGE: usize = 1000;
 pub(crate) struct Disks {
     rows: BTreeMap<String, BTreeMap<usize, Bytes>>,
     homes: BTreeMap<String, Vec<usize>>,
-    /// Hints that nobody fetched.
+    /// Hints that were not delivered.
     pub(crate) hints: u64,
-    /// Stories of what differs.
-    pub(crate) stories: Vec<String>,
+    /// Descriptions of the differences.
+    pub(crate) details: Vec<String>,
     /// Rows compared with their other replicas, byte for byte.
     pub(crate) compared: usize,
     /// Keys whose replicas differ.
     pub(crate) differing: usize,
-    /// Rows on nodes that are no home replica of them.
+    /// Rows on nodes that are not their home replicas.
     pub(crate) strays: usize,
     /// Merkle trees compared.
     pub(crate) trees: usize,
@@ -47,7 +47,7 @@ impl Disks {
             rows: BTreeMap::new(),
             homes: BTreeMap::new(),
             hints: 0,
-            stories: Vec::new(),
+            details: Vec::new(),
             compared: 0,
             differing: 0,
             strays: 0,
@@ -78,7 +78,7 @@ impl Disks {
         disks
     }
 
-    /// The root of a tree that is empty is not listed.
+    /// The root of an empty tree is not listed.
     fn compare_roots(&mut self, cluster: &Cluster, roots: &BTreeMap<Tree, BTreeMap<usize, Root>>) {
         for (tree, roots) in roots {
             let homes = cluster.layout().homes(tree.partition, tree.n);
@@ -86,7 +86,7 @@ impl Disks {
             self.trees += 1;
             if kinds.len() > 1 || roots.len() != homes.len() {
                 self.trees_differing += 1;
-                self.stories.push(format!("{tree:?}: the roots differ: {roots:?}"));
+                self.details.push(format!("{tree:?}: the roots differ: {roots:?}"));
             }
         }
     }
@@ -110,7 +110,7 @@ impl Disks {
             let strays = rows.keys().filter(|number| !homes.contains(number)).count();
             if strays > 0 {
                 self.strays += strays;
-                self.stories.push(format!("{key}: {strays} rows on nodes that are not home"));
+                self.details.push(format!("{key}: {strays} rows on nodes that are not home"));
             }
             self.compared += homes.len();
             let kinds: BTreeSet<_> = homes.iter().map(|number| rows.get(number)).collect();
@@ -118,7 +118,7 @@ impl Disks {
                 self.differing += 1;
                 let each = homes.iter().map(|n| (n, rows.get(n).map(|row| decode(row).clock)));
                 let each: Vec<_> = each.collect();
-                self.stories.push(format!("{key}: its replicas differ: {each:?}"));
+                self.details.push(format!("{key}: its replicas differ: {each:?}"));
             }
             self.tombstones += usize::from(rows.values().all(|row| decode(row).is_deleted()));
         }

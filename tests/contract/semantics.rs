@@ -1,4 +1,4 @@
-//! What changes the meaning of a request is honoured, kept or refused, never passed over.
+//! Headers that change the meaning of a request are honoured, stored or refused, never ignored.
 
 use serde_json::Value;
 
@@ -102,7 +102,8 @@ fn dates_guard_no_write_and_spare_a_read() {
     assert_eq!(tagged.status, 200, "the tag goes first");
 }
 
-/// A date has room for more than one write. Whoever has the date of the first must get the second.
+/// A date has room for more than one write: a reader with the date of the first must get the
+/// second.
 #[test]
 fn a_date_never_hides_a_write() {
     let cluster = Cluster::start(1);
@@ -137,7 +138,7 @@ fn a_reader_can_insist_on_what_it_knows() {
     get(&format!("W/{etag}")).assert_problem(412, "condition_failed");
 }
 
-/// Who has a tag may have it from a HEAD, and seen nothing of what it stands for.
+/// A client may have a tag from a HEAD, without having seen the values it stands for.
 #[test]
 fn a_tag_alone_brings_no_context_of_several_siblings() {
     let cluster = Cluster::start(1);

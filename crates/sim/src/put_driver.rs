@@ -1,4 +1,4 @@
-//! A simulated node brings what it minted to the replicas: it drives the machine of a PUT.
+//! Sends what a simulated node minted to the replicas: it drives the PUT machine.
 
 use bytes::Bytes;
 use quorate_protocol::clock::Dot;
@@ -9,15 +9,15 @@ use quorate_protocol::put::{self, Put};
 use quorate_protocol::stamp::Millis;
 
 use crate::coordinator::Minting;
+use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
-use crate::plants::Plant;
 use crate::world::World;
 
-/// A minted object on its way to its replicas.
-pub(crate) struct Putting {
+/// A minted object being sent to its replicas.
+pub(crate) struct PutOperation {
     pub(crate) put: Put,
     pub(crate) minting: Minting,
-    /// The object as it was minted, and what of it is sent.
+    /// The object as minted, and the part of it that is sent.
     pub(crate) object: Object,
     pub(crate) sent: Bytes,
     /// When it was minted, by the wall clock.
@@ -27,7 +27,7 @@ pub(crate) struct Putting {
 }
 
 impl Node {
-    /// Starts bringing a minted object to its replicas.
+    /// Starts sending a minted object to its replicas.
     pub(crate) fn start_put(
         &mut self,
         minting: Minting,
@@ -42,18 +42,18 @@ impl Node {
             homes: terms.asked_homes(first),
             fallbacks: terms.fallbacks,
             needed: terms.needed,
-            sloppy: terms.sloppy || world.has(Plant::HintsCountInStrict),
+            sloppy: terms.sloppy || world.has(Mutation::HintsCountInStrict),
             replica_timeout_ms: world.setup.replica_timeout_ms,
             deadline: minting.deadline,
         };
         let (put, effects) = Put::start(plan, &self.down(world.now), world.now);
         let mut sent = object.clone();
-        if world.has(Plant::BareSibling) {
+        if world.has(Mutation::BareSibling) {
             sent.siblings.retain(|s| s.dot == dot);
         }
         let operation = world.fresh_number();
         let (sent, minted_at) = (sent.to_bytes(), self.wall(world.now));
-        let putting = Putting { put, minting, object, sent, minted_at, dot, wake_at: None };
+        let putting = PutOperation { put, minting, object, sent, minted_at, dot, wake_at: None };
         self.operations.puts.insert(operation, putting);
         self.carry_out_put(operation, effects, world);
         operation
@@ -87,7 +87,7 @@ impl Node {
     pub(crate) fn on_put_acked(&mut self, operation: u64, node: NodeId, world: &mut World) {
         let Some(putting) = self.operations.puts.get_mut(&operation) else { return };
         let mut effects = putting.put.on_ack(node);
-        if world.has(Plant::AckCountedTwice) {
+        if world.has(Mutation::AckCountedTwice) {
             let key = &putting.minting.write.key;
             let (homes, _) = world.setup.preference_list(key, world.setup.n);
             let other = homes.iter().find(|home| **home != node && **home != self.id);

@@ -1,6 +1,6 @@
-//! Which key comes next: any (uniform), a few much more often than the rest (zipfian), or one after
-//! the other. Keys are numbers here; the cluster hashes their names, so that neighbours in
-//! popularity are no neighbours on the ring.
+//! Which key comes next: all equally often (uniform), a few much more often than the rest
+//! (zipfian), or one after the other. Keys are numbers here; the cluster hashes their names, so
+//! keys of similar popularity are not neighbours on the ring.
 //!
 //! Zipfian by the method of Gray et al., "Quickly Generating Billion-Record Synthetic Databases"
 //! (SIGMOD 1994), with the skew that YCSB uses.
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::value::mix;
 
-/// The skew: key number i is asked for in proportion to 1 / (i + 1)^0.99.
+/// The skew: key number i is requested in proportion to 1 / (i + 1)^0.99.
 const THETA: f64 = 0.99;
 
-/// In which order keys are asked for.
+/// The order in which keys are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Order {
     /// Every key as often as any other, at random.
@@ -35,18 +35,18 @@ impl Order {
 
 /// Chooses keys for all connections.
 #[derive(Debug)]
-pub(crate) struct Chooser {
+pub(crate) struct KeyChooser {
     keys: u64,
     order: Order,
     zipf: Zipf,
     next: AtomicU64,
 }
 
-impl Chooser {
-    /// A chooser among `keys` keys, at least one. Takes time in proportion to them when zipfian.
+impl KeyChooser {
+    /// A chooser among `keys` keys, at least one. Takes time proportional to them if zipfian.
     pub(crate) fn new(keys: u64, order: Order) -> Self {
         let ranks = if order == Order::Zipfian { keys } else { 1 };
-        Chooser { keys: keys.max(1), order, zipf: Zipf::new(ranks), next: AtomicU64::new(0) }
+        KeyChooser { keys: keys.max(1), order, zipf: Zipf::new(ranks), next: AtomicU64::new(0) }
     }
 
     /// The next key.
@@ -58,7 +58,7 @@ impl Chooser {
         }
     }
 
-    /// The next key of the walk over all of them, whatever the order is.
+    /// The next key in sequence, whatever the order is.
     pub(crate) fn next_in_turn(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) % self.keys
     }
@@ -109,7 +109,7 @@ impl Dice {
         mix(self.0)
     }
 
-    /// 0 to `end` - 1; the bias of a remainder does not matter at these sizes.
+    /// 0 to `end` - 1; the modulo bias does not matter at these sizes.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.roll() % end.max(1)
     }
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn counts(keys: u64, order: Order, draws: u64) -> Vec<u64> {
-        let (chooser, mut dice) = (Chooser::new(keys, order), Dice::new(7));
+        let (chooser, mut dice) = (KeyChooser::new(keys, order), Dice::new(7));
         let mut counts = vec![0; keys as usize];
         (0..draws).for_each(|_| counts[chooser.key(&mut dice) as usize] += 1);
         counts

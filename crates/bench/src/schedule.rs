@@ -1,35 +1,35 @@
 //! When operations are due.
 //!
-//! A closed loop starts the next operation when the last one is done: a slow server is then asked
-//! less, and its slowness hardly shows. An open loop has a schedule, and a latency counts from the
-//! *intended* start, waiting included (Gil Tene calls the mistake "coordinated omission").
+//! A closed loop starts the next operation when the last one is done: a slow server then gets fewer
+//! requests, and its slowness hardly shows. An open loop has a schedule, and a latency counts from
+//! the *intended* start, including waiting (Gil Tene calls the mistake "coordinated omission").
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-/// The pacer looks this often at most: finer than tokio's timer of a millisecond.
+/// The pacer's shortest sleep: finer than tokio's timer of a millisecond.
 const PACER_SLEEP_MIN: Duration = Duration::from_micros(250);
-/// How long it rests while nobody waits for it: its waking takes from what is measured.
+/// How long it sleeps while no worker is waiting: its wakeups cost what is measured.
 const PACER_REST: Duration = Duration::from_millis(2);
 
-/// Hands out starts until the end of the run.
+/// Hands out start times until the end of the run.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct Schedule {
     started: Instant,
     end: Instant,
     /// Operations per second, or none for a closed loop.
     rate: Option<f64>,
-    /// Starts that are due and that nobody took yet.
+    /// Starts that are due and not yet taken.
     due: Semaphore,
     taken: AtomicU64,
 }
 
-impl Pace {
-    /// A pace from `started` to `end`.
+impl Schedule {
+    /// A schedule from `started` to `end`.
     pub(crate) fn new(started: Instant, end: Instant, rate: Option<f64>) -> Self {
-        Pace { started, end, rate, due: Semaphore::new(0), taken: AtomicU64::new(0) }
+        Schedule { started, end, rate, due: Semaphore::new(0), taken: AtomicU64::new(0) }
     }
 
     /// The intended start of the next operation, as soon as it is due; none when the run is over.
@@ -48,13 +48,13 @@ impl Pace {
         self.started + Duration::from_secs_f64(operation as f64 / rate)
     }
 
-    /// How many operations are due `elapsed` after the start: the one at 0 at once.
+    /// How many operations are due `elapsed` after the start: the first one is due at 0.
     fn due_after(elapsed: Duration, rate: f64) -> u64 {
         (elapsed.as_secs_f64() * rate) as u64 + 1
     }
 
-    /// Releases the starts of an open loop as they fall due, until the end. Blocks: it wants a
-    /// thread of its own. In a closed loop there is nothing to do.
+    /// Releases the starts of an open loop as they fall due, until the end. Blocks, so it needs a
+    /// thread of its own. Does nothing in a closed loop.
     #[allow(clippy::disallowed_methods, reason = "a thread of its own, finer than tokio's timer")]
     pub(crate) fn drive(&self) {
         let Some(rate) = self.rate else { return };
@@ -69,19 +69,19 @@ impl Pace {
             self.due.add_permits(more);
             released = due;
             let next = self.intended(released, rate).min(self.end);
-            // So many are due that they last until the next look: all connections are behind.
+            // Enough are due to last until the next wakeup: all connections are behind.
             let is_ahead = self.due.available_permits() as f64 > rate * PACER_REST.as_secs_f64();
             let least = if is_ahead { PACER_REST } else { PACER_SLEEP_MIN };
             std::thread::sleep(next.saturating_duration_since(now).max(least));
         }
-        // What fell due since the last look goes to the connections that wait for it. Then the run
-        // is over: what nobody was free to take counts as missed.
+        // What fell due since the last wakeup goes to the connections that wait for it. Then the
+        // run is over: what no connection was free to take counts as missed.
         let rest = self.due_in_all(rate).saturating_sub(released);
         self.due.add_permits(usize::try_from(rest).unwrap_or(0).min(Semaphore::MAX_PERMITS / 2));
         self.due.close();
     }
 
-    /// How many operations were due before the end, and never started since all connections were
+    /// How many operations were due before the end but never started because all connections were
     /// busy.
     pub(crate) fn missed(&self) -> u64 {
         let Some(rate) = self.rate else { return 0 };
@@ -102,49 +102,50 @@ mod tests {
 
     #[test]
     fn operations_fall_due_at_the_rate() {
-        let at = |ms| Pace::due_after(Duration::from_millis(ms), 1000.0);
+        let at = |ms| Schedule::due_after(Duration::from_millis(ms), 1000.0);
         assert_eq!([at(0), at(1), at(10), at(1000)], [1, 2, 11, 1001]);
         let started = Instant::now();
-        let pace = Pace::new(started, started + Duration::from_secs(1), Some(250.0));
-        assert_eq!(pace.intended(0, 250.0), started);
-        assert_eq!(pace.intended(50, 250.0), started + Duration::from_millis(200));
+        let schedule = Schedule::new(started, started + Duration::from_secs(1), Some(250.0));
+        assert_eq!(schedule.intended(0, 250.0), started);
+        assert_eq!(schedule.intended(50, 250.0), started + Duration::from_millis(200));
     }
 
     #[tokio::test]
     async fn an_open_loop_keeps_its_schedule_when_the_worker_is_late() {
         let started = Instant::now();
-        let pace = Arc::new(Pace::new(started, started + Duration::from_millis(200), Some(1000.0)));
+        let schedule =
+            Arc::new(Schedule::new(started, started + Duration::from_millis(200), Some(1000.0)));
         let driver = tokio::task::spawn_blocking({
-            let pace = pace.clone();
-            move || pace.drive()
+            let schedule = schedule.clone();
+            move || schedule.drive()
         });
         let mut intended = Vec::new();
-        while let Some(start) = pace.next().await {
+        while let Some(start) = schedule.next().await {
             intended.push(start);
         }
         driver.await.unwrap();
-        // However late this thread was woken, the starts are exactly a millisecond apart.
+        // However late this thread woke up, the starts are exactly a millisecond apart.
         for (operation, start) in intended.iter().enumerate() {
             assert_eq!(*start, started + Duration::from_secs_f64(operation as f64 / 1000.0));
         }
-        assert_eq!(intended.len() as u64 + pace.missed(), 200);
+        assert_eq!(intended.len() as u64 + schedule.missed(), 200);
         assert!(intended.len() >= 100, "one idle worker takes nearly all: {}", intended.len());
     }
 
     #[tokio::test]
     async fn what_nobody_started_is_missed() {
         let started = Instant::now();
-        let pace = Pace::new(started, started + Duration::from_millis(20), Some(1000.0));
-        pace.drive();
-        assert_eq!(pace.next().await, None);
-        assert_eq!(pace.missed(), 20);
+        let schedule = Schedule::new(started, started + Duration::from_millis(20), Some(1000.0));
+        schedule.drive();
+        assert_eq!(schedule.next().await, None);
+        assert_eq!(schedule.missed(), 20);
     }
 
     #[tokio::test]
     async fn a_closed_loop_goes_on_until_the_end() {
         let now = Instant::now();
-        let pace = Pace::new(now, now + Duration::from_secs(60), None);
-        assert!(pace.next().await.is_some());
-        assert!(Pace::new(now, now, None).next().await.is_none());
+        let schedule = Schedule::new(now, now + Duration::from_secs(60), None);
+        assert!(schedule.next().await.is_some());
+        assert!(Schedule::new(now, now, None).next().await.is_none());
     }
 }

@@ -1,51 +1,50 @@
-//! One connection of a measurement: what it asks, its buffers, and the judgement of what it is
-//! answered.
+//! One connection of a measurement: its requests, its buffers, and the checks of the answers.
 
 use std::fmt::{self, Display, Formatter, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::choose::{Chooser, Dice};
 use crate::http::{Client, Error, Node, Request, Response};
-use crate::known::{Known, Wrote};
+use crate::key_chooser::{Dice, KeyChooser};
+use crate::key_history::{KeyHistory, Wrote};
 use crate::plan::{Args, Op};
 use crate::route::Homes;
 use crate::siblings;
-use crate::value::{self, Maker};
+use crate::value::{self, ValueGen};
 
 /// How long one operation may take before it counts as a timeout.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How many keys are drawn until one is found that a node holds: a node may hold none at all.
+/// How many keys are drawn to find one that a node holds: a node may hold none at all.
 const DRAWS_MAX: usize = 1000;
-/// The longest rest that a `Retry-After` is believed.
+/// The longest `Retry-After` that is honoured, in seconds.
 const RETRY_AFTER_S_MAX: u64 = 60;
 
 /// Everything that the connections share.
 pub(crate) struct Job {
     pub(crate) args: Args,
     pub(crate) nodes: Vec<Node>,
-    /// Which of them hold a key, if only those are asked.
+    /// Which nodes hold a key, if only those are asked.
     pub(crate) homes: Option<Homes>,
-    pub(crate) maker: Maker,
-    pub(crate) chooser: Chooser,
-    pub(crate) known: Vec<Known>,
-    /// The context of what is there, of each key, where conflicts are made; else empty.
+    pub(crate) value_gen: ValueGen,
+    pub(crate) chooser: KeyChooser,
+    pub(crate) histories: Vec<KeyHistory>,
+    /// The current context of each key, if conflicts are made; otherwise empty.
     pub(crate) contexts: Vec<Mutex<Option<Box<str>>>>,
-    /// Sequence numbers begin above this: those of later runs are greater.
+    /// Sequence numbers start above this: those of later runs are greater.
     pub(crate) sequence_base: u64,
     /// Sequence numbers given out.
     pub(crate) sequence: AtomicU64,
 }
 
-/// How one operation ended.
+/// The outcome of one operation.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// As it should, having moved this many bytes of values.
+    /// As expected, having moved this many bytes of values.
     Good(usize),
-    /// A true answer, but older than the last acknowledged write.
+    /// A valid answer, but older than the last acknowledged write.
     Stale,
     Wrong(String),
     /// Refused for overload (429 or 503), with the seconds to wait, if the answer named them.
@@ -55,9 +54,9 @@ pub(crate) enum Ended {
 }
 
 /// One connection and its buffers.
-pub(crate) struct Hand<'a> {
+pub(crate) struct Worker<'a> {
     job: &'a Job,
-    /// The place of its node.
+    /// The index of its node.
     node: usize,
     client: Client,
     dice: Dice,
@@ -65,11 +64,11 @@ pub(crate) struct Hand<'a> {
     value: Vec<u8>,
 }
 
-impl<'a> Hand<'a> {
+impl<'a> Worker<'a> {
     pub(crate) fn new(job: &'a Job, place: usize) -> Self {
         // `measure` made sure that there is a node.
         let node = place % job.nodes.len();
-        Hand {
+        Worker {
             job,
             node,
             client: Client::new(job.nodes[node].clone(), OPERATION_TIMEOUT, BODY_BYTES_MAX),
@@ -79,7 +78,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// The next operation of the plan, and how it ended.
+    /// Performs the next operation of the plan; returns its outcome.
     pub(crate) async fn operate(&mut self) -> (Op, Ended) {
         let job = self.job;
         let op = match job.args.op {
@@ -87,7 +86,7 @@ impl<'a> Hand<'a> {
             op @ (Op::Put | Op::Get | Op::Delete) => op,
         };
         let key = match job.args.op {
-            // Each key is there to be deleted once.
+            // Each key is deleted once.
             Op::Delete => job.chooser.next_in_turn(),
             Op::Put | Op::Get | Op::Mixed => self.next_key(),
         };
@@ -99,7 +98,7 @@ impl<'a> Hand<'a> {
         (op, ended)
     }
 
-    /// The next key; if keys are asked of their home replicas, one that this connection's node holds.
+    /// The next key; if requests go to home replicas, one that this connection's node holds.
     fn next_key(&mut self) -> u64 {
         let job = self.job;
         let mut key = job.chooser.key(&mut self.dice);
@@ -123,7 +122,7 @@ impl<'a> Hand<'a> {
         let job = self.job;
         let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         let value_bytes = job.args.value_bytes.draw(&mut self.dice);
-        job.maker.make(key, job.sequence_base + sequence, value_bytes, &mut self.value);
+        job.value_gen.generate(key, job.sequence_base + sequence, value_bytes, &mut self.value);
         self.set_path(key);
         let headers = [
             ("Content-Type", "application/octet-stream"),
@@ -131,11 +130,11 @@ impl<'a> Hand<'a> {
         ];
         let headers = if context.is_some() { &headers[..] } else { &headers[..1] };
         let put = Request { method: "PUT", path: &self.path, headers, body: &self.value };
-        let known = job.known.get(key as usize);
-        known.inspect(|it| it.begin(false));
+        let history = job.histories.get(key as usize);
+        history.inspect(|it| it.begin(false));
         let answer = self.client.send(&put).await;
         let good = matches!(&answer, Ok(answer) if answer.status == 204);
-        known.inspect(|it| it.end(sequence, if good { Wrote::Put } else { Wrote::Unknown }));
+        history.inspect(|it| it.end(sequence, if good { Wrote::Put } else { Wrote::Unknown }));
         let context = answer.as_ref().ok().and_then(|it| it.header("quorate-context"));
         if let Some(kept) = job.contexts.get(key as usize) {
             *lock(kept) = context.map(Box::from);
@@ -143,8 +142,8 @@ impl<'a> Hand<'a> {
         ended(answer, |answer| answer.status == 204, |_| Ended::Good(value_bytes))
     }
 
-    /// The context for a PUT: none in a bucket where the last write wins, none for the share of the
-    /// PUTs that shall make conflicts, and else what is there, read if need be.
+    /// The context for a PUT: none in an `lww` bucket, none for the share of the PUTs that is to
+    /// cause conflicts, otherwise the key's current context, which is read if necessary.
     async fn context_for(&mut self, key: u64) -> Result<Option<Box<str>>, Ended> {
         let job = self.job;
         let (Some(kept), Some(percent)) = (job.contexts.get(key as usize), job.args.conflicts)
@@ -168,35 +167,35 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Deletes a key, whether it is there or not.
+    /// Deletes a key, whether or not it exists.
     async fn delete(&mut self, key: u64) -> Ended {
         let job = self.job;
         let sequence = job.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         self.set_path(key);
         let delete = Request { method: "DELETE", path: &self.path, headers: &[], body: b"" };
-        let known = job.known.get(key as usize);
-        known.inspect(|it| it.begin(true));
+        let history = job.histories.get(key as usize);
+        history.inspect(|it| it.begin(true));
         let answer = self.client.send(&delete).await;
         let good = matches!(&answer, Ok(answer) if answer.status == 204);
-        known.inspect(|it| it.end(sequence, if good { Wrote::Delete } else { Wrote::Unknown }));
+        history.inspect(|it| it.end(sequence, if good { Wrote::Delete } else { Wrote::Unknown }));
         if let Some(kept) = job.contexts.get(key as usize) {
             *lock(kept) = None;
         }
         ended(answer, |answer| answer.status == 204, |_| Ended::Good(0))
     }
 
-    /// Reads a key, and judges the answer.
+    /// Reads a key, and checks the answer.
     async fn get(&mut self, key: u64) -> Ended {
         let job = self.job;
-        let known = job.known.get(key as usize);
-        let last = known.map_or(0, Known::sequence);
-        // What this run has not written may be as old as it likes.
+        let history = job.histories.get(key as usize);
+        let last = history.map_or(0, KeyHistory::sequence);
+        // What this run has not written may be of any age.
         let acknowledged = if last > 0 { job.sequence_base + last } else { 0 };
-        let absent_before = known.is_some_and(Known::may_be_absent);
+        let absent_before = history.is_some_and(KeyHistory::may_be_absent);
         self.set_path(key);
         let get = Request { method: "GET", path: &self.path, headers: &[], body: b"" };
         let answer = self.client.send(&get).await;
-        let absent = || absent_before || known.is_some_and(Known::may_be_absent);
+        let absent = || absent_before || history.is_some_and(KeyHistory::may_be_absent);
         let expected = |answer: &Response<'_>| match answer.status {
             200 => true,
             300 => job.args.conflicts.is_some(),
@@ -224,8 +223,8 @@ impl<'a> Hand<'a> {
     }
 }
 
-/// The name of a key by its number; written in place, since what the generator does for each operation takes
-/// from what is measured.
+/// The name of a key by its number; formatted in place, since whatever the generator spends on an
+/// operation distorts the measurement.
 pub(crate) struct KeyName(pub(crate) u64);
 
 impl Display for KeyName {
@@ -234,7 +233,7 @@ impl Display for KeyName {
     }
 }
 
-/// How an operation ended, if what was `expected` is judged by `judge`.
+/// The outcome of an operation, where an answer that is `expected` is judged by `judge`.
 fn ended(
     answer: Result<Response<'_>, Error>,
     expected: impl Fn(&Response<'_>) -> bool,
@@ -251,8 +250,8 @@ fn ended(
     }
 }
 
-/// Judges a value that was read, when `acknowledged` was the key's last acknowledged sequence
-/// number as the read began.
+/// Judges a value that was read, where `acknowledged` was the key's last acknowledged sequence
+/// number when the read started.
 fn judge(key: u64, value: &[u8], acknowledged: u64) -> Ended {
     match value::check(key, value) {
         Ok(sequence) if sequence < acknowledged => Ended::Stale,
@@ -272,7 +271,7 @@ mod tests {
     #[test]
     fn an_answer_is_judged_by_key_checksum_and_sequence() {
         let mut value = Vec::new();
-        Maker::new(64).make(3, 10, 64, &mut value);
+        ValueGen::new(64).generate(3, 10, 64, &mut value);
         assert_eq!(judge(3, &value, 0), Ended::Good(64));
         assert_eq!(judge(3, &value, 10), Ended::Good(64));
         assert_eq!(judge(3, &value, 11), Ended::Stale);

@@ -1,22 +1,22 @@
-//! What a simulated node does by itself, one job after the other: handoff, anti-entropy, greetings,
-//! filling, sweeping, reaping. `src/background/mod.rs` of the real node.
+//! The background jobs of a simulated node: handoff, anti-entropy, greetings, filling, sweeping,
+//! reaping. `src/background.rs` in the real node.
 
 use quorate_protocol::name::NodeId;
 
 use crate::node::Node;
 use crate::world::World;
 
-/// Steps in which a node in peace looks at all of its rows.
+/// Steps in which a node at rest scans all its rows.
 const SWEEPS_MAX: usize = 10;
 
 impl Node {
-    /// Some of its jobs, while everything breaks.
-    pub(crate) fn do_chores(&mut self, world: &mut World) {
+    /// Runs some of its jobs, while faults happen.
+    pub(crate) fn run_jobs(&mut self, world: &mut World) {
         let peer = *world.dice.pick(&world.setup.nodes.clone());
         if world.setup.reaps() || world.dice.percent(5) {
             self.mark_alive(world);
         }
-        // Relative to the grace still less often than the real one.
+        // Relative to the grace, still less often than the real one.
         let often = if world.setup.reaps() { 50 } else { 3 };
         let seldom = if world.setup.reaps() { 40 } else { 15 };
         if !self.is_admitted() {
@@ -42,8 +42,8 @@ impl Node {
         }
     }
 
-    /// All of its jobs once, in a cluster where nothing breaks any more.
-    pub(crate) fn do_all_chores(&mut self, world: &mut World) {
+    /// Runs all of its jobs once, in a cluster without faults.
+    pub(crate) fn run_all_jobs(&mut self, world: &mut World) {
         let me = self.id;
         let peers: Vec<NodeId> = world.setup.nodes.clone();
         self.greet_all(world);

@@ -1,4 +1,4 @@
-//! What every replica says of a key.
+//! The state of a key on every replica.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::harness::{Cluster, eventually};
 use crate::http::{Shown, siblings_in};
 
 impl Cluster {
-    /// What `GET /siblings/...` through a node says of a key.
+    /// The answer of `GET /siblings/...` for a key through a node.
     pub(crate) async fn inspect(&self, through: usize, key: &str) -> Inspection {
         let path = format!("/siblings/{key}?timeout_ms=2000");
         let answer = self.at(through).get(&path).answer().await;
@@ -27,7 +27,7 @@ impl Cluster {
     }
 
     /// Waits until all home replicas of a key are equal and no hints of it are left. Reading all of
-    /// them repairs those that nobody has asked since they missed something.
+    /// them repairs those that have not been read since they missed something.
     pub(crate) async fn wait_settled(&self, through: usize, key: &str) -> Inspection {
         eventually(&format!("{key} is settled"), async || {
             self.at(through).get(&format!("/kv/{key}?r=all")).answer().await;

@@ -1,11 +1,10 @@
-//! Keys that are written and deleted, some of them again and again, and then never touched any more:
-//! what their deletes covered must not come back, whatever was under way, hinted, down, cut off or
-//! reaped meanwhile.
+//! Keys that are written and deleted, some of them repeatedly, and then never touched again: what
+//! their deletes covered must not come back, whatever was in flight, hinted, down, cut off or
+//! reaped at the time.
 //!
-//! Each key has one client, which does one thing at a time; so what it knew when it deleted is
-//! plain. Which siblings a delete covered is told by the clock of its context, as the dots of what is
-//! left in the end are: a write that was minted twice (design, section 4, the exception to promise
-//! 3) may leave a twin, which no delete covered.
+//! Each key has one client, which does one thing at a time; so it is clear what it knew when it
+//! deleted. The clock of a delete's context tells which siblings it covered, by their dots: a write
+//! that was minted twice (the exception to promise 3) may leave a twin, which no delete covered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -19,21 +18,21 @@ use crate::http::{Answer, Node, Shown as Sibling};
 use crate::record::{Findings, Left};
 
 /// Everything that was done to such keys.
-pub(crate) struct Gone {
+pub(crate) struct DeletedKeys {
     contexts: ContextKeys,
-    keys: Mutex<BTreeMap<String, Life>>,
+    keys: Mutex<BTreeMap<String, KeyHistory>>,
 }
 
 /// What is known of one key.
 #[derive(Default)]
-struct Life {
+struct KeyHistory {
     /// Every value that was sent.
     puts: BTreeMap<String, Fate>,
-    /// Values that a delete or a later write saw, whatever became of it.
+    /// Values that a delete or a later write saw, whether or not that succeeded.
     superseded: BTreeSet<String>,
     /// What the contexts of acknowledged deletes and writes covered.
     covered: Clock,
-    /// The last thing that was done to it is a delete, acknowledged.
+    /// Whether its last operation is an acknowledged delete.
     ended: bool,
 }
 
@@ -58,12 +57,12 @@ impl Shown {
     }
 }
 
-impl Gone {
+impl DeletedKeys {
     pub(crate) fn new(cluster: &Cluster) -> Self {
         Self { contexts: cluster.contexts(), keys: Mutex::default() }
     }
 
-    fn with<T>(&self, key: &str, look: impl FnOnce(&mut Life) -> T) -> T {
+    fn with<T>(&self, key: &str, look: impl FnOnce(&mut KeyHistory) -> T) -> T {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         look(keys.entry(key.to_owned()).or_default())
     }
@@ -77,20 +76,20 @@ impl Gone {
     /// Writes a value that no other write has, over what was shown. Returns whether it was
     /// acknowledged.
     pub(crate) async fn put(&self, node: &Node, key: &str, over: &Shown) -> bool {
-        let value = self.with(key, |life| {
-            let value = format!("{key}#{}", life.puts.len());
-            life.puts.insert(value.clone(), Fate::Unknown);
-            life.superseded.extend(over.values.iter().cloned());
-            life.ended = false;
+        let value = self.with(key, |history| {
+            let value = format!("{key}#{}", history.puts.len());
+            history.puts.insert(value.clone(), Fate::Unknown);
+            history.superseded.extend(over.values.iter().cloned());
+            history.ended = false;
             value
         });
         let put = node.put(&format!("/kv/{key}")).value(padded(key, value.clone()));
         let fate = fate_of(&put.context(over.context.as_deref()).try_answer().await);
         let covered = self.open(key, over.context.as_deref());
-        self.with(key, |life| {
-            life.puts.insert(value, fate);
+        self.with(key, |history| {
+            history.puts.insert(value, fate);
             if fate == Fate::Acked {
-                life.covered.join(&covered);
+                history.covered.join(&covered);
             }
         });
         fate == Fate::Acked
@@ -109,23 +108,23 @@ impl Gone {
 
     /// Deletes what was shown. Returns whether that was acknowledged.
     pub(crate) async fn delete(&self, node: &Node, key: &str, shown: &Shown) -> bool {
-        self.with(key, |life| life.superseded.extend(shown.values.iter().cloned()));
+        self.with(key, |history| history.superseded.extend(shown.values.iter().cloned()));
         let delete = node.delete(&format!("/kv/{key}")).context(shown.context.as_deref());
         let acked = fate_of(&delete.try_answer().await) == Fate::Acked;
         if acked {
             let covered = self.open(key, shown.context.as_deref());
-            self.with(key, |life| {
-                life.covered.join(&covered);
-                life.ended = true;
+            self.with(key, |history| {
+                history.covered.join(&covered);
+                history.ended = true;
             });
         }
         acked
     }
 
-    /// The keys whose last word was an acknowledged delete.
+    /// The keys whose last operation is an acknowledged delete.
     pub(crate) fn ended(&self) -> Vec<String> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.iter().filter(|(_, life)| life.ended).map(|(key, _)| key.clone()).collect()
+        keys.iter().filter(|(_, history)| history.ended).map(|(key, _)| key.clone()).collect()
     }
 
     /// All keys.
@@ -137,29 +136,29 @@ impl Gone {
     /// Judges what is left of a key in the end. Tombstones are siblings without a value.
     pub(crate) fn judge(&self, key: &str, left: &Left) -> Findings {
         let alive = || left.siblings.iter().filter(|sibling| !sibling.value.is_empty());
-        self.with(key, |life| {
+        self.with(key, |history| {
             let mut found = Findings::default();
             for Sibling { value, dot } in alive() {
                 let value = unpadded(key, value);
                 let dot: Dot = dot.as_ref().unwrap().parse().unwrap();
-                match life.puts.get(value) {
+                match history.puts.get(value) {
                     None | Some(Fate::NotApplied) => {
                         found.phantom += 1;
-                        found.stories.push(format!("{key}: nobody wrote {value:?}"));
+                        found.details.push(format!("{key}: {value:?} was never written"));
                     }
-                    Some(_) if life.covered.covers(dot) => {
+                    Some(_) if history.covered.covers(dot) => {
                         found.resurrected += 1;
-                        found.stories.push(format!("{key}: {value:?} ({dot}) is back"));
+                        found.details.push(format!("{key}: {value:?} ({dot}) is back"));
                     }
-                    Some(_) if life.superseded.contains(value) => found.twins += 1,
+                    Some(_) if history.superseded.contains(value) => found.twins += 1,
                     Some(_) => {}
                 }
             }
-            for (value, fate) in &life.puts {
+            for (value, fate) in &history.puts {
                 let there = alive().any(|sibling| unpadded(key, &sibling.value) == *value);
-                if *fate == Fate::Acked && !there && !life.superseded.contains(value) {
+                if *fate == Fate::Acked && !there && !history.superseded.contains(value) {
                     found.lost += 1;
-                    found.stories.push(format!("{key}: {value:?} is lost"));
+                    found.details.push(format!("{key}: {value:?} is lost"));
                 }
             }
             found
@@ -178,7 +177,7 @@ fn fate_of(answer: &reqwest::Result<Answer>) -> Fate {
     }
 }
 
-/// Up to how long the values of some keys are made, in bytes.
+/// The length to which the values of some keys are padded, in bytes.
 const PADDED_BYTES: usize = 300 << 10;
 
 /// Values of every tenth key are large.
@@ -187,7 +186,7 @@ fn padded(key: &str, value: String) -> String {
     value + &"~".repeat(missing)
 }
 
-/// A value as it is in the books. One that is not as long as it was made is not.
+/// A value without its padding; unchanged if its length is not the padded one.
 fn unpadded<'a>(key: &str, value: &'a str) -> &'a str {
     match key.ends_with('7') && value.len() == PADDED_BYTES {
         true => value.trim_end_matches('~'),
