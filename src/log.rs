@@ -50,7 +50,7 @@ pub enum LogError {
     #[error("log.level: {0}")]
     Level(String),
     /// The writer thread could not be started.
-    #[error("a thread for the log: {0}")]
+    #[error("starting the log thread: {0}")]
     Thread(io::Error),
 }
 
@@ -105,7 +105,7 @@ pub fn filter(levels: &str) -> Result<EnvFilter, String> {
         let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
         let known = ["off", "error", "warn", "info", "debug", "trace"];
         if !known.iter().any(|known| level.eq_ignore_ascii_case(known)) {
-            return Err(format!("{level:?} is no level; these are: {}", known.join(", ")));
+            return Err(format!("{level:?} is no level; the levels are: {}", known.join(", ")));
         }
     }
     EnvFilter::try_new(directives.join(",")).map_err(|error| error.to_string())

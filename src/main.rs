@@ -14,7 +14,7 @@ use quorate::config::Config;
 use quorate::server::Ended;
 use quorate::{log, server};
 
-/// How long the exit waits for pending log lines.
+/// How long the exit waits for pending log lines: a stuck reader must not block it.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it waits for blocking work, which cannot be cancelled.
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
@@ -27,9 +27,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A leaderless, Dynamo-style quorum key-value store.
 ///
-/// Any node takes any request: PUT and GET /kv/{bucket}/{key} on its client port, with tunable N, W and R.
-/// A cluster needs one configuration per node (config/node.toml documents every setting), `serve` on each,
-/// and `form` once. `scripts/cluster.sh up` does all of it on this machine.
+/// Any node takes any request: PUT and GET /kv/{bucket}/{key} on its client port, with tunable N,
+/// W and R. A cluster needs one configuration per node (config/node.toml documents every setting),
+/// `serve` on each, and `form` once. `scripts/cluster.sh up` does all of it on this machine.
 #[derive(Parser)]
 #[command(name = "quorate", version)]
 struct Cli {
@@ -242,7 +242,7 @@ fn stop_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or_default();
-        tracing::error!(thread, %panic, "a broken invariant; the process ends");
+        tracing::error!(thread, %panic, "broken invariant; the process aborts");
         let trace = std::backtrace::Backtrace::capture();
         if trace.status() == std::backtrace::BacktraceStatus::Captured {
             log::line(&trace.to_string());

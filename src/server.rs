@@ -123,7 +123,7 @@ fn client_connections(config: &Config) -> Result<usize, TooFew> {
             "the limit of open files allows fewer client connections"
         );
     } else {
-        tracing::info!(limit, clients, "open files and client connections allowed");
+        tracing::info!(limit, clients, "limits of open files and client connections");
     }
     Ok(clients)
 }

@@ -71,7 +71,7 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let _permit = node.admission.operation()?;
     let timeout = Duration::from_millis(timeout_ms);
     let deadline = tokio::time::Instant::now() + timeout;
-    // One run at a time: rounds that outlive their request hold the turn until they end.
+    // One run at a time: rounds that outlive their request keep its slot until they end.
     let turn = node.bounds.comparisons.clone().acquire_owned();
     let Ok(Ok(turn)) = tokio::time::timeout_at(deadline, turn).await else {
         return Err(in_progress("a comparison"));

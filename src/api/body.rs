@@ -20,11 +20,12 @@ const DISCARD_MS_MAX: u64 = 1_000;
 
 /// How often the rate of a body is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The rest of a body that arrives at this rate stays reserved, in bytes per second.
+/// While a body arrives at this rate or faster, its rest stays announced to admission, in bytes per
+/// second.
 const EXPECTED_PACE: u64 = 256 << 10;
-/// A slower body is aborted when memory is short, in bytes per second.
+/// Below this rate a body is aborted when memory is short, in bytes per second.
 const PACE_WITHOUT_ROOM: u64 = 32 << 10;
-/// A slower body is aborted once `timeouts.body_ms` has passed, in bytes per second.
+/// Below this rate a body is aborted once `timeouts.body_ms` has passed, in bytes per second.
 const PACE_MIN: u64 = 8 << 10;
 
 /// Reads a body of at most `bytes_max` bytes within `body_ms`, or longer while it arrives at
@@ -70,7 +71,7 @@ struct Coming {
     begun: Instant,
     /// Time of the last check, and the bytes received by then.
     looked: (Instant, usize),
-    /// Memory reserved for the rest of the body.
+    /// The bytes still to come, as announced to admission.
     promise: Option<Promise>,
     first: Bytes,
     joined: Vec<u8>,
@@ -103,7 +104,7 @@ impl Coming {
         }
     }
 
-    /// Aborts a body that arrives too slowly, and drops the reservation of a lagging one.
+    /// Aborts a body that arrives too slowly, and withdraws the announcement of a lagging one.
     fn look(&mut self, permit: &Permit) -> Result<(), Problem> {
         let (at, len) = self.looked;
         self.looked = (Instant::now(), self.len());

@@ -141,7 +141,7 @@ fn is_condition(name: &HeaderName) -> bool {
 fn refuse_dates(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Problem> {
     match names.iter().find(|name| headers.contains_key(*name)) {
         Some(name) => {
-            let detail = "is not honoured, as dates tell no two writes of one second apart; \
+            let detail = "is not honoured, as a date cannot tell two writes within one second apart; \
                           use If-Match with the ETag";
             Err(Problem::bad_header(name.as_str(), detail))
         }

@@ -44,7 +44,7 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
         ready["writable"] = false.into();
         ready["reason"] = format!(
             "the data disk has {free_bytes} bytes free, below storage.disk_free_bytes_min ({min}): only \
-             {taken} are taken; make room on it"
+             {taken} are accepted; free some space"
         )
         .into();
     }

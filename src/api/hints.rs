@@ -110,8 +110,8 @@ async fn wait(node: &Arc<Node>, point: &SyncPoint, timeout_ms: u64) -> Result<De
 
 fn answer(delivery: &Delivery) -> Result<Response, Problem> {
     if !delivery.restarted.is_empty() {
-        let detail = "nodes that keep its hints were started anew since, and do not know any more \
-                      which those were; make a new sync point";
+        let detail = "nodes that keep its hints have restarted since and no longer know which hints \
+                      belong to it; make a new sync point";
         let restarted = json!(delivery.restarted);
         return Err(Problem::new(Kind::SyncPointGone, detail).fact("restarted", restarted));
     }

@@ -18,7 +18,7 @@ use super::{path, permit_body, represent};
 use crate::node::Node;
 use crate::ops::entry::{self, ReplicaView};
 
-/// Every sibling, the nodes that hold it, and what each replica lacks.
+/// Every sibling, the nodes that hold it, and how each replica compares with the merge.
 pub(super) async fn inspect(
     State(node): State<Arc<Node>>,
     request: Request,
@@ -103,7 +103,7 @@ fn sibling(sibling: &Sibling, views: &[ReplicaView], later: &mut Later) -> Value
     value
 }
 
-/// A home replica: its dots, what it lacks, and the hints that other nodes keep for it.
+/// A home replica: its dots, how it compares with the merge, and the hints kept for it elsewhere.
 fn replica(view: &ReplicaView, merged: &Object, views: &[ReplicaView]) -> Value {
     let hints: Vec<Value> = views
         .iter()

@@ -71,7 +71,7 @@ fn key_of(cursor: &str, bucket: &Bucket, prefix: &str) -> Result<Key, Problem> {
         (tied == tie(&key, prefix) && key.bucket() == bucket.as_str()).then_some(key)
     };
     read().ok_or_else(|| {
-        let detail = "is damaged or of another listing; send it back exactly as it was given";
+        let detail = "is damaged or belongs to another listing; send it back unchanged";
         Problem::bad_parameter("cursor", detail)
     })
 }

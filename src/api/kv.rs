@@ -46,7 +46,7 @@ struct ReadRequest {
 }
 
 impl ReadRequest {
-    /// Parses the request into what shapes the response, and the options of the read itself.
+    /// Parses the request: how to render the response, and how to read.
     fn parse(node: &Node, request: Request) -> Result<(Self, ReadOptions), Problem> {
         let (parts, _) = request.into_parts();
         let key = path::key(&parts.uri, ROUTE)?;
@@ -91,8 +91,7 @@ pub(super) async fn get(
     Ok(permit_body::until_sent(question.answer(&node, &object)?, &node.admission, permit))
 }
 
-/// Reads R. The operation stays in flight until its permit, which the object is charged to, is
-/// dropped.
+/// Reads R. The object is charged to the permit; the operation is in flight until that is dropped.
 pub(super) async fn read(
     node: &Arc<Node>,
     key: &Key,

@@ -73,7 +73,7 @@ impl Api {
     }
 
     /// Dispatches a request. The router knows all routes; GET and PUT of a key, the most frequent
-    /// ones, bypass it: it makes two dozen allocations and takes 10 % of the time of a GET
+    /// ones, bypass it, because it allocates two dozen times and takes 10 % of the time of a GET
     /// (docs/decisions/0014-keys-pass-the-router-by.md).
     async fn route(&self, request: Request) -> Response {
         let Ways { node, router } = &*self.0;
@@ -159,6 +159,6 @@ async fn no_such_route(request: Request) -> Problem {
 /// The router adds the `Allow` header.
 async fn method_not_allowed(request: Request) -> Problem {
     let detail =
-        format!("{} is not among those in Allow", problem::echo(request.method().as_str()));
+        format!("{} is not one of the methods in Allow", problem::echo(request.method().as_str()));
     Problem::new(Kind::MethodNotAllowed, detail)
 }

@@ -1,4 +1,4 @@
-//! The siblings of a conflict as `multipart/mixed`, for clients that want raw bytes. Source: RFC 2046.
+//! The siblings of a conflict as `multipart/mixed`, for clients that want raw bytes (RFC 2046).
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 /// The most client text echoed in an error, in characters.
 const ECHO_CHARS_MAX: usize = 64;
-/// The `Retry-After` of retryable errors, in seconds.
+/// The `Retry-After` of retryable errors, in seconds: the shortest wait the header can express.
 const RETRY_AFTER_S: u32 = 1;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

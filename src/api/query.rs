@@ -37,7 +37,7 @@ pub(super) struct Params {
     pub(super) partition: Option<u16>,
 }
 
-/// The largest page of a listing, in rows.
+/// The largest page of a listing, in rows. Bounds the work of one request.
 pub(super) const LIMIT_MAX: usize = 1000;
 
 impl Params {

@@ -64,7 +64,7 @@ impl From<ReadFailure> for Problem {
         if let Some(overload) = overload {
             return overload.into();
         }
-        let detail = format!("{counted} of the {required} replicas needed answered");
+        let detail = format!("{counted} of the {required} required replicas answered");
         Self::new(Kind::NoReadQuorum, detail)
             .fact("required", required)
             .fact("acks", counted)
@@ -137,7 +137,7 @@ pub(super) fn no_quorum(required: u16, n: u16, acks: &Acks, outcome: Outcome) ->
 /// 503: the read before a conditional write or a blind DELETE reached fewer than R replicas.
 pub(super) fn no_read_before_write(required: u16, counted: u16) -> Problem {
     let detail = format!(
-        "{counted} of the {required} replicas needed answered the read before the write; \
+        "{counted} of the {required} required replicas answered the read before the write; \
          nothing was stored"
     );
     Problem::new(Kind::NoReadQuorum, detail)

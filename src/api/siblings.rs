@@ -55,7 +55,7 @@ fn cursor_of(key: &Key) -> String {
 
 fn key_of(cursor: &str, params: &Params) -> Result<Key, Problem> {
     let wrong = || {
-        let detail = "is damaged or of another listing; send it back exactly as it was given";
+        let detail = "is damaged or belongs to another listing; send it back unchanged";
         Problem::bad_parameter("cursor", detail)
     };
     let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| wrong())?;
@@ -100,11 +100,11 @@ async fn resolve_key(
     body::check_json_type(parts)?;
     let ask = WriteRequest::parse(node, parts, key, &params)?;
     if ask.seen().is_none() {
-        let detail = "is needed: a resolution supersedes exactly what it saw";
+        let detail = "is required: a resolution supersedes exactly what its context covers";
         return Err(Problem::bad_header("Quorate-Context", detail));
     }
     if ask.is_conditional() {
-        let detail = "a resolution is checked by its context, not by If-Match or If-None-Match";
+        let detail = "a resolution is guarded by its context, not by If-Match or If-None-Match";
         return Err(Problem::bad_header("If-Match", detail));
     }
     let mut permit = node.admission.operation()?;
@@ -173,7 +173,7 @@ fn new_value(parts: &Parts, resolution: Resolution) -> Result<(Metadata, Option<
         None => Bytes::from(text),
         Some("base64") => {
             let decoded = STANDARD.decode(text);
-            Bytes::from(decoded.map_err(|_| wrong("value: is not what encoding base64 says"))?)
+            Bytes::from(decoded.map_err(|_| wrong("value: is not valid base64"))?)
         }
         Some(_) => return Err(wrong("encoding: can only be base64")),
     };

@@ -184,7 +184,7 @@ impl<'a> WriteRequest<'a> {
                 return Err(refusal::no_read_before_write(required, counted));
             }
             WriteAnswer::ConditionFailed => {
-                let detail = "what is stored is not what If-Match or If-None-Match asks for";
+                let detail = "what is stored does not satisfy If-Match or If-None-Match";
                 return Err(Problem::new(Kind::ConditionFailed, detail));
             }
             WriteAnswer::KeyReused => {
@@ -245,7 +245,8 @@ pub(super) async fn end(
     answer.map_err(Problem::nothing_written)
 }
 
-/// Hashes one part prefixed with its length, so that no two requests hash the same bytes.
+/// Hashes one part prefixed with its length, so that different requests never hash the
+/// same bytes.
 fn feed(hasher: &mut blake3::Hasher, part: &[u8]) {
     hasher.update(&(part.len() as u64).to_le_bytes());
     hasher.update(part);

@@ -98,7 +98,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
     for node in &nodes {
         let reason = match node.ask(Message::Form { formation }).await {
             Ok(status) if status.formation == Some(formation) => continue,
-            Ok(_) => "it has recorded another".to_owned(),
+            Ok(_) => "it has recorded another formation".to_owned(),
             Err(Unheard::Refused(reason) | Unheard::Silent(reason)) => reason,
         };
         return Err(FormError::NotRecorded { node: node.header.to, reason });
@@ -171,7 +171,7 @@ impl Ask {
         match replies.into_iter().next().map(|reply| reply.head) {
             Some(Reply::Status(status)) => Ok(*status),
             Some(other) => Err(refused(format!("it answered {other:?}"))),
-            None => Err(refused("it answered nothing".to_owned())),
+            None => Err(refused("its answer was empty".to_owned())),
         }
     }
 }

@@ -41,7 +41,7 @@ pub async fn distrusted(config: &Config, ask: Ask) -> Result<String, String> {
     let status = response.status();
     let body = response.bytes().await.map_err(failed)?;
     let answer: Value = serde_json::from_slice(&body)
-        .map_err(|_| format!("node {} answered {status} and no JSON", config.node))?;
+        .map_err(|_| format!("node {} answered {status} without JSON", config.node))?;
     if !status.is_success() {
         let detail = answer["detail"].as_str().unwrap_or("no reason given");
         return Err(format!("node {} refuses: {detail}", config.node));

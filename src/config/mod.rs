@@ -499,7 +499,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] unless there is at least one, each of 64 hexadecimal digits.
     pub fn secrets(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
-        let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` makes one)";
+        let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` prints one)";
         let wrong = |found| value("cluster_keys", allowed, found);
         if self.cluster_keys.is_empty() {
             return Err(wrong("none"));
@@ -554,7 +554,7 @@ impl Config {
             }
             let addr = node.peer_addr.to_ascii_lowercase();
             if seen.contains(&addr) {
-                return Err(wrong("of one node only"));
+                return Err(wrong("unique to one node"));
             }
             seen.push(addr);
         }

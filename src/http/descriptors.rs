@@ -12,7 +12,8 @@ use crate::http::port::{Bounds, REFUSALS_MAX};
 /// The most descriptors of an open store: the tables that it keeps open (`max_open_files` of the
 /// store's options), and other files: logs, manifests, and the outputs of flushes and compactions.
 const OF_STORE: usize = 512 + 128;
-/// Standard streams, listeners, the runtime, gossip, connections being refused, and the disk check.
+/// Standard streams, listeners, the runtime, gossip, connections being refused on both ports, and
+/// the disk check.
 const OF_NODE: usize = 64 + 2 * REFUSALS_MAX;
 /// Streams to a peer per lane: for reads, for writes, and for the rest.
 const STREAMS_PER_LANE: usize = 3;
@@ -22,7 +23,7 @@ const CLIENTS_MIN: usize = 16;
 /// The descriptor limit is too low to run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the limit of open files is {limit}, and {needed} is the least to run with; raise it \
+    "the limit of open files is {limit}, but at least {needed} are needed; raise it \
      (ulimit -n, or LimitNOFILE= of the service)"
 )]
 pub struct TooFew {

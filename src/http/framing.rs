@@ -11,9 +11,9 @@ use httparse::Status;
 /// The longest request head (request line and headers), in bytes. Leaves room for the longest
 /// context.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
-/// The most headers of a request.
+/// The most headers of a request; the default of hyper, which parses the head again.
 pub(crate) const HEADERS_MAX: usize = 100;
-/// The longest request target, in bytes.
+/// The longest request target, in bytes. Leaves room for headers within [`HEAD_BYTES_MAX`].
 const TARGET_BYTES_MAX: usize = 60 << 10;
 
 /// Why a request head is rejected.

@@ -16,6 +16,7 @@ use crate::limits::sizes::Sizes;
 const AT_ONCE: usize = 32;
 /// Memory they may need together, in bytes, as far as it is known.
 const BYTES_MAX: usize = 64 << 20;
+/// Stripes of key hashes. Keys that share one only wait for each other.
 const STRIPES: usize = 1024;
 
 /// The slots.

@@ -16,7 +16,7 @@ pub(crate) const LARGE_BYTES: usize = 64 << 10;
 /// one is cheaper than a round trip to another thread.
 pub(crate) const IN_PLACE_BYTES_MAX: usize = 256 << 10;
 
-/// The most keys remembered. A power of two.
+/// The most keys remembered. A power of two. At 8 bytes each the table takes 128 KiB.
 const PLACES: usize = 1 << 14;
 
 /// The table. Each slot holds half of a key's hash and the length of its object.
