@@ -163,7 +163,7 @@ mod tests {
         let answer = Response::new(Body::from(value));
         let mut answer = until_sent(answer, &admission, admission.operation().unwrap());
         let piece = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
-        assert!(admission.charge(2 << 20).is_err(), "it is being taken");
+        assert!(admission.charge(2 << 20).is_err(), "it is being read");
         let Some(held) = admission.watched() else { panic!("it is watched") };
         assert!(!held.give_up_if_stuck());
         tokio::time::sleep(STUCK_AFTER).await;

@@ -304,7 +304,7 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
         )
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    // Nothing is cut off before the port stops: one of the two is looked at with each event.
+    // `cut` is never cancelled before the port stops: until then, do not poll it on every event.
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => {

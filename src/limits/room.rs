@@ -59,7 +59,7 @@ mod tests {
         assert!(small.as_mut().now_or_never().is_none(), "after the large one");
         drop(most);
         let large = large.await;
-        assert_eq!(rooms.taken_bytes(), 100 << 10, "all there is");
+        assert_eq!(rooms.taken_bytes(), 100 << 10, "at most the limit");
         assert!(small.as_mut().now_or_never().is_none());
         drop(large);
         drop(small.await);

@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(pace.bytes(), 48 << 20, "they were concurrent");
         pace.ended(1 << 20, Instant::now(), second);
         pace.ended(LARGE_BYTES, Instant::now(), second);
-        assert_eq!(pace.bytes(), (48 << 20) + (1 << 17), "what is small says nothing");
+        assert_eq!(pace.bytes(), (48 << 20) + (1 << 17), "small writes are ignored");
         for _ in 0..1000 {
             pace.ended(1 << 20, Instant::now(), second);
         }
