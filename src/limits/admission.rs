@@ -318,7 +318,7 @@ impl Permit {
         let promise = Promise { counters: Arc::clone(counters), bytes };
         let others = counters.bytes.load(Ordering::Relaxed).saturating_add(promised);
         let bound = counters.pace.bytes();
-        // One upload is always admitted, however low the pace.
+        // One upload is always admitted, however low the limit.
         if others.saturating_add(bytes) <= bound || others <= share.min(bound / 2) {
             return Ok(Some(promise));
         }
