@@ -8,7 +8,7 @@ usage() {
     cat <<'HELP'
 Usage: scripts/test.sh [--long]
 
-Checks formatting, lints, docs and scripts, runs all tests, and then the simulator over 2,000 seeds
+Checks formatting, dependencies, lints, docs and scripts, runs all tests, and then the simulator over 2,000 seeds
 (20,000 with --long). Installs what is missing on Debian and Ubuntu when it may. Changes no file
 of the repository.
 
@@ -58,8 +58,18 @@ check_scripts() {
     fi
 }
 
+check_dependencies() {
+    if has cargo-deny; then
+        # Without advisories: those need the network, and change without a change here.
+        cargo deny --locked check bans licenses sources
+    else
+        say "cargo-deny is not installed (cargo install --locked cargo-deny): dependencies were not checked"
+    fi
+}
+
 step "format" cargo fmt --all --check
 step "scripts" check_scripts
+step "dependencies" check_dependencies
 step "lints" cargo clippy --release --locked --workspace --all-targets -- -D warnings
 step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 step "tests" cargo test --release --locked --workspace --no-fail-fast

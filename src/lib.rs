@@ -1,9 +1,9 @@
 //! A Quorate node: its sockets, tasks and clock.
 //!
-//! `quorate-protocol` decides, `quorate-storage` stores; this crate connects both to the network. One PUT
-//! downwards: `api` parses it, `ops::entry` finds its coordinator, `ops::coordinator` mints and drives
-//! `protocol::put`, `peer` carries the object to other nodes, where `ops::replica` merges it into the store.
-//! One GET: `api`, `ops::reader`, `peer`, `ops::replica`.
+//! `quorate-protocol` decides, `quorate-storage` stores; this crate connects both to the network. A
+//! PUT: `api` parses it, `ops::entry` finds its coordinator, `ops::coordinator` mints and drives
+//! `protocol::put`, `peer` carries the object to other nodes, where `ops::replica` merges it into
+//! the store. A GET: `api`, `ops::reader`, `peer`, `ops::replica`.
 
 #![forbid(unsafe_code)]
 

@@ -1,14 +1,13 @@
-//! Where log lines go: to standard error, by a thread of their own, and never at the cost of the
-//! node.
+//! Log output: to standard error, by a thread of its own, and never at the expense of the node.
 //!
-//! A reader of the log that goes away or stands still, or a full disk under it, must neither end
-//! nor hold up a node: the nodes would log that to each other, and all whose log is gone would go
-//! with it. So a line waits in a bounded buffer until it is written. One for which there is no
-//! room, or that cannot be written, is dropped and counted ([`lost`]), and the log says so as soon
-//! as it can be written again.
+//! A log reader that exits or stalls, or a full disk behind it, must neither stop nor block a node:
+//! the other nodes would log its failure, and every node whose log is gone would fail in turn. So a
+//! line waits in a bounded buffer until it is written. A line that finds no space, or that cannot
+//! be written, is dropped and counted ([`lost`]), and the log reports it as soon as it can be
+//! written again.
 //!
-//! Every event is one line: control characters in what it quotes, such as a client's key, are
-//! escaped, so that nobody can write lines of his own.
+//! Every event is one line: control characters in quoted data, such as a client's key, are escaped,
+//! so that no client can forge a line.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,9 +19,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// The most bytes of lines that wait to be written.
+/// The most bytes of pending lines.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// How long to wait for a standard error that others have made non-blocking.
+/// Retry interval when standard error was made non-blocking by another process.
 const NOT_NOW: Duration = Duration::from_millis(20);
 
 static LOG: Log = Log {
@@ -44,21 +43,21 @@ struct Queue {
     is_writing: bool,
 }
 
-/// Why there is no log.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The levels cannot be read.
+    /// The levels are invalid.
     #[error("log.level: {0}")]
     Level(String),
-    /// The thread that writes could not be started.
-    #[error("a thread for the log: {0}")]
+    /// The writer thread could not be started.
+    #[error("starting the log thread: {0}")]
     Thread(io::Error),
 }
 
-/// Changes what is logged.
+/// Changes the log levels at runtime.
 pub struct Levels(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
 
-/// Starts logging, once in a process.
+/// Starts logging. Call once per process.
 ///
 /// # Errors
 /// [`LogError`].
@@ -85,20 +84,20 @@ pub fn start(config: &LogConfig) -> Result<Levels, LogError> {
 }
 
 impl Levels {
-    /// Logs from now on what `level` says.
+    /// Switches to these levels.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason, if they are invalid.
     pub fn set(&self, level: &str) -> Result<(), String> {
         self.0(filter(level)?)
     }
 }
 
-/// Reads levels, such as `info` or `info,quorate=debug`.
+/// Parses levels, such as `info` or `info,quorate=debug`.
 ///
 /// # Errors
-/// What is wrong, above all a word that is no level: taken for the name of a module, it would mean
-/// that nothing else is logged.
+/// The reason; above all, a word that is not a level is rejected: as a module name it would silence
+/// everything else.
 pub fn filter(levels: &str) -> Result<EnvFilter, String> {
     let directives: Vec<&str> =
         levels.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
@@ -106,23 +105,23 @@ pub fn filter(levels: &str) -> Result<EnvFilter, String> {
         let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
         let known = ["off", "error", "warn", "info", "debug", "trace"];
         if !known.iter().any(|known| level.eq_ignore_ascii_case(known)) {
-            return Err(format!("{level:?} is no level; these are: {}", known.join(", ")));
+            return Err(format!("{level:?} is no level; the levels are: {}", known.join(", ")));
         }
     }
     EnvFilter::try_new(directives.join(",")).map_err(|error| error.to_string())
 }
 
-/// Log lines lost since the start, for want of room or because they could not be written.
+/// Log lines lost since the start, because the buffer was full or writing failed.
 pub fn lost() -> u64 {
     LOG.lost.load(Ordering::Relaxed)
 }
 
-/// Writes a line as it is, behind those that wait.
+/// Writes a line unformatted, after those pending.
 pub fn line(text: &str) {
     LOG.push(format!("{text}\n").as_bytes());
 }
 
-/// Waits until all lines are written, but no longer than this.
+/// Waits until all lines are written, at most `patience`.
 pub fn flush(patience: Duration) {
     LOG.flush(patience);
 }
@@ -207,7 +206,7 @@ fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
 
-/// Writes what it can, and returns how many bytes it could not.
+/// Writes as much as possible, and returns how many bytes were not written.
 fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> usize {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -221,7 +220,7 @@ fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// What the subscriber writes to.
+/// The subscriber's writer.
 struct Lines;
 
 struct TransportContext;
@@ -245,7 +244,7 @@ impl Write for TransportContext {
     }
 }
 
-/// Lets one of many equal lines through in a while.
+/// Rate-limits repeated log lines.
 pub struct Seldom {
     state: Mutex<(Option<Instant>, u64)>,
 }
@@ -257,15 +256,15 @@ impl Default for Seldom {
 }
 
 impl Seldom {
-    /// How long others are held back after one that went through.
+    /// The minimum interval between two lines.
     pub const PAUSE: Duration = Duration::from_secs(60);
 
-    /// Lets the next one through.
+    /// Starts out ready to log.
     pub const fn new() -> Self {
         Self { state: Mutex::new((None, 0)) }
     }
 
-    /// Whether to log now; then with how many were held back since the last one.
+    /// Whether to log now: then `Some`, with the number of lines suppressed since the last one.
     pub fn now(&self) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, held_back) = &mut *state;
@@ -283,7 +282,7 @@ impl Seldom {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes, then fails.
+    /// Accepts this many bytes, then fails.
     struct Full(usize);
 
     impl Write for Full {
@@ -325,7 +324,7 @@ mod tests {
             log.push(&line);
         }
         assert_eq!(log.lost.load(Ordering::Relaxed), 1024);
-        log.flush(Duration::ZERO); // nobody writes: it does not wait either
+        log.flush(Duration::ZERO); // there is no writer, so it does not wait either
     }
 
     #[test]

@@ -14,21 +14,22 @@ use quorate::config::Config;
 use quorate::server::Ended;
 use quorate::{log, server};
 
-/// How long the end of a process waits for its log.
+/// How long the exit waits for pending log lines: a stuck reader must not block it.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
-/// How long it waits for work that cannot be interrupted.
+/// How long it waits for blocking work, which cannot be cancelled.
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
 
-// RocksDB's memory too: the library takes the place of `malloc`. It keeps what a flush frees for the next
-// memtable instead of having the kernel clear it anew (docs/performance/experiments.md).
+// Used by RocksDB too, since the library replaces `malloc`. It keeps the memory of a flushed
+// memtable for the next one, instead of having the kernel zero fresh pages
+// (docs/performance/experiments.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A leaderless, Dynamo-style quorum key-value store.
 ///
-/// Any node takes any request: PUT and GET /kv/{bucket}/{key} on its client port, with tunable N, W and R.
-/// A cluster needs one configuration per node (config/node.toml documents every setting), `serve` on each,
-/// and `form` once. `scripts/cluster.sh up` does all of it on this machine.
+/// Any node takes any request: PUT and GET /kv/{bucket}/{key} on its client port, with tunable N,
+/// W and R. A cluster needs one configuration per node (config/node.toml documents every setting),
+/// `serve` on each, and `form` once. `scripts/cluster.sh up` does all of it on this machine.
 #[derive(Parser)]
 #[command(name = "quorate", version)]
 struct Cli {
@@ -45,8 +46,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Form the cluster, once: wait until every node of the layout answers, then let each record it.
-    /// A cluster that was formed before is left alone; empty nodes join it by themselves.
+    /// Form the cluster, once: wait until every node of the layout answers, then let each record
+    /// it. A cluster that was formed before is left unchanged; empty nodes join it by themselves.
     Form {
         /// The configuration of any node.
         #[arg(long, value_name = "FILE")]
@@ -57,19 +58,19 @@ enum Command {
     },
     /// Check a configuration and print its layout.
     CheckConfig {
-        /// The configuration.
+        /// The configuration to check.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// What nodes hold and do not believe by themselves: rows of a node that came back too old, partitions
-    /// that lost all their replicas. After a restore of the whole cluster from backups, `accept` brings it
-    /// back.
+    /// Data that nodes have set aside or lost: rows of a node that came back too old, partitions
+    /// that lost all their replicas. After a restore of the whole cluster from backups, `accept`
+    /// brings it back.
     Distrusted {
-        /// What to do, at every node of the cluster.
+        /// What to do, on every node of the cluster.
         #[command(subcommand)]
         what: Distrusted,
     },
-    /// Print a fresh key for `cluster_keys`.
+    /// Print a new random key for `cluster_keys`.
     Keygen,
 }
 
@@ -77,16 +78,16 @@ enum Command {
 enum Distrusted {
     /// Show what is distrusted and why, with the keys that the cluster does not know.
     List(AnyNode),
-    /// Take it for the truth and serve it. Keys that may have been deleted since are listed in a file in each
-    /// node's data directory.
+    /// Accept it as current and serve it. Keys that may have been deleted since are listed in a
+    /// file in each node's data directory.
     Accept(AnyNode),
-    /// Delete it for good.
+    /// Delete it permanently.
     Discard(AnyNode),
 }
 
 #[derive(clap::Args)]
 struct AnyNode {
-    /// The configuration of any node that runs.
+    /// The configuration of any running node.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -122,7 +123,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             if !oddities.is_empty() {
                 return Err(oddities.join("\nquorate: ").into());
             }
-            let text = format!("node {} of {layout:?}: the configuration is good", config.node);
+            let text = format!("node {} of {layout:?}: the configuration is valid", config.node);
             say(&mut std::io::stdout(), &text);
         }
         Command::Distrusted { what } => {
@@ -144,14 +145,14 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Runs a node. From the start of its log on, all that it has to say goes there.
+/// Runs a node. Once logging has started, all its output goes to the log.
 fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(path)?;
     let levels = log::start(&config.log)?;
     stop_on_panic();
     use_small_pages();
     for name in config.foreign_variables() {
-        tracing::warn!(name, "an environment variable that is no setting is passed over");
+        tracing::warn!(name, "ignored an environment variable that is not a setting");
     }
     for oddity in config.oddities() {
         tracing::warn!("{oddity}");
@@ -164,11 +165,11 @@ fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let failed = match ended {
         Ok(Ended::Stopped) => None,
         Ok(Ended::StartOver) => {
-            log::flush(LOG_PATIENCE); // the next process has another log
+            log::flush(LOG_PATIENCE); // the new process starts a log of its own
             Some(start_over().to_string())
         }
         Ok(Ended::BesideTwin) => {
-            Some("another process runs under this node's name; the log says more".to_owned())
+            Some("another process runs under this node's name; see the log".to_owned())
         }
         Err(error) => Some(error.to_string()),
     };
@@ -177,18 +178,18 @@ fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     }
     log::flush(LOG_PATIENCE);
     if failed.is_some() {
-        std::process::exit(1); // it was said where it can hold nobody up
+        std::process::exit(1); // already logged, where a stuck reader cannot block the exit
     }
     Ok(())
 }
 
-/// What can change while a node runs.
+/// Applies the settings that can change while a node runs.
 fn reload(path: &Path, levels: &log::Levels) {
     match Config::load(path) {
         Ok(config) => match levels.set(&config.log.level) {
             Ok(()) => {
                 let level = config.log.level;
-                tracing::info!(level, "log.level was read again; all else takes a restart");
+                tracing::info!(level, "log.level reloaded; all other settings take a restart");
             }
             Err(error) => tracing::error!(error, "log.level stays as it was"),
         },
@@ -198,26 +199,27 @@ fn reload(path: &Path, levels: &log::Levels) {
     }
 }
 
-/// Loads a configuration, and says which variables of the environment mean nothing to it.
+/// Loads a configuration, and reports environment variables that match no setting.
 fn load_and_warn(path: &Path) -> Result<Config, Box<dyn std::error::Error>> {
     let config = Config::load(path)?;
     for name in config.foreign_variables() {
-        let text = format!("quorate: the environment variable {name} is no setting; passed over");
+        let text = format!("quorate: the environment variable {name} is not a setting; ignored");
         say(&mut std::io::stderr(), &text);
     }
     Ok(config)
 }
 
-/// Has memory mapped in small pages. To clear a huge one takes the kernel milliseconds, in the middle of a
+/// Maps memory in small pages. Zeroing a huge page takes the kernel milliseconds in the middle of a
 /// request; throughput was the same.
 fn use_small_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "memory may be mapped in huge pages");
+        tracing::debug!(%error, "could not disable huge pages");
     }
 }
 
-/// Becomes a fresh process of the same command. Returns only if that fails, with why.
+/// Replaces this process with a new one of the same command. Returns only on failure, with the
+/// error.
 fn start_over() -> std::io::Error {
     match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
@@ -225,7 +227,7 @@ fn start_over() -> std::io::Error {
     }
 }
 
-/// A runtime with so many worker threads, one per core if 0.
+/// A runtime with this many worker threads, one per core if 0.
 fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if worker_threads > 0 {
@@ -234,13 +236,13 @@ fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-/// A broken invariant stops the process: a node that is wrong about itself must not go on
-/// answering. It says why in its log, unless that takes too long.
+/// A panic means a broken invariant, and aborts the process: a node that is wrong about its own
+/// state must not go on answering. The panic is logged first, unless that takes too long.
 fn stop_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or_default();
-        tracing::error!(thread, %panic, "a broken invariant; the process ends");
+        tracing::error!(thread, %panic, "broken invariant; the process aborts");
         let trace = std::backtrace::Backtrace::capture();
         if trace.status() == std::backtrace::BacktraceStatus::Captured {
             log::line(&trace.to_string());
@@ -250,7 +252,7 @@ fn stop_on_panic() {
     }));
 }
 
-/// A closed pipe is no reason to fail.
+/// A closed pipe is not an error.
 fn say(out: &mut dyn Write, text: &str) {
     drop(writeln!(out, "{text}"));
 }

@@ -1,4 +1,4 @@
-//! A node's life: start, listen, wait for the signal, stop gracefully.
+//! A node's lifecycle: start, listen, wait for a signal, stop gracefully.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,32 +21,33 @@ use crate::node::Node;
 pub use crate::node::errors::StartError;
 use crate::peer_port::listener;
 
-/// Of the time for a stop, the part that the last steps can count on: peers hear the end of what
-/// they asked for, and the store is closed. As a divisor, and at most in milliseconds.
+/// Part of the shutdown time reserved for the last steps, in which peers get the results they wait
+/// for and the store is closed. As a divisor, and at most in milliseconds.
 const LAST_STEPS: u32 = 5;
 const LAST_STEPS_MS_MAX: u64 = 2_000;
-/// Of the time for a stop, the part that draining may take at most, as a divisor.
+/// The most of the shutdown time that draining may take, as a divisor.
 const DRAIN: u32 = 4;
-/// Why a node ended otherwise than by a signal.
+
+/// Why a node ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// It did not start.
+    /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A port cannot be listened on.
+    /// A port could not be bound.
     #[error("{key} {addr}: {source}; is another process using the port?")]
     Listen {
         /// The setting.
         key: &'static str,
         /// The address.
         addr: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Signals cannot be handled.
+    /// Signal handlers could not be installed.
     #[error("signal handlers: {0}")]
     Signals(io::Error),
-    /// Too few files may be open.
+    /// The limit of open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
     /// The store did not close cleanly; the next start recovers.
@@ -59,15 +60,16 @@ pub enum ServeError {
 pub enum Ended {
     /// By a signal, cleanly.
     Stopped,
-    /// It came back behind what its peers remember and has recorded so, or its store failed: it must be
-    /// started again. The store was left as after a crash: the next start is a new incarnation.
+    /// Its generation is behind what its peers remember, and it has recorded that; or its store
+    /// failed. It must be restarted. The store was left as after a crash: the next start is a new
+    /// incarnation.
     StartOver,
-    /// Another process runs under its name; it must not be started again by itself.
+    /// Another process runs under its name; this one must not be restarted automatically.
     BesideTwin,
 }
 
-/// Runs a node until SIGTERM or SIGINT, or until it has to start over. A second such signal ends
-/// the stop at once, though still in order. `reload` is called at SIGHUP.
+/// Runs a node until SIGTERM or SIGINT, or until it has to restart. A second such signal ends all
+/// waits, but the stop still runs its steps in order. `reload` is called on SIGHUP.
 ///
 /// # Errors
 /// [`ServeError`] that says what to do.
@@ -108,15 +110,20 @@ pub async fn serve(
     Ok(ended)
 }
 
-/// How many connections clients may have, so that the store never lacks a descriptor.
+/// How many client connections to allow, so that the store never runs out of descriptors.
 fn client_connections(config: &Config) -> Result<usize, TooFew> {
     let limit = descriptors::raise_limit();
     let clients = descriptors::client_connections(config, limit)?;
     if clients < config.limits.connections_max {
         let wanted = config.limits.connections_max;
-        tracing::warn!(limit, clients, wanted, "the limit of open files allows fewer clients");
+        tracing::warn!(
+            limit,
+            clients,
+            wanted,
+            "the limit of open files allows fewer client connections"
+        );
     } else {
-        tracing::info!(limit, clients, "open files and client connections allowed");
+        tracing::info!(limit, clients, "limits of open files and client connections");
     }
     Ok(clients)
 }
@@ -133,7 +140,7 @@ impl Port {
         Self { ended: tokio::spawn(port::run(listener, app, bounds, stop.clone())), stop }
     }
 
-    /// Finishes what is in flight, and cuts off what is still there when `time_is_up`.
+    /// Finishes requests in flight, and cuts off those that remain at `time_is_up`.
     async fn close(mut self, time_is_up: impl Future<Output = ()>) {
         self.stop.begun.cancel();
         tokio::select! {
@@ -144,8 +151,8 @@ impl Port {
     }
 }
 
-/// Finishes what was accepted, within `timeouts.shutdown_ms` in all: first clients are drained and
-/// their requests answered, then come operations that outlive them, then peers, then the store.
+/// Stops within `timeouts.shutdown_ms` in all: first clients are drained and their requests
+/// answered, then operations that outlive them finish, then peers, then the store.
 async fn stop(
     node: &Arc<Node>,
     hurry: &CancellationToken,
@@ -204,16 +211,16 @@ async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, Serv
     TcpListener::bind(addr).await.map_err(|source| ServeError::Listen { key, addr, source })
 }
 
-/// What signals ask for.
+/// The requests made by signals.
 struct Signals {
     /// To stop.
     stop: CancellationToken,
-    /// To stop without waiting any longer.
+    /// To stop without further waiting.
     hurry: CancellationToken,
 }
 
 impl Signals {
-    /// From now on no signal that can be handled ends the process by itself.
+    /// Installs handlers, so that no signal that can be handled kills the process.
     fn handle(reload: impl Fn() + Send + 'static) -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -230,7 +237,7 @@ impl Signals {
                         true => hurry.cancel(),
                     },
                     _ = hangup.recv() => reload(),
-                    () = either(user1, user2) => tracing::info!("a user signal means nothing here"),
+                    () = either(user1, user2) => tracing::info!("ignored a user signal"),
                 }
             }
         });

@@ -1,4 +1,4 @@
-//! `GET /anti-entropy`: how alike the replicas are kept. `POST /anti-entropy/run`: compare now.
+//! `GET /anti-entropy`: the state of replica comparison. `POST /anti-entropy/run`: compare now.
 //! `POST /anti-entropy/scrub`: recompute the trees now.
 
 use std::collections::BTreeSet;
@@ -61,8 +61,8 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     })))
 }
 
-/// `POST /anti-entropy/run?node=&partition=&timeout_ms=`: compares with one peer or all that are up, and
-/// answers when that is done or the time is over (the rounds then go on).
+/// `POST /anti-entropy/run?node=&partition=&timeout_ms=`: compares with one peer, or with all that
+/// are up. Answers when done or at the timeout; rounds that are still running then continue.
 pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let params = Params::parse(uri.query(), &["node", "partition", "timeout_ms"])?;
     let timeout_ms = timeout_ms(&node, &params)?;
@@ -71,7 +71,7 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let _permit = node.admission.operation()?;
     let timeout = Duration::from_millis(timeout_ms);
     let deadline = tokio::time::Instant::now() + timeout;
-    // One at a time: those that go on after their time was up count until they end.
+    // One run at a time: rounds that outlive their request keep its slot until they end.
     let turn = node.bounds.comparisons.clone().acquire_owned();
     let Ok(Ok(turn)) = tokio::time::timeout_at(deadline, turn).await else {
         return Err(in_progress("a comparison"));
@@ -114,7 +114,8 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     Ok(represent::json(&answer))
 }
 
-/// `POST /anti-entropy/scrub?partition=&timeout_ms=`: recomputes the trees of one partition or of all.
+/// `POST /anti-entropy/scrub?partition=&timeout_ms=`: recomputes the trees of one partition or of
+/// all.
 pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let params = Params::parse(uri.query(), &["partition", "timeout_ms"])?;
     let timeout_ms = timeout_ms(&node, &params)?;
@@ -145,7 +146,7 @@ pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Res
 }
 
 fn in_progress(what: &str) -> Problem {
-    Problem::new(Kind::Overloaded, format!("{what} that was asked for before is in progress"))
+    Problem::new(Kind::Overloaded, format!("{what} is already in progress"))
 }
 
 fn timeout_ms(node: &Node, params: &Params) -> Result<u64, Problem> {

@@ -13,26 +13,28 @@ use super::headers;
 use super::problem::{Kind, Problem};
 use crate::limits::admission::{Permit, Promise};
 
-/// How much of an unwanted body is read and thrown away so that its sender gets to read the answer,
-/// in bytes and milliseconds. Past that the connection is closed on it.
+/// Limits on draining an unwanted body so that the client can read the response, in bytes and
+/// milliseconds. Past either the connection is closed.
 const DISCARD_BYTES_MAX: usize = 16 << 20;
 const DISCARD_MS_MAX: u64 = 1_000;
 
-/// How often it is looked at how fast a body comes.
+/// How often the rate of a body is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Room is kept for the rest of a body that comes at this rate, in bytes a second.
+/// While a body arrives at this rate or faster, its rest stays announced to admission, in bytes per
+/// second.
 const EXPECTED_PACE: u64 = 256 << 10;
-/// A body that does not come at this rate is given up when others find no room.
+/// Below this rate a body is aborted when memory is short, in bytes per second.
 const PACE_WITHOUT_ROOM: u64 = 32 << 10;
-/// And at this one when its time is up.
+/// Below this rate a body is aborted once `timeouts.body_ms` has passed, in bytes per second.
 const PACE_MIN: u64 = 8 << 10;
 
-/// Reads a body of at most `bytes_max` bytes: within `body_ms`, and longer as long as it comes at
-/// [`PACE_MIN`]. Its memory is charged to `permit` as it comes, and stays charged as long as it is there.
+/// Reads a body of at most `bytes_max` bytes within `body_ms`, or longer while it arrives at
+/// [`PACE_MIN`] or faster. Its memory is charged to `permit` as it arrives, for as long as it is
+/// held.
 ///
 /// # Errors
-/// 413 before or while reading, 408 when it takes too long, 400 when it is cut off, 503 when the node
-/// holds too many bytes already.
+/// 413 before or while reading, 408 when it is too slow, 400 when it is cut off, 503 when the node
+/// already holds too many bytes.
 pub(super) async fn read(
     body: &mut Body,
     bytes_max: usize,
@@ -60,16 +62,16 @@ pub(super) async fn read(
     Ok(permit.hold(coming.whole()))
 }
 
-/// A body that is being received. One that comes as one chunk, as small ones do, is not copied.
+/// A body being received. A body of one chunk, the usual case for small ones, is not copied.
 struct Coming {
     bytes_max: usize,
     announced: usize,
-    /// How long it may take, however slow.
+    /// Time limit; past it [`PACE_MIN`] applies.
     time: Duration,
     begun: Instant,
-    /// When it was looked at last, and how much of it was there.
+    /// Time of the last check, and the bytes received by then.
     looked: (Instant, usize),
-    /// Room is kept for the rest.
+    /// The bytes still to come, as announced to admission.
     promise: Option<Promise>,
     first: Bytes,
     joined: Vec<u8>,
@@ -80,7 +82,7 @@ impl Coming {
         self.first.len().max(self.joined.len())
     }
 
-    /// The next chunk, or the end.
+    /// The next chunk; `None` at the end.
     async fn next(&mut self, body: &mut Body, permit: &Permit) -> Result<Option<Bytes>, Problem> {
         loop {
             let look_at = self.looked.0 + LOOK_EVERY.min(self.time);
@@ -95,14 +97,14 @@ impl Coming {
             let frame = frame.map_err(|_| {
                 Problem::new(Kind::BadBody, "body cut off: it ended before its announced end")
             })?;
-            // Trailers mean nothing here.
+            // Trailers are ignored.
             if let Ok(chunk) = frame.into_data() {
                 return Ok(Some(chunk));
             }
         }
     }
 
-    /// Judges how fast it comes.
+    /// Aborts a body that arrives too slowly, and withdraws the announcement of a lagging one.
     fn look(&mut self, permit: &Permit) -> Result<(), Problem> {
         let (at, len) = self.looked;
         self.looked = (Instant::now(), self.len());
@@ -113,7 +115,7 @@ impl Coming {
         }
         let is_late = self.begun.elapsed() >= self.time && pace < PACE_MIN;
         if is_late || (self.len() > 0 && permit.is_pressed() && pace < PACE_WITHOUT_ROOM) {
-            let detail = "the body did not come in time; nothing was written";
+            let detail = "the body did not arrive in time; nothing was written";
             return Err(Problem::new(Kind::BodyTooSlow, detail));
         }
         Ok(())
@@ -147,15 +149,15 @@ impl Coming {
 }
 
 fn too_large(bytes_max: usize) -> Problem {
-    Problem::new(Kind::TooLarge, format!("the body may have {bytes_max} bytes"))
+    Problem::new(Kind::TooLarge, format!("the body may have at most {bytes_max} bytes"))
         .fact("max", bytes_max)
 }
 
-/// Reads a refused request's body away, within bounds. Closing a connection on unread bytes resets it,
-/// and the client would then see the reset instead of the answer.
+/// Drains the body of a rejected request, within bounds. Closing a connection with unread bytes
+/// resets it, and the client would see the reset instead of the response.
 pub(super) async fn discard(parts: &Parts, body: &mut Body) {
     if body.is_end_stream() || parts.headers.contains_key(EXPECT) {
-        return; // who waits for "100 Continue" has not sent the body
+        return; // a client that waits for "100 Continue" has not sent the body
     }
     let all = async {
         let mut bytes = 0;
@@ -169,11 +171,11 @@ pub(super) async fn discard(parts: &Parts, body: &mut Body) {
     let _in_time = timeout(Duration::from_millis(DISCARD_MS_MAX), all).await;
 }
 
-/// Checks that a body that must be JSON does not claim to be something else. A missing `Content-Type`
-/// is taken for JSON.
+/// Checks that a body that must be JSON does not declare another type. A missing `Content-Type` is
+/// taken as JSON.
 ///
 /// # Errors
-/// 415, with what is needed.
+/// 415, with the type to send.
 pub(super) fn check_json_type(parts: &Parts) -> Result<(), Problem> {
     if parts.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         let detail = "send the body as it is, without a Content-Encoding";
@@ -192,10 +194,10 @@ pub(super) fn check_json_type(parts: &Parts) -> Result<(), Problem> {
     Err(Problem::new(Kind::UnsupportedMediaType, detail))
 }
 
-/// Reads a JSON body into what it means.
+/// Parses a JSON body.
 ///
 /// # Errors
-/// 400 with the place and what is wrong there.
+/// 400 with the position and the reason.
 pub(super) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::new(Kind::BadBody, error.to_string()))
 }

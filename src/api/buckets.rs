@@ -21,10 +21,10 @@ use crate::cluster::buckets::BucketsError;
 use crate::node::Node;
 
 const ROUTE: &str = "/buckets/";
-/// The longest properties, in bytes of JSON.
+/// The longest properties document, in bytes of JSON.
 const JSON_BYTES_MAX: usize = 16 << 10;
 
-/// `GET /buckets`: the buckets with properties of their own, and what holds for all others.
+/// `GET /buckets`: the buckets with properties of their own, and the defaults of all others.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
     node.accepts_reads()?;
@@ -42,7 +42,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     Ok(represent::json(&json!({"buckets": buckets, "defaults": defaults})))
 }
 
-/// What somebody set, without what follows the defaults.
+/// Only what was set explicitly, without values from the defaults.
 fn set_only(settings: &Settings) -> Value {
     let mut value = json!(settings);
     if let Value::Object(fields) = &mut value {
@@ -63,7 +63,7 @@ fn properties(node: &Node, bucket: &Bucket) -> Response {
     represent::json(&json!(node.buckets.properties(bucket.as_str())))
 }
 
-/// `PUT /buckets/{bucket}`: sets its properties; those not given follow the defaults.
+/// `PUT /buckets/{bucket}`: replaces its properties; those not given follow the defaults.
 pub(super) async fn put(
     State(node): State<Arc<Node>>,
     request: Request,
@@ -87,7 +87,7 @@ async fn set(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Respons
     Ok(properties(node, &bucket))
 }
 
-/// `DELETE /buckets/{bucket}`: back to the defaults; touches no key.
+/// `DELETE /buckets/{bucket}`: resets it to the defaults. Keys are not touched.
 pub(super) async fn delete(
     State(node): State<Arc<Node>>,
     uri: Uri,
@@ -102,7 +102,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// In a task of its own, so that a client that hangs up does not leave some peers untold.
+/// Runs as its own task, so that a client that disconnects does not leave some peers uninformed.
 async fn change(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), Problem> {
     let task = {
         let node = Arc::clone(node);
@@ -112,7 +112,7 @@ async fn change(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<
     match task.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Problem::new(Kind::Internal, "the change was not carried through")),
+        Err(_) => Err(Problem::new(Kind::Internal, "the change was not completed")),
     }
 }
 
@@ -130,7 +130,7 @@ impl From<BucketsError> for Problem {
     }
 }
 
-/// Properties as a client sends them. Read by hand, so that every error names its property.
+/// Properties as a client sends them. Deserialized by hand, so that every error names its property.
 struct Wanted(Settings);
 
 impl<'de> Deserialize<'de> for Wanted {

@@ -1,7 +1,6 @@
-//! The conditions of requests: what a client says it has seen, by entity tag or by date (RFC 9110,
-//! 13).
+//! Conditional requests: what a client states it has seen, by entity tag or by date (RFC 9110, 13).
 //!
-//! A condition is honoured or refused, never passed over: who sends one relies on it.
+//! A condition is honoured or rejected, never ignored: the client relies on it.
 
 use std::time::SystemTime;
 
@@ -14,7 +13,7 @@ use super::headers::single;
 use super::path::hex_digit;
 use super::problem::Problem;
 
-/// The most entity tags in one condition.
+/// The most entity tags in one condition, to bound the work per request.
 const ETAGS_MAX: usize = 64;
 
 /// The condition of a write: `If-None-Match: *` or `If-Match`.
@@ -43,23 +42,23 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Option<Condition>, Proble
     }
 }
 
-/// The conditions of a request that reads.
+/// The conditions of a read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ReadConditions<'a> {
-    /// `If-Match`: 412 if the answer would be another one.
+    /// `If-Match`: 412 unless the representation is one of these.
     matches: Option<Tags<'a>>,
-    /// `If-None-Match`: 304 if the answer would be the same.
+    /// `If-None-Match`: 304 if the representation is one of these.
     none_match: Option<Tags<'a>>,
-    /// `If-Modified-Since`, in seconds since 1970: likewise. `If-None-Match` says it better and
-    /// goes first.
+    /// `If-Modified-Since`, in seconds since 1970: 304 if not modified since. Ignored if
+    /// `If-None-Match` is given, which is more exact.
     modified_since: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Tags<'a> {
-    /// `*`: anything alive matches.
+    /// `*`: matches any live value.
     Any,
-    /// The texts of the tags, without quotes.
+    /// The tags, without quotes.
     These(Vec<Etag<'a>>),
 }
 
@@ -73,13 +72,13 @@ impl Tags<'_> {
 }
 
 impl<'a> ReadConditions<'a> {
-    /// Those of a GET or HEAD.
+    /// Parses those of a GET or HEAD.
     ///
     /// # Errors
-    /// 400 if one is malformed, repeated, or not honoured here.
+    /// 400 if one is malformed, repeated, or not supported here.
     pub(super) fn parse(headers: &'a HeaderMap) -> Result<Self, Problem> {
         if !headers.keys().any(is_condition) {
-            return Ok(Self::default()); // nearly all
+            return Ok(Self::default()); // the usual case
         }
         refuse_dates(headers, &[IF_UNMODIFIED_SINCE])?;
         let tags = |name: HeaderName, shown| match single(headers, &name)? {
@@ -87,8 +86,7 @@ impl<'a> ReadConditions<'a> {
             Some(value) => Ok(Some(Tags::These(etags(shown, value)?))),
             None => Ok(None),
         };
-        // A date that cannot be read is ignored, as the standard has it: the answer is then a full
-        // one.
+        // An unparsable date is ignored, as RFC 9110 requires: the response is then a full one.
         let since = single(headers, &IF_MODIFIED_SINCE)?.and_then(|value| value.to_str().ok());
         let since = since.and_then(|text| httpdate::parse_http_date(text).ok());
         Ok(Self {
@@ -100,8 +98,7 @@ impl<'a> ReadConditions<'a> {
         })
     }
 
-    /// Whether the client wants no other representation than it names, and this (`None`: there is
-    /// none) is one.
+    /// Whether `If-Match` is given and does not match `tag` (`None`: there is no representation).
     pub(super) fn fails(&self, tag: Option<&str>) -> bool {
         match (&self.matches, tag) {
             (None, _) => false,
@@ -110,7 +107,8 @@ impl<'a> ReadConditions<'a> {
         }
     }
 
-    /// Whether the client has the representation of this tag, written then (in seconds since 1970).
+    /// Whether the client already has the representation with this tag, written at this time
+    /// (seconds since 1970).
     pub(super) fn has(&self, tag: &str, written_s: Option<u64>) -> bool {
         match &self.none_match {
             Some(tags) => tags.contain(tag, true),
@@ -118,13 +116,13 @@ impl<'a> ReadConditions<'a> {
         }
     }
 
-    /// Whether the client named what it has, so that it has seen it.
+    /// Whether `If-None-Match` names tags: the client got them with an earlier response.
     pub(super) fn names_tags(&self) -> bool {
         matches!(self.none_match, Some(Tags::These(_)))
     }
 }
 
-/// Refuses a request with conditions where none are honoured.
+/// Rejects a request with conditions where none is supported.
 ///
 /// # Errors
 /// 400 that names the header.
@@ -139,11 +137,11 @@ fn is_condition(name: &HeaderName) -> bool {
     [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, IF_MODIFIED_SINCE].contains(name)
 }
 
-/// A second is too coarse to guard a write: two of them may come within one.
+/// A date in seconds is too coarse to guard a write: two writes may fall within one second.
 fn refuse_dates(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Problem> {
     match names.iter().find(|name| headers.contains_key(*name)) {
         Some(name) => {
-            let detail = "is not honoured, as dates tell no two writes of one second apart; \
+            let detail = "is not honoured, as a date cannot tell two writes within one second apart; \
                           use If-Match with the ETag";
             Err(Problem::bad_header(name.as_str(), detail))
         }
@@ -177,8 +175,7 @@ fn etags<'a>(header: &str, value: &'a HeaderValue) -> Result<Vec<Etag<'a>>, Prob
     Ok(tags)
 }
 
-/// The version in one of our entity tags, whichever representation it is of; `None` if it is not
-/// ours.
+/// The version in one of our entity tags, whatever the representation; `None` for a foreign tag.
 fn version_of(tag: &str) -> Option<Version> {
     let hex = tag.split('-').next().unwrap_or_default().as_bytes();
     if hex.len() != 32 {

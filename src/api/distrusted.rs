@@ -1,4 +1,4 @@
-//! `/distrusted`: what nodes hold and do not believe, and what an operator decides about it.
+//! `/distrusted`: data that nodes have set aside or lost, and the operator's decision about it.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::represent;
 use crate::node::Node;
 use crate::repair::distrusted::everywhere;
 
-/// `GET /distrusted`: of every node of the cluster.
+/// `GET /distrusted`: the state of every node of the cluster.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     answer(&node, &uri, None).await
 }
@@ -30,7 +30,7 @@ pub(super) async fn discard(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     answer(&node, &uri, Some(Decision::Discard)).await
 }
 
-/// Needs no filled: it is for nodes that are not ready.
+/// Works before the node is ready: an operator needs it exactly then.
 async fn answer(
     node: &Arc<Node>,
     uri: &Uri,

@@ -1,4 +1,4 @@
-//! Request headers, parsed once into what they mean, and the names of ours.
+//! Request headers, parsed once, and the names of our own.
 
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -6,7 +6,7 @@ use quorate_protocol::object::Metadata;
 
 use super::problem::Problem;
 
-/// What a client saw, given with every answer that shows it and sent back with the next write.
+/// The causal context: part of every response that shows values, sent back with the next write.
 pub(super) const CONTEXT: HeaderName = HeaderName::from_static("quorate-context");
 /// How many siblings the key has.
 pub(super) const SIBLINGS: HeaderName = HeaderName::from_static("quorate-siblings");
@@ -14,33 +14,33 @@ pub(super) const SIBLINGS: HeaderName = HeaderName::from_static("quorate-sibling
 pub(super) const ACKS: HeaderName = HeaderName::from_static("quorate-acks");
 /// How many of those keep it as a hint.
 pub(super) const HINTS: HeaderName = HeaderName::from_static("quorate-hints");
-/// Names a request, in the answer and on every line of the log.
+/// The request ID, in the response and on every log line.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Makes a write safe to repeat.
+/// Makes a write safe to retry.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The prefix of the client's own metadata.
+/// The prefix of client metadata.
 pub(super) const META_PREFIX: &str = "quorate-meta-";
 
-/// The most `Quorate-Meta-*` headers, and their names and values together in bytes.
+/// The most `Quorate-Meta-*` headers, and the most bytes of their names and values together.
 pub(super) const META_COUNT_MAX: usize = 32;
 pub(super) const META_BYTES_MAX: usize = 4096;
 /// The longest `Content-Type`, in bytes.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// The longest `Idempotency-Key`, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
-/// What else of a value's representation is kept and given back, beside its type: without it the
-/// bytes could not be used. It lies with the client's own metadata under a name that no header can
-/// have.
+/// Other representation headers that are stored with a value and returned: without them its bytes
+/// could not be interpreted. They are stored with the client's metadata, under a name that no
+/// header can have.
 const KEPT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_DISPOSITION];
-/// What stands in front of such a name.
+/// The prefix of such a name.
 const KEPT_MARK: &str = ":";
-/// The longest of them, in bytes.
+/// The longest such header, in bytes.
 const KEPT_BYTES_MAX: usize = 255;
 
-/// What a value has that came without a `Content-Type`.
+/// The type of a value that was written without a `Content-Type`.
 pub(super) const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
-/// A header that may occur once.
+/// A header that may occur at most once.
 ///
 /// # Errors
 /// 400 that names the header if it is repeated.
@@ -82,7 +82,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Prob
     Ok(Some(bytes))
 }
 
-/// What a PUT says of its value: `Content-Type`, what else is kept of the representation, and
+/// The metadata that a PUT gives its value: `Content-Type`, the other representation headers, and
 /// `Quorate-Meta-*`.
 ///
 /// # Errors
@@ -108,33 +108,33 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {
             user.push(([KEPT_MARK, name.as_str()].concat(), text.to_owned()));
         }
     }
-    user.sort_unstable(); // header order means nothing, and must not make two retries differ
+    user.sort_unstable(); // header order has no meaning, and must not make two retries differ
     Ok(Metadata { content_type: content_type.to_owned(), user })
 }
 
-/// Of metadata, the header that is kept under this name; `None` if it is the client's own.
+/// The header stored under this metadata name; `None` for the client's own metadata.
 pub(super) fn kept_name(name: &str) -> Option<&str> {
     name.strip_prefix(KEPT_MARK)
 }
 
-/// Refuses what would give a value another meaning and is neither honoured nor kept. The standard
-/// demands it of `Content-Range` (RFC 9110, 14.5): the rest of the value would be lost.
+/// Rejects headers that would change what the value means and are neither honoured nor stored. RFC
+/// 9110, 14.5 requires this for `Content-Range`: the rest of the value would be lost.
 fn refuse_unknown_content(headers: &HeaderMap) -> Result<(), Problem> {
     for name in headers.keys().filter(|name| name.as_str().starts_with("content-")) {
         let is_known = matches!(name.as_str(), "content-type" | "content-length");
         if name.as_str() == "content-range" {
-            let detail = "a part of a value cannot be written; send the whole value without it";
+            let detail = "partial writes are not supported; send the whole value without it";
             return Err(Problem::bad_header("Content-Range", detail));
         }
         if !is_known && !KEPT.contains(name) {
-            let detail = "is neither used nor kept with the value, and so not taken";
+            let detail = "is not supported: it would be neither used nor stored with the value";
             return Err(Problem::bad_header(name.as_str(), detail));
         }
     }
     Ok(())
 }
 
-/// Checks a media type as far as it must be sound to be given back as a header.
+/// Checks that a media type can be returned as a header.
 ///
 /// # Errors
 /// 400 that names `Content-Type`.
@@ -167,7 +167,7 @@ pub(super) fn user_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>
         let text = std::str::from_utf8(value.as_bytes()).map_err(|_| wrong("is not UTF-8"))?;
         bytes += short.len() + text.len();
         if user.len() == META_COUNT_MAX || bytes > META_BYTES_MAX {
-            let detail = "there may be 32 Quorate-Meta-* headers with 4096 bytes in all";
+            let detail = "at most 32 Quorate-Meta-* headers with 4096 bytes in all";
             return Err(wrong(detail));
         }
         user.push((short.to_owned(), text.to_owned()));

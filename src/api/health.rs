@@ -1,4 +1,4 @@
-//! Is the process alive, does it take requests, and what does it count.
+//! Liveness, readiness and metrics.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::metrics;
 use crate::node::{Node, Unavailable};
 use crate::repair::distrusted;
 
-/// `GET /livez`: 200 as long as the process does what it is for, or will by itself in a moment. 503 once its
-/// store has failed and did not come back, or its disk does not answer: then only a restart or an operator
-/// can help.
+/// `GET /livez`: 200 while the process works or is about to recover by itself. 503 once its store
+/// has failed and has not recovered, or its disk does not answer: then only a restart or an
+/// operator can help.
 pub(super) async fn livez(State(node): State<Arc<Node>>) -> (StatusCode, String) {
     match reopen::why_not_alive(&node) {
         None => (StatusCode::OK, "alive\n".to_owned()),
@@ -27,10 +27,10 @@ pub(super) async fn livez(State(node): State<Arc<Node>>) -> (StatusCode, String)
     }
 }
 
-/// `GET /readyz`: 200 if the node takes requests and nothing waits for an operator, else 503 with the
-/// reason. A node whose disk is nearly full is ready: it takes all but writes, and says so.
+/// `GET /readyz`: 200 if the node takes requests and nothing waits for an operator, else 503 with
+/// the reason. A node whose disk is nearly full is ready: it refuses only writes, and reports it.
 pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
-    // First: it says what to do.
+    // Checked first: this reason tells the operator what to do.
     if let Some(waits) = distrusted::waits(&node) {
         return Err(Problem::new(Kind::NotReady, waits));
     }
@@ -44,7 +44,7 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
         ready["writable"] = false.into();
         ready["reason"] = format!(
             "the data disk has {free_bytes} bytes free, below storage.disk_free_bytes_min ({min}): only \
-             {taken} are taken; make room on it"
+             {taken} are accepted; free some space"
         )
         .into();
     }

@@ -1,4 +1,5 @@
-//! `/hints`: the hints that this node keeps. `/hints/sync-points`: have all those of a moment arrived?
+//! `/hints`: the hints that this node keeps. `/hints/sync-points`: have all hints up to a point in
+//! time been delivered?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,10 @@ use crate::node::Node;
 use crate::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
 
 const ROUTE: &str = "/hints/sync-points/";
-/// The waits between two looks at how far a sync point got: doubled from the first to the last.
+/// Poll intervals of a sync point, in milliseconds: doubled from the first to the last.
 const LOOK_AGAIN_MS: (u64, u64) = (20, 250);
 
-/// `GET /hints`: whom this node keeps hints for, how many, and how old the oldest is.
+/// `GET /hints`: for each peer, how many hints this node keeps and how old the oldest is.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
     let _permit = node.admission.operation()?;
@@ -48,13 +49,13 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     })))
 }
 
-/// `POST /hints/sync-points`: a sync point of now. What was hinted before is in it.
+/// `POST /hints/sync-points`: a sync point that covers all hints stored before it.
 pub(super) async fn make(
     State(node): State<Arc<Node>>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, mut body) = request.into_parts();
-    // The request needs no body; one that comes is read away.
+    // The request needs no body; one that is sent is drained.
     body::discard(&parts, &mut body).await;
     make_point(&node, &parts).await
 }
@@ -75,8 +76,8 @@ async fn make_point(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem
     Ok(response)
 }
 
-/// `GET /hints/sync-points/{id}?timeout_ms=`: whether all its hints are delivered. Waits for it if a
-/// time is given, else answers at once.
+/// `GET /hints/sync-points/{id}?timeout_ms=`: whether all its hints are delivered. Waits for it if
+/// a timeout is given, else answers at once.
 pub(super) async fn look(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     let params = Params::parse(uri.query(), &["timeout_ms"])?;
     let timeout_ms = params.timeout_ms(0, node.config.timeouts.request_ms_max)?;
@@ -90,7 +91,7 @@ pub(super) async fn look(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     answer(&delivery?)
 }
 
-/// Looks until all is delivered, the time is up, or it can never be known.
+/// Polls until all are delivered, the timeout passes, or the answer can no longer be known.
 async fn wait(node: &Arc<Node>, point: &SyncPoint, timeout_ms: u64) -> Result<Delivery, Problem> {
     let deadline = Instant::now() + Duration::from_millis(timeout_ms);
     let patience = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
@@ -109,8 +110,8 @@ async fn wait(node: &Arc<Node>, point: &SyncPoint, timeout_ms: u64) -> Result<De
 
 fn answer(delivery: &Delivery) -> Result<Response, Problem> {
     if !delivery.restarted.is_empty() {
-        let detail = "nodes that keep its hints were started anew since, and do not know any more \
-                      which those were; make a new sync point";
+        let detail = "nodes that keep its hints have restarted since and no longer know which hints \
+                      belong to it; make a new sync point";
         let restarted = json!(delivery.restarted);
         return Err(Problem::new(Kind::SyncPointGone, detail).fact("restarted", restarted));
     }
@@ -127,7 +128,7 @@ fn answer(delivery: &Delivery) -> Result<Response, Problem> {
 }
 
 fn secrets(node: &Node) -> Result<Vec<[u8; 32]>, Problem> {
-    // They were checked at the start.
+    // Cannot fail: the keys were checked at start.
     node.config.secrets().map_err(|error| Problem::new(Kind::Internal, error.to_string()))
 }
 

@@ -1,4 +1,4 @@
-//! `GET /siblings/{bucket}/{key}`: one key seen from every replica at once. Changes nothing.
+//! `GET /siblings/{bucket}/{key}`: one key as each replica holds it. Read-only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{path, permit_body, represent};
 use crate::node::Node;
 use crate::ops::entry::{self, ReplicaView};
 
-/// Every sibling, who holds it, and how each replica stands to the whole.
+/// Every sibling, the nodes that hold it, and how each replica compares with the merge.
 pub(super) async fn inspect(
     State(node): State<Arc<Node>>,
     request: Request,
@@ -30,17 +30,18 @@ pub(super) async fn inspect(
     let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
     let mut permit = node.admission.operation()?;
     let timeout = Duration::from_millis(timeout_ms);
-    // Every replica sends all that it has: few of these at a time, and none without room for that.
+    // Every replica sends its whole object: only a few inspections run at a time, each with room
+    // reserved.
     let Ok(Ok(_turn)) = tokio::time::timeout(timeout, node.bounds.inspections.acquire()).await
     else {
-        return Err(Problem::new(Kind::Overloaded, "too many keys are inspected at a time"));
+        return Err(Problem::new(Kind::Overloaded, "too many keys are being inspected"));
     };
     let room = node.bounds.sizes.of(&key).saturating_mul(usize::from(node.layout.node_count()));
     let room = node.admission.charge(room)?;
     permit.started(timeout);
     let views = entry::inspect(&node, &key, timeout_ms).await;
     permit.finished();
-    drop(room); // each object is charged by itself now
+    drop(room); // each object is charged separately from here on
     Ok(permit_body::until_sent(report(&node, &key, &views), &node.admission, permit))
 }
 
@@ -50,7 +51,7 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
     let n = usize::from(properties.n).min(views.len());
     let (homes, fallbacks) = views.split_at(n);
     let context = (!merged.is_absent()).then(|| {
-        // All of it is shown below, so the client may write on top of all of it.
+        // All siblings are shown below, so the context may cover all of them.
         represent::context(&node.contexts, key, &context_of(&merged))
     });
     let mut later = Later::new();
@@ -78,7 +79,7 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
     response
 }
 
-/// What all replicas and hints know together.
+/// The merge of all replicas and hints.
 fn merge(views: &[ReplicaView]) -> Object {
     let mut merged = Object::default();
     for view in views {
@@ -89,7 +90,7 @@ fn merge(views: &[ReplicaView]) -> Object {
     merged
 }
 
-/// A sibling, and which nodes hold it as their own or as a hint.
+/// A sibling, and the nodes that hold it as a replica or as a hint.
 fn sibling(sibling: &Sibling, views: &[ReplicaView], later: &mut Later) -> Value {
     let holds = |view: &&ReplicaView| view.object.as_ref().is_some_and(|o| o.has(sibling.dot));
     let keeps = |view: &&ReplicaView| view.hints.iter().any(|(_, o)| o.has(sibling.dot));
@@ -102,7 +103,7 @@ fn sibling(sibling: &Sibling, views: &[ReplicaView], later: &mut Later) -> Value
     value
 }
 
-/// A home replica: its dots, how it stands to the whole, and the hints that wait for it elsewhere.
+/// A home replica: its dots, how it compares with the merge, and the hints kept for it elsewhere.
 fn replica(view: &ReplicaView, merged: &Object, views: &[ReplicaView]) -> Value {
     let hints: Vec<Value> = views
         .iter()
@@ -121,7 +122,7 @@ fn replica(view: &ReplicaView, merged: &Object, views: &[ReplicaView]) -> Value 
     Value::Object(fields)
 }
 
-/// A node after the home replicas, and for whom it keeps hints.
+/// A fallback, and the nodes for which it keeps hints.
 fn fallback(view: &ReplicaView) -> Value {
     let targets: Vec<NodeId> = view.hints.iter().map(|(target, _)| *target).collect();
     let state = if view.reached { "ok" } else { "unreachable" };

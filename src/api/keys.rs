@@ -19,9 +19,9 @@ use super::{path, represent};
 use crate::node::Node;
 use crate::ops::keys::{self, Page};
 
-/// Keys on one page unless the request says otherwise.
+/// Default page size.
 const LIMIT_DEFAULT: usize = 100;
-/// Bytes of a cursor in front of the key: they tie it to its listing.
+/// Bytes of a cursor before the key: a checksum over the listing it belongs to.
 const TIE_BYTES: usize = 8;
 
 /// `GET /keys/{bucket}?prefix=&limit=&cursor=`.
@@ -45,10 +45,10 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     })))
 }
 
-/// A prefix as a request gives it.
+/// Parses a prefix.
 ///
 /// # Errors
-/// What is wrong with it, if no key can begin so.
+/// The reason, if no key can start with it.
 pub(super) fn parse_prefix(value: &str) -> Result<String, String> {
     if value.len() > KEY_BYTES_MAX || value.contains('\0') {
         return Err(format!("must be at most {KEY_BYTES_MAX} bytes without NUL, as keys are"));
@@ -56,7 +56,7 @@ pub(super) fn parse_prefix(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-/// Where the next page begins, opaque to clients.
+/// The start of the next page, opaque to clients.
 fn cursor_of(key: &Key, prefix: &str) -> String {
     let mut cursor = tie(key, prefix).to_vec();
     cursor.extend_from_slice(key.as_bytes());
@@ -71,12 +71,12 @@ fn key_of(cursor: &str, bucket: &Bucket, prefix: &str) -> Result<Key, Problem> {
         (tied == tie(&key, prefix) && key.bucket() == bucket.as_str()).then_some(key)
     };
     read().ok_or_else(|| {
-        let detail = "is damaged or of another listing; send it back exactly as it was given";
+        let detail = "is damaged or belongs to another listing; send it back unchanged";
         Problem::bad_parameter("cursor", detail)
     })
 }
 
-/// Not a secret: it only finds cursors that were damaged or mixed up.
+/// Not a secret: it only detects cursors that were damaged or mixed up.
 fn tie(key: &Key, prefix: &str) -> [u8; TIE_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(prefix.len() as u64).to_le_bytes());

@@ -28,15 +28,15 @@ use crate::ops::coordinator;
 use crate::ops::entry::{self, ReadOptions};
 
 const ROUTE: &str = "/kv/";
-/// About what stands around a value in its object, in bytes.
+/// Rough size of an object without its value, in bytes.
 const AROUND_A_VALUE_BYTES: usize = 1024;
 
-/// Whether a path names a key, well or badly: `/kv/` and something after it.
+/// Whether a path is `/kv/` and something after it, valid as a key or not.
 pub(super) fn is_key(uri: &Uri) -> bool {
     uri.path().strip_prefix(ROUTE).is_some_and(|rest| !rest.is_empty())
 }
 
-/// What a GET or HEAD asks for.
+/// A parsed GET or HEAD.
 struct ReadRequest {
     key: Key,
     headers: HeaderMap,
@@ -46,18 +46,18 @@ struct ReadRequest {
 }
 
 impl ReadRequest {
-    /// The question, and how it is read: the latter goes with the read.
+    /// Parses the request: how to render the response, and how to read.
     fn parse(node: &Node, request: Request) -> Result<(Self, ReadOptions), Problem> {
         let (parts, _) = request.into_parts();
         let key = path::key(&parts.uri, ROUTE)?;
         let params = Params::parse(parts.uri.query(), OF_READS)?;
-        ReadConditions::parse(&parts.headers)?; // looked at again when there is something to compare with
+        ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
         node.accepts_reads()?;
         let options = read_options(node, &key, &params)?;
         let question = Self {
             conflicts: options.terms.conflicts,
             sibling: params.sibling,
-            // A HEAD shows no value, and a client gets only contexts of what it saw.
+            // A HEAD shows no values, and a context covers only what the client saw.
             shows_values: parts.method != Method::HEAD,
             headers: parts.headers,
             key,
@@ -91,8 +91,7 @@ pub(super) async fn get(
     Ok(permit_body::until_sent(question.answer(&node, &object)?, &node.admission, permit))
 }
 
-/// Reads R. The operation counts as in progress until its permit, now charged with the object, is
-/// dropped.
+/// Reads R. The object is charged to the permit; the operation is in flight until that is dropped.
 pub(super) async fn read(
     node: &Arc<Node>,
     key: &Key,
@@ -104,15 +103,15 @@ pub(super) async fn read(
     let result = entry::read(node, key, options).await;
     permit.finished();
     let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
-    // What is large was charged before it was read, and stays so as long as it is there.
+    // Large objects were charged before they were read, and stay charged while held.
     permit.add_bytes(object.value_bytes().min(LARGE_BYTES))?;
     Ok((object, permit))
 }
 
-/// What a read of a key asks for, checked against its bucket.
+/// The read options of a request, checked against its bucket.
 ///
 /// # Errors
-/// 400 that names the parameter that is wrong.
+/// 400 that names the invalid parameter.
 pub(super) fn read_options(
     node: &Node,
     key: &Key,
@@ -148,14 +147,14 @@ async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<R
     }
     let value = body::read(body, bytes_max, node.config.timeouts.body_ms, &mut permit).await?;
     if value.len() > LARGE_BYTES {
-        // With what stands around it: whoever reads it here next need not ask how long it is.
+        // Recorded with its overhead, so that the next read here need not ask for the length.
         node.bounds.sizes.saw(&ask.key, value.len() + AROUND_A_VALUE_BYTES);
     }
     let id = ask.write_id(&metadata, &value);
     ask.carry_out(node, id, metadata, Some(value), permit).await
 }
 
-/// `DELETE`: a tombstone. Without a context it deletes what a read of R shows.
+/// `DELETE`: a tombstone. Without a context it deletes what a read of R returns.
 pub(super) async fn delete(
     State(node): State<Arc<Node>>,
     request: Request,

@@ -1,13 +1,12 @@
-//! The client port: HTTP in, operations out (design section 6 is the contract).
+//! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
-//! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once into
-//! what it means; `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`,
-//! `distrusted` and `health` are the routes; `write` is what all that write share; `show` and
-//! `multipart` are how an object looks to a client, `pieces` makes large answers piece by piece and
-//! `held` keeps count of them; `problem` and `refusal` are everything that can go wrong. `observe` and
-//! `unread` are what happens around every request.
+//! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once;
+//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`
+//! and `health` are the routes; `write` is shared by all that write; `represent` and `multipart`
+//! render an object, `pieces` streams large responses and `permit_body` keeps them charged;
+//! `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap every request.
 //!
-//! Nothing here decides anything about replicas: see `entry`.
+//! Nothing here decides anything about replicas: see `ops::entry`.
 
 mod anti_entropy;
 mod body;
@@ -58,7 +57,7 @@ use crate::http::port::App;
 use crate::metrics::requests::Route;
 use crate::node::Node;
 
-/// Everything a client can ask of this node. Cheap to clone.
+/// The client API of this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Api(Arc<Ways>);
 
@@ -68,14 +67,14 @@ struct Ways {
 }
 
 impl Api {
-    /// The client port of `node`.
+    /// The client API of `node`.
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self(Arc::new(Ways { router: router(node.clone()), node }))
     }
 
-    /// Finds who answers a request. The router knows all ways; GET and PUT of a key, which is what a store
-    /// is asked most, do not take the one through it: it allocates two dozen times and takes a tenth of the
-    /// time of a GET.
+    /// Dispatches a request. The router knows all routes; GET and PUT of a key, the most frequent
+    /// ones, bypass it, because it allocates two dozen times and takes 10 % of the time of a GET
+    /// (docs/decisions/0014-keys-pass-the-router-by.md).
     async fn route(&self, request: Request) -> Response {
         let Ways { node, router } = &*self.0;
         match *request.method() {
@@ -102,7 +101,7 @@ impl App for Api {
             false => Body::new(unread.insert(Unread::default()).watch(body)),
         });
         let mut response = self.route(request).instrument(begun.span()).await;
-        // hyper closes a connection on a body that was not read; the client is told beforehand.
+        // hyper closes a connection whose body was not read; announce that to the client.
         if unread.is_some_and(|unread| unread.is_so()) || self.0.node.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -160,6 +159,6 @@ async fn no_such_route(request: Request) -> Problem {
 /// The router adds the `Allow` header.
 async fn method_not_allowed(request: Request) -> Problem {
     let detail =
-        format!("{} is not among those in Allow", problem::echo(request.method().as_str()));
+        format!("{} is not one of the methods in Allow", problem::echo(request.method().as_str()));
     Problem::new(Kind::MethodNotAllowed, detail)
 }

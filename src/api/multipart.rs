@@ -1,4 +1,4 @@
-//! The siblings of a conflict as `multipart/mixed`, for clients that want raw bytes. Source: RFC 2046.
+//! The siblings of a conflict as `multipart/mixed`, for clients that want raw bytes (RFC 2046).
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,18 +9,19 @@ use super::pieces::{Piece, Pieces};
 use super::represent;
 
 const DOT: HeaderName = HeaderName::from_static("quorate-dot");
-/// `true` on a sibling that is a delete.
+/// `true` on a sibling that is a tombstone.
 const DELETED: HeaderName = HeaderName::from_static("quorate-deleted");
 
-/// Whether `Accept` prefers `multipart/mixed` to JSON. JSON wins a tie, and when nothing fits.
+/// Whether `Accept` prefers `multipart/mixed` to JSON. JSON wins a tie, and if neither is
+/// acceptable.
 pub(super) fn is_preferred(accept: Option<&HeaderValue>) -> bool {
     let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return false };
     quality(accept, "multipart", "mixed") > quality(accept, "application", "json")
 }
 
-/// The quality, in thousandths, that `Accept` gives a type: that of its most specific range.
+/// The quality that `Accept` gives a type, in thousandths: that of its most specific range.
 fn quality(accept: &str, main: &str, sub: &str) -> u32 {
-    let mut best = (0, 0); // how specific, quality
+    let mut best = (0, 0); // specificity, quality
     for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);
         let (range_main, range_sub) =
@@ -73,8 +74,8 @@ pub(super) fn response(siblings: &[&Sibling]) -> Response {
     response
 }
 
-/// A line that occurs in no value: a hash of them all, which no value can contain of itself. The same
-/// siblings make the same bytes on every node, as a strong entity tag promises.
+/// A delimiter that occurs in no value: a hash over all values, which none of them can contain. The
+/// same siblings give the same bytes on every node, as a strong entity tag requires.
 fn boundary(siblings: &[&Sibling]) -> String {
     let mut hasher = blake3::Hasher::new();
     for sibling in siblings {

@@ -1,8 +1,8 @@
 //! Request paths: the bucket is the first segment after the route, the key is all the rest.
 //!
-//! The raw path is decoded here by hand and exactly once, because general routers do too much: they
-//! would merge empty segments, resolve `..` or take `%2F` for a separator. In a key all of these are
-//! just text. Source: RFC 3986, 2.1 and 3.3; design section 6.
+//! The raw path is decoded by hand and exactly once, because routers do too much: they would merge
+//! empty segments, resolve `..` or treat `%2F` as a separator. In a key all of these are plain
+//! text. Source: RFC 3986, 2.1 and 3.3; docs/design.md, "HTTP contract".
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use quorate_protocol::name::{Bucket, Key};
 
 use super::problem::Problem;
 
-/// The key that a path such as `/kv/carts/user%2F7` names.
+/// The key in a path such as `/kv/carts/user%2F7`.
 ///
 /// # Errors
-/// 400 `bad_path` with what is wrong: a bad escape, or a bucket or key outside its limits.
+/// 400 `bad_path` with the reason: a bad escape, or a bucket or key outside its limits.
 pub(super) fn key(uri: &Uri, route: &str) -> Result<Key, Problem> {
     let rest = rest_of(uri, route);
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
@@ -23,10 +23,10 @@ pub(super) fn key(uri: &Uri, route: &str) -> Result<Key, Problem> {
     Key::new(&bucket, &key).map_err(|error| Problem::bad_path(error.to_string()))
 }
 
-/// The bucket that a path such as `/buckets/carts` names.
+/// The bucket in a path such as `/buckets/carts`.
 ///
 /// # Errors
-/// 400 `bad_path` with what is wrong.
+/// 400 `bad_path` with the reason.
 pub(super) fn bucket(uri: &Uri, route: &str) -> Result<Bucket, Problem> {
     let bucket = bucket_text(rest_of(uri, route))?;
     Bucket::parse(&bucket).map_err(|error| Problem::bad_path(error.to_string()))
@@ -38,7 +38,7 @@ fn rest_of<'a>(uri: &'a Uri, route: &str) -> &'a str {
 
 fn bucket_text(raw: &str) -> Result<Cow<'_, str>, Problem> {
     match decode("bucket", raw)? {
-        Cow::Borrowed(_) => Ok(Cow::Borrowed(raw)), // no escape in it
+        Cow::Borrowed(_) => Ok(Cow::Borrowed(raw)), // no escapes
         Cow::Owned(bytes) => match String::from_utf8(bytes) {
             Ok(text) => Ok(Cow::Owned(text)),
             Err(_) => Err(Problem::bad_path("the bucket is not valid UTF-8 after decoding")),

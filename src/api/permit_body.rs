@@ -1,10 +1,10 @@
-//! Answers that hold memory for as long as they are being sent.
+//! Response bodies that hold memory until they are sent.
 //!
-//! A large body is handed to the connection piece by piece, and the operation counts until the last
-//! one. Its bytes are charged as long as they are there
-//! ([`crate::limits::admission::Charge::hold`]). Clients that ask for large values and do not take
-//! them must not keep others from theirs: when there is no room, bodies of which nothing was taken
-//! for [`STUCK_AFTER`] are given up, and their connections end.
+//! A large body is handed to the connection in pieces, and the operation stays in flight until the
+//! last one. Its bytes stay charged while they are held
+//! ([`crate::limits::admission::Charge::hold`]). Clients that request large values and do not read
+//! them must not starve others: when memory is short, bodies from which nothing was read for
+//! [`STUCK_AFTER`] are aborted and their connections closed.
 
 use std::io;
 use std::pin::Pin;
@@ -18,12 +18,12 @@ use hyper::body::{Frame, SizeHint};
 
 use crate::limits::admission::{Admission, Permit, Slow};
 
-/// Up to this many bytes a body goes out at once, in bytes.
+/// Bodies up to this length are sent as one piece, in bytes.
 const PIECE_BYTES: usize = 64 << 10;
-/// A client that takes no piece for so long takes nothing, when others have no room.
+/// A body from which no piece was read for this long may be aborted when memory is short.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
-/// Keeps the permit until the answer's body was sent, if it is large.
+/// Keeps the permit until the response body is sent, if it is large.
 pub(super) fn until_sent(answer: Response, admission: &Admission, permit: Permit) -> Response {
     if answer.body().size_hint().lower() <= PIECE_BYTES as u64 {
         return answer;
@@ -36,20 +36,20 @@ pub(super) fn until_sent(answer: Response, admission: &Admission, permit: Permit
     })
 }
 
-/// A body, as the connection sees it.
+/// The connection's handle to a body.
 struct PermitBody {
     sending: Arc<Sending>,
     admission: Admission,
     _permit: Permit,
 }
 
-/// The same, as the admission sees it.
+/// The state shared with admission, which may abort it.
 struct Sending(Mutex<State>);
 
 struct State {
-    /// None once it is given up.
+    /// `None` once aborted.
     body: Option<Body>,
-    /// Taken from `body`, not yet given on.
+    /// Read from `body`, not yet handed to the connection.
     rest: Bytes,
     taken_at: Instant,
 }
@@ -96,8 +96,8 @@ impl HttpBody for PermitBody {
         }
         let piece = PIECE_BYTES.min(state.rest.len());
         let piece = state.rest.split_to(piece);
-        // What the connection keeps of a piece keeps all of the value. If room may run short, it gets a copy,
-        // so that giving up the rest makes room.
+        // A slice that the connection holds keeps the whole value alive. If memory may run short it
+        // gets a copy, so that dropping the rest frees memory.
         let piece =
             if self.admission.is_filling() { Bytes::copy_from_slice(&piece) } else { piece };
         Poll::Ready(Some(Ok(Frame::data(piece))))
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(admission.operations(), 0);
     }
 
-    /// Even though the connection still has a piece of it.
+    /// Even while the connection still holds a piece.
     #[tokio::test]
     async fn what_nobody_takes_makes_room_for_others() {
         let admission = Admission::with_bounds(9, 4 << 20);
@@ -163,7 +163,7 @@ mod tests {
         let answer = Response::new(Body::from(value));
         let mut answer = until_sent(answer, &admission, admission.operation().unwrap());
         let piece = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
-        assert!(admission.charge(2 << 20).is_err(), "it is being taken");
+        assert!(admission.charge(2 << 20).is_err(), "it is being read");
         let Some(held) = admission.watched() else { panic!("it is watched") };
         assert!(!held.give_up_if_stuck());
         tokio::time::sleep(STUCK_AFTER).await;

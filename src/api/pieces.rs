@@ -1,5 +1,6 @@
-//! Bodies that are made piece by piece while they are sent: what stands around large values, and the values
-//! as they are in memory, escaped or encoded on the way. So an answer needs no copy of what it shows.
+//! Response bodies that are produced while they are sent: the text around large values, and the
+//! values straight from memory, escaped or encoded on the fly. A response thus needs no copy of its
+//! values.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,21 +15,22 @@ use serde_json::{Value, json};
 
 use crate::limits::sizes::LARGE_BYTES;
 
-/// No piece is made of more than this, in bytes. A multiple of three, for base64.
+/// The most input bytes of one piece. A multiple of three, so that base64 needs no padding between
+/// pieces.
 const PIECE_BYTES: usize = 48 << 10;
 
-/// A stretch of a body.
+/// A section of a body.
 pub(super) enum Piece {
-    /// As it is.
+    /// Sent unchanged.
     Plain(Bytes),
-    /// UTF-8 that goes into a JSON string.
+    /// UTF-8 that becomes part of a JSON string.
     Text(Bytes),
-    /// Bytes that go into a JSON string as base64.
+    /// Bytes that become part of a JSON string as base64.
     Base64(Bytes),
 }
 
 impl Piece {
-    /// Its length in the body.
+    /// Its encoded length in the body, in bytes.
     fn len(&self) -> u64 {
         match self {
             Self::Plain(bytes) => bytes.len() as u64,
@@ -37,7 +39,7 @@ impl Piece {
         }
     }
 
-    /// Cuts off what is sent next; `None` if nothing is left.
+    /// Takes off the next piece to send; `None` if nothing is left.
     fn next(&mut self) -> Option<Bytes> {
         let (Self::Plain(bytes) | Self::Text(bytes) | Self::Base64(bytes)) = &mut *self;
         if bytes.is_empty() {
@@ -49,7 +51,7 @@ impl Piece {
             Self::Plain(bytes) => Some(bytes.split_to(end)),
             Self::Text(bytes) => {
                 while in_character(bytes.get(end)) {
-                    end -= 1; // at most thrice: it is UTF-8
+                    end -= 1; // at most three times: it is UTF-8
                 }
                 let text = bytes.split_to(end);
                 let quoted = json!(String::from_utf8_lossy(&text)).to_string();
@@ -61,7 +63,7 @@ impl Piece {
     }
 }
 
-/// How long a byte of UTF-8 is in a JSON string.
+/// The length of a byte of UTF-8 in a JSON string.
 fn escaped_len(byte: u8) -> u64 {
     match byte {
         b'"' | b'\\' | 8 | 9 | 10 | 12 | 13 => 2,
@@ -70,14 +72,14 @@ fn escaped_len(byte: u8) -> u64 {
     }
 }
 
-/// A body of pieces.
+/// A body made of pieces.
 pub(super) struct Pieces {
     left: VecDeque<Piece>,
     len: u64,
 }
 
 impl Pieces {
-    /// The body that these make.
+    /// Builds the body.
     pub(super) fn body(pieces: impl IntoIterator<Item = Piece>) -> Body {
         let left: VecDeque<Piece> = pieces.into_iter().collect();
         let len = left.iter().map(Piece::len).sum();
@@ -112,9 +114,10 @@ impl HttpBody for Pieces {
     }
 }
 
-/// Large values of a JSON answer, in the order in which they stand in it: only their places are in the text.
+/// Large values of a JSON response, in order of appearance. The text holds only placeholders for
+/// them.
 pub(super) struct Later {
-    /// Nothing that is stored contains it: it was drawn for this answer.
+    /// The placeholder: random per response, so no stored value contains it.
     mark: String,
     pieces: Vec<Piece>,
 }
@@ -124,7 +127,7 @@ impl Later {
         Self { mark: format!("{:032x}", rand::random::<u128>()), pieces: Vec::new() }
     }
 
-    /// A value as text, or as base64 (then `true`), at once or later.
+    /// A value as text, or as base64 (then `true`), inline or as a placeholder.
     pub(super) fn value(&mut self, value: &Bytes) -> (Value, bool) {
         let text = std::str::from_utf8(value);
         let is_base64 = text.is_err();
@@ -137,7 +140,7 @@ impl Later {
         (value, is_base64)
     }
 
-    /// The body of a JSON answer, with a line end for people who use a terminal.
+    /// The body of a JSON response, with a trailing newline for terminals.
     pub(super) fn body(self, value: &Value) -> Body {
         let text = Bytes::from(format!("{value}\n"));
         if self.pieces.is_empty() {
@@ -172,7 +175,7 @@ mod tests {
         bytes.to_vec()
     }
 
-    /// Values of all kinds, small and large, shown later as they would be shown at once.
+    /// Values of all kinds, small and large: deferred output equals inline output.
     #[tokio::test]
     async fn what_comes_later_reads_as_if_it_had_come_at_once() {
         let odd = "a\u{1}\n\"\\\t\u{7f}ü€𝄞/".repeat(20_000);

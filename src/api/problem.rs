@@ -1,7 +1,7 @@
 //! Every error a client can get, as `application/problem+json` (RFC 9457).
 //!
-//! [`Problem`] is the only type in the node that knows HTTP status codes. Inner layers say what
-//! happened in their own words; `refusal.rs` maps each of those to a problem, without a wildcard.
+//! [`Problem`] is the only type in the node that knows HTTP status codes. Inner layers report
+//! errors as their own types; `refusal.rs` maps each to a problem, without a wildcard.
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
@@ -9,14 +9,14 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-/// The longest piece of a client's own text that is sent back to it, in characters.
+/// The most client text echoed in an error, in characters.
 const ECHO_CHARS_MAX: usize = 64;
-/// What a client that may try again is told to wait, in seconds.
+/// The `Retry-After` of retryable errors, in seconds: the shortest wait the header can express.
 const RETRY_AFTER_S: u32 = 1;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// What went wrong, as a stable name that programs can rely on (the end of the problem's `type`).
+/// The kind of error: a stable name that programs can rely on (the end of the problem's `type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     BadRequest,
@@ -97,7 +97,7 @@ impl Kind {
         }
     }
 
-    /// The stable name and the title, which is the same for every problem of the kind.
+    /// The stable name and the title, both the same for every problem of the kind.
     fn name_and_title(self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest => ("bad_request", "Malformed HTTP request"),
@@ -142,7 +142,7 @@ impl Kind {
     }
 }
 
-/// One error answer. Built where the error is known, rendered once.
+/// One error response. Built where the error is detected, rendered once.
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: Kind,
@@ -152,30 +152,30 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// A problem of some kind; `detail` tells the client what is wrong with *this* request.
+    /// A problem of some kind; `detail` tells the client what is wrong with this request.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), facts: Map::new(), headers: Vec::new() }
     }
 
-    /// 400: the path.
+    /// 400: an invalid path.
     pub(crate) fn bad_path(detail: impl Into<String>) -> Self {
         Self::new(Kind::BadPath, detail)
     }
 
-    /// 400: a query parameter, named.
+    /// 400: an invalid query parameter, named.
     pub(crate) fn bad_parameter(name: &str, detail: impl AsRef<str>) -> Self {
         let name = echo(name);
         Self::new(Kind::BadParameter, format!("{name}: {}", detail.as_ref()))
             .fact("parameter", name)
     }
 
-    /// 400: a header, named.
+    /// 400: an invalid header, named.
     pub(crate) fn bad_header(name: &str, detail: impl AsRef<str>) -> Self {
         let name = echo(name);
         Self::new(Kind::BadHeader, format!("{name}: {}", detail.as_ref())).fact("header", name)
     }
 
-    /// Adds a fact that programs can read.
+    /// Adds a machine-readable fact.
     pub(crate) fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.facts.insert(name.to_owned(), value.into());
         self
@@ -187,7 +187,7 @@ impl Problem {
         self
     }
 
-    /// States that the write this problem answers left nothing behind, unless it already says more.
+    /// States that the failed write left nothing behind, unless the problem already says more.
     pub(crate) fn nothing_written(mut self) -> Self {
         if self.status().is_server_error() && !self.facts.contains_key("outcome") {
             self.facts.insert("outcome".to_owned(), json!("not_applied"));
@@ -195,7 +195,7 @@ impl Problem {
         self
     }
 
-    /// The whole answer as it goes over the wire, for a connection that ends with it.
+    /// The whole response in wire format, for a connection that closes after it.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let status = self.status();
         let (headers, body) = (self.headers.clone(), self.body());
@@ -215,7 +215,7 @@ impl Problem {
         head
     }
 
-    /// The body, with a line end for people who use a terminal.
+    /// The body, with a trailing newline for terminals.
     fn body(self) -> String {
         let (name, title) = self.kind.name_and_title();
         let mut body = json!({
@@ -235,7 +235,7 @@ impl Problem {
         self.kind.status()
     }
 
-    /// What kind of problem it is.
+    /// The kind.
     #[cfg(test)]
     pub(crate) fn kind(&self) -> Kind {
         self.kind
@@ -262,7 +262,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A client's own text, cut to a length that is fit for an answer.
+/// Client text, cut to a length fit for a response.
 pub(super) fn echo(text: &str) -> String {
     match text.char_indices().nth(ECHO_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,7 +1,8 @@
-//! Query parameters, parsed once into what they mean.
+//! Query parameters, parsed once.
 //!
-//! Each route names the parameters it knows. Everything else is a 400 that names the parameter: an
-//! unknown or misspelt one must not be ignored, since `?W=3` would then promise less than it says.
+//! Each route lists the parameters it accepts. Anything else is a 400 that names the parameter: an
+//! unknown or misspelt one must not be ignored, since `?W=3` would then promise less than the
+//! client asked for.
 
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Bucket, NodeId};
@@ -11,12 +12,12 @@ use quorate_protocol::terms::Asked;
 use super::path::percent_decode;
 use super::problem::Problem;
 
-/// What a PUT, a DELETE and a resolution take.
+/// The parameters of a PUT, a DELETE and a resolution.
 pub(super) const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
-/// What a GET takes.
+/// The parameters of a GET.
 pub(super) const OF_READS: &[&str] = &["r", "n", "timeout_ms", "sloppy", "sibling"];
 
-/// The parameters of a request; `None` was not given.
+/// The parameters of a request; `None` if not given.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Params {
     pub(super) n: Option<Count>,
@@ -36,14 +37,14 @@ pub(super) struct Params {
     pub(super) partition: Option<u16>,
 }
 
-/// The most rows that one page of a listing may have.
+/// The largest page of a listing, in rows. Bounds the work of one request.
 pub(super) const LIMIT_MAX: usize = 1000;
 
 impl Params {
-    /// Parses a query in which only the parameters of `known` may occur, each at most once.
+    /// Parses a query that may contain only `known` parameters, each at most once.
     ///
     /// # Errors
-    /// 400 `bad_parameter` that names the parameter and what is allowed.
+    /// 400 `bad_parameter` that names the parameter and the accepted values.
     pub(super) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
         let mut params = Self::default();
         let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(params) };
@@ -88,10 +89,10 @@ impl Params {
         Ok(())
     }
 
-    /// How long the request may take, in milliseconds: as asked, else `default`.
+    /// The timeout of the request in milliseconds: the client's, else `default`.
     ///
     /// # Errors
-    /// 400 if more than `max` is asked for.
+    /// 400 if it exceeds `max`.
     pub(super) fn timeout_ms(&self, default: u64, max: u64) -> Result<u64, Problem> {
         match self.timeout_ms {
             Some(asked) if asked > max => {
@@ -101,12 +102,12 @@ impl Params {
         }
     }
 
-    /// What is asked of a read.
+    /// The quorum settings that a read asks for.
     pub(super) fn of_read(&self) -> Asked {
         Asked { n: self.n, needed: self.r, sloppy: self.sloppy }
     }
 
-    /// What is asked of a write.
+    /// The quorum settings that a write asks for.
     pub(super) fn of_write(&self) -> Asked {
         Asked { n: self.n, needed: self.w, sloppy: self.sloppy }
     }
@@ -127,7 +128,7 @@ pub(super) fn unfit(name: &str, error: QuorumError) -> Problem {
     }
 }
 
-/// Decodes a name or a value as forms encode it: there a space is a plus, and a plus `%2B`.
+/// Decodes a name or a value in form encoding: a plus is a space, `%2B` a plus.
 fn text(name: &str, raw: &str) -> Result<String, Problem> {
     percent_decode(&raw.replace('+', " "))
         .and_then(|bytes| String::from_utf8(bytes.into_owned()).ok())

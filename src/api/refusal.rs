@@ -1,5 +1,5 @@
-//! From what the inner layers say to what a client is told. Each enum is mapped case by case, so that a
-//! new case cannot be forgotten.
+//! Maps the errors of inner layers to problems. Each enum is matched exhaustively, so that a new
+//! case cannot be forgotten.
 
 use quorate_protocol::context::ContextError;
 use quorate_protocol::message::{Outcome, Refusal};
@@ -32,16 +32,16 @@ impl From<HeadError> for Problem {
         match error {
             HeadError::Target(detail) => Self::bad_path(detail),
             HeadError::TargetTooLong(max) => {
-                let detail = format!("a path with its parameters may have {max} bytes");
+                let detail = format!("a path with its parameters may have at most {max} bytes");
                 Self::new(Kind::TargetTooLong, detail).fact("max", max)
             }
             HeadError::Malformed(detail) => Self::new(Kind::BadRequest, detail),
             HeadError::TooLarge(max) => {
-                let detail = format!("the first line and the headers may have {max} bytes in all");
+                let detail = format!("the request line and headers may have at most {max} bytes");
                 Self::new(Kind::HeadTooLarge, detail).fact("max", max)
             }
             HeadError::TooManyHeaders(max) => {
-                let detail = format!("a request may have {max} headers");
+                let detail = format!("a request may have at most {max} headers");
                 Self::new(Kind::HeadTooLarge, detail).fact("max", max)
             }
             HeadError::TooSlow(max_ms) => {
@@ -64,7 +64,7 @@ impl From<ReadFailure> for Problem {
         if let Some(overload) = overload {
             return overload.into();
         }
-        let detail = format!("{counted} of the {required} replicas needed answered");
+        let detail = format!("{counted} of the {required} required replicas answered");
         Self::new(Kind::NoReadQuorum, detail)
             .fact("required", required)
             .fact("acks", counted)
@@ -102,15 +102,15 @@ impl From<Refusal> for Problem {
             }
             Refusal::Stopping => (Kind::Stopping, "the replica is stopping"),
             Refusal::NameTaken => (Kind::NotReady, "another process of the same name is alive"),
-            Refusal::Failed => (Kind::Failed, "the replica could not do it; its log says why"),
-            Refusal::Stale => (Kind::Failed, "the object was too long on its way to the replica"),
-            Refusal::Malformed => (Kind::Internal, "the replica did not parse_reply the request"),
+            Refusal::Failed => (Kind::Failed, "the replica failed to do it; its log says why"),
+            Refusal::Stale => (Kind::Failed, "the object spent too long in transit to the replica"),
+            Refusal::Malformed => (Kind::Internal, "the replica could not parse the request"),
         };
         Self::new(kind, detail)
     }
 }
 
-/// The node's own store cannot answer.
+/// The node's own store returned an error.
 pub(super) fn of_store(error: &quorate_storage::Error) -> Problem {
     refusal_of(error).into()
 }
@@ -134,10 +134,10 @@ pub(super) fn no_quorum(required: u16, n: u16, acks: &Acks, outcome: Outcome) ->
         .fact("outcome", outcome_name(outcome))
 }
 
-/// 503: the read that a condition or a blind DELETE needs found fewer than R replicas.
+/// 503: the read before a conditional write or a blind DELETE reached fewer than R replicas.
 pub(super) fn no_read_before_write(required: u16, counted: u16) -> Problem {
     let detail = format!(
-        "{counted} of the {required} replicas needed answered the read before the write; \
+        "{counted} of the {required} required replicas answered the read before the write; \
          nothing was stored"
     );
     Problem::new(Kind::NoReadQuorum, detail)

@@ -1,4 +1,4 @@
-//! How an object looks to a client: 200, 300, 304 or 404, with context, entity tag and dates.
+//! Renders an object for a client: 200, 300, 304 or 404, with context, entity tag and dates.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,10 +23,10 @@ use super::problem::{Kind, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static(CONTENT_TYPE_DEFAULT);
-/// The last second that HTTP and RFC 3339 dates can name: 9999-12-31T23:59:59Z.
+/// The last second that HTTP and RFC 3339 dates can express: 9999-12-31T23:59:59Z.
 const SECONDS_MAX: u64 = 253_402_300_799;
 
-/// One client's look at one key.
+/// Renders one key for one request.
 pub(super) struct Representation<'a> {
     pub(super) contexts: &'a ContextKeys,
     pub(super) key: &'a Key,
@@ -37,15 +37,16 @@ pub(super) struct Representation<'a> {
     pub(super) conditions: ReadConditions<'a>,
     /// The wall clock.
     pub(super) now: Millis,
-    /// Whether the answer brings the values along: without them it brings no context either.
+    /// Whether the response carries values; without them it carries no context either.
     pub(super) shows_values: bool,
 }
 
 impl Representation<'_> {
-    /// The answer that shows the object.
+    /// The response for the object.
     ///
     /// # Errors
-    /// 404: never written, deleted (with a context: there is nothing more to see), or no such sibling.
+    /// 404: never written, deleted (with a context, since there is nothing more to see), or no such
+    /// sibling.
     pub(super) fn at(&self, object: &Object) -> Result<Response, Problem> {
         let view = View::of(object, self.conflicts);
         if matches!(view, View::Absent | View::Deleted) && self.conditions.fails(None) {
@@ -82,7 +83,7 @@ impl Representation<'_> {
         }
     }
 
-    /// 300: every sibling, in the form the client prefers.
+    /// 300: every sibling, in the format the client prefers.
     fn all(&self, object: &Object, siblings: &[&Sibling]) -> Result<Response, Problem> {
         let mixed = multipart::is_preferred(self.accept);
         let tag = Tag::of(object, if mixed { "-mixed" } else { "-json" });
@@ -105,7 +106,7 @@ impl Representation<'_> {
         Ok(response)
     }
 
-    /// `?sibling=`: the raw value of one sibling. No context, since the others were not shown.
+    /// `?sibling=`: the raw value of one sibling. No context, since the others are not shown.
     fn one_of(
         &self,
         object: &Object,
@@ -131,10 +132,10 @@ impl Representation<'_> {
         Ok(response)
     }
 
-    /// 304, if the client says that it has just this.
+    /// 304, if the client's conditions say that it has exactly this.
     ///
     /// # Errors
-    /// 412, if it wants something else.
+    /// 412, if `If-Match` names something else.
     fn not_modified(
         &self,
         object: &Object,
@@ -148,8 +149,8 @@ impl Representation<'_> {
             return Ok(None);
         }
         let mut response = tag.not_modified();
-        // Who has the tag may have it from a HEAD: of several siblings it need not have seen a
-        // single one, and whoever did was given the context along with them.
+        // A tag may come from a HEAD: a client that has the tag of several siblings may have seen
+        // none of their values. If it did see them, it got the context with them.
         if self.conditions.names_tags() && object.siblings.len() == 1 {
             self.add_context(response.headers_mut(), object);
         }
@@ -200,21 +201,21 @@ pub(super) fn etag(version: Version, suffix: &str) -> HeaderValue {
     header_of(quoted(version, suffix))
 }
 
-/// A context as a header.
+/// A context as a header value.
 pub(super) fn context(contexts: &ContextKeys, key: &Key, seen: &Seen) -> HeaderValue {
     header_of(contexts.sign(key, seen))
 }
 
-/// Text of our own making, which is always fit for a header.
+/// Text generated here, which is always valid in a header.
 fn header_of(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn condition_failed() -> Problem {
-    Problem::new(Kind::ConditionFailed, "what is stored is not what If-Match asks for")
+    Problem::new(Kind::ConditionFailed, "what is stored does not match If-Match")
 }
 
-/// 200: the raw value with all that its writer said of it.
+/// 200: the raw value with all its metadata.
 fn value(sibling: &Sibling, now: Millis) -> Response {
     let mut response = Response::new(match &sibling.value {
         Some(value) => Body::from(value.clone()),
@@ -224,20 +225,19 @@ fn value(sibling: &Sibling, now: Millis) -> Response {
     response
 }
 
-/// The second that a value is said to be of. One that may still be followed by another within its
-/// second is said to be of the second before: nobody can then hold the date of a value that was
-/// written later.
+/// The `Last-Modified` of a value. While another write may still follow within the same second, it
+/// is the second before: no client can then hold the date of a value that was written later.
 fn last_modified_s(stamp: Stamp, now: Millis) -> u64 {
     let (at, now) = (stamp.millis().0 / 1000, now.0 / 1000);
     if at < now { at } else { now.saturating_sub(1) }
 }
 
-/// The second that a value was written in.
+/// The second in which a value was written.
 pub(super) fn written_s(stamp: Stamp) -> u64 {
     stamp.millis().0 / 1000
 }
 
-/// `Content-Type`, `Last-Modified`, what else is kept, and `Quorate-Meta-*`.
+/// Adds `Content-Type`, `Last-Modified`, the other stored headers, and `Quorate-Meta-*`.
 pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling, modified_s: u64) {
     let content_type = HeaderValue::from_str(&sibling.metadata.content_type);
     headers.insert(CONTENT_TYPE, content_type.unwrap_or(OCTETS));
@@ -256,8 +256,8 @@ pub(super) fn describe(headers: &mut HeaderMap, sibling: &Sibling, modified_s: u
     }
 }
 
-/// One sibling for people and programs: the value as text, or as base64 with `encoding`. Large values come
-/// `later`.
+/// One sibling as JSON: the value as text, or as base64 with `encoding`. Large values are deferred
+/// to `later`.
 pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     let mut fields = Map::new();
     let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
@@ -286,19 +286,19 @@ pub(super) fn sibling_json(sibling: &Sibling, later: &mut Later) -> Value {
     Value::Object(fields)
 }
 
-/// A JSON answer, with a line end for people who use a terminal.
+/// A JSON response, with a trailing newline for terminals.
 pub(super) fn json(value: &Value) -> Response {
     json_with(Later::new(), value)
 }
 
-/// The same, with large values in it.
+/// Likewise, with the large values of `later`.
 pub(super) fn json_with(later: Later, value: &Value) -> Response {
     let mut response = Response::new(later.body(value));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 
-/// A stamp as RFC 3339, in milliseconds.
+/// A stamp in RFC 3339, to the millisecond.
 pub(super) fn rfc3339(stamp: Stamp) -> String {
     humantime::format_rfc3339_millis(time(stamp)).to_string()
 }

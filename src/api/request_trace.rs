@@ -1,4 +1,4 @@
-//! What happens around every request: a name for it, a span for its log lines, counts and times.
+//! Per request: an ID, a span for its log lines, counters and latency.
 
 use std::time::Instant;
 
@@ -9,38 +9,39 @@ use tracing::Span;
 use super::headers::REQUEST_ID;
 use crate::metrics::requests::{Metrics, Route};
 
-/// The longest request id that is taken over from a client, in bytes.
+/// The longest request ID that is accepted from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// A request that is being answered.
+/// A request in flight.
 pub(super) struct RequestTrace {
     at: Instant,
     id: HeaderValue,
     route: Route,
     span: Span,
-    /// What was asked, if it is logged. Boxed because it seldom is.
+    /// The request, if it is logged. Boxed because it seldom is.
     access: Option<Box<(Method, Uri)>>,
 }
 
 impl RequestTrace {
-    /// Names a request.
+    /// Gives the request an ID.
     pub(super) fn new<B>(request: &Request<B>) -> Self {
         let at = Instant::now();
         let id = given_id(request.headers()).unwrap_or_else(new_id);
         let route = Route::of(request.method(), request.uri().path());
-        // A span costs more than the rest of this function; at the usual level nothing is logged in it.
+        // A span costs more than the rest of this function, and at the default level nothing is
+        // logged in it.
         let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
         let access = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| Box::new((request.method().clone(), request.uri().clone())));
         Self { at, id, route, span, access }
     }
 
-    /// The span that its log lines belong to.
+    /// The span of its log lines.
     pub(super) fn span(&self) -> Span {
         self.span.clone()
     }
 
-    /// Counts and times it, and puts its name on the answer.
+    /// Records count and latency, and adds the ID to the response.
     pub(super) fn ended(self, metrics: &Metrics, mut response: Response) -> Response {
         let (took, status) = (self.at.elapsed(), response.status());
         metrics.answered(self.route, status, took);
@@ -58,7 +59,7 @@ impl RequestTrace {
     }
 }
 
-/// The client's own id for the request, if it is fit for a log line.
+/// The client's own request ID, if it is fit for a log line.
 fn given_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let id = headers.get(&REQUEST_ID)?;
     let bytes = id.as_bytes();

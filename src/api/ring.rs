@@ -1,4 +1,4 @@
-//! `/ring` and `/cluster`: where keys live, and how the nodes are.
+//! `/ring` and `/cluster`: where keys are placed, and the state of the nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::node::{Node, RELEASE};
 use crate::peer::peers::PeerView;
 use crate::repair::distrusted;
 
-/// `GET /ring`: the layout and how evenly it spreads the partitions.
+/// `GET /ring`: the layout, and how evenly it spreads the partitions.
 pub(super) async fn ring(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
     let layout = &node.layout;
@@ -50,7 +50,7 @@ pub(super) async fn ring(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     })))
 }
 
-/// For how many partitions each node is a home replica, in one pass.
+/// The number of partitions of which each node is a home replica, in one pass.
 fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u32> {
     let mut loads = BTreeMap::new();
     for partition in 0..layout.partitions() {
@@ -61,8 +61,9 @@ fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u32> {
     loads
 }
 
-/// `GET /ring/partitions`: the home replicas of every partition, so that a client can ask one of them
-/// (DeCandia et al., SOSP 2007, section 6.4: client-driven coordination). They are places in `nodes`.
+/// `GET /ring/partitions`: the home replicas of every partition, so that a client can contact one
+/// of them directly (DeCandia et al., SOSP 2007, section 6.4: client-driven coordination). They are
+/// indexes into `nodes`.
 pub(super) async fn partitions(
     State(node): State<Arc<Node>>,
     uri: Uri,
@@ -85,7 +86,7 @@ pub(super) async fn partitions(
     })))
 }
 
-/// How a client finds the partition of a key: `protocol::name::Key::partition` in words.
+/// How a client computes the partition of a key: `protocol::name::Key::partition` in words.
 const PARTITION_OF: &str = "the highest log2(partitions) bits of xxh3_64(bucket, a zero byte, key)";
 
 /// `GET /ring/{bucket}/{key}`: home replicas first, then fallbacks in order.

@@ -23,9 +23,9 @@ use super::{body, headers, kv, path, represent, write};
 use crate::node::Node;
 use crate::ops::entry::{self, ConflictPage};
 
-/// Keys on one page unless the request says otherwise.
+/// Default page size.
 const LIMIT_DEFAULT: usize = 100;
-/// The content type of a resolution that does not name one: its value is text in JSON.
+/// The content type of a resolution that gives none: its value is text in JSON.
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// `GET /siblings`: every key in conflict in the cluster, page by page.
@@ -48,14 +48,14 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     Ok(represent::json(&json!({"keys": keys, "cursor": cursor, "unreachable": unreachable})))
 }
 
-/// Where the next page begins, opaque to clients.
+/// The start of the next page, opaque to clients.
 fn cursor_of(key: &Key) -> String {
     URL_SAFE_NO_PAD.encode(key.as_bytes())
 }
 
 fn key_of(cursor: &str, params: &Params) -> Result<Key, Problem> {
     let wrong = || {
-        let detail = "is damaged or of another listing; send it back exactly as it was given";
+        let detail = "is damaged or belongs to another listing; send it back unchanged";
         Problem::bad_parameter("cursor", detail)
     };
     let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| wrong())?;
@@ -66,7 +66,7 @@ fn key_of(cursor: &str, params: &Params) -> Result<Key, Problem> {
     }
 }
 
-/// What a client wants a conflict to become.
+/// How a client resolves a conflict.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Resolution {
@@ -74,13 +74,13 @@ struct Resolution {
     keep: Option<String>,
     /// Or a new value.
     value: Option<String>,
-    /// `base64` if the value is.
+    /// `base64` if `value` is encoded.
     encoding: Option<String>,
     /// The new value's media type.
     content_type: Option<String>,
 }
 
-/// `POST /siblings/{bucket}/{key}`: one write that supersedes exactly what its context saw.
+/// `POST /siblings/{bucket}/{key}`: one write that supersedes exactly what its context covers.
 pub(super) async fn resolve(
     State(node): State<Arc<Node>>,
     request: Request,
@@ -100,19 +100,19 @@ async fn resolve_key(
     body::check_json_type(parts)?;
     let ask = WriteRequest::parse(node, parts, key, &params)?;
     if ask.seen().is_none() {
-        let detail = "is needed: a resolution supersedes exactly what it saw";
+        let detail = "is required: a resolution supersedes exactly what its context covers";
         return Err(Problem::bad_header("Quorate-Context", detail));
     }
     if ask.is_conditional() {
-        let detail = "a resolution is checked by its context, not by If-Match or If-None-Match";
+        let detail = "a resolution is guarded by its context, not by If-Match or If-None-Match";
         return Err(Problem::bad_header("If-Match", detail));
     }
     let mut permit = node.admission.operation()?;
     let value_bytes_max = node.config.limits.value_bytes_max;
-    // Base64 and escapes make JSON longer than what it says.
+    // Base64 and escapes make the JSON longer than its content.
     let json_bytes_max = 2 * value_bytes_max + 4096;
     let text = body::read(body, json_bytes_max, node.config.timeouts.body_ms, &mut permit).await?;
-    permit.add_bytes(text.len())?; // for what it says, which is no longer than the text
+    permit.add_bytes(text.len())?; // for its content, which is no longer than the text
     let resolution: Resolution = body::parse_json(&text)?;
     let (metadata, value) = match resolution.keep {
         Some(ref dot) => {
@@ -122,7 +122,7 @@ async fn resolve_key(
         None => new_value(parts, resolution)?,
     };
     if value.as_ref().is_some_and(|value| value.len() > value_bytes_max) {
-        let detail = format!("a value may have {value_bytes_max} bytes");
+        let detail = format!("a value may have at most {value_bytes_max} bytes");
         return Err(Problem::new(Kind::TooLarge, detail).fact("max", value_bytes_max));
     }
     let id = ask.write_id(&metadata, &text);
@@ -132,15 +132,12 @@ async fn resolve_key(
 fn kept_dot(dot: &str, resolution: &Resolution) -> Result<Dot, Problem> {
     let Resolution { keep: _, value, encoding, content_type } = resolution;
     if value.is_some() || encoding.is_some() || content_type.is_some() {
-        return Err(Problem::new(
-            Kind::BadBody,
-            "\"keep\" stands alone: the sibling says the rest",
-        ));
+        return Err(Problem::new(Kind::BadBody, "\"keep\" cannot be combined with other members"));
     }
     dot.parse().map_err(|error| Problem::new(Kind::BadBody, format!("keep: {error}")))
 }
 
-/// The sibling that a read of R still shows under this dot.
+/// The sibling with this dot, if a read of R still returns it.
 async fn kept(
     node: &Arc<Node>,
     ask: &WriteRequest<'_>,
@@ -176,7 +173,7 @@ fn new_value(parts: &Parts, resolution: Resolution) -> Result<(Metadata, Option<
         None => Bytes::from(text),
         Some("base64") => {
             let decoded = STANDARD.decode(text);
-            Bytes::from(decoded.map_err(|_| wrong("value: is not what encoding base64 says"))?)
+            Bytes::from(decoded.map_err(|_| wrong("value: is not valid base64"))?)
         }
         Some(_) => return Err(wrong("encoding: can only be base64")),
     };

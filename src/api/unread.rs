@@ -1,8 +1,8 @@
-//! Whether the body of a request was read to its end.
+//! Tracks whether a request's body was read to its end.
 //!
-//! A connection cannot be used for another request before it was. Who answers without reading (a
-//! refusal to a client that waits for `100 Continue`) thereby ends the connection, and has to say
-//! so.
+//! Until it was, the connection cannot be reused. A response sent without reading the body (a
+//! rejection to a client that waits for `100 Continue`) therefore ends the connection, and must
+//! announce that.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 
-/// Knows of one body.
+/// Observes one body.
 #[derive(Clone, Default)]
 pub(super) struct Unread {
     is_read: Arc<AtomicBool>,
 }
 
 impl Unread {
-    /// The body whose end it waits for.
+    /// Wraps a body to observe its end.
     pub(super) fn watch<B>(&self, body: B) -> Watched<B> {
         Watched { body, is_read: self.is_read.clone() }
     }
@@ -30,7 +30,7 @@ impl Unread {
     }
 }
 
-/// A body that tells when it ends.
+/// A body that reports its end.
 pub(super) struct Watched<B> {
     body: B,
     is_read: Arc<AtomicBool>,

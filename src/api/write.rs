@@ -1,4 +1,4 @@
-//! What PUT, DELETE and a resolution share: the request as it will travel, and its answer.
+//! Shared by PUT, DELETE and resolutions: the request as sent to a coordinator, and the response.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,24 +26,24 @@ use crate::limits::admission::Permit;
 use crate::node::Node;
 use crate::ops::entry::{self, WriteOutcome};
 
-/// All that a request says which wants to write, but for the value.
+/// A parsed write request, without the value.
 pub(super) struct WriteRequest<'a> {
     parts: &'a Parts,
     pub(super) key: Key,
     asked: Asked,
     timeout_ms: u64,
     return_body: bool,
-    /// As sent, and as verified.
+    /// The context, as sent and as verified.
     context: Option<(&'a str, Seen)>,
     condition: Option<Condition>,
     idempotency_key: Option<&'a [u8]>,
 }
 
 impl<'a> WriteRequest<'a> {
-    /// Parses and checks the request's headers and parameters.
+    /// Parses and checks the headers and parameters.
     ///
     /// # Errors
-    /// 400 for anything that is wrong with them, 503 if the node takes no requests.
+    /// 400 if any is invalid, 503 if the node takes no requests.
     pub(super) fn parse(
         node: &Node,
         parts: &'a Parts,
@@ -58,7 +58,7 @@ impl<'a> WriteRequest<'a> {
         };
         node.accepts_requests()?;
         let asked = params.of_write();
-        // At once, so that nobody uploads a body in vain; once more when it is here.
+        // Checked now, so that no client uploads a body in vain, and again once the body is here.
         node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
         let timeouts = &node.config.timeouts;
         Ok(Self {
@@ -73,7 +73,7 @@ impl<'a> WriteRequest<'a> {
         })
     }
 
-    /// What the client saw.
+    /// The client's context.
     pub(super) fn seen(&self) -> Option<&Seen> {
         self.context.as_ref().map(|(_, seen)| seen)
     }
@@ -83,13 +83,14 @@ impl<'a> WriteRequest<'a> {
         self.condition.is_some()
     }
 
-    /// How long the request may take, in milliseconds.
+    /// The timeout of the request, in milliseconds.
     pub(super) fn timeout_ms(&self) -> u64 {
         self.timeout_ms
     }
 
-    /// Names this request: with an `Idempotency-Key` by a hash of all that it says, so that a retry has
-    /// the same name and another request under the same key has not; without one, at random.
+    /// The ID of this write. With an `Idempotency-Key` it is a hash over the whole request, so that
+    /// a retry gets the same ID and a different request under the same key does not; without one it
+    /// is random.
     pub(super) fn write_id(&self, metadata: &Metadata, body: &[u8]) -> WriteId {
         let Some(idempotency_key) = self.idempotency_key else { return WriteId(rand::random()) };
         let mut hasher = blake3::Hasher::new();
@@ -112,10 +113,10 @@ impl<'a> WriteRequest<'a> {
         WriteId(first_half(&hasher.finalize()))
     }
 
-    /// Writes a value, or a tombstone, and answers the client.
+    /// Writes a value, or a tombstone, and builds the response.
     ///
     /// # Errors
-    /// What became of the write, if it was no success.
+    /// What became of the write, if it failed.
     pub(super) async fn carry_out(
         self,
         node: &Arc<Node>,
@@ -153,7 +154,7 @@ impl<'a> WriteRequest<'a> {
                 context_stamp: seen.stamp,
                 metadata,
                 write_id,
-                supersede_all: false, // the coordinator's to say
+                supersede_all: false, // the coordinator decides this
                 unless_overtaken: false,
                 value,
             },
@@ -183,7 +184,7 @@ impl<'a> WriteRequest<'a> {
                 return Err(refusal::no_read_before_write(required, counted));
             }
             WriteAnswer::ConditionFailed => {
-                let detail = "what is stored is not what If-Match or If-None-Match asks for";
+                let detail = "what is stored does not satisfy If-Match or If-None-Match";
                 return Err(Problem::new(Kind::ConditionFailed, detail));
             }
             WriteAnswer::KeyReused => {
@@ -217,7 +218,7 @@ impl<'a> WriteRequest<'a> {
         Ok(response)
     }
 
-    /// Status 204. The client saw no sibling but its own: it gets a context (and a tag to match) only
+    /// Status 204. The client saw only its own sibling: it gets a context (and a tag to match) only
     /// if there is no other.
     fn without_values(&self, contexts: &ContextKeys, written: &WrittenAnswer) -> Response {
         let mut response = Response::new(Body::empty());
@@ -231,8 +232,8 @@ impl<'a> WriteRequest<'a> {
     }
 }
 
-/// The end of every request that writes. One that was refused has its body read away; a failure of the
-/// service always says what became of the write.
+/// Finishes every write request. The unread body of a rejected request is drained; a failure of the
+/// service always reports what became of the write.
 pub(super) async fn end(
     answer: Result<Response, Problem>,
     parts: &Parts,
@@ -244,7 +245,8 @@ pub(super) async fn end(
     answer.map_err(Problem::nothing_written)
 }
 
-/// Feeds one part with its length in front, so that no two requests feed the same bytes.
+/// Hashes one part prefixed with its length, so that different requests never hash the
+/// same bytes.
 fn feed(hasher: &mut blake3::Hasher, part: &[u8]) {
     hasher.update(&(part.len() as u64).to_le_bytes());
     hasher.update(part);

@@ -1,5 +1,5 @@
-//! Forming a cluster: once, explicitly. Newness is never inferred, because a node that finds itself empty
-//! may just as well have lost its disk.
+//! Forms a cluster: once, explicitly. A node never infers that it is new, because an empty node may
+//! just as well have lost its disk.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::node::{self, RELEASE};
 /// Why a cluster was not formed.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The HTTP client could not be made.
+    /// The HTTP client could not be built.
     #[error("the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
     /// A node did not answer in time.
@@ -26,22 +26,22 @@ pub enum FormError {
     Unreachable {
         /// The node.
         node: NodeId,
-        /// Where it was expected.
+        /// Its peer address.
         addr: String,
-        /// What was heard last.
+        /// The last error.
         reason: String,
     },
-    /// A node answered, and will not have it.
+    /// A node answered and refused.
     #[error("{node} at {addr} refused: {reason}")]
     Refused {
         /// The node.
         node: NodeId,
-        /// Where it is.
+        /// Its peer address.
         addr: String,
-        /// What it said.
+        /// The reason it gave.
         reason: String,
     },
-    /// Two nodes were formed with different clusters.
+    /// Two nodes belong to different clusters.
     #[error(
         "{0} and {1} were formed with different clusters; wipe the data directory of one of them"
     )]
@@ -51,24 +51,24 @@ pub enum FormError {
     NotRecorded {
         /// The node.
         node: NodeId,
-        /// What it said.
+        /// The reason it gave.
         reason: String,
     },
 }
 
-/// What forming did.
+/// The result of forming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Formed {
     /// All nodes were new and recorded a new formation.
     Now,
-    /// The cluster had been formed before; nodes that are empty join it by themselves.
+    /// The cluster was formed before; empty nodes join it by themselves.
     Before,
 }
 
 /// Waits until every node of the layout answers, then makes each record one formation.
 ///
 /// # Errors
-/// [`FormError`] that names the node that stands in the way.
+/// [`FormError`] that names the node at fault.
 pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormError> {
     let layout = config.layout()?;
     let header = node::header(config, &layout, &config.secrets()?);
@@ -98,7 +98,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
     for node in &nodes {
         let reason = match node.ask(Message::Form { formation }).await {
             Ok(status) if status.formation == Some(formation) => continue,
-            Ok(_) => "it has recorded another".to_owned(),
+            Ok(_) => "it has recorded another formation".to_owned(),
             Err(Unheard::Refused(reason) | Unheard::Silent(reason)) => reason,
         };
         return Err(FormError::NotRecorded { node: node.header.to, reason });
@@ -106,7 +106,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
     Ok(Formed::Now)
 }
 
-/// One node to ask.
+/// One node to contact.
 struct Ask {
     client: reqwest::Client,
     header: Header,
@@ -129,11 +129,12 @@ impl Ask {
                 common: Common::default(),
                 remembers_since: Default::default(),
                 attests: false,
-                frame_bytes_max: 0, // it takes none
+                frame_bytes_max: 0, // this client accepts no frames
             });
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),
-                // It will say the same again: it is another node, or of another cluster.
+                // Not retried: the answer is from another node or another cluster, and will not
+                // change.
                 Err(Unheard::Refused(reason)) => {
                     let (node, addr) = (self.header.to, self.addr.clone());
                     return Err(FormError::Refused { node, addr, reason });
@@ -158,7 +159,7 @@ impl Ask {
         let body = response.bytes().await.map_err(silent)?;
         if !status.is_success() {
             let reason = String::from_utf8_lossy(&body).into_owned();
-            // A server's error may pass; that the request is wrong will not.
+            // A server error may be transient; a client error is not.
             return Err(match status.is_client_error() {
                 true => Unheard::Refused(reason),
                 false => Unheard::Silent(reason),
@@ -170,15 +171,15 @@ impl Ask {
         match replies.into_iter().next().map(|reply| reply.head) {
             Some(Reply::Status(status)) => Ok(*status),
             Some(other) => Err(refused(format!("it answered {other:?}"))),
-            None => Err(refused("it answered nothing".to_owned())),
+            None => Err(refused("its answer was empty".to_owned())),
         }
     }
 }
 
-/// Why a node's status is not known.
+/// Why the status of a node is unknown.
 enum Unheard {
-    /// It answered with this.
+    /// It refused, with this reason. Not retried.
     Refused(String),
-    /// It did not answer, or cannot now.
+    /// It did not answer, or failed in a way that may pass. Retried.
     Silent(String),
 }

@@ -1,4 +1,4 @@
-//! What the binary does beside running a node.
+//! The subcommands of the binary, other than `serve`.
 
 pub mod form;
 pub mod operator;

@@ -1,4 +1,4 @@
-//! The command line's `distrusted`: asks a running node on its client port, and says what it answers.
+//! `quorate distrusted`: sends a request to a running node's client port and prints the answer.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use serde_json::Value;
 
 use crate::config::Config;
 
-/// What is asked about data that nodes do not believe by themselves.
+/// The request about data that nodes have set aside or lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// What there is.
+    /// List it.
     List,
-    /// It is the truth.
+    /// Accept it as current.
     Accept,
-    /// It is worth nothing.
+    /// Discard it as obsolete.
     Discard,
 }
 
-/// Asks the node of this configuration, which asks all others, and says in words what they answer.
+/// Asks the configured node, which asks all others, and formats the answers as text.
 ///
 /// # Errors
-/// What went wrong, and what to do.
+/// The reason, and what to do.
 pub async fn distrusted(config: &Config, ask: Ask) -> Result<String, String> {
     let base = format!("http://{}/distrusted", config.client_addr);
     let timeout = Duration::from_millis(config.timeouts.request_ms.saturating_mul(2));
@@ -41,7 +41,7 @@ pub async fn distrusted(config: &Config, ask: Ask) -> Result<String, String> {
     let status = response.status();
     let body = response.bytes().await.map_err(failed)?;
     let answer: Value = serde_json::from_slice(&body)
-        .map_err(|_| format!("node {} answered {status} and no JSON", config.node))?;
+        .map_err(|_| format!("node {} answered {status} without JSON", config.node))?;
     if !status.is_success() {
         let detail = answer["detail"].as_str().unwrap_or("no reason given");
         return Err(format!("node {} refuses: {detail}", config.node));
@@ -80,10 +80,8 @@ fn in_words(answer: &Value) -> String {
         say(format!("{}: does not answer", node.as_str().unwrap_or("?")));
     }
     if !answer["decision"].is_null() {
-        say(
-            "Decided at all nodes that answered; `quorate distrusted list` shows how far they are."
-                .to_owned(),
-        );
+        say("The decision reached all nodes that answered; `quorate distrusted list` shows progress."
+            .to_owned());
     }
     text
 }

@@ -1,9 +1,9 @@
-//! Settings in the environment: `QUORATE_` and the key in capitals, a dot as two underscores.
+//! Settings from the environment: `QUORATE_` and the key in capitals, a dot as two underscores.
 //!
-//! Others use that prefix too: Kubernetes tells every container of a service named `quorate` its
-//! `QUORATE_SERVICE_HOST`. What names no setting is therefore passed over, and reported; unless it
-//! names one of this configuration's tables, for then a setting was meant. Values are text, which
-//! each setting reads as what it is: an id of `007` stays that.
+//! Other software uses that prefix too: Kubernetes sets `QUORATE_SERVICE_HOST` in every container
+//! next to a service named `quorate`. A variable that matches no setting is therefore ignored and
+//! reported, unless it names one of our tables: then it is a misspelt setting. Values are text,
+//! parsed by the type of the setting: an id of `007` stays `007`.
 
 use std::ffi::OsString;
 
@@ -11,31 +11,31 @@ use crate::config::{ConfigError, Known};
 
 const PREFIX: &str = "QUORATE_";
 
-/// What the environment says.
+/// The parsed environment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Environment {
-    /// The settings that it has.
+    /// The settings found.
     pub(crate) settings: Vec<Setting>,
-    /// Variables that name none, sorted.
+    /// Variables with the prefix that match no setting, sorted.
     pub(crate) foreign: Vec<String>,
 }
 
 /// One variable that is a setting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// The variable.
+    /// The name of the variable.
     pub(crate) variable: String,
     /// The key, with dots.
     pub(crate) key: String,
-    /// Its text.
+    /// Its value.
     pub(crate) text: String,
 }
 
 impl Environment {
-    /// Sorts variables into settings and others.
+    /// Splits variables into settings and foreign ones.
     ///
     /// # Errors
-    /// [`ConfigError::Variable`] if one is a setting that there is not, or its text is no text.
+    /// [`ConfigError::Variable`] if one names a setting that does not exist, or is not UTF-8.
     pub(crate) fn of(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         known: impl Fn(&str) -> Known,
@@ -55,7 +55,7 @@ impl Environment {
                 }
                 Known::OnlyInFile => return Err(wrong(format!("{key} can only be in the file"))),
                 Known::NoneOfTable(table) => {
-                    return Err(wrong(format!("[{table}] has no such setting as {key}")));
+                    return Err(wrong(format!("[{table}] has no setting {key}")));
                 }
                 Known::Foreign => environment.foreign.push(name.to_owned()),
             }
@@ -65,7 +65,7 @@ impl Environment {
         Ok(environment)
     }
 
-    /// The variable behind a key, if there is one.
+    /// The variable that set a key, if any.
     pub(crate) fn variable(&self, key: &str) -> Option<&str> {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map(|setting| setting.variable.as_str())

@@ -1,8 +1,8 @@
-//! What an operator can set: a TOML file, overlaid by `QUORATE_*` environment variables
-//! (`environment`).
+//! The configuration: a TOML file, overlaid by `QUORATE_*` environment variables (`environment`).
 //!
 //! Every setting is documented with unit, default and range in `config/node.toml`. Unknown keys are
-//! refused, and every value is checked here, once, with an error that names the key and what is allowed.
+//! rejected, and every value is validated here, once, with an error that names the key and the
+//! accepted values.
 
 mod environment;
 
@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use self::environment::{Environment, Setting};
 
-/// Why a configuration cannot be used. The text names the file or the key.
+/// Why a configuration is invalid. The text names the file or the key.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read, has a syntax error, an unknown key or a value of the wrong type.
@@ -28,7 +28,7 @@ pub enum ConfigError {
     File {
         /// The file.
         path: String,
-        /// What is wrong, with the key where there is one.
+        /// The reason, with the key where known.
         reason: String,
     },
     /// A value is out of its range.
@@ -36,110 +36,110 @@ pub enum ConfigError {
     Value {
         /// The key, with dots.
         key: &'static str,
-        /// What is allowed.
+        /// The accepted values.
         allowed: String,
-        /// What was found.
+        /// The value found.
         value: String,
     },
-    /// A variable of the environment is wrong.
+    /// An environment variable is invalid.
     #[error("the environment variable {name}: {reason}")]
     Variable {
         /// The variable.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The nodes of the layout do not make a cluster.
+    /// The nodes of the layout do not form a valid cluster.
     #[error("layout: {0}")]
     Layout(#[from] LayoutError),
 }
 
-/// What a key is to a configuration.
+/// How a key relates to this configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// One of its settings.
+    /// A setting with a single value.
     Setting,
-    /// One that is no single value.
+    /// A setting with a compound value, which only the file can give.
     OnlyInFile,
-    /// Of one of its tables, but no setting in it.
+    /// In one of its tables, but no setting there.
     NoneOfTable(&'static str),
-    /// Not of this configuration.
+    /// Unknown.
     Foreign,
 }
 
-/// When a write is acknowledged.
+/// When a write counts as durable and is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// When it is on the disk. Many writes share one sync.
+    /// Once it is on disk. Many writes share one sync.
     #[default]
     Fsync,
-    /// When it is with the operating system: survives a killed process, not a power cut.
+    /// Once the operating system has it: survives a killed process, not a power cut.
     Buffered,
 }
 
-/// A node's whole configuration.
+/// The complete configuration of a node.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The cluster's name; the same on all nodes, and recorded in every data directory.
     pub cluster_id: String,
-    /// The cluster's secret keys in hexadecimal. The first signs, all verify.
+    /// The cluster's secret keys in hexadecimal. The first one signs; all of them verify.
     pub cluster_keys: Vec<String>,
     /// This node's name in the layout.
     pub node: NodeId,
-    /// Where the data lives.
+    /// The data directory.
     pub data_dir: PathBuf,
-    /// Where clients connect.
+    /// The address to listen on for clients.
     #[serde(default = "default_client_addr")]
     pub client_addr: SocketAddr,
-    /// Where peers connect.
+    /// The address to listen on for peers.
     #[serde(default = "default_peer_addr")]
     pub peer_addr: SocketAddr,
     /// When a write is acknowledged.
     #[serde(default)]
     pub durability: Durability,
-    /// Threads that serve requests; 0 is one per core.
+    /// Threads that serve requests; 0 for one per core.
     #[serde(default)]
     pub worker_threads: usize,
-    /// Whether the peer port takes orders to cut this node off (for tests).
+    /// Whether the peer port accepts injected network faults (for tests).
     #[serde(default)]
     pub fault_hook: bool,
     /// The nodes of the cluster.
     pub layout: LayoutConfig,
-    /// Bucket properties where neither the bucket nor the request says otherwise.
+    /// Bucket properties where neither the bucket nor the request gives them.
     #[serde(default)]
     pub defaults: Defaults,
-    /// Bounds.
+    /// Limits.
     #[serde(default)]
     pub limits: Limits,
-    /// Times.
+    /// Timeouts and intervals.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// How replicas are kept alike.
+    /// Background repair.
     #[serde(default)]
     pub anti_entropy: AntiEntropy,
-    /// How deletes are forgotten.
+    /// Tombstones.
     #[serde(default)]
     pub deletes: Deletes,
-    /// How nodes tell each other that they are alive.
+    /// Heartbeats between nodes.
     #[serde(default)]
     pub gossip: GossipConfig,
-    /// How peers talk.
+    /// Connections to peers.
     #[serde(default)]
     pub peers: PeersConfig,
-    /// How the store is laid out.
+    /// The local store.
     #[serde(default)]
     pub storage: StorageConfig,
-    /// What is logged.
+    /// Logging.
     #[serde(default)]
     pub log: LogConfig,
-    /// Variables of the environment that begin like settings and are none. Not a setting itself.
+    /// Environment variables with our prefix that match no setting. Not a setting itself.
     #[serde(skip)]
     pub(crate) foreign_variables: Vec<String>,
 }
 
-/// The settings that stand in no table, and those of the tables that are not made by `section!`.
+/// The top-level settings, and those of the tables that `section!` does not define.
 const ALONE: &[&str] = &[
     "cluster_id",
     "cluster_keys",
@@ -154,7 +154,7 @@ const ALONE: &[&str] = &[
 const OF_LAYOUT: &[&str] = &["version", "partitions"];
 const OF_DEFAULTS: &[&str] = &["n", "r", "w", "conflicts", "sloppy"];
 
-/// What a key, with dots, is to a configuration.
+/// Looks up a dotted key.
 pub(crate) fn known(key: &str) -> Known {
     let tables = [
         ("layout", OF_LAYOUT),
@@ -183,7 +183,7 @@ pub(crate) fn known(key: &str) -> Known {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutConfig {
-    /// Names this layout; the same on all nodes.
+    /// The version of this layout; the same on all nodes.
     #[serde(default = "default_layout_version")]
     pub version: u64,
     /// Slices of the key space; fixed for the life of the cluster.
@@ -199,17 +199,17 @@ pub struct LayoutConfig {
 pub struct NodeConfig {
     /// Its name.
     pub name: NodeId,
-    /// Where its peers reach it: host and port.
+    /// The address at which peers reach it: host and port.
     pub peer_addr: String,
-    /// What it fails together with.
+    /// Failure domain (rack, availability zone).
     #[serde(default = "default_zone")]
     pub zone: String,
-    /// Its share of the data, relative to others.
+    /// Its share of the data, relative to the other nodes.
     #[serde(default = "default_weight")]
     pub weight: u16,
 }
 
-/// Bucket properties where nothing else says otherwise. The fields are those of a bucket.
+/// Default bucket properties. The fields are those of a bucket.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Defaults {
@@ -221,7 +221,7 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// The complete properties.
+    /// The complete properties, with built-in values for those not given.
     pub fn properties(&self) -> Properties {
         let Self { n, r, w, conflicts, sloppy } = *self;
         Settings { n, r, w, conflicts, sloppy }.over(&Properties::default(), u16::MAX)
@@ -246,23 +246,23 @@ macro_rules! section {
 }
 
 section! {
-    /// Bounds. Past them a request is refused, never queued without end.
+    /// Limits. A request past one is refused at once, never queued without bound.
     Limits {
         /// The largest value, in bytes.
         value_bytes_max: usize = 8 << 20,
         /// The most siblings a client write may leave.
         siblings_max: usize = 100,
-        /// The most bytes all siblings of a key may hold after a client write.
+        /// The most bytes that all siblings of a key may have after a client write.
         object_bytes_max: usize = 64 << 20,
-        /// Client operations in flight.
+        /// Concurrent client operations.
         operations_max: usize = 4096,
         /// Bytes of values in flight.
         operation_bytes_max: usize = 256 << 20,
-        /// Client connections.
+        /// Concurrent client connections.
         connections_max: usize = 10_000,
         /// Bytes of hints kept for other nodes.
         hint_bytes_max: u64 = 4 << 30,
-        /// Milliseconds after which a hint that is still not delivered raises an alarm.
+        /// Milliseconds after which an undelivered hint raises an alarm.
         hint_alarm_ms: u64 = 3_600_000,
         /// Idempotency keys remembered.
         idempotency_keys_max: usize = 100_000,
@@ -270,41 +270,40 @@ section! {
 }
 
 section! {
-    /// Times, in milliseconds.
+    /// Timeouts and intervals, in milliseconds.
     Timeouts {
-        /// How long a request may take if it does not say.
+        /// Timeout of a request that gives none.
         request_ms: u64 = 5_000,
-        /// The most a request may ask for.
+        /// The longest timeout that a request may ask for.
         request_ms_max: u64 = 60_000,
-        /// How long a replica may stay silent before another is asked.
+        /// How long a replica may stay silent before another one is asked.
         replica_ms: u64 = 500,
         /// How long a client may take to send a request's head.
         header_ms: u64 = 10_000,
-        /// How long a client's connection may be idle between requests.
+        /// How long a client connection may be idle between requests.
         idle_ms: u64 = 120_000,
         /// How long a client may take to send a request's body.
         body_ms: u64 = 30_000,
-        /// How long a graceful stop may take in all.
+        /// Time limit of a graceful shutdown.
         shutdown_ms: u64 = 10_000,
-        /// How long of that clients are still served as ever, and told to go.
+        /// The part of it during which clients are still served normally, but told to disconnect.
         drain_ms: u64 = 1_000,
         /// How long an idempotency key is remembered.
         idempotency_ms: u64 = 600_000,
-        /// How often an unreachable peer is tried.
+        /// How often an unreachable peer is probed.
         probe_ms: u64 = 250,
     }
 }
 
 section! {
-    /// How replicas are kept alike in the background.
+    /// Background repair of replicas.
     AntiEntropy {
         /// How often the trees are compared with each peer, in milliseconds; 0 turns it off.
         interval_ms: u64 = 10_000,
-        /// The share of a core that comparing, mending and handing hints over may take, in percent; less on a
-        /// busy machine.
+        /// The share of a core for comparison, repair and handoff, in percent; less on a busy
+        /// machine.
         share_percent: u64 = 50,
-        /// The share of a core that filling an empty disk and taking hints may take, in percent; less on a
-        /// busy machine.
+        /// The share of a core for fills and incoming hints, in percent; less on a busy machine.
         fill_percent: u64 = 50,
         /// How often the trees are recomputed from the rows, in milliseconds; 0 turns it off.
         scrub_ms: u64 = 86_400_000,
@@ -312,7 +311,7 @@ section! {
 }
 
 section! {
-    /// How deletes are forgotten.
+    /// Reaping of tombstones.
     Deletes {
         /// How long every node must have held nothing but a tombstone before it is reaped, in
         /// milliseconds. Equal on all nodes; their clocks may differ by a quarter of it.
@@ -323,73 +322,77 @@ section! {
 }
 
 section! {
-    /// How nodes tell each other that they are alive.
+    /// Heartbeats between nodes.
     GossipConfig {
-        /// Whether they gossip, over UDP on the peer port's number. Requests tell who is down either way.
+        /// Whether nodes gossip, over UDP on the peer port's number. Requests reveal down peers
+        /// either way.
         enabled: bool = true,
         /// How often a node gossips, in milliseconds.
         interval_ms: u64 = 200,
-        /// For how many usual intervals a node may be silent before it is asked last.
+        /// Suspicion threshold, in usual intervals of silence: past it a node is contacted only
+        /// after all unsuspected ones.
         phi: f64 = 8.0,
     }
 }
 
 section! {
-    /// How peers talk.
+    /// Connections to peers.
     PeersConfig {
         /// Batches in flight to each peer, for reads and for writes each.
         lanes: usize = 3,
-        /// Messages waiting for each peer and kind; past it the caller hears "busy".
+        /// Messages pending for each peer and kind; past it the caller gets "busy".
         queue_messages_max: usize = 8192,
-        /// Bytes waiting for each peer and kind.
+        /// Bytes pending for each peer and kind.
         queue_bytes_max: usize = 64 << 20,
         /// Messages in one batch.
         batch_messages_max: usize = 256,
-        /// Bytes in one batch (a single larger message still goes).
+        /// Bytes in one batch (a single larger message is still sent).
         batch_bytes_max: usize = 1 << 20,
-        /// Bytes of large messages from peers, and of large answers to them, at a time; what is more waits.
+        /// Bytes of large messages from peers, and of large answers to them, in flight; more than
+        /// that waits.
         large_bytes_max: usize = 128 << 20,
     }
 }
 
 section! {
-    /// How the store is laid out.
+    /// The local store.
     StorageConfig {
-        /// Memory for blocks read from disk.
+        /// Block cache, in bytes.
         block_cache_bytes: usize = 256 << 20,
-        /// Memory for whole rows, written or read lately; 0 for none.
+        /// Cache of recently used whole rows, in bytes; 0 for none.
         row_cache_bytes: usize = 128 << 20,
-        /// Memory for writes before they are flushed to a file; up to a quarter less, by the node's place.
+        /// Memtable size before a flush, in bytes. Up to a quarter less, by the node's index, so
+        /// that nodes do not flush together.
         memtable_bytes: usize = 64 << 20,
-        /// What may be written in the background, by flushes and compactions, in a second; 0 for no limit.
+        /// Write rate limit of flushes and compactions, in bytes per second; 0 for none.
         background_bytes_per_s: u64 = 256 << 20,
-        /// Free space below which the node takes no writes.
+        /// Free space below which the node accepts no writes but deletes, in bytes.
         disk_free_bytes_min: u64 = 256 << 20,
     }
 }
 
 section! {
-    /// What is logged.
+    /// Logging.
     LogConfig {
         /// `text` or `json`.
         format: LogFormat = LogFormat::Text,
-        /// Levels, as tracing's env filter reads them.
+        /// Log levels, in the syntax of tracing's env filter.
         level: String = "info".to_owned(),
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Config {
-    /// The settings that every node of the cluster must have alike.
+    /// The settings that must be equal on all nodes.
     pub fn common(&self) -> Common {
         Common {
             grace_ms: self.deletes.grace_ms,
@@ -400,15 +403,15 @@ impl Config {
         }
     }
 
-    /// Reads a file, overlays the environment and checks every value.
+    /// Reads a file, overlays the environment and validates every value.
     ///
     /// # Errors
-    /// [`ConfigError`] that names the file, the variable or the key, and what is allowed.
+    /// [`ConfigError`] that names the file, the variable or the key, and the accepted values.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::load_with(path, std::env::vars_os())
     }
 
-    /// Likewise, with an environment of its own.
+    /// Likewise, with the given environment.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -420,7 +423,8 @@ impl Config {
         let all = |_: &Setting| true;
         let mut config = build(path, &environment, all).map_err(|error| {
             let reason = error.to_string();
-            // The one to blame is the variable without which all is well, or which the text names.
+            // Blame the variable without which the configuration is valid, or which the error text
+            // names.
             let is_to_blame = |setting: &&Setting| {
                 let others = |other: &Setting| other.key != setting.key;
                 reason.contains(&format!("`{}`", setting.key))
@@ -447,13 +451,13 @@ impl Config {
         })
     }
 
-    /// Variables of the environment that begin like settings and are none.
+    /// Environment variables with our prefix that match no setting.
     pub fn foreign_variables(&self) -> &[String] {
         &self.foreign_variables
     }
 
-    /// What is odd about this configuration as seen from this machine. A node may run with it, as
-    /// addresses can be translated on their way and directories made later; most often it is a
+    /// Suspicious settings, as seen from this machine. The node may still run with them, as
+    /// addresses can be translated in between and directories created later; but most often it is a
     /// mistake.
     pub fn oddities(&self) -> Vec<String> {
         let mut odd = Vec::new();
@@ -471,7 +475,7 @@ impl Config {
         };
         if !self.data_dir.is_dir() && !parent.is_dir() {
             let shown = self.data_dir.display();
-            odd.push(format!("data_dir {shown}: {} is no directory", parent.display()));
+            odd.push(format!("data_dir {shown}: {} is not a directory", parent.display()));
         }
         odd
     }
@@ -479,7 +483,7 @@ impl Config {
     /// The layout's placement.
     ///
     /// # Errors
-    /// [`ConfigError::Layout`] that names the node or number that is wrong.
+    /// [`ConfigError::Layout`] that names the invalid node or number.
     pub fn layout(&self) -> Result<Layout, ConfigError> {
         let member = |node: &NodeConfig| Member {
             node: node.name,
@@ -495,15 +499,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] unless there is at least one, each of 64 hexadecimal digits.
     pub fn secrets(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
-        let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` makes one)";
+        let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` prints one)";
         let wrong = |found| value("cluster_keys", allowed, found);
         if self.cluster_keys.is_empty() {
             return Err(wrong("none"));
         }
         let key = |text: &String| match parse_key(text) {
-            Some(key) if key == [0; 32] => Err(wrong("the zeros of the example, which all know")),
+            Some(key) if key == [0; 32] => {
+                Err(wrong("the all-zero key of the example, which is public"))
+            }
             Some(key) => Ok(key),
-            None => Err(wrong("what is there")),
+            None => Err(wrong("a malformed key")),
         };
         self.cluster_keys.iter().map(key).collect()
     }
@@ -548,7 +554,7 @@ impl Config {
             }
             let addr = node.peer_addr.to_ascii_lowercase();
             if seen.contains(&addr) {
-                return Err(wrong("of one node only"));
+                return Err(wrong("unique to one node"));
             }
             seen.push(addr);
         }
@@ -556,7 +562,7 @@ impl Config {
         let same_host =
             client.ip() == peer.ip() || client.ip().is_unspecified() || peer.ip().is_unspecified();
         if client.port() != 0 && client.port() == peer.port() && same_host {
-            return Err(value("client_addr", "another than peer_addr", client));
+            return Err(value("client_addr", "different from peer_addr", client));
         }
         Ok(())
     }
@@ -615,7 +621,7 @@ impl Config {
     }
 }
 
-/// What file and environment say together, of the settings that `which` lets through.
+/// Builds the configuration from the file and the environment settings that `which` selects.
 fn build(
     path: &Path,
     environment: &Environment,
@@ -624,7 +630,7 @@ fn build(
     let file = config::File::from(path).format(config::FileFormat::Toml);
     let mut builder = config::Config::builder().add_source(file);
     for setting in environment.settings.iter().filter(|setting| which(setting)) {
-        // Text, not what it looks like: each setting reads it as what it is.
+        // As text: each setting parses it by its own type.
         builder = match setting.key.as_str() {
             "cluster_keys" => {
                 let keys: Vec<&str> = setting.text.split(',').map(str::trim).collect();
@@ -636,8 +642,8 @@ fn build(
     builder.build()?.try_deserialize()
 }
 
-/// Whether who listens at `own` can be what others find at `shown`, host and port, as far as can be
-/// told without asking for names.
+/// Whether a listener at `own` can be reached at `shown`, host and port, as far as can be told
+/// without DNS.
 fn is_reached_at(own: SocketAddr, shown: &str) -> bool {
     let Some((host, port)) = shown.rsplit_once(':') else { return false };
     let host = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

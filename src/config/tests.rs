@@ -1,8 +1,8 @@
-//! What is taken, refused and blamed.
+//! Which configurations are accepted or rejected, and which setting the error names.
 
 use super::*;
 
-/// Loads a sound configuration with some lines changed, and with some variables.
+/// Loads a valid configuration with some lines changed, and with some environment variables.
 fn load(
     change: impl Fn(&str) -> String,
     variables: &[(&str, &str)],

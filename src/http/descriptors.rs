@@ -1,30 +1,29 @@
-//! File descriptors: who may use how many.
+//! File descriptors: how many each part of the node may use.
 //!
-//! A store that cannot open its next file fails, and with it the node. So it gets its share first,
-//! then the peers, and clients get what is left: of them one too many is refused, and comes again
-//! later.
+//! A store that cannot open its next file fails, and with it the node. So the store is allotted its
+//! share first, then the peers, and clients get the rest: a client connection past that is refused
+//! and can retry later.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::http::port::{Bounds, REFUSALS_MAX};
 
-/// What an open store holds at most: the tables that it keeps open (`max_open_files` of the store's
-/// options), and what is written beside them: logs, manifests, and the outputs of flushes and
-/// compactions.
+/// The most descriptors of an open store: the tables that it keeps open (`max_open_files` of the
+/// store's options), and other files: logs, manifests, and the outputs of flushes and compactions.
 const OF_STORE: usize = 512 + 128;
-/// Standard streams, listeners, the runtime's own, gossip, connections that are being refused, and
-/// what a look at the disk opens for a moment.
+/// Standard streams, listeners, the runtime, gossip, connections being refused on both ports, and
+/// the disk check.
 const OF_NODE: usize = 64 + 2 * REFUSALS_MAX;
-/// Streams that a node opens to a peer for each lane: of reads, of writes, and of all else.
+/// Streams to a peer per lane: for reads, for writes, and for the rest.
 const STREAMS_PER_LANE: usize = 3;
-/// With fewer client connections than this a node is of no use.
+/// With fewer client connections than this a node is not worth running.
 const CLIENTS_MIN: usize = 16;
 
-/// There are too few to run with.
+/// The descriptor limit is too low to run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the limit of open files is {limit}, and {needed} is the least to run with; raise it \
+    "the limit of open files is {limit}, but at least {needed} are needed; raise it \
      (ulimit -n, or LimitNOFILE= of the service)"
 )]
 pub struct TooFew {
@@ -32,24 +31,24 @@ pub struct TooFew {
     needed: usize,
 }
 
-/// Raises the soft limit to the hard one, as far as the system lets it. Returns what holds then;
-/// `usize::MAX` for no limit.
+/// Raises the soft limit to the hard limit, as far as the system allows. Returns the resulting
+/// limit; `usize::MAX` for none.
 pub(crate) fn raise_limit() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::debug!(%error, "the limit of open files stays as it is");
+            tracing::debug!(%error, "could not raise the limit of open files");
         }
         limit = getrlimit(Resource::Nofile);
     }
     limit.current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// How many connections clients may have under a limit of descriptors.
+/// How many client connections a descriptor limit allows.
 ///
 /// # Errors
-/// [`TooFew`]: they would not even do for the store and the peers.
+/// [`TooFew`]: not enough even for the store and the peers.
 pub(crate) fn client_connections(config: &Config, limit: usize) -> Result<usize, TooFew> {
     let peers = config.layout.nodes.len().saturating_sub(1);
     let to_peers = config.peers.lanes.saturating_mul(STREAMS_PER_LANE).saturating_mul(peers);
@@ -63,13 +62,13 @@ pub(crate) fn client_connections(config: &Config, limit: usize) -> Result<usize,
     Ok(left.min(config.limits.connections_max))
 }
 
-/// How many descriptors this process has open; `None` where the system does not tell.
+/// How many descriptors this process has open; `None` if the system does not report it.
 pub(crate) fn open_now() -> Option<u64> {
     let open = std::fs::read_dir("/dev/fd").ok()?;
-    Some((open.count() as u64).saturating_sub(1)) // the one that reads
+    Some((open.count() as u64).saturating_sub(1)) // less the one that lists them
 }
 
-/// How many it may open; `None` for no limit.
+/// The current limit of descriptors; `None` for no limit.
 pub(crate) fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
@@ -104,6 +103,6 @@ mod tests {
     fn open_descriptors_are_counted() {
         let before = open_now().unwrap();
         let _files: Vec<_> = (0..50).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
-        assert!(open_now().unwrap() >= before + 25, "other tests open and close some meanwhile");
+        assert!(open_now().unwrap() >= before + 25, "other tests open and close some concurrently");
     }
 }

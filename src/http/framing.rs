@@ -1,39 +1,39 @@
-//! What must be known of an HTTP/1.1 request before hyper is shown it: whether its head is sound,
-//! and where the request ends (RFC 9112, sections 2, 3, 6 and 7).
+//! Checks an HTTP/1.1 request before hyper sees it: whether its head is well-formed, and where the
+//! request ends (RFC 9112, sections 2, 3, 6 and 7).
 //!
-//! Pure: bytes in, a verdict out. `heads` does the reading.
+//! Pure: bytes in, a verdict out. `heads` does the I/O.
 
 use std::mem::MaybeUninit;
 
 use axum::http::Uri;
 use httparse::Status;
 
-/// The longest request head (request line and headers), in bytes: the longest context and then
-/// some.
+/// The longest request head (request line and headers), in bytes. Leaves room for the longest
+/// context.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
-/// The most headers of a request.
+/// The most headers of a request; the default of hyper, which parses the head again.
 pub(crate) const HEADERS_MAX: usize = 100;
-/// The longest request target, in bytes.
+/// The longest request target, in bytes. Leaves room for headers within [`HEAD_BYTES_MAX`].
 const TARGET_BYTES_MAX: usize = 60 << 10;
 
-/// Why the head of a request cannot be taken.
+/// Why a request head is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HeadError {
-    /// The request target is wrong; how, and what to send instead.
+    /// The request target is invalid; the reason, and what to send instead.
     Target(String),
-    /// The target is longer than so many bytes.
+    /// The target is longer than this many bytes.
     TargetTooLong(usize),
-    /// It is not the head of an HTTP/1.1 request; how.
+    /// Not the head of an HTTP/1.1 request; the reason.
     Malformed(&'static str),
-    /// The head has more than so many bytes.
+    /// The head has more than this many bytes.
     TooLarge(usize),
-    /// The head has more than so many headers.
+    /// The head has more than this many headers.
     TooManyHeaders(usize),
-    /// The head did not arrive within so many milliseconds.
+    /// The head did not arrive within this many milliseconds.
     TooSlow(u64),
 }
 
-/// A request whose head is whole and sound, and how much of it is still to come.
+/// A request whose head is complete and well-formed, and how much of it is still to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     head_left: usize,
@@ -42,20 +42,20 @@ pub(crate) struct Message {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Body {
-    /// So many bytes more.
+    /// This many bytes left.
     Sized(u64),
     Chunked(Chunks),
-    /// All that comes: what follows is no HTTP, or cannot be told apart.
+    /// Everything that follows: it is not HTTP, or its end is unknown.
     Endless,
 }
 
 impl Message {
-    /// A connection on which nothing is looked at.
+    /// For a connection that is not inspected.
     pub(crate) fn endless() -> Self {
         Self { head_left: 0, body: Body::Endless }
     }
 
-    /// How many of the next bytes belong to this request; they are then accounted for.
+    /// Consumes the bytes that belong to this request, and returns how many.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
         let head = bytes.len().min(self.head_left);
         self.head_left -= head;
@@ -82,10 +82,10 @@ impl Message {
     }
 }
 
-/// Looks at the beginning of a request; `None` if its head is not complete.
+/// Inspects the start of a request; `None` if its head is incomplete.
 ///
 /// # Errors
-/// [`HeadError`]: the connection is of no more use.
+/// [`HeadError`]: the connection must be closed.
 pub(crate) fn inspect(bytes: &[u8]) -> Result<Option<Message>, HeadError> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -100,7 +100,7 @@ pub(crate) fn inspect(bytes: &[u8]) -> Result<Option<Message>, HeadError> {
     Ok(Some(Message { head_left, body }))
 }
 
-/// Whether a head may end in these bytes. Looking for this is cheaper than [`inspect`].
+/// Whether a head may end in these bytes. A cheap check before [`inspect`].
 pub(crate) fn may_end_head(bytes: &[u8]) -> bool {
     let is_end = |at: usize| matches!(bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]);
     let mut newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
@@ -114,12 +114,12 @@ fn too_large(bytes: &[u8]) -> HeadError {
     }
 }
 
-/// Says what is wrong with bytes that are not the beginning of a head.
+/// Explains why bytes are not the start of a valid head.
 fn malformed(bytes: &[u8], error: httparse::Error) -> HeadError {
     use httparse::Error as E;
     let what = match error {
         E::TooManyHeaders => return HeadError::TooManyHeaders(HEADERS_MAX),
-        E::HeaderName => "a header's name has a character that none may have",
+        E::HeaderName => "a header's name has an invalid character",
         E::HeaderValue => "a header's value has a control character",
         E::NewLine => "a line ends without a line feed",
         E::Status | E::Token | E::Version => return malformed_line(first_line(bytes)),
@@ -128,7 +128,8 @@ fn malformed(bytes: &[u8], error: httparse::Error) -> HeadError {
 }
 
 fn malformed_line(line: &[u8]) -> HeadError {
-    let what = "the first line must be a method, a target and HTTP/1.1, a space between them";
+    let what =
+        "the request line must be a method, a target and HTTP/1.1, separated by single spaces";
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let [method, target @ .., version] = words.as_slice() else {
         return HeadError::Malformed(what);
@@ -137,7 +138,7 @@ fn malformed_line(line: &[u8]) -> HeadError {
     match target {
         [target] if is_request => match std::str::from_utf8(target) {
             Ok(target) => check_target(target).err().unwrap_or(HeadError::Malformed(what)),
-            Err(_) => HeadError::Target(must_be_escaped("a byte that is no UTF-8")),
+            Err(_) => HeadError::Target(must_be_escaped("a byte that is not UTF-8")),
         },
         [_, _, ..] if is_request => HeadError::Target(must_be_escaped("a space")),
         _ => HeadError::Malformed(what),
@@ -150,8 +151,8 @@ fn first_line(bytes: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// A target must say all that is meant, as it stands. What cannot be in one is not guessed at: a
-/// `#` that was not escaped would name another key than its sender meant.
+/// A target must be fully escaped; an invalid one is never guessed at. An unescaped `#`, for
+/// example, would name another key than the client meant.
 fn check_target(target: &str) -> Result<(), HeadError> {
     if target.len() > TARGET_BYTES_MAX {
         return Err(HeadError::TargetTooLong(TARGET_BYTES_MAX));
@@ -160,7 +161,7 @@ fn check_target(target: &str) -> Result<(), HeadError> {
         byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'%' | b'-' | b'_' | b'.' | b'=')
     };
     if target.starts_with('/') && target.bytes().all(|b| is_plain(b) || b == b'?' || b == b'&') {
-        return Ok(()); // nearly all are like this
+        return Ok(()); // the usual case
     }
     if target.contains('#') {
         return Err(HeadError::Target(must_be_escaped("a # (written %23)")));
@@ -171,7 +172,7 @@ fn check_target(target: &str) -> Result<(), HeadError> {
             let odd = |c: &char| c.is_control() || " <>`\\^\"{}|".contains(*c);
             let what = match target.chars().find(odd) {
                 Some(odd) => format!("{odd:?}"),
-                None => "a character that no URI may have".to_owned(),
+                None => "a character not allowed in a URI".to_owned(),
             };
             Err(HeadError::Target(must_be_escaped(&what)))
         }
@@ -182,23 +183,25 @@ fn must_be_escaped(what: &str) -> String {
     format!("the request target has {what} in it that must be percent-encoded; nothing was done")
 }
 
-/// How long the body is, as hyper sees it.
+/// The length of the body, by the rules that hyper uses.
 fn body_of(is_http_11: bool, headers: &[httparse::Header<'_>]) -> Result<Body, HeadError> {
     let mut length: Option<u64> = None;
     let mut is_chunked = false;
     for header in headers {
         if header.name.eq_ignore_ascii_case("content-length") {
             let Some(found) = number(header.value) else {
-                return Err(HeadError::Malformed("Content-Length is no number"));
+                return Err(HeadError::Malformed("Content-Length is not a number"));
             };
             if length.is_some_and(|known| known != found) {
-                return Err(HeadError::Malformed("Content-Length is given twice, and differs"));
+                return Err(HeadError::Malformed(
+                    "Content-Length is given twice with different values",
+                ));
             }
             length = Some(found);
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
             let only = header.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             if !only || is_chunked || !is_http_11 {
-                let what = "Transfer-Encoding can only be chunked, once, and of HTTP/1.1";
+                let what = "Transfer-Encoding can only be chunked, once, and only in HTTP/1.1";
                 return Err(HeadError::Malformed(what));
             }
             is_chunked = true;
@@ -210,14 +213,14 @@ fn body_of(is_http_11: bool, headers: &[httparse::Header<'_>]) -> Result<Body, H
 fn number(digits: &[u8]) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
-    text.parse().ok().filter(|number| *number < u64::MAX - 2) // the greatest stand for something else
+    text.parse().ok().filter(|number| *number < u64::MAX - 2) // hyper reserves the highest values
 }
 
-/// Follows a chunked body to its end.
+/// Parses a chunked body up to its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Chunks {
     state: Chunk,
-    /// The size of the chunk, or what is left of it.
+    /// The remaining bytes of the chunk.
     size: u64,
 }
 
@@ -225,17 +228,17 @@ struct Chunks {
 enum Chunk {
     #[default]
     Size,
-    /// Behind the size, up to the end of the line.
+    /// After the size, up to the end of the line.
     Extension,
     Data,
-    /// The line end behind the data.
+    /// The line end after the data.
     DataEnd,
     /// At the start of a trailer line; an empty one is the end.
     Trailers,
     /// In a trailer line.
     Trailer,
     End,
-    /// Not chunked after all: hyper finds that too, and reads no more requests here.
+    /// Invalid chunking: hyper rejects it too, and reads no further requests on this connection.
     Lost,
 }
 
@@ -311,8 +314,8 @@ mod tests {
         inspect(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).err()
     }
 
-    /// How many bytes of a connection belong to its first request, however they are cut into
-    /// pieces.
+    /// How many bytes of a connection belong to its first request, the same for every split into
+    /// reads.
     fn first_request(bytes: &[u8]) -> Option<usize> {
         let message = inspect(bytes).unwrap()?;
         let mut at_once = message.clone();
@@ -353,7 +356,7 @@ mod tests {
         wrong("kv/b/k^", "'^'");
         assert_eq!(
             inspect(b"GET /\xff HTTP/1.1\r\n\r\n").err(),
-            Some(HeadError::Target(must_be_escaped("a byte that is no UTF-8")))
+            Some(HeadError::Target(must_be_escaped("a byte that is not UTF-8")))
         );
         let long = format!("/{}", "k".repeat(TARGET_BYTES_MAX));
         assert_eq!(target(&long), Some(HeadError::TargetTooLong(TARGET_BYTES_MAX)));

@@ -1,9 +1,10 @@
-//! What stands between a client's socket and hyper: it holds a request's head until it is whole and
-//! sound, and passes on no byte of the next request before hyper asks for it.
+//! A filter between a client's socket and hyper: it holds back a request's head until it is
+//! complete and well-formed, and passes no byte of the next request before hyper asks for it.
 //!
-//! Left alone, hyper cuts a `#` and all behind it off a target (the request would be about another
-//! key), answers what it cannot parse with an empty 400 or 431, and has one timer for slow heads
-//! and for connections that are idle between requests. Here each of these gets its own answer.
+//! On its own, hyper drops a `#` and everything after it from a target (the request would be about
+//! another key), answers unparsable requests with an empty 400 or 431, and has a single timer for
+//! slow heads and for idle connections. Here each case gets its own response
+//! (docs/decisions/0015-heads-before-hyper.md).
 
 use std::io;
 use std::pin::Pin;
@@ -19,59 +20,59 @@ use crate::http::framing::{HEAD_BYTES_MAX, HeadError, Message, inspect, may_end_
 use crate::http::idle::{Crowd, Idle};
 use crate::http::port::App;
 
-/// For how long, and how much, a connection that was refused is still read: closing it on bytes
-/// that were not read resets it, and the client would see the reset instead of the answer.
+/// How long, and how many bytes, to keep reading from a refused connection: closing it with unread
+/// bytes resets it, and the client would see the reset instead of the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
-/// After this long a connection counts as idle, and goes if there is no room for a new one.
+/// A connection counts as idle after this long, and may then be closed in favour of a new one.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a client may take for the parts of a request that nothing else bounds, in milliseconds.
+/// Client timeouts that nothing else enforces, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For a head: from its first byte, or from the start of the connection, to its end.
+    /// For a complete head, from its first byte or from the start of the connection.
     pub(crate) head_ms: u64,
-    /// For the first byte of a head after the last answer.
+    /// For the first byte of a head after the last response.
     pub(crate) idle_ms: u64,
 }
 
-/// A connection whose heads are looked at.
+/// A connection whose heads are inspected.
 pub(crate) struct Heads<S, A> {
     stream: S,
     app: A,
     patience: Patience,
     phase: Phase,
-    /// Bytes that hyper has not yet asked for.
+    /// Bytes that hyper has not asked for yet.
     held: BytesMut,
-    /// How many of them were looked at and hold no whole head.
+    /// How many of them were inspected and contain no complete head.
     looked_at: usize,
     has_served: bool,
     wait: Option<Wait>,
     crowd: Arc<Crowd>,
-    /// What is still to be written before the connection is shut down.
+    /// The response to write before the connection is shut down.
     refusal: Option<Refusal>,
 }
 
 enum Phase {
-    /// Between requests, or in a head.
+    /// Between requests, or within a head.
     Head,
-    /// In a request that hyper may see.
+    /// Within a request that is passed to hyper.
     Message(Message),
-    /// hyper is told that nothing more comes.
+    /// End of stream is reported to hyper.
     Ended,
 }
 
-/// How long a connection has waited without a whole head.
+/// How long a connection has waited for a complete head.
 struct Wait {
     what: Waiting,
     since: Instant,
     timer: Pin<Box<Sleep>>,
-    /// Whether it counts as idle.
+    /// Set while it counts as idle.
     idle: Option<Idle>,
 }
 
-/// What a connection without a whole head waits for.
+/// What such a connection waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Nothing,
@@ -82,13 +83,13 @@ enum Waiting {
 
 struct Refusal {
     answer: BytesMut,
-    /// Runs once the answer is out.
+    /// Started once the response is written.
     linger: Option<Pin<Box<Sleep>>>,
     lingered_bytes: usize,
 }
 
 impl<S, A> Heads<S, A> {
-    /// Looks at the heads of a connection, each within its time.
+    /// Inspects the heads of a connection, with a timeout for each.
     pub(crate) fn new(stream: S, app: A, patience: Patience, crowd: Arc<Crowd>) -> Self {
         Self {
             stream,
@@ -104,7 +105,7 @@ impl<S, A> Heads<S, A> {
         }
     }
 
-    /// Passes all on: for connections that become something else than HTTP.
+    /// Passes everything through: for connections that are upgraded from HTTP.
     pub(crate) fn passing_all_on(stream: S, app: A) -> Self {
         let phase = Phase::Message(Message::endless());
         let patience = Patience { head_ms: 0, idle_ms: 0 };
@@ -113,7 +114,7 @@ impl<S, A> Heads<S, A> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
-    /// Passes on what belongs to the request that hyper reads.
+    /// Passes the bytes of the current request to hyper.
     fn pass_on(
         stream: &mut S,
         held: &mut BytesMut,
@@ -136,8 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads on until there is a whole head, and goes over to its request, or until there is none
-    /// to come.
+    /// Reads until a head is complete and its request can be passed on, or until none can follow.
     fn poll_head(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.looked_at < self.held.len() && self.look() {
@@ -155,7 +155,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
             if out.filled().len() == start {
                 match self.held.is_empty() {
                     true => self.phase = Phase::Ended,
-                    false => self.refuse(HeadError::Malformed("the head ends in its middle")),
+                    false => {
+                        self.refuse(HeadError::Malformed("the connection ended within the head"))
+                    }
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -163,7 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
             if self.held.is_empty()
                 && let Ok(Some(mut message)) = inspect(fresh)
             {
-                // A whole head, and perhaps the whole request, has come at once: it is not copied.
+                // Fast path: a complete head, and perhaps the whole request, came in one read. No
+                // copy.
                 let mine = message.take(fresh);
                 self.held.extend_from_slice(&fresh[mine..]);
                 out.set_filled(start + mine);
@@ -175,9 +178,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         }
     }
 
-    /// Looks at what is held. Whether the connection is past the head then.
+    /// Inspects the held bytes. Returns whether the connection has left the head phase.
     fn look(&mut self) -> bool {
-        // A head that comes in many pieces is not parsed again for each of them.
+        // Do not parse a head again for every small read that adds to it.
         let tail = self.looked_at.saturating_sub(2);
         let is_worth_it = self.looked_at == 0
             || self.held.len() > HEAD_BYTES_MAX
@@ -212,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         }
     }
 
-    /// Ready when what the connection waits for takes too long, or when an idle one has to go.
+    /// Ready when the current wait times out, or when an idle connection must make room.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let what = self.waits_for();
         let Patience { head_ms, idle_ms } = self.patience;
@@ -228,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         });
         if wait.what != what {
             (wait.what, wait.since, wait.idle) = (what, Instant::now(), None);
-            // A timer that runs out too early costs a look then, setting it costs every request.
+            // A timer that fires early costs one check; resetting it would cost every request.
             let due = wait.since + first;
             if wait.timer.deadline() > due {
                 wait.timer.as_mut().reset(due);
@@ -260,8 +263,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         }
     }
 
-    /// Answers what hyper is not shown. hyper finds the connection ended between two requests,
-    /// writes what it still has to write and shuts it down: then the answer goes out.
+    /// Rejects a request without passing it to hyper. hyper sees the connection end between two
+    /// requests, flushes its output and shuts it down: then the response is written.
     fn refuse(&mut self, error: HeadError) {
         let mut answer = self.app.refuse(error);
         if self.held.trim_ascii_start().starts_with(b"HEAD ") {
@@ -274,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A: App> Heads<S, A> {
         self.phase = Phase::Ended;
     }
 
-    /// Writes a refusal, ends the writing side, and reads on for a moment.
+    /// Writes the response, shuts down the write side, and drains input for a moment.
     fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(refusal) = &mut self.refusal else { return Poll::Ready(Ok(())) };
         while !refusal.answer.is_empty() {

@@ -1,5 +1,5 @@
-//! When a port is full, connections that are idle give way to new ones: the one that has been idle for
-//! longest goes. Else clients that only connect could keep all others out, health checks among them.
+//! When a port is full, idle connections make way for new ones, the longest idle first. Otherwise
+//! clients that only connect could lock out all others, including health checks.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use tokio::sync::futures::OwnedNotified;
 /// The idle connections of one port.
 #[derive(Default)]
 pub(crate) struct Crowd {
-    /// Wakes them one by one, who has waited longest first.
+    /// Wakes them one by one, the longest waiting first.
     go: Arc<Notify>,
     idle: AtomicUsize,
 }
 
 impl Crowd {
-    /// Asks the connection that has been idle for longest to go. Whether there was one.
+    /// Asks the longest idle connection to close. Returns whether there was one.
     pub(crate) fn ask_one_to_go(&self) -> bool {
         let is_any = self.idle.load(Ordering::Relaxed) > 0;
         if is_any {
@@ -27,7 +27,7 @@ impl Crowd {
         is_any
     }
 
-    /// A connection is idle until this is dropped.
+    /// The connection counts as idle until this is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Idle {
         self.idle.fetch_add(1, Ordering::Relaxed);
         Idle { asked: Box::pin(self.go.clone().notified_owned()), crowd: self.clone() }
@@ -41,7 +41,7 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
-    /// Ready when this connection is asked to go.
+    /// Ready when this connection is asked to close.
     pub(crate) fn poll_asked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.asked.as_mut().poll(cx)
     }

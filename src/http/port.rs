@@ -1,9 +1,10 @@
-//! One listening port: accepts connections within bounds, serves HTTP/1.1 on each, stops gracefully.
+//! One listening port: accepts connections within limits, serves HTTP/1.1 on each, stops
+//! gracefully.
 //!
-//! axum's own `serve` has no bound on connections, no patience for slow heads, no `TCP_NODELAY`
-//! unless asked and no end to a graceful stop; this is hyper with all four. A connection ends when
-//! its peer closes it, is idle or sends a head for too long (`heads`), or takes none of an answer
-//! for too long.
+//! axum's own `serve` has no limit on connections, no timeout for slow heads, no `TCP_NODELAY`
+//! unless asked and no time limit on a graceful stop; this is hyper with all four. A connection
+//! ends when the client closes it, is idle or in a head for too long (`heads`), or does not read a
+//! response for too long.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -37,52 +38,52 @@ use crate::http::heads::{Heads, Patience};
 use crate::http::idle::Crowd;
 use crate::log::Seldom;
 
-/// The most that is read ahead on one connection, in bytes; a request's head must fit.
+/// The read buffer limit of one connection, in bytes; a request's head must fit.
 const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
-/// [`Bounds::last_call_ms`] of clients.
+/// [`Bounds::last_call_ms`] of the client port.
 const LAST_CALL_MS: u64 = 200;
-/// How often to see whether all connections are gone, in milliseconds.
+/// How often to check whether all connections are gone, in milliseconds.
 const LOOK_MS: u64 = 10;
-/// Connections that are being refused at a time, and for how many milliseconds at most.
+/// Connections being refused at a time, and the time limit of each in milliseconds.
 pub(crate) const REFUSALS_MAX: usize = 16;
 const REFUSAL_MS_MAX: u64 = 500;
-/// How long a new connection waits for the place of an idle one, in milliseconds.
+/// How long a new connection waits for an idle one to close, in milliseconds.
 const ROOM_MS_MAX: u64 = 200;
-/// How long to wait when the system has no more sockets, in milliseconds.
+/// How long to back off when the system is out of sockets, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
-/// What one connection too many is told.
+/// The response to a connection over the limit.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
     Content-Type: application/problem+json\r\nContent-Length: 104\r\n\r\n\
     {\"type\":\"urn:quorate:problem:overloaded\",\"title\":\"Node overloaded\",\
     \"status\":503,\"detail\":\"connections\"}\n";
 
-/// What a port allows its connections.
+/// The limits of a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Connections at a time; one more takes the place of one that is idle, or is refused.
+    /// Concurrent connections; one more replaces an idle one, or is refused.
     pub(crate) connections_max: usize,
-    /// How long a connection may be idle or in a head.
+    /// Limits on idle connections and on heads.
     pub(crate) heads: HeadBounds,
-    /// How long a connection may take nothing of an answer, in milliseconds.
+    /// How long a client may read nothing of a response, in milliseconds.
     pub(crate) stall_ms: u64,
-    /// When the port stops, how long requests may still begin to come on connections that there
-    /// are, in milliseconds: what was sent before its sender could know of the stop is answered.
+    /// When the port stops, how long existing connections may still start requests, in
+    /// milliseconds: what a client sent before it could know of the stop is answered.
     pub(crate) last_call_ms: u64,
 }
 
-/// Who watches over the heads of requests.
+/// How request heads are checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HeadBounds {
-    /// [`crate::http::heads`]: every head is looked at, and every refusal is one of the app's.
+    /// By [`crate::http::heads`]: every head is inspected, and the app renders every rejection.
     Looked(Patience),
-    /// hyper alone, as connections may become something else than HTTP: so many milliseconds for
-    /// each head, idle time included.
+    /// By hyper alone, as connections may be upgraded from HTTP: the timeout of each head in
+    /// milliseconds, idle time included.
     PassedOn(u64),
 }
 
 impl Bounds {
-    /// Those of the client port, with so many connections.
+    /// The limits of the client port, with this many connections.
     pub(crate) fn for_clients(config: &Config, connections_max: usize) -> Self {
         let timeouts = &config.timeouts;
         let patience = Patience { head_ms: timeouts.header_ms, idle_ms: timeouts.idle_ms };
@@ -94,28 +95,28 @@ impl Bounds {
         }
     }
 
-    /// Those of the peer port. Peers keep idle streams, which come of a request that is sent at once; the
-    /// other end closes them first.
+    /// The limits of the peer port. Peers keep idle streams, each upgraded from a request that is
+    /// sent at once; the peer that opened a stream closes it first.
     pub(crate) fn for_peers(config: &Config) -> Self {
         let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
         Self {
             connections_max: lanes.saturating_mul(8).max(64),
             heads: HeadBounds::PassedOn(config.timeouts.header_ms),
             stall_ms: config.timeouts.body_ms,
-            last_call_ms: 0, // what meets a stream that ends is sent again
+            last_call_ms: 0, // the sender retries what is lost with a closing stream
         }
     }
 }
 
-/// How a port ends. Clones are of the same port.
+/// Stops a port. Clones refer to the same port.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stop {
-    /// Cancelled when the port takes no more connections, closes idle ones and finishes what it is
-    /// at.
+    /// Cancelled when the port stops accepting, closes idle connections and finishes requests in
+    /// flight.
     pub(crate) begun: CancellationToken,
-    /// Cancelled when the time for that is over: what is still in flight is cut off.
+    /// Cancelled when the time for that is over: requests still in flight are cut off.
     pub(crate) cut: CancellationToken,
-    /// The connections that there are.
+    /// The open connections.
     pub(crate) connections: TaskTracker,
 }
 
@@ -128,12 +129,12 @@ impl Stop {
     }
 }
 
-/// How long a peer's connection may be idle, in milliseconds; longer than a peer's own patience, so
-/// that no request meets a connection that is just being closed.
+/// How long a peer's connection may be idle, in milliseconds; longer than the limit on the sending
+/// side, so that no request meets a connection that is just being closed.
 pub(crate) const PEER_IDLE_MS: u64 = 120_000;
 
-/// A connection's place on its port. Whoever takes over an upgraded connection finds it in the request's
-/// extensions and keeps it as long as the connection, which thereby goes on to count against
+/// A connection's slot on its port. The handler of an upgraded connection takes it from the
+/// request's extensions and holds it as long as the connection, which thereby still counts against
 /// [`Bounds::connections_max`] and is waited for when the port stops.
 #[derive(Clone)]
 pub(crate) struct Lease {
@@ -145,7 +146,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Runs `work` to its end, and no longer than [`Stop::cut`]: then `None`.
+    /// Runs `work` to completion, or until [`Stop::cut`]: then `None`.
     pub(crate) async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = work => Some(done),
@@ -154,7 +155,7 @@ impl Lease {
     }
 }
 
-/// What answers the requests of a port. A connection keeps room for one of the futures all its life.
+/// Answers the requests of a port. Each connection keeps memory for one such future while it lives.
 pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
     /// Answers one request.
     fn answer(
@@ -162,8 +163,8 @@ pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send;
 
-    /// The whole answer, head and body, to a request whose head cannot be taken. The connection
-    /// ends with it.
+    /// The complete response, head and body, to a request whose head is rejected. The connection is
+    /// closed after it.
     fn refuse(&self, _why: HeadError) -> Vec<u8> {
         b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
     }
@@ -175,8 +176,8 @@ impl App for Router {
     }
 }
 
-/// Serves `app` on `listener` until `stop` has begun, and then until the requests in flight are
-/// answered or cut off.
+/// Serves `app` on `listener` until `stop` begins, then until the requests in flight are answered
+/// or cut off.
 pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Stop) {
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
@@ -211,7 +212,7 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
     while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
         take(stream);
     }
-    // Whose connection the system has taken already must not be reset.
+    // Connections that the kernel has already accepted must not be reset.
     while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
         take(stream);
     }
@@ -226,7 +227,7 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
     stop.connections.wait().await;
 }
 
-/// Has an idle connection give up its place, if there is one.
+/// Makes an idle connection close, if there is one, and takes its slot.
 async fn make_room(slots: Arc<Semaphore>, crowd: Arc<Crowd>) -> Option<OwnedSemaphorePermit> {
     if !crowd.ask_one_to_go() {
         return None;
@@ -234,7 +235,7 @@ async fn make_room(slots: Arc<Semaphore>, crowd: Arc<Crowd>) -> Option<OwnedSema
     timeout(Duration::from_millis(ROOM_MS_MAX), slots.acquire_owned()).await.ok()?.ok()
 }
 
-/// Tells one connection too many to come again later, and waits a moment for it to read that.
+/// Refuses a connection over the limit, and gives the client a moment to read the response.
 async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
     let telling = async {
         stream.write_all(FULL).await?;
@@ -276,7 +277,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, crowd: Arc<Crowd>) {
-    // Without this an answer in two segments waits for the other end's delayed acknowledgement.
+    // Otherwise a response in two segments waits for the receiver's delayed ACK.
     drop(stream.set_nodelay(true));
     let (heads, hyper_ms) = match bounds.heads {
         HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience, crowd), None),
@@ -286,7 +287,8 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
     let (stop, for_upgrades) = (lease.stop.clone(), lease.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Who has finished sending may still read: a cut-off body gets its answer too.
+        // A client that has shut down its write side may still read: even a cut-off body gets a
+        // response.
         .half_close(true)
         .header_read_timeout(hyper_ms.map(Duration::from_millis))
         .max_header_size(HEAD_BYTES_MAX)
@@ -302,7 +304,7 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
         )
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    // Nothing is cut off before the port stops: one of the two is looked at with each event.
+    // `cut` is never cancelled before the port stops: until then, do not poll it on every event.
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => {
@@ -317,12 +319,12 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
     }
 }
 
-/// A stream that gives up when the other end takes nothing for too long. Else a client that asks for
-/// large values and never reads them would hold them in memory for ever.
+/// A stream that fails when the client reads nothing for too long. Otherwise a client that requests
+/// large values and never reads them would hold them in memory indefinitely.
 struct Impatient<S> {
     stream: S,
     patience: Duration,
-    /// Runs while a write is stuck.
+    /// Runs while a write makes no progress.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
@@ -331,7 +333,7 @@ impl<S> Impatient<S> {
         Self { stream, patience, stuck: None }
     }
 
-    /// Passes a write's result on, unless it has been stuck for too long.
+    /// Passes a write's result through, unless writes have made no progress for too long.
     fn watch<T>(
         &mut self,
         written: Poll<io::Result<T>>,
@@ -455,7 +457,7 @@ mod tests {
         go.notify_one();
         assert!(all_of(busy).await.ends_with("done"));
         port.ended.await.unwrap();
-        assert!(TcpStream::connect(port.addr).await.is_err(), "nobody listens any more");
+        assert!(TcpStream::connect(port.addr).await.is_err(), "the port is closed");
     }
 
     #[tokio::test]
@@ -463,7 +465,7 @@ mod tests {
         let port = port(Router::new().route("/", get(|| async { vec![7; 64 << 20] })), 1).await;
         let _stuck = ask(port.addr).await;
         let served = async {
-            // The only slot is taken until the stuck connection is given up.
+            // The only slot is taken until the stuck connection is aborted.
             while !all_of(ask(port.addr).await).await.starts_with("HTTP/1.1 200") {}
         };
         timeout(Duration::from_secs(20), served).await.unwrap();

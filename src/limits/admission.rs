@@ -1,13 +1,13 @@
-//! How much work the node takes on at once: operations, and bytes of values held for them.
+//! Admission control: concurrent operations, and bytes of values held for them.
 //!
-//! Past a bound a request is refused at once, never queued: a queue would only make every answer late.
-//! Refused work costs next to nothing, so the work that was taken on still gets done (see Hanmer,
-//! "Patterns for Fault Tolerant Software", 2007: *Fresh Work Before Stale*, *Shed Load*).
+//! Past a limit a request is refused at once, never queued: a queue would only make every response
+//! late. A refusal costs next to nothing, so admitted work still completes (see Hanmer, "Patterns
+//! for Fault Tolerant Software", 2007: *Fresh Work Before Stale*, *Shed Load*).
 //!
-//! Bytes are charged before they are read, and as far as they arrive. A [`Charge`] can be tied to the bytes
-//! themselves ([`Charge::hold`]): they count until the last slice of them is dropped, be it in a queue to a
-//! peer or in an answer that a client takes slowly. What is large leaves an eighth of all room to what is
-//! small; and when there is no room, answers that nobody takes are given up ([`Slow`]).
+//! Bytes are charged before they are read, as they arrive. A [`Charge`] can be tied to the bytes
+//! themselves ([`Charge::hold`]): they count until the last slice of them is dropped, be it in a
+//! queue to a peer or in a response to a slow client. Large values leave 1/8 of the memory to small
+//! ones. When memory is short, responses that no client reads are aborted ([`Slow`]).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,12 +19,12 @@ use crate::config::Limits;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::limits::upload_pace::Pace;
 
-/// The part of all room that is kept for what is small.
+/// The share of memory reserved for small values, as a divisor.
 const SMALL_SHARE: usize = 8;
-/// How often answers that are not taken are looked for, at most, in milliseconds.
+/// The minimum interval between scans for stuck responses, in milliseconds.
 const LOOK_EVERY_MS: u64 = 100;
 
-/// Counts what is in progress, up to its bounds. Cheap to clone.
+/// Counts work in flight, up to its limits. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Admission(Arc<Counters>);
 
@@ -33,43 +33,44 @@ struct Counters {
     operations_max: usize,
     bytes: AtomicUsize,
     bytes_max: usize,
-    /// Bytes that are announced and on their way.
+    /// Bytes announced by clients and still to come.
     promised: AtomicUsize,
-    /// Up to where bytes may be announced.
+    /// The limit on announced bytes.
     pace: Pace,
     refused: AtomicU64,
     given_up: AtomicU64,
-    /// Answers that are being taken.
+    /// Responses being sent.
     slow: Mutex<Vec<Weak<dyn Slow>>>,
     begun: Instant,
-    /// When those may be looked at again, in milliseconds after `begun`.
+    /// Earliest time of the next scan of `slow`, in milliseconds after `begun`.
     look_at_ms: AtomicU64,
 }
 
-/// Something that holds bytes for as long as somebody takes to take them.
+/// Something that holds bytes until a client has read them.
 pub(crate) trait Slow: Send + Sync {
-    /// If nothing of it was taken for long, drops what it holds. Whether it did.
+    /// Drops the bytes if none were read for long. Returns whether it did.
     fn give_up_if_stuck(&self) -> bool;
 }
 
-/// The node is at a bound; nothing was done.
+/// The node is at a limit; nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Overload {
-    /// As many operations as allowed are in progress.
-    #[error("{0} operations are in progress, as many as this node takes on at once")]
+    /// The limit of concurrent operations is reached.
+    #[error("{0} operations are in progress, the limit of this node")]
     Operations(usize),
-    /// As many bytes as allowed are held for operations in progress.
-    #[error("the values of the operations in progress would pass {0} bytes")]
+    /// The limit of bytes held for operations is reached.
+    #[error("the values of the operations in progress would exceed {0} bytes")]
     Bytes(usize),
 }
 
 impl Admission {
-    /// Admits up to `operations_max` operations that hold up to `operation_bytes_max` bytes together.
+    /// Admits up to `operations_max` operations that together hold up to `operation_bytes_max`
+    /// bytes.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self::with_bounds(limits.operations_max, limits.operation_bytes_max)
     }
 
-    /// Admits up to so many operations that hold up to so many bytes together.
+    /// Likewise, with these limits.
     pub(crate) fn with_bounds(operations_max: usize, bytes_max: usize) -> Self {
         Self(Arc::new(Counters {
             operations: AtomicUsize::new(0),
@@ -86,10 +87,10 @@ impl Admission {
         }))
     }
 
-    /// Takes on one more operation.
+    /// Admits one more operation.
     ///
     /// # Errors
-    /// [`Overload::Operations`] if there are as many as allowed.
+    /// [`Overload::Operations`] at the limit.
     pub(crate) fn operation(&self) -> Result<Permit, Overload> {
         if !take(&self.0.operations, 1, self.0.operations_max) {
             self.0.refused.fetch_add(1, Ordering::Relaxed);
@@ -99,20 +100,21 @@ impl Admission {
         Ok(Permit { charge, goes_on_for: None })
     }
 
-    /// Makes room for bytes that are about to be read.
+    /// Reserves memory for bytes that are about to be read.
     ///
     /// # Errors
-    /// [`Overload::Bytes`] if there is none.
+    /// [`Overload::Bytes`] if there is not enough.
     pub(crate) fn charge(&self, bytes: usize) -> Result<Charge, Overload> {
         let mut charge = Charge { counters: Arc::clone(&self.0), bytes: 0 };
         charge.grow_to(bytes)?;
         Ok(charge)
     }
 
-    /// Charges bytes that are there already, if they are large, for as long as any slice of them is.
+    /// Charges bytes that are already in memory, if they are large, until their last slice is
+    /// dropped.
     ///
     /// # Errors
-    /// [`Overload::Bytes`] if there is no room for them.
+    /// [`Overload::Bytes`] if that exceeds the limit.
     pub(crate) fn charged(&self, bytes: Bytes) -> Result<Bytes, Overload> {
         if bytes.len() <= LARGE_BYTES {
             return Ok(bytes);
@@ -120,7 +122,8 @@ impl Admission {
         Ok(self.charge(bytes.len())?.hold(bytes))
     }
 
-    /// The same for bytes that are needed in any case: others are refused until there is room again.
+    /// Likewise for bytes that are needed in any case: they may exceed the limit, and new work is
+    /// refused until enough is released.
     pub(crate) fn held(&self, bytes: Bytes) -> Bytes {
         if bytes.len() <= LARGE_BYTES {
             return bytes;
@@ -130,7 +133,8 @@ impl Admission {
         charge.hold(bytes)
     }
 
-    /// Bytes that somebody takes in their own time. They may be given up when there is no room.
+    /// Registers a response that a client reads at its own pace. It may be aborted when memory is
+    /// short.
     pub(crate) fn watch(&self, slow: &Arc<impl Slow + 'static>) {
         let mut all = self.0.slow();
         if all.len() == all.capacity() {
@@ -140,29 +144,29 @@ impl Admission {
         all.push(slow);
     }
 
-    /// A write of so many bytes, which began then and had so much time, is over: how long it took decides
-    /// how many bytes others may announce.
+    /// Records the end of a write of `bytes` that began then and had `allowed` time: its duration
+    /// adjusts how many bytes other clients may announce.
     pub(crate) fn written(&self, bytes: usize, began: Instant, allowed: Duration) {
         self.0.pace.ended(bytes, began, allowed);
     }
 
-    /// How many bytes of large values clients may have under way now.
+    /// How many bytes of large values clients may have in flight now.
     pub(crate) fn pace_bytes(&self) -> usize {
         self.0.pace.bytes()
     }
 
-    /// Whether a good part of all room is taken, so that it may run short.
+    /// Whether so much memory is taken that it may run short.
     pub(crate) fn is_filling(&self) -> bool {
         self.bytes() > self.0.bytes_max / 4
     }
 
-    /// What is watched, the first.
+    /// The first registered response.
     #[cfg(test)]
     pub(crate) fn watched(&self) -> Option<Arc<dyn Slow>> {
         self.0.slow().iter().find_map(Weak::upgrade)
     }
 
-    /// Operations in progress.
+    /// Operations in flight.
     pub(crate) fn operations(&self) -> usize {
         self.0.operations.load(Ordering::Relaxed)
     }
@@ -177,19 +181,19 @@ impl Admission {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// Answers given up since the start because nobody took them.
+    /// Responses aborted since the start because no client read them.
     pub(crate) fn given_up(&self) -> u64 {
         self.0.given_up.load(Ordering::Relaxed)
     }
 }
 
 impl Counters {
-    /// Makes room for `more` bytes, of `all` that somebody then holds.
+    /// Reserves `more` bytes for a holder that then has `all`.
     fn take_bytes(&self, more: usize, all: usize) -> bool {
         let share = self.bytes_max / SMALL_SHARE;
         let is_large = all > LARGE_BYTES;
         let bound = if is_large { self.bytes_max - share } else { self.bytes_max };
-        // What is larger than all room goes alone.
+        // A value larger than the whole limit is admitted when it is the only large one.
         let room = |now: usize| {
             let sum = now.checked_add(more)?;
             let is_alone = is_large && all > bound && now <= share + (all - more);
@@ -198,7 +202,7 @@ impl Counters {
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    /// Gives up answers that are not taken. Whether there were any.
+    /// Aborts stuck responses. Returns whether there were any.
     fn give_up_slow(&self) -> bool {
         let now_ms = self.begun.elapsed().as_millis() as u64;
         let look_at = |next: u64| (now_ms >= next).then_some(now_ms + LOOK_EVERY_MS);
@@ -217,17 +221,17 @@ impl Counters {
     }
 }
 
-/// Bytes for which there is room, until dropped.
+/// Reserved bytes; released on drop.
 pub(crate) struct Charge {
     counters: Arc<Counters>,
     bytes: usize,
 }
 
 impl Charge {
-    /// Makes room for more, up to `bytes` in all.
+    /// Reserves more, up to `bytes` in all.
     ///
     /// # Errors
-    /// [`Overload::Bytes`] if there is none; what was charged stays.
+    /// [`Overload::Bytes`] if there is not enough; the existing charge is kept.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Overload> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
             return Ok(());
@@ -245,7 +249,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Gives back what is not needed.
+    /// Releases what is not needed.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         if let Some(less) = self.bytes.checked_sub(bytes) {
             self.counters.bytes.fetch_sub(less, Ordering::Relaxed);
@@ -253,7 +257,7 @@ impl Charge {
         }
     }
 
-    /// Ties the charge to bytes: it ends with the last slice of them.
+    /// Ties the charge to bytes: it is released with the last slice of them.
     pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Charged { bytes, _charge: self })
     }
@@ -276,14 +280,14 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-/// One operation in progress and the bytes it holds, until dropped.
+/// One operation in flight and the bytes it holds; released on drop.
 pub(crate) struct Permit {
     charge: Charge,
     goes_on_for: Option<Duration>,
 }
 
 impl Permit {
-    /// Ties what is charged to bytes, if they are large: they count until their last slice is dropped.
+    /// Ties the charged bytes to `bytes`, if large: they count until the last slice is dropped.
     pub(crate) fn hold(&mut self, bytes: Bytes) -> Bytes {
         if bytes.len() <= LARGE_BYTES {
             return bytes;
@@ -293,20 +297,20 @@ impl Permit {
         charge.hold(bytes)
     }
 
-    /// Whether nearly all room for what is large is taken.
+    /// Whether nearly all memory for large values is taken.
     pub(crate) fn is_pressed(&self) -> bool {
         let counters = &self.charge.counters;
         counters.bytes.load(Ordering::Relaxed) > counters.bytes_max / 4 * 3
     }
 
-    /// Somebody announces so many bytes, and will send them: whether there will be room for them, unless
-    /// others grow that announced nothing.
+    /// Announces bytes that a client is about to send. Ok if there will be room for them, unless
+    /// unannounced bodies grow in between.
     ///
     /// # Errors
     /// [`Overload::Bytes`] if not.
     pub(crate) fn expect(&self, bytes: usize) -> Result<Option<Promise>, Overload> {
         if bytes <= LARGE_BYTES {
-            return Ok(None); // there is room kept for these
+            return Ok(None); // small bodies have reserved memory
         }
         let counters = &self.charge.counters;
         let share = counters.bytes_max / SMALL_SHARE;
@@ -314,7 +318,7 @@ impl Permit {
         let promise = Promise { counters: Arc::clone(counters), bytes };
         let others = counters.bytes.load(Ordering::Relaxed).saturating_add(promised);
         let bound = counters.pace.bytes();
-        // One always may, however little room the pace leaves.
+        // One upload is always admitted, however low the limit.
         if others.saturating_add(bytes) <= bound || others <= share.min(bound / 2) {
             return Ok(Some(promise));
         }
@@ -325,13 +329,13 @@ impl Permit {
     /// Charges more bytes to the operation.
     ///
     /// # Errors
-    /// [`Overload::Bytes`] if the node holds too many; nothing is charged then.
+    /// [`Overload::Bytes`] at the limit; nothing is charged then.
     pub(crate) fn add_bytes(&mut self, bytes: usize) -> Result<(), Overload> {
         self.charge.grow_to(self.charge.bytes.saturating_add(bytes))
     }
 
-    /// The operation starts, and goes on for up to so long even if its client hangs up: a permit that
-    /// is dropped before [`Permit::finished`] counts until then.
+    /// The operation starts, and continues for up to `longest` even if its client disconnects: a
+    /// permit dropped before [`Permit::finished`] counts until then.
     pub(crate) fn started(&mut self, longest: Duration) {
         self.goes_on_for = Some(longest);
     }
@@ -345,7 +349,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let (counters, bytes) = (Arc::clone(&self.charge.counters), self.charge.bytes);
-        self.charge.bytes = 0; // given back below
+        self.charge.bytes = 0; // released below
         let give_back = move || {
             counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
             counters.operations.fetch_sub(1, Ordering::Relaxed);
@@ -362,15 +366,15 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that somebody announced and that have not come yet. Nothing is held for them, but as long as they
-/// come nobody else is told to send.
+/// Bytes that a client announced and that have not arrived yet. No memory is held for them, but
+/// until they arrive other clients are not admitted in their place.
 pub(crate) struct Promise {
     counters: Arc<Counters>,
     bytes: usize,
 }
 
 impl Promise {
-    /// So many of them have come, or will not.
+    /// This many of them have arrived, or will not.
     pub(crate) fn less(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.counters.promised.fetch_sub(bytes, Ordering::Relaxed);
@@ -446,7 +450,7 @@ mod tests {
         let admission = Admission::with_bounds(9, 8 << 20);
         let small = admission.charge(LARGE_BYTES).unwrap();
         let mut giant = admission.charge(10 << 20).unwrap();
-        assert!(giant.grow_to(20 << 20).is_ok(), "it alone grows");
+        assert!(giant.grow_to(20 << 20).is_ok(), "the only large one may grow");
         assert!(admission.charge(10 << 20).is_err() && admission.charge(1).is_err());
         giant.shrink_to(1 << 20);
         assert!(admission.charge(1 << 20).is_ok());

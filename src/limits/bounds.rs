@@ -1,5 +1,5 @@
-//! What bounds a node's work beside [`crate::limits::admission`]: by bytes, and by how much of a
-//! kind is done at a time.
+//! Limits on a node's work besides [`crate::limits::admission`]: bytes, and concurrency per kind of
+//! work.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -11,32 +11,32 @@ use crate::limits::cold_reads::ColdReads;
 use crate::limits::room::Rooms;
 use crate::limits::sizes::Sizes;
 
-/// How many keys are inspected at a time.
+/// Concurrent inspections of a key. Each loads the whole object from every replica.
 const INSPECTIONS: usize = 4;
 
-/// All of it.
+/// All of these limits.
 pub(crate) struct Bounds {
-    /// Room for what peers send and ask for that is large.
+    /// Memory for large messages from peers and large answers to them.
     pub(crate) room: Rooms,
     /// Which objects are large.
     pub(crate) sizes: Sizes,
-    /// Turns for reads of this node's own replica that wait for the disk.
+    /// Slots for reads of the local replica that wait for the disk.
     pub(crate) cold_reads: ColdReads,
-    /// Writes that wait for this node's own store for longer than a replica may be silent.
+    /// Writes that have waited for the local store for longer than a replica may be silent.
     pub(crate) slow_stores: AtomicUsize,
-    /// Turns for reading and storing large rows, one for each core: more threads would only take time from
-    /// those that serve what is small.
+    /// Slots for reading and storing large rows, one per core: more threads would only take time
+    /// from those that serve small ones.
     large_work: Semaphore,
-    /// Turns for inspections of a key.
+    /// Slots for inspections of a key.
     pub(crate) inspections: Semaphore,
-    /// Turns for comparisons that people ask for.
+    /// Slots for comparisons requested by an operator.
     pub(crate) comparisons: Arc<Semaphore>,
-    /// Turns for scrubs that people ask for.
+    /// Slots for scrubs requested by an operator.
     pub(crate) scrubs: Semaphore,
 }
 
 impl Bounds {
-    /// Waits for a turn to read or store a row, if it is a large one.
+    /// Waits for a slot to read or store a row, if it is a large one.
     pub(crate) async fn turn_if(&self, is_large: bool) -> Option<SemaphorePermit<'_>> {
         match is_large {
             true => self.large_work.acquire().await.ok(), // it is never closed
@@ -44,7 +44,7 @@ impl Bounds {
         }
     }
 
-    /// With room for so many bytes of peers' large messages.
+    /// With this many bytes for peers' large messages.
     pub(crate) fn new(large_bytes_max: usize) -> Self {
         Self {
             room: Rooms::new(large_bytes_max),

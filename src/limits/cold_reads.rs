@@ -1,7 +1,7 @@
-//! Turns for reads that wait for the disk: how much memory one takes is known only when it has been read.
+//! Slots for reads that wait for the disk: the memory that one needs is known only after it.
 //!
-//! Each is taken to bring as much as the last ones brought. Of a key of which nothing is known one is read
-//! at a time: those behind it then know how large it is, and make room first.
+//! Each is assumed to need as much as recent ones did. Reads of a key of unknown size run one at a
+//! time: the ones behind the first then know the size, and reserve memory before they read.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -12,19 +12,20 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::limits::room::{Room, Rooms};
 use crate::limits::sizes::Sizes;
 
-/// How many wait for the disk at a time.
+/// Concurrent reads that wait for the disk.
 const AT_ONCE: usize = 32;
-/// What they may bring together, in bytes, as far as can be told.
+/// Memory they may need together, in bytes, as far as it is known.
 const BYTES_MAX: usize = 64 << 20;
+/// Stripes of key hashes. Keys that share one only wait for each other.
 const STRIPES: usize = 1024;
 
-/// The turns.
+/// The slots.
 pub(crate) struct ColdReads {
     at_once: Semaphore,
     room: Rooms,
-    /// What a read has brought lately, at most, in bytes.
+    /// Recent maximum that a read returned, in bytes.
     lately: AtomicUsize,
-    /// One at a time for keys of the same hash.
+    /// One read at a time for keys of the same hash.
     stripes: Vec<Semaphore>,
 }
 
@@ -39,7 +40,7 @@ impl Default for ColdReads {
     }
 }
 
-/// The right to read one row, until dropped.
+/// Permission to read one row; released on drop.
 pub(crate) struct Turn<'a> {
     _key: Option<SemaphorePermit<'a>>,
     _room: Room,
@@ -47,21 +48,21 @@ pub(crate) struct Turn<'a> {
 }
 
 impl ColdReads {
-    /// Waits for a turn to read a key's row.
+    /// Waits for a slot to read a key's row.
     pub(crate) async fn turn(&self, sizes: &Sizes, key: &Key) -> Turn<'_> {
         let stripe = &self.stripes[xxh3_64(key.as_bytes()) as usize % STRIPES];
         let is_known = sizes.of(key) > 0;
         let alone = if is_known { None } else { stripe.acquire().await.ok() };
-        // What is known to be large has room already.
+        // Memory for known large objects is already reserved.
         let expected = if is_known { 0 } else { self.lately.load(Relaxed) };
         let room = self.room.take(expected).await;
         Turn { _key: alone, _room: room, _place: self.at_once.acquire().await.ok() }
     }
 
-    /// A read brought so much.
+    /// Records how many bytes a read returned.
     pub(crate) fn saw(&self, bytes: usize) {
         let lately = |before: usize| Some(bytes.max(before - before / 8));
-        // The closure always gives a value, so this cannot fail.
+        // Cannot fail: the closure always returns a value.
         let _ = self.lately.fetch_update(Relaxed, Relaxed, lately);
     }
 }

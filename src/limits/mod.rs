@@ -1,4 +1,4 @@
-//! What bounds a node's work: operations, bytes, turns.
+//! Limits on a node's work: operations, bytes, slots.
 
 pub(crate) mod admission;
 pub(crate) mod bounds;

@@ -1,42 +1,43 @@
-//! Room for what peers send and ask for that is large: who finds none waits, and its peer with it.
+//! Memory for large messages of peers: a request that finds none waits, and so does the peer that
+//! sent it.
 //!
-//! Nothing that holds room waits for another node, so there is always some again soon.
+//! Nothing that holds memory here waits for another node, so some is always released soon.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What is counted: small pieces would cost more than they are worth, in bytes.
+/// Accounting unit, in bytes. Finer accounting would cost more than it is worth.
 const UNIT_BYTES: usize = 1 << 10;
 
-/// All room there is.
+/// The memory limit.
 pub(crate) struct Rooms {
     units: Arc<Semaphore>,
     units_max: u32,
 }
 
-/// Some of it, until dropped.
+/// Reserved memory; released on drop.
 pub(crate) struct Room {
     _units: Option<OwnedSemaphorePermit>,
 }
 
 impl Rooms {
-    /// Room for so many bytes.
+    /// A limit of `bytes_max`.
     pub(crate) fn new(bytes_max: usize) -> Self {
         let units_max = u32::try_from(bytes_max / UNIT_BYTES).unwrap_or(u32::MAX).max(1);
         let units = (units_max as usize).min(Semaphore::MAX_PERMITS);
         Self { units: Arc::new(Semaphore::new(units)), units_max }
     }
 
-    /// Takes room, in the order of asking. Whoever needs more than there is gets all of it.
+    /// Reserves memory, first come, first served. A request larger than the limit gets all of it.
     pub(crate) async fn take(&self, bytes: usize) -> Room {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let units = units.clamp(1, self.units_max);
-        // It is never closed, so there is always a permit.
+        // Cannot fail: the semaphore is never closed.
         Room { _units: self.units.clone().acquire_many_owned(units).await.ok() }
     }
 
-    /// Bytes that are taken now.
+    /// Bytes reserved now.
     pub(crate) fn taken_bytes(&self) -> usize {
         (self.units_max as usize - self.units.available_permits()) * UNIT_BYTES
     }
@@ -58,7 +59,7 @@ mod tests {
         assert!(small.as_mut().now_or_never().is_none(), "after the large one");
         drop(most);
         let large = large.await;
-        assert_eq!(rooms.taken_bytes(), 100 << 10, "all there is");
+        assert_eq!(rooms.taken_bytes(), 100 << 10, "at most the limit");
         assert!(small.as_mut().now_or_never().is_none());
         drop(large);
         drop(small.await);

@@ -1,25 +1,25 @@
-//! Which objects are large, as far as was seen lately: so that room is made before one is read or asked for.
+//! A cache of which objects are large, so that memory is reserved before one is read or requested.
 //!
-//! A table of fixed size that is written without a lock and forgets whatever another key of the same place
-//! displaces. It may be wrong about a key: then an object is asked for twice, and no more.
+//! A lock-free table of fixed size; a key that maps to an occupied slot replaces its entry. It may
+//! be wrong about a key: the only cost is that an object is requested twice.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use quorate_protocol::name::Key;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Objects and messages that are longer than this are large: they have lanes of their own, and room is made
-/// for them before they are read. In bytes.
+/// Objects and messages longer than this are large, in bytes: they have lanes of their own, and
+/// memory is reserved before they are read.
 pub(crate) const LARGE_BYTES: usize = 64 << 10;
 
-/// Objects up to this length are read in place if they are in memory: copying one takes less than handing the
-/// work to another thread and hearing of it. In bytes.
+/// Objects up to this length are read on the event loop if they are in memory, in bytes: copying
+/// one is cheaper than a round trip to another thread.
 pub(crate) const IN_PLACE_BYTES_MAX: usize = 256 << 10;
 
-/// How many keys are remembered at most. A power of two.
+/// The most keys remembered. A power of two. At 8 bytes each the table takes 128 KiB.
 const PLACES: usize = 1 << 14;
 
-/// The table. Each place holds half of a key's hash and the length of its object.
+/// The table. Each slot holds half of a key's hash and the length of its object.
 pub(crate) struct Sizes(Box<[AtomicU64]>);
 
 impl Default for Sizes {
@@ -36,7 +36,7 @@ impl Sizes {
         if found >> 32 == mark { found as u32 as usize } else { 0 }
     }
 
-    /// The encoded object of a key was seen to have this length.
+    /// Records the encoded length of a key's object.
     pub(crate) fn saw(&self, key: &Key, bytes: usize) {
         let (place, mark) = self.place(key);
         if bytes > LARGE_BYTES {
@@ -49,7 +49,7 @@ impl Sizes {
 
     fn place(&self, key: &Key) -> (&AtomicU64, u64) {
         let hash = xxh3_64(key.as_bytes());
-        // Never 0, which stands for an empty place.
+        // Never 0, which marks an empty slot.
         (&self.0[hash as usize % PLACES], hash >> 32 | 1)
     }
 }

@@ -1,44 +1,44 @@
-//! How many bytes of large values clients may have under way, by how long their writes take.
+//! Throttles large uploads by how long their writes take: the limit is on bytes in flight.
 //!
-//! A bound in bytes alone is a queue: at 30 MB a second 256 MiB wait for longer than their clients do, and
-//! what times out was work for nothing. So the bound falls by a quarter as soon as writes take a good part of
-//! the time they have, once for all that were under way together, and rises while they are quick (additive
-//! increase, multiplicative decrease: Chiu and Jain, 1989).
+//! A fixed limit in bytes is a queue: at 30 MB/s, 256 MiB wait longer than their clients do, and
+//! the work for writes that time out is wasted. So the limit drops by a quarter as soon as writes
+//! use a good part of their timeout, once for all that were concurrent, and rises while they are
+//! quick (additive increase, multiplicative decrease: Chiu and Jain, 1989).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::limits::sizes::LARGE_BYTES;
 
-/// A write that takes more than this part of its time is slow.
+/// A write that takes more than this part of its timeout is slow, as a divisor.
 const SLOW_PART: u32 = 3;
-/// One that takes less than this part is quick.
+/// A write that takes less than this part is quick, as a divisor.
 const QUICK_PART: u32 = 6;
-/// The bound falls no lower than this part of the greatest.
+/// The limit never drops below this part of its maximum, as a divisor.
 const FLOOR_PART: usize = 32;
 
-/// The bound.
+/// The limit.
 pub(crate) struct Pace {
     bytes: AtomicUsize,
     bytes_max: usize,
     begun: Instant,
-    /// When it fell last, in microseconds after `begun`.
+    /// Time of its last drop, in microseconds after `begun`.
     fell_us: AtomicU64,
 }
 
 impl Pace {
-    /// As much as allowed, at first.
+    /// Starts at the maximum.
     pub(crate) fn new(bytes_max: usize) -> Self {
         let bytes = AtomicUsize::new(bytes_max);
         Self { bytes, bytes_max, begun: Instant::now(), fell_us: AtomicU64::new(0) }
     }
 
-    /// The bound now, in bytes.
+    /// The current limit, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
 
-    /// A write of so many bytes that began then is over; it had `allowed`.
+    /// Records the end of a write of `bytes` that began then and had `allowed` time.
     pub(crate) fn ended(&self, bytes: usize, began: Instant, allowed: Duration) {
         if bytes <= LARGE_BYTES {
             return;
@@ -48,19 +48,19 @@ impl Pace {
             self.fall(began);
         } else if took < allowed / QUICK_PART {
             let more = |now: usize| Some(now.saturating_add(bytes / 8).min(self.bytes_max));
-            // The closure always gives a value, so this cannot fail.
+            // Cannot fail: the closure always returns a value.
             let _ = self.bytes.fetch_update(Relaxed, Relaxed, more);
         }
     }
 
-    /// Falls, unless it has since a write began.
+    /// Drops the limit, unless it already dropped after this write began.
     fn fall(&self, began: Instant) {
         let began_us = began.saturating_duration_since(self.begun).as_micros() as u64;
         let now_us = (self.begun.elapsed().as_micros() as u64).max(1);
         let is_first = |fell_us: u64| (began_us >= fell_us).then_some(now_us);
         if self.fell_us.fetch_update(Relaxed, Relaxed, is_first).is_ok() {
             let less = |now: usize| Some((now - now / 4).max(self.bytes_max / FLOOR_PART));
-            let _ = self.bytes.fetch_update(Relaxed, Relaxed, less); // the same
+            let _ = self.bytes.fetch_update(Relaxed, Relaxed, less); // likewise
         }
     }
 }
@@ -76,10 +76,10 @@ mod tests {
         let slow = || pace.ended(1 << 20, began, Duration::ZERO);
         slow();
         slow();
-        assert_eq!(pace.bytes(), 48 << 20, "they were under way together");
+        assert_eq!(pace.bytes(), 48 << 20, "they were concurrent");
         pace.ended(1 << 20, Instant::now(), second);
         pace.ended(LARGE_BYTES, Instant::now(), second);
-        assert_eq!(pace.bytes(), (48 << 20) + (1 << 17), "what is small says nothing");
+        assert_eq!(pace.bytes(), (48 << 20) + (1 << 17), "small writes are ignored");
         for _ in 0..1000 {
             pace.ended(1 << 20, Instant::now(), second);
         }

@@ -1,4 +1,4 @@
-//! Counts and times of answered requests.
+//! Counters and latencies of answered requests.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// Before the name of each metric.
+/// The prefix of every metric name.
 pub(super) const PREFIX: &str = "quorate";
-/// Times from 50 microseconds to 52 seconds, each bound twice the one before.
+/// Latency buckets from 50 microseconds to 52 seconds, in seconds: the first bound, the factor
+/// between bounds, their number.
 const TIME_BUCKETS: (f64, f64, u16) = (0.000_05, 2.0, 21);
 type Labels = [(&'static str, &'static str); 2];
 
-/// What a request asked for, as far as it is counted apart.
+/// The kinds of request that are counted separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// GET or HEAD of a key.
@@ -27,7 +28,7 @@ pub(crate) enum Route {
     Siblings,
     /// Bucket properties.
     Buckets,
-    /// Ring, cluster, health, metrics, and all that is not there.
+    /// Ring, cluster, health, metrics, and everything else.
     Other,
 }
 
@@ -68,10 +69,10 @@ impl Route {
 /// The first digit of a status.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Counts and times of answered requests.
+/// Counters and latencies of answered requests.
 pub(crate) struct Metrics {
     pub(super) registry: Registry,
-    /// One counter for each route and status class, so that counting looks nothing up.
+    /// One counter per route and status class, so that counting needs no lookup.
     requests: [[Counter; CLASSES.len()]; Route::ALL.len()],
     times: [Histogram; Route::ALL.len()],
 }
@@ -83,7 +84,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Starts counting from zero.
+    /// All counters at zero.
     pub(crate) fn new() -> Self {
         let requests = Family::<Labels, Counter>::default();
         let times =
@@ -105,7 +106,7 @@ impl Metrics {
         }
     }
 
-    /// Counts one answered request.
+    /// Records one answered request.
     pub(crate) fn answered(&self, route: Route, status: StatusCode, took: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         self.requests[route as usize][class].inc();
