@@ -1,13 +1,13 @@
-//! Rows that are set aside because this node came back too old to be believed (see `protocol::generation`):
-//! what was deleted and forgotten meanwhile could come back with them, and what nobody else has could be
-//! lost without them.
+//! Rows that are set aside because this node came back with data too old to be believed (see
+//! `protocol::generation`): deletes that were reaped in the meantime could come back with them, and
+//! writes that no other node has could be lost without them.
 //!
-//! They are served to nobody. As long as nobody has decided about them, each is held against the current
-//! home replicas of its key and dropped when enough of them hold or cover it. The rest waits for an
-//! operator: *accept* merges it into this node's own rows, from where it spreads; the keys that the cluster
-//! did not know are written to a file, one by one. *Discard* deletes it. Where all home replicas of a
-//! partition have set rows aside or lost theirs (a cluster restored from backups), nothing is served of it
-//! before (see `protocol::received`).
+//! They are not served. Until an operator decides, each is compared with the current home replicas
+//! of its key and dropped when enough of them hold or cover it. The rest waits for the operator:
+//! *accept* merges it into this node's own rows, from where it spreads; the keys that the cluster
+//! did not know are written to a file. *Discard* deletes it. Where all home replicas of a partition
+//! have set rows aside or lost theirs (a cluster restored from backups), the partition is not
+//! served before that (see `protocol::received`).
 
 use std::fs::File;
 use std::io::Write;
@@ -34,10 +34,11 @@ use crate::node::Node;
 use crate::ops::replica;
 use crate::repair::set_aside::{DECISION_RECORD, Set, forget_decision};
 
-/// How long a set that the cluster does not cover is left alone, at first and at most.
+/// How long to wait before a set that the cluster does not cover is checked again, at first and at
+/// most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(600);
-/// Rows and bytes looked at in one turn.
+/// Rows and bytes checked in one turn.
 const PAGE_ROWS: usize = 64;
 const PAGE_BYTES: usize = 1 << 20;
 
@@ -49,8 +50,8 @@ struct Kept {
     object: Bytes,
 }
 
-/// What waits for an operator, in words; `None` if nothing does. A node that has still to receive something
-/// waits for peers that wait.
+/// What waits for an operator, in words; `None` if nothing does. A node that still has to receive
+/// data waits for peers that wait.
 pub(crate) fn waits(node: &Node) -> Option<String> {
     let why = node.own_doubt().or_else(|| {
         let lacks = node.formation().is_some() && !node.filled.is_complete();
@@ -66,18 +67,19 @@ pub(crate) fn waits(node: &Node) -> Option<String> {
     ))
 }
 
-/// Rows and hints that are set aside and that the cluster does not hold, as far as they were counted.
+/// Rows and hints that are set aside and not held by the cluster, as far as they have been counted.
 pub(crate) fn rows(node: &Node) -> u64 {
     node.distrusted.told().rows
 }
 
-/// What this node distrusts of what it holds.
+/// What this node reports of its distrusted data.
 pub(crate) fn told(node: &Node) -> Told {
     let told = node.distrusted.told();
     Told { waits: waits(node), lost: node.unreceived.lost() as u32, ..told }
 }
 
-/// Answers a peer, or this node's own operator: carries a decision out, if there is one, and tells.
+/// Answers a peer, or this node's own operator: carries out a decision, if there is one, and
+/// reports.
 pub(crate) async fn answer(node: &Arc<Node>, decision: Option<Decision>) -> Reply {
     if let Some(decision) = decision
         && let Err(error) =
@@ -88,7 +90,7 @@ pub(crate) async fn answer(node: &Arc<Node>, decision: Option<Decision>) -> Repl
     Reply::Distrusted(Box::new(told(node)))
 }
 
-/// The same at every node of the cluster; `None` for those that do not answer.
+/// The same on every node of the cluster; `None` for those that do not answer.
 pub(crate) async fn everywhere(
     node: &Arc<Node>,
     decision: Option<Decision>,
@@ -109,7 +111,7 @@ pub(crate) async fn everywhere(
     told
 }
 
-/// Takes an operator's decision down, durably; sets of rows follow it soon. Blocks.
+/// Records an operator's decision, durably; the sets are processed soon after. Blocks.
 fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
     tracing::warn!(?decision, "an operator has decided about what this node distrusts");
     if !node.distrusted.is_empty() {
@@ -121,7 +123,8 @@ fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the node's own rows, few or none, for the truth: it has still to be compared with its peers.
+/// Accepts the node's own rows, few or none, as the truth: they still have to be compared with its
+/// peers.
 fn accept_own_rows(node: &Node) -> Result<(), Error> {
     if node.generation.waits_with_old_rows() {
         node.filled.record_all(&node.store, false)?;
@@ -138,7 +141,7 @@ fn decision(node: &Node) -> Result<Option<Decision>, Error> {
     })
 }
 
-/// Works off what is set aside, as long as there is something.
+/// Processes what is set aside, until nothing is.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut patience = LOOK_AGAIN_MIN;
     while !node.distrusted.is_empty() {
@@ -156,7 +159,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// One look at every set. Whether one was done with.
+/// Checks every set once. Returns whether one was finished.
 async fn pass(node: &Arc<Node>) -> Result<bool, Error> {
     let decided = replica::on_blocking_pool(node, decision).await?;
     let (mut left, mut unknown) = (0, Vec::new());
@@ -200,8 +203,8 @@ async fn remove(node: &Arc<Node>, set: Arc<Set>) -> Result<(), Error> {
     removed.await
 }
 
-/// Looks for rows that the current home replicas hold or cover, and drops them from the set. Returns how
-/// many are left.
+/// Looks for rows that the current home replicas hold or cover, and drops them from the set.
+/// Returns how many are left.
 async fn check(node: &Arc<Node>, set: &Arc<Set>, unknown: &mut Vec<Key>) -> Result<u64, Error> {
     let mut left = 0;
     let mut walk = Walk::start(node, set);
@@ -239,8 +242,8 @@ async fn drop_from(node: &Arc<Node>, set: &Arc<Set>, kept: Kept) -> Result<(), E
     work::run(node, dropped).await.map(drop)
 }
 
-/// Whether W of the current home replicas, all of which have received the key's partition, hold or cover what
-/// was set aside.
+/// Whether W of the current home replicas, all of which have received the key's partition, hold or
+/// cover what was set aside.
 async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
     let Ok(object) = Object::decode(kept.object.clone()) else { return false };
     let (properties, list) = (node.properties(&kept.key), node.preference_list(&kept.key));
@@ -269,14 +272,15 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
 
 fn covers(reply: WithPayload<Reply>, object: &Object) -> bool {
     if !matches!(reply.head, Reply::Object) {
-        return false; // it says that it has not received the partition, or nothing at all
+        return false; // it has not received the partition, or has no object
     }
     Object::decode(reply.payload).is_ok_and(|held| received::covers(&held, object))
 }
 
-/// Merges a set into this node's rows: all of partitions that it has not received, where nobody knows better.
-/// What belongs to others is held against the cluster as before, since what nobody has of it was most likely
-/// deleted. Returns how many rows are left.
+/// Merges a set into this node's rows: all rows of partitions that it has not received, since no
+/// replica knows better. Rows of partitions that it has received are compared with the cluster as
+/// before, since what no replica has of them was most likely deleted. Returns how many rows are
+/// left.
 async fn accept(
     node: &Arc<Node>,
     set: &Arc<Set>,
@@ -311,7 +315,7 @@ async fn accept(
     Ok(left)
 }
 
-/// Merges some rows; the keys of which this node did not know what they hold.
+/// Merges some rows; returns the keys whose content was new to this node.
 fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
     let (mut rows, mut unknown) = (Vec::new(), Vec::new());
     for Kept { place, key, object, .. } in page {
@@ -331,7 +335,7 @@ fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
     Ok(unknown)
 }
 
-/// Appends keys to a file, one a line, with what could be taken for another line escaped.
+/// Appends keys to a file, one a line, with line breaks escaped.
 fn append(file: &PathBuf, keys: &[Key]) -> std::io::Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -342,11 +346,11 @@ fn append(file: &PathBuf, keys: &[Key]) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// A walk over all rows and hints of a set, page by page.
+/// A scan over all rows and hints of a set, page by page.
 struct Walk<'a> {
     node: &'a Arc<Node>,
     set: &'a Arc<Set>,
-    /// What is still to be looked at, the next last.
+    /// What is left to scan, the next part last.
     parts: Vec<Part>,
     after: Option<Key>,
 }
