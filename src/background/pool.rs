@@ -48,7 +48,7 @@ impl Pool {
 /// despite its name (setpriority(2)).
 fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "chores are done at the priority of all else");
+        tracing::debug!(%error, "background work runs at normal priority");
     }
 }
 

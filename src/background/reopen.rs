@@ -44,7 +44,7 @@ pub(crate) fn why_not_alive(node: &Node) -> Option<String> {
         return node.accepts_requests().err().map(|why| why.to_string());
     }
     let seconds = stuck_for.as_secs();
-    is_over(stuck_for).then(|| format!("the disk has not ended a sync for {seconds} s"))
+    is_over(stuck_for).then(|| format!("a sync has been stuck for {seconds} s"))
 }
 
 fn is_over(time: Duration) -> bool {
@@ -103,7 +103,7 @@ fn try_disk(node: &Node, failed_for: Duration) -> Tried {
         return match pause.as_secs() {
             0..=1 => Tried::Later,
             seconds => Tried::Obstacle(format!(
-                "it failed {} times lately; the next try is {seconds} s after the failure",
+                "it failed {} times recently; the next attempt is {seconds} s after the failure",
                 reopened.len() + 1
             )),
         };

@@ -40,12 +40,12 @@ pub(crate) enum BucketsError {
     /// Too many buckets have properties of their own.
     #[error(
         "{BUCKETS_MAX} buckets have properties of their own already, the limit; reset some that are not used \
-         any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and makes room, once every node has \
-         heard of it"
+         any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and frees its slot, once all nodes have \
+         received it"
     )]
     Full,
     /// The store did not take them.
-    #[error("the store does not take them: {0}")]
+    #[error("could not store them: {0}")]
     Store(#[from] quorate_storage::Error),
 }
 

@@ -85,7 +85,7 @@ fn end_beside_twin(node: &Node, peer: NodeId, known: &dyn Debug) {
     }
     tracing::error!(%peer, this = ?node.generation.start(&node.store), ?known, "{TWIN}");
     if let Err(error) = std::fs::write(node.config.data_dir.join(TWIN_FILE), format!("{TWIN}\n")) {
-        tracing::error!(%error, "could not leave a note of it: do not restart this node by itself");
+        tracing::error!(%error, "could not write a note of it: do not let a supervisor restart this node");
     }
     node.generation.twin.cancel();
 }
@@ -144,7 +144,7 @@ fn on_status(node: &Arc<Node>, peer: NodeId, status: Status) {
         let differences = node.config.common().differences(&common);
         if !differences.is_empty() {
             let settings = differences.join("; ");
-            tracing::error!(%peer, settings, "settings differ that all nodes must have alike");
+            tracing::error!(%peer, settings, "settings differ that must be the same on all nodes");
         }
     }
     health.word().heard(&status);
@@ -163,7 +163,7 @@ async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) -> bool {
     match merged.await {
         Ok(_) => true,
         Err(error) => {
-            tracing::warn!(%error, %peer, "could not take bucket properties over");
+            tracing::warn!(%error, %peer, "could not merge a peer's bucket properties");
             false
         }
     }

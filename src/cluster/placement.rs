@@ -139,7 +139,7 @@ mod tests {
                 assert!(error.to_string().contains(what), "{error}");
             }
         }
-        check(&open(dir.path()), &layout(1, &three)).expect("and what was recorded stands");
+        check(&open(dir.path()), &layout(1, &three)).expect("and the record is unchanged");
     }
 
     #[test]

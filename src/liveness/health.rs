@@ -443,7 +443,7 @@ mod tests {
         assert!(health.is_suspected() && health.state() == State::Up, "no failure");
         answers(&health, 1300);
         assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1301)));
-        assert!(!health.is_suspected(), "one slow batch beside quick ones is no reason");
+        assert!(!health.is_suspected(), "one slow batch among quick ones is no reason");
     }
 
     #[test]

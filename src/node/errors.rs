@@ -13,7 +13,7 @@ pub(crate) enum Unavailable {
     #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
     NotFormed,
     /// No peer has yet confirmed this node's generation.
-    #[error("the node has just started and asks its peers whether it missed anything")]
+    #[error("the node has just started and is asking its peers whether it missed anything")]
     Asking,
     /// The rows here are too old to be believed, and no peer can judge them.
     #[error("{}", OLD_ROWS)]
@@ -44,7 +44,7 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] quorate_storage::OpenError),
     /// The store could not be read.
-    #[error("reading the node's own records: {0}")]
+    #[error("cannot read the node's own records: {0}")]
     Store(#[from] quorate_storage::Error),
     /// One of the node's own records cannot be decoded.
     #[error("the record {0:?} in the data directory is damaged")]
@@ -52,7 +52,7 @@ pub enum StartError {
     /// `defaults.n` differs from the one with which the cluster was formed.
     #[error(
         "defaults.n makes {configured} replicas, but the data here was stored with {recorded}: with another \
-         number keys would be looked for where they are not. Set it back to {recorded}; a bucket's own n can \
+         number keys would be looked for on the wrong nodes. Set it back to {recorded}; a bucket's own n can \
          be changed while the cluster runs (PUT /buckets/{{bucket}})"
     )]
     DefaultN {
@@ -71,7 +71,7 @@ pub enum StartError {
         file: String,
     },
     /// A set of rows that was set aside cannot be opened.
-    #[error("rows that were set aside in {path}: {reason}")]
+    #[error("cannot open the rows that were set aside in {path}: {reason}")]
     Distrusted {
         /// The set.
         path: String,
@@ -81,7 +81,7 @@ pub enum StartError {
     /// The configured layout would look for keys on the wrong nodes.
     #[error(
         "the layout was changed: the data directory was filled under {recorded}, the configuration has \
-         {configured}: {differences}. Keys would be looked for where they are not, and rows do not move \
+         {configured}: {differences}. Keys would be looked for on the wrong nodes, and rows do not move \
          with a layout yet: give [layout] back what it had. To change the cluster, form a new one with \
          new data directories and copy the keys over (GET /keys/{{bucket}}, GET and PUT /kv)"
     )]
@@ -94,20 +94,20 @@ pub enum StartError {
         differences: String,
     },
     /// A peer's address is not a host and port.
-    #[error("layout.nodes.peer_addr {0:?} is no host and port")]
+    #[error("layout.nodes.peer_addr {0:?} is not a host and port")]
     PeerAddr(String),
     /// Threads for background work could not be started.
-    #[error("threads for background work: {0}")]
+    #[error("cannot start threads for background work: {0}")]
     Threads(std::io::Error),
     /// The HTTP client for peers could not be built.
-    #[error("the HTTP client for peers: {0}")]
+    #[error("cannot build the HTTP client for peers: {0}")]
     Client(#[from] reqwest::Error),
 }
 
 /// The outlook for a failed store, in words.
 fn remedy(obstacle: Option<&str>) -> String {
     match obstacle {
-        Some(why) => format!("it is opened again once it can be: {why}"),
-        None => "it is opened again in a moment".to_owned(),
+        Some(why) => format!("it is reopened once that is possible: {why}"),
+        None => "it is reopened in a moment".to_owned(),
     }
 }

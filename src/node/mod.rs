@@ -348,7 +348,7 @@ impl Node {
                 "all replicas of {undecided} partitions came back too old to be believed, or without data"
             ))
         } else if lost > 0 {
-            Some(format!("all replicas of {lost} partitions lost what they held"))
+            Some(format!("all replicas of {lost} partitions lost their data"))
         } else {
             None
         }

@@ -87,7 +87,7 @@ async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyP
     for (from, page) in asked.into_iter().chain([(node.me, own)]) {
         match page {
             Some(page) if question.admits(&page) => drop(pages.insert(from, page)),
-            Some(_) => tracing::warn!(peer = %from, "a page of keys that was not asked for"),
+            Some(_) => tracing::warn!(peer = %from, "discarded an unsolicited page of keys"),
             None => {}
         }
     }

@@ -72,7 +72,7 @@ pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) ->
         return Err(Reply::NotFilled); // it may have to start over and discard what it accepts now
     }
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
-        tracing::warn!(?key, "refused an object that was too long on its way");
+        tracing::warn!(?key, "refused an object that was in flight for too long");
         return Err(Reply::Refused(Refusal::Stale));
     }
     Ok(())
@@ -250,7 +250,7 @@ pub(crate) fn refusal_of(error: &Error) -> Refusal {
     match error {
         Error::HintsFull { .. } => {
             if let Some(held_back) = HINTS_FULL.now() {
-                tracing::warn!(%error, held_back, "no more hints are kept until some are delivered");
+                tracing::warn!(%error, held_back, "hints are refused until some are delivered");
             }
             Refusal::HintsFull
         }

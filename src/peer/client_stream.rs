@@ -51,7 +51,7 @@ impl Link {
         }
         let (len, max) = (frame[0].len() + frame[1].len(), line.frame_bytes_max_of(peer));
         if len > max {
-            let error = format!("a message of {len} bytes is too large, {max} are taken");
+            let error = format!("a message of {len} bytes is too large, the limit is {max}");
             return Err(Failure::TooLarge(error));
         }
         let mut stream = match self.usable() {
@@ -506,6 +506,6 @@ mod tests {
         assert_eq!(not_sent(batch(1)).await, "503 Service Unavailable: full");
         refusing.abort();
         drop(refusing.await);
-        assert!(not_sent(batch(1)).await.contains("refused"), "nobody listens");
+        assert!(not_sent(batch(1)).await.contains("refused"), "no listener");
     }
 }

@@ -281,7 +281,7 @@ impl TransportContext {
             Failure::Silent(_)
                 if lane == Lane::Large && peer.health.has_answered_since(sent_at) =>
             {
-                return tracing::info!(peer = %peer.node, %error, "a large batch was given up");
+                return tracing::info!(peer = %peer.node, %error, "a large batch timed out");
             }
             Failure::Silent(_) | Failure::NotSent(_) => {}
         }

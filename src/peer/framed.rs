@@ -55,7 +55,7 @@ pub(crate) enum StreamError {
     #[error("the stream was closed in the middle of a frame")]
     CutOff,
     /// The announced length exceeds the limit.
-    #[error("the frame is too large: {len} bytes of at most {max}")]
+    #[error("the frame is too large: {len} bytes, the limit is {max}")]
     TooLarge {
         /// The announced length.
         len: usize,

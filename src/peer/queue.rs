@@ -406,7 +406,7 @@ mod tests {
         assert!(futures_util::poll!(helper.as_mut()).is_pending(), "it may not take long");
         let helped = async {
             tokio::select! {
-                _ = held_up.as_mut() => panic!("nobody answered"),
+                _ = held_up.as_mut() => panic!("no answer"),
                 batch = helper.as_mut() => batch.len(),
             }
         };

@@ -84,7 +84,7 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
     match receive(&node, bytes).await {
         Ok((from, messages)) => match answer(&node, from, messages).await {
             Some(replies) => replies.into_response(),
-            None => refuse(StatusCode::INSUFFICIENT_STORAGE, "open a stream for so much"),
+            None => refuse(StatusCode::INSUFFICIENT_STORAGE, "too large for a POST: open a stream"),
         },
         Err(refused) => refuse(refused.status, &refused.why),
     }
@@ -154,7 +154,7 @@ async fn set_cuts(State(node): State<Arc<Node>>, body: Bytes) -> Response {
 async fn set_disk_fault(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     match serde_json::from_slice::<DiskFault>(&body) {
         Ok(fault) => {
-            tracing::warn!(?fault, "the disk fails by the fault hook");
+            tracing::warn!(?fault, "disk faults set by the fault hook");
             let DiskFault { syncs_fail, sync_ms } = fault;
             node.store.suffer(Ailment { syncs_fail, sync_ms });
             StatusCode::NO_CONTENT.into_response()

@@ -39,7 +39,7 @@ pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) ->
         && asks_for_a_stream(request.headers());
     // Only an upgradable connection comes with a lease.
     let Some(lease) = lease.filter(|_| is_right) else {
-        let why = "this is for the streams of peers alone";
+        let why = "this endpoint is only for streams of peers";
         return (StatusCode::UPGRADE_REQUIRED, upgrade_headers(), why).into_response();
     };
     tokio::spawn(serve(node, hyper::upgrade::on(request), lease));
@@ -67,7 +67,7 @@ async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
     match ended {
         Some(Ok(()) | Err(StreamError::Closed)) => {}
         Some(Err(error)) => tracing::debug!(%error, "a peer's stream ended"),
-        None => tracing::warn!("a batch of a peer was cut off by the stop"),
+        None => tracing::warn!("a peer's batch was aborted because the node stops"),
     }
 }
 
@@ -260,7 +260,7 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
     let mut replies = replies.into_iter().peekable();
     while let Some(mut reply) = replies.next() {
         if reply.payload.len() > payload_bytes_max {
-            tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to be sent");
+            tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to send");
             reply = WithPayload::bare(Reply::Refused(Refusal::Failed));
         }
         let is_large = reply.payload.len() > LARGE_BYTES;

@@ -59,7 +59,7 @@ pub(crate) fn waits(node: &Node) -> Option<String> {
             node.peers.health(*peer).is_some_and(|health| health.word().last().waits == Some(true))
         };
         let peer = node.peers.nodes().find(says).filter(|_| lacks)?;
-        Some(format!("what this node lacks may be at {peer}, which does not believe its own data"))
+        Some(format!("the data this node lacks may be on {peer}, which distrusts its own data"))
     })?;
     Some(format!(
         "{why}. `quorate distrusted list` shows what there is; `quorate distrusted accept` takes it for \
@@ -113,7 +113,7 @@ pub(crate) async fn everywhere(
 
 /// Records an operator's decision, durably; the sets are processed soon after. Blocks.
 fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
-    tracing::warn!(?decision, "an operator has decided about what this node distrusts");
+    tracing::warn!(?decision, "an operator decided about distrusted rows");
     if !node.distrusted.is_empty() {
         node.store.put_meta(DECISION_RECORD, &[decision as u8])?;
         node.distrusted.decided.notify_one();
@@ -148,7 +148,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         match pass(&node).await {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "rows that are set aside cannot be worked off"),
+            Err(error) => tracing::error!(%error, "rows that are set aside cannot be processed"),
         }
         let wait = tokio::time::sleep(patience);
         patience = (patience * 2).min(LOOK_AGAIN_MAX);
@@ -310,7 +310,7 @@ async fn accept(
     tracing::warn!(
         rows, unknown, keys = %report.display(),
         "rows that were set aside are accepted; those of them that no replica here knew, which may have been \
-         deleted meanwhile, are listed key by key"
+         deleted in the meantime, are listed key by key"
     );
     Ok(left)
 }
@@ -335,7 +335,7 @@ fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
     Ok(unknown)
 }
 
-/// Appends keys to a file, one a line, with line breaks escaped.
+/// Appends keys to a file, one per line; line breaks and other special characters are escaped.
 fn append(file: &PathBuf, keys: &[Key]) -> std::io::Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -399,7 +399,7 @@ fn page(set: &Set, part: Part, after: Option<&Key>) -> Result<Vec<Kept>, Error> 
         let heads = Row::encoded_version(&row).zip(Row::encoded_tree(&row));
         let Some(((version, n), object)) = heads.zip(Row::encoded_object(&row)) else {
             let what = format!("the row of {key} that is set aside");
-            return Err(Error::Damaged { what, reason: "it is cut off".to_owned() });
+            return Err(Error::Damaged { what, reason: "it is truncated".to_owned() });
         };
         let place = match part {
             Part::Rows(partition) => Place::Home(Tree { partition, n }),

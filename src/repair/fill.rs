@@ -193,7 +193,7 @@ async fn compare(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> bool {
     for tree in trees {
         let summary = mend_tree(talk, *tree, why).await;
         if !summary.has_all() {
-            tracing::debug!(?tree, ?summary, "not all of a peer's rows came; tried again soon");
+            tracing::debug!(?tree, ?summary, "did not receive all of a peer's rows; retrying soon");
             return false;
         }
     }
@@ -251,7 +251,7 @@ async fn ask_again(node: &Arc<Node>) {
         node.filled.doubtful.change(&node.store, &[], |key| here.contains(key))
     });
     match taken_out.await {
-        Ok(_) => tracing::info!(count, "keys that peers could not give are complete now"),
+        Ok(_) => tracing::info!(count, "doubtful keys are complete now"),
         Err(error) => tracing::warn!(%error, "could not record that keys are complete"),
     }
 }
@@ -410,7 +410,7 @@ async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes
                 }
             }
             Ok(None) => {
-                tracing::warn!("rows that were fetched had waited too long to be merged");
+                tracing::warn!("discarded fetched rows that had waited too long to be merged");
                 return false;
             }
             Err(error) => {

@@ -95,7 +95,7 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
             tracing::warn!(%target, age_ms, "hints have been waiting for this node for too long");
         }
         Ok(None) => {}
-        Err(error) => tracing::error!(%error, %target, "the age of hints cannot be read"),
+        Err(error) => tracing::error!(%error, %target, "could not read the age of hints"),
     }
 }
 
@@ -128,7 +128,7 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
         let mut rows = match page.await {
             Ok(rows) => rows,
             Err(error) => {
-                tracing::error!(%error, %target, "hints cannot be read");
+                tracing::error!(%error, %target, "could not read hints");
                 return pass;
             }
         };
@@ -172,7 +172,7 @@ async fn deliver_page(
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
-            tracing::error!(?key, %target, "a hint is damaged and stays");
+            tracing::error!(?key, %target, "a hint is damaged and is kept");
             continue;
         };
         versions.push((key.clone(), version));
@@ -185,7 +185,7 @@ async fn deliver_page(
     let refused = match heard.into_reply().map(|reply| reply.head) {
         Some(Reply::Delivered { refused }) => refused,
         Some(Reply::Refused(why)) => {
-            tracing::warn!(%target, %why, "the target refuses hints; they stay");
+            tracing::warn!(%target, %why, "the target refuses hints; they are kept");
             return 0;
         }
         Some(_) | None => return 0,
@@ -193,7 +193,7 @@ async fn deliver_page(
     if let Some((place, why)) = refused.first()
         && let Some((key, _)) = versions.get(usize::from(*place))
     {
-        tracing::warn!(?key, %target, %why, "the target refuses hints, such as this one; they stay");
+        tracing::warn!(?key, %target, %why, "the target refuses hints, such as this one; they are kept");
     }
     let refused: BTreeSet<usize> = refused.iter().map(|(place, _)| usize::from(*place)).collect();
     let arrived = versions.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));

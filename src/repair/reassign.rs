@@ -45,7 +45,7 @@ async fn settle(node: &Arc<Node>) {
         while let Ok(Some(pass)) = work::run(node, |node| Ok(node.buckets.pass(&node.store))).await
         {
             if let Err(error) = carry_out(node, pass).await {
-                tracing::warn!(%error, "could not move all rows to their trees; tried again soon");
+                tracing::warn!(%error, "could not move all rows to their trees; retrying soon");
                 tokio::time::sleep(RETRY_AFTER).await;
                 break;
             }
@@ -113,7 +113,7 @@ fn move_some_of(node: &Node, bucket: &Bucket, mut from: Onward) -> Result<Option
             match node.store.retree(&key, node.tree(&key)) {
                 Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
                 Err(Error::Damaged { what, reason }) => {
-                    tracing::error!(what, reason, "a row is damaged and stays where it is");
+                    tracing::error!(what, reason, "a damaged row was not moved");
                 }
                 Err(error) => return Err(error),
             }
@@ -169,7 +169,7 @@ pub(crate) async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u
     node.swept.scrubbed.fetch_add(1, Relaxed);
     node.swept.wrong_leaves.fetch_add(wrong, Relaxed);
     if wrong > 0 {
-        tracing::error!(partition = partition.0, wrong, "mended leaves and index entries");
+        tracing::error!(partition = partition.0, wrong, "repaired wrong leaves and index entries");
         node.anti_entropy.mark_dirty(partition);
     }
     wrong

@@ -78,7 +78,7 @@ impl Walk {
             match work::run_throttled(node, &node.anti_entropy.throttle, step).await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, "could not look for rows that others own");
+                    tracing::warn!(%error, "could not scan for unowned rows");
                     return false;
                 }
             };
@@ -132,7 +132,7 @@ fn begin(node: &Node, key: Key) -> Option<Going> {
     let version = match node.store.versions(&[(node.home(&key), key.clone())]) {
         Ok(versions) => *versions.first()?,
         Err(error) => {
-            tracing::error!(%error, "a row that others own cannot be read and stays");
+            tracing::error!(%error, "an unowned row cannot be read and is kept");
             return None;
         }
     };
@@ -209,7 +209,7 @@ async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: 
             match reply {
                 Some(Reply::Stored) => row.on_stored(home),
                 Some(Reply::Refused(why)) => {
-                    tracing::warn!(?key, %home, %why, "a home replica refuses a row; it stays here");
+                    tracing::warn!(?key, %home, %why, "a home replica refuses an unowned row; it is kept");
                 }
                 Some(_) | None => {}
             }
@@ -236,7 +236,7 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
             };
             match node.store.drop_row_if(node.home(key), key, row.version(), may_drop) {
                 Ok(is_dropped) => dropped += u64::from(is_dropped),
-                Err(error) => tracing::warn!(%error, "a row that others own could not be dropped"),
+                Err(error) => tracing::warn!(%error, "could not drop an unowned row"),
             }
         }
         Ok(dropped)

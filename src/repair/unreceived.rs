@@ -28,7 +28,7 @@ impl Unreceived {
             tracing::error!(
                 lost,
                 undecided,
-                "partitions whose replicas all lost what they held, or came back too old to be believed, are \
+                "partitions whose replicas all lost their data, or came back too old to be believed, are \
                  not served until an operator decides: quorate distrusted"
             );
         }

@@ -128,7 +128,7 @@ impl Gossip {
     fn has_ended(&mut self) -> bool {
         let ended = self.handle.termination_watcher().now_or_never();
         if let Some(how) = &ended {
-            tracing::warn!(?how, "gossip ended and is started again");
+            tracing::warn!(?how, "gossip ended; restarting it");
         }
         ended.is_some()
     }

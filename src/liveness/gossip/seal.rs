@@ -223,7 +223,7 @@ mod tests {
         assert!(accepts(100, 0, 1) && accepts(100, 3, 2));
         assert!(!accepts(100, 3, 3) && !accepts(100, 2, 4), "replayed, or overtaken on the way");
         assert!(accepts(200, 0, 5), "a restart");
-        assert!(!accepts(100, 9, 6), "of the life before");
+        assert!(!accepts(100, 9, 6), "of an earlier start");
         assert!(!accepts(50, 0, SILENCE_MS) && accepts(50, 0, 5 + SILENCE_MS), "a clock set back");
         assert!(accepts(50, 1, 6 + SILENCE_MS));
     }
