@@ -17,7 +17,8 @@ use crate::node::Node;
 use crate::ops::replica;
 use crate::repair::{anti_entropy, distrusted, fill, handoff, reaper, reassign};
 
-/// The longest interval at which it is recorded how far peers were durable, if that has changed.
+/// The longest interval at which it is recorded how far peers were durable, if that has changed
+/// (docs/decisions/0008).
 const REMEMBER_EVERY_MAX: Duration = Duration::from_secs(3);
 /// The longest interval between two records that the store is in use, and between two syncs of what
 /// is remembered of peers.

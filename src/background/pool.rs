@@ -8,7 +8,8 @@ use quorate_storage::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// How many jobs run at a time; the others wait.
+/// How many jobs run at a time; the others wait. Few, so that requests keep most of the cores
+/// (docs/decisions/0010).
 const AT_ONCE: usize = 2;
 /// The nice value of the threads: each step is worth about 1.25 times the processor time under
 /// contention.

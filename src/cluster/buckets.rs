@@ -40,7 +40,7 @@ pub(crate) enum BucketsError {
     /// Too many buckets have properties of their own.
     #[error(
         "{BUCKETS_MAX} buckets have properties of their own already, the limit; reset some that are not used \
-         any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and frees its slot, once all nodes have \
+         any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and makes room, once every node has \
          received it"
     )]
     Full,

@@ -37,7 +37,8 @@ pub(crate) enum State {
 
 /// A peer that is up is greeted once every this many probe intervals.
 pub(crate) const PROBES_PER_GREETING: u64 = 2;
-/// The longest that a flapping peer must answer before it counts as up, in milliseconds.
+/// The longest that a flapping peer must answer before it counts as up, in milliseconds
+/// (docs/decisions/0005).
 pub(crate) const HOLD_BACK_MS_MAX: u64 = 4000;
 /// The hold-back after its second fall; doubled with each further one, in milliseconds.
 const HOLD_BACK_MS_MIN: u64 = 250;

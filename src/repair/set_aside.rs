@@ -49,7 +49,7 @@ impl Distrusted {
             };
             let store = Store::open(&path, options)
                 .map_err(|why| error(path.display().to_string(), why.to_string()))?;
-            tracing::warn!(set = %path.display(), "rows are set aside; to list them: quorate distrusted list");
+            tracing::warn!(set = %path.display(), "rows are set aside; see `quorate distrusted list`");
             sets.push(Arc::new(Set { path, store }));
         }
         Ok(Self { sets: Mutex::new(sets), told: Mutex::default(), decided: Notify::new() })
