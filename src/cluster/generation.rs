@@ -79,7 +79,7 @@ struct StartOver {
 /// What is remembered of the peers' starts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Memory {
-    /// Since when nothing of it was lost, by the wall clock.
+    /// Wall-clock time since which none of it has been lost.
     since: Millis,
     peers: BTreeMap<NodeId, Remembered>,
 }

@@ -53,7 +53,7 @@ impl WallClock {
         }
     }
 
-    /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if it is behind.
+    /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if behind.
     pub(crate) fn ahead_ms(&self) -> i64 {
         self.skew.lock().unwrap_or_else(PoisonError::into_inner).ahead_ms()
     }

@@ -3,10 +3,10 @@
 //!
 //! Requests are the primary detector: a peer that refuses a connection or lets one time out is
 //! *down* at once, and the first answer to anything (a probe goes out every `timeouts.probe_ms`
-//! while it is down) brings it back. Two exceptions dampen flapping: a timeout is ignored if
-//! something sent later has been answered, and a peer that went down several times within seconds
-//! must answer for a while, longer each time and [`HOLD_BACK_MS_MAX`] at most, before it counts as
-//! up again.
+//! while it is down) brings it back. Two exceptions dampen flapping: a timeout is ignored if a
+//! message of the same kind that was sent later has been answered, and a peer that went down
+//! several times within seconds must answer for a while, longer each time and [`HOLD_BACK_MS_MAX`]
+//! at most, before it counts as up again.
 //!
 //! A peer that is not down can be *suspected*: its heartbeats are missing (`crate::liveness::phi`),
 //! a batch waits too long for an answer, or it reports that it cannot reach this node. Suspicion is
@@ -53,7 +53,7 @@ const ROUND_TRIP_US_MAX: u64 = 60_000_000;
 /// Kinds of messages, each with lanes of its own.
 const KINDS: usize = 3;
 
-/// What is known of one peer. What operations read is atomic; times are those of
+/// What is known of one peer. The fields that operations read are atomic; times are those of
 /// [`crate::peer::peers`]'s clock.
 pub(crate) struct Health {
     state: AtomicU8,
@@ -289,7 +289,8 @@ impl Health {
         lock(&self.round_trips).0.saturating_record(took.as_micros() as u64);
     }
 
-    /// Starts a new window and recomputes the percentiles over the last two. Called every few seconds.
+    /// Starts a new window and recomputes the percentiles over the last two. Called every few
+    /// seconds.
     pub(crate) fn turn_window(&self) {
         let mut windows = lock(&self.round_trips);
         let (current, previous) = &mut *windows;

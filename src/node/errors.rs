@@ -2,7 +2,7 @@
 
 use crate::config::ConfigError;
 
-/// The advice for rows that are too old to be believed.
+/// The message for rows that are too old to be believed.
 pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, \
      and no peer can say whether it is an old backup";
 

@@ -277,11 +277,11 @@ impl TransportContext {
             Failure::TooLarge(_) => {
                 return tracing::error!(peer = %peer.node, %error, "not sent");
             }
-            // A peer that meanwhile answers other requests is slow, not down.
+            // A peer that answered other requests in the meantime is slow, not down.
             Failure::Silent(_)
                 if lane == Lane::Large && peer.health.has_answered_since(sent_at) =>
             {
-                return tracing::info!(peer = %peer.node, %error, "a large batch timed out");
+                return tracing::info!(peer = %peer.node, %error, "a large batch was abandoned");
             }
             Failure::Silent(_) | Failure::NotSent(_) => {}
         }

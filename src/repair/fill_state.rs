@@ -49,7 +49,7 @@ impl FillState {
         self.complete.load(Acquire)
     }
 
-    /// Whether a key is doubtful: another home replica holds something of it that it could not give.
+    /// Whether a key is doubtful: another home replica holds something of it but could not give it.
     pub(crate) fn is_doubtful(&self, key: &Key) -> bool {
         self.doubtful.has(key)
     }
