@@ -1,4 +1,4 @@
-//! The jobs of a node: what it does without being asked. They end when the node stops.
+//! The background jobs of a node. They end when the node stops.
 
 pub(crate) mod pool;
 pub(crate) mod reopen;
@@ -17,10 +17,11 @@ use crate::node::Node;
 use crate::ops::replica;
 use crate::repair::{anti_entropy, distrusted, fill, handoff, reaper, reassign};
 
-/// How often it is recorded how far peers were durable, if that has changed, at the least.
+/// The longest interval at which it is recorded how far peers were durable, if that has changed
+/// (docs/decisions/0008).
 const REMEMBER_EVERY_MAX: Duration = Duration::from_secs(3);
-/// The longest time between two records that the store is in use, and between two syncs of what is
-/// remembered.
+/// The longest interval between two records that the store is in use, and between two syncs of what
+/// is remembered of peers.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(60);
 /// Round trips are measured over windows of this length.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ fn spawn(node: &Arc<Node>, job: impl Future<Output = ()> + Send + 'static) {
     });
 }
 
-/// Waits a while for a peer to find nothing wrong with this node's start, then goes on without.
+/// Gives peers some time to accept this node's start, then goes on without them.
 async fn admit_alone(node: Arc<Node>) {
     tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
     if !node.generation.is_admitted() && !node.generation.admit_alone() {
@@ -66,20 +67,22 @@ async fn admit_alone(node: Arc<Node>) {
     }
 }
 
-/// How old what is recorded may get, so that it tells of a copy of a disk that knows less than what was
-/// reaped since: a small part of the grace.
+/// How often those records are renewed: a small part of the grace, so that a copied disk that is
+/// older than what was reaped since is recognised.
 fn mark_every(node: &Node) -> Duration {
     let every = Duration::from_millis(node.config.deletes.grace_ms / 16).min(MARK_EVERY_MAX);
     every.max(Duration::from_millis(50))
 }
 
-/// Records now and then that the store is in use: the age of its rows, should it come back as a backup.
+/// Records now and then that the store is in use: this dates its rows, should they come back as a
+/// backup.
 async fn mark_alive(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(mark_every(&node));
     let mut marked_at = 0;
     loop {
         ticks.tick().await;
-        // An old backup must not seem young at its next start: only who takes part is in use.
+        // An old backup must not seem young at its next start: only an admitted node counts as in
+        // use.
         if !node.generation.is_admitted() || node.store.durable_at() == marked_at {
             continue; // or nothing was written since the last mark
         }
@@ -92,9 +95,9 @@ async fn mark_alive(node: Arc<Node>) {
     }
 }
 
-/// Records now and then how far peers were durable, in a log that is synced as for rows, and at least
-/// every [`mark_every`]: more often would take whatever a buffered store wrote to the disk, in all nodes at
-/// once, and requests would wait behind that.
+/// Records now and then how far peers were durable. The record is synced as rows are, and at the
+/// least every [`mark_every`]: syncing more often would flush everything that a buffered store has
+/// written, on all nodes at once, and requests would wait behind that.
 async fn remember(node: Arc<Node>) {
     let mark_every = mark_every(&node);
     let mut ticks = tokio::time::interval(REMEMBER_EVERY_MAX.min(mark_every));

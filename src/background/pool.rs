@@ -1,25 +1,25 @@
 //! Pool: background work on the store that may take a while, such as scanning rows for a peer that
 //! fills, merging what it sent, listing keys that differ, scrubbing.
 //!
-//! They run on a few threads of their own and of low priority. On tokio's blocking pool a dozen of them
-//! at once took every core, and a request whose own work is a fraction of a millisecond stood in line
-//! behind them.
+//! It runs on a few low-priority threads of its own. On tokio's blocking pool a dozen such jobs at
+//! once took every core, and requests that need a fraction of a millisecond queued behind them.
 
 use quorate_storage::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// How many chores are done at a time; the others wait.
+/// How many jobs run at a time; the others wait. Few, so that requests keep most of the cores
+/// (docs/decisions/0010).
 const AT_ONCE: usize = 2;
-/// How much the threads give way to others: a nice value, of which each step is worth about 1.25 times the
-/// processor time where it is contended.
+/// The nice value of the threads: each step is worth about 1.25 times the processor time under
+/// contention.
 const NICE: i32 = 10;
 
-/// The threads. They end with this value, once their chores are done.
+/// The threads. They end when this is dropped, once their jobs are done.
 pub(crate) struct Pool(Option<Runtime>);
 
 impl Pool {
-    /// Threads start when there is something to do.
+    /// Threads start on demand.
     ///
     /// # Errors
     /// The system's, if it gives no resources.
@@ -32,7 +32,7 @@ impl Pool {
         Ok(Self(Some(pool)))
     }
 
-    /// Does work on one of the threads.
+    /// Runs work on one of the threads.
     ///
     /// # Errors
     /// What `work` returns, or [`Error::Closed`] if the node is stopping.
@@ -45,24 +45,24 @@ impl Pool {
     }
 }
 
-/// Lowers the priority of the calling thread: on Linux that is what this system call does, whatever its name
-/// says (setpriority(2)).
+/// Lowers the priority of the calling thread: on Linux this system call affects only the thread,
+/// despite its name (setpriority(2)).
 fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "chores are done at the priority of all else");
+        tracing::debug!(%error, "background work runs at normal priority");
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // An asynchronous context may not wait for threads; what a chore still does, the store keeps whole.
+        // An async context must not wait for threads; the store keeps unfinished jobs consistent.
         if let Some(pool) = self.0.take() {
             pool.shutdown_background();
         }
     }
 }
 
-/// What work on a thread that may block comes to.
+/// The result of work on a thread that may block.
 ///
 /// # Errors
 /// Those of the work, or [`Error::Closed`] if its pool is shutting down.

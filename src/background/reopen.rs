@@ -1,10 +1,11 @@
-//! A store that failed is opened again by a fresh process.
+//! Reopens a failed store in a fresh process.
 //!
-//! After a failed write or sync nobody knows what the disk holds, so nothing is acknowledged until the store
-//! was opened under a new incarnation. That is what a start does, with all that judges one: the process
-//! replaces itself, with or without a supervisor, as soon as the disk has room and takes a synced
-//! write again. Until then reads go on. A disk that fails again and again is given longer and longer pauses,
-//! and a node whose store stays failed says that it is not alive, so that a supervisor may act.
+//! After a failed write or sync it is unknown what the disk holds, so nothing is acknowledged until
+//! the store has been opened under a new incarnation. A start does exactly that, with all the
+//! checks of a start: the process replaces itself, with or without a supervisor, as soon as the
+//! disk has room and accepts a synced write again. Until then reads go on. Repeated failures back
+//! off, and a node whose store stays failed reports that it is not alive, so that a supervisor may
+//! act.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -18,23 +19,24 @@ use quorate_storage::Condition;
 use crate::background::pool::result_of;
 use crate::node::Node;
 
-/// How often the store and, once it failed, the disk are looked at.
+/// How often the store and, once it has failed, the disk are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// The pause before the first reopening; each further one within the same hour waits four times as long.
+/// The pause before the first reopening; each further one within an hour waits four times as long.
 const PAUSE_MS: u64 = 1_000;
 const PAUSE_MS_MAX: u64 = 300_000;
 const HOUR_MS: u64 = 3_600_000;
-/// Reopenings that are remembered.
+/// How many reopenings are remembered.
 const REMEMBERED: usize = 16;
-/// So long a failed store may take to come back, and a sync to end, before the node says that it is not
-/// alive.
+/// How long a failed store may take to come back, and a sync to end, before the node reports that
+/// it is not alive.
 const ALIVE_FOR: Duration = Duration::from_secs(60);
-/// Where reopenings are remembered. Written and synced before each: that is the proof that the disk works.
+/// Where reopenings are recorded. Written and synced before each one, which proves that the disk
+/// works.
 const FILE: &str = "reopened";
-/// As much as that proof writes, so that it reaches the disk and not only a journal.
+/// The size of that write, so that it reaches the disk and not only a journal.
 const PROOF_BYTES: usize = 64 << 10;
 
-/// Why a node is not to be taken for alive; `None` while its store works, or failed or went silent only a
+/// Why a node does not count as alive; `None` while its store works, or failed or hung only a
 /// moment ago.
 pub(crate) fn why_not_alive(node: &Node) -> Option<String> {
     let (failed_for, stuck_for) = (node.reopening.failed_for(), node.store.stuck_for());
@@ -42,16 +44,17 @@ pub(crate) fn why_not_alive(node: &Node) -> Option<String> {
         return node.accepts_requests().err().map(|why| why.to_string());
     }
     let seconds = stuck_for.as_secs();
-    is_over(stuck_for).then(|| format!("the disk has not ended a sync for {seconds} s"))
+    is_over(stuck_for).then(|| format!("a sync has been stuck for {seconds} s"))
 }
 
 fn is_over(time: Duration) -> bool {
     time >= ALIVE_FOR
 }
 
-/// How long after its failure a store is opened again, if it was before at these times by the wall clock.
+/// How long after its failure a store is reopened, given the wall-clock times of earlier
+/// reopenings.
 fn pause_ms(reopened: &[Millis], now: Millis) -> u64 {
-    // A clock that was set back makes none of them recent: then the pause is short, not endless.
+    // If the clock was set back none of them is recent: the pause is then short, not endless.
     let recent = reopened.iter().filter(|at| **at <= now && now.since(**at) < HOUR_MS).count();
     let factor = 4u64.saturating_pow(recent.min(REMEMBERED) as u32);
     PAUSE_MS.saturating_mul(factor).min(PAUSE_MS_MAX)
@@ -100,7 +103,7 @@ fn try_disk(node: &Node, failed_for: Duration) -> Tried {
         return match pause.as_secs() {
             0..=1 => Tried::Later,
             seconds => Tried::Obstacle(format!(
-                "it failed {} times lately; the next try is {seconds} s after the failure",
+                "it failed {} times recently; the next attempt is {seconds} s after the failure",
                 reopened.len() + 1
             )),
         };

@@ -1,22 +1,22 @@
-//! What is known of a store that failed (see `crate::background::reopen`).
+//! The state of a failed store (see `crate::background::reopen`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// What is known of a store that failed.
+/// The state of a failed store.
 #[derive(Default)]
 pub(crate) struct Reopening {
     state: Mutex<State>,
-    /// Cancelled when the process shall replace itself.
+    /// Cancelled when the process must replace itself.
     pub(crate) now: CancellationToken,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) failed_at: Option<Instant>,
-    /// Why it was not opened again yet.
+    /// Why it has not been reopened yet.
     pub(super) obstacle: Option<String>,
 }
 
@@ -25,7 +25,7 @@ impl Reopening {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the store was not opened again yet; `None` if that is only a matter of a moment.
+    /// Why the store has not been reopened yet; `None` if that is about to happen.
     pub(crate) fn obstacle(&self) -> Option<String> {
         self.lock().obstacle.clone()
     }

@@ -5,22 +5,23 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// So much may be owed when a turn begins: timers go by the millisecond, and pieces may be shorter.
+/// Maximum overdraft carried into a turn: timers have a resolution of 1 ms, and pieces may be
+/// shorter.
 const DEBT_MAX: Duration = Duration::from_millis(1);
-/// However often it is interrupted, a piece counts as this many times as long as it worked.
+/// Upper bound of the slowdown: its square is the 16 in [`Throttle::price_factor`].
 const SLOWDOWN_MAX: f64 = 4.0;
-/// The weight of a new piece in the mean slowdown is one in so many.
+/// A new piece has a weight of 1/4 in the moving mean of the slowdown.
 const SMOOTHING: f64 = 4.0;
 
-/// Work is done in pieces, one at a time, and paid for afterwards: each makes the next one wait so long
-/// that work takes its share of the time. Side by side they would all work and then all rest, and whoever
-/// needs the processor meanwhile would wait for all of them.
+/// Work runs in pieces, one at a time, and each is followed by a rest, so that work takes its share
+/// of the time (as Garage's tranquilizer does). Concurrent pieces would all run and then all rest,
+/// and client requests would wait for all of them.
 ///
-/// How far pieces are *slowed* by interruptions tells how busy the machine is: what was interrupted
-/// competed with somebody for the processor, the disk or a lock, most likely with a client's request. The
-/// price of work is its length times the square of the slowdown, so that it rests a little longer beside a
-/// light load and takes a sixteenth of its share beside one that fills the machine; it never comes to rest
-/// altogether.
+/// The *slowdown*, how many times longer a piece took than the processor time it got, shows how
+/// busy the machine is: it competed for the processor, the disk or a lock, most likely with client
+/// requests. The price of work is its length times the square of the slowdown, so that it rests a
+/// little longer under light load and is throttled to 1/16 of its share on a fully loaded machine;
+/// it never stops altogether (docs/decisions/0012).
 pub(crate) struct Throttle {
     share_percent: u32,
     turns: Semaphore,
@@ -28,14 +29,14 @@ pub(crate) struct Throttle {
 }
 
 struct Account {
-    /// When everything that was worked is paid for.
+    /// When the rest after all work so far is over.
     paid_at: Option<Instant>,
-    /// How many times as long as their work pieces took of late, from 1 to [`SLOWDOWN_MAX`].
+    /// Moving mean of the slowdown, from 1 to [`SLOWDOWN_MAX`].
     slowdown: f64,
 }
 
 impl Throttle {
-    /// A share of one core, 1 to 100 percent.
+    /// `share_percent`: the share of one core, from 1 to 100.
     pub(crate) fn new(share_percent: u64) -> Self {
         Self {
             share_percent: share_percent.clamp(1, 100) as u32,
@@ -44,8 +45,8 @@ impl Throttle {
         }
     }
 
-    /// Waits until nobody else works and what was worked before is paid for. The turn ends when it is
-    /// dropped.
+    /// Waits until no other piece runs and the rest after earlier work is over. Dropping the permit
+    /// ends the turn.
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         let turn = self.turns.acquire().await.ok(); // the semaphore is never closed
         let paid_at = self.account().paid_at;
@@ -55,21 +56,21 @@ impl Throttle {
         turn
     }
 
-    /// Somebody has worked for so much processor time, from beginning to end within `took`, not counting the
-    /// time until the turn came.
+    /// Accounts for a piece that used `work` of processor time and took `took` from beginning to
+    /// end, without the time it waited for its turn.
     pub(crate) fn worked(&self, work: Duration, took: Duration) {
         let mut account = self.account();
         account.slowed(work, took);
         account.pay(Instant::now(), work, self.share_percent);
     }
 
-    /// How many times the price of undisturbed work is paid now, from 1 to 16.
+    /// How many times the price of undisturbed work is charged now, from 1 to 16.
     pub(crate) fn price_factor(&self) -> usize {
         let slowdown = self.account().slowdown;
         ((slowdown * slowdown) as usize).max(1)
     }
 
-    /// Somebody will have so much work that cannot be measured here.
+    /// Charges for upcoming work that cannot be measured here.
     pub(crate) fn charge(&self, work: Duration) {
         self.account().pay(Instant::now(), work, self.share_percent);
     }
@@ -85,10 +86,10 @@ impl Account {
         self.slowdown += (slowdown.clamp(1.0, SLOWDOWN_MAX) - self.slowdown) / SMOOTHING;
     }
 
-    /// Puts off when all is paid for, given work that ends `now`.
+    /// Extends the rest, given work that ends `now`.
     fn pay(&mut self, now: Instant, work: Duration, share_percent: u32) {
         let price = work.mul_f64(self.slowdown * self.slowdown);
-        // Interrupted work rests even at its full share.
+        // Interrupted work rests even at a share of 100 %.
         let rest = (price * 100 / share_percent).saturating_sub(work);
         self.paid_at = Some(self.paid_at.map_or(now, |paid_at| paid_at.max(now)) + rest);
     }

@@ -1,4 +1,4 @@
-//! Background work on a node's store, on the threads of `crate::background::pool`.
+//! Runs background work on a node's store, on the threads of `crate::background::pool`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::background::throttle::Throttle;
 use crate::node::Node;
 
-/// Does a chore when its turn comes, within the share of a core that `throttle` allows.
+/// Runs work when its turn comes, within the share of a core that `throttle` allows.
 ///
 /// # Errors
 /// As [`run`].
@@ -35,7 +35,7 @@ fn worked() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Does a chore.
+/// Runs work without a throttle.
 ///
 /// # Errors
 /// What `work` returns, or [`Error::Closed`] if the node is stopping.

@@ -1,4 +1,4 @@
-//! A change of a bucket's properties, from one node to all.
+//! A change of a bucket's properties, propagated from one node to all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use quorate_protocol::name::Bucket;
 use crate::cluster::buckets::BucketsError;
 use crate::node::Node;
 
-/// Sets (or with empty settings, resets) a bucket's properties: durable here, told to every
-/// peer that is up before this returns, and to the others when they are back. Where no node knows
-/// of any, there is nothing to reset, and nothing to remember.
+/// Sets (or with empty settings, resets) a bucket's properties: durable here, sent to every peer
+/// that is up before this returns, and to the others when they are back. If no node has a record of
+/// the bucket, a reset does nothing and leaves no record.
 ///
 /// # Errors
 /// [`BucketsError`]; nothing changed.
@@ -40,7 +40,7 @@ pub(crate) async fn set(
     Ok(())
 }
 
-/// Whether every node has said just now that it has no record of a bucket.
+/// Whether every node has just confirmed that it has no record of a bucket.
 async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
     if node.buckets.read().record(bucket).is_some() {
         return false;

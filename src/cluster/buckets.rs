@@ -1,4 +1,4 @@
-//! Bucket properties on this node: kept in the store, told to every peer when they change.
+//! Bucket properties on this node: kept in the store, sent to every peer when they change.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,50 +13,50 @@ use tokio::sync::Semaphore;
 use crate::node::errors::StartError;
 use crate::node::record;
 
-/// The table, and what holds where it says nothing.
+/// The table, and the defaults that apply where it has no setting.
 pub(crate) struct Buckets {
     pub(super) defaults: Properties,
     pub(super) nodes: u16,
     table: Arc<RwLock<Table>>,
     /// Whether rows are in the trees of their buckets' n.
     placement: RwLock<Placement>,
-    /// Buckets whose n was raised, with the n before (or the lowest that this node may have missed).
-    /// Nodes that it made home replicas hold nothing yet: until they have fetched it all, they may not
-    /// say what is there.
+    /// Buckets whose n was raised, with the n before (or the lowest that this node may have
+    /// missed). Nodes that became home replicas by that hold nothing yet: until they have fetched
+    /// all of it, they may not answer for these keys.
     raised: RwLock<BTreeMap<Bucket, u16>>,
     /// Serialises changes, so that `table` is not locked while one is made durable.
     changing: Mutex<()>,
-    /// Bounds who asks all peers for their tables.
+    /// Limits how many tasks ask all peers for their tables at a time.
     pub(super) asking: Semaphore,
 }
 
 /// Why properties were not set. Nothing changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BucketsError {
-    /// They cannot be.
+    /// They are invalid.
     #[error(transparent)]
     Properties(#[from] PropertiesError),
     /// Too many buckets have properties of their own.
     #[error(
         "{BUCKETS_MAX} buckets have properties of their own already, the limit; reset some that are not used \
          any more (DELETE /buckets/{{bucket}}). A reset is forgotten, and makes room, once every node has \
-         heard of it"
+         received it"
     )]
     Full,
     /// The store did not take them.
-    #[error("the store does not take them: {0}")]
+    #[error("could not store them: {0}")]
     Store(#[from] quorate_storage::Error),
 }
 
 const TABLE_RECORD: &str = "buckets";
 const RAISED_RECORD: &str = "raised";
 const PLACEMENT_RECORD: &str = "placement";
-/// So many resets are kept before they are forgotten, which changes the table on every node.
+/// With more resets than this they are folded, which changes the table on every node.
 const RESETS_MAX: usize = 256;
 const DEFAULT_N_RECORD: &str = "default_n";
 
-/// Checks that the default n is the one by which this store was filled, if it belongs to a formed cluster:
-/// with another, rows would be looked for where they are not.
+/// Checks that the default n is the one with which this store was filled, if it belongs to a formed
+/// cluster: with another n, rows would be looked for on the wrong nodes.
 ///
 /// # Errors
 /// [`StartError::DefaultN`]; the store's.
@@ -70,12 +70,12 @@ pub(crate) fn check_default_n(store: &Store, n: u16, is_formed: bool) -> Result<
                 recorded => Err(StartError::DefaultN { recorded, configured: n }),
             }
         }
-        None if is_formed => Ok(record_default_n(store, n)?), // by a release that did not record it
+        None if is_formed => Ok(record_default_n(store, n)?), // written by a release that did not record it
         None => Ok(()),
     }
 }
 
-/// Records the default n of the cluster that this node becomes part of.
+/// Records the default n of the cluster that this node joins.
 ///
 /// # Errors
 /// The store's.
@@ -84,7 +84,7 @@ pub(crate) fn record_default_n(store: &Store, n: u16) -> Result<(), quorate_stor
 }
 
 impl Buckets {
-    /// Reads the table that this node has recorded, and has the store put rows in the trees of its n.
+    /// Reads the recorded table, and makes the store keep rows in the trees of their bucket's n.
     ///
     /// # Errors
     /// [`StartError`] if it cannot be read.
@@ -100,7 +100,7 @@ impl Buckets {
         let raised = record::load(store, RAISED_RECORD)?.unwrap_or_default();
         let mut placement: Placement =
             record::load(store, PLACEMENT_RECORD)?.unwrap_or_else(Placement::unknown);
-        // The n of all that have no record may be configured to another value since.
+        // The default n, which applies to buckets without a record, may have been changed since.
         if placement.change(&Ns::of(&table, (&defaults, nodes))) {
             record::put(store, PLACEMENT_RECORD, &placement)?;
         }
@@ -115,12 +115,12 @@ impl Buckets {
         Ok(Self { defaults, nodes, table, placement, raised, changing, asking })
     }
 
-    /// The properties of a bucket, complete.
+    /// The effective properties of a bucket.
     pub(crate) fn properties(&self, bucket: &str) -> Properties {
         self.settings(bucket).over(&self.defaults, self.nodes)
     }
 
-    /// What was set for a bucket.
+    /// The settings of a bucket's own record.
     pub(crate) fn settings(&self, bucket: &str) -> Settings {
         let table = self.read();
         if table.is_empty() { Settings::default() } else { table.settings(bucket) }
@@ -133,14 +133,14 @@ impl Buckets {
         set.map(|(bucket, record)| (bucket.clone(), record.settings)).collect()
     }
 
-    /// Whether it is worth while to see whether resets can be forgotten.
+    /// Whether there are enough resets to try folding them.
     pub(crate) fn has_many_resets(&self) -> bool {
         let table = self.read();
         table.len() >= RESETS_MAX && table.resets() >= RESETS_MAX
     }
 
-    /// Forgets resets, if there are many and every node has heard of them: if all tables, of which these are
-    /// the hashes that were heard last, are equal to this one.
+    /// Forgets resets, if there are many and every node has them: if all peers' tables, whose last
+    /// reported hashes these are, equal this one.
     ///
     /// # Errors
     /// The store's; nothing changed then.
@@ -156,7 +156,8 @@ impl Buckets {
         if next.resets() < RESETS_MAX || !is_known_everywhere() {
             return Ok(());
         }
-        // Whatever a peer has set since it said so is newer than all that this table says.
+        // Anything that a peer has set since it reported its hash is newer than everything in this
+        // table.
         next.fold(next.stamp_max());
         self.keep(store, next)
     }
@@ -170,7 +171,7 @@ impl Buckets {
         Ok(())
     }
 
-    /// Sets a bucket's properties here, durably, and returns the change to be told.
+    /// Sets a bucket's properties here, durably, and returns the change to send.
     pub(super) fn change(
         &self,
         store: &Store,
@@ -192,7 +193,7 @@ impl Buckets {
         Ok(change)
     }
 
-    /// Takes newer records over, durably. Returns whether there were any.
+    /// Merges newer records, durably. Returns whether there were any.
     ///
     /// # Errors
     /// The store's, if the table cannot be made durable; nothing changed then.
@@ -205,16 +206,18 @@ impl Buckets {
         self.learn(store, other)
     }
 
-    /// The same for one who holds `changing`.
+    /// The same for a caller that holds `changing`.
     fn learn(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
         let (mut next, mut raised) = (self.table(), self.raised());
         let changed = next.learn(other, &mut raised, (&self.defaults, self.nodes));
         if changed {
-            // First: whoever stops in between is more careful than needed, not less.
+            // Persist first: a crash in between leaves the node stricter than necessary, never
+            // laxer.
             self.record_raised(store, raised)?;
             self.doubt(store, &next)?;
             if let Err(error) = self.keep(store, next) {
-                // The n before stay in force: that is one more change for what was put in doubt.
+                // The previous n stay in force, which is one more change for the rows marked as in
+                // doubt.
                 let before = Ns::of(&self.table(), self.over());
                 self.write_placement().change(&before);
                 return Err(error);
@@ -223,7 +226,7 @@ impl Buckets {
         Ok(changed)
     }
 
-    /// Rows of buckets whose n is about to change are in doubt from now on, durably.
+    /// Marks rows of buckets whose n is about to change as in doubt, durably.
     fn doubt(&self, store: &Store, next: &Table) -> Result<(), quorate_storage::Error> {
         let mut placement = self.placement().clone();
         if placement.change(&Ns::of(next, self.over())) {
@@ -242,8 +245,8 @@ impl Buckets {
         self.placement.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pass over rows that is due. Whoever writes a row after this call puts it into the tree of the n
-    /// that the pass knows, or that is changed to later. Blocks while n is being changed.
+    /// The pass over rows that is due. Every row written after this call goes into the tree of the
+    /// n that the pass knows, or of a later change. Blocks while n is being changed.
     pub(crate) fn pass(&self, store: &Store) -> Option<Pass> {
         let changing = self.lock();
         let pass = self.placement().pass();
@@ -254,7 +257,7 @@ impl Buckets {
         pass
     }
 
-    /// A pass has seen all its rows. Blocks.
+    /// Records that a pass has visited all its rows. Blocks.
     ///
     /// # Errors
     /// The store's, if that cannot be made durable; the pass is then due again.
@@ -268,8 +271,8 @@ impl Buckets {
         Ok(())
     }
 
-    /// Which of a key's home replicas, by their number, held its bucket before n was raised; all of
-    /// them if that is done with.
+    /// How many of a key's home replicas, counted from the first, held its bucket before n was
+    /// raised; all of them once that is settled.
     pub(crate) fn trusted_n(&self, bucket: &str) -> u16 {
         let n = self.properties(bucket).n;
         let raised = self.raised.read().unwrap_or_else(PoisonError::into_inner);
@@ -285,9 +288,9 @@ impl Buckets {
         self.raised.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// This node has fetched all that it must hold of a bucket, of which `before` replicas held it before,
-    /// since `changed` ([`Placement::changed`]). Forgets that n was raised, unless it was changed again
-    /// meanwhile: to and fro as well, for rows may have been dropped in between.
+    /// This node has fetched all that it must hold of a bucket, of which `before` replicas held it
+    /// before, since `changed` ([`Placement::changed`]). Forgets that n was raised, unless n has
+    /// changed in the meantime, even if it was changed back: rows may have been dropped in between.
     ///
     /// # Errors
     /// The store's, if that cannot be made durable; the bucket stays raised then.
@@ -320,7 +323,7 @@ impl Buckets {
         Ok(())
     }
 
-    /// The greatest number of replicas that any bucket has.
+    /// The largest n of any bucket.
     pub(crate) fn n_max(&self) -> u16 {
         let table = self.read();
         let set =
@@ -333,7 +336,7 @@ impl Buckets {
         self.read().clone()
     }
 
-    /// Equal on nodes whose tables are equal.
+    /// A hash of the table: equal on nodes whose tables are equal.
     pub(crate) fn hash(&self) -> u64 {
         self.read().hash()
     }

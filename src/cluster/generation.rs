@@ -1,9 +1,11 @@
-//! Whether this node, or a peer, came back behind what it had promised (see `protocol::generation`).
+//! Whether this node, or a peer, came back behind what it had promised (see
+//! `protocol::generation`).
 //!
-//! Every start is recorded before the node says a word, and told to the peers in each greeting. They
-//! remember it; one that remembers more than this node brings says so, and this node starts over: under a
-//! new incarnation and a greater number, with no partition ready. Rows so old that what was deleted since
-//! could come back with them are set aside first ([`crate::repair::distrusted`]).
+//! Every start is recorded before the node sends anything, and sent to the peers in each greeting.
+//! They remember it; a peer that remembers more than this node brings says so, and this node starts
+//! over: under a new incarnation and a higher number, with no partition ready. If its rows are so
+//! old that they could bring back what was deleted since, they are set aside first
+//! ([`crate::repair::distrusted`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -21,38 +23,39 @@ use tokio_util::sync::CancellationToken;
 use crate::node::errors::StartError;
 use crate::node::record;
 
-/// Left in the data directory of a node that has ended beside another one of its name: keeps a supervisor
-/// from starting it again.
+/// Written to the data directory when a node ends because another process runs under its name:
+/// keeps a supervisor from restarting it.
 pub(crate) const TWIN_FILE: &str = "another-process-runs-under-this-name";
 const START_RECORD: &str = "start";
 const START_OVER_RECORD: &str = "start_over";
 const PEERS_RECORD: &str = "starts_of_peers";
 const CAME_EMPTY_RECORD: &str = "came_empty";
 
-/// This node's start, and those of its peers.
+/// This node's generation, and those of its peers.
 pub(crate) struct Generation {
     number: u64,
     nonce: u64,
     filled_at: u64,
     alive_at: Option<Millis>,
     keeps_rows: AtomicBool,
-    /// Whether it began without the rows it once had, or with none, and has not received all since.
+    /// Whether it started without the rows it once had, or with none, and has not received all of
+    /// them since.
     came_empty: AtomicBool,
     quarter_ms: u64,
     admitted: AtomicBool,
-    /// Whether peers had time to say what they make of this start.
+    /// Whether peers had time to judge this start.
     has_waited: AtomicBool,
     durable: Mutex<Durable>,
     memory: Mutex<Memory>,
     remembers_since: Millis,
     is_memory_recorded: AtomicBool,
-    /// Starts, by their nonces, that go on from an earlier one that is remembered.
+    /// Starts, by their nonces, that continue an earlier remembered one.
     attested: Mutex<BTreeMap<NodeId, u64>>,
-    /// The starts of peers that were heard last in this process, by their nonces, and when.
+    /// The peers' starts, by their nonces, that were last heard in this process, and when.
     heard: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
-    /// Since when peers say that another process of this node's name is alive.
+    /// Since when peers report that another process of this node's name is alive.
     taken: Mutex<Option<Instant>>,
-    /// Peers that found nothing wrong with this very start.
+    /// Peers that have accepted this very start.
     accepted_by: Mutex<BTreeSet<NodeId>>,
     /// Cancelled when this process must end and start over.
     pub(crate) start_over: CancellationToken,
@@ -60,7 +63,7 @@ pub(crate) struct Generation {
     pub(crate) twin: CancellationToken,
 }
 
-/// The last start, as it is recorded.
+/// The last start, as recorded.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct LastStart {
     number: u64,
@@ -77,13 +80,14 @@ struct StartOver {
 /// What is remembered of the peers' starts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Memory {
-    /// Since when nothing of it was lost, by the wall clock.
+    /// Wall-clock time since which none of it has been lost.
     since: Millis,
     peers: BTreeMap<NodeId, Remembered>,
 }
 
-/// How far the store said to be durable, apart from records that the node keeps of itself and its peers: if
-/// these were told, each node's memory of the others would keep all disks busy for ever.
+/// The durable sequence number as told to peers, without the records that the node keeps of itself
+/// and its peers: counting these, each node's record of the others would cause the next one, and
+/// all disks would stay busy.
 #[derive(Clone, Copy, Debug, Default)]
 struct Durable {
     told: u64,
@@ -91,9 +95,9 @@ struct Durable {
 }
 
 impl Generation {
-    /// Records a new start. If the last one ended by starting over, sets aside what must not spread;
-    /// [`Generation::starts_over`] is then true, and no partition is ready. `is_filled` says whether the last
-    /// start had received all partitions.
+    /// Records a new start. If the last one ended by starting over, rows too old to be believed are
+    /// set aside; [`Generation::starts_over`] is then true, and no partition is ready. `is_filled`:
+    /// whether the last start had received all partitions.
     ///
     /// # Errors
     /// [`StartError`] if a record cannot be read or written.
@@ -109,7 +113,7 @@ impl Generation {
         let alive_at = store.alive_at()?;
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
         let number = over.map_or(last.number + 1, |over| over.number.max(last.number + 1));
-        // The record may have become old with the rows: a copy made before starting over.
+        // The record may be as old as the rows: a copy made before starting over.
         let too_old = over.is_some_and(|over| !(over.keeps_rows && keeps_rows));
         if too_old {
             tracing::warn!(
@@ -126,7 +130,7 @@ impl Generation {
         let filled_at = if fills { number } else { last.filled_at };
         record::put(store, START_RECORD, &LastStart { number, filled_at })?;
         let memory: Option<Memory> = record::load(store, PEERS_RECORD)?;
-        // Whoever came back behind may have forgotten what it remembered of others, too.
+        // A node that came back behind may also have lost part of what it remembered of its peers.
         let memory = match memory.filter(|_| over.is_none()) {
             Some(memory) => memory,
             None => {
@@ -158,16 +162,15 @@ impl Generation {
         })
     }
 
-    /// Whether the last process ended to start over, so that this one must fill. Once it is recorded
-    /// that no partition is ready, [`Generation::started_over`] ends it.
-    ///
+    /// Whether the last process ended to start over, so that this one must fill. Ends with
+    /// [`Generation::started_over`], once it is recorded that no partition is ready.
     /// # Errors
     /// [`StartError`] if the record cannot be read.
     pub(crate) fn starts_over(&self, store: &Store) -> Result<bool, StartError> {
         Ok(record::load::<Option<StartOver>>(store, START_OVER_RECORD)?.flatten().is_some())
     }
 
-    /// That no partition is ready was recorded.
+    /// It was recorded that no partition is ready.
     ///
     /// # Errors
     /// The store's.
@@ -175,7 +178,7 @@ impl Generation {
         record::put(store, START_OVER_RECORD, &None::<StartOver>)
     }
 
-    /// What this node says of its start.
+    /// The start that this node sends to its peers.
     pub(crate) fn start(&self, store: &Store) -> Start {
         let durable_at = store.durable_at();
         let mut durable = lock(&self.durable);
@@ -191,7 +194,7 @@ impl Generation {
         }
     }
 
-    /// A record of the node's own is about to be written: no news to peers.
+    /// A record of the node's own is about to be written: it does not count as progress to peers.
     pub(crate) fn own_record(&self) {
         lock(&self.durable).own_records += 1;
     }
@@ -201,33 +204,34 @@ impl Generation {
         self.remembers_since
     }
 
-    /// Whether this node may take part: tell others what its rows and hints hold, take writes, confirm
-    /// tombstones. Once a peer has found nothing wrong with its start, or none could be reached for a
-    /// while ([`Generation::admit_alone`]); until then it could have to start over, and forget.
+    /// Whether this node is admitted: may tell others what its rows and hints hold, take writes,
+    /// and confirm tombstones. True once a peer has accepted its start, or none could be reached
+    /// for a while ([`Generation::admit_alone`]); until then it may have to start over, and discard
+    /// what it took.
     pub(crate) fn is_admitted(&self) -> bool {
         self.admitted.load(Relaxed)
     }
 
-    /// Whether this node began without rows of its own and has not received all since: what it holds is what
-    /// it was sent.
+    /// Whether this node began without rows of its own and has not received all of them since: all
+    /// that it holds was sent by others.
     pub(crate) fn came_empty(&self) -> bool {
         self.came_empty.load(Relaxed)
     }
 
-    /// Whether the rows here are so old that they are not believed before a peer or an operator has said
-    /// something, and no peer has for a while.
+    /// Whether the rows here are too old to be believed until a peer or an operator confirms them,
+    /// and no peer has done so for a while.
     pub(crate) fn waits_with_old_rows(&self) -> bool {
         !self.is_admitted() && self.has_waited.load(Relaxed) && !self.keeps_rows.load(Relaxed)
     }
 
-    /// An operator says that the rows here, few or none, are the truth as far as there is one. Blocks.
+    /// An operator accepts the rows here, few or none, as the truth. Blocks.
     ///
     /// # Errors
     /// The store's; then nothing has changed.
     pub(crate) fn accept_rows(&self, store: &Store, now: Millis) -> Result<(), Error> {
         self.own_record();
         record::put(store, CAME_EMPTY_RECORD, &false)?;
-        // They must not seem old again at the next start.
+        // They must not count as old again at the next start.
         store.mark_alive(now)?;
         self.came_empty.store(false, Relaxed);
         self.keeps_rows.store(true, Relaxed);
@@ -235,24 +239,25 @@ impl Generation {
         Ok(())
     }
 
-    /// A peer found nothing wrong with this start.
+    /// A peer accepted this start.
     pub(crate) fn accepted(&self, peer: NodeId) {
         lock(&self.accepted_by).insert(peer);
         *lock(&self.taken) = None;
     }
 
-    /// Whether a peer has found nothing wrong with this very start. If it says later that this node is
-    /// behind, another process has started under its name since, with a copy of its disk or of its
+    /// Whether a peer has accepted this very start. If it later says that this node is behind,
+    /// another process has since started under this node's name, with a copy of its disk or of its
     /// configuration.
     pub(crate) fn was_accepted_by(&self, peer: NodeId) -> bool {
         lock(&self.accepted_by).contains(&peer)
     }
 
-    /// A peer, which has remembered starts since a time, found nothing wrong with this one. It counts
-    /// if the peer attests for it, having remembered an earlier start, or can have known better: a quarter
-    /// of the grace is left for clocks that disagree, on the careful side if the rows are old. The word of
-    /// a peer that is itself behind what this node remembers of it counts nothing: in a cluster that was
-    /// restored from backups all remember less than they should.
+    /// A peer that has remembered starts since `remembers_since` accepted this one. That admits
+    /// this node if the peer attests for it (it remembered an earlier start), or has remembered for
+    /// long enough to know of one. Clock differences of up to a quarter of the grace are allowed
+    /// for: in the node's favour if its rows are young, against it if they are old. The verdict of
+    /// a peer that is itself behind what this node remembers of it does not count: in a cluster
+    /// restored from backups all nodes remember less than they should.
     pub(crate) fn admit(&self, peer: NodeId, start: Start, remembers_since: Millis, attests: bool) {
         let known = lock(&self.memory).peers.get(&peer).copied();
         if !matches!(judge(known, start, false), Verdict::GoesOn(_)) {
@@ -261,7 +266,8 @@ impl Generation {
         let quarter_ms = self.quarter_ms;
         let could_know = |alive_at: Millis| {
             if self.keeps_rows.load(Relaxed) {
-                // What clocks disagree by; who cannot know better is not needed for long: see `admit_alone`.
+                // Tolerates clock skew. A peer that cannot know better does not hold this node up
+                // for long: see `admit_alone`.
                 remembers_since <= alive_at.plus(quarter_ms.min(SKEW_MS_MAX))
             } else {
                 remembers_since.plus(quarter_ms) <= alive_at
@@ -272,13 +278,14 @@ impl Generation {
         }
     }
 
-    /// Whether this node remembered an earlier start of a peer, from which this one goes on.
+    /// Whether this node remembered an earlier start of a peer that this one continues.
     pub(crate) fn attests(&self, peer: NodeId, start: Start) -> bool {
         lock(&self.attested).get(&peer) == Some(&start.nonce)
     }
 
-    /// No peer could say. Goes on without, unless the rows are older than the grace: they could be
-    /// an old backup's, and must not spread before a peer was asked. Whether it goes on.
+    /// No peer could judge this start. Admits this node all the same, unless its rows are older
+    /// than the grace: they could be those of an old backup, and must not spread before a peer was
+    /// asked. Returns whether it is admitted.
     pub(crate) fn admit_alone(&self) -> bool {
         self.has_waited.store(true, Relaxed);
         let may = self.keeps_rows.load(Relaxed) && lock(&self.taken).is_none();
@@ -288,8 +295,7 @@ impl Generation {
         may
     }
 
-    /// A peer tells its start: what this node makes of it, by what it remembers. A start that was heard
-    /// within
+    /// A peer reports its start: judges it by what this node remembers. A start heard within
     /// `alive` counts as alive. May block: a new start is recorded.
     ///
     /// # Errors
@@ -331,15 +337,15 @@ impl Generation {
         Ok(Verdict::GoesOn(next))
     }
 
-    /// A peer says that another process of this node's name is alive. Returns for how long peers have said
-    /// so.
+    /// A peer says that another process of this node's name is alive. Returns for how long peers
+    /// have said so.
     pub(crate) fn name_is_taken(&self) -> Duration {
         let mut taken = lock(&self.taken);
         taken.get_or_insert_with(Instant::now).elapsed()
     }
 
-    /// Records how far peers were durable, if that has changed since it was recorded, as rows are
-    /// written: [`Store::durable`] says when it is kept. Blocks.
+    /// Records how far peers were durable, if that has changed since the last record. Written like
+    /// a row: [`Store::durable`] says when it is durable. Blocks.
     ///
     /// # Errors
     /// The store's.
@@ -354,18 +360,19 @@ impl Generation {
         Ok(())
     }
 
-    /// A peer remembers more of this node than it brings, it is said at `now` by the wall clock: records
-    /// how to start over, and asks for it. Blocks.
+    /// A peer remembers more of this node than it brings. Records how to start over and requests
+    /// it; `now` is wall-clock time. Blocks.
     ///
     /// # Errors
-    /// The store's, if that cannot be recorded; this node goes on then, and will hear it again.
+    /// The store's, if that cannot be recorded; this node then goes on, and the peer will tell it
+    /// again.
     pub(crate) fn fall_behind(
         &self,
         store: &Store,
         known: Remembered,
         now: Millis,
     ) -> Result<(), Error> {
-        // An answer to what this node said before it started over.
+        // A late answer to what this node said before it started over.
         let is_late = known.number < self.number && self.filled_at == self.number;
         if self.start_over.is_cancelled() || is_late {
             return Ok(());
@@ -379,7 +386,8 @@ impl Generation {
              it starts over and fills"
         );
         if keeps_rows {
-            // Rows that may be kept now must not seem older at the next start, if the last mark is old.
+            // If the last mark is old, rows that may be kept now must not seem too old at the next
+            // start.
             store.mark_alive(now)?;
         }
         record::put(store, START_OVER_RECORD, &Some(over))?;

@@ -1,5 +1,6 @@
-//! Greetings: each node tells its peers its state and generation, and hears theirs. Peers agree on bucket
-//! properties and on whether the cluster was formed, and find out which node came back behind.
+//! Greetings: each node sends its peers its state and generation, and receives theirs. Peers agree
+//! on bucket properties and on whether the cluster was formed, and detect which node came back
+//! behind.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use crate::ops::replica;
 const TWIN: &str = "another process has started under this node's name, with a copy of its data directory \
      or of its configuration; only one may run. This one has ended. Find the other, let one of them go \
      on, and give the other a name and a data directory of its own";
-/// How long a node waits for another process of its name to be gone.
+/// How long a node waits for another process of its name to go away.
 const TWIN_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Greets one peer: often while it is not up, now and then while it is, and whenever gossip has news.
+/// Greets one peer: often while it is not up, now and then while it is, and whenever gossip has
+/// news.
 pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
     let probe = Duration::from_millis(node.config.timeouts.probe_ms);
     let mut ticks = tokio::time::interval(probe);
@@ -48,7 +50,8 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
                 node.clock.hear(peer, status.clock, asked_at.elapsed());
                 on_status(&node, peer, *status);
                 fold_buckets(&node).await;
-                // First: who does not know that n was changed may take itself for a home replica.
+                // Bucket tables first: a node that missed a change of n may take itself for a home
+                // replica.
                 if !differs || agree_on_buckets(&node, peer).await {
                     node.generation.admit(peer, start, since, attests);
                 }
@@ -74,15 +77,15 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
     }
 }
 
-/// Two processes run under this node's name. Starting over would make the other one do the same, and so on
-/// without end: this one, which can tell, ends for good.
+/// Two processes run under this node's name. Starting over would make the other one start over in
+/// turn, without end: this process, which can detect it, ends for good.
 fn end_beside_twin(node: &Node, peer: NodeId, known: &dyn Debug) {
     if node.generation.twin.is_cancelled() {
         return;
     }
     tracing::error!(%peer, this = ?node.generation.start(&node.store), ?known, "{TWIN}");
     if let Err(error) = std::fs::write(node.config.data_dir.join(TWIN_FILE), format!("{TWIN}\n")) {
-        tracing::error!(%error, "could not leave a note of it: do not restart this node by itself");
+        tracing::error!(%error, "could not write a note of it: do not let a supervisor restart this node");
     }
     node.generation.twin.cancel();
 }
@@ -94,7 +97,7 @@ pub(crate) async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Re
     }
     let start = status.start;
     if start.number == 0 {
-        return greeted(node, peer, status, false); // not by a node
+        return greeted(node, peer, status, false); // not from a node
     }
     // A peer that is up greets this often; one greeting may be lost.
     let alive = 2 * PROBES_PER_GREETING * node.config.timeouts.probe_ms;
@@ -117,7 +120,7 @@ fn greeted(node: &Arc<Node>, peer: NodeId, status: Status, attests: bool) -> Rep
     Reply::Status(Box::new(Status { attests, ..node.status() }))
 }
 
-/// Takes note of what a peer says of itself.
+/// Records the status that a peer reports.
 fn on_status(node: &Arc<Node>, peer: NodeId, status: Status) {
     match (node.formation(), status.formation) {
         (None, Some(formation)) => {
@@ -141,13 +144,13 @@ fn on_status(node: &Arc<Node>, peer: NodeId, status: Status) {
         let differences = node.config.common().differences(&common);
         if !differences.is_empty() {
             let settings = differences.join("; ");
-            tracing::error!(%peer, settings, "settings differ that all nodes must have alike");
+            tracing::error!(%peer, settings, "settings differ that must be the same on all nodes");
         }
     }
     health.word().heard(&status);
 }
 
-/// Exchanges bucket properties with a peer. Whether that was done.
+/// Exchanges bucket properties with a peer. Returns whether that succeeded.
 async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) -> bool {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let message = Message::Buckets { table: node.buckets.table(), want_all: true };
@@ -160,13 +163,13 @@ async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) -> bool {
     match merged.await {
         Ok(_) => true,
         Err(error) => {
-            tracing::warn!(%error, %peer, "could not take bucket properties over");
+            tracing::warn!(%error, %peer, "could not merge a peer's bucket properties");
             false
         }
     }
 }
 
-/// Forgets resets of bucket properties that all peers have heard of.
+/// Forgets resets of bucket properties that all peers have.
 async fn fold_buckets(node: &Arc<Node>) {
     if !node.buckets.has_many_resets() {
         return;

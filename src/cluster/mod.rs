@@ -1,4 +1,5 @@
-//! What all nodes must agree on or remember of each other: bucket properties, generations, placement, time.
+//! What all nodes must agree on or remember of each other: bucket properties, generations,
+//! placement, time.
 
 pub(crate) mod bucket_change;
 pub(crate) mod buckets;

@@ -1,10 +1,11 @@
-//! Which layout this node's rows were placed by.
+//! The layout by which this node's rows were placed.
 //!
-//! A row lies where the layout said when it was written. Under another layout nodes would take themselves
-//! for home replicas of keys that they never received, and answer that those were never written. Until
-//! rows move with a change of the layout, a node that is part of a formed cluster starts only where every
-//! key still has the home it had: the record of that is written when the cluster is formed, or by the
-//! first start that finds none. Addresses are no part of it, and neither is a change that moves nothing.
+//! A row is stored where the layout put it when it was written. Under another layout nodes would
+//! consider themselves home replicas of keys they never received, and answer that those were never
+//! written. Until rows move with a change of the layout, a node of a formed cluster starts only if
+//! every key has the same preference list as before. The record of the layout is written when the
+//! cluster is formed, or by the first start that finds none. Addresses are not part of it, and a
+//! change that moves no key is allowed.
 
 use quorate_protocol::layout::{Layout, Member};
 use quorate_storage::Store;
@@ -15,7 +16,7 @@ use crate::node::record;
 
 const LAYOUT_RECORD: &str = "layout";
 
-/// What decides where keys live.
+/// What determines where keys are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Placed {
     version: u64,
@@ -23,8 +24,8 @@ struct Placed {
     members: Vec<Member>,
 }
 
-/// Checks that the layout places keys as the recorded one does; records it where there is no record. A store
-/// that is refused is closed.
+/// Checks that the layout places keys as the recorded one does; records it if there is no record. A
+/// store that is refused is closed.
 ///
 /// # Errors
 /// [`StartError::OtherLayout`] if it does not.
@@ -40,7 +41,7 @@ pub(crate) fn check(store: &Store, layout: &Layout) -> Result<(), StartError> {
     let recorded = recorded.map_err(|_| StartError::Record(LAYOUT_RECORD))?;
     if !layout.places_as(&recorded) {
         let (recorded, configured) = (format!("{recorded:?}"), format!("{layout:?}"));
-        drop(store.close()); // nothing was done to it: the next start finds it as this one did
+        drop(store.close()); // nothing was changed in it: the next start finds it as this one did
         let differences = differences(&placed.members, layout.members());
         return Err(StartError::OtherLayout { recorded, configured, differences });
     }
@@ -52,7 +53,7 @@ pub(crate) fn check(store: &Store, layout: &Layout) -> Result<(), StartError> {
     Ok(remember(store, layout)?)
 }
 
-/// Records the layout that rows are placed by from now on, durably.
+/// Records the layout by which rows are placed from now on, durably.
 ///
 /// # Errors
 /// The store's.
@@ -65,7 +66,7 @@ fn of(layout: &Layout) -> Placed {
     Placed { version: layout.version(), partitions: layout.partitions(), members }
 }
 
-/// What was changed, in words.
+/// The differences between two layouts, in words.
 fn differences(recorded: &[Member], configured: &[Member]) -> String {
     let mut differences = Vec::new();
     let find = |members: &[Member], of: &Member| {
@@ -139,7 +140,7 @@ mod tests {
                 assert!(error.to_string().contains(what), "{error}");
             }
         }
-        check(&open(dir.path()), &layout(1, &three)).expect("and what was recorded stands");
+        check(&open(dir.path()), &layout(1, &three)).expect("and the record is unchanged");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The node's wall clock, put right while most of its peers disagree with it (see `protocol::skew`).
+//! The node's wall clock, corrected while most of its peers disagree with it (see
+//! `protocol::skew`).
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -8,33 +9,34 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::Skew;
 use quorate_protocol::stamp::Millis;
 
-/// The machine's clock, and what peers say of theirs. For stamps and ages, never for waiting.
+/// The machine's clock, and what peers report of theirs. For stamps and ages, never for waiting.
 #[derive(Debug, Default)]
 pub(crate) struct WallClock {
     skew: Mutex<Skew>,
-    /// Milliseconds to be added to the machine's clock: read for every write.
+    /// Milliseconds to add to the machine's clock: read for every write.
     correction_ms: AtomicI64,
     /// By the fault hook: how far the machine's clock seems to be ahead, in milliseconds.
     fault_ms: AtomicI64,
 }
 
 impl WallClock {
-    /// What time it is: by the machine, or by the cluster if the machine's clock is plainly wrong.
+    /// The current time: the machine's, or the cluster's if the machine's clock is clearly wrong.
     pub(crate) fn now(&self) -> Millis {
         Millis(self.machine().0.saturating_add_signed(self.correction_ms.load(Relaxed)))
     }
 
-    /// What the machine says, uncorrected.
+    /// The machine's time, uncorrected.
     pub(crate) fn machine(&self) -> Millis {
         Millis(machine_clock().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
     }
 
-    /// Sets the machine's clock wrong, as far as this node sees it.
+    /// Skews the machine's clock, as seen by this node, for the fault hook.
     pub(crate) fn set_fault(&self, ahead_ms: i64) {
         self.fault_ms.store(ahead_ms, Relaxed);
     }
 
-    /// A peer's clock said `theirs` in an answer that came just now, `round_trip` after it was asked for.
+    /// A peer's clock read `theirs` in an answer that arrived just now, `round_trip` after it was
+    /// requested.
     pub(crate) fn hear(&self, peer: NodeId, theirs: Millis, round_trip: Duration) {
         let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
         skew.hear(peer, theirs, self.machine(), round_trip.as_millis() as u64);
@@ -51,12 +53,12 @@ impl WallClock {
         }
     }
 
-    /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if it is behind.
+    /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if behind.
     pub(crate) fn ahead_ms(&self) -> i64 {
         self.skew.lock().unwrap_or_else(PoisonError::into_inner).ahead_ms()
     }
 
-    /// Whether the machine's clock is not trusted.
+    /// Whether the machine's clock is overridden by the cluster's.
     pub(crate) fn is_corrected(&self) -> bool {
         self.correction_ms.load(Relaxed) != 0
     }

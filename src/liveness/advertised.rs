@@ -1,4 +1,4 @@
-//! What a peer says of itself, in answers and by gossip.
+//! The state that a peer advertises, in answers and by gossip.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use quorate_protocol::common::Common;
 use quorate_protocol::message::Status;
 
-/// What gossip tells of a peer; `None` is what it did not tell.
+/// What gossip reports of a peer; `None` where it reported nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GossipState {
     /// Its layout's version and hash.
@@ -19,11 +19,11 @@ pub(crate) struct GossipState {
     pub(crate) writable: Option<bool>,
     /// Its release.
     pub(crate) release: Option<String>,
-    /// Whether it says that it cannot reach this node.
+    /// Whether it reports that it cannot reach this node.
     pub(crate) cannot_reach_me: bool,
 }
 
-/// What the peer said last, in answers and by gossip.
+/// What the peer advertised last, in answers and by gossip.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AdvertisedState {
     /// Why it is down, or why it refused a frame.
@@ -40,43 +40,43 @@ pub(crate) struct AdvertisedState {
     pub(crate) formed: Option<bool>,
     /// The hash of its bucket table.
     pub(crate) buckets_hash: Option<u64>,
-    /// The settings that all nodes must have alike.
+    /// The settings that must be the same on all nodes.
     pub(crate) common: Option<Common>,
     /// Whether it waits for an operator.
     pub(crate) waits: Option<bool>,
-    /// Whether it says that it cannot reach this node.
+    /// Whether it reports that it cannot reach this node.
     pub(crate) cannot_reach_me: bool,
 }
 
-/// The peer's word. What operations ask of it takes no lock.
+/// The peer's advertised state. The parts that operations read are lock-free.
 #[derive(Default)]
 pub(crate) struct Advertised {
     last: Mutex<AdvertisedState>,
-    /// Whether `ready` is a no.
+    /// Whether the last reported `ready` was `false`.
     fills: AtomicBool,
-    /// The last layout that was heard, version and hash in one number.
+    /// The last reported layout, version and hash combined into one number.
     layout: AtomicU64,
-    /// The longest frame it takes, in bytes; 0 if it did not say.
+    /// The longest frame it accepts, in bytes; 0 if it did not report one.
     frame_bytes_max: AtomicU64,
 }
 
 impl Advertised {
-    /// What the peer said last.
+    /// What the peer advertised last.
     pub(crate) fn last(&self) -> AdvertisedState {
         self.lock().clone()
     }
 
-    /// Whether it has still to receive partitions: it cannot answer for these, and has enough to do.
+    /// Whether it still has to receive partitions: it cannot answer for these, and is busy.
     pub(crate) fn is_filling(&self) -> bool {
         self.fills.load(Relaxed)
     }
 
-    /// Whether it said last that it cannot reach this node.
+    /// Whether it last reported that it cannot reach this node.
     pub(crate) fn cannot_reach_me(&self) -> bool {
         self.lock().cannot_reach_me
     }
 
-    /// The longest frame that it takes, in bytes; without its word, any.
+    /// The longest frame that it accepts, in bytes; unlimited if it did not report one.
     pub(crate) fn frame_bytes_max(&self) -> usize {
         match self.frame_bytes_max.load(Relaxed) {
             0 => usize::MAX,
@@ -84,7 +84,7 @@ impl Advertised {
         }
     }
 
-    /// Records what the peer said in an answer.
+    /// Records the state that the peer reports in an answer.
     pub(crate) fn heard(&self, status: &Status) {
         self.frame_bytes_max.store(status.frame_bytes_max, Relaxed);
         self.update(|said| {
@@ -98,7 +98,7 @@ impl Advertised {
         });
     }
 
-    /// Records the layout that the peer put in front of an answer. Called for every answer.
+    /// Records the layout in the header of a peer's answer. Called for every answer.
     pub(crate) fn heard_layout(&self, version: u64, hash: u64) {
         let mixed = hash ^ version.rotate_left(32);
         if self.layout.swap(mixed, Relaxed) != mixed {
@@ -106,7 +106,7 @@ impl Advertised {
         }
     }
 
-    /// Records what gossip tells; what it does not tell stays.
+    /// Merges what gossip reports; fields that it leaves out are kept.
     pub(crate) fn gossiped(&self, news: GossipState) {
         self.update(|said| {
             said.layout = news.layout.or(said.layout);

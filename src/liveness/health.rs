@@ -1,14 +1,16 @@
-//! What this node knows of one peer: whether it answers, since when, how fast, and whether it is in doubt.
+//! What this node knows of one peer: whether it answers, since when, how fast, and whether it is
+//! suspected.
 //!
-//! Requests themselves come first: a peer that refuses a connection or lets one time out is *down* at once,
-//! and the first answer to anything (a probe goes out every `timeouts.probe_ms` while it is down) brings
-//! it back. Two exceptions keep what flaps from doing harm: a timeout is no news if something that was
-//! sent later has been answered, and a peer that went down several times within seconds must answer for
-//! a while, longer each time and [`HOLD_BACK_MS_MAX`] at most, before it counts as up again.
+//! Requests are the primary detector: a peer that refuses a connection or lets one time out is
+//! *down* at once, and the first answer to anything (a probe goes out every `timeouts.probe_ms`
+//! while it is down) brings it back. Two exceptions dampen flapping: a timeout is ignored if a
+//! message of the same kind that was sent later has been answered, and a peer that went down
+//! several times within seconds must answer for a while, longer each time and [`HOLD_BACK_MS_MAX`]
+//! at most, before it counts as up again.
 //!
-//! A peer that is not down can be *suspected*: its heartbeats stay away (`crate::liveness::phi`), a
-//! batch waits overlong for an answer, or it says that it cannot reach this node. Suspicion is no
-//! failure: it is asked last (docs/decisions/0005).
+//! A peer that is not down can be *suspected*: its heartbeats are missing (`crate::liveness::phi`),
+//! a batch waits too long for an answer, or it reports that it cannot reach this node. Suspicion is
+//! not failure: the peer is contacted only after all unsuspected replicas (docs/decisions/0005).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +27,7 @@ use crate::liveness::phi::PhiAccrual;
 /// Whether a peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Nothing was heard yet; requests are sent to it all the same.
+    /// Not heard from yet; it is sent requests nevertheless.
     Unknown = 0,
     /// It answers.
     Up = 1,
@@ -33,23 +35,25 @@ pub(crate) enum State {
     Down = 2,
 }
 
-/// A peer that is up is greeted every so many probe intervals.
+/// A peer that is up is greeted once every this many probe intervals.
 pub(crate) const PROBES_PER_GREETING: u64 = 2;
-/// The longest that a flapping peer must answer before it counts as up, in milliseconds.
+/// The longest that a flapping peer must answer before it counts as up, in milliseconds
+/// (docs/decisions/0005).
 pub(crate) const HOLD_BACK_MS_MAX: u64 = 4000;
-/// After its second fall; doubled with each further one, in milliseconds.
+/// The hold-back after its second fall; doubled with each further one, in milliseconds.
 const HOLD_BACK_MS_MIN: u64 = 250;
-/// A fall is forgotten after so long without another, in milliseconds.
+/// A fall is forgotten after this long without another, in milliseconds.
 const FALL_FORGOTTEN_MS: u64 = 10_000;
-/// A greeting is answered by another at most so often, in milliseconds.
+/// A greeting triggers a greeting in return at most this often, in milliseconds.
 const GREETED_BACK_MS: u64 = 100;
-/// Heartbeats older than this say nothing of whether the peer can reach this node, in milliseconds.
+/// Heartbeats older than this say nothing about whether the peer can reach this node, in
+/// milliseconds.
 const NEWS_MS_MAX: u64 = 5000;
 const ROUND_TRIP_US_MAX: u64 = 60_000_000;
 /// Kinds of messages, each with lanes of its own.
 const KINDS: usize = 3;
 
-/// What is known of one peer. What operations read are atomics; times are those of
+/// What is known of one peer. The fields that operations read are atomic; times are those of
 /// [`crate::peer::peers`]'s clock.
 pub(crate) struct Health {
     state: AtomicU8,
@@ -65,7 +69,7 @@ pub(crate) struct Health {
     suspected_since_ms: AtomicU64,
     falls: Mutex<Falls>,
     pulse: Mutex<PhiAccrual>,
-    /// Round trips of reads, in microseconds: the running window and the one before it.
+    /// Round trips of reads, in microseconds: the current window and the previous one.
     round_trips: Mutex<(Histogram<u64>, Histogram<u64>)>,
     p50_us: AtomicU64,
     p95_us: AtomicU64,
@@ -74,27 +78,27 @@ pub(crate) struct Health {
     greet: Notify,
 }
 
-/// How much silence of which kind makes a peer suspected.
+/// The silence, of each kind, after which a peer is suspected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For how long a batch may wait for an answer, in milliseconds.
+    /// The longest that a batch may wait for an answer, in milliseconds.
     pub(crate) answer_ms: u64,
-    /// For how long no greeting of a peer that answers may arrive, in milliseconds.
+    /// The longest gap between greetings of a peer that answers, in milliseconds.
     pub(crate) greeting_ms: u64,
-    /// The suspicion level by gossip that is too much.
+    /// The suspicion level by gossip from which the peer is suspected.
     pub(crate) phi: f64,
 }
 
-/// How often it fell lately.
+/// Its recent falls.
 #[derive(Default)]
 struct Falls {
     count: u32,
-    /// Since when it answers again, while it is down.
+    /// Since when it answers again, while it still counts as down.
     answering_since: Option<Millis>,
 }
 
 impl Health {
-    /// A peer of which nothing was heard, and whose heartbeats are expected every `interval_ms`.
+    /// A peer not heard from yet, whose heartbeats are expected every `interval_ms`.
     pub(crate) fn new(interval_ms: u64) -> Self {
         let histogram = || {
             Histogram::new_with_bounds(1, ROUND_TRIP_US_MAX, 2)
@@ -149,7 +153,8 @@ impl Health {
         self.suspected.load(Relaxed)
     }
 
-    /// It answered a message of a kind that was sent at `sent_at`. Returns whether that changes its state.
+    /// It answered a message of this kind, sent at `sent_at`. Returns whether that changes its
+    /// state.
     pub(crate) fn answered(&self, kind: usize, sent_at: Millis, now: Millis) -> bool {
         self.answered_ms.store(now.0, Relaxed);
         self.answered_sent_ms[kind].fetch_max(sent_at.0, Relaxed);
@@ -167,16 +172,16 @@ impl Health {
         self.set(State::Up, now, None)
     }
 
-    /// Whether it has answered anything since then.
+    /// Whether it has answered anything after `then`.
     pub(crate) fn has_answered_since(&self, then: Millis) -> bool {
         self.answered_ms.load(Relaxed) >= then.0
     }
 
-    /// It refused a message of a kind that was sent at `sent_at`, or was silent for too long. Returns
-    /// whether that changes its state.
+    /// It refused a message of this kind, sent at `sent_at`, or timed out on it. Returns whether
+    /// that changes its state.
     pub(crate) fn failed(&self, kind: usize, sent_at: Millis, now: Millis, error: String) -> bool {
         if self.answered_sent_ms[kind].load(Relaxed) > sent_at.0 {
-            return false; // it answered what was sent later: this tells of the past
+            return false; // it answered something sent later: this failure is outdated
         }
         let mut falls = lock(&self.falls);
         falls.answering_since = None;
@@ -197,12 +202,13 @@ impl Health {
         changed
     }
 
-    /// What it says of itself.
+    /// The state it advertises.
     pub(crate) fn word(&self) -> &Advertised {
         &self.word
     }
 
-    /// Records what gossip tells of the peer. A heartbeat of one that is not up has it greeted at once.
+    /// Records what gossip reports of the peer. If it is not up, a heartbeat triggers a greeting at
+    /// once.
     pub(crate) fn gossiped(&self, news: GossipState, now: Millis) {
         lock(&self.pulse).beat(now);
         self.word.gossiped(news);
@@ -211,25 +217,26 @@ impl Health {
         }
     }
 
-    /// It greeted this node, and so can reach it. If it does not count as up it is greeted back now: most
-    /// likely it has just started, and what it misses until the next turn would be kept as hints.
+    /// It greeted this node, and so can reach it. If it does not count as up, it is greeted at
+    /// once: most likely it has just started, and writes that miss it until the next greeting would
+    /// become hints.
     pub(crate) fn greeted(&self, now: Millis) {
         let last = self.greeted_ms.swap(now.0, Relaxed);
-        // Two that hold each other back must not greet each other as fast as they can.
+        // Two nodes that hold each other back must not greet each other in a tight loop.
         let is_answer = last != 0 && now.since(Millis(last)) < GREETED_BACK_MS;
         if self.state() != State::Up && !is_answer {
             self.greet_now();
         }
     }
 
-    /// This process was held up until now: nobody is blamed for the silence.
+    /// This process was held up until now: the silence does not count against the peer.
     pub(crate) fn forgive(&self, now: Millis) {
         self.greeted_ms.fetch_max(now.0, Relaxed);
         lock(&self.pulse).forgive(now);
     }
 
-    /// Decides anew whether the peer is suspected. `waiting_since`: when the oldest batch was sent that waits
-    /// for an answer. Returns whether that changed.
+    /// Re-evaluates whether the peer is suspected. `waiting_since`: when the oldest batch still in
+    /// flight was sent. Returns whether that changed.
     pub(crate) fn review(
         &self,
         waiting_since: Option<Millis>,
@@ -250,7 +257,8 @@ impl Health {
         changed
     }
 
-    /// Its own fresh word by gossip; or it answers while its greetings, which came before, stay away.
+    /// Gossip says so and is recent; or the peer answers, but its greetings, which used to arrive,
+    /// are missing.
     fn cannot_reach_me(&self, answered: Millis, patience: &Patience, now: Millis) -> bool {
         let beat = lock(&self.pulse).last();
         if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX) && self.word.cannot_reach_me() {
@@ -261,17 +269,17 @@ impl Health {
         silent && now.since(answered) < patience.greeting_ms
     }
 
-    /// The suspicion level, `None` if gossip never told of the peer.
+    /// The suspicion level, `None` if gossip has not reported the peer.
     pub(crate) fn phi(&self, now: Millis) -> Option<f64> {
         lock(&self.pulse).phi(Millis(self.answered_ms.load(Relaxed)), now)
     }
 
-    /// Has the peer greeted now instead of at the next turn.
+    /// Greets the peer now instead of at the next interval.
     pub(crate) fn greet_now(&self) {
         self.greet.notify_one();
     }
 
-    /// Waits until the peer is to be greeted out of turn.
+    /// Waits for a request to greet the peer out of turn.
     pub(crate) async fn to_be_greeted(&self) {
         self.greet.notified().await;
     }
@@ -281,7 +289,8 @@ impl Health {
         lock(&self.round_trips).0.saturating_record(took.as_micros() as u64);
     }
 
-    /// Starts a new window and recomputes the percentiles over the last two. Called every few seconds.
+    /// Starts a new window and recomputes the percentiles over the last two. Called every few
+    /// seconds.
     pub(crate) fn turn_window(&self) {
         let mut windows = lock(&self.round_trips);
         let (current, previous) = &mut *windows;
@@ -310,7 +319,7 @@ impl Health {
     }
 }
 
-/// How long a peer that fell so often lately must answer before it counts as up.
+/// How long a peer with this many recent falls must answer before it counts as up.
 fn hold_back_ms(falls: u32) -> u64 {
     match falls.checked_sub(2) {
         None => 0,
@@ -392,7 +401,8 @@ mod tests {
         assert!(timeout(WRITE), "its disk may hang while it answers reads");
     }
 
-    /// Who falls again and again must answer for longer each time, up to the bound; rest is rewarded.
+    /// A peer that flaps must answer for longer each time, up to the bound; a calm period resets
+    /// that.
     #[test]
     fn a_flapping_peer_is_held_back_longer_each_time() {
         let health = Health::new(200);
@@ -435,7 +445,7 @@ mod tests {
         assert!(health.is_suspected() && health.state() == State::Up, "no failure");
         answers(&health, 1300);
         assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1301)));
-        assert!(!health.is_suspected(), "one slow batch beside quick ones is no reason");
+        assert!(!health.is_suspected(), "one slow batch among quick ones is no reason");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which peers are up, suspected or down, and what they say about themselves.
+//! Which peers are up, suspected or down, and the state that they advertise.
 
 pub(crate) mod advertised;
 pub(crate) mod gossip;

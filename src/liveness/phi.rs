@@ -1,22 +1,25 @@
-//! Phi, a peer's suspicion level: for how long nothing was heard of it, in its own usual intervals.
+//! Phi, a peer's suspicion level: the time since its last sign of life, in units of its usual
+//! interval.
 //!
-//! After Hayashibara et al., "The phi accrual failure detector" (SRDS 2004), with the mean interval instead
-//! of a fitted distribution, as Cassandra and chitchat do: a peer whose heartbeats arrive every 200 ms on
-//! average and that has been silent for one second has phi 5. Two things keep it fair: an answer to a
-//! request is a sign of life as good as a heartbeat, and what was missed while *this* process was held
-//! up (stopped, swapped out, starved) is held against nobody.
+//! After Hayashibara et al., "The phi accrual failure detector" (SRDS 2004), with the mean interval
+//! instead of a fitted distribution, as Cassandra and chitchat do: a peer whose heartbeats arrive
+//! every 200 ms on average and that has been silent for one second has phi 5. Two rules keep it
+//! fair: an answer to a request is as good a sign of life as a heartbeat, and heartbeats missed
+//! while *this* process was held up (stopped, swapped out, starved) do not raise any peer's
+//! suspicion level.
 
 use quorate_protocol::stamp::Millis;
 
-/// The weight of a new interval in the mean is one in so many.
+/// A new interval has a weight of 1/16 in the moving mean.
 const SMOOTHING: f64 = 16.0;
-/// No interval counts for more, in usual intervals: a gap that was a failure says nothing of the usual.
+/// An interval counts as at most this many mean intervals: a gap caused by a failure says nothing
+/// about the usual interval.
 const INTERVALS_MAX: f64 = 8.0;
 
 /// The heartbeats of one peer.
 #[derive(Clone, Debug)]
 pub(crate) struct PhiAccrual {
-    /// The least that is taken for usual, in milliseconds.
+    /// The lower bound of the mean, in milliseconds.
     interval_ms: f64,
     mean_ms: f64,
     last: Option<Millis>,
@@ -24,7 +27,8 @@ pub(crate) struct PhiAccrual {
 }
 
 impl PhiAccrual {
-    /// No heartbeat yet. Nobody is expected more often than every `interval_ms` milliseconds (at least 1).
+    /// Starts without a heartbeat. The expected interval never falls below `interval_ms`
+    /// milliseconds (at least 1).
     pub(crate) fn new(interval_ms: u64) -> Self {
         let interval_ms = interval_ms.max(1) as f64;
         Self { interval_ms, mean_ms: interval_ms, last: None, beats: 0 }
@@ -41,7 +45,7 @@ impl PhiAccrual {
         self.beats += 1;
     }
 
-    /// This process was held up until now: silence begins anew.
+    /// This process was held up until now: the silence is counted from here.
     pub(crate) fn forgive(&mut self, now: Millis) {
         if self.last.is_some() {
             self.last = Some(now);
@@ -53,8 +57,8 @@ impl PhiAccrual {
         self.last
     }
 
-    /// The suspicion level now, given when the peer last answered a request. `None` before the second
-    /// heartbeat: nobody is suspected for what was never usual.
+    /// The suspicion level now, given when the peer last answered a request. `None` before the
+    /// second heartbeat: there is no usual interval yet.
     pub(crate) fn phi(&self, answered: Millis, now: Millis) -> Option<f64> {
         let heard = self.last.filter(|_| self.beats >= 2)?.max(answered);
         Some(now.since(heard) as f64 / self.mean_ms)

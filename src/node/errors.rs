@@ -1,21 +1,21 @@
-//! Why a node did not start, and why one that runs takes no requests.
+//! Why a node did not start, and why a running one takes no requests.
 
 use crate::config::ConfigError;
 
-/// What is said of rows that are too old to be believed.
+/// The message for rows that are too old to be believed.
 pub(crate) const OLD_ROWS: &str = "the data here was last in use longer ago than deletes.grace_ms, \
      and no peer can say whether it is an old backup";
 
-/// Why requests cannot be taken.
+/// Why requests are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unavailable {
-    /// The cluster was not formed yet.
+    /// The cluster has not been formed yet.
     #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
     NotFormed,
-    /// No peer has yet said whether this node came back behind.
-    #[error("the node has just started and asks its peers whether it missed anything")]
+    /// No peer has yet confirmed this node's generation.
+    #[error("the node has just started and is asking its peers whether it missed anything")]
     Asking,
-    /// The rows here are too old to be believed, and no peer can say what they are worth.
+    /// The rows here are too old to be believed, and no peer can judge them.
     #[error("{}", OLD_ROWS)]
     OldRows,
     /// The node is stopping.
@@ -29,7 +29,7 @@ pub(crate) enum Unavailable {
     Store {
         /// Why.
         reason: String,
-        /// Why it was not opened again yet, if that is known.
+        /// Why it has not been reopened yet, if that is known.
         obstacle: Option<String>,
     },
 }
@@ -43,71 +43,71 @@ pub enum StartError {
     /// The store did not open.
     #[error(transparent)]
     Open(#[from] quorate_storage::OpenError),
-    /// The store did not answer.
-    #[error("reading the node's own records: {0}")]
+    /// The store could not be read.
+    #[error("cannot read the node's own records: {0}")]
     Store(#[from] quorate_storage::Error),
-    /// A record of the node's own cannot be read.
+    /// One of the node's own records cannot be decoded.
     #[error("the record {0:?} in the data directory is damaged")]
     Record(&'static str),
-    /// `defaults.n` is not what the cluster was formed with.
+    /// `defaults.n` differs from the one with which the cluster was formed.
     #[error(
         "defaults.n makes {configured} replicas, but the data here was stored with {recorded}: with another \
-         number keys would be looked for where they are not. Set it back to {recorded}; a bucket's own n can \
+         number keys would be looked for on the wrong nodes. Set it back to {recorded}; a bucket's own n can \
          be changed while the cluster runs (PUT /buckets/{{bucket}})"
     )]
     DefaultN {
-        /// By the record.
+        /// The recorded one.
         recorded: u16,
-        /// By the configuration.
+        /// The configured one.
         configured: u16,
     },
-    /// The node has ended beside another process of its name.
+    /// The node has ended because another process runs under its name.
     #[error(
         "this node ended because another process runs under its name; {file} says more. When only this \
          one is left, delete that file and start it again"
     )]
     Twin {
-        /// The note it left.
+        /// The note that it left.
         file: String,
     },
     /// A set of rows that was set aside cannot be opened.
-    #[error("rows that were set aside in {path}: {reason}")]
+    #[error("cannot open the rows that were set aside in {path}: {reason}")]
     Distrusted {
         /// The set.
         path: String,
-        /// Why not.
+        /// Why it cannot be opened.
         reason: String,
     },
-    /// The configured layout would have keys looked for where they are not.
+    /// The configured layout would look for keys on the wrong nodes.
     #[error(
         "the layout was changed: the data directory was filled under {recorded}, the configuration has \
-         {configured}: {differences}. Keys would be looked for where they are not, and rows do not move \
+         {configured}: {differences}. Keys would be looked for on the wrong nodes, and rows do not move \
          with a layout yet: give [layout] back what it had. To change the cluster, form a new one with \
          new data directories and copy the keys over (GET /keys/{{bucket}}, GET and PUT /kv)"
     )]
     OtherLayout {
-        /// What was recorded.
+        /// The recorded layout.
         recorded: String,
-        /// What is configured.
+        /// The configured layout.
         configured: String,
-        /// What of it differs.
+        /// The differences.
         differences: String,
     },
-    /// A peer's address is no host and port.
-    #[error("layout.nodes.peer_addr {0:?} is no host and port")]
+    /// A peer's address is not a host and port.
+    #[error("layout.nodes.peer_addr {0:?} is not a host and port")]
     PeerAddr(String),
-    /// Threads for background work could not be made.
-    #[error("threads for background work: {0}")]
+    /// Threads for background work could not be started.
+    #[error("cannot start threads for background work: {0}")]
     Threads(std::io::Error),
-    /// The HTTP client for peers could not be made.
-    #[error("the HTTP client for peers: {0}")]
+    /// The HTTP client for peers could not be built.
+    #[error("cannot build the HTTP client for peers: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// What becomes of a failed store, in words.
+/// The outlook for a failed store, in words.
 fn remedy(obstacle: Option<&str>) -> String {
     match obstacle {
-        Some(why) => format!("it is opened again once it can be: {why}"),
-        None => "it is opened again in a moment".to_owned(),
+        Some(why) => format!("it is reopened once that is possible: {why}"),
+        None => "it is reopened in a moment".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! One node: everything it holds, put together in one place.
+//! One node: all its parts, assembled in one place.
 
 pub(crate) mod errors;
 pub(crate) mod record;
@@ -56,77 +56,77 @@ pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct Node {
     /// Its name.
     pub(crate) me: NodeId,
-    /// How it was configured.
+    /// Its configuration.
     pub(crate) config: Config,
-    /// Who is in the cluster and where keys live.
+    /// The members of the cluster and the placement of keys.
     pub(crate) layout: Arc<Layout>,
-    /// What it keeps.
+    /// Its data.
     pub(crate) store: Arc<Store>,
     /// Signs and verifies clients' contexts.
     pub(crate) contexts: ContextKeys,
-    /// What is set for buckets.
+    /// The properties of buckets.
     pub(crate) buckets: Buckets,
     /// The other nodes.
     pub(crate) peers: Peers,
-    /// Bounds what clients may have in flight.
+    /// Limits what clients may have in flight.
     pub(crate) admission: Admission,
-    /// What is large, and what must not be done too often at a time.
+    /// Limits on large objects and on concurrent expensive work.
     pub(crate) bounds: Bounds,
-    /// What is counted.
+    /// Counters and gauges.
     pub(crate) metrics: Metrics,
-    /// Writes that were forwarded and not yet answered.
+    /// Forwarded writes that are not answered yet.
     pub(crate) forwards: Forwards,
-    /// How far the hints kept for others are delivered.
+    /// How far the hints kept for others have been delivered.
     pub(crate) hints: Hints,
-    /// Idempotency keys seen lately.
+    /// Recently seen idempotency keys.
     pub(crate) idempotency: Idempotency,
-    /// How many reads may be hedged.
+    /// The hedging budget.
     pub(crate) hedges: HedgeBudget,
-    /// Which partitions were received.
+    /// Which partitions have been received.
     pub(crate) filled: FillState,
-    /// Background work that may block.
+    /// Threads for background work that may block.
     pub(crate) background_pool: Pool,
     /// Keeps filling within its share of a core.
     pub(crate) fill_throttle: Throttle,
-    /// This node's start and those of its peers.
+    /// This node's generation and those of its peers.
     pub(crate) generation: Generation,
-    /// Partitions that were merged and are not received all the same.
+    /// Partitions that were merged but do not count as received.
     pub(crate) unreceived: Unreceived,
     /// Rows that are set aside.
     pub(crate) distrusted: Distrusted,
-    /// What time it is.
+    /// The wall clock.
     pub(crate) clock: WallClock,
-    /// Comparisons with other replicas.
+    /// Anti-entropy with other replicas.
     pub(crate) anti_entropy: AntiEntropy,
-    /// What walking over all rows has found.
+    /// What reassigning and scrubbing rows has found.
     pub(crate) swept: Reassigned,
-    /// When this node last dropped what it held for others.
+    /// When this node last dropped something that it held for others.
     pub(crate) last_drop: LastDrop,
-    /// What becomes of a store that failed.
+    /// The state of a failed store.
     pub(crate) reopening: Reopening,
     /// Tombstones deleted since the start.
     pub(crate) reaped: AtomicU64,
-    /// Cuts ordered through the fault hook.
+    /// Faults set through the fault hook.
     pub(crate) faults: Arc<Faults>,
-    /// What this node puts in front of its frames.
+    /// The header of this node's frames.
     pub(crate) header: Header,
-    /// What it accepts in front of others' frames.
+    /// The tokens that it accepts in the headers of others' frames.
     pub(crate) tokens: Vec<[u8; 16]>,
-    /// Client operations, which outlive their clients; awaited at the stop.
+    /// Client operations, which outlive their clients; awaited on shutdown.
     pub(crate) operations: TaskTracker,
     /// Background jobs; they end when `stop` is cancelled.
     pub(crate) background: TaskTracker,
-    /// Cancelled when background jobs and peer traffic shall end.
+    /// Cancelled when background jobs and peer traffic must end.
     pub(crate) stop: CancellationToken,
     formation: OnceLock<Formation>,
-    /// Serialises the recording of a formation: several peers may tell of it at once.
+    /// Serialises the recording of a formation: several peers may report it at once.
     forming: Mutex<()>,
     leaving: Leaving,
     started: Instant,
     ticket: AtomicU64,
 }
 
-/// How far this node is on its way out.
+/// How far the shutdown has progressed.
 #[derive(Default)]
 struct Leaving {
     drains: AtomicBool,
@@ -135,7 +135,7 @@ struct Leaving {
 
 const FORMATION_RECORD: &str = "formation";
 
-/// The formation that the store has recorded, if any; the layout must be the one it was filled under.
+/// The recorded formation, if any; the layout must be the one under which the store was filled.
 fn recorded_formation(store: &Store, layout: &Layout) -> Result<OnceLock<Formation>, StartError> {
     let formation = OnceLock::new();
     if let Some(bytes) = store.meta(FORMATION_RECORD)? {
@@ -150,7 +150,7 @@ impl Node {
     /// Opens the store and starts talking to peers. Nothing listens yet.
     ///
     /// # Errors
-    /// [`StartError`] that says what to do.
+    /// [`StartError`], which says what to do.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let layout = Arc::new(config.layout()?);
         let secrets = config.secrets()?;
@@ -172,7 +172,7 @@ impl Node {
             generation.started_over(&store)?;
         }
         if let Recovery::CutShort(what) = store.recovery() {
-            // Acknowledged writes may be gone: come back as one who has to fill.
+            // Acknowledged writes may be lost: come back as a node that must fill.
             tracing::error!(what, "the log was damaged before its end; filling from the peers");
             filled.record_all(&store, false)?;
         }
@@ -193,8 +193,8 @@ impl Node {
             hedges: HedgeBudget::default(),
             filled,
             background_pool: Pool::new().map_err(StartError::Threads)?,
-            // Merging is paced, and is half of what filling costs: what was merged is received before, and
-            // flushed and compacted after it.
+            // The throttle covers merging, which is half the cost of filling: rows are received
+            // before that, and flushed and compacted after it.
             fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
             generation,
             unreceived: Unreceived::default(),
@@ -223,12 +223,13 @@ impl Node {
         }))
     }
 
-    /// The wall clock: for stamps, never for waiting. The cluster's, if this machine's is plainly wrong.
+    /// The wall clock, or the cluster's time if this machine's is clearly wrong: for stamps, never
+    /// for waiting.
     pub(crate) fn now(&self) -> Millis {
         self.clock.now()
     }
 
-    /// Milliseconds since the start: for deadlines. Never runs backwards.
+    /// Milliseconds since the start: for deadlines. Monotonic.
     pub(crate) fn uptime(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
     }
@@ -238,39 +239,39 @@ impl Node {
         (self.started + Duration::from_millis(at.0)).into()
     }
 
-    /// A number that this process gives out once.
+    /// Returns a number that is unique within this process.
     pub(crate) fn ticket(&self) -> u64 {
         self.ticket.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Where a key lives.
+    /// The partition of a key.
     pub(crate) fn partition(&self, key: &Key) -> Partition {
         key.partition(self.layout.partitions())
     }
 
-    /// Where this node keeps a key as home replica.
+    /// The place of a key's home row on this node.
     pub(crate) fn home(&self, key: &Key) -> Place {
         Place::Home(self.tree(key))
     }
 
-    /// The Merkle tree that a key's rows belong to.
+    /// The Merkle tree that counts a key's row.
     pub(crate) fn tree(&self, key: &Key) -> Tree {
         Tree { partition: self.partition(key), n: self.properties(key).n }
     }
 
-    /// The numbers of replicas that buckets have, each once.
+    /// The distinct values of n of all buckets.
     pub(crate) fn ns(&self) -> BTreeSet<u16> {
         let buckets = self.buckets.all();
         let set = buckets.iter().map(|(bucket, _)| self.buckets.properties(bucket.as_str()).n);
         set.chain([self.buckets.properties("").n]).collect()
     }
 
-    /// Whether this node is part of a formed cluster, and no peer has yet to say that it came back behind.
+    /// Whether this node is part of a formed cluster and its generation is admitted.
     pub(crate) fn takes_part(&self) -> bool {
         self.formation().is_some() && self.generation.is_admitted()
     }
 
-    /// Whether every row is in its tree: not for a while after a bucket's n was changed.
+    /// Whether every row is in its tree: false for a while after a bucket's n was changed.
     pub(crate) fn trees_fit(&self) -> bool {
         self.buckets.placement().fits()
     }
@@ -280,26 +281,26 @@ impl Node {
         self.layout.preference_list(self.partition(key))
     }
 
-    /// By which numbers a read of a key runs and on which nodes: one snapshot.
+    /// The quorum and nodes for a read of a key: one snapshot.
     ///
     /// # Errors
-    /// [`QuorumError`] if what is asked does not fit the key's bucket.
+    /// [`QuorumError`] if the request does not fit the key's bucket.
     pub(crate) fn read_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
         Terms::of_read(asked, &self.properties(key), self.preference_list(key))
     }
 
-    /// By which numbers a write of a key runs and on which nodes: one snapshot.
+    /// The quorum and nodes for a write of a key: one snapshot.
     ///
     /// # Errors
-    /// [`QuorumError`] if what is asked does not fit the key's bucket.
+    /// [`QuorumError`] if the request does not fit the key's bucket.
     pub(crate) fn write_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
         Terms::of_write(asked, &self.properties(key), self.preference_list(key))
     }
 
-    /// Whether a write of a key fits its bucket as it is now.
+    /// Whether a write of a key fits the current properties of its bucket.
     ///
     /// # Errors
-    /// [`QuorumError`] if what is asked does not.
+    /// [`QuorumError`] if it does not.
     pub(crate) fn check_write(&self, key: &Key, asked: &Asked) -> Result<(), QuorumError> {
         Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
     }
@@ -309,8 +310,8 @@ impl Node {
         self.buckets.properties(key.bucket())
     }
 
-    /// Whether this node is a home replica of a key and has received what was written before it was one:
-    /// only then may it say what is there.
+    /// Whether this node is a home replica of a key and has received what was written before it
+    /// became one: only then may it answer for the key.
     pub(crate) fn is_ready_for(&self, key: &Key) -> bool {
         self.has_received(self.partition(key), key.bucket()) && !self.filled.is_doubtful(key)
     }
@@ -326,10 +327,10 @@ impl Node {
         self.filled.is_ready(partition) && homes.contains(&self.me) && self.generation.is_admitted()
     }
 
-    /// Whether all client requests can be taken.
+    /// Whether client requests of all kinds are accepted.
     ///
     /// # Errors
-    /// [`Unavailable`] that says why not.
+    /// [`Unavailable`], which says why not.
     pub(crate) fn accepts_requests(&self) -> Result<(), Unavailable> {
         if let Condition::Failed(reason) = self.store.condition() {
             let obstacle = self.reopening.obstacle();
@@ -338,7 +339,7 @@ impl Node {
         self.accepts_reads()
     }
 
-    /// What this node itself does not believe, in words; `None` if there is nothing.
+    /// What this node itself distrusts, in words; `None` if there is nothing.
     pub(crate) fn own_doubt(&self) -> Option<String> {
         let (undecided, lost) = (self.unreceived.undecided(), self.unreceived.lost());
         if self.generation.waits_with_old_rows() {
@@ -348,16 +349,16 @@ impl Node {
                 "all replicas of {undecided} partitions came back too old to be believed, or without data"
             ))
         } else if lost > 0 {
-            Some(format!("all replicas of {lost} partitions lost what they held"))
+            Some(format!("all replicas of {lost} partitions lost their data"))
         } else {
             None
         }
     }
 
-    /// Whether requests that only read can be taken: a store that failed gives what it holds.
+    /// Whether read requests are accepted: a failed store still serves reads.
     ///
     /// # Errors
-    /// [`Unavailable`] that says why not.
+    /// [`Unavailable`], which says why not.
     pub(crate) fn accepts_reads(&self) -> Result<(), Unavailable> {
         if self.is_stopping() {
             return Err(Unavailable::Stopping);
@@ -377,7 +378,7 @@ impl Node {
         matches!(self.store.condition(), Condition::Healthy)
     }
 
-    /// Whether the store takes deletes: they need little room, and make some.
+    /// Whether the store takes deletes: they need little room, and free some.
     pub(crate) fn takes_deletes(&self) -> bool {
         match self.store.condition() {
             Condition::Healthy => true,
@@ -386,22 +387,23 @@ impl Node {
         }
     }
 
-    /// Serves clients as ever, but tells them to go; takes no more work over from peers.
+    /// Starts draining: clients are still served but told to leave; no more work is accepted from
+    /// peers.
     pub(crate) fn begin_drain(&self) {
         self.leaving.drains.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this node will stop soon.
+    /// Whether this node is draining.
     pub(crate) fn is_draining(&self) -> bool {
         self.leaving.drains.load(Ordering::Relaxed)
     }
 
-    /// Takes no new requests from now on.
+    /// Refuses new requests from now on.
     pub(crate) fn begin_stop(&self) {
         self.leaving.stops.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the node takes no new requests any more.
+    /// Whether the node refuses new requests because it is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         self.leaving.stops.load(Ordering::Relaxed)
     }
@@ -411,8 +413,9 @@ impl Node {
         self.formation.get().copied()
     }
 
-    /// Records the cluster's formation, unless one is recorded already. A node that *joins* a cluster
-    /// formed by others may have missed writes: its partitions are not ready until they are filled.
+    /// Records the cluster's formation, unless one is recorded already. A node that *joins* a
+    /// cluster formed by others may have missed writes: its partitions are not ready until they are
+    /// filled.
     ///
     /// # Errors
     /// The store's, if the record cannot be made durable.
@@ -424,7 +427,7 @@ impl Node {
         let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         if self.formation().is_some() {
             if !joins && self.formation() == Some(formation) && !self.filled.is_complete() {
-                // PeerEvent from a peer a moment before: the cluster is new, so nothing was missed.
+                // A peer reported it a moment earlier: the cluster is new, so nothing was missed.
                 self.filled.record_all(&self.store, true)?;
             }
             return Ok(());
@@ -448,8 +451,8 @@ impl Node {
         Holdings::new(&self.filled.missing(), self.layout.partitions(), instead)
     }
 
-    /// Whether every peer that was heard has this node's grace for deletes. While one differs nothing may be
-    /// reaped: each proof assumes that all have the same.
+    /// Whether every peer heard so far has this node's `deletes.grace_ms`. While one differs
+    /// nothing may be reaped: each proof assumes that all are the same.
     pub(crate) fn graces_agree(&self) -> bool {
         let grace_ms = self.config.deletes.grace_ms;
         let healths = self.peers.nodes().filter_map(|peer| self.peers.health(peer));
@@ -458,7 +461,7 @@ impl Node {
             .all(|common| common.grace_ms == grace_ms)
     }
 
-    /// What this node tells its peers of itself.
+    /// What this node reports of itself to its peers.
     pub(crate) fn status(&self) -> Status {
         Status {
             formation: self.formation(),
@@ -478,7 +481,8 @@ impl Node {
     }
 }
 
-/// A node that has ended beside another one of its name is not started again by a supervisor.
+/// Refuses to start if the node has ended because of another process of its name, so that a
+/// supervisor does not restart it.
 fn refuse_beside_twin(config: &Config) -> Result<(), StartError> {
     let note = config.data_dir.join(TWIN_FILE);
     if note.exists() {
@@ -487,7 +491,7 @@ fn refuse_beside_twin(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What a node puts in front of its frames (the receiver is filled in for each peer).
+/// The header of a node's frames (the receiver is filled in for each peer).
 pub(crate) fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
     let defaults = config.defaults.properties();
     Header {
@@ -502,13 +506,14 @@ pub(crate) fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> 
     }
 }
 
-/// The share of a memtable by which nodes differ at most, in percent.
+/// The largest difference between the memtables of nodes, as a percentage of one.
 const STAGGER_PERCENT: u64 = 25;
 
-/// The memtable of the node at this place of the layout. Replicas take about the same writes: with memtables
-/// of one size all of them would flush in the same moment, and a quorum can hide one slow replica only.
+/// The memtable size of the node at this place in the layout. Replicas take about the same writes:
+/// with equal memtables all of them would flush at the same moment, and a quorum can hide only one
+/// slow replica (docs/decisions/0012).
 fn staggered(memtable_bytes: usize, place: usize) -> usize {
-    // The fractions of the multiples of the golden ratio lie far apart, however many there are.
+    // Fractional parts of multiples of the golden ratio are well spread, for any number of nodes.
     let fraction_percent = place as u64 * 6_180 / 100 % 100;
     let less = memtable_bytes as u64 / 100 * fraction_percent * STAGGER_PERCENT / 100;
     memtable_bytes - less as usize

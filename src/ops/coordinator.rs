@@ -1,4 +1,5 @@
-//! Drives one PUT at its coordinator: checks, mints, stores, and brings the object to W nodes and beyond.
+//! Drives one PUT at its coordinator: checks it, mints, stores, and replicates the object to W
+//! nodes and beyond.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,10 +28,10 @@ use crate::ops::reader::{self, ReadOptions};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
-/// What became of a write, and the object if it was asked for.
+/// The outcome of a write, and the object if it was asked for.
 #[derive(Debug)]
 pub(crate) struct WriteOutcome {
-    /// What became of it.
+    /// The answer to the client.
     pub(crate) answer: WriteAnswer,
     /// The coordinator's merged object, if `return_body` was set and the write succeeded.
     pub(crate) object: Option<Object>,
@@ -42,10 +43,11 @@ impl From<WriteAnswer> for WriteOutcome {
     }
 }
 
-/// Takes over a write that another node forwards: accepted at once, answered by a message later.
+/// Accepts a forwarded write. It replies at once; the result follows as a message of its own, so
+/// that the connection is free while this node waits for others.
 pub(crate) fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Write) -> Reply {
     if node.is_stopping() {
-        return Reply::Refused(Refusal::Stopping); // the entry node finds another
+        return Reply::Refused(Refusal::Stopping); // the entry node tries another home replica
     }
     if let Err(refusal) = may_mint(node, &write) {
         return Reply::Refused(refusal);
@@ -65,18 +67,18 @@ pub(crate) fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Wri
     Reply::Accepted
 }
 
-/// Whether this node can mint such a write at all.
+/// Checks whether this node can mint such a write at all.
 ///
 /// # Errors
-/// The [`Refusal`] to answer with.
+/// The [`Refusal`] to reply with.
 pub(crate) fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
     if node.formation().is_none() {
         return Err(Refusal::NotFormed);
     }
     if !node.generation.is_admitted() {
-        return Err(Refusal::Busy); // for a moment: it asks its peers whether it missed anything
+        return Err(Refusal::Busy); // briefly: its peers have not confirmed its generation yet
     }
-    // On a full disk a delete still has room, and makes some.
+    // On a full disk deletes still fit, and they free space.
     let has_room = if write.has_value { node.is_writable() } else { node.takes_deletes() };
     if !has_room {
         return Err(Refusal::ReadOnly);
@@ -84,9 +86,9 @@ pub(crate) fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Mints a write here and brings it to the other replicas. `tell` hears the answer as soon as it is
-/// known; the rest goes on until every slot is held or nobody is left to ask. `terms` are this node's, if
-/// it has taken them already: the home replicas and all numbers of the write come from the same ones.
+/// Mints a write here and replicates it. `tell` is called as soon as the outcome is known;
+/// replication goes on until every slot is held or no node is left to try. Pass `terms` if this
+/// node has already taken them, so that home replicas and quorum come from one snapshot.
 pub(crate) async fn mint(
     node: &Arc<Node>,
     mut write: Write,
@@ -146,8 +148,8 @@ pub(crate) async fn mint(
     }
 }
 
-/// What must be settled before anything is written: reused idempotency keys, and a read of R for
-/// conditions and for deletes without a context.
+/// Checks that come before the write: a reused idempotency key, and a read of R for conditional
+/// requests and for deletes without a context.
 async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(), WriteAnswer> {
     may_mint(node, write).map_err(WriteAnswer::Unable)?;
     if let Some(name) = write.idempotency
@@ -159,11 +161,11 @@ async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(
     if write.condition.is_none() && !write.delete_seen {
         return Ok(());
     }
-    // Boxed because every write would keep room for it.
+    // Boxed: it is rare, and otherwise every write's future would reserve space for it.
     Box::pin(read_before(node, write, terms)).await
 }
 
-/// Reads R, and settles what a write makes of it.
+/// Reads R and evaluates the write's conditions against the result.
 async fn read_before(
     node: &Arc<Node>,
     write: &mut Write,
@@ -194,8 +196,8 @@ async fn read_before(
     }
 }
 
-/// Stores the write, once there is room for its row. If that takes longer than the client waits, it is told
-/// that nobody knows, and the write goes on.
+/// Stores the write once its row's memory is reserved. If that takes longer than the client waits,
+/// the client is told that the outcome is unknown, and the write goes on.
 async fn store_in_time(
     node: &Arc<Node>,
     write: &Write,
@@ -211,7 +213,7 @@ async fn store_in_time(
     let stored = match timeout(patience, storing.as_mut()).await {
         Ok(stored) => stored,
         Err(_) => {
-            // As with any replica that is slow: others are asked first, until this one is done.
+            // Like any slow replica: until this write is done, other coordinators are preferred.
             let _slow = SlowStore::new(node);
             let in_time = timeout_at(node.instant(deadline), storing.as_mut()).await;
             match in_time {
@@ -232,7 +234,7 @@ async fn store_in_time(
     Ok(row)
 }
 
-/// A write that this node's own store takes long for.
+/// Marks this node's store as slow while a write to it is overdue.
 struct SlowStore<'a>(&'a Node);
 
 impl<'a> SlowStore<'a> {
@@ -256,7 +258,7 @@ async fn store(
 ) -> Result<MintedRow, WriteAnswer> {
     let (bytes, max) = (write.draft.value.as_ref().map_or(0, Bytes::len), bytes_max(node));
     if bytes > max {
-        // It could be brought to no other replica.
+        // No other replica could receive it.
         let (bytes, max) = (bytes as u64, max as u64);
         return Err(WriteAnswer::Refused(MintError::ObjectTooLarge { bytes, max }));
     }
@@ -264,7 +266,7 @@ async fn store(
     let is_large = bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES;
     let _turn = node.bounds.turn_if(is_large).await;
     let (now, limits) = (node.now(), limits(node));
-    // What is large would keep its thread, and all who share it, for too long even in memory.
+    // A large row would block this thread, and all tasks on it, for too long even in memory.
     let minted = if is_large {
         Err(Error::WouldBlock)
     } else {
@@ -284,13 +286,13 @@ async fn store(
         Ok(Ok(row)) => Ok(row),
         Ok(Err(MintError::Overtaken)) => Err(WriteAnswer::ConditionFailed),
         Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
-        // The write may have reached the log before the store failed: nobody can say.
+        // The write may have reached the log before the store failed, so the outcome is unknown.
         Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(w)),
         Err(error) => Err(WriteAnswer::Unable(replica::refusal_of(&error))),
     }
 }
 
-/// Nobody can say what was stored.
+/// The answer when it is not known what was stored.
 pub(crate) fn unknown(required: u16) -> WriteAnswer {
     WriteAnswer::NoQuorum { required, acks: Acks::default(), outcome: Outcome::Unknown }
 }
@@ -301,22 +303,22 @@ fn limits(node: &Node) -> Limits {
     Limits { siblings_max, object_bytes_max }
 }
 
-/// The most bytes that the values of a key may have, so that every peer can be sent them.
+/// The largest total size of a key's values that every peer can receive.
 pub(crate) fn bytes_max(node: &Node) -> usize {
-    node.peers.object_bytes_max() / 2 // and as much again for what their writers say of them
+    node.peers.object_bytes_max() / 2 // the other half is for metadata
 }
 
 /// Resolves when the local copy is durable.
 type Durable = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-/// One PUT under way.
+/// One PUT in progress.
 struct Writing<'a, Tell> {
     node: &'a Arc<Node>,
     write: &'a Write,
     /// W.
     needed: u16,
     row: MintedRow,
-    /// By the wall clock, before the row was read.
+    /// Wall-clock time, taken before the row was read.
     minted_at: Millis,
     put: Put,
     reply_to: ReplyTo,
@@ -326,7 +328,7 @@ struct Writing<'a, Tell> {
 }
 
 impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
-    /// Waits for the next thing to happen: the local copy durable, a replica's reply, or time.
+    /// Waits for the next event: the local copy is durable, a replica replied, or a timer fired.
     async fn step(&mut self) {
         let me = self.node.me;
         let wake = self.put.next_wake().unwrap_or(self.node.uptime());
@@ -405,7 +407,7 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
     }
 }
 
-/// Resolves when the local copy is durable; never if that is settled already.
+/// Resolves when the local copy is durable; never if that has already been reported.
 async fn settle(durable: &mut Option<Durable>) -> Result<(), Error> {
     match durable {
         Some(durable) => durable.await,

@@ -1,7 +1,7 @@
-//! Drives one write at the node its client talks to: finds a coordinator, here or elsewhere.
+//! Drives one write at its entry node: finds a coordinator, this node or another.
 //!
-//! The write runs in a task of its own, which outlives a client that hangs up: a half-replicated write
-//! must not stop there.
+//! The write runs in its own task, which outlives a client that disconnects: a half-replicated
+//! write must not stop there.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,25 +23,25 @@ use crate::node::Node;
 use crate::ops::coordinator;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
-/// Carries out a client's write by the `terms` that it was just held against, and tells what became of it.
-/// Goes on if the caller goes away.
+/// Executes a client's write under the `terms` it was validated against, and returns the outcome.
+/// Goes on if the caller is dropped.
 pub(crate) async fn write(node: &Arc<Node>, write: Write, terms: Terms) -> WriteOutcome {
     let (told, answer) = oneshot::channel();
     let w = terms.needed;
     let tell = move |outcome| drop(told.send(outcome));
-    // In the request's span: its log lines carry the request's id.
+    // Runs in the request's span, so that its log lines carry the request id.
     node.operations.spawn(run(node.clone(), write, terms, tell).in_current_span());
-    // The task tells before it ends, whatever happens; if it was cut off, nobody knows.
+    // The task always reports before it ends; if it was aborted, the outcome is unknown.
     answer.await.unwrap_or_else(|_| coordinator::unknown(w).into())
 }
 
-/// `terms` are those of this node: they say whom to ask and what the client is told if nobody answers. The
-/// coordinator takes its own.
+/// `terms` are this node's: they decide which nodes to try and what the client is told if none
+/// answers. The coordinator takes its own.
 async fn run(node: Arc<Node>, write: Write, terms: Terms, tell: impl FnOnce(WriteOutcome) + Send) {
     let (w, me) = (terms.needed, node.me);
     let found = match start(&node, &write, &terms) {
         (route, Some(Effect::Mint(_))) => Found::Here(route),
-        // Boxed because every write would keep room for it.
+        // Boxed: otherwise every write's future would reserve space for it.
         (route, effect) => {
             Box::pin(Routing::new(&node, route, effect, w).find_coordinator(&write)).await
         }
@@ -49,7 +49,7 @@ async fn run(node: Arc<Node>, write: Write, terms: Terms, tell: impl FnOnce(Writ
     match found {
         Found::Answered(outcome) => tell(outcome),
         Found::Here(mut route) => {
-            // If others were asked before and stayed silent, a failure here says nothing of them.
+            // If another node was tried before and was silent, a failure here is not conclusive.
             let tell = move |outcome: WriteOutcome| {
                 let answer = route.on_written(me, outcome.answer, w);
                 let answer = answer.unwrap_or_else(|| coordinator::unknown(w));
@@ -60,19 +60,19 @@ async fn run(node: Arc<Node>, write: Write, terms: Terms, tell: impl FnOnce(Writ
     }
 }
 
-/// How long a coordinator may take to bring a value to others over slow links, in milliseconds.
+/// Extra time that a coordinator may need to send a large value over slow links, in milliseconds.
 fn on_its_way_ms(write: &Write) -> u64 {
     const PACE_BYTES_PER_MS: usize = 256;
     let bytes = write.draft.value.as_ref().map_or(0, bytes::Bytes::len);
     (bytes / PACE_BYTES_PER_MS) as u64
 }
 
-/// Whom to ask first.
+/// Chooses the first coordinator to try.
 fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
     let now = node.uptime();
     let homes = terms.asked_homes(write.asked_first(node.me));
     let mut avoided = node.peers.avoided();
-    // This node as well, while its store is slow and another home replica is there.
+    // Avoid this node too while its store is slow and another home replica is available.
     let has_other = || homes.iter().any(|home| *home != node.me && !avoided.contains(home));
     let is_slow = node.bounds.slow_stores.load(Relaxed) > 0 && has_other();
     if is_slow {
@@ -85,8 +85,8 @@ fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
         sloppy: terms.sloppy,
         at_first_home: is_slow || write.meets_others(),
         accept_timeout_ms: timeouts.replica_ms,
-        // The coordinator replaces silent replicas after one timeout; two more are for their answers. What is
-        // large takes its time on the way to them.
+        // The coordinator replaces silent replicas after one timeout; two more leave time for the
+        // replacements to answer. Large values get extra transfer time.
         answer_timeout_ms: timeouts
             .replica_ms
             .saturating_mul(3)
@@ -136,8 +136,8 @@ impl<'a> Routing<'a> {
 
     fn forward(&self, to: NodeId, write: &Write) {
         let payload = write.draft.value.clone().unwrap_or_default();
-        // A little less than what is left, so that the coordinator's own "no quorum" arrives in
-        // time: it knows what was stored, this node would only know that nobody answered.
+        // A little less than the time left, so that the coordinator's own "no quorum" arrives in
+        // time: it knows what was stored, whereas this node would know only that no answer came.
         let left_ms = self.route.deadline().since(self.node.uptime());
         let left_ms = left_ms - (left_ms / 10).min(50);
         let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
@@ -145,7 +145,7 @@ impl<'a> Routing<'a> {
         self.node.peers.send(to, message, payload, self.reply_to.clone());
     }
 
-    /// Waits for the next thing to happen. Returns the answer when there is one.
+    /// Waits for the next event. Returns the outcome once there is one.
     async fn step(&mut self) -> Option<WriteOutcome> {
         let wake = self.node.instant(self.route.next_wake().unwrap_or(self.node.uptime()));
         let heard = tokio::select! {
@@ -177,7 +177,8 @@ impl<'a> Routing<'a> {
     }
 }
 
-/// Nobody is known to have minted: unless somebody was silent, certainly nobody has.
+/// The answer when no coordinator is known to have minted: `unknown` if any node tried was silent,
+/// else nothing was stored.
 fn failed(required: u16, unrouted: Unrouted) -> WriteOutcome {
     let silent = !unrouted.silent.is_empty();
     let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };

@@ -1,4 +1,5 @@
-//! Forwarded writes: those that wait for their coordinator's answer, and how many are taken over from others.
+//! Forwarded writes: those awaiting their coordinator's answer, and a bound on those accepted from
+//! other nodes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,37 +9,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
 
-/// Both directions.
+/// Forwarded writes in both directions.
 pub(crate) struct Forwards {
     /// Operation number -> the mailbox of the operation.
     waiting: Mutex<HashMap<u64, ReplyTo>>,
     accepted: Arc<Semaphore>,
 }
 
-/// Removes the operation when it ends, however it ends.
+/// Deregisters the operation on drop.
 pub(crate) struct Registration<'a> {
     forwards: &'a Forwards,
     operation: u64,
 }
 
 impl Forwards {
-    /// Nothing waits; at most `accepted_max` writes are taken over at a time.
+    /// Starts empty; at most `accepted_max` writes from other nodes are in flight at a time.
     pub(crate) fn new(accepted_max: usize) -> Self {
         Self { waiting: Mutex::default(), accepted: Arc::new(Semaphore::new(accepted_max)) }
     }
 
-    /// Room to take over one write, `None` if there is none.
+    /// A permit to accept one write, or `None` if the limit is reached.
     pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
         self.accepted.clone().try_acquire_owned().ok()
     }
 
-    /// Expects answers for an operation until the registration is dropped.
+    /// Routes answers for an operation to `reply_to` until the registration is dropped.
     pub(crate) fn register(&self, operation: u64, reply_to: ReplyTo) -> Registration<'_> {
         self.lock().insert(operation, reply_to);
         Registration { forwards: self, operation }
     }
 
-    /// Hands an answer to its operation. One that is over does not care.
+    /// Delivers an answer to its operation; dropped if the operation is over.
     pub(crate) fn tell(&self, operation: u64, from: NodeId, heard: PeerEvent) {
         let reply_to = self.lock().get(&operation).cloned();
         if let Some(reply_to) = reply_to {

@@ -1,19 +1,19 @@
-//! How many reads may be hedged.
+//! The hedging budget.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How many reads may be hedged: one in ten over time, so that company for slow replicas does not double
-/// the load when all of them are slow because there is too much of it.
+/// Hedging budget: at most one read in ten on average, so that hedges cannot double the load when
+/// all replicas are slow because of overload.
 #[derive(Debug, Default)]
 pub(crate) struct HedgeBudget(AtomicU64);
 
 /// What one hedge costs, in reads.
 const READS_PER_HEDGE: u64 = 10;
-/// The most that can be saved up, in reads.
+/// The most credit that can accumulate, in reads: allows a burst of 100 hedges.
 const READS_SAVED_MAX: u64 = 1000;
 
 impl HedgeBudget {
-    /// A read begins. Returns whether it may hedge.
+    /// Credits one read. Returns whether it may hedge.
     pub(super) fn earn(&self) -> bool {
         let saved = self.0.load(Relaxed);
         if saved < READS_SAVED_MAX {
@@ -22,10 +22,10 @@ impl HedgeBudget {
         saved >= READS_PER_HEDGE
     }
 
-    /// A read has hedged.
+    /// Charges one hedge.
     pub(super) fn spend(&self) {
         let less = |saved: u64| Some(saved.saturating_sub(READS_PER_HEDGE));
-        // The closure always gives a value, so this cannot fail.
+        // The closure always returns `Some`, so this cannot fail.
         let _ = self.0.fetch_update(Relaxed, Relaxed, less);
     }
 }

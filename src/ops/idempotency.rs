@@ -1,4 +1,4 @@
-//! Idempotency keys seen lately: the same key with other content is a client's mistake (422).
+//! Recently seen idempotency keys: the same key with different content is a client error (422).
 //!
 //! That a *retry* mints nothing twice does not depend on this memory: the write id travels with the
 //! sibling. The memory only tells a reused key from a retry, for a bounded time and number of keys.
@@ -12,7 +12,7 @@ use quorate_protocol::stamp::Millis;
 /// A hash of `Idempotency-Key`, bucket and key.
 type Name = [u8; 16];
 
-/// The memory.
+/// The memory of recent keys.
 pub(crate) struct Idempotency {
     keys_max: usize,
     remember_ms: u64,
@@ -31,8 +31,8 @@ impl Idempotency {
         Self { keys_max, remember_ms, seen: Mutex::default() }
     }
 
-    /// Remembers that `name` stands for `write`. Returns whether it is new or stands for it already;
-    /// `false` means that the client used its key for something else before.
+    /// Remembers that `name` belongs to `write`. Returns `true` if it is new or belongs to that
+    /// write already; `false` means that the client has used its key for a different request.
     pub(crate) fn remember(&self, name: Name, write: WriteId, now: Millis) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((at, oldest)) = seen.oldest_first.front().copied() {

@@ -1,5 +1,5 @@
-//! Questions about the whole cluster: what every node holds of a key, and which keys are in conflict.
-//! They change nothing.
+//! Read-only queries over the whole cluster: what every node holds of a key, and which keys are in
+//! conflict.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,9 +34,9 @@ pub(crate) struct ReplicaView {
 /// Keys in conflict, from the indexes of all nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct ConflictPage {
-    /// Keys in order, each with the greatest number of siblings that any node shows.
+    /// Keys in order, each with the largest sibling count that any node reports.
     pub(crate) keys: Vec<(Key, u32)>,
-    /// Whether there may be more after the last one.
+    /// Whether there may be more keys after the last one.
     pub(crate) more: bool,
     /// Nodes that did not answer: their conflicts may be missing.
     pub(crate) unreachable: Vec<NodeId>,
@@ -80,7 +80,7 @@ fn parse_reply(node: NodeId, reply: WithPayload<Reply>) -> Option<ReplicaView> {
     Some(ReplicaView { node, reached: true, ready, object, hints })
 }
 
-/// Cuts the next object out of a payload that holds several.
+/// Splits the next object off a payload that holds several.
 fn take_object(payload: &mut Bytes, len: u32) -> Option<Object> {
     Object::decode(packed::take(payload, len)?).ok()
 }
@@ -111,8 +111,8 @@ pub(crate) async fn conflicts(
 /// A node and its page; `None` if it did not answer.
 type NodePage = (NodeId, Option<Vec<(Key, u32)>>);
 
-/// Joins the pages of all nodes. A full page says nothing about what lies behind its last key, so the
-/// joint page ends at the least last key of the full ones.
+/// Merges the pages of all nodes. A full page says nothing about keys after its last one, so the
+/// merged page ends at the smallest last key of the full pages.
 fn merge_pages(pages: Vec<NodePage>, limit: usize) -> ConflictPage {
     let mut joint: BTreeMap<Key, u32> = BTreeMap::new();
     let mut unreachable = Vec::new();

@@ -1,7 +1,9 @@
-//! Listing the live keys of a bucket: asks every node's index, and settles by a read what they disagree on.
+//! Lists the live keys of a bucket: queries every node's index, and reads the keys on which
+//! replicas disagree.
 //!
-//! `protocol::listing` decides what is certain; here pages are fetched and doubtful keys read, a few at
-//! a time and in order, until the page is full. The cost follows the page, not the bucket.
+//! `protocol::listing` decides which keys are certain; here pages are fetched and uncertain keys
+//! read, a few at a time and in order, until the page is full. The cost depends on the page, not
+//! the bucket.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use crate::ops::replica::{on_blocking_pool, refusal_of};
 
 /// The most keys on one page.
 pub(crate) const LIMIT_MAX: u16 = 1000;
-/// Reads of doubtful keys under way at a time.
+/// Reads of uncertain keys in flight at a time.
 const READS_AT_ONCE: usize = 16;
 
 /// A page of live keys.
@@ -30,14 +32,14 @@ const READS_AT_ONCE: usize = 16;
 pub(crate) struct Page {
     /// The keys in order.
     pub(crate) keys: Vec<Key>,
-    /// After which key the next page begins; `None` if this is the last one.
+    /// The key after which the next page begins; `None` if this is the last page.
     pub(crate) next: Option<Key>,
-    /// Whether no live key can be missing: of every partition R home replicas could say, and every
-    /// doubtful key could be read.
+    /// Whether no live key can be missing: R home replicas of every partition answered, and every
+    /// uncertain key could be read.
     pub(crate) is_complete: bool,
 }
 
-/// Lists live keys of a bucket from all nodes. A page may hold fewer keys than it may: only
+/// Lists live keys of a bucket from all nodes. A page may hold fewer keys than its limit: only
 /// [`Page::next`] says whether it is the last one.
 pub(crate) async fn list(node: &Arc<Node>, question: &Question) -> Page {
     let properties = node.buckets.properties(question.bucket.as_str());
@@ -66,7 +68,7 @@ pub(crate) async fn list(node: &Arc<Node>, question: &Question) -> Page {
     page
 }
 
-/// The pages of all nodes that answer with one.
+/// Collects the pages of all nodes that answer with one.
 async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyPage> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
     let Question { bucket, prefix, after, limit } = question.clone();
@@ -79,13 +81,13 @@ async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyP
         if question.admits(&page) {
             pages.insert(from, page);
         } else {
-            tracing::warn!(peer = %from, "a page of keys that was not asked for");
+            tracing::warn!(peer = %from, "discarded an unsolicited page of keys");
         }
     }
     pages
 }
 
-/// Whether a key is live; `None` if that cannot be known now.
+/// Reads whether a key is live; `None` if that cannot be determined now.
 async fn settle(
     node: &Arc<Node>,
     candidate: Candidate,
@@ -108,7 +110,7 @@ async fn settle(
     (key, is_live)
 }
 
-/// What this node's own index says: [`Reply::Keys`], or why it cannot.
+/// This node's page from its own index: [`Reply::Keys`], or the reason it has none.
 pub(crate) async fn answer(node: &Arc<Node>, question: Question) -> Reply {
     if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
         return Reply::Refused(Refusal::Malformed);
@@ -116,7 +118,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: Question) -> Reply {
     if node.formation().is_none() {
         return Reply::Refused(Refusal::NotFormed);
     }
-    // Before the index is read: what is ready now was received before.
+    // Before the index is read: a partition that is ready now was received before the read.
     let not_ready = not_ready(node, question.bucket.as_str());
     let listed = on_blocking_pool(node, move |node| {
         let Question { bucket, prefix, after, limit } = &question;
@@ -130,7 +132,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: Question) -> Reply {
     }
 }
 
-/// Partitions of which this node is a home replica and may not say what is there.
+/// Partitions of which this node is a home replica but that it is not ready to answer for.
 fn not_ready(node: &Node, bucket: &str) -> Vec<Partition> {
     let n = node.buckets.properties(bucket).n;
     let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));

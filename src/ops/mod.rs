@@ -1,7 +1,7 @@
-//! The operations of clients, each driven by one task, and the replica side of them.
+//! Client operations, each driven by one task, and their replica side.
 //!
-//! A PUT: [`entry`] finds the coordinator, [`coordinator`] mints and waits for W, [`replica`] stores. A GET:
-//! [`reader`] asks R replicas.
+//! A PUT: [`entry`] finds the coordinator, [`coordinator`] mints and waits for W, [`replica`]
+//! stores. A GET: [`reader`] queries R replicas.
 
 pub(crate) mod coordinator;
 pub(crate) mod entry;

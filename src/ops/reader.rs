@@ -1,7 +1,7 @@
-//! Drives one GET: asks, waits, answers, and repairs who was behind.
+//! Drives one GET: queries replicas, waits, answers, and repairs stale replicas.
 //!
-//! The reading runs in its caller's task until the answer is known; what is left then (slow replicas,
-//! repair) goes on in a task of its own.
+//! It runs in the caller's task until the answer is known; what remains (slow replicas, read
+//! repair) continues in a task of its own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::node::Node;
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
-/// What one read needs.
+/// The parameters of one read.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadOptions {
-    /// Its numbers and the nodes it may ask, from one snapshot of bucket and layout.
+    /// Quorum and nodes to query, from one snapshot of bucket and layout.
     pub(crate) terms: Terms,
     /// How long it may take, in milliseconds.
     pub(crate) timeout_ms: u64,
@@ -39,32 +39,33 @@ pub(crate) struct ReadFailure {
     pub(crate) required: u16,
     /// How many could.
     pub(crate) counted: u16,
-    /// Nodes that said no, are not ready, or hold no hint.
+    /// Nodes that refused, are not ready, or hold no hint.
     pub(crate) refused: Vec<NodeId>,
-    /// Nodes that said nothing.
+    /// Nodes that did not answer.
     pub(crate) silent: Vec<NodeId>,
-    /// Set if this node has no room for the object, and nobody failed.
+    /// Set if this node had no memory for the object; no replica is to blame then.
     pub(crate) overload: Option<Overload>,
 }
 
-/// One GET under way.
+/// One GET in progress.
 struct Reading {
     node: Arc<Node>,
     key: Key,
     get: Get,
     reply_to: ReplyTo,
     mailbox: Mailbox,
-    /// When it began, by the wall clock: no replica read its object earlier.
+    /// Wall-clock time at the start: no replica read its object earlier.
     read_at: Millis,
-    /// Room for large objects that were asked for, by who sends them.
+    /// Memory reserved for large objects that were requested, by sender.
     room: Vec<(NodeId, Charge)>,
-    /// There was no room for one, and without it there is no answer.
+    /// The reservation that failed, if the read cannot succeed without it.
     overload: Option<Overload>,
-    /// The answer was given.
+    /// Whether the answer was given.
     is_answered: bool,
 }
 
-/// Reads a key from R replicas. A large object stays charged until its last value is dropped.
+/// Reads a key from R replicas. A large object stays charged against the memory limit until its
+/// last value is dropped.
 ///
 /// # Errors
 /// [`ReadFailure`] if fewer than R could answer in time, or this node has no room for the object.
@@ -128,8 +129,8 @@ fn plan(node: &Node, options: ReadOptions, now: Millis) -> Plan {
     }
 }
 
-/// This node first, then the others by how fast they answer, last who is still being filled; those of like
-/// speed take turns, so that a stale replica is found by whoever reads.
+/// Orders homes: this node first, then peers by round trip, nodes that are still filling last.
+/// Peers of similar speed rotate, so that over time every replica is read and a stale one is found.
 fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     if homes.len() < 2 {
         return;
@@ -141,10 +142,10 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
         Some(health) if health.word().is_filling() => u32::MAX,
         Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
     };
-    homes.sort_by_key(slowness); // stable: keeps the turn among equals
+    homes.sort_by_key(slowness); // stable: keeps the rotation among equals
 }
 
-/// Company for a slow replica after about the 95th percentile of round trips.
+/// The hedge delay: just above the slowest p95 round trip among peers.
 fn hedge_ms(node: &Node) -> Option<u64> {
     if !node.hedges.earn() {
         return None;
@@ -154,12 +155,12 @@ fn hedge_ms(node: &Node) -> Option<u64> {
 }
 
 impl Reading {
-    /// Waits for the next thing to happen; what is to be done then.
+    /// Waits for the next event and returns the resulting effects.
     async fn step(&mut self) -> Vec<Effect> {
         let wake = self.get.next_wake().unwrap_or(self.node.uptime());
         let wake = self.node.instant(wake);
         tokio::select! {
-            biased; // no timer for what is here already
+            biased; // drain replies before looking at the timer
             heard = self.mailbox.recv() => {
                 let now = self.node.uptime();
                 match heard {
@@ -206,7 +207,7 @@ impl Reading {
         self.get.on_reply(from, parse_reply(reply), now)
     }
 
-    /// Makes room for a large object before a node is asked for it. Whether there is any.
+    /// Reserves memory for a large object before a node is asked for it. Returns whether it could.
     fn make_room(&mut self, from: NodeId, bytes: usize) -> bool {
         match self.node.admission.charge(bytes) {
             Ok(charge) => {
@@ -214,7 +215,8 @@ impl Reading {
                 true
             }
             Err(overload) => {
-                // If there is room for another replica's, this one was to hedge it or to be repaired.
+                // With memory reserved for another replica's copy, this one was only a hedge or for
+                // repair.
                 let is_needed = self.room.is_empty() && !self.is_answered;
                 self.overload = is_needed.then_some(overload);
                 false
@@ -222,7 +224,7 @@ impl Reading {
         }
     }
 
-    /// Ties an object that has come to the room that was made for it. Whether there was any.
+    /// Attaches an arrived object to its reservation. Returns whether there was one.
     fn charge(&mut self, from: NodeId, payload: &mut Bytes) -> bool {
         let made = self.room.iter().position(|(node, _)| *node == from);
         let mut charge = made.map(|at| self.room.swap_remove(at).1);
@@ -231,7 +233,7 @@ impl Reading {
         }
         self.node.bounds.sizes.saw(&self.key, payload.len());
         if charge.is_none() {
-            // This one is here, so it takes what was made for another.
+            // This object is already here, so it takes another replica's reservation.
             charge = self.room.pop().map(|(_, charge)| charge);
         }
         if charge.is_none() && self.make_room(from, payload.len()) {
@@ -246,7 +248,7 @@ impl Reading {
         true
     }
 
-    /// Goes on after the answer: slow replicas and repair.
+    /// Continues after the answer: waits for slow replicas and repairs stale ones.
     async fn finish(mut self) {
         while !self.get.is_done() {
             let effects = self.step().await;
@@ -254,13 +256,13 @@ impl Reading {
         }
     }
 
-    /// Does what the read decided; the answer, if that is among it.
+    /// Executes the read's effects; returns the answer if it is among them.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Answer> {
         let mut answer = None;
         let mut todo = VecDeque::from(effects);
         while let Some(effect) = todo.pop_front() {
             if self.overload.is_some() {
-                break; // the node has too much to do: no more of this
+                break; // overloaded: stop here
             }
             match effect {
                 Effect::Ask { to, what, place } if to == self.node.me => {
@@ -271,14 +273,14 @@ impl Reading {
                     self.is_answered = true;
                     answer = Some(given);
                 }
-                // Boxed because it is rare: every read would keep room for it.
+                // Boxed: it is rare, and otherwise every read's future would reserve space for it.
                 Effect::Repair(behind) => Box::pin(self.repair(behind)).await,
             }
         }
         answer
     }
 
-    /// Asks a node: for a large object once there is room for it.
+    /// Queries a peer; for a large object once memory is reserved.
     fn ask(&mut self, to: NodeId, what: What, place: Where) -> Vec<Effect> {
         let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(to, known) {
@@ -293,8 +295,8 @@ impl Reading {
         self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
     }
 
-    /// Reads this node's own replica: in place if that need not wait, else beside all else that is asked, so
-    /// that a slow disk is hedged and given up as any slow replica.
+    /// Reads this node's own replica: inline if that does not block, else concurrently with the
+    /// other requests, so that a slow disk is hedged and replaced like any slow replica.
     fn read_here(&mut self, what: What, place: Where) -> Vec<Effect> {
         let me = self.node.me;
         let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
@@ -304,11 +306,11 @@ impl Reading {
         self.read_own(what, place)
     }
 
-    /// The same, once there is room for it.
+    /// The same, after memory is reserved.
     fn read_own(&mut self, what: What, place: Where) -> Vec<Effect> {
         let me = self.node.me;
         if what == What::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
-            self.read_aside(what, place); // even in memory it would keep this thread for too long
+            self.read_aside(what, place); // even in memory it would block this thread for too long
             return Vec::new();
         }
         match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
@@ -324,7 +326,7 @@ impl Reading {
         }
     }
 
-    /// As [`Reading::read_here`] on a thread that may block; the mailbox hears the answer.
+    /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
     fn read_aside(&self, what: What, place: Where) {
         let (node, key) = (self.node.clone(), self.key.clone());
         let reply_to = self.reply_to.clone();
@@ -333,7 +335,7 @@ impl Reading {
             let _turn = node.bounds.cold_reads.turn(&node.bounds.sizes, &key).await;
             let known = node.bounds.sizes.of(&key);
             if what == What::Object && !was_known && known > 0 {
-                // Somebody else has found it to be large meanwhile: room comes first.
+                // A concurrent request has found it to be large: memory is reserved first.
                 let large = message::Reply::Large { bytes: known as u32 };
                 return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
             }
@@ -353,7 +355,7 @@ impl Reading {
         });
     }
 
-    /// Sends the merged object to replicas seen behind; nobody waits for them.
+    /// Sends the merged object to stale replicas, without waiting for them.
     async fn repair(&self, behind: Vec<NodeId>) {
         let object = self.get.merged();
         let bytes = self.node.admission.held(object.to_bytes());
@@ -374,7 +376,7 @@ impl Reading {
     }
 }
 
-/// What a replica's reply means to a read.
+/// Translates a replica's reply into the read's terms.
 pub(crate) fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
     match reply.head {
         message::Reply::Object => match Object::decode(reply.payload) {

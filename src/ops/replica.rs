@@ -1,8 +1,8 @@
-//! The rows of this node: what peers (through [`crate::peer_port::batch`]) and its own entry nodes
-//! read and merge.
+//! The rows of this node, as read and merged by peers (through [`crate::peer_port::batch`]) and by
+//! its own operations.
 //!
-//! What would block goes to the blocking pool, the rest is done in place: a hop per operation costs more
-//! than the operation.
+//! What would block goes to the blocking pool; everything else runs inline, because a thread hop
+//! costs more than the operation.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::log::Seldom;
 use crate::node::Node;
 use crate::peer::framed::payload_bytes_max;
 
-/// Merges an object that this node's own repair brings. Durable only after
+/// Merges an object on behalf of this node's own repair. Durable only after
 /// [`quorate_storage::Store::durable`].
 pub(crate) async fn merge(
     node: &Arc<Node>,
@@ -39,8 +39,8 @@ pub(crate) async fn merge(
     merged.unwrap_or_else(|error| Reply::Refused(refusal_of(&error)))
 }
 
-/// Merges an object if this node may take it at this moment, however long it has waited to be asked:
-/// [`Reply::Stored`], or why not.
+/// Merges an object if this node may accept it at this moment, however long the request has been
+/// queued: [`Reply::Stored`], or why not.
 ///
 /// # Errors
 /// The store's.
@@ -59,26 +59,26 @@ pub(crate) fn merge_now(
     node.store.merge(place, key, object, now, blocking).map(|_| Reply::Stored)
 }
 
-/// Whether this node may take an object of this key, at `now`. Its stamps are nobody's business here: what
-/// was acknowledged is stored whatever its clock said.
+/// Whether this node may accept an object of this key, at `now`. The stamps of its siblings do not
+/// matter: acknowledged data is stored whatever clock it was written by.
 ///
 /// # Errors
-/// What to answer instead.
+/// The reply to send instead.
 pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result<(), Reply> {
     if node.formation().is_none() {
         return Err(Reply::Refused(Refusal::NotFormed));
     }
     if !node.generation.is_admitted() {
-        return Err(Reply::NotFilled); // what it took now, it might have to forget
+        return Err(Reply::NotFilled); // it may have to start over and discard what it accepts now
     }
     if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
-        tracing::warn!(?key, "refused an object that was too long on its way");
+        tracing::warn!(?key, "refused an object that was in flight for too long");
         return Err(Reply::Refused(Refusal::Stale));
     }
     Ok(())
 }
 
-/// Says what this node holds of a key, for its own background work.
+/// Reads what this node holds of a key, for its own background work.
 pub(crate) async fn read(
     node: &Arc<Node>,
     key: &Key,
@@ -91,7 +91,7 @@ pub(crate) async fn read(
     read.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
 }
 
-/// Says what this node holds of a key.
+/// Reads what this node holds of a key.
 ///
 /// # Errors
 /// The store's.
@@ -155,11 +155,11 @@ fn hints_of(node: &Node, key: &Key, blocking: Blocking) -> Result<Vec<(NodeId, O
     Ok(hints)
 }
 
-/// All that this node keeps of a key.
+/// Everything this node keeps of a key.
 pub(crate) struct Kept {
     /// Its own object.
     pub(crate) own: Option<Object>,
-    /// Objects kept for others.
+    /// Objects kept as hints.
     pub(crate) hints: Vec<(NodeId, Object)>,
 }
 
@@ -204,8 +204,8 @@ pub(crate) async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
 
 /// Rows in one page of a fetch.
 const FETCH_ROWS_MAX: usize = 1024;
-/// Bytes in one page of a fetch (a single larger row still goes). Larger ones would hold up the requests
-/// that share a thread with its sending and receiving.
+/// Bytes in one page of a fetch (a single larger row still goes). Larger pages would delay the
+/// requests that share a thread with sending and receiving them.
 const FETCH_BYTES_MAX: usize = 32 << 10;
 
 pub(crate) async fn fetch(node: &Arc<Node>, rows: Rows, after: Option<Key>) -> WithPayload<Reply> {
@@ -222,7 +222,8 @@ fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayloa
         Rows::Partition(p) => node.store.scan_partition(p, after, rows_max, bytes_max)?,
         Rows::HintsFor(target) => node.store.hints(target, after, rows_max, bytes_max)?,
     };
-    // Nothing, which is no object, stands for what cannot be sent: the key is in doubt then, not absent.
+    // An empty payload marks an object that cannot be sent: the receiver treats the key as
+    // doubtful, not as absent.
     let object_bytes_max = payload_bytes_max(&node.config);
     let fits = |object: &Bytes| object.len() <= object_bytes_max;
     let object = |(key, row): (Key, Bytes)| {
@@ -233,10 +234,10 @@ fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayloa
     Ok(WithPayload { head, payload })
 }
 
-/// Which row of a key is meant.
+/// Maps a role to the row of a key.
 pub(crate) fn place_of(node: &Node, role: Role, key: &Key) -> Place {
     match role {
-        // A hint for this node itself is no hint: the object has arrived.
+        // A hint for this node itself is no hint: the object has reached its target.
         Role::Hint { target } if target != node.me => Place::Hint(target),
         Role::Hint { .. } | Role::Home => node.home(key),
     }
@@ -244,12 +245,12 @@ pub(crate) fn place_of(node: &Node, role: Role, key: &Key) -> Place {
 
 static HINTS_FULL: Seldom = Seldom::new();
 
-/// What a peer or client is told of a store's error. What an operator must know is logged here.
+/// Translates a store error for a peer or client. What an operator must know is logged here.
 pub(crate) fn refusal_of(error: &Error) -> Refusal {
     match error {
         Error::HintsFull { .. } => {
             if let Some(held_back) = HINTS_FULL.now() {
-                tracing::warn!(%error, held_back, "no more hints are kept until some are delivered");
+                tracing::warn!(%error, held_back, "hints are refused until some are delivered");
             }
             Refusal::HintsFull
         }
@@ -264,7 +265,7 @@ pub(crate) fn refusal_of(error: &Error) -> Refusal {
     }
 }
 
-/// Does in place what need not wait, and all of it on the blocking pool if it must.
+/// Runs `work` inline; if it would block, runs all of it again on the blocking pool.
 ///
 /// # Errors
 /// What `work` returns, or [`Error::Closed`] if the pool is shutting down.
@@ -280,7 +281,7 @@ pub(crate) async fn in_place_or_aside<T: Send + 'static>(
     }
 }
 
-/// Runs what may block on the blocking pool.
+/// Runs blocking work on the blocking pool.
 ///
 /// # Errors
 /// What `work` returns, or [`Error::Closed`] if the pool is shutting down.

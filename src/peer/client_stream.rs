@@ -1,5 +1,6 @@
-//! A lane's link to its peer: a stream that is opened when it is needed, carries one batch at a time and is
-//! dropped at the first sign of trouble, since a late answer would be taken for that of the next batch.
+//! A lane's connection to its peer: a stream that is opened on demand, carries one batch at a time
+//! and is dropped on the first error, because a late answer would be taken for that of the next
+//! batch.
 
 use std::time::Duration;
 
@@ -15,27 +16,27 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::peer::connection::{Failure, Peer, TransportContext};
 use crate::peer::framed::{Moves, Stream, StreamError, UPGRADE_NAME, longest};
 
-/// A stream that was not used for longer is not used again: the peer may be about to close it
-/// ([`crate::http::port::PEER_IDLE_MS`]), and what meets a closing stream is lost.
+/// A stream idle for longer is not reused: the peer may be about to close it
+/// ([`crate::http::port::PEER_IDLE_MS`]), and a batch sent on a closing stream is lost.
 const IDLE_MAX: Duration = Duration::from_secs(90);
-/// How often those who wait for a batch that moves are told so.
+/// How often the callers of a batch are told that it is making progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-/// How long a batch may take on which nothing but signs of life move.
+/// The longest total time of a batch on which nothing but signs of life moves.
 const WHOLE_MAX: Duration = Duration::from_secs(30);
-/// The most of a refusal's text that is shown, in bytes.
+/// The longest part of a refusal's text that is shown, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
 
 /// What a lane sends on.
 #[derive(Default)]
 pub(crate) struct Link {
-    /// The stream, and when it was last used. Empty while a batch is under way, so that whoever is
-    /// interrupted leaves none behind.
+    /// The stream, and when it was last used. Empty while a batch is in flight, so that a cancelled
+    /// one leaves no stream behind.
     idle: Option<(Stream<Upgraded>, Instant)>,
 }
 
 impl Link {
-    /// Sends a batch, and hands out the replies as they come. `frame` has its prefix already, and may be in
-    /// two pieces. As long as anything moves, `progress` is told so several times a second.
+    /// Sends a batch and distributes the replies as they arrive. `frame` has its prefix already and
+    /// may be in two pieces. While bytes move, `progress` is called several times a second.
     pub(crate) async fn ask(
         &mut self,
         peer: &Peer,
@@ -50,7 +51,7 @@ impl Link {
         }
         let (len, max) = (frame[0].len() + frame[1].len(), line.frame_bytes_max_of(peer));
         if len > max {
-            let error = format!("a message of {len} bytes is too large, {max} are taken");
+            let error = format!("a message of {len} bytes is too large, the limit is {max}");
             return Err(Failure::TooLarge(error));
         }
         let mut stream = match self.usable() {
@@ -74,8 +75,8 @@ impl Link {
     }
 }
 
-/// Waits for an exchange as long as its stream moves: a peer that takes its time is slow and not silent.
-/// Whoever moves less than [`stream::PACE_BYTES_MIN`] in the long run is silent all the same.
+/// Waits for an exchange while its stream makes progress: such a peer is slow, not silent. One
+/// below [`stream::PACE_BYTES_MIN`] in the long run counts as silent.
 async fn while_it_moves(
     exchange: impl Future<Output = Result<(), Failure>>,
     moves: &Moves,
@@ -84,7 +85,7 @@ async fn while_it_moves(
 ) -> Result<(), Failure> {
     let (begun, bytes_before) = (Instant::now(), moves.bytes());
     let look_every = patience.min(PROGRESS_EVERY);
-    // If nobody is told, there is nothing to see before patience can end.
+    // Without a progress callback there is nothing to check before the timeout can expire.
     let mut look_at = begun + if progress.is_some() { look_every } else { patience };
     let mut exchange = std::pin::pin!(exchange);
     let mut seen = bytes_before;
@@ -109,15 +110,15 @@ async fn while_it_moves(
     }
 }
 
-/// The replies to a batch, which come in the order of its messages.
+/// The replies to a batch, in the order of its messages.
 pub(crate) struct Replies<'a> {
-    /// How many are still to come.
+    /// How many are still missing.
     pub(crate) missing: usize,
     /// Takes the next one.
     pub(crate) take: &'a mut (dyn FnMut(WithPayload<Reply>) + Send),
 }
 
-/// Opens a stream, or says why there is none.
+/// Opens a stream, or says why that failed.
 async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Upgraded>, String> {
     let request = line.client.get(peer.url.clone());
     let request = request.header(CONNECTION, "upgrade").header(UPGRADE, UPGRADE_NAME);
@@ -129,11 +130,12 @@ async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Upgraded>, 
     }
     let upgraded = response.upgrade().await.map_err(|error| reason(&error))?;
     let mut stream = Stream::new(upgraded, line.frame_bytes_max);
-    stream.trust(); // this node chose whom to ask, and what
+    stream.trust(); // this node chose the peer and the request
     Ok(stream)
 }
 
-/// Writes a batch and reads what answers it: from the first byte on, an error means silence.
+/// Writes a batch and reads the replies. Once the first byte is written, an error counts as
+/// silence.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     peer: &Peer,
@@ -142,7 +144,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), Failure> {
     let silent = |error: StreamError| Failure::Silent(error.to_string());
     for piece in frame {
-        // Each is dropped once it was sent: it may be large, and the peer may take its time.
+        // Each piece is dropped once sent: it may be large, and the peer may take long.
         stream.write(&piece).await.map_err(|error| silent(error.into()))?;
     }
     let messages = replies.missing;
@@ -178,7 +180,7 @@ fn shown(text: &[u8]) -> String {
     String::from_utf8_lossy(&text[..text.len().min(TEXT_BYTES_MAX)]).into_owned()
 }
 
-/// The innermost cause of an error: it says most.
+/// The innermost cause of an error: the most specific one.
 fn reason(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -258,7 +260,8 @@ mod tests {
         (peer, line)
     }
 
-    /// A peer that agrees to every stream and then does `act` with it, told how many there were before.
+    /// A peer that accepts every stream and then runs `act` on it, given how many there were
+    /// before.
     async fn fake<A: Future<Output = Option<Accepted>> + Send>(
         act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
     ) -> (Peer, TransportContext, Arc<AtomicUsize>) {
@@ -308,14 +311,14 @@ mod tests {
         Some(stream)
     }
 
-    /// Reads a batch and says `words` to it.
+    /// Reads a batch and answers it with `words`.
     async fn say(words: Bytes, mut stream: Accepted) -> Option<Accepted> {
         stream.read().await.ok()?;
         stream.write(&words).await.ok()?;
         Some(stream)
     }
 
-    /// Asks, and gives the number of the stream that each reply came on.
+    /// Sends a batch, and returns the number of the stream that each reply came on.
     async fn ask(
         link: &mut Link,
         on: &(Peer, TransportContext, Arc<AtomicUsize>),
@@ -395,7 +398,7 @@ mod tests {
         assert_eq!(ask(&mut link, &peer).await, Ok(vec![1; 3]));
     }
 
-    /// The whole answer takes four times the patience, and something comes all the time.
+    /// The whole answer takes four timeouts, but bytes keep arriving.
     #[tokio::test]
     async fn an_answer_that_comes_slowly_is_waited_for() {
         let peer = fake(|_, mut stream| async move {
@@ -413,7 +416,7 @@ mod tests {
         assert!(begun.elapsed() > 2 * peer.1.timeout);
     }
 
-    /// So does one that has nothing to say yet but shows that it is at work.
+    /// So does one that has nothing to send yet but shows that it is at work.
     #[tokio::test]
     async fn signs_of_life_are_waited_for_and_told() {
         let peer = fake(|_, mut stream| async move {
@@ -503,6 +506,6 @@ mod tests {
         assert_eq!(not_sent(batch(1)).await, "503 Service Unavailable: full");
         refusing.abort();
         drop(refusing.await);
-        assert!(not_sent(batch(1)).await.contains("refused"), "nobody listens");
+        assert!(not_sent(batch(1)).await.contains("refused"), "no listener");
     }
 }

@@ -1,5 +1,6 @@
-//! The lanes to one peer: each takes whatever waits in its queue, sends it as one batch and hands the replies
-//! out. What a batch reveals of the peer goes into its [`crate::liveness::health`].
+//! The lanes to one peer: each takes what is waiting in its queue, sends it as one batch and
+//! distributes the replies. What a batch reveals about the peer is recorded in its
+//! [`crate::liveness::health`].
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,11 +25,11 @@ use crate::peer::queue::{Lane, Outgoing, Queue};
 /// The kinds of messages that must not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Reads: quick, and somebody waits for them.
+    /// Reads: quick, and a client is waiting.
     Read = 0,
     /// Stores: they wait for a sync.
     Write = 1,
-    /// All else.
+    /// Everything else.
     Control = 2,
 }
 
@@ -37,8 +38,8 @@ impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Control];
 }
 
-/// How many lanes of each kind are for large messages alone. More of them would not make them faster, only
-/// hold more memory at both ends.
+/// How many lanes of each kind carry only large messages. More would not be faster, only hold more
+/// memory at both ends.
 pub(crate) const LARGE_LANES: usize = 2;
 
 /// One other node.
@@ -52,12 +53,12 @@ pub(crate) struct Peer {
     /// When the batch in flight on each lane was sent, 0 if there is none.
     pub(crate) in_flight: Vec<AtomicU64>,
     pub(crate) health: Health,
-    /// Of its refusals, few are logged.
+    /// Limits how many of its refusals are logged.
     pub(crate) refusals: Seldom,
 }
 
 impl Peer {
-    /// When the oldest batch was sent that waits for an answer.
+    /// When the oldest batch still in flight was sent.
     pub(crate) fn waiting_since(&self) -> Option<Millis> {
         self.in_flight
             .iter()
@@ -68,7 +69,7 @@ impl Peer {
     }
 }
 
-/// What the lanes of all peers share.
+/// State shared by the lanes of all peers.
 #[derive(Clone)]
 pub(crate) struct TransportContext {
     pub(crate) client: reqwest::Client,
@@ -79,12 +80,12 @@ pub(crate) struct TransportContext {
     pub(crate) started: Instant,
     /// How many lanes of each kind a peer has.
     pub(crate) lanes: usize,
-    /// The longest frame that is sent or taken as a reply, in bytes.
+    /// The longest frame that is sent or accepted as a reply, in bytes.
     pub(crate) frame_bytes_max: usize,
 }
 
 impl TransportContext {
-    /// How many lanes a peer has in all.
+    /// How many lanes a peer has in total.
     pub(crate) fn lanes_in_all(&self) -> usize {
         Kind::ALL.len() * (self.lanes + LARGE_LANES)
     }
@@ -94,13 +95,13 @@ impl TransportContext {
         self.frame_bytes_max.min(peer.health.word().frame_bytes_max())
     }
 
-    /// The clock of all that is known of peers: milliseconds since the start, and never 0.
+    /// The clock for all peer state: milliseconds since the start, never 0.
     pub(crate) fn now(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64 + 1)
     }
 }
 
-/// Which peers to avoid, as snapshots that operations share, replaced whole.
+/// Which peers to avoid: snapshots shared by operations, replaced as a whole.
 #[derive(Default)]
 pub(crate) struct LivenessView(RwLock<Avoided>);
 
@@ -121,7 +122,8 @@ impl LivenessView {
         self.0.read().unwrap_or_else(PoisonError::into_inner).down_or_suspected.clone()
     }
 
-    /// Takes over what is known of a peer *now*: whoever comes last has seen the latest.
+    /// Updates the snapshots from a peer's *current* state, so that with concurrent updates the
+    /// last one is right.
     pub(crate) fn refresh(&self, peer: &Peer) {
         let mut avoided = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let is_down = peer.health.state() == State::Down;
@@ -142,8 +144,8 @@ fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
     }
 }
 
-/// One lane: takes whatever waits for it, sends it as one batch, hands the replies out, and again. `number`
-/// counts the lanes of a kind, those for large messages last.
+/// One lane: takes what is waiting for it, sends it as one batch, distributes the replies, repeats.
+/// `number` counts the lanes of a kind, those for large messages last.
 pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: usize) {
     let queue = &peer.queues[kind as usize];
     let in_flight = &peer.in_flight[kind as usize * (line.lanes + LARGE_LANES) + number];
@@ -187,13 +189,13 @@ pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, num
     }
 }
 
-/// Those who are told that a large batch moves.
+/// The mailboxes to tell that a large batch is making progress.
 fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
     let batch = if lane == Lane::Large { batch } else { &[] };
     batch.iter().map(|outgoing| outgoing.reply_to.clone()).collect()
 }
 
-/// A batch as it goes out. Its payloads are in the frame alone then; a large one that goes alone is not
+/// Encodes a batch. Its payloads are then held by the frame alone; a single large one is not
 /// copied.
 fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
     if let [only] = batch
@@ -209,8 +211,8 @@ fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
     [frame.finish_for_stream(envelope::Kind::Frame), Bytes::new()]
 }
 
-/// Round trips are those of reads, and of greetings: a peer that is slow is asked for no reads, and must
-/// show all the same when it is fast again.
+/// Round trips are measured on reads and greetings: a slow peer gets no reads, and a greeting must
+/// still show when it is fast again.
 fn is_measured(kind: Kind, lane: Lane, batch: &[Outgoing]) -> bool {
     let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
     let is_quick = kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting));
@@ -223,16 +225,16 @@ fn tell_all(peer: &Peer, batch: impl Iterator<Item = Outgoing>, heard: impl Fn()
     }
 }
 
-/// Why a batch brought no replies.
+/// Why a batch got no replies.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// The peer refused the batch as a whole and carried nothing out.
+    /// The peer refused the whole batch and executed none of it.
     Refused(String),
-    /// No stream: nothing was carried out.
+    /// No stream: nothing was executed.
     NotSent(String),
-    /// Sent, perhaps carried out, not answered.
+    /// Sent, possibly executed, not answered.
     Silent(String),
-    /// Not sent, since the peer takes no frame as long as this.
+    /// Not sent, because the peer accepts no frame that long.
     TooLarge(String),
 }
 
@@ -265,21 +267,21 @@ impl TransportContext {
         let (kind, lane) = on;
         let error = failure.error();
         match failure {
-            // It answers, so it is up; but it wants none of this node's frames.
+            // It answers, so it is up, but it rejects this node's frames.
             Failure::Refused(_) => {
                 if let Some(held_back) = peer.refusals.now() {
                     tracing::warn!(peer = %peer.node, %error, held_back, "the peer refused a frame");
                 }
             }
-            // That is this node's own fault, and says nothing of the peer.
+            // That is this node's own fault and says nothing about the peer.
             Failure::TooLarge(_) => {
                 return tracing::error!(peer = %peer.node, %error, "not sent");
             }
-            // Whoever answers other things meanwhile is slow, not down.
+            // A peer that answered other requests in the meantime is slow, not down.
             Failure::Silent(_)
                 if lane == Lane::Large && peer.health.has_answered_since(sent_at) =>
             {
-                return tracing::info!(peer = %peer.node, %error, "a large batch was given up");
+                return tracing::info!(peer = %peer.node, %error, "a large batch was abandoned");
             }
             Failure::Silent(_) | Failure::NotSent(_) => {}
         }

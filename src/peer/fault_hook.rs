@@ -1,8 +1,8 @@
-//! The fault hook: cuts this node's peer traffic off, sets its clock wrong or has its disk fail, without
+//! The fault hook: blocks this node's peer traffic, skews its clock or makes its disk fail, without
 //! root, for tests and demonstrations.
 //!
-//! It exists only when the configuration enables it. A cut is silence, as in a real partition: messages
-//! to a cut peer time out, messages from it are never answered.
+//! It exists only if the configuration enables it. A cut is silence, as in a real partition:
+//! messages to a cut peer time out, messages from it are never answered.
 
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
@@ -14,21 +14,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Cuts {
-    /// Peers whose messages are not heard.
+    /// Peers whose messages are discarded.
     pub(crate) cut_in: BTreeSet<NodeId>,
     /// Peers to which messages are not sent.
     pub(crate) cut_out: BTreeSet<NodeId>,
-    /// How far this machine's clock seems to be ahead, in milliseconds.
+    /// Simulated clock skew: how far this machine's clock is ahead, in milliseconds.
     pub(crate) clock_ahead_ms: i64,
 }
 
-/// What is wrong with this node's disk.
+/// Simulated disk faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DiskFault {
     /// Syncs fail.
     pub(crate) syncs_fail: bool,
-    /// How long each takes at the least, in milliseconds.
+    /// The shortest time a sync takes, in milliseconds.
     pub(crate) sync_ms: u64,
     /// How long each read takes at the least, in milliseconds.
     pub(crate) read_ms: u64,
@@ -49,7 +49,7 @@ impl Faults {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = cuts;
     }
 
-    /// Whether messages from `peer` are not heard.
+    /// Whether messages from `peer` are discarded.
     pub(crate) fn cuts_in(&self, peer: NodeId) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).cut_in.contains(&peer)
     }

@@ -1,5 +1,5 @@
-//! Frames on a byte stream between two nodes (`protocol::envelope`): one is written with one system
-//! call, and a small one is read with one. How long to wait is the caller's business.
+//! Frames on a byte stream between two nodes (`protocol::envelope`). Writing a frame takes one
+//! system call; reading a small one takes one too. Timeouts are up to the caller.
 
 use std::io;
 use std::pin::Pin;
@@ -14,36 +14,38 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::config::Config;
 
-/// What both ends call the stream when one asks the other for it.
+/// The protocol name in the HTTP upgrade that opens the stream.
 pub(crate) const UPGRADE_NAME: &str = "quorate-peer";
 
-/// Room for reading ahead: most frames come with one read, and it shows that nothing is left.
+/// Read-ahead buffer: most frames arrive with one read, and a short read shows that nothing more is
+/// buffered.
 const READ_AHEAD_BYTES: usize = 16 << 10;
-/// With less room than this, more is made before reading.
+/// With less free space than this the buffer grows before a read.
 const ROOM_BYTES_MIN: usize = 4 << 10;
-/// A buffer that a larger frame made grow is not kept.
+/// A buffer that a large frame has grown beyond this is freed.
 const KEPT_BYTES_MAX: usize = 64 << 10;
-/// No more is handed to the system at once, so that a slow end shows that it takes something, in bytes.
+/// Largest single write, in bytes: a slow receiver then shows progress between writes.
 const WRITTEN_BYTES_MAX: usize = 256 << 10;
-/// What moves more slowly than this in the long run does not count as moving, in bytes a second.
+/// A transfer slower than this in the long run counts as stalled, in bytes a second.
 pub(crate) const PACE_BYTES_MIN: u64 = 32 << 10;
 
-/// Room for what stands around one message's payload in its frame, in bytes.
+/// Allowance for everything in a frame besides one message's payload, in bytes.
 pub(crate) const AROUND_BYTES: usize = 64 << 10;
 
 /// The longest frame that a node accepts, on a stream or in a POST, in bytes.
 pub(crate) fn frame_bytes_max(config: &Config) -> usize {
-    // Repair may carry more siblings than a client write may leave, so there is room above the limit.
+    // Repair may carry more siblings than a client write may leave, so the limit is above the
+    // client's.
     let bytes_max = 2 * config.limits.object_bytes_max + config.peers.batch_bytes_max + (1 << 20);
     bytes_max.min(u32::MAX as usize)
 }
 
-/// The most bytes that the payload of one reply may have.
+/// The longest payload of one reply.
 pub(crate) fn payload_bytes_max(config: &Config) -> usize {
     frame_bytes_max(config) - AROUND_BYTES
 }
 
-/// Why no frame came.
+/// Why no frame was read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     /// The other end closed the stream between two frames.
@@ -52,15 +54,15 @@ pub(crate) enum StreamError {
     /// The other end closed the stream in the middle of a frame.
     #[error("the stream was closed in the middle of a frame")]
     CutOff,
-    /// More was announced than is accepted.
-    #[error("the frame is too large: {len} bytes of at most {max}")]
+    /// The announced length exceeds the limit.
+    #[error("the frame is too large: {len} bytes, the limit is {max}")]
     TooLarge {
-        /// What was announced.
+        /// The announced length.
         len: usize,
-        /// What is accepted.
+        /// The limit.
         max: usize,
     },
-    /// What was announced is no kind of frame.
+    /// The announced kind is unknown.
     #[error("a frame of an unknown kind")]
     UnknownKind,
     /// The connection broke.
@@ -68,8 +70,8 @@ pub(crate) enum StreamError {
     Io(#[from] io::Error),
 }
 
-/// How much a stream has moved, in either direction, and when it did last. Whoever waits for a stream looks
-/// at this while the stream is at work.
+/// How many bytes a stream has moved, in either direction, and when it last did. Timeouts watch
+/// this while the stream is busy.
 #[derive(Clone, Debug)]
 pub(crate) struct Moves(Arc<Moved>);
 
@@ -97,13 +99,13 @@ impl Moves {
         self.0.bytes.load(Relaxed)
     }
 
-    /// When anything moved last.
+    /// When bytes last moved.
     pub(crate) fn last(&self) -> Instant {
         self.0.begun + Duration::from_micros(self.0.last_us.load(Relaxed))
     }
 }
 
-/// How long `bytes` may take that move as slowly as is bearable.
+/// How long `bytes` may take at the slowest acceptable rate ([`PACE_BYTES_MIN`]).
 pub(crate) fn longest(bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / PACE_BYTES_MIN)
 }
@@ -113,7 +115,7 @@ pub(crate) struct Stream<S> {
     io: S,
     received: BytesMut,
     frame_bytes_max: usize,
-    /// Whether the other end is known: what it announces is believed.
+    /// Whether the other end is authenticated: only then are announced lengths trusted.
     is_known: bool,
     moves: Moves,
 }
@@ -124,30 +126,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Self { io, received, frame_bytes_max, is_known, moves: Moves::new() }
     }
 
-    /// The other end has shown who it is: room is made at once for what it announces.
+    /// The other end is authenticated: from now on buffers are allocated for the length it
+    /// announces.
     pub(crate) fn trust(&mut self) {
         self.is_known = true;
     }
 
-    /// Whether it has.
+    /// Whether the other end is authenticated.
     pub(crate) fn is_trusted(&self) -> bool {
         self.is_known
     }
 
-    /// What it has moved.
+    /// The stream's transfer counters.
     pub(crate) fn moves(&self) -> &Moves {
         &self.moves
     }
 
-    /// Whether the other end is silent, as it has to be until it is sent a frame: it has neither closed the
-    /// stream nor said anything out of turn. Costs no system call as long as nothing has arrived.
+    /// Whether the other end is silent, as it must be until it is sent a frame: it has neither
+    /// closed the stream nor sent anything unsolicited. Costs no system call unless something has
+    /// arrived.
     pub(crate) fn is_silent(&mut self) -> bool {
         if !self.received.is_empty() {
             return false;
         }
         let mut byte = [0];
         let mut byte = ReadBuf::new(&mut byte);
-        // Nobody waits here, so nobody has to be woken.
+        // Nothing waits here, so there is no task to wake.
         let mut context = Context::from_waker(Waker::noop());
         let read = Pin::new(&mut self.io).poll_read(&mut context, &mut byte);
         read.is_pending()
@@ -168,13 +172,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         self.io.flush().await
     }
 
-    /// Waits until the next frame begins. May be dropped and called again.
+    /// Waits until the next frame begins. Cancel-safe.
     pub(crate) async fn wait(&mut self) -> Result<(), StreamError> {
         if self.received.is_empty() { self.fill(PREFIX_BYTES).await } else { Ok(()) }
     }
 
-    /// What the next frame announces: its kind and length. It stays where it is. May be dropped and called
-    /// again.
+    /// The kind and length that the next frame announces, without consuming it. Cancel-safe.
     pub(crate) async fn announced(&mut self) -> Result<(Kind, usize), StreamError> {
         let prefix = loop {
             match self.received.first_chunk::<PREFIX_BYTES>() {
@@ -189,8 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Ok((kind, len))
     }
 
-    /// The first `len` bytes of the next frame, or all of it if it is shorter. May be dropped and called
-    /// again.
+    /// The first `len` bytes of the next frame, or all of it if it is shorter. Cancel-safe.
     pub(crate) async fn peek(&mut self, len: usize) -> Result<&[u8], StreamError> {
         let (_, whole) = self.announced().await?;
         let end = PREFIX_BYTES + len.min(whole);
@@ -200,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Ok(&self.received[PREFIX_BYTES..end])
     }
 
-    /// Reads the next frame; it shares the buffer that it was read into. May be dropped and called again.
+    /// Reads the next frame; it shares the buffer it was read into. Cancel-safe.
     pub(crate) async fn read(&mut self) -> Result<(Kind, Bytes), StreamError> {
         let (kind, len) = self.announced().await?;
         let end = PREFIX_BYTES + len;
@@ -215,8 +217,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Ok((kind, frame.freeze()))
     }
 
-    /// Reads once. Room is made for what is missing, but as long as the other end is a stranger for no more
-    /// than has come already: a length is easily claimed.
+    /// Reads once. The buffer grows by what is missing, but for an unauthenticated sender only by
+    /// as much as has already arrived: a length costs nothing to claim.
     async fn fill(&mut self, missing: usize) -> Result<(), StreamError> {
         let believed = if self.is_known { missing } else { self.received.len() };
         let room = self.received.capacity() - self.received.len();

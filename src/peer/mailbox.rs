@@ -1,38 +1,38 @@
-//! Where one operation hears from its peers.
+//! Where an operation receives its peers' events.
 
 use futures_channel::mpsc;
 use quorate_protocol::message::{Reply, WithPayload, WriteAnswer};
 use quorate_protocol::name::NodeId;
 
-/// What an operation hears.
+/// An event for an operation.
 #[derive(Debug)]
 pub(crate) enum PeerEvent {
     /// A node replied to a message.
     Reply(WithPayload<Reply>),
     /// The answer to a write that was forwarded.
     Written(Box<WithPayload<WriteAnswer>>),
-    /// The message was certainly not carried out.
+    /// The message was certainly not executed.
     NotSent,
-    /// Nobody knows whether the message was carried out.
+    /// It is not known whether the message was executed.
     Silent,
-    /// The message or its answer is on its way, and moves.
+    /// The message or its answer is in flight and making progress.
     Progress,
 }
 
-/// The receiving end: one per operation. What it can hold is bounded by what the operation asked.
+/// The receiving end: one per operation. Its length is bounded by what the operation requested.
 ///
-/// This channel allocates by message; tokio's own allocates room for 32 at once, several kilobytes for
-/// the one or two that an operation hears.
+/// This channel allocates per message; tokio's own allocates space for 32 at once, several
+/// kilobytes for the one or two that an operation receives.
 pub(crate) struct Mailbox(mpsc::UnboundedReceiver<(NodeId, PeerEvent)>);
 
 impl Mailbox {
-    /// The next that is heard; `None` if nothing will come any more. Dropping the future loses nothing.
+    /// The next event; `None` if no more will come. Cancel-safe.
     pub(crate) async fn recv(&mut self) -> Option<(NodeId, PeerEvent)> {
         self.0.recv().await.ok()
     }
 }
 
-/// The sending end: who waits for a reply, if anybody.
+/// The sending end: where a reply goes, if any is wanted.
 #[derive(Clone)]
 pub(crate) struct ReplyTo(Option<mpsc::UnboundedSender<(NodeId, PeerEvent)>>);
 
@@ -43,12 +43,12 @@ impl ReplyTo {
         (Self(Some(sender)), Mailbox(mailbox))
     }
 
-    /// Nobody waits.
+    /// Discards all replies.
     pub(crate) fn nobody() -> Self {
         Self(None)
     }
 
-    /// Delivers. An operation that is over does not care.
+    /// Delivers an event; dropped if the operation is over.
     pub(crate) fn tell(&self, from: NodeId, heard: PeerEvent) {
         if let Some(sender) = &self.0 {
             drop(sender.unbounded_send((from, heard)));

@@ -1,10 +1,11 @@
-//! The other nodes: a queue per peer and kind, emptied in batches by a few lanes.
+//! The other nodes: a queue per peer and kind, drained in batches by a few lanes.
 //!
-//! **Adaptive batching**: whatever waits when a lane is free goes out as one batch. Under load batches
-//! grow by themselves, when idle a message leaves at once. Reads, writes and control messages have
-//! queues and lanes of their own, so that a read never waits behind another operation's sync and a
-//! forwarded write never behind a full data lane. No lane is held by an operation that itself waits for
-//! a peer: a forward is accepted at once and its answer comes back as a message.
+//! **Smart batching**: whatever is waiting when a lane becomes free goes out as one batch. Under
+//! load batches grow by themselves; when idle, a message leaves at once. Reads, writes and control
+//! messages have queues and lanes of their own, so that a read never waits behind another
+//! operation's sync and a forwarded write never waits behind a full data lane. No lane is held by
+//! an operation that itself waits for a peer: a forward is accepted at once and its answer comes
+//! back as a message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,10 +33,10 @@ use crate::peer::framed;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Bounds, Outgoing, Queue};
 
-/// A first lane that waits longer than this has others take over what comes meanwhile.
+/// When the first lane's batch is in flight longer than this, other lanes start draining the queue.
 const HELD_UP_AFTER: Duration = Duration::from_millis(2);
-/// The same where it is known to wait long: until tokio's next tick, half a millisecond on average, so that
-/// what others take over is more than one message.
+/// The same where a long wait is certain: until tokio's next tick, half a millisecond on average,
+/// so that the other lanes find more than one message.
 const NEXT_TICK: Duration = Duration::from_nanos(1);
 
 /// All other nodes of the layout.
@@ -46,35 +47,35 @@ pub(crate) struct Peers {
     gossip: Arc<Counts>,
 }
 
-/// One peer as people see it.
+/// One peer, as shown to operators.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerView {
     /// Its name.
     pub(crate) node: NodeId,
-    /// Where it is reached.
+    /// Its peer address.
     pub(crate) peer_addr: String,
     /// Its zone.
     pub(crate) zone: String,
-    /// `up`, `suspected` (asked last), `down` or `unknown`.
+    /// `up`, `suspected` (contacted last), `down` or `unknown`.
     pub(crate) state: &'static str,
     /// For how long, in milliseconds.
     pub(crate) since_ms: u64,
-    /// Its suspicion level by gossip; `None` if gossip never told of it.
+    /// Its suspicion level by gossip; `None` if gossip has not reported it.
     pub(crate) phi: Option<f64>,
     /// Median round trip of reads and greetings, in microseconds; 0 if none was measured.
     pub(crate) round_trip_p50_us: u64,
     /// 99th percentile of round trips of reads and greetings, in microseconds.
     pub(crate) round_trip_p99_us: u64,
-    /// Messages that wait for it.
+    /// Messages queued for it.
     pub(crate) queue_depth: usize,
     /// Whether it can reach this node, as far as is known.
     pub(crate) reaches_us: bool,
-    /// What it said of itself.
+    /// The state it advertised last.
     pub(crate) said: AdvertisedState,
 }
 
-/// Where each store waits for a sync, every batch of them holds its lane up, and what comes meanwhile would
-/// wait for two syncs, one after the other.
+/// With `fsync` every batch of stores waits for a sync and so holds up its lane; messages queued
+/// behind it would wait for two syncs in a row.
 fn stores_are_held_up_after(config: &Config) -> Duration {
     match config.durability {
         Durability::Fsync => NEXT_TICK,
@@ -86,7 +87,7 @@ impl Peers {
     /// Starts the lanes to every other node of the layout; they stop when `stop` is cancelled.
     ///
     /// # Errors
-    /// [`StartError`] if a peer's address makes no URL or the HTTP client cannot be made.
+    /// [`StartError`] if a peer's address makes no URL or the HTTP client cannot be built.
     pub(crate) fn start(
         config: &Config,
         header: &Header,
@@ -138,7 +139,8 @@ impl Peers {
             }
         }
         let patience = Patience {
-            // Half of what an operation waits before it asks another: suspicion must come first to be of use.
+            // Half the time after which an operation tries another replica: suspicion is useful
+            // only before that.
             answer_ms: config.timeouts.replica_ms / 2,
             // Three greetings.
             greeting_ms: 3 * PROBES_PER_GREETING * config.timeouts.probe_ms,
@@ -147,14 +149,14 @@ impl Peers {
         Ok(Self { peers, line, patience, gossip: Arc::default() })
     }
 
-    /// Queues a message. If the queue is full or the node is no peer, the mailbox hears so at once.
+    /// Queues a message. If the queue is full or the node is no peer, the mailbox is told at once.
     pub(crate) fn send(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
         let kind = kind_of(&message);
         self.queue(to, kind, Outgoing { message, payload, reply_to });
     }
 
-    /// As [`Peers::send`], for no client: a batch is answered as a whole, and whoever reads or writes a key
-    /// shall not wait for what is compared and mended.
+    /// As [`Peers::send`], for background work, in the lanes of control messages: a batch is
+    /// answered as a whole, and client reads and writes must not wait for repair.
     pub(crate) fn send_aside(
         &self,
         to: NodeId,
@@ -206,17 +208,17 @@ impl Peers {
         answer_within(timeout, true, send).await
     }
 
-    /// The peers that are down: not waited for.
+    /// The peers that are down: operations do not wait for them.
     pub(crate) fn down(&self) -> Arc<BTreeSet<NodeId>> {
         self.line.outlook.down()
     }
 
-    /// The peers that are down or suspected: asked last.
+    /// The peers that are down or suspected: contacted only after all others.
     pub(crate) fn avoided(&self) -> Arc<BTreeSet<NodeId>> {
         self.line.outlook.avoided()
     }
 
-    /// Decides anew which peers are suspected. Called several times a second.
+    /// Re-evaluates which peers are suspected. Called several times a second.
     pub(crate) fn review(&self, now: Millis) {
         for peer in self.peers.values() {
             let waiting_since = peer.waiting_since();
@@ -228,22 +230,22 @@ impl Peers {
         }
     }
 
-    /// This process was held up until now: no peer is blamed for its silence.
+    /// This process was held up until now: its peers' silence does not count against them.
     pub(crate) fn forgive(&self, now: Millis) {
         self.peers.values().for_each(|peer| peer.health.forgive(now));
     }
 
-    /// The clock of all that is known of peers, in milliseconds since the start.
+    /// The clock for all peer state, in milliseconds since the start.
     pub(crate) fn now(&self) -> Millis {
         self.line.now()
     }
 
-    /// What happened to gossip's datagrams.
+    /// Datagram counters of gossip.
     pub(crate) fn gossip_counts(&self) -> Arc<Counts> {
         self.gossip.clone()
     }
 
-    /// The longest object that every peer, as far as is known, can be sent, in bytes.
+    /// The longest object that every peer can receive, as far as is known, in bytes.
     pub(crate) fn object_bytes_max(&self) -> usize {
         let max = |peer: &Arc<Peer>| self.line.frame_bytes_max_of(peer);
         let least = self.peers.values().map(max).min().unwrap_or(usize::MAX);
@@ -260,7 +262,7 @@ impl Peers {
         self.peers.get(&node).map(|peer| &peer.health)
     }
 
-    /// All peers as people see them.
+    /// All peers, as shown to operators.
     pub(crate) fn view(&self) -> Vec<PeerView> {
         let now = self.now();
         self.peers.values().map(|peer| peer.view(now)).collect()
@@ -291,7 +293,8 @@ impl Peer {
     }
 }
 
-/// What comes back after `send`, at most `timeout` later; `if_slow` that is counted from when it moved last.
+/// The reply to `send`, within `timeout`; with `if_slow`, every sign of progress restarts the
+/// timeout.
 async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(ReplyTo)) -> PeerEvent {
     let (reply_to, mut mailbox) = ReplyTo::new();
     send(reply_to);
@@ -308,14 +311,14 @@ async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(Reply
     }
 }
 
-/// Parsed once: it would cost as much as the rest of a small request.
+/// Parsed once: parsing costs as much as the rest of a small request.
 fn peer_url(addr: &str) -> Result<reqwest::Url, StartError> {
     let url = format!("http://{addr}/peer");
     reqwest::Url::parse(&url).map_err(|_| StartError::PeerAddr(addr.to_owned()))
 }
 
-/// The HTTP client that opens lanes' streams: no proxies, no delayed packets, and no pool, since a
-/// connection becomes a stream or is of no use.
+/// The HTTP client that opens the lanes' streams: no proxies, no delayed packets (Nagle), and no
+/// connection pool, since a connection either becomes a stream or is of no use.
 fn client(config: &Config) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .no_proxy()

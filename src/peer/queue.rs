@@ -1,12 +1,13 @@
-//! The messages that wait for one peer: bounded, and taken in batches.
+//! The messages waiting for one peer: bounded, and drained in batches.
 //!
-//! The *first* lane takes whatever waits as soon as it is free: while its batch is under way the next one
-//! grows, and the larger a batch the less each message costs. Further lanes help only when batches are
-//! full anyway or the first lane is held up (a sync, a disk read, a lost packet): with all lanes equal,
-//! a GET cost half as much processor time again (docs/performance/experiments.md).
+//! The *first* lane takes whatever is waiting as soon as it is free: while its batch is in flight
+//! the next one grows ("smart batching"), and the larger a batch, the less each message costs.
+//! Further lanes help only when batches are full anyway or the first lane is held up (a sync, a
+//! disk read, a lost packet): with all lanes equal, a GET cost 50 % more processor time
+//! (docs/performance/experiments.md).
 //!
-//! *Large* messages, and questions with large answers, wait apart and go on lanes of their own: what is small
-//! is never held up by megabytes in front of it.
+//! *Large* messages, and requests with large answers, wait separately and have lanes of their own,
+//! so that small messages are never stuck behind megabytes.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -24,25 +25,26 @@ use tokio::time::timeout_at;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
 
-/// A message on its way to a peer.
+/// A message queued for a peer.
 pub(crate) struct Outgoing {
-    /// What is asked.
+    /// The request.
     pub(crate) message: Message,
-    /// The bytes beside it.
+    /// Its payload.
     pub(crate) payload: Bytes,
-    /// Who waits for the reply.
+    /// Where the reply goes.
     pub(crate) reply_to: ReplyTo,
 }
 
 impl Outgoing {
-    /// How many bytes it or its answer will probably be, and whether it goes on the lanes for large ones.
+    /// The estimated size of the message or of its answer, and whether it goes on the lanes for
+    /// large ones.
     fn weight(&self) -> (usize, bool) {
         let sent = self.payload.len();
         if let Message::Read { what: What::Object, bytes_max, .. } = &self.message {
             let asked = *bytes_max as usize;
             return if asked > LARGE_BYTES { (asked, true) } else { (sent, false) };
         }
-        // Nobody knows what these bring: whatever a key has, or a page of rows.
+        // The size of these answers is unknown: everything a key has, or a page of rows.
         if matches!(self.message, Message::Inspect { .. }) {
             return (sent + INSPECTED_BYTES, true);
         }
@@ -53,12 +55,12 @@ impl Outgoing {
     }
 }
 
-/// What an inspection is taken to bring, in bytes.
+/// Estimated size of an inspection's answer, in bytes.
 const INSPECTED_BYTES: usize = 4 << 10;
-/// What a page of rows is taken to bring, in bytes.
+/// Estimated size of a page of rows, in bytes.
 const FETCHED_BYTES: usize = 32 << 10;
 
-/// How much may wait, and how much goes out at once.
+/// Limits on what may wait and on what goes out at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Messages that may wait.
@@ -69,12 +71,12 @@ pub(crate) struct Bounds {
     pub(crate) batch_messages_max: usize,
     /// Bytes in one batch; a single larger message still goes.
     pub(crate) batch_bytes_max: usize,
-    /// Whose batch is under way for longer, in full milliseconds from the next on, has others take over what
-    /// comes meanwhile.
+    /// If the first lane's batch is in flight longer than this (rounded up to tokio's 1 ms timer),
+    /// the other lanes start draining the queue.
     pub(crate) held_up_after: Duration,
 }
 
-/// The messages that wait for one peer.
+/// The messages waiting for one peer.
 pub(crate) struct Queue {
     bounds: Bounds,
     waiting: Mutex<Waiting>,
@@ -91,7 +93,7 @@ pub(crate) struct Queue {
 struct Waiting {
     small: VecDeque<Outgoing>,
     large: VecDeque<Outgoing>,
-    /// The payloads of both.
+    /// Total size of all queued payloads.
     bytes: usize,
 }
 
@@ -145,7 +147,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until `lane` shall take messages, and takes what waits for it, up to a batch.
+    /// Waits until it is `lane`'s turn to take messages, and takes up to one batch.
     pub(crate) async fn take(&self, lane: Lane) -> Vec<Outgoing> {
         let (wake, is_first) = match lane {
             Lane::Small(0) => (&self.not_empty, true),
@@ -162,26 +164,27 @@ impl Queue {
             }
             if is_first {
                 wake.notified().await;
-                // Whoever is woken runs next, and would find the one message that woke it: first let all that
-                // is ready now add theirs.
+                // The woken task runs next and would find only the message that woke it: first let
+                // all tasks that are ready add theirs.
                 yield_now().await;
             }
         }
     }
 
-    /// A large batch moves: those that wait behind it wait for a peer that is slow and not silent.
+    /// A large batch is making progress: tells those queued behind it that the peer is slow but not
+    /// silent.
     pub(crate) fn tell_progress(&self, peer: NodeId) {
         for outgoing in &self.lock().large {
             outgoing.reply_to.tell(peer, PeerEvent::Progress);
         }
     }
 
-    /// Waits for the answer to the first lane's batch, which was sent at `begun`. If that takes long and
-    /// others wait behind it, the other lanes are called.
+    /// Waits for the answer to the first lane's batch, sent at `begun`. If that takes long and more
+    /// messages are queued, the other lanes start draining.
     pub(crate) async fn attend<T>(&self, begun: Instant, asking: impl Future<Output = T>) -> T {
         let mut asking = std::pin::pin!(asking);
-        // As long as nobody waits there is nobody to help, and no timer to set: each that is due before all
-        // others costs tokio a system call.
+        // No timer unless messages are queued: arming one that is due before all others costs tokio
+        // a system call.
         tokio::select! {
             biased;
             answered = asking.as_mut() => return answered,
@@ -197,14 +200,14 @@ impl Queue {
         answered
     }
 
-    /// Waits until a small message waits, and leaves it there.
+    /// Waits until a small message is queued, without taking it.
     async fn not_empty(&self) {
         while self.lock().small.is_empty() {
             self.not_empty.notified().await;
         }
     }
 
-    /// The first lane is held up: others take what waits, until it is not.
+    /// Marks the first lane as held up: other lanes drain the queue until it is not.
     fn set_held_up(&self, held_up: bool) {
         self.held_up.store(held_up, Relaxed);
         if held_up {
@@ -365,7 +368,7 @@ mod tests {
         let queue = std::sync::Arc::new(queue(100, 10_000));
         let waiting = queue.clone();
         let lane = tokio::spawn(async move { waiting.take(Lane::Small(0)).await.len() });
-        // On the thread of the lane, where whoever is woken runs next.
+        // On the lane's own thread, where a woken task runs next.
         let pushing = tokio::spawn(async move {
             yield_now().await; // the lane waits now
             for _ in 0..3 {
@@ -403,7 +406,7 @@ mod tests {
         assert!(futures_util::poll!(helper.as_mut()).is_pending(), "it may not take long");
         let helped = async {
             tokio::select! {
-                _ = held_up.as_mut() => panic!("nobody answered"),
+                _ = held_up.as_mut() => panic!("no answer"),
                 batch = helper.as_mut() => batch.len(),
             }
         };

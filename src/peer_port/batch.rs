@@ -1,5 +1,5 @@
-//! The batches that peers send (through [`crate::peer_port::listener`]): their messages are carried
-//! out one after the other, and answered together.
+//! The batches that peers send (through [`crate::peer_port::listener`]): their messages are
+//! executed one after another and answered together.
 //!
 //! A batch holds messages of one kind. All its stores are merged first and then share one wait for
 //! durability; reads never wait for it.
@@ -30,17 +30,17 @@ use crate::repair::hint_marks::Mark;
 use crate::repair::hints;
 use crate::repair::{delivery, reaper};
 
-/// How long a batch keeps a thread before others get a turn: a full one takes several milliseconds, and a
-/// read that comes meanwhile should not.
+/// How long a batch runs before it yields the thread: a full one takes several milliseconds, and a
+/// concurrent read should not wait for that.
 const TURN_MAX: Duration = Duration::from_micros(500);
 
-/// A batch that is being carried out, in parts: as soon as the replies are too many for one frame, they are
-/// sent before the next message is looked at. So a batch never holds more than a part and one reply.
+/// A batch in progress. It is answered in parts: as soon as the replies fill one frame, they are
+/// sent before the next message is executed. So a batch never holds more than a part and one reply.
 pub(crate) struct Batch<'a> {
     node: &'a Arc<Node>,
     from: NodeId,
     messages: Peekable<std::vec::IntoIter<WithPayload<Message>>>,
-    /// Whether room for large bytes is held already: then nothing else is waited for.
+    /// Whether memory for large bytes is held already: then the batch waits for no more.
     has_room: bool,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Batch<'a> {
         Self { node, from, messages: messages.into_iter().peekable(), has_room }
     }
 
-    /// Carries out what makes the next part.
+    /// Executes the messages of the next part.
     pub(crate) async fn next(&mut self) -> Part {
         let node = self.node;
         let part_bytes_max = node.config.peers.batch_bytes_max;
@@ -75,7 +75,8 @@ impl<'a> Batch<'a> {
             && let Some(message) =
                 self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
         {
-            // What is large would keep its thread, and all who share it, for too long even in memory.
+            // A large row would block this thread, and all tasks on it, for too long even in
+            // memory.
             let takes_long = takes_long(node, &message);
             let in_place = if takes_long {
                 Some(Err(Error::WouldBlock))
@@ -84,7 +85,8 @@ impl<'a> Batch<'a> {
             };
             let _turn = node.bounds.turn_if(takes_long).await;
             let done = match in_place {
-                // A node that has just started reads every row from the disk: one hop for all that follow.
+                // After a restart every row comes from the disk: one thread hop for all messages
+                // that follow.
                 Some(Err(Error::WouldBlock)) => {
                     let mut some = self.wait_for_disk(message, part_bytes_max - bytes).await;
                     bytes += some.iter().map(|reply| reply.payload.len()).sum::<usize>();
@@ -106,7 +108,7 @@ impl<'a> Batch<'a> {
         part
     }
 
-    /// Room for the next message's answer, if that is large. Waits for it.
+    /// Waits for memory for the next message's answer, if that is large.
     async fn room(&mut self) -> Option<Room> {
         if self.has_room {
             return None;
@@ -119,15 +121,14 @@ impl<'a> Batch<'a> {
         if bytes_max <= LARGE_BYTES {
             return None;
         }
-        // Who asks knows how long it is, or takes any length.
+        // The sender either states the length it knows or accepts any length.
         let known = self.node.bounds.sizes.of(key);
         let expected = if known > 0 { known.min(bytes_max) } else { bytes_max.min(UNKNOWN_BYTES) };
         Some(self.node.bounds.room.take(expected).await)
     }
 
-    /// As [`on_a_row`] for a message and those that follow, on a thread that may block, until their replies
-    /// have
-    /// `bytes_max` bytes.
+    /// Runs [`on_a_row`] for a message and those that follow, on a thread that may block, until
+    /// their replies have `bytes_max` bytes.
     async fn wait_for_disk(
         &mut self,
         first: WithPayload<Message>,
@@ -161,16 +162,17 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What a large answer of unknown length is taken to need, in bytes.
+/// Memory assumed for a large answer of unknown length, in bytes.
 const UNKNOWN_BYTES: usize = 1 << 20;
 
-/// Whether a message asks for an object of any length: room is made for the first of a part alone.
+/// Whether a message accepts an object of any length: memory is reserved only for the first one of
+/// a part.
 fn asks_for_large(message: &WithPayload<Message>) -> bool {
     matches!(message.head, Message::Read { what: What::Object, bytes_max, .. }
         if bytes_max as usize > LARGE_BYTES)
 }
 
-/// Whether a row that is read or merged is so large that it takes long even in memory.
+/// Whether the row to read or merge is so large that it takes long even in memory.
 fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
     if let Message::Read { key, .. } = &message.head {
         let known = node.bounds.sizes.of(key);
@@ -179,7 +181,7 @@ fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
     matches!(message.head, Message::Store { .. }) && message.payload.len() > LARGE_BYTES
 }
 
-/// Waits until what was stored is durable; else it was not stored.
+/// Waits until stored objects are durable; if that fails, their replies become refusals.
 async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
     let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
     if replies.iter().any(stored)
@@ -192,12 +194,12 @@ async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
     }
 }
 
-/// Whether [`on_a_row`] carries it out.
+/// Whether [`on_a_row`] executes it.
 fn is_on_a_row(message: &WithPayload<Message>) -> bool {
     matches!(message.head, Message::Store { .. } | Message::Read { .. })
 }
 
-/// Carries out what reads or merges one row, the bulk of what peers ask; `None` for all else.
+/// Executes a read or merge of one row, most of what peers send; `None` for other messages.
 fn on_a_row(
     node: &Node,
     message: &WithPayload<Message>,
@@ -214,7 +216,7 @@ fn on_a_row(
     let Message::Read { key, what, place, bytes_max } = &message.head else { return None };
     let bytes_max = *bytes_max as usize;
     if bytes_max <= LARGE_BYTES && *what == What::Object && *place == Where::Home {
-        // Known to be too long: it need not be read to say so.
+        // Known to be too long: no need to read it.
         let known = node.bounds.sizes.of(key);
         if known > bytes_max && node.is_ready_for(key) {
             return Some(Ok(WithPayload::bare(Reply::Large { bytes: known as u32 })));
@@ -224,7 +226,7 @@ fn on_a_row(
     Some(read.map(|reply| no_longer_than(node, key, bytes_max, reply)))
 }
 
-/// A reply to a read, or how long it would be.
+/// The reply to a read, or only the object's length if it is longer than allowed.
 fn no_longer_than(
     node: &Node,
     key: &Key,
@@ -262,7 +264,8 @@ fn refused(error: Error) -> WithPayload<Reply> {
     WithPayload::bare(Reply::Refused(refusal_of(&error)))
 }
 
-/// Takes a write over, unless its answer might come too late: another home replica takes it then.
+/// Accepts a forwarded write, unless its answer might come too late: the entry node then tries
+/// another home replica.
 fn forwarded(
     node: &Arc<Node>,
     from: NodeId,
@@ -285,7 +288,7 @@ async fn carry_out_one(
 ) -> WithPayload<Reply> {
     let payload = message.payload;
     match message.head {
-        // `on_a_row` has answered these.
+        // `on_a_row` has already answered these.
         Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
         Message::Forward { operation, write } => {
             WithPayload::bare(forwarded(node, from, operation, *write, payload))

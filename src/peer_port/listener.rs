@@ -25,7 +25,7 @@ use crate::peer::framed::frame_bytes_max;
 use crate::peer_port::batch::Batch;
 use crate::peer_port::stream;
 
-/// The longest frame that is taken in a POST, in bytes.
+/// The longest frame that is accepted in a POST, in bytes.
 const POSTED_BYTES_MAX: usize = 2 << 20;
 
 /// The peer port's routes.
@@ -38,7 +38,7 @@ pub(crate) fn app(node: Arc<Node>) -> Router {
     router.with_state(node)
 }
 
-/// Why a frame was refused as a whole. Nothing of it was carried out.
+/// Why a frame was refused as a whole. None of it was executed.
 pub(crate) struct Refused {
     status: StatusCode,
     pub(crate) why: String,
@@ -50,7 +50,7 @@ impl Refused {
     }
 }
 
-/// Checks a frame: whose it is, and its messages.
+/// Validates a frame: its sender and its messages.
 pub(crate) async fn receive(
     node: &Node,
     frame: Bytes,
@@ -65,7 +65,7 @@ pub(crate) async fn receive(
     Ok((header.from, messages))
 }
 
-/// Whose frame it is, if that may send this node any.
+/// The sender of a frame, if it may send this node any.
 pub(crate) fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
     header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
     Ok(header.from)
@@ -84,13 +84,13 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
     match receive(&node, bytes).await {
         Ok((from, messages)) => match answer(&node, from, messages).await {
             Some(replies) => replies.into_response(),
-            None => refuse(StatusCode::INSUFFICIENT_STORAGE, "open a stream for so much"),
+            None => refuse(StatusCode::INSUFFICIENT_STORAGE, "too large for a POST: open a stream"),
         },
         Err(refused) => refuse(refused.status, &refused.why),
     }
 }
 
-/// Carries out the messages of a frame that was posted; `None` if the replies are too long for one answer.
+/// Executes the messages of a posted frame; `None` if the replies are too long for one answer.
 async fn answer(
     node: &Arc<Node>,
     from: NodeId,
@@ -112,9 +112,9 @@ async fn answer(
     }
 }
 
-/// The bytes of a frame, within a bound of bytes and of time.
+/// Reads a frame from the body, within limits of bytes and time.
 async fn read_frame(node: &Node, body: Body) -> Result<Bytes, Box<Response>> {
-    // Before it was received nobody knows whose it is; peers' lanes send large ones on streams.
+    // Until it is received its sender is unknown; peers' lanes send large frames on streams.
     let bytes_max = POSTED_BYTES_MAX;
     let too_large = || Box::new(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the frame is too large"));
     if body.size_hint().lower() > bytes_max as u64 {

@@ -1,4 +1,4 @@
-//! The port where peers are served: each connection becomes a stream of batches, which are carried out here.
+//! The peer port: each connection becomes a stream of batches, which are executed here.
 
 pub(crate) mod batch;
 pub(crate) mod listener;

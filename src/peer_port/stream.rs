@@ -1,4 +1,4 @@
-//! The receiving end of a lane's stream: takes a batch, has it carried out, sends the replies, and again,
+//! The receiving end of a lane's stream: takes a batch, executes it, sends the replies, repeats,
 //! until the other end closes the stream or this node stops.
 
 use std::io;
@@ -37,9 +37,9 @@ pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) ->
     let is_right = request.method() == Method::GET
         && request.body().is_end_stream()
         && asks_for_a_stream(request.headers());
-    // Only a connection that can be upgraded comes with a lease.
+    // Only an upgradable connection comes with a lease.
     let Some(lease) = lease.filter(|_| is_right) else {
-        let why = "this is for the streams of peers alone";
+        let why = "this endpoint is only for streams of peers";
         return (StatusCode::UPGRADE_REQUIRED, upgrade_headers(), why).into_response();
     };
     tokio::spawn(serve(node, hyper::upgrade::on(request), lease));
@@ -67,11 +67,11 @@ async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
     match ended {
         Some(Ok(()) | Err(StreamError::Closed)) => {}
         Some(Err(error)) => tracing::debug!(%error, "a peer's stream ended"),
-        None => tracing::warn!("a batch of a peer was cut off by the stop"),
+        None => tracing::warn!("a peer's batch was aborted because the node stops"),
     }
 }
 
-/// Answers one batch after the other.
+/// Answers one batch after another.
 async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Arc<Node>,
     stream: &mut Stream<S>,
@@ -81,7 +81,7 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
         let (from, messages) = match listener::receive(node, frame).await {
             Ok(received) => received,
             Err(refused) => {
-                // Whoever sends such frames shall begin anew.
+                // Close the stream; the peer must reconnect.
                 stream.write(&envelope::refusal(&refused.why)).await?;
                 return Ok(());
             }
@@ -99,18 +99,18 @@ async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// The next batch, and the room that a large one takes; `None` if none has begun to come when the node
-/// stops or the other end was idle for long.
+/// The next batch, and the memory reserved for a large one; `None` if none has begun to arrive when
+/// the node stops or the idle timeout expires.
 async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
     stop: &CancellationToken,
 ) -> Result<Option<(Bytes, Option<Room>)>, StreamError> {
-    // A stream is opened to be used at once; only one that was used may rest.
+    // A new stream must send its first batch at once; only a used one may idle.
     let timeouts = &node.config.timeouts;
     let idle_ms = if stream.is_trusted() { PEER_IDLE_MS } else { timeouts.header_ms };
     let begun = tokio::select! {
-        biased; // a stop comes before the next batch
+        biased; // check for the stop before the next batch
         () = stop.cancelled() => return Ok(None),
         begun = timeout(Duration::from_millis(idle_ms), stream.wait()) => begun,
     };
@@ -133,14 +133,15 @@ async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Reads a frame that has begun to come: once its sender has shown who it is, and there is room for it.
+/// Reads a frame that has begun to arrive, once its sender is authenticated and there is memory for
+/// it.
 async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
 ) -> Result<Result<(Bytes, Option<Room>), Refused>, StreamError> {
     let patience = Duration::from_millis(node.config.timeouts.body_ms);
     let beat = beat(node);
-    // Most frames have come as a whole by now.
+    // Most frames have arrived completely by now.
     let (len, mut from) = match timeout(patience, sender(node, stream)).await {
         Ok(Ok(Ok(said))) => said,
         Ok(Ok(Err(refused))) => return Ok(Err(refused)),
@@ -171,7 +172,7 @@ async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
         if begun.elapsed() > patience + longest(moved - bytes_before) {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
-        // Whoever sends slowly sees that it arrives.
+        // Shows a slow sender that its bytes arrive.
         if moved != seen
             && let Some(from) = &mut from
         {
@@ -181,7 +182,8 @@ async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// How long the next frame is, and who sends it if that had to be asked: of a stranger, and of what is large.
+/// The length of the next frame, and its sender if that had to be checked: for an unauthenticated
+/// peer, and for a large frame.
 async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
@@ -202,15 +204,15 @@ async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
                 let refused = |error| Refused::new(StatusCode::BAD_REQUEST, &error);
                 return Ok(checked.map(|from| (len, Some(from))).map_err(refused));
             }
-            // It is too short for a header: what is wrong with it is said when it is decoded.
+            // Too short for a header: decoding will report what is wrong with it.
             Err(_) if start.len() == len => return Ok(Ok((len, None))),
             Err(more) => needed = more,
         }
     }
 }
 
-/// Waits for work on a batch, and shows the other end now and then that this node is at it. Whoever is at
-/// it for too long without coming on falls silent: its disk may hang.
+/// Waits for work on a batch, and sends the other end a sign of life now and then. Work that makes
+/// no progress for too long stops sending them: the disk may hang.
 async fn working<S: AsyncRead + AsyncWrite + Unpin, T>(
     node: &Node,
     stream: &mut Stream<S>,
@@ -231,7 +233,8 @@ async fn working<S: AsyncRead + AsyncWrite + Unpin, T>(
     }
 }
 
-/// How often a node shows that it is at work on a batch: several times before the other end's patience ends.
+/// How often a node sends a sign of life while it works on a batch: several times within the other
+/// end's timeout.
 fn beat(node: &Node) -> Duration {
     Duration::from_millis((node.config.timeouts.replica_ms / 2).max(1))
 }
@@ -241,8 +244,8 @@ fn sign_of_life(node: &Node, to: NodeId) -> Bytes {
     frame_to(node, to).finish_for_stream(Kind::Part)
 }
 
-/// Sends replies, in as many frames as it takes: a large one has a frame of its own, so that whoever keeps
-/// it keeps nothing else. The port watches that the other end takes them
+/// Sends replies, in as many frames as needed: a large one gets a frame of its own, so that holding
+/// it keeps nothing else in memory. The port enforces that the other end reads them
 /// ([`crate::http::port::Bounds::stall_ms`]).
 async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
@@ -257,7 +260,7 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
     let mut replies = replies.into_iter().peekable();
     while let Some(mut reply) = replies.next() {
         if reply.payload.len() > payload_bytes_max {
-            tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to be sent");
+            tracing::error!(bytes = reply.payload.len(), %to, "a reply is too large to send");
             reply = WithPayload::bare(Reply::Refused(Refusal::Failed));
         }
         let is_large = reply.payload.len() > LARGE_BYTES;
@@ -336,7 +339,7 @@ mod tests {
             Self { node, addr, stop, ended, _directory: directory }
         }
 
-        /// Sends a request's head and reads that of the answer.
+        /// Sends a request's head and reads the answer's head.
         async fn ask(&self, head: &str) -> (TcpStream, String) {
             let mut io = TcpStream::connect(self.addr).await.unwrap();
             io.write_all(format!("{head}\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -418,7 +421,7 @@ mod tests {
         changed[last] ^= 1;
         let stranger = Header { token: [0; 16], from: port.n2(), ..port.node.header.clone() };
         let stranger = FrameWriter::new(&stranger).finish_for_stream(Kind::Frame);
-        // Refused before the rest of it comes.
+        // Rejected before the rest of it arrives.
         let mut stranger = stranger.to_vec();
         stranger[..5].copy_from_slice(&envelope::prefix(Kind::Frame, 1 << 20));
         let mut refusal = port.batch(1).to_vec();
@@ -463,7 +466,7 @@ mod tests {
         assert_eq!(used.read().await.unwrap().0, Kind::Frame);
     }
 
-    /// One that is slow shows that it is at work, and its reply still comes.
+    /// A slow batch shows that it is at work, and its reply still arrives.
     #[tokio::test]
     async fn whoever_waits_for_room_shows_signs_of_life() {
         let port = Port::start(100).await;

@@ -1,8 +1,8 @@
 //! The receiving end of handoff: merges pages of hints that others kept for this node.
 //!
-//! That is background work as filling a partition is, done in the same way and within the same share of a
-//! core: the node may have been away for hours, and those who ask it meanwhile come first. The sender waits
-//! for the answer before it reads its next page, so it is never faster than this node.
+//! This is background work like filling a partition, done in the same way and within the same share
+//! of a core: the node may have been away for hours, and client requests come first. The sender
+//! waits for the answer before it reads its next page, so it is never faster than this node.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::node::Node;
 use crate::ops::replica::{may_merge, refusal_of};
 use crate::repair::hints::ROOM_ROWS_MAX;
 
-/// Hints, by their place in the message.
+/// Hints, with their position in the message.
 type Hints = Vec<(u16, Key, Bytes)>;
 
-/// Merges hints in pieces. Those of the reply are durable.
+/// Merges hints in batches; once it replies, they are durable.
 pub(crate) async fn take(
     node: &Arc<Node>,
     hints: Lengths,
@@ -53,7 +53,8 @@ pub(crate) async fn take(
     }
 }
 
-/// Merges some hints in one batch: those that are refused, each for itself, or what to answer to all of them.
+/// Merges some hints in one batch. Returns those that are refused individually, or the reply that
+/// refuses all of them.
 ///
 /// # Errors
 /// The store's.

@@ -1,13 +1,13 @@
-//! Rows that are set aside because this node came back too old to be believed (see `protocol::generation`):
-//! what was deleted and forgotten meanwhile could come back with them, and what nobody else has could be
-//! lost without them.
+//! Rows that are set aside because this node came back with data too old to be believed (see
+//! `protocol::generation`): deletes that were reaped in the meantime could come back with them, and
+//! writes that no other node has could be lost without them.
 //!
-//! They are served to nobody. As long as nobody has decided about them, each is held against the current
-//! home replicas of its key and dropped when enough of them hold or cover it. The rest waits for an
-//! operator: *accept* merges it into this node's own rows, from where it spreads; the keys that the cluster
-//! did not know are written to a file, one by one. *Discard* deletes it. Where all home replicas of a
-//! partition have set rows aside or lost theirs (a cluster restored from backups), nothing is served of it
-//! before (see `protocol::received`).
+//! They are not served. Until an operator decides, each is compared with the current home replicas
+//! of its key and dropped when enough of them hold or cover it. The rest waits for the operator:
+//! *accept* merges it into this node's own rows, from where it spreads; the keys that the cluster
+//! did not know are written to a file. *Discard* deletes it. Where all home replicas of a partition
+//! have set rows aside or lost theirs (a cluster restored from backups), the partition is not
+//! served before that (see `protocol::received`).
 
 use std::fs::File;
 use std::io::Write;
@@ -33,10 +33,11 @@ use crate::node::Node;
 use crate::ops::replica;
 use crate::repair::set_aside::{DECISION_RECORD, Set, forget_decision};
 
-/// How long a set that the cluster does not cover is left alone, at first and at most.
+/// How long to wait before a set that the cluster does not cover is checked again, at first and at
+/// most.
 const LOOK_AGAIN_MIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(600);
-/// Rows and bytes looked at in one turn.
+/// Rows and bytes checked in one turn.
 const PAGE_ROWS: usize = 64;
 const PAGE_BYTES: usize = 1 << 20;
 
@@ -48,8 +49,8 @@ struct Kept {
     object: Bytes,
 }
 
-/// What waits for an operator, in words; `None` if nothing does. A node that has still to receive something
-/// waits for peers that wait.
+/// What waits for an operator, in words; `None` if nothing does. A node that still has to receive
+/// data waits for peers that wait.
 pub(crate) fn waits(node: &Node) -> Option<String> {
     let why = node.own_doubt().or_else(|| {
         let lacks = node.formation().is_some() && !node.filled.is_complete();
@@ -57,7 +58,7 @@ pub(crate) fn waits(node: &Node) -> Option<String> {
             node.peers.health(*peer).is_some_and(|health| health.word().last().waits == Some(true))
         };
         let peer = node.peers.nodes().find(says).filter(|_| lacks)?;
-        Some(format!("what this node lacks may be at {peer}, which does not believe its own data"))
+        Some(format!("the data this node lacks may be on {peer}, which distrusts its own data"))
     })?;
     Some(format!(
         "{why}. `quorate distrusted list` shows what there is; `quorate distrusted accept` takes it for \
@@ -65,18 +66,19 @@ pub(crate) fn waits(node: &Node) -> Option<String> {
     ))
 }
 
-/// Rows and hints that are set aside and that the cluster does not hold, as far as they were counted.
+/// Rows and hints that are set aside and not held by the cluster, as far as they have been counted.
 pub(crate) fn rows(node: &Node) -> u64 {
     node.distrusted.told().rows
 }
 
-/// What this node distrusts of what it holds.
+/// What this node reports of its distrusted data.
 pub(crate) fn told(node: &Node) -> Told {
     let told = node.distrusted.told();
     Told { waits: waits(node), lost: node.unreceived.lost() as u32, ..told }
 }
 
-/// Answers a peer, or this node's own operator: carries a decision out, if there is one, and tells.
+/// Answers a peer, or this node's own operator: carries out a decision, if there is one, and
+/// reports.
 pub(crate) async fn answer(node: &Arc<Node>, decision: Option<Decision>) -> Reply {
     if let Some(decision) = decision
         && let Err(error) =
@@ -87,7 +89,7 @@ pub(crate) async fn answer(node: &Arc<Node>, decision: Option<Decision>) -> Repl
     Reply::Distrusted(Box::new(told(node)))
 }
 
-/// The same at every node of the cluster; `None` for those that do not answer.
+/// The same on every node of the cluster; `None` for those that do not answer.
 pub(crate) async fn everywhere(
     node: &Arc<Node>,
     decision: Option<Decision>,
@@ -106,9 +108,9 @@ pub(crate) async fn everywhere(
     told
 }
 
-/// Takes an operator's decision down, durably; sets of rows follow it soon. Blocks.
+/// Records an operator's decision, durably; the sets are processed soon after. Blocks.
 fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
-    tracing::warn!(?decision, "an operator has decided about what this node distrusts");
+    tracing::warn!(?decision, "an operator decided about distrusted rows");
     if !node.distrusted.is_empty() {
         node.store.put_meta(DECISION_RECORD, &[decision as u8])?;
         node.distrusted.decided.notify_one();
@@ -118,7 +120,8 @@ fn decide(node: &Node, decision: Decision) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes the node's own rows, few or none, for the truth: it has still to be compared with its peers.
+/// Accepts the node's own rows, few or none, as the truth: they still have to be compared with its
+/// peers.
 fn accept_own_rows(node: &Node) -> Result<(), Error> {
     if node.generation.waits_with_old_rows() {
         node.filled.record_all(&node.store, false)?;
@@ -135,14 +138,14 @@ fn decision(node: &Node) -> Result<Option<Decision>, Error> {
     })
 }
 
-/// Works off what is set aside, as long as there is something.
+/// Processes what is set aside, until nothing is.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut patience = LOOK_AGAIN_MIN;
     while !node.distrusted.is_empty() {
         match pass(&node).await {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "rows that are set aside cannot be worked off"),
+            Err(error) => tracing::error!(%error, "rows that are set aside cannot be processed"),
         }
         let wait = tokio::time::sleep(patience);
         patience = (patience * 2).min(LOOK_AGAIN_MAX);
@@ -153,7 +156,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// One look at every set. Whether one was done with.
+/// Checks every set once. Returns whether one was finished.
 async fn pass(node: &Arc<Node>) -> Result<bool, Error> {
     let decided = replica::on_blocking_pool(node, decision).await?;
     let (mut left, mut unknown) = (0, Vec::new());
@@ -197,8 +200,8 @@ async fn remove(node: &Arc<Node>, set: Arc<Set>) -> Result<(), Error> {
     removed.await
 }
 
-/// Looks for rows that the current home replicas hold or cover, and drops them from the set. Returns how
-/// many are left.
+/// Looks for rows that the current home replicas hold or cover, and drops them from the set.
+/// Returns how many are left.
 async fn check(node: &Arc<Node>, set: &Arc<Set>, unknown: &mut Vec<Key>) -> Result<u64, Error> {
     let mut left = 0;
     let mut walk = Walk::start(node, set);
@@ -236,8 +239,8 @@ async fn drop_from(node: &Arc<Node>, set: &Arc<Set>, kept: Kept) -> Result<(), E
     work::run(node, dropped).await.map(drop)
 }
 
-/// Whether W of the current home replicas, all of which have received the key's partition, hold or cover what
-/// was set aside.
+/// Whether W of the current home replicas, all of which have received the key's partition, hold or
+/// cover what was set aside.
 async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
     let Ok(object) = Object::decode(kept.object.clone()) else { return false };
     let (properties, list) = (node.properties(&kept.key), node.preference_list(&kept.key));
@@ -266,14 +269,15 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
 
 fn covers(reply: WithPayload<Reply>, object: &Object) -> bool {
     if !matches!(reply.head, Reply::Object) {
-        return false; // it says that it has not received the partition, or nothing at all
+        return false; // it has not received the partition, or has no object
     }
     Object::decode(reply.payload).is_ok_and(|held| received::covers(&held, object))
 }
 
-/// Merges a set into this node's rows: all of partitions that it has not received, where nobody knows better.
-/// What belongs to others is held against the cluster as before, since what nobody has of it was most likely
-/// deleted. Returns how many rows are left.
+/// Merges a set into this node's rows: all rows of partitions that it has not received, since no
+/// replica knows better. Rows of partitions that it has received are compared with the cluster as
+/// before, since what no replica has of them was most likely deleted. Returns how many rows are
+/// left.
 async fn accept(
     node: &Arc<Node>,
     set: &Arc<Set>,
@@ -303,12 +307,12 @@ async fn accept(
     tracing::warn!(
         rows, unknown, keys = %report.display(),
         "rows that were set aside are accepted; those of them that no replica here knew, which may have been \
-         deleted meanwhile, are listed key by key"
+         deleted in the meantime, are listed key by key"
     );
     Ok(left)
 }
 
-/// Merges some rows; the keys of which this node did not know what they hold.
+/// Merges some rows; returns the keys whose content was new to this node.
 fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
     let (mut rows, mut unknown) = (Vec::new(), Vec::new());
     for Kept { place, key, object, .. } in page {
@@ -328,7 +332,7 @@ fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
     Ok(unknown)
 }
 
-/// Appends keys to a file, one a line, with what could be taken for another line escaped.
+/// Appends keys to a file, one per line; line breaks and other special characters are escaped.
 fn append(file: &PathBuf, keys: &[Key]) -> std::io::Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -339,11 +343,11 @@ fn append(file: &PathBuf, keys: &[Key]) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// A walk over all rows and hints of a set, page by page.
+/// A scan over all rows and hints of a set, page by page.
 struct Walk<'a> {
     node: &'a Arc<Node>,
     set: &'a Arc<Set>,
-    /// What is still to be looked at, the next last.
+    /// What is left to scan, the next part last.
     parts: Vec<Part>,
     after: Option<Key>,
 }
@@ -392,7 +396,7 @@ fn page(set: &Set, part: Part, after: Option<&Key>) -> Result<Vec<Kept>, Error> 
         let heads = Row::encoded_version(&row).zip(Row::encoded_tree(&row));
         let Some(((version, n), object)) = heads.zip(Row::encoded_object(&row)) else {
             let what = format!("the row of {key} that is set aside");
-            return Err(Error::Damaged { what, reason: "it is cut off".to_owned() });
+            return Err(Error::Damaged { what, reason: "it is truncated".to_owned() });
         };
         let place = match part {
             Part::Rows(partition) => Place::Home(Tree { partition, n }),

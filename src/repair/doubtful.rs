@@ -1,9 +1,9 @@
-//! Keys of which another home replica holds something that it could not give when this node was filled: the
-//! row is damaged there, or larger than a frame.
+//! Doubtful keys: another home replica holds something of them that it could not give when this
+//! node was filled, because the row is damaged there, or larger than a frame.
 //!
-//! One such key must not keep a whole partition from being served, and nothing that it may be missing may be
-//! called absent. So the partition counts as received, and the key does not: reads of it by this node are
-//! "not ready" until every home replica could say what it holds.
+//! One such key must not keep a whole partition from being served, and data that may be missing
+//! must not be reported as absent. So the partition counts as received, but the key does not: reads
+//! of it by this node are "not ready" until every home replica could give what it holds.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,19 +16,19 @@ use crate::node::errors::StartError;
 use crate::node::record;
 
 const RECORD: &str = "doubtful";
-/// More are not remembered: the partition then is not ready.
+/// The most keys that are remembered; with more, the partition is not ready.
 const KEYS_MAX: usize = 1024;
 
-/// The keys. Recorded in the store.
+/// The doubtful keys. Recorded in the store.
 pub(crate) struct Doubtful {
     keys: RwLock<BTreeSet<Key>>,
-    /// Whether there are none, as almost always: asked at every read.
+    /// Whether there are none, which is nearly always so: checked by every read.
     is_empty: AtomicBool,
     recording: Mutex<()>,
 }
 
 impl Doubtful {
-    /// Those that the store has recorded.
+    /// Loads the keys recorded in the store.
     ///
     /// # Errors
     /// [`StartError`] if the record cannot be read.
@@ -38,17 +38,18 @@ impl Doubtful {
         Ok(Self { keys: RwLock::new(keys), is_empty, recording: Mutex::new(()) })
     }
 
-    /// Whether a key is one of them.
+    /// Whether a key is doubtful.
     pub(crate) fn has(&self, key: &Key) -> bool {
         !self.is_empty.load(Relaxed) && self.read().contains(key)
     }
 
-    /// All of them.
+    /// All doubtful keys.
     pub(crate) fn all(&self) -> Vec<Key> {
         if self.is_empty.load(Relaxed) { Vec::new() } else { self.read().iter().cloned().collect() }
     }
 
-    /// Adds some and takes others out, durably. Whether there was room; nothing changed if not.
+    /// Adds some keys and removes others, durably. Returns whether there was room; nothing changed
+    /// if not.
     ///
     /// # Errors
     /// The store's, if that cannot be made durable; nothing changed.

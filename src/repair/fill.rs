@@ -1,14 +1,15 @@
-//! What this node has not received: partitions after it lost its disk, buckets whose n was raised;
-//! and how they fill.
+//! Fills what this node has not received: partitions after it lost its disk, and buckets whose n
+//! was raised.
 //!
 //! A replica that starts empty in a formed cluster takes writes, which count, but answers reads of
-//! a partition only after it has merged with the other home replicas: an empty disk must not make a
-//! 404. What it is missing is fetched in pages: first the hints that others keep, for whomever, from every
-//! node that is up (one that is down hands them off when it is back), then each partition from every
-//! other home replica of it. Until then it says "not ready", which is no answer.
+//! a partition only after it has merged with the other home replicas: an empty disk must not cause
+//! a 404. Missing data is fetched in pages: first the hints that other nodes keep, for any target,
+//! from every node that is up (one that is down hands them off when it is back), then each
+//! partition from every other home replica of it. Until then it answers "not ready", which does not
+//! count towards R.
 //!
-//! A partition is received when everything that its other home replicas hold is here. They need not have
-//! taken what is held here: anti-entropy sees to that. Of single keys that they cannot give, see
+//! A partition is received when everything that its other home replicas hold is here. They need not
+//! have what is here: anti-entropy takes care of that. For single keys that they cannot give, see
 //! `crate::repair::doubtful`.
 
 use std::collections::BTreeSet;
@@ -32,21 +33,21 @@ use crate::node::Node;
 use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, mend_tree, receive_key, way};
 use crate::repair::received;
 
-/// Partitions that are filled at a time: while one waits for the network, another is merged.
+/// Partitions filled at a time: while one waits for the network, another is merged.
 const PARTITIONS_AT_ONCE: usize = 4;
 const SAY_EVERY: Duration = Duration::from_secs(2);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
-/// Of so many turns one fills, while partitions wait for an operator.
+/// While partitions wait for an operator, only one turn in this many fills.
 const WAITING: u64 = 4;
-/// How long peers that are moving rows to other trees are waited for, before all of their rows are taken
-/// instead of those that differ.
+/// How long to wait for peers that are moving rows to other trees, before all of their rows are
+/// fetched instead of only those that differ.
 const DOUBT_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is asked again for keys that others could not give.
+/// How often peers are asked again for keys that they could not give.
 const DOUBTFUL_EVERY: Duration = Duration::from_secs(10);
-/// How many partitions are recorded together: a record costs a sync, a repeated fill costs little.
+/// How many partitions are recorded together: a record costs a sync, repeating a fill costs little.
 const RECORD_EVERY: usize = 64;
 
-/// Fills what is missing, and what comes to be missing when the n of a bucket is raised.
+/// Fills what is missing now, and later what becomes missing when the n of a bucket is raised.
 pub(crate) async fn run(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
     let mut hints_from = BTreeSet::new();
@@ -60,7 +61,7 @@ pub(crate) async fn run(node: Arc<Node>) {
             continue;
         }
         let missing = node.filled.missing();
-        // What waits for an operator is asked for again, but not all the time.
+        // Partitions that wait for an operator are retried less often.
         let turns =
             if node.unreceived.lost() + node.unreceived.undecided() > 0 { WAITING } else { 1 };
         turn += 1;
@@ -78,9 +79,9 @@ pub(crate) async fn run(node: Arc<Node>) {
     }
 }
 
-/// Merges the hints that others keep of keys this node is a home replica of, whomever they keep them
-/// for: the other home replicas may have been down when a key was written. `had` remembers whose are
-/// in. Returns whether every node that is up has sent its own.
+/// Merges the hints that other nodes keep for keys this node is a home replica of, whatever their
+/// target: the other home replicas may have been down when a key was written. `had` collects the
+/// nodes whose hints are merged. Returns whether every node that is up has sent its hints.
 async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
     let down = node.peers.down();
     let others: Vec<NodeId> =
@@ -96,8 +97,8 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
     true
 }
 
-/// Receives whole partitions, a few at a time, within the share of a core that is set. `waits` for peers that
-/// move rows to other trees.
+/// Receives whole partitions, a few at a time, within the configured share of a core. `waits`:
+/// whether to wait for peers that are moving rows to other trees.
 async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
     tracing::info!(partitions = missing.len(), "filling from the other home replicas");
     let progress = Progress::start(missing.len());
@@ -130,7 +131,7 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
     }
 }
 
-/// Merges one partition with every other home replica. Whether all that they hold is here.
+/// Merges one partition with every other home replica. Returns whether all that they hold is here.
 async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> bool {
     let ns = node.buckets.placement().ns().clone();
     let each = ns.each();
@@ -146,17 +147,17 @@ async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> 
 /// How a partition is received.
 #[derive(Clone, Copy, Debug)]
 struct Receiving {
-    /// The n of all buckets by which its trees are.
+    /// Hash of the n of all buckets by which its trees are built.
     ns: u64,
-    /// Whether peers that move rows to other trees are waited for.
+    /// Whether to wait for peers that are moving rows to other trees.
     waits: bool,
 }
 
-/// Merges some trees of a partition with all its other home replicas. Whether all that they hold is here,
-/// or is noted as in doubt.
+/// Merges some trees of a partition with all its other home replicas. Returns whether all that they
+/// hold is here, or is noted as doubtful.
 ///
-/// One that lacks most is streamed whole from the first of them; with all of them the trees are compared
-/// then, so that what they have in common crosses the network once.
+/// If most of it is missing it is first streamed whole from the first of them; then the trees are
+/// compared with all of them, so that rows they share cross the network once.
 async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiving) -> bool {
     let mine = trees.iter().copied().filter(|tree| is_home(node, node.me, *tree));
     let mine: Vec<Tree> = mine.collect();
@@ -186,19 +187,20 @@ async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiv
     true
 }
 
-/// Compares trees with a peer. Whether all that it holds is here, except for what it cannot give.
+/// Compares trees with a peer. Returns whether all that it holds is here, except for what it cannot
+/// give.
 async fn compare(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> bool {
     for tree in trees {
         let summary = mend_tree(talk, *tree, why).await;
         if !summary.has_all() {
-            tracing::debug!(?tree, ?summary, "not all of a peer's rows came; tried again soon");
+            tracing::debug!(?tree, ?summary, "did not receive all of a peer's rows; retrying soon");
             return false;
         }
     }
     true
 }
 
-/// Notes keys that a peer cannot give, durably. Whether there was room.
+/// Notes keys that a peer cannot give, durably. Returns whether there was room.
 async fn note_doubtful(node: &Arc<Node>, keys: Vec<Key>) -> bool {
     if keys.is_empty() {
         return true;
@@ -229,7 +231,7 @@ async fn ask_again(node: &Arc<Node>) {
         let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
         let is_down = node.peers.down().iter().any(|down| homes.contains(down));
         if is_down || began.elapsed() >= DOUBTFUL_EVERY {
-            continue; // the next time
+            continue; // retried later
         }
         let mut has_all = true;
         if homes.contains(&node.me) {
@@ -249,12 +251,12 @@ async fn ask_again(node: &Arc<Node>) {
         node.filled.doubtful.change(&node.store, &[], |key| here.contains(key))
     });
     match taken_out.await {
-        Ok(_) => tracing::info!(count, "keys that peers could not give are complete now"),
+        Ok(_) => tracing::info!(count, "doubtful keys are complete now"),
         Err(error) => tracing::warn!(%error, "could not record that keys are complete"),
     }
 }
 
-/// Says now and then how far the filling is.
+/// Logs the progress of filling now and then.
 struct Progress {
     partitions: usize,
     began: Instant,
@@ -276,17 +278,17 @@ impl Progress {
     }
 }
 
-/// What of buckets whose n was raised has been received, each as long as its n does not change: what is begun
-/// again goes on where it was.
+/// What has been received of buckets whose n was raised, valid as long as that n does not change:
+/// an interrupted fill resumes where it was.
 #[derive(Default)]
 struct Raises {
-    /// By bucket and by its last change.
+    /// By bucket and its last change.
     received: BTreeSet<(Bucket, u64, Partition)>,
     began: Option<Instant>,
 }
 
 impl Raises {
-    /// Receives what is missing of all such buckets, as far as it can be had now.
+    /// Receives what is missing of all such buckets, as far as it is available now.
     async fn fill(&mut self, node: &Arc<Node>) {
         let raised = node.buckets.raised();
         if raised.is_empty() {
@@ -299,7 +301,8 @@ impl Raises {
         }
     }
 
-    /// Receives the partitions of a bucket of which this node became a home replica when n was raised.
+    /// Receives the partitions of a bucket of which this node became a home replica when n was
+    /// raised.
     async fn fill_bucket(&mut self, node: &Arc<Node>, bucket: Bucket, before: u16, waits: bool) {
         let (ns, changed) = {
             let placement = node.buckets.placement();
@@ -335,7 +338,7 @@ impl Raises {
                 left,
                 "the bucket's new replicas are filling"
             );
-            return; // tried again soon
+            return; // retried soon
         }
         tracing::info!(bucket = bucket.as_str(), before, n, "the bucket's new replicas are filled");
         let done = move |node: &Node| node.buckets.fetched(&node.store, &bucket, before, changed);
@@ -345,8 +348,8 @@ impl Raises {
     }
 }
 
-/// Merges what another node holds, page by page: the next one travels while one is merged. Returns
-/// whether all of it came and is kept.
+/// Merges what another node holds, page by page: the next page is in flight while one is merged.
+/// Returns whether all of it arrived and is durable.
 async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
     let Some(mut page) = fetch_page(node, from, rows, None).await else { return false };
     while let Some(last) = page.last.take() {
@@ -360,9 +363,9 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
     node.store.durable().await.is_ok()
 }
 
-/// Rows of which this node is a home replica, and the last key of the page, `None` if it is the end.
+/// Rows of which this node is a home replica, and the last key of the page, `None` at the end.
 struct Page {
-    /// Since when they may have been as they are.
+    /// The earliest time at which they may have been read.
     read_at: Millis,
     rows: Vec<(Key, Bytes)>,
     last: Option<Key>,
@@ -385,11 +388,12 @@ async fn fetch_page(
     Some(Page { read_at, rows, last })
 }
 
-/// Merges a page when there is time for it. Whether all of it was, or is noted as in doubt: what has waited
-/// too long, until a reaped key could come back with it, is not.
+/// Merges a page as the throttle allows. Returns whether all of it was merged or noted as doubtful:
+/// rows that have waited so long that a reaped key could come back with them are not merged.
 async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes)>) -> bool {
     while !rows.is_empty() {
-        // One batch a turn, a fraction of a millisecond: whoever needs the processor waits until it is over.
+        // One batch a turn, a fraction of a millisecond: client requests never wait longer for the
+        // processor.
         let rest = rows.split_off(MERGE_BATCH_ROWS.min(rows.len()));
         let some = std::mem::replace(&mut rows, rest);
         let merge = move |node: &Node| {
@@ -406,7 +410,7 @@ async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes
                 }
             }
             Ok(None) => {
-                tracing::warn!("rows that were fetched had waited too long to be merged");
+                tracing::warn!("discarded fetched rows that had waited too long to be merged");
                 return false;
             }
             Err(error) => {
@@ -418,7 +422,7 @@ async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes
     true
 }
 
-/// Merges some rows. Which of them came damaged. Blocks.
+/// Merges some rows. Returns the keys of those that arrived damaged. Blocks.
 fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: Millis) -> Result<Vec<Key>, Error> {
     let merge = |rows: Vec<(Key, Bytes)>| {
         let place = |(key, object)| (node.home(&key), key, object);
@@ -428,7 +432,7 @@ fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: Millis) -> Result<Vec<K
         Err(Error::Damaged { .. }) => {}
         merged => return merged.map(|_| Vec::new()),
     }
-    // Seldom: only now is it worth while to look which.
+    // Rare, so only now is it worth finding out which.
     let is_whole = |(_, object): &(Key, Bytes)| Object::decode(object.clone()).is_ok();
     let (whole, broken): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_whole);
     merge(whole)?;

@@ -21,7 +21,7 @@ pub(crate) struct FillState {
 }
 
 impl FillState {
-    /// Reads what this node has recorded; without a record nothing is ready.
+    /// Loads what this node has recorded; without a record nothing is ready.
     ///
     /// # Errors
     /// [`StartError`] if the record cannot be read.
@@ -49,17 +49,18 @@ impl FillState {
         self.complete.load(Acquire)
     }
 
-    /// Whether other home replicas hold something of a key that they could not give.
+    /// Whether a key is doubtful: another home replica holds something of it but could not give it.
     pub(crate) fn is_doubtful(&self, key: &Key) -> bool {
         self.doubtful.has(key)
     }
 
-    /// All such keys.
+    /// All doubtful keys.
     pub(crate) fn doubtful(&self) -> Vec<Key> {
         self.doubtful.all()
     }
 
-    /// Records that every partition is ready (a cluster is being formed) or none (joining one).
+    /// Records that every partition is ready (when a cluster is formed) or none is (when this node
+    /// joins one).
     ///
     /// # Errors
     /// The store's, if the record cannot be made durable.
@@ -71,7 +72,7 @@ impl FillState {
         self.record(store)
     }
 
-    /// A partition is received; [`FillState::record`] makes that durable.
+    /// A partition was received; [`FillState::record`] makes that durable.
     pub(super) fn mark(&self, partition: Partition) {
         if let Some(ready) = self.ready.get(usize::from(partition.0)) {
             ready.store(true, Release);
@@ -87,12 +88,12 @@ impl FillState {
         Ok(())
     }
 
-    /// How many partitions were not received yet.
+    /// How many partitions have not been received yet.
     pub(crate) fn missing_count(&self) -> usize {
         if self.is_complete() { 0 } else { self.missing().len() }
     }
 
-    /// The partitions that were not received yet.
+    /// The partitions that have not been received yet.
     pub(crate) fn missing(&self) -> Vec<Partition> {
         let partitions = (0..self.ready.len()).map(|p| Partition(p as u16));
         partitions.filter(|p| !self.is_ready(*p)).collect()

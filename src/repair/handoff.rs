@@ -1,10 +1,10 @@
-//! Hinted handoff: brings hints to their home replica when it is back.
+//! Hinted handoff: delivers hints to their home replica when it is back.
 //!
-//! Hints are merged state keyed by (target, key). A pass goes over all hints for one target in pages: before
-//! each, the target says how many it takes. A row is deleted only when the target acknowledged it, and
-//! only if its version is still the one that was sent; whatever did not arrive is left for the next
-//! pass. Nothing waits for a single hint: one that cannot be delivered does not hold the others up.
-//! Source: DeCandia et al. (SOSP 2007), section 4.6.
+//! Hints are merged state keyed by (target, key). A pass goes over all hints for one target in
+//! pages: before each, the target says how many it accepts. A hint is deleted only when the target
+//! has acknowledged it, and only if its version is still the one that was sent; anything not
+//! acknowledged is retried by the next pass. Hints that cannot be delivered do not hold up the
+//! others. Source: DeCandia et al. (SOSP 2007), section 4.6.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,13 +27,13 @@ use crate::repair::hints::ROOM_ROWS_MAX;
 
 /// Bytes of hints in flight to one target (a single larger one still goes).
 const PAGE_BYTES_MAX: usize = 64 << 10;
-/// How often a node looks whether there are hints to deliver.
+/// How often a node checks whether there are hints to deliver.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// The longest wait after passes that left something.
+/// The longest back-off after passes that left hints.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
-/// How often a node looks how old its hints are.
+/// How often a node checks the age of its hints.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
-/// Of how many old hints the partitions are marked at a time, and the bytes of them that are read.
+/// How many old hints have their partitions marked at a time, and the bytes that are read for it.
 const ALARM_ROWS_MAX: usize = 1024;
 const ALARM_BYTES_MAX: usize = 4 << 20;
 
@@ -63,14 +63,14 @@ pub(crate) async fn run(node: Arc<Node>, target: NodeId) {
             retry_after = LOOK_EVERY;
             continue;
         }
-        // The target takes nothing, or not this: asking again and again would help neither.
+        // The target accepts nothing, or not these: back off.
         retry_after = if pass.delivered > 0 { LOOK_EVERY } else { retry_after * 2 };
         retry_after = retry_after.min(RETRY_AFTER_MAX);
         tokio::time::sleep(retry_after).await;
     }
 }
 
-/// Warns of hints that are older than they should become, and has their partitions compared.
+/// Warns of hints that are older than they should be, and has their partitions compared.
 async fn alarm(node: &Arc<Node>, target: NodeId) {
     if node.store.hint_bytes() == 0 {
         return;
@@ -95,7 +95,7 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
             tracing::warn!(%target, age_ms, "hints have been waiting for this node for too long");
         }
         Ok(None) => {}
-        Err(error) => tracing::error!(%error, %target, "the age of hints cannot be read"),
+        Err(error) => tracing::error!(%error, %target, "could not read the age of hints"),
     }
 }
 
@@ -103,23 +103,23 @@ fn is_up(node: &Node, target: NodeId) -> bool {
     node.peers.health(target).is_some_and(|health| health.state() == State::Up)
 }
 
-/// What one pass over the hints for a target came to.
+/// The result of one pass over the hints for a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pass {
-    /// Hints that arrived.
+    /// Hints that were acknowledged.
     delivered: usize,
     /// Hints that were sent and not acknowledged, or cannot be sent.
     left: usize,
-    /// Whether all hints were looked at.
+    /// Whether all hints were visited.
     reached_end: bool,
 }
 
-/// One pass, as far as it gets: it ends early when the target is down or has no room.
+/// One pass; it ends early when the target is down or has no room.
 async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
     let mut pass = Pass { reached_end: node.store.hint_bytes() == 0, ..Pass::default() };
     let mut after = None;
     while !pass.reached_end && is_up(node, target) {
-        // Before the rows are read: see `protocol::reap`.
+        // Taken before the rows are read: see `protocol::reap`.
         let read_at = node.now();
         let from = after.clone();
         let page = work::run_throttled(node, throttle(node), move |node| {
@@ -128,7 +128,7 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
         let mut rows = match page.await {
             Ok(rows) => rows,
             Err(error) => {
-                tracing::error!(%error, %target, "hints cannot be read");
+                tracing::error!(%error, %target, "could not read hints");
                 return pass;
             }
         };
@@ -150,7 +150,7 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
     pass
 }
 
-/// How many hints the target takes now; 0 if it does not say.
+/// How many hints the target accepts now; 0 if it does not answer.
 async fn ask_room(node: &Arc<Node>, target: NodeId) -> usize {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     let heard = node.peers.ask(target, Message::Room, timeout).await;
@@ -160,7 +160,7 @@ async fn ask_room(node: &Arc<Node>, target: NodeId) -> usize {
     }
 }
 
-/// Sends a page of hints and deletes those that arrived. Returns how many did.
+/// Sends a page of hints and deletes those that were acknowledged. Returns how many were.
 async fn deliver_page(
     node: &Arc<Node>,
     target: NodeId,
@@ -172,7 +172,7 @@ async fn deliver_page(
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
-            tracing::error!(?key, %target, "a hint is damaged and stays");
+            tracing::error!(?key, %target, "a hint is damaged and is kept");
             continue;
         };
         versions.push((key.clone(), version));
@@ -185,7 +185,7 @@ async fn deliver_page(
     let refused = match heard.into_reply().map(|reply| reply.head) {
         Some(Reply::Delivered { refused }) => refused,
         Some(Reply::Refused(why)) => {
-            tracing::warn!(%target, %why, "the target refuses hints; they stay");
+            tracing::warn!(%target, %why, "the target refuses hints; they are kept");
             return 0;
         }
         Some(_) | None => return 0,
@@ -193,14 +193,14 @@ async fn deliver_page(
     if let Some((place, why)) = refused.first()
         && let Some((key, _)) = versions.get(usize::from(*place))
     {
-        tracing::warn!(?key, %target, %why, "the target refuses hints, such as this one; they stay");
+        tracing::warn!(?key, %target, %why, "the target refuses hints, such as this one; they are kept");
     }
     let refused: BTreeSet<usize> = refused.iter().map(|(place, _)| usize::from(*place)).collect();
     let arrived = versions.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));
     let arrived: Vec<(Key, Version)> = arrived.map(|(_, hint)| hint).collect();
     let delivered = arrived.len();
     let dropped = work::run_throttled(node, throttle(node), move |node| {
-        // First: whoever confirms a tombstone from now on knows of these drops.
+        // Recorded before the drop: every confirmation of a tombstone from now on accounts for it.
         for (key, _) in &arrived {
             node.last_drop.record(node.partition(key), node.uptime());
         }
@@ -212,7 +212,7 @@ async fn deliver_page(
     delivered
 }
 
-/// Handing over and comparing share what a node may spend to bring others up to date.
+/// Handoff and anti-entropy share one budget for bringing other nodes up to date.
 fn throttle(node: &Node) -> &Throttle {
     &node.anti_entropy.throttle
 }

@@ -1,4 +1,4 @@
-//! How far the hints that this node keeps were delivered (see `crate::repair::hints`).
+//! How far the hints that this node keeps have been delivered (see `crate::repair::hints`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -9,22 +9,22 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
 use serde::{Deserialize, Serialize};
 
-/// How long a stalled write makes a node a busy one.
+/// How long after a stalled write the node counts as busy, in milliseconds.
 const STALLED_MS: u64 = 1_000;
 
-/// How far hints were delivered, and how busy the node was of late.
+/// How far hints have been delivered, and whether the node was busy recently.
 pub(crate) struct Hints {
     nonce: u64,
-    /// The last mark that was given out.
+    /// The last mark that was handed out.
     last: AtomicU64,
     /// By target: marks up to this one are settled.
     settled: BTreeMap<NodeId, AtomicU64>,
-    /// Stalled writes at the last look, and until when they count.
+    /// Stalled writes counted at the last check, and until when the node counts as busy.
     stalls: Mutex<(u64, Millis)>,
 }
 
 impl Hints {
-    /// Nothing is marked yet.
+    /// Starts without marks.
     pub(crate) fn new(targets: impl Iterator<Item = NodeId>) -> Self {
         Self {
             nonce: rand::random(),
@@ -39,20 +39,21 @@ impl Hints {
         Mark { nonce: self.nonce, number: self.last.fetch_add(1, SeqCst) + 1 }
     }
 
-    /// The last mark given: what a pass that begins now will settle.
+    /// The last mark handed out: what a pass that begins now will settle.
     pub(crate) fn last(&self) -> u64 {
         self.last.load(SeqCst)
     }
 
-    /// A pass that began after this mark was given has brought the target all that it found.
+    /// A pass that began after this mark was handed out has delivered all hints it found for the
+    /// target.
     pub(crate) fn settle(&self, target: NodeId, number: u64) {
         if let Some(settled) = self.settled.get(&target) {
             settled.fetch_max(number, SeqCst);
         }
     }
 
-    /// Of the nodes that hints are kept for, those to which not all of a mark are delivered; `None` if
-    /// this start of the node did not give the mark.
+    /// Of the nodes that hints are kept for, those with undelivered hints from before the mark;
+    /// `None` if the mark was not handed out by this process.
     pub(crate) fn undelivered(&self, mark: Mark, kept: &[NodeId]) -> Option<Vec<NodeId>> {
         if mark.nonce != self.nonce || mark.number > self.last() {
             return None;
@@ -73,10 +74,10 @@ impl Hints {
     }
 }
 
-/// What one node gave out.
+/// A mark of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// The start of the node.
+    /// Identifies the start of the node.
     pub(crate) nonce: u64,
     /// The number.
     pub(crate) number: u64,

@@ -1,10 +1,12 @@
-//! What this node knows of the hints it keeps: how far they have been delivered, and how many of others'
-//! it has room for. And sync points, which ask all nodes whether the hints of a moment are delivered.
+//! What this node knows of the hints it keeps: how far they have been delivered, and how many hints
+//! of other nodes it can accept. Also sync points, which ask all nodes whether the hints of a
+//! moment have been delivered.
 //!
-//! A *mark* is a number that a node gives out. A pass of handoff over all hints for a target that began
-//! after a mark was given, and brought every hint that it found, settles the mark for that target: each
-//! hint kept when the mark was given was either found or delivered before. A target without hints is
-//! settled too. Marks live as long as the process: the nonce tells those of another start apart.
+//! A *mark* is a number that a node hands out. A handoff pass over all hints for a target that
+//! began after a mark was handed out, and delivered every hint it found, settles the mark for that
+//! target: each hint kept at the time of the mark was either found or delivered earlier. A target
+//! without hints is settled too. Marks live as long as the process: a nonce tells those of
+//! different starts apart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,12 +25,13 @@ use crate::node::{Node, record};
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 use crate::repair::hint_marks::Mark;
 
-/// The most hints that a node takes at a time from one that keeps some for it.
+/// The most hints that a node accepts at a time from one node.
 pub(crate) const ROOM_ROWS_MAX: usize = 256;
-/// What a node takes that has a lot to do: handoff goes on, slowly, however long that lasts.
+/// How many hints an overloaded node accepts: handoff continues slowly, however long the load
+/// lasts.
 const ROOM_ROWS_BUSY: usize = 8;
 
-/// How many hints this node takes now; 0 for "ask later".
+/// How many hints this node accepts now; 0 for "ask later".
 pub(crate) fn room(node: &Node) -> u32 {
     let max = node.config.limits.operations_max.max(1);
     let free = max.saturating_sub(node.admission.operations());
@@ -38,14 +41,15 @@ pub(crate) fn room(node: &Node) -> u32 {
     if node.hints.is_stalled(node.store.stats().stalls, node.uptime()) {
         return ROOM_ROWS_BUSY as u32;
     }
-    // One piece of merging beside a load that fills the machine: the sender waits while it is paid for.
+    // One batch of merging even on a fully loaded machine: the sender waits while the throttle
+    // rests.
     (ROOM_ROWS_MAX * free / max / node.fill_throttle.price_factor()).max(ROOM_ROWS_BUSY) as u32
 }
 
-/// The hints that this node keeps for one other.
+/// The hints that this node keeps for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// For whom.
+    /// The node they are for.
     pub(crate) target: NodeId,
     /// How many keys.
     pub(crate) keys: u64,
@@ -79,7 +83,8 @@ async fn targets(node: &Arc<Node>) -> Result<Vec<NodeId>, quorate_storage::Error
     Ok(found.into_iter().map(|(target, _, _)| target).collect())
 }
 
-/// To whom not all hints of a mark are delivered: [`Reply::Undelivered`], or why this node cannot say.
+/// The targets to which not all hints of a mark are delivered: [`Reply::Undelivered`], or why this
+/// node cannot tell.
 pub(crate) async fn undelivered(node: &Arc<Node>, mark: Mark) -> Reply {
     match targets(node).await {
         Ok(kept) => Reply::Undelivered { targets: node.hints.undelivered(mark, &kept) },
@@ -87,28 +92,28 @@ pub(crate) async fn undelivered(node: &Arc<Node>, mark: Mark) -> Reply {
     }
 }
 
-/// The marks of all nodes, of about one moment.
+/// The marks of all nodes, taken at about the same moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SyncPoint {
-    /// By node; `None` if it did not answer: what it keeps is not known.
+    /// By node; `None` if it did not answer, so that its hints are unknown.
     pub(crate) marks: BTreeMap<NodeId, Option<Mark>>,
 }
 
-/// How far the hints of a sync point were delivered.
+/// How far the hints of a sync point have been delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// Node that keeps hints, node it keeps them for: not all are delivered.
+    /// Pairs (node that keeps hints, their target) that are not fully delivered.
     pub(crate) pending: Vec<(NodeId, NodeId)>,
-    /// Nodes that cannot be asked now, or could not when the point was made.
+    /// Nodes that do not answer now, or did not when the point was made.
     pub(crate) unreachable: Vec<NodeId>,
-    /// Nodes that were started anew since: they do not know any more what they kept.
+    /// Nodes that have restarted since: they no longer know what they kept.
     pub(crate) restarted: Vec<NodeId>,
 }
 
-/// Why a text names no sync point.
+/// Why an id is not a sync point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SyncPointError {
-    /// Not the form of an id.
+    /// Not in the form of an id.
     #[error("the id is damaged or cut short; send it back exactly as it was given")]
     Damaged,
     /// No node of this cluster made it.
@@ -118,7 +123,7 @@ pub(crate) enum SyncPointError {
 
 const ID_VERSION: u8 = 1;
 const MAC_BYTES: usize = 16;
-/// The longest id that is looked at, in characters: 255 nodes need far less.
+/// The longest id that is parsed, in characters: 255 nodes need far less.
 const ID_CHARS_MAX: usize = 32 << 10;
 
 impl SyncPoint {
@@ -140,10 +145,10 @@ impl SyncPoint {
         self.marks.iter().filter(|(_, mark)| mark.is_none()).map(|(node, _)| *node).collect()
     }
 
-    /// Asks every node how far it got.
+    /// Asks every node for its progress.
     ///
     /// # Errors
-    /// The own store's.
+    /// This node's own store's.
     pub(crate) async fn delivery(
         &self,
         node: &Arc<Node>,
@@ -179,8 +184,8 @@ impl SyncPoint {
         Ok(delivery)
     }
 
-    /// The point as text, which any node of the cluster can read back: base64url of
-    /// `version 1 | MAC 16 | postcard`.
+    /// The point as text that any node of the cluster can decode: base64url of `version 1 | MAC 16
+    /// | postcard`.
     pub(crate) fn id(&self, secret: &[u8; 32]) -> String {
         let body = record::encoded(self);
         let mut id = vec![ID_VERSION];
@@ -189,7 +194,7 @@ impl SyncPoint {
         URL_SAFE_NO_PAD.encode(id)
     }
 
-    /// Reads an id back that was made under one of the cluster's keys.
+    /// Decodes an id that was made under one of the cluster's keys.
     ///
     /// # Errors
     /// [`SyncPointError`].

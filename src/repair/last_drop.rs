@@ -1,24 +1,25 @@
-//! When this node last dropped something that it held for others: a copy may still be in flight then.
+//! When this node last dropped something that it held for another node: a copy may still be in
+//! flight then.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::stamp::Millis;
 
-/// Since when this node has dropped nothing that it held for others, by partition.
+/// Per partition, since when this node has dropped nothing that it held for others.
 pub(crate) struct LastDrop {
     /// Uptimes in milliseconds.
     since_ms: Vec<AtomicU64>,
 }
 
 impl LastDrop {
-    /// A node that starts: whatever it held before, it held until now.
+    /// A fresh start counts as a drop: the process before may have dropped something just before it
+    /// ended.
     pub(crate) fn new(partitions: u32) -> Self {
         Self { since_ms: (0..partitions).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// A hint or a row that the node no longer owns is about to be dropped: a copy of it may still be on
-    /// its way somewhere.
+    /// A hint or an unowned row is about to be dropped: a copy of it may still be in flight.
     pub(crate) fn record(&self, partition: Partition, uptime: Millis) {
         if let Some(since_ms) = self.since_ms.get(usize::from(partition.0)) {
             since_ms.fetch_max(uptime.0, SeqCst);

@@ -1,4 +1,5 @@
-//! What makes replicas alike again: handoff of hints, anti-entropy, filling, moving rows, reaping.
+//! What makes replicas converge: handoff of hints, anti-entropy, filling, reassigning rows,
+//! reaping.
 
 pub(crate) mod anti_entropy;
 pub(crate) mod delivery;

@@ -1,8 +1,9 @@
-//! Forgets deletes: proves that tombstones cover everything there is of their keys, then deletes them
-//! everywhere (`protocol::reap` says what is proof).
+//! Reaps tombstones: proves that they cover every remaining copy of their keys, then deletes them
+//! everywhere (`protocol::reap` defines the proof).
 //!
-//! Each partition's first node looks for tombstones older than the grace, asks *every* node of the cluster
-//! to confirm them, and tells all to delete what all confirmed. With one node away nothing is reaped.
+//! Each partition's first node looks for tombstones older than the grace, asks *every* node of the
+//! cluster to confirm them, and tells all to delete what all confirmed. While any node is away
+//! nothing is reaped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -33,7 +34,8 @@ pub(crate) async fn run(node: Arc<Node>) {
         let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
         let is_mine = |p: &Partition| node.layout.preference_list(*p).first() == Some(&node.me);
         for partition in partitions.filter(is_mine) {
-            // The count first: few partitions have any, and the others cost a look at every peer.
+            // The count first: few partitions have tombstones, and for the others peer state is not
+            // checked.
             let has_any = node.store.tombstone_count(partition) > 0;
             if has_any && node.peers.down().is_empty() && node.graces_agree() {
                 reap_partition(&node, partition).await;
@@ -72,7 +74,7 @@ async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, V
         round.on_confirmed(node.me, &which);
     }
     if round.is_over() && round.proven().is_empty() && node.layout.node_count() > 1 {
-        return Vec::new(); // nothing is left to ask the others
+        return Vec::new(); // nothing is left to ask the other nodes about
     }
     let question = Message::Confirm { tombstones };
     for (peer, reply) in ask_all(node, question).await {
@@ -84,7 +86,7 @@ async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, V
 }
 
 async fn reap_everywhere(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) {
-    // The others first: a tombstone that only this node misses comes back from them, and is seen again.
+    // Peers first: a tombstone that only this node lacks comes back from them, and is reaped again.
     ask_all(node, Message::Reap { tombstones: tombstones.clone() }).await;
     if let Err(error) = reap_here(node, tombstones).await {
         tracing::warn!(%error, "could not delete proven tombstones");
@@ -93,12 +95,12 @@ async fn reap_everywhere(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) {
 
 async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Reply>)> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    // Half of the grace is for clocks that disagree and for this round.
+    // Half of the grace covers clock differences and this round.
     let timeout = timeout.min(Duration::from_millis(node.config.deletes.grace_ms / 8));
     node.peers.ask_each(&question, timeout).await
 }
 
-/// Says which tombstones this node confirms.
+/// Answers which tombstones this node confirms.
 pub(crate) async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
     if !node.generation.is_admitted() {
         return Reply::NotFilled;
@@ -112,7 +114,7 @@ pub(crate) async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -
     }
 }
 
-/// Deletes proven tombstones that are still so.
+/// Deletes proven tombstones whose rows are unchanged.
 pub(crate) async fn reap(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
     match reap_here(node, tombstones).await {
         Ok(rows) => Reply::Reaped { rows },
@@ -133,7 +135,7 @@ async fn confirm_all(
         tombstones.iter().map(confirm).collect::<Result<Vec<bool>, Error>>()
     });
     let which = which.await?;
-    node.store.durable().await?; // what was read is what a restart will find
+    node.store.durable().await?; // what was read here would also be found after a restart
     Ok(which)
 }
 
@@ -141,7 +143,7 @@ fn facts(node: &Node, key: &Key, now: Millis) -> Result<Facts, Error> {
     Facts::gather(&Look { node, key, now })
 }
 
-/// This node's own evidence of a key.
+/// This node's evidence about one key.
 struct Look<'a> {
     node: &'a Node,
     key: &'a Key,

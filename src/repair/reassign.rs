@@ -1,11 +1,12 @@
-//! Walks over rows, slowly, to keep what follows from bucket properties and from the disk true:
+//! Slow scans over all rows, which keep derived state consistent with bucket properties and the
+//! disk:
 //!
 //! * rows are counted in the Merkle tree of their bucket's n (after n was changed);
-//! * rows that this node does not own are returned to those that do (`crate::repair::unowned`);
-//! * the trees say what the rows say (the *scrub*): differences are counted and mended.
+//! * rows that this node does not own are returned to their owners (`crate::repair::unowned`);
+//! * trees match the rows (the *scrub*): differences are counted and repaired.
 //!
-//! Nothing else waits for these walks: trees are compared and partitions are filled all the while, and what
-//! rows in the wrong tree mean for that is said in `protocol::sweep`.
+//! Nothing else waits for these scans: trees are compared and partitions are filled at the same
+//! time, and `protocol::sweep` says what rows in the wrong tree mean for that.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,13 +22,13 @@ use crate::background::work;
 use crate::node::Node;
 use crate::repair::unowned;
 
-/// How often a node looks whether bucket properties changed.
+/// How often a node checks whether bucket properties changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long a node waits when its rows could not be moved.
+/// How long a node waits before it retries to move rows.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Rows that are looked at together.
+/// Rows that are processed together.
 const STEP_ROWS_MAX: usize = 512;
-/// How long one step goes on.
+/// The longest time that one step runs before other background work gets a turn.
 const STEP_TIME: Duration = Duration::from_millis(20);
 
 /// Keeps rows where they belong, for as long as the node runs.
@@ -44,7 +45,7 @@ async fn settle(node: &Arc<Node>) {
         while let Ok(Some(pass)) = work::run(node, |node| Ok(node.buckets.pass(&node.store))).await
         {
             if let Err(error) = carry_out(node, pass).await {
-                tracing::warn!(%error, "could not move all rows to their trees; tried again soon");
+                tracing::warn!(%error, "could not move all rows to their trees; retrying soon");
                 tokio::time::sleep(RETRY_AFTER).await;
                 break;
             }
@@ -52,7 +53,7 @@ async fn settle(node: &Arc<Node>) {
     }
 }
 
-/// One pass from its beginning to its record.
+/// One pass, from its start to its record.
 async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
     match &pass.rows {
         Rows::All => move_all(node).await?,
@@ -61,7 +62,7 @@ async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
     work::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
 }
 
-/// Where a walk over all rows goes on.
+/// Where a scan over all rows continues.
 type At = (Partition, Option<Key>);
 
 async fn move_all(node: &Arc<Node>) -> Result<(), Error> {
@@ -73,7 +74,7 @@ async fn move_all(node: &Arc<Node>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves rows for a while. Says where to go on, nowhere at the end. Blocks.
+/// Moves rows for one step. Returns where to continue, `None` at the end. Blocks.
 fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, Error> {
     let began = Instant::now();
     while u32::from(partition.0) < node.layout.partitions() {
@@ -101,18 +102,18 @@ async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves rows of one bucket for a while. Says where to go on, nowhere at the end. Blocks.
+/// Moves rows of one bucket for one step. Returns where to continue, `None` at the end. Blocks.
 fn move_some_of(node: &Node, bucket: &Bucket, mut from: Onward) -> Result<Option<Onward>, Error> {
     let began = Instant::now();
     while began.elapsed() < STEP_TIME {
-        // Few at a time: the row of each is read.
+        // Few at a time: each row is read.
         let rows_max = STEP_ROWS_MAX / 16;
         let (keys, next) = node.store.home_keys(Some(bucket.as_str()), &from, rows_max)?;
         for key in keys {
             match node.store.retree(&key, node.tree(&key)) {
                 Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
                 Err(Error::Damaged { what, reason }) => {
-                    tracing::error!(what, reason, "a row is damaged and stays where it is");
+                    tracing::error!(what, reason, "a damaged row was not moved");
                 }
                 Err(error) => return Err(error),
             }
@@ -123,7 +124,7 @@ fn move_some_of(node: &Node, bucket: &Bucket, mut from: Onward) -> Result<Option
     Ok(Some(from))
 }
 
-/// Compares the trees with the rows, one partition after the other, spread over the interval.
+/// Compares the trees with the rows, one partition after another, spread over the interval.
 pub(crate) async fn scrub(node: Arc<Node>) {
     let scrub_ms = node.config.anti_entropy.scrub_ms;
     if scrub_ms == 0 {
@@ -142,8 +143,8 @@ pub(crate) async fn scrub(node: Arc<Node>) {
     }
 }
 
-/// Recomputes the trees of one partition, a few leaves at a time: others who repair take turns with it. How
-/// much was wrong.
+/// Recomputes the trees of one partition, a few leaves at a time, taking turns with other repair.
+/// Returns how much was wrong.
 pub(crate) async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u64 {
     let (mut found, mut from) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
     while let Some(at) = from {
@@ -162,13 +163,13 @@ pub(crate) async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u
             }
         }
     }
-    // Rows may just be on their way to another tree.
+    // Rows may just be moving to another tree.
     node.swept.moved.fetch_add(found.moved_rows, Relaxed);
     let wrong = found.mended() - found.moved_rows;
     node.swept.scrubbed.fetch_add(1, Relaxed);
     node.swept.wrong_leaves.fetch_add(wrong, Relaxed);
     if wrong > 0 {
-        tracing::error!(partition = partition.0, wrong, "mended leaves and index entries");
+        tracing::error!(partition = partition.0, wrong, "repaired wrong leaves and index entries");
         node.anti_entropy.mark_dirty(partition);
     }
     wrong

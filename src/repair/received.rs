@@ -1,5 +1,5 @@
-//! Which partitions that were merged with all other home replicas are thereby received: asks those replicas
-//! what they hold, and leaves the judgement to `protocol::received`.
+//! Decides which partitions count as received once they are merged with all other home replicas:
+//! asks those replicas what they hold, and leaves the judgement to `protocol::received`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use quorate_protocol::received::{Holdings, Received, received};
 
 use crate::node::Node;
 
-/// What became of partitions that were merged with all other home replicas.
+/// The verdict on partitions that were merged with all other home replicas.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
     /// They are received.
@@ -23,8 +23,8 @@ pub(crate) struct Judged {
     pub(crate) lost: usize,
 }
 
-/// Judges them by what their home replicas say they hold now, after the merge: one that has lost its disk
-/// meanwhile says so.
+/// Judges them by what their home replicas report after the merge: one that lost its disk in the
+/// meantime reports that.
 pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
     let mut judged = Judged::default();
     if merged.is_empty() {
@@ -41,7 +41,7 @@ pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
         let others = homes.iter().filter(|home| **home != node.me);
         let others: Option<Vec<_>> =
             others.map(|home| holdings.get(home).map(|holdings| holdings.of(*partition))).collect();
-        let Some(others) = others else { continue }; // one did not answer: merged again soon
+        let Some(others) = others else { continue }; // a replica did not answer: retried soon
         match received(mine.of(*partition), others) {
             Received::Yes => judged.received.push(*partition),
             Received::Undecided => judged.undecided += 1,
@@ -51,7 +51,7 @@ pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
     judged
 }
 
-/// What the peers that answer hold.
+/// Asks all peers what they hold; those that do not answer are missing.
 async fn ask_all(node: &Arc<Node>) -> BTreeMap<NodeId, Holdings> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let hello = Message::Hello { status: Box::new(node.status()) };

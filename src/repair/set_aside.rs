@@ -1,4 +1,4 @@
-//! The rows that this node has set aside, opened (see `crate::repair::distrusted`).
+//! The rows that this node has set aside, opened as stores (see `crate::repair::distrusted`).
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::node::errors::StartError;
 
-/// What was decided and is not done yet.
+/// An operator's decision that is not fully carried out yet.
 pub(super) const DECISION_RECORD: &str = "distrusted_decision";
-/// Memory for the blocks of a set that is looked through once.
+/// Block cache for a set, in bytes: small, since each set is scanned once.
 const SET_CACHE_BYTES: usize = 4 << 20;
 
 /// What this node has set aside.
@@ -22,17 +22,17 @@ pub(crate) struct Distrusted {
     pub(super) decided: Notify,
 }
 
-/// The rows of one start.
+/// The rows set aside by one start.
 pub(super) struct Set {
     pub(super) path: PathBuf,
     pub(super) store: Store,
 }
 
 impl Distrusted {
-    /// Opens what earlier starts have set aside.
+    /// Opens the sets of earlier starts.
     ///
     /// # Errors
-    /// [`StartError::Distrusted`] that names what cannot be read.
+    /// [`StartError::Distrusted`], naming what cannot be read.
     pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
         let error = |path: String, reason: String| StartError::Distrusted { path, reason };
         let paths = sets_aside(&config.data_dir)
@@ -49,7 +49,7 @@ impl Distrusted {
             };
             let store = Store::open(&path, options)
                 .map_err(|why| error(path.display().to_string(), why.to_string()))?;
-            tracing::warn!(set = %path.display(), "rows are set aside: quorate distrusted list");
+            tracing::warn!(set = %path.display(), "rows are set aside; see `quorate distrusted list`");
             sets.push(Arc::new(Set { path, store }));
         }
         Ok(Self { sets: Mutex::new(sets), told: Mutex::default(), decided: Notify::new() })
@@ -64,12 +64,12 @@ impl Distrusted {
         lock(&self.sets).clone()
     }
 
-    /// What is told of them now.
+    /// What is reported of them now.
     pub(super) fn told(&self) -> Told {
         lock(&self.told).clone()
     }
 
-    /// A set is gone.
+    /// A set was removed.
     pub(super) fn forget(&self, gone: &Set) {
         lock(&self.sets).retain(|set| set.path != gone.path);
     }
@@ -83,7 +83,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Forgets a decision that was made before the rows that are now set aside were.
+/// Discards a decision that was made before the rows that are now set aside were.
 ///
 /// # Errors
 /// The store's.

@@ -1,10 +1,11 @@
-//! Rows of which this node is no home replica: it was one until n was lowered, or the row came from somebody
-//! who did not know that yet, or in a hint that was delivered late.
+//! Rows of which this node is no home replica: it was one until n was lowered, or the row came from
+//! a node that did not know that yet, or in a hint that was delivered late.
 //!
-//! Such rows are looked for all the time, by their keys alone and at a low rate, and faster for a while after
-//! n has changed. What is found is brought to all home replicas, many rows at a time: first these say which
-//! versions they have, then each gets what it lacks. A row that all of them hold is dropped
-//! (`protocol::sweep` says when). Rows of which a home replica is down are left for the next time.
+//! Such rows are searched for continuously, by their keys alone and at a low rate, and faster for a
+//! while after n has changed. They are offered to all home replicas, many rows at a time: first
+//! these report which versions they have, then each gets what it lacks. A row that all of them hold
+//! is dropped (`protocol::sweep` says when). Rows of which a home replica is down are left for the
+//! next round.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,19 +26,19 @@ use tokio::time::MissedTickBehavior;
 use crate::background::work;
 use crate::node::Node;
 
-/// How often some keys are looked at.
+/// How often some keys are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Keys that are looked at together: some milliseconds of work.
+/// Keys that are checked together: some milliseconds of work.
 const STEP_KEYS_MAX: usize = 2048;
-/// Rows that are handed over together, and the bytes of them that are on their way at a time (a single larger
+/// Rows that are handed over together, and the bytes of them in flight at a time (a single larger
 /// row still goes).
 const HAND_OVER_ROWS_MAX: usize = 512;
 const HAND_OVER_BYTES_MAX: usize = 1 << 20;
 
-/// A key with what is known of its way home.
+/// A key and the state of its handover.
 type Going = (Key, HandOver);
 
-/// Returns rows for as long as the node runs.
+/// Returns rows to their owners for as long as the node runs.
 pub(crate) async fn run(node: &Arc<Node>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,20 +51,22 @@ pub(crate) async fn run(node: &Arc<Node>) {
     }
 }
 
-/// The walk over the keys of all home rows, over and over.
+/// The repeated scan over the keys of all home rows.
 #[derive(Default)]
 struct Walk {
     from: Onward,
-    /// Unowned rows that were left in this round.
+    /// Unowned rows that could not be dropped in this round.
     left: u64,
-    /// The n of all buckets that the walk knows.
+    /// Hash of the n of all buckets that the scan last saw.
     ns: u64,
-    /// Rounds in which it does not wait: this one, begun before n changed, and a whole one.
+    /// Rounds to run without pauses after n changed: the current one, begun before the change, and
+    /// a full one.
     hurries: u8,
 }
 
 impl Walk {
-    /// Looks at some keys, and returns those that are not this node's. Whether to go on at once.
+    /// Checks some keys, and returns those that are not this node's to their owners. The result
+    /// says whether to continue at once.
     async fn step(&mut self, node: &Arc<Node>) -> bool {
         let ns = node.buckets.placement().ns().hash();
         if ns != self.ns {
@@ -75,7 +78,7 @@ impl Walk {
             match work::run_throttled(node, &node.anti_entropy.throttle, step).await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, "could not look for rows that others own");
+                    tracing::warn!(%error, "could not scan for unowned rows");
                     return false;
                 }
             };
@@ -90,12 +93,12 @@ impl Walk {
             self.left = 0;
             self.hurries = self.hurries.saturating_sub(1);
         }
-        // A round that left something is not repeated at once.
+        // A round that left rows is not repeated at once.
         !is_end && (self.hurries > 0 || dropped > 0)
     }
 }
 
-/// Keys of which this node has a row that it does not own, and where to go on. Blocks.
+/// Keys of rows here that this node does not own, and where to continue. Blocks.
 fn unowned_keys(node: &Node, from: &Onward) -> Result<(Vec<Key>, Option<Onward>), Error> {
     let (mut keys, next) = node.store.home_keys(None, from, STEP_KEYS_MAX)?;
     keys.retain(|key| !homes(node, key).contains(&node.me));
@@ -106,12 +109,12 @@ fn homes<'a>(node: &'a Node, key: &Key) -> &'a [NodeId] {
     node.layout.homes(node.partition(key), node.properties(key).n)
 }
 
-/// Brings rows to their home replicas and drops them. How many were dropped.
+/// Hands rows over to their home replicas and drops them. Returns how many were dropped.
 async fn bring_home(node: &Arc<Node>, keys: Vec<Key>) -> u64 {
     let mut dropped = 0;
     for some in keys.chunks(HAND_OVER_ROWS_MAX) {
         let some = some.to_vec();
-        // Before anything is read: see `protocol::reap`.
+        // Taken before anything is read: see `protocol::reap`.
         let read_at = node.now();
         let begin =
             move |node: &Node| Ok(some.into_iter().filter_map(|key| begin(node, key)).collect());
@@ -124,12 +127,12 @@ async fn bring_home(node: &Arc<Node>, keys: Vec<Key>) -> u64 {
     dropped
 }
 
-/// The way home of a row as it is now; `None` if it cannot go now. Blocks.
+/// Starts the handover of a row in its current version; `None` if it is not possible now. Blocks.
 fn begin(node: &Node, key: Key) -> Option<Going> {
     let version = match node.store.versions(&[(node.home(&key), key.clone())]) {
         Ok(versions) => *versions.first()?,
         Err(error) => {
-            tracing::error!(%error, "a row that others own cannot be read and stays");
+            tracing::error!(%error, "an unowned row cannot be read and is kept");
             return None;
         }
     };
@@ -138,7 +141,7 @@ fn begin(node: &Node, key: Key) -> Option<Going> {
     row.waiting().is_disjoint(&down).then_some((key, row))
 }
 
-/// Hears from each home replica which of the rows it holds already.
+/// Asks each home replica which of the rows it already holds.
 async fn ask_versions(node: &Arc<Node>, rows: &mut [Going]) {
     let homes: BTreeSet<NodeId> = rows.iter().flat_map(|(_, row)| row.waiting()).copied().collect();
     let asking = homes.into_iter().map(|home| {
@@ -165,8 +168,8 @@ async fn ask_versions(node: &Arc<Node>, rows: &mut [Going]) {
     }
 }
 
-/// Sends the rows to those home replicas that have not said that they hold them, as many at a time as there
-/// is memory for.
+/// Sends the rows to those home replicas that have not reported to hold them, as many at a time as
+/// memory allows.
 async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
     let mut batch: Vec<(&mut Going, Bytes)> = Vec::new();
     let mut bytes = 0;
@@ -174,7 +177,7 @@ async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
         let (key, version) = (going.0.clone(), going.1.version());
         let read = move |node: &Node| {
             let row = node.store.read(node.home(&key), &key, Blocking::Allowed)?;
-            // One that has changed goes the next time.
+            // A row that has changed is left for the next round.
             let row = row.filter(|row| Row::encoded_version(row) == Some(version));
             Ok(row.and_then(|row| Row::encoded_object(&row)))
         };
@@ -206,7 +209,7 @@ async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: 
             match reply {
                 Some(Reply::Stored) => row.on_stored(home),
                 Some(Reply::Refused(why)) => {
-                    tracing::warn!(?key, %home, %why, "a home replica refuses a row; it stays here");
+                    tracing::warn!(?key, %home, %why, "a home replica refuses an unowned row; it is kept");
                 }
                 Some(_) | None => {}
             }
@@ -215,24 +218,25 @@ async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: 
     join_all(sending).await;
 }
 
-/// Drops the rows that all home replicas hold. How many.
+/// Drops the rows that all home replicas hold. Returns how many.
 async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
     let held: Vec<Going> = rows.into_iter().filter(|(_, row)| row.is_held()).collect();
     let dropping = move |node: &Node| {
         let mut dropped = 0;
         for (key, row) in &held {
-            // n may have changed since, and the row be this node's again.
+            // n may have changed since, so that this node owns the row again.
             let may_drop = || {
                 let may_drop = row.may_drop(row.version(), homes(node, key), node.me);
                 if may_drop {
-                    // First: whoever confirms a tombstone from now on knows of this drop.
+                    // Recorded before the drop: every confirmation of a tombstone from now on
+                    // accounts for it.
                     node.last_drop.record(node.partition(key), node.uptime());
                 }
                 may_drop
             };
             match node.store.drop_row_if(node.home(key), key, row.version(), may_drop) {
                 Ok(is_dropped) => dropped += u64::from(is_dropped),
-                Err(error) => tracing::warn!(%error, "a row that others own could not be dropped"),
+                Err(error) => tracing::warn!(%error, "could not drop an unowned row"),
             }
         }
         Ok(dropped)

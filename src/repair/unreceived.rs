@@ -1,8 +1,8 @@
-//! Partitions that no home replica can vouch for, counted.
+//! Counts of partitions that no home replica can vouch for.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Partitions of which no home replica can say what was there.
+/// Partitions of which no home replica knows the full contents.
 #[derive(Debug, Default)]
 pub(crate) struct Unreceived {
     undecided: AtomicUsize,
@@ -10,17 +10,17 @@ pub(crate) struct Unreceived {
 }
 
 impl Unreceived {
-    /// Those of which home replicas have set rows aside, and nobody has decided about them.
+    /// Those of which home replicas have set rows aside, and no operator has decided yet.
     pub(crate) fn undecided(&self) -> usize {
         self.undecided.load(Relaxed)
     }
 
-    /// Those of which all home replicas have lost what was there.
+    /// Those of which all home replicas have lost their data.
     pub(crate) fn lost(&self) -> usize {
         self.lost.load(Relaxed)
     }
 
-    /// Records how many there are.
+    /// Records the current counts.
     pub(crate) fn set(&self, undecided: usize, lost: usize) {
         let was_lost = self.lost.swap(lost, Relaxed);
         let was_undecided = self.undecided.swap(undecided, Relaxed);
@@ -28,7 +28,7 @@ impl Unreceived {
             tracing::error!(
                 lost,
                 undecided,
-                "partitions whose replicas all lost what they held, or came back too old to be believed, are \
+                "partitions whose replicas all lost their data, or came back too old to be believed, are \
                  not served until an operator decides: quorate distrusted"
             );
         }

@@ -1,12 +1,13 @@
-//! Gossip: who is alive, and what everybody tells of themselves, known everywhere within a second.
+//! Gossip: liveness and the advertised state of every node, known everywhere within a second.
 //!
-//! chitchat (Scuttlebutt reconciliation, by Quickwit) spreads heartbeats and a few words of every node over
-//! UDP, on the peer port's number, in sealed datagrams (`seal`). What it tells is advice: heartbeats that
-//! stay away make a peer suspected, one that comes back has it greeted at once, and a bucket table that
-//! differs has the tables compared. Nothing fails because gossip is silent, wrong or switched off
-//! (docs/decisions/0005).
+//! chitchat (Scuttlebutt reconciliation, by Quickwit) spreads heartbeats and the advertised state
+//! of every node over UDP, on the peer port's number, in sealed datagrams (`seal`). It is advisory:
+//! missing heartbeats make a peer suspected, a returning one is greeted at once, and a bucket table
+//! that differs triggers an exchange of tables. Nothing fails because gossip is silent, wrong or
+//! switched off (docs/decisions/0005).
 //!
-//! The same loop decides several times a second who is suspected, since gossip is a part of that.
+//! The same loop re-evaluates several times a second which peers are suspected, since gossip is one
+//! of the inputs.
 
 mod seal;
 pub(crate) mod transport;
@@ -29,7 +30,7 @@ use self::transport::{Addresses, SealedTransport, address_of};
 use crate::liveness::advertised::GossipState;
 use crate::node::{Node, RELEASE};
 
-/// What a node tells of itself, by name.
+/// The keys under which a node advertises its state.
 const LAYOUT: &str = "layout";
 const BUCKETS: &str = "buckets";
 const READY: &str = "ready";
@@ -37,17 +38,18 @@ const WRITABLE: &str = "writable";
 const RELEASE_KEY: &str = "release";
 const DOWN: &str = "down";
 
-/// A loop that comes so many turns late was held up with its whole process.
+/// If the loop runs this many intervals late, the whole process was held up.
 const TURNS_LATE: u64 = 5;
-/// How often a gossip that does not start or has ended is started, and names are resolved anew.
+/// How often gossip is started again if it failed or ended, and names are resolved again.
 const RETRY_MS: u64 = 5000;
 const RESOLVE_MS: u64 = 30_000;
-/// chitchat forgets a node's earlier lives after so long, and one that is gone until it is heard again.
+/// chitchat forgets a node's earlier starts after this long, and a node that is gone until it
+/// is heard again.
 const FORGET: Duration = Duration::from_secs(60);
-/// The longest release name that is believed, in characters.
+/// The longest release name that is accepted, in characters.
 const RELEASE_CHARS_MAX: usize = 64;
 
-/// Gossips and keeps an eye on the peers for as long as the node runs.
+/// Gossips and reviews the peers for as long as the node runs.
 pub(crate) async fn run(node: Arc<Node>) {
     let config = &node.config.gossip;
     let turn_ms = (config.interval_ms / 2).max(1);
@@ -78,9 +80,10 @@ pub(crate) async fn run(node: Arc<Node>) {
 /// The running gossip.
 struct Gossip {
     handle: ChitchatHandle,
-    /// The latest heartbeat of every life of every peer.
+    /// The latest heartbeat of every start of every peer.
     heartbeats: BTreeMap<(NodeId, u64), u64>,
-    /// The pair of bucket tables for which a peer was greeted last: this node's and its own.
+    /// The pair of bucket tables over which a peer was last greeted: this node's hash and the
+    /// peer's.
     compared: BTreeMap<NodeId, (u64, u64)>,
     addresses: Arc<Addresses>,
     resolved: Resolved,
@@ -93,13 +96,13 @@ struct Resolved {
 }
 
 impl Gossip {
-    /// Opens the port and starts to gossip. `None`, and a line in the log, if that fails.
+    /// Opens the port and starts gossip. `None`, and a line in the log, if that fails.
     async fn start(node: &Node) -> Option<Self> {
         let listen_addr = node.config.peer_addr;
         let start = node.now();
         let addresses = Arc::<Addresses>::default();
         let any_name = addresses.resolve(&addresses_in(node), listen_addr).await;
-        let secrets = node.config.secrets().ok()?; // they were checked at the start
+        let secrets = node.config.secrets().ok()?; // validated at startup
         let transport = SealedTransport {
             me: node.me,
             start,
@@ -125,12 +128,12 @@ impl Gossip {
     fn has_ended(&mut self) -> bool {
         let ended = self.handle.termination_watcher().now_or_never();
         if let Some(how) = &ended {
-            tracing::warn!(?how, "gossip ended and is started again");
+            tracing::warn!(?how, "gossip ended; restarting it");
         }
         ended.is_some()
     }
 
-    /// Says what is to be known of this node. What has not changed costs nothing.
+    /// Publishes this node's state. Unchanged values cost nothing.
     async fn tell(&self, node: &Node) {
         let words = words(node);
         self.handle
@@ -145,7 +148,7 @@ impl Gossip {
             .await;
     }
 
-    /// Hands on what was heard of the peers since the last time.
+    /// Passes on what was heard of the peers since the last call.
     async fn listen(&mut self, node: &Node, now: Millis) {
         let me = node.me;
         let heartbeats = &mut self.heartbeats;
@@ -167,7 +170,7 @@ impl Gossip {
     }
 }
 
-/// The peers whose heartbeat has advanced, with their words.
+/// The peers whose heartbeat has advanced, with their state.
 fn advanced(
     chitchat: &Chitchat,
     heartbeats: &mut BTreeMap<(NodeId, u64), u64>,
@@ -179,7 +182,7 @@ fn advanced(
         let Ok(peer) = NodeId::parse(&id.node_id) else { continue };
         let life = (peer, id.generation_id);
         let heartbeat = u64::from(state.heartbeat());
-        // A state without words is one of which only the existence was heard.
+        // A state without values belongs to a node of which only the existence is known.
         let before = heartbeats.get(&life).copied().unwrap_or(0);
         if peer != me && heartbeat > before && state.num_key_values() > 0 {
             news.push((peer, parse_reply(state, me)));
@@ -190,7 +193,7 @@ fn advanced(
     news
 }
 
-/// What this node tells of itself.
+/// The state that this node advertises.
 fn words(node: &Node) -> Vec<(String, String)> {
     let layout = &node.layout;
     let down = node.peers.down();
@@ -206,7 +209,7 @@ fn words(node: &Node) -> Vec<(String, String)> {
     words.map(|(name, word)| (name.to_owned(), word)).into()
 }
 
-/// What a peer tells of itself. What makes no sense was not told.
+/// Parses a peer's advertised state. Values that make no sense are treated as absent.
 fn parse_reply(state: &NodeState, me: NodeId) -> GossipState {
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let layout = |text: &str| {
@@ -236,7 +239,7 @@ fn chitchat_config(node: &Node, start: Millis) -> ChitchatConfig {
         gossip_interval: interval,
         listen_addr: node.config.peer_addr,
         seed_nodes: node.peers.nodes().map(|peer| address_of(peer).to_string()).collect(),
-        // For its choice of whom to gossip with; who is suspected is decided in `health`.
+        // Affects only chitchat's choice of gossip partners; suspicion is decided in `health`.
         failure_detector_config: FailureDetectorConfig {
             phi_threshold: config.phi,
             sampling_window_size: 100,

@@ -3,10 +3,10 @@
 //! ```text
 //! version 1 | nonce 24, random | XChaCha20-Poly1305 (header, message) | tag 16
 //! ```
-//! The version and the cluster's id are authenticated too, so that a datagram of another cluster with
-//! the same key does not open. The header says who sends to whom, in which start and as which number of
-//! it: what was recorded on the way and is sent again, to whomever, is recognised. All configured keys
-//! open, the first seals, so that a rotation breaks nothing.
+//! The version and the cluster id are authenticated too, so that a datagram of another cluster with
+//! the same key does not open. The header names sender, receiver, the sender's start and a sequence
+//! number: a replayed datagram is recognised, whichever node it is sent to. All configured keys
+//! open, the first seals, so that keys can be rotated without interruption.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::stamp::Millis;
 use serde::{Deserialize, Serialize};
 
-/// The largest datagram, in bytes: what IPv4 carries.
+/// The largest datagram, in bytes: the limit of UDP over IPv4.
 pub(super) const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 const VERSION: u8 = 1;
@@ -24,7 +24,7 @@ const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const KEY_PURPOSE: &str = "quorate 2026-11 gossip datagram";
 
-/// What stands in front of a message, inside the seal.
+/// The header in front of a message, inside the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
     /// The sender.
@@ -33,16 +33,16 @@ pub(super) struct Header {
     pub(super) to: NodeId,
     /// When the sender started, by its wall clock.
     pub(super) start: Millis,
-    /// How many datagrams it had sent since.
+    /// The sequence number: how many datagrams it had sent since.
     pub(super) number: u64,
 }
 
 /// Why a datagram was not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// Not made with a key of this cluster, cut short, or changed on the way.
+    /// Sealed with another key, cut short, or altered in transit.
     Stranger,
-    /// Sealed properly, but its header makes no sense: another release.
+    /// Sealed properly, but the header cannot be decoded: another release.
     Malformed,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Broken {
 pub(super) struct Seal {
     /// The first seals, all open. Never empty.
     ciphers: Vec<XChaCha20Poly1305>,
-    /// What is authenticated with every datagram.
+    /// The associated data authenticated with every datagram.
     bound_to: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ impl Seal {
     /// Opens a datagram: the header and the message behind it.
     ///
     /// # Errors
-    /// [`Broken`], whatever the bytes are.
+    /// [`Broken`], for any bytes that do not open.
     pub(super) fn open(&self, datagram: &[u8]) -> Result<(Header, Vec<u8>), Broken> {
         let sealed = datagram.strip_prefix(&[VERSION]).ok_or(Broken::Stranger)?;
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(Broken::Stranger)?;
@@ -101,8 +101,8 @@ impl Seal {
     }
 }
 
-/// Recognises datagrams that were seen before. UDP may also deliver out of order; a gossip message
-/// overtaken by a later one is no loss.
+/// Rejects replays. UDP may also deliver out of order; losing a gossip message that was overtaken
+/// by a later one is harmless.
 #[derive(Default)]
 pub(super) struct Freshness(BTreeMap<NodeId, Latest>);
 
@@ -112,12 +112,14 @@ struct Latest {
     heard_at: Millis,
 }
 
-/// A sender whose clock was set back has starts that look old. After so much silence they are taken, in
-/// milliseconds: even a replay does no harm then, since gossip itself only ever moves forward.
+/// A sender whose clock was set back has starts that look old. After this much silence they are
+/// accepted, in milliseconds: even a replay is harmless then, since gossip state only ever moves
+/// forward.
 const SILENCE_MS: u64 = 10_000;
 
 impl Freshness {
-    /// Whether a datagram is later than all that were accepted from its sender, and is accepted now.
+    /// Accepts a datagram if it is later than all accepted from its sender before. Returns whether
+    /// it is.
     pub(super) fn accept(&mut self, header: &Header, now: Millis) -> bool {
         let Header { from, start, number, .. } = *header;
         let later = |latest: &Latest| (start, number) > (latest.start, latest.number);
@@ -221,7 +223,7 @@ mod tests {
         assert!(accepts(100, 0, 1) && accepts(100, 3, 2));
         assert!(!accepts(100, 3, 3) && !accepts(100, 2, 4), "replayed, or overtaken on the way");
         assert!(accepts(200, 0, 5), "a restart");
-        assert!(!accepts(100, 9, 6), "of the life before");
+        assert!(!accepts(100, 9, 6), "of an earlier start");
         assert!(!accepts(50, 0, SILENCE_MS) && accepts(50, 0, 5 + SILENCE_MS), "a clock set back");
         assert!(accepts(50, 1, 6 + SILENCE_MS));
     }

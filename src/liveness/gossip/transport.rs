@@ -1,8 +1,9 @@
-//! chitchat's datagrams, sealed, on the UDP port of the peer port's number.
+//! chitchat's datagrams, sealed, on the UDP port with the peer port's number.
 //!
-//! chitchat names nodes by socket address. It gets addresses that *are* names (the sixteen bytes of an
-//! IPv6 address hold the longest node name), so that it never sees a real one: where a node is reached is
-//! decided here, by the layout, and a datagram's sender is who the seal says, not where it came from.
+//! chitchat identifies nodes by socket address. Here it gets addresses that *encode names* (the
+//! sixteen bytes of an IPv6 address hold the longest node name) and never sees a real one: the
+//! layout decides where a node is reached, and a datagram's sender is the one named in the seal,
+//! not its source address.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -21,22 +22,22 @@ use tokio::net::UdpSocket;
 use super::seal::{Broken, Freshness, Header, Seal};
 use crate::peer::fault_hook::Faults;
 
-/// What happened to datagrams since the start.
+/// Datagram counters since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Sent.
     pub(crate) sent: AtomicU64,
     /// Not sent: too large, no address known, or the system refused.
     pub(crate) unsent: AtomicU64,
-    /// Received and handed on.
+    /// Received and passed to chitchat.
     pub(crate) received: AtomicU64,
     /// Dropped: not sealed by a node of this cluster, or damaged.
     pub(crate) strangers: AtomicU64,
-    /// Dropped: for another node, or from none of the layout.
+    /// Dropped: for another node, or from a node outside the layout.
     pub(crate) misdirected: AtomicU64,
-    /// Dropped: seen before, or overtaken by a later one.
+    /// Dropped: a replay, or overtaken by a later one.
     pub(crate) replayed: AtomicU64,
-    /// Dropped: sealed properly but not understood.
+    /// Dropped: sealed properly but not decodable.
     pub(crate) malformed: AtomicU64,
 }
 
@@ -56,13 +57,13 @@ impl Counts {
     }
 }
 
-/// Where nodes are reached.
+/// The nodes' real addresses.
 #[derive(Debug, Default)]
 pub(super) struct Addresses(Mutex<BTreeMap<NodeId, SocketAddr>>);
 
 impl Addresses {
-    /// Resolves the nodes' hosts and ports, as far as that works now. Returns whether any was a name, which
-    /// may resolve to something else later.
+    /// Resolves the nodes' hosts and ports, as far as possible now. Returns whether any was a name,
+    /// which may resolve differently later.
     pub(super) async fn resolve(&self, nodes: &[(NodeId, String)], local: SocketAddr) -> bool {
         let mut any_name = false;
         for (node, addr) in nodes {
@@ -90,7 +91,7 @@ impl Addresses {
     }
 }
 
-/// The address under which chitchat knows a node.
+/// The address that stands for a node in chitchat.
 pub(super) fn address_of(node: NodeId) -> SocketAddr {
     let mut bytes = [0; 16];
     let name = node.as_str().as_bytes();
@@ -98,7 +99,7 @@ pub(super) fn address_of(node: NodeId) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::from(bytes), 1))
 }
 
-/// The node that chitchat knows under an address.
+/// The node that such an address stands for.
 pub(super) fn node_at(addr: SocketAddr) -> Option<NodeId> {
     let SocketAddr::V6(addr) = addr else { return None };
     let bytes = addr.ip().octets();
@@ -152,7 +153,7 @@ struct SealedSocket {
     buffer: Vec<u8>,
 }
 
-/// A socket that fails to receive is left alone for so long.
+/// How long to wait after a receive error, so that a broken socket does not become a busy loop.
 const PAUSE: Duration = Duration::from_millis(20);
 
 #[async_trait]
@@ -169,7 +170,7 @@ impl Socket for SealedSocket {
         Ok(())
     }
 
-    /// Never fails: hostile datagrams are dropped, and a socket in trouble is asked again.
+    /// Never fails: invalid datagrams are dropped, and socket errors are retried.
     async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
         loop {
             match self.socket.recv(&mut self.buffer).await {
@@ -196,8 +197,8 @@ impl SealedSocket {
         self.socket.send_to(&datagram, addr).await.ok().map(|_| ())
     }
 
-    /// Judges the datagram in the buffer. The cheap refusals come after the seal was opened: before that
-    /// nothing in it can be believed.
+    /// Validates the datagram in the buffer. The cheap checks come after decryption: before that
+    /// nothing in it can be trusted.
     fn accept(&mut self, len: usize) -> Option<(SocketAddr, ChitchatMessage)> {
         let counts = &self.counts;
         let count = |counter: &AtomicU64| {
@@ -249,7 +250,7 @@ mod tests {
         NodeId::parse(name).unwrap()
     }
 
-    /// A message that says nothing: it has no parts that only chitchat can make.
+    /// An empty message: other kinds have parts that only chitchat can build.
     fn hello() -> ChitchatMessage {
         ChitchatMessage::BadCluster
     }
@@ -308,7 +309,7 @@ mod tests {
         assert_eq!(two.socket.recv().await.unwrap(), (address_of(node("n1")), hello()));
     }
 
-    /// Everything hostile first, one honest message last: it alone arrives.
+    /// Every kind of invalid datagram first, one valid message last: only that one arrives.
     #[tokio::test]
     async fn hostile_datagrams_are_dropped_and_counted() {
         let (mut one, mut two) = pair(KEY, KEY).await;

@@ -1,4 +1,4 @@
-//! The side of anti-entropy and of the reaper that is asked.
+//! The answering side of anti-entropy and of the reaper.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
-/// Which of a peer's trees differ from this node's. Rows may be in other trees still: such differences are
-/// found to be none at the second look.
+/// Which of a peer's trees differ from this node's. If rows have not been moved to their new trees
+/// yet, the second look finds that such differences are none.
 pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
         node.generation.is_admitted()
@@ -33,8 +33,8 @@ pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     Reply::Differing { trees }
 }
 
-/// Which leaves of a peer's tree differ from this node's. A peer that has to be filled names its n of all
-/// buckets: equal trees must prove to it that there is nothing more here.
+/// Which leaves of a peer's tree differ from this node's. A peer that must fill sends the hash of
+/// its n of all buckets: only then do equal trees prove that this node has nothing more.
 pub(crate) fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Bytes) -> Reply {
     let fits_by = |hash| node.buckets.placement().fits_by(hash);
     if !node.generation.is_admitted() || !to_fill.is_none_or(fits_by) {
@@ -46,7 +46,7 @@ pub(crate) fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Byt
     }
 }
 
-/// The keys of some leaves, with the n of all buckets by which a peer has to be filled.
+/// The keys of some leaves. A peer that must fill sends the hash of its n of all buckets.
 pub(crate) async fn list(
     node: &Arc<Node>,
     (tree, to_fill): (Tree, Option<u64>),
@@ -60,7 +60,7 @@ pub(crate) async fn list(
     let page =
         work::run(node, move |node| node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX));
     let page: Result<Page, Error> = page.await;
-    // Asked now: no row had been moved while the page was read.
+    // Checked again: no row was moved while the page was read.
     let fitted = |hash| {
         let placement = node.buckets.placement();
         placement.fits_by(hash) && placement.changes() == changes
@@ -71,7 +71,8 @@ pub(crate) async fn list(
     page.map_or_else(|error| Reply::Refused(refusal_of(&error)), Reply::Page)
 }
 
-/// The versions of some keys, of rows that are durable: who hands a row over drops it for that.
+/// The versions of some keys, of durable rows: a peer that hands a row over drops it on this
+/// answer.
 pub(crate) async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
     if !node.generation.is_admitted() {
         return Reply::NotFilled;

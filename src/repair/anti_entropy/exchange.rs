@@ -1,4 +1,5 @@
-//! Drives `protocol::exchange` over one tree: asks the peer, reads the store, mends.
+//! Drives `protocol::exchange` over one tree: queries the peer, reads the store, repairs both
+//! sides.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,11 +30,11 @@ use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::replica;
 
-/// Keys of one page that are mended together.
+/// Keys of one page that are repaired together.
 const MENDING_MAX: usize = 64;
-/// Bytes of one page that are held while they are mended; a single larger object still is.
+/// Bytes of one page that are held while they are repaired; a single larger object still is.
 const MENDED_BYTES_MAX: usize = 8 << 20;
-/// What asking for a key's object and sending it costs this node in processor time, about.
+/// Approximate processor time on this node for fetching and sending one key's object.
 const TALK_PER_KEY: Duration = Duration::from_micros(50);
 
 /// Why a tree is compared.
@@ -41,10 +42,11 @@ const TALK_PER_KEY: Duration = Duration::from_micros(50);
 pub(crate) enum Asking {
     /// Two replicas that have received the partition.
     ToCompare,
-    /// This node has not received the partition yet. It takes what the peer has, even if the peer has
-    /// not received all of it either: all nodes may have come back behind at once.
+    /// This node has not received the partition yet. It takes what the peer has, even if the peer
+    /// has not received all of it either: all nodes may have come back behind at once.
     ToFill {
-        /// The n of all buckets as this node knows them: only by these do the peer's trees say anything.
+        /// Hash of the n of all buckets as this node knows them: only if the peer's is equal do its
+        /// trees prove anything.
         ns: u64,
     },
 }
@@ -58,7 +60,7 @@ impl Asking {
     }
 }
 
-/// A conversation with one peer, and how much was said.
+/// An exchange with one peer, with its byte counts.
 pub(crate) struct Talk<'a> {
     node: &'a Arc<Node>,
     peer: NodeId,
@@ -68,13 +70,13 @@ pub(crate) struct Talk<'a> {
 }
 
 impl<'a> Talk<'a> {
-    /// Nothing was said yet.
+    /// Starts with nothing sent.
     pub(crate) fn new(node: &'a Arc<Node>, peer: NodeId) -> Self {
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { node, peer, sent, received, broken: Mutex::default() }
     }
 
-    /// Keys whose objects the peer has and cannot give, or gave damaged.
+    /// Keys whose objects the peer has but cannot give, or gave damaged.
     pub(crate) fn broken(self) -> Vec<Key> {
         self.broken.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +86,7 @@ impl<'a> Talk<'a> {
         (self.sent.load(Relaxed), self.received.load(Relaxed))
     }
 
-    /// Asks, and waits for the reply; `None` if there is none in time.
+    /// Sends a request and waits for the reply; `None` on timeout.
     pub(crate) async fn ask(&self, message: Message, payload: &[u8]) -> Option<Reply> {
         self.ask_for_payload(message, Bytes::copy_from_slice(payload)).await.map(|reply| reply.head)
     }
@@ -107,7 +109,7 @@ fn encoded_bytes(head: &impl Serialize) -> u64 {
     postcard::experimental::serialized_size(head).unwrap_or_default() as u64
 }
 
-/// Compares one tree with the peer and mends both sides.
+/// Compares one tree with the peer and repairs both sides.
 pub(crate) async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
     let (mut exchange, mut step) = match why {
         Asking::ToCompare => Exchange::start(talk.node.buckets.placement().doubtful()),
@@ -136,13 +138,13 @@ pub(crate) async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summa
     }
 }
 
-/// What a peer makes of this node's leaves.
+/// The peer's answer to this node's leaves.
 enum Compared {
     /// These differ from its own.
     Differ(LeafSet),
     /// Its rows may be in other trees, or it does not know yet what it holds.
     InDoubt,
-    /// No answer, or none that makes sense.
+    /// No answer, or an invalid one.
     Silent,
 }
 
@@ -156,18 +158,18 @@ async fn differing_leaves(talk: &Talk<'_>, tree: Tree, why: Asking) -> Compared 
     }
 }
 
-/// How a node that fills had better receive the rows of some trees from a peer.
+/// How a node that fills should receive the rows of some trees from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Look for those it lacks.
+    /// Find and fetch the missing ones.
     Compare,
-    /// Take all of the partition.
+    /// Fetch the whole partition.
     Stream,
-    /// The same, because the peer's trees prove nothing now.
+    /// Fetch the whole partition, because the peer's trees prove nothing now.
     StreamInDoubt,
 }
 
-/// Which way is best; `None` if the peer does not answer.
+/// Chooses between them; `None` if the peer does not answer.
 pub(crate) async fn way(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> Option<Way> {
     let mut way = Way::Compare;
     for tree in trees {
@@ -219,13 +221,13 @@ async fn look_again(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) ->
 pub(super) fn versions(node: &Node, keys: &[Key]) -> Result<Vec<Version>, Error> {
     let version = |key: &Key| match node.store.versions(&[(node.home(key), key.clone())]) {
         Ok(versions) => Ok(versions.first().copied().unwrap_or(Version::ABSENT)),
-        Err(Error::Damaged { .. }) => Ok(UNREADABLE), // and the others are still told
+        Err(Error::Damaged { .. }) => Ok(UNREADABLE), // report the others nevertheless
         Err(error) => Err(error),
     };
     keys.iter().map(version).collect()
 }
 
-/// Mends some keys. What came of it; `None` if what was merged here is not kept.
+/// Repairs some keys. Returns the counts; `None` if what was merged here is not durable.
 async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Option<Mended> {
     let throttle = match why {
         Asking::ToCompare => &talk.node.anti_entropy.throttle,
@@ -235,7 +237,7 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
     let mut todo: VecDeque<Mending> = differences.into_iter().map(Mending::new).collect();
     while !todo.is_empty() {
         let some = some_of(talk.node, &mut todo);
-        // Each exchange holds what it mends: of those with much to hold few go on at a time.
+        // Each exchange holds the objects it repairs: only a few with large ones run at a time.
         let is_large = some.iter().any(|one| one.bytes(talk.node) > 0);
         let large = &talk.node.anti_entropy.large;
         let _turn = if is_large { large.acquire().await.ok() } else { None };
@@ -248,10 +250,10 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
     is_durable.then_some(came)
 }
 
-/// A key that is to be mended.
+/// A key under repair.
 struct Mending {
     difference: Difference,
-    /// Its object turned out to be large: nothing else is held beside it.
+    /// Its object turned out to be large: it is repaired alone.
     is_alone: bool,
 }
 
@@ -260,13 +262,13 @@ impl Mending {
         Self { difference, is_alone: false }
     }
 
-    /// How large its object is, if that is known to be much, in bytes.
+    /// The size of its object in bytes, if that is known to be large; else 0.
     fn bytes(&self, node: &Node) -> usize {
         if self.is_alone { MENDED_BYTES_MAX } else { node.bounds.sizes.of(&self.difference.key) }
     }
 }
 
-/// The next keys that are mended together.
+/// The next keys to repair together.
 fn some_of(node: &Node, todo: &mut VecDeque<Mending>) -> Vec<Mending> {
     let (mut some, mut bytes): (Vec<Mending>, usize) = (Vec::new(), 0);
     while some.len() < MENDING_MAX
@@ -282,8 +284,8 @@ fn some_of(node: &Node, todo: &mut VecDeque<Mending>) -> Vec<Mending> {
     some
 }
 
-/// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here, sends
-/// what the peer lacks. What came of it, and those that are to be mended alone.
+/// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here,
+/// sends what the peer lacks. Returns the counts, and the keys to repair alone.
 async fn mend_some(
     talk: &Talk<'_>,
     throttle: &Throttle,
@@ -335,23 +337,23 @@ fn note_broken(talk: &Talk<'_>, key: &Key) {
     talk.broken.lock().unwrap_or_else(PoisonError::into_inner).push(key.clone());
 }
 
-/// What came when a peer was asked for its object of a key.
+/// The result of asking a peer for its object of a key.
 enum Fetched {
-    /// The object, and since when it may have been as it is.
+    /// The object, and the earliest time at which it may have been read.
     Object(Object, Millis),
-    /// It has one and cannot give it: it is damaged, or larger than a frame.
+    /// It has one but cannot give it: it is damaged, or larger than a frame.
     Broken,
-    /// It has one that is larger than was known, and is to be asked for alone.
+    /// It has one that is larger than was known, and must be fetched alone.
     Larger,
-    /// No answer, or it has none any more.
+    /// No answer, or the peer no longer has one.
     Nothing,
 }
 
-/// What a key still needs once the peer's object is merged here: to be sent, or nothing.
+/// What remains to be done once the peer's object is merged here: a message to send, or nothing.
 type Settled = Option<(Message, Bytes)>;
 
-/// Merges the peer's object into this node's row and says what is to be sent. `None` if the key cannot be
-/// mended now. Blocks.
+/// Merges the peer's object into this node's row and returns what must be sent. `None` if the key
+/// cannot be repaired now. Blocks.
 fn settle(
     node: &Node,
     difference: &Difference,
@@ -365,7 +367,7 @@ fn settle(
             Ok(_) | Err(_) => return None,
         }
     }
-    // Read now, not when it was listed: what is sent says when it was read.
+    // The time of this read, not of the listing: a message says when its object was read.
     let read_at = node.now();
     match node.store.read(node.home(&key), &key, Blocking::Allowed).ok()? {
         Some(row) if difference.must_send(Row::encoded_version(&row)?) => {
@@ -373,12 +375,13 @@ fn settle(
             Some(Some((Message::Store { key, role: Role::Home, read_at }, object)))
         }
         Some(_) => Some(None),
-        // Dropped meanwhile, or the peer's object was absent.
+        // The row was dropped in the meantime, or the peer's object was absent.
         None => difference.must_fetch().then_some(None),
     }
 }
 
-/// The peer's object: `alone` of any length, else not one that is larger than was known.
+/// Fetches the peer's object: with `alone` of any length, else only if it is no larger than was
+/// known.
 async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched {
     let read_at = talk.node.now();
     let key = key.clone();
@@ -413,7 +416,7 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched 
     }
 }
 
-/// Merges what a peer has of a key, if it has any. Whether it has said all that it knows.
+/// Merges the peer's object of a key, if it has one. Returns whether the peer gave all that it has.
 pub(crate) async fn receive_key(node: &Arc<Node>, peer: NodeId, key: &Key) -> bool {
     let talk = Talk::new(node, peer);
     let (question, read_at) = (Message::Inspect { key: key.clone() }, node.now());

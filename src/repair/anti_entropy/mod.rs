@@ -1,10 +1,11 @@
-//! Anti-entropy: keeps replicas alike without anybody asking.
+//! Anti-entropy: makes replicas converge in the background.
 //!
-//! For each peer a task compares the Merkle trees that both hold, every interval, as soon as the peer is
-//! back, and at once where a partition is known to be dirty. What differs is walked down and mended in
-//! both directions by `protocol::exchange` (`exchange`), a page of keys at a time and within a share of a
-//! core ([`Throttle`]). Of two nodes, the one that comes first in a partition's preference list begins. The
-//! other side is in [`answers`]; people look at it through [`Report`]s.
+//! For each peer a task compares the Merkle trees that both hold: every interval, as soon as the
+//! peer is back, and at once where a partition is known to be dirty. Differences are narrowed down
+//! and repaired in both directions by `protocol::exchange` (`exchange`), a page of keys at a time
+//! and within a share of a core ([`Throttle`]). Of two nodes, the one that comes first in a
+//! partition's preference list starts the exchange. The answering side is in [`answers`]; operators
+//! see the [`Report`]s.
 
 pub(crate) mod answers;
 mod exchange;
@@ -24,7 +25,7 @@ pub(crate) use self::state::Report;
 use crate::liveness::health::State;
 use crate::node::Node;
 
-/// How often a peer's task looks whether there is reason to compare before the interval is over.
+/// How often a peer's task checks for a reason to compare before the interval is over.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Compares with one peer for as long as the node runs.
@@ -50,7 +51,7 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
         if !dirty.is_empty() {
             round::run(&node, peer, Scope::Partitions(dirty)).await;
         }
-        // It was away since, and nobody else kept what it missed.
+        // It was away in the meantime, and no node has hints for what it missed.
         let is_back = compared_at.is_none_or(|at| at < up_since) && !is_handed_off_to(&node, peer);
         let is_due = compared_at.is_none_or(|at| now.since(at) >= interval_ms);
         if is_back || is_due {
@@ -66,7 +67,7 @@ fn up_since(node: &Node, peer: NodeId) -> Option<Millis> {
     (health.state() == State::Up).then(|| health.since())
 }
 
-/// Whether hints are still being delivered to a peer: comparing now would mend the same keys.
+/// Whether hints are still being delivered to a peer: comparing now would repair the same keys.
 fn is_handed_off_to(node: &Node, peer: NodeId) -> bool {
     node.store.hint_targets().is_ok_and(|targets| targets.iter().any(|(node, ..)| *node == peer))
 }

@@ -1,4 +1,5 @@
-//! One round with one peer: the roots of all trees that both hold, and an exchange for each that differs.
+//! One round with one peer: compares the roots of all trees that both hold, and runs an exchange
+//! for each that differs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,23 +18,23 @@ use crate::node::Node;
 
 /// Roots in one message: 20 bytes each.
 const ROOTS_MAX: usize = 2048;
-/// Trees that are mended at a time. Most of the time of each is spent waiting for the second look.
+/// Trees that are repaired at a time. Each spends most of its time waiting for the second look.
 const EXCHANGES_MAX: usize = 64;
-/// Differing partitions that a report names.
+/// The most differing partitions that a report names.
 const PARTITIONS_NAMED_MAX: usize = 16;
 
-/// What to compare.
+/// Which partitions to compare.
 #[derive(Clone, Debug)]
 pub(crate) enum Scope {
     /// All partitions that both hold and in whose preference list this node comes first.
     MineToBegin,
     /// All partitions that both hold.
     All,
-    /// These, as far as both hold them.
+    /// These, where both hold them.
     Partitions(BTreeSet<Partition>),
 }
 
-/// Compares trees with a peer and mends what differs. The report is kept for people too.
+/// Compares trees with a peer and repairs what differs. The report is also kept for operators.
 pub(crate) async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report {
     let began = node.uptime();
     let talk = Talk::new(node, peer);
@@ -100,7 +101,7 @@ pub(crate) fn is_home(node: &Node, who: NodeId, tree: Tree) -> bool {
     node.layout.homes(tree.partition, tree.n).contains(&who)
 }
 
-/// Those of the trees whose roots differ; `None` if the peer does not answer.
+/// The trees whose roots differ; `None` if the peer does not answer.
 async fn differing(node: &Arc<Node>, talk: &Talk<'_>, trees: &[Tree]) -> Option<Vec<Tree>> {
     let roots = trees.iter().map(|tree| (*tree, node.store.root(*tree))).collect();
     let reply = talk.ask(Message::Roots { roots }, &[]).await?;
@@ -121,7 +122,7 @@ async fn mend(talk: &Talk<'_>, trees: Vec<Tree>, report: &mut Report) {
     }
 }
 
-/// How long a peer may take to answer a question of anti-entropy.
+/// How long a peer may take to answer a request of anti-entropy.
 pub(super) fn patience(node: &Node) -> Duration {
     Duration::from_millis(node.config.timeouts.request_ms)
 }

@@ -1,4 +1,4 @@
-//! What this node remembers of its comparisons.
+//! What this node remembers of its anti-entropy rounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,26 +10,26 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::background::throttle::Throttle;
 
-/// How many exchanges mend large objects at a time.
+/// How many exchanges repair large objects at a time: bounds the memory they hold.
 const LARGE_AT_ONCE: usize = 4;
 
-/// What this node remembers of its comparisons.
+/// What this node remembers of its anti-entropy rounds.
 pub(crate) struct AntiEntropy {
-    /// Partitions that may differ, for each peer.
+    /// For each peer, the partitions that may differ.
     dirty: BTreeMap<NodeId, Mutex<BTreeSet<Partition>>>,
     reports: Mutex<BTreeMap<NodeId, Report>>,
     totals: Mutex<Totals>,
     pub(super) wake: Notify,
-    /// Mending takes its share of a core, all peers together.
+    /// Keeps repair within its share of a core, for all peers together.
     pub(crate) throttle: Throttle,
-    /// Turns for what is mended and large.
+    /// Permits to repair large objects.
     pub(super) large: Semaphore,
 }
 
-/// One round with one peer.
+/// The report of one round with one peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// With whom.
+    /// The peer.
     pub(crate) peer: NodeId,
     /// When it began, by the node's uptime.
     pub(crate) began: Millis,
@@ -41,31 +41,31 @@ pub(crate) struct Report {
     pub(crate) differing: u64,
     /// Keys that were listed.
     pub(crate) keys_compared: u64,
-    /// Keys that were mended, on either side.
+    /// Keys that were repaired, on either side.
     pub(crate) keys_mended: u64,
     /// Bytes of messages sent.
     pub(crate) bytes_sent: u64,
     /// Bytes of replies received.
     pub(crate) bytes_received: u64,
-    /// The partitions that differed, the first few.
+    /// The partitions that differed, the first few of them.
     pub(crate) partitions: Vec<Partition>,
-    /// Whether everything that was to be compared was, and what differed was mended.
+    /// Whether everything in scope was compared and every difference repaired.
     pub(crate) is_complete: bool,
 }
 
-/// Sums over all rounds since the start.
+/// Totals over all rounds since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     /// Rounds.
     pub(crate) rounds: u64,
-    /// Keys mended.
+    /// Keys repaired.
     pub(crate) keys_mended: u64,
     /// Bytes sent and received.
     pub(crate) bytes: u64,
 }
 
 impl AntiEntropy {
-    /// Nothing was compared yet.
+    /// Starts without any rounds.
     pub(crate) fn new(peers: impl IntoIterator<Item = NodeId>, share_percent: u64) -> Self {
         Self {
             dirty: peers.into_iter().map(|peer| (peer, Mutex::default())).collect(),
@@ -85,7 +85,7 @@ impl AntiEntropy {
         self.wake.notify_waiters();
     }
 
-    /// How many partitions are marked, for the peer that has most.
+    /// How many partitions are marked, for the peer with the most.
     pub(crate) fn dirty_partitions(&self) -> usize {
         self.dirty.values().map(|dirty| lock(dirty).len()).max().unwrap_or_default()
     }
@@ -95,7 +95,7 @@ impl AntiEntropy {
         lock(&self.reports).values().cloned().collect()
     }
 
-    /// Sums since the start.
+    /// Totals since the start.
     pub(crate) fn totals(&self) -> Totals {
         *lock(&self.totals)
     }
