@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::sections::{LogConfig, LogFormat};
 
 /// The most bytes of pending lines.
 const WAITING_BYTES_MAX: usize = 1 << 20;
