@@ -61,7 +61,7 @@ check_scripts() {
 check_dependencies() {
     if has cargo-deny; then
         # Without advisories: those need the network, and change without a change here.
-        cargo deny --locked check bans licenses sources
+        cargo deny -L error --locked check bans licenses sources
     else
         say "cargo-deny is not installed (cargo install --locked cargo-deny): dependencies were not checked"
     fi

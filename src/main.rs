@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
-use quorate::cli::{form, operator};
-use quorate::config::Config;
+use quorate::cli::{self, form, operator};
+use quorate::config::{Config, LogConfig};
 use quorate::server::Ended;
 use quorate::{log, server};
 
@@ -45,6 +46,24 @@ enum Command {
         /// The node's configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Try it out: run a whole cluster in this process, in the foreground, without configuration.
+    /// Ctrl-C stops it.
+    Dev {
+        /// How many nodes.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+        nodes: u16,
+        /// The client port of the first node; the others follow, and peers use ports 100 above.
+        /// [default: 7401]
+        #[arg(long)]
+        port: Option<u16>,
+        /// Keep the data in this directory, and go on with what is there. Without it, data is
+        /// deleted at the end.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// What to log to standard error: levels, such as info or warn,quorate=debug.
+        #[arg(long, default_value = "warn", value_name = "LEVELS")]
+        log: String,
     },
     /// Form the cluster, once: wait until every node of the layout answers, then let each record
     /// it. A cluster that was formed before is left unchanged; empty nodes join it by themselves.
@@ -105,6 +124,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match cli.command {
         Command::Serve { config } => serve(&config)?,
+        Command::Dev { nodes, port, data, log } => dev(&Dev { nodes, port, data }, log)?,
         Command::Form { config, timeout_ms } => {
             let config = load_and_warn(&config)?;
             let formed = form::form(&config, Duration::from_millis(timeout_ms));
@@ -181,6 +201,34 @@ fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         std::process::exit(1); // already logged, where a stuck reader cannot block the exit
     }
     Ok(())
+}
+
+/// Runs a cluster to try out.
+fn dev(dev: &Dev, level: String) -> Result<(), Box<dyn std::error::Error>> {
+    log::start(&LogConfig { level, ..LogConfig::default() })?;
+    stop_on_panic();
+    let temporary = match dev.data {
+        Some(_) => None,
+        None => Some(tempfile::Builder::new().prefix("quorate-dev-").tempdir()?),
+    };
+    let dir = match (&temporary, &dev.data) {
+        (None, Some(kept)) => {
+            let named = |error| format!("{}: {error}", kept.display());
+            std::fs::create_dir_all(kept).map_err(named)?;
+            kept.canonicalize().map_err(named)? // it will be started from elsewhere, too
+        }
+        (Some(temporary), _) => temporary.path().to_owned(),
+        (None, None) => std::env::temp_dir(),
+    };
+    let runtime = runtime(0)?;
+    let ended = runtime.block_on(async {
+        let requests = server::handle_signals(|| {})?;
+        cli::dev::run(dev, &dir, &requests, &mut std::io::stdout()).await?;
+        Ok(())
+    });
+    runtime.shutdown_timeout(WORK_PATIENCE);
+    log::flush(LOG_PATIENCE);
+    ended
 }
 
 /// Applies the settings that can change while a node runs.

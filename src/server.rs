@@ -68,6 +68,15 @@ pub enum Ended {
     BesideTwin,
 }
 
+/// Requests to stop a node. Clones are of the same requests.
+#[derive(Clone, Debug, Default)]
+pub struct StopRequests {
+    /// Cancelled to stop.
+    pub stop: CancellationToken,
+    /// Cancelled to stop without further waiting.
+    pub hurry: CancellationToken,
+}
+
 /// Runs a node until SIGTERM or SIGINT, or until it has to restart. A second such signal ends all
 /// waits, but the stop still runs its steps in order. `reload` is called on SIGHUP.
 ///
@@ -77,10 +86,18 @@ pub async fn serve(
     config: Config,
     reload: impl Fn() + Send + 'static,
 ) -> Result<Ended, ServeError> {
+    let requests = handle_signals(reload).map_err(ServeError::Signals)?;
+    run(config, requests).await
+}
+
+/// Runs a node until it is asked to stop, or until it has to restart.
+///
+/// # Errors
+/// [`ServeError`] that says what to do.
+pub async fn run(config: Config, requests: StopRequests) -> Result<Ended, ServeError> {
     let connections_max = client_connections(&config)?;
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
-    let signals = Signals::handle(reload).map_err(ServeError::Signals)?;
     let node = tokio::task::spawn_blocking(|| Node::start(config))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -97,13 +114,13 @@ pub async fn serve(
         "listening"
     );
     let ended = tokio::select! {
-        () = signals.stop.cancelled() => Ended::Stopped,
+        () = requests.stop.cancelled() => Ended::Stopped,
         () = node.generation.start_over.cancelled() => Ended::StartOver,
         () = node.generation.twin.cancelled() => Ended::BesideTwin,
         () = node.reopening.now.cancelled() => Ended::StartOver,
     };
     tracing::info!(?ended, "stopping");
-    stop(&node, &signals.hurry, ended, clients, peers).await;
+    stop(&node, &requests.hurry, ended, clients, peers).await;
     if ended == Ended::Stopped {
         close(&node).await?;
     }
@@ -211,38 +228,32 @@ async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, Serv
     TcpListener::bind(addr).await.map_err(|source| ServeError::Listen { key, addr, source })
 }
 
-/// The requests made by signals.
-struct Signals {
-    /// To stop.
-    stop: CancellationToken,
-    /// To stop without further waiting.
-    hurry: CancellationToken,
-}
-
-impl Signals {
-    /// Installs handlers, so that no signal that can be handled kills the process.
-    fn handle(reload: impl Fn() + Send + 'static) -> io::Result<Self> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut user = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
-        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
-        let signals = Self { stop: stop.clone(), hurry: hurry.clone() };
-        tokio::spawn(async move {
-            let [user1, user2] = &mut user;
-            while !hurry.is_cancelled() {
-                tokio::select! {
-                    () = either(&mut terminate, &mut interrupt) => match stop.is_cancelled() {
-                        false => stop.cancel(),
-                        true => hurry.cancel(),
-                    },
-                    _ = hangup.recv() => reload(),
-                    () = either(user1, user2) => tracing::info!("ignored a user signal"),
-                }
+/// Installs handlers, so that no signal that can be handled kills the process. SIGTERM and SIGINT
+/// request a stop, a second one that it hurries; `reload` is called on SIGHUP.
+///
+/// # Errors
+/// The system's, if handlers cannot be installed.
+pub fn handle_signals(reload: impl Fn() + Send + 'static) -> io::Result<StopRequests> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut user = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
+    let requests = StopRequests::default();
+    let StopRequests { stop, hurry } = requests.clone();
+    tokio::spawn(async move {
+        let [user1, user2] = &mut user;
+        while !hurry.is_cancelled() {
+            tokio::select! {
+                () = either(&mut terminate, &mut interrupt) => match stop.is_cancelled() {
+                    false => stop.cancel(),
+                    true => hurry.cancel(),
+                },
+                _ = hangup.recv() => reload(),
+                () = either(user1, user2) => tracing::info!("ignored a user signal"),
             }
-        });
-        Ok(signals)
-    }
+        }
+    });
+    Ok(requests)
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

@@ -16,6 +16,8 @@ mod conditions;
 mod conflicts;
 #[path = "contract/contexts.rs"]
 mod contexts;
+#[path = "contract/dev.rs"]
+mod dev;
 #[path = "contract/frames.rs"]
 mod frames;
 #[path = "contract/heads.rs"]

@@ -1,4 +1,5 @@
 //! The subcommands of the binary, other than `serve`.
 
+pub mod dev;
 pub mod form;
 pub mod operator;
