@@ -169,7 +169,8 @@ impl Client {
         }
     }
 
-    /// Writes a key over its current values, if any, then deletes it until that is acknowledged.
+    /// Writes a key over its current values, if any, then deletes it until that is acknowledged, or
+    /// until it is gone after a delete that was not.
     async fn write_then_delete(&mut self, key: &str) {
         let node = self.node();
         let before = match self.dice.random_range(0..2) {
@@ -178,6 +179,7 @@ impl Client {
         };
         let acked = self.work.deleted_keys.put(&node, key, &before).await;
         self.work.count(acked);
+        let mut has_tried = false;
         while !self.stopped() {
             let node = self.node();
             let shown = self.work.deleted_keys.read(&node, key).await;
@@ -186,10 +188,11 @@ impl Client {
                 Some(shown) if shown.is_alive() => {
                     let deleted = self.work.deleted_keys.delete(&node, key, &shown).await;
                     self.work.count(deleted);
+                    has_tried = true;
                     deleted
                 }
-                // The write did not succeed, as far as can be seen: leave it so.
-                Some(_) if !acked => return,
+                // The write did not succeed, or an unacknowledged delete did, as far as can be seen.
+                Some(_) if !acked || has_tried => return,
                 _ => false,
             };
             if deleted {
