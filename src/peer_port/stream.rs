@@ -432,8 +432,8 @@ mod tests {
             (stranger, "key of this cluster"),
             (refusal, "unknown kind"),
             (too_large.to_vec(), "too large"),
-            (b"\x03\0\0\0\0abc".to_vec(), "cut off"),
-            (b"\0\0\0\0\0".to_vec(), "cut off"),
+            (b"\x03\0\0\0\0abc".to_vec(), "truncated"),
+            (b"\0\0\0\0\0".to_vec(), "truncated"),
             (b"GET /peer HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "unknown kind"),
         ] {
             let mut stream = port.open().await;
