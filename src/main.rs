@@ -51,7 +51,7 @@ enum Command {
     /// Ctrl-C stops it.
     Dev {
         /// How many nodes.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+        #[arg(long, default_value_t = 3, value_parser = node_count())]
         nodes: u16,
         /// The client port of the first node; the others follow, and peers use ports 100 above.
         /// [default: 7401]
@@ -109,6 +109,10 @@ struct AnyNode {
     /// The configuration of any running node.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+fn node_count() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(NODES_MAX))
 }
 
 fn main() -> ExitCode {
