@@ -124,6 +124,10 @@ pub async fn run(config: Config, requests: StopRequests) -> Result<Ended, ServeE
     if ended == Ended::Stopped {
         close(&node).await?;
     }
+    if requests.stop.is_cancelled() {
+        // Asked to stop while it was about to restart: the request must not be lost with the process.
+        return Ok(Ended::Stopped);
+    }
     Ok(ended)
 }
 
