@@ -11,7 +11,7 @@ use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
 use quorate::cli::{self, form, operator};
-use quorate::config::{Config, LogConfig};
+use quorate::config::{Config, LogConfig, new_key};
 use quorate::server::Ended;
 use quorate::{log, server};
 
@@ -160,11 +160,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             let text = runtime(1)?.block_on(operator::distrusted(&config, ask))?;
             say(&mut std::io::stdout(), text.trim_end());
         }
-        Command::Keygen => {
-            let key: [u8; 32] = rand::random();
-            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            say(&mut std::io::stdout(), &hex);
-        }
+        Command::Keygen => say(&mut std::io::stdout(), &new_key()),
     }
     Ok(())
 }

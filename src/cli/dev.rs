@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::cli::form::{self, FormError};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, new_key};
 use crate::server::{self, Ended, ServeError, StopRequests};
 
 /// The most nodes: each has caches and threads of its own.
@@ -173,8 +173,7 @@ fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
     if !(1..=max).contains(&first) {
         return Err(DevError::Port { max, nodes: dev.nodes, port: first });
     }
-    let key: [u8; 32] = rand::random();
-    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = new_key();
     let peer_port = |number: u16| first + PEER_PORTS_ABOVE + number - 1;
     let mut layout = String::from("[layout]\nversion = 1\npartitions = 64\n");
     for number in 1..=dev.nodes {

@@ -329,6 +329,12 @@ fn value(key: &'static str, allowed: &str, found: impl Display) -> ConfigError {
     ConfigError::Value { key, allowed: allowed.to_owned(), value: found.to_string() }
 }
 
+/// A new random key for `cluster_keys`: 64 hexadecimal digits.
+pub fn new_key() -> String {
+    let key: [u8; 32] = rand::random();
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn parse_key(hex: &str) -> Option<[u8; 32]> {
     if hex.len() != 64 || !hex.is_ascii() {
         return None;

@@ -54,6 +54,13 @@ impl Staged<'_> {
     }
 }
 
+impl Update<'_> {
+    /// About how long the encoded row will be, in bytes.
+    fn row_bytes_about(&self) -> usize {
+        self.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT
+    }
+}
+
 impl Store {
     /// Reads a row under its stripe and lets `decide` change it. A `decide` that adds values must
     /// check for disk space itself.
@@ -118,9 +125,9 @@ impl Store {
 
     /// Writes a changed row and its derived data in one batch; returns the encoded row.
     pub(crate) fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
-        let about = update.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT;
         // A batch that must grow is copied, with a value of a megabyte in it.
-        let mut batch = WriteBatch::with_capacity_bytes(about + BATCH_BYTES_ABOUT);
+        let about = update.row_bytes_about() + BATCH_BYTES_ABOUT;
+        let mut batch = WriteBatch::with_capacity_bytes(about);
         let (row, staged) = self.stage(&mut batch, update)?;
         self.engine.write(batch, blocking)?;
         staged.apply();
@@ -134,8 +141,7 @@ impl Store {
         update: &Update<'_>,
     ) -> Result<(Bytes, Staged<'_>), Error> {
         // Enough capacity that the row is not copied while it grows.
-        let about = update.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT;
-        let mut row = BytesMut::with_capacity(about);
+        let mut row = BytesMut::with_capacity(update.row_bytes_about());
         update.row.encode(&mut row);
         let row = row.freeze();
         batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
