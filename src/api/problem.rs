@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     KeyDeleted,
     NoSuchSibling,
     NoSuchSyncPoint,
+    NoSuchExplanation,
     SyncPointGone,
     MethodNotAllowed,
     HeadTooSlow,
@@ -70,7 +71,8 @@ impl Kind {
             | Self::KeyNotFound
             | Self::KeyDeleted
             | Self::NoSuchSibling
-            | Self::NoSuchSyncPoint => StatusCode::NOT_FOUND,
+            | Self::NoSuchSyncPoint
+            | Self::NoSuchExplanation => StatusCode::NOT_FOUND,
             Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -111,6 +113,7 @@ impl Kind {
             Self::KeyDeleted => ("key_deleted", "The key was deleted"),
             Self::NoSuchSibling => ("no_such_sibling", "No such sibling"),
             Self::NoSuchSyncPoint => ("no_such_sync_point", "No such sync point"),
+            Self::NoSuchExplanation => ("no_such_explanation", "No such trace is kept"),
             Self::SyncPointGone => ("sync_point_gone", "Sync point expired"),
             Self::MethodNotAllowed => ("method_not_allowed", "Method not allowed"),
             Self::HeadTooSlow => ("head_too_slow", "Request head timed out"),
@@ -228,6 +231,16 @@ impl Problem {
             members.extend(self.facts);
         }
         format!("{body}\n")
+    }
+
+    /// The stable name of its kind.
+    pub(crate) fn name(&self) -> &'static str {
+        self.kind.name_and_title().0
+    }
+
+    /// A fact that is a text.
+    pub(crate) fn text_fact(&self, name: &str) -> Option<String> {
+        self.facts.get(name).and_then(Value::as_str).map(str::to_owned)
     }
 
     /// The HTTP status.

@@ -36,6 +36,11 @@ impl RequestTrace {
         Self { at, id, route, span, access }
     }
 
+    /// When it arrived.
+    pub(super) fn arrived(&self) -> Instant {
+        self.at
+    }
+
     /// The span of its log lines.
     pub(super) fn span(&self) -> Span {
         self.span.clone()

@@ -20,6 +20,7 @@ use quorate_protocol::view::View;
 
 use crate::node::Node;
 use crate::ops::reader::{self, ReadOptions};
+use crate::ops::recorder::Recorder;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
 /// The most keys on one page.
@@ -100,7 +101,7 @@ async fn settle(
     let list = node.preference_list(&key);
     let Ok(terms) = Terms::of_read(&Asked::default(), properties, list) else { return (key, None) };
     let options = ReadOptions { terms, timeout_ms: node.config.timeouts.request_ms };
-    let is_live = match reader::read(node, &key, options).await {
+    let is_live = match reader::read(node, &key, options, Recorder::off()).await.0 {
         Ok(object) => match View::of(&object, properties.conflicts) {
             View::One(_) | View::Many(_) => Some(true),
             View::Absent | View::Deleted => Some(false),

@@ -348,6 +348,7 @@ fn kind_of(message: &Message) -> Kind {
         | Message::Room
         | Message::Deliver { .. }
         | Message::Distrusted { .. }
+        | Message::Explained { .. }
         | Message::SyncPoint
         | Message::Undelivered { .. }
         | Message::Keys { .. } => Kind::Control,

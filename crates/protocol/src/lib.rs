@@ -10,7 +10,8 @@
 //! [`exchange`] how replicas are compared and repaired, [`sweep`] which tree counts which row,
 //! [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that restarts behind
 //! is detected and [`received`] when it may answer again, [`skew`] how a wrong clock is detected;
-//! [`message`], [`wire`] and [`envelope`] how nodes talk.
+//! [`message`], [`wire`] and [`envelope`] how nodes talk;
+//! [`explain`] what they tell of one request.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -32,6 +33,7 @@ pub mod common;
 pub mod context;
 pub mod envelope;
 pub mod exchange;
+pub mod explain;
 pub mod generation;
 pub mod get;
 pub mod layout;
