@@ -18,6 +18,8 @@ mod conflicts;
 mod contexts;
 #[path = "contract/dev.rs"]
 mod dev;
+#[path = "contract/explain.rs"]
+mod explain;
 #[path = "contract/frames.rs"]
 mod frames;
 #[path = "contract/heads.rs"]

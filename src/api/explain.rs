@@ -237,11 +237,6 @@ fn trace_json(me: NodeId, trace: &Trace) -> Value {
     let ended = trace.ended();
     let quorum = events.iter().find(|event| event.kind == Kind::Quorum);
     let facts = &trace.facts;
-    let mut shown: Vec<Value> = events.iter().map(event_json).collect();
-    if let Some(ended) = ended {
-        let before = events.partition_point(|event| u64::from(event.us) <= ended.took_us);
-        shown.insert(before, answered_json(me, ended));
-    }
     json!({
         "id": id_text(trace.id),
         "at": represent::rfc3339(Stamp::at(trace.subject.at)),
@@ -262,8 +257,21 @@ fn trace_json(me: NodeId, trace: &Trace) -> Value {
         "quorum_us": quorum.map(|event| event.us),
         "done": is_done,
         "truncated": is_truncated,
-        "events": shown,
+        "events": events_json(me, &events, ended),
     })
+}
+
+/// The events in order of time, with the answer among them. Nothing is over before the client is answered,
+/// even if no node had anything left to do.
+fn events_json(me: NodeId, events: &[Event], ended: Option<&Ended>) -> Vec<Value> {
+    let Some(ended) = ended else { return events.iter().map(event_json).collect() };
+    let took_us = u32::try_from(ended.took_us).unwrap_or(u32::MAX);
+    let is_before = |event: &&Event| event.us <= took_us && event.kind != Kind::Done;
+    let late = |event: &Event| event_json(&Event { us: event.us.max(took_us), ..*event });
+    let mut shown: Vec<Value> = events.iter().filter(is_before).map(event_json).collect();
+    shown.push(answered_json(me, ended));
+    shown.extend(events.iter().filter(|event| !is_before(event)).map(late));
+    shown
 }
 
 /// Who coordinated: the node that was chosen last, and why. `null` if a write found none to try.
