@@ -331,8 +331,8 @@ mod tests {
 
     #[test]
     fn a_longer_list_than_can_be_recorded_is_not_decoded() {
-        let mut events = Events::default();
-        events.list = vec![event(Kind::Asked); EVENTS_MAX + MILESTONES_MAX + 1];
+        let list = vec![event(Kind::Asked); EVENTS_MAX + MILESTONES_MAX + 1];
+        let events = Events { list, truncated: false };
         let bytes = postcard::to_stdvec(&events).unwrap();
         assert!(postcard::from_bytes::<Events>(&bytes).is_err());
     }
