@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
 use quorate_protocol::name::{Bucket, NodeId};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::{Ns, Pass, Placement};
+use quorate_protocol::time::WallTime;
 use quorate_storage::Store;
 use tokio::sync::Semaphore;
 
@@ -177,7 +177,7 @@ impl Buckets {
         store: &Store,
         bucket: &Bucket,
         settings: Settings,
-        by: (NodeId, Millis),
+        by: (NodeId, WallTime),
     ) -> Result<Table, BucketsError> {
         let _changing = self.lock();
         {

@@ -16,8 +16,8 @@ use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::received::{Holdings, Holds};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
@@ -225,17 +225,17 @@ impl Node {
 
     /// The wall clock, or the cluster's time if this machine's is clearly wrong: for stamps, never
     /// for waiting.
-    pub(crate) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> WallTime {
         self.clock.now()
     }
 
     /// Milliseconds since the start: for deadlines. Monotonic.
-    pub(crate) fn uptime(&self) -> Millis {
-        Millis(self.started.elapsed().as_millis() as u64)
+    pub(crate) fn uptime(&self) -> Uptime {
+        Uptime(self.started.elapsed().as_millis() as u64)
     }
 
     /// The instant of an uptime.
-    pub(crate) fn instant(&self, at: Millis) -> tokio::time::Instant {
+    pub(crate) fn instant(&self, at: Uptime) -> tokio::time::Instant {
         (self.started + Duration::from_millis(at.0)).into()
     }
 

@@ -16,8 +16,8 @@ use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
 use tokio::time::{timeout, timeout_at};
@@ -202,7 +202,7 @@ async fn store_in_time(
     node: &Arc<Node>,
     write: &Write,
     (role, w): (Role, u16),
-    deadline: Millis,
+    deadline: Uptime,
     tell: &mut Option<impl FnOnce(WriteOutcome)>,
 ) -> Result<MintedRow, WriteAnswer> {
     let known = node.bounds.sizes.of(&write.key);
@@ -319,7 +319,7 @@ struct Writing<'a, Tell> {
     needed: u16,
     row: MintedRow,
     /// Wall-clock time, taken before the row was read.
-    minted_at: Millis,
+    minted_at: WallTime,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
@@ -351,7 +351,7 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
     }
 
     fn on_heard(&mut self, from: NodeId, heard: &PeerEvent) -> Vec<Effect> {
-        let now: Millis = self.node.uptime();
+        let now: Uptime = self.node.uptime();
         match heard {
             PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
             PeerEvent::Reply(_) | PeerEvent::NotSent => self.put.on_refused(from, now),

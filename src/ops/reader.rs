@@ -12,8 +12,8 @@ use quorate_protocol::message::{self, Message, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_storage::{Blocking, Error};
 use tracing::Instrument;
 
@@ -55,7 +55,7 @@ struct Reading {
     reply_to: ReplyTo,
     mailbox: Mailbox,
     /// Wall-clock time at the start: no replica read its object earlier.
-    read_at: Millis,
+    read_at: WallTime,
     /// Memory reserved for large objects that were requested, by sender.
     room: Vec<(NodeId, Charge)>,
     /// The reservation that failed, if the read cannot succeed without it.
@@ -114,7 +114,7 @@ pub(crate) async fn read(
     }
 }
 
-fn plan(node: &Node, options: ReadOptions, now: Millis) -> Plan {
+fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {
     let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
     in_order_of_asking(node, &mut homes);
     homes.truncate(usize::from(n));
@@ -186,7 +186,7 @@ impl Reading {
         &mut self,
         from: NodeId,
         mut reply: WithPayload<message::Reply>,
-        now: Millis,
+        now: Uptime,
     ) -> Vec<Effect> {
         if let message::Reply::Large { bytes } = reply.head {
             let Some(place) = self.get.place_of(from) else { return Vec::new() };

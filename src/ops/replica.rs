@@ -15,7 +15,7 @@ use quorate_protocol::packed;
 use quorate_protocol::put::Role;
 use quorate_protocol::reap;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, Place};
 
 use crate::background::{pool, work};
@@ -30,7 +30,7 @@ pub(crate) async fn merge(
     role: Role,
     key: &Key,
     object: Object,
-    read_at: Millis,
+    read_at: WallTime,
 ) -> Reply {
     let (place, key) = (place_of(node, role, key), key.clone());
     let merging =
@@ -49,7 +49,7 @@ pub(crate) fn merge_now(
     place: Place,
     key: &Key,
     object: &Object,
-    read_at: Millis,
+    read_at: WallTime,
     blocking: Blocking,
 ) -> Result<Reply, Error> {
     let now = node.now();
@@ -64,7 +64,12 @@ pub(crate) fn merge_now(
 ///
 /// # Errors
 /// The reply to send instead.
-pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result<(), Reply> {
+pub(crate) fn may_merge(
+    node: &Node,
+    key: &Key,
+    read_at: WallTime,
+    now: WallTime,
+) -> Result<(), Reply> {
     if node.formation().is_none() {
         return Err(Reply::Refused(Refusal::NotFormed));
     }

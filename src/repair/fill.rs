@@ -24,7 +24,7 @@ use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
 use quorate_protocol::reap;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
@@ -366,7 +366,7 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
 /// Rows of which this node is a home replica, and the last key of the page, `None` at the end.
 struct Page {
     /// The earliest time at which they may have been read.
-    read_at: Millis,
+    read_at: WallTime,
     rows: Vec<(Key, Bytes)>,
     last: Option<Key>,
 }
@@ -390,7 +390,7 @@ async fn fetch_page(
 
 /// Merges a page as the throttle allows. Returns whether all of it was merged or noted as doubtful:
 /// rows that have waited so long that a reaped key could come back with them are not merged.
-async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes)>) -> bool {
+async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Bytes)>) -> bool {
     while !rows.is_empty() {
         // One batch a turn, a fraction of a millisecond: client requests never wait longer for the
         // processor.
@@ -423,7 +423,7 @@ async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes
 }
 
 /// Merges some rows. Returns the keys of those that arrived damaged. Blocks.
-fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: Millis) -> Result<Vec<Key>, Error> {
+fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: WallTime) -> Result<Vec<Key>, Error> {
     let merge = |rows: Vec<(Key, Bytes)>| {
         let place = |(key, object)| (node.home(&key), key, object);
         node.store.merge_page(rows.into_iter().map(place).collect(), now)

@@ -18,8 +18,8 @@ use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::HandOver;
+use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, Onward};
 use tokio::time::MissedTickBehavior;
 
@@ -170,7 +170,7 @@ async fn ask_versions(node: &Arc<Node>, rows: &mut [Going]) {
 
 /// Sends the rows to those home replicas that have not reported to hold them, as many at a time as
 /// memory allows.
-async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
+async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: WallTime) {
     let mut batch: Vec<(&mut Going, Bytes)> = Vec::new();
     let mut bytes = 0;
     for going in rows.iter_mut().filter(|(_, row)| !row.is_held()) {
@@ -195,7 +195,7 @@ async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
     send_batch(node, batch, read_at).await;
 }
 
-async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: Millis) {
+async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: WallTime) {
     let sending = batch.into_iter().map(|((key, row), object)| async move {
         let stores = row.waiting().iter().map(|home| {
             let message = Message::Store { key: key.clone(), role: Role::Home, read_at };

@@ -146,7 +146,7 @@ pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::clock::{Actor, Dot};
-    use crate::stamp::Millis;
+    use crate::time::WallTime;
 
     fn key(name: &str) -> Key {
         Key::new("carts", name.as_bytes()).unwrap()
@@ -155,7 +155,7 @@ mod tests {
     fn seen() -> Seen {
         let mut clock = Clock::default();
         clock.advance(Dot { actor: Actor(0xfeed_beef), counter: 4 });
-        Seen { clock, stamp: Stamp::at(Millis(1_000)) }
+        Seen { clock, stamp: Stamp::at(WallTime(1_000)) }
     }
 
     #[test]

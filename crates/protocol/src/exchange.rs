@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Bucket, Key};
 use crate::object::Version;
-use crate::stamp::Millis;
+use crate::time::Uptime;
 use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
 
 /// The most keys in one page of a listing: with keys of the longest length (1 KiB) a page is about
@@ -65,7 +65,7 @@ pub enum Step {
         /// The keys.
         keys: Vec<Key>,
         /// Monotonic time.
-        not_before: Millis,
+        not_before: Uptime,
     },
     /// Repair these keys: [`Exchange::on_mended`].
     Mend(Vec<Difference>),
@@ -168,7 +168,7 @@ impl Exchange {
     }
 
     /// Both sides listed a page.
-    pub fn on_pages(&mut self, ours: Page, theirs: Page, now: Millis) -> Step {
+    pub fn on_pages(&mut self, ours: Page, theirs: Page, now: Uptime) -> Step {
         let ends = [&ours, &theirs].map(|page| (page.versions.last().cloned(), page.is_end));
         // Up to this key both pages are complete.
         let [ours_to, theirs_to] = ends.map(|(last, is_end)| {
@@ -387,10 +387,10 @@ mod tests {
                 Step::List { leaves, after } => {
                     let a = page(ours, leaves, after.as_ref(), pages.0);
                     let b = page(theirs, leaves, after.as_ref(), pages.1);
-                    exchange.on_pages(a, b, Millis(7))
+                    exchange.on_pages(a, b, Uptime(7))
                 }
                 Step::LookAgain { keys, not_before } => {
-                    assert_eq!(not_before, Millis(7 + LOOK_AGAIN_MS));
+                    assert_eq!(not_before, Uptime(7 + LOOK_AGAIN_MS));
                     if let Some(value) = busy.and_then(|busy| ours.get_mut(&busy)) {
                         *value = value.saturating_add(1);
                     }
@@ -469,7 +469,7 @@ mod tests {
         let step = exchange.on_pages(
             Page { versions, is_end: true },
             Page { is_end: true, ..Page::default() },
-            Millis(0),
+            Uptime(0),
         );
         assert!(matches!(step, Step::LookAgain { keys, .. } if keys.len() == 1));
         assert_eq!(exchange.summary.keys_left, 2);
@@ -480,7 +480,7 @@ mod tests {
         let (mut exchange, _) = Exchange::start_to_fill();
         exchange.on_leaves(LeafSet::all());
         let page = |k| Page { versions: vec![(key(k), version(1))], is_end: true };
-        let step = exchange.on_pages(page(1), page(2), Millis(0));
+        let step = exchange.on_pages(page(1), page(2), Uptime(0));
         assert!(matches!(step, Step::Mend(differences) if differences.len() == 2));
         for (missed, has_all) in [(0, true), (1, false)] {
             let done = exchange.clone().on_mended(Mended { mended: 1, missed });
@@ -500,11 +500,11 @@ mod tests {
         let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
         let ours = Page { versions: vec![(key(1), version(1))], is_end: true };
-        let done = exchange.on_pages(ours.clone(), Page::default(), Millis(0));
+        let done = exchange.on_pages(ours.clone(), Page::default(), Uptime(0));
         assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
         let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
-        exchange.on_pages(ours, Page { is_end: true, ..Page::default() }, Millis(0));
+        exchange.on_pages(ours, Page { is_end: true, ..Page::default() }, Uptime(0));
         let done = exchange.on_versions(&[version(1)], &[]);
         assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
         let (mut exchange, _) = Exchange::start(BTreeSet::new());

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::NodeId;
 use crate::object::{Object, Version};
 use crate::quorum::{Verdict, verdict};
-use crate::stamp::Millis;
+use crate::time::Uptime;
 
 /// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct Plan {
     /// How long a replica may stay silent before another is asked, in milliseconds.
     pub replica_timeout_ms: u64,
     /// The latest time at which the client is answered.
-    pub deadline: Millis,
+    pub deadline: Uptime,
 }
 
 /// What a replica is asked for.
@@ -126,7 +126,7 @@ pub struct Get {
 struct Contact {
     node: NodeId,
     place: Where,
-    asked_at: Millis,
+    asked_at: Uptime,
     state: State,
 }
 
@@ -148,7 +148,7 @@ enum State {
 impl Get {
     /// Starts asking. Nodes in `down` are asked only after all others. An R above the number of
     /// nodes ends in [`Answer::NoQuorum`], like any quorum that cannot be met.
-    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
+    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Vec<Effect>) {
         let homes = |is_down: bool| {
             let of = move |node: &&NodeId| down.contains(node) == is_down;
             plan.homes.iter().filter(of).map(|node| (*node, Where::Home))
@@ -180,7 +180,7 @@ impl Get {
     }
 
     /// A node answered what it was asked.
-    pub fn on_reply(&mut self, node: NodeId, reply: Reply, now: Millis) -> Vec<Effect> {
+    pub fn on_reply(&mut self, node: NodeId, reply: Reply, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         let Some(contact) = self.contacts.iter_mut().find(|c| c.node == node) else {
             return effects;
@@ -213,7 +213,7 @@ impl Get {
 
     /// The node is sending its answer, or has reported its length: it is slow, not silent, and its
     /// timeout starts over.
-    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+    pub fn on_progress(&mut self, node: NodeId, now: Uptime) {
         let waiting = |c: &&mut Contact| c.node == node && matches!(c.state, State::Waiting(_));
         if let Some(contact) = self.contacts.iter_mut().find(waiting) {
             contact.asked_at = now;
@@ -221,7 +221,7 @@ impl Get {
     }
 
     /// The node will not answer any more.
-    pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+    pub fn on_silent(&mut self, node: NodeId, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         let asked = |c: &&mut Contact| {
             c.node == node && matches!(c.state, State::Waiting(_) | State::Silent(_))
@@ -235,7 +235,7 @@ impl Get {
     }
 
     /// Time has passed.
-    pub fn on_time(&mut self, now: Millis) -> Vec<Effect> {
+    pub fn on_time(&mut self, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         for at in 0..self.contacts.len() {
             let contact = self.contacts[at];
@@ -257,7 +257,7 @@ impl Get {
     }
 
     /// When [`Get::on_time`] must be called next, unless another event comes first.
-    pub fn next_wake(&self) -> Option<Millis> {
+    pub fn next_wake(&self) -> Option<Uptime> {
         let mut wake = (!self.answered).then_some(self.plan.deadline);
         for contact in self.contacts.iter().filter(|c| matches!(c.state, State::Waiting(_))) {
             let mut at = contact.asked_at.plus(self.plan.replica_timeout_ms);
@@ -294,7 +294,7 @@ impl Get {
         }
     }
 
-    fn judge(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    fn judge(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
         if !self.answered {
             self.fetch_differing(now, effects);
             let counted = self.counted();
@@ -319,7 +319,7 @@ impl Get {
 
     /// Asks for the objects of digests that match nothing in the merge, once a full object has
     /// arrived (or none will).
-    fn fetch_differing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    fn fetch_differing(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
         let full = |c: &Contact| c.state == State::Waiting(What::Object);
         if self.versions.is_empty() && self.contacts.iter().any(full) {
             return;
@@ -339,7 +339,7 @@ impl Get {
         }
     }
 
-    fn replace(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    fn replace(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
         if self.answered {
             return;
         }
@@ -349,7 +349,7 @@ impl Get {
         self.ask_next(if any { What::Digest } else { What::Object }, now, effects);
     }
 
-    fn ask_next(&mut self, what: What, now: Millis, effects: &mut Vec<Effect>) {
+    fn ask_next(&mut self, what: What, now: Uptime, effects: &mut Vec<Effect>) {
         let Some((node, place)) = self.unasked.pop() else { return };
         let state = State::Waiting(what);
         self.contacts.push(Contact { node, place, asked_at: now, state });
@@ -361,7 +361,7 @@ impl Get {
         !self.answered && !self.hedged && self.plan.hedge_ms.is_some() && spare_home
     }
 
-    fn hedge_at(&self, contact: &Contact) -> Millis {
+    fn hedge_at(&self, contact: &Contact) -> Uptime {
         contact.asked_at.plus(self.plan.hedge_ms.unwrap_or(self.plan.replica_timeout_ms))
     }
 

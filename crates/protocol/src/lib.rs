@@ -10,7 +10,7 @@
 //! [`exchange`] how replicas are compared and repaired, [`sweep`] which tree counts which row,
 //! [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that restarts behind
 //! is detected and [`received`] when it may answer again, [`skew`] how a wrong clock is detected;
-//! [`message`], [`wire`] and [`envelope`] how nodes talk.
+//! [`time`] which clocks there are; [`message`], [`wire`] and [`envelope`] how nodes talk.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -51,6 +51,7 @@ pub mod skew;
 pub mod stamp;
 pub mod sweep;
 pub mod terms;
+pub mod time;
 pub mod tree;
 pub mod view;
 pub mod wire;

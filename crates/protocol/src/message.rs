@@ -22,8 +22,8 @@ use crate::put::{Acks, Role};
 use crate::quorum::QuorumError;
 use crate::received::Holdings;
 use crate::row::{Draft, MintError};
-use crate::stamp::Millis;
 use crate::terms::Asked;
+use crate::time::WallTime;
 use crate::tree::{LeafSet, Root, Tree};
 
 /// A random number drawn when a cluster is formed; all nodes of one cluster record the same one.
@@ -41,7 +41,7 @@ pub enum Message {
         role: Role,
         /// When the object was read or minted, by the sender's wall clock or earlier: an object
         /// that was in transit too long is refused (see [`crate::reap`]).
-        read_at: Millis,
+        read_at: WallTime,
     },
     /// Read what the receiver holds: [`Reply::Object`], [`Reply::Large`], [`Reply::Digest`],
     /// [`Reply::NoHint`], [`Reply::NotFilled`].
@@ -180,7 +180,7 @@ pub enum Message {
         /// What the payload holds (see [`crate::packed`]).
         hints: Lengths,
         /// When the objects were read, by the sender's wall clock or earlier (see [`crate::reap`]).
-        read_at: Millis,
+        read_at: WallTime,
     },
     /// Apply an operator's decision about distrusted data, if there is one, and report what is
     /// still distrusted: [`Reply::Distrusted`].
@@ -402,9 +402,9 @@ pub struct Status {
     /// The settings that must be equal on all nodes.
     pub common: Common,
     /// Since when, by its wall clock, its record of its peers' starts has had no gap.
-    pub remembers_since: Millis,
+    pub remembers_since: WallTime,
     /// Its wall clock, uncorrected (see [`crate::skew`]).
-    pub clock: Millis,
+    pub clock: WallTime,
     /// Whether it waits for an operator's decision about data that it does not trust by itself.
     pub waits: bool,
     /// In a reply: it remembered an earlier start of the sender, and the sender resumes from there.

@@ -10,7 +10,7 @@ use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
 
 use crate::mutations::Mutation;
@@ -26,7 +26,7 @@ pub(crate) struct ExchangeOperation {
     exchange: Exchange,
     doing: Doing,
     /// When the comparison is aborted if the peer stays silent.
-    deadline: Millis,
+    deadline: Uptime,
     /// The n of all buckets as this node knows them, if the comparison fills this node.
     to_fill: Option<u64>,
     /// Whether the peer has said that its trees currently prove nothing.
@@ -40,7 +40,7 @@ enum Doing {
     ComparingLeaves,
     Listing(LeafSet, Option<Key>),
     /// A delay before the recheck.
-    Waiting(Vec<Key>, Millis),
+    Waiting(Vec<Key>, Uptime),
     Rechecking(Vec<Key>),
     Repairing(RepairPage),
 }
@@ -53,7 +53,7 @@ struct RepairPage {
     fetches: bool,
     /// When the request was sent, by this node's wall clock: a lower bound on when the object was
     /// read.
-    asked_at: Millis,
+    asked_at: WallTime,
 }
 
 /// The result of repairing one key.
@@ -280,7 +280,7 @@ impl Node {
                     left: differences.into(),
                     came: Mended::default(),
                     fetches: false,
-                    asked_at: world.now,
+                    asked_at: WallTime(0), // set with each request
                 });
                 self.repair_first(operation, world);
             }

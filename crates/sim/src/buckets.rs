@@ -11,9 +11,9 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::{self, Ns, Placement};
 use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::time::Uptime;
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -41,7 +41,7 @@ pub(crate) struct Buckets {
 pub(crate) struct HandOver {
     row: sweep::HandOver,
     object: Object,
-    deadline: Millis,
+    deadline: Uptime,
 }
 
 /// Rows being handed over, by key.

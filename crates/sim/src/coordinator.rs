@@ -11,8 +11,8 @@ use quorate_protocol::object::{Object, Sibling};
 use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Role, role_of};
 use quorate_protocol::row::{Coordinator, MintError, Minted};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::view::{context_after_write, context_of};
 
 use crate::entry::Purpose;
@@ -32,7 +32,7 @@ pub(crate) struct Minting {
     pub(crate) value: Option<Bytes>,
     /// The counts and nodes of the write.
     pub(crate) terms: Terms,
-    pub(crate) deadline: Millis,
+    pub(crate) deadline: Uptime,
 }
 
 impl Minting {
@@ -84,7 +84,7 @@ impl Node {
         &mut self,
         mut minting: Minting,
         answer: get::Answer,
-        read_at: Millis,
+        read_at: WallTime,
         world: &mut World,
     ) {
         let write = &mut minting.write;

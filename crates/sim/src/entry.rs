@@ -15,8 +15,8 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Role};
 use quorate_protocol::route::{self, Route};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 
 use crate::anti_entropy::ExchangeOperation;
 use crate::buckets::HandOvers;
@@ -52,18 +52,18 @@ pub(crate) struct RouteOperation {
     pub(crate) request: Request,
     /// From this node's own snapshot; the coordinator takes its own.
     terms: Terms,
-    deadline: Millis,
-    wake_at: Option<Millis>,
+    deadline: Uptime,
+    wake_at: Option<Uptime>,
 }
 
 /// A read in progress.
 pub(crate) struct GetOperation {
     get: Get,
     /// When it began, by the wall clock: no replica read its object earlier.
-    read_at: Millis,
+    read_at: WallTime,
     key: Key,
     purpose: Purpose,
-    wake_at: Option<Millis>,
+    wake_at: Option<Uptime>,
 }
 
 /// What a read is for.
@@ -221,7 +221,7 @@ impl Node {
         &mut self,
         operation: u64,
         key: Key,
-        (terms, deadline): (Terms, Millis),
+        (terms, deadline): (Terms, Uptime),
         purpose: Purpose,
         world: &mut World,
     ) {
@@ -286,7 +286,7 @@ impl Node {
         &mut self,
         key: &Key,
         merged: &Object,
-        read_at: Millis,
+        read_at: WallTime,
         behind: Vec<NodeId>,
         world: &mut World,
     ) {

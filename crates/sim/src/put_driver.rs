@@ -6,7 +6,7 @@ use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put};
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 
 use crate::coordinator::Minting;
 use crate::mutations::Mutation;
@@ -21,9 +21,9 @@ pub(crate) struct PutOperation {
     pub(crate) object: Object,
     pub(crate) sent: Bytes,
     /// When it was minted, by the wall clock.
-    pub(crate) minted_at: Millis,
+    pub(crate) minted_at: WallTime,
     pub(crate) dot: Dot,
-    pub(crate) wake_at: Option<Millis>,
+    pub(crate) wake_at: Option<Uptime>,
 }
 
 impl Node {

@@ -9,8 +9,8 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
 use quorate_protocol::reap::is_stale;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::sweep::Pass;
+use quorate_protocol::time::WallTime;
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -35,7 +35,7 @@ impl Node {
     pub(crate) fn on_store(
         &mut self,
         back: (NodeId, u64),
-        (key, role, read_at): (&Key, Role, Millis),
+        (key, role, read_at): (&Key, Role, WallTime),
         payload: Bytes,
         world: &mut World,
     ) {
@@ -62,7 +62,7 @@ impl Node {
         key: &Key,
         role: Role,
         object: &Object,
-        read_at: Millis,
+        read_at: WallTime,
         world: &mut World,
     ) -> Result<(), Refusal> {
         let now = self.wall(world.now);

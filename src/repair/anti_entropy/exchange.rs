@@ -18,7 +18,7 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::packed;
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LeafSet, Tree};
 use quorate_storage::{Blocking, Error};
 use serde::Serialize;
@@ -340,7 +340,7 @@ fn note_broken(talk: &Talk<'_>, key: &Key) {
 /// The result of asking a peer for its object of a key.
 enum Fetched {
     /// The object, and the earliest time at which it may have been read.
-    Object(Object, Millis),
+    Object(Object, WallTime),
     /// It has one but cannot give it: it is damaged, or larger than a frame.
     Broken,
     /// It has one that is larger than was known, and must be fetched alone.
@@ -357,7 +357,7 @@ type Settled = Option<(Message, Bytes)>;
 fn settle(
     node: &Node,
     difference: &Difference,
-    fetched: Option<(Object, Millis)>,
+    fetched: Option<(Object, WallTime)>,
 ) -> Option<Settled> {
     let key = difference.key.clone();
     if let Some((object, read_at)) = fetched {

@@ -15,8 +15,9 @@ pub(crate) mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::liveness::peer_time::PeerTime;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::exchange::{Asking, Talk, Way, mend_tree, receive_key, way};
@@ -36,7 +37,7 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
     }
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut compared_at: Option<Millis> = None;
+    let mut compared_at: Option<Uptime> = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -52,7 +53,8 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
             round::run(&node, peer, Scope::Partitions(dirty)).await;
         }
         // It was away in the meantime, and no node has hints for what it missed.
-        let is_back = compared_at.is_none_or(|at| at < up_since) && !is_handed_off_to(&node, peer);
+        let is_back =
+            compared_at.is_none_or(|at| at.0 < up_since.0) && !is_handed_off_to(&node, peer);
         let is_due = compared_at.is_none_or(|at| now.since(at) >= interval_ms);
         if is_back || is_due {
             compared_at = Some(now);
@@ -61,8 +63,8 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
     }
 }
 
-/// Since when a peer has been up, by the node's uptime; `None` if it is not.
-fn up_since(node: &Node, peer: NodeId) -> Option<Millis> {
+/// Since when a peer has been up; `None` if it is not.
+fn up_since(node: &Node, peer: NodeId) -> Option<PeerTime> {
     let health = node.peers.health(peer)?;
     (health.state() == State::Up).then(|| health.since())
 }

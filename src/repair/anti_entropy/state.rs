@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::background::throttle::Throttle;
@@ -32,7 +32,7 @@ pub(crate) struct Report {
     /// The peer.
     pub(crate) peer: NodeId,
     /// When it began, by the node's uptime.
-    pub(crate) began: Millis,
+    pub(crate) began: Uptime,
     /// How long it took, in milliseconds.
     pub(crate) took_ms: u64,
     /// Trees whose roots were compared.

@@ -69,7 +69,7 @@ prop_compose! {
             sloppy,
             hedge_ms: hedge,
             replica_timeout_ms: 100,
-            deadline: Millis(deadline),
+            deadline: Uptime(deadline),
         };
         (plan, (0..nodes).filter(|at| down & (1 << at) != 0).map(node).collect())
     }
@@ -84,16 +84,16 @@ fn a_slow_replica_that_moves_is_waited_for() {
         sloppy: true,
         hedge_ms: None,
         replica_timeout_ms: 100,
-        deadline: Millis(1000),
+        deadline: Uptime(1000),
     };
-    let (mut get, _) = Get::start(plan, &BTreeSet::new(), Millis(0));
+    let (mut get, _) = Get::start(plan, &BTreeSet::new(), Uptime(0));
     assert_eq!((get.place_of(node(0)), get.place_of(node(1))), (Some(Where::Home), None));
     for now in (50..400).step_by(50) {
-        get.on_progress(node(0), Millis(now));
-        assert_eq!(get.on_time(Millis(now + 49)), []);
+        get.on_progress(node(0), Uptime(now));
+        assert_eq!(get.on_time(Uptime(now + 49)), []);
     }
     let (to, place) = (node(1), Where::Home);
-    assert_eq!(get.on_time(Millis(450)), [Effect::Ask { to, what: What::Object, place }]);
+    assert_eq!(get.on_time(Uptime(450)), [Effect::Ask { to, what: What::Object, place }]);
 }
 
 /// A bystander that knows what each node holds and sees what it was asked for.
@@ -192,7 +192,7 @@ impl Naive {
     }
 }
 
-fn happens(get: &mut Get, naive: &mut Naive, event: Event, now: &mut Millis) {
+fn happens(get: &mut Get, naive: &mut Naive, event: Event, now: &mut Uptime) {
     let (from, reply) = match event {
         Event::Answers(number) => (number, naive.reply(number)),
         Event::Digest(number, held) => (number, Some(Reply::Digest(naive.held[held].version()))),
@@ -230,7 +230,7 @@ proptest! {
         held in prop::collection::vec(prop::sample::select(vec![0u8, 1, 1, 2, 3, 7, 9, 15]), 8),
         events in events(),
     ) {
-        let mut now = Millis(0);
+        let mut now = Uptime(0);
         let deadline = plan.deadline;
         let nodes = plan.homes.len() + plan.fallbacks.len();
         let (mut get, effects) = Get::start(plan.clone(), &down, now);
@@ -269,7 +269,7 @@ proptest! {
         (plan, _) in plans(),
         held in prop::collection::vec(prop::sample::select(vec![0u8, 1, 1, 2, 3, 7, 9, 15]), 8),
     ) {
-        let (mut get, mut effects) = Get::start(plan.clone(), &BTreeSet::new(), Millis(0));
+        let (mut get, mut effects) = Get::start(plan.clone(), &BTreeSet::new(), Uptime(0));
         let mut answered = BTreeSet::new();
         let mut read = None;
         while let Some(effect) = effects.pop() {
@@ -282,7 +282,7 @@ proptest! {
                         What::Object => Reply::Object(held),
                         What::Digest => Reply::Digest(held.version()),
                     };
-                    effects.extend(get.on_reply(to, reply, Millis(1)));
+                    effects.extend(get.on_reply(to, reply, Uptime(1)));
                 }
                 Effect::Answer(Answer::Read(object)) => read = Some(object),
                 Effect::Answer(Answer::NoQuorum { .. }) => prop_assert!(false, "no quorum"),

@@ -11,8 +11,9 @@ use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
 use crate::quorum::Count;
 use crate::row::Draft;
-use crate::stamp::{Millis, Stamp};
+use crate::stamp::Stamp;
 use crate::terms::Asked;
+use crate::time::WallTime;
 
 fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
@@ -68,13 +69,13 @@ fn messages() -> Vec<WithPayload<Message>> {
     let payload = Bytes::from_static(b"a payload");
     vec![
         WithPayload {
-            head: Message::Store { key: key.clone(), role, read_at: Millis(7) },
+            head: Message::Store { key: key.clone(), role, read_at: WallTime(7) },
             payload,
         },
         WithPayload {
             head: Message::Deliver {
                 hints: vec![(key.clone(), 1), (key.clone(), 2)],
-                read_at: Millis(8),
+                read_at: WallTime(8),
             },
             payload: Bytes::from_static(b"abc"),
         },
