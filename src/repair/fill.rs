@@ -30,7 +30,7 @@ use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
 use crate::background::work;
 use crate::node::Node;
-use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, mend_tree, receive_key, way};
+use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, receive_key, repair_tree, way};
 use crate::repair::received;
 
 /// Partitions filled at a time: while one waits for the network, another is merged.
@@ -191,7 +191,7 @@ async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiv
 /// give.
 async fn compare(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> bool {
     for tree in trees {
-        let summary = mend_tree(talk, *tree, why).await;
+        let summary = repair_tree(talk, *tree, why).await;
         if !summary.has_all() {
             tracing::debug!(?tree, ?summary, "did not receive all of a peer's rows; retrying soon");
             return false;

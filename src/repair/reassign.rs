@@ -159,13 +159,13 @@ pub(crate) async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u
             }
             Err(error) => {
                 tracing::warn!(%error, partition = partition.0, "could not scrub");
-                return found.mended();
+                return found.repaired();
             }
         }
     }
     // Rows may just be moving to another tree.
     node.swept.moved.fetch_add(found.moved_rows, Relaxed);
-    let wrong = found.mended() - found.moved_rows;
+    let wrong = found.repaired() - found.moved_rows;
     node.swept.scrubbed.fetch_add(1, Relaxed);
     node.swept.wrong_leaves.fetch_add(wrong, Relaxed);
     if wrong > 0 {

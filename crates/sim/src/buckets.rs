@@ -262,7 +262,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn give_up_hand_over(&mut self, key: &Key) {
+    pub(crate) fn abort_hand_over(&mut self, key: &Key) {
         self.operations.hand_overs.remove(key);
     }
 
@@ -279,7 +279,7 @@ impl Node {
         // An answer may be about an earlier version.
         let Some(hand_over) = hand_over.filter(|h| h.row.version() == version) else { return };
         if !is_stored {
-            return self.give_up_hand_over(key);
+            return self.abort_hand_over(key);
         }
         hand_over.row.on_stored(node);
         if !hand_over.row.is_held() && !world.has(Mutation::HandedOverToOne) {

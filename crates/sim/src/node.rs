@@ -347,8 +347,8 @@ impl Node {
                 self.suspect(node, world.now);
                 self.on_forward_silent(operation, node, world);
             }
-            Pending::Exchange { operation } => self.give_up_exchange(operation, world),
-            Pending::HandOver { key, .. } => self.give_up_hand_over(&key),
+            Pending::Exchange { operation } => self.abort_exchange(operation, world),
+            Pending::HandOver { key, .. } => self.abort_hand_over(&key),
             Pending::Holdings { question, peer } => self.on_holdings(question, peer, None, world),
             Pending::Handoff { .. }
             | Pending::Fetch { .. }

@@ -70,7 +70,7 @@ impl Scrubbed {
     }
 
     /// How much was wrong and has been repaired.
-    pub fn mended(&self) -> u64 {
+    pub fn repaired(&self) -> u64 {
         self.moved_rows + self.differing_leaves + self.differing_entries
     }
 }
@@ -401,7 +401,7 @@ mod tests {
             found.add(some);
             next = onward;
         }
-        assert_eq!(store.scrub(TREE.partition).unwrap().mended(), 0);
+        assert_eq!(store.scrub(TREE.partition).unwrap().repaired(), 0);
         Scrubbed { bytes: 0, ..found }
     }
 
@@ -445,8 +445,8 @@ mod tests {
         drop(store);
 
         let store = open(dir.path(), Durability::Buffered);
-        let mended = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
-        assert_eq!(scrub(&store), mended);
+        let repaired = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
+        assert_eq!(scrub(&store), repaired);
         assert_eq!(scrub(&store), Scrubbed { rows: 19, ..CLEAN });
         leaves.toggle(leaf_of(&lost), leaf_hash(&lost, lost_version));
         assert_eq!(store.leaves(TREE), leaves);

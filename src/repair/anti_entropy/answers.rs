@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
 /// Which of a peer's trees differ from this node's. If rows have not been moved to their new trees
-/// yet, the second look finds that such differences are none.
+/// yet, the recheck finds that such differences are none.
 pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
         node.generation.is_admitted()

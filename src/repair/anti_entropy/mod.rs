@@ -19,7 +19,7 @@ use crate::liveness::peer_time::PeerTime;
 use quorate_protocol::name::NodeId;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::exchange::{Asking, Talk, Way, mend_tree, receive_key, way};
+pub(crate) use self::exchange::{Asking, Talk, Way, receive_key, repair_tree, way};
 pub(crate) use self::round::{Scope, is_home, run as run_round};
 pub(crate) use self::state::Report;
 use crate::liveness::health::State;
