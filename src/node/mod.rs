@@ -273,7 +273,7 @@ impl Node {
 
     /// Whether every row is in its tree: false for a while after a bucket's n was changed.
     pub(crate) fn trees_fit(&self) -> bool {
-        self.buckets.placement().fits()
+        self.buckets.assignment().is_settled()
     }
 
     /// All nodes in the order of preference for a key.

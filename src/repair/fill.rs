@@ -133,8 +133,8 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
 
 /// Merges one partition with every other home replica. Returns whether all that they hold is here.
 async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> bool {
-    let ns = node.buckets.placement().ns().clone();
-    let each = ns.each();
+    let ns = node.buckets.assignment().ns().clone();
+    let each = ns.distinct();
     let n_max = each.last().copied().unwrap_or_default();
     let trees: Vec<Tree> = each.into_iter().map(|n| Tree { partition, n }).collect();
     let homes = node.layout.homes(partition, n_max).to_vec();
@@ -305,8 +305,8 @@ impl Raises {
     /// raised.
     async fn fill_bucket(&mut self, node: &Arc<Node>, bucket: Bucket, before: u16, waits: bool) {
         let (ns, changed) = {
-            let placement = node.buckets.placement();
-            (placement.ns().clone(), placement.changed(bucket.as_str()))
+            let assignment = node.buckets.assignment();
+            (assignment.ns().clone(), assignment.last_change_of(bucket.as_str()))
         };
         self.received.retain(|(other, change, _)| *other != bucket || *change == changed);
         let n = ns.n(bucket.as_str());

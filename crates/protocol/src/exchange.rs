@@ -149,7 +149,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins a comparison. The rows of buckets `skipped` are being moved to other trees
-    /// ([`crate::sweep`]): a difference there means nothing yet, and rechecking every such key
+    /// ([`crate::reassign`]): a difference there means nothing yet, and rechecking every such key
     /// would be expensive.
     pub fn start(skipped: BTreeSet<Bucket>) -> (Self, Step) {
         (Self { skipped, ..Self::default() }, Step::CompareLeaves)

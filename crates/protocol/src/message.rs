@@ -121,7 +121,7 @@ pub enum Message {
         /// The tree.
         tree: Tree,
         /// Set if the sender is filling: answer only if each of the receiver's rows is in the tree
-        /// of its bucket's n according to this hash ([`crate::sweep::Ns::hash`]), otherwise
+        /// of its bucket's n according to this hash ([`crate::reassign::ReplicaCounts::hash`]), otherwise
         /// [`Reply::NotFilled`].
         to_fill: Option<u64>,
     },

@@ -140,7 +140,7 @@ impl Node {
 
     /// Whether its trees cover its rows, by the n of all buckets of the node that must fill.
     fn trees_fit_by(&self, to_fill: Option<u64>, world: &World) -> bool {
-        let fits_by = |ns: u64| self.records.buckets.placement.fits_by(ns);
+        let fits_by = |ns: u64| self.records.buckets.assignment.is_settled_for(ns);
         to_fill.is_none_or(fits_by) || world.has(Mutation::TreesTrustedInDoubt)
     }
 
@@ -193,7 +193,7 @@ impl Node {
                 continue;
             }
             world.note(format_args!("{} compares {tree:?} with {peer}", self.id));
-            let left_out = self.records.buckets.placement.doubtful();
+            let left_out = self.records.buckets.assignment.buckets_in_doubt();
             let (exchange, step) = Exchange::start(left_out);
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();

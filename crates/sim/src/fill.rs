@@ -98,7 +98,7 @@ impl Node {
         world.note(format_args!("{me} fills {target:?}"));
         world.claims.push(Claim::Fills { node: me });
         let (asked_at, deadline) = (WallTime(0), world.now);
-        let ns = self.records.buckets.placement.ns().hash();
+        let ns = self.records.buckets.assignment.ns().hash();
         self.filling = Some(FillOperation { todo, target, ns, question: 0, asked_at, deadline });
         self.fetch_next(None, world);
     }

@@ -8,8 +8,8 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
 use quorate_protocol::reap::is_stale;
+use quorate_protocol::reassign::Pass;
 use quorate_protocol::row::Row;
-use quorate_protocol::sweep::Pass;
 use quorate_protocol::time::WallTime;
 
 use crate::mutations::Mutation;

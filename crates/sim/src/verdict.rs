@@ -86,7 +86,7 @@ impl Cluster {
             let missing = node.records.missing.len();
             let raised = node.records.buckets.raised_from();
             let (up, hints) = (node.up && node.is_admitted(), node.hint_count());
-            let fits = node.records.buckets.placement.fits();
+            let fits = node.records.buckets.assignment.is_settled();
             if unowned + missing + hints > 0 || raised.is_some() || !up || !fits {
                 return Some(format!(
                     "{}: up={up}, {hints} hints, {missing} partitions missing, {unowned} rows not \

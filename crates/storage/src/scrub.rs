@@ -147,7 +147,7 @@ impl Store {
             found.differing_entries += u64::from(self.rebuild_entries(partition, &key)?);
         }
         for key in misplaced {
-            found.moved_rows += u64::from(self.retree(&key, Tree { partition, n: 0 })?);
+            found.moved_rows += u64::from(self.move_to_tree(&key, Tree { partition, n: 0 })?);
         }
         Ok((found, next))
     }
@@ -462,7 +462,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         fill(&store, b"v");
-        store.tree_by(Box::new(|_| 2));
+        store.assign_trees_by(Box::new(|_| 2));
         assert_eq!(scrub(&store), Scrubbed { rows: 20, moved_rows: 20, ..CLEAN });
         assert_eq!(store.roots().iter().map(|(tree, _)| tree.n).collect::<Vec<_>>(), [2]);
     }

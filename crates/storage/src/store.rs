@@ -48,12 +48,12 @@ pub struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) call_counters: CallCounters,
-    /// How to look up the n of a bucket, once set ([`Store::tree_by`]).
-    pub(crate) n_of: OnceLock<NOf>,
+    /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
+    pub(crate) n_of: OnceLock<ReplicaCountOf>,
 }
 
 /// Returns the current n of a bucket. Called under a row's stripe: it must not call the store.
-pub type NOf = Box<dyn Fn(&str) -> u16 + Send + Sync>;
+pub type ReplicaCountOf = Box<dyn Fn(&str) -> u16 + Send + Sync>;
 
 /// What [`Store::mint`] did.
 #[derive(Clone, Debug)]

@@ -228,7 +228,7 @@ fn churn(store: &Store) {
         }
         _ => {
             let n = rand::random_range(1..4);
-            store.sweep(partition, Some(&key), 3, |_| Some(n)).unwrap();
+            store.reassign(partition, Some(&key), 3, |_| Some(n)).unwrap();
         }
     }
 }

@@ -80,7 +80,7 @@ impl History {
                 70..78 => self.merge_page(),
                 78..90 => self.drop_row(),
                 90..93 => self.change_n(),
-                93..96 => self.sweep(),
+                93..96 => self.reassign(),
                 96 => self.discard(),
                 _ => self.restart(),
             }
@@ -191,7 +191,7 @@ impl History {
     }
 
     /// All partitions, in steps; bucket `b` may no longer be owned.
-    fn sweep(&mut self) {
+    fn reassign(&mut self) {
         let (n, owns_b) = (self.n, self.rng.random::<bool>());
         let n_of = |bucket: &str| match bucket {
             "a" => Some(n[0]),
@@ -212,7 +212,7 @@ impl History {
         for partition in (0..PARTITIONS).map(|p| Partition(p as u16)) {
             let mut after = None;
             loop {
-                let step = self.store().sweep(partition, after.as_ref(), 2, n_of).unwrap();
+                let step = self.store().reassign(partition, after.as_ref(), 2, n_of).unwrap();
                 moved += step.moved;
                 found.extend(step.unowned);
                 let Some(last) = step.last else { break };

@@ -112,7 +112,7 @@ fn encoded_bytes(head: &impl Serialize) -> u64 {
 /// Compares one tree with the peer and repairs both sides.
 pub(crate) async fn repair_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
     let (mut exchange, mut step) = match why {
-        Asking::ToCompare => Exchange::start(talk.node.buckets.placement().doubtful()),
+        Asking::ToCompare => Exchange::start(talk.node.buckets.assignment().buckets_in_doubt()),
         Asking::ToFill { .. } => Exchange::start_to_fill(),
     };
     loop {
