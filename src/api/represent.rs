@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
-use quorate_protocol::context::{ContextKeys, Seen};
+use quorate_protocol::context::{Context, ContextKeys};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, Version};
 use quorate_protocol::stamp::Stamp;
@@ -203,7 +203,7 @@ pub(super) fn etag(version: Version, suffix: &str) -> HeaderValue {
 }
 
 /// A context as a header value.
-pub(super) fn context(contexts: &ContextKeys, key: &Key, seen: &Seen) -> HeaderValue {
+pub(super) fn context(contexts: &ContextKeys, key: &Key, seen: &Context) -> HeaderValue {
     header_of(contexts.sign(key, seen))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::message::Status;
 
 /// What gossip reports of a peer; `None` where it reported nothing.
@@ -41,7 +41,7 @@ pub(crate) struct AdvertisedState {
     /// The hash of its bucket table.
     pub(crate) buckets_hash: Option<u64>,
     /// The settings that must be the same on all nodes.
-    pub(crate) common: Option<Common>,
+    pub(crate) common: Option<ClusterSettings>,
     /// Whether it waits for an operator.
     pub(crate) waits: Option<bool>,
     /// Whether it reports that it cannot reach this node.

@@ -16,7 +16,7 @@ use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::received::{Holdings, Holds};
-use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::terms::{QuorumOptions, Terms};
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
@@ -285,7 +285,11 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub(crate) fn read_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+    pub(crate) fn read_terms(
+        &self,
+        key: &Key,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
         Terms::of_read(asked, &self.properties(key), self.preference_list(key))
     }
 
@@ -293,7 +297,11 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub(crate) fn write_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+    pub(crate) fn write_terms(
+        &self,
+        key: &Key,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
         Terms::of_write(asked, &self.properties(key), self.preference_list(key))
     }
 
@@ -301,7 +309,7 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if it does not.
-    pub(crate) fn check_write(&self, key: &Key, asked: &Asked) -> Result<(), QuorumError> {
+    pub(crate) fn check_write(&self, key: &Key, asked: &QuorumOptions) -> Result<(), QuorumError> {
         Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
     }
 

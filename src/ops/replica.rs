@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
@@ -87,8 +87,8 @@ pub(crate) fn may_merge(
 pub(crate) async fn read(
     node: &Arc<Node>,
     key: &Key,
-    what: What,
-    place: Where,
+    what: ReadKind,
+    place: RowKind,
 ) -> WithPayload<Reply> {
     let key = key.clone();
     let reading = move |node: &Node, blocking| read_now(node, &key, what, place, blocking);
@@ -103,15 +103,15 @@ pub(crate) async fn read(
 pub(crate) fn read_now(
     node: &Node,
     key: &Key,
-    what: What,
-    place: Where,
+    what: ReadKind,
+    place: RowKind,
     blocking: Blocking,
 ) -> Result<WithPayload<Reply>, Error> {
     match place {
-        Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotFilled)),
-        Where::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotFilled)),
-        Where::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
-        Where::Hints => {
+        RowKind::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotFilled)),
+        RowKind::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotFilled)),
+        RowKind::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
+        RowKind::Hints => {
             let mut merged: Option<Object> = None;
             for (_, object) in hints_of(node, key, blocking)? {
                 merged.get_or_insert_default().merge(&object);
@@ -121,29 +121,29 @@ pub(crate) fn read_now(
     }
 }
 
-fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
+fn answer_row(row: Option<Bytes>, what: ReadKind) -> WithPayload<Reply> {
     let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
     match (what, row) {
-        (What::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
-        (What::Digest, Some(row)) => match Row::encoded_version(&row) {
+        (ReadKind::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
+        (ReadKind::Digest, Some(row)) => match Row::encoded_version(&row) {
             Some(version) => WithPayload::bare(Reply::Digest(version)),
             None => damaged(),
         },
-        (What::Object, None) => {
+        (ReadKind::Object, None) => {
             WithPayload { head: Reply::Object, payload: Object::default().to_bytes() }
         }
-        (What::Object, Some(row)) => match Row::encoded_object(&row) {
+        (ReadKind::Object, Some(row)) => match Row::encoded_object(&row) {
             Some(payload) => WithPayload { head: Reply::Object, payload },
             None => damaged(),
         },
     }
 }
 
-fn answer_hint(merged: Option<Object>, what: What) -> WithPayload<Reply> {
+fn answer_hint(merged: Option<Object>, what: ReadKind) -> WithPayload<Reply> {
     match (what, merged) {
         (_, None) => WithPayload::bare(Reply::NoHint),
-        (What::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
-        (What::Object, Some(object)) => {
+        (ReadKind::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
+        (ReadKind::Object, Some(object)) => {
             WithPayload { head: Reply::Object, payload: object.to_bytes() }
         }
     }

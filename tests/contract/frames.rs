@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use quorate_protocol::context::peer_token;
 use quorate_protocol::envelope::Kind;
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
 use quorate_protocol::message::{Formation, Message, Refusal, Reply, Status};
 use quorate_protocol::name::{Key, NodeId};
@@ -193,7 +193,7 @@ fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
     cluster.nodes[0].wait_until_ready();
 
     let read = |i| {
-        let (what, place) = (What::Object, Where::Home);
+        let (what, place) = (ReadKind::Object, RowKind::Home);
         Message::Read { key: key(i), what, place, bytes_max: u32::MAX }
     };
     let question = |i: usize| match i % 10 {

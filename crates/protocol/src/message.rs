@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::Table;
 use crate::clock::Dot;
-use crate::common::Common;
-use crate::context::Seen;
+use crate::cluster_settings::ClusterSettings;
+use crate::context::Context;
 use crate::exchange::Page;
 use crate::generation::{Remembered, Start};
-use crate::get::{What, Where};
+use crate::get::{ReadKind, RowKind};
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
@@ -22,7 +22,7 @@ use crate::put::{Acks, Role};
 use crate::quorum::QuorumError;
 use crate::received::Holdings;
 use crate::row::{Draft, MintError};
-use crate::terms::Asked;
+use crate::terms::QuorumOptions;
 use crate::time::WallTime;
 use crate::tree::{LeafSet, Root, Tree};
 
@@ -49,9 +49,9 @@ pub enum Message {
         /// The key.
         key: Key,
         /// The object or its digest.
-        what: What,
+        what: ReadKind,
         /// Among the receiver's own rows, or among its hints.
-        place: Where,
+        place: RowKind,
         /// The longest encoded object that the sender has room for, in bytes; for a longer one the
         /// reply is its length, and the sender asks again once it has made room.
         bytes_max: u32,
@@ -400,7 +400,7 @@ pub struct Status {
     /// Its start.
     pub start: Start,
     /// The settings that must be equal on all nodes.
-    pub common: Common,
+    pub common: ClusterSettings,
     /// Since when, by its wall clock, its record of its peers' starts has had no gap.
     pub remembers_since: WallTime,
     /// Its wall clock, uncorrected (see [`crate::skew`]).
@@ -425,7 +425,7 @@ pub struct Write {
     pub has_value: bool,
     /// The N and W that the client asked for: checked against the bucket by the node that also
     /// picks the home replicas (see [`crate::terms`]).
-    pub asked: Asked,
+    pub asked: QuorumOptions,
     /// What must hold for the write to happen.
     pub condition: Option<Condition>,
     /// Delete what a read finds (a DELETE without a context).
@@ -441,14 +441,14 @@ pub struct Write {
 impl Write {
     /// Whether the write must go to the first healthy home replica, where it meets concurrent
     /// writes of its kind: conditional and idempotent ones (docs/decisions/0003).
-    pub fn meets_others(&self) -> bool {
+    pub fn needs_first_home(&self) -> bool {
         self.condition.is_some() || self.idempotency.is_some()
     }
 
     /// Which home replica a write with a lowered n asks first: the node that has the request, which
     /// saves a hop, unless the write must meet others.
-    pub fn asked_first(&self, me: NodeId) -> Option<NodeId> {
-        (!self.meets_others()).then_some(me)
+    pub fn preferred_home(&self, me: NodeId) -> Option<NodeId> {
+        (!self.needs_first_home()).then_some(me)
     }
 }
 
@@ -499,14 +499,14 @@ pub enum WriteAnswer {
     /// The condition does not hold; nothing was written.
     ConditionFailed,
     /// The `Idempotency-Key` was used for another request; nothing was written.
-    KeyReused,
+    IdempotencyKeyReused,
     /// The coordinator refused the write; nothing was written.
     Refused(MintError),
     /// The coordinator was unable to write; nothing was written.
-    Unable(Refusal),
+    Unavailable(Refusal),
     /// The requested N and W do not fit the bucket as the coordinator knows it; nothing was
     /// written.
-    Unfit(QuorumError),
+    InvalidQuorum(QuorumError),
 }
 
 /// A successful write, counted.
@@ -523,7 +523,7 @@ pub struct WrittenAnswer {
     /// The object's version at the coordinator.
     pub version: Version,
     /// The context for the writer: only if its write is the only sibling left.
-    pub seen: Option<Seen>,
+    pub seen: Option<Context>,
 }
 
 /// A message or reply with its payload.

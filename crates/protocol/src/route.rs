@@ -23,7 +23,7 @@ pub struct Plan {
     /// Whether a fallback may mint.
     pub sloppy: bool,
     /// Whether the write must go to the first healthy home replica
-    /// ([`crate::message::Write::meets_others`]).
+    /// ([`crate::message::Write::needs_first_home`]).
     pub at_first_home: bool,
     /// How long a home replica may take to accept a forwarded write, in milliseconds.
     pub accept_timeout_ms: u64,
@@ -147,10 +147,10 @@ impl Route {
             WriteAnswer::NoQuorum { outcome, .. } => *outcome == Outcome::Partial,
             WriteAnswer::NoReadQuorum { .. }
             | WriteAnswer::ConditionFailed
-            | WriteAnswer::KeyReused
+            | WriteAnswer::IdempotencyKeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_)
-            | WriteAnswer::Unfit(_) => false,
+            | WriteAnswer::Unavailable(_)
+            | WriteAnswer::InvalidQuorum(_) => false,
         };
         if stored {
             self.on_answer();

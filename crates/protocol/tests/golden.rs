@@ -23,7 +23,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quorate_protocol::clock::{Actor, Dot};
-use quorate_protocol::get::{self, Get, Reply, What, Where};
+use quorate_protocol::get::{self, Get, ReadKind, Reply, RowKind};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object, Sibling, Version, WriteId};
 use quorate_protocol::put::{self, Acks, Put, Role};
@@ -356,8 +356,8 @@ impl Scenario {
         for effect in effects {
             let line = match effect {
                 get::Effect::Ask { to, what, place } => {
-                    let what = if what == What::Object { "object" } else { "digest" };
-                    let place = if place == Where::Home { "" } else { " of hints" };
+                    let what = if what == ReadKind::Object { "object" } else { "digest" };
+                    let place = if place == RowKind::Home { "" } else { " of hints" };
                     format!("{to} read {what}{place}")
                 }
                 get::Effect::Answer(get::Answer::Read(object)) => {

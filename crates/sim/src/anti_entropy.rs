@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_protocol::exchange::{Difference, Exchange, Page, Repaired, Step};
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
@@ -373,7 +373,7 @@ impl Node {
             let message = if exchanging.to_fill.is_some() {
                 Message::Inspect { key }
             } else {
-                let (what, place) = (What::Object, Where::Home);
+                let (what, place) = (ReadKind::Object, RowKind::Home);
                 Message::Read { key, what, place, bytes_max: u32::MAX }
             };
             self.ask_peer(operation, &message, &[], world);

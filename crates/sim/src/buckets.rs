@@ -12,7 +12,7 @@ use quorate_protocol::put::Role;
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::reassign::{self, Assignment, ReplicaCounts};
 use quorate_protocol::row::Row;
-use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::terms::{QuorumOptions, Terms};
 use quorate_protocol::time::Uptime;
 
 use crate::mutations::Mutation;
@@ -100,7 +100,7 @@ impl Node {
     pub(crate) fn read_terms(
         &self,
         key: &Key,
-        asked: &Asked,
+        asked: &QuorumOptions,
         world: &World,
     ) -> Result<Terms, QuorumError> {
         let setup = &world.setup;
@@ -111,7 +111,7 @@ impl Node {
     pub(crate) fn write_terms(
         &self,
         key: &Key,
-        asked: &Asked,
+        asked: &QuorumOptions,
         world: &World,
     ) -> Result<Terms, QuorumError> {
         let setup = &world.setup;

@@ -38,7 +38,7 @@ pub(crate) struct Minting {
 impl Minting {
     /// In which role this node holds it.
     fn role(&self, me: NodeId) -> Role {
-        role_of(me, &self.terms.asked_homes(self.write.asked_first(me)))
+        role_of(me, &self.terms.asked_homes(self.write.preferred_home(me)))
     }
 }
 
@@ -55,7 +55,7 @@ impl Node {
         let terms = match self.write_terms(&write.key, &write.asked, world) {
             Ok(terms) => terms,
             Err(unfit) => {
-                let answer = WriteAnswer::Unfit(unfit);
+                let answer = WriteAnswer::InvalidQuorum(unfit);
                 return self.send_answer(Some(from), operation, answer, None, world);
             }
         };
@@ -165,7 +165,7 @@ impl Node {
     }
 
     fn refuse(&mut self, minting: Minting, refusal: Refusal, world: &mut World) {
-        self.finish_mint(minting, WriteAnswer::Unable(refusal), None, world);
+        self.finish_mint(minting, WriteAnswer::Unavailable(refusal), None, world);
     }
 
     /// The PUT machine has decided the outcome of the write.

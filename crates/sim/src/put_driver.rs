@@ -36,7 +36,7 @@ impl Node {
         world: &mut World,
     ) -> u64 {
         let terms = minting.terms.clone();
-        let first = minting.write.asked_first(self.id);
+        let first = minting.write.preferred_home(self.id);
         let plan = put::Plan {
             me: self.id,
             homes: terms.asked_homes(first),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
@@ -195,7 +195,10 @@ impl Node {
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),
             start: Start { durable_at: self.store.durable_at(), ..self.generation.start },
-            common: Common { grace_ms: world.setup.grace_ms, ..Common::default() },
+            common: ClusterSettings {
+                grace_ms: world.setup.grace_ms,
+                ..ClusterSettings::default()
+            },
             attests: false,
             clock: self.machine_clock(world.now),
             waits: false,

@@ -8,7 +8,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 
 use crate::client::Response;
 use crate::cluster::{AUDITOR, Cluster};
@@ -266,6 +266,6 @@ impl Cluster {
 }
 
 /// This many home replicas, and no fallbacks.
-fn strict(needed: u16) -> Asked {
-    Asked { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(false) }
+fn strict(needed: u16) -> QuorumOptions {
+    QuorumOptions { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(false) }
 }

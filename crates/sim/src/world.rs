@@ -13,7 +13,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Sibling, WriteId};
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 use quorate_protocol::time::Uptime;
 use quorate_protocol::wire::{FrameWriter, Header};
 use serde::Serialize;
@@ -93,7 +93,7 @@ pub(crate) struct Request {
 /// The part specific to the kind of request.
 pub(crate) enum Body {
     /// GET.
-    Read { asked: Asked, timeout_ms: u64 },
+    Read { asked: QuorumOptions, timeout_ms: u64 },
     /// PUT or DELETE, and the value.
     Write(Box<Write>, Option<Bytes>),
 }

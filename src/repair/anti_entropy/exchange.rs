@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use quorate_protocol::exchange::{
     self, Difference, Exchange, PAGE_KEYS_MAX, Page, Repaired, Step, Summary, UNREADABLE,
 };
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
@@ -389,7 +389,7 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched 
     let bytes_max = if alone { u32::MAX } else { known as u32 };
     let question = match why {
         Asking::ToCompare => {
-            let (key, what, place) = (key.clone(), What::Object, Where::Home);
+            let (key, what, place) = (key.clone(), ReadKind::Object, RowKind::Home);
             Message::Read { key, what, place, bytes_max }
         }
         Asking::ToFill { .. } => Message::Inspect { key: key.clone() },

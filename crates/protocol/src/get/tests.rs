@@ -87,20 +87,20 @@ fn a_slow_replica_that_moves_is_waited_for() {
         deadline: Uptime(1000),
     };
     let (mut get, _) = Get::start(plan, &BTreeSet::new(), Uptime(0));
-    assert_eq!((get.place_of(node(0)), get.place_of(node(1))), (Some(Where::Home), None));
+    assert_eq!((get.place_of(node(0)), get.place_of(node(1))), (Some(RowKind::Home), None));
     for now in (50..400).step_by(50) {
         get.on_progress(node(0), Uptime(now));
         assert_eq!(get.on_time(Uptime(now + 49)), []);
     }
-    let (to, place) = (node(1), Where::Home);
-    assert_eq!(get.on_time(Uptime(450)), [Effect::Ask { to, what: What::Object, place }]);
+    let (to, place) = (node(1), RowKind::Home);
+    assert_eq!(get.on_time(Uptime(450)), [Effect::Ask { to, what: ReadKind::Object, place }]);
 }
 
 /// A bystander that knows what each node holds and sees what it was asked for.
 struct Naive {
     plan: Plan,
     held: Vec<Object>,
-    asked: BTreeMap<NodeId, Vec<What>>,
+    asked: BTreeMap<NodeId, Vec<ReadKind>>,
     /// The last answer of each node, if it counts.
     said: BTreeMap<NodeId, Version>,
     objects: Vec<Object>,
@@ -115,12 +115,13 @@ impl Naive {
             match effect {
                 Effect::Ask { to, what, place } => {
                     let asked = self.asked.entry(to).or_default();
-                    let for_more = asked.as_slice() == [What::Digest] && what == What::Object;
+                    let for_more =
+                        asked.as_slice() == [ReadKind::Digest] && what == ReadKind::Object;
                     assert!(asked.is_empty() || for_more, "{to} was asked twice");
                     asked.push(what);
                     self.said.remove(&to); // only its object counts from now on
-                    assert_eq!(place == Where::Home, self.plan.homes.contains(&to));
-                    assert!(self.plan.sloppy || place == Where::Home);
+                    assert_eq!(place == RowKind::Home, self.plan.homes.contains(&to));
+                    assert!(self.plan.sloppy || place == RowKind::Home);
                 }
                 Effect::Answer(answer) => {
                     assert_eq!(self.answer, None, "answered twice");
@@ -165,14 +166,14 @@ impl Naive {
     }
 
     /// An answer from a node that was asked for this and may still answer.
-    fn hears(&mut self, from: NodeId, asked: What, reply: &Reply) {
+    fn hears(&mut self, from: NodeId, asked: ReadKind, reply: &Reply) {
         match reply {
             Reply::Object(object) => {
                 self.objects.push(object.clone());
                 self.said.insert(from, object.version());
             }
             Reply::Digest(version) => {
-                if asked == What::Digest || *version == Version::ABSENT {
+                if asked == ReadKind::Digest || *version == Version::ABSENT {
                     self.said.insert(from, *version);
                 }
             }
@@ -186,8 +187,8 @@ impl Naive {
     fn reply(&self, number: u8) -> Option<Reply> {
         let held = self.held[usize::from(number)].clone();
         match self.asked.get(&node(number))?.last()? {
-            What::Object => Some(Reply::Object(held)),
-            What::Digest => Some(Reply::Digest(held.version())),
+            ReadKind::Object => Some(Reply::Object(held)),
+            ReadKind::Digest => Some(Reply::Digest(held.version())),
         }
     }
 }
@@ -279,8 +280,8 @@ proptest! {
                     let number: usize = to.as_str()[1..].parse().unwrap();
                     let held = object(held[number]);
                     let reply = match what {
-                        What::Object => Reply::Object(held),
-                        What::Digest => Reply::Digest(held.version()),
+                        ReadKind::Object => Reply::Object(held),
+                        ReadKind::Digest => Reply::Digest(held.version()),
                     };
                     effects.extend(get.on_reply(to, reply, Uptime(1)));
                 }
