@@ -17,8 +17,8 @@ use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
 use tokio::time::{timeout, timeout_at};
@@ -150,9 +150,9 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
 ) -> Result<(), WriteAnswer> {
     let deadline = node.uptime().plus(u64::from(write.timeout_ms));
     let terms = terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok);
-    let terms = terms.map_err(WriteAnswer::Unfit)?;
+    let terms = terms.map_err(WriteAnswer::InvalidQuorum)?;
     prepare(node, &mut write, &terms, teller.recorder).await?;
-    let homes = terms.asked_homes(write.asked_first(node.me));
+    let homes = terms.asked_homes(write.preferred_home(node.me));
     let role = role_of(node.me, &homes);
     let minted_at = node.now();
     let row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
@@ -217,11 +217,11 @@ async fn prepare(
     terms: &Terms,
     recorder: &Recorder,
 ) -> Result<(), WriteAnswer> {
-    may_mint(node, write).map_err(WriteAnswer::Unable)?;
+    may_mint(node, write).map_err(WriteAnswer::Unavailable)?;
     if let Some(name) = write.idempotency
         && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
     {
-        return Err(WriteAnswer::KeyReused);
+        return Err(WriteAnswer::IdempotencyKeyReused);
     }
     write.draft.supersede_all = terms.conflicts == Conflicts::Lww;
     if write.condition.is_none() && !write.delete_seen {
@@ -252,11 +252,11 @@ async fn read_before(
         Checked::Mint => Ok(()),
         Checked::Answer(answer) => Err(answer),
         Checked::Known => {
-            let role = role_of(node.me, &terms.asked_homes(write.asked_first(node.me)));
+            let role = role_of(node.me, &terms.asked_homes(write.preferred_home(node.me)));
             let seen = Arc::unwrap_or_clone(seen);
             let merged = replica::merge(node, role, &write.key, seen, read_at).await;
             if let Reply::Refused(refusal) = merged {
-                return Err(WriteAnswer::Unable(refusal));
+                return Err(WriteAnswer::Unavailable(refusal));
             }
             Ok(())
         }
@@ -269,11 +269,11 @@ async fn store_in_time<Tell: FnOnce(WriteOutcome, &mut Recorder)>(
     node: &Arc<Node>,
     write: &Write,
     (role, w): (Role, u16),
-    deadline: Millis,
+    deadline: Uptime,
     teller: &mut Teller<'_, Tell>,
 ) -> Result<MintedRow, WriteAnswer> {
     let known = node.bounds.sizes.of(&write.key);
-    let busy = |_| WriteAnswer::Unable(Refusal::Busy);
+    let busy = |_| WriteAnswer::Unavailable(Refusal::Busy);
     let room = (known > 0).then(|| node.admission.charge(known)).transpose().map_err(busy)?;
     let mut storing = std::pin::pin!(store(node, write, role, w));
     let patience = Duration::from_millis(node.config.timeouts.replica_ms);
@@ -354,7 +354,7 @@ async fn store(
         Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
         // The write may have reached the log before the store failed, so the outcome is unknown.
         Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(w)),
-        Err(error) => Err(WriteAnswer::Unable(replica::refusal_of(&error))),
+        Err(error) => Err(WriteAnswer::Unavailable(replica::refusal_of(&error))),
     }
 }
 
@@ -385,7 +385,7 @@ struct Writing<'a, 'r, Tell> {
     needed: u16,
     row: MintedRow,
     /// Wall-clock time, taken before the row was read.
-    minted_at: Millis,
+    minted_at: WallTime,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
@@ -425,7 +425,7 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
     }
 
     /// The uptime, which is also the time of the events to record.
-    fn now(&mut self) -> Millis {
+    fn now(&mut self) -> Uptime {
         let at = Instant::now();
         self.teller.recorder.at(at);
         self.node.uptime_at(at)

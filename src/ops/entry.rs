@@ -13,8 +13,8 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{Acks, Role};
 use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::Uptime;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
@@ -101,12 +101,12 @@ fn has_failed(answer: &WriteAnswer) -> bool {
     match answer {
         WriteAnswer::NoQuorum { .. }
         | WriteAnswer::NoReadQuorum { .. }
-        | WriteAnswer::Unable(_) => true,
+        | WriteAnswer::Unavailable(_) => true,
         WriteAnswer::Written(_)
         | WriteAnswer::ConditionFailed
-        | WriteAnswer::KeyReused
+        | WriteAnswer::IdempotencyKeyReused
         | WriteAnswer::Refused(_)
-        | WriteAnswer::Unfit(_) => false,
+        | WriteAnswer::InvalidQuorum(_) => false,
     }
 }
 
@@ -127,7 +127,7 @@ fn start(
     let began = Instant::now();
     recorder.begin(began);
     let now = node.uptime_at(began);
-    let homes = terms.asked_homes(write.asked_first(node.me));
+    let homes = terms.asked_homes(write.preferred_home(node.me));
     let mut avoided = node.peers.avoided();
     // Avoid this node too while its store is slow and another home replica is available.
     let has_other = || homes.iter().any(|home| *home != node.me && !avoided.contains(home));
@@ -140,7 +140,7 @@ fn start(
         me: node.me,
         homes,
         sloppy: terms.sloppy,
-        at_first_home: is_slow || write.meets_others(),
+        at_first_home: is_slow || write.needs_first_home(),
         accept_timeout_ms: timeouts.replica_ms,
         // The coordinator replaces silent replicas after one timeout; two more leave time for the
         // replacements to answer. Large values get extra transfer time.
@@ -162,7 +162,7 @@ fn start(
 
 /// Why this is the first node that a write is forwarded to.
 fn why_forward(node: &Node, write: &Write, terms: &Terms) -> Why {
-    if write.meets_others() {
+    if write.needs_first_home() {
         Why::Meeting
     } else if terms.homes.contains(&node.me) {
         Why::SlowStore // a home replica keeps its other writes to itself
@@ -288,7 +288,7 @@ impl<'a> Routing<'a> {
         None
     }
 
-    fn on_time(&mut self, now: Millis) -> Option<Effect> {
+    fn on_time(&mut self, now: Uptime) -> Option<Effect> {
         let effect = self.route.on_time(now);
         if effect.is_some()
             && let Some(node) = self.trying

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_protocol::name::Key;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 
 use crate::node::Node;
 use crate::ops::explanations::Subject;
@@ -43,6 +43,6 @@ fn subject(node: &Node, key: &Key, age_ms: u64) -> Subject {
     Subject {
         key: key.clone(),
         preference_list: node.preference_list(key).to_vec(),
-        at: Millis(node.now().0.saturating_sub(age_ms)),
+        at: WallTime(node.now().0.saturating_sub(age_ms)),
     }
 }

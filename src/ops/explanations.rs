@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_protocol::explain::{Event, Events, Kind};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 
 use crate::ops::recorder::{Facts, Log, Reason, Recorder};
 
@@ -24,7 +24,7 @@ pub(crate) struct Subject {
     /// All nodes in the order of preference for it.
     pub(crate) preference_list: Vec<NodeId>,
     /// When it arrived, by the wall clock.
-    pub(crate) at: Millis,
+    pub(crate) at: WallTime,
 }
 
 /// How a request ended.
@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn subject(at: u64) -> Subject {
-        Subject { key: Key::new("b", b"k").unwrap(), preference_list: Vec::new(), at: Millis(at) }
+        Subject { key: Key::new("b", b"k").unwrap(), preference_list: Vec::new(), at: WallTime(at) }
     }
 
     fn ended() -> Ended {

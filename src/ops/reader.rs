@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::explain::{Kind, Note};
-use quorate_protocol::get::{Answer, Effect, Get, Plan, Reply, What, Where};
+use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
 use quorate_protocol::message::{self, Message, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_storage::{Blocking, Error};
 use tracing::Instrument;
 
@@ -58,7 +58,7 @@ struct Reading {
     reply_to: ReplyTo,
     mailbox: Mailbox,
     /// Wall-clock time at the start: no replica read its object earlier.
-    read_at: Millis,
+    read_at: WallTime,
     /// Memory reserved for large objects that were requested, by sender.
     room: Vec<(NodeId, Charge)>,
     /// The reservation that failed, if the read cannot succeed without it.
@@ -131,7 +131,7 @@ pub(crate) async fn read(
     (result, trace)
 }
 
-fn plan(node: &Node, options: ReadOptions, now: Millis) -> Plan {
+fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {
     let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
     in_order_of_asking(node, &mut homes);
     homes.truncate(usize::from(n));
@@ -187,7 +187,7 @@ impl Reading {
     }
 
     /// The uptime, which is also the time of the events to record.
-    fn now(&mut self) -> Millis {
+    fn now(&mut self) -> Uptime {
         let at = Instant::now();
         self.recorder.at(at);
         self.node.uptime_at(at)
@@ -225,7 +225,7 @@ impl Reading {
         &mut self,
         from: NodeId,
         mut reply: WithPayload<message::Reply>,
-        now: Millis,
+        now: Uptime,
     ) -> Vec<Effect> {
         if let message::Reply::Large { bytes } = reply.head {
             let Some(place) = self.get.place_of(from) else { return Vec::new() };
@@ -236,9 +236,9 @@ impl Reading {
             }
             self.get.on_progress(from, now);
             if from == self.node.me {
-                return self.read_own(What::Object, place);
+                return self.read_own(ReadKind::Object, place);
             }
-            self.send(from, What::Object, place, bytes);
+            self.send(from, ReadKind::Object, place, bytes);
             return Vec::new();
         }
         if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
@@ -266,7 +266,7 @@ impl Reading {
     }
 
     /// This node has no memory for what a replica holds.
-    fn no_room_for(&mut self, from: NodeId, now: Millis) -> Vec<Effect> {
+    fn no_room_for(&mut self, from: NodeId, now: Uptime) -> Vec<Effect> {
         self.recorder.saw(Kind::NotSent, from, Note::NoRoom);
         self.get.on_reply(from, Reply::Refused, now)
     }
@@ -351,18 +351,18 @@ impl Reading {
         answer
     }
 
-    fn record_ask(&mut self, to: NodeId, what: What, place: Where) {
+    fn record_ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) {
         let kind = match place {
-            Where::Hints => Kind::Fallback,
-            Where::Home if std::mem::take(&mut self.hedges) => Kind::Hedged,
-            Where::Home => Kind::Asked,
+            RowKind::Hints => Kind::Fallback,
+            RowKind::Home if std::mem::take(&mut self.hedges) => Kind::Hedged,
+            RowKind::Home => Kind::Asked,
         };
         self.recorder.saw(kind, to, Note::Ask(what, place));
     }
 
     /// Queries a peer; for a large object once memory is reserved.
-    fn ask(&mut self, to: NodeId, what: What, place: Where) -> Vec<Effect> {
-        let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+    fn ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) -> Vec<Effect> {
+        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(to, known) {
             let now = self.now();
             return self.no_room_for(to, now);
@@ -371,16 +371,16 @@ impl Reading {
         Vec::new()
     }
 
-    fn send(&self, to: NodeId, what: What, place: Where, bytes_max: u32) {
+    fn send(&self, to: NodeId, what: ReadKind, place: RowKind, bytes_max: u32) {
         let message = Message::Read { key: self.key.clone(), what, place, bytes_max };
         self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
     }
 
     /// Reads this node's own replica: inline if that does not block, else concurrently with the
     /// other requests, so that a slow disk is hedged and replaced like any slow replica.
-    fn read_here(&mut self, what: What, place: Where) -> Vec<Effect> {
+    fn read_here(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
         let me = self.node.me;
-        let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(me, known) {
             let now = self.now();
             return self.no_room_for(me, now);
@@ -389,9 +389,9 @@ impl Reading {
     }
 
     /// The same, after memory is reserved.
-    fn read_own(&mut self, what: What, place: Where) -> Vec<Effect> {
+    fn read_own(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
         let me = self.node.me;
-        if what == What::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
+        if what == ReadKind::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
             self.read_aside(what, place); // even in memory it would block this thread for too long
             return Vec::new();
         }
@@ -408,14 +408,14 @@ impl Reading {
     }
 
     /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
-    fn read_aside(&self, what: What, place: Where) {
+    fn read_aside(&self, what: ReadKind, place: RowKind) {
         let (node, key) = (self.node.clone(), self.key.clone());
         let reply_to = self.reply_to.clone();
         self.node.operations.spawn(async move {
             let was_known = node.bounds.sizes.of(&key) > 0;
             let _turn = node.bounds.cold_reads.turn(&node.bounds.sizes, &key).await;
             let known = node.bounds.sizes.of(&key);
-            if what == What::Object && !was_known && known > 0 {
+            if what == ReadKind::Object && !was_known && known > 0 {
                 // A concurrent request has found it to be large: memory is reserved first.
                 let large = message::Reply::Large { bytes: known as u32 };
                 return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
@@ -426,7 +426,7 @@ impl Reading {
                 replica::read_now(node, &reading_key, what, place, Blocking::Allowed)
             };
             let read = replica::on_blocking_pool(&node, reading).await;
-            if let (What::Object, Ok(reply)) = (what, &read) {
+            if let (ReadKind::Object, Ok(reply)) = (what, &read) {
                 node.bounds.cold_reads.saw(reply.payload.len());
                 node.bounds.sizes.saw(&key, reply.payload.len());
             }

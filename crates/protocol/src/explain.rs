@@ -10,7 +10,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::Dot;
-use crate::get::{What, Where};
+use crate::get::{ReadKind, RowKind};
 use crate::message::Refusal;
 use crate::name::NodeId;
 use crate::object::Version;
@@ -169,7 +169,7 @@ pub enum Note {
     /// The dot that the write got.
     Dot(Dot),
     /// What the node was asked for.
-    Ask(What, Where),
+    Ask(ReadKind, RowKind),
     /// For this home replica.
     For(NodeId),
     /// It keeps no hint for the key.
@@ -200,10 +200,12 @@ impl Note {
             Self::Version(version) if *version == Version::ABSENT => "holds nothing".to_owned(),
             Self::Version(version) => format!("version {}", version.to_hex()),
             Self::Dot(dot) => format!("dot {dot}"),
-            Self::Ask(What::Object, Where::Home) => "for the object".to_owned(),
-            Self::Ask(What::Digest, Where::Home) => "for the version".to_owned(),
-            Self::Ask(What::Object, Where::Hints) => "for the object in its hints".to_owned(),
-            Self::Ask(What::Digest, Where::Hints) => "for the version in its hints".to_owned(),
+            Self::Ask(ReadKind::Object, RowKind::Home) => "for the object".to_owned(),
+            Self::Ask(ReadKind::Digest, RowKind::Home) => "for the version".to_owned(),
+            Self::Ask(ReadKind::Object, RowKind::Hints) => "for the object in its hints".to_owned(),
+            Self::Ask(ReadKind::Digest, RowKind::Hints) => {
+                "for the version in its hints".to_owned()
+            }
             Self::For(node) => format!("for {node}"),
             Self::NoHint => "keeps no hint for the key".to_owned(),
             Self::NotReady => "has not received the partition yet".to_owned(),
