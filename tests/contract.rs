@@ -28,6 +28,8 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/metrics.rs"]
+mod metrics;
 #[path = "contract/quorums.rs"]
 mod quorums;
 #[path = "contract/runs.rs"]

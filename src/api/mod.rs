@@ -4,7 +4,8 @@
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`
 //! and `health` are the routes; `write` is shared by all that write; `represent` and `multipart`
 //! render an object, `pieces` streams large responses and `permit_body` keeps them charged;
-//! `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap every request.
+//! `problem` and `refusal` are all the errors; `counted` says how they are counted.
+//! `request_trace` and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -12,6 +13,7 @@ mod anti_entropy;
 mod body;
 mod buckets;
 mod conditions;
+mod counted;
 mod distrusted;
 mod headers;
 mod health;
@@ -35,7 +37,6 @@ mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -54,7 +55,7 @@ use self::request_trace::RequestTrace;
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
-use crate::metrics::requests::Route;
+use crate::metrics::requests::Outcome;
 use crate::node::Node;
 
 /// The client API of this node. Cheap to clone.
@@ -110,7 +111,7 @@ impl App for Api {
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
         let problem = Problem::from(why).header(REQUEST_ID, request_trace::new_id());
-        self.0.node.metrics.answered(Route::Other, problem.status(), Duration::ZERO);
+        self.0.node.metrics.requests.refused(Outcome::of_status(problem.status()));
         problem.into_bytes()
     }
 }

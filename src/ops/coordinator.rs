@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
@@ -105,7 +105,7 @@ pub(crate) async fn mint(
     }
     let homes = terms.asked_homes(write.asked_first(node.me));
     let role = role_of(node.me, &homes);
-    let minted_at = node.now();
+    let (minted_at, began) = (node.now(), Instant::now());
     let mut tell = Some(tell);
     let at = (role, terms.needed);
     let row = match store_in_time(node, &write, at, deadline, &mut tell).await {
@@ -117,6 +117,7 @@ pub(crate) async fn mint(
             return;
         }
     };
+    let stored_at = node.metrics.operations.minted(began);
     let Terms { fallbacks, needed, sloppy, .. } = terms;
     let plan = Plan {
         me: node.me,
@@ -134,8 +135,10 @@ pub(crate) async fn mint(
         node,
         write: &write,
         needed,
+        sloppy,
         row,
         minted_at,
+        stored_at,
         put,
         reply_to,
         mailbox,
@@ -317,9 +320,13 @@ struct Writing<'a, Tell> {
     write: &'a Write,
     /// W.
     needed: u16,
+    /// Whether hints count towards W.
+    sloppy: bool,
     row: MintedRow,
     /// Wall-clock time, taken before the row was read.
     minted_at: Millis,
+    /// When the row was stored, by the monotonic clock.
+    stored_at: Instant,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
@@ -337,7 +344,10 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
             result = settle(&mut self.durable) => {
                 self.durable = None;
                 match result {
-                    Ok(()) => self.put.on_ack(me),
+                    Ok(()) => {
+                        self.node.metrics.operations.synced(self.stored_at);
+                        self.put.on_ack(me)
+                    }
                     Err(_) => self.put.on_refused(me, self.node.uptime()),
                 }
             }
@@ -388,6 +398,8 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         let object = &self.row.object;
         match answer {
             put::Answer::Written(acks) => {
+                let operations = &self.node.metrics.operations;
+                operations.acknowledged(self.stored_at, &acks, self.sloppy, object);
                 let (Minted::New(dot) | Minted::Already(dot)) = self.row.minted;
                 let answer = WriteAnswer::Written(WrittenAnswer {
                     acks: acks.counted,
@@ -400,6 +412,7 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
                 WriteOutcome { answer, object: self.write.return_body.then(|| object.clone()) }
             }
             put::Answer::NoQuorum(acks) => {
+                self.node.metrics.operations.not_acknowledged(self.stored_at);
                 let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
                 WriteAnswer::NoQuorum { required: self.needed, acks, outcome }.into()
             }

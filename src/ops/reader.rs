@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::get::{Answer, Effect, Get, Plan, Reply, What, Where};
@@ -74,6 +75,7 @@ pub(crate) async fn read(
     key: &Key,
     options: ReadOptions,
 ) -> Result<Arc<Object>, ReadFailure> {
+    let began = Instant::now();
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
     let required = options.terms.needed;
@@ -95,7 +97,9 @@ pub(crate) async fn read(
         let effects = reading.step().await;
         answer = reading.carry_out(effects).await;
     }
+    node.metrics.operations.read(began.elapsed(), answer.as_ref());
     if reading.get.is_hedged() {
+        node.metrics.operations.hedges.add(1);
         node.hedges.spend();
     }
     let overload = reading.overload;
@@ -357,6 +361,7 @@ impl Reading {
 
     /// Sends the merged object to stale replicas, without waiting for them.
     async fn repair(&self, behind: Vec<NodeId>) {
+        self.node.metrics.operations.read_repairs.add(behind.len() as u64);
         let object = self.get.merged();
         let bytes = self.node.admission.held(object.to_bytes());
         for to in behind {

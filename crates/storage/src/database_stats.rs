@@ -143,7 +143,9 @@ mod tests {
         assert!(more(|stats| stats.syncs.buckets.iter().sum()) > 0);
         assert!(after.writes.sum > before.writes.sum && after.syncs.sum > before.syncs.sum);
         assert!(more(|stats| stats.memtable_bytes) > 0);
-        assert!(more(|stats| stats.row_cache_hits) >= 1 && more(|stats| stats.row_cache_misses) >= 1);
+        assert!(
+            more(|stats| stats.row_cache_hits) >= 1 && more(|stats| stats.row_cache_misses) >= 1
+        );
         assert!(!after.write_stopped && after.delayed_write_bytes_per_s == 0);
 
         store.close().unwrap();

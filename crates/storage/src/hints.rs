@@ -70,12 +70,10 @@ impl HintAccounting {
             let after = bytes.saturating_add(growth);
             (growth == 0 || after <= max).then_some(after)
         };
-        self.bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .map_err(|bytes| {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Error::HintsFull { bytes: bytes.saturating_add(growth), max }
-            })?;
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|bytes| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Error::HintsFull { bytes: bytes.saturating_add(growth), max }
+        })?;
         self.keys.fetch_add(keys, Ordering::Relaxed);
         Ok(Reservation { hint_accounting: self, change, is_written: false })
     }
