@@ -19,8 +19,8 @@ pub(crate) struct Metrics {
     pub(crate) repair: Repair,
     /// When the node started, by the machine's clock.
     pub(super) started: SystemTime,
-    /// Held while the store is asked for its numbers: a stuck store is asked once, not again for
-    /// every scrape.
+    /// Held while the store is asked for its numbers: a store that hangs is asked once, not again
+    /// for every scrape.
     pub(super) store_turn: Arc<Semaphore>,
 }
 

@@ -164,16 +164,18 @@ pub(super) struct Readings {
     pub(super) hints: Vec<(NodeId, u64, u64)>,
 }
 
-/// Asks the store; `None` if it does not answer in time, has failed to read, or is still busy with
-/// the question before.
+/// Asks the store; `None` if it does not answer in time, or cannot read.
 pub(super) async fn read(node: &Arc<Node>) -> Option<Readings> {
-    let turn = node.metrics.store_turn.clone().try_acquire_owned().ok()?;
-    let reading = on_blocking_pool(node, move |node| {
-        let _turn = turn;
-        let (stats, database) = (node.store.stats(), node.store.database_stats());
-        Ok::<_, Error>(Readings { stats, database, hints: node.store.hint_targets()? })
-    });
-    timeout(STORE_WAIT, reading).await.ok()?.ok()
+    let reading = async {
+        let turn = node.metrics.store_turn.clone().acquire_owned().await.ok()?;
+        let asked = on_blocking_pool(node, move |node| {
+            let _turn = turn; // held until the store has answered, however long that takes
+            let (stats, database) = (node.store.stats(), node.store.database_stats());
+            Ok::<_, Error>(Readings { stats, database, hints: node.store.hint_targets()? })
+        });
+        asked.await.ok()
+    };
+    timeout(STORE_WAIT, reading).await.ok()?
 }
 
 /// Writes the metrics of the store.
