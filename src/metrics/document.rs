@@ -22,8 +22,8 @@ only what is listed here. What to do about an alert is in [operations.md](operat
 
 Names end in the unit, and counters in `_total`. Counters and histograms start at zero with the process.
 Durations are histograms whose bounds double every second bucket from 50 µs to 52 s, so that a quantile such
-as `histogram_quantile(0.99, rate(quorate_request_duration_seconds_bucket{operation=\"get\"}[5m]))` is at most
-a third off. No label carries a key, a bucket or anything else that clients choose.
+as `histogram_quantile(0.99, rate(quorate_request_duration_seconds_bucket{operation=\"get\"}[5m]))` is off
+by half at the most. No label carries a key, a bucket or anything else that clients choose.
 ";
 
 fn all() -> impl Iterator<Item = &'static Desc> {

@@ -2,7 +2,7 @@
 //! bucket found by arithmetic instead of a search.
 //!
 //! Bounds double every second bucket, from 50 µs to 52 s: 50, 75, 100, 150, 200, 300 µs and so on.
-//! A quantile read from them is at most a third off.
+//! A quantile read from them is off by half at the most.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

@@ -32,7 +32,7 @@ const HINTS_QUEUED: Desc = Desc::counter(
 );
 const HINTS_DELIVERED: Desc =
     Desc::counter("quorate_hints_delivered_total", "Hints that their target has acknowledged")
-        .means("No hint is dropped otherwise, so what was queued and not delivered is still kept.");
+        .means("No hint is dropped in any other way.");
 const HINTS_REFUSED: Desc = Desc::counter(
     "quorate_hints_refused_total",
     "Hints not stored because all together would exceed their limit",

@@ -21,7 +21,8 @@ pub(crate) struct AntiEntropy {
     dirty: BTreeMap<NodeId, Mutex<BTreeSet<Partition>>>,
     reports: Mutex<BTreeMap<NodeId, Report>>,
     totals: Mutex<Totals>,
-    /// For each peer, when the last complete round ended, by the node's uptime.
+    /// For each peer, when the last complete round ended, unless it was of a few partitions only, by the
+    /// node's uptime.
     completed: Mutex<BTreeMap<NodeId, Millis>>,
     /// How long rounds took.
     pub(crate) round_times: Durations,
@@ -113,7 +114,8 @@ impl AntiEntropy {
         lock(&self.reports).values().cloned().collect()
     }
 
-    /// When the last complete round with a peer ended, by the node's uptime; `None` before the first.
+    /// When the last complete round with a peer ended that was not of a few partitions only, by the
+    /// node's uptime; `None` before the first.
     pub(crate) fn completed(&self, peer: NodeId) -> Option<Millis> {
         lock(&self.completed).get(&peer).copied()
     }
@@ -133,7 +135,8 @@ impl AntiEntropy {
         }
     }
 
-    pub(super) fn note(&self, report: Report) {
+    /// A round has ended. `is_whole`: whether its scope was more than a few partitions.
+    pub(super) fn note(&self, report: Report, is_whole: bool) {
         let mut totals = lock(&self.totals);
         totals.rounds += 1;
         totals.complete += u64::from(report.is_complete);
@@ -145,7 +148,7 @@ impl AntiEntropy {
         totals.bytes_received += report.bytes_received;
         drop(totals);
         self.round_times.record(Duration::from_millis(report.took_ms));
-        if report.is_complete {
+        if report.is_complete && is_whole {
             lock(&self.completed).insert(report.peer, report.began.plus(report.took_ms));
         }
         lock(&self.reports).insert(report.peer, report);
