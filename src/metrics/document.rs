@@ -1,6 +1,6 @@
 //! Makes `docs/metrics.md` of the metrics' declarations, and holds them to the conventions.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test --release --lib metrics` writes the file anew.
+//! `UPDATE_DOCS=1 cargo test --release --lib metrics` writes the file anew.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -79,11 +79,11 @@ fn wrapped(text: &str, indent: &str) -> String {
 #[test]
 fn the_document_is_up_to_date() {
     let made = document();
-    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+    if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(FILE, &made).unwrap();
     }
     let kept = fs::read_to_string(FILE).unwrap_or_default();
-    assert!(kept == made, "{FILE} is out of date: run this test with UPDATE_GOLDENFILES=1");
+    assert!(kept == made, "{FILE} is out of date: run this test with UPDATE_DOCS=1");
 }
 
 #[test]
