@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use quorate_protocol::message::Reply;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 use serde::{Deserialize, Serialize};
 
 /// How long after a stalled write the node counts as busy, in milliseconds.
@@ -22,7 +22,7 @@ pub(crate) struct Hints {
     /// By target: since when the oldest hint has been kept, as last looked up; 0 if there was none.
     oldest_ms: BTreeMap<NodeId, AtomicU64>,
     /// Stalled writes counted at the last check, and until when the node counts as busy.
-    stalls: Mutex<(u64, Millis)>,
+    stalls: Mutex<(u64, Uptime)>,
 }
 
 impl Hints {
@@ -69,20 +69,20 @@ impl Hints {
     }
 
     /// The oldest hint for a target was looked up: since when it has been kept, if there is one.
-    pub(super) fn saw_oldest(&self, target: NodeId, since: Option<Millis>) {
+    pub(super) fn saw_oldest(&self, target: NodeId, since: Option<WallTime>) {
         if let Some(oldest_ms) = self.oldest_ms.get(&target) {
             oldest_ms.store(since.map_or(0, |since| since.0), SeqCst);
         }
     }
 
     /// Since when the oldest hint for a target has been kept, as last looked up: up to a minute ago.
-    pub(crate) fn oldest(&self, target: NodeId) -> Option<Millis> {
+    pub(crate) fn oldest(&self, target: NodeId) -> Option<WallTime> {
         let since_ms = self.oldest_ms.get(&target)?.load(SeqCst);
-        (since_ms > 0).then_some(Millis(since_ms))
+        (since_ms > 0).then_some(WallTime(since_ms))
     }
 
     /// Whether a write stalled within the last second.
-    pub(super) fn is_stalled(&self, stalls: u64, now: Millis) -> bool {
+    pub(super) fn is_stalled(&self, stalls: u64, now: Uptime) -> bool {
         let mut seen = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
         if stalls > seen.0 {
             *seen = (stalls, now.plus(STALLED_MS));

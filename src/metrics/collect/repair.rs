@@ -255,7 +255,7 @@ fn write_anti_entropy(out: &mut Writer, node: &Node) {
     out.one(&AE_TREES, totals.trees);
     out.one(&AE_DIFFERING, totals.differing);
     out.one(&AE_COMPARED, totals.keys_compared);
-    out.one(&AE_REPAIRED, totals.keys_mended);
+    out.one(&AE_REPAIRED, totals.keys_repaired);
     let mut bytes = out.metric(&AE_BYTES);
     bytes.value(&["sent"], totals.bytes_sent);
     bytes.value(&["received"], totals.bytes_received);

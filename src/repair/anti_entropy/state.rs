@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 use quorate_storage::Durations;
 use tokio::sync::{Notify, Semaphore};
 
@@ -23,7 +23,7 @@ pub(crate) struct AntiEntropy {
     totals: Mutex<Totals>,
     /// For each peer, when the last complete round ended, unless it was of a few partitions only, by the
     /// node's uptime.
-    completed: Mutex<BTreeMap<NodeId, Millis>>,
+    completed: Mutex<BTreeMap<NodeId, Uptime>>,
     /// How long rounds took.
     pub(crate) round_times: Durations,
     pub(super) wake: Notify,
@@ -39,7 +39,7 @@ pub(crate) struct Report {
     /// The peer.
     pub(crate) peer: NodeId,
     /// When it began, by the node's uptime.
-    pub(crate) began: Millis,
+    pub(crate) began: Uptime,
     /// How long it took, in milliseconds.
     pub(crate) took_ms: u64,
     /// Trees whose roots were compared.
@@ -49,7 +49,7 @@ pub(crate) struct Report {
     /// Keys that were listed.
     pub(crate) keys_compared: u64,
     /// Keys that were repaired, on either side.
-    pub(crate) keys_mended: u64,
+    pub(crate) keys_repaired: u64,
     /// Bytes of messages sent.
     pub(crate) bytes_sent: u64,
     /// Bytes of replies received.
@@ -74,7 +74,7 @@ pub(crate) struct Totals {
     /// Keys that were listed.
     pub(crate) keys_compared: u64,
     /// Keys repaired, on either side.
-    pub(crate) keys_mended: u64,
+    pub(crate) keys_repaired: u64,
     /// Bytes of messages sent.
     pub(crate) bytes_sent: u64,
     /// Bytes of replies received.
@@ -116,7 +116,7 @@ impl AntiEntropy {
 
     /// When the last complete round with a peer ended that was not of a few partitions only, by the
     /// node's uptime; `None` before the first.
-    pub(crate) fn completed(&self, peer: NodeId) -> Option<Millis> {
+    pub(crate) fn completed(&self, peer: NodeId) -> Option<Uptime> {
         lock(&self.completed).get(&peer).copied()
     }
 
@@ -143,7 +143,7 @@ impl AntiEntropy {
         totals.trees += report.trees;
         totals.differing += report.differing;
         totals.keys_compared += report.keys_compared;
-        totals.keys_mended += report.keys_mended;
+        totals.keys_repaired += report.keys_repaired;
         totals.bytes_sent += report.bytes_sent;
         totals.bytes_received += report.bytes_received;
         drop(totals);
