@@ -84,14 +84,11 @@ fn reads_writes_and_conflicts_are_counted_where_they_happen() {
     assert_eq!(node.get("/kv/b/k").status, 300);
     assert_eq!(node.get("/kv/b/never").status, 404);
     node.get("/kv/b").assert_problem(400, "bad_path");
-    let wrong = Request::put("/kv/b/k", "3").header("If-Match", "\"no\"");
-    node.send(&wrong).assert_problem(412, "condition_failed");
     let is = |name: &str, wanted: f64| {
         let found = values(node).get(name).copied();
         assert_eq!(found, Some(wanted), "{name}");
     };
     is(r#"quorate_requests_total{operation="put",result="ok"}"#, 2.0);
-    is(r#"quorate_requests_total{operation="put",result="precondition_failed"}"#, 1.0);
     is(r#"quorate_requests_total{operation="get",result="siblings"}"#, 1.0);
     is(r#"quorate_requests_total{operation="get",result="not_found"}"#, 1.0);
     is(r#"quorate_requests_total{operation="get",result="client_error"}"#, 1.0);
@@ -103,9 +100,12 @@ fn reads_writes_and_conflicts_are_counted_where_they_happen() {
     is(r#"quorate_write_acks_total{role="fallback"}"#, 0.0);
     is("quorate_write_conflicts_total", 1.0);
     is("quorate_read_siblings_bucket{le=\"1\"}", 0.0);
-    is("quorate_read_siblings_bucket{le=\"2\"}", 2.0); // the GET, and the read of the If-Match
-    is("quorate_read_siblings_sum", 4.0);
+    is("quorate_read_siblings_bucket{le=\"2\"}", 1.0);
+    is("quorate_read_siblings_sum", 2.0);
     is("quorate_conflict_keys", 1.0);
+    let wrong = Request::put("/kv/b/k", "3").header("If-Match", "\"no\"");
+    node.send(&wrong).assert_problem(412, "condition_failed");
+    is(r#"quorate_requests_total{operation="put",result="precondition_failed"}"#, 1.0);
     until("the coordinator's copies to be durable", || {
         values(node)[r#"quorate_phase_duration_seconds_count{phase="sync"}"#] >= 2.0
     });
