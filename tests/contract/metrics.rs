@@ -141,6 +141,30 @@ fn hints_and_what_they_wait_for_show() {
     });
 }
 
+#[test]
+fn a_full_hint_store_and_the_age_of_the_last_comparison_show() {
+    let settings = "[limits]\nhint_bytes_max = 0\n[anti_entropy]\ninterval_ms = 500\n";
+    let mut cluster = Cluster::start_with(4, "test", settings);
+    let list = cluster.preference_list("b", "k");
+    let compared = format!("quorate_anti_entropy_age_seconds{{peer=\"{}\"}}", list[1]);
+    let entry = cluster.nodes.iter().find(|node| node.name == list[0]).unwrap();
+    assert_eq!(values(entry)["quorate_anti_entropy_interval_seconds"], 0.5);
+    let rounds = r#"quorate_anti_entropy_rounds_total{result="complete"}"#;
+    until("some comparisons", || values(entry)[rounds] >= 6.0);
+    let started = values(entry)["process_start_time_seconds"];
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let age = values(entry)[&compared];
+    assert!(age < now.as_secs_f64() - started, "{age} is as long as the node runs");
+    cluster.node(&list[2]).kill();
+    let entry = cluster.nodes.iter().find(|node| node.name == list[0]).unwrap();
+    let fallback = cluster.nodes.iter().find(|node| node.name == list[3]).unwrap();
+    until("a hint to be refused", || {
+        assert_eq!(entry.send(&Request::put("/kv/b/k?w=2", "v")).status, 204);
+        values(fallback)["quorate_hints_refused_total"] >= 1.0
+    });
+    assert_eq!(values(fallback)["quorate_hints_queued_total"], 0.0);
+}
+
 /// Every word of a text that looks like a metric of ours, without the suffixes of histograms.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
