@@ -107,7 +107,9 @@ pub(crate) async fn read(
         let effects = reading.step().await;
         answer = reading.carry_out(effects).await;
     }
+    node.metrics.operations.read(began.elapsed(), answer.as_ref());
     if reading.get.is_hedged() {
+        node.metrics.operations.hedges.add(1);
         node.hedges.spend();
     }
     let overload = reading.overload;
@@ -438,6 +440,7 @@ impl Reading {
 
     /// Sends the merged object to stale replicas, without waiting for them.
     async fn repair(&mut self, behind: Vec<NodeId>) {
+        self.node.metrics.operations.read_repairs.add(behind.len() as u64);
         let object = self.get.merged();
         let note = Note::Version(object.version());
         let bytes = self.node.admission.held(object.to_bytes());

@@ -10,9 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rocksdb::statistics::Ticker;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 use crate::columns::Column;
+use crate::durations::{DurationCounts, Durations};
 use crate::error::Error;
 use crate::options::{Blocking, InjectedFaults};
 use crate::read_offload::ReadOffload;
@@ -36,6 +38,10 @@ pub(crate) struct Engine {
     background_errors_seen: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
+    write_times: Durations,
+    sync_times: Durations,
+    /// What the database was opened with: its counters are read through it.
+    opened_with: rocksdb::Options,
     modes: [Mode; 2],
     pub(crate) read_offload: ReadOffload,
     pub(crate) fault_hook: FaultHook,
@@ -159,8 +165,8 @@ impl Mode {
 }
 
 impl Engine {
-    /// `db` was just opened, and nothing has been written since.
-    pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
+    /// `db` was just opened with these options, and nothing has been written since.
+    pub(crate) fn new(db: DB, opened_with: rocksdb::Options, sync_log: SyncLog) -> Self {
         let opened_at = db.latest_sequence_number();
         Self {
             db,
@@ -175,6 +181,9 @@ impl Engine {
             background_errors_seen: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            write_times: Durations::default(),
+            sync_times: Durations::default(),
+            opened_with,
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
             read_offload: ReadOffload::default(),
             fault_hook: FaultHook::default(),
@@ -242,8 +251,10 @@ impl Engine {
     /// for this and all later writes, if the write failed.
     pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
+        let began = Instant::now();
         match self.db.write_opt(batch, &self.mode(blocking).write) {
             Ok(()) => {
+                self.write_times.record(began.elapsed());
                 self.written.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
@@ -263,10 +274,11 @@ impl Engine {
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         let covered = self.position();
-        let _in_flight = self.in_flight.begin();
+        let (_in_flight, began) = (self.in_flight.begin(), Instant::now());
         if let Err(error) = self.fault_hook.apply().and_then(|()| (self.sync_log)(&self.db)) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
+        self.sync_times.record(began.elapsed());
         // A concurrent sync may have failed; then this one must not be reported as successful.
         self.check_failure()?;
         self.logged.raise(covered);
@@ -379,6 +391,16 @@ impl Engine {
     /// Refuses writes from now on. Returns whether this call closed the store.
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::SeqCst)
+    }
+
+    /// One of RocksDB's counters since it was opened.
+    pub(crate) fn ticker(&self, ticker: Ticker) -> u64 {
+        self.opened_with.get_ticker_count(ticker)
+    }
+
+    /// How long batches took to be written, and the log to be synced.
+    pub(crate) fn durations(&self) -> (DurationCounts, DurationCounts) {
+        (self.write_times.counts(), self.sync_times.counts())
     }
 
     /// Syncs, batches written, batches synced, stalled writes.

@@ -26,6 +26,10 @@ use crate::store::Store;
 pub(crate) struct HintAccounting {
     keys: AtomicU64,
     bytes: AtomicU64,
+    /// Keys for which a hint was stored where there was none, since the store was opened.
+    queued: AtomicU64,
+    /// Hints refused because there was no room.
+    refused: AtomicU64,
 }
 
 impl HintAccounting {
@@ -36,7 +40,8 @@ impl HintAccounting {
             keys += target_keys;
             bytes += target_bytes;
         }
-        Ok(Self { keys: AtomicU64::new(keys), bytes: AtomicU64::new(bytes) })
+        let (keys, bytes) = (AtomicU64::new(keys), AtomicU64::new(bytes));
+        Ok(Self { keys, bytes, queued: AtomicU64::new(0), refused: AtomicU64::new(0) })
     }
 
     /// Acquire: a caller that sees a hint dropped also sees what the node recorded before dropping
@@ -47,6 +52,11 @@ impl HintAccounting {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Hints queued and hints refused for lack of room, since the store was opened.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.queued.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
     /// Reserves a change that is about to be written. Growth counts from now on, shrinking only
@@ -60,9 +70,10 @@ impl HintAccounting {
             let after = bytes.saturating_add(growth);
             (growth == 0 || after <= max).then_some(after)
         };
-        self.bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .map_err(|bytes| Error::HintsFull { bytes: bytes.saturating_add(growth), max })?;
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|bytes| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Error::HintsFull { bytes: bytes.saturating_add(growth), max }
+        })?;
         self.keys.fetch_add(keys, Ordering::Relaxed);
         Ok(Reservation { hint_accounting: self, change, is_written: false })
     }
@@ -85,6 +96,8 @@ impl Reservation<'_> {
     /// The change is written.
     pub(crate) fn keep(mut self) {
         self.is_written = true;
+        let queued = self.change.keys.max(0) as u64;
+        self.hint_accounting.queued.fetch_add(queued, Ordering::Relaxed);
     }
 }
 

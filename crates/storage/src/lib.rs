@@ -7,7 +7,8 @@
 //! * `store`: read, mint, merge; `change`: the read-modify-write of one row under its lock stripe;
 //!   `rows`: the cache of home rows;
 //! * `index`, `trees`: data derived from a home row, on the disk and in memory;
-//! * `hints`, `scan`, `meta`, `status`: hints, range scans, the node's records, metrics;
+//! * `hints`, `scan`, `meta`: hints, range scans, the node's records;
+//! * `status`, `database_stats`, `durations`: the store's state and its numbers;
 //! * `page`, `reassign`, `scrub`: work on many rows: filling, moving and dropping, repairing;
 //! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
 //!   after a start;
@@ -33,7 +34,9 @@
 mod aside;
 mod change;
 mod columns;
+mod database_stats;
 mod disk;
+mod durations;
 mod engine;
 mod error;
 mod hints;
@@ -64,6 +67,8 @@ mod full_disk;
 mod testing;
 
 pub use aside::{remove_set, sets_aside};
+pub use database_stats::{DatabaseStats, Level};
+pub use durations::{DurationCounts, Durations};
 pub use error::{Error, OpenError};
 pub use hints::{OLDEST_OF, OLDEST_OF_BYTES};
 pub use options::{
