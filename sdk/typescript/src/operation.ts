@@ -135,15 +135,20 @@ export async function lookUp(nodes: Nodes, policy: Policy): Promise<void> {
     nodes.failed(node, performance.now());
     return;
   }
-  if (reply.status !== 200) return;
+  const found = reply.status === 200 ? readable(() => cluster(reply)) : undefined;
+  if (found === undefined || found.size === 0) return;
+  const ring = await policy.send(node.url, plain("GET", "/ring/partitions"), timeoutMs);
+  const known = !("failure" in ring) && ring.status === 200 ? readable(() => homes(ring)) : undefined;
+  nodes.discovered(found, known, performance.now());
+}
+
+/** What `read` gives; `undefined` for an answer that no node gives. */
+function readable<T>(read: () => T): T | undefined {
   try {
-    const found = cluster(reply);
-    if (found.size === 0) return;
-    const ring = await policy.send(node.url, plain("GET", "/ring/partitions"), timeoutMs);
-    const known = !("failure" in ring) && ring.status === 200 ? homes(ring) : undefined;
-    nodes.discovered(found, known, performance.now());
+    return read();
   } catch (error) {
-    if (!(error instanceof ProtocolError)) throw error;
+    if (error instanceof ProtocolError) return undefined;
+    throw error;
   }
 }
 

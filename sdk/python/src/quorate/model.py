@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, Ty
 if TYPE_CHECKING:
     from typing_extensions import TypeVar, Unpack
 
-Source: TypeAlias = "bytes | str | Iterable[bytes] | AsyncIterable[bytes] | Callable[[], Any]"
+Source: TypeAlias = (
+    "bytes | bytearray | memoryview | str | Iterable[bytes] | AsyncIterable[bytes] | Callable[[], Any]"
+)
 """A value to send: bytes; text; pieces, sent once; or a function that returns pieces for each attempt."""
 Count: TypeAlias = "int | Literal['one', 'quorum', 'all']"
 """For R and W."""

@@ -51,7 +51,8 @@ def base_url(url: str) -> str:
         has_port = parts.port is None or parts.port > 0
     except ValueError as error:
         raise InvalidArgument(f"url {url!r}: {error}") from error
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not has_port:
+    is_clean = not any(c.isspace() or not c.isprintable() or c in '\\<>"' for c in parts.netloc + parts.path)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not has_port or not is_clean:
         raise InvalidArgument(f"url {url!r}: must be like http://host:port")
     if parts.query or parts.fragment or parts.username is not None:
         raise InvalidArgument(f"url {url!r}: must be without a user, a query and a fragment")

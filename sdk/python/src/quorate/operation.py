@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn, TypeAlias, TypeVar
 
@@ -189,14 +190,16 @@ def look_up(nodes: Nodes, policy: Policy) -> Operation[None]:
     if not isinstance(reply, Response):
         nodes.failed(node, policy.now())
         return
-    try:
+    found: dict[str, str] = {}
+    homes = None
+    with suppress(ProtocolError):
         found = parse.cluster(reply) if reply.status == 200 else {}
-        homes = None
-        if found and can_route():
-            ring = yield Send(node.url, Request("GET", "/ring/partitions"), timeout_s)
-            homes = parse.homes(ring) if isinstance(ring, Response) and ring.status == 200 else None
-    except ProtocolError:
+    if not found:
         return
+    if can_route():
+        ring = yield Send(node.url, Request("GET", "/ring/partitions"), timeout_s)
+        with suppress(ProtocolError):
+            homes = parse.homes(ring) if isinstance(ring, Response) and ring.status == 200 else None
     nodes.discovered(found, homes, policy.now())
 
 

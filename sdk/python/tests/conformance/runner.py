@@ -84,6 +84,7 @@ class Runner:
             urls = [self.proxy.url]
         else:
             assert server == "cluster", f"unknown server {server}"
+            urls = urls[:1] if "http_addr" in case.get("needs", []) else urls
         settings = dict(case.get("client", {}))
         options: dict[str, Any] = {"discover": server == "cluster"}
         for name in ("attempts_max", "token"):

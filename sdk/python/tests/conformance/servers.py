@@ -115,7 +115,7 @@ def _read_request(connection: socket.socket) -> Sent | None:
             headers[name.decode("latin-1").lower()] = text.strip().decode()
         if headers.get("transfer-encoding") == "chunked":
             body = b""
-            while (size := int(stream.readline(), 16)) > 0:
+            while (size := int(stream.readline() or b"0", 16)) > 0:
                 body += stream.read(size)
                 stream.readline()
         else:

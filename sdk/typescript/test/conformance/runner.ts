@@ -52,7 +52,7 @@ export async function runCase(test: Case, urls: readonly string[]): Promise<void
   const { attempts_max, deadline_ms, token, ...unknown } = test.client ?? {};
   refuseUnknown("client", Object.keys(unknown), []);
   try {
-    const at = stub?.url ?? proxy?.url ?? urls;
+    const at = stub?.url ?? proxy?.url ?? (test.needs?.includes("http_addr") ? urls.slice(0, 1) : urls);
     const client = new quorate.Client(at, {
       attemptsMax: attempts_max as number | undefined,
       deadlineMs: deadline_ms as number | undefined,
