@@ -85,6 +85,8 @@ export class Client implements Writes {
       attemptsMax,
       attemptTimeoutMs,
       send: (url, request, timeoutMs) => send(transport, url, request, timeoutMs),
+      now: () => performance.now(),
+      sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
     };
   }
 
@@ -133,8 +135,8 @@ export class Client implements Writes {
   /**
    * Reads, lets `change` say what to write, and writes it; again if another write came in between.
    *
-   * `change` gives a value, a `NewValue`, one of the siblings, `DELETE`, or `undefined` to leave the key as it
-   * is. It may be called several times. A value keeps the content type and metadata of what it replaces.
+   * `change` gives a value, a `NewValue`, one of the siblings, `DELETE`, or `undefined` to leave the key as
+   * it is. It may be called several times. A value keeps the content type and metadata of what it replaces.
    * Two updates through different nodes can still meet: then the key has siblings, none is lost.
    */
   async update(
@@ -218,7 +220,7 @@ export class Client implements Writes {
   }
 
   async #call(request: wire.Request, accepts: ReadonlySet<number>): Promise<parse.Answer> {
-    const deadline = performance.now() + this.#policy.deadlineMs;
+    const deadline = this.#policy.now() + this.#policy.deadlineMs;
     if (this.#discovers) await lookUp(this.#nodes, this.#policy);
     return call(request, this.#nodes, this.#policy, accepts, deadline);
   }

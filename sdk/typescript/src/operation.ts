@@ -29,6 +29,9 @@ export interface Policy {
   /** Longer than the server's own time-out, so that it can say what became of a write. */
   readonly attemptTimeoutMs: number;
   readonly send: (url: string, request: Request, timeoutMs: number) => Promise<Answer | Failure>;
+  /** Milliseconds of a monotonic clock. */
+  readonly now: () => number;
+  readonly sleep: (ms: number) => Promise<void>;
 }
 
 /** What one operation has tried so far. */
@@ -43,14 +46,15 @@ class Attempts {
     readonly request: Request,
     readonly nodes: Nodes,
     readonly deadline: number,
+    readonly now: () => number,
   ) {}
 
   leftMs(): number {
-    return this.deadline - performance.now();
+    return this.deadline - this.now();
   }
 
   noteFailure(node: Node, { failure, detail }: Failure): void {
-    if (failure !== "oversized") this.nodes.failed(node, performance.now());
+    if (failure !== "oversized") this.nodes.failed(node, this.now());
     if (failure !== "unsent") this.addOutcome("unknown");
     this.last = {};
     this.message = `${node.url}: ${detail}`;
@@ -65,7 +69,7 @@ class Attempts {
     this.message = describe(facts);
     this.kind = classOf(facts);
     if (mayRepeat(facts) && facts.retryAfterMs !== undefined) {
-      node.busyUntil = performance.now() + facts.retryAfterMs;
+      node.busyUntil = this.now() + facts.retryAfterMs;
     }
   }
 
@@ -96,14 +100,14 @@ export async function call(
   accepts: ReadonlySet<number>,
   deadline: number,
 ): Promise<Answer> {
-  const attempts = new Attempts(request, nodes, deadline);
+  const attempts = new Attempts(request, nodes, deadline, policy.now);
   for (;;) {
-    const node = nodes.pick(request.place, request.isWrite, attempts.tried, performance.now());
+    const node = nodes.pick(request.place, request.isWrite, attempts.tried, policy.now());
     if (attempts.tried.length > 0) {
       let waitMs = backoffMs(attempts.tried.length);
-      if (attempts.tried.includes(node)) waitMs = Math.max(waitMs, node.busyUntil - performance.now());
+      if (attempts.tried.includes(node)) waitMs = Math.max(waitMs, node.busyUntil - policy.now());
       if (waitMs >= attempts.leftMs()) throw attempts.error();
-      await new Promise((resolve) => setTimeout(resolve, waitMs));
+      await policy.sleep(waitMs);
     }
     attempts.tried.push(node);
     const timeoutMs = Math.max(1, Math.min(policy.attemptTimeoutMs, attempts.leftMs()));
@@ -127,19 +131,19 @@ export async function call(
 
 /** Looks the nodes up if it is time. A failure changes nothing: the nodes known are still good. */
 export async function lookUp(nodes: Nodes, policy: Policy): Promise<void> {
-  if (!nodes.claimRefresh(performance.now())) return;
+  if (!nodes.claimRefresh(policy.now())) return;
   const timeoutMs = Math.min(LOOK_UP_MS_MAX, policy.deadlineMs / 4);
-  const node = nodes.pick(undefined, false, [], performance.now());
+  const node = nodes.pick(undefined, false, [], policy.now());
   const reply = await policy.send(node.url, plain("GET", "/cluster"), timeoutMs);
   if ("failure" in reply) {
-    nodes.failed(node, performance.now());
+    nodes.failed(node, policy.now());
     return;
   }
   const found = reply.status === 200 ? readable(() => cluster(reply)) : undefined;
   if (found === undefined || found.size === 0) return;
   const ring = await policy.send(node.url, plain("GET", "/ring/partitions"), timeoutMs);
   const known = !("failure" in ring) && ring.status === 200 ? readable(() => homes(ring)) : undefined;
-  nodes.discovered(found, known, performance.now());
+  nodes.discovered(found, known, policy.now());
 }
 
 /** What `read` gives; `undefined` for an answer that no node gives. */
