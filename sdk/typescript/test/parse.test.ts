@@ -82,7 +82,7 @@ function mutated(random: (below: number) => number, value: unknown): unknown {
 test("damaged answers are typed errors, and never anything else", () => {
   const random = generator(7);
   const types = ["application/json", "application/problem+json", "text/html", ""];
-  for (let round = 0; round < 5000; round += 1) {
+  for (let round = 0; round < 2000; round += 1) {
     let body = new TextEncoder().encode(JSON.stringify(mutated(random, mutated(random, GOOD))));
     if (random(10) < 3) body = body.slice(0, random(body.length + 1));
     if (random(10) < 2) body[random(body.length)] = random(256);
