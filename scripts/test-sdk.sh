@@ -44,7 +44,7 @@ while (($#)); do
 done
 ((${#languages[@]})) || languages=(python typescript)
 PORT=${DEV_SDK_PORT:-8801}
-[[ $PORT =~ ^[1-9][0-9]{3,4}$ ]] && ((PORT <= 65000)) || die "DEV_SDK_PORT is a port, not '$PORT'"
+[[ $PORT =~ ^[1-9][0-9]{3,4}$ && $PORT -le 65000 ]] || die "DEV_SDK_PORT is a port, not '$PORT'"
 BIN=${QUORATE_BIN:-$NODE_BIN}
 WORK=$TARGET/sdk
 # The node takes every other QUORATE_* variable for a setting of its own.

@@ -41,7 +41,7 @@ export interface ClientOptions {
   readonly deadlineMs?: number | undefined;
   /** How often one operation is tried at most. Default 5. */
   readonly attemptsMax?: number | undefined;
-  /** How long one attempt waits for a node. Default 7000: longer than the server's own time-out. */
+  /** How long a node may be silent. Default 7000: longer than the server's own time-out. */
   readonly attemptTimeoutMs?: number | undefined;
   /** Whether the other nodes are found through `GET /cluster`. Default true. */
   readonly discover?: boolean | undefined;
@@ -76,15 +76,14 @@ export class Client implements Writes {
       if (!/^[!-~]+$/.test(token)) throw new InvalidArgument("token: must be visible ASCII characters");
       headers.push(["authorization", `Bearer ${token}`]);
     }
-    const idleTimeoutMs = attemptTimeoutMs;
-    const transport = { fetch: options.fetch ?? fetch, headers, valueBytesMax, idleTimeoutMs };
+    const transport = { fetch: options.fetch ?? fetch, headers, valueBytesMax };
     this.#nodes = new Nodes(parseUrls(urls));
     this.#discovers = options.discover ?? true;
     this.#policy = {
       deadlineMs,
       attemptsMax,
       attemptTimeoutMs,
-      send: (url, request, timeoutMs) => send(transport, url, request, timeoutMs),
+      send: (url, request, timing) => send(transport, url, request, timing),
       now: () => performance.now(),
       sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
     };

@@ -204,15 +204,20 @@ export class Value extends BaseRead implements Described {
   }
 }
 
+/** The pieces of a value that is being received. `return` gives up what is left. */
+export interface PieceStream extends AsyncIterableIterator<Uint8Array, undefined> {
+  return(): Promise<IteratorResult<Uint8Array, undefined>>;
+}
+
 /** The one value of a key, to be read in pieces, once. Read it to its end, or `cancel` it. */
 export class ValueStream extends BaseRead implements Described {
   readonly kind = "stream";
   readonly contentType: string;
   readonly meta: Readonly<Record<string, string>>;
   readonly lastModified: string | undefined;
-  readonly #pieces: AsyncGenerator<Uint8Array, void>;
+  readonly #pieces: PieceStream;
 
-  constructor(fields: ReadFields & Described, pieces: AsyncGenerator<Uint8Array, void>, client: Writes) {
+  constructor(fields: ReadFields & Described, pieces: PieceStream, client: Writes) {
     super(fields, client);
     this.#pieces = pieces;
     this.contentType = fields.contentType;
@@ -220,7 +225,7 @@ export class ValueStream extends BaseRead implements Described {
     this.lastModified = fields.lastModified;
   }
 
-  [Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void> {
+  [Symbol.asyncIterator](): PieceStream {
     return this.#pieces;
   }
 

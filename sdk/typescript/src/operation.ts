@@ -13,7 +13,7 @@ import {
 } from "./errors.js";
 import type { Node, Nodes } from "./nodes.js";
 import { type Answer, cluster, factsOf, homes, outcomeOf } from "./parse.js";
-import type { Failure } from "./transport.js";
+import type { Failure, Timing } from "./transport.js";
 import { isRepeatable, plain, type Request } from "./wire.js";
 
 const BACKOFF_MS = 50;
@@ -26,9 +26,9 @@ const FINAL = new Set(["internal", "disk_full", "buckets_full"]);
 export interface Policy {
   readonly deadlineMs: number;
   readonly attemptsMax: number;
-  /** Longer than the server's own time-out, so that it can say what became of a write. */
+  /** How long a node may be silent: longer than its own time-out, so that it can say what became of a write. */
   readonly attemptTimeoutMs: number;
-  readonly send: (url: string, request: Request, timeoutMs: number) => Promise<Answer | Failure>;
+  readonly send: (url: string, request: Request, timing: Timing) => Promise<Answer | Failure>;
   /** Milliseconds of a monotonic clock. */
   readonly now: () => number;
   readonly sleep: (ms: number) => Promise<void>;
@@ -110,8 +110,9 @@ export async function call(
       await policy.sleep(waitMs);
     }
     attempts.tried.push(node);
-    const timeoutMs = Math.max(1, Math.min(policy.attemptTimeoutMs, attempts.leftMs()));
-    const reply = await policy.send(node.url, request, timeoutMs);
+    const leftMs = Math.max(1, attempts.leftMs());
+    const timeoutMs = Math.min(policy.attemptTimeoutMs, leftMs);
+    const reply = await policy.send(node.url, request, { timeoutMs, leftMs });
     let mayTryAgain: boolean;
     if ("failure" in reply) {
       attempts.noteFailure(node, reply);
@@ -132,16 +133,17 @@ export async function call(
 /** Looks the nodes up if it is time. A failure changes nothing: the nodes known are still good. */
 export async function lookUp(nodes: Nodes, policy: Policy): Promise<void> {
   if (!nodes.claimRefresh(policy.now())) return;
-  const timeoutMs = Math.min(LOOK_UP_MS_MAX, policy.deadlineMs / 4);
+  const leftMs = Math.min(LOOK_UP_MS_MAX, policy.deadlineMs / 4);
+  const timing = { timeoutMs: leftMs, leftMs };
   const node = nodes.pick(undefined, false, [], policy.now());
-  const reply = await policy.send(node.url, plain("GET", "/cluster"), timeoutMs);
+  const reply = await policy.send(node.url, plain("GET", "/cluster"), timing);
   if ("failure" in reply) {
     nodes.failed(node, policy.now());
     return;
   }
   const found = reply.status === 200 ? readable(() => cluster(reply)) : undefined;
   if (found === undefined || found.size === 0) return;
-  const ring = await policy.send(node.url, plain("GET", "/ring/partitions"), timeoutMs);
+  const ring = await policy.send(node.url, plain("GET", "/ring/partitions"), timing);
   const known = !("failure" in ring) && ring.status === 200 ? readable(() => homes(ring)) : undefined;
   nodes.discovered(found, known, policy.now());
 }

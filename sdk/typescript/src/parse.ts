@@ -7,6 +7,7 @@ import {
   type Count,
   type Described,
   type KeyPage,
+  type PieceStream,
   type ReadFields,
   Sibling,
   Siblings,
@@ -29,7 +30,7 @@ export interface Answer {
   /** Whether the whole body was read. */
   readonly isWhole: boolean;
   /** The pieces of the body, if it was left unread. */
-  readonly pieces?: AsyncGenerator<Uint8Array, void> | undefined;
+  readonly pieces?: PieceStream | undefined;
 }
 
 type Json = Readonly<Record<string, unknown>>;

@@ -1,7 +1,7 @@
 /** One request over fetch: an answer within bounds of time and size, or the reason why there is none. */
 
 import { DeadlineExceeded, InvalidArgument, QuorateError, Unreachable } from "./errors.js";
-import { joined, type Pieces } from "./model.js";
+import { joined, type Pieces, type PieceStream } from "./model.js";
 import type { Answer } from "./parse.js";
 import type { Request } from "./wire.js";
 
@@ -21,8 +21,6 @@ export interface TransportOptions {
   readonly headers: readonly (readonly [string, string])[];
   /** The longest answer that is read into memory, in bytes. */
   readonly valueBytesMax: number;
-  /** How long the next piece of a value may take that is read in pieces, in milliseconds. */
-  readonly idleTimeoutMs: number;
 }
 
 /** Why a connection could not even be made, in Node's words. */
@@ -36,34 +34,56 @@ const UNSENT = new Set([
   "UND_ERR_CONNECT_TIMEOUT",
 ]);
 
+/** How long one request may take, in milliseconds. */
+export interface Timing {
+  /** How long the node may be silent. */
+  readonly timeoutMs: number;
+  /** How long all of it may take. */
+  readonly leftMs: number;
+}
+
+/** Up to this size an upload is taken to be immediate. fetch does not tell how far it is. */
+const SMALL_BODY_BYTES = 64 * 1024;
+
 /** Sends a request to a node, and reads the answer unless its value is to be left unread. */
 export async function send(
   options: TransportOptions,
   url: string,
   request: Request,
-  timeoutMs: number,
+  { timeoutMs, leftMs }: Timing,
 ): Promise<Answer | Failure> {
   const aborter = new AbortController();
-  const timer = setTimeout(() => aborter.abort(), timeoutMs);
+  const total = setTimeout(() => aborter.abort(), leftMs);
   const state: { error?: unknown } = {};
   try {
-    const response = await options.fetch(
-      url + request.target,
-      initOf(options, request, aborter.signal, state),
-    );
+    const init = initOf(options, request, aborter.signal, state);
+    const waitMs = isSmall(request) ? timeoutMs : leftMs;
+    const response = await within(waitMs, aborter, options.fetch(url + request.target, init));
+    const headers = response.headers;
     if (request.streams && response.status === 200) {
-      const pieces = opened(response, aborter, options.idleTimeoutMs);
-      return { status: 200, headers: response.headers, body: new Uint8Array(), isWhole: true, pieces };
+      const pieces = new Body(response, aborter, timeoutMs);
+      return { status: 200, headers, body: new Uint8Array(), isWhole: true, pieces };
     }
-    return await whole(options, response, aborter);
+    return await whole(options, response, aborter, timeoutMs);
   } catch (error) {
     // What the caller's own pieces threw is the caller's; fetch hides it in an error of its own.
     if (state.error !== undefined) throw state.error;
     if (error instanceof QuorateError) throw error;
     return failureOf(error, aborter.signal);
   } finally {
-    clearTimeout(timer);
+    clearTimeout(total);
   }
+}
+
+function isSmall(request: Request): boolean {
+  const { body } = request;
+  return body === undefined || (body instanceof Uint8Array && body.length <= SMALL_BODY_BYTES);
+}
+
+/** Waits for `work`, and aborts it when it takes too long. */
+async function within<T>(waitMs: number, aborter: AbortController, work: Promise<T>): Promise<T> {
+  const timer = setTimeout(() => aborter.abort(), waitMs);
+  return work.finally(() => clearTimeout(timer));
 }
 
 function initOf(
@@ -118,52 +138,74 @@ async function whole(
   options: TransportOptions,
   response: Response,
   aborter: AbortController,
+  timeoutMs: number,
 ): Promise<Answer | Failure> {
   const isError = response.status >= 400;
   const bytesMax = isError ? ERROR_BYTES_MAX : options.valueBytesMax;
   const answer = { status: response.status, headers: response.headers };
+  const unreadable = { ...answer, body: new Uint8Array(), isWhole: false };
   const pieces: Uint8Array[] = [];
   let size = 0;
   const reader = response.body?.getReader();
   try {
     for (;;) {
-      const next = await reader?.read();
+      const next = reader === undefined ? undefined : await within(timeoutMs, aborter, reader.read());
       if (next === undefined || next.done) return { ...answer, body: joined(pieces), isWhole: true };
       size += next.value.length;
       if (size > bytesMax) break;
       pieces.push(next.value);
     }
   } catch (error) {
-    if (isError) return { ...answer, body: new Uint8Array(), isWhole: false };
+    if (isError) return unreadable;
     const failure = failureOf(error, aborter.signal);
     return failure.failure === "unsent" ? { ...failure, failure: "lost" } : failure;
   }
   aborter.abort(); // the rest is not wanted, nor is the connection
-  if (isError) return { ...answer, body: new Uint8Array(), isWhole: false };
+  if (isError) return unreadable;
   return { failure: "oversized", detail: `the answer is longer than ${bytesMax} bytes` };
 }
 
-async function* opened(
-  response: Response,
-  aborter: AbortController,
-  idleTimeoutMs: number,
-): AsyncGenerator<Uint8Array, void> {
-  const reader = response.body?.getReader();
-  let isAtEnd = reader === undefined;
-  try {
-    while (!isAtEnd && reader !== undefined) {
-      const timer = setTimeout(() => aborter.abort(), idleTimeoutMs);
-      const next = await reader.read().finally(() => clearTimeout(timer));
-      if (next.value !== undefined) yield next.value;
-      isAtEnd = next.done;
+/**
+ * The pieces of a body. Not a generator: one that was never started does nothing when it is given up, and
+ * the connection would stay.
+ */
+class Body implements PieceStream {
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  readonly #aborter: AbortController;
+  readonly #timeoutMs: number;
+  #isAtEnd = false;
+
+  constructor(response: Response, aborter: AbortController, timeoutMs: number) {
+    this.#reader = response.body?.getReader();
+    this.#aborter = aborter;
+    this.#timeoutMs = timeoutMs;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<Uint8Array, undefined>> {
+    if (this.#isAtEnd || this.#reader === undefined) return { done: true, value: undefined };
+    try {
+      const next = await within(this.#timeoutMs, this.#aborter, this.#reader.read());
+      if (!next.done) return { done: false, value: next.value };
+      this.#isAtEnd = true;
+      return { done: true, value: undefined };
+    } catch (error) {
+      this.#isAtEnd = true;
+      const failure = failureOf(error, this.#aborter.signal);
+      const kind = failure.failure === "timeout" ? DeadlineExceeded : Unreachable;
+      throw new kind(`the value ended early: ${failure.detail}`);
     }
-  } catch (error) {
-    isAtEnd = true;
-    const failure = failureOf(error, aborter.signal);
-    const kind = failure.failure === "timeout" ? DeadlineExceeded : Unreachable;
-    throw new kind(`the value ended early: ${failure.detail}`);
-  } finally {
-    if (!isAtEnd) await reader?.cancel();
+  }
+
+  async return(): Promise<IteratorResult<Uint8Array, undefined>> {
+    if (!this.#isAtEnd) {
+      this.#isAtEnd = true;
+      await this.#reader?.cancel();
+    }
+    return { done: true, value: undefined };
   }
 }
 

@@ -116,6 +116,10 @@ test("a stream that is given up ends", () =>
     }
     await read.cancel();
     assert.equal((await read.bytes()).length, 0);
+    const unread = await client.open("b", "k");
+    assert.ok(unread instanceof quorate.ValueStream);
+    await unread.cancel();
+    assert.equal((await unread.bytes()).length, 0);
   }));
 
 test("the error of a source is the caller's", () =>

@@ -51,7 +51,7 @@ class World {
         this.waits.push(ms);
         this.now += ms;
       },
-      send: async (url, _request, timeoutMs) => {
+      send: async (url, _request, { timeoutMs }) => {
         this.asked.push(url);
         const reply = this.replies.shift() ?? OK;
         if (reply === SLOW) this.now += timeoutMs;

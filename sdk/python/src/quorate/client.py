@@ -79,8 +79,8 @@ class Client:
     `urls`: one or more nodes, with commas or as a list. With `discover` the others are found through
     `GET /cluster`, and with the extra `quorate[routing]` each request goes to a node that stores its key.
     `deadline_s`: how long one operation may take in all, retries included. `attempts_max`: how often it is
-    tried at most. `attempt_timeout_s`: how long one attempt waits for a node; longer than the server's own
-    time-out (5 s), so that the server can still say what became of a write.
+    tried at most. `attempt_timeout_s`: how long a node may be silent before the next attempt; longer than the
+    server's own time-out (5 s), so that the server can still say what became of a write.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class Client:
                 reply = self._send(step)
 
     def _send(self, send: Send) -> Reply:
-        deadline = time.monotonic() + send.timeout_s
+        deadline = time.monotonic() + send.left_s
         request = transport.build(self._http, send, self._core.headers, is_async=False)
         try:
             response = self._http.send(request, stream=True)

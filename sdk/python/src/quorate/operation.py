@@ -43,6 +43,9 @@ class Send:
     url: str
     request: Request
     timeout_s: float
+    """How long the node may be silent."""
+    left_s: float
+    """How long all of it may take."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ def call(
                 attempts.fail()
             yield Sleep(wait_s)
         attempts.tried.append(node)
-        timeout_s = max(0.001, min(policy.attempt_timeout_s, attempts.left_s()))
-        reply = yield Send(node.url, request, timeout_s)
+        left_s = max(0.001, attempts.left_s())
+        reply = yield Send(node.url, request, min(policy.attempt_timeout_s, left_s), left_s)
         if isinstance(reply, Response) and reply.status in accepts:
             nodes.answered(node)
             return reply
@@ -186,7 +189,7 @@ def look_up(nodes: Nodes, policy: Policy) -> Operation[None]:
         return
     timeout_s = min(LOOK_UP_S_MAX, policy.deadline_s / 4)
     node = nodes.pick(None, is_write=False, tried=(), now=policy.now())
-    reply = yield Send(node.url, Request("GET", "/cluster"), timeout_s)
+    reply = yield Send(node.url, Request("GET", "/cluster"), timeout_s, timeout_s)
     if not isinstance(reply, Response):
         nodes.failed(node, policy.now())
         return
@@ -197,7 +200,7 @@ def look_up(nodes: Nodes, policy: Policy) -> Operation[None]:
     if not found:
         return
     if can_route():
-        ring = yield Send(node.url, Request("GET", "/ring/partitions"), timeout_s)
+        ring = yield Send(node.url, Request("GET", "/ring/partitions"), timeout_s, timeout_s)
         with suppress(ProtocolError):
             homes = parse.homes(ring) if isinstance(ring, Response) and ring.status == 200 else None
     nodes.discovered(found, homes, policy.now())

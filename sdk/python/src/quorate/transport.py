@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -24,8 +25,10 @@ UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def options(verify: ssl.SSLContext | bool) -> dict[str, Any]:
-    """Return the settings of the httpx client. Proxies of the environment are not for a database."""
-    return {"limits": _POOL, "verify": verify, "trust_env": False, "follow_redirects": False}
+    """Return the settings of the httpx client: no proxies of the environment, no redirects, no cookies."""
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    plain = {"trust_env": False, "follow_redirects": False, "cookies": cookies}
+    return {"limits": _POOL, "verify": verify, **plain}
 
 
 def build(
@@ -121,8 +124,8 @@ class Reader:
 
 
 def is_stream(send: Send, response: httpx.Response) -> bool:
-    """Whether the body is a value that the caller will read."""
-    return send.request.streams and response.status_code == 200
+    """Whether the body is a value, which the caller will read."""
+    return send.request.streams and response.status_code == 200 and "quorate-context" in response.headers
 
 
 def opened(response: httpx.Response) -> Response:

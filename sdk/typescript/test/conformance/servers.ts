@@ -27,7 +27,9 @@ export function valueBytes(value: unknown): Uint8Array {
   if (Object.keys(unknown).length > 0) throw new Error(`not a value: ${JSON.stringify(value)}`);
   if (base64 !== undefined) return Uint8Array.from(Buffer.from(base64, "base64"));
   if (pattern === undefined) throw new Error(`not a value: ${JSON.stringify(value)}`);
-  return Uint8Array.from({ length: pattern }, (_, index) => index % 251);
+  const bytes = new Uint8Array(pattern);
+  for (let at = 0; at < pattern; at += 1) bytes[at] = at % 251;
+  return bytes;
 }
 
 const ANSWER_FIELDS = new Set(["status", "headers", "body", "json", "problem", "missing_bytes", "delay_ms"]);
