@@ -108,7 +108,7 @@ check_python() {
 
 check_typescript() {
     has node || die "node is not installed"
-    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' || die "node must be 20 or later"
+    node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || die "node must be 20 or later"
     has npm || die "npm is not installed"
     cd "$ROOT/sdk/typescript"
     npm install --silent --no-audit --no-fund --no-package-lock

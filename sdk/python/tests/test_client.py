@@ -191,6 +191,69 @@ def test_an_answer_that_trickles_ends_at_the_deadline() -> None:
     server.close()
 
 
+class Raw(Server):
+    """Sends the same bytes to everyone, whatever is asked."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        super().__init__()
+
+    def serve(self, connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(self.answer)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nQuorate-Context: c\r\n"
+NO_HTTP = [
+    b"",
+    b"garbage\r\n\r\n",
+    b"\x16\x03\x01\x02\x00" * 100,
+    b"HTTP/1.1 OK\r\n\r\n",
+    b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nQuorate-Context: c\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+    HEAD + b"Content-Length: -1\r\n\r\n",
+    HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nx",
+    HEAD + b"X: " + b"y" * 2_000_000 + b"\r\n\r\n",
+    HEAD + b"X: y\r\n" * 100_000,
+    HEAD + b"no colon\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nQuorate-Context: \xff\xfe\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 300 X\r\nQuorate-Context: c\r\nContent-Type: application/json\r\n"
+    b"Content-Encoding: gzip\r\nContent-Length: 8\r\n\r\nnot gzip",
+]
+
+
+def read_in_pieces(client: quorate.Client) -> None:
+    with client.open("b", "k") as read:
+        if isinstance(read, quorate.ValueStream):
+            read.read()
+
+
+@pytest.mark.parametrize("answer", NO_HTTP, ids=range(len(NO_HTTP)))
+def test_what_is_not_http_is_a_typed_error(answer: bytes) -> None:
+    server = Raw(answer)
+    settings: dict[str, Any] = {"discover": False, "deadline_s": 3, "attempts_max": 2}
+    with quorate.Client(server.url, **settings) as client:
+        with pytest.raises(quorate.QuorateError):
+            client.get("b", "k")
+        with pytest.raises(quorate.QuorateError):
+            read_in_pieces(client)
+        if b" 204 " not in answer:
+            with pytest.raises(quorate.UnknownOutcome):
+                client.put("b", "k", b"v")
+
+    async def main() -> None:
+        async with quorate.AsyncClient(server.url, **settings) as client:
+            with pytest.raises(quorate.QuorateError):
+                await client.get("b", "k")
+
+    anyio.run(main)
+    server.close()
+
+
 def test_a_client_is_used_from_several_threads(serve: Any) -> None:
     client, stub = serve(VALUE)
     with ThreadPoolExecutor(8) as pool:

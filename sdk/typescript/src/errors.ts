@@ -109,7 +109,7 @@ export class ServerError extends QuorateError {}
 export class ProtocolError extends QuorateError {}
 /** No node could be reached, or none sent a whole answer; no write was applied. */
 export class Unreachable extends QuorateError {}
-/** The time for the operation was up; no write was applied. */
+/** No answer came in time; no write was applied. */
 export class DeadlineExceeded extends QuorateError {}
 /** Too few replicas answered for some part of the listing. */
 export class IncompleteListing extends QuorateError {}

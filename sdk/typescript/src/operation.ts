@@ -58,7 +58,7 @@ class Attempts {
     if (failure !== "unsent") this.addOutcome("unknown");
     this.last = {};
     this.message = `${node.url}: ${detail}`;
-    this.kind = failure === "timeout" && this.leftMs() <= 0 ? DeadlineExceeded : Unreachable;
+    this.kind = failure === "timeout" ? DeadlineExceeded : Unreachable;
     if (failure === "oversized") this.kind = ProtocolError;
   }
 

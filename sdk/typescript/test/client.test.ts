@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { test } from "node:test";
 
 import * as quorate from "../src/index.js";
@@ -96,6 +96,7 @@ test("a streamed value that does not go on ends after the time of an attempt", a
     response.write("x");
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  server.unref(); // a failure must not keep the process
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const client = new quorate.Client(url, { discover: false, attemptTimeoutMs: 300, deadlineMs: 700 });
   const read = await client.open("b", "k");
@@ -169,6 +170,52 @@ test("the nodes found are asked, and nonsense about them is not believed", async
     await withStub([json(body), VALUE], async (_client, seed) => {
       assert.ok((await new quorate.Client(seed.url).get("b", "k")) instanceof quorate.Value);
     });
+  }
+});
+
+const HEAD = "HTTP/1.1 200 OK\r\nQuorate-Context: c\r\n";
+const NO_HTTP = [
+  "",
+  "garbage\r\n\r\n",
+  "\x16\x03\x01\x02\x00".repeat(100),
+  "HTTP/1.1 OK\r\n\r\n",
+  "HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+  "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+  "HTTP/1.1 204 No Content\r\nQuorate-Context: c\r\n\r\n",
+  "HTTP/1.1 100 Continue\r\n\r\n".repeat(1000),
+  `${HEAD}Content-Length: -1\r\n\r\n`,
+  `${HEAD}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab`,
+  `${HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n`,
+  `${HEAD}Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nx`,
+  `${HEAD}X: ${"y".repeat(2_000_000)}\r\n\r\n`,
+  HEAD + "X: y\r\n".repeat(100_000),
+  `${HEAD}no colon\r\n\r\n`,
+  "HTTP/1.1 200 OK\r\nQuorate-Context: \xff\xfe\r\nContent-Length: 0\r\n\r\n",
+  "HTTP/1.1 300 X\r\nQuorate-Context: c\r\nContent-Type: application/json\r\n" +
+    "Content-Encoding: gzip\r\nContent-Length: 8\r\n\r\nnot gzip",
+];
+
+test("what is not HTTP is a typed error", async () => {
+  for (const [index, answer] of NO_HTTP.entries()) {
+    const server = createTcpServer((socket) => {
+      socket.on("error", () => socket.destroy());
+      socket.once("data", () => socket.end(Buffer.from(answer, "latin1")));
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    server.unref(); // a failure must not keep the process
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const client = new quorate.Client(url, { discover: false, deadlineMs: 3000, attemptsMax: 2 });
+    const isTyped = (error: unknown) => error instanceof quorate.QuorateError;
+    const opened = async () => {
+      const read = await client.open("b", "k");
+      if (read.kind === "stream") await read.bytes();
+    };
+    await assert.rejects(client.get("b", "k"), isTyped, `answer ${index}`);
+    await assert.rejects(opened(), isTyped, `answer ${index}`);
+    if (!answer.includes(" 204 ")) {
+      await assert.rejects(client.put("b", "k", "v"), quorate.UnknownOutcome, `answer ${index}`);
+    }
+    server.close();
   }
 });
 

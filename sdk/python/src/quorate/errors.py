@@ -167,7 +167,7 @@ class Unreachable(QuorateError):  # noqa: N818
 
 
 class DeadlineExceeded(QuorateError):  # noqa: N818
-    """The time for the operation was up; no write was applied."""
+    """No answer came in time; no write was applied."""
 
 
 class IncompleteListing(QuorateError):  # noqa: N818

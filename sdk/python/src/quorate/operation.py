@@ -120,8 +120,7 @@ class _Attempts:
             self.add_outcome("unknown")
         self.last = Facts()
         self.message = f"{node.url}: {failure.detail}"
-        out_of_time = failure.kind == "timeout" and self.left_s() <= 0
-        self.kind = DeadlineExceeded if out_of_time else Unreachable
+        self.kind = DeadlineExceeded if failure.kind == "timeout" else Unreachable
         if failure.kind == "oversized":
             self.kind = ProtocolError
 
