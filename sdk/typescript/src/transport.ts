@@ -53,7 +53,7 @@ export async function send(
   { timeoutMs, leftMs }: Timing,
 ): Promise<Answer | Failure> {
   const aborter = new AbortController();
-  const total = setTimeout(() => aborter.abort(), leftMs);
+  const stopTotal = after(leftMs, () => aborter.abort());
   const state: { error?: unknown } = {};
   try {
     const init = initOf(options, request, aborter.signal, state);
@@ -71,7 +71,7 @@ export async function send(
     if (error instanceof QuorateError) throw error;
     return failureOf(error, aborter.signal);
   } finally {
-    clearTimeout(total);
+    stopTotal();
   }
 }
 
@@ -82,8 +82,18 @@ function isSmall(request: Request): boolean {
 
 /** Waits for `work`, and aborts it when it takes too long. */
 async function within<T>(waitMs: number, aborter: AbortController, work: Promise<T>): Promise<T> {
-  const timer = setTimeout(() => aborter.abort(), waitMs);
-  return work.finally(() => clearTimeout(timer));
+  return work.finally(after(waitMs, () => aborter.abort()));
+}
+
+/**
+ * Does `action` after this time, unless the function that it gives is called before. It does so in two steps:
+ * when the process itself was held up, what has arrived meanwhile is read between them.
+ */
+function after(waitMs: number, action: () => void): () => void {
+  let timer = setTimeout(() => {
+    timer = setTimeout(action, 1);
+  }, waitMs);
+  return () => clearTimeout(timer);
 }
 
 function initOf(
