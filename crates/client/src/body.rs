@@ -1,0 +1,241 @@
+//! Bodies of writes: bytes, or a stream of known length that is never held as a whole.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::value::{Metadata, Value};
+
+/// The most bytes handed to the connection at a time, so that progress shows.
+const CHUNK_BYTES: usize = 64 << 10;
+
+type Chunks = BoxStream<'static, io::Result<Bytes>>;
+
+/// A value to be written: bytes or a stream, with metadata. Everything that is a [`Value`] becomes one
+/// by `into()`.
+#[derive(Clone)]
+pub struct NewValue {
+    pub(crate) metadata: Metadata,
+    pub(crate) source: Source,
+}
+
+/// Where the bytes come from.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// All here.
+    Bytes(Bytes),
+    /// A stream, made anew for every attempt; `None` when it cannot be made again.
+    Stream { length: u64, make: Arc<dyn Fn() -> Option<Chunks> + Send + Sync> },
+}
+
+impl NewValue {
+    /// A stream of exactly `length` bytes. `make` is called for every attempt, so that a lost write can
+    /// be retried; it must give the same bytes every time, as a retry with other bytes is another write.
+    pub fn stream<S, F>(length: u64, make: F) -> Self
+    where
+        F: Fn() -> S + Send + Sync + 'static,
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let make = move || -> Option<Chunks> { Some(Box::pin(make())) };
+        let source = Source::Stream { length, make: Arc::new(make) };
+        Self { metadata: Metadata::default(), source }
+    }
+
+    /// A stream of exactly `length` bytes that exists once: the write is sent once, and not retried
+    /// after its first byte was taken.
+    pub fn stream_once<S>(length: u64, stream: S) -> Self
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let once: Mutex<Option<Chunks>> = Mutex::new(Some(Box::pin(stream)));
+        let make = move || once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let source = Source::Stream { length, make: Arc::new(make) };
+        Self { metadata: Metadata::default(), source }
+    }
+
+    /// With these instead of its metadata.
+    #[must_use]
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+}
+
+impl fmt::Debug for NewValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.source.length();
+        f.debug_struct("NewValue")
+            .field("metadata", &self.metadata)
+            .field("length", &length)
+            .finish()
+    }
+}
+
+impl<V: Into<Value>> From<V> for NewValue {
+    fn from(value: V) -> Self {
+        let Value { bytes, metadata } = value.into();
+        Self { metadata, source: Source::Bytes(bytes) }
+    }
+}
+
+impl Source {
+    /// No bytes.
+    pub(crate) const EMPTY: Self = Self::Bytes(Bytes::new());
+
+    /// How many bytes.
+    pub(crate) fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Stream { length, .. } => *length,
+        }
+    }
+
+    /// The body of one attempt; `None` if there is no other.
+    pub(crate) fn body(&self, progress: &Progress) -> Option<reqwest::Body> {
+        let rest = match self {
+            Self::Bytes(bytes) if bytes.len() <= CHUNK_BYTES => return Some(bytes.clone().into()),
+            Self::Bytes(bytes) => Rest::Bytes(bytes.clone()),
+            Self::Stream { make, .. } => Rest::Stream(Mutex::new(make()?)),
+        };
+        let upload = Upload { left: self.length(), rest, progress: progress.clone() };
+        Some(reqwest::Body::wrap(upload))
+    }
+}
+
+/// When an attempt last moved a byte.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    /// Begins now.
+    pub(crate) fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// The last time.
+    pub(crate) fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moved(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// A body on its way out.
+struct Upload {
+    left: u64,
+    rest: Rest,
+    progress: Progress,
+}
+
+enum Rest {
+    Bytes(Bytes),
+    /// In a mutex only because a body must be `Sync`: it is never locked.
+    Stream(Mutex<Chunks>),
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        let chunk = match &mut this.rest {
+            Rest::Bytes(bytes) if bytes.is_empty() => None,
+            Rest::Bytes(bytes) => Some(Ok(bytes.split_to(bytes.len().min(CHUNK_BYTES)))),
+            Rest::Stream(chunks) => {
+                let chunks = chunks.get_mut().unwrap_or_else(PoisonError::into_inner);
+                ready!(chunks.as_mut().poll_next(context))
+            }
+        };
+        this.progress.moved();
+        Poll::Ready(match chunk {
+            None if this.left > 0 => {
+                Some(Err(wrong_length(format!("the stream ended {} bytes early", this.left))))
+            }
+            None => None,
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(chunk)) => match this.left.checked_sub(chunk.len() as u64) {
+                None => Some(Err(wrong_length("the stream is longer than announced".to_owned()))),
+                Some(left) => {
+                    this.left = left;
+                    Some(Ok(Frame::data(chunk)))
+                }
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.rest, Rest::Bytes(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+fn wrong_length(detail: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, detail)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::StreamExt;
+    use futures_util::future::poll_fn;
+    use futures_util::stream;
+
+    use super::*;
+
+    async fn drain(source: &Source) -> Result<Vec<u8>, String> {
+        let progress = Progress::begin();
+        let rest = match source {
+            Source::Bytes(bytes) => Rest::Bytes(bytes.clone()),
+            Source::Stream { make, .. } => Rest::Stream(Mutex::new(make().ok_or("gone")?)),
+        };
+        let mut upload = Upload { left: source.length(), rest, progress };
+        let mut all = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut upload).poll_frame(context)).await {
+            all.extend_from_slice(&frame.map_err(|error| error.to_string())?.into_data().unwrap());
+        }
+        Ok(all)
+    }
+
+    fn chunks(sizes: &'static [usize]) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        stream::iter(sizes).map(|size| Ok(Bytes::from(vec![7; *size])))
+    }
+
+    #[tokio::test]
+    async fn bytes_go_out_in_pieces_and_whole() {
+        let bytes = Bytes::from(vec![1; 3 * CHUNK_BYTES + 1]);
+        assert_eq!(drain(&Source::Bytes(bytes.clone())).await.unwrap(), bytes);
+    }
+
+    #[tokio::test]
+    async fn a_stream_must_be_as_long_as_announced() {
+        let of = |length| NewValue::stream(length, || chunks(&[3, 4])).source;
+        assert_eq!(drain(&of(7)).await.unwrap().len(), 7);
+        assert_eq!(drain(&of(7)).await.unwrap().len(), 7);
+        assert!(drain(&of(8)).await.unwrap_err().contains("1 bytes early"));
+        assert!(drain(&of(6)).await.unwrap_err().contains("longer"));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_exists_once_is_sent_once() {
+        let source = NewValue::stream_once(3, chunks(&[3])).source;
+        assert_eq!(drain(&source).await.unwrap().len(), 3);
+        assert_eq!(drain(&source).await.unwrap_err(), "gone");
+    }
+}
