@@ -39,6 +39,31 @@ pub(crate) enum Source {
 impl NewValue {
     /// A stream of exactly `length` bytes. `make` is called for every attempt, so that a lost write can
     /// be retried; it must give the same bytes every time, as a retry with other bytes is another write.
+    ///
+    /// ```
+    /// # use quorate_client::{NewValue, ReadStream, testing::DevCluster};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cluster = DevCluster::start()?;
+    /// # let files = cluster.client()?.bucket("files");
+    /// use bytes::Bytes;
+    /// use futures_util::stream;
+    ///
+    /// let pieces = || stream::iter((0..1024).map(|_| Ok(Bytes::from_static(&[7; 1024]))));
+    /// let value = NewValue::stream(1024 * 1024, pieces);
+    /// files.put_blind("mebibyte", value).content_type("image/x-sevens").await?;
+    ///
+    /// if let ReadStream::Value(mut value) = files.get("mebibyte").stream().await? {
+    ///     let mut length = 0;
+    ///     while let Some(piece) = value.chunk().await? {
+    ///         length += piece.len();
+    ///     }
+    ///     assert_eq!(length, 1024 * 1024);
+    /// }
+    /// # else { panic!() }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stream<S, F>(length: u64, make: F) -> Self
     where
         F: Fn() -> S + Send + Sync + 'static,

@@ -1,12 +1,8 @@
 //! What the client promises about contexts, conflicts and conditions, against a real cluster.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use quorate_client::{Error, Outcome, Read, Siblings, Value, Versioned};
 
-use common::Cluster;
+use crate::common::Cluster;
 
 fn value(read: Read) -> Versioned {
     match read {

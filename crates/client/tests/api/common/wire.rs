@@ -2,51 +2,60 @@
 //! no node does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A proxy before a node. It drops the answers of its first connections: the node does what was asked,
-/// and the client does not hear of it.
+/// A proxy before a node. It can drop answers: the node does what was asked, and the client does not hear
+/// of it.
 pub(crate) struct Proxy {
     pub(crate) url: String,
-    /// How many connections it took.
-    pub(crate) taken: Arc<AtomicUsize>,
+    /// How many answers are still to be dropped.
+    pub(crate) drops: Arc<AtomicUsize>,
 }
 
 impl Proxy {
-    /// Before the node at this URL; `dropped` answers are lost.
-    pub(crate) async fn start(url: &str, dropped: usize) -> Self {
+    /// Before the node at this URL; the first `drops` answers are lost.
+    pub(crate) async fn start(url: &str, drops: usize) -> Self {
         let to = url.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let taken = Arc::new(AtomicUsize::new(0));
-        let counted = taken.clone();
+        let drops = Arc::new(AtomicUsize::new(drops));
+        let left = drops.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let drops = counted.fetch_add(1, Relaxed) < dropped;
-                let to = to.clone();
-                tokio::spawn(async move { drop(pass(client, &to, drops).await) });
+                let (to, left) = (to.clone(), left.clone());
+                tokio::spawn(async move { drop(pass(client, &to, &left).await) });
             }
         });
-        Self { url, taken }
+        Self { url, drops }
     }
 }
 
-async fn pass(mut client: TcpStream, to: &str, drops: bool) -> std::io::Result<()> {
+async fn pass(mut client: TcpStream, to: &str, left: &AtomicUsize) -> std::io::Result<()> {
     let mut node = TcpStream::connect(to).await?;
-    if !drops {
-        tokio::io::copy_bidirectional(&mut client, &mut node).await?;
-        return Ok(());
-    }
-    let (mut from_client, _to_client) = client.split();
+    let (mut from_client, mut to_client) = client.split();
     let (mut from_node, mut to_node) = node.split();
-    let mut first = [0; 1];
+    let forth = tokio::io::copy(&mut from_client, &mut to_node);
+    let back = async {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let length = from_node.read(&mut buffer).await?;
+            let one_less = |left: usize| left.checked_sub(1);
+            if length == 0 || left.fetch_update(SeqCst, SeqCst, one_less).is_ok() {
+                return Ok::<(), std::io::Error>(());
+            }
+            to_client.write_all(&buffer[..length]).await?;
+        }
+    };
+    // Both connections close with whichever of them ends.
     tokio::select! {
-        // The node has answered, so it has done what was asked. The client gets none of it.
-        answered = from_node.read_exact(&mut first) => drop(answered?),
-        copied = tokio::io::copy(&mut from_client, &mut to_node) => drop(copied?),
+        ended = forth => drop(ended?),
+        ended = back => ended?,
     }
     Ok(())
 }
