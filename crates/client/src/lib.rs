@@ -32,9 +32,9 @@
 //!
 //! # Retries
 //!
-//! A request is sent again after a lost connection, a silent node, or a refusal that may pass (503, 408, 429),
-//! on another node if there is one, after a jittered pause that doubles, and not before `Retry-After` on the
-//! same node. It ends with its deadline ([`ClientBuilder::timeout`]); an error then tells what all attempts
+//! A request is sent again after a lost connection, a silent node, or a refusal that may pass (503, 408,
+//! 429), on another node if there is one, after a jittered pause that doubles, and not before `Retry-After`
+//! on the same node. It ends with its deadline ([`ClientBuilder::timeout`]); an error then tells what all attempts
 //! may have left behind ([`Error::outcome`]).
 
 /// The examples of the README are compiled and run as well.
