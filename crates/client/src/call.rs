@@ -16,6 +16,9 @@ use crate::retry::{Deadline, patience};
 /// A node that did not answer for so long is taken for dead.
 const SILENT_FROM: Duration = Duration::from_secs(1);
 
+/// How long a node rests on which a connection broke.
+const BROKEN_RESTS: Duration = Duration::from_millis(200);
+
 /// A request, and how it may be tried.
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
@@ -82,8 +85,8 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let error = if call.writes { error } else { error.of_read() };
             self.learn(&node, &error);
+            let error = if call.writes { error } else { error.of_read() };
             history.outcome = history.outcome.max(error.outcome());
             let may_repeat = call.repeatable || error.outcome() == Outcome::NotApplied;
             if !is_transient(&error) || !may_repeat {
@@ -138,7 +141,10 @@ impl Inner {
             let silent_until = progress.last() + patience;
             let until = silent_until.min(Instant::now() + call.deadline.left());
             tokio::select! {
-                sent = &mut sent => break sent.map_err(|error| unreachable(node, &error))?,
+                sent = &mut sent => break sent.map_err(|error| match progress.failure() {
+                    Some(why) => Error::invalid("value", why),
+                    None => unreachable(node, &error),
+                })?,
                 () = tokio::time::sleep_until(until.into()) => {}
             }
             let moved = progress.last() + patience > Instant::now();
@@ -173,6 +179,12 @@ impl Inner {
         match error {
             // A deadline that was short says nothing about the node.
             Error::TimedOut { after, .. } if *after < SILENT_FROM => {}
+            // A connection that broke may have been idle for too long. If the node is dead, the next
+            // attempt cannot connect.
+            Error::Unreachable { outcome: Outcome::Unknown, .. } => {
+                node.rests(now, BROKEN_RESTS);
+                self.look_again_soon();
+            }
             Error::Unreachable { .. } | Error::TimedOut { .. } => self.suspect(node),
             Error::NotReady { retry_after, .. } | Error::Overloaded { retry_after, .. } => {
                 node.answered();

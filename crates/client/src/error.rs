@@ -206,7 +206,7 @@ pub enum Error {
         /// What is wrong with the answer.
         detail: String,
     },
-    /// The call cannot be made into a request; nothing was sent.
+    /// The call cannot be made into a request, or the stream of its value failed; nothing was stored.
     #[error("{what}: {detail}")]
     Invalid {
         /// The argument or setting.

@@ -96,10 +96,14 @@ async fn a_stream_of_another_length_writes_nothing() {
     let cluster = Cluster::start();
     let bucket = cluster.client().bucket("b");
     for length in [LENGTH as u64 + 1, LENGTH as u64 - 1] {
-        let value = NewValue::stream_once(length, chunks(Arc::default()));
+        let value = NewValue::stream(length, || chunks(Arc::default()));
         let error = bucket.put_blind("k", value).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { what: "value", .. }), "{error}");
         assert!(error.to_string().contains("stream"), "{error}");
     }
+    let broken = || stream::iter([Ok(chunk(0)), Err(std::io::Error::other("the tape is torn"))]);
+    let error = bucket.put_blind("k", NewValue::stream(LENGTH as u64, broken)).await.unwrap_err();
+    assert!(error.to_string().contains("the tape is torn"), "{error}");
     assert!(matches!(bucket.get("k").stream().await.unwrap(), ReadStream::Absent(_)));
 }
 
