@@ -77,7 +77,7 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
     }
     let (now, alarm_ms) = (node.now(), node.config.limits.hint_alarm_ms);
     let looked = work::run(node, move |node| {
-        let Some(oldest) = node.store.hint_oldest(target)? else { return Ok(None) };
+        let Some(oldest) = node.store.oldest_hint(target)? else { return Ok(None) };
         let age_ms = now.since(oldest);
         if age_ms < alarm_ms {
             return Ok(None);

@@ -65,7 +65,7 @@ mod testing;
 
 pub use aside::{remove_set, sets_aside};
 pub use error::{Error, OpenError};
-pub use hints::{OLDEST_OF, OLDEST_OF_BYTES};
+pub use hints::{OLDEST_HINT_BYTES_MAX, OLDEST_HINT_KEYS_MAX};
 pub use options::{
     Blocking, Condition, Durability, InjectedFaults, Options, Place, Recovery, Stats,
 };
