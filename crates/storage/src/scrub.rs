@@ -24,8 +24,8 @@ use crate::engine::read_error;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
-use crate::scan::{end_of, next_of, unreadable};
 use crate::store::{Store, damaged};
+use crate::walk::{end_of, next_of, unreadable};
 
 /// The most index entries that one piece repairs, which bounds its memory; the next scrub repairs
 /// the rest.
