@@ -159,7 +159,7 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     let slowness = |home: &NodeId| match node.peers.health(*home) {
         None => 0, // this node
         Some(health) if health.word().is_filling() => u32::MAX,
-        Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
+        Some(health) => 1 + health.round_trips().p50_us().max(1).ilog2() / 2,
     };
     homes.sort_by_key(slowness); // stable: keeps the rotation among equals
 }
@@ -169,7 +169,11 @@ fn hedge_ms(node: &Node) -> Option<u64> {
     if !node.hedges.earn() {
         return None;
     }
-    let p95_us = node.peers.nodes().filter_map(|peer| node.peers.health(peer)).map(|h| h.p95_us());
+    let p95_us = node
+        .peers
+        .nodes()
+        .filter_map(|peer| node.peers.health(peer))
+        .map(|h| h.round_trips().p95_us());
     p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
 }
 

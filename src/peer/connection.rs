@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::liveness::peer_time::PeerTime;
 use bytes::Bytes;
 use quorate_protocol::envelope;
 use quorate_protocol::message::Message;
@@ -16,6 +15,7 @@ use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::limits::sizes::LARGE_BYTES;
 use crate::liveness::health::{Health, State};
+use crate::liveness::peer_time::PeerTime;
 use crate::log::Seldom;
 use crate::peer::client_stream::{Link, Replies};
 use crate::peer::fault_hook::Faults;
@@ -181,7 +181,7 @@ pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, num
             Ok(()) => {
                 if measured {
                     let took = begun.elapsed();
-                    peer.health.round_trip(took);
+                    peer.health.round_trips().record(took);
                     peer.traffic.round_trips.record(took);
                 }
                 line.answered(&peer, kind, sent_at);

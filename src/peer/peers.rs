@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use crate::liveness::peer_time::PeerTime;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply};
@@ -25,6 +24,7 @@ use crate::config::{Config, Durability};
 use crate::liveness::advertised::AdvertisedState;
 use crate::liveness::gossip::transport::Counts;
 use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience, State};
+use crate::liveness::peer_time::PeerTime;
 use crate::log::Seldom;
 use crate::node::errors::StartError;
 use crate::peer::connection::{self, Kind, LARGE_LANES, Peer, TransportContext};
@@ -294,8 +294,8 @@ impl Peer {
             },
             since_ms: now.since(health.since()),
             phi: health.phi(now),
-            round_trip_p50_us: health.p50_us(),
-            round_trip_p99_us: health.p99_us(),
+            round_trip_p50_us: health.round_trips().p50_us(),
+            round_trip_p99_us: health.round_trips().p99_us(),
             queue_depth: self.queues.iter().map(Queue::len).sum(),
             queue_bytes: self.queues.iter().map(Queue::bytes).sum(),
             reaches_us: !health.is_one_way(),

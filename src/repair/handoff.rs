@@ -77,7 +77,7 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
     }
     let (now, alarm_ms) = (node.now(), node.config.limits.hint_alarm_ms);
     let looked = work::run(node, move |node| {
-        let oldest = node.store.hint_oldest(target)?;
+        let oldest = node.store.oldest_hint(target)?;
         node.hints.saw_oldest(target, oldest);
         let Some(oldest) = oldest else { return Ok(None) };
         let age_ms = now.since(oldest);

@@ -4,10 +4,8 @@
 //! be retried: the kernel may have marked the pages clean, so that a second one succeeds although
 //! data was lost.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rocksdb::statistics::Ticker;
@@ -16,7 +14,9 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, Wr
 use crate::columns::Column;
 use crate::durations::{DurationCounts, Durations};
 use crate::error::Error;
-use crate::options::{Blocking, InjectedFaults};
+use crate::fault_hook::FaultHook;
+use crate::in_flight::InFlight;
+use crate::options::Blocking;
 use crate::read_offload::ReadOffload;
 
 /// Syncs the log: `flush_wal(true)`, or a function that fails in tests.
@@ -46,85 +46,6 @@ pub(crate) struct Engine {
     pub(crate) read_offload: ReadOffload,
     pub(crate) fault_hook: FaultHook,
     pub(crate) in_flight: InFlight,
-}
-
-/// Syncs in flight, to detect a disk that neither fails nor completes them.
-#[derive(Default)]
-pub(crate) struct InFlight(Mutex<(usize, Option<Instant>)>);
-
-impl InFlight {
-    fn begin(&self) -> impl Drop + '_ {
-        self.change(1);
-        InFlightGuard(self)
-    }
-
-    /// For how long syncs have been in flight without one completing.
-    pub(crate) fn stuck_for(&self) -> Duration {
-        let (_, since) = *self.lock();
-        since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn change(&self, by: isize) {
-        let mut state = self.lock();
-        state.0 = state.0.saturating_add_signed(by);
-        if state.0 == 0 {
-            state.1 = None;
-        } else if by < 0 || state.1.is_none() {
-            state.1 = Some(Instant::now());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct InFlightGuard<'a>(&'a InFlight);
-
-impl Drop for InFlightGuard<'_> {
-    fn drop(&mut self) {
-        self.0.change(-1);
-    }
-}
-
-/// The fault hook of tests: makes syncs slow or fail, and reads slow.
-#[derive(Default)]
-pub(crate) struct FaultHook {
-    syncs_fail: AtomicBool,
-    sync_ms: AtomicU64,
-    read_ms: AtomicU64,
-}
-
-impl FaultHook {
-    pub(crate) fn set(&self, faults: InjectedFaults) {
-        self.syncs_fail.store(faults.syncs_fail, Ordering::SeqCst);
-        self.sync_ms.store(faults.sync_ms, Ordering::SeqCst);
-        self.read_ms.store(faults.read_ms, Ordering::SeqCst);
-    }
-
-    /// Delays a read as configured, unless it may not block.
-    fn before_read(&self, blocking: Blocking) -> Result<(), Error> {
-        match (self.read_ms.load(Ordering::Relaxed), blocking) {
-            (0, _) => Ok(()),
-            (_, Blocking::Never) => Err(Error::WouldBlock),
-            (read_ms, Blocking::Allowed) => {
-                thread::sleep(Duration::from_millis(read_ms));
-                Ok(())
-            }
-        }
-    }
-
-    /// Delays or fails a sync as configured.
-    fn apply(&self) -> Result<(), String> {
-        let sync_ms = self.sync_ms.load(Ordering::SeqCst);
-        if sync_ms > 0 {
-            thread::sleep(Duration::from_millis(sync_ms));
-        }
-        if self.syncs_fail.load(Ordering::SeqCst) {
-            return Err("injected by the fault hook".to_owned());
-        }
-        Ok(())
-    }
 }
 
 /// How far the log has got.
@@ -502,22 +423,6 @@ mod tests {
         assert_eq!(object(&store, HOME, "kept"), Some(kept));
         mint(&store, HOME, "late", b"v");
         assert_eq!(wait(store.durable()), Ok(()));
-    }
-
-    #[test]
-    fn a_stuck_sync_is_reported() {
-        let in_flight = InFlight::default();
-        let pause = Duration::from_millis(30);
-        assert_eq!(in_flight.stuck_for(), Duration::ZERO);
-        let (first, second) = (in_flight.begin(), in_flight.begin());
-        thread::sleep(pause);
-        assert!(in_flight.stuck_for() >= pause);
-        drop(first);
-        assert!(in_flight.stuck_for() < pause, "one has ended");
-        thread::sleep(pause);
-        assert!(in_flight.stuck_for() >= pause);
-        drop(second);
-        assert_eq!(in_flight.stuck_for(), Duration::ZERO);
     }
 
     #[test]
