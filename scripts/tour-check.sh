@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Takes the guided tour by itself: runs every command of docs/tour.md on a cluster of its own, and compares what it
-# prints with what the document says it prints.
+# Takes the guided tour by itself: runs every command of docs/tour.md on a cluster of its own, and compares
+# what it prints with what the document says it prints.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export DEV_CLUSTER_DIR=${DEV_CLUSTER_DIR:-${here%/*}/target/tour-cluster}
@@ -13,9 +13,9 @@ usage() {
     cat <<'HELP'
 Usage: scripts/tour-check.sh [--update]
 
-Runs each command of docs/tour.md (the lines of its console blocks that start with "$ ") in one shell, on a fresh
-cluster with ports and a directory of its own, and fails if any prints something else than the tour says.
-What differs from run to run is not compared: contexts, ids, times, process numbers.
+Runs each command of docs/tour.md (the lines of its console blocks that start with "$ ") in one shell, on a
+fresh cluster with ports and a directory of its own, and fails if any prints something else than the tour
+says. What differs from run to run is not compared: contexts, ids, times, process numbers.
 
   --update   write what was printed into docs/tour.md instead
 
@@ -37,7 +37,7 @@ for word in "$@"; do
 done
 
 TOUR=$ROOT/docs/tour.md
-# The longest that the tour may take, in seconds: a command that waits for something that never comes ends then.
+# The longest that the tour may take, in seconds: a command that waits for what never comes ends then.
 TOUR_S=300
 [[ $CLIENT_PORT_BASE == *0 ]] || die "DEV_CLIENT_PORT_BASE must end with 0, not be $CLIENT_PORT_BASE"
 
@@ -53,8 +53,8 @@ mask() {
         -e 's/"([a-z_]+_(ms|us))":[0-9]+/"\1":…/g'
 }
 
-# The client ports and the directory of the tour in place of those used here ("out"), or the ports the other way
-# round ("in").
+# The client ports and the directory of the tour in place of those used here ("out"), or the ports the other
+# way round ("in").
 ports() {
     local tour=127.0.0.1:740 here=127.0.0.1:${CLIENT_PORT_BASE%0}
     case $1 in
@@ -145,7 +145,8 @@ if ((update)); then
     cp "$work/tour" "$TOUR"
     say "Wrote docs/tour.md: $commands commands, $differences printed something else than before."
 elif ((differences)); then
-    die "$differences of $commands commands of the tour print something else; scripts/tour-check.sh --update writes it"
+    die "$differences of $commands commands print something else than the tour says" \
+        "(scripts/tour-check.sh --update writes down what they print)"
 else
     say "The tour is true: $commands commands, $((SECONDS - started)) s."
 fi
