@@ -1,10 +1,11 @@
 //! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
 //! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once;
-//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`
-//! and `health` are the routes; `write` is shared by all that write; `represent` and `multipart`
-//! render an object, `pieces` streams large responses and `permit_body` keeps them charged;
-//! `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap every request.
+//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`,
+//! `distrusted`, `health` and `description` are the routes; `write` is shared by all that write;
+//! `represent` and `multipart` render an object, `pieces` streams large responses and `permit_body`
+//! keeps them charged; `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap
+//! every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -12,6 +13,7 @@ mod anti_entropy;
 mod body;
 mod buckets;
 mod conditions;
+mod description;
 mod distrusted;
 mod headers;
 mod health;
@@ -139,6 +141,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(description::show))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(node)
@@ -150,7 +153,7 @@ async fn no_such_route(request: Request) -> Problem {
          /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
          /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /distrusted, /distrusted/accept, \
          /distrusted/discard, /hints, /hints/sync-points, \
-         /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
+         /hints/sync-points/{{id}}, /livez, /readyz, /metrics, /openapi.json; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)
