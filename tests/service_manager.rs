@@ -85,8 +85,8 @@ fn a_node_that_starts_over_stays_the_same_service() {
         put.is_none_or(|answer| answer.status != 204)
     });
     manager.hear("STATUS=starting over");
-    manager.hear("READY=1");
     manager.hear("STATUS=ready");
+    assert_eq!(manager.heard("READY=1"), 2, "{:?}", manager.told);
     assert_eq!((node.pid(), manager.heard("STOPPING=1")), (pid, 0), "{:?}", manager.told);
     assert!(cluster.nodes[0].stop().success());
     manager.hear("STOPPING=1");
