@@ -55,12 +55,10 @@ async fn run(
 ) {
     let (w, me) = (terms.needed, node.me);
     let key = write.key.clone();
-    let answer_with = {
-        let node = node.clone();
-        move |mut outcome: WriteOutcome, recorder: &mut Recorder| {
-            outcome.trace = explain::settle(&node, recorder, &key, has_failed(&outcome.answer));
-            tell(outcome);
-        }
+    let at = &node;
+    let answer_with = move |mut outcome: WriteOutcome, recorder: &mut Recorder| {
+        outcome.trace = explain::settle(at, recorder, &key, has_failed(&outcome.answer));
+        tell(outcome);
     };
     let found = match start(&node, &write, &terms, &mut recorder) {
         (route, Some(Effect::Mint(role))) => Found::Here(route, role),
