@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::{Node, Place};
 use crate::path::{self, escaped};
-use crate::retry::{Deadline, patience};
+use crate::retry::{Deadline, TIME_MAX, patience};
 use crate::ring::Partitions;
 
 /// The administrative calls, to any node ([`Client::admin`]) or to one ([`Client::admin_of`]).
@@ -141,7 +141,7 @@ struct Ask<'a> {
     path: &'a str,
     query: String,
     body: Option<Json>,
-    /// How long the node may take, in milliseconds; the client's attempt time-out if none.
+    /// How long the node is waited for, in milliseconds; the client's attempt time-out if none.
     timeout_ms: Option<u64>,
     accepts: &'a [u16],
     writes: bool,
@@ -171,6 +171,11 @@ impl<'a> Ask<'a> {
         ask.timeout_ms = timeout_ms;
         ask
     }
+
+    /// Likewise, of work that a node does for as long as it lets anything take.
+    fn within_long(self, timeout_ms: Option<u64>) -> Self {
+        Self { timeout_ms: timeout_ms.or(Some(LONG_MS)), ..self.within(timeout_ms) }
+    }
 }
 
 impl Admin {
@@ -182,7 +187,7 @@ impl Admin {
             body = Source::Bytes(json.to_string().into());
         }
         let asked = ask.timeout_ms.map(Duration::from_millis);
-        let attempt_max = asked.unwrap_or(inner.settings.attempt_timeout);
+        let attempt_max = asked.unwrap_or(inner.settings.attempt_timeout).min(TIME_MAX);
         let query = ask.query;
         let call = Call {
             method: ask.method,
@@ -293,7 +298,7 @@ impl Admin {
     ) -> Result<Json, Error> {
         let ask = Ask::of(Method::POST, "/anti-entropy/run");
         let ask = ask.with("node", peer).with("partition", partition);
-        self.ask(ask.within(Some(timeout_ms.unwrap_or(LONG_MS)))).await?.json()
+        self.ask(ask.within_long(timeout_ms)).await?.json()
     }
 
     /// Recomputes the Merkle trees of one partition or all of the node that answers.
@@ -306,7 +311,7 @@ impl Admin {
         timeout_ms: Option<u64>,
     ) -> Result<Json, Error> {
         let ask = Ask::of(Method::POST, "/anti-entropy/scrub").with("partition", partition);
-        self.ask(ask.within(Some(timeout_ms.unwrap_or(LONG_MS)))).await?.json()
+        self.ask(ask.within_long(timeout_ms)).await?.json()
     }
 
     /// The buckets with properties of their own, and the defaults of all others.
@@ -441,6 +446,6 @@ impl Admin {
     }
 }
 
-/// How long comparisons and scrubs may take by default, in milliseconds: as long as nodes let them by
-/// default.
+/// How long comparisons and scrubs are waited for if nothing else is asked, in milliseconds: nodes let
+/// requests take no longer by default.
 const LONG_MS: u64 = 60_000;

@@ -239,13 +239,16 @@ impl Inner {
         for node in &given {
             let is_named = names.values().any(|it| Arc::ptr_eq(it, node));
             let known = before.names.iter().find(|(_, it)| Arc::ptr_eq(it, node));
-            let name = match known {
-                _ if is_named || node.probe_at().is_some() => continue,
-                Some((name, _)) => Some(name.clone()),
-                None => self.ask::<Cluster>(node, "/cluster").await.ok().map(|it| it.node),
-            };
-            if let Some(name) = name {
-                names.insert(name, node.clone());
+            match known {
+                _ if is_named => {}
+                // Also while it is dead, so that its keys go to it as soon as it is back.
+                Some((name, _)) => drop(names.entry(name.clone()).or_insert_with(|| node.clone())),
+                None if node.probe_at().is_some() => {}
+                None => {
+                    if let Ok(told) = self.ask::<Cluster>(node, "/cluster").await {
+                        names.insert(told.node, node.clone());
+                    }
+                }
             }
         }
         let mut nodes = given;
