@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::ask::describe;
+use crate::describe::describe;
 use crate::http::{Client, Error, Node, Request};
 use crate::worker::{BODY_BYTES_MAX, OPERATION_TIMEOUT};
 
