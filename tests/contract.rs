@@ -20,6 +20,8 @@ mod conflicts;
 mod contexts;
 #[path = "contract/dev.rs"]
 mod dev;
+#[path = "contract/explain.rs"]
+mod explain;
 #[path = "contract/frames.rs"]
 mod frames;
 #[path = "contract/heads.rs"]
@@ -30,8 +32,14 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/metrics.rs"]
+mod metrics;
+#[path = "contract/openapi.rs"]
+mod openapi;
 #[path = "contract/quorums.rs"]
 mod quorums;
+#[path = "contract/reference.rs"]
+mod reference;
 #[path = "contract/runs.rs"]
 mod runs;
 #[path = "contract/semantics.rs"]

@@ -13,7 +13,7 @@ const DIRECTION: [(&str, &[&str]); 7] = [
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
     ("crates/sim/Cargo.toml", &["quorate-protocol"]),
-    ("crates/bench/Cargo.toml", &[]),
+    ("crates/bench/Cargo.toml", &["quorate-client"]),
     ("crates/client/Cargo.toml", &[]),
     ("crates/cli/Cargo.toml", &["quorate-client"]),
 ];

@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     KeyDeleted,
     NoSuchSibling,
     NoSuchSyncPoint,
+    NoSuchExplanation,
     SyncPointGone,
     MethodNotAllowed,
     HeadTooSlow,
@@ -58,7 +59,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn status(self) -> StatusCode {
+    /// The HTTP status.
+    pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest
             | Self::BadPath
@@ -70,7 +72,8 @@ impl Kind {
             | Self::KeyNotFound
             | Self::KeyDeleted
             | Self::NoSuchSibling
-            | Self::NoSuchSyncPoint => StatusCode::NOT_FOUND,
+            | Self::NoSuchSyncPoint
+            | Self::NoSuchExplanation => StatusCode::NOT_FOUND,
             Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -111,6 +114,7 @@ impl Kind {
             Self::KeyDeleted => ("key_deleted", "The key was deleted"),
             Self::NoSuchSibling => ("no_such_sibling", "No such sibling"),
             Self::NoSuchSyncPoint => ("no_such_sync_point", "No such sync point"),
+            Self::NoSuchExplanation => ("no_such_explanation", "No such trace is kept"),
             Self::SyncPointGone => ("sync_point_gone", "Sync point expired"),
             Self::MethodNotAllowed => ("method_not_allowed", "Method not allowed"),
             Self::HeadTooSlow => ("head_too_slow", "Request head timed out"),
@@ -230,6 +234,16 @@ impl Problem {
         format!("{body}\n")
     }
 
+    /// The stable name of its kind.
+    pub(crate) fn name(&self) -> &'static str {
+        self.kind.name_and_title().0
+    }
+
+    /// A fact that is a text.
+    pub(crate) fn text_fact(&self, name: &str) -> Option<String> {
+        self.facts.get(name).and_then(Value::as_str).map(str::to_owned)
+    }
+
     /// The HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         self.kind.status()
@@ -251,8 +265,10 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, headers) = (self.status(), self.headers.clone());
+        let kind = self.kind;
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(kind); // to count it by
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
@@ -271,8 +287,64 @@ pub(super) fn echo(text: &str) -> String {
 }
 
 #[cfg(test)]
+impl Kind {
+    pub(super) const ALL: [Self; 37] = [
+        Self::BadRequest,
+        Self::BadPath,
+        Self::BadParameter,
+        Self::BadHeader,
+        Self::BadContext,
+        Self::BadBody,
+        Self::NoSuchRoute,
+        Self::KeyNotFound,
+        Self::KeyDeleted,
+        Self::NoSuchSibling,
+        Self::NoSuchSyncPoint,
+        Self::NoSuchExplanation,
+        Self::SyncPointGone,
+        Self::MethodNotAllowed,
+        Self::HeadTooSlow,
+        Self::BodyTooSlow,
+        Self::SiblingGone,
+        Self::ConditionFailed,
+        Self::TooLarge,
+        Self::TargetTooLong,
+        Self::UnsupportedMediaType,
+        Self::HeadTooLarge,
+        Self::TooManySiblings,
+        Self::ObjectTooLarge,
+        Self::ClockFull,
+        Self::IdempotencyKeyReused,
+        Self::Internal,
+        Self::Overloaded,
+        Self::NoQuorum,
+        Self::NoReadQuorum,
+        Self::NotFormed,
+        Self::NotReady,
+        Self::Stopping,
+        Self::HintsFull,
+        Self::Failed,
+        Self::DiskFull,
+        Self::BucketsFull,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        self.name_and_title().0
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_kinds_are_listed_for_the_tests() {
+        let source = include_str!("problem.rs");
+        let (_, rest) = source.split_once("pub(crate) enum Kind {").unwrap_or_default();
+        let (variants, _) = rest.split_once("\n}").unwrap_or_default();
+        let count = variants.lines().filter(|line| line.trim_end().ends_with(',')).count();
+        assert_eq!(Kind::ALL.len(), count);
+    }
 
     #[test]
     fn a_problem_names_its_type_and_status() {

@@ -16,8 +16,8 @@ use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::received::{Holdings, Holds};
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
@@ -35,7 +35,8 @@ use crate::cluster::wall_clock::{WallClock, machine_clock};
 use crate::config::Config;
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
-use crate::metrics::requests::Metrics;
+use crate::metrics::totals::Metrics;
+use crate::ops::explanations::Explanations;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
@@ -76,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     /// Forwarded writes that are not answered yet.
     pub(crate) forwards: Forwards,
+    /// Traces of requests that were asked for, slow or failed.
+    pub(crate) explanations: Explanations,
     /// How far the hints kept for others have been delivered.
     pub(crate) hints: Hints,
     /// Recently seen idempotency keys.
@@ -185,6 +188,7 @@ impl Node {
             bounds: Bounds::new(config.peers.large_bytes_max),
             metrics: Metrics::new(),
             forwards: Forwards::new(config.limits.operations_max),
+            explanations: Explanations::new(config.explain.slow_ms),
             hints: Hints::new(layout.members().iter().map(|member| member.node)),
             idempotency: Idempotency::new(
                 config.limits.idempotency_keys_max,
@@ -225,17 +229,22 @@ impl Node {
 
     /// The wall clock, or the cluster's time if this machine's is clearly wrong: for stamps, never
     /// for waiting.
-    pub(crate) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> WallTime {
         self.clock.now()
     }
 
     /// Milliseconds since the start: for deadlines. Monotonic.
-    pub(crate) fn uptime(&self) -> Millis {
-        Millis(self.started.elapsed().as_millis() as u64)
+    pub(crate) fn uptime(&self) -> Uptime {
+        self.uptime_at(Instant::now())
+    }
+
+    /// The uptime at an instant.
+    pub(crate) fn uptime_at(&self, at: Instant) -> Uptime {
+        Uptime(at.saturating_duration_since(self.started).as_millis() as u64)
     }
 
     /// The instant of an uptime.
-    pub(crate) fn instant(&self, at: Millis) -> tokio::time::Instant {
+    pub(crate) fn instant(&self, at: Uptime) -> tokio::time::Instant {
         (self.started + Duration::from_millis(at.0)).into()
     }
 
@@ -273,7 +282,7 @@ impl Node {
 
     /// Whether every row is in its tree: false for a while after a bucket's n was changed.
     pub(crate) fn trees_fit(&self) -> bool {
-        self.buckets.placement().fits()
+        self.buckets.assignment().is_settled()
     }
 
     /// All nodes in the order of preference for a key.
@@ -285,7 +294,11 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub(crate) fn read_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+    pub(crate) fn read_terms(
+        &self,
+        key: &Key,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
         Terms::of_read(asked, &self.properties(key), self.preference_list(key))
     }
 
@@ -293,7 +306,11 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub(crate) fn write_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+    pub(crate) fn write_terms(
+        &self,
+        key: &Key,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
         Terms::of_write(asked, &self.properties(key), self.preference_list(key))
     }
 
@@ -301,7 +318,7 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if it does not.
-    pub(crate) fn check_write(&self, key: &Key, asked: &Asked) -> Result<(), QuorumError> {
+    pub(crate) fn check_write(&self, key: &Key, asked: &QuorumOptions) -> Result<(), QuorumError> {
         Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
     }
 

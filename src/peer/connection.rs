@@ -11,16 +11,17 @@ use bytes::Bytes;
 use quorate_protocol::envelope;
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::limits::sizes::LARGE_BYTES;
 use crate::liveness::health::{Health, State};
+use crate::liveness::peer_time::PeerTime;
 use crate::log::Seldom;
 use crate::peer::client_stream::{Link, Replies};
 use crate::peer::fault_hook::Faults;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Lane, Outgoing, Queue};
+use crate::peer::traffic::Traffic;
 
 /// The kinds of messages that must not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +54,20 @@ pub(crate) struct Peer {
     /// When the batch in flight on each lane was sent, 0 if there is none.
     pub(crate) in_flight: Vec<AtomicU64>,
     pub(crate) health: Health,
+    pub(crate) traffic: Traffic,
     /// Limits how many of its refusals are logged.
     pub(crate) refusals: Seldom,
 }
 
 impl Peer {
     /// When the oldest batch still in flight was sent.
-    pub(crate) fn waiting_since(&self) -> Option<Millis> {
+    pub(crate) fn waiting_since(&self) -> Option<PeerTime> {
         self.in_flight
             .iter()
             .map(|sent| sent.load(Relaxed))
             .filter(|sent| *sent > 0)
             .min()
-            .map(Millis)
+            .map(PeerTime)
     }
 }
 
@@ -95,9 +97,9 @@ impl TransportContext {
         self.frame_bytes_max.min(peer.health.word().frame_bytes_max())
     }
 
-    /// The clock for all peer state: milliseconds since the start, never 0.
-    pub(crate) fn now(&self) -> Millis {
-        Millis(self.started.elapsed().as_millis() as u64 + 1)
+    /// The clock of all peer state.
+    pub(crate) fn now(&self) -> PeerTime {
+        PeerTime::now(self.started)
     }
 }
 
@@ -157,6 +159,7 @@ pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, num
         in_flight.store(sent_at.0, Relaxed);
         let (measured, missing) = (is_measured(kind, lane, &batch), batch.len());
         let frame = frame_of(&peer, &mut batch);
+        peer.traffic.sends(missing, frame[0].len() + frame[1].len());
         let asking_now = askers(lane, &batch);
         let mut batch = batch.into_iter();
         let mut take = |reply| {
@@ -177,7 +180,9 @@ pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, num
         match answered {
             Ok(()) => {
                 if measured {
-                    peer.health.round_trip(begun.elapsed());
+                    let took = begun.elapsed();
+                    peer.health.round_trips().record(took);
+                    peer.traffic.round_trips.record(took);
                 }
                 line.answered(&peer, kind, sent_at);
             }
@@ -256,14 +261,14 @@ impl Failure {
 }
 
 impl TransportContext {
-    fn answered(&self, peer: &Peer, kind: Kind, sent_at: Millis) {
+    fn answered(&self, peer: &Peer, kind: Kind, sent_at: PeerTime) {
         if peer.health.answered(kind as usize, sent_at, self.now()) {
             self.outlook.refresh(peer);
             tracing::info!(peer = %peer.node, "peer is up");
         }
     }
 
-    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: Millis, failure: &Failure) {
+    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: PeerTime, failure: &Failure) {
         let (kind, lane) = on;
         let error = failure.error();
         match failure {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use quorate_protocol::message::Reply;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 use serde::{Deserialize, Serialize};
 
 /// How long after a stalled write the node counts as busy, in milliseconds.
@@ -19,17 +19,21 @@ pub(crate) struct Hints {
     last: AtomicU64,
     /// By target: marks up to this one are settled.
     settled: BTreeMap<NodeId, AtomicU64>,
+    /// By target: since when the oldest hint has been kept, as last looked up; 0 if there was none.
+    oldest_ms: BTreeMap<NodeId, AtomicU64>,
     /// Stalled writes counted at the last check, and until when the node counts as busy.
-    stalls: Mutex<(u64, Millis)>,
+    stalls: Mutex<(u64, Uptime)>,
 }
 
 impl Hints {
     /// Starts without marks.
     pub(crate) fn new(targets: impl Iterator<Item = NodeId>) -> Self {
+        let settled: BTreeMap<_, _> = targets.map(|target| (target, AtomicU64::new(0))).collect();
         Self {
+            oldest_ms: settled.keys().map(|target| (*target, AtomicU64::new(0))).collect(),
             nonce: rand::random(),
             last: AtomicU64::new(0),
-            settled: targets.map(|target| (target, AtomicU64::new(0))).collect(),
+            settled,
             stalls: Mutex::default(),
         }
     }
@@ -64,8 +68,21 @@ impl Hints {
         Some(kept.iter().copied().filter(|target| !settled(target)).collect())
     }
 
+    /// The oldest hint for a target was looked up: since when it has been kept, if there is one.
+    pub(super) fn saw_oldest(&self, target: NodeId, since: Option<WallTime>) {
+        if let Some(oldest_ms) = self.oldest_ms.get(&target) {
+            oldest_ms.store(since.map_or(0, |since| since.0), SeqCst);
+        }
+    }
+
+    /// Since when the oldest hint for a target has been kept, as last looked up: up to a minute ago.
+    pub(crate) fn oldest(&self, target: NodeId) -> Option<WallTime> {
+        let since_ms = self.oldest_ms.get(&target)?.load(SeqCst);
+        (since_ms > 0).then_some(WallTime(since_ms))
+    }
+
     /// Whether a write stalled within the last second.
-    pub(super) fn is_stalled(&self, stalls: u64, now: Millis) -> bool {
+    pub(super) fn is_stalled(&self, stalls: u64, now: Uptime) -> bool {
         let mut seen = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
         if stalls > seen.0 {
             *seen = (stalls, now.plus(STALLED_MS));

@@ -33,7 +33,7 @@ use self::exit::{Done, Failure, Stop};
 pub use self::exit::{EXIT_CODES, Exit};
 use self::out::{Out, note};
 
-/// The commands of this crate.
+// The commands of this crate. No doc comment: it would become the description of the whole program.
 #[allow(missing_docs, reason = "each command is documented at its arguments, for --help")]
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {

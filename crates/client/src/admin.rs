@@ -325,14 +325,15 @@ impl Admin {
         self.ask(Ask::get(&path::of_bucket("/buckets", bucket)?)).await?.json()
     }
 
-    /// Replaces the properties of a bucket; those not given follow the defaults. Returns all of them.
+    /// Replaces the properties of a bucket by these ([`BucketProperties`], or JSON); those not given follow
+    /// the defaults. Returns all of them.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn set_bucket(
         &self,
         bucket: &str,
-        properties: &BucketProperties,
+        properties: &impl Serialize,
     ) -> Result<BucketProperties, Error> {
         let path = path::of_bucket("/buckets", bucket)?;
         let mut ask = Ask::of(Method::PUT, &path);

@@ -121,34 +121,61 @@ fn header(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It is longer than the reader takes.
+    TooLong,
+    /// The connection broke.
+    Cut(String),
+    /// Nothing came for too long.
+    Stopped,
+}
+
 /// Reads a body of at most `bytes_max`, by the deadline, with no silence longer than `patience`.
+///
+/// # Errors
+/// What kept it from being read to its end.
 pub(crate) async fn read(
     mut response: Response,
     bytes_max: usize,
     patience: Duration,
     deadline: &Deadline,
-    node: &str,
-) -> Result<Bytes, Error> {
+) -> Result<Bytes, Unread> {
     let announced = response.content_length().unwrap_or(0);
-    let too_long = || bad(node, format!("the answer is longer than {bytes_max} bytes"));
     if announced > bytes_max as u64 {
-        return Err(too_long());
+        return Err(Unread::TooLong);
     }
     let room = usize::try_from(announced).unwrap_or(0).min(ROOM_AHEAD_BYTES_MAX);
     let mut body = BytesMut::with_capacity(room);
     loop {
         let allowed = patience.min(deadline.left());
         match tokio::time::timeout(allowed, response.chunk()).await {
-            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > bytes_max => return Err(too_long()),
+            Ok(Ok(Some(chunk))) if body.len() + chunk.len() > bytes_max => {
+                return Err(Unread::TooLong);
+            }
             Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
             Ok(Ok(None)) => return Ok(body.freeze()),
-            Ok(Err(error)) => {
-                return Err(bad(node, format!("the answer was cut short: {}", causes(&error))));
+            Ok(Err(error)) => return Err(Unread::Cut(causes(&error))),
+            Err(_) => return Err(Unread::Stopped),
+        }
+    }
+}
+
+impl Unread {
+    /// The error of a request whose answer was this.
+    pub(crate) fn into_error(self, node: &str, patience: Duration) -> Error {
+        let (outcome, node) = (Outcome::Unknown, node.to_owned());
+        match self {
+            Self::TooLong => {
+                let detail = "the answer is longer than the client holds in memory".to_owned();
+                Error::BadAnswer { outcome, node, detail }
             }
-            Err(_) => {
-                let detail = format!("the answer stopped after {} bytes", body.len());
-                return Err(bad(node, detail));
+            Self::Cut(why) => {
+                let detail = format!("the answer was cut short: {why}");
+                Error::Unreachable { outcome, node, detail }
             }
+            Self::Stopped => Error::TimedOut { outcome, after: patience, attempts: 1, last: None },
         }
     }
 }
@@ -160,9 +187,11 @@ pub(crate) async fn error(response: Response, deadline: &Deadline, node: &str) -
     let retry_after = retry_after(headers);
     let request_id = header(headers, &REQUEST_ID);
     let kind = header(headers, &CONTENT_TYPE).unwrap_or_default();
-    let body = match read(response, PROBLEM_BYTES_MAX, deadline.left(), deadline, node).await {
+    let patience = deadline.left();
+    let body = match read(response, PROBLEM_BYTES_MAX, patience, deadline).await {
         Ok(body) => body,
-        Err(cut_short) => return cut_short,
+        Err(Unread::TooLong) => Bytes::new(), // then its status has to do
+        Err(unread) => return unread.into_error(node, patience),
     };
     if let Some(problem) = Problem::parse(&body, status, node) {
         return problem.with_head(request_id, retry_after).into_error();
@@ -170,12 +199,11 @@ pub(crate) async fn error(response: Response, deadline: &Deadline, node: &str) -
     let shown = cut(&String::from_utf8_lossy(&body[..body.len().min(200)]));
     let detail = format!("status {status}, {kind}, which no node answers: {shown:?}");
     match status {
-        401 | 403 | 429 => {
-            let name = if status == 429 { "overloaded" } else { "denied" };
-            let problem = Problem::of_status(name, status, node, detail);
+        400 | 401 | 403 | 405..=499 | 500.. => {
+            let problem = Problem::of_status(status, node, detail);
             problem.with_head(request_id, retry_after).into_error()
         }
-        _ => bad(node, detail),
+        _ => bad(node, detail), // a redirect, or the 404 of another server
     }
 }
 

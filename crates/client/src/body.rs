@@ -39,6 +39,31 @@ pub(crate) enum Source {
 impl NewValue {
     /// A stream of exactly `length` bytes. `make` is called for every attempt, so that a lost write can
     /// be retried; it must give the same bytes every time, as a retry with other bytes is another write.
+    ///
+    /// ```
+    /// # use quorate_client::{NewValue, ReadStream, testing::DevCluster};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cluster = DevCluster::start()?;
+    /// # let files = cluster.client()?.bucket("files");
+    /// use bytes::Bytes;
+    /// use futures_util::stream;
+    ///
+    /// let pieces = || stream::iter((0..1024).map(|_| Ok(Bytes::from_static(&[7; 1024]))));
+    /// let value = NewValue::stream(1024 * 1024, pieces);
+    /// files.put_blind("mebibyte", value).content_type("image/x-sevens").await?;
+    ///
+    /// if let ReadStream::Value(mut value) = files.get("mebibyte").stream().await? {
+    ///     let mut length = 0;
+    ///     while let Some(piece) = value.chunk().await? {
+    ///         length += piece.len();
+    ///     }
+    ///     assert_eq!(length, 1024 * 1024);
+    /// }
+    /// # else { panic!() }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stream<S, F>(length: u64, make: F) -> Self
     where
         F: Fn() -> S + Send + Sync + 'static,
@@ -105,35 +130,52 @@ impl Source {
             Self::Bytes(bytes) => Rest::Bytes(bytes.clone()),
             Self::Stream { make, .. } => Rest::Stream(Mutex::new(make()?)),
         };
-        let upload = Upload { left: self.length(), rest, progress: progress.clone() };
-        Some(reqwest::Body::wrap(upload))
+        Some(reqwest::Body::wrap(Upload::new(self.length(), rest, progress.clone())))
     }
 }
 
-/// When an attempt last moved a byte.
+/// How the body of an attempt gets on.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress(Arc<Mutex<Instant>>);
+pub(crate) struct Progress(Arc<Mutex<(Instant, Option<String>)>>);
 
 impl Progress {
     /// Begins now.
     pub(crate) fn begin() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new((Instant::now(), None))))
     }
 
-    /// The last time.
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Instant, Option<String>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When it last moved.
     pub(crate) fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().0
+    }
+
+    /// Why its stream failed, if it did: that is no fault of the node.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.lock().1.clone()
     }
 
     fn moved(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.lock().0 = Instant::now();
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
+        self.lock().1 = Some(error.to_string());
+        error
     }
 }
 
 /// A body on its way out.
 struct Upload {
+    /// How many bytes of the stream are still to come.
     left: u64,
     rest: Rest,
+    /// The last piece, until the stream has proved to end there.
+    held: Option<Bytes>,
+    ended: bool,
     progress: Progress,
 }
 
@@ -143,6 +185,30 @@ enum Rest {
     Stream(Mutex<Chunks>),
 }
 
+impl Upload {
+    fn new(length: u64, rest: Rest, progress: Progress) -> Self {
+        Self { left: length, rest, held: None, ended: false, progress }
+    }
+
+    fn next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        match &mut self.rest {
+            Rest::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Rest::Bytes(bytes) => {
+                Poll::Ready(Some(Ok(bytes.split_to(bytes.len().min(CHUNK_BYTES)))))
+            }
+            Rest::Stream(chunks) => {
+                let chunks = chunks.get_mut().unwrap_or_else(PoisonError::into_inner);
+                chunks.as_mut().poll_next(context)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.ended = true;
+        Poll::Ready(Some(Err(self.progress.failed(error))))
+    }
+}
+
 impl Body for Upload {
     type Data = Bytes;
     type Error = io::Error;
@@ -150,44 +216,47 @@ impl Body for Upload {
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        let chunk = match &mut this.rest {
-            Rest::Bytes(bytes) if bytes.is_empty() => None,
-            Rest::Bytes(bytes) => Some(Ok(bytes.split_to(bytes.len().min(CHUNK_BYTES)))),
-            Rest::Stream(chunks) => {
-                let chunks = chunks.get_mut().unwrap_or_else(PoisonError::into_inner);
-                ready!(chunks.as_mut().poll_next(context))
-            }
-        };
-        this.progress.moved();
-        Poll::Ready(match chunk {
-            None if this.left > 0 => {
-                Some(Err(wrong_length(format!("the stream ended {} bytes early", this.left))))
-            }
-            None => None,
-            Some(Err(error)) => Some(Err(error)),
-            Some(Ok(chunk)) => match this.left.checked_sub(chunk.len() as u64) {
-                None => Some(Err(wrong_length("the stream is longer than announced".to_owned()))),
+        while !this.ended {
+            let chunk = ready!(this.next(context));
+            this.progress.moved();
+            let Some(chunk) = chunk else {
+                if this.left > 0 {
+                    let detail = format!("the stream ended {} bytes early", this.left);
+                    return this.fail(io::Error::other(detail));
+                }
+                this.ended = true;
+                break;
+            };
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => return this.fail(error),
+            };
+            match this.left.checked_sub(chunk.len() as u64) {
+                None => {
+                    let detail = "the stream is longer than announced";
+                    return this.fail(io::Error::other(detail));
+                }
+                // With the last byte the node would take the value as whole.
+                Some(0) if !chunk.is_empty() => (this.left, this.held) = (0, Some(chunk)),
+                Some(_) if chunk.is_empty() => {}
                 Some(left) => {
                     this.left = left;
-                    Some(Ok(Frame::data(chunk)))
+                    return Poll::Ready(Some(Ok(Frame::data(chunk))));
                 }
-            },
-        })
+            }
+        }
+        Poll::Ready(this.held.take().map(|chunk| Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.rest, Rest::Bytes(bytes) if bytes.is_empty())
+        self.ended && self.held.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        SizeHint::with_exact(self.left + self.held.as_ref().map_or(0, |chunk| chunk.len() as u64))
     }
-}
-
-fn wrong_length(detail: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, detail)
 }
 
 #[cfg(test)]
@@ -205,7 +274,7 @@ mod tests {
             Source::Bytes(bytes) => Rest::Bytes(bytes.clone()),
             Source::Stream { make, .. } => Rest::Stream(Mutex::new(make().ok_or("gone")?)),
         };
-        let mut upload = Upload { left: source.length(), rest, progress };
+        let mut upload = Upload::new(source.length(), rest, progress);
         let mut all = Vec::new();
         while let Some(frame) = poll_fn(|context| Pin::new(&mut upload).poll_frame(context)).await {
             all.extend_from_slice(&frame.map_err(|error| error.to_string())?.into_data().unwrap());
@@ -230,6 +299,10 @@ mod tests {
         assert_eq!(drain(&of(7)).await.unwrap().len(), 7);
         assert!(drain(&of(8)).await.unwrap_err().contains("1 bytes early"));
         assert!(drain(&of(6)).await.unwrap_err().contains("longer"));
+        assert!(drain(&of(3)).await.unwrap_err().contains("longer"), "before the last byte is out");
+        let empty = NewValue::stream(3, || chunks(&[0, 3, 0])).source;
+        assert_eq!(drain(&empty).await.unwrap().len(), 3);
+        assert!(drain(&NewValue::stream(0, || chunks(&[])).source).await.unwrap().is_empty());
     }
 
     #[tokio::test]

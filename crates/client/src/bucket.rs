@@ -16,7 +16,7 @@ use crate::nodes::Place;
 use crate::options::{Options, option_setters};
 use crate::path;
 use crate::read::{Context, Read};
-use crate::retry::Deadline;
+use crate::retry::{Deadline, TIME_MAX, patience};
 use crate::stream::ReadStream;
 use crate::write::{Delete, Put, Resolve};
 
@@ -116,12 +116,10 @@ impl At {
         let Request { method, route, headers, body, options, needed, also, writes, .. } = request;
         let path = path::of_key(route, &self.bucket.name, &self.key)?;
         let inner = &self.bucket.client.inner;
-        let query = |budget: Duration| {
-            let mut query = options.query(needed, budget);
-            if !also.is_empty() {
-                query = [query.as_str(), "&", also].concat();
-            }
-            query
+        let query = |budget: Option<Duration>| {
+            let asked = options.query(needed, budget);
+            let parts = [asked.as_str(), also].into_iter().filter(|part| !part.is_empty());
+            parts.collect::<Vec<_>>().join("&")
         };
         let (name, key) = (self.bucket.name.as_str(), self.key.as_str());
         let home = if writes { Place::FirstHome(name, key) } else { Place::AnyHome(name, key) };
@@ -144,20 +142,22 @@ impl At {
     }
 
     fn deadline(&self, options: &Options) -> Duration {
-        let timeout = self.bucket.client.inner.settings.timeout;
-        options
-            .deadline
-            .unwrap_or_else(|| timeout.max(crate::retry::patience(self.attempt_max(options))))
+        let usual = self.bucket.client.inner.settings.timeout;
+        let least = match options.timeout_ms {
+            Some(_) => patience(self.attempt_max(options)),
+            None => Duration::ZERO,
+        };
+        options.deadline.unwrap_or(usual.max(least)).min(TIME_MAX)
     }
 
     fn attempt_max(&self, options: &Options) -> Duration {
         let asked = options.timeout_ms.map(Duration::from_millis);
-        asked.unwrap_or(self.bucket.client.inner.settings.attempt_timeout)
+        asked.unwrap_or(self.bucket.client.inner.settings.attempt_timeout).min(TIME_MAX)
     }
 
     /// How long a node may be silent while it answers.
     pub(crate) fn patience(&self, options: &Options) -> Duration {
-        crate::retry::patience(self.attempt_max(options))
+        patience(self.attempt_max(options))
     }
 }
 

@@ -13,13 +13,19 @@ use crate::error::{Error, Outcome};
 use crate::nodes::{Node, Place, State};
 use crate::retry::{Deadline, patience};
 
+/// A node that did not answer for so long is taken for dead.
+const SILENT_FROM: Duration = Duration::from_secs(1);
+
+/// How long a node rests on which a connection broke.
+const BROKEN_RESTS: Duration = Duration::from_millis(200);
+
 /// A request, and how it may be tried.
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
     /// The path, from the node's URL.
     pub(crate) path: String,
-    /// The query for an attempt for which the node has so long.
-    pub(crate) query: &'a (dyn Fn(Duration) -> String + Send + Sync),
+    /// The query of an attempt; it gets how long the node may take, if that is less than usual.
+    pub(crate) query: &'a (dyn Fn(Option<Duration>) -> String + Send + Sync),
     pub(crate) headers: HeaderMap,
     pub(crate) body: Source,
     pub(crate) target: Target<'a>,
@@ -79,8 +85,8 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let error = if call.writes { error } else { error.of_read() };
             self.learn(&node, &error);
+            let error = if call.writes { error } else { error.of_read() };
             history.outcome = history.outcome.max(error.outcome());
             let may_repeat = call.repeatable || error.outcome() == Outcome::NotApplied;
             if !is_transient(&error) || !may_repeat {
@@ -122,7 +128,7 @@ impl Inner {
     ) -> Result<Answer, Error> {
         let budget = call.deadline.budget(call.attempt_max);
         let patience = patience(budget);
-        let query = (call.query)(budget);
+        let query = (call.query)((budget < call.attempt_max).then_some(budget));
         let mark = if query.is_empty() { "" } else { "?" };
         let url = [node.url.as_str(), &call.path, mark, &query].concat();
         let mut request = self.http.request(call.method.clone(), url).headers(call.headers.clone());
@@ -135,7 +141,10 @@ impl Inner {
             let silent_until = progress.last() + patience;
             let until = silent_until.min(Instant::now() + call.deadline.left());
             tokio::select! {
-                sent = &mut sent => break sent.map_err(|error| unreachable(node, &error))?,
+                sent = &mut sent => break sent.map_err(|error| match progress.failure() {
+                    Some(why) => Error::invalid("value", why),
+                    None => unreachable(node, &error),
+                })?,
                 () = tokio::time::sleep_until(until.into()) => {}
             }
             let moved = progress.last() + patience > Instant::now();
@@ -156,7 +165,8 @@ impl Inner {
                 200..=300 => self.settings.answer_bytes_max,
                 _ => PROBLEM_BYTES_MAX,
             };
-            AnswerBody::Whole(read(response, bytes_max, patience, &call.deadline, &node.url).await?)
+            let body = read(response, bytes_max, patience, &call.deadline).await;
+            AnswerBody::Whole(body.map_err(|unread| unread.into_error(&node.url, patience))?)
         } else {
             AnswerBody::Live(response)
         };
@@ -167,6 +177,14 @@ impl Inner {
     fn learn(self: &Arc<Self>, node: &Arc<Node>, error: &Error) {
         let now = Instant::now();
         match error {
+            // A deadline that was short says nothing about the node.
+            Error::TimedOut { after, .. } if *after < SILENT_FROM => {}
+            // A connection that broke may have been idle for too long. If the node is dead, the next
+            // attempt cannot connect.
+            Error::Unreachable { outcome: Outcome::Unknown, .. } => {
+                node.rests(now, BROKEN_RESTS);
+                self.look_again_soon();
+            }
             Error::Unreachable { .. } | Error::TimedOut { .. } => self.suspect(node),
             Error::NotReady { retry_after, .. } | Error::Overloaded { retry_after, .. } => {
                 node.answered();
@@ -183,6 +201,9 @@ impl Inner {
             | Error::KeyFull { .. }
             | Error::NotFound { .. }
             | Error::Denied { .. }
+            | Error::BadContext { .. }
+            | Error::TooLarge { .. }
+            | Error::IdempotencyKeyReused { .. }
             | Error::BadRequest { .. }
             | Error::Invalid { .. }
             | Error::Conflict { .. } => node.answered(),
@@ -250,17 +271,20 @@ fn is_transient(error: &Error) -> bool {
         | Error::NoReadQuorum { .. }
         | Error::Overloaded { .. }
         | Error::NotReady { .. }
-        | Error::Failed { .. }
         | Error::TimedOut { .. }
-        | Error::Unreachable { .. }
-        | Error::BadAnswer { .. } => true,
+        | Error::Unreachable { .. } => true,
+        Error::Failed { problem, .. } => problem.name() != "internal",
+        Error::BadRequest { problem, .. } => problem.status() == 408,
         Error::Full { .. }
         | Error::ConditionFailed { .. }
         | Error::SiblingGone { .. }
         | Error::KeyFull { .. }
         | Error::NotFound { .. }
         | Error::Denied { .. }
-        | Error::BadRequest { .. }
+        | Error::BadContext { .. }
+        | Error::TooLarge { .. }
+        | Error::IdempotencyKeyReused { .. }
+        | Error::BadAnswer { .. }
         | Error::Invalid { .. }
         | Error::Conflict { .. } => false,
     }

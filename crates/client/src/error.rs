@@ -62,7 +62,7 @@ pub enum Error {
         /// The node's answer.
         problem: Box<Problem>,
     },
-    /// The node has too much to do, and refused at once.
+    /// The node has too much to do, or too many hints to keep, and refused at once.
     #[error("{problem}")]
     Overloaded {
         /// What a write left behind.
@@ -83,7 +83,8 @@ pub enum Error {
         /// The node's answer.
         problem: Box<Problem>,
     },
-    /// A node could not carry out the request (`failed`, `hints_full`, `internal`).
+    /// A node could not carry out the request (`failed`, `internal`), or something before it failed
+    /// (a status from 500 that no node gives).
     #[error("{problem}")]
     Failed {
         /// What a write left behind.
@@ -139,6 +140,30 @@ pub enum Error {
         /// The node's answer.
         problem: Box<Problem>,
     },
+    /// The context is damaged, or of another key or cluster: read the key again.
+    #[error("{problem}")]
+    BadContext {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
+    /// The value is longer than the cluster takes.
+    #[error("{problem}")]
+    TooLarge {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// The node's answer; its `max` is the limit in bytes.
+        problem: Box<Problem>,
+    },
+    /// The `Idempotency-Key` was used for another request.
+    #[error("{problem}")]
+    IdempotencyKeyReused {
+        /// What a write left behind.
+        outcome: Outcome,
+        /// The node's answer.
+        problem: Box<Problem>,
+    },
     /// The request itself is wrong: see the problem's name, and its `parameter` or `header`.
     #[error("{problem}")]
     BadRequest {
@@ -159,7 +184,7 @@ pub enum Error {
         /// What the last attempt that ended before the deadline reported.
         last: Option<Box<Error>>,
     },
-    /// No node could be reached, or every connection broke before an answer.
+    /// No node could be reached, or every connection broke before the end of an answer.
     #[error("{node}: {detail}")]
     Unreachable {
         /// [`Outcome::NotApplied`] if no connection could be made, else [`Outcome::Unknown`] for a
@@ -170,8 +195,8 @@ pub enum Error {
         /// What the network said.
         detail: String,
     },
-    /// A node, or something before it, answered what no node answers: cut short, too long, or of the
-    /// wrong type.
+    /// What answered is no node, or does not speak as one: another type, unreadable JSON, a value without
+    /// its context, more bytes than are held in memory.
     #[error("{node}: {detail}")]
     BadAnswer {
         /// [`Outcome::Unknown`] for a write.
@@ -181,7 +206,7 @@ pub enum Error {
         /// What is wrong with the answer.
         detail: String,
     },
-    /// The call cannot be made into a request; nothing was sent.
+    /// The call cannot be made into a request, or the stream of its value failed; nothing was stored.
     #[error("{what}: {detail}")]
     Invalid {
         /// The argument or setting.
@@ -222,6 +247,9 @@ macro_rules! with_outcome {
             | Error::SiblingGone { outcome: $outcome, .. }
             | Error::KeyFull { outcome: $outcome, .. }
             | Error::Denied { outcome: $outcome, .. }
+            | Error::BadContext { outcome: $outcome, .. }
+            | Error::TooLarge { outcome: $outcome, .. }
+            | Error::IdempotencyKeyReused { outcome: $outcome, .. }
             | Error::BadRequest { outcome: $outcome, .. }
             | Error::TimedOut { outcome: $outcome, .. }
             | Error::Unreachable { outcome: $outcome, .. }
@@ -233,8 +261,11 @@ macro_rules! with_outcome {
 
 impl Error {
     /// What a failed write may have left behind, over all of its attempts. [`Outcome::NotApplied`] for
-    /// a read.
+    /// a read. An update whose change was stored as a sibling is [`Outcome::Partial`].
     pub fn outcome(&self) -> Outcome {
+        if matches!(self, Self::Conflict { applied: true, .. }) {
+            return Outcome::Partial; // stored, but not as the only value
+        }
         with_outcome!(self, outcome => *outcome, else Outcome::NotApplied)
     }
 
@@ -252,6 +283,9 @@ impl Error {
             | Self::KeyFull { problem, .. }
             | Self::NotFound { problem }
             | Self::Denied { problem, .. }
+            | Self::BadContext { problem, .. }
+            | Self::TooLarge { problem, .. }
+            | Self::IdempotencyKeyReused { problem, .. }
             | Self::BadRequest { problem, .. } => Some(problem),
             Self::TimedOut { last, .. } => last.as_ref().and_then(|last| last.problem()),
             Self::Unreachable { .. }

@@ -6,6 +6,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 
+use crate::answer::Answer;
 use crate::body::Source;
 use crate::bucket::Bucket;
 use crate::call::{Call, Target};
@@ -63,6 +64,16 @@ impl Keys {
     /// # Errors
     /// [`Error`].
     pub async fn page(&self, cursor: Option<&str>) -> Result<KeysPage, Error> {
+        let answer = self.ask(cursor).await?;
+        let page: KeysPage = answer.json().map_err(Error::of_read)?;
+        if cursor.is_some() && page.cursor.as_deref() == cursor {
+            // Else a listing would never end.
+            return Err(answer.bad("a page of keys that does not advance").of_read());
+        }
+        Ok(page)
+    }
+
+    async fn ask(&self, cursor: Option<&str>) -> Result<Answer, Error> {
         let path = path::of_bucket("/keys", &self.bucket.name)?;
         let mut query = format!("limit={}", self.limit);
         if !self.prefix.is_empty() {
@@ -86,8 +97,7 @@ impl Keys {
             deadline: Deadline::new(inner.settings.timeout),
             attempt_max: inner.settings.attempt_timeout.max(LISTING_TAKES),
         };
-        let answer = inner.call(call).await?;
-        answer.json().map_err(Error::of_read)
+        inner.call(call).await
     }
 
     /// All pages. Ends with the first error.

@@ -72,8 +72,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// The query of an attempt that may take so long; `needed` is `r` or `w`.
-    pub(crate) fn query(&self, needed: &str, budget: Duration) -> String {
+    /// The query of an attempt; `needed` is `r` or `w`. With a `budget` the node is told that it has less
+    /// time than it takes by default, so that its answer comes before the client gives up.
+    pub(crate) fn query(&self, needed: &str, budget: Option<Duration>) -> String {
         let mut pairs = Vec::new();
         let mut add = |name: &str, value: String| pairs.push(format!("{name}={value}"));
         if let Some(n) = self.n {
@@ -85,8 +86,10 @@ impl Options {
         if let Some(sloppy) = self.sloppy {
             add("sloppy", sloppy.to_string());
         }
-        let budget_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX).max(1);
-        add("timeout_ms", self.timeout_ms.unwrap_or(budget_ms).to_string());
+        let budget_ms = budget.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX).max(1));
+        if let Some(timeout_ms) = self.timeout_ms.or(budget_ms) {
+            add("timeout_ms", timeout_ms.to_string());
+        }
         if self.explain {
             add("explain", "true".to_owned());
         }
@@ -161,7 +164,8 @@ mod tests {
 
     #[test]
     fn a_query_says_only_what_was_asked() {
-        let budget = Duration::from_millis(1500);
+        let budget = Some(Duration::from_millis(1500));
+        assert_eq!(Options::default().query("r", None), "");
         assert_eq!(Options::default().query("r", budget), "timeout_ms=1500");
         let options = Options {
             n: Some(Count::Exactly(2)),
@@ -172,6 +176,6 @@ mod tests {
             explain: true,
         };
         assert_eq!(options.query("w", budget), "n=2&w=all&sloppy=false&timeout_ms=7&explain=true");
-        assert_eq!(Options::default().query("w", Duration::ZERO), "timeout_ms=1");
+        assert_eq!(Options::default().query("w", Some(Duration::ZERO)), "timeout_ms=1");
     }
 }

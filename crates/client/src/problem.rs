@@ -43,8 +43,8 @@ impl Problem {
     }
 
     /// An answer that is none, but whose status says enough.
-    pub(crate) fn of_status(name: &str, status: u16, node: &str, detail: String) -> Self {
-        let (name, node) = (name.to_owned(), node.to_owned());
+    pub(crate) fn of_status(status: u16, node: &str, detail: String) -> Self {
+        let (name, node) = (String::new(), node.to_owned());
         let (title, facts) = (String::new(), Map::new());
         let (detail, request_id, retry_after) = (cut(&detail), None, None);
         Self { name, title, detail, status, facts, node, request_id, retry_after }
@@ -56,7 +56,8 @@ impl Problem {
         self
     }
 
-    /// The stable name, such as `bad_parameter`: the end of the problem's `type`.
+    /// The stable name, such as `bad_parameter`: the end of the problem's `type`. Empty if the answer was
+    /// no problem that could be read, and only its status counts.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -119,11 +120,14 @@ impl Problem {
         match problem.name() {
             "no_quorum" => Error::NoQuorum { outcome, required, acks, problem },
             "no_read_quorum" => Error::NoReadQuorum { outcome, required, acks, problem },
-            "overloaded" => Error::Overloaded { outcome, retry_after, problem },
+            "overloaded" | "hints_full" => Error::Overloaded { outcome, retry_after, problem },
             "not_ready" | "not_formed" | "stopping" => {
                 Error::NotReady { outcome, retry_after, problem }
             }
             "disk_full" | "buckets_full" => Error::Full { outcome, problem },
+            "bad_context" => Error::BadContext { outcome, problem },
+            "too_large" => Error::TooLarge { outcome, problem },
+            "idempotency_key_reused" => Error::IdempotencyKeyReused { outcome, problem },
             "condition_failed" => Error::ConditionFailed { outcome, problem },
             "sibling_gone" => Error::SiblingGone { outcome, problem },
             "too_many_siblings" | "object_too_large" | "clock_full" => {
@@ -133,6 +137,7 @@ impl Problem {
                 401 | 403 => Error::Denied { outcome, problem },
                 404 | 410 => Error::NotFound { problem },
                 429 => Error::Overloaded { outcome, retry_after, problem },
+                507 => Error::Full { outcome, problem },
                 500.. => Error::Failed { outcome, problem },
                 _ => Error::BadRequest { outcome, problem },
             },
@@ -143,7 +148,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { node, name, detail, status, .. } = self;
-        write!(f, "{node} answered {status} {name}: {detail}")
+        let (space, name) = if name.is_empty() { ("", "") } else { (" ", name.as_str()) };
+        write!(f, "{node} answered {status}{space}{name}: {detail}")
     }
 }
 
@@ -195,8 +201,12 @@ mod tests {
         for name in ["not_ready", "not_formed", "stopping"] {
             assert!(matches!(of(name, 503), Error::NotReady { .. }));
         }
-        assert!(matches!(of("hints_full", 503), Error::Failed { .. }));
+        assert!(matches!(of("hints_full", 503), Error::Overloaded { .. }));
         assert!(matches!(of("disk_full", 507), Error::Full { .. }));
+        assert!(matches!(of("bad_context", 400), Error::BadContext { .. }));
+        assert!(matches!(of("too_large", 413), Error::TooLarge { .. }));
+        let reused = of("idempotency_key_reused", 422);
+        assert!(matches!(reused, Error::IdempotencyKeyReused { .. }));
         assert!(matches!(of("condition_failed", 412), Error::ConditionFailed { .. }));
         assert!(matches!(of("sibling_gone", 409), Error::SiblingGone { .. }));
         assert!(matches!(of("clock_full", 422), Error::KeyFull { .. }));

@@ -181,14 +181,16 @@ pub struct Absent {
 
 impl Absent {
     fn of(at: &At, answer: &Answer) -> Result<Self, Error> {
-        let name = Problem::parse(&answer.bytes(), 404, &answer.by.node);
         let context = Context::of(answer);
-        match name.as_ref().map(Problem::name) {
-            Some("key_not_found") => {}
-            Some("key_deleted") if context.is_some() => {}
-            Some("key_deleted") => return Err(answer.bad("a deleted key without its context")),
-            Some(_) | None => return Err(answer.bad("status 404 that is about no key")),
+        let Some(problem) = Problem::parse(&answer.bytes(), 404, &answer.by.node) else {
+            return Err(answer.bad("status 404 that is about no key"));
+        };
+        match (problem.name(), &context) {
+            ("key_not_found", _) | ("key_deleted", Some(_)) => {}
+            ("key_deleted", None) => return Err(answer.bad("a deleted key without its context")),
+            _ => return Err(problem.into_error()),
         }
+        let context = context.filter(|_| problem.name() == "key_deleted");
         Ok(Self { at: at.clone(), context, answered: answer.by.clone() })
     }
 

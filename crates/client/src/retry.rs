@@ -44,6 +44,8 @@ pub(crate) struct Deadline {
     after: Duration,
 }
 
+/// The longest time that a call may take: far from where adding times overflows.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(86_400);
 /// How much later than the node's own time-out an attempt is given up, so that the node's answer, which
 /// says what became of a write, can arrive.
 const ANSWER_TAKES: Duration = Duration::from_millis(300);

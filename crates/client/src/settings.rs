@@ -9,7 +9,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::retry::Retries;
+use crate::retry::{Retries, TIME_MAX};
 
 /// The most nodes a client knows.
 pub(crate) const NODES_MAX: usize = 1024;
@@ -44,8 +44,8 @@ pub struct ClientBuilder {
 impl Default for ClientBuilder {
     fn default() -> Self {
         let settings = Settings {
-            timeout: Duration::from_secs(10),
-            attempt_timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(15),
+            attempt_timeout: Duration::from_secs(5),
             retries: Retries::default(),
             discovers: true,
             routes: true,
@@ -76,7 +76,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a whole call may take, with all retries. Default 10 s.
+    /// How long a whole call may take, with all retries. Default 15 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
@@ -84,8 +84,8 @@ impl ClientBuilder {
     }
 
     /// How long a node may take for one attempt, before another is asked. An upload that moves is not
-    /// counted. The node is told (`timeout_ms`), so it must not exceed the cluster's
-    /// `timeouts.request_ms_max`. Default 3 s.
+    /// counted. Not less than the cluster's `timeouts.request_ms`, or nodes are left before they can say
+    /// what became of a write. Default 5 s, as that.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.settings.attempt_timeout = timeout;
@@ -164,7 +164,7 @@ impl ClientBuilder {
         for (what, time) in
             [("timeout", self.settings.timeout), ("attempt timeout", self.settings.attempt_timeout)]
         {
-            if time < Duration::from_millis(1) || time > Duration::from_secs(86_400) {
+            if time < Duration::from_millis(1) || time > TIME_MAX {
                 return Err(Error::invalid(what, "must be from 1 ms to one day"));
             }
         }

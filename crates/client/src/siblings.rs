@@ -89,6 +89,29 @@ impl Siblings {
     }
 
     /// A write that replaces all siblings by what the closure makes of them.
+    ///
+    /// ```
+    /// # use quorate_client::{Read, Sibling, testing::DevCluster};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cluster = DevCluster::start()?;
+    /// # let carts = cluster.client()?.bucket("carts");
+    /// carts.put_blind("alice", "apple").await?;
+    /// carts.put_blind("alice", "pear").await?; // did not see the apple
+    /// if let Read::Siblings(conflict) = carts.get("alice").await? {
+    ///     let union = |all: &[Sibling]| {
+    ///         let mut words: Vec<_> = all.iter().filter_map(|it| it.value.as_ref()?.text()).collect();
+    ///         words.sort();
+    ///         words.join(", ")
+    ///     };
+    ///     let written = conflict.resolve(union).await?;
+    ///     assert_eq!(written.siblings, 1);
+    /// }
+    /// # let Read::Value(cart) = carts.get("alice").r(3).await? else { panic!() };
+    /// # assert_eq!(cart.text(), Some("apple, pear"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn resolve<V: Into<NewValue>>(&self, merge: impl FnOnce(&[Sibling]) -> V) -> Put {
         self.replace(merge(&self.siblings))
     }

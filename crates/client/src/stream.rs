@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::ETAG;
 use reqwest::{Response, StatusCode};
 
-use crate::answer::{Answer, AnswerBody, Answered, PROBLEM_BYTES_MAX, bad, causes, read};
+use crate::answer::{Answer, AnswerBody, Answered, PROBLEM_BYTES_MAX, Unread, bad, causes, read};
 use crate::body::NewValue;
 use crate::bucket::At;
 use crate::error::Error;
@@ -56,8 +56,9 @@ impl ReadStream {
             _ => PROBLEM_BYTES_MAX,
         };
         let deadline = Deadline::new(settings.timeout);
-        let body = read(response, bytes_max, silence, &deadline, &by.node).await;
-        let body = AnswerBody::Whole(body.map_err(Error::of_read)?);
+        let body = read(response, bytes_max, silence, &deadline).await;
+        let unread = |it: Unread| it.into_error(&by.node, silence).of_read();
+        let body = AnswerBody::Whole(body.map_err(unread)?);
         match Read::of(at, &Answer { status, headers, body, by }).map_err(Error::of_read)? {
             Read::Value(value) => {
                 Err(bad(&value.answered().node, "a value that is no stream").of_read())
@@ -86,7 +87,8 @@ impl ValueStream {
     /// The next bytes; `None` at the end. The end is told only if every byte has arrived.
     ///
     /// # Errors
-    /// [`Error::BadAnswer`] if the connection breaks or falls silent; the value has to be read again.
+    /// [`Error::Unreachable`] if the connection breaks, [`Error::TimedOut`] if it falls silent; the value
+    /// has to be read again.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let node = &self.head.by.node;
         let at = self.read_bytes;

@@ -26,36 +26,53 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The longest answer about the cluster that is read, in bytes: 65,536 partitions fit.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// When to look at the cluster again.
+/// When to look at the cluster, and when to probe dead nodes.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     began: Instant,
-    /// Milliseconds since `began`.
-    due_ms: AtomicU64,
+    look: Due,
+    probe: Due,
     running: AtomicBool,
 }
 
+/// A time, in milliseconds since the client began; [`NEVER`] for none.
+#[derive(Debug)]
+struct Due(AtomicU64);
+
+const NEVER: u64 = u64::MAX;
+
 impl Upkeep {
-    /// Due at once.
+    /// A look is due at once.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { began: now, due_ms: AtomicU64::new(0), running: AtomicBool::new(false) }
+        let (look, probe) = (Due(AtomicU64::new(0)), Due(AtomicU64::new(NEVER)));
+        Self { began: now, look, probe, running: AtomicBool::new(false) }
     }
 
     fn ms(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(NEVER)
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        self.due_ms.load(Relaxed) <= self.ms(now)
+    fn is_due(&self, due: &Due) -> bool {
+        due.0.load(Relaxed) <= self.ms(Instant::now())
     }
 
     /// Not later than this.
-    fn by(&self, at: Instant) {
-        self.due_ms.fetch_min(self.ms(at), Relaxed);
+    fn by(&self, due: &Due, at: Instant) {
+        due.0.fetch_min(self.ms(at), Relaxed);
     }
 
-    fn set(&self, at: Instant) {
-        self.due_ms.store(self.ms(at), Relaxed);
+    /// At this time; `None`: until further notice not.
+    fn set(&self, due: &Due, at: Option<Instant>) {
+        due.0.store(at.map_or(NEVER, |at| self.ms(at)), Relaxed);
+    }
+}
+
+/// Marks the upkeep as not running, also if its task is dropped before its end.
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.upkeep.running.store(false, Relaxed);
     }
 }
 
@@ -108,27 +125,32 @@ impl Inner {
     /// Starts the upkeep if it is due and does not run.
     pub(crate) fn maintain(self: &Arc<Self>) {
         let upkeep = &self.upkeep;
-        if !upkeep.is_due(Instant::now()) || upkeep.running.swap(true, Relaxed) {
+        let is_due = upkeep.is_due(&upkeep.look) || upkeep.is_due(&upkeep.probe);
+        if !is_due || upkeep.running.swap(true, Relaxed) {
             return;
         }
-        let inner = self.clone();
+        let running = Running(self.clone());
         tokio::spawn(async move {
-            inner.probe_the_dead().await;
-            if inner.look().await.is_err() {
-                inner.look_again_soon();
+            let inner = &running.0;
+            let upkeep = &inner.upkeep;
+            if upkeep.is_due(&upkeep.probe) {
+                inner.probe_the_dead().await;
             }
-            inner.upkeep.running.store(false, Relaxed);
+            if upkeep.is_due(&upkeep.look) && inner.look().await.is_err() {
+                upkeep.set(&upkeep.look, Some(Instant::now() + LOOK_AGAIN));
+            }
         });
     }
 
     /// Lets the next look be soon: what is known seems to be wrong.
     pub(crate) fn look_again_soon(&self) {
-        self.upkeep.by(Instant::now() + LOOK_AGAIN);
+        self.upkeep.by(&self.upkeep.look, Instant::now() + LOOK_AGAIN);
     }
 
     /// Notes that a node did not answer.
     pub(crate) fn suspect(&self, node: &Node) {
-        self.upkeep.by(node.failed(Instant::now()));
+        self.upkeep.by(&self.upkeep.probe, node.failed(Instant::now()));
+        self.look_again_soon();
     }
 
     /// Asks nodes that did not answer whether they do, once their time has come.
@@ -148,10 +170,19 @@ impl Inner {
             }
         });
         futures_util::future::join_all(probes).await;
+        // In this order: a node that fails in between is not forgotten.
+        self.upkeep.set(&self.upkeep.probe, None);
+        for at in self.view().nodes.iter().filter_map(|node| node.probe_at()) {
+            self.upkeep.by(&self.upkeep.probe, at);
+        }
     }
 
     /// Asks live nodes in turn about the cluster until one tells.
     async fn look(&self) -> Result<(), Error> {
+        if !self.settings.discovers && !self.settings.routes {
+            self.schedule();
+            return Ok(()); // nothing of it would be used
+        }
         let mut failed = Error::invalid("nodes", "none is known");
         let place = crate::nodes::Place::Any;
         let nodes = self.view().candidates(place, self.next_turn(), Instant::now());
@@ -168,11 +199,8 @@ impl Inner {
     }
 
     fn schedule(&self) {
-        let now = Instant::now();
-        self.upkeep.set(now + self.settings.refresh_every);
-        for at in self.view().nodes.iter().filter_map(|node| node.probe_at()) {
-            self.upkeep.by(at.max(now + LOOK_AGAIN / 4));
-        }
+        let next = Instant::now() + self.settings.refresh_every;
+        self.upkeep.set(&self.upkeep.look, Some(next));
     }
 
     async fn look_at(&self, node: &Arc<Node>) -> Result<(), Error> {
@@ -266,7 +294,8 @@ impl Inner {
         if !response.status().is_success() {
             return Err(error(response, &deadline, &node.url).await);
         }
-        let body = read(response, ANSWER_BYTES_MAX, LOOK_WITHIN, &deadline, &node.url).await?;
+        let body = read(response, ANSWER_BYTES_MAX, LOOK_WITHIN, &deadline).await;
+        let body = body.map_err(|unread| unread.into_error(&node.url, LOOK_WITHIN))?;
         serde_json::from_slice(&body).map_err(|error| {
             crate::answer::bad(&node.url, format!("{path}: not the JSON expected: {error}"))
         })

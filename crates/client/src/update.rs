@@ -62,6 +62,25 @@ impl Bucket {
     ///
     /// The condition is advisory: two updates at once can both be stored, as siblings. The one that
     /// notices merges them with its [`resolver`](Update::resolver), and does not apply its change twice.
+    ///
+    /// ```
+    /// # use quorate_client::{Read, Value, testing::DevCluster};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let cluster = DevCluster::start()?;
+    /// # let carts = cluster.client()?.bucket("carts");
+    /// for item in ["apple", "pear"] {
+    ///     let add = |cart: Option<&Value>| match cart.and_then(Value::text) {
+    ///         Some(cart) => format!("{cart}, {item}"),
+    ///         None => item.to_owned(),
+    ///     };
+    ///     carts.update("alice").apply(add).await?;
+    /// }
+    /// # let Read::Value(cart) = carts.get("alice").r(3).await? else { panic!() };
+    /// # assert_eq!(cart.text(), Some("apple, pear"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn update(&self, key: impl Into<String>) -> Update {
         let (of_read, of_write) = (Options::default(), Options::default());
         Update { at: self.at(key), merge: None, rounds_max: ROUNDS, of_read, of_write }

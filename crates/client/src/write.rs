@@ -4,10 +4,10 @@
 use std::future::IntoFuture;
 
 use futures_util::future::BoxFuture;
-use reqwest::Method;
 use reqwest::header::{
     CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
+use reqwest::{Method, StatusCode};
 use serde_json::Value as Json;
 
 use crate::answer::{ACKS, Answer, Answered, HINTS, SIBLINGS};
@@ -31,7 +31,8 @@ pub struct Written {
     pub context: Option<Context>,
     /// The entity tag, with its quotes; as the context.
     pub etag: Option<String>,
-    /// How many siblings the key has. More than 1: there is a conflict.
+    /// How many siblings the key has. More than 1: there is a conflict. These counts are 0 if the answer
+    /// does not tell.
     pub siblings: u32,
     /// How many nodes acknowledged the write.
     pub acks: u32,
@@ -42,19 +43,25 @@ pub struct Written {
 }
 
 impl Written {
-    fn of(at: &At, answer: &Answer) -> Result<Self, Error> {
-        let number = |name: &HeaderName| {
-            answer.number(name).ok_or_else(|| answer.bad(format!("the answer has no {name}")))
-        };
-        Ok(Self {
+    fn of(at: &At, answer: &Answer) -> Self {
+        let number = |name: &HeaderName| answer.number(name).unwrap_or(0);
+        Self {
             at: at.clone(),
             context: Context::of(answer),
             etag: answer.header(&ETAG),
-            siblings: number(&SIBLINGS)?,
-            acks: number(&ACKS)?,
-            hints: number(&HINTS)?,
+            siblings: number(&SIBLINGS),
+            acks: number(&ACKS),
+            hints: number(&HINTS),
             answered: answer.by.clone(),
-        })
+        }
+    }
+
+    /// Of an answer that shows no values.
+    fn unseen(at: &At, answer: &Answer) -> Result<Self, Error> {
+        match answer.status {
+            StatusCode::NO_CONTENT => Ok(Self::of(at, answer)),
+            status => Err(answer.bad(format!("status {status} is none of a write"))),
+        }
     }
 
     /// Whether the key has other siblings.
@@ -228,7 +235,7 @@ impl Put {
     /// [`Error`], whose [`outcome`](Error::outcome) says what may have been left behind.
     pub async fn send(self) -> Result<Written, Error> {
         let answer = self.write("", &[]).await?;
-        Written::of(&self.common.at, &answer)
+        Written::unseen(&self.common.at, &answer)
     }
 
     /// Writes it, and reads what the coordinator then holds: with concurrent writes all siblings, whose
@@ -238,7 +245,13 @@ impl Put {
     /// As [`Put::send`].
     pub async fn send_and_read(self) -> Result<(Written, Read), Error> {
         let answer = self.write("return_body=true", &[300]).await?;
-        Ok((Written::of(&self.common.at, &answer)?, Read::of(&self.common.at, &answer)?))
+        let written = Written::of(&self.common.at, &answer);
+        let read = match answer.status {
+            // It was deleted at once by another writer.
+            StatusCode::NO_CONTENT => self.common.at.bucket.get(&self.common.at.key).await?,
+            _ => Read::of(&self.common.at, &answer)?,
+        };
+        Ok((written, read))
     }
 
     async fn write(&self, also: &'static str, accepts: &[u16]) -> Result<Answer, Error> {
@@ -272,7 +285,7 @@ impl Delete {
         let headers = self.common.headers()?;
         let (method, body) = (Method::DELETE, Source::EMPTY);
         let part = Part { method, route: "/kv", headers, body, also: "", accepts: &[] };
-        Written::of(&self.common.at, &self.common.send(part).await?)
+        Written::unseen(&self.common.at, &self.common.send(part).await?)
     }
 }
 
@@ -301,7 +314,7 @@ impl Resolve {
         let body = Source::Bytes(self.body.to_string().into());
         let method = Method::POST;
         let part = Part { method, route: "/siblings", headers, body, also: "", accepts: &[] };
-        Written::of(&self.common.at, &self.common.send(part).await?)
+        Written::unseen(&self.common.at, &self.common.send(part).await?)
     }
 }
 

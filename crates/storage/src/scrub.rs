@@ -24,8 +24,8 @@ use crate::engine::read_error;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
-use crate::scan::{end_of, next_of, unreadable};
 use crate::store::{Store, damaged};
+use crate::walk::{end_of, next_of, unreadable};
 
 /// The most index entries that one piece repairs, which bounds its memory; the next scrub repairs
 /// the rest.
@@ -70,7 +70,7 @@ impl Scrubbed {
     }
 
     /// How much was wrong and has been repaired.
-    pub fn mended(&self) -> u64 {
+    pub fn repaired(&self) -> u64 {
         self.moved_rows + self.differing_leaves + self.differing_entries
     }
 }
@@ -90,28 +90,14 @@ struct Piece<'a> {
 }
 
 impl Store {
-    /// Compares the trees and the indexes of one partition with its rows, and repairs differences.
-    /// Entries without a row are found only in the tombstone index. Reads every row: throttle it.
-    /// Blocks on the disk.
+    /// Compares the trees and the indexes of one partition with its rows, and repairs differences:
+    /// at least one leaf, and more until `is_time_over`. Returns where to continue; `None` at the
+    /// end. Entries without a row are found only in the tombstone index. Reads every row: throttle
+    /// it. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the disk returns other bytes than were written, [`Error::Io`], and
     /// those of a write.
-    pub fn scrub(&self, partition: Partition) -> Result<Scrubbed, Error> {
-        let (mut found, mut next) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
-        while let Some(from) = next {
-            let (some, onward) = self.scrub_some(partition, from, || false)?;
-            found.add(some);
-            next = onward;
-        }
-        Ok(found)
-    }
-
-    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Returns where
-    /// to continue; `None` at the end.
-    ///
-    /// # Errors
-    /// As [`Store::scrub`].
     pub fn scrub_some(
         &self,
         partition: Partition,
@@ -147,7 +133,7 @@ impl Store {
             found.differing_entries += u64::from(self.rebuild_entries(partition, &key)?);
         }
         for key in misplaced {
-            found.moved_rows += u64::from(self.retree(&key, Tree { partition, n: 0 })?);
+            found.moved_rows += u64::from(self.move_to_tree(&key, Tree { partition, n: 0 })?);
         }
         Ok((found, next))
     }
@@ -401,7 +387,7 @@ mod tests {
             found.add(some);
             next = onward;
         }
-        assert_eq!(store.scrub(TREE.partition).unwrap().mended(), 0);
+        assert_eq!(store.scrub(TREE.partition).unwrap().repaired(), 0);
         Scrubbed { bytes: 0, ..found }
     }
 
@@ -445,8 +431,8 @@ mod tests {
         drop(store);
 
         let store = open(dir.path(), Durability::Buffered);
-        let mended = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
-        assert_eq!(scrub(&store), mended);
+        let repaired = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
+        assert_eq!(scrub(&store), repaired);
         assert_eq!(scrub(&store), Scrubbed { rows: 19, ..CLEAN });
         leaves.toggle(leaf_of(&lost), leaf_hash(&lost, lost_version));
         assert_eq!(store.leaves(TREE), leaves);
@@ -462,7 +448,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         fill(&store, b"v");
-        store.tree_by(Box::new(|_| 2));
+        store.assign_trees_by(Box::new(|_| 2));
         assert_eq!(scrub(&store), Scrubbed { rows: 20, moved_rows: 20, ..CLEAN });
         assert_eq!(store.roots().iter().map(|(tree, _)| tree.n).collect::<Vec<_>>(), [2]);
     }

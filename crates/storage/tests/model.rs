@@ -18,8 +18,9 @@ use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Version, WriteId};
-use quorate_protocol::row::{Coordinator, Draft, Limits, Minted, Row};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Merged, Options, Place, Store};
 use rand::rngs::SmallRng;
@@ -46,6 +47,8 @@ struct History {
     dir: tempfile::TempDir,
     durability: Durability,
     store: Option<Store>,
+    /// That of the store since it was opened.
+    incarnation: Incarnation,
     /// Keyed by whether it is a hint, and key.
     model: BTreeMap<(bool, Key), Row>,
     /// The n of the buckets `a` and `b`.
@@ -59,12 +62,14 @@ impl History {
         let mut rng = SmallRng::seed_from_u64(seed);
         let dir = tempfile::tempdir().unwrap();
         let durability = if rng.random() { Durability::Fsync } else { Durability::Buffered };
-        let store = Some(open(dir.path(), durability));
+        let store = open(dir.path(), durability);
+        let incarnation = incarnation_of(&store);
         Self {
             rng,
             dir,
             durability,
-            store,
+            store: Some(store),
+            incarnation,
             model: BTreeMap::new(),
             n: [3, 2],
             peers: BTreeMap::new(),
@@ -79,7 +84,7 @@ impl History {
                 70..78 => self.merge_page(),
                 78..90 => self.drop_row(),
                 90..93 => self.change_n(),
-                93..96 => self.sweep(),
+                93..96 => self.reassign(),
                 96 => self.discard(),
                 _ => self.restart(),
             }
@@ -103,7 +108,7 @@ impl History {
             unless_overtaken: false,
             value,
         };
-        let (now, mut expected) = (Millis(self.rng.random_range(0..1_000)), known.clone());
+        let (now, mut expected) = (WallTime(self.rng.random_range(0..1_000)), known.clone());
         let minted = self.store().mint(place, &key, &draft, now, &LIMITS, Blocking::Allowed);
         let minted = minted.unwrap();
         let dot = match minted.as_ref().map(|row| row.minted) {
@@ -111,9 +116,8 @@ impl History {
             Err(_) => Dot { actor: Actor(1), counter: 1 },
         };
         // The store draws actors at random: the model copies the actor if it is new.
-        let incarnation = self.store().incarnation();
-        let coordinator =
-            Coordinator { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
+        let (incarnation, fresh_actor) = (self.incarnation, dot.actor);
+        let coordinator = Coordinator { node: node("n1"), incarnation, fresh_actor, now };
         expected.tree = self.tree_n(is_hint, &key);
         let decided = expected.mint(&draft, &coordinator, &LIMITS);
         match (minted, decided) {
@@ -133,7 +137,7 @@ impl History {
     fn merge(&mut self) {
         let (is_hint, key) = self.any_row();
         let object = self.peer_object(&key);
-        let now = Millis(self.rng.random_range(0..1_000));
+        let now = WallTime(self.rng.random_range(0..1_000));
         let changed = self.merge_in_model(is_hint, &key, &object, now);
         let row = self.model.get(&(is_hint, key.clone()));
         let version = row.map_or(Version::ABSENT, |row| row.object.version());
@@ -145,7 +149,7 @@ impl History {
     /// Occasionally with a row twice in one page.
     fn merge_page(&mut self) {
         let (mut page, mut changed) = (Vec::new(), BTreeSet::new());
-        let now = Millis(self.rng.random_range(0..1_000));
+        let now = WallTime(self.rng.random_range(0..1_000));
         for _ in 0..self.rng.random_range(0..20) {
             let (is_hint, key) = self.any_row();
             let object = self.peer_object(&key);
@@ -157,7 +161,7 @@ impl History {
         assert_eq!(self.store().merge_page(page, now), Ok(changed.len()));
     }
 
-    fn merge_in_model(&mut self, is_hint: bool, key: &Key, object: &Object, now: Millis) -> bool {
+    fn merge_in_model(&mut self, is_hint: bool, key: &Key, object: &Object, now: WallTime) -> bool {
         let tree = self.tree_n(is_hint, key);
         let row = self.model.entry((is_hint, key.clone())).or_default();
         let mut merged = Row { tree, ..row.clone() };
@@ -190,7 +194,7 @@ impl History {
     }
 
     /// All partitions, in steps; bucket `b` may no longer be owned.
-    fn sweep(&mut self) {
+    fn reassign(&mut self) {
         let (n, owns_b) = (self.n, self.rng.random::<bool>());
         let n_of = |bucket: &str| match bucket {
             "a" => Some(n[0]),
@@ -211,7 +215,7 @@ impl History {
         for partition in (0..PARTITIONS).map(|p| Partition(p as u16)) {
             let mut after = None;
             loop {
-                let step = self.store().sweep(partition, after.as_ref(), 2, n_of).unwrap();
+                let step = self.store().reassign(partition, after.as_ref(), 2, n_of).unwrap();
                 moved += step.moved;
                 found.extend(step.unowned);
                 let Some(last) = step.last else { break };
@@ -223,7 +227,7 @@ impl History {
     }
 
     fn discard(&mut self) {
-        self.store().discard_rows().unwrap();
+        self.store().set_rows_aside("discarded").unwrap();
         self.model.clear();
     }
 
@@ -232,14 +236,15 @@ impl History {
         let store = self.store.take().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(store.durable()).unwrap();
-        let (before, clean) = (store.incarnation(), self.rng.random());
+        let clean = self.rng.random();
         if clean {
             store.close().unwrap();
         }
         drop(store);
         let store = open(self.dir.path(), self.durability);
-        assert_eq!(store.incarnation() == before, clean);
-        self.store = Some(store);
+        let incarnation = incarnation_of(&store);
+        assert_eq!(incarnation == self.incarnation, clean);
+        (self.store, self.incarnation) = (Some(store), incarnation);
     }
 
     fn check(&self) {
@@ -322,4 +327,23 @@ fn open(dir: &std::path::Path, durability: Durability) -> Store {
     let options = Options::new(node("n1"), "model", PARTITIONS);
     let small = Options { durability, memtable_bytes: 1 << 20, disk_free_bytes_min: 0, ..options };
     Store::open(dir, small).unwrap()
+}
+
+/// The incarnation under which a store mints: that of a row which is new in it.
+fn incarnation_of(store: &Store) -> Incarnation {
+    let (place, key) = (Place::Hint(node("n3")), Key::new("a", b"probe").unwrap());
+    let draft = Draft {
+        context: Clock::default(),
+        context_stamp: Stamp::default(),
+        metadata: Metadata::default(),
+        write_id: WriteId([0; 16]),
+        supersede_all: false,
+        unless_overtaken: false,
+        value: None,
+    };
+    let minted = store.mint(place, &key, &draft, WallTime(0), &LIMITS, Blocking::Allowed);
+    let version = minted.unwrap().unwrap().object.version();
+    let row = store.read(place, &key, Blocking::Allowed).unwrap().unwrap();
+    assert!(store.drop_row(place, &key, version).unwrap());
+    Row::decode(row).unwrap().tenure.unwrap().incarnation
 }

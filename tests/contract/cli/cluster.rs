@@ -56,7 +56,8 @@ fn programs_get_stable_keys() {
         }
     };
     has(&["status"], &["/cluster_id", "/layout/hash", "/healthy", "/attention", "/nodes/2/url"]);
-    let of_node = ["state", "ready", "writable", "filled", "release", "seen_up_by", "keys", "hint_keys"];
+    let of_node =
+        ["state", "ready", "writable", "filled", "release", "seen_up_by", "keys", "hint_keys"];
     has(&["status"], &of_node.map(|key| format!("/nodes/0/{key}")).each_ref().map(String::as_str));
     has(&["ring"], &["/version", "/partitions", "/nodes/0/of_fair_share"]);
     has(&["locate", "b/k"], &["/partition", "/home_replicas/2", "/nodes/0/role", "/nodes/0/url"]);
@@ -80,16 +81,24 @@ fn a_dead_node_shows_and_exit_codes_tell_what_failed() {
     let config = cluster.nodes[0].config();
     let doctor = user.run(&["doctor", "--config", config.to_str().unwrap(), "--json"]);
     let told: serde_json::Value = serde_json::from_str(&doctor.out).unwrap();
-    let levels: Vec<&str> =
-        told["findings"].as_array().unwrap().iter().map(|it| it["level"].as_str().unwrap()).collect();
+    let levels: Vec<&str> = told["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["level"].as_str().unwrap())
+        .collect();
     assert!(!levels.contains(&"wrong"), "{told}");
     for check in ["disk sync", "disk space", "peer ports"] {
-        assert!(told["findings"].as_array().unwrap().iter().any(|it| it["check"] == check), "{check}");
+        assert!(
+            told["findings"].as_array().unwrap().iter().any(|it| it["check"] == check),
+            "{check}"
+        );
     }
     assert_eq!(user.run(&["put", "b/k", "x", "--w", "all"]).code, 0);
     cluster.nodes[2].kill();
     crate::common::until("the others to see it down", || {
-        user.json(&["locate", "b/k"], 0)["nodes"].as_array().unwrap().iter().any(|node| node["state"] == "down")
+        let told = user.json(&["locate", "b/k"], 0);
+        told["nodes"].as_array().unwrap().iter().any(|node| node["state"] == "down")
     });
     let steps: &[Case<'_>] = &[
         (&["status"], 1, "n3 does not answer here", ""),
@@ -106,7 +115,11 @@ fn a_dead_node_shows_and_exit_codes_tell_what_failed() {
         user.run(step.0).check(*step);
     }
     let told = user.json(&["status"], 1);
-    assert_eq!((&told["nodes"][2]["state"], &told["healthy"]), (&"down".into(), &false.into()), "{told}");
+    assert_eq!(
+        (&told["nodes"][2]["state"], &told["healthy"]),
+        (&"down".into(), &false.into()),
+        "{told}"
+    );
     let told = user.json(&["wait", "no-hints", "--timeout", "0"], 7);
     assert_eq!(told["done"], false);
     cluster.nodes[2].start();

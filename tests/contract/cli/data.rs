@@ -82,7 +82,10 @@ fn values_come_from_anywhere_and_go_back_as_they_were() {
     assert_eq!(std::fs::read(to).unwrap(), bytes);
     assert_eq!(cli.run(&["put", "b/file", "--file", from, "--meta", "Owner=alice"]).code, 0);
     let shown = cli.json(&["get", "b/file"], 0);
-    assert_eq!((&shown["value"], &shown["content_type"]), (&"{}".into(), &"application/json".into()));
+    assert_eq!(
+        (&shown["value"], &shown["content_type"]),
+        (&"{}".into(), &"application/json".into())
+    );
     assert_eq!(shown["meta"]["owner"], "alice");
     let shown = cli.json(&["get", "b/bytes"], 0);
     assert_eq!((&shown["encoding"], &shown["size"]), (&"base64".into(), &256.into()));
@@ -104,7 +107,12 @@ fn two_writers_conflict_and_one_resolves() {
     assert_eq!(alice.run(&["put", "b/k", "start"]).code, 0);
     assert_eq!(bob.run(&["get", "b/k"]).out, "start");
     assert_eq!(alice.run(&["put", "b/k", "by alice"]).code, 0);
-    bob.run(&["put", "b/k", "by bob"]).check((&["put"], 0, "stored", "another write came in between"));
+    bob.run(&["put", "b/k", "by bob"]).check((
+        &["put"],
+        0,
+        "stored",
+        "another write came in between",
+    ));
     let conflict = alice.json(&["get", "b/k"], 4);
     let siblings = conflict["siblings"].as_array().unwrap();
     assert_eq!(siblings.len(), 2);
@@ -125,7 +133,9 @@ fn two_writers_conflict_and_one_resolves() {
 fn a_closed_pipe_is_no_error_and_listings_go_on() {
     let cli = Cli::start();
     let lines: String = (0..1500)
-        .map(|number| format!("{{\"key\":\"key-{number:05}\",\"siblings\":[{{\"value\":\"x\"}}]}}\n"))
+        .map(|number| {
+            format!("{{\"key\":\"key-{number:05}\",\"siblings\":[{{\"value\":\"x\"}}]}}\n")
+        })
         .collect();
     let ran = cli.pipe(&["import", "--bucket", "many"], lines.as_bytes());
     ran.check((&["import"], 0, "1500 lines: 1500 new", ""));

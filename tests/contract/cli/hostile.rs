@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use super::{Case, User};
+use super::User;
 use crate::common::Cluster;
 
 /// A server that answers every request with the same bytes, again and again if `endless`.
@@ -25,10 +25,8 @@ fn server(answer: Vec<u8>, endless: bool) -> SocketAddr {
 
 fn answer(status: &str, kind: &str, body: &str) -> Vec<u8> {
     let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
-    .into_bytes()
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n");
+    format!("{head}Connection: close\r\n\r\n{body}").into_bytes()
 }
 
 const COMMANDS: [&[&str]; 12] = [
@@ -66,6 +64,7 @@ fn another_program_is_recognised_by_every_command() {
             let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
             assert!([1, 5, 6].contains(&ran.code), "{args:?} at {shown:?}: {ran:?}");
             assert!(ran.err.starts_with("quorate: ") && ran.err.contains("→"), "{args:?}: {ran:?}");
+            assert_eq!(user.run(&["healthcheck"]).code, 1, "{shown:?}");
             assert!(!ran.err.contains('\u{1b}') && ran.err.len() < 3_000, "{args:?}: {ran:?}");
         }
     }
@@ -87,7 +86,8 @@ fn an_endless_answer_ends() {
 #[test]
 fn addresses_and_tokens_that_cannot_be_name_their_variable() {
     let user = User::of(SocketAddr::from(([127, 0, 0, 1], 1)));
-    for bad in ["https://h:1", "ftp://h", "http://", "http://h:99999", ",", "http://u:p@h:1", "a b"] {
+    for bad in ["https://h:1", "ftp://h", "http://", "http://h:99999", ",", "http://u:p@h:1", "a b"]
+    {
         user.run(&["status", "--url", bad]).check((&["status", bad], 2, "", "--url"));
         let ran = user.command(&["status"]).env("QUORATE_URL", bad).output().unwrap();
         let err = String::from_utf8(ran.stderr).unwrap();
@@ -101,14 +101,13 @@ fn addresses_and_tokens_that_cannot_be_name_their_variable() {
 
 #[test]
 fn the_node_leaves_the_variables_of_the_command_line_alone() {
-    let cluster = Cluster::unformed(1, "test", "");
+    let mut cluster = Cluster::unformed(1, "test", "");
+    cluster.nodes[0].wait_until_alive();
     let user = User::of(cluster.nodes[0].client_addr);
     let config = cluster.nodes[0].config();
     let check = ["check-config", "--config", config.to_str().unwrap()];
     let ran = user.command(&check).env("QUORATE_TOKEN", "secret").output().unwrap();
     assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
-    let steps: &[Case<'_>] = &[(&["doctor", "--config", config.to_str().unwrap()], 1, "form the cluster", "")];
-    for step in steps {
-        user.run(step.0).check(*step);
-    }
+    let doctor = ["doctor", "--config", config.to_str().unwrap()];
+    user.run(&doctor).check((&doctor, 1, "form the cluster", ""));
 }

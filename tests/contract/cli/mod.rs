@@ -95,7 +95,8 @@ impl User {
     pub(crate) fn json(&self, args: &[&str], code: i32) -> Value {
         let ran = self.run(&[args, &["--json"]].concat());
         assert_eq!(ran.code, code, "{args:?}: {ran:?}");
-        serde_json::from_str(ran.out.trim()).unwrap_or_else(|error| panic!("{args:?}: {error}: {ran:?}"))
+        serde_json::from_str(ran.out.trim())
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {ran:?}"))
     }
 }
 
@@ -114,17 +115,43 @@ impl Ran {
 fn every_command_teaches_by_example_and_documents_exit_codes() {
     let user = User::of(SocketAddr::from(([127, 0, 0, 1], 1)));
     let help = user.run(&["--help"]);
-    assert!(help.out.contains("Exit codes:") && help.out.contains("6  unknown outcome"), "{help:?}");
+    assert!(
+        help.out.contains("Exit codes:") && help.out.contains("6  unknown outcome"),
+        "{help:?}"
+    );
     let commands = [
-        "get", "put", "delete", "keys", "siblings", "resolve", "explain", "load", "verify", "export",
-        "import", "status", "top", "ring", "locate", "hints", "anti-entropy", "bucket", "wait", "doctor",
-        "healthcheck", "completions", "man",
+        "get",
+        "put",
+        "delete",
+        "keys",
+        "siblings",
+        "resolve",
+        "explain",
+        "load",
+        "verify",
+        "export",
+        "import",
+        "status",
+        "top",
+        "ring",
+        "locate",
+        "hints",
+        "anti-entropy",
+        "bucket",
+        "wait",
+        "doctor",
+        "healthcheck",
+        "completions",
+        "man",
     ];
     for command in commands {
         assert!(help.out.contains(command), "{command}");
         let ran = user.run(&[command, "--help"]);
         assert_eq!(ran.code, 0, "{ran:?}");
-        assert!(ran.out.contains("Examples:") && ran.out.contains(&format!("quorate {command}")), "{ran:?}");
+        assert!(
+            ran.out.contains("Examples:") && ran.out.contains(&format!("quorate {command}")),
+            "{ran:?}"
+        );
         assert_eq!(user.run(&[command, "--no-such-option"]).code, 2);
     }
 }

@@ -28,7 +28,11 @@ fn a_directory_is_loaded_and_read_back_from_other_nodes() {
     fs::write(root.join("a.txt"), "b").unwrap();
     fs::write(root.join("new"), "n").unwrap();
     let told = cli.json(&["verify", path, "--bucket", "docs"], 1);
-    assert_eq!((&told["differences"], &told["verified"]["files"]), (&2.into(), &2.into()), "{told}");
+    assert_eq!(
+        (&told["differences"], &told["verified"]["files"]),
+        (&2.into(), &2.into()),
+        "{told}"
+    );
     cli.run(&["load", "/no/such/dir"]).check((&["load"], 2, "", "/no/such/dir"));
     cli.run(&["load", path, "--bucket", "a b"]).check((&["load"], 2, "", "a b"));
 }
@@ -94,7 +98,10 @@ fn a_bad_import_writes_nothing_and_says_where() {
         ("{", "line 2: no JSON"),
         ("", "line 2: no JSON"),
         ("{\"bucket\":\"b\",\"key\":\"k\",\"siblings\":[{\"value\":7}]}", "line 2: value"),
-        ("{\"bucket\":\"..\",\"key\":\"k\",\"siblings\":[{\"value\":\"7\"}]}", "line 2: the bucket"),
+        (
+            "{\"bucket\":\"..\",\"key\":\"k\",\"siblings\":[{\"value\":\"7\"}]}",
+            "line 2: the bucket",
+        ),
         ("{\"bucket\":\"b\",\"key\":\"k\",\"vaule\":7}", "line 2: \"vaule\""),
     ] {
         fs::write(&path, format!("{good}\n{bad}\n{good}\n")).unwrap();

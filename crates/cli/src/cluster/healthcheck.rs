@@ -33,11 +33,20 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     let health = if args.ready { admin.readyz().await } else { admin.livez().await };
     let why = match health {
         Err(error) => Some(refusal::of(&error).message),
-        Ok(health) if health.ok => None,
         Ok(health) => {
-            let problem: Option<serde_json::Value> = serde_json::from_str(&health.text).ok();
-            let detail = problem.as_ref().and_then(|it| it["detail"].as_str());
-            Some(format!("{url}: {}", short(detail.unwrap_or(health.text.trim()), 300)))
+            let told: Option<serde_json::Value> = serde_json::from_str(&health.text).ok();
+            // Another program may answer 200 to anything.
+            let is_ours = match args.ready {
+                true => told.as_ref().is_some_and(|it| it["ready"].as_bool() == Some(true)),
+                false => health.text.starts_with("alive"),
+            };
+            let detail = told.as_ref().and_then(|it| it["detail"].as_str());
+            let detail = short(detail.unwrap_or(health.text.trim()), 300);
+            match (health.ok, is_ours) {
+                (true, true) => None,
+                (true, false) => Some(format!("{url} is no Quorate node, it seems: {detail:?}")),
+                (false, _) => Some(format!("{url}: {detail}")),
+            }
         }
     };
     if app.out.json {

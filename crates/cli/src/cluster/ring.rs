@@ -41,7 +41,8 @@ pub struct Locate {
 /// Runs `ring`.
 pub(crate) async fn ring(app: &App) -> Done<Exit> {
     let ring = app.ask("asking", app.nodes.admin().ring()).await?;
-    let nodes = ring["nodes"].as_array().ok_or_else(|| refusal::incomplete("/ring"))?;
+    let nodes = ring["nodes"].as_array().filter(|_| ring["hash"].is_string());
+    let nodes = nodes.ok_or_else(|| refusal::incomplete("/ring"))?;
     if app.out.json {
         app.out.json(&ring)?;
         return Ok(Exit::Ok);

@@ -90,10 +90,9 @@ impl Totals {
     fn told(&self, dry_run: bool) -> String {
         let Self { lines, new, same, replaced, conflicted, skipped } = self;
         let would = if dry_run { "would be " } else { "" };
-        format!(
-            "{}: {would}{new} new, {same} same, {replaced} replaced, {conflicted} conflicted, {skipped} skipped",
-            count(*lines, "line")
-        )
+        let all = count(*lines, "line");
+        let written = format!("{new} new, {same} same, {replaced} replaced");
+        format!("{all}: {would}{written}, {conflicted} conflicted, {skipped} skipped")
     }
 }
 
