@@ -10,6 +10,8 @@ mod common;
 mod bodies;
 #[path = "contract/buckets.rs"]
 mod buckets;
+#[path = "contract/cli/mod.rs"]
+mod cli;
 #[path = "contract/conditions.rs"]
 mod conditions;
 #[path = "contract/conflicts.rs"]
