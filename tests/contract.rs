@@ -30,6 +30,8 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/metrics.rs"]
+mod metrics;
 #[path = "contract/openapi.rs"]
 mod openapi;
 #[path = "contract/quorums.rs"]

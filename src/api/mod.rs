@@ -4,8 +4,8 @@
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`,
 //! `explain`, `health` and `description` are the routes; `write` is shared by all that write;
 //! `represent` and `multipart` render an object, `pieces` streams large responses and `permit_body`
-//! keeps them charged; `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap
-//! every request.
+//! keeps them charged; `problem` and `refusal` are all the errors, `counted` says how they are
+//! counted. `request_trace` and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -13,6 +13,7 @@ mod anti_entropy;
 mod body;
 mod buckets;
 mod conditions;
+mod counted;
 mod description;
 mod distrusted;
 mod explain;
@@ -38,7 +39,7 @@ mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -58,7 +59,7 @@ use self::request_trace::RequestTrace;
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
-use crate::metrics::requests::Route;
+use crate::metrics::requests::Outcome;
 use crate::node::Node;
 
 /// The client API of this node. Cheap to clone.
@@ -118,7 +119,7 @@ impl App for Api {
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
         let problem = Problem::from(why).header(REQUEST_ID, request_trace::new_id());
-        self.0.node.metrics.answered(Route::Other, problem.status(), Duration::ZERO);
+        self.0.node.metrics.requests.refused(Outcome::of_status(problem.status()));
         problem.into_bytes()
     }
 }

@@ -265,8 +265,10 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, headers) = (self.status(), self.headers.clone());
+        let kind = self.kind;
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(kind); // to count it by
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));

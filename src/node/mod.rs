@@ -35,7 +35,7 @@ use crate::cluster::wall_clock::{WallClock, machine_clock};
 use crate::config::Config;
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
-use crate::metrics::requests::Metrics;
+use crate::metrics::totals::Metrics;
 use crate::ops::explanations::Explanations;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;

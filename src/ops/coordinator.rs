@@ -154,8 +154,9 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
     prepare(node, &mut write, &terms, teller.recorder).await?;
     let homes = terms.asked_homes(write.preferred_home(node.me));
     let role = role_of(node.me, &homes);
-    let minted_at = node.now();
+    let (minted_at, began) = (node.now(), Instant::now());
     let row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
+    let stored_at = node.metrics.operations.minted(began);
     let Terms { fallbacks, needed, sloppy, .. } = terms;
     let plan = Plan {
         me: node.me,
@@ -166,12 +167,11 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         replica_timeout_ms: node.config.timeouts.replica_ms,
         deadline,
     };
-    let began = Instant::now();
-    teller.recorder.at(began);
+    teller.recorder.at(stored_at);
     record_stored(node, &row, role, teller.recorder);
     let down = node.peers.down();
     let asked_homes = if down.is_empty() { Vec::new() } else { plan.homes.clone() };
-    let (put, effects) = Put::start(plan, &down, node.uptime_at(began));
+    let (put, effects) = Put::start(plan, &down, node.uptime_at(stored_at));
     for home in asked_homes.into_iter().filter(|home| down.contains(home)) {
         if !effects.iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == home)) {
             teller.recorder.saw(Kind::Avoided, home, Note::Down);
@@ -183,8 +183,10 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         node,
         write: &write,
         needed,
+        sloppy,
         row,
         minted_at,
+        stored_at,
         put,
         reply_to,
         mailbox,
@@ -383,9 +385,13 @@ struct Writing<'a, 'r, Tell> {
     write: &'a Write,
     /// W.
     needed: u16,
+    /// Whether hints count towards W.
+    sloppy: bool,
     row: MintedRow,
     /// Wall-clock time, taken before the row was read.
     minted_at: WallTime,
+    /// When the row was stored, by the monotonic clock.
+    stored_at: Instant,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
@@ -405,6 +411,7 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
                 let now = self.now();
                 match result {
                     Ok(()) => {
+                        self.node.metrics.operations.synced(self.stored_at);
                         self.teller.recorder.saw(Kind::Synced, me, Note::Nothing);
                         self.put.on_ack(me)
                     }
@@ -502,6 +509,8 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
         let object = &self.row.object;
         match answer {
             put::Answer::Written(acks) => {
+                let operations = &self.node.metrics.operations;
+                operations.acknowledged(self.stored_at, &acks, self.sloppy, object);
                 let (Minted::New(dot) | Minted::Already(dot)) = self.row.minted;
                 let answer = WriteAnswer::Written(WrittenAnswer {
                     acks: acks.counted,
@@ -515,6 +524,7 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
                 WriteOutcome { answer, object, trace: None }
             }
             put::Answer::NoQuorum(acks) => {
+                self.node.metrics.operations.not_acknowledged(self.stored_at);
                 let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
                 WriteAnswer::NoQuorum { required: self.needed, acks, outcome }.into()
             }

@@ -235,6 +235,7 @@ impl<'a> Routing<'a> {
         let left_ms = left_ms - (left_ms / 10).min(50);
         let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
         let message = Message::Forward { operation: self.operation, write };
+        self.node.metrics.operations.forwarded.add(1);
         self.node.peers.send(to, message, payload, self.reply_to.clone());
     }
 

@@ -107,7 +107,9 @@ pub(crate) async fn read(
         let effects = reading.step().await;
         answer = reading.carry_out(effects).await;
     }
+    node.metrics.operations.read(began.elapsed(), answer.as_ref());
     if reading.get.is_hedged() {
+        node.metrics.operations.hedges.add(1);
         node.hedges.spend();
     }
     let overload = reading.overload;
@@ -158,7 +160,7 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     let slowness = |home: &NodeId| match node.peers.health(*home) {
         None => 0, // this node
         Some(health) if health.word().is_filling() => u32::MAX,
-        Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
+        Some(health) => 1 + health.round_trips().p50_us().max(1).ilog2() / 2,
     };
     homes.sort_by_key(slowness); // stable: keeps the rotation among equals
 }
@@ -168,7 +170,11 @@ fn hedge_ms(node: &Node) -> Option<u64> {
     if !node.hedges.earn() {
         return None;
     }
-    let p95_us = node.peers.nodes().filter_map(|peer| node.peers.health(peer)).map(|h| h.p95_us());
+    let p95_us = node
+        .peers
+        .nodes()
+        .filter_map(|peer| node.peers.health(peer))
+        .map(|h| h.round_trips().p95_us());
     p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
 }
 
@@ -439,6 +445,7 @@ impl Reading {
 
     /// Sends the merged object to stale replicas, without waiting for them.
     async fn repair(&mut self, behind: Vec<NodeId>) {
+        self.node.metrics.operations.read_repairs.add(behind.len() as u64);
         let object = self.get.merged();
         let note = Note::Version(object.version());
         let bytes = self.node.admission.held(object.to_bytes());

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::Table;
+use crate::bucket_table::Table;
 use crate::clock::Dot;
 use crate::cluster_settings::ClusterSettings;
 use crate::context::Context;
