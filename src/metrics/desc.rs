@@ -102,10 +102,14 @@ pub(crate) struct Section {
 
 /// What the labels mean and which values they have.
 pub(crate) const LABELS: [(&str, &str); 16] = [
-    ("cache", "`row` (whole home rows) or `block` (RocksDB's blocks and blobs)"),
-    ("direction", "`sent` or `received`; for compactions `read` or `written`"),
+    ("cache", "`row` (whole home rows) or `block` (RocksDB's blocks, blobs and memtables)"),
+    ("direction", "`sent` or `received`; of disks `read` or `written`"),
     ("durability", "`fsync` or `buffered`: the setting of that name"),
-    ("kind", "of store calls `inline` or `offloaded`; of datagrams what became of them"),
+    (
+        "kind",
+        "of store calls `inline` or `offloaded`, of stalls `delay` or `stop`; of datagrams what became of \
+         them",
+    ),
     ("level", "level of RocksDB's tree, from `0`"),
     ("node", "this node's name"),
     (

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use rocksdb::statistics::Ticker;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 use crate::columns::Column;
@@ -41,8 +40,9 @@ pub(crate) struct Engine {
     stalls: AtomicU64,
     write_times: Durations,
     sync_times: Durations,
-    /// What the database was opened with: its counters are read through it.
-    opened_with: rocksdb::Options,
+    /// Reads that may not block and found everything in memory, and those that did not.
+    memory_reads: AtomicU64,
+    disk_reads: AtomicU64,
     modes: [Mode; 2],
     pub(crate) read_offload: ReadOffload,
     pub(crate) fault_hook: FaultHook,
@@ -87,8 +87,8 @@ impl Mode {
 }
 
 impl Engine {
-    /// `db` was just opened with these options, and nothing has been written since.
-    pub(crate) fn new(db: DB, opened_with: rocksdb::Options, sync_log: SyncLog) -> Self {
+    /// `db` was just opened, and nothing has been written since.
+    pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
         let opened_at = db.latest_sequence_number();
         Self {
             db,
@@ -105,7 +105,8 @@ impl Engine {
             stalls: AtomicU64::new(0),
             write_times: Durations::default(),
             sync_times: Durations::default(),
-            opened_with,
+            memory_reads: AtomicU64::new(0),
+            disk_reads: AtomicU64::new(0),
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
             read_offload: ReadOffload::default(),
             fault_hook: FaultHook::default(),
@@ -152,11 +153,13 @@ impl Engine {
         let family = self.column(column)?;
         let read = |as_if| self.db.get_pinned_cf_opt(family, key, &self.mode(as_if).read);
         let mut value = read(blocking);
-        if blocking == Blocking::Never
-            && value.as_ref().is_err_and(is_incomplete)
-            && !self.read_offload.should_offload()
-        {
-            value = self.read_offload.run_in_place(|| read(Blocking::Allowed));
+        if blocking == Blocking::Never {
+            let needs_disk = value.as_ref().is_err_and(is_incomplete);
+            let reads = if needs_disk { &self.disk_reads } else { &self.memory_reads };
+            reads.fetch_add(1, Ordering::Relaxed);
+            if needs_disk && !self.read_offload.should_offload() {
+                value = self.read_offload.run_in_place(|| read(Blocking::Allowed));
+            }
         }
         match value {
             Ok(value) => Ok(value.map(|bytes| take(&bytes))),
@@ -315,9 +318,9 @@ impl Engine {
         !self.closed.swap(true, Ordering::SeqCst)
     }
 
-    /// One of RocksDB's counters since it was opened.
-    pub(crate) fn ticker(&self, ticker: Ticker) -> u64 {
-        self.opened_with.get_ticker_count(ticker)
+    /// Of the reads that may not block: those that found everything in memory, and those that did not.
+    pub(crate) fn reads(&self) -> (u64, u64) {
+        (self.memory_reads.load(Ordering::Relaxed), self.disk_reads.load(Ordering::Relaxed))
     }
 
     /// How long batches took to be written, and the log to be synced.

@@ -61,8 +61,8 @@ impl Store {
         check_families(dir)?;
         make_room(dir, options.disk_free_bytes_min);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let (db, opened_with, recovery) = open_database(dir, &options, &cache)?;
-        let engine = Arc::new(Engine::new(db, opened_with, sync_log));
+        let (db, recovery) = open_database(dir, &options, &cache)?;
+        let engine = Arc::new(Engine::new(db, sync_log));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
@@ -134,26 +134,26 @@ fn open_database(
     dir: &Path,
     options: &Options,
     cache: &Cache,
-) -> Result<(DB, rocksdb::Options, Recovery), OpenError> {
+) -> Result<(DB, Recovery), OpenError> {
     let path = dir.join(DATABASE);
     let open = |mode| {
-        let (database, families) = (database_options(options, mode), descriptors(options, cache));
-        DB::open_cf_descriptors(&database, &path, families).map(|db| (db, database))
+        let families = descriptors(options, cache);
+        DB::open_cf_descriptors(&database_options(options, mode), &path, families)
     };
     let error = match open(DBRecoveryMode::TolerateCorruptedTailRecords) {
-        Ok((db, database)) => return Ok((db, database, Recovery::Whole)),
+        Ok(db) => return Ok((db, Recovery::Whole)),
         Err(error) => error,
     };
     let text = error.to_string();
     if error.kind() == ErrorKind::Corruption {
         let reason = || format!("{text}; and truncating the log there does not help");
-        let (db, database) = open(DBRecoveryMode::PointInTime)
+        let db = open(DBRecoveryMode::PointInTime)
             .map_err(|_| OpenError::Damaged { dir: dir.to_owned(), reason: reason() })?;
         tracing::error!(
             reason = text,
             "the log was damaged before its end and was truncated there"
         );
-        return Ok((db, database, Recovery::CutShort(text)));
+        return Ok((db, Recovery::CutShort(text)));
     }
     if text.contains("lock file") || text.contains("lock hold by current process") {
         return Err(OpenError::Locked { dir: dir.to_owned() });

@@ -15,6 +15,12 @@ const RESIDENT: Desc =
     Desc::gauge("process_resident_memory_bytes", "Memory of the process that is in RAM");
 const VIRTUAL: Desc = Desc::gauge("process_virtual_memory_bytes", "Address space of the process");
 const THREADS: Desc = Desc::gauge("process_threads", "Threads of the process");
+const DISK: Desc = Desc::counter(
+    "quorate_disk_bytes_total",
+    "Bytes that the process had the system read from disks and write to them",
+)
+.by(&["direction"])
+.means("Written: the log, flushes and compactions together. Read: what no cache held.");
 const OPEN: Desc = Desc::gauge("process_open_fds", "Open file descriptors")
     .means("The store, the peers and every client connection need some.");
 const MAX: Desc = Desc::gauge("process_max_fds", "Limit of open file descriptors")
@@ -28,7 +34,7 @@ const STARTED: Desc = Desc::gauge(
 pub(super) const SECTION: Section = Section {
     title: "Process",
     about: "By the names that Prometheus' own clients use. What the system does not say is left out.",
-    metrics: &[CPU, RESIDENT, VIRTUAL, THREADS, OPEN, MAX, STARTED],
+    metrics: &[CPU, RESIDENT, VIRTUAL, THREADS, DISK, OPEN, MAX, STARTED],
 };
 
 /// Writes the metrics of the process, started then.
@@ -43,6 +49,12 @@ pub(super) fn write(out: &mut Writer, started: SystemTime) {
             out.one(desc, value * unit);
         }
     }
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    if let (Some(read), Some(written)) = (field(&io, "read_bytes"), field(&io, "write_bytes")) {
+        let mut disk = out.metric(&DISK);
+        disk.value(&["read"], read);
+        disk.value(&["written"], written);
+    }
     if let Some(open) = descriptors::open_now() {
         out.one(&OPEN, open);
     }
@@ -52,7 +64,7 @@ pub(super) fn write(out: &mut Writer, started: SystemTime) {
     out.one(&STARTED, seconds(started.duration_since(UNIX_EPOCH).unwrap_or_default()));
 }
 
-/// A number from `/proc/self/status`, in kilobytes if it is an amount of memory.
+/// A number from `/proc/self/status` (in kilobytes if it is an amount of memory) or its like.
 fn field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()

@@ -57,11 +57,15 @@ const IN_PLACE: Desc = Desc::counter(
 );
 const STALLED_CALLS: Desc =
     Desc::counter("quorate_store_stalled_calls_total", "Writes that met a write stall");
-const STALL_TIME: Desc = Desc::counter(
-    "quorate_store_stall_seconds_total",
-    "Time for which RocksDB held writes back because flushes or compactions were behind",
+const STALLS: Desc = Desc::counter(
+    "quorate_store_stalls_total",
+    "How often RocksDB found that it must delay, or stop, writes: flushes or compactions were behind",
 )
-.means("The disk is too slow for the rate of writes, or storage.background_bytes_per_s too low.");
+.by(&["kind"])
+.means(
+    "The disk is too slow for the rate of writes, or storage.background_bytes_per_s too low. How long \
+     writes wait shows in `quorate_phase_duration_seconds` of `local_write`.",
+);
 const STOPPED: Desc =
     Desc::gauge("quorate_store_write_stopped", "Whether RocksDB takes no writes at the moment");
 const DELAYED: Desc = Desc::gauge(
@@ -77,10 +81,6 @@ const COMPACTIONS: Desc =
     Desc::gauge("quorate_store_compactions_running", "Compactions that run at the moment");
 const FLUSHES: Desc =
     Desc::gauge("quorate_store_flushes_running", "Flushes that run at the moment");
-const COMPACTED: Desc =
-    Desc::counter("quorate_store_compaction_bytes_total", "Bytes that compactions read and wrote")
-        .by(&["direction"]);
-const FLUSHED: Desc = Desc::counter("quorate_store_flush_bytes_total", "Bytes that flushes wrote");
 const ERRORS: Desc = Desc::counter(
     "quorate_store_background_errors_total",
     "Flushes and compactions that failed and are tried again",
@@ -89,12 +89,10 @@ const ERRORS: Desc = Desc::counter(
 const HITS: Desc =
     Desc::counter("quorate_store_cache_hits_total", "Lookups that the cache answered")
         .by(&["cache"]);
-const MISSES: Desc = Desc::counter(
-    "quorate_store_cache_misses_total",
-    "Lookups that the cache could not answer",
-)
-.by(&["cache"])
-.means("Reads that miss `row` ask RocksDB; of its lookups those that miss `block` read the disk.");
+const MISSES: Desc =
+    Desc::counter("quorate_store_cache_misses_total", "Lookups that the cache could not answer")
+        .by(&["cache"])
+        .means("Reads that miss `row` ask RocksDB; those that miss `block` as well need the disk.");
 const CACHE_BYTES: Desc =
     Desc::gauge("quorate_store_cache_bytes", "Bytes that the cache holds").by(&["cache"]);
 const CACHE_LIMIT: Desc =
@@ -134,14 +132,12 @@ pub(super) const SECTION: Section = Section {
         CALLS,
         IN_PLACE,
         STALLED_CALLS,
-        STALL_TIME,
+        STALLS,
         STOPPED,
         DELAYED,
         PENDING,
         COMPACTIONS,
         FLUSHES,
-        COMPACTED,
-        FLUSHED,
         ERRORS,
         HITS,
         MISSES,
@@ -214,21 +210,19 @@ fn write_database(out: &mut Writer, stats: &Stats, database: &DatabaseStats) {
         values.value(&["row"], row);
         values.value(&["block"], block);
     };
-    of_caches(&HITS, database.row_cache_hits, database.block_cache_hits);
-    of_caches(&MISSES, database.row_cache_misses, database.block_cache_misses);
+    of_caches(&HITS, database.row_cache_hits, database.memory_reads);
+    of_caches(&MISSES, database.row_cache_misses, database.disk_reads);
     of_caches(&CACHE_BYTES, stats.row_cache_bytes, stats.block_cache_bytes);
     out.one(&CONFLICT_KEYS, database.conflicts_estimate);
     out.metric(&SYNC_TIMES).durations(&[], &database.syncs);
-    out.one(&STALL_TIME, seconds(database.stalled));
+    let mut stalls = out.metric(&STALLS);
+    stalls.value(&["delay"], database.delays);
+    stalls.value(&["stop"], database.stops);
     out.one(&STOPPED, u8::from(database.write_stopped));
     out.one(&DELAYED, database.delayed_write_bytes_per_s);
     out.one(&PENDING, database.compaction_pending_bytes);
     out.one(&COMPACTIONS, database.running_compactions);
     out.one(&FLUSHES, database.running_flushes);
-    let mut compacted = out.metric(&COMPACTED);
-    compacted.value(&["read"], database.compaction_read_bytes);
-    compacted.value(&["written"], database.compaction_written_bytes);
-    out.one(&FLUSHED, database.flushed_bytes);
     out.one(&MEMTABLES, database.memtable_bytes);
     let mut bytes = out.metric(&LEVEL_BYTES);
     database.levels.iter().for_each(|(level, all)| bytes.value(&[&level.to_string()], all.bytes));
