@@ -1,10 +1,10 @@
 //! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
 //! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once;
-//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`
-//! and `health` are the routes; `write` is shared by all that write; `represent` and `multipart`
-//! render an object, `pieces` streams large responses and `permit_body` keeps them charged;
-//! `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap every request.
+//! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`,
+//! `health`, `events` (with `rates`) and `console` are the routes; `write` is shared by all that
+//! write; `represent` and `multipart` render an object, `pieces` streams large responses and
+//! `permit_body` keeps them charged; `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -12,7 +12,9 @@ mod anti_entropy;
 mod body;
 mod buckets;
 mod conditions;
+mod console;
 mod distrusted;
+mod events;
 mod headers;
 mod health;
 mod hints;
@@ -25,6 +27,7 @@ mod permit_body;
 mod pieces;
 mod problem;
 mod query;
+mod rates;
 mod refusal;
 mod represent;
 mod request_trace;
@@ -116,7 +119,12 @@ impl App for Api {
 }
 
 fn router(node: Arc<Node>) -> Router {
+    let streams = events::Streams::default();
     Router::new()
+        .route("/", get(console::page))
+        .route("/console", get(console::page))
+        .route("/console/{*path}", get(console::file))
+        .route("/events", get(async move |State(node), uri| streams.open(node, uri)))
         .route("/kv/{*path}", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/siblings", get(siblings::list))
         .route("/siblings/{*path}", get(inspect::inspect).post(siblings::resolve))
@@ -150,7 +158,7 @@ async fn no_such_route(request: Request) -> Problem {
          /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
          /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /distrusted, /distrusted/accept, \
          /distrusted/discard, /hints, /hints/sync-points, \
-         /hints/sync-points/{{id}}, /livez, /readyz, /metrics; {} is none of them",
+         /hints/sync-points/{{id}}, /events, /livez, /readyz, /metrics, /console; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)
