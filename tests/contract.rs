@@ -14,6 +14,8 @@ mod buckets;
 mod conditions;
 #[path = "contract/conflicts.rs"]
 mod conflicts;
+#[path = "contract/console.rs"]
+mod console;
 #[path = "contract/contexts.rs"]
 mod contexts;
 #[path = "contract/dev.rs"]

@@ -52,7 +52,10 @@ macro_rules! files {
 
 const FILES: &[File] = files! {
     SCRIPT:
-        "about.js" "api.js" "app.js" "buckets.js" "charts.js" "conflicts.js" "dialog.js" "diff.js" "dom.js" "explorer.js" "findings.js" "format.js" "history.js" "inspect.js" "live.js" "merge.js" "overview.js" "promise.js" "ring.js" "slow.js" "theme.js" "timeline.js" "value.js";
+        "about.js" "api.js" "app.js" "buckets.js" "charts.js" "conflicts.js" "dialog.js"
+        "diff.js" "dom.js" "explorer.js" "explorer_view.js" "findings.js" "format.js"
+        "history.js" "holders.js" "inspect.js" "live.js" "merge.js" "overview.js" "promise.js"
+        "ring.js" "slow.js" "theme.js" "timeline.js" "value.js";
     STYLE: "style.css";
     IMAGE: "icon.svg";
 };

@@ -28,7 +28,12 @@ export async function ask(path, options = {}) {
   const signals = [AbortSignal.timeout(timeout_ms), signal].filter(Boolean);
   let answer;
   try {
-    answer = await fetch(path, { cache: "no-store", redirect: "error", signal: AbortSignal.any(signals), ...rest });
+    answer = await fetch(path, {
+      cache: "no-store",
+      redirect: "error",
+      signal: AbortSignal.any(signals),
+      ...rest,
+    });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Unreachable();
@@ -65,9 +70,16 @@ export function consoleOf(addr) {
   return `${location.protocol}//${addr}/console`;
 }
 
+/** The address of a key's page. */
+export function pageOf(bucket, key) {
+  return `#/conflicts/${encodeURIComponent(bucket)}/${encodeURIComponent(key)}`;
+}
+
 /** A query string of what is set. */
 export function query(values) {
-  const set = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const set = Object.entries(values).filter(
+    ([, value]) => value !== undefined && value !== null && value !== "",
+  );
   return set.length ? `?${new URLSearchParams(set)}` : "";
 }
 
@@ -82,11 +94,19 @@ export function explain(error) {
     bad_context: "Look at the key again.",
     too_many_siblings: "Resolve the conflict first.",
   };
-  const outcome = {
-    not_applied: " Nothing was written.",
-    partial: " A copy may exist and still spread.",
-    unknown: " A node was silent and may hold the write.",
-  }[error.problem?.outcome] ?? "";
-  return [error.name && error.name !== "Error" ? `${error.name}: ` : "", error.message, ".", outcome,
-    hints[error.name] ? ` ${hints[error.name]}` : ""].join("").replace("..", ".");
+  const outcome =
+    {
+      not_applied: " Nothing was written.",
+      partial: " A copy may exist and still spread.",
+      unknown: " A node was silent and may hold the write.",
+    }[error.problem?.outcome] ?? "";
+  return [
+    error.name && error.name !== "Error" ? `${error.name}: ` : "",
+    error.message,
+    ".",
+    outcome,
+    hints[error.name] ? ` ${hints[error.name]}` : "",
+  ]
+    .join("")
+    .replace("..", ".");
 }

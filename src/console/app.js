@@ -56,17 +56,35 @@ function route() {
 }
 
 function nav() {
-  draw(document.getElementById("nav"), PAGES.map((page) => h("li", { key: page.path },
-    h("a", { href: `#/${page.path}`, "aria-current": page === shown ? "page" : null }, page.name))));
+  draw(
+    document.getElementById("nav"),
+    PAGES.map((page) =>
+      h(
+        "li",
+        { key: page.path },
+        h("a", { href: `#/${page.path}`, "aria-current": page === shown ? "page" : null }, page.name),
+      ),
+    ),
+  );
 }
 
 function where() {
   const { cluster, status } = live;
   const state = { live: ["good", "live"], connecting: ["note", "connecting"], cut: ["bad", "cut"] }[status];
-  draw(document.getElementById("where"),
-    cluster ? h("span", { class: "me" }, h("span", { class: "dim" }, "node "), h("b", null, cluster.node),
-      h("span", { class: "dim" }, " of "), cluster.cluster_id) : null,
-    badge(...state, "The stream of events from this node"));
+  draw(
+    document.getElementById("where"),
+    cluster
+      ? h(
+          "span",
+          { class: "me" },
+          h("span", { class: "dim" }, "node "),
+          h("b", null, cluster.node),
+          h("span", { class: "dim" }, " of "),
+          cluster.cluster_id,
+        )
+      : null,
+    badge(...state, "The stream of events from this node"),
+  );
   draw(document.getElementById("cut"), status === "cut" ? banner() : null);
   document.documentElement.classList.toggle("stale", status === "cut");
   if (shown) document.title = `${shown.name} · Quorate${cluster ? ` · ${cluster.node}` : ""}`;
@@ -74,12 +92,32 @@ function where() {
 
 function banner() {
   const name = live.cluster?.node ?? "this node";
-  const others = (live.cluster?.nodes ?? []).filter((it) => it.http_addr && it.node !== name && it.state !== "down");
-  return h("div", { class: "notice bad" },
-    h("p", null, h("b", null, `The stream from ${name} is cut`), `: ${live.reason}. `,
-      live.heard ? `What you see is ${duration(Date.now() - live.heard)} old. ` : "", "Trying again."),
-    others.length ? h("p", null, "Other consoles: ", others.map((it, at) => [at ? ", " : "",
-      h("a", { href: consoleOf(it.http_addr), rel: "noreferrer" }, it.node)])) : null);
+  const others = (live.cluster?.nodes ?? []).filter(
+    (it) => it.http_addr && it.node !== name && it.state !== "down",
+  );
+  return h(
+    "div",
+    { class: "notice bad" },
+    h(
+      "p",
+      null,
+      h("b", null, `The stream from ${name} is cut`),
+      `: ${live.reason}. `,
+      live.heard ? `What you see is ${duration(Date.now() - live.heard)} old. ` : "",
+      "Trying again.",
+    ),
+    others.length
+      ? h(
+          "p",
+          null,
+          "Other consoles: ",
+          others.map((it, at) => [
+            at ? ", " : "",
+            h("a", { href: consoleOf(it.http_addr), rel: "noreferrer" }, it.node),
+          ]),
+        )
+      : null,
+  );
 }
 
 const THEMES = ["auto", "light", "dark"];

@@ -5,8 +5,8 @@ import { svg } from "./dom.js";
 const [WIDTH, HEIGHT] = [240, 44];
 
 /**
- * Lines over the last `span` seconds, one value per second, the newest at the right. `lines` are `{name, values}`,
- * `null` where nothing was measured; `format` renders a value.
+ * Lines over the last `span` seconds, one value per second, the newest at the right. `lines` are `{name,
+ * values}`, `null` where nothing was measured; `format` renders a value.
  */
 export function sparkline(label, lines, { span, format, least = 1 }) {
   const known = lines.flatMap(({ values }) => values.filter((it) => it !== null));
@@ -19,10 +19,15 @@ export function sparkline(label, lines, { span, format, least = 1 }) {
     const now = values.at(-1) === null ? "none" : format(values.at(-1));
     return `${name}: now ${now}, least ${format(Math.min(...seen))}, most ${format(Math.max(...seen))}`;
   });
-  return svg("svg", {
-    class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
-    "aria-label": `${label}, last ${span} seconds. ${words.join("; ")}`,
-  },
+  return svg(
+    "svg",
+    {
+      class: "spark",
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": `${label}, last ${span} seconds. ${words.join("; ")}`,
+    },
     svg("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT - 2.5, y2: HEIGHT - 2.5 }),
     lines.map(({ values }, at) => {
       const path = trace(values, x, y);
@@ -30,7 +35,8 @@ export function sparkline(label, lines, { span, format, least = 1 }) {
         at === 0 && path.area ? svg("path", { class: "area", d: path.area }) : null,
         svg("path", { class: `line line-${at}`, d: path.line }),
       ];
-    }));
+    }),
+  );
 }
 
 // The path through all values that are known, with gaps where they are not; and the area below it.

@@ -31,8 +31,10 @@ function between(a, b, add) {
   const longest = new Uint32Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i -= 1) {
     for (let j = b.length - 1; j >= 0; j -= 1) {
-      longest[i * width + j] = a[i] === b[j] ? longest[(i + 1) * width + j + 1] + 1
-        : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
+      longest[i * width + j] =
+        a[i] === b[j]
+          ? longest[(i + 1) * width + j + 1] + 1
+          : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
     }
   }
   let [i, j] = [0, 0];
@@ -47,7 +49,10 @@ function between(a, b, add) {
   add("right", b.slice(j));
 }
 
-/** Rows of a side-by-side view: `{kind, left, right}`, each side `{number, parts}` or null; parts are `{text, changed}`. */
+/**
+ * Rows of a side-by-side view: `{kind, left, right}`, each side `{number, parts}` or null; parts are `{text,
+ * changed}`.
+ */
 export function rows(a, b) {
   const found = [];
   let [left, right] = [1, 1];
@@ -57,7 +62,11 @@ export function rows(a, b) {
     const { kind, items } = all[at];
     if (kind === "same") {
       for (const text of items) {
-        found.push({ kind, left: { number: left++, parts: whole(text, false) }, right: { number: right++, parts: whole(text, false) } });
+        found.push({
+          kind,
+          left: { number: left++, parts: whole(text, false) },
+          right: { number: right++, parts: whole(text, false) },
+        });
       }
       continue;
     }
@@ -66,7 +75,8 @@ export function rows(a, b) {
     const [lefts, rights] = kind === "left" ? [items, other] : [other, items];
     for (let line = 0; line < Math.max(lefts.length, rights.length); line += 1) {
       const [l, r] = [lefts[line], rights[line]];
-      const [lp, rp] = l !== undefined && r !== undefined ? inLine(l, r) : [whole(l ?? "", true), whole(r ?? "", true)];
+      const [lp, rp] =
+        l !== undefined && r !== undefined ? inLine(l, r) : [whole(l ?? "", true), whole(r ?? "", true)];
       found.push({
         kind: l === undefined ? "right" : r === undefined ? "left" : "changed",
         left: l === undefined ? null : { number: left++, parts: lp },
@@ -95,13 +105,16 @@ const isObject = (value) => value !== null && typeof value === "object" && !Arra
 export function jsonDiff(a, b, path = "$") {
   if (isObject(a) && isObject(b)) {
     return [...new Set([...Object.keys(a), ...Object.keys(b)])].flatMap((name) => {
-      const at = /^[A-Za-z_][A-Za-z0-9_]*$/.test(name) ? `${path}.${name}` : `${path}[${JSON.stringify(name)}]`;
+      const at = /^[A-Za-z_][A-Za-z0-9_]*$/.test(name)
+        ? `${path}.${name}`
+        : `${path}[${JSON.stringify(name)}]`;
       return oneOf(Object.hasOwn(a, name), Object.hasOwn(b, name), a[name], b[name], at);
     });
   }
   if (Array.isArray(a) && Array.isArray(b)) {
     return Array.from({ length: Math.max(a.length, b.length) }, (_, index) =>
-      oneOf(index < a.length, index < b.length, a[index], b[index], `${path}[${index}]`)).flat();
+      oneOf(index < a.length, index < b.length, a[index], b[index], `${path}[${index}]`),
+    ).flat();
   }
   return JSON.stringify(a) === JSON.stringify(b) ? [] : [{ path, kind: "changed", left: a, right: b }];
 }
@@ -111,14 +124,21 @@ function oneOf(inLeft, inRight, left, right, path) {
   return [{ path, kind: inLeft ? "left" : "right", left, right }];
 }
 
-/** Both values in one: members of objects and elements of arrays from both sides; where they differ, `later`'s. */
+/**
+ * Both values in one: members of objects and elements of arrays from both sides; where they differ,
+ * `later`'s.
+ */
 export function joined(earlier, later) {
   if (isObject(earlier) && isObject(later)) {
     const all = { ...earlier };
     for (const [name, value] of Object.entries(later)) {
       const both = Object.hasOwn(earlier, name);
-      Object.defineProperty(all, name, { value: both ? joined(earlier[name], value) : value,
-        enumerable: true, configurable: true, writable: true });
+      Object.defineProperty(all, name, {
+        value: both ? joined(earlier[name], value) : value,
+        enumerable: true,
+        configurable: true,
+        writable: true,
+      });
     }
     return all;
   }

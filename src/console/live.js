@@ -1,15 +1,22 @@
 // The live stream of this node: `/events`, read with fetch so that a refusal can be shown with its reason.
 
 /** How many seconds of rates are kept. */
-export const KEPT = 180;
+export const KEPT = 120;
 /** The node sends something every second; silence for this long means that it is cut off. */
 const SILENT_MS = 4_000;
 const AGAIN_MS = [500, 1_000, 2_000, 3_000];
 
 /** What is known. `status` is connecting, live or cut; `hintHistory` are `{at, keys}` by target. */
 export const live = {
-  status: "connecting", since: Date.now(), reason: null, heard: null,
-  cluster: null, hints: null, antiEntropy: null, rates: [], hintHistory: new Map(),
+  status: "connecting",
+  since: Date.now(),
+  reason: null,
+  heard: null,
+  cluster: null,
+  hints: null,
+  antiEntropy: null,
+  rates: [],
+  hintHistory: new Map(),
 };
 
 const listeners = new Set();
@@ -32,7 +39,9 @@ function become(status, reason = null) {
   tell();
 }
 
-/** Connects, and again whenever the stream ends. A hidden page gives its stream back: a node has only a few. */
+/**
+ * Connects, and again whenever the stream ends. A hidden page gives its stream back: a node has only a few.
+ */
 export function start() {
   document.addEventListener("visibilitychange", () => (document.hidden ? stop?.abort("hidden") : connect()));
   if (!document.hidden) connect();
@@ -55,7 +64,9 @@ async function connect() {
     if (answer.ok) await read(answer.body, heard);
     else why = (await answer.json().catch(() => ({}))).detail ?? `status ${answer.status}`;
   } catch {
-    why = { hidden: "the page was hidden", silent: "the node is silent" }[mine.signal.reason] ?? "the node is gone";
+    why =
+      { hidden: "the page was hidden", silent: "the node is silent" }[mine.signal.reason] ??
+      "the node is gone";
   }
   clearTimeout(silence);
   stop = null;
@@ -85,7 +96,8 @@ async function read(body, heard) {
 
 function take(block) {
   const lines = block.split("\n");
-  const of = (name) => lines.filter((it) => it.startsWith(`${name}: `)).map((it) => it.slice(name.length + 2));
+  const of = (name) =>
+    lines.filter((it) => it.startsWith(`${name}: `)).map((it) => it.slice(name.length + 2));
   const [event] = of("event");
   let data;
   try {

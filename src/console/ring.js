@@ -1,5 +1,5 @@
-// The ring as a drawing: the partitions in the middle, in ring order; around them the nodes, by zone, each as wide as
-// its share of home replicas. A located key points from its partition to its preference list.
+// The ring as a drawing: the partitions in the middle, in ring order; around them the nodes, by zone, each as
+// wide as its share of home replicas. A located key points from its partition to its preference list.
 
 import { svg } from "./dom.js";
 
@@ -32,7 +32,12 @@ function spans(ring) {
   let from = -Math.PI / 2;
   return order.map((member) => {
     const to = from + share(ring, member.node) * 2 * Math.PI;
-    const span = { ...member, from: from + gap / 2, to: Math.max(to - gap / 2, from + gap / 2), mid: (from + to) / 2 };
+    const span = {
+      ...member,
+      from: from + gap / 2,
+      to: Math.max(to - gap / 2, from + gap / 2),
+      mid: (from + to) / 2,
+    };
     from = to;
     return span;
   });
@@ -45,13 +50,15 @@ function sector(from, to, inner, outer) {
   // An arc from a point to itself would be nothing.
   const end = Math.min(to, from + 2 * Math.PI - 0.0001);
   const large = end - from > Math.PI ? 1 : 0;
-  return `M${point(from, outer)}A${outer} ${outer} 0 ${large} 1 ${point(end, outer)}` +
-    `L${point(end, inner)}A${inner} ${inner} 0 ${large} 0 ${point(from, inner)}Z`;
+  return (
+    `M${point(from, outer)}A${outer} ${outer} 0 ${large} 1 ${point(end, outer)}` +
+    `L${point(end, inner)}A${inner} ${inner} 0 ${large} 0 ${point(from, inner)}Z`
+  );
 }
 
 /**
- * The drawing. `homes` is the answer of /ring/partitions, `states` maps nodes to up, suspected, down, self; `chosen`
- * is a node whose partitions stand out; `located` is the answer of /ring/{bucket}/{key}.
+ * The drawing. `homes` is the answer of /ring/partitions, `states` maps nodes to up, suspected, down, self;
+ * `chosen` is a node whose partitions stand out; `located` is the answer of /ring/{bucket}/{key}.
  */
 export function ringDrawing({ ring, homes, states, chosen, located, onChoose }) {
   const nodes = spans(ring);
@@ -61,41 +68,66 @@ export function ringDrawing({ ring, homes, states, chosen, located, onChoose }) 
     `${ring.nodes.length} nodes in ${zones.size} zones, ${ring.partitions} partitions, N ${ring.n}.`,
     nodes.map((it) => `${it.node}: ${(share(ring, it.node) * 100).toFixed(1)} %`).join(", "),
     down.length ? `. Down: ${down.join(", ")}.` : ".",
-    located ? ` The key is in partition ${located.partition}; its nodes in order of preference: ` +
-      `${located.preference_list.join(", ")}.` : "",
+    located
+      ? ` The key is in partition ${located.partition}; its nodes in order of preference: ` +
+        `${located.preference_list.join(", ")}.`
+      : "",
   ].join(" ");
-  return svg("svg", { class: "ring", viewBox: "0 0 420 420", role: "img", "aria-label": `The ring. ${words}` },
-    svg("defs", null, svg("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse",
-      patternTransform: "rotate(45)" }, svg("rect", { class: "hatch", width: 2, height: 5 }))),
+  return svg(
+    "svg",
+    { class: "ring", viewBox: "0 0 420 420", role: "img", "aria-label": `The ring. ${words}` },
+    svg(
+      "defs",
+      null,
+      svg(
+        "pattern",
+        { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+        svg("rect", { class: "hatch", width: 2, height: 5 }),
+      ),
+    ),
     homes ? partitions(ring, homes, chosen, located) : null,
     nodes.map((node) => nodeArc(ring, node, states[node.node], chosen, located, onChoose)),
     zones.size < nodes.length ? zoneArcs(nodes) : null,
     located && homes ? chords(ring, nodes, located) : null,
     nodes.length <= LABELS_MAX ? nodes.map((node) => label(node, ring, states[node.node])) : null,
-    middle(ring, located));
+    middle(ring, located),
+  );
 }
 
 function nodeArc(ring, node, state, chosen, located, onChoose) {
   const isHome = located ? located.preference_list.indexOf(node.node) < located.n : true;
   const faint = (chosen && chosen !== node.node) || !isHome;
   const path = sector(node.from, node.to, NODES.inner, NODES.outer);
-  const on = onChoose
-    ? { mouseenter: () => onChoose(node.node), mouseleave: () => onChoose(null) } : {};
-  return svg("g", { key: node.node, class: `node ${faint ? "faint" : ""}`, on },
-    svg("title", null, `${node.node}, zone ${node.zone}: ${(share(ring, node.node) * 100).toFixed(1)} % of home ` +
-      `replicas, ${node.of_fair_share} of its fair share`),
+  const on = onChoose ? { mouseenter: () => onChoose(node.node), mouseleave: () => onChoose(null) } : {};
+  return svg(
+    "g",
+    { key: node.node, class: `node ${faint ? "faint" : ""}`, on },
+    svg(
+      "title",
+      null,
+      `${node.node}, zone ${node.zone}: ${(share(ring, node.node) * 100).toFixed(1)} % of home ` +
+        `replicas, ${node.of_fair_share} of its fair share`,
+    ),
     svg("path", { class: colour(ring, node.node), d: path }),
     state === "down" ? svg("path", { class: "is-down", d: path, fill: "url(#hatch)" }) : null,
-    state === "suspected" ? svg("path", { class: "is-suspected", d: path }) : null);
+    state === "suspected" ? svg("path", { class: "is-suspected", d: path }) : null,
+  );
 }
 
 function label(node, ring, state) {
   const [x, y] = point(node.mid, LABEL_AT).split(" ").map(Number);
   const anchor = Math.abs(Math.cos(node.mid)) < 0.25 ? "middle" : Math.cos(node.mid) > 0 ? "start" : "end";
   const lift = Math.sin(node.mid) < -0.9 ? -6 : Math.sin(node.mid) > 0.9 ? 10 : 0;
-  return svg("text", { class: `label ${state ?? ""}`, x, y: y + lift, "text-anchor": anchor, "aria-hidden": "true" },
-    node.node, svg("tspan", { class: "dim", x, dy: 13 },
-      state === "down" ? "down" : `${(share(ring, node.node) * 100).toFixed(0)} %`));
+  return svg(
+    "text",
+    { class: `label ${state ?? ""}`, x, y: y + lift, "text-anchor": anchor, "aria-hidden": "true" },
+    node.node,
+    svg(
+      "tspan",
+      { class: "dim", x, dy: 13 },
+      state === "down" ? "down" : `${(share(ring, node.node) * 100).toFixed(0)} %`,
+    ),
+  );
 }
 
 function zoneArcs(nodes) {
@@ -108,7 +140,8 @@ function zoneArcs(nodes) {
 
 function arc(from, to, radius) {
   const end = Math.min(to, from + 2 * Math.PI - 0.0001);
-  return `M${point(from, radius)}A${radius} ${radius} 0 ${end - from > Math.PI ? 1 : 0} 1 ${point(end, radius)}`;
+  const large = end - from > Math.PI ? 1 : 0;
+  return `M${point(from, radius)}A${radius} ${radius} 0 ${large} 1 ${point(end, radius)}`;
 }
 
 const partitionAngle = (partition, all) => -Math.PI / 2 + (partition / all) * 2 * Math.PI;
@@ -125,8 +158,13 @@ function partitions(ring, homes, chosen, located) {
     paths.set(owner, (paths.get(owner) ?? "") + path);
     from = to;
   }
-  return svg("g", { class: `parts ${located ? "faint" : ""}`, "aria-hidden": "true" }, [...paths].map(([owner, d]) =>
-    svg("path", { class: owner === null ? "c-none" : colour(ring, owner), d })));
+  return svg(
+    "g",
+    { class: `parts ${located ? "faint" : ""}`, "aria-hidden": "true" },
+    [...paths].map(([owner, d]) =>
+      svg("path", { class: owner === null ? "c-none" : colour(ring, owner), d }),
+    ),
+  );
 }
 
 // The first home replica; of a chosen node, whether it is any of the home replicas.
@@ -140,19 +178,27 @@ function chords(ring, nodes, located) {
   const angle = partitionAngle(located.partition + 0.5, ring.partitions);
   const home = located.preference_list.slice(0, located.n);
   const half = Math.PI / Math.max(ring.partitions, 90);
-  return svg("g", { class: "located", "aria-hidden": "true" },
+  return svg(
+    "g",
+    { class: "located", "aria-hidden": "true" },
     svg("path", { class: "spot", d: sector(angle - half, angle + half, PARTS.inner - 4, PARTS.outer + 4) }),
     home.map((name, place) => {
       const node = nodes.find((it) => it.node === name);
       if (!node) return null;
-      const [x, y] = point(node.mid, (NODES.inner + NODES.outer) / 2).split(" ").map(Number);
-      const bend = point((angle + shortest(angle, node.mid) / 2), (PARTS.outer + NODES.inner) / 2);
+      const [x, y] = point(node.mid, (NODES.inner + NODES.outer) / 2)
+        .split(" ")
+        .map(Number);
+      const bend = point(angle + shortest(angle, node.mid) / 2, (PARTS.outer + NODES.inner) / 2);
       return [
-        svg("path", { class: "chord", d: `M${point(angle, PARTS.outer + 4)}Q${bend} ${point(node.mid, NODES.inner)}` }),
+        svg("path", {
+          class: "chord",
+          d: `M${point(angle, PARTS.outer + 4)}Q${bend} ${point(node.mid, NODES.inner)}`,
+        }),
         svg("circle", { class: "place", cx: x, cy: y, r: 9 }),
         svg("text", { class: "place-text", x, y: y + 4, "text-anchor": "middle" }, place + 1),
       ];
-    }));
+    }),
+  );
 }
 
 /** The angle to add to `from` to get to `to` by the shorter way. */
@@ -165,7 +211,15 @@ function middle(ring, located) {
   const lines = located
     ? [`partition ${located.partition}`, `of ${ring.partitions}`, `N = ${located.n}`]
     : [`${ring.nodes.length} nodes`, `${ring.partitions} partitions`, `N = ${ring.n}`];
-  return svg("g", { class: "middle", "aria-hidden": "true" }, lines.map((text, line) =>
-    svg("text", { class: line === 0 ? "large" : "", x: CENTRE, y: CENTRE - 12 + line * 20, "text-anchor": "middle" },
-      text)));
+  return svg(
+    "g",
+    { class: "middle", "aria-hidden": "true" },
+    lines.map((text, line) =>
+      svg(
+        "text",
+        { class: line === 0 ? "large" : "", x: CENTRE, y: CENTRE - 12 + line * 20, "text-anchor": "middle" },
+        text,
+      ),
+    ),
+  );
 }

@@ -3,36 +3,87 @@
 import { badge, h, notice, svg, table } from "./dom.js";
 import { clock, micros } from "./format.js";
 
-const [WIDTH, LEFT, RIGHT, LANE] = [900, 150, 16, 34];
+const [WIDTH, LEFT, RIGHT, LANE] = [1000, 190, 16, 34];
 const TOP = 26;
 /** The part of the axis for the time until the answer, when there is more after it. */
 const UNTIL_ANSWER = 0.74;
 /** What an event means, and how it is drawn: good, bad, warn, note, or a plain step. */
 const KINDS = {
-  routed: "step", forwarded: "step", accepted: "good", refused: "bad", silent: "bad", not_sent: "bad", avoided: "warn",
-  minted: "good", stored: "good", synced: "good", asked: "step", replied: "good", acked: "good", hedged: "warn",
-  fallback: "warn", late: "warn", quorum: "goal", answered: "goal", repaired: "note", hinted: "note", done: "note",
+  routed: "step",
+  forwarded: "step",
+  accepted: "good",
+  refused: "bad",
+  silent: "bad",
+  not_sent: "bad",
+  avoided: "warn",
+  minted: "good",
+  stored: "good",
+  synced: "good",
+  asked: "step",
+  replied: "good",
+  acked: "good",
+  hedged: "warn",
+  fallback: "warn",
+  late: "warn",
+  quorum: "goal",
+  answered: "goal",
+  repaired: "note",
+  hinted: "note",
+  done: "note",
 };
 const WORDS = {
-  routed: "routed", forwarded: "forwarded", accepted: "accepted", refused: "refused", silent: "was silent",
-  not_sent: "not sent", avoided: "avoided", minted: "minted the dot", stored: "stored", synced: "synced to disk",
-  asked: "asked", replied: "replied", acked: "acknowledged", hedged: "asked as a hedge", fallback: "took the place",
-  late: "answered late", quorum: "quorum reached", answered: "client answered", repaired: "sent a repair",
-  hinted: "keeps a hint", done: "all done",
+  routed: "routed",
+  forwarded: "forwarded",
+  accepted: "accepted",
+  refused: "refused",
+  silent: "was silent",
+  not_sent: "not sent",
+  avoided: "avoided",
+  minted: "minted the dot",
+  stored: "stored",
+  synced: "synced to disk",
+  asked: "asked",
+  replied: "replied",
+  acked: "acknowledged",
+  hedged: "asked as a hedge",
+  fallback: "took the place",
+  late: "answered late",
+  quorum: "quorum reached",
+  answered: "client answered",
+  repaired: "sent a repair",
+  hinted: "keeps a hint",
+  done: "all done",
 };
 const ENDS = ["replied", "acked", "refused", "silent", "late", "accepted", "not_sent"];
 
 /** The timeline of a trace, with all events as a table. */
 export function timeline(trace) {
   const lanes = lanesOf(trace);
-  return h("div", { class: "trace" },
+  return h(
+    "div",
+    { class: "trace" },
     h("p", { class: "sentence" }, sentence(trace)),
     trace.truncated ? notice("note", "The trace was cut: some events are missing.") : null,
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Timeline, drawn" }, drawing(trace, lanes)),
-    h("details", null, h("summary", null, `All ${trace.events.length} events`),
-      table("Events", [{ name: "After", number: true }, "Node", "What", "Detail"], trace.events.map((it, at) => ({
-        key: at, cells: [micros(it.us) === "–" ? "0 µs" : micros(it.us), it.node ?? trace.entry, what(it.what), it.detail ?? ""],
-      })))));
+    h("div", { class: "scroll", role: "group", "aria-label": "Timeline, drawn" }, drawing(trace, lanes)),
+    h(
+      "details",
+      null,
+      h("summary", null, `All ${trace.events.length} events`),
+      table(
+        "Events",
+        [{ name: "After", number: true }, "Node", "What", "Detail"],
+        trace.events.map((it, at) => ({
+          key: at,
+          cells: [
+            micros(it.us) === "–" ? "0 µs" : micros(it.us),
+            it.node ?? trace.entry,
+            what(it.what),
+            it.detail ?? "",
+          ],
+        })),
+      ),
+    ),
+  );
 }
 
 function what(name) {
@@ -41,20 +92,35 @@ function what(name) {
 }
 
 function sentence(trace) {
-  const quorum = trace.quorum_us === null || trace.quorum_us === undefined ? "without reaching the quorum"
-    : `with the quorum after ${micros(trace.quorum_us)}`;
-  const place = trace.coordinator ? `, coordinated by ${trace.coordinator.node} (${trace.coordinator.why})` : "";
+  const quorum =
+    trace.quorum_us === null || trace.quorum_us === undefined
+      ? "without reaching the quorum"
+      : `with the quorum after ${micros(trace.quorum_us)}`;
+  const place = trace.coordinator
+    ? `, coordinated by ${trace.coordinator.node} (${trace.coordinator.why})`
+    : "";
   const needed = `${trace.needed} of N = ${trace.n} needed, ${trace.sloppy ? "sloppy" : "strict"}`;
-  return [badge(trace.status < 400 || trace.status === 404 ? "good" : "bad", `${trace.status}${trace.problem ? ` ${trace.problem}` : ""}`),
-    ` ${trace.method} at ${clock(trace.at)} UTC through ${trace.entry}${place}: answered after ${micros(trace.took_us)}, ${quorum}; ${needed}.`];
+  return [
+    badge(
+      trace.status < 400 || trace.status === 404 ? "good" : "bad",
+      `${trace.status}${trace.problem ? ` ${trace.problem}` : ""}`,
+    ),
+    ` ${trace.method} at ${clock(trace.at)} UTC through ${trace.entry}${place}: ` +
+      `answered after ${micros(trace.took_us)}, ${quorum}; ${needed}.`,
+  ];
 }
 
 /** The nodes of a trace in order: the entry node, the preference list, others that appear. */
 export function lanesOf(trace) {
   const seen = new Set(trace.events.map((it) => it.node).filter(Boolean));
-  const all = new Set([trace.entry, ...trace.preference_list.filter((it, at) => at < trace.n || seen.has(it)), ...seen]);
+  const all = new Set([
+    trace.entry,
+    ...trace.preference_list.filter((it, at) => at < trace.n || seen.has(it)),
+    ...seen,
+  ]);
   return [...all].map((node) => ({
-    node, role: roleOf(trace, node),
+    node,
+    role: roleOf(trace, node),
     events: trace.events.filter((it) => (it.node ?? trace.entry) === node),
   }));
 }
@@ -73,16 +139,40 @@ function drawing(trace, lanes) {
   const answered = Math.max(trace.took_us, 1);
   const isMore = last > answered * 1.02;
   const room = WIDTH - LEFT - RIGHT;
-  const x = (us) => LEFT + room * (!isMore ? us / answered : us <= answered ? (us / answered) * UNTIL_ANSWER
-    : UNTIL_ANSWER + ((us - answered) / (last - answered)) * (1 - UNTIL_ANSWER));
+  const x = (us) =>
+    LEFT +
+    room *
+      (!isMore
+        ? us / answered
+        : us <= answered
+          ? (us / answered) * UNTIL_ANSWER
+          : UNTIL_ANSWER + ((us - answered) / (last - answered)) * (1 - UNTIL_ANSWER));
   const height = TOP + lanes.length * LANE + 26;
-  const words = trace.events.map((it) => `${micros(it.us)} ${it.node ?? trace.entry} ${WORDS[it.what] ?? it.what}`);
-  return svg("svg", { class: "timeline", viewBox: `0 0 ${WIDTH} ${height}`, width: WIDTH, height, role: "img",
-    "aria-label": `Timeline. ${words.slice(0, 60).join("; ")}` },
-    isMore ? svg("rect", { class: "after", x: x(answered), y: TOP - 6, width: x(last) - x(answered) + RIGHT, height: lanes.length * LANE + 6 }) : null,
+  const words = trace.events.map(
+    (it) => `${micros(it.us)} ${it.node ?? trace.entry} ${WORDS[it.what] ?? it.what}`,
+  );
+  return svg(
+    "svg",
+    {
+      class: "timeline",
+      viewBox: `0 0 ${WIDTH} ${height}`,
+      role: "img",
+      "aria-label": `Timeline. ${words.slice(0, 60).join("; ")}`,
+    },
+    isMore
+      ? svg("rect", {
+          class: "after",
+          x: x(answered),
+          y: TOP - 6,
+          width: x(last) - x(answered) + RIGHT,
+          height: lanes.length * LANE + 6,
+        })
+      : null,
     axis(x, answered, last, isMore, height),
-    goal(trace.quorum_us, "quorum", x, height), goal(trace.took_us, "answer", x, height),
-    lanes.map((lane, at) => laneOf(lane, TOP + at * LANE, x)));
+    goal(trace.quorum_us, "quorum", x, height),
+    goal(trace.took_us, "answer", x, height),
+    lanes.map((lane, at) => laneOf(lane, TOP + at * LANE, x)),
+  );
 }
 
 function axis(x, answered, last, isMore, height) {
@@ -90,10 +180,22 @@ function axis(x, answered, last, isMore, height) {
   const ticks = [];
   for (let us = 0; us <= answered; us += step) ticks.push(us);
   if (isMore) ticks.push(last);
-  return svg("g", { class: "axis" }, ticks.map((us, at) => [
-    svg("line", { x1: x(us), x2: x(us), y1: TOP - 6, y2: height - 20 }),
-    svg("text", { x: x(us), y: height - 6, "text-anchor": at === 0 ? "start" : us === last && isMore ? "end" : "middle" }, us === 0 ? "0" : micros(us)),
-  ]));
+  return svg(
+    "g",
+    { class: "axis" },
+    ticks.map((us, at) => [
+      svg("line", { x1: x(us), x2: x(us), y1: TOP - 6, y2: height - 20 }),
+      svg(
+        "text",
+        {
+          x: x(us),
+          y: height - 6,
+          "text-anchor": at === 0 ? "start" : us === last && isMore ? "end" : "middle",
+        },
+        us === 0 ? "0" : micros(us),
+      ),
+    ]),
+  );
 }
 
 function niceStep(rough) {
@@ -104,9 +206,16 @@ function niceStep(rough) {
 function goal(us, text, x, height) {
   if (us === null || us === undefined) return null;
   const isAnswer = text === "answer";
-  return svg("g", { class: `goal ${text}` },
+  return svg(
+    "g",
+    { class: `goal ${text}` },
     svg("line", { x1: x(us), x2: x(us), y1: TOP - 6, y2: height - 20 }),
-    svg("text", { x: x(us) + (isAnswer ? -4 : -4), y: isAnswer ? 9 : 19, "text-anchor": "end" }, `${text} ${micros(us)}`));
+    svg(
+      "text",
+      { x: x(us) + (isAnswer ? -4 : -4), y: isAnswer ? 9 : 19, "text-anchor": "end" },
+      `${text} ${micros(us)}`,
+    ),
+  );
 }
 
 function laneOf(lane, y, x) {
@@ -114,21 +223,45 @@ function laneOf(lane, y, x) {
   let free = 0;
   const marks = lane.events.map((it) => {
     const at = x(it.us);
-    const fits = at >= free;
+    // The two goals are named at their lines.
+    const fits = at >= free && KINDS[it.what] !== "goal";
     if (fits) free = at + it.what.length * 6.2 + 14;
     const end = at > WIDTH - 80;
-    return svg("g", { class: `event ${KINDS[it.what] ?? "step"}` },
-      svg("title", null, `${micros(it.us)}: ${WORDS[it.what] ?? it.what}${it.detail ? `, ${it.detail}` : ""}`),
+    return svg(
+      "g",
+      { class: `event ${KINDS[it.what] ?? "step"}` },
+      svg(
+        "title",
+        null,
+        `${micros(it.us)}: ${WORDS[it.what] ?? it.what}${it.detail ? `, ${it.detail}` : ""}`,
+      ),
       svg("circle", { cx: at, cy: middle, r: 4 }),
-      fits ? svg("text", { x: end ? at + 4 : at - 3, y: middle - 9, "text-anchor": end ? "end" : "start" }, it.what) : null);
+      fits
+        ? svg(
+            "text",
+            { x: end ? at + 4 : at - 3, y: middle - 9, "text-anchor": end ? "end" : "start" },
+            it.what,
+          )
+        : null,
+    );
   });
-  return svg("g", { class: "lane" },
+  return svg(
+    "g",
+    { class: "lane" },
     svg("line", { class: "base", x1: LEFT, x2: WIDTH - RIGHT, y1: middle, y2: middle }),
     svg("text", { class: "name", x: 0, y: middle + 1 }, lane.node),
     svg("text", { class: "dim", x: LEFT - 12, y: middle + 1, "text-anchor": "end" }, lane.role),
     bars(lane.events, x).map(([from, to, kind]) =>
-      svg("rect", { class: `bar ${kind}`, x: from, y: middle - 2.5, width: Math.max(to - from, 1), height: 5 })),
-    marks);
+      svg("rect", {
+        class: `bar ${kind}`,
+        x: from,
+        y: middle - 2.5,
+        width: Math.max(to - from, 1),
+        height: 5,
+      }),
+    ),
+    marks,
+  );
 }
 
 // From each question to what came of it.

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { rows } from "./diff.js";
-import { bytes } from "./format.js";
+import { bytes, many } from "./format.js";
 
 /** Longer values are cut until someone asks for all, in characters. */
 const SHOWN_MAX = 20_000;
@@ -31,7 +31,10 @@ function hex(all) {
   const lines = [];
   for (let at = 0; at < Math.min(all.length, 1024); at += 16) {
     const part = [...all.slice(at, at + 16)];
-    const digits = part.map((it) => it.toString(16).padStart(2, "0")).join(" ").padEnd(48);
+    const digits = part
+      .map((it) => it.toString(16).padStart(2, "0"))
+      .join(" ")
+      .padEnd(48);
     const signs = part.map((it) => (it >= 32 && it < 127 ? String.fromCharCode(it) : "·")).join("");
     lines.push(`${at.toString(16).padStart(6, "0")}  ${digits} ${signs}`);
   }
@@ -50,10 +53,25 @@ export function valueView(sibling, label) {
   if (known.kind === "deleted") return h("p", { class: "empty" }, "deleted: a write without a value");
   const text = pretty(known);
   if (text === "") return h("p", { class: "empty" }, "empty: no bytes");
-  const box = h("pre", { class: "value", tabindex: 0, "aria-label": label, role: "region" }, text.slice(0, SHOWN_MAX));
+  const box = h(
+    "pre",
+    { class: "value scroll", "aria-label": label, role: "group" },
+    text.slice(0, SHOWN_MAX),
+  );
   if (text.length <= SHOWN_MAX) return box;
-  const more = h("button", { type: "button", on: { click: () => { box.textContent = text; more.remove(); } } },
-    `Show all ${bytes(text.length)}`);
+  const more = h(
+    "button",
+    {
+      type: "button",
+      on: {
+        click: () => {
+          box.textContent = text;
+          more.remove();
+        },
+      },
+    },
+    `Show all ${bytes(text.length)}`,
+  );
   return h("div", null, box, more);
 }
 
@@ -61,15 +79,24 @@ export function valueView(sibling, label) {
 export function diffView(a, b, names) {
   const all = rows(a, b);
   const near = nearChanges(all);
-  const side = (it, kind) => (it
-    ? [h("td", { class: "line-number", "aria-hidden": "true" }, it.number),
-      h("td", { class: `code ${kind}` }, it.parts.map(({ text, changed }) =>
-        (changed && kind !== "same" ? h(kind === "left" ? "del" : "ins", null, text) : text)))]
-    : [h("td", { class: "line-number" }), h("td", { class: "code none" })]);
+  const side = (it, kind) =>
+    it
+      ? [
+          h("td", { class: "line-number", "aria-hidden": "true" }, it.number),
+          h(
+            "td",
+            { class: `code ${kind}` },
+            it.parts.map(({ text, changed }) =>
+              changed && kind !== "same" ? h(kind === "left" ? "del" : "ins", null, text) : text,
+            ),
+          ),
+        ]
+      : [h("td", { class: "line-number" }), h("td", { class: "code none" })];
   const lines = [];
   let hidden = 0;
   const flush = () => {
-    if (hidden) lines.push(h("tr", { class: "skipped" }, h("td", { colspan: 4 }, `${hidden} equal lines`)));
+    if (hidden)
+      lines.push(h("tr", { class: "skipped" }, h("td", { colspan: 4 }, many(hidden, "equal line"))));
     hidden = 0;
   };
   all.forEach((row, at) => {
@@ -78,15 +105,45 @@ export function diffView(a, b, names) {
       return;
     }
     flush();
-    lines.push(h("tr", null, side(row.left, row.kind === "same" ? "same" : "left"),
-      side(row.right, row.kind === "same" ? "same" : "right")));
+    lines.push(
+      h(
+        "tr",
+        null,
+        side(row.left, row.kind === "same" ? "same" : "left"),
+        side(row.right, row.kind === "same" ? "same" : "right"),
+      ),
+    );
   });
   flush();
   const changed = all.filter((it) => it.kind !== "same").length;
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Differences between ${names.join(" and ")}` },
-    h("table", { class: "diff" }, h("caption", { class: "hidden" }, `${changed} lines differ`),
-      h("thead", null, h("tr", null, names.map((name) => h("th", { scope: "col", colspan: 2 }, name)))),
-      h("tbody", null, lines)));
+  return h(
+    "div",
+    {
+      class: "scroll",
+      role: "group",
+      "aria-label": `Differences between ${names.join(" and ")}`,
+    },
+    h(
+      "table",
+      { class: "diff" },
+      h("caption", { class: "hidden" }, `${many(changed, "line")} changed`),
+      h(
+        "colgroup",
+        null,
+        ["line", "", "line", ""].map((it) => h("col", { class: it })),
+      ),
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          names.map((name) => h("th", { scope: "col", colspan: 2 }, name)),
+        ),
+      ),
+      h("tbody", null, lines),
+    ),
+  );
 }
 
 function nearChanges(all) {
