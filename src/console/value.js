@@ -6,6 +6,9 @@ import { bytes, many } from "./format.js";
 
 /** Longer values are cut until someone asks for all, in characters. */
 const SHOWN_MAX = 20_000;
+/** The texts that someone asked for, so that they stay when the page is drawn again; and how many. */
+const whole = new Set();
+const WHOLE_MAX = 20;
 
 /** The bytes of base64. */
 export function unbase64(text) {
@@ -53,26 +56,24 @@ export function valueView(sibling, label) {
   if (known.kind === "deleted") return h("p", { class: "empty" }, "deleted: a write without a value");
   const text = pretty(known);
   if (text === "") return h("p", { class: "empty" }, "empty: no bytes");
+  const isCut = text.length > SHOWN_MAX && !whole.has(text);
   const box = h(
     "pre",
     { class: "value scroll", "aria-label": label, role: "group" },
-    text.slice(0, SHOWN_MAX),
+    isCut ? text.slice(0, SHOWN_MAX) : text,
   );
-  if (text.length <= SHOWN_MAX) return box;
-  const more = h(
-    "button",
-    {
-      type: "button",
-      on: {
-        click: () => {
-          box.textContent = text;
-          more.remove();
-        },
-      },
-    },
-    `Show all ${bytes(text.length)}`,
-  );
-  return h("div", null, box, more);
+  return isCut ? h("div", null, box, showAll(text)) : box;
+}
+
+// The elements that are drawn may not be those made here, hence `this`.
+function showAll(text) {
+  const show = function () {
+    if (whole.size > WHOLE_MAX) whole.clear();
+    whole.add(text);
+    this.previousElementSibling.textContent = text;
+    this.remove();
+  };
+  return h("button", { type: "button", on: { click: show } }, `Show all ${bytes(text.length)}`);
 }
 
 /** Two texts side by side, with what differs marked. */

@@ -75,7 +75,7 @@ test("a write that comes in between is not lost, and is told of", () =>
   }));
 
 test("what somebody else has resolved is refused, in words", () =>
-  withPage({}, async (page) => {
+  withPage({ mayFail: true }, async (page) => {
     const path = await conflict("resolve", "late", "first", ["left", "right"], "text/plain");
     await open(page, "conflicts/resolve/late");
     await page.getByRole("button", { name: "Keep A" }).waitFor();
