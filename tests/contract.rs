@@ -30,8 +30,12 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/openapi.rs"]
+mod openapi;
 #[path = "contract/quorums.rs"]
 mod quorums;
+#[path = "contract/reference.rs"]
+mod reference;
 #[path = "contract/runs.rs"]
 mod runs;
 #[path = "contract/semantics.rs"]

@@ -2,9 +2,10 @@
 //!
 //! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once;
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`,
-//! `health`, `events` (with `rates`) and `console` are the routes; `write` is shared by all that
-//! write; `represent` and `multipart` render an object, `pieces` streams large responses and
-//! `permit_body` keeps them charged; `problem` and `refusal` are all the errors. `request_trace` and `unread` wrap every request.
+//! `health`, `events` (with `rates`), `console` and `description` are the routes; `write` is shared
+//! by all that write; `represent` and `multipart` render an object, `pieces` streams large responses
+//! and `permit_body` keeps them charged; `problem` and `refusal` are all the errors. `request_trace`
+//! and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -13,6 +14,7 @@ mod body;
 mod buckets;
 mod conditions;
 mod console;
+mod description;
 mod distrusted;
 mod events;
 mod headers;
@@ -123,7 +125,7 @@ fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/", get(console::page))
         .route("/console", get(console::page))
-        .route("/console/{*path}", get(console::file))
+        .route("/console/{version}/{file}", get(console::file))
         .route("/events", get(async move |State(node), uri| streams.open(node, uri)))
         .route("/kv/{*path}", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/siblings", get(siblings::list))
@@ -147,6 +149,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(description::show))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(node)
@@ -158,7 +161,8 @@ async fn no_such_route(request: Request) -> Problem {
          /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
          /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /distrusted, /distrusted/accept, \
          /distrusted/discard, /hints, /hints/sync-points, \
-         /hints/sync-points/{{id}}, /events, /livez, /readyz, /metrics, /console; {} is none of them",
+         /hints/sync-points/{{id}}, /events, /livez, /readyz, /metrics, /openapi.json, /, \
+         /console, /console/{{version}}/{{file}}; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)

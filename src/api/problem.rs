@@ -58,7 +58,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn status(self) -> StatusCode {
+    /// The HTTP status.
+    pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest
             | Self::BadPath
@@ -271,8 +272,63 @@ pub(super) fn echo(text: &str) -> String {
 }
 
 #[cfg(test)]
+impl Kind {
+    pub(super) const ALL: [Self; 36] = [
+        Self::BadRequest,
+        Self::BadPath,
+        Self::BadParameter,
+        Self::BadHeader,
+        Self::BadContext,
+        Self::BadBody,
+        Self::NoSuchRoute,
+        Self::KeyNotFound,
+        Self::KeyDeleted,
+        Self::NoSuchSibling,
+        Self::NoSuchSyncPoint,
+        Self::SyncPointGone,
+        Self::MethodNotAllowed,
+        Self::HeadTooSlow,
+        Self::BodyTooSlow,
+        Self::SiblingGone,
+        Self::ConditionFailed,
+        Self::TooLarge,
+        Self::TargetTooLong,
+        Self::UnsupportedMediaType,
+        Self::HeadTooLarge,
+        Self::TooManySiblings,
+        Self::ObjectTooLarge,
+        Self::ClockFull,
+        Self::IdempotencyKeyReused,
+        Self::Internal,
+        Self::Overloaded,
+        Self::NoQuorum,
+        Self::NoReadQuorum,
+        Self::NotFormed,
+        Self::NotReady,
+        Self::Stopping,
+        Self::HintsFull,
+        Self::Failed,
+        Self::DiskFull,
+        Self::BucketsFull,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        self.name_and_title().0
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_kinds_are_listed_for_the_tests() {
+        let source = include_str!("problem.rs");
+        let (_, rest) = source.split_once("pub(crate) enum Kind {").unwrap_or_default();
+        let (variants, _) = rest.split_once("\n}").unwrap_or_default();
+        let count = variants.lines().filter(|line| line.trim_end().ends_with(',')).count();
+        assert_eq!(Kind::ALL.len(), count);
+    }
 
     #[test]
     fn a_problem_names_its_type_and_status() {

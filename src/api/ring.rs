@@ -120,6 +120,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
             None => json!({
                 "node": member.node,
                 "zone": member.zone,
+                "http_addr": node.config.advertised_client_addr(),
                 "state": "self",
                 "release": RELEASE,
                 "layout": of_layout(node.layout.version(), node.layout.hash().0),
@@ -155,6 +156,7 @@ fn of_peer(peer: &PeerView, mine: &Common) -> Value {
         "node": peer.node,
         "zone": peer.zone,
         "peer_addr": peer.peer_addr,
+        "http_addr": said.client_addr,
         "state": peer.state,
         "since_ms": peer.since_ms,
         "suspicion": peer.phi.map(|phi| (phi * 100.0).round() / 100.0),

@@ -51,11 +51,14 @@ fn is_over(time: Duration) -> bool {
     time >= ALIVE_FOR
 }
 
-/// How long after its failure a store is reopened, given the wall-clock times of earlier
-/// reopenings.
-fn pause_ms(reopened: &[Millis], now: Millis) -> u64 {
-    // If the clock was set back none of them is recent: the pause is then short, not endless.
-    let recent = reopened.iter().filter(|at| **at <= now && now.since(**at) < HOUR_MS).count();
+/// How many of the reopenings at these wall-clock times were within the last hour. If the clock was
+/// set back none of them was: the pause is then short, not endless.
+fn recent(reopened: &[Millis], now: Millis) -> usize {
+    reopened.iter().filter(|at| **at <= now && now.since(**at) < HOUR_MS).count()
+}
+
+/// How long after its failure a store is reopened that was reopened `recent` times lately.
+fn pause_ms(recent: usize) -> u64 {
     let factor = 4u64.saturating_pow(recent.min(REMEMBERED) as u32);
     PAUSE_MS.saturating_mul(factor).min(PAUSE_MS_MAX)
 }
@@ -98,13 +101,14 @@ enum Tried {
 fn try_disk(node: &Node, failed_for: Duration) -> Tried {
     let (file, now) = (Path::new(&node.config.data_dir).join(FILE), node.now());
     let mut reopened = read(&file);
-    let pause = Duration::from_millis(pause_ms(&reopened, now));
+    let recent = recent(&reopened, now);
+    let pause = Duration::from_millis(pause_ms(recent));
     if failed_for < pause {
         return match pause.as_secs() {
             0..=1 => Tried::Later,
             seconds => Tried::Obstacle(format!(
-                "it failed {} times recently; the next attempt is {seconds} s after the failure",
-                reopened.len() + 1
+                "it failed {} times within an hour; the next attempt is {seconds} s after the failure",
+                recent + 1
             )),
         };
     }
@@ -150,12 +154,13 @@ mod tests {
     fn a_store_that_fails_again_and_again_waits_longer() {
         let now = Millis(10 * HOUR_MS);
         let ago = |ms: &[u64]| ms.iter().map(|ms| Millis(now.0 - ms)).collect::<Vec<_>>();
-        assert_eq!(pause_ms(&[], now), 1_000);
-        assert_eq!(pause_ms(&ago(&[HOUR_MS, 2 * HOUR_MS]), now), 1_000, "long forgotten");
-        assert_eq!(pause_ms(&ago(&[HOUR_MS, 9]), now), 4_000);
-        assert_eq!(pause_ms(&ago(&[3, 2, 1]), now), 64_000);
-        assert_eq!(pause_ms(&ago(&[1; 16]), now), 300_000);
-        assert_eq!(pause_ms(&[Millis(now.0 + 1)], now), 1_000, "the clock was set back");
+        let after = |reopened: &[Millis]| pause_ms(recent(reopened, now));
+        assert_eq!(after(&[]), 1_000);
+        assert_eq!(after(&ago(&[HOUR_MS, 2 * HOUR_MS])), 1_000, "long forgotten");
+        assert_eq!(after(&ago(&[HOUR_MS, 9])), 4_000);
+        assert_eq!(after(&ago(&[3, 2, 1])), 64_000);
+        assert_eq!(after(&ago(&[1; 16])), 300_000);
+        assert_eq!(after(&[Millis(now.0 + 1)]), 1_000, "the clock was set back");
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Ask {
                 remembers_since: Default::default(),
                 attests: false,
                 frame_bytes_max: 0, // this client accepts no frames
+                client_addr: String::new(),
             });
             match self.ask(Message::Hello { status: nothing }).await {
                 Ok(status) => return Ok(status),

@@ -40,11 +40,15 @@ impl Config {
     }
 
     fn check_addresses(&self) -> Result<(), ConfigError> {
+        if let Some(addr) = self.client_addr_advertised.as_ref().filter(|it| !is_host_and_port(it))
+        {
+            let allowed = "a host and a port, such as n1.example.org:7401";
+            return Err(value("client_addr_advertised", allowed, addr));
+        }
         let mut seen: Vec<String> = Vec::new();
         for node in &self.layout.nodes {
             let wrong = |allowed| value("layout.nodes.peer_addr", allowed, &node.peer_addr);
-            let port = node.peer_addr.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(1..))) {
+            if !is_host_and_port(&node.peer_addr) {
                 return Err(wrong("a host and a port, such as 127.0.0.1:7501"));
             }
             let addr = node.peer_addr.to_ascii_lowercase();
@@ -114,6 +118,14 @@ impl Config {
         }
         in_range("storage.disk_free_bytes_min", s.disk_free_bytes_min, 0..=1 << 50)
     }
+}
+
+/// Whether this can be the address of a port: a host and a port, without whitespace.
+pub(crate) fn is_host_and_port(addr: &str) -> bool {
+    const BYTES_MAX: usize = 253 + ":65535".len(); // the longest DNS name
+    let Some((host, port)) = addr.rsplit_once(':') else { return false };
+    let fits = !host.is_empty() && addr.len() <= BYTES_MAX;
+    fits && host.bytes().all(|b| b.is_ascii_graphic()) && matches!(port.parse::<u16>(), Ok(1..))
 }
 
 /// Whether a listener at `own` can be reached at `shown`, host and port, as far as can be told

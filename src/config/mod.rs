@@ -4,7 +4,7 @@
 //! rejected, and every value is validated here, once, with an error that names the key and the
 //! accepted values.
 
-mod checks;
+pub(crate) mod checks;
 mod environment;
 pub(crate) mod sections;
 
@@ -96,6 +96,9 @@ pub struct Config {
     /// The address to listen on for clients.
     #[serde(default = "default_client_addr")]
     pub client_addr: SocketAddr,
+    /// The address at which clients reach this node, host and port, if it is not `client_addr`.
+    #[serde(default)]
+    pub client_addr_advertised: Option<String>,
     /// The address to listen on for peers.
     #[serde(default = "default_peer_addr")]
     pub peer_addr: SocketAddr,
@@ -149,6 +152,7 @@ const ALONE: &[&str] = &[
     "node",
     "data_dir",
     "client_addr",
+    "client_addr_advertised",
     "peer_addr",
     "durability",
     "worker_threads",
@@ -190,6 +194,25 @@ impl Config {
             object_bytes_max: self.limits.object_bytes_max as u64,
             siblings_max: self.limits.siblings_max as u64,
         }
+    }
+
+    /// The address at which clients reach this node, host and port: as configured, or where it
+    /// listens. A node that listens on all interfaces is reached at the host of its `peer_addr` in
+    /// the layout. `None` if the system chooses the port.
+    pub fn advertised_client_addr(&self) -> Option<String> {
+        if let Some(addr) = &self.client_addr_advertised {
+            return Some(addr.clone());
+        }
+        let (ip, port) = (self.client_addr.ip(), self.client_addr.port());
+        if port == 0 {
+            return None;
+        }
+        if !ip.is_unspecified() {
+            return Some(self.client_addr.to_string());
+        }
+        let own = self.layout.nodes.iter().find(|node| node.name == self.node)?;
+        let (host, _) = own.peer_addr.rsplit_once(':')?;
+        Some(format!("{host}:{port}"))
     }
 
     /// Reads a file, overlays the environment and validates every value.

@@ -129,3 +129,21 @@ fn what_is_odd_is_said() {
     let own: SocketAddr = "[::1]:7501".parse().unwrap();
     assert!(is_reached_at(own, "[::1]:7501") && !is_reached_at(own, "[::2]:7501"));
 }
+
+#[test]
+fn clients_are_told_an_address_that_they_can_reach() {
+    let told = |variables: &[(&str, &str)]| with(variables).unwrap().advertised_client_addr();
+    let listen = |addr| told(&[("QUORATE_CLIENT_ADDR", addr)]);
+    assert_eq!(told(&[]).as_deref(), Some("127.0.0.1:7401"));
+    assert_eq!(listen("10.1.2.3:80").as_deref(), Some("10.1.2.3:80"));
+    assert_eq!(listen("0.0.0.0:81").as_deref(), Some("127.0.0.1:81"), "the host of its peer_addr");
+    assert_eq!(listen("127.0.0.1:0"), None, "the system chooses the port");
+    let name = "QUORATE_CLIENT_ADDR_ADVERTISED";
+    assert_eq!(told(&[(name, "db1.example.org:7401")]).as_deref(), Some("db1.example.org:7401"));
+    for wrong in
+        ["", "db1", ":7401", "db1:0", "db1:70000", "a b:1", &format!("{}:1", "x".repeat(300))]
+    {
+        let error = with(&[(name, wrong)]).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("a host and a port"), "{error}");
+    }
+}

@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use quorate_protocol::common::Common;
 use quorate_protocol::message::Status;
 
+use crate::config::checks::is_host_and_port;
+
 /// What gossip reports of a peer; `None` where it reported nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GossipState {
@@ -44,6 +46,8 @@ pub(crate) struct AdvertisedState {
     pub(crate) common: Option<Common>,
     /// Whether it waits for an operator.
     pub(crate) waits: Option<bool>,
+    /// Where clients reach it, host and port.
+    pub(crate) client_addr: Option<String>,
     /// Whether it reports that it cannot reach this node.
     pub(crate) cannot_reach_me: bool,
 }
@@ -95,6 +99,9 @@ impl Advertised {
             said.buckets_hash = Some(status.buckets_hash);
             said.common = Some(status.common);
             said.waits = Some(status.waits);
+            // Clients are told this address: pass on only what can be one.
+            said.client_addr =
+                is_host_and_port(&status.client_addr).then(|| status.client_addr.clone());
         });
     }
 

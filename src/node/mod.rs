@@ -477,6 +477,7 @@ impl Node {
             waits: self.own_doubt().is_some(),
             attests: false,
             frame_bytes_max: crate::peer::framed::frame_bytes_max(&self.config) as u64,
+            client_addr: self.config.advertised_client_addr().unwrap_or_default(),
         }
     }
 }

@@ -143,6 +143,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         remembers_since: Millis(0),
         attests: false,
         frame_bytes_max: 0,
+        client_addr: "\r\n<script>".to_owned(),
     });
     for message in [
         store(b""),

@@ -33,6 +33,10 @@ fn the_ring_the_cluster_and_the_numbers() {
     let states: Vec<&str> =
         view["nodes"].as_array().unwrap().iter().map(|n| n["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["self", "up", "up", "up", "up"], "{view}");
+    let addr_of = |n: &Value| n["http_addr"].as_str().unwrap_or_default().to_owned();
+    let told: Vec<String> = view["nodes"].as_array().unwrap().iter().map(addr_of).collect();
+    let listening: Vec<String> = cluster.nodes.iter().map(|n| n.client_addr.to_string()).collect();
+    assert_eq!(told, listening, "clients find every node from one");
 
     assert_eq!(node.get("/livez").status, 200);
     assert_eq!(node.get("/readyz").json()["ready"], true);

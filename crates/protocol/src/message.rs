@@ -412,6 +412,8 @@ pub struct Status {
     /// The longest frame it accepts, in bytes: an object that would not fit is not written, since
     /// it could not be replicated to this node.
     pub frame_bytes_max: u64,
+    /// Where clients reach it, host and port; empty if it does not know.
+    pub client_addr: String,
 }
 
 /// One client write as it travels from entry node to coordinator.

@@ -200,6 +200,7 @@ impl Node {
             clock: self.machine_clock(world.now),
             waits: false,
             frame_bytes_max: 0,
+            client_addr: String::new(),
             remembers_since: self.records.starts.remembers_since,
         }
     }
