@@ -217,7 +217,7 @@ function slider(name, value, max, what, set) {
   return h(
     "div",
     { class: "slider" },
-    h("label", { for: id }, h("b", null, name), h("span", { class: "dim" }, what)),
+    h("label", { for: id }, h("b", null, name), " ", h("span", { class: "dim" }, what)),
     h("input", {
       type: "range",
       id,

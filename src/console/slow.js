@@ -98,7 +98,7 @@ function body(page, act) {
                     badge(...(WHY[it.why] ?? ["note", it.why])),
                     it.method,
                     h("span", { class: "mono" }, `${it.bucket}/${it.key}`),
-                    String(it.status),
+                    it.status === null ? "–" : String(it.status),
                     micros(it.took_us),
                     h(
                       "button",

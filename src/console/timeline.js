@@ -100,13 +100,14 @@ function sentence(trace) {
     ? `, coordinated by ${trace.coordinator.node} (${trace.coordinator.why})`
     : "";
   const needed = `${trace.needed} of N = ${trace.n} needed, ${trace.sloppy ? "sloppy" : "strict"}`;
+  // Neither is known while the request runs, nor if the client hung up.
+  const answered = trace.took_us === null ? "not answered" : `answered after ${micros(trace.took_us)}`;
+  const state = `${trace.status}${trace.problem ? ` ${trace.problem}` : ""}`;
+  const isGood = trace.status < 400 || trace.status === 404;
   return [
-    badge(
-      trace.status < 400 || trace.status === 404 ? "good" : "bad",
-      `${trace.status}${trace.problem ? ` ${trace.problem}` : ""}`,
-    ),
+    trace.status === null ? badge("note", "no answer") : badge(isGood ? "good" : "bad", state),
     ` ${trace.method} at ${clock(trace.at)} UTC through ${trace.entry}${place}: ` +
-      `answered after ${micros(trace.took_us)}, ${quorum}; ${needed}.`,
+      `${answered}, ${quorum}; ${needed}.`,
   ];
 }
 
@@ -135,8 +136,8 @@ function roleOf(trace, node) {
 }
 
 function drawing(trace, lanes) {
-  const last = Math.max(trace.took_us, 1, ...trace.events.map((it) => it.us));
-  const answered = Math.max(trace.took_us, 1);
+  const last = Math.max(trace.took_us ?? 0, 1, ...trace.events.map((it) => it.us));
+  const answered = Math.max(trace.took_us ?? last, 1);
   const isMore = last > answered * 1.02;
   const room = WIDTH - LEFT - RIGHT;
   const x = (us) =>

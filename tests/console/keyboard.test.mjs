@@ -64,7 +64,7 @@ test("sliders follow the arrow keys, and the promise follows them", () =>
   withPage({}, async (page) => {
     await write("/kv/keyboard/slider", "1");
     await open(page, "keys/keyboard/slider");
-    await page.getByLabel("R must answer a read").focus();
+    await page.getByRole("slider", { name: "R must answer a read" }).focus();
     await page.getByText("N 3, R 2, W 2 promises").waitFor();
     await page.keyboard.press("ArrowLeft");
     await page.getByText("N 3, R 1, W 2 promises").waitFor();
@@ -92,9 +92,9 @@ test("the live page keeps the focus while it is drawn again", () =>
 test("bucket properties are changed and reset with a question each", () =>
   withPage({}, async (page) => {
     await open(page, "buckets");
-    await page.getByLabel("Bucket").fill("no bucket!");
+    await page.getByRole("textbox", { name: "Bucket" }).fill("no bucket!");
     await page.keyboard.press("Enter");
-    await page.getByLabel("Bucket").fill("keyboard-bucket");
+    await page.getByRole("textbox", { name: "Bucket" }).fill("keyboard-bucket");
     await page.keyboard.press("Enter");
     await page.getByLabel("W", { exact: true }).selectOption("all");
     await page.getByText("W = 3 copies are durable").waitFor();
