@@ -151,11 +151,12 @@ function add(page, act) {
     autocomplete: "off",
     spellcheck: "false",
     maxlength: 128,
-    pattern: NAME.source,
   });
   const go = (event) => {
     event.preventDefault();
-    if (!NAME.test(input.value) || input.value === "." || input.value === "..") {
+    // The element that is drawn may not be the one made here.
+    const name = document.getElementById(input.id).value.trim();
+    if (!NAME.test(name) || name === "." || name === "..") {
       page.told = {
         kind: "warn",
         text: "A bucket's name has 1 to 128 of A-Z a-z 0-9 . _ - and is not . or ..",
@@ -163,7 +164,7 @@ function add(page, act) {
       act.show();
       return;
     }
-    act.edit(input.value);
+    act.edit(name);
   };
   return panel(
     "Set the properties of another bucket",
