@@ -71,11 +71,11 @@ for program in node npm; do
 done
 work=$TARGET/console
 files=()
+((${#names[@]})) || names=(logic pages resolve hostile keyboard live)
 for name in "${names[@]}"; do
     [[ -f $ROOT/tests/console/$name.test.mjs ]] || die "there is no test '$name' (see --help)"
     files+=("$name.test.mjs")
 done
-((${#files[@]})) || files=(logic.test.mjs pages.test.mjs resolve.test.mjs hostile.test.mjs keyboard.test.mjs live.test.mjs)
 CONSOLE_BROWSER=$(browser)
 prepare "$work"
 trap clean_up EXIT

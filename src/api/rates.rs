@@ -126,7 +126,8 @@ fn per_second(now_and_then: Option<(f64, f64)>, seconds: Option<f64>) -> Option<
     Some(((now - then).max(0.0) / seconds * 100.0).round() / 100.0)
 }
 
-/// The quantile of a cumulative histogram, in its unit, interpolated within a bucket; `None` if it is empty.
+/// The quantile of a cumulative histogram, in its unit, interpolated within a bucket; `None` if it
+/// is empty.
 fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     let all = buckets.last()?.1;
     if all <= 0.0 {
@@ -145,7 +146,8 @@ fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
 
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
-/// One line of OpenMetrics text: name, labels, value. No label that is of interest here has an escape.
+/// One line of OpenMetrics text: name, labels, value. No label that is of interest here has an
+/// escape.
 fn parse(line: &str) -> Option<((&str, Labels<'_>), f64)> {
     let (series, value) = line.rsplit_once(' ')?;
     let value = value.parse().ok()?;
@@ -167,7 +169,8 @@ mod tests {
 
     use super::*;
 
-    /// What `/metrics` says of PUTs: `fast` took 100 to 200 microseconds, `slow`, which failed, 50 to 100 ms.
+    /// What `/metrics` says of PUTs: `fast` took 100 to 200 microseconds, `slow`, which failed, 50
+    /// to 100 ms.
     fn reading(fast: u32, slow: u32, at: Instant) -> Sample {
         let all = fast + slow;
         let text = format!(

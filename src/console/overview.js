@@ -36,7 +36,7 @@ function body(page, show) {
   const { cluster } = live;
   if (!cluster) return [h("h1", null, "Overview"), h("p", { class: "empty" }, "Waiting for the node")];
   const found = findings(live);
-  const { kind, text } = verdict(cluster, found);
+  const { kind, text } = stateOf(cluster, found);
   return [
     h("h1", { class: "hidden" }, "Overview"),
     h(
@@ -78,6 +78,12 @@ function body(page, show) {
   ];
 }
 
+// What was true when the stream was cut need not be true now.
+function stateOf(cluster, found) {
+  const known = verdict(cluster, found);
+  return live.status === "cut" ? { kind: "note", text: `When last heard from: ${known.text}` } : known;
+}
+
 function ringOf(page, show) {
   if (page.failed) return notice("bad", page.failed);
   if (!page.ring) return h("p", { class: "empty" }, "Loading");
@@ -86,7 +92,7 @@ function ringOf(page, show) {
   const looks = JSON.stringify([states, page.chosen]);
   if (looks !== page.drawn || !page.drawing) {
     page.drawn = looks;
-    page.drawing = ringDrawing({ ...page, states, onChoose: (node) => choose(page, node, show) });
+    page.drawing = ringDrawing({ ...page, states, key: looks, onChoose: (node) => choose(page, node, show) });
   }
   return [
     h("div", { class: "ring-box" }, page.drawing),

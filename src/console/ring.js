@@ -58,9 +58,10 @@ function sector(from, to, inner, outer) {
 
 /**
  * The drawing. `homes` is the answer of /ring/partitions, `states` maps nodes to up, suspected, down, self;
- * `chosen` is a node whose partitions stand out; `located` is the answer of /ring/{bucket}/{key}.
+ * `chosen` is a node whose partitions stand out; `located` is the answer of /ring/{bucket}/{key}. A drawing
+ * that is kept and drawn again needs a `key` of its own.
  */
-export function ringDrawing({ ring, homes, states, chosen, located, onChoose }) {
+export function ringDrawing({ key, ring, homes, states, chosen, located, onChoose }) {
   const nodes = spans(ring);
   const zones = new Set(nodes.map((it) => it.zone));
   const down = nodes.filter((it) => states[it.node] === "down").map((it) => it.node);
@@ -75,7 +76,7 @@ export function ringDrawing({ ring, homes, states, chosen, located, onChoose }) 
   ].join(" ");
   return svg(
     "svg",
-    { class: "ring", viewBox: "0 0 420 420", role: "img", "aria-label": `The ring. ${words}` },
+    { key, class: "ring", viewBox: "0 0 420 420", role: "img", "aria-label": `The ring. ${words}` },
     svg(
       "defs",
       null,

@@ -94,6 +94,7 @@ test("bucket properties are changed and reset with a question each", () =>
     await open(page, "buckets");
     await page.getByRole("textbox", { name: "Bucket" }).fill("no bucket!");
     await page.keyboard.press("Enter");
+    await page.getByText("A bucket's name has 1 to 128 of").waitFor();
     await page.getByRole("textbox", { name: "Bucket" }).fill("keyboard-bucket");
     await page.keyboard.press("Enter");
     await page.getByLabel("W", { exact: true }).selectOption("all");
