@@ -38,7 +38,7 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
         "rounds": rounds,
         "totals": {
             "rounds": totals.rounds,
-            "keys_repaired": totals.keys_mended,
+            "keys_repaired": totals.keys_repaired,
             "bytes": totals.bytes,
         },
         "dirty_partitions": node.anti_entropy.dirty_partitions(),
@@ -171,7 +171,7 @@ fn round(node: &Node, report: &Report) -> Value {
         "differing": report.differing,
         "differing_partitions": report.partitions.iter().map(|p| p.0).collect::<Vec<_>>(),
         "keys_compared": report.keys_compared,
-        "keys_repaired": report.keys_mended,
+        "keys_repaired": report.keys_repaired,
         "bytes_sent": report.bytes_sent,
         "bytes_received": report.bytes_received,
         "began_ms_ago": node.uptime().since(report.began),

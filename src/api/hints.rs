@@ -9,7 +9,7 @@ use axum::http::header::LOCATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::Response;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     Params::parse(uri.query(), &[])?;
     let _permit = node.admission.operation()?;
     let now = node.now();
-    let age_ms = |since: Option<Millis>| since.map(|since| now.since(since));
+    let age_ms = |since: Option<WallTime>| since.map(|since| now.since(since));
     let targets: Vec<Value> = kept(&node)
         .await
         .map_err(|error| refusal::of_store(&error))?

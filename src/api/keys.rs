@@ -9,7 +9,7 @@ use axum::http::Uri;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use quorate_protocol::listing::Question;
+use quorate_protocol::listing::ListRequest;
 use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key};
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
     node.accepts_reads()?;
     let mut permit = node.admission.operation()?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT).min(usize::from(keys::LIMIT_MAX)) as u16;
-    let question = Question { bucket, prefix, after, limit };
+    let question = ListRequest { bucket, prefix, after, limit };
     permit.started(Duration::from_millis(node.config.timeouts.request_ms));
     let Page { keys, next, is_complete } = keys::list(&node, &question).await;
     permit.finished();

@@ -7,7 +7,7 @@
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::quorum::{Count, QuorumError};
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 
 use super::path::percent_decode;
 use super::problem::Problem;
@@ -103,13 +103,13 @@ impl Params {
     }
 
     /// The quorum settings that a read asks for.
-    pub(super) fn of_read(&self) -> Asked {
-        Asked { n: self.n, needed: self.r, sloppy: self.sloppy }
+    pub(super) fn of_read(&self) -> QuorumOptions {
+        QuorumOptions { n: self.n, needed: self.r, sloppy: self.sloppy }
     }
 
     /// The quorum settings that a write asks for.
-    pub(super) fn of_write(&self) -> Asked {
-        Asked { n: self.n, needed: self.w, sloppy: self.sloppy }
+    pub(super) fn of_write(&self) -> QuorumOptions {
+        QuorumOptions { n: self.n, needed: self.w, sloppy: self.sloppy }
     }
 }
 

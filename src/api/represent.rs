@@ -8,10 +8,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
-use quorate_protocol::context::{ContextKeys, Seen};
+use quorate_protocol::context::{Context, ContextKeys};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, Version};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::view::{View, context_of};
 use serde_json::{Map, Value, json};
 
@@ -36,7 +37,7 @@ pub(super) struct Representation<'a> {
     pub(super) sibling: Option<Dot>,
     pub(super) conditions: ReadConditions<'a>,
     /// The wall clock.
-    pub(super) now: Millis,
+    pub(super) now: WallTime,
     /// Whether the response carries values; without them it carries no context either.
     pub(super) shows_values: bool,
 }
@@ -202,7 +203,7 @@ pub(super) fn etag(version: Version, suffix: &str) -> HeaderValue {
 }
 
 /// A context as a header value.
-pub(super) fn context(contexts: &ContextKeys, key: &Key, seen: &Seen) -> HeaderValue {
+pub(super) fn context(contexts: &ContextKeys, key: &Key, seen: &Context) -> HeaderValue {
     header_of(contexts.sign(key, seen))
 }
 
@@ -216,7 +217,7 @@ fn condition_failed() -> Problem {
 }
 
 /// 200: the raw value with all its metadata.
-fn value(sibling: &Sibling, now: Millis) -> Response {
+fn value(sibling: &Sibling, now: WallTime) -> Response {
     let mut response = Response::new(match &sibling.value {
         Some(value) => Body::from(value.clone()),
         None => Body::empty(),
@@ -227,14 +228,14 @@ fn value(sibling: &Sibling, now: Millis) -> Response {
 
 /// The `Last-Modified` of a value. While another write may still follow within the same second, it
 /// is the second before: no client can then hold the date of a value that was written later.
-fn last_modified_s(stamp: Stamp, now: Millis) -> u64 {
-    let (at, now) = (stamp.millis().0 / 1000, now.0 / 1000);
+fn last_modified_s(stamp: Stamp, now: WallTime) -> u64 {
+    let (at, now) = (stamp.wall_time().0 / 1000, now.0 / 1000);
     if at < now { at } else { now.saturating_sub(1) }
 }
 
 /// The second in which a value was written.
 pub(super) fn written_s(stamp: Stamp) -> u64 {
-    stamp.millis().0 / 1000
+    stamp.wall_time().0 / 1000
 }
 
 /// Adds `Content-Type`, `Last-Modified`, the other stored headers, and `Quorate-Meta-*`.
@@ -304,7 +305,7 @@ pub(super) fn rfc3339(stamp: Stamp) -> String {
 }
 
 fn time(stamp: Stamp) -> SystemTime {
-    let ms = stamp.millis().0.min(SECONDS_MAX * 1000);
+    let ms = stamp.wall_time().0.min(SECONDS_MAX * 1000);
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
@@ -314,11 +315,11 @@ mod tests {
 
     #[test]
     fn a_value_is_not_said_to_be_of_a_second_that_may_bring_another() {
-        let at = |ms| Stamp::at(Millis(ms));
-        assert_eq!(last_modified_s(at(5_400), Millis(5_900)), 4);
-        assert_eq!(last_modified_s(at(5_400), Millis(6_000)), 5);
-        assert_eq!(last_modified_s(at(9_000), Millis(6_000)), 5, "by a clock that is ahead");
-        assert_eq!(last_modified_s(at(0), Millis(0)), 0);
+        let at = |ms| Stamp::at(WallTime(ms));
+        assert_eq!(last_modified_s(at(5_400), WallTime(5_900)), 4);
+        assert_eq!(last_modified_s(at(5_400), WallTime(6_000)), 5);
+        assert_eq!(last_modified_s(at(9_000), WallTime(6_000)), 5, "by a clock that is ahead");
+        assert_eq!(last_modified_s(at(0), WallTime(0)), 0);
         assert_eq!(written_s(at(5_400)), 5);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
@@ -149,7 +149,7 @@ pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<R
     })))
 }
 
-fn of_peer(peer: &PeerView, mine: &Common) -> Value {
+fn of_peer(peer: &PeerView, mine: &ClusterSettings) -> Value {
     let said = &peer.said;
     let disagrees = said.common.as_ref().map(|theirs| mine.differences(theirs)).unwrap_or_default();
     json!({

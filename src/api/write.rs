@@ -9,12 +9,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use quorate_protocol::bucket::Conflicts;
-use quorate_protocol::context::{ContextKeys, Seen};
+use quorate_protocol::context::{Context, ContextKeys};
 use quorate_protocol::message::{Condition, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, WriteId};
 use quorate_protocol::row::Draft;
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 
 use super::conditions::{self, ReadConditions};
 use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
@@ -30,11 +30,11 @@ use crate::ops::entry::{self, WriteOutcome};
 pub(super) struct WriteRequest<'a> {
     parts: &'a Parts,
     pub(super) key: Key,
-    asked: Asked,
+    asked: QuorumOptions,
     timeout_ms: u64,
     return_body: bool,
     /// The context, as sent and as verified.
-    context: Option<(&'a str, Seen)>,
+    context: Option<(&'a str, Context)>,
     condition: Option<Condition>,
     idempotency_key: Option<&'a [u8]>,
 }
@@ -74,7 +74,7 @@ impl<'a> WriteRequest<'a> {
     }
 
     /// The client's context.
-    pub(super) fn seen(&self) -> Option<&Seen> {
+    pub(super) fn seen(&self) -> Option<&Context> {
         self.context.as_ref().map(|(_, seen)| seen)
     }
 
@@ -187,13 +187,13 @@ impl<'a> WriteRequest<'a> {
                 let detail = "what is stored does not satisfy If-Match or If-None-Match";
                 return Err(Problem::new(Kind::ConditionFailed, detail));
             }
-            WriteAnswer::KeyReused => {
+            WriteAnswer::IdempotencyKeyReused => {
                 let detail = "use a new Idempotency-Key for every new request";
                 return Err(Problem::new(Kind::IdempotencyKeyReused, detail));
             }
             WriteAnswer::Refused(error) => return Err(error.into()),
-            WriteAnswer::Unable(refusal) => return Err(refusal.into()),
-            WriteAnswer::Unfit(error) => return Err(unfit("w", error)),
+            WriteAnswer::Unavailable(refusal) => return Err(refusal.into()),
+            WriteAnswer::InvalidQuorum(error) => return Err(unfit("w", error)),
         };
         let mut response = match object {
             Some(object) if self.return_body && !object.is_deleted() => {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_storage::Condition;
 
 use crate::background::pool::result_of;
@@ -53,7 +53,7 @@ fn is_over(time: Duration) -> bool {
 
 /// How many of the reopenings at these wall-clock times were within the last hour. If the clock was
 /// set back none of them was: the pause is then short, not endless.
-fn recent(reopened: &[Millis], now: Millis) -> usize {
+fn recent(reopened: &[WallTime], now: WallTime) -> usize {
     reopened.iter().filter(|at| **at <= now && now.since(**at) < HOUR_MS).count()
 }
 
@@ -129,12 +129,12 @@ fn try_disk(node: &Node, failed_for: Duration) -> Tried {
 }
 
 /// The times of past reopenings; none if they cannot be read.
-fn read(file: &Path) -> Vec<Millis> {
+fn read(file: &Path) -> Vec<WallTime> {
     let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines().filter_map(|line| line.trim().parse().ok().map(Millis)).collect()
+    text.lines().filter_map(|line| line.trim().parse().ok().map(WallTime)).collect()
 }
 
-fn write(file: &Path, reopened: &[Millis]) -> io::Result<()> {
+fn write(file: &Path, reopened: &[WallTime]) -> io::Result<()> {
     let unfinished: PathBuf = file.with_extension("tmp");
     let mut text: String = reopened.iter().map(|at| format!("{}\n", at.0)).collect();
     text.push_str(&" ".repeat(PROOF_BYTES.saturating_sub(text.len())));
@@ -152,15 +152,15 @@ mod tests {
 
     #[test]
     fn a_store_that_fails_again_and_again_waits_longer() {
-        let now = Millis(10 * HOUR_MS);
-        let ago = |ms: &[u64]| ms.iter().map(|ms| Millis(now.0 - ms)).collect::<Vec<_>>();
-        let after = |reopened: &[Millis]| pause_ms(recent(reopened, now));
+        let now = WallTime(10 * HOUR_MS);
+        let ago = |ms: &[u64]| ms.iter().map(|ms| WallTime(now.0 - ms)).collect::<Vec<_>>();
+        let after = |reopened: &[WallTime]| pause_ms(recent(reopened, now));
         assert_eq!(after(&[]), 1_000);
         assert_eq!(after(&ago(&[HOUR_MS, 2 * HOUR_MS])), 1_000, "long forgotten");
         assert_eq!(after(&ago(&[HOUR_MS, 9])), 4_000);
         assert_eq!(after(&ago(&[3, 2, 1])), 64_000);
         assert_eq!(after(&ago(&[1; 16])), 300_000);
-        assert_eq!(after(&[Millis(now.0 + 1)]), 1_000, "the clock was set back");
+        assert_eq!(after(&[WallTime(now.0 + 1)]), 1_000, "the clock was set back");
     }
 
     #[test]
@@ -175,8 +175,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(FILE);
         assert_eq!(read(&file), []);
-        write(&file, &[Millis(7), Millis(9)]).unwrap();
-        assert_eq!(read(&file), [Millis(7), Millis(9)]);
+        write(&file, &[WallTime(7), WallTime(9)]).unwrap();
+        assert_eq!(read(&file), [WallTime(7), WallTime(9)]);
         assert!(fs::metadata(&file).unwrap().len() >= PROOF_BYTES as u64);
         fs::write(&file, b"x\n12\n\xff").unwrap();
         assert_eq!(read(&file), []);

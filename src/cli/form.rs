@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::message::{Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
@@ -126,7 +126,7 @@ impl Ask {
                 buckets_hash: 0,
                 release: RELEASE.to_owned(),
                 start: Default::default(),
-                common: Common::default(),
+                common: ClusterSettings::default(),
                 remembers_since: Default::default(),
                 attests: false,
                 frame_bytes_max: 0, // this client accepts no frames

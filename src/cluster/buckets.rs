@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
 use quorate_protocol::name::{Bucket, NodeId};
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::sweep::{Ns, Pass, Placement};
+use quorate_protocol::reassign::{Assignment, Pass, ReplicaCounts};
+use quorate_protocol::time::WallTime;
 use quorate_storage::Store;
 use tokio::sync::Semaphore;
 
@@ -19,7 +19,7 @@ pub(crate) struct Buckets {
     pub(super) nodes: u16,
     table: Arc<RwLock<Table>>,
     /// Whether rows are in the trees of their buckets' n.
-    placement: RwLock<Placement>,
+    assignment: RwLock<Assignment>,
     /// Buckets whose n was raised, with the n before (or the lowest that this node may have
     /// missed). Nodes that became home replicas by that hold nothing yet: until they have fetched
     /// all of it, they may not answer for these keys.
@@ -50,7 +50,8 @@ pub(crate) enum BucketsError {
 
 const TABLE_RECORD: &str = "buckets";
 const RAISED_RECORD: &str = "raised";
-const PLACEMENT_RECORD: &str = "placement";
+/// The record keeps its name on disk.
+const ASSIGNMENT_RECORD: &str = "placement";
 /// With more resets than this they are folded, which changes the table on every node.
 const RESETS_MAX: usize = 256;
 const DEFAULT_N_RECORD: &str = "default_n";
@@ -98,21 +99,21 @@ impl Buckets {
             None => Table::default(),
         };
         let raised = record::load(store, RAISED_RECORD)?.unwrap_or_default();
-        let mut placement: Placement =
-            record::load(store, PLACEMENT_RECORD)?.unwrap_or_else(Placement::unknown);
+        let mut assignment: Assignment =
+            record::load(store, ASSIGNMENT_RECORD)?.unwrap_or_else(Assignment::unknown);
         // The default n, which applies to buckets without a record, may have been changed since.
-        if placement.change(&Ns::of(&table, (&defaults, nodes))) {
-            record::put(store, PLACEMENT_RECORD, &placement)?;
+        if assignment.change(&ReplicaCounts::of(&table, (&defaults, nodes))) {
+            record::put(store, ASSIGNMENT_RECORD, &assignment)?;
         }
         let table = Arc::new(RwLock::new(table));
         let known = table.clone();
-        store.tree_by(Box::new(move |bucket| {
+        store.assign_trees_by(Box::new(move |bucket| {
             let table = known.read().unwrap_or_else(PoisonError::into_inner);
             table.settings(bucket).over(&defaults, nodes).n
         }));
-        let (placement, raised) = (RwLock::new(placement), RwLock::new(raised));
+        let (assignment, raised) = (RwLock::new(assignment), RwLock::new(raised));
         let (changing, asking) = (Mutex::new(()), Semaphore::new(1));
-        Ok(Self { defaults, nodes, table, placement, raised, changing, asking })
+        Ok(Self { defaults, nodes, table, assignment, raised, changing, asking })
     }
 
     /// The effective properties of a bucket.
@@ -177,7 +178,7 @@ impl Buckets {
         store: &Store,
         bucket: &Bucket,
         settings: Settings,
-        by: (NodeId, Millis),
+        by: (NodeId, WallTime),
     ) -> Result<Table, BucketsError> {
         let _changing = self.lock();
         {
@@ -218,8 +219,8 @@ impl Buckets {
             if let Err(error) = self.keep(store, next) {
                 // The previous n stay in force, which is one more change for the rows marked as in
                 // doubt.
-                let before = Ns::of(&self.table(), self.over());
-                self.write_placement().change(&before);
+                let before = ReplicaCounts::of(&self.table(), self.over());
+                self.write_assignment().change(&before);
                 return Err(error);
             }
         }
@@ -228,28 +229,28 @@ impl Buckets {
 
     /// Marks rows of buckets whose n is about to change as in doubt, durably.
     fn doubt(&self, store: &Store, next: &Table) -> Result<(), quorate_storage::Error> {
-        let mut placement = self.placement().clone();
-        if placement.change(&Ns::of(next, self.over())) {
-            record::put(store, PLACEMENT_RECORD, &placement)?;
-            *self.write_placement() = placement;
+        let mut assignment = self.assignment().clone();
+        if assignment.change(&ReplicaCounts::of(next, self.over())) {
+            record::put(store, ASSIGNMENT_RECORD, &assignment)?;
+            *self.write_assignment() = assignment;
         }
         Ok(())
     }
 
     /// Whether rows are in the trees of their buckets' n.
-    pub(crate) fn placement(&self) -> RwLockReadGuard<'_, Placement> {
-        self.placement.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn assignment(&self) -> RwLockReadGuard<'_, Assignment> {
+        self.assignment.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_placement(&self) -> RwLockWriteGuard<'_, Placement> {
-        self.placement.write().unwrap_or_else(PoisonError::into_inner)
+    fn write_assignment(&self) -> RwLockWriteGuard<'_, Assignment> {
+        self.assignment.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pass over rows that is due. Every row written after this call goes into the tree of the
     /// n that the pass knows, or of a later change. Blocks while n is being changed.
     pub(crate) fn pass(&self, store: &Store) -> Option<Pass> {
         let changing = self.lock();
-        let pass = self.placement().pass();
+        let pass = self.assignment().next_pass();
         drop(changing);
         if pass.is_some() {
             store.wait_for_writers();
@@ -263,10 +264,10 @@ impl Buckets {
     /// The store's, if that cannot be made durable; the pass is then due again.
     pub(crate) fn passed(&self, store: &Store, pass: &Pass) -> Result<(), quorate_storage::Error> {
         let _changing = self.lock();
-        let mut placement = self.placement().clone();
-        if placement.passed(pass) {
-            record::put(store, PLACEMENT_RECORD, &placement)?;
-            *self.write_placement() = placement;
+        let mut assignment = self.assignment().clone();
+        if assignment.finish_pass(pass) {
+            record::put(store, ASSIGNMENT_RECORD, &assignment)?;
+            *self.write_assignment() = assignment;
         }
         Ok(())
     }
@@ -289,7 +290,7 @@ impl Buckets {
     }
 
     /// This node has fetched all that it must hold of a bucket, of which `before` replicas held it
-    /// before, since `changed` ([`Placement::changed`]). Forgets that n was raised, unless n has
+    /// before, since `changed` ([`Assignment::last_change_of`]). Forgets that n was raised, unless n has
     /// changed in the meantime, even if it was changed back: rows may have been dropped in between.
     ///
     /// # Errors
@@ -303,7 +304,7 @@ impl Buckets {
     ) -> Result<(), quorate_storage::Error> {
         let _changing = self.lock();
         let mut raised = self.raised();
-        let is_changed = self.placement().changed(bucket.as_str()) != changed;
+        let is_changed = self.assignment().last_change_of(bucket.as_str()) != changed;
         if raised.get(bucket) != Some(&before) || is_changed {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::SKEW_MS_MAX;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_storage::{Error, Store};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ pub(crate) struct Generation {
     number: u64,
     nonce: u64,
     filled_at: u64,
-    alive_at: Option<Millis>,
+    alive_at: Option<WallTime>,
     keeps_rows: AtomicBool,
     /// Whether it started without the rows it once had, or with none, and has not received all of
     /// them since.
@@ -47,7 +47,7 @@ pub(crate) struct Generation {
     has_waited: AtomicBool,
     durable: Mutex<Durable>,
     memory: Mutex<Memory>,
-    remembers_since: Millis,
+    remembers_since: WallTime,
     is_memory_recorded: AtomicBool,
     /// Starts, by their nonces, that continue an earlier remembered one.
     attested: Mutex<BTreeMap<NodeId, u64>>,
@@ -81,7 +81,7 @@ struct StartOver {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Memory {
     /// Wall-clock time since which none of it has been lost.
-    since: Millis,
+    since: WallTime,
     peers: BTreeMap<NodeId, Remembered>,
 }
 
@@ -103,7 +103,7 @@ impl Generation {
     /// [`StartError`] if a record cannot be read or written.
     pub(crate) fn load(
         store: &Store,
-        now: Millis,
+        now: WallTime,
         grace_ms: u64,
         has_peers: bool,
         is_filled: bool,
@@ -200,7 +200,7 @@ impl Generation {
     }
 
     /// Since when this node has remembered its peers' starts without a gap, by its wall clock.
-    pub(crate) fn remembers_since(&self) -> Millis {
+    pub(crate) fn remembers_since(&self) -> WallTime {
         self.remembers_since
     }
 
@@ -228,7 +228,7 @@ impl Generation {
     ///
     /// # Errors
     /// The store's; then nothing has changed.
-    pub(crate) fn accept_rows(&self, store: &Store, now: Millis) -> Result<(), Error> {
+    pub(crate) fn accept_rows(&self, store: &Store, now: WallTime) -> Result<(), Error> {
         self.own_record();
         record::put(store, CAME_EMPTY_RECORD, &false)?;
         // They must not count as old again at the next start.
@@ -258,13 +258,19 @@ impl Generation {
     /// for: in the node's favour if its rows are young, against it if they are old. The verdict of
     /// a peer that is itself behind what this node remembers of it does not count: in a cluster
     /// restored from backups all nodes remember less than they should.
-    pub(crate) fn admit(&self, peer: NodeId, start: Start, remembers_since: Millis, attests: bool) {
+    pub(crate) fn admit(
+        &self,
+        peer: NodeId,
+        start: Start,
+        remembers_since: WallTime,
+        attests: bool,
+    ) {
         let known = lock(&self.memory).peers.get(&peer).copied();
         if !matches!(judge(known, start, false), Verdict::GoesOn(_)) {
             return;
         }
         let quarter_ms = self.quarter_ms;
-        let could_know = |alive_at: Millis| {
+        let could_know = |alive_at: WallTime| {
             if self.keeps_rows.load(Relaxed) {
                 // Tolerates clock skew. A peer that cannot know better does not hold this node up
                 // for long: see `admit_alone`.
@@ -370,7 +376,7 @@ impl Generation {
         &self,
         store: &Store,
         known: Remembered,
-        now: Millis,
+        now: WallTime,
     ) -> Result<(), Error> {
         // A late answer to what this node said before it started over.
         let is_late = known.number < self.number && self.filled_at == self.number;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::Skew;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 
 /// The machine's clock, and what peers report of theirs. For stamps and ages, never for waiting.
 #[derive(Debug, Default)]
@@ -21,13 +21,13 @@ pub(crate) struct WallClock {
 
 impl WallClock {
     /// The current time: the machine's, or the cluster's if the machine's clock is clearly wrong.
-    pub(crate) fn now(&self) -> Millis {
-        Millis(self.machine().0.saturating_add_signed(self.correction_ms.load(Relaxed)))
+    pub(crate) fn now(&self) -> WallTime {
+        WallTime(self.machine().0.saturating_add_signed(self.correction_ms.load(Relaxed)))
     }
 
     /// The machine's time, uncorrected.
-    pub(crate) fn machine(&self) -> Millis {
-        Millis(machine_clock().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
+    pub(crate) fn machine(&self) -> WallTime {
+        WallTime(machine_clock().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
     }
 
     /// Skews the machine's clock, as seen by this node, for the fault hook.
@@ -37,7 +37,7 @@ impl WallClock {
 
     /// A peer's clock read `theirs` in an answer that arrived just now, `round_trip` after it was
     /// requested.
-    pub(crate) fn hear(&self, peer: NodeId, theirs: Millis, round_trip: Duration) {
+    pub(crate) fn hear(&self, peer: NodeId, theirs: WallTime, round_trip: Duration) {
         let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
         skew.hear(peer, theirs, self.machine(), round_trip.as_millis() as u64);
         let correction_ms = skew.correction_ms();
@@ -65,7 +65,7 @@ impl WallClock {
 }
 
 /// The machine's clock as it is, in milliseconds since 1970 (0 before).
-pub(crate) fn machine_clock() -> Millis {
+pub(crate) fn machine_clock() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Millis(since.as_millis() as u64)
+    WallTime(since.as_millis() as u64)
 }

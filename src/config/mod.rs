@@ -13,7 +13,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::layout::{Layout, LayoutError, Member};
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
@@ -186,8 +186,8 @@ pub(crate) fn known(key: &str) -> Known {
 
 impl Config {
     /// The settings that must be equal on all nodes.
-    pub fn common(&self) -> Common {
-        Common {
+    pub fn common(&self) -> ClusterSettings {
+        ClusterSettings {
             grace_ms: self.deletes.grace_ms,
             defaults: self.defaults.properties(),
             value_bytes_max: self.limits.value_bytes_max as u64,

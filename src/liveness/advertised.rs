@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::message::Status;
 
 use crate::config::checks::is_host_and_port;
@@ -43,7 +43,7 @@ pub(crate) struct AdvertisedState {
     /// The hash of its bucket table.
     pub(crate) buckets_hash: Option<u64>,
     /// The settings that must be the same on all nodes.
-    pub(crate) common: Option<Common>,
+    pub(crate) common: Option<ClusterSettings>,
     /// Whether it waits for an operator.
     pub(crate) waits: Option<bool>,
     /// Where clients reach it, host and port.

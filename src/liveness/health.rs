@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::liveness::peer_time::PeerTime;
 use hdrhistogram::Histogram;
-use quorate_protocol::stamp::Millis;
 use tokio::sync::Notify;
 
 use crate::liveness::advertised::Advertised;
@@ -94,7 +94,7 @@ pub(crate) struct Patience {
 struct Falls {
     count: u32,
     /// Since when it answers again, while it still counts as down.
-    answering_since: Option<Millis>,
+    answering_since: Option<PeerTime>,
 }
 
 impl Health {
@@ -134,13 +134,13 @@ impl Health {
     }
 
     /// Since when it is in this state, or suspected if it is.
-    pub(crate) fn since(&self) -> Millis {
+    pub(crate) fn since(&self) -> PeerTime {
         let since = if self.state() != State::Down && self.is_suspected() {
             &self.suspected_since_ms
         } else {
             &self.since_ms
         };
-        Millis(since.load(Relaxed))
+        PeerTime(since.load(Relaxed))
     }
 
     /// Whether it answers but cannot reach this node, as far as is known.
@@ -155,7 +155,7 @@ impl Health {
 
     /// It answered a message of this kind, sent at `sent_at`. Returns whether that changes its
     /// state.
-    pub(crate) fn answered(&self, kind: usize, sent_at: Millis, now: Millis) -> bool {
+    pub(crate) fn answered(&self, kind: usize, sent_at: PeerTime, now: PeerTime) -> bool {
         self.answered_ms.store(now.0, Relaxed);
         self.answered_sent_ms[kind].fetch_max(sent_at.0, Relaxed);
         if self.state() == State::Up {
@@ -173,27 +173,33 @@ impl Health {
     }
 
     /// Whether it has answered anything after `then`.
-    pub(crate) fn has_answered_since(&self, then: Millis) -> bool {
+    pub(crate) fn has_answered_since(&self, then: PeerTime) -> bool {
         self.answered_ms.load(Relaxed) >= then.0
     }
 
     /// It refused a message of this kind, sent at `sent_at`, or timed out on it. Returns whether
     /// that changes its state.
-    pub(crate) fn failed(&self, kind: usize, sent_at: Millis, now: Millis, error: String) -> bool {
+    pub(crate) fn failed(
+        &self,
+        kind: usize,
+        sent_at: PeerTime,
+        now: PeerTime,
+        error: String,
+    ) -> bool {
         if self.answered_sent_ms[kind].load(Relaxed) > sent_at.0 {
             return false; // it answered something sent later: this failure is outdated
         }
         let mut falls = lock(&self.falls);
         falls.answering_since = None;
         if self.state() != State::Down {
-            let calm_ms = now.since(Millis(self.since_ms.load(Relaxed)));
+            let calm_ms = now.since(PeerTime(self.since_ms.load(Relaxed)));
             let forgotten = u32::try_from(calm_ms / FALL_FORGOTTEN_MS).unwrap_or(u32::MAX);
             falls.count = falls.count.saturating_sub(forgotten).saturating_add(1);
         }
         self.set(State::Down, now, Some(error))
     }
 
-    fn set(&self, state: State, now: Millis, error: Option<String>) -> bool {
+    fn set(&self, state: State, now: PeerTime, error: Option<String>) -> bool {
         let changed = self.state.swap(state as u8, Relaxed) != state as u8;
         if changed {
             self.since_ms.store(now.0, Relaxed);
@@ -209,7 +215,7 @@ impl Health {
 
     /// Records what gossip reports of the peer. If it is not up, a heartbeat triggers a greeting at
     /// once.
-    pub(crate) fn gossiped(&self, news: GossipState, now: Millis) {
+    pub(crate) fn gossiped(&self, news: GossipState, now: PeerTime) {
         lock(&self.pulse).beat(now);
         self.word.gossiped(news);
         if self.state() != State::Up {
@@ -220,17 +226,17 @@ impl Health {
     /// It greeted this node, and so can reach it. If it does not count as up, it is greeted at
     /// once: most likely it has just started, and writes that miss it until the next greeting would
     /// become hints.
-    pub(crate) fn greeted(&self, now: Millis) {
+    pub(crate) fn greeted(&self, now: PeerTime) {
         let last = self.greeted_ms.swap(now.0, Relaxed);
         // Two nodes that hold each other back must not greet each other in a tight loop.
-        let is_answer = last != 0 && now.since(Millis(last)) < GREETED_BACK_MS;
+        let is_answer = last != 0 && now.since(PeerTime(last)) < GREETED_BACK_MS;
         if self.state() != State::Up && !is_answer {
             self.greet_now();
         }
     }
 
     /// This process was held up until now: the silence does not count against the peer.
-    pub(crate) fn forgive(&self, now: Millis) {
+    pub(crate) fn forgive(&self, now: PeerTime) {
         self.greeted_ms.fetch_max(now.0, Relaxed);
         lock(&self.pulse).forgive(now);
     }
@@ -239,11 +245,11 @@ impl Health {
     /// flight was sent. Returns whether that changed.
     pub(crate) fn review(
         &self,
-        waiting_since: Option<Millis>,
+        waiting_since: Option<PeerTime>,
         patience: &Patience,
-        now: Millis,
+        now: PeerTime,
     ) -> bool {
-        let answered = Millis(self.answered_ms.load(Relaxed));
+        let answered = PeerTime(self.answered_ms.load(Relaxed));
         let overdue = waiting_since
             .is_some_and(|since| now.since(since) >= patience.answer_ms && answered.0 < since.0);
         let phi = lock(&self.pulse).phi(answered, now);
@@ -259,19 +265,19 @@ impl Health {
 
     /// Gossip says so and is recent; or the peer answers, but its greetings, which used to arrive,
     /// are missing.
-    fn cannot_reach_me(&self, answered: Millis, patience: &Patience, now: Millis) -> bool {
+    fn cannot_reach_me(&self, answered: PeerTime, patience: &Patience, now: PeerTime) -> bool {
         let beat = lock(&self.pulse).last();
         if beat.is_some_and(|beat| now.since(beat) < NEWS_MS_MAX) && self.word.cannot_reach_me() {
             return true;
         }
-        let greeted = Millis(self.greeted_ms.load(Relaxed));
+        let greeted = PeerTime(self.greeted_ms.load(Relaxed));
         let silent = greeted.0 > 0 && now.since(greeted) >= patience.greeting_ms;
         silent && now.since(answered) < patience.greeting_ms
     }
 
     /// The suspicion level, `None` if gossip has not reported the peer.
-    pub(crate) fn phi(&self, now: Millis) -> Option<f64> {
-        lock(&self.pulse).phi(Millis(self.answered_ms.load(Relaxed)), now)
+    pub(crate) fn phi(&self, now: PeerTime) -> Option<f64> {
+        lock(&self.pulse).phi(PeerTime(self.answered_ms.load(Relaxed)), now)
     }
 
     /// Greets the peer now instead of at the next interval.
@@ -342,11 +348,11 @@ mod tests {
     const PATIENCE: Patience = Patience { answer_ms: 250, greeting_ms: 1500, phi: 8.0 };
 
     fn falls(health: &Health, at: u64) -> bool {
-        health.failed(READ, Millis(at), Millis(at), "refused".to_owned())
+        health.failed(READ, PeerTime(at), PeerTime(at), "refused".to_owned())
     }
 
     fn answers(health: &Health, at: u64) -> bool {
-        health.answered(READ, Millis(at), Millis(at))
+        health.answered(READ, PeerTime(at), PeerTime(at))
     }
 
     #[test]
@@ -370,7 +376,7 @@ mod tests {
         assert!(!falls(&health, 9));
         assert_eq!(
             (health.since(), health.word().last().error),
-            (Millis(5), Some("refused".into()))
+            (PeerTime(5), Some("refused".into()))
         );
         assert!(answers(&health, 12) && !answers(&health, 13));
         assert_eq!((health.state(), health.word().last().error), (State::Up, None));
@@ -380,7 +386,7 @@ mod tests {
     fn who_greets_while_it_counts_as_down_is_greeted_back_but_not_in_circles() {
         let health = Health::new(200);
         let is_greeted_back = |at| {
-            health.greeted(Millis(at));
+            health.greeted(PeerTime(at));
             health.to_be_greeted().now_or_never().is_some()
         };
         falls(&health, 5);
@@ -394,8 +400,8 @@ mod tests {
     #[test]
     fn a_timeout_is_no_news_if_something_sent_later_was_answered() {
         let health = Health::new(200);
-        assert!(health.answered(READ, Millis(100), Millis(101)));
-        let timeout = |kind| health.failed(kind, Millis(50), Millis(1050), "silent".to_owned());
+        assert!(health.answered(READ, PeerTime(100), PeerTime(101)));
+        let timeout = |kind| health.failed(kind, PeerTime(50), PeerTime(1050), "silent".to_owned());
         assert!(!timeout(READ));
         assert_eq!(health.state(), State::Up);
         assert!(timeout(WRITE), "its disk may hang while it answers reads");
@@ -440,11 +446,11 @@ mod tests {
     fn an_overdue_answer_makes_suspect_and_any_later_answer_clears() {
         let health = Health::new(200);
         answers(&health, 1000);
-        assert!(!health.review(Some(Millis(1001)), &PATIENCE, Millis(1100)));
-        assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1251)));
+        assert!(!health.review(Some(PeerTime(1001)), &PATIENCE, PeerTime(1100)));
+        assert!(health.review(Some(PeerTime(1001)), &PATIENCE, PeerTime(1251)));
         assert!(health.is_suspected() && health.state() == State::Up, "no failure");
         answers(&health, 1300);
-        assert!(health.review(Some(Millis(1001)), &PATIENCE, Millis(1301)));
+        assert!(health.review(Some(PeerTime(1001)), &PATIENCE, PeerTime(1301)));
         assert!(!health.is_suspected(), "one slow batch among quick ones is no reason");
     }
 
@@ -452,14 +458,14 @@ mod tests {
     fn silence_by_gossip_makes_suspect_only_without_answers() {
         let health = Health::new(200);
         for beat in 1..=20 {
-            health.gossiped(GossipState::default(), Millis(beat * 200));
+            health.gossiped(GossipState::default(), PeerTime(beat * 200));
         }
-        assert!(!health.review(None, &PATIENCE, Millis(5000)));
-        assert!(health.review(None, &PATIENCE, Millis(5700)));
+        assert!(!health.review(None, &PATIENCE, PeerTime(5000)));
+        assert!(health.review(None, &PATIENCE, PeerTime(5700)));
         answers(&health, 5700);
-        assert!(health.review(None, &PATIENCE, Millis(5701)) && !health.is_suspected());
-        health.forgive(Millis(50_000));
-        assert!(!health.review(None, &PATIENCE, Millis(50_100)), "this node slept, not the peer");
+        assert!(health.review(None, &PATIENCE, PeerTime(5701)) && !health.is_suspected());
+        health.forgive(PeerTime(50_000));
+        assert!(!health.review(None, &PATIENCE, PeerTime(50_100)), "this node slept, not the peer");
     }
 
     #[test]
@@ -467,28 +473,31 @@ mod tests {
         let health = Health::new(200);
         answers(&health, 100);
         let news = |cannot_reach_me| GossipState { cannot_reach_me, ..GossipState::default() };
-        health.gossiped(news(true), Millis(200));
-        assert!(health.review(None, &PATIENCE, Millis(201)) && health.is_suspected());
-        health.gossiped(news(false), Millis(400));
-        assert!(health.review(None, &PATIENCE, Millis(401)) && !health.is_suspected());
-        health.gossiped(news(true), Millis(600));
+        health.gossiped(news(true), PeerTime(200));
+        assert!(health.review(None, &PATIENCE, PeerTime(201)) && health.is_suspected());
+        health.gossiped(news(false), PeerTime(400));
+        assert!(health.review(None, &PATIENCE, PeerTime(401)) && !health.is_suspected());
+        health.gossiped(news(true), PeerTime(600));
         answers(&health, 6000);
-        assert!(!health.review(None, &PATIENCE, Millis(6000)), "old news");
+        assert!(!health.review(None, &PATIENCE, PeerTime(6000)), "old news");
     }
 
     #[test]
     fn a_peer_that_answers_but_greets_no_more_cannot_reach_this_node() {
         let health = Health::new(200);
         answers(&health, 9000);
-        assert!(!health.review(None, &PATIENCE, Millis(9001)), "it never did: an older release");
-        health.greeted(Millis(9500));
+        assert!(!health.review(None, &PATIENCE, PeerTime(9001)), "it never did: an older release");
+        health.greeted(PeerTime(9500));
         answers(&health, 11_000);
-        assert!(health.review(None, &PATIENCE, Millis(11_001)) && health.is_one_way());
-        health.greeted(Millis(11_100));
-        assert!(health.review(None, &PATIENCE, Millis(11_101)) && !health.is_one_way());
-        assert!(!health.review(None, &PATIENCE, Millis(14_000)), "nor does it answer: no one-way");
+        assert!(health.review(None, &PATIENCE, PeerTime(11_001)) && health.is_one_way());
+        health.greeted(PeerTime(11_100));
+        assert!(health.review(None, &PATIENCE, PeerTime(11_101)) && !health.is_one_way());
+        assert!(
+            !health.review(None, &PATIENCE, PeerTime(14_000)),
+            "nor does it answer: no one-way"
+        );
         answers(&health, 20_000);
-        health.forgive(Millis(20_000));
-        assert!(!health.review(None, &PATIENCE, Millis(20_100)), "this node slept, not the peer");
+        health.forgive(PeerTime(20_000));
+        assert!(!health.review(None, &PATIENCE, PeerTime(20_100)), "this node slept, not the peer");
     }
 }

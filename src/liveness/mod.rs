@@ -3,4 +3,5 @@
 pub(crate) mod advertised;
 pub(crate) mod gossip;
 pub(crate) mod health;
+pub(crate) mod peer_time;
 pub(crate) mod phi;

@@ -8,7 +8,7 @@
 //! while *this* process was held up (stopped, swapped out, starved) do not raise any peer's
 //! suspicion level.
 
-use quorate_protocol::stamp::Millis;
+use crate::liveness::peer_time::PeerTime;
 
 /// A new interval has a weight of 1/16 in the moving mean.
 const SMOOTHING: f64 = 16.0;
@@ -22,7 +22,7 @@ pub(crate) struct PhiAccrual {
     /// The lower bound of the mean, in milliseconds.
     interval_ms: f64,
     mean_ms: f64,
-    last: Option<Millis>,
+    last: Option<PeerTime>,
     beats: u64,
 }
 
@@ -35,7 +35,7 @@ impl PhiAccrual {
     }
 
     /// A heartbeat arrived.
-    pub(crate) fn beat(&mut self, now: Millis) {
+    pub(crate) fn beat(&mut self, now: PeerTime) {
         if let Some(last) = self.last {
             let most = self.mean_ms * INTERVALS_MAX;
             let interval = (now.since(last) as f64).clamp(self.interval_ms, most);
@@ -46,20 +46,20 @@ impl PhiAccrual {
     }
 
     /// This process was held up until now: the silence is counted from here.
-    pub(crate) fn forgive(&mut self, now: Millis) {
+    pub(crate) fn forgive(&mut self, now: PeerTime) {
         if self.last.is_some() {
             self.last = Some(now);
         }
     }
 
     /// When the last heartbeat arrived.
-    pub(crate) fn last(&self) -> Option<Millis> {
+    pub(crate) fn last(&self) -> Option<PeerTime> {
         self.last
     }
 
     /// The suspicion level now, given when the peer last answered a request. `None` before the
     /// second heartbeat: there is no usual interval yet.
-    pub(crate) fn phi(&self, answered: Millis, now: Millis) -> Option<f64> {
+    pub(crate) fn phi(&self, answered: PeerTime, now: PeerTime) -> Option<f64> {
         let heard = self.last.filter(|_| self.beats >= 2)?.max(answered);
         Some(now.since(heard) as f64 / self.mean_ms)
     }
@@ -73,7 +73,7 @@ mod tests {
     fn beating(every_ms: u64, times: u64) -> PhiAccrual {
         let mut pulse = PhiAccrual::new(100);
         for beat in 1..=times {
-            pulse.beat(Millis(beat * every_ms));
+            pulse.beat(PeerTime(beat * every_ms));
         }
         pulse
     }
@@ -81,39 +81,39 @@ mod tests {
     #[test]
     fn phi_counts_silence_in_usual_intervals() {
         let pulse = beating(400, 200);
-        let phi_after = |ms: u64| pulse.phi(Millis(0), Millis(200 * 400 + ms)).unwrap();
+        let phi_after = |ms: u64| pulse.phi(PeerTime(0), PeerTime(200 * 400 + ms)).unwrap();
         assert!(phi_after(400) < 1.1 && phi_after(3200) > 7.5, "{}", phi_after(3200));
         assert!(phi_after(6400) > phi_after(3200));
     }
 
     #[test]
     fn who_never_beat_twice_is_not_suspected() {
-        assert_eq!(PhiAccrual::new(100).phi(Millis(0), Millis(99_999)), None);
-        assert_eq!(beating(100, 1).phi(Millis(0), Millis(99_999)), None);
+        assert_eq!(PhiAccrual::new(100).phi(PeerTime(0), PeerTime(99_999)), None);
+        assert_eq!(beating(100, 1).phi(PeerTime(0), PeerTime(99_999)), None);
     }
 
     #[test]
     fn an_answer_is_a_sign_of_life() {
         let pulse = beating(100, 50);
-        assert!(pulse.phi(Millis(0), Millis(15_000)).unwrap() > 90.0);
-        assert!(pulse.phi(Millis(14_900), Millis(15_000)).unwrap() < 1.1);
+        assert!(pulse.phi(PeerTime(0), PeerTime(15_000)).unwrap() > 90.0);
+        assert!(pulse.phi(PeerTime(14_900), PeerTime(15_000)).unwrap() < 1.1);
     }
 
     #[test]
     fn what_this_process_missed_is_forgiven() {
         let mut pulse = beating(100, 50);
-        pulse.forgive(Millis(60_000));
-        assert!(pulse.phi(Millis(0), Millis(60_100)).unwrap() < 1.1);
+        pulse.forgive(PeerTime(60_000));
+        assert!(pulse.phi(PeerTime(0), PeerTime(60_100)).unwrap() < 1.1);
         let mut silent = PhiAccrual::new(100);
-        silent.forgive(Millis(60_000));
+        silent.forgive(PeerTime(60_000));
         assert_eq!(silent.last(), None);
     }
 
     #[test]
     fn bursts_make_nobody_nervous_and_gaps_nobody_numb() {
         let mut pulse = beating(1, 5000); // far more often than told
-        assert!(pulse.phi(Millis(0), Millis(5100)).unwrap() < 1.1);
-        pulse.beat(Millis(900_000)); // a long absence
-        assert!(pulse.phi(Millis(0), Millis(901_600)).unwrap() > 8.0);
+        assert!(pulse.phi(PeerTime(0), PeerTime(5100)).unwrap() < 1.1);
+        pulse.beat(PeerTime(900_000)); // a long absence
+        assert!(pulse.phi(PeerTime(0), PeerTime(901_600)).unwrap() > 8.0);
     }
 }

@@ -61,7 +61,7 @@ fn register_repair(now: &mut Registry, node: &Node) {
         |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
     counter(now, "anti_entropy_rounds", "Anti-entropy rounds with any peer", totals.rounds);
     let help = "Keys repaired by anti-entropy, here or on the peer";
-    counter(now, "anti_entropy_keys_repaired", help, totals.keys_mended);
+    counter(now, "anti_entropy_keys_repaired", help, totals.keys_repaired);
     counter(now, "anti_entropy_bytes", "Bytes of anti-entropy messages, both ways", totals.bytes);
     let dirty = node.anti_entropy.dirty_partitions() as u64;
     gauge(now, "anti_entropy_dirty_partitions", "Partitions due for comparison", dirty);

@@ -16,8 +16,8 @@ use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::received::{Holdings, Holds};
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
@@ -225,17 +225,17 @@ impl Node {
 
     /// The wall clock, or the cluster's time if this machine's is clearly wrong: for stamps, never
     /// for waiting.
-    pub(crate) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> WallTime {
         self.clock.now()
     }
 
     /// Milliseconds since the start: for deadlines. Monotonic.
-    pub(crate) fn uptime(&self) -> Millis {
-        Millis(self.started.elapsed().as_millis() as u64)
+    pub(crate) fn uptime(&self) -> Uptime {
+        Uptime(self.started.elapsed().as_millis() as u64)
     }
 
     /// The instant of an uptime.
-    pub(crate) fn instant(&self, at: Millis) -> tokio::time::Instant {
+    pub(crate) fn instant(&self, at: Uptime) -> tokio::time::Instant {
         (self.started + Duration::from_millis(at.0)).into()
     }
 
@@ -273,7 +273,7 @@ impl Node {
 
     /// Whether every row is in its tree: false for a while after a bucket's n was changed.
     pub(crate) fn trees_fit(&self) -> bool {
-        self.buckets.placement().fits()
+        self.buckets.assignment().is_settled()
     }
 
     /// All nodes in the order of preference for a key.
@@ -285,7 +285,11 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub(crate) fn read_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+    pub(crate) fn read_terms(
+        &self,
+        key: &Key,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
         Terms::of_read(asked, &self.properties(key), self.preference_list(key))
     }
 
@@ -293,7 +297,11 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub(crate) fn write_terms(&self, key: &Key, asked: &Asked) -> Result<Terms, QuorumError> {
+    pub(crate) fn write_terms(
+        &self,
+        key: &Key,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
         Terms::of_write(asked, &self.properties(key), self.preference_list(key))
     }
 
@@ -301,7 +309,7 @@ impl Node {
     ///
     /// # Errors
     /// [`QuorumError`] if it does not.
-    pub(crate) fn check_write(&self, key: &Key, asked: &Asked) -> Result<(), QuorumError> {
+    pub(crate) fn check_write(&self, key: &Key, asked: &QuorumOptions) -> Result<(), QuorumError> {
         Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
     }
 

@@ -16,8 +16,8 @@ use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
 use tokio::time::{timeout, timeout_at};
@@ -98,12 +98,12 @@ pub(crate) async fn mint(
     let deadline = node.uptime().plus(u64::from(write.timeout_ms));
     let terms = match terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok) {
         Ok(terms) => terms,
-        Err(unfit) => return tell(WriteAnswer::Unfit(unfit).into()),
+        Err(unfit) => return tell(WriteAnswer::InvalidQuorum(unfit).into()),
     };
     if let Err(answer) = prepare(node, &mut write, &terms).await {
         return tell(answer.into());
     }
-    let homes = terms.asked_homes(write.asked_first(node.me));
+    let homes = terms.asked_homes(write.preferred_home(node.me));
     let role = role_of(node.me, &homes);
     let minted_at = node.now();
     let mut tell = Some(tell);
@@ -151,11 +151,11 @@ pub(crate) async fn mint(
 /// Checks that come before the write: a reused idempotency key, and a read of R for conditional
 /// requests and for deletes without a context.
 async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(), WriteAnswer> {
-    may_mint(node, write).map_err(WriteAnswer::Unable)?;
+    may_mint(node, write).map_err(WriteAnswer::Unavailable)?;
     if let Some(name) = write.idempotency
         && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
     {
-        return Err(WriteAnswer::KeyReused);
+        return Err(WriteAnswer::IdempotencyKeyReused);
     }
     write.draft.supersede_all = terms.conflicts == Conflicts::Lww;
     if write.condition.is_none() && !write.delete_seen {
@@ -185,11 +185,11 @@ async fn read_before(
         Checked::Mint => Ok(()),
         Checked::Answer(answer) => Err(answer),
         Checked::Known => {
-            let role = role_of(node.me, &terms.asked_homes(write.asked_first(node.me)));
+            let role = role_of(node.me, &terms.asked_homes(write.preferred_home(node.me)));
             let seen = Arc::unwrap_or_clone(seen);
             let merged = replica::merge(node, role, &write.key, seen, read_at).await;
             if let Reply::Refused(refusal) = merged {
-                return Err(WriteAnswer::Unable(refusal));
+                return Err(WriteAnswer::Unavailable(refusal));
             }
             Ok(())
         }
@@ -202,11 +202,11 @@ async fn store_in_time(
     node: &Arc<Node>,
     write: &Write,
     (role, w): (Role, u16),
-    deadline: Millis,
+    deadline: Uptime,
     tell: &mut Option<impl FnOnce(WriteOutcome)>,
 ) -> Result<MintedRow, WriteAnswer> {
     let known = node.bounds.sizes.of(&write.key);
-    let busy = |_| WriteAnswer::Unable(Refusal::Busy);
+    let busy = |_| WriteAnswer::Unavailable(Refusal::Busy);
     let room = (known > 0).then(|| node.admission.charge(known)).transpose().map_err(busy)?;
     let mut storing = std::pin::pin!(store(node, write, role, w));
     let patience = Duration::from_millis(node.config.timeouts.replica_ms);
@@ -288,7 +288,7 @@ async fn store(
         Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
         // The write may have reached the log before the store failed, so the outcome is unknown.
         Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(w)),
-        Err(error) => Err(WriteAnswer::Unable(replica::refusal_of(&error))),
+        Err(error) => Err(WriteAnswer::Unavailable(replica::refusal_of(&error))),
     }
 }
 
@@ -319,7 +319,7 @@ struct Writing<'a, Tell> {
     needed: u16,
     row: MintedRow,
     /// Wall-clock time, taken before the row was read.
-    minted_at: Millis,
+    minted_at: WallTime,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
@@ -351,7 +351,7 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
     }
 
     fn on_heard(&mut self, from: NodeId, heard: &PeerEvent) -> Vec<Effect> {
-        let now: Millis = self.node.uptime();
+        let now: Uptime = self.node.uptime();
         match heard {
             PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
             PeerEvent::Reply(_) | PeerEvent::NotSent => self.put.on_refused(from, now),

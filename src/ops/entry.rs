@@ -70,7 +70,7 @@ fn on_its_way_ms(write: &Write) -> u64 {
 /// Chooses the first coordinator to try.
 fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
     let now = node.uptime();
-    let homes = terms.asked_homes(write.asked_first(node.me));
+    let homes = terms.asked_homes(write.preferred_home(node.me));
     let mut avoided = node.peers.avoided();
     // Avoid this node too while its store is slow and another home replica is available.
     let has_other = || homes.iter().any(|home| *home != node.me && !avoided.contains(home));
@@ -83,7 +83,7 @@ fn start(node: &Node, write: &Write, terms: &Terms) -> (Route, Option<Effect>) {
         me: node.me,
         homes,
         sloppy: terms.sloppy,
-        at_first_home: is_slow || write.meets_others(),
+        at_first_home: is_slow || write.needs_first_home(),
         accept_timeout_ms: timeouts.replica_ms,
         // The coordinator replaces silent replicas after one timeout; two more leave time for the
         // replacements to answer. Large values get extra transfer time.

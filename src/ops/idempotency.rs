@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use quorate_protocol::object::WriteId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 
 /// A hash of `Idempotency-Key`, bucket and key.
 type Name = [u8; 16];
@@ -22,7 +22,7 @@ pub(crate) struct Idempotency {
 #[derive(Default)]
 struct Seen {
     writes: HashMap<Name, WriteId>,
-    oldest_first: VecDeque<(Millis, Name)>,
+    oldest_first: VecDeque<(Uptime, Name)>,
 }
 
 impl Idempotency {
@@ -33,7 +33,7 @@ impl Idempotency {
 
     /// Remembers that `name` belongs to `write`. Returns `true` if it is new or belongs to that
     /// write already; `false` means that the client has used its key for a different request.
-    pub(crate) fn remember(&self, name: Name, write: WriteId, now: Millis) -> bool {
+    pub(crate) fn remember(&self, name: Name, write: WriteId, now: Uptime) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((at, oldest)) = seen.oldest_first.front().copied() {
             let expired = now.since(at) >= self.remember_ms;
@@ -62,12 +62,12 @@ mod tests {
     fn a_reused_key_is_told_from_a_retry_while_remembered() {
         let memory = Idempotency::new(2, 1000);
         let (a, b) = (WriteId([1; 16]), WriteId([2; 16]));
-        assert!(memory.remember([1; 16], a, Millis(0)));
-        assert!(memory.remember([1; 16], a, Millis(500)), "a retry");
-        assert!(!memory.remember([1; 16], b, Millis(500)), "another request");
-        assert!(memory.remember([1; 16], b, Millis(1000)), "forgotten by time");
-        assert!(memory.remember([2; 16], a, Millis(1000)));
-        assert!(memory.remember([3; 16], a, Millis(1000)), "pushes the oldest out");
-        assert!(memory.remember([1; 16], a, Millis(1000)), "forgotten by number");
+        assert!(memory.remember([1; 16], a, Uptime(0)));
+        assert!(memory.remember([1; 16], a, Uptime(500)), "a retry");
+        assert!(!memory.remember([1; 16], b, Uptime(500)), "another request");
+        assert!(memory.remember([1; 16], b, Uptime(1000)), "forgotten by time");
+        assert!(memory.remember([2; 16], a, Uptime(1000)));
+        assert!(memory.remember([3; 16], a, Uptime(1000)), "pushes the oldest out");
+        assert!(memory.remember([1; 16], a, Uptime(1000)), "forgotten by number");
     }
 }

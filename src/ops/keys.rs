@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use quorate_protocol::bucket::Properties;
 use quorate_protocol::layout::Partition;
-use quorate_protocol::listing::{Candidate, Question, Quorum};
+use quorate_protocol::listing::{Candidate, ListRequest, Quorum};
 use quorate_protocol::message::{KeyPage, Message, Refusal, Reply};
 use quorate_protocol::name::{KEY_BYTES_MAX, Key, NodeId};
-use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::terms::{QuorumOptions, Terms};
 use quorate_protocol::view::View;
 
 use crate::node::Node;
@@ -41,7 +41,7 @@ pub(crate) struct Page {
 
 /// Lists live keys of a bucket from all nodes. A page may hold fewer keys than its limit: only
 /// [`Page::next`] says whether it is the last one.
-pub(crate) async fn list(node: &Arc<Node>, question: &Question) -> Page {
+pub(crate) async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
     let properties = node.buckets.properties(question.bucket.as_str());
     let quorum = Quorum { layout: &node.layout, n: properties.n, r: properties.r.of(properties.n) };
     let listing = quorum.join(&ask_all(node, question).await);
@@ -69,9 +69,9 @@ pub(crate) async fn list(node: &Arc<Node>, question: &Question) -> Page {
 }
 
 /// Collects the pages of all nodes that answer with one.
-async fn ask_all(node: &Arc<Node>, question: &Question) -> BTreeMap<NodeId, KeyPage> {
+async fn ask_all(node: &Arc<Node>, question: &ListRequest) -> BTreeMap<NodeId, KeyPage> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
-    let Question { bucket, prefix, after, limit } = question.clone();
+    let ListRequest { bucket, prefix, after, limit } = question.clone();
     let message = Message::Keys { bucket, prefix, after, limit };
     let own = answer(node, question.clone());
     let (own, asked) = futures_util::join!(own, node.peers.ask_each(&message, timeout));
@@ -98,7 +98,9 @@ async fn settle(
         return (key, Some(true));
     }
     let list = node.preference_list(&key);
-    let Ok(terms) = Terms::of_read(&Asked::default(), properties, list) else { return (key, None) };
+    let Ok(terms) = Terms::of_read(&QuorumOptions::default(), properties, list) else {
+        return (key, None);
+    };
     let options = ReadOptions { terms, timeout_ms: node.config.timeouts.request_ms };
     let is_live = match reader::read(node, &key, options).await {
         Ok(object) => match View::of(&object, properties.conflicts) {
@@ -111,7 +113,7 @@ async fn settle(
 }
 
 /// This node's page from its own index: [`Reply::Keys`], or the reason it has none.
-pub(crate) async fn answer(node: &Arc<Node>, question: Question) -> Reply {
+pub(crate) async fn answer(node: &Arc<Node>, question: ListRequest) -> Reply {
     if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
         return Reply::Refused(Refusal::Malformed);
     }
@@ -121,7 +123,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: Question) -> Reply {
     // Before the index is read: a partition that is ready now was received before the read.
     let not_ready = not_ready(node, question.bucket.as_str());
     let listed = on_blocking_pool(node, move |node| {
-        let Question { bucket, prefix, after, limit } = &question;
+        let ListRequest { bucket, prefix, after, limit } = &question;
         let limit = usize::from(*limit);
         let keys = node.store.keys(bucket.as_str(), prefix, after.as_ref(), limit)?;
         Ok((keys.len() < limit, keys))

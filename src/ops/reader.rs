@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_protocol::get::{Answer, Effect, Get, Plan, Reply, What, Where};
+use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
 use quorate_protocol::message::{self, Message, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_storage::{Blocking, Error};
 use tracing::Instrument;
 
@@ -55,7 +55,7 @@ struct Reading {
     reply_to: ReplyTo,
     mailbox: Mailbox,
     /// Wall-clock time at the start: no replica read its object earlier.
-    read_at: Millis,
+    read_at: WallTime,
     /// Memory reserved for large objects that were requested, by sender.
     room: Vec<(NodeId, Charge)>,
     /// The reservation that failed, if the read cannot succeed without it.
@@ -114,7 +114,7 @@ pub(crate) async fn read(
     }
 }
 
-fn plan(node: &Node, options: ReadOptions, now: Millis) -> Plan {
+fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {
     let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
     in_order_of_asking(node, &mut homes);
     homes.truncate(usize::from(n));
@@ -186,7 +186,7 @@ impl Reading {
         &mut self,
         from: NodeId,
         mut reply: WithPayload<message::Reply>,
-        now: Millis,
+        now: Uptime,
     ) -> Vec<Effect> {
         if let message::Reply::Large { bytes } = reply.head {
             let Some(place) = self.get.place_of(from) else { return Vec::new() };
@@ -196,9 +196,9 @@ impl Reading {
             }
             self.get.on_progress(from, now);
             if from == self.node.me {
-                return self.read_own(What::Object, place);
+                return self.read_own(ReadKind::Object, place);
             }
-            self.send(from, What::Object, place, bytes);
+            self.send(from, ReadKind::Object, place, bytes);
             return Vec::new();
         }
         if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
@@ -281,8 +281,8 @@ impl Reading {
     }
 
     /// Queries a peer; for a large object once memory is reserved.
-    fn ask(&mut self, to: NodeId, what: What, place: Where) -> Vec<Effect> {
-        let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+    fn ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) -> Vec<Effect> {
+        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(to, known) {
             return self.get.on_reply(to, Reply::Refused, self.node.uptime());
         }
@@ -290,16 +290,16 @@ impl Reading {
         Vec::new()
     }
 
-    fn send(&self, to: NodeId, what: What, place: Where, bytes_max: u32) {
+    fn send(&self, to: NodeId, what: ReadKind, place: RowKind, bytes_max: u32) {
         let message = Message::Read { key: self.key.clone(), what, place, bytes_max };
         self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
     }
 
     /// Reads this node's own replica: inline if that does not block, else concurrently with the
     /// other requests, so that a slow disk is hedged and replaced like any slow replica.
-    fn read_here(&mut self, what: What, place: Where) -> Vec<Effect> {
+    fn read_here(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
         let me = self.node.me;
-        let known = if what == What::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(me, known) {
             return self.get.on_reply(me, Reply::Refused, self.node.uptime());
         }
@@ -307,9 +307,9 @@ impl Reading {
     }
 
     /// The same, after memory is reserved.
-    fn read_own(&mut self, what: What, place: Where) -> Vec<Effect> {
+    fn read_own(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
         let me = self.node.me;
-        if what == What::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
+        if what == ReadKind::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
             self.read_aside(what, place); // even in memory it would block this thread for too long
             return Vec::new();
         }
@@ -327,14 +327,14 @@ impl Reading {
     }
 
     /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
-    fn read_aside(&self, what: What, place: Where) {
+    fn read_aside(&self, what: ReadKind, place: RowKind) {
         let (node, key) = (self.node.clone(), self.key.clone());
         let reply_to = self.reply_to.clone();
         self.node.operations.spawn(async move {
             let was_known = node.bounds.sizes.of(&key) > 0;
             let _turn = node.bounds.cold_reads.turn(&node.bounds.sizes, &key).await;
             let known = node.bounds.sizes.of(&key);
-            if what == What::Object && !was_known && known > 0 {
+            if what == ReadKind::Object && !was_known && known > 0 {
                 // A concurrent request has found it to be large: memory is reserved first.
                 let large = message::Reply::Large { bytes: known as u32 };
                 return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
@@ -345,7 +345,7 @@ impl Reading {
                 replica::read_now(node, &reading_key, what, place, Blocking::Allowed)
             };
             let read = replica::on_blocking_pool(&node, reading).await;
-            if let (What::Object, Ok(reply)) = (what, &read) {
+            if let (ReadKind::Object, Ok(reply)) = (what, &read) {
                 node.bounds.cold_reads.saw(reply.payload.len());
                 node.bounds.sizes.saw(&key, reply.payload.len());
             }

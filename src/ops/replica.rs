@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
@@ -15,7 +15,7 @@ use quorate_protocol::packed;
 use quorate_protocol::put::Role;
 use quorate_protocol::reap;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, Place};
 
 use crate::background::{pool, work};
@@ -30,7 +30,7 @@ pub(crate) async fn merge(
     role: Role,
     key: &Key,
     object: Object,
-    read_at: Millis,
+    read_at: WallTime,
 ) -> Reply {
     let (place, key) = (place_of(node, role, key), key.clone());
     let merging =
@@ -49,7 +49,7 @@ pub(crate) fn merge_now(
     place: Place,
     key: &Key,
     object: &Object,
-    read_at: Millis,
+    read_at: WallTime,
     blocking: Blocking,
 ) -> Result<Reply, Error> {
     let now = node.now();
@@ -64,7 +64,12 @@ pub(crate) fn merge_now(
 ///
 /// # Errors
 /// The reply to send instead.
-pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) -> Result<(), Reply> {
+pub(crate) fn may_merge(
+    node: &Node,
+    key: &Key,
+    read_at: WallTime,
+    now: WallTime,
+) -> Result<(), Reply> {
     if node.formation().is_none() {
         return Err(Reply::Refused(Refusal::NotFormed));
     }
@@ -82,8 +87,8 @@ pub(crate) fn may_merge(node: &Node, key: &Key, read_at: Millis, now: Millis) ->
 pub(crate) async fn read(
     node: &Arc<Node>,
     key: &Key,
-    what: What,
-    place: Where,
+    what: ReadKind,
+    place: RowKind,
 ) -> WithPayload<Reply> {
     let key = key.clone();
     let reading = move |node: &Node, blocking| read_now(node, &key, what, place, blocking);
@@ -98,15 +103,15 @@ pub(crate) async fn read(
 pub(crate) fn read_now(
     node: &Node,
     key: &Key,
-    what: What,
-    place: Where,
+    what: ReadKind,
+    place: RowKind,
     blocking: Blocking,
 ) -> Result<WithPayload<Reply>, Error> {
     match place {
-        Where::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotFilled)),
-        Where::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotFilled)),
-        Where::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
-        Where::Hints => {
+        RowKind::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotFilled)),
+        RowKind::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotFilled)),
+        RowKind::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
+        RowKind::Hints => {
             let mut merged: Option<Object> = None;
             for (_, object) in hints_of(node, key, blocking)? {
                 merged.get_or_insert_default().merge(&object);
@@ -116,29 +121,29 @@ pub(crate) fn read_now(
     }
 }
 
-fn answer_row(row: Option<Bytes>, what: What) -> WithPayload<Reply> {
+fn answer_row(row: Option<Bytes>, what: ReadKind) -> WithPayload<Reply> {
     let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
     match (what, row) {
-        (What::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
-        (What::Digest, Some(row)) => match Row::encoded_version(&row) {
+        (ReadKind::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
+        (ReadKind::Digest, Some(row)) => match Row::encoded_version(&row) {
             Some(version) => WithPayload::bare(Reply::Digest(version)),
             None => damaged(),
         },
-        (What::Object, None) => {
+        (ReadKind::Object, None) => {
             WithPayload { head: Reply::Object, payload: Object::default().to_bytes() }
         }
-        (What::Object, Some(row)) => match Row::encoded_object(&row) {
+        (ReadKind::Object, Some(row)) => match Row::encoded_object(&row) {
             Some(payload) => WithPayload { head: Reply::Object, payload },
             None => damaged(),
         },
     }
 }
 
-fn answer_hint(merged: Option<Object>, what: What) -> WithPayload<Reply> {
+fn answer_hint(merged: Option<Object>, what: ReadKind) -> WithPayload<Reply> {
     match (what, merged) {
         (_, None) => WithPayload::bare(Reply::NoHint),
-        (What::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
-        (What::Object, Some(object)) => {
+        (ReadKind::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
+        (ReadKind::Object, Some(object)) => {
             WithPayload { head: Reply::Object, payload: object.to_bytes() }
         }
     }

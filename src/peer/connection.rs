@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::liveness::peer_time::PeerTime;
 use bytes::Bytes;
 use quorate_protocol::envelope;
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::limits::sizes::LARGE_BYTES;
@@ -59,13 +59,13 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// When the oldest batch still in flight was sent.
-    pub(crate) fn waiting_since(&self) -> Option<Millis> {
+    pub(crate) fn waiting_since(&self) -> Option<PeerTime> {
         self.in_flight
             .iter()
             .map(|sent| sent.load(Relaxed))
             .filter(|sent| *sent > 0)
             .min()
-            .map(Millis)
+            .map(PeerTime)
     }
 }
 
@@ -95,9 +95,9 @@ impl TransportContext {
         self.frame_bytes_max.min(peer.health.word().frame_bytes_max())
     }
 
-    /// The clock for all peer state: milliseconds since the start, never 0.
-    pub(crate) fn now(&self) -> Millis {
-        Millis(self.started.elapsed().as_millis() as u64 + 1)
+    /// The clock of all peer state.
+    pub(crate) fn now(&self) -> PeerTime {
+        PeerTime::now(self.started)
     }
 }
 
@@ -256,14 +256,14 @@ impl Failure {
 }
 
 impl TransportContext {
-    fn answered(&self, peer: &Peer, kind: Kind, sent_at: Millis) {
+    fn answered(&self, peer: &Peer, kind: Kind, sent_at: PeerTime) {
         if peer.health.answered(kind as usize, sent_at, self.now()) {
             self.outlook.refresh(peer);
             tracing::info!(peer = %peer.node, "peer is up");
         }
     }
 
-    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: Millis, failure: &Failure) {
+    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: PeerTime, failure: &Failure) {
         let (kind, lane) = on;
         let error = failure.error();
         match failure {

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use crate::liveness::peer_time::PeerTime;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -219,7 +219,7 @@ impl Peers {
     }
 
     /// Re-evaluates which peers are suspected. Called several times a second.
-    pub(crate) fn review(&self, now: Millis) {
+    pub(crate) fn review(&self, now: PeerTime) {
         for peer in self.peers.values() {
             let waiting_since = peer.waiting_since();
             if peer.health.review(waiting_since, &self.patience, now) {
@@ -231,12 +231,12 @@ impl Peers {
     }
 
     /// This process was held up until now: its peers' silence does not count against them.
-    pub(crate) fn forgive(&self, now: Millis) {
+    pub(crate) fn forgive(&self, now: PeerTime) {
         self.peers.values().for_each(|peer| peer.health.forgive(now));
     }
 
-    /// The clock for all peer state, in milliseconds since the start.
-    pub(crate) fn now(&self) -> Millis {
+    /// The clock of all peer state.
+    pub(crate) fn now(&self) -> PeerTime {
         self.line.now()
     }
 
@@ -270,7 +270,7 @@ impl Peers {
 }
 
 impl Peer {
-    fn view(&self, now: Millis) -> PeerView {
+    fn view(&self, now: PeerTime) -> PeerView {
         let health = &self.health;
         PeerView {
             node: self.node,

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_protocol::get::What;
+use quorate_protocol::get::ReadKind;
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
 use tokio::sync::Notify;
@@ -40,7 +40,7 @@ impl Outgoing {
     /// large ones.
     fn weight(&self) -> (usize, bool) {
         let sent = self.payload.len();
-        if let Message::Read { what: What::Object, bytes_max, .. } = &self.message {
+        if let Message::Read { what: ReadKind::Object, bytes_max, .. } = &self.message {
             let asked = *bytes_max as usize;
             return if asked > LARGE_BYTES { (asked, true) } else { (sent, false) };
         }
@@ -333,7 +333,7 @@ mod tests {
             message: Message::Read {
                 key: quorate_protocol::name::Key::new("b", b"k").unwrap_or_else(|_| panic!()),
                 what,
-                place: quorate_protocol::get::Where::Home,
+                place: quorate_protocol::get::RowKind::Home,
                 bytes_max,
             },
             ..message(0)
@@ -342,10 +342,10 @@ mod tests {
         for outgoing in [
             message(LARGE_BYTES + 1),
             message(LARGE_BYTES),
-            read(What::Object, large),
-            read(What::Digest, u32::MAX),
-            read(What::Object, LARGE_BYTES as u32),
-            read(What::Object, u32::MAX),
+            read(ReadKind::Object, large),
+            read(ReadKind::Digest, u32::MAX),
+            read(ReadKind::Object, LARGE_BYTES as u32),
+            read(ReadKind::Object, u32::MAX),
         ] {
             assert!(queue.push(outgoing).is_ok());
         }

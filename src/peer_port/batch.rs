@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_protocol::get::{What, Where};
-use quorate_protocol::listing::Question;
+use quorate_protocol::get::{ReadKind, RowKind};
+use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
@@ -113,7 +113,8 @@ impl<'a> Batch<'a> {
         if self.has_room {
             return None;
         }
-        let Message::Read { key, what: What::Object, bytes_max, .. } = &self.messages.peek()?.head
+        let Message::Read { key, what: ReadKind::Object, bytes_max, .. } =
+            &self.messages.peek()?.head
         else {
             return None;
         };
@@ -168,7 +169,7 @@ const UNKNOWN_BYTES: usize = 1 << 20;
 /// Whether a message accepts an object of any length: memory is reserved only for the first one of
 /// a part.
 fn asks_for_large(message: &WithPayload<Message>) -> bool {
-    matches!(message.head, Message::Read { what: What::Object, bytes_max, .. }
+    matches!(message.head, Message::Read { what: ReadKind::Object, bytes_max, .. }
         if bytes_max as usize > LARGE_BYTES)
 }
 
@@ -215,7 +216,7 @@ fn on_a_row(
     }
     let Message::Read { key, what, place, bytes_max } = &message.head else { return None };
     let bytes_max = *bytes_max as usize;
-    if bytes_max <= LARGE_BYTES && *what == What::Object && *place == Where::Home {
+    if bytes_max <= LARGE_BYTES && *what == ReadKind::Object && *place == RowKind::Home {
         // Known to be too long: no need to read it.
         let known = node.bounds.sizes.of(key);
         if known > bytes_max && node.is_ready_for(key) {
@@ -346,7 +347,7 @@ async fn carry_out_one(
         }
         Message::Reap { tombstones } => WithPayload::bare(reaper::reap(node, tombstones).await),
         Message::Keys { bucket, prefix, after, limit } => {
-            let question = Question { bucket, prefix, after, limit };
+            let question = ListRequest { bucket, prefix, after, limit };
             WithPayload::bare(keys::answer(node, question).await)
         }
     }

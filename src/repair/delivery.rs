@@ -11,7 +11,7 @@ use quorate_protocol::message::{Refusal, Reply};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::packed::{self, Lengths};
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
 use crate::background::work;
@@ -27,7 +27,7 @@ pub(crate) async fn take(
     node: &Arc<Node>,
     hints: Lengths,
     payload: Bytes,
-    read_at: Millis,
+    read_at: WallTime,
 ) -> Reply {
     let is_page = hints.len() <= ROOM_ROWS_MAX;
     let Some(hints) = packed::unpack(hints, payload).filter(|_| is_page) else {
@@ -61,7 +61,7 @@ pub(crate) async fn take(
 fn merge(
     node: &Node,
     hints: Hints,
-    read_at: Millis,
+    read_at: WallTime,
 ) -> Result<Result<Vec<(u16, Refusal)>, Reply>, Error> {
     let now = node.now();
     let (mut rows, mut refused) = (Vec::with_capacity(hints.len()), Vec::new());

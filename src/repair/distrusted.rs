@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{
     DISTRUSTED_KEYS_MAX, Decision, Distrusted as Told, Message, Reply, WithPayload,
@@ -250,9 +250,9 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
     let mut confirmed = 0;
     for home in homes {
         let reply = if *home == node.me {
-            replica::read(node, &kept.key, What::Object, Where::Home).await
+            replica::read(node, &kept.key, ReadKind::Object, RowKind::Home).await
         } else {
-            let (key, what, place) = (kept.key.clone(), What::Object, Where::Home);
+            let (key, what, place) = (kept.key.clone(), ReadKind::Object, RowKind::Home);
             let message = Message::Read { key, what, place, bytes_max: u32::MAX };
             match node.peers.ask(*home, message, timeout).await.into_reply() {
                 Some(reply) => reply,

@@ -24,13 +24,13 @@ use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
 use quorate_protocol::reap;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
 use crate::background::work;
 use crate::node::Node;
-use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, mend_tree, receive_key, way};
+use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, receive_key, repair_tree, way};
 use crate::repair::received;
 
 /// Partitions filled at a time: while one waits for the network, another is merged.
@@ -133,8 +133,8 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
 
 /// Merges one partition with every other home replica. Returns whether all that they hold is here.
 async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> bool {
-    let ns = node.buckets.placement().ns().clone();
-    let each = ns.each();
+    let ns = node.buckets.assignment().ns().clone();
+    let each = ns.distinct();
     let n_max = each.last().copied().unwrap_or_default();
     let trees: Vec<Tree> = each.into_iter().map(|n| Tree { partition, n }).collect();
     let homes = node.layout.homes(partition, n_max).to_vec();
@@ -191,7 +191,7 @@ async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiv
 /// give.
 async fn compare(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> bool {
     for tree in trees {
-        let summary = mend_tree(talk, *tree, why).await;
+        let summary = repair_tree(talk, *tree, why).await;
         if !summary.has_all() {
             tracing::debug!(?tree, ?summary, "did not receive all of a peer's rows; retrying soon");
             return false;
@@ -305,8 +305,8 @@ impl Raises {
     /// raised.
     async fn fill_bucket(&mut self, node: &Arc<Node>, bucket: Bucket, before: u16, waits: bool) {
         let (ns, changed) = {
-            let placement = node.buckets.placement();
-            (placement.ns().clone(), placement.changed(bucket.as_str()))
+            let assignment = node.buckets.assignment();
+            (assignment.ns().clone(), assignment.last_change_of(bucket.as_str()))
         };
         self.received.retain(|(other, change, _)| *other != bucket || *change == changed);
         let n = ns.n(bucket.as_str());
@@ -366,7 +366,7 @@ async fn fetch_all(node: &Arc<Node>, from: NodeId, rows: Rows) -> bool {
 /// Rows of which this node is a home replica, and the last key of the page, `None` at the end.
 struct Page {
     /// The earliest time at which they may have been read.
-    read_at: Millis,
+    read_at: WallTime,
     rows: Vec<(Key, Bytes)>,
     last: Option<Key>,
 }
@@ -390,7 +390,7 @@ async fn fetch_page(
 
 /// Merges a page as the throttle allows. Returns whether all of it was merged or noted as doubtful:
 /// rows that have waited so long that a reaped key could come back with them are not merged.
-async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes)>) -> bool {
+async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Bytes)>) -> bool {
     while !rows.is_empty() {
         // One batch a turn, a fraction of a millisecond: client requests never wait longer for the
         // processor.
@@ -423,7 +423,7 @@ async fn merge_page(node: &Arc<Node>, read_at: Millis, mut rows: Vec<(Key, Bytes
 }
 
 /// Merges some rows. Returns the keys of those that arrived damaged. Blocks.
-fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: Millis) -> Result<Vec<Key>, Error> {
+fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: WallTime) -> Result<Vec<Key>, Error> {
     let merge = |rows: Vec<(Key, Bytes)>| {
         let place = |(key, object)| (node.home(&key), key, object);
         node.store.merge_page(rows.into_iter().map(place).collect(), now)

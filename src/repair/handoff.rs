@@ -16,7 +16,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::packed;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::background::throttle::Throttle;
@@ -165,7 +165,7 @@ async fn deliver_page(
     node: &Arc<Node>,
     target: NodeId,
     rows: Vec<(Key, Bytes)>,
-    read_at: Millis,
+    read_at: WallTime,
 ) -> usize {
     let (mut objects, mut versions) =
         (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use quorate_protocol::message::Reply;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 use serde::{Deserialize, Serialize};
 
 /// How long after a stalled write the node counts as busy, in milliseconds.
@@ -20,7 +20,7 @@ pub(crate) struct Hints {
     /// By target: marks up to this one are settled.
     settled: BTreeMap<NodeId, AtomicU64>,
     /// Stalled writes counted at the last check, and until when the node counts as busy.
-    stalls: Mutex<(u64, Millis)>,
+    stalls: Mutex<(u64, Uptime)>,
 }
 
 impl Hints {
@@ -65,7 +65,7 @@ impl Hints {
     }
 
     /// Whether a write stalled within the last second.
-    pub(super) fn is_stalled(&self, stalls: u64, now: Millis) -> bool {
+    pub(super) fn is_stalled(&self, stalls: u64, now: Uptime) -> bool {
         let mut seen = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
         if stalls > seen.0 {
             *seen = (stalls, now.plus(STALLED_MS));

@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use quorate_protocol::context::equal_in_constant_time;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use serde::{Deserialize, Serialize};
 
 use crate::node::{Node, record};
@@ -56,7 +56,7 @@ pub(crate) struct Kept {
     /// Their bytes.
     pub(crate) bytes: u64,
     /// When the oldest was first kept, by this node's wall clock.
-    pub(crate) oldest: Option<Millis>,
+    pub(crate) oldest: Option<WallTime>,
 }
 
 /// The hints that this node keeps, by target.
@@ -232,6 +232,8 @@ fn mac(secret: &[u8; 32], body: &[u8]) -> [u8; MAC_BYTES] {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_protocol::time::Uptime;
+
     use super::*;
     use crate::repair::hint_marks::Hints;
 
@@ -267,9 +269,9 @@ mod tests {
     #[test]
     fn a_stall_counts_for_a_second() {
         let hints = Hints::new(std::iter::empty());
-        assert!(!hints.is_stalled(0, Millis(5)));
-        assert!(hints.is_stalled(1, Millis(10)) && hints.is_stalled(1, Millis(1_009)));
-        assert!(!hints.is_stalled(1, Millis(1_010)));
+        assert!(!hints.is_stalled(0, Uptime(5)));
+        assert!(hints.is_stalled(1, Uptime(10)) && hints.is_stalled(1, Uptime(1_009)));
+        assert!(!hints.is_stalled(1, Uptime(1_010)));
     }
 
     #[test]

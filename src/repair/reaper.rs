@@ -15,7 +15,7 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::reap::{Evidence, Facts, ROUND_MAX, Round, may_confirm};
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error};
 
 use crate::background::work;
@@ -48,7 +48,7 @@ pub(crate) async fn run(node: Arc<Node>) {
 async fn reap_partition(node: &Arc<Node>, partition: Partition) {
     let mut after: Option<Key> = None;
     loop {
-        let old = Millis(node.now().0.saturating_sub(node.config.deletes.grace_ms));
+        let old = WallTime(node.now().0.saturating_sub(node.config.deletes.grace_ms));
         let page = work::run(node, move |node| {
             node.store.tombstones(partition, after.as_ref(), ROUND_MAX, old)
         });
@@ -139,7 +139,7 @@ async fn confirm_all(
     Ok(which)
 }
 
-fn facts(node: &Node, key: &Key, now: Millis) -> Result<Facts, Error> {
+fn facts(node: &Node, key: &Key, now: WallTime) -> Result<Facts, Error> {
     Facts::gather(&Look { node, key, now })
 }
 
@@ -147,7 +147,7 @@ fn facts(node: &Node, key: &Key, now: Millis) -> Result<Facts, Error> {
 struct Look<'a> {
     node: &'a Node,
     key: &'a Key,
-    now: Millis,
+    now: WallTime,
 }
 
 impl Evidence for Look<'_> {
@@ -159,7 +159,7 @@ impl Evidence for Look<'_> {
         Ok((homes.contains(&self.node.me), self.node.is_ready_for(self.key)))
     }
 
-    fn row(&self) -> Result<Option<(Version, Millis)>, Error> {
+    fn row(&self) -> Result<Option<(Version, WallTime)>, Error> {
         let row = self.node.store.read(self.node.home(self.key), self.key, Blocking::Allowed)?;
         Ok(row.and_then(|row| Row::encoded_version(&row).zip(Row::encoded_since(&row))))
     }
@@ -168,10 +168,10 @@ impl Evidence for Look<'_> {
         Ok(!self.node.store.hints_of_key(self.key)?.is_empty())
     }
 
-    fn quiet_since(&self) -> Millis {
+    fn quiet_since(&self) -> WallTime {
         let since = self.node.last_drop.since(self.node.partition(self.key));
         let quiet_ms = self.node.uptime().since(since);
-        Millis(self.now.0.saturating_sub(quiet_ms))
+        WallTime(self.now.0.saturating_sub(quiet_ms))
     }
 }
 

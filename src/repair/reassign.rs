@@ -6,7 +6,7 @@
 //! * trees match the rows (the *scrub*): differences are counted and repaired.
 //!
 //! Nothing else waits for these scans: trees are compared and partitions are filled at the same
-//! time, and `protocol::sweep` says what rows in the wrong tree mean for that.
+//! time, and `protocol::reassign` says what rows in the wrong tree mean for that.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Bucket, Key};
-use quorate_protocol::sweep::{Pass, Rows};
-use quorate_storage::{Error, Onward, ScrubFrom, Scrubbed};
+use quorate_protocol::reassign::{Pass, Rows};
+use quorate_storage::{Error, KeyCursor, ScrubFrom, Scrubbed};
 use tokio::time::MissedTickBehavior;
 
 use crate::background::work;
@@ -82,7 +82,7 @@ fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, 
             return Ok(Some((partition, after)));
         }
         let n_of = |bucket: &str| Some(node.buckets.properties(bucket).n);
-        let swept = node.store.sweep(partition, after.as_ref(), STEP_ROWS_MAX, n_of)?;
+        let swept = node.store.reassign(partition, after.as_ref(), STEP_ROWS_MAX, n_of)?;
         node.swept.moved.fetch_add(swept.moved as u64, Relaxed);
         after = swept.last;
         if after.is_none() {
@@ -93,7 +93,7 @@ fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, 
 }
 
 async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
-    let mut from = Some(Onward::default());
+    let mut from = Some(KeyCursor::default());
     while let Some(at) = from {
         let bucket = bucket.clone();
         let step = move |node: &Node| move_some_of(node, &bucket, at);
@@ -103,14 +103,18 @@ async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
 }
 
 /// Moves rows of one bucket for one step. Returns where to continue, `None` at the end. Blocks.
-fn move_some_of(node: &Node, bucket: &Bucket, mut from: Onward) -> Result<Option<Onward>, Error> {
+fn move_some_of(
+    node: &Node,
+    bucket: &Bucket,
+    mut from: KeyCursor,
+) -> Result<Option<KeyCursor>, Error> {
     let began = Instant::now();
     while began.elapsed() < STEP_TIME {
         // Few at a time: each row is read.
         let rows_max = STEP_ROWS_MAX / 16;
         let (keys, next) = node.store.home_keys(Some(bucket.as_str()), &from, rows_max)?;
         for key in keys {
-            match node.store.retree(&key, node.tree(&key)) {
+            match node.store.move_to_tree(&key, node.tree(&key)) {
                 Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
                 Err(Error::Damaged { what, reason }) => {
                     tracing::error!(what, reason, "a damaged row was not moved");
@@ -159,13 +163,13 @@ pub(crate) async fn scrub_partition(node: &Arc<Node>, partition: Partition) -> u
             }
             Err(error) => {
                 tracing::warn!(%error, partition = partition.0, "could not scrub");
-                return found.mended();
+                return found.repaired();
             }
         }
     }
     // Rows may just be moving to another tree.
     node.swept.moved.fetch_add(found.moved_rows, Relaxed);
-    let wrong = found.mended() - found.moved_rows;
+    let wrong = found.repaired() - found.moved_rows;
     node.swept.scrubbed.fetch_add(1, Relaxed);
     node.swept.wrong_leaves.fetch_add(wrong, Relaxed);
     if wrong > 0 {

@@ -4,7 +4,7 @@
 //! Such rows are searched for continuously, by their keys alone and at a low rate, and faster for a
 //! while after n has changed. They are offered to all home replicas, many rows at a time: first
 //! these report which versions they have, then each gets what it lacks. A row that all of them hold
-//! is dropped (`protocol::sweep` says when). Rows of which a home replica is down are left for the
+//! is dropped (`protocol::reassign` says when). Rows of which a home replica is down are left for the
 //! next round.
 
 use std::collections::BTreeSet;
@@ -17,10 +17,10 @@ use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::put::Role;
+use quorate_protocol::reassign::HandOver;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::sweep::HandOver;
-use quorate_storage::{Blocking, Error, Onward};
+use quorate_protocol::time::WallTime;
+use quorate_storage::{Blocking, Error, KeyCursor};
 use tokio::time::MissedTickBehavior;
 
 use crate::background::work;
@@ -54,7 +54,7 @@ pub(crate) async fn run(node: &Arc<Node>) {
 /// The repeated scan over the keys of all home rows.
 #[derive(Default)]
 struct Walk {
-    from: Onward,
+    from: KeyCursor,
     /// Unowned rows that could not be dropped in this round.
     left: u64,
     /// Hash of the n of all buckets that the scan last saw.
@@ -68,7 +68,7 @@ impl Walk {
     /// Checks some keys, and returns those that are not this node's to their owners. The result
     /// says whether to continue at once.
     async fn step(&mut self, node: &Arc<Node>) -> bool {
-        let ns = node.buckets.placement().ns().hash();
+        let ns = node.buckets.assignment().ns().hash();
         if ns != self.ns {
             (self.ns, self.hurries) = (ns, 2);
         }
@@ -99,7 +99,7 @@ impl Walk {
 }
 
 /// Keys of rows here that this node does not own, and where to continue. Blocks.
-fn unowned_keys(node: &Node, from: &Onward) -> Result<(Vec<Key>, Option<Onward>), Error> {
+fn unowned_keys(node: &Node, from: &KeyCursor) -> Result<(Vec<Key>, Option<KeyCursor>), Error> {
     let (mut keys, next) = node.store.home_keys(None, from, STEP_KEYS_MAX)?;
     keys.retain(|key| !homes(node, key).contains(&node.me));
     Ok((keys, next))
@@ -170,7 +170,7 @@ async fn ask_versions(node: &Arc<Node>, rows: &mut [Going]) {
 
 /// Sends the rows to those home replicas that have not reported to hold them, as many at a time as
 /// memory allows.
-async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
+async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: WallTime) {
     let mut batch: Vec<(&mut Going, Bytes)> = Vec::new();
     let mut bytes = 0;
     for going in rows.iter_mut().filter(|(_, row)| !row.is_held()) {
@@ -195,7 +195,7 @@ async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: Millis) {
     send_batch(node, batch, read_at).await;
 }
 
-async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: Millis) {
+async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: WallTime) {
     let sending = batch.into_iter().map(|((key, row), object)| async move {
         let stores = row.waiting().iter().map(|home| {
             let message = Message::Store { key: key.clone(), role: Role::Home, read_at };

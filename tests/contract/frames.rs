@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use quorate_protocol::context::peer_token;
 use quorate_protocol::envelope::Kind;
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
 use quorate_protocol::message::{Formation, Message, Refusal, Reply, Status};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 use serde_json::json;
 
@@ -53,9 +53,9 @@ fn deliver(lens: &[u32], payload: &[u8]) -> (Message, Vec<u8>) {
     (Message::Deliver { hints, read_at: now() }, payload.to_vec())
 }
 
-fn now() -> Millis {
+fn now() -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Millis(since.as_millis() as u64)
+    WallTime(since.as_millis() as u64)
 }
 
 fn frame(header: &Header, messages: &[(Message, Vec<u8>)]) -> Vec<u8> {
@@ -130,7 +130,7 @@ fn damaged_frames_are_refused_wherever_they_are_cut_or_changed() {
 fn sound_frames_with_nonsense_in_them_change_nothing() {
     let mut cluster = Cluster::start(2);
     let status = Box::new(Status {
-        clock: Millis(0),
+        clock: WallTime(0),
         waits: false,
         formation: Some(Formation([9; 16])),
         ready: true,
@@ -140,7 +140,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         release: "x".repeat(100_000),
         start: Default::default(),
         common: Default::default(),
-        remembers_since: Millis(0),
+        remembers_since: WallTime(0),
         attests: false,
         frame_bytes_max: 0,
         client_addr: "\r\n<script>".to_owned(),
@@ -194,7 +194,7 @@ fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
     cluster.nodes[0].wait_until_ready();
 
     let read = |i| {
-        let (what, place) = (What::Object, Where::Home);
+        let (what, place) = (ReadKind::Object, RowKind::Home);
         Message::Read { key: key(i), what, place, bytes_max: u32::MAX }
     };
     let question = |i: usize| match i % 10 {

@@ -94,18 +94,18 @@ fn kind(schema: &Value) -> String {
     if !schema["const"].is_null() {
         return format!("`{}`", schema["const"]);
     }
-    match &schema["type"] {
-        Value::Array(words) => words.iter().map(text).collect::<Vec<_>>().join(" or "),
-        word if word == "array" => format!("list of {}", kind(&schema["items"])),
-        word if word == "object" && schema["properties"].is_object() => {
-            let members = schema["properties"].as_object().unwrap().keys();
-            format!(
-                "object: {}",
-                members.map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
-            )
+    let word = &schema["type"];
+    if let Some(words) = word.as_array() {
+        return words.iter().map(text).collect::<Vec<_>>().join(" or ");
+    }
+    match (text(word), schema["properties"].as_object()) {
+        ("array", _) => format!("list of {}", kind(&schema["items"])),
+        ("object", Some(members)) => {
+            let names: Vec<String> = members.keys().map(|name| format!("`{name}`")).collect();
+            format!("object: {}", names.join(", "))
         }
-        word if word.is_null() => "anything".to_owned(),
-        word => text(word).to_owned(),
+        ("", _) => "anything".to_owned(),
+        (word, _) => word.to_owned(),
     }
 }
 

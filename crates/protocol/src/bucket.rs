@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Bucket, NodeId};
 use crate::quorum::Count;
-use crate::stamp::{Millis, Stamp};
+use crate::stamp::Stamp;
+use crate::time::WallTime;
 
 /// The most buckets that may have a record before this node refuses to set properties on another.
 /// Records from other nodes are accepted beyond it: after a network partition neither side may
@@ -308,7 +309,7 @@ impl Table {
         &self,
         bucket: &Bucket,
         settings: Settings,
-        (node, now): (NodeId, Millis),
+        (node, now): (NodeId, WallTime),
         (defaults, nodes): (&Properties, u16),
     ) -> Record {
         let known = self.record(bucket);
@@ -371,7 +372,7 @@ mod tests {
     fn record(n: u16, at: u64, node: &str) -> Record {
         Record {
             settings: n_of(n),
-            change: Change { stamp: Stamp::at(Millis(at)), node: NodeId::parse(node).unwrap() },
+            change: Change { stamp: Stamp::at(WallTime(at)), node: NodeId::parse(node).unwrap() },
             previous: None,
             n_lowest: n,
         }
@@ -402,7 +403,7 @@ mod tests {
         }
 
         fn set(&mut self, node: &str, n: u16, now: u64) {
-            let by = (NodeId::parse(node).unwrap(), Millis(now));
+            let by = (NodeId::parse(node).unwrap(), WallTime(now));
             let defaults = (&Properties::default(), 5);
             let record = self.table.next(&Self::bucket(), n_of(n), by, defaults);
             let mut change = Table::default();
@@ -505,7 +506,7 @@ mod tests {
     impl ManyBucketsNode {
         fn set(&mut self, name: &str, at: (&str, u64), settings: Settings) -> Table {
             let (node, now) = at;
-            let (bucket, by) = (named(name), (NodeId::parse(node).unwrap(), Millis(now)));
+            let (bucket, by) = (named(name), (NodeId::parse(node).unwrap(), WallTime(now)));
             let record = self.table.next(&bucket, settings, by, (&Properties::default(), 5));
             let mut change = Table::default();
             change.merge(&bucket, record);

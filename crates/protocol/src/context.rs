@@ -29,7 +29,7 @@ const BYTES_ABOUT: usize = 96;
 
 /// What a client saw of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct Context {
     /// All writes it saw, or that were superseded by what it saw.
     pub clock: Clock,
     /// The greatest stamp among them.
@@ -83,7 +83,7 @@ impl ContextKeys {
     }
 
     /// The context that a client gets for what it saw of `key`.
-    pub fn sign(&self, key: &Key, seen: &Seen) -> String {
+    pub fn sign(&self, key: &Key, seen: &Context) -> String {
         let signer = &self.signers[0];
         let mut token = BytesMut::with_capacity(BYTES_ABOUT);
         token.put_u8(VERSION);
@@ -99,7 +99,7 @@ impl ContextKeys {
     ///
     /// # Errors
     /// [`ContextError`] that says what is wrong with it.
-    pub fn verify(&self, key: &Key, text: &str) -> Result<Seen, ContextError> {
+    pub fn verify(&self, key: &Key, text: &str) -> Result<Context, ContextError> {
         if text.len() > CONTEXT_CHARS_MAX {
             return Err(ContextError::Damaged);
         }
@@ -113,7 +113,7 @@ impl ContextKeys {
         if !equal_in_constant_time(&mac.as_bytes()[..MAC_BYTES], &head[5..]) {
             return Err(ContextError::Forged);
         }
-        let seen: Seen = postcard::from_bytes(body).map_err(|_| ContextError::Damaged)?;
+        let seen: Context = postcard::from_bytes(body).map_err(|_| ContextError::Damaged)?;
         let sound = seen.clock.is_well_formed() && seen.clock.len() <= 2 * CLOCK_ENTRIES_MAX;
         if sound { Ok(seen) } else { Err(ContextError::Damaged) }
     }
@@ -146,16 +146,16 @@ pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::clock::{Actor, Dot};
-    use crate::stamp::Millis;
+    use crate::time::WallTime;
 
     fn key(name: &str) -> Key {
         Key::new("carts", name.as_bytes()).unwrap()
     }
 
-    fn seen() -> Seen {
+    fn seen() -> Context {
         let mut clock = Clock::default();
         clock.advance(Dot { actor: Actor(0xfeed_beef), counter: 4 });
-        Seen { clock, stamp: Stamp::at(Millis(1_000)) }
+        Context { clock, stamp: Stamp::at(WallTime(1_000)) }
     }
 
     #[test]

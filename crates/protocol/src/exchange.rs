@@ -14,7 +14,7 @@
 //! peer held, not that the peer took what it holds: a peer with a full disk does not.
 //!
 //! Execute the [`Step`] and report its result to get the next one, until [`Step::Done`]. If the
-//! peer is silent or refuses, call [`Exchange::give_up`]: nothing is half-applied, since each merge
+//! peer is silent or refuses, call [`Exchange::abort`]: nothing is half-applied, since each merge
 //! is independent.
 
 use std::cmp::Ordering;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{Bucket, Key};
 use crate::object::Version;
-use crate::stamp::Millis;
+use crate::time::Uptime;
 use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
 
 /// The most keys in one page of a listing: with keys of the longest length (1 KiB) a page is about
@@ -32,7 +32,7 @@ use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
 pub const PAGE_KEYS_MAX: usize = 1024;
 /// Delay before differing keys are rechecked, in milliseconds: longer than a write normally takes
 /// to reach every home replica.
-pub const LOOK_AGAIN_MS: u64 = 500;
+pub const RECHECK_MS: u64 = 500;
 
 /// The version reported for a damaged row: it differs from every real version, and from
 /// [`Version::ABSENT`].
@@ -61,14 +61,14 @@ pub enum Step {
     },
     /// Read the versions of these keys on both sides, no earlier than `not_before`:
     /// [`Exchange::on_versions`].
-    LookAgain {
+    Recheck {
         /// The keys.
         keys: Vec<Key>,
         /// Monotonic time.
-        not_before: Millis,
+        not_before: Uptime,
     },
-    /// Repair these keys: [`Exchange::on_mended`].
-    Mend(Vec<Difference>),
+    /// Repair these keys: [`Exchange::on_repaired`].
+    Repair(Vec<Difference>),
     /// The exchange has ended.
     Done(Summary),
 }
@@ -103,7 +103,7 @@ pub struct Summary {
     /// Keys that were listed on either side.
     pub keys_compared: u64,
     /// Keys that were repaired.
-    pub keys_mended: u64,
+    pub keys_repaired: u64,
     /// Keys that differed and were not repaired: writes in flight, and failures.
     pub keys_left: u64,
     /// Of `keys_left`, those for which this node did not get what the peer holds.
@@ -122,9 +122,9 @@ impl Summary {
 
 /// The result of repairing some keys. A key counted in neither field was not taken by the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mended {
+pub struct Repaired {
     /// Keys that are now equal on both sides.
-    pub mended: u64,
+    pub repaired: u64,
     /// Keys for which this node did not get, or did not store, what the peer holds.
     pub missed: u64,
 }
@@ -139,7 +139,7 @@ pub struct Exchange {
     /// Differences of the current page, as first seen.
     found: Vec<Difference>,
     /// How many of them are being repaired.
-    mending: u64,
+    repairing: u64,
     /// Whether every difference is repaired, writes in flight included.
     fills: bool,
     /// Buckets whose rows are being moved to other trees.
@@ -149,7 +149,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins a comparison. The rows of buckets `skipped` are being moved to other trees
-    /// ([`crate::sweep`]): a difference there means nothing yet, and rechecking every such key
+    /// ([`crate::reassign`]): a difference there means nothing yet, and rechecking every such key
     /// would be expensive.
     pub fn start(skipped: BTreeSet<Bucket>) -> (Self, Step) {
         (Self { skipped, ..Self::default() }, Step::CompareLeaves)
@@ -168,7 +168,7 @@ impl Exchange {
     }
 
     /// Both sides listed a page.
-    pub fn on_pages(&mut self, ours: Page, theirs: Page, now: Millis) -> Step {
+    pub fn on_pages(&mut self, ours: Page, theirs: Page, now: Uptime) -> Step {
         let ends = [&ours, &theirs].map(|page| (page.versions.last().cloned(), page.is_end));
         // Up to this key both pages are complete.
         let [ours_to, theirs_to] = ends.map(|(last, is_end)| {
@@ -191,7 +191,7 @@ impl Exchange {
         self.found = found;
         match to {
             // A page that is empty and not the last makes no progress: the peer is at fault.
-            Horizon::Nothing => return self.give_up(),
+            Horizon::Nothing => return self.abort(),
             Horizon::To(key) => self.after = Some(key),
             Horizon::End => {}
         }
@@ -200,10 +200,10 @@ impl Exchange {
         }
         if self.fills {
             let found = std::mem::take(&mut self.found);
-            return self.mend(found);
+            return self.repair(found);
         }
         let keys = self.found.iter().map(|difference| difference.key.clone()).collect();
-        Step::LookAgain { keys, not_before: now.plus(LOOK_AGAIN_MS) }
+        Step::Recheck { keys, not_before: now.plus(RECHECK_MS) }
     }
 
     /// Both sides reported their current versions, in the order of the keys. An answer of the wrong
@@ -211,7 +211,7 @@ impl Exchange {
     pub fn on_versions(&mut self, ours: &[Version], theirs: &[Version]) -> Step {
         let found = std::mem::take(&mut self.found);
         if ours.len() != found.len() || theirs.len() != found.len() {
-            return self.give_up();
+            return self.abort();
         }
         let found_count = found.len() as u64;
         let now = ours.iter().zip(theirs);
@@ -220,25 +220,25 @@ impl Exchange {
         });
         let persisting: Vec<_> = still.map(|(difference, _)| difference).collect();
         self.summary.keys_left += found_count - persisting.len() as u64;
-        if persisting.is_empty() { self.next_page() } else { self.mend(persisting) }
+        if persisting.is_empty() { self.next_page() } else { self.repair(persisting) }
     }
 
     /// Some of the keys are repaired. The others will differ again in the next round.
-    pub fn on_mended(&mut self, came: Mended) -> Step {
-        self.summary.keys_mended += came.mended;
-        self.summary.keys_left += self.mending.saturating_sub(came.mended);
+    pub fn on_repaired(&mut self, came: Repaired) -> Step {
+        self.summary.keys_repaired += came.repaired;
+        self.summary.keys_left += self.repairing.saturating_sub(came.repaired);
         self.summary.keys_missed += came.missed;
         self.next_page()
     }
 
-    /// The peer is silent or refuses: the summary so far.
-    pub fn give_up(&self) -> Step {
+    /// The peer is silent or refuses: ends the exchange with the summary so far.
+    pub fn abort(&self) -> Step {
         Step::Done(self.summary)
     }
 
-    fn mend(&mut self, differences: Vec<Difference>) -> Step {
-        self.mending = differences.len() as u64;
-        Step::Mend(differences)
+    fn repair(&mut self, differences: Vec<Difference>) -> Step {
+        self.repairing = differences.len() as u64;
+        Step::Repair(differences)
     }
 
     fn next_page(&mut self) -> Step {
@@ -282,7 +282,7 @@ impl Horizon {
 /// of all leaves differ (with as many rows as leaves, that is when about half of the rows differ).
 /// An empty leaf is zero, and a non-empty one is zero only by chance: this is a heuristic for
 /// choosing the transfer, nothing depends on it.
-pub fn had_better_stream(ours: &Leaves, differing: &LeafSet) -> bool {
+pub fn should_stream(ours: &Leaves, differing: &LeafSet) -> bool {
     let differing = differing.iter().count();
     let held = (0..=u8::MAX).filter(|leaf| ours.get(*leaf) != 0).count();
     differing > held.min(LEAVES / 2)
@@ -352,7 +352,7 @@ mod tests {
         };
         let had_better = |ours: Leaves, theirs: Leaves| {
             let differing = ours.differing(&theirs);
-            had_better_stream(&ours, &differing)
+            should_stream(&ours, &differing)
         };
         assert!(had_better(tree(0..0), tree(0..1000)) && had_better(tree(0..0), tree(0..20)));
         assert!(had_better(tree(0..5), tree(0..50)), "what came while it was away");
@@ -387,10 +387,10 @@ mod tests {
                 Step::List { leaves, after } => {
                     let a = page(ours, leaves, after.as_ref(), pages.0);
                     let b = page(theirs, leaves, after.as_ref(), pages.1);
-                    exchange.on_pages(a, b, Millis(7))
+                    exchange.on_pages(a, b, Uptime(7))
                 }
-                Step::LookAgain { keys, not_before } => {
-                    assert_eq!(not_before, Millis(7 + LOOK_AGAIN_MS));
+                Step::Recheck { keys, not_before } => {
+                    assert_eq!(not_before, Uptime(7 + RECHECK_MS));
                     if let Some(value) = busy.and_then(|busy| ours.get_mut(&busy)) {
                         *value = value.saturating_add(1);
                     }
@@ -398,7 +398,7 @@ mod tests {
                         |rows: &Rows| keys.iter().map(|k| version_in(rows, k)).collect::<Vec<_>>();
                     exchange.on_versions(&versions(ours), &versions(theirs))
                 }
-                Step::Mend(differences) => {
+                Step::Repair(differences) => {
                     for difference in &differences {
                         let k = (0..=u8::MAX).find(|k| key(*k) == difference.key).unwrap();
                         assert!(Some(k) != busy, "a write in flight was taken for a difference");
@@ -410,7 +410,7 @@ mod tests {
                             theirs.insert(k, merged);
                         }
                     }
-                    exchange.on_mended(Mended { mended: differences.len() as u64, missed: 0 })
+                    exchange.on_repaired(Repaired { repaired: differences.len() as u64, missed: 0 })
                 }
                 Step::Done(summary) => return summary,
             }
@@ -440,7 +440,7 @@ mod tests {
                 summary,
                 Summary {
                     keys_compared: compared,
-                    keys_mended: differed,
+                    keys_repaired: differed,
                     keys_left: 0,
                     keys_missed: 0,
                     is_complete: true,
@@ -455,7 +455,7 @@ mod tests {
         let summary = run(&mut ours, &mut theirs, (5, 5), Some(1));
         assert_eq!((ours[&1], theirs[&1]), (2, 2), "the write itself brought it");
         assert_eq!(theirs.get(&2), Some(&1));
-        assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
+        assert_eq!((summary.keys_repaired, summary.keys_left), (1, 1));
         assert!(summary.is_complete);
     }
 
@@ -469,9 +469,9 @@ mod tests {
         let step = exchange.on_pages(
             Page { versions, is_end: true },
             Page { is_end: true, ..Page::default() },
-            Millis(0),
+            Uptime(0),
         );
-        assert!(matches!(step, Step::LookAgain { keys, .. } if keys.len() == 1));
+        assert!(matches!(step, Step::Recheck { keys, .. } if keys.len() == 1));
         assert_eq!(exchange.summary.keys_left, 2);
     }
 
@@ -480,12 +480,12 @@ mod tests {
         let (mut exchange, _) = Exchange::start_to_fill();
         exchange.on_leaves(LeafSet::all());
         let page = |k| Page { versions: vec![(key(k), version(1))], is_end: true };
-        let step = exchange.on_pages(page(1), page(2), Millis(0));
-        assert!(matches!(step, Step::Mend(differences) if differences.len() == 2));
+        let step = exchange.on_pages(page(1), page(2), Uptime(0));
+        assert!(matches!(step, Step::Repair(differences) if differences.len() == 2));
         for (missed, has_all) in [(0, true), (1, false)] {
-            let done = exchange.clone().on_mended(Mended { mended: 1, missed });
+            let done = exchange.clone().on_repaired(Repaired { repaired: 1, missed });
             let Step::Done(summary) = done else { panic!("{done:?}") };
-            assert_eq!((summary.keys_mended, summary.keys_left), (1, 1));
+            assert_eq!((summary.keys_repaired, summary.keys_left), (1, 1));
             assert!(summary.is_complete);
             assert_eq!(
                 summary.has_all(),
@@ -500,11 +500,11 @@ mod tests {
         let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
         let ours = Page { versions: vec![(key(1), version(1))], is_end: true };
-        let done = exchange.on_pages(ours.clone(), Page::default(), Millis(0));
+        let done = exchange.on_pages(ours.clone(), Page::default(), Uptime(0));
         assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
         let (mut exchange, _) = Exchange::start(BTreeSet::new());
         exchange.on_leaves(LeafSet::all());
-        exchange.on_pages(ours, Page { is_end: true, ..Page::default() }, Millis(0));
+        exchange.on_pages(ours, Page { is_end: true, ..Page::default() }, Uptime(0));
         let done = exchange.on_versions(&[version(1)], &[]);
         assert!(matches!(done, Step::Done(Summary { is_complete: false, .. })));
         let (mut exchange, _) = Exchange::start(BTreeSet::new());

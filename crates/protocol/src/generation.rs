@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::stamp::Millis;
+use crate::time::WallTime;
 
 /// One start of a node, as it reports it to its peers. The default, number 0, is for a sender that
 /// is not a node and is not judged.
@@ -91,7 +91,7 @@ pub fn judge(remembered: Option<Remembered>, start: Start, is_alive: bool) -> Ve
 
 /// Whether a node that is behind may keep its rows. `alive_at` is the last time its store is
 /// recorded to have been in use.
-pub fn may_keep_rows(alive_at: Millis, now: Millis, grace_ms: u64) -> bool {
+pub fn may_keep_rows(alive_at: WallTime, now: WallTime, grace_ms: u64) -> bool {
     // A quarter of the grace is left for clock disagreement, as everywhere (see `reap`).
     now.since(alive_at) < grace_ms - grace_ms / 4
 }
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn only_rows_younger_than_the_grace_are_kept() {
-        assert!(may_keep_rows(Millis(1000), Millis(1700), 1000));
-        assert!(!may_keep_rows(Millis(1000), Millis(1750), 1000));
-        assert!(may_keep_rows(Millis(1000), Millis(500), 1000), "a clock that was set back");
+        assert!(may_keep_rows(WallTime(1000), WallTime(1700), 1000));
+        assert!(!may_keep_rows(WallTime(1000), WallTime(1750), 1000));
+        assert!(may_keep_rows(WallTime(1000), WallTime(500), 1000), "a clock that was set back");
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::NodeId;
 use crate::object::{Object, Version};
 use crate::quorum::{Verdict, verdict};
-use crate::stamp::Millis;
+use crate::time::Uptime;
 
 /// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
@@ -36,12 +36,12 @@ pub struct Plan {
     /// How long a replica may stay silent before another is asked, in milliseconds.
     pub replica_timeout_ms: u64,
     /// The latest time at which the client is answered.
-    pub deadline: Millis,
+    pub deadline: Uptime,
 }
 
 /// What a replica is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum What {
+pub enum ReadKind {
     /// Its full object.
     Object,
     /// The version of its object.
@@ -50,7 +50,7 @@ pub enum What {
 
 /// Where a replica looks for the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Where {
+pub enum RowKind {
     /// In its own rows.
     Home,
     /// Among the hints it keeps for others.
@@ -80,9 +80,9 @@ pub enum Effect {
         /// The node.
         to: NodeId,
         /// What to ask for.
-        what: What,
+        what: ReadKind,
         /// Where it looks.
-        place: Where,
+        place: RowKind,
     },
     /// Answer the client. Comes exactly once.
     Answer(Answer),
@@ -113,7 +113,7 @@ pub struct Get {
     plan: Plan,
     contacts: Vec<Contact>,
     /// Candidates not yet asked, the next one last.
-    unasked: Vec<(NodeId, Where)>,
+    unasked: Vec<(NodeId, RowKind)>,
     merged: Arc<Object>,
     /// The versions of the objects in the merge.
     versions: Vec<Version>,
@@ -125,16 +125,16 @@ pub struct Get {
 #[derive(Clone, Copy, Debug)]
 struct Contact {
     node: NodeId,
-    place: Where,
-    asked_at: Millis,
+    place: RowKind,
+    asked_at: Uptime,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Waiting(What),
+    Waiting(ReadKind),
     /// Asked for this and past its timeout; may still answer.
-    Silent(What),
+    Silent(ReadKind),
     /// Its object is in the merge.
     Merged(Version),
     /// It reported this version.
@@ -148,15 +148,15 @@ enum State {
 impl Get {
     /// Starts asking. Nodes in `down` are asked only after all others. An R above the number of
     /// nodes ends in [`Answer::NoQuorum`], like any quorum that cannot be met.
-    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
+    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Vec<Effect>) {
         let homes = |is_down: bool| {
             let of = move |node: &&NodeId| down.contains(node) == is_down;
-            plan.homes.iter().filter(of).map(|node| (*node, Where::Home))
+            plan.homes.iter().filter(of).map(|node| (*node, RowKind::Home))
         };
-        let mut order: Vec<(NodeId, Where)> = homes(false).collect();
+        let mut order: Vec<(NodeId, RowKind)> = homes(false).collect();
         if plan.sloppy {
             let up = plan.fallbacks.iter().filter(|node| !down.contains(node));
-            order.extend(up.map(|node| (*node, Where::Hints)));
+            order.extend(up.map(|node| (*node, RowKind::Hints)));
         }
         order.extend(homes(true));
         order.reverse();
@@ -173,14 +173,14 @@ impl Get {
         };
         let mut effects = Vec::new();
         for position in 0..needed {
-            let what = if position == 0 { What::Object } else { What::Digest };
+            let what = if position == 0 { ReadKind::Object } else { ReadKind::Digest };
             get.ask_next(what, now, &mut effects);
         }
         (get, effects)
     }
 
     /// A node answered what it was asked.
-    pub fn on_reply(&mut self, node: NodeId, reply: Reply, now: Millis) -> Vec<Effect> {
+    pub fn on_reply(&mut self, node: NodeId, reply: Reply, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         let Some(contact) = self.contacts.iter_mut().find(|c| c.node == node) else {
             return effects;
@@ -195,7 +195,7 @@ impl Get {
             }
             // A duplicate of the digest: its object is on the way. (A replica that was asked for an
             // object and holds none may say so with a digest.)
-            Reply::Digest(version) if asked == What::Object && version != Version::ABSENT => {}
+            Reply::Digest(version) if asked == ReadKind::Object && version != Version::ABSENT => {}
             Reply::Digest(version) => contact.state = State::Digest(version),
             Reply::NoHint | Reply::NotFilled | Reply::Refused => {
                 contact.state = State::Failed;
@@ -207,13 +207,13 @@ impl Get {
     }
 
     /// Where a node was asked to look.
-    pub fn place_of(&self, node: NodeId) -> Option<Where> {
+    pub fn place_of(&self, node: NodeId) -> Option<RowKind> {
         self.contacts.iter().find(|c| c.node == node).map(|c| c.place)
     }
 
     /// The node is sending its answer, or has reported its length: it is slow, not silent, and its
     /// timeout starts over.
-    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+    pub fn on_progress(&mut self, node: NodeId, now: Uptime) {
         let waiting = |c: &&mut Contact| c.node == node && matches!(c.state, State::Waiting(_));
         if let Some(contact) = self.contacts.iter_mut().find(waiting) {
             contact.asked_at = now;
@@ -221,7 +221,7 @@ impl Get {
     }
 
     /// The node will not answer any more.
-    pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+    pub fn on_silent(&mut self, node: NodeId, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         let asked = |c: &&mut Contact| {
             c.node == node && matches!(c.state, State::Waiting(_) | State::Silent(_))
@@ -235,7 +235,7 @@ impl Get {
     }
 
     /// Time has passed.
-    pub fn on_time(&mut self, now: Millis) -> Vec<Effect> {
+    pub fn on_time(&mut self, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         for at in 0..self.contacts.len() {
             let contact = self.contacts[at];
@@ -257,7 +257,7 @@ impl Get {
     }
 
     /// When [`Get::on_time`] must be called next, unless another event comes first.
-    pub fn next_wake(&self) -> Option<Millis> {
+    pub fn next_wake(&self) -> Option<Uptime> {
         let mut wake = (!self.answered).then_some(self.plan.deadline);
         for contact in self.contacts.iter().filter(|c| matches!(c.state, State::Waiting(_))) {
             let mut at = contact.asked_at.plus(self.plan.replica_timeout_ms);
@@ -294,7 +294,7 @@ impl Get {
         }
     }
 
-    fn judge(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    fn judge(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
         if !self.answered {
             self.fetch_differing(now, effects);
             let counted = self.counted();
@@ -319,8 +319,8 @@ impl Get {
 
     /// Asks for the objects of digests that match nothing in the merge, once a full object has
     /// arrived (or none will).
-    fn fetch_differing(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let full = |c: &Contact| c.state == State::Waiting(What::Object);
+    fn fetch_differing(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
+        let full = |c: &Contact| c.state == State::Waiting(ReadKind::Object);
         if self.versions.is_empty() && self.contacts.iter().any(full) {
             return;
         }
@@ -328,10 +328,10 @@ impl Get {
             let contact = self.contacts[at];
             let State::Digest(version) = contact.state else { continue };
             if !self.agrees(version) {
-                let state = State::Waiting(What::Object);
+                let state = State::Waiting(ReadKind::Object);
                 self.contacts[at] = Contact { asked_at: now, state, ..contact };
                 let (to, place) = (contact.node, contact.place);
-                effects.push(Effect::Ask { to, what: What::Object, place });
+                effects.push(Effect::Ask { to, what: ReadKind::Object, place });
                 if self.versions.is_empty() {
                     return; // the others may agree with this one
                 }
@@ -339,17 +339,17 @@ impl Get {
         }
     }
 
-    fn replace(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    fn replace(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
         if self.answered {
             return;
         }
         let has_object =
-            |c: &Contact| matches!(c.state, State::Waiting(What::Object) | State::Merged(_));
+            |c: &Contact| matches!(c.state, State::Waiting(ReadKind::Object) | State::Merged(_));
         let any = self.contacts.iter().any(has_object);
-        self.ask_next(if any { What::Digest } else { What::Object }, now, effects);
+        self.ask_next(if any { ReadKind::Digest } else { ReadKind::Object }, now, effects);
     }
 
-    fn ask_next(&mut self, what: What, now: Millis, effects: &mut Vec<Effect>) {
+    fn ask_next(&mut self, what: ReadKind, now: Uptime, effects: &mut Vec<Effect>) {
         let Some((node, place)) = self.unasked.pop() else { return };
         let state = State::Waiting(what);
         self.contacts.push(Contact { node, place, asked_at: now, state });
@@ -357,11 +357,11 @@ impl Get {
     }
 
     fn may_hedge(&self) -> bool {
-        let spare_home = matches!(self.unasked.last(), Some((_, Where::Home)));
+        let spare_home = matches!(self.unasked.last(), Some((_, RowKind::Home)));
         !self.answered && !self.hedged && self.plan.hedge_ms.is_some() && spare_home
     }
 
-    fn hedge_at(&self, contact: &Contact) -> Millis {
+    fn hedge_at(&self, contact: &Contact) -> Uptime {
         contact.asked_at.plus(self.plan.hedge_ms.unwrap_or(self.plan.replica_timeout_ms))
     }
 
@@ -415,7 +415,7 @@ impl Get {
         let merged = self.merged.version();
         let differs = |c: &&Contact| match c.state {
             State::Merged(version) | State::Digest(version) => {
-                c.place == Where::Home && version != merged
+                c.place == RowKind::Home && version != merged
             }
             State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => false,
         };

@@ -5,12 +5,13 @@
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is stored
 //! for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
-//! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned, [`common`]
-//! which settings must match across nodes, [`listing`] how keys are listed; [`tree`] and
-//! [`exchange`] how replicas are compared and repaired, [`sweep`] which tree counts which row,
-//! [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that restarts behind
-//! is detected and [`received`] when it may answer again, [`skew`] how a wrong clock is detected;
-//! [`message`], [`wire`] and [`envelope`] how nodes talk.
+//! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned,
+//! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed;
+//! [`tree`] and [`exchange`] how replicas are compared and repaired, [`reassign`] which tree counts
+//! which row, [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that
+//! restarts behind is detected and [`received`] when it may answer again, [`skew`] how a wrong clock
+//! is detected; [`time`] which clocks there are; [`message`], [`wire`] and [`envelope`] how nodes
+//! talk.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -28,7 +29,7 @@
 mod append;
 pub mod bucket;
 pub mod clock;
-pub mod common;
+pub mod cluster_settings;
 pub mod context;
 pub mod envelope;
 pub mod exchange;
@@ -44,13 +45,14 @@ pub mod precondition;
 pub mod put;
 pub mod quorum;
 pub mod reap;
+pub mod reassign;
 pub mod received;
 pub mod route;
 pub mod row;
 pub mod skew;
 pub mod stamp;
-pub mod sweep;
 pub mod terms;
+pub mod time;
 pub mod tree;
 pub mod view;
 pub mod wire;

@@ -16,7 +16,7 @@ use crate::object::Version;
 
 /// The request sent to every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct ListRequest {
     /// The bucket.
     pub bucket: Bucket,
     /// Only keys with this prefix.
@@ -58,7 +58,7 @@ pub struct Candidate {
     pub is_live: bool,
 }
 
-impl Question {
+impl ListRequest {
     /// Whether a page is a valid answer: only keys that were asked for, in order, each once. An
     /// invalid page must be discarded: it would corrupt the listing.
     pub fn admits(&self, page: &KeyPage) -> bool {
@@ -182,15 +182,15 @@ mod tests {
         Version([number; 16])
     }
 
-    fn question(after: Option<Key>, limit: u16) -> Question {
+    fn question(after: Option<Key>, limit: u16) -> ListRequest {
         let bucket = Bucket::parse("b").unwrap();
-        Question { bucket, prefix: String::new(), after, limit }
+        ListRequest { bucket, prefix: String::new(), after, limit }
     }
 
     /// One node's index of the bucket: key, version, whether it is one plain value; live keys only.
     type Index = BTreeMap<Key, (Version, bool)>;
 
-    fn page_of(index: &Index, question: &Question, not_ready: &[Partition]) -> KeyPage {
+    fn page_of(index: &Index, question: &ListRequest, not_ready: &[Partition]) -> KeyPage {
         let after = |key: &&Key| question.after.as_ref().is_none_or(|after| *key > after);
         let mut keys: Vec<_> = index
             .iter()
@@ -354,7 +354,7 @@ mod tests {
             let keys = names.iter().map(|name| (key(name), version(1), true)).collect();
             KeyPage { keys, is_end, not_ready: vec![] }
         };
-        let asked = Question { prefix: "a/".into(), ..question(Some(key("a/1")), 2) };
+        let asked = ListRequest { prefix: "a/".into(), ..question(Some(key("a/1")), 2) };
         assert!(asked.admits(&page(&["a/2", "a/3"], false)));
         assert!(asked.admits(&page(&[], true)));
         assert!(!asked.admits(&page(&[], false)), "empty, but not the last");

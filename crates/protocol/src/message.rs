@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::Table;
 use crate::clock::Dot;
-use crate::common::Common;
-use crate::context::Seen;
+use crate::cluster_settings::ClusterSettings;
+use crate::context::Context;
 use crate::exchange::Page;
 use crate::generation::{Remembered, Start};
-use crate::get::{What, Where};
+use crate::get::{ReadKind, RowKind};
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
@@ -22,8 +22,8 @@ use crate::put::{Acks, Role};
 use crate::quorum::QuorumError;
 use crate::received::Holdings;
 use crate::row::{Draft, MintError};
-use crate::stamp::Millis;
-use crate::terms::Asked;
+use crate::terms::QuorumOptions;
+use crate::time::WallTime;
 use crate::tree::{LeafSet, Root, Tree};
 
 /// A random number drawn when a cluster is formed; all nodes of one cluster record the same one.
@@ -41,7 +41,7 @@ pub enum Message {
         role: Role,
         /// When the object was read or minted, by the sender's wall clock or earlier: an object
         /// that was in transit too long is refused (see [`crate::reap`]).
-        read_at: Millis,
+        read_at: WallTime,
     },
     /// Read what the receiver holds: [`Reply::Object`], [`Reply::Large`], [`Reply::Digest`],
     /// [`Reply::NoHint`], [`Reply::NotFilled`].
@@ -49,9 +49,9 @@ pub enum Message {
         /// The key.
         key: Key,
         /// The object or its digest.
-        what: What,
+        what: ReadKind,
         /// Among the receiver's own rows, or among its hints.
-        place: Where,
+        place: RowKind,
         /// The longest encoded object that the sender has room for, in bytes; for a longer one the
         /// reply is its length, and the sender asks again once it has made room.
         bytes_max: u32,
@@ -121,7 +121,7 @@ pub enum Message {
         /// The tree.
         tree: Tree,
         /// Set if the sender is filling: answer only if each of the receiver's rows is in the tree
-        /// of its bucket's n according to this hash ([`crate::sweep::Ns::hash`]), otherwise
+        /// of its bucket's n according to this hash ([`crate::reassign::ReplicaCounts::hash`]), otherwise
         /// [`Reply::NotFilled`].
         to_fill: Option<u64>,
     },
@@ -180,7 +180,7 @@ pub enum Message {
         /// What the payload holds (see [`crate::packed`]).
         hints: Lengths,
         /// When the objects were read, by the sender's wall clock or earlier (see [`crate::reap`]).
-        read_at: Millis,
+        read_at: WallTime,
     },
     /// Apply an operator's decision about distrusted data, if there is one, and report what is
     /// still distrusted: [`Reply::Distrusted`].
@@ -400,11 +400,11 @@ pub struct Status {
     /// Its start.
     pub start: Start,
     /// The settings that must be equal on all nodes.
-    pub common: Common,
+    pub common: ClusterSettings,
     /// Since when, by its wall clock, its record of its peers' starts has had no gap.
-    pub remembers_since: Millis,
+    pub remembers_since: WallTime,
     /// Its wall clock, uncorrected (see [`crate::skew`]).
-    pub clock: Millis,
+    pub clock: WallTime,
     /// Whether it waits for an operator's decision about data that it does not trust by itself.
     pub waits: bool,
     /// In a reply: it remembered an earlier start of the sender, and the sender resumes from there.
@@ -427,7 +427,7 @@ pub struct Write {
     pub has_value: bool,
     /// The N and W that the client asked for: checked against the bucket by the node that also
     /// picks the home replicas (see [`crate::terms`]).
-    pub asked: Asked,
+    pub asked: QuorumOptions,
     /// What must hold for the write to happen.
     pub condition: Option<Condition>,
     /// Delete what a read finds (a DELETE without a context).
@@ -443,14 +443,14 @@ pub struct Write {
 impl Write {
     /// Whether the write must go to the first healthy home replica, where it meets concurrent
     /// writes of its kind: conditional and idempotent ones (docs/decisions/0003).
-    pub fn meets_others(&self) -> bool {
+    pub fn needs_first_home(&self) -> bool {
         self.condition.is_some() || self.idempotency.is_some()
     }
 
     /// Which home replica a write with a lowered n asks first: the node that has the request, which
     /// saves a hop, unless the write must meet others.
-    pub fn asked_first(&self, me: NodeId) -> Option<NodeId> {
-        (!self.meets_others()).then_some(me)
+    pub fn preferred_home(&self, me: NodeId) -> Option<NodeId> {
+        (!self.needs_first_home()).then_some(me)
     }
 }
 
@@ -501,14 +501,14 @@ pub enum WriteAnswer {
     /// The condition does not hold; nothing was written.
     ConditionFailed,
     /// The `Idempotency-Key` was used for another request; nothing was written.
-    KeyReused,
+    IdempotencyKeyReused,
     /// The coordinator refused the write; nothing was written.
     Refused(MintError),
     /// The coordinator was unable to write; nothing was written.
-    Unable(Refusal),
+    Unavailable(Refusal),
     /// The requested N and W do not fit the bucket as the coordinator knows it; nothing was
     /// written.
-    Unfit(QuorumError),
+    InvalidQuorum(QuorumError),
 }
 
 /// A successful write, counted.
@@ -525,7 +525,7 @@ pub struct WrittenAnswer {
     /// The object's version at the coordinator.
     pub version: Version,
     /// The context for the writer: only if its write is the only sibling left.
-    pub seen: Option<Seen>,
+    pub seen: Option<Context>,
 }
 
 /// A message or reply with its payload.

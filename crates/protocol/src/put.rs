@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::NodeId;
 use crate::quorum::{Verdict, verdict};
-use crate::stamp::Millis;
+use crate::time::Uptime;
 
 /// In which role a node holds an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct Plan {
     /// How long a replica may stay silent before a fallback takes its slot, in milliseconds.
     pub replica_timeout_ms: u64,
     /// The latest time at which the client is answered.
-    pub deadline: Millis,
+    pub deadline: Uptime,
 }
 
 /// The role in which `node` would hold a key with these home replicas. A node that is not one of
@@ -115,7 +115,7 @@ struct Contact {
     /// Index into `plan.homes`.
     slot: usize,
     role: Role,
-    sent_at: Millis,
+    sent_at: Uptime,
     state: State,
 }
 
@@ -132,7 +132,7 @@ impl Put {
     /// later, through [`Put::on_ack`], when the local copy is durable). Nodes in `down` are not
     /// waited for. A W above the number of nodes is answered with [`Answer::NoQuorum`], like any
     /// quorum that cannot be met.
-    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Vec<Effect>) {
+    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Vec<Effect>) {
         let me = plan.me;
         let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
         let mut put =
@@ -160,13 +160,13 @@ impl Put {
     }
 
     /// A node refused, and certainly did not store the object.
-    pub fn on_refused(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+    pub fn on_refused(&mut self, node: NodeId, now: Uptime) -> Vec<Effect> {
         self.on_failed(node, State::Refused, now)
     }
 
     /// The object is being sent and the transfer makes progress: the node is slow, not silent, and
     /// its timeout starts over.
-    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+    pub fn on_progress(&mut self, node: NodeId, now: Uptime) {
         let waiting = |c: &&mut Contact| c.node == node && c.state == State::Waiting;
         if let Some(contact) = self.contacts.iter_mut().find(waiting) {
             contact.sent_at = now;
@@ -174,12 +174,12 @@ impl Put {
     }
 
     /// The node will not answer any more, and it is unknown whether it stored the object.
-    pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Vec<Effect> {
+    pub fn on_silent(&mut self, node: NodeId, now: Uptime) -> Vec<Effect> {
         self.on_failed(node, State::Silent, now)
     }
 
     /// Time has passed.
-    pub fn on_time(&mut self, now: Millis) -> Vec<Effect> {
+    pub fn on_time(&mut self, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         for at in 0..self.contacts.len() {
             let contact = self.contacts[at];
@@ -197,7 +197,7 @@ impl Put {
     }
 
     /// When [`Put::on_time`] must be called next, unless another event comes first.
-    pub fn next_wake(&self) -> Option<Millis> {
+    pub fn next_wake(&self) -> Option<Uptime> {
         let timeout_ms = self.plan.replica_timeout_ms;
         let waiting = self.contacts.iter().filter(|c| c.state == State::Waiting);
         let timeout = waiting.map(|c| c.sent_at.plus(timeout_ms)).min();
@@ -211,7 +211,7 @@ impl Put {
         self.answered && (all_held || !self.is_waiting())
     }
 
-    fn on_failed(&mut self, node: NodeId, state: State, now: Millis) -> Vec<Effect> {
+    fn on_failed(&mut self, node: NodeId, state: State, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(slot) = self.set_state(node, state) {
             self.replace(slot, None, now, &mut effects);
@@ -238,7 +238,7 @@ impl Put {
         &mut self,
         slot: usize,
         down: Option<&BTreeSet<NodeId>>,
-        now: Millis,
+        now: Uptime,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let busy = |c: &Contact| c.slot == slot && matches!(c.state, State::Waiting | State::Acked);
@@ -262,14 +262,14 @@ impl Put {
         to: NodeId,
         slot: usize,
         role: Role,
-        now: Millis,
+        now: Uptime,
         effects: &mut Vec<Effect>,
     ) {
         self.contact(to, slot, role, now);
         effects.push(Effect::Send { to, role });
     }
 
-    fn contact(&mut self, node: NodeId, slot: usize, role: Role, sent_at: Millis) {
+    fn contact(&mut self, node: NodeId, slot: usize, role: Role, sent_at: Uptime) {
         self.contacts.push(Contact { node, slot, role, sent_at, state: State::Waiting });
     }
 
@@ -367,7 +367,7 @@ mod tests {
                 needed: u16::from(needed.min(n)),
                 sloppy,
                 replica_timeout_ms: 100,
-                deadline: Millis(deadline),
+                deadline: Uptime(deadline),
             };
             (plan, (0..nodes).filter(|at| *at != me && down & (1 << at) != 0).map(node).collect())
         }
@@ -382,17 +382,17 @@ mod tests {
             needed: 2,
             sloppy: true,
             replica_timeout_ms: 100,
-            deadline: Millis(1000),
+            deadline: Uptime(1000),
         };
-        let (mut put, _) = Put::start(plan, &BTreeSet::new(), Millis(0));
+        let (mut put, _) = Put::start(plan, &BTreeSet::new(), Uptime(0));
         put.on_ack(node(0));
         for now in (50..400).step_by(50) {
-            put.on_progress(node(1), Millis(now));
-            assert_eq!(put.on_time(Millis(now + 49)), []);
+            put.on_progress(node(1), Uptime(now));
+            assert_eq!(put.on_time(Uptime(now + 49)), []);
         }
-        assert_eq!(put.next_wake(), Some(Millis(450)));
+        assert_eq!(put.next_wake(), Some(Uptime(450)));
         let role = Role::Hint { target: node(1) };
-        assert_eq!(put.on_time(Millis(450)), [Effect::Send { to: node(2), role }]);
+        assert_eq!(put.on_time(Uptime(450)), [Effect::Send { to: node(2), role }]);
     }
 
     /// The naive model's notes: which nodes were asked, and which acknowledged first or refused
@@ -403,7 +403,7 @@ mod tests {
         acked: BTreeSet<NodeId>,
         refused: BTreeSet<NodeId>,
         answer: Option<Answer>,
-        now: Millis,
+        now: Uptime,
     }
 
     impl Naive {
@@ -467,7 +467,7 @@ mod tests {
         fn a_put_answers_once_as_a_naive_count_does_and_ends(
             (plan, down) in plans(), events in events()
         ) {
-            let mut now = Millis(0);
+            let mut now = Uptime(0);
             let deadline = plan.deadline;
             let (mut put, effects) = Put::start(plan.clone(), &down, now);
             let asked = [plan.me].into();

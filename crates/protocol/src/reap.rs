@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 
 use crate::name::{Key, NodeId};
 use crate::object::Version;
-use crate::stamp::Millis;
+use crate::time::WallTime;
 
 /// The most tombstones in one round: bounds the message and the work of one confirmation.
 pub const ROUND_MAX: usize = 1024;
@@ -34,11 +34,11 @@ pub struct Facts {
     /// Whether it has received the key's partition.
     pub is_ready: bool,
     /// Version of its home row and since when it has it ([`crate::row::Row::since`]), durable.
-    pub row: Option<(Version, Millis)>,
+    pub row: Option<(Version, WallTime)>,
     /// Whether it keeps a hint of the key, for any node.
     pub is_hinted: bool,
     /// When it last dropped a hint or an unowned row of the key's partition, or started.
-    pub quiet_since: Millis,
+    pub quiet_since: WallTime,
 }
 
 /// Where a node gathers the facts, while its other jobs deliver and drop hints and hand over rows.
@@ -56,7 +56,7 @@ pub trait Evidence {
     ///
     /// # Errors
     /// The lookup failed.
-    fn row(&self) -> Result<Option<(Version, Millis)>, Self::Error>;
+    fn row(&self) -> Result<Option<(Version, WallTime)>, Self::Error>;
 
     /// Whether it keeps a hint of the key.
     ///
@@ -65,7 +65,7 @@ pub trait Evidence {
     fn is_hinted(&self) -> Result<bool, Self::Error>;
 
     /// As [`Facts::quiet_since`].
-    fn quiet_since(&self) -> Millis;
+    fn quiet_since(&self) -> WallTime;
 }
 
 impl Facts {
@@ -86,8 +86,8 @@ impl Facts {
 
 /// Whether a node may confirm that it holds nothing but this version and has held nothing else for
 /// a whole grace.
-pub fn may_confirm(version: Version, facts: &Facts, now: Millis, grace_ms: u64) -> bool {
-    let held_long_enough = |since: Millis| now.since(since) >= grace_ms;
+pub fn may_confirm(version: Version, facts: &Facts, now: WallTime, grace_ms: u64) -> bool {
+    let held_long_enough = |since: WallTime| now.since(since) >= grace_ms;
     let row_fits = match facts.row {
         Some((held, since)) => held == version && held_long_enough(since),
         // A home replica without the tombstone could accept an older object at any time.
@@ -101,7 +101,7 @@ pub fn may_confirm(version: Version, facts: &Facts, now: Millis, grace_ms: u64) 
 
 /// Whether an object that was read at `read_at` by its sender's clock arrives too late to be
 /// accepted.
-pub fn is_stale(read_at: Millis, now: Millis, grace_ms: u64) -> bool {
+pub fn is_stale(read_at: WallTime, now: WallTime, grace_ms: u64) -> bool {
     now.since(read_at) > grace_ms / 2
 }
 
@@ -167,27 +167,27 @@ mod tests {
     const HOME: Facts = Facts {
         is_home: true,
         is_ready: true,
-        row: Some((V, Millis(500))),
+        row: Some((V, WallTime(500))),
         is_hinted: false,
-        quiet_since: Millis(500),
+        quiet_since: WallTime(500),
     };
 
     #[test]
     fn a_node_confirms_only_what_it_has_held_alone_for_a_grace() {
         let other = Facts { is_home: false, row: None, ..HOME };
-        let at = |ms, facts: Facts| may_confirm(V, &facts, Millis(ms), GRACE_MS);
+        let at = |ms, facts: Facts| may_confirm(V, &facts, WallTime(ms), GRACE_MS);
         assert!(at(1500, HOME) && at(1500, other));
         assert!(at(1500, Facts { is_ready: false, ..other }), "it is asked for no reads");
         assert!(at(1500, Facts { is_home: false, ..HOME }), "a row that is to be dropped");
         let refused = [
-            ("too young", Facts { row: Some((V, Millis(501))), ..HOME }),
-            ("another version", Facts { row: Some((W, Millis(0))), ..HOME }),
+            ("too young", Facts { row: Some((V, WallTime(501))), ..HOME }),
+            ("another version", Facts { row: Some((W, WallTime(0))), ..HOME }),
             ("a home replica without it", Facts { row: None, ..HOME }),
             ("not received", Facts { is_ready: false, ..HOME }),
             ("a hint", Facts { is_hinted: true, ..HOME }),
             ("a hint elsewhere", Facts { is_hinted: true, ..other }),
-            ("a hint dropped lately", Facts { quiet_since: Millis(501), ..other }),
-            ("an unowned row of another version", Facts { row: Some((W, Millis(0))), ..other }),
+            ("a hint dropped lately", Facts { quiet_since: WallTime(501), ..other }),
+            ("an unowned row of another version", Facts { row: Some((W, WallTime(0))), ..other }),
         ];
         for (why, facts) in refused {
             assert!(!at(1500, facts), "{why}");
@@ -216,7 +216,7 @@ mod tests {
             Ok((true, true))
         }
 
-        fn row(&self) -> Result<Option<(Version, Millis)>, ()> {
+        fn row(&self) -> Result<Option<(Version, WallTime)>, ()> {
             self.is_dropped();
             Ok(HOME.row)
         }
@@ -225,8 +225,8 @@ mod tests {
             Ok(!self.is_dropped())
         }
 
-        fn quiet_since(&self) -> Millis {
-            if self.is_dropped() { Millis(1499) } else { HOME.quiet_since }
+        fn quiet_since(&self) -> WallTime {
+            if self.is_dropped() { WallTime(1499) } else { HOME.quiet_since }
         }
     }
 
@@ -234,15 +234,18 @@ mod tests {
     fn a_concurrently_dropped_hint_is_seen_or_its_drop_is() {
         for before in 0..6 {
             let facts = Facts::gather(&Dropping { looks: Cell::new(0), before }).unwrap();
-            assert!(!may_confirm(V, &facts, Millis(1500), GRACE_MS), "before lookup {before}");
+            assert!(!may_confirm(V, &facts, WallTime(1500), GRACE_MS), "before lookup {before}");
         }
     }
 
     #[test]
     fn objects_are_refused_from_half_the_grace_on() {
-        assert!(!is_stale(Millis(1000), Millis(1500), GRACE_MS));
-        assert!(is_stale(Millis(1000), Millis(1501), GRACE_MS));
-        assert!(!is_stale(Millis(2000), Millis(1000), GRACE_MS), "a sender whose clock is ahead");
+        assert!(!is_stale(WallTime(1000), WallTime(1500), GRACE_MS));
+        assert!(is_stale(WallTime(1000), WallTime(1501), GRACE_MS));
+        assert!(
+            !is_stale(WallTime(2000), WallTime(1000), GRACE_MS),
+            "a sender whose clock is ahead"
+        );
     }
 
     #[test]

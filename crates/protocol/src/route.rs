@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::message::{Outcome, WriteAnswer};
 use crate::name::NodeId;
 use crate::put::{Acks, Role, role_of};
-use crate::stamp::Millis;
+use crate::time::Uptime;
 
 /// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
@@ -23,14 +23,14 @@ pub struct Plan {
     /// Whether a fallback may mint.
     pub sloppy: bool,
     /// Whether the write must go to the first healthy home replica
-    /// ([`crate::message::Write::meets_others`]).
+    /// ([`crate::message::Write::needs_first_home`]).
     pub at_first_home: bool,
     /// How long a home replica may take to accept a forwarded write, in milliseconds.
     pub accept_timeout_ms: u64,
     /// How long it may then take to answer, in milliseconds.
     pub answer_timeout_ms: u64,
     /// The latest time at which the client is answered.
-    pub deadline: Millis,
+    pub deadline: Uptime,
 }
 
 /// What the entry node must do now.
@@ -71,12 +71,12 @@ pub struct Route {
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     node: NodeId,
-    timeout_at: Millis,
+    timeout_at: Uptime,
 }
 
 impl Route {
     /// Starts looking for a coordinator.
-    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Millis) -> (Self, Option<Effect>) {
+    pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Option<Effect>) {
         assert!(!plan.homes.is_empty(), "every key has a home");
         let is_home = plan.homes.contains(&plan.me);
         let mut order: Vec<NodeId> = if is_home && !plan.at_first_home {
@@ -97,21 +97,21 @@ impl Route {
     }
 
     /// The node accepted the write and will answer.
-    pub fn on_accepted(&mut self, node: NodeId, now: Millis) {
+    pub fn on_accepted(&mut self, node: NodeId, now: Uptime) {
         if let Some(attempt) = self.current.as_mut().filter(|attempt| attempt.node == node) {
             attempt.timeout_at = now.plus(self.plan.answer_timeout_ms);
         }
     }
 
     /// The node refused, and certainly did not mint.
-    pub fn on_refused(&mut self, node: NodeId, now: Millis) -> Option<Effect> {
+    pub fn on_refused(&mut self, node: NodeId, now: Uptime) -> Option<Effect> {
         self.current.filter(|attempt| attempt.node == node)?;
         self.result.refused.push(node);
         self.next(now)
     }
 
     /// The write is being sent and the transfer makes progress: the node is slow, not silent.
-    pub fn on_progress(&mut self, node: NodeId, now: Millis) {
+    pub fn on_progress(&mut self, node: NodeId, now: Uptime) {
         let timeout_at = now.plus(self.plan.accept_timeout_ms);
         if let Some(attempt) = self.current.as_mut().filter(|attempt| attempt.node == node) {
             attempt.timeout_at = attempt.timeout_at.max(timeout_at);
@@ -119,7 +119,7 @@ impl Route {
     }
 
     /// The node will not answer any more; it may have minted.
-    pub fn on_silent(&mut self, node: NodeId, now: Millis) -> Option<Effect> {
+    pub fn on_silent(&mut self, node: NodeId, now: Uptime) -> Option<Effect> {
         self.current.filter(|attempt| attempt.node == node)?;
         self.result.silent.push(node);
         self.next(now)
@@ -147,10 +147,10 @@ impl Route {
             WriteAnswer::NoQuorum { outcome, .. } => *outcome == Outcome::Partial,
             WriteAnswer::NoReadQuorum { .. }
             | WriteAnswer::ConditionFailed
-            | WriteAnswer::KeyReused
+            | WriteAnswer::IdempotencyKeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_)
-            | WriteAnswer::Unfit(_) => false,
+            | WriteAnswer::Unavailable(_)
+            | WriteAnswer::InvalidQuorum(_) => false,
         };
         if stored {
             self.on_answer();
@@ -174,7 +174,7 @@ impl Route {
     }
 
     /// Time has passed.
-    pub fn on_time(&mut self, now: Millis) -> Option<Effect> {
+    pub fn on_time(&mut self, now: Uptime) -> Option<Effect> {
         if self.done {
             return None;
         }
@@ -187,16 +187,16 @@ impl Route {
     }
 
     /// The latest time at which the client is answered.
-    pub fn deadline(&self) -> Millis {
+    pub fn deadline(&self) -> Uptime {
         self.plan.deadline
     }
 
     /// When [`Route::on_time`] must be called next.
-    pub fn next_wake(&self) -> Option<Millis> {
+    pub fn next_wake(&self) -> Option<Uptime> {
         self.current.map(|attempt| attempt.timeout_at.min(self.plan.deadline))
     }
 
-    fn next(&mut self, now: Millis) -> Option<Effect> {
+    fn next(&mut self, now: Uptime) -> Option<Effect> {
         self.current = None;
         if self.done {
             return None;
@@ -247,9 +247,9 @@ mod tests {
                 at_first_home: true,
                 accept_timeout_ms: 100,
                 answer_timeout_ms: 100,
-                deadline: Millis(1000),
+                deadline: Uptime(1000),
             };
-            Route::start(plan, &BTreeSet::new(), Millis(0)).0
+            Route::start(plan, &BTreeSet::new(), Uptime(0)).0
         };
         let failed = || WriteAnswer::ConditionFailed;
         let unknown = |answer| {
@@ -258,15 +258,15 @@ mod tests {
         };
         // The second home fails, the first is silent: the outcome is unknown.
         let mut after_silence = route(3);
-        after_silence.on_silent(node(1), Millis(1));
+        after_silence.on_silent(node(1), Uptime(1));
         assert!(unknown(after_silence.on_written(node(2), failed(), 2)));
         // The same if this node minted instead.
         let mut minting = route(2);
-        assert_eq!(minting.on_silent(node(1), Millis(1)), Some(Effect::Mint(Role::Home)));
+        assert_eq!(minting.on_silent(node(1), Uptime(1)), Some(Effect::Mint(Role::Home)));
         assert!(unknown(minting.on_written(node(2), failed(), 2)));
         // A late failure of the first does not end the current attempt, but clears the first.
         let mut late = route(2);
-        late.on_silent(node(1), Millis(1));
+        late.on_silent(node(1), Uptime(1));
         assert_eq!(late.on_written(node(1), failed(), 2), None);
         assert_eq!(late.on_written(node(2), failed(), 2), Some(failed()));
     }
@@ -280,18 +280,18 @@ mod tests {
             at_first_home: true,
             accept_timeout_ms: 100,
             answer_timeout_ms: 300,
-            deadline: Millis(1000),
+            deadline: Uptime(1000),
         };
-        let (mut route, _) = Route::start(plan, &BTreeSet::new(), Millis(0));
+        let (mut route, _) = Route::start(plan, &BTreeSet::new(), Uptime(0));
         for now in (50..400).step_by(50) {
-            route.on_progress(node(1), Millis(now));
-            route.on_progress(node(2), Millis(now + 40));
-            assert_eq!(route.on_time(Millis(now + 49)), None);
+            route.on_progress(node(1), Uptime(now));
+            route.on_progress(node(2), Uptime(now + 40));
+            assert_eq!(route.on_time(Uptime(now + 49)), None);
         }
-        route.on_accepted(node(1), Millis(400));
-        route.on_progress(node(1), Millis(410));
-        assert_eq!(route.next_wake(), Some(Millis(700)), "an accepted write has longer");
-        assert_eq!(route.on_time(Millis(700)), Some(Effect::Forward { to: node(2) }));
+        route.on_accepted(node(1), Uptime(400));
+        route.on_progress(node(1), Uptime(410));
+        assert_eq!(route.next_wake(), Some(Uptime(700)), "an accepted write has longer");
+        assert_eq!(route.on_time(Uptime(700)), Some(Effect::Forward { to: node(2) }));
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -328,7 +328,7 @@ mod tests {
                 at_first_home,
                 accept_timeout_ms: 50,
                 answer_timeout_ms: 200,
-                deadline: Millis(deadline),
+                deadline: Uptime(deadline),
             };
             (plan, (0..6).filter(|at| *at != me && down & (1 << at) != 0).map(node).collect())
         }
@@ -378,7 +378,7 @@ mod tests {
         fn a_route_ends_once_and_tries_each_home_once(
             (plan, down) in plans(), events in events()
         ) {
-            let mut now = Millis(0);
+            let mut now = Uptime(0);
             let (mut route, effect) = Route::start(plan.clone(), &down, now);
             let (tried, refused) = (BTreeSet::new(), BTreeSet::new());
             let mut naive = Naive { plan, tried, refused, ended: false };

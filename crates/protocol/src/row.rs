@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Actor, CLOCK_ENTRIES_MAX, Clock, Dot};
 use crate::name::NodeId;
 use crate::object::{DecodeError, Metadata, Object, Sibling, Version, WriteId};
-use crate::stamp::{Millis, Stamp};
+use crate::stamp::Stamp;
+use crate::time::WallTime;
 
 /// A random number that a node draws at every start that does not provably follow a clean stop, and
 /// whenever its data directory is new, restored or copied. Never zero.
@@ -41,7 +42,7 @@ pub struct Row {
     pub tree: u16,
     /// Since when, by this node's wall clock, a home row has held exactly this object, or a hint
     /// row has been kept.
-    pub since: Millis,
+    pub since: WallTime,
     /// The merged object.
     pub object: Object,
 }
@@ -77,7 +78,7 @@ pub struct Coordinator {
     /// A fresh random number (not zero), used if the row needs a new actor.
     pub fresh_actor: Actor,
     /// Its wall clock.
-    pub now: Millis,
+    pub now: WallTime,
 }
 
 /// Limits for a *client write* at its coordinator. They never apply to repair.
@@ -194,7 +195,7 @@ impl Row {
     ///
     /// A peer that knows a later dot of this row's own actor proves that the row lost writes; the
     /// tenure ends, so that no dot is used twice even then.
-    pub fn merge(&mut self, other: &Object, now: Millis) -> bool {
+    pub fn merge(&mut self, other: &Object, now: WallTime) -> bool {
         let own_counter = |clock: &Clock, tenure: Tenure| clock.counter(tenure.actor);
         self.tenure = self
             .tenure
@@ -220,8 +221,8 @@ impl Row {
     }
 
     /// Records that the object changes. A hint row keeps the time at which it was first kept.
-    fn touch(&mut self, now: Millis) {
-        if self.tree != 0 || self.since == Millis::default() {
+    fn touch(&mut self, now: WallTime) {
+        if self.tree != 0 || self.since == WallTime::default() {
             self.since = now;
         }
     }
@@ -266,7 +267,7 @@ impl Row {
         let tenure = (actor != 0)
             .then_some(Tenure { actor: Actor(actor), incarnation: Incarnation(incarnation) });
         let version = bytes.split_to(size_of::<Version>());
-        let (since, tree) = (Millis(bytes.get_u64_le()), bytes.get_u16_le());
+        let (since, tree) = (WallTime(bytes.get_u64_le()), bytes.get_u16_le());
         let object = Object::decode(bytes)?;
         if version[..] != object.version().0 {
             return Err(DecodeError::Invalid("the row's version is not its object's"));
@@ -280,8 +281,8 @@ impl Row {
     }
 
     /// [`Row::since`] of an encoded row. `None` if truncated.
-    pub fn encoded_since(row: &[u8]) -> Option<Millis> {
-        row.get(32..40)?.try_into().ok().map(|bytes| Millis(u64::from_le_bytes(bytes)))
+    pub fn encoded_since(row: &[u8]) -> Option<WallTime> {
+        row.get(32..40)?.try_into().ok().map(|bytes| WallTime(u64::from_le_bytes(bytes)))
     }
 
     /// The n of the tree that counts an encoded row. `None` if truncated.
@@ -341,7 +342,7 @@ mod tests {
             node: NodeId::parse("n1").unwrap(),
             incarnation: Incarnation(incarnation),
             fresh_actor: Actor(fresh_actor),
-            now: Millis(1000),
+            now: WallTime(1000),
         }
     }
 
@@ -389,7 +390,7 @@ mod tests {
         let (old, new) = (row(&["a"]), row(&["a", "b"]));
         // A peer brings back what the row lost.
         let mut forgot = old.clone();
-        assert!(forgot.merge(&new.object, Millis(9)));
+        assert!(forgot.merge(&new.object, WallTime(9)));
         forgot.mint(&draft("c"), &by(1, 11), &LIMITS).unwrap();
         assert_eq!(actors(&forgot), [10, 10, 11]);
         // A client does.
@@ -416,12 +417,12 @@ mod tests {
     #[test]
     fn a_stamp_far_ahead_is_followed_by_greater_ones() {
         let mut row = Row::default();
-        let ahead = Draft { context_stamp: Stamp::at(Millis(3_600_000)), ..draft("a") };
+        let ahead = Draft { context_stamp: Stamp::at(WallTime(3_600_000)), ..draft("a") };
         row.mint(&ahead, &by(1, 10), &LIMITS).unwrap();
         let first = row.object.stamp_max();
         let context = row.object.clock.clone();
         row.mint(&Draft { context, ..draft("b") }, &by(1, 10), &LIMITS).unwrap();
-        assert!(row.object.stamp_max() > first && first > Stamp::at(Millis(3_600_000)));
+        assert!(row.object.stamp_max() > first && first > Stamp::at(WallTime(3_600_000)));
     }
 
     #[test]

@@ -10,23 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since 1970 (or since the start of a simulation).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct Millis(pub u64);
-
-impl Millis {
-    /// This instant plus `ms` milliseconds.
-    pub fn plus(self, ms: u64) -> Self {
-        Self(self.0.saturating_add(ms))
-    }
-
-    /// Milliseconds from `earlier` to this instant, 0 if it is later.
-    pub fn since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
-}
+use crate::time::WallTime;
 
 const COUNTER_BITS: u32 = 16;
 
@@ -36,24 +20,24 @@ pub struct Stamp(#[serde(with = "postcard::fixint::le")] pub u64);
 
 impl Stamp {
     /// The first stamp of a millisecond.
-    pub fn at(now: Millis) -> Self {
+    pub fn at(now: WallTime) -> Self {
         Self(now.0.min(u64::MAX >> COUNTER_BITS) << COUNTER_BITS)
     }
 
     /// The least stamp that is not before `now` and greater than `seen`.
-    pub fn after(seen: Self, now: Millis) -> Self {
+    pub fn after(seen: Self, now: WallTime) -> Self {
         Self(seen.0.saturating_add(1)).max(Self::at(now))
     }
 
     /// The wall-clock part.
-    pub fn millis(self) -> Millis {
-        Millis(self.0 >> COUNTER_BITS)
+    pub fn wall_time(self) -> WallTime {
+        WallTime(self.0 >> COUNTER_BITS)
     }
 }
 
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.millis().0, self.0 & ((1 << COUNTER_BITS) - 1))
+        write!(f, "{}.{}", self.wall_time().0, self.0 & ((1 << COUNTER_BITS) - 1))
     }
 }
 
@@ -63,10 +47,10 @@ mod tests {
 
     #[test]
     fn a_stamp_is_greater_than_all_it_covers_even_if_the_clock_stands_still() {
-        let first = Stamp::after(Stamp::default(), Millis(5));
-        let second = Stamp::after(first, Millis(5));
-        let third = Stamp::after(second, Millis(3));
+        let first = Stamp::after(Stamp::default(), WallTime(5));
+        let second = Stamp::after(first, WallTime(5));
+        let third = Stamp::after(second, WallTime(3));
         assert!(first < second && second < third);
-        assert_eq!(third.millis(), Millis(5));
+        assert_eq!(third.wall_time(), WallTime(5));
     }
 }

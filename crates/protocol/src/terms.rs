@@ -2,7 +2,7 @@
 //!
 //! A bucket's properties and the layout change while requests run. The N, R and W of a request are
 //! therefore checked against the bucket in one place, together with the choice of home replicas, by
-//! the node that uses both: [`Asked`] is sent with a forwarded write, [`Terms`] never are. A count
+//! the node that uses both: [`QuorumOptions`] is sent with a forwarded write, [`Terms`] never are. A count
 //! that no longer fits is an error for the client, and nothing was written.
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::quorum::{Count, Quorum, QuorumError};
 
 /// What a request asks of its quorum; a field that is `None` follows the bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct QuorumOptions {
     /// How many home replicas to ask: at most the bucket's n.
     pub n: Option<Count>,
     /// R of a read, W of a write: at most n.
@@ -49,7 +49,7 @@ impl Terms {
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
     pub fn of_read(
-        asked: &Asked,
+        asked: &QuorumOptions,
         bucket: &Properties,
         list: &[NodeId],
     ) -> Result<Self, QuorumError> {
@@ -61,7 +61,7 @@ impl Terms {
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
     pub fn of_write(
-        asked: &Asked,
+        asked: &QuorumOptions,
         bucket: &Properties,
         list: &[NodeId],
     ) -> Result<Self, QuorumError> {
@@ -74,7 +74,7 @@ impl Terms {
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
     pub fn check_write(
-        asked: &Asked,
+        asked: &QuorumOptions,
         bucket: &Properties,
         nodes: usize,
     ) -> Result<(), QuorumError> {
@@ -82,7 +82,7 @@ impl Terms {
     }
 
     fn new(
-        asked: &Asked,
+        asked: &QuorumOptions,
         usual: Count,
         bucket: &Properties,
         list: &[NodeId],
@@ -120,7 +120,7 @@ impl Terms {
 }
 
 fn quorum(
-    asked: &Asked,
+    asked: &QuorumOptions,
     usual: Count,
     bucket: &Properties,
     nodes: usize,
@@ -138,15 +138,15 @@ mod tests {
         (1..=count).map(|i| NodeId::parse(&format!("n{i}")).unwrap()).collect()
     }
 
-    fn asked(n: Option<u16>, needed: Option<u16>) -> Asked {
+    fn asked(n: Option<u16>, needed: Option<u16>) -> QuorumOptions {
         let exactly = |count: Option<u16>| count.map(Count::Exactly);
-        Asked { n: exactly(n), needed: exactly(needed), sloppy: None }
+        QuorumOptions { n: exactly(n), needed: exactly(needed), sloppy: None }
     }
 
     #[test]
     fn unset_counts_follow_the_bucket() {
         let bucket = Properties { n: 3, ..Properties::default() };
-        let terms = Terms::of_write(&Asked::default(), &bucket, &list(5)).unwrap();
+        let terms = Terms::of_write(&QuorumOptions::default(), &bucket, &list(5)).unwrap();
         assert_eq!((terms.n, terms.needed, terms.r), (3, 2, 2));
         assert_eq!((terms.homes, terms.fallbacks), (list(3), list(5)[3..].to_vec()));
     }
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(Terms::check_write(&three, &lowered, 5), Err(error));
         let error = Terms::of_read(&asked(Some(3), None), &lowered, &list(5)).unwrap_err();
         assert_eq!(error, QuorumError::TooManyReplicas { n: 3, max: 1 });
-        let terms = Terms::of_write(&Asked::default(), &lowered, &list(5)).unwrap();
+        let terms = Terms::of_write(&QuorumOptions::default(), &lowered, &list(5)).unwrap();
         assert_eq!((terms.n, terms.needed, terms.r), (1, 1, 1));
     }
 

@@ -4,7 +4,7 @@
 //! next PUT would silently drop siblings that it never read.
 
 use crate::bucket::Conflicts;
-use crate::context::Seen;
+use crate::context::Context;
 use crate::object::{Object, Sibling};
 
 /// An object as a bucket's conflict policy shows it.
@@ -43,13 +43,13 @@ impl<'a> View<'a> {
 }
 
 /// The context for a client that was shown all of the object.
-pub fn context_of(object: &Object) -> Seen {
-    Seen { clock: object.clock.clone(), stamp: object.stamp_max() }
+pub fn context_of(object: &Object) -> Context {
+    Context { clock: object.clock.clone(), stamp: object.stamp_max() }
 }
 
 /// The context for a client that wrote and was not shown the object: only if its write is the only
 /// sibling left.
-pub fn context_after_write(object: &Object) -> Option<Seen> {
+pub fn context_after_write(object: &Object) -> Option<Context> {
     (object.shown().len() == 1).then(|| context_of(object))
 }
 

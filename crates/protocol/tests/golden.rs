@@ -23,12 +23,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quorate_protocol::clock::{Actor, Dot};
-use quorate_protocol::get::{self, Get, Reply, What, Where};
+use quorate_protocol::get::{self, Get, ReadKind, Reply, RowKind};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object, Sibling, Version, WriteId};
 use quorate_protocol::put::{self, Acks, Put, Role};
 use quorate_protocol::route::{self, Route};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::Uptime;
 
 #[test]
 fn put_scenarios() {
@@ -64,7 +65,7 @@ type Failure = Box<dyn Error>;
 /// One machine, its cluster and a clock.
 #[derive(Default)]
 struct Scenario {
-    now: Millis,
+    now: Uptime,
     nodes: u16,
     n: u16,
     down: BTreeSet<NodeId>,
@@ -188,7 +189,7 @@ impl Scenario {
             needed: args.setting("w", 2)?,
             sloppy: args.setting("sloppy", true)?,
             replica_timeout_ms: args.setting("timeout", 100)?,
-            deadline: Millis(args.setting("deadline", 1000)?),
+            deadline: Uptime(args.setting("deadline", 1000)?),
         };
         let (machine, effects) = Put::start(plan, &self.down, self.now);
         self.machine = Some(Machine::Put(machine));
@@ -208,7 +209,7 @@ impl Scenario {
             sloppy: args.setting("sloppy", true)?,
             hedge_ms: (hedge_ms > 0).then_some(hedge_ms),
             replica_timeout_ms: args.setting("timeout", 100)?,
-            deadline: Millis(args.setting("deadline", 1000)?),
+            deadline: Uptime(args.setting("deadline", 1000)?),
         };
         let (machine, effects) = Get::start(plan, &self.down, self.now);
         self.machine = Some(Machine::Get(machine));
@@ -225,7 +226,7 @@ impl Scenario {
             at_first_home: args.setting("at_first_home", false)?,
             accept_timeout_ms: args.setting("accept", 50)?,
             answer_timeout_ms: args.setting("answer", 300)?,
-            deadline: Millis(args.setting("deadline", 1000)?),
+            deadline: Uptime(args.setting("deadline", 1000)?),
         };
         let (machine, effect) = Route::start(plan, &self.down, self.now);
         self.machine = Some(Machine::Route(machine));
@@ -307,11 +308,11 @@ impl Scenario {
             }
             assert!(self.next_wake() != Some(at), "an alarm that does not end");
         }
-        self.now = Millis(end);
+        self.now = Uptime(end);
         Ok(())
     }
 
-    fn next_wake(&self) -> Option<Millis> {
+    fn next_wake(&self) -> Option<Uptime> {
         match self.machine.as_ref()? {
             Machine::Put(put) => put.next_wake(),
             Machine::Get(get) => get.next_wake(),
@@ -355,8 +356,8 @@ impl Scenario {
         for effect in effects {
             let line = match effect {
                 get::Effect::Ask { to, what, place } => {
-                    let what = if what == What::Object { "object" } else { "digest" };
-                    let place = if place == Where::Home { "" } else { " of hints" };
+                    let what = if what == ReadKind::Object { "object" } else { "digest" };
+                    let place = if place == RowKind::Home { "" } else { " of hints" };
                     format!("{to} read {what}{place}")
                 }
                 get::Effect::Answer(get::Answer::Read(object)) => {

@@ -24,7 +24,8 @@ use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object, WriteId};
 use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 
 const REPLICAS: usize = 4;
 const CLIENTS: usize = 3;
@@ -185,7 +186,7 @@ impl World {
                 let message = &self.messages[message % self.messages.len()];
                 let replica = &mut self.replicas[at];
                 let before = replica.row.object.clone();
-                let changed = replica.row.merge(&message.row.object, Millis(1));
+                let changed = replica.row.merge(&message.row.object, WallTime(1));
                 replica.heard |= message.heard;
                 claim(
                     changed == (before != replica.row.object),
@@ -234,7 +235,7 @@ impl World {
             node: NodeId::parse(&format!("n{at}")).unwrap(),
             incarnation: Incarnation(self.incarnations[at]),
             fresh_actor: Actor(self.random),
-            now: Millis(self.now),
+            now: WallTime(self.now),
         };
         let replica = &mut self.replicas[at];
         let before = replica.clone();

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use quorate_protocol::bucket::Conflicts;
-use quorate_protocol::context::Seen;
+use quorate_protocol::context::Context;
 use quorate_protocol::get;
 use quorate_protocol::message::{Outcome, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Sibling, Version};
 use quorate_protocol::quorum::Count;
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 use quorate_protocol::view::{View, context_of};
 
 use crate::client::Response;
@@ -85,10 +85,10 @@ impl Node {
             WriteAnswer::NoQuorum { outcome: Outcome::NotApplied, .. }
             | WriteAnswer::NoReadQuorum { .. }
             | WriteAnswer::ConditionFailed
-            | WriteAnswer::KeyReused
+            | WriteAnswer::IdempotencyKeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_)
-            | WriteAnswer::Unfit(_) => End::NotApplied,
+            | WriteAnswer::Unavailable(_)
+            | WriteAnswer::InvalidQuorum(_) => End::NotApplied,
         };
         world.note(format_args!("{} says {number} of {}: {answer:?}", self.id, request.key));
         let moment = world.moment();
@@ -113,10 +113,10 @@ impl Node {
             WriteAnswer::NoQuorum { .. }
             | WriteAnswer::NoReadQuorum { .. }
             | WriteAnswer::ConditionFailed
-            | WriteAnswer::KeyReused
+            | WriteAnswer::IdempotencyKeyReused
             | WriteAnswer::Refused(_)
-            | WriteAnswer::Unable(_)
-            | WriteAnswer::Unfit(_) => Response::Failed,
+            | WriteAnswer::Unavailable(_)
+            | WriteAnswer::InvalidQuorum(_) => Response::Failed,
         };
         self.respond(&request, response, world);
     }
@@ -130,7 +130,7 @@ impl Node {
 
 /// R or W of a request and whether fallbacks count, as its client understands it. `usual` is what
 /// the bucket requires at its lowest n; it never requires less.
-fn promised(asked: &Asked, usual: u16, world: &World) -> (u16, bool) {
+fn promised(asked: &QuorumOptions, usual: u16, world: &World) -> (u16, bool) {
     let needed = match asked.needed {
         Some(Count::Exactly(count)) => count,
         Some(Count::One | Count::Quorum | Count::All) | None => usual,
@@ -142,7 +142,7 @@ fn promised(asked: &Asked, usual: u16, world: &World) -> (u16, bool) {
 fn carried(
     key: &Key,
     sights: &[Sight],
-    seen: Option<&Seen>,
+    seen: Option<&Context>,
     version: Version,
     world: &World,
 ) -> Response {

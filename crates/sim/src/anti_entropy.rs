@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_protocol::exchange::{Difference, Exchange, Mended, Page, Step};
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::exchange::{Difference, Exchange, Page, Repaired, Step};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
 
 use crate::mutations::Mutation;
@@ -26,7 +26,7 @@ pub(crate) struct ExchangeOperation {
     exchange: Exchange,
     doing: Doing,
     /// When the comparison is aborted if the peer stays silent.
-    deadline: Millis,
+    deadline: Uptime,
     /// The n of all buckets as this node knows them, if the comparison fills this node.
     to_fill: Option<u64>,
     /// Whether the peer has said that its trees currently prove nothing.
@@ -40,7 +40,7 @@ enum Doing {
     ComparingLeaves,
     Listing(LeafSet, Option<Key>),
     /// A delay before the recheck.
-    Waiting(Vec<Key>, Millis),
+    Waiting(Vec<Key>, Uptime),
     Rechecking(Vec<Key>),
     Repairing(RepairPage),
 }
@@ -48,12 +48,12 @@ enum Doing {
 /// A page of differences, repaired one after the other; the front one is being repaired.
 struct RepairPage {
     left: VecDeque<Difference>,
-    came: Mended,
+    came: Repaired,
     /// Whether the peer's object is being fetched; otherwise this node's is being sent.
     fetches: bool,
     /// When the request was sent, by this node's wall clock: a lower bound on when the object was
     /// read.
-    asked_at: Millis,
+    asked_at: WallTime,
 }
 
 /// The result of repairing one key.
@@ -140,7 +140,7 @@ impl Node {
 
     /// Whether its trees cover its rows, by the n of all buckets of the node that must fill.
     fn trees_fit_by(&self, to_fill: Option<u64>, world: &World) -> bool {
-        let fits_by = |ns: u64| self.records.buckets.placement.fits_by(ns);
+        let fits_by = |ns: u64| self.records.buckets.assignment.is_settled_for(ns);
         to_fill.is_none_or(fits_by) || world.has(Mutation::TreesTrustedInDoubt)
     }
 
@@ -193,7 +193,7 @@ impl Node {
                 continue;
             }
             world.note(format_args!("{} compares {tree:?} with {peer}", self.id));
-            let left_out = self.records.buckets.placement.doubtful();
+            let left_out = self.records.buckets.assignment.buckets_in_doubt();
             let (exchange, step) = Exchange::start(left_out);
             let (doing, deadline) = (Doing::ComparingLeaves, world.now);
             let operation = world.fresh_number();
@@ -263,7 +263,7 @@ impl Node {
                 let message = Message::List { tree, leaves, after, to_fill };
                 self.ask_peer(operation, &message, &[], world);
             }
-            Step::LookAgain { keys, not_before } => {
+            Step::Recheck { keys, not_before } => {
                 if world.has(Mutation::RepairFromStaleRead) {
                     let row = |key: &Key| self.store.get(&Slot::home(key));
                     let object = |key| row(key).map(|row| row.object.clone()).unwrap_or_default();
@@ -275,12 +275,12 @@ impl Node {
                 let delay_ms = not_before.since(world.now);
                 world.schedule(delay_ms, Event::Wake { node, life, operation });
             }
-            Step::Mend(differences) => {
+            Step::Repair(differences) => {
                 exchanging.doing = Doing::Repairing(RepairPage {
                     left: differences.into(),
-                    came: Mended::default(),
+                    came: Repaired::default(),
                     fetches: false,
-                    asked_at: world.now,
+                    asked_at: WallTime(0), // set with each request
                 });
                 self.repair_first(operation, world);
             }
@@ -307,14 +307,14 @@ impl Node {
                 self.ask_peer(operation, &Message::Versions { keys }, &[], world);
             }
         } else if world.now >= exchanging.deadline {
-            self.give_up_exchange(operation, world);
+            self.abort_exchange(operation, world);
         }
     }
 
     /// The peer is silent, or its answer makes no sense.
-    pub(crate) fn give_up_exchange(&mut self, operation: u64, world: &mut World) {
+    pub(crate) fn abort_exchange(&mut self, operation: u64, world: &mut World) {
         if let Some(exchanging) = self.operations.exchanges.get(&operation) {
-            let step = exchanging.exchange.give_up();
+            let step = exchanging.exchange.abort();
             self.carry_out_exchange(operation, step, world);
         }
     }
@@ -353,7 +353,7 @@ impl Node {
         };
         match step {
             Some(step) => self.carry_out_exchange(operation, step, world),
-            None => self.give_up_exchange(operation, world),
+            None => self.abort_exchange(operation, world),
         }
     }
 
@@ -363,7 +363,7 @@ impl Node {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         let Doing::Repairing(repair) = &mut exchanging.doing else { return };
         let Some(first) = repair.left.front() else {
-            let step = exchanging.exchange.on_mended(repair.came);
+            let step = exchanging.exchange.on_repaired(repair.came);
             return self.carry_out_exchange(operation, step, world);
         };
         repair.asked_at = wall;
@@ -373,7 +373,7 @@ impl Node {
             let message = if exchanging.to_fill.is_some() {
                 Message::Inspect { key }
             } else {
-                let (what, place) = (What::Object, Where::Home);
+                let (what, place) = (ReadKind::Object, RowKind::Home);
                 Message::Read { key, what, place, bytes_max: u32::MAX }
             };
             self.ask_peer(operation, &message, &[], world);
@@ -403,7 +403,7 @@ impl Node {
         let Doing::Repairing(repair) = &mut exchanging.doing else { return };
         repair.left.pop_front();
         match came {
-            RepairOutcome::Repaired => repair.came.mended += 1,
+            RepairOutcome::Repaired => repair.came.repaired += 1,
             RepairOutcome::NotTaken => {}
             RepairOutcome::Missed => repair.came.missed += 1,
         }

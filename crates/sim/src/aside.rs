@@ -8,7 +8,6 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{Holdings, Holds, Received, covers, received};
-use quorate_protocol::stamp::Millis;
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -119,7 +118,7 @@ impl Node {
 
     /// Merges some of the rows that are set aside.
     fn take_back(&mut self, which: impl Fn(&Slot) -> bool, world: &mut World) {
-        let now: Millis = self.wall(world.now);
+        let now = self.wall(world.now);
         for (slot, object) in std::mem::take(&mut self.records.aside) {
             if !which(&slot) {
                 self.records.aside.insert(slot, object);

@@ -10,10 +10,10 @@ use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
 use quorate_protocol::quorum::QuorumError;
+use quorate_protocol::reassign::{self, Assignment, ReplicaCounts};
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::sweep::{self, Ns, Placement};
-use quorate_protocol::terms::{Asked, Terms};
+use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::time::Uptime;
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -32,16 +32,16 @@ pub(crate) struct Buckets {
     /// this node has fetched what it must hold.
     raised: BTreeMap<Bucket, u16>,
     /// Whether rows are in the tree of the current n.
-    pub(crate) placement: Placement,
+    pub(crate) assignment: Assignment,
     /// The n by which they last were; only a mutation uses it.
     settled_n: u16,
 }
 
 /// A row being sent to its home replicas, to be dropped once all of them hold it.
 pub(crate) struct HandOver {
-    row: sweep::HandOver,
+    row: reassign::HandOver,
     object: Object,
-    deadline: Millis,
+    deadline: Uptime,
 }
 
 /// Rows being handed over, by key.
@@ -51,9 +51,12 @@ impl Buckets {
     /// No bucket has been configured yet.
     pub(crate) fn new(world: &World) -> Self {
         let n = world.setup.n;
-        let ns = Ns::of(&Table::default(), (&defaults(world), world.setup.layout.node_count()));
-        let placement = Placement::of_no_rows(ns);
-        Self { n, settled_n: n, placement, ..Self::default() }
+        let ns = ReplicaCounts::of(
+            &Table::default(),
+            (&defaults(world), world.setup.layout.node_count()),
+        );
+        let assignment = Assignment::without_rows(ns);
+        Self { n, settled_n: n, assignment, ..Self::default() }
     }
 
     /// Equal for equal tables.
@@ -69,7 +72,7 @@ impl Buckets {
 
     /// A different number after every change of n.
     pub(crate) fn changed(&self) -> u64 {
-        self.placement.changed(BUCKET)
+        self.assignment.last_change_of(BUCKET)
     }
 
     /// This node has fetched what it must hold since n was raised.
@@ -97,7 +100,7 @@ impl Node {
     pub(crate) fn read_terms(
         &self,
         key: &Key,
-        asked: &Asked,
+        asked: &QuorumOptions,
         world: &World,
     ) -> Result<Terms, QuorumError> {
         let setup = &world.setup;
@@ -108,7 +111,7 @@ impl Node {
     pub(crate) fn write_terms(
         &self,
         key: &Key,
-        asked: &Asked,
+        asked: &QuorumOptions,
         world: &World,
     ) -> Result<Terms, QuorumError> {
         let setup = &world.setup;
@@ -179,10 +182,10 @@ impl Node {
         let (defaults, nodes) = (defaults(world), world.setup.layout.node_count());
         buckets.table.learn(other, &mut buckets.raised, (&defaults, nodes));
         let n = buckets.table.settings(BUCKET).over(&defaults, nodes).n;
-        let ns = Ns::of(&buckets.table, (&defaults, nodes));
-        buckets.placement.change(&ns);
+        let ns = ReplicaCounts::of(&buckets.table, (&defaults, nodes));
+        buckets.assignment.change(&ns);
         if world.has(Mutation::ReversalForgotten) && n == buckets.settled_n {
-            buckets.placement = Placement::of_no_rows(ns);
+            buckets.assignment = Assignment::without_rows(ns);
         }
         buckets.n = n;
         if n != before {
@@ -191,11 +194,11 @@ impl Node {
     }
 
     /// Scans some rows and moves them to the tree of their bucket's n, if a pass is due.
-    pub(crate) fn sweep(&mut self, world: &mut World) {
+    pub(crate) fn reassign(&mut self, world: &mut World) {
         if self.store.has_failed() {
             return;
         }
-        let due = || self.records.buckets.placement.pass().map(|pass| (pass, None));
+        let due = || self.records.buckets.assignment.next_pass().map(|pass| (pass, None));
         let Some((pass, after)) = self.passing.take().or_else(due) else { return };
         let n = self.n();
         let is_next = |(slot, _): &(&Slot, &Row)| {
@@ -218,9 +221,9 @@ impl Node {
     }
 
     /// A pass has moved all rows, durably.
-    pub(crate) fn on_passed(&mut self, pass: &sweep::Pass, world: &mut World) {
+    pub(crate) fn on_passed(&mut self, pass: &reassign::Pass, world: &mut World) {
         let buckets = &mut self.records.buckets;
-        if buckets.placement.passed(pass) && buckets.placement.fits() {
+        if buckets.assignment.finish_pass(pass) && buckets.assignment.is_settled() {
             buckets.settled_n = buckets.n;
             world.note(format_args!("{} has its rows in the tree of n={}", self.id, buckets.n));
         }
@@ -245,7 +248,7 @@ impl Node {
             let Some(row) = self.store.get(&Slot::home(&key)) else { continue };
             let object = row.object.clone();
             let homes = self.preference_list(&key, world).0.to_vec();
-            let Some(row) = sweep::HandOver::start(object.version(), &homes, self.id) else {
+            let Some(row) = reassign::HandOver::start(object.version(), &homes, self.id) else {
                 continue;
             };
             let read_at = self.wall(world.now);
@@ -262,7 +265,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn give_up_hand_over(&mut self, key: &Key) {
+    pub(crate) fn abort_hand_over(&mut self, key: &Key) {
         self.operations.hand_overs.remove(key);
     }
 
@@ -279,7 +282,7 @@ impl Node {
         // An answer may be about an earlier version.
         let Some(hand_over) = hand_over.filter(|h| h.row.version() == version) else { return };
         if !is_stored {
-            return self.give_up_hand_over(key);
+            return self.abort_hand_over(key);
         }
         hand_over.row.on_stored(node);
         if !hand_over.row.is_held() && !world.has(Mutation::HandedOverToOne) {

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
-use quorate_protocol::context::Seen;
+use quorate_protocol::context::Context;
 use quorate_protocol::message::{Condition, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Version};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 
 use crate::history::{Saw, WriteNo};
 use crate::world::{Body, Event, Request, World, value_of, write_id};
@@ -134,7 +134,7 @@ impl Client {
                 Ok(seen) => seen,
                 Err(error) => unreachable!("a context that was given out is refused: {error}"),
             },
-            None => Seen::default(),
+            None => Context::default(),
         };
         let saw = Saw::These(session.map(|session| session.shown).unwrap_or_default());
         let moment = world.moment();
@@ -248,7 +248,7 @@ impl Client {
 
 /// What a request asks for. Some lower n, never below what they need; some ask for more than the
 /// bucket has while its n is lowered.
-fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> Asked {
+fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> QuorumOptions {
     let narrowed = world.dice.percent(10);
     let narrowed = narrowed.then(|| world.dice.between(n_min.into(), n.into()) as u16);
     let most = world.setup.n_max;
@@ -256,7 +256,11 @@ fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> As
         None if most > n && world.dice.percent(10) => (None, most),
         narrowed => (narrowed, needed),
     };
-    Asked { n: n.map(Count::Exactly), needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
+    QuorumOptions {
+        n: n.map(Count::Exactly),
+        needed: Some(Count::Exactly(needed)),
+        sloppy: Some(sloppy),
+    }
 }
 
 /// What clients mostly do with a key before they leave it alone.
@@ -299,7 +303,7 @@ fn described(body: &Body) -> String {
     }
 }
 
-fn in_words(asked: &Asked) -> String {
-    let Asked { n, needed, sloppy } = asked;
+fn in_words(asked: &QuorumOptions) -> String {
+    let QuorumOptions { n, needed, sloppy } = asked;
     format!("n={n:?} needed={needed:?} sloppy={sloppy:?}")
 }

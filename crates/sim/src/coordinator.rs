@@ -11,8 +11,8 @@ use quorate_protocol::object::{Object, Sibling};
 use quorate_protocol::precondition::{self, Checked};
 use quorate_protocol::put::{self, Role, role_of};
 use quorate_protocol::row::{Coordinator, MintError, Minted};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::view::{context_after_write, context_of};
 
 use crate::entry::Purpose;
@@ -32,13 +32,13 @@ pub(crate) struct Minting {
     pub(crate) value: Option<Bytes>,
     /// The counts and nodes of the write.
     pub(crate) terms: Terms,
-    pub(crate) deadline: Millis,
+    pub(crate) deadline: Uptime,
 }
 
 impl Minting {
     /// In which role this node holds it.
     fn role(&self, me: NodeId) -> Role {
-        role_of(me, &self.terms.asked_homes(self.write.asked_first(me)))
+        role_of(me, &self.terms.asked_homes(self.write.preferred_home(me)))
     }
 }
 
@@ -55,7 +55,7 @@ impl Node {
         let terms = match self.write_terms(&write.key, &write.asked, world) {
             Ok(terms) => terms,
             Err(unfit) => {
-                let answer = WriteAnswer::Unfit(unfit);
+                let answer = WriteAnswer::InvalidQuorum(unfit);
                 return self.send_answer(Some(from), operation, answer, None, world);
             }
         };
@@ -84,7 +84,7 @@ impl Node {
         &mut self,
         mut minting: Minting,
         answer: get::Answer,
-        read_at: Millis,
+        read_at: WallTime,
         world: &mut World,
     ) {
         let write = &mut minting.write;
@@ -165,7 +165,7 @@ impl Node {
     }
 
     fn refuse(&mut self, minting: Minting, refusal: Refusal, world: &mut World) {
-        self.finish_mint(minting, WriteAnswer::Unable(refusal), None, world);
+        self.finish_mint(minting, WriteAnswer::Unavailable(refusal), None, world);
     }
 
     /// The PUT machine has decided the outcome of the write.

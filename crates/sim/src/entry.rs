@@ -9,14 +9,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_protocol::get::{self, Get, What, Where};
+use quorate_protocol::get::{self, Get, ReadKind, RowKind};
 use quorate_protocol::message::{Message, Outcome, WriteAnswer};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Role};
 use quorate_protocol::route::{self, Route};
-use quorate_protocol::stamp::Millis;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
 
 use crate::anti_entropy::ExchangeOperation;
 use crate::buckets::HandOvers;
@@ -52,18 +52,18 @@ pub(crate) struct RouteOperation {
     pub(crate) request: Request,
     /// From this node's own snapshot; the coordinator takes its own.
     terms: Terms,
-    deadline: Millis,
-    wake_at: Option<Millis>,
+    deadline: Uptime,
+    wake_at: Option<Uptime>,
 }
 
 /// A read in progress.
 pub(crate) struct GetOperation {
     get: Get,
     /// When it began, by the wall clock: no replica read its object earlier.
-    read_at: Millis,
+    read_at: WallTime,
     key: Key,
     purpose: Purpose,
-    wake_at: Option<Millis>,
+    wake_at: Option<Uptime>,
 }
 
 /// What a read is for.
@@ -95,15 +95,20 @@ impl Node {
                 let terms = match self.write_terms(&request.key, &write.asked, world) {
                     Ok(terms) => terms,
                     Err(unfit) => {
-                        return self.answer_write(request, &WriteAnswer::Unfit(unfit), None, world);
+                        return self.answer_write(
+                            request,
+                            &WriteAnswer::InvalidQuorum(unfit),
+                            None,
+                            world,
+                        );
                     }
                 };
                 let deadline = now.plus(u64::from(write.timeout_ms));
                 let plan = route::Plan {
                     me: self.id,
-                    homes: terms.asked_homes(write.asked_first(self.id)),
+                    homes: terms.asked_homes(write.preferred_home(self.id)),
                     sloppy: terms.sloppy,
-                    at_first_home: write.meets_others(),
+                    at_first_home: write.needs_first_home(),
                     accept_timeout_ms: world.setup.replica_timeout_ms,
                     answer_timeout_ms: world.setup.replica_timeout_ms * 3,
                     deadline,
@@ -221,7 +226,7 @@ impl Node {
         &mut self,
         operation: u64,
         key: Key,
-        (terms, deadline): (Terms, Millis),
+        (terms, deadline): (Terms, Uptime),
         purpose: Purpose,
         world: &mut World,
     ) {
@@ -276,7 +281,7 @@ impl Node {
         self.keep_awake(operation, world);
     }
 
-    fn ask(&self, to: NodeId, key: Key, what: What, place: Where, world: &mut World) -> u64 {
+    fn ask(&self, to: NodeId, key: Key, what: ReadKind, place: RowKind, world: &mut World) -> u64 {
         let message = Message::Read { key, what, place, bytes_max: u32::MAX };
         world.send((self.id, self.life), to, &message, &[])
     }
@@ -286,7 +291,7 @@ impl Node {
         &mut self,
         key: &Key,
         merged: &Object,
-        read_at: Millis,
+        read_at: WallTime,
         behind: Vec<NodeId>,
         world: &mut World,
     ) {
@@ -385,9 +390,9 @@ fn report_not_applied(answer: WriteAnswer) -> WriteAnswer {
         | WriteAnswer::NoQuorum { .. }
         | WriteAnswer::NoReadQuorum { .. }
         | WriteAnswer::ConditionFailed
-        | WriteAnswer::KeyReused
+        | WriteAnswer::IdempotencyKeyReused
         | WriteAnswer::Refused(_)
-        | WriteAnswer::Unable(_)
-        | WriteAnswer::Unfit(_) => answer,
+        | WriteAnswer::Unavailable(_)
+        | WriteAnswer::InvalidQuorum(_) => answer,
     }
 }

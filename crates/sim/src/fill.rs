@@ -9,7 +9,7 @@ use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 
 use crate::anti_entropy::Received;
@@ -28,8 +28,8 @@ pub(crate) struct FillOperation {
     question: u64,
     /// When it was sent, by this node's wall clock: a lower bound on when the answer's rows were
     /// read.
-    asked_at: Millis,
-    deadline: Millis,
+    asked_at: WallTime,
+    deadline: Uptime,
 }
 
 /// One step of a fill.
@@ -97,8 +97,8 @@ impl Node {
         };
         world.note(format_args!("{me} fills {target:?}"));
         world.claims.push(Claim::Fills { node: me });
-        let (asked_at, deadline) = (Millis(0), world.now);
-        let ns = self.records.buckets.placement.ns().hash();
+        let (asked_at, deadline) = (WallTime(0), world.now);
+        let ns = self.records.buckets.assignment.ns().hash();
         self.filling = Some(FillOperation { todo, target, ns, question: 0, asked_at, deadline });
         self.fetch_next(None, world);
     }
@@ -117,7 +117,7 @@ impl Node {
                 self.request(from, &message, &[], Pending::Fetch { question }, world);
             }
             Some(Job::Compare(from, tree)) => {
-                filling.deadline = Millis(u64::MAX); // the comparison ends by itself
+                filling.deadline = Uptime(u64::MAX); // the comparison ends by itself
                 self.compare_to_fill(question, from, (tree, ns), world);
             }
         }

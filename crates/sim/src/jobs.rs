@@ -34,7 +34,7 @@ impl Node {
             self.compare_roots(peer, world);
         }
         if world.setup.n_min < world.setup.n_max {
-            self.sweep(world);
+            self.reassign(world);
             self.hand_over(world);
         }
         if world.setup.reaps() && world.dice.percent(60) {
@@ -51,7 +51,7 @@ impl Node {
         self.check_aside(world);
         self.hand_off(world);
         for _ in 0..SWEEPS_MAX {
-            self.sweep(world);
+            self.reassign(world);
         }
         self.hand_over(world);
         for peer in peers.into_iter().filter(|peer| *peer != me) {

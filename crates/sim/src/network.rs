@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 
 use crate::dice::Dice;
 use crate::setup::Faults;
@@ -25,7 +25,7 @@ pub(crate) enum Fate {
 #[derive(Default)]
 pub(crate) struct Network {
     /// Cut links (from, to) and when each heals.
-    cut: BTreeMap<(NodeId, NodeId), Millis>,
+    cut: BTreeMap<(NodeId, NodeId), Uptime>,
     healed: bool,
 }
 
@@ -36,7 +36,7 @@ impl Network {
         dice: &mut Dice,
         faults: &Faults,
         link: (NodeId, NodeId),
-        now: Millis,
+        now: Uptime,
         twice: bool,
     ) -> Fate {
         if self.healed {
@@ -61,7 +61,7 @@ impl Network {
     }
 
     /// Cuts a link until `until`.
-    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId, until: Millis) {
+    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId, until: Uptime) {
         self.cut.insert((from, to), until);
     }
 

@@ -12,10 +12,10 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
+use quorate_protocol::reassign::Pass;
 use quorate_protocol::row::{Incarnation, Tenure};
 use quorate_protocol::skew::Skew;
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::sweep::Pass;
+use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire;
 
@@ -39,11 +39,11 @@ pub(crate) struct Node {
     pub(crate) incarnation: Incarnation,
     pub(crate) up: bool,
     /// Until when it is paused (SIGSTOP).
-    pub(crate) paused_until: Millis,
+    pub(crate) paused_until: Uptime,
     /// Whether it has another disk than before, and no peer has judged its start yet.
     pub(crate) is_unverified: bool,
     /// When it last crashed or was paused.
-    pub(crate) disturbed_at: Millis,
+    pub(crate) disturbed_at: Uptime,
     /// How far its wall clock is ahead, in milliseconds.
     pub(crate) clock_ahead_ms: i64,
     /// What its peers' clocks say about that.
@@ -60,12 +60,12 @@ pub(crate) struct Node {
     pub(crate) passing: Option<(Pass, Option<Slot>)>,
     /// Since when it has dropped nothing that it held for others, by partition and by its uptime;
     /// without an entry, since it started.
-    pub(crate) quiet_since: BTreeMap<Partition, Millis>,
-    pub(crate) started_at: Millis,
+    pub(crate) quiet_since: BTreeMap<Partition, Uptime>,
+    pub(crate) started_at: Uptime,
     pub(crate) operations: Operations,
     /// Requests in flight.
     pub(crate) pending: BTreeMap<u64, Pending>,
-    suspects: BTreeMap<NodeId, Millis>,
+    suspects: BTreeMap<NodeId, Uptime>,
     /// Acknowledgements that wait for a sync, by the change they wait for.
     pub(crate) waiting: Vec<(u64, Waiter)>,
     pub(crate) syncing: bool,
@@ -104,7 +104,7 @@ pub(crate) enum Pending {
     /// A page of a fill.
     Fetch { question: u64 },
     /// A peer's verdict on this node's start.
-    Hello { peer: NodeId, asked_at: Millis },
+    Hello { peer: NodeId, asked_at: Uptime },
     /// What a peer holds of partitions that were merged with it.
     Holdings { question: u64, peer: NodeId },
     /// A peer's bucket table.
@@ -122,9 +122,9 @@ impl Node {
             life: 1,
             incarnation,
             up: true,
-            paused_until: Millis(0),
+            paused_until: Uptime(0),
             is_unverified: false,
-            disturbed_at: Millis(0),
+            disturbed_at: Uptime(0),
             clock_ahead_ms: 0,
             skew: Skew::default(),
             store: Store::new(world.mutation),
@@ -145,23 +145,23 @@ impl Node {
     }
 
     /// Its wall clock: the cluster's, if its machine's is clearly wrong.
-    pub(crate) fn wall(&self, now: Millis) -> Millis {
+    pub(crate) fn wall(&self, now: Uptime) -> WallTime {
         let correction_ms = self.skew.correction_ms();
-        Millis(self.machine_clock(now).0.saturating_add_signed(correction_ms))
+        WallTime(self.machine_clock(now).0.saturating_add_signed(correction_ms))
     }
 
     /// Its machine's clock, uncorrected.
-    pub(crate) fn machine_clock(&self, now: Millis) -> Millis {
-        Millis(now.0.saturating_add_signed(self.clock_ahead_ms))
+    pub(crate) fn machine_clock(&self, now: Uptime) -> WallTime {
+        WallTime(now.0.saturating_add_signed(self.clock_ahead_ms))
     }
 
     /// The nodes that it suspects of being down.
-    pub(crate) fn down(&self, now: Millis) -> BTreeSet<NodeId> {
+    pub(crate) fn down(&self, now: Uptime) -> BTreeSet<NodeId> {
         self.suspects.iter().filter(|(_, until)| now < **until).map(|(node, _)| *node).collect()
     }
 
     /// It suspects a node of being down, rightly or not.
-    pub(crate) fn suspect(&mut self, node: NodeId, now: Millis) {
+    pub(crate) fn suspect(&mut self, node: NodeId, now: Uptime) {
         self.suspects.insert(node, now.plus(SUSPICION_MS));
     }
 
@@ -347,8 +347,8 @@ impl Node {
                 self.suspect(node, world.now);
                 self.on_forward_silent(operation, node, world);
             }
-            Pending::Exchange { operation } => self.give_up_exchange(operation, world),
-            Pending::HandOver { key, .. } => self.give_up_hand_over(&key),
+            Pending::Exchange { operation } => self.abort_exchange(operation, world),
+            Pending::HandOver { key, .. } => self.abort_hand_over(&key),
             Pending::Holdings { question, peer } => self.on_holdings(question, peer, None, world),
             Pending::Handoff { .. }
             | Pending::Fetch { .. }
@@ -360,11 +360,11 @@ impl Node {
     }
 
     /// The process ends; everything that was only in memory is lost.
-    pub(crate) fn die(&mut self, now: Millis) {
+    pub(crate) fn die(&mut self, now: Uptime) {
         self.up = false;
         self.life += 1;
         self.disturbed_at = now;
-        self.paused_until = Millis(0);
+        self.paused_until = Uptime(0);
         self.operations = Operations::default();
         self.pending.clear();
         self.suspects.clear();

@@ -6,7 +6,7 @@ use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put};
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 
 use crate::coordinator::Minting;
 use crate::mutations::Mutation;
@@ -21,9 +21,9 @@ pub(crate) struct PutOperation {
     pub(crate) object: Object,
     pub(crate) sent: Bytes,
     /// When it was minted, by the wall clock.
-    pub(crate) minted_at: Millis,
+    pub(crate) minted_at: WallTime,
     pub(crate) dot: Dot,
-    pub(crate) wake_at: Option<Millis>,
+    pub(crate) wake_at: Option<Uptime>,
 }
 
 impl Node {
@@ -36,7 +36,7 @@ impl Node {
         world: &mut World,
     ) -> u64 {
         let terms = minting.terms.clone();
-        let first = minting.write.asked_first(self.id);
+        let first = minting.write.preferred_home(self.id);
         let plan = put::Plan {
             me: self.id,
             homes: terms.asked_homes(first),

@@ -9,7 +9,7 @@ use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::reap::{Evidence, Facts, Round, may_confirm};
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -22,7 +22,7 @@ pub(crate) struct ReapRound {
     round: Round,
     /// The tombstones as they were when the round began.
     objects: BTreeMap<Key, Object>,
-    deadline: Millis,
+    deadline: Uptime,
 }
 
 impl Node {
@@ -103,7 +103,7 @@ impl Node {
         tombstones.iter().map(confirm).collect()
     }
 
-    fn facts(&self, key: &Key, now: Millis, world: &World) -> Facts {
+    fn facts(&self, key: &Key, now: WallTime, world: &World) -> Facts {
         let Ok(facts) = Facts::gather(&Look { node: self, key, now, world });
         facts
     }
@@ -179,7 +179,7 @@ impl Node {
 struct Look<'a> {
     node: &'a Node,
     key: &'a Key,
-    now: Millis,
+    now: WallTime,
     world: &'a World,
 }
 
@@ -191,7 +191,7 @@ impl Evidence for Look<'_> {
         Ok((node.is_home(key, world), node.is_ready_for(key, world)))
     }
 
-    fn row(&self) -> Result<Option<(Version, Millis)>, Infallible> {
+    fn row(&self) -> Result<Option<(Version, WallTime)>, Infallible> {
         let row = self.node.store.get(&Slot::home(self.key));
         Ok(row.map(|row| (row.object.version(), row.since)))
     }
@@ -202,10 +202,10 @@ impl Evidence for Look<'_> {
         Ok(is_hinted && !self.world.has(Mutation::HintNotCounted))
     }
 
-    fn quiet_since(&self) -> Millis {
+    fn quiet_since(&self) -> WallTime {
         let partition = self.key.partition(self.world.setup.layout.partitions());
         let since = self.node.quiet_since.get(&partition).copied();
         let quiet_ms = self.world.now.since(since.unwrap_or(self.node.started_at));
-        Millis(self.now.0.saturating_sub(quiet_ms))
+        WallTime(self.now.0.saturating_sub(quiet_ms))
     }
 }

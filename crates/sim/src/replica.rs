@@ -2,15 +2,15 @@
 //! hints. `src/ops/replica.rs` and `src/repair/handoff.rs` in the real node.
 
 use bytes::Bytes;
-use quorate_protocol::get::{self, What, Where};
+use quorate_protocol::get::{self, ReadKind, RowKind};
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
 use quorate_protocol::reap::is_stale;
+use quorate_protocol::reassign::Pass;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::sweep::Pass;
+use quorate_protocol::time::WallTime;
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -35,7 +35,7 @@ impl Node {
     pub(crate) fn on_store(
         &mut self,
         back: (NodeId, u64),
-        (key, role, read_at): (&Key, Role, Millis),
+        (key, role, read_at): (&Key, Role, WallTime),
         payload: Bytes,
         world: &mut World,
     ) {
@@ -62,7 +62,7 @@ impl Node {
         key: &Key,
         role: Role,
         object: &Object,
-        read_at: Millis,
+        read_at: WallTime,
         world: &mut World,
     ) -> Result<(), Refusal> {
         let now = self.wall(world.now);
@@ -116,8 +116,8 @@ impl Node {
         &self,
         back: (NodeId, u64),
         key: &Key,
-        what: What,
-        place: Where,
+        what: ReadKind,
+        place: RowKind,
         world: &mut World,
     ) {
         let (reply, payload) = match self.read(key, what, place, world) {
@@ -132,18 +132,24 @@ impl Node {
     }
 
     /// What it holds of a key, as home replica or as fallback.
-    pub(crate) fn read(&self, key: &Key, what: What, place: Where, world: &World) -> get::Reply {
+    pub(crate) fn read(
+        &self,
+        key: &Key,
+        what: ReadKind,
+        place: RowKind,
+        world: &World,
+    ) -> get::Reply {
         let object = match place {
-            Where::Home | Where::Hints if !self.is_admitted() => return get::Reply::NotFilled,
-            Where::Home if !self.is_ready_for(key, world) => return get::Reply::NotFilled,
-            Where::Home => self.store.get(&Slot::home(key)).map(|row| row.object.clone()),
-            Where::Hints => self.hints_of(key),
+            RowKind::Home | RowKind::Hints if !self.is_admitted() => return get::Reply::NotFilled,
+            RowKind::Home if !self.is_ready_for(key, world) => return get::Reply::NotFilled,
+            RowKind::Home => self.store.get(&Slot::home(key)).map(|row| row.object.clone()),
+            RowKind::Hints => self.hints_of(key),
         };
-        let absent_counts = place == Where::Home || world.has(Mutation::EmptyFallbackCounts);
+        let absent_counts = place == RowKind::Home || world.has(Mutation::EmptyFallbackCounts);
         match (object, what) {
             (None, _) if !absent_counts => get::Reply::NoHint,
-            (object, What::Object) => get::Reply::Object(object.unwrap_or_default()),
-            (object, What::Digest) => {
+            (object, ReadKind::Object) => get::Reply::Object(object.unwrap_or_default()),
+            (object, ReadKind::Digest) => {
                 get::Reply::Digest(object.map_or(Version::ABSENT, |object| object.version()))
             }
         }

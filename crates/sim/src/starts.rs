@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use quorate_protocol::common::Common;
+use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::{Uptime, WallTime};
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -29,9 +29,9 @@ pub(crate) struct Starts {
     /// What of that is on disk.
     recorded: BTreeMap<NodeId, Remembered>,
     /// When all of it was last recorded.
-    recorded_at: Millis,
+    recorded_at: Uptime,
     /// Since when, by its wall clock, it has remembered them without a gap.
-    remembers_since: Millis,
+    remembers_since: WallTime,
 }
 
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ struct StartOver {
 pub(crate) struct Generation {
     start: Start,
     /// When it last ran before this start, by its own clock; `None` on a new disk.
-    alive_at: Option<Millis>,
+    alive_at: Option<WallTime>,
     /// Whether its rows are recent enough to be kept if it is behind.
     keeps_rows: bool,
     /// Whether it takes part in the cluster.
@@ -93,7 +93,7 @@ impl Node {
         self.disturbed_at = world.now;
         let (alive_at, now) = (self.store.alive_at(), self.wall(world.now));
         // A disk without this record is new and holds nothing old.
-        let alive_at = (alive_at != Millis(0)).then_some(alive_at);
+        let alive_at = (alive_at != WallTime(0)).then_some(alive_at);
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, world.setup.grace_ms));
         let starts = &mut self.records.starts;
         let over = starts.over.take();
@@ -195,7 +195,10 @@ impl Node {
             buckets_hash: self.records.buckets.hash(),
             release: String::new(),
             start: Start { durable_at: self.store.durable_at(), ..self.generation.start },
-            common: Common { grace_ms: world.setup.grace_ms, ..Common::default() },
+            common: ClusterSettings {
+                grace_ms: world.setup.grace_ms,
+                ..ClusterSettings::default()
+            },
             attests: false,
             clock: self.machine_clock(world.now),
             waits: false,
@@ -234,7 +237,7 @@ impl Node {
     pub(crate) fn on_judged(
         &mut self,
         peer: NodeId,
-        asked_at: Millis,
+        asked_at: Uptime,
         reply: &Reply,
         world: &mut World,
     ) {
@@ -261,7 +264,7 @@ impl Node {
         let remembers_since = status.remembers_since;
         let quarter_ms = world.setup.grace_ms / 4;
         let keeps_rows = self.generation.keeps_rows;
-        let could_know = |alive_at: Millis| {
+        let could_know = |alive_at: WallTime| {
             if keeps_rows {
                 remembers_since <= alive_at.plus(quarter_ms)
             } else {

@@ -13,7 +13,7 @@ use quorate_protocol::exchange::{Page, row_order};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LEAVES, LeafSet, Leaves, Tree, leaf_hash, leaf_of};
 
 use crate::dice::Dice;
@@ -44,13 +44,13 @@ pub(crate) struct Image {
     /// Leaves that are not zero.
     leaves: BTreeMap<(Tree, u8), u128>,
     /// When the node last recorded that it runs, by its own clock.
-    alive_at: Millis,
+    alive_at: WallTime,
 }
 
 /// One atomic change of the disk: after a crash all of it is there, or none.
 enum Change {
     Row { slot: Slot, row: Option<Row>, leaves: Vec<LeafChange> },
-    Alive(Millis),
+    Alive(WallTime),
 }
 
 /// A change of one leaf.
@@ -154,12 +154,12 @@ impl Store {
     }
 
     /// Records that the node runs.
-    pub(crate) fn mark_alive(&mut self, now: Millis) {
+    pub(crate) fn mark_alive(&mut self, now: WallTime) {
         self.write(Change::Alive(now));
     }
 
     /// When that was last recorded.
-    pub(crate) fn alive_at(&self) -> Millis {
+    pub(crate) fn alive_at(&self) -> WallTime {
         self.image.alive_at
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 use xxhash_rust::xxh3::Xxh3;
 
 /// The trace of one run.
@@ -22,7 +22,7 @@ impl Trace {
     }
 
     /// Records one event.
-    pub(crate) fn note(&mut self, now: Millis, event: fmt::Arguments) {
+    pub(crate) fn note(&mut self, now: Uptime, event: fmt::Arguments) {
         self.line.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.line, "{:>6} {event}", now.0);

@@ -8,7 +8,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
 
 use crate::client::Response;
 use crate::cluster::{AUDITOR, Cluster};
@@ -86,7 +86,7 @@ impl Cluster {
             let missing = node.records.missing.len();
             let raised = node.records.buckets.raised_from();
             let (up, hints) = (node.up && node.is_admitted(), node.hint_count());
-            let fits = node.records.buckets.placement.fits();
+            let fits = node.records.buckets.assignment.is_settled();
             if unowned + missing + hints > 0 || raised.is_some() || !up || !fits {
                 return Some(format!(
                     "{}: up={up}, {hints} hints, {missing} partitions missing, {unowned} rows not \
@@ -266,6 +266,6 @@ impl Cluster {
 }
 
 /// This many home replicas, and no fallbacks.
-fn strict(needed: u16) -> Asked {
-    Asked { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(false) }
+fn strict(needed: u16) -> QuorumOptions {
+    QuorumOptions { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(false) }
 }

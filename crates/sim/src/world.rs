@@ -13,8 +13,8 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Sibling, WriteId};
-use quorate_protocol::stamp::Millis;
-use quorate_protocol::terms::Asked;
+use quorate_protocol::terms::QuorumOptions;
+use quorate_protocol::time::Uptime;
 use quorate_protocol::wire::{FrameWriter, Header};
 use serde::Serialize;
 
@@ -93,7 +93,7 @@ pub(crate) struct Request {
 /// The part specific to the kind of request.
 pub(crate) enum Body {
     /// GET.
-    Read { asked: Asked, timeout_ms: u64 },
+    Read { asked: QuorumOptions, timeout_ms: u64 },
     /// PUT or DELETE, and the value.
     Write(Box<Write>, Option<Bytes>),
 }
@@ -120,7 +120,7 @@ pub(crate) enum Claim {
 
 /// Something that a node held for others and dropped.
 pub(crate) struct Drop {
-    pub(crate) at: Millis,
+    pub(crate) at: Uptime,
     pub(crate) node: NodeId,
     pub(crate) key: Key,
     pub(crate) object: Object,
@@ -129,7 +129,7 @@ pub(crate) struct Drop {
 /// The world of one run.
 pub(crate) struct World {
     pub(crate) setup: Setup,
-    pub(crate) now: Millis,
+    pub(crate) now: Uptime,
     pub(crate) dice: Dice,
     pub(crate) network: Network,
     pub(crate) oracle: Oracle,
@@ -148,7 +148,7 @@ pub(crate) struct World {
     pub(crate) claims: Vec<Claim>,
     /// The answers that the auditor received after healing.
     pub(crate) audit: Vec<Response>,
-    queue: BTreeMap<(Millis, u64), Event>,
+    queue: BTreeMap<(Uptime, u64), Event>,
     numbers: u64,
     /// Counts events; the oracle's clock.
     steps: u64,
@@ -160,7 +160,7 @@ impl World {
             oracle: Oracle::new(setup.n_max),
             setup,
             // Not zero: a clock may be set back.
-            now: Millis(1_000_000),
+            now: Uptime(1_000_000),
             dice,
             network: Network::default(),
             keys: ContextKeys::new(CLUSTER_ID, &[SECRET]),

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use quorate_protocol::clock::{Actor, Dot};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Sibling, WriteId};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Options, Place, Store};
 
@@ -45,11 +46,11 @@ fn measure(dir: &Path, durability: Durability, by_page: bool) -> Result<f64, Box
     let began = Instant::now();
     for page in rows.chunks(PAGE_ROWS) {
         if by_page {
-            store.merge_page(page.to_vec(), Millis(1))?;
+            store.merge_page(page.to_vec(), WallTime(1))?;
         } else {
             for (place, key, object) in page {
                 let object = Object::decode(object.clone())?;
-                store.merge(*place, key, &object, Millis(1), Blocking::Allowed)?;
+                store.merge(*place, key, &object, WallTime(1), Blocking::Allowed)?;
             }
         }
         runtime.block_on(store.durable())?;

@@ -19,7 +19,8 @@ use quorate_protocol::clock::Clock;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, WriteId};
 use quorate_protocol::row::{Draft, Limits};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Options, Place, Store};
 
@@ -100,7 +101,7 @@ fn writer(
             value: Some(value.clone()),
         };
         let place = Place::Home(Tree { partition: key.partition(PARTITIONS), n: 3 });
-        let mint = |blocking| store.mint(place, &key, &draft, Millis(1), &LIMITS, blocking);
+        let mint = |blocking| store.mint(place, &key, &draft, WallTime(1), &LIMITS, blocking);
         mint(Blocking::Never).or_else(|_| mint(Blocking::Allowed))??;
         waiting.push_back(store.durable());
         if waiting.len() >= window

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::columns::{Column, Totals, target_of};
@@ -196,8 +196,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn hint_oldest(&self, target: NodeId) -> Result<Option<Millis>, Error> {
-        let (mut oldest, mut left) = (None::<Millis>, (OLDEST_OF, OLDEST_OF_BYTES));
+    pub fn hint_oldest(&self, target: NodeId) -> Result<Option<WallTime>, Error> {
+        let (mut oldest, mut left) = (None::<WallTime>, (OLDEST_OF, OLDEST_OF_BYTES));
         self.walk(Column::Hints, &Place::Hint(target).prefix(), None, |_, row| {
             let since = Row::encoded_since(row);
             oldest = oldest.into_iter().chain(since).min();
@@ -407,12 +407,12 @@ mod tests {
             let draft = crate::testing::draft(Default::default(), b"v");
             let place = Place::Hint(target);
             let minted =
-                store.mint(place, &key(name), &draft, Millis(at), limits, Blocking::Allowed);
+                store.mint(place, &key(name), &draft, WallTime(at), limits, Blocking::Allowed);
             minted.unwrap().unwrap();
         }
-        assert_eq!(store.hint_oldest(target), Ok(Some(Millis(50))));
+        assert_eq!(store.hint_oldest(target), Ok(Some(WallTime(50))));
         let b = store.hints_of_key(&key("b")).unwrap().remove(0).1;
         store.drop_hint(target, &key("b"), Row::encoded_version(&b).unwrap()).unwrap();
-        assert_eq!(store.hint_oldest(target), Ok(Some(Millis(60))));
+        assert_eq!(store.hint_oldest(target), Ok(Some(WallTime(60))));
     }
 }

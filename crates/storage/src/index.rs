@@ -9,7 +9,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
 use rocksdb::WriteBatch;
 
@@ -32,7 +32,7 @@ pub(crate) struct Entries {
     /// Alive: it has a sibling with a value.
     pub(crate) key: Option<Listing>,
     /// Deleted: since when, and its version.
-    pub(crate) tombstone: Option<(Millis, Version)>,
+    pub(crate) tombstone: Option<(WallTime, Version)>,
 }
 
 /// The key index's entry for a row with a value.
@@ -90,7 +90,7 @@ impl Listing {
 }
 
 /// The value of a tombstone's entry.
-pub(crate) fn encode_tombstone((since, version): (Millis, Version)) -> [u8; 24] {
+pub(crate) fn encode_tombstone((since, version): (WallTime, Version)) -> [u8; 24] {
     let mut out = [0; 24];
     out[..8].copy_from_slice(&since.0.to_le_bytes());
     out[8..].copy_from_slice(&version.0);
@@ -98,9 +98,9 @@ pub(crate) fn encode_tombstone((since, version): (Millis, Version)) -> [u8; 24] 
 }
 
 /// Decodes [`encode_tombstone`].
-pub(crate) fn decode_tombstone(bytes: &[u8]) -> Option<(Millis, Version)> {
+pub(crate) fn decode_tombstone(bytes: &[u8]) -> Option<(WallTime, Version)> {
     let (since, version) = bytes.split_first_chunk()?;
-    Some((Millis(u64::from_le_bytes(*since)), Version(version.try_into().ok()?)))
+    Some((WallTime(u64::from_le_bytes(*since)), Version(version.try_into().ok()?)))
 }
 
 /// In-memory changes to apply once a batch is written.
@@ -194,7 +194,7 @@ mod tests {
         let large = Listing::Large(version, false).encode();
         assert_eq!(Listing::decode(&large[..16]), None);
         assert_eq!(Listing::decode(&[2; 17]), None);
-        let tombstone = (Millis(9), version);
+        let tombstone = (WallTime(9), version);
         let bytes = encode_tombstone(tombstone);
         assert_eq!(decode_tombstone(&bytes), Some(tombstone));
         assert_eq!(decode_tombstone(&bytes[..23]), None);

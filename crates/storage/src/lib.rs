@@ -8,7 +8,7 @@
 //!   `rows`: the cache of home rows;
 //! * `index`, `trees`: data derived from a home row, on the disk and in memory;
 //! * `hints`, `scan`, `meta`, `status`: hints, range scans, the node's records, metrics;
-//! * `page`, `sweep`, `scrub`: work on many rows: filling, moving and dropping, repairing;
+//! * `page`, `reassign`, `scrub`: work on many rows: filling, moving and dropping, repairing;
 //! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
 //!   after a start;
 //! * `sync`: the group commit that acknowledgements wait for;
@@ -44,6 +44,7 @@ mod open;
 mod options;
 mod page;
 mod read_offload;
+mod reassign;
 mod reserve;
 mod rows;
 mod scan;
@@ -52,7 +53,6 @@ mod starts;
 mod status;
 mod store;
 mod stripes;
-mod sweep;
 mod sync;
 mod trees;
 
@@ -70,7 +70,7 @@ pub use options::{
     Blocking, Condition, Durability, InjectedFaults, Options, Place, Recovery, Stats,
 };
 pub use page::MERGE_BATCH_ROWS;
+pub use reassign::{KeyCursor, ReassignStep};
 pub use scan::LIST_BYTES_MAX;
 pub use scrub::{ScrubFrom, Scrubbed};
-pub use store::{Merged, MintedRow, NOf, Store};
-pub use sweep::{Onward, Sweep};
+pub use store::{Merged, MintedRow, ReplicaCountOf, Store};

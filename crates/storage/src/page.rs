@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use bytes::Bytes;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use rocksdb::WriteBatch;
 
 use crate::disk::Need;
@@ -30,7 +30,11 @@ impl Store {
     /// # Errors
     /// [`Error::Damaged`] if an object cannot be decoded: nothing changed then. Those of a write:
     /// earlier batches have been written then.
-    pub fn merge_page(&self, rows: Vec<(Place, Key, Bytes)>, now: Millis) -> Result<usize, Error> {
+    pub fn merge_page(
+        &self,
+        rows: Vec<(Place, Key, Bytes)>,
+        now: WallTime,
+    ) -> Result<usize, Error> {
         let mut objects = Vec::with_capacity(rows.len());
         for (place, key, bytes) in rows {
             let size = bytes.len();
@@ -55,7 +59,7 @@ impl Store {
         Ok(changed + self.merge_batch(batch, now)?)
     }
 
-    fn merge_batch(&self, rows: Batch, now: Millis) -> Result<usize, Error> {
+    fn merge_batch(&self, rows: Batch, now: WallTime) -> Result<usize, Error> {
         self.engine.check()?;
         self.disk.check(Need::Release)?;
         let _stripes = self.stripes.lock_each(rows.keys().map(|(_, row_key)| &row_key[..]));

@@ -11,7 +11,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Version};
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LeafSet, Tree, leaf_of};
 use rocksdb::{DBRawIterator, ReadOptions};
 
@@ -222,7 +222,7 @@ impl Store {
         partition: Partition,
         after: Option<&Key>,
         limit: usize,
-        older_than: Millis,
+        older_than: WallTime,
     ) -> Result<Vec<(Key, Version)>, Error> {
         let prefix = partition.0.to_be_bytes();
         let mut found = Vec::new();

@@ -70,7 +70,7 @@ impl Scrubbed {
     }
 
     /// How much was wrong and has been repaired.
-    pub fn mended(&self) -> u64 {
+    pub fn repaired(&self) -> u64 {
         self.moved_rows + self.differing_leaves + self.differing_entries
     }
 }
@@ -147,7 +147,7 @@ impl Store {
             found.differing_entries += u64::from(self.rebuild_entries(partition, &key)?);
         }
         for key in misplaced {
-            found.moved_rows += u64::from(self.retree(&key, Tree { partition, n: 0 })?);
+            found.moved_rows += u64::from(self.move_to_tree(&key, Tree { partition, n: 0 })?);
         }
         Ok((found, next))
     }
@@ -401,7 +401,7 @@ mod tests {
             found.add(some);
             next = onward;
         }
-        assert_eq!(store.scrub(TREE.partition).unwrap().mended(), 0);
+        assert_eq!(store.scrub(TREE.partition).unwrap().repaired(), 0);
         Scrubbed { bytes: 0, ..found }
     }
 
@@ -445,8 +445,8 @@ mod tests {
         drop(store);
 
         let store = open(dir.path(), Durability::Buffered);
-        let mended = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
-        assert_eq!(scrub(&store), mended);
+        let repaired = Scrubbed { rows: 19, differing_leaves: 3, differing_entries: 6, ..CLEAN };
+        assert_eq!(scrub(&store), repaired);
         assert_eq!(scrub(&store), Scrubbed { rows: 19, ..CLEAN });
         leaves.toggle(leaf_of(&lost), leaf_hash(&lost, lost_version));
         assert_eq!(store.leaves(TREE), leaves);
@@ -462,7 +462,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         fill(&store, b"v");
-        store.tree_by(Box::new(|_| 2));
+        store.assign_trees_by(Box::new(|_| 2));
         assert_eq!(scrub(&store), Scrubbed { rows: 20, moved_rows: 20, ..CLEAN });
         assert_eq!(store.roots().iter().map(|(tree, _)| tree.n).collect::<Vec<_>>(), [2]);
     }

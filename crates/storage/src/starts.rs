@@ -1,7 +1,7 @@
 //! The facts that a start of the node is judged by ([`quorate_protocol::generation`]): the store's
 //! sequence number when it was opened, how far it is durable, and when it was last in use.
 
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use rocksdb::WriteBatch;
 
 use crate::columns::Column;
@@ -35,11 +35,11 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
-    pub fn alive_at(&self) -> Result<Option<Millis>, Error> {
+    pub fn alive_at(&self) -> Result<Option<WallTime>, Error> {
         let Some(bytes) = self.engine.get(Column::Meta, ALIVE, Blocking::Allowed)? else {
             return Ok(None);
         };
-        let alive_at = bytes.as_ref().try_into().map(|bytes| Millis(u64::from_le_bytes(bytes)));
+        let alive_at = bytes.as_ref().try_into().map(|bytes| WallTime(u64::from_le_bytes(bytes)));
         alive_at.map(Some).map_err(|_| Error::Damaged {
             what: "the record of when the store was last in use".to_owned(),
             reason: format!("{bytes:?} is not a time"),
@@ -51,7 +51,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`].
-    pub fn mark_alive(&self, now: Millis) -> Result<(), Error> {
+    pub fn mark_alive(&self, now: WallTime) -> Result<(), Error> {
         self.write_record(ALIVE, &now.0.to_le_bytes())
     }
 
@@ -123,7 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
         assert_eq!(store.alive_at(), Ok(None));
-        store.mark_alive(Millis(7)).unwrap();
+        store.mark_alive(WallTime(7)).unwrap();
         store.mark_alive(NOW).unwrap();
         wait(store.durable()).unwrap();
         drop(store);

@@ -12,7 +12,7 @@ use quorate_protocol::clock::Actor;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, MintError, Minted, Row};
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use rocksdb::Cache;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -48,12 +48,12 @@ pub struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) call_counters: CallCounters,
-    /// How to look up the n of a bucket, once set ([`Store::tree_by`]).
-    pub(crate) n_of: OnceLock<NOf>,
+    /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
+    pub(crate) n_of: OnceLock<ReplicaCountOf>,
 }
 
 /// Returns the current n of a bucket. Called under a row's stripe: it must not call the store.
-pub type NOf = Box<dyn Fn(&str) -> u16 + Send + Sync>;
+pub type ReplicaCountOf = Box<dyn Fn(&str) -> u16 + Send + Sync>;
 
 /// What [`Store::mint`] did.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ impl Store {
         place: Place,
         key: &Key,
         draft: &Draft,
-        now: Millis,
+        now: WallTime,
         limits: &Limits,
         blocking: Blocking,
     ) -> Result<Result<MintedRow, MintError>, Error> {
@@ -180,7 +180,7 @@ impl Store {
         place: Place,
         key: &Key,
         object: &Object,
-        now: Millis,
+        now: WallTime,
         blocking: Blocking,
     ) -> Result<Merged, Error> {
         let result = self.change(place, key, blocking, |mut update| {

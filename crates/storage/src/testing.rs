@@ -8,14 +8,15 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Row};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 
 use crate::{Blocking, Durability, Error, MintedRow, Options, Place, Store};
 
 pub(crate) const TREE: Tree = Tree { partition: Partition(3), n: 3 };
 pub(crate) const HOME: Place = Place::Home(TREE);
-pub(crate) const NOW: Millis = Millis(1_000);
+pub(crate) const NOW: WallTime = WallTime(1_000);
 pub(crate) const LIMITS: Limits = Limits { siblings_max: 1_000, object_bytes_max: 1 << 30 };
 
 pub(crate) fn node(name: &str) -> NodeId {

@@ -24,7 +24,8 @@ use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, WriteId};
 use quorate_protocol::row::{Draft, Limits, Minted, Row};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, OpenError, Options, Place, Recovery, Store};
 
@@ -193,7 +194,7 @@ fn mint(store: &Store, number: usize) -> Dot {
         value: Some(Bytes::from(vec![number as u8; bytes])),
     };
     let (place, key) = name(number);
-    let minted = store.mint(place, &key, &draft, Millis(1), &LIMITS, Blocking::Allowed);
+    let minted = store.mint(place, &key, &draft, WallTime(1), &LIMITS, Blocking::Allowed);
     match minted.unwrap().unwrap().minted {
         Minted::New(dot) => dot,
         Minted::Already(dot) => panic!("{dot} for a new write"),
@@ -210,7 +211,7 @@ fn churn(store: &Store) {
     let foreign = || common::foreign_write(rand::random_range(1..4), rand::random_range(1..7));
     match rand::random_range(0..4) {
         0 => {
-            store.merge(place, &key, &foreign(), Millis(1), Blocking::Allowed).unwrap();
+            store.merge(place, &key, &foreign(), WallTime(1), Blocking::Allowed).unwrap();
         }
         1 => {
             let names = (0..10).map(|i| Key::new("page", &[b'a' + i]).unwrap());
@@ -218,7 +219,7 @@ fn churn(store: &Store) {
                 let tree = Tree { partition: key.partition(PARTITIONS), n: 3 };
                 (Place::Home(tree), key, foreign().to_bytes())
             };
-            store.merge_page(names.map(row).collect(), Millis(1)).unwrap();
+            store.merge_page(names.map(row).collect(), WallTime(1)).unwrap();
         }
         2 => {
             let row = store.read(place, &key, Blocking::Allowed).unwrap();
@@ -227,7 +228,7 @@ fn churn(store: &Store) {
         }
         _ => {
             let n = rand::random_range(1..4);
-            store.sweep(partition, Some(&key), 3, |_| Some(n)).unwrap();
+            store.reassign(partition, Some(&key), 3, |_| Some(n)).unwrap();
         }
     }
 }

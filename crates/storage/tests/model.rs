@@ -19,7 +19,8 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Version, WriteId};
 use quorate_protocol::row::{Coordinator, Draft, Limits, Minted, Row};
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Blocking, Durability, Merged, Options, Place, Store};
 use rand::rngs::SmallRng;
@@ -79,7 +80,7 @@ impl History {
                 70..78 => self.merge_page(),
                 78..90 => self.drop_row(),
                 90..93 => self.change_n(),
-                93..96 => self.sweep(),
+                93..96 => self.reassign(),
                 96 => self.discard(),
                 _ => self.restart(),
             }
@@ -103,7 +104,7 @@ impl History {
             unless_overtaken: false,
             value,
         };
-        let (now, mut expected) = (Millis(self.rng.random_range(0..1_000)), known.clone());
+        let (now, mut expected) = (WallTime(self.rng.random_range(0..1_000)), known.clone());
         let minted = self.store().mint(place, &key, &draft, now, &LIMITS, Blocking::Allowed);
         let minted = minted.unwrap();
         let dot = match minted.as_ref().map(|row| row.minted) {
@@ -133,7 +134,7 @@ impl History {
     fn merge(&mut self) {
         let (is_hint, key) = self.any_row();
         let object = self.peer_object(&key);
-        let now = Millis(self.rng.random_range(0..1_000));
+        let now = WallTime(self.rng.random_range(0..1_000));
         let changed = self.merge_in_model(is_hint, &key, &object, now);
         let row = self.model.get(&(is_hint, key.clone()));
         let version = row.map_or(Version::ABSENT, |row| row.object.version());
@@ -145,7 +146,7 @@ impl History {
     /// Occasionally with a row twice in one page.
     fn merge_page(&mut self) {
         let (mut page, mut changed) = (Vec::new(), BTreeSet::new());
-        let now = Millis(self.rng.random_range(0..1_000));
+        let now = WallTime(self.rng.random_range(0..1_000));
         for _ in 0..self.rng.random_range(0..20) {
             let (is_hint, key) = self.any_row();
             let object = self.peer_object(&key);
@@ -157,7 +158,7 @@ impl History {
         assert_eq!(self.store().merge_page(page, now), Ok(changed.len()));
     }
 
-    fn merge_in_model(&mut self, is_hint: bool, key: &Key, object: &Object, now: Millis) -> bool {
+    fn merge_in_model(&mut self, is_hint: bool, key: &Key, object: &Object, now: WallTime) -> bool {
         let tree = self.tree_n(is_hint, key);
         let row = self.model.entry((is_hint, key.clone())).or_default();
         let mut merged = Row { tree, ..row.clone() };
@@ -190,7 +191,7 @@ impl History {
     }
 
     /// All partitions, in steps; bucket `b` may no longer be owned.
-    fn sweep(&mut self) {
+    fn reassign(&mut self) {
         let (n, owns_b) = (self.n, self.rng.random::<bool>());
         let n_of = |bucket: &str| match bucket {
             "a" => Some(n[0]),
@@ -211,7 +212,7 @@ impl History {
         for partition in (0..PARTITIONS).map(|p| Partition(p as u16)) {
             let mut after = None;
             loop {
-                let step = self.store().sweep(partition, after.as_ref(), 2, n_of).unwrap();
+                let step = self.store().reassign(partition, after.as_ref(), 2, n_of).unwrap();
                 moved += step.moved;
                 found.extend(step.unowned);
                 let Some(last) = step.last else { break };

@@ -16,13 +16,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::liveness::peer_time::PeerTime;
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState,
     spawn_chitchat,
 };
 use futures_util::FutureExt;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use tokio::time::MissedTickBehavior;
 
 use self::seal::Seal;
@@ -56,7 +57,7 @@ pub(crate) async fn run(node: Arc<Node>) {
     let mut turns = tokio::time::interval(Duration::from_millis(turn_ms));
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gossip = None;
-    let (mut last, mut started) = (node.peers.now(), None::<Millis>);
+    let (mut last, mut started) = (node.peers.now(), None::<PeerTime>);
     loop {
         turns.tick().await;
         let now = node.peers.now();
@@ -91,7 +92,7 @@ struct Gossip {
 
 /// When the peers' names were resolved.
 struct Resolved {
-    at: Millis,
+    at: PeerTime,
     any_name: bool,
 }
 
@@ -149,7 +150,7 @@ impl Gossip {
     }
 
     /// Passes on what was heard of the peers since the last call.
-    async fn listen(&mut self, node: &Node, now: Millis) {
+    async fn listen(&mut self, node: &Node, now: PeerTime) {
         let me = node.me;
         let heartbeats = &mut self.heartbeats;
         let news = self.handle.with_chitchat(|chitchat| advanced(chitchat, heartbeats, me)).await;
@@ -229,7 +230,7 @@ fn parse_reply(state: &NodeState, me: NodeId) -> GossipState {
     }
 }
 
-fn chitchat_config(node: &Node, start: Millis) -> ChitchatConfig {
+fn chitchat_config(node: &Node, start: WallTime) -> ChitchatConfig {
     let config = &node.config.gossip;
     let interval = Duration::from_millis(config.interval_ms);
     let id = ChitchatId::new(node.me.as_str(), start.0, address_of(node.me));

@@ -9,11 +9,12 @@
 //! open, the first seals, so that keys can be rotated without interruption.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use serde::{Deserialize, Serialize};
 
 /// The largest datagram, in bytes: the limit of UDP over IPv4.
@@ -32,7 +33,7 @@ pub(super) struct Header {
     /// The receiver.
     pub(super) to: NodeId,
     /// When the sender started, by its wall clock.
-    pub(super) start: Millis,
+    pub(super) start: WallTime,
     /// The sequence number: how many datagrams it had sent since.
     pub(super) number: u64,
 }
@@ -107,23 +108,22 @@ impl Seal {
 pub(super) struct Freshness(BTreeMap<NodeId, Latest>);
 
 struct Latest {
-    start: Millis,
+    start: WallTime,
     number: u64,
-    heard_at: Millis,
+    heard_at: Duration,
 }
 
 /// A sender whose clock was set back has starts that look old. After this much silence they are
-/// accepted, in milliseconds: even a replay is harmless then, since gossip state only ever moves
-/// forward.
-const SILENCE_MS: u64 = 10_000;
+/// accepted: even a replay is harmless then, since gossip state only ever moves forward.
+const SILENCE: Duration = Duration::from_secs(10);
 
 impl Freshness {
-    /// Accepts a datagram if it is later than all accepted from its sender before. Returns whether
-    /// it is.
-    pub(super) fn accept(&mut self, header: &Header, now: Millis) -> bool {
+    /// Accepts a datagram if it is later than all accepted from its sender before. `now`: how long
+    /// the socket has been open. Returns whether it is.
+    pub(super) fn accept(&mut self, header: &Header, now: Duration) -> bool {
         let Header { from, start, number, .. } = *header;
         let later = |latest: &Latest| (start, number) > (latest.start, latest.number);
-        let quiet = |latest: &Latest| now.since(latest.heard_at) >= SILENCE_MS;
+        let quiet = |latest: &Latest| now.saturating_sub(latest.heard_at) >= SILENCE;
         let fresh = self.0.get(&from).is_none_or(|latest| later(latest) || quiet(latest));
         if fresh {
             self.0.insert(from, Latest { start, number, heard_at: now });
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn header(start: u64, number: u64) -> Header {
-        Header { from: node("n1"), to: node("n2"), start: Millis(start), number }
+        Header { from: node("n1"), to: node("n2"), start: WallTime(start), number }
     }
 
     #[test]
@@ -217,14 +217,16 @@ mod tests {
 
     #[test]
     fn a_replay_is_recognised_and_a_restart_is_not_taken_for_one() {
+        let silence_ms = SILENCE.as_millis() as u64;
         let mut freshness = Freshness::default();
-        let mut accepts =
-            |start, number, now| freshness.accept(&header(start, number), Millis(now));
+        let mut accepts = |start, number, now| {
+            freshness.accept(&header(start, number), Duration::from_millis(now))
+        };
         assert!(accepts(100, 0, 1) && accepts(100, 3, 2));
         assert!(!accepts(100, 3, 3) && !accepts(100, 2, 4), "replayed, or overtaken on the way");
         assert!(accepts(200, 0, 5), "a restart");
         assert!(!accepts(100, 9, 6), "of an earlier start");
-        assert!(!accepts(50, 0, SILENCE_MS) && accepts(50, 0, 5 + SILENCE_MS), "a clock set back");
-        assert!(accepts(50, 1, 6 + SILENCE_MS));
+        assert!(!accepts(50, 0, silence_ms) && accepts(50, 0, 5 + silence_ms), "a clock set back");
+        assert!(accepts(50, 1, 6 + silence_ms));
     }
 }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use tokio::net::UdpSocket;
 
 use super::seal::{Broken, Freshness, Header, Seal};
@@ -111,7 +111,7 @@ pub(super) fn node_at(addr: SocketAddr) -> Option<NodeId> {
 pub(super) struct SealedTransport {
     pub(super) me: NodeId,
     /// When this node started, by its wall clock.
-    pub(super) start: Millis,
+    pub(super) start: WallTime,
     pub(super) seal: Arc<Seal>,
     pub(super) addresses: Arc<Addresses>,
     pub(super) faults: Arc<Faults>,
@@ -142,7 +142,7 @@ impl Transport for SealedTransport {
 struct SealedSocket {
     socket: UdpSocket,
     me: NodeId,
-    start: Millis,
+    start: WallTime,
     number: u64,
     seal: Arc<Seal>,
     addresses: Arc<Addresses>,
@@ -222,8 +222,7 @@ impl SealedSocket {
         if self.faults.cuts_in(header.from) {
             return None;
         }
-        let now = Millis(self.opened.elapsed().as_millis() as u64);
-        if !self.freshness.accept(&header, now) {
+        if !self.freshness.accept(&header, self.opened.elapsed()) {
             count(&counts.replayed);
             return None;
         }
@@ -269,7 +268,7 @@ mod tests {
         let socket = SealedSocket {
             socket,
             me: node(name),
-            start: Millis(1),
+            start: WallTime(1),
             number: 0,
             seal: Arc::new(Seal::new("c", &[key])),
             addresses: Arc::default(),
@@ -315,7 +314,7 @@ mod tests {
         let (mut one, mut two) = pair(KEY, KEY).await;
         let hostile = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let sealed = |from: &str, to: &str, message: &[u8], number| {
-            let header = Header { from: node(from), to: node(to), start: Millis(0), number };
+            let header = Header { from: node(from), to: node(to), start: WallTime(0), number };
             one.socket.seal.seal(&header, message).unwrap()
         };
         let message = hello().serialize_to_vec();
@@ -347,7 +346,7 @@ mod tests {
         let (one, mut two) = pair(KEY, KEY).await;
         let hostile = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let sealed = |number| {
-            let header = Header { from: node("n1"), to: node("n2"), start: Millis(1), number };
+            let header = Header { from: node("n1"), to: node("n2"), start: WallTime(1), number };
             one.socket.seal.seal(&header, &hello().serialize_to_vec()).unwrap()
         };
         let recorded = sealed(1);

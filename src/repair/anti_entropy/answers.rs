@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
 /// Which of a peer's trees differ from this node's. If rows have not been moved to their new trees
-/// yet, the second look finds that such differences are none.
+/// yet, the recheck finds that such differences are none.
 pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
         node.generation.is_admitted()
@@ -36,7 +36,7 @@ pub(crate) fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
 /// Which leaves of a peer's tree differ from this node's. A peer that must fill sends the hash of
 /// its n of all buckets: only then do equal trees prove that this node has nothing more.
 pub(crate) fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Bytes) -> Reply {
-    let fits_by = |hash| node.buckets.placement().fits_by(hash);
+    let fits_by = |hash| node.buckets.assignment().is_settled_for(hash);
     if !node.generation.is_admitted() || !to_fill.is_none_or(fits_by) {
         return Reply::NotFilled;
     }
@@ -56,14 +56,14 @@ pub(crate) async fn list(
     if !node.generation.is_admitted() {
         return Reply::NotFilled;
     }
-    let changes = node.buckets.placement().changes();
+    let changes = node.buckets.assignment().changes();
     let page =
         work::run(node, move |node| node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX));
     let page: Result<Page, Error> = page.await;
     // Checked again: no row was moved while the page was read.
     let fitted = |hash| {
-        let placement = node.buckets.placement();
-        placement.fits_by(hash) && placement.changes() == changes
+        let assignment = node.buckets.assignment();
+        assignment.is_settled_for(hash) && assignment.changes() == changes
     };
     if !to_fill.is_none_or(fitted) {
         return Reply::NotFilled;

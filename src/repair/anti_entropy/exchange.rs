@@ -9,16 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::exchange::{
-    self, Difference, Exchange, Mended, PAGE_KEYS_MAX, Page, Step, Summary, UNREADABLE,
+    self, Difference, Exchange, PAGE_KEYS_MAX, Page, Repaired, Step, Summary, UNREADABLE,
 };
-use quorate_protocol::get::{What, Where};
+use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::packed;
 use quorate_protocol::put::Role;
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LeafSet, Tree};
 use quorate_storage::{Blocking, Error};
 use serde::Serialize;
@@ -31,9 +31,9 @@ use crate::node::Node;
 use crate::ops::replica;
 
 /// Keys of one page that are repaired together.
-const MENDING_MAX: usize = 64;
+const REPAIRS_MAX: usize = 64;
 /// Bytes of one page that are held while they are repaired; a single larger object still is.
-const MENDED_BYTES_MAX: usize = 8 << 20;
+const REPAIR_BYTES_MAX: usize = 8 << 20;
 /// Approximate processor time on this node for fetching and sending one key's object.
 const TALK_PER_KEY: Duration = Duration::from_micros(50);
 
@@ -110,9 +110,9 @@ fn encoded_bytes(head: &impl Serialize) -> u64 {
 }
 
 /// Compares one tree with the peer and repairs both sides.
-pub(crate) async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
+pub(crate) async fn repair_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summary {
     let (mut exchange, mut step) = match why {
-        Asking::ToCompare => Exchange::start(talk.node.buckets.placement().doubtful()),
+        Asking::ToCompare => Exchange::start(talk.node.buckets.assignment().buckets_in_doubt()),
         Asking::ToFill { .. } => Exchange::start_to_fill(),
     };
     loop {
@@ -124,17 +124,17 @@ pub(crate) async fn mend_tree(talk: &Talk<'_>, tree: Tree, why: Asking) -> Summa
             Step::List { leaves, after } => {
                 list(talk, (tree, why), leaves, after, &mut exchange).await
             }
-            Step::LookAgain { keys, not_before } => {
+            Step::Recheck { keys, not_before } => {
                 tokio::time::sleep_until(talk.node.instant(not_before)).await;
-                look_again(talk, keys, &mut exchange).await
+                recheck(talk, keys, &mut exchange).await
             }
-            Step::Mend(differences) => {
-                let came = mend(talk, differences, why).await;
-                came.map(|came| exchange.on_mended(came))
+            Step::Repair(differences) => {
+                let came = repair(talk, differences, why).await;
+                came.map(|came| exchange.on_repaired(came))
             }
             Step::Done(summary) => return summary,
         };
-        step = next.unwrap_or_else(|| exchange.give_up());
+        step = next.unwrap_or_else(|| exchange.abort());
     }
 }
 
@@ -176,7 +176,7 @@ pub(crate) async fn way(talk: &Talk<'_>, trees: &[Tree], why: Asking) -> Option<
         match differing_leaves(talk, *tree, why).await {
             Compared::Differ(differing) => {
                 let ours = talk.node.store.leaves(*tree);
-                if exchange::had_better_stream(&ours, &differing) {
+                if exchange::should_stream(&ours, &differing) {
                     way = Way::Stream;
                 }
             }
@@ -207,7 +207,7 @@ async fn list(
     }
 }
 
-async fn look_again(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
+async fn recheck(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
     let question = Message::Versions { keys: keys.clone() };
     let ours = work::run(talk.node, move |node| versions(node, &keys));
     let (ours, theirs) = tokio::join!(ours, talk.ask(question, &[]));
@@ -228,13 +228,13 @@ pub(super) fn versions(node: &Node, keys: &[Key]) -> Result<Vec<Version>, Error>
 }
 
 /// Repairs some keys. Returns the counts; `None` if what was merged here is not durable.
-async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Option<Mended> {
+async fn repair(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Option<Repaired> {
     let throttle = match why {
         Asking::ToCompare => &talk.node.anti_entropy.throttle,
         Asking::ToFill { .. } => &talk.node.fill_throttle,
     };
-    let mut came = Mended::default();
-    let mut todo: VecDeque<Mending> = differences.into_iter().map(Mending::new).collect();
+    let mut came = Repaired::default();
+    let mut todo: VecDeque<KeyRepair> = differences.into_iter().map(KeyRepair::new).collect();
     while !todo.is_empty() {
         let some = some_of(talk.node, &mut todo);
         // Each exchange holds the objects it repairs: only a few with large ones run at a time.
@@ -242,8 +242,8 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
         let large = &talk.node.anti_entropy.large;
         let _turn = if is_large { large.acquire().await.ok() } else { None };
         throttle.charge(TALK_PER_KEY * some.len() as u32);
-        let (Mended { mended, missed }, later) = mend_some(talk, throttle, some, why).await;
-        came = Mended { mended: came.mended + mended, missed: came.missed + missed };
+        let (Repaired { repaired, missed }, later) = repair_batch(talk, throttle, some, why).await;
+        came = Repaired { repaired: came.repaired + repaired, missed: came.missed + missed };
         todo.extend(later);
     }
     let is_durable = talk.node.store.durable().await.is_ok();
@@ -251,31 +251,31 @@ async fn mend(talk: &Talk<'_>, differences: Vec<Difference>, why: Asking) -> Opt
 }
 
 /// A key under repair.
-struct Mending {
+struct KeyRepair {
     difference: Difference,
     /// Its object turned out to be large: it is repaired alone.
     is_alone: bool,
 }
 
-impl Mending {
+impl KeyRepair {
     fn new(difference: Difference) -> Self {
         Self { difference, is_alone: false }
     }
 
     /// The size of its object in bytes, if that is known to be large; else 0.
     fn bytes(&self, node: &Node) -> usize {
-        if self.is_alone { MENDED_BYTES_MAX } else { node.bounds.sizes.of(&self.difference.key) }
+        if self.is_alone { REPAIR_BYTES_MAX } else { node.bounds.sizes.of(&self.difference.key) }
     }
 }
 
 /// The next keys to repair together.
-fn some_of(node: &Node, todo: &mut VecDeque<Mending>) -> Vec<Mending> {
-    let (mut some, mut bytes): (Vec<Mending>, usize) = (Vec::new(), 0);
-    while some.len() < MENDING_MAX
+fn some_of(node: &Node, todo: &mut VecDeque<KeyRepair>) -> Vec<KeyRepair> {
+    let (mut some, mut bytes): (Vec<KeyRepair>, usize) = (Vec::new(), 0);
+    while some.len() < REPAIRS_MAX
         && let Some(next) = todo.front()
     {
         let next_bytes = next.bytes(node);
-        if !some.is_empty() && bytes + next_bytes > MENDED_BYTES_MAX {
+        if !some.is_empty() && bytes + next_bytes > REPAIR_BYTES_MAX {
             break;
         }
         bytes += next_bytes;
@@ -286,15 +286,15 @@ fn some_of(node: &Node, todo: &mut VecDeque<Mending>) -> Vec<Mending> {
 
 /// Brings some keys to the same objects on both sides: fetches the peer's, merges them all here,
 /// sends what the peer lacks. Returns the counts, and the keys to repair alone.
-async fn mend_some(
+async fn repair_batch(
     talk: &Talk<'_>,
     throttle: &Throttle,
-    some: Vec<Mending>,
+    some: Vec<KeyRepair>,
     why: Asking,
-) -> (Mended, Vec<Mending>) {
+) -> (Repaired, Vec<KeyRepair>) {
     let count = some.len();
     let fetching = some.into_iter().map(|one| async move {
-        let Mending { difference, is_alone } = one;
+        let KeyRepair { difference, is_alone } = one;
         let fetched = match difference.must_fetch() {
             true => Some(fetch(talk, &difference.key, why, is_alone).await),
             false => None,
@@ -308,7 +308,7 @@ async fn mend_some(
             Some(Fetched::Object(object, read_at)) => {
                 found.push((difference, Some((object, read_at))));
             }
-            Some(Fetched::Larger) => later.push(Mending { difference, is_alone: true }),
+            Some(Fetched::Larger) => later.push(KeyRepair { difference, is_alone: true }),
             Some(Fetched::Broken) => {
                 broken += 1;
                 note_broken(talk, &difference.key);
@@ -328,8 +328,8 @@ async fn mend_some(
         let reply = talk.ask_for_payload(message, object).await;
         reply.is_some_and(|reply| reply.head == Reply::Stored)
     });
-    let mended = join_all(sending).await.into_iter().filter(|is_mended| *is_mended).count();
-    (Mended { mended: mended as u64, missed }, later)
+    let repaired = join_all(sending).await.into_iter().filter(|is_repaired| *is_repaired).count();
+    (Repaired { repaired: repaired as u64, missed }, later)
 }
 
 fn note_broken(talk: &Talk<'_>, key: &Key) {
@@ -340,7 +340,7 @@ fn note_broken(talk: &Talk<'_>, key: &Key) {
 /// The result of asking a peer for its object of a key.
 enum Fetched {
     /// The object, and the earliest time at which it may have been read.
-    Object(Object, Millis),
+    Object(Object, WallTime),
     /// It has one but cannot give it: it is damaged, or larger than a frame.
     Broken,
     /// It has one that is larger than was known, and must be fetched alone.
@@ -357,7 +357,7 @@ type Settled = Option<(Message, Bytes)>;
 fn settle(
     node: &Node,
     difference: &Difference,
-    fetched: Option<(Object, Millis)>,
+    fetched: Option<(Object, WallTime)>,
 ) -> Option<Settled> {
     let key = difference.key.clone();
     if let Some((object, read_at)) = fetched {
@@ -389,7 +389,7 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched 
     let bytes_max = if alone { u32::MAX } else { known as u32 };
     let question = match why {
         Asking::ToCompare => {
-            let (key, what, place) = (key.clone(), What::Object, Where::Home);
+            let (key, what, place) = (key.clone(), ReadKind::Object, RowKind::Home);
             Message::Read { key, what, place, bytes_max }
         }
         Asking::ToFill { .. } => Message::Inspect { key: key.clone() },

@@ -15,11 +15,11 @@ pub(crate) mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::liveness::peer_time::PeerTime;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::exchange::{Asking, Talk, Way, mend_tree, receive_key, way};
+pub(crate) use self::exchange::{Asking, Talk, Way, receive_key, repair_tree, way};
 pub(crate) use self::round::{Scope, is_home, run as run_round};
 pub(crate) use self::state::Report;
 use crate::liveness::health::State;
@@ -36,7 +36,7 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
     }
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut compared_at: Option<Millis> = None;
+    let mut compared_at = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -46,13 +46,12 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
         if !node.takes_part() || !node.filled.is_complete() {
             continue;
         }
-        let now = node.uptime();
+        let now = node.peers.now();
         let dirty = node.anti_entropy.take_dirty(peer);
         if !dirty.is_empty() {
             round::run(&node, peer, Scope::Partitions(dirty)).await;
         }
-        // It was away in the meantime, and no node has hints for what it missed.
-        let is_back = compared_at.is_none_or(|at| at < up_since) && !is_handed_off_to(&node, peer);
+        let is_back = was_away(compared_at, up_since) && !is_handed_off_to(&node, peer);
         let is_due = compared_at.is_none_or(|at| now.since(at) >= interval_ms);
         if is_back || is_due {
             compared_at = Some(now);
@@ -61,8 +60,15 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
     }
 }
 
-/// Since when a peer has been up, by the node's uptime; `None` if it is not.
-fn up_since(node: &Node, peer: NodeId) -> Option<Millis> {
+/// Whether a peer was away since the last comparison: it may have missed what no node has hints for.
+/// Both times are of the peers' clock: the node's uptime starts later, and a comparison would seem
+/// to lie before the peer came up.
+fn was_away(compared_at: Option<PeerTime>, up_since: PeerTime) -> bool {
+    compared_at.is_none_or(|at| at < up_since)
+}
+
+/// Since when a peer has been up; `None` if it is not.
+fn up_since(node: &Node, peer: NodeId) -> Option<PeerTime> {
     let health = node.peers.health(peer)?;
     (health.state() == State::Up).then(|| health.since())
 }
@@ -70,4 +76,19 @@ fn up_since(node: &Node, peer: NodeId) -> Option<Millis> {
 /// Whether hints are still being delivered to a peer: comparing now would repair the same keys.
 fn is_handed_off_to(node: &Node, peer: NodeId) -> bool {
     node.store.hint_targets().is_ok_and(|targets| targets.iter().any(|(node, ..)| *node == peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_compared_once_for_each_time_it_comes_up() {
+        // The store took a minute to open: by the node's uptime it is 1,000 ms when the peer is
+        // compared, by the peers' clock 61,000 ms.
+        let (up_since, compared_at) = (PeerTime(60_500), PeerTime(61_000));
+        assert!(was_away(None, up_since), "never compared");
+        assert!(!was_away(Some(compared_at), up_since), "compared since it came up");
+        assert!(was_away(Some(compared_at), PeerTime(61_001)), "it went down and came back");
+    }
 }

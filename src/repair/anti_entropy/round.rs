@@ -13,12 +13,12 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::tree::Tree;
 
 use super::Report;
-use super::exchange::{Asking, Talk, mend_tree};
+use super::exchange::{Asking, Talk, repair_tree};
 use crate::node::Node;
 
 /// Roots in one message: 20 bytes each.
 const ROOTS_MAX: usize = 2048;
-/// Trees that are repaired at a time. Each spends most of its time waiting for the second look.
+/// Trees that are repaired at a time. Each spends most of its time waiting for the recheck.
 const EXCHANGES_MAX: usize = 64;
 /// The most differing partitions that a report names.
 const PARTITIONS_NAMED_MAX: usize = 16;
@@ -46,7 +46,7 @@ pub(crate) async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report 
         trees: trees.len() as u64,
         differing: 0,
         keys_compared: 0,
-        keys_mended: 0,
+        keys_repaired: 0,
         bytes_sent: 0,
         bytes_received: 0,
         partitions: Vec::new(),
@@ -55,7 +55,7 @@ pub(crate) async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report 
     report.is_complete &= node.trees_fit();
     for chunk in trees.chunks(ROOTS_MAX) {
         match differing(node, &talk, chunk).await {
-            Some(trees) => mend(&talk, trees, &mut report).await,
+            Some(trees) => repair_trees(&talk, trees, &mut report).await,
             None => report.is_complete = false,
         }
     }
@@ -63,7 +63,7 @@ pub(crate) async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report 
     report.took_ms = node.uptime().since(began);
     if report.differing > 0 {
         tracing::info!(
-            %peer, trees = report.differing, keys = report.keys_mended,
+            %peer, trees = report.differing, keys = report.keys_repaired,
             complete = report.is_complete, "anti-entropy"
         );
     }
@@ -109,15 +109,15 @@ async fn differing(node: &Arc<Node>, talk: &Talk<'_>, trees: &[Tree]) -> Option<
     places.into_iter().map(|place| trees.get(usize::from(place)).copied()).collect()
 }
 
-async fn mend(talk: &Talk<'_>, trees: Vec<Tree>, report: &mut Report) {
+async fn repair_trees(talk: &Talk<'_>, trees: Vec<Tree>, report: &mut Report) {
     report.differing += trees.len() as u64;
     let room = PARTITIONS_NAMED_MAX.saturating_sub(report.partitions.len());
     report.partitions.extend(trees.iter().take(room).map(|tree| tree.partition));
-    let exchanges = stream::iter(trees).map(|tree| mend_tree(talk, tree, Asking::ToCompare));
+    let exchanges = stream::iter(trees).map(|tree| repair_tree(talk, tree, Asking::ToCompare));
     let mut summaries = exchanges.buffer_unordered(EXCHANGES_MAX);
     while let Some(summary) = summaries.next().await {
         report.keys_compared += summary.keys_compared;
-        report.keys_mended += summary.keys_mended;
+        report.keys_repaired += summary.keys_repaired;
         report.is_complete &= summary.is_complete;
     }
 }

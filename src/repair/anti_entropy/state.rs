@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::stamp::Millis;
+use quorate_protocol::time::Uptime;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::background::throttle::Throttle;
@@ -32,7 +32,7 @@ pub(crate) struct Report {
     /// The peer.
     pub(crate) peer: NodeId,
     /// When it began, by the node's uptime.
-    pub(crate) began: Millis,
+    pub(crate) began: Uptime,
     /// How long it took, in milliseconds.
     pub(crate) took_ms: u64,
     /// Trees whose roots were compared.
@@ -42,7 +42,7 @@ pub(crate) struct Report {
     /// Keys that were listed.
     pub(crate) keys_compared: u64,
     /// Keys that were repaired, on either side.
-    pub(crate) keys_mended: u64,
+    pub(crate) keys_repaired: u64,
     /// Bytes of messages sent.
     pub(crate) bytes_sent: u64,
     /// Bytes of replies received.
@@ -59,7 +59,7 @@ pub(crate) struct Totals {
     /// Rounds.
     pub(crate) rounds: u64,
     /// Keys repaired.
-    pub(crate) keys_mended: u64,
+    pub(crate) keys_repaired: u64,
     /// Bytes sent and received.
     pub(crate) bytes: u64,
 }
@@ -113,7 +113,7 @@ impl AntiEntropy {
     pub(super) fn note(&self, report: Report) {
         let mut totals = lock(&self.totals);
         totals.rounds += 1;
-        totals.keys_mended += report.keys_mended;
+        totals.keys_repaired += report.keys_repaired;
         totals.bytes += report.bytes_sent + report.bytes_received;
         drop(totals);
         lock(&self.reports).insert(report.peer, report);

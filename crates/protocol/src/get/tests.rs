@@ -69,7 +69,7 @@ prop_compose! {
             sloppy,
             hedge_ms: hedge,
             replica_timeout_ms: 100,
-            deadline: Millis(deadline),
+            deadline: Uptime(deadline),
         };
         (plan, (0..nodes).filter(|at| down & (1 << at) != 0).map(node).collect())
     }
@@ -84,23 +84,23 @@ fn a_slow_replica_that_moves_is_waited_for() {
         sloppy: true,
         hedge_ms: None,
         replica_timeout_ms: 100,
-        deadline: Millis(1000),
+        deadline: Uptime(1000),
     };
-    let (mut get, _) = Get::start(plan, &BTreeSet::new(), Millis(0));
-    assert_eq!((get.place_of(node(0)), get.place_of(node(1))), (Some(Where::Home), None));
+    let (mut get, _) = Get::start(plan, &BTreeSet::new(), Uptime(0));
+    assert_eq!((get.place_of(node(0)), get.place_of(node(1))), (Some(RowKind::Home), None));
     for now in (50..400).step_by(50) {
-        get.on_progress(node(0), Millis(now));
-        assert_eq!(get.on_time(Millis(now + 49)), []);
+        get.on_progress(node(0), Uptime(now));
+        assert_eq!(get.on_time(Uptime(now + 49)), []);
     }
-    let (to, place) = (node(1), Where::Home);
-    assert_eq!(get.on_time(Millis(450)), [Effect::Ask { to, what: What::Object, place }]);
+    let (to, place) = (node(1), RowKind::Home);
+    assert_eq!(get.on_time(Uptime(450)), [Effect::Ask { to, what: ReadKind::Object, place }]);
 }
 
 /// A bystander that knows what each node holds and sees what it was asked for.
 struct Naive {
     plan: Plan,
     held: Vec<Object>,
-    asked: BTreeMap<NodeId, Vec<What>>,
+    asked: BTreeMap<NodeId, Vec<ReadKind>>,
     /// The last answer of each node, if it counts.
     said: BTreeMap<NodeId, Version>,
     objects: Vec<Object>,
@@ -115,12 +115,13 @@ impl Naive {
             match effect {
                 Effect::Ask { to, what, place } => {
                     let asked = self.asked.entry(to).or_default();
-                    let for_more = asked.as_slice() == [What::Digest] && what == What::Object;
+                    let for_more =
+                        asked.as_slice() == [ReadKind::Digest] && what == ReadKind::Object;
                     assert!(asked.is_empty() || for_more, "{to} was asked twice");
                     asked.push(what);
                     self.said.remove(&to); // only its object counts from now on
-                    assert_eq!(place == Where::Home, self.plan.homes.contains(&to));
-                    assert!(self.plan.sloppy || place == Where::Home);
+                    assert_eq!(place == RowKind::Home, self.plan.homes.contains(&to));
+                    assert!(self.plan.sloppy || place == RowKind::Home);
                 }
                 Effect::Answer(answer) => {
                     assert_eq!(self.answer, None, "answered twice");
@@ -165,14 +166,14 @@ impl Naive {
     }
 
     /// An answer from a node that was asked for this and may still answer.
-    fn hears(&mut self, from: NodeId, asked: What, reply: &Reply) {
+    fn hears(&mut self, from: NodeId, asked: ReadKind, reply: &Reply) {
         match reply {
             Reply::Object(object) => {
                 self.objects.push(object.clone());
                 self.said.insert(from, object.version());
             }
             Reply::Digest(version) => {
-                if asked == What::Digest || *version == Version::ABSENT {
+                if asked == ReadKind::Digest || *version == Version::ABSENT {
                     self.said.insert(from, *version);
                 }
             }
@@ -186,13 +187,13 @@ impl Naive {
     fn reply(&self, number: u8) -> Option<Reply> {
         let held = self.held[usize::from(number)].clone();
         match self.asked.get(&node(number))?.last()? {
-            What::Object => Some(Reply::Object(held)),
-            What::Digest => Some(Reply::Digest(held.version())),
+            ReadKind::Object => Some(Reply::Object(held)),
+            ReadKind::Digest => Some(Reply::Digest(held.version())),
         }
     }
 }
 
-fn happens(get: &mut Get, naive: &mut Naive, event: Event, now: &mut Millis) {
+fn happens(get: &mut Get, naive: &mut Naive, event: Event, now: &mut Uptime) {
     let (from, reply) = match event {
         Event::Answers(number) => (number, naive.reply(number)),
         Event::Digest(number, held) => (number, Some(Reply::Digest(naive.held[held].version()))),
@@ -230,7 +231,7 @@ proptest! {
         held in prop::collection::vec(prop::sample::select(vec![0u8, 1, 1, 2, 3, 7, 9, 15]), 8),
         events in events(),
     ) {
-        let mut now = Millis(0);
+        let mut now = Uptime(0);
         let deadline = plan.deadline;
         let nodes = plan.homes.len() + plan.fallbacks.len();
         let (mut get, effects) = Get::start(plan.clone(), &down, now);
@@ -269,7 +270,7 @@ proptest! {
         (plan, _) in plans(),
         held in prop::collection::vec(prop::sample::select(vec![0u8, 1, 1, 2, 3, 7, 9, 15]), 8),
     ) {
-        let (mut get, mut effects) = Get::start(plan.clone(), &BTreeSet::new(), Millis(0));
+        let (mut get, mut effects) = Get::start(plan.clone(), &BTreeSet::new(), Uptime(0));
         let mut answered = BTreeSet::new();
         let mut read = None;
         while let Some(effect) = effects.pop() {
@@ -279,10 +280,10 @@ proptest! {
                     let number: usize = to.as_str()[1..].parse().unwrap();
                     let held = object(held[number]);
                     let reply = match what {
-                        What::Object => Reply::Object(held),
-                        What::Digest => Reply::Digest(held.version()),
+                        ReadKind::Object => Reply::Object(held),
+                        ReadKind::Digest => Reply::Digest(held.version()),
                     };
-                    effects.extend(get.on_reply(to, reply, Millis(1)));
+                    effects.extend(get.on_reply(to, reply, Uptime(1)));
                 }
                 Effect::Answer(Answer::Read(object)) => read = Some(object),
                 Effect::Answer(Answer::NoQuorum { .. }) => prop_assert!(false, "no quorum"),

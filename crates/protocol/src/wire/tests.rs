@@ -4,15 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Actor, Clock, Dot};
-use crate::get::{What, Where};
+use crate::get::{ReadKind, RowKind};
 use crate::message::{Condition, Message, Refusal, Reply, Write};
 use crate::name::Key;
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
 use crate::quorum::Count;
 use crate::row::Draft;
-use crate::stamp::{Millis, Stamp};
-use crate::terms::Asked;
+use crate::stamp::Stamp;
+use crate::terms::QuorumOptions;
+use crate::time::WallTime;
 
 fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
@@ -50,7 +51,7 @@ fn write(context: Clock) -> Message {
         key: Key::new("carts", b"user/7").unwrap(),
         draft,
         has_value: true,
-        asked: Asked { n: None, needed: Some(Count::Exactly(2)), sloppy: Some(true) },
+        asked: QuorumOptions { n: None, needed: Some(Count::Exactly(2)), sloppy: Some(true) },
         condition: Some(Condition::Version(vec![Version([3; 16])])),
         delete_seen: false,
         idempotency: Some([4; 16]),
@@ -68,21 +69,21 @@ fn messages() -> Vec<WithPayload<Message>> {
     let payload = Bytes::from_static(b"a payload");
     vec![
         WithPayload {
-            head: Message::Store { key: key.clone(), role, read_at: Millis(7) },
+            head: Message::Store { key: key.clone(), role, read_at: WallTime(7) },
             payload,
         },
         WithPayload {
             head: Message::Deliver {
                 hints: vec![(key.clone(), 1), (key.clone(), 2)],
-                read_at: Millis(8),
+                read_at: WallTime(8),
             },
             payload: Bytes::from_static(b"abc"),
         },
         WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
         WithPayload::bare(Message::Read {
             key,
-            what: What::Digest,
-            place: Where::Hints,
+            what: ReadKind::Digest,
+            place: RowKind::Hints,
             bytes_max: u32::MAX,
         }),
     ]

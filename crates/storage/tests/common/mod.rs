@@ -9,7 +9,8 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Sibling, Version, WriteId};
 use quorate_protocol::row::Row;
-use quorate_protocol::stamp::{Millis, Stamp};
+use quorate_protocol::stamp::Stamp;
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree, leaf_hash, leaf_of};
 use quorate_storage::{Scrubbed, Store};
 
@@ -91,7 +92,7 @@ fn check_indexes(store: &Store, rows: &[(Partition, Key, Row)]) {
     }
     for (partition, deleted) in tombstones {
         assert_eq!(store.tombstone_count(partition), deleted.len() as u64);
-        for older_than in [Millis(500), Millis(u64::MAX)] {
+        for older_than in [WallTime(500), WallTime(u64::MAX)] {
             let old = deleted.iter().filter(|(.., since)| *since <= older_than);
             let old: Vec<_> = old.map(|(key, version, _)| (key.clone(), *version)).collect();
             let found = store.tombstones(partition, None, usize::MAX, older_than).unwrap();
@@ -110,7 +111,7 @@ pub(crate) fn foreign_write(actor: u64, counter: u64) -> Object {
         dot,
         value: (!counter.is_multiple_of(3)).then(|| Bytes::from(vec![byte; 100])),
         metadata: Metadata::default(),
-        stamp: Stamp::at(Millis(counter)),
+        stamp: Stamp::at(WallTime(counter)),
         writer: NodeId::parse("n3").unwrap(),
         write_id: WriteId([byte; 16]),
     });

@@ -11,7 +11,7 @@ use crate::bucket::Properties;
 
 /// The settings that are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Common {
+pub struct ClusterSettings {
     /// `deletes.grace_ms`. While it differs nothing is reaped: each node's proof assumes its own
     /// value.
     pub grace_ms: u64,
@@ -25,7 +25,7 @@ pub struct Common {
     pub siblings_max: u64,
 }
 
-impl Common {
+impl ClusterSettings {
     /// The settings in which a peer differs, each with this node's value and the peer's.
     pub fn differences(&self, theirs: &Self) -> Vec<String> {
         let (mine, their) = (&self.defaults, &theirs.defaults);
@@ -62,10 +62,10 @@ mod tests {
 
     #[test]
     fn each_difference_names_the_setting_and_both_values() {
-        let mine = Common { grace_ms: 1000, ..Common::default() };
+        let mine = ClusterSettings { grace_ms: 1000, ..ClusterSettings::default() };
         assert!(mine.differences(&mine).is_empty());
         let defaults = Properties { sloppy: false, ..Properties::default() };
-        let theirs = Common { grace_ms: 2000, defaults, ..mine };
+        let theirs = ClusterSettings { grace_ms: 2000, defaults, ..mine };
         assert_eq!(
             mine.differences(&theirs),
             ["deletes.grace_ms: 1000 here, 2000 there", "defaults.sloppy: true here, false there"]

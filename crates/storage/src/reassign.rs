@@ -2,7 +2,7 @@
 //! whose n changed.
 //!
 //! A written row goes to the tree of its bucket's n at that moment, which is read under the row's
-//! stripe ([`Store::tree_by`]). A caller that changes the n of a bucket and then waits for all
+//! stripe ([`Store::assign_trees_by`]). A caller that changes the n of a bucket and then waits for all
 //! writers ([`Store::wait_for_writers`]) therefore finds every row that has to move: no write adds
 //! one later.
 
@@ -18,7 +18,7 @@ use crate::disk::Need;
 use crate::error::Error;
 use crate::index::Entries;
 use crate::options::{Blocking, Place};
-use crate::store::{NOf, Store, damaged};
+use crate::store::{ReplicaCountOf, Store, damaged};
 
 /// The most partitions with tombstones that one step of [`Store::home_keys`] reads, which bounds
 /// its time.
@@ -26,23 +26,23 @@ const PARTITIONS_MAX: usize = 64;
 
 /// Where a walk over the keys of home rows continues ([`Store::home_keys`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Onward {
+pub enum KeyCursor {
     /// Among the keys that have a value, after this one.
     Alive(Option<Key>),
     /// Among the deleted keys of this partition, after this one, and of those that follow.
     Deleted(Partition, Option<Key>),
 }
 
-impl Default for Onward {
+impl Default for KeyCursor {
     /// The beginning.
     fn default() -> Self {
         Self::Alive(None)
     }
 }
 
-/// The result of one step of [`Store::sweep`].
+/// The result of one step of [`Store::reassign`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sweep {
+pub struct ReassignStep {
     /// The last row it read: continue after it. `None` at the end of the partition.
     pub last: Option<Key>,
     /// How many rows it moved to the tree of their bucket's n.
@@ -110,14 +110,14 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; rows that were moved stay moved.
-    pub fn sweep(
+    pub fn reassign(
         &self,
         partition: Partition,
         after: Option<&Key>,
         limit: usize,
         n_of: impl Fn(&str) -> Option<u16>,
-    ) -> Result<Sweep, Error> {
-        let (mut sweep, mut misplaced, mut seen) = (Sweep::default(), Vec::new(), 0);
+    ) -> Result<ReassignStep, Error> {
+        let (mut step, mut misplaced, mut seen) = (ReassignStep::default(), Vec::new(), 0);
         let place = Place::Home(Tree { partition, n: 0 });
         let after = after.map(|key| place.row_key(key));
         self.walk(Column::Objects, &place.prefix(), after.as_deref(), |row_key, row| {
@@ -130,30 +130,30 @@ impl Store {
             match heads.zip(Some(n_of(key.bucket()))) {
                 None => {
                     tracing::error!(%key, partition = partition.0, "a row is damaged and stays");
-                    sweep.damaged += 1;
+                    step.damaged += 1;
                 }
-                Some(((_, version), None)) => sweep.unowned.push((key.clone(), version)),
+                Some(((_, version), None)) => step.unowned.push((key.clone(), version)),
                 Some(((counted_in, _), Some(n))) if n != counted_in => {
                     misplaced.push((key.clone(), n));
                 }
                 Some(_) => {}
             }
-            sweep.last = Some(key);
+            step.last = Some(key);
             Ok(true)
         })?;
         for (key, n) in misplaced {
-            match self.retree(&key, Tree { partition, n }) {
-                Ok(moved) => sweep.moved += usize::from(moved),
-                Err(Error::Damaged { .. }) => sweep.damaged += 1,
+            match self.move_to_tree(&key, Tree { partition, n }) {
+                Ok(moved) => step.moved += usize::from(moved),
+                Err(Error::Damaged { .. }) => step.damaged += 1,
                 Err(error) => return Err(error),
             }
         }
-        Ok(sweep)
+        Ok(step)
     }
 
     /// From now on counts every written home row in the tree of the n that `n_of` returns at that
     /// time, whatever tree the writer names. Call it once, before the store is shared.
-    pub fn tree_by(&self, n_of: NOf) {
+    pub fn assign_trees_by(&self, n_of: ReplicaCountOf) {
         drop(self.n_of.set(n_of));
     }
 
@@ -172,12 +172,12 @@ impl Store {
     }
 
     /// Moves a row to `tree`, or to the tree of its bucket's n if that is known
-    /// ([`Store::tree_by`]). A moved row keeps its version and its age. Returns whether it was
+    /// ([`Store::assign_trees_by`]). A moved row keeps its version and its age. Returns whether it was
     /// moved; `false` if there is no row. Blocks.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`], and those of a write; the row is then where it was.
-    pub fn retree(&self, key: &Key, tree: Tree) -> Result<bool, Error> {
+    pub fn move_to_tree(&self, key: &Key, tree: Tree) -> Result<bool, Error> {
         let (place, row_key) = (Place::Home(tree), Place::Home(tree).row_key(key));
         let counted_in = match self.cached(place, key) {
             Some(row) => Some(Row::encoded_tree(&row)),
@@ -210,14 +210,14 @@ impl Store {
     pub fn home_keys(
         &self,
         bucket: Option<&str>,
-        from: &Onward,
+        from: &KeyCursor,
         limit: usize,
-    ) -> Result<(Vec<Key>, Option<Onward>), Error> {
+    ) -> Result<(Vec<Key>, Option<KeyCursor>), Error> {
         let of_bucket = bucket.map(|bucket| [bucket.as_bytes(), &[0]].concat()).unwrap_or_default();
         let mut keys = Vec::new();
         let (first, mut after) = match from {
-            Onward::Deleted(partition, after) => (partition.0, after.clone()),
-            Onward::Alive(after) => {
+            KeyCursor::Deleted(partition, after) => (partition.0, after.clone()),
+            KeyCursor::Alive(after) => {
                 let after = after.as_ref().map(Key::as_bytes);
                 self.walk(Column::Keys, &of_bucket, after, |key, _| {
                     if keys.len() < limit {
@@ -227,7 +227,7 @@ impl Store {
                 })?;
                 if keys.len() >= limit {
                     let last = keys.last().cloned();
-                    return Ok((keys, Some(Onward::Alive(last))));
+                    return Ok((keys, Some(KeyCursor::Alive(last))));
                 }
                 (0, None)
             }
@@ -242,7 +242,7 @@ impl Store {
                 continue;
             }
             if looked == PARTITIONS_MAX {
-                return Ok((keys, Some(Onward::Deleted(partition, None))));
+                return Ok((keys, Some(KeyCursor::Deleted(partition, None))));
             }
             looked += 1;
             let prefix = [&partition.0.to_be_bytes()[..], &of_bucket].concat();
@@ -255,7 +255,7 @@ impl Store {
             })?;
             if keys.len() >= limit {
                 let last = keys.last().cloned();
-                return Ok((keys, Some(Onward::Deleted(partition, last))));
+                return Ok((keys, Some(KeyCursor::Deleted(partition, last))));
             }
         }
         Ok((keys, None))
@@ -299,14 +299,14 @@ mod tests {
         let decode = |bytes| Row::decode(bytes).unwrap();
         let row = || decode(store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap());
         let (was, root) = (row(), store.root(TREE));
-        let step = store.sweep(TREE.partition, None, 9, |_| Some(5)).unwrap();
+        let step = store.reassign(TREE.partition, None, 9, |_| Some(5)).unwrap();
         assert_eq!((step.moved, step.unowned, step.last), (1, vec![], Some(key("k"))));
         assert_eq!(row(), Row { tree: 5, ..was });
         assert_eq!(store.roots(), [(Tree { n: 5, ..TREE }, root)]);
-        let step = store.sweep(TREE.partition, None, 9, |_| None).unwrap();
+        let step = store.reassign(TREE.partition, None, 9, |_| None).unwrap();
         assert_eq!((step.moved, step.unowned), (0, vec![(key("k"), before.version())]));
         assert_eq!(
-            store.sweep(TREE.partition, step.last.as_ref(), 9, |_| None).unwrap().last,
+            store.reassign(TREE.partition, step.last.as_ref(), 9, |_| None).unwrap().last,
             None
         );
     }
@@ -317,7 +317,7 @@ mod tests {
         let store = open(dir.path(), Durability::Buffered);
         let n = Arc::new(AtomicU16::new(3));
         let known = n.clone();
-        store.tree_by(Box::new(move |_| known.load(Ordering::Relaxed)));
+        store.assign_trees_by(Box::new(move |_| known.load(Ordering::Relaxed)));
         mint(&store, HOME, "k", b"v");
         n.store(2, Ordering::Relaxed);
         mint(&store, HOME, "late", b"v"); // by a writer that still has n = 3
@@ -328,7 +328,7 @@ mod tests {
         };
         assert_eq!((keys(TREE), keys(two)), (vec![key("k")], vec![key("late")]));
         for (name, moves) in [("k", true), ("late", false), ("k", false), ("none", false)] {
-            assert_eq!(store.retree(&key(name), TREE), Ok(moves), "{name}");
+            assert_eq!(store.move_to_tree(&key(name), TREE), Ok(moves), "{name}");
         }
         assert_eq!((store.root(TREE), keys(two).len()), (Root::default(), 2));
     }
@@ -359,7 +359,7 @@ mod tests {
         }
         for bucket in [None, Some("b"), Some("b.c"), Some("none")] {
             for limit in [1, 7, 1000] {
-                let (mut met, mut next) = (Vec::new(), Some(Onward::default()));
+                let (mut met, mut next) = (Vec::new(), Some(KeyCursor::default()));
                 while let Some(from) = next {
                     let (keys, onward) = store.home_keys(bucket, &from, limit).unwrap();
                     assert!(keys.len() <= limit);
@@ -387,8 +387,8 @@ mod tests {
             store.engine.db().put_cf(objects, HOME.row_key(&key(name)), bytes).unwrap();
         }
         store.rows.clear();
-        let step = store.sweep(TREE.partition, None, 99, |_| Some(5)).unwrap();
+        let step = store.reassign(TREE.partition, None, 99, |_| Some(5)).unwrap();
         assert_eq!((step.moved, step.damaged), (8, 2));
-        assert!(store.retree(&key("k4"), Tree { n: 5, ..TREE }).is_err());
+        assert!(store.move_to_tree(&key("k4"), Tree { n: 5, ..TREE }).is_err());
     }
 }

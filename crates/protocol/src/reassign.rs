@@ -3,7 +3,7 @@
 //!
 //! A row is counted in the tree of its bucket's n. When n changes, existing rows stay in the tree
 //! of the old n until a *pass* over the bucket has moved them; until then they are *in doubt*.
-//! [`Placement`] tracks the buckets concerned. The node records it before the change takes effect,
+//! [`Assignment`] tracks the buckets concerned. The node records it before the change takes effect,
 //! so a crash at any point means too many rows are rechecked afterwards, never too few. A change
 //! and its reversal are two changes: rows written in between are in the wrong tree although n is
 //! what it was.
@@ -11,8 +11,8 @@
 //! Trees in doubt are still compared, because merging what two replicas hold is always correct:
 //! rows in the wrong tree only cost a recheck, and those of buckets in doubt are skipped
 //! ([`crate::exchange`]). But equal trees prove nothing while either node is in doubt. A filling
-//! node therefore sends a hash of its n of all buckets ([`Ns::hash`]), and a peer answers only if
-//! its trees match exactly those n ([`Placement::fits_by`]); otherwise the rows themselves are
+//! node therefore sends a hash of its n of all buckets ([`ReplicaCounts::hash`]), and a peer answers only if
+//! its trees match exactly those n ([`Assignment::is_settled_for`]); otherwise the rows themselves are
 //! fetched.
 //!
 //! A row on a node that is not a home replica of it ([`HandOver`]) is sent to all home replicas,
@@ -29,14 +29,14 @@ use crate::object::Version;
 
 /// How many home replicas the keys of each bucket have, as one node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ns {
+pub struct ReplicaCounts {
     /// The n of all buckets not in `others`.
     usual: u16,
     /// The n of each bucket that differs from `usual`.
     others: BTreeMap<Bucket, u16>,
 }
 
-impl Ns {
+impl ReplicaCounts {
     /// From a bucket table; `over` as in [`crate::bucket::Settings::over`].
     pub fn of(table: &Table, over: (&Properties, u16)) -> Self {
         let usual = Table::default().settings("").over(over.0, over.1).n;
@@ -53,7 +53,7 @@ impl Ns {
     }
 
     /// The distinct n of all buckets.
-    pub fn each(&self) -> BTreeSet<u16> {
+    pub fn distinct(&self) -> BTreeSet<u16> {
         self.others.values().copied().chain([self.usual]).collect()
     }
 
@@ -79,9 +79,9 @@ impl Ns {
 
 /// Whether the rows of a node are in the trees of their buckets' n. Recorded durably by the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placement {
+pub struct Assignment {
     /// The n in force, or about to take effect.
-    ns: Ns,
+    ns: ReplicaCounts,
     /// The change that last put every row in doubt; `None` if at most the rows of some buckets are.
     all: Option<u64>,
     /// The buckets whose rows are in doubt, each with the last change that put them there.
@@ -112,20 +112,20 @@ pub struct Pass {
     changes: u64,
 }
 
-impl Placement {
-    /// The placement if nothing is known: every row is in doubt.
+impl Assignment {
+    /// The assignment if nothing is known: every row is in doubt.
     pub fn unknown() -> Self {
         Self { all: Some(0), ..Self::default() }
     }
 
-    /// The placement of a node that has no rows yet.
-    pub fn of_no_rows(ns: Ns) -> Self {
+    /// The assignment of a node that has no rows yet.
+    pub fn without_rows(ns: ReplicaCounts) -> Self {
         Self { ns, ..Self::default() }
     }
 
     /// The n of buckets are about to become `next`. Returns whether that puts more rows in doubt:
-    /// the placement must then be recorded durably before `next` takes effect.
-    pub fn change(&mut self, next: &Ns) -> bool {
+    /// the assignment must then be recorded durably before `next` takes effect.
+    pub fn change(&mut self, next: &ReplicaCounts) -> bool {
         if self.ns == *next {
             return false;
         }
@@ -144,15 +144,15 @@ impl Placement {
 
     /// The pass that is due, if any. It must see every row that was written before this call; later
     /// writes go to the tree of the current n.
-    pub fn pass(&self) -> Option<Pass> {
+    pub fn next_pass(&self) -> Option<Pass> {
         let some = || self.buckets.keys().next().map(|bucket| Rows::Of(bucket.clone()));
         let rows = if self.all.is_some() { Some(Rows::All) } else { some() };
         rows.map(|rows| Pass { rows, changes: self.changes })
     }
 
     /// A pass has seen all its rows. Rows that were put in doubt after it began remain so. Returns
-    /// whether fewer rows are in doubt now: the placement may then be recorded.
-    pub fn passed(&mut self, pass: &Pass) -> bool {
+    /// whether fewer rows are in doubt now: the assignment may then be recorded.
+    pub fn finish_pass(&mut self, pass: &Pass) -> bool {
         let is_seen = |change: u64| change <= pass.changes;
         match &pass.rows {
             Rows::All => {
@@ -169,19 +169,19 @@ impl Placement {
     }
 
     /// The n in force.
-    pub fn ns(&self) -> &Ns {
+    pub fn ns(&self) -> &ReplicaCounts {
         &self.ns
     }
 
     /// Whether every row is in the tree of its bucket's n.
-    pub fn fits(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.all.is_none() && self.buckets.is_empty()
     }
 
-    /// Whether every row is in the tree of its bucket's n as a peer knows it ([`Ns::hash`]): only
+    /// Whether every row is in the tree of its bucket's n as a peer knows it ([`ReplicaCounts::hash`]): only
     /// then do equal trees prove that this node holds nothing more.
-    pub fn fits_by(&self, hash: u64) -> bool {
-        self.fits() && self.ns.hash() == hash
+    pub fn is_settled_for(&self, hash: u64) -> bool {
+        self.is_settled() && self.ns.hash() == hash
     }
 
     /// How many times any n has changed.
@@ -191,12 +191,12 @@ impl Placement {
 
     /// A number that differs after every change of a bucket's n, including a change back: rows
     /// received before may have been handed over and dropped in between.
-    pub fn changed(&self, bucket: &str) -> u64 {
+    pub fn last_change_of(&self, bucket: &str) -> u64 {
         self.changed.get(bucket).copied().unwrap_or_default().max(self.all_changed)
     }
 
     /// The buckets whose rows are in doubt; empty if all rows are.
-    pub fn doubtful(&self) -> BTreeSet<Bucket> {
+    pub fn buckets_in_doubt(&self) -> BTreeSet<Bucket> {
         let some = self.all.is_none().then(|| self.buckets.keys().cloned());
         some.into_iter().flatten().collect()
     }
@@ -268,69 +268,72 @@ mod tests {
         Bucket::parse(name).unwrap()
     }
 
-    fn ns(others: &[(&str, u16)]) -> Ns {
+    fn ns(others: &[(&str, u16)]) -> ReplicaCounts {
         let others = others.iter().map(|(name, n)| (bucket(name), *n)).collect();
-        Ns { usual: 3, others }
+        ReplicaCounts { usual: 3, others }
     }
 
-    fn settled() -> Placement {
-        Placement { ns: ns(&[]), ..Placement::default() }
+    fn settled() -> Assignment {
+        Assignment { ns: ns(&[]), ..Assignment::default() }
     }
 
     #[test]
     fn a_change_and_its_reversal_are_two_changes() {
-        let mut placement = settled();
-        assert!(placement.fits() && placement.pass().is_none());
-        assert!(placement.change(&ns(&[("a", 2)])));
-        assert!(!placement.change(&ns(&[("a", 2)])), "nothing new");
-        let pass = placement.pass().unwrap();
+        let mut assignment = settled();
+        assert!(assignment.is_settled() && assignment.next_pass().is_none());
+        assert!(assignment.change(&ns(&[("a", 2)])));
+        assert!(!assignment.change(&ns(&[("a", 2)])), "nothing new");
+        let pass = assignment.next_pass().unwrap();
         assert_eq!(pass.rows, Rows::Of(bucket("a")));
-        assert!(placement.change(&ns(&[])));
-        assert!(!placement.fits(), "n is what it was, the rows may not be");
-        assert_eq!((placement.changed("a"), placement.changed("b")), (2, 0));
-        assert!(!placement.passed(&pass), "rows were written by the n in between");
-        let pass = placement.pass().unwrap();
-        assert!(placement.passed(&pass));
-        assert!(placement.fits_by(ns(&[]).hash()) && !placement.fits_by(ns(&[("a", 2)]).hash()));
-        assert!(!placement.passed(&pass), "once");
+        assert!(assignment.change(&ns(&[])));
+        assert!(!assignment.is_settled(), "n is what it was, the rows may not be");
+        assert_eq!((assignment.last_change_of("a"), assignment.last_change_of("b")), (2, 0));
+        assert!(!assignment.finish_pass(&pass), "rows were written by the n in between");
+        let pass = assignment.next_pass().unwrap();
+        assert!(assignment.finish_pass(&pass));
+        assert!(
+            assignment.is_settled_for(ns(&[]).hash())
+                && !assignment.is_settled_for(ns(&[("a", 2)]).hash())
+        );
+        assert!(!assignment.finish_pass(&pass), "once");
     }
 
     #[test]
     fn one_buckets_change_does_not_restart_the_pass_of_another() {
-        let mut placement = settled();
-        placement.change(&ns(&[("a", 2)]));
-        let pass = placement.pass().unwrap();
-        placement.change(&ns(&[("a", 2), ("b", 5)]));
-        assert!(placement.passed(&pass));
-        assert_eq!(placement.doubtful(), BTreeSet::from([bucket("b")]));
-        assert_eq!(placement.pass().unwrap().rows, Rows::Of(bucket("b")));
+        let mut assignment = settled();
+        assignment.change(&ns(&[("a", 2)]));
+        let pass = assignment.next_pass().unwrap();
+        assignment.change(&ns(&[("a", 2), ("b", 5)]));
+        assert!(assignment.finish_pass(&pass));
+        assert_eq!(assignment.buckets_in_doubt(), BTreeSet::from([bucket("b")]));
+        assert_eq!(assignment.next_pass().unwrap().rows, Rows::Of(bucket("b")));
     }
 
     #[test]
     fn the_usual_n_puts_every_row_in_doubt_and_a_full_pass_settles_what_it_saw() {
-        let mut placement = Placement::unknown();
-        placement.change(&Ns { usual: 2, ..ns(&[("a", 4)]) });
-        let pass = placement.pass().unwrap();
+        let mut assignment = Assignment::unknown();
+        assignment.change(&ReplicaCounts { usual: 2, ..ns(&[("a", 4)]) });
+        let pass = assignment.next_pass().unwrap();
         assert_eq!(pass.rows, Rows::All);
-        placement.change(&Ns { usual: 2, ..ns(&[("a", 5)]) });
-        assert!(placement.passed(&pass));
-        assert_eq!(placement.pass().unwrap().rows, Rows::Of(bucket("a")));
-        placement.change(&ns(&[]));
-        assert_eq!(placement.pass().unwrap().rows, Rows::All);
+        assignment.change(&ReplicaCounts { usual: 2, ..ns(&[("a", 5)]) });
+        assert!(assignment.finish_pass(&pass));
+        assert_eq!(assignment.next_pass().unwrap().rows, Rows::Of(bucket("a")));
+        assignment.change(&ns(&[]));
+        assert_eq!(assignment.next_pass().unwrap().rows, Rows::All);
     }
 
     #[test]
     fn the_record_says_what_was_in_doubt() {
-        let mut placement = settled();
-        placement.change(&ns(&[("a", 2), ("b", 4)]));
-        placement.passed(&placement.pass().unwrap());
-        let record = postcard::to_stdvec(&placement).unwrap();
-        let mut found: Placement = postcard::from_bytes(&record).unwrap();
+        let mut assignment = settled();
+        assignment.change(&ns(&[("a", 2), ("b", 4)]));
+        assignment.finish_pass(&assignment.next_pass().unwrap());
+        let record = postcard::to_stdvec(&assignment).unwrap();
+        let mut found: Assignment = postcard::from_bytes(&record).unwrap();
         assert!(!found.change(&ns(&[("a", 2), ("b", 4)])));
-        assert_eq!(found.pass().unwrap().rows, Rows::Of(bucket("b")));
+        assert_eq!(found.next_pass().unwrap().rows, Rows::Of(bucket("b")));
         // The node stopped before the recorded change took effect.
         assert!(found.change(&ns(&[("a", 2)])));
-        assert_eq!(found.pass().unwrap().rows, Rows::Of(bucket("b")));
+        assert_eq!(found.next_pass().unwrap().rows, Rows::Of(bucket("b")));
     }
 
     #[test]
@@ -383,7 +386,7 @@ mod tests {
     impl Trees {
         const NAMES: [&str; 3] = ["x", "y", "z"];
 
-        fn move_rows(&mut self, pass: &Pass, ns: &Ns) {
+        fn move_rows(&mut self, pass: &Pass, ns: &ReplicaCounts) {
             for (at, name) in Self::NAMES.iter().enumerate() {
                 if pass.rows == Rows::All || pass.rows == Rows::Of(bucket(name)) {
                     self.0[at] = [ns.n(name); 2];
@@ -391,7 +394,7 @@ mod tests {
             }
         }
 
-        fn fit(&self, ns: &Ns) -> bool {
+        fn fit(&self, ns: &ReplicaCounts) -> bool {
             Self::NAMES.iter().zip(self.0).all(|(name, rows)| rows == [ns.n(name); 2])
         }
     }
@@ -401,39 +404,39 @@ mod tests {
         fn every_settled_row_is_in_the_tree_of_its_n(
             events in prop::collection::vec(event(), 0..60)
         ) {
-            let (mut placement, mut trees) = (settled(), Trees([[3; 2]; 3]));
+            let (mut assignment, mut trees) = (settled(), Trees([[3; 2]; 3]));
             let mut pass: Option<Pass> = None;
             for event in events {
                 match event {
                     Event::Change(at, n) => {
-                        let mut next = placement.ns().clone();
+                        let mut next = assignment.ns().clone();
                         next.others.insert(bucket(Trees::NAMES[usize::from(at)]), n);
                         next.others.retain(|_, n| *n != next.usual);
-                        placement.change(&next);
+                        assignment.change(&next);
                     }
                     Event::Write(at) => {
-                        let n = placement.ns().n(Trees::NAMES[usize::from(at)]);
+                        let n = assignment.ns().n(Trees::NAMES[usize::from(at)]);
                         trees.0[usize::from(at)][1] = n;
                     }
                     Event::Begin => {
-                        pass = placement.pass();
-                        pass.iter().for_each(|pass| trees.move_rows(pass, placement.ns()));
+                        pass = assignment.next_pass();
+                        pass.iter().for_each(|pass| trees.move_rows(pass, assignment.ns()));
                     }
                     Event::EndLate | Event::End => {
                         if let Some(pass) = pass.take() {
                             if matches!(event, Event::EndLate) {
-                                trees.move_rows(&pass, placement.ns());
+                                trees.move_rows(&pass, assignment.ns());
                             }
-                            placement.passed(&pass);
+                            assignment.finish_pass(&pass);
                         }
                     }
                     Event::Crash => {
-                        let record = postcard::to_stdvec(&placement).unwrap();
-                        placement = postcard::from_bytes(&record).unwrap();
+                        let record = postcard::to_stdvec(&assignment).unwrap();
+                        assignment = postcard::from_bytes(&record).unwrap();
                         pass = None;
                     }
                 }
-                prop_assert!(!placement.fits() || trees.fit(placement.ns()), "{:?}", trees.0);
+                prop_assert!(!assignment.is_settled() || trees.fit(assignment.ns()), "{:?}", trees.0);
             }
         }
     }
