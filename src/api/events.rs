@@ -18,7 +18,8 @@ use futures_util::stream::poll_fn;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
@@ -34,6 +35,8 @@ const LOOK_MS: u64 = 1_000;
 const DRAIN_LOOK_MS: u64 = 100;
 /// Looks that wait for a client that reads slowly; one more, and its stream ends.
 const BACKLOG: usize = 4;
+/// How long a look waits for the store, in milliseconds.
+const HINTS_MS: u64 = 200;
 /// How long a client should wait before it connects again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
@@ -94,7 +97,11 @@ async fn watch(node: Arc<Node>, sender: Sender<Bytes>, _slot: OwnedSemaphorePerm
             () = sender.closed() => return,
             () = drained(&node) => return,
         }
-        seen.look(&node, &mut text).await;
+        tokio::select! {
+            () = seen.look(&node, &mut text) => {}
+            () = sender.closed() => return,
+            () = drained(&node) => return,
+        }
         if sender.try_send(Bytes::from(std::mem::take(&mut text))).is_err() {
             return;
         }
@@ -112,6 +119,8 @@ async fn drained(node: &Node) {
 struct Seen {
     answers: [Bytes; 3],
     sample: Option<Sample>,
+    /// The hints are being read.
+    hints: Option<JoinHandle<Option<Bytes>>>,
 }
 
 impl Seen {
@@ -119,7 +128,7 @@ impl Seen {
     async fn look(&mut self, node: &Arc<Node>, text: &mut String) {
         let now = [
             answer(ring::cluster(State(node.clone()), Uri::default()).await).await,
-            answer(hints::list(State(node.clone()), Uri::default()).await).await,
+            self.hints(node).await,
             answer(anti_entropy::show(State(node.clone()), Uri::default()).await).await,
         ];
         let names = ["cluster", "hints", "anti_entropy"];
@@ -133,6 +142,20 @@ impl Seen {
         let sample = Sample::take(node);
         add(text, "rates", &sample.since(self.sample.as_ref()).to_string());
         self.sample = Some(sample);
+    }
+
+    /// The hints; `None` while the store that keeps them does not answer. Everything else goes on
+    /// then, and no more than one question waits for it.
+    async fn hints(&mut self, node: &Arc<Node>) -> Option<Bytes> {
+        let asked = self.hints.get_or_insert_with(|| {
+            let node = node.clone();
+            tokio::spawn(
+                async move { answer(hints::list(State(node), Uri::default()).await).await },
+            )
+        });
+        let told = timeout(Duration::from_millis(HINTS_MS), asked).await.ok()?;
+        self.hints = None;
+        told.ok().flatten()
     }
 }
 

@@ -29,6 +29,13 @@ struct Operation {
     buckets: Vec<(f64, f64)>,
 }
 
+/// What `/metrics` calls them: answered requests, with their operation and how they ended; which of
+/// these ends are failures; the time that requests took.
+const ANSWERED: &str = "quorate_requests_total";
+const OPERATION: &str = "route";
+const END: &str = "status";
+const FAILURES: [&str; 1] = ["5xx"];
+const TOOK: &str = "quorate_request_time_seconds_bucket";
 /// Numbers that are reported as they are, and those whose rate is, with their metrics.
 const GAUGES: [(&str, &str); 2] =
     [("in_flight", "quorate_operations"), ("in_flight_bytes", "quorate_operation_bytes")];
@@ -44,7 +51,7 @@ impl Sample {
         Self { at: Some(Instant::now()), ..Self::of(&metrics::render(node)) }
     }
 
-    /// Reads what `/metrics` answers. Everything that depends on names of metrics is here.
+    /// Reads what `/metrics` answers.
     fn of(text: &str) -> Self {
         let mut sample = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -53,18 +60,18 @@ impl Sample {
             for (_, metric) in GAUGES.iter().chain(&COUNTERS).filter(|(_, it)| *it == name) {
                 sample.numbers.insert(metric, value);
             }
-            let Some(operation) = label("route").filter(|it| OPERATIONS.contains(it)) else {
+            let Some(operation) = label(OPERATION).filter(|it| OPERATIONS.contains(it)) else {
                 continue;
             };
             let operation = sample.operations.entry(operation.to_owned()).or_default();
             match name {
-                "quorate_requests_total" => {
+                ANSWERED => {
                     operation.answered += value;
-                    if label("status") == Some("5xx") {
+                    if label(END).is_some_and(|end| FAILURES.contains(&end)) {
                         operation.failed += value;
                     }
                 }
-                "quorate_request_time_seconds_bucket" => {
+                TOOK => {
                     let bound = label("le").and_then(|le| le.parse().ok()).unwrap_or(f64::INFINITY);
                     operation.buckets.push((bound, value));
                 }

@@ -128,9 +128,3 @@ function remember() {
     else live.hintHistory.set(node, seen);
   }
 }
-
-/** Puts a new answer of `/cluster` in place before the stream brings it. */
-export function learn(cluster) {
-  live.cluster ??= cluster;
-  tell();
-}
