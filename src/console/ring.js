@@ -152,9 +152,9 @@ function partitions(ring, homes, chosen, located) {
   const all = homes.homes.length;
   const paths = new Map();
   for (let from = 0; from < all;) {
-    const owner = ownerOf(homes, from, chosen);
+    const owner = ownerOf(homes, ring.n, from, chosen);
     let to = from + 1;
-    while (to < all && ownerOf(homes, to, chosen) === owner) to += 1;
+    while (to < all && ownerOf(homes, ring.n, to, chosen) === owner) to += 1;
     const path = sector(partitionAngle(from, all), partitionAngle(to, all), PARTS.inner, PARTS.outer);
     paths.set(owner, (paths.get(owner) ?? "") + path);
     from = to;
@@ -168,9 +168,10 @@ function partitions(ring, homes, chosen, located) {
   );
 }
 
-// The first home replica; of a chosen node, whether it is any of the home replicas.
-function ownerOf(homes, partition, chosen) {
-  const own = homes.homes[partition].slice(0, homes.n).map((at) => homes.nodes[at]);
+// The first home replica; of a chosen node, whether it is any of the home replicas. There may be more
+// of these than N, if a bucket has a larger one.
+function ownerOf(homes, n, partition, chosen) {
+  const own = homes.homes[partition].slice(0, n).map((at) => homes.nodes[at]);
   if (chosen) return own.includes(chosen) ? chosen : null;
   return own[0] ?? null;
 }
