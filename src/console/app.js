@@ -86,7 +86,7 @@ function where() {
     badge(...state, "The stream of events from this node"),
   );
   draw(document.getElementById("cut"), status === "cut" ? banner() : null);
-  document.documentElement.classList.toggle("stale", status === "cut");
+  document.documentElement.classList.toggle("stale", status === "cut" && shown?.path === "");
   if (shown) document.title = `${shown.name} · Quorate${cluster ? ` · ${cluster.node}` : ""}`;
 }
 

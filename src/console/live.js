@@ -62,6 +62,7 @@ async function connect() {
   try {
     const answer = await fetch("/events", { cache: "no-store", signal: mine.signal });
     if (answer.ok) await read(answer.body, heard);
+    else if (answer.status === 404) why = "this release has no stream of events";
     else why = (await answer.json().catch(() => ({}))).detail ?? `status ${answer.status}`;
   } catch {
     why =

@@ -4,7 +4,7 @@ import { badge, h, notice, svg, table } from "./dom.js";
 import { clock, micros } from "./format.js";
 
 const [WIDTH, LEFT, RIGHT, LANE] = [1000, 190, 16, 34];
-const TOP = 26;
+const TOP = 36;
 /** The part of the axis for the time until the answer, when there is more after it. */
 const UNTIL_ANSWER = 0.74;
 /** What an event means, and how it is drawn: good, bad, warn, note, or a plain step. */
@@ -206,16 +206,13 @@ function niceStep(rough) {
 
 function goal(us, text, x, height) {
   if (us === null || us === undefined) return null;
-  const isAnswer = text === "answer";
+  // Both lines may be close: their names are one above the other.
+  const y = text === "answer" ? 10 : 24;
   return svg(
     "g",
     { class: `goal ${text}` },
     svg("line", { x1: x(us), x2: x(us), y1: TOP - 6, y2: height - 20 }),
-    svg(
-      "text",
-      { x: x(us) + (isAnswer ? -4 : -4), y: isAnswer ? 9 : 19, "text-anchor": "end" },
-      `${text} ${micros(us)}`,
-    ),
+    svg("text", { x: x(us) - 4, y, "text-anchor": "end" }, `${text} ${micros(us)}`),
   );
 }
 
