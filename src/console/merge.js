@@ -76,6 +76,7 @@ export function mergeEditor(page, act) {
         spellcheck: "false",
         value: merge.text,
         "aria-invalid": String(verdict.kind === "bad"),
+        "aria-describedby": "merge-check",
         on: {
           input() {
             merge.text = this.value;
@@ -99,7 +100,7 @@ export function mergeEditor(page, act) {
         },
       }),
     ),
-    h("p", { class: `check ${verdict.kind}`, role: "status" }, verdict.text),
+    h("p", { class: `check ${verdict.kind}`, id: "merge-check" }, verdict.text),
     h(
       "div",
       { class: "actions" },
