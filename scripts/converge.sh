@@ -128,16 +128,16 @@ compare_all() {
         jq -s "{sum: [.[].rounds[]$1] | add, complete: all(.complete)} | select(.complete).sum // 0"
 }
 
-# The sum of metric $1 over all nodes but $2, if it is said.
+# The sum of metric $1 over all nodes but $2, if it is said, and over its labels.
 metric_sum() {
     local node
     for node in $(cluster_nodes); do
         [[ $node == "${2:-}" ]] || curl -sf -m 5 "$(client_url "$node")/metrics"
-    done | awk -v name="$1" '$1 == name { sum += $2 } END { printf "%d\n", sum }'
+    done | awk -v name="$1" '$1 == name || index($1, name "{") == 1 { sum += $2 } END { printf "%d\n", sum }'
 }
 
 # How many hints all nodes but $1 keep.
-hints_without() { metric_sum quorate_hint_keys "$1"; }
+hints_without() { metric_sum quorate_hints "$1"; }
 
 # Whether node $1 and each of its peers have compared everything, each beginning once, since $2 ms ago: of
 # two nodes each begins where it comes first in the preference list.

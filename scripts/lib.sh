@@ -28,7 +28,7 @@ die() {
     exit 1
 }
 
-# --- Prerequisites and build -------------------------------------------------------------------
+# --- Prerequisites -------------------------------------------------------------------------------
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
@@ -72,19 +72,8 @@ ensure_prerequisites() {
   $install"
 }
 
-# Builds the node; nothing to do when it is up to date. The first time takes some minutes: RocksDB.
-build_node() {
-    if [[ -n ${DEV_NODE_BIN:-} ]]; then
-        [[ -x $DEV_NODE_BIN ]] || die "DEV_NODE_BIN=$DEV_NODE_BIN is not a program"
-        return 0
-    fi
-    [[ -x $NODE_BIN ]] || say "Building the node. The first time takes some minutes: RocksDB."
-    (cd "$ROOT" && cargo build --quiet --release --locked --bin quorate)
-}
-
-build_bench() {
-    (cd "$ROOT" && cargo build --quiet --release --locked -p quorate-bench)
-}
+# shellcheck source=scripts/lib-build.sh
+source "$SCRIPTS/lib-build.sh"
 
 # --- The local cluster -------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ step "dependencies" check_dependencies
 step "lints" cargo clippy --release --locked --workspace --all-targets -- -D warnings
 step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 step "tests" cargo test --release --locked --workspace --no-fail-fast
+# The binary that the tests have just used.
+step "tour" env DEV_NODE_BIN="$NODE_BIN" scripts/tour-check.sh
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
 
 printf '\nsteps: %d passed, %d failed\n' $((steps - ${#failed[@]})) ${#failed[@]}

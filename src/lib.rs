@@ -23,3 +23,4 @@ mod peer;
 mod peer_port;
 mod repair;
 pub mod server;
+mod service_manager;

@@ -20,6 +20,7 @@ use crate::http::port::{self, App, Bounds, Stop};
 use crate::node::Node;
 pub use crate::node::errors::StartError;
 use crate::peer_port::listener;
+use crate::service_manager::Reports;
 
 /// Part of the shutdown time reserved for the last steps, in which peers get the results they wait
 /// for and the store is closed. As a divisor, and at most in milliseconds.
@@ -87,7 +88,7 @@ pub async fn serve(
     reload: impl Fn() + Send + 'static,
 ) -> Result<Ended, ServeError> {
     let requests = handle_signals(reload).map_err(ServeError::Signals)?;
-    run(config, requests).await
+    run_reporting(config, requests, Reports::ToServiceManager).await
 }
 
 /// Runs a node until it is asked to stop, or until it has to restart.
@@ -95,9 +96,18 @@ pub async fn serve(
 /// # Errors
 /// [`ServeError`] that says what to do.
 pub async fn run(config: Config, requests: StopRequests) -> Result<Ended, ServeError> {
+    run_reporting(config, requests, Reports::None).await
+}
+
+async fn run_reporting(
+    config: Config,
+    requests: StopRequests,
+    reports: Reports,
+) -> Result<Ended, ServeError> {
     let connections_max = client_connections(&config)?;
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
+    reports.opening().await;
     let node = tokio::task::spawn_blocking(|| Node::start(config))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -113,6 +123,7 @@ pub async fn run(config: Config, requests: StopRequests) -> Result<Ended, ServeE
         formed = node.formation().is_some(),
         "listening"
     );
+    node.background.spawn(reports.watch(node.clone()));
     let ended = tokio::select! {
         () = requests.stop.cancelled() => Ended::Stopped,
         () = node.generation.start_over.cancelled() => Ended::StartOver,
@@ -120,6 +131,11 @@ pub async fn run(config: Config, requests: StopRequests) -> Result<Ended, ServeE
         () = node.reopening.now.cancelled() => Ended::StartOver,
     };
     tracing::info!(?ended, "stopping");
+    match ended {
+        Ended::Stopped => reports.stopping("stopping").await,
+        Ended::StartOver => reports.starting_over().await,
+        Ended::BesideTwin => reports.stopping("another process runs under this node's name").await,
+    }
     stop(&node, &requests.hurry, ended, clients, peers).await;
     if ended == Ended::Stopped {
         close(&node).await?;

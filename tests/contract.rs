@@ -20,6 +20,8 @@ mod console;
 mod contexts;
 #[path = "contract/dev.rs"]
 mod dev;
+#[path = "contract/explain.rs"]
+mod explain;
 #[path = "contract/frames.rs"]
 mod frames;
 #[path = "contract/heads.rs"]
@@ -30,6 +32,8 @@ mod hints;
 mod inputs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/metrics.rs"]
+mod metrics;
 #[path = "contract/openapi.rs"]
 mod openapi;
 #[path = "contract/quorums.rs"]

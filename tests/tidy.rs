@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each package of the workspace may depend on within it: `src -> storage -> protocol <- sim`.
-const DIRECTION: [(&str, &[&str]); 5] = [
+const DIRECTION: [(&str, &[&str]); 6] = [
     ("Cargo.toml", &["quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
     ("crates/sim/Cargo.toml", &["quorate-protocol"]),
-    ("crates/bench/Cargo.toml", &[]),
+    ("crates/bench/Cargo.toml", &["quorate-client"]),
+    ("crates/client/Cargo.toml", &[]),
 ];
 
 /// What the pure crate may use: nothing that does I/O, reads clocks or draws random numbers.

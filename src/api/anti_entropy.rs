@@ -39,7 +39,7 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
         "totals": {
             "rounds": totals.rounds,
             "keys_repaired": totals.keys_repaired,
-            "bytes": totals.bytes,
+            "bytes": totals.bytes_sent + totals.bytes_received,
         },
         "dirty_partitions": node.anti_entropy.dirty_partitions(),
         "partitions_not_ready": node.filled.missing_count(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{StatusCode, Uri};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use quorate_storage::Condition;
 use serde_json::json;
@@ -13,7 +13,8 @@ use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::represent;
 use crate::background::reopen;
-use crate::metrics;
+use crate::metrics::collect;
+use crate::metrics::text::Format;
 use crate::node::{Node, Unavailable};
 use crate::repair::distrusted;
 
@@ -51,9 +52,17 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Pr
     Ok(represent::json(&ready))
 }
 
-/// `GET /metrics`, as OpenMetrics text.
-pub(super) async fn metrics(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
+/// `GET /metrics`: Prometheus' text format, or OpenMetrics for those who ask for it.
+pub(super) async fn metrics(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
     Params::parse(uri.query(), &[])?;
-    let text = metrics::render(&node);
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+    let format = Format::accepted(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
+    let mut response = collect::everything(&node, format).await.into_response();
+    let content_type = HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
 }

@@ -1,7 +1,7 @@
 //! `/kv/{bucket}/{key}`: the key-value store itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -15,6 +15,7 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, Object};
 
 use super::conditions::ReadConditions;
+use super::explain::{Arrival, Wish};
 use super::headers;
 use super::problem::Problem;
 use super::query::{OF_READS, OF_WRITES, Params, unfit};
@@ -26,6 +27,7 @@ use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::coordinator;
 use crate::ops::entry::{self, ReadOptions};
+use crate::ops::explain::{Facts, Recorder, Trace};
 
 const ROUTE: &str = "/kv/";
 /// Rough size of an object without its value, in bytes.
@@ -43,22 +45,29 @@ struct ReadRequest {
     conflicts: Conflicts,
     sibling: Option<Dot>,
     shows_values: bool,
+    wish: Wish,
 }
 
 impl ReadRequest {
     /// Parses the request: how to render the response, and how to read.
-    fn parse(node: &Node, request: Request) -> Result<(Self, ReadOptions), Problem> {
+    fn parse(
+        node: &Node,
+        request: Request,
+        arrived: Instant,
+    ) -> Result<(Self, ReadOptions), Problem> {
         let (parts, _) = request.into_parts();
         let key = path::key(&parts.uri, ROUTE)?;
         let params = Params::parse(parts.uri.query(), OF_READS)?;
         ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
         node.accepts_reads()?;
         let options = read_options(node, &key, &params)?;
+        let wish = Wish::of(arrived, params.explain, &parts.headers);
         let question = Self {
             conflicts: options.terms.conflicts,
             sibling: params.sibling,
-            // A HEAD shows no values, and a context covers only what the client saw.
-            shows_values: parts.method != Method::HEAD,
+            // A HEAD or a trace shows no values, and a context covers only what the client saw.
+            shows_values: parts.method != Method::HEAD && !wish.hides_values(),
+            wish,
             headers: parts.headers,
             key,
         };
@@ -83,12 +92,17 @@ impl ReadRequest {
 /// `GET` and `HEAD`: the value, all siblings of a conflict, or one of them.
 pub(super) async fn get(
     State(node): State<Arc<Node>>,
+    Arrival(arrived): Arrival,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (question, options) = ReadRequest::parse(&node, request)?;
-    let permit = node.admission.operation()?;
-    let (object, permit) = read(&node, &question.key, options, permit).await?;
-    Ok(permit_body::until_sent(question.answer(&node, &object)?, &node.admission, permit))
+    let (question, options) = ReadRequest::parse(&node, request, arrived)?;
+    let mut permit = node.admission.operation()?;
+    let facts = Facts::of("GET", &options.terms, options.timeout_ms);
+    let (recorder, explained) = question.wish.begin(&node, &question.key, facts);
+    let (object, trace) = read(&node, &question.key, options, &mut permit, recorder).await;
+    let answer = object.and_then(|object| question.answer(&node, &object));
+    let response = explained.end(&node, trace, answer)?;
+    Ok(permit_body::until_sent(response, &node.admission, permit))
 }
 
 /// Reads R. The object is charged to the permit; the operation is in flight until that is dropped.
@@ -96,16 +110,21 @@ pub(super) async fn read(
     node: &Arc<Node>,
     key: &Key,
     options: ReadOptions,
-    mut permit: Permit,
-) -> Result<(Arc<Object>, Permit), Problem> {
+    permit: &mut Permit,
+    recorder: Recorder,
+) -> (Result<Arc<Object>, Problem>, Option<Arc<Trace>>) {
     permit.started(Duration::from_millis(options.timeout_ms));
     let n = options.terms.n;
-    let result = entry::read(node, key, options).await;
+    let (result, trace) = entry::read(node, key, options, recorder).await;
     permit.finished();
-    let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
-    // Large objects were charged before they were read, and stay charged while held.
-    permit.add_bytes(object.value_bytes().min(LARGE_BYTES))?;
-    Ok((object, permit))
+    let charged = result
+        .map_err(|failure| Problem::from(failure).fact("replicas", n))
+        // Large objects were charged before they were read, and stay charged while held.
+        .and_then(|object| {
+            permit.add_bytes(object.value_bytes().min(LARGE_BYTES))?;
+            Ok(object)
+        });
+    (charged, trace)
 }
 
 /// The read options of a request, checked against its bucket.
@@ -128,18 +147,24 @@ pub(super) fn read_options(
 /// `PUT`: a value.
 pub(super) async fn put(
     State(node): State<Arc<Node>>,
+    Arrival(arrived): Arrival,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, mut body) = request.into_parts();
-    let answer = put_value(&node, &parts, &mut body).await;
+    let answer = put_value(&node, &parts, &mut body, arrived).await;
     write::end(answer, &parts, &mut body).await
 }
 
-async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Response, Problem> {
+async fn put_value(
+    node: &Arc<Node>,
+    parts: &Parts,
+    body: &mut Body,
+    arrived: Instant,
+) -> Result<Response, Problem> {
     let key = path::key(&parts.uri, ROUTE)?;
     let params = Params::parse(parts.uri.query(), OF_WRITES)?;
     let metadata = headers::metadata(&parts.headers)?;
-    let ask = WriteRequest::parse(node, parts, key, &params)?;
+    let ask = WriteRequest::parse(node, parts, key, &params)?.arrived(arrived);
     let mut permit = node.admission.operation()?;
     let mut bytes_max = node.config.limits.value_bytes_max;
     if body.size_hint().lower() > LARGE_BYTES as u64 {
@@ -157,17 +182,22 @@ async fn put_value(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<R
 /// `DELETE`: a tombstone. Without a context it deletes what a read of R returns.
 pub(super) async fn delete(
     State(node): State<Arc<Node>>,
+    Arrival(arrived): Arrival,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, mut body) = request.into_parts();
-    let answer = put_tombstone(&node, &parts).await;
+    let answer = put_tombstone(&node, &parts, arrived).await;
     write::end(answer, &parts, &mut body).await
 }
 
-async fn put_tombstone(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem> {
+async fn put_tombstone(
+    node: &Arc<Node>,
+    parts: &Parts,
+    arrived: Instant,
+) -> Result<Response, Problem> {
     let key = path::key(&parts.uri, ROUTE)?;
     let params = Params::parse(parts.uri.query(), OF_WRITES)?;
-    let ask = WriteRequest::parse(node, parts, key, &params)?;
+    let ask = WriteRequest::parse(node, parts, key, &params)?.arrived(arrived);
     let permit = node.admission.operation()?;
     let id = ask.write_id(&Metadata::default(), &[]);
     ask.carry_out(node, id, Metadata::default(), None, permit).await

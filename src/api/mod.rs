@@ -2,10 +2,10 @@
 //!
 //! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once;
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`,
-//! `health`, `events` (with `rates`), `console` and `description` are the routes; `write` is shared
-//! by all that write; `represent` and `multipart` render an object, `pieces` streams large responses
-//! and `permit_body` keeps them charged; `problem` and `refusal` are all the errors. `request_trace`
-//! and `unread` wrap every request.
+//! `health`, `events` (with `rates`), `explain`, `console` and `description` are the routes; `write`
+//! is shared by all that write; `represent` and `multipart` render an object, `pieces` streams large
+//! responses and `permit_body` keeps them charged; `problem` and `refusal` are all the errors,
+//! `counted` says how they are counted. `request_trace` and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -14,9 +14,11 @@ mod body;
 mod buckets;
 mod conditions;
 mod console;
+mod counted;
 mod description;
 mod distrusted;
 mod events;
+mod explain;
 mod headers;
 mod health;
 mod hints;
@@ -40,7 +42,7 @@ mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -53,13 +55,14 @@ use hyper::body::{Body as _, Incoming};
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use self::explain::Arrival;
 use self::headers::REQUEST_ID;
 use self::problem::{Kind, Problem};
 use self::request_trace::RequestTrace;
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
-use crate::metrics::requests::Route;
+use crate::metrics::requests::Outcome;
 use crate::node::Node;
 
 /// The client API of this node. Cheap to clone.
@@ -77,17 +80,21 @@ impl Api {
         Self(Arc::new(Ways { router: router(node.clone()), node }))
     }
 
-    /// Dispatches a request. The router knows all routes; GET and PUT of a key, the most frequent
+    /// Dispatches a request. The router knows all routes; GET, PUT and DELETE of a key, the most frequent
     /// ones, bypass it, because it allocates two dozen times and takes 10 % of the time of a GET
     /// (docs/decisions/0014-keys-pass-the-router-by.md).
-    async fn route(&self, request: Request) -> Response {
+    async fn route(&self, request: Request, arrived: Instant) -> Response {
         let Ways { node, router } = &*self.0;
         match *request.method() {
             Method::GET if kv::is_key(request.uri()) => {
-                kv::get(State(node.clone()), request).await.into_response()
+                kv::get(State(node.clone()), Arrival(arrived), request).await.into_response()
             }
             Method::PUT if kv::is_key(request.uri()) => {
-                kv::put(State(node.clone()), request).await.into_response()
+                kv::put(State(node.clone()), Arrival(arrived), request).await.into_response()
+            }
+            Method::DELETE if kv::is_key(request.uri()) => {
+                let deletion = kv::delete(State(node.clone()), Arrival(arrived), request);
+                Box::pin(deletion).await.into_response()
             }
             _ => match Box::pin(router.clone().oneshot(request)).await {
                 Ok(response) => response,
@@ -105,7 +112,7 @@ impl App for Api {
             true => Body::empty(),
             false => Body::new(unread.insert(Unread::default()).watch(body)),
         });
-        let mut response = self.route(request).instrument(begun.span()).await;
+        let mut response = self.route(request, begun.arrived()).instrument(begun.span()).await;
         // hyper closes a connection whose body was not read; announce that to the client.
         if unread.is_some_and(|unread| unread.is_so()) || self.0.node.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -115,7 +122,7 @@ impl App for Api {
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
         let problem = Problem::from(why).header(REQUEST_ID, request_trace::new_id());
-        self.0.node.metrics.answered(Route::Other, problem.status(), Duration::ZERO);
+        self.0.node.metrics.requests.refused(Outcome::of_status(problem.status()));
         problem.into_bytes()
     }
 }
@@ -146,6 +153,8 @@ fn router(node: Arc<Node>) -> Router {
         .route("/hints", get(hints::list))
         .route("/hints/sync-points", post(hints::make))
         .route("/hints/sync-points/{id}", get(hints::look))
+        .route("/explain", get(explain::list))
+        .route("/explain/{id}", get(explain::show))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
@@ -161,8 +170,8 @@ async fn no_such_route(request: Request) -> Problem {
          /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
          /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /distrusted, /distrusted/accept, \
          /distrusted/discard, /hints, /hints/sync-points, \
-         /hints/sync-points/{{id}}, /events, /livez, /readyz, /metrics, /openapi.json, /, \
-         /console, /console/{{version}}/{{file}}; {} is none of them",
+         /hints/sync-points/{{id}}, /explain, /explain/{{id}}, /events, /livez, /readyz, /metrics, \
+         /openapi.json, /, /console, /console/{{version}}/{{file}}; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)

@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     KeyDeleted,
     NoSuchSibling,
     NoSuchSyncPoint,
+    NoSuchExplanation,
     SyncPointGone,
     MethodNotAllowed,
     HeadTooSlow,
@@ -71,7 +72,8 @@ impl Kind {
             | Self::KeyNotFound
             | Self::KeyDeleted
             | Self::NoSuchSibling
-            | Self::NoSuchSyncPoint => StatusCode::NOT_FOUND,
+            | Self::NoSuchSyncPoint
+            | Self::NoSuchExplanation => StatusCode::NOT_FOUND,
             Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -112,6 +114,7 @@ impl Kind {
             Self::KeyDeleted => ("key_deleted", "The key was deleted"),
             Self::NoSuchSibling => ("no_such_sibling", "No such sibling"),
             Self::NoSuchSyncPoint => ("no_such_sync_point", "No such sync point"),
+            Self::NoSuchExplanation => ("no_such_explanation", "No such trace is kept"),
             Self::SyncPointGone => ("sync_point_gone", "Sync point expired"),
             Self::MethodNotAllowed => ("method_not_allowed", "Method not allowed"),
             Self::HeadTooSlow => ("head_too_slow", "Request head timed out"),
@@ -231,6 +234,16 @@ impl Problem {
         format!("{body}\n")
     }
 
+    /// The stable name of its kind.
+    pub(crate) fn name(&self) -> &'static str {
+        self.kind.name_and_title().0
+    }
+
+    /// A fact that is a text.
+    pub(crate) fn text_fact(&self, name: &str) -> Option<String> {
+        self.facts.get(name).and_then(Value::as_str).map(str::to_owned)
+    }
+
     /// The HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         self.kind.status()
@@ -252,8 +265,10 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, headers) = (self.status(), self.headers.clone());
+        let kind = self.kind;
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(kind); // to count it by
         response.headers_mut().insert(CONTENT_TYPE, PROBLEM_JSON);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
@@ -273,7 +288,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 36] = [
+    pub(super) const ALL: [Self; 37] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -285,6 +300,7 @@ impl Kind {
         Self::KeyDeleted,
         Self::NoSuchSibling,
         Self::NoSuchSyncPoint,
+        Self::NoSuchExplanation,
         Self::SyncPointGone,
         Self::MethodNotAllowed,
         Self::HeadTooSlow,

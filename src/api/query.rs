@@ -12,10 +12,12 @@ use quorate_protocol::terms::QuorumOptions;
 use super::path::percent_decode;
 use super::problem::Problem;
 
-/// The parameters of a PUT, a DELETE and a resolution.
-pub(super) const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
+/// The parameters of a PUT and a DELETE.
+pub(super) const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
+/// The parameters of a resolution.
+pub(super) const OF_RESOLUTIONS: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
 /// The parameters of a GET.
-pub(super) const OF_READS: &[&str] = &["r", "n", "timeout_ms", "sloppy", "sibling"];
+pub(super) const OF_READS: &[&str] = &["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
 
 /// The parameters of a request; `None` if not given.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(super) struct Params {
     timeout_ms: Option<u64>,
     pub(super) sloppy: Option<bool>,
     pub(super) return_body: bool,
+    pub(super) explain: bool,
+    pub(super) slow: bool,
     pub(super) sibling: Option<Dot>,
     pub(super) bucket: Option<Bucket>,
     /// 1 to [`LIMIT_MAX`].
@@ -75,6 +79,8 @@ impl Params {
             "timeout_ms" => self.timeout_ms = Some(number(value, u64::MAX)?),
             "sloppy" => self.sloppy = Some(boolean(value)?),
             "return_body" => self.return_body = boolean(value)?,
+            "explain" => self.explain = boolean(value)?,
+            "slow" => self.slow = boolean(value)?,
             "sibling" => self.sibling = Some(value.parse().map_err(|e| format!("{e}"))?),
             "bucket" => self.bucket = Some(Bucket::parse(value).map_err(|e| e.to_string())?),
             "limit" => self.limit = Some(number(value, LIMIT_MAX as u64)? as usize),

@@ -5,83 +5,50 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::metrics;
+use crate::metrics::text::{Format, Writer};
 use crate::node::Node;
 
 /// The kinds of requests that are reported, by the names that the metrics give them.
-const OPERATIONS: [&str; 6] = ["get", "put", "delete", "siblings", "buckets", "other"];
+const OPERATIONS: [&str; 8] =
+    ["get", "put", "delete", "siblings", "resolve", "keys", "buckets", "other"];
+/// Answered requests, by operation and result; the results that are failures, though not by the
+/// client's fault; the time that requests took.
+const ANSWERED: &str = "quorate_requests_total";
+const FAILURES: [&str; 5] = ["no_quorum", "overloaded", "unavailable", "no_space", "failed"];
+const TOOK: &str = "quorate_request_duration_seconds_bucket";
 
 /// One reading of the metrics.
 #[derive(Debug, Default)]
 pub(super) struct Sample {
     at: Option<Instant>,
     operations: BTreeMap<String, Operation>,
-    numbers: BTreeMap<&'static str, f64>,
+    in_flight: usize,
+    in_flight_bytes: usize,
+    refused: u64,
 }
 
 /// The requests of one kind, since the node's start.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Operation {
     answered: f64,
-    /// Those of them that were answered 5xx.
+    /// Those of them that failed.
     failed: f64,
     /// How many took at most so many seconds, by that bound; the last bound is infinite.
     buckets: Vec<(f64, f64)>,
 }
 
-/// What `/metrics` calls them: answered requests, with their operation and how they ended; which of
-/// these ends are failures; the time that requests took.
-const ANSWERED: &str = "quorate_requests_total";
-const OPERATION: &str = "route";
-const END: &str = "status";
-const FAILURES: [&str; 1] = ["5xx"];
-const TOOK: &str = "quorate_request_time_seconds_bucket";
-/// Numbers that are reported as they are, and those whose rate is, with their metrics.
-const GAUGES: [(&str, &str); 2] =
-    [("in_flight", "quorate_operations"), ("in_flight_bytes", "quorate_operation_bytes")];
-const COUNTERS: [(&str, &str); 3] = [
-    ("refused_per_s", "quorate_overloads_total"),
-    ("store_writes_per_s", "quorate_store_writes_total"),
-    ("store_syncs_per_s", "quorate_store_syncs_total"),
-];
-
 impl Sample {
-    /// Reads the metrics of this node.
+    /// Reads the metrics of this node that need no answer of its store.
     pub(super) fn take(node: &Node) -> Self {
-        Self { at: Some(Instant::now()), ..Self::of(&metrics::render(node)) }
-    }
-
-    /// Reads what `/metrics` answers.
-    fn of(text: &str) -> Self {
-        let mut sample = Self::default();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let Some(((name, labels), value)) = parse(line) else { continue };
-            let label = |wanted: &str| labels.iter().find(|(it, _)| *it == wanted).map(|(_, v)| *v);
-            for (_, metric) in GAUGES.iter().chain(&COUNTERS).filter(|(_, it)| *it == name) {
-                sample.numbers.insert(metric, value);
-            }
-            let Some(operation) = label(OPERATION).filter(|it| OPERATIONS.contains(it)) else {
-                continue;
-            };
-            let operation = sample.operations.entry(operation.to_owned()).or_default();
-            match name {
-                ANSWERED => {
-                    operation.answered += value;
-                    if label(END).is_some_and(|end| FAILURES.contains(&end)) {
-                        operation.failed += value;
-                    }
-                }
-                TOOK => {
-                    let bound = label("le").and_then(|le| le.parse().ok()).unwrap_or(f64::INFINITY);
-                    operation.buckets.push((bound, value));
-                }
-                _ => {}
-            }
+        let mut out = Writer::new(Format::Text);
+        node.metrics.requests.write(&mut out);
+        Self {
+            at: Some(Instant::now()),
+            operations: operations(&out.finish()),
+            in_flight: node.admission.operations(),
+            in_flight_bytes: node.admission.bytes(),
+            refused: node.admission.refused(),
         }
-        for operation in sample.operations.values_mut() {
-            operation.buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-        }
-        sample
     }
 
     /// What happened since an earlier sample, per second; rates are null without one.
@@ -95,21 +62,44 @@ impl Sample {
             let then = before.and_then(|it| it.operations.get(name)).unwrap_or(&nothing);
             operations.insert(name.to_owned(), now.since(then, seconds));
         }
-        let number = |metric: &str, of: &Self| of.numbers.get(metric).copied();
-        let mut report = json!({
+        let refused = before.map(|then| (self.refused as f64, then.refused as f64));
+        json!({
             "at_ms": SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |at| at.as_millis() as u64),
             "over_ms": seconds.map(|seconds| (seconds * 1000.0).round()),
             "operations": operations,
-        });
-        for (name, metric) in GAUGES {
-            report[name] = json!(number(metric, self));
-        }
-        for (name, metric) in COUNTERS {
-            let then = before.and_then(|it| number(metric, it));
-            report[name] = json!(per_second(number(metric, self).zip(then), seconds));
-        }
-        report
+            "in_flight": self.in_flight,
+            "in_flight_bytes": self.in_flight_bytes,
+            "refused_per_s": per_second(refused, seconds),
+        })
     }
+}
+
+/// Reads the text of metrics.
+fn operations(text: &str) -> BTreeMap<String, Operation> {
+    let mut operations = BTreeMap::<String, Operation>::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let Some(((name, labels), value)) = parse(line) else { continue };
+        let label = |wanted: &str| labels.iter().find(|(it, _)| *it == wanted).map(|(_, v)| *v);
+        let Some(operation) = label("operation") else { continue };
+        let operation = operations.entry(operation.to_owned()).or_default();
+        match name {
+            ANSWERED => {
+                operation.answered += value;
+                if label("result").is_some_and(|result| FAILURES.contains(&result)) {
+                    operation.failed += value;
+                }
+            }
+            TOOK => {
+                let bound = label("le").and_then(|le| le.parse().ok()).unwrap_or(f64::INFINITY);
+                operation.buckets.push((bound, value));
+            }
+            _ => {}
+        }
+    }
+    for operation in operations.values_mut() {
+        operation.buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    operations
 }
 
 impl Operation {
@@ -175,23 +165,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::requests::{Outcome, Requests, Route};
 
-    /// What `/metrics` says of PUTs: `fast` took 100 to 200 microseconds, `slow`, which failed, 50
-    /// to 100 ms.
+    /// After these PUTs: `fast` took 150 microseconds, `slow`, which failed, 70 milliseconds.
     fn reading(fast: u32, slow: u32, at: Instant) -> Sample {
-        let all = fast + slow;
-        let text = format!(
-            "# TYPE quorate_requests counter\n\
-             quorate_requests_total{{route=\"put\",status=\"2xx\"}} {fast}\n\
-             quorate_requests_total{{route=\"put\",status=\"5xx\"}} {slow}\n\
-             quorate_requests_total{{route=\"get\",status=\"2xx\"}} 0\n\
-             quorate_request_time_seconds_bucket{{le=\"+Inf\",route=\"put\"}} {all}\n\
-             quorate_request_time_seconds_bucket{{le=\"0.0001\",route=\"put\"}} 0\n\
-             quorate_request_time_seconds_bucket{{le=\"0.0002\",route=\"put\"}} {fast}\n\
-             quorate_request_time_seconds_bucket{{le=\"0.05\",route=\"put\"}} {fast}\n\
-             quorate_request_time_seconds_bucket{{le=\"0.1\",route=\"put\"}} {all}\n"
-        );
-        Sample { at: Some(at), ..Sample::of(&text) }
+        let requests = Requests::default();
+        for _ in 0..fast {
+            requests.answered(Route::Put, Outcome::Ok, Duration::from_micros(150));
+        }
+        for _ in 0..slow {
+            requests.answered(Route::Put, Outcome::NoQuorum, Duration::from_millis(70));
+        }
+        let mut out = Writer::new(Format::Text);
+        requests.write(&mut out);
+        Sample { at: Some(at), operations: operations(&out.finish()), ..Sample::default() }
     }
 
     #[test]
@@ -208,14 +195,6 @@ mod tests {
         assert!(p99 > 0.05 && p99 < 0.1, "{p99}");
         assert_eq!(rates["operations"]["get"]["p50_s"], Value::Null);
         assert_eq!(rates["over_ms"], 2000.0);
-    }
-
-    #[test]
-    fn numbers_without_labels_are_read_too() {
-        let text = "# HELP x y\nquorate_operations 3\nquorate_overloads_total 7\n# EOF\n";
-        let sample = Sample { at: Some(Instant::now()), ..Sample::of(text) };
-        let rates = sample.since(None);
-        assert_eq!((&rates["in_flight"], &rates["refused_per_s"]), (&json!(3.0), &Value::Null));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::Response;
 use tracing::Span;
 
+use super::counted;
 use super::headers::REQUEST_ID;
-use crate::metrics::requests::{Metrics, Route};
+use crate::metrics::requests::Route;
+use crate::metrics::totals::Metrics;
 
 /// The longest request ID that is accepted from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -36,6 +38,11 @@ impl RequestTrace {
         Self { at, id, route, span, access }
     }
 
+    /// When it arrived.
+    pub(super) fn arrived(&self) -> Instant {
+        self.at
+    }
+
     /// The span of its log lines.
     pub(super) fn span(&self) -> Span {
         self.span.clone()
@@ -44,7 +51,7 @@ impl RequestTrace {
     /// Records count and latency, and adds the ID to the response.
     pub(super) fn ended(self, metrics: &Metrics, mut response: Response) -> Response {
         let (took, status) = (self.at.elapsed(), response.status());
-        metrics.answered(self.route, status, took);
+        metrics.requests.answered(self.route, counted::outcome(&response), took);
         if let Some(asked) = self.access {
             let (method, uri) = *asked;
             let (path, status, took_us) = (uri.path(), status.as_u16(), took.as_micros() as u64);

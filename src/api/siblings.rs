@@ -17,11 +17,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
-use super::query::{OF_WRITES, Params};
+use super::query::{OF_RESOLUTIONS, Params};
 use super::write::WriteRequest;
 use super::{body, headers, kv, path, represent, write};
 use crate::node::Node;
 use crate::ops::entry::{self, ConflictPage};
+use crate::ops::explain::Recorder;
 
 /// Default page size.
 const LIMIT_DEFAULT: usize = 100;
@@ -96,7 +97,7 @@ async fn resolve_key(
     body: &mut Body,
 ) -> Result<Response, Problem> {
     let key = path::key(&parts.uri, "/siblings/")?;
-    let params = Params::parse(parts.uri.query(), OF_WRITES)?;
+    let params = Params::parse(parts.uri.query(), OF_RESOLUTIONS)?;
     body::check_json_type(parts)?;
     let ask = WriteRequest::parse(node, parts, key, &params)?;
     if ask.seen().is_none() {
@@ -153,7 +154,9 @@ async fn kept(
     let mut options = kv::read_options(node, &ask.key, &of_read)?;
     options.timeout_ms = ask.timeout_ms();
     let conflicts = options.terms.conflicts;
-    let (object, _permit) = kv::read(node, &ask.key, options, node.admission.operation()?).await?;
+    let mut permit = node.admission.operation()?;
+    let (object, _) = kv::read(node, &ask.key, options, &mut permit, Recorder::off()).await;
+    let object = object?;
     let shown = match View::of(&object, conflicts) {
         View::Absent | View::Deleted => Vec::new(),
         View::One(sibling) => vec![sibling],

@@ -17,6 +17,7 @@ use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
 
 use super::conditions::{self, ReadConditions};
+use super::explain::Wish;
 use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
 use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
@@ -25,6 +26,7 @@ use super::{body, refusal};
 use crate::limits::admission::Permit;
 use crate::node::Node;
 use crate::ops::entry::{self, WriteOutcome};
+use crate::ops::explain::Facts;
 
 /// A parsed write request, without the value.
 pub(super) struct WriteRequest<'a> {
@@ -37,6 +39,7 @@ pub(super) struct WriteRequest<'a> {
     context: Option<(&'a str, Context)>,
     condition: Option<Condition>,
     idempotency_key: Option<&'a [u8]>,
+    wish: Wish,
 }
 
 impl<'a> WriteRequest<'a> {
@@ -61,16 +64,24 @@ impl<'a> WriteRequest<'a> {
         // Checked now, so that no client uploads a body in vain, and again once the body is here.
         node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
         let timeouts = &node.config.timeouts;
+        let wish = Wish::of(Instant::now(), params.explain, &parts.headers);
         Ok(Self {
             parts,
             asked,
             timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
-            return_body: params.return_body,
+            // A trace shows no values, and a context covers only what the client saw.
+            return_body: params.return_body && !wish.hides_values(),
             key,
             context,
             condition,
             idempotency_key,
+            wish,
         })
+    }
+
+    /// Sets when the request arrived, if that was earlier than when it was parsed.
+    pub(super) fn arrived(self, at: Instant) -> Self {
+        Self { wish: self.wish.since(at), ..self }
     }
 
     /// The client's context.
@@ -130,11 +141,24 @@ impl<'a> WriteRequest<'a> {
         let (began, allowed) = (Instant::now(), Duration::from_millis(self.timeout_ms));
         permit.started(allowed);
         let bytes = value.as_ref().map_or(0, Bytes::len);
-        let write = self.to_write(write_id, metadata, value);
-        let outcome = entry::write(node, write, terms).await;
+        let facts = Facts::of(self.method(), &terms, self.timeout_ms);
+        let (recorder, explained) = self.wish.begin(node, &self.key, facts);
+        let mut write = self.to_write(write_id, metadata, value);
+        write.explain = explained.id();
+        let mut outcome = entry::write(node, write, terms, recorder).await;
         permit.finished();
         node.admission.written(bytes, began, allowed);
-        self.answer(node, outcome, n, conflicts)
+        let trace = outcome.trace.take();
+        explained.end(node, trace, self.answer(node, outcome, n, conflicts))
+    }
+
+    /// The method, as traces name it.
+    fn method(&self) -> &'static str {
+        match self.parts.method {
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
+            _ => "POST",
+        }
     }
 
     fn to_write(&self, write_id: WriteId, metadata: Metadata, value: Option<Bytes>) -> Write {
@@ -163,6 +187,7 @@ impl<'a> WriteRequest<'a> {
             idempotency,
             timeout_ms: u32::try_from(self.timeout_ms).unwrap_or(u32::MAX),
             return_body: self.return_body,
+            explain: None,
         }
     }
 
@@ -174,7 +199,7 @@ impl<'a> WriteRequest<'a> {
         conflicts: Conflicts,
     ) -> Result<Response, Problem> {
         let contexts = &node.contexts;
-        let WriteOutcome { answer, object } = outcome;
+        let WriteOutcome { answer, object, trace: _ } = outcome;
         let written = match answer {
             WriteAnswer::Written(written) => written,
             WriteAnswer::NoQuorum { required, acks, outcome } => {

@@ -127,7 +127,7 @@ async fn turn_windows(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         for health in node.peers.nodes().filter_map(|peer| node.peers.health(peer)) {
-            health.turn_window();
+            health.round_trips().turn_window();
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_protocol::bucket::{Settings, Table};
+use quorate_protocol::bucket::Settings;
+use quorate_protocol::bucket_table::Table;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::Bucket;
 

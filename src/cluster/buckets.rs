@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use quorate_protocol::bucket::{BUCKETS_MAX, Properties, PropertiesError, Settings, Table};
+use quorate_protocol::bucket::{Properties, PropertiesError, Settings};
+use quorate_protocol::bucket_table::{BUCKETS_MAX, Table};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::reassign::{Assignment, Pass, ReplicaCounts};
 use quorate_protocol::time::WallTime;

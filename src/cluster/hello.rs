@@ -47,7 +47,7 @@ pub(crate) async fn run(node: Arc<Node>, peer: NodeId) {
                     (status.start, status.remembers_since, status.attests);
                 node.generation.accepted(peer);
                 let differs = status.buckets_hash != node.buckets.hash();
-                node.clock.hear(peer, status.clock, asked_at.elapsed());
+                node.clock.observe(peer, status.clock, asked_at.elapsed());
                 on_status(&node, peer, *status);
                 fold_buckets(&node).await;
                 // Bucket tables first: a node that missed a change of n may take itself for a home

@@ -39,7 +39,7 @@ pub(crate) fn check(store: &Store, layout: &Layout) -> Result<(), StartError> {
     }
     let recorded = Layout::new(placed.version, placed.partitions, placed.members.clone());
     let recorded = recorded.map_err(|_| StartError::Record(LAYOUT_RECORD))?;
-    if !layout.places_as(&recorded) {
+    if !layout.has_same_placement(&recorded) {
         let (recorded, configured) = (format!("{recorded:?}"), format!("{layout:?}"));
         drop(store.close()); // nothing was changed in it: the next start finds it as this one did
         let differences = differences(&placed.members, layout.members());

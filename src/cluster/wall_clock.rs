@@ -37,9 +37,9 @@ impl WallClock {
 
     /// A peer's clock read `theirs` in an answer that arrived just now, `round_trip` after it was
     /// requested.
-    pub(crate) fn hear(&self, peer: NodeId, theirs: WallTime, round_trip: Duration) {
+    pub(crate) fn observe(&self, peer: NodeId, theirs: WallTime, round_trip: Duration) {
         let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
-        skew.hear(peer, theirs, self.machine(), round_trip.as_millis() as u64);
+        skew.observe(peer, theirs, self.machine(), round_trip.as_millis() as u64);
         let correction_ms = skew.correction_ms();
         let before_ms = self.correction_ms.swap(correction_ms, Relaxed);
         match (before_ms != 0, correction_ms != 0) {

@@ -137,6 +137,9 @@ pub struct Config {
     /// The local store.
     #[serde(default)]
     pub storage: StorageConfig,
+    /// Traces of requests.
+    #[serde(default)]
+    pub explain: ExplainConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -171,6 +174,7 @@ pub(crate) fn known(key: &str) -> Known {
         ("gossip", GossipConfig::SETTINGS),
         ("peers", PeersConfig::SETTINGS),
         ("storage", StorageConfig::SETTINGS),
+        ("explain", ExplainConfig::SETTINGS),
         ("log", LogConfig::SETTINGS),
     ];
     let Some((table, name)) = key.split_once('.') else {

@@ -201,6 +201,14 @@ section! {
 }
 
 section! {
+    /// Traces of requests.
+    ExplainConfig {
+        /// The trace of an operation that takes as long is kept, in milliseconds.
+        slow_ms: u64 = 100,
+    }
+}
+
+section! {
     /// Logging.
     LogConfig {
         /// `text` or `json`.

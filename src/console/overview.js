@@ -228,12 +228,13 @@ function rates() {
     ["In flight", count(now?.in_flight)],
     ["Held for requests", bytes(now?.in_flight_bytes)],
     ["Refused per second", rate(now?.refused_per_s)],
-    ["Store writes per second", rate(now?.store_writes_per_s)],
-    ["Syncs per second", rate(now?.store_syncs_per_s)],
     [
       "Other requests per second",
       rate(
-        ["siblings", "buckets", "other"].reduce((sum, name) => sum + (now?.operations[name]?.per_s ?? 0), 0),
+        ["siblings", "resolve", "keys", "buckets", "other"].reduce(
+          (sum, name) => sum + (now?.operations[name]?.per_s ?? 0),
+          0,
+        ),
       ),
     ],
   ];

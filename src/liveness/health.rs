@@ -14,15 +14,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use crate::liveness::peer_time::PeerTime;
-use hdrhistogram::Histogram;
 use tokio::sync::Notify;
 
 use crate::liveness::advertised::Advertised;
 use crate::liveness::advertised::GossipState;
+use crate::liveness::peer_time::PeerTime;
 use crate::liveness::phi::PhiAccrual;
+use crate::liveness::round_trips::RoundTrips;
 
 /// Whether a peer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +48,6 @@ const GREETED_BACK_MS: u64 = 100;
 /// Heartbeats older than this say nothing about whether the peer can reach this node, in
 /// milliseconds.
 const NEWS_MS_MAX: u64 = 5000;
-const ROUND_TRIP_US_MAX: u64 = 60_000_000;
 /// Kinds of messages, each with lanes of its own.
 const KINDS: usize = 3;
 
@@ -69,11 +67,7 @@ pub(crate) struct Health {
     suspected_since_ms: AtomicU64,
     falls: Mutex<Falls>,
     pulse: Mutex<PhiAccrual>,
-    /// Round trips of reads, in microseconds: the current window and the previous one.
-    round_trips: Mutex<(Histogram<u64>, Histogram<u64>)>,
-    p50_us: AtomicU64,
-    p95_us: AtomicU64,
-    p99_us: AtomicU64,
+    round_trips: RoundTrips,
     word: Advertised,
     greet: Notify,
 }
@@ -100,10 +94,6 @@ struct Falls {
 impl Health {
     /// A peer not heard from yet, whose heartbeats are expected every `interval_ms`.
     pub(crate) fn new(interval_ms: u64) -> Self {
-        let histogram = || {
-            Histogram::new_with_bounds(1, ROUND_TRIP_US_MAX, 2)
-                .unwrap_or_else(|_| unreachable!("the bounds are constants that fit"))
-        };
         Self {
             state: AtomicU8::new(State::Unknown as u8),
             since_ms: AtomicU64::new(0),
@@ -115,10 +105,7 @@ impl Health {
             suspected_since_ms: AtomicU64::new(0),
             falls: Mutex::default(),
             pulse: Mutex::new(PhiAccrual::new(interval_ms)),
-            round_trips: Mutex::new((histogram(), histogram())),
-            p50_us: AtomicU64::new(0),
-            p95_us: AtomicU64::new(0),
-            p99_us: AtomicU64::new(0),
+            round_trips: RoundTrips::new(),
             word: Advertised::default(),
             greet: Notify::new(),
         }
@@ -290,38 +277,9 @@ impl Health {
         self.greet.notified().await;
     }
 
-    /// Records the round trip of a batch of reads, or of a greeting.
-    pub(crate) fn round_trip(&self, took: Duration) {
-        lock(&self.round_trips).0.saturating_record(took.as_micros() as u64);
-    }
-
-    /// Starts a new window and recomputes the percentiles over the last two. Called every few
-    /// seconds.
-    pub(crate) fn turn_window(&self) {
-        let mut windows = lock(&self.round_trips);
-        let (current, previous) = &mut *windows;
-        if previous.add(&*current).is_ok() && !previous.is_empty() {
-            self.p50_us.store(previous.value_at_quantile(0.50), Relaxed);
-            self.p95_us.store(previous.value_at_quantile(0.95), Relaxed);
-            self.p99_us.store(previous.value_at_quantile(0.99), Relaxed);
-        }
-        std::mem::swap(current, previous);
-        current.reset();
-    }
-
-    /// The median round trip in microseconds, 0 if none was measured.
-    pub(crate) fn p50_us(&self) -> u64 {
-        self.p50_us.load(Relaxed)
-    }
-
-    /// The 95th percentile of round trips in microseconds, 0 if none was measured.
-    pub(crate) fn p95_us(&self) -> u64 {
-        self.p95_us.load(Relaxed)
-    }
-
-    /// The 99th percentile of round trips in microseconds, 0 if none was measured.
-    pub(crate) fn p99_us(&self) -> u64 {
-        self.p99_us.load(Relaxed)
+    /// Round trips of reads and greetings.
+    pub(crate) fn round_trips(&self) -> &RoundTrips {
+        &self.round_trips
     }
 }
 
@@ -353,20 +311,6 @@ mod tests {
 
     fn answers(health: &Health, at: u64) -> bool {
         health.answered(READ, PeerTime(at), PeerTime(at))
-    }
-
-    #[test]
-    fn percentiles_follow_the_last_two_windows() {
-        let health = Health::new(200);
-        for us in 1..=100 {
-            health.round_trip(Duration::from_micros(us));
-        }
-        health.turn_window();
-        assert_eq!((health.p50_us(), health.p95_us()), (50, 95));
-        health.turn_window();
-        health.round_trip(Duration::from_micros(900));
-        health.turn_window();
-        assert!(health.p50_us() > 800, "the old window is gone: {}", health.p50_us());
     }
 
     #[test]

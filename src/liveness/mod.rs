@@ -5,3 +5,4 @@ pub(crate) mod gossip;
 pub(crate) mod health;
 pub(crate) mod peer_time;
 pub(crate) mod phi;
+pub(crate) mod round_trips;

@@ -1,19 +1,38 @@
-//! Counters and latencies of answered requests.
+//! Counts and latencies of answered requests.
 
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use quorate_storage::Durations;
 
-/// The prefix of every metric name.
-pub(super) const PREFIX: &str = "quorate";
-/// Latency buckets from 50 microseconds to 52 seconds, in seconds: the first bound, the factor
-/// between bounds, their number.
-const TIME_BUCKETS: (f64, f64, u16) = (0.000_05, 2.0, 21);
-type Labels = [(&'static str, &'static str); 2];
+use crate::metrics::counter::Counter;
+use crate::metrics::desc::{Desc, Section};
+use crate::metrics::text::Writer;
+
+const REQUESTS: Desc =
+    Desc::counter("quorate_requests_total", "Client requests answered, by operation and result")
+        .by(&["operation", "result"])
+        .means(
+            "The rate of `no_quorum`, `overloaded`, `unavailable`, `no_space` and `failed` is what \
+             clients see of trouble; much `siblings` means that clients do not send contexts back, or \
+             do not resolve conflicts.",
+        );
+const TIMES: Desc = Desc::histogram(
+    "quorate_request_duration_seconds",
+    "Time from a request's head to its answer, by operation",
+)
+.by(&["operation"])
+.means(
+    "The time that clients wait, without the network to them. For large values the head of the answer \
+     counts, not its end. `quorate_phase_duration_seconds` says where the time goes.",
+);
+
+/// The metrics written here.
+pub(crate) const SECTION: Section = Section {
+    title: "Requests",
+    about: "Requests of clients, counted by the node that they reached (the entry node).",
+    metrics: &[REQUESTS, TIMES],
+};
 
 /// The kinds of request that are counted separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +43,12 @@ pub(crate) enum Route {
     Put,
     /// DELETE of a key.
     Delete,
-    /// Inspection, listing and resolution of conflicts.
+    /// Inspection and listing of conflicts.
     Siblings,
+    /// Resolution of a conflict.
+    Resolve,
+    /// Listing of keys.
+    Keys,
     /// Bucket properties.
     Buckets,
     /// Ring, cluster, health, metrics, and everything else.
@@ -33,8 +56,16 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 6] =
-        [Self::Get, Self::Put, Self::Delete, Self::Siblings, Self::Buckets, Self::Other];
+    const ALL: [Self; 8] = [
+        Self::Get,
+        Self::Put,
+        Self::Delete,
+        Self::Siblings,
+        Self::Resolve,
+        Self::Keys,
+        Self::Buckets,
+        Self::Other,
+    ];
 
     /// The route of a request.
     pub(crate) fn of(method: &Method, path: &str) -> Self {
@@ -48,7 +79,9 @@ impl Route {
         }
         let first = path.split('/').nth(1);
         match first {
+            Some("siblings") if *method == Method::POST => Self::Resolve,
             Some("siblings") => Self::Siblings,
+            Some("keys") => Self::Keys,
             Some("buckets") => Self::Buckets,
             Some(_) | None => Self::Other,
         }
@@ -60,65 +93,125 @@ impl Route {
             Self::Put => "put",
             Self::Delete => "delete",
             Self::Siblings => "siblings",
+            Self::Resolve => "resolve",
+            Self::Keys => "keys",
             Self::Buckets => "buckets",
             Self::Other => "other",
         }
     }
 }
 
-/// The first digit of a status.
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// Counters and latencies of answered requests.
-pub(crate) struct Metrics {
-    pub(super) registry: Registry,
-    /// One counter per route and status class, so that counting needs no lookup.
-    requests: [[Counter; CLASSES.len()]; Route::ALL.len()],
-    times: [Histogram; Route::ALL.len()],
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// As asked.
+    Ok,
+    /// With all siblings of a conflict.
+    Siblings,
+    /// There is no such thing, or no longer.
+    NotFound,
+    /// What is stored is not what the request required.
+    PreconditionFailed,
+    /// The request was wrong.
+    ClientError,
+    /// The key takes no more siblings, bytes or writers.
+    KeyFull,
+    /// Fewer than R or W replicas.
+    NoQuorum,
+    /// A limit of this node is reached.
+    Overloaded,
+    /// This node takes no such requests at the moment.
+    Unavailable,
+    /// No room, on a disk or for another bucket.
+    NoSpace,
+    /// Something failed.
+    Failed,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+impl Outcome {
+    const ALL: [Self; 11] = [
+        Self::Ok,
+        Self::Siblings,
+        Self::NotFound,
+        Self::PreconditionFailed,
+        Self::ClientError,
+        Self::KeyFull,
+        Self::NoQuorum,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::NoSpace,
+        Self::Failed,
+    ];
 
-impl Metrics {
-    /// All counters at zero.
-    pub(crate) fn new() -> Self {
-        let requests = Family::<Labels, Counter>::default();
-        let times =
-            Family::<[(&'static str, &'static str); 1], Histogram>::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(TIME_BUCKETS.0, TIME_BUCKETS.1, TIME_BUCKETS.2))
-            });
-        let mut registry = Registry::with_prefix(PREFIX);
-        let help = "Client requests answered, by route and status class";
-        registry.register("requests", help, requests.clone());
-        let help = "Time from a request's head to its answer";
-        registry.register_with_unit("request_time", help, Unit::Seconds, times.clone());
-        let counter = |route: Route, class| {
-            requests.get_or_create_owned(&[("route", route.name()), ("status", class)])
-        };
-        Self {
-            registry,
-            requests: Route::ALL.map(|route| CLASSES.map(|class| counter(route, class))),
-            times: Route::ALL.map(|route| times.get_or_create_owned(&[("route", route.name())])),
+    /// The outcome of an answer that is no problem of a known kind.
+    pub(crate) fn of_status(status: StatusCode) -> Self {
+        match status.as_u16() {
+            300 => Self::Siblings,
+            404 => Self::NotFound,
+            503 => Self::Unavailable,
+            ..400 => Self::Ok,
+            400..500 => Self::ClientError,
+            500.. => Self::Failed,
         }
     }
 
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Siblings => "siblings",
+            Self::NotFound => "not_found",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::ClientError => "client_error",
+            Self::KeyFull => "key_full",
+            Self::NoQuorum => "no_quorum",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::NoSpace => "no_space",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Counts and latencies of answered requests.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    /// By route and outcome, so that counting needs no lookup.
+    counts: [[Counter; Outcome::ALL.len()]; Route::ALL.len()],
+    times: [Durations; Route::ALL.len()],
+}
+
+impl Requests {
     /// Records one answered request.
-    pub(crate) fn answered(&self, route: Route, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        self.requests[route as usize][class].inc();
-        self.times[route as usize].observe(took.as_secs_f64());
+    pub(crate) fn answered(&self, route: Route, outcome: Outcome, took: Duration) {
+        self.counts[route as usize][outcome as usize].add(1);
+        self.times[route as usize].record(took);
+    }
+
+    /// Records a request that was refused before it could be read.
+    pub(crate) fn refused(&self, outcome: Outcome) {
+        self.counts[Route::Other as usize][outcome as usize].add(1);
+    }
+
+    /// Writes them.
+    pub(crate) fn write(&self, out: &mut Writer) {
+        let mut counts = out.metric(&REQUESTS);
+        for route in Route::ALL {
+            for outcome in Outcome::ALL {
+                let count = self.counts[route as usize][outcome as usize].get();
+                counts.value(&[route.name(), outcome.name()], count);
+            }
+        }
+        let mut times = out.metric(&TIMES);
+        for route in Route::ALL {
+            times.durations(&[route.name()], &self.times[route as usize].counts());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::encoding::text::encode_registry;
-
     use super::*;
+    use crate::metrics::text::Format;
 
     #[test]
     fn routes_are_few_whatever_is_asked() {
@@ -126,26 +219,48 @@ mod tests {
         assert_eq!(of(Method::PUT, "/kv/b/k"), Route::Put);
         assert_eq!(of(Method::HEAD, "/kv/b/k"), Route::Get);
         assert_eq!(of(Method::POST, "/kv/b/k"), Route::Other);
-        assert_eq!(of(Method::POST, "/siblings/b/k"), Route::Siblings);
+        assert_eq!(of(Method::POST, "/siblings/b/k"), Route::Resolve);
         assert_eq!(of(Method::GET, "/siblings"), Route::Siblings);
+        assert_eq!(of(Method::GET, "/keys/b"), Route::Keys);
         assert_eq!(of(Method::GET, "/bucketsx"), Route::Other);
         assert_eq!(of(Method::GET, "*"), Route::Other);
     }
 
     #[test]
-    fn what_was_answered_is_counted_by_route_and_class() {
-        let metrics = Metrics::new();
-        metrics.answered(Route::Put, StatusCode::NO_CONTENT, Duration::from_millis(3));
-        metrics.answered(Route::Put, StatusCode::SERVICE_UNAVAILABLE, Duration::from_millis(3));
-        let mut text = String::new();
-        assert!(encode_registry(&mut text, &metrics.registry).is_ok());
+    fn what_was_answered_is_counted_by_route_and_outcome() {
+        let requests = Requests::default();
+        for (place, route) in Route::ALL.into_iter().enumerate() {
+            assert_eq!(place, route as usize);
+        }
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(place, outcome as usize);
+        }
+        requests.answered(Route::Put, Outcome::Ok, Duration::from_millis(3));
+        requests.answered(Route::Put, Outcome::NoQuorum, Duration::from_millis(3));
+        requests.refused(Outcome::ClientError);
+        let mut out = Writer::new(Format::Text);
+        requests.write(&mut out);
+        let text = out.finish();
         for line in [
-            r#"quorate_requests_total{route="put",status="2xx"} 1"#,
-            r#"quorate_requests_total{route="put",status="5xx"} 1"#,
-            r#"quorate_requests_total{route="get",status="2xx"} 0"#,
-            r#"quorate_request_time_seconds_count{route="put"} 2"#,
+            r#"quorate_requests_total{operation="put",result="ok"} 1"#,
+            r#"quorate_requests_total{operation="put",result="no_quorum"} 1"#,
+            r#"quorate_requests_total{operation="get",result="ok"} 0"#,
+            r#"quorate_requests_total{operation="other",result="client_error"} 1"#,
+            r#"quorate_request_duration_seconds_count{operation="put"} 2"#,
+            r#"quorate_request_duration_seconds_count{operation="other"} 0"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_status_alone_tells_most() {
+        let of = |status: u16| StatusCode::from_u16(status).map(Outcome::of_status);
+        let found: Vec<_> = [101, 204, 300, 304, 404, 405, 500, 503, 507].map(of).into();
+        assert!(found.iter().all(Result::is_ok));
+        let found: Vec<Outcome> = found.into_iter().flatten().collect();
+        use Outcome::{ClientError, Failed, NotFound, Ok, Siblings, Unavailable};
+        let wanted = [Ok, Ok, Siblings, Ok, NotFound, ClientError, Failed, Unavailable, Failed];
+        assert_eq!(found, wanted);
     }
 }

@@ -35,7 +35,8 @@ use crate::cluster::wall_clock::{WallClock, machine_clock};
 use crate::config::Config;
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
-use crate::metrics::requests::Metrics;
+use crate::metrics::totals::Metrics;
+use crate::ops::explanations::Explanations;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
@@ -76,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     /// Forwarded writes that are not answered yet.
     pub(crate) forwards: Forwards,
+    /// Traces of requests that were asked for, slow or failed.
+    pub(crate) explanations: Explanations,
     /// How far the hints kept for others have been delivered.
     pub(crate) hints: Hints,
     /// Recently seen idempotency keys.
@@ -185,6 +188,7 @@ impl Node {
             bounds: Bounds::new(config.peers.large_bytes_max),
             metrics: Metrics::new(),
             forwards: Forwards::new(config.limits.operations_max),
+            explanations: Explanations::new(config.explain.slow_ms),
             hints: Hints::new(layout.members().iter().map(|member| member.node)),
             idempotency: Idempotency::new(
                 config.limits.idempotency_keys_max,
@@ -231,7 +235,12 @@ impl Node {
 
     /// Milliseconds since the start: for deadlines. Monotonic.
     pub(crate) fn uptime(&self) -> Uptime {
-        Uptime(self.started.elapsed().as_millis() as u64)
+        self.uptime_at(Instant::now())
+    }
+
+    /// The uptime at an instant.
+    pub(crate) fn uptime_at(&self, at: Instant) -> Uptime {
+        Uptime(at.saturating_duration_since(self.started).as_millis() as u64)
     }
 
     /// The instant of an uptime.

@@ -4,10 +4,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::message::{
     Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
 };
@@ -24,6 +25,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
+use crate::ops::explain::{Recorder, Trace};
 use crate::ops::reader::{self, ReadOptions};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
@@ -35,11 +37,13 @@ pub(crate) struct WriteOutcome {
     pub(crate) answer: WriteAnswer,
     /// The coordinator's merged object, if `return_body` was set and the write succeeded.
     pub(crate) object: Option<Object>,
+    /// The trace, if it is kept because the write was slow or has failed.
+    pub(crate) trace: Option<Arc<Trace>>,
 }
 
 impl From<WriteAnswer> for WriteOutcome {
     fn from(answer: WriteAnswer) -> Self {
-        Self { answer, object: None }
+        Self { answer, object: None, trace: None }
     }
 }
 
@@ -57,12 +61,28 @@ pub(crate) fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Wri
     node.operations.spawn(async move {
         let _permit = permit;
         let node = minting.clone();
-        let tell = move |outcome: WriteOutcome| {
+        let explain = write.explain;
+        let mut recorder = match explain {
+            Some(_) => Recorder::kept(Instant::now(), Arc::default()),
+            None => Recorder::off(),
+        };
+        let tell = move |outcome: WriteOutcome, recorder: &mut Recorder| {
             let payload = outcome.object.map(|object| object.to_bytes()).unwrap_or_default();
-            let message = Message::Written { operation, answer: outcome.answer };
+            let message = match explain {
+                None => Message::Written { operation, answer: outcome.answer },
+                Some(trace) => {
+                    let (answer, events) = (Some(outcome.answer), recorder.events());
+                    Message::Explained { operation, trace, answer, events }
+                }
+            };
             node.peers.send(entry, message, payload, ReplyTo::nobody());
         };
-        mint(&minting, write, None, tell).await;
+        mint(&minting, write, None, &mut recorder, tell).await;
+        if let Some(trace) = explain {
+            let events = recorder.events();
+            let message = Message::Explained { operation, trace, answer: None, events };
+            minting.peers.send(entry, message, Bytes::new(), ReplyTo::nobody());
+        }
     });
     Reply::Accepted
 }
@@ -91,32 +111,52 @@ pub(crate) fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
 /// node has already taken them, so that home replicas and quorum come from one snapshot.
 pub(crate) async fn mint(
     node: &Arc<Node>,
+    write: Write,
+    terms: Option<Terms>,
+    recorder: &mut Recorder,
+    tell: impl FnOnce(WriteOutcome, &mut Recorder) + Send,
+) {
+    let mut teller = Teller { recorder, tell: Some(tell) };
+    if let Err(answer) = mint_and_replicate(node, write, terms, &mut teller).await {
+        teller.recorder.at(Instant::now());
+        teller.tell(answer.into());
+    }
+    teller.recorder.saw(Kind::Done, node.me, Note::Nothing);
+}
+
+/// Records what happens, and reports the outcome once.
+struct Teller<'r, Tell> {
+    recorder: &'r mut Recorder,
+    tell: Option<Tell>,
+}
+
+impl<Tell: FnOnce(WriteOutcome, &mut Recorder)> Teller<'_, Tell> {
+    fn tell(&mut self, outcome: WriteOutcome) {
+        if let Some(tell) = self.tell.take() {
+            tell(outcome, self.recorder);
+        }
+    }
+}
+
+/// Returns once every slot is held or no node is left to try.
+///
+/// # Errors
+/// Why nothing was minted here. The outcome is not reported then, unless it was before.
+async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
+    node: &Arc<Node>,
     mut write: Write,
     terms: Option<Terms>,
-    tell: impl FnOnce(WriteOutcome) + Send,
-) {
+    teller: &mut Teller<'_, Tell>,
+) -> Result<(), WriteAnswer> {
     let deadline = node.uptime().plus(u64::from(write.timeout_ms));
-    let terms = match terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok) {
-        Ok(terms) => terms,
-        Err(unfit) => return tell(WriteAnswer::InvalidQuorum(unfit).into()),
-    };
-    if let Err(answer) = prepare(node, &mut write, &terms).await {
-        return tell(answer.into());
-    }
+    let terms = terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok);
+    let terms = terms.map_err(WriteAnswer::InvalidQuorum)?;
+    prepare(node, &mut write, &terms, teller.recorder).await?;
     let homes = terms.asked_homes(write.preferred_home(node.me));
     let role = role_of(node.me, &homes);
-    let minted_at = node.now();
-    let mut tell = Some(tell);
-    let at = (role, terms.needed);
-    let row = match store_in_time(node, &write, at, deadline, &mut tell).await {
-        Ok(row) => row,
-        Err(answer) => {
-            if let Some(tell) = tell {
-                tell(answer.into());
-            }
-            return;
-        }
-    };
+    let (minted_at, began) = (node.now(), Instant::now());
+    let row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
+    let stored_at = node.metrics.operations.minted(began);
     let Terms { fallbacks, needed, sloppy, .. } = terms;
     let plan = Plan {
         me: node.me,
@@ -127,30 +167,58 @@ pub(crate) async fn mint(
         replica_timeout_ms: node.config.timeouts.replica_ms,
         deadline,
     };
-    let (put, effects) = Put::start(plan, &node.peers.down(), node.uptime());
+    teller.recorder.at(stored_at);
+    record_stored(node, &row, role, teller.recorder);
+    let down = node.peers.down();
+    let asked_homes = if down.is_empty() { Vec::new() } else { plan.homes.clone() };
+    let (put, effects) = Put::start(plan, &down, node.uptime_at(stored_at));
+    for home in asked_homes.into_iter().filter(|home| down.contains(home)) {
+        if !effects.iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == home)) {
+            teller.recorder.saw(Kind::Avoided, home, Note::Down);
+        }
+    }
     let (reply_to, mailbox) = ReplyTo::new();
     let durable: Durable = Box::pin(node.store.durable());
     let mut writing = Writing {
         node,
         write: &write,
         needed,
+        sloppy,
         row,
         minted_at,
+        stored_at,
         put,
         reply_to,
         mailbox,
         durable: Some(durable),
-        tell,
+        teller,
     };
     writing.carry_out(effects);
     while !writing.put.is_done() {
         writing.step().await;
     }
+    Ok(())
+}
+
+/// Records that the write is in this node's row. It is not durable yet.
+fn record_stored(node: &Node, row: &MintedRow, role: Role, recorder: &mut Recorder) {
+    if let Minted::New(dot) = row.minted {
+        recorder.saw(Kind::Minted, node.me, Note::Dot(dot));
+    }
+    recorder.saw(Kind::Stored, node.me, Note::Version(row.object.version()));
+    if let Role::Hint { target } = role {
+        recorder.saw(Kind::Hinted, node.me, Note::For(target));
+    }
 }
 
 /// Checks that come before the write: a reused idempotency key, and a read of R for conditional
 /// requests and for deletes without a context.
-async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(), WriteAnswer> {
+async fn prepare(
+    node: &Arc<Node>,
+    write: &mut Write,
+    terms: &Terms,
+    recorder: &Recorder,
+) -> Result<(), WriteAnswer> {
     may_mint(node, write).map_err(WriteAnswer::Unavailable)?;
     if let Some(name) = write.idempotency
         && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
@@ -162,7 +230,7 @@ async fn prepare(node: &Arc<Node>, write: &mut Write, terms: &Terms) -> Result<(
         return Ok(());
     }
     // Boxed: it is rare, and otherwise every write's future would reserve space for it.
-    Box::pin(read_before(node, write, terms)).await
+    Box::pin(read_before(node, write, terms, recorder.of_part())).await
 }
 
 /// Reads R and evaluates the write's conditions against the result.
@@ -170,11 +238,12 @@ async fn read_before(
     node: &Arc<Node>,
     write: &mut Write,
     terms: &Terms,
+    recorder: Recorder,
 ) -> Result<(), WriteAnswer> {
     let options =
         ReadOptions { terms: terms.to_read_first(), timeout_ms: u64::from(write.timeout_ms) };
     let read_at = node.now();
-    let seen = match reader::read(node, &write.key, options).await {
+    let seen = match reader::read(node, &write.key, options, recorder).await.0 {
         Ok(seen) => seen,
         Err(failure) => {
             let (required, counted) = (failure.required, failure.counted);
@@ -198,12 +267,12 @@ async fn read_before(
 
 /// Stores the write once its row's memory is reserved. If that takes longer than the client waits,
 /// the client is told that the outcome is unknown, and the write goes on.
-async fn store_in_time(
+async fn store_in_time<Tell: FnOnce(WriteOutcome, &mut Recorder)>(
     node: &Arc<Node>,
     write: &Write,
     (role, w): (Role, u16),
     deadline: Uptime,
-    tell: &mut Option<impl FnOnce(WriteOutcome)>,
+    teller: &mut Teller<'_, Tell>,
 ) -> Result<MintedRow, WriteAnswer> {
     let known = node.bounds.sizes.of(&write.key);
     let busy = |_| WriteAnswer::Unavailable(Refusal::Busy);
@@ -219,9 +288,8 @@ async fn store_in_time(
             match in_time {
                 Ok(stored) => stored,
                 Err(_) => {
-                    if let Some(tell) = tell.take() {
-                        tell(unknown(w).into());
-                    }
+                    teller.recorder.at(Instant::now());
+                    teller.tell(unknown(w).into());
                     storing.await
                 }
             }
@@ -312,22 +380,26 @@ pub(crate) fn bytes_max(node: &Node) -> usize {
 type Durable = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// One PUT in progress.
-struct Writing<'a, Tell> {
+struct Writing<'a, 'r, Tell> {
     node: &'a Arc<Node>,
     write: &'a Write,
     /// W.
     needed: u16,
+    /// Whether hints count towards W.
+    sloppy: bool,
     row: MintedRow,
     /// Wall-clock time, taken before the row was read.
     minted_at: WallTime,
+    /// When the row was stored, by the monotonic clock.
+    stored_at: Instant,
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
     durable: Option<Durable>,
-    tell: Option<Tell>,
+    teller: &'a mut Teller<'r, Tell>,
 }
 
-impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
+impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
     /// Waits for the next event: the local copy is durable, a replica replied, or a timer fired.
     async fn step(&mut self) {
         let me = self.node.me;
@@ -336,30 +408,72 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         let effects = tokio::select! {
             result = settle(&mut self.durable) => {
                 self.durable = None;
+                let now = self.now();
                 match result {
-                    Ok(()) => self.put.on_ack(me),
-                    Err(_) => self.put.on_refused(me, self.node.uptime()),
+                    Ok(()) => {
+                        self.node.metrics.operations.synced(self.stored_at);
+                        self.teller.recorder.saw(Kind::Synced, me, Note::Nothing);
+                        self.put.on_ack(me)
+                    }
+                    Err(error) => {
+                        let refusal = Note::Refusal(replica::refusal_of(&error));
+                        self.teller.recorder.saw(Kind::Refused, me, refusal);
+                        self.put.on_refused(me, now)
+                    }
                 }
             }
             heard = self.mailbox.recv() => match heard {
                 Some((from, heard)) => self.on_heard(from, &heard),
-                None => self.put.on_time(self.node.uptime()),
+                None => self.on_time(),
             },
-            () = tokio::time::sleep_until(wake) => self.put.on_time(self.node.uptime()),
+            () = tokio::time::sleep_until(wake) => self.on_time(),
         };
         self.carry_out(effects);
     }
 
+    /// The uptime, which is also the time of the events to record.
+    fn now(&mut self) -> Uptime {
+        let at = Instant::now();
+        self.teller.recorder.at(at);
+        self.node.uptime_at(at)
+    }
+
+    fn on_time(&mut self) -> Vec<Effect> {
+        let now = self.now();
+        let effects = self.put.on_time(now);
+        self.put.silent().for_each(|node| self.teller.recorder.gave_up(node));
+        effects
+    }
+
     fn on_heard(&mut self, from: NodeId, heard: &PeerEvent) -> Vec<Effect> {
-        let now: Uptime = self.node.uptime();
+        let now = self.now();
+        let recorder = &mut *self.teller.recorder;
         match heard {
-            PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => self.put.on_ack(from),
-            PeerEvent::Reply(_) | PeerEvent::NotSent => self.put.on_refused(from, now),
+            PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => {
+                recorder.heard(Kind::Acked, from, Note::Nothing);
+                self.put.on_ack(from)
+            }
+            PeerEvent::Reply(WithPayload { head, .. }) => {
+                let refusal = if let Reply::Refused(refusal) = head {
+                    Note::Refusal(*refusal)
+                } else {
+                    Note::NotReady
+                };
+                recorder.saw(Kind::Refused, from, refusal);
+                self.put.on_refused(from, now)
+            }
+            PeerEvent::NotSent => {
+                recorder.saw(Kind::NotSent, from, Note::Nothing);
+                self.put.on_refused(from, now)
+            }
             PeerEvent::Progress => {
                 self.put.on_progress(from, now);
                 Vec::new()
             }
-            PeerEvent::Silent | PeerEvent::Written(_) => self.put.on_silent(from, now),
+            PeerEvent::Silent | PeerEvent::Written(_) => {
+                recorder.gave_up(from);
+                self.put.on_silent(from, now)
+            }
         }
     }
 
@@ -367,6 +481,11 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         for effect in effects {
             match effect {
                 Effect::Send { to, role } => {
+                    let (kind, note) = match role {
+                        Role::Home => (Kind::Asked, Note::Nothing),
+                        Role::Hint { target } => (Kind::Fallback, Note::For(target)),
+                    };
+                    self.teller.recorder.saw(kind, to, note);
                     let message = Message::Store {
                         key: self.write.key.clone(),
                         role,
@@ -376,9 +495,11 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
                     self.node.peers.send(to, message, object, self.reply_to.clone());
                 }
                 Effect::Answer(answer) => {
-                    if let Some(tell) = self.tell.take() {
-                        tell(self.outcome(answer));
+                    if matches!(answer, put::Answer::Written(_)) {
+                        self.teller.recorder.saw(Kind::Quorum, self.node.me, Note::Nothing);
                     }
+                    let outcome = self.outcome(answer);
+                    self.teller.tell(outcome);
                 }
             }
         }
@@ -388,6 +509,8 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
         let object = &self.row.object;
         match answer {
             put::Answer::Written(acks) => {
+                let operations = &self.node.metrics.operations;
+                operations.acknowledged(self.stored_at, &acks, self.sloppy, object);
                 let (Minted::New(dot) | Minted::Already(dot)) = self.row.minted;
                 let answer = WriteAnswer::Written(WrittenAnswer {
                     acks: acks.counted,
@@ -397,9 +520,11 @@ impl<Tell: FnOnce(WriteOutcome) + Send> Writing<'_, Tell> {
                     version: object.version(),
                     seen: context_after_write(object),
                 });
-                WriteOutcome { answer, object: self.write.return_body.then(|| object.clone()) }
+                let object = self.write.return_body.then(|| object.clone());
+                WriteOutcome { answer, object, trace: None }
             }
             put::Answer::NoQuorum(acks) => {
+                self.node.metrics.operations.not_acknowledged(self.stored_at);
                 let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
                 WriteAnswer::NoQuorum { required: self.needed, acks, outcome }.into()
             }

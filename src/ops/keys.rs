@@ -20,6 +20,7 @@ use quorate_protocol::view::View;
 
 use crate::node::Node;
 use crate::ops::reader::{self, ReadOptions};
+use crate::ops::recorder::Recorder;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
 /// The most keys on one page.
@@ -102,7 +103,7 @@ async fn settle(
         return (key, None);
     };
     let options = ReadOptions { terms, timeout_ms: node.config.timeouts.request_ms };
-    let is_live = match reader::read(node, &key, options).await {
+    let is_live = match reader::read(node, &key, options, Recorder::off()).await.0 {
         Ok(object) => match View::of(&object, properties.conflicts) {
             View::One(_) | View::Many(_) => Some(true),
             View::Absent | View::Deleted => Some(false),

@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
+use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
 use quorate_protocol::message::{self, Message, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
@@ -20,6 +22,7 @@ use tracing::Instrument;
 use crate::limits::admission::{Charge, Overload};
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
+use crate::ops::explain::{self, Recorder, Trace};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
@@ -62,10 +65,14 @@ struct Reading {
     overload: Option<Overload>,
     /// Whether the answer was given.
     is_answered: bool,
+    recorder: Recorder,
+    /// Whether the next home replica to be asked is the hedge.
+    hedges: bool,
 }
 
 /// Reads a key from R replicas. A large object stays charged against the memory limit until its
-/// last value is dropped.
+/// last value is dropped. Beside the result: the trace, if it is kept because the read was slow or has
+/// failed.
 ///
 /// # Errors
 /// [`ReadFailure`] if fewer than R could answer in time, or this node has no room for the object.
@@ -73,11 +80,14 @@ pub(crate) async fn read(
     node: &Arc<Node>,
     key: &Key,
     options: ReadOptions,
-) -> Result<Arc<Object>, ReadFailure> {
+    mut recorder: Recorder,
+) -> (Result<Arc<Object>, ReadFailure>, Option<Arc<Trace>>) {
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
     let required = options.terms.needed;
-    let now = node.uptime();
+    let began = Instant::now();
+    recorder.begin(began);
+    let now = node.uptime_at(began);
     let (get, effects) = Get::start(plan(node, options, now), &node.peers.avoided(), now);
     let mut reading = Reading {
         node: node.clone(),
@@ -89,20 +99,28 @@ pub(crate) async fn read(
         room: Vec::new(),
         overload: None,
         is_answered: false,
+        recorder,
+        hedges: false,
     };
     let mut answer = reading.carry_out(effects).await;
     while answer.is_none() && reading.overload.is_none() {
         let effects = reading.step().await;
         answer = reading.carry_out(effects).await;
     }
+    node.metrics.operations.read(began.elapsed(), answer.as_ref());
     if reading.get.is_hedged() {
+        node.metrics.operations.hedges.add(1);
         node.hedges.spend();
     }
     let overload = reading.overload;
+    let has_failed = !matches!(answer, Some(Answer::Read(_)));
+    let trace = explain::settle(node, &mut reading.recorder, key, has_failed);
     if !reading.get.is_done() && overload.is_none() {
         node.operations.spawn(reading.finish().in_current_span());
+    } else {
+        reading.recorder.saw(Kind::Done, node.me, Note::Nothing);
     }
-    match answer {
+    let result = match answer {
         Some(Answer::Read(object)) => Ok(object),
         Some(Answer::NoQuorum { counted, refused, silent }) => {
             Err(ReadFailure { required, counted, refused, silent, overload })
@@ -111,7 +129,8 @@ pub(crate) async fn read(
             let (refused, silent) = (Vec::new(), Vec::new());
             Err(ReadFailure { required, counted: 0, refused, silent, overload })
         }
-    }
+    };
+    (result, trace)
 }
 
 fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {
@@ -140,7 +159,7 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     let slowness = |home: &NodeId| match node.peers.health(*home) {
         None => 0, // this node
         Some(health) if health.word().is_filling() => u32::MAX,
-        Some(health) => 1 + health.p50_us().max(1).ilog2() / 2,
+        Some(health) => 1 + health.round_trips().p50_us().max(1).ilog2() / 2,
     };
     homes.sort_by_key(slowness); // stable: keeps the rotation among equals
 }
@@ -150,7 +169,11 @@ fn hedge_ms(node: &Node) -> Option<u64> {
     if !node.hedges.earn() {
         return None;
     }
-    let p95_us = node.peers.nodes().filter_map(|peer| node.peers.health(peer)).map(|h| h.p95_us());
+    let p95_us = node
+        .peers
+        .nodes()
+        .filter_map(|peer| node.peers.health(peer))
+        .map(|h| h.round_trips().p95_us());
     p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
 }
 
@@ -161,24 +184,46 @@ impl Reading {
         let wake = self.node.instant(wake);
         tokio::select! {
             biased; // drain replies before looking at the timer
-            heard = self.mailbox.recv() => {
-                let now = self.node.uptime();
-                match heard {
-                    Some((from, PeerEvent::Reply(reply))) => self.on_reply(from, reply, now),
-                    Some((from, PeerEvent::NotSent)) => {
-                        self.get.on_reply(from, Reply::Refused, now)
-                    }
-                    Some((from, PeerEvent::Progress)) => {
-                        self.get.on_progress(from, now);
-                        Vec::new()
-                    }
-                    Some((from, PeerEvent::Silent | PeerEvent::Written(_))) => {
-                        self.get.on_silent(from, now)
-                    }
-                    None => self.get.on_time(now),
-                }
+            heard = self.mailbox.recv() => match heard {
+                Some((from, heard)) => self.on_heard(from, heard),
+                None => self.on_time(),
+            },
+            () = tokio::time::sleep_until(wake) => self.on_time(),
+        }
+    }
+
+    /// The uptime, which is also the time of the events to record.
+    fn now(&mut self) -> Uptime {
+        let at = Instant::now();
+        self.recorder.at(at);
+        self.node.uptime_at(at)
+    }
+
+    fn on_time(&mut self) -> Vec<Effect> {
+        let now = self.now();
+        let was_hedged = self.get.is_hedged();
+        let effects = self.get.on_time(now);
+        self.hedges = self.get.is_hedged() && !was_hedged;
+        self.get.silent().for_each(|node| self.recorder.gave_up(node));
+        effects
+    }
+
+    fn on_heard(&mut self, from: NodeId, heard: PeerEvent) -> Vec<Effect> {
+        let now = self.now();
+        match heard {
+            PeerEvent::Reply(reply) => self.on_reply(from, reply, now),
+            PeerEvent::NotSent => {
+                self.recorder.saw(Kind::NotSent, from, Note::Nothing);
+                self.get.on_reply(from, Reply::Refused, now)
             }
-            () = tokio::time::sleep_until(wake) => self.get.on_time(self.node.uptime()),
+            PeerEvent::Progress => {
+                self.get.on_progress(from, now);
+                Vec::new()
+            }
+            PeerEvent::Silent | PeerEvent::Written(_) => {
+                self.recorder.gave_up(from);
+                self.get.on_silent(from, now)
+            }
         }
     }
 
@@ -190,9 +235,10 @@ impl Reading {
     ) -> Vec<Effect> {
         if let message::Reply::Large { bytes } = reply.head {
             let Some(place) = self.get.place_of(from) else { return Vec::new() };
+            self.recorder.heard(Kind::Replied, from, Note::Large(bytes));
             self.node.bounds.sizes.saw(&self.key, bytes as usize);
             if !self.make_room(from, bytes as usize) {
-                return self.get.on_reply(from, Reply::Refused, now);
+                return self.no_room_for(from, now);
             }
             self.get.on_progress(from, now);
             if from == self.node.me {
@@ -202,9 +248,33 @@ impl Reading {
             return Vec::new();
         }
         if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
-            return self.get.on_reply(from, Reply::Refused, now);
+            return self.no_room_for(from, now);
         }
-        self.get.on_reply(from, parse_reply(reply), now)
+        let refusal = if let message::Reply::Refused(refusal) = reply.head {
+            Note::Refusal(refusal)
+        } else {
+            Note::Nothing
+        };
+        let reply = parse_reply(reply);
+        let is_object = matches!(reply, Reply::Object(_));
+        let (kind, note) = match &reply {
+            Reply::Object(_) => (Kind::Replied, Note::Nothing),
+            Reply::Digest(version) => (Kind::Replied, Note::Version(*version)),
+            Reply::NoHint => (Kind::Replied, Note::NoHint),
+            Reply::NotFilled => (Kind::Replied, Note::NotReady),
+            Reply::Refused => (Kind::Refused, refusal),
+        };
+        let effects = self.get.on_reply(from, reply, now);
+        // The machine has just computed the version of an object.
+        let version = if is_object { self.get.version_of(from) } else { None };
+        self.recorder.heard(kind, from, version.map_or(note, Note::Version));
+        effects
+    }
+
+    /// This node has no memory for what a replica holds.
+    fn no_room_for(&mut self, from: NodeId, now: Uptime) -> Vec<Effect> {
+        self.recorder.saw(Kind::NotSent, from, Note::NoRoom);
+        self.get.on_reply(from, Reply::Refused, now)
     }
 
     /// Reserves memory for a large object before a node is asked for it. Returns whether it could.
@@ -254,6 +324,7 @@ impl Reading {
             let effects = self.step().await;
             self.carry_out(effects).await;
         }
+        self.recorder.saw(Kind::Done, self.node.me, Note::Nothing);
     }
 
     /// Executes the read's effects; returns the answer if it is among them.
@@ -265,11 +336,17 @@ impl Reading {
                 break; // overloaded: stop here
             }
             match effect {
-                Effect::Ask { to, what, place } if to == self.node.me => {
-                    todo.extend(self.read_here(what, place));
+                Effect::Ask { to, what, place } => {
+                    self.record_ask(to, what, place);
+                    todo.extend(match to == self.node.me {
+                        true => self.read_here(what, place),
+                        false => self.ask(to, what, place),
+                    });
                 }
-                Effect::Ask { to, what, place } => todo.extend(self.ask(to, what, place)),
                 Effect::Answer(given) => {
+                    if matches!(given, Answer::Read(_)) {
+                        self.recorder.saw(Kind::Quorum, self.node.me, Note::Nothing);
+                    }
                     self.is_answered = true;
                     answer = Some(given);
                 }
@@ -280,11 +357,21 @@ impl Reading {
         answer
     }
 
+    fn record_ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) {
+        let kind = match place {
+            RowKind::Hints => Kind::Fallback,
+            RowKind::Home if std::mem::take(&mut self.hedges) => Kind::Hedged,
+            RowKind::Home => Kind::Asked,
+        };
+        self.recorder.saw(kind, to, Note::Ask(what, place));
+    }
+
     /// Queries a peer; for a large object once memory is reserved.
     fn ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) -> Vec<Effect> {
         let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(to, known) {
-            return self.get.on_reply(to, Reply::Refused, self.node.uptime());
+            let now = self.now();
+            return self.no_room_for(to, now);
         }
         self.send(to, what, place, known.max(LARGE_BYTES) as u32);
         Vec::new()
@@ -301,7 +388,8 @@ impl Reading {
         let me = self.node.me;
         let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
         if known > 0 && !self.make_room(me, known) {
-            return self.get.on_reply(me, Reply::Refused, self.node.uptime());
+            let now = self.now();
+            return self.no_room_for(me, now);
         }
         self.read_own(what, place)
     }
@@ -313,17 +401,16 @@ impl Reading {
             self.read_aside(what, place); // even in memory it would block this thread for too long
             return Vec::new();
         }
-        match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
-            Ok(reply) => self.on_reply(me, reply, self.node.uptime()),
+        let reply = match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
+            Ok(reply) => reply,
             Err(Error::WouldBlock) => {
                 self.read_aside(what, place);
-                Vec::new()
+                return Vec::new();
             }
-            Err(error) => {
-                let refused = message::Reply::Refused(replica::refusal_of(&error));
-                self.on_reply(me, WithPayload::bare(refused), self.node.uptime())
-            }
-        }
+            Err(error) => WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error))),
+        };
+        let now = self.now();
+        self.on_reply(me, reply, now)
     }
 
     /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
@@ -356,11 +443,14 @@ impl Reading {
     }
 
     /// Sends the merged object to stale replicas, without waiting for them.
-    async fn repair(&self, behind: Vec<NodeId>) {
+    async fn repair(&mut self, behind: Vec<NodeId>) {
+        self.node.metrics.operations.read_repairs.add(behind.len() as u64);
         let object = self.get.merged();
+        let note = Note::Version(object.version());
         let bytes = self.node.admission.held(object.to_bytes());
         for to in behind {
             tracing::debug!(key = %self.key, peer = %to, "read repair");
+            self.recorder.saw(Kind::Repaired, to, note);
             if to == self.node.me {
                 replica::merge(&self.node, Role::Home, &self.key, object.clone(), self.read_at)
                     .await;

@@ -150,6 +150,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let messages = replies.missing;
     loop {
         let (kind, frame) = stream.read().await.map_err(silent)?;
+        peer.traffic.receives(frame.len());
         if kind == Kind::Refusal && replies.missing == messages {
             return Err(Failure::Refused(shown(&frame)));
         }
@@ -245,6 +246,7 @@ mod tests {
             queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
             in_flight: Vec::new(),
             health: Health::new(100),
+            traffic: Default::default(),
             refusals: Default::default(),
         };
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::liveness::peer_time::PeerTime;
 use bytes::Bytes;
 use quorate_protocol::envelope;
 use quorate_protocol::message::Message;
@@ -16,11 +15,13 @@ use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::limits::sizes::LARGE_BYTES;
 use crate::liveness::health::{Health, State};
+use crate::liveness::peer_time::PeerTime;
 use crate::log::Seldom;
 use crate::peer::client_stream::{Link, Replies};
 use crate::peer::fault_hook::Faults;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Lane, Outgoing, Queue};
+use crate::peer::traffic::Traffic;
 
 /// The kinds of messages that must not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub(crate) struct Peer {
     /// When the batch in flight on each lane was sent, 0 if there is none.
     pub(crate) in_flight: Vec<AtomicU64>,
     pub(crate) health: Health,
+    pub(crate) traffic: Traffic,
     /// Limits how many of its refusals are logged.
     pub(crate) refusals: Seldom,
 }
@@ -157,6 +159,7 @@ pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, num
         in_flight.store(sent_at.0, Relaxed);
         let (measured, missing) = (is_measured(kind, lane, &batch), batch.len());
         let frame = frame_of(&peer, &mut batch);
+        peer.traffic.sends(missing, frame[0].len() + frame[1].len());
         let asking_now = askers(lane, &batch);
         let mut batch = batch.into_iter();
         let mut take = |reply| {
@@ -177,7 +180,9 @@ pub(crate) async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, num
         match answered {
             Ok(()) => {
                 if measured {
-                    peer.health.round_trip(begun.elapsed());
+                    let took = begun.elapsed();
+                    peer.health.round_trips().record(took);
+                    peer.traffic.round_trips.record(took);
                 }
                 line.answered(&peer, kind, sent_at);
             }

@@ -7,3 +7,4 @@ pub(crate) mod framed;
 pub(crate) mod mailbox;
 pub(crate) mod peers;
 pub(crate) mod queue;
+pub(crate) mod traffic;

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use crate::liveness::peer_time::PeerTime;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply};
@@ -25,6 +24,7 @@ use crate::config::{Config, Durability};
 use crate::liveness::advertised::AdvertisedState;
 use crate::liveness::gossip::transport::Counts;
 use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience, State};
+use crate::liveness::peer_time::PeerTime;
 use crate::log::Seldom;
 use crate::node::errors::StartError;
 use crate::peer::connection::{self, Kind, LARGE_LANES, Peer, TransportContext};
@@ -32,6 +32,7 @@ use crate::peer::fault_hook::Faults;
 use crate::peer::framed;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Bounds, Outgoing, Queue};
+use crate::peer::traffic::Traffic;
 
 /// When the first lane's batch is in flight longer than this, other lanes start draining the queue.
 const HELD_UP_AFTER: Duration = Duration::from_millis(2);
@@ -68,6 +69,8 @@ pub(crate) struct PeerView {
     pub(crate) round_trip_p99_us: u64,
     /// Messages queued for it.
     pub(crate) queue_depth: usize,
+    /// Bytes of their payloads.
+    pub(crate) queue_bytes: usize,
     /// Whether it can reach this node, as far as is known.
     pub(crate) reaches_us: bool,
     /// The state it advertised last.
@@ -123,6 +126,7 @@ impl Peers {
                 queues: [Queue::new(bounds), Queue::new(for_writes), Queue::new(bounds)],
                 in_flight: (0..line.lanes_in_all()).map(|_| AtomicU64::new(0)).collect(),
                 health: Health::new(config.gossip.interval_ms),
+                traffic: Traffic::default(),
                 refusals: Seldom::new(),
             });
             peers.insert(other.name, peer.clone());
@@ -172,6 +176,7 @@ impl Peers {
             return outgoing.reply_to.tell(to, PeerEvent::NotSent);
         };
         if let Err(outgoing) = peer.queues[kind as usize].push(outgoing) {
+            peer.traffic.refuses();
             outgoing.reply_to.tell(to, PeerEvent::NotSent);
         }
     }
@@ -262,6 +267,11 @@ impl Peers {
         self.peers.get(&node).map(|peer| &peer.health)
     }
 
+    /// What was sent to each peer, and what came back.
+    pub(crate) fn traffic(&self) -> impl Iterator<Item = (NodeId, &Traffic)> {
+        self.peers.iter().map(|(node, peer)| (*node, &peer.traffic))
+    }
+
     /// All peers, as shown to operators.
     pub(crate) fn view(&self) -> Vec<PeerView> {
         let now = self.now();
@@ -284,9 +294,10 @@ impl Peer {
             },
             since_ms: now.since(health.since()),
             phi: health.phi(now),
-            round_trip_p50_us: health.p50_us(),
-            round_trip_p99_us: health.p99_us(),
+            round_trip_p50_us: health.round_trips().p50_us(),
+            round_trip_p99_us: health.round_trips().p99_us(),
             queue_depth: self.queues.iter().map(Queue::len).sum(),
+            queue_bytes: self.queues.iter().map(Queue::bytes).sum(),
             reaches_us: !health.is_one_way(),
             said: health.word().last(),
         }
@@ -348,6 +359,7 @@ fn kind_of(message: &Message) -> Kind {
         | Message::Room
         | Message::Deliver { .. }
         | Message::Distrusted { .. }
+        | Message::Explained { .. }
         | Message::SyncPoint
         | Message::Undelivered { .. }
         | Message::Keys { .. } => Kind::Control,

@@ -221,6 +221,11 @@ impl Queue {
         waiting.small.len() + waiting.large.len()
     }
 
+    /// The total size of the payloads that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Whether no message waits.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {

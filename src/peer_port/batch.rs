@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::listing::ListRequest;
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write};
+use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write, WriteAnswer};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_storage::{Blocking, Error};
@@ -282,6 +282,19 @@ fn forwarded(
     coordinator::accept(node, from, operation, write)
 }
 
+/// Hands the result of a forwarded write to its operation.
+fn written(
+    node: &Node,
+    from: NodeId,
+    operation: u64,
+    head: WriteAnswer,
+    payload: Bytes,
+) -> WithPayload<Reply> {
+    let answer = Box::new(WithPayload { head, payload: node.admission.held(payload) });
+    node.forwards.tell(operation, from, PeerEvent::Written(answer));
+    WithPayload::bare(Reply::Accepted)
+}
+
 async fn carry_out_one(
     node: &Arc<Node>,
     from: NodeId,
@@ -294,11 +307,13 @@ async fn carry_out_one(
         Message::Forward { operation, write } => {
             WithPayload::bare(forwarded(node, from, operation, *write, payload))
         }
-        Message::Written { operation, answer } => {
-            let payload = node.admission.held(payload);
-            let answer = Box::new(WithPayload { head: answer, payload });
-            node.forwards.tell(operation, from, PeerEvent::Written(answer));
-            WithPayload::bare(Reply::Accepted)
+        Message::Written { operation, answer } => written(node, from, operation, answer, payload),
+        Message::Explained { operation, trace, answer, events } => {
+            node.explanations.heard(from, trace, events); // first: the answer may show them
+            match answer {
+                Some(answer) => written(node, from, operation, answer, payload),
+                None => WithPayload::bare(Reply::Accepted),
+            }
         }
         Message::Inspect { key } => replica::inspect(node, key).await,
         Message::Conflicts { bucket, after, limit } => {

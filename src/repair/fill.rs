@@ -114,6 +114,7 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
         }
         let judged = received::judge(node, &merged).await;
         judged.received.iter().for_each(|partition| node.filled.mark(*partition));
+        node.metrics.repair.partitions_filled.add(judged.received.len() as u64);
         undecided += judged.undecided;
         lost += judged.lost;
         let recorded = work::run(node, |node| node.filled.record(&node.store));
@@ -396,6 +397,7 @@ async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Byt
         // processor.
         let rest = rows.split_off(MERGE_BATCH_ROWS.min(rows.len()));
         let some = std::mem::replace(&mut rows, rest);
+        let count = some.len() as u64;
         let merge = move |node: &Node| {
             let now = node.now();
             if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
@@ -405,6 +407,7 @@ async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Byt
         };
         match work::run_throttled(node, &node.fill_throttle, merge).await {
             Ok(Some(broken)) => {
+                node.metrics.repair.fill_rows.add(count);
                 if !note_doubtful(node, broken).await {
                     return false;
                 }

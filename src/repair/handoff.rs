@@ -73,11 +73,13 @@ pub(crate) async fn run(node: Arc<Node>, target: NodeId) {
 /// Warns of hints that are older than they should be, and has their partitions compared.
 async fn alarm(node: &Arc<Node>, target: NodeId) {
     if node.store.hint_bytes() == 0 {
-        return;
+        return node.hints.saw_oldest(target, None);
     }
     let (now, alarm_ms) = (node.now(), node.config.limits.hint_alarm_ms);
     let looked = work::run(node, move |node| {
-        let Some(oldest) = node.store.hint_oldest(target)? else { return Ok(None) };
+        let oldest = node.store.oldest_hint(target)?;
+        node.hints.saw_oldest(target, oldest);
+        let Some(oldest) = oldest else { return Ok(None) };
         let age_ms = now.since(oldest);
         if age_ms < alarm_ms {
             return Ok(None);
@@ -199,6 +201,7 @@ async fn deliver_page(
     let arrived = versions.into_iter().enumerate().filter(|(place, _)| !refused.contains(place));
     let arrived: Vec<(Key, Version)> = arrived.map(|(_, hint)| hint).collect();
     let delivered = arrived.len();
+    node.metrics.repair.hints_delivered.add(delivered as u64);
     let dropped = work::run_throttled(node, throttle(node), move |node| {
         // Recorded before the drop: every confirmation of a tombstone from now on accounts for it.
         for (key, _) in &arrived {

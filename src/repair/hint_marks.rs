@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use quorate_protocol::message::Reply;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::time::Uptime;
+use quorate_protocol::time::{Uptime, WallTime};
 use serde::{Deserialize, Serialize};
 
 /// How long after a stalled write the node counts as busy, in milliseconds.
@@ -19,6 +19,8 @@ pub(crate) struct Hints {
     last: AtomicU64,
     /// By target: marks up to this one are settled.
     settled: BTreeMap<NodeId, AtomicU64>,
+    /// By target: since when the oldest hint has been kept, as last looked up; 0 if there was none.
+    oldest_ms: BTreeMap<NodeId, AtomicU64>,
     /// Stalled writes counted at the last check, and until when the node counts as busy.
     stalls: Mutex<(u64, Uptime)>,
 }
@@ -26,10 +28,12 @@ pub(crate) struct Hints {
 impl Hints {
     /// Starts without marks.
     pub(crate) fn new(targets: impl Iterator<Item = NodeId>) -> Self {
+        let settled: BTreeMap<_, _> = targets.map(|target| (target, AtomicU64::new(0))).collect();
         Self {
+            oldest_ms: settled.keys().map(|target| (*target, AtomicU64::new(0))).collect(),
             nonce: rand::random(),
             last: AtomicU64::new(0),
-            settled: targets.map(|target| (target, AtomicU64::new(0))).collect(),
+            settled,
             stalls: Mutex::default(),
         }
     }
@@ -62,6 +66,19 @@ impl Hints {
             self.settled.get(target).is_some_and(|settled| settled.load(SeqCst) >= mark.number)
         };
         Some(kept.iter().copied().filter(|target| !settled(target)).collect())
+    }
+
+    /// The oldest hint for a target was looked up: since when it has been kept, if there is one.
+    pub(super) fn saw_oldest(&self, target: NodeId, since: Option<WallTime>) {
+        if let Some(oldest_ms) = self.oldest_ms.get(&target) {
+            oldest_ms.store(since.map_or(0, |since| since.0), SeqCst);
+        }
+    }
+
+    /// Since when the oldest hint for a target has been kept, as last looked up: up to a minute ago.
+    pub(crate) fn oldest(&self, target: NodeId) -> Option<WallTime> {
+        let since_ms = self.oldest_ms.get(&target)?.load(SeqCst);
+        (since_ms > 0).then_some(WallTime(since_ms))
     }
 
     /// Whether a write stalled within the last second.

@@ -67,7 +67,7 @@ pub(crate) async fn kept(node: &Arc<Node>) -> Result<Vec<Kept>, quorate_storage:
     on_blocking_pool(node, |node| {
         let mut kept = Vec::new();
         for (target, keys, bytes) in node.store.hint_targets()? {
-            kept.push(Kept { target, keys, bytes, oldest: node.store.hint_oldest(target)? });
+            kept.push(Kept { target, keys, bytes, oldest: node.store.oldest_hint(target)? });
         }
         Ok(kept)
     })

@@ -58,7 +58,9 @@ async fn reap_partition(node: &Arc<Node>, partition: Partition) {
         };
         let Some((last, _)) = page.last() else { return };
         after = Some(last.clone());
+        let looked_at = page.len();
         let proven = prove(node, page).await;
+        node.metrics.repair.tombstones_unconfirmed.add((looked_at - proven.len()) as u64);
         if !proven.is_empty() {
             let rows = proven.len();
             reap_everywhere(node, proven).await;

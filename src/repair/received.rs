@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::received::{Holdings, Received, received};
+use quorate_protocol::received::{self, Holdings, Received};
 
 use crate::node::Node;
 
@@ -23,8 +23,7 @@ pub(crate) struct Judged {
     pub(crate) lost: usize,
 }
 
-/// Judges them by what their home replicas report after the merge: one that lost its disk in the
-/// meantime reports that.
+/// Judges them by what their home replicas report after the merge.
 pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
     let mut judged = Judged::default();
     if merged.is_empty() {
@@ -34,18 +33,11 @@ pub(crate) async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
     let mine = node.holdings();
     for partition in merged {
         let homes = node.layout.homes(*partition, node.buckets.n_max());
-        if !homes.contains(&node.me) {
-            judged.received.push(*partition); // there is nothing to receive
-            continue;
-        }
-        let others = homes.iter().filter(|home| **home != node.me);
-        let others: Option<Vec<_>> =
-            others.map(|home| holdings.get(home).map(|holdings| holdings.of(*partition))).collect();
-        let Some(others) = others else { continue }; // a replica did not answer: retried soon
-        match received(mine.of(*partition), others) {
-            Received::Yes => judged.received.push(*partition),
-            Received::Undecided => judged.undecided += 1,
-            Received::Lost => judged.lost += 1,
+        match received::judge((node.me, &mine), *partition, homes, &holdings) {
+            Some(Received::Yes) => judged.received.push(*partition),
+            Some(Received::Undecided) => judged.undecided += 1,
+            Some(Received::Lost) => judged.lost += 1,
+            None => {} // a replica did not answer: retried soon
         }
     }
     judged

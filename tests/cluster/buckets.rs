@@ -1,6 +1,6 @@
 //! The table of bucket properties: resets are not kept for good.
 
-use quorate_protocol::bucket::Table;
+use quorate_protocol::bucket_table::Table;
 
 use crate::harness::{Cluster, Setup, eventually};
 

@@ -20,8 +20,11 @@ impl Cluster {
     /// How many keys a node holds hints for, over all targets.
     pub(crate) async fn hint_keys(&self, number: usize) -> u64 {
         let metrics = self.at(number).get("/metrics").answer().await.text();
-        let gauge = metrics.lines().find_map(|line| line.strip_prefix("quorate_hint_keys "));
-        gauge.unwrap_or_else(|| panic!("no gauge in {metrics}")).parse().unwrap()
+        let kept = metrics.lines().filter_map(|line| line.strip_prefix("quorate_hints{target="));
+        let kept: Vec<u64> =
+            kept.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert!(!kept.is_empty(), "no gauge in {metrics}");
+        kept.iter().sum()
     }
 
     /// Waits until all replicas of these keys have dropped their tombstones. A key that has a value

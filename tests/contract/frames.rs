@@ -5,10 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use quorate_protocol::context::peer_token;
-use quorate_protocol::envelope::Kind;
+use quorate_protocol::envelope;
+use quorate_protocol::explain::{Event, Events, Kind, Note};
 use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
-use quorate_protocol::message::{Formation, Message, Refusal, Reply, Status};
+use quorate_protocol::message::{Formation, Message, Refusal, Reply, Status, WriteAnswer};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
@@ -179,6 +180,44 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
     assert_eq!(cluster.nodes[0].send(&Request::put("/kv/b/k", "1")).status, 204);
 }
 
+/// A coordinator's events are believed only for a write that was forwarded to it, and no more of them
+/// than can be recorded.
+#[test]
+fn events_that_nobody_asked_for_change_nothing() {
+    let mut cluster = Cluster::start(2);
+    let node = cluster.nodes[0].client_addr;
+    let put = Request::put("/kv/b/k?explain=true", "1").send(node);
+    let id = put.header("quorate-explain").unwrap().to_owned();
+    let before = Request::get(&format!("/explain/{id}")).send(node).json();
+    let trace = u64::from_str_radix(&id, 16).unwrap();
+    let event = Event { us: 1, kind: Kind::Quorum, node: name("n2"), note: Note::Nothing };
+    let mut events = Events::default();
+    (0..1000).for_each(|_| events.push(event));
+    for trace in [trace, 7, u64::MAX] {
+        for answer in [None, Some(WriteAnswer::IdempotencyKeyReused)] {
+            let events = events.clone();
+            let message = Message::Explained { operation: 1, trace, answer, events };
+            let answer = post(&cluster, frame(&header(2), &[(message, b"junk".to_vec())]));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    // More than a node can record, in the encoding of the message: the number of the variant comes first.
+    let too_many = vec![event; 200_000];
+    let mut writer = FrameWriter::new(&header(2));
+    writer.push(&(22_u8, 1_u64, trace, None::<u8>, too_many, false), &[]);
+    let refused = post(&cluster, writer.finish().to_vec());
+    assert!((400..500).contains(&refused.status), "{} {}", refused.status, refused.text());
+    let mut writer = FrameWriter::new(&header(2));
+    writer.push(&(22_u8, 1_u64, trace, None::<u8>, vec![event; 3], false), &[]);
+    assert_eq!(post(&cluster, writer.finish().to_vec()).status, 200, "the encoding is right");
+    let after = Request::get(&format!("/explain/{id}")).send(node).json();
+    let quorums = |trace: &serde_json::Value| {
+        trace["events"].as_array().unwrap().iter().filter(|e| e["what"] == "quorum").count()
+    };
+    assert_eq!((quorums(&before), quorums(&after)), (1, 1), "{after:#}");
+    cluster.nodes[0].assert_alive();
+}
+
 /// A node that has just started has no row in memory: the reads of a batch have to wait for the
 /// disk, and are still answered in order.
 #[test]
@@ -245,7 +284,7 @@ fn streams_of_noise_are_closed() {
     let mut writer = FrameWriter::new(&header(2));
     let (message, payload) = store(&object);
     writer.push(&message, &payload);
-    let good = writer.finish_for_stream(Kind::Frame);
+    let good = writer.finish_for_stream(envelope::Kind::Frame);
     for cut in (1..good.len()).step_by(3) {
         let mut raw = stream(&cluster, &good[..cut]);
         raw.finish();

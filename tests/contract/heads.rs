@@ -107,7 +107,7 @@ fn every_wrong_head_gets_a_problem() {
     assert!(refused.header("x-request-id").is_some(), "{refused:?}");
     cluster.nodes[0].assert_alive();
     let metrics = cluster.nodes[0].get("/metrics").text();
-    let counted = "quorate_requests_total{route=\"other\",status=\"4xx\"} ";
+    let counted = "quorate_requests_total{operation=\"other\",result=\"client_error\"} ";
     let counted = metrics.lines().find_map(|line| line.strip_prefix(counted)).unwrap();
     assert!(counted.parse::<u32>().unwrap() >= 15, "{counted}");
 }

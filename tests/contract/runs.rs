@@ -104,7 +104,7 @@ fn idle_clients_leave_the_store_its_descriptors() {
     let mut cluster = limited("ulimit -n 900");
     cluster.wait_until_ready();
     let node = &mut cluster.nodes[0];
-    assert_eq!(metric(node, "quorate_open_descriptors_max"), 900);
+    assert_eq!(metric(node, "process_max_fds"), 900);
     let to = node.client_addr;
     let mut writer = Raw::connect(to);
     let write = |writer: &mut Raw, key: usize| {
@@ -144,7 +144,7 @@ fn idle_clients_leave_the_store_its_descriptors() {
         }
         false
     });
-    let open = metrics.lines().find_map(|line| line.strip_prefix("quorate_open_descriptors "));
+    let open = metrics.lines().find_map(|line| line.strip_prefix("process_open_fds "));
     assert!(open.unwrap().parse::<u64>().unwrap() < 850, "{open:?}");
     // An idle connection makes way for a new one.
     until("a health check to get through", || {
@@ -160,7 +160,7 @@ fn idle_clients_leave_the_store_its_descriptors() {
 fn the_soft_limit_of_open_files_is_raised_and_too_low_a_hard_one_refused() {
     let mut cluster = limited("ulimit -S -n 128; ulimit -H -n 3000");
     cluster.wait_until_ready();
-    assert_eq!(metric(&cluster.nodes[0], "quorate_open_descriptors_max"), 3000);
+    assert_eq!(metric(&cluster.nodes[0], "process_max_fds"), 3000);
     let cluster = limited("ulimit -n 256");
     let node = &cluster.nodes[0];
     until("the node to give up", || node.ended().is_some());

@@ -1,13 +1,9 @@
 //! Which nodes hold a key, as a client learns it from `GET /ring/partitions`: an operation sent to
 //! one of them need not be forwarded.
 
-use serde::Deserialize;
-use serde_json::Value;
-use xxhash_rust::xxh3::xxh3_64;
+use quorate_client::{Client, Error, Partitions, partition_of};
 
-use crate::ask::describe;
-use crate::http::{Client, Error, Node, Request};
-use crate::worker::{BODY_BYTES_MAX, OPERATION_TIMEOUT};
+use crate::http::Node;
 
 /// The home replicas of every partition of a bucket's keys.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,32 +13,26 @@ pub(crate) struct Homes {
     by_partition: Vec<Vec<usize>>,
 }
 
-/// The part of a node's answer that matters here.
-#[derive(Deserialize)]
-struct Partitions {
-    nodes: Vec<String>,
-    homes: Vec<Vec<usize>>,
-}
-
 impl Homes {
-    /// Asks the cluster.
+    /// Asks the cluster, before the measurement: requests that are measured go out through
+    /// [`crate::http`].
     ///
     /// # Errors
     /// A sentence that names the node and what it answered.
     pub(crate) async fn ask(nodes: &[Node], bucket: &str) -> Result<Self, String> {
-        let Some(first) = nodes.first() else { return Err("no node was given".to_owned()) };
-        let n = get(first, &format!("/buckets/{bucket}")).await?.get("n").and_then(Value::as_u64);
-        let n = n.ok_or_else(|| format!("{}: bucket {bucket}: no n", first.name))?;
-        let partitions = get(first, "/ring/partitions").await?;
-        let partitions: Partitions = serde_json::from_value(partitions)
-            .map_err(|error| format!("{}: /ring/partitions: {error}", first.name))?;
+        let said = |error: Error| error.to_string();
+        let urls: Vec<String> = nodes.iter().map(|node| format!("http://{}", node.addr)).collect();
+        let client = Client::builder().nodes(urls.clone()).discover(false).route(false);
+        let client = client.build().map_err(said)?;
+        let n = client.admin().bucket(bucket).await.map_err(said)?.n;
+        let n = n.ok_or_else(|| format!("bucket {bucket}: no n"))?;
+        let partitions = client.admin().partitions().await.map_err(said)?;
         let mut names = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            let cluster = get(node, "/cluster").await?;
-            let name = cluster.get("node").and_then(Value::as_str);
-            names.push(name.unwrap_or_default().to_owned());
+        for url in &urls {
+            let cluster = client.admin_of(url).map_err(said)?.cluster().await.map_err(said)?;
+            names.push(cluster["node"].as_str().unwrap_or_default().to_owned());
         }
-        Self::new(bucket, n as usize, &names, partitions)
+        Self::new(bucket, usize::from(n), &names, partitions)
     }
 
     fn new(
@@ -65,34 +55,23 @@ impl Homes {
 
     /// Whether the node at this place is a home replica of a key.
     pub(crate) fn contain(&self, node: usize, key: &str) -> bool {
-        let hash = xxh3_64([self.bucket.as_bytes(), b"\0", key.as_bytes()].concat().as_slice());
-        let bits = self.by_partition.len().trailing_zeros();
-        let partition = hash.checked_shr(u64::BITS - bits).unwrap_or(0) as usize;
+        let partition = partition_of(&self.bucket, key, self.by_partition.len());
         self.by_partition.get(partition).is_some_and(|homes| homes.contains(&node))
     }
-}
-
-async fn get(node: &Node, path: &str) -> Result<Value, String> {
-    let mut client = Client::new(node.clone(), OPERATION_TIMEOUT, BODY_BYTES_MAX);
-    let get = Request { method: "GET", path, headers: &[], body: b"" };
-    let asked = |error: Error| format!("{}: GET {path}: {error}", node.name);
-    let answer = client.send(&get).await.map_err(asked)?;
-    if answer.status != 200 {
-        return Err(format!("{}: GET {path}: {}", node.name, describe(&answer)));
-    }
-    serde_json::from_slice(answer.body)
-        .map_err(|error| format!("{}: GET {path}: {error}", node.name))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_client::LayoutId;
+
     use super::*;
 
     /// The home of every partition is `first`, then `second`.
     fn homes(partitions: usize, n: usize, names: &[&str]) -> Result<Homes, String> {
         let nodes = vec!["first".to_owned(), "second".to_owned()];
-        let partitions = Partitions { nodes, homes: vec![vec![0, 1]; partitions] };
+        let layout = LayoutId { version: 1, hash: String::new() };
+        let partitions = Partitions { layout, n: 2, nodes, homes: vec![vec![0, 1]; partitions] };
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         Homes::new("b", n, &names, partitions)
     }

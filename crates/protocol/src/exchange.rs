@@ -17,15 +17,19 @@
 //! peer is silent or refuses, call [`Exchange::abort`]: nothing is half-applied, since each merge
 //! is independent.
 
-use std::cmp::Ordering;
+mod pages;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::pages::row_order;
+use self::pages::{Horizon, differences};
+
 use crate::name::{Bucket, Key};
 use crate::object::Version;
 use crate::time::Uptime;
-use crate::tree::{LEAVES, LeafSet, Leaves, leaf_of};
+use crate::tree::{LEAVES, LeafSet, Leaves};
 
 /// The most keys in one page of a listing: with keys of the longest length (1 KiB) a page is about
 /// 1 MiB.
@@ -249,34 +253,6 @@ impl Exchange {
     }
 }
 
-/// Up to which key a page is complete.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Horizon {
-    Nothing,
-    To(Key),
-    End,
-}
-
-impl Horizon {
-    fn min(self, other: Self) -> Self {
-        match (&self, &other) {
-            (Self::Nothing, _) | (_, Self::Nothing) => Self::Nothing,
-            (Self::End, _) => other,
-            (_, Self::End) => self,
-            (Self::To(a), Self::To(b)) if row_order(a, b).is_le() => self,
-            (Self::To(_), Self::To(_)) => other,
-        }
-    }
-
-    fn holds(&self, key: &Key) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::To(last) => row_order(key, last).is_le(),
-            Self::End => true,
-        }
-    }
-}
-
 /// Whether a filling node has less work if it streams all rows of a partition than if it looks for
 /// those that differ in a tree: if more leaves differ than it has non-empty ones, or more than half
 /// of all leaves differ (with as many rows as leaves, that is when about half of the rows differ).
@@ -288,38 +264,6 @@ pub fn should_stream(ours: &Leaves, differing: &LeafSet) -> bool {
     differing > held.min(LEAVES / 2)
 }
 
-/// The order of rows within a partition: by leaf, then by key.
-pub fn row_order(a: &Key, b: &Key) -> Ordering {
-    leaf_of(a).cmp(&leaf_of(b)).then_with(|| a.cmp(b))
-}
-
-/// How many keys there are on either side, and those on which the two disagree.
-fn differences(
-    ours: impl Iterator<Item = (Key, Version)>,
-    theirs: impl Iterator<Item = (Key, Version)>,
-) -> (u64, Vec<Difference>) {
-    let (mut ours, mut theirs) = (ours.peekable(), theirs.peekable());
-    let (mut compared, mut found) = (0, Vec::new());
-    loop {
-        let order = match (ours.peek(), theirs.peek()) {
-            (None, None) => return (compared, found),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => row_order(a, b),
-        };
-        let our_row = if order.is_le() { ours.next() } else { None };
-        let their_row = if order.is_ge() { theirs.next() } else { None };
-        let version = |row: &Option<(Key, Version)>| row.as_ref().map_or(Version::ABSENT, |r| r.1);
-        let (our_version, their_version) = (version(&our_row), version(&their_row));
-        compared += 1;
-        if let Some((key, _)) = our_row.or(their_row)
-            && our_version != their_version
-        {
-            found.push(Difference { key, ours: our_version, theirs: their_version });
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -328,7 +272,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::leaf_hash;
+    use crate::tree::{leaf_hash, leaf_of};
 
     type Rows = BTreeMap<u8, u8>;
 

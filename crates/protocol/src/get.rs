@@ -279,6 +279,20 @@ impl Get {
         self.hedged
     }
 
+    /// The nodes that are no longer waited for and have not answered.
+    pub fn silent(&self) -> impl Iterator<Item = NodeId> {
+        let is_silent = |c: &&Contact| matches!(c.state, State::Silent(_) | State::Gone);
+        self.contacts.iter().filter(is_silent).map(|c| c.node)
+    }
+
+    /// The version that a node reported or sent, if it did.
+    pub fn version_of(&self, node: NodeId) -> Option<Version> {
+        self.contacts.iter().filter(|c| c.node == node).find_map(|c| match c.state {
+            State::Merged(version) | State::Digest(version) => Some(version),
+            State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => None,
+        })
+    }
+
     /// The merge of all objects received.
     pub fn merged(&self) -> &Object {
         &self.merged

@@ -169,7 +169,7 @@ impl Layout {
     }
 
     /// Whether every key has the same preference list under both layouts, whatever else differs.
-    pub fn places_as(&self, other: &Self) -> bool {
+    pub fn has_same_placement(&self, other: &Self) -> bool {
         (self.partitions, &self.lists) == (other.partitions, &other.lists)
     }
 

@@ -5,13 +5,14 @@
 //! # Reading order
 //! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is stored
 //! for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
-//! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned,
-//! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed;
-//! [`tree`] and [`exchange`] how replicas are compared and repaired, [`reassign`] which tree counts
-//! which row, [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that
-//! restarts behind is detected and [`received`] when it may answer again, [`skew`] how a wrong clock
-//! is detected; [`time`] which clocks there are; [`message`], [`wire`] and [`envelope`] how nodes
-//! talk.
+//! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned and
+//! [`bucket_table`] how nodes agree on it, [`cluster_settings`] which settings must match across
+//! nodes, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are compared and
+//! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is
+//! garbage-collected, [`generation`] how a node that restarts behind is detected and [`received`]
+//! when it may answer again, [`skew`] how a wrong clock is detected; [`time`] which clocks there
+//! are; [`message`], [`wire`] and [`envelope`] how nodes talk, and [`explain`] what they tell of one
+//! request.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -28,11 +29,13 @@
 
 mod append;
 pub mod bucket;
+pub mod bucket_table;
 pub mod clock;
 pub mod cluster_settings;
 pub mod context;
 pub mod envelope;
 pub mod exchange;
+pub mod explain;
 pub mod generation;
 pub mod get;
 pub mod layout;

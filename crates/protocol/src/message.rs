@@ -7,11 +7,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::Table;
+use crate::bucket_table::Table;
 use crate::clock::Dot;
 use crate::cluster_settings::ClusterSettings;
 use crate::context::Context;
 use crate::exchange::Page;
+use crate::explain::Events;
 use crate::generation::{Remembered, Start};
 use crate::get::{ReadKind, RowKind};
 use crate::layout::Partition;
@@ -187,6 +188,18 @@ pub enum Message {
     Distrusted {
         /// The decision; `None` if there is none yet.
         decision: Option<Decision>,
+    },
+    /// What the coordinator of an explained write has seen, to the entry node: [`Reply::Accepted`]. It
+    /// comes twice: with the answer, in the place of [`Message::Written`], and when the write is done.
+    Explained {
+        /// The entry node's number for the operation.
+        operation: u64,
+        /// The trace that the events belong to: [`Write::explain`].
+        trace: u64,
+        /// The result (its object is the payload if it was asked for); `None` when the write is done.
+        answer: Option<WriteAnswer>,
+        /// All events so far. Their times count from when the write was accepted.
+        events: Events,
     },
 }
 
@@ -438,6 +451,9 @@ pub struct Write {
     pub timeout_ms: u32,
     /// Whether the answer carries the object.
     pub return_body: bool,
+    /// The entry node's number for the write's trace, if the client wants it explained: the coordinator
+    /// then answers with [`Message::Explained`].
+    pub explain: Option<u64>,
 }
 
 impl Write {

@@ -188,7 +188,7 @@ impl Object {
 
     /// The approximate length of the encoding, in bytes: reserving this much avoids reallocation
     /// while encoding.
-    pub fn encoded_bytes_about(&self) -> usize {
+    pub fn encoded_bytes_estimate(&self) -> usize {
         let head_of = |s: &Sibling| {
             let user = s.metadata.user.iter().map(|(name, value)| name.len() + value.len() + 4);
             SIBLING_BYTES_ABOUT + s.metadata.content_type.len() + user.sum::<usize>()
@@ -200,7 +200,7 @@ impl Object {
     /// Appends the encoding: version byte, length of the head, the head (postcard), then the
     /// values' raw bytes, concatenated. The same bytes go to the disk and to every replica.
     pub fn encode(&self, out: &mut BytesMut) {
-        out.reserve(self.encoded_bytes_about());
+        out.reserve(self.encoded_bytes_estimate());
         out.put_u8(ENCODING);
         out.put_u32_le(0);
         let head_at = out.len();

@@ -211,6 +211,11 @@ impl Put {
         self.answered && (all_held || !self.is_waiting())
     }
 
+    /// The nodes that are no longer waited for and have not answered.
+    pub fn silent(&self) -> impl Iterator<Item = NodeId> {
+        self.contacts.iter().filter(|c| c.state == State::Silent).map(|c| c.node)
+    }
+
     fn on_failed(&mut self, node: NodeId, state: State, now: Uptime) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(slot) = self.set_state(node, state) {

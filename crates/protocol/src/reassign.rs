@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::{Properties, Table};
+use crate::bucket::Properties;
+use crate::bucket_table::{Record, Table};
 use crate::name::{Bucket, NodeId};
 use crate::object::Version;
 
@@ -40,7 +41,7 @@ impl ReplicaCounts {
     /// From a bucket table; `over` as in [`crate::bucket::Settings::over`].
     pub fn of(table: &Table, over: (&Properties, u16)) -> Self {
         let usual = Table::default().settings("").over(over.0, over.1).n;
-        let n = |(bucket, record): (&Bucket, &crate::bucket::Record)| {
+        let n = |(bucket, record): (&Bucket, &Record)| {
             (bucket.clone(), record.settings.over(over.0, over.1).n)
         };
         let others = table.records().map(n).filter(|(_, n)| *n != usual).collect();

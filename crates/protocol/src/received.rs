@@ -5,9 +5,12 @@
 //! "never written" would be wrong: the data is lost. If all of them came back too old to be trusted
 //! (a cluster restored from its backups), they have set their rows aside, and the data is there.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Partition;
+use crate::name::NodeId;
 use crate::object::Object;
 
 /// What a home replica holds of a partition, apart from writes received since it started.
@@ -81,8 +84,25 @@ pub fn covers(held: &Object, aside: &Object) -> bool {
     held.clock.covers_all(&aside.clock)
 }
 
+/// The verdict on a partition that `me`, which holds `mine`, has merged with all other home
+/// replicas. `reported`: what the peers said after the merge, since one that lost its disk in the
+/// meantime says so. `None` if a home replica has not reported: ask again.
+pub fn judge(
+    (me, mine): (NodeId, &Holdings),
+    partition: Partition,
+    homes: &[NodeId],
+    reported: &BTreeMap<NodeId, Holdings>,
+) -> Option<Received> {
+    if !homes.contains(&me) {
+        return Some(Received::Yes); // there is nothing to receive
+    }
+    let others = homes.iter().filter(|home| **home != me);
+    let others = others.map(|home| Some(reported.get(home)?.of(partition)));
+    Some(received(mine.of(partition), others.collect::<Option<Vec<Holds>>>()?))
+}
+
 /// Decides by what this node and the other home replicas hold.
-pub fn received(mine: Holds, others: impl IntoIterator<Item = Holds>) -> Received {
+fn received(mine: Holds, others: impl IntoIterator<Item = Holds>) -> Received {
     let (mut all, mut rows, mut aside) = (false, false, false);
     for holds in others.into_iter().chain([mine]) {
         all |= holds == Holds::All;
@@ -98,6 +118,7 @@ pub fn received(mine: Holds, others: impl IntoIterator<Item = Holds>) -> Receive
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::Holds::{All, Aside, Nothing, Rows};
     use super::*;
@@ -125,6 +146,20 @@ mod tests {
             "its own rows are what is left"
         );
         assert_eq!(received(Nothing, [Rows, Rows]), Received::Yes, "all lost power");
+    }
+
+    #[test]
+    fn every_home_replica_must_have_reported() {
+        let [me, n2, n3] = ["n1", "n2", "n3"].map(|name| NodeId::parse(name).unwrap());
+        let lacking = Holdings::new(&[Partition(3)], 16, Nothing);
+        let verdict = |homes: &[NodeId], reported: &[NodeId]| {
+            let reported = reported.iter().map(|peer| (*peer, Holdings::default())).collect();
+            judge((me, &lacking), Partition(3), homes, &reported)
+        };
+        assert_eq!(verdict(&[me, n2, n3], &[n2]), None);
+        assert_eq!(verdict(&[me, n2, n3], &[n2, n3]), Some(Received::Yes));
+        assert_eq!(verdict(&[n2, n3], &[]), Some(Received::Yes), "nothing to receive");
+        assert_eq!(verdict(&[me], &[n2, n3]), Some(Received::Lost), "n2 and n3 are no homes of it");
     }
 
     #[test]

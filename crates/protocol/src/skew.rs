@@ -27,7 +27,7 @@ pub struct Skew {
 impl Skew {
     /// A peer's clock read `theirs` in a reply that arrived at `mine`, `round_trip_ms` after the
     /// request. All by uncorrected wall clocks.
-    pub fn hear(&mut self, peer: NodeId, theirs: WallTime, mine: WallTime, round_trip_ms: u64) {
+    pub fn observe(&mut self, peer: NodeId, theirs: WallTime, mine: WallTime, round_trip_ms: u64) {
         let said_at = mine.0.saturating_sub(round_trip_ms / 2);
         // A peer may report any 64-bit value.
         let ahead_ms = i128::from(said_at) - i128::from(theirs.0);
@@ -64,7 +64,7 @@ mod tests {
         let mut skew = Skew::default();
         for (i, clock) in theirs.iter().enumerate() {
             let peer = NodeId::parse(&format!("n{i}")).unwrap();
-            skew.hear(peer, WallTime(*clock), WallTime(mine), 0);
+            skew.observe(peer, WallTime(*clock), WallTime(mine), 0);
         }
         skew
     }
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(skew(HOUR_MS, &[]).correction_ms(), 0);
         let mut skew = Skew::default();
         let peer = NodeId::parse("n1").unwrap();
-        skew.hear(peer, WallTime(HOUR_MS), WallTime(HOUR_MS + 100_000), 200_000);
+        skew.observe(peer, WallTime(HOUR_MS), WallTime(HOUR_MS + 100_000), 200_000);
         assert_eq!(skew.ahead_ms(), 0, "half of the round trip");
     }
 

@@ -20,7 +20,7 @@ use crate::message::WithPayload;
 use crate::name::NodeId;
 
 /// The version of the peer protocol this release speaks.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 /// The most messages one frame may hold: bounds what a receiver decodes before it answers.
 pub const MESSAGES_MAX: usize = 4096;
 

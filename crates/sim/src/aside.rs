@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::received::{Holdings, Holds, Received, covers, received};
+use quorate_protocol::received::{self, Holdings, Holds, Received, covers};
 
 use crate::mutations::Mutation;
 use crate::node::{Node, Pending};
@@ -68,13 +68,8 @@ impl Node {
         let mine = self.holdings(world);
         for partition in merged {
             let homes = world.setup.layout.homes(partition, self.n());
-            let others = homes.iter().filter(|home| **home != self.id);
-            let others: Option<Vec<Holds>> =
-                others.map(|home| heard.get(home).map(|holdings| holdings.of(partition))).collect();
-            let Some(others) = others else { continue };
-            let is_mine = homes.contains(&self.id);
-            let verdict = received(mine.of(partition), others);
-            if !is_mine || verdict == Received::Yes {
+            let verdict = received::judge((self.id, &mine), partition, homes, &heard);
+            if verdict == Some(Received::Yes) {
                 world.note(format_args!("{} has received {partition:?}", self.id));
                 self.records.missing.remove(&partition);
             }

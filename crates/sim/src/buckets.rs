@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use quorate_protocol::bucket::{Properties, Settings, Table};
+use quorate_protocol::bucket::{Properties, Settings};
+use quorate_protocol::bucket_table::Table;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::{Object, Version};

@@ -163,6 +163,7 @@ impl Client {
             idempotency: world.dice.percent(50).then_some(write_id(number, 1).0),
             timeout_ms: world.setup.request_timeout_ms as u32,
             return_body: world.dice.percent(15),
+            explain: None,
         };
         (Box::new(write), value)
     }

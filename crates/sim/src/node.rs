@@ -266,6 +266,7 @@ impl Node {
             | Message::Room
             | Message::Deliver { .. }
             | Message::Distrusted { .. }
+            | Message::Explained { .. }
             | Message::SyncPoint
             | Message::Undelivered { .. }
             | Message::Keys { .. } => {

@@ -245,7 +245,7 @@ impl Node {
             self.fall_behind(*known, world);
         } else if let Reply::Status(status) = reply {
             let mine = self.machine_clock(world.now);
-            self.skew.hear(peer, status.clock, mine, world.now.since(asked_at));
+            self.skew.observe(peer, status.clock, mine, world.now.since(asked_at));
             self.on_admitted_by(peer, status, world);
             if status.buckets_hash != self.records.buckets.hash() {
                 self.agree_on_buckets(peer, world);

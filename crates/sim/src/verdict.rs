@@ -234,6 +234,7 @@ impl Cluster {
                 idempotency: None,
                 timeout_ms: 1000,
                 return_body: false,
+                explain: None,
             };
             let body = Body::Write(Box::new(write), Some(value_of(number)));
             let Some(Response::Shown { .. }) = self.ask(&key, body) else {

@@ -61,7 +61,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
-    pub fn has_rows(&self) -> Result<bool, Error> {
+    fn has_rows(&self) -> Result<bool, Error> {
         if self.stats().hint_keys > 0 {
             return Ok(true);
         }
@@ -78,8 +78,8 @@ impl Store {
     /// them here. The node's records stay. For use at a start, before anything is served. Blocks.
     ///
     /// # Errors
-    /// [`Error::Io`] if the set cannot be created: nothing was discarded then. Those of
-    /// [`Store::discard_rows`].
+    /// [`Error::Io`] if the set cannot be created: nothing was discarded then. [`Error::Failed`] and
+    /// [`Error::Closed`] if discarding fails: the next start finds either everything or nothing.
     pub fn set_rows_aside(&self, name: &str) -> Result<(), Error> {
         let parent = self.dir.join(ASIDE);
         let set = parent.join(name);

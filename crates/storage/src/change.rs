@@ -57,7 +57,7 @@ impl Staged<'_> {
 impl Update<'_> {
     /// About how long the encoded row will be, in bytes.
     fn row_bytes_about(&self) -> usize {
-        self.row.object.encoded_bytes_about() + ROW_HEAD_BYTES_ABOUT
+        self.row.object.encoded_bytes_estimate() + ROW_HEAD_BYTES_ABOUT
     }
 }
 

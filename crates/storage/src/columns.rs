@@ -24,6 +24,7 @@ use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::tree::{Tree, leaf_of};
+use rocksdb::statistics::StatsLevel;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Env,
     LogLevel, MemtableFactory, MergeOperands,
@@ -255,6 +256,11 @@ pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> r
     }
     db.set_max_open_files(512);
     db.set_skip_stats_update_on_db_open(true);
+    // Counters alone: timing what RocksDB does would cost more than doing it.
+    db.enable_statistics();
+    db.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
     db.set_log_level(LogLevel::Warn);
     db.set_max_log_file_size(8 << 20);
     db.set_keep_log_file_num(4);

@@ -4,17 +4,19 @@
 //! be retried: the kernel may have marked the pages clean, so that a second one succeeds although
 //! data was lost.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rocksdb::statistics::Ticker;
 use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 use crate::columns::Column;
+use crate::durations::{DurationCounts, Durations};
 use crate::error::Error;
-use crate::options::{Blocking, InjectedFaults};
+use crate::fault_hook::FaultHook;
+use crate::in_flight::InFlight;
+use crate::options::Blocking;
 use crate::read_offload::ReadOffload;
 
 /// Syncs the log: `flush_wal(true)`, or a function that fails in tests.
@@ -36,89 +38,14 @@ pub(crate) struct Engine {
     background_errors_seen: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
+    write_times: Durations,
+    sync_times: Durations,
+    /// What the database was opened with: its counters are read through it.
+    opened_with: rocksdb::Options,
     modes: [Mode; 2],
     pub(crate) read_offload: ReadOffload,
     pub(crate) fault_hook: FaultHook,
     pub(crate) in_flight: InFlight,
-}
-
-/// Syncs in flight, to detect a disk that neither fails nor completes them.
-#[derive(Default)]
-pub(crate) struct InFlight(Mutex<(usize, Option<Instant>)>);
-
-impl InFlight {
-    fn begin(&self) -> impl Drop + '_ {
-        self.change(1);
-        InFlightGuard(self)
-    }
-
-    /// For how long syncs have been in flight without one completing.
-    pub(crate) fn stuck_for(&self) -> Duration {
-        let (_, since) = *self.lock();
-        since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn change(&self, by: isize) {
-        let mut state = self.lock();
-        state.0 = state.0.saturating_add_signed(by);
-        if state.0 == 0 {
-            state.1 = None;
-        } else if by < 0 || state.1.is_none() {
-            state.1 = Some(Instant::now());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct InFlightGuard<'a>(&'a InFlight);
-
-impl Drop for InFlightGuard<'_> {
-    fn drop(&mut self) {
-        self.0.change(-1);
-    }
-}
-
-/// The fault hook of tests: makes syncs slow or fail, and reads slow.
-#[derive(Default)]
-pub(crate) struct FaultHook {
-    syncs_fail: AtomicBool,
-    sync_ms: AtomicU64,
-    read_ms: AtomicU64,
-}
-
-impl FaultHook {
-    pub(crate) fn set(&self, faults: InjectedFaults) {
-        self.syncs_fail.store(faults.syncs_fail, Ordering::SeqCst);
-        self.sync_ms.store(faults.sync_ms, Ordering::SeqCst);
-        self.read_ms.store(faults.read_ms, Ordering::SeqCst);
-    }
-
-    /// Delays a read as configured, unless it may not block.
-    fn before_read(&self, blocking: Blocking) -> Result<(), Error> {
-        match (self.read_ms.load(Ordering::Relaxed), blocking) {
-            (0, _) => Ok(()),
-            (_, Blocking::Never) => Err(Error::WouldBlock),
-            (read_ms, Blocking::Allowed) => {
-                thread::sleep(Duration::from_millis(read_ms));
-                Ok(())
-            }
-        }
-    }
-
-    /// Delays or fails a sync as configured.
-    fn apply(&self) -> Result<(), String> {
-        let sync_ms = self.sync_ms.load(Ordering::SeqCst);
-        if sync_ms > 0 {
-            thread::sleep(Duration::from_millis(sync_ms));
-        }
-        if self.syncs_fail.load(Ordering::SeqCst) {
-            return Err("injected by the fault hook".to_owned());
-        }
-        Ok(())
-    }
 }
 
 /// How far the log has got.
@@ -159,8 +86,8 @@ impl Mode {
 }
 
 impl Engine {
-    /// `db` was just opened, and nothing has been written since.
-    pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
+    /// `db` was just opened with these options, and nothing has been written since.
+    pub(crate) fn new(db: DB, opened_with: rocksdb::Options, sync_log: SyncLog) -> Self {
         let opened_at = db.latest_sequence_number();
         Self {
             db,
@@ -175,6 +102,9 @@ impl Engine {
             background_errors_seen: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            write_times: Durations::default(),
+            sync_times: Durations::default(),
+            opened_with,
             modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
             read_offload: ReadOffload::default(),
             fault_hook: FaultHook::default(),
@@ -242,8 +172,10 @@ impl Engine {
     /// for this and all later writes, if the write failed.
     pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
+        let began = Instant::now();
         match self.db.write_opt(batch, &self.mode(blocking).write) {
             Ok(()) => {
+                self.write_times.record(began.elapsed());
                 self.written.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
@@ -263,10 +195,11 @@ impl Engine {
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         let covered = self.position();
-        let _in_flight = self.in_flight.begin();
+        let (_in_flight, began) = (self.in_flight.begin(), Instant::now());
         if let Err(error) = self.fault_hook.apply().and_then(|()| (self.sync_log)(&self.db)) {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
+        self.sync_times.record(began.elapsed());
         // A concurrent sync may have failed; then this one must not be reported as successful.
         self.check_failure()?;
         self.logged.raise(covered);
@@ -381,6 +314,16 @@ impl Engine {
         !self.closed.swap(true, Ordering::SeqCst)
     }
 
+    /// One of RocksDB's counters since it was opened.
+    pub(crate) fn ticker(&self, ticker: Ticker) -> u64 {
+        self.opened_with.get_ticker_count(ticker)
+    }
+
+    /// How long batches took to be written, and the log to be synced.
+    pub(crate) fn durations(&self) -> (DurationCounts, DurationCounts) {
+        (self.write_times.counts(), self.sync_times.counts())
+    }
+
     /// Syncs, batches written, batches synced, stalled writes.
     pub(crate) fn counts(&self) -> (u64, u64, u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -480,22 +423,6 @@ mod tests {
         assert_eq!(object(&store, HOME, "kept"), Some(kept));
         mint(&store, HOME, "late", b"v");
         assert_eq!(wait(store.durable()), Ok(()));
-    }
-
-    #[test]
-    fn a_stuck_sync_is_reported() {
-        let in_flight = InFlight::default();
-        let pause = Duration::from_millis(30);
-        assert_eq!(in_flight.stuck_for(), Duration::ZERO);
-        let (first, second) = (in_flight.begin(), in_flight.begin());
-        thread::sleep(pause);
-        assert!(in_flight.stuck_for() >= pause);
-        drop(first);
-        assert!(in_flight.stuck_for() < pause, "one has ended");
-        thread::sleep(pause);
-        assert!(in_flight.stuck_for() >= pause);
-        drop(second);
-        assert_eq!(in_flight.stuck_for(), Duration::ZERO);
     }
 
     #[test]

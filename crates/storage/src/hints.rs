@@ -26,6 +26,10 @@ use crate::store::Store;
 pub(crate) struct HintAccounting {
     keys: AtomicU64,
     bytes: AtomicU64,
+    /// Keys for which a hint was stored where there was none, since the store was opened.
+    queued: AtomicU64,
+    /// Hints refused because there was no room.
+    refused: AtomicU64,
 }
 
 impl HintAccounting {
@@ -36,7 +40,8 @@ impl HintAccounting {
             keys += target_keys;
             bytes += target_bytes;
         }
-        Ok(Self { keys: AtomicU64::new(keys), bytes: AtomicU64::new(bytes) })
+        let (keys, bytes) = (AtomicU64::new(keys), AtomicU64::new(bytes));
+        Ok(Self { keys, bytes, queued: AtomicU64::new(0), refused: AtomicU64::new(0) })
     }
 
     /// Acquire: a caller that sees a hint dropped also sees what the node recorded before dropping
@@ -47,6 +52,11 @@ impl HintAccounting {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Hints queued and hints refused for lack of room, since the store was opened.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.queued.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
     /// Reserves a change that is about to be written. Growth counts from now on, shrinking only
@@ -60,9 +70,10 @@ impl HintAccounting {
             let after = bytes.saturating_add(growth);
             (growth == 0 || after <= max).then_some(after)
         };
-        self.bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .map_err(|bytes| Error::HintsFull { bytes: bytes.saturating_add(growth), max })?;
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|bytes| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            Error::HintsFull { bytes: bytes.saturating_add(growth), max }
+        })?;
         self.keys.fetch_add(keys, Ordering::Relaxed);
         Ok(Reservation { hint_accounting: self, change, is_written: false })
     }
@@ -85,6 +96,8 @@ impl Reservation<'_> {
     /// The change is written.
     pub(crate) fn keep(mut self) {
         self.is_written = true;
+        let queued = self.change.keys.max(0) as u64;
+        self.hint_accounting.queued.fetch_add(queued, Ordering::Relaxed);
     }
 }
 
@@ -134,20 +147,12 @@ impl Store {
         self.hint_accounting.bytes()
     }
 
-    /// Drops a delivered hint if it still has the version that was sent. Returns whether it was
-    /// dropped: `false` if it has changed or does not exist. Blocks.
+    /// Drops delivered hints in one batch, each if it still has the version that was sent. Returns
+    /// how many were dropped: the others have changed or do not exist. Blocks.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; the hint is then
-    /// still there.
-    pub fn drop_hint(&self, target: NodeId, key: &Key, version: Version) -> Result<bool, Error> {
-        Ok(self.drop_hints(target, &[(key.clone(), version)])? == 1)
-    }
-
-    /// As [`Store::drop_hint`] for several hints in one batch; returns how many were dropped.
-    ///
-    /// # Errors
-    /// As [`Store::drop_hint`]; all of the hints are then still there.
+    /// [`Error::Damaged`], [`Error::Failed`], [`Error::Io`], [`Error::Closed`]; all of the hints are
+    /// then still there.
     pub fn drop_hints(&self, target: NodeId, hints: &[(Key, Version)]) -> Result<usize, Error> {
         self.engine.check()?;
         self.disk.check(Need::Record)?;
@@ -190,14 +195,15 @@ impl Store {
         Ok(found)
     }
 
-    /// Since when the oldest hint for a target has been kept, of the first [`OLDEST_OF`] in key
-    /// order, and of no more than hold [`OLDEST_OF_BYTES`]: reading all of them could take minutes.
+    /// Since when the oldest hint for a target has been kept, of the first [`OLDEST_HINT_KEYS_MAX`] in key
+    /// order, and of no more than hold [`OLDEST_HINT_BYTES_MAX`]: reading all of them could take minutes.
     /// Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn hint_oldest(&self, target: NodeId) -> Result<Option<WallTime>, Error> {
-        let (mut oldest, mut left) = (None::<WallTime>, (OLDEST_OF, OLDEST_OF_BYTES));
+    pub fn oldest_hint(&self, target: NodeId) -> Result<Option<WallTime>, Error> {
+        let (mut oldest, mut left) =
+            (None::<WallTime>, (OLDEST_HINT_KEYS_MAX, OLDEST_HINT_BYTES_MAX));
         self.walk(Column::Hints, &Place::Hint(target).prefix(), None, |_, row| {
             let since = Row::encoded_since(row);
             oldest = oldest.into_iter().chain(since).min();
@@ -220,10 +226,10 @@ impl Store {
     }
 }
 
-/// The most hints of a target that [`Store::hint_oldest`] reads.
-pub const OLDEST_OF: usize = 10_000;
-/// The most bytes of hints that [`Store::hint_oldest`] reads.
-pub const OLDEST_OF_BYTES: usize = 8 << 20;
+/// The most hints of a target that [`Store::oldest_hint`] reads.
+pub const OLDEST_HINT_KEYS_MAX: usize = 10_000;
+/// The most bytes of hints that [`Store::oldest_hint`] reads.
+pub const OLDEST_HINT_BYTES_MAX: usize = 8 << 20;
 
 /// The totals of every target that ever had hints.
 fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {
@@ -402,7 +408,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let (target, limits) = (node("n2"), &crate::testing::LIMITS);
-        assert_eq!(store.hint_oldest(target), Ok(None));
+        assert_eq!(store.oldest_hint(target), Ok(None));
         for (name, at) in [("b", 50), ("a", 70), ("b", 90), ("c", 60)] {
             let draft = crate::testing::draft(Default::default(), b"v");
             let place = Place::Hint(target);
@@ -410,9 +416,9 @@ mod tests {
                 store.mint(place, &key(name), &draft, WallTime(at), limits, Blocking::Allowed);
             minted.unwrap().unwrap();
         }
-        assert_eq!(store.hint_oldest(target), Ok(Some(WallTime(50))));
+        assert_eq!(store.oldest_hint(target), Ok(Some(WallTime(50))));
         let b = store.hints_of_key(&key("b")).unwrap().remove(0).1;
         store.drop_hint(target, &key("b"), Row::encoded_version(&b).unwrap()).unwrap();
-        assert_eq!(store.hint_oldest(target), Ok(Some(WallTime(60))));
+        assert_eq!(store.oldest_hint(target), Ok(Some(WallTime(60))));
     }
 }

@@ -7,14 +7,16 @@
 //! * `store`: read, mint, merge; `change`: the read-modify-write of one row under its lock stripe;
 //!   `rows`: the cache of home rows;
 //! * `index`, `trees`: data derived from a home row, on the disk and in memory;
-//! * `hints`, `scan`, `meta`, `status`: hints, range scans, the node's records, metrics;
+//! * `hints`, `scan` (by `walk`), `meta`: hints, range scans, the node's records;
+//! * `status`, `database_stats`, `durations`: the store's state and its numbers;
 //! * `page`, `reassign`, `scrub`: work on many rows: filling, moving and dropping, repairing;
 //! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
 //!   after a start;
 //! * `sync`: the group commit that acknowledgements wait for;
 //! * `incarnation`: when a node may keep minting as the incarnation it was;
-//! * `open`: opening and closing; `engine` and `columns`: RocksDB itself, its errors and its
-//!   options; `read_offload`: which disk reads run in place; `disk` and `reserve`: free space.
+//! * `open`: opening and closing; `directory`: what is checked before; `engine`, `in_flight` and
+//!   `columns`: RocksDB itself, its errors, stuck syncs and options; `read_offload`: which disk
+//!   reads run in place; `disk` and `reserve`: free space; `fault_hook`: injected faults.
 //!
 //! Guarantees to the rest of the node:
 //!
@@ -33,10 +35,15 @@
 mod aside;
 mod change;
 mod columns;
+mod database_stats;
+mod directory;
 mod disk;
+mod durations;
 mod engine;
 mod error;
+mod fault_hook;
 mod hints;
+mod in_flight;
 mod incarnation;
 mod index;
 mod meta;
@@ -55,6 +62,7 @@ mod store;
 mod stripes;
 mod sync;
 mod trees;
+mod walk;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -64,8 +72,10 @@ mod full_disk;
 mod testing;
 
 pub use aside::{remove_set, sets_aside};
+pub use database_stats::{DatabaseStats, Level};
+pub use durations::{DurationCounts, Durations};
 pub use error::{Error, OpenError};
-pub use hints::{OLDEST_OF, OLDEST_OF_BYTES};
+pub use hints::{OLDEST_HINT_BYTES_MAX, OLDEST_HINT_KEYS_MAX};
 pub use options::{
     Blocking, Condition, Durability, InjectedFaults, Options, Place, Recovery, Stats,
 };

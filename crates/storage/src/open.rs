@@ -13,9 +13,7 @@
 //! tables prove that synced writes would be lost), and the store reports it:
 //! [`Recovery::CutShort`]. Nothing is lost silently.
 
-use std::fs;
-use std::io::ErrorKind as IoErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -23,13 +21,13 @@ use quorate_protocol::row::Incarnation;
 use rocksdb::{Cache, DB, DBRecoveryMode, ErrorKind, WriteBatch};
 
 use crate::columns::{Column, database_options, descriptors};
-use crate::disk::{DiskWatch, free_bytes, reserve_bytes};
+use crate::directory::{check_families, directory_error, make_room, prepare_directory};
+use crate::disk::DiskWatch;
 use crate::engine::{Engine, SyncLog};
 use crate::error::{Error, OpenError};
 use crate::hints::HintAccounting;
 use crate::incarnation;
 use crate::options::{Blocking, Durability, Options, Recovery};
-use crate::reserve::Reserve;
 use crate::rows::RowCache;
 use crate::store::Store;
 use crate::stripes::Stripes;
@@ -40,10 +38,8 @@ use crate::trees::Trees;
 pub(crate) const DATABASE: &str = "rocksdb";
 /// Records of this crate in `meta` have the prefix `store:`; the node's have another.
 const INCARNATION: &[u8] = b"store:incarnation";
-/// The least space a start needs, in bytes.
-const OPENING_BYTES: u64 = 1 << 20;
 /// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
-const FORMAT: &str = "2";
+pub(crate) const FORMAT: &str = "2";
 
 impl Store {
     /// Opens the store in `dir`, which is created if its parent exists.
@@ -65,8 +61,8 @@ impl Store {
         check_families(dir)?;
         make_room(dir, options.disk_free_bytes_min);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let (db, recovery) = open_database(dir, &options, &cache)?;
-        let engine = Arc::new(Engine::new(db, sync_log));
+        let (db, opened_with, recovery) = open_database(dir, &options, &cache)?;
+        let engine = Arc::new(Engine::new(db, opened_with, sync_log));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
@@ -134,83 +130,30 @@ impl Store {
     }
 }
 
-/// Creates the directory if necessary and checks that its contents can be a store.
-fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
-    match fs::create_dir(dir) {
-        Ok(()) => {
-            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-            incarnation::sync_directory(parent.unwrap_or(Path::new(".")))
-                .map_err(|error| directory_error(dir, &error.to_string()))?;
-        }
-        Err(error) if error.kind() == IoErrorKind::AlreadyExists && dir.is_dir() => {}
-        Err(error) if error.kind() == IoErrorKind::NotFound => {
-            return Err(OpenError::NoParent { dir: dir.to_owned() });
-        }
-        Err(error) => return Err(directory_error(dir, &error.to_string())),
-    }
-    check_has_current(dir, &dir.join(DATABASE))
-}
-
-/// Without its file CURRENT, RocksDB considers a directory empty and removes the tables it finds
-/// there.
-fn check_has_current(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
-    if database.join("CURRENT").exists() {
-        return Ok(());
-    }
-    let entries = match fs::read_dir(database) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == IoErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(directory_error(dir, &error.to_string())),
-    };
-    let holds_data = |path: PathBuf| {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        matches!(extension, Some("sst" | "blob" | "log"))
-    };
-    if entries.flatten().any(|entry| holds_data(entry.path())) {
-        let reason =
-            format!("{} is missing, but there are tables", database.join("CURRENT").display());
-        return Err(OpenError::Damaged { dir: dir.to_owned(), reason });
-    }
-    Ok(())
-}
-
-/// Refuses an earlier format: opening would add column families to its directory, and the release
-/// that created it could no longer open it.
-fn check_families(dir: &Path) -> Result<(), OpenError> {
-    let families = DB::list_cf(&rocksdb::Options::default(), dir.join(DATABASE));
-    // The directory is new, or unreadable; opening it reports the latter.
-    let Ok(families) = families else { return Ok(()) };
-    if families.iter().any(|family| family == Column::Merkle.name()) {
-        return Ok(());
-    }
-    let found = "1".to_owned();
-    Err(OpenError::OtherFormat { dir: dir.to_owned(), found, wanted: FORMAT })
-}
-
 fn open_database(
     dir: &Path,
     options: &Options,
     cache: &Cache,
-) -> Result<(DB, Recovery), OpenError> {
+) -> Result<(DB, rocksdb::Options, Recovery), OpenError> {
     let path = dir.join(DATABASE);
     let open = |mode| {
-        let families = descriptors(options, cache);
-        DB::open_cf_descriptors(&database_options(options, mode), &path, families)
+        let (database, families) = (database_options(options, mode), descriptors(options, cache));
+        DB::open_cf_descriptors(&database, &path, families).map(|db| (db, database))
     };
     let error = match open(DBRecoveryMode::TolerateCorruptedTailRecords) {
-        Ok(db) => return Ok((db, Recovery::Whole)),
+        Ok((db, database)) => return Ok((db, database, Recovery::Whole)),
         Err(error) => error,
     };
     let text = error.to_string();
     if error.kind() == ErrorKind::Corruption {
         let reason = || format!("{text}; and truncating the log there does not help");
-        let db = open(DBRecoveryMode::PointInTime)
+        let (db, database) = open(DBRecoveryMode::PointInTime)
             .map_err(|_| OpenError::Damaged { dir: dir.to_owned(), reason: reason() })?;
         tracing::error!(
             reason = text,
             "the log was damaged before its end and was truncated there"
         );
-        return Ok((db, Recovery::CutShort(text)));
+        return Ok((db, database, Recovery::CutShort(text)));
     }
     if text.contains("lock file") || text.contains("lock hold by current process") {
         return Err(OpenError::Locked { dir: dir.to_owned() });
@@ -285,44 +228,6 @@ fn choose_incarnation(
     Ok(incarnation)
 }
 
-/// Releases the reserve if opening may need it. Returns the free bytes and the bytes that opening
-/// may need, since it writes the contents of the log to tables.
-fn make_room(dir: &Path, min: u64) -> (u64, u64) {
-    let needed = log_bytes(dir).saturating_add(min / 16).max(OPENING_BYTES);
-    let free = || free_bytes(dir).unwrap_or(u64::MAX);
-    let reserve = Reserve::new(dir, reserve_bytes(min));
-    if free() < needed && reserve.allocated_bytes() > 0 {
-        tracing::warn!(
-            free_bytes = free(),
-            needed,
-            "disk full: releasing the disk reserve to open the store"
-        );
-        if let Err(error) = reserve.release() {
-            tracing::warn!(%error, "could not release the disk reserve");
-        }
-    }
-    (free(), needed)
-}
-
-/// The total size of the log files, in bytes.
-fn log_bytes(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir.join(DATABASE)) else { return 0 };
-    let logs = entries.flatten().filter(|entry| {
-        entry.path().extension().and_then(|extension| extension.to_str()) == Some("log")
-    });
-    logs.filter_map(|log| log.metadata().ok()).map(|metadata| metadata.len()).sum()
-}
-
-fn directory_error(dir: &Path, reason: &str) -> OpenError {
-    let (dir, reason) = (dir.to_owned(), reason.to_owned());
-    // Neither RocksDB's errors nor all of the operating system's have a code for it.
-    if ["No space left", "quota exceeded"].iter().any(|full| reason.contains(full)) {
-        let free_bytes = free_bytes(&dir).unwrap_or_default();
-        return OpenError::DiskFull { dir, free_bytes, reason };
-    }
-    OpenError::Directory { dir, reason }
-}
-
 fn not_opened(dir: &Path, error: Error) -> OpenError {
     match error {
         Error::Damaged { what, reason } => {
@@ -340,6 +245,8 @@ fn not_opened(dir: &Path, error: Error) -> OpenError {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
     use std::process::Command;
 
     use quorate_protocol::layout::Partition;

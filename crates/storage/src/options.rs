@@ -147,6 +147,10 @@ pub struct Stats {
     pub hint_keys: u64,
     /// Bytes of all hints, exact.
     pub hint_bytes: u64,
+    /// Keys for which a hint was stored where there was none.
+    pub hints_queued: u64,
+    /// Hints refused because all hints together would have exceeded their limit.
+    pub hints_refused: u64,
     /// Home rows that are deleted and not yet reaped, exact.
     pub tombstones: u64,
     /// Merkle trees in memory.

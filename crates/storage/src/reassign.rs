@@ -80,7 +80,9 @@ impl Store {
     ) -> Result<bool, Error> {
         let partition = match place {
             Place::Home(tree) => tree.partition,
-            Place::Hint(target) => return self.drop_hint(target, key, version),
+            Place::Hint(target) => {
+                return Ok(self.drop_hints(target, &[(key.clone(), version)])? == 1);
+            }
         };
         self.engine.check()?;
         self.disk.check(Need::Record)?;

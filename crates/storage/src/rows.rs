@@ -8,6 +8,7 @@
 //! which a scan does not flush.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -22,8 +23,13 @@ const ROW_BYTES_MAX: usize = 64 << 10;
 /// allocator's rounding.
 const OVERHEAD_BYTES: usize = 96;
 
-/// The cache, by hash of the key; `None` if it is disabled.
-pub(crate) struct RowCache(Option<Cache<u128, Entry, Size>>);
+/// The cache and how well it works.
+pub(crate) struct RowCache {
+    /// By hash of the key; `None` if it is disabled.
+    cache: Option<Cache<u128, Entry, Size>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
 
 /// The length of the key (u16, little-endian), the key and the row, in one allocation with its
 /// reference count: among millions of rows each pointer dereference is likely a cache miss.
@@ -75,17 +81,20 @@ impl RowCache {
     pub(crate) fn new(bytes_max: usize) -> Self {
         // An estimate of how many rows fit, at 1 KiB each; it only sizes the first tables.
         let rows = (bytes_max >> 10).max(1);
-        Self((bytes_max > 0).then(|| Cache::with_weighter(rows, bytes_max as u64, Size)))
+        let cache = (bytes_max > 0).then(|| Cache::with_weighter(rows, bytes_max as u64, Size));
+        Self { cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// The row of a key, if it is here.
     pub(crate) fn get(&self, key: &Key) -> Option<Bytes> {
-        self.0.as_ref()?.get(&hash_of(key))?.row_of(key)
+        let row = self.cache.as_ref()?.get(&hash_of(key)).and_then(|entry| entry.row_of(key));
+        if row.is_some() { &self.hits } else { &self.misses }.fetch_add(1, Relaxed);
+        row
     }
 
     /// Caches the row that is stored now. The caller holds the row's stripe.
     pub(crate) fn put(&self, key: &Key, row: &[u8]) {
-        let Some(cache) = &self.0 else { return };
+        let Some(cache) = &self.cache else { return };
         if row.len() > ROW_BYTES_MAX {
             cache.remove(&hash_of(key));
         } else {
@@ -95,21 +104,26 @@ impl RowCache {
 
     /// Removes a row that is no longer stored. The caller holds the row's stripe.
     pub(crate) fn remove(&self, key: &Key) {
-        if let Some(cache) = &self.0 {
+        if let Some(cache) = &self.cache {
             cache.remove(&hash_of(key));
         }
     }
 
     /// Removes all rows. The caller holds all stripes.
     pub(crate) fn clear(&self) {
-        if let Some(cache) = &self.0 {
+        if let Some(cache) = &self.cache {
             cache.clear();
         }
     }
 
+    /// How many lookups found their row here, and how many did not.
+    pub(crate) fn lookups(&self) -> (u64, u64) {
+        (self.hits.load(Relaxed), self.misses.load(Relaxed))
+    }
+
     /// The size of the cached entries, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, Cache::weight)
+        self.cache.as_ref().map_or(0, Cache::weight)
     }
 }
 

@@ -24,8 +24,8 @@ use crate::engine::read_error;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
-use crate::scan::{end_of, next_of, unreadable};
 use crate::store::{Store, damaged};
+use crate::walk::{end_of, next_of, unreadable};
 
 /// The most index entries that one piece repairs, which bounds its memory; the next scrub repairs
 /// the rest.
@@ -90,28 +90,14 @@ struct Piece<'a> {
 }
 
 impl Store {
-    /// Compares the trees and the indexes of one partition with its rows, and repairs differences.
-    /// Entries without a row are found only in the tombstone index. Reads every row: throttle it.
-    /// Blocks on the disk.
+    /// Compares the trees and the indexes of one partition with its rows, and repairs differences:
+    /// at least one leaf, and more until `is_time_over`. Returns where to continue; `None` at the
+    /// end. Entries without a row are found only in the tombstone index. Reads every row: throttle
+    /// it. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the disk returns other bytes than were written, [`Error::Io`], and
     /// those of a write.
-    pub fn scrub(&self, partition: Partition) -> Result<Scrubbed, Error> {
-        let (mut found, mut next) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
-        while let Some(from) = next {
-            let (some, onward) = self.scrub_some(partition, from, || false)?;
-            found.add(some);
-            next = onward;
-        }
-        Ok(found)
-    }
-
-    /// A piece of [`Store::scrub`]: at least one leaf, and more until `is_time_over`. Returns where
-    /// to continue; `None` at the end.
-    ///
-    /// # Errors
-    /// As [`Store::scrub`].
     pub fn scrub_some(
         &self,
         partition: Partition,

@@ -61,7 +61,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Failed`], [`Error::Closed`]; the next start finds either everything or nothing.
-    pub fn discard_rows(&self) -> Result<(), Error> {
+    pub(crate) fn discard_rows(&self) -> Result<(), Error> {
         let _everything = self.stripes.lock_all();
         let mut batch = WriteBatch::default();
         let columns = || Column::ALL.into_iter().filter(|column| *column != Column::Meta);

@@ -55,16 +55,15 @@ impl Store {
 
     /// Numbers for `/metrics`.
     pub fn stats(&self) -> Stats {
-        let keys = self.engine.column(Column::Objects).ok().and_then(|objects| {
-            let db = self.engine.db();
-            db.property_int_value_cf(objects, "rocksdb.estimate-num-keys").ok().flatten()
-        });
         let (trees, tree_bytes) = self.trees.size();
         let (syncs, writes, synced_writes, stalls) = self.engine.counts();
+        let (hints_queued, hints_refused) = self.hint_accounting.counts();
         Stats {
-            keys_estimate: keys.unwrap_or(0),
+            keys_estimate: self.property_of(Column::Objects, "rocksdb.estimate-num-keys"),
             hint_keys: self.hint_accounting.keys(),
             hint_bytes: self.hint_accounting.bytes(),
+            hints_queued,
+            hints_refused,
             tombstones: self.trees.tombstones(),
             trees,
             tree_bytes,

@@ -76,11 +76,6 @@ pub struct Merged {
 }
 
 impl Store {
-    /// The incarnation this store mints under.
-    pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
-    }
-
     /// What opening found in the log.
     pub fn recovery(&self) -> &Recovery {
         &self.recovery

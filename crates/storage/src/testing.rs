@@ -6,13 +6,13 @@ use bytes::Bytes;
 use quorate_protocol::clock::Clock;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Object, WriteId};
-use quorate_protocol::row::{Draft, Limits, Row};
+use quorate_protocol::object::{Metadata, Object, Version, WriteId};
+use quorate_protocol::row::{Draft, Incarnation, Limits, Row};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
-use quorate_protocol::tree::Tree;
+use quorate_protocol::tree::{Root, Tree};
 
-use crate::{Blocking, Durability, Error, MintedRow, Options, Place, Store};
+use crate::{Blocking, Durability, Error, MintedRow, Options, Place, ScrubFrom, Scrubbed, Store};
 
 pub(crate) const TREE: Tree = Tree { partition: Partition(3), n: 3 };
 pub(crate) const HOME: Place = Place::Home(TREE);
@@ -72,6 +72,45 @@ pub(crate) fn mint(store: &Store, place: Place, name: &str, value: &[u8]) -> Min
 pub(crate) fn object(store: &Store, place: Place, name: &str) -> Option<Object> {
     let row = store.read(place, &key(name), Blocking::Allowed).unwrap()?;
     Some(Row::decode(row).unwrap().object)
+}
+
+impl Store {
+    /// This opening's incarnation.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Drops one hint; returns whether it was there with this version.
+    pub(crate) fn drop_hint(
+        &self,
+        target: NodeId,
+        key: &Key,
+        version: Version,
+    ) -> Result<bool, Error> {
+        Ok(self.drop_hints(target, &[(key.clone(), version)])? == 1)
+    }
+
+    /// All trees that have counted a row since the store was opened, by partition.
+    pub(crate) fn trees(&self) -> Vec<Tree> {
+        self.trees.iter().map(|(tree, _)| tree).collect()
+    }
+
+    /// The roots of all trees that are not empty, by partition.
+    pub(crate) fn roots(&self) -> Vec<(Tree, Root)> {
+        let roots = self.trees().into_iter().map(|tree| (tree, self.root(tree)));
+        roots.filter(|(_, root)| *root != Root::default()).collect()
+    }
+
+    /// Scrubs a whole partition.
+    pub(crate) fn scrub(&self, partition: Partition) -> Result<Scrubbed, Error> {
+        let (mut found, mut next) = (Scrubbed::default(), Some(ScrubFrom::Leaf(0)));
+        while let Some(from) = next {
+            let (some, onward) = self.scrub_some(partition, from, || false)?;
+            found.add(some);
+            next = onward;
+        }
+        Ok(found)
+    }
 }
 
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {

@@ -90,7 +90,7 @@ impl Trees {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Tree, &LiveTree)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Tree, &LiveTree)> {
         self.0.iter().enumerate().flat_map(|(partition, trees)| {
             let partition = Partition(partition as u16);
             trees.iter().map(move |tree| (Tree { partition, n: tree.n }, tree))
@@ -201,17 +201,6 @@ impl Store {
     /// The root of a tree, that of an empty one if there is none. Needs no disk.
     pub fn root(&self, tree: Tree) -> Root {
         self.trees.find(tree).map(LiveTree::root).unwrap_or_default()
-    }
-
-    /// All trees that have counted a row since the store was opened, by partition. Needs no disk.
-    pub fn trees(&self) -> Vec<Tree> {
-        self.trees.iter().map(|(tree, _)| tree).collect()
-    }
-
-    /// The roots of all trees that are not empty, by partition. Needs no disk.
-    pub fn roots(&self) -> Vec<(Tree, Root)> {
-        let roots = self.trees.iter().map(|(tree, live)| (tree, live.root()));
-        roots.filter(|(_, root)| *root != Root::default()).collect()
     }
 
     /// How many deleted rows a partition has. Needs no disk.

@@ -18,7 +18,7 @@ use quorate_protocol::clock::{Actor, Clock, Dot};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Version, WriteId};
-use quorate_protocol::row::{Coordinator, Draft, Limits, Minted, Row};
+use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, Minted, Row};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
@@ -47,6 +47,8 @@ struct History {
     dir: tempfile::TempDir,
     durability: Durability,
     store: Option<Store>,
+    /// That of the store since it was opened.
+    incarnation: Incarnation,
     /// Keyed by whether it is a hint, and key.
     model: BTreeMap<(bool, Key), Row>,
     /// The n of the buckets `a` and `b`.
@@ -60,12 +62,14 @@ impl History {
         let mut rng = SmallRng::seed_from_u64(seed);
         let dir = tempfile::tempdir().unwrap();
         let durability = if rng.random() { Durability::Fsync } else { Durability::Buffered };
-        let store = Some(open(dir.path(), durability));
+        let store = open(dir.path(), durability);
+        let incarnation = incarnation_of(&store);
         Self {
             rng,
             dir,
             durability,
-            store,
+            store: Some(store),
+            incarnation,
             model: BTreeMap::new(),
             n: [3, 2],
             peers: BTreeMap::new(),
@@ -112,9 +116,8 @@ impl History {
             Err(_) => Dot { actor: Actor(1), counter: 1 },
         };
         // The store draws actors at random: the model copies the actor if it is new.
-        let incarnation = self.store().incarnation();
-        let coordinator =
-            Coordinator { node: node("n1"), incarnation, fresh_actor: dot.actor, now };
+        let (incarnation, fresh_actor) = (self.incarnation, dot.actor);
+        let coordinator = Coordinator { node: node("n1"), incarnation, fresh_actor, now };
         expected.tree = self.tree_n(is_hint, &key);
         let decided = expected.mint(&draft, &coordinator, &LIMITS);
         match (minted, decided) {
@@ -224,7 +227,7 @@ impl History {
     }
 
     fn discard(&mut self) {
-        self.store().discard_rows().unwrap();
+        self.store().set_rows_aside("discarded").unwrap();
         self.model.clear();
     }
 
@@ -233,14 +236,15 @@ impl History {
         let store = self.store.take().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(store.durable()).unwrap();
-        let (before, clean) = (store.incarnation(), self.rng.random());
+        let clean = self.rng.random();
         if clean {
             store.close().unwrap();
         }
         drop(store);
         let store = open(self.dir.path(), self.durability);
-        assert_eq!(store.incarnation() == before, clean);
-        self.store = Some(store);
+        let incarnation = incarnation_of(&store);
+        assert_eq!(incarnation == self.incarnation, clean);
+        (self.store, self.incarnation) = (Some(store), incarnation);
     }
 
     fn check(&self) {
@@ -323,4 +327,23 @@ fn open(dir: &std::path::Path, durability: Durability) -> Store {
     let options = Options::new(node("n1"), "model", PARTITIONS);
     let small = Options { durability, memtable_bytes: 1 << 20, disk_free_bytes_min: 0, ..options };
     Store::open(dir, small).unwrap()
+}
+
+/// The incarnation under which a store mints: that of a row which is new in it.
+fn incarnation_of(store: &Store) -> Incarnation {
+    let (place, key) = (Place::Hint(node("n3")), Key::new("a", b"probe").unwrap());
+    let draft = Draft {
+        context: Clock::default(),
+        context_stamp: Stamp::default(),
+        metadata: Metadata::default(),
+        write_id: WriteId([0; 16]),
+        supersede_all: false,
+        unless_overtaken: false,
+        value: None,
+    };
+    let minted = store.mint(place, &key, &draft, WallTime(0), &LIMITS, Blocking::Allowed);
+    let version = minted.unwrap().unwrap().object.version();
+    let row = store.read(place, &key, Blocking::Allowed).unwrap().unwrap();
+    assert!(store.drop_row(place, &key, version).unwrap());
+    Row::decode(row).unwrap().tenure.unwrap().incarnation
 }

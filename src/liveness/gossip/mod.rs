@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::liveness::peer_time::PeerTime;
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState,
     spawn_chitchat,
@@ -29,6 +28,7 @@ use tokio::time::MissedTickBehavior;
 use self::seal::Seal;
 use self::transport::{Addresses, SealedTransport, address_of};
 use crate::liveness::advertised::GossipState;
+use crate::liveness::peer_time::PeerTime;
 use crate::node::{Node, RELEASE};
 
 /// The keys under which a node advertises its state.

@@ -15,7 +15,6 @@ pub(crate) mod state;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::liveness::peer_time::PeerTime;
 use quorate_protocol::name::NodeId;
 use tokio::time::MissedTickBehavior;
 
@@ -23,6 +22,7 @@ pub(crate) use self::exchange::{Asking, Talk, Way, receive_key, repair_tree, way
 pub(crate) use self::round::{Scope, is_home, run as run_round};
 pub(crate) use self::state::Report;
 use crate::liveness::health::State;
+use crate::liveness::peer_time::PeerTime;
 use crate::node::Node;
 
 /// How often a peer's task checks for a reason to compare before the interval is over.

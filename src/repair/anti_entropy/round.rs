@@ -67,10 +67,11 @@ pub(crate) async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report 
             complete = report.is_complete, "anti-entropy"
         );
     }
+    let is_whole = !matches!(scope, Scope::Partitions(_));
     if let (false, Scope::Partitions(partitions)) = (report.is_complete, scope) {
         node.anti_entropy.put_back(peer, partitions);
     }
-    node.anti_entropy.note(report.clone());
+    node.anti_entropy.note(report.clone(), is_whole);
     report
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::Uptime;
+use quorate_storage::Durations;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::background::throttle::Throttle;
@@ -19,6 +21,11 @@ pub(crate) struct AntiEntropy {
     dirty: BTreeMap<NodeId, Mutex<BTreeSet<Partition>>>,
     reports: Mutex<BTreeMap<NodeId, Report>>,
     totals: Mutex<Totals>,
+    /// For each peer, when the last complete round ended, unless it was of a few partitions only, by the
+    /// node's uptime.
+    completed: Mutex<BTreeMap<NodeId, Uptime>>,
+    /// How long rounds took.
+    pub(crate) round_times: Durations,
     pub(super) wake: Notify,
     /// Keeps repair within its share of a core, for all peers together.
     pub(crate) throttle: Throttle,
@@ -58,10 +65,20 @@ pub(crate) struct Report {
 pub(crate) struct Totals {
     /// Rounds.
     pub(crate) rounds: u64,
-    /// Keys repaired.
+    /// Of these, rounds that compared and repaired everything in their scope.
+    pub(crate) complete: u64,
+    /// Trees whose roots were compared.
+    pub(crate) trees: u64,
+    /// Trees that differed.
+    pub(crate) differing: u64,
+    /// Keys that were listed.
+    pub(crate) keys_compared: u64,
+    /// Keys repaired, on either side.
     pub(crate) keys_repaired: u64,
-    /// Bytes sent and received.
-    pub(crate) bytes: u64,
+    /// Bytes of messages sent.
+    pub(crate) bytes_sent: u64,
+    /// Bytes of replies received.
+    pub(crate) bytes_received: u64,
 }
 
 impl AntiEntropy {
@@ -71,6 +88,8 @@ impl AntiEntropy {
             dirty: peers.into_iter().map(|peer| (peer, Mutex::default())).collect(),
             reports: Mutex::default(),
             totals: Mutex::default(),
+            completed: Mutex::default(),
+            round_times: Durations::default(),
             wake: Notify::new(),
             throttle: Throttle::new(share_percent),
             large: Semaphore::new(LARGE_AT_ONCE),
@@ -95,6 +114,12 @@ impl AntiEntropy {
         lock(&self.reports).values().cloned().collect()
     }
 
+    /// When the last complete round with a peer ended that was not of a few partitions only, by the
+    /// node's uptime; `None` before the first.
+    pub(crate) fn completed(&self, peer: NodeId) -> Option<Uptime> {
+        lock(&self.completed).get(&peer).copied()
+    }
+
     /// Totals since the start.
     pub(crate) fn totals(&self) -> Totals {
         *lock(&self.totals)
@@ -110,12 +135,22 @@ impl AntiEntropy {
         }
     }
 
-    pub(super) fn note(&self, report: Report) {
+    /// A round has ended. `is_whole`: whether its scope was more than a few partitions.
+    pub(super) fn note(&self, report: Report, is_whole: bool) {
         let mut totals = lock(&self.totals);
         totals.rounds += 1;
+        totals.complete += u64::from(report.is_complete);
+        totals.trees += report.trees;
+        totals.differing += report.differing;
+        totals.keys_compared += report.keys_compared;
         totals.keys_repaired += report.keys_repaired;
-        totals.bytes += report.bytes_sent + report.bytes_received;
+        totals.bytes_sent += report.bytes_sent;
+        totals.bytes_received += report.bytes_received;
         drop(totals);
+        self.round_times.record(Duration::from_millis(report.took_ms));
+        if report.is_complete && is_whole {
+            lock(&self.completed).insert(report.peer, report.began.plus(report.took_ms));
+        }
         lock(&self.reports).insert(report.peer, report);
     }
 }

@@ -56,16 +56,20 @@ impl Disks {
             tombstones: 0,
         };
         let partitions = cluster.layout().partitions() as u16;
+        let nodes = cluster.layout().node_count();
         let mut roots: BTreeMap<Tree, BTreeMap<usize, Root>> = BTreeMap::new();
         for number in cluster.all() {
             let store = cluster.open_store(number);
             for (_, keys, _) in store.hint_targets().unwrap() {
                 disks.hints += keys;
             }
-            for (tree, root) in store.roots() {
-                roots.entry(tree).or_default().insert(number, root);
-            }
             for partition in (0..partitions).map(Partition) {
+                for tree in (1..=nodes).map(|n| Tree { partition, n }) {
+                    let root = store.root(tree);
+                    if root != Root::default() {
+                        roots.entry(tree).or_default().insert(number, root);
+                    }
+                }
                 disks.take(number, &store, partition);
             }
         }

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Actor, Clock, Dot};
+use crate::explain::{Event, Events, Kind, Note};
 use crate::get::{ReadKind, RowKind};
-use crate::message::{Condition, Message, Refusal, Reply, Write};
+use crate::message::{Condition, Message, Refusal, Reply, Write, WriteAnswer};
 use crate::name::Key;
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
@@ -57,8 +58,18 @@ fn write(context: Clock) -> Message {
         idempotency: Some([4; 16]),
         timeout_ms: 5000,
         return_body: false,
+        explain: Some(u64::MAX),
     };
     Message::Forward { operation: 77, write: Box::new(write) }
+}
+
+fn explained() -> Message {
+    let mut events = Events::default();
+    for note in [Note::Nothing, Note::Version(Version([5; 16])), Note::Refusal(Refusal::Busy)] {
+        events.push(Event { us: 70_000, kind: Kind::Acked, node: node("n3"), note });
+    }
+    let answer = Some(WriteAnswer::ConditionFailed);
+    Message::Explained { operation: 77, trace: u64::MAX, answer, events }
 }
 
 fn messages() -> Vec<WithPayload<Message>> {
@@ -80,6 +91,7 @@ fn messages() -> Vec<WithPayload<Message>> {
             payload: Bytes::from_static(b"abc"),
         },
         WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
+        WithPayload::bare(explained()),
         WithPayload::bare(Message::Read {
             key,
             what: ReadKind::Digest,

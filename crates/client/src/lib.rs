@@ -1,0 +1,88 @@
+//! Client of a Quorate cluster: async, typed, on reqwest.
+//!
+//! What was read carries its *context*, what the reader has seen, and writes with it: a context cannot be
+//! forgotten. Concurrent writes are [`Siblings`], which have to be resolved. Every write has an
+//! `Idempotency-Key`, so that it can be retried and never becomes a second sibling.
+//!
+//! ```
+//! use quorate_client::{Client, Read};
+//! # use quorate_client::testing::DevCluster;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let cluster = DevCluster::start()?;
+//! # let urls = cluster.urls();
+//! let client = Client::connect(urls)?;
+//! let flags = client.bucket("flags");
+//! flags.insert("dark-mode", "on").await?;
+//! let Read::Value(flag) = flags.get("dark-mode").await? else { panic!("it was just written") };
+//! assert_eq!(flag.text(), Some("on"));
+//! flag.delete().await?;
+//! # assert!(matches!(flags.get("dark-mode").r(3).await?, Read::Absent(_)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which node is asked
+//!
+//! The client learns all nodes from those it was given ([`Client::discover`]), and where every key is. A
+//! write goes to the first home replica of its key that answers, where its retries meet; reads take turns
+//! among the home replicas. Nodes that do not answer are avoided and probed again, beside requests; a client
+//! that is not used sends nothing.
+//!
+//! # Retries
+//!
+//! A request is sent again after a lost connection, a silent node, or a refusal that may pass (503, 408,
+//! 429), on another node if there is one, after a jittered pause that doubles, and not before `Retry-After`
+//! on the same node. It ends with its deadline ([`ClientBuilder::timeout`]); an error then tells what all attempts
+//! may have left behind ([`Error::outcome`]).
+
+/// The examples of the README are compiled and run as well.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod admin;
+mod answer;
+mod body;
+mod bucket;
+mod call;
+mod client;
+mod error;
+mod keys;
+mod nodes;
+mod options;
+mod path;
+mod problem;
+mod read;
+mod retry;
+mod ring;
+mod settings;
+mod siblings;
+mod stream;
+pub mod testing;
+mod topology;
+mod update;
+mod value;
+mod write;
+
+pub use admin::{
+    Admin, BucketProperties, Conflicts, Delivery, Health, KeyInConflict, Location, SyncPoint,
+};
+pub use answer::Answered;
+pub use body::NewValue;
+pub use bucket::{Bucket, Get};
+pub use client::{Client, KnownNode};
+pub use error::{Error, Outcome};
+pub use keys::{Keys, KeysPage};
+pub use options::{Count, Options};
+pub use problem::Problem;
+pub use read::{Absent, Context, Read, Versioned};
+pub use retry::Retries;
+pub use ring::{LayoutId, Partitions, partition_of};
+pub use settings::ClientBuilder;
+pub use siblings::{Sibling, Siblings};
+pub use stream::{ReadStream, ValueStream};
+pub use update::{Change, Update, Updated};
+pub use value::{Metadata, Value};
+pub use write::{Delete, Put, Resolve, Written};

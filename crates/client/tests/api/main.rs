@@ -1,0 +1,11 @@
+//! The client against real clusters, and against what answers as no node does.
+
+#![allow(clippy::unwrap_used)]
+
+mod admin;
+mod common;
+mod failures;
+mod semantics;
+mod streams;
+mod topology;
+mod updates;

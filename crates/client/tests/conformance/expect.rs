@@ -1,0 +1,228 @@
+//! Compares what a step gave with what the case expects. Only what is named is compared.
+
+use quorate_client::{Answered, Error, Outcome, Read, Value};
+use serde_json::{Map, Value as Json, json};
+
+use crate::cases::{bytes, only};
+use crate::run::{Done, Taken};
+use crate::stub::Asked;
+
+type Expected = Map<String, Json>;
+
+/// Checks a step.
+///
+/// # Errors
+/// What is not as expected.
+pub(crate) fn step(step: &Map<String, Json>, taken: &Taken, sent: &[Asked]) -> Result<(), String> {
+    if let Some(any) = step.get("expect_one_of") {
+        let all = any.as_array().ok_or("expect_one_of: a list")?;
+        let met = all.iter().map(|one| expected(one.as_object().unwrap(), taken, sent));
+        let wrong: Vec<String> = met.filter_map(Result::err).collect();
+        return if wrong.len() < all.len() { Ok(()) } else { Err(wrong.join("; or ")) };
+    }
+    let none = Map::new();
+    expected(step.get("expect").and_then(Json::as_object).unwrap_or(&none), taken, sent)
+}
+
+fn expected(expected: &Expected, taken: &Taken, sent: &[Asked]) -> Result<(), String> {
+    for (name, wanted) in expected {
+        let is_met = match name.as_str() {
+            "took_ms_min" => taken.took.as_millis() >= u128::from(wanted.as_u64().unwrap()),
+            "took_ms_max" => taken.took.as_millis() <= u128::from(wanted.as_u64().unwrap()),
+            "one_idempotency_key" => {
+                let key = sent.first().and_then(|first| first.headers.get("idempotency-key"));
+                key.is_some() && sent.iter().all(|one| one.headers.get("idempotency-key") == key)
+            }
+            "sent" => {
+                requests(wanted.as_array().unwrap(), sent)?;
+                true
+            }
+            _ => continue,
+        };
+        if !is_met {
+            return Err(format!("{name}: not {wanted}, took {:?}, sent {sent:?}", taken.took));
+        }
+    }
+    match (&taken.result, expected.contains_key("error")) {
+        (Ok(done), false) => compare(expected, |name| of_done(done, name)),
+        (Err(error), true) => compare(expected, |name| of_error(error, taken.writes, name)),
+        (Ok(_), true) => Err(format!("succeeded, but {} was expected", expected["error"])),
+        (Err(error), false) => Err(format!("failed: {error:?}")),
+    }
+}
+
+/// Compares every other expectation with a fact; `None`: nobody knows this expectation.
+fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(), String> {
+    for (name, wanted) in expected {
+        if ["took_ms_min", "took_ms_max", "one_idempotency_key", "sent"].contains(&name.as_str()) {
+            continue;
+        }
+        let found = fact(name).ok_or_else(|| format!("{name}: does not apply to what came"))?;
+        let is_met = match name.as_str() {
+            "acks_min" | "nodes_min" => found.as_u64() >= wanted.as_u64(),
+            "value" => found == values([wanted].into_iter())?[0],
+            "values" => {
+                let mut wanted = values(wanted.as_array().unwrap().iter())?;
+                wanted.sort_by_key(Json::to_string);
+                found == json!(wanted)
+            }
+            "content_types" => {
+                let mut wanted = wanted.as_array().unwrap().clone();
+                wanted.sort_by_key(Json::to_string);
+                found == json!(wanted)
+            }
+            "properties" => {
+                let wanted = wanted.as_object().unwrap();
+                wanted.iter().all(|(name, value)| found.get(name) == Some(value))
+            }
+            _ => found == *wanted,
+        };
+        if !is_met {
+            let shown: String = found.to_string().chars().take(300).collect();
+            return Err(format!("{name}: {shown}, not {wanted}"));
+        }
+    }
+    Ok(())
+}
+
+/// Values in a form that can be compared.
+fn values<'a>(values: impl Iterator<Item = &'a Json>) -> Result<Vec<Json>, String> {
+    values.map(|value| Ok(json!(bytes(value)?))).collect()
+}
+
+fn live(read: &Read) -> Vec<&Value> {
+    match read {
+        Read::Value(value) => vec![value.value()],
+        Read::Siblings(siblings) => siblings.values().collect(),
+        Read::Absent(_) => Vec::new(),
+    }
+}
+
+fn of_done(done: &Done, name: &str) -> Option<Json> {
+    match done {
+        Done::Read(read) => of_read(read, name),
+        Done::Written(written) => Some(match name {
+            "kind" => json!("written"),
+            "siblings" => json!(written.siblings),
+            "has_context" => json!(written.context.is_some()),
+            "acks_min" => json!(written.acks),
+            "explained" => is_explained(&written.answered),
+            _ => return None,
+        }),
+        Done::Page(page) => Some(match name {
+            "keys" => json!(page.keys),
+            "complete" => json!(page.complete),
+            "has_cursor" => json!(page.cursor.is_some()),
+            _ => return None,
+        }),
+        Done::Properties(properties) => (name == "properties").then(|| properties.clone()),
+        Done::Nodes(count) => (name == "nodes_min").then(|| json!(count)),
+        Done::Nothing => None,
+    }
+}
+
+fn of_read(read: &Read, name: &str) -> Option<Json> {
+    let sorted = |mut all: Vec<Json>| {
+        all.sort_by_key(Json::to_string);
+        json!(all)
+    };
+    let content_type = |value: &&Value| json!(value.metadata.content_type);
+    Some(match (name, read) {
+        ("kind", Read::Value(_)) => json!("value"),
+        ("kind", Read::Siblings(_)) => json!("siblings"),
+        ("kind", Read::Absent(absent)) => {
+            json!(if absent.was_deleted() { "deleted" } else { "absent" })
+        }
+        ("value", Read::Value(value)) => json!(value.bytes().to_vec()),
+        ("content_type", Read::Value(value)) => json!(value.value().metadata.content_type),
+        ("meta", Read::Value(value)) => {
+            let pairs = value.value().metadata.user.iter();
+            Json::Object(pairs.map(|(name, value)| (name.clone(), json!(value))).collect())
+        }
+        ("values", _) => sorted(live(read).iter().map(|it| json!(it.bytes.to_vec())).collect()),
+        ("content_types", _) => sorted(live(read).iter().map(content_type).collect()),
+        ("deletes", Read::Siblings(siblings)) => {
+            json!(siblings.siblings().iter().filter(|it| it.value.is_none()).count())
+        }
+        ("has_context", _) => json!(read.context().is_some()),
+        ("explained", _) => is_explained(read.answered()),
+        _ => return None,
+    })
+}
+
+fn is_explained(answered: &Answered) -> Json {
+    json!(answered.explain_id.is_some())
+}
+
+fn of_error(error: &Error, writes: bool, name: &str) -> Option<Json> {
+    let problem = error.problem();
+    Some(match name {
+        "error" => json!(class(error, writes)),
+        "problem" => json!(problem?.name()),
+        "status" => json!(problem?.status()),
+        "parameter" | "header" => problem?.fact(name)?.clone(),
+        "outcome" => json!(match error.outcome() {
+            Outcome::NotApplied => "not_applied",
+            Outcome::Unknown => "unknown",
+            Outcome::Partial => "partial",
+        }),
+        "retry_after_ms" => json!(u64::try_from(problem?.retry_after()?.as_millis()).ok()?),
+        _ => return None,
+    })
+}
+
+/// The name that the cases have for an error.
+fn class(error: &Error, writes: bool) -> &'static str {
+    let class = match error {
+        Error::Invalid { .. } => return "invalid_argument",
+        Error::BadRequest { .. } | Error::Denied { .. } => return "bad_request",
+        Error::BadContext { .. } => return "bad_context",
+        Error::NotFound { .. } => return "not_found",
+        Error::SiblingGone { .. } => return "sibling_gone",
+        Error::ConditionFailed { .. } => return "condition_failed",
+        Error::TooLarge { .. } => return "too_large",
+        Error::KeyFull { .. } => return "limit_reached",
+        Error::IdempotencyKeyReused { .. } => return "idempotency_key_reused",
+        Error::NoReadQuorum { .. } => "no_read_quorum",
+        Error::NoQuorum { .. } => "no_quorum",
+        Error::Overloaded { .. } => "overloaded",
+        Error::NotReady { .. } => "not_ready",
+        Error::Full { .. } => "no_room",
+        Error::Failed { .. } => "server_error",
+        Error::BadAnswer { .. } => "protocol",
+        Error::Unreachable { .. } => "unreachable",
+        Error::TimedOut { .. } => "deadline",
+        Error::Conflict { .. } | _ => "unknown to this runner",
+    };
+    match (writes, error.outcome()) {
+        (true, Outcome::Partial) => "partial_write",
+        (true, Outcome::Unknown) => "unknown_outcome",
+        (true, Outcome::NotApplied) | (false, _) => class,
+    }
+}
+
+fn requests(wanted: &[Json], sent: &[Asked]) -> Result<(), String> {
+    if wanted.len() != sent.len() {
+        return Err(format!("sent: {} requests, not {}: {sent:?}", sent.len(), wanted.len()));
+    }
+    for (wanted, sent) in wanted.iter().zip(sent) {
+        let wanted = wanted.as_object().unwrap();
+        only(wanted, &["method", "path", "query", "headers", "body"])?;
+        for (name, value) in wanted {
+            let is_met = match name.as_str() {
+                "method" => *value == json!(sent.method),
+                "path" => *value == json!(sent.path),
+                "query" => *value == json!(sent.query),
+                "body" => bytes(value)? == sent.body,
+                _ => value.as_object().unwrap().iter().all(|(name, text)| {
+                    let found = sent.headers.get(name);
+                    found.is_some_and(|found| text == "*" || text == found.as_str())
+                }),
+            };
+            if !is_met {
+                return Err(format!("sent: {name}: not {value}, but {sent:?}"));
+            }
+        }
+    }
+    Ok(())
+}

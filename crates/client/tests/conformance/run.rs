@@ -1,0 +1,391 @@
+//! Runs the steps of a case with the client.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{TryStreamExt, stream};
+use quorate_client::{
+    Client, Context, Error, KeysPage, Metadata, NewValue, Options, Put, Read, ReadStream, Retries,
+    Sibling, Updated, Value, Written,
+};
+use serde_json::{Map, Value as Json, json};
+
+use crate::cases::{Case, bytes, only};
+use crate::common::wire::Proxy;
+use crate::expect;
+use crate::stub::Stub;
+
+type Step = Map<String, Json>;
+
+/// What an operation gave.
+pub(crate) enum Done {
+    Read(Read),
+    Written(Written),
+    Page(KeysPage),
+    Properties(Json),
+    Nodes(usize),
+    Nothing,
+}
+
+/// What a step gave, and how long it took.
+pub(crate) struct Taken {
+    pub(crate) result: Result<Done, Error>,
+    pub(crate) took: Duration,
+    pub(crate) writes: bool,
+}
+
+/// A case that runs.
+struct Run {
+    client: Client,
+    bucket: String,
+    stub: Option<Stub>,
+    drops: Option<Arc<AtomicUsize>>,
+    named: BTreeMap<String, Done>,
+}
+
+/// Runs a case.
+///
+/// # Errors
+/// The step that failed, and why.
+pub(crate) async fn case(case: &Case, urls: &[String]) -> Result<(), String> {
+    let (mut stub, mut drops) = (None, None);
+    let mut builder = Client::builder();
+    let mut bucket = format!("c{:016x}", rand::random::<u64>());
+    builder = match case.server() {
+        "cluster" => builder.nodes(urls),
+        "proxy" => {
+            let proxy = Proxy::start(&urls[0], 0).await;
+            drops = Some(proxy.drops.clone());
+            builder.nodes([proxy.url]).discover(false).route(false)
+        }
+        "stub" => {
+            let server = Stub::start(case.stub()).await?;
+            bucket = "b".to_owned();
+            let builder = builder.nodes([&server.url]).discover(false).route(false);
+            stub = Some(server);
+            builder
+        }
+        other => return Err(format!("server: {other} is unknown")),
+    };
+    let settings = case.client();
+    only(&settings, &["attempts_max", "deadline_ms", "token"])?;
+    if let Some(attempts_max) = settings.get("attempts_max").and_then(Json::as_u64) {
+        let attempts_max = u32::try_from(attempts_max).unwrap();
+        builder = builder.retries(Retries { attempts_max, ..Retries::default() });
+    }
+    if let Some(deadline_ms) = settings.get("deadline_ms").and_then(Json::as_u64) {
+        builder = builder.timeout(Duration::from_millis(deadline_ms));
+    }
+    if let Some(token) = settings.get("token").and_then(Json::as_str) {
+        builder = builder.token(token);
+    }
+    let client = builder.build().map_err(|error| error.to_string())?;
+    let mut run = Run { client, bucket, stub, drops, named: BTreeMap::new() };
+    for (number, step) in case.steps().iter().enumerate() {
+        let told = |why: String| format!("step {}: {why}", number + 1);
+        run.step(step).await.map_err(told)?;
+    }
+    Ok(())
+}
+
+impl Run {
+    async fn step(&mut self, step: &Step) -> Result<(), String> {
+        let until = step.get("within_ms").and_then(Json::as_u64).map(Duration::from_millis);
+        let begun = Instant::now();
+        let loses = step.get("lose_responses").and_then(Json::as_u64);
+        if let (Some(loses), Some(drops)) = (loses, &self.drops) {
+            drops.store(usize::try_from(loses).unwrap(), SeqCst);
+        }
+        loop {
+            let taken = self.take(step).await?;
+            let sent = self.stub.as_ref().map(Stub::take).unwrap_or_default();
+            let met = expect::step(step, &taken, &sent);
+            if met.is_err() && until.is_some_and(|until| begun.elapsed() < until) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            met?;
+            if loses.is_some() && self.drops.as_ref().is_none_or(|drops| drops.load(SeqCst) > 0) {
+                return Err("not all answers were lost".to_owned());
+            }
+            if let (Some(name), Ok(done)) = (step.get("as").and_then(Json::as_str), taken.result) {
+                self.named.insert(name.to_owned(), done);
+            }
+            return Ok(());
+        }
+    }
+
+    async fn take(&self, step: &Step) -> Result<Taken, String> {
+        let op = step.get("op").and_then(Json::as_str).ok_or("a step has an op")?;
+        let own: &[&str] = match op {
+            "get" => &["key", "r", "n", "sloppy", "timeout_ms", "explain", "stream"],
+            "put" => &PUT,
+            "delete" => &DELETE,
+            "resolve" => &["key", "siblings", "join", "keep"],
+            "update" => &["key", "append"],
+            "list_keys" => &["prefix", "limit", "cursor"],
+            "all_keys" => &["prefix", "limit"],
+            "set_bucket" => &["properties"],
+            "get_bucket" | "reset_bucket" | "nodes" => &[],
+            other => return Err(format!("op: {other} is unknown")),
+        };
+        only(step, &[&ALL, own].concat())?;
+        let begun = Instant::now();
+        let result = self.done(op, step).await?;
+        let writes = ["put", "delete", "resolve", "update"].contains(&op);
+        Ok(Taken { result, took: begun.elapsed(), writes })
+    }
+
+    async fn done(&self, op: &str, step: &Step) -> Result<Result<Done, Error>, String> {
+        let text = |name: &str| step.get(name).and_then(Json::as_str);
+        let bucket = self.client.bucket(text("bucket").unwrap_or(&self.bucket));
+        let key = text("key").unwrap_or_default();
+        let admin = self.client.admin();
+        Ok(match op {
+            "get" => {
+                let options = match options(step, "r") {
+                    Ok(options) => options,
+                    Err(error) => return Ok(Err(error)),
+                };
+                let get = bucket.get(key).options(options);
+                if is(step, "stream") {
+                    streamed(get.stream().await).await.map(Done::Read)
+                } else {
+                    get.await.map(Done::Read)
+                }
+            }
+            "put" => match self.put(step)? {
+                Ok(put) => put.await.map(Done::Written),
+                Err(error) => Err(error),
+            },
+            "delete" => self.delete(step).await?,
+            "resolve" => self.resolve(step).await?.map(Done::Written),
+            "update" => {
+                let append = text("append").unwrap_or_default().to_owned();
+                let update = bucket.update(key).resolver(|all| joined(all, "|").into());
+                let change = |it: Option<&Value>| {
+                    format!("{}{append}", it.and_then(Value::text).unwrap_or(""))
+                };
+                match update.apply(change).await {
+                    Ok(Updated::Written(written)) => Ok(Done::Written(written)),
+                    Ok(Updated::Kept) => Ok(Done::Nothing),
+                    Err(error) => Err(error),
+                }
+            }
+            "list_keys" => {
+                let cursor = match text("cursor").map(|name| self.named.get(name)) {
+                    None => None,
+                    Some(Some(Done::Page(page))) => page.cursor.as_deref(),
+                    Some(_) => return Err("cursor: names no page".to_owned()),
+                };
+                keys(&bucket, step).page(cursor).await.map(Done::Page)
+            }
+            "all_keys" => {
+                let all: Result<Vec<KeysPage>, Error> =
+                    keys(&bucket, step).pages().try_collect().await;
+                let one = |pages: Vec<KeysPage>| KeysPage {
+                    complete: pages.iter().all(|page| page.complete),
+                    keys: pages.into_iter().flat_map(|page| page.keys).collect(),
+                    cursor: None,
+                };
+                all.map(|pages| Done::Page(one(pages)))
+            }
+            "get_bucket" => admin.bucket(bucket.name()).await.map(|it| Done::Properties(json!(it))),
+            "set_bucket" => {
+                let properties = step.get("properties").cloned().unwrap_or_default();
+                let set = admin.set_bucket(bucket.name(), &properties).await;
+                set.map(|it| Done::Properties(json!(it)))
+            }
+            "reset_bucket" => admin.reset_bucket(bucket.name()).await.map(|()| Done::Nothing),
+            _ => match self.client.discover().await {
+                Ok(()) => Ok(Done::Nodes(self.client.known_nodes().len())),
+                Err(error) => Err(error),
+            },
+        })
+    }
+
+    fn put(&self, step: &Step) -> Result<Result<Put, Error>, String> {
+        let text = |name: &str| step.get(name).and_then(Json::as_str);
+        let bucket = self.client.bucket(text("bucket").unwrap_or(&self.bucket));
+        let (key, value) = (text("key").unwrap_or_default(), Bytes::from(bytes(&step["value"])?));
+        let value: NewValue = if is(step, "stream") {
+            let pieces: Vec<Bytes> = value.chunks(10_000).map(Bytes::copy_from_slice).collect();
+            NewValue::stream(value.len() as u64, move || {
+                stream::iter(pieces.clone().into_iter().map(Ok::<Bytes, std::io::Error>))
+            })
+        } else {
+            value.into()
+        };
+        let user = step.get("meta").and_then(Json::as_object).cloned().unwrap_or_default();
+        let pair =
+            |(name, value): (String, Json)| (name, value.as_str().unwrap_or_default().to_owned());
+        let metadata = Metadata {
+            content_type: text("content_type").map(str::to_owned),
+            user: user.into_iter().map(pair).collect(),
+            ..Metadata::default()
+        };
+        let (context, options) = match (self.context(step)?, options(step, "w")) {
+            (Ok(context), Ok(options)) => (context, options),
+            (Err(error), _) | (Ok(_), Err(error)) => return Ok(Err(error)),
+        };
+        let put = match &context {
+            Some(context) => bucket.put_after(key, context, value),
+            None => bucket.put_blind(key, value),
+        };
+        let put = put.metadata(metadata).options(options);
+        let put = match text("idempotency_key") {
+            Some(key) => put.idempotency_key(key),
+            None => put,
+        };
+        Ok(Ok(match text("if") {
+            None => put,
+            Some("absent") => put.if_absent(),
+            Some("present") => put.if_present(),
+            Some(name) => put.if_match(self.etag(name)?),
+        }))
+    }
+
+    async fn delete(&self, step: &Step) -> Result<Result<Done, Error>, String> {
+        let text = |name: &str| step.get(name).and_then(Json::as_str);
+        let bucket = self.client.bucket(text("bucket").unwrap_or(&self.bucket));
+        let key = text("key").unwrap_or_default();
+        let (context, options) = match (self.context(step)?, options(step, "w")) {
+            (Ok(context), Ok(options)) => (context, options),
+            (Err(error), _) | (Ok(_), Err(error)) => return Ok(Err(error)),
+        };
+        let delete = match &context {
+            Some(context) => bucket.delete_after(key, context),
+            None => bucket.delete(key),
+        };
+        let delete = delete.options(options);
+        let delete = match text("idempotency_key") {
+            Some(key) => delete.idempotency_key(key),
+            None => delete,
+        };
+        let delete = match text("if") {
+            None => delete,
+            Some("absent") => delete.if_absent(),
+            Some("present") => delete.if_present(),
+            Some(name) => delete.if_match(self.etag(name)?),
+        };
+        Ok(delete.await.map(Done::Written))
+    }
+
+    async fn resolve(&self, step: &Step) -> Result<Result<Written, Error>, String> {
+        let name = step.get("siblings").and_then(Json::as_str).unwrap_or_default();
+        let Some(Done::Read(Read::Siblings(siblings))) = self.named.get(name) else {
+            return Err(format!("siblings: {name} names no conflict"));
+        };
+        if let Some(with) = step.get("join").and_then(Json::as_str) {
+            return Ok(siblings.resolve(|all| Value::new(joined(all, with))).await);
+        }
+        let kept = bytes(&step["keep"])?;
+        let has = |it: &&Sibling| it.value.as_ref().is_some_and(|value| value.bytes == kept);
+        let dot = &siblings.siblings().iter().find(has).ok_or("keep: no such sibling")?.dot;
+        Ok(siblings.keep(dot).await)
+    }
+
+    fn context(&self, step: &Step) -> Result<Result<Option<Context>, Error>, String> {
+        if let Some(text) = step.get("context_text").and_then(Json::as_str) {
+            return Ok(Context::parse(text).map(Some));
+        }
+        let Some(name) = step.get("context").and_then(Json::as_str) else { return Ok(Ok(None)) };
+        let context = match self.named.get(name) {
+            Some(Done::Read(read)) => read.context().cloned(),
+            Some(Done::Written(written)) => written.context.clone(),
+            _ => None,
+        };
+        context.map(|context| Ok(Some(context))).ok_or(format!("context: {name} has none"))
+    }
+
+    fn etag(&self, name: &str) -> Result<String, String> {
+        let etag = match self.named.get(name) {
+            Some(Done::Read(Read::Value(value))) => value.etag().map(str::to_owned),
+            Some(Done::Read(Read::Siblings(siblings))) => siblings.etag().map(str::to_owned),
+            Some(Done::Written(written)) => written.etag.clone(),
+            _ => None,
+        };
+        etag.ok_or(format!("if: {name} has no entity tag"))
+    }
+}
+
+/// What every step may have.
+const ALL: [&str; 7] =
+    ["op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"];
+const PUT: [&str; 14] = [
+    "key",
+    "value",
+    "content_type",
+    "meta",
+    "context",
+    "context_text",
+    "if",
+    "w",
+    "n",
+    "sloppy",
+    "timeout_ms",
+    "explain",
+    "idempotency_key",
+    "stream",
+];
+const DELETE: [&str; 10] = [
+    "key",
+    "context",
+    "context_text",
+    "if",
+    "w",
+    "n",
+    "sloppy",
+    "timeout_ms",
+    "explain",
+    "idempotency_key",
+];
+
+fn is(step: &Step, name: &str) -> bool {
+    step.get(name).and_then(Json::as_bool).unwrap_or(false)
+}
+
+fn options(step: &Step, needed: &str) -> Result<Options, Error> {
+    let count = |name: &str| {
+        let text = |json: &Json| json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+        step.get(name).map(|json| text(json).parse()).transpose()
+    };
+    Ok(Options {
+        n: count("n")?,
+        needed: count(needed)?,
+        sloppy: step.get("sloppy").and_then(Json::as_bool),
+        timeout_ms: step.get("timeout_ms").and_then(Json::as_u64),
+        deadline: None,
+        explain: is(step, "explain"),
+    })
+}
+
+fn keys(bucket: &quorate_client::Bucket, step: &Step) -> quorate_client::Keys {
+    let mut keys = bucket.keys();
+    if let Some(prefix) = step.get("prefix").and_then(Json::as_str) {
+        keys = keys.prefix(prefix);
+    }
+    match step.get("limit").and_then(Json::as_u64) {
+        Some(limit) => keys.limit(u16::try_from(limit).unwrap()),
+        None => keys,
+    }
+}
+
+async fn streamed(read: Result<ReadStream, Error>) -> Result<Read, Error> {
+    Ok(match read? {
+        ReadStream::Value(value) => Read::Value(value.collect().await?),
+        ReadStream::Siblings(siblings) => Read::Siblings(siblings),
+        ReadStream::Absent(absent) => Read::Absent(absent),
+    })
+}
+
+/// The texts of the live siblings, sorted.
+fn joined(siblings: &[Sibling], with: &str) -> String {
+    let mut texts: Vec<&str> =
+        siblings.iter().filter_map(|it| it.value.as_ref()).filter_map(Value::text).collect();
+    texts.sort_unstable();
+    texts.join(with)
+}

@@ -1,0 +1,263 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+from . import transport, wire
+from .core import Core, check_page
+from .errors import DeadlineExceeded, InvalidArgument, QuorateError, Unreachable
+from .model import (
+    Absent,
+    BucketProperties,
+    Change,
+    ContextLike,
+    DeleteOptions,
+    GetOptions,
+    KeepOptions,
+    KeyPage,
+    PutOptions,
+    Sibling,
+    Siblings,
+    Source,
+    Value,
+    Written,
+)
+from .nodes import Node
+from .operation import Failure, Operation, Reply, Send, Sleep
+from .wire import WriteOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+
+class ValueStream:
+    """The one value of a key, read in pieces: iterate over it, once, inside its `with` block."""
+
+    def __init__(self, head: Value[Written], response: httpx.Response) -> None:
+        self.head = head
+        """Everything but the value: context, entity tag, content type, metadata."""
+        self._response = response
+
+    @property
+    def context(self) -> str | None:
+        """What this read saw, for the next write."""
+        return self.head.context
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._response.iter_raw()
+        except httpx.HTTPError as error:
+            raise cut_short(error) from error
+        except httpx.StreamError as error:
+            raise InvalidArgument("the value can be read only once, inside its with block") from error
+
+    def read(self) -> bytes:
+        """Return the whole value."""
+        return b"".join(self)
+
+
+def cut_short(error: httpx.HTTPError) -> QuorateError:
+    """Say in our words why a value that was being read ended."""
+    failure = transport.failure(error)
+    kind = DeadlineExceeded if failure.kind == "timeout" else Unreachable
+    return kind(f"the value ended early: {failure.detail}")
+
+
+class Client:
+    """A client of one cluster. May be used from several threads; close it, or use `with`.
+
+    `urls`: one or more nodes, with commas or as a list. With `discover` the others are found through
+    `GET /cluster`, and with the extra `quorate[routing]` each request goes to a node that stores its key.
+    `deadline_s`: how long one operation may take in all, retries included. `attempts_max`: how often it is
+    tried at most. `attempt_timeout_s`: how long a node may be silent before the next attempt; longer than the
+    server's own time-out (5 s), so that the server can still say what became of a write.
+    """
+
+    def __init__(
+        self,
+        urls: str | Iterable[str],
+        *,
+        token: str | None = None,
+        deadline_s: float = 15.0,
+        attempts_max: int = 5,
+        attempt_timeout_s: float = 7.0,
+        discover: bool = True,
+        value_bytes_max: int = transport.VALUE_BYTES_MAX,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        self._core = Core(
+            urls,
+            token=token,
+            deadline_s=deadline_s,
+            attempts_max=attempts_max,
+            attempt_timeout_s=attempt_timeout_s,
+            discover=discover,
+        )
+        self._bytes_max = value_bytes_max
+        self._http = httpx.Client(**transport.options(verify))
+
+    def get(self, bucket: str, key: str, **options: Unpack[GetOptions]) -> Value | Siblings | Absent:
+        """Read a key: its value, several siblings, or nothing. Write through the result to replace it."""
+        return self._run(self._core.get(bucket, key, options, self))
+
+    @contextmanager
+    def open(
+        self, bucket: str, key: str, **options: Unpack[GetOptions]
+    ) -> Iterator[ValueStream | Siblings | Absent]:
+        """Read a key whose value may be large: as `get`, but a single value is read in pieces."""
+        read, response = self._run(self._core.open(bucket, key, options, self))
+        if not isinstance(read, Value):
+            yield read
+            return
+        try:
+            yield ValueStream(read, response)
+        finally:
+            response.close()
+
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        value: Source,
+        *,
+        context: ContextLike | None = None,
+        **options: Unpack[PutOptions],
+    ) -> Written:
+        """Write a value. It replaces what `context` saw; without a context it replaces nothing.
+
+        A value can also be an iterable of bytes, which is sent in pieces and, as it can be read only once,
+        never repeated; or a function that returns such an iterable for each attempt.
+        """
+        return self._run(self._core.put(bucket, key, value, context, options))
+
+    def delete(
+        self, bucket: str, key: str, *, context: ContextLike | None = None, **options: Unpack[DeleteOptions]
+    ) -> Written:
+        """Delete what `context` saw; without a context, what a read shows now."""
+        request = wire.delete(bucket, key, WriteOptions(context, **options))
+        return self._run(self._core.write(request))
+
+    def keep(self, siblings: Siblings[Any], sibling: Sibling, **options: Unpack[KeepOptions]) -> Written:
+        """Resolve a conflict by keeping one of its siblings as it is."""
+        request = wire.keep(siblings, sibling, WriteOptions(siblings, **options))
+        return self._run(self._core.write(request))
+
+    def update(
+        self,
+        bucket: str,
+        key: str,
+        change: Callable[[Value | Siblings | Absent], Change],
+        **options: Unpack[KeepOptions],
+    ) -> Written | None:
+        """Read, let `change` say what to write, and write it; again if another write came in between.
+
+        `change` returns a value, `NewValue`, one of the siblings, `DELETE`, or `None` to leave the key as it
+        is. It may be called several times. A value keeps the content type and metadata of what it replaces.
+        Two updates through different nodes can still meet: then the key has siblings, none is lost.
+        """
+        return self._run(self._core.update(bucket, key, change, self, options))
+
+    def list_keys(
+        self, bucket: str, *, prefix: str = "", limit: int | None = None, cursor: str | None = None
+    ) -> KeyPage:
+        """Return one page of live keys in order (at most 1000; the server's default is 100)."""
+        return self._run(self._core.key_page(bucket, prefix, limit, cursor))
+
+    def keys(
+        self, bucket: str, *, prefix: str = "", page_size: int = 1000, allow_incomplete: bool = False
+    ) -> Iterator[str]:
+        """Iterate over all live keys in order. Raises `IncompleteListing` unless that is allowed."""
+        cursor = None
+        while True:
+            page = self.list_keys(bucket, prefix=prefix, limit=page_size, cursor=cursor)
+            check_page(page, cursor, allow_incomplete=allow_incomplete)
+            yield from page.keys
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def get_bucket(self, bucket: str) -> BucketProperties:
+        """Return the properties of a bucket."""
+        return self._run(self._core.properties(wire.get_bucket(bucket)))
+
+    def set_bucket(self, bucket: str, **properties: Any) -> BucketProperties:
+        """Set properties: `n`, `r`, `w`, `conflicts`, `sloppy`. Those not given follow the defaults."""
+        return self._run(self._core.properties(wire.set_bucket(bucket, properties)))
+
+    def reset_bucket(self, bucket: str) -> None:
+        """Let all properties of a bucket follow the defaults again. Its keys stay."""
+        self._run(self._core.reset_bucket(bucket))
+
+    def explanation(self, explain_id: str) -> dict[str, Any]:
+        """Return the trace of a request made with `explain=True`; `NotFound` if it is no longer kept."""
+        return self._run(self._core.explanation(explain_id))
+
+    def nodes(self) -> list[Node]:
+        """Look up the nodes of the cluster and return those known."""
+        self._run(self._core.look_up())
+        return self._core.nodes.all()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, operation: Operation[T]) -> T:
+        reply: Reply = None
+        while True:
+            try:
+                step = operation.send(reply)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            if isinstance(step, Sleep):
+                time.sleep(step.seconds)
+                reply = None
+            else:
+                reply = self._send(step)
+
+    def _send(self, send: Send) -> Reply:
+        deadline = time.monotonic() + send.left_s
+        request = transport.build(self._http, send, self._core.headers, is_async=False)
+        try:
+            response = self._http.send(request, stream=True)
+        except httpx.LocalProtocolError as error:
+            raise InvalidArgument(f"the request cannot be sent: {error}") from error
+        except httpx.HTTPError as error:
+            return transport.failure(error)
+        if transport.is_stream(send, response):
+            return transport.opened(response)
+        reader = transport.Reader(response, deadline, self._bytes_max)
+        try:
+            for piece in response.iter_raw():
+                if not reader.take(piece):
+                    break
+        except httpx.HTTPError as error:
+            reader.stopped = transport.failure(error)
+        finally:
+            response.close()
+        result = reader.result()
+        return (
+            Failure("lost", result.detail)
+            if isinstance(result, Failure) and result.kind == "unsent"
+            else result
+        )

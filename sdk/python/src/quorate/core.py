@@ -1,0 +1,180 @@
+"""What both clients do, as operations. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from . import parse, wire
+from .errors import ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError
+from .model import (
+    Absent,
+    BucketProperties,
+    Change,
+    ContextLike,
+    Delete,
+    GetOptions,
+    KeepOptions,
+    KeyPage,
+    NewValue,
+    PutOptions,
+    Sibling,
+    Siblings,
+    Source,
+    Value,
+    W_co,
+    Writes,
+    Written,
+)
+from .nodes import Nodes, parse_urls
+from .operation import Operation, Policy, call, look_up
+from .wire import Request, WriteOptions
+
+__version__ = "0.1.0"
+UPDATE_ROUNDS_MAX = 10
+_READ = frozenset({200, 300, 404})
+_WRITTEN = frozenset({204})
+_OK = frozenset({200})
+
+
+class Core:
+    """The state of one client: its nodes and its policy."""
+
+    def __init__(
+        self,
+        urls: str | Iterable[str],
+        *,
+        token: str | None,
+        deadline_s: float,
+        attempts_max: int,
+        attempt_timeout_s: float,
+        discover: bool,
+    ) -> None:
+        for name, seconds in (("deadline_s", deadline_s), ("attempt_timeout_s", attempt_timeout_s)):
+            if not 0 < seconds < 1e9:
+                raise InvalidArgument(f"{name}: must be a positive number of seconds")
+        if attempts_max < 1:
+            raise InvalidArgument("attempts_max: must be 1 or more")
+        self.nodes = Nodes(parse_urls(urls))
+        self.policy = Policy(deadline_s, attempts_max, attempt_timeout_s)
+        self.discovers = discover
+        self.headers = {"User-Agent": f"quorate-python/{__version__}", "Accept-Encoding": "identity"}
+        if token is not None:
+            if not token or not all("!" <= c <= "~" for c in token):
+                raise InvalidArgument("token: must be visible ASCII characters")
+            self.headers["Authorization"] = f"Bearer {token}"
+
+    def _call(self, request: Request, accepts: frozenset[int]) -> Operation[parse.Response]:
+        deadline = self.policy.now() + self.policy.deadline_s
+        if self.discovers:
+            yield from look_up(self.nodes, self.policy)
+        return (yield from call(request, self.nodes, self.policy, accepts, deadline))
+
+    def get(
+        self, bucket: str, key: str, options: GetOptions, client: Writes[W_co]
+    ) -> Operation[Value[W_co] | Siblings[W_co] | Absent[W_co]]:
+        """Read a key."""
+        request = wire.get(bucket, key, options)
+        return parse.read(request, (yield from self._call(request, _READ)), client)
+
+    def open(
+        self, bucket: str, key: str, options: GetOptions, client: Writes[W_co]
+    ) -> Operation[tuple[Value[W_co] | Siblings[W_co] | Absent[W_co], Any]]:
+        """Read a key, but leave a single value unread: then the open answer comes with it."""
+        request = wire.get(bucket, key, options, streams=True)
+        response = yield from self._call(request, _READ)
+        return parse.read(request, response, client), response.live
+
+    def put(
+        self, bucket: str, key: str, value: Source, context: ContextLike | None, options: PutOptions
+    ) -> Operation[Written]:
+        """Write a value."""
+        rest: dict[str, Any] = dict(options)
+        content_type, meta = rest.pop("content_type", None), rest.pop("meta", None)
+        encoding = rest.pop("content_encoding", None)
+        write = WriteOptions(context, **rest)
+        request = wire.put(
+            bucket, key, value, write, content_type=content_type, meta=meta, content_encoding=encoding
+        )
+        return self.write(request)
+
+    def write(self, request: Request) -> Operation[Written]:
+        """Carry out a write of a key."""
+        return parse.written(request, (yield from self._call(request, _WRITTEN)))
+
+    def update(
+        self,
+        bucket: str,
+        key: str,
+        change: Callable[[Value[W_co] | Siblings[W_co] | Absent[W_co]], Change],
+        client: Writes[W_co],
+        options: KeepOptions,
+    ) -> Operation[Written | None]:
+        """Read, change, write back, and begin again if another write came in between."""
+        if options.get("idempotency_key") is not None:
+            raise InvalidArgument("idempotency_key: each round of an update is a write of its own")
+        rounds = 0
+        while True:
+            read = yield from self.get(bucket, key, {}, client)
+            decision = change(read)
+            if decision is None:
+                return None
+            rounds += 1
+            try:
+                return (yield from self.write(_changed(read, decision, options)))
+            except ConditionFailed as error:
+                # If an earlier attempt may have been applied, changing again could change twice.
+                if error.outcome != "not_applied" or rounds >= UPDATE_ROUNDS_MAX:
+                    raise
+
+    def key_page(self, bucket: str, prefix: str, limit: int | None, cursor: str | None) -> Operation[KeyPage]:
+        """Read one page of keys."""
+        return parse.key_page((yield from self._call(wire.keys(bucket, prefix, limit, cursor), _OK)))
+
+    def properties(self, request: Request) -> Operation[BucketProperties]:
+        """Read or set the properties of a bucket."""
+        return parse.properties((yield from self._call(request, _OK)))
+
+    def reset_bucket(self, bucket: str) -> Operation[None]:
+        """Forget the properties of a bucket."""
+        yield from self._call(wire.reset_bucket(bucket), _WRITTEN)
+
+    def explanation(self, explain_id: str) -> Operation[dict[str, Any]]:
+        """Read the explanation of a request."""
+        request = wire.explanation(explain_id)
+        return parse.json_object((yield from self._call(request, _OK)))
+
+    def look_up(self) -> Operation[None]:
+        """Look the nodes up, whether it is time or not."""
+        self.nodes.expire()
+        yield from look_up(self.nodes, self.policy)
+
+
+def check_page(page: KeyPage, cursor: str | None, *, allow_incomplete: bool) -> None:
+    """Raise unless a listing may go on after this page, which was asked for with `cursor`."""
+    if not page.complete and not allow_incomplete:
+        raise IncompleteListing("too few replicas of some partition answered: keys may be missing")
+    if page.cursor is not None and page.cursor == cursor:
+        raise ProtocolError("the listing does not advance: the server gave the same cursor again")
+
+
+def _changed(
+    read: Value[W_co] | Siblings[W_co] | Absent[W_co], decision: Change, options: KeepOptions
+) -> Request:
+    """Return the write of a change, on the condition that nothing else was written meanwhile."""
+    plain = WriteOptions(read, **options)
+    is_absent = isinstance(read, Absent)
+    guarded = replace(plain, if_absent=is_absent, if_match=None if isinstance(read, Absent) else read)
+    if isinstance(decision, Sibling) and isinstance(read, Siblings) and not decision.deleted:
+        return wire.keep(read, decision, plain)  # guarded by its context; it takes no other condition
+    if isinstance(decision, (Delete, Sibling)):
+        return wire.delete(read.bucket, read.key, plain if is_absent else guarded)
+    if isinstance(decision, NewValue):
+        new = decision
+    elif isinstance(read, Value):
+        new = NewValue(decision, read.content_type, read.meta)  # type: ignore[arg-type]
+    else:
+        new = NewValue(decision)  # type: ignore[arg-type]
+    value, content_type, meta = new.value, new.content_type, new.meta
+    return wire.put(read.bucket, read.key, value, guarded, content_type=content_type, meta=meta)

@@ -1,0 +1,286 @@
+"""What operations take and give: reads that carry their context, and the answers to writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar, Unpack
+
+Source: TypeAlias = (
+    "bytes | bytearray | memoryview | str | Iterable[bytes] | AsyncIterable[bytes] | Callable[[], Any]"
+)
+"""A value to send: bytes; text; pieces, sent once; or a function that returns pieces for each attempt."""
+Count: TypeAlias = "int | Literal['one', 'quorum', 'all']"
+"""For R and W."""
+
+
+class GetOptions(TypedDict, total=False):
+    """Options of a read. What is not given follows the bucket."""
+
+    r: Count | None
+    """How many replicas must answer."""
+    n: int | None
+    """How many home replicas are asked; at most the bucket's n."""
+    sloppy: bool | None
+    """Whether fallbacks count."""
+    timeout_ms: int | None
+    """How long the server may take."""
+    explain: bool
+    """Whether the server keeps a trace of the request: see `Client.explanation`."""
+
+
+class KeepOptions(TypedDict, total=False):
+    """Options of a write. What is not given follows the bucket."""
+
+    w: Count | None
+    """How many nodes must have stored the write."""
+    n: int | None
+    sloppy: bool | None
+    timeout_ms: int | None
+    explain: bool
+    idempotency_key: str | None
+    """1 to 255 visible ASCII characters; a random one if not given. The same for the same write only."""
+
+
+class DeleteOptions(KeepOptions, total=False):
+    """Options of a delete. Conditions are checked by a read at the coordinator: they are advisory."""
+
+    if_present: bool
+    """Only if there is a value."""
+    if_match: str | Value[Any] | Siblings[Any] | Written | None
+    """Only if what is stored is what this read or write showed; or an entity tag."""
+
+
+class PutOptions(DeleteOptions, total=False):
+    """Options of a put."""
+
+    if_absent: bool
+    """Only if there is no value."""
+    content_type: str | None
+    """If not given: `text/plain; charset=utf-8` for text, else `application/octet-stream`."""
+    content_encoding: str | None
+    """Stored and given back; the client neither encodes nor decodes."""
+    meta: Mapping[str, str] | None
+    """Metadata; names are kept in lower case."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The answer to a write that W nodes have acknowledged."""
+
+    bucket: str
+    key: str
+    context: str | None
+    """For the next write; only if the write left exactly one sibling. Else read the key again."""
+    etag: str | None
+    """For `if_match`; only if the write left exactly one sibling."""
+    siblings: int | None
+    """How many siblings the key has now: from 2 on there is a conflict. `None` if not told."""
+    acks: int | None
+    """How many nodes have acknowledged."""
+    hints: int | None
+    """How many of those keep the write as a hint for a node that is down."""
+    explain_id: str | None = None
+    """The id of the request's explanation, if asked for."""
+    request_id: str | None = None
+
+
+if TYPE_CHECKING:
+    W_co = TypeVar("W_co", default=Written, covariant=True)
+else:
+    from typing import TypeVar
+
+    W_co = TypeVar("W_co", covariant=True)
+
+
+class Delete(Enum):
+    """What a resolver or a change returns to delete the key."""
+
+    DELETE = "delete"
+
+
+DELETE = Delete.DELETE
+
+
+@dataclass(frozen=True)
+class NewValue:
+    """A value to write, with its content type and metadata."""
+
+    value: bytes | str
+    content_type: str | None = None
+    meta: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """One of several concurrent values of a key, or a concurrent delete."""
+
+    dot: str
+    """The name of the write."""
+    value: bytes
+    """Empty for a delete."""
+    deleted: bool = False
+    content_type: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+    content_encoding: str | None = None
+    content_language: str | None = None
+    content_disposition: str | None = None
+    writer: str | None = None
+    """The node that took the write."""
+    written_at: str | None = None
+    """RFC 3339, by the clock of that node."""
+
+    @property
+    def text(self) -> str:
+        """The value as UTF-8 text; raises `UnicodeDecodeError` if it is none."""
+        return self.value.decode()
+
+
+class Writes(Protocol[W_co]):
+    """The client that a read came from, as far as a read needs it."""
+
+    def put(  # noqa: D102
+        self,
+        bucket: str,
+        key: str,
+        value: Source,
+        *,
+        context: ContextLike | None = None,
+        **options: Unpack[PutOptions],
+    ) -> W_co: ...
+
+    def delete(  # noqa: D102
+        self, bucket: str, key: str, *, context: ContextLike | None = None, **options: Unpack[DeleteOptions]
+    ) -> W_co: ...
+
+    def keep(  # noqa: D102
+        self, siblings: Siblings[Any], sibling: Sibling, **options: Unpack[KeepOptions]
+    ) -> W_co: ...
+
+
+@dataclass(frozen=True)
+class _Read(Generic[W_co]):
+    """What every read of a key has."""
+
+    bucket: str
+    key: str
+    context: str | None
+    """What this read saw, for the next write. `None` only if the key was never written."""
+    etag: str | None
+    request_id: str | None
+    explain_id: str | None
+    """The id of the request's explanation, if asked for."""
+    _client: Writes[W_co] = field(repr=False, compare=False)
+
+    def put(self, value: Source, **options: Unpack[PutOptions]) -> W_co:
+        """Write a value that replaces what this read saw; options as for `Client.put`."""
+        return self._client.put(self.bucket, self.key, value, context=self._seen(), **options)
+
+    def delete(self, **options: Unpack[DeleteOptions]) -> W_co:
+        """Delete what this read saw; options as for `Client.delete`."""
+        return self._client.delete(self.bucket, self.key, context=self._seen(), **options)
+
+    def _seen(self) -> str | None:
+        return self.context
+
+
+@dataclass(frozen=True)
+class Value(_Read[W_co]):
+    """The one value of a key."""
+
+    value: bytes = field(kw_only=True)
+    content_type: str = field(kw_only=True)
+    meta: Mapping[str, str] = field(kw_only=True)
+    content_encoding: str | None = field(kw_only=True, default=None)
+    """As stored; the value is never decoded."""
+    content_language: str | None = field(kw_only=True, default=None)
+    content_disposition: str | None = field(kw_only=True, default=None)
+    last_modified: str | None = field(kw_only=True, default=None)
+
+    @property
+    def text(self) -> str:
+        """The value as UTF-8 text; raises `UnicodeDecodeError` if it is none."""
+        return self.value.decode()
+
+
+Resolution: TypeAlias = "bytes | str | NewValue | Sibling | Delete"
+"""What a resolver returns: a value, or one of the siblings to keep as it is, or `DELETE`."""
+Change: TypeAlias = "bytes | str | NewValue | Sibling | Delete | None"
+"""What a change returns: as a resolver; `None` leaves the key as it is."""
+
+
+@dataclass(frozen=True)
+class Siblings(_Read[W_co]):
+    """A conflict: several concurrent values, of which some may be deletes."""
+
+    siblings: tuple[Sibling, ...] = field(kw_only=True)
+
+    @property
+    def live(self) -> tuple[Sibling, ...]:
+        """The siblings that are values."""
+        return tuple(sibling for sibling in self.siblings if not sibling.deleted)
+
+    def __iter__(self) -> Iterator[Sibling]:
+        return iter(self.siblings)
+
+    def __len__(self) -> int:
+        return len(self.siblings)
+
+    def resolve(
+        self, resolver: Callable[[tuple[Sibling, ...]], Resolution], **options: Unpack[KeepOptions]
+    ) -> W_co:
+        """Let `resolver` decide on the siblings, deletes included, and write its decision."""
+        decision = resolver(self.siblings)
+        if isinstance(decision, Sibling):
+            return self.keep(decision, **options)
+        if isinstance(decision, Delete):
+            return self.delete(**options)
+        if isinstance(decision, NewValue):
+            content_type, meta = decision.content_type, decision.meta
+            return self.put(decision.value, content_type=content_type, meta=meta, **options)
+        return self.put(decision, **options)
+
+    def keep(self, sibling: Sibling, **options: Unpack[KeepOptions]) -> W_co:
+        """Keep one sibling as it is, with its type and metadata; the others are superseded."""
+        if sibling.deleted:
+            return self.delete(**options)
+        return self._client.keep(self, sibling, **options)
+
+
+@dataclass(frozen=True)
+class Absent(_Read[W_co]):
+    """No value: the key was never written, or was deleted."""
+
+    deleted: bool = field(kw_only=True)
+
+
+Read: TypeAlias = "Value[W_co] | Siblings[W_co] | Absent[W_co]"
+ContextLike: TypeAlias = "str | Value[Any] | Siblings[Any] | Absent[Any] | Written"
+"""What can be given as a context: a read, a write, or the context's text."""
+
+
+@dataclass(frozen=True)
+class KeyPage:
+    """One page of a listing."""
+
+    keys: tuple[str, ...]
+    cursor: str | None
+    """Where the next page starts; `None` after the last."""
+    complete: bool
+    """False if too few replicas of some part answered, so that keys may be missing."""
+
+
+@dataclass(frozen=True)
+class BucketProperties:
+    """What holds for a bucket; what was not set follows the cluster's defaults."""
+
+    n: int
+    r: int | str
+    w: int | str
+    conflicts: str
+    """`siblings` or `lww`."""
+    sloppy: bool

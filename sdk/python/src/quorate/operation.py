@@ -1,0 +1,218 @@
+"""One operation: which requests to send, when to repeat them, and what comes of it.
+
+An operation is a generator that yields what is to be done (`Send`, `Sleep`) and is sent what came of it.
+The synchronous and the asynchronous client only differ in how they do it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn, TypeAlias, TypeVar
+
+from . import parse
+from .errors import (
+    DeadlineExceeded,
+    Facts,
+    Outcome,
+    ProtocolError,
+    QuorateError,
+    UnknownOutcome,
+    Unreachable,
+    class_of,
+)
+from .errors import PartialWrite as _PartialWrite
+from .nodes import Node, Nodes, can_route
+from .parse import Response
+from .wire import Request
+
+BACKOFF_S = 0.05
+BACKOFF_S_MAX = 2.0
+LOOK_UP_S_MAX = 1.0
+"""How long the nodes may be looked up, at most a quarter of the time there is."""
+_FINAL_NAMES = frozenset({"internal", "disk_full", "buckets_full"})
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a request to a node and give back the `Response`, or the `Failure`."""
+
+    url: str
+    request: Request
+    timeout_s: float
+    """How long the node may be silent."""
+    left_s: float
+    """How long all of it may take."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """There is no whole answer. `unsent`: not even the request left."""
+
+    kind: Literal["unsent", "lost", "timeout", "oversized"]
+    detail: str
+
+
+Step: TypeAlias = "Send | Sleep"
+Reply: TypeAlias = "Response | Failure | None"
+T = TypeVar("T")
+Operation: TypeAlias = Generator[Step, Reply, T]
+
+
+@dataclass
+class Policy:
+    """How long and how often to try. Times in seconds, by a monotonic clock."""
+
+    deadline_s: float = 15.0
+    attempts_max: int = 5
+    attempt_timeout_s: float = 7.0
+    """Longer than the server's own time-out, so that it can say what became of a write."""
+    now: Callable[[], float] = time.monotonic
+    rng: random.Random = field(default_factory=random.Random)
+
+    def backoff_s(self, attempt: int) -> float:
+        """Return a random wait before the attempt after this one (from 1)."""
+        return self.rng.uniform(0, min(BACKOFF_S * 2.0 ** min(attempt, 16), BACKOFF_S_MAX))
+
+
+class _Attempts:
+    """What one operation has tried so far."""
+
+    def __init__(self, request: Request, nodes: Nodes, policy: Policy, deadline: float) -> None:
+        self.request = request
+        self.nodes = nodes
+        self.policy = policy
+        self.deadline = deadline
+        self.tried: list[Node] = []
+        self.outcome: Outcome = "not_applied"
+        self.last: Facts = Facts()
+        self.message = ""
+        self.kind: type[QuorateError] = DeadlineExceeded
+
+    def left_s(self) -> float:
+        return self.deadline - self.policy.now()
+
+    def add_outcome(self, outcome: Outcome) -> None:
+        """`partial` is known, so it outweighs `unknown`."""
+        if outcome == "partial" or (outcome == "unknown" and self.outcome == "not_applied"):
+            self.outcome = outcome
+
+    def pick(self) -> Node:
+        now = self.policy.now()
+        place, is_write = self.request.place, self.request.is_write
+        return self.nodes.pick(place, is_write=is_write, tried=self.tried, now=now)
+
+    def note_failure(self, node: Node, failure: Failure) -> None:
+        now = self.policy.now()
+        if failure.kind != "oversized":
+            self.nodes.failed(node, now)
+        if failure.kind != "unsent":
+            self.add_outcome("unknown")
+        self.last = Facts()
+        self.message = f"{node.url}: {failure.detail}"
+        self.kind = DeadlineExceeded if failure.kind == "timeout" else Unreachable
+        if failure.kind == "oversized":
+            self.kind = ProtocolError
+
+    def note_refusal(self, node: Node, facts: Facts) -> None:
+        self.nodes.answered(node)
+        self.add_outcome(parse.outcome(facts))
+        self.last = facts
+        self.message = _describe(facts)
+        self.kind = class_of(facts)
+        if _may_repeat(facts) and facts.retry_after_s is not None:
+            self.nodes.busy(node, self.policy.now() + facts.retry_after_s)
+
+    def fail(self) -> NoReturn:
+        """Raise the last error, in the class that the outcome of all attempts asks for."""
+        is_write = self.request.is_write
+        kind, final = self.kind, 400 <= (self.last.status or 0) < 500 and self.last.status not in {408, 429}
+        if is_write and not final:
+            if self.outcome == "partial":
+                kind = _PartialWrite
+            elif self.outcome == "unknown":
+                kind = UnknownOutcome
+        outcome = self.outcome if is_write else None
+        raise kind(self.message, facts=self.last, outcome=outcome, attempts=len(self.tried))
+
+
+def call(
+    request: Request, nodes: Nodes, policy: Policy, accepts: frozenset[int], deadline: float
+) -> Operation[Response]:
+    """Send a request until there is an answer with a status in `accepts`, and return that.
+
+    404 is handed back if accepted: the caller has to tell an absent key from other answers.
+    """
+    attempts = _Attempts(request, nodes, policy, deadline)
+    while True:
+        node = attempts.pick()
+        if attempts.tried:
+            wait_s = policy.backoff_s(len(attempts.tried))
+            if node in attempts.tried:
+                wait_s = max(wait_s, node.busy_until - policy.now())
+            if wait_s >= attempts.left_s():
+                attempts.fail()
+            yield Sleep(wait_s)
+        attempts.tried.append(node)
+        left_s = max(0.001, attempts.left_s())
+        reply = yield Send(node.url, request, min(policy.attempt_timeout_s, left_s), left_s)
+        if isinstance(reply, Response) and reply.status in accepts:
+            nodes.answered(node)
+            return reply
+        if isinstance(reply, Response):
+            facts = parse.facts(reply)
+            attempts.note_refusal(node, facts)
+            may_repeat = _may_repeat(facts) and request.repeatable
+        else:
+            failure = reply or Failure("lost", "there is no answer")
+            attempts.note_failure(node, failure)
+            may_repeat = failure.kind != "oversized" and (request.repeatable or failure.kind == "unsent")
+        is_last = len(attempts.tried) >= policy.attempts_max or attempts.left_s() <= 0
+        if not may_repeat or is_last:
+            attempts.fail()
+
+
+def look_up(nodes: Nodes, policy: Policy) -> Operation[None]:
+    """Look the nodes up if it is time. A failure changes nothing: the nodes known are still good."""
+    if not nodes.claim_refresh(policy.now()):
+        return
+    timeout_s = min(LOOK_UP_S_MAX, policy.deadline_s / 4)
+    node = nodes.pick(None, is_write=False, tried=(), now=policy.now())
+    reply = yield Send(node.url, Request("GET", "/cluster"), timeout_s, timeout_s)
+    if not isinstance(reply, Response):
+        nodes.failed(node, policy.now())
+        return
+    found: dict[str, str] = {}
+    homes = None
+    with suppress(ProtocolError):
+        found = parse.cluster(reply) if reply.status == 200 else {}
+    if not found:
+        return
+    if can_route():
+        ring = yield Send(node.url, Request("GET", "/ring/partitions"), timeout_s, timeout_s)
+        with suppress(ProtocolError):
+            homes = parse.homes(ring) if isinstance(ring, Response) and ring.status == 200 else None
+    nodes.discovered(found, homes, policy.now())
+
+
+def _may_repeat(facts: Facts) -> bool:
+    status = facts.status or 0
+    return status in {408, 429} or (
+        500 <= status < 600 and status != 507 and facts.problem not in _FINAL_NAMES
+    )
+
+
+def _describe(facts: Facts) -> str:
+    if facts.problem is None:
+        return f"status {facts.status} without a readable problem"
+    return f"{facts.problem}: {facts.detail or facts.title or 'no detail'}"

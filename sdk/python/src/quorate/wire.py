@@ -1,0 +1,275 @@
+"""Requests, built and checked before anything is sent. No I/O."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+from .errors import InvalidArgument
+from .model import Absent, ContextLike, Count, GetOptions, Sibling, Siblings, Source, Value, Written
+
+Body: TypeAlias = "bytes | Iterable[bytes] | AsyncIterable[bytes]"
+
+OCTETS = "application/octet-stream"
+TEXT = "text/plain; charset=utf-8"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VISIBLE = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, without the node that it goes to."""
+
+    method: str
+    target: str
+    """Path and query, encoded."""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Body | Callable[[], Any] = b""
+    is_write: bool = False
+    place: tuple[str, str] | None = None
+    """Bucket and key, for the choice of a node that stores the key."""
+    streams: bool = False
+    """Whether the value of the answer is to be left unread."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the body can be sent more than once."""
+        return isinstance(self.body, bytes) or callable(self.body)
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """The options of a write: those of `model.PutOptions` that any write can have, and the context."""
+
+    context: ContextLike | None = None
+    if_absent: bool = False
+    if_present: bool = False
+    if_match: str | Value[Any] | Siblings[Any] | Written | None = None
+    w: Count | None = None
+    n: int | None = None
+    sloppy: bool | None = None
+    timeout_ms: int | None = None
+    explain: bool = False
+    idempotency_key: str | None = None
+
+
+def get(bucket: str, key: str, options: GetOptions, *, streams: bool = False) -> Request:
+    """`GET /kv/{bucket}/{key}`."""
+    query = _query(
+        r=options.get("r"),
+        n=options.get("n"),
+        sloppy=options.get("sloppy"),
+        timeout_ms=options.get("timeout_ms"),
+        explain=options.get("explain") or None,
+    )
+    target = _key_path("kv", bucket, key) + query
+    accept = ("Accept", "application/json, */*;q=0.5")
+    return Request("GET", target, (accept,), place=(bucket, key), streams=streams)
+
+
+def put(
+    bucket: str,
+    key: str,
+    value: Source,
+    options: WriteOptions,
+    *,
+    content_type: str | None = None,
+    meta: Mapping[str, str] | None = None,
+    content_encoding: str | None = None,
+) -> Request:
+    """`PUT /kv/{bucket}/{key}`."""
+    headers = [("Content-Type", _header_text("content_type", content_type or _type_of(value)))]
+    if content_encoding is not None:
+        headers.append(("Content-Encoding", _header_text("content_encoding", content_encoding)))
+    headers += _meta(meta or {})
+    target = _key_path("kv", bucket, key)
+    return _write(
+        method="PUT", path=target, place=(bucket, key), options=options, headers=headers, body=_body(value)
+    )
+
+
+def delete(bucket: str, key: str, options: WriteOptions) -> Request:
+    """`DELETE /kv/{bucket}/{key}`."""
+    path = _key_path("kv", bucket, key)
+    return _write(method="DELETE", path=path, place=(bucket, key), options=options, headers=[], body=b"")
+
+
+def keep(siblings: Siblings[Any], sibling: Sibling, options: WriteOptions) -> Request:
+    """`POST /siblings/{bucket}/{key}` with the dot to keep."""
+    bucket, key = siblings.bucket, siblings.key
+    body = json.dumps({"keep": sibling.dot}).encode()
+    headers = [("Content-Type", "application/json")]
+    path = _key_path("siblings", bucket, key)
+    return _write(method="POST", path=path, place=(bucket, key), options=options, headers=headers, body=body)
+
+
+def keys(bucket: str, prefix: str, limit: int | None, cursor: str | None) -> Request:
+    """`GET /keys/{bucket}`."""
+    query = _query(prefix=prefix or None, limit=limit, cursor=cursor)
+    return Request("GET", f"/keys/{_segment('bucket', bucket)}{query}")
+
+
+def get_bucket(bucket: str) -> Request:
+    """`GET /buckets/{bucket}`."""
+    return Request("GET", f"/buckets/{_segment('bucket', bucket)}")
+
+
+def set_bucket(bucket: str, properties: Mapping[str, Any]) -> Request:
+    """`PUT /buckets/{bucket}`: a change to the same properties may be repeated."""
+    try:
+        body = json.dumps(dict(properties)).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"properties: cannot be JSON: {error}") from error
+    headers = (("Content-Type", "application/json"),)
+    target = f"/buckets/{_segment('bucket', bucket)}"
+    return Request("PUT", target, headers, body, is_write=True)
+
+
+def reset_bucket(bucket: str) -> Request:
+    """`DELETE /buckets/{bucket}`."""
+    return Request("DELETE", f"/buckets/{_segment('bucket', bucket)}", is_write=True)
+
+
+def explanation(explain_id: str) -> Request:
+    """`GET /explain/{id}`."""
+    return Request("GET", f"/explain/{_segment('id', explain_id)}")
+
+
+def _write(
+    *,
+    method: str,
+    path: str,
+    place: tuple[str, str],
+    options: WriteOptions,
+    headers: list[tuple[str, str]],
+    body: Body | Callable[[], Any],
+) -> Request:
+    query = _query(
+        w=options.w,
+        n=options.n,
+        sloppy=options.sloppy,
+        timeout_ms=options.timeout_ms,
+        explain=options.explain or None,
+    )
+    context = _context_text(options.context)
+    if context is not None:
+        headers.append(("Quorate-Context", context))
+    headers += _condition(options)
+    headers.append(("Idempotency-Key", _idempotency_key(options.idempotency_key)))
+    return Request(method, path + query, tuple(headers), body, is_write=True, place=place)
+
+
+def _idempotency_key(given: str | None) -> str:
+    if given is None:
+        return secrets.token_urlsafe(18)
+    if not _VISIBLE.fullmatch(given) or len(given) > 255:
+        raise InvalidArgument("idempotency_key: must be 1 to 255 visible ASCII characters")
+    return given
+
+
+def _condition(options: WriteOptions) -> list[tuple[str, str]]:
+    given = [options.if_absent, options.if_present, options.if_match is not None]
+    if sum(given) > 1:
+        raise InvalidArgument("only one of if_absent, if_present and if_match can be given")
+    if options.if_absent:
+        return [("If-None-Match", "*")]
+    if options.if_present:
+        return [("If-Match", "*")]
+    match = options.if_match
+    if match is None:
+        return []
+    etag = match if isinstance(match, str) else match.etag
+    if etag is None:
+        raise InvalidArgument("if_match: this answer has no entity tag; read the key again")
+    return [("If-Match", _header_text("if_match", etag))]
+
+
+def _context_text(context: ContextLike | None) -> str | None:
+    if context is None:
+        return None
+    if isinstance(context, str):
+        return _header_text("context", context)
+    if context.context is not None:
+        return _header_text("context", context.context)
+    if isinstance(context, Absent):
+        return None  # never written: there is nothing to replace
+    raise InvalidArgument(
+        "context: this write left other siblings, which you have not seen; read the key again"
+    )
+
+
+def _type_of(value: Source) -> str:
+    return TEXT if isinstance(value, str) else OCTETS
+
+
+def _body(value: Source) -> Body | Callable[[], Any]:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument("value: must be text that can be UTF-8") from error
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, (bytes, Iterable, AsyncIterable)) or callable(value):
+        return value
+    raise InvalidArgument(f"value: must be bytes, text, or pieces of bytes, not {type(value).__name__}")
+
+
+def _meta(meta: Mapping[str, str]) -> list[tuple[str, str]]:
+    headers = []
+    for name, value in meta.items():
+        if not _TOKEN.fullmatch(name):
+            raise InvalidArgument(f"meta: {name!r} cannot be part of a header's name")
+        headers.append((f"Quorate-Meta-{name}", _header_text(f"meta: {name}", value, unicode=True)))
+    return headers
+
+
+def _header_text(what: str, text: str, *, unicode: bool = False) -> str:
+    """Return text fit for a header: it arrives as it is, and cannot begin another header."""
+    if not isinstance(text, str):
+        raise InvalidArgument(f"{what}: must be text")
+    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+        raise InvalidArgument(f"{what}: must be without control characters")
+    if not unicode and not text.isascii():
+        raise InvalidArgument(f"{what}: must be ASCII")
+    if text != text.strip(" "):
+        raise InvalidArgument(f"{what}: must not begin or end with a space, which headers lose")
+    return text
+
+
+def _key_path(route: str, bucket: str, key: str) -> str:
+    if key == "":
+        raise InvalidArgument("key: must not be empty")
+    return f"/{route}/{_segment('bucket', bucket)}/{_segment('key', key)}"
+
+
+def _segment(what: str, text: str) -> str:
+    """Return one path segment. Dots are escaped where the segment would otherwise be a step up."""
+    try:
+        if what == "bucket" and text == "":
+            raise InvalidArgument("bucket: must not be empty")
+        escaped = quote(text, safe="")
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InvalidArgument(f"{what}: must be text that can be UTF-8") from error
+    return escaped.replace(".", "%2E") if text in {".", ".."} else escaped
+
+
+def _query(**parameters: Any) -> str:
+    pairs = []
+    for name, value in parameters.items():
+        if value is None:
+            continue
+        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+        pairs.append(f"{name}={quote(text, safe='')}")
+    return "?" + "&".join(pairs) if pairs else ""
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode strictly; raises `ValueError`."""
+    return base64.b64decode(text, validate=True)

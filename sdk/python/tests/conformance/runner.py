@@ -1,0 +1,339 @@
+"""Runs one case of `sdk/conformance` with one of the two clients."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import quorate
+
+from .servers import Proxy, Sent, Stub, value_bytes
+
+Call = Callable[[Callable[[], Any]], Any]
+"""Runs a function; if it returns an awaitable, also that."""
+
+CASE_FIELDS = {"name", "about", "server", "stub", "needs", "client", "steps"}
+STEP_FIELDS = {"op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"}
+READ_ARGS = {"key", "r", "n", "sloppy", "timeout_ms", "explain", "stream"}
+WRITE_ARGS = {
+    *("key", "context", "context_text", "if", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key"),
+}
+OPS: dict[str, set[str]] = {
+    "get": READ_ARGS,
+    "put": WRITE_ARGS | {"value", "content_type", "meta", "stream"},
+    "delete": WRITE_ARGS,
+    "resolve": {"siblings", "join", "keep"},
+    "update": {"key", "append"},
+    "list_keys": {"prefix", "limit", "cursor"},
+    "all_keys": {"prefix", "limit"},
+    "get_bucket": set(),
+    "set_bucket": {"properties"},
+    "reset_bucket": set(),
+    "nodes": set(),
+}
+OPTIONS = ("r", "w", "n", "sloppy", "timeout_ms", "explain", "idempotency_key", "content_type", "meta")
+
+
+def error_class(error: quorate.QuorateError) -> str:
+    """Return the neutral name of an error's class: `NoQuorum` is `no_quorum`."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+    return {"protocol_error": "protocol", "deadline_exceeded": "deadline"}.get(name, name)
+
+
+@dataclass
+class Result:
+    """What came of a step."""
+
+    value: Any = None
+    error: quorate.QuorateError | None = None
+    took_ms: float = 0
+    sent: list[Sent] = field(default_factory=list)
+
+
+@dataclass
+class Streamed:
+    """A read whose value came in pieces, put together again."""
+
+    head: quorate.Value[Any]
+    value: bytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.head, name)
+
+
+class Runner:
+    """One case with one client."""
+
+    def __init__(self, case: dict[str, Any], urls: list[str], make: Callable[..., Any], call: Call) -> None:
+        assert set(case) <= CASE_FIELDS, f"unknown fields in the case: {set(case) - CASE_FIELDS}"
+        self.case, self.call = case, call
+        self.saved: dict[str, Any] = {}
+        self.stub: Stub | None = None
+        self.proxy: Proxy | None = None
+        server = case.get("server", "cluster")
+        self.bucket = f"c-{secrets.token_hex(8)}"
+        if server == "stub":
+            self.stub = Stub(case["stub"])
+            urls, self.bucket = [self.stub.url], "b"
+        elif server == "proxy":
+            self.proxy = Proxy(urls[0])
+            urls = [self.proxy.url]
+        else:
+            assert server == "cluster", f"unknown server {server}"
+            urls = urls[:1] if "http_addr" in case.get("needs", []) else urls
+        settings = dict(case.get("client", {}))
+        options: dict[str, Any] = {"discover": server == "cluster"}
+        for name in ("attempts_max", "token"):
+            if name in settings:
+                options[name] = settings.pop(name)
+        if "deadline_ms" in settings:
+            options["deadline_s"] = settings.pop("deadline_ms") / 1000
+        assert not settings, f"unknown settings: {settings}"
+        self.client = call(lambda: make(urls, **options))
+
+    def close(self) -> None:
+        close = getattr(self.client, "aclose", None) or self.client.close
+        self.call(close)
+        for server in (self.stub, self.proxy):
+            if server is not None:
+                server.close()
+
+    def run(self) -> None:
+        for number, step in enumerate(self.case["steps"], 1):
+            args = set(step) - STEP_FIELDS
+            assert step["op"] in OPS, f"step {number}: unknown op {step['op']}"
+            assert args <= OPS[step["op"]], f"step {number}: unknown arguments {args - OPS[step['op']]}"
+            self.step(number, step)
+
+    def step(self, number: int, step: dict[str, Any]) -> None:
+        deadline = time.monotonic() + step.get("within_ms", 0) / 1000
+        expected = step.get("expect_one_of", [step.get("expect", {})])
+        if self.proxy is not None:
+            self.proxy.lose(step.get("lose_responses", 0))
+        while True:
+            result = self.attempt(step)
+            problems = [mismatches(expect, result) for expect in expected]
+            if not all(problems):
+                break
+            if time.monotonic() >= deadline:
+                shown = f"{result.error!r}" if result.error else f"{result.value!r}"
+                raise AssertionError(f"step {number} ({step['op']}): {problems}; got {shown[:400]}")
+            time.sleep(0.05)
+        if self.proxy is not None:
+            assert self.proxy.to_lose == 0, f"step {number}: {self.proxy.to_lose} answers were not lost"
+        if "as" in step:
+            self.saved[step["as"]] = result.value
+
+    def attempt(self, step: dict[str, Any]) -> Result:
+        result = Result()
+        started = time.monotonic()
+        try:
+            operation: Callable[[dict[str, Any]], Any] = getattr(self, "do_" + step["op"])
+            result.value = operation(step)
+        except quorate.QuorateError as error:
+            result.error = error
+        result.took_ms = (time.monotonic() - started) * 1000
+        if self.stub is not None:
+            result.sent = self.stub.take()
+        return result
+
+    def bucket_of(self, step: dict[str, Any]) -> str:
+        return str(step.get("bucket", self.bucket))
+
+    def options(self, step: dict[str, Any]) -> dict[str, Any]:
+        options = {name: step[name] for name in OPTIONS if name in step}
+        if "context" in step:
+            options["context"] = self.saved[step["context"]]
+        if "context_text" in step:
+            options["context"] = step["context_text"]
+        condition = step.get("if")
+        if condition in ("absent", "present"):
+            options[f"if_{condition}"] = True
+        elif condition is not None:
+            options["if_match"] = self.saved[condition]
+        return options
+
+    def do_get(self, step: dict[str, Any]) -> Any:
+        bucket, key, options = self.bucket_of(step), step["key"], self.options(step)
+        if not step.get("stream"):
+            return self.call(lambda: self.client.get(bucket, key, **options))
+        opened = self.client.open(bucket, key, **options)
+        if hasattr(opened, "__aenter__"):
+            return self.call(lambda: _read_async(opened))
+        with opened as read:
+            return Streamed(read.head, read.read()) if isinstance(read, quorate.ValueStream) else read
+
+    def do_put(self, step: dict[str, Any]) -> Any:
+        value: Any = value_bytes(step["value"])
+        if step.get("stream"):
+            whole = value
+            value = lambda: (whole[at : at + 10_000] for at in range(0, len(whole), 10_000))  # noqa: E731
+        options = self.options(step)
+        return self.call(lambda: self.client.put(self.bucket_of(step), step["key"], value, **options))
+
+    def do_delete(self, step: dict[str, Any]) -> Any:
+        return self.call(lambda: self.client.delete(self.bucket_of(step), step["key"], **self.options(step)))
+
+    def do_resolve(self, step: dict[str, Any]) -> Any:
+        siblings = self.saved[step["siblings"]]
+        if "keep" in step:
+            wanted = value_bytes(step["keep"])
+            kept = next(sibling for sibling in siblings if sibling.value == wanted)
+            return self.call(lambda: siblings.resolve(lambda _: kept))
+        joined = step["join"].join
+        return self.call(
+            lambda: siblings.resolve(lambda all_: joined(sorted(s.text for s in all_ if not s.deleted)))
+        )
+
+    def do_update(self, step: dict[str, Any]) -> Any:
+        def change(read: Any) -> str:
+            texts = []
+            if isinstance(read, quorate.Value):
+                texts = [read.text]
+            elif isinstance(read, quorate.Siblings):
+                texts = [sibling.text for sibling in read.live]
+            return "|".join(sorted(texts)) + str(step["append"])
+
+        return self.call(lambda: self.client.update(self.bucket_of(step), step["key"], change))
+
+    def do_list_keys(self, step: dict[str, Any]) -> Any:
+        options: dict[str, Any] = {name: step[name] for name in ("prefix", "limit") if name in step}
+        if "cursor" in step:
+            options["cursor"] = self.saved[step["cursor"]].cursor
+        return self.call(lambda: self.client.list_keys(self.bucket_of(step), **options))
+
+    def do_all_keys(self, step: dict[str, Any]) -> Any:
+        options = {}
+        if "prefix" in step:
+            options["prefix"] = step["prefix"]
+        if "limit" in step:
+            options["page_size"] = step["limit"]
+        found = self.client.keys(self.bucket_of(step), **options)
+        keys = self.call(lambda: _collect(found)) if hasattr(found, "__aiter__") else list(found)
+        return quorate.KeyPage(tuple(keys), None, complete=True)
+
+    def do_get_bucket(self, step: dict[str, Any]) -> Any:
+        return self.call(lambda: self.client.get_bucket(self.bucket_of(step)))
+
+    def do_set_bucket(self, step: dict[str, Any]) -> Any:
+        return self.call(lambda: self.client.set_bucket(self.bucket_of(step), **step["properties"]))
+
+    def do_reset_bucket(self, step: dict[str, Any]) -> Any:
+        return self.call(lambda: self.client.reset_bucket(self.bucket_of(step)))
+
+    def do_nodes(self, _step: dict[str, Any]) -> Any:
+        return self.call(self.client.nodes)
+
+
+async def _read_async(opened: Any) -> Any:
+    async with opened as read:
+        if isinstance(read, quorate.AsyncValueStream):
+            return Streamed(read.head, await read.read())
+        return read
+
+
+async def _collect(keys: Any) -> list[str]:
+    return [key async for key in keys]
+
+
+def kind_of(value: Any) -> str:
+    if isinstance(value, quorate.Absent):
+        return "deleted" if value.deleted else "absent"
+    if isinstance(value, quorate.Siblings):
+        return "siblings"
+    if isinstance(value, (quorate.Value, Streamed)):
+        return "value"
+    return "written" if isinstance(value, quorate.Written) else type(value).__name__
+
+
+ACTUAL: dict[str, Callable[[Result], Any]] = {
+    "kind": lambda result: kind_of(result.value),
+    "value": lambda result: result.value.value,
+    "content_type": lambda result: result.value.content_type,
+    "meta": lambda result: dict(result.value.meta),
+    "values": lambda result: sorted(sibling.value for sibling in result.value.live),
+    "content_types": lambda result: sorted(sibling.content_type for sibling in result.value.live),
+    "deletes": lambda result: len(result.value) - len(result.value.live),
+    "has_context": lambda result: result.value.context is not None,
+    "siblings": lambda result: result.value.siblings,
+    "keys": lambda result: list(result.value.keys),
+    "complete": lambda result: result.value.complete,
+    "has_cursor": lambda result: result.value.cursor is not None,
+    "explained": lambda result: result.value.explain_id is not None,
+}
+OF_ERRORS: dict[str, Callable[[quorate.QuorateError], Any]] = {
+    "error": error_class,
+    "problem": lambda error: error.problem,
+    "status": lambda error: error.status,
+    "parameter": lambda error: error.parameter,
+    "header": lambda error: error.header,
+    "outcome": lambda error: error.outcome,
+    "retry_after_ms": lambda error: (
+        None if error.retry_after_s is None else round(error.retry_after_s * 1000)
+    ),
+}
+
+
+def mismatches(expect: dict[str, Any], result: Result) -> list[str]:
+    """Return what is not as expected."""
+    if (result.error is not None) != ("error" in expect):
+        return [f"expected {expect.get('error', 'no error')}"]
+    wrong = []
+    for name, expected in expect.items():
+        actual, wanted = _compared(name, expected, result)
+        if actual != wanted:
+            wrong.append(f"{name}: expected {str(wanted)[:200]}, got {str(actual)[:200]}")
+    return wrong
+
+
+def _compared(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
+    """Return what is there and what should be, in the same form."""
+    if name in OF_ERRORS:
+        assert result.error is not None, f"{name} is expected of an error"
+        return OF_ERRORS[name](result.error), wanted
+    if name == "value":
+        wanted = value_bytes(wanted)
+    if name == "values":
+        wanted = sorted(value_bytes(each) for each in wanted)
+    if name == "content_types":
+        wanted = sorted(wanted)
+    if name in ACTUAL:
+        return ACTUAL[name](result), wanted
+    return _bounded(name, wanted, result)
+
+
+def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
+    limits: dict[str, Callable[[], tuple[Any, Any]]] = {
+        "acks_min": lambda: (max(result.value.acks or 0, wanted), result.value.acks),
+        "nodes_min": lambda: (max(len(result.value), wanted), len(result.value)),
+        "took_ms_min": lambda: (max(result.took_ms, wanted), result.took_ms),
+        "took_ms_max": lambda: (min(result.took_ms, wanted), result.took_ms),
+        "properties": lambda: ({key: getattr(result.value, key) for key in wanted}, wanted),
+        "one_idempotency_key": lambda: (_has_one_key(result.sent), wanted),
+        "sent": lambda: ([_as_expected(*pair) for pair in zip(result.sent, wanted, strict=False)], wanted),
+    }
+    assert name in limits, f"unknown expectation {name}"
+    if name == "sent":
+        assert len(result.sent) == len(wanted), f"{len(result.sent)} requests were sent, not {len(wanted)}"
+    return limits[name]()
+
+
+def _has_one_key(sent: list[Sent]) -> bool:
+    keys = [each.headers.get("idempotency-key") for each in sent]
+    return None not in keys and len(set(keys)) == 1
+
+
+def _as_expected(sent: Sent, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the request in the form of its expectation, with only what that names."""
+    shown: dict[str, Any] = {}
+    for name, expected in wanted.items():
+        actual = getattr(sent, name)
+        if name == "headers":
+            given = {key: actual.get(key) for key in expected}
+            actual = {key: "*" if expected[key] == "*" and text else text for key, text in given.items()}
+        shown[name] = actual.decode() if name == "body" else actual
+    return shown

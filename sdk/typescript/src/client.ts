@@ -1,0 +1,245 @@
+/** The client. */
+
+import { ConditionFailed, IncompleteListing, InvalidArgument, ProtocolError } from "./errors.js";
+import {
+  asNewValue,
+  type BucketProperties,
+  type Change,
+  type DeleteOptions,
+  DELETE,
+  type GetOptions,
+  type KeepOptions,
+  type KeyPage,
+  type OpenRead,
+  type PutOptions,
+  type Read,
+  Sibling,
+  type Siblings,
+  type Source,
+  Value,
+  type Writes,
+  ValueStream,
+  type Written,
+} from "./model.js";
+import { Nodes, type NodeView, parseUrls } from "./nodes.js";
+import { call, lookUp, type Policy } from "./operation.js";
+import * as parse from "./parse.js";
+import { send } from "./transport.js";
+import * as wire from "./wire.js";
+
+const VERSION = "0.1.0";
+const UPDATE_ROUNDS_MAX = 10;
+const READ = new Set([200, 300, 404]);
+const WRITTEN = new Set([204]);
+const OK = new Set([200]);
+
+/** How a client behaves. */
+export interface ClientOptions {
+  /** Sent as `Authorization: Bearer …`. */
+  readonly token?: string | undefined;
+  /** How long one operation may take in all, retries included. Default 15000. */
+  readonly deadlineMs?: number | undefined;
+  /** How often one operation is tried at most. Default 5. */
+  readonly attemptsMax?: number | undefined;
+  /** How long a node may be silent. Default 7000: longer than the server's own time-out. */
+  readonly attemptTimeoutMs?: number | undefined;
+  /** Whether the other nodes are found through `GET /cluster`. Default true. */
+  readonly discover?: boolean | undefined;
+  /** The longest answer that is read into memory, in bytes. Default 256 MiB. */
+  readonly valueBytesMax?: number | undefined;
+  /** In place of the global `fetch`. */
+  readonly fetch?: typeof fetch | undefined;
+}
+
+/** A client of one cluster. `urls`: one or more nodes, with commas or as a list. */
+export class Client implements Writes {
+  readonly #nodes: Nodes;
+  readonly #policy: Policy;
+  readonly #discovers: boolean;
+
+  constructor(urls: string | Iterable<string>, options: ClientOptions = {}) {
+    const { deadlineMs = 15_000, attemptsMax = 5, attemptTimeoutMs = 7_000 } = options;
+    const { valueBytesMax = 256 * 1024 * 1024, token } = options;
+    for (const [name, value] of Object.entries({
+      deadlineMs,
+      attemptsMax,
+      attemptTimeoutMs,
+      valueBytesMax,
+    })) {
+      if (!(value >= 1 && value < 2 ** 31)) throw new InvalidArgument(`${name}: must be from 1 to 2^31`);
+    }
+    const headers: [string, string][] = [
+      ["user-agent", `quorate-typescript/${VERSION}`],
+      ["accept-encoding", "identity"],
+    ];
+    if (token !== undefined) {
+      if (!/^[!-~]+$/.test(token)) throw new InvalidArgument("token: must be visible ASCII characters");
+      headers.push(["authorization", `Bearer ${token}`]);
+    }
+    const transport = { fetch: options.fetch ?? fetch, headers, valueBytesMax };
+    this.#nodes = new Nodes(parseUrls(urls));
+    this.#discovers = options.discover ?? true;
+    this.#policy = {
+      deadlineMs,
+      attemptsMax,
+      attemptTimeoutMs,
+      send: (url, request, timing) => send(transport, url, request, timing),
+      now: () => performance.now(),
+      sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+    };
+  }
+
+  /** Reads a key: its value, several siblings, or nothing. Write through the result to replace it. */
+  async get(bucket: string, key: string, options: GetOptions = {}): Promise<Read> {
+    const request = wire.get(bucket, key, options, false);
+    const read = parse.read(request, await this.#call(request, READ), this);
+    if (read instanceof ValueStream) throw new ProtocolError("the value was not read");
+    return read;
+  }
+
+  /** Reads a key whose value may be large: as `get`, but a single value comes in pieces. */
+  async open(bucket: string, key: string, options: GetOptions = {}): Promise<OpenRead> {
+    const request = wire.get(bucket, key, options, true);
+    const answer = await this.#call(request, READ);
+    try {
+      const read = parse.read(request, answer, this);
+      if (read instanceof Value) throw new ProtocolError("the value was not left unread");
+      return read;
+    } catch (error) {
+      await answer.pieces?.return();
+      throw error;
+    }
+  }
+
+  /**
+   * Writes a value. It replaces what `options.context` saw; without a context it replaces nothing.
+   *
+   * Pieces are sent once and, as they can be read only once, never repeated; a function that gives pieces
+   * is called for each attempt.
+   */
+  async put(bucket: string, key: string, value: Source, options: PutOptions = {}): Promise<Written> {
+    return this.#write(wire.put(bucket, key, value, options));
+  }
+
+  /** Deletes what `options.context` saw; without a context, what a read shows now. */
+  async delete(bucket: string, key: string, options: DeleteOptions = {}): Promise<Written> {
+    return this.#write(wire.del(bucket, key, options));
+  }
+
+  /** Resolves a conflict by keeping one of its siblings as it is. */
+  async keep(siblings: Siblings, sibling: Sibling, options: KeepOptions = {}): Promise<Written> {
+    return this.#write(wire.keep(siblings, sibling, options));
+  }
+
+  /**
+   * Reads, lets `change` say what to write, and writes it; again if another write came in between.
+   *
+   * `change` gives a value, a `NewValue`, one of the siblings, `DELETE`, or `undefined` to leave the key as
+   * it is. It may be called several times. A value keeps the content type and metadata of what it replaces.
+   * Two updates through different nodes can still meet: then the key has siblings, none is lost.
+   */
+  async update(
+    bucket: string,
+    key: string,
+    change: (read: Read) => Change | Promise<Change>,
+    options: Omit<KeepOptions, "idempotencyKey"> = {},
+  ): Promise<Written | undefined> {
+    for (let round = 1; ; round += 1) {
+      const read = await this.get(bucket, key);
+      const decision = await change(read);
+      if (decision === undefined) return undefined;
+      try {
+        return await this.#write(changed(read, decision, options));
+      } catch (error) {
+        // If an earlier attempt may have been applied, changing again could change twice.
+        const mayBegin = error instanceof ConditionFailed && error.outcome === "not_applied";
+        if (!mayBegin || round >= UPDATE_ROUNDS_MAX) throw error;
+      }
+    }
+  }
+
+  /** One page of live keys in order (at most 1000; the server's default is 100). */
+  async listKeys(
+    bucket: string,
+    options: { prefix?: string | undefined; limit?: number | undefined; cursor?: string | undefined } = {},
+  ): Promise<KeyPage> {
+    const { prefix = "", limit, cursor } = options;
+    return parse.keyPage(await this.#call(wire.keys(bucket, prefix, limit, cursor), OK));
+  }
+
+  /** All live keys in order. Throws `IncompleteListing` unless `allowIncomplete`. */
+  async *keys(
+    bucket: string,
+    options: { prefix?: string | undefined; pageSize?: number | undefined; allowIncomplete?: boolean } = {},
+  ): AsyncGenerator<string, void> {
+    const { prefix, pageSize = 1000, allowIncomplete = false } = options;
+    let cursor: string | undefined;
+    do {
+      const page: KeyPage = await this.listKeys(bucket, { prefix, limit: pageSize, cursor });
+      if (!page.complete && !allowIncomplete) {
+        throw new IncompleteListing("too few replicas of some partition answered: keys may be missing");
+      }
+      if (page.cursor !== undefined && page.cursor === cursor) {
+        throw new ProtocolError("the listing does not advance: the server gave the same cursor again");
+      }
+      yield* page.keys;
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+  }
+
+  /** The properties of a bucket. */
+  async getBucket(bucket: string): Promise<BucketProperties> {
+    return parse.properties(await this.#call(wire.bucketRequest("GET", bucket), OK));
+  }
+
+  /** Sets properties. Those not given follow the defaults. */
+  async setBucket(bucket: string, properties: Partial<BucketProperties>): Promise<BucketProperties> {
+    return parse.properties(await this.#call(wire.bucketRequest("PUT", bucket, properties), OK));
+  }
+
+  /** Lets all properties of a bucket follow the defaults again. Its keys stay. */
+  async resetBucket(bucket: string): Promise<void> {
+    await this.#call(wire.bucketRequest("DELETE", bucket), WRITTEN);
+  }
+
+  /** The trace of a request made with `explain`; `NotFound` if it is no longer kept. */
+  async explanation(id: string): Promise<Readonly<Record<string, unknown>>> {
+    return parse.jsonObject(await this.#call(wire.explanation(id), OK));
+  }
+
+  /** Looks up the nodes of the cluster and gives those known. */
+  async nodes(): Promise<readonly NodeView[]> {
+    this.#nodes.expire();
+    await lookUp(this.#nodes, this.#policy);
+    return this.#nodes.all().map(({ url, name }) => ({ url, name }));
+  }
+
+  async #write(request: wire.Request): Promise<Written> {
+    return parse.written(request, await this.#call(request, WRITTEN));
+  }
+
+  async #call(request: wire.Request, accepts: ReadonlySet<number>): Promise<parse.Answer> {
+    const deadline = this.#policy.now() + this.#policy.deadlineMs;
+    if (this.#discovers) await lookUp(this.#nodes, this.#policy);
+    return call(request, this.#nodes, this.#policy, accepts, deadline);
+  }
+}
+
+/** The write of a change, on the condition that nothing else was written meanwhile. */
+function changed(read: Read, decision: Exclude<Change, undefined>, options: KeepOptions): wire.Request {
+  const { bucket, key } = read;
+  const plain = { ...options, context: read };
+  const isAbsent = read.kind === "absent";
+  if (decision instanceof Sibling && read.kind === "siblings" && !decision.deleted) {
+    return wire.keep(read, decision, plain); // guarded by its context; it takes no other condition
+  }
+  if (decision === DELETE || decision instanceof Sibling) {
+    return wire.del(bucket, key, isAbsent ? plain : { ...plain, ifMatch: read });
+  }
+  const { value, ...described } = asNewValue(decision);
+  const isBare = typeof decision === "string" || decision instanceof Uint8Array;
+  const kept =
+    read.kind === "value" && isBare ? { contentType: read.contentType, meta: read.meta } : described;
+  const guard = isAbsent ? { ifAbsent: true } : { ifMatch: read };
+  return wire.put(bucket, key, value, { ...plain, ...kept, ...guard });
+}

@@ -1,0 +1,30 @@
+/** A client for Quorate, a leaderless quorum key-value store. */
+
+export { Client, type ClientOptions } from "./client.js";
+export * from "./errors.js";
+export {
+  Absent,
+  type AnyRead,
+  type BucketProperties,
+  type Change,
+  type ContextLike,
+  type Count,
+  DELETE,
+  type DeleteOptions,
+  type GetOptions,
+  type KeepOptions,
+  type KeyPage,
+  type NewValue,
+  type OpenRead,
+  type Pieces,
+  type PutOptions,
+  type Read,
+  type Resolution,
+  Sibling,
+  Siblings,
+  type Source,
+  Value,
+  ValueStream,
+  type Written,
+} from "./model.js";
+export type { NodeView } from "./nodes.js";

@@ -1,0 +1,218 @@
+/** Requests, built and checked before anything is sent. No I/O. */
+
+import { InvalidArgument } from "./errors.js";
+import type {
+  ContextLike,
+  DeleteOptions,
+  GetOptions,
+  KeepOptions,
+  Pieces,
+  PutOptions,
+  Sibling,
+  Siblings,
+  Source,
+} from "./model.js";
+
+/** The type of a value that was written without one. */
+export const OCTETS = "application/octet-stream";
+const TEXT = "text/plain; charset=utf-8";
+
+/** One request, without the node that it goes to. */
+export interface Request {
+  readonly method: string;
+  /** Path and query, encoded. */
+  readonly target: string;
+  readonly headers: readonly (readonly [string, string])[];
+  readonly body: Uint8Array | Pieces | (() => Pieces) | undefined;
+  readonly isWrite: boolean;
+  /** Bucket and key, for the choice of a node that stores the key. */
+  readonly place: readonly [string, string] | undefined;
+  /** Whether the value of the answer is to be left unread. */
+  readonly streams: boolean;
+}
+
+/** Whether the body can be sent more than once. */
+export function isRepeatable(request: Request): boolean {
+  const { body } = request;
+  return body === undefined || body instanceof Uint8Array || typeof body === "function";
+}
+
+/** `GET /kv/{bucket}/{key}`. */
+export function get(bucket: string, key: string, options: GetOptions, streams: boolean): Request {
+  const { r, n, sloppy, timeoutMs, explain } = options;
+  const query = queryOf({ r, n, sloppy, timeout_ms: timeoutMs, explain: explain || undefined });
+  const headers = [["accept", "application/json, */*;q=0.5"]] as const;
+  const target = keyPath("kv", bucket, key) + query;
+  return { method: "GET", target, headers, body: undefined, isWrite: false, place: [bucket, key], streams };
+}
+
+/** `PUT /kv/{bucket}/{key}`. */
+export function put(bucket: string, key: string, value: Source, options: PutOptions): Request {
+  const type = options.contentType ?? (typeof value === "string" ? TEXT : OCTETS);
+  const headers: [string, string][] = [["content-type", headerText("contentType", type)]];
+  for (const [name, text] of Object.entries(options.meta ?? {})) {
+    if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) {
+      throw new InvalidArgument(`meta: ${JSON.stringify(name)} cannot be part of a header's name`);
+    }
+    headers.push([`quorate-meta-${name}`, utf8Header(headerText(`meta: ${name}`, text, true))]);
+  }
+  if (options.ifAbsent) headers.push(["if-none-match", "*"]);
+  return write("PUT", keyPath("kv", bucket, key), [bucket, key], options, headers, bodyOf(value));
+}
+
+/** `DELETE /kv/{bucket}/{key}`. */
+export function del(bucket: string, key: string, options: DeleteOptions): Request {
+  return write("DELETE", keyPath("kv", bucket, key), [bucket, key], options, [], undefined);
+}
+
+/** `POST /siblings/{bucket}/{key}` with the dot to keep. */
+export function keep(siblings: Siblings, sibling: Sibling, options: KeepOptions): Request {
+  const { bucket, key, context } = siblings;
+  const body = new TextEncoder().encode(JSON.stringify({ keep: sibling.dot }));
+  const path = keyPath("siblings", bucket, key);
+  return write(
+    "POST",
+    path,
+    [bucket, key],
+    { ...options, context },
+    [["content-type", "application/json"]],
+    body,
+  );
+}
+
+/** `GET /keys/{bucket}`. */
+export function keys(
+  bucket: string,
+  prefix: string,
+  limit: number | undefined,
+  cursor: string | undefined,
+): Request {
+  const query = queryOf({ prefix: prefix === "" ? undefined : prefix, limit, cursor });
+  return plain("GET", `/keys/${segment("bucket", bucket)}${query}`);
+}
+
+/** `GET`, `PUT` or `DELETE /buckets/{bucket}`. */
+export function bucketRequest(
+  method: "GET" | "PUT" | "DELETE",
+  bucket: string,
+  properties?: object,
+): Request {
+  const request = plain(method, `/buckets/${segment("bucket", bucket)}`);
+  if (properties === undefined) return { ...request, isWrite: method !== "GET" };
+  const body = new TextEncoder().encode(JSON.stringify(properties));
+  return { ...request, headers: [["content-type", "application/json"]], body, isWrite: true };
+}
+
+/** Any other GET. */
+export function plain(method: string, target: string): Request {
+  return { method, target, headers: [], body: undefined, isWrite: false, place: undefined, streams: false };
+}
+
+/** `GET /explain/{id}`. */
+export function explanation(id: string): Request {
+  return plain("GET", `/explain/${segment("id", id)}`);
+}
+
+function write(
+  method: string,
+  path: string,
+  place: readonly [string, string],
+  options: DeleteOptions,
+  headers: [string, string][],
+  body: Request["body"],
+): Request {
+  const { w, n, sloppy, timeoutMs, explain } = options;
+  const query = queryOf({ w, n, sloppy, timeout_ms: timeoutMs, explain: explain || undefined });
+  const context = contextText(options.context);
+  if (context !== undefined) headers.push(["quorate-context", context]);
+  if (options.ifPresent) headers.push(["if-match", "*"]);
+  if (options.ifMatch !== undefined) headers.push(["if-match", etagOf(options.ifMatch)]);
+  if (headers.filter(([name]) => name.startsWith("if-")).length > 1) {
+    throw new InvalidArgument("only one of ifAbsent, ifPresent and ifMatch can be given");
+  }
+  headers.push(["idempotency-key", idempotencyKey(options.idempotencyKey)]);
+  return { method, target: path + query, headers, body, isWrite: true, place, streams: false };
+}
+
+function idempotencyKey(given: string | undefined): string {
+  if (given === undefined) return crypto.randomUUID();
+  if (!/^[!-~]{1,255}$/.test(given)) {
+    throw new InvalidArgument("idempotencyKey: must be 1 to 255 visible ASCII characters");
+  }
+  return given;
+}
+
+function etagOf(match: NonNullable<DeleteOptions["ifMatch"]>): string {
+  const etag = typeof match === "string" ? match : match.etag;
+  if (etag === undefined) {
+    throw new InvalidArgument("ifMatch: this answer has no entity tag; read the key again");
+  }
+  return headerText("ifMatch", etag);
+}
+
+function contextText(context: ContextLike | undefined): string | undefined {
+  if (context === undefined) return undefined;
+  const text = typeof context === "string" ? context : context.context;
+  if (text !== undefined) return headerText("context", text);
+  if (typeof context === "object" && context.kind === "absent") return undefined; // nothing to replace
+  throw new InvalidArgument(
+    "context: this write left other siblings, which you have not seen; read the key again",
+  );
+}
+
+function bodyOf(value: Source): Request["body"] {
+  if (typeof value === "string") {
+    return new TextEncoder().encode(wellFormed("value", value));
+  }
+  const isPieces =
+    typeof value === "object" &&
+    value !== null &&
+    (Symbol.iterator in value || Symbol.asyncIterator in value);
+  if (value instanceof Uint8Array || typeof value === "function" || isPieces) return value;
+  throw new InvalidArgument("value: must be a Uint8Array, a string, or pieces of bytes");
+}
+
+/** Text fit for a header: it arrives as it is, and cannot begin another header. */
+function headerText(what: string, text: string, unicode = false): string {
+  if (typeof text !== "string") throw new InvalidArgument(`${what}: must be text`);
+  if (/[\u0000-\u001f\u007f]/.test(text)) {
+    throw new InvalidArgument(`${what}: must be without control characters`);
+  }
+  if (!unicode && /[^\u0000-\u007f]/.test(text)) throw new InvalidArgument(`${what}: must be ASCII`);
+  if (/^ | $/.test(text)) {
+    throw new InvalidArgument(`${what}: must not begin or end with a space, which headers lose`);
+  }
+  return text;
+}
+
+/** Headers are bytes, which fetch takes as characters up to U+00FF: UTF-8 goes through as those. */
+function utf8Header(text: string): string {
+  return String.fromCharCode(...new TextEncoder().encode(wellFormed("meta", text)));
+}
+
+function wellFormed(what: string, text: string): string {
+  if (/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(text)) {
+    throw new InvalidArgument(`${what}: must be text that can be UTF-8`);
+  }
+  return text;
+}
+
+function keyPath(route: string, bucket: string, key: string): string {
+  return `/${route}/${segment("bucket", bucket)}/${segment("key", key)}`;
+}
+
+/** One path segment. fetch resolves `.` and `..` even if they are escaped, so that they cannot be sent. */
+function segment(what: string, text: string): string {
+  if (typeof text !== "string" || text === "") throw new InvalidArgument(`${what}: must not be empty`);
+  if (text === "." || text === "..") {
+    throw new InvalidArgument(`${what}: ${text} cannot be a whole segment of a URL in fetch`);
+  }
+  return encodeURIComponent(wellFormed(what, text));
+}
+
+function queryOf(parameters: Record<string, string | number | boolean | undefined>): string {
+  const pairs = Object.entries(parameters)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}=${encodeURIComponent(wellFormed(name, String(value)))}`);
+  return pairs.length > 0 ? `?${pairs.join("&")}` : "";
+}

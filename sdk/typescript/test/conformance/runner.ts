@@ -1,0 +1,350 @@
+/** Runs one case of `sdk/conformance`. */
+
+import { randomBytes } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+
+import * as quorate from "../../src/index.js";
+import { type Json, Proxy, type Sent, Stub, valueBytes } from "./servers.js";
+
+export interface Case {
+  readonly name: string;
+  readonly about: string;
+  readonly server?: string;
+  readonly stub?: readonly Json[];
+  readonly needs?: readonly string[];
+  readonly client?: Json;
+  readonly steps: readonly Step[];
+}
+
+type Step = Json & { op: string };
+
+const CASE_FIELDS = ["name", "about", "server", "stub", "needs", "client", "steps"];
+const STEP_FIELDS = ["op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"];
+const SHARED = ["key", "n", "sloppy", "timeout_ms", "explain"];
+const WRITE = [...SHARED, "w", "context", "context_text", "if", "idempotency_key"];
+const OPS: Record<string, readonly string[]> = {
+  get: [...SHARED, "r", "stream"],
+  put: [...WRITE, "value", "content_type", "meta", "stream"],
+  delete: WRITE,
+  resolve: ["siblings", "join", "keep"],
+  update: ["key", "append"],
+  list_keys: ["prefix", "limit", "cursor"],
+  all_keys: ["prefix", "limit"],
+  get_bucket: [],
+  set_bucket: ["properties"],
+  reset_bucket: [],
+  nodes: [],
+};
+
+/** What came of a step. */
+interface Result {
+  value: any;
+  error: quorate.QuorateError | undefined;
+  tookMs: number;
+  sent: Sent[];
+}
+
+export async function runCase(test: Case, urls: readonly string[]): Promise<void> {
+  refuseUnknown("case", Object.keys(test), CASE_FIELDS);
+  const server = test.server ?? "cluster";
+  const stub = server === "stub" ? await Stub.start(test.stub ?? []) : undefined;
+  const proxy = server === "proxy" ? await Proxy.start(urls[0] ?? "") : undefined;
+  const { attempts_max, deadline_ms, token, ...unknown } = test.client ?? {};
+  refuseUnknown("client", Object.keys(unknown), []);
+  try {
+    const at = stub?.url ?? proxy?.url ?? (test.needs?.includes("http_addr") ? urls.slice(0, 1) : urls);
+    const client = new quorate.Client(at, {
+      attemptsMax: attempts_max as number | undefined,
+      deadlineMs: deadline_ms as number | undefined,
+      token: token as string | undefined,
+      discover: server === "cluster",
+    });
+    const runner = new Runner(client, stub, proxy);
+    for (const [index, step] of test.steps.entries()) await runner.step(index + 1, step);
+  } finally {
+    stub?.close();
+    proxy?.close();
+  }
+}
+
+class Runner {
+  readonly #saved = new Map<string, any>();
+  readonly #bucket: string;
+
+  constructor(
+    readonly client: quorate.Client,
+    readonly stub: Stub | undefined,
+    readonly proxy: Proxy | undefined,
+  ) {
+    this.#bucket = stub === undefined ? `c-${randomBytes(8).toString("hex")}` : "b";
+  }
+
+  async step(number: number, step: Step): Promise<void> {
+    const known = OPS[step.op];
+    if (known === undefined) throw new Error(`step ${number}: unknown op ${step.op}`);
+    refuseUnknown(`step ${number}`, Object.keys(step), [...STEP_FIELDS, ...known]);
+    const deadline = performance.now() + Number(step["within_ms"] ?? 0);
+    const expected = (step["expect_one_of"] as Json[] | undefined) ?? [
+      (step["expect"] as Json | undefined) ?? {},
+    ];
+    if (this.proxy !== undefined) this.proxy.toLose = Number(step["lose_responses"] ?? 0);
+    let result = await this.attempt(step);
+    for (;;) {
+      const problems = expected.map((expect) => mismatches(expect, result));
+      if (problems.some((each) => each.length === 0)) break;
+      if (performance.now() >= deadline) {
+        const shown = result.error ?? JSON.stringify(result.value)?.slice(0, 400);
+        throw new Error(`step ${number} (${step.op}): ${JSON.stringify(problems)}; got ${shown}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      result = await this.attempt(step);
+    }
+    if (this.proxy !== undefined && this.proxy.toLose > 0)
+      throw new Error(`step ${number}: answers were not lost`);
+    if (step["as"] !== undefined) this.#saved.set(String(step["as"]), result.value);
+  }
+
+  private async attempt(step: Step): Promise<Result> {
+    const result: Result = { value: undefined, error: undefined, tookMs: 0, sent: [] };
+    const started = performance.now();
+    try {
+      result.value = await this.perform(step);
+    } catch (error) {
+      if (!(error instanceof quorate.QuorateError)) throw error;
+      result.error = error;
+    }
+    result.tookMs = performance.now() - started;
+    result.sent = this.stub?.take() ?? [];
+    return result;
+  }
+
+  private perform(step: Step): Promise<unknown> {
+    const bucket = String(step["bucket"] ?? this.#bucket);
+    const key = String(step["key"] ?? "");
+    const options = this.options(step);
+    const { prefix, limit, cursor } = step as { prefix?: string; limit?: number; cursor?: string };
+    switch (step.op) {
+      case "get":
+        return step["stream"] === true
+          ? this.open(bucket, key, options)
+          : this.client.get(bucket, key, options);
+      case "put":
+        return this.client.put(bucket, key, sourceOf(step), options);
+      case "delete":
+        return this.client.delete(bucket, key, options);
+      case "resolve":
+        return this.resolve(step);
+      case "update":
+        return this.client.update(bucket, key, (read) => textsOf(read).join("|") + String(step["append"]));
+      case "list_keys": {
+        const from = cursor === undefined ? undefined : this.saved(cursor).cursor;
+        return this.client.listKeys(bucket, { prefix, limit, cursor: from });
+      }
+      case "all_keys":
+        return this.allKeys(bucket, prefix, limit);
+      case "get_bucket":
+        return this.client.getBucket(bucket);
+      case "set_bucket":
+        return this.client.setBucket(bucket, step["properties"] as Json);
+      case "reset_bucket":
+        return this.client.resetBucket(bucket);
+      case "nodes":
+        return this.client.nodes();
+      default:
+        throw new Error(`unknown op ${step.op}`);
+    }
+  }
+
+  private options(step: Step): quorate.PutOptions & quorate.GetOptions {
+    const condition = step["if"];
+    const isName = condition !== undefined && condition !== "absent" && condition !== "present";
+    const context =
+      step["context"] === undefined ? step["context_text"] : this.saved(String(step["context"]));
+    const options: Record<string, unknown> = {
+      r: step["r"],
+      w: step["w"],
+      n: step["n"],
+      sloppy: step["sloppy"],
+      timeoutMs: step["timeout_ms"],
+      explain: step["explain"],
+      context,
+      idempotencyKey: step["idempotency_key"],
+      contentType: step["content_type"],
+      meta: step["meta"],
+      ifAbsent: condition === "absent" ? true : undefined,
+      ifPresent: condition === "present" ? true : undefined,
+      ifMatch: isName ? this.saved(String(condition)) : undefined,
+    };
+    return options;
+  }
+
+  private saved(name: string): any {
+    if (!this.#saved.has(name)) throw new Error(`no step is named ${name}`);
+    return this.#saved.get(name);
+  }
+
+  private async open(bucket: string, key: string, options: quorate.GetOptions): Promise<unknown> {
+    const read = await this.client.open(bucket, key, options);
+    if (read.kind !== "stream") return read;
+    const value = await read.bytes();
+    const { context, etag, contentType, meta, explainId } = read;
+    return { kind: "value", value, context, etag, contentType, meta, explainId };
+  }
+
+  private resolve(step: Step): Promise<unknown> {
+    const siblings = this.saved(String(step["siblings"])) as quorate.Siblings;
+    if (step["keep"] === undefined) {
+      return siblings.resolve((all) => liveTexts(all).join(String(step["join"])));
+    }
+    const wanted = valueBytes(step["keep"]);
+    const kept = siblings.siblings.find((sibling) =>
+      isDeepStrictEqual(new Uint8Array(sibling.value), wanted),
+    );
+    if (kept === undefined) throw new Error("the sibling to keep is not there");
+    return siblings.resolve(() => kept);
+  }
+
+  private async allKeys(bucket: string, prefix?: string, pageSize?: number): Promise<quorate.KeyPage> {
+    const keys: string[] = [];
+    for await (const key of this.client.keys(bucket, { prefix, pageSize })) keys.push(key);
+    return { keys, cursor: undefined, complete: true };
+  }
+}
+
+function sourceOf(step: Step): quorate.Source {
+  const whole = valueBytes(step["value"]);
+  if (step["stream"] !== true) return whole;
+  return function* pieces() {
+    for (let at = 0; at < whole.length; at += 10_000) yield whole.subarray(at, at + 10_000);
+  };
+}
+
+function textsOf(read: quorate.Read): string[] {
+  if (read.kind === "absent") return [];
+  return read.kind === "value" ? [read.text()] : liveTexts(read.siblings);
+}
+
+function liveTexts(siblings: readonly quorate.Sibling[]): string[] {
+  return siblings
+    .filter((sibling) => !sibling.deleted)
+    .map((sibling) => sibling.text())
+    .sort();
+}
+
+/** The neutral name of an error's class: `NoQuorum` is `no_quorum`. */
+function classOf(error: quorate.QuorateError): string {
+  const name = error.name.replace(/(?<=[a-z])(?=[A-Z])/g, "_").toLowerCase();
+  return (
+    ({ protocol_error: "protocol", deadline_exceeded: "deadline" } as Record<string, string>)[name] ?? name
+  );
+}
+
+function mismatches(expect: Json, result: Result): string[] {
+  if ((result.error !== undefined) !== (expect["error"] !== undefined)) {
+    return [`expected ${String(expect["error"] ?? "no error")}`];
+  }
+  return Object.entries(expect).flatMap(([name, wanted]) => {
+    const [actual, inForm] = compared(name, wanted, result);
+    const same = isDeepStrictEqual(actual, inForm);
+    return same ? [] : [`${name}: expected ${shortened(inForm)}, got ${shortened(actual)}`];
+  });
+}
+
+function shortened(value: unknown): string {
+  return (JSON.stringify(value) ?? "undefined").slice(0, 200);
+}
+
+const sorted = (bytes: readonly Uint8Array[]): string[] =>
+  bytes.map((each) => Buffer.from(each).toString("hex")).sort();
+
+/** What is there and what should be, in the same form. */
+function compared(name: string, wanted: any, result: Result): [unknown, unknown] {
+  const { value, error, sent, tookMs } = result;
+  switch (name) {
+    case "error":
+      return [error === undefined ? undefined : classOf(error), wanted];
+    case "problem":
+      return [error?.problem, wanted];
+    case "status":
+      return [error?.status, wanted];
+    case "parameter":
+      return [error?.parameter, wanted];
+    case "header":
+      return [error?.header, wanted];
+    case "outcome":
+      return [error?.outcome, wanted];
+    case "retry_after_ms":
+      return [error?.retryAfterMs, wanted];
+    case "kind":
+      return [value.kind === "absent" && value.deleted ? "deleted" : value.kind, wanted];
+    case "value":
+      return [new Uint8Array(value.value), valueBytes(wanted)];
+    case "content_type":
+      return [value.contentType, wanted];
+    case "meta":
+      return [{ ...value.meta }, wanted];
+    case "values":
+      return [sorted(value.live.map((it: any) => it.value)), sorted(wanted.map(valueBytes))];
+    case "content_types":
+      return [value.live.map((it: any) => it.contentType).sort(), [...wanted].sort()];
+    case "deletes":
+      return [value.siblings.length - value.live.length, wanted];
+    case "has_context":
+      return [value.context !== undefined, wanted];
+    case "siblings":
+      return [value.siblings, wanted];
+    case "acks_min":
+      return [value.acks >= wanted, true];
+    case "keys":
+      return [[...value.keys], wanted];
+    case "complete":
+      return [value.complete, wanted];
+    case "has_cursor":
+      return [value.cursor !== undefined, wanted];
+    case "properties":
+      return [Object.fromEntries(Object.keys(wanted).map((it) => [it, value[it]])), wanted];
+    case "nodes_min":
+      return [value.length >= wanted, true];
+    case "explained":
+      return [value.explainId !== undefined, wanted];
+    case "took_ms_min":
+      return [tookMs >= wanted, true];
+    case "took_ms_max":
+      return [tookMs <= wanted, true];
+    case "one_idempotency_key":
+      return [hasOneKey(sent), wanted];
+    case "sent":
+      return [
+        sent.map((each, index) => (wanted[index] === undefined ? each : asExpected(each, wanted[index]))),
+        wanted,
+      ];
+    default:
+      throw new Error(`unknown expectation ${name}`);
+  }
+}
+
+function hasOneKey(sent: readonly Sent[]): boolean {
+  const keys = new Set(sent.map((each) => each.headers["idempotency-key"]));
+  return keys.size === 1 && !keys.has(undefined);
+}
+
+/** The request in the form of its expectation, with only what that names. */
+function asExpected(sent: Sent, wanted: Json): Json {
+  const known = sent as unknown as Json;
+  refuseUnknown("sent", Object.keys(wanted), Object.keys(known));
+  return Object.fromEntries(
+    Object.keys(wanted).map((name) => {
+      if (name !== "headers") return [name, known[name]];
+      const pairs = Object.entries(wanted["headers"] as Record<string, string>).map(([header, text]) => {
+        const given = sent.headers[header];
+        return [header, text === "*" && given ? "*" : given];
+      });
+      return [name, Object.fromEntries(pairs)];
+    }),
+  );
+}
+
+function refuseUnknown(what: string, given: readonly string[], known: readonly string[]): void {
+  const unknown = given.filter((name) => !known.includes(name));
+  if (unknown.length > 0) throw new Error(`${what}: unknown ${unknown.join(", ")}`);
+}

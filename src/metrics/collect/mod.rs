@@ -1,0 +1,46 @@
+//! Everything that `/metrics` shows.
+//!
+//! Most numbers are atomics. Those that the store has to be asked for take RocksDB's lock, and may
+//! wait for a disk that hangs: they are asked for on a thread that may block, for a limited time,
+//! and left out if the store does not answer. That is when the others are needed most.
+
+mod node;
+mod peers;
+mod process;
+mod repair;
+mod store;
+
+use std::sync::Arc;
+
+use crate::metrics::desc::Section;
+use crate::metrics::text::{Format, Writer};
+use crate::metrics::{operations, requests};
+use crate::node::Node;
+
+/// All metrics, in the order in which they are shown and documented.
+pub(crate) const SECTIONS: [Section; 9] = [
+    node::SECTION,
+    requests::SECTION,
+    operations::SECTION,
+    repair::HINTS,
+    repair::REPAIR,
+    repair::TOMBSTONES,
+    peers::SECTION,
+    store::SECTION,
+    process::SECTION,
+];
+
+/// All metrics of a node.
+pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
+    let readings = store::read(node).await;
+    let mut out = Writer::new(format);
+    let local_write = readings.as_ref().map(|readings| &readings.database.writes);
+    node::write(&mut out, node);
+    node.metrics.requests.write(&mut out);
+    node.metrics.operations.write(&mut out, local_write);
+    repair::write(&mut out, node, readings.as_ref());
+    peers::write(&mut out, node);
+    store::write(&mut out, node, readings.as_ref());
+    process::write(&mut out, node.metrics.started);
+    out.finish()
+}
