@@ -34,6 +34,7 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::KeyDeleted
         | Kind::NoSuchSibling
         | Kind::NoSuchSyncPoint
+        | Kind::NoSuchExplanation
         | Kind::SyncPointGone => Outcome::NotFound,
         Kind::SiblingGone | Kind::ConditionFailed => Outcome::PreconditionFailed,
         Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull => Outcome::KeyFull,
