@@ -96,8 +96,8 @@ function banner() {
     (it) => it.http_addr && it.node !== name && it.state !== "down",
   );
   return h(
-    "div",
-    { class: "notice bad" },
+    "section",
+    { class: "notice bad", "aria-label": "Connection" },
     h(
       "p",
       null,
