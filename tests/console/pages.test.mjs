@@ -104,8 +104,15 @@ const PAGES = {
   ],
 };
 
-/** Of which pages pictures are taken in both schemes. */
-const inBoth = new Set(["overview", "conflict"]);
+/** Of which pages pictures are kept. */
+const PICTURES = [
+  "overview-light",
+  "overview-dark",
+  "conflict-light",
+  "conflict-dark",
+  "buckets-light",
+  "keys-light",
+];
 
 for (const colorScheme of ["light", "dark"]) {
   test(`every page, ${colorScheme}`, async (t) => {
@@ -117,7 +124,8 @@ for (const colorScheme of ["light", "dark"]) {
             await open(page, hash);
             await look(page);
             await assertAccessible(page, name);
-            if (colorScheme === "light" || inBoth.has(name)) await picture(page, `${name}-${colorScheme}`);
+            const taken = `${name}-${colorScheme}`;
+            if (PICTURES.includes(taken)) await picture(page, taken);
           }),
         );
       }
