@@ -16,6 +16,8 @@ mod cli;
 mod conditions;
 #[path = "contract/conflicts.rs"]
 mod conflicts;
+#[path = "contract/console.rs"]
+mod console;
 #[path = "contract/contexts.rs"]
 mod contexts;
 #[path = "contract/dev.rs"]
