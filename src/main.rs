@@ -93,7 +93,7 @@ enum Command {
     /// Print a new random key for `cluster_keys`.
     Keygen,
     #[command(flatten)]
-    Client(quorate_cli::Command),
+    Client(Box<quorate_cli::Command>),
 }
 
 #[derive(Subcommand)]

@@ -41,13 +41,11 @@ pub(crate) fn of(error: &Error) -> Failure {
 
 /// An error in words. Of what the network said only the cause, such as `Connection refused`.
 fn in_short(error: &Error) -> String {
-    match error {
-        Error::Unreachable { node, detail, .. } => {
-            let cause = detail.rsplit(": ").next().unwrap_or(detail);
-            format!("{node} does not answer: {cause}")
-        }
-        other => other.to_string(),
+    if let Error::Unreachable { node, detail, .. } = error {
+        let cause = detail.rsplit(": ").next().unwrap_or(detail);
+        return format!("{node} does not answer: {cause}");
     }
+    error.to_string()
 }
 
 /// An answer that no Quorate node gives.
