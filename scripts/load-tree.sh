@@ -15,6 +15,7 @@ stored, or was read back different.
   --verify             then read each back from another node than took it, and compare
   --verify-node URL    the same, from this node
   --verify-only        store nothing, only compare
+  --patience SECONDS   how long one file is retried (60)
   --concurrency N      files in flight at a time (64)
   --bucket NAME        the bucket (files)
 
@@ -37,5 +38,10 @@ done
 [[ -d $1 ]] || die "'$1' is not a directory"
 urls=$(client_urls)
 ensure_prerequisites
-build_bench
-exec "$BENCH_BIN" load-tree "$1" --nodes "$urls" "${@:2}"
+build_node
+command=load
+options=()
+for word in "${@:2}"; do
+    if [[ $word == --verify-only ]]; then command=verify; else options+=("$word"); fi
+done
+exec "$NODE_BIN" "$command" "$1" --url "$urls" "${options[@]}"

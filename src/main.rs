@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
@@ -28,11 +28,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A leaderless, Dynamo-style quorum key-value store.
 ///
-/// Any node takes any request: PUT and GET /kv/{bucket}/{key} on its client port, with tunable N,
-/// W and R. A cluster needs one configuration per node (config/node.toml documents every setting),
-/// `serve` on each, and `form` once. `scripts/cluster.sh up` does all of it on this machine.
+/// To try it: `quorate dev` in one terminal; in another `quorate put carts/alice '2 apples'`, `quorate
+/// get carts/alice`, `quorate status`. For real: one configuration per node (config/node.toml documents
+/// every setting), `serve` on each, and `form` once; `scripts/cluster.sh up` does all of it on this
+/// machine. Any node takes any request.
 #[derive(Parser)]
-#[command(name = "quorate", version)]
+#[command(name = "quorate", version, after_help = quorate_cli::EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -91,6 +92,8 @@ enum Command {
     },
     /// Print a new random key for `cluster_keys`.
     Keygen,
+    #[command(flatten)]
+    Client(quorate_cli::Command),
 }
 
 #[derive(Subcommand)]
@@ -116,7 +119,11 @@ fn node_count() -> clap::builder::RangedI64ValueParser<u16> {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    if let Command::Client(command) = &cli.command {
+        return quorate_cli::run(command, Cli::command(), &cli::node_file::load);
+    }
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&mut std::io::stderr(), &format!("quorate: {error}"));
@@ -161,6 +168,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             say(&mut std::io::stdout(), text.trim_end());
         }
         Command::Keygen => say(&mut std::io::stdout(), &new_key()),
+        Command::Client(_) => {} // runs in `main`, with exit codes of its own
     }
     Ok(())
 }

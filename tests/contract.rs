@@ -10,10 +10,14 @@ mod common;
 mod bodies;
 #[path = "contract/buckets.rs"]
 mod buckets;
+#[path = "contract/cli/mod.rs"]
+mod cli;
 #[path = "contract/conditions.rs"]
 mod conditions;
 #[path = "contract/conflicts.rs"]
 mod conflicts;
+#[path = "contract/console.rs"]
+mod console;
 #[path = "contract/contexts.rs"]
 mod contexts;
 #[path = "contract/dev.rs"]

@@ -6,14 +6,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each package of the workspace may depend on within it: `src -> storage -> protocol <- sim`.
-const DIRECTION: [(&str, &[&str]); 6] = [
-    ("Cargo.toml", &["quorate-protocol", "quorate-storage"]),
+/// What each package of the workspace may depend on within it: `src -> storage -> protocol <- sim`,
+/// and `src -> cli -> client`.
+const DIRECTION: [(&str, &[&str]); 7] = [
+    ("Cargo.toml", &["quorate-cli", "quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
     ("crates/sim/Cargo.toml", &["quorate-protocol"]),
     ("crates/bench/Cargo.toml", &["quorate-client"]),
     ("crates/client/Cargo.toml", &[]),
+    ("crates/cli/Cargo.toml", &["quorate-client"]),
 ];
 
 /// What the pure crate may use: nothing that does I/O, reads clocks or draws random numbers.

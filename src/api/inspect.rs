@@ -67,6 +67,7 @@ fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
         "conflicts": properties.conflicts,
         "conflict": merged.is_conflict(),
         "version": merged.version().to_hex(),
+        "clock": clock(&merged),
         "context": context.as_ref().and_then(|context| context.to_str().ok()),
         "siblings": siblings,
         "replicas": replicas,
@@ -138,6 +139,11 @@ fn state(view: &ReplicaView, merged: &Object) -> &'static str {
         Some(_) | None if merged.is_absent() => "ok",
         Some(_) | None => "missing",
     }
+}
+
+/// The last write of each actor: it and all earlier ones are siblings or superseded.
+fn clock(object: &Object) -> Vec<String> {
+    object.clock.entries().iter().map(|dot| dot.to_string()).collect()
 }
 
 fn dots(object: &Object) -> Vec<String> {

@@ -26,8 +26,8 @@ use crate::limits::admission::Permit;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::coordinator;
-use crate::ops::entry::{self, ReadOptions};
-use crate::ops::explain::{Facts, Recorder, Trace};
+use crate::ops::entry::{self, ReadFailure, ReadOptions};
+use crate::ops::explain::{Facts, Recorder};
 
 const ROUTE: &str = "/kv/";
 /// Rough size of an object without its value, in bytes.
@@ -97,34 +97,42 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     let (question, options) = ReadRequest::parse(&node, request, arrived)?;
     let mut permit = node.admission.operation()?;
-    let facts = Facts::of("GET", &options.terms, options.timeout_ms);
+    let facts = Facts::of_read(&options.terms, options.timeout_ms);
     let (recorder, explained) = question.wish.begin(&node, &question.key, facts);
-    let (object, trace) = read(&node, &question.key, options, &mut permit, recorder).await;
+    permit.started(Duration::from_millis(options.timeout_ms));
+    let (result, trace) = entry::read(&node, &question.key, options, recorder).await;
+    let object = charged(result, facts.n, &mut permit);
     let answer = object.and_then(|object| question.answer(&node, &object));
     let response = explained.end(&node, trace, answer)?;
     Ok(permit_body::until_sent(response, &node.admission, permit))
 }
 
-/// Reads R. The object is charged to the permit; the operation is in flight until that is dropped.
+/// Reads R, for a part of another request. The object is charged to the permit; the operation is in flight
+/// until that is dropped.
 pub(super) async fn read(
     node: &Arc<Node>,
     key: &Key,
     options: ReadOptions,
-    permit: &mut Permit,
-    recorder: Recorder,
-) -> (Result<Arc<Object>, Problem>, Option<Arc<Trace>>) {
+    mut permit: Permit,
+) -> Result<(Arc<Object>, Permit), Problem> {
     permit.started(Duration::from_millis(options.timeout_ms));
     let n = options.terms.n;
-    let (result, trace) = entry::read(node, key, options, recorder).await;
+    let (result, _) = entry::read(node, key, options, Recorder::off()).await;
+    let object = charged(result, n, &mut permit)?;
+    Ok((object, permit))
+}
+
+/// The object that was read, charged to the permit, or why there is none.
+fn charged(
+    result: Result<Arc<Object>, ReadFailure>,
+    n: u16,
+    permit: &mut Permit,
+) -> Result<Arc<Object>, Problem> {
     permit.finished();
-    let charged = result
-        .map_err(|failure| Problem::from(failure).fact("replicas", n))
-        // Large objects were charged before they were read, and stay charged while held.
-        .and_then(|object| {
-            permit.add_bytes(object.value_bytes().min(LARGE_BYTES))?;
-            Ok(object)
-        });
-    (charged, trace)
+    let object = result.map_err(|failure| Problem::from(failure).fact("replicas", n))?;
+    // Large objects were charged before they were read, and stay charged while held.
+    permit.add_bytes(object.value_bytes().min(LARGE_BYTES))?;
+    Ok(object)
 }
 
 /// The read options of a request, checked against its bucket.

@@ -2,10 +2,10 @@
 //!
 //! Reading in order: `path`, `query`, `headers`, `conditions` and `body` parse a request once;
 //! `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`,
-//! `explain`, `health` and `description` are the routes; `write` is shared by all that write;
-//! `represent` and `multipart` render an object, `pieces` streams large responses and `permit_body`
-//! keeps them charged; `problem` and `refusal` are all the errors, `counted` says how they are
-//! counted. `request_trace` and `unread` wrap every request.
+//! `health`, `events` (with `rates`), `explain`, `console` and `description` are the routes; `write`
+//! is shared by all that write; `represent` and `multipart` render an object, `pieces` streams large
+//! responses and `permit_body` keeps them charged; `problem` and `refusal` are all the errors,
+//! `counted` says how they are counted. `request_trace` and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -13,9 +13,11 @@ mod anti_entropy;
 mod body;
 mod buckets;
 mod conditions;
+mod console;
 mod counted;
 mod description;
 mod distrusted;
+mod events;
 mod explain;
 mod headers;
 mod health;
@@ -29,6 +31,7 @@ mod permit_body;
 mod pieces;
 mod problem;
 mod query;
+mod rates;
 mod refusal;
 mod represent;
 mod request_trace;
@@ -125,7 +128,12 @@ impl App for Api {
 }
 
 fn router(node: Arc<Node>) -> Router {
+    let streams = events::Streams::default();
     Router::new()
+        .route("/", get(console::page))
+        .route("/console", get(console::page))
+        .route("/console/{version}/{file}", get(console::file))
+        .route("/events", get(async move |State(node), uri| streams.open(node, uri)))
         .route("/kv/{*path}", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/siblings", get(siblings::list))
         .route("/siblings/{*path}", get(inspect::inspect).post(siblings::resolve))
@@ -162,8 +170,8 @@ async fn no_such_route(request: Request) -> Problem {
          /keys/{{bucket}}, /buckets, /buckets/{{bucket}}, /ring, /ring/partitions, /ring/{{bucket}}/{{key}}, \
          /cluster, /anti-entropy, /anti-entropy/run, /anti-entropy/scrub, /distrusted, /distrusted/accept, \
          /distrusted/discard, /hints, /hints/sync-points, \
-         /hints/sync-points/{{id}}, /explain, /explain/{{id}}, /livez, /readyz, /metrics, /openapi.json; \
-         {} is none of them",
+         /hints/sync-points/{{id}}, /explain, /explain/{{id}}, /events, /livez, /readyz, /metrics, \
+         /openapi.json, /, /console, /console/{{version}}/{{file}}; {} is none of them",
         problem::echo(request.uri().path())
     );
     Problem::new(Kind::NoSuchRoute, detail)

@@ -22,7 +22,6 @@ use super::write::WriteRequest;
 use super::{body, headers, kv, path, represent, write};
 use crate::node::Node;
 use crate::ops::entry::{self, ConflictPage};
-use crate::ops::explain::Recorder;
 
 /// Default page size.
 const LIMIT_DEFAULT: usize = 100;
@@ -154,9 +153,7 @@ async fn kept(
     let mut options = kv::read_options(node, &ask.key, &of_read)?;
     options.timeout_ms = ask.timeout_ms();
     let conflicts = options.terms.conflicts;
-    let mut permit = node.admission.operation()?;
-    let (object, _) = kv::read(node, &ask.key, options, &mut permit, Recorder::off()).await;
-    let object = object?;
+    let (object, _permit) = kv::read(node, &ask.key, options, node.admission.operation()?).await?;
     let shown = match View::of(&object, conflicts) {
         View::Absent | View::Deleted => Vec::new(),
         View::One(sibling) => vec![sibling],

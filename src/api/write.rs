@@ -141,24 +141,15 @@ impl<'a> WriteRequest<'a> {
         let (began, allowed) = (Instant::now(), Duration::from_millis(self.timeout_ms));
         permit.started(allowed);
         let bytes = value.as_ref().map_or(0, Bytes::len);
-        let facts = Facts::of(self.method(), &terms, self.timeout_ms);
-        let (recorder, explained) = self.wish.begin(node, &self.key, facts);
         let mut write = self.to_write(write_id, metadata, value);
+        let facts = Facts::of_write(&write, &terms);
+        let (recorder, explained) = self.wish.begin(node, &self.key, facts);
         write.explain = explained.id();
         let mut outcome = entry::write(node, write, terms, recorder).await;
         permit.finished();
         node.admission.written(bytes, began, allowed);
         let trace = outcome.trace.take();
         explained.end(node, trace, self.answer(node, outcome, n, conflicts))
-    }
-
-    /// The method, as traces name it.
-    fn method(&self) -> &'static str {
-        match self.parts.method {
-            Method::PUT => "PUT",
-            Method::DELETE => "DELETE",
-            _ => "POST",
-        }
     }
 
     fn to_write(&self, write_id: WriteId, metadata: Metadata, value: Option<Bytes>) -> Write {

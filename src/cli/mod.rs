@@ -2,4 +2,5 @@
 
 pub mod dev;
 pub mod form;
+pub mod node_file;
 pub mod operator;

@@ -3,13 +3,16 @@
 //! Other software uses that prefix too: Kubernetes sets `QUORATE_SERVICE_HOST` in every container
 //! next to a service named `quorate`. A variable that matches no setting is therefore ignored and
 //! reported, unless it names one of our tables: then it is a misspelt setting. Values are text,
-//! parsed by the type of the setting: an id of `007` stays `007`.
+//! parsed by the type of the setting: an id of `007` stays `007`. The variables of the command line
+//! are none of the node's, and passed over in silence.
 
 use std::ffi::OsString;
 
 use crate::config::{ConfigError, Known};
 
 const PREFIX: &str = "QUORATE_";
+/// Variables of the commands that talk to a running cluster (`crates/cli`).
+const OF_COMMAND_LINE: [&str; 2] = ["QUORATE_URL", "QUORATE_TOKEN"];
 
 /// The parsed environment.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,6 +47,9 @@ impl Environment {
         for (name, text) in variables {
             let Some(name) = name.to_str() else { continue };
             let upper = name.to_ascii_uppercase();
+            if OF_COMMAND_LINE.contains(&name) {
+                continue;
+            }
             let Some(key) = upper.strip_prefix(PREFIX) else { continue };
             let key = key.to_ascii_lowercase().replace("__", ".");
             let wrong = |reason: String| ConfigError::Variable { name: name.to_owned(), reason };
@@ -104,6 +110,12 @@ mod tests {
         let setting = &found.settings[..];
         assert_eq!((setting.len(), setting[0].text.as_str()), (1, "007"));
         assert_eq!(found.variable("cluster_id"), Some("QUORATE_CLUSTER_ID"));
+    }
+
+    #[test]
+    fn the_variables_of_the_command_line_are_left_alone() {
+        let found = of(&[("QUORATE_URL", "http://a:1"), ("QUORATE_TOKEN", "s")]).unwrap();
+        assert_eq!(found, Environment::default());
     }
 
     #[test]

@@ -259,6 +259,13 @@ impl Config {
                 None
             }
         };
+        // Some checks look at several settings, or name a whole table.
+        let is_valid_without = |setting: &&Setting| {
+            let others = |other: &Setting| other.key != setting.key;
+            build(path, &environment, others).is_ok_and(|config| config.check().is_ok())
+        };
+        let to_blame = || environment.settings.iter().find(is_valid_without);
+        let variable = variable.or_else(|| Some(to_blame()?.variable.as_str()));
         Err(match variable {
             Some(name) => {
                 ConfigError::Variable { name: name.to_owned(), reason: error.to_string() }

@@ -192,7 +192,8 @@ impl Requests {
         self.counts[Route::Other as usize][outcome as usize].add(1);
     }
 
-    pub(super) fn write(&self, out: &mut Writer) {
+    /// Writes them.
+    pub(crate) fn write(&self, out: &mut Writer) {
         let mut counts = out.metric(&REQUESTS);
         for route in Route::ALL {
             for outcome in Outcome::ALL {

@@ -24,7 +24,7 @@ pub(crate) use crate::ops::reader::{ReadFailure, ReadOptions, read};
 
 use crate::node::Node;
 use crate::ops::coordinator;
-use crate::ops::explain::{self, Recorder};
+use crate::ops::explain::{self, Facts, Recorder};
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
 /// Executes a client's write under the `terms` it was validated against, and returns the outcome.
@@ -54,13 +54,11 @@ async fn run(
     tell: impl FnOnce(WriteOutcome) + Send,
 ) {
     let (w, me) = (terms.needed, node.me);
-    let key = write.key.clone();
-    let answer_with = {
-        let node = node.clone();
-        move |mut outcome: WriteOutcome, recorder: &mut Recorder| {
-            outcome.trace = explain::settle(&node, recorder, &key, has_failed(&outcome.answer));
-            tell(outcome);
-        }
+    let (key, facts) = (write.key.clone(), Facts::of_write(&write, &terms));
+    let at = &node;
+    let answer_with = move |mut outcome: WriteOutcome, recorder: &mut Recorder| {
+        outcome.trace = explain::settle(at, recorder, &key, facts, has_failed(&outcome.answer));
+        tell(outcome);
     };
     let found = match start(&node, &write, &terms, &mut recorder) {
         (route, Some(Effect::Mint(role))) => Found::Here(route, role),

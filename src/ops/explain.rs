@@ -21,7 +21,7 @@ pub(crate) fn begin(
     is_asked: bool,
 ) -> (Recorder, Option<Arc<Trace>>) {
     if !is_asked {
-        return (Recorder::quiet(arrived, facts), None);
+        return (Recorder::quiet(arrived), None);
     }
     let subject = subject(node, key, arrived.elapsed().as_millis() as u64);
     let trace = node.explanations.begin(facts, subject);
@@ -33,10 +33,11 @@ pub(crate) fn settle(
     node: &Node,
     recorder: &mut Recorder,
     key: &Key,
+    facts: Facts,
     has_failed: bool,
 ) -> Option<Arc<Trace>> {
     let subject = |recorder: &Recorder| subject(node, key, recorder.age().as_millis() as u64);
-    node.explanations.settle(recorder, has_failed, subject)
+    node.explanations.settle(recorder, has_failed, facts, subject)
 }
 
 fn subject(node: &Node, key: &Key, age_ms: u64) -> Subject {

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use quorate_protocol::explain::{Event, Events, Kind};
 use quorate_protocol::name::{Key, NodeId};
@@ -135,8 +134,8 @@ impl Trace {
 
 /// The kept traces of a node.
 pub(crate) struct Explanations {
-    /// An operation that takes as long is slow.
-    slow: Duration,
+    /// An operation that takes as long is slow, in microseconds.
+    slow_us: u32,
     kept: Mutex<Kept>,
 }
 
@@ -150,7 +149,8 @@ struct Kept {
 impl Explanations {
     /// None yet; operations that take `slow_ms` milliseconds or more are slow.
     pub(crate) fn new(slow_ms: u64) -> Self {
-        Self { slow: Duration::from_millis(slow_ms), kept: Mutex::default() }
+        let slow_us = u32::try_from(slow_ms.saturating_mul(1000)).unwrap_or(u32::MAX);
+        Self { slow_us, kept: Mutex::default() }
     }
 
     /// Keeps the trace of a request that asks for it. It fills while the request runs.
@@ -165,9 +165,10 @@ impl Explanations {
         &self,
         recorder: &mut Recorder,
         has_failed: bool,
+        facts: Facts,
         subject: impl FnOnce(&Recorder) -> Subject,
     ) -> Option<Arc<Trace>> {
-        let (reason, facts, log) = recorder.settle(has_failed, self.slow)?;
+        let (reason, log) = recorder.settle(has_failed, self.slow_us)?;
         let trace = Trace::new(reason, facts, subject(recorder), log);
         push(&mut self.lock().slow_or_failed, &trace);
         Some(trace)
@@ -216,7 +217,7 @@ fn push(traces: &mut VecDeque<Arc<Trace>>, trace: &Arc<Trace>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use quorate_protocol::explain::Note;
 
@@ -247,8 +248,8 @@ mod tests {
     #[test]
     fn a_flood_of_asked_ones_neither_grows_nor_pushes_out_slow_ones() {
         let kept = Explanations::new(100);
-        let mut recorder = Recorder::quiet(Instant::now(), FACTS);
-        let failed = kept.settle(&mut recorder, true, |_| subject(0)).unwrap();
+        let mut recorder = Recorder::quiet(Instant::now());
+        let failed = kept.settle(&mut recorder, true, FACTS, |_| subject(0)).unwrap();
         failed.end(ended());
         let first = kept.begin(FACTS, subject(1));
         assert!(kept.find(first.id).is_some_and(|trace| trace.ended().is_none()), "it still runs");

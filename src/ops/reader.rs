@@ -22,7 +22,7 @@ use tracing::Instrument;
 use crate::limits::admission::{Charge, Overload};
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
-use crate::ops::explain::{self, Recorder, Trace};
+use crate::ops::explain::{self, Facts, Recorder, Trace};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
@@ -84,7 +84,7 @@ pub(crate) async fn read(
 ) -> (Result<Arc<Object>, ReadFailure>, Option<Arc<Trace>>) {
     let (reply_to, mailbox) = ReplyTo::new();
     let read_at = node.now();
-    let required = options.terms.needed;
+    let facts = Facts::of_read(&options.terms, options.timeout_ms);
     let began = Instant::now();
     recorder.begin(began);
     let now = node.uptime_at(began);
@@ -114,12 +114,13 @@ pub(crate) async fn read(
     }
     let overload = reading.overload;
     let has_failed = !matches!(answer, Some(Answer::Read(_)));
-    let trace = explain::settle(node, &mut reading.recorder, key, has_failed);
+    let trace = explain::settle(node, &mut reading.recorder, key, facts, has_failed);
     if !reading.get.is_done() && overload.is_none() {
         node.operations.spawn(reading.finish().in_current_span());
     } else {
         reading.recorder.saw(Kind::Done, node.me, Note::Nothing);
     }
+    let required = facts.needed;
     let result = match answer {
         Some(Answer::Read(object)) => Ok(object),
         Some(Answer::NoQuorum { counted, refused, silent }) => {

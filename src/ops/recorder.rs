@@ -2,12 +2,14 @@
 //!
 //! Every operation records, because nobody knows beforehand which one will be slow or fail. So an event
 //! is a few numbers in a list, its time is the one that the step has read anyway, and once the client is
-//! answered and the trace is not kept, recording stops.
+//! answered and the trace is not kept, recording stops. A recorder is small, because it is part of every
+//! operation's future.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate_protocol::explain::{Event, Events, Kind, Note};
+use quorate_protocol::message::Write;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::terms::Terms;
 
@@ -27,8 +29,18 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// The facts of a request that runs under these terms.
-    pub(crate) fn of(method: &'static str, terms: &Terms, timeout_ms: u64) -> Self {
+    /// The facts of a read that runs under these terms.
+    pub(crate) fn of_read(terms: &Terms, timeout_ms: u64) -> Self {
+        Self::of("GET", terms, timeout_ms)
+    }
+
+    /// The facts of a write that runs under these terms. A resolution counts as what it writes.
+    pub(crate) fn of_write(write: &Write, terms: &Terms) -> Self {
+        let method = if write.has_value { "PUT" } else { "DELETE" };
+        Self::of(method, terms, u64::from(write.timeout_ms))
+    }
+
+    fn of(method: &'static str, terms: &Terms, timeout_ms: u64) -> Self {
         Self { method, n: terms.n, needed: terms.needed, sloppy: terms.sloppy, timeout_ms }
     }
 }
@@ -64,10 +76,10 @@ impl Log {
 pub(crate) struct Recorder {
     /// When the request arrived at this node: events count from here.
     arrived: Instant,
-    /// When the operation began, after the body had arrived: slowness counts from here.
-    began: Instant,
-    /// The time of the step in progress.
-    now: Instant,
+    /// When the operation began, after the body had arrived, in microseconds: slowness counts from here.
+    began_us: u32,
+    /// The time of the step in progress, in microseconds.
+    now_us: u32,
     /// Whether a node was given up or replaced: an acknowledgement may then mean more than usual.
     has_detour: bool,
     mode: Mode,
@@ -78,7 +90,7 @@ enum Mode {
     /// Records nothing.
     Off,
     /// Records for the case that the operation turns out to be slow or to fail.
-    Quiet(Facts, Events),
+    Quiet(Events),
     /// Records into a trace that is kept.
     Kept(Arc<Log>),
     /// Records what a part of a larger operation sees. That part's quorum and end are not the operation's.
@@ -92,8 +104,8 @@ impl Recorder {
     }
 
     /// Records an operation whose trace is kept only if it is slow or fails (see [`Recorder::settle`]).
-    pub(crate) fn quiet(arrived: Instant, facts: Facts) -> Self {
-        Self::new(arrived, Mode::Quiet(facts, Events::with_room()))
+    pub(crate) fn quiet(arrived: Instant) -> Self {
+        Self::new(arrived, Mode::Quiet(Events::with_room()))
     }
 
     /// Records into a trace that is kept whatever happens.
@@ -108,28 +120,29 @@ impl Recorder {
             Mode::Kept(log) | Mode::Part(log) => {
                 Self { mode: Mode::Part(Arc::clone(log)), ..*self }
             }
-            Mode::Off | Mode::Quiet(..) => Self { mode: Mode::Off, ..*self },
+            Mode::Off | Mode::Quiet(_) => Self { mode: Mode::Off, ..*self },
         }
     }
 
     fn new(arrived: Instant, mode: Mode) -> Self {
-        Self { arrived, began: arrived, now: arrived, has_detour: false, mode }
+        Self { arrived, began_us: 0, now_us: 0, has_detour: false, mode }
     }
 
     /// The operation begins.
     pub(crate) fn begin(&mut self, now: Instant) {
-        self.began = now;
-        self.now = now;
+        self.at(now);
+        self.began_us = self.now_us;
     }
 
     /// The time of the next events.
     pub(crate) fn at(&mut self, now: Instant) {
-        self.now = now;
+        let age = now.saturating_duration_since(self.arrived);
+        self.now_us = u32::try_from(age.as_micros()).unwrap_or(u32::MAX);
     }
 
     /// How long ago the request arrived, as of the step in progress.
     pub(crate) fn age(&self) -> Duration {
-        self.now.saturating_duration_since(self.arrived)
+        Duration::from_micros(u64::from(self.now_us))
     }
 
     /// Something happened, now.
@@ -137,12 +150,11 @@ impl Recorder {
         if matches!(self.mode, Mode::Off) {
             return;
         }
-        let us = u32::try_from(self.age().as_micros()).unwrap_or(u32::MAX);
-        let event = Event { us, kind, node, note };
+        let event = Event { us: self.now_us, kind, node, note };
         self.has_detour |= matches!(kind, Kind::Silent | Kind::NotSent | Kind::Fallback);
         match &mut self.mode {
             Mode::Off => {}
-            Mode::Quiet(_, events) => events.push(event),
+            Mode::Quiet(events) => events.push(event),
             Mode::Kept(log) => log.lock().push(event),
             Mode::Part(_) if matches!(kind, Kind::Quorum | Kind::Done) => {}
             Mode::Part(log) => log.lock().push(event),
@@ -175,7 +187,7 @@ impl Recorder {
     fn note_of(&self, kind: Kind, node: NodeId) -> Option<Note> {
         match &self.mode {
             Mode::Off => None,
-            Mode::Quiet(_, events) => events.first(kind, node).map(|event| event.note),
+            Mode::Quiet(events) => events.first(kind, node).map(|event| event.note),
             Mode::Kept(log) | Mode::Part(log) => {
                 log.lock().first(kind, node).map(|event| event.note)
             }
@@ -184,33 +196,22 @@ impl Recorder {
 
     /// The client is being answered. If the operation was recorded quietly and turns out to be worth
     /// keeping, returns why and its log, and goes on recording into that; else stops recording.
-    pub(crate) fn settle(
-        &mut self,
-        has_failed: bool,
-        slow: Duration,
-    ) -> Option<(Reason, Facts, Arc<Log>)> {
-        if !matches!(self.mode, Mode::Quiet(..)) {
+    pub(crate) fn settle(&mut self, has_failed: bool, slow_us: u32) -> Option<(Reason, Arc<Log>)> {
+        let Mode::Quiet(events) = &mut self.mode else { return None };
+        let is_slow = self.now_us.saturating_sub(self.began_us) >= slow_us;
+        if !has_failed && !is_slow {
+            self.mode = Mode::Off;
             return None;
         }
-        let Mode::Quiet(facts, events) = std::mem::replace(&mut self.mode, Mode::Off) else {
-            return None;
-        };
-        let reason = if has_failed {
-            Reason::Failed
-        } else if self.now.saturating_duration_since(self.began) >= slow {
-            Reason::Slow
-        } else {
-            return None;
-        };
-        let log = Arc::new(Log(Mutex::new(events)));
+        let log = Arc::new(Log(Mutex::new(std::mem::take(events))));
         self.mode = Mode::Kept(Arc::clone(&log));
-        Some((reason, facts, log))
+        Some((if has_failed { Reason::Failed } else { Reason::Slow }, log))
     }
 
     /// All events of a trace that is kept.
     pub(crate) fn events(&self) -> Events {
         match &self.mode {
-            Mode::Off | Mode::Quiet(..) => Events::default(),
+            Mode::Off | Mode::Quiet(_) => Events::default(),
             Mode::Kept(log) | Mode::Part(log) => log.events(),
         }
     }
@@ -221,7 +222,7 @@ impl Recorder {
 mod tests {
     use super::*;
 
-    const FACTS: Facts = Facts { method: "PUT", n: 3, needed: 2, sloppy: true, timeout_ms: 1000 };
+    const SLOW_US: u32 = 100_000;
     const SLOW: Duration = Duration::from_millis(100);
 
     fn node(number: u8) -> NodeId {
@@ -235,11 +236,11 @@ mod tests {
     #[test]
     fn what_went_well_in_time_is_forgotten_and_recording_stops() {
         let arrived = Instant::now();
-        let mut recorder = Recorder::quiet(arrived, FACTS);
+        let mut recorder = Recorder::quiet(arrived);
         recorder.begin(arrived + 10 * SLOW); // a slow upload is no slow operation
         recorder.saw(Kind::Asked, node(1), Note::Nothing);
         recorder.at(arrived + 10 * SLOW + SLOW / 2);
-        assert!(recorder.settle(false, SLOW).is_none());
+        assert!(recorder.settle(false, SLOW_US).is_none());
         recorder.saw(Kind::Acked, node(1), Note::Nothing);
         assert_eq!(recorder.events(), Events::default());
     }
@@ -250,17 +251,17 @@ mod tests {
             [(false, SLOW, Reason::Slow), (true, SLOW / 2, Reason::Failed)]
         {
             let arrived = Instant::now();
-            let mut recorder = Recorder::quiet(arrived, FACTS);
+            let mut recorder = Recorder::quiet(arrived);
             recorder.begin(arrived);
             recorder.saw(Kind::Asked, node(1), Note::Nothing);
             recorder.at(arrived + took);
-            let (reason, facts, log) = recorder.settle(has_failed, SLOW).unwrap();
-            assert_eq!((reason, facts.needed), (expected, 2));
+            let (reason, log) = recorder.settle(has_failed, SLOW_US).unwrap();
+            assert_eq!(reason, expected);
             recorder.saw(Kind::Acked, node(1), Note::Nothing);
             recorder.saw(Kind::Done, node(1), Note::Nothing);
             assert_eq!(kinds(&log.events()), [Kind::Asked, Kind::Acked, Kind::Done]);
             assert_eq!(u128::from(log.events().list()[1].us), took.as_micros());
-            assert!(recorder.settle(true, SLOW).is_none(), "kept once");
+            assert!(recorder.settle(true, SLOW_US).is_none(), "kept once");
         }
     }
 
@@ -297,10 +298,10 @@ mod tests {
         part.saw(Kind::Replied, node(1), Note::NotReady);
         part.saw(Kind::Quorum, node(1), Note::Nothing);
         part.saw(Kind::Done, node(1), Note::Nothing);
-        assert!(part.settle(true, SLOW).is_none());
+        assert!(part.settle(true, SLOW_US).is_none());
         recorder.saw(Kind::Quorum, node(1), Note::Nothing);
         assert_eq!(kinds(&log.events()), [Kind::Replied, Kind::Quorum]);
-        let quiet = Recorder::quiet(Instant::now(), FACTS);
+        let quiet = Recorder::quiet(Instant::now());
         assert!(matches!(quiet.of_part().mode, Mode::Off));
     }
 }

@@ -10,14 +10,14 @@ use crate::common::http::Request;
 use crate::common::until;
 
 /// The process, killed when dropped.
-struct Dev {
+pub(crate) struct Dev {
     child: Child,
     port: u16,
 }
 
 impl Dev {
     /// Starts it and reads what it says, up to the last line that it promises.
-    fn start(port: u16, args: &[&str]) -> (Self, String) {
+    pub(crate) fn start(port: u16, args: &[&str]) -> (Self, String) {
         let mut command = command();
         command.args(["--port", &port.to_string()]).args(args).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -32,7 +32,7 @@ impl Dev {
         (Self { child, port }, text)
     }
 
-    fn addr(&self, node: u16) -> SocketAddr {
+    pub(crate) fn addr(&self, node: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port + node - 1))
     }
 
@@ -59,7 +59,7 @@ fn command() -> Command {
 }
 
 /// A port that is free, with the two after it and those of the peers.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let own = (std::process::id() % 90) as u16 * 200;
     let first = 12_000 + own + TAKEN.fetch_add(10, Relaxed);

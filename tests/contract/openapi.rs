@@ -22,6 +22,7 @@ fn operations(description: &Value) -> impl Iterator<Item = (&String, &String, &V
 
 /// A path without placeholders.
 fn example(path: &str) -> String {
+    let path = path.replace("{version}", "0000000000000000").replace("{file}", "app.js");
     path.replace("{bucket}", "b").replace("{key}", "k").replace("{id}", "0000000000000000")
 }
 
@@ -71,7 +72,7 @@ fn every_query_parameter_is_described_and_no_other_is() {
             .collect();
         let asked = format!("{}?zz=1", example(path));
         let told = node.send(&Request::new(&method.to_uppercase(), &asked));
-        if method == "head" || matches!(path.as_str(), "/livez" | "/readyz" | "/") {
+        if method == "head" || matches!(path.as_str(), "/livez" | "/readyz" | "/" | "/console") {
             continue; // no body to read; probes and the console ignore what balancers append
         }
         let text = told.assert_problem(400, "bad_parameter");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinSet;
 
-use crate::ask::describe;
+use crate::describe::describe;
 use crate::http::{Client, Error, Node, Request};
 use crate::key_chooser::KeyChooser;
 use crate::key_history::KeyHistory;

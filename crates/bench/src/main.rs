@@ -1,13 +1,12 @@
 //! `quorate-bench`: load for a running cluster, and a ceiling to compare it with.
 //!
 //! It knows the cluster only by its HTTP contract, through a small client of its own ([`http`]):
-//! * [`load_tree`] stores a directory and reads it back: real input;
 //! * [`load`] measures PUT, GET and DELETE, checking each answer;
 //! * [`standard`] measures the standard figures, with the [`ceiling`] in the same run;
 //! * [`report`] makes a table of saved measurements, and [`plot`] a picture.
 
-mod ask;
 mod ceiling;
+mod describe;
 #[cfg(test)]
 mod fake;
 mod head;
@@ -15,7 +14,6 @@ mod http;
 mod key_chooser;
 mod key_history;
 mod load;
-mod load_tree;
 mod path;
 mod plan;
 mod plot;
@@ -29,8 +27,6 @@ mod slow;
 mod standard;
 mod summary;
 mod targets;
-mod tree;
-mod tree_job;
 mod usage;
 mod value;
 mod worker;
@@ -51,7 +47,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    LoadTree(load_tree::Args),
     Run(plan::Args),
     Standard(standard::Args),
     Table(report::Args),
@@ -86,7 +81,6 @@ fn run(command: Command) -> Result<Outcome, String> {
     let one = tokio::runtime::Builder::new_current_thread;
     let many = tokio::runtime::Builder::new_multi_thread;
     match command {
-        Command::LoadTree(args) => block_on(one(), load_tree::run(args))?,
         Command::Run(args) => block_on(one(), load::run(args))?,
         Command::Standard(args) => block_on(one(), standard::run(args))?,
         Command::Table(args) => report::run(&args),

@@ -1,26 +1,6 @@
-//! Turns what users and directories name into what a request needs: node URLs into addresses, and a
-//! key into a percent-encoded path. Source: RFC 3986, section 2.3.
-
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+//! Turns what users name into what a request needs: node URLs into addresses.
 
 use crate::http::Node;
-
-/// Everything except the unreserved characters and the slash between the parts of a key.
-const ENCODED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-
-/// The path of one key: `/kv/{bucket}/{key}`, encoded. Slashes in the key stay slashes.
-pub(crate) fn of_key(bucket: &str, key: &str) -> String {
-    // Proxies would resolve a segment of one or two dots away, so its dots are encoded.
-    let segments: Vec<String> = key
-        .split('/')
-        .map(|segment| match segment {
-            "." | ".." => segment.replace('.', "%2E"),
-            _ => utf8_percent_encode(segment, ENCODED).to_string(),
-        })
-        .collect();
-    format!("/kv/{}/{}", utf8_percent_encode(bucket, ENCODED), segments.join("/"))
-}
 
 /// Resolves the nodes that a user named as `http://host:port` or `host:port`.
 ///
@@ -65,17 +45,6 @@ fn authority(url: &str) -> Result<&str, String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_encoded_but_for_slashes_and_unreserved_characters() {
-        assert_eq!(of_key("files", "src/a-b_c.d~e.rs"), "/kv/files/src/a-b_c.d~e.rs");
-        assert_eq!(
-            of_key("files", "a b/50%/#1?x=y&z+"),
-            "/kv/files/a%20b/50%25/%231%3Fx%3Dy%26z%2B"
-        );
-        assert_eq!(of_key("files", "grüße/😀\n"), "/kv/files/gr%C3%BC%C3%9Fe/%F0%9F%98%80%0A");
-        assert_eq!(of_key("files", "a/../b/./.x/..."), "/kv/files/a/%2E%2E/b/%2E/.x/...");
-    }
 
     #[tokio::test]
     async fn nodes_are_found_by_url_or_by_host_and_port() {

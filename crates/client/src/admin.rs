@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value as Json;
 
+use crate::admin_answers::{BucketProperties, Conflicts, Delivery, Health, Location, SyncPoint};
 use crate::answer::Answer;
 use crate::body::Source;
 use crate::call::{Call, Target};
@@ -16,7 +17,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::nodes::{Node, Place};
 use crate::path::{self, escaped};
-use crate::retry::{Deadline, patience};
+use crate::retry::{Deadline, TIME_MAX, patience};
 use crate::ring::Partitions;
 
 /// The administrative calls, to any node ([`Client::admin`]) or to one ([`Client::admin_of`]).
@@ -24,92 +25,6 @@ use crate::ring::Partitions;
 pub struct Admin {
     client: Client,
     node: Option<Arc<Node>>,
-}
-
-/// Where a key is: the answer of `GET /ring/{bucket}/{key}`.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub struct Location {
-    /// The bucket.
-    pub bucket: String,
-    /// The key.
-    pub key: String,
-    /// Its partition.
-    pub partition: usize,
-    /// How many of the list are home replicas.
-    pub n: usize,
-    /// All nodes: home replicas, then fallbacks in order.
-    pub preference_list: Vec<String>,
-}
-
-/// The properties of a bucket. What is `None` follows the cluster's defaults.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub struct BucketProperties {
-    /// How many copies are kept (N).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub n: Option<u16>,
-    /// How many replicas must answer a read: a number, or `one`, `quorum`, `all`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub r: Option<Json>,
-    /// How many nodes must acknowledge a write, as `r`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub w: Option<Json>,
-    /// `siblings`, or `lww`: the last writer wins.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub conflicts: Option<String>,
-    /// Whether hints of fallbacks count.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sloppy: Option<bool>,
-}
-
-/// A page of the keys in conflict.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub struct Conflicts {
-    /// The keys, in order.
-    pub keys: Vec<KeyInConflict>,
-    /// Where the next page begins. None: this was the last.
-    pub cursor: Option<String>,
-    /// Nodes that did not answer: keys may be missing.
-    pub unreachable: Vec<String>,
-}
-
-/// A key in conflict.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub struct KeyInConflict {
-    /// The bucket.
-    pub bucket: String,
-    /// The key.
-    pub key: String,
-    /// How many siblings it has.
-    pub siblings: u64,
-}
-
-/// A sync point: all hints that nodes kept when it was made.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub struct SyncPoint {
-    /// Its name.
-    pub id: String,
-    /// Nodes that could not be asked, so that their hints are not covered.
-    pub unreachable: Vec<String>,
-}
-
-/// Whether the hints of a sync point have been delivered.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub struct Delivery {
-    /// Whether all have.
-    pub delivered: bool,
-    /// Who still keeps hints for whom: `holder` and `target`.
-    pub pending: Vec<Json>,
-    /// Nodes that did not answer.
-    pub unreachable: Vec<String>,
-}
-
-/// What `/livez` or `/readyz` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// Whether the status was 200.
-    pub ok: bool,
-    /// The node's text or JSON.
-    pub text: String,
 }
 
 impl Client {
@@ -141,7 +56,7 @@ struct Ask<'a> {
     path: &'a str,
     query: String,
     body: Option<Json>,
-    /// How long the node may take, in milliseconds; the client's attempt time-out if none.
+    /// How long the node is waited for, in milliseconds; the client's attempt time-out if none.
     timeout_ms: Option<u64>,
     accepts: &'a [u16],
     writes: bool,
@@ -171,6 +86,11 @@ impl<'a> Ask<'a> {
         ask.timeout_ms = timeout_ms;
         ask
     }
+
+    /// Likewise, of work that a node does for as long as it lets anything take.
+    fn within_long(self, timeout_ms: Option<u64>) -> Self {
+        Self { timeout_ms: timeout_ms.or(Some(LONG_MS)), ..self.within(timeout_ms) }
+    }
 }
 
 impl Admin {
@@ -182,7 +102,7 @@ impl Admin {
             body = Source::Bytes(json.to_string().into());
         }
         let asked = ask.timeout_ms.map(Duration::from_millis);
-        let attempt_max = asked.unwrap_or(inner.settings.attempt_timeout);
+        let attempt_max = asked.unwrap_or(inner.settings.attempt_timeout).min(TIME_MAX);
         let query = ask.query;
         let call = Call {
             method: ask.method,
@@ -293,7 +213,7 @@ impl Admin {
     ) -> Result<Json, Error> {
         let ask = Ask::of(Method::POST, "/anti-entropy/run");
         let ask = ask.with("node", peer).with("partition", partition);
-        self.ask(ask.within(Some(timeout_ms.unwrap_or(LONG_MS)))).await?.json()
+        self.ask(ask.within_long(timeout_ms)).await?.json()
     }
 
     /// Recomputes the Merkle trees of one partition or all of the node that answers.
@@ -306,7 +226,7 @@ impl Admin {
         timeout_ms: Option<u64>,
     ) -> Result<Json, Error> {
         let ask = Ask::of(Method::POST, "/anti-entropy/scrub").with("partition", partition);
-        self.ask(ask.within(Some(timeout_ms.unwrap_or(LONG_MS)))).await?.json()
+        self.ask(ask.within_long(timeout_ms)).await?.json()
     }
 
     /// The buckets with properties of their own, and the defaults of all others.
@@ -441,6 +361,6 @@ impl Admin {
     }
 }
 
-/// How long comparisons and scrubs may take by default, in milliseconds: as long as nodes let them by
-/// default.
+/// How long comparisons and scrubs are waited for if nothing else is asked, in milliseconds: nodes let
+/// requests take no longer by default.
 const LONG_MS: u64 = 60_000;

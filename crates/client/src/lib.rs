@@ -34,8 +34,8 @@
 //!
 //! A request is sent again after a lost connection, a silent node, or a refusal that may pass (503, 408,
 //! 429), on another node if there is one, after a jittered pause that doubles, and not before `Retry-After`
-//! on the same node. It ends with its deadline ([`ClientBuilder::timeout`]); an error then tells what all attempts
-//! may have left behind ([`Error::outcome`]).
+//! on the same node. It ends with its deadline ([`ClientBuilder::timeout`]); an error then tells what all
+//! attempts may have left behind ([`Error::outcome`]).
 
 /// The examples of the README are compiled and run as well.
 #[cfg(doctest)]
@@ -43,6 +43,7 @@
 struct Readme;
 
 mod admin;
+mod admin_answers;
 mod answer;
 mod body;
 mod bucket;
@@ -66,8 +67,9 @@ mod update;
 mod value;
 mod write;
 
-pub use admin::{
-    Admin, BucketProperties, Conflicts, Delivery, Health, KeyInConflict, Location, SyncPoint,
+pub use admin::Admin;
+pub use admin_answers::{
+    BucketProperties, Conflicts, Delivery, Health, KeyInConflict, Location, SyncPoint,
 };
 pub use answer::Answered;
 pub use body::NewValue;

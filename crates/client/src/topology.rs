@@ -23,6 +23,8 @@ use crate::settings::{NODES_MAX, base_url_of};
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// The shortest time between two looks that errors ask for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The time between looks while a node is listed without its address: it was not heard of yet.
+const LOOK_AT_UNKNOWN: Duration = Duration::from_secs(5);
 /// The longest answer about the cluster that is read, in bytes: 65,536 partitions fit.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -180,7 +182,7 @@ impl Inner {
     /// Asks live nodes in turn about the cluster until one tells.
     async fn look(&self) -> Result<(), Error> {
         if !self.settings.discovers && !self.settings.routes {
-            self.schedule();
+            self.schedule(true);
             return Ok(()); // nothing of it would be used
         }
         let mut failed = Error::invalid("nodes", "none is known");
@@ -188,8 +190,8 @@ impl Inner {
         let nodes = self.view().candidates(place, self.next_turn(), Instant::now());
         for node in nodes.into_iter().take(8) {
             match self.look_at(&node).await {
-                Ok(()) => {
-                    self.schedule();
+                Ok(is_complete) => {
+                    self.schedule(is_complete);
                     return Ok(());
                 }
                 Err(error) => failed = error.of_read(),
@@ -198,18 +200,22 @@ impl Inner {
         Err(failed)
     }
 
-    fn schedule(&self) {
-        let next = Instant::now() + self.settings.refresh_every;
-        self.upkeep.set(&self.upkeep.look, Some(next));
+    fn schedule(&self, is_complete: bool) {
+        let every = self.settings.refresh_every;
+        let next = if is_complete { every } else { every.min(LOOK_AT_UNKNOWN) };
+        self.upkeep.set(&self.upkeep.look, Some(Instant::now() + next));
     }
 
-    async fn look_at(&self, node: &Arc<Node>) -> Result<(), Error> {
+    /// Returns whether every node that the cluster lists is known now.
+    async fn look_at(&self, node: &Arc<Node>) -> Result<bool, Error> {
         let cluster: Cluster = self.ask(node, "/cluster").await?;
         let (nodes, names) = self.nodes_of(node, &cluster).await;
         let ring =
             if self.settings.routes { self.ring_of(node, &cluster.layout).await } else { None };
+        let is_known = |listed: &Listed| names.contains_key(&listed.node);
+        let is_complete = !self.settings.discovers || cluster.nodes.iter().all(is_known);
         self.set_view(View { nodes, names, ring });
-        Ok(())
+        Ok(is_complete)
     }
 
     /// The nodes that were given, and those that the cluster lists.
@@ -239,13 +245,16 @@ impl Inner {
         for node in &given {
             let is_named = names.values().any(|it| Arc::ptr_eq(it, node));
             let known = before.names.iter().find(|(_, it)| Arc::ptr_eq(it, node));
-            let name = match known {
-                _ if is_named || node.probe_at().is_some() => continue,
-                Some((name, _)) => Some(name.clone()),
-                None => self.ask::<Cluster>(node, "/cluster").await.ok().map(|it| it.node),
-            };
-            if let Some(name) = name {
-                names.insert(name, node.clone());
+            match known {
+                _ if is_named => {}
+                // Also while it is dead, so that its keys go to it as soon as it is back.
+                Some((name, _)) => drop(names.entry(name.clone()).or_insert_with(|| node.clone())),
+                None if node.probe_at().is_some() => {}
+                None => {
+                    if let Ok(told) = self.ask::<Cluster>(node, "/cluster").await {
+                        names.insert(told.node, node.clone());
+                    }
+                }
             }
         }
         let mut nodes = given;

@@ -74,8 +74,9 @@ async fn features(urls: &[String]) -> Vec<String> {
     if client.bucket("b").get("k").explain().await.is_ok() {
         features.push("explain".to_owned());
     }
-    let cluster = client.admin().cluster().await.unwrap();
-    if cluster["nodes"].as_array().unwrap().iter().all(|node| node["http_addr"].is_string()) {
+    let nodes = client.admin().cluster().await.unwrap()["nodes"].clone();
+    if nodes.as_array().unwrap().iter().any(|node| node["http_addr"].is_string()) {
+        common::discovered(&client).await; // each has heard of each
         features.push("http_addr".to_owned());
     }
     features

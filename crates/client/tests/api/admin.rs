@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use quorate_client::{BucketProperties, Error};
 use serde_json::json;
 
-use crate::common::Cluster;
+use crate::common::{Cluster, discovered};
 
 #[tokio::test]
 async fn a_cluster_tells_about_itself() {
@@ -31,7 +31,7 @@ async fn a_cluster_tells_about_itself() {
     assert!(matches!(none, Error::NotFound { .. } | Error::BadRequest { .. }), "{none}");
 
     // One node, by name and by URL.
-    client.discover().await.unwrap();
+    discovered(&client).await;
     for node in ["n2".to_owned(), cluster.url(2)] {
         let admin = client.admin_of(&node).unwrap();
         assert_eq!(admin.cluster().await.unwrap()["node"], "n2");

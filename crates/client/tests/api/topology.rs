@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use quorate_client::{BucketProperties, Client, Read, partition_of};
 
-use crate::common::Cluster;
+use crate::common::{Cluster, discovered};
 
 #[tokio::test]
 async fn all_nodes_are_found_from_one() {
     let cluster = Cluster::start();
     let client = cluster.client();
-    client.discover().await.unwrap();
+    discovered(&client).await;
     let mut urls: Vec<_> = client.known_nodes().into_iter().map(|node| node.url).collect();
     urls.sort();
     assert_eq!(urls, [cluster.url(1), cluster.url(2), cluster.url(3)]);
@@ -24,7 +24,7 @@ async fn all_nodes_are_found_from_one() {
     // Given twice, under two names of the host, a node is still asked by what was given.
     let port = cluster.url(2).rsplit_once(':').unwrap().1.to_owned();
     let alias = Client::connect([cluster.url(1), format!("http://localhost:{port}")]).unwrap();
-    alias.discover().await.unwrap();
+    discovered(&alias).await;
     alias.discover().await.unwrap();
     let found = |name: &str| {
         let nodes = alias.known_nodes();
@@ -57,7 +57,7 @@ async fn requests_go_to_a_home_replica() {
     let set = admin.set_bucket("one", &one).await.unwrap();
     assert_eq!(set.n, Some(1));
     let mut asked = BTreeMap::new();
-    client.discover().await.unwrap();
+    discovered(&client).await;
     let names: BTreeMap<_, _> =
         client.known_nodes().into_iter().map(|node| (node.name.unwrap(), node.url)).collect();
     let partitions = admin.partitions().await.unwrap();
@@ -90,11 +90,11 @@ async fn requests_go_to_a_home_replica() {
 async fn a_changed_bucket_is_noticed() {
     let cluster = Cluster::start();
     let client = cluster.client();
-    client.discover().await.unwrap();
+    discovered(&client).await;
     let one = BucketProperties { n: Some(1), ..BucketProperties::default() };
     let other = cluster.client();
     other.admin().set_bucket("b", &one).await.unwrap();
-    client.discover().await.unwrap();
+    discovered(&client).await;
     let place = other.admin().locate("b", "k").await.unwrap();
     let names: BTreeMap<_, _> =
         client.known_nodes().into_iter().map(|node| (node.name.unwrap(), node.url)).collect();

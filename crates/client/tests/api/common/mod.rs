@@ -32,6 +32,19 @@ impl Cluster {
     }
 }
 
+/// Lets a client find all three nodes: right after the start one may not have heard of another yet.
+pub(crate) async fn discovered(client: &Client) {
+    let begun = Instant::now();
+    loop {
+        client.discover().await.unwrap();
+        if client.known_nodes().iter().filter(|node| node.name.is_some()).count() == 3 {
+            return;
+        }
+        assert!(begun.elapsed() < START_WITHIN, "{:?}", client.known_nodes());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A cluster whose nodes are processes that can be stopped and started.
 pub(crate) struct Apart {
     formed: DevCluster,

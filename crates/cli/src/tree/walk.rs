@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 
-/// The longest key a node accepts, in bytes.
-const KEY_BYTES_MAX: usize = 1024;
+use crate::args::KEY_BYTES_MAX;
+use crate::out::{note, safe};
+
 /// The largest value a node accepts by default, in bytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// The most files of one run: the list of them is kept in memory.
@@ -38,7 +39,7 @@ impl Tree {
     fn skip(&mut self, reason: &'static str, path: &Path) {
         *self.skipped.entry(reason).or_default() += 1;
         if reason != "symlink" {
-            eprintln!("skipped ({reason}): {}", path.display());
+            note(&format!("skipped ({reason}): {}", safe(&path.display().to_string())));
         }
     }
 }

@@ -1,0 +1,186 @@
+//! `quorate bucket`.
+
+use quorate_client::{BucketProperties, Count};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::args::{Common, bucket_name};
+use crate::exit::{Done, Exit, Failure};
+use crate::refusal;
+use crate::table::{Paint, Table, cell, painted};
+
+/// In the order of a table.
+const PROPERTIES: [&str; 5] = ["n", "r", "w", "conflicts", "sloppy"];
+
+/// List, show, change or reset the properties of buckets.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quorate bucket list
+  quorate bucket get carts
+  quorate bucket set carts --n 5 --w 3          # the other properties stay as they are
+  quorate bucket set flags --conflicts lww
+  quorate bucket reset carts
+
+A bucket needs not be made: every name is one, with the defaults. A property that was not set follows
+the defaults.
+
+JSON: bucket, properties (n, r, w, conflicts, sloppy), set (those that were set); of the list: buckets
+(a list of those), defaults.")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum What {
+    /// The buckets with properties of their own, and the defaults
+    List,
+    /// One bucket's properties
+    Get {
+        /// The bucket
+        #[arg(value_parser = bucket_name)]
+        bucket: String,
+    },
+    /// Set some properties of a bucket
+    Set(Set),
+    /// Reset a bucket to the defaults; its keys are not touched
+    Reset {
+        /// The bucket
+        #[arg(value_parser = bucket_name)]
+        bucket: String,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[group(id = "properties", required = true, multiple = true, args = ["n", "r", "w", "conflicts", "sloppy"])]
+struct Set {
+    /// The bucket
+    #[arg(value_parser = bucket_name)]
+    bucket: String,
+    /// Copies of each key
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    n: Option<u16>,
+    /// How many replicas answer a read: a number, one, quorum or all
+    #[arg(long, value_name = "COUNT")]
+    r: Option<Count>,
+    /// How many replicas hold a write: a number, one, quorum or all
+    #[arg(long, value_name = "COUNT")]
+    w: Option<Count>,
+    /// Keep concurrent writes as siblings, or let the last one win (lww)
+    #[arg(long, value_parser = ["siblings", "lww"])]
+    conflicts: Option<String>,
+    /// Whether fallbacks count towards r and w
+    #[arg(long, value_name = "true|false")]
+    sloppy: Option<bool>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
+    match &args.what {
+        What::List => list(app).await,
+        What::Get { bucket } => get(app, bucket).await,
+        What::Set(wanted) => set(app, wanted).await,
+        What::Reset { bucket } => reset(app, bucket).await,
+    }
+}
+
+/// `GET /buckets`, checked.
+async fn buckets(app: &App) -> Done<Value> {
+    let told = app.ask("asking", app.nodes.admin().buckets()).await?;
+    let sound = told["buckets"].is_array() && told["defaults"].is_object();
+    if sound { Ok(told) } else { Err(refusal::incomplete("/buckets")) }
+}
+
+fn of<'a>(told: &'a Value, bucket: &str) -> Option<&'a Value> {
+    told["buckets"].as_array()?.iter().find(|it| it["bucket"].as_str() == Some(bucket))
+}
+
+async fn list(app: &App) -> Done<Exit> {
+    let told = buckets(app).await?;
+    if app.out.json {
+        app.out.json(&told)?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(&["bucket", "n", "r", "w", "conflicts", "sloppy"]);
+    for bucket in told["buckets"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let mut row = vec![cell(bucket["bucket"].as_str().unwrap_or("?"))];
+        for name in PROPERTIES {
+            let own = !bucket["set"][name].is_null();
+            row.push(painted(
+                text(&bucket["properties"][name]),
+                if own { Paint::Plain } else { Paint::Dim },
+            ));
+        }
+        table.row(row);
+    }
+    let mut row = vec![painted("(all others)", Paint::Dim)];
+    row.extend(PROPERTIES.map(|name| painted(text(&told["defaults"][name]), Paint::Dim)));
+    table.row(row);
+    app.out.table(&table)?;
+    Ok(Exit::Ok)
+}
+
+async fn get(app: &App, bucket: &str) -> Done<Exit> {
+    let told = buckets(app).await?;
+    let own = of(&told, bucket);
+    let properties = own.map_or(&told["defaults"], |own| &own["properties"]);
+    let set = own.map_or_else(|| json!({}), |own| own["set"].clone());
+    show(app, bucket, properties, &set)?;
+    Ok(Exit::Ok)
+}
+
+async fn set(app: &App, wanted: &Set) -> Done<Exit> {
+    // All properties are replaced: those that were set before are sent again.
+    let told = buckets(app).await?;
+    let before = of(&told, &wanted.bucket).map_or_else(|| json!({}), |own| own["set"].clone());
+    let before = serde_json::from_value::<BucketProperties>(before);
+    let before = before.map_err(|_| refusal::incomplete("/buckets"))?;
+    let count = |count: Count| match count {
+        Count::Exactly(number) => json!(number),
+        Count::One | Count::Quorum | Count::All => json!(count.to_string()),
+    };
+    let set = BucketProperties {
+        n: wanted.n.or(before.n),
+        r: wanted.r.map(count).or(before.r),
+        w: wanted.w.map(count).or(before.w),
+        conflicts: wanted.conflicts.clone().or(before.conflicts),
+        sloppy: wanted.sloppy.or(before.sloppy),
+    };
+    let admin = app.nodes.admin();
+    let properties = app.ask("setting", admin.set_bucket(&wanted.bucket, &set)).await?;
+    show(app, &wanted.bucket, &json!(properties), &json!(set))?;
+    Ok(Exit::Ok)
+}
+
+async fn reset(app: &App, bucket: &str) -> Done<Exit> {
+    app.ask("resetting", app.nodes.admin().reset_bucket(bucket)).await?;
+    let told = buckets(app).await?;
+    if of(&told, bucket).is_some() {
+        let message = format!("{bucket} was reset, and someone has set properties of it since");
+        return Err(Failure::new(Exit::Conflict, message).into());
+    }
+    show(app, bucket, &told["defaults"], &json!({}))?;
+    Ok(Exit::Ok)
+}
+
+fn show(app: &App, bucket: &str, properties: &Value, set: &Value) -> Done {
+    if app.out.json {
+        return app.out.json(&json!({"bucket": bucket, "properties": properties, "set": set}));
+    }
+    let mut table = Table::new(&["property", "value", "from"]);
+    for name in PROPERTIES {
+        let from = if set[name].is_null() { "the defaults" } else { "this bucket" };
+        table.row(vec![cell(name), cell(text(&properties[name])), painted(from, Paint::Dim)]);
+    }
+    app.out.table(&table)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}

@@ -1,0 +1,164 @@
+//! The commands of `quorate` that talk to a running cluster, over HTTP like any client.
+//!
+//! [`Command`] is flattened into the binary's own commands, so that there is one `quorate`. The
+//! modules, from the bottom up:
+//! * `quorate-client` sends requests; `nodes` chooses whom to ask and finds the other nodes;
+//!   `refusal` says what a failed request means here;
+//! * `out`, `table`, `progress` show things; `session` remembers contexts; `metrics` reads numbers;
+//! * `data` has the commands on keys, `cluster` those on the cluster, `tree` loads directories,
+//!   `transfer` imports and exports, `explain` shows traces.
+
+mod app;
+mod args;
+mod cluster;
+mod data;
+mod exit;
+mod explain;
+mod generate;
+mod metrics;
+mod nodes;
+mod out;
+mod progress;
+mod refusal;
+mod session;
+mod table;
+mod transfer;
+mod tree;
+
+use std::process::ExitCode;
+
+use self::app::App;
+pub use self::cluster::doctor::{LoadFile, NodeFile};
+use self::exit::{Done, Failure, Stop};
+pub use self::exit::{EXIT_CODES, Exit};
+use self::out::{Out, note};
+
+// The commands of this crate. No doc comment: it would become the description of the whole program.
+#[allow(missing_docs, reason = "each command is documented at its arguments, for --help")]
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    Get(data::get::Args),
+    Put(data::put::Args),
+    Delete(data::delete::Args),
+    Keys(data::keys::Args),
+    Siblings(data::siblings::Args),
+    Resolve(data::resolve::Args),
+    Explain(explain::Args),
+    Load(tree::load::Load),
+    Verify(tree::load::Verify),
+    Export(transfer::export::Args),
+    Import(transfer::import::Args),
+    Status(cluster::status::Args),
+    Top(cluster::top::Args),
+    Ring(cluster::ring::Ring),
+    Locate(cluster::ring::Locate),
+    Hints(cluster::hints::Args),
+    AntiEntropy(cluster::anti_entropy::Args),
+    Bucket(cluster::bucket::Args),
+    Wait(cluster::wait::Args),
+    Doctor(cluster::doctor::Args),
+    Healthcheck(cluster::healthcheck::Args),
+    Completions(generate::Completions),
+    Man(generate::Man),
+}
+
+/// Runs a command to its end. Failures are told on standard error; a closed pipe is none.
+///
+/// `program` is the whole command line of the binary, for completions and manual pages; `load` reads
+/// a node's configuration.
+pub fn run(command: &Command, program: clap::Command, load: LoadFile<'_>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(carry_out(command, program, load));
+            // A read of standard input cannot be cancelled, and must not block the end.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot start: {error}")).into()),
+    };
+    let exit = match ended {
+        Ok(exit) => exit,
+        Err(Stop::ClosedPipe) => Exit::Ok,
+        Err(Stop::Failed(failure)) => {
+            tell(&failure, command.common().is_some_and(|common| common.json));
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn tell(failure: &Failure, as_json: bool) {
+    if as_json {
+        return note(&failure.json().to_string());
+    }
+    note(&format!("quorate: {}", failure.message));
+    if let Some(advice) = &failure.advice {
+        note(&format!("  → {advice}"));
+    }
+}
+
+impl Command {
+    fn common(&self) -> Option<&args::Common> {
+        Some(match self {
+            Self::Get(args) => &args.common,
+            Self::Put(args) => &args.common,
+            Self::Delete(args) => &args.common,
+            Self::Keys(args) => &args.common,
+            Self::Siblings(args) => &args.common,
+            Self::Resolve(args) => &args.common,
+            Self::Explain(args) => &args.common,
+            Self::Load(args) => &args.common,
+            Self::Verify(args) => &args.common,
+            Self::Export(args) => &args.common,
+            Self::Import(args) => &args.common,
+            Self::Status(args) => &args.common,
+            Self::Top(args) => &args.common,
+            Self::Ring(args) => &args.common,
+            Self::Locate(args) => &args.common,
+            Self::Hints(args) => &args.common,
+            Self::AntiEntropy(args) => &args.common,
+            Self::Bucket(args) => &args.common,
+            Self::Wait(args) => &args.common,
+            Self::Doctor(args) => &args.common,
+            Self::Healthcheck(args) => &args.common,
+            Self::Completions(_) | Self::Man(_) => return None,
+        })
+    }
+}
+
+async fn carry_out(command: &Command, program: clap::Command, load: LoadFile<'_>) -> Done<Exit> {
+    let app = || match command.common() {
+        Some(common) => App::new(common),
+        None => Err(Failure::usage("this command asks no node").into()),
+    };
+    match command {
+        Command::Get(args) => data::get::run(&app()?, args).await,
+        Command::Put(args) => data::put::run(&app()?, args).await,
+        Command::Delete(args) => data::delete::run(&app()?, args).await,
+        Command::Keys(args) => data::keys::run(&app()?, args).await,
+        Command::Siblings(args) => data::siblings::run(&app()?, args).await,
+        Command::Resolve(args) => data::resolve::run(&app()?, args).await,
+        Command::Explain(args) => explain::run(&app()?, args).await,
+        Command::Load(args) => tree::load::load(&app()?, args).await,
+        Command::Verify(args) => tree::load::verify(&app()?, args).await,
+        Command::Export(args) => transfer::export::run(&app()?, args).await,
+        Command::Import(args) => transfer::import::run(&app()?, args).await,
+        Command::Status(_) => cluster::status::run(&app()?).await,
+        Command::Top(args) => cluster::top::run(&app()?, args).await,
+        Command::Ring(_) => cluster::ring::ring(&app()?).await,
+        Command::Locate(args) => cluster::ring::locate(&app()?, args).await,
+        Command::Hints(_) => cluster::hints::run(&app()?).await,
+        Command::AntiEntropy(args) => cluster::anti_entropy::run(&app()?, args).await,
+        Command::Bucket(args) => cluster::bucket::run(&app()?, args).await,
+        Command::Wait(args) => cluster::wait::run(&app()?, args).await,
+        Command::Doctor(args) => {
+            let file = args.config.as_deref().map(load);
+            let app = App::new(&cluster::doctor::common_of(args, file.as_ref()))?;
+            cluster::doctor::run(&app, args, file).await
+        }
+        Command::Healthcheck(args) => cluster::healthcheck::run(&app()?, args).await,
+        Command::Completions(args) => generate::completions(&Out::new(false), args, program),
+        Command::Man(args) => generate::man(&Out::new(false), args, program),
+    }
+}

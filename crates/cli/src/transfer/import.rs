@@ -1,0 +1,231 @@
+//! `quorate import`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use quorate_client::{Client, Error};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::line::Line;
+use super::merge::{Became, OnConflict, one};
+use crate::app::App;
+use crate::args::{Common, bucket_name};
+use crate::exit::{Done, Exit, Failure, Stop};
+use crate::out::{count, note};
+use crate::progress::Progress;
+
+/// Lines in flight at a time, and lines read ahead.
+const WRITES: usize = 16;
+/// The longest line, in bytes.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+/// How long one write is retried.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Store the keys of an export.
+///
+/// A key that is not there is new. One that holds the same is left alone. One that holds something else
+/// keeps it, as a sibling beside what the line brings, unless the line's context covers it: then it is
+/// replaced. So an export can be edited and imported again.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Examples:
+  quorate import carts.jsonl
+  quorate export carts --url http://old:7401 | quorate import --url http://new:7401
+  quorate import carts.jsonl --bucket carts-copy --dry-run
+  quorate import carts.jsonl --on-conflict skip
+  quorate import carts.jsonl --from-line 5001         # go on where it stopped
+
+A file is checked as a whole before anything is written. A line whose siblings hold a delete brings
+its values only. Contexts of another cluster are ignored.
+
+Exits with 4 if keys were left in conflict. JSON: lines, new, same, replaced, conflicted, skipped,
+next_line.")]
+pub struct Args {
+    /// The file; - or nothing for standard input
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Store all keys in this bucket
+    #[arg(long, value_parser = bucket_name)]
+    bucket: Option<String>,
+    /// What to do with a key that holds something else
+    #[arg(long, value_enum, default_value_t = OnConflict::Keep)]
+    on_conflict: OnConflict,
+    /// Only read and compare: say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Begin at this line, the first being 1
+    #[arg(long, value_name = "LINE", default_value_t = 1, hide_default_value = true,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    from_line: u64,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    lines: u64,
+    new: u64,
+    same: u64,
+    replaced: u64,
+    conflicted: u64,
+    skipped: u64,
+}
+
+impl Totals {
+    fn add(&mut self, became: Became) {
+        self.lines += 1;
+        let of = match became {
+            Became::New => &mut self.new,
+            Became::Same => &mut self.same,
+            Became::Replaced => &mut self.replaced,
+            Became::Conflicted => &mut self.conflicted,
+            Became::Skipped => &mut self.skipped,
+        };
+        *of += 1;
+    }
+
+    fn told(&self, dry_run: bool) -> String {
+        let Self { lines, new, same, replaced, conflicted, skipped } = self;
+        let would = if dry_run { "would be " } else { "" };
+        let all = count(*lines, "line");
+        let written = format!("{new} new, {same} same, {replaced} replaced");
+        format!("{all}: {would}{written}, {conflicted} conflicted, {skipped} skipped")
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
+    let file = args.file.clone().filter(|file| file.as_os_str() != "-");
+    let total = file.as_deref().map(|file| check(file, args)).transpose()?;
+    let client = app.nodes.bulk(PATIENCE)?;
+    client.discover().await.map_err(|error| app.failure(&error))?;
+    let mut totals = Totals::default();
+    let mut progress = Progress::start("importing", total);
+    let ended = tokio::select! {
+        ended = import(app, args, &client, file, &mut totals, &mut progress) => ended,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted").into()),
+    };
+    progress.finish();
+    let next_line = args.from_line + totals.lines;
+    match ended {
+        Ok(()) => {}
+        Err(Stop::ClosedPipe) => return Err(Stop::ClosedPipe),
+        Err(Stop::Failed(failure)) => {
+            return Err(stopped(*failure, &totals, args.dry_run, next_line).into());
+        }
+    }
+    if app.out.json {
+        let Totals { lines, new, same, replaced, conflicted, skipped } = totals;
+        app.out.json(&json!({
+            "lines": lines, "new": new, "same": same, "replaced": replaced, "conflicted": conflicted,
+            "skipped": skipped, "next_line": next_line,
+        }))?;
+    } else {
+        app.out.line(&totals.told(args.dry_run))?;
+        if totals.conflicted > 0 && !args.dry_run {
+            note("note: quorate siblings lists the keys in conflict");
+        }
+    }
+    Ok(if totals.conflicted > 0 { Exit::Conflict } else { Exit::Ok })
+}
+
+fn stopped(mut failure: Failure, totals: &Totals, dry_run: bool, next_line: u64) -> Failure {
+    failure.message = format!("line {next_line}: {}", failure.message);
+    let done = totals.told(dry_run);
+    let go_on = format!("{done}; go on with the same command and --from-line {next_line}");
+    failure.advice = Some(match failure.advice {
+        Some(advice) => format!("{advice}. {go_on}"),
+        None => go_on,
+    });
+    failure
+}
+
+/// Checks all lines of a file, so that nothing is written if one is wrong; returns how many there are
+/// to do.
+fn check(file: &Path, args: &Args) -> Done<u64> {
+    let named = |why: String| Failure::usage(format!("{}: {why}", file.display()));
+    let mut lines = BufReader::new(File::open(file).map_err(|error| named(error.to_string()))?);
+    let mut number = 0;
+    loop {
+        let text = match next(&mut lines) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(number - (args.from_line - 1).min(number)),
+            Err(why) => return Err(named(format!("line {}: {why}", number + 1)).into()),
+        };
+        number += 1;
+        if number >= args.from_line {
+            Line::parse(&text, args.bucket.as_deref()).map_err(|why| {
+                named(format!("line {number}: {why}")).advise("nothing was written")
+            })?;
+        }
+    }
+}
+
+/// The next line, without its break.
+fn next(lines: &mut dyn BufRead) -> Result<Option<Vec<u8>>, String> {
+    let mut text = Vec::new();
+    let read = lines.take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut text);
+    match read.map_err(|error| error.to_string())? {
+        0 => return Ok(None),
+        length if length as u64 > LINE_BYTES_MAX => {
+            return Err(format!("longer than {}", crate::out::bytes(LINE_BYTES_MAX)));
+        }
+        _ => {}
+    }
+    if text.ends_with(b"\n") {
+        text.pop();
+    }
+    Ok(Some(text))
+}
+
+/// Reads lines on a thread of its own: standard input may be slow.
+fn lines_of(file: Option<PathBuf>, skip: u64) -> mpsc::Receiver<Result<Vec<u8>, String>> {
+    let (to, from) = mpsc::channel(WRITES);
+    std::thread::spawn(move || {
+        let mut lines: Box<dyn BufRead> = match file.map(File::open).transpose() {
+            Ok(Some(file)) => Box::new(BufReader::new(file)),
+            Ok(None) => Box::new(BufReader::new(std::io::stdin())),
+            Err(error) => return drop(to.blocking_send(Err(error.to_string()))),
+        };
+        let mut number = 0;
+        while let Some(line) = next(&mut *lines).transpose() {
+            number += 1;
+            let (is_due, is_last) = (number > skip || line.is_err(), line.is_err());
+            let is_gone = is_due && to.blocking_send(line).is_err();
+            if is_last || is_gone {
+                return;
+            }
+        }
+    });
+    from
+}
+
+async fn import(
+    app: &App,
+    args: &Args,
+    client: &Client,
+    file: Option<PathBuf>,
+    totals: &mut Totals,
+    progress: &mut Progress,
+) -> Done {
+    let lines = lines_of(file, args.from_line - 1);
+    let lines = stream::unfold(lines, async |mut lines| Some((lines.recv().await?, lines)));
+    let failed = |error: Error| Stop::from(app.failure(&error));
+    let store = async |text: Result<Vec<u8>, String>| -> Done<Became> {
+        let line = text.and_then(|text| Line::parse(&text, args.bucket.as_deref()));
+        let line = line.map_err(Failure::usage)?;
+        let bucket = client.bucket(line.name.bucket.as_str());
+        one(&bucket, &line, args.on_conflict, args.dry_run).await.map_err(failed)
+    };
+    // In order, so that all lines before a failed one are done.
+    let mut done = std::pin::pin!(lines.map(store).buffered(WRITES));
+    while let Some(became) = done.next().await {
+        totals.add(became?);
+        let message = format!("lines, {} new, {} conflicted", totals.new, totals.conflicted);
+        progress.show(totals.lines, &message);
+    }
+    Ok(())
+}

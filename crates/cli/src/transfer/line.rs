@@ -1,0 +1,111 @@
+//! One key in an export: one line of JSON.
+//!
+//! `{"bucket": "carts", "key": "alice", "context": "AY…", "siblings": [{"value": "2 apples",
+//! "content_type": "text/plain", "meta": {}, …}]}`. A value that is not UTF-8 is base64, and says so
+//! (`"encoding": "base64"`). A key without a conflict has one sibling. `context` may be left out, and
+//! so may all but `value` of a sibling.
+
+use serde_json::{Value as Json, json};
+
+use crate::args::{Name, bucket_name, check_key};
+use crate::data::value::Stored;
+
+/// One key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Line {
+    pub(crate) name: Name,
+    /// What the export saw.
+    pub(crate) context: Option<String>,
+    pub(crate) siblings: Vec<Stored>,
+}
+
+impl Line {
+    /// The line, without its line break.
+    pub(crate) fn json(&self) -> Json {
+        json!({
+            "bucket": self.name.bucket,
+            "key": self.name.key,
+            "context": self.context,
+            "siblings": self.siblings.iter().map(Stored::json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Parses a line; `bucket` replaces the one that it names.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(text: &[u8], bucket: Option<&str>) -> Result<Self, String> {
+        let json: Json =
+            serde_json::from_slice(text).map_err(|error| format!("no JSON: {error}"))?;
+        let fields = json.as_object().ok_or("no JSON object")?;
+        let known = ["bucket", "key", "context", "siblings"];
+        if let Some(odd) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+            let odd = crate::out::short(odd, 40);
+            return Err(format!("{odd:?} is no member of a line; they are {}", known.join(", ")));
+        }
+        let text = |name: &str| match fields.get(name) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(format!("{name}: must be text")),
+        };
+        let bucket = match bucket {
+            Some(bucket) => bucket.to_owned(),
+            None => bucket_name(&text("bucket")?.ok_or("bucket: is missing; --bucket gives one")?)?,
+        };
+        let key = text("key")?.ok_or("key: is missing")?;
+        check_key(&key)?;
+        let siblings = fields.get("siblings").and_then(Json::as_array);
+        let siblings = siblings.ok_or("siblings: must be a list of values")?;
+        let siblings: Vec<Stored> =
+            siblings.iter().map(Stored::of_json).collect::<Result<_, _>>()?;
+        if siblings.iter().all(|sibling| sibling.value.is_none()) {
+            return Err("siblings: holds no value".to_owned());
+        }
+        let context = text("context")?;
+        Ok(Self { name: Name { bucket, key }, context, siblings })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_client::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_line_survives() {
+        let value = |bytes: &[u8]| Stored::from(Value::new(bytes.to_vec()).content_type("a/b"));
+        let line = Line {
+            name: Name { bucket: "b".to_owned(), key: "k/ü\n".to_owned() },
+            context: Some("AY".to_owned()),
+            siblings: vec![value(b"x"), value(&[0, 255]), Stored::default()],
+        };
+        let text = line.json().to_string();
+        assert!(!text.contains('\n'));
+        assert_eq!(Line::parse(text.as_bytes(), None).unwrap(), line);
+        assert_eq!(Line::parse(text.as_bytes(), Some("c")).unwrap().name.bucket, "c");
+        let least = r#"{"key": "k", "siblings": [{"value": "x"}]}"#;
+        assert!(Line::parse(least.as_bytes(), Some("b")).is_ok());
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
+        for (bad, word) in [
+            ("", "JSON"),
+            ("[]", "object"),
+            ("{", "JSON"),
+            (r#"{"key":"k","siblings":[{"value":"x"}]}"#, "bucket"),
+            (r#"{"bucket":"a b","key":"k","siblings":[{"value":"x"}]}"#, "bucket"),
+            (r#"{"bucket":"b","key":"","siblings":[{"value":"x"}]}"#, "key"),
+            (r#"{"bucket":"b","key":7,"siblings":[{"value":"x"}]}"#, "key"),
+            (r#"{"bucket":"b","key":"k"}"#, "siblings"),
+            (r#"{"bucket":"b","key":"k","siblings":[]}"#, "siblings"),
+            (r#"{"bucket":"b","key":"k","siblings":[{"deleted":true}]}"#, "siblings"),
+            (r#"{"bucket":"b","key":"k","value":"x","siblings":[{"value":"x"}]}"#, "value"),
+        ] {
+            let why = Line::parse(bad.as_bytes(), None).unwrap_err();
+            assert!(why.contains(word), "{bad}: {why}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What `quorate doctor` learns from a node's configuration: read and checked by the node's own code.
+
+use std::path::Path;
+
+use quorate_cli::NodeFile;
+
+use crate::config::{Config, Durability};
+
+/// Reads and checks a configuration.
+///
+/// # Errors
+/// What is wrong with it; the text names the file, the variable or the key.
+pub fn load(path: &Path) -> Result<NodeFile, String> {
+    let config = Config::load(path).map_err(|error| error.to_string())?;
+    let layout = config.layout().map_err(|error| error.to_string())?;
+    let others = config.layout.nodes.iter().filter(|node| node.name != config.node);
+    Ok(NodeFile {
+        node: config.node.to_string(),
+        cluster_id: config.cluster_id.clone(),
+        client_addr: config.client_addr.to_string(),
+        data_dir: config.data_dir.clone(),
+        waits_for_disk: config.durability == Durability::Fsync,
+        disk_free_bytes_min: config.storage.disk_free_bytes_min,
+        layout_hash: layout.hash().to_string(),
+        peers: others.map(|node| (node.name.to_string(), node.peer_addr.clone())).collect(),
+        oddities: config.oddities(),
+        foreign_variables: config.foreign_variables().to_vec(),
+    })
+}

@@ -1,0 +1,82 @@
+// Numbers, sizes and times in words.
+
+const GROUPED = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** A count, with separators. */
+export function count(value) {
+  return typeof value === "number" && Number.isFinite(value) ? GROUPED.format(value) : "–";
+}
+
+/** A rate per second: few digits, the more the smaller. */
+export function rate(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  if (value >= 100_000) return `${(value / 1000).toFixed(0)}k`;
+  if (value >= 10_000) return `${(value / 1000).toFixed(1)}k`;
+  if (value >= 100) return GROUPED.format(value);
+  return value === 0 ? "0" : value.toFixed(value < 10 ? 1 : 0);
+}
+
+/** A size in bytes, decimal units. */
+export function bytes(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  if (value < 1000) return `${value} B`;
+  const units = ["kB", "MB", "GB", "TB", "PB"];
+  let [left, unit] = [value / 1000, 0];
+  while (left >= 999.5 && unit < units.length - 1) [left, unit] = [left / 1000, unit + 1];
+  return `${left < 10 ? left.toFixed(1) : left.toFixed(0)} ${units[unit]}`;
+}
+
+/** A short time, given in seconds. */
+export function latency(seconds) {
+  if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "–";
+  const us = seconds * 1e6;
+  if (us < 1000) return `${us.toFixed(0)} µs`;
+  const ms = us / 1000;
+  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
+  return `${seconds < 10 ? seconds.toFixed(1) : seconds.toFixed(0)} s`;
+}
+
+/** A short time, given in microseconds; 0 is "not measured". */
+export function micros(us) {
+  return us ? latency(us / 1e6) : "–";
+}
+
+/** A long time, given in milliseconds. */
+export function duration(ms) {
+  if (typeof ms !== "number" || !Number.isFinite(ms)) return "–";
+  const seconds = ms / 1000;
+  if (seconds < 1) return `${Math.round(ms)} ms`;
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 129_600) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86_400)} d`;
+}
+
+/** How long ago a date was. */
+export function ago(date) {
+  const ms = Date.now() - new Date(date).getTime();
+  return Number.isFinite(ms) ? `${duration(Math.max(ms, 0))} ago` : "–";
+}
+
+/** The time of day of a date, to the millisecond. */
+export function clock(date) {
+  const at = new Date(date);
+  return Number.isNaN(at.getTime()) ? "–" : at.toISOString().slice(11, 23);
+}
+
+/** "1 node", "2 nodes". */
+export function many(number, noun, plural = `${noun}s`) {
+  return `${count(number)} ${number === 1 ? noun : plural}`;
+}
+
+/** "a, b and c". */
+export function list(words) {
+  if (words.length < 2) return words.join("");
+  return `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+}
+
+/** A dot, shortened: the beginning of its actor and its counter. */
+export function shortDot(dot) {
+  const [actor, counter] = String(dot).split("-");
+  return `${actor.slice(0, 6)}…-${counter}`;
+}

@@ -1,0 +1,133 @@
+// The parts of the console that need no browser: differences, promises, findings.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { pathToFileURL } from "node:url";
+
+const load = (name) => import(pathToFileURL(`${process.env.CONSOLE_SOURCE}/${name}.js`));
+
+test("runs turn one text into the other", async () => {
+  const { runs } = await load("diff");
+  const letters = "abcd";
+  const random = (seed) =>
+    Array.from({ length: seed % 12 }, (_, at) => letters[(seed * (at + 3) * 31 + at * at) % 4]);
+  for (let seed = 0; seed < 400; seed += 1) {
+    const [a, b] = [random(seed), random(seed * 7 + 5)];
+    const all = runs(a, b);
+    const side = (other) => all.filter((it) => it.kind !== other).flatMap((it) => it.items);
+    assert.deepEqual([side("right"), side("left")], [a, b]);
+  }
+});
+
+test("JSON differs where it differs", async () => {
+  const { jsonDiff, joined } = await load("diff");
+  assert.deepEqual(jsonDiff({ a: 1, b: [1, { c: 2 }] }, { a: 1, b: [1, { c: 2 }] }), []);
+  assert.deepEqual(
+    jsonDiff({ a: 1, b: [1, 2], "c d": null }, { a: 2, b: [1] }).map((it) => [it.path, it.kind]),
+    [
+      ["$.a", "changed"],
+      ["$.b[1]", "left"],
+      ['$["c d"]', "left"],
+    ],
+  );
+  assert.deepEqual(
+    jsonDiff([], {}).map((it) => it.kind),
+    ["changed"],
+  );
+  assert.deepEqual(joined({ a: 1, l: [1, 2] }, { a: 2, l: [2, 3], n: null }), {
+    a: 2,
+    l: [2, 3, 1],
+    n: null,
+  });
+});
+
+test("N, R and W promise what the design says", async () => {
+  const { number, words } = await load("promise");
+  assert.deepEqual(
+    [number("one", 5), number("quorum", 5), number("quorum", 4), number("all", 5), number(2, 5)],
+    [1, 3, 3, 5, 2],
+  );
+  const first = (n, r, w, sloppy, homes = n) => words({ n, r, w, sloppy, nodes: 5, homes })[0].kind;
+  for (let n = 1; n <= 5; n += 1) {
+    for (let r = 1; r <= n; r += 1) {
+      for (let w = 1; w <= n; w += 1) {
+        assert.equal(first(n, r, w, false), r + w > n ? "good" : "warn", `${n} ${r} ${w}`);
+        assert.equal(first(n, r, w, true), r + w > n ? "note" : "warn", `${n} ${r} ${w}`);
+      }
+    }
+  }
+  assert.equal(first(2, 2, 2, false, 3), "warn", "a lowered N asks other replicas");
+  const text = (terms) =>
+    words({ n: 3, nodes: 5, homes: 3, ...terms })
+      .map((it) => it.text)
+      .join(" ");
+  assert.match(text({ r: 1, w: 1, sloppy: true }), /One lost disk can lose/);
+  assert.match(
+    text({ r: 1, w: 3, sloppy: false }),
+    /No writes of a key while one of its home replicas is down/,
+  );
+  assert.match(text({ r: 3, w: 1, sloppy: false }), /none while one is down/);
+});
+
+test("findings put the worst first, and say nothing when there is nothing", async () => {
+  const { findings, verdict } = await load("findings");
+  const peer = (node, more = {}) => ({
+    node,
+    state: "up",
+    reaches_us: true,
+    release: "1",
+    disagrees: [],
+    writable: true,
+    ready: true,
+    layout: { hash: "a" },
+    ...more,
+  });
+  const cluster = (nodes, more = {}) => ({
+    node: "n1",
+    ready: true,
+    filled: true,
+    writable: true,
+    lost_partitions: 0,
+    distrusted_rows: 0,
+    layout: { hash: "a" },
+    nodes: [{ node: "n1", state: "self", release: "1" }, ...nodes],
+    ...more,
+  });
+  const of = (it) => findings({ cluster: it, hints: null, antiEntropy: null, hintHistory: new Map() });
+  const well = cluster([peer("n2"), peer("n3")]);
+  assert.deepEqual(of(well), []);
+  assert.equal(verdict(well, []).kind, "good");
+  const ill = cluster([peer("n2", { reaches_us: false }), peer("n3", { state: "down", since_ms: 5000 })], {
+    waits_for_operator: "something",
+  });
+  assert.deepEqual(
+    of(ill).map((it) => it.kind),
+    ["bad", "bad", "warn"],
+  );
+  assert.match(verdict(ill, of(ill)).text, /2 of 3 nodes are up\. Something waits for an operator/);
+});
+
+test("a timeline has a lane for every node that took part", async () => {
+  const { lanesOf } = await load("timeline");
+  const trace = {
+    entry: "n1",
+    n: 3,
+    preference_list: ["n2", "n5", "n3", "n1", "n4"],
+    coordinator: { node: "n2", why: "home replica" },
+    events: [
+      { us: 1, node: null, what: "routed" },
+      { us: 2, node: "n2", what: "minted" },
+      { us: 3, node: "n4", what: "hinted" },
+    ],
+  };
+  assert.deepEqual(
+    lanesOf(trace).map((it) => [it.node, it.role, it.events.length]),
+    [
+      ["n1", "entry, fallback", 1],
+      ["n2", "coordinator, home 1", 1],
+      ["n5", "home 2", 0],
+      ["n3", "home 3", 0],
+      ["n4", "fallback", 1],
+    ],
+  );
+});
