@@ -9,8 +9,8 @@ const REFERENCE: &str = "docs/api.md";
 
 /// A description of the given page, complete.
 fn render(description: &Value) -> String {
-    let mut page = "# HTTP reference\n\nRendered from [openapi.json](openapi.json), which every node serves at \
-                    `/openapi.json`.\n\n"
+    let mut page = "# HTTP reference\n\nRendered from [openapi.json](openapi.json), which every node \
+                    serves at `/openapi.json`.\n\n"
         .to_owned();
     let _ = writeln!(page, "{}", text(&description["info"]["description"]));
     for tag in description["tags"].as_array().unwrap() {
