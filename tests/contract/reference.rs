@@ -9,9 +9,10 @@ const REFERENCE: &str = "docs/api.md";
 
 /// A description of the given page, complete.
 fn render(description: &Value) -> String {
-    let mut page = "# HTTP reference\n\nRendered from [openapi.json](openapi.json), which every node \
+    let mut page =
+        "# HTTP reference\n\nRendered from [openapi.json](openapi.json), which every node \
                     serves at `/openapi.json`.\n\n"
-        .to_owned();
+            .to_owned();
     let _ = writeln!(page, "{}", text(&description["info"]["description"]));
     for tag in description["tags"].as_array().unwrap() {
         let _ = writeln!(page, "\n## {}\n\n{}", title(&tag["name"]), text(&tag["description"]));
