@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::header::ACCEPT;
+use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::response::Response;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
@@ -75,18 +75,36 @@ impl ReadRequest {
     }
 
     fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
+        let accept = self.headers.get(ACCEPT);
         let look = Representation {
             contexts: &node.contexts,
             key: &self.key,
             conflicts: self.conflicts,
-            accept: self.headers.get(ACCEPT),
+            accept,
             sibling: self.sibling,
             conditions: ReadConditions::parse(&self.headers)?,
             now: node.now(),
             shows_values: self.shows_values,
         };
-        look.at(object)
+        let mut response = look.at(object)?;
+        if accept.is_some_and(is_of_a_page) {
+            confine(response.headers_mut());
+        }
+        Ok(response)
     }
+}
+
+/// Whether a browser would show the answer as a page: only then it asks for HTML by name.
+fn is_of_a_page(accept: &HeaderValue) -> bool {
+    const HTML: &[u8] = b"text/html";
+    accept.as_bytes().windows(HTML.len()).any(|word| word.eq_ignore_ascii_case(HTML))
+}
+
+/// A stored page must not run with the rights of the console, which has the same origin: it gets an
+/// origin of its own, without scripts. Other clients are spared the headers.
+fn confine(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// `GET` and `HEAD`: the value, all siblings of a conflict, or one of them.

@@ -231,14 +231,15 @@ fn tell(dev: &Dev, dir: &Path, configs: &[Config], out: &mut dyn Write) {
         "{} {} up: {}\nData in {} ({kept}). Ctrl-C stops.\n\nTry:\n  \
          curl -X PUT {}/kv/carts/alice -d '2 apples'\n  \
          curl {}/kv/carts/alice\n  \
-         curl {}/cluster\n",
+         quorate status --url {}\n\nConsole: {}/\n",
         configs.len(),
         if configs.len() == 1 { "node is" } else { "nodes are" },
         nodes.join(" "),
         dir.display(),
         url(0),
         url(1),
-        url(2),
+        url(0),
+        url(0),
     );
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush())); // a closed pipe is no error
 }

@@ -39,6 +39,21 @@ fn the_console_is_in_the_binary_and_loads_nothing_from_elsewhere() {
     node.send(&Request::put("/console", "x")).assert_problem(405, "method_not_allowed");
 }
 
+/// The console has the rights of its visitor; a stored page, of the same origin, must not.
+#[test]
+fn a_stored_page_runs_no_scripts_in_a_browser() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    let page = "<script>fetch('/distrusted/discard', {method: 'POST'})</script>";
+    node.send(&Request::put("/kv/b/page", page).header("Content-Type", "text/html"));
+    let accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let shown = node.send(&Request::get("/kv/b/page").header("Accept", accept));
+    assert_eq!((shown.status, shown.header("content-type")), (200, Some("text/html")));
+    assert_eq!(shown.header("content-security-policy"), Some("sandbox"));
+    assert_eq!(shown.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(node.get("/kv/b/page").header("content-security-policy"), None);
+}
+
 /// A client of `/events`.
 struct Stream(BufReader<TcpStream>);
 
