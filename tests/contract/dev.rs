@@ -25,7 +25,7 @@ impl Dev {
         let mut text = String::new();
         for line in said.lines().map(Result::unwrap) {
             text += &format!("{line}\n");
-            if line.contains("/cluster") {
+            if line.starts_with("Console: ") {
                 break;
             }
         }
