@@ -12,13 +12,13 @@ pub(crate) const KEY_BYTES_MAX: usize = 1024;
 pub(crate) struct Common {
     /// Nodes to ask, separated by commas; the next one is asked if one does not answer
     /// [env: QUORATE_URL] [default: http://127.0.0.1:7401]
-    #[arg(long, value_name = "URL", help_heading = "Connection and output")]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Connection and output")]
     pub(crate) url: Option<String>,
     /// Print JSON for programs; errors are JSON too, on standard error
-    #[arg(long, help_heading = "Connection and output")]
+    #[arg(long, global = true, help_heading = "Connection and output")]
     pub(crate) json: bool,
     /// How long one request may take, in milliseconds [default: 10000]
-    #[arg(long, value_name = "MS", help_heading = "Connection and output",
+    #[arg(long, global = true, value_name = "MS", help_heading = "Connection and output",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub(crate) timeout_ms: Option<u64>,
 }

@@ -107,7 +107,7 @@ fn a_dead_node_shows_and_exit_codes_tell_what_failed() {
         (&["get", "b/k", "--r", "all", "--strict"], 5, "", "no_read_quorum"),
         (&["put", "b/k", "y", "--w", "all", "--strict"], 6, "", "--idempotency-key"),
         (&["hints"], 5, "", "n3 did not answer"),
-        (&["anti-entropy", "run"], 5, "could not be compared", "n3"),
+        (&["anti-entropy", "run"], 5, "not everything could be compared", "n3"),
         (&["get", "b/k"], 0, "", ""),
         (&["keys", "b"], 0, "k\n", ""),
     ];

@@ -118,11 +118,11 @@ fn two_writers_conflict_and_one_resolves() {
     assert_eq!(siblings.len(), 2);
     let of_bob = siblings.iter().find(|it| it["value"] == "by bob").unwrap();
     let dot = of_bob["dot"].as_str().unwrap();
-    assert_eq!(alice.run(&["get", "b/k", "--sibling", &dot[..6]]).out, "by bob");
+    assert_eq!(alice.run(&["get", "b/k", "--sibling", dot]).out, "by bob");
     let report = alice.json(&["siblings", "b/k"], 4);
     assert_eq!(report["conflict"], true);
     alice.run(&["resolve", "b/k", "--keep", "zz"]).check((&["resolve"], 3, "", "no sibling"));
-    let kept = alice.run(&["resolve", "b/k", "--keep", &dot[..6]]);
+    let kept = alice.run(&["resolve", "b/k", "--keep", dot]);
     kept.check((&["resolve"], 0, "kept", ""));
     assert_eq!(bob.run(&["get", "b/k"]).out, "by bob");
     // What alice saw is superseded: keeping the other one now is too late.

@@ -54,7 +54,6 @@ enum What {
 }
 
 #[derive(Clone, Debug, clap::Args)]
-#[group(id = "properties", required = true, multiple = true, args = ["n", "r", "w", "conflicts", "sloppy"])]
 struct Set {
     /// The bucket
     #[arg(value_parser = bucket_name)]
@@ -132,6 +131,11 @@ async fn get(app: &App, bucket: &str) -> Done<Exit> {
 }
 
 async fn set(app: &App, wanted: &Set) -> Done<Exit> {
+    let Set { bucket: _, n, r, w, conflicts, sloppy } = wanted;
+    if n.is_none() && r.is_none() && w.is_none() && conflicts.is_none() && sloppy.is_none() {
+        let why = "nothing to set: give one of --n, --r, --w, --conflicts, --sloppy";
+        return Err(Failure::usage(why).advise("`quorate bucket reset` takes all back").into());
+    }
     // All properties are replaced: those that were set before are sent again.
     let told = buckets(app).await?;
     let before = of(&told, &wanted.bucket).map_or_else(|| json!({}), |own| own["set"].clone());
