@@ -9,6 +9,7 @@
 
 mod away;
 mod backup;
+mod bit_rot;
 mod buckets;
 mod bytes;
 mod conflicts;
@@ -34,6 +35,7 @@ mod process;
 mod record;
 mod replicas;
 mod restore;
+mod rolling;
 mod self_check;
 mod sloppy;
 mod small_disk;
