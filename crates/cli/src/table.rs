@@ -131,7 +131,7 @@ mod tests {
         table.row(vec![cell("n1"), painted("up", Paint::Good), cell(7)]);
         table.row(vec![cell("n\n2"), painted("down", Paint::Bad), cell(12345)]);
         let plain = table.render(false);
-        assert_eq!(plain, "node   state   keys\nn1     up         7\nn\\n2   down   12345\n");
+        assert_eq!(plain, "node  state   keys\nn1    up         7\nn\\n2  down   12345\n");
         let colour = table.render(true);
         assert!(colour.contains("\u{1b}[32mup\u{1b}[0m"), "{colour:?}");
         let bare: String = colour.replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");

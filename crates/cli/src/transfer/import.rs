@@ -1,6 +1,7 @@
 //! `quorate import`.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use quorate_client::{Client, Error};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use super::line::Line;
 use super::merge::{Became, OnConflict, one};
@@ -20,6 +21,8 @@ use crate::progress::Progress;
 
 /// Lines in flight at a time, and lines read ahead.
 const WRITES: usize = 16;
+/// Keys are divided among so many turns; those of one turn are stored one after the other.
+const TURNS: u64 = 256;
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// How long one write is retried.
@@ -214,10 +217,17 @@ async fn import(
     let lines = lines_of(file, args.from_line - 1);
     let lines = stream::unfold(lines, async |mut lines| Some((lines.recv().await?, lines)));
     let failed = |error: Error| Stop::from(app.failure(&error));
+    // Two lines of one key, as an export that was continued may have, must not be stored at once: both
+    // would find nothing there, and conflict.
+    let turns: Vec<Mutex<()>> = (0..TURNS).map(|_| Mutex::new(())).collect();
     let store = async |text: Result<Vec<u8>, String>| -> Done<Became> {
         let line = text.and_then(|text| Line::parse(&text, args.bucket.as_deref()));
         let line = line.map_err(Failure::usage)?;
         let bucket = client.bucket(line.name.bucket.as_str());
+        let mut hasher = DefaultHasher::new();
+        (&line.name.bucket, &line.name.key).hash(&mut hasher);
+        let turn = (hasher.finish() % TURNS) as usize;
+        let _turn = turns[turn].lock().await;
         one(&bucket, &line, args.on_conflict, args.dry_run).await.map_err(failed)
     };
     // In order, so that all lines before a failed one are done.
