@@ -1,3 +1,5 @@
+//! Bucket tables converge: properties of merge, and what is forgotten.
+
 use proptest::prelude::*;
 
 use super::*;
