@@ -20,7 +20,8 @@ fn noise(seed: usize) -> Vec<u8> {
 /// The blob file that holds a value, and where in it.
 fn find(data_dir: &Path, value: &[u8]) -> Option<(PathBuf, usize)> {
     let needle = &value[1_000..1_064];
-    let files = std::fs::read_dir(data_dir).unwrap().map(|entry| entry.unwrap().path());
+    let files =
+        std::fs::read_dir(data_dir.join("rocksdb")).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|file| file.extension().is_some_and(|it| it == "blob")).find_map(|file| {
         let bytes = std::fs::read(&file).ok()?;
         let at = bytes.windows(needle.len()).position(|window| window == needle)?;
