@@ -8,23 +8,26 @@ usage() {
     cat <<'HELP'
 Usage: scripts/test.sh [--long]
 
-Checks formatting, dependencies, lints, docs and scripts, runs all tests, and then the simulator over 2,000 seeds
-(20,000 with --long). Installs what is missing on Debian and Ubuntu when it may. Changes no file
-of the repository.
+Checks formatting, dependencies, lints, docs and scripts, runs all tests, takes the tour of docs/tour.md, and then
+runs the simulator over 2,000 seeds. Installs what is missing on Debian and Ubuntu when it may. Changes no file of
+the repository.
+
+  --long  20,000 seeds; and the API against its description, the Python and TypeScript clients, and the console in
+          Chromium (python3, node and chromium must be there; packages are fetched from PyPI and npm)
 
 Example:
   scripts/test.sh && echo "ready to commit"
 HELP
 }
 
-seeds=2000
+seeds=2000 long=0
 for word in "$@"; do
     case $word in
         -h | --help)
             usage
             exit 0
             ;;
-        --long) seeds=20000 ;;
+        --long) seeds=20000 long=1 ;;
         *) die "unknown option '$word' (see --help)" ;;
     esac
 done
@@ -75,6 +78,12 @@ step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --worksp
 step "tests" cargo test --release --locked --workspace --no-fail-fast
 # The binary that the tests have just used.
 step "tour" env DEV_NODE_BIN="$NODE_BIN" scripts/tour-check.sh
+if ((long)); then
+    # These fetch packages from PyPI and npm, and need Chromium.
+    step "api" scripts/check-api.sh
+    step "clients" env QUORATE_BIN="$NODE_BIN" scripts/test-sdk.sh
+    step "console" scripts/test-console.sh
+fi
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
 
 printf '\nsteps: %d passed, %d failed\n' $((steps - ${#failed[@]})) ${#failed[@]}
