@@ -16,7 +16,11 @@ impl From<Error> for Stop {
 #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive")]
 pub(crate) fn of(error: &Error) -> Failure {
     if let Some(problem) = error.problem() {
-        return of_problem(problem, error.outcome());
+        return match (problem.name(), problem.status()) {
+            ("", 401 | 403 | 429) => of_proxy(problem),
+            ("", _) => foreign(&format!("{}: {}", problem.node(), short(problem.detail(), 300))),
+            _ => of_problem(problem, error.outcome()),
+        };
     }
     let text = short(&in_short(error), 400);
     let in_doubt = error.outcome() != Outcome::NotApplied;
@@ -41,11 +45,9 @@ pub(crate) fn of(error: &Error) -> Failure {
 
 /// An error in words. Of what the network said only the cause, such as `Connection refused`.
 fn in_short(error: &Error) -> String {
-    if let Error::Unreachable { node, detail, .. } = error {
-        let cause = detail.rsplit(": ").next().unwrap_or(detail);
-        return format!("{node} does not answer: {cause}");
-    }
-    error.to_string()
+    let Error::Unreachable { node, detail, .. } = error else { return error.to_string() };
+    let cause = detail.rsplit(": ").next().unwrap_or(detail);
+    format!("{node} does not answer: {cause}")
 }
 
 /// An answer that no Quorate node gives.
@@ -69,6 +71,16 @@ fn of_problem(problem: &Problem, outcome: Outcome) -> Failure {
     failure
 }
 
+/// A refusal without a name: something in front of the node refused.
+fn of_proxy(problem: &Problem) -> Failure {
+    let text = format!("{}: {}", problem.node(), short(problem.detail(), 300));
+    match problem.status() {
+        429 => Failure::new(Exit::Unavailable, text).advise("try again later"),
+        _ => Failure::new(Exit::Failed, text)
+            .advise("something in front of the node wants a token: set QUORATE_TOKEN"),
+    }
+}
+
 /// A problem as the node gave it.
 fn shown(problem: &Problem) -> Value {
     let mut shown = json!({
@@ -88,7 +100,7 @@ fn shown(problem: &Problem) -> Value {
 
 fn exit(problem: &Problem, outcome: Outcome) -> Exit {
     match (problem.name(), problem.status()) {
-        ("denied" | "no_such_route" | "sync_point_gone", _) => Exit::Failed,
+        ("no_such_route" | "sync_point_gone", _) => Exit::Failed,
         (_, 404) => Exit::NotFound,
         (_, 409 | 412 | 422) => Exit::Conflict,
         _ if outcome != Outcome::NotApplied => Exit::Unknown,
@@ -121,7 +133,6 @@ fn advice(name: &str) -> Option<&'static str> {
             "`quorate wait ready` waits for it; another node may take the request (--url)"
         }
         "hints_full" | "disk_full" => "`quorate status` shows the disks and hints; make room",
-        "denied" => "something in front of the node wants a token: set QUORATE_TOKEN",
         "internal" => "this is a bug: report it with the request id in the node's log",
         _ => return None,
     })
