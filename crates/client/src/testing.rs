@@ -96,7 +96,7 @@ fn start(first: u16, dir: &Path) -> io::Result<Child> {
     })?;
     let said = child.stdout.take().map(BufReader::new);
     let mut lines = said.into_iter().flat_map(|said| said.lines()).map_while(Result::ok);
-    if lines.any(|line| line.contains("/cluster")) {
+    if lines.any(|line| line.starts_with("Console: ")) {
         return Ok(child);
     }
     drop(child.kill());
