@@ -2,7 +2,7 @@
 //! clients use.
 //!
 //! Every file but the page itself lives under a path that names the content of all of them, and
-//! never changes: a browser keeps it for good. The page is asked for anew each time and names the
+//! never changes: a browser keeps it for good. The page is asked for again each time and names the
 //! current path, so that after an upgrade a browser never mixes files of two releases.
 
 use std::sync::LazyLock;

@@ -3,7 +3,7 @@
 //! `cluster`, `hints` and `anti_entropy` carry exactly what the routes of these names answer, sent
 //! at once and then when they changed; `rates` is sent with every look and thereby also keeps the
 //! connection alive. Each stream has a task that looks once a second; it ends when its client is
-//! gone or too slow, and when the node drains. Nothing is computed while nobody listens.
+//! gone or too slow, and when the node drains. Nothing is computed while no client listens.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ import { holders, letter } from "./holders.js";
 import { mergeEditor, startMerge } from "./merge.js";
 import { diffView, pretty, read, valueView } from "./value.js";
 
-// What resolutions on this page superseded, by key: nobody else knows it.
+// What resolutions on this page superseded, by key: no other page knows it.
 const superseded = new Map();
 
 /** Opens the page of a key. */

@@ -88,7 +88,7 @@ function ringOf(page, show) {
   if (page.failed) return notice("bad", page.failed);
   if (!page.ring) return h("p", { class: "empty" }, "Loading");
   const states = Object.fromEntries(live.cluster.nodes.map((it) => [it.node, it.state]));
-  // The drawing is large: it is made anew only when it would look different.
+  // The drawing is large: it is redrawn only when it would look different.
   const looks = JSON.stringify([states, page.chosen]);
   if (looks !== page.drawn || !page.drawing) {
     page.drawn = looks;

@@ -1,6 +1,6 @@
 //! Makes `docs/metrics.md` of the metrics' declarations, and holds them to the conventions.
 //!
-//! `UPDATE_DOCS=1 cargo test --release --lib metrics` writes the file anew.
+//! `UPDATE_DOCS=1 cargo test --release --lib metrics` rewrites the file.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -1,6 +1,6 @@
 //! Records what one operation goes through, for its trace.
 //!
-//! Every operation records, because nobody knows beforehand which one will be slow or fail. So an event
+//! Every operation records, because it is not known beforehand which one will be slow or fail. So an event
 //! is a few numbers in a list, its time is the one that the step has read anyway, and once the client is
 //! answered and the trace is not kept, recording stops. A recorder is small, because it is part of every
 //! operation's future.

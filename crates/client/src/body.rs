@@ -32,7 +32,7 @@ pub struct NewValue {
 pub(crate) enum Source {
     /// All here.
     Bytes(Bytes),
-    /// A stream, made anew for every attempt; `None` when it cannot be made again.
+    /// A stream, made for each attempt; `None` when it cannot be made again.
     Stream { length: u64, make: Arc<dyn Fn() -> Option<Chunks> + Send + Sync> },
 }
 

@@ -67,7 +67,7 @@ pub struct Options {
     pub timeout_ms: Option<u64>,
     /// How long the whole call may take, with all retries. Follows the client's time-out if none.
     pub deadline: Option<Duration>,
-    /// Whether the node shall keep a trace of the request.
+    /// Whether the node is to keep a trace of the request.
     pub explain: bool,
 }
 

@@ -263,7 +263,7 @@ impl Inner {
         (nodes, names)
     }
 
-    /// Where keys are. Read anew only if the layout or the largest N is another.
+    /// Where keys are. Read again only if the layout or the largest N is another.
     async fn ring_of(&self, node: &Arc<Node>, layout: &LayoutId) -> Option<Arc<Ring>> {
         let known = self.view().ring.clone();
         let Ok(buckets) = self.ask::<Buckets>(node, "/buckets").await else { return known };

@@ -77,7 +77,7 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
             () = tokio::time::sleep(Duration::from_secs(args.interval)) => {}
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
         }
-        // The members are asked for anew, since nodes move; a moment without answers ends nothing.
+        // The members are asked for again, since nodes move; a moment without answers ends nothing.
         let cluster = match app.nodes.cluster().await {
             Ok(cluster) => cluster,
             Err(_) => before.cluster.clone(),

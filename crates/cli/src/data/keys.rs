@@ -54,7 +54,7 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
         print(app, args, &page.keys)?;
         complete &= page.complete;
         left = left.saturating_sub(page.keys.len() as u64);
-        // A node that names the same place again would keep this loop going for ever.
+        // A node that names the same place again would keep this loop going forever.
         let stuck = page.cursor.is_some() && page.cursor == cursor;
         cursor = page.cursor;
         if cursor.is_none() || left == 0 || stuck {

@@ -127,7 +127,7 @@ impl Export<'_> {
                     self.write(&line)?;
                 }
             }
-            // A node that names the same place again would keep this loop going for ever.
+            // A node that names the same place again would keep this loop going forever.
             if page.cursor.is_none() || page.cursor == self.cursor {
                 return Ok(());
             }

@@ -17,7 +17,7 @@ async fn all_nodes_are_found_from_one() {
     let named: Vec<_> = client.known_nodes().into_iter().filter_map(|node| node.name).collect();
     assert_eq!(named, ["n1", "n2", "n3"]);
 
-    // Unless the client shall not look.
+    // Unless the client must not look.
     let alone = Client::builder().nodes([cluster.url(1)]).discover(false).build().unwrap();
     alone.discover().await.unwrap();
     assert_eq!(alone.known_nodes().len(), 1);

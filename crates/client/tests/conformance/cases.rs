@@ -73,7 +73,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases
 }
 
-/// Refuses members that nobody would look at.
+/// Refuses members that no check would look at.
 pub(crate) fn only(map: &Map<String, Json>, known: &[&str]) -> Result<(), String> {
     match map.keys().find(|name| !known.contains(&name.as_str())) {
         Some(name) => Err(format!("{name}: unknown to this runner")),

@@ -51,7 +51,7 @@ fn expected(expected: &Expected, taken: &Taken, sent: &[Asked]) -> Result<(), St
     }
 }
 
-/// Compares every other expectation with a fact; `None`: nobody knows this expectation.
+/// Compares every other expectation with a fact; `None`: the expectation is unknown.
 fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(), String> {
     for (name, wanted) in expected {
         if ["took_ms_min", "took_ms_max", "one_idempotency_key", "sent"].contains(&name.as_str()) {
