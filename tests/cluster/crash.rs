@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::harness::{Cluster, Setup};
+use crate::harness::{Cluster, Setup, eventually};
 use crate::load::{Load, acked_more, check_all};
 use crate::record::{Record, View, newest};
 
@@ -78,4 +78,25 @@ async fn a_node_mints_on_as_the_same_actor_only_after_a_clean_stop() {
     let left = cluster.wait_settled(1, "actors/k").await;
     assert_eq!(left.siblings().len(), 4);
     record.check_final("actors/k", &left);
+}
+
+/// A start that is killed at any moment of creating the store leaves nothing that the next refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_first_start_is_killed_at_any_moment_starts_the_next_time() {
+    let cluster = Cluster::start(Setup::synced(3)).await;
+    for moment in 0..40 {
+        cluster.kill(3);
+        cluster.wipe(3);
+        cluster.launch(3);
+        tokio::time::sleep(Duration::from_millis(2 * moment)).await; // the moment of the kill
+        cluster.kill(3);
+        cluster.launch(3);
+        eventually(&format!("killed after {} ms, n3 listens", 2 * moment), async || {
+            let ended = cluster.ended(3);
+            assert!(ended.is_none(), "{} ms: {ended:?}\n{}", 2 * moment, cluster.log(3));
+            cluster.at(3).get("/livez").try_answer().await.ok()
+        })
+        .await;
+    }
+    cluster.wait_all_up().await;
 }

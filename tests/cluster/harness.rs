@@ -128,7 +128,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             nodes: (1..=setup.nodes).map(|number| Process::new(dir.path(), number)).collect(),
             layout: Layout::new(1, PARTITIONS, members).unwrap(),
-            http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap(),
+            http: client(),
             _dir: dir,
             _turn: turn,
         });
@@ -447,6 +447,13 @@ impl Cluster {
         let answer = eventually(&format!("n{number} is cut"), obeys).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
+}
+
+/// A client that keeps an idle connection for less long than a node drains (`timeouts.drain_ms`): it
+/// never writes on one that the node closes at that moment, where neither could tell what happened.
+fn client() -> reqwest::Client {
+    let builder = reqwest::Client::builder().no_proxy().tcp_nodelay(true);
+    builder.pool_idle_timeout(Duration::from_millis(300)).build().unwrap()
 }
 
 /// The name of a node.

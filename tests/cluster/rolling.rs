@@ -62,8 +62,7 @@ async fn work(cluster: &Cluster, client: usize, stop: &AtomicBool, answered: &At
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restarts_fail_no_request() {
-    let settings = "[timeouts]\ndrain_ms = 300\n";
-    let cluster = Cluster::start(Setup { settings, ..Setup::synced(3) }).await;
+    let cluster = Cluster::start(Setup::synced(3)).await;
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {

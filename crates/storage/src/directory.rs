@@ -66,8 +66,19 @@ pub(crate) fn check_families(dir: &Path) -> Result<(), OpenError> {
     if families.iter().any(|family| family == Column::Merkle.name()) {
         return Ok(());
     }
+    if is_without_records(dir, &families) {
+        return Ok(());
+    }
     let found = "1".to_owned();
     Err(OpenError::OtherFormat { dir: dir.to_owned(), found, wanted: FORMAT })
+}
+
+/// Whether nothing was ever written. RocksDB creates the column families one after the other, and
+/// the format is the first record: a start that was killed before leaves some of the families only.
+fn is_without_records(dir: &Path, families: &[String]) -> bool {
+    let options = rocksdb::Options::default();
+    let opened = DB::open_cf_for_read_only(&options, dir.join(DATABASE), families, false);
+    opened.is_ok_and(|db| db.latest_sequence_number() == 0)
 }
 
 /// Releases the reserve if opening may need it. Returns the free bytes and the bytes that opening

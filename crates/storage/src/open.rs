@@ -341,7 +341,9 @@ mod tests {
         old.create_if_missing(true);
         old.create_missing_column_families(true);
         let families = ["objects", "hints", "hint_totals", "conflicts", "meta"];
-        drop(DB::open_cf(&old, dir.path().join(DATABASE), families).unwrap());
+        let database = DB::open_cf(&old, dir.path().join(DATABASE), families).unwrap();
+        database.put_cf(database.cf_handle("meta").unwrap(), b"store:node", b"n1").unwrap();
+        drop(database);
         let error = refusal(dir.path());
         assert!(matches!(&error, OpenError::OtherFormat { found, .. } if found == "1"), "{error}");
         assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
@@ -355,6 +357,23 @@ mod tests {
         drop(store);
         let error = refusal(dir.path());
         assert!(matches!(&error, OpenError::OtherFormat { found, .. } if found == "3"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_whose_first_start_was_killed_becomes_a_store() {
+        let all: Vec<&str> = Column::ALL.iter().map(|column| column.name()).collect();
+        for created in 0..=all.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let mut options = rocksdb::Options::default();
+            options.create_if_missing(true);
+            options.create_missing_column_families(true);
+            drop(DB::open_cf(&options, dir.path().join(DATABASE), &all[..created]).unwrap());
+            let store = open(dir.path(), Durability::Fsync);
+            mint(&store, HOME, "k", b"v");
+            store.close().unwrap();
+            drop(store);
+            assert!(object(&open(dir.path(), Durability::Fsync), HOME, "k").is_some());
+        }
     }
 
     #[test]
