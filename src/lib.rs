@@ -16,3 +16,4 @@ mod metrics;
 mod peer_port;
 pub mod server;
 mod service_manager;
+mod threads;

@@ -21,6 +21,7 @@ use crate::host;
 use crate::http::descriptors;
 pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
+pub use crate::peer_port::dial::DialerError;
 use crate::peer_port::listener;
 use crate::service_manager::Reports;
 
@@ -37,12 +38,12 @@ pub enum ServeError {
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A peer's address is not a host and port.
-    #[error("layout.nodes.peer_addr {0:?} is not a host and port")]
-    PeerAddr(String),
-    /// The HTTP client for peers could not be built.
-    #[error("cannot build the HTTP client for peers: {0}")]
-    PeerClient(reqwest::Error),
+    /// No peer can be dialled.
+    #[error(transparent)]
+    Dialer(#[from] DialerError),
+    /// Threads for background work could not be started.
+    #[error("cannot start threads for background work: {0}")]
+    Threads(io::Error),
     /// A port could not be bound.
     #[error("{key} {addr}: {source}; is another process using the port?")]
     Listen {

@@ -41,6 +41,34 @@ fn dependencies_point_one_way() {
     }
 }
 
+/// The simulator repeats a run from its seed alone: the engine leaves nothing to chance or to the
+/// machine that it does not get from its host.
+#[test]
+fn the_engine_leaves_nothing_to_the_machine() {
+    const FORBIDDEN: [&str; 9] = [
+        "std::time::Instant",
+        "SystemTime",
+        "std::fs",
+        "std::net::Tcp",
+        "tokio::net",
+        "tokio::spawn",
+        "spawn_blocking",
+        "rand::",
+        "std::thread",
+    ];
+    for file in files_below(Path::new("crates/engine/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let shipped = text.split("#[cfg(test)]\n").next().unwrap();
+        for word in FORBIDDEN {
+            assert!(!shipped.contains(word), "{}: {word}", file.display());
+        }
+        for (at, _) in shipped.match_indices("select! {") {
+            let arms = shipped[at + "select! {".len()..].trim_start();
+            assert!(arms.starts_with("biased;"), "{}: a select! at random", file.display());
+        }
+    }
+}
+
 #[test]
 fn the_protocol_stays_pure() {
     for dependency in dependencies("crates/protocol/Cargo.toml") {

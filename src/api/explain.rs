@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
@@ -14,6 +13,7 @@ use quorate_protocol::explain::{Event, Kind};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::stamp::Stamp;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::headers::SIBLINGS;
 use super::problem::{Kind as ProblemKind, Problem};

@@ -1,7 +1,7 @@
 //! `/kv/{bucket}/{key}`: the key-value store itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -13,6 +13,7 @@ use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, Object};
+use tokio::time::Instant;
 
 use super::conditions::ReadConditions;
 use super::explain::{Arrival, Wish};

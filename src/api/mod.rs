@@ -42,7 +42,6 @@ mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -52,6 +51,7 @@ use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 use tower::ServiceExt;
 use tracing::Instrument;
 

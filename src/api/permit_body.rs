@@ -10,13 +10,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
 use quorate_engine::limits::admission::{Admission, Permit, Slow};
+use tokio::time::Instant;
 
 /// Bodies up to this length are sent as one piece, in bytes.
 const PIECE_BYTES: usize = 64 << 10;

@@ -1,9 +1,8 @@
 //! Per request: an ID, a span for its log lines, counters and latency.
 
-use std::time::Instant;
-
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::Response;
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::counted;

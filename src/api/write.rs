@@ -1,7 +1,7 @@
 //! Shared by PUT, DELETE and resolutions: the request as sent to a coordinator, and the response.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{ACCEPT, ETAG};
@@ -15,6 +15,7 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, WriteId};
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
+use tokio::time::Instant;
 
 use super::conditions::{self, ReadConditions};
 use super::explain::Wish;

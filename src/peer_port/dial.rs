@@ -10,10 +10,20 @@ use reqwest::header::{CONNECTION, UPGRADE};
 use reqwest::{Client, StatusCode, Url};
 
 use crate::peer_port::UPGRADE_NAME;
-use crate::server::ServeError;
 
 /// The longest part of a refusal's text that is shown, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
+
+/// Why no peer could be dialled at all.
+#[derive(Debug, thiserror::Error)]
+pub enum DialerError {
+    /// A peer's address is not a host and port.
+    #[error("layout.nodes.peer_addr {0:?} is not a host and port")]
+    PeerAddr(String),
+    /// The HTTP client for peers could not be built.
+    #[error("cannot build the HTTP client for peers: {0}")]
+    Client(#[from] reqwest::Error),
+}
 
 /// Connects to the peers of a layout over TCP.
 pub(crate) struct Dialer {
@@ -23,9 +33,11 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    /// Connects to the nodes of the configured layout.
+    ///
     /// # Errors
-    /// [`ServeError`] if a peer's address makes no URL or the HTTP client cannot be built.
-    pub(crate) fn new(config: &Config) -> Result<Self, ServeError> {
+    /// [`DialerError`] if a peer's address makes no URL or the HTTP client cannot be built.
+    pub(crate) fn new(config: &Config) -> Result<Self, DialerError> {
         // No proxies, no delayed packets (Nagle), and no connection pool, since a connection either
         // becomes a stream or is of no use.
         let client = Client::builder()
@@ -33,12 +45,11 @@ impl Dialer {
             .tcp_nodelay(true)
             .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_millis(config.timeouts.replica_ms))
-            .build()
-            .map_err(ServeError::PeerClient)?;
+            .build()?;
         let mut urls = BTreeMap::new();
         for node in &config.layout.nodes {
             let url = Url::parse(&format!("http://{}/peer", node.peer_addr));
-            let url = url.map_err(|_| ServeError::PeerAddr(node.peer_addr.clone()))?;
+            let url = url.map_err(|_| DialerError::PeerAddr(node.peer_addr.clone()))?;
             urls.insert(node.name, url);
         }
         Ok(Self { client, urls })

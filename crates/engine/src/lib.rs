@@ -21,6 +21,7 @@ pub mod peer;
 pub mod peer_port;
 pub mod repair;
 pub mod seldom;
+pub mod tasks;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod testing;

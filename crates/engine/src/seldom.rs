@@ -1,7 +1,9 @@
 //! Rate limits for repeated log lines.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Rate-limits repeated log lines.
 pub struct Seldom {

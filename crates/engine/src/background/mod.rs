@@ -1,13 +1,13 @@
 //! The background jobs of a node. They end when the node stops.
 
-pub mod pool;
 pub mod reopen;
 pub mod reopening;
 pub mod throttle;
 pub mod work;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::time::MissedTickBehavior;
 
@@ -49,6 +49,7 @@ pub fn spawn(node: &Arc<Node>, job: impl Future<Output = ()> + Send + 'static) {
     let stop = node.stop.clone();
     node.background.spawn(async move {
         tokio::select! {
+            biased;
             () = job => {}
             () = stop.cancelled() => {}
         }

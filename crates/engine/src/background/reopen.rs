@@ -7,16 +7,16 @@
 //! off, and a node whose store stays failed reports that it is not alive, so that a supervisor may
 //! act.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use quorate_protocol::time::WallTime;
 use quorate_storage::Condition;
 
-use crate::background::pool::result_of;
+use crate::host::{Files, Urgency};
 use crate::node::Node;
 
 /// How often the store and, once it has failed, the disk are checked.
@@ -71,8 +71,8 @@ pub async fn run(node: Arc<Node>) {
         let Condition::Failed(reason) = node.store.condition() else { continue };
         let failed_at = *node.reopening.lock().failed_at.get_or_insert_with(Instant::now);
         let trying = node.clone();
-        let tried = tokio::task::spawn_blocking(move || Ok(try_disk(&trying, failed_at.elapsed())));
-        match result_of(tried).await {
+        let attempt = move || Ok(try_disk(&trying, failed_at.elapsed()));
+        match node.host.run(Urgency::Request, attempt).await {
             Ok(Tried::Ready) => {
                 tracing::warn!(
                     reason,
@@ -99,8 +99,8 @@ enum Tried {
 }
 
 fn try_disk(node: &Node, failed_for: Duration) -> Tried {
-    let (file, now) = (Path::new(&node.config.data_dir).join(FILE), node.now());
-    let mut reopened = read(&file);
+    let (files, now) = (&*node.host.files, node.now());
+    let mut reopened = read(files);
     let recent = recent(&reopened, now);
     let pause = Duration::from_millis(pause_ms(recent));
     if failed_for < pause {
@@ -122,33 +122,30 @@ fn try_disk(node: &Node, failed_for: Duration) -> Tried {
     let excess = (reopened.len() + 1).saturating_sub(REMEMBERED);
     reopened.drain(..excess);
     reopened.push(now);
-    match write(&file, &reopened) {
+    match write(files, &reopened) {
         Ok(()) => Tried::Ready,
         Err(error) => Tried::Obstacle(format!("the disk takes no synced write: {error}")),
     }
 }
 
 /// The times of past reopenings; none if they cannot be read.
-fn read(file: &Path) -> Vec<WallTime> {
-    let text = fs::read_to_string(file).unwrap_or_default();
+fn read(files: &dyn Files) -> Vec<WallTime> {
+    let text = files.read(FILE).unwrap_or_default();
+    let text = String::from_utf8(text).unwrap_or_default();
     text.lines().filter_map(|line| line.trim().parse().ok().map(WallTime)).collect()
 }
 
-fn write(file: &Path, reopened: &[WallTime]) -> io::Result<()> {
-    let unfinished: PathBuf = file.with_extension("tmp");
+fn write(files: &dyn Files, reopened: &[WallTime]) -> io::Result<()> {
     let mut text: String = reopened.iter().map(|at| format!("{}\n", at.0)).collect();
     text.push_str(&" ".repeat(PROOF_BYTES.saturating_sub(text.len())));
-    let mut out = File::create(&unfinished)?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    fs::rename(&unfinished, file)?;
-    file.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    files.replace(FILE, text.as_bytes())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::testing::MemoryFiles;
 
     #[test]
     fn a_store_that_fails_again_and_again_waits_longer() {
@@ -172,16 +169,12 @@ mod tests {
 
     #[test]
     fn reopenings_are_remembered_and_rubbish_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(FILE);
-        assert_eq!(read(&file), []);
-        write(&file, &[WallTime(7), WallTime(9)]).unwrap();
-        assert_eq!(read(&file), [WallTime(7), WallTime(9)]);
-        assert!(fs::metadata(&file).unwrap().len() >= PROOF_BYTES as u64);
-        fs::write(&file, b"x\n12\n\xff").unwrap();
-        assert_eq!(read(&file), []);
-        fs::remove_file(&file).unwrap();
-        fs::create_dir(&file).unwrap();
-        assert!(write(&file, &[]).is_err(), "a disk that takes no write");
+        let files = MemoryFiles::default();
+        assert_eq!(read(&files), []);
+        write(&files, &[WallTime(7), WallTime(9)]).unwrap();
+        assert_eq!(read(&files), [WallTime(7), WallTime(9)]);
+        assert!(files.read(FILE).unwrap().len() >= PROOF_BYTES);
+        files.replace(FILE, b"x\n12\n\xff").unwrap();
+        assert_eq!(read(&files), []);
     }
 }

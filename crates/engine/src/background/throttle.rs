@@ -1,7 +1,9 @@
 //! Keeps background work within a share of a core.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -51,7 +53,7 @@ impl Throttle {
         let turn = self.turns.acquire().await.ok(); // the semaphore is never closed
         let paid_at = self.account().paid_at;
         if let Some(paid_at) = paid_at.filter(|paid_at| *paid_at > Instant::now() + DEBT_MAX) {
-            tokio::time::sleep_until(paid_at.into()).await;
+            tokio::time::sleep_until(paid_at).await;
         }
         turn
     }

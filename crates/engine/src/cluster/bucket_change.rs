@@ -9,6 +9,7 @@ use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::Bucket;
 
 use crate::cluster::buckets::BucketsError;
+use crate::host::Urgency;
 use crate::node::Node;
 
 /// Sets (or with empty settings, resets) a bucket's properties: durable here, sent to every peer
@@ -23,14 +24,11 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
         return Ok(());
     }
     let changing = node.clone();
-    let changed = tokio::task::spawn_blocking(move || {
+    let change = move || {
         let by = (changing.me, changing.now());
-        changing.buckets.change(&changing.store, &bucket, settings, by)
-    });
-    let change = match changed.await {
-        Ok(change) => change?,
-        Err(_) => return Err(quorate_storage::Error::Closed.into()),
+        Ok(changing.buckets.change(&changing.store, &bucket, settings, by))
     };
+    let change = node.host.run(Urgency::Request, change).await??;
     let message = Message::Buckets { table: change, want_all: false };
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     node.peers.ask_each(&message, timeout).await;

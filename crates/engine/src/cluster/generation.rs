@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
 use quorate_protocol::name::NodeId;
@@ -103,7 +105,7 @@ impl Generation {
     /// [`StartError`] if a record cannot be read or written.
     pub fn load(
         store: &Store,
-        now: WallTime,
+        (now, nonce): (WallTime, u64),
         grace_ms: u64,
         has_peers: bool,
         is_filled: bool,
@@ -141,7 +143,7 @@ impl Generation {
         };
         Ok(Self {
             number,
-            nonce: rand::random(),
+            nonce,
             filled_at,
             alive_at,
             keeps_rows: AtomicBool::new(keeps_rows),

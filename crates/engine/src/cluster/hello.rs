@@ -4,7 +4,8 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use quorate_protocol::generation::Verdict;
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
@@ -31,6 +32,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
     let Some(health) = node.peers.health(peer) else { return };
     for turn in 0u64.. {
         let called = tokio::select! {
+            biased;
             _ = ticks.tick() => false,
             () = health.to_be_greeted() => true,
         };
@@ -84,7 +86,7 @@ fn end_beside_twin(node: &Node, peer: NodeId, known: &dyn Debug) {
         return;
     }
     tracing::error!(%peer, this = ?node.generation.start(&node.store), ?known, "{TWIN}");
-    if let Err(error) = std::fs::write(node.config.data_dir.join(TWIN_FILE), format!("{TWIN}\n")) {
+    if let Err(error) = node.host.files.replace(TWIN_FILE, format!("{TWIN}\n").as_bytes()) {
         tracing::error!(%error, "could not write a note of it: do not let a supervisor restart this node");
     }
     node.generation.twin.cancel();
@@ -125,9 +127,10 @@ fn on_status(node: &Arc<Node>, peer: NodeId, status: Status) {
     match (node.formation(), status.formation) {
         (None, Some(formation)) => {
             // The cluster was formed without this node's disk: join it, empty.
-            let node = node.clone();
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = node.record_formation(formation, true) {
+            let joining = node.clone();
+            node.background.spawn(async move {
+                let record = move |node: &Node| node.record_formation(formation, true);
+                if let Err(error) = replica::on_blocking_pool(&joining, record).await {
                     tracing::error!(%error, "could not record the cluster's formation");
                 }
             });

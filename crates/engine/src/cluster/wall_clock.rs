@@ -2,16 +2,18 @@
 //! `protocol::skew`).
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::Skew;
 use quorate_protocol::time::WallTime;
 
+use crate::host::Clock;
+
 /// The machine's clock, and what peers report of theirs. For stamps and ages, never for waiting.
-#[derive(Debug, Default)]
 pub struct WallClock {
+    machine: Arc<dyn Clock>,
     skew: Mutex<Skew>,
     /// Milliseconds to add to the machine's clock: read for every write.
     correction_ms: AtomicI64,
@@ -20,6 +22,12 @@ pub struct WallClock {
 }
 
 impl WallClock {
+    /// Trusts the machine until peers disagree.
+    pub fn new(machine: Arc<dyn Clock>) -> Self {
+        let (correction_ms, fault_ms) = (AtomicI64::new(0), AtomicI64::new(0));
+        Self { machine, skew: Mutex::default(), correction_ms, fault_ms }
+    }
+
     /// The current time: the machine's, or the cluster's if the machine's clock is clearly wrong.
     pub fn now(&self) -> WallTime {
         WallTime(self.machine().0.saturating_add_signed(self.correction_ms.load(Relaxed)))
@@ -27,7 +35,7 @@ impl WallClock {
 
     /// The machine's time, uncorrected.
     pub fn machine(&self) -> WallTime {
-        WallTime(machine_clock().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
+        WallTime(self.machine.now().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
     }
 
     /// Skews the machine's clock, as seen by this node, for the fault hook.
@@ -62,10 +70,4 @@ impl WallClock {
     pub fn is_corrected(&self) -> bool {
         self.correction_ms.load(Relaxed) != 0
     }
-}
-
-/// The machine's clock as it is, in milliseconds since 1970 (0 before).
-pub fn machine_clock() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    WallTime(since.as_millis() as u64)
 }

@@ -6,7 +6,9 @@
 //! quick (additive increase, multiplicative decrease: Chiu and Jain, 1989).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::limits::sizes::LARGE_BYTES;
 

@@ -1,6 +1,6 @@
 //! The clock of everything that is known of peers.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// A time by the monotonic clock that all peer state shares: milliseconds since the peers were set
 /// up, plus one. It starts before the node's uptime, so the two do not compare; 0 means "never".

@@ -1,7 +1,9 @@
 //! What happens within a read or write at the nodes that drive it: how long its phases take, who
 //! acknowledged, what was hedged and repaired.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use quorate_protocol::get::Answer;
 use quorate_protocol::object::Object;

@@ -93,9 +93,6 @@ pub enum StartError {
         /// The differences.
         differences: String,
     },
-    /// Threads for background work could not be started.
-    #[error("cannot start threads for background work: {0}")]
-    Threads(std::io::Error),
 }
 
 /// The outlook for a failed store, in words.

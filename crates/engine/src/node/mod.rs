@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::context::{ContextKeys, peer_token};
@@ -22,18 +24,16 @@ use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use self::errors::{StartError, Unavailable};
-use crate::background::pool::Pool;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::{Generation, TWIN_FILE};
 use crate::cluster::placement;
-use crate::cluster::wall_clock::{WallClock, machine_clock};
+use crate::cluster::wall_clock::WallClock;
 use crate::config::Config;
-use crate::host::Host;
+use crate::host::{Files, Host};
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
 use crate::metrics::totals::Metrics;
@@ -50,6 +50,7 @@ use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
 use crate::repair::set_aside::{self, Distrusted};
 use crate::repair::unreceived::Unreceived;
+use crate::tasks::Tasks;
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -58,6 +59,8 @@ pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 pub struct Node {
     /// Its name.
     pub me: NodeId,
+    /// What it runs on.
+    pub host: Host,
     /// Its configuration.
     pub config: Config,
     /// The members of the cluster and the placement of keys.
@@ -88,8 +91,6 @@ pub struct Node {
     pub hedges: HedgeBudget,
     /// Which partitions have been received.
     pub filled: FillState,
-    /// Threads for background work that may block.
-    pub background_pool: Pool,
     /// Keeps filling within its share of a core.
     pub fill_throttle: Throttle,
     /// This node's generation and those of its peers.
@@ -117,9 +118,9 @@ pub struct Node {
     /// The tokens that it accepts in the headers of others' frames.
     pub tokens: Vec<[u8; 16]>,
     /// Client operations, which outlive their clients; awaited on shutdown.
-    pub operations: TaskTracker,
+    pub operations: Tasks,
     /// Background jobs; they end when `stop` is cancelled.
-    pub background: TaskTracker,
+    pub background: Tasks,
     /// Cancelled when background jobs and peer traffic must end.
     pub stop: CancellationToken,
     formation: OnceLock<Formation>,
@@ -158,28 +159,16 @@ impl Node {
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
         let layout = Arc::new(config.layout()?);
         let secrets = config.secrets()?;
-        refuse_beside_twin(&config)?;
+        refuse_beside_twin(&*host.files)?;
         let store = Arc::new(open_store(&config, &layout)?);
         let header = header(&config, &layout, &secrets);
         let faults = Arc::new(Faults::default());
-        let (background, stop) = (TaskTracker::new(), CancellationToken::new());
-        let peers = Peers::start(&config, host.wire, &header, faults.clone(), &background, &stop);
+        let (background, stop) = (Tasks::new(host.gate.clone()), CancellationToken::new());
+        let peers =
+            Peers::start(&config, host.wire.clone(), &header, faults.clone(), &background, &stop);
         let formation = recorded_formation(&store, &layout)?;
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
-        let filled = FillState::load(&store, layout.partitions())?;
-        let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
-        let is_filled = filled.is_complete();
-        let generation = Generation::load(&store, machine_clock(), grace_ms, has_peers, is_filled)?;
-        if generation.starts_over(&store)? {
-            filled.record_all(&store, false)?;
-            set_aside::forget_decision(&store)?;
-            generation.started_over(&store)?;
-        }
-        if let Recovery::CutShort(what) = store.recovery() {
-            // Acknowledged writes may be lost: come back as a node that must fill.
-            tracing::error!(what, "the log was damaged before its end; filling from the peers");
-            filled.record_all(&store, false)?;
-        }
+        let (filled, generation) = begin_generation(&config, &layout, &host, &store)?;
         let distrusted = Distrusted::open(&config)?;
         Ok(Arc::new(Self {
             me: config.node,
@@ -189,32 +178,35 @@ impl Node {
             bounds: Bounds::new(config.peers.large_bytes_max),
             metrics: Metrics::default(),
             forwards: Forwards::new(config.limits.operations_max),
-            explanations: Explanations::new(config.explain.slow_ms),
-            hints: Hints::new(layout.members().iter().map(|member| member.node)),
+            explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
+            hints: Hints::new(
+                layout.members().iter().map(|member| member.node),
+                host.chance.draw(),
+            ),
             idempotency: Idempotency::new(
                 config.limits.idempotency_keys_max,
                 config.timeouts.idempotency_ms,
             ),
             hedges: HedgeBudget::default(),
             filled,
-            background_pool: Pool::new().map_err(StartError::Threads)?,
             // The throttle covers merging, which is half the cost of filling: rows are received
             // before that, and flushed and compacted after it.
             fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
             generation,
             unreceived: Unreceived::default(),
             distrusted,
-            clock: WallClock::default(),
+            clock: WallClock::new(host.clock.clone()),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Reassigned::default(),
             last_drop: LastDrop::new(layout.partitions()),
             reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
-            operations: TaskTracker::new(),
+            operations: Tasks::new(host.gate.clone()),
             leaving: Leaving::default(),
             started: Instant::now(),
-            ticket: AtomicU64::new(rand::random()),
+            ticket: AtomicU64::new(host.chance.draw()),
+            host,
             config,
             layout,
             store,
@@ -246,7 +238,7 @@ impl Node {
 
     /// The instant of an uptime.
     pub fn instant(&self, at: Uptime) -> tokio::time::Instant {
-        (self.started + Duration::from_millis(at.0)).into()
+        self.started + Duration::from_millis(at.0)
     }
 
     /// Returns a number that is unique within this process.
@@ -492,12 +484,35 @@ impl Node {
     }
 }
 
+/// Begins the generation of this start: with the rows that are here, or over.
+fn begin_generation(
+    config: &Config,
+    layout: &Layout,
+    host: &Host,
+    store: &Store,
+) -> Result<(FillState, Generation), StartError> {
+    let filled = FillState::load(store, layout.partitions())?;
+    let by = (host.clock.now(), host.chance.draw());
+    let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
+    let generation = Generation::load(store, by, grace_ms, has_peers, filled.is_complete())?;
+    if generation.starts_over(store)? {
+        filled.record_all(store, false)?;
+        set_aside::forget_decision(store)?;
+        generation.started_over(store)?;
+    }
+    if let Recovery::CutShort(what) = store.recovery() {
+        // Acknowledged writes may be lost: come back as a node that must fill.
+        tracing::error!(what, "the log was damaged before its end; filling from the peers");
+        filled.record_all(store, false)?;
+    }
+    Ok((filled, generation))
+}
+
 /// Refuses to start if the node has ended because of another process of its name, so that a
 /// supervisor does not restart it.
-fn refuse_beside_twin(config: &Config) -> Result<(), StartError> {
-    let note = config.data_dir.join(TWIN_FILE);
-    if note.exists() {
-        return Err(StartError::Twin { file: note.display().to_string() });
+fn refuse_beside_twin(files: &dyn Files) -> Result<(), StartError> {
+    if files.read(TWIN_FILE).is_ok() {
+        return Err(StartError::Twin { file: files.path(TWIN_FILE) });
     }
     Ok(())
 }

@@ -4,7 +4,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
@@ -406,6 +407,7 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
         let wake = self.put.next_wake().unwrap_or(self.node.uptime());
         let wake = self.node.instant(wake);
         let effects = tokio::select! {
+            biased;
             result = settle(&mut self.durable) => {
                 self.durable = None;
                 let now = self.now();

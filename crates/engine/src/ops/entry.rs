@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use quorate_protocol::explain::{Kind, Note, Why};
 use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
@@ -243,6 +243,7 @@ impl<'a> Routing<'a> {
     async fn step(&mut self) -> Option<WriteOutcome> {
         let wake = self.node.instant(self.route.next_wake().unwrap_or(self.node.uptime()));
         let heard = tokio::select! {
+            biased;
             heard = self.mailbox.recv() => heard,
             () = tokio::time::sleep_until(wake) => None,
         };

@@ -1,7 +1,7 @@
 //! Begins and settles the trace of an operation (docs/decisions/0022-explained-requests.md).
 
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use quorate_protocol::name::Key;
 use quorate_protocol::time::WallTime;

@@ -8,6 +8,7 @@ use quorate_protocol::explain::{Event, Events, Kind};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::time::WallTime;
 
+use crate::host::Chance;
 use crate::ops::recorder::{Facts, Log, Reason, Recorder};
 
 /// How many traces are kept that were asked for, and how many of slow or failed requests.
@@ -75,8 +76,8 @@ pub struct Timeline {
 }
 
 impl Trace {
-    fn new(reason: Reason, facts: Facts, subject: Subject, log: Arc<Log>) -> Arc<Self> {
-        let (id, parts, ended) = (rand::random(), Mutex::default(), OnceLock::new());
+    fn new(id: u64, reason: Reason, facts: Facts, subject: Subject, log: Arc<Log>) -> Arc<Self> {
+        let (parts, ended) = (Mutex::default(), OnceLock::new());
         Arc::new(Self { id, reason, facts, subject, log, parts, ended })
     }
 
@@ -134,6 +135,7 @@ impl Trace {
 
 /// The kept traces of a node.
 pub struct Explanations {
+    chance: Arc<dyn Chance>,
     /// An operation that takes as long is slow, in microseconds.
     slow_us: u32,
     kept: Mutex<Kept>,
@@ -148,14 +150,14 @@ struct Kept {
 
 impl Explanations {
     /// None yet; operations that take `slow_ms` milliseconds or more are slow.
-    pub fn new(slow_ms: u64) -> Self {
+    pub fn new(slow_ms: u64, chance: Arc<dyn Chance>) -> Self {
         let slow_us = u32::try_from(slow_ms.saturating_mul(1000)).unwrap_or(u32::MAX);
-        Self { slow_us, kept: Mutex::default() }
+        Self { slow_us, chance, kept: Mutex::default() }
     }
 
     /// Keeps the trace of a request that asks for it. It fills while the request runs.
     pub fn begin(&self, facts: Facts, subject: Subject) -> Arc<Trace> {
-        let trace = Trace::new(Reason::Asked, facts, subject, Arc::default());
+        let trace = Trace::new(self.chance.draw(), Reason::Asked, facts, subject, Arc::default());
         push(&mut self.lock().asked, &trace);
         trace
     }
@@ -169,7 +171,7 @@ impl Explanations {
         subject: impl FnOnce(&Recorder) -> Subject,
     ) -> Option<Arc<Trace>> {
         let (reason, log) = recorder.settle(has_failed, self.slow_us)?;
-        let trace = Trace::new(reason, facts, subject(recorder), log);
+        let trace = Trace::new(self.chance.draw(), reason, facts, subject(recorder), log);
         push(&mut self.lock().slow_or_failed, &trace);
         Some(trace)
     }
@@ -217,7 +219,10 @@ fn push(traces: &mut VecDeque<Arc<Trace>>, trace: &Arc<Trace>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use crate::testing::Counting;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use quorate_protocol::explain::Note;
 
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_asked_ones_neither_grows_nor_pushes_out_slow_ones() {
-        let kept = Explanations::new(100);
+        let kept = Explanations::new(100, Arc::new(Counting::default()));
         let mut recorder = Recorder::quiet(Instant::now());
         let failed = kept.settle(&mut recorder, true, FACTS, |_| subject(0)).unwrap();
         failed.end(ended());
@@ -269,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_a_coordinator_tells_counts_from_when_the_write_was_forwarded() {
-        let kept = Explanations::new(100);
+        let kept = Explanations::new(100, Arc::new(Counting::default()));
         let trace = kept.begin(FACTS, subject(0));
         let arrived = Instant::now();
         let mut recorder = Recorder::kept(arrived, trace.log());
@@ -299,7 +304,7 @@ mod tests {
 
     #[test]
     fn only_a_few_coordinators_are_listened_to() {
-        let kept = Explanations::new(100);
+        let kept = Explanations::new(100, Arc::new(Counting::default()));
         let trace = kept.begin(FACTS, subject(0));
         let mut recorder = Recorder::kept(Instant::now(), trace.log());
         for number in 0..10 {

@@ -6,7 +6,9 @@
 //! operation's future.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use quorate_protocol::explain::{Event, Events, Kind, Note};
 use quorate_protocol::message::Write;

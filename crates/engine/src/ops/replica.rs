@@ -18,7 +18,8 @@ use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, Place};
 
-use crate::background::{pool, work};
+use crate::background::work;
+use crate::host::Urgency;
 use crate::node::Node;
 use crate::peer::framed::payload_bytes_max;
 use crate::seldom::Seldom;
@@ -291,6 +292,6 @@ pub async fn on_blocking_pool<T: Send + 'static>(
     node: &Arc<Node>,
     work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let node = node.clone();
-    pool::result_of(tokio::task::spawn_blocking(move || work(&node))).await
+    let working = node.clone();
+    node.host.run(Urgency::Request, move || work(&working)).await
 }

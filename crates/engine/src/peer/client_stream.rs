@@ -93,7 +93,7 @@ async fn while_it_moves(
             return done;
         }
         let moved = moves.bytes();
-        let still_since = Instant::from_std(moves.last()).max(begun);
+        let still_since = moves.last().max(begun);
         if still_since.elapsed() >= patience {
             return Err(Failure::Silent("no answer in time".to_owned()));
         }
@@ -245,7 +245,7 @@ mod tests {
             faults: Arc::default(),
             timeout: Duration::from_millis(600),
             outlook: Arc::default(),
-            started: std::time::Instant::now(),
+            started: tokio::time::Instant::now(),
             lanes: 0,
             frame_bytes_max: FRAME_BYTES_MAX,
         };

@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -18,7 +20,6 @@ use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Durability};
 use crate::host::Wire;
@@ -33,6 +34,7 @@ use crate::peer::mailbox::{PeerEvent, ReplyTo};
 use crate::peer::queue::{Bounds, Outgoing, Queue};
 use crate::peer::traffic::Traffic;
 use crate::seldom::Seldom;
+use crate::tasks::Tasks;
 
 /// When the first lane's batch is in flight longer than this, other lanes start draining the queue.
 const HELD_UP_AFTER: Duration = Duration::from_millis(2);
@@ -93,7 +95,7 @@ impl Peers {
         wire: Arc<dyn Wire>,
         header: &Header,
         faults: Arc<Faults>,
-        tasks: &TaskTracker,
+        tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Self {
         let line = TransportContext {
@@ -132,6 +134,7 @@ impl Peers {
                     let (peer, line, stop) = (peer.clone(), line.clone(), stop.clone());
                     tasks.spawn(async move {
                         tokio::select! {
+                            biased;
                             () = connection::run(peer, line, kind, lane) => {}
                             () = stop.cancelled() => {}
                         }

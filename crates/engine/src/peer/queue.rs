@@ -12,7 +12,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::get::ReadKind;
@@ -191,7 +192,7 @@ impl Queue {
             () = self.not_empty() => {}
         }
         let held_up_at = begun + self.bounds.held_up_after;
-        if let Ok(answered) = timeout_at(held_up_at.into(), asking.as_mut()).await {
+        if let Ok(answered) = timeout_at(held_up_at, asking.as_mut()).await {
             return answered;
         }
         self.set_held_up(true);

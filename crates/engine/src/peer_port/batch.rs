@@ -6,7 +6,9 @@
 
 use std::iter::Peekable;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::get::{ReadKind, RowKind};

@@ -9,9 +9,6 @@
 //! have set rows aside or lost theirs (a cluster restored from backups), the partition is not
 //! served before that (see `protocol::received`).
 
-use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,6 +147,7 @@ pub async fn run(node: Arc<Node>) {
         let wait = tokio::time::sleep(patience);
         patience = (patience * 2).min(LOOK_AGAIN_MAX);
         tokio::select! {
+            biased;
             () = wait => {}
             () = node.distrusted.decided.notified() => patience = LOOK_AGAIN_MIN,
         }
@@ -286,7 +284,7 @@ async fn accept(
     let is_filled = node.filled.is_complete();
     let mut walk = Walk::start(node, set);
     let (mut rows, mut unknown, mut left) = (0, 0, 0);
-    let report = set.path.with_extension("accepted.txt");
+    let report = set.report();
     while let Some(page) = walk.next().await? {
         let is_theirs = |kept: &Kept| match kept.place {
             Place::Home(tree) => node.filled.is_ready(tree.partition),
@@ -298,14 +296,16 @@ async fn accept(
         let file = report.clone();
         let accepted = move |node: &Node| {
             let new = accept_page(node, page)?;
-            append(&file, &new).map_err(|why| Error::Io(format!("{}: {why}", file.display())))?;
+            append(node, &file, &new)?;
             Ok(new.len())
         };
         unknown += work::run(node, accepted).await?;
     }
     node.store.durable().await?;
     tracing::warn!(
-        rows, unknown, keys = %report.display(),
+        rows,
+        unknown,
+        keys = node.host.files.path(&report),
         "rows that were set aside are accepted; those of them that no replica here knew, which may have been \
          deleted in the meantime, are listed key by key"
     );
@@ -333,14 +333,15 @@ fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
 }
 
 /// Appends keys to a file, one per line; line breaks and other special characters are escaped.
-fn append(file: &PathBuf, keys: &[Key]) -> std::io::Result<()> {
+fn append(node: &Node, file: &str, keys: &[Key]) -> Result<(), Error> {
     if keys.is_empty() {
         return Ok(());
     }
-    let mut file = File::options().create(true).append(true).open(file)?;
     let text: String =
         keys.iter().map(|key| format!("{}\n", key.to_string().escape_default())).collect();
-    file.write_all(text.as_bytes())
+    let files = &node.host.files;
+    let failed = |why| Error::Io(format!("{}: {why}", files.path(file)));
+    files.append(file, text.as_bytes()).map_err(failed)
 }
 
 /// A scan over all rows and hints of a set, page by page.

@@ -26,12 +26,12 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// Starts without marks.
-    pub fn new(targets: impl Iterator<Item = NodeId>) -> Self {
+    /// Starts without marks. `nonce` tells this process from others.
+    pub fn new(targets: impl Iterator<Item = NodeId>, nonce: u64) -> Self {
         let settled: BTreeMap<_, _> = targets.map(|target| (target, AtomicU64::new(0))).collect();
         Self {
             oldest_ms: settled.keys().map(|target| (*target, AtomicU64::new(0))).collect(),
-            nonce: rand::random(),
+            nonce,
             last: AtomicU64::new(0),
             settled,
             stalls: Mutex::default(),

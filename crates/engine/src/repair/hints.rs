@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_mark_is_settled_by_a_later_pass_and_for_its_target_only() {
         let (n2, n3) = (node("n2"), node("n3"));
-        let hints = Hints::new([n2, n3].into_iter());
+        let hints = Hints::new([n2, n3].into_iter(), 1);
         let before = hints.last();
         let mark = hints.mark();
         assert_eq!(hints.undelivered(mark, &[]), Some(vec![]), "nothing is kept");
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn marks_of_another_start_and_marks_never_given_mean_nothing() {
-        let hints = Hints::new([node("n2")].into_iter());
+        let hints = Hints::new([node("n2")].into_iter(), 2);
         let mark = hints.mark();
         let other = Mark { nonce: mark.nonce ^ 1, ..mark };
         assert_eq!(hints.undelivered(other, &[]), None);
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_stall_counts_for_a_second() {
-        let hints = Hints::new(std::iter::empty());
+        let hints = Hints::new(std::iter::empty(), 3);
         assert!(!hints.is_stalled(0, Uptime(5)));
         assert!(hints.is_stalled(1, Uptime(10)) && hints.is_stalled(1, Uptime(1_009)));
         assert!(!hints.is_stalled(1, Uptime(1_010)));

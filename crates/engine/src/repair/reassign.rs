@@ -10,7 +10,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Bucket, Key};

@@ -28,6 +28,14 @@ pub(super) struct Set {
     pub(super) store: Store,
 }
 
+impl Set {
+    /// The file, in the data directory, of keys that only this set had when it was accepted.
+    pub(super) fn report(&self) -> String {
+        let name = self.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        format!("distrusted/{name}.accepted.txt")
+    }
+}
+
 impl Distrusted {
     /// Opens the sets of earlier starts.
     ///

@@ -39,6 +39,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
     let mut compared_at = None;
     loop {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {}
             () = node.anti_entropy.wake.notified() => {}
         }
