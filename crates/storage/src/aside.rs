@@ -9,11 +9,10 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use rocksdb::checkpoint::Checkpoint;
-
+use crate::backend::Backend;
 use crate::error::Error;
 use crate::incarnation::sync_directory;
-use crate::open::DATABASE;
+use crate::rocks::DATABASE;
 use crate::store::Store;
 
 /// The directory of set-aside rows within the data directory.
@@ -98,8 +97,8 @@ impl Store {
             fs::remove_dir_all(&making).map_err(in_words)?;
         }
         fs::create_dir_all(&making).map_err(in_words)?;
-        let checkpoint = Checkpoint::new(self.engine.db()).map_err(|error| error.to_string())?;
-        checkpoint.create_checkpoint(making.join(DATABASE)).map_err(|error| error.to_string())?;
+        let Backend::Rocks(rocks) = &self.engine.backend;
+        rocks.copy_to(&making.join(DATABASE))?;
         sync_directory(&making).map_err(in_words)?;
         fs::rename(&making, set).map_err(in_words)?;
         sync_directory(parent).map_err(in_words)?;

@@ -3,16 +3,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rocksdb::DB;
-
-use crate::columns::Column;
 use crate::disk::{free_bytes, reserve_bytes};
 use crate::error::OpenError;
 use crate::incarnation;
-use crate::open::{DATABASE, FORMAT};
 use crate::reserve::Reserve;
+use crate::rocks::{check_contents, log_bytes};
 
 /// The least space a start needs, in bytes.
 const OPENING_BYTES: u64 = 1 << 20;
@@ -31,54 +28,7 @@ pub(crate) fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
         }
         Err(error) => return Err(directory_error(dir, &error.to_string())),
     }
-    check_has_current(dir, &dir.join(DATABASE))
-}
-
-/// Without its file CURRENT, RocksDB considers a directory empty and removes the tables it finds
-/// there.
-fn check_has_current(dir: &Path, database: &PathBuf) -> Result<(), OpenError> {
-    if database.join("CURRENT").exists() {
-        return Ok(());
-    }
-    let entries = match fs::read_dir(database) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(directory_error(dir, &error.to_string())),
-    };
-    let holds_data = |path: PathBuf| {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        matches!(extension, Some("sst" | "blob" | "log"))
-    };
-    if entries.flatten().any(|entry| holds_data(entry.path())) {
-        let reason =
-            format!("{} is missing, but there are tables", database.join("CURRENT").display());
-        return Err(OpenError::Damaged { dir: dir.to_owned(), reason });
-    }
-    Ok(())
-}
-
-/// Refuses an earlier format: opening would add column families to its directory, and the release
-/// that created it could no longer open it.
-pub(crate) fn check_families(dir: &Path) -> Result<(), OpenError> {
-    let families = DB::list_cf(&rocksdb::Options::default(), dir.join(DATABASE));
-    // The directory is new, or unreadable; opening it reports the latter.
-    let Ok(families) = families else { return Ok(()) };
-    if families.iter().any(|family| family == Column::Merkle.name()) {
-        return Ok(());
-    }
-    if is_without_records(dir, &families) {
-        return Ok(());
-    }
-    let found = "1".to_owned();
-    Err(OpenError::OtherFormat { dir: dir.to_owned(), found, wanted: FORMAT })
-}
-
-/// Whether nothing was ever written. RocksDB creates the column families one after the other, and
-/// the format is the first record: a start that was killed before leaves some of the families only.
-fn is_without_records(dir: &Path, families: &[String]) -> bool {
-    let options = rocksdb::Options::default();
-    let opened = DB::open_cf_for_read_only(&options, dir.join(DATABASE), families, false);
-    opened.is_ok_and(|db| db.latest_sequence_number() == 0)
+    check_contents(dir)
 }
 
 /// Releases the reserve if opening may need it. Returns the free bytes and the bytes that opening
@@ -98,15 +48,6 @@ pub(crate) fn make_room(dir: &Path, min: u64) -> (u64, u64) {
         }
     }
     (free(), needed)
-}
-
-/// The total size of the log files, in bytes.
-fn log_bytes(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir.join(DATABASE)) else { return 0 };
-    let logs = entries.flatten().filter(|entry| {
-        entry.path().extension().and_then(|extension| extension.to_str()) == Some("log")
-    });
-    logs.filter_map(|log| log.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 pub(crate) fn directory_error(dir: &Path, reason: &str) -> OpenError {

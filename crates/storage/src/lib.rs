@@ -14,9 +14,10 @@
 //!   after a start;
 //! * `sync`: the group commit that acknowledgements wait for;
 //! * `incarnation`: when a node may keep minting as the incarnation it was;
-//! * `open`: opening and closing; `directory`: what is checked before; `engine`, `in_flight` and
-//!   `columns`: RocksDB itself, its errors, stuck syncs and options; `read_offload`: which disk
-//!   reads run in place; `disk` and `reserve`: free space; `fault_hook`: injected faults.
+//! * `open`: opening and closing; `directory`: what is checked before;
+//! * `engine` and `in_flight`: reads, batches and syncs, their errors and stuck syncs; `columns`: keys
+//!   and values; `backend`: what the store needs of the key-value engine below, which is `rocks`;
+//! * `disk` and `reserve`: free space; `fault_hook`: injected faults.
 //!
 //! Guarantees to the rest of the node:
 //!
@@ -33,6 +34,7 @@
 //! No other crate of the node uses RocksDB.
 
 mod aside;
+mod backend;
 mod change;
 mod columns;
 mod database_stats;
@@ -50,9 +52,9 @@ mod meta;
 mod open;
 mod options;
 mod page;
-mod read_offload;
 mod reassign;
 mod reserve;
+mod rocks;
 mod rows;
 mod scan;
 mod scrub;

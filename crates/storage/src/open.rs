@@ -4,38 +4,29 @@
 //! this node and has this format; load the hint totals and the Merkle trees; remove the clean-stop
 //! marker durably; only then is there a store that can mint. A stop is clean once all writes have
 //! ended, the log is synced, and the marker is written and synced.
-//!
-//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): it drops a
-//! torn last record, which a killed process or a power cut leaves, and refuses anything else. If it
-//! refuses, the log is damaged before its end. A power cut can do that too, if the disk kept later
-//! pages of an unfinished sync and lost earlier ones, and a node must recover from a power cut by
-//! itself. So the log is then truncated at the damage (`PointInTime`, which still refuses if the
-//! tables prove that synced writes would be lost), and the store reports it:
-//! [`Recovery::CutShort`]. Nothing is lost silently.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use quorate_protocol::row::Incarnation;
-use rocksdb::{Cache, DB, DBRecoveryMode, ErrorKind, WriteBatch};
 
-use crate::columns::{Column, database_options, descriptors};
-use crate::directory::{check_families, directory_error, make_room, prepare_directory};
+use crate::backend::Backend;
+use crate::columns::Column;
+use crate::directory::{directory_error, make_room, prepare_directory};
 use crate::disk::DiskWatch;
-use crate::engine::{Engine, SyncLog};
+use crate::engine::Engine;
 use crate::error::{Error, OpenError};
 use crate::hints::HintAccounting;
 use crate::incarnation;
 use crate::options::{Blocking, Durability, Options, Recovery};
+use crate::rocks::{self, Rocks, SyncLog};
 use crate::rows::RowCache;
 use crate::store::Store;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
 use crate::trees::Trees;
 
-/// RocksDB's own directory within the data directory.
-pub(crate) const DATABASE: &str = "rocksdb";
 /// Records of this crate in `meta` have the prefix `store:`; the node's have another.
 const INCARNATION: &[u8] = b"store:incarnation";
 /// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
@@ -47,8 +38,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`]; its text names the directory and what to do.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let sync_log = |db: &DB| db.flush_wal(true).map_err(|error| error.to_string());
-        Self::open_with(dir, options, Box::new(sync_log))
+        Self::open_with(dir, options, Rocks::default_sync())
     }
 
     /// As [`Store::open`], with a given function to sync the log: tests make it fail.
@@ -58,11 +48,9 @@ impl Store {
         sync_log: SyncLog,
     ) -> Result<Self, OpenError> {
         prepare_directory(dir)?;
-        check_families(dir)?;
         make_room(dir, options.disk_free_bytes_min);
-        let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let (db, recovery) = open_database(dir, &options, &cache)?;
-        let engine = Arc::new(Engine::new(db, sync_log));
+        let (rocks, recovery) = rocks::open(dir, &options, sync_log)?;
+        let engine = Arc::new(Engine::new(Backend::Rocks(Box::new(rocks))));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
@@ -87,7 +75,6 @@ impl Store {
             hint_accounting,
             trees,
             scrubbing: Mutex::new(()),
-            cache,
             incarnation,
             recovery,
             dir: dir.to_owned(),
@@ -122,43 +109,12 @@ impl Store {
             group_sync.stop();
         }
         self.engine.sync()?;
-        let sequence = self.engine.db().latest_sequence_number();
+        let sequence = self.engine.sequence();
         if let Err(error) = incarnation::write_marker(&self.dir, self.incarnation, sequence) {
             tracing::warn!(%error, "no proof of a clean stop: the next start is a new incarnation");
         }
         Ok(())
     }
-}
-
-fn open_database(
-    dir: &Path,
-    options: &Options,
-    cache: &Cache,
-) -> Result<(DB, Recovery), OpenError> {
-    let path = dir.join(DATABASE);
-    let open = |mode| {
-        let families = descriptors(options, cache);
-        DB::open_cf_descriptors(&database_options(options, mode), &path, families)
-    };
-    let error = match open(DBRecoveryMode::TolerateCorruptedTailRecords) {
-        Ok(db) => return Ok((db, Recovery::Whole)),
-        Err(error) => error,
-    };
-    let text = error.to_string();
-    if error.kind() == ErrorKind::Corruption {
-        let reason = || format!("{text}; and truncating the log there does not help");
-        let db = open(DBRecoveryMode::PointInTime)
-            .map_err(|_| OpenError::Damaged { dir: dir.to_owned(), reason: reason() })?;
-        tracing::error!(
-            reason = text,
-            "the log was damaged before its end and was truncated there"
-        );
-        return Ok((db, Recovery::CutShort(text)));
-    }
-    if text.contains("lock file") || text.contains("lock hold by current process") {
-        return Err(OpenError::Locked { dir: dir.to_owned() });
-    }
-    Err(directory_error(dir, &text))
 }
 
 /// Records the identity in a new directory; refuses a directory that belongs to another.
@@ -170,11 +126,11 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
         ("partitions", options.partitions.to_string()),
     ];
     let name = |what: &str| [b"store:", what.as_bytes()].concat();
-    if engine.db().latest_sequence_number() == 0 {
+    if engine.sequence() == 0 {
         let write = || {
-            let mut batch = WriteBatch::default();
+            let mut batch = engine.batch();
             for (what, wanted) in &facts {
-                batch.put_cf(engine.column(Column::Meta)?, name(what), wanted);
+                batch.put(Column::Meta, name(what), wanted)?;
             }
             engine.write(batch, Blocking::Allowed)?;
             engine.sync()
@@ -211,7 +167,7 @@ fn choose_incarnation(
         .map_err(|error| not_opened(dir, error))?
         .and_then(|bytes: Bytes| bytes.as_ref().try_into().ok())
         .map(|bytes| Incarnation(u64::from_le_bytes(bytes)));
-    let sequence = engine.db().latest_sequence_number();
+    let sequence = engine.sequence();
     let proven = incarnation::consume_marker(dir, recorded, sequence)
         .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
     if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
@@ -219,8 +175,8 @@ fn choose_incarnation(
     }
     let incarnation = incarnation::draw();
     let write = || {
-        let mut batch = WriteBatch::default();
-        batch.put_cf(engine.column(Column::Meta)?, INCARNATION, incarnation.0.to_le_bytes());
+        let mut batch = engine.batch();
+        batch.put(Column::Meta, INCARNATION, incarnation.0.to_le_bytes())?;
         engine.write(batch, Blocking::Allowed)?;
         engine.sync()
     };
@@ -250,8 +206,10 @@ mod tests {
     use std::process::Command;
 
     use quorate_protocol::layout::Partition;
+    use rocksdb::DB;
 
     use super::*;
+    use crate::rocks::DATABASE;
     use crate::testing::{HOME, mint, node, object, open, options, wait};
 
     #[test]
@@ -351,8 +309,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
-        let meta = store.engine.column(Column::Meta).unwrap();
-        store.engine.db().put_cf(meta, b"store:format", b"3").unwrap();
+        store.tamper(|batch| batch.put(Column::Meta, b"store:format", b"3"));
         store.close().unwrap();
         drop(store);
         let error = refusal(dir.path());

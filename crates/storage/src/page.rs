@@ -7,7 +7,6 @@ use bytes::Bytes;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::time::WallTime;
-use rocksdb::WriteBatch;
 
 use crate::disk::Need;
 use crate::error::Error;
@@ -63,7 +62,7 @@ impl Store {
         self.engine.check()?;
         self.disk.check(Need::Release)?;
         let _stripes = self.stripes.lock_each(rows.keys().map(|(_, row_key)| &row_key[..]));
-        let (mut batch, mut staged) = (WriteBatch::default(), Vec::new());
+        let (mut batch, mut staged) = (self.engine.batch(), Vec::new());
         for ((_, row_key), (place, key, object)) in rows {
             let stored = self.stored(place, &key, &row_key, Blocking::Allowed)?;
             let mut update = self.update(place, &key, row_key, stored)?;

@@ -11,7 +11,6 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use rocksdb::WriteBatch;
 
 use crate::columns::{Column, key_of, tombstone_key};
 use crate::disk::Need;
@@ -96,8 +95,8 @@ impl Store {
         }
         let decoded = Row::decode(row.clone()).map_err(|error| damaged(place, key, error))?;
         let (old, none) = (Entries::of(&decoded, &row), Entries::default());
-        let mut batch = WriteBatch::default();
-        batch.delete_cf(self.engine.column(Column::Objects)?, &row_key);
+        let mut batch = self.engine.batch();
+        batch.delete(Column::Objects, &row_key)?;
         let pending = self.stage_entries(&mut batch, partition, key, &old, &none)?;
         self.engine.write(batch, Blocking::Allowed)?;
         pending.apply();
@@ -385,10 +384,8 @@ mod tests {
             mint(&store, HOME, &format!("k{i}"), b"v");
         }
         for (name, bytes) in [("k3", &[0; 3][..]), ("k4", &[0; 60])] {
-            let objects = store.engine.column(Column::Objects).unwrap();
-            store.engine.db().put_cf(objects, HOME.row_key(&key(name)), bytes).unwrap();
+            store.tamper(|batch| batch.put(Column::Objects, HOME.row_key(&key(name)), bytes));
         }
-        store.rows.clear();
         let step = store.reassign(TREE.partition, None, 99, |_| Some(5)).unwrap();
         assert_eq!((step.moved, step.damaged), (8, 2));
         assert!(store.move_to_tree(&key("k4"), Tree { n: 5, ..TREE }).is_err());

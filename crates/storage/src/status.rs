@@ -59,7 +59,7 @@ impl Store {
         let (syncs, writes, synced_writes, stalls) = self.engine.counts();
         let (hints_queued, hints_refused) = self.hint_accounting.counts();
         Stats {
-            keys_estimate: self.property_of(Column::Objects, "rocksdb.estimate-num-keys"),
+            keys_estimate: self.engine.backend.entries_estimate(Column::Objects),
             hint_keys: self.hint_accounting.keys(),
             hint_bytes: self.hint_accounting.bytes(),
             hints_queued,
@@ -73,8 +73,8 @@ impl Store {
             inline: self.call_counters.inline.load(Ordering::Relaxed),
             would_block: self.call_counters.would_block.load(Ordering::Relaxed),
             stalls,
-            reads_in_place: self.engine.read_offload.in_place(),
-            block_cache_bytes: self.cache.get_usage() as u64,
+            reads_in_place: self.engine.backend.reads_in_place(),
+            block_cache_bytes: self.engine.backend.cache_bytes(),
             row_cache_bytes: self.rows.bytes(),
             disk_free_bytes: self.disk.free_bytes(),
             background_errors: self.engine.background_errors(),

@@ -13,7 +13,6 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, MintError, Minted, Row};
 use quorate_protocol::time::WallTime;
-use rocksdb::Cache;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
@@ -42,7 +41,6 @@ pub struct Store {
     pub(crate) hint_accounting: HintAccounting,
     pub(crate) trees: Trees,
     pub(crate) scrubbing: Mutex<()>,
-    pub(crate) cache: Cache,
     pub(crate) incarnation: Incarnation,
     pub(crate) recovery: Recovery,
     pub(crate) dir: PathBuf,
@@ -105,7 +103,7 @@ impl Store {
         matches!(place, Place::Home(_)).then(|| self.rows.get(key)).flatten()
     }
 
-    /// Reads a row from RocksDB, and caches it.
+    /// Reads a row from the engine, and caches it.
     fn read_stored(
         &self,
         place: Place,
@@ -249,7 +247,9 @@ mod tests {
     use quorate_protocol::clock::Clock;
 
     use super::*;
+    use crate::backend::Backend;
     use crate::columns::Column;
+    use crate::rocks::ReadOffload;
     use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, options};
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};
@@ -339,19 +339,24 @@ mod tests {
         assert_eq!((store.stats().inline, store.stats().would_block), (1, 2));
     }
 
+    fn offload(store: &Store) -> &ReadOffload {
+        let Backend::Rocks(rocks) = &store.engine.backend;
+        &rocks.read_offload
+    }
+
     #[test]
     fn a_nonblocking_call_reads_the_disk_only_while_reads_do_not_wait() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let (small, blob) =
             (mint(&store, HOME, "small", b"v"), mint(&store, HOME, "blob", &[7; 1 << 20]));
-        store.engine.db().flush_cf(store.engine.column(Column::Objects).unwrap()).unwrap();
+        store.write_tables(Column::Objects);
         store.close().unwrap();
         drop(store);
         let store = open(dir.path(), Durability::Buffered);
         for (name, was) in [("small", small), ("blob", blob)] {
             let read = || store.read(HOME, &key(name), Blocking::Never);
-            store.engine.read_offload.record(Duration::from_micros(40), Duration::ZERO);
+            offload(&store).record(Duration::from_micros(40), Duration::ZERO);
             assert_eq!(read(), Err(Error::WouldBlock), "{name}");
             let refused = try_mint(&store, HOME, name, b"w", Blocking::Never);
             assert_eq!(refused.err(), Some(Error::WouldBlock), "{name}");
@@ -360,9 +365,9 @@ mod tests {
                 row.object, was.object,
                 "{name}: two reads were offloaded for a wait of 40 us"
             );
-            store.engine.read_offload.record(Duration::from_millis(1), Duration::ZERO);
+            offload(&store).record(Duration::from_millis(1), Duration::ZERO);
             assert!(read().is_ok(), "{name} is in the cache now");
-            while store.engine.read_offload.should_offload() {}
+            while offload(&store).should_offload() {}
         }
         assert_eq!(store.stats().reads_in_place, 2);
     }
@@ -389,10 +394,11 @@ mod tests {
         let store = open(dir.path(), Durability::Buffered);
         let row = mint(&store, HOME, "k", b"v");
         let good = store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap();
-        let column = store.engine.column(Column::Objects).unwrap();
+        let stored = |bad: &[u8]| {
+            store.tamper(|batch| batch.put(Column::Objects, HOME.row_key(&key("k")), bad));
+        };
         for bad in [&b""[..], &good[..10], &good[..32], &good[..good.len() - 1], &[255; 64]] {
-            store.engine.db().put_cf(column, HOME.row_key(&key("k")), bad).unwrap();
-            store.rows.clear();
+            stored(bad);
             let errors = [
                 try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
                 store.merge(HOME, &key("k"), &row.object, NOW, Blocking::Allowed).err(),
@@ -402,8 +408,7 @@ mod tests {
                 assert_eq!(what, "b/k (home row of partition 3)");
             }
         }
-        store.engine.db().put_cf(column, HOME.row_key(&key("k")), [0; 32]).unwrap();
-        store.rows.clear();
+        stored(&[0; 32]);
         let read = store.read(HOME, &key("k"), Blocking::Never);
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
     }

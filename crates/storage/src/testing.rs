@@ -12,6 +12,8 @@ use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Root, Tree};
 
+use crate::backend::{Backend, Batch};
+use crate::columns::Column;
 use crate::{Blocking, Durability, Error, MintedRow, Options, Place, ScrubFrom, Scrubbed, Store};
 
 pub(crate) const TREE: Tree = Tree { partition: Partition(3), n: 3 };
@@ -99,6 +101,21 @@ impl Store {
     pub(crate) fn roots(&self) -> Vec<(Tree, Root)> {
         let roots = self.trees().into_iter().map(|tree| (tree, self.root(tree)));
         roots.filter(|(_, root)| *root != Root::default()).collect()
+    }
+
+    /// Changes what is stored behind the store's back.
+    pub(crate) fn tamper(&self, change: impl FnOnce(&mut Batch<'_>) -> Result<(), Error>) {
+        let mut batch = self.engine.batch();
+        change(&mut batch).unwrap();
+        self.engine.write(batch, Blocking::Allowed).unwrap();
+        self.rows.clear();
+    }
+
+    /// Writes the newest entries of a column to a table.
+    pub(crate) fn write_tables(&self, column: Column) {
+        match &self.engine.backend {
+            Backend::Rocks(rocks) => rocks.flush(column).unwrap(),
+        }
     }
 
     /// Scrubs a whole partition.
