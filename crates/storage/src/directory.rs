@@ -5,11 +5,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::disk::{free_bytes, reserve_bytes};
+use crate::data_dir::DataDir;
+use crate::disk::reserve_bytes;
 use crate::error::OpenError;
 use crate::incarnation;
 use crate::reserve::Reserve;
-use crate::rocks::{check_contents, log_bytes};
+use crate::rocks::check_contents;
 
 /// The least space a start needs, in bytes.
 const OPENING_BYTES: u64 = 1 << 20;
@@ -20,22 +21,22 @@ pub(crate) fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
         Ok(()) => {
             let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
             incarnation::sync_directory(parent.unwrap_or(Path::new(".")))
-                .map_err(|error| directory_error(dir, &error.to_string()))?;
+                .map_err(|error| directory_error(&dir.into(), &error.to_string()))?;
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(OpenError::NoParent { dir: dir.to_owned() });
         }
-        Err(error) => return Err(directory_error(dir, &error.to_string())),
+        Err(error) => return Err(directory_error(&dir.into(), &error.to_string())),
     }
     check_contents(dir)
 }
 
 /// Releases the reserve if opening may need it. Returns the free bytes and the bytes that opening
 /// may need, since it writes the contents of the log to tables.
-pub(crate) fn make_room(dir: &Path, min: u64) -> (u64, u64) {
-    let needed = log_bytes(dir).saturating_add(min / 16).max(OPENING_BYTES);
-    let free = || free_bytes(dir).unwrap_or(u64::MAX);
+pub(crate) fn make_room(dir: &DataDir, min: u64) -> (u64, u64) {
+    let needed = dir.log_bytes().saturating_add(min / 16).max(OPENING_BYTES);
+    let free = || dir.free_bytes().unwrap_or(u64::MAX);
     let reserve = Reserve::new(dir, reserve_bytes(min));
     if free() < needed && reserve.allocated_bytes() > 0 {
         tracing::warn!(
@@ -50,11 +51,11 @@ pub(crate) fn make_room(dir: &Path, min: u64) -> (u64, u64) {
     (free(), needed)
 }
 
-pub(crate) fn directory_error(dir: &Path, reason: &str) -> OpenError {
-    let (dir, reason) = (dir.to_owned(), reason.to_owned());
+pub(crate) fn directory_error(dir: &DataDir, reason: &str) -> OpenError {
+    let (free_bytes, dir, reason) = (dir.free_bytes(), dir.path(), reason.to_owned());
     // Neither RocksDB's errors nor all of the operating system's have a code for it.
     if ["No space left", "quota exceeded"].iter().any(|full| reason.contains(full)) {
-        let free_bytes = free_bytes(&dir).unwrap_or_default();
+        let free_bytes = free_bytes.unwrap_or_default();
         return OpenError::DiskFull { dir, free_bytes, reason };
     }
     OpenError::Directory { dir, reason }

@@ -7,7 +7,6 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -16,6 +15,7 @@ use crate::columns::Column;
 use crate::durations::{DurationCounts, Durations};
 use crate::error::Error;
 use crate::fault_hook::FaultHook;
+use crate::host::Host;
 use crate::in_flight::InFlight;
 use crate::options::Blocking;
 
@@ -38,6 +38,7 @@ pub(crate) struct Engine {
     sync_times: Durations,
     pub(crate) fault_hook: FaultHook,
     pub(crate) in_flight: InFlight,
+    host: Host,
 }
 
 /// How far the log has got.
@@ -61,7 +62,7 @@ impl Progress {
 
 impl Engine {
     /// `backend` was just opened, and nothing has been written since.
-    pub(crate) fn new(backend: Backend) -> Self {
+    pub(crate) fn new(backend: Backend, host: Host) -> Self {
         let opened_at = backend.sequence();
         Self {
             backend,
@@ -78,7 +79,8 @@ impl Engine {
             write_times: Durations::default(),
             sync_times: Durations::default(),
             fault_hook: FaultHook::default(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(host.clone()),
+            host,
         }
     }
 
@@ -104,7 +106,7 @@ impl Engine {
         blocking: Blocking,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Error> {
-        self.fault_hook.before_read(blocking)?;
+        self.fault_hook.before_read(blocking, &self.host)?;
         self.backend.get_with(column, key, blocking, take)
     }
 
@@ -127,7 +129,10 @@ impl Engine {
     }
 
     /// The state of all columns now, unchanged by later writes.
-    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, Error> {
         self.backend.snapshot()
     }
 
@@ -138,10 +143,10 @@ impl Engine {
     /// for this and all later writes, if the write failed.
     pub(crate) fn write(&self, batch: Batch<'_>, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
-        let began = Instant::now();
+        let began = self.host.now();
         match self.backend.write(batch, blocking) {
             Ok(()) => {
-                self.write_times.record(began.elapsed());
+                self.write_times.record(self.host.now().saturating_sub(began));
                 self.written.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
@@ -161,11 +166,12 @@ impl Engine {
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         let covered = self.position();
-        let (_in_flight, began) = (self.in_flight.begin(), Instant::now());
-        if let Err(error) = self.fault_hook.apply().and_then(|()| self.backend.sync_log()) {
+        let (_in_flight, began) = (self.in_flight.begin(), self.host.now());
+        if let Err(error) = self.fault_hook.apply(&self.host).and_then(|()| self.backend.sync_log())
+        {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
-        self.sync_times.record(began.elapsed());
+        self.sync_times.record(self.host.now().saturating_sub(began));
         // A concurrent sync may have failed; then this one must not be reported as successful.
         self.check_failure()?;
         self.logged.raise(covered);
@@ -185,7 +191,9 @@ impl Engine {
             return Ok(());
         }
         let covered = self.position();
-        if let Err(error) = self.fault_hook.apply().and_then(|()| self.backend.flush_log()) {
+        if let Err(error) =
+            self.fault_hook.apply(&self.host).and_then(|()| self.backend.flush_log())
+        {
             return Err(self.fail(format!("a write of the log failed: {error}")));
         }
         self.check_failure()?;

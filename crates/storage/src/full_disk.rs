@@ -10,7 +10,7 @@ use quorate_protocol::object::Object;
 use rustix::fs::{FallocateFlags, fallocate};
 use tempfile::TempDir;
 
-use crate::disk::free_bytes;
+use crate::data_dir::free_bytes;
 use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, options, try_mint, wait};
 use crate::{Blocking, Condition, Durability, Error, OpenError, Options, Store};
 

@@ -255,7 +255,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::testing::{HOME, key, mint, node, object, open, options, try_mint, wait};
+    use crate::testing::{HOME, key, mint, node, object, open, open_as, options, try_mint, wait};
     use crate::{Durability, Options};
 
     /// Keys and bytes per target, counted by hand.
@@ -303,7 +303,7 @@ mod tests {
     fn hints_are_bounded_under_concurrent_writes() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 50_000, ..options(Durability::Buffered) };
-        let store = Store::open(dir.path(), options).unwrap();
+        let store = open_as(dir.path(), options).unwrap();
         let writer = |writer: usize| {
             let target = Place::Hint(node(&format!("n{writer}")));
             let mint =
@@ -327,7 +327,7 @@ mod tests {
     fn a_full_store_takes_a_hint_that_shrinks() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 1_050, ..options(Durability::Buffered) };
-        let store = Store::open(dir.path(), options).unwrap();
+        let store = open_as(dir.path(), options).unwrap();
         let place = Place::Hint(node("n2"));
         let big = mint(&store, place, "k", &[7; 900]).object;
         let other = tempfile::tempdir().unwrap();
@@ -418,5 +418,15 @@ mod tests {
         let b = store.hints_of_key(&key("b")).unwrap().remove(0).1;
         store.drop_hint(target, &key("b"), Row::encoded_version(&b).unwrap()).unwrap();
         assert_eq!(store.oldest_hint(target), Ok(Some(WallTime(60))));
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        totals_are_exact_across_unclean_restarts,
+        hints_are_bounded_under_concurrent_writes,
+        a_full_store_takes_a_hint_that_shrinks,
+        a_hint_is_dropped_only_at_the_version_that_was_sent,
+        of_many_hints_those_that_changed_stay,
+        hints_of_a_key_are_found_for_all_targets,
+        the_oldest_hint_dates_from_when_it_was_first_kept,
     }
 }

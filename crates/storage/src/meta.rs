@@ -86,4 +86,9 @@ mod tests {
             assert_eq!(store.meta("seen").unwrap().as_deref(), Some(&b"7"[..]));
         }
     }
+
+    crate::testing::also_on_simulated_disks! {
+        meta_records_survive_an_unclean_stop,
+        a_written_record_is_synced_only_if_rows_are,
+    }
 }

@@ -13,15 +13,17 @@ use quorate_protocol::row::Incarnation;
 
 use crate::backend::Backend;
 use crate::columns::Column;
+use crate::data_dir::DataDir;
 use crate::directory::{directory_error, make_room, prepare_directory};
 use crate::disk::DiskWatch;
 use crate::engine::Engine;
 use crate::error::{Error, OpenError};
 use crate::hints::HintAccounting;
-use crate::incarnation;
+use crate::host::{Host, Simulation};
 use crate::options::{Blocking, Durability, Options, Recovery};
 use crate::rocks::{self, Rocks, SyncLog};
 use crate::rows::RowCache;
+use crate::simulated::{Memory, SimulatedDisk};
 use crate::store::Store;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
@@ -41,29 +43,72 @@ impl Store {
         Self::open_with(dir, options, Rocks::default_sync())
     }
 
+    /// Opens the store on a simulated disk, as part of a simulation: it starts no threads, reads no
+    /// clock and draws no random numbers of its own.
+    ///
+    /// # Errors
+    /// [`OpenError`]; its text names the disk.
+    pub fn open_simulated(
+        disk: &SimulatedDisk,
+        simulation: Arc<dyn Simulation>,
+        options: Options,
+    ) -> Result<Self, OpenError> {
+        Self::open_in(&DataDir::Simulated(disk.clone(), simulation), options)
+    }
+
+    /// Opens the store in a data directory of either kind ([`Store::open`],
+    /// [`Store::open_simulated`]).
+    ///
+    /// # Errors
+    /// [`OpenError`]; its text names the directory and what to do.
+    pub fn open_in(dir: &DataDir, options: Options) -> Result<Self, OpenError> {
+        match dir {
+            DataDir::Path(path) => Self::open(path, options),
+            DataDir::Simulated(disk, _) => {
+                make_room(dir, options.disk_free_bytes_min);
+                let (memory, recovery) = Memory::open(disk)?;
+                Self::open_on(dir, options, Backend::Memory(memory), recovery)
+            }
+        }
+    }
+
     /// As [`Store::open`], with a given function to sync the log: tests make it fail.
     pub(crate) fn open_with(
-        dir: &Path,
+        path: &Path,
         options: Options,
         sync_log: SyncLog,
     ) -> Result<Self, OpenError> {
-        prepare_directory(dir)?;
-        make_room(dir, options.disk_free_bytes_min);
-        let (rocks, recovery) = rocks::open(dir, &options, sync_log)?;
-        let engine = Arc::new(Engine::new(Backend::Rocks(Box::new(rocks))));
+        let dir = DataDir::from(path);
+        prepare_directory(path)?;
+        make_room(&dir, options.disk_free_bytes_min);
+        let (rocks, recovery) = rocks::open(path, &options, sync_log)?;
+        Self::open_on(&dir, options, Backend::Rocks(Box::new(rocks)), recovery)
+    }
+
+    /// Opens a store on an open backend.
+    fn open_on(
+        dir: &DataDir,
+        options: Options,
+        backend: Backend,
+        recovery: Recovery,
+    ) -> Result<Self, OpenError> {
+        let host = dir.host();
+        let engine = Arc::new(Engine::new(backend, host.clone()));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
         let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
-        let incarnation = choose_incarnation(dir, &engine, &recovery)?;
+        let incarnation = choose_incarnation(dir, &host, &engine, &recovery)?;
         let no_thread = |error: std::io::Error| directory_error(dir, &error.to_string());
         let theirs = Arc::clone(&engine);
         let group_sync = match options.durability {
             Durability::Buffered => None,
-            Durability::Fsync => Some(GroupSync::start(move || theirs.sync()).map_err(no_thread)?),
+            Durability::Fsync => {
+                Some(GroupSync::start(&host, move || theirs.sync()).map_err(no_thread)?)
+            }
         };
         let theirs = Arc::clone(&engine);
-        let disk = DiskWatch::start(dir, options.disk_free_bytes_min, move || {
+        let disk = DiskWatch::start(dir, &host, options.disk_free_bytes_min, move || {
             theirs.has_failed_in_background()
         });
         Ok(Self {
@@ -71,13 +116,14 @@ impl Store {
             group_sync,
             engine,
             stripes: Stripes::new(),
-            rows: RowCache::new(options.row_cache_bytes),
+            rows: RowCache::new(options.row_cache_bytes, &host),
             hint_accounting,
             trees,
             scrubbing: Mutex::new(()),
             incarnation,
             recovery,
-            dir: dir.to_owned(),
+            dir: dir.clone(),
+            host,
             options,
             call_counters: Default::default(),
             n_of: OnceLock::new(),
@@ -110,7 +156,7 @@ impl Store {
         }
         self.engine.sync()?;
         let sequence = self.engine.sequence();
-        if let Err(error) = incarnation::write_marker(&self.dir, self.incarnation, sequence) {
+        if let Err(error) = self.dir.write_marker(self.incarnation, sequence) {
             tracing::warn!(%error, "no proof of a clean stop: the next start is a new incarnation");
         }
         Ok(())
@@ -118,7 +164,7 @@ impl Store {
 }
 
 /// Records the identity in a new directory; refuses a directory that belongs to another.
-fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), OpenError> {
+fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<(), OpenError> {
     let facts = [
         ("format", FORMAT.to_owned()),
         ("node", options.node.to_string()),
@@ -141,15 +187,15 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
         let recorded = engine.get(Column::Meta, &name(what), Blocking::Allowed);
         let Some(found) = recorded.map_err(|error| not_opened(dir, error))? else {
             let reason = format!("it does not say which {what} it belongs to");
-            return Err(OpenError::Damaged { dir: dir.to_owned(), reason });
+            return Err(OpenError::Damaged { dir: dir.path(), reason });
         };
         if found != wanted.as_bytes() {
             let found = String::from_utf8_lossy(&found).into_owned();
             if what == "format" {
-                let dir = dir.to_owned();
+                let dir = dir.path();
                 return Err(OpenError::OtherFormat { dir, found, wanted: FORMAT });
             }
-            return Err(OpenError::OtherIdentity { dir: dir.to_owned(), what, found, wanted });
+            return Err(OpenError::OtherIdentity { dir: dir.path(), what, found, wanted });
         }
     }
     Ok(())
@@ -158,7 +204,8 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
 /// The incarnation of the last run if it provably stopped cleanly, otherwise a new one, recorded
 /// and synced.
 fn choose_incarnation(
-    dir: &Path,
+    dir: &DataDir,
+    host: &Host,
     engine: &Engine,
     recovery: &Recovery,
 ) -> Result<Incarnation, OpenError> {
@@ -168,12 +215,13 @@ fn choose_incarnation(
         .and_then(|bytes: Bytes| bytes.as_ref().try_into().ok())
         .map(|bytes| Incarnation(u64::from_le_bytes(bytes)));
     let sequence = engine.sequence();
-    let proven = incarnation::consume_marker(dir, recorded, sequence)
+    let proven = dir
+        .consume_marker(recorded, sequence)
         .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
     if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
         return Ok(incarnation);
     }
-    let incarnation = incarnation::draw();
+    let incarnation = Incarnation(host.random_nonzero());
     let write = || {
         let mut batch = engine.batch();
         batch.put(Column::Meta, INCARNATION, incarnation.0.to_le_bytes())?;
@@ -184,10 +232,10 @@ fn choose_incarnation(
     Ok(incarnation)
 }
 
-fn not_opened(dir: &Path, error: Error) -> OpenError {
+fn not_opened(dir: &DataDir, error: Error) -> OpenError {
     match error {
         Error::Damaged { what, reason } => {
-            OpenError::Damaged { dir: dir.to_owned(), reason: format!("{what}: {reason}") }
+            OpenError::Damaged { dir: dir.path(), reason: format!("{what}: {reason}") }
         }
         Error::WouldBlock
         | Error::HintsFull { .. }
@@ -210,7 +258,7 @@ mod tests {
 
     use super::*;
     use crate::rocks::DATABASE;
-    use crate::testing::{HOME, mint, node, object, open, options, wait};
+    use crate::testing::{HOME, mint, node, object, open, open_as, options, wait};
 
     #[test]
     fn only_a_clean_stop_keeps_the_incarnation() {
@@ -283,7 +331,7 @@ mod tests {
             (Options { partitions: 128, ..ours }, "partitions \"64\"", "\"128\""),
         ];
         for (other, found, wanted) in others {
-            let error = Store::open(dir.path(), other).err().unwrap();
+            let error = open_as(dir.path(), other).err().unwrap();
             assert!(matches!(error, OpenError::OtherIdentity { .. }), "{error}");
             let text = error.to_string();
             assert!(text.contains(found) && text.contains(wanted), "{text}");
@@ -403,5 +451,11 @@ mod tests {
         assert!(matches!(store.recovery(), Recovery::CutShort(_)), "{:?}", store.recovery());
         assert!(object(&store, HOME, "k00").is_some());
         assert_eq!(object(&store, HOME, "k99"), None);
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        only_a_clean_stop_keeps_the_incarnation,
+        a_closed_store_refuses_writes_and_serves_reads,
+        the_directory_of_another_is_refused_by_name,
     }
 }

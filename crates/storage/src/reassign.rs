@@ -390,4 +390,13 @@ mod tests {
         assert_eq!((step.moved, step.damaged), (8, 2));
         assert!(store.move_to_tree(&key("k4"), Tree { n: 5, ..TREE }).is_err());
     }
+
+    crate::testing::also_on_simulated_disks! {
+        a_dropped_row_takes_its_tenure_with_it,
+        a_moved_row_keeps_everything_but_its_tree,
+        a_row_is_written_to_the_tree_of_the_n_that_is_known_then,
+        a_row_is_dropped_only_if_it_still_may,
+        the_walk_meets_every_key_of_its_bucket_alive_or_deleted,
+        a_damaged_row_does_not_end_a_sweep,
+    }
 }

@@ -424,4 +424,12 @@ mod tests {
         }
         assert_eq!(store.keys("b", "", None, 99).unwrap(), expected[2..]);
     }
+
+    crate::testing::also_on_simulated_disks! {
+        rows_come_in_order_and_in_bounded_pieces,
+        conflicts_are_listed_by_bucket_and_end_with_a_resolution,
+        a_listing_reads_only_its_leaves_and_its_tree,
+        a_page_of_large_rows_is_short_and_their_versions_are_known_without_them,
+        keys_are_listed_in_order_by_prefix_while_they_have_a_value,
+    }
 }

@@ -107,7 +107,7 @@ impl Store {
         let _alone = self.scrubbing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut piece = Piece {
             store: self,
-            snapshot: Arc::new(self.engine.snapshot()),
+            snapshot: Arc::new(self.engine.snapshot()?),
             partition,
             found: Scrubbed::default(),
             differences: BTreeMap::new(),
@@ -463,5 +463,12 @@ mod tests {
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         assert_eq!(scrub(&store), Scrubbed { rows: 20, ..CLEAN });
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        differences_are_found_and_repaired,
+        a_row_in_the_tree_of_another_n_is_moved,
+        a_damaged_row_is_counted_and_left_alone,
+        scrubs_concurrent_with_writes_and_each_other_find_nothing,
     }
 }

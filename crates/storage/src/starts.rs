@@ -160,4 +160,10 @@ mod tests {
         assert_eq!(store.hints_of_key(&key("k1")).unwrap().len(), 1);
         assert!(object(&store, HOME, "k1").is_some());
     }
+
+    crate::testing::also_on_simulated_disks! {
+        a_start_finds_at_least_what_was_durable,
+        the_last_sign_of_life_survives_with_what_came_before_it,
+        discarded_rows_leave_nothing_but_the_nodes_records,
+    }
 }

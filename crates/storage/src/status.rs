@@ -86,7 +86,7 @@ impl Store {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{HOME, NOW, key, mint, node, object, open, options, try_mint};
+    use crate::testing::{HOME, NOW, key, mint, node, object, open, open_as, options, try_mint};
     use crate::{Durability, Options, Place};
 
     #[test]
@@ -97,7 +97,7 @@ mod tests {
         store.close().unwrap();
         drop(store);
         let low = Options { disk_free_bytes_min: u64::MAX, ..options(Durability::Fsync) };
-        let store = Store::open(dir.path(), low).unwrap();
+        let store = open_as(dir.path(), low).unwrap();
         for blocking in [Blocking::Never, Blocking::Allowed] {
             let minted = try_mint(&store, HOME, "k", b"w", blocking).err();
             let merged =
@@ -108,5 +108,9 @@ mod tests {
         }
         assert!(matches!(store.condition(), Condition::DiskLow { .. }));
         assert_eq!(object(&store, HOME, "k"), Some(kept));
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_low_disk_refuses_writes_and_serves_reads,
     }
 }

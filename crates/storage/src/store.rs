@@ -4,7 +4,6 @@
 //! Reads take no lock: a row is replaced whole.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -16,11 +15,12 @@ use quorate_protocol::time::WallTime;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
+use crate::data_dir::DataDir;
 use crate::disk::{DiskWatch, Need};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hints::HintAccounting;
-use crate::incarnation::random_nonzero;
+use crate::host::Host;
 use crate::options::{Blocking, Options, Place, Recovery};
 use crate::rows::RowCache;
 use crate::status::CallCounters;
@@ -43,7 +43,8 @@ pub struct Store {
     pub(crate) scrubbing: Mutex<()>,
     pub(crate) incarnation: Incarnation,
     pub(crate) recovery: Recovery,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: DataDir,
+    pub(crate) host: Host,
     pub(crate) options: Options,
     pub(crate) call_counters: CallCounters,
     /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
@@ -140,7 +141,7 @@ impl Store {
         let coordinator = Coordinator {
             node: self.options.node,
             incarnation: self.incarnation,
-            fresh_actor: Actor(random_nonzero()),
+            fresh_actor: Actor(self.host.random_nonzero()),
             now,
         };
         let need = if draft.value.is_some() { Need::Growth } else { Need::Release };
@@ -250,7 +251,7 @@ mod tests {
     use crate::backend::Backend;
     use crate::columns::Column;
     use crate::rocks::ReadOffload;
-    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, options};
+    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, open_as, options};
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};
 
@@ -340,7 +341,7 @@ mod tests {
     }
 
     fn offload(store: &Store) -> &ReadOffload {
-        let Backend::Rocks(rocks) = &store.engine.backend;
+        let Backend::Rocks(rocks) = &store.engine.backend else { panic!() };
         &rocks.read_offload
     }
 
@@ -376,14 +377,14 @@ mod tests {
     fn a_stalled_write_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let small = Options { memtable_bytes: 64 << 10, ..options(Durability::Fsync) };
-        let store = Store::open(dir.path(), small.clone()).unwrap();
+        let store = open_as(dir.path(), small.clone()).unwrap();
         // Tiny memtables fill up faster than they are flushed, and RocksDB stalls all writes.
         let mint = |i: u32| try_mint(&store, HOME, &format!("k{i}"), &[7; 1024], Blocking::Never);
         let (stalled, error) = (0..200_000).find_map(|i| Some((i, mint(i).err()?))).unwrap();
         assert_eq!((error, store.stats().stalls), (Error::WouldBlock, 1));
         assert_eq!(object(&store, HOME, &format!("k{stalled}")), None);
         drop(store);
-        let store = Store::open(dir.path(), small).unwrap();
+        let store = open_as(dir.path(), small).unwrap();
         assert_eq!(object(&store, HOME, &format!("k{stalled}")), None);
         assert!(object(&store, HOME, "k0").is_some());
     }
@@ -411,5 +412,14 @@ mod tests {
         stored(&[0; 32]);
         let read = store.read(HOME, &key("k"), Blocking::Never);
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_minted_write_is_read_back,
+        a_retried_request_mints_once,
+        a_merge_that_changes_nothing_writes_nothing,
+        concurrent_mints_on_one_key_are_all_kept_under_distinct_dots,
+        a_held_stripe_blocks_no_nonblocking_call,
+        damaged_rows_are_named_and_never_absent,
     }
 }

@@ -213,7 +213,7 @@ mod tests {
     use quorate_protocol::tree::{leaf_hash, leaf_of};
 
     use super::*;
-    use crate::testing::{HOME, TREE, key, mint, open};
+    use crate::testing::{HOME, TREE, key, mint, open, wait};
     use crate::{Blocking, Durability, Place};
 
     /// The leaves of [`TREE`] on the disk.
@@ -263,6 +263,7 @@ mod tests {
         assert_eq!(store.leaves(TREE), expected);
         assert_eq!(store.root(TREE), expected.root());
         assert_eq!(stored(&store), expected);
+        wait(store.durable()).unwrap();
         drop(store);
         assert_eq!(open(dir.path(), Durability::Buffered).leaves(TREE), expected);
     }
@@ -302,5 +303,10 @@ mod tests {
         mint(&store, HOME, "k", b"v");
         assert_eq!(store.trees(), [TREE]);
         assert_eq!(store.roots(), [(TREE, store.leaves(TREE).root())]);
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        concurrent_changes_of_rows_in_one_leaf_all_count,
+        a_missing_tree_is_empty_and_is_not_created,
     }
 }

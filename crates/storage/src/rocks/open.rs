@@ -55,7 +55,7 @@ pub(crate) fn open(
     if text.contains("lock file") || text.contains("lock hold by current process") {
         return Err(OpenError::Locked { dir: dir.to_owned() });
     }
-    Err(directory_error(dir, &text))
+    Err(directory_error(&dir.into(), &text))
 }
 
 /// Checks that what is in a data directory can be opened without harm.
@@ -73,7 +73,7 @@ fn check_has_current(dir: &Path, database: &Path) -> Result<(), OpenError> {
     let entries = match fs::read_dir(database) {
         Ok(entries) => entries,
         Err(error) if error.kind() == IoErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(directory_error(dir, &error.to_string())),
+        Err(error) => return Err(directory_error(&dir.into(), &error.to_string())),
     };
     let holds_data = |path: PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());

@@ -99,7 +99,7 @@ mod tests {
     fn rocksdb_says_how_often_it_stalled() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
-        let Backend::Rocks(rocks) = &store.engine.backend;
+        let Backend::Rocks(rocks) = &store.engine.backend else { panic!() };
         let told = rocks.stall_stats(Column::Objects).unwrap();
         assert_eq!(count_in(&told, "total-delays"), Some(0), "{told}");
         assert_eq!(count_in(&told, "total-stops"), Some(0), "{told}");
