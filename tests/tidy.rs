@@ -13,7 +13,7 @@ const DIRECTION: [(&str, &[&str]); 8] = [
     ("crates/engine/Cargo.toml", &["quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
-    ("crates/sim/Cargo.toml", &["quorate-protocol"]),
+    ("crates/sim/Cargo.toml", &["quorate-engine", "quorate-protocol", "quorate-storage"]),
     ("crates/bench/Cargo.toml", &["quorate-client"]),
     ("crates/client/Cargo.toml", &[]),
     ("crates/cli/Cargo.toml", &["quorate-client"]),

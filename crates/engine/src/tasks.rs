@@ -6,24 +6,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
-/// Decides when the tasks of a node run: a simulator ends a node by dropping its tasks wherever they
-/// are, as `kill -9` does, and stops one by not polling them, as SIGSTOP does.
+/// Decides when the tasks of a node run: a simulator ends a node by aborting its tasks wherever they
+/// are, as `kill -9` does, and holds one up by not polling them, as SIGSTOP does.
 pub trait Gate: Send + Sync {
-    /// Whether a task may run now. If it must wait, the context is woken once that changes.
-    fn pass(&self, context: &mut Context<'_>) -> Pass;
-}
+    /// A task was started.
+    fn started(&self, task: AbortHandle);
 
-/// What a task may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// Run.
-    Run,
-    /// Wait.
-    Wait,
-    /// End where it is.
-    End,
+    /// Whether a task may run now. If not, the context is woken once it may.
+    fn may_run(&self, context: &mut Context<'_>) -> bool;
 }
 
 /// Spawns tasks, and waits for their end.
@@ -44,8 +37,8 @@ impl Tasks {
         match &self.gate {
             None => drop(self.tracker.spawn(work)),
             Some(gate) => {
-                let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(work);
-                drop(self.tracker.spawn(Gated { work: Some(work), gate: gate.clone() }));
+                let work = Gated { work: Box::pin(work), gate: gate.clone() };
+                gate.started(self.tracker.spawn(work).abort_handle());
             }
         }
     }
@@ -69,7 +62,7 @@ impl fmt::Debug for Tasks {
 
 /// A task behind a gate.
 struct Gated {
-    work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    work: Pin<Box<dyn Future<Output = ()> + Send>>,
     gate: Arc<dyn Gate>,
 }
 
@@ -77,16 +70,6 @@ impl Future for Gated {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        match self.gate.pass(context) {
-            Pass::Run => match self.work.as_mut() {
-                Some(work) => work.as_mut().poll(context),
-                None => Poll::Ready(()),
-            },
-            Pass::Wait => Poll::Pending,
-            Pass::End => {
-                self.work = None; // what it holds is released now, not when the task is collected
-                Poll::Ready(())
-            }
-        }
+        if self.gate.may_run(context) { self.work.as_mut().poll(context) } else { Poll::Pending }
     }
 }

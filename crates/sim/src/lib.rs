@@ -29,6 +29,7 @@ mod entry;
 mod faults;
 mod fill;
 pub mod history;
+pub mod hosted;
 mod jobs;
 pub mod mutations;
 mod network;

@@ -1,0 +1,329 @@
+//! A machine: a disk that outlives processes, a clock, and at most one process, the shipping node.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quorate_engine::background;
+use quorate_engine::config::Config;
+use quorate_engine::host::{Chance, Clock, Files, Host, Threads, Urgency, Work};
+use quorate_engine::liveness::advertised::GossipState;
+use quorate_engine::liveness::review::Turns;
+use quorate_engine::node::{Node, RELEASE, StartError};
+use quorate_engine::tasks::Tasks;
+use quorate_protocol::name::NodeId;
+use quorate_protocol::time::WallTime;
+use quorate_storage::{DataDir, Later, SimulatedDisk, Simulation, Task};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::sleep;
+
+use crate::hosted::life::Life;
+use crate::hosted::network::{Dialer, Network};
+use crate::hosted::world::World;
+use crate::oracle::Violation;
+
+/// The machines' clocks at the start of a run, in milliseconds since 1970.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+/// The longest that work on a thread that may block takes, in milliseconds.
+const WORK_MS_MAX: u64 = 2;
+/// The longest that a sync takes, in milliseconds.
+const SYNC_MS_MAX: u64 = 6;
+
+/// A supervisor starts a process again after this time.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+/// How often it may fail in a row: some more often than faults can make it fail.
+const STARTS_MAX: usize = 20;
+
+/// One machine of the cluster.
+pub(crate) struct Machine {
+    /// The name of its node.
+    pub(crate) name: NodeId,
+    /// Its disk.
+    pub(crate) disk: SimulatedDisk,
+    files: Arc<DiskFiles>,
+    clock: Arc<MachineClock>,
+    config: Config,
+    world: Arc<World>,
+    network: Arc<Network>,
+    process: Mutex<Option<Process>>,
+    /// Told which machine's process wants to be replaced by a fresh one.
+    replace: UnboundedSender<NodeId>,
+}
+
+/// A running process.
+#[derive(Clone)]
+pub(crate) struct Process {
+    /// The node.
+    pub(crate) node: Arc<Node>,
+    /// Its tasks.
+    pub(crate) tasks: Tasks,
+    life: Arc<Life>,
+}
+
+impl Machine {
+    /// A machine that was never on.
+    pub(crate) fn new(
+        config: Config,
+        world: Arc<World>,
+        network: Arc<Network>,
+        replace: UnboundedSender<NodeId>,
+    ) -> Self {
+        let clock = MachineClock { world: world.clone(), ahead_ms: AtomicI64::new(0) };
+        Self {
+            name: config.node,
+            disk: SimulatedDisk::new(config.node.as_str()),
+            files: Arc::default(),
+            clock: Arc::new(clock),
+            config,
+            world,
+            network,
+            process: Mutex::new(None),
+            replace,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running process, stopped or not.
+    pub(crate) fn process(&self) -> Option<Process> {
+        self.lock().clone()
+    }
+
+    /// Whether a process runs that is not stopped.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.lock().as_ref().is_some_and(|process| !process.life.is_stopped())
+    }
+
+    /// Starts a process, if none runs; again, as a supervisor does, if it ends with an error.
+    pub(crate) fn start(self: &Arc<Self>) {
+        let machine = self.clone();
+        tokio::spawn(async move {
+            for _ in 0..STARTS_MAX {
+                match machine.try_start() {
+                    Ok(()) => return,
+                    Err(error) => machine.world.note(format_args!("{}: {error}", machine.name)),
+                }
+                sleep(RESTART_AFTER).await;
+            }
+            let story = format!("{} does not start", machine.name);
+            machine.world.judge(Err(Violation { property: "a_node_starts", story }));
+        });
+    }
+
+    fn try_start(&self) -> Result<(), StartError> {
+        if self.lock().is_some() {
+            return Ok(());
+        }
+        let life = Arc::new(Life::default());
+        let tasks = Tasks::new(Some(life.clone()));
+        let around = Arc::new(Around { world: self.world.clone(), tasks: tasks.clone() });
+        let dialer = Dialer { me: self.name, network: self.network.clone() };
+        let host = Host {
+            wire: Arc::new(dialer),
+            threads: around.clone(),
+            clock: self.clock.clone(),
+            chance: around.clone(),
+            dir: DataDir::Simulated(self.disk.clone(), around),
+            files: self.files.clone(),
+            gate: Some(life.clone()),
+        };
+        let node = Node::start(self.config.clone(), host)?;
+        self.world.note(format_args!("{} starts", self.name));
+        background::start(&node);
+        background::spawn(&node, gossip(node.clone(), self.network.clone()));
+        background::spawn(&node, watch(node.clone(), self.replace.clone()));
+        self.network.listen(node.clone(), tasks.clone(), life.clone());
+        *self.lock() = Some(Process { node, tasks, life });
+        Ok(())
+    }
+
+    /// SIGKILL. What was not written to the operating system may be gone.
+    pub(crate) fn kill(&self) {
+        let Some(process) = self.lock().take() else { return };
+        self.world.note(format_args!("{} is killed", self.name));
+        self.end(&process);
+        self.disk.kill(self.world.draw());
+    }
+
+    /// Power fails: what was not synced may be gone.
+    pub(crate) fn lose_power(&self) {
+        if let Some(process) = self.lock().take() {
+            self.end(&process);
+        }
+        self.world.note(format_args!("{} loses power", self.name));
+        self.disk.lose_power(self.world.draw());
+    }
+
+    /// SIGTERM: what is in flight is not waited for, but the store is closed cleanly.
+    pub(crate) fn stop(&self) {
+        let Some(process) = self.lock().take() else { return };
+        self.world.note(format_args!("{} stops", self.name));
+        process.node.begin_stop();
+        let closed = process.node.store.close();
+        self.end(&process);
+        if closed.is_err() {
+            self.disk.kill(self.world.draw());
+        }
+    }
+
+    fn end(&self, process: &Process) {
+        process.life.kill();
+        self.network.close(self.name);
+    }
+
+    /// A new disk.
+    pub(crate) fn wipe(&self) {
+        self.kill();
+        self.world.note(format_args!("{} is wiped", self.name));
+        self.disk.wipe();
+        self.files.wipe();
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        if let Some(process) = &*self.lock() {
+            let what = if is_paused { "is paused" } else { "goes on" };
+            self.world.note(format_args!("{} {what}", self.name));
+            process.life.stop(is_paused);
+        }
+    }
+
+    /// Sets its clock.
+    pub(crate) fn set_clock_ahead(&self, ms: i64) {
+        self.clock.ahead_ms.store(ms, Relaxed);
+    }
+}
+
+/// Waits until the node asks for a fresh process.
+async fn watch(node: Arc<Node>, replace: UnboundedSender<NodeId>) {
+    tokio::select! {
+        biased;
+        () = node.generation.start_over.cancelled() => {}
+        () = node.reopening.now.cancelled() => {}
+    }
+    let _ = replace.send(node.me); // the run is over if nobody listens
+}
+
+/// Stands in for gossip: state spreads from node to node unless the network is cut.
+async fn gossip(node: Arc<Node>, network: Arc<Network>) {
+    let mut turns = Turns::new(&node);
+    loop {
+        let now = turns.next(&node).await;
+        for peer in network.reachable_from(node.me) {
+            if let Some(health) = node.peers.health(peer.me) {
+                let layout = (peer.layout.version(), peer.layout.hash().0);
+                let news = GossipState {
+                    layout: Some(layout),
+                    buckets_hash: Some(peer.buckets.hash()),
+                    ready: Some(peer.filled.is_complete()),
+                    writable: Some(peer.is_writable()),
+                    release: Some(RELEASE.to_owned()),
+                    cannot_reach_me: peer.peers.down().contains(&node.me),
+                };
+                if peer.buckets.hash() != node.buckets.hash() {
+                    health.greet_now();
+                }
+                health.gossiped(news, now);
+            }
+        }
+        node.peers.review(now);
+    }
+}
+
+/// Threads, chance and the disk's delays, as one process has them.
+struct Around {
+    world: Arc<World>,
+    tasks: Tasks,
+}
+
+impl Around {
+    fn after(&self, delay: Duration, work: Work) {
+        self.tasks.spawn(async move {
+            sleep(delay).await;
+            work();
+        });
+    }
+}
+
+impl Threads for Around {
+    fn run(&self, _urgency: Urgency, work: Work) {
+        self.after(self.world.at_most_ms(WORK_MS_MAX), work);
+    }
+
+    fn processor_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Chance for Around {
+    fn draw(&self) -> u64 {
+        self.world.draw()
+    }
+}
+
+impl Simulation for Around {
+    fn later(&self, what: Later, task: Task) {
+        match what {
+            Later::Sync => self.after(self.world.at_most_ms(SYNC_MS_MAX), task),
+            Later::CheckDisk { after } => self.after(after, task),
+        }
+    }
+
+    fn random(&self) -> u64 {
+        self.world.draw()
+    }
+
+    fn now(&self) -> Duration {
+        self.world.elapsed()
+    }
+}
+
+struct MachineClock {
+    world: Arc<World>,
+    ahead_ms: AtomicI64,
+}
+
+impl Clock for MachineClock {
+    fn now(&self) -> WallTime {
+        let now_ms = EPOCH_MS + self.world.elapsed().as_millis() as u64;
+        WallTime(now_ms.saturating_add_signed(self.ahead_ms.load(Relaxed)))
+    }
+}
+
+/// The node's small files.
+#[derive(Default)]
+struct DiskFiles(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl DiskFiles {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wipe(&self) {
+        self.lock().clear();
+    }
+}
+
+impl Files for DiskFiles {
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.lock().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn replace(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        self.lock().insert(name.to_owned(), contents.to_owned());
+        Ok(())
+    }
+
+    fn append(&self, name: &str, more: &[u8]) -> io::Result<()> {
+        self.lock().entry(name.to_owned()).or_default().extend_from_slice(more);
+        Ok(())
+    }
+
+    fn path(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}

@@ -1,0 +1,133 @@
+//! What the clients of a run did and saw, judged by the oracle.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use quorate_protocol::clock::{Clock, Dot};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::{Object, Sibling, WriteId};
+
+use crate::history::{End, Moment, Saw, WriteNo};
+use crate::oracle::{Answer, Oracle, Read, Sight, Verdict, Violation};
+
+/// How many attempts at a write the oracle is told of: an entry node forwards a write again when its
+/// coordinator falls silent, so that it may be minted twice, under two dots.
+const ATTEMPTS: usize = 2;
+
+/// The history of one run.
+pub(crate) struct Record {
+    oracle: Oracle,
+    now: u64,
+    /// Every dot that was seen, by key, and the write that it names.
+    dots: BTreeMap<(String, Dot), WriteNo>,
+    /// Acknowledged writes.
+    pub(crate) acked: u64,
+}
+
+impl Record {
+    /// Nothing yet; buckets keep `n` replicas.
+    pub(crate) fn new(n: u16) -> Self {
+        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new(), acked: 0 }
+    }
+
+    /// The next moment.
+    pub(crate) fn tick(&mut self) -> Moment {
+        self.now += 1;
+        Moment(self.now)
+    }
+
+    /// A client is about to write.
+    pub(crate) fn begin(&mut self, key: &str, deletes: bool, saw: Saw) -> WriteNo {
+        let at = self.tick();
+        let write = self.oracle.begin_write(key, deletes, saw, at);
+        (0..ATTEMPTS).for_each(|_| self.oracle.history.begin_attempt(write));
+        write
+    }
+
+    /// An attempt at a write is repeated by its client.
+    pub(crate) fn again(&mut self, write: WriteNo) {
+        (0..ATTEMPTS).for_each(|_| self.oracle.history.begin_attempt(write));
+    }
+
+    /// An attempt at a write ended.
+    pub(crate) fn end(&mut self, write: WriteNo, end: End) {
+        let at = self.tick();
+        let told = if end == End::NotApplied { ATTEMPTS } else { 1 };
+        (0..told).for_each(|_| self.oracle.end_attempt(write, end, at));
+        self.acked += u64::from(matches!(end, End::Acked { .. }));
+    }
+
+    /// A node lost its disk.
+    pub(crate) fn lost_disk(&mut self) {
+        let at = self.tick();
+        self.oracle.history.lost_disk(at);
+    }
+
+    /// Checks the answer to a read.
+    pub(crate) fn check_read(
+        &mut self,
+        key: &str,
+        read: &Read,
+        shown: &[Sight],
+        context: &Clock,
+    ) -> Verdict {
+        self.check_dots(key, shown)?;
+        self.oracle.check_read(read, &Answer { key, shown, context: Some(context) })
+    }
+
+    /// Checks what is left of a key.
+    pub(crate) fn check_final(
+        &mut self,
+        key: &str,
+        replicas: &BTreeMap<NodeId, Vec<Sight>>,
+    ) -> Verdict {
+        replicas.values().try_for_each(|shown| self.check_dots(key, shown))?;
+        self.oracle.check_final(key, replicas)
+    }
+
+    /// *No dot stands for two values* (promise 3), on any node at any time.
+    fn check_dots(&mut self, key: &str, shown: &[Sight]) -> Verdict {
+        for sight in shown {
+            let Some(dot) = sight.dot else { continue };
+            let known = *self.dots.entry((key.to_owned(), dot)).or_insert(sight.write);
+            if known != sight.write {
+                let story = format!("{key}: {dot} names {known} and {}", sight.write);
+                return Err(Violation { property: "no_dot_stands_for_two_values", story });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The write id of a write.
+pub(crate) fn write_id(write: WriteNo, salt: u64) -> WriteId {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&write.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&salt.to_le_bytes());
+    WriteId(bytes)
+}
+
+/// The value that a write stores: unique, and of varying length.
+pub(crate) fn value_of(write: WriteNo) -> Bytes {
+    let padding = write.0 as usize * 37 % 150;
+    Bytes::from(format!("{write}:{}", "v".repeat(padding)))
+}
+
+/// What the oracle sees in a sibling. A value that no write stored is a write that does not exist.
+fn sight(sibling: &Sibling) -> Sight {
+    let id = sibling.write_id.0;
+    let write = WriteNo(u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
+    let genuine = sibling.value.as_ref().is_none_or(|value| *value == value_of(write));
+    Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
+}
+
+/// What a client sees of an object.
+pub(crate) fn shown(object: &Object) -> Vec<Sight> {
+    object.shown().into_iter().map(sight).collect()
+}
+
+/// Everything that a replica holds.
+pub(crate) fn held(object: &Object) -> Vec<Sight> {
+    let all: BTreeSet<Sight> = object.siblings.iter().map(sight).collect();
+    all.into_iter().collect()
+}

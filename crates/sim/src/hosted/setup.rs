@@ -1,0 +1,123 @@
+//! What a seed decides before a run begins.
+
+use quorate_engine::config::Config;
+use quorate_protocol::name::Key;
+use serde_json::json;
+
+use crate::dice::Dice;
+
+/// The kinds of faults. Each run has some of them only: what all together hide, few of them show
+/// (Groce et al., "Swarm Testing", ISSTA 2012).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM.
+    Stop,
+    /// SIGSTOP for a while.
+    Pause,
+    /// Power fails, on one machine or on all at once.
+    Power,
+    /// Nothing gets through between some nodes, in one direction or both.
+    Cut,
+    /// Connections break.
+    Reset,
+    /// The network is slow.
+    Slow,
+    /// A sync fails.
+    Sync,
+    /// The disk is full for a while.
+    Full,
+    /// A machine's clock is wrong for a while.
+    Clock,
+}
+
+impl Fault {
+    const ALL: [Self; 10] = [
+        Self::Kill,
+        Self::Stop,
+        Self::Pause,
+        Self::Power,
+        Self::Cut,
+        Self::Reset,
+        Self::Slow,
+        Self::Sync,
+        Self::Full,
+        Self::Clock,
+    ];
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) nodes: usize,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) clients: usize,
+    /// Requests of each client.
+    pub(crate) requests: u64,
+    pub(crate) thinking_ms_max: u64,
+    pub(crate) request_ms: u64,
+    pub(crate) latency_ms_max: u64,
+    pub(crate) faults: Vec<Fault>,
+    /// Time between two faults at most, in milliseconds.
+    pub(crate) fault_every_ms: u64,
+    /// Whether a write is acknowledged only when it is synced.
+    pub(crate) fsync: bool,
+}
+
+impl Setup {
+    /// Draws one.
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
+        let fsync = dice.percent(70);
+        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.percent(40)).collect();
+        if !fsync {
+            // Durability without syncs survives a killed process, not a power cut.
+            faults.retain(|fault| !matches!(fault, Fault::Power | Fault::Sync));
+        }
+        let keys = (0..dice.between(1, 5))
+            .filter_map(|at| Key::new("bucket", format!("k{at}").as_bytes()).ok())
+            .collect();
+        Self {
+            nodes: if dice.percent(60) { 3 } else { dice.between(4, 5) as usize },
+            keys,
+            clients: dice.between(1, 4) as usize,
+            requests: dice.between(10, 60),
+            thinking_ms_max: dice.between(1, 300),
+            request_ms: dice.between(400, 2_000),
+            latency_ms_max: dice.between(0, 8),
+            faults,
+            fault_every_ms: dice.between(200, 4_000),
+            fsync,
+        }
+    }
+
+    /// The configuration of a node, which counts from 1.
+    ///
+    /// # Panics
+    /// If it is not valid: the simulator is wrong then.
+    pub(crate) fn config(&self, number: usize) -> Config {
+        let name = |number: usize| format!("n{number}");
+        let members: Vec<_> = (1..=self.nodes)
+            .map(|at| json!({ "name": name(at), "peer_addr": format!("{}:1", name(at)), "zone": name(at) }))
+            .collect();
+        let config = json!({
+            "cluster_id": "simulated",
+            "cluster_keys": ["2a".repeat(32)],
+            "node": name(number),
+            "data_dir": name(number),
+            "durability": if self.fsync { "fsync" } else { "buffered" },
+            "layout": { "partitions": 8, "nodes": members },
+            "timeouts": {
+                "request_ms": self.request_ms,
+                "replica_ms": 200,
+                "probe_ms": 250,
+            },
+            "anti_entropy": { "interval_ms": 1_000 },
+            "storage": { "row_cache_bytes": 65_536, "disk_free_bytes_min": 1_048_576 },
+        });
+        match serde_json::from_value::<Config>(config) {
+            Ok(config) => config,
+            Err(error) => panic!("the simulator's configuration: {error}"),
+        }
+    }
+}
