@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
+use quorate::cli::temporary::Temporary;
 use quorate::cli::{self, form, operator};
 use quorate::config::{Config, LogConfig, new_key};
 use quorate::server::Ended;
@@ -217,7 +218,7 @@ fn dev(dev: &Dev, level: String) -> Result<(), Box<dyn std::error::Error>> {
     stop_on_panic();
     let temporary = match dev.data {
         Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("quorate-dev-").tempdir()?),
+        None => Some(Temporary::new(&std::env::temp_dir())?),
     };
     let dir = match (&temporary, &dev.data) {
         (None, Some(kept)) => {
