@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// What each package of the workspace may depend on within it: `src -> storage -> protocol <- sim`,
 /// and `src -> cli -> client`.
-const DIRECTION: [(&str, &[&str]); 7] = [
-    ("Cargo.toml", &["quorate-cli", "quorate-protocol", "quorate-storage"]),
+const DIRECTION: [(&str, &[&str]); 8] = [
+    ("Cargo.toml", &["quorate-cli", "quorate-otlp", "quorate-protocol", "quorate-storage"]),
+    ("crates/otlp/Cargo.toml", &[]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
     ("crates/sim/Cargo.toml", &["quorate-protocol"]),
