@@ -26,6 +26,8 @@ use crate::service_manager::Reports;
 /// for and the store is closed. As a divisor, and at most in milliseconds.
 const LAST_STEPS: u32 = 5;
 const LAST_STEPS_MS_MAX: u64 = 2_000;
+/// How long the stop may take for traces that are not exported yet.
+const EXPORT_MS_MAX: u64 = 2_000;
 /// The most of the shutdown time that draining may take, as a divisor.
 const DRAIN: u32 = 4;
 
@@ -137,8 +139,11 @@ async fn run_reporting(
         Ended::BesideTwin => reports.stopping("another process runs under this node's name").await,
     }
     stop(&node, &requests.hurry, ended, clients, peers).await;
+    let exported = export_rest(&node, &requests.hurry);
     if ended == Ended::Stopped {
-        close(&node).await?;
+        tokio::join!(close(&node), exported).0?;
+    } else {
+        exported.await;
     }
     if requests.stop.is_cancelled() {
         // Asked to stop while it was about to restart: the request must not be lost with the process.
@@ -229,6 +234,15 @@ async fn stop(
     tokio::select! {
         () = node.background.wait() => {}
         () = until(deadline) => tracing::warn!("some background jobs did not finish in time"),
+    }
+}
+
+/// Sends the traces that wait, while the store is being closed.
+async fn export_rest(node: &Node, hurry: &CancellationToken) {
+    let last_steps = Duration::from_millis(node.config.timeouts.shutdown_ms) / LAST_STEPS;
+    tokio::select! {
+        () = node.sampler.close(last_steps.min(Duration::from_millis(EXPORT_MS_MAX))) => {}
+        () = hurry.cancelled() => {}
     }
 }
 

@@ -21,6 +21,10 @@ impl Config {
             return Err(value("node", "the name of a node in layout.nodes", self.node));
         }
         self.check_addresses()?;
+        if !self.otlp.endpoint.is_empty() && !is_http(&self.otlp.endpoint) {
+            let allowed = "empty, or a URL such as http://127.0.0.1:4318";
+            return Err(value("otlp.endpoint", allowed, format!("{:?}", self.otlp.endpoint)));
+        }
         crate::log::filter(&self.log.level).map_err(|error| ConfigError::Value {
             key: "log.level",
             allowed: "levels, such as info or info,quorate=debug".to_owned(),
@@ -102,6 +106,7 @@ impl Config {
         in_range("deletes.grace_ms", d.grace_ms, 1000..=720 * HOUR_MS)?;
         in_range("deletes.reap_ms", d.reap_ms, 100..=24 * HOUR_MS)?;
         in_range("explain.slow_ms", self.explain.slow_ms, 1..=HOUR_MS)?;
+        in_range("otlp.sample_percent", self.otlp.sample_percent, 0.1..=100.0)?;
         in_range("gossip.interval_ms", self.gossip.interval_ms, 20..=10_000)?;
         in_range("gossip.phi", self.gossip.phi, 1.0..=100.0)?;
         in_range("peers.lanes", p.lanes, 1..=64)?;
@@ -119,6 +124,14 @@ impl Config {
         }
         in_range("storage.disk_free_bytes_min", s.disk_free_bytes_min, 0..=1 << 50)
     }
+}
+
+/// Whether this is a URL that can be asked without TLS. The user part of one would end up in the log.
+fn is_http(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| {
+        let is_bare = url.username().is_empty() && url.password().is_none();
+        url.scheme() == "http" && url.has_host() && is_bare && url.query().is_none()
+    })
 }
 
 /// Whether this can be the address of a port: a host and a port, without whitespace.

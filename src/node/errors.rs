@@ -40,6 +40,9 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Traces cannot be exported.
+    #[error("otlp.endpoint: {0}")]
+    Otlp(#[from] quorate_otlp::StartError),
     /// The store did not open.
     #[error(transparent)]
     Open(#[from] quorate_storage::OpenError),

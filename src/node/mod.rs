@@ -40,6 +40,7 @@ use crate::ops::explanations::Explanations;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
+use crate::ops::sampler::Sampler;
 use crate::peer::fault_hook::Faults;
 use crate::peer::peers::Peers;
 use crate::repair::anti_entropy::state::AntiEntropy;
@@ -79,6 +80,8 @@ pub(crate) struct Node {
     pub(crate) forwards: Forwards,
     /// Traces of requests that were asked for, slow or failed.
     pub(crate) explanations: Explanations,
+    /// Chooses the operations whose traces go to a collector.
+    pub(crate) sampler: Sampler,
     /// How far the hints kept for others have been delivered.
     pub(crate) hints: Hints,
     /// Recently seen idempotency keys.
@@ -189,6 +192,7 @@ impl Node {
             metrics: Metrics::new(),
             forwards: Forwards::new(config.limits.operations_max),
             explanations: Explanations::new(config.explain.slow_ms),
+            sampler: Sampler::start(&config, RELEASE)?,
             hints: Hints::new(layout.members().iter().map(|member| member.node)),
             idempotency: Idempotency::new(
                 config.limits.idempotency_keys_max,

@@ -8,6 +8,7 @@ use quorate_protocol::explain::{Event, Events, Kind};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::time::WallTime;
 
+use crate::ops::ended::Ended;
 use crate::ops::recorder::{Facts, Log, Reason, Recorder};
 
 /// How many traces are kept that were asked for, and how many of slow or failed requests.
@@ -24,19 +25,6 @@ pub(crate) struct Subject {
     pub(crate) preference_list: Vec<NodeId>,
     /// When it arrived, by the wall clock.
     pub(crate) at: WallTime,
-}
-
-/// How a request ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Ended {
-    /// The HTTP status.
-    pub(crate) status: u16,
-    /// The name of the problem, if it was one.
-    pub(crate) problem: Option<&'static str>,
-    /// What a failed write left behind.
-    pub(crate) outcome: Option<String>,
-    /// From arrival to answer, in microseconds.
-    pub(crate) took_us: u64,
 }
 
 /// The trace of one request.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -155,8 +156,20 @@ impl Peers {
 
     /// Queues a message. If the queue is full or the node is no peer, the mailbox is told at once.
     pub(crate) fn send(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
+        self.send_traced(to, None, message, payload, reply_to);
+    }
+
+    /// As [`Peers::send`], for an operation that `by` asks for, if that is sampled.
+    pub(crate) fn send_traced(
+        &self,
+        to: NodeId,
+        by: Option<TraceContext>,
+        message: Message,
+        payload: Bytes,
+        reply_to: ReplyTo,
+    ) {
         let kind = kind_of(&message);
-        self.queue(to, kind, Outgoing { message, payload, reply_to });
+        self.queue(to, kind, Outgoing { message, payload, reply_to, by });
     }
 
     /// As [`Peers::send`], for background work, in the lanes of control messages: a batch is
@@ -168,7 +181,7 @@ impl Peers {
         payload: Bytes,
         reply_to: ReplyTo,
     ) {
-        self.queue(to, Kind::Control, Outgoing { message, payload, reply_to });
+        self.queue(to, Kind::Control, Outgoing { message, payload, reply_to, by: None });
     }
 
     fn queue(&self, to: NodeId, kind: Kind, outgoing: Outgoing) {

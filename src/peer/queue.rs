@@ -18,6 +18,7 @@ use bytes::Bytes;
 use quorate_protocol::get::ReadKind;
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::trace_context::TraceContext;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout_at;
@@ -33,6 +34,8 @@ pub(crate) struct Outgoing {
     pub(crate) payload: Bytes,
     /// Where the reply goes.
     pub(crate) reply_to: ReplyTo,
+    /// What asks, if that is sampled.
+    pub(crate) by: Option<TraceContext>,
 }
 
 impl Outgoing {
@@ -295,6 +298,7 @@ mod tests {
             message: Message::Form { formation: Formation([0; 16]) },
             payload: Bytes::from(vec![0; bytes]),
             reply_to: ReplyTo::nobody(),
+            by: None,
         }
     }
 

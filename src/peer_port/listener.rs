@@ -14,9 +14,9 @@ use axum::routing::{get, put};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use quorate_protocol::message::{Message, WithPayload};
+use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
+use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header};
 use quorate_storage::InjectedFaults;
 
 use crate::node::Node;
@@ -51,18 +51,14 @@ impl Refused {
 }
 
 /// Validates a frame: its sender and its messages.
-pub(crate) async fn receive(
-    node: &Node,
-    frame: Bytes,
-) -> Result<(NodeId, Vec<WithPayload<Message>>), Refused> {
+pub(crate) async fn receive(node: &Node, frame: Bytes) -> Result<Frame<Message>, Refused> {
     let decoded = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop));
-    let (header, messages) =
-        decoded.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, &error))?;
-    if node.faults.cuts_in(header.from) {
+    let frame = decoded.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, &error))?;
+    if node.faults.cuts_in(frame.header.from) {
         tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, &"cut off by the fault hook"));
     }
-    Ok((header.from, messages))
+    Ok(frame)
 }
 
 /// The sender of a frame, if it may send this node any.
@@ -82,7 +78,7 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
         Err(refused) => return *refused,
     };
     match receive(&node, bytes).await {
-        Ok((from, messages)) => match answer(&node, from, messages).await {
+        Ok(frame) => match answer(&node, frame).await {
             Some(replies) => replies.into_response(),
             None => refuse(StatusCode::INSUFFICIENT_STORAGE, "too large for a POST: open a stream"),
         },
@@ -91,13 +87,9 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
 }
 
 /// Executes the messages of a posted frame; `None` if the replies are too long for one answer.
-async fn answer(
-    node: &Arc<Node>,
-    from: NodeId,
-    messages: Vec<WithPayload<Message>>,
-) -> Option<Bytes> {
-    let mut frame = frame_to(node, from);
-    let mut batch = Batch::new(node, from, messages, false);
+async fn answer(node: &Arc<Node>, received: Frame<Message>) -> Option<Bytes> {
+    let mut frame = frame_to(node, received.header.from);
+    let mut batch = Batch::new(node, received, false);
     loop {
         let part = batch.next().await;
         for reply in &part.replies {
