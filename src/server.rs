@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_engine::background;
+use quorate_engine::node::Node;
+pub use quorate_engine::node::errors::StartError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -12,13 +15,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
-use crate::background;
 use crate::config::Config;
+use crate::gossip;
+use crate::host;
 use crate::http::descriptors;
 pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
-use crate::node::Node;
-pub use crate::node::errors::StartError;
+use crate::otlp::Traces;
+pub use crate::peer_port::dial::DialerError;
 use crate::peer_port::listener;
 use crate::service_manager::Reports;
 
@@ -26,7 +30,7 @@ use crate::service_manager::Reports;
 /// for and the store is closed. As a divisor, and at most in milliseconds.
 const LAST_STEPS: u32 = 5;
 const LAST_STEPS_MS_MAX: u64 = 2_000;
-/// How long the stop may take for traces that are not exported yet.
+/// How long the stop may take for traces that are not exported yet, in milliseconds.
 const EXPORT_MS_MAX: u64 = 2_000;
 /// The most of the shutdown time that draining may take, as a divisor.
 const DRAIN: u32 = 4;
@@ -37,6 +41,12 @@ pub enum ServeError {
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// No peer can be dialled.
+    #[error(transparent)]
+    Dialer(#[from] DialerError),
+    /// Threads for background work could not be started.
+    #[error("cannot start threads for background work: {0}")]
+    Threads(io::Error),
     /// A port could not be bound.
     #[error("{key} {addr}: {source}; is another process using the port?")]
     Listen {
@@ -53,6 +63,9 @@ pub enum ServeError {
     /// The limit of open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
+    /// Traces cannot be exported.
+    #[error("otlp.endpoint: {0}")]
+    Otlp(#[from] quorate_otlp::StartError),
     /// The store did not close cleanly; the next start recovers.
     #[error("closing the store: {0}")]
     Close(quorate_storage::Error),
@@ -110,10 +123,13 @@ async fn run_reporting(
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
     reports.opening().await;
-    let node = tokio::task::spawn_blocking(|| Node::start(config))
+    let traces = Traces::start(&config)?;
+    let to = traces.clone();
+    let node = tokio::task::spawn_blocking(move || host::start(config, &to))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
+    background::spawn(&node, gossip::run(node.clone()));
     let bounds = Bounds::for_clients(&node.config, connections_max);
     let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
     let bounds = Bounds::for_peers(&node.config);
@@ -139,7 +155,7 @@ async fn run_reporting(
         Ended::BesideTwin => reports.stopping("another process runs under this node's name").await,
     }
     stop(&node, &requests.hurry, ended, clients, peers).await;
-    let exported = export_rest(&node, &requests.hurry);
+    let exported = export_rest(&node.config, &traces, &requests.hurry);
     if ended == Ended::Stopped {
         tokio::join!(close(&node), exported).0?;
     } else {
@@ -238,10 +254,10 @@ async fn stop(
 }
 
 /// Sends the traces that wait, while the store is being closed.
-async fn export_rest(node: &Node, hurry: &CancellationToken) {
-    let last_steps = Duration::from_millis(node.config.timeouts.shutdown_ms) / LAST_STEPS;
+async fn export_rest(config: &Config, traces: &Traces, hurry: &CancellationToken) {
+    let last_steps = Duration::from_millis(config.timeouts.shutdown_ms) / LAST_STEPS;
     tokio::select! {
-        () = node.sampler.close(last_steps.min(Duration::from_millis(EXPORT_MS_MAX))) => {}
+        () = traces.close(last_steps.min(Duration::from_millis(EXPORT_MS_MAX))) => {}
         () = hurry.cancelled() => {}
     }
 }

@@ -6,11 +6,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each package of the workspace may depend on within it: `src -> storage -> protocol <- sim`,
-/// and `src -> cli -> client`.
-const DIRECTION: [(&str, &[&str]); 8] = [
-    ("Cargo.toml", &["quorate-cli", "quorate-otlp", "quorate-protocol", "quorate-storage"]),
+/// What each package of the workspace may depend on within it: `src -> engine -> storage -> protocol
+/// <- sim`, and `src -> cli -> client`.
+const DIRECTION: [(&str, &[&str]); 9] = [
+    (
+        "Cargo.toml",
+        &["quorate-cli", "quorate-engine", "quorate-otlp", "quorate-protocol", "quorate-storage"],
+    ),
     ("crates/otlp/Cargo.toml", &[]),
+    ("crates/engine/Cargo.toml", &["quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
     ("crates/sim/Cargo.toml", &["quorate-protocol"]),
@@ -38,6 +42,34 @@ fn dependencies_point_one_way() {
         let own: BTreeSet<_> = found.iter().filter(|d| d.starts_with("quorate-")).collect();
         let allowed: BTreeSet<_> = allowed.iter().map(|d| (*d).to_owned()).collect();
         assert!(own.iter().all(|d| allowed.contains(*d)), "{manifest} depends on {own:?}");
+    }
+}
+
+/// The simulator repeats a run from its seed alone: the engine leaves nothing to chance or to the
+/// machine that it does not get from its host.
+#[test]
+fn the_engine_leaves_nothing_to_the_machine() {
+    const FORBIDDEN: [&str; 9] = [
+        "std::time::Instant",
+        "SystemTime",
+        "std::fs",
+        "std::net::Tcp",
+        "tokio::net",
+        "tokio::spawn",
+        "spawn_blocking",
+        "rand::",
+        "std::thread",
+    ];
+    for file in files_below(Path::new("crates/engine/src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let shipped = text.split("#[cfg(test)]\n").next().unwrap();
+        for word in FORBIDDEN {
+            assert!(!shipped.contains(word), "{}: {word}", file.display());
+        }
+        for (at, _) in shipped.match_indices("select! {") {
+            let arms = shipped[at + "select! {".len()..].trim_start();
+            assert!(arms.starts_with("biased;"), "{}: a select! at random", file.display());
+        }
     }
 }
 
@@ -98,7 +130,7 @@ fn every_setting_is_documented() {
     let file = dir.path().join("node.toml");
     // The example's key is refused, so that it is never used in earnest.
     fs::write(&file, shown.replace(&"0".repeat(64), &"07".repeat(32))).unwrap();
-    quorate::config::Config::load(&file).unwrap();
+    quorate::config::load(&file).unwrap();
     let source: String = ["src/config/mod.rs", "src/config/sections.rs"]
         .map(|file| fs::read_to_string(file).unwrap())
         .concat();

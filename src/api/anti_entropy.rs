@@ -14,13 +14,14 @@ use futures_util::future::join_all;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::represent;
-use crate::node::Node;
-use crate::repair::anti_entropy::{Report, Scope, run_round};
-use crate::repair::reassign::scrub_partition;
+use quorate_engine::node::Node;
+use quorate_engine::repair::anti_entropy::{Report, Scope, run_round};
+use quorate_engine::repair::reassign::scrub_partition;
 
 /// `GET /anti-entropy`.
 pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
@@ -92,10 +93,12 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
     let rounds = peers.iter().filter(|peer| !down.contains(peer)).map(|peer| {
         let (node, peer, scope) = (node.clone(), *peer, scope.clone());
         let (running, turn) = (node.clone(), turn.clone());
+        let (tell, told) = oneshot::channel();
         node.background.spawn(async move {
             let _turn = turn;
-            run_round(&running, peer, scope).await
-        })
+            drop(tell.send(run_round(&running, peer, scope).await));
+        });
+        told
     });
     let rounds = join_all(rounds);
     drop(turn);

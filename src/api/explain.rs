@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
@@ -15,14 +14,17 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::trace_context::TraceParent;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::headers::SIBLINGS;
 use super::problem::{Kind as ProblemKind, Problem};
 use super::query::Params;
 use super::represent;
-use crate::node::Node;
-use crate::ops::explain::{self, Arrived, Ended, Facts, Reason, Recorder, Timeline, Trace};
-use crate::ops::sampled::Sampled;
+use quorate_engine::node::Node;
+use quorate_engine::ops::explain::{
+    self, Arrived, Ended, Facts, Reason, Recorder, Timeline, Trace,
+};
+use quorate_engine::ops::sampled::Sampled;
 
 /// The id of the request's trace.
 const EXPLAIN: HeaderName = HeaderName::from_static("quorate-explain");

@@ -1,7 +1,7 @@
 //! `/kv/{bucket}/{key}`: the key-value store itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
@@ -13,6 +13,7 @@ use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, Object};
+use tokio::time::Instant;
 
 use super::conditions::ReadConditions;
 use super::explain::{Arrival, Wish};
@@ -22,12 +23,12 @@ use super::query::{OF_READS, OF_WRITES, Params, unfit};
 use super::represent::Representation;
 use super::write::WriteRequest;
 use super::{body, path, permit_body, write};
-use crate::limits::admission::Permit;
-use crate::limits::sizes::LARGE_BYTES;
-use crate::node::Node;
-use crate::ops::coordinator;
-use crate::ops::entry::{self, ReadFailure, ReadOptions};
-use crate::ops::explain::{Facts, Recorder};
+use quorate_engine::limits::admission::Permit;
+use quorate_engine::limits::sizes::LARGE_BYTES;
+use quorate_engine::node::Node;
+use quorate_engine::ops::coordinator;
+use quorate_engine::ops::entry::{self, ReadFailure, ReadOptions};
+use quorate_engine::ops::explain::{Facts, Recorder};
 
 const ROUTE: &str = "/kv/";
 /// Rough size of an object without its value, in bytes.

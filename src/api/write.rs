@@ -1,7 +1,7 @@
 //! Shared by PUT, DELETE and resolutions: the request as sent to a coordinator, and the response.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{ACCEPT, ETAG};
@@ -15,6 +15,7 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::{Metadata, WriteId};
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
+use tokio::time::Instant;
 
 use super::conditions::{self, ReadConditions};
 use super::explain::Wish;
@@ -23,10 +24,10 @@ use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
 use super::represent::{self, Representation};
 use super::{body, refusal};
-use crate::limits::admission::Permit;
-use crate::node::Node;
-use crate::ops::entry::{self, WriteOutcome};
-use crate::ops::explain::Facts;
+use quorate_engine::limits::admission::Permit;
+use quorate_engine::node::Node;
+use quorate_engine::ops::entry::{self, WriteOutcome};
+use quorate_engine::ops::explain::Facts;
 
 /// A parsed write request, without the value.
 pub(super) struct WriteRequest<'a> {

@@ -8,9 +8,10 @@ use quorate_protocol::message::{Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
-use crate::cluster::wall_clock::machine_clock;
 use crate::config::{Config, ConfigError, NodeConfig};
-use crate::node::{self, RELEASE};
+use crate::host::MachineClock;
+use quorate_engine::host::Clock as _;
+use quorate_engine::node::{self, RELEASE};
 
 /// Why a cluster was not formed.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ impl Ask {
     async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
         loop {
             let nothing = Box::new(Status {
-                clock: machine_clock(),
+                clock: MachineClock.now(),
                 waits: false,
                 formation: None,
                 ready: false,

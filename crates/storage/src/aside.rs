@@ -9,11 +9,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use rocksdb::checkpoint::Checkpoint;
-
+use crate::backend::Backend;
+use crate::data_dir::DataDir;
 use crate::error::Error;
 use crate::incarnation::sync_directory;
-use crate::open::DATABASE;
+use crate::rocks::{DATABASE, Rocks};
 use crate::store::Store;
 
 /// The directory of set-aside rows within the data directory.
@@ -40,6 +40,11 @@ pub fn sets_aside(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
     sets.sort();
     Ok(sets)
+}
+
+/// The path of a set in a data directory.
+pub(crate) fn set_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(ASIDE).join(name)
 }
 
 /// Removes a set for good.
@@ -81,30 +86,38 @@ impl Store {
     /// [`Error::Io`] if the set cannot be created: nothing was discarded then. [`Error::Failed`] and
     /// [`Error::Closed`] if discarding fails: the next start finds either everything or nothing.
     pub fn set_rows_aside(&self, name: &str) -> Result<(), Error> {
-        let parent = self.dir.join(ASIDE);
-        let set = parent.join(name);
-        if !set.exists() && self.has_rows()? {
-            self.make_set(&parent, &set).map_err(|reason| {
-                Error::Io(format!("setting rows aside in {}: {reason}", set.display()))
+        let sets = self.dir.sets_aside().map_err(|error| Error::Io(error.to_string()))?;
+        if !sets.iter().any(|(set, _)| set == name) && self.has_rows()? {
+            let made = match (&self.engine.backend, &self.dir) {
+                (Backend::Rocks(rocks), DataDir::Path(dir)) => make_set(rocks, dir, name),
+                (Backend::Memory(memory), _) => memory.set_aside(name),
+                (Backend::Rocks(_), DataDir::Simulated(..)) => {
+                    Err("RocksDB is not on a simulated disk".to_owned())
+                }
+            };
+            let dir = self.dir.path();
+            made.map_err(|reason| {
+                Error::Io(format!("setting rows aside in {}: {reason}", dir.display()))
             })?;
         }
         self.discard_rows()
     }
+}
 
-    fn make_set(&self, parent: &Path, set: &Path) -> Result<(), String> {
-        let in_words = |error: io::Error| error.to_string();
-        let making = set.with_extension("making");
-        if making.exists() {
-            fs::remove_dir_all(&making).map_err(in_words)?;
-        }
-        fs::create_dir_all(&making).map_err(in_words)?;
-        let checkpoint = Checkpoint::new(self.engine.db()).map_err(|error| error.to_string())?;
-        checkpoint.create_checkpoint(making.join(DATABASE)).map_err(|error| error.to_string())?;
-        sync_directory(&making).map_err(in_words)?;
-        fs::rename(&making, set).map_err(in_words)?;
-        sync_directory(parent).map_err(in_words)?;
-        sync_directory(&self.dir).map_err(in_words)
+/// Makes a set durably, or nothing.
+fn make_set(rocks: &Rocks, dir: &Path, name: &str) -> Result<(), String> {
+    let in_words = |error: io::Error| error.to_string();
+    let (parent, set) = (dir.join(ASIDE), set_path(dir, name));
+    let making = set.with_extension("making");
+    if making.exists() {
+        fs::remove_dir_all(&making).map_err(in_words)?;
     }
+    fs::create_dir_all(&making).map_err(in_words)?;
+    rocks.copy_to(&making.join(DATABASE))?;
+    sync_directory(&making).map_err(in_words)?;
+    fs::rename(&making, set).map_err(in_words)?;
+    sync_directory(&parent).map_err(in_words)?;
+    sync_directory(dir).map_err(in_words)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use rocksdb::WriteBatch;
 
+use crate::backend::Batch;
 use crate::columns::Totals;
 use crate::disk::Need;
 use crate::error::Error;
@@ -127,7 +127,7 @@ impl Store {
     pub(crate) fn save(&self, update: &Update<'_>, blocking: Blocking) -> Result<Bytes, Error> {
         // A batch that must grow is copied, with a value of a megabyte in it.
         let about = update.row_bytes_about() + BATCH_BYTES_ABOUT;
-        let mut batch = WriteBatch::with_capacity_bytes(about);
+        let mut batch = self.engine.batch_with_room(about);
         let (row, staged) = self.stage(&mut batch, update)?;
         self.engine.write(batch, blocking)?;
         staged.apply();
@@ -137,14 +137,14 @@ impl Store {
     /// Adds a changed row and its derived data to a batch; returns the encoded row too.
     pub(crate) fn stage(
         &self,
-        batch: &mut WriteBatch,
+        batch: &mut Batch<'_>,
         update: &Update<'_>,
     ) -> Result<(Bytes, Staged<'_>), Error> {
         // Enough capacity that the row is not copied while it grows.
         let mut row = BytesMut::with_capacity(update.row_bytes_about());
         update.row.encode(&mut row);
         let row = row.freeze();
-        batch.put_cf(self.engine.column(update.place.column())?, &update.row_key, &row);
+        batch.put(update.place.column(), &update.row_key, &row)?;
         let staged = match update.place {
             Place::Home(Tree { partition, .. }) => {
                 let new = Entries::of(&update.row, &row);

@@ -1,6 +1,7 @@
-//! The column families: their names, their keys and their RocksDB options.
+//! The columns: their names, their keys and how their values merge. RocksDB has a column family for
+//! each.
 //!
-//! | family | key | value |
+//! | column | key | value |
 //! |---|---|---|
 //! | `objects` | partition (u16), leaf (u8), bucket NUL key | encoded row |
 //! | `merkle` | partition (u16), n (u16), leaf (u8) | the leaf (u128), changed by merge operands |
@@ -13,36 +14,17 @@
 //!
 //! Numbers in keys are big-endian, so that they sort; those in values little-endian. The rows of
 //! one Merkle leaf are one range of `objects`.
-//!
-//! Options follow the RocksDB tuning guide for small values on a few cores: level compaction with
-//! dynamic level sizes, whole-key Bloom filters, index and filter blocks in the bounded cache
-//! (those of level 0 pinned), values of `blob_bytes_min` or more in blob files with garbage
-//! collection. Flushes and compactions write in small pieces and at a limited rate, so that a
-//! request waits for at most one piece.
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::tree::{Tree, leaf_of};
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Env,
-    LogLevel, MemtableFactory, MergeOperands,
-};
 
 use crate::error::Error;
-use crate::options::{Options, Place};
+use crate::options::Place;
 
-/// What a flush or compaction writes at a time: about 0.2 ms of work.
-const PIECE_BYTES: u64 = 64 << 10;
-/// How often the rate limiter refills, in microseconds: short, so that a refill is a short burst.
-const REFILL_US: i64 = 500;
-/// If more than this fraction of the oldest blob files is garbage, their live values are moved at
-/// once; otherwise when a compaction reaches them. At one half, blob files take at most about twice
-/// the live data.
-const BLOB_GARBAGE_MAX: f64 = 0.5;
-
-/// A column family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A column: entries in key order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Column {
     Objects,
     Merkle,
@@ -66,6 +48,21 @@ impl Column {
         Self::Meta,
     ];
 
+    /// Its merge operator: a value, if there is one, and changes to it become one value. `None` if
+    /// one of them has the wrong size, and for columns whose values do not merge.
+    pub(crate) fn merge<'a>(self, values: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+        match self {
+            Self::HintTotals => add_totals(values),
+            Self::Merkle => xor_leaves(values),
+            Self::Objects
+            | Self::Keys
+            | Self::Conflicts
+            | Self::Tombstones
+            | Self::Hints
+            | Self::Meta => None,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Objects => "objects",
@@ -81,7 +78,7 @@ impl Column {
 }
 
 impl Place {
-    /// The column family its rows are in.
+    /// The column its rows are in.
     pub(crate) fn column(self) -> Column {
         match self {
             Self::Home(_) => Column::Objects,
@@ -197,23 +194,20 @@ impl Totals {
 }
 
 /// The merge operator of `hint_totals`: adds changes, so that writers of different rows need no
-/// common lock. A value of the wrong size fails the merge, which RocksDB reports as corruption.
-fn add_totals(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> Option<Vec<u8>> {
-    let mut sum = match base {
-        Some(bytes) => Totals::decode(bytes)?,
-        None => Totals::default(),
-    };
-    for change in changes {
-        sum = sum.plus(Totals::decode(change)?);
+/// common lock.
+fn add_totals<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let mut sum = Totals::default();
+    for value in values {
+        sum = sum.plus(Totals::decode(value)?);
     }
     Some(sum.encode().to_vec())
 }
 
 /// The merge operator of `merkle`: XORs the changes of a leaf, which commute, so that writers of
 /// its rows need no common lock.
-fn xor_leaves(_target: &[u8], base: Option<&[u8]>, changes: &MergeOperands) -> Option<Vec<u8>> {
+fn xor_leaves<'a>(values: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
     let mut leaf = 0;
-    for value in base.into_iter().chain(changes) {
+    for value in values {
         leaf ^= u128::from_le_bytes(value.try_into().ok()?);
     }
     Some(leaf.to_le_bytes().to_vec())
@@ -226,101 +220,6 @@ pub(crate) fn target_of(bytes: &[u8]) -> Result<NodeId, Error> {
         what: format!("the hint totals of {name:?}"),
         reason: error.to_string(),
     })
-}
-
-/// The options of the database as a whole.
-pub(crate) fn database_options(options: &Options, recovery: DBRecoveryMode) -> rocksdb::Options {
-    let mut db = rocksdb::Options::default();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
-    db.set_wal_recovery_mode(recovery);
-    db.set_track_and_verify_wals_in_manifest(true);
-    // A write only fills a buffer; a caller that waits for durability flushes the writes of many.
-    db.set_manual_wal_flush(true);
-    // Bounds the recovery time of the next start, and gets the small families flushed at all.
-    db.set_max_total_wal_size(4 * options.memtable_bytes as u64);
-    db.set_max_background_jobs(3);
-    // Compactions of a gigabyte must not take the cores from requests; flushes, which writes wait
-    // for, run in another pool. If compaction falls behind, RocksDB slows writes, which gives it
-    // time to catch up.
-    if let Ok(mut env) = Env::new() {
-        env.lower_thread_pool_cpu_priority();
-        db.set_env(&env);
-    }
-    db.set_bytes_per_sync(1 << 20);
-    db.set_writable_file_max_buffer_size(PIECE_BYTES);
-    if let Ok(bytes_per_s @ 1..) = i64::try_from(options.background_bytes_per_s) {
-        // Compactions get 10 % of it even while flushes want all.
-        db.set_ratelimiter(bytes_per_s, REFILL_US, 10);
-    }
-    db.set_max_open_files(512);
-    db.set_skip_stats_update_on_db_open(true);
-    db.set_log_level(LogLevel::Warn);
-    db.set_max_log_file_size(8 << 20);
-    db.set_keep_log_file_num(4);
-    db
-}
-
-/// All column families with their options, sharing one cache.
-pub(crate) fn descriptors(options: &Options, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
-    let describe = |column: Column| {
-        ColumnFamilyDescriptor::new(column.name(), column_options(column, options, cache))
-    };
-    Column::ALL.into_iter().map(describe).collect()
-}
-
-fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::Options {
-    let mut cf = rocksdb::Options::default();
-    cf.set_block_based_table_factory(&table_options(cache));
-    cf.set_level_compaction_dynamic_level_bytes(true);
-    cf.set_max_write_buffer_number(3);
-    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
-    cf.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
-    match column {
-        Column::Objects | Column::Hints => {
-            cf.set_write_buffer_size(options.memtable_bytes);
-            cf.set_max_bytes_for_level_base(4 * options.memtable_bytes as u64);
-            cf.set_memtable_whole_key_filtering(true);
-            cf.set_memtable_prefix_bloom_ratio(0.02);
-            cf.set_enable_blob_files(true);
-            cf.set_min_blob_size(options.blob_bytes_min);
-            cf.set_blob_compression_type(lz4);
-            cf.set_blob_cache(cache);
-            cf.set_enable_blob_gc(true);
-            cf.set_blob_gc_force_threshold(BLOB_GARBAGE_MAX);
-        }
-        Column::HintTotals => {
-            cf.set_merge_operator_associative(c"quorate.add_totals", add_totals);
-            // Merges operands while they are in memory, so that reading a total stays cheap.
-            cf.set_max_successive_merges(64);
-            cf.set_write_buffer_size(1 << 20);
-        }
-        Column::Merkle => {
-            cf.set_merge_operator_associative(c"quorate.xor_leaves", xor_leaves);
-            cf.set_write_buffer_size(8 << 20);
-            // Every write changes a leaf, and only a start or a scrub reads one: changes are
-            // appended, and sorted when read or flushed. Inserting each into a skip list cost 10 %
-            // of a PUT.
-            cf.set_memtable_factory(MemtableFactory::Vector);
-        }
-        Column::Keys => cf.set_write_buffer_size(8 << 20),
-        Column::Conflicts | Column::Tombstones | Column::Meta => cf.set_write_buffer_size(4 << 20),
-    }
-    cf
-}
-
-fn table_options(cache: &Cache) -> BlockBasedOptions {
-    let mut table = BlockBasedOptions::default();
-    table.set_format_version(6);
-    table.set_block_size(8 << 10);
-    table.set_block_cache(cache);
-    table.set_bloom_filter(10.0, false);
-    table.set_whole_key_filtering(true);
-    // Keeps memory within the cache's bound; level 0, which every read consults, is never evicted.
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_cache_index_and_filter_blocks_with_high_priority(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::columns::Column;
 use crate::durations::DurationCounts;
 use crate::store::Store;
 
 /// Properties of RocksDB, and how long its calls took. Counts start at zero when the store is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatabaseStats {
     /// How long a batch took to be written to the log's buffer and the memtables, stalls included.
     pub writes: DurationCounts,
@@ -60,79 +59,18 @@ pub struct Level {
 impl Store {
     /// The properties of RocksDB. Takes its lock several times: up to a millisecond.
     pub fn database_stats(&self) -> DatabaseStats {
-        let (delays, stops) = self.stalls();
-        let (memory_reads, disk_reads) = self.engine.reads();
         let (writes, syncs) = self.engine.durations();
         let (row_cache_hits, row_cache_misses) = self.rows.lookups();
-        DatabaseStats {
+        let mut stats = DatabaseStats {
             writes,
             syncs,
-            delays,
-            stops,
-            write_stopped: self.property("rocksdb.is-write-stopped") > 0,
-            delayed_write_bytes_per_s: self.property("rocksdb.actual-delayed-write-rate"),
-            compaction_pending_bytes: self.sum("rocksdb.estimate-pending-compaction-bytes"),
-            running_compactions: self.property("rocksdb.num-running-compactions"),
-            running_flushes: self.property("rocksdb.num-running-flushes"),
-            memory_reads,
-            disk_reads,
             row_cache_hits,
             row_cache_misses,
-            memtable_bytes: self.sum("rocksdb.size-all-mem-tables"),
-            blob_bytes: self.sum("rocksdb.total-blob-file-size"),
-            blob_garbage_bytes: self.sum("rocksdb.live-blob-file-garbage-size"),
-            conflicts_estimate: self.property_of(Column::Conflicts, "rocksdb.estimate-num-keys"),
-            levels: self.levels(),
-        }
-    }
-
-    /// A property of the database as a whole; 0 if RocksDB does not say.
-    fn property(&self, name: &str) -> u64 {
-        self.engine.db().property_int_value(name).ok().flatten().unwrap_or(0)
-    }
-
-    /// A property of one column family; 0 if RocksDB does not say.
-    pub(crate) fn property_of(&self, column: Column, name: &str) -> u64 {
-        let value = |family| self.engine.db().property_int_value_cf(family, name).ok().flatten();
-        self.engine.column(column).ok().and_then(value).unwrap_or(0)
-    }
-
-    /// The sum of a property over all column families.
-    fn sum(&self, name: &str) -> u64 {
-        Column::ALL.into_iter().map(|column| self.property_of(column, name)).sum()
-    }
-
-    /// How often writes were delayed, and stopped, over all column families.
-    fn stalls(&self) -> (u64, u64) {
-        let told = |column| {
-            let family = self.engine.column(column).ok()?;
-            self.engine
-                .db()
-                .property_value_cf(family, "rocksdb.cf-write-stall-stats")
-                .ok()
-                .flatten()
+            ..DatabaseStats::default()
         };
-        let told: Vec<String> = Column::ALL.into_iter().filter_map(told).collect();
-        let sum = |name| told.iter().filter_map(|told| count_in(told, name)).sum();
-        (sum("total-delays"), sum("total-stops"))
+        self.engine.backend.add_stats(&mut stats);
+        stats
     }
-
-    fn levels(&self) -> BTreeMap<u32, Level> {
-        let mut levels: BTreeMap<u32, Level> = BTreeMap::new();
-        for table in self.engine.db().live_files().unwrap_or_default() {
-            let level = levels.entry(table.level.unsigned_abs()).or_default();
-            level.tables += 1;
-            level.bytes += table.size as u64;
-        }
-        levels
-    }
-}
-
-/// The number after a name in a list such as `a: 1, b: 2`.
-fn count_in(list: &str, name: &str) -> Option<u64> {
-    let named = list.split([',', '\n']).filter_map(|item| item.trim().rsplit_once(": "));
-    let mut named = named.filter(|(found, _)| found.rsplit(' ').next() == Some(name));
-    named.next()?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -172,28 +110,5 @@ mod tests {
         assert!(matches!(read, Ok(Some(_)) | Err(Error::WouldBlock)), "{read:?}");
         let stats = store.database_stats();
         assert_eq!((stats.memory_reads + stats.disk_reads, stats.row_cache_misses), (1, 1));
-    }
-
-    #[test]
-    fn counts_are_found_by_their_whole_name() {
-        let told = "Write Stall (count): l0-delays: 1, total-delays: 7, total-stops: 2\n";
-        assert_eq!(super::count_in(told, "total-delays"), Some(7));
-        assert_eq!(super::count_in(told, "total-stops"), Some(2));
-        assert_eq!(
-            super::count_in("Write Stall (count): total-stops: 3\n", "total-stops"),
-            Some(3)
-        );
-        assert_eq!(super::count_in(told, "delays"), None);
-    }
-
-    #[test]
-    fn rocksdb_says_how_often_it_stalled() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path(), Durability::Buffered);
-        let family = store.engine.column(super::Column::Objects).unwrap();
-        let told = store.engine.db().property_value_cf(family, "rocksdb.cf-write-stall-stats");
-        let told = told.unwrap().unwrap();
-        assert_eq!(super::count_in(&told, "total-delays"), Some(0), "{told}");
-        assert_eq!(super::count_in(&told, "total-stops"), Some(0), "{told}");
     }
 }

@@ -8,13 +8,14 @@
 //! room for deletes.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::data_dir::DataDir;
 use crate::error::Error;
+use crate::host::{Host, Later, Simulation};
 use crate::reserve::Reserve;
 
 /// Interval of checks far from the watermark. A check costs microseconds.
@@ -59,11 +60,15 @@ pub(crate) fn reserve_bytes(min: u64) -> u64 {
 /// Watches the free space of one file system.
 pub(crate) struct DiskWatch {
     shared: Arc<Shared>,
+    /// `None` in a simulation.
     thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
-    dir: PathBuf,
+    dir: DataDir,
+    host: Host,
+    has_failed: Box<dyn Fn() -> bool + Send + Sync>,
+    state: Mutex<WatchState>,
     min: u64,
     reserve: Reserve,
     free: AtomicU64,
@@ -73,27 +78,31 @@ struct Shared {
     wake: Condvar,
 }
 
-/// The watch thread's state between checks.
+/// What is kept from one check to the next.
 #[derive(Default)]
 struct WatchState {
     /// The lowest free space since there was last plenty, and when it was first seen.
-    lowest: Option<(u64, Instant)>,
+    lowest: Option<(u64, Duration)>,
     /// When RocksDB last failed in the background for lack of space.
-    failed_at: Option<Instant>,
+    failed_at: Option<Duration>,
     cannot_reserve: bool,
 }
 
 impl DiskWatch {
-    /// Checks once, then starts the thread that checks periodically. Each time it calls
-    /// `has_failed`, which says whether RocksDB has failed in the background since the last call.
-    /// `min` is the watermark in bytes, 0 for none.
+    /// Checks once, then starts the thread that checks periodically, or asks the simulation to.
+    /// Each time it calls `has_failed`, which says whether RocksDB has failed in the background since
+    /// the last call. `min` is the watermark in bytes, 0 for none.
     pub(crate) fn start(
-        dir: &Path,
+        dir: &DataDir,
+        host: &Host,
         min: u64,
-        has_failed: impl Fn() -> bool + Send + 'static,
+        has_failed: impl Fn() -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
+            host: host.clone(),
+            has_failed: Box::new(has_failed),
+            state: Mutex::default(),
             min,
             reserve: Reserve::new(dir, reserve_bytes(min)),
             free: AtomicU64::new(u64::MAX),
@@ -101,16 +110,23 @@ impl DiskWatch {
             stopped: Mutex::new(false),
             wake: Condvar::new(),
         });
-        let mut state = WatchState::default();
-        shared.check_space(&mut state, false);
-        let theirs = Arc::clone(&shared);
-        let watch = move || {
-            while theirs.wait() {
-                theirs.check_space(&mut state, has_failed());
+        shared.check_space(false);
+        let thread = match host {
+            Host::Simulated(simulation) => {
+                shared.check_later(simulation);
+                None
+            }
+            Host::Machine(_) => {
+                let theirs = Arc::clone(&shared);
+                let watch = move || {
+                    while theirs.wait() {
+                        theirs.check_space((theirs.has_failed)());
+                    }
+                };
+                Some(thread::Builder::new().name("quorate-disk".to_owned()).spawn(watch)?)
             }
         };
-        let thread = thread::Builder::new().name("quorate-disk".to_owned()).spawn(watch)?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread })
     }
 
     /// Free bytes at the last check.
@@ -142,22 +158,39 @@ impl Drop for DiskWatch {
 }
 
 impl Shared {
-    fn check_space(&self, state: &mut WatchState, has_failed: bool) {
+    /// Has the simulation check from time to time, if there is a watermark.
+    fn check_later(self: &Arc<Self>, simulation: &Arc<dyn Simulation>) {
+        if self.min == 0 {
+            return;
+        }
+        let (theirs, again) = (Arc::downgrade(self), Arc::clone(simulation));
+        let check = move || {
+            if let Some(shared) = theirs.upgrade() {
+                shared.check_space((shared.has_failed)());
+                shared.check_later(&again);
+            }
+        };
+        simulation.later(Later::CheckDisk { after: self.pause() }, Box::new(check));
+    }
+
+    fn check_space(&self, has_failed: bool) {
         // If the free space cannot be determined, writes are still accepted: a full disk then shows
         // as a failed write.
-        let Some(free) = free_bytes(&self.dir) else { return };
+        let Some(free) = self.dir.free_bytes() else { return };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.host.now();
         self.free.store(free, Ordering::Relaxed);
         let was_met = self.met.load(Ordering::Relaxed);
         let mut met = met(was_met, free, self.min);
         if has_failed && met.min(was_met) <= Need::Growth as u8 {
-            state.failed_at = Some(Instant::now());
+            state.failed_at = Some(now);
         }
-        if state.failed_at.is_some_and(|at| at.elapsed() < ROCKSDB_RECOVERY) {
+        if state.failed_at.is_some_and(|at| now.saturating_sub(at) < ROCKSDB_RECOVERY) {
             met = met.min(was_met); // a write before RocksDB has noticed the space would fail
         }
         self.met.store(met, Ordering::Relaxed);
         self.log_changes(free, was_met, met);
-        self.adjust_reserve(state, free, met);
+        self.adjust_reserve(&mut state, now, (free, met));
     }
 
     fn log_changes(&self, free: u64, was_met: u8, met: u8) {
@@ -177,13 +210,13 @@ impl Shared {
     }
 
     /// Releases the reserve if deletes need it, and allocates it if there is plenty of space.
-    fn adjust_reserve(&self, state: &mut WatchState, free: u64, met: u8) {
+    fn adjust_reserve(&self, state: &mut WatchState, now: Duration, (free, met): (u64, u8)) {
         if self.min == 0 {
             return;
         }
         match &state.lowest {
             Some((lowest, _)) if free >= *lowest => {}
-            Some(_) | None => state.lowest = Some((free, Instant::now())),
+            Some(_) | None => state.lowest = Some((free, now)),
         }
         let is_plenty =
             free >= self.min.saturating_add(self.min / 2).saturating_add(self.reserve.bytes());
@@ -197,7 +230,7 @@ impl Shared {
                 }
             }
         } else if met <= Need::Release as u8
-            && state.lowest.is_some_and(|(_, at)| at.elapsed() >= STABLE_BEFORE_RELEASE)
+            && state.lowest.is_some_and(|(_, at)| now.saturating_sub(at) >= STABLE_BEFORE_RELEASE)
             && self.reserve.allocated_bytes() > 0
         {
             match self.reserve.release() {
@@ -207,21 +240,19 @@ impl Shared {
         }
     }
 
+    /// The time until the next check.
+    fn pause(&self) -> Duration {
+        let is_near = self.free.load(Ordering::Relaxed) / NEAR_FACTOR < self.min;
+        if is_near { CHECK_INTERVAL_NEAR } else { CHECK_INTERVAL }
+    }
+
     /// Waits for the next check; `false` once stopped.
     fn wait(&self) -> bool {
-        let is_near = self.free.load(Ordering::Relaxed) / NEAR_FACTOR < self.min;
-        let pause = if is_near { CHECK_INTERVAL_NEAR } else { CHECK_INTERVAL };
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.wake.wait_timeout_while(stopped, pause, |stopped| !*stopped);
+        let waited = self.wake.wait_timeout_while(stopped, self.pause(), |stopped| !*stopped);
         let (stopped, _) = waited.unwrap_or_else(PoisonError::into_inner);
         !*stopped
     }
-}
-
-/// Free bytes of the file system that a directory is on; `None` if it cannot be determined.
-pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// How many needs are met now: those whose mark the free space has reached, or exceeds by 10 % if
@@ -238,7 +269,13 @@ fn met(was_met: u8, free: u64, min: u64) -> u8 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn watch(dir: &Path, min: u64) -> DiskWatch {
+        DiskWatch::start(&dir.into(), &Host::machine(), min, || false).unwrap()
+    }
 
     #[test]
     fn the_watermarks_do_not_flap() {
@@ -255,14 +292,14 @@ mod tests {
     #[test]
     fn a_real_disk_is_looked_at_before_the_first_write() {
         let dir = tempfile::tempdir().unwrap();
-        let full = DiskWatch::start(dir.path(), u64::MAX, || false).unwrap();
+        let full = watch(dir.path(), u64::MAX);
         assert!(full.free_bytes() > 0);
         assert!(matches!(full.check(Need::Growth), Err(Error::DiskLow { min: u64::MAX, .. })));
         let half = full.free_bytes().saturating_mul(4);
-        let low = DiskWatch::start(dir.path(), half, || false).unwrap();
+        let low = watch(dir.path(), half);
         assert!(matches!(low.check(Need::Growth), Err(Error::DiskLow { .. })));
         assert_eq!((low.check(Need::Release), low.check(Need::Record)), (Ok(()), Ok(())));
-        let roomy = DiskWatch::start(dir.path(), 1, || false).unwrap();
+        let roomy = watch(dir.path(), 1);
         assert_eq!(roomy.check(Need::Growth), Ok(()));
     }
 }

@@ -31,6 +31,12 @@ pub struct DurationCounts {
     pub sum: Duration,
 }
 
+impl Default for DurationCounts {
+    fn default() -> Self {
+        Self { buckets: [0; Durations::BOUNDS + 1], sum: Duration::ZERO }
+    }
+}
+
 impl Default for Durations {
     fn default() -> Self {
         Self { buckets: [const { AtomicU64::new(0) }; Self::BOUNDS + 1], sum_ns: AtomicU64::new(0) }

@@ -1,4 +1,5 @@
-//! RocksDB as the rest of the crate sees it: reads, batches and syncs, with classified errors.
+//! The key-value engine as the rest of the crate sees it: reads, batches and syncs, and how far they
+//! are durable.
 //!
 //! The first failed write or sync is recorded here and ends all writing. A failed `fsync` must not
 //! be retried: the kernel may have marked the pages clean, so that a second one succeeds although
@@ -6,25 +7,20 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, ErrorKind, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
+use crate::backend::{Backend, Batch, Entries, NotWritten, Range, Snapshot};
 use crate::columns::Column;
 use crate::durations::{DurationCounts, Durations};
 use crate::error::Error;
 use crate::fault_hook::FaultHook;
+use crate::host::Host;
 use crate::in_flight::InFlight;
 use crate::options::Blocking;
-use crate::read_offload::ReadOffload;
-
-/// Syncs the log: `flush_wal(true)`, or a function that fails in tests.
-pub(crate) type SyncLog = Box<dyn Fn(&DB) -> Result<(), String> + Send + Sync>;
 
 pub(crate) struct Engine {
-    db: DB,
-    sync_log: SyncLog,
+    pub(crate) backend: Backend,
     failure: OnceLock<String>,
     closed: AtomicBool,
     /// Batches written so far.
@@ -33,27 +29,23 @@ pub(crate) struct Engine {
     logged: Progress,
     /// How far a successful sync has covered the log.
     synced: Progress,
-    /// RocksDB's sequence number when the database was opened.
+    /// The number of the last change when the database was opened.
     opened_at: u64,
     background_errors_seen: AtomicU64,
     syncs: AtomicU64,
     stalls: AtomicU64,
     write_times: Durations,
     sync_times: Durations,
-    /// Reads that may not block and found everything in memory, and those that did not.
-    memory_reads: AtomicU64,
-    disk_reads: AtomicU64,
-    modes: [Mode; 2],
-    pub(crate) read_offload: ReadOffload,
     pub(crate) fault_hook: FaultHook,
     pub(crate) in_flight: InFlight,
+    host: Host,
 }
 
 /// How far the log has got.
 struct Progress {
     /// Number of batches written.
     batches: AtomicU64,
-    /// RocksDB's sequence number.
+    /// The number of the last change.
     sequence: AtomicU64,
 }
 
@@ -68,32 +60,13 @@ impl Progress {
     }
 }
 
-/// RocksDB's options for calls that may block, or may not. Created once: each is an allocation
-/// across the FFI boundary.
-struct Mode {
-    read: ReadOptions,
-    write: WriteOptions,
-}
-
-impl Mode {
-    fn new(blocking: Blocking) -> Self {
-        let (mut read, mut write) = (ReadOptions::default(), WriteOptions::default());
-        if blocking == Blocking::Never {
-            read.set_read_tier(ReadTier::BlockCache);
-        }
-        write.set_no_slowdown(blocking == Blocking::Never);
-        Self { read, write }
-    }
-}
-
 impl Engine {
-    /// `db` was just opened, and nothing has been written since.
-    pub(crate) fn new(db: DB, sync_log: SyncLog) -> Self {
-        let opened_at = db.latest_sequence_number();
+    /// `backend` was just opened, and nothing has been written since.
+    pub(crate) fn new(backend: Backend, host: Host) -> Self {
+        let opened_at = backend.sequence();
         Self {
-            db,
+            backend,
             opened_at,
-            sync_log,
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
             written: AtomicU64::new(0),
@@ -105,26 +78,10 @@ impl Engine {
             stalls: AtomicU64::new(0),
             write_times: Durations::default(),
             sync_times: Durations::default(),
-            memory_reads: AtomicU64::new(0),
-            disk_reads: AtomicU64::new(0),
-            modes: [Mode::new(Blocking::Never), Mode::new(Blocking::Allowed)],
-            read_offload: ReadOffload::default(),
             fault_hook: FaultHook::default(),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(host.clone()),
+            host,
         }
-    }
-
-    fn mode(&self, blocking: Blocking) -> &Mode {
-        &self.modes[usize::from(blocking == Blocking::Allowed)]
-    }
-
-    pub(crate) fn db(&self) -> &DB {
-        &self.db
-    }
-
-    pub(crate) fn column(&self, column: Column) -> Result<&ColumnFamily, Error> {
-        let missing = || Error::Failed(format!("there is no column family {}", column.name()));
-        self.db.cf_handle(column.name()).ok_or_else(missing)
     }
 
     /// Reads one value.
@@ -149,24 +106,34 @@ impl Engine {
         blocking: Blocking,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Error> {
-        self.fault_hook.before_read(blocking)?;
-        let family = self.column(column)?;
-        let read = |as_if| self.db.get_pinned_cf_opt(family, key, &self.mode(as_if).read);
-        let mut value = read(blocking);
-        if blocking == Blocking::Never {
-            let needs_disk = value.as_ref().is_err_and(is_incomplete);
-            let reads = if needs_disk { &self.disk_reads } else { &self.memory_reads };
-            reads.fetch_add(1, Ordering::Relaxed);
-            if needs_disk && !self.read_offload.should_offload() {
-                value = self.read_offload.run_in_place(|| read(Blocking::Allowed));
-            }
-        }
-        match value {
-            Ok(value) => Ok(value.map(|bytes| take(&bytes))),
-            Err(error) => Err(read_error(&error, || {
-                format!("the value of {:?} in {}", String::from_utf8_lossy(key), column.name())
-            })),
-        }
+        self.fault_hook.before_read(blocking, &self.host)?;
+        self.backend.get_with(column, key, blocking, take)
+    }
+
+    /// An empty batch.
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        self.backend.batch(0)
+    }
+
+    /// An empty batch with room for this many bytes.
+    pub(crate) fn batch_with_room(&self, bytes: usize) -> Batch<'_> {
+        self.backend.batch(bytes)
+    }
+
+    /// Entries in key order. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if there is no such column.
+    pub(crate) fn entries(&self, column: Column, range: Range) -> Result<Entries<'_>, Error> {
+        self.backend.entries(column, range)
+    }
+
+    /// The state of all columns now, unchanged by later writes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, Error> {
+        self.backend.snapshot()
     }
 
     /// Applies a batch atomically.
@@ -174,20 +141,20 @@ impl Engine {
     /// # Errors
     /// [`Error::WouldBlock`] if writes are stalled and the call may not block; [`Error::Failed`],
     /// for this and all later writes, if the write failed.
-    pub(crate) fn write(&self, batch: WriteBatch, blocking: Blocking) -> Result<(), Error> {
+    pub(crate) fn write(&self, batch: Batch<'_>, blocking: Blocking) -> Result<(), Error> {
         self.check()?;
-        let began = Instant::now();
-        match self.db.write_opt(batch, &self.mode(blocking).write) {
+        let began = self.host.now();
+        match self.backend.write(batch, blocking) {
             Ok(()) => {
-                self.write_times.record(began.elapsed());
+                self.write_times.record(self.host.now().saturating_sub(began));
                 self.written.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
-            Err(error) if blocking == Blocking::Never && is_incomplete(&error) => {
+            Err(NotWritten::WouldBlock) => {
                 self.stalls.fetch_add(1, Ordering::Relaxed);
                 Err(Error::WouldBlock)
             }
-            Err(error) => Err(self.fail(format!("a write failed: {error}"))),
+            Err(NotWritten::Failed(why)) => Err(self.fail(format!("a write failed: {why}"))),
         }
     }
 
@@ -199,11 +166,12 @@ impl Engine {
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.check_failure()?;
         let covered = self.position();
-        let (_in_flight, began) = (self.in_flight.begin(), Instant::now());
-        if let Err(error) = self.fault_hook.apply().and_then(|()| (self.sync_log)(&self.db)) {
+        let (_in_flight, began) = (self.in_flight.begin(), self.host.now());
+        if let Err(error) = self.fault_hook.apply(&self.host).and_then(|()| self.backend.sync_log())
+        {
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
-        self.sync_times.record(began.elapsed());
+        self.sync_times.record(self.host.now().saturating_sub(began));
         // A concurrent sync may have failed; then this one must not be reported as successful.
         self.check_failure()?;
         self.logged.raise(covered);
@@ -223,8 +191,9 @@ impl Engine {
             return Ok(());
         }
         let covered = self.position();
-        let flush = || self.db.flush_wal(false).map_err(|error| error.to_string());
-        if let Err(error) = self.fault_hook.apply().and_then(|()| flush()) {
+        if let Err(error) =
+            self.fault_hook.apply(&self.host).and_then(|()| self.backend.flush_log())
+        {
             return Err(self.fail(format!("a write of the log failed: {error}")));
         }
         self.check_failure()?;
@@ -235,7 +204,12 @@ impl Engine {
     /// The position of the last completed write. Read before a sync begins: those writes have
     /// returned, so they are in the log.
     fn position(&self) -> (u64, u64) {
-        (self.written(), self.db.latest_sequence_number())
+        (self.written(), self.sequence())
+    }
+
+    /// The number of the last change.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.backend.sequence()
     }
 
     /// Batches written so far.
@@ -248,7 +222,7 @@ impl Engine {
         self.synced.batches.load(Ordering::SeqCst) >= self.written()
     }
 
-    /// RocksDB's sequence number when the database was opened.
+    /// The number of the last change when the database was opened.
     pub(crate) fn opened_at(&self) -> u64 {
         self.opened_at
     }
@@ -294,8 +268,7 @@ impl Engine {
 
     /// Flushes and compactions that failed since the store was opened.
     pub(crate) fn background_errors(&self) -> u64 {
-        let errors = self.db.property_int_value("rocksdb.background-errors").ok().flatten();
-        errors.unwrap_or(0)
+        self.backend.background_errors()
     }
 
     /// Whether writes are taken: not closed, not failed.
@@ -318,11 +291,6 @@ impl Engine {
         !self.closed.swap(true, Ordering::SeqCst)
     }
 
-    /// Of the reads that may not block: those that found everything in memory, and those that did not.
-    pub(crate) fn reads(&self) -> (u64, u64) {
-        (self.memory_reads.load(Ordering::Relaxed), self.disk_reads.load(Ordering::Relaxed))
-    }
-
     /// How long batches took to be written, and the log to be synced.
     pub(crate) fn durations(&self) -> (DurationCounts, DurationCounts) {
         (self.write_times.counts(), self.sync_times.counts())
@@ -335,28 +303,13 @@ impl Engine {
     }
 }
 
-/// Whether RocksDB returned early because it was told not to wait.
-fn is_incomplete(error: &rocksdb::Error) -> bool {
-    error.kind() == ErrorKind::Incomplete
-}
-
-/// Classifies a failed read.
-pub(crate) fn read_error(error: &rocksdb::Error, what: impl Fn() -> String) -> Error {
-    if is_incomplete(error) {
-        Error::WouldBlock
-    } else if error.kind() == ErrorKind::Corruption {
-        Error::Damaged { what: what(), reason: error.to_string() }
-    } else {
-        Error::Io(error.to_string())
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::rocks::SyncLog;
     use crate::testing::{HOME, NOW, key, mint, object, open, options, try_mint, wait};
     use crate::{Condition, Durability, Store};
 
@@ -378,7 +331,7 @@ mod tests {
         assert_eq!(wait(early), Ok(()));
         let after = in_files();
         assert!(after > before.0 + 3000, "{after}");
-        assert_eq!(store.engine.logged_to(), store.engine.db().latest_sequence_number());
+        assert_eq!(store.engine.logged_to(), store.engine.sequence());
         assert_eq!((wait(late), in_files()), (Ok(()), after));
     }
 

@@ -13,11 +13,11 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
-use rocksdb::{IteratorMode, WriteBatch};
 
+use crate::backend::{Batch, Range};
 use crate::columns::{Column, Totals, target_of};
 use crate::disk::Need;
-use crate::engine::{Engine, read_error};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::options::{Blocking, Place};
 use crate::store::Store;
@@ -160,11 +160,11 @@ impl Store {
         let sent = hints.iter().map(|(key, version)| (place.row_key(key), (key, *version)));
         let sent: BTreeMap<Vec<u8>, (&Key, Version)> = sent.collect();
         let _stripes = self.stripes.lock_each(sent.keys().map(|row_key| &row_key[..]));
-        let (mut batch, mut change) = (WriteBatch::default(), Totals { keys: 0, bytes: 0 });
+        let (mut batch, mut change) = (self.engine.batch(), Totals { keys: 0, bytes: 0 });
         for (row_key, (key, version)) in &sent {
             let Some(row) = self.read(place, key, Blocking::Allowed)? else { continue };
             if Row::encoded_version(&row) == Some(*version) {
-                batch.delete_cf(self.engine.column(Column::Hints)?, row_key);
+                batch.delete(Column::Hints, row_key)?;
                 change.keys -= 1;
                 change.bytes -= (row_key.len() + row.len()) as i64;
             }
@@ -216,12 +216,11 @@ impl Store {
     /// Adds the change of a target's totals to the batch that changes one of its hints.
     pub(crate) fn stage_totals(
         &self,
-        batch: &mut WriteBatch,
+        batch: &mut Batch<'_>,
         target: NodeId,
         change: Totals,
     ) -> Result<Reservation<'_>, Error> {
-        let totals = self.engine.column(Column::HintTotals)?;
-        batch.merge_cf(totals, target.as_str(), change.encode());
+        batch.merge(Column::HintTotals, target.as_str(), change.encode())?;
         self.hint_accounting.reserve(change, self.options.hint_bytes_max)
     }
 }
@@ -234,11 +233,9 @@ pub const OLDEST_HINT_BYTES_MAX: usize = 8 << 20;
 /// The totals of every target that ever had hints.
 fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {
     let mut targets = Vec::new();
-    for entry in engine.db().iterator_cf(engine.column(Column::HintTotals)?, IteratorMode::Start) {
-        let entry = entry.map_err(|error| read_error(&error, || "the hint totals".to_owned()));
-        let (name, value) = entry?;
-        let target = target_of(&name)?;
-        let counts = Totals::decode(&value)
+    engine.entries(Column::HintTotals, Range::all())?.visit(|name, value| {
+        let target = target_of(name)?;
+        let counts = Totals::decode(value)
             .and_then(|totals| Some((totals.keys.try_into().ok()?, totals.bytes.try_into().ok()?)));
         let Some((keys, bytes)) = counts else {
             return Err(Error::Damaged {
@@ -247,7 +244,8 @@ fn totals(engine: &Engine) -> Result<Vec<(NodeId, u64, u64)>, Error> {
             });
         };
         targets.push((target, keys, bytes));
-    }
+        Ok(true)
+    })?;
     Ok(targets)
 }
 
@@ -257,7 +255,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::testing::{HOME, key, mint, node, object, open, options, try_mint, wait};
+    use crate::testing::{HOME, key, mint, node, object, open, open_as, options, try_mint, wait};
     use crate::{Durability, Options};
 
     /// Keys and bytes per target, counted by hand.
@@ -305,7 +303,7 @@ mod tests {
     fn hints_are_bounded_under_concurrent_writes() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 50_000, ..options(Durability::Buffered) };
-        let store = Store::open(dir.path(), options).unwrap();
+        let store = open_as(dir.path(), options).unwrap();
         let writer = |writer: usize| {
             let target = Place::Hint(node(&format!("n{writer}")));
             let mint =
@@ -329,7 +327,7 @@ mod tests {
     fn a_full_store_takes_a_hint_that_shrinks() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 1_050, ..options(Durability::Buffered) };
-        let store = Store::open(dir.path(), options).unwrap();
+        let store = open_as(dir.path(), options).unwrap();
         let place = Place::Hint(node("n2"));
         let big = mint(&store, place, "k", &[7; 900]).object;
         let other = tempfile::tempdir().unwrap();
@@ -420,5 +418,15 @@ mod tests {
         let b = store.hints_of_key(&key("b")).unwrap().remove(0).1;
         store.drop_hint(target, &key("b"), Row::encoded_version(&b).unwrap()).unwrap();
         assert_eq!(store.oldest_hint(target), Ok(Some(WallTime(60))));
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        totals_are_exact_across_unclean_restarts,
+        hints_are_bounded_under_concurrent_writes,
+        a_full_store_takes_a_hint_that_shrinks,
+        a_hint_is_dropped_only_at_the_version_that_was_sent,
+        of_many_hints_those_that_changed_stay,
+        hints_of_a_key_are_found_for_all_targets,
+        the_oldest_hint_dates_from_when_it_was_first_kept,
     }
 }

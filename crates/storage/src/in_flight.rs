@@ -1,13 +1,21 @@
 //! Syncs in flight: shows a disk that neither fails them nor completes them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::host::Host;
 
 /// How many syncs are in flight, and since when none of them has completed.
-#[derive(Default)]
-pub(crate) struct InFlight(Mutex<(usize, Option<Instant>)>);
+pub(crate) struct InFlight {
+    host: Host,
+    syncs: Mutex<(usize, Option<Duration>)>,
+}
 
 impl InFlight {
+    pub(crate) fn new(host: Host) -> Self {
+        Self { host, syncs: Mutex::default() }
+    }
+
     pub(crate) fn begin(&self) -> impl Drop + '_ {
         self.change(1);
         InFlightGuard(self)
@@ -16,7 +24,7 @@ impl InFlight {
     /// For how long syncs have been in flight without one completing.
     pub(crate) fn stuck_for(&self) -> Duration {
         let (_, since) = *self.lock();
-        since.map_or(Duration::ZERO, |since| since.elapsed())
+        since.map_or(Duration::ZERO, |since| self.host.now().saturating_sub(since))
     }
 
     fn change(&self, by: isize) {
@@ -25,12 +33,12 @@ impl InFlight {
         if state.0 == 0 {
             state.1 = None;
         } else if by < 0 || state.1.is_none() {
-            state.1 = Some(Instant::now());
+            state.1 = Some(self.host.now());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, (usize, Option<Duration>)> {
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_stuck_sync_is_reported() {
-        let in_flight = InFlight::default();
+        let in_flight = InFlight::new(Host::machine());
         let pause = Duration::from_millis(30);
         assert_eq!(in_flight.stuck_for(), Duration::ZERO);
         let (first, second) = (in_flight.begin(), in_flight.begin());

@@ -26,19 +26,20 @@ const UNFINISHED: &str = "clean-stop.tmp";
 /// Identifies this boot of the machine (Linux).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Draws a new incarnation.
-pub(crate) fn draw() -> Incarnation {
-    Incarnation(random_nonzero())
+/// What identifies the directory, the marker and the boot of the machine, as the marker names them.
+pub(crate) struct Identity {
+    pub(crate) directory: String,
+    pub(crate) marker: String,
+    pub(crate) boot: String,
 }
 
-/// A random number that is not zero.
-pub(crate) fn random_nonzero() -> u64 {
-    loop {
-        let number = rand::random::<u64>();
-        if number != 0 {
-            return number;
-        }
-    }
+/// The marker's text.
+pub(crate) fn clean_stop(identity: &Identity, incarnation: Incarnation, sequence: u64) -> String {
+    format!(
+        "Quorate stopped cleanly here. Do not copy or edit this file.\n\
+         incarnation {:016x}\nsequence {sequence}\ndirectory {}\nmarker {}\nboot {}\n",
+        incarnation.0, identity.directory, identity.marker, identity.boot,
+    )
 }
 
 /// Writes the marker durably. `sequence` is the number of the last write, which must be synced.
@@ -47,7 +48,7 @@ pub(crate) fn write_marker(dir: &Path, incarnation: Incarnation, sequence: u64) 
     remove(&unfinished)?;
     let mut file = File::create_new(&unfinished)?;
     // The text names the file's own inode, which a rename keeps.
-    let text = describe(dir, &file.metadata()?, incarnation, sequence)?;
+    let text = clean_stop(&identify(dir, &file.metadata()?)?, incarnation, sequence);
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&unfinished, dir.join(MARKER))?;
@@ -74,32 +75,22 @@ pub(crate) fn consume_marker(
 
 fn is_proof(dir: &Path, path: &Path, incarnation: Incarnation, sequence: u64) -> io::Result<bool> {
     let file = fs::symlink_metadata(path)?;
-    let expected = describe(dir, &file, incarnation, sequence)?;
+    let expected = clean_stop(&identify(dir, &file)?, incarnation, sequence);
     Ok(file.is_file()
         && file.len() == expected.len() as u64
         && fs::read(path)? == expected.as_bytes())
 }
 
-/// The marker's text.
-fn describe(
-    dir: &Path,
-    marker: &fs::Metadata,
-    incarnation: Incarnation,
-    sequence: u64,
-) -> io::Result<String> {
-    let boot = fs::read_to_string(BOOT_ID)?;
-    Ok(format!(
-        "Quorate stopped cleanly here. Do not copy or edit this file.\n\
-         incarnation {:016x}\nsequence {sequence}\ndirectory {}\nmarker {}\nboot {}\n",
-        incarnation.0,
-        identify(&fs::metadata(dir)?)?,
-        identify(marker)?,
-        boot.trim(),
-    ))
+fn identify(dir: &Path, marker: &fs::Metadata) -> io::Result<Identity> {
+    Ok(Identity {
+        directory: inode(&fs::metadata(dir)?)?,
+        marker: inode(marker)?,
+        boot: fs::read_to_string(BOOT_ID)?.trim().to_owned(),
+    })
 }
 
 /// Device, inode and birth time (nanoseconds since 1970): no copy has all three.
-fn identify(metadata: &fs::Metadata) -> io::Result<String> {
+fn inode(metadata: &fs::Metadata) -> io::Result<String> {
     let born = metadata.created()?.duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
     Ok(format!("{} {} {}", metadata.dev(), metadata.ino(), born.as_nanos()))
 }

@@ -11,8 +11,8 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Tree, leaf_hash, leaf_of};
-use rocksdb::WriteBatch;
 
+use crate::backend::Batch;
 use crate::columns::{Column, leaf_key, tombstone_key};
 use crate::error::Error;
 use crate::store::Store;
@@ -124,7 +124,7 @@ impl Store {
     /// Adds the changes of a home row's derived data to the row's batch.
     pub(crate) fn stage_entries(
         &self,
-        batch: &mut WriteBatch,
+        batch: &mut Batch<'_>,
         partition: Partition,
         key: &Key,
         old: &Entries,
@@ -133,16 +133,16 @@ impl Store {
         let trees = self.trees.partition(partition)?;
         if old.conflict != new.conflict {
             let conflict = new.conflict.map(u32::to_le_bytes);
-            self.stage_entry(batch, Column::Conflicts, key.as_bytes(), conflict.as_ref())?;
+            stage_entry(batch, Column::Conflicts, key.as_bytes(), conflict.as_ref())?;
         }
         if old.key != new.key {
             let listing = new.key.map(Listing::encode);
-            self.stage_entry(batch, Column::Keys, key.as_bytes(), listing.as_ref())?;
+            stage_entry(batch, Column::Keys, key.as_bytes(), listing.as_ref())?;
         }
         if old.tombstone != new.tombstone {
             let (entry_key, entry) =
                 (tombstone_key(partition, key), new.tombstone.map(encode_tombstone));
-            self.stage_entry(batch, Column::Tombstones, &entry_key, entry.as_ref())?;
+            stage_entry(batch, Column::Tombstones, &entry_key, entry.as_ref())?;
         }
         let tombstones = i8::from(new.tombstone.is_some()) - i8::from(old.tombstone.is_some());
         let leaf = leaf_of(key);
@@ -156,28 +156,27 @@ impl Store {
                     [old, new].map(|row| row.map(|(n, version)| (n, leaf_hash(key, version))));
             }
         }
-        let merkle = self.engine.column(Column::Merkle)?;
-        let leaves = changes.map(|change| {
-            let (n, change) = change.filter(|(_, change)| *change != 0)?;
-            batch.merge_cf(merkle, leaf_key(Tree { partition, n }, leaf), change.to_le_bytes());
-            Some((trees.tree(n).leaf(leaf), change))
-        });
+        let mut leaves = [None, None];
+        for (slot, change) in leaves.iter_mut().zip(changes) {
+            let Some((n, change)) = change.filter(|(_, change)| *change != 0) else { continue };
+            let leaf_key = leaf_key(Tree { partition, n }, leaf);
+            batch.merge(Column::Merkle, leaf_key, change.to_le_bytes())?;
+            *slot = Some((trees.tree(n).leaf(leaf), change));
+        }
         Ok(Pending { trees, leaves, tombstones })
     }
+}
 
-    fn stage_entry(
-        &self,
-        batch: &mut WriteBatch,
-        column: Column,
-        key: &[u8],
-        entry: Option<&impl AsRef<[u8]>>,
-    ) -> Result<(), Error> {
-        let column = self.engine.column(column)?;
-        match entry {
-            Some(entry) => batch.put_cf(column, key, entry),
-            None => batch.delete_cf(column, key),
-        }
-        Ok(())
+/// Adds an index entry to a batch, or its removal.
+fn stage_entry(
+    batch: &mut Batch<'_>,
+    column: Column,
+    key: &[u8],
+    entry: Option<&impl AsRef<[u8]>>,
+) -> Result<(), Error> {
+    match entry {
+        Some(entry) => batch.put(column, key, entry),
+        None => batch.delete(column, key),
     }
 }
 

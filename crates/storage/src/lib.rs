@@ -14,9 +14,16 @@
 //!   after a start;
 //! * `sync`: the group commit that acknowledgements wait for;
 //! * `incarnation`: when a node may keep minting as the incarnation it was;
-//! * `open`: opening and closing; `directory`: what is checked before; `engine`, `in_flight` and
-//!   `columns`: RocksDB itself, its errors, stuck syncs and options; `read_offload`: which disk
-//!   reads run in place; `disk` and `reserve`: free space; `fault_hook`: injected faults.
+//! * `open`: opening and closing; `directory`: what is checked before; `data_dir`: where a store is
+//!   kept, and the files there; `host`: time, chance and turns;
+//! * `engine` and `in_flight`: reads, batches and syncs, their errors and stuck syncs; `columns`: keys
+//!   and values; `backend`: what the store needs of the key-value engine below, which is `rocks` or
+//!   `simulated`;
+//! * `disk` and `reserve`: free space; `fault_hook`: injected faults.
+//!
+//! A node's store is RocksDB in a directory ([`Store::open`]). A simulation opens the same store on a
+//! [`SimulatedDisk`] ([`Store::open_simulated`]), which is in memory, deterministic, and fails when it
+//! is told to: everything above `backend` and `data_dir` is one code.
 //!
 //! Guarantees to the rest of the node:
 //!
@@ -33,8 +40,10 @@
 //! No other crate of the node uses RocksDB.
 
 mod aside;
+mod backend;
 mod change;
 mod columns;
+mod data_dir;
 mod database_stats;
 mod directory;
 mod disk;
@@ -43,6 +52,7 @@ mod engine;
 mod error;
 mod fault_hook;
 mod hints;
+mod host;
 mod in_flight;
 mod incarnation;
 mod index;
@@ -50,12 +60,13 @@ mod meta;
 mod open;
 mod options;
 mod page;
-mod read_offload;
 mod reassign;
 mod reserve;
+mod rocks;
 mod rows;
 mod scan;
 mod scrub;
+mod simulated;
 mod starts;
 mod status;
 mod store;
@@ -72,10 +83,12 @@ mod full_disk;
 mod testing;
 
 pub use aside::{remove_set, sets_aside};
+pub use data_dir::DataDir;
 pub use database_stats::{DatabaseStats, Level};
 pub use durations::{DurationCounts, Durations};
 pub use error::{Error, OpenError};
 pub use hints::{OLDEST_HINT_BYTES_MAX, OLDEST_HINT_KEYS_MAX};
+pub use host::{Later, Simulation, Task};
 pub use options::{
     Blocking, Condition, Durability, InjectedFaults, Options, Place, Recovery, Stats,
 };
@@ -83,4 +96,5 @@ pub use page::MERGE_BATCH_ROWS;
 pub use reassign::{KeyCursor, ReassignStep};
 pub use scan::LIST_BYTES_MAX;
 pub use scrub::{ScrubFrom, Scrubbed};
+pub use simulated::{LogPositions, SimulatedDisk};
 pub use store::{Merged, MintedRow, ReplicaCountOf, Store};

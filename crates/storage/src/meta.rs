@@ -1,7 +1,6 @@
 //! Small records of the node itself: whether the cluster is formed, the number of its starts.
 
 use bytes::Bytes;
-use rocksdb::WriteBatch;
 
 use crate::columns::Column;
 use crate::disk::Need;
@@ -41,8 +40,8 @@ impl Store {
     pub(crate) fn write_record(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
         self.disk.check(Need::Record)?;
         let stripe = self.stripes.lock(key, Blocking::Allowed)?;
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.engine.column(Column::Meta)?, key, value);
+        let mut batch = self.engine.batch();
+        batch.put(Column::Meta, key, value)?;
         let written = self.engine.write(batch, Blocking::Allowed);
         drop(stripe);
         written
@@ -86,5 +85,10 @@ mod tests {
             let store = open(dir.path(), durability);
             assert_eq!(store.meta("seen").unwrap().as_deref(), Some(&b"7"[..]));
         }
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        meta_records_survive_an_unclean_stop,
+        a_written_record_is_synced_only_if_rows_are,
     }
 }

@@ -4,38 +4,31 @@
 //! this node and has this format; load the hint totals and the Merkle trees; remove the clean-stop
 //! marker durably; only then is there a store that can mint. A stop is clean once all writes have
 //! ended, the log is synced, and the marker is written and synced.
-//!
-//! **The log after a crash.** First the strict mode (`TolerateCorruptedTailRecords`): it drops a
-//! torn last record, which a killed process or a power cut leaves, and refuses anything else. If it
-//! refuses, the log is damaged before its end. A power cut can do that too, if the disk kept later
-//! pages of an unfinished sync and lost earlier ones, and a node must recover from a power cut by
-//! itself. So the log is then truncated at the damage (`PointInTime`, which still refuses if the
-//! tables prove that synced writes would be lost), and the store reports it:
-//! [`Recovery::CutShort`]. Nothing is lost silently.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use quorate_protocol::row::Incarnation;
-use rocksdb::{Cache, DB, DBRecoveryMode, ErrorKind, WriteBatch};
 
-use crate::columns::{Column, database_options, descriptors};
-use crate::directory::{check_families, directory_error, make_room, prepare_directory};
+use crate::backend::Backend;
+use crate::columns::Column;
+use crate::data_dir::DataDir;
+use crate::directory::{directory_error, make_room, prepare_directory};
 use crate::disk::DiskWatch;
-use crate::engine::{Engine, SyncLog};
+use crate::engine::Engine;
 use crate::error::{Error, OpenError};
 use crate::hints::HintAccounting;
-use crate::incarnation;
+use crate::host::{Host, Simulation};
 use crate::options::{Blocking, Durability, Options, Recovery};
+use crate::rocks::{self, Rocks, SyncLog};
 use crate::rows::RowCache;
+use crate::simulated::{Memory, SimulatedDisk};
 use crate::store::Store;
 use crate::stripes::Stripes;
 use crate::sync::GroupSync;
 use crate::trees::Trees;
 
-/// RocksDB's own directory within the data directory.
-pub(crate) const DATABASE: &str = "rocksdb";
 /// Records of this crate in `meta` have the prefix `store:`; the node's have another.
 const INCARNATION: &[u8] = b"store:incarnation";
 /// How rows and indexes are laid out ([`crate::columns`]). Format 1 had no Merkle trees.
@@ -47,35 +40,75 @@ impl Store {
     /// # Errors
     /// [`OpenError`]; its text names the directory and what to do.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let sync_log = |db: &DB| db.flush_wal(true).map_err(|error| error.to_string());
-        Self::open_with(dir, options, Box::new(sync_log))
+        Self::open_with(dir, options, Rocks::default_sync())
+    }
+
+    /// Opens the store on a simulated disk, as part of a simulation: it starts no threads, reads no
+    /// clock and draws no random numbers of its own.
+    ///
+    /// # Errors
+    /// [`OpenError`]; its text names the disk.
+    pub fn open_simulated(
+        disk: &SimulatedDisk,
+        simulation: Arc<dyn Simulation>,
+        options: Options,
+    ) -> Result<Self, OpenError> {
+        Self::open_in(&DataDir::Simulated(disk.clone(), simulation), options)
+    }
+
+    /// Opens the store in a data directory of either kind ([`Store::open`],
+    /// [`Store::open_simulated`]).
+    ///
+    /// # Errors
+    /// [`OpenError`]; its text names the directory and what to do.
+    pub fn open_in(dir: &DataDir, options: Options) -> Result<Self, OpenError> {
+        match dir {
+            DataDir::Path(path) => Self::open(path, options),
+            DataDir::Simulated(disk, _) => {
+                make_room(dir, options.disk_free_bytes_min);
+                let (memory, recovery) = Memory::open(disk)?;
+                Self::open_on(dir, options, Backend::Memory(memory), recovery)
+            }
+        }
     }
 
     /// As [`Store::open`], with a given function to sync the log: tests make it fail.
     pub(crate) fn open_with(
-        dir: &Path,
+        path: &Path,
         options: Options,
         sync_log: SyncLog,
     ) -> Result<Self, OpenError> {
-        prepare_directory(dir)?;
-        check_families(dir)?;
-        make_room(dir, options.disk_free_bytes_min);
-        let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let (db, recovery) = open_database(dir, &options, &cache)?;
-        let engine = Arc::new(Engine::new(db, sync_log));
+        let dir = DataDir::from(path);
+        prepare_directory(path)?;
+        make_room(&dir, options.disk_free_bytes_min);
+        let (rocks, recovery) = rocks::open(path, &options, sync_log)?;
+        Self::open_on(&dir, options, Backend::Rocks(Box::new(rocks)), recovery)
+    }
+
+    /// Opens a store on an open backend.
+    fn open_on(
+        dir: &DataDir,
+        options: Options,
+        backend: Backend,
+        recovery: Recovery,
+    ) -> Result<Self, OpenError> {
+        let host = dir.host();
+        let engine = Arc::new(Engine::new(backend, host.clone()));
         let unreadable = |error| not_opened(dir, error);
         check_identity(dir, &engine, &options)?;
         let hint_accounting = HintAccounting::load(&engine).map_err(unreadable)?;
         let trees = Trees::load(&engine, options.partitions).map_err(unreadable)?;
-        let incarnation = choose_incarnation(dir, &engine, &recovery)?;
+        let incarnation = choose_incarnation(dir, &host, &engine, &recovery)?;
         let no_thread = |error: std::io::Error| directory_error(dir, &error.to_string());
         let theirs = Arc::clone(&engine);
         let group_sync = match options.durability {
             Durability::Buffered => None,
-            Durability::Fsync => Some(GroupSync::start(move || theirs.sync()).map_err(no_thread)?),
+            Durability::Fsync => {
+                Some(GroupSync::start(&host, move || theirs.sync()).map_err(no_thread)?)
+            }
         };
         let theirs = Arc::clone(&engine);
-        let disk = DiskWatch::start(dir, options.disk_free_bytes_min, move || {
+        let disk = DiskWatch::start(dir, &host, options.disk_free_bytes_min, move || {
             theirs.has_failed_in_background()
         });
         Ok(Self {
@@ -83,14 +116,14 @@ impl Store {
             group_sync,
             engine,
             stripes: Stripes::new(),
-            rows: RowCache::new(options.row_cache_bytes),
+            rows: RowCache::new(options.row_cache_bytes, &host),
             hint_accounting,
             trees,
             scrubbing: Mutex::new(()),
-            cache,
             incarnation,
             recovery,
-            dir: dir.to_owned(),
+            dir: dir.clone(),
+            host,
             options,
             call_counters: Default::default(),
             n_of: OnceLock::new(),
@@ -122,47 +155,16 @@ impl Store {
             group_sync.stop();
         }
         self.engine.sync()?;
-        let sequence = self.engine.db().latest_sequence_number();
-        if let Err(error) = incarnation::write_marker(&self.dir, self.incarnation, sequence) {
+        let sequence = self.engine.sequence();
+        if let Err(error) = self.dir.write_marker(self.incarnation, sequence) {
             tracing::warn!(%error, "no proof of a clean stop: the next start is a new incarnation");
         }
         Ok(())
     }
 }
 
-fn open_database(
-    dir: &Path,
-    options: &Options,
-    cache: &Cache,
-) -> Result<(DB, Recovery), OpenError> {
-    let path = dir.join(DATABASE);
-    let open = |mode| {
-        let families = descriptors(options, cache);
-        DB::open_cf_descriptors(&database_options(options, mode), &path, families)
-    };
-    let error = match open(DBRecoveryMode::TolerateCorruptedTailRecords) {
-        Ok(db) => return Ok((db, Recovery::Whole)),
-        Err(error) => error,
-    };
-    let text = error.to_string();
-    if error.kind() == ErrorKind::Corruption {
-        let reason = || format!("{text}; and truncating the log there does not help");
-        let db = open(DBRecoveryMode::PointInTime)
-            .map_err(|_| OpenError::Damaged { dir: dir.to_owned(), reason: reason() })?;
-        tracing::error!(
-            reason = text,
-            "the log was damaged before its end and was truncated there"
-        );
-        return Ok((db, Recovery::CutShort(text)));
-    }
-    if text.contains("lock file") || text.contains("lock hold by current process") {
-        return Err(OpenError::Locked { dir: dir.to_owned() });
-    }
-    Err(directory_error(dir, &text))
-}
-
 /// Records the identity in a new directory; refuses a directory that belongs to another.
-fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), OpenError> {
+fn check_identity(dir: &DataDir, engine: &Engine, options: &Options) -> Result<(), OpenError> {
     let facts = [
         ("format", FORMAT.to_owned()),
         ("node", options.node.to_string()),
@@ -170,11 +172,11 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
         ("partitions", options.partitions.to_string()),
     ];
     let name = |what: &str| [b"store:", what.as_bytes()].concat();
-    if engine.db().latest_sequence_number() == 0 {
+    if engine.sequence() == 0 {
         let write = || {
-            let mut batch = WriteBatch::default();
+            let mut batch = engine.batch();
             for (what, wanted) in &facts {
-                batch.put_cf(engine.column(Column::Meta)?, name(what), wanted);
+                batch.put(Column::Meta, name(what), wanted)?;
             }
             engine.write(batch, Blocking::Allowed)?;
             engine.sync()
@@ -185,15 +187,15 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
         let recorded = engine.get(Column::Meta, &name(what), Blocking::Allowed);
         let Some(found) = recorded.map_err(|error| not_opened(dir, error))? else {
             let reason = format!("it does not say which {what} it belongs to");
-            return Err(OpenError::Damaged { dir: dir.to_owned(), reason });
+            return Err(OpenError::Damaged { dir: dir.path(), reason });
         };
         if found != wanted.as_bytes() {
             let found = String::from_utf8_lossy(&found).into_owned();
             if what == "format" {
-                let dir = dir.to_owned();
+                let dir = dir.path();
                 return Err(OpenError::OtherFormat { dir, found, wanted: FORMAT });
             }
-            return Err(OpenError::OtherIdentity { dir: dir.to_owned(), what, found, wanted });
+            return Err(OpenError::OtherIdentity { dir: dir.path(), what, found, wanted });
         }
     }
     Ok(())
@@ -202,7 +204,8 @@ fn check_identity(dir: &Path, engine: &Engine, options: &Options) -> Result<(), 
 /// The incarnation of the last run if it provably stopped cleanly, otherwise a new one, recorded
 /// and synced.
 fn choose_incarnation(
-    dir: &Path,
+    dir: &DataDir,
+    host: &Host,
     engine: &Engine,
     recovery: &Recovery,
 ) -> Result<Incarnation, OpenError> {
@@ -211,16 +214,17 @@ fn choose_incarnation(
         .map_err(|error| not_opened(dir, error))?
         .and_then(|bytes: Bytes| bytes.as_ref().try_into().ok())
         .map(|bytes| Incarnation(u64::from_le_bytes(bytes)));
-    let sequence = engine.db().latest_sequence_number();
-    let proven = incarnation::consume_marker(dir, recorded, sequence)
+    let sequence = engine.sequence();
+    let proven = dir
+        .consume_marker(recorded, sequence)
         .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
     if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
         return Ok(incarnation);
     }
-    let incarnation = incarnation::draw();
+    let incarnation = Incarnation(host.random_nonzero());
     let write = || {
-        let mut batch = WriteBatch::default();
-        batch.put_cf(engine.column(Column::Meta)?, INCARNATION, incarnation.0.to_le_bytes());
+        let mut batch = engine.batch();
+        batch.put(Column::Meta, INCARNATION, incarnation.0.to_le_bytes())?;
         engine.write(batch, Blocking::Allowed)?;
         engine.sync()
     };
@@ -228,10 +232,10 @@ fn choose_incarnation(
     Ok(incarnation)
 }
 
-fn not_opened(dir: &Path, error: Error) -> OpenError {
+fn not_opened(dir: &DataDir, error: Error) -> OpenError {
     match error {
         Error::Damaged { what, reason } => {
-            OpenError::Damaged { dir: dir.to_owned(), reason: format!("{what}: {reason}") }
+            OpenError::Damaged { dir: dir.path(), reason: format!("{what}: {reason}") }
         }
         Error::WouldBlock
         | Error::HintsFull { .. }
@@ -250,9 +254,11 @@ mod tests {
     use std::process::Command;
 
     use quorate_protocol::layout::Partition;
+    use rocksdb::DB;
 
     use super::*;
-    use crate::testing::{HOME, mint, node, object, open, options, wait};
+    use crate::rocks::DATABASE;
+    use crate::testing::{HOME, mint, node, object, open, open_as, options, wait};
 
     #[test]
     fn only_a_clean_stop_keeps_the_incarnation() {
@@ -325,7 +331,7 @@ mod tests {
             (Options { partitions: 128, ..ours }, "partitions \"64\"", "\"128\""),
         ];
         for (other, found, wanted) in others {
-            let error = Store::open(dir.path(), other).err().unwrap();
+            let error = open_as(dir.path(), other).err().unwrap();
             assert!(matches!(error, OpenError::OtherIdentity { .. }), "{error}");
             let text = error.to_string();
             assert!(text.contains(found) && text.contains(wanted), "{text}");
@@ -351,8 +357,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Fsync);
-        let meta = store.engine.column(Column::Meta).unwrap();
-        store.engine.db().put_cf(meta, b"store:format", b"3").unwrap();
+        store.tamper(|batch| batch.put(Column::Meta, b"store:format", b"3"));
         store.close().unwrap();
         drop(store);
         let error = refusal(dir.path());
@@ -446,5 +451,11 @@ mod tests {
         assert!(matches!(store.recovery(), Recovery::CutShort(_)), "{:?}", store.recovery());
         assert!(object(&store, HOME, "k00").is_some());
         assert_eq!(object(&store, HOME, "k99"), None);
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        only_a_clean_stop_keeps_the_incarnation,
+        a_closed_store_refuses_writes_and_serves_reads,
+        the_directory_of_another_is_refused_by_name,
     }
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::time::WallTime;
-use rocksdb::WriteBatch;
 
 use crate::disk::Need;
 use crate::error::Error;
@@ -63,7 +62,7 @@ impl Store {
         self.engine.check()?;
         self.disk.check(Need::Release)?;
         let _stripes = self.stripes.lock_each(rows.keys().map(|(_, row_key)| &row_key[..]));
-        let (mut batch, mut staged) = (WriteBatch::default(), Vec::new());
+        let (mut batch, mut staged) = (self.engine.batch(), Vec::new());
         for ((_, row_key), (place, key, object)) in rows {
             let stored = self.stored(place, &key, &row_key, Blocking::Allowed)?;
             let mut update = self.update(place, &key, row_key, stored)?;
@@ -87,7 +86,7 @@ mod tests {
     use quorate_protocol::row::Row;
 
     use super::*;
-    use crate::testing::{HOME, NOW, TREE, key, mint, node, object, open, options};
+    use crate::testing::{HOME, NOW, TREE, key, mint, node, object, open, open_as, options};
     use crate::{Durability, Options};
 
     #[test]
@@ -121,7 +120,7 @@ mod tests {
     fn a_page_that_cannot_be_stored_leaves_no_trace_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { hint_bytes_max: 2_000, ..options(Durability::Buffered) };
-        let store = Store::open(dir.path(), options).unwrap();
+        let store = open_as(dir.path(), options).unwrap();
         let good = mint(&store, HOME, "good", &[7; 500]).encoded;
         let root = store.root(TREE);
         let hint = Place::Hint(node("n2"));
@@ -138,5 +137,10 @@ mod tests {
         damaged.push((HOME, key("bad"), good.slice(..9)));
         assert!(matches!(store.merge_page(damaged, NOW), Err(Error::Damaged { .. })));
         assert_eq!((store.root(TREE), object(&store, HOME, "k0")), (root, None));
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_page_is_merged_in_few_batches_and_idempotently,
+        a_page_that_cannot_be_stored_leaves_no_trace_in_memory,
     }
 }

@@ -11,7 +11,6 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use rocksdb::WriteBatch;
 
 use crate::columns::{Column, key_of, tombstone_key};
 use crate::disk::Need;
@@ -96,8 +95,8 @@ impl Store {
         }
         let decoded = Row::decode(row.clone()).map_err(|error| damaged(place, key, error))?;
         let (old, none) = (Entries::of(&decoded, &row), Entries::default());
-        let mut batch = WriteBatch::default();
-        batch.delete_cf(self.engine.column(Column::Objects)?, &row_key);
+        let mut batch = self.engine.batch();
+        batch.delete(Column::Objects, &row_key)?;
         let pending = self.stage_entries(&mut batch, partition, key, &old, &none)?;
         self.engine.write(batch, Blocking::Allowed)?;
         pending.apply();
@@ -385,12 +384,19 @@ mod tests {
             mint(&store, HOME, &format!("k{i}"), b"v");
         }
         for (name, bytes) in [("k3", &[0; 3][..]), ("k4", &[0; 60])] {
-            let objects = store.engine.column(Column::Objects).unwrap();
-            store.engine.db().put_cf(objects, HOME.row_key(&key(name)), bytes).unwrap();
+            store.tamper(|batch| batch.put(Column::Objects, HOME.row_key(&key(name)), bytes));
         }
-        store.rows.clear();
         let step = store.reassign(TREE.partition, None, 99, |_| Some(5)).unwrap();
         assert_eq!((step.moved, step.damaged), (8, 2));
         assert!(store.move_to_tree(&key("k4"), Tree { n: 5, ..TREE }).is_err());
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_dropped_row_takes_its_tenure_with_it,
+        a_moved_row_keeps_everything_but_its_tree,
+        a_row_is_written_to_the_tree_of_the_n_that_is_known_then,
+        a_row_is_dropped_only_if_it_still_may,
+        the_walk_meets_every_key_of_its_bucket_alive_or_deleted,
+        a_damaged_row_does_not_end_a_sweep,
     }
 }

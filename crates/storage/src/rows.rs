@@ -7,14 +7,17 @@
 //! eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023),
 //! which a scan does not flush.
 
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 use quorate_protocol::name::Key;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
+
+use crate::host::Host;
 
 /// Rows larger than this, in bytes, are left to RocksDB's own cache: one would take the space of
 /// dozens of usual rows.
@@ -26,7 +29,7 @@ const OVERHEAD_BYTES: usize = 96;
 /// The cache and how well it works.
 pub(crate) struct RowCache {
     /// By hash of the key; `None` if it is disabled.
-    cache: Option<Cache<u128, Entry, Size>>,
+    cache: Option<Cache<u128, Entry, Size, Seeded>>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -76,12 +79,56 @@ impl Weighter<u128, Entry> for Size {
     }
 }
 
+/// The hash of the cache's tables, from seeds that no client knows. Their keys are hashes already,
+/// but ones that a client can compute.
+#[derive(Clone)]
+struct Seeded([u64; 2]);
+
+struct SeededHasher {
+    seeds: [u64; 2],
+    hash: u64,
+}
+
+impl BuildHasher for Seeded {
+    type Hasher = SeededHasher;
+
+    fn build_hasher(&self) -> SeededHasher {
+        SeededHasher { seeds: self.0, hash: 0 }
+    }
+}
+
+impl Hasher for SeededHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.write_u128(u128::from(xxh3_64_with_seed(bytes, self.hash)));
+    }
+
+    /// Both halves of a product of 128 bits, as wyhash mixes.
+    fn write_u128(&mut self, number: u128) {
+        let [low, high] = [number as u64 ^ self.seeds[0], (number >> 64) as u64 ^ self.seeds[1]];
+        let product = u128::from(low) * u128::from(high);
+        self.hash ^= product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+}
+
 impl RowCache {
-    /// An empty cache for up to `bytes_max` bytes; 0 for none.
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    /// An empty cache for up to `bytes_max` bytes; 0 for none. In a simulation it has one shard, so
+    /// that what it evicts does not depend on the machine.
+    pub(crate) fn new(bytes_max: usize, host: &Host) -> Self {
+        let mut options = OptionsBuilder::new();
         // An estimate of how many rows fit, at 1 KiB each; it only sizes the first tables.
-        let rows = (bytes_max >> 10).max(1);
-        let cache = (bytes_max > 0).then(|| Cache::with_weighter(rows, bytes_max as u64, Size));
+        options.estimated_items_capacity((bytes_max >> 10).max(1));
+        options.weight_capacity(bytes_max as u64);
+        if let Host::Simulated(_) = host {
+            options.shards(1);
+        }
+        let seeded = Seeded([host.random_nonzero(), host.random_nonzero()]);
+        let cache = options.build().ok().filter(|_| bytes_max > 0);
+        let cache = cache
+            .map(|options| Cache::with_options(options, Size, seeded, DefaultLifecycle::default()));
         Self { cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
@@ -138,12 +185,12 @@ mod tests {
 
     use super::*;
     use crate::columns::Column;
-    use crate::testing::{HOME, key, mint, options};
-    use crate::{Blocking, Durability, Options, Store};
+    use crate::testing::{HOME, key, mint, open_as, options};
+    use crate::{Blocking, Durability, Options};
 
     #[test]
     fn it_stays_within_its_bytes_and_refuses_large_rows() {
-        let rows = RowCache::new(100_000);
+        let rows = RowCache::new(100_000, &Host::machine());
         let row = [7; 1000];
         for i in 0..1000 {
             rows.put(&key(&format!("k{i}")), &row);
@@ -159,7 +206,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // Room for few of the rows, so that they are evicted and reloaded.
         let options = Options { row_cache_bytes: 8 << 10, ..options(Durability::Buffered) };
-        let store = Store::open(dir.path(), options).unwrap();
+        let store = open_as(dir.path(), options).unwrap();
         let name = |i: usize| format!("k{}", i % 20);
         let read = |i: usize| store.read(HOME, &key(&name(i)), Blocking::Allowed).unwrap();
         let drop_it = |i: usize| {
@@ -195,8 +242,12 @@ mod tests {
 
     #[test]
     fn without_memory_it_caches_nothing() {
-        let rows = RowCache::new(0);
+        let rows = RowCache::new(0, &Host::machine());
         rows.put(&key("k"), b"row");
         assert_eq!((rows.get(&key("k")), rows.bytes()), (None, 0));
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        cached_rows_are_the_stored_rows,
     }
 }

@@ -13,14 +13,14 @@ use quorate_protocol::object::{DecodeError, Version};
 use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LeafSet, Tree, leaf_of};
-use rocksdb::{DBRawIterator, ReadOptions};
 
+use crate::backend::Range;
 use crate::columns::{Column, key_of, tombstone_key};
 use crate::error::Error;
 use crate::index::{Listing, decode_tombstone, is_plain};
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
-use crate::walk::{end_of, next_of, unreadable};
+use crate::walk::next_of;
 
 /// Bytes of rows that [`Store::list`] reads for one page: some tens of milliseconds of a slow disk.
 pub const LIST_BYTES_MAX: usize = 4 << 20;
@@ -89,13 +89,8 @@ impl Store {
         limit: usize,
     ) -> Result<Page, Error> {
         let place = Place::Home(tree);
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        if let Some(end) = end_of(&place.prefix()) {
-            options.set_iterate_upper_bound(end);
-        }
-        let objects = self.engine.column(Column::Objects)?;
-        let mut rows: DBRawIterator<'_> = self.engine.db().raw_iterator_cf_opt(objects, options);
+        let partition = Range::from(place.prefix(), &place.prefix());
+        let mut rows = self.engine.entries(Column::Objects, partition)?;
         let mut page = Page { versions: Vec::new(), is_end: false };
         let mut bytes = 0;
         let first = after.map_or(0, leaf_of);
@@ -120,7 +115,7 @@ impl Store {
                 }
                 rows.next();
             }
-            rows.status().map_err(|error| unreadable(&error, Column::Objects))?;
+            rows.check()?;
         }
         page.is_end = true;
         Ok(page)
@@ -382,9 +377,8 @@ mod tests {
         }
         assert_eq!((&seen, pages), (&expected, 3));
         // Even if only their index entries are left.
-        let objects = store.engine.column(Column::Objects).unwrap();
         for key in expected.keys() {
-            store.engine.db().delete_cf(objects, HOME.row_key(key)).unwrap();
+            store.tamper(|batch| batch.delete(Column::Objects, HOME.row_key(key)));
         }
         store.rows.clear();
         let rows: Vec<_> = expected.keys().map(|key| (HOME, key.clone())).collect();
@@ -429,5 +423,13 @@ mod tests {
             write("b", name, None, Row::decode(row).unwrap().object.clock);
         }
         assert_eq!(store.keys("b", "", None, 99).unwrap(), expected[2..]);
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        rows_come_in_order_and_in_bounded_pieces,
+        conflicts_are_listed_by_bucket_and_end_with_a_resolution,
+        a_listing_reads_only_its_leaves_and_its_tree,
+        a_page_of_large_rows_is_short_and_their_versions_are_known_without_them,
+        keys_are_listed_in_order_by_prefix_while_they_have_a_value,
     }
 }

@@ -9,23 +9,22 @@
 //! index, so that the caller can throttle it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::{Leaves, Tree, leaf_hash, leaf_of};
-use rocksdb::{ReadOptions, Snapshot, WriteBatch};
 
+use crate::backend::{Range, Snapshot};
 use crate::columns::{Column, key_of, leaf_entry, leaf_key, tombstone_key};
 use crate::disk::Need;
-use crate::engine::read_error;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
 use crate::store::{Store, damaged};
-use crate::walk::{end_of, next_of, unreadable};
+use crate::walk::next_of;
 
 /// The most index entries that one piece repairs, which bounds its memory; the next scrub repairs
 /// the rest.
@@ -78,7 +77,7 @@ impl Scrubbed {
 /// One piece of a scrub: some leaves of one partition, in one snapshot.
 struct Piece<'a> {
     store: &'a Store,
-    snapshot: Snapshot<'a>,
+    snapshot: Arc<Snapshot<'a>>,
     partition: Partition,
     found: Scrubbed,
     /// By n: the XOR of the leaves computed from the rows and the stored ones.
@@ -108,7 +107,7 @@ impl Store {
         let _alone = self.scrubbing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut piece = Piece {
             store: self,
-            snapshot: self.engine.db().snapshot(),
+            snapshot: Arc::new(self.engine.snapshot()?),
             partition,
             found: Scrubbed::default(),
             differences: BTreeMap::new(),
@@ -144,13 +143,12 @@ impl Store {
         differences: &BTreeMap<u16, Leaves>,
     ) -> Result<u64, Error> {
         let trees = self.trees.partition(partition)?;
-        let (mut batch, mut toggles) = (WriteBatch::default(), Vec::new());
-        let merkle = self.engine.column(Column::Merkle)?;
+        let (mut batch, mut toggles) = (self.engine.batch(), Vec::new());
         for (n, leaves) in differences {
             for leaf in Leaves::default().differing(leaves).iter() {
                 let change = leaves.get(leaf);
                 let key = leaf_key(Tree { partition, n: *n }, leaf);
-                batch.merge_cf(merkle, key, change.to_le_bytes());
+                batch.merge(Column::Merkle, key, change.to_le_bytes())?;
                 toggles.push((trees.tree(*n).leaf(leaf), change));
             }
         }
@@ -176,16 +174,15 @@ impl Store {
                 Entries::of(&row, &bytes)
             }
         };
-        let (mut batch, mut tombstones) = (WriteBatch::default(), 0);
+        let (mut batch, mut tombstones) = (self.engine.batch(), 0);
         for (column, entry_key, entry) in index_entries(partition, key, &wanted) {
             let stored = self.engine.get(column, &entry_key, Blocking::Allowed)?;
             if stored.as_deref() == entry.as_deref() {
                 continue;
             }
-            let column_ref = self.engine.column(column)?;
             match &entry {
-                Some(entry) => batch.put_cf(column_ref, &entry_key, entry),
-                None => batch.delete_cf(column_ref, &entry_key),
+                Some(entry) => batch.put(column, &entry_key, entry)?,
+                None => batch.delete(column, &entry_key)?,
             }
             if column == Column::Tombstones {
                 tombstones = i64::from(entry.is_some()) - i64::from(stored.is_some());
@@ -243,10 +240,7 @@ impl Piece<'_> {
 
     fn compare_entries(&mut self, key: Key, wanted: &Entries) -> Result<(), Error> {
         for (column, entry_key, entry) in index_entries(self.partition, &key, wanted) {
-            let stored = self.snapshot.get_cf(self.store.engine.column(column)?, &entry_key);
-            let stored =
-                stored.map_err(|error| read_error(&error, || format!("entries of {key}")))?;
-            if stored != entry {
+            if self.snapshot.get(column, &entry_key)? != entry {
                 self.mark_suspect(key);
                 return Ok(());
             }
@@ -296,9 +290,7 @@ impl Piece<'_> {
     /// unknown: the entry is kept.
     fn is_tombstone(&self, key: &Key, entry: &[u8]) -> Result<bool, Error> {
         let place = Place::Home(Tree { partition: self.partition, n: 0 });
-        let objects = self.store.engine.column(Column::Objects)?;
-        let row = self.snapshot.get_cf(objects, place.row_key(key));
-        let row = row.map_err(|error| read_error(&error, || format!("the row of {key}")))?;
+        let row = self.snapshot.get(Column::Objects, &place.row_key(key))?;
         let Some(bytes) = row.map(Bytes::from) else { return Ok(false) };
         let Ok(row) = Row::decode(bytes.clone()) else { return Ok(true) };
         let wanted = Entries::of(&row, &bytes).tombstone.map(encode_tombstone);
@@ -319,23 +311,10 @@ impl Piece<'_> {
         (from, prefix): (&[u8], &[u8]),
         mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        options.set_snapshot(&self.snapshot);
-        options.set_iterate_lower_bound(from);
-        if let Some(end) = end_of(prefix) {
-            options.set_iterate_upper_bound(end);
-        }
-        let column_ref = self.store.engine.column(column)?;
-        let mut entries = self.store.engine.db().raw_iterator_cf_opt(column_ref, options);
-        entries.seek_to_first();
-        while let Some((key, value)) = entries.item() {
-            if !visit(self, key, value)? {
-                return Ok(());
-            }
-            entries.next();
-        }
-        entries.status().map_err(|error| unreadable(&error, column))
+        let range = Range::from(from.to_vec(), prefix);
+        // The snapshot is shared, so that `visit` may use the piece.
+        let snapshot = Arc::clone(&self.snapshot);
+        snapshot.entries(column, range)?.visit(|key, value| visit(self, key, value))
     }
 }
 
@@ -413,21 +392,23 @@ mod tests {
         let conflicts = store.conflicts(None, None, 99).unwrap();
         assert_eq!((listed.len(), conflicts.len()), (10, 10));
 
-        let (db, cf) = (store.engine.db(), |column| store.engine.column(column).unwrap());
         let tombstone = |name| tombstone_key(TREE.partition, &key(name));
         let bytes = store.read(HOME, &key("k0"), Blocking::Allowed).unwrap().unwrap();
         let (other, stray) = (Row::encoded_version(&bytes).unwrap(), Tree { n: 9, ..TREE });
         let lost = key("d9");
         let lost_version = store.versions(&[(HOME, lost.clone())]).unwrap()[0];
         // A leaf that was not updated, one of a tree without rows, and a row that vanished.
-        db.merge_cf(cf(Column::Merkle), leaf_key(TREE, 7), [1; 16]).unwrap();
-        db.merge_cf(cf(Column::Merkle), leaf_key(stray, 8), other.0).unwrap();
-        db.delete_cf(cf(Column::Objects), HOME.row_key(&lost)).unwrap();
-        db.delete_cf(cf(Column::Keys), key("k1").as_bytes()).unwrap();
-        db.put_cf(cf(Column::Conflicts), key("k2").as_bytes(), [9, 0, 0, 0]).unwrap();
-        db.delete_cf(cf(Column::Tombstones), tombstone("d3")).unwrap();
-        db.put_cf(cf(Column::Tombstones), tombstone("k4"), [0; 24]).unwrap();
-        db.put_cf(cf(Column::Keys), key("d5").as_bytes(), b"").unwrap();
+        store.tamper(|batch| {
+            batch.merge(Column::Merkle, leaf_key(TREE, 7), [1; 16])?;
+            batch.merge(Column::Merkle, leaf_key(stray, 8), other.0)?;
+            batch.delete(Column::Objects, HOME.row_key(&lost))?;
+            batch.delete(Column::Keys, key("k1").as_bytes())?;
+            batch.put(Column::Conflicts, key("k2").as_bytes(), [9, 0, 0, 0])?;
+            batch.delete(Column::Tombstones, tombstone("d3"))?;
+            batch.put(Column::Tombstones, tombstone("k4"), [0; 24])?;
+            batch.put(Column::Keys, key("d5").as_bytes(), b"")
+        });
+        store.sync().unwrap();
         drop(store);
 
         let store = open(dir.path(), Durability::Buffered);
@@ -458,11 +439,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         fill(&store, b"v");
-        let (row_key, objects) = (HOME.row_key(&key("k0")), store.engine.column(Column::Objects));
         let mut row = store.read(HOME, &key("k0"), Blocking::Allowed).unwrap().unwrap().to_vec();
         row.truncate(60);
-        store.engine.db().put_cf(objects.unwrap(), &row_key, &row).unwrap();
-        store.rows.clear();
+        store.tamper(|batch| batch.put(Column::Objects, HOME.row_key(&key("k0")), &row));
         assert_eq!(scrub(&store), Scrubbed { rows: 20, damaged_rows: 1, ..CLEAN });
         assert_eq!(store.read(HOME, &key("k0"), Blocking::Allowed).unwrap().unwrap(), row);
     }
@@ -484,5 +463,12 @@ mod tests {
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         assert_eq!(scrub(&store), Scrubbed { rows: 20, ..CLEAN });
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        differences_are_found_and_repaired,
+        a_row_in_the_tree_of_another_n_is_moved,
+        a_damaged_row_is_counted_and_left_alone,
+        scrubs_concurrent_with_writes_and_each_other_find_nothing,
     }
 }

@@ -2,18 +2,14 @@
 //! sequence number when it was opened, how far it is durable, and when it was last in use.
 
 use quorate_protocol::time::WallTime;
-use rocksdb::WriteBatch;
 
 use crate::columns::Column;
-use crate::engine::read_error;
 use crate::error::Error;
 use crate::options::{Blocking, Durability};
 use crate::store::Store;
 
 /// The record of when the store was last in use.
 const ALIVE: &[u8] = b"store:alive";
-/// Greater than every key.
-const END: [u8; 2048] = [u8::MAX; 2048];
 
 impl Store {
     /// The sequence number of the last change in the store when it was opened, before this start
@@ -63,10 +59,10 @@ impl Store {
     /// [`Error::Failed`], [`Error::Closed`]; the next start finds either everything or nothing.
     pub(crate) fn discard_rows(&self) -> Result<(), Error> {
         let _everything = self.stripes.lock_all();
-        let mut batch = WriteBatch::default();
+        let mut batch = self.engine.batch();
         let columns = || Column::ALL.into_iter().filter(|column| *column != Column::Meta);
         for column in columns() {
-            batch.delete_range_cf(self.engine.column(column)?, &[][..], &END);
+            batch.delete_all(column)?;
         }
         self.engine.write(batch, Blocking::Allowed)?;
         self.rows.clear();
@@ -75,9 +71,7 @@ impl Store {
         self.engine.sync()?;
         // Files may be deleted only now: before the sync a crash could have undone the batch.
         for column in columns() {
-            let column_ref = self.engine.column(column)?;
-            let dropped = self.engine.db().delete_file_in_range_cf(column_ref, &[][..], &END);
-            dropped.map_err(|error| read_error(&error, || column.name().to_owned()))?;
+            self.engine.backend.release_space(column)?;
         }
         Ok(())
     }
@@ -108,7 +102,7 @@ mod tests {
                 let before = store.durable_at();
                 wait(store.durable()).unwrap();
                 known = store.durable_at();
-                let number = store.engine.db().latest_sequence_number();
+                let number = store.engine.sequence();
                 assert_eq!(known, number);
                 assert!(before < known, "minted, and not yet flushed");
                 if start % 2 == 0 {
@@ -142,7 +136,7 @@ mod tests {
             mint(&store, hint, &format!("k{i}"), &[7; 20_000]);
         }
         for column in Column::ALL {
-            store.engine.db().flush_cf(store.engine.column(column).unwrap()).unwrap();
+            store.write_tables(column);
         }
         mint(&store, HOME, "unflushed", b"v");
         store.discard_rows().unwrap();
@@ -165,5 +159,11 @@ mod tests {
         assert_eq!(store.scan_partition(TREE.partition, None, 9, usize::MAX).unwrap().len(), 1);
         assert_eq!(store.hints_of_key(&key("k1")).unwrap().len(), 1);
         assert!(object(&store, HOME, "k1").is_some());
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_start_finds_at_least_what_was_durable,
+        the_last_sign_of_life_survives_with_what_came_before_it,
+        discarded_rows_leave_nothing_but_the_nodes_records,
     }
 }

@@ -59,7 +59,7 @@ impl Store {
         let (syncs, writes, synced_writes, stalls) = self.engine.counts();
         let (hints_queued, hints_refused) = self.hint_accounting.counts();
         Stats {
-            keys_estimate: self.property_of(Column::Objects, "rocksdb.estimate-num-keys"),
+            keys_estimate: self.engine.backend.entries_estimate(Column::Objects),
             hint_keys: self.hint_accounting.keys(),
             hint_bytes: self.hint_accounting.bytes(),
             hints_queued,
@@ -73,8 +73,8 @@ impl Store {
             inline: self.call_counters.inline.load(Ordering::Relaxed),
             would_block: self.call_counters.would_block.load(Ordering::Relaxed),
             stalls,
-            reads_in_place: self.engine.read_offload.in_place(),
-            block_cache_bytes: self.cache.get_usage() as u64,
+            reads_in_place: self.engine.backend.reads_in_place(),
+            block_cache_bytes: self.engine.backend.cache_bytes(),
             row_cache_bytes: self.rows.bytes(),
             disk_free_bytes: self.disk.free_bytes(),
             background_errors: self.engine.background_errors(),
@@ -86,7 +86,7 @@ impl Store {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{HOME, NOW, key, mint, node, object, open, options, try_mint};
+    use crate::testing::{HOME, NOW, key, mint, node, object, open, open_as, options, try_mint};
     use crate::{Durability, Options, Place};
 
     #[test]
@@ -97,7 +97,7 @@ mod tests {
         store.close().unwrap();
         drop(store);
         let low = Options { disk_free_bytes_min: u64::MAX, ..options(Durability::Fsync) };
-        let store = Store::open(dir.path(), low).unwrap();
+        let store = open_as(dir.path(), low).unwrap();
         for blocking in [Blocking::Never, Blocking::Allowed] {
             let minted = try_mint(&store, HOME, "k", b"w", blocking).err();
             let merged =
@@ -108,5 +108,9 @@ mod tests {
         }
         assert!(matches!(store.condition(), Condition::DiskLow { .. }));
         assert_eq!(object(&store, HOME, "k"), Some(kept));
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_low_disk_refuses_writes_and_serves_reads,
     }
 }

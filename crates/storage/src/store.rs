@@ -4,7 +4,6 @@
 //! Reads take no lock: a row is replaced whole.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -13,15 +12,15 @@ use quorate_protocol::name::Key;
 use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::row::{Coordinator, Draft, Incarnation, Limits, MintError, Minted, Row};
 use quorate_protocol::time::WallTime;
-use rocksdb::Cache;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
+use crate::data_dir::DataDir;
 use crate::disk::{DiskWatch, Need};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::hints::HintAccounting;
-use crate::incarnation::random_nonzero;
+use crate::host::Host;
 use crate::options::{Blocking, Options, Place, Recovery};
 use crate::rows::RowCache;
 use crate::status::CallCounters;
@@ -42,10 +41,10 @@ pub struct Store {
     pub(crate) hint_accounting: HintAccounting,
     pub(crate) trees: Trees,
     pub(crate) scrubbing: Mutex<()>,
-    pub(crate) cache: Cache,
     pub(crate) incarnation: Incarnation,
     pub(crate) recovery: Recovery,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: DataDir,
+    pub(crate) host: Host,
     pub(crate) options: Options,
     pub(crate) call_counters: CallCounters,
     /// How to look up the n of a bucket, once set ([`Store::assign_trees_by`]).
@@ -105,7 +104,7 @@ impl Store {
         matches!(place, Place::Home(_)).then(|| self.rows.get(key)).flatten()
     }
 
-    /// Reads a row from RocksDB, and caches it.
+    /// Reads a row from the engine, and caches it.
     fn read_stored(
         &self,
         place: Place,
@@ -142,7 +141,7 @@ impl Store {
         let coordinator = Coordinator {
             node: self.options.node,
             incarnation: self.incarnation,
-            fresh_actor: Actor(random_nonzero()),
+            fresh_actor: Actor(self.host.random_nonzero()),
             now,
         };
         let need = if draft.value.is_some() { Need::Growth } else { Need::Release };
@@ -249,8 +248,10 @@ mod tests {
     use quorate_protocol::clock::Clock;
 
     use super::*;
+    use crate::backend::Backend;
     use crate::columns::Column;
-    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, options};
+    use crate::rocks::ReadOffload;
+    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, open_as, options};
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};
 
@@ -339,19 +340,24 @@ mod tests {
         assert_eq!((store.stats().inline, store.stats().would_block), (1, 2));
     }
 
+    fn offload(store: &Store) -> &ReadOffload {
+        let Backend::Rocks(rocks) = &store.engine.backend else { panic!() };
+        &rocks.read_offload
+    }
+
     #[test]
     fn a_nonblocking_call_reads_the_disk_only_while_reads_do_not_wait() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), Durability::Buffered);
         let (small, blob) =
             (mint(&store, HOME, "small", b"v"), mint(&store, HOME, "blob", &[7; 1 << 20]));
-        store.engine.db().flush_cf(store.engine.column(Column::Objects).unwrap()).unwrap();
+        store.write_tables(Column::Objects);
         store.close().unwrap();
         drop(store);
         let store = open(dir.path(), Durability::Buffered);
         for (name, was) in [("small", small), ("blob", blob)] {
             let read = || store.read(HOME, &key(name), Blocking::Never);
-            store.engine.read_offload.record(Duration::from_micros(40), Duration::ZERO);
+            offload(&store).record(Duration::from_micros(40), Duration::ZERO);
             assert_eq!(read(), Err(Error::WouldBlock), "{name}");
             let refused = try_mint(&store, HOME, name, b"w", Blocking::Never);
             assert_eq!(refused.err(), Some(Error::WouldBlock), "{name}");
@@ -360,9 +366,9 @@ mod tests {
                 row.object, was.object,
                 "{name}: two reads were offloaded for a wait of 40 us"
             );
-            store.engine.read_offload.record(Duration::from_millis(1), Duration::ZERO);
+            offload(&store).record(Duration::from_millis(1), Duration::ZERO);
             assert!(read().is_ok(), "{name} is in the cache now");
-            while store.engine.read_offload.should_offload() {}
+            while offload(&store).should_offload() {}
         }
         assert_eq!(store.stats().reads_in_place, 2);
     }
@@ -371,14 +377,14 @@ mod tests {
     fn a_stalled_write_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let small = Options { memtable_bytes: 64 << 10, ..options(Durability::Fsync) };
-        let store = Store::open(dir.path(), small.clone()).unwrap();
+        let store = open_as(dir.path(), small.clone()).unwrap();
         // Tiny memtables fill up faster than they are flushed, and RocksDB stalls all writes.
         let mint = |i: u32| try_mint(&store, HOME, &format!("k{i}"), &[7; 1024], Blocking::Never);
         let (stalled, error) = (0..200_000).find_map(|i| Some((i, mint(i).err()?))).unwrap();
         assert_eq!((error, store.stats().stalls), (Error::WouldBlock, 1));
         assert_eq!(object(&store, HOME, &format!("k{stalled}")), None);
         drop(store);
-        let store = Store::open(dir.path(), small).unwrap();
+        let store = open_as(dir.path(), small).unwrap();
         assert_eq!(object(&store, HOME, &format!("k{stalled}")), None);
         assert!(object(&store, HOME, "k0").is_some());
     }
@@ -389,10 +395,11 @@ mod tests {
         let store = open(dir.path(), Durability::Buffered);
         let row = mint(&store, HOME, "k", b"v");
         let good = store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap();
-        let column = store.engine.column(Column::Objects).unwrap();
+        let stored = |bad: &[u8]| {
+            store.tamper(|batch| batch.put(Column::Objects, HOME.row_key(&key("k")), bad));
+        };
         for bad in [&b""[..], &good[..10], &good[..32], &good[..good.len() - 1], &[255; 64]] {
-            store.engine.db().put_cf(column, HOME.row_key(&key("k")), bad).unwrap();
-            store.rows.clear();
+            stored(bad);
             let errors = [
                 try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
                 store.merge(HOME, &key("k"), &row.object, NOW, Blocking::Allowed).err(),
@@ -402,9 +409,17 @@ mod tests {
                 assert_eq!(what, "b/k (home row of partition 3)");
             }
         }
-        store.engine.db().put_cf(column, HOME.row_key(&key("k")), [0; 32]).unwrap();
-        store.rows.clear();
+        stored(&[0; 32]);
         let read = store.read(HOME, &key("k"), Blocking::Never);
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        a_minted_write_is_read_back,
+        a_retried_request_mints_once,
+        a_merge_that_changes_nothing_writes_nothing,
+        concurrent_mints_on_one_key_are_all_kept_under_distinct_dots,
+        a_held_stripe_blocks_no_nonblocking_call,
+        damaged_rows_are_named_and_never_absent,
     }
 }

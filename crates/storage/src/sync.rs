@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::error::Error;
+use crate::host::{Host, Later, Simulation};
 
 type Answer = Result<(), Error>;
 type Waiters = Vec<oneshot::Sender<Answer>>;
@@ -24,45 +25,57 @@ const GROUP_MIN: usize = 3;
 /// The least time between the starts of two syncs under load.
 const SYNC_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The thread that syncs, and its waiters.
+/// What syncs, and who waits for it.
 pub(crate) struct GroupSync {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    turns: Turns,
+}
+
+/// Who takes the waiters and syncs.
+enum Turns {
+    Thread(Mutex<Option<JoinHandle<()>>>),
+    /// A simulation that is asked to once there is a waiter.
+    Simulated(Arc<dyn Simulation>),
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    sync: Box<dyn Fn() -> Answer + Send + Sync>,
 }
 
 #[derive(Default)]
 struct Queue {
     /// Bounded by the operations in flight, each of which waits at most once.
     waiters: Waiters,
-    /// Whether the thread is parked and must be woken: skips a system call if not.
+    /// Whether the thread is parked and must be woken, or the simulation asked: skips a system call
+    /// if not.
     is_parked: bool,
     stopped: bool,
 }
 
 impl GroupSync {
-    /// Starts the thread. `sync` makes durable what was written before it was called.
-    pub(crate) fn start(sync: impl Fn() -> Answer + Send + 'static) -> io::Result<Self> {
-        let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, wake: Condvar::new() });
+    /// Starts the thread, if there is to be one. `sync` makes durable what was written before it was
+    /// called.
+    pub(crate) fn start(
+        host: &Host,
+        sync: impl Fn() -> Answer + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let queue = Mutex::default();
+        let shared = Arc::new(Shared { queue, wake: Condvar::new(), sync: Box::new(sync) });
+        if let Host::Simulated(simulation) = host {
+            shared.lock().is_parked = true;
+            return Ok(Self { shared, turns: Turns::Simulated(Arc::clone(simulation)) });
+        }
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("quorate-sync".to_owned()).spawn(move || {
             let mut earliest = None;
             while let Some(waiters) = theirs.next_group(earliest) {
                 earliest = not_before(waiters.len(), Instant::now());
-                let answer = sync();
-                for waiter in waiters {
-                    // The waiter may be gone, which does no harm: its write is as durable as the
-                    // others.
-                    let _ = waiter.send(answer.clone());
-                }
+                theirs.serve(waiters);
             }
         })?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, turns: Turns::Thread(Mutex::new(Some(thread))) })
     }
 
     /// Joins the next group. The receiver gets the answer of a sync that begins after this call; it
@@ -75,32 +88,76 @@ impl GroupSync {
             let is_parked = mem::take(&mut queue.is_parked);
             drop(queue);
             if is_parked {
-                self.shared.wake.notify_one();
+                self.call();
             }
         }
         receiver
     }
 
+    /// Calls for a sync: there is a waiter.
+    fn call(&self) {
+        match &self.turns {
+            Turns::Thread(_) => self.shared.wake.notify_one(),
+            Turns::Simulated(simulation) => {
+                let theirs = Arc::downgrade(&self.shared);
+                let turn = move || {
+                    if let Some(shared) = theirs.upgrade() {
+                        shared.take_turn();
+                    }
+                };
+                simulation.later(Later::Sync, Box::new(turn));
+            }
+        }
+    }
+
     /// Serves the remaining waiters with a last sync and ends the thread.
     pub(crate) fn stop(&self) {
         self.shared.lock().stopped = true;
-        self.shared.wake.notify_one();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Err(_)) = thread.map(JoinHandle::join) {
-            tracing::error!("the sync thread panicked");
+        match &self.turns {
+            Turns::Thread(thread) => {
+                self.shared.wake.notify_one();
+                let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(Err(_)) = thread.map(JoinHandle::join) {
+                    tracing::error!("the sync thread panicked");
+                }
+            }
+            Turns::Simulated(_) => self.shared.take_turn(),
         }
     }
 }
 
 impl Drop for GroupSync {
+    /// In a simulation, a store that is dropped is a killed process: nothing is synced any more.
     fn drop(&mut self) {
-        self.stop();
+        if let Turns::Thread(_) = self.turns {
+            self.stop();
+        }
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs for those who wait now, as one turn of a simulation.
+    fn take_turn(&self) {
+        let mut queue = self.lock();
+        queue.is_parked = true;
+        let waiters = mem::take(&mut queue.waiters);
+        drop(queue);
+        if !waiters.is_empty() {
+            self.serve(waiters);
+        }
+    }
+
+    /// Syncs, and answers all of a group.
+    fn serve(&self, waiters: Waiters) {
+        let answer = (self.sync)();
+        for waiter in waiters {
+            // The waiter may be gone, which does no harm: its write is as durable as the others.
+            let _ = waiter.send(answer.clone());
+        }
     }
 
     /// Waits for the next group, which may grow until `not_before`; `None` once stopped and no
@@ -144,9 +201,10 @@ mod tests {
         let syncs = Arc::new(AtomicUsize::new(0));
         let (counter, (begun_tx, begun), (go, go_rx)) =
             (Arc::clone(&syncs), mpsc::channel(), mpsc::channel::<()>());
-        let group = GroupSync::start(move || {
+        let go_rx = Mutex::new(go_rx);
+        let group = GroupSync::start(&Host::machine(), move || {
             begun_tx.send(()).unwrap();
-            go_rx.recv().unwrap();
+            go_rx.lock().unwrap().recv().unwrap();
             counter.fetch_add(1, Ordering::SeqCst);
             Ok(())
         })
@@ -170,7 +228,8 @@ mod tests {
         assert_eq!(not_before(GROUP_MIN - 1, now), None);
         assert_eq!(not_before(GROUP_MIN, now), Some(now + SYNC_INTERVAL));
 
-        let shared = Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new() };
+        let shared =
+            Shared { queue: Mutex::default(), wake: Condvar::new(), sync: Box::new(|| Ok(())) };
         let join = || shared.lock().waiters.push(oneshot::channel().0);
         join();
         let ends = Instant::now() + Duration::from_millis(300);
@@ -186,14 +245,15 @@ mod tests {
 
     #[test]
     fn a_waiter_that_left_does_no_harm() {
-        let group = GroupSync::start(|| Ok(())).unwrap();
+        let group = GroupSync::start(&Host::machine(), || Ok(())).unwrap();
         drop(group.join());
         assert_eq!(group.join().blocking_recv().unwrap(), Ok(()));
     }
 
     #[test]
     fn a_failed_sync_fails_every_waiter() {
-        let group = GroupSync::start(|| Err(Error::Failed("no disk".to_owned()))).unwrap();
+        let group = GroupSync::start(&Host::machine(), || Err(Error::Failed("no disk".to_owned())))
+            .unwrap();
         let waiters = [group.join(), group.join()];
         for waiter in waiters {
             assert_eq!(waiter.blocking_recv().unwrap(), Err(Error::Failed("no disk".to_owned())));
@@ -202,7 +262,7 @@ mod tests {
 
     #[test]
     fn stopping_serves_the_waiters_and_none_after() {
-        let group = GroupSync::start(|| Ok(())).unwrap();
+        let group = GroupSync::start(&Host::machine(), || Ok(())).unwrap();
         let waiter = group.join();
         group.stop();
         assert_eq!(waiter.blocking_recv().unwrap(), Ok(()));

@@ -1,6 +1,10 @@
 //! Helpers shared by the tests of this crate.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::clock::Clock;
@@ -12,7 +16,12 @@ use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Root, Tree};
 
-use crate::{Blocking, Durability, Error, MintedRow, Options, Place, ScrubFrom, Scrubbed, Store};
+use crate::backend::{Backend, Batch};
+use crate::columns::Column;
+use crate::{
+    Blocking, Durability, Error, Later, MintedRow, OpenError, Options, Place, ScrubFrom, Scrubbed,
+    SimulatedDisk, Simulation, Store, Task,
+};
 
 pub(crate) const TREE: Tree = Tree { partition: Partition(3), n: 3 };
 pub(crate) const HOME: Place = Place::Home(TREE);
@@ -33,7 +42,66 @@ pub(crate) fn options(durability: Durability) -> Options {
 }
 
 pub(crate) fn open(dir: &Path, durability: Durability) -> Store {
-    Store::open(dir, options(durability)).unwrap()
+    open_as(dir, options(durability)).unwrap()
+}
+
+/// Opens a store in a directory, or on the simulated disk that stands for it
+/// ([`on_simulated_disks`]).
+pub(crate) fn open_as(dir: &Path, options: Options) -> Result<Store, OpenError> {
+    let disk = DISKS.with_borrow_mut(|disks| {
+        let disk = || SimulatedDisk::new(&dir.display().to_string());
+        disks.as_mut().map(|disks| disks.entry(dir.to_owned()).or_insert_with(disk).clone())
+    });
+    match disk {
+        Some(disk) => Store::open_simulated(&disk, Arc::new(AtOnce), options),
+        None => Store::open(dir, options),
+    }
+}
+
+thread_local! {
+    /// While this thread's test is run on simulated disks: those that it has opened.
+    static DISKS: RefCell<Option<BTreeMap<PathBuf, SimulatedDisk>>> = const { RefCell::new(None) };
+}
+
+/// Runs a test with a simulated disk for each directory that it opens a store in.
+pub(crate) fn on_simulated_disks(test: fn()) {
+    DISKS.set(Some(BTreeMap::new()));
+    test();
+    DISKS.set(None);
+}
+
+/// Runs tests of the module once more, on simulated disks.
+macro_rules! also_on_simulated_disks {
+    ($($test:ident),* $(,)?) => {
+        mod simulated {
+            $(
+                #[test]
+                fn $test() {
+                    crate::testing::on_simulated_disks(super::$test);
+                }
+            )*
+        }
+    };
+}
+pub(crate) use also_on_simulated_disks;
+
+/// A simulation in which a sync takes no time, and nothing else happens by itself.
+struct AtOnce;
+
+impl Simulation for AtOnce {
+    fn later(&self, what: Later, task: Task) {
+        if what == Later::Sync {
+            task();
+        }
+    }
+
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 pub(crate) fn key(name: &str) -> Key {
@@ -99,6 +167,22 @@ impl Store {
     pub(crate) fn roots(&self) -> Vec<(Tree, Root)> {
         let roots = self.trees().into_iter().map(|tree| (tree, self.root(tree)));
         roots.filter(|(_, root)| *root != Root::default()).collect()
+    }
+
+    /// Changes what is stored behind the store's back.
+    pub(crate) fn tamper(&self, change: impl FnOnce(&mut Batch<'_>) -> Result<(), Error>) {
+        let mut batch = self.engine.batch();
+        change(&mut batch).unwrap();
+        self.engine.write(batch, Blocking::Allowed).unwrap();
+        self.rows.clear();
+    }
+
+    /// Writes the newest entries of a column to a table.
+    pub(crate) fn write_tables(&self, column: Column) {
+        match &self.engine.backend {
+            Backend::Rocks(rocks) => rocks.flush(column).unwrap(),
+            Backend::Memory(_) => {}
+        }
     }
 
     /// Scrubs a whole partition.

@@ -12,10 +12,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::tree::{LEAVES, Leaves, Root, Tree};
-use rocksdb::IteratorMode;
 
+use crate::backend::Range;
 use crate::columns::{Column, leaf_entry};
-use crate::engine::{Engine, read_error};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::store::Store;
 
@@ -50,20 +50,16 @@ impl Trees {
     /// Loads leaves and tombstone counts.
     pub(crate) fn load(engine: &Engine, partitions: u32) -> Result<Self, Error> {
         let trees = Self((0..partitions).map(|_| PartitionTrees::default()).collect());
-        let entries =
-            |column| Ok(engine.db().iterator_cf(engine.column(column)?, IteratorMode::Start));
-        for entry in entries(Column::Merkle)? {
-            let entry = entry.map_err(|error| read_error(&error, || "a Merkle leaf".to_owned()));
-            let (key, value) = entry?;
-            let (Tree { partition, n }, leaf, value) = leaf_entry(&key, &value)?;
+        engine.entries(Column::Merkle, Range::all())?.visit(|key, value| {
+            let (Tree { partition, n }, leaf, value) = leaf_entry(key, value)?;
             trees.partition(partition)?.tree(n).leaf(leaf).toggle(value);
-        }
-        for entry in entries(Column::Tombstones)? {
-            let entry = entry.map_err(|error| read_error(&error, || "a tombstone".to_owned()));
-            let (key, _) = entry?;
+            Ok(true)
+        })?;
+        engine.entries(Column::Tombstones, Range::all())?.visit(|key, _| {
             let partition = key.first_chunk().map(|bytes| Partition(u16::from_be_bytes(*bytes)));
             trees.partition(partition.unwrap_or(Partition(u16::MAX)))?.count_tombstones(1);
-        }
+            Ok(true)
+        })?;
         Ok(trees)
     }
 
@@ -217,19 +213,20 @@ mod tests {
     use quorate_protocol::tree::{leaf_hash, leaf_of};
 
     use super::*;
-    use crate::testing::{HOME, TREE, key, mint, open};
+    use crate::testing::{HOME, TREE, key, mint, open, wait};
     use crate::{Blocking, Durability, Place};
 
     /// The leaves of [`TREE`] on the disk.
     fn stored(store: &Store) -> Leaves {
-        let merkle = store.engine.column(Column::Merkle).unwrap();
         let mut leaves = Leaves::default();
-        for entry in store.engine.db().iterator_cf(merkle, IteratorMode::Start) {
-            let (key, value) = entry.unwrap();
-            let (tree, leaf, value) = leaf_entry(&key, &value).unwrap();
+        let entries = store.engine.entries(Column::Merkle, Range::all()).unwrap();
+        let toggle = |key: &[u8], value: &[u8]| {
+            let (tree, leaf, value) = leaf_entry(key, value)?;
             assert_eq!(tree, TREE);
             leaves.toggle(leaf, value);
-        }
+            Ok(true)
+        };
+        entries.visit(toggle).unwrap();
         leaves
     }
 
@@ -255,8 +252,7 @@ mod tests {
                 });
             }
             // What was flushed, what waits to be flushed and what comes later add up.
-            let merkle = store.engine.column(Column::Merkle).unwrap();
-            (0..20).for_each(|_| store.engine.db().flush_cf(merkle).unwrap());
+            (0..20).for_each(|_| store.write_tables(Column::Merkle));
         });
         let mut expected = Leaves::default();
         let rows: Vec<_> = names.iter().map(|name| (HOME, key(name))).collect();
@@ -267,6 +263,7 @@ mod tests {
         assert_eq!(store.leaves(TREE), expected);
         assert_eq!(store.root(TREE), expected.root());
         assert_eq!(stored(&store), expected);
+        wait(store.durable()).unwrap();
         drop(store);
         assert_eq!(open(dir.path(), Durability::Buffered).leaves(TREE), expected);
     }
@@ -306,5 +303,10 @@ mod tests {
         mint(&store, HOME, "k", b"v");
         assert_eq!(store.trees(), [TREE]);
         assert_eq!(store.roots(), [(TREE, store.leaves(TREE).root())]);
+    }
+
+    crate::testing::also_on_simulated_disks! {
+        concurrent_changes_of_rows_in_one_leaf_all_count,
+        a_missing_tree_is_empty_and_is_not_created,
     }
 }

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 use quorate_protocol::name::Key;
-use rocksdb::{DBRawIterator, ReadOptions};
 
+use crate::backend::Range;
 use crate::columns::{Column, key_of};
-use crate::engine::read_error;
 use crate::error::Error;
 use crate::options::Place;
 use crate::store::Store;
@@ -40,36 +39,16 @@ impl Store {
         column: Column,
         prefix: &[u8],
         after: Option<&[u8]>,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let start = after.map_or(prefix.to_vec(), |after| next_of(after).max(prefix.to_vec()));
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        options.set_iterate_lower_bound(start);
-        if let Some(end) = end_of(prefix) {
-            options.set_iterate_upper_bound(end);
-        }
-        let column_ref = self.engine.column(column)?;
-        let mut entries: DBRawIterator<'_> =
-            self.engine.db().raw_iterator_cf_opt(column_ref, options);
-        entries.seek_to_first();
-        while let Some((key, value)) = entries.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            entries.next();
-        }
-        entries.status().map_err(|error| unreadable(&error, column))
+        self.engine.entries(column, Range::from(start, prefix))?.visit(visit)
     }
 }
 
 /// The least key greater than this one.
 pub(crate) fn next_of(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
-}
-
-pub(crate) fn unreadable(error: &rocksdb::Error, column: Column) -> Error {
-    read_error(error, || format!("an entry in {}", column.name()))
 }
 
 /// The least key greater than all that begin with `prefix`; `None` if there is none.

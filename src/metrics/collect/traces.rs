@@ -1,8 +1,8 @@
 //! Traces for a collector.
 
-use crate::metrics::desc::{Desc, Section};
-use crate::metrics::text::Writer;
-use crate::node::Node;
+use quorate_engine::metrics::desc::{Desc, Section};
+use quorate_engine::metrics::text::Writer;
+use quorate_engine::node::Node;
 
 const OPERATIONS: Desc = Desc::counter(
     "quorate_traced_operations_total",

@@ -1,0 +1,99 @@
+//! Hosts the engine on this machine.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate_engine::config::Config;
+use quorate_engine::host::{Chance, Clock, Files, Host};
+use quorate_engine::node::Node;
+use quorate_protocol::time::WallTime;
+
+use crate::otlp::Traces;
+use crate::peer_port::dial::Dialer;
+use crate::server::ServeError;
+use crate::threads::MachineThreads;
+
+/// Starts a node, whose sampled operations go to `traces`. Nothing listens yet. Needs a tokio runtime.
+///
+/// # Errors
+/// [`ServeError`], which says what to do.
+pub(crate) fn start(config: Config, traces: &Traces) -> Result<Arc<Node>, ServeError> {
+    let host = Host {
+        wire: Arc::new(Dialer::new(&config)?),
+        threads: Arc::new(MachineThreads::new().map_err(ServeError::Threads)?),
+        clock: Arc::new(MachineClock),
+        chance: Arc::new(MachineChance),
+        files: Arc::new(Directory(config.data_dir.clone())),
+        traces: traces.sink(),
+        gate: None,
+    };
+    Ok(Node::start(config, host)?)
+}
+
+/// The machine's clock; 0 before 1970.
+pub(crate) struct MachineClock;
+
+impl Clock for MachineClock {
+    fn now(&self) -> WallTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        WallTime(since.as_millis() as u64)
+    }
+}
+
+struct MachineChance;
+
+impl Chance for MachineChance {
+    fn draw(&self) -> u64 {
+        rand::random()
+    }
+}
+
+/// Files in the data directory.
+struct Directory(PathBuf);
+
+impl Files for Directory {
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.0.join(name))
+    }
+
+    fn replace(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let file = self.0.join(name);
+        let unfinished = file.with_extension("tmp");
+        let mut out = File::create(&unfinished)?;
+        out.write_all(contents)?;
+        out.sync_all()?;
+        fs::rename(&unfinished, &file)?;
+        file.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    }
+
+    fn append(&self, name: &str, more: &[u8]) -> io::Result<()> {
+        File::options().create(true).append(true).open(self.0.join(name))?.write_all(more)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Directory(dir.path().to_owned());
+        assert!(files.read("note").is_err());
+        files.replace("note", b"one").unwrap();
+        files.replace("note", b"two").unwrap();
+        files.append("note", b" three").unwrap();
+        assert_eq!(files.read("note").unwrap(), b"two three");
+        fs::remove_file(dir.path().join("note")).unwrap();
+        fs::create_dir(dir.path().join("note")).unwrap();
+        assert!(files.replace("note", b"one").is_err(), "a disk that takes no write");
+    }
+}
