@@ -10,6 +10,7 @@ use quorate_engine::config::Config;
 use quorate_engine::host::{Chance, Clock, Files, Host};
 use quorate_engine::node::Node;
 use quorate_protocol::time::WallTime;
+use quorate_storage::DataDir;
 
 use crate::otlp::Traces;
 use crate::peer_port::dial::Dialer;
@@ -26,6 +27,7 @@ pub(crate) fn start(config: Config, traces: &Traces) -> Result<Arc<Node>, ServeE
         threads: Arc::new(MachineThreads::new().map_err(ServeError::Threads)?),
         clock: Arc::new(MachineClock),
         chance: Arc::new(MachineChance),
+        dir: DataDir::Path(config.data_dir.clone()),
         files: Arc::new(Directory(config.data_dir.clone())),
         traces: traces.sink(),
         gate: None,

@@ -23,12 +23,12 @@ use chitchat::{
 use futures_util::FutureExt;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::WallTime;
-use tokio::time::MissedTickBehavior;
 
 use self::seal::Seal;
 use self::transport::{Addresses, SealedTransport, address_of};
 use quorate_engine::liveness::advertised::GossipState;
 use quorate_engine::liveness::peer_time::PeerTime;
+use quorate_engine::liveness::review::Turns;
 use quorate_engine::node::{Node, RELEASE};
 
 /// The keys under which a node advertises its state.
@@ -39,8 +39,6 @@ const WRITABLE: &str = "writable";
 const RELEASE_KEY: &str = "release";
 const DOWN: &str = "down";
 
-/// If the loop runs this many intervals late, the whole process was held up.
-const TURNS_LATE: u64 = 5;
 /// How often gossip is started again if it failed or ended, and names are resolved again.
 const RETRY_MS: u64 = 5000;
 const RESOLVE_MS: u64 = 30_000;
@@ -53,18 +51,10 @@ const RELEASE_CHARS_MAX: usize = 64;
 /// Gossips and reviews the peers for as long as the node runs.
 pub(crate) async fn run(node: Arc<Node>) {
     let config = &node.config.gossip;
-    let turn_ms = (config.interval_ms / 2).max(1);
-    let mut turns = tokio::time::interval(Duration::from_millis(turn_ms));
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut gossip = None;
-    let (mut last, mut started) = (node.peers.now(), None::<PeerTime>);
+    let mut turns = Turns::new(&node);
+    let (mut gossip, mut started) = (None, None::<PeerTime>);
     loop {
-        turns.tick().await;
-        let now = node.peers.now();
-        if now.since(last) > TURNS_LATE * turn_ms {
-            node.peers.forgive(now);
-        }
-        last = now;
+        let now = turns.next(&node).await;
         let retry = started.is_none_or(|at| now.since(at) >= RETRY_MS);
         if config.enabled && retry && gossip.as_mut().is_none_or(Gossip::has_ended) {
             started = Some(now);

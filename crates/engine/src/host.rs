@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::WallTime;
-use quorate_storage::Error;
+use quorate_storage::{DataDir, Error};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -123,6 +123,8 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// Random numbers.
     pub chance: Arc<dyn Chance>,
+    /// Where its store is kept.
+    pub dir: DataDir,
     /// Small files.
     pub files: Arc<dyn Files>,
     /// Takes sampled operations; `None` if none are sampled.

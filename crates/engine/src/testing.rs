@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::WallTime;
+use quorate_storage::DataDir;
 
 use crate::host::{Chance, Clock, Dialing, Files, Host, Threads, Urgency, Wire, Work};
 use crate::node::Node;
@@ -100,6 +101,7 @@ pub(crate) fn node(dir: &Path, me: &str, nodes: &[&str]) -> Arc<Node> {
         threads: still.clone(),
         clock: still,
         chance: Arc::new(Counting::default()),
+        dir: DataDir::Path(dir.join("data")),
         files: Arc::new(MemoryFiles::default()),
         traces: None,
         gate: None,

@@ -5,4 +5,5 @@ pub mod datagrams;
 pub mod health;
 pub mod peer_time;
 pub mod phi;
+pub mod review;
 pub mod round_trips;

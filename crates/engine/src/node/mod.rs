@@ -4,7 +4,6 @@ pub mod errors;
 pub mod record;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -163,7 +162,7 @@ impl Node {
         let layout = Arc::new(config.layout()?);
         let secrets = config.secrets()?;
         refuse_beside_twin(&*host.files)?;
-        let store = Arc::new(open_store(&config, &layout)?);
+        let store = Arc::new(open_store(&config, &layout, &host)?);
         let header = header(&config, &layout, &secrets);
         let faults = Arc::new(Faults::default());
         let (background, stop) = (Tasks::new(host.gate.clone()), CancellationToken::new());
@@ -172,7 +171,7 @@ impl Node {
         let formation = recorded_formation(&store, &layout)?;
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
         let (filled, generation) = begin_generation(&config, &layout, &host, &store)?;
-        let distrusted = Distrusted::open(&config)?;
+        let distrusted = Distrusted::open(&config, &host.dir)?;
         Ok(Arc::new(Self {
             me: config.node,
             contexts: ContextKeys::new(&config.cluster_id, &secrets),
@@ -549,7 +548,11 @@ fn staggered(memtable_bytes: usize, place: usize) -> usize {
     memtable_bytes - less as usize
 }
 
-fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage::OpenError> {
+fn open_store(
+    config: &Config,
+    layout: &Layout,
+    host: &Host,
+) -> Result<Store, quorate_storage::OpenError> {
     let durability = match config.durability {
         crate::config::Durability::Fsync => Durability::Fsync,
         crate::config::Durability::Buffered => Durability::Buffered,
@@ -566,5 +569,5 @@ fn open_store(config: &Config, layout: &Layout) -> Result<Store, quorate_storage
         hint_bytes_max: config.limits.hint_bytes_max,
         ..Options::new(config.node, &config.cluster_id, layout.partitions())
     };
-    Store::open(Path::new(&config.data_dir), options)
+    Store::open_in(&host.dir, options)
 }

@@ -23,7 +23,7 @@ use quorate_protocol::object::{Object, Version};
 use quorate_protocol::received;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Error, Place, remove_set};
+use quorate_storage::{Error, Place};
 
 use crate::background::work;
 use crate::node::Node;
@@ -190,10 +190,11 @@ async fn pass(node: &Arc<Node>) -> Result<bool, Error> {
 
 async fn remove(node: &Arc<Node>, set: Arc<Set>) -> Result<(), Error> {
     node.distrusted.forget(&set);
-    let removed = replica::on_blocking_pool(node, move |_| {
-        let path = set.path.clone();
+    let removed = replica::on_blocking_pool(node, move |node| {
+        let name = set.name.clone();
         drop(set); // closes its store
-        remove_set(&path).map_err(|error| Error::Io(format!("{}: {error}", path.display())))
+        let removed = node.host.dir.remove_set(&name);
+        removed.map_err(|error| Error::Io(format!("the set {name}: {error}")))
     });
     removed.await
 }

@@ -1,10 +1,9 @@
 //! The rows that this node has set aside, opened as stores (see `crate::repair::distrusted`).
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::message::Distrusted as Told;
-use quorate_storage::{Durability, Error, Options, Store, sets_aside};
+use quorate_storage::{DataDir, Durability, Error, Options, Store};
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -24,15 +23,14 @@ pub struct Distrusted {
 
 /// The rows set aside by one start.
 pub(super) struct Set {
-    pub(super) path: PathBuf,
+    pub(super) name: String,
     pub(super) store: Store,
 }
 
 impl Set {
     /// The file, in the data directory, of keys that only this set had when it was accepted.
     pub(super) fn report(&self) -> String {
-        let name = self.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        format!("distrusted/{name}.accepted.txt")
+        format!("distrusted/{}.accepted.txt", self.name)
     }
 }
 
@@ -41,12 +39,14 @@ impl Distrusted {
     ///
     /// # Errors
     /// [`StartError::Distrusted`], naming what cannot be read.
-    pub fn open(config: &Config) -> Result<Self, StartError> {
-        let error = |path: String, reason: String| StartError::Distrusted { path, reason };
-        let paths = sets_aside(&config.data_dir)
-            .map_err(|why| error(config.data_dir.display().to_string(), why.to_string()))?;
+    pub fn open(config: &Config, dir: &DataDir) -> Result<Self, StartError> {
+        let error = |dir: &DataDir, reason: String| StartError::Distrusted {
+            path: dir.path().display().to_string(),
+            reason,
+        };
+        let found = dir.sets_aside().map_err(|why| error(dir, why.to_string()))?;
         let mut sets = Vec::new();
-        for path in paths {
+        for (name, at) in found {
             let options = Options {
                 durability: Durability::Buffered,
                 block_cache_bytes: SET_CACHE_BYTES,
@@ -55,10 +55,9 @@ impl Distrusted {
                 disk_free_bytes_min: 0,
                 ..Options::new(config.node, &config.cluster_id, config.layout.partitions)
             };
-            let store = Store::open(&path, options)
-                .map_err(|why| error(path.display().to_string(), why.to_string()))?;
-            tracing::warn!(set = %path.display(), "rows are set aside; see `quorate distrusted list`");
-            sets.push(Arc::new(Set { path, store }));
+            let store = Store::open_in(&at, options).map_err(|why| error(&at, why.to_string()))?;
+            tracing::warn!(set = name, "rows are set aside; see `quorate distrusted list`");
+            sets.push(Arc::new(Set { name, store }));
         }
         Ok(Self { sets: Mutex::new(sets), told: Mutex::default(), decided: Notify::new() })
     }
@@ -79,7 +78,7 @@ impl Distrusted {
 
     /// A set was removed.
     pub(super) fn forget(&self, gone: &Set) {
-        lock(&self.sets).retain(|set| set.path != gone.path);
+        lock(&self.sets).retain(|set| set.name != gone.name);
     }
 
     pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
