@@ -12,15 +12,16 @@ use quorate_engine::node::Node;
 use quorate_protocol::time::WallTime;
 use quorate_storage::DataDir;
 
+use crate::otlp::Traces;
 use crate::peer_port::dial::Dialer;
 use crate::server::ServeError;
 use crate::threads::MachineThreads;
 
-/// Starts a node. Nothing listens yet. Needs a tokio runtime.
+/// Starts a node, whose sampled operations go to `traces`. Nothing listens yet. Needs a tokio runtime.
 ///
 /// # Errors
 /// [`ServeError`], which says what to do.
-pub(crate) fn start(config: Config) -> Result<Arc<Node>, ServeError> {
+pub(crate) fn start(config: Config, traces: &Traces) -> Result<Arc<Node>, ServeError> {
     let host = Host {
         wire: Arc::new(Dialer::new(&config)?),
         threads: Arc::new(MachineThreads::new().map_err(ServeError::Threads)?),
@@ -28,6 +29,7 @@ pub(crate) fn start(config: Config) -> Result<Arc<Node>, ServeError> {
         chance: Arc::new(MachineChance),
         dir: DataDir::Path(config.data_dir.clone()),
         files: Arc::new(Directory(config.data_dir.clone())),
+        traces: traces.sink(),
         gate: None,
     };
     Ok(Node::start(config, host)?)

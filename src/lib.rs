@@ -13,6 +13,7 @@ mod host;
 mod http;
 pub mod log;
 mod metrics;
+mod otlp;
 mod peer_port;
 pub mod server;
 mod service_manager;

@@ -10,10 +10,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
+use quorate::cli::temporary::Temporary;
 use quorate::cli::{self, form, operator};
 use quorate::config::{self, Config, LogConfig, new_key};
 use quorate::server::Ended;
 use quorate::{log, server};
+use tokio_util::sync::CancellationToken;
 
 /// How long the exit waits for pending log lines: a stuck reader must not block it.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -62,6 +64,10 @@ enum Command {
         /// deleted at the end.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Stop when standard input ends, too: a program that holds its other end takes the cluster along,
+        /// however it ends itself.
+        #[arg(long)]
+        until_eof: bool,
         /// What to log to standard error: levels, such as info or warn,quorate=debug.
         #[arg(long, default_value = "warn", value_name = "LEVELS")]
         log: String,
@@ -135,7 +141,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match cli.command {
         Command::Serve { config } => serve(&config)?,
-        Command::Dev { nodes, port, data, log } => dev(&Dev { nodes, port, data }, log)?,
+        Command::Dev { nodes, port, data, until_eof, log } => {
+            dev(&Dev { nodes, port, data }, until_eof, log)?
+        }
         Command::Form { config, timeout_ms } => {
             let config = load_and_warn(&config)?;
             let formed = form::form(&config, Duration::from_millis(timeout_ms));
@@ -212,12 +220,12 @@ fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Runs a cluster to try out.
-fn dev(dev: &Dev, level: String) -> Result<(), Box<dyn std::error::Error>> {
+fn dev(dev: &Dev, until_eof: bool, level: String) -> Result<(), Box<dyn std::error::Error>> {
     log::start(&LogConfig { level, ..LogConfig::default() })?;
     stop_on_panic();
     let temporary = match dev.data {
         Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("quorate-dev-").tempdir()?),
+        None => Some(Temporary::new(&std::env::temp_dir())?),
     };
     let dir = match (&temporary, &dev.data) {
         (None, Some(kept)) => {
@@ -231,12 +239,24 @@ fn dev(dev: &Dev, level: String) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = runtime(0)?;
     let ended = runtime.block_on(async {
         let requests = server::handle_signals(|| {})?;
+        if until_eof {
+            stop_at_eof(requests.stop.clone())?;
+        }
         cli::dev::run(dev, &dir, &requests, &mut std::io::stdout()).await?;
         Ok(())
     });
     runtime.shutdown_timeout(WORK_PATIENCE);
     log::flush(LOG_PATIENCE);
     ended
+}
+
+/// Asks for a stop when standard input ends. On a thread that nobody waits for: reading cannot be cancelled.
+fn stop_at_eof(stop: CancellationToken) -> std::io::Result<()> {
+    let watching = move || {
+        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        stop.cancel();
+    };
+    std::thread::Builder::new().name("eof".to_owned()).spawn(watching).map(drop)
 }
 
 /// Applies the settings that can change while a node runs.

@@ -21,6 +21,7 @@ use crate::host;
 use crate::http::descriptors;
 pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
+use crate::otlp::Traces;
 pub use crate::peer_port::dial::DialerError;
 use crate::peer_port::listener;
 use crate::service_manager::Reports;
@@ -29,6 +30,8 @@ use crate::service_manager::Reports;
 /// for and the store is closed. As a divisor, and at most in milliseconds.
 const LAST_STEPS: u32 = 5;
 const LAST_STEPS_MS_MAX: u64 = 2_000;
+/// How long the stop may take for traces that are not exported yet, in milliseconds.
+const EXPORT_MS_MAX: u64 = 2_000;
 /// The most of the shutdown time that draining may take, as a divisor.
 const DRAIN: u32 = 4;
 
@@ -60,6 +63,9 @@ pub enum ServeError {
     /// The limit of open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
+    /// Traces cannot be exported.
+    #[error("otlp.endpoint: {0}")]
+    Otlp(#[from] quorate_otlp::StartError),
     /// The store did not close cleanly; the next start recovers.
     #[error("closing the store: {0}")]
     Close(quorate_storage::Error),
@@ -117,7 +123,9 @@ async fn run_reporting(
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
     reports.opening().await;
-    let node = tokio::task::spawn_blocking(|| host::start(config))
+    let traces = Traces::start(&config)?;
+    let to = traces.clone();
+    let node = tokio::task::spawn_blocking(move || host::start(config, &to))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
@@ -147,8 +155,11 @@ async fn run_reporting(
         Ended::BesideTwin => reports.stopping("another process runs under this node's name").await,
     }
     stop(&node, &requests.hurry, ended, clients, peers).await;
+    let exported = export_rest(&node.config, &traces, &requests.hurry);
     if ended == Ended::Stopped {
-        close(&node).await?;
+        tokio::join!(close(&node), exported).0?;
+    } else {
+        exported.await;
     }
     if requests.stop.is_cancelled() {
         // Asked to stop while it was about to restart: the request must not be lost with the process.
@@ -239,6 +250,15 @@ async fn stop(
     tokio::select! {
         () = node.background.wait() => {}
         () = until(deadline) => tracing::warn!("some background jobs did not finish in time"),
+    }
+}
+
+/// Sends the traces that wait, while the store is being closed.
+async fn export_rest(config: &Config, traces: &Traces, hurry: &CancellationToken) {
+    let last_steps = Duration::from_millis(config.timeouts.shutdown_ms) / LAST_STEPS;
+    tokio::select! {
+        () = traces.close(last_steps.min(Duration::from_millis(EXPORT_MS_MAX))) => {}
+        () = hurry.cancelled() => {}
     }
 }
 

@@ -38,6 +38,8 @@ mod keys;
 mod metrics;
 #[path = "contract/openapi.rs"]
 mod openapi;
+#[path = "contract/otlp.rs"]
+mod otlp;
 #[path = "contract/quorums.rs"]
 mod quorums;
 #[path = "contract/reference.rs"]

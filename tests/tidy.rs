@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 
 /// What each package of the workspace may depend on within it: `src -> engine -> storage -> protocol
 /// <- sim`, and `src -> cli -> client`.
-const DIRECTION: [(&str, &[&str]); 8] = [
-    ("Cargo.toml", &["quorate-cli", "quorate-engine", "quorate-protocol", "quorate-storage"]),
+const DIRECTION: [(&str, &[&str]); 9] = [
+    (
+        "Cargo.toml",
+        &["quorate-cli", "quorate-engine", "quorate-otlp", "quorate-protocol", "quorate-storage"],
+    ),
+    ("crates/otlp/Cargo.toml", &[]),
     ("crates/engine/Cargo.toml", &["quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use quorate_protocol::explain::{Event, Kind};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::stamp::Stamp;
+use quorate_protocol::trace_context::TraceParent;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -20,10 +21,15 @@ use super::problem::{Kind as ProblemKind, Problem};
 use super::query::Params;
 use super::represent;
 use quorate_engine::node::Node;
-use quorate_engine::ops::explain::{self, Ended, Facts, Reason, Recorder, Timeline, Trace};
+use quorate_engine::ops::explain::{
+    self, Arrived, Ended, Facts, Reason, Recorder, Timeline, Trace,
+};
+use quorate_engine::ops::sampled::Sampled;
 
 /// The id of the request's trace.
 const EXPLAIN: HeaderName = HeaderName::from_static("quorate-explain");
+/// The client's own trace (W3C trace context).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The media type of a trace.
 const TRACE_TYPE: &str = "application/vnd.quorate.explain+json";
 const ROUTE: &str = "/explain/";
@@ -46,21 +52,22 @@ impl<S: Sync> FromRequestParts<S> for Arrival {
 /// What a client wants to know about its request.
 #[derive(Clone, Copy)]
 pub(super) struct Wish {
-    arrived: Instant,
-    is_asked: bool,
+    arrived: Arrived,
     /// Whether the answer is the trace instead of the usual one.
     as_body: bool,
 }
 
 impl Wish {
     /// What the request says.
-    pub(super) fn of(arrived: Instant, is_asked: bool, headers: &HeaderMap) -> Self {
-        Self { arrived, is_asked, as_body: is_asked && wants_trace(headers) }
+    pub(super) fn of(node: &Node, at: Instant, is_asked: bool, headers: &HeaderMap) -> Self {
+        let traceparent = || TraceParent::parse(headers.get(TRACEPARENT)?.as_bytes());
+        let arrived = Arrived { at, is_asked, sample: node.sampler.choose(traceparent) };
+        Self { arrived, as_body: is_asked && wants_trace(headers) }
     }
 
     /// The same for a request that arrived at another time.
-    pub(super) fn since(self, arrived: Instant) -> Self {
-        Self { arrived, ..self }
+    pub(super) fn since(self, at: Instant) -> Self {
+        Self { arrived: Arrived { at, ..self.arrived }, ..self }
     }
 
     /// Whether the client is shown the trace instead of values.
@@ -70,8 +77,9 @@ impl Wish {
 
     /// Begins recording.
     pub(super) fn begin(self, node: &Node, key: &Key, facts: Facts) -> (Recorder, Explained) {
-        let (recorder, asked) = explain::begin(node, key, facts, self.arrived, self.is_asked);
-        (recorder, Explained { wish: self, asked })
+        let (recorder, asked) = explain::begin(node, key, facts, self.arrived);
+        let sampled = recorder.sample().map(Arc::clone);
+        (recorder, Explained { wish: self, asked, sampled })
     }
 }
 
@@ -79,6 +87,8 @@ impl Wish {
 pub(super) struct Explained {
     wish: Wish,
     asked: Option<Arc<Trace>>,
+    /// Held until the request is answered: it is exported when nobody holds it.
+    sampled: Option<Arc<Sampled>>,
 }
 
 impl Explained {
@@ -98,8 +108,11 @@ impl Explained {
         tail: Option<Arc<Trace>>,
         answer: Result<Response, Problem>,
     ) -> Result<Response, Problem> {
+        if let Some(sampled) = &self.sampled {
+            sampled.end(ended(&answer, self.wish.arrived.at));
+        }
         if let Some(trace) = self.asked.as_ref().or(tail.as_ref()) {
-            trace.end(ended(&answer, self.wish.arrived));
+            trace.end(ended(&answer, self.wish.arrived.at));
         }
         let Some(trace) = self.asked else { return answer };
         let id = HeaderValue::try_from(id_text(trace.id));

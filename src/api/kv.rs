@@ -62,7 +62,7 @@ impl ReadRequest {
         ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
         node.accepts_reads()?;
         let options = read_options(node, &key, &params)?;
-        let wish = Wish::of(arrived, params.explain, &parts.headers);
+        let wish = Wish::of(node, arrived, params.explain, &parts.headers);
         let question = Self {
             conflicts: options.terms.conflicts,
             sibling: params.sibling,

@@ -65,7 +65,7 @@ impl<'a> WriteRequest<'a> {
         // Checked now, so that no client uploads a body in vain, and again once the body is here.
         node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
         let timeouts = &node.config.timeouts;
-        let wish = Wish::of(Instant::now(), params.explain, &parts.headers);
+        let wish = Wish::of(node, Instant::now(), params.explain, &parts.headers);
         Ok(Self {
             parts,
             asked,

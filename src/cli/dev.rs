@@ -184,6 +184,7 @@ fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
         );
     }
     for number in 1..=dev.nodes {
+        // Small caches, and of the disk only a small reserve, which is as large as what must stay free.
         let home = dir.join(format!("n{number}"));
         let files = |path: &Path, source| DevError::Files { path: path.to_owned(), source };
         std::fs::create_dir_all(&home).map_err(|source| files(&home, source))?;
@@ -192,7 +193,7 @@ fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
              node = \"n{number}\"\ndata_dir = {data:?}\nclient_addr = \"127.0.0.1:{client}\"\n\
              peer_addr = \"127.0.0.1:{peer}\"\ndurability = \"buffered\"\n\
              [storage]\nblock_cache_bytes = 33554432\nrow_cache_bytes = 16777216\n\
-             memtable_bytes = 16777216\n{layout}",
+             memtable_bytes = 16777216\ndisk_free_bytes_min = 33554432\n{layout}",
             data = home.join("data").display().to_string(),
             client = first + number - 1,
             peer = peer_port(number),
@@ -259,6 +260,7 @@ mod tests {
         let configs = configure(&dev(3, 7401), dir.path()).unwrap();
         assert_eq!(configs.len(), 3);
         assert_eq!(configs[1].client_addr.port(), 7402);
+        assert_eq!(configs[2].storage.disk_free_bytes_min, 32 << 20);
         let layout = |at: usize| format!("{:?}", configs[at].layout().unwrap());
         assert_eq!(layout(2), layout(0));
         let again = configure(&dev(3, 7401), dir.path()).unwrap();

@@ -4,3 +4,4 @@ pub mod dev;
 pub mod form;
 pub mod node_file;
 pub mod operator;
+pub mod temporary;

@@ -65,10 +65,26 @@ pub fn load_with(
 /// Whether every value is valid.
 fn check(config: &Config) -> Result<(), ConfigError> {
     config.check()?;
+    let endpoint = &config.otlp.endpoint;
+    if !endpoint.is_empty() && !is_http(endpoint) {
+        return Err(ConfigError::Value {
+            key: "otlp.endpoint",
+            allowed: "empty, or a URL such as http://127.0.0.1:4318".to_owned(),
+            value: format!("{endpoint:?}"),
+        });
+    }
     crate::log::filter(&config.log.level).map(drop).map_err(|error| ConfigError::Value {
         key: "log.level",
         allowed: "levels, such as info or info,quorate=debug".to_owned(),
         value: format!("{:?}: {error}", config.log.level),
+    })
+}
+
+/// Whether this is a URL that can be asked without TLS. The user part of one would end up in the log.
+fn is_http(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| {
+        let is_bare = url.username().is_empty() && url.password().is_none();
+        url.scheme() == "http" && url.has_host() && is_bare && url.query().is_none()
     })
 }
 

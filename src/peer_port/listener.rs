@@ -14,8 +14,8 @@ use axum::routing::{get, put};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use quorate_protocol::message::{Message, WithPayload};
-use quorate_protocol::name::NodeId;
+use quorate_protocol::message::Message;
+use quorate_protocol::wire::Frame;
 use quorate_storage::InjectedFaults;
 
 use crate::peer_port::upgrade;
@@ -44,7 +44,7 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
         Err(refused) => return *refused,
     };
     match receive(&node, bytes).await {
-        Ok((from, messages)) => match answer(&node, from, messages).await {
+        Ok(frame) => match answer(&node, frame).await {
             Some(replies) => replies.into_response(),
             None => refuse(StatusCode::INSUFFICIENT_STORAGE, "too large for a POST: open a stream"),
         },
@@ -59,13 +59,9 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
 }
 
 /// Executes the messages of a posted frame; `None` if the replies are too long for one answer.
-async fn answer(
-    node: &Arc<Node>,
-    from: NodeId,
-    messages: Vec<WithPayload<Message>>,
-) -> Option<Bytes> {
-    let mut frame = frame_to(node, from);
-    let mut batch = Batch::new(node, from, messages, false);
+async fn answer(node: &Arc<Node>, received: Frame<Message>) -> Option<Bytes> {
+    let mut frame = frame_to(node, received.header.from);
+    let mut batch = Batch::new(node, received, false);
     loop {
         let part = batch.next().await;
         for reply in &part.replies {

@@ -102,7 +102,8 @@ mod tests {
             );
             let file = directory.path().join("node.toml");
             std::fs::write(&file, text).unwrap();
-            let node = crate::host::start(crate::config::load(&file).unwrap()).unwrap();
+            let config = crate::config::load(&file).unwrap();
+            let node = crate::host::start(config, &crate::otlp::Traces::default()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (addr, stop) = (listener.local_addr().unwrap(), port::Stop::default());
             let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };

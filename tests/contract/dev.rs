@@ -86,6 +86,29 @@ fn a_cluster_runs_without_configuration_and_leaves_nothing() {
 }
 
 #[test]
+fn what_a_killed_process_left_goes_with_the_next_start_and_eof_ends_one_that_is_asked() {
+    let dir_of = |said: &str| {
+        let dir = said.split("Data in ").nth(1).unwrap().split(' ').next().unwrap();
+        std::path::PathBuf::from(dir)
+    };
+    let (killed, said) = Dev::start(free_port(), &["--nodes", "1"]);
+    let left = dir_of(&said);
+    drop(killed);
+    assert!(left.exists(), "SIGKILL leaves it");
+    let port = free_port().to_string();
+    let mut command = command();
+    command.args(["--nodes", "1", "--until-eof", "--port", &port]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let said: Vec<String> = lines.take_while(|line| !line.starts_with("Console: ")).collect();
+    let own = dir_of(&said.join("\n"));
+    assert!(own.exists() && !left.exists(), "{}", left.display());
+    drop(child.stdin.take());
+    until("it stops", || child.try_wait().unwrap().is_some());
+    assert!(child.wait().unwrap().success() && !own.exists());
+}
+
+#[test]
 fn data_that_is_kept_is_there_again() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("mine");

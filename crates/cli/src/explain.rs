@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_client::Answered;
+use quorate_client::{Answered, Error};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -129,7 +129,7 @@ async fn slow(app: &App, limit: u16) -> Done<Exit> {
     Ok(exit)
 }
 
-/// Prints the trace of an explained request.
+/// Prints the trace of an explained request that was answered.
 ///
 /// # Errors
 /// If the node keeps none.
@@ -140,7 +140,21 @@ pub(crate) async fn of_answer(app: &App, answered: &Answered) -> Done {
             .advise("it is of an older release: quorate status shows releases")
             .into());
     };
-    let admin = app.nodes.look_at(&answered.node)?;
+    of_request(app, &answered.node, id).await
+}
+
+/// Prints the trace of an explained request that failed, if there is one: there is none if no node was
+/// asked, and the failure itself is told anyway.
+pub(crate) async fn of_error(app: &App, error: &Error) {
+    let Some(problem) = error.problem() else { return };
+    let Some(id) = problem.explain_id() else { return };
+    if of_request(app, problem.node(), id).await.is_err() {
+        app.out.note(&format!("note: {} did not show the trace {id}", problem.node()));
+    }
+}
+
+async fn of_request(app: &App, node: &str, id: &str) -> Done {
+    let admin = app.nodes.look_at(node)?;
     // Repairs come after the answer.
     let deadline = tokio::time::Instant::now() + DONE_WITHIN;
     loop {

@@ -9,7 +9,7 @@ use reqwest::{Response, StatusCode};
 
 use crate::error::{Error, Outcome};
 use crate::nodes::Node;
-use crate::problem::{Problem, cut};
+use crate::problem::{Head, Problem, cut};
 use crate::retry::Deadline;
 
 /// The longest error answer that is read, in bytes.
@@ -184,8 +184,11 @@ impl Unread {
 pub(crate) async fn error(response: Response, deadline: &Deadline, node: &str) -> Error {
     let status = response.status().as_u16();
     let headers = response.headers();
-    let retry_after = retry_after(headers);
-    let request_id = header(headers, &REQUEST_ID);
+    let head = Head {
+        request_id: header(headers, &REQUEST_ID),
+        explain_id: header(headers, &EXPLAIN),
+        retry_after: retry_after(headers),
+    };
     let kind = header(headers, &CONTENT_TYPE).unwrap_or_default();
     let patience = deadline.left();
     let body = match read(response, PROBLEM_BYTES_MAX, patience, deadline).await {
@@ -194,14 +197,14 @@ pub(crate) async fn error(response: Response, deadline: &Deadline, node: &str) -
         Err(unread) => return unread.into_error(node, patience),
     };
     if let Some(problem) = Problem::parse(&body, status, node) {
-        return problem.with_head(request_id, retry_after).into_error();
+        return problem.with_head(head).into_error();
     }
     let shown = cut(&String::from_utf8_lossy(&body[..body.len().min(200)]));
     let detail = format!("status {status}, {kind}, which no node answers: {shown:?}");
     match status {
         400 | 401 | 403 | 405..=499 | 500.. => {
             let problem = Problem::of_status(status, node, detail);
-            problem.with_head(request_id, retry_after).into_error()
+            problem.with_head(head).into_error()
         }
         _ => bad(node, detail), // a redirect, or the 404 of another server
     }

@@ -21,8 +21,18 @@ pub struct Problem {
     status: u16,
     facts: Map<String, Value>,
     node: String,
-    request_id: Option<String>,
-    retry_after: Option<Duration>,
+    head: Head,
+}
+
+/// What an error answer's headers say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Head {
+    /// The id under which the node's log has the request.
+    pub(crate) request_id: Option<String>,
+    /// The id of the request's trace.
+    pub(crate) explain_id: Option<String>,
+    /// How long the node asks to wait.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Problem {
@@ -38,22 +48,20 @@ impl Problem {
             (text("title").unwrap_or_default(), text("detail").unwrap_or_default());
         facts.remove("status"); // that of the answer counts
         let node = node.to_owned();
-        let (request_id, retry_after) = (None, None);
-        Some(Self { name, title, detail, status, facts, node, request_id, retry_after })
+        Some(Self { name, title, detail, status, facts, node, head: Head::default() })
     }
 
     /// An answer that is none, but whose status says enough.
     pub(crate) fn of_status(status: u16, node: &str, detail: String) -> Self {
         let (name, node) = (String::new(), node.to_owned());
         let (title, facts) = (String::new(), Map::new());
-        let (detail, request_id, retry_after) = (cut(&detail), None, None);
-        Self { name, title, detail, status, facts, node, request_id, retry_after }
+        let (detail, head) = (cut(&detail), Head::default());
+        Self { name, title, detail, status, facts, node, head }
     }
 
-    /// With what the answer's headers say: the id of the request, and how long to wait.
-    pub(crate) fn with_head(mut self, id: Option<String>, retry_after: Option<Duration>) -> Self {
-        (self.request_id, self.retry_after) = (id, retry_after);
-        self
+    /// With what the answer's headers say.
+    pub(crate) fn with_head(self, head: Head) -> Self {
+        Self { head, ..self }
     }
 
     /// The stable name, such as `bad_parameter`: the end of the problem's `type`. Empty if the answer was
@@ -94,12 +102,18 @@ impl Problem {
 
     /// The id under which the node's log has the request.
     pub fn request_id(&self) -> Option<&str> {
-        self.request_id.as_deref()
+        self.head.request_id.as_deref()
+    }
+
+    /// The id of the trace, if the request asked for one and got that far: see
+    /// [`Admin::explanation`](crate::Admin::explanation). [`Problem::node`] keeps it.
+    pub fn explain_id(&self) -> Option<&str> {
+        self.head.explain_id.as_deref()
     }
 
     /// How long the node asks to wait before another attempt (`Retry-After`).
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        self.head.retry_after
     }
 
     fn number(&self, name: &str) -> u64 {
@@ -108,7 +122,7 @@ impl Problem {
 
     /// The error that this answer stands for.
     pub(crate) fn into_error(self) -> Error {
-        let retry_after = self.retry_after;
+        let retry_after = self.head.retry_after;
         let said = self.fact("outcome").and_then(Value::as_str).and_then(Outcome::parse);
         // A failure of the service that does not say what became of a write leaves it open.
         let outcome = said.unwrap_or(match self.status {

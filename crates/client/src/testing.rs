@@ -17,7 +17,7 @@ const PORT_FIRST: u16 = 22_000;
 const PORT_END: u16 = 32_000;
 
 /// Three nodes in one process, in a temporary directory. They end, and the directory with them, when this
-/// is dropped.
+/// is dropped; the nodes also when this process ends without dropping it.
 #[derive(Debug)]
 pub struct DevCluster {
     child: Child,
@@ -87,7 +87,8 @@ impl Drop for DevCluster {
 fn start(first: u16, dir: &Path) -> io::Result<Child> {
     let mut command = Command::new(binary());
     command.args(["dev", "--port", &first.to_string(), "--data"]).arg(dir);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // The pipe ends with this process, even where nothing is dropped, as in a static.
+    command.arg("--until-eof").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| {
         let program = command.get_program().display();
         let detail =

@@ -16,6 +16,7 @@ use quorate_storage::{DataDir, Error};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
+use crate::ops::finished::Finished;
 use crate::tasks::Gate;
 
 /// A connection to a peer: bytes in order, both ways.
@@ -91,6 +92,26 @@ pub trait Files: Send + Sync {
     fn path(&self, name: &str) -> String;
 }
 
+/// Takes what was recorded of sampled operations. Must not block: a request may wait for it.
+pub trait TraceSink: Send + Sync {
+    /// Takes an operation that is over.
+    fn take(&self, finished: Finished);
+
+    /// What became of those that it took.
+    fn counts(&self) -> TraceCounts;
+}
+
+/// What became of sampled operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceCounts {
+    /// They were exported.
+    pub exported: u64,
+    /// There was no room for them.
+    pub dropped: u64,
+    /// They could not be exported.
+    pub failed: u64,
+}
+
 /// What a node runs on.
 #[derive(Clone)]
 pub struct Host {
@@ -106,6 +127,8 @@ pub struct Host {
     pub dir: DataDir,
     /// Small files.
     pub files: Arc<dyn Files>,
+    /// Takes sampled operations; `None` if none are sampled.
+    pub traces: Option<Arc<dyn TraceSink>>,
     /// Decides when the node's tasks run; `None` where tokio alone does.
     pub gate: Option<Arc<dyn Gate>>,
 }

@@ -103,6 +103,7 @@ pub(crate) fn node(dir: &Path, me: &str, nodes: &[&str]) -> Arc<Node> {
         chance: Arc::new(Counting::default()),
         dir: DataDir::Path(dir.join("data")),
         files: Arc::new(MemoryFiles::default()),
+        traces: None,
         gate: None,
     };
     Node::start(config, host).unwrap()

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! magic "QRMQ" 4 | protocol version u16 | header length u16 | checksum u64 | header | message*
-//! message: head length u32 | payload length u32 | head (postcard) | payload
+//! message: head length u32 | payload length u32 | [trace 24] | head (postcard) | payload
 //! ```
+//! A message of a sampled operation says to which trace it belongs: the highest bit of its head length is
+//! set, and trace (16 bytes) and span (8) follow. The others are not a byte longer for it.
+//!
 //! All numbers are little-endian. The checksum (xxh3) covers everything after it. The header names
 //! the cluster, both ends and the layout; a receiver refuses a frame for another cluster, protocol
 //! version or node, or with a different layout, with an error that names both sides.
@@ -18,9 +21,10 @@ use crate::envelope;
 use crate::layout::LayoutHash;
 use crate::message::WithPayload;
 use crate::name::NodeId;
+use crate::trace_context::TraceContext;
 
 /// The version of the peer protocol this release speaks.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 /// The most messages one frame may hold: bounds what a receiver decodes before it answers.
 pub const MESSAGES_MAX: usize = 4096;
 
@@ -28,6 +32,8 @@ const MAGIC: [u8; 4] = *b"QRMQ";
 const PREFIX_BYTES: usize = 4 + 2 + 2 + 8;
 const HEADER_LENGTH_AT: usize = 4 + 2;
 const MESSAGE_PREFIX_BYTES: usize = 8;
+/// Set in a head length: a trace context comes before the head.
+const IS_TRACED: u32 = 1 << 31;
 
 /// The sender and receiver of a frame, and what both must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,17 +146,32 @@ impl FrameWriter {
 
     /// Appends a message.
     pub fn push<T: Serialize>(&mut self, head: &T, payload: &[u8]) {
+        self.push_traced(None, head, payload);
+    }
+
+    /// Appends a message of an operation that `by` asks for, if that is sampled.
+    pub fn push_traced<T: Serialize>(
+        &mut self,
+        by: Option<TraceContext>,
+        head: &T,
+        payload: &[u8],
+    ) {
         self.bytes.reserve(MESSAGE_PREFIX_BYTES + 128 + payload.len());
-        self.push_head(head, payload.len());
+        self.push_head(by, head, payload.len());
         self.bytes.put_slice(payload);
     }
 
     /// Appends a message without its payload.
-    fn push_head<T: Serialize>(&mut self, head: &T, payload_len: usize) {
+    fn push_head<T: Serialize>(&mut self, by: Option<TraceContext>, head: &T, payload_len: usize) {
         let at = self.bytes.len();
         self.bytes.put_u64_le(0);
+        let mark = by.map_or(0, |by| {
+            self.bytes.put_slice(&by.to_bytes());
+            IS_TRACED
+        });
+        let head_at = self.bytes.len();
         append(head, &mut self.bytes);
-        let head_len = (self.bytes.len() - at - MESSAGE_PREFIX_BYTES) as u32;
+        let head_len = (self.bytes.len() - head_at) as u32 | mark;
         self.bytes[at..at + 4].copy_from_slice(&head_len.to_le_bytes());
         self.bytes[at + 4..at + 8].copy_from_slice(&(payload_len as u32).to_le_bytes());
         self.count += 1;
@@ -190,15 +211,17 @@ impl FrameWriter {
 }
 
 /// A frame of one message with the prefix that it needs on a stream, in two pieces: all that comes
-/// before the payload, and the payload itself, which is not copied.
+/// before the payload, and the payload itself, which is not copied. `by` as in
+/// [`FrameWriter::push_traced`].
 pub fn large_frame<T: Serialize>(
     header: &Header,
+    by: Option<TraceContext>,
     head: &T,
     payload: Bytes,
     kind: envelope::Kind,
 ) -> [Bytes; 2] {
     let mut frame = FrameWriter::new(header);
-    frame.push_head(head, payload.len());
+    frame.push_head(by, head, payload.len());
     let prefix = envelope::prefix(kind, frame.len() + payload.len());
     let (room, before) = frame.bytes.split_at_mut(envelope::PREFIX_BYTES);
     room.copy_from_slice(&prefix);
@@ -244,17 +267,29 @@ pub fn peek(start: &[u8]) -> Result<Result<Header, FrameError>, usize> {
 pub fn decode<T: DeserializeOwned>(
     bytes: Bytes,
 ) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
-    decode_if(bytes, |_| Ok(()))
+    let Frame { header, messages, traces: _ } = decode_if(bytes, |_| Ok(()))?;
+    Ok((header, messages))
 }
 
-/// As [`decode`], but decodes no message before `check` has accepted the header.
+/// A decoded frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame<T> {
+    /// Its header.
+    pub header: Header,
+    /// Its messages, in order.
+    pub messages: Vec<WithPayload<T>>,
+    /// Which of them, counted from 0 and in order, belong to sampled operations, and what asks for those.
+    pub traces: Vec<(usize, TraceContext)>,
+}
+
+/// As [`decode`], but decodes no message before `check` has accepted the header, and tells traces.
 ///
 /// # Errors
 /// As [`decode`], or what `check` says.
 pub fn decode_if<T: DeserializeOwned>(
     mut bytes: Bytes,
     check: impl FnOnce(&Header) -> Result<(), FrameError>,
-) -> Result<(Header, Vec<WithPayload<T>>), FrameError> {
+) -> Result<Frame<T>, FrameError> {
     if bytes.len() < PREFIX_BYTES {
         return Err(FrameError::Damaged("truncated in the prefix"));
     }
@@ -281,21 +316,30 @@ pub fn decode_if<T: DeserializeOwned>(
         return Err(FrameError::Damaged("bytes left over after the header"));
     }
     check(&header)?;
-    let mut messages = Vec::new();
+    let (mut messages, mut traces) = (Vec::new(), Vec::new());
     while !bytes.is_empty() {
         if messages.len() == MESSAGES_MAX {
             return Err(FrameError::Damaged("too many messages"));
         }
-        messages.push(decode_message(&mut bytes)?);
+        let (message, by) = decode_message(&mut bytes)?;
+        if let Some(by) = by {
+            traces.push((messages.len(), by));
+        }
+        messages.push(message);
     }
-    Ok((header, messages))
+    Ok(Frame { header, messages, traces })
 }
 
-fn decode_message<T: DeserializeOwned>(bytes: &mut Bytes) -> Result<WithPayload<T>, FrameError> {
+/// The next message, and what asks for it, if that is sampled.
+fn decode_message<T: DeserializeOwned>(
+    bytes: &mut Bytes,
+) -> Result<(WithPayload<T>, Option<TraceContext>), FrameError> {
     if bytes.len() < MESSAGE_PREFIX_BYTES {
         return Err(FrameError::Damaged("truncated between messages"));
     }
-    let (head_len, payload_len) = (bytes.get_u32_le() as usize, bytes.get_u32_le() as usize);
+    let (head_len, payload_len) = (bytes.get_u32_le(), bytes.get_u32_le() as usize);
+    let by = if head_len & IS_TRACED == 0 { None } else { take_trace(bytes)? };
+    let head_len = (head_len & !IS_TRACED) as usize;
     if bytes.len() < head_len.saturating_add(payload_len) {
         return Err(FrameError::Damaged("truncated in a message"));
     }
@@ -305,7 +349,14 @@ fn decode_message<T: DeserializeOwned>(bytes: &mut Bytes) -> Result<WithPayload<
     if !rest.is_empty() {
         return Err(FrameError::Damaged("bytes left over after a message"));
     }
-    Ok(WithPayload { head, payload: bytes.split_to(payload_len) })
+    Ok((WithPayload { head, payload: bytes.split_to(payload_len) }, by))
+}
+
+fn take_trace(bytes: &mut Bytes) -> Result<Option<TraceContext>, FrameError> {
+    let trace = bytes.first_chunk::<{ TraceContext::BYTES }>().copied();
+    let trace = trace.ok_or(FrameError::Damaged("truncated in a trace context"))?;
+    bytes.advance(TraceContext::BYTES);
+    Ok(TraceContext::from_bytes(trace))
 }
 
 impl Header {

@@ -9,6 +9,7 @@ mod peers;
 mod process;
 mod repair;
 mod store;
+mod traces;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use quorate_engine::metrics::{operations, requests};
 use quorate_engine::node::Node;
 
 /// All metrics, in the order in which they are shown and documented.
-pub(crate) const SECTIONS: [Section; 9] = [
+pub(crate) const SECTIONS: [Section; 10] = [
     node::SECTION,
     requests::SECTION,
     operations::SECTION,
@@ -27,6 +28,7 @@ pub(crate) const SECTIONS: [Section; 9] = [
     repair::TOMBSTONES,
     peers::SECTION,
     store::SECTION,
+    traces::SECTION,
     process::SECTION,
 ];
 
@@ -41,6 +43,7 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     repair::write(&mut out, node, readings.as_ref());
     peers::write(&mut out, node);
     store::write(&mut out, node, readings.as_ref());
+    traces::write(&mut out, node);
     process::write(&mut out, node.metrics.started);
     out.finish()
 }

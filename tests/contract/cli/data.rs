@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use super::{Case, Cli};
+use super::{Case, Cli, User};
+use crate::common::Cluster;
 
 #[test]
 fn keys_are_written_read_and_deleted_with_remembered_contexts() {
@@ -67,6 +68,21 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     let failure = cli.run(&["get", "b/k", "--json"]);
     let told: serde_json::Value = serde_json::from_str(failure.err.trim()).unwrap();
     assert_eq!((failure.code, &told["error"]["name"]), (3, &"not_found".into()), "{told}");
+}
+
+#[test]
+fn what_fails_is_explained_too() {
+    let mut cluster = Cluster::start(3);
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    let user = User::of(cluster.nodes[0].client_addr);
+    let quick = ["--explain", "--strict", "--timeout-ms", "600"];
+    for (command, exit) in [(&["get", "b/k"][..], 5), (&["put", "b/k", "v"][..], 6)] {
+        let ran = user.run(&[command, &quick].concat());
+        assert_eq!(ran.code, exit, "{ran:?}");
+        assert!(ran.out.contains("not reached") && ran.out.contains("entry node n1"), "{ran:?}");
+        assert!(ran.err.contains("quorum"), "{ran:?}");
+    }
 }
 
 #[test]

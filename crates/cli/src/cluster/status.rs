@@ -80,9 +80,11 @@ pub(crate) fn state(look: &Look, seen: &Seen) -> &'static str {
     }
 }
 
-/// The worst 99th percentile of round trips to a node, in microseconds.
+/// The worst 99th percentile of round trips to a node, in microseconds; `None` if none was measured, which
+/// nodes report as 0.
 fn round_trip_p99_us(look: &Look, name: &str) -> Option<u64> {
-    look.views_of(name).filter_map(|(_, peer)| peer["round_trip_p99_us"].as_u64()).max()
+    let measured = look.views_of(name).filter_map(|(_, peer)| peer["round_trip_p99_us"].as_u64());
+    measured.max().filter(|us| *us > 0)
 }
 
 fn dirty(seen: &Seen) -> Option<u64> {

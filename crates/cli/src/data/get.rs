@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::OfRead;
 use super::value::Stored;
-use crate::app::App;
+use crate::app::{App, patiently};
 use crate::args::{Common, Name};
 use crate::exit::{Done, Exit, Failure};
 use crate::explain;
@@ -50,7 +50,15 @@ pub struct Args {
 pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     let options = args.quorum.options(args.common.timeout_ms, args.explain);
     let get = app.bucket(&args.name).get(args.name.key.as_str()).options(options);
-    let read = app.ask("waiting for the value", get.send()).await?;
+    let read = match patiently("waiting for the value", get.send()).await {
+        Ok(read) => read,
+        Err(error) => {
+            if args.explain {
+                explain::of_error(app, &error).await;
+            }
+            return Err(app.failure(&error).into());
+        }
+    };
     // A deleted key has a context too: a put that follows replaces the delete.
     if let Some(context) = read.context() {
         app.remember(&args.name, Some(context.as_str())).await;

@@ -36,7 +36,12 @@ pub(crate) async fn write(
 ) -> Done<Exit> {
     let written = match crate::app::patiently("waiting until it is stored", sent).await {
         Ok(written) => written,
-        Err(error) => return Err(refused(app, &writing, &error).await.into()),
+        Err(error) => {
+            if writing.explain {
+                explain::of_error(app, &error).await;
+            }
+            return Err(refused(app, &writing, &error).await.into());
+        }
     };
     // Without a context in the answer there are siblings that this writer has not seen. What it had
     // seen is superseded: to go on it must read.

@@ -101,6 +101,7 @@ impl Config {
         in_range("deletes.grace_ms", d.grace_ms, 1000..=720 * HOUR_MS)?;
         in_range("deletes.reap_ms", d.reap_ms, 100..=24 * HOUR_MS)?;
         in_range("explain.slow_ms", self.explain.slow_ms, 1..=HOUR_MS)?;
+        in_range("otlp.sample_percent", self.otlp.sample_percent, 0.1..=100.0)?;
         in_range("gossip.interval_ms", self.gossip.interval_ms, 20..=10_000)?;
         in_range("gossip.phi", self.gossip.phi, 1.0..=100.0)?;
         in_range("peers.lanes", p.lanes, 1..=64)?;

@@ -135,6 +135,9 @@ pub struct Config {
     /// Traces of requests.
     #[serde(default)]
     pub explain: ExplainConfig,
+    /// Traces for a collector.
+    #[serde(default)]
+    pub otlp: OtlpConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -170,6 +173,7 @@ pub fn known(key: &str) -> Known {
         ("peers", PeersConfig::SETTINGS),
         ("storage", StorageConfig::SETTINGS),
         ("explain", ExplainConfig::SETTINGS),
+        ("otlp", OtlpConfig::SETTINGS),
         ("log", LogConfig::SETTINGS),
     ];
     let Some((table, name)) = key.split_once('.') else {

@@ -216,6 +216,18 @@ section! {
 }
 
 section! {
+    /// Traces for an OpenTelemetry collector.
+    OtlpConfig {
+        /// The collector's base URL; empty for none.
+        endpoint: String = String::new(),
+        /// How many of the requests that bring no trace of their own are traced, in percent.
+        sample_percent: f64 = 1.0,
+        /// Whether spans name the key.
+        shows_keys: bool = false,
+    }
+}
+
+section! {
     /// Logging.
     LogConfig {
         /// `text` or `json`.

@@ -129,7 +129,7 @@ pub const LABELS: [(&str, &str); 16] = [
          (409, 412), `client_error` (other 4xx), `key_full` (too many siblings, too large, clock full), \
          `no_quorum`, `overloaded`, `unavailable` (not formed, not ready, stopping, no room for hints), \
          `no_space` (507), `failed` (an internal error, or a replica that failed); of rounds `complete` \
-         or `incomplete`",
+         or `incomplete`; of traced operations `exported`, `dropped` or `failed`",
     ),
     ("role", "of an acknowledgement: `home` (a home replica) or `fallback` (it keeps a hint)"),
     ("target", "the node that hints are for"),

@@ -40,6 +40,7 @@ use crate::ops::explanations::Explanations;
 use crate::ops::forwards::Forwards;
 use crate::ops::hedge_budget::HedgeBudget;
 use crate::ops::idempotency::Idempotency;
+use crate::ops::sampler::Sampler;
 use crate::peer::fault_hook::Faults;
 use crate::peer::peers::Peers;
 use crate::repair::anti_entropy::state::AntiEntropy;
@@ -82,6 +83,8 @@ pub struct Node {
     pub forwards: Forwards,
     /// Traces of requests that were asked for, slow or failed.
     pub explanations: Explanations,
+    /// Chooses the operations whose traces are exported.
+    pub sampler: Sampler,
     /// How far the hints kept for others have been delivered.
     pub hints: Hints,
     /// Recently seen idempotency keys.
@@ -178,6 +181,7 @@ impl Node {
             metrics: Metrics::default(),
             forwards: Forwards::new(config.limits.operations_max),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
+            sampler: Sampler::new(&host, config.otlp.sample_percent),
             hints: Hints::new(
                 layout.members().iter().map(|member| member.node),
                 host.chance.draw(),

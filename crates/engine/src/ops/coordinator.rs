@@ -20,13 +20,14 @@ use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::terms::Terms;
 use quorate_protocol::time::{Uptime, WallTime};
+use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
 use tokio::time::{timeout, timeout_at};
 
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
-use crate::ops::explain::{Recorder, Trace};
+use crate::ops::explain::{self, Recorder, Trace};
 use crate::ops::reader::{self, ReadOptions};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
@@ -50,7 +51,13 @@ impl From<WriteAnswer> for WriteOutcome {
 
 /// Accepts a forwarded write. It replies at once; the result follows as a message of its own, so
 /// that the connection is free while this node waits for others.
-pub fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Write) -> Reply {
+/// Its entry node's span is `by`, if the operation is sampled.
+pub fn accept(
+    node: &Arc<Node>,
+    (entry, by): (NodeId, Option<TraceContext>),
+    operation: u64,
+    write: Write,
+) -> Reply {
     if node.is_stopping() {
         return Reply::Refused(Refusal::Stopping); // the entry node tries another home replica
     }
@@ -62,14 +69,11 @@ pub fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Write) -> 
     node.operations.spawn(async move {
         let _permit = permit;
         let node = minting.clone();
-        let explain = write.explain;
-        let mut recorder = match explain {
-            Some(_) => Recorder::kept(Instant::now(), Arc::default()),
-            None => Recorder::off(),
-        };
+        let asked = write.explain;
+        let mut recorder = explain::begin_forwarded(&node, &write, by);
         let tell = move |outcome: WriteOutcome, recorder: &mut Recorder| {
             let payload = outcome.object.map(|object| object.to_bytes()).unwrap_or_default();
-            let message = match explain {
+            let message = match asked {
                 None => Message::Written { operation, answer: outcome.answer },
                 Some(trace) => {
                     let (answer, events) = (Some(outcome.answer), recorder.events());
@@ -79,7 +83,7 @@ pub fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Write) -> 
             node.peers.send(entry, message, payload, ReplyTo::nobody());
         };
         mint(&minting, write, None, &mut recorder, tell).await;
-        if let Some(trace) = explain {
+        if let Some(trace) = asked {
             let events = recorder.events();
             let message = Message::Explained { operation, trace, answer: None, events };
             minting.peers.send(entry, message, Bytes::new(), ReplyTo::nobody());
@@ -494,7 +498,8 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
                         read_at: self.minted_at,
                     };
                     let object: Bytes = self.row.encoded.clone();
-                    self.node.peers.send(to, message, object, self.reply_to.clone());
+                    let by = self.teller.recorder.context_for(to);
+                    self.node.peers.send_traced(to, by, message, object, self.reply_to.clone());
                 }
                 Effect::Answer(answer) => {
                     if matches!(answer, put::Answer::Written(_)) {

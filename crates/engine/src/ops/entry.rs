@@ -236,7 +236,8 @@ impl<'a> Routing<'a> {
         let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
         let message = Message::Forward { operation: self.operation, write };
         self.node.metrics.operations.forwarded.add(1);
-        self.node.peers.send(to, message, payload, self.reply_to.clone());
+        let by = self.recorder.context_for(to);
+        self.node.peers.send_traced(to, by, message, payload, self.reply_to.clone());
     }
 
     /// Waits for the next event. Returns the outcome once there is one.

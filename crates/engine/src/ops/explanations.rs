@@ -9,7 +9,8 @@ use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::time::WallTime;
 
 use crate::host::Chance;
-use crate::ops::recorder::{Facts, Log, Reason, Recorder};
+use crate::ops::log::{Ended, Log};
+use crate::ops::recorder::{Facts, Reason, Recorder};
 
 /// How many traces are kept that were asked for, and how many of slow or failed requests.
 pub const KEPT_MAX: usize = 256;
@@ -25,19 +26,6 @@ pub struct Subject {
     pub preference_list: Vec<NodeId>,
     /// When it arrived, by the wall clock.
     pub at: WallTime,
-}
-
-/// How a request ended.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// The HTTP status.
-    pub status: u16,
-    /// The name of the problem, if it was one.
-    pub problem: Option<&'static str>,
-    /// What a failed write left behind.
-    pub outcome: Option<String>,
-    /// From arrival to answer, in microseconds.
-    pub took_us: u64,
 }
 
 /// The trace of one request.

@@ -380,7 +380,8 @@ impl Reading {
 
     fn send(&self, to: NodeId, what: ReadKind, place: RowKind, bytes_max: u32) {
         let message = Message::Read { key: self.key.clone(), what, place, bytes_max };
-        self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
+        let by = self.recorder.context_for(to);
+        self.node.peers.send_traced(to, by, message, Bytes::new(), self.reply_to.clone());
     }
 
     /// Reads this node's own replica: inline if that does not block, else concurrently with the

@@ -5,7 +5,7 @@
 //! answered and the trace is not kept, recording stops. A recorder is small, because it is part of every
 //! operation's future.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +14,10 @@ use quorate_protocol::explain::{Event, Events, Kind, Note};
 use quorate_protocol::message::Write;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::terms::Terms;
+use quorate_protocol::trace_context::TraceContext;
+
+use crate::ops::log::Log;
+use crate::ops::sampled::Sampled;
 
 /// What a trace says of its request as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -58,21 +62,6 @@ pub enum Reason {
     Failed,
 }
 
-/// The events of a trace that is kept. Grows while the operation goes on.
-#[derive(Debug, Default)]
-pub struct Log(Mutex<Events>);
-
-impl Log {
-    /// A copy of all events so far.
-    pub fn events(&self) -> Events {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Events> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The recorder of one operation.
 #[derive(Debug)]
 pub struct Recorder {
@@ -84,6 +73,8 @@ pub struct Recorder {
     now_us: u32,
     /// Whether a node was given up or replaced: an acknowledgement may then mean more than usual.
     has_detour: bool,
+    /// Whether it is still to be decided if the trace is kept as that of a slow or failed operation.
+    is_unsettled: bool,
     mode: Mode,
 }
 
@@ -93,10 +84,17 @@ enum Mode {
     Off,
     /// Records for the case that the operation turns out to be slow or to fail.
     Quiet(Events),
-    /// Records into a trace that is kept.
-    Kept(Arc<Log>),
+    /// Records into a trace that is kept, exported or both.
+    Kept(Kept),
     /// Records what a part of a larger operation sees. That part's quorum and end are not the operation's.
-    Part(Arc<Log>),
+    Part(Kept),
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    log: Arc<Log>,
+    /// The operation, if it is exported when it is over.
+    sampled: Option<Arc<Sampled>>,
 }
 
 impl Recorder {
@@ -107,27 +105,49 @@ impl Recorder {
 
     /// Records an operation whose trace is kept only if it is slow or fails (see [`Recorder::settle`]).
     pub fn quiet(arrived: Instant) -> Self {
-        Self::new(arrived, Mode::Quiet(Events::with_room()))
+        Self { is_unsettled: true, ..Self::new(arrived, Mode::Quiet(Events::with_room())) }
     }
 
     /// Records into a trace that is kept whatever happens.
     pub fn kept(arrived: Instant, log: Arc<Log>) -> Self {
-        Self::new(arrived, Mode::Kept(log))
+        Self::new(arrived, Mode::Kept(Kept { log, sampled: None }))
+    }
+
+    /// Records an operation that is sampled. If `is_quiet`, its trace is kept here, too, in case that it is
+    /// slow or fails.
+    pub(crate) fn sampled(arrived: Instant, sampled: Arc<Sampled>, is_quiet: bool) -> Self {
+        let (log, sampled) = (sampled.log(), Some(sampled));
+        let mode = Mode::Kept(Kept { log, sampled });
+        Self { is_unsettled: is_quiet, ..Self::new(arrived, mode) }
     }
 
     /// A recorder for a part of this operation, such as the read before a conditional write. Records
     /// nothing unless the trace is kept whatever happens.
     pub fn of_part(&self) -> Self {
         match &self.mode {
-            Mode::Kept(log) | Mode::Part(log) => {
-                Self { mode: Mode::Part(Arc::clone(log)), ..*self }
+            Mode::Kept(kept) | Mode::Part(kept) => {
+                Self { mode: Mode::Part(kept.clone()), is_unsettled: false, ..*self }
             }
-            Mode::Off | Mode::Quiet(_) => Self { mode: Mode::Off, ..*self },
+            Mode::Off | Mode::Quiet(_) => Self { mode: Mode::Off, is_unsettled: false, ..*self },
         }
     }
 
     fn new(arrived: Instant, mode: Mode) -> Self {
-        Self { arrived, began_us: 0, now_us: 0, has_detour: false, mode }
+        let (began_us, now_us) = (0, 0);
+        Self { arrived, began_us, now_us, has_detour: false, is_unsettled: false, mode }
+    }
+
+    /// The operation, if it is sampled.
+    pub fn sample(&self) -> Option<&Arc<Sampled>> {
+        match &self.mode {
+            Mode::Off | Mode::Quiet(_) => None,
+            Mode::Kept(kept) | Mode::Part(kept) => kept.sampled.as_ref(),
+        }
+    }
+
+    /// What to tell a node that is asked, if the operation is sampled.
+    pub(crate) fn context_for(&self, node: NodeId) -> Option<TraceContext> {
+        self.sample().map(|sampled| sampled.context_for(node))
     }
 
     /// The operation begins.
@@ -157,9 +177,9 @@ impl Recorder {
         match &mut self.mode {
             Mode::Off => {}
             Mode::Quiet(events) => events.push(event),
-            Mode::Kept(log) => log.lock().push(event),
+            Mode::Kept(kept) => kept.log.lock().push(event),
             Mode::Part(_) if matches!(kind, Kind::Quorum | Kind::Done) => {}
-            Mode::Part(log) => log.lock().push(event),
+            Mode::Part(kept) => kept.log.lock().push(event),
         }
     }
 
@@ -190,23 +210,34 @@ impl Recorder {
         match &self.mode {
             Mode::Off => None,
             Mode::Quiet(events) => events.first(kind, node).map(|event| event.note),
-            Mode::Kept(log) | Mode::Part(log) => {
-                log.lock().first(kind, node).map(|event| event.note)
+            Mode::Kept(kept) | Mode::Part(kept) => {
+                kept.log.lock().first(kind, node).map(|event| event.note)
             }
         }
     }
 
     /// The client is being answered. If the operation was recorded quietly and turns out to be worth
-    /// keeping, returns why and its log, and goes on recording into that; else stops recording.
+    /// keeping, returns why and its log, and goes on recording into that; else stops recording, unless it
+    /// is sampled.
     pub fn settle(&mut self, has_failed: bool, slow_us: u32) -> Option<(Reason, Arc<Log>)> {
-        let Mode::Quiet(events) = &mut self.mode else { return None };
-        let is_slow = self.now_us.saturating_sub(self.began_us) >= slow_us;
-        if !has_failed && !is_slow {
-            self.mode = Mode::Off;
+        if !std::mem::take(&mut self.is_unsettled) {
             return None;
         }
-        let log = Arc::new(Log(Mutex::new(std::mem::take(events))));
-        self.mode = Mode::Kept(Arc::clone(&log));
+        let is_slow = self.now_us.saturating_sub(self.began_us) >= slow_us;
+        let is_worth_it = has_failed || is_slow;
+        let log = match &mut self.mode {
+            Mode::Quiet(events) if is_worth_it => {
+                let log = Arc::new(Log::from(std::mem::take(events)));
+                self.mode = Mode::Kept(Kept { log: Arc::clone(&log), sampled: None });
+                log
+            }
+            Mode::Quiet(_) => {
+                self.mode = Mode::Off;
+                return None;
+            }
+            Mode::Kept(kept) if is_worth_it => Arc::clone(&kept.log),
+            Mode::Off | Mode::Kept(_) | Mode::Part(_) => return None,
+        };
         Some((if has_failed { Reason::Failed } else { Reason::Slow }, log))
     }
 
@@ -214,7 +245,7 @@ impl Recorder {
     pub fn events(&self) -> Events {
         match &self.mode {
             Mode::Off | Mode::Quiet(_) => Events::default(),
-            Mode::Kept(log) | Mode::Part(log) => log.events(),
+            Mode::Kept(kept) | Mode::Part(kept) => kept.log.events(),
         }
     }
 }

@@ -220,11 +220,18 @@ fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
         && only.payload.len() > LARGE_BYTES
     {
         let payload = std::mem::take(&mut only.payload);
-        return wire::large_frame(&peer.header, &only.message, payload, envelope::Kind::Frame);
+        return wire::large_frame(
+            &peer.header,
+            only.by,
+            &only.message,
+            payload,
+            envelope::Kind::Frame,
+        );
     }
     let mut frame = FrameWriter::new(&peer.header);
     for outgoing in batch {
-        frame.push(&outgoing.message, &std::mem::take(&mut outgoing.payload));
+        let payload = std::mem::take(&mut outgoing.payload);
+        frame.push_traced(outgoing.by, &outgoing.message, &payload);
     }
     [frame.finish_for_stream(envelope::Kind::Frame), Bytes::new()]
 }

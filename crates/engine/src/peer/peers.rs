@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::message::{Message, Reply};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 
@@ -155,14 +156,26 @@ impl Peers {
 
     /// Queues a message. If the queue is full or the node is no peer, the mailbox is told at once.
     pub fn send(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
+        self.send_traced(to, None, message, payload, reply_to);
+    }
+
+    /// As [`Peers::send`], for an operation that `by` asks for, if that is sampled.
+    pub fn send_traced(
+        &self,
+        to: NodeId,
+        by: Option<TraceContext>,
+        message: Message,
+        payload: Bytes,
+        reply_to: ReplyTo,
+    ) {
         let kind = kind_of(&message);
-        self.queue(to, kind, Outgoing { message, payload, reply_to });
+        self.queue(to, kind, Outgoing { message, payload, reply_to, by });
     }
 
     /// As [`Peers::send`], for background work, in the lanes of control messages: a batch is
     /// answered as a whole, and client reads and writes must not wait for repair.
     pub fn send_aside(&self, to: NodeId, message: Message, payload: Bytes, reply_to: ReplyTo) {
-        self.queue(to, Kind::Control, Outgoing { message, payload, reply_to });
+        self.queue(to, Kind::Control, Outgoing { message, payload, reply_to, by: None });
     }
 
     fn queue(&self, to: NodeId, kind: Kind, outgoing: Outgoing) {

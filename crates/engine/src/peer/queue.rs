@@ -19,6 +19,7 @@ use bytes::Bytes;
 use quorate_protocol::get::ReadKind;
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::trace_context::TraceContext;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout_at;
@@ -34,6 +35,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// Where the reply goes.
     pub reply_to: ReplyTo,
+    /// What asks, if that is sampled.
+    pub by: Option<TraceContext>,
 }
 
 impl Outgoing {
@@ -296,6 +299,7 @@ mod tests {
             message: Message::Form { formation: Formation([0; 16]) },
             payload: Bytes::from(vec![0; bytes]),
             reply_to: ReplyTo::nobody(),
+            by: None,
         }
     }
 

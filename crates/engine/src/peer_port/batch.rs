@@ -16,6 +16,8 @@ use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write, WriteAnswer};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::trace_context::TraceContext;
+use quorate_protocol::wire::Frame;
 use quorate_storage::{Blocking, Error};
 use tokio::task::yield_now;
 
@@ -25,6 +27,7 @@ use crate::limits::room::Room;
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
 use crate::ops::replica::{self, on_blocking_pool, refusal_of};
+use crate::ops::sampled_work::SampledWork;
 use crate::ops::{coordinator, keys};
 use crate::peer::mailbox::PeerEvent;
 use crate::repair::anti_entropy::answers;
@@ -42,6 +45,7 @@ pub struct Batch<'a> {
     node: &'a Arc<Node>,
     from: NodeId,
     messages: Peekable<std::vec::IntoIter<WithPayload<Message>>>,
+    sampled: SampledWork,
     /// Whether memory for large bytes is held already: then the batch waits for no more.
     has_room: bool,
 }
@@ -58,13 +62,10 @@ pub struct Part {
 
 impl<'a> Batch<'a> {
     /// A batch of a node's messages.
-    pub fn new(
-        node: &'a Arc<Node>,
-        from: NodeId,
-        messages: Vec<WithPayload<Message>>,
-        has_room: bool,
-    ) -> Self {
-        Self { node, from, messages: messages.into_iter().peekable(), has_room }
+    pub fn new(node: &'a Arc<Node>, frame: Frame<Message>, has_room: bool) -> Self {
+        let sampled = SampledWork::of(&node.sampler, &frame);
+        let messages = frame.messages.into_iter().peekable();
+        Self { node, from: frame.header.from, messages, sampled, has_room }
     }
 
     /// Executes the messages of the next part.
@@ -97,7 +98,10 @@ impl<'a> Batch<'a> {
                     continue;
                 }
                 Some(done) => done.unwrap_or_else(refused),
-                None => carry_out_one(node, self.from, message).await,
+                None => {
+                    let by = self.sampled.by(part.replies.len());
+                    carry_out_one(node, (self.from, by), message).await
+                }
             };
             bytes += done.payload.len();
             part.replies.push(done);
@@ -108,6 +112,7 @@ impl<'a> Batch<'a> {
         }
         part.is_last = self.messages.peek().is_none();
         make_durable(node, &mut part.replies).await;
+        self.sampled.answered(&node.sampler, &part.replies);
         part
     }
 
@@ -272,7 +277,7 @@ fn refused(error: Error) -> WithPayload<Reply> {
 /// another home replica.
 fn forwarded(
     node: &Arc<Node>,
-    from: NodeId,
+    from: Asker,
     operation: u64,
     mut write: Write,
     value: Bytes,
@@ -298,17 +303,20 @@ fn written(
     WithPayload::bare(Reply::Accepted)
 }
 
+/// The node that asks, and its span, if the operation is sampled.
+type Asker = (NodeId, Option<TraceContext>);
+
 async fn carry_out_one(
     node: &Arc<Node>,
-    from: NodeId,
+    asker: Asker,
     message: WithPayload<Message>,
 ) -> WithPayload<Reply> {
-    let payload = message.payload;
+    let (payload, from) = (message.payload, asker.0);
     match message.head {
         // `on_a_row` has already answered these.
         Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
         Message::Forward { operation, write } => {
-            WithPayload::bare(forwarded(node, from, operation, *write, payload))
+            WithPayload::bare(forwarded(node, asker, operation, *write, payload))
         }
         Message::Written { operation, answer } => written(node, from, operation, answer, payload),
         Message::Explained { operation, trace, answer, events } => {

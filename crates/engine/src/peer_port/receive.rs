@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::message::{Message, WithPayload};
+use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
+use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header};
 
 use crate::node::Node;
 
@@ -38,17 +38,13 @@ impl From<FrameError> for Refused {
 ///
 /// # Errors
 /// [`Refused`], which says why.
-pub async fn receive(
-    node: &Node,
-    frame: Bytes,
-) -> Result<(NodeId, Vec<WithPayload<Message>>), Refused> {
-    let decoded = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop));
-    let (header, messages) = decoded?;
-    if node.faults.cuts_in(header.from) {
+pub async fn receive(node: &Node, frame: Bytes) -> Result<Frame<Message>, Refused> {
+    let frame = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop))?;
+    if node.faults.cuts_in(frame.header.from) {
         tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
         return Err(Refused::CutOff);
     }
-    Ok((header.from, messages))
+    Ok(frame)
 }
 
 /// The sender of a frame, if it may send this node any.

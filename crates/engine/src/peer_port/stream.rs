@@ -33,7 +33,7 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     stop: &CancellationToken,
 ) -> Result<(), StreamError> {
     while let Some((frame, room)) = next_frame(node, stream, stop).await? {
-        let (from, messages) = match receive::receive(node, frame).await {
+        let received = match receive::receive(node, frame).await {
             Ok(received) => received,
             Err(refused) => {
                 // Close the stream; the peer must reconnect.
@@ -42,7 +42,8 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         stream.trust();
-        let mut batch = Batch::new(node, from, messages, room.is_some());
+        let from = received.header.from;
+        let mut batch = Batch::new(node, received, room.is_some());
         loop {
             let part = working(node, stream, from, batch.next()).await?;
             write_part(node, stream, from, part.replies, part.is_last).await?;
@@ -229,7 +230,7 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
         let ends_here = is_last && replies.peek().is_none();
         let kind = if ends_here { Kind::Frame } else { Kind::Part };
         let header = Header { to, ..node.header.clone() };
-        for piece in wire::large_frame(&header, &reply.head, reply.payload, kind) {
+        for piece in wire::large_frame(&header, None, &reply.head, reply.payload, kind) {
             stream.write(&piece).await?;
         }
         if ends_here {

@@ -138,6 +138,47 @@ fn frames_round_trip() {
 }
 
 #[test]
+fn a_sampled_message_names_its_trace_and_the_others_pay_nothing() {
+    let by = TraceContext::new([7; 16], [9; 8]).unwrap();
+    let mut writer = FrameWriter::new(&header());
+    for (number, message) in messages().iter().enumerate() {
+        writer.push_traced((number % 2 == 1).then_some(by), &message.head, &message.payload);
+    }
+    let bytes = writer.finish();
+    let sampled = messages().len() / 2;
+    assert_eq!(bytes.len(), frame(&messages()).len() + sampled * TraceContext::BYTES);
+    let decoded = decode_if::<Message>(bytes.clone(), |_| Ok(())).unwrap();
+    let expected: Vec<_> = (0..messages().len()).filter(|n| n % 2 == 1).map(|n| (n, by)).collect();
+    assert_eq!((&decoded.traces, &decoded.messages), (&expected, &messages()));
+    for end in PREFIX_BYTES..bytes.len() {
+        // Without a panic; at the end of a message it is a shorter frame.
+        drop(decode_if::<Message>(resealed(&bytes[..end]), |_| Ok(())));
+    }
+    let large = large_frame(
+        &header(),
+        Some(by),
+        &messages()[0].head,
+        messages()[0].payload.clone(),
+        envelope::Kind::Frame,
+    );
+    let whole = Bytes::from(large.concat()).slice(envelope::PREFIX_BYTES..);
+    assert_eq!(decode_if::<Message>(whole, |_| Ok(())).unwrap().traces, [(0, by)]);
+}
+
+#[test]
+fn a_trace_of_zeros_is_none() {
+    let by = TraceContext::new([7; 16], [9; 8]).unwrap();
+    let mut writer = FrameWriter::new(&header());
+    writer.push_traced(Some(by), &Message::Room, b"");
+    let mut bytes = writer.finish().to_vec();
+    // The header's token is sevens, too.
+    let at = bytes.windows(16).rposition(|window| window == [7; 16]).unwrap();
+    bytes[at..at + 16].fill(0);
+    let decoded = decode_if::<Message>(resealed(&bytes), |_| Ok(())).unwrap();
+    assert_eq!((decoded.messages.len(), decoded.traces), (1, Vec::new()));
+}
+
+#[test]
 fn on_a_stream_the_same_frame_has_a_prefix() {
     let mut writer = FrameWriter::new(&header());
     for reply in replies() {
@@ -279,7 +320,7 @@ fn a_large_frame_is_the_same_bytes_in_two_pieces() {
         for kind in [envelope::Kind::Frame, envelope::Kind::Part] {
             let mut writer = FrameWriter::new(&header());
             writer.push(&message.head, &message.payload);
-            let pieces = large_frame(&header(), &message.head, message.payload.clone(), kind);
+            let pieces = large_frame(&header(), None, &message.head, message.payload.clone(), kind);
             assert_eq!(pieces.concat(), writer.finish_for_stream(kind));
             assert_eq!(pieces[1].as_ptr(), message.payload.as_ptr(), "not copied");
         }
