@@ -1,16 +1,19 @@
-//! Pool: background work on the store that may take a while, such as scanning rows for a peer that
-//! fills, merging what it sent, listing keys that differ, scrubbing.
+//! Pools of a few low-priority threads, for work on the store that takes long.
 //!
-//! It runs on a few low-priority threads of its own. On tokio's blocking pool a dozen such jobs at
-//! once took every core, and requests that need a fraction of a millisecond queued behind them.
+//! One is for background work, such as scanning rows for a peer that fills, merging what it sent,
+//! listing keys that differ, scrubbing; one for reading and storing large rows. On tokio's blocking
+//! pool such jobs took every core, and requests that need a fraction of a millisecond queued behind
+//! them.
 
 use quorate_storage::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// How many jobs run at a time; the others wait. Few, so that requests keep most of the cores
-/// (docs/decisions/0010).
-const AT_ONCE: usize = 2;
+use crate::limits::bounds::large_turns;
+
+/// How many background jobs run at a time; the others wait. Few, so that requests keep most of the
+/// cores (docs/decisions/0010).
+const CHORES_AT_ONCE: usize = 2;
 /// The nice value of the threads: each step is worth about 1.25 times the processor time under
 /// contention.
 const NICE: i32 = 10;
@@ -19,14 +22,28 @@ const NICE: i32 = 10;
 pub(crate) struct Pool(Option<Runtime>);
 
 impl Pool {
-    /// Threads start on demand.
+    /// Threads for background work. They start on demand.
     ///
     /// # Errors
     /// The system's, if it gives no resources.
-    pub(crate) fn new() -> std::io::Result<Self> {
+    pub(crate) fn for_chores() -> std::io::Result<Self> {
+        Self::start("quorate-chores", CHORES_AT_ONCE)
+    }
+
+    /// Threads for reading and storing the large rows of requests, one for each turn of
+    /// [`crate::limits::bounds::Bounds::turn_if`]. Small requests come first where both want the
+    /// cores.
+    ///
+    /// # Errors
+    /// The system's, if it gives no resources.
+    pub(crate) fn for_large_rows() -> std::io::Result<Self> {
+        Self::start("quorate-large", large_turns())
+    }
+
+    fn start(name: &str, at_once: usize) -> std::io::Result<Self> {
         let pool = Builder::new_current_thread()
-            .thread_name("quorate-chores")
-            .max_blocking_threads(AT_ONCE)
+            .thread_name(name)
+            .max_blocking_threads(at_once)
             .on_thread_start(give_way)
             .build()?;
         Ok(Self(Some(pool)))
@@ -49,7 +66,7 @@ impl Pool {
 /// despite its name (setpriority(2)).
 fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "background work runs at normal priority");
+        tracing::debug!(%error, "a thread of low priority runs at the normal one");
     }
 }
 

@@ -14,6 +14,11 @@ use crate::limits::sizes::Sizes;
 /// Concurrent inspections of a key. Each loads the whole object from every replica.
 const INSPECTIONS: usize = 4;
 
+/// How many large rows are read or stored at a time: one per core, and at least two.
+pub(crate) fn large_turns() -> usize {
+    available_parallelism().map_or(2, |cores| cores.get().max(2))
+}
+
 /// All of these limits.
 pub(crate) struct Bounds {
     /// Memory for large messages from peers and large answers to them.
@@ -51,9 +56,7 @@ impl Bounds {
             sizes: Sizes::default(),
             cold_reads: ColdReads::default(),
             slow_stores: AtomicUsize::new(0),
-            large_work: Semaphore::new(
-                available_parallelism().map_or(2, |cores| cores.get().max(2)),
-            ),
+            large_work: Semaphore::new(large_turns()),
             inspections: Semaphore::new(INSPECTIONS),
             comparisons: Arc::new(Semaphore::new(1)),
             scrubs: Semaphore::new(1),

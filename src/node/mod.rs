@@ -89,6 +89,8 @@ pub(crate) struct Node {
     pub(crate) filled: FillState,
     /// Threads for background work that may block.
     pub(crate) background_pool: Pool,
+    /// Threads that read and store large rows.
+    pub(crate) large_pool: Pool,
     /// Keeps filling within its share of a core.
     pub(crate) fill_throttle: Throttle,
     /// This node's generation and those of its peers.
@@ -196,7 +198,8 @@ impl Node {
             ),
             hedges: HedgeBudget::default(),
             filled,
-            background_pool: Pool::new().map_err(StartError::Threads)?,
+            background_pool: Pool::for_chores().map_err(StartError::Threads)?,
+            large_pool: Pool::for_large_rows().map_err(StartError::Threads)?,
             // The throttle covers merging, which is half the cost of filling: rows are received
             // before that, and flushed and compacted after it.
             fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
