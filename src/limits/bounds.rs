@@ -14,9 +14,10 @@ use crate::limits::sizes::Sizes;
 /// Concurrent inspections of a key. Each loads the whole object from every replica.
 const INSPECTIONS: usize = 4;
 
-/// How many large rows are read or stored at a time: one per core, and at least two.
+/// How many large rows are read or stored at a time: one for every two cores. The other half is for
+/// small requests, and the store's log takes one write at a time anyway.
 pub(crate) fn large_turns() -> usize {
-    available_parallelism().map_or(2, |cores| cores.get().max(2))
+    available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// All of these limits.
@@ -29,8 +30,7 @@ pub(crate) struct Bounds {
     pub(crate) cold_reads: ColdReads,
     /// Writes that have waited for the local store for longer than a replica may be silent.
     pub(crate) slow_stores: AtomicUsize,
-    /// Slots for reading and storing large rows, one per core: more threads would only take time
-    /// from those that serve small ones.
+    /// Slots for reading and storing large rows ([`large_turns`]).
     large_work: Semaphore,
     /// Slots for inspections of a key.
     pub(crate) inspections: Semaphore,
