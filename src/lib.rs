@@ -1,26 +1,18 @@
-//! A Quorate node: its sockets, tasks and clock.
+//! A Quorate server: sockets, HTTP, configuration, command line, metrics.
 //!
-//! `quorate-protocol` decides, `quorate-storage` stores; this crate connects both to the network. A
-//! PUT: `api` parses it, `ops::entry` finds its coordinator, `ops::coordinator` mints and drives
-//! `protocol::put`, `peer` carries the object to other nodes, where `ops::replica` merges it into
-//! the store. A GET: `api`, `ops::reader`, `peer`, `ops::replica`.
+//! `quorate-engine` is the node; this crate hosts it on a machine. `api` parses a client's request
+//! and hands it to the engine, `peer_port` connects nodes.
 
 #![forbid(unsafe_code)]
 
 mod api;
-mod background;
 pub mod cli;
-mod cluster;
 pub mod config;
+mod gossip;
+mod host;
 mod http;
-mod limits;
-mod liveness;
 pub mod log;
 mod metrics;
-mod node;
-mod ops;
-mod peer;
 mod peer_port;
-mod repair;
 pub mod server;
 mod service_manager;

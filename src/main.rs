@@ -11,7 +11,7 @@ use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
 use quorate::cli::{self, form, operator};
-use quorate::config::{Config, LogConfig, new_key};
+use quorate::config::{self, Config, LogConfig, new_key};
 use quorate::server::Ended;
 use quorate::{log, server};
 
@@ -150,7 +150,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         Command::CheckConfig { config } => {
             let config = load_and_warn(&config)?;
             let layout = config.layout()?;
-            let oddities = config.oddities();
+            let oddities = config::oddities(&config);
             if !oddities.is_empty() {
                 return Err(oddities.join("\nquorate: ").into());
             }
@@ -163,7 +163,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
                 Distrusted::Accept(any) => (any, Ask::Accept),
                 Distrusted::Discard(any) => (any, Ask::Discard),
             };
-            let config = Config::load(&any.config)?;
+            let config = config::load(&any.config)?;
             let text = runtime(1)?.block_on(operator::distrusted(&config, ask))?;
             say(&mut std::io::stdout(), text.trim_end());
         }
@@ -175,14 +175,14 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Runs a node. Once logging has started, all its output goes to the log.
 fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(path)?;
+    let config = config::load(path)?;
     let levels = log::start(&config.log)?;
     stop_on_panic();
     use_small_pages();
     for name in config.foreign_variables() {
         tracing::warn!(name, "ignored an environment variable that is not a setting");
     }
-    for oddity in config.oddities() {
+    for oddity in config::oddities(&config) {
         tracing::warn!("{oddity}");
     }
     let path = path.to_owned();
@@ -241,7 +241,7 @@ fn dev(dev: &Dev, level: String) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Applies the settings that can change while a node runs.
 fn reload(path: &Path, levels: &log::Levels) {
-    match Config::load(path) {
+    match config::load(path) {
         Ok(config) => match levels.set(&config.log.level) {
             Ok(()) => {
                 let level = config.log.level;
@@ -257,7 +257,7 @@ fn reload(path: &Path, levels: &log::Levels) {
 
 /// Loads a configuration, and reports environment variables that match no setting.
 fn load_and_warn(path: &Path) -> Result<Config, Box<dyn std::error::Error>> {
-    let config = Config::load(path)?;
+    let config = config::load(path)?;
     for name in config.foreign_variables() {
         let text = format!("quorate: the environment variable {name} is not a setting; ignored");
         say(&mut std::io::stderr(), &text);

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_engine::background;
+use quorate_engine::node::Node;
+pub use quorate_engine::node::errors::StartError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -12,13 +15,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
-use crate::background;
 use crate::config::Config;
+use crate::gossip;
+use crate::host;
 use crate::http::descriptors;
 pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
-use crate::node::Node;
-pub use crate::node::errors::StartError;
 use crate::peer_port::listener;
 use crate::service_manager::Reports;
 
@@ -35,6 +37,12 @@ pub enum ServeError {
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A peer's address is not a host and port.
+    #[error("layout.nodes.peer_addr {0:?} is not a host and port")]
+    PeerAddr(String),
+    /// The HTTP client for peers could not be built.
+    #[error("cannot build the HTTP client for peers: {0}")]
+    PeerClient(reqwest::Error),
     /// A port could not be bound.
     #[error("{key} {addr}: {source}; is another process using the port?")]
     Listen {
@@ -108,10 +116,11 @@ async fn run_reporting(
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
     reports.opening().await;
-    let node = tokio::task::spawn_blocking(|| Node::start(config))
+    let node = tokio::task::spawn_blocking(|| host::start(config))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
+    background::spawn(&node, gossip::run(node.clone()));
     let bounds = Bounds::for_clients(&node.config, connections_max);
     let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
     let bounds = Bounds::for_peers(&node.config);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use quorate_storage::Condition;
 use sd_notify::NotifyState;
 
-use crate::node::{Node, Unavailable};
-use crate::repair::distrusted;
+use quorate_engine::node::{Node, Unavailable};
+use quorate_engine::repair::distrusted;
 
 /// How often the node's state is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

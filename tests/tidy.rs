@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each package of the workspace may depend on within it: `src -> storage -> protocol <- sim`,
-/// and `src -> cli -> client`.
-const DIRECTION: [(&str, &[&str]); 7] = [
-    ("Cargo.toml", &["quorate-cli", "quorate-protocol", "quorate-storage"]),
+/// What each package of the workspace may depend on within it: `src -> engine -> storage -> protocol
+/// <- sim`, and `src -> cli -> client`.
+const DIRECTION: [(&str, &[&str]); 8] = [
+    ("Cargo.toml", &["quorate-cli", "quorate-engine", "quorate-protocol", "quorate-storage"]),
+    ("crates/engine/Cargo.toml", &["quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
     ("crates/sim/Cargo.toml", &["quorate-protocol"]),
@@ -97,7 +98,7 @@ fn every_setting_is_documented() {
     let file = dir.path().join("node.toml");
     // The example's key is refused, so that it is never used in earnest.
     fs::write(&file, shown.replace(&"0".repeat(64), &"07".repeat(32))).unwrap();
-    quorate::config::Config::load(&file).unwrap();
+    quorate::config::load(&file).unwrap();
     let source: String = ["src/config/mod.rs", "src/config/sections.rs"]
         .map(|file| fs::read_to_string(file).unwrap())
         .concat();

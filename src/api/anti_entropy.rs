@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::represent;
-use crate::node::Node;
-use crate::repair::anti_entropy::{Report, Scope, run_round};
-use crate::repair::reassign::scrub_partition;
+use quorate_engine::node::Node;
+use quorate_engine::repair::anti_entropy::{Report, Scope, run_round};
+use quorate_engine::repair::reassign::scrub_partition;
 
 /// `GET /anti-entropy`.
 pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {

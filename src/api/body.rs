@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::headers;
 use super::problem::{Kind, Problem};
-use crate::limits::admission::{Permit, Promise};
+use quorate_engine::limits::admission::{Permit, Promise};
 
 /// Limits on draining an unwanted body so that the client can read the response, in bytes and
 /// milliseconds. Past either the connection is closed.
@@ -211,7 +211,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::limits::admission::Admission;
+    use quorate_engine::limits::admission::Admission;
 
     fn chunked(chunks: &[&'static str]) -> Body {
         let chunks: Vec<Result<Bytes, Infallible>> =

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{body, conditions, path, represent, write};
-use crate::cluster::bucket_change;
-use crate::cluster::buckets::BucketsError;
-use crate::node::Node;
+use quorate_engine::cluster::bucket_change;
+use quorate_engine::cluster::buckets::BucketsError;
+use quorate_engine::node::Node;
 
 const ROUTE: &str = "/buckets/";
 /// The longest properties document, in bytes of JSON.

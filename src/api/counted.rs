@@ -3,13 +3,13 @@
 use axum::response::Response;
 
 use super::problem::Kind;
-use crate::metrics::requests::Outcome;
+use quorate_engine::metrics::requests::Outcome;
 
 /// How an answer is counted: by its problem, if it is one, else by its status.
 pub(super) fn outcome(response: &Response) -> Outcome {
     match response.extensions().get() {
         Some(kind) => of_problem(*kind),
-        None => Outcome::of_status(response.status()),
+        None => Outcome::of_status(response.status().as_u16()),
     }
 }
 

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::query::Params;
 use super::represent;
-use crate::node::Node;
-use crate::repair::distrusted::everywhere;
+use quorate_engine::node::Node;
+use quorate_engine::repair::distrusted::everywhere;
 
 /// `GET /distrusted`: the state of every node of the cluster.
 pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {

@@ -25,7 +25,7 @@ use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::rates::Sample;
 use super::{anti_entropy, hints, ring};
-use crate::node::{Node, Unavailable};
+use quorate_engine::node::{Node, Unavailable};
 
 /// Streams at a time.
 const STREAMS_MAX: usize = 16;

@@ -19,8 +19,8 @@ use super::headers::SIBLINGS;
 use super::problem::{Kind as ProblemKind, Problem};
 use super::query::Params;
 use super::represent;
-use crate::node::Node;
-use crate::ops::explain::{self, Ended, Facts, Reason, Recorder, Timeline, Trace};
+use quorate_engine::node::Node;
+use quorate_engine::ops::explain::{self, Ended, Facts, Reason, Recorder, Timeline, Trace};
 
 /// The id of the request's trace.
 const EXPLAIN: HeaderName = HeaderName::from_static("quorate-explain");

@@ -12,11 +12,11 @@ use serde_json::json;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::represent;
-use crate::background::reopen;
 use crate::metrics::collect;
-use crate::metrics::text::Format;
-use crate::node::{Node, Unavailable};
-use crate::repair::distrusted;
+use quorate_engine::background::reopen;
+use quorate_engine::metrics::text::Format;
+use quorate_engine::node::{Node, Unavailable};
+use quorate_engine::repair::distrusted;
 
 /// `GET /livez`: 200 while the process works or is about to recover by itself. 503 once its store
 /// has failed and has not recovered, or its disk does not answer: then only a restart or an

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{body, refusal, represent};
-use crate::node::Node;
-use crate::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
+use quorate_engine::node::Node;
+use quorate_engine::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
 
 const ROUTE: &str = "/hints/sync-points/";
 /// Poll intervals of a sync point, in milliseconds: doubled from the first to the last.

@@ -15,8 +15,8 @@ use super::pieces::Later;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::{path, permit_body, represent};
-use crate::node::Node;
-use crate::ops::entry::{self, ReplicaView};
+use quorate_engine::node::Node;
+use quorate_engine::ops::entry::{self, ReplicaView};
 
 /// Every sibling, the nodes that hold it, and how each replica compares with the merge.
 pub(super) async fn inspect(

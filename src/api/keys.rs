@@ -16,8 +16,8 @@ use serde_json::json;
 use super::problem::Problem;
 use super::query::Params;
 use super::{path, represent};
-use crate::node::Node;
-use crate::ops::keys::{self, Page};
+use quorate_engine::node::Node;
+use quorate_engine::ops::keys::{self, Page};
 
 /// Default page size.
 const LIMIT_DEFAULT: usize = 100;

@@ -22,12 +22,12 @@ use super::query::{OF_READS, OF_WRITES, Params, unfit};
 use super::represent::Representation;
 use super::write::WriteRequest;
 use super::{body, path, permit_body, write};
-use crate::limits::admission::Permit;
-use crate::limits::sizes::LARGE_BYTES;
-use crate::node::Node;
-use crate::ops::coordinator;
-use crate::ops::entry::{self, ReadFailure, ReadOptions};
-use crate::ops::explain::{Facts, Recorder};
+use quorate_engine::limits::admission::Permit;
+use quorate_engine::limits::sizes::LARGE_BYTES;
+use quorate_engine::node::Node;
+use quorate_engine::ops::coordinator;
+use quorate_engine::ops::entry::{self, ReadFailure, ReadOptions};
+use quorate_engine::ops::explain::{Facts, Recorder};
 
 const ROUTE: &str = "/kv/";
 /// Rough size of an object without its value, in bytes.

@@ -62,8 +62,8 @@ use self::request_trace::RequestTrace;
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
-use crate::metrics::requests::Outcome;
-use crate::node::Node;
+use quorate_engine::metrics::requests::Outcome;
+use quorate_engine::node::Node;
 
 /// The client API of this node. Cheap to clone.
 #[derive(Clone)]
@@ -122,7 +122,7 @@ impl App for Api {
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
         let problem = Problem::from(why).header(REQUEST_ID, request_trace::new_id());
-        self.0.node.metrics.requests.refused(Outcome::of_status(problem.status()));
+        self.0.node.metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
         problem.into_bytes()
     }
 }

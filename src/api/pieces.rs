@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
-use crate::limits::sizes::LARGE_BYTES;
+use quorate_engine::limits::sizes::LARGE_BYTES;
 
 /// The most input bytes of one piece. A multiple of three, so that base64 needs no padding between
 /// pieces.

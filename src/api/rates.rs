@@ -5,8 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::metrics::text::{Format, Writer};
-use crate::node::Node;
+use quorate_engine::metrics::text::{Format, Writer};
+use quorate_engine::node::Node;
 
 /// The kinds of requests that are reported, by the names that the metrics give them.
 const OPERATIONS: [&str; 8] =
@@ -165,7 +165,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::requests::{Outcome, Requests, Route};
+    use quorate_engine::metrics::requests::{Outcome, Requests, Route};
 
     /// After these PUTs: `fast` took 150 microseconds, `slow`, which failed, 70 milliseconds.
     fn reading(fast: u32, slow: u32, at: Instant) -> Sample {

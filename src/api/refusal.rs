@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::problem::{Kind, Problem};
 use crate::http::framing::HeadError;
-use crate::limits::admission::Overload;
-use crate::node::Unavailable;
-use crate::ops::entry::ReadFailure;
-use crate::ops::replica::refusal_of;
+use quorate_engine::limits::admission::Overload;
+use quorate_engine::node::Unavailable;
+use quorate_engine::ops::entry::ReadFailure;
+use quorate_engine::ops::replica::refusal_of;
 
 impl From<Unavailable> for Problem {
     fn from(why: Unavailable) -> Self {

@@ -8,8 +8,8 @@ use tracing::Span;
 
 use super::counted;
 use super::headers::REQUEST_ID;
-use crate::metrics::requests::Route;
-use crate::metrics::totals::Metrics;
+use quorate_engine::metrics::requests::Route;
+use quorate_engine::metrics::totals::Metrics;
 
 /// The longest request ID that is accepted from a client, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -29,7 +29,7 @@ impl RequestTrace {
     pub(super) fn new<B>(request: &Request<B>) -> Self {
         let at = Instant::now();
         let id = given_id(request.headers()).unwrap_or_else(new_id);
-        let route = Route::of(request.method(), request.uri().path());
+        let route = Route::of(request.method().as_str(), request.uri().path());
         // A span costs more than the rest of this function, and at the default level nothing is
         // logged in it.
         let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());

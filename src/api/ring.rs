@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::problem::Problem;
 use super::query::Params;
 use super::{path, represent};
-use crate::node::{Node, RELEASE};
-use crate::peer::peers::PeerView;
-use crate::repair::distrusted;
+use quorate_engine::node::{Node, RELEASE};
+use quorate_engine::peer::peers::PeerView;
+use quorate_engine::repair::distrusted;
 
 /// `GET /ring`: the layout, and how evenly it spreads the partitions.
 pub(super) async fn ring(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {

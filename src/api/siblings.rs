@@ -20,8 +20,8 @@ use super::problem::{Kind, Problem};
 use super::query::{OF_RESOLUTIONS, Params};
 use super::write::WriteRequest;
 use super::{body, headers, kv, path, represent, write};
-use crate::node::Node;
-use crate::ops::entry::{self, ConflictPage};
+use quorate_engine::node::Node;
+use quorate_engine::ops::entry::{self, ConflictPage};
 
 /// Default page size.
 const LIMIT_DEFAULT: usize = 100;

@@ -23,10 +23,10 @@ use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
 use super::represent::{self, Representation};
 use super::{body, refusal};
-use crate::limits::admission::Permit;
-use crate::node::Node;
-use crate::ops::entry::{self, WriteOutcome};
-use crate::ops::explain::Facts;
+use quorate_engine::limits::admission::Permit;
+use quorate_engine::node::Node;
+use quorate_engine::ops::entry::{self, WriteOutcome};
+use quorate_engine::ops::explain::Facts;
 
 /// A parsed write request, without the value.
 pub(super) struct WriteRequest<'a> {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::cli::form::{self, FormError};
-use crate::config::{Config, ConfigError, new_key};
+use crate::config::{self, Config, ConfigError, new_key};
 use crate::server::{self, Ended, ServeError, StopRequests};
 
 /// The most nodes: each has caches and threads of its own.
@@ -159,7 +159,7 @@ fn configure(dev: &Dev, dir: &Path) -> Result<Vec<Config>, DevError> {
     } else if found != usize::from(dev.nodes) {
         return Err(DevError::OtherNodes { dir: dir.to_owned(), found });
     }
-    let load = |number| Config::load_with(&file(number), []);
+    let load = |number| config::load_with(&file(number), []);
     let configs = (1..=dev.nodes).map(load).collect::<Result<Vec<_>, _>>()?;
     let found = configs[0].client_addr.port(); // there is one: `dev.nodes` is not 0
     if dev.port.is_some_and(|port| port != found) {

@@ -8,9 +8,9 @@ use quorate_protocol::message::{Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
-use crate::cluster::wall_clock::machine_clock;
 use crate::config::{Config, ConfigError, NodeConfig};
-use crate::node::{self, RELEASE};
+use quorate_engine::cluster::wall_clock::machine_clock;
+use quorate_engine::node::{self, RELEASE};
 
 /// Why a cluster was not formed.
 #[derive(Debug, thiserror::Error)]

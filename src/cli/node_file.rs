@@ -4,14 +4,14 @@ use std::path::Path;
 
 use quorate_cli::NodeFile;
 
-use crate::config::{Config, Durability};
+use crate::config::{self, Durability};
 
 /// Reads and checks a configuration.
 ///
 /// # Errors
 /// What is wrong with it; the text names the file, the variable or the key.
 pub fn load(path: &Path) -> Result<NodeFile, String> {
-    let config = Config::load(path).map_err(|error| error.to_string())?;
+    let config = config::load(path).map_err(|error| error.to_string())?;
     let layout = config.layout().map_err(|error| error.to_string())?;
     let others = config.layout.nodes.iter().filter(|node| node.name != config.node);
     Ok(NodeFile {
@@ -23,7 +23,7 @@ pub fn load(path: &Path) -> Result<NodeFile, String> {
         disk_free_bytes_min: config.storage.disk_free_bytes_min,
         layout_hash: layout.hash().to_string(),
         peers: others.map(|node| (node.name.to_string(), node.peer_addr.clone())).collect(),
-        oddities: config.oddities(),
+        oddities: config::oddities(&config),
         foreign_variables: config.foreign_variables().to_vec(),
     })
 }

@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 
-use crate::config::{ConfigError, Known};
+use quorate_engine::config::{ConfigError, Known};
 
 const PREFIX: &str = "QUORATE_";
 /// Variables of the commands that talk to a running cluster (`crates/cli`).

@@ -1,341 +1,99 @@
-//! The configuration: a TOML file, overlaid by `QUORATE_*` environment variables (`environment`).
-//!
-//! Every setting is documented with unit, default and range in `config/node.toml`. Unknown keys are
-//! rejected, and every value is validated here, once, with an error that names the key and the
-//! accepted values.
+//! Where a node's settings come from: a TOML file, overlaid by `QUORATE_*` environment variables
+//! (`environment`).
 
-pub(crate) mod checks;
 mod environment;
-pub(crate) mod sections;
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use quorate_protocol::cluster_settings::ClusterSettings;
-use quorate_protocol::layout::{Layout, LayoutError, Member};
-use quorate_protocol::name::NodeId;
-use serde::Deserialize;
+use quorate_engine::config::checks::is_reached_at;
+pub use quorate_engine::config::*;
 
-use self::checks::is_reached_at;
 use self::environment::{Environment, Setting};
-pub use self::sections::*;
-use self::sections::{OF_DEFAULTS, OF_LAYOUT};
 
-/// Why a configuration is invalid. The text names the file or the key.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read, has a syntax error, an unknown key or a value of the wrong type.
-    #[error("{path}: {reason}")]
-    File {
-        /// The file.
-        path: String,
-        /// The reason, with the key where known.
-        reason: String,
-    },
-    /// A value is out of its range.
-    #[error("{key} must be {allowed}, not {value}")]
-    Value {
-        /// The key, with dots.
-        key: &'static str,
-        /// The accepted values.
-        allowed: String,
-        /// The value found.
-        value: String,
-    },
-    /// An environment variable is invalid.
-    #[error("the environment variable {name}: {reason}")]
-    Variable {
-        /// The variable.
-        name: String,
-        /// The reason.
-        reason: String,
-    },
-    /// The nodes of the layout do not form a valid cluster.
-    #[error("layout: {0}")]
-    Layout(#[from] LayoutError),
+/// Reads a file, overlays the environment and validates every value.
+///
+/// # Errors
+/// [`ConfigError`] that names the file, the variable or the key, and the accepted values.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    load_with(path, std::env::vars_os())
 }
 
-/// How a key relates to this configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// A setting with a single value.
-    Setting,
-    /// A setting with a compound value, which only the file can give.
-    OnlyInFile,
-    /// In one of its tables, but no setting there.
-    NoneOfTable(&'static str),
-    /// Unknown.
-    Foreign,
-}
-
-/// When a write counts as durable and is acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// Once it is on disk. Many writes share one sync.
-    #[default]
-    Fsync,
-    /// Once the operating system has it: survives a killed process, not a power cut.
-    Buffered,
-}
-
-/// The complete configuration of a node.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The cluster's name; the same on all nodes, and recorded in every data directory.
-    pub cluster_id: String,
-    /// The cluster's secret keys in hexadecimal. The first one signs; all of them verify.
-    pub cluster_keys: Vec<String>,
-    /// This node's name in the layout.
-    pub node: NodeId,
-    /// The data directory.
-    pub data_dir: PathBuf,
-    /// The address to listen on for clients.
-    #[serde(default = "default_client_addr")]
-    pub client_addr: SocketAddr,
-    /// The address at which clients reach this node, host and port, if it is not `client_addr`.
-    #[serde(default)]
-    pub client_addr_advertised: Option<String>,
-    /// The address to listen on for peers.
-    #[serde(default = "default_peer_addr")]
-    pub peer_addr: SocketAddr,
-    /// When a write is acknowledged.
-    #[serde(default)]
-    pub durability: Durability,
-    /// Threads that serve requests; 0 for one per core.
-    #[serde(default)]
-    pub worker_threads: usize,
-    /// Whether the peer port accepts injected network faults (for tests).
-    #[serde(default)]
-    pub fault_hook: bool,
-    /// The nodes of the cluster.
-    pub layout: LayoutConfig,
-    /// Bucket properties where neither the bucket nor the request gives them.
-    #[serde(default)]
-    pub defaults: Defaults,
-    /// Limits.
-    #[serde(default)]
-    pub limits: Limits,
-    /// Timeouts and intervals.
-    #[serde(default)]
-    pub timeouts: Timeouts,
-    /// Background repair.
-    #[serde(default)]
-    pub anti_entropy: AntiEntropy,
-    /// Tombstones.
-    #[serde(default)]
-    pub deletes: Deletes,
-    /// Heartbeats between nodes.
-    #[serde(default)]
-    pub gossip: GossipConfig,
-    /// Connections to peers.
-    #[serde(default)]
-    pub peers: PeersConfig,
-    /// The local store.
-    #[serde(default)]
-    pub storage: StorageConfig,
-    /// Traces of requests.
-    #[serde(default)]
-    pub explain: ExplainConfig,
-    /// Logging.
-    #[serde(default)]
-    pub log: LogConfig,
-    /// Environment variables with our prefix that match no setting. Not a setting itself.
-    #[serde(skip)]
-    pub(crate) foreign_variables: Vec<String>,
-}
-
-/// The top-level settings, and those of the tables that `section!` does not define.
-const ALONE: &[&str] = &[
-    "cluster_id",
-    "cluster_keys",
-    "node",
-    "data_dir",
-    "client_addr",
-    "client_addr_advertised",
-    "peer_addr",
-    "durability",
-    "worker_threads",
-    "fault_hook",
-];
-
-/// Looks up a dotted key.
-pub(crate) fn known(key: &str) -> Known {
-    let tables = [
-        ("layout", OF_LAYOUT),
-        ("defaults", OF_DEFAULTS),
-        ("limits", Limits::SETTINGS),
-        ("timeouts", Timeouts::SETTINGS),
-        ("anti_entropy", AntiEntropy::SETTINGS),
-        ("deletes", Deletes::SETTINGS),
-        ("gossip", GossipConfig::SETTINGS),
-        ("peers", PeersConfig::SETTINGS),
-        ("storage", StorageConfig::SETTINGS),
-        ("explain", ExplainConfig::SETTINGS),
-        ("log", LogConfig::SETTINGS),
-    ];
-    let Some((table, name)) = key.split_once('.') else {
-        return if ALONE.contains(&key) { Known::Setting } else { Known::Foreign };
-    };
-    match tables.into_iter().find(|(known, _)| *known == table) {
-        None => Known::Foreign,
-        Some((_, settings)) if settings.contains(&name) => Known::Setting,
-        Some(("layout", _)) if name == "nodes" => Known::OnlyInFile,
-        Some((table, _)) => Known::NoneOfTable(table),
-    }
-}
-
-impl Config {
-    /// The settings that must be equal on all nodes.
-    pub fn common(&self) -> ClusterSettings {
-        ClusterSettings {
-            grace_ms: self.deletes.grace_ms,
-            defaults: self.defaults.properties(),
-            value_bytes_max: self.limits.value_bytes_max as u64,
-            object_bytes_max: self.limits.object_bytes_max as u64,
-            siblings_max: self.limits.siblings_max as u64,
-        }
-    }
-
-    /// The address at which clients reach this node, host and port: as configured, or where it
-    /// listens. A node that listens on all interfaces is reached at the host of its `peer_addr` in
-    /// the layout. `None` if the system chooses the port.
-    pub fn advertised_client_addr(&self) -> Option<String> {
-        if let Some(addr) = &self.client_addr_advertised {
-            return Some(addr.clone());
-        }
-        let (ip, port) = (self.client_addr.ip(), self.client_addr.port());
-        if port == 0 {
-            return None;
-        }
-        if !ip.is_unspecified() {
-            return Some(self.client_addr.to_string());
-        }
-        let own = self.layout.nodes.iter().find(|node| node.name == self.node)?;
-        let (host, _) = own.peer_addr.rsplit_once(':')?;
-        Some(format!("{host}:{port}"))
-    }
-
-    /// Reads a file, overlays the environment and validates every value.
-    ///
-    /// # Errors
-    /// [`ConfigError`] that names the file, the variable or the key, and the accepted values.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_with(path, std::env::vars_os())
-    }
-
-    /// Likewise, with the given environment.
-    ///
-    /// # Errors
-    /// [`ConfigError`].
-    pub fn load_with(
-        path: &Path,
-        variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, ConfigError> {
-        let environment = Environment::of(variables, known)?;
-        let all = |_: &Setting| true;
-        let mut config = build(path, &environment, all).map_err(|error| {
-            let reason = error.to_string();
-            // Blame the variable without which the configuration is valid, or which the error text
-            // names.
-            let is_to_blame = |setting: &&Setting| {
-                let others = |other: &Setting| other.key != setting.key;
-                reason.contains(&format!("`{}`", setting.key))
-                    || build(path, &environment, others).is_ok()
-            };
-            match environment.settings.iter().find(is_to_blame) {
-                Some(setting) => ConfigError::Variable { name: setting.variable.clone(), reason },
-                None => ConfigError::File { path: path.display().to_string(), reason },
-            }
-        })?;
-        config.foreign_variables = environment.foreign.clone();
-        let Err(error) = config.check() else { return Ok(config) };
-        let variable = match &error {
-            ConfigError::Value { key, .. } => environment.variable(key),
-            ConfigError::File { .. } | ConfigError::Variable { .. } | ConfigError::Layout(_) => {
-                None
-            }
-        };
-        // Some checks look at several settings, or name a whole table.
-        let is_valid_without = |setting: &&Setting| {
+/// Likewise, with the given environment.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load_with(
+    path: &Path,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Config, ConfigError> {
+    let environment = Environment::of(variables, known)?;
+    let all = |_: &Setting| true;
+    let mut config = build(path, &environment, all).map_err(|error| {
+        let reason = error.to_string();
+        // Blame the variable without which the configuration is valid, or which the error text
+        // names.
+        let is_to_blame = |setting: &&Setting| {
             let others = |other: &Setting| other.key != setting.key;
-            build(path, &environment, others).is_ok_and(|config| config.check().is_ok())
+            reason.contains(&format!("`{}`", setting.key))
+                || build(path, &environment, others).is_ok()
         };
-        let to_blame = || environment.settings.iter().find(is_valid_without);
-        let variable = variable.or_else(|| Some(to_blame()?.variable.as_str()));
-        Err(match variable {
-            Some(name) => {
-                ConfigError::Variable { name: name.to_owned(), reason: error.to_string() }
-            }
-            None => error,
-        })
-    }
-
-    /// Environment variables with our prefix that match no setting.
-    pub fn foreign_variables(&self) -> &[String] {
-        &self.foreign_variables
-    }
-
-    /// Suspicious settings, as seen from this machine. The node may still run with them, as
-    /// addresses can be translated in between and directories created later; but most often it is a
-    /// mistake.
-    pub fn oddities(&self) -> Vec<String> {
-        let mut odd = Vec::new();
-        let own = self.layout.nodes.iter().find(|node| node.name == self.node);
-        if let Some(own) = own.filter(|own| !is_reached_at(self.peer_addr, &own.peer_addr)) {
-            odd.push(format!(
-                "peer_addr is {}, but the layout sends the peers of {} to {}",
-                self.peer_addr, self.node, own.peer_addr
-            ));
+        match environment.settings.iter().find(is_to_blame) {
+            Some(setting) => ConfigError::Variable { name: setting.variable.clone(), reason },
+            None => ConfigError::File { path: path.display().to_string(), reason },
         }
-        let parent = match self.data_dir.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => &self.data_dir,
-        };
-        if !self.data_dir.is_dir() && !parent.is_dir() {
-            let shown = self.data_dir.display();
-            odd.push(format!("data_dir {shown}: {} is not a directory", parent.display()));
-        }
-        odd
-    }
+    })?;
+    config.foreign_variables = environment.foreign.clone();
+    let Err(error) = check(&config) else { return Ok(config) };
+    let variable = match &error {
+        ConfigError::Value { key, .. } => environment.variable(key),
+        ConfigError::File { .. } | ConfigError::Variable { .. } | ConfigError::Layout(_) => None,
+    };
+    // Some checks look at several settings, or name a whole table.
+    let is_valid_without = |setting: &&Setting| {
+        let others = |other: &Setting| other.key != setting.key;
+        build(path, &environment, others).is_ok_and(|config| check(&config).is_ok())
+    };
+    let to_blame = || environment.settings.iter().find(is_valid_without);
+    let variable = variable.or_else(|| Some(to_blame()?.variable.as_str()));
+    Err(match variable {
+        Some(name) => ConfigError::Variable { name: name.to_owned(), reason: error.to_string() },
+        None => error,
+    })
+}
 
-    /// The layout's placement.
-    ///
-    /// # Errors
-    /// [`ConfigError::Layout`] that names the invalid node or number.
-    pub fn layout(&self) -> Result<Layout, ConfigError> {
-        let member = |node: &NodeConfig| Member {
-            node: node.name,
-            zone: node.zone.clone(),
-            weight: node.weight,
-        };
-        let members = self.layout.nodes.iter().map(member).collect();
-        Ok(Layout::new(self.layout.version, self.layout.partitions, members)?)
-    }
+/// Whether every value is valid.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    config.check()?;
+    crate::log::filter(&config.log.level).map(drop).map_err(|error| ConfigError::Value {
+        key: "log.level",
+        allowed: "levels, such as info or info,quorate=debug".to_owned(),
+        value: format!("{:?}: {error}", config.log.level),
+    })
+}
 
-    /// The cluster's keys as bytes.
-    ///
-    /// # Errors
-    /// [`ConfigError::Value`] unless there is at least one, each of 64 hexadecimal digits.
-    pub fn secrets(&self) -> Result<Vec<[u8; 32]>, ConfigError> {
-        let allowed = "one or more keys of 64 hexadecimal digits (`quorate keygen` prints one)";
-        let wrong = |found| value("cluster_keys", allowed, found);
-        if self.cluster_keys.is_empty() {
-            return Err(wrong("none"));
-        }
-        let key = |text: &String| match parse_key(text) {
-            Some(key) if key == [0; 32] => {
-                Err(wrong("the all-zero key of the example, which is public"))
-            }
-            Some(key) => Ok(key),
-            None => Err(wrong("a malformed key")),
-        };
-        self.cluster_keys.iter().map(key).collect()
+/// Suspicious settings, as seen from this machine. The node may still run with them, as
+/// addresses can be translated in between and directories created later; but most often it is a
+/// mistake.
+pub fn oddities(config: &Config) -> Vec<String> {
+    let mut odd = Vec::new();
+    let own = config.layout.nodes.iter().find(|node| node.name == config.node);
+    if let Some(own) = own.filter(|own| !is_reached_at(config.peer_addr, &own.peer_addr)) {
+        odd.push(format!(
+            "peer_addr is {}, but the layout sends the peers of {} to {}",
+            config.peer_addr, config.node, own.peer_addr
+        ));
     }
+    let parent = match config.data_dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => &config.data_dir,
+    };
+    if !config.data_dir.is_dir() && !parent.is_dir() {
+        let shown = config.data_dir.display();
+        odd.push(format!("data_dir {shown}: {} is not a directory", parent.display()));
+    }
+    odd
 }
 
 /// Builds the configuration from the file and the environment settings that `which` selects.
@@ -359,33 +117,10 @@ fn build(
     builder.build()?.try_deserialize()
 }
 
-fn value(key: &'static str, allowed: &str, found: impl Display) -> ConfigError {
-    ConfigError::Value { key, allowed: allowed.to_owned(), value: found.to_string() }
-}
-
 /// A new random key for `cluster_keys`: 64 hexadecimal digits.
 pub fn new_key() -> String {
     let key: [u8; 32] = rand::random();
     key.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn parse_key(hex: &str) -> Option<[u8; 32]> {
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    let mut key = [0; 32];
-    for (byte, digits) in key.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    hex.bytes().all(|b| b.is_ascii_hexdigit()).then_some(key)
-}
-
-fn default_client_addr() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 7401))
-}
-
-fn default_peer_addr() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 7501))
 }
 
 #[cfg(test)]

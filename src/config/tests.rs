@@ -1,5 +1,7 @@
 //! Which configurations are accepted or rejected, and which setting the error names.
 
+use std::net::SocketAddr;
+
 use super::*;
 
 /// Loads a valid configuration with some lines changed, and with some environment variables.
@@ -13,7 +15,7 @@ fn load(
     let text = text.replace(&"0".repeat(64), &"07".repeat(32));
     std::fs::write(&file, change(&text)).unwrap();
     let pairs = variables.iter().map(|(name, text)| (OsString::from(name), OsString::from(text)));
-    Config::load_with(&file, pairs)
+    load_with(&file, pairs)
 }
 
 fn with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -122,7 +124,7 @@ fn what_cannot_work_is_refused() {
 
 #[test]
 fn what_is_odd_is_said() {
-    let odd = |variables: &[(&str, &str)]| with(variables).unwrap().oddities();
+    let odd = |variables: &[(&str, &str)]| oddities(&with(variables).unwrap());
     assert_eq!(odd(&[]), Vec::<String>::new());
     assert_eq!(odd(&[("QUORATE_PEER_ADDR", "0.0.0.0:7501")]), Vec::<String>::new());
     assert!(odd(&[("QUORATE_PEER_ADDR", "127.0.0.1:7502")])[0].starts_with("peer_addr"));

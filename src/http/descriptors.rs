@@ -88,7 +88,7 @@ mod tests {
              [layout]\n[[layout.nodes]]\nname = \"n1\"\npeer_addr = \"127.0.0.1:7501\"\n"
         );
         std::fs::write(&file, text).unwrap();
-        let config = Config::load(&file).unwrap();
+        let config = crate::config::load(&file).unwrap();
         let clients = |limit| client_connections(&config, limit);
         assert_eq!(clients(usize::MAX), Ok(config.limits.connections_max));
         let some = clients(1024).unwrap();

@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::http::framing::{HEAD_BYTES_MAX, HeadError};
 use crate::http::heads::{Heads, Patience};
 use crate::http::idle::Crowd;
-use crate::log::Seldom;
+use quorate_engine::seldom::Seldom;
 
 /// The read buffer limit of one connection, in bytes; a request's head must fit.
 const READ_AHEAD_BYTES_MAX: usize = 256 << 10;
@@ -128,10 +128,6 @@ impl Stop {
         }
     }
 }
-
-/// How long a peer's connection may be idle, in milliseconds; longer than the limit on the sending
-/// side, so that no request meets a connection that is just being closed.
-pub(crate) const PEER_IDLE_MS: u64 = 120_000;
 
 /// A connection's slot on its port. The handler of an upgraded connection takes it from the
 /// request's extensions and holds it as long as the connection, which thereby still counts against

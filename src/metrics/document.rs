@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 
 use crate::metrics::collect::SECTIONS;
-use crate::metrics::desc::{Desc, Kind, LABELS};
+use quorate_engine::metrics::desc::{Desc, Kind, LABELS};
 
 const FILE: &str = "docs/metrics.md";
 /// The longest line of the file, in characters.
@@ -16,7 +16,7 @@ const LINE_MAX: usize = 110;
 const HEAD: &str = "# Metrics
 
 Every node serves its metrics at `GET /metrics`: in Prometheus' text format, or as OpenMetrics to clients that
-ask for it. This page is made of their declarations in `src/metrics` and tested against a running node; do not
+ask for it. This page is made of their declarations and tested against a running node; do not
 edit it. `config/prometheus/alerts.yaml` has alert rules, `config/grafana/quorate.json` a dashboard; both use
 only what is listed here. What to do about an alert is in [operations.md](operations.md).
 

@@ -1,6 +1,6 @@
-//! The peer port: where frames come in. Peers' lanes send theirs on streams (`src/peer_port/stream.rs`);
-//! who has only one (`quorate form`) posts it. Either way `receive` checks it and
-//! [`crate::peer_port::batch`] carries it out.
+//! The peer port: where frames come in. Peers' lanes send theirs on streams (`upgrade`); who has only
+//! one (`quorate form`) posts it. Either way the engine checks it and carries it out
+//! ([`quorate_engine::peer_port`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,64 +16,26 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use quorate_protocol::message::{Message, WithPayload};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire::{self, FrameError, FrameWriter, Header};
 use quorate_storage::InjectedFaults;
 
-use crate::node::Node;
-use crate::peer::fault_hook::{Cuts, DiskFault};
-use crate::peer::framed::frame_bytes_max;
-use crate::peer_port::batch::Batch;
-use crate::peer_port::stream;
+use crate::peer_port::upgrade;
+use quorate_engine::node::Node;
+use quorate_engine::peer::fault_hook::{Cuts, DiskFault};
+use quorate_engine::peer::framed::frame_bytes_max;
+use quorate_engine::peer_port::batch::Batch;
+use quorate_engine::peer_port::receive::{Refused, frame_to, receive};
 
 /// The longest frame that is accepted in a POST, in bytes.
 const POSTED_BYTES_MAX: usize = 2 << 20;
 
 /// The peer port's routes.
 pub(crate) fn app(node: Arc<Node>) -> Router {
-    let mut router = Router::new().route("/peer", get(stream::open).post(on_frame));
+    let mut router = Router::new().route("/peer", get(upgrade::open).post(on_frame));
     if node.config.fault_hook {
         router = router.route("/fault", get(show_cuts).put(set_cuts));
         router = router.route("/fault/disk", put(set_disk_fault));
     }
     router.with_state(node)
-}
-
-/// Why a frame was refused as a whole. None of it was executed.
-pub(crate) struct Refused {
-    status: StatusCode,
-    pub(crate) why: String,
-}
-
-impl Refused {
-    pub(crate) fn new(status: StatusCode, why: &impl ToString) -> Self {
-        Self { status, why: why.to_string() }
-    }
-}
-
-/// Validates a frame: its sender and its messages.
-pub(crate) async fn receive(
-    node: &Node,
-    frame: Bytes,
-) -> Result<(NodeId, Vec<WithPayload<Message>>), Refused> {
-    let decoded = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop));
-    let (header, messages) =
-        decoded.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, &error))?;
-    if node.faults.cuts_in(header.from) {
-        tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
-        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, &"cut off by the fault hook"));
-    }
-    Ok((header.from, messages))
-}
-
-/// The sender of a frame, if it may send this node any.
-pub(crate) fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
-    header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
-    Ok(header.from)
-}
-
-/// Starts a frame to a peer.
-pub(crate) fn frame_to(node: &Node, to: NodeId) -> FrameWriter {
-    FrameWriter::new(&Header { to, ..node.header.clone() })
 }
 
 async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
@@ -86,7 +48,13 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
             Some(replies) => replies.into_response(),
             None => refuse(StatusCode::INSUFFICIENT_STORAGE, "too large for a POST: open a stream"),
         },
-        Err(refused) => refuse(refused.status, &refused.why),
+        Err(refused) => {
+            let status = match &refused {
+                Refused::Invalid(_) => StatusCode::BAD_REQUEST,
+                Refused::CutOff => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            refuse(status, refused.why())
+        }
     }
 }
 

@@ -1,5 +1,8 @@
-//! The peer port: each connection becomes a stream of batches, which are executed here.
+//! The peer port: peers connect to it, and this node to theirs.
 
-pub(crate) mod batch;
+pub(crate) mod dial;
 pub(crate) mod listener;
-pub(crate) mod stream;
+pub(crate) mod upgrade;
+
+/// The protocol name in the HTTP upgrade that opens a stream.
+pub(crate) const UPGRADE_NAME: &str = "quorate-peer";

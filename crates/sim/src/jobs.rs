@@ -1,5 +1,5 @@
 //! The background jobs of a simulated node: handoff, anti-entropy, greetings, filling, sweeping,
-//! reaping. `src/background/mod.rs` in the real node.
+//! reaping. `engine/src/background/mod.rs` in the real node.
 
 use quorate_protocol::name::NodeId;
 

@@ -1,5 +1,5 @@
 //! The reaper of a simulated node: proves that tombstones cover all that is left of their keys, and
-//! has them deleted everywhere. It drives `protocol::reap` as `src/repair/reaper.rs` does in the real
+//! has them deleted everywhere. It drives `protocol::reap` as `engine/src/repair/reaper.rs` does in the real
 //! node.
 
 use std::collections::BTreeMap;

@@ -12,10 +12,10 @@ mod store;
 
 use std::sync::Arc;
 
-use crate::metrics::desc::Section;
-use crate::metrics::text::{Format, Writer};
-use crate::metrics::{operations, requests};
-use crate::node::Node;
+use quorate_engine::metrics::desc::Section;
+use quorate_engine::metrics::text::{Format, Writer};
+use quorate_engine::metrics::{operations, requests};
+use quorate_engine::node::Node;
 
 /// All metrics, in the order in which they are shown and documented.
 pub(crate) const SECTIONS: [Section; 9] = [

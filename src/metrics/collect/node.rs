@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::config::Durability;
 use crate::log;
-use crate::metrics::desc::{Desc, Section};
-use crate::metrics::text::{Writer, seconds};
-use crate::node::{Node, RELEASE};
-use crate::repair::distrusted;
+use quorate_engine::metrics::desc::{Desc, Section};
+use quorate_engine::metrics::text::{Writer, seconds};
+use quorate_engine::node::{Node, RELEASE};
+use quorate_engine::repair::distrusted;
 
 const BUILD: Desc =
     Desc::info("quorate_build_info", "The release that runs").by(&["version"]).means(

@@ -1,8 +1,8 @@
 //! The other nodes, as this one sees them.
 
-use crate::metrics::desc::{Desc, Section};
-use crate::metrics::text::Writer;
-use crate::node::Node;
+use quorate_engine::metrics::desc::{Desc, Section};
+use quorate_engine::metrics::text::Writer;
+use quorate_engine::node::Node;
 
 const UP: Desc = Desc::gauge("quorate_peer_up", "Whether the peer answers: 1 or 0").by(&["peer"]).means(
     "If one node alone says 0, the network between the two is broken; if all do, the peer is down.",
@@ -73,7 +73,7 @@ pub(super) const SECTION: Section = Section {
 /// Writes the metrics of peers.
 pub(super) fn write(out: &mut Writer, node: &Node) {
     let peers = node.peers.view();
-    let mut gauge = |desc, value: &dyn Fn(&crate::peer::peers::PeerView) -> usize| {
+    let mut gauge = |desc, value: &dyn Fn(&quorate_engine::peer::peers::PeerView) -> usize| {
         let mut values = out.metric(desc);
         for peer in &peers {
             values.value(&[peer.node.as_str()], value(peer));

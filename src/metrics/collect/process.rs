@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::http::descriptors;
-use crate::metrics::desc::{Desc, Section};
-use crate::metrics::text::{Writer, seconds};
+use quorate_engine::metrics::desc::{Desc, Section};
+use quorate_engine::metrics::text::{Writer, seconds};
 
 const CPU: Desc =
     Desc::counter("process_cpu_seconds_total", "Processor time that the process has used");

@@ -6,10 +6,10 @@ use std::time::Duration;
 use quorate_protocol::name::NodeId;
 
 use super::store::Readings;
-use crate::metrics::desc::{Desc, Section};
-use crate::metrics::text::{Writer, seconds};
-use crate::node::Node;
-use crate::repair::distrusted;
+use quorate_engine::metrics::desc::{Desc, Section};
+use quorate_engine::metrics::text::{Writer, seconds};
+use quorate_engine::node::Node;
+use quorate_engine::repair::distrusted;
 
 const HINTS_KEPT: Desc =
     Desc::gauge("quorate_hints", "Keys of which a hint is kept for the target")

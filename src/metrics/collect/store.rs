@@ -7,10 +7,10 @@ use quorate_protocol::name::NodeId;
 use quorate_storage::{Condition, DatabaseStats, Error, Stats};
 use tokio::time::timeout;
 
-use crate::metrics::desc::{Desc, Section};
-use crate::metrics::text::{Writer, seconds};
-use crate::node::Node;
-use crate::ops::replica::on_blocking_pool;
+use quorate_engine::metrics::desc::{Desc, Section};
+use quorate_engine::metrics::text::{Writer, seconds};
+use quorate_engine::node::Node;
+use quorate_engine::ops::replica::on_blocking_pool;
 
 /// How long the store may take to give its numbers. Less than Prometheus waits for all of them.
 const STORE_WAIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,56 @@
+//! A change of a bucket's properties, propagated from one node to all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_protocol::bucket::Settings;
+use quorate_protocol::bucket_table::Table;
+use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::name::Bucket;
+
+use crate::cluster::buckets::BucketsError;
+use crate::node::Node;
+
+/// Sets (or with empty settings, resets) a bucket's properties: durable here, sent to every peer
+/// that is up before this returns, and to the others when they are back. If no node has a record of
+/// the bucket, a reset does nothing and leaves no record.
+///
+/// # Errors
+/// [`BucketsError`]; nothing changed.
+pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), BucketsError> {
+    settings.check(&node.buckets.defaults, node.buckets.nodes)?;
+    if settings == Settings::default() && is_unknown_everywhere(node, &bucket).await {
+        return Ok(());
+    }
+    let changing = node.clone();
+    let changed = tokio::task::spawn_blocking(move || {
+        let by = (changing.me, changing.now());
+        changing.buckets.change(&changing.store, &bucket, settings, by)
+    });
+    let change = match changed.await {
+        Ok(change) => change?,
+        Err(_) => return Err(quorate_storage::Error::Closed.into()),
+    };
+    let message = Message::Buckets { table: change, want_all: false };
+    let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+    node.peers.ask_each(&message, timeout).await;
+    Ok(())
+}
+
+/// Whether every node has just confirmed that it has no record of a bucket.
+async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
+    if node.buckets.read().record(bucket).is_some() {
+        return false;
+    }
+    let Ok(_one_at_a_time) = node.buckets.asking.acquire().await else { return false };
+    let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
+    for peer in node.peers.nodes() {
+        let message = Message::Buckets { table: Table::default(), want_all: true };
+        let reply = node.peers.ask(peer, message, timeout).await.into_reply();
+        match reply.map(|reply| reply.head) {
+            Some(Reply::Buckets { table }) if table.record(bucket).is_none() => {}
+            Some(_) | None => return false,
+        }
+    }
+    node.buckets.read().record(bucket).is_none()
+}

@@ -1,0 +1,9 @@
+//! What all nodes must agree on or remember of each other: bucket properties, generations,
+//! placement, time.
+
+pub mod bucket_change;
+pub mod buckets;
+pub mod generation;
+pub mod hello;
+pub mod placement;
+pub mod wall_clock;

@@ -1,0 +1,71 @@
+//! The node's wall clock, corrected while most of its peers disagree with it (see
+//! `protocol::skew`).
+
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate_protocol::name::NodeId;
+use quorate_protocol::skew::Skew;
+use quorate_protocol::time::WallTime;
+
+/// The machine's clock, and what peers report of theirs. For stamps and ages, never for waiting.
+#[derive(Debug, Default)]
+pub struct WallClock {
+    skew: Mutex<Skew>,
+    /// Milliseconds to add to the machine's clock: read for every write.
+    correction_ms: AtomicI64,
+    /// By the fault hook: how far the machine's clock seems to be ahead, in milliseconds.
+    fault_ms: AtomicI64,
+}
+
+impl WallClock {
+    /// The current time: the machine's, or the cluster's if the machine's clock is clearly wrong.
+    pub fn now(&self) -> WallTime {
+        WallTime(self.machine().0.saturating_add_signed(self.correction_ms.load(Relaxed)))
+    }
+
+    /// The machine's time, uncorrected.
+    pub fn machine(&self) -> WallTime {
+        WallTime(machine_clock().0.saturating_add_signed(self.fault_ms.load(Relaxed)))
+    }
+
+    /// Skews the machine's clock, as seen by this node, for the fault hook.
+    pub fn set_fault(&self, ahead_ms: i64) {
+        self.fault_ms.store(ahead_ms, Relaxed);
+    }
+
+    /// A peer's clock read `theirs` in an answer that arrived just now, `round_trip` after it was
+    /// requested.
+    pub fn observe(&self, peer: NodeId, theirs: WallTime, round_trip: Duration) {
+        let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
+        skew.observe(peer, theirs, self.machine(), round_trip.as_millis() as u64);
+        let correction_ms = skew.correction_ms();
+        let before_ms = self.correction_ms.swap(correction_ms, Relaxed);
+        match (before_ms != 0, correction_ms != 0) {
+            (false, true) => tracing::error!(
+                ahead_ms = -correction_ms,
+                "this machine's clock is over a minute off those of most peers; the cluster's time is used \
+                 until it is right. Set the clock (NTP), a restart is not needed"
+            ),
+            (true, false) => tracing::info!("this machine's clock agrees with the cluster again"),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if behind.
+    pub fn ahead_ms(&self) -> i64 {
+        self.skew.lock().unwrap_or_else(PoisonError::into_inner).ahead_ms()
+    }
+
+    /// Whether the machine's clock is overridden by the cluster's.
+    pub fn is_corrected(&self) -> bool {
+        self.correction_ms.load(Relaxed) != 0
+    }
+}
+
+/// The machine's clock as it is, in milliseconds since 1970 (0 before).
+pub fn machine_clock() -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    WallTime(since.as_millis() as u64)
+}

@@ -1,0 +1,16 @@
+//! What repair does, where it is not counted elsewhere.
+
+use crate::metrics::counter::Counter;
+
+/// What repair did since the start.
+#[derive(Debug, Default)]
+pub struct Repair {
+    /// Hints that their target has acknowledged.
+    pub hints_delivered: Counter,
+    /// Rows received and merged while filling.
+    pub fill_rows: Counter,
+    /// Partitions received.
+    pub partitions_filled: Counter,
+    /// Tombstones that were old enough, and that not every node confirmed.
+    pub tombstones_unconfirmed: Counter,
+}

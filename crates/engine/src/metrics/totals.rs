@@ -1,0 +1,38 @@
+//! What a node counts for its metrics as it happens.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Semaphore;
+
+use crate::metrics::operations::Operations;
+use crate::metrics::repair::Repair;
+use crate::metrics::requests::Requests;
+
+/// What a node counts as it happens.
+pub struct Metrics {
+    /// Requests of clients.
+    pub requests: Requests,
+    /// What happens within reads and writes.
+    pub operations: Operations,
+    /// What repair does.
+    pub repair: Repair,
+    /// When the node started, by the machine's clock.
+    pub started: SystemTime,
+    /// Held while the store is asked for its numbers: a store that hangs is asked once, not again
+    /// for every scrape.
+    pub store_turn: Arc<Semaphore>,
+}
+
+impl Default for Metrics {
+    /// All counters at zero.
+    fn default() -> Self {
+        Self {
+            requests: Requests::default(),
+            operations: Operations::default(),
+            repair: Repair::default(),
+            started: SystemTime::now(),
+            store_turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+}

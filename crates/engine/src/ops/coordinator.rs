@@ -1,0 +1,541 @@
+//! Drives one PUT at its coordinator: checks it, mints, stores, and replicates the object to W
+//! nodes and beyond.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_protocol::bucket::Conflicts;
+use quorate_protocol::explain::{Kind, Note};
+use quorate_protocol::message::{
+    Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
+};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::Object;
+use quorate_protocol::precondition::{self, Checked};
+use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
+use quorate_protocol::row::{Limits, MintError, Minted};
+use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
+use quorate_protocol::view::context_after_write;
+use quorate_storage::{Blocking, Error, MintedRow};
+use tokio::time::{timeout, timeout_at};
+
+use crate::limits::sizes::LARGE_BYTES;
+use crate::node::Node;
+use crate::ops::explain::{Recorder, Trace};
+use crate::ops::reader::{self, ReadOptions};
+use crate::ops::replica;
+use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
+
+/// The outcome of a write, and the object if it was asked for.
+#[derive(Debug)]
+pub struct WriteOutcome {
+    /// The answer to the client.
+    pub answer: WriteAnswer,
+    /// The coordinator's merged object, if `return_body` was set and the write succeeded.
+    pub object: Option<Object>,
+    /// The trace, if it is kept because the write was slow or has failed.
+    pub trace: Option<Arc<Trace>>,
+}
+
+impl From<WriteAnswer> for WriteOutcome {
+    fn from(answer: WriteAnswer) -> Self {
+        Self { answer, object: None, trace: None }
+    }
+}
+
+/// Accepts a forwarded write. It replies at once; the result follows as a message of its own, so
+/// that the connection is free while this node waits for others.
+pub fn accept(node: &Arc<Node>, entry: NodeId, operation: u64, write: Write) -> Reply {
+    if node.is_stopping() {
+        return Reply::Refused(Refusal::Stopping); // the entry node tries another home replica
+    }
+    if let Err(refusal) = may_mint(node, &write) {
+        return Reply::Refused(refusal);
+    }
+    let Some(permit) = node.forwards.admit() else { return Reply::Refused(Refusal::Busy) };
+    let minting = node.clone();
+    node.operations.spawn(async move {
+        let _permit = permit;
+        let node = minting.clone();
+        let explain = write.explain;
+        let mut recorder = match explain {
+            Some(_) => Recorder::kept(Instant::now(), Arc::default()),
+            None => Recorder::off(),
+        };
+        let tell = move |outcome: WriteOutcome, recorder: &mut Recorder| {
+            let payload = outcome.object.map(|object| object.to_bytes()).unwrap_or_default();
+            let message = match explain {
+                None => Message::Written { operation, answer: outcome.answer },
+                Some(trace) => {
+                    let (answer, events) = (Some(outcome.answer), recorder.events());
+                    Message::Explained { operation, trace, answer, events }
+                }
+            };
+            node.peers.send(entry, message, payload, ReplyTo::nobody());
+        };
+        mint(&minting, write, None, &mut recorder, tell).await;
+        if let Some(trace) = explain {
+            let events = recorder.events();
+            let message = Message::Explained { operation, trace, answer: None, events };
+            minting.peers.send(entry, message, Bytes::new(), ReplyTo::nobody());
+        }
+    });
+    Reply::Accepted
+}
+
+/// Checks whether this node can mint such a write at all.
+///
+/// # Errors
+/// The [`Refusal`] to reply with.
+pub fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
+    if node.formation().is_none() {
+        return Err(Refusal::NotFormed);
+    }
+    if !node.generation.is_admitted() {
+        return Err(Refusal::Busy); // briefly: its peers have not confirmed its generation yet
+    }
+    // On a full disk deletes still fit, and they free space.
+    let has_room = if write.has_value { node.is_writable() } else { node.takes_deletes() };
+    if !has_room {
+        return Err(Refusal::ReadOnly);
+    }
+    Ok(())
+}
+
+/// Mints a write here and replicates it. `tell` is called as soon as the outcome is known;
+/// replication goes on until every slot is held or no node is left to try. Pass `terms` if this
+/// node has already taken them, so that home replicas and quorum come from one snapshot.
+pub async fn mint(
+    node: &Arc<Node>,
+    write: Write,
+    terms: Option<Terms>,
+    recorder: &mut Recorder,
+    tell: impl FnOnce(WriteOutcome, &mut Recorder) + Send,
+) {
+    let mut teller = Teller { recorder, tell: Some(tell) };
+    if let Err(answer) = mint_and_replicate(node, write, terms, &mut teller).await {
+        teller.recorder.at(Instant::now());
+        teller.tell(answer.into());
+    }
+    teller.recorder.saw(Kind::Done, node.me, Note::Nothing);
+}
+
+/// Records what happens, and reports the outcome once.
+struct Teller<'r, Tell> {
+    recorder: &'r mut Recorder,
+    tell: Option<Tell>,
+}
+
+impl<Tell: FnOnce(WriteOutcome, &mut Recorder)> Teller<'_, Tell> {
+    fn tell(&mut self, outcome: WriteOutcome) {
+        if let Some(tell) = self.tell.take() {
+            tell(outcome, self.recorder);
+        }
+    }
+}
+
+/// Returns once every slot is held or no node is left to try.
+///
+/// # Errors
+/// Why nothing was minted here. The outcome is not reported then, unless it was before.
+async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
+    node: &Arc<Node>,
+    mut write: Write,
+    terms: Option<Terms>,
+    teller: &mut Teller<'_, Tell>,
+) -> Result<(), WriteAnswer> {
+    let deadline = node.uptime().plus(u64::from(write.timeout_ms));
+    let terms = terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok);
+    let terms = terms.map_err(WriteAnswer::InvalidQuorum)?;
+    prepare(node, &mut write, &terms, teller.recorder).await?;
+    let homes = terms.asked_homes(write.preferred_home(node.me));
+    let role = role_of(node.me, &homes);
+    let (minted_at, began) = (node.now(), Instant::now());
+    let row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
+    let stored_at = node.metrics.operations.minted(began);
+    let Terms { fallbacks, needed, sloppy, .. } = terms;
+    let plan = Plan {
+        me: node.me,
+        homes,
+        fallbacks,
+        needed,
+        sloppy,
+        replica_timeout_ms: node.config.timeouts.replica_ms,
+        deadline,
+    };
+    teller.recorder.at(stored_at);
+    record_stored(node, &row, role, teller.recorder);
+    let down = node.peers.down();
+    let asked_homes = if down.is_empty() { Vec::new() } else { plan.homes.clone() };
+    let (put, effects) = Put::start(plan, &down, node.uptime_at(stored_at));
+    for home in asked_homes.into_iter().filter(|home| down.contains(home)) {
+        if !effects.iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == home)) {
+            teller.recorder.saw(Kind::Avoided, home, Note::Down);
+        }
+    }
+    let (reply_to, mailbox) = ReplyTo::new();
+    let durable: Durable = Box::pin(node.store.durable());
+    let mut writing = Writing {
+        node,
+        write: &write,
+        needed,
+        sloppy,
+        row,
+        minted_at,
+        stored_at,
+        put,
+        reply_to,
+        mailbox,
+        durable: Some(durable),
+        teller,
+    };
+    writing.carry_out(effects);
+    while !writing.put.is_done() {
+        writing.step().await;
+    }
+    Ok(())
+}
+
+/// Records that the write is in this node's row. It is not durable yet.
+fn record_stored(node: &Node, row: &MintedRow, role: Role, recorder: &mut Recorder) {
+    if let Minted::New(dot) = row.minted {
+        recorder.saw(Kind::Minted, node.me, Note::Dot(dot));
+    }
+    recorder.saw(Kind::Stored, node.me, Note::Version(row.object.version()));
+    if let Role::Hint { target } = role {
+        recorder.saw(Kind::Hinted, node.me, Note::For(target));
+    }
+}
+
+/// Checks that come before the write: a reused idempotency key, and a read of R for conditional
+/// requests and for deletes without a context.
+async fn prepare(
+    node: &Arc<Node>,
+    write: &mut Write,
+    terms: &Terms,
+    recorder: &Recorder,
+) -> Result<(), WriteAnswer> {
+    may_mint(node, write).map_err(WriteAnswer::Unavailable)?;
+    if let Some(name) = write.idempotency
+        && !node.idempotency.remember(name, write.draft.write_id, node.uptime())
+    {
+        return Err(WriteAnswer::IdempotencyKeyReused);
+    }
+    write.draft.supersede_all = terms.conflicts == Conflicts::Lww;
+    if write.condition.is_none() && !write.delete_seen {
+        return Ok(());
+    }
+    // Boxed: it is rare, and otherwise every write's future would reserve space for it.
+    Box::pin(read_before(node, write, terms, recorder.of_part())).await
+}
+
+/// Reads R and evaluates the write's conditions against the result.
+async fn read_before(
+    node: &Arc<Node>,
+    write: &mut Write,
+    terms: &Terms,
+    recorder: Recorder,
+) -> Result<(), WriteAnswer> {
+    let options =
+        ReadOptions { terms: terms.to_read_first(), timeout_ms: u64::from(write.timeout_ms) };
+    let read_at = node.now();
+    let seen = match reader::read(node, &write.key, options, recorder).await.0 {
+        Ok(seen) => seen,
+        Err(failure) => {
+            let (required, counted) = (failure.required, failure.counted);
+            return Err(WriteAnswer::NoReadQuorum { required, counted });
+        }
+    };
+    match precondition::check(write, &seen, terms.conflicts) {
+        Checked::Mint => Ok(()),
+        Checked::Answer(answer) => Err(answer),
+        Checked::Known => {
+            let role = role_of(node.me, &terms.asked_homes(write.preferred_home(node.me)));
+            let seen = Arc::unwrap_or_clone(seen);
+            let merged = replica::merge(node, role, &write.key, seen, read_at).await;
+            if let Reply::Refused(refusal) = merged {
+                return Err(WriteAnswer::Unavailable(refusal));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Stores the write once its row's memory is reserved. If that takes longer than the client waits,
+/// the client is told that the outcome is unknown, and the write goes on.
+async fn store_in_time<Tell: FnOnce(WriteOutcome, &mut Recorder)>(
+    node: &Arc<Node>,
+    write: &Write,
+    (role, w): (Role, u16),
+    deadline: Uptime,
+    teller: &mut Teller<'_, Tell>,
+) -> Result<MintedRow, WriteAnswer> {
+    let known = node.bounds.sizes.of(&write.key);
+    let busy = |_| WriteAnswer::Unavailable(Refusal::Busy);
+    let room = (known > 0).then(|| node.admission.charge(known)).transpose().map_err(busy)?;
+    let mut storing = std::pin::pin!(store(node, write, role, w));
+    let patience = Duration::from_millis(node.config.timeouts.replica_ms);
+    let stored = match timeout(patience, storing.as_mut()).await {
+        Ok(stored) => stored,
+        Err(_) => {
+            // Like any slow replica: until this write is done, other coordinators are preferred.
+            let _slow = SlowStore::new(node);
+            let in_time = timeout_at(node.instant(deadline), storing.as_mut()).await;
+            match in_time {
+                Ok(stored) => stored,
+                Err(_) => {
+                    teller.recorder.at(Instant::now());
+                    teller.tell(unknown(w).into());
+                    storing.await
+                }
+            }
+        }
+    };
+    let mut row = stored?;
+    node.bounds.sizes.saw(&write.key, row.encoded.len());
+    drop(room);
+    row.encoded = node.admission.held(row.encoded);
+    Ok(row)
+}
+
+/// Marks this node's store as slow while a write to it is overdue.
+struct SlowStore<'a>(&'a Node);
+
+impl<'a> SlowStore<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.bounds.slow_stores.fetch_add(1, Relaxed);
+        Self(node)
+    }
+}
+
+impl Drop for SlowStore<'_> {
+    fn drop(&mut self) {
+        self.0.bounds.slow_stores.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn store(
+    node: &Arc<Node>,
+    write: &Write,
+    role: Role,
+    w: u16,
+) -> Result<MintedRow, WriteAnswer> {
+    let (bytes, max) = (write.draft.value.as_ref().map_or(0, Bytes::len), bytes_max(node));
+    if bytes > max {
+        // No other replica could receive it.
+        let (bytes, max) = (bytes as u64, max as u64);
+        return Err(WriteAnswer::Refused(MintError::ObjectTooLarge { bytes, max }));
+    }
+    let place = replica::place_of(node, role, &write.key);
+    let is_large = bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES;
+    let _turn = node.bounds.turn_if(is_large).await;
+    let (now, limits) = (node.now(), limits(node));
+    // A large row would block this thread, and all tasks on it, for too long even in memory.
+    let minted = if is_large {
+        Err(Error::WouldBlock)
+    } else {
+        node.store.mint(place, &write.key, &write.draft, now, &limits, Blocking::Never)
+    };
+    let minted = match minted {
+        Err(Error::WouldBlock) => {
+            let (key, draft) = (write.key.clone(), write.draft.clone());
+            replica::aside(node, is_large, move |node| {
+                node.store.mint(place, &key, &draft, now, &limits, Blocking::Allowed)
+            })
+            .await
+        }
+        done => done,
+    };
+    match minted {
+        Ok(Ok(row)) => Ok(row),
+        Ok(Err(MintError::Overtaken)) => Err(WriteAnswer::ConditionFailed),
+        Ok(Err(refused)) => Err(WriteAnswer::Refused(refused)),
+        // The write may have reached the log before the store failed, so the outcome is unknown.
+        Err(Error::Failed(_) | Error::Io(_)) => Err(unknown(w)),
+        Err(error) => Err(WriteAnswer::Unavailable(replica::refusal_of(&error))),
+    }
+}
+
+/// The answer when it is not known what was stored.
+pub fn unknown(required: u16) -> WriteAnswer {
+    WriteAnswer::NoQuorum { required, acks: Acks::default(), outcome: Outcome::Unknown }
+}
+
+fn limits(node: &Node) -> Limits {
+    let siblings_max = node.config.limits.siblings_max;
+    let object_bytes_max = node.config.limits.object_bytes_max.min(bytes_max(node));
+    Limits { siblings_max, object_bytes_max }
+}
+
+/// The largest total size of a key's values that every peer can receive.
+pub fn bytes_max(node: &Node) -> usize {
+    node.peers.object_bytes_max() / 2 // the other half is for metadata
+}
+
+/// Resolves when the local copy is durable.
+type Durable = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// One PUT in progress.
+struct Writing<'a, 'r, Tell> {
+    node: &'a Arc<Node>,
+    write: &'a Write,
+    /// W.
+    needed: u16,
+    /// Whether hints count towards W.
+    sloppy: bool,
+    row: MintedRow,
+    /// Wall-clock time, taken before the row was read.
+    minted_at: WallTime,
+    /// When the row was stored, by the monotonic clock.
+    stored_at: Instant,
+    put: Put,
+    reply_to: ReplyTo,
+    mailbox: Mailbox,
+    durable: Option<Durable>,
+    teller: &'a mut Teller<'r, Tell>,
+}
+
+impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
+    /// Waits for the next event: the local copy is durable, a replica replied, or a timer fired.
+    async fn step(&mut self) {
+        let me = self.node.me;
+        let wake = self.put.next_wake().unwrap_or(self.node.uptime());
+        let wake = self.node.instant(wake);
+        let effects = tokio::select! {
+            result = settle(&mut self.durable) => {
+                self.durable = None;
+                let now = self.now();
+                match result {
+                    Ok(()) => {
+                        self.node.metrics.operations.synced(self.stored_at);
+                        self.teller.recorder.saw(Kind::Synced, me, Note::Nothing);
+                        self.put.on_ack(me)
+                    }
+                    Err(error) => {
+                        let refusal = Note::Refusal(replica::refusal_of(&error));
+                        self.teller.recorder.saw(Kind::Refused, me, refusal);
+                        self.put.on_refused(me, now)
+                    }
+                }
+            }
+            heard = self.mailbox.recv() => match heard {
+                Some((from, heard)) => self.on_heard(from, &heard),
+                None => self.on_time(),
+            },
+            () = tokio::time::sleep_until(wake) => self.on_time(),
+        };
+        self.carry_out(effects);
+    }
+
+    /// The uptime, which is also the time of the events to record.
+    fn now(&mut self) -> Uptime {
+        let at = Instant::now();
+        self.teller.recorder.at(at);
+        self.node.uptime_at(at)
+    }
+
+    fn on_time(&mut self) -> Vec<Effect> {
+        let now = self.now();
+        let effects = self.put.on_time(now);
+        self.put.silent().for_each(|node| self.teller.recorder.gave_up(node));
+        effects
+    }
+
+    fn on_heard(&mut self, from: NodeId, heard: &PeerEvent) -> Vec<Effect> {
+        let now = self.now();
+        let recorder = &mut *self.teller.recorder;
+        match heard {
+            PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => {
+                recorder.heard(Kind::Acked, from, Note::Nothing);
+                self.put.on_ack(from)
+            }
+            PeerEvent::Reply(WithPayload { head, .. }) => {
+                let refusal = if let Reply::Refused(refusal) = head {
+                    Note::Refusal(*refusal)
+                } else {
+                    Note::NotReady
+                };
+                recorder.saw(Kind::Refused, from, refusal);
+                self.put.on_refused(from, now)
+            }
+            PeerEvent::NotSent => {
+                recorder.saw(Kind::NotSent, from, Note::Nothing);
+                self.put.on_refused(from, now)
+            }
+            PeerEvent::Progress => {
+                self.put.on_progress(from, now);
+                Vec::new()
+            }
+            PeerEvent::Silent | PeerEvent::Written(_) => {
+                recorder.gave_up(from);
+                self.put.on_silent(from, now)
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { to, role } => {
+                    let (kind, note) = match role {
+                        Role::Home => (Kind::Asked, Note::Nothing),
+                        Role::Hint { target } => (Kind::Fallback, Note::For(target)),
+                    };
+                    self.teller.recorder.saw(kind, to, note);
+                    let message = Message::Store {
+                        key: self.write.key.clone(),
+                        role,
+                        read_at: self.minted_at,
+                    };
+                    let object: Bytes = self.row.encoded.clone();
+                    self.node.peers.send(to, message, object, self.reply_to.clone());
+                }
+                Effect::Answer(answer) => {
+                    if matches!(answer, put::Answer::Written(_)) {
+                        self.teller.recorder.saw(Kind::Quorum, self.node.me, Note::Nothing);
+                    }
+                    let outcome = self.outcome(answer);
+                    self.teller.tell(outcome);
+                }
+            }
+        }
+    }
+
+    fn outcome(&self, answer: put::Answer) -> WriteOutcome {
+        let object = &self.row.object;
+        match answer {
+            put::Answer::Written(acks) => {
+                let operations = &self.node.metrics.operations;
+                operations.acknowledged(self.stored_at, &acks, self.sloppy, object);
+                let (Minted::New(dot) | Minted::Already(dot)) = self.row.minted;
+                let answer = WriteAnswer::Written(WrittenAnswer {
+                    acks: acks.counted,
+                    hints: acks.hints,
+                    siblings: object.shown().len() as u32,
+                    dot: Some(dot),
+                    version: object.version(),
+                    seen: context_after_write(object),
+                });
+                let object = self.write.return_body.then(|| object.clone());
+                WriteOutcome { answer, object, trace: None }
+            }
+            put::Answer::NoQuorum(acks) => {
+                self.node.metrics.operations.not_acknowledged(self.stored_at);
+                let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
+                WriteAnswer::NoQuorum { required: self.needed, acks, outcome }.into()
+            }
+        }
+    }
+}
+
+/// Resolves when the local copy is durable; never if that has already been reported.
+async fn settle(durable: &mut Option<Durable>) -> Result<(), Error> {
+    match durable {
+        Some(durable) => durable.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,309 @@
+//! Drives one write at its entry node: finds a coordinator, this node or another.
+//!
+//! The write runs in its own task, which outlives a client that disconnects: a half-replicated
+//! write must not stop there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use quorate_protocol::explain::{Kind, Note, Why};
+use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
+use quorate_protocol::name::NodeId;
+use quorate_protocol::object::Object;
+use quorate_protocol::put::{Acks, Role};
+use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
+use quorate_protocol::terms::Terms;
+use quorate_protocol::time::Uptime;
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+pub use crate::ops::coordinator::WriteOutcome;
+pub use crate::ops::inspect::{ConflictPage, ReplicaView, conflicts, inspect};
+pub use crate::ops::reader::{ReadFailure, ReadOptions, read};
+
+use crate::node::Node;
+use crate::ops::coordinator;
+use crate::ops::explain::{self, Facts, Recorder};
+use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
+
+/// Executes a client's write under the `terms` it was validated against, and returns the outcome.
+/// Goes on if the caller is dropped.
+pub async fn write(
+    node: &Arc<Node>,
+    write: Write,
+    terms: Terms,
+    recorder: Recorder,
+) -> WriteOutcome {
+    let (told, answer) = oneshot::channel();
+    let w = terms.needed;
+    let tell = move |outcome| drop(told.send(outcome));
+    // Runs in the request's span, so that its log lines carry the request id.
+    node.operations.spawn(run(node.clone(), write, terms, recorder, tell).in_current_span());
+    // The task always reports before it ends; if it was aborted, the outcome is unknown.
+    answer.await.unwrap_or_else(|_| coordinator::unknown(w).into())
+}
+
+/// `terms` are this node's: they decide which nodes to try and what the client is told if none
+/// answers. The coordinator takes its own.
+async fn run(
+    node: Arc<Node>,
+    write: Write,
+    terms: Terms,
+    mut recorder: Recorder,
+    tell: impl FnOnce(WriteOutcome) + Send,
+) {
+    let (w, me) = (terms.needed, node.me);
+    let (key, facts) = (write.key.clone(), Facts::of_write(&write, &terms));
+    let at = &node;
+    let answer_with = move |mut outcome: WriteOutcome, recorder: &mut Recorder| {
+        outcome.trace = explain::settle(at, recorder, &key, facts, has_failed(&outcome.answer));
+        tell(outcome);
+    };
+    let found = match start(&node, &write, &terms, &mut recorder) {
+        (route, Some(Effect::Mint(role))) => Found::Here(route, role),
+        // Boxed: otherwise every write's future would reserve space for it.
+        begun => {
+            let why = why_forward(&node, &write, &terms);
+            let routing = Routing::new(&node, begun, w, why, &mut recorder);
+            Box::pin(routing.find_coordinator(&write)).await
+        }
+    };
+    match found {
+        Found::Answered(outcome) => {
+            answer_with(outcome, &mut recorder);
+            recorder.saw(Kind::Done, me, Note::Nothing);
+        }
+        Found::Told(outcome) => {
+            answer_with(outcome, &mut recorder);
+            if write.explain.is_none() {
+                recorder.saw(Kind::Done, me, Note::Nothing); // else the coordinator says when
+            }
+        }
+        Found::Here(mut route, role) => {
+            let why = if role == Role::Home { Why::HomeReplica } else { Why::AsFallback };
+            recorder.saw(Kind::Routed, me, Note::Why(why));
+            // If another node was tried before and was silent, a failure here is not conclusive.
+            let tell = move |outcome: WriteOutcome, recorder: &mut Recorder| {
+                let answer = route.on_written(me, outcome.answer, w);
+                let answer = answer.unwrap_or_else(|| coordinator::unknown(w));
+                answer_with(WriteOutcome { answer, ..outcome }, recorder);
+            };
+            coordinator::mint(&node, write, Some(terms), &mut recorder, tell).await;
+        }
+    }
+}
+
+/// Whether the service failed the client, rather than refused what it asked.
+fn has_failed(answer: &WriteAnswer) -> bool {
+    match answer {
+        WriteAnswer::NoQuorum { .. }
+        | WriteAnswer::NoReadQuorum { .. }
+        | WriteAnswer::Unavailable(_) => true,
+        WriteAnswer::Written(_)
+        | WriteAnswer::ConditionFailed
+        | WriteAnswer::IdempotencyKeyReused
+        | WriteAnswer::Refused(_)
+        | WriteAnswer::InvalidQuorum(_) => false,
+    }
+}
+
+/// Extra time that a coordinator may need to send a large value over slow links, in milliseconds.
+fn on_its_way_ms(write: &Write) -> u64 {
+    const PACE_BYTES_PER_MS: usize = 256;
+    let bytes = write.draft.value.as_ref().map_or(0, bytes::Bytes::len);
+    (bytes / PACE_BYTES_PER_MS) as u64
+}
+
+/// Chooses the first coordinator to try.
+fn start(
+    node: &Node,
+    write: &Write,
+    terms: &Terms,
+    recorder: &mut Recorder,
+) -> (Route, Option<Effect>) {
+    let began = Instant::now();
+    recorder.begin(began);
+    let now = node.uptime_at(began);
+    let homes = terms.asked_homes(write.preferred_home(node.me));
+    let mut avoided = node.peers.avoided();
+    // Avoid this node too while its store is slow and another home replica is available.
+    let has_other = || homes.iter().any(|home| *home != node.me && !avoided.contains(home));
+    let is_slow = node.bounds.slow_stores.load(Relaxed) > 0 && has_other();
+    if is_slow {
+        Arc::make_mut(&mut avoided).insert(node.me);
+    }
+    let timeouts = &node.config.timeouts;
+    let plan = Plan {
+        me: node.me,
+        homes,
+        sloppy: terms.sloppy,
+        at_first_home: is_slow || write.needs_first_home(),
+        accept_timeout_ms: timeouts.replica_ms,
+        // The coordinator replaces silent replicas after one timeout; two more leave time for the
+        // replacements to answer. Large values get extra transfer time.
+        answer_timeout_ms: timeouts
+            .replica_ms
+            .saturating_mul(3)
+            .saturating_add(on_its_way_ms(write)),
+        deadline: now.plus(u64::from(write.timeout_ms)),
+    };
+    if plan.at_first_home || !plan.homes.contains(&node.me) {
+        for home in plan.homes.iter().filter(|home| avoided.contains(home)) {
+            let note =
+                if *home == node.me { Note::Why(Why::SlowStore) } else { Note::DownOrSuspected };
+            recorder.saw(Kind::Avoided, *home, note);
+        }
+    }
+    Route::start(plan, &avoided, now)
+}
+
+/// Why this is the first node that a write is forwarded to.
+fn why_forward(node: &Node, write: &Write, terms: &Terms) -> Why {
+    if write.needs_first_home() {
+        Why::Meeting
+    } else if terms.homes.contains(&node.me) {
+        Why::SlowStore // a home replica keeps its other writes to itself
+    } else {
+        Why::FirstHealthy
+    }
+}
+
+enum Found {
+    /// This node coordinates, in this role.
+    Here(Route, Role),
+    /// A coordinator has answered.
+    Told(WriteOutcome),
+    /// There is none.
+    Answered(WriteOutcome),
+}
+
+/// The search for a coordinator.
+struct Routing<'a> {
+    node: &'a Arc<Node>,
+    operation: u64,
+    route: Route,
+    effect: Option<Effect>,
+    w: u16,
+    reply_to: ReplyTo,
+    mailbox: Mailbox,
+    recorder: &'a mut Recorder,
+    /// Why the next node is tried.
+    why: Why,
+    /// The node that was tried last.
+    trying: Option<NodeId>,
+}
+
+impl<'a> Routing<'a> {
+    fn new(
+        node: &'a Arc<Node>,
+        (route, effect): (Route, Option<Effect>),
+        w: u16,
+        why: Why,
+        recorder: &'a mut Recorder,
+    ) -> Self {
+        let (reply_to, mailbox) = ReplyTo::new();
+        let (operation, trying) = (node.ticket(), None);
+        Self { node, operation, route, effect, w, reply_to, mailbox, recorder, why, trying }
+    }
+
+    async fn find_coordinator(mut self, write: &Write) -> Found {
+        let node = self.node;
+        let _waiting = node.forwards.register(self.operation, self.reply_to.clone());
+        loop {
+            match self.effect.take() {
+                Some(Effect::Mint(role)) => return Found::Here(self.route, role),
+                Some(Effect::Forward { to }) => self.forward(to, write),
+                Some(Effect::Fail(unrouted)) => return Found::Answered(failed(self.w, unrouted)),
+                None => {}
+            }
+            if let Some(outcome) = self.step().await {
+                return Found::Told(outcome);
+            }
+        }
+    }
+
+    fn forward(&mut self, to: NodeId, write: &Write) {
+        let why = std::mem::replace(&mut self.why, Why::NextHome);
+        self.recorder.saw(Kind::Routed, to, Note::Why(why));
+        self.recorder.saw(Kind::Forwarded, to, Note::Nothing);
+        self.trying = Some(to);
+        let payload = write.draft.value.clone().unwrap_or_default();
+        // A little less than the time left, so that the coordinator's own "no quorum" arrives in
+        // time: it knows what was stored, whereas this node would know only that no answer came.
+        let left_ms = self.route.deadline().since(self.node.uptime());
+        let left_ms = left_ms - (left_ms / 10).min(50);
+        let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
+        let message = Message::Forward { operation: self.operation, write };
+        self.node.metrics.operations.forwarded.add(1);
+        self.node.peers.send(to, message, payload, self.reply_to.clone());
+    }
+
+    /// Waits for the next event. Returns the outcome once there is one.
+    async fn step(&mut self) -> Option<WriteOutcome> {
+        let wake = self.node.instant(self.route.next_wake().unwrap_or(self.node.uptime()));
+        let heard = tokio::select! {
+            heard = self.mailbox.recv() => heard,
+            () = tokio::time::sleep_until(wake) => None,
+        };
+        let at = Instant::now();
+        self.recorder.at(at);
+        let now = self.node.uptime_at(at);
+        self.effect = match heard {
+            Some((from, PeerEvent::Written(told))) => {
+                self.recorder.heard(Kind::Replied, from, Note::Nothing);
+                let object = Object::decode(told.payload).ok();
+                let answer = self.route.on_written(from, told.head, self.w)?;
+                return Some(WriteOutcome { answer, object, trace: None });
+            }
+            Some((from, PeerEvent::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
+                self.recorder.heard(Kind::Accepted, from, Note::Nothing);
+                self.route.on_accepted(from, now);
+                None
+            }
+            Some((from, PeerEvent::Reply(WithPayload { head, .. }))) => {
+                let refusal = if let Reply::Refused(refusal) = head {
+                    Note::Refusal(refusal)
+                } else {
+                    Note::Nothing
+                };
+                self.recorder.saw(Kind::Refused, from, refusal);
+                self.route.on_refused(from, now)
+            }
+            Some((from, PeerEvent::NotSent)) => {
+                self.recorder.saw(Kind::NotSent, from, Note::Nothing);
+                self.route.on_refused(from, now)
+            }
+            Some((from, PeerEvent::Progress)) => {
+                self.route.on_progress(from, now);
+                None
+            }
+            Some((from, PeerEvent::Silent)) => {
+                self.recorder.gave_up(from);
+                self.route.on_silent(from, now)
+            }
+            None => self.on_time(now),
+        };
+        None
+    }
+
+    fn on_time(&mut self, now: Uptime) -> Option<Effect> {
+        let effect = self.route.on_time(now);
+        if effect.is_some()
+            && let Some(node) = self.trying
+        {
+            self.recorder.gave_up(node);
+        }
+        effect
+    }
+}
+
+/// The answer when no coordinator is known to have minted: `unknown` if any node tried was silent,
+/// else nothing was stored.
+fn failed(required: u16, unrouted: Unrouted) -> WriteOutcome {
+    let silent = !unrouted.silent.is_empty();
+    let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };
+    let Unrouted { refused, silent } = unrouted;
+    let acks = Acks { refused, silent, ..Acks::default() };
+    WriteAnswer::NoQuorum { required, acks, outcome }.into()
+}

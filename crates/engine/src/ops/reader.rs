@@ -1,0 +1,504 @@
+//! Drives one GET: queries replicas, waits, answers, and repairs stale replicas.
+//!
+//! It runs in the caller's task until the answer is known; what remains (slow replicas, read
+//! repair) continues in a task of its own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quorate_protocol::explain::{Kind, Note};
+use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
+use quorate_protocol::message::{self, Message, WithPayload};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::put::Role;
+use quorate_protocol::terms::Terms;
+use quorate_protocol::time::{Uptime, WallTime};
+use quorate_storage::{Blocking, Error};
+use tracing::Instrument;
+
+use crate::limits::admission::{Charge, Overload};
+use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
+use crate::node::Node;
+use crate::ops::explain::{self, Facts, Recorder, Trace};
+use crate::ops::replica;
+use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
+
+/// The parameters of one read.
+#[derive(Clone, Debug)]
+pub struct ReadOptions {
+    /// Quorum and nodes to query, from one snapshot of bucket and layout.
+    pub terms: Terms,
+    /// How long it may take, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// Fewer than R replicas could answer.
+#[derive(Clone, Debug)]
+pub struct ReadFailure {
+    /// R.
+    pub required: u16,
+    /// How many could.
+    pub counted: u16,
+    /// Nodes that refused, are not ready, or hold no hint.
+    pub refused: Vec<NodeId>,
+    /// Nodes that did not answer.
+    pub silent: Vec<NodeId>,
+    /// Set if this node had no memory for the object; no replica is to blame then.
+    pub overload: Option<Overload>,
+}
+
+/// One GET in progress.
+struct Reading {
+    node: Arc<Node>,
+    key: Key,
+    get: Get,
+    reply_to: ReplyTo,
+    mailbox: Mailbox,
+    /// Wall-clock time at the start: no replica read its object earlier.
+    read_at: WallTime,
+    /// Memory reserved for large objects that were requested, by sender.
+    room: Vec<(NodeId, Charge)>,
+    /// The reservation that failed, if the read cannot succeed without it.
+    overload: Option<Overload>,
+    /// Whether the answer was given.
+    is_answered: bool,
+    recorder: Recorder,
+    /// Whether the next home replica to be asked is the hedge.
+    hedges: bool,
+}
+
+/// Reads a key from R replicas. A large object stays charged against the memory limit until its
+/// last value is dropped. Beside the result: the trace, if it is kept because the read was slow or has
+/// failed.
+///
+/// # Errors
+/// [`ReadFailure`] if fewer than R could answer in time, or this node has no room for the object.
+pub async fn read(
+    node: &Arc<Node>,
+    key: &Key,
+    options: ReadOptions,
+    mut recorder: Recorder,
+) -> (Result<Arc<Object>, ReadFailure>, Option<Arc<Trace>>) {
+    let (reply_to, mailbox) = ReplyTo::new();
+    let read_at = node.now();
+    let facts = Facts::of_read(&options.terms, options.timeout_ms);
+    let began = Instant::now();
+    recorder.begin(began);
+    let now = node.uptime_at(began);
+    let (get, effects) = Get::start(plan(node, options, now), &node.peers.avoided(), now);
+    let mut reading = Reading {
+        node: node.clone(),
+        key: key.clone(),
+        get,
+        reply_to,
+        mailbox,
+        read_at,
+        room: Vec::new(),
+        overload: None,
+        is_answered: false,
+        recorder,
+        hedges: false,
+    };
+    let mut answer = reading.carry_out(effects).await;
+    while answer.is_none() && reading.overload.is_none() {
+        let effects = reading.step().await;
+        answer = reading.carry_out(effects).await;
+    }
+    node.metrics.operations.read(began.elapsed(), answer.as_ref());
+    if reading.get.is_hedged() {
+        node.metrics.operations.hedges.add(1);
+        node.hedges.spend();
+    }
+    let overload = reading.overload;
+    let has_failed = !matches!(answer, Some(Answer::Read(_)));
+    let trace = explain::settle(node, &mut reading.recorder, key, facts, has_failed);
+    if !reading.get.is_done() && overload.is_none() {
+        node.operations.spawn(reading.finish().in_current_span());
+    } else {
+        reading.recorder.saw(Kind::Done, node.me, Note::Nothing);
+    }
+    let required = facts.needed;
+    let result = match answer {
+        Some(Answer::Read(object)) => Ok(object),
+        Some(Answer::NoQuorum { counted, refused, silent }) => {
+            Err(ReadFailure { required, counted, refused, silent, overload })
+        }
+        None => {
+            let (refused, silent) = (Vec::new(), Vec::new());
+            Err(ReadFailure { required, counted: 0, refused, silent, overload })
+        }
+    };
+    (result, trace)
+}
+
+fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {
+    let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
+    in_order_of_asking(node, &mut homes);
+    homes.truncate(usize::from(n));
+    Plan {
+        homes,
+        fallbacks,
+        needed,
+        sloppy,
+        hedge_ms: hedge_ms(node),
+        replica_timeout_ms: node.config.timeouts.replica_ms,
+        deadline: now.plus(options.timeout_ms),
+    }
+}
+
+/// Orders homes: this node first, then peers by round trip, nodes that are still filling last.
+/// Peers of similar speed rotate, so that over time every replica is read and a stale one is found.
+fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
+    if homes.len() < 2 {
+        return;
+    }
+    let turn = (node.ticket() as usize) % homes.len();
+    homes.rotate_left(turn);
+    let slowness = |home: &NodeId| match node.peers.health(*home) {
+        None => 0, // this node
+        Some(health) if health.word().is_filling() => u32::MAX,
+        Some(health) => 1 + health.round_trips().p50_us().max(1).ilog2() / 2,
+    };
+    homes.sort_by_key(slowness); // stable: keeps the rotation among equals
+}
+
+/// The hedge delay: just above the slowest p95 round trip among peers.
+fn hedge_ms(node: &Node) -> Option<u64> {
+    if !node.hedges.earn() {
+        return None;
+    }
+    let p95_us = node
+        .peers
+        .nodes()
+        .filter_map(|peer| node.peers.health(peer))
+        .map(|h| h.round_trips().p95_us());
+    p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
+}
+
+impl Reading {
+    /// Waits for the next event and returns the resulting effects.
+    async fn step(&mut self) -> Vec<Effect> {
+        let wake = self.get.next_wake().unwrap_or(self.node.uptime());
+        let wake = self.node.instant(wake);
+        tokio::select! {
+            biased; // drain replies before looking at the timer
+            heard = self.mailbox.recv() => match heard {
+                Some((from, heard)) => self.on_heard(from, heard),
+                None => self.on_time(),
+            },
+            () = tokio::time::sleep_until(wake) => self.on_time(),
+        }
+    }
+
+    /// The uptime, which is also the time of the events to record.
+    fn now(&mut self) -> Uptime {
+        let at = Instant::now();
+        self.recorder.at(at);
+        self.node.uptime_at(at)
+    }
+
+    fn on_time(&mut self) -> Vec<Effect> {
+        let now = self.now();
+        let was_hedged = self.get.is_hedged();
+        let effects = self.get.on_time(now);
+        self.hedges = self.get.is_hedged() && !was_hedged;
+        self.get.silent().for_each(|node| self.recorder.gave_up(node));
+        effects
+    }
+
+    fn on_heard(&mut self, from: NodeId, heard: PeerEvent) -> Vec<Effect> {
+        let now = self.now();
+        match heard {
+            PeerEvent::Reply(reply) => self.on_reply(from, reply, now),
+            PeerEvent::NotSent => {
+                self.recorder.saw(Kind::NotSent, from, Note::Nothing);
+                self.get.on_reply(from, Reply::Refused, now)
+            }
+            PeerEvent::Progress => {
+                self.get.on_progress(from, now);
+                Vec::new()
+            }
+            PeerEvent::Silent | PeerEvent::Written(_) => {
+                self.recorder.gave_up(from);
+                self.get.on_silent(from, now)
+            }
+        }
+    }
+
+    fn on_reply(
+        &mut self,
+        from: NodeId,
+        mut reply: WithPayload<message::Reply>,
+        now: Uptime,
+    ) -> Vec<Effect> {
+        if let message::Reply::Large { bytes } = reply.head {
+            let Some(place) = self.get.place_of(from) else { return Vec::new() };
+            self.recorder.heard(Kind::Replied, from, Note::Large(bytes));
+            self.node.bounds.sizes.saw(&self.key, bytes as usize);
+            if !self.make_room(from, bytes as usize) {
+                return self.no_room_for(from, now);
+            }
+            self.get.on_progress(from, now);
+            if from == self.node.me {
+                return self.read_own(ReadKind::Object, place);
+            }
+            self.send(from, ReadKind::Object, place, bytes);
+            return Vec::new();
+        }
+        if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
+            return self.no_room_for(from, now);
+        }
+        let refusal = if let message::Reply::Refused(refusal) = reply.head {
+            Note::Refusal(refusal)
+        } else {
+            Note::Nothing
+        };
+        let reply = parse_reply(reply);
+        let is_object = matches!(reply, Reply::Object(_));
+        let (kind, note) = match &reply {
+            Reply::Object(_) => (Kind::Replied, Note::Nothing),
+            Reply::Digest(version) => (Kind::Replied, Note::Version(*version)),
+            Reply::NoHint => (Kind::Replied, Note::NoHint),
+            Reply::NotFilled => (Kind::Replied, Note::NotReady),
+            Reply::Refused => (Kind::Refused, refusal),
+        };
+        let effects = self.get.on_reply(from, reply, now);
+        // The machine has just computed the version of an object.
+        let version = if is_object { self.get.version_of(from) } else { None };
+        self.recorder.heard(kind, from, version.map_or(note, Note::Version));
+        effects
+    }
+
+    /// This node has no memory for what a replica holds.
+    fn no_room_for(&mut self, from: NodeId, now: Uptime) -> Vec<Effect> {
+        self.recorder.saw(Kind::NotSent, from, Note::NoRoom);
+        self.get.on_reply(from, Reply::Refused, now)
+    }
+
+    /// Reserves memory for a large object before a node is asked for it. Returns whether it could.
+    fn make_room(&mut self, from: NodeId, bytes: usize) -> bool {
+        match self.node.admission.charge(bytes) {
+            Ok(charge) => {
+                self.room.push((from, charge));
+                true
+            }
+            Err(overload) => {
+                // With memory reserved for another replica's copy, this one was only a hedge or for
+                // repair.
+                let is_needed = self.room.is_empty() && !self.is_answered;
+                self.overload = is_needed.then_some(overload);
+                false
+            }
+        }
+    }
+
+    /// Attaches an arrived object to its reservation. Returns whether there was one.
+    fn charge(&mut self, from: NodeId, payload: &mut Bytes) -> bool {
+        let made = self.room.iter().position(|(node, _)| *node == from);
+        let mut charge = made.map(|at| self.room.swap_remove(at).1);
+        if payload.len() <= LARGE_BYTES {
+            return true;
+        }
+        self.node.bounds.sizes.saw(&self.key, payload.len());
+        if charge.is_none() {
+            // This object is already here, so it takes another replica's reservation.
+            charge = self.room.pop().map(|(_, charge)| charge);
+        }
+        if charge.is_none() && self.make_room(from, payload.len()) {
+            charge = self.room.pop().map(|(_, charge)| charge);
+        }
+        let Some(mut charge) = charge else { return false };
+        if charge.grow_to(payload.len()).is_err() {
+            return false;
+        }
+        charge.shrink_to(payload.len());
+        *payload = charge.hold(std::mem::take(payload));
+        true
+    }
+
+    /// Continues after the answer: waits for slow replicas and repairs stale ones.
+    async fn finish(mut self) {
+        while !self.get.is_done() {
+            let effects = self.step().await;
+            self.carry_out(effects).await;
+        }
+        self.recorder.saw(Kind::Done, self.node.me, Note::Nothing);
+    }
+
+    /// Executes the read's effects; returns the answer if it is among them.
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Answer> {
+        let mut answer = None;
+        let mut todo = VecDeque::from(effects);
+        while let Some(effect) = todo.pop_front() {
+            if self.overload.is_some() {
+                break; // overloaded: stop here
+            }
+            match effect {
+                Effect::Ask { to, what, place } => {
+                    self.record_ask(to, what, place);
+                    todo.extend(match to == self.node.me {
+                        true => self.read_here(what, place),
+                        false => self.ask(to, what, place),
+                    });
+                }
+                Effect::Answer(given) => {
+                    if matches!(given, Answer::Read(_)) {
+                        self.recorder.saw(Kind::Quorum, self.node.me, Note::Nothing);
+                    }
+                    self.is_answered = true;
+                    answer = Some(given);
+                }
+                // Boxed: it is rare, and otherwise every read's future would reserve space for it.
+                Effect::Repair(behind) => Box::pin(self.repair(behind)).await,
+            }
+        }
+        answer
+    }
+
+    fn record_ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) {
+        let kind = match place {
+            RowKind::Hints => Kind::Fallback,
+            RowKind::Home if std::mem::take(&mut self.hedges) => Kind::Hedged,
+            RowKind::Home => Kind::Asked,
+        };
+        self.recorder.saw(kind, to, Note::Ask(what, place));
+    }
+
+    /// Queries a peer; for a large object once memory is reserved.
+    fn ask(&mut self, to: NodeId, what: ReadKind, place: RowKind) -> Vec<Effect> {
+        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+        if known > 0 && !self.make_room(to, known) {
+            let now = self.now();
+            return self.no_room_for(to, now);
+        }
+        self.send(to, what, place, known.max(LARGE_BYTES) as u32);
+        Vec::new()
+    }
+
+    fn send(&self, to: NodeId, what: ReadKind, place: RowKind, bytes_max: u32) {
+        let message = Message::Read { key: self.key.clone(), what, place, bytes_max };
+        self.node.peers.send(to, message, Bytes::new(), self.reply_to.clone());
+    }
+
+    /// Reads this node's own replica: inline if that does not block, else concurrently with the
+    /// other requests, so that a slow disk is hedged and replaced like any slow replica.
+    fn read_here(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
+        let me = self.node.me;
+        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
+        if known > 0 && !self.make_room(me, known) {
+            let now = self.now();
+            return self.no_room_for(me, now);
+        }
+        self.read_own(what, place)
+    }
+
+    /// The same, after memory is reserved.
+    fn read_own(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
+        let me = self.node.me;
+        if what == ReadKind::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
+            self.read_aside(what, place); // even in memory it would block this thread for too long
+            return Vec::new();
+        }
+        let reply = match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
+            Ok(reply) => reply,
+            Err(Error::WouldBlock) => {
+                self.read_aside(what, place);
+                return Vec::new();
+            }
+            Err(error) => WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error))),
+        };
+        let now = self.now();
+        self.on_reply(me, reply, now)
+    }
+
+    /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
+    fn read_aside(&self, what: ReadKind, place: RowKind) {
+        let (node, key) = (self.node.clone(), self.key.clone());
+        let reply_to = self.reply_to.clone();
+        self.node.operations.spawn(async move {
+            let was_known = node.bounds.sizes.of(&key) > 0;
+            let _turn = node.bounds.cold_reads.turn(&node.bounds.sizes, &key).await;
+            let known = node.bounds.sizes.of(&key);
+            if what == ReadKind::Object && !was_known && known > 0 {
+                // A concurrent request has found it to be large: memory is reserved first.
+                let large = message::Reply::Large { bytes: known as u32 };
+                return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
+            }
+            let is_large = known > IN_PLACE_BYTES_MAX;
+            let _large = node.bounds.turn_if(is_large).await;
+            let reading_key = key.clone();
+            let reading = move |node: &Node| {
+                replica::read_now(node, &reading_key, what, place, Blocking::Allowed)
+            };
+            let read = replica::aside(&node, is_large, reading).await;
+            if let (ReadKind::Object, Ok(reply)) = (what, &read) {
+                node.bounds.cold_reads.saw(reply.payload.len());
+                node.bounds.sizes.saw(&key, reply.payload.len());
+            }
+            let refused =
+                |error| WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error)));
+            reply_to.tell(node.me, PeerEvent::Reply(read.unwrap_or_else(refused)));
+        });
+    }
+
+    /// Sends the merged object to stale replicas, without waiting for them.
+    async fn repair(&mut self, behind: Vec<NodeId>) {
+        self.node.metrics.operations.read_repairs.add(behind.len() as u64);
+        let object = self.get.merged();
+        let note = Note::Version(object.version());
+        let bytes = self.node.admission.held(object.to_bytes());
+        for to in behind {
+            tracing::debug!(key = %self.key, peer = %to, "read repair");
+            self.recorder.saw(Kind::Repaired, to, note);
+            if to == self.node.me {
+                replica::merge(&self.node, Role::Home, &self.key, object.clone(), self.read_at)
+                    .await;
+            } else {
+                let message = Message::Store {
+                    key: self.key.clone(),
+                    role: Role::Home,
+                    read_at: self.read_at,
+                };
+                self.node.peers.send(to, message, bytes.clone(), ReplyTo::nobody());
+            }
+        }
+    }
+}
+
+/// Translates a replica's reply into the read's terms.
+pub fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
+    match reply.head {
+        message::Reply::Object => match Object::decode(reply.payload) {
+            Ok(object) => Reply::Object(object),
+            Err(_) => Reply::Refused,
+        },
+        message::Reply::Digest(version) => Reply::Digest(version),
+        message::Reply::NoHint => Reply::NoHint,
+        message::Reply::NotFilled => Reply::NotFilled,
+        message::Reply::Refused(_)
+        | message::Reply::Stored
+        | message::Reply::Accepted
+        | message::Reply::Inspection { .. }
+        | message::Reply::Conflicts { .. }
+        | message::Reply::Status(_)
+        | message::Reply::Buckets { .. }
+        | message::Reply::Rows { .. }
+        | message::Reply::Behind(_)
+        | message::Reply::Differing { .. }
+        | message::Reply::Leaves { .. }
+        | message::Reply::Page(_)
+        | message::Reply::Versions { .. }
+        | message::Reply::Confirmed { .. }
+        | message::Reply::Reaped { .. }
+        | message::Reply::Room { .. }
+        | message::Reply::SyncPoint { .. }
+        | message::Reply::Undelivered { .. }
+        | message::Reply::Delivered { .. }
+        | message::Reply::Distrusted(_)
+        | message::Reply::Large { .. }
+        | message::Reply::Keys(_) => Reply::Refused,
+    }
+}

@@ -1,0 +1,501 @@
+//! A lane's connection to its peer: a stream that is opened on demand, carries one batch at a time
+//! and is dropped on the first error, because a late answer would be taken for that of the next
+//! batch.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocol::envelope::Kind;
+use quorate_protocol::message::{Reply, WithPayload};
+use quorate_protocol::wire;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::host::Io;
+use crate::peer::connection::{Failure, Peer, TransportContext};
+use crate::peer::framed::{Moves, Stream, StreamError, longest};
+
+/// A stream idle for longer is not reused: the peer may be about to close it
+/// ([`crate::peer::framed::IDLE_MS`]), and a batch sent on a closing stream is lost.
+const IDLE_MAX: Duration = Duration::from_secs(90);
+/// How often the callers of a batch are told that it is making progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// The longest total time of a batch on which nothing but signs of life moves.
+const WHOLE_MAX: Duration = Duration::from_secs(30);
+/// The longest part of a refusal's text that is shown, in bytes.
+const TEXT_BYTES_MAX: usize = 500;
+
+/// What a lane sends on.
+#[derive(Default)]
+pub struct Link {
+    /// The stream, and when it was last used. Empty while a batch is in flight, so that a cancelled
+    /// one leaves no stream behind.
+    idle: Option<(Stream<Box<dyn Io>>, Instant)>,
+}
+
+impl Link {
+    /// Sends a batch and distributes the replies as they arrive. `frame` has its prefix already and
+    /// may be in two pieces. While bytes move, `progress` is called several times a second.
+    pub async fn ask(
+        &mut self,
+        peer: &Peer,
+        line: &TransportContext,
+        frame: [Bytes; 2],
+        replies: &mut Replies<'_>,
+        progress: Option<&(dyn Fn() + Sync)>,
+    ) -> Result<(), Failure> {
+        if line.faults.cuts_out(peer.node) {
+            sleep(line.timeout).await;
+            return Err(Failure::Silent("cut off by the fault hook".to_owned()));
+        }
+        let (len, max) = (frame[0].len() + frame[1].len(), line.frame_bytes_max_of(peer));
+        if len > max {
+            let error = format!("a message of {len} bytes is too large, the limit is {max}");
+            return Err(Failure::TooLarge(error));
+        }
+        let mut stream = match self.usable() {
+            Some(stream) => stream,
+            None => match timeout(line.timeout, open(peer, line)).await {
+                Ok(opened) => opened.map_err(Failure::NotSent)?,
+                Err(_) => return Err(Failure::NotSent("no connection in time".to_owned())),
+            },
+        };
+        let moves = stream.moves().clone();
+        let exchange = exchange(&mut stream, peer, frame, replies);
+        while_it_moves(exchange, &moves, line.timeout, progress).await?;
+        self.idle = Some((stream, Instant::now()));
+        Ok(())
+    }
+
+    /// Takes the stream, unless the peer has closed it or may do so any moment.
+    fn usable(&mut self) -> Option<Stream<Box<dyn Io>>> {
+        let (mut stream, used) = self.idle.take()?;
+        (used.elapsed() < IDLE_MAX && stream.is_silent()).then_some(stream)
+    }
+}
+
+/// Waits for an exchange while its stream makes progress: such a peer is slow, not silent. One
+/// below [`stream::PACE_BYTES_MIN`] in the long run counts as silent.
+async fn while_it_moves(
+    exchange: impl Future<Output = Result<(), Failure>>,
+    moves: &Moves,
+    patience: Duration,
+    progress: Option<&(dyn Fn() + Sync)>,
+) -> Result<(), Failure> {
+    let (begun, bytes_before) = (Instant::now(), moves.bytes());
+    let look_every = patience.min(PROGRESS_EVERY);
+    // Without a progress callback there is nothing to check before the timeout can expire.
+    let mut look_at = begun + if progress.is_some() { look_every } else { patience };
+    let mut exchange = std::pin::pin!(exchange);
+    let mut seen = bytes_before;
+    loop {
+        if let Ok(done) = timeout_at(look_at, exchange.as_mut()).await {
+            return done;
+        }
+        let moved = moves.bytes();
+        let still_since = Instant::from_std(moves.last()).max(begun);
+        if still_since.elapsed() >= patience {
+            return Err(Failure::Silent("no answer in time".to_owned()));
+        }
+        if begun.elapsed() > WHOLE_MAX + longest(moved - bytes_before) {
+            return Err(Failure::Silent("the answer comes too slowly".to_owned()));
+        }
+        if let (true, Some(progress)) = (moved != seen, progress) {
+            progress();
+        }
+        seen = moved;
+        let looked_at = Instant::now();
+        look_at = if progress.is_some() { looked_at + look_every } else { still_since + patience };
+    }
+}
+
+/// The replies to a batch, in the order of its messages.
+pub struct Replies<'a> {
+    /// How many are still missing.
+    pub missing: usize,
+    /// Takes the next one.
+    pub take: &'a mut (dyn FnMut(WithPayload<Reply>) + Send),
+}
+
+/// Opens a stream, or says why that failed.
+async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Box<dyn Io>>, String> {
+    let mut stream = Stream::new(line.wire.dial(peer.node).await?, line.frame_bytes_max);
+    stream.trust(); // this node chose the peer
+    Ok(stream)
+}
+
+/// Writes a batch and reads the replies. Once the first byte is written, an error counts as
+/// silence.
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    peer: &Peer,
+    frame: [Bytes; 2],
+    replies: &mut Replies<'_>,
+) -> Result<(), Failure> {
+    let silent = |error: StreamError| Failure::Silent(error.to_string());
+    for piece in frame {
+        // Each piece is dropped once sent: it may be large, and the peer may take long.
+        stream.write(&piece).await.map_err(|error| silent(error.into()))?;
+    }
+    let messages = replies.missing;
+    loop {
+        let (kind, frame) = stream.read().await.map_err(silent)?;
+        peer.traffic.receives(frame.len());
+        if kind == Kind::Refusal && replies.missing == messages {
+            return Err(Failure::Refused(shown(&frame)));
+        }
+        let some = decode(peer, frame).map_err(Failure::Silent)?;
+        let is_whole = kind == Kind::Frame;
+        if some.len() > replies.missing || (is_whole && some.len() < replies.missing) {
+            let count = messages - replies.missing + some.len();
+            return Err(Failure::Silent(format!("{count} replies to {messages} messages")));
+        }
+        replies.missing -= some.len();
+        some.into_iter().for_each(&mut *replies.take);
+        if is_whole {
+            return Ok(());
+        }
+    }
+}
+
+fn decode(peer: &Peer, frame: Bytes) -> Result<Vec<WithPayload<Reply>>, String> {
+    let (header, replies) = wire::decode::<Reply>(frame).map_err(|error| error.to_string())?;
+    if header.from != peer.node {
+        return Err(format!("{} answers where {} should be", header.from, peer.node));
+    }
+    peer.health.word().heard_layout(header.layout_version, header.layout_hash.0);
+    Ok(replies)
+}
+
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(TEXT_BYTES_MAX)]).into_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use quorate_protocol::envelope;
+    use quorate_protocol::layout::LayoutHash;
+    use quorate_protocol::message::Message;
+    use quorate_protocol::name::NodeId;
+    use quorate_protocol::wire::{FrameWriter, Header};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::host::{Dialing, Wire};
+    use crate::liveness::health::Health;
+    use crate::peer::queue::{Bounds, Queue};
+
+    type Accepted = Stream<TcpStream>;
+
+    /// Dials an address of this machine.
+    struct Loopback(SocketAddr);
+
+    impl Wire for Loopback {
+        fn dial(&self, _peer: NodeId) -> Dialing<'_> {
+            Box::pin(async {
+                let io = TcpStream::connect(self.0).await.map_err(|error| error.to_string())?;
+                Ok(Box::new(io) as Box<dyn Io>)
+            })
+        }
+    }
+
+    const FRAME_BYTES_MAX: usize = 1 << 20;
+
+    fn header(from: &str, to: &str) -> Header {
+        Header {
+            cluster_id: "test".to_owned(),
+            token: [0; 16],
+            from: NodeId::parse(from).unwrap(),
+            to: NodeId::parse(to).unwrap(),
+            layout_version: 1,
+            layout_hash: LayoutHash(1),
+            partitions: 8,
+            default_n: 3,
+        }
+    }
+
+    /// The peer n2, which listens on `listener` or nowhere, and what its lanes share.
+    fn peer(listener: &TcpListener) -> (Peer, TransportContext) {
+        let addr = listener.local_addr().unwrap();
+        let bounds = Bounds {
+            messages_max: 1,
+            bytes_max: 1,
+            batch_messages_max: 1,
+            batch_bytes_max: 1,
+            held_up_after: Duration::ZERO,
+        };
+        let peer = Peer {
+            node: NodeId::parse("n2").unwrap(),
+            addr: addr.to_string(),
+            zone: "z".to_owned(),
+            header: header("n1", "n2"),
+            queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
+            in_flight: Vec::new(),
+            health: Health::new(100),
+            traffic: Default::default(),
+            refusals: Default::default(),
+        };
+        let line = TransportContext {
+            wire: Arc::new(Loopback(addr)),
+            faults: Arc::default(),
+            timeout: Duration::from_millis(600),
+            outlook: Arc::default(),
+            started: std::time::Instant::now(),
+            lanes: 0,
+            frame_bytes_max: FRAME_BYTES_MAX,
+        };
+        (peer, line)
+    }
+
+    /// A peer that accepts every stream and then runs `act` on it, given how many there were
+    /// before.
+    async fn fake<A: Future<Output = Option<Accepted>> + Send>(
+        act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
+    ) -> (Peer, TransportContext, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, line) = peer(&listener);
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        tokio::spawn(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                let (number, act) = (count.fetch_add(1, Relaxed), act.clone());
+                tokio::spawn(async move {
+                    let mut stream = Stream::new(io, FRAME_BYTES_MAX);
+                    while let Some(again) = act(number, stream).await {
+                        stream = again;
+                    }
+                });
+            }
+        });
+        (peer, line, opened)
+    }
+
+    fn batch(messages: usize) -> Bytes {
+        let mut frame = FrameWriter::new(&header("n1", "n2"));
+        (0..messages).for_each(|_| frame.push(&Message::Room, &[]));
+        frame.finish_for_stream(Kind::Frame)
+    }
+
+    /// Replies that carry the number of their stream.
+    fn replies(kind: Kind, count: usize, number: usize) -> Bytes {
+        let mut frame = FrameWriter::new(&header("n2", "n1"));
+        (0..count).for_each(|_| frame.push(&Reply::Object, &[number as u8]));
+        frame.finish_for_stream(kind)
+    }
+
+    async fn answer(number: usize, mut stream: Accepted) -> Option<Accepted> {
+        let (_, frame) = stream.read().await.ok()?;
+        let (_, messages) = wire::decode::<Message>(frame).unwrap();
+        stream.write(&replies(Kind::Frame, messages.len(), number)).await.ok()?;
+        Some(stream)
+    }
+
+    /// Reads a batch and answers it with `words`.
+    async fn say(words: Bytes, mut stream: Accepted) -> Option<Accepted> {
+        stream.read().await.ok()?;
+        stream.write(&words).await.ok()?;
+        Some(stream)
+    }
+
+    /// Sends a batch, and returns the number of the stream that each reply came on.
+    async fn ask(
+        link: &mut Link,
+        on: &(Peer, TransportContext, Arc<AtomicUsize>),
+    ) -> Result<Vec<u8>, Failure> {
+        ask_with(link, (&on.0, &on.1), batch(3), 3).await
+    }
+
+    async fn ask_with(
+        link: &mut Link,
+        (peer, line): (&Peer, &TransportContext),
+        frame: Bytes,
+        messages: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut told = Vec::new();
+        let mut take = |reply: WithPayload<Reply>| told.push(reply.payload[0]);
+        let mut replies = Replies { missing: messages, take: &mut take };
+        link.ask(peer, line, [frame, Bytes::new()], &mut replies, None).await?;
+        Ok(told)
+    }
+
+    #[tokio::test]
+    async fn many_batches_go_over_one_stream() {
+        let peer = fake(answer).await;
+        let mut link = Link::default();
+        for _ in 0..100 {
+            assert_eq!(ask(&mut link, &peer).await, Ok(vec![0; 3]));
+        }
+        assert_eq!(peer.2.load(Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_closed_while_idle_is_opened_anew() {
+        let peer = fake(|number, stream| async move {
+            drop(answer(number, stream).await);
+            None
+        })
+        .await;
+        let mut link = Link::default();
+        for number in 0..5 {
+            assert_eq!(ask(&mut link, &peer).await, Ok(vec![number; 3]));
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_closes_after_the_batch_was_sent_is_silence() {
+        let peer = fake(|number, mut stream| async move {
+            match number {
+                0 => drop(stream.read().await.unwrap()),
+                1 => drop(say(replies(Kind::Frame, 3, 0).slice(..20), stream).await),
+                _ => return answer(number, stream).await,
+            }
+            None
+        })
+        .await;
+        let mut link = Link::default();
+        for _ in 0..2 {
+            let failure = ask(&mut link, &peer).await.unwrap_err();
+            assert!(matches!(failure, Failure::Silent(_)), "{failure:?}");
+        }
+        assert_eq!(ask(&mut link, &peer).await, Ok(vec![2; 3]));
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_not_taken_for_the_next() {
+        let peer = fake(|number, stream| async move {
+            if number == 0 {
+                sleep(Duration::from_millis(900)).await;
+            }
+            answer(number, stream).await
+        })
+        .await;
+        let mut link = Link::default();
+        let late = Failure::Silent("no answer in time".to_owned());
+        assert_eq!(ask(&mut link, &peer).await, Err(late));
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(ask(&mut link, &peer).await, Ok(vec![1; 3]));
+    }
+
+    /// The whole answer takes four timeouts, but bytes keep arriving.
+    #[tokio::test]
+    async fn an_answer_that_comes_slowly_is_waited_for() {
+        let peer = fake(|_, mut stream| async move {
+            stream.read().await.ok()?;
+            let words = replies(Kind::Frame, 3, 7);
+            for piece in words.chunks(words.len().div_ceil(12)) {
+                sleep(Duration::from_millis(200)).await;
+                stream.write(piece).await.ok()?;
+            }
+            Some(stream)
+        })
+        .await;
+        let begun = Instant::now();
+        assert_eq!(ask(&mut Link::default(), &peer).await, Ok(vec![7; 3]));
+        assert!(begun.elapsed() > 2 * peer.1.timeout);
+    }
+
+    /// So does one that has nothing to send yet but shows that it is at work.
+    #[tokio::test]
+    async fn signs_of_life_are_waited_for_and_told() {
+        let peer = fake(|_, mut stream| async move {
+            stream.read().await.ok()?;
+            for _ in 0..8 {
+                sleep(Duration::from_millis(200)).await;
+                stream.write(&replies(Kind::Part, 0, 0)).await.ok()?;
+            }
+            stream.write(&replies(Kind::Frame, 3, 7)).await.ok()?;
+            Some(stream)
+        })
+        .await;
+        let (told, mut count) = (AtomicUsize::new(0), 0);
+        let mut take = |_| count += 1;
+        let mut replies = Replies { missing: 3, take: &mut take };
+        let progress = || {
+            told.fetch_add(1, Relaxed);
+        };
+        let progress: Option<&(dyn Fn() + Sync)> = Some(&progress);
+        let frame = [batch(3), Bytes::new()];
+        let asked = Link::default().ask(&peer.0, &peer.1, frame, &mut replies, progress).await;
+        assert_eq!((asked, count), (Ok(()), 3));
+        assert!(told.load(Relaxed) > 1, "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_its_reason() {
+        let peer = fake(|_, stream| say(envelope::refusal("no key of this cluster"), stream)).await;
+        let refused = Failure::Refused("no key of this cluster".to_owned());
+        assert_eq!(ask(&mut Link::default(), &peer).await, Err(refused));
+    }
+
+    #[tokio::test]
+    async fn replies_may_come_in_parts() {
+        let parts = [(Kind::Part, 1), (Kind::Part, 1), (Kind::Frame, 1)];
+        let words = parts.map(|(kind, count)| replies(kind, count, 7)).concat();
+        let peer = fake(move |_, stream| say(words.clone().into(), stream)).await;
+        assert_eq!(ask(&mut Link::default(), &peer).await, Ok(vec![7; 3]));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_the_batch_is_silence() {
+        let stranger = FrameWriter::new(&header("n3", "n1")).finish_for_stream(Kind::Frame);
+        let too_large = Bytes::from(envelope::prefix(Kind::Frame, FRAME_BYTES_MAX + 1).to_vec());
+        let refused_late = [replies(Kind::Part, 1, 0), envelope::refusal("no")].concat();
+        for (words, why) in [
+            (replies(Kind::Frame, 2, 0), "2 replies to 3"),
+            (replies(Kind::Frame, 4, 0), "4 replies to 3"),
+            (replies(Kind::Part, 4, 0), "4 replies to 3"),
+            (stranger, "n3 answers where n2 should be"),
+            (too_large, "too large"),
+            (refused_late.into(), "damaged"),
+            (Bytes::from_static(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "unknown kind"),
+            (Bytes::from_static(b"\x03\0\0\0\0abc"), "damaged"),
+            (Bytes::from_static(b"\xff\0\0\0\0abc"), "no answer in time"),
+        ] {
+            let peer = fake(move |_, stream| say(words.clone(), stream)).await;
+            match ask(&mut Link::default(), &peer).await {
+                Err(Failure::Silent(error)) => assert!(error.contains(why), "{why}: {error}"),
+                other => panic!("{why}: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_stream_nothing_was_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, line) = peer(&listener);
+        let large = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+        let mut link = Link::default();
+        let too_large = ask_with(&mut link, (&peer, &line), large, 1).await;
+        assert!(matches!(too_large, Err(Failure::TooLarge(_))), "no fault of the peer");
+        let mut not_sent = async |frame| match ask_with(&mut link, (&peer, &line), frame, 1).await {
+            Err(Failure::NotSent(error)) => error,
+            other => panic!("{other:?}"),
+        };
+        drop(listener);
+        assert!(not_sent(batch(1)).await.contains("refused"), "no listener");
+    }
+
+    /// Dials for ever.
+    struct Pending;
+
+    impl Wire for Pending {
+        fn dial(&self, _peer: NodeId) -> Dialing<'_> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_waited_for_longer_than_an_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (peer, line) = peer(&listener);
+        let line = TransportContext { wire: Arc::new(Pending), ..line };
+        let asked = ask_with(&mut Link::default(), (&peer, &line), batch(1), 1).await;
+        assert_eq!(asked, Err(Failure::NotSent("no connection in time".to_owned())));
+    }
+}

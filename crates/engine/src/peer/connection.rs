@@ -1,0 +1,311 @@
+//! The lanes to one peer: each takes what is waiting in its queue, sends it as one batch and
+//! distributes the replies. What a batch reveals about the peer is recorded in its
+//! [`crate::liveness::health`].
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_protocol::envelope;
+use quorate_protocol::message::Message;
+use quorate_protocol::name::NodeId;
+use quorate_protocol::wire::{self, FrameWriter, Header};
+
+use crate::host::Wire;
+use crate::limits::sizes::LARGE_BYTES;
+use crate::liveness::health::{Health, State};
+use crate::liveness::peer_time::PeerTime;
+use crate::peer::client_stream::{Link, Replies};
+use crate::peer::fault_hook::Faults;
+use crate::peer::mailbox::{PeerEvent, ReplyTo};
+use crate::peer::queue::{Lane, Outgoing, Queue};
+use crate::peer::traffic::Traffic;
+use crate::seldom::Seldom;
+
+/// The kinds of messages that must not wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads: quick, and a client is waiting.
+    Read = 0,
+    /// Stores: they wait for a sync.
+    Write = 1,
+    /// Everything else.
+    Control = 2,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Control];
+}
+
+/// How many lanes of each kind carry only large messages. More would not be faster, only hold more
+/// memory at both ends.
+pub const LARGE_LANES: usize = 2;
+
+/// One other node.
+pub struct Peer {
+    /// Its name.
+    pub node: NodeId,
+    /// Its peer address, for operators.
+    pub addr: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// The header of frames to it.
+    pub header: Header,
+    /// What waits to be sent, by [`Kind`].
+    pub queues: [Queue; 3],
+    /// When the batch in flight on each lane was sent, 0 if there is none.
+    pub in_flight: Vec<AtomicU64>,
+    /// What is known of it.
+    pub health: Health,
+    /// What was sent and received.
+    pub traffic: Traffic,
+    /// Limits how many of its refusals are logged.
+    pub refusals: Seldom,
+}
+
+impl Peer {
+    /// When the oldest batch still in flight was sent.
+    pub fn waiting_since(&self) -> Option<PeerTime> {
+        self.in_flight
+            .iter()
+            .map(|sent| sent.load(Relaxed))
+            .filter(|sent| *sent > 0)
+            .min()
+            .map(PeerTime)
+    }
+}
+
+/// State shared by the lanes of all peers.
+#[derive(Clone)]
+pub struct TransportContext {
+    /// Opens connections.
+    pub wire: Arc<dyn Wire>,
+    /// Faults set through the fault hook.
+    pub faults: Arc<Faults>,
+    /// How long a batch may take.
+    pub timeout: Duration,
+    /// Which peers to avoid.
+    pub outlook: Arc<LivenessView>,
+    /// The origin of [`PeerTime`].
+    pub started: Instant,
+    /// How many lanes of each kind a peer has.
+    pub lanes: usize,
+    /// The longest frame that is sent or accepted as a reply, in bytes.
+    pub frame_bytes_max: usize,
+}
+
+impl TransportContext {
+    /// How many lanes a peer has in total.
+    pub fn lanes_in_all(&self) -> usize {
+        Kind::ALL.len() * (self.lanes + LARGE_LANES)
+    }
+
+    /// The longest frame that a peer takes from this node, in bytes.
+    pub fn frame_bytes_max_of(&self, peer: &Peer) -> usize {
+        self.frame_bytes_max.min(peer.health.word().frame_bytes_max())
+    }
+
+    /// The clock of all peer state.
+    pub fn now(&self) -> PeerTime {
+        PeerTime::now(self.started)
+    }
+}
+
+/// Which peers to avoid: snapshots shared by operations, replaced as a whole.
+#[derive(Default)]
+pub struct LivenessView(RwLock<Avoided>);
+
+#[derive(Default)]
+struct Avoided {
+    down: Arc<BTreeSet<NodeId>>,
+    down_or_suspected: Arc<BTreeSet<NodeId>>,
+}
+
+impl LivenessView {
+    /// The peers that are down.
+    pub fn down(&self) -> Arc<BTreeSet<NodeId>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).down.clone()
+    }
+
+    /// The peers that are down or suspected.
+    pub fn avoided(&self) -> Arc<BTreeSet<NodeId>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).down_or_suspected.clone()
+    }
+
+    /// Updates the snapshots from a peer's *current* state, so that with concurrent updates the
+    /// last one is right.
+    pub fn refresh(&self, peer: &Peer) {
+        let mut avoided = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_down = peer.health.state() == State::Down;
+        put(&mut avoided.down, peer.node, is_down);
+        let is_avoided = is_down || peer.health.is_suspected();
+        put(&mut avoided.down_or_suspected, peer.node, is_avoided);
+    }
+}
+
+fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
+    if set.contains(&node) != shall_be_in {
+        let set = Arc::make_mut(set);
+        if shall_be_in {
+            set.insert(node)
+        } else {
+            set.remove(&node)
+        };
+    }
+}
+
+/// One lane: takes what is waiting for it, sends it as one batch, distributes the replies, repeats.
+/// `number` counts the lanes of a kind, those for large messages last.
+pub async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: usize) {
+    let queue = &peer.queues[kind as usize];
+    let in_flight = &peer.in_flight[kind as usize * (line.lanes + LARGE_LANES) + number];
+    let lane = if number < line.lanes { Lane::Small(number) } else { Lane::Large };
+    let mut link = Link::default();
+    loop {
+        let mut batch = queue.take(lane).await;
+        let (begun, sent_at) = (Instant::now(), line.now());
+        in_flight.store(sent_at.0, Relaxed);
+        let (measured, missing) = (is_measured(kind, lane, &batch), batch.len());
+        let frame = frame_of(&peer, &mut batch);
+        peer.traffic.sends(missing, frame[0].len() + frame[1].len());
+        let asking_now = askers(lane, &batch);
+        let mut batch = batch.into_iter();
+        let mut take = |reply| {
+            if let Some(outgoing) = batch.next() {
+                outgoing.reply_to.tell(peer.node, PeerEvent::Reply(reply));
+            }
+        };
+        let mut replies = Replies { missing, take: &mut take };
+        let tell = || {
+            asking_now.iter().for_each(|asker| asker.tell(peer.node, PeerEvent::Progress));
+            queue.tell_progress(peer.node);
+        };
+        let progress: Option<&(dyn Fn() + Sync)> = (lane == Lane::Large).then_some(&tell);
+        let asking = link.ask(&peer, &line, frame, &mut replies, progress);
+        let is_first = lane == Lane::Small(0);
+        let answered = if is_first { queue.attend(begun, asking).await } else { asking.await };
+        in_flight.store(0, Relaxed);
+        match answered {
+            Ok(()) => {
+                if measured {
+                    let took = begun.elapsed();
+                    peer.health.round_trips().record(took);
+                    peer.traffic.round_trips.record(took);
+                }
+                line.answered(&peer, kind, sent_at);
+            }
+            Err(failure) => {
+                line.failed(&peer, (kind, lane), sent_at, &failure);
+                tell_all(&peer, batch, || failure.heard());
+            }
+        }
+    }
+}
+
+/// The mailboxes to tell that a large batch is making progress.
+fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
+    let batch = if lane == Lane::Large { batch } else { &[] };
+    batch.iter().map(|outgoing| outgoing.reply_to.clone()).collect()
+}
+
+/// Encodes a batch. Its payloads are then held by the frame alone; a single large one is not
+/// copied.
+fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
+    if let [only] = batch
+        && only.payload.len() > LARGE_BYTES
+    {
+        let payload = std::mem::take(&mut only.payload);
+        return wire::large_frame(&peer.header, &only.message, payload, envelope::Kind::Frame);
+    }
+    let mut frame = FrameWriter::new(&peer.header);
+    for outgoing in batch {
+        frame.push(&outgoing.message, &std::mem::take(&mut outgoing.payload));
+    }
+    [frame.finish_for_stream(envelope::Kind::Frame), Bytes::new()]
+}
+
+/// Round trips are measured on reads and greetings: a slow peer gets no reads, and a greeting must
+/// still show when it is fast again.
+fn is_measured(kind: Kind, lane: Lane, batch: &[Outgoing]) -> bool {
+    let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
+    let is_quick = kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting));
+    is_quick && lane != Lane::Large
+}
+
+fn tell_all(peer: &Peer, batch: impl Iterator<Item = Outgoing>, heard: impl Fn() -> PeerEvent) {
+    for outgoing in batch {
+        outgoing.reply_to.tell(peer.node, heard());
+    }
+}
+
+/// Why a batch got no replies.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The peer refused the whole batch and executed none of it.
+    Refused(String),
+    /// No stream: nothing was executed.
+    NotSent(String),
+    /// Sent, possibly executed, not answered.
+    Silent(String),
+    /// Not sent, because the peer accepts no frame that long.
+    TooLarge(String),
+}
+
+impl Failure {
+    /// What went wrong, in words.
+    pub fn error(&self) -> String {
+        let (Self::Refused(error)
+        | Self::NotSent(error)
+        | Self::Silent(error)
+        | Self::TooLarge(error)) = self;
+        error.clone()
+    }
+
+    /// What each asker of the batch is told.
+    pub fn heard(&self) -> PeerEvent {
+        match self {
+            Self::Refused(_) | Self::NotSent(_) | Self::TooLarge(_) => PeerEvent::NotSent,
+            Self::Silent(_) => PeerEvent::Silent,
+        }
+    }
+}
+
+impl TransportContext {
+    fn answered(&self, peer: &Peer, kind: Kind, sent_at: PeerTime) {
+        if peer.health.answered(kind as usize, sent_at, self.now()) {
+            self.outlook.refresh(peer);
+            tracing::info!(peer = %peer.node, "peer is up");
+        }
+    }
+
+    fn failed(&self, peer: &Peer, on: (Kind, Lane), sent_at: PeerTime, failure: &Failure) {
+        let (kind, lane) = on;
+        let error = failure.error();
+        match failure {
+            // It answers, so it is up, but it rejects this node's frames.
+            Failure::Refused(_) => {
+                if let Some(held_back) = peer.refusals.now() {
+                    tracing::warn!(peer = %peer.node, %error, held_back, "the peer refused a frame");
+                }
+            }
+            // That is this node's own fault and says nothing about the peer.
+            Failure::TooLarge(_) => {
+                return tracing::error!(peer = %peer.node, %error, "not sent");
+            }
+            // A peer that answered other requests in the meantime is slow, not down.
+            Failure::Silent(_)
+                if lane == Lane::Large && peer.health.has_answered_since(sent_at) =>
+            {
+                return tracing::info!(peer = %peer.node, %error, "a large batch was abandoned");
+            }
+            Failure::Silent(_) | Failure::NotSent(_) => {}
+        }
+        if peer.health.failed(kind as usize, sent_at, self.now(), error.clone()) {
+            self.outlook.refresh(peer);
+            tracing::warn!(peer = %peer.node, %error, "peer is down");
+        }
+    }
+}

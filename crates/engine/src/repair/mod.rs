@@ -1,0 +1,20 @@
+//! What makes replicas converge: handoff of hints, anti-entropy, filling, reassigning rows,
+//! reaping.
+
+pub mod anti_entropy;
+pub mod delivery;
+pub mod distrusted;
+pub mod doubtful;
+pub mod fill;
+pub mod fill_state;
+pub mod handoff;
+pub mod hint_marks;
+pub mod hints;
+pub mod last_drop;
+pub mod reaper;
+pub mod reassign;
+pub mod reassigned;
+pub mod received;
+pub mod set_aside;
+pub mod unowned;
+pub mod unreceived;

@@ -1,0 +1,280 @@
+//! `GET /peer`: an HTTP connection becomes a stream of batches.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use quorate_engine::node::Node;
+use quorate_engine::peer::framed::{Stream, StreamError, frame_bytes_max};
+use quorate_engine::peer_port::stream::answer_all;
+
+use crate::http::port::Lease;
+use crate::peer_port::UPGRADE_NAME;
+
+/// `GET /peer`: the connection becomes a stream, or the request is refused.
+pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) -> Response {
+    let lease = request.extensions_mut().remove::<Lease>();
+    let is_right = request.method() == Method::GET
+        && request.body().is_end_stream()
+        && asks_for_a_stream(request.headers());
+    // Only an upgradable connection comes with a lease.
+    let Some(lease) = lease.filter(|_| is_right) else {
+        let why = "this endpoint is only for streams of peers";
+        return (StatusCode::UPGRADE_REQUIRED, upgrade_headers(), why).into_response();
+    };
+    tokio::spawn(serve(node, hyper::upgrade::on(request), lease));
+    (StatusCode::SWITCHING_PROTOCOLS, upgrade_headers()).into_response()
+}
+
+fn asks_for_a_stream(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(UPGRADE).iter();
+    let is_ours = asked.next().is_some_and(|name| name.as_bytes() == UPGRADE_NAME.as_bytes());
+    is_ours && asked.next().is_none()
+}
+
+fn upgrade_headers() -> [(HeaderName, &'static str); 2] {
+    [(CONNECTION, "upgrade"), (UPGRADE, UPGRADE_NAME)]
+}
+
+async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => TokioIo::new(upgraded),
+        Err(error) => return tracing::debug!(%error, "a connection did not become a stream"),
+    };
+    let mut stream = Stream::new(upgraded, frame_bytes_max(&node.config));
+    let stop = lease.stop.clone();
+    let ended = lease.hold(answer_all(&node, &mut stream, &stop)).await;
+    match ended {
+        Some(Ok(()) | Err(StreamError::Closed)) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a peer's stream ended"),
+        None => tracing::warn!("a peer's batch was aborted because the node stops"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use quorate_engine::peer::fault_hook::Cuts;
+    use quorate_protocol::envelope::{self, Kind};
+    use quorate_protocol::message::{Message, Reply};
+    use quorate_protocol::name::NodeId;
+    use quorate_protocol::wire::{self, FrameWriter, Header};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::http::port::{self, Bounds};
+    use crate::peer_port::listener;
+
+    /// The peer port of n1.
+    struct Port {
+        node: Arc<Node>,
+        addr: SocketAddr,
+        stop: port::Stop,
+        ended: JoinHandle<()>,
+        _directory: TempDir,
+    }
+
+    impl Port {
+        async fn start(connections_max: usize) -> Self {
+            let directory = TempDir::new().unwrap();
+            let text = format!(
+                "cluster_id = \"test\"\ncluster_keys = [\"{}\"]\nnode = \"n1\"\ndata_dir = {:?}\n\
+                 client_addr = \"127.0.0.1:1\"\npeer_addr = \"127.0.0.1:2\"\nfault_hook = true\n\
+                 durability = \"buffered\"\n[timeouts]\nreplica_ms = 50\nbody_ms = 300\nheader_ms = 500\n\
+                 [layout]\nversion = 1\npartitions = 8\n\
+                 [[layout.nodes]]\nname = \"n1\"\npeer_addr = \"127.0.0.1:2\"\nzone = \"a\"\n\
+                 [[layout.nodes]]\nname = \"n2\"\npeer_addr = \"127.0.0.1:3\"\nzone = \"b\"\n",
+                "07".repeat(32),
+                directory.path().join("data"),
+            );
+            let file = directory.path().join("node.toml");
+            std::fs::write(&file, text).unwrap();
+            let node = crate::host::start(crate::config::load(&file).unwrap()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (addr, stop) = (listener.local_addr().unwrap(), port::Stop::default());
+            let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };
+            let app = listener::app(node.clone());
+            let ended = tokio::spawn(port::run(listener, app, bounds, stop.clone()));
+            Self { node, addr, stop, ended, _directory: directory }
+        }
+
+        /// Sends a request's head and reads the answer's head.
+        async fn ask(&self, head: &str) -> (TcpStream, String) {
+            let mut io = TcpStream::connect(self.addr).await.unwrap();
+            io.write_all(format!("{head}\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(io.read_u8().await.unwrap());
+            }
+            (io, String::from_utf8(answer).unwrap())
+        }
+
+        async fn open(&self) -> Stream<TcpStream> {
+            let head = "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: quorate-peer";
+            let (io, answer) = self.ask(head).await;
+            assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+            assert!(answer.contains("upgrade: quorate-peer"), "{answer}");
+            Stream::new(io, 1 << 20)
+        }
+
+        fn n2(&self) -> NodeId {
+            NodeId::parse("n2").unwrap()
+        }
+
+        /// A batch as n2 sends it.
+        fn batch(&self, messages: usize) -> Bytes {
+            let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
+            let mut frame = FrameWriter::new(&header);
+            (0..messages).for_each(|_| frame.push(&Message::SyncPoint, &[]));
+            frame.finish_for_stream(Kind::Frame)
+        }
+    }
+
+    async fn is_closed(stream: &mut Stream<TcpStream>) -> bool {
+        let closed = timeout(Duration::from_secs(10), stream.read()).await.unwrap();
+        matches!(closed, Err(StreamError::Closed | StreamError::Io(_)))
+    }
+
+    #[tokio::test]
+    async fn batches_are_answered_one_after_the_other() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        for messages in [1, 2, 0, 50] {
+            stream.write(&port.batch(messages)).await.unwrap();
+            let (kind, frame) = stream.read().await.unwrap();
+            let (header, replies) = wire::decode::<Reply>(frame).unwrap();
+            assert_eq!((kind, header.from, replies.len()), (Kind::Frame, port.node.me, messages));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_batch_is_refused_and_the_stream_closed() {
+        let port = Port::start(100).await;
+        let mut changed = port.batch(1).to_vec();
+        let last = changed.len() - 1;
+        changed[last] ^= 1;
+        let stranger = Header { token: [0; 16], from: port.n2(), ..port.node.header.clone() };
+        let stranger = FrameWriter::new(&stranger).finish_for_stream(Kind::Frame);
+        // Rejected before the rest of it arrives.
+        let mut stranger = stranger.to_vec();
+        stranger[..5].copy_from_slice(&envelope::prefix(Kind::Frame, 1 << 20));
+        let mut refusal = port.batch(1).to_vec();
+        refusal[4] = Kind::Refusal as u8;
+        let too_large = envelope::prefix(Kind::Frame, frame_bytes_max(&port.node.config) + 1);
+        for (bytes, why) in [
+            (changed, "checksum"),
+            (stranger, "key of this cluster"),
+            (refusal, "unknown kind"),
+            (too_large.to_vec(), "too large"),
+            (b"\x03\0\0\0\0abc".to_vec(), "truncated"),
+            (b"\0\0\0\0\0".to_vec(), "truncated"),
+            (b"GET /peer HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "unknown kind"),
+        ] {
+            let mut stream = port.open().await;
+            stream.write(&bytes).await.unwrap();
+            let (kind, text) = stream.read().await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert_eq!(kind, Kind::Refusal);
+            assert!(text.contains(why), "{why}: {text}");
+            assert!(is_closed(&mut stream).await, "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_batch_is_waited_for_no_longer_than_a_body() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        stream.write(&port.batch(1)[..30]).await.unwrap();
+        assert!(is_closed(&mut stream).await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_which_nothing_comes_is_closed_soon_and_one_that_was_used_may_rest() {
+        let port = Port::start(100).await;
+        let (mut idle, mut used) = (port.open().await, port.open().await);
+        used.write(&port.batch(1)).await.unwrap();
+        used.read().await.unwrap();
+        assert!(is_closed(&mut idle).await);
+        assert!(used.is_silent());
+        used.write(&port.batch(1)).await.unwrap();
+        assert_eq!(used.read().await.unwrap().0, Kind::Frame);
+    }
+
+    /// A slow batch shows that it is at work, and its reply still arrives.
+    #[tokio::test]
+    async fn whoever_waits_for_room_shows_signs_of_life() {
+        let port = Port::start(100).await;
+        let everything = port.node.bounds.room.take(usize::MAX).await;
+        let mut stream = port.open().await;
+        let header = Header { from: port.n2(), to: port.node.me, ..port.node.header.clone() };
+        let mut frame = FrameWriter::new(&header);
+        frame.push(&Message::SyncPoint, &vec![7; 2 << 20]);
+        stream.write(&frame.finish_for_stream(Kind::Frame)).await.unwrap();
+        for _ in 0..3 {
+            let (kind, frame) = stream.read().await.unwrap();
+            assert_eq!((kind, wire::decode::<Reply>(frame).unwrap().1), (Kind::Part, Vec::new()));
+        }
+        drop(everything);
+        let mut kind = Kind::Part;
+        while kind == Kind::Part {
+            kind = stream.read().await.unwrap().0;
+        }
+        assert_eq!(kind, Kind::Frame);
+    }
+
+    #[tokio::test]
+    async fn other_upgrades_are_refused() {
+        let port = Port::start(100).await;
+        for head in [
+            "GET /peer HTTP/1.1",
+            "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket",
+            "GET /peer HTTP/1.1\r\nUpgrade: quorate-peer\r\nUpgrade: h2c",
+            "GET /peer HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: quorate-peer",
+            "GET /peer HTTP/1.1\r\nUpgrade: quorate-peer\r\nContent-Length: 3",
+            "HEAD /peer HTTP/1.1\r\nUpgrade: quorate-peer",
+        ] {
+            let answer = port.ask(head).await.1;
+            assert!(answer.contains(" 426 "), "{head}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_count_as_connections() {
+        let port = Port::start(2).await;
+        let (first, _second) = (port.open().await, port.open().await);
+        let (_, full) = port.ask("GET /peer HTTP/1.1").await;
+        assert!(full.contains(" 503 "), "{full}");
+        drop(first);
+        let freed = async { while port.ask("GET /peer HTTP/1.1").await.1.contains(" 503 ") {} };
+        timeout(Duration::from_secs(10), freed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_idle_streams_and_finishes_the_batch_in_progress() {
+        let port = Port::start(100).await;
+        let (mut idle, mut busy) = (port.open().await, port.open().await);
+        // The fault hook takes four times replica_ms to say no.
+        port.node.faults.set(Cuts { cut_in: [port.n2()].into(), ..Cuts::default() });
+        busy.write(&port.batch(1)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        port.stop.begun.cancel();
+        assert!(is_closed(&mut idle).await);
+        assert!(!port.ended.is_finished());
+        assert_eq!(busy.read().await.unwrap().0, Kind::Refusal);
+        assert!(is_closed(&mut busy).await);
+        timeout(Duration::from_secs(10), port.ended).await.unwrap().unwrap();
+    }
+}
