@@ -29,6 +29,8 @@ Tables, with the time each takes by default:
   connections  1 to 1,000 connections, then ten times the load that saturates (5 minutes)
   overload     values of 100 B to 8 MiB, 16 connections, then ten times as many beside clients that take
                and send values in drops or only keep a connection; a share of 1 KiB beside them (2 minutes)
+  mixture      values of 100 B alone, then beside ten times the load of large ones that saturates: of 100 KiB,
+               1 MiB, 8 MiB and between; memory, refusals, peers called down (8 minutes)
   tail         half of the peak rate, open loop: undisturbed, then while a node that was away is
                brought up to date, then that with trees compared without pause (3 minutes)
 
@@ -65,7 +67,7 @@ while (($#)); do
     esac
     shift
 done
-[[ $table =~ ^(standard|loads|nodes|keys|values|connections|overload|tail)$ ]] ||
+[[ $table =~ ^(standard|loads|nodes|keys|values|connections|overload|mixture|tail)$ ]] ||
     die "there is no table '$table' (see --help)"
 [[ $durability =~ ^(|fsync|buffered)$ ]] || die "--durability is fsync or buffered, not '$durability'"
 [[ $seconds =~ ^[0-9]{1,5}$ && $seconds -gt 0 ]] || die "--seconds is a number from 1, not '$seconds'"
@@ -265,6 +267,61 @@ overload() {
     wait "$large" 2>/dev/null || true
 }
 
+# Small requests alone, and beside clients that want ten times as much of large values as saturates.
+mixture() {
+    local small=(--op mixed --value-bytes 100 --keys 10000 --bucket small)
+    local turn each sizes bytes count large large_ones looking
+    ulimit -n "$(ulimit -Hn)"
+    fresh 3 "${durability:-buffered}"
+    run 'warm-up' "${small[@]}"
+    : >"$results"
+    look_for_peers_down &
+    looking=$!
+    local all=('100 KiB=102400' '1 MiB=1048576' '8 MiB=8388608' '100 KiB to 8 MiB=log:102400..8388608')
+    for each in "${all[@]}"; do
+        sizes=${each%=*} bytes=${each#*=}
+        # About 200 MiB of them.
+        count=$((208 * 1024 * 1024 / ${bytes#*..}))
+        large=(--op mixed --value-bytes "$bytes" --keys "$((count < 100 ? 4 * count : count))")
+        large+=(--bucket "large${bytes//[^0-9]/}")
+        for turn in 1 2; do
+            run 'small, alone' "${small[@]}" --skip-preload
+            run "$sizes, saturated" "${large[@]}" --connections 16
+            # Both at once, the large ones for a little longer, so that the small ones are never alone.
+            (
+                run "$sizes, 10x" "${large[@]}" --connections 160 --skip-preload --warmup-seconds 2.5
+                exit "$failed"
+            ) &
+            large_ones=$!
+            sleep 0.3
+            run "small beside $sizes" "${small[@]}" --skip-preload --warmup-seconds 2
+            wait "$large_ones" || failed=1
+        done
+    done
+    kill "$looking"
+    wait "$looking" 2>/dev/null || true
+    say "Peers called down: $(wc -l <"$DEV_CLUSTER_DIR/peers-down") times in $(cat "$DEV_CLUSTER_DIR/looks") looks." \
+        "Memory of all nodes should stay below $((3 * $(bounds_mib) * 5 / 4)) MiB."
+}
+
+# Looks twice a second whether a node believes that a peer is down.
+look_for_peers_down() {
+    local node looks=0
+    : >"$DEV_CLUSTER_DIR/peers-down"
+    while true; do
+        for node in $(cluster_nodes); do
+            curl -s -m 5 "$(client_url "$node")/metrics" | grep '^quorate_peer_up{.*} 0$' \
+                >>"$DEV_CLUSTER_DIR/peers-down" || true
+            echo $((++looks)) >"$DEV_CLUSTER_DIR/looks"
+        done
+        sleep 0.5
+    done
+}
+
+# What a node may hold by its default settings, in MiB: caches, values of operations, large messages of peers,
+# four memtables of rows and those of the other families.
+bounds_mib() { echo $((256 + 128 + 256 + 128 + 4 * 64 + 40)); }
+
 tail_latency() {
     local peak half
     # Four: with three there is nobody who could keep hints for one that is away. They compare ten times as
@@ -342,6 +399,7 @@ case $table in
     values) values ;;
     connections) connections ;;
     overload) overload ;;
+    mixture) mixture ;;
     tail) tail_latency ;;
 esac
 

@@ -1,13 +1,14 @@
 //! The threads on which work may block.
 //!
-//! What a request waits for runs on tokio's blocking pool. Background work runs on a few threads of
-//! its own, at low priority: on tokio's, a dozen such jobs at once took every core, and requests that
-//! need a fraction of a millisecond queued behind them.
+//! What a request waits for runs on tokio's blocking pool. Background work, and reading and storing
+//! large rows, run on a few threads of their own, at low priority: on tokio's, a dozen such jobs at
+//! once took every core, and requests that need a fraction of a millisecond queued behind them.
 
 use std::io;
 use std::time::Duration;
 
 use quorate_engine::host::{Threads, Urgency, Work};
+use quorate_engine::limits::bounds::large_turns;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -18,10 +19,10 @@ const AT_ONCE: usize = 2;
 /// contention.
 const NICE: i32 = 10;
 
-/// Threads of this machine. Those for background work end when this is dropped, once their jobs are
-/// done.
+/// Threads of this machine. Those of low priority end when this is dropped, once their jobs are done.
 pub(crate) struct MachineThreads {
     requests: Handle,
+    large_rows: Option<Runtime>,
     background: Option<Runtime>,
 }
 
@@ -31,22 +32,41 @@ impl MachineThreads {
     /// # Errors
     /// The system's, if it gives no resources.
     pub(crate) fn new() -> io::Result<Self> {
-        let background = Builder::new_current_thread()
-            .thread_name("quorate-chores")
-            .max_blocking_threads(AT_ONCE)
-            .on_thread_start(give_way)
-            .build()?;
-        Ok(Self { requests: Handle::current(), background: Some(background) })
+        Ok(Self {
+            requests: Handle::current(),
+            large_rows: Some(of_low_priority("quorate-large", large_turns(cores()))?),
+            background: Some(of_low_priority("quorate-chores", AT_ONCE)?),
+        })
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A few threads that run at low priority.
+fn of_low_priority(name: &str, at_once: usize) -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .thread_name(name)
+        .max_blocking_threads(at_once)
+        .on_thread_start(give_way)
+        .build()
 }
 
 impl Threads for MachineThreads {
     fn run(&self, urgency: Urgency, work: Work) {
-        match (urgency, &self.background) {
-            (Urgency::Request, _) => drop(self.requests.spawn_blocking(work)),
-            (Urgency::Background, Some(background)) => drop(background.spawn_blocking(work)),
-            (Urgency::Background, None) => {}
+        let pool = match urgency {
+            Urgency::Request => return drop(self.requests.spawn_blocking(work)),
+            Urgency::LargeRow => &self.large_rows,
+            Urgency::Background => &self.background,
+        };
+        if let Some(pool) = pool {
+            drop(pool.spawn_blocking(work));
         }
+    }
+
+    fn cores(&self) -> usize {
+        cores()
     }
 
     fn processor_time(&self) -> Duration {
@@ -59,15 +79,15 @@ impl Threads for MachineThreads {
 /// despite its name (setpriority(2)).
 fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "background work runs at normal priority");
+        tracing::debug!(%error, "a thread of low priority runs at the normal one");
     }
 }
 
 impl Drop for MachineThreads {
     fn drop(&mut self) {
         // An async context must not wait for threads; the store keeps unfinished jobs consistent.
-        if let Some(background) = self.background.take() {
-            background.shutdown_background();
+        for pool in [self.large_rows.take(), self.background.take()].into_iter().flatten() {
+            pool.shutdown_background();
         }
     }
 }

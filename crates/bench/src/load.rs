@@ -136,14 +136,20 @@ async fn preload(job: &Arc<Job>) -> Result<(), String> {
                 let mut tries = 0;
                 loop {
                     let ended = worker.put(key).await;
-                    if matches!(ended, Ended::Good(_)) {
-                        break;
-                    }
-                    if tries == PRELOAD_TRIES_MAX {
+                    if tries == PRELOAD_TRIES_MAX && !matches!(ended, Ended::Good(_)) {
                         return Err(format!("storing the keys to read: {ended:?}"));
                     }
                     tries += 1;
-                    tokio::time::sleep(AFTER_BREAK).await;
+                    let rest = match ended {
+                        Ended::Good(_) => break,
+                        Ended::Refused(_, Some(after_s)) => Duration::from_secs(after_s),
+                        Ended::Refused(_, None)
+                        | Ended::Stale
+                        | Ended::Wrong(_)
+                        | Ended::Status(_)
+                        | Ended::Broken(_) => AFTER_BREAK,
+                    };
+                    tokio::time::sleep(rest).await;
                 }
             }
         });

@@ -8,8 +8,7 @@ use crate::summary::Summary;
 
 /// One line per target: the target, the result, and whether it is met.
 pub(crate) fn text(summaries: &[Summary]) -> String {
-    let lines =
-        [standard(summaries), tail(summaries), overload(summaries), growth(summaries)].concat();
+    let lines = [standard, tail, overload, mixture, growth].map(|of| of(summaries)).concat();
     lines.into_iter().flatten().collect()
 }
 
@@ -74,6 +73,47 @@ fn overload(summaries: &[Summary]) -> Vec<Option<String>> {
     };
     vec![of("get"), of("put")]
 }
+
+/// Small requests beside ten times the load of large values that saturates. Two loads that both
+/// want everything have a fair share of half of the cluster each, and together they should get as
+/// much as either does alone.
+fn mixture(summaries: &[Summary]) -> Vec<Option<String>> {
+    let of = |name: &str| {
+        let sizes = name.trim_start_matches(SMALL_BESIDE);
+        let operations: fn(&Summary) -> f64 = |it| it.operations_per_second;
+        let bytes: fn(&Summary) -> f64 = |it| it.bytes_per_second;
+        // The mean of all measurements of this name, which alternate.
+        let among = |name: &str, figure: fn(&Summary) -> f64| {
+            let alike = summaries.iter().filter(|it| it.name == name);
+            mean(&alike.map(figure).collect::<Vec<f64>>())
+        };
+        let ratio = |found: Option<f64>, alone: Option<f64>| {
+            found.zip(alone).map(|(found, alone)| found / alone.max(1.0) * 100.0)
+        };
+        let small = ratio(among(name, operations), among("small, alone", operations));
+        let large = ratio(
+            among(&format!("{sizes}, 10x"), bytes),
+            among(&format!("{sizes}, saturated"), bytes),
+        );
+        let together = small.zip(large).map(|(small, large)| small + large);
+        [
+            at_least(
+                &format!("small, of its fair share, beside {sizes}, %"),
+                small.map(|it| it * 2.0),
+                100.0,
+            ),
+            at_least(&format!("small and {sizes}, of both peaks together, %"), together, 80.0),
+        ]
+    };
+    let names = summaries.iter().map(|it| it.name.as_str());
+    let mut names: Vec<&str> = names.filter(|name| name.starts_with(SMALL_BESIDE)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().flat_map(of).collect()
+}
+
+/// How the measurements of small requests beside large values are named; the sizes follow.
+const SMALL_BESIDE: &str = "small beside ";
 
 /// What a larger cluster and more keys cost.
 fn growth(summaries: &[Summary]) -> Vec<Option<String>> {
@@ -174,6 +214,28 @@ mod tests {
         ];
         let text = text(&rows);
         assert!(text.contains("95.0, at least 90: met") && text.lines().count() == 1, "{text}");
+    }
+
+    #[test]
+    fn small_requests_are_judged_by_half_of_their_peak() {
+        let bytes = |name: &str, bytes_per_second| Summary {
+            bytes_per_second,
+            ..summary(name, "mixed", 1.0)
+        };
+        let rows = [
+            summary("small, alone", "mixed", 900.0),
+            bytes("1 MiB, saturated", 1e6),
+            bytes("1 MiB, 10x", 5e5),
+            summary("small beside 1 MiB", "mixed", 500.0),
+            summary("small, alone", "mixed", 1100.0),
+            bytes("1 MiB, saturated", 1e6),
+            bytes("1 MiB, 10x", 1e5),
+            summary("small beside 1 MiB", "mixed", 460.0),
+        ];
+        let text = text(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 2 && lines[0].contains("96.0, at least 100: NOT met"), "{text}");
+        assert!(lines[1].contains("78.0, at least 80: NOT met"), "{text}");
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub trait Wire: Send + Sync {
 pub enum Urgency {
     /// A request waits for it.
     Request,
+    /// A request waits for it, and it reads or stores a large row, one for each turn of
+    /// [`crate::limits::bounds::Bounds::turn_if`]: small requests come first where both want the
+    /// cores.
+    LargeRow,
     /// It may take a while, such as scanning rows for a peer that fills, merging what it sent, or
     /// scrubbing: few at a time, at low priority (docs/decisions/0010).
     Background,
@@ -51,6 +55,9 @@ pub type Work = Box<dyn FnOnce() + Send>;
 pub trait Threads: Send + Sync {
     /// Runs the work soon, or drops it if the node is ending.
     fn run(&self, urgency: Urgency, work: Work);
+
+    /// How many cores the process may use; at least 1.
+    fn cores(&self) -> usize;
 
     /// The processor time of the calling thread, as far as it is measured.
     fn processor_time(&self) -> Duration;

@@ -31,6 +31,10 @@ impl Threads for Still {
         work();
     }
 
+    fn cores(&self) -> usize {
+        1
+    }
+
     fn processor_time(&self) -> Duration {
         Duration::ZERO
     }

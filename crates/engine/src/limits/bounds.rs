@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::available_parallelism;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -13,6 +12,12 @@ use crate::limits::sizes::Sizes;
 
 /// Concurrent inspections of a key. Each loads the whole object from every replica.
 const INSPECTIONS: usize = 4;
+
+/// How many large rows are read or stored at a time: one for every two cores. The other half is for
+/// small requests, and the store's log takes one write at a time anyway.
+pub fn large_turns(cores: usize) -> usize {
+    (cores / 2).max(1)
+}
 
 /// All of these limits.
 pub struct Bounds {
@@ -24,8 +29,7 @@ pub struct Bounds {
     pub cold_reads: ColdReads,
     /// Writes that have waited for the local store for longer than a replica may be silent.
     pub slow_stores: AtomicUsize,
-    /// Slots for reading and storing large rows, one per core: more threads would only take time
-    /// from those that serve small ones.
+    /// Slots for reading and storing large rows ([`large_turns`]).
     large_work: Semaphore,
     /// Slots for inspections of a key.
     pub inspections: Semaphore,
@@ -44,16 +48,14 @@ impl Bounds {
         }
     }
 
-    /// With this many bytes for peers' large messages.
-    pub fn new(large_bytes_max: usize) -> Self {
+    /// With this many bytes for peers' large messages, on so many cores.
+    pub fn new(large_bytes_max: usize, cores: usize) -> Self {
         Self {
             room: Rooms::new(large_bytes_max),
             sizes: Sizes::default(),
             cold_reads: ColdReads::default(),
             slow_stores: AtomicUsize::new(0),
-            large_work: Semaphore::new(
-                available_parallelism().map_or(2, |cores| cores.get().max(2)),
-            ),
+            large_work: Semaphore::new(large_turns(cores)),
             inspections: Semaphore::new(INSPECTIONS),
             comparisons: Arc::new(Semaphore::new(1)),
             scrubs: Semaphore::new(1),

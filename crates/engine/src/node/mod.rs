@@ -177,7 +177,7 @@ impl Node {
             contexts: ContextKeys::new(&config.cluster_id, &secrets),
             buckets: Buckets::load(&store, config.defaults.properties(), layout.node_count())?,
             admission: Admission::new(&config.limits),
-            bounds: Bounds::new(config.peers.large_bytes_max),
+            bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
             metrics: Metrics::default(),
             forwards: Forwards::new(config.limits.operations_max),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),

@@ -129,6 +129,7 @@ impl Machine {
             chance: around.clone(),
             dir: DataDir::Simulated(self.disk.clone(), around),
             files: self.files.clone(),
+            traces: None,
             gate: Some(life.clone()),
         };
         let node = Node::start(self.config.clone(), host)?;
@@ -252,6 +253,10 @@ impl Around {
 impl Threads for Around {
     fn run(&self, _urgency: Urgency, work: Work) {
         self.after(self.world.at_most_ms(WORK_MS_MAX), work);
+    }
+
+    fn cores(&self) -> usize {
+        4
     }
 
     fn processor_time(&self) -> Duration {
