@@ -5,7 +5,7 @@
 //! node's own records down to 1/16; below that nothing is written at all. Each kind is accepted
 //! again 10 % above its mark, so that it does not flap. Near the watermark the free space is
 //! checked more often. Once the free space has stopped falling, the [`Reserve`] is released to make
-//! room for deletes.
+//! room for deletes. In a simulation, each check asks for the next one ([`Later::CheckDisk`]).
 
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

@@ -48,7 +48,8 @@ impl Store {
         self.engine.in_flight.stuck_for()
     }
 
-    /// Injects faults, for tests, until called again.
+    /// Injects faults, for tests, until called again. In a simulation nothing is delayed: a sync takes
+    /// as long as its turn is late ([`crate::Later::Sync`]).
     pub fn inject_faults(&self, faults: InjectedFaults) {
         self.engine.fault_hook.set(faults);
     }

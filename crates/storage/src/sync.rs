@@ -5,6 +5,9 @@
 //! those are few, and each sync costs CPU time: after a group of several, the next one gathers for
 //! a while. A lone writer is never delayed. (Compare PostgreSQL's commit_delay and
 //! commit_siblings.)
+//!
+//! In a simulation there is no thread: the first waiter of a group asks the simulation for a turn,
+//! and that turn syncs for all who wait by then. How long a sync takes is when the turn comes.
 
 use std::io;
 use std::mem;
@@ -64,7 +67,7 @@ impl GroupSync {
         let queue = Mutex::default();
         let shared = Arc::new(Shared { queue, wake: Condvar::new(), sync: Box::new(sync) });
         if let Host::Simulated(simulation) = host {
-            shared.lock().is_parked = true;
+            shared.lock().is_parked = true; // as a thread that waits
             return Ok(Self { shared, turns: Turns::Simulated(Arc::clone(simulation)) });
         }
         let theirs = Arc::clone(&shared);
@@ -155,7 +158,7 @@ impl Shared {
     fn serve(&self, waiters: Waiters) {
         let answer = (self.sync)();
         for waiter in waiters {
-            // The waiter may be gone, which does no harm: its write is as durable as the others.
+            // The waiter may be gone, which does no harm: its write is as durable as the others'.
             let _ = waiter.send(answer.clone());
         }
     }

@@ -1,10 +1,9 @@
 //! Walking over a column of a simulated disk.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::tables::{Tables, damaged};
+use super::tables::{Shared, Tables};
 use crate::backend::Range;
 use crate::columns::Column;
 use crate::error::Error;
@@ -14,7 +13,7 @@ pub(crate) struct Entries {
     tables: Tables,
     column: Column,
     range: Range,
-    here: Option<(Bytes, Bytes)>,
+    here: Option<(Shared, Shared)>,
     /// What could not be read: it ends there.
     failed: Option<Error>,
 }
@@ -25,7 +24,7 @@ impl Entries {
     }
 
     pub(crate) fn seek_to_first(&mut self) {
-        self.go(Bound::Included(&self.range.start.clone()));
+        self.seek(&[]);
     }
 
     pub(crate) fn seek(&mut self, key: &[u8]) {
@@ -47,16 +46,19 @@ impl Entries {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
+    /// Goes to the first entry from there on, if it is in the range.
     fn go(&mut self, from: Bound<&[u8]>) {
-        let column = self.tables.column(self.column);
-        let found = column.range::<[u8], _>((from, Bound::Unbounded)).next();
-        let found = found.filter(|(key, _)| self.range.end.as_ref().is_none_or(|end| key < &end));
-        self.here = found.map(|(key, value)| (key.clone(), value.clone()));
-        self.failed = None;
-        if let Some((key, _)) =
-            self.here.take_if(|(key, _)| self.tables.is_damaged(self.column, key))
-        {
-            self.failed = Some(damaged(self.column, &key));
+        (self.here, self.failed) = (None, None);
+        let map = self.tables.map(self.column);
+        let Some((key, value)) = map.range::<[u8], _>((from, Bound::Unbounded)).next() else {
+            return;
+        };
+        if self.range.end.as_ref().is_some_and(|end| key[..] >= end[..]) {
+            return;
+        }
+        match value.read(self.column, key) {
+            Ok(bytes) => self.here = Some((Arc::clone(key), Arc::clone(bytes))),
+            Err(error) => self.failed = Some(error),
         }
     }
 }

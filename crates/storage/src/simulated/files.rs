@@ -18,7 +18,7 @@ impl SimulatedDisk {
     }
 
     pub(crate) fn log_bytes(&self) -> u64 {
-        self.lock().contents.log.bytes()
+        self.lock().contents.database.log_bytes()
     }
 
     pub(crate) fn reserve_bytes(&self) -> u64 {

@@ -1,18 +1,14 @@
 //! A simulated disk as a [`crate::backend`].
 
-use bytes::Bytes;
-
 use super::entries::Entries;
-use super::tables::{Change, Tables};
-use super::{Contents, Process, SimulatedDisk, State};
+use super::tables::{Change, Shared, Tables};
+use super::{Contents, SimulatedDisk, State};
 use crate::backend::{NotWritten, Range};
 use crate::columns::Column;
 use crate::database_stats::DatabaseStats;
 use crate::error::{Error, OpenError};
 use crate::options::{Blocking, Recovery};
 
-/// What the log may hold before it is moved to tables, in bytes.
-const LOG_BYTES_MAX: u64 = 4 << 20;
 /// What a full disk says, in the words of the operating system.
 const NO_SPACE: &str = "No space left on device";
 const FAILED: &str = "the simulated disk failed it: Input/output error";
@@ -35,7 +31,7 @@ impl Memory {
         if process.is_some() {
             return Err(OpenError::Locked { dir: dir() });
         }
-        let (free_bytes, log_bytes) = (contents.files.free_bytes, contents.log.bytes());
+        let (free_bytes, log_bytes) = (contents.files.free_bytes, contents.database.log_bytes());
         if log_bytes > free_bytes {
             return Err(OpenError::DiskFull {
                 dir: dir(),
@@ -43,28 +39,21 @@ impl Memory {
                 reason: NO_SPACE.to_owned(),
             });
         }
-        contents.log.drop_buffer();
-        let recovery = contents.log.recover(&mut contents.tables);
+        let recovery = contents.database.recover();
         *opened += 1;
-        *process = Some(Process { number: *opened, view: contents.tables.clone() });
+        *process = Some(*opened);
         Ok((Self { disk: disk.clone(), process: *opened }, recovery))
     }
 
-    /// Lets `act` see what the process sees and the disk, unless the process was killed.
-    fn with<T>(
-        &self,
-        act: impl FnOnce(&mut Tables, &mut Contents) -> T,
-    ) -> Result<T, &'static str> {
+    /// Lets `act` see the disk, unless the process was killed.
+    fn with<T>(&self, act: impl FnOnce(&mut Contents) -> T) -> Result<T, &'static str> {
         let State { contents, process, .. } = &mut *self.disk.lock();
-        match process {
-            Some(process) if process.number == self.process => Ok(act(&mut process.view, contents)),
-            Some(_) | None => Err(GONE),
-        }
+        if *process == Some(self.process) { Ok(act(contents)) } else { Err(GONE) }
     }
 
-    /// What the process sees now.
-    fn view(&self) -> Result<Tables, Error> {
-        self.with(|view, _| view.clone()).map_err(read_error)
+    /// The tables now.
+    fn tables(&self) -> Result<Tables, Error> {
+        self.with(|disk| disk.database.tables.clone()).map_err(read_error)
     }
 
     pub(crate) fn get_with<T>(
@@ -74,52 +63,51 @@ impl Memory {
         blocking: Blocking,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Error> {
-        let value = self.with(|view, disk| {
+        let value = self.with(|disk| {
             if blocking == Blocking::Never && std::mem::take(&mut disk.faults.block_read) {
                 return Err(Error::WouldBlock);
             }
-            Ok(view.get(column, key)?.cloned())
+            Ok(disk.database.tables.get(column, key)?.cloned())
         });
-        Ok(value.map_err(read_error)??.map(|value| take(&value)))
+        Ok(value.map_err(read_error)??.map(|value: Shared| take(&value)))
     }
 
     pub(crate) fn write(&self, batch: Batch, blocking: Blocking) -> Result<(), NotWritten> {
-        let written = self.with(|view, disk| {
+        let written = self.with(|disk| {
             if blocking == Blocking::Never && std::mem::take(&mut disk.faults.block_write) {
                 return Err(NotWritten::WouldBlock);
             }
             if std::mem::take(&mut disk.faults.fail_write) {
                 return Err(NotWritten::Failed(FAILED.to_owned()));
             }
-            view.apply(&batch.changes);
-            disk.log.append(batch.changes);
+            disk.database.write(batch.changes);
             Ok(())
         });
         written.unwrap_or_else(|gone| Err(NotWritten::Failed(gone.to_owned())))
     }
 
     pub(crate) fn flush_log(&self) -> Result<(), String> {
-        self.with(|_, disk| disk.flush())?
+        self.with(|disk| disk.flush())?
     }
 
     pub(crate) fn sync_log(&self) -> Result<(), String> {
-        self.with(|_, disk| disk.sync())?
+        self.with(|disk| disk.sync())?
     }
 
     pub(crate) fn sequence(&self) -> u64 {
-        self.with(|view, _| view.sequence).unwrap_or_default()
+        self.with(|disk| disk.database.tables.sequence).unwrap_or_default()
     }
 
     pub(crate) fn entries(&self, column: Column, range: Range) -> Result<Entries, Error> {
-        Ok(Entries::new(self.view()?, column, range))
+        Ok(Entries::new(self.tables()?, column, range))
     }
 
     pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
-        Ok(Snapshot(self.view()?))
+        Ok(Snapshot(self.tables()?))
     }
 
     pub(crate) fn entries_estimate(&self, column: Column) -> u64 {
-        self.with(|view, _| view.len(column) as u64).unwrap_or_default()
+        self.with(|disk| disk.database.tables.map(column).len() as u64).unwrap_or_default()
     }
 
     pub(crate) fn add_stats(&self, stats: &mut DatabaseStats) {
@@ -128,9 +116,9 @@ impl Memory {
 
     /// Sets a copy of what the process sees aside, durably.
     pub(crate) fn set_aside(&self, name: &str) -> Result<(), String> {
-        Ok(self.with(|view, disk| {
+        Ok(self.with(|disk| {
             let path = format!("{}/{name}", disk.name);
-            disk.files.add_set(name, SimulatedDisk::of(&path, view.clone()));
+            disk.files.add_set(name, SimulatedDisk::of(&path, disk.database.tables.clone()));
         })?)
     }
 }
@@ -139,31 +127,28 @@ impl Drop for Memory {
     /// A process that ends without closing the store is a killed one.
     fn drop(&mut self) {
         let State { contents, process, .. } = &mut *self.disk.lock();
-        if process.take_if(|process| process.number == self.process).is_some() {
-            contents.log.lose_buffer(0);
+        if process.take_if(|process| *process == self.process).is_some() {
+            contents.database.lose_buffer(0);
         }
     }
 }
 
 impl Contents {
     fn flush(&mut self) -> Result<(), String> {
-        if self.log.buffer_bytes() > self.files.free_bytes {
+        if self.database.buffer_bytes() > self.files.free_bytes {
             return Err(NO_SPACE.to_owned());
         }
-        self.log.flush();
+        self.database.flush();
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), String> {
         self.flush()?;
         if std::mem::take(&mut self.faults.fail_sync) {
-            self.log.fail_to_sync();
+            self.database.fail_to_sync();
             return Err(FAILED.to_owned());
         }
-        self.log.sync();
-        if self.log.bytes() > LOG_BYTES_MAX {
-            self.log.move_synced(&mut self.tables);
-        }
+        self.database.sync();
         Ok(())
     }
 }
@@ -180,15 +165,15 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn put(&mut self, column: Column, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.push(Change::Put(column, copy(key), copy(value)))
+        self.push(Change::Put(column, key.into(), value.into()))
     }
 
     pub(crate) fn delete(&mut self, column: Column, key: &[u8]) -> Result<(), Error> {
-        self.push(Change::Delete(column, copy(key)))
+        self.push(Change::Delete(column, key.into()))
     }
 
     pub(crate) fn merge(&mut self, column: Column, key: &[u8], change: &[u8]) -> Result<(), Error> {
-        self.push(Change::Merge(column, copy(key), copy(change)))
+        self.push(Change::Merge(column, key.into(), change.into()))
     }
 
     pub(crate) fn delete_all(&mut self, column: Column) -> Result<(), Error> {
@@ -204,10 +189,6 @@ impl Batch {
         self.changes.push(change);
         Ok(())
     }
-}
-
-fn copy(bytes: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(bytes)
 }
 
 /// The tables at one moment.

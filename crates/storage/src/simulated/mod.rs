@@ -2,12 +2,12 @@
 //! it, and that fail when they are told to.
 //!
 //! No threads, no clock and no randomness: a same sequence of calls gives the same result. What a
-//! killed process or a power cut leaves is exactly what the log's positions allow ([`log`]): a batch
+//! killed process or a power cut leaves is exactly what the log allows ([`database`]): a batch
 //! is there as a whole or not at all, and never without those before it.
 
+mod database;
 mod entries;
 mod files;
-mod log;
 mod memory;
 mod tables;
 
@@ -16,13 +16,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use quorate_protocol::name::Key;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use self::database::Database;
 pub(crate) use self::entries::Entries;
 use self::files::Files;
-use self::log::Log;
 pub(crate) use self::memory::{Batch, Memory, Snapshot};
 use self::tables::Tables;
 use crate::options::Place;
@@ -36,8 +35,8 @@ pub struct SimulatedDisk(Arc<Mutex<State>>);
 
 struct State {
     contents: Contents,
-    /// The process that has it open.
-    process: Option<Process>,
+    /// The number of the process that has it open.
+    process: Option<u64>,
     /// How many processes have opened it.
     opened: u64,
 }
@@ -46,18 +45,9 @@ struct State {
 struct Contents {
     /// What messages call it.
     name: String,
-    /// What tables hold: synced.
-    tables: Tables,
-    log: Log,
+    database: Database,
     files: Files,
     faults: Faults,
-}
-
-/// A process that has the disk open.
-struct Process {
-    number: u64,
-    /// What it sees: the tables and all of the log.
-    view: Tables,
 }
 
 /// Faults that wait for the call they are for.
@@ -89,12 +79,11 @@ impl SimulatedDisk {
     /// A disk that holds only tables.
     fn of(name: &str, tables: Tables) -> Self {
         let files = Files::new(xxh3_64_with_seed(name.as_bytes(), 0));
-        Self::with(name.to_owned(), tables, files)
+        Self::with(name.to_owned(), Database::of(tables), files)
     }
 
-    fn with(name: String, tables: Tables, files: Files) -> Self {
-        let (log, faults) = (Log::default(), Faults::default());
-        let contents = Contents { name, tables, log, files, faults };
+    fn with(name: String, database: Database, files: Files) -> Self {
+        let contents = Contents { name, database, files, faults: Faults::default() };
         Self(Arc::new(Mutex::new(State { contents, process: None, opened: 0 })))
     }
 
@@ -112,7 +101,7 @@ impl SimulatedDisk {
     pub fn kill(&self, cut: u64) {
         let mut state = self.lock();
         state.process = None;
-        state.contents.log.lose_buffer(cut);
+        state.contents.database.lose_buffer(cut);
         state.contents.files.each_set(|set| set.kill(cut));
     }
 
@@ -121,7 +110,7 @@ impl SimulatedDisk {
     pub fn lose_power(&self, cut: u64) {
         let mut state = self.lock();
         state.process = None;
-        state.contents.log.lose_unsynced(cut);
+        state.contents.database.lose_unsynced(cut);
         state.contents.files.restart();
         state.contents.files.each_set(|set| set.lose_power(cut));
     }
@@ -130,19 +119,18 @@ impl SimulatedDisk {
     pub fn wipe(&self) {
         let mut state = self.lock();
         state.process = None;
-        (state.contents.tables, state.contents.log) = Default::default();
+        state.contents.database = Database::default();
         state.contents.files.wipe();
     }
 
     /// A backup: another disk with the same contents, in so far as they are flushed.
     pub fn copy(&self) -> Self {
         let mut state = self.lock();
-        let (mut tables, mut log) = (state.contents.tables.clone(), state.contents.log.clone());
-        log.drop_buffer();
-        log.recover(&mut tables);
+        let mut database = state.contents.database.clone();
+        database.recover();
         let (name, files) =
             (format!("a copy of {}", state.contents.name), state.contents.files.copy());
-        Self::with(name, tables, files)
+        Self::with(name, database, files)
     }
 
     /// Kills the process that has it open, and replaces the contents by those of a copy, which stays
@@ -152,8 +140,7 @@ impl SimulatedDisk {
         let mut from = copy.lock();
         let mut state = self.lock();
         state.process = None;
-        state.contents.tables = std::mem::take(&mut from.contents.tables);
-        state.contents.log = Log::default();
+        state.contents.database = std::mem::take(&mut from.contents.database);
         state.contents.files.restore(&from.contents.files);
     }
 
@@ -184,31 +171,21 @@ impl SimulatedDisk {
     }
 
     /// Makes the stored value of a row unreadable, as if its checksum were wrong, until it is
-    /// replaced. A store's row cache may still have it, and the log if it is not synced. Returns
-    /// whether there is such a row.
+    /// replaced. A store's row cache may still have it. Returns whether there is such a row.
     pub fn damage_row(&self, place: Place, key: &Key) -> bool {
-        let (column, row_key) = (place.column(), Bytes::from(place.row_key(key)));
-        let State { contents, process, .. } = &mut *self.lock();
-        contents.log.move_synced(&mut contents.tables);
-        let is_there = matches!(contents.tables.get(column, &row_key), Ok(Some(_)));
-        if is_there {
-            if let Some(process) = process {
-                process.view.damage(column, row_key.clone());
-            }
-            contents.tables.damage(column, row_key);
-        }
-        is_there
+        let tables = &mut self.lock().contents.database.tables;
+        tables.damage(place.column(), &place.row_key(key))
     }
 
     /// Damages the log at a batch before its last one, that `which` chooses, synced or not: the next
     /// start loses it and all behind it, and reports it. Returns whether there was one.
     pub fn damage_log(&self, which: u64) -> bool {
-        self.lock().contents.log.damage(which)
+        self.lock().contents.database.damage_log(which)
     }
 
     /// How far its log has got.
     pub fn log_positions(&self) -> LogPositions {
-        let (written, flushed, synced) = self.lock().contents.log.positions();
+        let (written, flushed, synced) = self.lock().contents.database.positions();
         LogPositions { written, flushed, synced }
     }
 

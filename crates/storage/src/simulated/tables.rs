@@ -1,30 +1,45 @@
-//! Columns as ordered maps, and the changes that are applied to them.
+//! Columns as ordered maps, the changes that are applied to them, and how those are undone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::columns::Column;
 use crate::error::Error;
 
-/// All columns at one moment. A clone shares the maps until one of the two changes.
+/// All columns. A clone shares the maps until one of the two changes.
 #[derive(Clone, Default)]
 pub(super) struct Tables {
     /// The number of the last change.
     pub(super) sequence: u64,
-    columns: [Arc<BTreeMap<Bytes, Bytes>>; Column::ALL.len()],
-    /// Values that cannot be read.
-    damaged: BTreeSet<(Column, Bytes)>,
+    columns: [Arc<Map>; Column::ALL.len()],
+}
+
+/// Bytes that are shared: keys and values are stored once, whoever holds them.
+pub(super) type Shared = Arc<[u8]>;
+
+pub(super) type Map = BTreeMap<Shared, Value>;
+
+/// A stored value.
+#[derive(Clone)]
+pub(super) struct Value {
+    pub(super) bytes: Shared,
+    /// Whether it cannot be read.
+    pub(super) is_damaged: bool,
 }
 
 /// One change of a batch.
-#[derive(Clone)]
 pub(super) enum Change {
-    Put(Column, Bytes, Bytes),
-    Delete(Column, Bytes),
-    Merge(Column, Bytes, Bytes),
+    Put(Column, Shared, Shared),
+    Delete(Column, Shared),
+    Merge(Column, Shared, Shared),
     DeleteAll(Column),
+}
+
+/// What a change replaced.
+#[derive(Clone)]
+pub(super) enum Replaced {
+    One(Column, Shared, Option<Value>),
+    All(Column, Arc<Map>),
 }
 
 impl Change {
@@ -39,38 +54,71 @@ impl Change {
     }
 }
 
-impl Tables {
-    /// Applies the changes of a batch, which are numbered one by one.
-    pub(super) fn apply(&mut self, changes: &[Change]) {
-        for change in changes {
-            self.apply_one(change);
-        }
-        self.sequence += changes.len() as u64;
+impl Value {
+    fn new(bytes: Shared) -> Self {
+        Self { bytes, is_damaged: false }
     }
 
-    fn apply_one(&mut self, change: &Change) {
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]; `column` and `key` are for the message.
+    pub(super) fn read(&self, column: Column, key: &[u8]) -> Result<&Shared, Error> {
+        if !self.is_damaged {
+            return Ok(&self.bytes);
+        }
+        Err(Error::Damaged {
+            what: format!("the value of {:?} in {}", String::from_utf8_lossy(key), column.name()),
+            reason: "the simulated disk says that its checksum is wrong".to_owned(),
+        })
+    }
+}
+
+impl Tables {
+    /// Applies the changes of a batch, which are numbered one by one. Returns what undoes it.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<Replaced> {
+        self.sequence += changes.len() as u64;
+        changes.into_iter().map(|change| self.apply_one(change)).collect()
+    }
+
+    fn apply_one(&mut self, change: Change) -> Replaced {
         match change {
-            Change::Put(column, key, value) => {
-                self.heal(*column, key);
-                self.column_mut(*column).insert(key.clone(), value.clone());
+            Change::Put(column, key, bytes) => {
+                let before = self.map_mut(column).insert(Arc::clone(&key), Value::new(bytes));
+                Replaced::One(column, key, before)
             }
             Change::Delete(column, key) => {
-                self.heal(*column, key);
-                self.column_mut(*column).remove(key);
+                let before = self.map_mut(column).remove(&key);
+                Replaced::One(column, key, before)
             }
             Change::Merge(column, key, change) => {
-                let base = self.column(*column).get(key);
-                let values = base.into_iter().chain([change]).map(|value| &value[..]);
-                match column.merge(values) {
-                    Some(merged) => {
-                        self.column_mut(*column).insert(key.clone(), Bytes::from(merged));
-                    }
-                    None => self.damage(*column, key.clone()),
-                }
+                let before = self.map(column).get(&key).cloned();
+                let base = before.as_ref().map(|value| &value.bytes[..]);
+                let merged = column.merge(base.into_iter().chain([&change[..]]));
+                // As in RocksDB, a value that does not merge shows when it is read.
+                let is_damaged = merged.is_none() || before.as_ref().is_some_and(|v| v.is_damaged);
+                let value = Value { bytes: merged.unwrap_or_default().into(), is_damaged };
+                self.map_mut(column).insert(Arc::clone(&key), value);
+                Replaced::One(column, key, before)
             }
             Change::DeleteAll(column) => {
-                self.damaged.retain(|(damaged, _)| damaged != column);
-                self.columns[*column as usize] = Arc::default();
+                Replaced::All(column, std::mem::take(&mut self.columns[column as usize]))
+            }
+        }
+    }
+
+    /// Undoes the last batch that was applied and not undone.
+    pub(super) fn undo(&mut self, batch: Vec<Replaced>) {
+        self.sequence -= batch.len() as u64;
+        for replaced in batch.into_iter().rev() {
+            match replaced {
+                Replaced::One(column, key, Some(value)) => {
+                    self.map_mut(column).insert(key, value);
+                }
+                Replaced::One(column, key, None) => {
+                    self.map_mut(column).remove(&key);
+                }
+                Replaced::All(column, map) => self.columns[column as usize] = map,
             }
         }
     }
@@ -79,44 +127,21 @@ impl Tables {
     ///
     /// # Errors
     /// [`Error::Damaged`].
-    pub(super) fn get(&self, column: Column, key: &[u8]) -> Result<Option<&Bytes>, Error> {
-        if self.is_damaged(column, key) {
-            return Err(damaged(column, key));
-        }
-        Ok(self.column(column).get(key))
+    pub(super) fn get(&self, column: Column, key: &[u8]) -> Result<Option<&Shared>, Error> {
+        self.map(column).get(key).map(|value| value.read(column, key)).transpose()
     }
 
-    pub(super) fn len(&self, column: Column) -> usize {
-        self.column(column).len()
+    /// Makes a value unreadable until it is replaced. Returns whether there is one.
+    pub(super) fn damage(&mut self, column: Column, key: &[u8]) -> bool {
+        let value = self.map_mut(column).get_mut(key);
+        value.map(|value| value.is_damaged = true).is_some()
     }
 
-    /// Makes a value unreadable until it is replaced.
-    pub(super) fn damage(&mut self, column: Column, key: Bytes) {
-        self.damaged.insert((column, key));
-    }
-
-    fn heal(&mut self, column: Column, key: &Bytes) {
-        if !self.damaged.is_empty() {
-            self.damaged.remove(&(column, key.clone()));
-        }
-    }
-
-    pub(super) fn is_damaged(&self, column: Column, key: &[u8]) -> bool {
-        !self.damaged.is_empty() && self.damaged.contains(&(column, Bytes::copy_from_slice(key)))
-    }
-
-    pub(super) fn column(&self, column: Column) -> &BTreeMap<Bytes, Bytes> {
+    pub(super) fn map(&self, column: Column) -> &Map {
         &self.columns[column as usize]
     }
 
-    fn column_mut(&mut self, column: Column) -> &mut BTreeMap<Bytes, Bytes> {
+    fn map_mut(&mut self, column: Column) -> &mut Map {
         Arc::make_mut(&mut self.columns[column as usize])
-    }
-}
-
-pub(super) fn damaged(column: Column, key: &[u8]) -> Error {
-    Error::Damaged {
-        what: format!("the value of {:?} in {}", String::from_utf8_lossy(key), column.name()),
-        reason: "the simulated disk says that its checksum is wrong".to_owned(),
     }
 }
