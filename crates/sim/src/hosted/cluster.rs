@@ -4,10 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_engine::cluster::bucket_change;
+use quorate_engine::ops::entry::{self, ReadOptions};
+use quorate_engine::ops::recorder::Recorder;
+use quorate_protocol::bucket::Settings;
 use quorate_protocol::message::Formation;
-use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Row;
+use quorate_protocol::terms::QuorumOptions;
+use quorate_protocol::view::context_of;
 use quorate_storage::Blocking;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,10 +23,10 @@ use tokio::time::sleep;
 use crate::hosted::client::Client;
 use crate::hosted::machine::Machine;
 use crate::hosted::network::Network;
-use crate::hosted::record::held;
+use crate::hosted::record::{held, shown};
 use crate::hosted::setup::{Fault, Setup};
 use crate::hosted::world::World;
-use crate::oracle::{Sight, converges};
+use crate::oracle::{Read, Sight, a_healed_cluster_serves, converges};
 
 /// A machine that has failed comes back within this time.
 const DOWN_MS_MAX: u64 = 5_000;
@@ -138,6 +145,20 @@ impl Cluster {
             }
             Fault::Sync => machine.disk.fail_next_sync(),
             Fault::Full => machine.disk.set_free_bytes(self.world.between(0, 2 << 20)),
+            Fault::ChangeN => return self.change_n(&machine),
+            Fault::Wipe | Fault::Copy | Fault::Log => {
+                let victim = self.machines[self.setup.victim].clone();
+                match fault {
+                    Fault::Wipe => victim.wipe(),
+                    Fault::Copy => victim.copy_or_restore(),
+                    _ => victim.damage_log(),
+                }
+                tokio::spawn(async move {
+                    sleep(after).await;
+                    recover(&victim);
+                });
+                return;
+            }
             Fault::Clock => {
                 let ahead_ms = self.world.between(0, 400_000) as i64 - 200_000;
                 machine.set_clock_ahead(ahead_ms);
@@ -147,6 +168,19 @@ impl Cluster {
         tokio::spawn(async move {
             sleep(after).await;
             recover(&machine);
+        });
+    }
+
+    fn change_n(&self, machine: &Machine) {
+        let (Some(process), Some(key)) = (machine.process(), self.setup.keys.first()) else {
+            return;
+        };
+        let Ok(bucket) = Bucket::parse(key.bucket()) else { return };
+        let n = self.world.between(2, 3) as u16;
+        self.world.note(format_args!("{} sets n={n}", machine.name));
+        let settings = Settings { n: Some(n), ..Settings::default() };
+        process.tasks.spawn(async move {
+            drop(bucket_change::set(&process.node, bucket, settings).await);
         });
     }
 
@@ -197,6 +231,7 @@ impl Cluster {
             }
         }
         self.world.judge(converges(left));
+        self.audit().await;
         for key in &self.setup.keys {
             let replicas = self.replicas(key);
             let replicas = replicas
@@ -205,6 +240,31 @@ impl Cluster {
             let replicas: BTreeMap<NodeId, Vec<Sight>> = replicas.collect();
             let verdict = self.world.record().check_final(&key.to_string(), &replicas);
             self.world.judge(verdict);
+        }
+    }
+
+    /// *A healed cluster takes every request* (promise 5), through any node.
+    async fn audit(&self) {
+        for process in self.machines.iter().filter_map(|machine| machine.process()) {
+            for key in &self.setup.keys {
+                let node = &process.node;
+                let begun = self.world.record().tick();
+                let needed = Some(Count::Exactly(2));
+                let asked = QuorumOptions { n: None, needed, sloppy: Some(false) };
+                let Ok(terms) = node.read_terms(key, &asked) else { continue };
+                let options = ReadOptions { terms, timeout_ms: 5_000 };
+                let read = entry::read(node, key, options, Recorder::off()).await.0;
+                let verdict = match &read {
+                    Ok(object) => {
+                        let (seen, context) = (shown(object), context_of(object));
+                        let read = Read { begun, r: 2, strict: true };
+                        let name = key.to_string();
+                        self.world.record().check_read(&name, &read, &seen, &context.clock)
+                    }
+                    Err(why) => a_healed_cluster_serves(false, &format!("{}: {why:?}", node.me)),
+                };
+                self.world.judge(verdict);
+            }
         }
     }
 
@@ -217,6 +277,12 @@ impl Cluster {
             let node = process.node;
             if let Err(why) = node.accepts_requests() {
                 return Some(format!("{}: {why}", machine.name));
+            }
+            if !node.buckets.assignment().is_settled() {
+                return Some(format!("{} moves rows", machine.name));
+            }
+            if !node.distrusted.is_empty() {
+                return Some(format!("{} distrusts rows", machine.name));
             }
             if !node.filled.is_complete() {
                 return Some(format!("{} is not filled", machine.name));

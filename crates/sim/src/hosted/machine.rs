@@ -42,6 +42,8 @@ pub(crate) struct Machine {
     pub(crate) name: NodeId,
     /// Its disk.
     pub(crate) disk: SimulatedDisk,
+    /// A backup of it.
+    copy: Mutex<Option<SimulatedDisk>>,
     files: Arc<DiskFiles>,
     clock: Arc<MachineClock>,
     config: Config,
@@ -74,6 +76,7 @@ impl Machine {
         Self {
             name: config.node,
             disk: SimulatedDisk::new(config.node.as_str()),
+            copy: Mutex::new(None),
             files: Arc::default(),
             clock: Arc::new(clock),
             config,
@@ -91,11 +94,6 @@ impl Machine {
     /// The running process, stopped or not.
     pub(crate) fn process(&self) -> Option<Process> {
         self.lock().clone()
-    }
-
-    /// Whether a process runs that is not stopped.
-    pub(crate) fn is_awake(&self) -> bool {
-        self.lock().as_ref().is_some_and(|process| !process.life.is_stopped())
     }
 
     /// Starts a process, if none runs; again, as a supervisor does, if it ends with an error.
@@ -179,9 +177,35 @@ impl Machine {
     /// A new disk.
     pub(crate) fn wipe(&self) {
         self.kill();
-        self.world.note(format_args!("{} is wiped", self.name));
+        self.lost("is wiped");
         self.disk.wipe();
         self.files.wipe();
+    }
+
+    /// Copies the disk, or puts the last copy back.
+    pub(crate) fn copy_or_restore(&self) {
+        let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copy) = copy.take() {
+            self.kill();
+            self.lost("comes back as it was copied");
+            self.disk.restore(&copy);
+        } else {
+            self.world.note(format_args!("{} is copied", self.name));
+            *copy = Some(self.disk.copy());
+        }
+    }
+
+    /// Damages the log before its end.
+    pub(crate) fn damage_log(&self) {
+        self.kill();
+        if self.disk.damage_log(self.world.draw()) {
+            self.lost("has a damaged log");
+        }
+    }
+
+    fn lost(&self, how: &str) {
+        self.world.note(format_args!("{} {how}", self.name));
+        self.world.record().lost_disk();
     }
 
     /// SIGSTOP, or SIGCONT.

@@ -30,10 +30,18 @@ pub(crate) enum Fault {
     Full,
     /// A machine's clock is wrong for a while.
     Clock,
+    /// The bucket's n is changed.
+    ChangeN,
+    /// The victim's disk is replaced by an empty one.
+    Wipe,
+    /// The victim's disk is copied, or put back as it was copied.
+    Copy,
+    /// The victim's log is damaged before its end.
+    Log,
 }
 
 impl Fault {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 14] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -44,7 +52,16 @@ impl Fault {
         Self::Sync,
         Self::Full,
         Self::Clock,
+        Self::ChangeN,
+        Self::Wipe,
+        Self::Copy,
+        Self::Log,
     ];
+
+    /// Whether acknowledged writes may be lost with it, on one machine.
+    fn loses_data(self) -> bool {
+        matches!(self, Self::Wipe | Self::Copy | Self::Log)
+    }
 }
 
 /// One run.
@@ -63,6 +80,10 @@ pub(crate) struct Setup {
     pub(crate) fault_every_ms: u64,
     /// Whether a write is acknowledged only when it is synced.
     pub(crate) fsync: bool,
+    /// The least W: with two copies one machine may lose its own.
+    pub(crate) w_min: u64,
+    /// Which machine loses data, if any does.
+    pub(crate) victim: usize,
 }
 
 impl Setup {
@@ -74,11 +95,13 @@ impl Setup {
             // Durability without syncs survives a killed process, not a power cut.
             faults.retain(|fault| !matches!(fault, Fault::Power | Fault::Sync));
         }
+        let w_min = if faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
+        let nodes = if dice.percent(60) { 3 } else { dice.between(4, 5) as usize };
         let keys = (0..dice.between(1, 5))
             .filter_map(|at| Key::new("bucket", format!("k{at}").as_bytes()).ok())
             .collect();
         Self {
-            nodes: if dice.percent(60) { 3 } else { dice.between(4, 5) as usize },
+            nodes,
             keys,
             clients: dice.between(1, 4) as usize,
             requests: dice.between(10, 60),
@@ -88,6 +111,8 @@ impl Setup {
             faults,
             fault_every_ms: dice.between(200, 4_000),
             fsync,
+            w_min,
+            victim: dice.index(nodes),
         }
     }
 
