@@ -85,6 +85,7 @@ if ((long)); then
     step "console" scripts/test-console.sh
 fi
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
+step "mirror" cargo run --release --locked -p quorate-sim -- --mirror --seed 1 --seeds "$seeds"
 
 printf '\nsteps: %d passed, %d failed\n' $((steps - ${#failed[@]})) ${#failed[@]}
 if ((${#failed[@]})); then

@@ -16,7 +16,8 @@ use crate::faults::DiskCopy;
 use crate::history::WriteNo;
 use crate::mutations::Mutation;
 use crate::node::Node;
-use crate::oracle::{Violation, every_operation_ends};
+use crate::oracle::every_operation_ends;
+use crate::run::Run;
 use crate::setup::Setup;
 use crate::store::Rows;
 use crate::trace::Trace;
@@ -26,18 +27,6 @@ use crate::world::{Body, Claim, Event, Fault, Request, World};
 const EVENTS_MAX: u64 = 300_000;
 /// The client number of the auditor.
 pub(crate) const AUDITOR: usize = usize::MAX;
-
-/// The result of a seed.
-pub struct Run {
-    /// The hash of all events: equal for equal seeds.
-    pub hash: u64,
-    /// The first broken promise.
-    pub violation: Option<Violation>,
-    /// How many events there were.
-    pub events: u64,
-    /// The events, if they were asked for.
-    pub lines: Vec<String>,
-}
 
 /// Runs a seed. `keep_lines` keeps the trace.
 pub fn run(seed: u64, mutation: Option<Mutation>, keep_lines: bool) -> Run {

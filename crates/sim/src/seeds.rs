@@ -6,9 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::cluster::{Run, run};
-use crate::mutations::Mutation;
 use crate::oracle::Violation;
+use crate::run::{Nodes, Run, run};
 
 /// One in this many seeds runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;
@@ -20,8 +19,8 @@ pub struct SeedRange {
     pub first: u64,
     /// How many.
     pub count: u64,
-    /// The deliberate bug to switch on, if any.
-    pub mutation: Option<Mutation>,
+    /// What nodes the clusters are made of.
+    pub nodes: Nodes,
     /// How many threads; the result is the same for any number from 1.
     pub threads: usize,
 }
@@ -56,7 +55,7 @@ impl SeedRange {
                         if seed >= limit.load(Ordering::Relaxed) {
                             return;
                         }
-                        let run = run_checked(seed, self.mutation);
+                        let run = run_checked(seed, self.nodes);
                         if run.violation.is_some() {
                             limit.fetch_min(seed, Ordering::Relaxed);
                         }
@@ -93,10 +92,10 @@ impl Report {
 }
 
 /// Runs a seed, now and then twice: a run that cannot be repeated proves nothing.
-fn run_checked(seed: u64, mutation: Option<Mutation>) -> Run {
-    let mut first = run(seed, mutation, false);
+fn run_checked(seed: u64, nodes: Nodes) -> Run {
+    let mut first = run(seed, nodes, false);
     if seed.is_multiple_of(TWICE_EVERY) {
-        let second = run(seed, mutation, false);
+        let second = run(seed, nodes, false);
         if second.hash != first.hash && first.violation.is_none() {
             let story = format!("two runs of seed {seed} differ");
             first.violation = Some(Violation { property: "seeds_are_deterministic", story });

@@ -1,8 +1,8 @@
 //! Tests of the simulator itself: a seed repeats, a correct cluster passes, and every mutation is
 //! found.
 
-use quorate_sim::cluster::run;
 use quorate_sim::mutations::{MUTATIONS, Mutation};
+use quorate_sim::run::{Nodes, Run, run};
 use quorate_sim::seeds::SeedRange;
 
 /// Every mutation must be found within this many seeds, as README.md says too.
@@ -11,7 +11,30 @@ const SEEDS_PER_MUTATION: u64 = 300;
 const SEEDS_PER_RARE_MUTATION: u64 = 3000;
 
 fn run_seeds(count: u64, mutation: Option<Mutation>, threads: usize) -> quorate_sim::seeds::Report {
-    SeedRange { first: 1, count, mutation, threads }.run(|_| {})
+    let nodes = Nodes::Mirror(mutation);
+    SeedRange { first: 1, count, nodes, threads }.run(|_| {})
+}
+
+fn mirror(seed: u64, keep_lines: bool) -> Run {
+    run(seed, Nodes::Mirror(None), keep_lines)
+}
+
+#[test]
+fn seeds_of_the_shipping_node_are_clean() {
+    let range = SeedRange { first: 1, count: 200, nodes: Nodes::Shipping, threads: 2 };
+    let report = range.run(|_| {});
+    assert_eq!(report.failure, None);
+    assert_eq!(report.seeds, 200);
+}
+
+#[test]
+fn a_seed_of_the_shipping_node_repeats_itself() {
+    for seed in 1..40 {
+        let first = run(seed, Nodes::Shipping, false);
+        let second = run(seed, Nodes::Shipping, true);
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+        assert!(first.events > 10, "seed {seed}");
+    }
 }
 
 #[test]
@@ -24,14 +47,14 @@ fn seeds_without_a_mutation_are_clean() {
 #[test]
 fn a_seed_repeats_itself() {
     for seed in 1..30 {
-        let (first, second) = (run(seed, None, false), run(seed, None, true));
+        let (first, second) = (mirror(seed, false), mirror(seed, true));
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
     }
 }
 
 #[test]
 fn seeds_differ() {
-    assert_ne!(run(1, None, false).hash, run(2, None, false).hash);
+    assert_ne!(mirror(1, false).hash, mirror(2, false).hash);
 }
 
 #[test]

@@ -148,10 +148,12 @@ impl Cluster {
             Fault::ChangeN => return self.change_n(&machine),
             Fault::Wipe | Fault::Copy | Fault::Log => {
                 let victim = self.machines[self.setup.victim].clone();
-                match fault {
-                    Fault::Wipe => victim.wipe(),
-                    Fault::Copy => victim.copy_or_restore(),
-                    _ => victim.damage_log(),
+                if fault == Fault::Wipe {
+                    victim.wipe();
+                } else if fault == Fault::Copy {
+                    victim.copy_or_restore();
+                } else {
+                    victim.damage_log();
                 }
                 tokio::spawn(async move {
                     sleep(after).await;

@@ -16,44 +16,36 @@ mod world;
 
 use std::sync::Arc;
 
+use tokio::runtime::Builder;
+
+use self::cluster::Cluster;
+use self::setup::Setup;
+use self::world::World;
 use crate::dice::Dice;
 use crate::oracle::Violation;
+use crate::run::Run;
 use crate::trace::Trace;
-use cluster::Cluster;
-use setup::Setup;
-use world::World;
 
 /// The replicas of a key.
 const N: u16 = 3;
 
-/// How a run ended.
-#[derive(Debug)]
-pub struct Run {
-    /// The first broken promise.
-    pub violation: Option<Violation>,
-    /// The hash of all that happened: equal for equal seeds.
-    pub hash: u64,
-    /// Acknowledged writes.
-    pub acked: u64,
-    /// Every event, if the trace was kept.
-    pub lines: Vec<String>,
-}
-
-/// Runs one seed.
-///
-/// # Errors
-/// The system's, if it gives no resources for the clock.
-pub fn run(seed: u64, keep_trace: bool) -> std::io::Result<Run> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    Ok(runtime.block_on(async {
+/// Runs a seed. `keep_lines` keeps the trace.
+pub(crate) fn run(seed: u64, keep_lines: bool) -> Run {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let story = format!("no clock: {error}");
+            let violation = Some(Violation { property: "a_run_begins", story });
+            return Run { hash: 0, events: 0, violation, lines: Vec::new() };
+        }
+    };
+    runtime.block_on(async {
         let mut dice = Dice::new(seed);
         let setup = Setup::draw(&mut dice);
-        let world = Arc::new(World::new(dice, Trace::new(keep_trace), N));
+        let world = Arc::new(World::new(dice, Trace::new(keep_lines), N));
         world.note(format_args!("{setup:?}"));
         Cluster::run(world.clone(), setup).await;
-        let acked = world.record().acked;
-        let (violation, hash, lines) = world.result();
-        Run { violation, hash, acked, lines }
-    }))
+        world.result()
+    })
 }

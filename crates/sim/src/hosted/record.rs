@@ -20,14 +20,12 @@ pub(crate) struct Record {
     now: u64,
     /// Every dot that was seen, by key, and the write that it names.
     dots: BTreeMap<(String, Dot), WriteNo>,
-    /// Acknowledged writes.
-    pub(crate) acked: u64,
 }
 
 impl Record {
     /// Nothing yet; buckets keep `n` replicas.
     pub(crate) fn new(n: u16) -> Self {
-        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new(), acked: 0 }
+        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new() }
     }
 
     /// The next moment.
@@ -54,7 +52,6 @@ impl Record {
         let at = self.tick();
         let told = if end == End::NotApplied { ATTEMPTS } else { 1 };
         (0..told).for_each(|_| self.oracle.end_attempt(write, end, at));
-        self.acked += u64::from(matches!(end, End::Acked { .. }));
     }
 
     /// A node lost its disk.

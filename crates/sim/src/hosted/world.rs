@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::dice::Dice;
 use crate::hosted::record::Record;
 use crate::oracle::{Verdict, Violation};
+use crate::run::Run;
 use crate::trace::Trace;
 
 /// The world of one run.
@@ -86,11 +87,11 @@ impl World {
         lock(&self.violation).is_some()
     }
 
-    /// The first broken promise, the trace's hash, and its lines if they were kept.
-    pub(crate) fn result(&self) -> (Option<Violation>, u64, Vec<String>) {
+    /// The result of the run, which is over.
+    pub(crate) fn result(&self) -> Run {
         let violation = lock(&self.violation).take();
         let trace = std::mem::replace(&mut *lock(&self.trace), Trace::new(false));
-        (violation, trace.hash(), trace.into_lines())
+        Run { hash: trace.hash(), events: trace.events(), violation, lines: trace.into_lines() }
     }
 }
 
