@@ -95,7 +95,8 @@ impl Client {
 
     async fn read(&mut self, key: Key) {
         let strict = self.world.percent(50);
-        let r = if self.world.percent(70) { 2 } else { self.world.between(1, 3) as u16 };
+        let usual = self.world.percent(70);
+        let r = if usual { self.setup.r } else { self.world.between(1, 3) } as u16;
         let begun = self.world.record().tick();
         let (asked, timeout_ms) = (asked(r, !strict), self.setup.request_ms);
         let question = key.clone();
@@ -125,7 +126,7 @@ impl Client {
     async fn write(&mut self, key: Key) {
         let strict = self.world.percent(50);
         let usual = self.world.percent(70);
-        let w = if usual { 2 } else { self.world.between(self.setup.w_min, 3) as u16 };
+        let w = if usual { self.setup.w } else { self.world.between(self.setup.w_min, 3) } as u16;
         let deletes = self.world.percent(20);
         let session = self.sessions.remove(&key).filter(|_| self.world.percent(75));
         let condition = self.world.percent(15).then(|| match &session {

@@ -28,8 +28,6 @@ use crate::hosted::setup::{Fault, Setup};
 use crate::hosted::world::World;
 use crate::oracle::{Read, Sight, a_healed_cluster_serves, converges};
 
-/// A machine that has failed comes back within this time.
-const DOWN_MS_MAX: u64 = 5_000;
 /// How long the healed cluster may take to converge.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(900);
 /// How often it is checked whether it has.
@@ -116,7 +114,7 @@ impl Cluster {
 
     fn inject(&self, fault: Fault) {
         let machine = self.world.pick(&self.machines);
-        let after = self.world.at_most_ms(DOWN_MS_MAX);
+        let after = self.world.at_most_ms(self.setup.fault_ms_max);
         match fault {
             Fault::Kill => machine.kill(),
             Fault::Stop => machine.stop(),
@@ -213,7 +211,7 @@ impl Cluster {
     async fn heal(&self) {
         self.world.note(format_args!("heals"));
         // What is about to recover does so first.
-        sleep(Duration::from_millis(DOWN_MS_MAX)).await;
+        sleep(Duration::from_millis(self.setup.fault_ms_max)).await;
         self.network.cut(BTreeSet::new());
         self.network.set_latency(self.setup.latency_ms_max);
         self.machines.iter().for_each(recover);

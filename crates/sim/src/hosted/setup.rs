@@ -80,8 +80,13 @@ pub(crate) struct Setup {
     pub(crate) fault_every_ms: u64,
     /// Whether a write is acknowledged only when it is synced.
     pub(crate) fsync: bool,
+    /// The longest that a fault lasts, in milliseconds.
+    pub(crate) fault_ms_max: u64,
     /// The least W: with two copies one machine may lose its own.
     pub(crate) w_min: u64,
+    /// What most writes and reads ask for.
+    pub(crate) w: u64,
+    pub(crate) r: u64,
     /// Which machine loses data, if any does.
     pub(crate) victim: usize,
 }
@@ -104,14 +109,19 @@ impl Setup {
             nodes,
             keys,
             clients: dice.between(1, 4) as usize,
-            requests: dice.between(10, 60),
+            // Many short runs find more than few long ones, but not all.
+            requests: if dice.percent(95) { dice.between(10, 60) } else { 300 },
             thinking_ms_max: dice.between(1, 300),
             request_ms: dice.between(400, 2_000),
             latency_ms_max: dice.between(0, 8),
             faults,
             fault_every_ms: dice.between(200, 4_000),
             fsync,
+            // Some keep a node behind for long.
+            fault_ms_max: if dice.percent(70) { 5_000 } else { dice.between(50, 30_000) },
             w_min,
+            w: dice.between(w_min, 3),
+            r: dice.between(1, 3),
             victim: dice.index(nodes),
         }
     }
