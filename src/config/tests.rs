@@ -40,7 +40,7 @@ fn every_setting_of_the_file_is_known_in_the_environment() {
     let tables = [Limits::SETTINGS, Timeouts::SETTINGS, AntiEntropy::SETTINGS];
     let more = [Deletes::SETTINGS, GossipConfig::SETTINGS, PeersConfig::SETTINGS];
     let rest = [StorageConfig::SETTINGS, LogConfig::SETTINGS, ALONE, OF_LAYOUT, OF_DEFAULTS];
-    let last = [ExplainConfig::SETTINGS];
+    let last = [ExplainConfig::SETTINGS, OtlpConfig::SETTINGS];
     let all = tables.iter().chain(&more).chain(&rest).chain(&last).map(|settings| settings.len());
     assert_eq!(count, all.sum::<usize>());
 }
