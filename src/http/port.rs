@@ -302,6 +302,7 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
     let mut connection = std::pin::pin!(connection);
     // `cut` is never cancelled before the port stops: until then, do not poll it on every event.
     let ended = tokio::select! {
+        biased; // a request that has arrived by now is read before the connection counts as idle
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
