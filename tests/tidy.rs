@@ -131,9 +131,10 @@ fn every_setting_is_documented() {
     // The example's key is refused, so that it is never used in earnest.
     fs::write(&file, shown.replace(&"0".repeat(64), &"07".repeat(32))).unwrap();
     quorate::config::load(&file).unwrap();
-    let source: String = ["src/config/mod.rs", "src/config/sections.rs"]
-        .map(|file| fs::read_to_string(file).unwrap())
-        .concat();
+    let source: String =
+        ["crates/engine/src/config/mod.rs", "crates/engine/src/config/sections.rs"]
+            .map(|file| fs::read_to_string(file).unwrap())
+            .concat();
     let fields = source.lines().filter_map(|line| line.trim().strip_prefix("pub "));
     for field in fields.filter_map(|rest| rest.split_once(':').map(|(name, _)| name)) {
         let is_field = field.chars().all(|c| c.is_ascii_lowercase() || c == '_');

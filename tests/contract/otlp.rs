@@ -162,7 +162,11 @@ fn one_trace_shows_entry_node_coordinator_and_replicas() {
 fn a_client_that_does_not_record_is_not_traced_and_what_is_malformed_is_ignored() {
     let collector = Collector::start();
     let settings = settings(&collector.endpoint, "shows_keys = true\n");
-    let cluster = Cluster::start_with(1, CLUSTER_ID, &settings.replace("0.1", "100"));
+    let cluster = Cluster::start_with(
+        1,
+        CLUSTER_ID,
+        &settings.replace("sample_percent = 0.1", "sample_percent = 100"),
+    );
     let get = |header: &str| Request::get("/kv/b/k").header("traceparent", header);
     assert_eq!(cluster.nodes[0].send(&get(&traceparent("00"))).status, 404);
     for header in ["", "00-xyz", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {

@@ -1,6 +1,6 @@
 //! Rows that a simulated node sets aside because it came back too old to be trusted, and how it
-//! knows that it has received what it lacks. `engine/src/repair/distrusted.rs` and
-//! `engine/src/repair/received.rs` in the real node.
+//! knows that it has received what it lacks. `repair/distrusted.rs` and
+//! `repair/received.rs` in the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
 //! What a simulated node knows of its bucket's n, and what a change of n entails: rows move to
 //! another Merkle tree, new home replicas fill, former ones hand their rows over and drop them.
-//! `engine/src/cluster/buckets.rs` and `engine/src/repair/reassign.rs` in the real node.
+//! `cluster/buckets.rs` and `repair/reassign.rs` in the engine.
 
 use std::collections::BTreeMap;
 

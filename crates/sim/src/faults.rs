@@ -118,7 +118,7 @@ impl Cluster {
     /// A sync fails: no write that waits for it is acknowledged, and writes stop. Reads continue
     /// until the disk works again and the process is replaced by a fresh one, which opens the store
     /// with what is on the disk under a new incarnation (docs/design.md, "Durability";
-    /// `engine/src/background/reopen.rs`).
+    /// `background/reopen.rs`).
     fn fail_sync(&mut self, id: NodeId) {
         let is_sound = |node: &&mut crate::node::Node| node.up && !node.store.has_failed();
         let Some(node) = self.nodes.get_mut(&id).filter(is_sound) else { return };

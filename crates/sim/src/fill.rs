@@ -1,5 +1,5 @@
 //! How a simulated node receives what it is missing: all its partitions after its disk was lost or
-//! came back old, or its bucket's rows after n was raised. `engine/src/repair/fill.rs` in the real node.
+//! came back old, or its bucket's rows after n was raised. `repair/fill.rs` in the engine.
 
 use std::collections::VecDeque;
 

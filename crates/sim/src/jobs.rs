@@ -1,5 +1,5 @@
 //! The background jobs of a simulated node: handoff, anti-entropy, greetings, filling, sweeping,
-//! reaping. `engine/src/background/mod.rs` in the real node.
+//! reaping. `background/mod.rs` in the engine.
 
 use quorate_protocol::name::NodeId;
 

@@ -1,6 +1,5 @@
 //! The reaper of a simulated node: proves that tombstones cover all that is left of their keys, and
-//! has them deleted everywhere. It drives `protocol::reap` as `engine/src/repair/reaper.rs` does in the real
-//! node.
+//! has them deleted everywhere. It drives `protocol::reap` as `repair/reaper.rs` does in the engine.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
 //! What a simulated node does as a replica: merges, reads, acknowledges when durable, and delivers
-//! hints. `engine/src/ops/replica.rs` and `engine/src/repair/handoff.rs` in the real node.
+//! hints. `ops/replica.rs` and `repair/handoff.rs` in the engine.
 
 use bytes::Bytes;
 use quorate_protocol::get::{self, ReadKind, RowKind};

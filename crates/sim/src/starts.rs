@@ -1,5 +1,5 @@
 //! Starts of a simulated node: it announces its start, its peers judge it, and a node that came
-//! back behind starts over. It drives `protocol::generation` as `engine/src/cluster/generation.rs` does in the
+//! back behind starts over. It drives `protocol::generation` as `cluster/generation.rs` does in the
 //! real node.
 
 use std::collections::BTreeMap;

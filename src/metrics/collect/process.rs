@@ -1,8 +1,9 @@
 //! The process, by the names that Prometheus' own clients use.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use quorate_protocol::time::WallTime;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::http::descriptors;
@@ -38,7 +39,7 @@ pub(super) const SECTION: Section = Section {
 };
 
 /// Writes the metrics of the process, started then.
-pub(super) fn write(out: &mut Writer, started: SystemTime) {
+pub(super) fn write(out: &mut Writer, started: WallTime) {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     out.one(&CPU, seconds(Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32)));
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -61,7 +62,7 @@ pub(super) fn write(out: &mut Writer, started: SystemTime) {
     if let Some(limit) = descriptors::limit() {
         out.one(&MAX, limit);
     }
-    out.one(&STARTED, seconds(started.duration_since(UNIX_EPOCH).unwrap_or_default()));
+    out.one(&STARTED, seconds(Duration::from_millis(started.0)));
 }
 
 /// A number from `/proc/self/status` (in kilobytes if it is an amount of memory) or its like.

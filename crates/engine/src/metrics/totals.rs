@@ -1,8 +1,8 @@
 //! What a node counts for its metrics as it happens.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use quorate_protocol::time::WallTime;
 use tokio::sync::Semaphore;
 
 use crate::metrics::operations::Operations;
@@ -18,20 +18,20 @@ pub struct Metrics {
     /// What repair does.
     pub repair: Repair,
     /// When the node started, by the machine's clock.
-    pub started: SystemTime,
+    pub started: WallTime,
     /// Held while the store is asked for its numbers: a store that hangs is asked once, not again
     /// for every scrape.
     pub store_turn: Arc<Semaphore>,
 }
 
-impl Default for Metrics {
-    /// All counters at zero.
-    fn default() -> Self {
+impl Metrics {
+    /// All counters at zero, for a node that starts now.
+    pub fn new(started: WallTime) -> Self {
         Self {
             requests: Requests::default(),
             operations: Operations::default(),
             repair: Repair::default(),
-            started: SystemTime::now(),
+            started,
             store_turn: Arc::new(Semaphore::new(1)),
         }
     }

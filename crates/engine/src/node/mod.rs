@@ -178,7 +178,7 @@ impl Node {
             buckets: Buckets::load(&store, config.defaults.properties(), layout.node_count())?,
             admission: Admission::new(&config.limits),
             bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(host.clock.now()),
             forwards: Forwards::new(config.limits.operations_max),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
             sampler: Sampler::new(&host, config.otlp.sample_percent),
