@@ -1,16 +1,21 @@
 //! `quorate-sim`: runs seeds of the simulator and prints how to reproduce the first failure.
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use quorate_sim::hosted::Case;
 use quorate_sim::mutations::{MUTATIONS, Mutation};
-use quorate_sim::run::{Nodes, run};
+use quorate_sim::run::{Nodes, Run, run};
 use quorate_sim::seeds::{Report, SeedRange};
 
 /// A progress line is shown only if the run takes longer than this.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
+
+/// How many seeds are explored before the time is looked at.
+const EXPLORED_TOGETHER: u64 = 256;
 
 /// Run simulated clusters of the shipping node from seeds, with faults, and check every promise.
 #[derive(Parser)]
@@ -34,12 +39,26 @@ struct Arguments {
     /// List the deliberate bugs that can be switched on.
     #[arg(long, alias = "plants")]
     mutations: bool,
+    /// Explore new seeds for so many minutes; a case that breaks a promise is made smaller and written
+    /// to a file.
+    #[arg(long, conflicts_with_all = ["seeds", "trace", "mirror", "mutation", "replay"])]
+    minutes: Option<u64>,
+    /// Run a case from such a file, and print every event.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "trace", "mirror", "mutation"])]
+    replay: Option<PathBuf>,
     /// Threads; 0 means one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
 }
 
 impl Arguments {
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+
     fn nodes(&self) -> Nodes {
         match self.mirror || self.mutation.is_some() {
             true => Nodes::Mirror(self.mutation),
@@ -53,6 +72,10 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let done = if arguments.mutations {
         list_mutations(&mut out)
+    } else if let Some(minutes) = arguments.minutes {
+        explore(&arguments, minutes, &mut out)
+    } else if let Some(file) = &arguments.replay {
+        replay(file, &mut out)
     } else if arguments.trace {
         trace(&arguments, &mut out)
     } else {
@@ -73,11 +96,55 @@ fn list_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
 }
 
 fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
-    let run = run(arguments.seed, arguments.nodes(), true);
+    print_trace(
+        &format!("seed {}", arguments.seed),
+        run(arguments.seed, arguments.nodes(), true),
+        out,
+    )
+}
+
+/// Runs the case in a file.
+fn replay(file: &Path, out: &mut impl Write) -> std::io::Result<ExitCode> {
+    let case = match Case::parse(&std::fs::read_to_string(file)?) {
+        Ok(case) => case,
+        Err(error) => {
+            writeln!(out, "{}: {error}", file.display())?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    print_trace(&file.display().to_string(), case.run(true), out)
+}
+
+/// Runs seeds that were never run, until one breaks a promise or the time is over.
+fn explore(arguments: &Arguments, minutes: u64, out: &mut impl Write) -> std::io::Result<ExitCode> {
+    let begun = Instant::now();
+    // Every exploration begins elsewhere; the seed that fails is printed.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (mut first, mut done) = (since.as_micros() as u64, 0);
+    while begun.elapsed() < Duration::from_secs(60 * minutes) {
+        let threads = arguments.threads();
+        let range = SeedRange { first, count: EXPLORED_TOGETHER, nodes: Nodes::Shipping, threads };
+        let report = range.run(|_| {});
+        done += report.seeds;
+        first += EXPLORED_TOGETHER;
+        let (seconds, left) = (begun.elapsed().as_secs(), minutes * 60);
+        writeln!(std::io::stderr(), "{done} seeds clean, {seconds} of {left} s")?;
+        let Some((seed, violation)) = report.failure else { continue };
+        writeln!(out, "seed {seed} BROKEN {violation}")?;
+        let file = format!("simulated-failure-{seed}.json");
+        std::fs::write(&file, Case::draw(seed).shrink().text())?;
+        writeln!(out, "the smallest case found: quorate-sim --replay {file}")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    writeln!(out, "{done} seeds clean")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_trace(what: &str, run: Run, out: &mut impl Write) -> std::io::Result<ExitCode> {
     for line in &run.lines {
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "seed {}: {} events, hash {:016x}", arguments.seed, run.events, run.hash)?;
+    writeln!(out, "{what}: {} events, hash {:016x}", run.events, run.hash)?;
     match run.violation {
         None => Ok(ExitCode::SUCCESS),
         Some(violation) => {
@@ -88,15 +155,11 @@ fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCod
 }
 
 fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
-    let threads = match arguments.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
     let range = SeedRange {
         first: arguments.seed,
         count: arguments.seeds,
         nodes: arguments.nodes(),
-        threads,
+        threads: arguments.threads(),
     };
     let begun = Instant::now();
     let report = range.run(|seeds| show_progress(begun, seeds, arguments.seeds));

@@ -1,8 +1,9 @@
 //! One seed: what is run, and how it ends.
 
+use crate::cluster;
+use crate::hosted::Case;
 use crate::mutations::Mutation;
 use crate::oracle::Violation;
-use crate::{cluster, hosted};
 
 /// The result of a seed.
 pub struct Run {
@@ -28,7 +29,7 @@ pub enum Nodes {
 /// Runs a seed. `keep_lines` keeps the trace.
 pub fn run(seed: u64, nodes: Nodes, keep_lines: bool) -> Run {
     match nodes {
-        Nodes::Shipping => hosted::run(seed, keep_lines),
+        Nodes::Shipping => Case::draw(seed).run(keep_lines),
         Nodes::Mirror(mutation) => cluster::run(seed, mutation, keep_lines),
     }
 }

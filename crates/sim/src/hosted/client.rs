@@ -56,12 +56,13 @@ pub(crate) struct Session {
 impl Client {
     /// Makes its requests, one after another.
     pub(crate) async fn run(mut self, requests: u64) {
+        let keys = self.setup.keys();
         for _ in 0..requests {
             if self.world.is_broken() {
                 return;
             }
             sleep(self.world.at_most_ms(self.setup.thinking_ms_max)).await;
-            let key = self.world.pick(&self.setup.keys);
+            let key = self.world.pick(&keys);
             if self.world.percent(40) {
                 self.read(key).await;
             } else {

@@ -172,7 +172,8 @@ impl Cluster {
     }
 
     fn change_n(&self, machine: &Machine) {
-        let (Some(process), Some(key)) = (machine.process(), self.setup.keys.first()) else {
+        let (Some(process), Some(key)) = (machine.process(), self.setup.keys().into_iter().next())
+        else {
             return;
         };
         let Ok(bucket) = Bucket::parse(key.bucket()) else { return };
@@ -232,7 +233,7 @@ impl Cluster {
         }
         self.world.judge(converges(left));
         self.audit().await;
-        for key in &self.setup.keys {
+        for key in &self.setup.keys() {
             let replicas = self.replicas(key);
             let replicas = replicas
                 .into_iter()
@@ -246,7 +247,7 @@ impl Cluster {
     /// *A healed cluster takes every request* (promise 5), through any node.
     async fn audit(&self) {
         for process in self.machines.iter().filter_map(|machine| machine.process()) {
-            for key in &self.setup.keys {
+            for key in &self.setup.keys() {
                 let node = &process.node;
                 let begun = self.world.record().tick();
                 let needed = Some(Count::Exactly(2));
@@ -293,7 +294,7 @@ impl Cluster {
                 Err(error) => return Some(format!("{}: {error}", machine.name)),
             }
         }
-        for key in &self.setup.keys {
+        for key in &self.setup.keys() {
             let replicas = self.replicas(key);
             let first = replicas.values().next();
             if replicas.values().any(|object| Some(object) != first) {

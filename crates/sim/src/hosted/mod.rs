@@ -2,9 +2,11 @@
 //!
 //! What runs here is `quorate-engine` and `quorate-storage` as the server runs them, in one thread
 //! on tokio's paused clock: `machine` is their host (disk, clock, threads, chance), `network` carries
-//! the bytes between them, `life` ends and holds up their tasks. `setup` is what a seed decides,
-//! `cluster` one run, `client` who asks, `record` what the oracle is told.
+//! the bytes between them, `life` ends and holds up their tasks. `setup` is what a seed decides, `case`
+//! keeps that in a file and makes it smaller, `cluster` is one run, `client` who asks, `record` what the
+//! oracle is told.
 
+mod case;
 mod client;
 mod cluster;
 mod life;
@@ -18,8 +20,8 @@ use std::sync::Arc;
 
 use tokio::runtime::Builder;
 
+pub use self::case::Case;
 use self::cluster::Cluster;
-use self::setup::Setup;
 use self::world::World;
 use crate::dice::Dice;
 use crate::oracle::Violation;
@@ -29,8 +31,7 @@ use crate::trace::Trace;
 /// The replicas of a key.
 const N: u16 = 3;
 
-/// Runs a seed. `keep_lines` keeps the trace.
-pub(crate) fn run(seed: u64, keep_lines: bool) -> Run {
+fn run_case(case: &Case, keep_lines: bool) -> Run {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -41,11 +42,9 @@ pub(crate) fn run(seed: u64, keep_lines: bool) -> Run {
         }
     };
     runtime.block_on(async {
-        let mut dice = Dice::new(seed);
-        let setup = Setup::draw(&mut dice);
-        let world = Arc::new(World::new(dice, Trace::new(keep_lines), N));
-        world.note(format_args!("{setup:?}"));
-        Cluster::run(world.clone(), setup).await;
+        let world = Arc::new(World::new(Dice::new(case.seed), Trace::new(keep_lines), N));
+        world.note(format_args!("{:?}", case.setup));
+        Cluster::run(world.clone(), case.setup.clone()).await;
         world.result()
     })
 }

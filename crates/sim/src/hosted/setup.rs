@@ -2,13 +2,14 @@
 
 use quorate_engine::config::Config;
 use quorate_protocol::name::Key;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dice::Dice;
 
 /// The kinds of faults. Each run has some of them only: what all together hide, few of them show
 /// (Groce et al., "Swarm Testing", ISSTA 2012).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Fault {
     /// SIGKILL.
     Kill,
@@ -65,10 +66,12 @@ impl Fault {
 }
 
 /// One run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Setup {
     pub(crate) nodes: usize,
-    pub(crate) keys: Vec<Key>,
+    /// How many keys clients use.
+    pub(crate) keys: usize,
     pub(crate) clients: usize,
     /// Requests of each client.
     pub(crate) requests: u64,
@@ -102,12 +105,9 @@ impl Setup {
         }
         let w_min = if faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
         let nodes = if dice.percent(60) { 3 } else { dice.between(4, 5) as usize };
-        let keys = (0..dice.between(1, 5))
-            .filter_map(|at| Key::new("bucket", format!("k{at}").as_bytes()).ok())
-            .collect();
         Self {
             nodes,
-            keys,
+            keys: dice.between(1, 5) as usize,
             clients: dice.between(1, 4) as usize,
             // Many short runs find more than few long ones, but not all.
             requests: if dice.percent(95) { dice.between(10, 60) } else { 300 },
@@ -124,6 +124,54 @@ impl Setup {
             r: dice.between(1, 3),
             victim: dice.index(nodes),
         }
+    }
+
+    /// Whether such a cluster can be.
+    ///
+    /// # Errors
+    /// What cannot.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let in_range = |name: &str, value: u64, min: u64, max: u64| match value {
+            value if (min..=max).contains(&value) => Ok(()),
+            value => Err(format!("{name} must be from {min} to {max}, not {value}")),
+        };
+        in_range("nodes", self.nodes as u64, 3, 9)?;
+        in_range("victim", self.victim as u64, 0, self.nodes as u64 - 1)?;
+        in_range("keys", self.keys as u64, 1, 100)?;
+        in_range("clients", self.clients as u64, 1, 100)?;
+        in_range("w_min", self.w_min, 1, 3)?;
+        in_range("w", self.w, 1, 3)?;
+        in_range("r", self.r, 1, 3)?;
+        in_range("request_ms", self.request_ms, 1, 60_000)
+    }
+
+    /// The keys that clients use.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let named = |at| Key::new("bucket", format!("k{at}").as_bytes()).ok();
+        (0..self.keys).filter_map(named).collect()
+    }
+
+    /// Setups with a little less in them, those with much less first.
+    pub(crate) fn smaller(&self) -> Vec<Self> {
+        let mut smaller = Vec::new();
+        let mut add = |change: &dyn Fn(&mut Self)| {
+            let mut setup = self.clone();
+            change(&mut setup);
+            if setup != *self {
+                smaller.push(setup);
+            }
+        };
+        add(&|setup| setup.requests = (setup.requests / 2).max(1));
+        add(&|setup| setup.clients = (setup.clients / 2).max(1));
+        for fault in &self.faults {
+            add(&|setup| setup.faults.retain(|other| other != fault));
+        }
+        add(&|setup| setup.keys = 1);
+        add(&|setup| (setup.nodes, setup.victim) = (3, setup.victim.min(2)));
+        add(&|setup| setup.clients = (setup.clients - 1).max(1));
+        add(&|setup| setup.requests = (setup.requests - 1).max(1));
+        add(&|setup| setup.latency_ms_max = 0);
+        smaller
     }
 
     /// The configuration of a node, which counts from 1.
