@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// What each package of the workspace may depend on within it: `src -> engine -> storage -> protocol
 /// <- sim`, and `src -> cli -> client`.
-const DIRECTION: [(&str, &[&str]); 9] = [
+const DIRECTION: [(&str, &[&str]); 10] = [
     (
         "Cargo.toml",
         &["quorate-cli", "quorate-engine", "quorate-otlp", "quorate-protocol", "quorate-storage"],
@@ -17,7 +17,11 @@ const DIRECTION: [(&str, &[&str]); 9] = [
     ("crates/engine/Cargo.toml", &["quorate-protocol", "quorate-storage"]),
     ("crates/storage/Cargo.toml", &["quorate-protocol"]),
     ("crates/protocol/Cargo.toml", &[]),
-    ("crates/sim/Cargo.toml", &["quorate-engine", "quorate-protocol", "quorate-storage"]),
+    ("crates/oracle/Cargo.toml", &["quorate-protocol"]),
+    (
+        "crates/sim/Cargo.toml",
+        &["quorate-engine", "quorate-oracle", "quorate-protocol", "quorate-storage"],
+    ),
     ("crates/bench/Cargo.toml", &["quorate-client"]),
     ("crates/client/Cargo.toml", &[]),
     ("crates/cli/Cargo.toml", &["quorate-client"]),

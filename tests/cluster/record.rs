@@ -1,4 +1,4 @@
-//! A record of what the clients of a test did and saw, judged by the simulator's oracle.
+//! A record of what the clients of a test did and saw, judged by the same oracle as the simulator's.
 //!
 //! Every value is a set of elements, a JSON array whose last element names the write itself:
 //! `["k:w3", "k:w7", "k:w9"]` is write 9 to key `k`, by a client that was shown 3 and 7. So a value
@@ -10,11 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
+use quorate_oracle::history::{End, Moment, Saw, WriteNo};
+use quorate_oracle::{Answer as Judged, Oracle, Read, Sight, Verdict};
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::name::Key;
-use quorate_sim::history::{End, Moment, Saw, WriteNo};
-use quorate_sim::oracle::{Answer as Judged, Oracle, Read, Sight, Verdict};
 
 use crate::harness::{Cluster, name_of};
 use crate::http::{Answer, Node, Shown};

@@ -15,12 +15,12 @@ use quorate_protocol::terms::QuorumOptions;
 use quorate_protocol::view::{View, context_of};
 
 use crate::client::Response;
-use crate::history::{End, WriteNo};
 use crate::mutations::Mutation;
 use crate::node::Node;
-use crate::oracle::{Answer, Read, Sight};
 use crate::store::Slot;
 use crate::world::{Body, Event, Request, World, sight, write_of};
+use quorate_oracle::history::{End, WriteNo};
+use quorate_oracle::{Answer, Read, Sight};
 
 /// An answer takes this long to reach its client, in milliseconds.
 const ANSWER_DELAY_MS: u64 = 1;

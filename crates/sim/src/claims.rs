@@ -10,9 +10,9 @@ use quorate_protocol::object::Object;
 
 use crate::cluster::Cluster;
 use crate::node::Node;
-use crate::oracle::{Verdict, a_filled_node_has_everything, what_is_dropped_is_held};
 use crate::store::Slot;
 use crate::world::write_of;
+use quorate_oracle::{Verdict, a_filled_node_has_everything, what_is_dropped_is_held};
 
 /// A comparison that fills a node, from its start.
 pub(crate) struct Fill {

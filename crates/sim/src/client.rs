@@ -13,8 +13,8 @@ use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
 
-use crate::history::{Saw, WriteNo};
 use crate::world::{Body, Event, Request, World, value_of, write_id};
+use quorate_oracle::history::{Saw, WriteNo};
 
 /// How much longer a client waits than its entry node, in milliseconds.
 const PATIENCE_MS: u64 = 100;

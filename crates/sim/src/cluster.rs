@@ -13,15 +13,15 @@ use crate::claims::Fill;
 use crate::client::{Client, Response};
 use crate::dice::Dice;
 use crate::faults::DiskCopy;
-use crate::history::WriteNo;
 use crate::mutations::Mutation;
 use crate::node::Node;
-use crate::oracle::every_operation_ends;
 use crate::run::Run;
 use crate::setup::Setup;
 use crate::store::Rows;
 use crate::trace::Trace;
 use crate::world::{Body, Claim, Event, Fault, Request, World};
+use quorate_oracle::every_operation_ends;
+use quorate_oracle::history::WriteNo;
 
 /// The most events of a run: far above what any run needs; it bounds an endless loop.
 const EVENTS_MAX: u64 = 300_000;
@@ -208,7 +208,7 @@ impl Cluster {
         if let Body::Write(write, _) = &request.body {
             let number = crate::world::write_of(write.draft.write_id);
             let moment = self.world.moment();
-            self.world.oracle.end_attempt(number, crate::history::End::NotApplied, moment);
+            self.world.oracle.end_attempt(number, quorate_oracle::history::End::NotApplied, moment);
         }
         let (client, number) = (request.client, request.number);
         let response = Box::new(Response::Failed);

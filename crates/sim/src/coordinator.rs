@@ -18,9 +18,9 @@ use quorate_protocol::view::{context_after_write, context_of};
 use crate::entry::Purpose;
 use crate::mutations::Mutation;
 use crate::node::Node;
-use crate::oracle::siblings_are_bounded;
 use crate::replica::{Waiter, slot_of};
 use crate::world::{Claim, World, write_of};
+use quorate_oracle::siblings_are_bounded;
 
 /// A write that is about to get its dot.
 pub(crate) struct Minting {

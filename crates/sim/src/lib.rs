@@ -4,12 +4,11 @@
 //! `quorate-storage`), on disks and a network in memory that delay, lose, cut, fill up and fail. The
 //! mirror ([`cluster`]) is the simulator's own, smaller reading of the node: it drives the same
 //! machines of `quorate-protocol`, and holds the deliberate bugs. Time is virtual and randomness is
-//! seeded, so a seed is a scenario that can be read and repeated. The oracle knows nothing of the
-//! simulator: tests of real processes use it too.
+//! seeded, so a seed is a scenario that can be read and repeated. `quorate-oracle` judges each run.
 //!
 //! # Reading order
 //!
-//! [`history`] and [`oracle`] define what is checked; [`run`] is one seed, [`seeds`] many. Then
+//! `quorate-oracle` defines what is checked; [`run`] is one seed, [`seeds`] many. Then
 //! [`hosted`], or of the mirror: `setup` what a seed decides; `world` what surrounds the nodes
 //! (`network`, `store`, `dice`, `trace`). `node` is a node: `replica`, `entry`, `coordinator`,
 //! `put_driver` and `answers` serve requests, `jobs` runs the background work in `anti_entropy`,
@@ -31,13 +30,11 @@ mod dice;
 mod entry;
 mod faults;
 mod fill;
-pub mod history;
 pub mod hosted;
 mod jobs;
 pub mod mutations;
 mod network;
 mod node;
-pub mod oracle;
 mod put_driver;
 mod reaper;
 mod replica;

@@ -3,7 +3,7 @@
 use crate::cluster;
 use crate::hosted::Case;
 use crate::mutations::Mutation;
-use crate::oracle::Violation;
+use quorate_oracle::Violation;
 
 /// The result of a seed.
 pub struct Run {

@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::oracle::Violation;
 use crate::run::{Nodes, Run, run};
+use quorate_oracle::Violation;
 
 /// One in this many seeds runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;

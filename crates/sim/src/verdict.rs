@@ -12,15 +12,15 @@ use quorate_protocol::terms::QuorumOptions;
 
 use crate::client::Response;
 use crate::cluster::{AUDITOR, Cluster};
-use crate::history::Saw;
 use crate::mutations::Mutation;
 use crate::node::Node;
-use crate::oracle::{
+use crate::store::{Rows, Slot, tree_of};
+use crate::world::{Body, Request, sight, value_of, write_id, write_of};
+use quorate_oracle::history::Saw;
+use quorate_oracle::{
     Verdict, a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left,
     reaped_for_good, rest_writes_nothing, trees_are_right,
 };
-use crate::store::{Rows, Slot, tree_of};
-use crate::world::{Body, Request, sight, value_of, write_id, write_of};
 
 /// How long a healed cluster is left alone until clocks that ran far ahead no longer matter, in
 /// milliseconds.

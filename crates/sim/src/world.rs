@@ -20,12 +20,12 @@ use serde::Serialize;
 
 use crate::client::Response;
 use crate::dice::Dice;
-use crate::history::{Moment, WriteNo};
 use crate::mutations::Mutation;
 use crate::network::{Fate, Network};
-use crate::oracle::{Oracle, Sight, Verdict, Violation};
 use crate::setup::Setup;
 use crate::trace::Trace;
+use quorate_oracle::history::{Moment, WriteNo};
+use quorate_oracle::{Oracle, Sight, Verdict, Violation};
 
 const CLUSTER_ID: &str = "simulated";
 const SECRET: [u8; 32] = [42; 32];

@@ -19,12 +19,12 @@ use quorate_protocol::view::context_of;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::history::{End, Saw, WriteNo};
 use crate::hosted::machine::Machine;
 use crate::hosted::record::{shown, value_of, write_id};
 use crate::hosted::setup::Setup;
 use crate::hosted::world::World;
-use crate::oracle::Read;
+use quorate_oracle::Read;
+use quorate_oracle::history::{End, Saw, WriteNo};
 
 /// How much longer a patient client waits than its entry node may take.
 const PATIENCE: Duration = Duration::from_millis(500);

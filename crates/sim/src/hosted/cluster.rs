@@ -26,7 +26,7 @@ use crate::hosted::network::Network;
 use crate::hosted::record::{held, shown};
 use crate::hosted::setup::{Fault, Setup};
 use crate::hosted::world::World;
-use crate::oracle::{Read, Sight, a_healed_cluster_serves, converges};
+use quorate_oracle::{Read, Sight, a_healed_cluster_serves, converges};
 
 /// How long the healed cluster may take to converge.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(900);

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use crate::hosted::life::Life;
 use crate::hosted::network::{Dialer, Network};
 use crate::hosted::world::World;
-use crate::oracle::Violation;
+use quorate_oracle::Violation;
 
 /// The machines' clocks at the start of a run, in milliseconds since 1970.
 const EPOCH_MS: u64 = 1_700_000_000_000;

@@ -24,9 +24,9 @@ pub use self::case::Case;
 use self::cluster::Cluster;
 use self::world::World;
 use crate::dice::Dice;
-use crate::oracle::Violation;
 use crate::run::Run;
 use crate::trace::Trace;
+use quorate_oracle::Violation;
 
 /// The replicas of a key.
 const N: u16 = 3;

@@ -7,8 +7,8 @@ use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Object, Sibling, WriteId};
 
-use crate::history::{End, Moment, Saw, WriteNo};
-use crate::oracle::{Answer, Oracle, Read, Sight, Verdict, Violation};
+use quorate_oracle::history::{End, Moment, Saw, WriteNo};
+use quorate_oracle::{Answer, Oracle, Read, Sight, Verdict, Violation};
 
 /// How many attempts at a write the oracle is told of: an entry node forwards a write again when its
 /// coordinator falls silent, so that it may be minted twice, under two dots.

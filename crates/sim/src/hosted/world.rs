@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::dice::Dice;
 use crate::hosted::record::Record;
-use crate::oracle::{Verdict, Violation};
 use crate::run::Run;
 use crate::trace::Trace;
+use quorate_oracle::{Verdict, Violation};
 
 /// The world of one run.
 pub(crate) struct World {

@@ -1,7 +1,7 @@
 //! The oracle: from what clients sent and received, it tells which promise was broken.
 //!
-//! It knows nothing of the simulator, so that tests of real processes can use it. There is one
-//! function per property; each names its source: a promise (docs/design.md, "Promises") or a paper.
+//! It knows nothing of who runs the clusters: the simulator and tests of real processes use it. There is
+//! one function per property; each names its source: a promise (docs/design.md, "Promises") or a paper.
 //! Every value is unique, so a value identifies its write. A write that failed or timed out is
 //! *unknown*: it may appear or not. Precedents: Riak's `kv679_eqc` (keep every write with what it
 //! saw, compute what must be left), and openraft's rule that every check names its source.
@@ -14,6 +14,7 @@ use quorate_protocol::name::NodeId;
 
 use crate::history::{End, History, Moment, Saw, WriteNo};
 
+pub mod history;
 mod state;
 
 pub use state::{
