@@ -3,9 +3,9 @@
 //! For each peer a task compares the Merkle trees that both hold: every interval, as soon as the
 //! peer is back, and at once where a partition is known to be dirty. Differences are narrowed down
 //! and repaired in both directions by `protocol::exchange` (`exchange`), a page of keys at a time
-//! and within a share of a core ([`Throttle`]). Of two nodes, the one that comes first in a
-//! partition's preference list starts the exchange. The answering side is in [`answers`]; operators
-//! see the [`Report`]s.
+//! and within a share of a core ([`crate::background::throttle`]). Of two nodes, the one that comes
+//! first in a partition's preference list starts the exchange. The answering side is in
+//! [`answers`]; operators see the [`Report`]s.
 
 pub mod answers;
 mod exchange;
