@@ -161,6 +161,7 @@ async fn many_readers_of_a_large_conflict_stay_within_the_bounds() {
     let grown = watch.stop();
     // An inspecting node holds the copies of three replicas; a merging one the same again.
     let bound = BOUNDS_MIB + 5 * 40;
+    eprintln!("{grown:?} MiB of {bound}");
     assert!(grown.iter().all(|mib| *mib <= bound), "{grown:?} MiB of {bound}");
 }
 
