@@ -1,8 +1,8 @@
 //! The threads on which work may block.
 //!
-//! What a request waits for runs on tokio's blocking pool. Background work, and reading and storing
-//! large rows, run on a few threads of their own, at low priority: on tokio's, a dozen such jobs at
-//! once took every core, and requests that need a fraction of a millisecond queued behind them.
+//! What a request waits for runs on tokio's blocking pool. Reading and storing large rows, and
+//! background work, run on a few threads of their own: on tokio's, a dozen such jobs at once took
+//! every core, and requests that need a fraction of a millisecond queued behind them.
 
 use std::io;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// How many jobs run at a time; the others wait. Few, so that requests keep most of the cores
 /// (docs/decisions/0010).
 const AT_ONCE: usize = 2;
-/// The nice value of the threads: each step is worth about 1.25 times the processor time under
-/// contention.
+/// The nice value of the threads for background work: each step is worth about 1.25 times the
+/// processor time under contention. Large rows have none: a thread that gives way to this node's
+/// event loop gives way to every other program too, and beside a few busy ones no large write was
+/// acknowledged in time.
 const NICE: i32 = 10;
 
-/// Threads of this machine. Those of low priority end when this is dropped, once their jobs are done.
+/// Threads of this machine. Those of the two pools end when this is dropped, once their jobs are done.
 pub(crate) struct MachineThreads {
     requests: Handle,
     large_rows: Option<Runtime>,
@@ -34,8 +36,8 @@ impl MachineThreads {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             requests: Handle::current(),
-            large_rows: Some(of_low_priority("quorate-large", large_turns(cores()))?),
-            background: Some(of_low_priority("quorate-chores", AT_ONCE)?),
+            large_rows: Some(pool("quorate-large", large_turns(cores()), || {})?),
+            background: Some(pool("quorate-chores", AT_ONCE, give_way)?),
         })
     }
 }
@@ -44,12 +46,16 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A few threads that run at low priority.
-fn of_low_priority(name: &str, at_once: usize) -> io::Result<Runtime> {
+/// A few threads.
+fn pool(
+    name: &str,
+    at_once: usize,
+    start: impl Fn() + Send + Sync + 'static,
+) -> io::Result<Runtime> {
     Builder::new_current_thread()
         .thread_name(name)
         .max_blocking_threads(at_once)
-        .on_thread_start(give_way)
+        .on_thread_start(start)
         .build()
 }
 
@@ -79,7 +85,7 @@ impl Threads for MachineThreads {
 /// despite its name (setpriority(2)).
 fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "a thread of low priority runs at the normal one");
+        tracing::debug!(%error, "background work runs at the normal priority");
     }
 }
 
