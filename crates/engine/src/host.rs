@@ -39,10 +39,6 @@ pub trait Wire: Send + Sync {
 pub enum Urgency {
     /// A request waits for it.
     Request,
-    /// A request waits for it, and it reads or stores a large row, one for each turn of
-    /// [`crate::limits::bounds::Bounds::turn_if`]: small requests come first where both want the
-    /// cores.
-    LargeRow,
     /// It may take a while, such as scanning rows for a peer that fills, merging what it sent, or
     /// scrubbing: few at a time, at low priority (docs/decisions/0010).
     Background,

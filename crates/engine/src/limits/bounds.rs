@@ -13,10 +13,9 @@ use crate::limits::sizes::Sizes;
 /// Concurrent inspections of a key. Each loads the whole object from every replica.
 const INSPECTIONS: usize = 4;
 
-/// How many large rows are read or stored at a time: one for every two cores. The other half is for
-/// small requests, and the store's log takes one write at a time anyway.
-pub fn large_turns(cores: usize) -> usize {
-    (cores / 2).max(1)
+/// How many large rows are read or stored at a time: one for each core, but not one alone.
+fn large_turns(cores: usize) -> usize {
+    cores.max(2)
 }
 
 /// All of these limits.

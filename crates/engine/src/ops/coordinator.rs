@@ -348,7 +348,7 @@ async fn store(
     let minted = match minted {
         Err(Error::WouldBlock) => {
             let (key, draft) = (write.key.clone(), write.draft.clone());
-            replica::aside(node, is_large, move |node| {
+            replica::on_blocking_pool(node, move |node| {
                 node.store.mint(place, &key, &draft, now, &limits, Blocking::Allowed)
             })
             .await

@@ -428,13 +428,12 @@ impl Reading {
                 let large = message::Reply::Large { bytes: known as u32 };
                 return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
             }
-            let is_large = known > IN_PLACE_BYTES_MAX;
-            let _large = node.bounds.turn_if(is_large).await;
+            let _large = node.bounds.turn_if(known > IN_PLACE_BYTES_MAX).await;
             let reading_key = key.clone();
             let reading = move |node: &Node| {
                 replica::read_now(node, &reading_key, what, place, Blocking::Allowed)
             };
-            let read = replica::aside(&node, is_large, reading).await;
+            let read = replica::on_blocking_pool(&node, reading).await;
             if let (ReadKind::Object, Ok(reply)) = (what, &read) {
                 node.bounds.cold_reads.saw(reply.payload.len());
                 node.bounds.sizes.saw(&key, reply.payload.len());

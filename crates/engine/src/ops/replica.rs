@@ -295,20 +295,3 @@ pub async fn on_blocking_pool<T: Send + 'static>(
     let working = node.clone();
     node.host.run(Urgency::Request, move || work(&working)).await
 }
-
-/// Runs blocking work on a row: on the threads for large rows if it is a large one, whose turn the
-/// caller has, else on the blocking pool.
-///
-/// # Errors
-/// What `work` returns, or [`Error::Closed`] if the pool is shutting down.
-pub(crate) async fn aside<T: Send + 'static>(
-    node: &Arc<Node>,
-    is_large: bool,
-    work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    if !is_large {
-        return on_blocking_pool(node, work).await;
-    }
-    let working = node.clone();
-    node.host.run(Urgency::LargeRow, move || work(&working)).await
-}

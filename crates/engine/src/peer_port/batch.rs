@@ -92,8 +92,7 @@ impl<'a> Batch<'a> {
                 // After a restart every row comes from the disk: one thread hop for all messages
                 // that follow.
                 Some(Err(Error::WouldBlock)) => {
-                    let mut some =
-                        self.wait_for_disk(message, takes_long, part_bytes_max - bytes).await;
+                    let mut some = self.wait_for_disk(message, part_bytes_max - bytes).await;
                     bytes += some.iter().map(|reply| reply.payload.len()).sum::<usize>();
                     part.replies.append(&mut some);
                     continue;
@@ -142,14 +141,13 @@ impl<'a> Batch<'a> {
     async fn wait_for_disk(
         &mut self,
         first: WithPayload<Message>,
-        is_large: bool,
         bytes_max: usize,
     ) -> Vec<WithPayload<Reply>> {
         let mut some = vec![first];
         let fits = |next: &WithPayload<Message>| is_on_a_row(next) && !asks_for_large(next);
         some.extend(std::iter::from_fn(|| self.messages.next_if(fits)));
         let asked = some.len();
-        let carried_out = replica::aside(self.node, is_large, move |node| {
+        let carried_out = on_blocking_pool(self.node, move |node| {
             let (mut replies, mut bytes) = (Vec::with_capacity(some.len()), 0);
             let mut some = some.into_iter();
             while bytes < bytes_max
