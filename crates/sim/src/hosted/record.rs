@@ -20,12 +20,14 @@ pub(crate) struct Record {
     now: u64,
     /// Every dot that was seen, by key, and the write that it names.
     dots: BTreeMap<(String, Dot), WriteNo>,
+    /// Whether a node lost data that was durable.
+    has_losses: bool,
 }
 
 impl Record {
     /// Nothing yet; buckets keep `n` replicas.
     pub(crate) fn new(n: u16) -> Self {
-        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new() }
+        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new(), has_losses: false }
     }
 
     /// The next moment.
@@ -57,10 +59,13 @@ impl Record {
     /// A node lost its disk.
     pub(crate) fn lost_disk(&mut self) {
         let at = self.tick();
+        self.has_losses = true;
         self.oracle.history.lost_disk(at);
     }
 
-    /// Checks the answer to a read.
+    /// Checks the answer to a read. Once a disk was lost or put back as it was, no read is held to be
+    /// fresh: a node that is cut off from all peers goes on with what it has (decision 0008), and
+    /// cannot know that it had more.
     pub(crate) fn check_read(
         &mut self,
         key: &str,
@@ -69,7 +74,8 @@ impl Record {
         context: &Clock,
     ) -> Verdict {
         self.check_dots(key, shown)?;
-        self.oracle.check_read(read, &Answer { key, shown, context: Some(context) })
+        let read = Read { strict: read.strict && !self.has_losses, ..*read };
+        self.oracle.check_read(&read, &Answer { key, shown, context: Some(context) })
     }
 
     /// Checks what is left of a key.
