@@ -159,8 +159,9 @@ async fn many_readers_of_a_large_conflict_stay_within_the_bounds() {
     let looked = asking.join_all().await.into_iter().flatten();
     assert!(looked.filter(|answer| !is_refused(answer)).count() > 0);
     let grown = watch.stop();
-    // An inspecting node holds the copies of three replicas; a merging one the same again.
-    let bound = BOUNDS_MIB + 5 * 40;
+    // An inspecting node holds the copies of three replicas; a merging one the same again. A quarter
+    // more is for what the allocator has not given back.
+    let bound = (BOUNDS_MIB + 5 * 40) * 5 / 4;
     eprintln!("{grown:?} MiB of {bound}");
     assert!(grown.iter().all(|mib| *mib <= bound), "{grown:?} MiB of {bound}");
 }
