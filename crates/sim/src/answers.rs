@@ -18,7 +18,8 @@ use crate::client::Response;
 use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::store::Slot;
-use crate::world::{Body, Event, Request, World, sight, write_of};
+use crate::values::{sight, write_of};
+use crate::world::{Body, Event, Request, World};
 use quorate_oracle::history::{End, WriteNo};
 use quorate_oracle::{Answer, Read, Sight};
 

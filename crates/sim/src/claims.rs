@@ -11,7 +11,7 @@ use quorate_protocol::object::Object;
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::store::Slot;
-use crate::world::write_of;
+use crate::values::write_of;
 use quorate_oracle::{Verdict, a_filled_node_has_everything, what_is_dropped_is_held};
 
 /// A comparison that fills a node, from its start.

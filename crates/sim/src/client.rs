@@ -13,7 +13,8 @@ use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
 
-use crate::world::{Body, Event, Request, World, value_of, write_id};
+use crate::values::{value_of, write_id, write_of};
+use crate::world::{Body, Event, Request, World};
 use quorate_oracle::history::{Saw, WriteNo};
 
 /// How much longer a client waits than its entry node, in milliseconds.
@@ -177,7 +178,7 @@ impl Client {
         attempts: u32,
         world: &mut World,
     ) {
-        world.oracle.history.begin_attempt(crate::world::write_of(write.draft.write_id));
+        world.oracle.history.begin_attempt(write_of(write.draft.write_id));
         let again = write.idempotency.is_some().then(|| (write.clone(), value.clone()));
         self.send(key, Body::Write(write, value), again, attempts, world);
     }
@@ -295,7 +296,7 @@ fn described(body: &Body) -> String {
     match body {
         Body::Read { asked, .. } => format!("GET {}", in_words(asked)),
         Body::Write(write, _) => {
-            let number = crate::world::write_of(write.draft.write_id);
+            let number = write_of(write.draft.write_id);
             let verb = if write.has_value { "PUT" } else { "DELETE" };
             let Write { asked, condition, .. } = &**write;
             let (asked, context) = (in_words(asked), &write.draft.context);

@@ -206,7 +206,7 @@ impl Cluster {
     /// The entry node's port is closed: no node received the request.
     fn refuse_client(&mut self, request: &Request) {
         if let Body::Write(write, _) = &request.body {
-            let number = crate::world::write_of(write.draft.write_id);
+            let number = crate::values::write_of(write.draft.write_id);
             let moment = self.world.moment();
             self.world.oracle.end_attempt(number, quorate_oracle::history::End::NotApplied, moment);
         }

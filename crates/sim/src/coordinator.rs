@@ -19,7 +19,8 @@ use crate::entry::Purpose;
 use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::replica::{Waiter, slot_of};
-use crate::world::{Claim, World, write_of};
+use crate::values::write_of;
+use crate::world::{Claim, World};
 use quorate_oracle::siblings_are_bounded;
 
 /// A write that is about to get its dot.

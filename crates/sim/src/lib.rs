@@ -44,5 +44,6 @@ mod setup;
 mod starts;
 mod store;
 mod trace;
+mod values;
 mod verdict;
 mod world;

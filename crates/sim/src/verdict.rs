@@ -15,7 +15,8 @@ use crate::cluster::{AUDITOR, Cluster};
 use crate::mutations::Mutation;
 use crate::node::Node;
 use crate::store::{Rows, Slot, tree_of};
-use crate::world::{Body, Request, sight, value_of, write_id, write_of};
+use crate::values::{sight, value_of, write_id, write_of};
+use crate::world::{Body, Request};
 use quorate_oracle::history::Saw;
 use quorate_oracle::{
     Verdict, a_healed_cluster_serves, converges, every_operation_ends, no_hints_are_left,

@@ -7,8 +7,8 @@ pub mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
+use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
 use crate::cluster::hello;

@@ -5,11 +5,11 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use quorate_protocol::generation::Verdict;
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
+use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
 use crate::cluster::generation::TWIN_FILE;

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
@@ -23,6 +22,7 @@ use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::view::context_after_write;
 use quorate_storage::{Blocking, Error, MintedRow};
+use tokio::time::Instant;
 use tokio::time::{timeout, timeout_at};
 
 use crate::limits::sizes::LARGE_BYTES;

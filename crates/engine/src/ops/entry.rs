@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use tokio::time::Instant;
 
 use quorate_protocol::explain::{Kind, Note, Why};
 use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
@@ -16,6 +15,7 @@ use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
 use quorate_protocol::terms::Terms;
 use quorate_protocol::time::Uptime;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 pub use crate::ops::coordinator::WriteOutcome;

@@ -1,12 +1,12 @@
 //! Begins and settles the trace of an operation (docs/decisions/0022-explained-requests.md).
 
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use quorate_protocol::message::Write;
 use quorate_protocol::name::Key;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::trace_context::TraceContext;
+use tokio::time::Instant;
 
 use crate::node::Node;
 use crate::ops::explanations::Subject;

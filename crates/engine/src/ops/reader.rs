@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::explain::{Kind, Note};
@@ -17,6 +16,7 @@ use quorate_protocol::put::Role;
 use quorate_protocol::terms::Terms;
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_storage::{Blocking, Error};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::limits::admission::{Charge, Overload};

@@ -481,7 +481,7 @@ mod tests {
         assert!(not_sent(batch(1)).await.contains("refused"), "no listener");
     }
 
-    /// Dials for ever.
+    /// Never connects.
     struct Pending;
 
     impl Wire for Pending {

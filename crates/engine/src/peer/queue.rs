@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::get::ReadKind;
@@ -22,6 +21,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::trace_context::TraceContext;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use tokio::time::timeout_at;
 
 use crate::limits::sizes::LARGE_BYTES;

@@ -4,7 +4,6 @@
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::envelope::{self, Kind};
@@ -12,6 +11,7 @@ use quorate_protocol::message::{Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, Header};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 

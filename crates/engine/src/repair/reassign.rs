@@ -11,12 +11,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Bucket, Key};
 use quorate_protocol::reassign::{Pass, Rows};
 use quorate_storage::{Error, KeyCursor, ScrubFrom, Scrubbed};
+use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
 use crate::background::work;

@@ -20,9 +20,10 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::hosted::machine::Machine;
-use crate::hosted::record::{shown, value_of, write_id};
+use crate::hosted::record::shown;
 use crate::hosted::setup::Setup;
 use crate::hosted::world::World;
+use crate::values::{value_of, write_id};
 use quorate_oracle::Read;
 use quorate_oracle::history::{End, Saw, WriteNo};
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::object::{Object, Sibling, WriteId};
+use quorate_protocol::object::Object;
 
 use quorate_oracle::history::{End, Moment, Saw, WriteNo};
 use quorate_oracle::{Answer, Oracle, Read, Sight, Verdict, Violation};
+
+use crate::values::sight;
 
 /// How many attempts at a write the oracle is told of: an entry node forwards a write again when its
 /// coordinator falls silent, so that it may be minted twice, under two dots.
@@ -100,28 +101,6 @@ impl Record {
         }
         Ok(())
     }
-}
-
-/// The write id of a write.
-pub(crate) fn write_id(write: WriteNo, salt: u64) -> WriteId {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&write.0.to_le_bytes());
-    bytes[8..].copy_from_slice(&salt.to_le_bytes());
-    WriteId(bytes)
-}
-
-/// The value that a write stores: unique, and of varying length.
-pub(crate) fn value_of(write: WriteNo) -> Bytes {
-    let padding = write.0 as usize * 37 % 150;
-    Bytes::from(format!("{write}:{}", "v".repeat(padding)))
-}
-
-/// What the oracle sees in a sibling. A value that no write stored is a write that does not exist.
-fn sight(sibling: &Sibling) -> Sight {
-    let id = sibling.write_id.0;
-    let write = WriteNo(u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
-    let genuine = sibling.value.as_ref().is_none_or(|value| *value == value_of(write));
-    Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
 }
 
 /// What a client sees of an object.

@@ -1,0 +1,32 @@
+//! What clients of simulated clusters store, and how the oracle recognises it.
+
+use bytes::Bytes;
+use quorate_oracle::Sight;
+use quorate_oracle::history::WriteNo;
+use quorate_protocol::object::{Sibling, WriteId};
+
+/// The write id of a write: its number, and a salt that only a mutation changes.
+pub(crate) fn write_id(write: WriteNo, salt: u64) -> WriteId {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&write.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&salt.to_le_bytes());
+    WriteId(bytes)
+}
+
+/// The write that a write id names.
+pub(crate) fn write_of(id: WriteId) -> WriteNo {
+    WriteNo(u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]))
+}
+
+/// The value that a write stores: unique, and of varying length.
+pub(crate) fn value_of(write: WriteNo) -> Bytes {
+    let padding = write.0 as usize * 37 % 150;
+    Bytes::from(format!("{write}:{}", "v".repeat(padding)))
+}
+
+/// What the oracle sees in a sibling. A value that no write stored is a write that does not exist.
+pub(crate) fn sight(sibling: &Sibling) -> Sight {
+    let write = write_of(sibling.write_id);
+    let genuine = sibling.value.as_ref().is_none_or(|value| *value == value_of(write));
+    Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
+}
