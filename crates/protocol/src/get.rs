@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::object::{Object, Version};
 use crate::quorum::{Verdict, verdict};
@@ -396,6 +397,7 @@ impl Get {
             State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => false,
         };
         self.contacts.iter().filter(counts).count() as u16
+            + u16::from(mutated(Mutation::ReplicaCountedTwice))
     }
 
     /// How many more could still count.

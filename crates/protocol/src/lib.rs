@@ -12,7 +12,8 @@
 //! garbage-collected, [`generation`] how a node that restarts behind is detected and [`received`]
 //! when it may answer again, [`skew`] how a wrong clock is detected; [`time`] which clocks there
 //! are; [`message`], [`wire`] and [`envelope`] how nodes talk, [`explain`] what they tell of one
-//! request, and [`trace_context`] which trace it belongs to.
+//! request, and [`trace_context`] which trace it belongs to. [`mutation`] has deliberate bugs for the
+//! simulator to find.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -41,6 +42,7 @@ pub mod get;
 pub mod layout;
 pub mod listing;
 pub mod message;
+pub mod mutation;
 pub mod name;
 pub mod object;
 pub mod packed;

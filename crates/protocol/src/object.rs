@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::append::append;
 use crate::clock::{Clock, Dot};
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::stamp::Stamp;
 
@@ -107,7 +108,8 @@ impl Object {
         if self == other {
             return;
         }
-        self.siblings.retain(|s| other.has(s.dot) || !other.clock.covers(s.dot));
+        let is_kept = |s: &Sibling| other.has(s.dot) || !other.clock.covers(s.dot);
+        self.siblings.retain(|s| is_kept(s) || mutated(Mutation::MergeKeepsCovered));
         for sibling in &other.siblings {
             if !self.clock.covers(sibling.dot) {
                 self.siblings.push(sibling.clone());

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::quorum::{Verdict, verdict};
 use crate::time::Uptime;
@@ -301,7 +302,7 @@ impl Put {
     }
 
     fn counts(&self, contact: &Contact) -> bool {
-        self.plan.sloppy || contact.role == Role::Home
+        self.plan.sloppy || contact.role == Role::Home || mutated(Mutation::HintsCountInStrict)
     }
 
     fn is_waiting(&self) -> bool {
@@ -319,7 +320,8 @@ impl Put {
         };
         let is_stored_here = self.contacts[0].state != State::Refused;
         Acks {
-            counted: acked().filter(|c| self.counts(c)).count() as u16,
+            counted: acked().filter(|c| self.counts(c)).count() as u16
+                + u16::from(mutated(Mutation::AckCountedTwice)),
             hints: acked().filter(|c| c.role != Role::Home).count() as u16,
             stored: is_stored_here || acked().next().is_some(),
             refused: in_states(&[State::Refused]),

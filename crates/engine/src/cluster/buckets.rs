@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use quorate_protocol::bucket::{Properties, PropertiesError, Settings};
 use quorate_protocol::bucket_table::{BUCKETS_MAX, Table};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::reassign::{Assignment, Pass, ReplicaCounts};
 use quorate_protocol::time::WallTime;
@@ -271,6 +272,9 @@ impl Buckets {
         let n = self.properties(bucket).n;
         let raised = self.raised.read().unwrap_or_else(PoisonError::into_inner);
         if raised.is_empty() {
+            return n;
+        }
+        if mutated(Mutation::RaiseForgotten) {
             return n;
         }
         let before = Bucket::parse(bucket).ok().and_then(|bucket| raised.get(&bucket).copied());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use quorate_protocol::generation::Verdict;
 use quorate_protocol::message::{Message, Refusal, Reply, Status};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
@@ -58,6 +59,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
                     node.generation.admit(peer, start, since, attests);
                 }
             }
+            Some(Reply::Behind(_)) if mutated(Mutation::BehindIgnored) => {}
             Some(Reply::Behind(known)) if node.generation.was_accepted_by(peer) => {
                 end_beside_twin(&node, peer, &known);
             }

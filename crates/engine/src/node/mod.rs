@@ -14,6 +14,7 @@ use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::context::{ContextKeys, peer_token};
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::received::{Holdings, Holds};
@@ -329,7 +330,8 @@ impl Node {
 
     fn has_received(&self, partition: Partition, bucket: &str) -> bool {
         let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
-        self.filled.is_ready(partition) && homes.contains(&self.me) && self.generation.is_admitted()
+        let is_filled = self.filled.is_ready(partition) || mutated(Mutation::DiskLossReadyAtOnce);
+        is_filled && homes.contains(&self.me) && self.generation.is_admitted()
     }
 
     /// Whether client requests of all kinds are accepted.

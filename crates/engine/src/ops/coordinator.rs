@@ -12,6 +12,7 @@ use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::message::{
     Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
 };
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
@@ -20,7 +21,7 @@ use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::terms::Terms;
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::trace_context::TraceContext;
-use quorate_protocol::view::context_after_write;
+use quorate_protocol::view::{context_after_write, context_of};
 use quorate_storage::{Blocking, Error, MintedRow};
 use tokio::time::Instant;
 use tokio::time::{timeout, timeout_at};
@@ -157,10 +158,20 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
     let terms = terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok);
     let terms = terms.map_err(WriteAnswer::InvalidQuorum)?;
     prepare(node, &mut write, &terms, teller.recorder).await?;
-    let homes = terms.asked_homes(write.preferred_home(node.me));
+    let mut homes = terms.asked_homes(write.preferred_home(node.me));
+    if mutated(Mutation::HomesOfAnotherTable) {
+        let n = node.properties(&write.key).n;
+        homes = node.layout.homes(node.partition(&write.key), n).to_vec();
+    }
     let role = role_of(node.me, &homes);
     let (minted_at, began) = (node.now(), Instant::now());
-    let row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
+    let mut row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
+    if mutated(Mutation::BareSibling)
+        && let Minted::New(dot) = row.minted
+    {
+        row.object.siblings.retain(|sibling| sibling.dot == dot);
+        row.encoded = row.object.to_bytes();
+    }
     let stored_at = node.metrics.operations.minted(began);
     let Terms { fallbacks, needed, sloppy, .. } = terms;
     let plan = Plan {
@@ -183,7 +194,10 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         }
     }
     let (reply_to, mailbox) = ReplyTo::new();
-    let durable: Durable = Box::pin(node.store.durable());
+    let durable: Durable = match mutated(Mutation::CoordinatorEarlyAck) {
+        true => Box::pin(std::future::ready(Ok(()))),
+        false => Box::pin(node.store.durable()),
+    };
     let mut writing = Writing {
         node,
         write: &write,
@@ -525,7 +539,10 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
                     siblings: object.shown().len() as u32,
                     dot: Some(dot),
                     version: object.version(),
-                    seen: context_after_write(object),
+                    seen: match mutated(Mutation::UnseenContext) {
+                        true => Some(context_of(object)),
+                        false => context_after_write(object),
+                    },
                 });
                 let object = self.write.return_body.then(|| object.clone());
                 WriteOutcome { answer, object, trace: None }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use quorate_protocol::explain::{Kind, Note, Why};
 use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{Acks, Role};
@@ -233,7 +234,11 @@ impl<'a> Routing<'a> {
         // time: it knows what was stored, whereas this node would know only that no answer came.
         let left_ms = self.route.deadline().since(self.node.uptime());
         let left_ms = left_ms - (left_ms / 10).min(50);
-        let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
+        let mut write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
+        if mutated(Mutation::WriteIdForgotten) {
+            write.draft.write_id.0[..8]
+                .copy_from_slice(&self.node.host.chance.draw().to_le_bytes());
+        }
         let message = Message::Forward { operation: self.operation, write };
         self.node.metrics.operations.forwarded.add(1);
         let by = self.recorder.context_for(to);
@@ -303,7 +308,7 @@ impl<'a> Routing<'a> {
 /// The answer when no coordinator is known to have minted: `unknown` if any node tried was silent,
 /// else nothing was stored.
 fn failed(required: u16, unrouted: Unrouted) -> WriteOutcome {
-    let silent = !unrouted.silent.is_empty();
+    let silent = !unrouted.silent.is_empty() && !mutated(Mutation::NotAppliedLie);
     let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };
     let Unrouted { refused, silent } = unrouted;
     let acks = Acks { refused, silent, ..Acks::default() };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
 use quorate_protocol::message::{self, Message, WithPayload};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
@@ -122,6 +123,9 @@ pub async fn read(
     }
     let required = facts.needed;
     let result = match answer {
+        Some(Answer::Read(object)) if mutated(Mutation::ContextOfOwnRow) => {
+            Ok(with_own_clock(node, key, object))
+        }
         Some(Answer::Read(object)) => Ok(object),
         Some(Answer::NoQuorum { counted, refused, silent }) => {
             Err(ReadFailure { required, counted, refused, silent, overload })
@@ -132,6 +136,17 @@ pub async fn read(
         }
     };
     (result, trace)
+}
+
+/// [`Mutation::ContextOfOwnRow`].
+fn with_own_clock(node: &Node, key: &Key, mut object: Arc<Object>) -> Arc<Object> {
+    if let Ok(kept) =
+        replica::read_now(node, key, ReadKind::Object, RowKind::Home, Blocking::Allowed)
+        && let Ok(own) = Object::decode(kept.payload)
+    {
+        Arc::make_mut(&mut object).clock.join(&own.clock);
+    }
+    object
 }
 
 fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::packed;
@@ -72,7 +73,8 @@ pub fn may_merge(node: &Node, key: &Key, read_at: WallTime, now: WallTime) -> Re
     if !node.generation.is_admitted() {
         return Err(Reply::NotFilled); // it may have to start over and discard what it accepts now
     }
-    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) && !mutated(Mutation::StaleTaken)
+    {
         tracing::warn!(?key, "refused an object that was in flight for too long");
         return Err(Reply::Refused(Refusal::Stale));
     }
@@ -137,6 +139,7 @@ fn answer_row(row: Option<Bytes>, what: ReadKind) -> WithPayload<Reply> {
 
 fn answer_hint(merged: Option<Object>, what: ReadKind) -> WithPayload<Reply> {
     match (what, merged) {
+        (_, None) if mutated(Mutation::EmptyFallbackCounts) => answer_row(None, what),
         (_, None) => WithPayload::bare(Reply::NoHint),
         (ReadKind::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
         (ReadKind::Object, Some(object)) => {

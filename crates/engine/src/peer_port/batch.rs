@@ -14,6 +14,7 @@ use bytes::Bytes;
 use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write, WriteAnswer};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::trace_context::TraceContext;
@@ -193,6 +194,9 @@ fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
 /// Waits until stored objects are durable; if that fails, their replies become refusals.
 async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
     let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
+    if mutated(Mutation::EarlyAck) {
+        return;
+    }
     if replies.iter().any(stored)
         && let Err(error) = node.store.durable().await
     {

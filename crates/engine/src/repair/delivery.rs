@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::message::{Refusal, Reply};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::packed::{self, Lengths};
@@ -42,7 +43,11 @@ pub async fn take(node: &Arc<Node>, hints: Lengths, payload: Bytes, read_at: Wal
             Err(error) => return Reply::Refused(refusal_of(&error)),
         }
     }
-    match node.store.durable().await {
+    let durable = match mutated(Mutation::HintAckedEarly) {
+        true => Ok(()),
+        false => node.store.durable().await,
+    };
+    match durable {
         Ok(_) => Reply::Delivered { refused },
         Err(error) => Reply::Refused(refusal_of(&error)),
     }

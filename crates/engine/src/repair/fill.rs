@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Reply, Rows};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
@@ -170,6 +171,9 @@ async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiv
         let in_common: Vec<Tree> =
             mine.iter().copied().filter(|tree| is_home(node, *other, *tree)).collect();
         let Some(partition) = in_common.first().map(|tree| tree.partition) else { continue };
+        if mutated(Mutation::FillCountsUnmerged) && place > 0 {
+            continue;
+        }
         let Some(way) = way(&talk, &in_common, why).await else { return false };
         let streams = match way {
             Way::Compare => false,

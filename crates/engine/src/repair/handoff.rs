@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::packed;
@@ -190,6 +191,7 @@ async fn deliver_page(
             tracing::warn!(%target, %why, "the target refuses hints; they are kept");
             return 0;
         }
+        Some(_) | None if mutated(Mutation::HintDroppedUnacked) => Vec::new(),
         Some(_) | None => return 0,
     };
     if let Some((place, why)) = refused.first()
@@ -204,7 +206,7 @@ async fn deliver_page(
     node.metrics.repair.hints_delivered.add(delivered as u64);
     let dropped = work::run_throttled(node, throttle(node), move |node| {
         // Recorded before the drop: every confirmation of a tombstone from now on accounts for it.
-        for (key, _) in &arrived {
+        for (key, _) in arrived.iter().filter(|_| !mutated(Mutation::DropUnnoted)) {
             node.last_drop.record(node.partition(key), node.uptime());
         }
         node.store.drop_hints(target, &arrived)

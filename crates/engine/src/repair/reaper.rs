@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Reply};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::reap::{Evidence, Facts, ROUND_MAX, Round, may_confirm};
@@ -167,7 +168,8 @@ impl Evidence for Look<'_> {
     }
 
     fn is_hinted(&self) -> Result<bool, Error> {
-        Ok(!self.node.store.hints_of_key(self.key)?.is_empty())
+        let is_hinted = !self.node.store.hints_of_key(self.key)?.is_empty();
+        Ok(is_hinted && !mutated(Mutation::HintNotCounted))
     }
 
     fn quiet_since(&self) -> WallTime {
