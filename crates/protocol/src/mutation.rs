@@ -59,7 +59,6 @@ mutations! {
     HintsCountInStrict, "hints-count-in-strict", "hints count in a strict quorum";
     EmptyFallbackCounts, "empty-fallback-counts", "a fallback without a hint answers \"absent\"";
     NotAppliedLie, "not-applied-lie", "an unknown outcome is reported as not_applied";
-    HomesOfAnotherTable, "homes-of-another-table", "W is resolved by another n than the home replicas";
     // Hints and handoff.
     HintDroppedThoughChanged, "hint-dropped-though-changed", "a hint is dropped though it has changed";
     HintDroppedUnacked, "hint-dropped-unacked", "a hint is dropped when it is sent";

@@ -158,11 +158,7 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
     let terms = terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok);
     let terms = terms.map_err(WriteAnswer::InvalidQuorum)?;
     prepare(node, &mut write, &terms, teller.recorder).await?;
-    let mut homes = terms.asked_homes(write.preferred_home(node.me));
-    if mutated(Mutation::HomesOfAnotherTable) {
-        let n = node.properties(&write.key).n;
-        homes = node.layout.homes(node.partition(&write.key), n).to_vec();
-    }
+    let homes = terms.asked_homes(write.preferred_home(node.me));
     let role = role_of(node.me, &homes);
     let (minted_at, began) = (node.now(), Instant::now());
     let mut row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;

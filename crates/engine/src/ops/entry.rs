@@ -236,7 +236,7 @@ impl<'a> Routing<'a> {
         let left_ms = left_ms - (left_ms / 10).min(50);
         let mut write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
         if mutated(Mutation::WriteIdForgotten) {
-            write.draft.write_id.0[..8]
+            write.draft.write_id.0[8..]
                 .copy_from_slice(&self.node.host.chance.draw().to_le_bytes());
         }
         let message = Message::Forward { operation: self.operation, write };

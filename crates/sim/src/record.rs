@@ -23,12 +23,19 @@ pub(crate) struct Record {
     dots: BTreeMap<(String, Dot), WriteNo>,
     /// Whether a node lost data that was durable.
     has_losses: bool,
+    reaped: BTreeSet<WriteNo>,
 }
 
 impl Record {
     /// Nothing yet; buckets keep `n` replicas.
     pub(crate) fn new(n: u16) -> Self {
-        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new(), has_losses: false }
+        Self {
+            oracle: Oracle::new(n),
+            now: 0,
+            dots: BTreeMap::new(),
+            has_losses: false,
+            reaped: BTreeSet::new(),
+        }
     }
 
     /// The next moment.
@@ -55,6 +62,35 @@ impl Record {
         let at = self.tick();
         let told = if end == End::NotApplied { ATTEMPTS } else { 1 };
         (0..told).for_each(|_| self.oracle.end_attempt(write, end, at));
+    }
+
+    /// Tombstones were reaped. Returns whether that was not known.
+    pub(crate) fn reaped(&mut self, tombstones: impl IntoIterator<Item = WriteNo>) -> bool {
+        let (before, at) = (self.reaped.len(), self.tick());
+        let tombstones: Vec<WriteNo> = tombstones.into_iter().collect();
+        self.reaped.extend(&tombstones);
+        self.oracle.history.reaped(tombstones, at);
+        self.reaped.len() > before
+    }
+
+    /// Whether a write is a tombstone that was reaped, or was superseded by one.
+    pub(crate) fn is_gone(&self, key: &str, write: WriteNo) -> bool {
+        let of_key = self.oracle.history.reaped_of(key).map(|(tombstone, _)| tombstone).collect();
+        self.oracle.history.is_in(write, &of_key)
+    }
+
+    /// Checks an acknowledgement: `holders` have the write durably.
+    pub(crate) fn check_ack(
+        &self,
+        key: &str,
+        write: WriteNo,
+        (w, acks): (u16, u16),
+        holders: &BTreeSet<NodeId>,
+    ) -> Verdict {
+        if self.has_losses || self.is_gone(key, write) {
+            return Ok(());
+        }
+        self.oracle.durable_copies_at_ack(write, w, acks, holders)
     }
 
     /// A node lost its disk.
