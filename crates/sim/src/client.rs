@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ReadOptions};
+use quorate_engine::ops::keys;
 use quorate_engine::ops::recorder::Recorder;
 use quorate_protocol::context::Context;
+use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Condition, Outcome, Write, WriteAnswer, WrittenAnswer};
-use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Version};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
@@ -21,7 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::machine::Machine;
 use crate::record::shown;
-use crate::setup::Setup;
+use crate::setup::{BUCKET, Setup};
 use crate::values::{value_of, write_id};
 use crate::world::World;
 use quorate_oracle::history::{End, Saw, WriteNo};
@@ -29,6 +31,10 @@ use quorate_oracle::{Read, Verdict, Violation};
 
 /// How much longer a patient client waits than its entry node may take.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Keys on a page of a listing: fewer than there are.
+const KEYS_A_PAGE: u16 = 2;
+/// R of a listing, which is that of the bucket.
+const R_OF_LISTINGS: u16 = 2;
 /// How often a client attempts the same write.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -64,7 +70,9 @@ impl Client {
             }
             sleep(self.world.at_most_ms(self.setup.thinking_ms_max)).await;
             let key = self.world.pick(&keys);
-            if self.world.percent(40) {
+            if self.world.percent(4) {
+                self.list().await;
+            } else if self.world.percent(40) {
                 self.read(key).await;
             } else {
                 self.write(key).await;
@@ -111,6 +119,28 @@ impl Client {
         };
         let Some(Some(object)) = self.ask(read).await else { return };
         self.saw(key, &Read { begun, r, strict }, &object);
+    }
+
+    /// Lists the keys of the bucket, a few a page.
+    async fn list(&mut self) {
+        let begun = self.world.record().tick();
+        let Some(listed) = self.ask(list_all).await else { return };
+        self.world.note(format_args!("c{} lists {listed:?}", self.number));
+        let Some(listed) = listed else { return };
+        let verdict =
+            self.world.record().check_listing((begun, R_OF_LISTINGS), &self.setup.keys(), &listed);
+        self.world.judge(verdict);
+    }
+
+    /// Lists through this node, where every key has a value.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) async fn list_from(&self, node: &Arc<Node>) -> Result<(), String> {
+        let listed = list_all(node.clone()).await.ok_or("a listing is not complete")?;
+        let keys = self.setup.keys();
+        let missing = keys.iter().find(|key| !listed.contains(key));
+        missing.map_or(Ok(()), |key| Err(format!("a listing misses {key}")))
     }
 
     /// Judges and remembers what a read returned.
@@ -304,6 +334,25 @@ fn nothing_overtook(holds: bool, number: WriteNo, siblings: u32) -> Verdict {
     }
     let story = format!("{number} was written on a condition, and left {siblings} siblings");
     Err(Violation { property: "conditions_hold", story })
+}
+
+/// The keys of the bucket; `None` if some may be missing.
+async fn list_all(node: Arc<Node>) -> Option<Vec<Key>> {
+    let (mut keys, mut after) = (Vec::new(), None);
+    loop {
+        node.accepts_reads().ok()?;
+        let (bucket, prefix) = (Bucket::parse(BUCKET).ok()?, Default::default());
+        let question = ListRequest { bucket, prefix, after, limit: KEYS_A_PAGE };
+        let page = keys::list(&node, &question).await;
+        keys.extend(page.keys);
+        if !page.is_complete {
+            return None;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Some(keys);
+        }
+    }
 }
 
 fn asked(needed: u16, sloppy: bool) -> QuorumOptions {

@@ -107,6 +107,12 @@ impl Cluster {
             let verdict = a_healed_cluster_serves(end.is_ok(), &end.err().unwrap_or_default());
             self.world.judge(verdict);
         }
+        for node in self.nodes() {
+            let listed = self.auditor().list_from(&node).await;
+            let why = listed.err().map(|why| format!("{}: {why}", node.me));
+            let verdict = a_healed_cluster_serves(why.is_none(), &why.unwrap_or_default());
+            self.world.judge(verdict);
+        }
     }
 
     /// What keeps the cluster from having converged.

@@ -46,8 +46,24 @@ struct Seen {
     rows: BTreeMap<(NodeId, Key), SeenRow>,
     /// By holder, key and target.
     hints: BTreeMap<(NodeId, Key, NodeId), Object>,
-    /// What other nodes held when a node began to receive what it lacks of a key.
-    lacking: BTreeMap<(NodeId, Key), BTreeMap<NodeId, Object>>,
+    dropped: Vec<Dropped>,
+    /// What a node may have to receive of a key before it answers for it.
+    lacking: BTreeMap<(NodeId, Key), Lacking>,
+}
+
+/// A hint that was dropped, and when that was seen.
+struct Dropped {
+    from: NodeId,
+    key: Key,
+    object: Object,
+    at: Duration,
+}
+
+/// What other nodes held before a node could begin to receive it.
+struct Lacking {
+    others: BTreeMap<NodeId, Object>,
+    /// Whether the node was seen not to answer for the key since.
+    is_certain: bool,
 }
 
 struct SeenRow {
@@ -105,7 +121,7 @@ impl Monitor {
         let rows = nodes.iter().flat_map(|node| self.gone_rows(node, seen)).collect::<Vec<_>>();
         // What was reaped may be dropped: that first.
         let (reaped, dropped): (Vec<_>, Vec<_>) = rows.into_iter().partition(Gone::is_reaped);
-        reaped.iter().for_each(|gone| self.world.judge(self.is_reaped(gone)));
+        reaped.iter().for_each(|gone| self.world.judge(self.is_reaped(gone, seen)));
         dropped.iter().for_each(|gone| self.world.judge(self.is_handed_over(gone, seen)));
         for node in &nodes {
             for key in self.setup.keys() {
@@ -138,10 +154,22 @@ impl Monitor {
             let is_open = opened(&before, &machine.name) == opened(&seen.positions, &machine.name);
             match machine.process().filter(|_| is_open) {
                 Some(process) => nodes.push(process.node),
-                None => seen.forget(machine.name),
+                None => self.begin_process(machine.name, seen),
             }
         }
         nodes
+    }
+
+    /// A node has no process, or one that has started since the last look: what others had then, it may
+    /// have to receive.
+    fn begin_process(&self, me: NodeId, seen: &mut Seen) {
+        seen.forget(me);
+        for key in self.setup.keys() {
+            let of_key = seen.rows.iter().filter(|((_, other), _)| *other == key);
+            let owned = of_key.filter(|((node, _), row)| row.homes.contains(node));
+            let others = owned.map(|((node, _), row)| (*node, row.object.clone())).collect();
+            seen.lacking.insert((me, key), Lacking { others, is_certain: false });
+        }
     }
 
     /// The rows that a node had at the last look, and has no more.
@@ -178,7 +206,7 @@ impl Monitor {
     }
 
     /// A node no longer has a tombstone: it is proven to be all that is left of its key.
-    fn is_reaped(&self, gone: &Gone) -> Verdict {
+    fn is_reaped(&self, gone: &Gone, seen: &Seen) -> Verdict {
         let Gone { from: by, key, object: tombstone, .. } = gone;
         let writes = tombstone.siblings.iter().map(|sibling| write_of(sibling.write_id));
         if self.world.record().reaped(writes) {
@@ -198,7 +226,23 @@ impl Monitor {
                 let counts = older && node.generation.is_admitted();
                 counts.then(|| format!("{} holds something older than what {by} reaped", node.me))
             });
-        reaped_for_good(&key.to_string(), held)
+        let dropped = seen
+            .dropped
+            .iter()
+            .find(|drop| drop.key == *key && is_older(&drop.object) && self.is_recent(drop.at));
+        let dropped = dropped.map(|drop| {
+            format!(
+                "{} dropped something older less than a grace ago: a copy may be on its way",
+                drop.from
+            )
+        });
+        reaped_for_good(&key.to_string(), held.or(dropped))
+    }
+
+    /// Whether something that was seen then certainly happened within the last grace.
+    fn is_recent(&self, at: Duration) -> bool {
+        let grace = self.setup.grace_ms.map(Duration::from_millis).unwrap_or_default();
+        self.world.elapsed().saturating_sub(at) + 2 * LOOK_EVERY < grace
     }
 
     fn look_at_hints(&self, node: &Node, key: &Key, seen: &mut Seen) -> Verdict {
@@ -214,6 +258,8 @@ impl Monitor {
         }
         let homes = node.layout.homes(node.partition(key), node.properties(key).n);
         for (target, object) in gone {
+            let (from, at) = (node.me, self.world.elapsed());
+            seen.dropped.push(Dropped { from, key: key.clone(), object: object.clone(), at });
             let is_held = self.holds(target, key, &object)
                 || homes.iter().all(|home| self.holds(*home, key, &object));
             let is_excused = !seen.whole.contains(&target) || self.is_known_reaped(key, &object);
@@ -234,15 +280,18 @@ impl Monitor {
             && !node.filled.is_doubtful(key);
         let place = (node.me, key.clone());
         if !is_home_now {
-            seen.lacking.insert(place, self.held_by_others(node.me, key));
+            let others = self.held_by_others(node.me, key);
+            seen.lacking.insert(place, Lacking { others, is_certain: true });
             return Ok(());
         }
         if !is_ready {
-            let others = || self.held_by_others(node.me, key);
-            seen.lacking.entry(place).or_insert_with(others);
+            if let Some(lacking) = seen.lacking.get_mut(&place) {
+                lacking.is_certain = true;
+            }
             return Ok(());
         }
-        let Some(others) = seen.lacking.remove(&place) else { return Ok(()) };
+        let lacking = seen.lacking.remove(&place).filter(|lacking| lacking.is_certain);
+        let Some(Lacking { others, .. }) = lacking else { return Ok(()) };
         let lacks = |(other, object): &(&NodeId, &Object)| {
             self.holds(**other, key, object) && !self.has_now(node, key, object)
         };

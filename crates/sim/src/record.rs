@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::clock::{Clock, Dot};
-use quorate_protocol::name::NodeId;
+use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 
 use quorate_oracle::history::{End, Moment, Saw, WriteNo};
@@ -113,6 +113,18 @@ impl Record {
         self.check_dots(key, shown)?;
         let read = Read { strict: read.strict && !self.has_losses, ..*read };
         self.oracle.check_read(&read, &Answer { key, shown, context: Some(context) })
+    }
+
+    /// Checks a listing by R = `r`: which of these keys it has.
+    pub(crate) fn check_listing(
+        &self,
+        asked: (Moment, u16),
+        keys: &[Key],
+        listed: &[Key],
+    ) -> Verdict {
+        let check =
+            |key: &Key| self.oracle.check_listing(asked, &key.to_string(), listed.contains(key));
+        keys.iter().try_for_each(check)
     }
 
     /// Checks what is left of a key.

@@ -68,6 +68,8 @@ impl Fault {
     }
 }
 
+/// The bucket that clients use.
+pub(crate) const BUCKET: &str = "bucket";
 /// Partitions of every cluster.
 const PARTITIONS: u32 = 8;
 /// The most keys of a run.
@@ -77,7 +79,7 @@ static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
 
 /// Keys of which the first two are counted in one leaf of one tree.
 fn some_keys() -> Vec<Key> {
-    let named = |at: usize| Key::new("bucket", format!("k{at}").as_bytes()).ok();
+    let named = |at: usize| Key::new(BUCKET, format!("k{at}").as_bytes()).ok();
     let mut keys: Vec<Key> = (0..KEYS_MAX).filter_map(named).collect();
     if let Some(first) = keys.first().cloned() {
         let place = |key: &Key| (key.partition(PARTITIONS), leaf_of(key));
@@ -143,6 +145,13 @@ impl Setup {
         if grace_ms.is_some() {
             faults.retain(|fault| *fault != Fault::Clock);
         }
+        if grace_ms.is_some() && dice.percent(40) {
+            // What is on its way for long meets what was reaped meanwhile.
+            faults = vec![Fault::Cut];
+            faults.extend(
+                [Fault::Pause, Fault::Slow, Fault::Kill].into_iter().filter(|_| dice.percent(30)),
+            );
+        }
         if dice.percent(6) {
             faults.clear();
         }
@@ -176,7 +185,7 @@ impl Setup {
             grace_ms,
             interval_ms,
             conditions_percent: if calm { 60 } else { 15 },
-            deletes_percent: if grace_ms.is_some() { 40 } else { 20 },
+            deletes_percent: if grace_ms.is_some() { 45 } else { 20 },
             crashes_at_end: dice.percent(50),
         }
     }
