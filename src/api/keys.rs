@@ -1,22 +1,17 @@
 //! `GET /keys/{bucket}`: the live keys of a bucket, in order, page by page.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::Uri;
-use axum::response::Response;
+use axum::extract::Request;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key};
 use serde_json::json;
 
+use super::gate::Gate;
 use super::problem::Problem;
-use super::query::Params;
-use super::{path, represent};
-use quorate_engine::node::Node;
+use super::represent;
+use super::routes::Answer;
 use quorate_engine::ops::keys::{self, Page};
 
 /// Default page size.
@@ -25,18 +20,18 @@ const LIMIT_DEFAULT: usize = 100;
 const TIE_BYTES: usize = 8;
 
 /// `GET /keys/{bucket}?prefix=&limit=&cursor=`.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let bucket = path::bucket(&uri, "/keys/")?;
-    let params = Params::parse(uri.query(), &["prefix", "limit", "cursor"])?;
-    let prefix = params.prefix.unwrap_or_default();
-    let after = params.cursor.map(|cursor| key_of(&cursor, &bucket, &prefix)).transpose()?;
-    node.accepts_reads()?;
-    let mut permit = node.admission.operation()?;
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    let bucket = gate.bucket(request.uri())?;
+    let mut params = gate.params(request.uri())?;
+    let prefix = params.prefix.take().unwrap_or_default();
+    let cursor = params.cursor.as_deref();
+    let after = cursor.map(|cursor| key_of(cursor, &bucket, &prefix)).transpose()?;
+    let mut pass = gate.enter(&params)?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT).min(usize::from(keys::LIMIT_MAX)) as u16;
     let question = ListRequest { bucket, prefix, after, limit };
-    permit.started(Duration::from_millis(node.config.timeouts.request_ms));
-    let Page { keys, next, is_complete } = keys::list(&node, &question).await;
-    permit.finished();
+    pass.begin();
+    let Page { keys, next, is_complete } = keys::list(&gate.node, &question).await;
+    pass.end();
     Ok(represent::json(&json!({
         "bucket": question.bucket,
         "keys": keys.iter().map(Key::key).collect::<Vec<&str>>(),

@@ -12,13 +12,6 @@ use quorate_protocol::terms::QuorumOptions;
 use super::path::percent_decode;
 use super::problem::Problem;
 
-/// The parameters of a PUT and a DELETE.
-pub(super) const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
-/// The parameters of a resolution.
-pub(super) const OF_RESOLUTIONS: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
-/// The parameters of a GET.
-pub(super) const OF_READS: &[&str] = &["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
-
 /// The parameters of a request; `None` if not given.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Params {
@@ -168,6 +161,7 @@ mod tests {
     use quorate_protocol::bucket::Properties;
     use quorate_protocol::terms::Terms;
 
+    use super::super::routes::{GET_KEY, PUT_KEY};
     use super::*;
 
     const ALL: &[&str] =
@@ -179,15 +173,17 @@ mod tests {
 
     #[test]
     fn words_numbers_and_nothing() {
-        let params =
-            Params::parse(Some("w=all&n=2&timeout_ms=50&sloppy=false&return_body=true"), OF_WRITES);
+        let params = Params::parse(
+            Some("w=all&n=2&timeout_ms=50&sloppy=false&return_body=true"),
+            PUT_KEY.parameters,
+        );
         let params = params.unwrap();
         assert_eq!((params.w, params.n), (Some(Count::All), Some(Count::Exactly(2))));
         assert_eq!(params.timeout_ms(1000, 60_000).unwrap(), 50);
         assert_eq!((params.sloppy, params.return_body), (Some(false), true));
-        assert_eq!(Params::parse(None, OF_READS).unwrap(), Params::default());
-        assert_eq!(Params::parse(Some(""), OF_READS).unwrap(), Params::default());
-        assert_eq!(Params::parse(Some("%72=one"), OF_READS).unwrap().r, Some(Count::One));
+        assert_eq!(Params::parse(None, GET_KEY.parameters).unwrap(), Params::default());
+        assert_eq!(Params::parse(Some(""), GET_KEY.parameters).unwrap(), Params::default());
+        assert_eq!(Params::parse(Some("%72=one"), GET_KEY.parameters).unwrap().r, Some(Count::One));
     }
 
     #[test]
@@ -225,7 +221,7 @@ mod tests {
         assert_eq!(refused("w=%ff"), "w: is not percent-encoded UTF-8");
         let form = Params::parse(Some("prefix=user+1%2B"), &["prefix"]).unwrap();
         assert_eq!(form.prefix.as_deref(), Some("user 1+"), "as forms are encoded");
-        let put = Params::parse(Some("r=1"), OF_WRITES).unwrap_err();
+        let put = Params::parse(Some("r=1"), PUT_KEY.parameters).unwrap_err();
         assert!(put.detail().contains("allowed: w, n, timeout_ms"), "{}", put.detail());
     }
 
