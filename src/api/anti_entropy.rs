@@ -17,7 +17,7 @@ use super::gate::Gate;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::represent;
-use super::routes::Answer;
+use super::route::Answer;
 use quorate_engine::node::Node;
 use quorate_engine::repair::anti_entropy::{Report, Scope, run_round};
 use quorate_engine::repair::reassign::scrub_partition;

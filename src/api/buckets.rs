@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::gate::Gate;
 use super::problem::{Kind, Problem};
-use super::routes::Answer;
+use super::route::Answer;
 use super::{body, conditions, represent, write};
 use quorate_engine::cluster::bucket_change;
 use quorate_engine::cluster::buckets::BucketsError;

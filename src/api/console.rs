@@ -18,7 +18,7 @@ use axum::response::Response;
 
 use super::gate::Gate;
 use super::problem::{Kind, Problem, echo};
-use super::routes::Answer;
+use super::route::Answer;
 
 /// What a browser may load and run: only what this node serves, nothing inline, in no frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \

@@ -8,7 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 
 use super::gate::Gate;
-use super::routes::Answer;
+use super::route::Answer;
 
 pub(super) const DESCRIPTION: &str = include_str!("../../docs/openapi.json");
 

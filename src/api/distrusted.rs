@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::gate::Gate;
 use super::represent;
-use super::routes::Answer;
+use super::route::Answer;
 use quorate_engine::repair::distrusted::everywhere;
 
 /// `GET /distrusted`: the state of every node of the cluster.

@@ -24,7 +24,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::gate::Gate;
 use super::problem::{Kind, Problem};
 use super::rates::Sample;
-use super::routes::{self, Answer, Route};
+use super::route::{Answer, Route};
+use super::routes;
 use quorate_engine::limits::bounds::EVENT_STREAMS;
 use quorate_engine::node::{Node, Unavailable};
 

@@ -18,7 +18,7 @@ use super::gate::Gate;
 use super::headers::SIBLINGS;
 use super::problem::{Kind as ProblemKind, Problem};
 use super::represent;
-use super::routes::Answer;
+use super::route::Answer;
 use quorate_engine::node::Node;
 use quorate_engine::ops::explain::{
     self, Arrived, Ended, Facts, Reason, Recorder, Timeline, Trace,

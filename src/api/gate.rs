@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::path;
 use super::problem::Problem;
 use super::query::Params;
-use super::routes::Route;
+use super::route::Route;
 
 /// What a node must be ready for to answer on a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

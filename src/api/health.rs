@@ -10,7 +10,7 @@ use serde_json::json;
 use super::gate::Gate;
 use super::problem::{Kind, Problem};
 use super::represent;
-use super::routes::Answer;
+use super::route::Answer;
 use crate::metrics::collect;
 use quorate_engine::background::reopen;
 use quorate_engine::metrics::text::Format;

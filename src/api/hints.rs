@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::gate::Gate;
 use super::problem::{Kind, Problem};
-use super::routes::{Answer, SYNC_POINT};
+use super::route::Answer;
 use super::{body, refusal, represent};
 use quorate_engine::node::Node;
 use quorate_engine::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
@@ -65,7 +65,7 @@ async fn make_point(gate: &Gate, parts: &Parts) -> Answer {
     let secrets = secrets(node)?;
     let point = SyncPoint::make(node).await;
     let id = point.id(&secrets[0]);
-    let location = HeaderValue::try_from([SYNC_POINT.prefix, &id].concat());
+    let location = HeaderValue::try_from([parts.uri.path(), "/", &id].concat());
     let mut response = represent::json(&json!({"id": id, "unreachable": point.unreachable()}));
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = location {

@@ -11,7 +11,7 @@ use super::gate::Gate;
 use super::headers::CONTEXT;
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
-use super::routes::Answer;
+use super::route::Answer;
 use super::{permit_body, represent};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ReplicaView};

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::gate::Gate;
 use super::problem::Problem;
 use super::represent;
-use super::routes::Answer;
+use super::route::Answer;
 use quorate_engine::ops::keys::{self, Page};
 
 /// Default page size.

@@ -6,7 +6,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::Response;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Dot;
@@ -20,7 +20,7 @@ use super::gate::{Gate, Pass};
 use super::problem::Problem;
 use super::query::{Params, unfit};
 use super::represent::Representation;
-use super::routes::{Answer, GET_KEY};
+use super::route::Answer;
 use super::write::WriteRequest;
 use super::{body, headers, permit_body, write};
 use quorate_engine::limits::sizes::LARGE_BYTES;
@@ -31,11 +31,6 @@ use quorate_engine::ops::explain::{Facts, Recorder};
 
 /// Rough size of an object without its value, in bytes.
 const AROUND_A_VALUE_BYTES: usize = 1024;
-
-/// Whether a path is `/kv/` and something after it, valid as a key or not.
-pub(super) fn is_key(uri: &Uri) -> bool {
-    uri.path().strip_prefix(GET_KEY.prefix).is_some_and(|rest| !rest.is_empty())
-}
 
 /// A parsed GET or HEAD.
 struct ReadRequest {

@@ -1,11 +1,12 @@
 //! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
-//! Reading in order: `routes` is the table of all routes and `gate` what every request passes; `path`,
-//! `query`, `headers`, `conditions` and `body` parse a request once; `kv`, `siblings`, `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `hints`, `distrusted`,
-//! `health`, `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared
-//! by all that write; `represent` and `multipart` render an object, `pieces` streams large
-//! responses and `permit_body` keeps them charged; `problem` and `refusal` are all the errors,
-//! `counted` says how they are counted. `request_trace` and `unread` wrap every request.
+//! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
+//! passes; `path`, `query`, `headers`, `conditions` and `body` parse a request once; `kv`, `siblings`,
+//! `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `jobs`, `hints`, `distrusted`, `health`,
+//! `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
+//! that write; `represent` and `multipart` render an object, `pieces` streams large responses and
+//! `permit_body` keeps them charged; `problem` and `refusal` are all the errors, `counted` says how
+//! they are counted. `request_trace` and `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
@@ -24,6 +25,7 @@ mod headers;
 mod health;
 mod hints;
 mod inspect;
+mod jobs;
 mod keys;
 mod kv;
 mod multipart;
@@ -37,6 +39,7 @@ mod refusal;
 mod represent;
 mod request_trace;
 mod ring;
+mod route;
 mod routes;
 mod siblings;
 mod unread;
@@ -60,7 +63,7 @@ use self::gate::Gate;
 use self::headers::REQUEST_ID;
 use self::problem::Problem;
 use self::request_trace::RequestTrace;
-use self::routes::Route;
+use self::route::Route;
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
@@ -93,15 +96,15 @@ impl Api {
         let Ways { node, router } = &*self.0;
         let reach = |route| Gate::reach(node.clone(), route, arrived);
         let (answer, route) = match *request.method() {
-            Method::GET if kv::is_key(request.uri()) => {
+            Method::GET if routes::is_key(request.uri()) => {
                 let route = &routes::GET_KEY;
                 (kv::get(reach(route), request).await, route)
             }
-            Method::PUT if kv::is_key(request.uri()) => {
+            Method::PUT if routes::is_key(request.uri()) => {
                 let route = &routes::PUT_KEY;
                 (kv::put(reach(route), request).await, route)
             }
-            Method::DELETE if kv::is_key(request.uri()) => {
+            Method::DELETE if routes::is_key(request.uri()) => {
                 let route = &routes::DELETE_KEY;
                 (Box::pin(kv::delete(reach(route), request)).await, route)
             }

@@ -161,9 +161,10 @@ mod tests {
     use quorate_protocol::bucket::Properties;
     use quorate_protocol::terms::Terms;
 
-    use super::super::routes::{GET_KEY, PUT_KEY};
     use super::*;
 
+    const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
+    const OF_READS: &[&str] = &["r", "n"];
     const ALL: &[&str] =
         &["r", "w", "n", "timeout_ms", "sloppy", "return_body", "sibling", "bucket", "limit"];
 
@@ -173,17 +174,15 @@ mod tests {
 
     #[test]
     fn words_numbers_and_nothing() {
-        let params = Params::parse(
-            Some("w=all&n=2&timeout_ms=50&sloppy=false&return_body=true"),
-            PUT_KEY.parameters,
-        );
+        let params =
+            Params::parse(Some("w=all&n=2&timeout_ms=50&sloppy=false&return_body=true"), OF_WRITES);
         let params = params.unwrap();
         assert_eq!((params.w, params.n), (Some(Count::All), Some(Count::Exactly(2))));
         assert_eq!(params.timeout_ms(1000, 60_000).unwrap(), 50);
         assert_eq!((params.sloppy, params.return_body), (Some(false), true));
-        assert_eq!(Params::parse(None, GET_KEY.parameters).unwrap(), Params::default());
-        assert_eq!(Params::parse(Some(""), GET_KEY.parameters).unwrap(), Params::default());
-        assert_eq!(Params::parse(Some("%72=one"), GET_KEY.parameters).unwrap().r, Some(Count::One));
+        assert_eq!(Params::parse(None, OF_READS).unwrap(), Params::default());
+        assert_eq!(Params::parse(Some(""), OF_READS).unwrap(), Params::default());
+        assert_eq!(Params::parse(Some("%72=one"), OF_READS).unwrap().r, Some(Count::One));
     }
 
     #[test]
@@ -221,7 +220,7 @@ mod tests {
         assert_eq!(refused("w=%ff"), "w: is not percent-encoded UTF-8");
         let form = Params::parse(Some("prefix=user+1%2B"), &["prefix"]).unwrap();
         assert_eq!(form.prefix.as_deref(), Some("user 1+"), "as forms are encoded");
-        let put = Params::parse(Some("r=1"), PUT_KEY.parameters).unwrap_err();
+        let put = Params::parse(Some("r=1"), OF_WRITES).unwrap_err();
         assert!(put.detail().contains("allowed: w, n, timeout_ms"), "{}", put.detail());
     }
 

@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::counted;
 use super::headers::REQUEST_ID;
-use super::routes::Route;
+use super::route::Route;
 use quorate_engine::metrics::requests::Operation;
 use quorate_engine::metrics::totals::Metrics;
 

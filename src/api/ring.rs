@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::gate::Gate;
 use super::represent;
-use super::routes::Answer;
+use super::route::Answer;
 use quorate_engine::node::RELEASE;
 use quorate_engine::peer::peers::PeerView;
 use quorate_engine::repair::distrusted;

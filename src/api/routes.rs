@@ -4,69 +4,23 @@
 //! operation under which a request is counted, and what the gate asks of a request. A test compares it
 //! with `docs/openapi.json`. What is not in it cannot be reached.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::http::Uri;
+use axum::response::IntoResponse;
 use axum::routing::{MethodFilter, on};
 use quorate_engine::metrics::requests::Operation;
 use quorate_engine::node::Node;
-use tokio::time::Instant;
 
-use super::gate::{Gate, Ready, Time};
+use super::gate::{Ready, Time};
 use super::problem::{self, Kind, Problem};
+use super::route::{Action, Route, fixed_part};
 use super::{
     anti_entropy, buckets, console, description, distrusted, events, explain, health, hints,
-    inspect, keys, kv, ring, siblings,
+    inspect, jobs, keys, kv, ring, siblings,
 };
-
-/// What a request is about: what somebody has to be allowed to make it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Reading keys and values.
-    Read,
-    /// Writing values.
-    Write,
-    /// Changing how the cluster keeps data, or having it do work.
-    Administer,
-    /// Looking at the state of the cluster.
-    Look,
-    /// What a load balancer or a browser fetches before anything else: whether the node works, and
-    /// what says nothing of this cluster.
-    Probe,
-}
-
-/// How a handler is called: with the gate that the request has reached.
-type Handler = fn(Gate, Request) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
-/// What a handler answers.
-pub(super) type Answer = Result<Response, Problem>;
-
-/// One method of one path.
-#[derive(Debug)]
-pub(super) struct Route {
-    filter: MethodFilter,
-    /// The path as documented: the last of `{bucket}` and `{key}` stands for all that follows.
-    path: &'static str,
-    /// The path up to its first variable part.
-    pub(super) prefix: &'static str,
-    /// What it is about.
-    pub(super) action: Action,
-    /// What the node must be ready for.
-    pub(super) ready: Ready,
-    /// How long a request may take.
-    pub(super) time: Time,
-    /// What it is counted as.
-    pub(super) counted: Operation,
-    /// The query parameters that it accepts.
-    pub(super) parameters: &'static [&'static str],
-    handler: Handler,
-    /// Its method and its summary, as in `docs/openapi.json`.
-    #[cfg(test)]
-    described: (&'static str, &'static str),
-}
 
 macro_rules! routes {
     ($(
@@ -123,11 +77,11 @@ routes! {
         Read, Reads, OfRequest, Keys, ["prefix", "limit", "cursor"];
     /// List buckets with properties of their own
     BUCKETS: GET "/buckets" => buckets::list, Look, Reads, OfRequest, Buckets, [];
-    /// Get a bucket's properties
-    GET_BUCKET: GET "/buckets/{bucket}" => buckets::get, Look, Reads, OfRequest, Buckets, [];
     /// Set a bucket's properties
     PUT_BUCKET: PUT "/buckets/{bucket}" => buckets::put,
         Administer, Requests, OfRequest, Buckets, [];
+    /// Get a bucket's properties
+    GET_BUCKET: GET "/buckets/{bucket}" => buckets::get, Look, Reads, OfRequest, Buckets, [];
     /// Reset a bucket to the defaults
     DELETE_BUCKET: DELETE "/buckets/{bucket}" => buckets::delete,
         Administer, Requests, OfRequest, Buckets, [];
@@ -168,6 +122,8 @@ routes! {
         Look, Always, OfRequest, Other, ["slow", "limit"];
     /// What a request went through
     EXPLANATION: GET "/explain/{id}" => explain::show, Look, Always, OfRequest, Other, [];
+    /// Show the background jobs of this node
+    JOBS: GET "/jobs" => jobs::list, Look, Always, OfRequest, Other, [];
     /// A live stream of what an operator watches
     EVENTS: GET "/events" => events::open, Look, Always, OfRequest, Other, [];
     /// Whether the process works
@@ -187,30 +143,9 @@ routes! {
         Probe, Always, OfRequest, Other, [];
 }
 
-/// A path up to its first variable part.
-const fn fixed_part(path: &'static str) -> &'static str {
-    let bytes = path.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() && bytes[at] != b'{' {
-        at += 1;
-    }
-    path.split_at(at).0
-}
-
-impl Route {
-    /// The pattern of the router. A key may be anything, and a bucket is checked by its handler, which
-    /// names what is wrong with it: both are left to `super::path`.
-    fn pattern(&self) -> String {
-        match self.path.contains("{bucket}") {
-            true => format!("{}{{*rest}}", self.prefix),
-            false => self.path.to_owned(),
-        }
-    }
-
-    /// Answers a request that has reached this route.
-    pub(super) async fn answer(&'static self, node: Arc<Node>, request: Request) -> Answer {
-        (self.handler)(Gate::reach(node, self, Instant::now()), request).await
-    }
+/// Whether a path is that of a key, valid or not: `/kv/` and something after it.
+pub(super) fn is_key(uri: &Uri) -> bool {
+    uri.path().strip_prefix(GET_KEY.prefix).is_some_and(|rest| !rest.is_empty())
 }
 
 /// The router over all routes. Its answers carry their route as an extension.

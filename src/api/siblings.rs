@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::gate::{Gate, Pass};
 use super::problem::{Kind, Problem};
 use super::query::Params;
-use super::routes::Answer;
+use super::route::Answer;
 use super::write::WriteRequest;
 use super::{body, headers, kv, represent, write};
 use quorate_engine::node::Node;
