@@ -2,7 +2,7 @@
 
 use axum::extract::Request;
 use quorate_engine::background::jobs::JobView;
-use quorate_engine::background::registry::share_percent;
+use quorate_engine::background::registry;
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use serde_json::{Value, json};
@@ -15,8 +15,8 @@ use super::route::Answer;
 pub(super) async fn list(gate: Gate, request: Request) -> Answer {
     gate.params(request.uri())?;
     let node = gate.node;
-    let shown = |it: &JobView| job(it, share_percent(&node, it.name));
-    let jobs: Vec<Value> = node.jobs.list().iter().map(shown).collect();
+    let shown = |it: &JobView| job(it, registry::share_percent(&node, it.name));
+    let jobs: Vec<Value> = registry::list(&node).iter().map(shown).collect();
     Ok(represent::json(&json!({"node": node.me, "jobs": jobs})))
 }
 

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quorate_protocol::listing::ListRequest;
-use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key};
+use quorate_protocol::name::{Bucket, Key};
 use serde_json::json;
 
 use super::gate::Gate;
@@ -38,17 +38,6 @@ pub(super) async fn list(gate: Gate, request: Request) -> Answer {
         "cursor": next.map(|key| cursor_of(&key, &question.prefix)),
         "complete": is_complete,
     })))
-}
-
-/// Parses a prefix.
-///
-/// # Errors
-/// The reason, if no key can start with it.
-pub(super) fn parse_prefix(value: &str) -> Result<String, String> {
-    if value.len() > KEY_BYTES_MAX || value.contains('\0') {
-        return Err(format!("must be at most {KEY_BYTES_MAX} bytes without NUL, as keys are"));
-    }
-    Ok(value.to_owned())
 }
 
 /// The start of the next page, opaque to clients.
@@ -102,13 +91,5 @@ mod tests {
         for bad in ["!", "AAAA", "AAAAAAAAAAAA"] {
             assert!(key_of(bad, &bucket("carts"), "user/").is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_prefix_is_the_beginning_of_a_key() {
-        assert_eq!(parse_prefix(""), Ok(String::new()));
-        assert_eq!(parse_prefix(&"k".repeat(1024)), Ok("k".repeat(1024)));
-        assert!(parse_prefix(&"k".repeat(1025)).is_err());
-        assert!(parse_prefix("a\0b").is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_engine::background::jobs::{JobView, Phase};
+use quorate_engine::background::registry;
 use quorate_engine::metrics::desc::{Desc, Section};
 use quorate_engine::metrics::text::Writer;
 use quorate_engine::node::Node;
@@ -32,7 +33,7 @@ pub(super) const SECTION: Section = Section {
 /// Writes the metrics of jobs.
 pub(super) fn write(out: &mut Writer, node: &Node) {
     let mut by_name = BTreeMap::<&'static str, Vec<JobView>>::new();
-    for job in node.jobs.list() {
+    for job in registry::list(node) {
         by_name.entry(job.name).or_default().push(job);
     }
     let mut runs = out.metric(&RUNS);

@@ -277,7 +277,7 @@ impl Jobs {
         Self { running: Mutex::default(), clock }
     }
 
-    /// All that were started, in this order.
+    /// What those that were started have said last, in this order (see [`super::registry::list`]).
     pub fn list(&self) -> Vec<JobView> {
         self.lock().iter().map(|job| job.view()).collect()
     }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use quorate_protocol::name::NodeId;
+use quorate_storage::Condition;
 
-use super::jobs::{Job, JobState};
+use super::jobs::{Job, JobState, JobView, Pause, Phase};
 use super::{periodic, reopen};
 use crate::background::throttle::Throttle;
 use crate::cluster::hello;
+use crate::liveness::health::State;
 use crate::node::Node;
 use crate::repair::{anti_entropy, distrusted, fill, handoff, reaper, reassign, unowned};
 
@@ -202,6 +204,32 @@ async fn caught(work: impl Future<Output = ()>, job: Job, state: &JobState) {
     }
 }
 
+/// What every job does now, in the order in which they were started. A pause whose reason is gone is none:
+/// jobs that look seldom do not know that yet.
+pub fn list(node: &Node) -> Vec<JobView> {
+    let mut jobs = node.jobs.list();
+    for job in &mut jobs {
+        match job.phase {
+            Phase::Paused(why) if !holds(node, job.peer, why) => job.phase = Phase::Waiting,
+            Phase::Paused(_) | Phase::Waiting | Phase::Working | Phase::Ended => {}
+        }
+    }
+    jobs
+}
+
+/// Whether a reason to pause holds now.
+fn holds(node: &Node, peer: Option<NodeId>, why: Pause) -> bool {
+    match why {
+        Pause::NotAdmitted => !node.takes_part(),
+        Pause::NotFilled => !node.filled.is_complete(),
+        Pause::PeerDown => {
+            let health = peer.and_then(|peer| node.peers.health(peer));
+            health.is_none_or(|health| health.state() != State::Up)
+        }
+        Pause::StoreFailed => matches!(node.store.condition(), Condition::Failed(_)),
+    }
+}
+
 /// The share of a core that a job may take, in percent: as configured, and at the current load. `None`
 /// if nothing limits it.
 pub fn share_percent(node: &Node, name: &str) -> Option<(u32, f64)> {
@@ -216,7 +244,7 @@ mod tests {
 
     use quorate_protocol::time::WallTime;
 
-    use super::super::jobs::{Jobs, Phase};
+    use super::super::jobs::Jobs;
     use super::*;
     use crate::host::Clock;
 

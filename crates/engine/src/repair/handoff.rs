@@ -55,7 +55,11 @@ pub async fn run(node: Arc<Node>, target: NodeId, job: Arc<JobState>) {
             retry_after = LOOK_EVERY;
             continue;
         }
-        let working = job.works();
+        // Most looks find nothing to deliver, and are no work.
+        let working = (node.store.hint_bytes() > 0).then(|| job.works());
+        if working.is_none() {
+            job.waits();
+        }
         let mark = node.hints.last();
         let pass = deliver(&node, target, &job).await;
         drop(working);

@@ -147,10 +147,9 @@ pub async fn scrub(node: Arc<Node>, job: Arc<JobState>) {
         ticks.tick().await;
         let partition = Partition((number % partitions) as u16);
         let _working = job.works();
-        job.progress(number % partitions, partitions);
         scrub_partition(&node, partition).await;
+        job.progress(number % partitions + 1, partitions);
         if number % partitions == partitions - 1 {
-            job.progress(partitions, partitions);
             node.swept.scrubbed_at_ms.store(node.uptime().0, Relaxed);
         }
     }
