@@ -26,6 +26,7 @@ use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use self::errors::{StartError, Unavailable};
+use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
@@ -124,6 +125,8 @@ pub struct Node {
     pub operations: Tasks,
     /// Background jobs; they end when `stop` is cancelled.
     pub background: Tasks,
+    /// What these jobs do.
+    pub jobs: Jobs,
     /// Cancelled when background jobs and peer traffic must end.
     pub stop: CancellationToken,
     formation: OnceLock<Formation>,
@@ -207,6 +210,7 @@ impl Node {
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
             operations: Tasks::new(host.gate.clone()),
+            jobs: Jobs::new(host.clock.clone()),
             leaving: Leaving::default(),
             started: Instant::now(),
             ticket: AtomicU64::new(host.chance.draw()),

@@ -26,6 +26,7 @@ use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Error, Place};
 
+use crate::background::jobs::JobState;
 use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica;
@@ -137,14 +138,19 @@ fn decision(node: &Node) -> Result<Option<Decision>, Error> {
 }
 
 /// Processes what is set aside, until nothing is.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut patience = LOOK_AGAIN_MIN;
     while !node.distrusted.is_empty() {
+        let working = job.works();
         match pass(&node).await {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "rows that are set aside cannot be processed"),
+            Err(error) => {
+                job.failed(&error);
+                tracing::error!(%error, "rows that are set aside cannot be processed");
+            }
         }
+        drop(working);
         let wait = tokio::time::sleep(patience);
         patience = (patience * 2).min(LOOK_AGAIN_MAX);
         tokio::select! {

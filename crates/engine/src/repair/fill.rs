@@ -31,6 +31,7 @@ use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
 use crate::node::Node;
 use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, receive_key, repair_tree, way};
@@ -51,7 +52,7 @@ const DOUBTFUL_EVERY: Duration = Duration::from_secs(10);
 const RECORD_EVERY: usize = 64;
 
 /// Fills what is missing now, and later what becomes missing when the n of a bucket is raised.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
     let mut hints_from = BTreeSet::new();
     let mut raises = Raises::default();
@@ -60,10 +61,16 @@ pub async fn run(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         if !node.takes_part() {
+            job.pauses(Pause::NotAdmitted);
             began = Instant::now();
             continue;
         }
         let missing = node.filled.missing();
+        let has_work = !missing.is_empty() || !node.buckets.raised().is_empty();
+        let working = has_work.then(|| job.works());
+        if !has_work {
+            job.waits();
+        }
         // Partitions that wait for an operator are retried less often.
         let turns =
             if node.unreceived.lost() + node.unreceived.undecided() > 0 { WAITING } else { 1 };
@@ -72,9 +79,10 @@ pub async fn run(node: Arc<Node>) {
         if missing.is_empty() {
             began = Instant::now();
         } else if turn.is_multiple_of(turns) && fetch_hints(&node, &mut hints_from).await {
-            fill_partitions(&node, &missing, waits).await;
+            fill_partitions(&node, &missing, waits, &job).await;
         }
         raises.fill(&node).await;
+        drop(working);
         if asked_again.elapsed() >= DOUBTFUL_EVERY {
             ask_again(&node).await;
             asked_again = Instant::now();
@@ -102,7 +110,7 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
 
 /// Receives whole partitions, a few at a time, within the configured share of a core. `waits`:
 /// whether to wait for peers that are moving rows to other trees.
-async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
+async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool, job: &JobState) {
     tracing::info!(partitions = missing.len(), "filling from the other home replicas");
     let progress = Progress::start(missing.len());
     let (mut undecided, mut lost) = (0, 0);
@@ -122,9 +130,12 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
         lost += judged.lost;
         let recorded = work::run(node, |node| node.filled.record(&node.store));
         if let Err(error) = recorded.await {
+            job.failed(&error);
             tracing::warn!(%error, "could not record filled partitions");
         }
-        progress.say(node.filled.missing().len());
+        let (left, of) = (node.filled.missing().len(), u64::from(node.layout.partitions()));
+        job.progress(of.saturating_sub(left as u64), of);
+        progress.say(left);
     }
     node.unreceived.set(undecided, lost);
     if node.filled.is_complete() {

@@ -19,34 +19,49 @@ use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error};
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
 /// Reaps for as long as the node runs.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(Duration::from_millis(node.config.deletes.reap_ms));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !node.takes_part() || !node.filled.is_complete() {
+        if let Some(why) = not_now(&node) {
+            job.pauses(why);
             continue;
         }
+        let _working = job.works();
         let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
         let is_mine = |p: &Partition| node.layout.preference_list(*p).first() == Some(&node.me);
+        let of = u64::from(node.layout.partitions());
         for partition in partitions.filter(is_mine) {
+            job.progress(u64::from(partition.0), of);
             // The count first: few partitions have tombstones, and for the others peer state is not
             // checked.
             let has_any = node.store.tombstone_count(partition) > 0;
             if has_any && node.peers.down().is_empty() && node.graces_agree() {
-                reap_partition(&node, partition).await;
+                reap_partition(&node, partition, &job).await;
             }
         }
+        job.progress(of, of);
+    }
+}
+
+/// Why nothing can be reaped now. Peers matter only where there are tombstones.
+fn not_now(node: &Node) -> Option<Pause> {
+    match (node.takes_part(), node.filled.is_complete()) {
+        (false, _) => Some(Pause::NotAdmitted),
+        (true, false) => Some(Pause::NotFilled),
+        (true, true) => None,
     }
 }
 
 /// Proves and reaps the tombstones of one partition, a page at a time.
-async fn reap_partition(node: &Arc<Node>, partition: Partition) {
+async fn reap_partition(node: &Arc<Node>, partition: Partition, job: &JobState) {
     let mut after: Option<Key> = None;
     loop {
         let old = WallTime(node.now().0.saturating_sub(node.config.deletes.grace_ms));
@@ -55,7 +70,10 @@ async fn reap_partition(node: &Arc<Node>, partition: Partition) {
         });
         let page: Vec<(Key, Version)> = match page.await {
             Ok(page) => page,
-            Err(error) => return tracing::warn!(%error, "could not list tombstones"),
+            Err(error) => {
+                job.failed(&error);
+                return tracing::warn!(%error, "could not list tombstones");
+            }
         };
         let Some((last, _)) = page.last() else { return };
         after = Some(last.clone());

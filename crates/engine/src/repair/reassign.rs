@@ -19,9 +19,9 @@ use quorate_storage::{Error, KeyCursor, ScrubFrom, Scrubbed};
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
+use crate::background::jobs::JobState;
 use crate::background::work;
 use crate::node::Node;
-use crate::repair::unowned;
 
 /// How often a node checks whether bucket properties changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -32,20 +32,22 @@ const STEP_ROWS_MAX: usize = 512;
 /// The longest time that one step runs before other background work gets a turn.
 const STEP_TIME: Duration = Duration::from_millis(20);
 
-/// Keeps rows where they belong, for as long as the node runs.
-pub async fn run(node: Arc<Node>) {
-    tokio::join!(settle(&node), unowned::run(&node));
-}
-
-/// Moves rows to their trees whenever the n of buckets has changed.
-async fn settle(node: &Arc<Node>) {
+/// Moves rows to their trees whenever the n of buckets has changed, for as long as the node runs.
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
+    let node = &node;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         while let Ok(Some(pass)) = work::run(node, |node| Ok(node.buckets.pass(&node.store))).await
         {
-            if let Err(error) = carry_out(node, pass).await {
+            let working = job.works();
+            let carried_out = carry_out(node, pass, &job).await;
+            if let Err(error) = &carried_out {
+                job.failed(error);
+            }
+            drop(working);
+            if let Err(error) = carried_out {
                 tracing::warn!(%error, "could not move all rows to their trees; retrying soon");
                 tokio::time::sleep(RETRY_AFTER).await;
                 break;
@@ -55,9 +57,9 @@ async fn settle(node: &Arc<Node>) {
 }
 
 /// One pass, from its start to its record.
-async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
+async fn carry_out(node: &Arc<Node>, pass: Pass, job: &JobState) -> Result<(), Error> {
     match &pass.rows {
-        Rows::All => move_all(node).await?,
+        Rows::All => move_all(node, job).await?,
         Rows::Of(bucket) => move_bucket(node, bucket).await?,
     }
     work::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
@@ -66,12 +68,15 @@ async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
 /// Where a scan over all rows continues.
 type At = (Partition, Option<Key>);
 
-async fn move_all(node: &Arc<Node>) -> Result<(), Error> {
+async fn move_all(node: &Arc<Node>, job: &JobState) -> Result<(), Error> {
     let mut from = Some((Partition(0), None));
+    let of = u64::from(node.layout.partitions());
     while let Some(at) = from {
+        job.progress(u64::from(at.0.0), of);
         let step = move |node: &Node| move_some(node, at);
         from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
+    job.progress(of, of);
     Ok(())
 }
 
@@ -130,7 +135,7 @@ fn move_some_of(
 }
 
 /// Compares the trees with the rows, one partition after another, spread over the interval.
-pub async fn scrub(node: Arc<Node>) {
+pub async fn scrub(node: Arc<Node>, job: Arc<JobState>) {
     let scrub_ms = node.config.anti_entropy.scrub_ms;
     if scrub_ms == 0 {
         return;
@@ -141,7 +146,9 @@ pub async fn scrub(node: Arc<Node>) {
     for number in 0u64.. {
         ticks.tick().await;
         let partition = Partition((number % partitions) as u16);
+        let _working = job.works();
         scrub_partition(&node, partition).await;
+        job.progress(number % partitions + 1, partitions);
         if number % partitions == partitions - 1 {
             node.swept.scrubbed_at_ms.store(node.uptime().0, Relaxed);
         }

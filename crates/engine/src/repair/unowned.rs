@@ -23,6 +23,7 @@ use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, KeyCursor};
 use tokio::time::MissedTickBehavior;
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
 use crate::node::Node;
 
@@ -39,15 +40,18 @@ const HAND_OVER_BYTES_MAX: usize = 1 << 20;
 type Going = (Key, HandOver);
 
 /// Returns rows to their owners for as long as the node runs.
-pub async fn run(node: &Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut walk = Walk::default();
     loop {
         ticks.tick().await;
-        if node.takes_part() {
-            while walk.step(node).await {}
+        if !node.takes_part() {
+            job.pauses(Pause::NotAdmitted);
+            continue;
         }
+        let _working = job.works();
+        while walk.step(&node, &job).await {}
     }
 }
 
@@ -67,7 +71,7 @@ struct Walk {
 impl Walk {
     /// Checks some keys, and returns those that are not this node's to their owners. The result
     /// says whether to continue at once.
-    async fn step(&mut self, node: &Arc<Node>) -> bool {
+    async fn step(&mut self, node: &Arc<Node>, job: &JobState) -> bool {
         let ns = node.buckets.assignment().ns().hash();
         if ns != self.ns {
             (self.ns, self.hurries) = (ns, 2);
@@ -78,6 +82,7 @@ impl Walk {
             match work::run_throttled(node, &node.anti_entropy.throttle, step).await {
                 Ok(found) => found,
                 Err(error) => {
+                    job.failed(&error);
                     tracing::warn!(%error, "could not scan for unowned rows");
                     return false;
                 }
