@@ -145,12 +145,16 @@ impl Setup {
         if grace_ms.is_some() {
             faults.retain(|fault| *fault != Fault::Clock);
         }
-        if grace_ms.is_some() && dice.percent(40) {
+        let with = |fault, others: [Fault; 3], dice: &mut Dice| {
+            let others = others.into_iter().filter(|_| dice.percent(30));
+            [fault].into_iter().chain(others).collect()
+        };
+        if dice.percent(15) {
+            // A disk comes back as it was, and little else happens.
+            faults = with(Fault::Copy, [Fault::Stop, Fault::Cut, Fault::Kill], dice);
+        } else if grace_ms.is_some() && dice.percent(40) {
             // What is on its way for long meets what was reaped meanwhile.
-            faults = vec![Fault::Cut];
-            faults.extend(
-                [Fault::Pause, Fault::Slow, Fault::Kill].into_iter().filter(|_| dice.percent(30)),
-            );
+            faults = with(Fault::Cut, [Fault::Pause, Fault::Slow, Fault::Kill], dice);
         }
         if dice.percent(6) {
             faults.clear();
