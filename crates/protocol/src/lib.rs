@@ -38,6 +38,7 @@ pub mod exchange;
 pub mod explain;
 pub mod generation;
 pub mod get;
+pub mod kind;
 pub mod layout;
 pub mod listing;
 pub mod message;

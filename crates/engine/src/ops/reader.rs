@@ -25,6 +25,7 @@ use crate::node::Node;
 use crate::ops::explain::{self, Facts, Recorder, Trace};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
+use crate::seldom::Seldom;
 
 /// The parameters of one read.
 #[derive(Clone, Debug)]
@@ -468,12 +469,19 @@ impl Reading {
     }
 }
 
+static UNDECODABLE: Seldom = Seldom::new();
+
 /// Translates a replica's reply into the read's terms.
 pub fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
     match reply.head {
         message::Reply::Object => match Object::decode(reply.payload) {
             Ok(object) => Reply::Object(object),
-            Err(_) => Reply::Refused,
+            Err(error) => {
+                if let Some(held_back) = UNDECODABLE.now() {
+                    tracing::error!(%error, held_back, "a replica's object cannot be decoded here");
+                }
+                Reply::Refused
+            }
         },
         message::Reply::Digest(version) => Reply::Digest(version),
         message::Reply::NoHint => Reply::NoHint,

@@ -179,10 +179,8 @@ pub async fn kept(node: &Arc<Node>, key: &Key) -> Result<Kept, Error> {
 }
 
 fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
-    Row::decode(row).map(|row| row.object).map_err(|error| Error::Damaged {
-        what: format!("the row of {key}"),
-        reason: error.to_string(),
-    })
+    let undecodable = |error| Error::undecodable(format!("the row of {key}"), error);
+    Row::decode(row).map(|row| row.object).map_err(undecodable)
 }
 
 /// Everything that this node stores of a key, for an operator.
@@ -261,7 +259,7 @@ pub fn refusal_of(error: &Error) -> Refusal {
         Error::Closed => Refusal::Stopping,
         Error::WouldBlock => Refusal::Busy,
         Error::Failed(_) => Refusal::ReadOnly,
-        Error::Damaged { .. } | Error::Io(_) => {
+        Error::Damaged { .. } | Error::Newer { .. } | Error::Io(_) => {
             tracing::error!(%error, "the store cannot answer");
             Refusal::Failed
         }

@@ -215,8 +215,12 @@ fn on_a_row(
     blocking: Blocking,
 ) -> Option<Result<WithPayload<Reply>, Error>> {
     if let Message::Store { key, role, read_at } = &message.head {
-        let Ok(object) = Object::decode(message.payload.clone()) else {
-            return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+        let object = match Object::decode(message.payload.clone()) {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::error!(?key, %error, "refused an object that cannot be decoded here");
+                return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+            }
         };
         let place = replica::place_of(node, *role, key);
         let merged = replica::merge_now(node, place, key, &object, *read_at, blocking);

@@ -61,7 +61,8 @@ fn merge(
     let now = node.now();
     let (mut rows, mut refused) = (Vec::with_capacity(hints.len()), Vec::new());
     for (place, key, bytes) in hints {
-        if Object::decode(bytes.clone()).is_err() {
+        if let Err(error) = Object::decode(bytes.clone()) {
+            tracing::error!(?key, %error, "a hint for this node cannot be decoded here");
             refused.push((place, Refusal::Malformed));
             continue;
         }

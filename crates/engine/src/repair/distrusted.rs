@@ -19,7 +19,7 @@ use quorate_protocol::message::{
     DISTRUSTED_KEYS_MAX, Decision, Distrusted as Told, Message, Reply, WithPayload,
 };
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Object, Version};
+use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::received;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
@@ -398,7 +398,8 @@ fn page(set: &Set, part: Part, after: Option<&Key>) -> Result<Vec<Kept>, Error> 
         let heads = Row::encoded_version(&row).zip(Row::encoded_tree(&row));
         let Some(((version, n), object)) = heads.zip(Row::encoded_object(&row)) else {
             let what = format!("the row of {key} that is set aside");
-            return Err(Error::Damaged { what, reason: "it is truncated".to_owned() });
+            let error = Row::encoded_kind(&row).err().unwrap_or(DecodeError::Damaged);
+            return Err(Error::undecodable(what, error));
         };
         let place = match part {
             Part::Rows(partition) => Place::Home(Tree { partition, n }),

@@ -427,14 +427,14 @@ async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Byt
     true
 }
 
-/// Merges some rows. Returns the keys of those that arrived damaged. Blocks.
+/// Merges some rows. Returns the keys of those that cannot be decoded. Blocks.
 fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: WallTime) -> Result<Vec<Key>, Error> {
     let merge = |rows: Vec<(Key, Bytes)>| {
         let place = |(key, object)| (node.home(&key), key, object);
         node.store.merge_page(rows.into_iter().map(place).collect(), now)
     };
     match merge(rows.clone()) {
-        Err(Error::Damaged { .. }) => {}
+        Err(error) if error.is_undecodable() => {}
         merged => return merged.map(|_| Vec::new()),
     }
     // Rare, so only now is it worth finding out which.

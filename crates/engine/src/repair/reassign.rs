@@ -117,8 +117,8 @@ fn move_some_of(
         for key in keys {
             match node.store.move_to_tree(&key, node.tree(&key)) {
                 Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
-                Err(Error::Damaged { what, reason }) => {
-                    tracing::error!(what, reason, "a damaged row was not moved");
+                Err(error) if error.is_undecodable() => {
+                    tracing::error!(%error, "a row that cannot be read was not moved");
                 }
                 Err(error) => return Err(error),
             }

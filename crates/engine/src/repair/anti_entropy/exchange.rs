@@ -221,7 +221,7 @@ async fn recheck(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Op
 pub(super) fn versions(node: &Node, keys: &[Key]) -> Result<Vec<Version>, Error> {
     let version = |key: &Key| match node.store.versions(&[(node.home(key), key.clone())]) {
         Ok(versions) => Ok(versions.first().copied().unwrap_or(Version::ABSENT)),
-        Err(Error::Damaged { .. }) => Ok(UNREADABLE), // report the others nevertheless
+        Err(error) if error.is_undecodable() => Ok(UNREADABLE), // report the others nevertheless
         Err(error) => Err(error),
     };
     keys.iter().map(version).collect()
