@@ -117,7 +117,7 @@ pub(super) async fn get(
     let (question, options) = ReadRequest::parse(&node, request, arrived)?;
     let mut permit = node.admission.operation()?;
     let facts = Facts::of_read(&options.terms, options.timeout_ms);
-    let (recorder, explained) = question.wish.begin(&node, &question.key, facts);
+    let (recorder, explained) = question.wish.begin((&node, &options.view), &question.key, facts);
     permit.started(Duration::from_millis(options.timeout_ms));
     let (result, trace) = entry::read(&node, &question.key, options, recorder).await;
     let object = charged(result, facts.n, &mut permit);
@@ -163,9 +163,11 @@ pub(super) fn read_options(
     key: &Key,
     params: &Params,
 ) -> Result<ReadOptions, Problem> {
-    let terms = node.read_terms(key, &params.of_read()).map_err(|error| unfit("r", error))?;
+    let view = node.view();
+    let terms = view.read_terms(key, &params.of_read()).map_err(|error| unfit("r", error))?;
     let timeouts = &node.config.timeouts;
     Ok(ReadOptions {
+        view,
         terms,
         timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
     })

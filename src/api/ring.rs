@@ -98,7 +98,7 @@ pub(super) async fn key(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
         "bucket": key.bucket(),
         "key": key.key(),
         "partition": partition.0,
-        "n": node.properties(&key).n,
+        "n": node.view().n(key.bucket()),
         "preference_list": node.layout.preference_list(partition),
     })))
 }

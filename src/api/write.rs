@@ -63,7 +63,7 @@ impl<'a> WriteRequest<'a> {
         node.accepts_requests()?;
         let asked = params.of_write();
         // Checked now, so that no client uploads a body in vain, and again once the body is here.
-        node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
+        node.view().check_write(&key, &asked).map_err(|error| unfit("w", error))?;
         let timeouts = &node.config.timeouts;
         let wish = Wish::of(node, Instant::now(), params.explain, &parts.headers);
         Ok(Self {
@@ -137,16 +137,17 @@ impl<'a> WriteRequest<'a> {
         value: Option<Bytes>,
         mut permit: Permit,
     ) -> Result<Response, Problem> {
-        let terms = node.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
+        let view = node.view();
+        let terms = view.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
         let (n, conflicts) = (terms.n, terms.conflicts);
         let (began, allowed) = (Instant::now(), Duration::from_millis(self.timeout_ms));
         permit.started(allowed);
         let bytes = value.as_ref().map_or(0, Bytes::len);
         let mut write = self.to_write(write_id, metadata, value);
         let facts = Facts::of_write(&write, &terms);
-        let (recorder, explained) = self.wish.begin(node, &self.key, facts);
+        let (recorder, explained) = self.wish.begin((node, &view), &self.key, facts);
         write.explain = explained.id();
-        let mut outcome = entry::write(node, write, terms, recorder).await;
+        let mut outcome = entry::write(node, write, (view, terms), recorder).await;
         permit.finished();
         node.admission.written(bytes, began, allowed);
         let trace = outcome.trace.take();

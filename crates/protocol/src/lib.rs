@@ -48,6 +48,7 @@ pub mod packed;
 pub mod precondition;
 pub mod put;
 pub mod quorum;
+pub mod quorum_sets;
 pub mod reap;
 pub mod reassign;
 pub mod received;

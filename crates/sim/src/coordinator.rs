@@ -39,7 +39,7 @@ pub(crate) struct Minting {
 impl Minting {
     /// In which role this node holds it.
     fn role(&self, me: NodeId) -> Role {
-        role_of(me, &self.terms.asked_homes(self.write.preferred_home(me)))
+        role_of(me, self.terms.asked_sets(self.write.preferred_home(me)).homes())
     }
 }
 
@@ -176,7 +176,7 @@ impl Node {
         let (key, write) = (minting.write.key.clone(), write_of(minting.write.draft.write_id));
         let answer = match answer {
             put::Answer::Written(acks) => {
-                let (w, strict) = (minting.terms.needed, !minting.terms.sloppy);
+                let (w, strict) = (minting.terms.needed(), !minting.terms.sloppy);
                 world.claims.push(Claim::Acked { key, write, w, acks: acks.counted, strict });
                 let seen = if world.has(Mutation::UnseenContext) {
                     Some(context_of(object))
@@ -198,7 +198,7 @@ impl Node {
                 if outcome == Outcome::Partial {
                     world.claims.push(Claim::Partial { key, write });
                 }
-                WriteAnswer::NoQuorum { required: minting.terms.needed, acks, outcome }
+                WriteAnswer::NoQuorum { required: minting.terms.needed(), acks, outcome }
             }
         };
         let body = minting.write.return_body.then(|| object.clone());

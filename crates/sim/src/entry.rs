@@ -106,7 +106,7 @@ impl Node {
                 let deadline = now.plus(u64::from(write.timeout_ms));
                 let plan = route::Plan {
                     me: self.id,
-                    homes: terms.asked_homes(write.preferred_home(self.id)),
+                    homes: terms.asked_sets(write.preferred_home(self.id)).into_homes(),
                     sloppy: terms.sloppy,
                     at_first_home: write.needs_first_home(),
                     accept_timeout_ms: world.setup.replica_timeout_ms,
@@ -156,7 +156,7 @@ impl Node {
                 let (refused, silent) = (failed.refused, failed.silent);
                 let acks = put::Acks { refused, silent, ..put::Acks::default() };
                 let answer =
-                    WriteAnswer::NoQuorum { required: routing.terms.needed, acks, outcome };
+                    WriteAnswer::NoQuorum { required: routing.terms.needed(), acks, outcome };
                 let Some(routing) = self.operations.routes.remove(&operation) else { return };
                 let answer = if world.has(Mutation::NotAppliedLie) {
                     report_not_applied(answer)
@@ -213,7 +213,7 @@ impl Node {
         world: &mut World,
     ) {
         let Some(routing) = self.operations.routes.get_mut(&operation) else { return };
-        let required = routing.terms.needed;
+        let required = routing.terms.needed();
         let Some(answer) = routing.route.on_written(from, answer, required) else { return };
         let Some(routing) = self.operations.routes.remove(&operation) else { return };
         let answer =
@@ -230,13 +230,12 @@ impl Node {
         purpose: Purpose,
         world: &mut World,
     ) {
-        let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = terms;
-        homes.sort_by_key(|home| *home != self.id);
-        homes.truncate(usize::from(n));
+        let Terms { mut sets, fallbacks, n, sloppy, .. } = terms;
+        sets.reorder(|homes| homes.sort_by_key(|home| *home != self.id));
+        sets.narrow(n);
         let plan = get::Plan {
-            homes,
+            sets,
             fallbacks,
-            needed,
             sloppy,
             hedge_ms: world.setup.hedge_ms,
             replica_timeout_ms: world.setup.replica_timeout_ms,

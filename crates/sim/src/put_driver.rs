@@ -39,9 +39,8 @@ impl Node {
         let first = minting.write.preferred_home(self.id);
         let plan = put::Plan {
             me: self.id,
-            homes: terms.asked_homes(first),
+            sets: terms.asked_sets(first),
             fallbacks: terms.fallbacks,
-            needed: terms.needed,
             sloppy: terms.sloppy || world.has(Mutation::HintsCountInStrict),
             replica_timeout_ms: world.setup.replica_timeout_ms,
             deadline: minting.deadline,

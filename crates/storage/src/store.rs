@@ -252,12 +252,15 @@ mod tests {
     use std::time::Duration;
 
     use quorate_protocol::clock::Clock;
+    use quorate_protocol::tree::Tree;
 
     use super::*;
     use crate::backend::Backend;
     use crate::columns::Column;
     use crate::rocks::ReadOffload;
-    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, open_as, options};
+    use crate::testing::{
+        HOME, LIMITS, NOW, TREE, draft, key, mint, object, open, open_as, options,
+    };
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};
 
@@ -428,7 +431,7 @@ mod tests {
         let other = mint(&store, HOME, "other", b"w").object;
         let good = mint(&store, HOME, "k", b"v");
         let row = store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap();
-        let (tree, version) = (crate::testing::TREE, good.object.version());
+        let (tree, version) = (TREE, good.object.version());
         let root = store.root(tree);
         for (at, byte, reason) in [
             (38, 7, "the row has format 7, which only a newer release can read"),
@@ -450,8 +453,7 @@ mod tests {
                 try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
                 store.merge(HOME, &key("k"), &other, NOW, Blocking::Allowed).err(),
                 store.merge_page(page, NOW).err(),
-                store.move_to_tree(&key("k"), quorate_protocol::tree::Tree { n: 9, ..tree }).err(),
-                store.keys("b", "", None, 9).err(),
+                store.move_to_tree(&key("k"), Tree { n: 9, ..tree }).err(),
             ];
             for error in errors {
                 let Some(Error::Newer { what, reason: why }) = error else { panic!("{error:?}") };

@@ -104,8 +104,9 @@ impl Client {
         let question = key.clone();
         let read = async move |node: Arc<Node>| {
             node.accepts_reads().ok()?;
-            let terms = node.read_terms(&question, &asked).ok()?;
-            let options = ReadOptions { terms, timeout_ms };
+            let view = node.view();
+            let terms = view.read_terms(&question, &asked).ok()?;
+            let options = ReadOptions { view, terms, timeout_ms };
             entry::read(&node, &question, options, Recorder::off()).await.0.ok()
         };
         let Some(Some(object)) = self.ask(read).await else { return };
@@ -182,8 +183,9 @@ impl Client {
         let kind = if write.has_value { "put" } else { "delete" };
         let written = async move |node: Arc<Node>| {
             node.accepts_requests().ok()?;
-            let terms = node.write_terms(&write.key, &write.asked).ok()?;
-            Some(entry::write(&node, write, terms, Recorder::off()).await)
+            let view = node.view();
+            let terms = view.write_terms(&write.key, &write.asked).ok()?;
+            Some(entry::write(&node, write, (view, terms), Recorder::off()).await)
         };
         let (end, context) = match self.ask(written).await {
             None => (End::Unknown, None),

@@ -252,8 +252,9 @@ impl Cluster {
                 let begun = self.world.record().tick();
                 let needed = Some(Count::Exactly(2));
                 let asked = QuorumOptions { n: None, needed, sloppy: Some(false) };
-                let Ok(terms) = node.read_terms(key, &asked) else { continue };
-                let options = ReadOptions { terms, timeout_ms: 5_000 };
+                let view = node.view();
+                let Ok(terms) = view.read_terms(key, &asked) else { continue };
+                let options = ReadOptions { view, terms, timeout_ms: 5_000 };
                 let read = entry::read(node, key, options, Recorder::off()).await.0;
                 let verdict = match &read {
                     Ok(object) => {
@@ -308,9 +309,10 @@ impl Cluster {
     fn replicas(&self, key: &Key) -> BTreeMap<NodeId, Option<Object>> {
         let mut replicas = BTreeMap::new();
         for node in self.machines.iter().filter_map(|m| m.process()).map(|p| p.node) {
-            let homes = node.layout.homes(node.partition(key), node.properties(key).n);
+            let view = node.view();
+            let homes = view.homes(key);
             if homes.contains(&node.me) {
-                let row = node.store.read(node.home(key), key, Blocking::Allowed).ok().flatten();
+                let row = node.store.read(view.home(key), key, Blocking::Allowed).ok().flatten();
                 let object = row.and_then(|row| Row::decode(row).ok()).map(|row| row.object);
                 replicas.insert(node.me, object);
             }
