@@ -19,6 +19,7 @@ use super::headers::SIBLINGS;
 use super::problem::{Kind as ProblemKind, Problem};
 use super::represent;
 use super::route::Answer;
+use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::Node;
 use quorate_engine::ops::explain::{
     self, Arrived, Ended, Facts, Reason, Recorder, Timeline, Trace,
@@ -58,8 +59,13 @@ impl Wish {
     }
 
     /// Begins recording.
-    pub(super) fn begin(self, node: &Node, key: &Key, facts: Facts) -> (Recorder, Explained) {
-        let (recorder, asked) = explain::begin(node, key, facts, self.arrived);
+    pub(super) fn begin(
+        self,
+        at: (&Node, &ClusterView),
+        key: &Key,
+        facts: Facts,
+    ) -> (Recorder, Explained) {
+        let (recorder, asked) = explain::begin(at, key, facts, self.arrived);
         let sampled = recorder.sample().map(Arc::clone);
         (recorder, Explained { wish: self, asked, sampled })
     }

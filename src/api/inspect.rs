@@ -40,7 +40,7 @@ pub(super) async fn inspect(gate: Gate, request: Request) -> Answer {
 
 fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
     let merged = merge(views);
-    let properties = node.properties(key);
+    let properties = node.view().properties(key.bucket());
     let n = usize::from(properties.n).min(views.len());
     let (homes, fallbacks) = views.split_at(n);
     let context = (!merged.is_absent()).then(|| {

@@ -23,6 +23,7 @@ use super::represent::Representation;
 use super::route::Answer;
 use super::write::WriteRequest;
 use super::{body, headers, permit_body, write};
+use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::limits::sizes::LARGE_BYTES;
 use quorate_engine::node::Node;
 use quorate_engine::ops::coordinator;
@@ -44,12 +45,13 @@ struct ReadRequest {
 
 impl ReadRequest {
     /// Parses the request: how to render the response, and how to read.
-    fn parse(gate: &Gate, request: Request) -> Result<(Self, Terms, Pass), Problem> {
+    fn parse(gate: &Gate, request: Request) -> Result<(Self, (ClusterView, Terms), Pass), Problem> {
         let (parts, _) = request.into_parts();
         let key = gate.key(&parts.uri)?;
         let params = gate.params(&parts.uri)?;
         ReadConditions::parse(&parts.headers)?; // validated here, evaluated after the read
-        let (terms, pass) = gate.enter_if(&params, |node| read_terms(node, &key, &params))?;
+        let ((view, terms), pass) =
+            gate.enter_if(&params, |node| read_terms(node, &key, &params))?;
         let wish = Wish::of(&gate.node, gate.arrived, params.explain, &parts.headers);
         let question = Self {
             conflicts: terms.conflicts,
@@ -60,7 +62,7 @@ impl ReadRequest {
             headers: parts.headers,
             key,
         };
-        Ok((question, terms, pass))
+        Ok((question, (view, terms), pass))
     }
 
     fn answer(&self, node: &Node, object: &Object) -> Result<Response, Problem> {
@@ -98,12 +100,12 @@ fn confine(headers: &mut HeaderMap) {
 
 /// `GET` and `HEAD`: the value, all siblings of a conflict, or one of them.
 pub(super) async fn get(gate: Gate, request: Request) -> Answer {
-    let (question, terms, mut pass) = ReadRequest::parse(&gate, request)?;
+    let (question, (view, terms), mut pass) = ReadRequest::parse(&gate, request)?;
     let node = gate.node;
     let facts = Facts::of_read(&terms, pass.timeout_ms);
-    let (recorder, explained) = question.wish.begin(&node, &question.key, facts);
+    let (recorder, explained) = question.wish.begin((&node, &view), &question.key, facts);
     pass.begin();
-    let options = ReadOptions { terms, timeout_ms: pass.timeout_ms };
+    let options = ReadOptions { view, terms, timeout_ms: pass.timeout_ms };
     let (result, trace) = entry::read(&node, &question.key, options, recorder).await;
     let object = charged(result, facts.n, &mut pass);
     let answer = object.and_then(|object| question.answer(&node, &object));
@@ -116,12 +118,12 @@ pub(super) async fn get(gate: Gate, request: Request) -> Answer {
 pub(super) async fn read(
     node: &Arc<Node>,
     key: &Key,
-    terms: Terms,
+    (view, terms): (ClusterView, Terms),
     mut pass: Pass,
 ) -> Result<(Arc<Object>, Pass), Problem> {
     pass.begin();
     let n = terms.n;
-    let options = ReadOptions { terms, timeout_ms: pass.timeout_ms };
+    let options = ReadOptions { view, terms, timeout_ms: pass.timeout_ms };
     let (result, _) = entry::read(node, key, options, Recorder::off()).await;
     let object = charged(result, n, &mut pass)?;
     Ok((object, pass))
@@ -144,8 +146,14 @@ fn charged(
 ///
 /// # Errors
 /// 400 that names the invalid parameter.
-pub(super) fn read_terms(node: &Node, key: &Key, params: &Params) -> Result<Terms, Problem> {
-    node.read_terms(key, &params.of_read()).map_err(|error| unfit("r", error))
+pub(super) fn read_terms(
+    node: &Node,
+    key: &Key,
+    params: &Params,
+) -> Result<(ClusterView, Terms), Problem> {
+    let view = node.view();
+    let terms = view.read_terms(key, &params.of_read()).map_err(|error| unfit("r", error))?;
+    Ok((view, terms))
 }
 
 /// `PUT`: a value.

@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(detail(terms("r=4").0), "r: must be from 1 to n (3), not 4");
         assert_eq!(detail(terms("n=1&w=2").1), "w: must be from 1 to n (1), not 2");
         let narrow = terms("n=1").1.unwrap();
-        assert_eq!((narrow.n, narrow.needed), (1, 1));
+        assert_eq!((narrow.n, narrow.needed()), (1, 1));
         let long = Params::parse(Some("timeout_ms=60001"), ALL).unwrap();
         assert_eq!(
             long.timeout_ms(1, 60_000).unwrap_err().detail(),

@@ -95,7 +95,7 @@ pub(super) async fn key(gate: Gate, request: Request) -> Answer {
         "bucket": key.bucket(),
         "key": key.key(),
         "partition": partition.0,
-        "n": node.properties(&key).n,
+        "n": node.view().n(key.bucket()),
         "preference_list": node.layout.preference_list(partition),
     })))
 }

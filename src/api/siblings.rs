@@ -151,9 +151,9 @@ async fn kept(
     }
     let mut of_read = Params::default();
     of_read.sloppy = params.sloppy;
-    let terms = kv::read_terms(node, &ask.key, &of_read)?;
+    let (view, terms) = kv::read_terms(node, &ask.key, &of_read)?;
     let conflicts = terms.conflicts;
-    let (object, _pass) = kv::read(node, &ask.key, terms, pass.another(node)?).await?;
+    let (object, _pass) = kv::read(node, &ask.key, (view, terms), pass.another(node)?).await?;
     let shown = match View::of(&object, conflicts) {
         View::Absent | View::Deleted => Vec::new(),
         View::One(sibling) => vec![sibling],

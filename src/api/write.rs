@@ -78,7 +78,7 @@ impl<'a> WriteRequest<'a> {
     /// # Errors
     /// 400 that names the invalid parameter.
     pub(super) fn check(&self, node: &Node) -> Result<(), Problem> {
-        node.check_write(&self.key, &self.asked).map_err(|error| unfit("w", error))
+        node.view().check_write(&self.key, &self.asked).map_err(|error| unfit("w", error))
     }
 
     /// The client's context.
@@ -128,16 +128,17 @@ impl<'a> WriteRequest<'a> {
         value: Option<Bytes>,
         mut pass: Pass,
     ) -> Result<Response, Problem> {
-        let terms = node.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
+        let view = node.view();
+        let terms = view.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
         let (n, conflicts) = (terms.n, terms.conflicts);
         let (began, timeout_ms) = (Instant::now(), pass.timeout_ms);
         pass.begin();
         let bytes = value.as_ref().map_or(0, Bytes::len);
         let mut write = self.to_write(write_id, metadata, value, timeout_ms);
         let facts = Facts::of_write(&write, &terms);
-        let (recorder, explained) = self.wish.begin(node, &self.key, facts);
+        let (recorder, explained) = self.wish.begin((node, &view), &self.key, facts);
         write.explain = explained.id();
-        let mut outcome = entry::write(node, write, terms, recorder).await;
+        let mut outcome = entry::write(node, write, (view, terms), recorder).await;
         pass.end();
         node.admission.written(bytes, began, pass.timeout());
         let trace = outcome.trace.take();

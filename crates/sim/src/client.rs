@@ -113,8 +113,9 @@ impl Client {
         let question = key.clone();
         let read = async move |node: Arc<Node>| {
             node.accepts_reads().ok()?;
-            let terms = node.read_terms(&question, &asked).ok()?;
-            let options = ReadOptions { terms, timeout_ms };
+            let view = node.view();
+            let terms = view.read_terms(&question, &asked).ok()?;
+            let options = ReadOptions { view, terms, timeout_ms };
             entry::read(&node, &question, options, Recorder::off()).await.0.ok()
         };
         let Some(Some(object)) = self.ask(read).await else { return };
@@ -160,8 +161,9 @@ impl Client {
     /// Why it did not answer.
     pub(crate) async fn read_from(&mut self, node: &Arc<Node>, key: &Key) -> Result<(), String> {
         let begun = self.world.record().tick();
-        let terms = node.read_terms(key, &asked(2, false)).map_err(|error| error.to_string())?;
-        let options = ReadOptions { terms, timeout_ms: 5_000 };
+        let view = node.view();
+        let terms = view.read_terms(key, &asked(2, false)).map_err(|error| error.to_string())?;
+        let options = ReadOptions { view, terms, timeout_ms: 5_000 };
         let read = entry::read(node, key, options, Recorder::off()).await.0;
         let object = read.map_err(|why| format!("a read of {key}: {why:?}"))?;
         self.saw(key.clone(), &Read { begun, r: 2, strict: true }, &object);
@@ -272,8 +274,9 @@ impl Client {
         let is_conditional = write.condition.is_some();
         let written = async move |node: Arc<Node>| {
             node.accepts_requests().ok()?;
-            let terms = node.write_terms(&write.key, &write.asked).ok()?;
-            Some(entry::write(&node, write, terms, Recorder::off()).await)
+            let view = node.view();
+            let terms = view.write_terms(&write.key, &write.asked).ok()?;
+            Some(entry::write(&node, write, (view, terms), Recorder::off()).await)
         };
         let (end, context) = match self.ask(written).await {
             None => (End::Unknown, None),

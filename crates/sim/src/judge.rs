@@ -6,7 +6,6 @@ use std::time::Duration;
 use quorate_engine::node::Node;
 use quorate_engine::repair::distrusted;
 use quorate_oracle::{Sight, a_healed_cluster_serves, converges, trees_are_right};
-use quorate_protocol::layout::Partition;
 use quorate_protocol::message::Decision;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
@@ -144,9 +143,9 @@ impl Cluster {
     fn replicas(&self, key: &Key) -> BTreeMap<NodeId, Option<Object>> {
         let mut replicas = BTreeMap::new();
         for node in self.nodes() {
-            let homes = node.layout.homes(node.partition(key), node.properties(key).n);
-            if homes.contains(&node.me) {
-                let row = node.store.read(node.home(key), key, Blocking::Allowed).ok().flatten();
+            let view = node.view();
+            if view.homes(key).contains(&node.me) {
+                let row = node.store.read(view.home(key), key, Blocking::Allowed).ok().flatten();
                 let object = row.and_then(|row| Row::decode(row).ok()).map(|row| row.object);
                 replicas.insert(node.me, object);
             }
@@ -186,10 +185,10 @@ fn is_busy(node: &Node) -> Option<String> {
 /// Leaves and index entries that are not what the rows say.
 fn wrong_leaves(node: &Node) -> Option<String> {
     let mut found = Scrubbed::default();
-    for partition in 0..node.layout.partitions() {
+    for partition in node.view().partitions() {
         let mut from = Some(ScrubFrom::Leaf(0));
         while let Some(at) = from {
-            match node.store.scrub_some(Partition(partition as u16), at, || false) {
+            match node.store.scrub_some(partition, at, || false) {
                 Ok((some, next)) => {
                     found.add(some);
                     from = next;

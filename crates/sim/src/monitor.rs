@@ -175,9 +175,10 @@ impl Monitor {
     /// The rows that a node had at the last look, and has no more.
     fn gone_rows(&self, node: &Node, seen: &mut Seen) -> Vec<Gone> {
         let gone = self.setup.keys().into_iter().filter_map(|key| {
+            let view = node.view();
             // If the store failed, a new process will tell.
-            let row = node.store.read(node.home(&key), &key, Blocking::Allowed).ok()?;
-            let homes = node.layout.homes(node.partition(&key), node.properties(&key).n).to_vec();
+            let row = node.store.read(view.home(&key), &key, Blocking::Allowed).ok()?;
+            let homes = view.homes(&key).to_vec();
             let now = row.and_then(|row| Row::decode(row).ok()).map(|row| row.object);
             let place = (node.me, key.clone());
             let before = seen.rows.remove(&place).filter(|before| before.homes == homes);
@@ -219,7 +220,7 @@ impl Monitor {
         let held =
             self.machines.iter().filter_map(|machine| machine.process()).find_map(|process| {
                 let node = process.node;
-                let row = node.store.read(node.home(key), key, Blocking::Allowed).ok()?;
+                let row = node.store.read(node.view().home(key), key, Blocking::Allowed).ok()?;
                 let hints = node.store.hints_of_key(key).ok()?;
                 let mut rows = row.into_iter().chain(hints.into_iter().map(|(_, row)| row));
                 let older = rows.any(|row| Row::decode(row).is_ok_and(|row| is_older(&row.object)));
@@ -256,7 +257,8 @@ impl Monitor {
                 None => gone.extend(seen.hints.remove(&place).map(|object| (target, object))),
             }
         }
-        let homes = node.layout.homes(node.partition(key), node.properties(key).n);
+        let view = node.view();
+        let homes = view.homes(key);
         for (target, object) in gone {
             let (from, at) = (node.me, self.world.elapsed());
             seen.dropped.push(Dropped { from, key: key.clone(), object: object.clone(), at });
@@ -272,9 +274,10 @@ impl Monitor {
 
     /// A node that lacks a key's rows answers for the key only once it has what others had by then.
     fn look_whether_ready(&self, node: &Node, key: &Key, seen: &mut Seen) -> Verdict {
-        let partition = node.partition(key);
-        let is_home = |n| node.layout.homes(partition, n).contains(&node.me);
-        let is_home_now = is_home(node.properties(key).n);
+        let view = node.view();
+        let partition = view.partition(key);
+        let is_home = |n| view.layout().homes(partition, n).contains(&node.me);
+        let is_home_now = view.homes(key).contains(&node.me);
         let is_ready = is_home(node.buckets.trusted_n(key.bucket()))
             && node.filled.is_ready(partition)
             && !node.filled.is_doubtful(key);
@@ -308,15 +311,16 @@ impl Monitor {
         let others = self.machines.iter().filter(|machine| machine.name != me);
         let held = others.filter_map(|machine| {
             let node = machine.process()?.node;
-            let homes = node.layout.homes(node.partition(key), node.properties(key).n);
-            let object = machine.durable_row(key).filter(|_| homes.contains(&node.me))?;
+            let view = node.view();
+            let is_home = view.homes(key).contains(&node.me);
+            let object = machine.durable_row(key).filter(|_| is_home)?;
             Some((machine.name, object))
         });
         held.collect()
     }
 
     fn has_now(&self, node: &Node, key: &Key, object: &Object) -> bool {
-        let row = node.store.read(node.home(key), key, Blocking::Allowed).ok().flatten();
+        let row = node.store.read(node.view().home(key), key, Blocking::Allowed).ok().flatten();
         let row = row.and_then(|row| Row::decode(row).ok());
         row.is_some_and(|row| row.object.clock.covers_all(&object.clock))
     }

@@ -236,7 +236,7 @@ fn choose_incarnation(
 
 fn not_opened(dir: &DataDir, error: Error) -> OpenError {
     match error {
-        Error::Damaged { what, reason } => {
+        Error::Damaged { what, reason } | Error::Newer { what, reason } => {
             OpenError::Damaged { dir: dir.path(), reason: format!("{what}: {reason}") }
         }
         Error::WouldBlock

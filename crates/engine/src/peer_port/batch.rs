@@ -23,7 +23,8 @@ use quorate_storage::{Blocking, Error};
 use tokio::task::yield_now;
 
 use crate::background::work;
-use crate::cluster::hello;
+use crate::cluster::view::ClusterView;
+use crate::cluster::{bucket_change, hello};
 use crate::limits::room::Room;
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
@@ -44,6 +45,8 @@ const TURN_MAX: Duration = Duration::from_micros(500);
 /// sent before the next message is executed. So a batch never holds more than a part and one reply.
 pub struct Batch<'a> {
     node: &'a Arc<Node>,
+    /// With which all of its messages are executed.
+    view: ClusterView,
     from: NodeId,
     messages: Peekable<std::vec::IntoIter<WithPayload<Message>>>,
     sampled: SampledWork,
@@ -66,7 +69,7 @@ impl<'a> Batch<'a> {
     pub fn new(node: &'a Arc<Node>, frame: Frame<Message>, has_room: bool) -> Self {
         let sampled = SampledWork::of(&node.sampler, &frame);
         let messages = frame.messages.into_iter().peekable();
-        Self { node, from: frame.header.from, messages, sampled, has_room }
+        Self { node, view: node.view(), from: frame.header.from, messages, sampled, has_room }
     }
 
     /// Executes the messages of the next part.
@@ -86,7 +89,7 @@ impl<'a> Batch<'a> {
             let in_place = if takes_long {
                 Some(Err(Error::WouldBlock))
             } else {
-                on_a_row(node, &message, Blocking::Never)
+                on_a_row(node, &self.view, &message, Blocking::Never)
             };
             let _turn = node.bounds.turn_if(takes_long).await;
             let done = match in_place {
@@ -101,7 +104,7 @@ impl<'a> Batch<'a> {
                 Some(done) => done.unwrap_or_else(refused),
                 None => {
                     let by = self.sampled.by(part.replies.len());
-                    carry_out_one(node, (self.from, by), message).await
+                    carry_out_one(node, &self.view, (self.from, by), message).await
                 }
             };
             bytes += done.payload.len();
@@ -147,14 +150,14 @@ impl<'a> Batch<'a> {
         let mut some = vec![first];
         let fits = |next: &WithPayload<Message>| is_on_a_row(next) && !asks_for_large(next);
         some.extend(std::iter::from_fn(|| self.messages.next_if(fits)));
-        let asked = some.len();
+        let (asked, view) = (some.len(), self.view.clone());
         let carried_out = on_blocking_pool(self.node, move |node| {
             let (mut replies, mut bytes) = (Vec::with_capacity(some.len()), 0);
             let mut some = some.into_iter();
             while bytes < bytes_max
                 && let Some(message) = some.next()
             {
-                let done = on_a_row(node, &message, Blocking::Allowed);
+                let done = on_a_row(node, &view, &message, Blocking::Allowed);
                 let done = done.unwrap_or(Err(Error::WouldBlock)).unwrap_or_else(refused);
                 bytes += done.payload.len();
                 replies.push(done);
@@ -215,14 +218,19 @@ fn is_on_a_row(message: &WithPayload<Message>) -> bool {
 /// Executes a read or merge of one row, most of what peers send; `None` for other messages.
 fn on_a_row(
     node: &Node,
+    view: &ClusterView,
     message: &WithPayload<Message>,
     blocking: Blocking,
 ) -> Option<Result<WithPayload<Reply>, Error>> {
     if let Message::Store { key, role, read_at } = &message.head {
-        let Ok(object) = Object::decode(message.payload.clone()) else {
-            return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+        let object = match Object::decode(message.payload.clone()) {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::error!(?key, %error, "refused an object that cannot be decoded here");
+                return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+            }
         };
-        let place = replica::place_of(node, *role, key);
+        let place = replica::place_of(node, view, *role, key);
         let merged = replica::merge_now(node, place, key, &object, *read_at, blocking);
         return Some(merged.map(WithPayload::bare));
     }
@@ -231,11 +239,11 @@ fn on_a_row(
     if bytes_max <= LARGE_BYTES && *what == ReadKind::Object && *place == RowKind::Home {
         // Known to be too long: no need to read it.
         let known = node.bounds.sizes.of(key);
-        if known > bytes_max && node.is_ready_for(key) {
+        if known > bytes_max && node.is_ready_for(view, key) {
             return Some(Ok(WithPayload::bare(Reply::Large { bytes: known as u32 })));
         }
     }
-    let read = replica::read_now(node, key, *what, *place, blocking);
+    let read = replica::read_now(node, view, key, *what, *place, blocking);
     Some(read.map(|reply| no_longer_than(node, key, bytes_max, reply)))
 }
 
@@ -281,6 +289,7 @@ fn refused(error: Error) -> WithPayload<Reply> {
 /// another home replica.
 fn forwarded(
     node: &Arc<Node>,
+    view: &ClusterView,
     from: Asker,
     operation: u64,
     mut write: Write,
@@ -291,7 +300,7 @@ fn forwarded(
     }
     let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
     write.draft.value = write.has_value.then_some(value);
-    coordinator::accept(node, from, operation, write)
+    coordinator::accept(node, view, from, operation, write)
 }
 
 /// Hands the result of a forwarded write to its operation.
@@ -312,6 +321,7 @@ type Asker = (NodeId, Option<TraceContext>);
 
 async fn carry_out_one(
     node: &Arc<Node>,
+    view: &ClusterView,
     asker: Asker,
     message: WithPayload<Message>,
 ) -> WithPayload<Reply> {
@@ -320,7 +330,7 @@ async fn carry_out_one(
         // `on_a_row` has already answered these.
         Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
         Message::Forward { operation, write } => {
-            WithPayload::bare(forwarded(node, asker, operation, *write, payload))
+            WithPayload::bare(forwarded(node, view, asker, operation, *write, payload))
         }
         Message::Written { operation, answer } => written(node, from, operation, answer, payload),
         Message::Explained { operation, trace, answer, events } => {
@@ -330,19 +340,13 @@ async fn carry_out_one(
                 None => WithPayload::bare(Reply::Accepted),
             }
         }
-        Message::Inspect { key } => replica::inspect(node, key).await,
+        Message::Inspect { key } => replica::inspect(node, view, key).await,
         Message::Conflicts { bucket, after, limit } => {
             WithPayload::bare(conflicts(node, bucket, after, limit).await)
         }
         Message::Hello { status } => WithPayload::bare(hello::answer(node, from, *status).await),
         Message::Buckets { table, want_all } => {
-            let merged =
-                on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
-            WithPayload::bare(match merged.await {
-                Ok(_) if want_all => Reply::Buckets { table: node.buckets.table() },
-                Ok(_) => Reply::Buckets { table: Default::default() },
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            })
+            WithPayload::bare(bucket_change::take(node, table, want_all).await)
         }
         Message::Form { formation } => {
             let recorded =
@@ -357,28 +361,32 @@ async fn carry_out_one(
             WithPayload::bare(crate::repair::distrusted::answer(node, decision).await)
         }
         Message::Deliver { hints, read_at } => {
-            WithPayload::bare(delivery::take(node, hints, payload, read_at).await)
+            WithPayload::bare(delivery::take(node, view, hints, payload, read_at).await)
         }
         Message::Room => WithPayload::bare(Reply::Room { rows: hints::room(node) }),
         Message::SyncPoint => WithPayload::bare(node.hints.mark().into()),
         Message::Undelivered { nonce, mark } => {
             WithPayload::bare(hints::undelivered(node, Mark { nonce, number: mark }).await)
         }
-        Message::Roots { roots } => WithPayload::bare(answers::roots(node, &roots)),
+        Message::Roots { roots } => WithPayload::bare(answers::roots(node, view, &roots)),
         Message::Leaves { tree, to_fill } => {
             WithPayload::bare(answers::leaves(node, tree, to_fill, &payload))
         }
         Message::List { tree, leaves, after, to_fill } => {
             WithPayload::bare(answers::list(node, (tree, to_fill), leaves, after).await)
         }
-        Message::Versions { keys } => WithPayload::bare(answers::versions_of(node, keys).await),
-        Message::Confirm { tombstones } => {
-            WithPayload::bare(reaper::confirm(node, tombstones).await)
+        Message::Versions { keys } => {
+            WithPayload::bare(answers::versions_of(node, view, keys).await)
         }
-        Message::Reap { tombstones } => WithPayload::bare(reaper::reap(node, tombstones).await),
+        Message::Confirm { tombstones } => {
+            WithPayload::bare(reaper::confirm(node, view, tombstones).await)
+        }
+        Message::Reap { tombstones } => {
+            WithPayload::bare(reaper::reap(node, view, tombstones).await)
+        }
         Message::Keys { bucket, prefix, after, limit } => {
             let question = ListRequest { bucket, prefix, after, limit };
-            WithPayload::bare(keys::answer(node, question).await)
+            WithPayload::bare(keys::answer(node, view, question).await)
         }
     }
 }

@@ -33,8 +33,9 @@ use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
 use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
-use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, receive_key, repair_tree, way};
+use crate::repair::anti_entropy::{Asking, Talk, Way, receive_key, repair_tree, way};
 use crate::repair::received;
 
 /// Partitions filled at a time: while one waits for the network, another is merged.
@@ -94,11 +95,11 @@ pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
 /// target: the other home replicas may have been down when a key was written. `had` collects the
 /// nodes whose hints are merged. Returns whether every node that is up has sent its hints.
 async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
-    let down = node.peers.down();
+    let (down, view) = (node.peers.down(), node.view());
     let others: Vec<NodeId> =
         node.peers.nodes().filter(|other| !down.contains(other) && !had.contains(other)).collect();
     for other in others {
-        for target in node.layout.members().iter().map(|member| member.node) {
+        for target in view.nodes() {
             if !fetch_all(node, other, Rows::HintsFor(target)).await {
                 return false;
             }
@@ -152,11 +153,12 @@ async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> 
     let each = ns.distinct();
     let n_max = each.last().copied().unwrap_or_default();
     let trees: Vec<Tree> = each.into_iter().map(|n| Tree { partition, n }).collect();
-    let homes = node.layout.homes(partition, n_max).to_vec();
+    let view = node.view();
+    let homes = view.layout().homes(partition, n_max);
     if !homes.contains(&node.me) {
         return true;
     }
-    receive(node, &homes, &trees, Receiving { ns: ns.hash(), waits }).await
+    receive(node, &view, homes, &trees, Receiving { ns: ns.hash(), waits }).await
 }
 
 /// How a partition is received.
@@ -173,14 +175,20 @@ struct Receiving {
 ///
 /// If most of it is missing it is first streamed whole from the first of them; then the trees are
 /// compared with all of them, so that rows they share cross the network once.
-async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiving) -> bool {
-    let mine = trees.iter().copied().filter(|tree| is_home(node, node.me, *tree));
+async fn receive(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    homes: &[NodeId],
+    trees: &[Tree],
+    how: Receiving,
+) -> bool {
+    let mine = trees.iter().copied().filter(|tree| view.is_home(node.me, *tree));
     let mine: Vec<Tree> = mine.collect();
     let why = Asking::ToFill { ns: how.ns };
     for (place, other) in homes.iter().filter(|other| **other != node.me).enumerate() {
         let talk = Talk::new(node, *other);
         let in_common: Vec<Tree> =
-            mine.iter().copied().filter(|tree| is_home(node, *other, *tree)).collect();
+            mine.iter().copied().filter(|tree| view.is_home(*other, *tree)).collect();
         let Some(partition) = in_common.first().map(|tree| tree.partition) else { continue };
         if mutated(Mutation::FillCountsUnmerged) && place > 0 {
             continue;
@@ -244,9 +252,9 @@ async fn note_doubtful(node: &Arc<Node>, keys: Vec<Key>) -> bool {
 
 /// Asks the other home replicas again for keys that they could not give.
 async fn ask_again(node: &Arc<Node>) {
-    let (mut here, began) = (BTreeSet::new(), Instant::now());
+    let (mut here, began, view) = (BTreeSet::new(), Instant::now(), node.view());
     for key in node.filled.doubtful() {
-        let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
+        let homes = view.homes(&key);
         let is_down = node.peers.down().iter().any(|down| homes.contains(down));
         if is_down || began.elapsed() >= DOUBTFUL_EVERY {
             continue; // retried later
@@ -327,19 +335,19 @@ impl Raises {
             (assignment.ns().clone(), assignment.last_change_of(bucket.as_str()))
         };
         self.received.retain(|(other, change, _)| *other != bucket || *change == changed);
-        let n = ns.n(bucket.as_str());
+        let (n, view) = (ns.n(bucket.as_str()), &node.view());
         let is_new = |partition: &Partition| {
-            let is_home = |n: u16| node.layout.homes(*partition, n).contains(&node.me);
+            let is_home = |n: u16| view.is_home(node.me, Tree { partition: *partition, n });
             is_home(n) && !is_home(before)
         };
-        let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
         let had =
             |partition: &Partition| self.received.contains(&(bucket.clone(), changed, *partition));
-        let missing: Vec<Partition> = partitions.filter(is_new).filter(|p| !had(p)).collect();
+        let missing: Vec<Partition> =
+            view.partitions().filter(is_new).filter(|p| !had(p)).collect();
         let how = Receiving { ns: ns.hash(), waits };
         let filling = stream::iter(missing.iter().copied()).map(|partition| async move {
-            let homes = node.layout.homes(partition, n);
-            (partition, receive(node, homes, &[Tree { partition, n }], how).await)
+            let homes = view.layout().homes(partition, n);
+            (partition, receive(node, view, homes, &[Tree { partition, n }], how).await)
         });
         let mut filled = filling.buffer_unordered(PARTITIONS_AT_ONCE);
         let mut left = missing.len();
@@ -402,7 +410,8 @@ async fn fetch_page(
     let Reply::Rows { rows, end } = reply.head else { return None };
     let mut rows = packed::unpack(rows, reply.payload)?;
     let last = rows.last().filter(|_| !end).map(|(key, _)| key.clone());
-    rows.retain(|(key, _)| is_home(node, node.me, node.tree(key)));
+    let view = node.view();
+    rows.retain(|(key, _)| view.is_home(node.me, view.tree(key)));
     Some(Page { read_at, rows, last })
 }
 
@@ -442,14 +451,15 @@ async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Byt
     true
 }
 
-/// Merges some rows. Returns the keys of those that arrived damaged. Blocks.
+/// Merges some rows. Returns the keys of those that cannot be decoded. Blocks.
 fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: WallTime) -> Result<Vec<Key>, Error> {
+    let view = node.view();
     let merge = |rows: Vec<(Key, Bytes)>| {
-        let place = |(key, object)| (node.home(&key), key, object);
+        let place = |(key, object)| (view.home(&key), key, object);
         node.store.merge_page(rows.into_iter().map(place).collect(), now)
     };
     match merge(rows.clone()) {
-        Err(Error::Damaged { .. }) => {}
+        Err(error) if error.is_undecodable() => {}
         merged => return merged.map(|_| Vec::new()),
     }
     // Rare, so only now is it worth finding out which.

@@ -193,7 +193,8 @@ async fn deliver_page(
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
-            tracing::error!(?key, %target, "a hint is damaged and is kept");
+            let error = Row::encoded_kind(&row).err();
+            tracing::error!(?key, %target, ?error, "a hint cannot be read and is kept");
             continue;
         };
         versions.push((key.clone(), version));

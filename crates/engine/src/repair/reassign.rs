@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::background::jobs::JobState;
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 
 /// How often a node checks whether bucket properties changed.
@@ -58,9 +59,11 @@ pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
 
 /// One pass, from its start to its record.
 async fn carry_out(node: &Arc<Node>, pass: Pass, job: &JobState) -> Result<(), Error> {
+    // Whatever changes after this is the next pass's.
+    let view = node.view();
     match &pass.rows {
-        Rows::All => move_all(node, job).await?,
-        Rows::Of(bucket) => move_bucket(node, bucket).await?,
+        Rows::All => move_all(node, &view, job).await?,
+        Rows::Of(bucket) => move_bucket(node, &view, bucket).await?,
     }
     work::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
 }
@@ -68,12 +71,13 @@ async fn carry_out(node: &Arc<Node>, pass: Pass, job: &JobState) -> Result<(), E
 /// Where a scan over all rows continues.
 type At = (Partition, Option<Key>);
 
-async fn move_all(node: &Arc<Node>, job: &JobState) -> Result<(), Error> {
+async fn move_all(node: &Arc<Node>, view: &ClusterView, job: &JobState) -> Result<(), Error> {
     let mut from = Some((Partition(0), None));
     let of = u64::from(node.layout.partitions());
     while let Some(at) = from {
         job.progress(u64::from(at.0.0), of);
-        let step = move |node: &Node| move_some(node, at);
+        let view = view.clone();
+        let step = move |node: &Node| move_some(node, &view, at);
         from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
     job.progress(of, of);
@@ -81,13 +85,17 @@ async fn move_all(node: &Arc<Node>, job: &JobState) -> Result<(), Error> {
 }
 
 /// Moves rows for one step. Returns where to continue, `None` at the end. Blocks.
-fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, Error> {
+fn move_some(
+    node: &Node,
+    view: &ClusterView,
+    (mut partition, mut after): At,
+) -> Result<Option<At>, Error> {
     let began = Instant::now();
-    while u32::from(partition.0) < node.layout.partitions() {
+    while u32::from(partition.0) < view.layout().partitions() {
         if began.elapsed() >= STEP_TIME {
             return Ok(Some((partition, after)));
         }
-        let n_of = |bucket: &str| Some(node.buckets.properties(bucket).n);
+        let n_of = |bucket: &str| Some(view.n(bucket));
         let swept = node.store.reassign(partition, after.as_ref(), STEP_ROWS_MAX, n_of)?;
         node.swept.moved.fetch_add(swept.moved as u64, Relaxed);
         after = swept.last;
@@ -98,11 +106,11 @@ fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, 
     Ok(None)
 }
 
-async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
+async fn move_bucket(node: &Arc<Node>, view: &ClusterView, bucket: &Bucket) -> Result<(), Error> {
     let mut from = Some(KeyCursor::default());
     while let Some(at) = from {
-        let bucket = bucket.clone();
-        let step = move |node: &Node| move_some_of(node, &bucket, at);
+        let (view, bucket) = (view.clone(), bucket.clone());
+        let step = move |node: &Node| move_some_of(node, &view, &bucket, at);
         from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
     Ok(())
@@ -111,6 +119,7 @@ async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
 /// Moves rows of one bucket for one step. Returns where to continue, `None` at the end. Blocks.
 fn move_some_of(
     node: &Node,
+    view: &ClusterView,
     bucket: &Bucket,
     mut from: KeyCursor,
 ) -> Result<Option<KeyCursor>, Error> {
@@ -120,10 +129,10 @@ fn move_some_of(
         let rows_max = STEP_ROWS_MAX / 16;
         let (keys, next) = node.store.home_keys(Some(bucket.as_str()), &from, rows_max)?;
         for key in keys {
-            match node.store.move_to_tree(&key, node.tree(&key)) {
+            match node.store.move_to_tree(&key, view.tree(&key)) {
                 Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
-                Err(Error::Damaged { what, reason }) => {
-                    tracing::error!(what, reason, "a damaged row was not moved");
+                Err(error) if error.is_undecodable() => {
+                    tracing::error!(%error, "a row that cannot be read was not moved");
                 }
                 Err(error) => return Err(error),
             }
@@ -140,7 +149,7 @@ pub async fn scrub(node: Arc<Node>, job: Arc<JobState>) {
     if scrub_ms == 0 {
         return;
     }
-    let partitions = u64::from(node.layout.partitions());
+    let partitions = u64::from(node.view().layout().partitions());
     let mut ticks = tokio::time::interval(Duration::from_millis((scrub_ms / partitions).max(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0u64.. {

@@ -11,19 +11,19 @@ use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
 use quorate_storage::Error;
 
 use super::exchange::versions;
-use super::round::is_home;
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
 /// Which of a peer's trees differ from this node's. If rows have not been moved to their new trees
 /// yet, the recheck finds that such differences are none.
-pub fn roots(node: &Node, theirs: &[(Tree, Root)]) -> Reply {
+pub fn roots(node: &Node, view: &ClusterView, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
         node.generation.is_admitted()
-            && u32::from(tree.partition.0) < node.layout.partitions()
+            && u32::from(tree.partition.0) < view.layout().partitions()
             && node.filled.is_ready(tree.partition)
-            && is_home(node, node.me, tree)
+            && view.is_home(node.me, tree)
     };
     let mut trees = Vec::new();
     for (place, (tree, root)) in theirs.iter().enumerate().take(usize::from(u16::MAX)) {
@@ -77,14 +77,15 @@ pub async fn list(
 
 /// The versions of some keys, of durable rows: a peer that hands a row over drops it on this
 /// answer.
-pub async fn versions_of(node: &Arc<Node>, keys: Vec<Key>) -> Reply {
+pub async fn versions_of(node: &Arc<Node>, view: &ClusterView, keys: Vec<Key>) -> Reply {
     if !node.generation.is_admitted() {
         return Reply::NotFilled;
     }
     if keys.len() > PAGE_KEYS_MAX {
         return Reply::Refused(Refusal::Malformed);
     }
-    let versions = work::run(node, move |node| versions(node, &keys)).await;
+    let view = view.clone();
+    let versions = work::run(node, move |node| versions(node, &view, &keys)).await;
     match (versions, node.store.durable().await) {
         (Ok(versions), Ok(())) => Reply::Versions { versions },
         (Err(error), _) | (_, Err(error)) => Reply::Refused(refusal_of(&error)),

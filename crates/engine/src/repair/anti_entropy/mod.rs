@@ -19,7 +19,7 @@ use quorate_protocol::name::NodeId;
 use tokio::time::MissedTickBehavior;
 
 pub use self::exchange::{Asking, Talk, Way, receive_key, repair_tree, way};
-pub use self::round::{Scope, is_home, run as run_round};
+pub use self::round::{Scope, run as run_round};
 pub use self::state::Report;
 use crate::background::jobs::{JobState, Pause};
 use crate::liveness::health::State;
