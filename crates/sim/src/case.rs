@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dice::Dice;
 use crate::run::{Run, run_case};
-use crate::setup::Setup;
+use crate::setup::{Focus, Setup};
 
 /// How many smaller cases are tried at most: each is a run.
 const TRIES_MAX: usize = 400;
@@ -19,9 +19,9 @@ pub struct Case {
 }
 
 impl Case {
-    /// The case of a seed.
-    pub fn draw(seed: u64) -> Self {
-        Self { seed, setup: Setup::draw(&mut Dice::new(seed)) }
+    /// The case of a seed, about `focus` if one is given.
+    pub fn draw(seed: u64, focus: Option<Focus>) -> Self {
+        Self { seed, setup: Setup::draw(&mut Dice::new(seed), focus) }
     }
 
     /// Reads a case from a file's text.
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn a_case_in_a_file_is_the_same_run() {
         for seed in 1..6 {
-            let case = Case::draw(seed);
+            let case = Case::draw(seed, None);
             let read = Case::parse(&case.text()).unwrap();
             assert_eq!(read, case);
             let (first, again) = (case.run(None, false), read.run(None, false));
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_case_that_makes_no_sense_is_refused() {
         assert!(Case::parse("{}").is_err());
-        let mut case = Case::draw(1);
+        let mut case = Case::draw(1, None);
         case.setup.nodes = 0;
         assert!(Case::parse(&case.text()).unwrap_err().contains("nodes"));
     }
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn what_breaks_nothing_is_left_out() {
         let with_kill = |case: &Case| case.setup.faults.contains(&Fault::Kill);
-        let case = (1..).map(Case::draw).find(with_kill).unwrap();
+        let case = (1..).map(|seed| Case::draw(seed, None)).find(with_kill).unwrap();
         let small = case.shrink_while(with_kill).setup;
         assert_eq!(small.faults, [Fault::Kill]);
         assert_eq!((small.nodes, small.clients, small.keys, small.requests), (3, 1, 1, 1));
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn what_a_power_cut_takes_from_a_cluster_without_syncs_is_missed() {
         let broken = (1..=100).find_map(|seed| {
-            let mut case = Case::draw(seed);
+            let mut case = Case::draw(seed, None);
             case.setup.fsync = false;
             case.setup.faults = vec![Fault::Power];
             case.run(None, false).violation

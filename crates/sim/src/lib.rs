@@ -37,3 +37,4 @@ mod values;
 mod world;
 
 pub use self::case::Case;
+pub use self::setup::Focus;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use quorate_protocol::mutation::{COMPILED_IN, Mutation};
-use quorate_sim::Case;
-use quorate_sim::run::{Run, run};
+use quorate_sim::run::Run;
 use quorate_sim::seeds::{Report, SeedRange};
+use quorate_sim::{Case, Focus};
 
 /// A progress line is shown only if the run takes longer than this.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
@@ -30,6 +30,9 @@ struct Arguments {
     /// Print every event of the first seed, and run no other.
     #[arg(long, conflicts_with = "seeds")]
     trace: bool,
+    /// Draw only runs about this: few faults, at a pace at which they meet.
+    #[arg(long, value_name = "WHAT", conflicts_with = "replay")]
+    focus: Option<Focus>,
     /// Switch on a deliberate bug in the nodes: the run must fail. Needs a build with them:
     /// --features mutations.
     #[arg(long, alias = "plant", value_name = "NAME")]
@@ -100,7 +103,7 @@ fn refuse_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
 fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
     print_trace(
         &format!("seed {}", arguments.seed),
-        run(arguments.seed, arguments.mutation, true),
+        Case::draw(arguments.seed, arguments.focus).run(arguments.mutation, true),
         out,
     )
 }
@@ -129,8 +132,8 @@ fn explore(arguments: &Arguments, minutes: u64, out: &mut impl Write) -> std::io
     let (mut first, mut done) = (since.as_micros() as u64, 0);
     while begun.elapsed() < Duration::from_secs(60 * minutes) {
         let threads = arguments.threads();
-        let mutation = arguments.mutation;
-        let range = SeedRange { first, count: EXPLORED_TOGETHER, mutation, threads };
+        let (focus, mutation) = (arguments.focus, arguments.mutation);
+        let range = SeedRange { first, count: EXPLORED_TOGETHER, focus, mutation, threads };
         let report = range.run(|_| {});
         done += report.seeds;
         first += EXPLORED_TOGETHER;
@@ -139,7 +142,7 @@ fn explore(arguments: &Arguments, minutes: u64, out: &mut impl Write) -> std::io
         let Some((seed, violation)) = report.failure else { continue };
         writeln!(out, "seed {seed} BROKEN {violation}")?;
         let file = format!("simulated-failure-{seed}.json");
-        std::fs::write(&file, Case::draw(seed).shrink(mutation).text())?;
+        std::fs::write(&file, Case::draw(seed, focus).shrink(mutation).text())?;
         writeln!(out, "the smallest case found: quorate-sim --replay {file}")?;
         return Ok(ExitCode::FAILURE);
     }
@@ -165,6 +168,7 @@ fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<Exi
     let range = SeedRange {
         first: arguments.seed,
         count: arguments.seeds,
+        focus: arguments.focus,
         mutation: arguments.mutation,
         threads: arguments.threads(),
     };
@@ -190,9 +194,12 @@ fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<Exi
                 }
                 None => ("", String::new()),
             };
+            let focus = arguments.focus.and_then(|focus| focus.to_possible_value());
+            let focus = focus.map(|focus| format!(" --focus {}", focus.get_name()));
             writeln!(
                 out,
-                "reproduce: cargo run -p quorate-sim --release{features} -- --seed {seed} --trace{mutation}"
+                "reproduce: cargo run -p quorate-sim --release{features} -- --seed {seed}{}{mutation} --trace",
+                focus.unwrap_or_default()
             )?;
             Ok(ExitCode::FAILURE)
         }

@@ -27,11 +27,6 @@ pub struct Run {
     pub lines: Vec<String>,
 }
 
-/// Runs a seed, with a deliberate bug, if any. `keep_lines` keeps the trace.
-pub fn run(seed: u64, mutation: Option<Mutation>, keep_lines: bool) -> Run {
-    run_case(&Case::draw(seed), mutation, keep_lines)
-}
-
 pub(crate) fn run_case(case: &Case, mutation: Option<Mutation>, keep_lines: bool) -> Run {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = match runtime {

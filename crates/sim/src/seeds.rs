@@ -9,7 +9,9 @@ use std::time::Duration;
 use quorate_oracle::Violation;
 use quorate_protocol::mutation::Mutation;
 
-use crate::run::{Run, run};
+use crate::case::Case;
+use crate::run::Run;
+use crate::setup::Focus;
 
 /// One in this many seeds runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;
@@ -21,6 +23,8 @@ pub struct SeedRange {
     pub first: u64,
     /// How many.
     pub count: u64,
+    /// What they are about, if one thing.
+    pub focus: Option<Focus>,
     /// The deliberate bug to switch on, if any.
     pub mutation: Option<Mutation>,
     /// How many threads; the result is the same for any number from 1.
@@ -57,7 +61,7 @@ impl SeedRange {
                         if seed >= limit.load(Ordering::Relaxed) {
                             return;
                         }
-                        let run = run_checked(seed, self.mutation);
+                        let run = self.run_checked(seed);
                         if run.violation.is_some() {
                             limit.fetch_min(seed, Ordering::Relaxed);
                         }
@@ -79,6 +83,20 @@ impl SeedRange {
         });
         report
     }
+
+    /// Runs a seed, now and then twice: a run that cannot be repeated proves nothing.
+    fn run_checked(&self, seed: u64) -> Run {
+        let case = Case::draw(seed, self.focus);
+        let mut first = case.run(self.mutation, false);
+        if seed.is_multiple_of(TWICE_EVERY) {
+            let second = case.run(self.mutation, false);
+            if second.hash != first.hash && first.violation.is_none() {
+                let story = format!("two runs of seed {seed} differ");
+                first.violation = Some(Violation { property: "seeds_are_deterministic", story });
+            }
+        }
+        first
+    }
 }
 
 impl Report {
@@ -91,17 +109,4 @@ impl Report {
             self.failure = Some((seed, violation));
         }
     }
-}
-
-/// Runs a seed, now and then twice: a run that cannot be repeated proves nothing.
-fn run_checked(seed: u64, mutation: Option<Mutation>) -> Run {
-    let mut first = run(seed, mutation, false);
-    if seed.is_multiple_of(TWICE_EVERY) {
-        let second = run(seed, mutation, false);
-        if second.hash != first.hash && first.violation.is_none() {
-            let story = format!("two runs of seed {seed} differ");
-            first.violation = Some(Violation { property: "seeds_are_deterministic", story });
-        }
-    }
-    first
 }

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use clap::ValueEnum;
 use quorate_engine::config::Config;
 use quorate_protocol::name::Key;
 use quorate_protocol::tree::leaf_of;
@@ -131,9 +132,45 @@ pub(crate) struct Setup {
     pub(crate) crashes_at_end: bool,
 }
 
+/// One fault, and some of three others.
+fn with_some(fault: Fault, others: [Fault; 3], dice: &mut Dice) -> Vec<Fault> {
+    let others = others.into_iter().filter(|_| dice.percent(30));
+    [fault].into_iter().chain(others).collect()
+}
+
+/// What a run is about: some faults and little else, at a pace at which they meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Focus {
+    /// A disk is copied, and comes back as it was.
+    Copies,
+    /// Links between nodes are cut, and what is on its way arrives late; deletes are reaped meanwhile.
+    Links,
+    /// The bucket's n changes again and again.
+    Counts,
+    /// Nothing fails; requests meet.
+    Requests,
+}
+
 impl Setup {
-    /// Draws one.
-    pub(crate) fn draw(dice: &mut Dice) -> Self {
+    /// Draws one: about `focus`, or, now and then, about any.
+    pub(crate) fn draw(dice: &mut Dice, focus: Option<Focus>) -> Self {
+        let mut setup = Self::draw_any(dice);
+        let any = Focus::value_variants();
+        let by_chance = dice.percent(30).then(|| any[dice.index(any.len())]);
+        match focus.or(by_chance) {
+            Some(Focus::Copies) => setup.about_copies(dice),
+            Some(Focus::Links) => setup.about_links(dice),
+            Some(Focus::Counts) => setup.about_counts(dice),
+            Some(Focus::Requests) => setup.about_requests(),
+            None => {}
+        }
+        // What can be lost on one machine must be on two.
+        setup.w_min = if setup.faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
+        setup.w = setup.w.max(setup.w_min);
+        setup
+    }
+
+    fn draw_any(dice: &mut Dice) -> Self {
         let fsync = dice.percent(70);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.percent(40)).collect();
         if !fsync {
@@ -145,36 +182,15 @@ impl Setup {
         if grace_ms.is_some() {
             faults.retain(|fault| *fault != Fault::Clock);
         }
-        let with = |fault, others: [Fault; 3], dice: &mut Dice| {
-            let others = others.into_iter().filter(|_| dice.percent(30));
-            [fault].into_iter().chain(others).collect()
-        };
-        if dice.percent(15) {
-            // A disk comes back as it was, and little else happens.
-            faults = with(Fault::Copy, [Fault::Stop, Fault::Cut, Fault::Kill], dice);
-        } else if grace_ms.is_some() && dice.percent(40) {
-            // What is on its way for long meets what was reaped meanwhile.
-            faults = with(Fault::Cut, [Fault::Pause, Fault::Slow, Fault::Kill], dice);
-        }
-        if dice.percent(6) {
-            faults.clear();
-        }
-        let thinking_ms_max = match dice.between(0, 99) {
-            _ if faults.is_empty() => 20, // then it is about requests that meet
-            0..75 => dice.between(1, 300),
-            _ => dice.between(1, 3_000),
-        };
-        let calm = faults.is_empty();
-        let w_min = if faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
+        let thinking_ms_max = if dice.percent(75) { 300 } else { 3_000 };
         let nodes = if dice.percent(50) { 3 } else { dice.between(4, 5) as usize };
-        let interval_ms = [1_000, 1_000, 5_000, 20_000][dice.index(4)];
         Self {
             nodes,
             keys: dice.between(1, 5) as usize,
             clients: dice.between(1, 4) as usize,
             // Many short runs find more than few long ones, but not all.
             requests: if dice.percent(95) { dice.between(10, 60) } else { 300 },
-            thinking_ms_max,
+            thinking_ms_max: dice.between(1, thinking_ms_max),
             request_ms: dice.between(400, 2_000),
             latency_ms_max: dice.between(0, 8),
             faults,
@@ -182,16 +198,47 @@ impl Setup {
             fsync,
             // Some keep a node behind for long.
             fault_ms_max: if dice.percent(70) { 5_000 } else { dice.between(50, 30_000) },
-            w_min,
-            w: dice.between(w_min, 3),
+            w_min: 1,
+            w: dice.between(1, 3),
             r: dice.between(1, 3),
             victim: dice.index(nodes),
             grace_ms,
-            interval_ms,
-            conditions_percent: if calm { 60 } else { 15 },
+            interval_ms: [1_000, 1_000, 5_000, 20_000][dice.index(4)],
+            conditions_percent: 15,
             deletes_percent: if grace_ms.is_some() { 45 } else { 20 },
             crashes_at_end: dice.percent(50),
         }
+    }
+
+    fn about_copies(&mut self, dice: &mut Dice) {
+        self.faults = with_some(Fault::Copy, [Fault::Stop, Fault::Cut, Fault::Kill], dice);
+        (self.fault_every_ms, self.fault_ms_max) = (dice.between(500, 6_000), 2_000);
+        if dice.percent(70) {
+            self.reap_within(1_500, dice);
+        }
+    }
+
+    fn about_links(&mut self, dice: &mut Dice) {
+        self.faults = with_some(Fault::Cut, [Fault::Pause, Fault::Slow, Fault::Kill], dice);
+        (self.fault_every_ms, self.fault_ms_max) = (dice.between(300, 3_000), 8_000);
+        self.reap_within(1_500, dice);
+    }
+
+    fn about_counts(&mut self, dice: &mut Dice) {
+        self.faults = with_some(Fault::ChangeN, [Fault::Pause, Fault::Slow, Fault::Kill], dice);
+        (self.fault_every_ms, self.fault_ms_max) = (dice.between(50, 600), 2_000);
+    }
+
+    fn about_requests(&mut self) {
+        self.faults.clear();
+        (self.thinking_ms_max, self.conditions_percent) = (20, 60);
+    }
+
+    /// Deletes are reaped within the run, and clients leave time for it.
+    fn reap_within(&mut self, grace_ms_max: u64, dice: &mut Dice) {
+        self.grace_ms = Some(dice.between(1_000, grace_ms_max));
+        self.deletes_percent = 45;
+        self.thinking_ms_max = dice.between(200, 1_500);
     }
 
     /// Whether such a cluster can be.

@@ -1,10 +1,15 @@
 //! Tests of the simulator itself: the node passes, and a seed repeats.
 
-use quorate_sim::run::run;
+use quorate_sim::Case;
+use quorate_sim::run::Run;
 use quorate_sim::seeds::SeedRange;
 
 fn seeds(first: u64, count: u64, threads: usize) -> quorate_sim::seeds::Report {
-    SeedRange { first, count, mutation: None, threads }.run(|_| {})
+    SeedRange { first, count, focus: None, mutation: None, threads }.run(|_| {})
+}
+
+fn run(seed: u64, keep_lines: bool) -> Run {
+    Case::draw(seed, None).run(None, keep_lines)
 }
 
 #[test]
@@ -17,8 +22,8 @@ fn seeds_are_clean() {
 #[test]
 fn a_seed_repeats_itself() {
     for seed in 1..40 {
-        let first = run(seed, None, false);
-        let second = run(seed, None, true);
+        let first = run(seed, false);
+        let second = run(seed, true);
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
         assert!(first.events > 10, "seed {seed}");
     }
@@ -26,7 +31,7 @@ fn a_seed_repeats_itself() {
 
 #[test]
 fn seeds_differ() {
-    assert_ne!(run(1, None, false).hash, run(2, None, false).hash);
+    assert_ne!(run(1, false).hash, run(2, false).hash);
 }
 
 #[test]
