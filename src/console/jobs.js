@@ -102,7 +102,7 @@ function rowOf(job, at, all) {
       job.share_now_percent === null ? "" : `${job.share_now_percent.toFixed(1)} %`,
       job.last_error === null
         ? ""
-        : h("span", { class: "job-error" }, job.last_error, " (", whenOf(job.failed_at), ")"),
+        : h("div", { class: "job-error" }, job.last_error, " (", whenOf(job.failed_at), ")"),
     ],
   };
 }
