@@ -57,8 +57,8 @@ const FILES: &[File] = files! {
     SCRIPT:
         "about.js" "api.js" "app.js" "buckets.js" "charts.js" "conflicts.js" "dialog.js"
         "diff.js" "dom.js" "explorer.js" "explorer_view.js" "findings.js" "format.js"
-        "history.js" "holders.js" "inspect.js" "live.js" "merge.js" "overview.js" "promise.js"
-        "ring.js" "slow.js" "theme.js" "timeline.js" "value.js";
+        "history.js" "holders.js" "inspect.js" "jobs.js" "live.js" "merge.js" "overview.js"
+        "promise.js" "ring.js" "slow.js" "theme.js" "timeline.js" "value.js";
     STYLE: "style.css";
     IMAGE: "icon.svg";
 };

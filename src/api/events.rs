@@ -1,8 +1,8 @@
 //! `GET /events`: what an operator watches, live, as server-sent events.
 //!
-//! `cluster`, `hints` and `anti_entropy` carry exactly what the routes of these names answer, sent
-//! at once and then when they changed; `rates` is sent with every look and thereby also keeps the
-//! connection alive. Each stream has a task that looks once a second; it ends when its client is
+//! `cluster`, `hints`, `anti_entropy` and `jobs` carry exactly what the routes of these names answer,
+//! sent at once and then when they changed; `rates` is sent with every look and thereby also keeps
+//! the connection alive. Each stream has a task that looks once a second; it ends when its client is
 //! gone or too slow, and when the node drains. Nothing is computed while no client listens.
 
 use std::convert::Infallible;
@@ -106,7 +106,7 @@ async fn drained(node: &Node) {
 /// What a stream has sent last.
 #[derive(Default)]
 struct Seen {
-    answers: [Bytes; 3],
+    answers: [Bytes; 4],
     sample: Option<Sample>,
     /// The hints are being read.
     hints: Option<JoinHandle<Option<Bytes>>>,
@@ -119,8 +119,9 @@ impl Seen {
             answer(node, &routes::CLUSTER).await,
             self.hints(node).await,
             answer(node, &routes::ANTI_ENTROPY).await,
+            answer(node, &routes::JOBS).await,
         ];
-        let names = ["cluster", "hints", "anti_entropy"];
+        let names = ["cluster", "hints", "anti_entropy", "jobs"];
         for ((name, seen), now) in names.into_iter().zip(&mut self.answers).zip(now) {
             // A route that refuses (the node is overloaded, say) has no news.
             if let Some(now) = now.filter(|now| now != seen) {

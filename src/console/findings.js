@@ -1,15 +1,16 @@
-// What an operator should know, in words: from /cluster, /hints and /anti-entropy, worst first.
+// What an operator should know, in words: from /cluster, /hints, /anti-entropy and /jobs, worst first.
 
 import { bytes, count, duration, list, many } from "./format.js";
 
 /** The findings: `{kind: bad|warn|note, what, todo}`. None means that all is well. */
-export function findings({ cluster, hints, antiEntropy, hintHistory }) {
+export function findings({ cluster, hints, antiEntropy, jobs, hintHistory }) {
   if (!cluster) return [];
   return [
     ...ofThisNode(cluster),
     ...ofPeers(cluster),
     ...ofHints(cluster, hints, hintHistory),
     ...ofRepair(antiEntropy),
+    ...ofJobs(cluster, jobs),
   ].sort((a, b) => ORDER.indexOf(a.kind) - ORDER.indexOf(b.kind));
 }
 
@@ -205,6 +206,22 @@ function ofRepair(antiEntropy) {
     );
   }
   return found;
+}
+
+/** Whether a job panicked: it has ended then, and its last error says so. */
+export function hasPanicked(job) {
+  return job.state === "ended" && String(job.last_error).startsWith("panicked");
+}
+
+function ofJobs(cluster, jobs) {
+  return (jobs ?? []).filter(hasPanicked).map((job) => {
+    const which = job.peer === null ? job.job : `${job.job} for ${job.peer}`;
+    return finding(
+      "bad",
+      `The background job ${which} has ended: it ${job.last_error}`,
+      `Restart ${cluster.node}, and report it with its log.`,
+    );
+  });
 }
 
 /** One sentence about the whole. */

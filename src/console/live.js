@@ -15,6 +15,7 @@ export const live = {
   cluster: null,
   hints: null,
   antiEntropy: null,
+  jobs: null,
   rates: [],
   hintHistory: new Map(),
 };
@@ -109,6 +110,7 @@ function take(block) {
   if (event === "cluster") live.cluster = data;
   else if (event === "anti_entropy") live.antiEntropy = data;
   else if (event === "hints") live.hints = data;
+  else if (event === "jobs") live.jobs = data.jobs;
   else if (event === "rates") {
     live.rates.push(data);
     if (live.rates.length > KEPT) live.rates.shift();

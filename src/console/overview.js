@@ -1,10 +1,11 @@
-// The overview: the ring, the nodes, rates, hints and repair, live.
+// The overview: the ring, the nodes, rates, hints, repair and background jobs, live.
 
 import { consoleOf, get } from "./api.js";
 import { sparkline } from "./charts.js";
 import { badge, draw, factsOf, h, notice, panel, table } from "./dom.js";
 import { drainOf, findings, verdict } from "./findings.js";
 import { bytes, count, duration, latency, micros, rate } from "./format.js";
+import { jobs } from "./jobs.js";
 import { KEPT, live, watch } from "./live.js";
 import { colour, ringDrawing, share } from "./ring.js";
 
@@ -17,7 +18,15 @@ const STATES = {
 
 /** Opens the page. */
 export function overview(main) {
-  const page = { ring: null, homes: null, chosen: null, drawing: null, drawn: "", failed: null };
+  const page = {
+    ring: null,
+    homes: null,
+    chosen: null,
+    drawing: null,
+    drawn: "",
+    failed: null,
+    onlyTroubled: false,
+  };
   const show = () => draw(main, body(page, show));
   Promise.all([get("/ring"), get("/ring/partitions")])
     .then(([ring, homes]) => {
@@ -75,6 +84,7 @@ function body(page, show) {
       rates(),
     ),
     repair(),
+    jobs(page, show),
   ];
 }
 

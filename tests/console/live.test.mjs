@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { PATIENCE_MS, URLS, assertAccessible, open, picture, request, script, withPage } from "./harness.mjs";
 
+const jobs = (page) => page.getByRole("table", { name: "Background jobs" });
 const nodes = (page) => page.getByRole("table", { name: "Nodes", exact: true });
 
 test("a peer dies and comes back", () =>
@@ -25,6 +26,9 @@ test("a peer dies and comes back", () =>
       await Promise.all(writes);
       await page.getByRole("table", { name: "Hints by target" }).getByRole("row", { name: /^n3 / }).waitFor();
       await page.getByText(/wait here for n3/).waitFor();
+      await jobs(page)
+        .getByRole("row", { name: /^handoff n3 paused: peer down / })
+        .waitFor();
       await assertAccessible(page, "a peer down");
       await picture(page, "overview-peer-down");
     } finally {
@@ -32,6 +36,9 @@ test("a peer dies and comes back", () =>
     }
     await page.getByText(`All ${URLS.length} nodes are up`).waitFor();
     await page.getByText("No hints wait here.").waitFor();
+    await jobs(page)
+      .getByRole("row", { name: /^handoff n3 (waiting|working) / })
+      .waitFor();
   }));
 
 test("the node itself is killed while its page is open", () =>

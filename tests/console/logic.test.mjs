@@ -107,6 +107,47 @@ test("findings put the worst first, and say nothing when there is nothing", asyn
   assert.match(verdict(ill, of(ill)).text, /2 of 3 nodes are up\. Something waits for an operator/);
 });
 
+test("a job that panicked is a finding, and one that is done or paused is none", async () => {
+  const { findings } = await load("findings");
+  const { byName, isTroubled, progressOf, stateOf, tookOf } = await load("jobs");
+  const job = (more) => ({
+    job: "fill",
+    peer: null,
+    state: "waiting",
+    reason: null,
+    last_error: null,
+    ...more,
+  });
+  const panicked = job({ state: "ended", job: "handoff", peer: "n2", last_error: "panicked: no luck" });
+  const over = job({ state: "ended", last_error: "the store is busy" });
+  const paused = job({ state: "paused", reason: "peer down", peer: "n3" });
+  const goesOn = job({ last_error: "panicked: as a peer said" });
+  const all = [job(), panicked, over, paused, goesOn];
+  const cluster = { node: "n1", ready: true, filled: true, writable: true, nodes: [] };
+  const found = findings({ cluster, hints: null, antiEntropy: null, jobs: all, hintHistory: new Map() });
+  assert.deepEqual(
+    found.map((it) => [it.kind, it.what]),
+    [["bad", "The background job handoff for n2 has ended: it panicked: no luck"]],
+  );
+  assert.deepEqual(all.map(isTroubled), [false, true, true, true, true]);
+  assert.deepEqual(all.map(stateOf), [
+    ["note", "waiting"],
+    ["bad", "ended"],
+    ["note", "ended"],
+    ["warn", "paused: peer down"],
+    ["note", "waiting"],
+  ]);
+  assert.deepEqual(
+    byName([job({ peer: "a" }), job({ job: "x" }), job({ peer: "b" })]).map((it) => it.job + it.peer),
+    ["filla", "fillb", "xnull"],
+  );
+  assert.deepEqual(
+    [progressOf({ done: null, of: null }), progressOf({ done: 3, of: 1064 })],
+    ["", "3 of 1,064"],
+  );
+  assert.deepEqual([tookOf(0), tookOf(1500), tookOf(7_200_000_000)], ["0 µs", "1.5 ms", "2 h"]);
+});
+
 test("a timeline has a lane for every node that took part", async () => {
   const { lanesOf } = await load("timeline");
   const trace = {

@@ -47,6 +47,7 @@ const PAGES = {
       await page.getByText("No hints wait here.").waitFor();
       await page.getByRole("table", { name: "Last comparison with each peer" }).waitFor();
       await page.waitForFunction(() => document.querySelectorAll(".rate").length === 3);
+      await page.getByRole("table", { name: "Background jobs" }).waitFor();
     },
   ],
   buckets: [

@@ -95,6 +95,8 @@ fn events_come_at_once_and_then_as_things_happen() {
     assert_eq!((&seen["node"], seen["nodes"].as_array().unwrap().len()), (&"n1".into(), 3));
     assert_eq!(stream.next("hints").unwrap()["targets"], Value::Array(Vec::new()));
     assert!(stream.next("anti_entropy").unwrap()["totals"].is_object());
+    let jobs = stream.next("jobs").unwrap();
+    assert!(jobs["jobs"].as_array().unwrap().iter().any(|job| job["job"] == "gossip"), "{jobs}");
     let first = stream.next("rates").unwrap();
     assert_eq!(first["operations"]["put"]["per_s"], Value::Null, "nothing to compare with yet");
     a.send(&Request::put("/kv/b/k", "1"));
