@@ -196,11 +196,9 @@ fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<Exi
             };
             let focus = arguments.focus.and_then(|focus| focus.to_possible_value());
             let focus = focus.map(|focus| format!(" --focus {}", focus.get_name()));
-            writeln!(
-                out,
-                "reproduce: cargo run -p quorate-sim --release{features} -- --seed {seed}{}{mutation} --trace",
-                focus.unwrap_or_default()
-            )?;
+            let focus = focus.unwrap_or_default();
+            let run = format!("--seed {seed}{focus}{mutation} --trace");
+            writeln!(out, "reproduce: cargo run -p quorate-sim --release{features} -- {run}")?;
             Ok(ExitCode::FAILURE)
         }
     }
