@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use quorate_protocol::exchange::{Difference, Exchange, Page, Repaired, Step};
 use quorate_protocol::get::{ReadKind, RowKind};
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::message::{
+    Data, DataReply, Message, Query, QueryReply, Refusal, Repair, RepairReply, Reply, WithPayload,
+};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
@@ -96,7 +98,13 @@ impl Node {
             return;
         }
         let roots = trees.iter().map(|tree| (*tree, self.store.leaves(*tree).root())).collect();
-        self.request(peer, &Message::Roots { roots }, &[], Pending::Roots { peer, trees }, world);
+        self.request(
+            peer,
+            &Message::Repair(Repair::Roots { roots }),
+            &[],
+            Pending::Roots { peer, trees },
+            world,
+        );
     }
 
     /// Whether this node has a tree and has received its rows.
@@ -117,7 +125,7 @@ impl Node {
                 trees.push(place as u16);
             }
         }
-        world.reply(self.id, back, &Reply::Differing { trees }, &[]);
+        world.reply(self.id, back, &Reply::Repair(RepairReply::Differing { trees }), &[]);
     }
 
     pub(crate) fn on_leaves(
@@ -130,9 +138,9 @@ impl Node {
         let fits = self.trees_fit_by(to_fill, world);
         let reply = match Leaves::from_bytes(theirs) {
             Some(_) if !fits => Reply::NotFilled,
-            Some(theirs) if self.is_in_tree(tree, world) => {
-                Reply::Leaves { differing: self.store.leaves(tree).differing(&theirs) }
-            }
+            Some(theirs) if self.is_in_tree(tree, world) => Reply::Repair(RepairReply::Leaves {
+                differing: self.store.leaves(tree).differing(&theirs),
+            }),
             Some(_) | None => Reply::Refused(Refusal::Failed),
         };
         world.reply(self.id, back, &reply, &[]);
@@ -154,7 +162,12 @@ impl Node {
     ) {
         let fits = self.trees_fit_by(to_fill, world);
         let reply = if self.is_in_tree(tree, world) && fits {
-            Reply::Page(self.store.list(tree, leaves, after, world.setup.page_max))
+            Reply::Repair(RepairReply::Page(self.store.list(
+                tree,
+                leaves,
+                after,
+                world.setup.page_max,
+            )))
         } else {
             Reply::NotFilled
         };
@@ -167,14 +180,14 @@ impl Node {
         let object = row.map(|row| row.object.to_bytes());
         let own = object.as_ref().map(|object| object.len() as u32);
         let (ready, hints) = (self.is_ready_for(key, world), Vec::new());
-        let reply = Reply::Inspection { own, ready, hints };
+        let reply = Reply::Query(QueryReply::Inspection { own, ready, hints });
         world.reply(self.id, back, &reply, &object.unwrap_or_default());
     }
 
     pub(crate) fn on_versions(&mut self, back: (NodeId, u64), keys: &[Key], world: &mut World) {
         let versions = keys.iter().map(|key| self.store.version(key)).collect();
         let (to, request) = back;
-        let reply = Reply::Versions { versions };
+        let reply = Reply::Repair(RepairReply::Versions { versions });
         self.when_durable(Waiter::Peer { to, request, reply }, world);
     }
 
@@ -254,13 +267,13 @@ impl Node {
             }
             Step::CompareLeaves => {
                 let leaves = self.store.leaves(tree).to_bytes();
-                let message = Message::Leaves { tree, to_fill: exchanging.to_fill };
+                let message = Message::Repair(Repair::Leaves { tree, to_fill: exchanging.to_fill });
                 self.ask_peer(operation, &message, &leaves, world);
             }
             Step::List { leaves, after } => {
                 exchanging.doing = Doing::Listing(leaves, after.clone());
                 let to_fill = exchanging.to_fill;
-                let message = Message::List { tree, leaves, after, to_fill };
+                let message = Message::Repair(Repair::List { tree, leaves, after, to_fill });
                 self.ask_peer(operation, &message, &[], world);
             }
             Step::Recheck { keys, not_before } => {
@@ -304,7 +317,7 @@ impl Node {
             if world.now >= *not_before {
                 let keys = std::mem::take(keys);
                 exchanging.doing = Doing::Rechecking(keys.clone());
-                self.ask_peer(operation, &Message::Versions { keys }, &[], world);
+                self.ask_peer(operation, &Message::Repair(Repair::Versions { keys }), &[], world);
             }
         } else if world.now >= exchanging.deadline {
             self.abort_exchange(operation, world);
@@ -328,19 +341,19 @@ impl Node {
         let Some(exchanging) = self.operations.exchanges.get_mut(&operation) else { return };
         let store = &self.store;
         let step = match (&exchanging.doing, reply.head) {
-            (Doing::ComparingLeaves, Reply::Leaves { differing }) => {
+            (Doing::ComparingLeaves, Reply::Repair(RepairReply::Leaves { differing })) => {
                 Some(exchanging.exchange.on_leaves(differing))
             }
             (Doing::ComparingLeaves | Doing::Listing(..), Reply::NotFilled) => {
                 exchanging.in_doubt = true;
                 None
             }
-            (Doing::Listing(leaves, after), Reply::Page(theirs)) => {
+            (Doing::Listing(leaves, after), Reply::Repair(RepairReply::Page(theirs))) => {
                 let limit = world.setup.page_max;
                 let ours: Page = store.list(exchanging.tree, *leaves, after.as_ref(), limit);
                 Some(exchanging.exchange.on_pages(ours, theirs, world.now))
             }
-            (Doing::Rechecking(keys), Reply::Versions { versions }) => {
+            (Doing::Rechecking(keys), Reply::Repair(RepairReply::Versions { versions })) => {
                 let first_look = |key| exchanging.stale.get(key).map(Object::version);
                 let version = |key| first_look(key).unwrap_or_else(|| store.version(key));
                 let ours: Vec<Version> = keys.iter().map(version).collect();
@@ -371,10 +384,10 @@ impl Node {
         let key = first.key.clone();
         if repair.fetches {
             let message = if exchanging.to_fill.is_some() {
-                Message::Inspect { key }
+                Message::Query(Query::Inspect { key })
             } else {
                 let (what, place) = (ReadKind::Object, RowKind::Home);
-                Message::Read { key, what, place, bytes_max: u32::MAX }
+                Message::Data(Data::Read { key, what, place, bytes_max: u32::MAX })
             };
             self.ask_peer(operation, &message, &[], world);
         } else {
@@ -394,7 +407,7 @@ impl Node {
             return self.repaired_first(operation, RepairOutcome::Repaired, world);
         }
         let object = self.store.get(&Slot::home(&key)).map(|row| row.object.to_bytes());
-        let message = Message::Store { key, role: Role::Home, read_at };
+        let message = Message::Data(Data::Store { key, role: Role::Home, read_at });
         self.ask_peer(operation, &message, &object.unwrap_or_default(), world);
     }
 
@@ -416,7 +429,7 @@ impl Node {
         let Some(first) = repair.left.front() else { return };
         let (key, asked_at) = (first.key.clone(), repair.asked_at);
         if !repair.fetches {
-            let came = if *head == Reply::Stored {
+            let came = if *head == Reply::Data(DataReply::Stored) {
                 RepairOutcome::Repaired
             } else {
                 RepairOutcome::NotTaken
@@ -424,7 +437,11 @@ impl Node {
             return self.repaired_first(operation, came, world);
         }
         let stale = exchanging.stale.remove(&key);
-        let is_object = matches!(head, Reply::Object | Reply::Inspection { own: Some(_), .. });
+        let is_object = matches!(
+            head,
+            Reply::Data(DataReply::Object)
+                | Reply::Query(QueryReply::Inspection { own: Some(_), .. })
+        );
         let object = is_object.then(|| Object::decode(payload));
         let Some(Ok(mut object)) = object else {
             return self.repaired_first(operation, RepairOutcome::Missed, world);

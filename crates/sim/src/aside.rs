@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{self, Holdings, Holds, Received, covers};
 
@@ -42,7 +42,7 @@ impl Node {
         let waiting = peers.iter().copied().collect();
         self.holdings_check = HoldingsCheck { question, merged, waiting, heard: BTreeMap::new() };
         for peer in peers {
-            let message = Message::Hello { status: Box::new(self.status(world)) };
+            let message = Message::Cluster(Cluster::Hello { status: Box::new(self.status(world)) });
             self.request(peer, &message, &[], Pending::Holdings { question, peer }, world);
         }
     }
@@ -58,7 +58,7 @@ impl Node {
         if self.holdings_check.question != question || !self.holdings_check.waiting.remove(&peer) {
             return;
         }
-        if let Some(Reply::Status(status)) = reply {
+        if let Some(Reply::Cluster(ClusterReply::Status(status))) = reply {
             self.holdings_check.heard.insert(peer, status.holdings.clone());
         }
         if !self.holdings_check.waiting.is_empty() {

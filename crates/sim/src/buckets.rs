@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::bucket_table::Table;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Cluster, ClusterReply, Data, Message, Reply};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
@@ -147,7 +147,7 @@ impl Node {
         let record = self.records.buckets.table.next(&bucket, settings, by, over);
         change.merge(&bucket, record);
         self.merge_buckets(&change, world);
-        let message = Message::Buckets { table: change, want_all: false };
+        let message = Message::Cluster(Cluster::Buckets { table: change, want_all: false });
         let me = self.id;
         for peer in world.setup.nodes.clone().into_iter().filter(|peer| *peer != me) {
             self.request(peer, &message, &[], Pending::Buckets, world);
@@ -157,7 +157,7 @@ impl Node {
     /// A peer has a different bucket table.
     pub(crate) fn agree_on_buckets(&mut self, peer: NodeId, world: &mut World) {
         let table = self.records.buckets.table.clone();
-        let message = Message::Buckets { table, want_all: true };
+        let message = Message::Cluster(Cluster::Buckets { table, want_all: true });
         self.request(peer, &message, &[], Pending::Buckets, world);
     }
 
@@ -170,7 +170,7 @@ impl Node {
     ) {
         self.merge_buckets(table, world);
         let table = if want_all { self.records.buckets.table.clone() } else { Table::default() };
-        world.reply(self.id, back, &Reply::Buckets { table }, &[]);
+        world.reply(self.id, back, &Reply::Cluster(ClusterReply::Buckets { table }), &[]);
     }
 
     /// Adopts newer records.
@@ -253,7 +253,8 @@ impl Node {
                 continue;
             };
             let read_at = self.wall(world.now);
-            let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
+            let message =
+                Message::Data(Data::Store { key: key.clone(), role: Role::Home, read_at });
             let bytes = object.to_bytes();
             let deadline = world.now.plus(world.setup.request_timeout_ms);
             let version = object.version();

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::clock::Actor;
 use quorate_protocol::get;
-use quorate_protocol::message::{Message, Outcome, Refusal, Write, WriteAnswer, WrittenAnswer};
+use quorate_protocol::message::{
+    Data, Message, Outcome, Refusal, Write, WriteAnswer, WrittenAnswer,
+};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Object, Sibling};
 use quorate_protocol::precondition::{self, Checked};
@@ -228,7 +230,7 @@ impl Node {
             None => self.finish_route(operation, self.id, answer, body, world),
             Some(entry) => {
                 let payload = body.map(|object| object.to_bytes()).unwrap_or_default();
-                let message = Message::Written { operation, answer };
+                let message = Message::Data(Data::Written { operation, answer });
                 world.send((self.id, self.life), entry, &message, &payload);
             }
         }

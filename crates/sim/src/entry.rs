@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_protocol::get::{self, Get, ReadKind, RowKind};
-use quorate_protocol::message::{Message, Outcome, WriteAnswer};
+use quorate_protocol::message::{Data, Message, Outcome, WriteAnswer};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Role};
@@ -139,7 +139,7 @@ impl Node {
                     let salt = world.fresh_number();
                     write.draft.write_id.0[8..].copy_from_slice(&salt.to_le_bytes());
                 }
-                let message = Message::Forward { operation, write };
+                let message = Message::Data(Data::Forward { operation, write });
                 let payload = value.clone().unwrap_or_default();
                 let request = world.send((self.id, self.life), to, &message, &payload);
                 self.pending.insert(request, Pending::Forward { operation, node: to });
@@ -282,7 +282,7 @@ impl Node {
     }
 
     fn ask(&self, to: NodeId, key: Key, what: ReadKind, place: RowKind, world: &mut World) -> u64 {
-        let message = Message::Read { key, what, place, bytes_max: u32::MAX };
+        let message = Message::Data(Data::Read { key, what, place, bytes_max: u32::MAX });
         world.send((self.id, self.life), to, &message, &[])
     }
 
@@ -301,7 +301,8 @@ impl Node {
                 // A refusal leaves the row stale; the next read tries again.
                 let _ = self.store_object(key, Role::Home, merged, read_at, world);
             } else {
-                let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
+                let message =
+                    Message::Data(Data::Store { key: key.clone(), role: Role::Home, read_at });
                 world.send((self.id, self.life), node, &message, &merged.to_bytes());
             }
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Refusal, Reply, Rows, WithPayload};
+use quorate_protocol::message::{Message, Refusal, Repair, RepairReply, Reply, Rows, WithPayload};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
@@ -113,7 +113,7 @@ impl Node {
         match filling.todo.front().copied() {
             None => self.when_durable(Waiter::Filled, world),
             Some(Job::Fetch(from, rows)) => {
-                let message = Message::Fetch { rows, after };
+                let message = Message::Repair(Repair::Fetch { rows, after });
                 self.request(from, &message, &[], Pending::Fetch { question }, world);
             }
             Some(Job::Compare(from, tree)) => {
@@ -165,7 +165,7 @@ impl Node {
             payload.extend_from_slice(&bytes);
         }
         let end = found.next().is_none();
-        world.reply(self.id, back, &Reply::Rows { rows: page, end }, &payload);
+        world.reply(self.id, back, &Reply::Repair(RepairReply::Rows { rows: page, end }), &payload);
     }
 
     /// A page arrived.
@@ -179,7 +179,7 @@ impl Node {
             return;
         };
         let asked_at = filling.asked_at;
-        let Reply::Rows { rows, end } = reply.head else {
+        let Reply::Repair(RepairReply::Rows { rows, end }) = reply.head else {
             self.filling = None; // tried again soon
             return;
         };

@@ -8,8 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use quorate_protocol::handshake::Versions;
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::message::head::Head;
+use quorate_protocol::message::{
+    Cluster, ClusterReply, Data, DataReply, Message, Query, Refusal, Repair, RepairReply, Reply,
+    WithPayload,
+};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::reassign::Pass;
@@ -193,14 +198,9 @@ impl Node {
         }
     }
 
-    fn open<T: serde::de::DeserializeOwned>(
-        &self,
-        from: NodeId,
-        frame: Bytes,
-        world: &World,
-    ) -> Vec<WithPayload<T>> {
+    fn open<T: Head>(&self, from: NodeId, frame: Bytes, world: &World) -> Vec<WithPayload<T>> {
         let mine = world.header(self.id, from);
-        let (header, messages) = match wire::decode(frame) {
+        let (header, messages) = match wire::decode(frame, Versions::ALL) {
             Ok(opened) => opened,
             Err(error) => unreachable!("the simulated network damages nothing: {error}"),
         };
@@ -221,55 +221,58 @@ impl Node {
         let WithPayload { head, payload } = message;
         let back = (from, request);
         match head {
-            Message::Store { key, role, read_at } => {
+            Message::Unknown(tag) => unreachable!("all nodes are of one release: {tag}"),
+            Message::Data(Data::Store { key, role, read_at }) => {
                 self.on_store(back, (&key, role, read_at), payload, world);
             }
-            Message::Read { key, what, place, bytes_max: _ } => {
+            Message::Data(Data::Read { key, what, place, bytes_max: _ }) => {
                 self.on_read(back, &key, what, place, world);
             }
-            Message::Forward { operation, write } => {
+            Message::Data(Data::Forward { operation, write }) => {
                 world.note(format_args!("{from} -> {} forward {}", self.id, write.key));
                 if !self.is_admitted() || self.store.has_failed() {
                     let refused = Reply::Refused(Refusal::Failed);
                     return world.reply(self.id, back, &refused, &[]);
                 }
-                world.reply(self.id, back, &Reply::Accepted, &[]);
+                world.reply(self.id, back, &Reply::Data(DataReply::Accepted), &[]);
                 self.on_forwarded(from, operation, *write, payload, world);
             }
-            Message::Written { operation, answer } => {
-                world.reply(self.id, back, &Reply::Accepted, &[]);
+            Message::Data(Data::Written { operation, answer }) => {
+                world.reply(self.id, back, &Reply::Data(DataReply::Accepted), &[]);
                 self.on_written(from, operation, answer, payload, world);
             }
-            Message::Roots { roots } => self.on_roots(back, &roots, world),
-            Message::Leaves { tree, to_fill } => {
+            Message::Repair(Repair::Roots { roots }) => self.on_roots(back, &roots, world),
+            Message::Repair(Repair::Leaves { tree, to_fill }) => {
                 self.on_leaves(back, (tree, to_fill), &payload, world);
             }
-            Message::List { tree, leaves, after, to_fill } => {
+            Message::Repair(Repair::List { tree, leaves, after, to_fill }) => {
                 self.on_list(back, (tree, to_fill), leaves, after.as_ref(), world);
             }
-            Message::Versions { keys } => self.on_versions(back, &keys, world),
-            Message::Fetch { rows, after } => self.on_fetch(back, rows, after.as_ref(), world),
-            Message::Hello { status } => self.on_hello(back, &status, world),
-            Message::Buckets { table, want_all } => {
+            Message::Repair(Repair::Versions { keys }) => self.on_versions(back, &keys, world),
+            Message::Repair(Repair::Fetch { rows, after }) => {
+                self.on_fetch(back, rows, after.as_ref(), world)
+            }
+            Message::Cluster(Cluster::Hello { status }) => self.on_hello(back, &status, world),
+            Message::Cluster(Cluster::Buckets { table, want_all }) => {
                 self.on_buckets(back, &table, want_all, world);
             }
-            Message::Confirm { tombstones } => {
+            Message::Repair(Repair::Confirm { tombstones }) => {
                 self.on_confirm(back, &tombstones, world);
             }
-            Message::Reap { tombstones } => {
+            Message::Repair(Repair::Reap { tombstones }) => {
                 let rows = self.reap(&tombstones, world);
-                world.reply(self.id, back, &Reply::Reaped { rows }, &[]);
+                world.reply(self.id, back, &Reply::Repair(RepairReply::Reaped { rows }), &[]);
             }
-            Message::Inspect { key } => self.on_inspect(back, &key, world),
-            Message::Conflicts { .. }
-            | Message::Form { .. }
-            | Message::Room
-            | Message::Deliver { .. }
-            | Message::Distrusted { .. }
-            | Message::Explained { .. }
-            | Message::SyncPoint
-            | Message::Undelivered { .. }
-            | Message::Keys { .. } => {
+            Message::Query(Query::Inspect { key }) => self.on_inspect(back, &key, world),
+            Message::Query(Query::Conflicts { .. })
+            | Message::Cluster(Cluster::Form { .. })
+            | Message::Repair(Repair::Room)
+            | Message::Repair(Repair::Deliver { .. })
+            | Message::Repair(Repair::Distrusted { .. })
+            | Message::Data(Data::Explained { .. })
+            | Message::Repair(Repair::SyncPoint)
+            | Message::Repair(Repair::Undelivered { .. })
+            | Message::Query(Query::Keys { .. }) => {
                 world.reply(self.id, back, &Reply::Refused(Refusal::Malformed), &[]);
             }
         }
@@ -285,28 +288,30 @@ impl Node {
     ) {
         let Some(pending) = self.pending.remove(&request) else { return };
         match pending {
-            Pending::Put { operation, node } if reply.head == Reply::Stored => {
+            Pending::Put { operation, node } if reply.head == Reply::Data(DataReply::Stored) => {
                 self.on_put_acked(operation, node, world);
             }
             Pending::Put { operation, node } => self.on_put_refused(operation, node, world),
             Pending::Get { operation, node } => {
                 self.on_get_reply(operation, node, reading(reply), world);
             }
-            Pending::Forward { operation, node } if reply.head == Reply::Accepted => {
+            Pending::Forward { operation, node }
+                if reply.head == Reply::Data(DataReply::Accepted) =>
+            {
                 self.on_forward_accepted(operation, node, world);
             }
             Pending::Forward { operation, node } => {
                 self.on_forward_refused(operation, node, world);
             }
             Pending::Handoff { slot, sent } => {
-                if reply.head == Reply::Stored {
+                if reply.head == Reply::Data(DataReply::Stored) {
                     world.note(format_args!("{from} holds {}'s hint of {}", self.id, slot.key));
                     self.drop_hint(&slot, &sent, world);
                 }
             }
             Pending::Exchange { operation } => self.on_exchange_reply(operation, reply, world),
             Pending::Roots { peer, trees } => {
-                if let Reply::Differing { trees: places } = reply.head {
+                if let Reply::Repair(RepairReply::Differing { trees: places }) = reply.head {
                     self.on_differing(peer, &trees, &places, world);
                 }
             }
@@ -318,7 +323,7 @@ impl Node {
                 self.on_holdings(question, peer, Some(&reply.head), world);
             }
             Pending::Buckets => {
-                if let Reply::Buckets { table } = reply.head {
+                if let Reply::Cluster(ClusterReply::Buckets { table }) = reply.head {
                     self.merge_buckets(&table, world);
                 }
             }
@@ -326,7 +331,7 @@ impl Node {
                 self.on_confirmed(operation, node, &reply.head, world);
             }
             Pending::HandOver { key, node, version } => {
-                let is_stored = reply.head == Reply::Stored;
+                let is_stored = reply.head == Reply::Data(DataReply::Stored);
                 self.on_handed_over(&key, (node, version), is_stored, world);
             }
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use quorate_protocol::clock::Dot;
-use quorate_protocol::message::Message;
+use quorate_protocol::message::{Data, Message};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put};
@@ -71,7 +71,7 @@ impl Node {
                 put::Effect::Send { to, role } => {
                     let key = putting.minting.write.key.clone();
                     let read_at = putting.minted_at;
-                    let message = Message::Store { key, role, read_at };
+                    let message = Message::Data(Data::Store { key, role, read_at });
                     let request = world.send((self.id, self.life), to, &message, &putting.sent);
                     self.pending.insert(request, Pending::Put { operation, node: to });
                 }

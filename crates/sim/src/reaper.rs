@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Message, Repair, RepairReply, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::reap::{Evidence, Facts, Round, may_confirm};
@@ -73,7 +73,7 @@ impl Node {
         self.operations.reap_rounds.insert(operation, ReapRound { round, objects, deadline });
         let me = self.id;
         for node in all_nodes.into_iter().filter(|node| *node != me) {
-            let message = Message::Confirm { tombstones: tombstones.clone() };
+            let message = Message::Repair(Repair::Confirm { tombstones: tombstones.clone() });
             self.request(node, &message, &[], Pending::Confirm { operation, node }, world);
         }
         self.when_durable(Waiter::Confirm { operation, which }, world);
@@ -89,7 +89,7 @@ impl Node {
         world.note(format_args!("{} -> {} confirms {which:?}", self.id, back.0));
         let (to, request) = back;
         // What was read must survive a restart.
-        let reply = Reply::Confirmed { which };
+        let reply = Reply::Repair(RepairReply::Confirmed { which });
         self.when_durable(Waiter::Peer { to, request, reply }, world);
     }
 
@@ -116,7 +116,7 @@ impl Node {
         world: &mut World,
     ) {
         let Some(reap_round) = self.operations.reap_rounds.get_mut(&operation) else { return };
-        let Reply::Confirmed { which } = reply else { return };
+        let Reply::Repair(RepairReply::Confirmed { which }) = reply else { return };
         reap_round.round.on_confirmed(node, which);
         if !reap_round.round.is_over() {
             return;
@@ -132,7 +132,7 @@ impl Node {
             world.claims.push(Claim::Reaped { key: key.clone(), tombstone: object.clone() });
         }
         for node in world.setup.nodes.clone().into_iter().filter(|node| *node != self.id) {
-            let message = Message::Reap { tombstones: tombstones.clone() };
+            let message = Message::Repair(Repair::Reap { tombstones: tombstones.clone() });
             world.send((self.id, self.life), node, &message, &[]);
         }
         self.reap(&tombstones, world);
@@ -145,7 +145,7 @@ impl Node {
         if is_over && world.has(Mutation::ReapWithoutFullProof) {
             let which = vec![true; reap_round.round.tombstones().len()];
             for node in world.setup.nodes.clone() {
-                let reply = Reply::Confirmed { which: which.clone() };
+                let reply = Reply::Repair(RepairReply::Confirmed { which: which.clone() });
                 self.on_confirmed(operation, node, &reply, world);
             }
         } else if is_over {

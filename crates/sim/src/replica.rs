@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use quorate_protocol::get::{self, ReadKind, RowKind};
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::message::{
+    ClusterReply, Data, DataReply, Message, QueryReply, Refusal, RepairReply, Reply, WithPayload,
+};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::put::Role;
@@ -46,7 +48,7 @@ impl Node {
         world.note(format_args!("{to} -> {} store {key} {role:?} #{request}", self.id));
         match self.store_object(key, role, &object, read_at, world) {
             Ok(()) => {
-                let reply = Reply::Stored;
+                let reply = Reply::Data(DataReply::Stored);
                 self.when_durable(Waiter::Peer { to, request, reply }, world);
             }
             Err(refusal) => {
@@ -121,9 +123,9 @@ impl Node {
         world: &mut World,
     ) {
         let (reply, payload) = match self.read(key, what, place, world) {
-            get::Reply::Object(object) => (Reply::Object, object.to_bytes()),
-            get::Reply::Digest(version) => (Reply::Digest(version), Bytes::new()),
-            get::Reply::NoHint => (Reply::NoHint, Bytes::new()),
+            get::Reply::Object(object) => (Reply::Data(DataReply::Object), object.to_bytes()),
+            get::Reply::Digest(version) => (Reply::Data(DataReply::Digest(version)), Bytes::new()),
+            get::Reply::NoHint => (Reply::Data(DataReply::NoHint), Bytes::new()),
             get::Reply::NotFilled => (Reply::NotFilled, Bytes::new()),
             get::Reply::Refused => (Reply::Refused(Refusal::Failed), Bytes::new()),
         };
@@ -237,14 +239,19 @@ impl Node {
     fn acknowledge(&mut self, waiter: Waiter, world: &mut World) {
         match waiter {
             Waiter::Peer { to, request, reply } => {
-                if reply == Reply::Stored {
+                if reply == Reply::Data(DataReply::Stored) {
                     world.note(format_args!("{} -> {to} stored #{request}", self.id));
                 }
                 world.reply(self.id, (to, request), &reply, &[]);
             }
             Waiter::Own { operation } => self.on_put_acked(operation, self.id, world),
             Waiter::Confirm { operation, which } => {
-                self.on_confirmed(operation, self.id, &Reply::Confirmed { which }, world);
+                self.on_confirmed(
+                    operation,
+                    self.id,
+                    &Reply::Repair(RepairReply::Confirmed { which }),
+                    world,
+                );
             }
             Waiter::Filled => self.on_filled(world),
             Waiter::Passed(pass) => self.on_passed(&pass, world),
@@ -262,7 +269,7 @@ impl Node {
         for (slot, row) in hints {
             let Some(target) = slot.target else { continue };
             let (key, read_at) = (slot.key.clone(), self.wall(world.now));
-            let message = Message::Store { key, role: Role::Home, read_at };
+            let message = Message::Data(Data::Store { key, role: Role::Home, read_at });
             let sent = row.object;
             if world.has(Mutation::HintDroppedOnSend) {
                 self.drop_hint(&slot, &sent, world);
@@ -300,34 +307,35 @@ pub(crate) fn slot_of(key: &Key, role: Role) -> Slot {
 /// A reply as the GET machine sees it.
 pub(crate) fn reading(reply: WithPayload<Reply>) -> get::Reply {
     match reply.head {
-        Reply::Object => match Object::decode(reply.payload) {
+        Reply::Data(DataReply::Object) => match Object::decode(reply.payload) {
             Ok(object) => get::Reply::Object(object),
             Err(error) => unreachable!("a peer sent an object that does not decode: {error}"),
         },
-        Reply::Digest(version) => get::Reply::Digest(version),
-        Reply::NoHint => get::Reply::NoHint,
+        Reply::Data(DataReply::Digest(version)) => get::Reply::Digest(version),
+        Reply::Data(DataReply::NoHint) => get::Reply::NoHint,
         Reply::NotFilled => get::Reply::NotFilled,
-        Reply::Stored
-        | Reply::Accepted
-        | Reply::Inspection { .. }
-        | Reply::Conflicts { .. }
-        | Reply::Status(_)
-        | Reply::Buckets { .. }
-        | Reply::Rows { .. }
-        | Reply::Behind(_)
-        | Reply::Differing { .. }
-        | Reply::Leaves { .. }
-        | Reply::Page(_)
-        | Reply::Versions { .. }
-        | Reply::Confirmed { .. }
-        | Reply::Reaped { .. }
-        | Reply::Room { .. }
-        | Reply::SyncPoint { .. }
-        | Reply::Undelivered { .. }
-        | Reply::Keys(_)
-        | Reply::Delivered { .. }
-        | Reply::Distrusted(_)
-        | Reply::Large { .. }
+        Reply::Data(DataReply::Stored)
+        | Reply::Data(DataReply::Accepted)
+        | Reply::Query(QueryReply::Inspection { .. })
+        | Reply::Query(QueryReply::Conflicts { .. })
+        | Reply::Cluster(ClusterReply::Status(_))
+        | Reply::Cluster(ClusterReply::Buckets { .. })
+        | Reply::Repair(RepairReply::Rows { .. })
+        | Reply::Cluster(ClusterReply::Behind(_))
+        | Reply::Repair(RepairReply::Differing { .. })
+        | Reply::Repair(RepairReply::Leaves { .. })
+        | Reply::Repair(RepairReply::Page(_))
+        | Reply::Repair(RepairReply::Versions { .. })
+        | Reply::Repair(RepairReply::Confirmed { .. })
+        | Reply::Repair(RepairReply::Reaped { .. })
+        | Reply::Repair(RepairReply::Room { .. })
+        | Reply::Repair(RepairReply::SyncPoint { .. })
+        | Reply::Repair(RepairReply::Undelivered { .. })
+        | Reply::Query(QueryReply::Keys(_))
+        | Reply::Repair(RepairReply::Delivered { .. })
+        | Reply::Repair(RepairReply::Distrusted(_))
+        | Reply::Data(DataReply::Large { .. })
+        | Reply::Unknown(_)
         | Reply::Refused(_) => get::Reply::Refused,
     }
 }

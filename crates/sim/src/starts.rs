@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
-use quorate_protocol::message::{Message, Refusal, Reply, Status};
+use quorate_protocol::message::{Cluster, ClusterReply, Message, Refusal, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::row::Incarnation;
 use quorate_protocol::time::{Uptime, WallTime};
@@ -181,7 +181,7 @@ impl Node {
 
     /// Announces this start to a peer.
     pub(crate) fn greet(&mut self, peer: NodeId, world: &mut World) {
-        let message = Message::Hello { status: Box::new(self.status(world)) };
+        let message = Message::Cluster(Cluster::Hello { status: Box::new(self.status(world)) });
         let pending = Pending::Hello { peer, asked_at: world.now };
         self.request(peer, &message, &[], pending, world);
     }
@@ -225,9 +225,12 @@ impl Node {
                     attested.insert(back.0, next.nonce);
                 }
                 let attests = attested.get(&back.0) == Some(&next.nonce);
-                Reply::Status(Box::new(Status { attests, ..self.status(world) }))
+                Reply::Cluster(ClusterReply::Status(Box::new(Status {
+                    attests,
+                    ..self.status(world)
+                })))
             }
-            Verdict::Behind(known) => Reply::Behind(known),
+            Verdict::Behind(known) => Reply::Cluster(ClusterReply::Behind(known)),
             Verdict::Taken => Reply::Refused(Refusal::NameTaken), // no two run at once here
         };
         world.reply(self.id, back, &reply, &[]);
@@ -241,9 +244,9 @@ impl Node {
         reply: &Reply,
         world: &mut World,
     ) {
-        if let Reply::Behind(known) = reply {
+        if let Reply::Cluster(ClusterReply::Behind(known)) = reply {
             self.fall_behind(*known, world);
-        } else if let Reply::Status(status) = reply {
+        } else if let Reply::Cluster(ClusterReply::Status(status)) = reply {
             let mine = self.machine_clock(world.now);
             self.skew.observe(peer, status.clock, mine, world.now.since(asked_at));
             self.on_admitted_by(peer, status, world);

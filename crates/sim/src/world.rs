@@ -9,14 +9,15 @@ use std::fmt;
 use bytes::Bytes;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::handshake::PROTOCOL_MAX;
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply, Write};
+use quorate_protocol::message::head::Head;
+use quorate_protocol::message::{Data, Message, Reply, Write};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Sibling, WriteId};
 use quorate_protocol::terms::QuorumOptions;
 use quorate_protocol::time::Uptime;
 use quorate_protocol::wire::{FrameWriter, Header};
-use serde::Serialize;
 
 use crate::client::Response;
 use crate::dice::Dice;
@@ -235,7 +236,7 @@ impl World {
         let request = self.fresh_number();
         let frame = self.frame(from, to, head, payload);
         // The transport does not duplicate a client's write: its retries are tested separately.
-        let twice = !matches!(head, Message::Forward { .. });
+        let twice = !matches!(head, Message::Data(Data::Forward { .. }));
         let envelope = Envelope { from, life, request, is_reply: false, frame };
         if !self.post(to, envelope, twice) && self.dice.percent(50) {
             let delay_ms = self.dice.between(1, 20);
@@ -270,8 +271,8 @@ impl World {
         }
     }
 
-    fn frame<T: Serialize>(&self, from: NodeId, to: NodeId, head: &T, payload: &[u8]) -> Bytes {
-        let mut frame = FrameWriter::new(&self.header(from, to));
+    fn frame<T: Head>(&self, from: NodeId, to: NodeId, head: &T, payload: &[u8]) -> Bytes {
+        let mut frame = FrameWriter::new(PROTOCOL_MAX, &self.header(from, to));
         frame.push(head, payload);
         frame.finish()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::bucket_table::Table;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::Bucket;
 
 use crate::cluster::buckets::BucketsError;
@@ -29,7 +29,7 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
         Ok(changing.buckets.change(&changing.store, &bucket, settings, by))
     };
     let change = node.host.run(Urgency::Request, change).await??;
-    let message = Message::Buckets { table: change, want_all: false };
+    let message = Message::Cluster(Cluster::Buckets { table: change, want_all: false });
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     node.peers.ask_each(&message, timeout).await;
     Ok(())
@@ -43,10 +43,12 @@ async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
     let Ok(_one_at_a_time) = node.buckets.asking.acquire().await else { return false };
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     for peer in node.peers.nodes() {
-        let message = Message::Buckets { table: Table::default(), want_all: true };
+        let message =
+            Message::Cluster(Cluster::Buckets { table: Table::default(), want_all: true });
         let reply = node.peers.ask(peer, message, timeout).await.into_reply();
         match reply.map(|reply| reply.head) {
-            Some(Reply::Buckets { table }) if table.record(bucket).is_none() => {}
+            Some(Reply::Cluster(ClusterReply::Buckets { table }))
+                if table.record(bucket).is_none() => {}
             Some(_) | None => return false,
         }
     }

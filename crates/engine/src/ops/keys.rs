@@ -13,7 +13,7 @@ use futures_util::stream::{self, StreamExt};
 use quorate_protocol::bucket::Properties;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::listing::{Candidate, ListRequest, Quorum};
-use quorate_protocol::message::{KeyPage, Message, Refusal, Reply};
+use quorate_protocol::message::{KeyPage, Message, Query, QueryReply, Refusal, Reply};
 use quorate_protocol::name::{KEY_BYTES_MAX, Key, NodeId};
 use quorate_protocol::terms::{QuorumOptions, Terms};
 use quorate_protocol::view::View;
@@ -73,12 +73,12 @@ pub async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
 async fn ask_all(node: &Arc<Node>, question: &ListRequest) -> BTreeMap<NodeId, KeyPage> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
     let ListRequest { bucket, prefix, after, limit } = question.clone();
-    let message = Message::Keys { bucket, prefix, after, limit };
+    let message = Message::Query(Query::Keys { bucket, prefix, after, limit });
     let own = answer(node, question.clone());
     let (own, asked) = futures_util::join!(own, node.peers.ask_each(&message, timeout));
     let mut pages = BTreeMap::new();
     for (from, reply) in asked.into_iter().chain([(node.me, Some(own))]) {
-        let Some(Reply::Keys(page)) = reply else { continue };
+        let Some(Reply::Query(QueryReply::Keys(page))) = reply else { continue };
         if question.admits(&page) {
             pages.insert(from, page);
         } else {
@@ -113,7 +113,7 @@ async fn settle(
     (key, is_live)
 }
 
-/// This node's page from its own index: [`Reply::Keys`], or the reason it has none.
+/// This node's page from its own index: [`QueryReply::Keys`], or the reason it has none.
 pub async fn answer(node: &Arc<Node>, question: ListRequest) -> Reply {
     if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
         return Reply::Refused(Refusal::Malformed);
@@ -130,7 +130,7 @@ pub async fn answer(node: &Arc<Node>, question: ListRequest) -> Reply {
         Ok((keys.len() < limit, keys))
     });
     match listed.await {
-        Ok((is_end, keys)) => Reply::Keys(KeyPage { keys, is_end, not_ready }),
+        Ok((is_end, keys)) => Reply::Query(QueryReply::Keys(KeyPage { keys, is_end, not_ready })),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_protocol::message::{Refusal, Reply};
+use quorate_protocol::message::{Refusal, RepairReply, Reply};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
 use quorate_protocol::packed::{self, Lengths};
@@ -43,7 +43,7 @@ pub async fn take(node: &Arc<Node>, hints: Lengths, payload: Bytes, read_at: Wal
         }
     }
     match node.store.durable().await {
-        Ok(_) => Reply::Delivered { refused },
+        Ok(_) => Reply::Repair(RepairReply::Delivered { refused }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Refusal, Reply};
+use quorate_protocol::message::{Message, Refusal, Repair, RepairReply, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::reap::{Evidence, Facts, ROUND_MAX, Round, may_confirm};
@@ -78,9 +78,9 @@ async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, V
     if round.is_over() && round.proven().is_empty() && node.layout.node_count() > 1 {
         return Vec::new(); // nothing is left to ask the other nodes about
     }
-    let question = Message::Confirm { tombstones };
+    let question = Message::Repair(Repair::Confirm { tombstones });
     for (peer, reply) in ask_all(node, question).await {
-        if let Some(Reply::Confirmed { which }) = reply {
+        if let Some(Reply::Repair(RepairReply::Confirmed { which })) = reply {
             round.on_confirmed(peer, &which);
         }
     }
@@ -89,7 +89,7 @@ async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, V
 
 async fn reap_everywhere(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) {
     // Peers first: a tombstone that only this node lacks comes back from them, and is reaped again.
-    ask_all(node, Message::Reap { tombstones: tombstones.clone() }).await;
+    ask_all(node, Message::Repair(Repair::Reap { tombstones: tombstones.clone() })).await;
     if let Err(error) = reap_here(node, tombstones).await {
         tracing::warn!(%error, "could not delete proven tombstones");
     }
@@ -111,7 +111,7 @@ pub async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply
         return Reply::Refused(Refusal::Malformed);
     }
     match confirm_all(node, tombstones).await {
-        Ok(which) => Reply::Confirmed { which },
+        Ok(which) => Reply::Repair(RepairReply::Confirmed { which }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }
@@ -119,7 +119,7 @@ pub async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply
 /// Deletes proven tombstones whose rows are unchanged.
 pub async fn reap(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
     match reap_here(node, tombstones).await {
-        Ok(rows) => Reply::Reaped { rows },
+        Ok(rows) => Reply::Repair(RepairReply::Reaped { rows }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }
