@@ -167,6 +167,7 @@ fn of_peer(peer: &PeerView, mine: &ClusterSettings) -> Value {
         "queue_depth": peer.queue_depth,
         "last_error": said.error,
         "reaches_us": peer.reaches_us,
+        "hint_bytes": said.hint_bytes,
         "protocol": said.protocol,
         "protocol_min": said.versions.map(|versions| versions.min),
         "protocol_max": said.versions.map(|versions| versions.max),

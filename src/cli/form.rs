@@ -138,6 +138,7 @@ impl Ask {
                 attests: false,
                 frame_bytes_max: 0, // this client accepts no frames
                 client_addr: String::new(),
+                hint_bytes: None,
             });
             match self.ask(Message::Cluster(Cluster::Hello { status: nothing })).await {
                 Ok(status) => return Ok(status),

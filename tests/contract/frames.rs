@@ -12,8 +12,8 @@ use quorate_protocol::handshake::{Opening, PROTOCOL_MAX, Versions, Who};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
 use quorate_protocol::message::head::RawHead;
 use quorate_protocol::message::{
-    Cluster, Data, DataReply, Formation, Message, Query, QueryReply, Refusal, Repair, Reply,
-    Status, WriteAnswer,
+    self, Data, DataReply, Formation, Message, Query, QueryReply, Refusal, Repair, Reply, Status,
+    WriteAnswer,
 };
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
@@ -157,6 +157,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         attests: false,
         frame_bytes_max: 0,
         client_addr: "\r\n<script>".to_owned(),
+        hint_bytes: Some(u64::MAX),
     });
     for message in [
         store(b""),
@@ -176,8 +177,8 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         deliver(&[1, u32::MAX], b"x"),
         deliver(&[1; 10_000], &[0; 10_000]),
         deliver(&[1], b"x"),
-        (Message::Cluster(Cluster::Form { formation: Formation([1; 16]) }), Vec::new()),
-        (Message::Cluster(Cluster::Hello { status }), Vec::new()),
+        (Message::Cluster(message::Cluster::Form { formation: Formation([1; 16]) }), Vec::new()),
+        (Message::Cluster(message::Cluster::Hello { status }), Vec::new()),
         (
             Message::Query(Query::Conflicts { bucket: None, after: None, limit: u16::MAX }),
             Vec::new(),

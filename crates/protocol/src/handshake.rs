@@ -24,7 +24,7 @@ use crate::wire::{FrameError, Header};
 /// The lowest version of the peer protocol that this release speaks.
 pub const PROTOCOL_MIN: u16 = 7;
 /// The highest version of the peer protocol that this release speaks.
-pub const PROTOCOL_MAX: u16 = 7;
+pub const PROTOCOL_MAX: u16 = 8;
 /// The longest handshake that is read, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 1024;
 

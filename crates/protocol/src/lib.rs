@@ -11,8 +11,8 @@
 //! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is
 //! garbage-collected, [`generation`] how a node that restarts behind is detected and [`received`]
 //! when it may answer again, [`skew`] how a wrong clock is detected; [`time`] which clocks there
-//! are; [`message`], [`wire`], [`envelope`] and [`handshake`] how nodes talk, [`explain`] what they tell of one
-//! request, and [`trace_context`] which trace it belongs to.
+//! are; [`message`], [`wire`], [`envelope`] and [`handshake`] how nodes talk, [`explain`] what
+//! they tell of one request, and [`trace_context`] which trace it belongs to.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:

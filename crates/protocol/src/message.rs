@@ -10,16 +10,18 @@ pub mod head;
 mod query;
 mod refusal;
 mod repair;
+mod status;
 mod write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-pub use self::cluster::{Cluster, ClusterReply, Formation, Status};
+pub use self::cluster::{Cluster, ClusterReply, Formation};
 pub use self::data::{Data, DataReply};
 use self::head::{Family, Field, Head, Unreadable};
 pub use self::query::{KeyPage, Query, QueryReply};
 pub use self::refusal::Refusal;
 pub use self::repair::{DISTRUSTED_KEYS_MAX, Decision, Distrusted, Repair, RepairReply, Rows};
+pub use self::status::Status;
 pub use self::write::{Condition, Outcome, Write, WriteAnswer, WrittenAnswer};
 
 /// A request from one node to another.

@@ -204,6 +204,7 @@ impl Node {
             waits: false,
             frame_bytes_max: 0,
             client_addr: String::new(),
+            hint_bytes: None,
             remembers_since: self.records.starts.remembers_since,
         }
     }

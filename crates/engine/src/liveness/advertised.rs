@@ -51,6 +51,8 @@ pub struct AdvertisedState {
     pub client_addr: Option<String>,
     /// Whether it reports that it cannot reach this node.
     pub cannot_reach_me: bool,
+    /// How many bytes of hints it keeps for others, if its protocol version tells that.
+    pub hint_bytes: Option<u64>,
     /// The protocol versions that it speaks.
     pub versions: Option<Versions>,
     /// The protocol version of the streams between it and this node.
@@ -104,6 +106,7 @@ impl Advertised {
             said.buckets_hash = Some(status.buckets_hash);
             said.common = Some(status.common);
             said.waits = Some(status.waits);
+            said.hint_bytes = status.hint_bytes;
             // Clients are told this address: pass on only what can be one.
             said.client_addr =
                 is_host_and_port(&status.client_addr).then(|| status.client_addr.clone());

@@ -487,6 +487,7 @@ impl Node {
             attests: false,
             frame_bytes_max: crate::peer::framed::frame_bytes_max(&self.config) as u64,
             client_addr: self.config.advertised_client_addr().unwrap_or_default(),
+            hint_bytes: Some(self.store.hint_bytes()),
         }
     }
 }

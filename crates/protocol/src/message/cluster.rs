@@ -3,11 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::head::family;
+use super::status::Status;
 use crate::bucket_table::Table;
-use crate::cluster_settings::ClusterSettings;
-use crate::generation::{Remembered, Start};
-use crate::received::Holdings;
-use crate::time::WallTime;
+use crate::generation::Remembered;
 
 family! {
     /// What nodes tell each other of themselves and of the cluster.
@@ -53,37 +51,3 @@ family! {
 /// A random number drawn when a cluster is formed; all nodes of one cluster record the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Formation(pub [u8; 16]);
-
-/// A node's state as it reports it to its peers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// The cluster's formation, if the node has recorded one.
-    pub formation: Option<Formation>,
-    /// Whether it has received all its partitions.
-    pub ready: bool,
-    /// What it holds of each partition.
-    pub holdings: Holdings,
-    /// Whether it takes writes.
-    pub writable: bool,
-    /// The hash of its bucket table.
-    pub buckets_hash: u64,
-    /// Its release.
-    pub release: String,
-    /// Its start.
-    pub start: Start,
-    /// The settings that must be equal on all nodes.
-    pub common: ClusterSettings,
-    /// Since when, by its wall clock, its record of its peers' starts has had no gap.
-    pub remembers_since: WallTime,
-    /// Its wall clock, uncorrected (see [`crate::skew`]).
-    pub clock: WallTime,
-    /// Whether it waits for an operator's decision about data that it does not trust by itself.
-    pub waits: bool,
-    /// In a reply: it remembered an earlier start of the sender, and the sender resumes from there.
-    pub attests: bool,
-    /// The longest frame it accepts, in bytes: an object that would not fit is not written, since
-    /// it could not be replicated to this node.
-    pub frame_bytes_max: u64,
-    /// Where clients reach it, host and port; empty if it does not know.
-    pub client_addr: String,
-}

@@ -52,6 +52,7 @@ fn status() -> Box<Status> {
         attests: true,
         frame_bytes_max: 1 << 24,
         client_addr: "n1:7700".to_owned(),
+        hint_bytes: Some(70_000),
     })
 }
 
