@@ -18,3 +18,9 @@ mod peer_port;
 pub mod server;
 mod service_manager;
 mod threads;
+
+// A node that ships has no deliberate bugs in it, whatever it was built together with.
+const _: () = assert!(
+    !quorate_protocol::mutation::COMPILED_IN,
+    "build the node without the feature `mutations`: it is for the simulator (-p quorate-sim) alone"
+);

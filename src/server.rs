@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::background;
+use quorate_engine::background::registry::{GOSSIP, launch};
 use quorate_engine::node::Node;
 pub use quorate_engine::node::errors::StartError;
 use tokio::net::TcpListener;
@@ -129,7 +130,7 @@ async fn run_reporting(
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
-    background::spawn(&node, gossip::run(node.clone()));
+    launch(&node, GOSSIP, None, |job| gossip::run(node.clone(), job));
     let bounds = Bounds::for_clients(&node.config, connections_max);
     let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
     let bounds = Bounds::for_peers(&node.config);

@@ -32,6 +32,8 @@ mod heads;
 mod hints;
 #[path = "contract/inputs.rs"]
 mod inputs;
+#[path = "contract/jobs.rs"]
+mod jobs;
 #[path = "contract/keys.rs"]
 mod keys;
 #[path = "contract/metrics.rs"]

@@ -77,6 +77,36 @@ fn the_engine_leaves_nothing_to_the_machine() {
     }
 }
 
+/// What an operation knows of the cluster comes from one view (`cluster::view`), which the API or the
+/// peer port takes when it is admitted: nothing in between looks at the layout or at bucket properties
+/// again, and no view is taken elsewhere than in these files, so many times.
+#[test]
+fn an_operation_looks_at_the_cluster_once() {
+    const LOOKS: [&str; 5] =
+        ["node.layout", "node.buckets", "node.partition(", "config.layout", "config.defaults"];
+    const VIEWS: [(&str, usize); 4] = [
+        ("ops/inspect.rs", 1),
+        ("ops/keys.rs", 1),
+        ("peer_port/batch.rs", 1),
+        ("peer_port/receive.rs", 1),
+    ];
+    let engine = Path::new("crates/engine/src");
+    let files = ["ops", "peer_port"].map(|folder| files_below(&engine.join(folder))).concat();
+    assert!(files.len() > 20, "the walk found the operations");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let shipped = text.split("#[cfg(test)]\n").next().unwrap();
+        // A chain of calls may be broken into lines.
+        let shipped: String = shipped.split_whitespace().collect();
+        for word in LOOKS {
+            assert!(!shipped.contains(word), "{}: {word}", file.display());
+        }
+        let known = VIEWS.iter().find(|(name, _)| engine.join(name) == file);
+        let views = shipped.matches(".view()").count();
+        assert_eq!(views, known.map_or(0, |(_, views)| *views), "views in {}", file.display());
+    }
+}
+
 #[test]
 fn the_protocol_stays_pure() {
     for dependency in dependencies("crates/protocol/Cargo.toml") {

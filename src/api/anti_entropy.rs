@@ -5,27 +5,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::Uri;
-use axum::response::Response;
+use axum::extract::Request;
 use futures_util::future::join_all;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::gate::Gate;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::represent;
+use super::route::Answer;
 use quorate_engine::node::Node;
 use quorate_engine::repair::anti_entropy::{Report, Scope, run_round};
 use quorate_engine::repair::reassign::scrub_partition;
 
 /// `GET /anti-entropy`.
-pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
+pub(super) async fn show(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let node = gate.node;
     let rounds: Vec<Value> = node.anti_entropy.reports().iter().map(|r| round(&node, r)).collect();
     let totals = node.anti_entropy.totals();
     let load = |counter: &AtomicU64| counter.load(Relaxed);
@@ -64,14 +64,12 @@ pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
 
 /// `POST /anti-entropy/run?node=&partition=&timeout_ms=`: compares with one peer, or with all that
 /// are up. Answers when done or at the timeout; rounds that are still running then continue.
-pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["node", "partition", "timeout_ms"])?;
-    let timeout_ms = timeout_ms(&node, &params)?;
-    let partition = partition(&node, &params)?;
-    node.accepts_requests()?;
-    let _permit = node.admission.operation()?;
-    let timeout = Duration::from_millis(timeout_ms);
-    let deadline = tokio::time::Instant::now() + timeout;
+pub(super) async fn run(gate: Gate, request: Request) -> Answer {
+    let params = gate.params(request.uri())?;
+    gate.timeout_ms(&params)?; // named whatever the node's state, as all that is wrong here
+    let partition = partition(&gate.node, &params)?;
+    let pass = gate.enter(&params)?;
+    let (node, deadline) = (gate.node, pass.deadline());
     // One run at a time: rounds that outlive their request keep its slot until they end.
     let turn = node.bounds.comparisons.clone().acquire_owned();
     let Ok(Ok(turn)) = tokio::time::timeout_at(deadline, turn).await else {
@@ -119,15 +117,16 @@ pub(super) async fn run(State(node): State<Arc<Node>>, uri: Uri) -> Result<Respo
 
 /// `POST /anti-entropy/scrub?partition=&timeout_ms=`: recomputes the trees of one partition or of
 /// all.
-pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["partition", "timeout_ms"])?;
-    let timeout_ms = timeout_ms(&node, &params)?;
-    let partitions = match partition(&node, &params)? {
+pub(super) async fn scrub(gate: Gate, request: Request) -> Answer {
+    let params = gate.params(request.uri())?;
+    gate.timeout_ms(&params)?;
+    let node = &gate.node;
+    let partitions = match partition(node, &params)? {
         Some(partition) => vec![partition],
         None => (0..node.layout.partitions()).map(|p| Partition(p as u16)).collect(),
     };
-    let _permit = node.admission.operation()?;
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(timeout_ms);
+    let pass = gate.enter(&params)?;
+    let deadline = pass.deadline();
     let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, node.bounds.scrubs.acquire()).await
     else {
         return Err(in_progress("a scrub"));
@@ -136,7 +135,7 @@ pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Res
     let wrong = AtomicU64::new(0);
     let all = async {
         for partition in &partitions {
-            wrong.fetch_add(scrub_partition(&node, *partition).await, Relaxed);
+            wrong.fetch_add(scrub_partition(node, *partition).await, Relaxed);
             scrubbed.fetch_add(1, Relaxed);
         }
     };
@@ -150,11 +149,6 @@ pub(super) async fn scrub(State(node): State<Arc<Node>>, uri: Uri) -> Result<Res
 
 fn in_progress(what: &str) -> Problem {
     Problem::new(Kind::Overloaded, format!("{what} is already in progress"))
-}
-
-fn timeout_ms(node: &Node, params: &Params) -> Result<u64, Problem> {
-    let max = node.config.timeouts.request_ms_max;
-    params.timeout_ms(max, max)
 }
 
 fn partition(node: &Node, params: &Params) -> Result<Option<Partition>, Problem> {

@@ -4,30 +4,31 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::name::Bucket;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Value, json};
 
+use super::gate::Gate;
 use super::problem::{Kind, Problem};
-use super::query::Params;
-use super::{body, conditions, path, represent, write};
+use super::route::Answer;
+use super::{body, conditions, represent, write};
 use quorate_engine::cluster::bucket_change;
 use quorate_engine::cluster::buckets::BucketsError;
 use quorate_engine::node::Node;
 
-const ROUTE: &str = "/buckets/";
 /// The longest properties document, in bytes of JSON.
 const JSON_BYTES_MAX: usize = 16 << 10;
 
 /// `GET /buckets`: the buckets with properties of their own, and the defaults of all others.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
-    node.accepts_reads()?;
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    gate.ready()?;
+    let node = gate.node;
     let buckets: Vec<Value> = node
         .buckets
         .all()
@@ -52,11 +53,11 @@ fn set_only(settings: &Settings) -> Value {
 }
 
 /// `GET /buckets/{bucket}`: its properties, complete.
-pub(super) async fn get(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let bucket = path::bucket(&uri, ROUTE)?;
-    Params::parse(uri.query(), &[])?;
-    node.accepts_reads()?;
-    Ok(properties(&node, &bucket))
+pub(super) async fn get(gate: Gate, request: Request) -> Answer {
+    let bucket = gate.bucket(request.uri())?;
+    gate.params(request.uri())?;
+    gate.ready()?;
+    Ok(properties(&gate.node, &bucket))
 }
 
 fn properties(node: &Node, bucket: &Bucket) -> Response {
@@ -64,41 +65,33 @@ fn properties(node: &Node, bucket: &Bucket) -> Response {
 }
 
 /// `PUT /buckets/{bucket}`: replaces its properties; those not given follow the defaults.
-pub(super) async fn put(
-    State(node): State<Arc<Node>>,
-    request: Request,
-) -> Result<Response, Problem> {
+pub(super) async fn put(gate: Gate, request: Request) -> Answer {
     let (parts, mut body) = request.into_parts();
-    let answer = set(&node, &parts, &mut body).await;
+    let answer = set(&gate, &parts, &mut body).await;
     write::end(answer, &parts, &mut body).await
 }
 
-async fn set(node: &Arc<Node>, parts: &Parts, body: &mut Body) -> Result<Response, Problem> {
-    let bucket = path::bucket(&parts.uri, ROUTE)?;
-    Params::parse(parts.uri.query(), &[])?;
+async fn set(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
+    let bucket = gate.bucket(&parts.uri)?;
+    let params = gate.params(&parts.uri)?;
     body::check_json_type(parts)?;
     conditions::refuse_all(&parts.headers)?;
-    node.accepts_requests()?;
-    let mut permit = node.admission.operation()?;
+    let mut pass = gate.enter(&params)?;
+    let node = &gate.node;
     let body_ms = node.config.timeouts.body_ms;
-    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut permit).await?;
+    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut pass.permit).await?;
     let Wanted(settings) = body::parse_json(&text)?;
     change(node, bucket.clone(), settings).await?;
     Ok(properties(node, &bucket))
 }
 
 /// `DELETE /buckets/{bucket}`: resets it to the defaults. Keys are not touched.
-pub(super) async fn delete(
-    State(node): State<Arc<Node>>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let bucket = path::bucket(&uri, ROUTE)?;
-    Params::parse(uri.query(), &[])?;
-    conditions::refuse_all(&headers)?;
-    node.accepts_requests()?;
-    let _permit = node.admission.operation()?;
-    change(&node, bucket, Settings::default()).await?;
+pub(super) async fn delete(gate: Gate, request: Request) -> Answer {
+    let bucket = gate.bucket(request.uri())?;
+    let params = gate.params(request.uri())?;
+    conditions::refuse_all(request.headers())?;
+    let _pass = gate.enter(&params)?;
+    change(&gate.node, bucket, Settings::default()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

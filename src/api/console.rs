@@ -8,15 +8,17 @@
 use std::sync::LazyLock;
 
 use axum::body::{Body, Bytes};
+use axum::extract::Request;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 
+use super::gate::Gate;
 use super::problem::{Kind, Problem, echo};
-use super::query::Params;
+use super::route::Answer;
 
 /// What a browser may load and run: only what this node serves, nothing inline, in no frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -81,25 +83,30 @@ static CONSOLE: LazyLock<Console> = LazyLock::new(|| {
 });
 
 /// `GET /` and `GET /console`: the page. A query is ignored: browsers come with queries of others.
-pub(super) async fn page(headers: HeaderMap) -> Response {
-    answer(&headers, HTML, ASK_AGAIN, CONSOLE.page.clone())
+pub(super) async fn page(_: Gate, request: Request) -> Answer {
+    Ok(answer(request.headers(), HTML, ASK_AGAIN, CONSOLE.page.clone()))
 }
 
 /// `GET /console/{version}/{file}`: one of its files.
 ///
 /// # Errors
 /// 404, also for the files of another release: the page that asks for them must be loaded again.
-pub(super) async fn file(uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
-    let named = uri.path().strip_prefix("/console/").and_then(|path| path.split_once('/'));
-    let found = named.filter(|(version, _)| *version == CONSOLE.version);
-    let found = found.and_then(|(_, name)| FILES.iter().find(|file| file.name == name));
-    let Some(file) = found else {
-        let path = echo(uri.path());
+pub(super) async fn file(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let path = gate.rest(request.uri());
+    let found = find(path).ok_or_else(|| {
+        let path = echo(request.uri().path());
         let detail = format!("the console of this release has no file {path}; load /console again");
-        return Err(Problem::new(Kind::NoSuchRoute, detail));
-    };
-    Ok(answer(&headers, file.media_type, KEEP, Bytes::from_static(file.text.as_bytes())))
+        Problem::new(Kind::NoSuchRoute, detail)
+    });
+    let file = found?;
+    Ok(answer(request.headers(), file.media_type, KEEP, Bytes::from_static(file.text.as_bytes())))
+}
+
+/// The file at `{version}/{file}`.
+fn find(path: &str) -> Option<&'static File> {
+    let (version, name) = path.split_once('/')?;
+    FILES.iter().find(|file| version == CONSOLE.version && file.name == name)
 }
 
 /// A file, or 304 if the browser has it.
@@ -174,35 +181,35 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_browser_that_has_a_file_gets_304() {
+    #[test]
+    fn a_browser_that_has_a_file_gets_304() {
+        let page = |headers: &HeaderMap| answer(headers, HTML, ASK_AGAIN, CONSOLE.page.clone());
         let ask = |tags: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(IF_NONE_MATCH, HeaderValue::from_str(tags).unwrap());
-            page(headers)
+            page(&headers)
         };
-        let first = page(HeaderMap::new()).await;
+        let first = page(&HeaderMap::new());
         assert_eq!(first.status(), StatusCode::OK);
         let tag = first.headers()[ETAG].to_str().unwrap();
-        assert_eq!(ask(tag).await.status(), StatusCode::NOT_MODIFIED);
-        let several = ask(&format!("\"x\", W/{tag}")).await;
+        assert_eq!(ask(tag).status(), StatusCode::NOT_MODIFIED);
+        let several = ask(&format!("\"x\", W/{tag}"));
         assert_eq!(several.status(), StatusCode::NOT_MODIFIED);
-        assert_eq!(ask("\"other\"").await.status(), StatusCode::OK);
+        assert_eq!(ask("\"other\"").status(), StatusCode::OK);
     }
 
-    #[tokio::test]
-    async fn files_of_another_release_are_not_given() {
-        let get = |path: String| file(path.parse().unwrap(), HeaderMap::new());
+    #[test]
+    fn files_of_another_release_are_not_given() {
         let version = &CONSOLE.version;
-        assert!(get(format!("/console/{version}/app.js")).await.is_ok());
+        assert!(find(&format!("{version}/app.js")).is_some());
         for path in [
-            "/console/0000000000000000/app.js".to_owned(),
-            "/console/app.js".to_owned(),
-            format!("/console/{version}/"),
-            format!("/console/{version}/../app.js"),
-            format!("/console/{version}/none.js"),
+            "0000000000000000/app.js".to_owned(),
+            "app.js".to_owned(),
+            format!("{version}/"),
+            format!("{version}/../app.js"),
+            format!("{version}/none.js"),
         ] {
-            assert!(get(path.clone()).await.is_err(), "{path}");
+            assert!(find(&path).is_none(), "{path}");
         }
     }
 }

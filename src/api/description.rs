@@ -1,20 +1,20 @@
 //! `GET /openapi.json`: the description of this API, as OpenAPI 3.1.
 //!
-//! It is written by hand in `docs/openapi.json` and held to the code by tests: here for problems,
-//! in `tests/contract/openapi.rs` for routes, methods, parameters and answers.
+//! It is written by hand in `docs/openapi.json` and held to the code by tests: here for problems, in
+//! `routes` for what is in the table, in `tests/contract/openapi.rs` for what a node answers.
 
-use axum::http::Uri;
+use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 
-use super::problem::Problem;
-use super::query::Params;
+use super::gate::Gate;
+use super::route::Answer;
 
-const DESCRIPTION: &str = include_str!("../../docs/openapi.json");
+pub(super) const DESCRIPTION: &str = include_str!("../../docs/openapi.json");
 
 /// `GET /openapi.json`.
-pub(super) async fn show(uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
+pub(super) async fn show(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
     Ok(([(CONTENT_TYPE, "application/json")], DESCRIPTION).into_response())
 }
 

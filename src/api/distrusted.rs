@@ -1,45 +1,37 @@
 //! `/distrusted`: data that nodes have set aside or lost, and the operator's decision about it.
 
-use std::sync::Arc;
-
-use axum::extract::State;
+use axum::extract::Request;
 use axum::http::Uri;
-use axum::response::Response;
 use quorate_protocol::message::{Decision, Distrusted as Told};
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
 
-use super::problem::Problem;
-use super::query::Params;
+use super::gate::Gate;
 use super::represent;
-use quorate_engine::node::Node;
+use super::route::Answer;
 use quorate_engine::repair::distrusted::everywhere;
 
 /// `GET /distrusted`: the state of every node of the cluster.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    answer(&node, &uri, None).await
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    answer(&gate, request.uri(), None).await
 }
 
 /// `POST /distrusted/accept`: at every node of the cluster.
-pub(super) async fn accept(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    answer(&node, &uri, Some(Decision::Accept)).await
+pub(super) async fn accept(gate: Gate, request: Request) -> Answer {
+    answer(&gate, request.uri(), Some(Decision::Accept)).await
 }
 
 /// `POST /distrusted/discard`: at every node of the cluster.
-pub(super) async fn discard(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    answer(&node, &uri, Some(Decision::Discard)).await
+pub(super) async fn discard(gate: Gate, request: Request) -> Answer {
+    answer(&gate, request.uri(), Some(Decision::Discard)).await
 }
 
 /// Works before the node is ready: an operator needs it exactly then.
-async fn answer(
-    node: &Arc<Node>,
-    uri: &Uri,
-    decision: Option<Decision>,
-) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
-    let _permit = node.admission.operation()?;
+async fn answer(gate: &Gate, uri: &Uri, decision: Option<Decision>) -> Answer {
+    let params = gate.params(uri)?;
+    let _pass = gate.enter(&params)?;
     let (mut nodes, mut unreachable) = (Vec::new(), Vec::new());
-    for (from, told) in everywhere(node, decision).await {
+    for (from, told) in everywhere(&gate.node, decision).await {
         match told {
             Some(told) => nodes.push(of_node(from, &told)),
             None => unreachable.push(from),

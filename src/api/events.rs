@@ -10,25 +10,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use futures_util::stream::poll_fn;
 use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::gate::Gate;
 use super::problem::{Kind, Problem};
-use super::query::Params;
 use super::rates::Sample;
-use super::{anti_entropy, hints, ring};
+use super::route::{Answer, Route};
+use super::routes;
+use quorate_engine::limits::bounds::EVENT_STREAMS;
 use quorate_engine::node::{Node, Unavailable};
 
-/// Streams at a time.
-const STREAMS_MAX: usize = 16;
 /// The time between two looks, in milliseconds.
 const LOOK_MS: u64 = 1_000;
 /// How often to check whether the node drains, in milliseconds: a stop must not wait for streams.
@@ -40,35 +40,24 @@ const HINTS_MS: u64 = 200;
 /// How long a client should wait before it connects again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
-/// The slots of all streams of this node. Clones are of the same slots.
-#[derive(Clone)]
-pub(super) struct Streams(Arc<Semaphore>);
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(STREAMS_MAX)))
+/// `GET /events`.
+///
+/// # Errors
+/// 503 if all slots are taken, or the node is stopping.
+pub(super) async fn open(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let node = gate.node;
+    if node.is_draining() {
+        return Err(Unavailable::Stopping.into());
     }
-}
-
-impl Streams {
-    /// `GET /events`.
-    ///
-    /// # Errors
-    /// 503 if all slots are taken, or the node is stopping.
-    pub(super) fn open(self, node: Arc<Node>, uri: Uri) -> Result<Response, Problem> {
-        Params::parse(uri.query(), &[])?;
-        if node.is_draining() {
-            return Err(Unavailable::Stopping.into());
-        }
-        let slot = self.0.try_acquire_owned().map_err(|_| {
-            let detail =
-                format!("this node serves at most {STREAMS_MAX} streams of events at a time");
-            Problem::new(Kind::Overloaded, detail)
-        })?;
-        let (sender, receiver) = channel(BACKLOG);
-        node.background.spawn(watch(node.clone(), sender, slot));
-        Ok(stream(receiver))
-    }
+    let slot = node.bounds.event_streams.clone().try_acquire_owned().map_err(|_| {
+        let detail =
+            format!("this node serves at most {EVENT_STREAMS} streams of events at a time");
+        Problem::new(Kind::Overloaded, detail)
+    })?;
+    let (sender, receiver) = channel(BACKLOG);
+    node.background.spawn(watch(node.clone(), sender, slot));
+    Ok(stream(receiver))
 }
 
 fn stream(mut receiver: Receiver<Bytes>) -> Response {
@@ -127,9 +116,9 @@ impl Seen {
     /// Adds the events of one look.
     async fn look(&mut self, node: &Arc<Node>, text: &mut String) {
         let now = [
-            answer(ring::cluster(State(node.clone()), Uri::default()).await).await,
+            answer(node, &routes::CLUSTER).await,
             self.hints(node).await,
-            answer(anti_entropy::show(State(node.clone()), Uri::default()).await).await,
+            answer(node, &routes::ANTI_ENTROPY).await,
         ];
         let names = ["cluster", "hints", "anti_entropy"];
         for ((name, seen), now) in names.into_iter().zip(&mut self.answers).zip(now) {
@@ -149,9 +138,7 @@ impl Seen {
     async fn hints(&mut self, node: &Arc<Node>) -> Option<Bytes> {
         let asked = self.hints.get_or_insert_with(|| {
             let node = node.clone();
-            tokio::spawn(
-                async move { answer(hints::list(State(node), Uri::default()).await).await },
-            )
+            tokio::spawn(async move { answer(&node, &routes::HINTS).await })
         });
         let told = timeout(Duration::from_millis(HINTS_MS), asked).await.ok()?;
         self.hints = None;
@@ -160,7 +147,8 @@ impl Seen {
 }
 
 /// The body of a route's answer, JSON on one line.
-async fn answer(answer: Result<Response, Problem>) -> Option<Bytes> {
+async fn answer(node: &Arc<Node>, route: &'static Route) -> Option<Bytes> {
+    let answer = route.answer(node.clone(), Request::default()).await;
     let body = answer.ok()?.into_body().collect().await;
     Some(body.ok()?.to_bytes())
 }

@@ -1,13 +1,11 @@
 //! Explained requests: `?explain=true`, `GET /explain` and `GET /explain/{id}` (docs/explain.md).
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::Request;
 use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use quorate_protocol::explain::{Event, Kind};
 use quorate_protocol::name::{Key, NodeId};
@@ -16,10 +14,12 @@ use quorate_protocol::trace_context::TraceParent;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::headers::SIBLINGS;
 use super::problem::{Kind as ProblemKind, Problem};
-use super::query::Params;
 use super::represent;
+use super::route::Answer;
+use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::Node;
 use quorate_engine::ops::explain::{
     self, Arrived, Ended, Facts, Reason, Recorder, Timeline, Trace,
@@ -32,22 +32,10 @@ const EXPLAIN: HeaderName = HeaderName::from_static("quorate-explain");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The media type of a trace.
 const TRACE_TYPE: &str = "application/vnd.quorate.explain+json";
-const ROUTE: &str = "/explain/";
 /// The length of a listing for which no limit is given.
 const LIMIT_DEFAULT: usize = 100;
 /// Why a read is coordinated where it arrived.
 const READS: &str = "entry node, as every node coordinates the reads that reach it";
-
-/// When a request arrived. Handlers that the router calls take the time at which it does.
-pub(super) struct Arrival(pub(super) Instant);
-
-impl<S: Sync> FromRequestParts<S> for Arrival {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(Instant::now()))
-    }
-}
 
 /// What a client wants to know about its request.
 #[derive(Clone, Copy)]
@@ -65,19 +53,19 @@ impl Wish {
         Self { arrived, as_body: is_asked && wants_trace(headers) }
     }
 
-    /// The same for a request that arrived at another time.
-    pub(super) fn since(self, at: Instant) -> Self {
-        Self { arrived: Arrived { at, ..self.arrived }, ..self }
-    }
-
     /// Whether the client is shown the trace instead of values.
     pub(super) fn hides_values(&self) -> bool {
         self.as_body
     }
 
     /// Begins recording.
-    pub(super) fn begin(self, node: &Node, key: &Key, facts: Facts) -> (Recorder, Explained) {
-        let (recorder, asked) = explain::begin(node, key, facts, self.arrived);
+    pub(super) fn begin(
+        self,
+        at: (&Node, &ClusterView),
+        key: &Key,
+        facts: Facts,
+    ) -> (Recorder, Explained) {
+        let (recorder, asked) = explain::begin(at, key, facts, self.arrived);
         let sampled = recorder.sample().map(Arc::clone);
         (recorder, Explained { wish: self, asked, sampled })
     }
@@ -188,26 +176,25 @@ fn wants_trace(headers: &HeaderMap) -> bool {
 }
 
 /// `GET /explain?slow=&limit=`: the kept traces, newest first.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["slow", "limit"])?;
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    let params = gate.params(request.uri())?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
-    let traces = node.explanations.newest(params.slow, limit);
+    let traces = gate.node.explanations.newest(params.slow, limit);
     let traces: Vec<Value> = traces.iter().map(|trace| summary(trace)).collect();
     Ok(represent::json(&json!({"traces": traces})))
 }
 
 /// `GET /explain/{id}`: one trace.
-pub(super) async fn show(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
-    let id = uri.path().strip_prefix(ROUTE).unwrap_or_default();
-    let id = parse_id(id)
+pub(super) async fn show(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let id = parse_id(gate.rest(request.uri()))
         .ok_or_else(|| Problem::bad_path("the id of a trace is 16 hexadecimal digits"))?;
-    let trace = node.explanations.find(id).ok_or_else(|| {
+    let trace = gate.node.explanations.find(id).ok_or_else(|| {
         let detail = "this node keeps no trace of this id (any more); it kept it only if it was the entry \
                       node, and keeps the last few hundred";
         Problem::new(ProblemKind::NoSuchExplanation, detail)
     })?;
-    let mut response = represent::json(&trace_json(node.me, &trace));
+    let mut response = represent::json(&trace_json(gate.node.me, &trace));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TRACE_TYPE));
     Ok(response)
 }

@@ -4,29 +4,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::LOCATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use quorate_protocol::time::WallTime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::problem::{Kind, Problem};
-use super::query::Params;
+use super::route::Answer;
 use super::{body, refusal, represent};
 use quorate_engine::node::Node;
 use quorate_engine::repair::hints::{Delivery, SyncPoint, SyncPointError, kept};
 
-const ROUTE: &str = "/hints/sync-points/";
 /// Poll intervals of a sync point, in milliseconds: doubled from the first to the last.
 const LOOK_AGAIN_MS: (u64, u64) = (20, 250);
 
 /// `GET /hints`: for each peer, how many hints this node keeps and how old the oldest is.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
-    let _permit = node.admission.operation()?;
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    let params = gate.params(request.uri())?;
+    let _pass = gate.enter(&params)?;
+    let node = gate.node;
     let now = node.now();
     let age_ms = |since: Option<WallTime>| since.map(|since| now.since(since));
     let targets: Vec<Value> = kept(&node)
@@ -50,24 +51,21 @@ pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Resp
 }
 
 /// `POST /hints/sync-points`: a sync point that covers all hints stored before it.
-pub(super) async fn make(
-    State(node): State<Arc<Node>>,
-    request: Request,
-) -> Result<Response, Problem> {
+pub(super) async fn make(gate: Gate, request: Request) -> Answer {
     let (parts, mut body) = request.into_parts();
     // The request needs no body; one that is sent is drained.
     body::discard(&parts, &mut body).await;
-    make_point(&node, &parts).await
+    make_point(&gate, &parts).await
 }
 
-async fn make_point(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem> {
-    Params::parse(parts.uri.query(), &[])?;
-    node.accepts_requests()?;
-    let _permit = node.admission.operation()?;
+async fn make_point(gate: &Gate, parts: &Parts) -> Answer {
+    let params = gate.params(&parts.uri)?;
+    let _pass = gate.enter(&params)?;
+    let node = &gate.node;
     let secrets = secrets(node)?;
     let point = SyncPoint::make(node).await;
     let id = point.id(&secrets[0]);
-    let location = HeaderValue::try_from([ROUTE, &id].concat());
+    let location = HeaderValue::try_from([parts.uri.path(), "/", &id].concat());
     let mut response = represent::json(&json!({"id": id, "unreachable": point.unreachable()}));
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = location {
@@ -78,22 +76,20 @@ async fn make_point(node: &Arc<Node>, parts: &Parts) -> Result<Response, Problem
 
 /// `GET /hints/sync-points/{id}?timeout_ms=`: whether all its hints are delivered. Waits for it if
 /// a timeout is given, else answers at once.
-pub(super) async fn look(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["timeout_ms"])?;
-    let timeout_ms = params.timeout_ms(0, node.config.timeouts.request_ms_max)?;
-    node.accepts_requests()?;
-    let id = uri.path().strip_prefix(ROUTE).unwrap_or_default();
-    let point = SyncPoint::parse(id, &secrets(&node)?)?;
-    let mut permit = node.admission.operation()?;
-    permit.started(Duration::from_millis(timeout_ms));
-    let delivery = wait(&node, &point, timeout_ms).await;
-    permit.finished();
+pub(super) async fn look(gate: Gate, request: Request) -> Answer {
+    let params = gate.params(request.uri())?;
+    gate.timeout_ms(&params)?; // named whatever the node's state
+    let id = gate.rest(request.uri());
+    let find = |node: &Node| Ok(SyncPoint::parse(id, &secrets(node)?)?);
+    let (point, mut pass) = gate.enter_if(&params, find)?;
+    pass.begin();
+    let delivery = wait(&gate.node, &point, pass.deadline()).await;
+    pass.end();
     answer(&delivery?)
 }
 
 /// Polls until all are delivered, the timeout passes, or the answer can no longer be known.
-async fn wait(node: &Arc<Node>, point: &SyncPoint, timeout_ms: u64) -> Result<Delivery, Problem> {
-    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+async fn wait(node: &Arc<Node>, point: &SyncPoint, deadline: Instant) -> Result<Delivery, Problem> {
     let patience = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
     let mut again_ms = LOOK_AGAIN_MS.0;
     loop {

@@ -1,53 +1,46 @@
 //! `GET /siblings/{bucket}/{key}`: one key as each replica holds it. Read-only.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Sibling};
 use quorate_protocol::view::context_of;
 use serde_json::{Map, Value, json};
 
+use super::gate::Gate;
 use super::headers::CONTEXT;
 use super::pieces::Later;
 use super::problem::{Kind, Problem};
-use super::query::Params;
-use super::{path, permit_body, represent};
+use super::route::Answer;
+use super::{permit_body, represent};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ReplicaView};
 
 /// Every sibling, the nodes that hold it, and how each replica compares with the merge.
-pub(super) async fn inspect(
-    State(node): State<Arc<Node>>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let key = path::key(request.uri(), "/siblings/")?;
-    let params = Params::parse(request.uri().query(), &["timeout_ms"])?;
-    node.accepts_reads()?;
-    let timeouts = &node.config.timeouts;
-    let timeout_ms = params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?;
-    let mut permit = node.admission.operation()?;
-    let timeout = Duration::from_millis(timeout_ms);
+pub(super) async fn inspect(gate: Gate, request: Request) -> Answer {
+    let key = gate.key(request.uri())?;
+    let params = gate.params(request.uri())?;
+    let mut pass = gate.enter(&params)?;
+    let node = gate.node;
     // Every replica sends its whole object: only a few inspections run at a time, each with room
     // reserved.
-    let Ok(Ok(_turn)) = tokio::time::timeout(timeout, node.bounds.inspections.acquire()).await
+    let Ok(Ok(_turn)) =
+        tokio::time::timeout(pass.timeout(), node.bounds.inspections.acquire()).await
     else {
         return Err(Problem::new(Kind::Overloaded, "too many keys are being inspected"));
     };
     let room = node.bounds.sizes.of(&key).saturating_mul(usize::from(node.layout.node_count()));
     let room = node.admission.charge(room)?;
-    permit.started(timeout);
-    let views = entry::inspect(&node, &key, timeout_ms).await;
-    permit.finished();
+    pass.begin();
+    let views = entry::inspect(&node, &key, pass.timeout_ms).await;
+    pass.end();
     drop(room); // each object is charged separately from here on
-    Ok(permit_body::until_sent(report(&node, &key, &views), &node.admission, permit))
+    Ok(permit_body::until_sent(report(&node, &key, &views), &node.admission, pass.permit))
 }
 
 fn report(node: &Node, key: &Key, views: &[ReplicaView]) -> Response {
     let merged = merge(views);
-    let properties = node.properties(key);
+    let properties = node.view().properties(key.bucket());
     let n = usize::from(properties.n).min(views.len());
     let (homes, fallbacks) = views.split_at(n);
     let context = (!merged.is_absent()).then(|| {

@@ -1,22 +1,17 @@
 //! `GET /keys/{bucket}`: the live keys of a bucket, in order, page by page.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::Uri;
-use axum::response::Response;
+use axum::extract::Request;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quorate_protocol::listing::ListRequest;
-use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, Key};
+use quorate_protocol::name::{Bucket, Key};
 use serde_json::json;
 
+use super::gate::Gate;
 use super::problem::Problem;
-use super::query::Params;
-use super::{path, represent};
-use quorate_engine::node::Node;
+use super::represent;
+use super::route::Answer;
 use quorate_engine::ops::keys::{self, Page};
 
 /// Default page size.
@@ -25,35 +20,24 @@ const LIMIT_DEFAULT: usize = 100;
 const TIE_BYTES: usize = 8;
 
 /// `GET /keys/{bucket}?prefix=&limit=&cursor=`.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let bucket = path::bucket(&uri, "/keys/")?;
-    let params = Params::parse(uri.query(), &["prefix", "limit", "cursor"])?;
-    let prefix = params.prefix.unwrap_or_default();
-    let after = params.cursor.map(|cursor| key_of(&cursor, &bucket, &prefix)).transpose()?;
-    node.accepts_reads()?;
-    let mut permit = node.admission.operation()?;
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    let bucket = gate.bucket(request.uri())?;
+    let mut params = gate.params(request.uri())?;
+    let prefix = params.prefix.take().unwrap_or_default();
+    let cursor = params.cursor.as_deref();
+    let after = cursor.map(|cursor| key_of(cursor, &bucket, &prefix)).transpose()?;
+    let mut pass = gate.enter(&params)?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT).min(usize::from(keys::LIMIT_MAX)) as u16;
     let question = ListRequest { bucket, prefix, after, limit };
-    permit.started(Duration::from_millis(node.config.timeouts.request_ms));
-    let Page { keys, next, is_complete } = keys::list(&node, &question).await;
-    permit.finished();
+    pass.begin();
+    let Page { keys, next, is_complete } = keys::list(&gate.node, &question).await;
+    pass.end();
     Ok(represent::json(&json!({
         "bucket": question.bucket,
         "keys": keys.iter().map(Key::key).collect::<Vec<&str>>(),
         "cursor": next.map(|key| cursor_of(&key, &question.prefix)),
         "complete": is_complete,
     })))
-}
-
-/// Parses a prefix.
-///
-/// # Errors
-/// The reason, if no key can start with it.
-pub(super) fn parse_prefix(value: &str) -> Result<String, String> {
-    if value.len() > KEY_BYTES_MAX || value.contains('\0') {
-        return Err(format!("must be at most {KEY_BYTES_MAX} bytes without NUL, as keys are"));
-    }
-    Ok(value.to_owned())
 }
 
 /// The start of the next page, opaque to clients.
@@ -107,13 +91,5 @@ mod tests {
         for bad in ["!", "AAAA", "AAAAAAAAAAAA"] {
             assert!(key_of(bad, &bucket("carts"), "user/").is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_prefix_is_the_beginning_of_a_key() {
-        assert_eq!(parse_prefix(""), Ok(String::new()));
-        assert_eq!(parse_prefix(&"k".repeat(1024)), Ok("k".repeat(1024)));
-        assert!(parse_prefix(&"k".repeat(1025)).is_err());
-        assert!(parse_prefix("a\0b").is_err());
     }
 }

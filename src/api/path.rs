@@ -6,34 +6,28 @@
 
 use std::borrow::Cow;
 
-use axum::http::Uri;
 use quorate_protocol::name::{Bucket, Key};
 
 use super::problem::Problem;
 
-/// The key in a path such as `/kv/carts/user%2F7`.
+/// The key in the part of a path after its route, such as `carts/user%2F7`.
 ///
 /// # Errors
 /// 400 `bad_path` with the reason: a bad escape, or a bucket or key outside its limits.
-pub(super) fn key(uri: &Uri, route: &str) -> Result<Key, Problem> {
-    let rest = rest_of(uri, route);
+pub(super) fn key(rest: &str) -> Result<Key, Problem> {
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
     let bucket = bucket_text(bucket)?;
     let key = decode("key", key)?;
     Key::new(&bucket, &key).map_err(|error| Problem::bad_path(error.to_string()))
 }
 
-/// The bucket in a path such as `/buckets/carts`.
+/// The bucket in the part of a path after its route, such as `carts`.
 ///
 /// # Errors
 /// 400 `bad_path` with the reason.
-pub(super) fn bucket(uri: &Uri, route: &str) -> Result<Bucket, Problem> {
-    let bucket = bucket_text(rest_of(uri, route))?;
+pub(super) fn bucket(rest: &str) -> Result<Bucket, Problem> {
+    let bucket = bucket_text(rest)?;
     Bucket::parse(&bucket).map_err(|error| Problem::bad_path(error.to_string()))
-}
-
-fn rest_of<'a>(uri: &'a Uri, route: &str) -> &'a str {
-    uri.path().strip_prefix(route).unwrap_or_default()
 }
 
 fn bucket_text(raw: &str) -> Result<Cow<'_, str>, Problem> {
@@ -85,8 +79,8 @@ mod tests {
     use super::*;
 
     fn parsed(path: &str) -> Result<(String, String), String> {
-        let uri: Uri = path.parse().unwrap();
-        match key(&uri, "/kv/") {
+        let uri: axum::http::Uri = path.parse().unwrap();
+        match key(uri.path().strip_prefix("/kv/").unwrap()) {
             Ok(key) => Ok((key.bucket().to_owned(), key.key().to_owned())),
             Err(problem) => Err(problem.detail().to_owned()),
         }

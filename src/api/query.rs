@@ -5,19 +5,12 @@
 //! client asked for.
 
 use quorate_protocol::clock::Dot;
-use quorate_protocol::name::{Bucket, NodeId};
+use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, NodeId};
 use quorate_protocol::quorum::{Count, QuorumError};
 use quorate_protocol::terms::QuorumOptions;
 
 use super::path::percent_decode;
 use super::problem::Problem;
-
-/// The parameters of a PUT and a DELETE.
-pub(super) const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
-/// The parameters of a resolution.
-pub(super) const OF_RESOLUTIONS: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
-/// The parameters of a GET.
-pub(super) const OF_READS: &[&str] = &["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
 
 /// The parameters of a request; `None` if not given.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -85,7 +78,7 @@ impl Params {
             "bucket" => self.bucket = Some(Bucket::parse(value).map_err(|e| e.to_string())?),
             "limit" => self.limit = Some(number(value, LIMIT_MAX as u64)? as usize),
             "cursor" => self.cursor = Some(value.to_owned()),
-            "prefix" => self.prefix = Some(super::keys::parse_prefix(value)?),
+            "prefix" => self.prefix = Some(parse_prefix(value)?),
             "node" => self.node = Some(NodeId::parse(value).map_err(|e| e.to_string())?),
             "partition" => {
                 self.partition = Some(value.parse().map_err(|_| "must be a number".to_owned())?);
@@ -141,6 +134,17 @@ fn text(name: &str, raw: &str) -> Result<String, Problem> {
         .ok_or_else(|| Problem::bad_parameter(name, "is not percent-encoded UTF-8"))
 }
 
+/// Parses a prefix.
+///
+/// # Errors
+/// The reason, if no key can start with it.
+fn parse_prefix(value: &str) -> Result<String, String> {
+    if value.len() > KEY_BYTES_MAX || value.contains('\0') {
+        return Err(format!("must be at most {KEY_BYTES_MAX} bytes without NUL, as keys are"));
+    }
+    Ok(value.to_owned())
+}
+
 fn count(value: &str) -> Result<Count, String> {
     Count::parse(value).map_err(|error| error.to_string())
 }
@@ -170,6 +174,8 @@ mod tests {
 
     use super::*;
 
+    const OF_WRITES: &[&str] = &["w", "n", "timeout_ms", "sloppy", "return_body"];
+    const OF_READS: &[&str] = &["r", "n"];
     const ALL: &[&str] =
         &["r", "w", "n", "timeout_ms", "sloppy", "return_body", "sibling", "bucket", "limit"];
 
@@ -244,11 +250,19 @@ mod tests {
         assert_eq!(detail(terms("r=4").0), "r: must be from 1 to n (3), not 4");
         assert_eq!(detail(terms("n=1&w=2").1), "w: must be from 1 to n (1), not 2");
         let narrow = terms("n=1").1.unwrap();
-        assert_eq!((narrow.n, narrow.needed), (1, 1));
+        assert_eq!((narrow.n, narrow.needed()), (1, 1));
         let long = Params::parse(Some("timeout_ms=60001"), ALL).unwrap();
         assert_eq!(
             long.timeout_ms(1, 60_000).unwrap_err().detail(),
             "timeout_ms: must be from 1 to 60000"
         );
+    }
+
+    #[test]
+    fn a_prefix_is_the_beginning_of_a_key() {
+        assert_eq!(parse_prefix(""), Ok(String::new()));
+        assert_eq!(parse_prefix(&"k".repeat(1024)), Ok("k".repeat(1024)));
+        assert!(parse_prefix(&"k".repeat(1025)).is_err());
+        assert!(parse_prefix("a\0b").is_err());
     }
 }

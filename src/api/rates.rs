@@ -165,16 +165,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use quorate_engine::metrics::requests::{Outcome, Requests, Route};
+    use quorate_engine::metrics::requests::{Operation, Outcome, Requests};
 
     /// After these PUTs: `fast` took 150 microseconds, `slow`, which failed, 70 milliseconds.
     fn reading(fast: u32, slow: u32, at: Instant) -> Sample {
         let requests = Requests::default();
         for _ in 0..fast {
-            requests.answered(Route::Put, Outcome::Ok, Duration::from_micros(150));
+            requests.answered(Operation::Put, Outcome::Ok, Duration::from_micros(150));
         }
         for _ in 0..slow {
-            requests.answered(Route::Put, Outcome::NoQuorum, Duration::from_millis(70));
+            requests.answered(Operation::Put, Outcome::NoQuorum, Duration::from_millis(70));
         }
         let mut out = Writer::new(Format::Text);
         requests.write(&mut out);

@@ -7,7 +7,8 @@ use tracing::Span;
 
 use super::counted;
 use super::headers::REQUEST_ID;
-use quorate_engine::metrics::requests::Route;
+use super::route::Route;
+use quorate_engine::metrics::requests::Operation;
 use quorate_engine::metrics::totals::Metrics;
 
 /// The longest request ID that is accepted from a client, in bytes.
@@ -17,7 +18,6 @@ const REQUEST_ID_BYTES_MAX: usize = 64;
 pub(super) struct RequestTrace {
     at: Instant,
     id: HeaderValue,
-    route: Route,
     span: Span,
     /// The request, if it is logged. Boxed because it seldom is.
     access: Option<Box<(Method, Uri)>>,
@@ -28,13 +28,12 @@ impl RequestTrace {
     pub(super) fn new<B>(request: &Request<B>) -> Self {
         let at = Instant::now();
         let id = given_id(request.headers()).unwrap_or_else(new_id);
-        let route = Route::of(request.method().as_str(), request.uri().path());
         // A span costs more than the rest of this function, and at the default level nothing is
         // logged in it.
         let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
         let access = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| Box::new((request.method().clone(), request.uri().clone())));
-        Self { at, id, route, span, access }
+        Self { at, id, span, access }
     }
 
     /// When it arrived.
@@ -47,14 +46,22 @@ impl RequestTrace {
         self.span.clone()
     }
 
-    /// Records count and latency, and adds the ID to the response.
-    pub(super) fn ended(self, metrics: &Metrics, mut response: Response) -> Response {
+    /// Records count and latency of a request on this route, and adds the ID to the response.
+    pub(super) fn ended(
+        self,
+        metrics: &Metrics,
+        route: Option<&'static Route>,
+        mut response: Response,
+    ) -> Response {
         let (took, status) = (self.at.elapsed(), response.status());
-        metrics.requests.answered(self.route, counted::outcome(&response), took);
+        let operation = route.map_or(Operation::Other, |route| route.counted);
+        metrics.requests.answered(operation, counted::outcome(&response), took);
         if let Some(asked) = self.access {
             let (method, uri) = *asked;
             let (path, status, took_us) = (uri.path(), status.as_u16(), took.as_micros() as u64);
-            self.span.in_scope(|| tracing::debug!(%method, path, status, took_us, "answered"));
+            let action = route.map(|route| route.action);
+            self.span
+                .in_scope(|| tracing::debug!(%method, path, ?action, status, took_us, "answered"));
         }
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             let id = self.id.to_str().unwrap_or_default();

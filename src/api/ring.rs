@@ -1,26 +1,24 @@
 //! `/ring` and `/cluster`: where keys are placed, and the state of the nodes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axum::extract::State;
-use axum::http::Uri;
-use axum::response::Response;
+use axum::extract::Request;
 use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::name::NodeId;
 use serde_json::{Value, json};
 
-use super::problem::Problem;
-use super::query::Params;
-use super::{path, represent};
-use quorate_engine::node::{Node, RELEASE};
+use super::gate::Gate;
+use super::represent;
+use super::route::Answer;
+use quorate_engine::node::RELEASE;
 use quorate_engine::peer::peers::PeerView;
 use quorate_engine::repair::distrusted;
 
 /// `GET /ring`: the layout, and how evenly it spreads the partitions.
-pub(super) async fn ring(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
+pub(super) async fn ring(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let node = gate.node;
     let layout = &node.layout;
     let n = node.config.defaults.properties().n.min(layout.node_count());
     let loads = loads(layout, n);
@@ -64,11 +62,9 @@ fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u32> {
 /// `GET /ring/partitions`: the home replicas of every partition, so that a client can contact one
 /// of them directly (DeCandia et al., SOSP 2007, section 6.4: client-driven coordination). They are
 /// indexes into `nodes`.
-pub(super) async fn partitions(
-    State(node): State<Arc<Node>>,
-    uri: Uri,
-) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
+pub(super) async fn partitions(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let node = gate.node;
     let layout = &node.layout;
     let n = node.buckets.n_max();
     let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
@@ -90,22 +86,24 @@ pub(super) async fn partitions(
 const PARTITION_OF: &str = "the highest log2(partitions) bits of xxh3_64(bucket, a zero byte, key)";
 
 /// `GET /ring/{bucket}/{key}`: home replicas first, then fallbacks in order.
-pub(super) async fn key(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let key = path::key(&uri, "/ring/")?;
-    Params::parse(uri.query(), &[])?;
+pub(super) async fn key(gate: Gate, request: Request) -> Answer {
+    let key = gate.key(request.uri())?;
+    gate.params(request.uri())?;
+    let node = gate.node;
     let partition = node.partition(&key);
     Ok(represent::json(&json!({
         "bucket": key.bucket(),
         "key": key.key(),
         "partition": partition.0,
-        "n": node.properties(&key).n,
+        "n": node.view().n(key.bucket()),
         "preference_list": node.layout.preference_list(partition),
     })))
 }
 
 /// `GET /cluster`: the nodes as this one sees them.
-pub(super) async fn cluster(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    Params::parse(uri.query(), &[])?;
+pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
+    gate.params(request.uri())?;
+    let node = gate.node;
     let not_ready = node.accepts_requests().err().map(|why| why.to_string());
     let peers = node.peers.view();
     let mine = node.config.common();

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::http::Uri;
+use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use quorate_protocol::clock::Dot;
@@ -16,10 +14,12 @@ use quorate_protocol::view::View;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::gate::{Gate, Pass};
 use super::problem::{Kind, Problem};
-use super::query::{OF_RESOLUTIONS, Params};
+use super::query::Params;
+use super::route::Answer;
 use super::write::WriteRequest;
-use super::{body, headers, kv, path, represent, write};
+use super::{body, headers, kv, represent, write};
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ConflictPage};
 
@@ -29,14 +29,13 @@ const LIMIT_DEFAULT: usize = 100;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// `GET /siblings`: every key in conflict in the cluster, page by page.
-pub(super) async fn list(State(node): State<Arc<Node>>, uri: Uri) -> Result<Response, Problem> {
-    let params = Params::parse(uri.query(), &["bucket", "limit", "cursor"])?;
+pub(super) async fn list(gate: Gate, request: Request) -> Answer {
+    let params = gate.params(request.uri())?;
     let after = params.cursor.as_deref().map(|cursor| key_of(cursor, &params)).transpose()?;
-    node.accepts_requests()?;
-    let permit = node.admission.operation()?;
+    let pass = gate.enter(&params)?;
     let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
-    let page = entry::conflicts(&node, params.bucket, after, limit).await;
-    drop(permit);
+    let page = entry::conflicts(&gate.node, params.bucket, after, limit).await;
+    drop(pass);
     let ConflictPage { keys, more, unreachable } = page;
     let cursor = keys.last().filter(|_| more).map(|(key, _)| cursor_of(key));
     let keys: Vec<Value> = keys
@@ -81,43 +80,30 @@ struct Resolution {
 }
 
 /// `POST /siblings/{bucket}/{key}`: one write that supersedes exactly what its context covers.
-pub(super) async fn resolve(
-    State(node): State<Arc<Node>>,
-    request: Request,
-) -> Result<Response, Problem> {
+pub(super) async fn resolve(gate: Gate, request: Request) -> Answer {
     let (parts, mut body) = request.into_parts();
-    let answer = resolve_key(&node, &parts, &mut body).await;
+    let answer = resolve_key(&gate, &parts, &mut body).await;
     write::end(answer, &parts, &mut body).await
 }
 
-async fn resolve_key(
-    node: &Arc<Node>,
-    parts: &Parts,
-    body: &mut Body,
-) -> Result<Response, Problem> {
-    let key = path::key(&parts.uri, "/siblings/")?;
-    let params = Params::parse(parts.uri.query(), OF_RESOLUTIONS)?;
+async fn resolve_key(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
+    let key = gate.key(&parts.uri)?;
+    let params = gate.params(&parts.uri)?;
     body::check_json_type(parts)?;
-    let ask = WriteRequest::parse(node, parts, key, &params)?;
-    if ask.seen().is_none() {
-        let detail = "is required: a resolution supersedes exactly what its context covers";
-        return Err(Problem::bad_header("Quorate-Context", detail));
-    }
-    if ask.is_conditional() {
-        let detail = "a resolution is guarded by its context, not by If-Match or If-None-Match";
-        return Err(Problem::bad_header("If-Match", detail));
-    }
-    let mut permit = node.admission.operation()?;
+    let ask = WriteRequest::parse(gate, parts, key, &params)?;
+    let (_, mut pass) = gate.enter_if(&params, |node| fits(&ask, node))?;
+    let node = &gate.node;
     let value_bytes_max = node.config.limits.value_bytes_max;
     // Base64 and escapes make the JSON longer than its content.
     let json_bytes_max = 2 * value_bytes_max + 4096;
-    let text = body::read(body, json_bytes_max, node.config.timeouts.body_ms, &mut permit).await?;
-    permit.add_bytes(text.len())?; // for its content, which is no longer than the text
+    let body_ms = node.config.timeouts.body_ms;
+    let text = body::read(body, json_bytes_max, body_ms, &mut pass.permit).await?;
+    pass.permit.add_bytes(text.len())?; // for its content, which is no longer than the text
     let resolution: Resolution = body::parse_json(&text)?;
     let (metadata, value) = match resolution.keep {
         Some(ref dot) => {
             let dot = kept_dot(dot, &resolution)?;
-            kept(node, &ask, &params, dot).await?
+            kept(node, &ask, &params, dot, &pass).await?
         }
         None => new_value(parts, resolution)?,
     };
@@ -126,7 +112,21 @@ async fn resolve_key(
         return Err(Problem::new(Kind::TooLarge, detail).fact("max", value_bytes_max));
     }
     let id = ask.write_id(&metadata, &text);
-    ask.carry_out(node, id, metadata, value, permit).await
+    ask.carry_out(node, id, metadata, value, pass).await
+}
+
+/// Checks what a resolution, unlike other writes, must say.
+fn fits(ask: &WriteRequest<'_>, node: &Node) -> Result<(), Problem> {
+    ask.check(node)?;
+    if ask.seen().is_none() {
+        let detail = "is required: a resolution supersedes exactly what its context covers";
+        return Err(Problem::bad_header("Quorate-Context", detail));
+    }
+    if ask.is_conditional() {
+        let detail = "a resolution is guarded by its context, not by If-Match or If-None-Match";
+        return Err(Problem::bad_header("If-Match", detail));
+    }
+    Ok(())
 }
 
 fn kept_dot(dot: &str, resolution: &Resolution) -> Result<Dot, Problem> {
@@ -143,6 +143,7 @@ async fn kept(
     ask: &WriteRequest<'_>,
     params: &Params,
     dot: Dot,
+    pass: &Pass,
 ) -> Result<(Metadata, Option<Bytes>), Problem> {
     let gone = |detail: &str| Problem::new(Kind::SiblingGone, detail).fact("keep", dot.to_string());
     if !ask.seen().is_some_and(|seen| seen.clock.covers(dot)) {
@@ -150,10 +151,9 @@ async fn kept(
     }
     let mut of_read = Params::default();
     of_read.sloppy = params.sloppy;
-    let mut options = kv::read_options(node, &ask.key, &of_read)?;
-    options.timeout_ms = ask.timeout_ms();
-    let conflicts = options.terms.conflicts;
-    let (object, _permit) = kv::read(node, &ask.key, options, node.admission.operation()?).await?;
+    let (view, terms) = kv::read_terms(node, &ask.key, &of_read)?;
+    let conflicts = terms.conflicts;
+    let (object, _pass) = kv::read(node, &ask.key, (view, terms), pass.another(node)?).await?;
     let shown = match View::of(&object, conflicts) {
         View::Absent | View::Deleted => Vec::new(),
         View::One(sibling) => vec![sibling],

@@ -1,7 +1,6 @@
 //! Shared by PUT, DELETE and resolutions: the request as sent to a coordinator, and the response.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{ACCEPT, ETAG};
@@ -19,12 +18,12 @@ use tokio::time::Instant;
 
 use super::conditions::{self, ReadConditions};
 use super::explain::Wish;
+use super::gate::{Gate, Pass};
 use super::headers::{self, ACKS, CONTEXT, HINTS, SIBLINGS};
 use super::problem::{Kind, Problem};
 use super::query::{Params, unfit};
 use super::represent::{self, Representation};
 use super::{body, refusal};
-use quorate_engine::limits::admission::Permit;
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, WriteOutcome};
 use quorate_engine::ops::explain::Facts;
@@ -34,7 +33,6 @@ pub(super) struct WriteRequest<'a> {
     parts: &'a Parts,
     pub(super) key: Key,
     asked: QuorumOptions,
-    timeout_ms: u64,
     return_body: bool,
     /// The context, as sent and as verified.
     context: Option<(&'a str, Context)>,
@@ -44,12 +42,12 @@ pub(super) struct WriteRequest<'a> {
 }
 
 impl<'a> WriteRequest<'a> {
-    /// Parses and checks the headers and parameters.
+    /// Parses the headers and parameters.
     ///
     /// # Errors
-    /// 400 if any is invalid, 503 if the node takes no requests.
+    /// 400 if any is invalid.
     pub(super) fn parse(
-        node: &Node,
+        gate: &Gate,
         parts: &'a Parts,
         key: Key,
         params: &Params,
@@ -57,19 +55,13 @@ impl<'a> WriteRequest<'a> {
         let condition = conditions::condition(&parts.headers)?;
         let idempotency_key = headers::idempotency_key(&parts.headers)?;
         let context = match headers::context(&parts.headers)? {
-            Some(text) => Some((text, node.contexts.verify(&key, text)?)),
+            Some(text) => Some((text, gate.node.contexts.verify(&key, text)?)),
             None => None,
         };
-        node.accepts_requests()?;
-        let asked = params.of_write();
-        // Checked now, so that no client uploads a body in vain, and again once the body is here.
-        node.check_write(&key, &asked).map_err(|error| unfit("w", error))?;
-        let timeouts = &node.config.timeouts;
-        let wish = Wish::of(node, Instant::now(), params.explain, &parts.headers);
+        let wish = Wish::of(&gate.node, gate.arrived, params.explain, &parts.headers);
         Ok(Self {
             parts,
-            asked,
-            timeout_ms: params.timeout_ms(timeouts.request_ms, timeouts.request_ms_max)?,
+            asked: params.of_write(),
             // A trace shows no values, and a context covers only what the client saw.
             return_body: params.return_body && !wish.hides_values(),
             key,
@@ -80,9 +72,13 @@ impl<'a> WriteRequest<'a> {
         })
     }
 
-    /// Sets when the request arrived, if that was earlier than when it was parsed.
-    pub(super) fn arrived(self, at: Instant) -> Self {
-        Self { wish: self.wish.since(at), ..self }
+    /// Checks the quorum against the key's bucket: before the body is here, so that no client uploads it in
+    /// vain. It is checked again afterwards.
+    ///
+    /// # Errors
+    /// 400 that names the invalid parameter.
+    pub(super) fn check(&self, node: &Node) -> Result<(), Problem> {
+        node.view().check_write(&self.key, &self.asked).map_err(|error| unfit("w", error))
     }
 
     /// The client's context.
@@ -93,11 +89,6 @@ impl<'a> WriteRequest<'a> {
     /// Whether the request has `If-Match` or `If-None-Match`.
     pub(super) fn is_conditional(&self) -> bool {
         self.condition.is_some()
-    }
-
-    /// The timeout of the request, in milliseconds.
-    pub(super) fn timeout_ms(&self) -> u64 {
-        self.timeout_ms
     }
 
     /// The ID of this write. With an `Idempotency-Key` it is a hash over the whole request, so that
@@ -135,25 +126,32 @@ impl<'a> WriteRequest<'a> {
         write_id: WriteId,
         metadata: Metadata,
         value: Option<Bytes>,
-        mut permit: Permit,
+        mut pass: Pass,
     ) -> Result<Response, Problem> {
-        let terms = node.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
+        let view = node.view();
+        let terms = view.write_terms(&self.key, &self.asked).map_err(|error| unfit("w", error))?;
         let (n, conflicts) = (terms.n, terms.conflicts);
-        let (began, allowed) = (Instant::now(), Duration::from_millis(self.timeout_ms));
-        permit.started(allowed);
+        let (began, timeout_ms) = (Instant::now(), pass.timeout_ms);
+        pass.begin();
         let bytes = value.as_ref().map_or(0, Bytes::len);
-        let mut write = self.to_write(write_id, metadata, value);
+        let mut write = self.to_write(write_id, metadata, value, timeout_ms);
         let facts = Facts::of_write(&write, &terms);
-        let (recorder, explained) = self.wish.begin(node, &self.key, facts);
+        let (recorder, explained) = self.wish.begin((node, &view), &self.key, facts);
         write.explain = explained.id();
-        let mut outcome = entry::write(node, write, terms, recorder).await;
-        permit.finished();
-        node.admission.written(bytes, began, allowed);
+        let mut outcome = entry::write(node, write, (view, terms), recorder).await;
+        pass.end();
+        node.admission.written(bytes, began, pass.timeout());
         let trace = outcome.trace.take();
         explained.end(node, trace, self.answer(node, outcome, n, conflicts))
     }
 
-    fn to_write(&self, write_id: WriteId, metadata: Metadata, value: Option<Bytes>) -> Write {
+    fn to_write(
+        &self,
+        write_id: WriteId,
+        metadata: Metadata,
+        value: Option<Bytes>,
+        timeout_ms: u64,
+    ) -> Write {
         let seen = self.seen().cloned().unwrap_or_default();
         let idempotency = self.idempotency_key.map(|idempotency_key| {
             let mut hasher = blake3::Hasher::new();
@@ -177,7 +175,7 @@ impl<'a> WriteRequest<'a> {
             asked: self.asked,
             condition: self.condition.clone(),
             idempotency,
-            timeout_ms: u32::try_from(self.timeout_ms).unwrap_or(u32::MAX),
+            timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
             return_body: self.return_body,
             explain: None,
         }

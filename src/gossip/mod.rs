@@ -26,6 +26,7 @@ use quorate_protocol::time::WallTime;
 
 use self::seal::Seal;
 use self::transport::{Addresses, SealedTransport, address_of};
+use quorate_engine::background::jobs::JobState;
 use quorate_engine::liveness::advertised::GossipState;
 use quorate_engine::liveness::peer_time::PeerTime;
 use quorate_engine::liveness::review::Turns;
@@ -49,12 +50,13 @@ const FORGET: Duration = Duration::from_secs(60);
 const RELEASE_CHARS_MAX: usize = 64;
 
 /// Gossips and reviews the peers for as long as the node runs.
-pub(crate) async fn run(node: Arc<Node>) {
+pub(crate) async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let config = &node.config.gossip;
     let mut turns = Turns::new(&node);
     let (mut gossip, mut started) = (None, None::<PeerTime>);
     loop {
         let now = turns.next(&node).await;
+        let _working = job.works();
         let retry = started.is_none_or(|at| now.since(at) >= RETRY_MS);
         if config.enabled && retry && gossip.as_mut().is_none_or(Gossip::has_ended) {
             started = Some(now);

@@ -54,6 +54,7 @@ pub enum Command {
     Locate(cluster::ring::Locate),
     Hints(cluster::hints::Args),
     AntiEntropy(cluster::anti_entropy::Args),
+    Jobs(cluster::jobs::Args),
     Bucket(cluster::bucket::Args),
     Wait(cluster::wait::Args),
     Doctor(cluster::doctor::Args),
@@ -118,6 +119,7 @@ impl Command {
             Self::Locate(args) => &args.common,
             Self::Hints(args) => &args.common,
             Self::AntiEntropy(args) => &args.common,
+            Self::Jobs(args) => &args.common,
             Self::Bucket(args) => &args.common,
             Self::Wait(args) => &args.common,
             Self::Doctor(args) => &args.common,
@@ -150,6 +152,7 @@ async fn carry_out(command: &Command, program: clap::Command, load: LoadFile<'_>
         Command::Locate(args) => cluster::ring::locate(&app()?, args).await,
         Command::Hints(_) => cluster::hints::run(&app()?).await,
         Command::AntiEntropy(args) => cluster::anti_entropy::run(&app()?, args).await,
+        Command::Jobs(args) => cluster::jobs::run(&app()?, args).await,
         Command::Bucket(args) => cluster::bucket::run(&app()?, args).await,
         Command::Wait(args) => cluster::wait::run(&app()?, args).await,
         Command::Doctor(args) => {

@@ -168,6 +168,14 @@ impl Admin {
         self.ask(Ask::get(&path::of_key("/ring", bucket, key)?)).await?.json()
     }
 
+    /// The background jobs of the node, and what each does.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn jobs(&self) -> Result<Json, Error> {
+        self.get("/jobs").await
+    }
+
     /// The hints that the node keeps, by target.
     ///
     /// # Errors

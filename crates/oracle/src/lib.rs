@@ -275,6 +275,34 @@ impl Oracle {
         Ok(())
     }
 
+    /// Checks a complete listing by R = `r` home replicas that was asked for at `begun`: `is_listed` says of
+    /// a key whether it is there.
+    ///
+    /// # Errors
+    /// *A complete listing misses no live key, and names none that was never written.*
+    pub fn check_listing(&self, (begun, r): (Moment, u16), key: &str, is_listed: bool) -> Verdict {
+        let mut writes = self.history.writes_of(key).map(|(_, write)| write);
+        if is_listed {
+            let is_written = writes.any(|write| !write.deletes && !write.cannot_exist());
+            return holds(is_written, "listings_are_complete_and_true", || {
+                format!("{key} is listed, and was never written")
+            });
+        }
+        let mut missed = None;
+        for write in writes {
+            if write.deletes {
+                return Ok(()); // it may be deleted
+            }
+            let ack = write.acked.filter(|ack| ack.at < begun);
+            let homes = ack.map_or(0, |ack| ack.homes);
+            let homes = homes.saturating_sub(self.history.losses_since(write.begun));
+            missed = missed.or((homes + r > self.n).then_some(homes));
+        }
+        holds(missed.is_none(), "listings_are_complete_and_true", || {
+            format!("{key} is on {missed:?} home replicas, and a listing by r={r} misses it")
+        })
+    }
+
     /// *Nothing comes back from the dead* (promise 2): what an acknowledged write saw is
     /// superseded.
     fn nothing_comes_back_from_the_dead(

@@ -4,9 +4,11 @@
 //! full object is in the merge, or its digest equals that of an object in the merge, or says that
 //! it holds nothing; a replica whose digest differs is asked for its object. A slow replica is
 //! hedged by asking one more; a silent or refusing one is replaced. A fallback counts only if it
-//! holds a hint for the key: an empty fallback must not make a 404. After answering, stale replicas
-//! are sent the merged object (read repair). Sources: DeCandia et al. (SOSP 2007), 4.5, 5; Dean and
-//! Barroso, "The Tail at Scale" (2013) for hedging.
+//! holds a hint for the key: an empty fallback must not make a 404. R replicas of each set of home
+//! replicas must count ([`crate::quorum_sets`]); a fallback counts in the sets of the home replica
+//! whose place it takes. After answering, stale replicas are sent the merged object (read repair).
+//! Sources: DeCandia et al. (SOSP 2007), 4.5, 5; Dean and Barroso, "The Tail at Scale" (2013) for
+//! hedging.
 //!
 //! Driven like [`crate::put`]: `on_reply`, `on_silent`, `on_time`, until [`Get::is_done`].
 
@@ -15,20 +17,21 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::object::{Object, Version};
-use crate::quorum::{Verdict, verdict};
+use crate::quorum::Verdict;
+use crate::quorum_sets::{InSets, QuorumSets, Tally};
 use crate::time::Uptime;
 
 /// What the entry node knows when it starts.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The home replicas in the order in which they are asked: this node first if it is one.
-    pub homes: Vec<NodeId>,
+    /// The home replicas in the order in which they are asked, this node first if it is one, and R:
+    /// the answers that each set needs.
+    pub sets: QuorumSets,
     /// The nodes after the bucket's home replicas, in order of preference.
     pub fallbacks: Vec<NodeId>,
-    /// R: answers needed.
-    pub needed: u16,
     /// Whether a fallback that holds a hint counts.
     pub sloppy: bool,
     /// Hedge delay in milliseconds; `None` to never hedge.
@@ -94,11 +97,11 @@ pub enum Effect {
 /// The answer to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The merge of what R replicas hold.
+    /// The merge of what R replicas of each set hold.
     Read(Arc<Object>),
-    /// Fewer than R replicas gave an answer that counts.
+    /// Of some set, fewer than R replicas gave an answer that counts.
     NoQuorum {
-        /// How many did.
+        /// How many did, of the set with the fewest.
         counted: u16,
         /// Nodes that refused, are not ready, or hold no hint.
         refused: Vec<NodeId>,
@@ -113,7 +116,7 @@ pub struct Get {
     plan: Plan,
     contacts: Vec<Contact>,
     /// Candidates not yet asked, the next one last.
-    unasked: Vec<(NodeId, RowKind)>,
+    unasked: Vec<Candidate>,
     merged: Arc<Object>,
     /// The versions of the objects in the merge.
     versions: Vec<Version>,
@@ -122,10 +125,20 @@ pub struct Get {
     repaired: bool,
 }
 
+/// A node that may be asked.
+#[derive(Clone, Copy, Debug)]
+enum Candidate {
+    /// The home replica in this slot: its index in the plan.
+    Home(usize),
+    Fallback(NodeId),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Contact {
     node: NodeId,
     place: RowKind,
+    /// Its own slot, or that of the home replica whose place it takes.
+    slot: usize,
     asked_at: Uptime,
     state: State,
 }
@@ -150,17 +163,17 @@ impl Get {
     /// nodes ends in [`Answer::NoQuorum`], like any quorum that cannot be met.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Vec<Effect>) {
         let homes = |is_down: bool| {
-            let of = move |node: &&NodeId| down.contains(node) == is_down;
-            plan.homes.iter().filter(of).map(|node| (*node, RowKind::Home))
+            let of = move |(_, node): &(usize, &NodeId)| down.contains(node) == is_down;
+            let homes = plan.sets.homes().iter().enumerate().filter(of);
+            homes.map(|(slot, _)| Candidate::Home(slot))
         };
-        let mut order: Vec<(NodeId, RowKind)> = homes(false).collect();
+        let mut order: Vec<Candidate> = homes(false).collect();
         if plan.sloppy {
             let up = plan.fallbacks.iter().filter(|node| !down.contains(node));
-            order.extend(up.map(|node| (*node, RowKind::Hints)));
+            order.extend(up.copied().map(Candidate::Fallback));
         }
         order.extend(homes(true));
         order.reverse();
-        let needed = plan.needed;
         let mut get = Self {
             plan,
             contacts: Vec::new(),
@@ -172,9 +185,15 @@ impl Get {
             repaired: false,
         };
         let mut effects = Vec::new();
-        for position in 0..needed {
-            let what = if position == 0 { ReadKind::Object } else { ReadKind::Digest };
-            get.ask_next(what, now, &mut effects);
+        let (mut asked, mut what) = (Tally::default(), ReadKind::Object);
+        loop {
+            let lacking = get.plan.sets.lacking(&asked);
+            if lacking.is_empty() {
+                break;
+            }
+            let Some(sets) = get.ask_next(lacking, None, what, now, &mut effects) else { break };
+            asked.may_get(sets);
+            what = ReadKind::Digest;
         }
         (get, effects)
     }
@@ -199,7 +218,8 @@ impl Get {
             Reply::Digest(version) => contact.state = State::Digest(version),
             Reply::NoHint | Reply::NotFilled | Reply::Refused => {
                 contact.state = State::Failed;
-                self.replace(now, &mut effects);
+                let slot = contact.slot;
+                self.replace(slot, now, &mut effects);
             }
         }
         self.judge(now, &mut effects);
@@ -228,7 +248,8 @@ impl Get {
         };
         if let Some(contact) = self.contacts.iter_mut().find(asked) {
             contact.state = State::Gone;
-            self.replace(now, &mut effects);
+            let slot = contact.slot;
+            self.replace(slot, now, &mut effects);
             self.judge(now, &mut effects);
         }
         effects
@@ -242,10 +263,11 @@ impl Get {
             let State::Waiting(what) = contact.state else { continue };
             if now >= contact.asked_at.plus(self.plan.replica_timeout_ms) {
                 self.contacts[at].state = State::Silent(what);
-                self.replace(now, &mut effects);
-            } else if self.may_hedge() && now >= self.hedge_at(&contact) {
+                self.replace(contact.slot, now, &mut effects);
+            } else if self.may_hedge(&contact) && now >= self.hedge_at(&contact) {
                 self.hedged = true;
-                self.ask_next(what, now, &mut effects);
+                let sets = self.plan.sets.of_slot(contact.slot);
+                self.ask_next(sets, Some(contact.slot), what, now, &mut effects);
             }
         }
         if !self.answered && now >= self.plan.deadline {
@@ -261,7 +283,7 @@ impl Get {
         let mut wake = (!self.answered).then_some(self.plan.deadline);
         for contact in self.contacts.iter().filter(|c| matches!(c.state, State::Waiting(_))) {
             let mut at = contact.asked_at.plus(self.plan.replica_timeout_ms);
-            if self.may_hedge() {
+            if self.may_hedge(contact) {
                 at = at.min(self.hedge_at(contact));
             }
             wake = Some(wake.map_or(at, |wake| wake.min(at)));
@@ -311,8 +333,7 @@ impl Get {
     fn judge(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
         if !self.answered {
             self.fetch_differing(now, effects);
-            let counted = self.counted();
-            match verdict(self.plan.needed, counted, self.possible()) {
+            match self.plan.sets.verdict(&self.tally()) {
                 Verdict::Reached => self.answer(Answer::Read(Arc::clone(&self.merged)), effects),
                 Verdict::Impossible => {
                     let answer = self.no_quorum();
@@ -353,26 +374,87 @@ impl Get {
         }
     }
 
-    fn replace(&mut self, now: Uptime, effects: &mut Vec<Effect>) {
+    /// Asks another node in place of one that has failed or is silent; more than one if that is not
+    /// in all the sets that need one.
+    fn replace(&mut self, slot: usize, now: Uptime, effects: &mut Vec<Effect>) {
         if self.answered {
             return;
         }
-        let has_object =
-            |c: &Contact| matches!(c.state, State::Waiting(ReadKind::Object) | State::Merged(_));
-        let any = self.contacts.iter().any(has_object);
-        self.ask_next(if any { ReadKind::Digest } else { ReadKind::Object }, now, effects);
+        let mut missing = self.plan.sets.of_slot(slot);
+        while !missing.is_empty() {
+            let has_object = |c: &Contact| {
+                matches!(c.state, State::Waiting(ReadKind::Object) | State::Merged(_))
+            };
+            let any = self.contacts.iter().any(has_object);
+            let what = if any { ReadKind::Digest } else { ReadKind::Object };
+            match self.ask_next(missing, Some(slot), what, now, effects) {
+                Some(sets) => missing = missing.without(sets).and(self.lacking()),
+                None => return,
+            }
+        }
     }
 
-    fn ask_next(&mut self, what: ReadKind, now: Uptime, effects: &mut Vec<Effect>) {
-        let Some((node, place)) = self.unasked.pop() else { return };
+    /// The sets in which too few nodes have answered or are waited for.
+    fn lacking(&self) -> InSets {
+        let mut tally = Tally::default();
+        for contact in &self.contacts {
+            match contact.state {
+                State::Waiting(_) | State::Merged(_) | State::Digest(_) => {
+                    tally.may_get(self.plan.sets.of_slot(contact.slot));
+                }
+                State::Silent(_) | State::Failed | State::Gone => {}
+            }
+        }
+        self.plan.sets.lacking(&tally)
+    }
+
+    /// The place in the list of the next candidate that can count in one of these sets.
+    fn next_in(&self, sets: InSets) -> Option<usize> {
+        self.unasked.iter().rposition(|candidate| match candidate {
+            Candidate::Home(slot) => self.plan.sets.of_slot(*slot).meets(sets),
+            Candidate::Fallback(_) => true, // in whatever place is free
+        })
+    }
+
+    /// Asks the next node that can count in one of these sets; a fallback in place of `instead_of`,
+    /// or of a home replica that is not asked. Returns the sets in which the node counts.
+    fn ask_next(
+        &mut self,
+        sets: InSets,
+        instead_of: Option<usize>,
+        what: ReadKind,
+        now: Uptime,
+        effects: &mut Vec<Effect>,
+    ) -> Option<InSets> {
+        let candidate = self.unasked.remove(self.next_in(sets)?);
+        let (node, place, slot) = match candidate {
+            Candidate::Home(slot) => (self.plan.sets.homes()[slot], RowKind::Home, slot),
+            Candidate::Fallback(node) => {
+                let slot = instead_of.unwrap_or_else(|| self.free_slot(sets));
+                (node, RowKind::Hints, slot)
+            }
+        };
         let state = State::Waiting(what);
-        self.contacts.push(Contact { node, place, asked_at: now, state });
+        self.contacts.push(Contact { node, place, slot, asked_at: now, state });
         effects.push(Effect::Ask { to: node, what, place });
+        Some(self.plan.sets.of_slot(slot))
     }
 
-    fn may_hedge(&self) -> bool {
-        let spare_home = matches!(self.unasked.last(), Some((_, RowKind::Home)));
-        !self.answered && !self.hedged && self.plan.hedge_ms.is_some() && spare_home
+    /// The slot of a home replica of one of these sets, if possible of one that nobody was asked for.
+    fn free_slot(&self, sets: InSets) -> usize {
+        let is_free = |slot: &usize| self.contacts.iter().all(|c| c.slot != *slot);
+        let slots = || {
+            let all = 0..self.plan.sets.homes().len();
+            all.filter(|slot| self.plan.sets.of_slot(*slot).meets(sets))
+        };
+        slots().find(is_free).or_else(|| slots().next()).unwrap_or_default()
+    }
+
+    fn may_hedge(&self, contact: &Contact) -> bool {
+        let next = || self.next_in(self.plan.sets.of_slot(contact.slot));
+        let has_spare_home =
+            || next().is_some_and(|at| matches!(self.unasked[at], Candidate::Home(_)));
+        !self.answered && !self.hedged && self.plan.hedge_ms.is_some() && has_spare_home()
     }
 
     fn hedge_at(&self, contact: &Contact) -> Uptime {
@@ -389,23 +471,30 @@ impl Get {
         version == Version::ABSENT || self.versions.contains(&version)
     }
 
-    fn counted(&self) -> u16 {
-        let counts = |c: &&Contact| match c.state {
-            State::Merged(_) => true,
-            State::Digest(version) => self.agrees(version),
-            State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => false,
-        };
-        self.contacts.iter().filter(counts).count() as u16
-    }
-
-    /// How many more could still count.
-    fn possible(&self) -> u16 {
-        let open = |c: &&Contact| match c.state {
-            State::Waiting(_) | State::Silent(_) => true,
-            State::Digest(version) => !self.agrees(version),
-            State::Merged(_) | State::Failed | State::Gone => false,
-        };
-        (self.contacts.iter().filter(open).count() + self.unasked.len()) as u16
+    /// What each set has, and what it may still get.
+    fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for contact in &self.contacts {
+            let sets = self.plan.sets.of_slot(contact.slot);
+            match contact.state {
+                State::Merged(_) => {
+                    tally.has(sets);
+                    if mutated(Mutation::ReplicaCountedTwice) {
+                        tally.has(sets);
+                    }
+                }
+                State::Digest(version) if self.agrees(version) => tally.has(sets),
+                State::Digest(_) | State::Waiting(_) | State::Silent(_) => tally.may_get(sets),
+                State::Failed | State::Gone => {}
+            }
+        }
+        for candidate in &self.unasked {
+            tally.may_get(match candidate {
+                Candidate::Home(slot) => self.plan.sets.of_slot(*slot),
+                Candidate::Fallback(_) => self.plan.sets.all(),
+            });
+        }
+        tally
     }
 
     fn no_quorum(&self) -> Answer {
@@ -413,7 +502,7 @@ impl Get {
             self.contacts.iter().filter(|c| of(&c.state)).map(|c| c.node).collect()
         };
         Answer::NoQuorum {
-            counted: self.counted(),
+            counted: self.plan.sets.counted(&self.tally()),
             refused: nodes(|state| *state == State::Failed),
             silent: nodes(|state| {
                 matches!(state, State::Waiting(_) | State::Silent(_) | State::Gone)

@@ -12,7 +12,8 @@
 //! garbage-collected, [`generation`] how a node that restarts behind is detected and [`received`]
 //! when it may answer again, [`skew`] how a wrong clock is detected; [`time`] which clocks there
 //! are; [`message`], [`wire`], [`envelope`] and [`handshake`] how nodes talk, [`explain`] what
-//! they tell of one request, and [`trace_context`] which trace it belongs to.
+//! they tell of one request, and [`trace_context`] which trace it belongs to. [`mutation`] has deliberate
+//! bugs for the simulator to find.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -39,15 +40,18 @@ pub mod explain;
 pub mod generation;
 pub mod get;
 pub mod handshake;
+pub mod kind;
 pub mod layout;
 pub mod listing;
 pub mod message;
+pub mod mutation;
 pub mod name;
 pub mod object;
 pub mod packed;
 pub mod precondition;
 pub mod put;
 pub mod quorum;
+pub mod quorum_sets;
 pub mod reap;
 pub mod reassign;
 pub mod received;

@@ -4,12 +4,12 @@
 //! long deleted elsewhere. A full page says nothing about the keys after its last one, so the
 //! joined page ends at the smallest last key of the full pages (its *horizon*). A home replica is
 //! *ready* if it answered and has received the partition. A key that R or more ready home replicas,
-//! and all of them, list identically is live: a read would find the same. If they disagree, or
-//! fewer than R are ready, a read must settle it.
+//! of each set and all of them, list identically is live: a read would find the same. If they
+//! disagree, or fewer than R of a set are ready, a read must settle it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::layout::{Layout, Partition};
+use crate::layout::{Layout, Member, Partition};
 use crate::message::KeyPage;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::Version;
@@ -27,9 +27,18 @@ pub struct ListRequest {
     pub limit: u16,
 }
 
-/// How many answers settle a key.
+/// How many answers settle a key: R of each set of home replicas.
 #[derive(Clone, Copy, Debug)]
 pub struct Quorum<'a> {
+    /// The set, if there is only one.
+    pub first: HomeSet<'a>,
+    /// Other sets. Their layouts have as many partitions.
+    pub others: &'a [HomeSet<'a>],
+}
+
+/// One set of home replicas of every key of a bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct HomeSet<'a> {
     /// Where keys live.
     pub layout: &'a Layout,
     /// The bucket's n.
@@ -45,7 +54,7 @@ pub struct Listing {
     pub candidates: Vec<Candidate>,
     /// The last key (inclusive) up to which the answers are complete; `None`: to the end.
     pub horizon: Option<Key>,
-    /// Whether R home replicas of every partition were ready.
+    /// Whether R home replicas of each set of every partition were ready.
     pub is_complete: bool,
 }
 
@@ -76,7 +85,23 @@ impl ListRequest {
     }
 }
 
-impl Quorum<'_> {
+impl HomeSet<'_> {
+    fn homes(&self, partition: Partition) -> &[NodeId] {
+        self.layout.homes(partition, self.n)
+    }
+
+    /// Whether R home replicas of a partition are ready.
+    fn is_enough(&self, answers: &Answers<'_>, partition: Partition) -> bool {
+        let homes = self.homes(partition).iter();
+        homes.filter(|home| is_ready(answers, home, partition)).count() >= usize::from(self.r)
+    }
+}
+
+impl<'a> Quorum<'a> {
+    fn sets(&self) -> impl Iterator<Item = &HomeSet<'a>> {
+        std::iter::once(&self.first).chain(self.others)
+    }
+
     /// Joins the pages of the nodes that answered; all of them must have been admitted.
     pub fn join(&self, pages: &BTreeMap<NodeId, KeyPage>) -> Listing {
         let answers: Answers<'_> = pages.iter().map(|(node, page)| (*node, page.into())).collect();
@@ -101,12 +126,12 @@ impl Quorum<'_> {
 
     /// Judges one key by the answers; `None`: it does not exist.
     fn judge(&self, answers: &Answers<'_>, key: &Key, by: &[(NodeId, Entry)]) -> Option<Candidate> {
-        let partition = key.partition(self.layout.partitions());
-        let homes = self.layout.homes(partition, self.n);
+        let partition = key.partition(self.first.layout.partitions());
+        let homes = || self.sets().flat_map(|set| set.homes(partition));
         let entry_of = |home: &NodeId| by.iter().find(|(node, _)| node == home).map(|(_, e)| *e);
-        let ready = || homes.iter().filter(|home| is_ready(answers, home, partition));
-        let enough = ready().count() >= usize::from(self.r);
-        if enough && homes.iter().all(|home| entry_of(home).is_none()) {
+        let ready = || homes().filter(|home| is_ready(answers, home, partition));
+        let enough = self.sets().all(|set| set.is_enough(answers, partition));
+        if enough && homes().all(|home| entry_of(home).is_none()) {
             return None; // left over on nodes that are no home replicas
         }
         let first = ready().next().and_then(entry_of);
@@ -116,16 +141,16 @@ impl Quorum<'_> {
     }
 
     fn is_complete(&self, answers: &Answers<'_>) -> bool {
-        if answers.len() == usize::from(self.layout.node_count())
+        let has_answered = |member: &Member| answers.contains_key(&member.node);
+        if self.sets().all(|set| set.layout.members().iter().all(has_answered))
             && answers.values().all(|answer| answer.not_ready.is_empty())
         {
             return true;
         }
-        (0..self.layout.partitions()).map(|p| Partition(p as u16)).all(|partition| {
-            let homes = self.layout.homes(partition, self.n).iter();
-            let ready = homes.filter(|home| is_ready(answers, home, partition));
-            ready.count() >= usize::from(self.r)
-        })
+        let partitions = (0..self.first.layout.partitions()).map(|p| Partition(p as u16));
+        partitions
+            .into_iter()
+            .all(|partition| self.sets().all(|set| set.is_enough(answers, partition)))
     }
 }
 
@@ -161,7 +186,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layout::Member;
 
     const PARTITIONS: u32 = 16;
 
@@ -172,6 +196,10 @@ mod tests {
             weight: 1,
         };
         Layout::new(1, PARTITIONS, (1..=5).map(member).collect()).unwrap()
+    }
+
+    fn one(layout: &Layout, n: u16, r: u16) -> Quorum<'_> {
+        Quorum { first: HomeSet { layout, n, r }, others: &[] }
     }
 
     fn key(name: &str) -> Key {
@@ -211,7 +239,7 @@ mod tests {
         limit: u16,
     ) -> (Vec<Key>, bool) {
         let layout = layout();
-        let quorum = Quorum { layout: &layout, n: 3, r: 2 };
+        let quorum = one(&layout, 3, 2);
         let (mut found, mut complete, mut after) = (Vec::new(), true, None);
         loop {
             let question = question(after, limit);
@@ -339,7 +367,7 @@ mod tests {
         let member = layout().members()[0].clone();
         let layout = Layout::new(1, PARTITIONS, vec![member]).unwrap();
         let keys: &[(&str, u8, bool)] = &[("k", 1, is_plain)];
-        Quorum { layout: &layout, n: 1, r: 1 }.join(&pages(&[("n1", keys)], true)).candidates
+        one(&layout, 1, 1).join(&pages(&[("n1", keys)], true)).candidates
     }
 
     #[test]
@@ -371,7 +399,7 @@ mod tests {
     #[test]
     fn a_joined_page_ends_at_the_smallest_last_key_of_the_full_ones() {
         let layout = layout();
-        let quorum = Quorum { layout: &layout, n: 3, r: 2 };
+        let quorum = one(&layout, 3, 2);
         let full = pages(&[("n1", &[("a", 1, true), ("c", 1, true)])], false);
         let rest = pages(&[("n2", &[("a", 1, true), ("b", 1, true), ("d", 1, true)])], true);
         let listing = quorum.join(&full.into_iter().chain(rest).collect());

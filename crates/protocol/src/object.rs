@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::append::append;
 use crate::clock::{Clock, Dot};
+use crate::kind::Kind;
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::stamp::Stamp;
 
@@ -95,9 +97,25 @@ pub enum DecodeError {
     /// The bytes decode, but violate an invariant.
     #[error("the object breaks an invariant: {0}")]
     Invalid(&'static str),
-    /// Written by a newer release.
-    #[error("the object has encoding version {0}, this release knows 1")]
-    Version(u8),
+    /// Written by a newer release, in another format.
+    #[error("the object has format {0}, which only a newer release can read")]
+    Format(u8),
+    /// Written by a newer release: a kind of value that this one does not have.
+    #[error("the object is of kind {0}, which only a newer release can read")]
+    Kind(u8),
+    /// A newer release wrote the row around the object.
+    #[error("the row has format {0}, which only a newer release can read")]
+    RowFormat(u16),
+}
+
+impl DecodeError {
+    /// Whether a newer release could decode the bytes: they are not damaged.
+    pub fn is_newer(self) -> bool {
+        match self {
+            Self::Damaged | Self::Invalid(_) => false,
+            Self::Format(_) | Self::Kind(_) | Self::RowFormat(_) => true,
+        }
+    }
 }
 
 impl Object {
@@ -107,7 +125,8 @@ impl Object {
         if self == other {
             return;
         }
-        self.siblings.retain(|s| other.has(s.dot) || !other.clock.covers(s.dot));
+        let is_kept = |s: &Sibling| other.has(s.dot) || !other.clock.covers(s.dot);
+        self.siblings.retain(|s| is_kept(s) || mutated(Mutation::MergeKeepsCovered));
         for sibling in &other.siblings {
             if !self.clock.covers(sibling.dot) {
                 self.siblings.push(sibling.clone());
@@ -197,11 +216,12 @@ impl Object {
         HEAD_BYTES_ABOUT + self.clock.len() * ENTRY_BYTES_ABOUT + heads + self.value_bytes()
     }
 
-    /// Appends the encoding: version byte, length of the head, the head (postcard), then the
-    /// values' raw bytes, concatenated. The same bytes go to the disk and to every replica.
+    /// Appends the encoding: kind and format ([`Kind::first_byte`]), length of the head, the head
+    /// (postcard), then the values' raw bytes, concatenated. The same bytes go to the disk and to
+    /// every replica.
     pub fn encode(&self, out: &mut BytesMut) {
         out.reserve(self.encoded_bytes_estimate());
-        out.put_u8(ENCODING);
+        out.put_u8(Kind::Value.first_byte());
         out.put_u32_le(0);
         let head_at = out.len();
         append(&Head { clock: &self.clock, siblings: &self.siblings }, out);
@@ -227,9 +247,8 @@ impl Object {
         if bytes.len() < 5 {
             return Err(DecodeError::Damaged);
         }
-        let encoding = bytes.get_u8();
-        if encoding != ENCODING {
-            return Err(DecodeError::Version(encoding));
+        match Kind::of(bytes.get_u8())? {
+            Kind::Value => {}
         }
         let head_len = bytes.get_u32_le() as usize;
         if bytes.len() < head_len {
@@ -270,8 +289,6 @@ impl Object {
         Ok(())
     }
 }
-
-const ENCODING: u8 = 1;
 
 // The usual sizes of the parts of an encoding, in bytes: the frame around everything, one clock
 // entry, and one sibling without its value and metadata.
@@ -427,7 +444,7 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Object::decode(bytes.clone().into());
-            let _ = Object::decode([&[ENCODING, 20, 0, 0, 0][..], &bytes].concat().into());
+            let _ = Object::decode([&[1, 20, 0, 0, 0][..], &bytes].concat().into());
         }
     }
 
@@ -447,7 +464,7 @@ mod tests {
         let head = (clock, siblings.collect::<Vec<_>>());
         let head = postcard::to_stdvec(&head).unwrap();
         let len = (head.len() as u32).to_le_bytes();
-        Object::decode([&[ENCODING][..], &len, &head].concat().into())
+        Object::decode([&[1][..], &len, &head].concat().into())
     }
 
     #[test]
@@ -467,11 +484,17 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_encoding_and_a_huge_length_are_refused() {
-        let mut bytes = Object::default().to_bytes().to_vec();
-        bytes[0] = 2;
-        assert_eq!(Object::decode(bytes.into()), Err(DecodeError::Version(2)));
-        let huge = [&[ENCODING, 6, 0, 0, 0][..], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
+    fn a_newer_format_or_kind_is_named_and_a_huge_length_is_refused() {
+        let begun_by = |byte: u8| {
+            let mut bytes = Object::default().to_bytes().to_vec();
+            bytes[0] = byte;
+            Object::decode(bytes.into()).unwrap_err()
+        };
+        assert_eq!(begun_by(0x02), DecodeError::Format(2));
+        assert_eq!(begun_by(0x31), DecodeError::Kind(3));
+        assert!(begun_by(0x02).is_newer() && begun_by(0x31).is_newer());
+        assert!(!begun_by(0).is_newer() && !begun_by(0xff).is_newer());
+        let huge = [&[1, 6, 0, 0, 0][..], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
         assert_eq!(Object::decode(huge.into()), Err(DecodeError::Damaged));
     }
 }

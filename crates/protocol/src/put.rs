@@ -4,9 +4,9 @@
 //! The coordinator has stored the merged object locally and now sends it to the other home replicas
 //! in parallel. Each home replica has a *slot*. If one is known to be down, refuses, or stays
 //! silent past the replica timeout, the next fallback of the preference list takes its slot and
-//! keeps the object as a hint for it. W acknowledgements from distinct nodes answer the client; the
-//! machine runs on until every slot is held or no node is left to ask. Source: DeCandia et al.
-//! (SOSP 2007), 4.5, 4.6.
+//! keeps the object as a hint for it. W acknowledgements from distinct nodes, in each set of home
+//! replicas ([`crate::quorum_sets`]), answer the client; the machine runs on until every slot is
+//! held or no node is left to ask. Source: DeCandia et al. (SOSP 2007), 4.5, 4.6.
 //!
 //! Report events (`on_ack`, `on_refused`, `on_silent`, `on_time`), execute the effects they return,
 //! and call [`Put::on_time`] at [`Put::next_wake`], until [`Put::is_done`].
@@ -15,8 +15,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
-use crate::quorum::{Verdict, verdict};
+use crate::quorum::Verdict;
+use crate::quorum_sets::{QuorumSets, Tally};
 use crate::time::Uptime;
 
 /// In which role a node holds an object.
@@ -36,12 +38,10 @@ pub enum Role {
 pub struct Plan {
     /// The coordinator itself.
     pub me: NodeId,
-    /// The home replicas that are asked, in order of preference.
-    pub homes: Vec<NodeId>,
+    /// The home replicas that are asked, and W: the acknowledgements that each set needs.
+    pub sets: QuorumSets,
     /// The nodes after the bucket's home replicas, in order of preference.
     pub fallbacks: Vec<NodeId>,
-    /// W: acknowledgements needed.
-    pub needed: u16,
     /// Whether hints count as acknowledgements.
     pub sloppy: bool,
     /// How long a replica may stay silent before a fallback takes its slot, in milliseconds.
@@ -76,7 +76,7 @@ pub enum Effect {
 /// What is known when the client is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// W nodes hold the write.
+    /// W nodes of each set hold the write.
     Written(Acks),
     /// They do not, and the deadline has passed or no node is left to ask.
     NoQuorum(Acks),
@@ -85,7 +85,7 @@ pub enum Answer {
 /// Which nodes hold the write: only acknowledgements count, nothing is assumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acks {
-    /// Distinct nodes that acknowledged and count towards W.
+    /// Distinct nodes that acknowledged and count towards W, in the set with the fewest.
     pub counted: u16,
     /// Of all acknowledgements, those by fallbacks that keep a hint.
     pub hints: u16,
@@ -112,7 +112,7 @@ pub struct Put {
 #[derive(Clone, Copy, Debug)]
 struct Contact {
     node: NodeId,
-    /// Index into `plan.homes`.
+    /// The home replica whose copy this node holds: its index in the plan.
     slot: usize,
     role: Role,
     sent_at: Uptime,
@@ -134,14 +134,14 @@ impl Put {
     /// quorum that cannot be met.
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Vec<Effect>) {
         let me = plan.me;
-        let my_slot = plan.homes.iter().position(|home| *home == me).unwrap_or(0);
+        let my_slot = plan.sets.homes().iter().position(|home| *home == me).unwrap_or(0);
         let mut put =
             Self { plan, contacts: Vec::new(), skipped_homes: Vec::new(), answered: false };
-        let role = role_of(me, &put.plan.homes);
+        let role = role_of(me, put.plan.sets.homes());
         put.contact(me, my_slot, role, now);
         let mut effects = Vec::new();
-        for slot in (0..put.plan.homes.len()).filter(|slot| *slot != my_slot) {
-            let home = put.plan.homes[slot];
+        for slot in (0..put.plan.sets.homes().len()).filter(|slot| *slot != my_slot) {
+            let home = put.plan.sets.homes()[slot];
             if down.contains(&home) && put.replace(slot, Some(down), now, &mut effects) {
                 put.skipped_homes.push(home);
                 continue;
@@ -207,7 +207,7 @@ impl Put {
 
     /// Whether the client was answered and no node is waited for.
     pub fn is_done(&self) -> bool {
-        let all_held = (0..self.plan.homes.len()).all(|slot| self.is_held(slot));
+        let all_held = (0..self.plan.sets.homes().len()).all(|slot| self.is_held(slot));
         self.answered && (all_held || !self.is_waiting())
     }
 
@@ -257,7 +257,7 @@ impl Put {
         let Some(fallback) = self.plan.fallbacks.iter().find(usable).copied() else {
             return false;
         };
-        let role = Role::Hint { target: self.plan.homes[slot] };
+        let role = Role::Hint { target: self.plan.sets.homes()[slot] };
         self.send(fallback, slot, role, now, effects);
         true
     }
@@ -282,15 +282,12 @@ impl Put {
         if self.answered {
             return;
         }
-        let acks = self.acks();
-        let open = |c: &&Contact| matches!(c.state, State::Waiting | State::Silent);
-        let possible = self.contacts.iter().filter(|c| self.counts(c)).filter(open).count();
-        match verdict(self.plan.needed, acks.counted, possible as u16) {
-            Verdict::Reached => self.answer(Answer::Written(acks), effects),
+        match self.plan.sets.verdict(&self.tally()) {
+            Verdict::Reached => self.answer(Answer::Written(self.acks()), effects),
             // Lost, but wait for the nodes that were just sent the object: the client is told which
             // nodes hold the write, and these soon answer or time out.
             Verdict::Impossible if self.is_waiting() => {}
-            Verdict::Impossible => self.answer(Answer::NoQuorum(acks), effects),
+            Verdict::Impossible => self.answer(Answer::NoQuorum(self.acks()), effects),
             Verdict::Pending => {}
         }
     }
@@ -301,7 +298,26 @@ impl Put {
     }
 
     fn counts(&self, contact: &Contact) -> bool {
-        self.plan.sloppy || contact.role == Role::Home
+        self.plan.sloppy || contact.role == Role::Home || mutated(Mutation::HintsCountInStrict)
+    }
+
+    /// What each set has. A node counts in the sets of the home replica whose slot it has.
+    fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for contact in self.contacts.iter().filter(|c| self.counts(c)) {
+            let sets = self.plan.sets.of_slot(contact.slot);
+            match contact.state {
+                State::Acked => {
+                    tally.has(sets);
+                    if mutated(Mutation::AckCountedTwice) {
+                        tally.has(sets);
+                    }
+                }
+                State::Waiting | State::Silent => tally.may_get(sets),
+                State::Refused => {}
+            }
+        }
+        tally
     }
 
     fn is_waiting(&self) -> bool {
@@ -319,7 +335,7 @@ impl Put {
         };
         let is_stored_here = self.contacts[0].state != State::Refused;
         Acks {
-            counted: acked().filter(|c| self.counts(c)).count() as u16,
+            counted: self.plan.sets.counted(&self.tally()),
             hints: acked().filter(|c| c.role != Role::Home).count() as u16,
             stored: is_stored_here || acked().next().is_some(),
             refused: in_states(&[State::Refused]),

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bucket::Properties;
 use crate::bucket_table::{Record, Table};
+use crate::mutation::{Mutation, mutated};
 use crate::name::{Bucket, NodeId};
 use crate::object::Version;
 
@@ -133,6 +134,13 @@ impl Assignment {
         self.changes += 1;
         match self.ns.differing(next) {
             None => (self.all, self.all_changed) = (Some(self.changes), self.changes),
+            Some(buckets) if mutated(Mutation::ReversalForgotten) => {
+                for bucket in buckets {
+                    if self.buckets.remove(&bucket).is_none() {
+                        self.buckets.insert(bucket, self.changes);
+                    }
+                }
+            }
             Some(buckets) => {
                 let change = |bucket: &Bucket| (bucket.clone(), self.changes);
                 self.buckets.extend(buckets.iter().map(change));
@@ -246,6 +254,9 @@ impl HandOver {
 
     /// Whether all home replicas hold it.
     pub fn is_held(&self) -> bool {
+        if mutated(Mutation::HandedOverToOne) && !self.held.is_empty() {
+            return true;
+        }
         self.waiting.is_empty()
     }
 
@@ -254,7 +265,11 @@ impl HandOver {
     /// writers off the row until it is dropped.
     pub fn may_drop(&self, version: Version, homes: &[NodeId], me: NodeId) -> bool {
         let is_held = self.is_held() && homes.iter().all(|home| self.held.contains(home));
-        is_held && version == self.version && !homes.contains(&me)
+        if mutated(Mutation::HandedOverToOne) {
+            return !self.held.is_empty() && version == self.version && !homes.contains(&me);
+        }
+        let is_owned = homes.contains(&me) && !mutated(Mutation::DroppedThoughOwned);
+        is_held && version == self.version && !is_owned
     }
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Actor, CLOCK_ENTRIES_MAX, Clock, Dot};
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::object::{Metadata, Object, Sibling, WriteId};
 use crate::stamp::Stamp;
@@ -152,7 +153,8 @@ impl Row {
         if let Some(known) = self.object.siblings.iter().find(|s| s.write_id == draft.write_id) {
             return Ok(Minted::Already(known.dot));
         }
-        if draft.unless_overtaken && !draft.context.covers_all(&self.object.clock) {
+        let is_overtaken = !draft.context.covers_all(&self.object.clock);
+        if draft.unless_overtaken && is_overtaken && !mutated(Mutation::OvertakenIgnored) {
             return Err(MintError::Overtaken);
         }
         let mut context = draft.context.clone();
@@ -239,7 +241,14 @@ impl Row {
             {
                 tenure
             }
-            Some(_) | None => Tenure { actor: by.fresh_actor, incarnation: by.incarnation },
+            Some(_) | None => {
+                let is_hint = self.tree == 0;
+                let actor = match mutated(Mutation::ActorSurvivesHintDrop) && is_hint {
+                    true => Actor(by.incarnation.0),
+                    false => by.fresh_actor,
+                };
+                Tenure { actor, incarnation: by.incarnation }
+            }
         }
     }
 }

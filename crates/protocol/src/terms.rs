@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::{Conflicts, Properties};
 use crate::name::NodeId;
 use crate::quorum::{Count, Quorum, QuorumError};
+use crate::quorum_sets::QuorumSets;
 
 /// What a request asks of its quorum; a field that is `None` follows the bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,18 +23,17 @@ pub struct QuorumOptions {
     pub sloppy: Option<bool>,
 }
 
-/// The numbers and nodes of one operation, valid by construction: `1 <= needed <= n <=
-/// homes.len()`.
+/// The numbers and nodes of one operation, valid by construction: of each set of home replicas,
+/// `1 <= needed <= n <=` its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// The bucket's home replicas of the key, in order of preference.
-    pub homes: Vec<NodeId>,
+    /// The bucket's home replicas of the key, in order of preference, and how many of each set must
+    /// answer: R of a read, W of a write. There is one set.
+    pub sets: QuorumSets,
     /// The nodes after them, in order of preference.
     pub fallbacks: Vec<NodeId>,
-    /// How many of the home replicas are asked.
+    /// How many of the home replicas of each set are asked.
     pub n: u16,
-    /// How many must answer: R of a read, W of a write.
-    pub needed: u16,
     /// R of the read that a conditional write or a blind delete needs first. The request does not
     /// set it, so a lowered n caps it.
     pub r: u16,
@@ -91,31 +91,36 @@ impl Terms {
         let bucket_n = usize::from(bucket.n).min(list.len());
         let (homes, fallbacks) = list.split_at(bucket_n);
         Ok(Self {
-            homes: homes.to_vec(),
+            sets: QuorumSets::one(homes.to_vec(), needed),
             fallbacks: fallbacks.to_vec(),
             n,
-            needed,
             r: bucket.r.of(n).min(n),
             sloppy: asked.sloppy.unwrap_or(bucket.sloppy),
             conflicts: bucket.conflicts,
         })
     }
 
-    /// The home replicas that a write asks. A request's `n` narrows them; `first`, if it is one of
-    /// them, is then asked first. Writes that must meet at the first healthy home replica
+    /// R of a read, W of a write.
+    pub fn needed(&self) -> u16 {
+        self.sets.required()
+    }
+
+    /// The home replicas that a write asks. A request's `n` narrows each set; `first`, if it is one
+    /// of them, is then asked first. Writes that must meet at the first healthy home replica
     /// (conditional and idempotent ones) pass `None`: every node must choose the same.
-    pub fn asked_homes(&self, first: Option<NodeId>) -> Vec<NodeId> {
-        let mut homes = self.homes.clone();
-        if usize::from(self.n) < homes.len() {
-            homes.sort_by_key(|home| Some(*home) != first); // stable: else in order of preference
-            homes.truncate(usize::from(self.n));
+    pub fn asked_sets(&self, first: Option<NodeId>) -> QuorumSets {
+        let mut sets = self.sets.clone();
+        if sets.is_wider_than(self.n) {
+            // Stable: else in order of preference.
+            sets.reorder(|homes| homes.sort_by_key(|home| Some(*home) != first));
+            sets.narrow(self.n);
         }
-        homes
+        sets
     }
 
     /// The same terms for the read that a write needs first: R instead of W.
     pub fn to_read_first(&self) -> Self {
-        Self { needed: self.r, ..self.clone() }
+        Self { sets: self.sets.clone().with_needed(self.r), ..self.clone() }
     }
 }
 
@@ -147,8 +152,8 @@ mod tests {
     fn unset_counts_follow_the_bucket() {
         let bucket = Properties { n: 3, ..Properties::default() };
         let terms = Terms::of_write(&QuorumOptions::default(), &bucket, &list(5)).unwrap();
-        assert_eq!((terms.n, terms.needed, terms.r), (3, 2, 2));
-        assert_eq!((terms.homes, terms.fallbacks), (list(3), list(5)[3..].to_vec()));
+        assert_eq!((terms.n, terms.needed(), terms.r), (3, 2, 2));
+        assert_eq!((terms.sets.homes(), terms.fallbacks), (&list(3)[..], list(5)[3..].to_vec()));
     }
 
     #[test]
@@ -161,7 +166,7 @@ mod tests {
         let error = Terms::of_read(&asked(Some(3), None), &lowered, &list(5)).unwrap_err();
         assert_eq!(error, QuorumError::TooManyReplicas { n: 3, max: 1 });
         let terms = Terms::of_write(&QuorumOptions::default(), &lowered, &list(5)).unwrap();
-        assert_eq!((terms.n, terms.needed, terms.r), (1, 1, 1));
+        assert_eq!((terms.n, terms.needed(), terms.r), (1, 1, 1));
     }
 
     /// Conditional writes through any node meet at the first home replica, however low their n.
@@ -169,14 +174,14 @@ mod tests {
     fn narrowed_writes_that_must_meet_ask_the_same_home_from_everywhere() {
         let bucket = Properties::default();
         let terms = Terms::of_write(&asked(Some(1), None), &bucket, &list(5)).unwrap();
-        assert_eq!(terms.asked_homes(None), list(1));
+        assert_eq!(terms.asked_sets(None).homes(), list(1));
         let second = list(2)[1];
         assert_eq!(
-            terms.asked_homes(Some(second)),
+            terms.asked_sets(Some(second)).homes(),
             [second],
             "no other write to meet: saves a hop"
         );
         let fallback = list(5)[4];
-        assert_eq!(terms.asked_homes(Some(fallback)), list(1));
+        assert_eq!(terms.asked_sets(Some(fallback)).homes(), list(1));
     }
 }

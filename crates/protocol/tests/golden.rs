@@ -27,6 +27,7 @@ use quorate_protocol::get::{self, Get, ReadKind, Reply, RowKind};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::{Metadata, Object, Sibling, Version, WriteId};
 use quorate_protocol::put::{self, Acks, Put, Role};
+use quorate_protocol::quorum_sets::QuorumSets;
 use quorate_protocol::route::{self, Route};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::Uptime;
@@ -184,9 +185,8 @@ impl Scenario {
         self.me = me.to_string();
         let plan = put::Plan {
             me,
-            homes: self.list(0..self.n),
+            sets: QuorumSets::one(self.list(0..self.n), args.setting("w", 2)?),
             fallbacks: self.list(self.n..self.nodes),
-            needed: args.setting("w", 2)?,
             sloppy: args.setting("sloppy", true)?,
             replica_timeout_ms: args.setting("timeout", 100)?,
             deadline: Uptime(args.setting("deadline", 1000)?),
@@ -203,9 +203,8 @@ impl Scenario {
         homes.sort_by_key(|home| *home != me); // stable: this node first
         let hedge_ms: u64 = args.setting("hedge", 0)?;
         let plan = get::Plan {
-            homes,
+            sets: QuorumSets::one(homes, args.setting("r", 2)?),
             fallbacks: self.list(self.n..self.nodes),
-            needed: args.setting("r", 2)?,
             sloppy: args.setting("sloppy", true)?,
             hedge_ms: (hedge_ms > 0).then_some(hedge_ms),
             replica_timeout_ms: args.setting("timeout", 100)?,

@@ -1,311 +1,389 @@
-//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, times out and
+//! A client: reads, resolves, writes back, writes blind, deletes, sets conditions, gives up and
 //! retries through other nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use quorate_protocol::bucket::Conflicts;
+use quorate_engine::node::Node;
+use quorate_engine::ops::entry::{self, ReadOptions};
+use quorate_engine::ops::keys;
+use quorate_engine::ops::recorder::Recorder;
 use quorate_protocol::context::Context;
-use quorate_protocol::message::{Condition, Write};
-use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Metadata, Version};
+use quorate_protocol::listing::ListRequest;
+use quorate_protocol::message::{Condition, Outcome, Write, WriteAnswer, WrittenAnswer};
+use quorate_protocol::name::{Bucket, Key, NodeId};
+use quorate_protocol::object::{Metadata, Object, Version};
 use quorate_protocol::quorum::Count;
 use quorate_protocol::row::Draft;
 use quorate_protocol::terms::QuorumOptions;
+use quorate_protocol::view::context_of;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
-use crate::values::{value_of, write_id, write_of};
-use crate::world::{Body, Event, Request, World};
-use quorate_oracle::history::{Saw, WriteNo};
+use crate::machine::Machine;
+use crate::record::shown;
+use crate::setup::{BUCKET, Setup};
+use crate::values::{value_of, write_id};
+use crate::world::World;
+use quorate_oracle::history::{End, Saw, WriteNo};
+use quorate_oracle::{Read, Verdict, Violation};
 
-/// How much longer a client waits than its entry node, in milliseconds.
-const PATIENCE_MS: u64 = 100;
+/// How much longer a patient client waits than its entry node may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Keys on a page of a listing: fewer than there are.
+const KEYS_A_PAGE: u16 = 2;
+/// R of a listing, which is that of the bucket.
+const R_OF_LISTINGS: u16 = 2;
 /// How often a client attempts the same write.
-const ATTEMPTS_MAX: u32 = 3;
-
-/// What a client is told.
-#[derive(Clone, Debug)]
-pub(crate) enum Response {
-    /// Values, or the success of a write, which shows the write itself.
-    Shown { shown: BTreeSet<WriteNo>, context: Option<String>, version: Version },
-    /// Success, but there was nothing to delete.
-    NothingToDelete,
-    /// It failed, or its outcome is unknown.
-    Failed,
-}
+const ATTEMPTS_MAX: usize = 3;
 
 /// A client.
 pub(crate) struct Client {
-    id: usize,
+    /// Its number.
+    pub(crate) number: usize,
+    /// The world.
+    pub(crate) world: Arc<World>,
+    /// What was decided for the run.
+    pub(crate) setup: Arc<Setup>,
+    /// The machines that it can ask.
+    pub(crate) machines: Arc<Vec<Arc<Machine>>>,
     /// What it last saw of each key.
-    sessions: BTreeMap<Key, Session>,
-    /// The node that it prefers.
-    favourite: NodeId,
-    /// Requests still to be made.
-    left: u64,
-    current: Option<Current>,
+    pub(crate) sessions: BTreeMap<Key, Session>,
 }
 
+/// What a client saw of a key.
 #[derive(Clone)]
-struct Session {
+pub(crate) struct Session {
     shown: BTreeSet<WriteNo>,
-    context: String,
+    context: Context,
     version: Version,
-    /// Whether it has not been used for a write yet.
-    fresh: bool,
-}
-
-/// The request in flight.
-struct Current {
-    number: u64,
-    key: Key,
-    to: NodeId,
-    begun_ms: u64,
-    /// Whether it waits as long as its entry node may take.
-    patient: bool,
-    /// The write, if it is one that may be retried.
-    write: Option<(Box<Write>, Option<Bytes>)>,
-    attempts: u32,
 }
 
 impl Client {
-    pub(crate) fn new(id: usize, favourite: NodeId, requests: u64) -> Self {
-        Self { id, sessions: BTreeMap::new(), favourite, left: requests, current: None }
-    }
-
-    /// Whether it has made all its requests.
-    pub(crate) fn is_done(&self) -> bool {
-        self.left == 0 && self.current.is_none()
-    }
-
-    /// The node it waits for, since when, in milliseconds, and whether it is patient.
-    pub(crate) fn waits_for(&self, number: u64) -> Option<(NodeId, u64, bool)> {
-        let current = self.current.as_ref().filter(|current| current.number == number)?;
-        Some((current.to, current.begun_ms, current.patient))
-    }
-
-    /// Makes the next request.
-    pub(crate) fn act(&mut self, world: &mut World) {
-        if self.left == 0 || self.current.is_some() {
-            return;
+    /// Makes its requests, one after another.
+    pub(crate) async fn run(mut self, requests: u64) {
+        let keys = self.setup.keys();
+        for _ in 0..requests {
+            if self.world.is_broken() {
+                return;
+            }
+            sleep(self.world.at_most_ms(self.setup.thinking_ms_max)).await;
+            let key = self.world.pick(&keys);
+            if self.world.percent(4) {
+                self.list().await;
+            } else if self.world.percent(40) {
+                self.read(key).await;
+            } else {
+                self.write(key).await;
+            }
         }
-        self.left -= 1;
-        let (key, phase) = choose_key(world);
-        let fresh = self.sessions.get(&key).is_some_and(|session| session.fresh);
-        let n = world.setup.n_min;
-        let reads = match phase {
-            KeyPhase::ReadOnly => true,
-            KeyPhase::InUse | KeyPhase::Deleting => world.dice.percent(if fresh { 15 } else { 40 }),
+    }
+
+    /// A process to ask, if the machine that it chose runs one.
+    fn node(&self) -> Option<(Arc<Node>, quorate_engine::tasks::Tasks)> {
+        let machine = self.world.pick(&self.machines);
+        machine.process().map(|process| (process.node, process.tasks))
+    }
+
+    /// Has a node do something as long as it runs and the client waits.
+    async fn ask<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Node>) -> F,
+    ) -> Option<T> {
+        let (node, tasks) = self.node()?;
+        let (tell, told) = oneshot::channel();
+        let work = work(node);
+        tasks.spawn(async move { drop(tell.send(work.await)) });
+        let full = Duration::from_millis(self.setup.request_ms) + PATIENCE;
+        let is_auditor = self.number == self.setup.clients;
+        let patience = match is_auditor || self.world.percent(90) {
+            true => full,
+            false => self.world.at_most_ms(full.as_millis() as u64),
         };
-        let sloppy = if world.dice.percent(80) { world.setup.sloppy } else { !world.setup.sloppy };
-        if reads {
-            let usual = world.dice.percent(70);
-            let r = if usual { world.setup.r } else { world.dice.between(1, n.into()) as u16 };
-            let asked = asked(n, r, r, sloppy, world);
-            let timeout_ms = world.setup.request_timeout_ms;
-            self.send(key, Body::Read { asked, timeout_ms }, None, 1, world);
-        } else {
-            let deletes = world.dice.percent(if phase == KeyPhase::Deleting { 85 } else { 20 });
-            let blind = world.dice.percent(if phase == KeyPhase::Deleting { 5 } else { 25 });
-            let (write, value) = self.draft(&key, sloppy, (deletes, blind), world);
-            self.attempt(key, write, value, 1, world);
+        timeout(patience, told).await.ok()?.ok()
+    }
+
+    async fn read(&mut self, key: Key) {
+        let strict = self.world.percent(50);
+        let usual = self.world.percent(70);
+        let r = if usual { self.setup.r } else { self.world.between(1, 3) } as u16;
+        let begun = self.world.record().tick();
+        let (asked, timeout_ms) = (asked(r, !strict), self.setup.request_ms);
+        let question = key.clone();
+        let read = async move |node: Arc<Node>| {
+            node.accepts_reads().ok()?;
+            let view = node.view();
+            let terms = view.read_terms(&question, &asked).ok()?;
+            let options = ReadOptions { view, terms, timeout_ms };
+            entry::read(&node, &question, options, Recorder::off()).await.0.ok()
+        };
+        let Some(Some(object)) = self.ask(read).await else { return };
+        self.saw(key, &Read { begun, r, strict }, &object);
+    }
+
+    /// Lists the keys of the bucket, a few a page.
+    async fn list(&mut self) {
+        let begun = self.world.record().tick();
+        let Some(listed) = self.ask(list_all).await else { return };
+        self.world.note(format_args!("c{} lists {listed:?}", self.number));
+        let Some(listed) = listed else { return };
+        let verdict =
+            self.world.record().check_listing((begun, R_OF_LISTINGS), &self.setup.keys(), &listed);
+        self.world.judge(verdict);
+    }
+
+    /// Lists through this node, where every key has a value.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) async fn list_from(&self, node: &Arc<Node>) -> Result<(), String> {
+        let listed = list_all(node.clone()).await.ok_or("a listing is not complete")?;
+        let keys = self.setup.keys();
+        let missing = keys.iter().find(|key| !listed.contains(key));
+        missing.map_or(Ok(()), |key| Err(format!("a listing misses {key}")))
+    }
+
+    /// Judges and remembers what a read returned.
+    fn saw(&mut self, key: Key, read: &Read, object: &Object) {
+        let name = key.to_string();
+        let seen = shown(object);
+        self.world.note(format_args!("c{} read {name} r={}: {seen:?}", self.number, read.r));
+        let context = context_of(object);
+        let verdict = self.world.record().check_read(&name, read, &seen, &context.clock);
+        self.world.judge(verdict);
+        self.remember(key, object, context);
+    }
+
+    /// Reads a quorum of home replicas through this node.
+    ///
+    /// # Errors
+    /// Why it did not answer.
+    pub(crate) async fn read_from(&mut self, node: &Arc<Node>, key: &Key) -> Result<(), String> {
+        let begun = self.world.record().tick();
+        let view = node.view();
+        let terms = view.read_terms(key, &asked(2, false)).map_err(|error| error.to_string())?;
+        let options = ReadOptions { view, terms, timeout_ms: 5_000 };
+        let read = entry::read(node, key, options, Recorder::off()).await.0;
+        let object = read.map_err(|why| format!("a read of {key}: {why:?}"))?;
+        self.saw(key.clone(), &Read { begun, r: 2, strict: true }, &object);
+        Ok(())
+    }
+
+    /// Replaces what is there by one value on a quorum of home replicas, and reads it back.
+    ///
+    /// # Errors
+    /// What did not work.
+    pub(crate) async fn overwrite(&mut self, key: &Key) -> Result<(), String> {
+        let machine = self.world.pick(&self.machines);
+        let Some(process) = machine.process() else { return Err("it is down".to_owned()) };
+        self.read_from(&process.node, key).await?;
+        let session = self.sessions.remove(key);
+        let shown = session.as_ref().map(|session| session.shown.clone()).unwrap_or_default();
+        let number = self.world.record().begin(&key.to_string(), false, Saw::These(shown));
+        let write = self.request(key, number, session.as_ref(), true, (2, true));
+        let end = self.attempt(number, write, 2, true).await;
+        if !matches!(end, End::Acked { .. }) {
+            return Err(format!("a write of {key} through {}: {end:?}", machine.name));
+        }
+        self.read_from(&process.node, key).await?;
+        let session = self.sessions.get(key).map(|session| &session.shown);
+        match session == Some(&BTreeSet::from([number])) {
+            true => Ok(()),
+            false => Err(format!("{key} shows {session:?}, not {number} alone")),
         }
     }
 
-    /// Drafts a write.
-    fn draft(
-        &mut self,
-        key: &Key,
-        sloppy: bool,
-        (deletes, blind): (bool, bool),
-        world: &mut World,
-    ) -> (Box<Write>, Option<Bytes>) {
-        let session = self.sessions.get_mut(key).filter(|_| !blind);
-        let session = session.map(|session| {
-            session.fresh = false;
-            session.clone()
-        });
-        let condition = world.dice.percent(15).then(|| match &session {
+    fn remember(&mut self, key: Key, object: &Object, context: Context) {
+        let shown = shown(object).iter().map(|sight| sight.write).collect();
+        let session = Session { shown, context, version: object.version() };
+        self.sessions.insert(key, session);
+    }
+
+    async fn write(&mut self, key: Key) {
+        let strict = self.world.percent(50);
+        let usual = self.world.percent(70);
+        let w = if usual { self.setup.w } else { self.world.between(self.setup.w_min, 3) } as u16;
+        let deletes = self.world.percent(self.setup.deletes_percent);
+        let session = self.sessions.remove(&key).filter(|_| self.world.percent(75));
+        let condition = self.world.percent(self.setup.conditions_percent).then(|| match &session {
             Some(session) => Condition::Version(vec![session.version]),
-            None if world.dice.percent(70) => Condition::Absent,
+            None if self.world.percent(70) => Condition::Absent,
             None => Condition::Present,
         });
-        let seen = match &session {
-            // What a client sends back is verified by the entry node, as every context is.
-            Some(session) => match world.keys.verify(key, &session.context) {
-                Ok(seen) => seen,
-                Err(error) => unreachable!("a context that was given out is refused: {error}"),
-            },
-            None => Context::default(),
-        };
-        let saw = Saw::These(session.map(|session| session.shown).unwrap_or_default());
-        let moment = world.moment();
-        let number = world.oracle.begin_write(&key.to_string(), deletes, saw, moment);
-        let value = (!deletes).then(|| value_of(number));
+        let seen = session.as_ref().map(|session| session.context.clone()).unwrap_or_default();
         let delete_seen = deletes && seen.clock.is_empty() && condition.is_none();
-        let usual = world.dice.percent(70);
-        let (min, max) = (world.setup.w_min.into(), world.setup.n_min.into());
-        let w = if usual { world.setup.w } else { world.dice.between(min, max) as u16 };
-        let asked = asked(world.setup.n_min, w, w.max(world.setup.r), sloppy, world);
+        let saw = match &session {
+            _ if delete_seen || condition.is_some() => Saw::Whatever,
+            Some(session) => Saw::These(session.shown.clone()),
+            None => Saw::These(BTreeSet::new()),
+        };
+        let number = self.world.record().begin(&key.to_string(), deletes, saw);
         let write = Write {
+            condition,
+            delete_seen,
+            idempotency: self.world.percent(50).then_some(write_id(number, 1).0),
+            ..self.request(&key, number, session.as_ref(), !deletes, (w, strict))
+        };
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                self.world.record().again(number);
+            }
+            let end = self.attempt(number, write.clone(), w, strict).await;
+            let may_repeat = write.idempotency.is_some() && self.world.percent(70);
+            if !matches!(end, End::Unknown | End::Partial) || !may_repeat {
+                return;
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        key: &Key,
+        number: WriteNo,
+        session: Option<&Session>,
+        has_value: bool,
+        (w, strict): (u16, bool),
+    ) -> Write {
+        let seen = session.map(|session| session.context.clone()).unwrap_or_default();
+        Write {
             key: key.clone(),
             draft: Draft {
                 context: seen.clock,
                 context_stamp: seen.stamp,
                 metadata: Metadata::default(),
                 write_id: write_id(number, 0),
-                supersede_all: world.setup.conflicts == Conflicts::Lww,
+                supersede_all: false,
                 unless_overtaken: false,
-                value: None,
+                value: has_value.then(|| value_of(number)),
             },
-            has_value: value.is_some(),
-            asked,
-            condition,
-            delete_seen,
-            idempotency: world.dice.percent(50).then_some(write_id(number, 1).0),
-            timeout_ms: world.setup.request_timeout_ms as u32,
-            return_body: world.dice.percent(15),
+            has_value,
+            asked: asked(w, !strict),
+            condition: None,
+            delete_seen: false,
+            idempotency: None,
+            timeout_ms: self.setup.request_ms as u32,
+            return_body: false,
             explain: None,
+        }
+    }
+
+    async fn attempt(&mut self, number: WriteNo, write: Write, w: u16, strict: bool) -> End {
+        let key = write.key.clone();
+        let kind = if write.has_value { "put" } else { "delete" };
+        let is_conditional = write.condition.is_some();
+        let written = async move |node: Arc<Node>| {
+            node.accepts_requests().ok()?;
+            let view = node.view();
+            let terms = view.write_terms(&write.key, &write.asked).ok()?;
+            Some(entry::write(&node, write, (view, terms), Recorder::off()).await)
         };
-        (Box::new(write), value)
+        let (end, context) = match self.ask(written).await {
+            None => (End::Unknown, None),
+            Some(None) => (End::NotApplied, None),
+            Some(Some(outcome)) => {
+                if let WriteAnswer::NoQuorum { acks, .. } = &outcome.answer {
+                    self.world.note(format_args!("c{} {key} {number} {acks:?}", self.number));
+                }
+                self.check_ack(&key, number, (w, strict), is_conditional, &outcome.answer);
+                end_of(outcome.answer, w, strict)
+            }
+        };
+        self.world.note(format_args!("c{} {kind} {key} {number} w={w}: {end:?}", self.number));
+        self.world.record().end(number, end);
+        if let Some((context, version)) = context {
+            let shown = BTreeSet::from([number]);
+            self.sessions.insert(key, Session { shown, context, version });
+        }
+        end
     }
+}
 
-    /// Sends a write, for the first time or as a retry.
-    fn attempt(
-        &mut self,
-        key: Key,
-        write: Box<Write>,
-        value: Option<Bytes>,
-        attempts: u32,
-        world: &mut World,
+impl Client {
+    /// Checks what an acknowledgement says about the nodes' disks.
+    fn check_ack(
+        &self,
+        key: &Key,
+        number: WriteNo,
+        (w, strict): (u16, bool),
+        is_conditional: bool,
+        answer: &WriteAnswer,
     ) {
-        world.oracle.history.begin_attempt(write_of(write.draft.write_id));
-        let again = write.idempotency.is_some().then(|| (write.clone(), value.clone()));
-        self.send(key, Body::Write(write, value), again, attempts, world);
-    }
-
-    fn send(
-        &mut self,
-        key: Key,
-        body: Body,
-        write: Option<(Box<Write>, Option<Bytes>)>,
-        attempts: u32,
-        world: &mut World,
-    ) {
-        let number = world.fresh_number();
-        let anyone = *world.dice.pick(&world.setup.nodes.clone());
-        let to = if attempts == 1 && world.dice.percent(50) { self.favourite } else { anyone };
-        let patient = world.dice.percent(90);
-        let full_ms = world.setup.request_timeout_ms + PATIENCE_MS;
-        let patience_ms = if patient { full_ms } else { world.dice.between(10, full_ms) };
-        let begun_ms = world.now.0;
-        self.current =
-            Some(Current { number, key: key.clone(), to, begun_ms, patient, write, attempts });
-        world.note(format_args!("c{} -> {to} {key} {}", self.id, described(&body)));
-        let request =
-            Box::new(Request { client: self.id, number, key, begun: world.moment(), body });
-        world.schedule(1, Event::ClientAsks { to, request });
-        world.schedule(patience_ms, Event::ClientGivesUp { client: self.id, number });
-    }
-
-    /// Receives an answer, if it is still waiting for it.
-    pub(crate) fn hear(&mut self, number: u64, response: &Response, world: &mut World) {
-        let Some(current) = self.current.take_if(|current| current.number == number) else {
+        let WriteAnswer::Written(WrittenAnswer { acks, siblings, dot: Some(dot), .. }) = answer
+        else {
             return;
         };
-        match response {
-            Response::Shown { shown, context: Some(context), version } => {
-                let (shown, context) = (shown.clone(), context.clone());
-                let session = Session { shown, context, version: *version, fresh: true };
-                self.sessions.insert(current.key, session);
-                self.rest(world);
-            }
-            Response::Shown { context: None, .. } | Response::NothingToDelete => self.rest(world),
-            Response::Failed => self.again_or_rest(current, world),
-        }
-    }
-
-    /// Times out.
-    pub(crate) fn give_up(&mut self, number: u64, world: &mut World) {
-        if let Some(current) = self.current.take_if(|current| current.number == number) {
-            world.note(format_args!("c{} gives up", self.id));
-            self.again_or_rest(current, world);
-        }
-    }
-
-    /// Retries the same write through another node, under the same write id, or moves on.
-    fn again_or_rest(&mut self, current: Current, world: &mut World) {
-        match current.write {
-            Some((write, value)) if current.attempts < ATTEMPTS_MAX && world.dice.percent(70) => {
-                self.attempt(current.key, write, value, current.attempts + 1, world);
-            }
-            Some(_) | None => self.rest(world),
-        }
-    }
-
-    fn rest(&self, world: &mut World) {
-        let delay_ms = world.dice.between(0, world.setup.thinking_ms_max);
-        world.schedule(delay_ms, Event::ClientActs { client: self.id });
-    }
-}
-
-/// What a request asks for. Some lower n, never below what they need; some ask for more than the
-/// bucket has while its n is lowered.
-fn asked(n: u16, needed: u16, n_min: u16, sloppy: bool, world: &mut World) -> QuorumOptions {
-    let narrowed = world.dice.percent(10);
-    let narrowed = narrowed.then(|| world.dice.between(n_min.into(), n.into()) as u16);
-    let most = world.setup.n_max;
-    let (n, needed) = match narrowed {
-        None if most > n && world.dice.percent(10) => (None, most),
-        narrowed => (narrowed, needed),
-    };
-    QuorumOptions {
-        n: n.map(Count::Exactly),
-        needed: Some(Count::Exactly(needed)),
-        sloppy: Some(sloppy),
-    }
-}
-
-/// What clients mostly do with a key before they leave it alone.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum KeyPhase {
-    /// Anything.
-    InUse,
-    /// They mostly delete it.
-    Deleting,
-    /// They only read it.
-    ReadOnly,
-}
-
-/// Any key; where tombstones are reaped, mostly the one whose turn it is.
-fn choose_key(world: &mut World) -> (Key, KeyPhase) {
-    let keys = world.setup.keys.clone();
-    let any = world.dice.pick(&keys).clone();
-    let Some(rotation) = world.setup.rotation else { return (any, KeyPhase::InUse) };
-    let (turn, passed_ms) = (world.now.0 / rotation.period_ms, world.now.0 % rotation.period_ms);
-    let key = keys[turn as usize % keys.len()].clone();
-    if any != key && world.dice.percent(25) {
-        (any, KeyPhase::ReadOnly)
-    } else if passed_ms > rotation.period_ms / 2 {
-        (key, KeyPhase::Deleting)
-    } else {
-        (key, KeyPhase::InUse)
-    }
-}
-
-fn described(body: &Body) -> String {
-    match body {
-        Body::Read { asked, .. } => format!("GET {}", in_words(asked)),
-        Body::Write(write, _) => {
-            let number = write_of(write.draft.write_id);
-            let verb = if write.has_value { "PUT" } else { "DELETE" };
-            let Write { asked, condition, .. } = &**write;
-            let (asked, context) = (in_words(asked), &write.draft.context);
-            format!("{verb} {number} {asked} {condition:?} {context:?}")
+        // Hints do not count in a strict quorum.
+        let hints_of = self.machines.iter().filter(|_| !strict);
+        let targets: Vec<NodeId> = hints_of.map(|machine| machine.name).collect();
+        let holders = self.machines.iter().filter(|machine| machine.holds(key, *dot, &targets));
+        let holders = holders.map(|machine| machine.name).collect();
+        let record = self.world.record();
+        let verdict = record.check_ack(&key.to_string(), number, (w, *acks), &holders);
+        drop(record);
+        self.world.judge(verdict);
+        // Where nothing fails no request is repeated, and the coordinator has just minted it.
+        if is_conditional && self.setup.faults.is_empty() {
+            let verdict = nothing_overtook(*siblings == 1, number, *siblings);
+            self.world.judge(verdict);
         }
     }
 }
 
-fn in_words(asked: &QuorumOptions) -> String {
-    let QuorumOptions { n, needed, sloppy } = asked;
-    format!("n={n:?} needed={needed:?} sloppy={sloppy:?}")
+/// *A condition holds when the write is minted*: then nothing is beside what it wrote.
+fn nothing_overtook(holds: bool, number: WriteNo, siblings: u32) -> Verdict {
+    if holds {
+        return Ok(());
+    }
+    let story = format!("{number} was written on a condition, and left {siblings} siblings");
+    Err(Violation { property: "conditions_hold", story })
+}
+
+/// The keys of the bucket; `None` if some may be missing.
+async fn list_all(node: Arc<Node>) -> Option<Vec<Key>> {
+    let (mut keys, mut after) = (Vec::new(), None);
+    loop {
+        node.accepts_reads().ok()?;
+        let (bucket, prefix) = (Bucket::parse(BUCKET).ok()?, Default::default());
+        let question = ListRequest { bucket, prefix, after, limit: KEYS_A_PAGE };
+        let page = keys::list(&node, &question).await;
+        keys.extend(page.keys);
+        if !page.is_complete {
+            return None;
+        }
+        after = page.next;
+        if after.is_none() {
+            return Some(keys);
+        }
+    }
+}
+
+fn asked(needed: u16, sloppy: bool) -> QuorumOptions {
+    QuorumOptions { n: None, needed: Some(Count::Exactly(needed)), sloppy: Some(sloppy) }
+}
+
+/// What an answer says of a write, and the context that came with it.
+fn end_of(answer: WriteAnswer, w: u16, strict: bool) -> (End, Option<(Context, Version)>) {
+    match answer {
+        WriteAnswer::Written(written) if written.dot.is_none() => (End::NothingToDelete, None),
+        WriteAnswer::Written(written) => {
+            let (acks, hints) = (written.acks, written.hints);
+            let seen = written.seen.map(|context| (context, written.version));
+            (End::Acked { acks, hints, w, strict }, seen)
+        }
+        WriteAnswer::NoQuorum { outcome, .. } => {
+            let end = match outcome {
+                Outcome::Partial => End::Partial,
+                Outcome::Unknown => End::Unknown,
+                Outcome::NotApplied => End::NotApplied,
+            };
+            (end, None)
+        }
+        WriteAnswer::NoReadQuorum { .. }
+        | WriteAnswer::ConditionFailed
+        | WriteAnswer::IdempotencyKeyReused
+        | WriteAnswer::Refused(_)
+        | WriteAnswer::Unavailable(_)
+        | WriteAnswer::InvalidQuorum(_) => (End::NotApplied, None),
+    }
 }

@@ -27,21 +27,8 @@ impl Dice {
         self.between(0, 99) < percent
     }
 
-    /// One of `items`, uniformly.
-    ///
-    /// # Panics
-    /// If `items` is empty.
-    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.index(items.len())]
-    }
-
     /// An index below `len`, which must not be zero.
     pub(crate) fn index(&mut self, len: usize) -> usize {
         self.rng.random_range(0..len)
-    }
-
-    /// A random number that is never zero: an actor or an incarnation.
-    pub(crate) fn nonzero(&mut self) -> u64 {
-        self.rng.random_range(1..=u64::MAX)
     }
 }

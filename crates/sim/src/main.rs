@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use quorate_sim::hosted::Case;
-use quorate_sim::mutations::{MUTATIONS, Mutation};
-use quorate_sim::run::{Nodes, Run, run};
+use quorate_protocol::mutation::{COMPILED_IN, Mutation};
+use quorate_sim::Case;
+use quorate_sim::run::{Run, run};
 use quorate_sim::seeds::{Report, SeedRange};
 
 /// A progress line is shown only if the run takes longer than this.
@@ -30,10 +30,8 @@ struct Arguments {
     /// Print every event of the first seed, and run no other.
     #[arg(long, conflicts_with = "seeds")]
     trace: bool,
-    /// Run the simulator's own, smaller reading of the node instead: more seeds in less time.
-    #[arg(long)]
-    mirror: bool,
-    /// Switch on a deliberate bug in the mirror: the run must fail.
+    /// Switch on a deliberate bug in the nodes: the run must fail. Needs a build with them:
+    /// --features mutations.
     #[arg(long, alias = "plant", value_name = "NAME")]
     mutation: Option<Mutation>,
     /// List the deliberate bugs that can be switched on.
@@ -41,10 +39,10 @@ struct Arguments {
     mutations: bool,
     /// Explore new seeds for so many minutes; a case that breaks a promise is made smaller and written
     /// to a file.
-    #[arg(long, conflicts_with_all = ["seeds", "trace", "mirror", "mutation", "replay"])]
+    #[arg(long, conflicts_with_all = ["seeds", "trace", "replay"])]
     minutes: Option<u64>,
     /// Run a case from such a file, and print every event.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "trace", "mirror", "mutation"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "trace"])]
     replay: Option<PathBuf>,
     /// Threads; 0 means one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
@@ -58,24 +56,19 @@ impl Arguments {
             threads => threads,
         }
     }
-
-    fn nodes(&self) -> Nodes {
-        match self.mirror || self.mutation.is_some() {
-            true => Nodes::Mirror(self.mutation),
-            false => Nodes::Shipping,
-        }
-    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
-    let done = if arguments.mutations {
+    let done = if arguments.mutation.is_some() && !COMPILED_IN {
+        refuse_mutations(&mut out)
+    } else if arguments.mutations {
         list_mutations(&mut out)
     } else if let Some(minutes) = arguments.minutes {
         explore(&arguments, minutes, &mut out)
     } else if let Some(file) = &arguments.replay {
-        replay(file, &mut out)
+        replay(file, arguments.mutation, &mut out)
     } else if arguments.trace {
         trace(&arguments, &mut out)
     } else {
@@ -89,22 +82,35 @@ fn main() -> ExitCode {
 }
 
 fn list_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
-    for (_, name, what) in MUTATIONS {
-        writeln!(out, "{name:<28} {what}")?;
+    for mutation in Mutation::ALL {
+        writeln!(out, "{:<28} {}", mutation.name(), mutation.what())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn refuse_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
+    writeln!(
+        out,
+        "this build has no deliberate bugs in its nodes; build it with them:\n\
+         cargo run -p quorate-sim --release --features mutations -- --mutation NAME --seeds 300"
+    )?;
+    Ok(ExitCode::FAILURE)
 }
 
 fn trace(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<ExitCode> {
     print_trace(
         &format!("seed {}", arguments.seed),
-        run(arguments.seed, arguments.nodes(), true),
+        run(arguments.seed, arguments.mutation, true),
         out,
     )
 }
 
 /// Runs the case in a file.
-fn replay(file: &Path, out: &mut impl Write) -> std::io::Result<ExitCode> {
+fn replay(
+    file: &Path,
+    mutation: Option<Mutation>,
+    out: &mut impl Write,
+) -> std::io::Result<ExitCode> {
     let case = match Case::parse(&std::fs::read_to_string(file)?) {
         Ok(case) => case,
         Err(error) => {
@@ -112,7 +118,7 @@ fn replay(file: &Path, out: &mut impl Write) -> std::io::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    print_trace(&file.display().to_string(), case.run(true), out)
+    print_trace(&file.display().to_string(), case.run(mutation, true), out)
 }
 
 /// Runs seeds that were never run, until one breaks a promise or the time is over.
@@ -123,7 +129,8 @@ fn explore(arguments: &Arguments, minutes: u64, out: &mut impl Write) -> std::io
     let (mut first, mut done) = (since.as_micros() as u64, 0);
     while begun.elapsed() < Duration::from_secs(60 * minutes) {
         let threads = arguments.threads();
-        let range = SeedRange { first, count: EXPLORED_TOGETHER, nodes: Nodes::Shipping, threads };
+        let mutation = arguments.mutation;
+        let range = SeedRange { first, count: EXPLORED_TOGETHER, mutation, threads };
         let report = range.run(|_| {});
         done += report.seeds;
         first += EXPLORED_TOGETHER;
@@ -132,7 +139,7 @@ fn explore(arguments: &Arguments, minutes: u64, out: &mut impl Write) -> std::io
         let Some((seed, violation)) = report.failure else { continue };
         writeln!(out, "seed {seed} BROKEN {violation}")?;
         let file = format!("simulated-failure-{seed}.json");
-        std::fs::write(&file, Case::draw(seed).shrink().text())?;
+        std::fs::write(&file, Case::draw(seed).shrink(mutation).text())?;
         writeln!(out, "the smallest case found: quorate-sim --replay {file}")?;
         return Ok(ExitCode::FAILURE);
     }
@@ -158,7 +165,7 @@ fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<Exi
     let range = SeedRange {
         first: arguments.seed,
         count: arguments.seeds,
-        nodes: arguments.nodes(),
+        mutation: arguments.mutation,
         threads: arguments.threads(),
     };
     let begun = Instant::now();
@@ -177,16 +184,15 @@ fn run_seeds(arguments: &Arguments, out: &mut impl Write) -> std::io::Result<Exi
         }
         Some((seed, violation)) => {
             writeln!(out, "seed {seed} BROKEN {violation}")?;
-            let name =
-                MUTATIONS.iter().find(|(mutation, ..)| Some(*mutation) == arguments.mutation);
-            let mutation = match name {
-                Some((_, name, _)) => format!(" --mutation {name}"),
-                None if arguments.mirror => " --mirror".to_owned(),
-                None => String::new(),
+            let (features, mutation) = match arguments.mutation {
+                Some(mutation) => {
+                    (" --features mutations", format!(" --mutation {}", mutation.name()))
+                }
+                None => ("", String::new()),
             };
             writeln!(
                 out,
-                "reproduce: cargo run -p quorate-sim --release -- --seed {seed} --trace{mutation}"
+                "reproduce: cargo run -p quorate-sim --release{features} -- --seed {seed} --trace{mutation}"
             )?;
             Ok(ExitCode::FAILURE)
         }

@@ -1,73 +1,197 @@
-//! The network between nodes: delay, loss, duplication, reordering, and links that are cut.
-//!
-//! A cut applies in one or both directions and ends by itself after a while. Links are independent,
-//! and messages on a link overtake each other, as they do over several lanes.
+//! The network: streams of bytes between nodes, which delay, stall, break and are cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use quorate_engine::host::{Dialing, Io, Wire};
+use quorate_engine::node::Node;
+use quorate_engine::peer::framed::{Stream, frame_bytes_max};
+use quorate_engine::peer_port::stream::answer_all;
+use quorate_engine::tasks::Tasks;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::time::Uptime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use crate::dice::Dice;
-use crate::setup::Faults;
+use crate::life::Life;
+use crate::world::World;
 
-/// What happens to a message.
-pub(crate) enum Fate {
-    /// It arrives after these delays in milliseconds, once or twice.
-    Arrives(Vec<u64>),
-    /// No node will ever know.
-    Lost,
-    /// The link is cut; the sender may notice.
-    Cut,
+/// What a kernel buffers of a stream, in bytes.
+const BUFFER_BYTES: usize = 64 << 10;
+/// How often bytes that are held up by a cut look whether it is over: a retransmission.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The network of one cluster.
+pub(crate) struct Network {
+    world: Arc<World>,
+    state: Mutex<State>,
 }
 
-/// All links.
-#[derive(Default)]
-pub(crate) struct Network {
-    /// Cut links (from, to) and when each heals.
-    cut: BTreeMap<(NodeId, NodeId), Uptime>,
-    healed: bool,
+struct State {
+    listeners: BTreeMap<NodeId, Listener>,
+    /// Directions in which nothing gets through.
+    cuts: BTreeSet<(NodeId, NodeId)>,
+    links: Vec<(NodeId, NodeId, CancellationToken)>,
+    latency_ms_max: u64,
+}
+
+/// A process that takes connections.
+struct Listener {
+    node: Arc<Node>,
+    tasks: Tasks,
+    life: Arc<Life>,
 }
 
 impl Network {
-    /// Decides what happens to a message. `twice` says whether it may be duplicated.
-    pub(crate) fn fate(
-        &self,
-        dice: &mut Dice,
-        faults: &Faults,
-        link: (NodeId, NodeId),
-        now: Uptime,
-        twice: bool,
-    ) -> Fate {
-        if self.healed {
-            return Fate::Arrives(vec![dice.between(1, 3)]);
+    /// A network without nodes.
+    pub(crate) fn new(world: Arc<World>, latency_ms_max: u64) -> Self {
+        let state = State {
+            listeners: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            links: Vec::new(),
+            latency_ms_max,
+        };
+        Self { world, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process listens; its tasks serve what connects.
+    pub(crate) fn listen(&self, node: Arc<Node>, tasks: Tasks, life: Arc<Life>) {
+        self.lock().listeners.insert(node.me, Listener { node, tasks, life });
+    }
+
+    /// A process is gone; its connections break.
+    pub(crate) fn close(&self, node: NodeId) {
+        let mut state = self.lock();
+        state.listeners.remove(&node);
+        state.links.retain(|(from, to, broken)| {
+            let ends = *from == node || *to == node;
+            if ends {
+                broken.cancel();
+            }
+            !ends
+        });
+    }
+
+    /// Replaces all cuts.
+    pub(crate) fn cut(&self, cuts: BTreeSet<(NodeId, NodeId)>) {
+        self.lock().cuts = cuts;
+    }
+
+    /// Sets the longest time that bytes take, in milliseconds.
+    pub(crate) fn set_latency(&self, max_ms: u64) {
+        self.lock().latency_ms_max = max_ms;
+    }
+
+    /// Breaks all connections between two nodes.
+    pub(crate) fn reset(&self, one: NodeId, other: NodeId) {
+        self.lock().links.retain(|(from, to, broken)| {
+            let is_between = (*from, *to) == (one, other) || (*from, *to) == (other, one);
+            if is_between {
+                broken.cancel();
+            }
+            !is_between
+        });
+    }
+
+    /// Whether nothing gets from one node to another.
+    pub(crate) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.lock().cuts.contains(&(from, to))
+    }
+
+    /// The nodes whose state can reach a node.
+    pub(crate) fn reachable_from(&self, to: NodeId) -> Vec<Arc<Node>> {
+        let state = self.lock();
+        let others = state.listeners.iter().filter(|(from, _)| **from != to);
+        let heard = others.filter(|(from, there)| {
+            !state.cuts.contains(&(**from, to)) && !there.life.is_stopped()
+        });
+        heard.map(|(_, listener)| listener.node.clone()).collect()
+    }
+
+    async fn delay(&self) {
+        let max_ms = self.lock().latency_ms_max;
+        sleep(self.world.at_most_ms(max_ms)).await;
+    }
+
+    async fn connect(self: &Arc<Self>, from: NodeId, to: NodeId) -> Result<Box<dyn Io>, String> {
+        self.delay().await;
+        while self.is_cut(from, to) || self.is_cut(to, from) {
+            sleep(RETRY).await; // the caller loses patience
         }
-        if self.cut.get(&link).is_some_and(|until| now < *until) {
-            return Fate::Cut;
-        }
-        if dice.percent(faults.loss) {
-            return Fate::Lost;
-        }
-        let mut delay = || {
-            if dice.percent(faults.stragglers) {
-                dice.between(faults.delay_ms_max, faults.straggler_ms_max)
-            } else {
-                dice.between(1, faults.delay_ms_max)
+        let (near, near_end) = duplex(BUFFER_BYTES);
+        let (far, far_end) = duplex(BUFFER_BYTES);
+        let broken = CancellationToken::new();
+        let (node, tasks) = {
+            let mut state = self.lock();
+            let Some(listener) = state.listeners.get(&to) else {
+                return Err("Connection refused".to_owned());
+            };
+            let found = (listener.node.clone(), listener.tasks.clone());
+            state.links.retain(|(.., broken)| !broken.is_cancelled());
+            state.links.push((from, to, broken.clone()));
+            found
+        };
+        let (near_read, near_write) = split(near_end);
+        let (far_read, far_write) = split(far_end);
+        let there = Direction { from, to, network: self.clone(), broken: broken.clone() };
+        let back = Direction { from: to, to: from, network: self.clone(), broken };
+        tokio::spawn(there.carry(near_read, far_write));
+        tokio::spawn(back.carry(far_read, near_write));
+        tasks.spawn(async move {
+            let mut stream = Stream::new(far, frame_bytes_max(&node.config));
+            drop(answer_all(&node, &mut stream, &node.stop.clone()).await);
+        });
+        Ok(Box::new(near))
+    }
+}
+
+/// One direction of a connection.
+struct Direction {
+    from: NodeId,
+    to: NodeId,
+    network: Arc<Network>,
+    broken: CancellationToken,
+}
+
+impl Direction {
+    async fn carry(self, mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
+        let broken = self.broken.clone();
+        let carried = async {
+            let mut bytes = vec![0; BUFFER_BYTES];
+            loop {
+                let read = from.read(&mut bytes).await.unwrap_or(0);
+                self.network.delay().await;
+                while self.network.is_cut(self.from, self.to) {
+                    sleep(RETRY).await;
+                }
+                if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+                    return drop(to.shutdown().await);
+                }
             }
         };
-        let (first, second) = (delay(), delay());
-        let copies = if twice && dice.percent(faults.duplication) { 2 } else { 1 };
-        Fate::Arrives([first, second][..copies].to_vec())
+        tokio::select! {
+            biased;
+            () = broken.cancelled() => {}
+            () = carried => self.broken.cancel(),
+        }
     }
+}
 
-    /// Cuts a link until `until`.
-    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId, until: Uptime) {
-        self.cut.insert((from, to), until);
-    }
+/// The connections of one node.
+pub(crate) struct Dialer {
+    /// The node.
+    pub(crate) me: NodeId,
+    /// What it is connected to.
+    pub(crate) network: Arc<Network>,
+}
 
-    /// Ends all faults for good.
-    pub(crate) fn heal(&mut self) {
-        self.cut.clear();
-        self.healed = true;
+impl Wire for Dialer {
+    fn dial(&self, peer: NodeId) -> Dialing<'_> {
+        Box::pin(self.network.connect(self.me, peer))
     }
 }

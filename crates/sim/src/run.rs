@@ -1,13 +1,23 @@
-//! One seed: what is run, and how it ends.
+//! One run, from its case to its result.
 
-use crate::cluster;
-use crate::hosted::Case;
-use crate::mutations::Mutation;
+use std::sync::Arc;
+
 use quorate_oracle::Violation;
+use quorate_protocol::mutation::Mutation;
+use tokio::runtime::Builder;
 
-/// The result of a seed.
+use crate::case::Case;
+use crate::cluster::Cluster;
+use crate::dice::Dice;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// The replicas of a key.
+pub(crate) const N: u16 = 3;
+
+/// The result of a run.
 pub struct Run {
-    /// The hash of all events: equal for equal seeds.
+    /// The hash of all events: equal for equal cases.
     pub hash: u64,
     /// The first broken promise.
     pub violation: Option<Violation>,
@@ -17,19 +27,43 @@ pub struct Run {
     pub lines: Vec<String>,
 }
 
-/// What nodes a cluster is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nodes {
-    /// The node as it ships ([`crate::hosted`]).
-    Shipping,
-    /// The simulator's own reading of it, with a deliberate bug, if any ([`crate::cluster`]).
-    Mirror(Option<Mutation>),
+/// Runs a seed, with a deliberate bug, if any. `keep_lines` keeps the trace.
+pub fn run(seed: u64, mutation: Option<Mutation>, keep_lines: bool) -> Run {
+    run_case(&Case::draw(seed), mutation, keep_lines)
 }
 
-/// Runs a seed. `keep_lines` keeps the trace.
-pub fn run(seed: u64, nodes: Nodes, keep_lines: bool) -> Run {
-    match nodes {
-        Nodes::Shipping => Case::draw(seed).run(keep_lines),
-        Nodes::Mirror(mutation) => cluster::run(seed, mutation, keep_lines),
+pub(crate) fn run_case(case: &Case, mutation: Option<Mutation>, keep_lines: bool) -> Run {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Run::impossible(format!("no clock: {error}")),
+    };
+    if !switch_on(mutation) {
+        return Run::impossible("mutations are not compiled in".to_owned());
     }
+    runtime.block_on(async {
+        let world = Arc::new(World::new(Dice::new(case.seed), Trace::new(keep_lines), N));
+        world.note(format_args!("{:?}", case.setup));
+        Cluster::run(world.clone(), case.setup.clone()).await;
+        world.result()
+    })
+}
+
+impl Run {
+    fn impossible(story: String) -> Self {
+        let violation = Some(Violation { property: "a_run_begins", story });
+        Self { hash: 0, events: 0, violation, lines: Vec::new() }
+    }
+}
+
+/// Switches a mutation on for this thread, which runs one case at a time. Returns whether it can be.
+#[cfg(feature = "mutations")]
+fn switch_on(mutation: Option<Mutation>) -> bool {
+    quorate_protocol::mutation::mutate(mutation);
+    true
+}
+
+#[cfg(not(feature = "mutations"))]
+fn switch_on(mutation: Option<Mutation>) -> bool {
+    mutation.is_none()
 }

@@ -6,8 +6,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::run::{Nodes, Run, run};
 use quorate_oracle::Violation;
+use quorate_protocol::mutation::Mutation;
+
+use crate::run::{Run, run};
 
 /// One in this many seeds runs twice, and both runs must be the same.
 const TWICE_EVERY: u64 = 64;
@@ -19,8 +21,8 @@ pub struct SeedRange {
     pub first: u64,
     /// How many.
     pub count: u64,
-    /// What nodes the clusters are made of.
-    pub nodes: Nodes,
+    /// The deliberate bug to switch on, if any.
+    pub mutation: Option<Mutation>,
     /// How many threads; the result is the same for any number from 1.
     pub threads: usize,
 }
@@ -55,7 +57,7 @@ impl SeedRange {
                         if seed >= limit.load(Ordering::Relaxed) {
                             return;
                         }
-                        let run = run_checked(seed, self.nodes);
+                        let run = run_checked(seed, self.mutation);
                         if run.violation.is_some() {
                             limit.fetch_min(seed, Ordering::Relaxed);
                         }
@@ -92,10 +94,10 @@ impl Report {
 }
 
 /// Runs a seed, now and then twice: a run that cannot be repeated proves nothing.
-fn run_checked(seed: u64, nodes: Nodes) -> Run {
-    let mut first = run(seed, nodes, false);
+fn run_checked(seed: u64, mutation: Option<Mutation>) -> Run {
+    let mut first = run(seed, mutation, false);
     if seed.is_multiple_of(TWICE_EVERY) {
-        let second = run(seed, nodes, false);
+        let second = run(seed, mutation, false);
         if second.hash != first.hash && first.violation.is_none() {
             let story = format!("two runs of seed {seed} differ");
             first.violation = Some(Violation { property: "seeds_are_deterministic", story });

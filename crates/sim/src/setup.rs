@@ -1,304 +1,279 @@
-//! What a seed decides in advance: the cluster, its settings, its faults, its clients.
+//! What a seed decides before a run begins.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use quorate_protocol::bucket::{Conflicts, Properties};
-use quorate_protocol::layout::{Layout, Member, Partition};
-use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::quorum::Count;
-use quorate_protocol::row::Limits;
+use quorate_engine::config::Config;
+use quorate_protocol::name::Key;
 use quorate_protocol::tree::leaf_of;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::dice::Dice;
 
-/// The most nodes of a simulated cluster.
-const NODES_MAX: usize = 7;
-/// The most zones of a simulated cluster.
-const ZONES_MAX: usize = 3;
-/// Partitions of a simulated cluster: few, so that layouts are cheap to compute.
-pub(crate) const PARTITIONS: u32 = 16;
-/// The bucket that all keys are in.
-pub(crate) const BUCKET: &str = "b";
-/// The grace of deletes in runs that reap nothing, in milliseconds: the default, 24 h.
-const GRACE_MS: u64 = 86_400_000;
-
-/// How likely each fault is: percentages of messages, or weights of faults.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Faults {
-    /// Messages lost, in percent.
-    pub(crate) loss: u64,
-    /// Messages delivered twice, in percent.
-    pub(crate) duplication: u64,
-    /// Slow messages, in percent: other messages overtake them.
-    pub(crate) stragglers: u64,
-    /// The usual maximum delay of a message, in milliseconds.
-    pub(crate) delay_ms_max: u64,
-    /// The mean pause between two faults, in milliseconds.
-    pub(crate) every_ms: u64,
-    /// Weights of: crash, clean stop, pause, partition, clock jump, disk loss, failed sync, false
-    /// suspicion, restoring a copy of a disk, changing the bucket's n.
-    pub(crate) weights: [u64; 10],
-    /// The longest pause, outage or partition, in milliseconds.
-    pub(crate) outage_ms_max: u64,
-    /// The longest delay of a straggler, in milliseconds.
-    pub(crate) straggler_ms_max: u64,
+/// The kinds of faults. Each run has some of them only: what all together hide, few of them show
+/// (Groce et al., "Swarm Testing", ISSTA 2012).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM.
+    Stop,
+    /// SIGSTOP for a while.
+    Pause,
+    /// Power fails, on one machine or on all at once.
+    Power,
+    /// Nothing gets through between some nodes, in one direction or both.
+    Cut,
+    /// Connections break.
+    Reset,
+    /// The network is slow.
+    Slow,
+    /// A sync fails.
+    Sync,
+    /// The disk is full for a while.
+    Full,
+    /// A machine's clock is wrong for a while.
+    Clock,
+    /// The bucket's n is changed.
+    ChangeN,
+    /// The victim's disk is replaced by an empty one.
+    Wipe,
+    /// The victim's disk is copied, or put back as it was copied.
+    Copy,
+    /// The victim's log is damaged before its end.
+    Log,
 }
 
-/// Everything that does not change during a run.
+impl Fault {
+    const ALL: [Self; 14] = [
+        Self::Kill,
+        Self::Stop,
+        Self::Pause,
+        Self::Power,
+        Self::Cut,
+        Self::Reset,
+        Self::Slow,
+        Self::Sync,
+        Self::Full,
+        Self::Clock,
+        Self::ChangeN,
+        Self::Wipe,
+        Self::Copy,
+        Self::Log,
+    ];
+
+    /// Whether acknowledged writes may be lost with it, on one machine.
+    fn loses_data(self) -> bool {
+        matches!(self, Self::Wipe | Self::Copy | Self::Log)
+    }
+}
+
+/// The bucket that clients use.
+pub(crate) const BUCKET: &str = "bucket";
+/// Partitions of every cluster.
+const PARTITIONS: u32 = 8;
+/// The most keys of a run.
+const KEYS_MAX: usize = 100;
+/// The keys of all runs.
+static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
+
+/// Keys of which the first two are counted in one leaf of one tree.
+fn some_keys() -> Vec<Key> {
+    let named = |at: usize| Key::new(BUCKET, format!("k{at}").as_bytes()).ok();
+    let mut keys: Vec<Key> = (0..KEYS_MAX).filter_map(named).collect();
+    if let Some(first) = keys.first().cloned() {
+        let place = |key: &Key| (key.partition(PARTITIONS), leaf_of(key));
+        let fellow = (KEYS_MAX..).filter_map(named).find(|key| place(key) == place(&first));
+        keys.splice(1..1, fellow);
+    }
+    keys
+}
+
+/// A grace within which no run ends, in milliseconds.
+const GRACE_MS: u64 = 24 * 3_600_000;
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Setup {
-    pub(crate) layout: Arc<Layout>,
-    pub(crate) nodes: Vec<NodeId>,
-    /// The bucket's initial n, and the bounds of its changes.
-    pub(crate) n: u16,
-    pub(crate) n_min: u16,
-    pub(crate) n_max: u16,
-    /// The usual R and W; individual requests may differ.
-    pub(crate) r: u16,
-    pub(crate) w: u16,
-    /// No request asks for less (2 if disks may be lost: then losing one copy breaks no promise).
-    pub(crate) w_min: u16,
-    /// Whether requests are sloppy by default.
-    pub(crate) sloppy: bool,
-    /// Whether an acknowledgement waits for a sync; otherwise the log is handed to the operating
-    /// system at once, and no crash of the process loses it (docs/design.md, "Durability").
-    pub(crate) fsync: bool,
-    pub(crate) sync_ms_max: u64,
-    pub(crate) conflicts: Conflicts,
-    pub(crate) limits: Limits,
-    /// The most hint rows a node keeps.
-    pub(crate) hints_max: usize,
-    pub(crate) keys: Vec<Key>,
+    pub(crate) nodes: usize,
+    /// How many keys clients use.
+    pub(crate) keys: usize,
     pub(crate) clients: usize,
-    pub(crate) requests_per_client: u64,
-    /// The longest pause of a client between two requests.
+    /// Requests of each client.
+    pub(crate) requests: u64,
     pub(crate) thinking_ms_max: u64,
-    pub(crate) request_timeout_ms: u64,
-    pub(crate) replica_timeout_ms: u64,
-    pub(crate) hedge_ms: Option<u64>,
-    /// How often a node runs one of its background jobs.
-    pub(crate) jobs_every_ms: u64,
-    /// The most keys or rows in a page of a listing.
-    pub(crate) page_max: usize,
-    /// The grace of deletes.
-    pub(crate) grace_ms: u64,
-    /// How clients rotate through the keys in runs that reap tombstones.
-    pub(crate) rotation: Option<KeyRotation>,
-    pub(crate) faults: Faults,
-}
-
-/// Clients write to one key at a time, delete it, and leave it alone until its tombstone is reaped.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KeyRotation {
-    /// How long a key is in use, in milliseconds.
-    pub(crate) period_ms: u64,
+    pub(crate) request_ms: u64,
+    pub(crate) latency_ms_max: u64,
+    pub(crate) faults: Vec<Fault>,
+    /// Time between two faults at most, in milliseconds.
+    pub(crate) fault_every_ms: u64,
+    /// Whether a write is acknowledged only when it is synced.
+    pub(crate) fsync: bool,
+    /// The longest that a fault lasts, in milliseconds.
+    pub(crate) fault_ms_max: u64,
+    /// The least W: with two copies one machine may lose its own.
+    pub(crate) w_min: u64,
+    /// What most writes and reads ask for.
+    pub(crate) w: u64,
+    pub(crate) r: u64,
+    /// Which machine loses data, if any does.
+    pub(crate) victim: usize,
+    /// The grace of deletes, if it is so short that tombstones are reaped within the run.
+    pub(crate) grace_ms: Option<u64>,
+    /// Time between two rounds of anti-entropy, in milliseconds.
+    pub(crate) interval_ms: u64,
+    /// How many writes in a hundred have a condition.
+    pub(crate) conditions_percent: u64,
+    /// How many writes in a hundred delete.
+    pub(crate) deletes_percent: u64,
+    /// Whether all machines crash at once when the cluster has healed.
+    pub(crate) crashes_at_end: bool,
 }
 
 impl Setup {
-    /// Draws a setup from the seed.
+    /// Draws one.
     pub(crate) fn draw(dice: &mut Dice) -> Self {
-        let nodes = dice.between(3, NODES_MAX as u64) as usize;
-        let zones = dice.between(1, ZONES_MAX as u64) as usize;
-        let layout = layout(nodes, zones);
-        let n = *dice.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5]);
-        let n = n.min(nodes as u64) as u16;
-        let mut faults = Faults::draw(dice);
-        let (n_min, n_max) = if dice.percent(25) && n > 1 && nodes > 3 {
-            (n, dice.between(n.into(), nodes as u64) as u16)
-        } else {
-            (n, n)
+        let fsync = dice.percent(70);
+        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.percent(40)).collect();
+        if !fsync {
+            // Durability without syncs survives a killed process, not a power cut.
+            faults.retain(|fault| !matches!(fault, Fault::Power | Fault::Sync));
+        }
+        // A grace is longer than clocks differ.
+        let grace_ms = dice.percent(40).then(|| dice.between(1_000, 4_000));
+        if grace_ms.is_some() {
+            faults.retain(|fault| *fault != Fault::Clock);
+        }
+        let with = |fault, others: [Fault; 3], dice: &mut Dice| {
+            let others = others.into_iter().filter(|_| dice.percent(30));
+            [fault].into_iter().chain(others).collect()
         };
-        if n_min == n_max {
-            faults.weights[9] = 0;
+        if dice.percent(15) {
+            // A disk comes back as it was, and little else happens.
+            faults = with(Fault::Copy, [Fault::Stop, Fault::Cut, Fault::Kill], dice);
+        } else if grace_ms.is_some() && dice.percent(40) {
+            // What is on its way for long meets what was reaped meanwhile.
+            faults = with(Fault::Cut, [Fault::Pause, Fault::Slow, Fault::Kill], dice);
         }
-        if n == 1 {
-            faults.weights[5] = 0; // losing the only copy breaks no promise
-            faults.weights[8] = 0;
+        if dice.percent(6) {
+            faults.clear();
         }
-        let (r, w, w_min) = quorums(n_min, n_max, &faults, dice);
-        let mut setup = Self {
-            nodes: layout.members().iter().map(|m| m.node).collect(),
-            layout,
-            n: *dice.pick(&[n_min, n_max]),
-            n_min,
-            n_max,
-            r,
-            w,
-            w_min,
-            sloppy: dice.percent(60),
-            fsync: dice.percent(80),
-            sync_ms_max: *dice.pick(&[2, 10, 40, 100]),
-            conflicts: if dice.percent(20) { Conflicts::Lww } else { Conflicts::Siblings },
-            limits: Limits {
-                siblings_max: dice.between(2, 12) as usize,
-                object_bytes_max: dice.between(100, 2000) as usize,
-            },
-            hints_max: dice.between(1, 6) as usize,
-            keys: keys(dice),
-            clients: dice.between(2, 5) as usize,
-            requests_per_client: dice.between(15, 45),
-            thinking_ms_max: *dice.pick(&[5, 40, 150, 300]),
-            request_timeout_ms: dice.between(200, 800),
-            replica_timeout_ms: dice.between(30, 200),
-            hedge_ms: dice.percent(70).then(|| dice.between(5, 60)),
-            jobs_every_ms: *dice.pick(&[10, 40, 150]),
-            page_max: dice.between(1, 4) as usize,
-            grace_ms: GRACE_MS,
-            rotation: None,
-            faults,
+        let thinking_ms_max = match dice.between(0, 99) {
+            _ if faults.is_empty() => 20, // then it is about requests that meet
+            0..75 => dice.between(1, 300),
+            _ => dice.between(1, 3_000),
         };
-        if dice.percent(35) {
-            setup.reap(dice);
-        }
-        setup
-    }
-
-    /// Makes this a run that reaps tombstones: a short grace, and enough time.
-    fn reap(&mut self, dice: &mut Dice) {
-        let grace_ms = dice.between(2000, 6000);
-        self.grace_ms = grace_ms;
-        self.rotation = Some(KeyRotation { period_ms: dice.between(grace_ms, 2 * grace_ms) });
-        // A key is left alone only while clients write to others.
-        while self.keys.len() < 3 {
-            let more = keys(dice);
-            self.keys.extend(more);
-            self.keys.sort_unstable();
-            self.keys.dedup();
-        }
-        let requests = self.requests_per_client * dice.between(1, 2);
-        self.requests_per_client = requests;
-        self.thinking_ms_max = 2 * grace_ms * dice.between(8, 14) / requests;
-        self.jobs_every_ms = grace_ms / dice.between(8, 16);
-        // A node that starts must be quiet for a grace before anything is reaped.
-        for start in [0, 1, 6] {
-            self.faults.weights[start] = self.faults.weights[start].min(1);
-        }
-        self.faults.every_ms = dice.between(grace_ms / 4, 2 * grace_ms);
-        self.faults.outage_ms_max = *dice.pick(&[grace_ms, 2 * grace_ms, 4 * grace_ms]);
-        self.faults.straggler_ms_max = *dice.pick(&[grace_ms / 4, 2 * grace_ms, 4 * grace_ms]);
-        self.faults.weights[2] += dice.between(0, 3);
-        self.faults.weights[3] += dice.between(0, 3);
-        // Otherwise no round of the reaper ever hears from every node.
-        self.faults.stragglers = self.faults.stragglers.min(5);
-        self.faults.loss = self.faults.loss.min(3);
-    }
-
-    /// The bucket's properties with `n` replicas.
-    pub(crate) fn properties(&self, n: u16) -> Properties {
-        let (r, w) = (Count::Exactly(self.r.min(n)), Count::Exactly(self.w.min(n)));
-        Properties { n, r, w, conflicts: self.conflicts, sloppy: self.sloppy }
-    }
-
-    /// The preference list of a key, if its bucket has `n` replicas: home replicas, then fallbacks.
-    pub(crate) fn preference_list(&self, key: &Key, n: u16) -> (&[NodeId], &[NodeId]) {
-        self.all_preferred(key).split_at(usize::from(n))
-    }
-
-    /// All nodes in order of preference for a key.
-    pub(crate) fn all_preferred(&self, key: &Key) -> &[NodeId] {
-        self.layout.preference_list(key.partition(self.layout.partitions()))
-    }
-
-    /// The partitions that the keys are in.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
-        let partitions = self.keys.iter().map(|key| key.partition(PARTITIONS));
-        partitions.collect::<BTreeSet<_>>().into_iter()
-    }
-
-    /// How often a node records how far its peers were durable, in milliseconds: as rarely as the
-    /// real one ever does. Where nothing is reaped, always: a copy of a disk that is newer than the
-    /// records of all its peers, which lose power at the same time, is not covered
-    /// (docs/decisions/0008).
-    pub(crate) fn remember_ms(&self) -> u64 {
-        if self.reaps() { self.grace_ms / 8 } else { 0 }
-    }
-
-    /// Whether this run reaps tombstones.
-    pub(crate) fn reaps(&self) -> bool {
-        self.rotation.is_some()
-    }
-}
-
-/// R, W, and the lowest W of any request.
-fn quorums(n_min: u16, n_max: u16, faults: &Faults, dice: &mut Dice) -> (u16, u16, u16) {
-    let quorum = n_min / 2 + 1;
-    let loses_disks = faults.weights[5] + faults.weights[8] > 0;
-    let w_min = if loses_disks { 2 } else { 1 };
-    let any = |dice: &mut Dice, min: u16| dice.between(min.into(), n_min.into()) as u16;
-    let (r, w) = match dice.between(0, 9) {
-        0..=3 => (quorum, quorum.max(w_min)),
-        4..=8 => {
-            let w = any(dice, w_min);
-            ((n_max + 1 - w).min(n_min), w) // just enough to overlap, if n allows
-        }
-        _ => (any(dice, 1), any(dice, w_min)),
-    };
-    (r, w, w_min)
-}
-
-/// One to three keys, often sharing a leaf of their Merkle tree.
-fn keys(dice: &mut Dice) -> Vec<Key> {
-    let count = dice.between(1, 3) as usize;
-    if dice.percent(50) {
-        return same_leaf_keys()[..count].to_vec();
-    }
-    let key = |i| Key::new(BUCKET, format!("k{i}").as_bytes()).ok();
-    (0..count).filter_map(key).collect()
-}
-
-/// Keys of one partition and one leaf.
-fn same_leaf_keys() -> &'static [Key] {
-    static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
-    KEYS.get_or_init(|| {
-        let key = |i| Key::new(BUCKET, format!("t{i}").as_bytes()).ok();
-        let place = |key: &Key| (key.partition(PARTITIONS), leaf_of(key));
-        let all = || (0..100_000).filter_map(key);
-        let first = all().next().map(|first| place(&first));
-        all().filter(|key| Some(place(key)) == first).take(3).collect()
-    })
-}
-
-impl Faults {
-    fn draw(dice: &mut Dice) -> Self {
-        let mut weight = |likely: u64, weight: u64| if dice.percent(likely) { weight } else { 0 };
-        let weights = [
-            weight(75, 4),
-            weight(40, 2),
-            weight(40, 2),
-            weight(70, 5),
-            weight(40, 2),
-            weight(45, 5),
-            weight(30, 2),
-            weight(50, 3),
-            weight(60, 6),
-            weight(100, 2),
-        ];
-        let calm = dice.percent(20);
+        let calm = faults.is_empty();
+        let w_min = if faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
+        let nodes = if dice.percent(50) { 3 } else { dice.between(4, 5) as usize };
+        let interval_ms = [1_000, 1_000, 5_000, 20_000][dice.index(4)];
         Self {
-            loss: if calm { 0 } else { dice.between(0, 12) },
-            duplication: if calm { 0 } else { dice.between(0, 10) },
-            stragglers: *dice.pick(&[0, 5, 15, 40]),
-            delay_ms_max: dice.between(1, 15),
-            every_ms: dice.between(20, 300),
-            weights,
-            outage_ms_max: 900,
-            straggler_ms_max: 900,
+            nodes,
+            keys: dice.between(1, 5) as usize,
+            clients: dice.between(1, 4) as usize,
+            // Many short runs find more than few long ones, but not all.
+            requests: if dice.percent(95) { dice.between(10, 60) } else { 300 },
+            thinking_ms_max,
+            request_ms: dice.between(400, 2_000),
+            latency_ms_max: dice.between(0, 8),
+            faults,
+            fault_every_ms: dice.between(200, 4_000),
+            fsync,
+            // Some keep a node behind for long.
+            fault_ms_max: if dice.percent(70) { 5_000 } else { dice.between(50, 30_000) },
+            w_min,
+            w: dice.between(w_min, 3),
+            r: dice.between(1, 3),
+            victim: dice.index(nodes),
+            grace_ms,
+            interval_ms,
+            conditions_percent: if calm { 60 } else { 15 },
+            deletes_percent: if grace_ms.is_some() { 45 } else { 20 },
+            crashes_at_end: dice.percent(50),
         }
     }
-}
 
-/// Runs with the same numbers of nodes and zones share a layout: computing one costs more than a
-/// run.
-fn layout(nodes: usize, zones: usize) -> Arc<Layout> {
-    static LAYOUTS: [[OnceLock<Arc<Layout>>; ZONES_MAX + 1]; NODES_MAX + 1] =
-        [const { [const { OnceLock::new() }; ZONES_MAX + 1] }; NODES_MAX + 1];
-    let member = |i: usize| {
-        let node = NodeId::parse(&format!("n{}", i + 1)).ok()?;
-        Some(Member { node, zone: format!("z{}", i % zones + 1), weight: 1 })
-    };
-    let make = || match Layout::new(1, PARTITIONS, (0..nodes).filter_map(member).collect()) {
-        Ok(layout) => Arc::new(layout),
-        Err(error) => unreachable!("a layout of {nodes} good names: {error}"),
-    };
-    Arc::clone(LAYOUTS[nodes][zones].get_or_init(make))
+    /// Whether such a cluster can be.
+    ///
+    /// # Errors
+    /// What cannot.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let in_range = |name: &str, value: u64, min: u64, max: u64| match value {
+            value if (min..=max).contains(&value) => Ok(()),
+            value => Err(format!("{name} must be from {min} to {max}, not {value}")),
+        };
+        in_range("nodes", self.nodes as u64, 3, 9)?;
+        in_range("victim", self.victim as u64, 0, self.nodes as u64 - 1)?;
+        in_range("keys", self.keys as u64, 1, KEYS_MAX as u64)?;
+        in_range("clients", self.clients as u64, 1, 100)?;
+        in_range("w_min", self.w_min, 1, 3)?;
+        in_range("w", self.w, 1, 3)?;
+        in_range("r", self.r, 1, 3)?;
+        in_range("request_ms", self.request_ms, 1, 60_000)?;
+        in_range("interval_ms", self.interval_ms, 100, 60_000)?;
+        in_range("grace_ms", self.grace_ms.unwrap_or(GRACE_MS), 1_000, GRACE_MS)
+    }
+
+    /// The keys that clients use.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        KEYS.get_or_init(some_keys).iter().take(self.keys).cloned().collect()
+    }
+
+    /// Setups with a little less in them, those with much less first.
+    pub(crate) fn smaller(&self) -> Vec<Self> {
+        let mut smaller = Vec::new();
+        let mut add = |change: &dyn Fn(&mut Self)| {
+            let mut setup = self.clone();
+            change(&mut setup);
+            if setup != *self {
+                smaller.push(setup);
+            }
+        };
+        add(&|setup| setup.requests = (setup.requests / 2).max(1));
+        add(&|setup| setup.clients = (setup.clients / 2).max(1));
+        for fault in &self.faults {
+            add(&|setup| setup.faults.retain(|other| other != fault));
+        }
+        add(&|setup| setup.keys = 1);
+        add(&|setup| (setup.nodes, setup.victim) = (3, setup.victim.min(2)));
+        add(&|setup| setup.clients = (setup.clients - 1).max(1));
+        add(&|setup| setup.requests = (setup.requests - 1).max(1));
+        add(&|setup| setup.latency_ms_max = 0);
+        add(&|setup| setup.crashes_at_end = false);
+        add(&|setup| setup.grace_ms = None);
+        smaller
+    }
+
+    /// The configuration of a node, which counts from 1.
+    ///
+    /// # Panics
+    /// If it is not valid: the simulator is wrong then.
+    pub(crate) fn config(&self, number: usize) -> Config {
+        let name = |number: usize| format!("n{number}");
+        let grace_ms = self.grace_ms.unwrap_or(GRACE_MS);
+        let members: Vec<_> = (1..=self.nodes)
+            .map(|at| json!({ "name": name(at), "peer_addr": format!("{}:1", name(at)), "zone": name(at) }))
+            .collect();
+        let config = json!({
+            "cluster_id": "simulated",
+            "cluster_keys": ["2a".repeat(32)],
+            "node": name(number),
+            "data_dir": name(number),
+            "durability": if self.fsync { "fsync" } else { "buffered" },
+            "layout": { "partitions": PARTITIONS, "nodes": members },
+            "timeouts": {
+                "request_ms": self.request_ms,
+                "replica_ms": 200,
+                "probe_ms": 250,
+            },
+            "anti_entropy": { "interval_ms": self.interval_ms },
+            "deletes": { "grace_ms": grace_ms, "reap_ms": grace_ms / 4 },
+            "storage": { "row_cache_bytes": 65_536, "disk_free_bytes_min": 1_048_576 },
+        });
+        match serde_json::from_value::<Config>(config) {
+            Ok(config) => config,
+            Err(error) => panic!("the simulator's configuration: {error}"),
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::hints::Reservation;
 use crate::index::{Entries, Pending};
 use crate::options::{Blocking, Place};
 use crate::rows::RowCache;
-use crate::store::{Store, damaged};
+use crate::store::{Store, undecodable};
 
 /// Upper bound on a row's bytes in addition to its object.
 const ROW_HEAD_BYTES_ABOUT: usize = 64;
@@ -113,7 +113,8 @@ impl Store {
         let (mut row, old) = match &stored {
             None => (Row::default(), Entries::default()),
             Some(bytes) => {
-                let row = Row::decode(bytes.clone()).map_err(|error| damaged(place, key, error))?;
+                let row =
+                    Row::decode(bytes.clone()).map_err(|error| undecodable(place, key, error))?;
                 let entries = Entries::of(&row, bytes);
                 (row, entries)
             }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use quorate_protocol::mutation::{Mutation, mutated};
 
 use crate::backend::{Backend, Batch, Entries, NotWritten, Range, Snapshot};
 use crate::columns::Column;
@@ -169,13 +170,17 @@ impl Engine {
         let (_in_flight, began) = (self.in_flight.begin(), self.host.now());
         if let Err(error) = self.fault_hook.apply(&self.host).and_then(|()| self.backend.sync_log())
         {
+            if mutated(Mutation::FailedSyncAcked) {
+                self.synced.raise(covered);
+                return Ok(());
+            }
             return Err(self.fail(format!("a sync of the log failed: {error}")));
         }
         self.sync_times.record(self.host.now().saturating_sub(began));
         // A concurrent sync may have failed; then this one must not be reported as successful.
         self.check_failure()?;
         self.logged.raise(covered);
-        self.synced.raise(covered);
+        self.synced.raise((covered.0 + u64::from(mutated(Mutation::SyncCoversLater)), covered.1));
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

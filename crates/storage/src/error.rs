@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use quorate_protocol::object::DecodeError;
+
 /// Why a call on an open store did not do what was asked. Unless a variant says otherwise, nothing
 /// changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,12 +42,35 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A newer release wrote the row: it is whole, but this release cannot tell what it holds. It is
+    /// neither answered for, nor changed, nor dropped.
+    #[error("{what} was written by a newer release: {reason}")]
+    Newer {
+        /// Which row, as text.
+        what: String,
+        /// What this release does not know.
+        reason: String,
+    },
     /// Reading failed. A retry may succeed.
     #[error("reading the store failed: {0}")]
     Io(String),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl Error {
+    /// Why the bytes of a row or object could not be decoded: [`Error::Newer`] if a newer release
+    /// wrote them, else [`Error::Damaged`]. `what` names the row.
+    pub fn undecodable(what: String, error: DecodeError) -> Self {
+        let reason = error.to_string();
+        if error.is_newer() { Self::Newer { what, reason } } else { Self::Damaged { what, reason } }
+    }
+
+    /// Whether stored bytes cannot be decoded, for whatever reason: the row stays as it is.
+    pub fn is_undecodable(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Newer { .. })
+    }
 }
 
 /// Why a store did not open. Each text names the directory and says what to do.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::row::Row;
@@ -163,7 +164,8 @@ impl Store {
         let (mut batch, mut change) = (self.engine.batch(), Totals { keys: 0, bytes: 0 });
         for (row_key, (key, version)) in &sent {
             let Some(row) = self.read(place, key, Blocking::Allowed)? else { continue };
-            if Row::encoded_version(&row) == Some(*version) {
+            let is_same = Row::encoded_version(&row) == Some(*version);
+            if is_same || mutated(Mutation::HintDroppedThoughChanged) {
                 batch.delete(Column::Hints, row_key)?;
                 change.keys -= 1;
                 change.bytes -= (row_key.len() + row.len()) as i64;

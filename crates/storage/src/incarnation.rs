@@ -19,6 +19,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::row::Incarnation;
 
 const MARKER: &str = "clean-stop";
@@ -35,6 +36,9 @@ pub(crate) struct Identity {
 
 /// The marker's text.
 pub(crate) fn clean_stop(identity: &Identity, incarnation: Incarnation, sequence: u64) -> String {
+    if mutated(Mutation::CloneKeepsIncarnation) {
+        return format!("incarnation {:016x}\nsequence {sequence}", incarnation.0);
+    }
     format!(
         "Quorate stopped cleanly here. Do not copy or edit this file.\n\
          incarnation {:016x}\nsequence {sequence}\ndirectory {}\nmarker {}\nboot {}\n",

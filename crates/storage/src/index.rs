@@ -6,6 +6,7 @@
 //! batch is written.
 
 use quorate_protocol::layout::Partition;
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::row::Row;
@@ -160,8 +161,13 @@ impl Store {
         for (slot, change) in leaves.iter_mut().zip(changes) {
             let Some((n, change)) = change.filter(|(_, change)| *change != 0) else { continue };
             let leaf_key = leaf_key(Tree { partition, n }, leaf);
-            batch.merge(Column::Merkle, leaf_key, change.to_le_bytes())?;
-            *slot = Some((trees.tree(n).leaf(leaf), change));
+            let live = trees.tree(n).leaf(leaf);
+            if mutated(Mutation::LeafReadThenWritten) {
+                batch.put(Column::Merkle, leaf_key, (live.value() ^ change).to_le_bytes())?;
+            } else if !mutated(Mutation::LeafNotUpdated) {
+                batch.merge(Column::Merkle, leaf_key, change.to_le_bytes())?;
+            }
+            *slot = Some((live, change));
         }
         Ok(Pending { trees, leaves, tombstones })
     }

@@ -96,5 +96,5 @@ pub use page::MERGE_BATCH_ROWS;
 pub use reassign::{KeyCursor, ReassignStep};
 pub use scan::LIST_BYTES_MAX;
 pub use scrub::{ScrubFrom, Scrubbed};
-pub use simulated::{LogPositions, SimulatedDisk};
+pub use simulated::{Crash, LogPositions, SimulatedDisk};
 pub use store::{Merged, MintedRow, ReplicaCountOf, Store};

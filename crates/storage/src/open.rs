@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::row::Incarnation;
 
 use crate::backend::Backend;
@@ -218,6 +219,7 @@ fn choose_incarnation(
     let proven = dir
         .consume_marker(recorded, sequence)
         .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
+    let proven = proven || mutated(Mutation::ActorSurvivesCrash);
     if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
         return Ok(incarnation);
     }
@@ -234,7 +236,7 @@ fn choose_incarnation(
 
 fn not_opened(dir: &DataDir, error: Error) -> OpenError {
     match error {
-        Error::Damaged { what, reason } => {
+        Error::Damaged { what, reason } | Error::Newer { what, reason } => {
             OpenError::Damaged { dir: dir.path(), reason: format!("{what}: {reason}") }
         }
         Error::WouldBlock

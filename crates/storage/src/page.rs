@@ -11,7 +11,7 @@ use quorate_protocol::time::WallTime;
 use crate::disk::Need;
 use crate::error::Error;
 use crate::options::{Blocking, Place};
-use crate::store::{Store, damaged};
+use crate::store::{Store, undecodable};
 
 /// Rows in one batch of [`Store::merge_page`]. Their stripes are held while the batch is written,
 /// so a larger batch makes other writers wait longer.
@@ -37,7 +37,7 @@ impl Store {
         let mut objects = Vec::with_capacity(rows.len());
         for (place, key, bytes) in rows {
             let size = bytes.len();
-            let object = Object::decode(bytes).map_err(|error| damaged(place, &key, error))?;
+            let object = Object::decode(bytes).map_err(|error| undecodable(place, &key, error))?;
             objects.push((place, key, object, size));
         }
         let (mut batch, mut bytes, mut changed) = (Batch::new(), 0, 0);

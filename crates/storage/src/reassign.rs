@@ -17,7 +17,7 @@ use crate::disk::Need;
 use crate::error::Error;
 use crate::index::Entries;
 use crate::options::{Blocking, Place};
-use crate::store::{ReplicaCountOf, Store, damaged};
+use crate::store::{ReplicaCountOf, Store, undecodable, why_unreadable};
 
 /// The most partitions with tombstones that one step of [`Store::home_keys`] reads, which bounds
 /// its time.
@@ -47,7 +47,7 @@ pub struct ReassignStep {
     /// How many rows it moved to the tree of their bucket's n.
     pub moved: usize,
     /// Rows that cannot be decoded. They stay where they are.
-    pub damaged: usize,
+    pub undecodable: usize,
     /// Rows of buckets that this node is no home replica of, with their versions: hand them over,
     /// then [`Store::drop_row`].
     pub unowned: Vec<(Key, Version)>,
@@ -93,7 +93,7 @@ impl Store {
         if Row::encoded_version(&row) != Some(version) || !may_drop() {
             return Ok(false);
         }
-        let decoded = Row::decode(row.clone()).map_err(|error| damaged(place, key, error))?;
+        let decoded = Row::decode(row.clone()).map_err(|error| undecodable(place, key, error))?;
         let (old, none) = (Entries::of(&decoded, &row), Entries::default());
         let mut batch = self.engine.batch();
         batch.delete(Column::Objects, &row_key)?;
@@ -130,8 +130,9 @@ impl Store {
             let heads = Row::encoded_tree(row).zip(Row::encoded_version(row));
             match heads.zip(Some(n_of(key.bucket()))) {
                 None => {
-                    tracing::error!(%key, partition = partition.0, "a row is damaged and stays");
-                    step.damaged += 1;
+                    let error = why_unreadable(row);
+                    tracing::error!(%key, partition = partition.0, %error, "a row cannot be read and stays");
+                    step.undecodable += 1;
                 }
                 Some(((_, version), None)) => step.unowned.push((key.clone(), version)),
                 Some(((counted_in, _), Some(n))) if n != counted_in => {
@@ -145,7 +146,10 @@ impl Store {
         for (key, n) in misplaced {
             match self.move_to_tree(&key, Tree { partition, n }) {
                 Ok(moved) => step.moved += usize::from(moved),
-                Err(Error::Damaged { .. }) => step.damaged += 1,
+                Err(error) if error.is_undecodable() => {
+                    tracing::error!(%error, "a row stays in its tree");
+                    step.undecodable += 1;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -387,7 +391,7 @@ mod tests {
             store.tamper(|batch| batch.put(Column::Objects, HOME.row_key(&key(name)), bytes));
         }
         let step = store.reassign(TREE.partition, None, 99, |_| Some(5)).unwrap();
-        assert_eq!((step.moved, step.damaged), (8, 2));
+        assert_eq!((step.moved, step.undecodable), (8, 2));
         assert!(store.move_to_tree(&key("k4"), Tree { n: 5, ..TREE }).is_err());
     }
 

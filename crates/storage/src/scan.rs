@@ -19,7 +19,7 @@ use crate::columns::{Column, key_of, tombstone_key};
 use crate::error::Error;
 use crate::index::{Listing, decode_tombstone, is_plain};
 use crate::options::{Blocking, Place};
-use crate::store::{Store, damaged};
+use crate::store::{Store, undecodable, why_unreadable};
 use crate::walk::next_of;
 
 /// Bytes of rows that [`Store::list`] reads for one page: some tens of milliseconds of a slow disk.
@@ -77,7 +77,7 @@ impl Store {
     /// order, after `after`. Reads only these leaves, and stops once the rows read hold
     /// [`LIST_BYTES_MAX`], but not before the first row of the tree: RocksDB's iterators read the
     /// values of all rows that they pass, large ones too, while the caller waits. A damaged row has
-    /// the version [`UNREADABLE`]. Blocks on the disk.
+    /// the version [`UNREADABLE`], as has one in an unknown format. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Damaged`] if an entry's key cannot be decoded, [`Error::Io`].
@@ -129,19 +129,18 @@ impl Store {
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn versions(&self, rows: &[(Place, Key)]) -> Result<Vec<Version>, Error> {
         let version = |(place, key): &(Place, Key)| {
-            let look = |column, at: &[u8]| {
-                self.engine.get_with(column, at, Blocking::Allowed, Row::encoded_version)
-            };
+            let look =
+                |column, at: &[u8]| self.engine.get_with(column, at, Blocking::Allowed, version_of);
             let row = match self.cached(*place, key) {
-                Some(row) => Some(Row::encoded_version(&row)),
+                Some(row) => Some(version_of(&row)),
                 None => match self.listed_version(*place, key)? {
-                    Some(version) => Some(Some(version)),
+                    Some(version) => Some(Ok(version)),
                     None => look(place.column(), &place.row_key(key))?,
                 },
             };
             match row {
                 None => Ok(Version::ABSENT),
-                Some(version) => version.ok_or_else(|| damaged(*place, key, DecodeError::Damaged)),
+                Some(version) => version.map_err(|error| undecodable(*place, key, error)),
             }
         };
         rows.iter().map(version).collect()
@@ -190,7 +189,7 @@ impl Store {
                     let row = self.read(place, &key, Blocking::Allowed)?;
                     // It may have been deleted since the scan began.
                     if let Some(row) = row.map(Row::decode) {
-                        let object = row.map_err(|error| damaged(place, &key, error))?.object;
+                        let object = row.map_err(|error| undecodable(place, &key, error))?.object;
                         if !object.is_deleted() {
                             found.push((key, object.version(), is_plain(&object)));
                         }
@@ -238,6 +237,10 @@ impl Store {
         })?;
         Ok(found)
     }
+}
+
+fn version_of(row: &[u8]) -> Result<Version, DecodeError> {
+    Row::encoded_version(row).ok_or_else(|| why_unreadable(row))
 }
 
 #[cfg(test)]

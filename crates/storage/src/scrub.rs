@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
+use quorate_protocol::object::DecodeError;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::{Leaves, Tree, leaf_hash, leaf_of};
 
@@ -23,7 +24,7 @@ use crate::disk::Need;
 use crate::error::Error;
 use crate::index::{Entries, Listing, encode_tombstone};
 use crate::options::{Blocking, Place};
-use crate::store::{Store, damaged};
+use crate::store::{Store, undecodable};
 use crate::walk::next_of;
 
 /// The most index entries that one piece repairs, which bounds its memory; the next scrub repairs
@@ -40,6 +41,9 @@ pub struct Scrubbed {
     /// Rows that cannot be decoded. They are left unchanged, and reads of them fail instead of
     /// answering "absent".
     pub damaged_rows: u64,
+    /// Rows that a newer release wrote. They are left unchanged like damaged ones, and so are the
+    /// leaves of those whose tree is unknown.
+    pub newer_rows: u64,
     /// Rows that were in a different tree than that of their bucket's n. They are moved.
     pub moved_rows: u64,
     /// Leaves that disagreed with the rows. They are repaired.
@@ -63,6 +67,7 @@ impl Scrubbed {
         self.rows += other.rows;
         self.bytes += other.bytes;
         self.damaged_rows += other.damaged_rows;
+        self.newer_rows += other.newer_rows;
         self.moved_rows += other.moved_rows;
         self.differing_leaves += other.differing_leaves;
         self.differing_entries += other.differing_entries;
@@ -82,6 +87,8 @@ struct Piece<'a> {
     found: Scrubbed,
     /// By n: the XOR of the leaves computed from the rows and the stored ones.
     differences: BTreeMap<u16, Leaves>,
+    /// Leaves with a row whose tree and version are unknown, because a newer release wrote it.
+    unknown: BTreeSet<u8>,
     /// Keys whose index entries must be rebuilt.
     suspect: BTreeSet<Key>,
     /// Keys whose rows are in a different tree than that of their bucket's n.
@@ -111,6 +118,7 @@ impl Store {
             partition,
             found: Scrubbed::default(),
             differences: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             suspect: BTreeSet::new(),
             misplaced: BTreeSet::new(),
         };
@@ -126,8 +134,8 @@ impl Store {
                 last.map(|key| ScrubFrom::Tombstones(Some(key)))
             }
         };
-        let Piece { mut found, differences, suspect, misplaced, .. } = piece;
-        found.differing_leaves = self.repair_leaves(partition, &differences)?;
+        let Piece { mut found, differences, unknown, suspect, misplaced, .. } = piece;
+        found.differing_leaves = self.repair_leaves(partition, &differences, &unknown)?;
         for key in suspect {
             found.differing_entries += u64::from(self.rebuild_entries(partition, &key)?);
         }
@@ -141,11 +149,13 @@ impl Store {
         &self,
         partition: Partition,
         differences: &BTreeMap<u16, Leaves>,
+        unknown: &BTreeSet<u8>,
     ) -> Result<u64, Error> {
         let trees = self.trees.partition(partition)?;
         let (mut batch, mut toggles) = (self.engine.batch(), Vec::new());
         for (n, leaves) in differences {
-            for leaf in Leaves::default().differing(leaves).iter() {
+            let differing = Leaves::default().differing(leaves);
+            for leaf in differing.iter().filter(|leaf| !unknown.contains(leaf)) {
                 let change = leaves.get(leaf);
                 let key = leaf_key(Tree { partition, n: *n }, leaf);
                 batch.merge(Column::Merkle, key, change.to_le_bytes())?;
@@ -170,7 +180,8 @@ impl Store {
         let wanted = match self.engine.get(Column::Objects, &row_key, Blocking::Allowed)? {
             None => Entries::default(),
             Some(bytes) => {
-                let row = Row::decode(bytes.clone()).map_err(|error| damaged(place, key, error))?;
+                let row =
+                    Row::decode(bytes.clone()).map_err(|error| undecodable(place, key, error))?;
                 Entries::of(&row, &bytes)
             }
         };
@@ -226,10 +237,18 @@ impl Piece<'_> {
             let leaves = self.differences.entry(n).or_default();
             leaves.toggle(leaf_of(&key), leaf_hash(&key, version));
         }
-        let Ok(row) = Row::decode(Bytes::copy_from_slice(bytes)) else {
-            tracing::error!(%key, partition = self.partition.0, "a row is damaged");
-            self.found.damaged_rows += 1;
-            return Ok(());
+        let row = match Row::decode(Bytes::copy_from_slice(bytes)) {
+            Ok(row) => row,
+            Err(error) => {
+                tracing::error!(%key, partition = self.partition.0, %error, "a row cannot be read");
+                if matches!(error, DecodeError::RowFormat(_)) {
+                    self.unknown.insert(leaf_of(&key));
+                }
+                let is_newer = error.is_newer();
+                self.found.newer_rows += u64::from(is_newer);
+                self.found.damaged_rows += u64::from(!is_newer);
+                return Ok(());
+            }
         };
         let n = self.store.n_of.get().map(|n_of| n_of(key.bucket()));
         if n.is_some_and(|n| n != row.tree) && self.misplaced.len() < REPAIRS_MAX {
@@ -286,7 +305,7 @@ impl Piece<'_> {
         Ok(last.filter(|_| is_more))
     }
 
-    /// Whether a key's row has this entry in the tombstone index. For a damaged row that is
+    /// Whether a key's row has this entry in the tombstone index. For a row that cannot be read that is
     /// unknown: the entry is kept.
     fn is_tombstone(&self, key: &Key, entry: &[u8]) -> Result<bool, Error> {
         let place = Place::Home(Tree { partition: self.partition, n: 0 });
@@ -353,6 +372,7 @@ mod tests {
         rows: 0,
         bytes: 0,
         damaged_rows: 0,
+        newer_rows: 0,
         moved_rows: 0,
         differing_leaves: 0,
         differing_entries: 0,

@@ -81,10 +81,11 @@ impl Store {
     }
 
     /// Reads an encoded row (see [`Row::decode`], [`Row::encoded_version`],
-    /// [`Row::encoded_object`]); `None` if there is none.
+    /// [`Row::encoded_object`]); `None` if there is none. Its object may be of a kind that this
+    /// release does not know: a peer may.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`], [`Error::Damaged`], [`Error::Io`].
+    /// [`Error::WouldBlock`], [`Error::Damaged`], [`Error::Newer`], [`Error::Io`].
     pub fn read(
         &self,
         place: Place,
@@ -115,8 +116,8 @@ impl Store {
         // Without the stripe the row is still read, but not cached.
         let stripe = self.stripes.lock(&row_key, Blocking::Never).ok();
         let row = self.engine.get(place.column(), &row_key, blocking)?;
-        if row.as_ref().is_some_and(|row| Row::encoded_object(row).is_none()) {
-            return Err(damaged(place, key, DecodeError::Damaged));
+        if let Some(row) = row.as_ref().filter(|row| Row::encoded_object(row).is_none()) {
+            return Err(undecodable(place, key, why_unreadable(row)));
         }
         if let (Some(_), Place::Home(_), Some(row)) = (&stripe, place, &row) {
             self.rows.put(key, row);
@@ -156,7 +157,7 @@ impl Store {
                 (Minted::New(_) | Minted::Already(_), _) => self.save(&update, blocking)?,
             };
             let encoded = Row::encoded_object(&row)
-                .ok_or_else(|| damaged(place, key, DecodeError::Damaged))?;
+                .ok_or_else(|| undecodable(place, key, why_unreadable(&row)))?;
             Ok(Ok(MintedRow { minted, object: update.row.object, encoded }))
         });
         self.call_counters.count(blocking, &result);
@@ -234,8 +235,13 @@ enum Wait {
     Log(Arc<Engine>, u64),
 }
 
-pub(crate) fn damaged(place: Place, key: &Key, error: DecodeError) -> Error {
-    Error::Damaged { what: format!("{key} ({place})"), reason: error.to_string() }
+pub(crate) fn undecodable(place: Place, key: &Key, error: DecodeError) -> Error {
+    Error::undecodable(format!("{key} ({place})"), error)
+}
+
+/// Why a row's head cannot be read, if it cannot.
+pub(crate) fn why_unreadable(row: &[u8]) -> DecodeError {
+    Row::encoded_kind(row).err().unwrap_or(DecodeError::Damaged)
 }
 
 #[cfg(test)]
@@ -246,12 +252,15 @@ mod tests {
     use std::time::Duration;
 
     use quorate_protocol::clock::Clock;
+    use quorate_protocol::tree::Tree;
 
     use super::*;
     use crate::backend::Backend;
     use crate::columns::Column;
     use crate::rocks::ReadOffload;
-    use crate::testing::{HOME, LIMITS, NOW, draft, key, mint, object, open, open_as, options};
+    use crate::testing::{
+        HOME, LIMITS, NOW, TREE, draft, key, mint, object, open, open_as, options,
+    };
     use crate::testing::{try_mint, wait};
     use crate::{Durability, Store};
 
@@ -414,6 +423,56 @@ mod tests {
         assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
     }
 
+    /// What a newer release wrote stays as it is, to the byte, whatever is done to it here.
+    #[test]
+    fn rows_of_a_newer_release_are_named_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), Durability::Buffered);
+        let other = mint(&store, HOME, "other", b"w").object;
+        let good = mint(&store, HOME, "k", b"v");
+        let row = store.read(HOME, &key("k"), Blocking::Allowed).unwrap().unwrap();
+        let (tree, version) = (TREE, good.object.version());
+        let root = store.root(tree);
+        for (at, byte, reason) in [
+            (38, 7, "the row has format 7, which only a newer release can read"),
+            (42, 0x31, "the object is of kind 3, which only a newer release can read"),
+            (42, 0x02, "the object has format 2, which only a newer release can read"),
+        ] {
+            let mut newer = row.to_vec();
+            newer[at] = byte;
+            let row_key = HOME.row_key(&key("k"));
+            store.tamper(|batch| batch.put(Column::Objects, &row_key, &newer));
+            let read = store.read(HOME, &key("k"), Blocking::Allowed);
+            let page = vec![(HOME, key("k"), good.encoded.clone())];
+            let errors = [
+                if at == 42 {
+                    read.and_then(|_| store.drop_row(HOME, &key("k"), version)).err()
+                } else {
+                    read.err()
+                },
+                try_mint(&store, HOME, "k", b"w", Blocking::Allowed).err(),
+                store.merge(HOME, &key("k"), &other, NOW, Blocking::Allowed).err(),
+                store.merge_page(page, NOW).err(),
+                store.move_to_tree(&key("k"), Tree { n: 9, ..tree }).err(),
+            ];
+            for error in errors {
+                let Some(Error::Newer { what, reason: why }) = error else { panic!("{error:?}") };
+                assert_eq!((&*what, &*why), ("b/k (home row of partition 3)", reason));
+            }
+            assert!(store.drop_row(HOME, &key("k"), version).is_err());
+            let versions = store.versions(&[(HOME, key("k"))]);
+            assert_eq!(versions.is_ok(), at == 42, "{versions:?}");
+            // Neither a scrub nor a move of rows touches it or its leaf.
+            let found = store.scrub(tree.partition).unwrap();
+            assert_eq!((found.newer_rows, found.damaged_rows, found.repaired()), (1, 0, 0));
+            let moved = store.reassign(tree.partition, None, 9, |_| Some(3)).unwrap();
+            assert_eq!(moved.unowned, [], "{moved:?}");
+            assert_eq!(store.root(tree), root);
+            let kept = store.engine.get(Column::Objects, &row_key, Blocking::Allowed);
+            assert_eq!(kept.unwrap().as_deref(), Some(&newer[..]));
+        }
+    }
+
     crate::testing::also_on_simulated_disks! {
         a_minted_write_is_read_back,
         a_retried_request_mints_once,
@@ -421,5 +480,6 @@ mod tests {
         concurrent_mints_on_one_key_are_all_kept_under_distinct_dots,
         a_held_stripe_blocks_no_nonblocking_call,
         damaged_rows_are_named_and_never_absent,
+        rows_of_a_newer_release_are_named_and_left_alone,
     }
 }

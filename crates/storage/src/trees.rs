@@ -179,6 +179,12 @@ impl LiveTree {
 }
 
 impl LiveLeaf<'_> {
+    /// Its value now.
+    pub(crate) fn value(&self) -> u128 {
+        let [low, high] = self.halves;
+        u128::from(low.load(Ordering::Relaxed)) | u128::from(high.load(Ordering::Relaxed)) << 64
+    }
+
     /// Changes the leaf.
     pub(crate) fn toggle(&self, change: u128) {
         let [low, high] = self.halves;

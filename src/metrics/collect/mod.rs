@@ -4,6 +4,7 @@
 //! wait for a disk that hangs: they are asked for on a thread that may block, for a limited time,
 //! and left out if the store does not answer. That is when the others are needed most.
 
+mod jobs;
 mod node;
 mod peers;
 mod process;
@@ -19,13 +20,14 @@ use quorate_engine::metrics::{operations, requests};
 use quorate_engine::node::Node;
 
 /// All metrics, in the order in which they are shown and documented.
-pub(crate) const SECTIONS: [Section; 10] = [
+pub(crate) const SECTIONS: [Section; 11] = [
     node::SECTION,
     requests::SECTION,
     operations::SECTION,
     repair::HINTS,
     repair::REPAIR,
     repair::TOMBSTONES,
+    jobs::SECTION,
     peers::SECTION,
     store::SECTION,
     traces::SECTION,
@@ -41,6 +43,7 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     node.metrics.requests.write(&mut out);
     node.metrics.operations.write(&mut out, local_write);
     repair::write(&mut out, node, readings.as_ref());
+    jobs::write(&mut out, node);
     peers::write(&mut out, node);
     store::write(&mut out, node, readings.as_ref());
     traces::write(&mut out, node);

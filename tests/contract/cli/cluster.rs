@@ -20,6 +20,8 @@ fn a_healthy_cluster_is_shown_and_changed() {
         (&["anti-entropy", "run", "--partition", "63"], 0, "all replicas are equal", ""),
         (&["anti-entropy", "run", "--partition", "64"], 5, "", "from 0 to 63"),
         (&["anti-entropy"], 0, "0 partitions still to fill", ""),
+        (&["jobs"], 0, "anti_entropy", ""),
+        (&["jobs", "scrub", "--troubled"], 0, "no such jobs", ""),
         (&["bucket", "list"], 0, "(all others)", ""),
         (&["bucket", "set", "carts", "--n", "2", "--w", "all"], 0, "this bucket", ""),
         (&["bucket", "set", "carts", "--conflicts", "lww"], 0, "lww", ""),
@@ -64,6 +66,7 @@ fn programs_get_stable_keys() {
     has(&["hints"], &["/nodes/2/targets", "/keys", "/unreachable"]);
     has(&["anti-entropy"], &["/nodes/0/rounds", "/unreachable"]);
     has(&["anti-entropy", "run"], &["/complete", "/keys_repaired", "/nodes/0/rounds/0/peer"]);
+    has(&["jobs"], &["/nodes/2/jobs/0/job", "/nodes/2/jobs/0/runs", "/unreachable"]);
     has(&["bucket", "list"], &["/buckets", "/defaults/n"]);
     has(&["bucket", "get", "b"], &["/bucket", "/properties/n", "/set"]);
     has(&["wait", "ready"], &["/done", "/condition", "/waited_ms", "/missing"]);

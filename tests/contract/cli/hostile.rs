@@ -29,7 +29,7 @@ fn answer(status: &str, kind: &str, body: &str) -> Vec<u8> {
     format!("{head}Connection: close\r\n\r\n{body}").into_bytes()
 }
 
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 13] = [
     &["get", "b/k"],
     &["put", "b/k", "x"],
     &["keys", "b"],
@@ -40,6 +40,7 @@ const COMMANDS: [&[&str]; 12] = [
     &["locate", "b/k"],
     &["hints"],
     &["anti-entropy"],
+    &["jobs"],
     &["bucket", "list"],
     &["export", "b"],
 ];

@@ -137,6 +137,7 @@ fn every_command_teaches_by_example_and_documents_exit_codes() {
         "locate",
         "hints",
         "anti-entropy",
+        "jobs",
         "bucket",
         "wait",
         "doctor",

@@ -5,6 +5,7 @@ pub(crate) mod bucket;
 pub(crate) mod doctor;
 pub(crate) mod healthcheck;
 pub(crate) mod hints;
+pub(crate) mod jobs;
 pub(crate) mod look;
 pub(crate) mod ring;
 pub(crate) mod status;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use quorate_protocol::time::WallTime;
 use quorate_storage::Condition;
 
+use super::jobs::JobState;
 use crate::host::{Files, Urgency};
 use crate::node::Node;
 
@@ -64,11 +65,12 @@ fn pause_ms(recent: usize) -> u64 {
 }
 
 /// Watches the store, and once it has failed, the disk.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
         let Condition::Failed(reason) = node.store.condition() else { continue };
+        let _working = job.works();
         let failed_at = *node.reopening.lock().failed_at.get_or_insert_with(Instant::now);
         let trying = node.clone();
         let attempt = move || Ok(try_disk(&trying, failed_at.elapsed()));

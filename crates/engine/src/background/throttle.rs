@@ -47,6 +47,17 @@ impl Throttle {
         }
     }
 
+    /// The share of a core that work may take on an idle machine, in percent.
+    pub fn share_percent(&self) -> u32 {
+        self.share_percent
+    }
+
+    /// The share that it may take at the current load, in percent.
+    pub fn share_percent_now(&self) -> f64 {
+        let slowdown = self.account().slowdown;
+        f64::from(self.share_percent) / (slowdown * slowdown)
+    }
+
     /// Waits until no other piece runs and the rest after earlier work is over. Dropping the permit
     /// ends the turn.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {

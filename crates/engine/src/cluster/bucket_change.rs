@@ -11,6 +11,7 @@ use quorate_protocol::name::Bucket;
 use crate::cluster::buckets::BucketsError;
 use crate::host::Urgency;
 use crate::node::Node;
+use crate::ops::replica;
 
 /// Sets (or with empty settings, resets) a bucket's properties: durable here, sent to every peer
 /// that is up before this returns, and to the others when they are back. If no node has a record of
@@ -37,7 +38,7 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
 
 /// Whether every node has just confirmed that it has no record of a bucket.
 async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
-    if node.buckets.read().record(bucket).is_some() {
+    if node.buckets.read().table().record(bucket).is_some() {
         return false;
     }
     let Ok(_one_at_a_time) = node.buckets.asking.acquire().await else { return false };
@@ -52,5 +53,15 @@ async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
             Some(_) | None => return false,
         }
     }
-    node.buckets.read().record(bucket).is_none()
+    node.buckets.read().table().record(bucket).is_none()
+}
+
+/// Merges a peer's table into this node's. The reply has all of this node's if `want_all`, else nothing.
+pub async fn take(node: &Arc<Node>, table: Table, want_all: bool) -> Reply {
+    let merge = move |node: &Node| node.buckets.merge(&node.store, &table);
+    match replica::on_blocking_pool(node, merge).await {
+        Ok(_) if want_all => ClusterReply::Buckets { table: node.buckets.table() }.into(),
+        Ok(_) => ClusterReply::Buckets { table: Table::default() }.into(),
+        Err(error) => Reply::Refused(replica::refusal_of(&error)),
+    }
 }

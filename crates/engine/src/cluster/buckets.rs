@@ -5,27 +5,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use quorate_protocol::bucket::{Properties, PropertiesError, Settings};
 use quorate_protocol::bucket_table::{BUCKETS_MAX, Table};
+use quorate_protocol::layout::Layout;
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::reassign::{Assignment, Pass, ReplicaCounts};
 use quorate_protocol::time::WallTime;
 use quorate_storage::Store;
 use tokio::sync::Semaphore;
 
+use crate::cluster::view::ClusterView;
 use crate::node::errors::StartError;
 use crate::node::record;
 
-/// The table, and the defaults that apply where it has no setting.
+/// The table, the layout beside it, and the defaults that apply where the table has no setting.
 pub struct Buckets {
     pub(super) defaults: Properties,
     pub(super) nodes: u16,
-    table: Arc<RwLock<Table>>,
+    /// The table and the layout as they are now.
+    current: Arc<RwLock<ClusterView>>,
     /// Whether rows are in the trees of their buckets' n.
     assignment: RwLock<Assignment>,
     /// Buckets whose n was raised, with the n before (or the lowest that this node may have
     /// missed). Nodes that became home replicas by that hold nothing yet: until they have fetched
     /// all of it, they may not answer for these keys.
     raised: RwLock<BTreeMap<Bucket, u16>>,
-    /// Serialises changes, so that `table` is not locked while one is made durable.
+    /// Serialises changes, so that `current` is not locked while one is made durable.
     changing: Mutex<()>,
     /// Limits how many tasks ask all peers for their tables at a time.
     pub(super) asking: Semaphore,
@@ -90,7 +94,12 @@ impl Buckets {
     ///
     /// # Errors
     /// [`StartError`] if it cannot be read.
-    pub fn load(store: &Store, defaults: Properties, nodes: u16) -> Result<Self, StartError> {
+    pub fn load(
+        store: &Store,
+        defaults: Properties,
+        layout: Arc<Layout>,
+    ) -> Result<Self, StartError> {
+        let nodes = layout.node_count();
         let table = match store.meta(TABLE_RECORD)? {
             Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
             None => Table::default(),
@@ -102,38 +111,38 @@ impl Buckets {
         if assignment.change(&ReplicaCounts::of(&table, (&defaults, nodes))) {
             record::put(store, ASSIGNMENT_RECORD, &assignment)?;
         }
-        let table = Arc::new(RwLock::new(table));
-        let known = table.clone();
+        let current = Arc::new(RwLock::new(ClusterView::new(layout, table, defaults)));
+        let known = current.clone();
         store.assign_trees_by(Box::new(move |bucket| {
-            let table = known.read().unwrap_or_else(PoisonError::into_inner);
-            table.settings(bucket).over(&defaults, nodes).n
+            known.read().unwrap_or_else(PoisonError::into_inner).n(bucket)
         }));
         let (assignment, raised) = (RwLock::new(assignment), RwLock::new(raised));
         let (changing, asking) = (Mutex::new(()), Semaphore::new(1));
-        Ok(Self { defaults, nodes, table, assignment, raised, changing, asking })
+        Ok(Self { defaults, nodes, current, assignment, raised, changing, asking })
     }
 
-    /// The effective properties of a bucket.
+    /// The layout and the properties of all buckets as they are now.
+    pub fn view(&self) -> ClusterView {
+        self.read().clone()
+    }
+
+    /// The effective properties of a bucket now. An operation has them from its view.
     pub fn properties(&self, bucket: &str) -> Properties {
-        self.settings(bucket).over(&self.defaults, self.nodes)
-    }
-
-    /// The settings of a bucket's own record.
-    pub fn settings(&self, bucket: &str) -> Settings {
-        let table = self.read();
-        if table.is_empty() { Settings::default() } else { table.settings(bucket) }
+        self.read().properties(bucket)
     }
 
     /// The buckets with settings of their own, in order.
     pub fn all(&self) -> Vec<(Bucket, Settings)> {
-        let table = self.read();
-        let set = table.records().filter(|(_, record)| record.settings != Settings::default());
+        let view = self.read();
+        let set =
+            view.table().records().filter(|(_, record)| record.settings != Settings::default());
         set.map(|(bucket, record)| (bucket.clone(), record.settings)).collect()
     }
 
     /// Whether there are enough resets to try folding them.
     pub fn has_many_resets(&self) -> bool {
-        let table = self.read();
+        let view = self.read();
+        let table = view.table();
         table.len() >= RESETS_MAX && table.resets() >= RESETS_MAX
     }
 
@@ -162,10 +171,14 @@ impl Buckets {
 
     fn keep(&self, store: &Store, next: Table) -> Result<(), quorate_storage::Error> {
         record::put(store, TABLE_RECORD, &next)?;
-        if let forgotten @ 1.. = self.read().resets().saturating_sub(next.resets()) {
+        if let forgotten @ 1.. = self.read().table().resets().saturating_sub(next.resets()) {
             tracing::info!(forgotten, "every node knows these resets of bucket properties");
         }
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
+        let next = self.read().with_table(next);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, next);
+        drop(current); // the table before may be large: nobody waits while it is freed
+        drop(before);
         Ok(())
     }
 
@@ -179,12 +192,13 @@ impl Buckets {
     ) -> Result<Table, BucketsError> {
         let _changing = self.lock();
         {
-            let table = self.read();
+            let view = self.read();
+            let table = view.table();
             if table.record(bucket).is_none() && table.len() >= BUCKETS_MAX {
                 return Err(BucketsError::Full);
             }
         }
-        let record = self.read().next(bucket, settings, by, (&self.defaults, self.nodes));
+        let record = self.read().table().next(bucket, settings, by, (&self.defaults, self.nodes));
         let mut change = Table::default();
         change.merge(bucket, record);
         self.learn(store, &change)?;
@@ -268,9 +282,12 @@ impl Buckets {
     /// How many of a key's home replicas, counted from the first, held its bucket before n was
     /// raised; all of them once that is settled.
     pub fn trusted_n(&self, bucket: &str) -> u16 {
-        let n = self.properties(bucket).n;
+        let n = self.read().n(bucket);
         let raised = self.raised.read().unwrap_or_else(PoisonError::into_inner);
         if raised.is_empty() {
+            return n;
+        }
+        if mutated(Mutation::RaiseForgotten) {
             return n;
         }
         let before = Bucket::parse(bucket).ok().and_then(|bucket| raised.get(&bucket).copied());
@@ -319,20 +336,17 @@ impl Buckets {
 
     /// The largest n of any bucket.
     pub fn n_max(&self) -> u16 {
-        let table = self.read();
-        let set =
-            table.records().map(|(_, record)| record.settings.over(&self.defaults, self.nodes).n);
-        set.fold(Settings::default().over(&self.defaults, self.nodes).n, u16::max)
+        self.read().n_max()
     }
 
     /// The whole table.
     pub fn table(&self) -> Table {
-        self.read().clone()
+        self.read().table().clone()
     }
 
     /// A hash of the table: equal on nodes whose tables are equal.
     pub fn hash(&self) -> u64 {
-        self.read().hash()
+        self.read().table().hash()
     }
 
     fn over(&self) -> (&Properties, u16) {
@@ -343,7 +357,7 @@ impl Buckets {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, ClusterView> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use quorate_protocol::generation::{Remembered, Start, Verdict, judge, may_keep_rows};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::skew::SKEW_MS_MAX;
 use quorate_protocol::time::WallTime;
@@ -133,6 +134,7 @@ impl Generation {
         record::put(store, START_RECORD, &LastStart { number, filled_at })?;
         let memory: Option<Memory> = record::load(store, PEERS_RECORD)?;
         // A node that came back behind may also have lost part of what it remembered of its peers.
+        let memory = memory.filter(|_| !mutated(Mutation::PeersForgotten));
         let memory = match memory.filter(|_| over.is_none()) {
             Some(memory) => memory,
             None => {

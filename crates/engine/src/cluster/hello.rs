@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use quorate_protocol::generation::Verdict;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Refusal, Reply, Status};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
+use crate::background::jobs::JobState;
 use crate::cluster::generation::TWIN_FILE;
 use crate::liveness::health::{PROBES_PER_GREETING, State};
 use crate::node::Node;
@@ -25,7 +27,7 @@ const TWIN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Greets one peer: often while it is not up, now and then while it is, and whenever gossip has
 /// news.
-pub async fn run(node: Arc<Node>, peer: NodeId) {
+pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
     let probe = Duration::from_millis(node.config.timeouts.probe_ms);
     let mut ticks = tokio::time::interval(probe);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -39,6 +41,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
         if !called && health.state() == State::Up && turn % PROBES_PER_GREETING != 0 {
             continue;
         }
+        let _working = job.works();
         let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(4));
         let hello = Message::Cluster(Cluster::Hello { status: Box::new(node.status()) });
         let asked_at = Instant::now();
@@ -58,6 +61,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
                     node.generation.admit(peer, start, since, attests);
                 }
             }
+            Some(Reply::Cluster(ClusterReply::Behind(_))) if mutated(Mutation::BehindIgnored) => {}
             Some(Reply::Cluster(ClusterReply::Behind(known)))
                 if node.generation.was_accepted_by(peer) =>
             {
@@ -73,6 +77,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
                 let start_over =
                     move |node: &Node| node.generation.fall_behind(&node.store, known, node.now());
                 if let Err(error) = replica::on_blocking_pool(&node, start_over).await {
+                    job.failed(&error);
                     tracing::error!(%error, "could not record that this node starts over");
                 }
             }

@@ -6,4 +6,5 @@ pub mod buckets;
 pub mod generation;
 pub mod hello;
 pub mod placement;
+pub mod view;
 pub mod wall_clock;

@@ -12,6 +12,8 @@ use crate::limits::sizes::Sizes;
 
 /// Concurrent inspections of a key. Each loads the whole object from every replica.
 const INSPECTIONS: usize = 4;
+/// Concurrent streams of events to clients.
+pub const EVENT_STREAMS: usize = 16;
 
 /// How many large rows are read or stored at a time: one for each core, but not one alone.
 fn large_turns(cores: usize) -> usize {
@@ -36,6 +38,8 @@ pub struct Bounds {
     pub comparisons: Arc<Semaphore>,
     /// Slots for scrubs requested by an operator.
     pub scrubs: Semaphore,
+    /// Slots for streams of events.
+    pub event_streams: Arc<Semaphore>,
 }
 
 impl Bounds {
@@ -58,6 +62,7 @@ impl Bounds {
             inspections: Semaphore::new(INSPECTIONS),
             comparisons: Arc::new(Semaphore::new(1)),
             scrubs: Semaphore::new(1),
+            event_streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         }
     }
 }

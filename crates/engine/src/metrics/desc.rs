@@ -101,10 +101,11 @@ pub struct Section {
 }
 
 /// What the labels mean and which values they have.
-pub const LABELS: [(&str, &str); 16] = [
+pub const LABELS: [(&str, &str); 17] = [
     ("cache", "`row` (whole home rows) or `block` (RocksDB's blocks, blobs and memtables)"),
     ("direction", "`sent` or `received`; of disks `read` or `written`"),
     ("durability", "`fsync` or `buffered`: the setting of that name"),
+    ("job", "a background job; `GET /jobs` says what each does"),
     (
         "kind",
         "of store calls `inline` or `offloaded`, of stalls `delay` or `stop`; of datagrams what became of \

@@ -35,7 +35,7 @@ pub const SECTION: Section = Section {
 
 /// The kinds of request that are counted separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub enum Operation {
     /// GET or HEAD of a key.
     Get,
     /// PUT of a key.
@@ -54,7 +54,7 @@ pub enum Route {
     Other,
 }
 
-impl Route {
+impl Operation {
     const ALL: [Self; 8] = [
         Self::Get,
         Self::Put,
@@ -65,26 +65,6 @@ impl Route {
         Self::Buckets,
         Self::Other,
     ];
-
-    /// The route of a request.
-    pub fn of(method: &str, path: &str) -> Self {
-        if path.starts_with("/kv/") {
-            return match method {
-                "PUT" => Self::Put,
-                "DELETE" => Self::Delete,
-                "GET" | "HEAD" => Self::Get,
-                _ => Self::Other,
-            };
-        }
-        let first = path.split('/').nth(1);
-        match first {
-            Some("siblings") if method == "POST" => Self::Resolve,
-            Some("siblings") => Self::Siblings,
-            Some("keys") => Self::Keys,
-            Some("buckets") => Self::Buckets,
-            Some(_) | None => Self::Other,
-        }
-    }
 
     fn name(self) -> &'static str {
         match self {
@@ -174,35 +154,35 @@ impl Outcome {
 /// Counts and latencies of answered requests.
 #[derive(Debug, Default)]
 pub struct Requests {
-    /// By route and outcome, so that counting needs no lookup.
-    counts: [[Counter; Outcome::ALL.len()]; Route::ALL.len()],
-    times: [Durations; Route::ALL.len()],
+    /// By operation and outcome, so that counting needs no lookup.
+    counts: [[Counter; Outcome::ALL.len()]; Operation::ALL.len()],
+    times: [Durations; Operation::ALL.len()],
 }
 
 impl Requests {
     /// Records one answered request.
-    pub fn answered(&self, route: Route, outcome: Outcome, took: Duration) {
-        self.counts[route as usize][outcome as usize].add(1);
-        self.times[route as usize].record(took);
+    pub fn answered(&self, operation: Operation, outcome: Outcome, took: Duration) {
+        self.counts[operation as usize][outcome as usize].add(1);
+        self.times[operation as usize].record(took);
     }
 
     /// Records a request that was refused before it could be read.
     pub fn refused(&self, outcome: Outcome) {
-        self.counts[Route::Other as usize][outcome as usize].add(1);
+        self.counts[Operation::Other as usize][outcome as usize].add(1);
     }
 
     /// Writes them.
     pub fn write(&self, out: &mut Writer) {
         let mut counts = out.metric(&REQUESTS);
-        for route in Route::ALL {
+        for operation in Operation::ALL {
             for outcome in Outcome::ALL {
-                let count = self.counts[route as usize][outcome as usize].get();
-                counts.value(&[route.name(), outcome.name()], count);
+                let count = self.counts[operation as usize][outcome as usize].get();
+                counts.value(&[operation.name(), outcome.name()], count);
             }
         }
         let mut times = out.metric(&TIMES);
-        for route in Route::ALL {
-            times.durations(&[route.name()], &self.times[route as usize].counts());
+        for operation in Operation::ALL {
+            times.durations(&[operation.name()], &self.times[operation as usize].counts());
         }
     }
 }
@@ -213,29 +193,16 @@ mod tests {
     use crate::metrics::text::Format;
 
     #[test]
-    fn routes_are_few_whatever_is_asked() {
-        let of = Route::of;
-        assert_eq!(of("PUT", "/kv/b/k"), Route::Put);
-        assert_eq!(of("HEAD", "/kv/b/k"), Route::Get);
-        assert_eq!(of("POST", "/kv/b/k"), Route::Other);
-        assert_eq!(of("POST", "/siblings/b/k"), Route::Resolve);
-        assert_eq!(of("GET", "/siblings"), Route::Siblings);
-        assert_eq!(of("GET", "/keys/b"), Route::Keys);
-        assert_eq!(of("GET", "/bucketsx"), Route::Other);
-        assert_eq!(of("GET", "*"), Route::Other);
-    }
-
-    #[test]
-    fn what_was_answered_is_counted_by_route_and_outcome() {
+    fn what_was_answered_is_counted_by_operation_and_outcome() {
         let requests = Requests::default();
-        for (place, route) in Route::ALL.into_iter().enumerate() {
-            assert_eq!(place, route as usize);
+        for (place, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(place, operation as usize);
         }
         for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(place, outcome as usize);
         }
-        requests.answered(Route::Put, Outcome::Ok, Duration::from_millis(3));
-        requests.answered(Route::Put, Outcome::NoQuorum, Duration::from_millis(3));
+        requests.answered(Operation::Put, Outcome::Ok, Duration::from_millis(3));
+        requests.answered(Operation::Put, Outcome::NoQuorum, Duration::from_millis(3));
         requests.refused(Outcome::ClientError);
         let mut out = Writer::new(Format::Text);
         requests.write(&mut out);

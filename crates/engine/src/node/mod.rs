@@ -3,33 +3,32 @@
 pub mod errors;
 pub mod record;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use quorate_protocol::bucket::{Properties, Settings};
+use quorate_protocol::bucket::Settings;
 use quorate_protocol::context::{ContextKeys, peer_token};
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::quorum::QuorumError;
 use quorate_protocol::received::{Holdings, Holds};
-use quorate_protocol::terms::{QuorumOptions, Terms};
 use quorate_protocol::time::{Uptime, WallTime};
-use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
-use quorate_storage::{Condition, Durability, Options, Place, Recovery, Store};
+use quorate_storage::{Condition, Durability, Options, Recovery, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use self::errors::{StartError, Unavailable};
+use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::{Generation, TWIN_FILE};
 use crate::cluster::placement;
+use crate::cluster::view::ClusterView;
 use crate::cluster::wall_clock::WallClock;
 use crate::config::Config;
 use crate::host::{Files, Host};
@@ -64,7 +63,8 @@ pub struct Node {
     pub host: Host,
     /// Its configuration.
     pub config: Config,
-    /// The members of the cluster and the placement of keys.
+    /// The members of the cluster and the placement of keys, as configured. Operations and
+    /// background jobs have the layout from their view ([`Node::view`]).
     pub layout: Arc<Layout>,
     /// Its data.
     pub store: Arc<Store>,
@@ -126,6 +126,8 @@ pub struct Node {
     pub operations: Tasks,
     /// Background jobs; they end when `stop` is cancelled.
     pub background: Tasks,
+    /// What these jobs do.
+    pub jobs: Jobs,
     /// Cancelled when background jobs and peer traffic must end.
     pub stop: CancellationToken,
     formation: OnceLock<Formation>,
@@ -178,7 +180,7 @@ impl Node {
         Ok(Arc::new(Self {
             me: config.node,
             contexts: ContextKeys::new(&config.cluster_id, &secrets),
-            buckets: Buckets::load(&store, config.defaults.properties(), layout.node_count())?,
+            buckets: Buckets::load(&store, config.defaults.properties(), layout.clone())?,
             admission: Admission::new(&config.limits),
             bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
             metrics: Metrics::new(host.clock.now()),
@@ -210,6 +212,7 @@ impl Node {
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
             operations: Tasks::new(host.gate.clone()),
+            jobs: Jobs::new(host.clock.clone()),
             leaving: Leaving::default(),
             started: Instant::now(),
             ticket: AtomicU64::new(host.chance.draw()),
@@ -253,26 +256,15 @@ impl Node {
         self.ticket.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The partition of a key.
+    /// The layout and bucket properties as they are now: what an operation takes once, when it is
+    /// admitted, and a background job for each round.
+    pub fn view(&self) -> ClusterView {
+        self.buckets.view()
+    }
+
+    /// The partition of a key: the same in every layout of this cluster.
     pub fn partition(&self, key: &Key) -> Partition {
         key.partition(self.layout.partitions())
-    }
-
-    /// The place of a key's home row on this node.
-    pub fn home(&self, key: &Key) -> Place {
-        Place::Home(self.tree(key))
-    }
-
-    /// The Merkle tree that counts a key's row.
-    pub fn tree(&self, key: &Key) -> Tree {
-        Tree { partition: self.partition(key), n: self.properties(key).n }
-    }
-
-    /// The distinct values of n of all buckets.
-    pub fn ns(&self) -> BTreeSet<u16> {
-        let buckets = self.buckets.all();
-        let set = buckets.iter().map(|(bucket, _)| self.buckets.properties(bucket.as_str()).n);
-        set.chain([self.buckets.properties("").n]).collect()
     }
 
     /// Whether this node is part of a formed cluster and its generation is admitted.
@@ -285,55 +277,25 @@ impl Node {
         self.buckets.assignment().is_settled()
     }
 
-    /// All nodes in the order of preference for a key.
-    pub fn preference_list(&self, key: &Key) -> &[NodeId] {
-        self.layout.preference_list(self.partition(key))
-    }
-
-    /// The quorum and nodes for a read of a key: one snapshot.
-    ///
-    /// # Errors
-    /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub fn read_terms(&self, key: &Key, asked: &QuorumOptions) -> Result<Terms, QuorumError> {
-        Terms::of_read(asked, &self.properties(key), self.preference_list(key))
-    }
-
-    /// The quorum and nodes for a write of a key: one snapshot.
-    ///
-    /// # Errors
-    /// [`QuorumError`] if the request does not fit the key's bucket.
-    pub fn write_terms(&self, key: &Key, asked: &QuorumOptions) -> Result<Terms, QuorumError> {
-        Terms::of_write(asked, &self.properties(key), self.preference_list(key))
-    }
-
-    /// Whether a write of a key fits the current properties of its bucket.
-    ///
-    /// # Errors
-    /// [`QuorumError`] if it does not.
-    pub fn check_write(&self, key: &Key, asked: &QuorumOptions) -> Result<(), QuorumError> {
-        Terms::check_write(asked, &self.properties(key), self.preference_list(key).len())
-    }
-
-    /// The properties of a key's bucket.
-    pub fn properties(&self, key: &Key) -> Properties {
-        self.buckets.properties(key.bucket())
-    }
-
     /// Whether this node is a home replica of a key and has received what was written before it
-    /// became one: only then may it answer for the key.
-    pub fn is_ready_for(&self, key: &Key) -> bool {
-        self.has_received(self.partition(key), key.bucket()) && !self.filled.is_doubtful(key)
+    /// became one: only then may it answer for the key. What it has received is judged at this
+    /// moment; `view` is that of the operation.
+    pub fn is_ready_for(&self, view: &ClusterView, key: &Key) -> bool {
+        self.has_received(view, view.partition(key), key.bucket()) && !self.filled.is_doubtful(key)
     }
 
     /// The same for all keys of a bucket in a partition.
-    pub fn is_ready_in(&self, partition: Partition, bucket: &str) -> bool {
-        let is_there = |key: &Key| key.bucket() == bucket && self.partition(key) == partition;
-        self.has_received(partition, bucket) && !self.filled.doubtful().iter().any(is_there)
+    pub fn is_ready_in(&self, view: &ClusterView, partition: Partition, bucket: &str) -> bool {
+        let is_there = |key: &Key| key.bucket() == bucket && view.partition(key) == partition;
+        self.has_received(view, partition, bucket) && !self.filled.doubtful().iter().any(is_there)
     }
 
-    fn has_received(&self, partition: Partition, bucket: &str) -> bool {
-        let homes = self.layout.homes(partition, self.buckets.trusted_n(bucket));
-        self.filled.is_ready(partition) && homes.contains(&self.me) && self.generation.is_admitted()
+    fn has_received(&self, view: &ClusterView, partition: Partition, bucket: &str) -> bool {
+        // If n was lowered since the view was taken, this node may have dropped its row.
+        let n = view.n(bucket).min(self.buckets.trusted_n(bucket));
+        let homes = view.layout().homes(partition, n);
+        let is_filled = self.filled.is_ready(partition) || mutated(Mutation::DiskLossReadyAtOnce);
+        is_filled && homes.contains(&self.me) && self.generation.is_admitted()
     }
 
     /// Whether client requests of all kinds are accepted.

@@ -13,6 +13,7 @@ use quorate_protocol::message::{
     Data, DataReply, Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer,
     WrittenAnswer,
 };
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
@@ -21,11 +22,12 @@ use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::terms::Terms;
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::trace_context::TraceContext;
-use quorate_protocol::view::context_after_write;
-use quorate_storage::{Blocking, Error, MintedRow};
+use quorate_protocol::view::{context_after_write, context_of};
+use quorate_storage::{Blocking, Error, MintedRow, Place};
 use tokio::time::Instant;
 use tokio::time::{timeout, timeout_at};
 
+use crate::cluster::view::ClusterView;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::explain::{self, Recorder, Trace};
@@ -55,6 +57,7 @@ impl From<WriteAnswer> for WriteOutcome {
 /// Its entry node's span is `by`, if the operation is sampled.
 pub fn accept(
     node: &Arc<Node>,
+    view: &ClusterView,
     (entry, by): (NodeId, Option<TraceContext>),
     operation: u64,
     write: Write,
@@ -66,7 +69,7 @@ pub fn accept(
         return Reply::Refused(refusal);
     }
     let Some(permit) = node.forwards.admit() else { return Reply::Refused(Refusal::Busy) };
-    let minting = node.clone();
+    let (minting, view) = (node.clone(), view.clone());
     node.operations.spawn(async move {
         let _permit = permit;
         let node = minting.clone();
@@ -83,7 +86,7 @@ pub fn accept(
             };
             node.peers.send(entry, message, payload, ReplyTo::nobody());
         };
-        mint(&minting, write, None, &mut recorder, tell).await;
+        mint(&minting, (view, None), write, &mut recorder, tell).await;
         if let Some(trace) = asked {
             let events = recorder.events();
             let message = Message::Data(Data::Explained { operation, trace, answer: None, events });
@@ -113,17 +116,17 @@ pub fn may_mint(node: &Node, write: &Write) -> Result<(), Refusal> {
 }
 
 /// Mints a write here and replicates it. `tell` is called as soon as the outcome is known;
-/// replication goes on until every slot is held or no node is left to try. Pass `terms` if this
-/// node has already taken them, so that home replicas and quorum come from one snapshot.
+/// replication goes on until every slot is held or no node is left to try. The view is the one with
+/// which the write was admitted here, with its terms if they were taken.
 pub async fn mint(
     node: &Arc<Node>,
+    admitted: (ClusterView, Option<Terms>),
     write: Write,
-    terms: Option<Terms>,
     recorder: &mut Recorder,
     tell: impl FnOnce(WriteOutcome, &mut Recorder) + Send,
 ) {
     let mut teller = Teller { recorder, tell: Some(tell) };
-    if let Err(answer) = mint_and_replicate(node, write, terms, &mut teller).await {
+    if let Err(answer) = mint_and_replicate(node, admitted, write, &mut teller).await {
         teller.recorder.at(Instant::now());
         teller.tell(answer.into());
     }
@@ -150,25 +153,31 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder)> Teller<'_, Tell> {
 /// Why nothing was minted here. The outcome is not reported then, unless it was before.
 async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
     node: &Arc<Node>,
+    (view, terms): (ClusterView, Option<Terms>),
     mut write: Write,
-    terms: Option<Terms>,
     teller: &mut Teller<'_, Tell>,
 ) -> Result<(), WriteAnswer> {
     let deadline = node.uptime().plus(u64::from(write.timeout_ms));
-    let terms = terms.map_or_else(|| node.write_terms(&write.key, &write.asked), Ok);
+    let terms = terms.map_or_else(|| view.write_terms(&write.key, &write.asked), Ok);
     let terms = terms.map_err(WriteAnswer::InvalidQuorum)?;
-    prepare(node, &mut write, &terms, teller.recorder).await?;
-    let homes = terms.asked_homes(write.preferred_home(node.me));
-    let role = role_of(node.me, &homes);
+    prepare(node, &mut write, (&view, &terms), teller.recorder).await?;
+    let sets = terms.asked_sets(write.preferred_home(node.me));
+    let (role, needed) = (role_of(node.me, sets.homes()), terms.needed());
+    let place = replica::place_of(node, &view, role, &write.key);
     let (minted_at, began) = (node.now(), Instant::now());
-    let row = store_in_time(node, &write, (role, terms.needed), deadline, teller).await?;
+    let mut row = store_in_time(node, &write, (place, needed), deadline, teller).await?;
+    if mutated(Mutation::BareSibling)
+        && let Minted::New(dot) = row.minted
+    {
+        row.object.siblings.retain(|sibling| sibling.dot == dot);
+        row.encoded = row.object.to_bytes();
+    }
     let stored_at = node.metrics.operations.minted(began);
-    let Terms { fallbacks, needed, sloppy, .. } = terms;
+    let Terms { fallbacks, sloppy, .. } = terms;
     let plan = Plan {
         me: node.me,
-        homes,
+        sets,
         fallbacks,
-        needed,
         sloppy,
         replica_timeout_ms: node.config.timeouts.replica_ms,
         deadline,
@@ -176,7 +185,7 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
     teller.recorder.at(stored_at);
     record_stored(node, &row, role, teller.recorder);
     let down = node.peers.down();
-    let asked_homes = if down.is_empty() { Vec::new() } else { plan.homes.clone() };
+    let asked_homes = if down.is_empty() { Vec::new() } else { plan.sets.homes().to_vec() };
     let (put, effects) = Put::start(plan, &down, node.uptime_at(stored_at));
     for home in asked_homes.into_iter().filter(|home| down.contains(home)) {
         if !effects.iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == home)) {
@@ -184,7 +193,10 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         }
     }
     let (reply_to, mailbox) = ReplyTo::new();
-    let durable: Durable = Box::pin(node.store.durable());
+    let durable: Durable = match mutated(Mutation::CoordinatorEarlyAck) {
+        true => Box::pin(std::future::ready(Ok(()))),
+        false => Box::pin(node.store.durable()),
+    };
     let mut writing = Writing {
         node,
         write: &write,
@@ -222,7 +234,7 @@ fn record_stored(node: &Node, row: &MintedRow, role: Role, recorder: &mut Record
 async fn prepare(
     node: &Arc<Node>,
     write: &mut Write,
-    terms: &Terms,
+    (view, terms): (&ClusterView, &Terms),
     recorder: &Recorder,
 ) -> Result<(), WriteAnswer> {
     may_mint(node, write).map_err(WriteAnswer::Unavailable)?;
@@ -236,18 +248,21 @@ async fn prepare(
         return Ok(());
     }
     // Boxed: it is rare, and otherwise every write's future would reserve space for it.
-    Box::pin(read_before(node, write, terms, recorder.of_part())).await
+    Box::pin(read_before(node, write, (view, terms), recorder.of_part())).await
 }
 
 /// Reads R and evaluates the write's conditions against the result.
 async fn read_before(
     node: &Arc<Node>,
     write: &mut Write,
-    terms: &Terms,
+    (view, terms): (&ClusterView, &Terms),
     recorder: Recorder,
 ) -> Result<(), WriteAnswer> {
-    let options =
-        ReadOptions { terms: terms.to_read_first(), timeout_ms: u64::from(write.timeout_ms) };
+    let options = ReadOptions {
+        view: view.clone(),
+        terms: terms.to_read_first(),
+        timeout_ms: u64::from(write.timeout_ms),
+    };
     let read_at = node.now();
     let seen = match reader::read(node, &write.key, options, recorder).await.0 {
         Ok(seen) => seen,
@@ -260,9 +275,9 @@ async fn read_before(
         Checked::Mint => Ok(()),
         Checked::Answer(answer) => Err(answer),
         Checked::Known => {
-            let role = role_of(node.me, &terms.asked_homes(write.preferred_home(node.me)));
+            let role = role_of(node.me, terms.asked_sets(write.preferred_home(node.me)).homes());
             let seen = Arc::unwrap_or_clone(seen);
-            let merged = replica::merge(node, role, &write.key, seen, read_at).await;
+            let merged = replica::merge(node, view, role, &write.key, seen, read_at).await;
             if let Reply::Refused(refusal) = merged {
                 return Err(WriteAnswer::Unavailable(refusal));
             }
@@ -276,14 +291,14 @@ async fn read_before(
 async fn store_in_time<Tell: FnOnce(WriteOutcome, &mut Recorder)>(
     node: &Arc<Node>,
     write: &Write,
-    (role, w): (Role, u16),
+    (place, w): (Place, u16),
     deadline: Uptime,
     teller: &mut Teller<'_, Tell>,
 ) -> Result<MintedRow, WriteAnswer> {
     let known = node.bounds.sizes.of(&write.key);
     let busy = |_| WriteAnswer::Unavailable(Refusal::Busy);
     let room = (known > 0).then(|| node.admission.charge(known)).transpose().map_err(busy)?;
-    let mut storing = std::pin::pin!(store(node, write, role, w));
+    let mut storing = std::pin::pin!(store(node, write, place, w));
     let patience = Duration::from_millis(node.config.timeouts.replica_ms);
     let stored = match timeout(patience, storing.as_mut()).await {
         Ok(stored) => stored,
@@ -327,7 +342,7 @@ impl Drop for SlowStore<'_> {
 async fn store(
     node: &Arc<Node>,
     write: &Write,
-    role: Role,
+    place: Place,
     w: u16,
 ) -> Result<MintedRow, WriteAnswer> {
     let (bytes, max) = (write.draft.value.as_ref().map_or(0, Bytes::len), bytes_max(node));
@@ -336,7 +351,6 @@ async fn store(
         let (bytes, max) = (bytes as u64, max as u64);
         return Err(WriteAnswer::Refused(MintError::ObjectTooLarge { bytes, max }));
     }
-    let place = replica::place_of(node, role, &write.key);
     let is_large = bytes.max(node.bounds.sizes.of(&write.key)) > LARGE_BYTES;
     let _turn = node.bounds.turn_if(is_large).await;
     let (now, limits) = (node.now(), limits(node));
@@ -526,7 +540,10 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
                     siblings: object.shown().len() as u32,
                     dot: Some(dot),
                     version: object.version(),
-                    seen: context_after_write(object),
+                    seen: match mutated(Mutation::UnseenContext) {
+                        true => Some(context_of(object)),
+                        false => context_after_write(object),
+                    },
                 });
                 let object = self.write.return_body.then(|| object.clone());
                 WriteOutcome { answer, object, trace: None }

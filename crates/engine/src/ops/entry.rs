@@ -10,6 +10,7 @@ use quorate_protocol::explain::{Kind, Note, Why};
 use quorate_protocol::message::{
     Data, DataReply, Message, Outcome, Reply, WithPayload, Write, WriteAnswer,
 };
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{Acks, Role};
@@ -24,42 +25,44 @@ pub use crate::ops::coordinator::WriteOutcome;
 pub use crate::ops::inspect::{ConflictPage, ReplicaView, conflicts, inspect};
 pub use crate::ops::reader::{ReadFailure, ReadOptions, read};
 
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::coordinator;
 use crate::ops::explain::{self, Facts, Recorder};
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
 
-/// Executes a client's write under the `terms` it was validated against, and returns the outcome.
-/// Goes on if the caller is dropped.
+/// Executes a client's write under the view with which it was admitted and the terms that this
+/// gave, and returns the outcome. Goes on if the caller is dropped.
 pub async fn write(
     node: &Arc<Node>,
     write: Write,
-    terms: Terms,
+    admitted: (ClusterView, Terms),
     recorder: Recorder,
 ) -> WriteOutcome {
     let (told, answer) = oneshot::channel();
-    let w = terms.needed;
+    let w = admitted.1.needed();
     let tell = move |outcome| drop(told.send(outcome));
     // Runs in the request's span, so that its log lines carry the request id.
-    node.operations.spawn(run(node.clone(), write, terms, recorder, tell).in_current_span());
+    node.operations.spawn(run(node.clone(), write, admitted, recorder, tell).in_current_span());
     // The task always reports before it ends; if it was aborted, the outcome is unknown.
     answer.await.unwrap_or_else(|_| coordinator::unknown(w).into())
 }
 
-/// `terms` are this node's: they decide which nodes to try and what the client is told if none
-/// answers. The coordinator takes its own.
+/// View and terms are this node's: they decide which nodes to try and what the client is told if
+/// none answers. Another node that coordinates takes its own.
 async fn run(
     node: Arc<Node>,
     write: Write,
-    terms: Terms,
+    (view, terms): (ClusterView, Terms),
     mut recorder: Recorder,
     tell: impl FnOnce(WriteOutcome) + Send,
 ) {
-    let (w, me) = (terms.needed, node.me);
+    let (w, me) = (terms.needed(), node.me);
     let (key, facts) = (write.key.clone(), Facts::of_write(&write, &terms));
-    let at = &node;
+    let (at, seen) = (&node, &view);
     let answer_with = move |mut outcome: WriteOutcome, recorder: &mut Recorder| {
-        outcome.trace = explain::settle(at, recorder, &key, facts, has_failed(&outcome.answer));
+        outcome.trace =
+            explain::settle((at, seen), recorder, &key, facts, has_failed(&outcome.answer));
         tell(outcome);
     };
     let found = match start(&node, &write, &terms, &mut recorder) {
@@ -91,7 +94,7 @@ async fn run(
                 let answer = answer.unwrap_or_else(|| coordinator::unknown(w));
                 answer_with(WriteOutcome { answer, ..outcome }, recorder);
             };
-            coordinator::mint(&node, write, Some(terms), &mut recorder, tell).await;
+            coordinator::mint(&node, (view.clone(), Some(terms)), write, &mut recorder, tell).await;
         }
     }
 }
@@ -127,7 +130,7 @@ fn start(
     let began = Instant::now();
     recorder.begin(began);
     let now = node.uptime_at(began);
-    let homes = terms.asked_homes(write.preferred_home(node.me));
+    let homes = terms.asked_sets(write.preferred_home(node.me)).into_homes();
     let mut avoided = node.peers.avoided();
     // Avoid this node too while its store is slow and another home replica is available.
     let has_other = || homes.iter().any(|home| *home != node.me && !avoided.contains(home));
@@ -164,7 +167,7 @@ fn start(
 fn why_forward(node: &Node, write: &Write, terms: &Terms) -> Why {
     if write.needs_first_home() {
         Why::Meeting
-    } else if terms.homes.contains(&node.me) {
+    } else if terms.sets.homes().contains(&node.me) {
         Why::SlowStore // a home replica keeps its other writes to itself
     } else {
         Why::FirstHealthy
@@ -235,7 +238,11 @@ impl<'a> Routing<'a> {
         // time: it knows what was stored, whereas this node would know only that no answer came.
         let left_ms = self.route.deadline().since(self.node.uptime());
         let left_ms = left_ms - (left_ms / 10).min(50);
-        let write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
+        let mut write = Box::new(Write { timeout_ms: left_ms as u32, ..write.clone() });
+        if mutated(Mutation::WriteIdForgotten) {
+            write.draft.write_id.0[8..]
+                .copy_from_slice(&self.node.host.chance.draw().to_le_bytes());
+        }
         let message = Message::Data(Data::Forward { operation: self.operation, write });
         self.node.metrics.operations.forwarded.add(1);
         let by = self.recorder.context_for(to);
@@ -308,7 +315,7 @@ impl<'a> Routing<'a> {
 /// The answer when no coordinator is known to have minted: `unknown` if any node tried was silent,
 /// else nothing was stored.
 fn failed(required: u16, unrouted: Unrouted) -> WriteOutcome {
-    let silent = !unrouted.silent.is_empty();
+    let silent = !unrouted.silent.is_empty() && !mutated(Mutation::NotAppliedLie);
     let outcome = if silent { Outcome::Unknown } else { Outcome::NotApplied };
     let Unrouted { refused, silent } = unrouted;
     let acks = Acks { refused, silent, ..Acks::default() };

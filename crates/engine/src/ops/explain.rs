@@ -8,6 +8,7 @@ use quorate_protocol::time::WallTime;
 use quorate_protocol::trace_context::TraceContext;
 use tokio::time::Instant;
 
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::explanations::Subject;
 pub use crate::ops::explanations::{Timeline, Trace};
@@ -30,7 +31,7 @@ pub struct Arrived {
 
 /// The recorder of a client's request, and its trace if the client asks for one.
 pub fn begin(
-    node: &Node,
+    (node, view): (&Node, &ClusterView),
     key: &Key,
     facts: Facts,
     arrived: Arrived,
@@ -40,7 +41,7 @@ pub fn begin(
         return (Recorder::quiet(at), None);
     }
     let trace = is_asked.then(|| {
-        let subject = subject(node, key, at.elapsed().as_millis() as u64);
+        let subject = subject((node, view), key, at.elapsed().as_millis() as u64);
         node.explanations.begin(facts, subject)
     });
     let log = trace.as_ref().map_or_else(Arc::default, |trace| trace.log());
@@ -78,20 +79,21 @@ fn sampled(node: &Node, operation: Operation, log: &Arc<Log>) -> Option<Arc<Samp
 
 /// The client is being answered: the trace, if it is kept because the operation was slow or has failed.
 pub fn settle(
-    node: &Node,
+    (node, view): (&Node, &ClusterView),
     recorder: &mut Recorder,
     key: &Key,
     facts: Facts,
     has_failed: bool,
 ) -> Option<Arc<Trace>> {
-    let subject = |recorder: &Recorder| subject(node, key, recorder.age().as_millis() as u64);
+    let subject =
+        |recorder: &Recorder| subject((node, view), key, recorder.age().as_millis() as u64);
     node.explanations.settle(recorder, has_failed, facts, subject)
 }
 
-fn subject(node: &Node, key: &Key, age_ms: u64) -> Subject {
+fn subject((node, view): (&Node, &ClusterView), key: &Key, age_ms: u64) -> Subject {
     Subject {
         key: key.clone(),
-        preference_list: node.preference_list(key).to_vec(),
+        preference_list: view.preference_list(key).to_vec(),
         at: WallTime(node.now().0.saturating_sub(age_ms)),
     }
 }

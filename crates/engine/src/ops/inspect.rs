@@ -13,6 +13,7 @@ use quorate_protocol::object::Object;
 use quorate_protocol::packed;
 
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::replica;
 
@@ -45,15 +46,22 @@ pub struct ConflictPage {
 /// Asks every node of the layout, in order of preference, what it holds of a key.
 pub async fn inspect(node: &Arc<Node>, key: &Key, timeout_ms: u64) -> Vec<ReplicaView> {
     let timeout = Duration::from_millis(timeout_ms);
-    join_all(node.preference_list(key).iter().map(|at| view(node, *at, key, timeout))).await
+    let seen = &node.view();
+    join_all(seen.preference_list(key).iter().map(|at| view(node, seen, *at, key, timeout))).await
 }
 
-async fn view(node: &Arc<Node>, at: NodeId, key: &Key, timeout: Duration) -> ReplicaView {
+async fn view(
+    node: &Arc<Node>,
+    seen: &ClusterView,
+    at: NodeId,
+    key: &Key,
+    timeout: Duration,
+) -> ReplicaView {
     let unreached =
         ReplicaView { node: at, reached: false, ready: true, object: None, hints: Vec::new() };
     if at == node.me {
-        let Ok(kept) = replica::kept(node, key).await else { return unreached };
-        let (ready, object, hints) = (node.is_ready_for(key), kept.own, kept.hints);
+        let Ok(kept) = replica::kept(node, seen, key).await else { return unreached };
+        let (ready, object, hints) = (node.is_ready_for(seen, key), kept.own, kept.hints);
         return ReplicaView { reached: true, ready, object, hints, ..unreached };
     }
     let heard =

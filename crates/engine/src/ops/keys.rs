@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use quorate_protocol::bucket::Properties;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::listing::{Candidate, ListRequest, Quorum};
 use quorate_protocol::message::{KeyPage, Message, Query, QueryReply, Refusal, Reply};
 use quorate_protocol::name::{KEY_BYTES_MAX, Key, NodeId};
-use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::terms::QuorumOptions;
+use quorate_protocol::tree::Tree;
 use quorate_protocol::view::View;
 
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::reader::{self, ReadOptions};
 use crate::ops::recorder::Recorder;
@@ -43,13 +44,13 @@ pub struct Page {
 /// Lists live keys of a bucket from all nodes. A page may hold fewer keys than its limit: only
 /// [`Page::next`] says whether it is the last one.
 pub async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
-    let properties = node.buckets.properties(question.bucket.as_str());
-    let quorum = Quorum { layout: &node.layout, n: properties.n, r: properties.r.of(properties.n) };
-    let listing = quorum.join(&ask_all(node, question).await);
+    let view = &node.view();
+    let quorum = Quorum { first: view.home_set(question.bucket.as_str()), others: &[] };
+    let listing = quorum.join(&ask_all(node, view, question).await);
     let mut left = listing.candidates.len();
     let mut page = Page { is_complete: listing.is_complete, ..Page::default() };
     let settled = stream::iter(listing.candidates)
-        .map(|candidate| settle(node, candidate, &properties))
+        .map(|candidate| settle(node, view, candidate))
         .buffered(READS_AT_ONCE);
     let mut settled = std::pin::pin!(settled);
     while page.keys.len() < usize::from(question.limit)
@@ -70,11 +71,15 @@ pub async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
 }
 
 /// Collects the pages of all nodes that answer with one.
-async fn ask_all(node: &Arc<Node>, question: &ListRequest) -> BTreeMap<NodeId, KeyPage> {
+async fn ask_all(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    question: &ListRequest,
+) -> BTreeMap<NodeId, KeyPage> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
     let ListRequest { bucket, prefix, after, limit } = question.clone();
     let message = Message::Query(Query::Keys { bucket, prefix, after, limit });
-    let own = answer(node, question.clone());
+    let own = answer(node, view, question.clone());
     let (own, asked) = futures_util::join!(own, node.peers.ask_each(&message, timeout));
     let mut pages = BTreeMap::new();
     for (from, reply) in asked.into_iter().chain([(node.me, Some(own))]) {
@@ -89,22 +94,19 @@ async fn ask_all(node: &Arc<Node>, question: &ListRequest) -> BTreeMap<NodeId, K
 }
 
 /// Reads whether a key is live; `None` if that cannot be determined now.
-async fn settle(
-    node: &Arc<Node>,
-    candidate: Candidate,
-    properties: &Properties,
-) -> (Key, Option<bool>) {
+async fn settle(node: &Arc<Node>, view: &ClusterView, candidate: Candidate) -> (Key, Option<bool>) {
     let Candidate { key, is_live } = candidate;
     if is_live {
         return (key, Some(true));
     }
-    let list = node.preference_list(&key);
-    let Ok(terms) = Terms::of_read(&QuorumOptions::default(), properties, list) else {
+    let Ok(terms) = view.read_terms(&key, &QuorumOptions::default()) else {
         return (key, None);
     };
-    let options = ReadOptions { terms, timeout_ms: node.config.timeouts.request_ms };
+    let conflicts = terms.conflicts;
+    let (view, timeout_ms) = (view.clone(), node.config.timeouts.request_ms);
+    let options = ReadOptions { view, terms, timeout_ms };
     let is_live = match reader::read(node, &key, options, Recorder::off()).await.0 {
-        Ok(object) => match View::of(&object, properties.conflicts) {
+        Ok(object) => match View::of(&object, conflicts) {
             View::One(_) | View::Many(_) => Some(true),
             View::Absent | View::Deleted => Some(false),
         },
@@ -114,7 +116,7 @@ async fn settle(
 }
 
 /// This node's page from its own index: [`QueryReply::Keys`], or the reason it has none.
-pub async fn answer(node: &Arc<Node>, question: ListRequest) -> Reply {
+pub async fn answer(node: &Arc<Node>, view: &ClusterView, question: ListRequest) -> Reply {
     if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
         return Reply::Refused(Refusal::Malformed);
     }
@@ -122,7 +124,7 @@ pub async fn answer(node: &Arc<Node>, question: ListRequest) -> Reply {
         return Reply::Refused(Refusal::NotFormed);
     }
     // Before the index is read: a partition that is ready now was received before the read.
-    let not_ready = not_ready(node, question.bucket.as_str());
+    let not_ready = not_ready(node, view, question.bucket.as_str());
     let listed = on_blocking_pool(node, move |node| {
         let ListRequest { bucket, prefix, after, limit } = &question;
         let limit = usize::from(*limit);
@@ -136,9 +138,9 @@ pub async fn answer(node: &Arc<Node>, question: ListRequest) -> Reply {
 }
 
 /// Partitions of which this node is a home replica but that it is not ready to answer for.
-fn not_ready(node: &Node, bucket: &str) -> Vec<Partition> {
-    let n = node.buckets.properties(bucket).n;
-    let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
-    let is_home = |partition: &Partition| node.layout.homes(*partition, n).contains(&node.me);
-    partitions.filter(is_home).filter(|p| !node.is_ready_in(*p, bucket)).collect()
+fn not_ready(node: &Node, view: &ClusterView, bucket: &str) -> Vec<Partition> {
+    let n = view.n(bucket);
+    let is_home = |partition: &Partition| view.is_home(node.me, Tree { partition: *partition, n });
+    let mine = view.partitions().filter(is_home);
+    mine.filter(|p| !node.is_ready_in(view, *p, bucket)).collect()
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
 use quorate_protocol::message::{self, Data, DataReply, Message, WithPayload};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
@@ -19,17 +20,21 @@ use quorate_storage::{Blocking, Error};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::cluster::view::ClusterView;
 use crate::limits::admission::{Charge, Overload};
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
 use crate::ops::explain::{self, Facts, Recorder, Trace};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
+use crate::seldom::Seldom;
 
 /// The parameters of one read.
 #[derive(Clone, Debug)]
 pub struct ReadOptions {
-    /// Quorum and nodes to query, from one snapshot of bucket and layout.
+    /// With which the read was admitted.
+    pub view: ClusterView,
+    /// Quorum and nodes to query, by that view.
     pub terms: Terms,
     /// How long it may take, in milliseconds.
     pub timeout_ms: u64,
@@ -53,6 +58,7 @@ pub struct ReadFailure {
 /// One GET in progress.
 struct Reading {
     node: Arc<Node>,
+    view: ClusterView,
     key: Key,
     get: Get,
     reply_to: ReplyTo,
@@ -88,9 +94,12 @@ pub async fn read(
     let began = Instant::now();
     recorder.begin(began);
     let now = node.uptime_at(began);
-    let (get, effects) = Get::start(plan(node, options, now), &node.peers.avoided(), now);
+    let ReadOptions { view, terms, timeout_ms } = options;
+    let plan = plan(node, terms, now.plus(timeout_ms));
+    let (get, effects) = Get::start(plan, &node.peers.avoided(), now);
     let mut reading = Reading {
         node: node.clone(),
+        view,
         key: key.clone(),
         get,
         reply_to,
@@ -112,9 +121,15 @@ pub async fn read(
         node.metrics.operations.hedges.add(1);
         node.hedges.spend();
     }
+    if mutated(Mutation::ContextOfOwnRow)
+        && let Some(Answer::Read(object)) = &mut answer
+    {
+        join_own_clock(node, &reading.view, key, object);
+    }
     let overload = reading.overload;
     let has_failed = !matches!(answer, Some(Answer::Read(_)));
-    let trace = explain::settle(node, &mut reading.recorder, key, facts, has_failed);
+    let trace =
+        explain::settle((node, &reading.view), &mut reading.recorder, key, facts, has_failed);
     if !reading.get.is_done() && overload.is_none() {
         node.operations.spawn(reading.finish().in_current_span());
     } else {
@@ -134,18 +149,27 @@ pub async fn read(
     (result, trace)
 }
 
-fn plan(node: &Node, options: ReadOptions, now: Uptime) -> Plan {
-    let Terms { mut homes, fallbacks, n, needed, sloppy, .. } = options.terms;
-    in_order_of_asking(node, &mut homes);
-    homes.truncate(usize::from(n));
+/// [`Mutation::ContextOfOwnRow`].
+fn join_own_clock(node: &Node, view: &ClusterView, key: &Key, object: &mut Arc<Object>) {
+    let (what, place) = (ReadKind::Object, RowKind::Home);
+    if let Ok(kept) = replica::read_now(node, view, key, what, place, Blocking::Allowed)
+        && let Ok(own) = Object::decode(kept.payload)
+    {
+        Arc::make_mut(object).clock.join(&own.clock);
+    }
+}
+
+fn plan(node: &Node, terms: Terms, deadline: Uptime) -> Plan {
+    let Terms { mut sets, fallbacks, n, sloppy, .. } = terms;
+    sets.reorder(|homes| in_order_of_asking(node, homes));
+    sets.narrow(n);
     Plan {
-        homes,
+        sets,
         fallbacks,
-        needed,
         sloppy,
         hedge_ms: hedge_ms(node),
         replica_timeout_ms: node.config.timeouts.replica_ms,
-        deadline: now.plus(options.timeout_ms),
+        deadline,
     }
 }
 
@@ -405,7 +429,8 @@ impl Reading {
             self.read_aside(what, place); // even in memory it would block this thread for too long
             return Vec::new();
         }
-        let reply = match replica::read_now(&self.node, &self.key, what, place, Blocking::Never) {
+        let (node, view, key) = (&self.node, &self.view, &self.key);
+        let reply = match replica::read_now(node, view, key, what, place, Blocking::Never) {
             Ok(reply) => reply,
             Err(Error::WouldBlock) => {
                 self.read_aside(what, place);
@@ -419,7 +444,7 @@ impl Reading {
 
     /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
     fn read_aside(&self, what: ReadKind, place: RowKind) {
-        let (node, key) = (self.node.clone(), self.key.clone());
+        let (node, view, key) = (self.node.clone(), self.view.clone(), self.key.clone());
         let reply_to = self.reply_to.clone();
         self.node.operations.spawn(async move {
             let was_known = node.bounds.sizes.of(&key) > 0;
@@ -433,7 +458,7 @@ impl Reading {
             let _large = node.bounds.turn_if(known > IN_PLACE_BYTES_MAX).await;
             let reading_key = key.clone();
             let reading = move |node: &Node| {
-                replica::read_now(node, &reading_key, what, place, Blocking::Allowed)
+                replica::read_now(node, &view, &reading_key, what, place, Blocking::Allowed)
             };
             let read = replica::on_blocking_pool(&node, reading).await;
             if let (ReadKind::Object, Ok(reply)) = (what, &read) {
@@ -456,8 +481,8 @@ impl Reading {
             tracing::debug!(key = %self.key, peer = %to, "read repair");
             self.recorder.saw(Kind::Repaired, to, note);
             if to == self.node.me {
-                replica::merge(&self.node, Role::Home, &self.key, object.clone(), self.read_at)
-                    .await;
+                let (node, view, read_at) = (&self.node, &self.view, self.read_at);
+                replica::merge(node, view, Role::Home, &self.key, object.clone(), read_at).await;
             } else {
                 let message = Message::Data(Data::Store {
                     key: self.key.clone(),
@@ -470,12 +495,19 @@ impl Reading {
     }
 }
 
+static UNDECODABLE: Seldom = Seldom::new();
+
 /// Translates a replica's reply into the read's terms.
 pub fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
     match reply.head {
         message::Reply::Data(DataReply::Object) => match Object::decode(reply.payload) {
             Ok(object) => Reply::Object(object),
-            Err(_) => Reply::Refused,
+            Err(error) => {
+                if let Some(held_back) = UNDECODABLE.now() {
+                    tracing::error!(%error, held_back, "a replica's object cannot be decoded here");
+                }
+                Reply::Refused
+            }
         },
         message::Reply::Data(DataReply::Digest(version)) => Reply::Digest(version),
         message::Reply::Data(DataReply::NoHint) => Reply::NoHint,

@@ -47,7 +47,7 @@ impl Facts {
     }
 
     fn of(method: &'static str, terms: &Terms, timeout_ms: u64) -> Self {
-        Self { method, n: terms.n, needed: terms.needed, sloppy: terms.sloppy, timeout_ms }
+        Self { method, n: terms.n, needed: terms.needed(), sloppy: terms.sloppy, timeout_ms }
     }
 }
 

@@ -11,6 +11,7 @@ use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{
     DataReply, QueryReply, Refusal, RepairReply, Reply, Rows, WithPayload,
 };
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::packed;
@@ -21,6 +22,7 @@ use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, Place};
 
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::host::Urgency;
 use crate::node::Node;
 use crate::peer::framed::payload_bytes_max;
@@ -30,12 +32,13 @@ use crate::seldom::Seldom;
 /// [`quorate_storage::Store::durable`].
 pub async fn merge(
     node: &Arc<Node>,
+    view: &ClusterView,
     role: Role,
     key: &Key,
     object: Object,
     read_at: WallTime,
 ) -> Reply {
-    let (place, key) = (place_of(node, role, key), key.clone());
+    let (place, key) = (place_of(node, view, role, key), key.clone());
     let merging =
         move |node: &Node, blocking| merge_now(node, place, &key, &object, read_at, blocking);
     let merged = in_place_or_aside(node, merging).await;
@@ -74,7 +77,8 @@ pub fn may_merge(node: &Node, key: &Key, read_at: WallTime, now: WallTime) -> Re
     if !node.generation.is_admitted() {
         return Err(Reply::NotFilled); // it may have to start over and discard what it accepts now
     }
-    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) {
+    if reap::is_stale(read_at, now, node.config.deletes.grace_ms) && !mutated(Mutation::StaleTaken)
+    {
         tracing::warn!(?key, "refused an object that was in flight for too long");
         return Err(Reply::Refused(Refusal::Stale));
     }
@@ -84,12 +88,13 @@ pub fn may_merge(node: &Node, key: &Key, read_at: WallTime, now: WallTime) -> Re
 /// Reads what this node holds of a key, for its own background work.
 pub async fn read(
     node: &Arc<Node>,
+    view: &ClusterView,
     key: &Key,
     what: ReadKind,
     place: RowKind,
 ) -> WithPayload<Reply> {
-    let key = key.clone();
-    let reading = move |node: &Node, blocking| read_now(node, &key, what, place, blocking);
+    let (view, key) = (view.clone(), key.clone());
+    let reading = move |node: &Node, blocking| read_now(node, &view, &key, what, place, blocking);
     let read = in_place_or_aside(node, reading).await;
     read.unwrap_or_else(|error| WithPayload::bare(Reply::Refused(refusal_of(&error))))
 }
@@ -100,15 +105,16 @@ pub async fn read(
 /// The store's.
 pub fn read_now(
     node: &Node,
+    view: &ClusterView,
     key: &Key,
     what: ReadKind,
     place: RowKind,
     blocking: Blocking,
 ) -> Result<WithPayload<Reply>, Error> {
     match place {
-        RowKind::Home if !node.is_ready_for(key) => Ok(WithPayload::bare(Reply::NotFilled)),
+        RowKind::Home if !node.is_ready_for(view, key) => Ok(WithPayload::bare(Reply::NotFilled)),
         RowKind::Hints if !node.generation.is_admitted() => Ok(WithPayload::bare(Reply::NotFilled)),
-        RowKind::Home => Ok(answer_row(node.store.read(node.home(key), key, blocking)?, what)),
+        RowKind::Home => Ok(answer_row(node.store.read(view.home(key), key, blocking)?, what)),
         RowKind::Hints => {
             let mut merged: Option<Object> = None;
             for (_, object) in hints_of(node, key, blocking)? {
@@ -142,6 +148,7 @@ fn answer_row(row: Option<Bytes>, what: ReadKind) -> WithPayload<Reply> {
 
 fn answer_hint(merged: Option<Object>, what: ReadKind) -> WithPayload<Reply> {
     match (what, merged) {
+        (_, None) if mutated(Mutation::EmptyFallbackCounts) => answer_row(None, what),
         (_, None) => WithPayload::bare(Reply::Data(DataReply::NoHint)),
         (ReadKind::Digest, Some(object)) => {
             WithPayload::bare(Reply::Data(DataReply::Digest(object.version())))
@@ -175,10 +182,10 @@ pub struct Kept {
 ///
 /// # Errors
 /// The store's.
-pub async fn kept(node: &Arc<Node>, key: &Key) -> Result<Kept, Error> {
-    let key = key.clone();
+pub async fn kept(node: &Arc<Node>, view: &ClusterView, key: &Key) -> Result<Kept, Error> {
+    let (view, key) = (view.clone(), key.clone());
     in_place_or_aside(node, move |node, blocking| {
-        let row = node.store.read(node.home(&key), &key, blocking)?;
+        let row = node.store.read(view.home(&key), &key, blocking)?;
         let own = row.map(|row| decode(&key, row)).transpose()?;
         Ok(Kept { own, hints: hints_of(node, &key, blocking)? })
     })
@@ -186,15 +193,13 @@ pub async fn kept(node: &Arc<Node>, key: &Key) -> Result<Kept, Error> {
 }
 
 fn decode(key: &Key, row: Bytes) -> Result<Object, Error> {
-    Row::decode(row).map(|row| row.object).map_err(|error| Error::Damaged {
-        what: format!("the row of {key}"),
-        reason: error.to_string(),
-    })
+    let undecodable = |error| Error::undecodable(format!("the row of {key}"), error);
+    Row::decode(row).map(|row| row.object).map_err(undecodable)
 }
 
 /// Everything that this node stores of a key, for an operator.
-pub async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
-    let Kept { own, hints } = match kept(node, &key).await {
+pub async fn inspect(node: &Arc<Node>, view: &ClusterView, key: Key) -> WithPayload<Reply> {
+    let Kept { own, hints } = match kept(node, view, &key).await {
         Ok(kept) => kept,
         Err(error) => return WithPayload::bare(Reply::Refused(refusal_of(&error))),
     };
@@ -206,7 +211,7 @@ pub async fn inspect(node: &Arc<Node>, key: Key) -> WithPayload<Reply> {
     };
     let own = own.as_ref().map(&mut push);
     let hints = hints.iter().map(|(target, object)| (*target, push(object))).collect();
-    let ready = node.is_ready_for(&key);
+    let ready = node.is_ready_for(view, &key);
     let head = Reply::Query(QueryReply::Inspection { own, ready, hints });
     WithPayload { head, payload: payload.freeze() }
 }
@@ -245,11 +250,11 @@ fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayloa
 }
 
 /// Maps a role to the row of a key.
-pub fn place_of(node: &Node, role: Role, key: &Key) -> Place {
+pub fn place_of(node: &Node, view: &ClusterView, role: Role, key: &Key) -> Place {
     match role {
         // A hint for this node itself is no hint: the object has reached its target.
         Role::Hint { target } if target != node.me => Place::Hint(target),
-        Role::Hint { .. } | Role::Home => node.home(key),
+        Role::Hint { .. } | Role::Home => view.home(key),
     }
 }
 
@@ -268,7 +273,7 @@ pub fn refusal_of(error: &Error) -> Refusal {
         Error::Closed => Refusal::Stopping,
         Error::WouldBlock => Refusal::Busy,
         Error::Failed(_) => Refusal::ReadOnly,
-        Error::Damaged { .. } | Error::Io(_) => {
+        Error::Damaged { .. } | Error::Newer { .. } | Error::Io(_) => {
             tracing::error!(%error, "the store cannot answer");
             Refusal::Failed
         }

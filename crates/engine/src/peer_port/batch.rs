@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::message::{Data, DataReply, Message, Refusal, Reply, WithPayload};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::trace_context::TraceContext;
@@ -19,6 +20,7 @@ use quorate_protocol::wire::Frame;
 use quorate_storage::{Blocking, Error};
 use tokio::task::yield_now;
 
+use crate::cluster::view::ClusterView;
 use crate::limits::room::Room;
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
@@ -34,6 +36,8 @@ const TURN_MAX: Duration = Duration::from_micros(500);
 /// sent before the next message is executed. So a batch never holds more than a part and one reply.
 pub struct Batch<'a> {
     node: &'a Arc<Node>,
+    /// With which all of its messages are executed.
+    view: ClusterView,
     from: NodeId,
     messages: Peekable<std::vec::IntoIter<WithPayload<Message>>>,
     sampled: SampledWork,
@@ -56,7 +60,7 @@ impl<'a> Batch<'a> {
     pub fn new(node: &'a Arc<Node>, frame: Frame<Message>, has_room: bool) -> Self {
         let sampled = SampledWork::of(&node.sampler, &frame);
         let messages = frame.messages.into_iter().peekable();
-        Self { node, from: frame.header.from, messages, sampled, has_room }
+        Self { node, view: node.view(), from: frame.header.from, messages, sampled, has_room }
     }
 
     /// Executes the messages of the next part.
@@ -76,7 +80,7 @@ impl<'a> Batch<'a> {
             let in_place = if takes_long {
                 Some(Err(Error::WouldBlock))
             } else {
-                on_a_row(node, &message, Blocking::Never)
+                on_a_row(node, &self.view, &message, Blocking::Never)
             };
             let _turn = node.bounds.turn_if(takes_long).await;
             let done = match in_place {
@@ -91,7 +95,7 @@ impl<'a> Batch<'a> {
                 Some(done) => done.unwrap_or_else(refused),
                 None => {
                     let by = self.sampled.by(part.replies.len());
-                    carry_out_one(node, (self.from, by), message).await
+                    carry_out_one(node, &self.view, (self.from, by), message).await
                 }
             };
             bytes += done.payload.len();
@@ -137,14 +141,14 @@ impl<'a> Batch<'a> {
         let mut some = vec![first];
         let fits = |next: &WithPayload<Message>| is_on_a_row(next) && !asks_for_large(next);
         some.extend(std::iter::from_fn(|| self.messages.next_if(fits)));
-        let asked = some.len();
+        let (asked, view) = (some.len(), self.view.clone());
         let carried_out = on_blocking_pool(self.node, move |node| {
             let (mut replies, mut bytes) = (Vec::with_capacity(some.len()), 0);
             let mut some = some.into_iter();
             while bytes < bytes_max
                 && let Some(message) = some.next()
             {
-                let done = on_a_row(node, &message, Blocking::Allowed);
+                let done = on_a_row(node, &view, &message, Blocking::Allowed);
                 let done = done.unwrap_or(Err(Error::WouldBlock)).unwrap_or_else(refused);
                 bytes += done.payload.len();
                 replies.push(done);
@@ -184,6 +188,9 @@ fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
 /// Waits until stored objects are durable; if that fails, their replies become refusals.
 async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
     let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Data(DataReply::Stored);
+    if mutated(Mutation::EarlyAck) {
+        return;
+    }
     if replies.iter().any(stored)
         && let Err(error) = node.store.durable().await
     {
@@ -202,14 +209,19 @@ fn is_on_a_row(message: &WithPayload<Message>) -> bool {
 /// Executes a read or merge of one row, most of what peers send; `None` for other messages.
 fn on_a_row(
     node: &Node,
+    view: &ClusterView,
     message: &WithPayload<Message>,
     blocking: Blocking,
 ) -> Option<Result<WithPayload<Reply>, Error>> {
     if let Message::Data(Data::Store { key, role, read_at }) = &message.head {
-        let Ok(object) = Object::decode(message.payload.clone()) else {
-            return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+        let object = match Object::decode(message.payload.clone()) {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::error!(?key, %error, "refused an object that cannot be decoded here");
+                return Some(Ok(WithPayload::bare(Reply::Refused(Refusal::Malformed))));
+            }
         };
-        let place = replica::place_of(node, *role, key);
+        let place = replica::place_of(node, view, *role, key);
         let merged = replica::merge_now(node, place, key, &object, *read_at, blocking);
         return Some(merged.map(WithPayload::bare));
     }
@@ -220,13 +232,13 @@ fn on_a_row(
     if bytes_max <= LARGE_BYTES && *what == ReadKind::Object && *place == RowKind::Home {
         // Known to be too long: no need to read it.
         let known = node.bounds.sizes.of(key);
-        if known > bytes_max && node.is_ready_for(key) {
+        if known > bytes_max && node.is_ready_for(view, key) {
             return Some(Ok(WithPayload::bare(Reply::Data(DataReply::Large {
                 bytes: known as u32,
             }))));
         }
     }
-    let read = replica::read_now(node, key, *what, *place, blocking);
+    let read = replica::read_now(node, view, key, *what, *place, blocking);
     Some(read.map(|reply| no_longer_than(node, key, bytes_max, reply)))
 }
 
@@ -260,17 +272,18 @@ pub(super) type Asker = (NodeId, Option<TraceContext>);
 /// Hands a message to the handler of its family.
 async fn carry_out_one(
     node: &Arc<Node>,
+    view: &ClusterView,
     asker: Asker,
     message: WithPayload<Message>,
 ) -> WithPayload<Reply> {
     let payload = message.payload;
     match message.head {
-        Message::Data(message) => data::carry_out(node, asker, message, payload),
-        Message::Repair(message) => repair::carry_out(node, message, payload).await,
+        Message::Data(message) => data::carry_out(node, view, asker, message, payload),
+        Message::Repair(message) => repair::carry_out(node, view, message, payload).await,
         Message::Cluster(message) => {
             WithPayload::bare(cluster::carry_out(node, asker.0, message).await)
         }
-        Message::Query(message) => query::carry_out(node, message).await,
+        Message::Query(message) => query::carry_out(node, view, message).await,
         Message::Unknown(tag) => {
             if let Some(held_back) = node.unknown_messages.now() {
                 tracing::warn!(peer = %asker.0, tag, held_back, "a message of a later release is refused");

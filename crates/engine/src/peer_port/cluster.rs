@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quorate_protocol::message::{Cluster, ClusterReply, Reply};
 use quorate_protocol::name::NodeId;
 
-use crate::cluster::hello;
+use crate::cluster::{bucket_change, hello};
 use crate::node::Node;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
@@ -13,15 +13,7 @@ use crate::ops::replica::{on_blocking_pool, refusal_of};
 pub(super) async fn carry_out(node: &Arc<Node>, from: NodeId, message: Cluster) -> Reply {
     match message {
         Cluster::Hello { status } => hello::answer(node, from, *status).await,
-        Cluster::Buckets { table, want_all } => {
-            let merged =
-                on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
-            match merged.await {
-                Ok(_) if want_all => ClusterReply::Buckets { table: node.buckets.table() }.into(),
-                Ok(_) => ClusterReply::Buckets { table: Default::default() }.into(),
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            }
-        }
+        Cluster::Buckets { table, want_all } => bucket_change::take(node, table, want_all).await,
         Cluster::Form { formation } => {
             let recorded =
                 on_blocking_pool(node, move |node| node.record_formation(formation, false));

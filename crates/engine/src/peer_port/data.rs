@@ -8,6 +8,7 @@ use quorate_protocol::message::{Data, DataReply, Refusal, Reply, WithPayload, Wr
 use quorate_protocol::name::NodeId;
 use quorate_storage::Error;
 
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::coordinator;
 use crate::peer::mailbox::PeerEvent;
@@ -16,6 +17,7 @@ use crate::peer_port::batch::{Asker, refused};
 /// Executes one.
 pub(super) fn carry_out(
     node: &Arc<Node>,
+    view: &ClusterView,
     asker: Asker,
     message: Data,
     payload: Bytes,
@@ -25,7 +27,7 @@ pub(super) fn carry_out(
         // The batch has already answered these.
         Data::Store { .. } | Data::Read { .. } => refused(Error::WouldBlock),
         Data::Forward { operation, write } => {
-            WithPayload::bare(forwarded(node, asker, operation, *write, payload))
+            WithPayload::bare(forwarded(node, view, asker, operation, *write, payload))
         }
         Data::Written { operation, answer } => written(node, from, operation, answer, payload),
         Data::Explained { operation, trace, answer, events } => {
@@ -42,6 +44,7 @@ pub(super) fn carry_out(
 /// another home replica.
 fn forwarded(
     node: &Arc<Node>,
+    view: &ClusterView,
     asker: Asker,
     operation: u64,
     mut write: Write,
@@ -52,7 +55,7 @@ fn forwarded(
     }
     let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
     write.draft.value = write.has_value.then_some(value);
-    coordinator::accept(node, asker, operation, write)
+    coordinator::accept(node, view, asker, operation, write)
 }
 
 /// Hands the result of a forwarded write to its operation.

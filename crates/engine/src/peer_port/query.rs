@@ -7,20 +7,25 @@ use quorate_protocol::message::{Query, QueryReply, Reply, WithPayload};
 use quorate_protocol::name::{Bucket, Key};
 
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::keys;
 use crate::ops::replica::{self, refusal_of};
 
 /// Executes one.
-pub(super) async fn carry_out(node: &Arc<Node>, message: Query) -> WithPayload<Reply> {
+pub(super) async fn carry_out(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    message: Query,
+) -> WithPayload<Reply> {
     match message {
-        Query::Inspect { key } => replica::inspect(node, key).await,
+        Query::Inspect { key } => replica::inspect(node, view, key).await,
         Query::Conflicts { bucket, after, limit } => {
             WithPayload::bare(conflicts(node, bucket, after, limit).await)
         }
         Query::Keys { bucket, prefix, after, limit } => {
             let question = ListRequest { bucket, prefix, after, limit };
-            WithPayload::bare(keys::answer(node, question).await)
+            WithPayload::bare(keys::answer(node, view, question).await)
         }
     }
 }

@@ -78,7 +78,8 @@ pub async fn cut_off(node: &Node, from: NodeId) -> Result<(), Refused> {
 /// # Errors
 /// [`FrameError`] if it may not.
 pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
-    header.check(&node.header, &node.tokens, |from| node.layout.contains(from))?;
+    let view = node.view();
+    header.check(&node.header, &node.tokens, |from| view.layout().contains(from))?;
     Ok(header.from)
 }
 

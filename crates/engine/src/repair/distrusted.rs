@@ -19,13 +19,15 @@ use quorate_protocol::message::{
     DISTRUSTED_KEYS_MAX, Data, DataReply, Decision, Distrusted as Told, Message, Repair,
     RepairReply, Reply, WithPayload,
 };
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::object::{Object, Version};
+use quorate_protocol::object::{DecodeError, Object, Version};
 use quorate_protocol::received;
 use quorate_protocol::row::Row;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Error, Place};
 
+use crate::background::jobs::JobState;
 use crate::background::work;
 use crate::node::Node;
 use crate::ops::replica;
@@ -137,14 +139,19 @@ fn decision(node: &Node) -> Result<Option<Decision>, Error> {
 }
 
 /// Processes what is set aside, until nothing is.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut patience = LOOK_AGAIN_MIN;
     while !node.distrusted.is_empty() {
+        let working = job.works();
         match pass(&node).await {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "rows that are set aside cannot be processed"),
+            Err(error) => {
+                job.failed(&error);
+                tracing::error!(%error, "rows that are set aside cannot be processed");
+            }
         }
+        drop(working);
         let wait = tokio::time::sleep(patience);
         patience = (patience * 2).min(LOOK_AGAIN_MAX);
         tokio::select! {
@@ -157,7 +164,10 @@ pub async fn run(node: Arc<Node>) {
 
 /// Checks every set once. Returns whether one was finished.
 async fn pass(node: &Arc<Node>) -> Result<bool, Error> {
-    let decided = replica::on_blocking_pool(node, decision).await?;
+    let decided = match mutated(Mutation::AsideTakenBack) && node.filled.is_complete() {
+        true => Some(Decision::Accept),
+        false => replica::on_blocking_pool(node, decision).await?,
+    };
     let (mut left, mut unknown) = (0, Vec::new());
     let mut done = false;
     for set in node.distrusted.sets() {
@@ -243,14 +253,14 @@ async fn drop_from(node: &Arc<Node>, set: &Arc<Set>, kept: Kept) -> Result<(), E
 /// cover what was set aside.
 async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
     let Ok(object) = Object::decode(kept.object.clone()) else { return false };
-    let (properties, list) = (node.properties(&kept.key), node.preference_list(&kept.key));
-    let homes = &list[..usize::from(properties.n).min(list.len())];
+    let view = node.view();
+    let (properties, homes) = (view.properties(kept.key.bucket()), view.homes(&kept.key));
     let needed = usize::from(properties.w.of(properties.n)).min(homes.len());
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let mut confirmed = 0;
     for home in homes {
         let reply = if *home == node.me {
-            replica::read(node, &kept.key, ReadKind::Object, RowKind::Home).await
+            replica::read(node, &view, &kept.key, ReadKind::Object, RowKind::Home).await
         } else {
             let (key, what, place) = (kept.key.clone(), ReadKind::Object, RowKind::Home);
             let message = Message::Data(Data::Read { key, what, place, bytes_max: u32::MAX });
@@ -289,6 +299,7 @@ async fn accept(
     let report = set.report();
     while let Some(page) = walk.next().await? {
         let is_theirs = |kept: &Kept| match kept.place {
+            _ if mutated(Mutation::AsideTakenBack) => false,
             Place::Home(tree) => node.filled.is_ready(tree.partition),
             Place::Hint(_) => is_filled,
         };
@@ -316,11 +327,11 @@ async fn accept(
 
 /// Merges some rows; returns the keys whose content was new to this node.
 fn accept_page(node: &Node, page: Vec<Kept>) -> Result<Vec<Key>, Error> {
-    let (mut rows, mut unknown) = (Vec::new(), Vec::new());
+    let (mut rows, mut unknown, view) = (Vec::new(), Vec::new(), node.view());
     for Kept { place, key, object, .. } in page {
         let place = match place {
             Place::Hint(target) if target != node.me => place,
-            Place::Hint(_) | Place::Home(_) => node.home(&key),
+            Place::Hint(_) | Place::Home(_) => view.home(&key),
         };
         let held = node.store.read(place, &key, quorate_storage::Blocking::Allowed)?;
         let held = held.and_then(|row| Row::decode(row).ok());
@@ -363,9 +374,9 @@ enum Part {
 
 impl<'a> Walk<'a> {
     fn start(node: &'a Arc<Node>, set: &'a Arc<Set>) -> Self {
-        let partitions = (0..node.layout.partitions()).map(|p| Part::Rows(Partition(p as u16)));
-        let hints = node.layout.members().iter().map(|member| Part::Hints(member.node));
-        Self { node, set, parts: partitions.chain(hints).collect(), after: None }
+        let view = node.view();
+        let parts = view.partitions().map(Part::Rows).chain(view.nodes().map(Part::Hints));
+        Self { node, set, parts: parts.collect(), after: None }
     }
 
     /// The next rows; `None` at the end.
@@ -399,7 +410,8 @@ fn page(set: &Set, part: Part, after: Option<&Key>) -> Result<Vec<Kept>, Error> 
         let heads = Row::encoded_version(&row).zip(Row::encoded_tree(&row));
         let Some(((version, n), object)) = heads.zip(Row::encoded_object(&row)) else {
             let what = format!("the row of {key} that is set aside");
-            return Err(Error::Damaged { what, reason: "it is truncated".to_owned() });
+            let error = Row::encoded_kind(&row).err().unwrap_or(DecodeError::Damaged);
+            return Err(Error::undecodable(what, error));
         };
         let place = match part {
             Part::Rows(partition) => Place::Home(Tree { partition, n }),

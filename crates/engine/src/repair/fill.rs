@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Repair, RepairReply, Reply, Rows};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
@@ -30,9 +31,11 @@ use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Error, MERGE_BATCH_ROWS};
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
-use crate::repair::anti_entropy::{Asking, Talk, Way, is_home, receive_key, repair_tree, way};
+use crate::repair::anti_entropy::{Asking, Talk, Way, receive_key, repair_tree, way};
 use crate::repair::received;
 
 /// Partitions filled at a time: while one waits for the network, another is merged.
@@ -50,7 +53,7 @@ const DOUBTFUL_EVERY: Duration = Duration::from_secs(10);
 const RECORD_EVERY: usize = 64;
 
 /// Fills what is missing now, and later what becomes missing when the n of a bucket is raised.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
     let mut hints_from = BTreeSet::new();
     let mut raises = Raises::default();
@@ -59,10 +62,16 @@ pub async fn run(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         if !node.takes_part() {
+            job.pauses(Pause::NotAdmitted);
             began = Instant::now();
             continue;
         }
         let missing = node.filled.missing();
+        let has_work = !missing.is_empty() || !node.buckets.raised().is_empty();
+        let working = has_work.then(|| job.works());
+        if !has_work {
+            job.waits();
+        }
         // Partitions that wait for an operator are retried less often.
         let turns =
             if node.unreceived.lost() + node.unreceived.undecided() > 0 { WAITING } else { 1 };
@@ -71,9 +80,10 @@ pub async fn run(node: Arc<Node>) {
         if missing.is_empty() {
             began = Instant::now();
         } else if turn.is_multiple_of(turns) && fetch_hints(&node, &mut hints_from).await {
-            fill_partitions(&node, &missing, waits).await;
+            fill_partitions(&node, &missing, waits, &job).await;
         }
         raises.fill(&node).await;
+        drop(working);
         if asked_again.elapsed() >= DOUBTFUL_EVERY {
             ask_again(&node).await;
             asked_again = Instant::now();
@@ -85,11 +95,11 @@ pub async fn run(node: Arc<Node>) {
 /// target: the other home replicas may have been down when a key was written. `had` collects the
 /// nodes whose hints are merged. Returns whether every node that is up has sent its hints.
 async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
-    let down = node.peers.down();
+    let (down, view) = (node.peers.down(), node.view());
     let others: Vec<NodeId> =
         node.peers.nodes().filter(|other| !down.contains(other) && !had.contains(other)).collect();
     for other in others {
-        for target in node.layout.members().iter().map(|member| member.node) {
+        for target in view.nodes() {
             if !fetch_all(node, other, Rows::HintsFor(target)).await {
                 return false;
             }
@@ -101,7 +111,7 @@ async fn fetch_hints(node: &Arc<Node>, had: &mut BTreeSet<NodeId>) -> bool {
 
 /// Receives whole partitions, a few at a time, within the configured share of a core. `waits`:
 /// whether to wait for peers that are moving rows to other trees.
-async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
+async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool, job: &JobState) {
     tracing::info!(partitions = missing.len(), "filling from the other home replicas");
     let progress = Progress::start(missing.len());
     let (mut undecided, mut lost) = (0, 0);
@@ -121,9 +131,12 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool) {
         lost += judged.lost;
         let recorded = work::run(node, |node| node.filled.record(&node.store));
         if let Err(error) = recorded.await {
+            job.failed(&error);
             tracing::warn!(%error, "could not record filled partitions");
         }
-        progress.say(node.filled.missing().len());
+        let (left, of) = (node.filled.missing().len(), u64::from(node.layout.partitions()));
+        job.progress(of.saturating_sub(left as u64), of);
+        progress.say(left);
     }
     node.unreceived.set(undecided, lost);
     if node.filled.is_complete() {
@@ -140,11 +153,12 @@ async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> 
     let each = ns.distinct();
     let n_max = each.last().copied().unwrap_or_default();
     let trees: Vec<Tree> = each.into_iter().map(|n| Tree { partition, n }).collect();
-    let homes = node.layout.homes(partition, n_max).to_vec();
+    let view = node.view();
+    let homes = view.layout().homes(partition, n_max);
     if !homes.contains(&node.me) {
         return true;
     }
-    receive(node, &homes, &trees, Receiving { ns: ns.hash(), waits }).await
+    receive(node, &view, homes, &trees, Receiving { ns: ns.hash(), waits }).await
 }
 
 /// How a partition is received.
@@ -161,15 +175,24 @@ struct Receiving {
 ///
 /// If most of it is missing it is first streamed whole from the first of them; then the trees are
 /// compared with all of them, so that rows they share cross the network once.
-async fn receive(node: &Arc<Node>, homes: &[NodeId], trees: &[Tree], how: Receiving) -> bool {
-    let mine = trees.iter().copied().filter(|tree| is_home(node, node.me, *tree));
+async fn receive(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    homes: &[NodeId],
+    trees: &[Tree],
+    how: Receiving,
+) -> bool {
+    let mine = trees.iter().copied().filter(|tree| view.is_home(node.me, *tree));
     let mine: Vec<Tree> = mine.collect();
     let why = Asking::ToFill { ns: how.ns };
     for (place, other) in homes.iter().filter(|other| **other != node.me).enumerate() {
         let talk = Talk::new(node, *other);
         let in_common: Vec<Tree> =
-            mine.iter().copied().filter(|tree| is_home(node, *other, *tree)).collect();
+            mine.iter().copied().filter(|tree| view.is_home(*other, *tree)).collect();
         let Some(partition) = in_common.first().map(|tree| tree.partition) else { continue };
+        if mutated(Mutation::FillCountsUnmerged) && place > 0 {
+            continue;
+        }
         let Some(way) = way(&talk, &in_common, why).await else { return false };
         let streams = match way {
             Way::Compare => false,
@@ -229,9 +252,9 @@ async fn note_doubtful(node: &Arc<Node>, keys: Vec<Key>) -> bool {
 
 /// Asks the other home replicas again for keys that they could not give.
 async fn ask_again(node: &Arc<Node>) {
-    let (mut here, began) = (BTreeSet::new(), Instant::now());
+    let (mut here, began, view) = (BTreeSet::new(), Instant::now(), node.view());
     for key in node.filled.doubtful() {
-        let homes = node.layout.homes(node.partition(&key), node.properties(&key).n);
+        let homes = view.homes(&key);
         let is_down = node.peers.down().iter().any(|down| homes.contains(down));
         if is_down || began.elapsed() >= DOUBTFUL_EVERY {
             continue; // retried later
@@ -312,19 +335,19 @@ impl Raises {
             (assignment.ns().clone(), assignment.last_change_of(bucket.as_str()))
         };
         self.received.retain(|(other, change, _)| *other != bucket || *change == changed);
-        let n = ns.n(bucket.as_str());
+        let (n, view) = (ns.n(bucket.as_str()), &node.view());
         let is_new = |partition: &Partition| {
-            let is_home = |n: u16| node.layout.homes(*partition, n).contains(&node.me);
+            let is_home = |n: u16| view.is_home(node.me, Tree { partition: *partition, n });
             is_home(n) && !is_home(before)
         };
-        let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
         let had =
             |partition: &Partition| self.received.contains(&(bucket.clone(), changed, *partition));
-        let missing: Vec<Partition> = partitions.filter(is_new).filter(|p| !had(p)).collect();
+        let missing: Vec<Partition> =
+            view.partitions().filter(is_new).filter(|p| !had(p)).collect();
         let how = Receiving { ns: ns.hash(), waits };
         let filling = stream::iter(missing.iter().copied()).map(|partition| async move {
-            let homes = node.layout.homes(partition, n);
-            (partition, receive(node, homes, &[Tree { partition, n }], how).await)
+            let homes = view.layout().homes(partition, n);
+            (partition, receive(node, view, homes, &[Tree { partition, n }], how).await)
         });
         let mut filled = filling.buffer_unordered(PARTITIONS_AT_ONCE);
         let mut left = missing.len();
@@ -387,7 +410,8 @@ async fn fetch_page(
     let Reply::Repair(RepairReply::Rows { rows, end }) = reply.head else { return None };
     let mut rows = packed::unpack(rows, reply.payload)?;
     let last = rows.last().filter(|_| !end).map(|(key, _)| key.clone());
-    rows.retain(|(key, _)| is_home(node, node.me, node.tree(key)));
+    let view = node.view();
+    rows.retain(|(key, _)| view.is_home(node.me, view.tree(key)));
     Some(Page { read_at, rows, last })
 }
 
@@ -427,14 +451,15 @@ async fn merge_page(node: &Arc<Node>, read_at: WallTime, mut rows: Vec<(Key, Byt
     true
 }
 
-/// Merges some rows. Returns the keys of those that arrived damaged. Blocks.
+/// Merges some rows. Returns the keys of those that cannot be decoded. Blocks.
 fn merge_some(node: &Node, rows: Vec<(Key, Bytes)>, now: WallTime) -> Result<Vec<Key>, Error> {
+    let view = node.view();
     let merge = |rows: Vec<(Key, Bytes)>| {
-        let place = |(key, object)| (node.home(&key), key, object);
+        let place = |(key, object)| (view.home(&key), key, object);
         node.store.merge_page(rows.into_iter().map(place).collect(), now)
     };
     match merge(rows.clone()) {
-        Err(Error::Damaged { .. }) => {}
+        Err(error) if error.is_undecodable() => {}
         merged => return merged.map(|_| Vec::new()),
     }
     // Rare, so only now is it worth finding out which.

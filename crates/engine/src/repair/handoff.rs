@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::message::{Message, Repair, RepairReply, Reply};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::packed;
@@ -19,6 +20,7 @@ use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::throttle::Throttle;
 use crate::background::work;
 use crate::liveness::health::State;
@@ -38,7 +40,7 @@ const ALARM_ROWS_MAX: usize = 1024;
 const ALARM_BYTES_MAX: usize = 4 << 20;
 
 /// Delivers hints to one target for as long as the node runs.
-pub async fn run(node: Arc<Node>, target: NodeId) {
+pub async fn run(node: Arc<Node>, target: NodeId, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry_after = LOOK_EVERY;
@@ -49,12 +51,19 @@ pub async fn run(node: Arc<Node>, target: NodeId) {
             look_at_ages = Instant::now() + ALARM_EVERY;
             alarm(&node, target).await;
         }
-        if !is_up(&node, target) || !node.takes_part() {
+        if let Some(why) = not_now(&node, target) {
+            job.pauses(why);
             retry_after = LOOK_EVERY;
             continue;
         }
+        // Most looks find nothing to deliver, and are no work.
+        let working = (node.store.hint_bytes() > 0).then(|| job.works());
+        if working.is_none() {
+            job.waits();
+        }
         let mark = node.hints.last();
-        let pass = deliver(&node, target).await;
+        let pass = deliver(&node, target, &job).await;
+        drop(working);
         if pass.delivered > 0 {
             tracing::info!(%target, hints = pass.delivered, left = pass.left, "handoff");
         }
@@ -101,6 +110,15 @@ async fn alarm(node: &Arc<Node>, target: NodeId) {
     }
 }
 
+/// Why nothing can be delivered now.
+fn not_now(node: &Node, target: NodeId) -> Option<Pause> {
+    match (node.takes_part(), is_up(node, target)) {
+        (false, _) => Some(Pause::NotAdmitted),
+        (true, false) => Some(Pause::PeerDown),
+        (true, true) => None,
+    }
+}
+
 fn is_up(node: &Node, target: NodeId) -> bool {
     node.peers.health(target).is_some_and(|health| health.state() == State::Up)
 }
@@ -117,7 +135,7 @@ struct Pass {
 }
 
 /// One pass; it ends early when the target is down or has no room.
-async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
+async fn deliver(node: &Arc<Node>, target: NodeId, job: &JobState) -> Pass {
     let mut pass = Pass { reached_end: node.store.hint_bytes() == 0, ..Pass::default() };
     let mut after = None;
     while !pass.reached_end && is_up(node, target) {
@@ -130,6 +148,7 @@ async fn deliver(node: &Arc<Node>, target: NodeId) -> Pass {
         let mut rows = match page.await {
             Ok(rows) => rows,
             Err(error) => {
+                job.failed(&error);
                 tracing::error!(%error, %target, "could not read hints");
                 return pass;
             }
@@ -174,7 +193,8 @@ async fn deliver_page(
     for (key, row) in rows {
         let (Some(version), Some(object)) = (Row::encoded_version(&row), Row::encoded_object(&row))
         else {
-            tracing::error!(?key, %target, "a hint is damaged and is kept");
+            let error = Row::encoded_kind(&row).err();
+            tracing::error!(?key, %target, ?error, "a hint cannot be read and is kept");
             continue;
         };
         versions.push((key.clone(), version));
@@ -190,6 +210,7 @@ async fn deliver_page(
             tracing::warn!(%target, %why, "the target refuses hints; they are kept");
             return 0;
         }
+        Some(_) | None if mutated(Mutation::HintDroppedUnacked) => Vec::new(),
         Some(_) | None => return 0,
     };
     if let Some((place, why)) = refused.first()
@@ -204,7 +225,7 @@ async fn deliver_page(
     node.metrics.repair.hints_delivered.add(delivered as u64);
     let dropped = work::run_throttled(node, throttle(node), move |node| {
         // Recorded before the drop: every confirmation of a tombstone from now on accounts for it.
-        for (key, _) in &arrived {
+        for (key, _) in arrived.iter().filter(|_| !mutated(Mutation::DropUnnoted)) {
             node.last_drop.record(node.partition(key), node.uptime());
         }
         node.store.drop_hints(target, &arrived)

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Message, Refusal, Repair, RepairReply, Reply};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
 use quorate_protocol::reap::{Evidence, Facts, ROUND_MAX, Round, may_confirm};
@@ -18,34 +19,55 @@ use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error};
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::replica::refusal_of;
 
 /// Reaps for as long as the node runs.
-pub async fn run(node: Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(Duration::from_millis(node.config.deletes.reap_ms));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if !node.takes_part() || !node.filled.is_complete() {
+        if let Some(why) = not_now(&node) {
+            job.pauses(why);
             continue;
         }
-        let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
-        let is_mine = |p: &Partition| node.layout.preference_list(*p).first() == Some(&node.me);
-        for partition in partitions.filter(is_mine) {
+        let _working = job.works();
+        let view = node.view();
+        let is_mine = |p: &Partition| view.layout().preference_list(*p).first() == Some(&node.me);
+        let of = u64::from(view.layout().partitions());
+        for partition in view.partitions().filter(is_mine) {
+            job.progress(u64::from(partition.0), of);
             // The count first: few partitions have tombstones, and for the others peer state is not
             // checked.
             let has_any = node.store.tombstone_count(partition) > 0;
             if has_any && node.peers.down().is_empty() && node.graces_agree() {
-                reap_partition(&node, partition).await;
+                reap_partition(&node, &view, partition, &job).await;
             }
         }
+        job.progress(of, of);
+    }
+}
+
+/// Why nothing can be reaped now. Peers matter only where there are tombstones.
+fn not_now(node: &Node) -> Option<Pause> {
+    match (node.takes_part(), node.filled.is_complete()) {
+        (false, _) => Some(Pause::NotAdmitted),
+        (true, false) => Some(Pause::NotFilled),
+        (true, true) => None,
     }
 }
 
 /// Proves and reaps the tombstones of one partition, a page at a time.
-async fn reap_partition(node: &Arc<Node>, partition: Partition) {
+async fn reap_partition(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    partition: Partition,
+    job: &JobState,
+) {
     let mut after: Option<Key> = None;
     loop {
         let old = WallTime(node.now().0.saturating_sub(node.config.deletes.grace_ms));
@@ -54,28 +76,34 @@ async fn reap_partition(node: &Arc<Node>, partition: Partition) {
         });
         let page: Vec<(Key, Version)> = match page.await {
             Ok(page) => page,
-            Err(error) => return tracing::warn!(%error, "could not list tombstones"),
+            Err(error) => {
+                job.failed(&error);
+                return tracing::warn!(%error, "could not list tombstones");
+            }
         };
         let Some((last, _)) = page.last() else { return };
         after = Some(last.clone());
         let looked_at = page.len();
-        let proven = prove(node, page).await;
+        let proven = prove(node, view, page).await;
         node.metrics.repair.tombstones_unconfirmed.add((looked_at - proven.len()) as u64);
         if !proven.is_empty() {
             let rows = proven.len();
-            reap_everywhere(node, proven).await;
+            reap_everywhere(node, view, proven).await;
             tracing::debug!(partition = partition.0, rows, "tombstones reaped");
         }
     }
 }
 
-async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, Version)> {
-    let everybody = node.layout.members().iter().map(|member| member.node);
-    let mut round = Round::new(tombstones.clone(), everybody);
-    if let Ok(which) = confirm_all(node, tombstones.clone()).await {
+async fn prove(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    tombstones: Vec<(Key, Version)>,
+) -> Vec<(Key, Version)> {
+    let mut round = Round::new(tombstones.clone(), view.nodes());
+    if let Ok(which) = confirm_all(node, view, tombstones.clone()).await {
         round.on_confirmed(node.me, &which);
     }
-    if round.is_over() && round.proven().is_empty() && node.layout.node_count() > 1 {
+    if round.is_over() && round.proven().is_empty() && view.layout().node_count() > 1 {
         return Vec::new(); // nothing is left to ask the other nodes about
     }
     let question = Message::Repair(Repair::Confirm { tombstones });
@@ -87,10 +115,10 @@ async fn prove(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Vec<(Key, V
     round.proven()
 }
 
-async fn reap_everywhere(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) {
+async fn reap_everywhere(node: &Arc<Node>, view: &ClusterView, tombstones: Vec<(Key, Version)>) {
     // Peers first: a tombstone that only this node lacks comes back from them, and is reaped again.
     ask_all(node, Message::Repair(Repair::Reap { tombstones: tombstones.clone() })).await;
-    if let Err(error) = reap_here(node, tombstones).await {
+    if let Err(error) = reap_here(node, view, tombstones).await {
         tracing::warn!(%error, "could not delete proven tombstones");
     }
 }
@@ -103,22 +131,26 @@ async fn ask_all(node: &Arc<Node>, question: Message) -> Vec<(NodeId, Option<Rep
 }
 
 /// Answers which tombstones this node confirms.
-pub async fn confirm(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
+pub async fn confirm(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    tombstones: Vec<(Key, Version)>,
+) -> Reply {
     if !node.generation.is_admitted() {
         return Reply::NotFilled;
     }
     if tombstones.len() > ROUND_MAX {
         return Reply::Refused(Refusal::Malformed);
     }
-    match confirm_all(node, tombstones).await {
+    match confirm_all(node, view, tombstones).await {
         Ok(which) => Reply::Repair(RepairReply::Confirmed { which }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }
 
 /// Deletes proven tombstones whose rows are unchanged.
-pub async fn reap(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
-    match reap_here(node, tombstones).await {
+pub async fn reap(node: &Arc<Node>, view: &ClusterView, tombstones: Vec<(Key, Version)>) -> Reply {
+    match reap_here(node, view, tombstones).await {
         Ok(rows) => Reply::Repair(RepairReply::Reaped { rows }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
@@ -126,13 +158,15 @@ pub async fn reap(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Reply {
 
 async fn confirm_all(
     node: &Arc<Node>,
+    view: &ClusterView,
     tombstones: Vec<(Key, Version)>,
 ) -> Result<Vec<bool>, Error> {
-    let now = node.now();
+    let (now, view) = (node.now(), view.clone());
     let which = work::run(node, move |node| {
         let grace_ms = node.config.deletes.grace_ms;
         let confirm = |(key, version): &(Key, Version)| {
-            facts(node, key, now).map(|facts| may_confirm(*version, &facts, now, grace_ms))
+            Facts::gather(&Look { node, view: &view, key, now })
+                .map(|facts| may_confirm(*version, &facts, now, grace_ms))
         };
         tombstones.iter().map(confirm).collect::<Result<Vec<bool>, Error>>()
     });
@@ -141,13 +175,10 @@ async fn confirm_all(
     Ok(which)
 }
 
-fn facts(node: &Node, key: &Key, now: WallTime) -> Result<Facts, Error> {
-    Facts::gather(&Look { node, key, now })
-}
-
 /// This node's evidence about one key.
 struct Look<'a> {
     node: &'a Node,
+    view: &'a ClusterView,
     key: &'a Key,
     now: WallTime,
 }
@@ -156,18 +187,18 @@ impl Evidence for Look<'_> {
     type Error = Error;
 
     fn place(&self) -> Result<(bool, bool), Error> {
-        let partition = self.node.partition(self.key);
-        let homes = self.node.layout.homes(partition, self.node.properties(self.key).n);
-        Ok((homes.contains(&self.node.me), self.node.is_ready_for(self.key)))
+        let Self { node, view, key, .. } = self;
+        Ok((view.homes(key).contains(&node.me), node.is_ready_for(view, key)))
     }
 
     fn row(&self) -> Result<Option<(Version, WallTime)>, Error> {
-        let row = self.node.store.read(self.node.home(self.key), self.key, Blocking::Allowed)?;
+        let row = self.node.store.read(self.view.home(self.key), self.key, Blocking::Allowed)?;
         Ok(row.and_then(|row| Row::encoded_version(&row).zip(Row::encoded_since(&row))))
     }
 
     fn is_hinted(&self) -> Result<bool, Error> {
-        Ok(!self.node.store.hints_of_key(self.key)?.is_empty())
+        let is_hinted = !self.node.store.hints_of_key(self.key)?.is_empty();
+        Ok(is_hinted && !mutated(Mutation::HintNotCounted))
     }
 
     fn quiet_since(&self) -> WallTime {
@@ -177,11 +208,16 @@ impl Evidence for Look<'_> {
     }
 }
 
-async fn reap_here(node: &Arc<Node>, tombstones: Vec<(Key, Version)>) -> Result<u32, Error> {
+async fn reap_here(
+    node: &Arc<Node>,
+    view: &ClusterView,
+    tombstones: Vec<(Key, Version)>,
+) -> Result<u32, Error> {
+    let view = view.clone();
     let reaped = work::run(node, move |node| {
         let mut rows = 0;
         for (key, version) in &tombstones {
-            rows += u32::from(node.store.drop_row(node.home(key), key, *version)?);
+            rows += u32::from(node.store.drop_row(view.home(key), key, *version)?);
         }
         Ok(rows)
     });

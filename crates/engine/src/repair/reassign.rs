@@ -19,9 +19,10 @@ use quorate_storage::{Error, KeyCursor, ScrubFrom, Scrubbed};
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
+use crate::background::jobs::JobState;
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
-use crate::repair::unowned;
 
 /// How often a node checks whether bucket properties changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -32,20 +33,22 @@ const STEP_ROWS_MAX: usize = 512;
 /// The longest time that one step runs before other background work gets a turn.
 const STEP_TIME: Duration = Duration::from_millis(20);
 
-/// Keeps rows where they belong, for as long as the node runs.
-pub async fn run(node: Arc<Node>) {
-    tokio::join!(settle(&node), unowned::run(&node));
-}
-
-/// Moves rows to their trees whenever the n of buckets has changed.
-async fn settle(node: &Arc<Node>) {
+/// Moves rows to their trees whenever the n of buckets has changed, for as long as the node runs.
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
+    let node = &node;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         while let Ok(Some(pass)) = work::run(node, |node| Ok(node.buckets.pass(&node.store))).await
         {
-            if let Err(error) = carry_out(node, pass).await {
+            let working = job.works();
+            let carried_out = carry_out(node, pass, &job).await;
+            if let Err(error) = &carried_out {
+                job.failed(error);
+            }
+            drop(working);
+            if let Err(error) = carried_out {
                 tracing::warn!(%error, "could not move all rows to their trees; retrying soon");
                 tokio::time::sleep(RETRY_AFTER).await;
                 break;
@@ -55,10 +58,12 @@ async fn settle(node: &Arc<Node>) {
 }
 
 /// One pass, from its start to its record.
-async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
+async fn carry_out(node: &Arc<Node>, pass: Pass, job: &JobState) -> Result<(), Error> {
+    // Whatever changes after this is the next pass's.
+    let view = node.view();
     match &pass.rows {
-        Rows::All => move_all(node).await?,
-        Rows::Of(bucket) => move_bucket(node, bucket).await?,
+        Rows::All => move_all(node, &view, job).await?,
+        Rows::Of(bucket) => move_bucket(node, &view, bucket).await?,
     }
     work::run(node, move |node| node.buckets.passed(&node.store, &pass)).await
 }
@@ -66,23 +71,31 @@ async fn carry_out(node: &Arc<Node>, pass: Pass) -> Result<(), Error> {
 /// Where a scan over all rows continues.
 type At = (Partition, Option<Key>);
 
-async fn move_all(node: &Arc<Node>) -> Result<(), Error> {
+async fn move_all(node: &Arc<Node>, view: &ClusterView, job: &JobState) -> Result<(), Error> {
     let mut from = Some((Partition(0), None));
+    let of = u64::from(node.layout.partitions());
     while let Some(at) = from {
-        let step = move |node: &Node| move_some(node, at);
+        job.progress(u64::from(at.0.0), of);
+        let view = view.clone();
+        let step = move |node: &Node| move_some(node, &view, at);
         from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
+    job.progress(of, of);
     Ok(())
 }
 
 /// Moves rows for one step. Returns where to continue, `None` at the end. Blocks.
-fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, Error> {
+fn move_some(
+    node: &Node,
+    view: &ClusterView,
+    (mut partition, mut after): At,
+) -> Result<Option<At>, Error> {
     let began = Instant::now();
-    while u32::from(partition.0) < node.layout.partitions() {
+    while u32::from(partition.0) < view.layout().partitions() {
         if began.elapsed() >= STEP_TIME {
             return Ok(Some((partition, after)));
         }
-        let n_of = |bucket: &str| Some(node.buckets.properties(bucket).n);
+        let n_of = |bucket: &str| Some(view.n(bucket));
         let swept = node.store.reassign(partition, after.as_ref(), STEP_ROWS_MAX, n_of)?;
         node.swept.moved.fetch_add(swept.moved as u64, Relaxed);
         after = swept.last;
@@ -93,11 +106,11 @@ fn move_some(node: &Node, (mut partition, mut after): At) -> Result<Option<At>, 
     Ok(None)
 }
 
-async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
+async fn move_bucket(node: &Arc<Node>, view: &ClusterView, bucket: &Bucket) -> Result<(), Error> {
     let mut from = Some(KeyCursor::default());
     while let Some(at) = from {
-        let bucket = bucket.clone();
-        let step = move |node: &Node| move_some_of(node, &bucket, at);
+        let (view, bucket) = (view.clone(), bucket.clone());
+        let step = move |node: &Node| move_some_of(node, &view, &bucket, at);
         from = work::run_throttled(node, &node.anti_entropy.throttle, step).await?;
     }
     Ok(())
@@ -106,6 +119,7 @@ async fn move_bucket(node: &Arc<Node>, bucket: &Bucket) -> Result<(), Error> {
 /// Moves rows of one bucket for one step. Returns where to continue, `None` at the end. Blocks.
 fn move_some_of(
     node: &Node,
+    view: &ClusterView,
     bucket: &Bucket,
     mut from: KeyCursor,
 ) -> Result<Option<KeyCursor>, Error> {
@@ -115,10 +129,10 @@ fn move_some_of(
         let rows_max = STEP_ROWS_MAX / 16;
         let (keys, next) = node.store.home_keys(Some(bucket.as_str()), &from, rows_max)?;
         for key in keys {
-            match node.store.move_to_tree(&key, node.tree(&key)) {
+            match node.store.move_to_tree(&key, view.tree(&key)) {
                 Ok(moved) => drop(node.swept.moved.fetch_add(moved.into(), Relaxed)),
-                Err(Error::Damaged { what, reason }) => {
-                    tracing::error!(what, reason, "a damaged row was not moved");
+                Err(error) if error.is_undecodable() => {
+                    tracing::error!(%error, "a row that cannot be read was not moved");
                 }
                 Err(error) => return Err(error),
             }
@@ -130,18 +144,20 @@ fn move_some_of(
 }
 
 /// Compares the trees with the rows, one partition after another, spread over the interval.
-pub async fn scrub(node: Arc<Node>) {
+pub async fn scrub(node: Arc<Node>, job: Arc<JobState>) {
     let scrub_ms = node.config.anti_entropy.scrub_ms;
     if scrub_ms == 0 {
         return;
     }
-    let partitions = u64::from(node.layout.partitions());
+    let partitions = u64::from(node.view().layout().partitions());
     let mut ticks = tokio::time::interval(Duration::from_millis((scrub_ms / partitions).max(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0u64.. {
         ticks.tick().await;
         let partition = Partition((number % partitions) as u16);
+        let _working = job.works();
         scrub_partition(&node, partition).await;
+        job.progress(number % partitions + 1, partitions);
         if number % partitions == partitions - 1 {
             node.swept.scrubbed_at_ms.store(node.uptime().0, Relaxed);
         }

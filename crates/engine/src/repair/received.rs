@@ -30,9 +30,9 @@ pub async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
         return judged;
     }
     let holdings = ask_all(node).await;
-    let mine = node.holdings();
+    let (mine, view) = (node.holdings(), node.view());
     for partition in merged {
-        let homes = node.layout.homes(*partition, node.buckets.n_max());
+        let homes = view.layout().homes(*partition, view.n_max());
         match received::judge((node.me, &mine), *partition, homes, &holdings) {
             Some(Received::Yes) => judged.received.push(*partition),
             Some(Received::Undecided) => judged.undecided += 1,

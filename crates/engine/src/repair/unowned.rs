@@ -23,7 +23,9 @@ use quorate_protocol::time::WallTime;
 use quorate_storage::{Blocking, Error, KeyCursor};
 use tokio::time::MissedTickBehavior;
 
+use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::node::Node;
 
 /// How often some keys are checked.
@@ -39,15 +41,18 @@ const HAND_OVER_BYTES_MAX: usize = 1 << 20;
 type Going = (Key, HandOver);
 
 /// Returns rows to their owners for as long as the node runs.
-pub async fn run(node: &Arc<Node>) {
+pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut walk = Walk::default();
     loop {
         ticks.tick().await;
-        if node.takes_part() {
-            while walk.step(node).await {}
+        if !node.takes_part() {
+            job.pauses(Pause::NotAdmitted);
+            continue;
         }
+        let _working = job.works();
+        while walk.step(&node, &job).await {}
     }
 }
 
@@ -67,7 +72,7 @@ struct Walk {
 impl Walk {
     /// Checks some keys, and returns those that are not this node's to their owners. The result
     /// says whether to continue at once.
-    async fn step(&mut self, node: &Arc<Node>) -> bool {
+    async fn step(&mut self, node: &Arc<Node>, job: &JobState) -> bool {
         let ns = node.buckets.assignment().ns().hash();
         if ns != self.ns {
             (self.ns, self.hurries) = (ns, 2);
@@ -78,6 +83,7 @@ impl Walk {
             match work::run_throttled(node, &node.anti_entropy.throttle, step).await {
                 Ok(found) => found,
                 Err(error) => {
+                    job.failed(&error);
                     tracing::warn!(%error, "could not scan for unowned rows");
                     return false;
                 }
@@ -101,12 +107,9 @@ impl Walk {
 /// Keys of rows here that this node does not own, and where to continue. Blocks.
 fn unowned_keys(node: &Node, from: &KeyCursor) -> Result<(Vec<Key>, Option<KeyCursor>), Error> {
     let (mut keys, next) = node.store.home_keys(None, from, STEP_KEYS_MAX)?;
-    keys.retain(|key| !homes(node, key).contains(&node.me));
+    let view = node.view();
+    keys.retain(|key| !view.homes(key).contains(&node.me));
     Ok((keys, next))
-}
-
-fn homes<'a>(node: &'a Node, key: &Key) -> &'a [NodeId] {
-    node.layout.homes(node.partition(key), node.properties(key).n)
 }
 
 /// Hands rows over to their home replicas and drops them. Returns how many were dropped.
@@ -116,8 +119,10 @@ async fn bring_home(node: &Arc<Node>, keys: Vec<Key>) -> u64 {
         let some = some.to_vec();
         // Taken before anything is read: see `protocol::reap`.
         let read_at = node.now();
-        let begin =
-            move |node: &Node| Ok(some.into_iter().filter_map(|key| begin(node, key)).collect());
+        let begin = move |node: &Node| {
+            let view = node.view();
+            Ok(some.into_iter().filter_map(|key| begin(node, &view, key)).collect())
+        };
         let begun: Result<Vec<Going>, Error> = work::run(node, begin).await;
         let Ok(mut rows) = begun else { continue };
         ask_versions(node, &mut rows).await;
@@ -128,15 +133,15 @@ async fn bring_home(node: &Arc<Node>, keys: Vec<Key>) -> u64 {
 }
 
 /// Starts the handover of a row in its current version; `None` if it is not possible now. Blocks.
-fn begin(node: &Node, key: Key) -> Option<Going> {
-    let version = match node.store.versions(&[(node.home(&key), key.clone())]) {
+fn begin(node: &Node, view: &ClusterView, key: Key) -> Option<Going> {
+    let version = match node.store.versions(&[(view.home(&key), key.clone())]) {
         Ok(versions) => *versions.first()?,
         Err(error) => {
             tracing::error!(%error, "an unowned row cannot be read and is kept");
             return None;
         }
     };
-    let row = HandOver::start(version, homes(node, &key), node.me)?;
+    let row = HandOver::start(version, view.homes(&key), node.me)?;
     let down = node.peers.down();
     row.waiting().is_disjoint(&down).then_some((key, row))
 }
@@ -176,7 +181,7 @@ async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: WallTime) {
     for going in rows.iter_mut().filter(|(_, row)| !row.is_held()) {
         let (key, version) = (going.0.clone(), going.1.version());
         let read = move |node: &Node| {
-            let row = node.store.read(node.home(&key), &key, Blocking::Allowed)?;
+            let row = node.store.read(node.view().home(&key), &key, Blocking::Allowed)?;
             // A row that has changed is left for the next round.
             let row = row.filter(|row| Row::encoded_version(row) == Some(version));
             Ok(row.and_then(|row| Row::encoded_object(&row)))
@@ -224,9 +229,10 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
     let dropping = move |node: &Node| {
         let mut dropped = 0;
         for (key, row) in &held {
-            // n may have changed since, so that this node owns the row again.
+            // n may have changed since the handover began, so that this node owns the row again:
+            // judged by a view that is taken while no writer can change the row.
             let may_drop = || {
-                let may_drop = row.may_drop(row.version(), homes(node, key), node.me);
+                let may_drop = row.may_drop(row.version(), node.view().homes(key), node.me);
                 if may_drop {
                     // Recorded before the drop: every confirmation of a tombstone from now on
                     // accounts for it.
@@ -234,7 +240,7 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
                 }
                 may_drop
             };
-            match node.store.drop_row_if(node.home(key), key, row.version(), may_drop) {
+            match node.store.drop_row_if(node.view().home(key), key, row.version(), may_drop) {
                 Ok(is_dropped) => dropped += u64::from(is_dropped),
                 Err(error) => tracing::warn!(%error, "could not drop an unowned row"),
             }

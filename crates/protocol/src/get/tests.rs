@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::clock::{Actor, Dot};
 use crate::object::{Metadata, Sibling, WriteId};
+use crate::quorum_sets::QuorumSet;
+use crate::quorum_sets::tests::sets;
 use crate::stamp::Stamp;
 
 /// A node answers truthfully (any number of times), fails in some way, or time passes.
@@ -57,30 +59,46 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 0..40)
 }
 
+/// Some sets, their plan and the nodes known to be down.
+type Case = (Vec<QuorumSet>, Plan, BTreeSet<NodeId>);
+
 prop_compose! {
-    fn plans()(nodes in 1..8u8, n in 1..6u8, needed in 1..6u8, sloppy: bool,
-        hedge in prop::option::of(1..120u64), deadline in 1..600u64, down in any::<u8>(),
-    ) -> (Plan, BTreeSet<NodeId>) {
-        let n = n.min(nodes);
+    fn plan_of(sets: Vec<QuorumSet>, nodes: u8)(sloppy: bool, hedge in prop::option::of(1..120u64),
+        deadline in 1..600u64, down in any::<u8>()) -> Case {
+        let of_sets = QuorumSets::several(sets.clone()).unwrap();
+        let is_fallback = |node: &NodeId| !of_sets.homes().contains(node);
         let plan = Plan {
-            homes: (0..n).map(node).collect(),
-            fallbacks: (n..nodes).map(node).collect(),
-            needed: u16::from(needed.min(n)),
+            fallbacks: (0..nodes).map(node).filter(is_fallback).collect(),
+            sets: of_sets,
             sloppy,
             hedge_ms: hedge,
             replica_timeout_ms: 100,
             deadline: Uptime(deadline),
         };
-        (plan, (0..nodes).filter(|at| down & (1 << at) != 0).map(node).collect())
+        let is_down = |at: &u8| down & (1 << at) != 0;
+        (sets.clone(), plan, (0..nodes).filter(is_down).map(node).collect())
     }
+}
+
+prop_compose! {
+    fn one_set()(nodes in 1..8u8, n in 1..6u8, needed in 1..6u8) -> (Vec<QuorumSet>, u8) {
+        let n = n.min(nodes);
+        let homes = (0..n).map(node).collect();
+        (vec![QuorumSet { homes, needed: u16::from(needed.min(n)) }], nodes)
+    }
+}
+
+/// With one set, or up to three that overlap.
+fn cases() -> impl Strategy<Value = Case> {
+    let several = sets(6).prop_map(|sets| (sets, 8));
+    prop_oneof![one_set(), several].prop_flat_map(|(sets, nodes)| plan_of(sets, nodes))
 }
 
 #[test]
 fn a_slow_replica_that_moves_is_waited_for() {
     let plan = Plan {
-        homes: vec![node(0), node(1)],
+        sets: QuorumSets::one(vec![node(0), node(1)], 1),
         fallbacks: Vec::new(),
-        needed: 1,
         sloppy: true,
         hedge_ms: None,
         replica_timeout_ms: 100,
@@ -96,9 +114,41 @@ fn a_slow_replica_that_moves_is_waited_for() {
     assert_eq!(get.on_time(Uptime(450)), [Effect::Ask { to, what: ReadKind::Object, place }]);
 }
 
+/// While a layout changes, a read needs two of the old home replicas and two of the new ones.
+#[test]
+fn a_node_of_both_sets_is_asked_once_and_counts_twice() {
+    let set = |homes: [u8; 3]| QuorumSet { homes: homes.map(node).to_vec(), needed: 2 };
+    let plan = Plan {
+        sets: QuorumSets::several(vec![set([0, 1, 2]), set([1, 2, 3])]).unwrap(),
+        fallbacks: vec![node(4)],
+        sloppy: true,
+        hedge_ms: None,
+        replica_timeout_ms: 100,
+        deadline: Uptime(1000),
+    };
+    let asked = |effects: &[Effect]| -> Vec<NodeId> {
+        let to = |effect: &Effect| match effect {
+            Effect::Ask { to, .. } => Some(*to),
+            Effect::Answer(_) | Effect::Repair(_) => None,
+        };
+        effects.iter().filter_map(to).collect()
+    };
+    let (mut get, effects) = Get::start(plan, &BTreeSet::new(), Uptime(0));
+    assert_eq!(asked(&effects), [0, 1, 2].map(node), "n3 is not needed: n1 and n2 are in both");
+    get.on_reply(node(0), Reply::Object(object(1)), Uptime(1));
+    get.on_reply(node(1), Reply::Digest(object(1).version()), Uptime(1));
+    // Without n2 the new set needs n3, and no more than that.
+    assert_eq!(asked(&get.on_silent(node(2), Uptime(2))), [node(3)]);
+    let effects = get.on_reply(node(3), Reply::Digest(object(1).version()), Uptime(3));
+    assert!(matches!(effects[..], [Effect::Answer(Answer::Read(_))]), "{effects:?}");
+}
+
 /// A bystander that knows what each node holds and sees what it was asked for.
 struct Naive {
+    sets: Vec<QuorumSet>,
     plan: Plan,
+    /// The home replica whose place each fallback takes.
+    stands_for: BTreeMap<NodeId, NodeId>,
     held: Vec<Object>,
     asked: BTreeMap<NodeId, Vec<ReadKind>>,
     /// The last answer of each node, if it counts.
@@ -120,8 +170,13 @@ impl Naive {
                     assert!(asked.is_empty() || for_more, "{to} was asked twice");
                     asked.push(what);
                     self.said.remove(&to); // only its object counts from now on
-                    assert_eq!(place == RowKind::Home, self.plan.homes.contains(&to));
-                    assert!(self.plan.sloppy || place == RowKind::Home);
+                    let is_home = self.plan.sets.homes().contains(&to);
+                    assert_eq!(place == RowKind::Home, is_home);
+                    assert!(self.plan.sloppy || is_home);
+                    if !is_home {
+                        let slot = get.contacts.iter().find(|c| c.node == to).unwrap().slot;
+                        self.stands_for.insert(to, self.plan.sets.homes()[slot]);
+                    }
                 }
                 Effect::Answer(answer) => {
                     assert_eq!(self.answer, None, "answered twice");
@@ -133,7 +188,7 @@ impl Naive {
                     self.repaired = true;
                     let merged = get.merged().version();
                     for to in behind {
-                        assert!(self.plan.homes.contains(&to), "{to} is no home");
+                        assert!(self.plan.sets.homes().contains(&to), "{to} is no home");
                         assert_ne!(self.said.get(&to), Some(&merged), "{to} is not behind");
                     }
                 }
@@ -141,23 +196,30 @@ impl Naive {
         }
     }
 
-    /// A node counts only if everything it reported is in the merge.
-    fn judge(&self, answer: &Answer) {
-        let known = |version: &&Version| {
-            **version == Version::ABSENT
-                || self.objects.iter().any(|object| object.version() == **version)
+    /// How many nodes count in a set: its home replicas and fallbacks in their place, each only if
+    /// everything it reported is in the merge.
+    fn count_in(&self, set: &QuorumSet) -> usize {
+        let known = |version: &Version| {
+            *version == Version::ABSENT
+                || self.objects.iter().any(|object| object.version() == *version)
         };
-        let count = self.said.values().filter(known).count();
+        let is_in = |node: &NodeId| set.homes.contains(self.stands_for.get(node).unwrap_or(node));
+        self.said.iter().filter(|(node, version)| is_in(node) && known(version)).count()
+    }
+
+    fn judge(&self, answer: &Answer) {
+        let enough = |set: &QuorumSet| self.count_in(set) >= usize::from(set.needed);
         match answer {
             Answer::Read(object) => {
-                assert!(count >= usize::from(self.plan.needed), "an early answer");
+                assert!(self.sets.iter().all(enough), "an early answer");
                 let mut merged = Object::default();
                 self.objects.iter().for_each(|object| merged.merge(object));
                 assert_eq!(**object, merged);
             }
             Answer::NoQuorum { counted, refused, silent } => {
-                assert_eq!(usize::from(*counted), count);
-                assert!(count < usize::from(self.plan.needed));
+                let fewest = self.sets.iter().map(|set| self.count_in(set)).min();
+                assert_eq!(Some(usize::from(*counted)), fewest);
+                assert!(!self.sets.iter().all(enough));
                 let named: BTreeSet<_> = refused.iter().chain(silent).collect();
                 assert_eq!(named.len(), refused.len() + silent.len(), "named twice");
                 assert!(named.iter().all(|node| self.asked.contains_key(*node)));
@@ -222,21 +284,23 @@ fn happens(get: &mut Get, naive: &mut Naive, event: Event, now: &mut Uptime) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        failure_persistence: None, ..ProptestConfig::with_cases(2000)
+        failure_persistence: None, ..ProptestConfig::with_cases(4000)
     })]
 
     #[test]
     fn a_get_answers_once_with_what_r_nodes_hold_and_ends(
-        (plan, down) in plans(),
+        (sets, plan, down) in cases(),
         held in prop::collection::vec(prop::sample::select(vec![0u8, 1, 1, 2, 3, 7, 9, 15]), 8),
         events in events(),
     ) {
         let mut now = Uptime(0);
         let deadline = plan.deadline;
-        let nodes = plan.homes.len() + plan.fallbacks.len();
+        let nodes = plan.sets.homes().len() + plan.fallbacks.len();
         let (mut get, effects) = Get::start(plan.clone(), &down, now);
         let mut naive = Naive {
+            sets,
             plan,
+            stands_for: BTreeMap::new(),
             held: held.into_iter().map(object).collect(),
             asked: BTreeMap::new(),
             said: BTreeMap::new(),
@@ -267,7 +331,7 @@ proptest! {
 
     #[test]
     fn a_get_of_healthy_replicas_reads_what_r_of_them_hold(
-        (plan, _) in plans(),
+        (sets, plan, _) in cases(),
         held in prop::collection::vec(prop::sample::select(vec![0u8, 1, 1, 2, 3, 7, 9, 15]), 8),
     ) {
         let (mut get, mut effects) = Get::start(plan.clone(), &BTreeSet::new(), Uptime(0));
@@ -290,13 +354,19 @@ proptest! {
                 Effect::Repair(behind) => prop_assert!(!behind.is_empty()),
             }
         }
-        prop_assert_eq!(answered.len(), usize::from(plan.needed));
+        for set in &sets {
+            let of_set = answered.iter().filter(|node| set.homes.contains(node)).count();
+            prop_assert!(of_set >= usize::from(set.needed));
+            prop_assert!(sets.len() > 1 || answered.len() == usize::from(set.needed));
+        }
         let mut expected = Object::default();
         for to in answered {
             let number: usize = to.as_str()[1..].parse().unwrap();
             expected.merge(&object(held[number]));
         }
-        prop_assert_eq!(read.as_deref(), Some(&expected));
+        // With several sets fewer may be enough than were asked: a node in all of them, for R = 1.
+        prop_assert!(sets.len() > 1 || read.as_deref() == Some(&expected));
+        prop_assert!(read.is_some());
         prop_assert!(get.is_done());
     }
 }

@@ -1,8 +1,12 @@
 //! The PUT machine against a naive model, with events in any order.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::quorum_sets::QuorumSet;
+use crate::quorum_sets::tests::sets;
 
 /// An event at a node (by number; some are never asked), or the passing of time.
 #[derive(Clone, Copy, Debug)]
@@ -27,31 +31,48 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 0..30)
 }
 
+/// Some sets, their plan and the nodes known to be down.
+type Case = (Vec<QuorumSet>, Plan, BTreeSet<NodeId>);
+
 prop_compose! {
-    /// A plan over `nodes` nodes, of which any may be asked, and the nodes known to be down.
-    fn plans()(nodes in 1..8u8, n in 1..8u8, needed in 1..8u8, me in 0..8u8, sloppy: bool,
-        deadline in 1..600u64, down in any::<u8>()) -> (Plan, BTreeSet<NodeId>) {
-        let (n, me) = (n.min(nodes), me % nodes);
+    /// A plan of these sets over `nodes` nodes, of which any may be asked.
+    fn plan_of(sets: Vec<QuorumSet>, nodes: u8)(me in 0..nodes, sloppy: bool, deadline in 1..600u64,
+        down in any::<u8>()) -> Case {
+        let of_sets = QuorumSets::several(sets.clone()).unwrap();
+        let is_fallback = |node: &NodeId| !of_sets.homes().contains(node);
         let plan = Plan {
             me: node(me),
-            homes: (0..n).map(node).collect(),
-            fallbacks: (n..nodes).map(node).collect(),
-            needed: u16::from(needed.min(n)),
+            fallbacks: (0..nodes).map(node).filter(is_fallback).collect(),
+            sets: of_sets,
             sloppy,
             replica_timeout_ms: 100,
             deadline: Uptime(deadline),
         };
-        (plan, (0..nodes).filter(|at| *at != me && down & (1 << at) != 0).map(node).collect())
+        let is_down = |at: &u8| *at != me && down & (1 << at) != 0;
+        (sets.clone(), plan, (0..nodes).filter(is_down).map(node).collect())
     }
+}
+
+prop_compose! {
+    fn one_set()(nodes in 1..8u8, n in 1..8u8, needed in 1..8u8) -> (Vec<QuorumSet>, u8) {
+        let n = n.min(nodes);
+        let homes = (0..n).map(node).collect();
+        (vec![QuorumSet { homes, needed: u16::from(needed.min(n)) }], nodes)
+    }
+}
+
+/// With one set, or up to three that overlap.
+fn cases() -> impl Strategy<Value = Case> {
+    let several = sets(6).prop_map(|sets| (sets, 8));
+    prop_oneof![one_set(), several].prop_flat_map(|(sets, nodes)| plan_of(sets, nodes))
 }
 
 #[test]
 fn a_slow_replica_that_makes_progress_is_kept_and_a_silent_one_replaced() {
     let plan = Plan {
         me: node(0),
-        homes: vec![node(0), node(1)],
+        sets: QuorumSets::one(vec![node(0), node(1)], 2),
         fallbacks: vec![node(2)],
-        needed: 2,
         sloppy: true,
         replica_timeout_ms: 100,
         deadline: Uptime(1000),
@@ -67,11 +88,12 @@ fn a_slow_replica_that_makes_progress_is_kept_and_a_silent_one_replaced() {
     assert_eq!(put.on_time(Uptime(450)), [Effect::Send { to: node(2), role }]);
 }
 
-/// The naive model's notes: which nodes were asked, and which acknowledged first or refused
-/// first.
+/// The naive model's notes: which nodes were asked in which role, and which acknowledged first or
+/// refused first.
 struct Naive {
+    sets: Vec<QuorumSet>,
     plan: Plan,
-    asked: BTreeSet<NodeId>,
+    asked: BTreeMap<NodeId, Role>,
     acked: BTreeSet<NodeId>,
     refused: BTreeSet<NodeId>,
     answer: Option<Answer>,
@@ -79,13 +101,22 @@ struct Naive {
 }
 
 impl Naive {
+    fn new(sets: Vec<QuorumSet>, plan: Plan, now: Uptime) -> Self {
+        let is_home = sets.iter().any(|set| set.homes.contains(&plan.me));
+        let role = if is_home { Role::Home } else { Role::Hint { target: sets[0].homes[0] } };
+        let asked = [(plan.me, role)].into();
+        let (acked, refused) = (BTreeSet::new(), BTreeSet::new());
+        Self { sets, plan, asked, acked, refused, answer: None, now }
+    }
+
     fn happens(&mut self, event: Event) {
+        let asked = |number: u8| Some(node(number)).filter(|node| self.asked.contains_key(node));
         match event {
             Event::Ack(number) if !self.refused.contains(&node(number)) => {
-                self.acked.extend(self.asked.get(&node(number)));
+                self.acked.extend(asked(number));
             }
             Event::Refused(number) if !self.acked.contains(&node(number)) => {
-                self.refused.extend(self.asked.get(&node(number)));
+                self.refused.extend(asked(number));
             }
             Event::Ack(_) | Event::Refused(_) | Event::Silent(_) | Event::Later(_) => {}
         }
@@ -95,8 +126,12 @@ impl Naive {
         for effect in effects {
             match effect {
                 Effect::Send { to, role } => {
-                    assert!(self.asked.insert(to), "{to} was contacted twice");
-                    assert_eq!(role == Role::Home, self.plan.homes.contains(&to));
+                    assert_eq!(self.asked.insert(to, role), None, "{to} was contacted twice");
+                    let is_home = |of: &NodeId| self.sets.iter().any(|set| set.homes.contains(of));
+                    match role {
+                        Role::Home => assert!(is_home(&to)),
+                        Role::Hint { target } => assert!(is_home(&target) && !is_home(&to)),
+                    }
                 }
                 Effect::Answer(answer) => {
                     assert_eq!(self.answer, None, "answered twice");
@@ -107,45 +142,58 @@ impl Naive {
         }
     }
 
+    /// How many of these nodes count in a set: its home replicas, and fallbacks in their place.
+    fn count_in(&self, set: &QuorumSet, nodes: &BTreeSet<NodeId>) -> usize {
+        let counts = |node: &&NodeId| match self.asked[*node] {
+            Role::Home => set.homes.contains(*node),
+            Role::Hint { target } => self.plan.sloppy && set.homes.contains(&target),
+        };
+        nodes.iter().filter(counts).count()
+    }
+
+    /// Whether these nodes would be enough in every set.
+    fn suffice(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        let enough = |set: &QuorumSet| self.count_in(set, nodes) >= usize::from(set.needed);
+        self.sets.iter().all(enough)
+    }
+
     /// Checks an answer against the distinct nodes that acknowledged.
     fn judge(&self, answer: &Answer) {
-        let is_home = |of: &&NodeId| self.plan.homes.contains(of);
-        let homes = self.acked.iter().filter(is_home).count();
-        let counted = if self.plan.sloppy { self.acked.len() } else { homes };
         let (acks, written) = match answer {
             Answer::Written(acks) => (acks, true),
             Answer::NoQuorum(acks) => (acks, false),
         };
-        assert_eq!(usize::from(acks.counted), counted);
-        assert_eq!(usize::from(acks.hints), self.acked.len() - homes);
-        assert_eq!(written, acks.counted >= self.plan.needed, "the verdict is wrong");
+        let fewest = self.sets.iter().map(|set| self.count_in(set, &self.acked)).min();
+        assert_eq!(Some(usize::from(acks.counted)), fewest);
+        let hints = self.acked.iter().filter(|node| self.asked[*node] != Role::Home);
+        assert_eq!(usize::from(acks.hints), hints.count());
+        assert_eq!(written, self.suffice(&self.acked), "the verdict is wrong");
         let refused: BTreeSet<_> = acks.refused.iter().copied().collect();
         assert_eq!(refused, self.refused);
+        let asked: BTreeSet<_> = self.asked.keys().copied().collect();
         let said: BTreeSet<_> = self.acked.union(&self.refused).copied().collect();
-        let open: BTreeSet<_> = self.asked.difference(&said).copied().collect();
+        let open: BTreeSet<_> = asked.difference(&said).copied().collect();
         assert_eq!(open, acks.silent.iter().copied().collect());
-        let possible = open.iter().filter(|n| self.plan.sloppy || is_home(n)).count();
-        let hopeless = counted + possible < usize::from(self.plan.needed);
+        let possible = asked.difference(&self.refused).copied().collect();
+        let hopeless = !self.suffice(&possible);
         assert!(written || hopeless || self.now >= self.plan.deadline, "gave up too early");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        failure_persistence: None, ..ProptestConfig::with_cases(2000)
+        failure_persistence: None, ..ProptestConfig::with_cases(4000)
     })]
 
     #[test]
     fn a_put_answers_once_as_a_naive_count_does_and_ends(
-        (plan, down) in plans(), events in events()
+        (sets, plan, down) in cases(), events in events()
     ) {
         let mut now = Uptime(0);
         let deadline = plan.deadline;
         let (mut put, effects) = Put::start(plan.clone(), &down, now);
-        let asked = [plan.me].into();
-        let (acked, refused) = (BTreeSet::new(), BTreeSet::new());
-        let nodes = plan.homes.len() + plan.fallbacks.len();
-        let mut naive = Naive { plan, asked, acked, refused, answer: None, now };
+        let nodes = plan.sets.homes().len() + plan.fallbacks.len();
+        let mut naive = Naive::new(sets, plan, now);
         naive.notes(effects);
         for event in events {
             naive.happens(event);
@@ -160,11 +208,9 @@ proptest! {
                 }
             };
             naive.notes(effects);
-            // Answered as soon as W distinct nodes hold it, and not before.
+            // Answered as soon as W distinct nodes of each set hold it, and not before.
             if naive.answer.is_none() {
-                let homes = naive.acked.iter().filter(|n| naive.plan.homes.contains(n)).count();
-                let counted = if naive.plan.sloppy { naive.acked.len() } else { homes };
-                prop_assert!(counted < usize::from(naive.plan.needed));
+                prop_assert!(!naive.suffice(&naive.acked));
                 prop_assert!(now < deadline);
             }
         }
@@ -180,4 +226,45 @@ proptest! {
         }
         prop_assert!(naive.answer.is_some());
     }
+}
+
+/// While a layout changes: n0, n1, n2 are the home replicas, n1, n2, n3 will be.
+fn moving(me: u8) -> Plan {
+    let set = |homes: [u8; 3]| QuorumSet { homes: homes.map(node).to_vec(), needed: 2 };
+    Plan {
+        me: node(me),
+        sets: QuorumSets::several(vec![set([0, 1, 2]), set([1, 2, 3])]).unwrap(),
+        fallbacks: vec![node(4), node(5)],
+        sloppy: true,
+        replica_timeout_ms: 100,
+        deadline: Uptime(1000),
+    }
+}
+
+#[test]
+fn a_node_of_both_sets_counts_twice_and_gets_one_message() {
+    let (mut put, effects) = Put::start(moving(1), &BTreeSet::new(), Uptime(0));
+    let send = |to: u8| Effect::Send { to: node(to), role: Role::Home };
+    assert_eq!(effects, [send(0), send(2), send(3)]);
+    assert_eq!(put.on_ack(node(0)), []);
+    assert_eq!(put.on_ack(node(1)), [], "two of the old set, one of the new one");
+    assert!(matches!(put.on_ack(node(3))[..], [Effect::Answer(Answer::Written(_))]));
+    let (mut put, _) = Put::start(moving(1), &BTreeSet::new(), Uptime(0));
+    assert_eq!(put.on_ack(node(1)), []);
+    let [Effect::Answer(Answer::Written(acks))] = &put.on_ack(node(2))[..] else { panic!() };
+    assert_eq!(acks.counted, 2);
+}
+
+#[test]
+fn a_fallback_counts_where_the_home_replica_would_whose_place_it_takes() {
+    let (mut put, _) = Put::start(moving(1), &[node(3)].into(), Uptime(0));
+    put.on_ack(node(1));
+    put.on_ack(node(0));
+    // n4 keeps a hint for n3, which is in the new set only.
+    assert!(matches!(put.on_ack(node(4))[..], [Effect::Answer(Answer::Written(_))]));
+    let (mut put, _) = Put::start(moving(1), &[node(0)].into(), Uptime(0));
+    put.on_ack(node(1));
+    // n4 keeps a hint for n0, which is in the old set only.
+    assert_eq!(put.on_ack(node(4)), []);
+    assert!(matches!(put.on_ack(node(3))[..], [Effect::Answer(Answer::Written(_))]));
 }

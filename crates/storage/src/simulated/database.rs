@@ -3,7 +3,8 @@
 //! The tables are as the process sees them, all of the log included. A crash undoes the batches that
 //! it loses, the last one first. So a start, a flush and a sync cost the same however much is stored.
 
-use super::tables::{Change, Replaced, Tables};
+use super::tables::{Change, Replaced, Shared, Tables};
+use crate::columns::Column;
 use crate::options::Recovery;
 
 /// What the log may hold before its synced batches are forgotten, in bytes, as RocksDB drops a log
@@ -21,6 +22,15 @@ pub(super) struct Database {
     /// The batch in the log that cannot be read any more, by its place.
     damaged: Option<usize>,
     log_bytes: u64,
+}
+
+/// What can happen to the process or to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed: what was not flushed is gone.
+    Kill,
+    /// The power fails: what was not synced is gone.
+    PowerCut,
 }
 
 /// A batch in the log.
@@ -72,6 +82,28 @@ impl Database {
     /// Batches in the log that are written, flushed and synced.
     pub(super) fn positions(&self) -> (usize, usize, usize) {
         (self.log.len(), self.flushed, self.synced)
+    }
+
+    /// A value as it would be if the worst crash of this kind happened now; `None` if there would be
+    /// none, or none that can be read.
+    pub(super) fn surviving(&self, crash: Crash, column: Column, key: &[u8]) -> Option<Shared> {
+        let least = match crash {
+            Crash::Kill => self.flushed,
+            Crash::PowerCut => self.synced,
+        };
+        let undone = self.log[least..].iter().flat_map(|batch| &batch.replaced);
+        // The first change that is lost knows what was there before.
+        for replaced in undone {
+            let before = match replaced {
+                Replaced::One(other, name, before) if *other == column && name[..] == *key => {
+                    before.as_ref()
+                }
+                Replaced::All(other, map) if *other == column => map.get(key),
+                Replaced::One(..) | Replaced::All(..) => continue,
+            };
+            return before.and_then(|value| value.read(column, key).ok()).cloned();
+        }
+        self.tables.get(column, key).ok().flatten().cloned()
     }
 
     /// The process is gone: of what was in its buffer a prefix is left that `cut` chooses.

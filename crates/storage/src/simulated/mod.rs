@@ -16,9 +16,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use quorate_protocol::name::Key;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+pub use self::database::Crash;
 use self::database::Database;
 pub(crate) use self::entries::Entries;
 use self::files::Files;
@@ -181,6 +183,21 @@ impl SimulatedDisk {
     /// start loses it and all behind it, and reports it. Returns whether there was one.
     pub fn damage_log(&self, which: u64) -> bool {
         self.lock().contents.database.damage_log(which)
+    }
+
+    /// A row, encoded, as it would be if the worst crash of this kind happened now; `None` if there would be
+    /// none.
+    pub fn surviving_row(&self, crash: Crash, place: Place, key: &Key) -> Option<Bytes> {
+        let database = &self.lock().contents.database;
+        let row = database.surviving(crash, place.column(), &place.row_key(key));
+        row.map(|row| Bytes::copy_from_slice(&row))
+    }
+
+    /// Two numbers that change whenever what is stored changes: how often it was opened, and the number of
+    /// the last change.
+    pub fn position(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.opened, state.contents.database.tables.sequence)
     }
 
     /// How far its log has got.

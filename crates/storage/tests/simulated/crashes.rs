@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_storage::{
-    Blocking, Durability, Error, LogPositions, OpenError, Recovery, SimulatedDisk, Store,
+    Blocking, Crash, Durability, Error, LogPositions, OpenError, Recovery, SimulatedDisk, Store,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -38,6 +38,27 @@ fn a_write_is_durable_once_its_sync_has_run_and_not_before() {
     lab.world.run();
     assert_eq!(outcome(lost), Some(Err(Error::Closed)), "the process was killed");
     assert_eq!(found(&lab.open()), [0, 1, 2]);
+}
+
+/// What an observer is told of a crash is what the crash leaves.
+#[test]
+fn a_row_that_survives_is_told_before_the_crash() {
+    let mut lab = Lab::new();
+    lab.options.durability = Durability::Buffered;
+    let store = lab.open();
+    lab.mint(&store, 0..1);
+    store.sync().unwrap();
+    lab.mint(&store, 1..2);
+    assert_eq!(lab.durable(&store), Ok(()), "flushed");
+    lab.mint(&store, 2..3);
+    let survives =
+        |crash, which| lab.disk.surviving_row(crash, place(which), &key(which)).is_some();
+    let survivors = |crash| [0, 1, 2].map(|which| survives(crash, which));
+    assert_eq!(survivors(Crash::PowerCut), [true, false, false]);
+    assert_eq!(survivors(Crash::Kill), [true, true, false]);
+    lab.disk.kill(0);
+    assert_eq!(survivors(Crash::Kill), [true, true, false]);
+    assert_eq!(found(&lab.open()), [0, 1]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ use quorate_storage::{Blocking, Error};
 use super::round::patience;
 use crate::background::throttle::Throttle;
 use crate::background::work;
+use crate::cluster::view::ClusterView;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::replica;
@@ -218,7 +219,7 @@ async fn list(
 
 async fn recheck(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
     let question = Message::Repair(Repair::Versions { keys: keys.clone() });
-    let ours = work::run(talk.node, move |node| versions(node, &keys));
+    let ours = work::run(talk.node, move |node| versions(node, &node.view(), &keys));
     let (ours, theirs) = tokio::join!(ours, talk.ask(question, &[]));
     match (ours, theirs?) {
         (Ok(ours), Reply::Repair(RepairReply::Versions { versions })) => {
@@ -229,10 +230,14 @@ async fn recheck(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Op
 }
 
 /// The versions of this node's home rows. Blocks.
-pub(super) fn versions(node: &Node, keys: &[Key]) -> Result<Vec<Version>, Error> {
-    let version = |key: &Key| match node.store.versions(&[(node.home(key), key.clone())]) {
+pub(super) fn versions(
+    node: &Node,
+    view: &ClusterView,
+    keys: &[Key],
+) -> Result<Vec<Version>, Error> {
+    let version = |key: &Key| match node.store.versions(&[(view.home(key), key.clone())]) {
         Ok(versions) => Ok(versions.first().copied().unwrap_or(Version::ABSENT)),
-        Err(Error::Damaged { .. }) => Ok(UNREADABLE), // report the others nevertheless
+        Err(error) if error.is_undecodable() => Ok(UNREADABLE), // report the others nevertheless
         Err(error) => Err(error),
     };
     keys.iter().map(version).collect()
@@ -371,16 +376,16 @@ fn settle(
     fetched: Option<(Object, WallTime)>,
 ) -> Option<Settled> {
     let key = difference.key.clone();
+    let home = node.view().home(&key);
     if let Some((object, read_at)) = fetched {
-        let place = node.home(&key);
-        match replica::merge_now(node, place, &key, &object, read_at, Blocking::Allowed) {
+        match replica::merge_now(node, home, &key, &object, read_at, Blocking::Allowed) {
             Ok(Reply::Data(DataReply::Stored)) => {}
             Ok(_) | Err(_) => return None,
         }
     }
     // The time of this read, not of the listing: a message says when its object was read.
     let read_at = node.now();
-    match node.store.read(node.home(&key), &key, Blocking::Allowed).ok()? {
+    match node.store.read(home, &key, Blocking::Allowed).ok()? {
         Some(row) if difference.must_send(Row::encoded_version(&row)?) => {
             let object = Row::encoded_object(&row)?;
             Some(Some((Message::Data(Data::Store { key, role: Role::Home, read_at }), object)))
@@ -436,6 +441,6 @@ pub async fn receive_key(node: &Arc<Node>, peer: NodeId, key: &Key) -> bool {
     let Some(len) = own else { return true };
     let object = packed::take(&mut reply.payload, len).map(Object::decode);
     let Some(Ok(object)) = object else { return false };
-    replica::merge(node, Role::Home, key, object, read_at).await == Reply::Data(DataReply::Stored)
-        && node.store.durable().await.is_ok()
+    let merged = replica::merge(node, &node.view(), Role::Home, key, object, read_at).await;
+    merged == Reply::Data(DataReply::Stored) && node.store.durable().await.is_ok()
 }

@@ -19,8 +19,9 @@ use quorate_protocol::name::NodeId;
 use tokio::time::MissedTickBehavior;
 
 pub use self::exchange::{Asking, Talk, Way, receive_key, repair_tree, way};
-pub use self::round::{Scope, is_home, run as run_round};
+pub use self::round::{Scope, run as run_round};
 pub use self::state::Report;
+use crate::background::jobs::{JobState, Pause};
 use crate::liveness::health::State;
 use crate::liveness::peer_time::PeerTime;
 use crate::node::Node;
@@ -29,7 +30,7 @@ use crate::node::Node;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Compares with one peer for as long as the node runs.
-pub async fn run(node: Arc<Node>, peer: NodeId) {
+pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
     let interval_ms = node.config.anti_entropy.interval_ms;
     if interval_ms == 0 {
         return;
@@ -43,21 +44,37 @@ pub async fn run(node: Arc<Node>, peer: NodeId) {
             _ = ticks.tick() => {}
             () = node.anti_entropy.wake.notified() => {}
         }
-        let Some(up_since) = up_since(&node, peer) else { continue };
-        if !node.takes_part() || !node.filled.is_complete() {
+        if let Some(why) = not_now(&node) {
+            job.pauses(why);
             continue;
         }
+        let Some(up_since) = up_since(&node, peer) else {
+            job.pauses(Pause::PeerDown);
+            continue;
+        };
+        job.waits();
         let now = node.peers.now();
         let dirty = node.anti_entropy.take_dirty(peer);
         if !dirty.is_empty() {
+            let _working = job.works();
             round::run(&node, peer, Scope::Partitions(dirty)).await;
         }
         let is_back = was_away(compared_at, up_since) && !is_handed_off_to(&node, peer);
         let is_due = compared_at.is_none_or(|at| now.since(at) >= interval_ms);
         if is_back || is_due {
             compared_at = Some(now);
+            let _working = job.works();
             round::run(&node, peer, Scope::MineToBegin).await;
         }
+    }
+}
+
+/// Why nothing can be compared now, whatever the peer.
+fn not_now(node: &Node) -> Option<Pause> {
+    match (node.takes_part(), node.filled.is_complete()) {
+        (false, _) => Some(Pause::NotAdmitted),
+        (true, false) => Some(Pause::NotFilled),
+        (true, true) => None,
     }
 }
 

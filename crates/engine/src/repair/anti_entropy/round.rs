@@ -77,29 +77,22 @@ pub async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report {
 
 /// The trees of which both nodes are home replicas, and that this node has received.
 fn trees_in_common(node: &Node, peer: NodeId, scope: &Scope) -> Vec<Tree> {
-    let ns = node.ns();
-    let partitions = (0..node.layout.partitions()).map(|p| Partition(p as u16));
+    let view = node.view();
+    let ns = view.ns();
     let is_wanted = |partition: &Partition| match scope {
         Scope::Partitions(partitions) => partitions.contains(partition),
         Scope::MineToBegin => {
-            let list = node.layout.preference_list(*partition);
+            let list = view.layout().preference_list(*partition);
             list.iter().find(|other| **other == node.me || **other == peer) == Some(&node.me)
         }
         Scope::All => true,
     };
     let trees = |partition: Partition| {
         let tree = move |n: &u16| Tree { partition, n: *n };
-        ns.iter()
-            .map(tree)
-            .filter(|tree| is_home(node, peer, *tree) && is_home(node, node.me, *tree))
+        ns.iter().map(tree).filter(|tree| view.is_home(peer, *tree) && view.is_home(node.me, *tree))
     };
     let ready = |partition: &Partition| node.filled.is_ready(*partition);
-    partitions.filter(is_wanted).filter(ready).flat_map(trees).collect()
-}
-
-/// Whether a node is a home replica of the rows of a tree.
-pub fn is_home(node: &Node, who: NodeId, tree: Tree) -> bool {
-    node.layout.homes(tree.partition, tree.n).contains(&who)
+    view.partitions().filter(is_wanted).filter(ready).flat_map(trees).collect()
 }
 
 /// The trees whose roots differ; `None` if the peer does not answer.

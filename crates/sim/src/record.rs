@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_protocol::clock::{Clock, Dot};
-use quorate_protocol::name::NodeId;
+use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 
 use quorate_oracle::history::{End, Moment, Saw, WriteNo};
@@ -23,12 +23,19 @@ pub(crate) struct Record {
     dots: BTreeMap<(String, Dot), WriteNo>,
     /// Whether a node lost data that was durable.
     has_losses: bool,
+    reaped: BTreeSet<WriteNo>,
 }
 
 impl Record {
     /// Nothing yet; buckets keep `n` replicas.
     pub(crate) fn new(n: u16) -> Self {
-        Self { oracle: Oracle::new(n), now: 0, dots: BTreeMap::new(), has_losses: false }
+        Self {
+            oracle: Oracle::new(n),
+            now: 0,
+            dots: BTreeMap::new(),
+            has_losses: false,
+            reaped: BTreeSet::new(),
+        }
     }
 
     /// The next moment.
@@ -57,6 +64,35 @@ impl Record {
         (0..told).for_each(|_| self.oracle.end_attempt(write, end, at));
     }
 
+    /// Tombstones were reaped. Returns whether that was not known.
+    pub(crate) fn reaped(&mut self, tombstones: impl IntoIterator<Item = WriteNo>) -> bool {
+        let (before, at) = (self.reaped.len(), self.tick());
+        let tombstones: Vec<WriteNo> = tombstones.into_iter().collect();
+        self.reaped.extend(&tombstones);
+        self.oracle.history.reaped(tombstones, at);
+        self.reaped.len() > before
+    }
+
+    /// Whether a write is a tombstone that was reaped, or was superseded by one.
+    pub(crate) fn is_gone(&self, key: &str, write: WriteNo) -> bool {
+        let of_key = self.oracle.history.reaped_of(key).map(|(tombstone, _)| tombstone).collect();
+        self.oracle.history.is_in(write, &of_key)
+    }
+
+    /// Checks an acknowledgement: `holders` have the write durably.
+    pub(crate) fn check_ack(
+        &self,
+        key: &str,
+        write: WriteNo,
+        (w, acks): (u16, u16),
+        holders: &BTreeSet<NodeId>,
+    ) -> Verdict {
+        if self.has_losses || self.is_gone(key, write) {
+            return Ok(());
+        }
+        self.oracle.durable_copies_at_ack(write, w, acks, holders)
+    }
+
     /// A node lost its disk.
     pub(crate) fn lost_disk(&mut self) {
         let at = self.tick();
@@ -77,6 +113,18 @@ impl Record {
         self.check_dots(key, shown)?;
         let read = Read { strict: read.strict && !self.has_losses, ..*read };
         self.oracle.check_read(&read, &Answer { key, shown, context: Some(context) })
+    }
+
+    /// Checks a listing by R = `r`: which of these keys it has.
+    pub(crate) fn check_listing(
+        &self,
+        asked: (Moment, u16),
+        keys: &[Key],
+        listed: &[Key],
+    ) -> Verdict {
+        let check =
+            |key: &Key| self.oracle.check_listing(asked, &key.to_string(), listed.contains(key));
+        keys.iter().try_for_each(check)
     }
 
     /// Checks what is left of a key.

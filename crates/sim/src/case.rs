@@ -1,11 +1,11 @@
 //! A run that can be kept in a file, made smaller, and run again.
 
+use quorate_protocol::mutation::Mutation;
 use serde::{Deserialize, Serialize};
 
 use crate::dice::Dice;
-use crate::hosted::run_case;
-use crate::hosted::setup::Setup;
-use crate::run::Run;
+use crate::run::{Run, run_case};
+use crate::setup::Setup;
 
 /// How many smaller cases are tried at most: each is a run.
 const TRIES_MAX: usize = 400;
@@ -40,15 +40,15 @@ impl Case {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// Runs it. `keep_lines` keeps the trace.
-    pub fn run(&self, keep_lines: bool) -> Run {
-        run_case(self, keep_lines)
+    /// Runs it, with a deliberate bug, if any. `keep_lines` keeps the trace.
+    pub fn run(&self, mutation: Option<Mutation>, keep_lines: bool) -> Run {
+        run_case(self, mutation, keep_lines)
     }
 
     /// The smallest case found that still breaks a promise: greedy, as delta debugging is (Zeller and
     /// Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002).
-    pub fn shrink(self) -> Self {
-        self.shrink_while(|case| case.run(false).violation.is_some())
+    pub fn shrink(self, mutation: Option<Mutation>) -> Self {
+        self.shrink_while(|case| case.run(mutation, false).violation.is_some())
     }
 
     fn shrink_while(mut self, breaks: impl Fn(&Self) -> bool) -> Self {
@@ -77,7 +77,7 @@ impl Case {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::hosted::setup::Fault;
+    use crate::setup::Fault;
 
     #[test]
     fn a_case_in_a_file_is_the_same_run() {
@@ -85,7 +85,7 @@ mod tests {
             let case = Case::draw(seed);
             let read = Case::parse(&case.text()).unwrap();
             assert_eq!(read, case);
-            let (first, again) = (case.run(false), read.run(false));
+            let (first, again) = (case.run(None, false), read.run(None, false));
             assert_eq!((first.hash, first.events), (again.hash, again.events));
         }
     }
@@ -114,7 +114,7 @@ mod tests {
             let mut case = Case::draw(seed);
             case.setup.fsync = false;
             case.setup.faults = vec![Fault::Power];
-            case.run(false).violation
+            case.run(None, false).violation
         });
         assert!(broken.is_some());
     }

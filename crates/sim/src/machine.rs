@@ -2,26 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::background;
-use quorate_engine::config::Config;
+use quorate_engine::config::{Config, Durability};
 use quorate_engine::host::{Chance, Clock, Files, Host, Threads, Urgency, Work};
 use quorate_engine::liveness::advertised::GossipState;
 use quorate_engine::liveness::review::Turns;
 use quorate_engine::node::{Node, RELEASE, StartError};
 use quorate_engine::tasks::Tasks;
-use quorate_protocol::name::NodeId;
+use quorate_protocol::clock::Dot;
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
-use quorate_storage::{DataDir, Later, SimulatedDisk, Simulation, Task};
+use quorate_protocol::tree::Tree;
+use quorate_storage::{Crash, DataDir, Later, Place, SimulatedDisk, Simulation, Task};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
 
-use crate::hosted::life::Life;
-use crate::hosted::network::{Dialer, Network};
-use crate::hosted::world::World;
+use crate::life::Life;
+use crate::network::{Dialer, Network};
+use crate::world::World;
 use quorate_oracle::Violation;
 
 /// The machines' clocks at the start of a run, in milliseconds since 1970.
@@ -42,6 +46,8 @@ pub(crate) struct Machine {
     pub(crate) name: NodeId,
     /// Its disk.
     pub(crate) disk: SimulatedDisk,
+    /// How often it lost data that was durable.
+    losses: AtomicU64,
     /// A backup of it.
     copy: Mutex<Option<SimulatedDisk>>,
     files: Arc<DiskFiles>,
@@ -76,6 +82,7 @@ impl Machine {
         Self {
             name: config.node,
             disk: SimulatedDisk::new(config.node.as_str()),
+            losses: AtomicU64::new(0),
             copy: Mutex::new(None),
             files: Arc::default(),
             clock: Arc::new(clock),
@@ -148,6 +155,43 @@ impl Machine {
         self.disk.kill(self.world.draw());
     }
 
+    /// The worst that can happen: all that may be lost is, by a power cut or only by a killed process.
+    pub(crate) fn crash(&self, by_power: bool) {
+        if let Some(process) = self.lock().take() {
+            self.end(&process);
+        }
+        match by_power {
+            true => self.disk.lose_power(0),
+            false => self.disk.kill(0),
+        }
+    }
+
+    /// How often it lost data that was durable.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Relaxed)
+    }
+
+    /// Its own row of a key, as it would be after the worst crash that its durability allows for.
+    pub(crate) fn durable_row(&self, key: &Key) -> Option<Object> {
+        let partition = key.partition(self.config.layout.partitions);
+        self.surviving(Place::Home(Tree { partition, n: 0 }), key)
+    }
+
+    /// Whether it holds a write of a key durably, in its own row or in a hint.
+    pub(crate) fn holds(&self, key: &Key, dot: Dot, targets: &[NodeId]) -> bool {
+        let hints = targets.iter().filter_map(|target| self.surviving(Place::Hint(*target), key));
+        self.durable_row(key).into_iter().chain(hints).any(|object| object.clock.covers(dot))
+    }
+
+    fn surviving(&self, place: Place, key: &Key) -> Option<Object> {
+        let crash = match self.config.durability {
+            Durability::Fsync => Crash::PowerCut,
+            Durability::Buffered => Crash::Kill,
+        };
+        let row = self.disk.surviving_row(crash, place, key)?;
+        Row::decode(row).ok().map(|row| row.object)
+    }
+
     /// Power fails: what was not synced may be gone.
     pub(crate) fn lose_power(&self) {
         if let Some(process) = self.lock().take() {
@@ -190,6 +234,10 @@ impl Machine {
             self.lost("comes back as it was copied");
             self.disk.restore(&copy);
         } else {
+            // A clean stop leaves a proof of it, which a copy must not be believed.
+            if self.world.percent(50) {
+                self.stop();
+            }
             self.world.note(format_args!("{} is copied", self.name));
             *copy = Some(self.disk.copy());
         }
@@ -204,6 +252,7 @@ impl Machine {
     }
 
     fn lost(&self, how: &str) {
+        self.losses.fetch_add(1, Relaxed);
         self.world.note(format_args!("{} {how}", self.name));
         self.world.record().lost_disk();
     }

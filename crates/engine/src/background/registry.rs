@@ -1,0 +1,283 @@
+//! Every background job of a node, once: [`JOBS`].
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use quorate_protocol::name::NodeId;
+use quorate_storage::Condition;
+
+use super::jobs::{Job, JobState, JobView, Pause, Phase};
+use super::{periodic, reopen};
+use crate::background::throttle::Throttle;
+use crate::cluster::hello;
+use crate::liveness::health::State;
+use crate::node::Node;
+use crate::repair::{anti_entropy, distrusted, fill, handoff, reaper, reassign, unowned};
+
+/// A running job.
+pub type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Who starts a job, and how often.
+#[derive(Clone, Copy)]
+pub enum Start {
+    /// Once.
+    Once(fn(Arc<Node>, Arc<JobState>) -> Run),
+    /// For each peer.
+    PerPeer(fn(Arc<Node>, NodeId, Arc<JobState>) -> Run),
+    /// The host does, by [`launch`], if it has such a job.
+    ByHost,
+}
+
+/// A job of the registry.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// What it is.
+    pub job: Job,
+    /// What keeps it within its share of a core, if anything does.
+    pub throttle: Option<fn(&Node) -> &Throttle>,
+    /// How it is started.
+    pub start: Start,
+}
+
+/// Handoff, anti-entropy and scans over all rows share one budget.
+const REPAIR: Option<fn(&Node) -> &Throttle> = Some(|node| &node.anti_entropy.throttle);
+
+/// A job that a host starts, if it has a network for it.
+pub const GOSSIP: Job =
+    Job { name: "gossip", about: "Gossips with all nodes and reviews which peers are suspected" };
+
+/// Every job, in the order in which they are started and listed.
+pub const JOBS: [Entry; 15] = [
+    Entry {
+        job: Job { name: "hello", about: "Greets a peer: state, generation, bucket properties" },
+        throttle: None,
+        start: Start::PerPeer(|node, peer, job| Box::pin(hello::run(node, peer, job))),
+    },
+    Entry {
+        job: Job { name: "handoff", about: "Delivers the hints that are kept for a peer" },
+        throttle: REPAIR,
+        start: Start::PerPeer(|node, peer, job| Box::pin(handoff::run(node, peer, job))),
+    },
+    Entry {
+        job: Job {
+            name: "anti_entropy",
+            about: "Compares the Merkle trees with a peer and repairs what differs",
+        },
+        throttle: REPAIR,
+        start: Start::PerPeer(|node, peer, job| Box::pin(anti_entropy::run(node, peer, job))),
+    },
+    Entry {
+        job: Job { name: "fill", about: "Receives partitions and buckets that this node lacks" },
+        throttle: Some(|node| &node.fill_throttle),
+        start: Start::Once(|node, job| Box::pin(fill::run(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "distrusted",
+            about: "Compares rows that are set aside with the cluster's; ends when there are none",
+        },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(distrusted::run(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "reap",
+            about: "Deletes tombstones that cover every copy left of their keys",
+        },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(reaper::run(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "reopen",
+            about: "Once the store has failed, opens it again in a fresh process",
+        },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(reopen::run(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "reassign",
+            about: "Moves rows to their Merkle trees after a bucket's n was changed",
+        },
+        throttle: REPAIR,
+        start: Start::Once(|node, job| Box::pin(reassign::run(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "handover",
+            about: "Finds rows of which this node is no home replica and returns them",
+        },
+        throttle: REPAIR,
+        start: Start::Once(|node, job| Box::pin(unowned::run(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "scrub",
+            about: "Recomputes the Merkle trees from the rows; ends at once if it is switched off",
+        },
+        throttle: REPAIR,
+        start: Start::Once(|node, job| Box::pin(reassign::scrub(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "mark_alive",
+            about: "Records that the store is in use, which dates its rows",
+        },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(periodic::mark_alive(node, job))),
+    },
+    Entry {
+        job: Job {
+            name: "admit_alone",
+            about: "After a start, goes on without peers that do not answer; then ends",
+        },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(periodic::admit_alone(node, job))),
+    },
+    Entry {
+        job: Job { name: "remember", about: "Records how far peers were durable" },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(periodic::remember(node, job))),
+    },
+    Entry {
+        job: Job { name: "round_trips", about: "Begins a new window of measured round trips" },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(periodic::turn_windows(node, job))),
+    },
+    Entry { job: GOSSIP, throttle: None, start: Start::ByHost },
+];
+
+/// Starts all jobs that the host does not start.
+pub(super) fn start_all(node: &Arc<Node>) {
+    for peer in node.peers.nodes() {
+        for entry in JOBS {
+            match entry.start {
+                Start::PerPeer(run) => {
+                    launch(node, entry.job, Some(peer), |state| run(node.clone(), peer, state));
+                }
+                Start::Once(_) | Start::ByHost => {}
+            }
+        }
+    }
+    for entry in JOBS {
+        match entry.start {
+            Start::Once(run) => launch(node, entry.job, None, |state| run(node.clone(), state)),
+            Start::PerPeer(_) | Start::ByHost => {}
+        }
+    }
+}
+
+/// Starts a job. It ends when `node.stop` is cancelled, or with its future.
+pub fn launch<F>(
+    node: &Arc<Node>,
+    job: Job,
+    peer: Option<NodeId>,
+    run: impl FnOnce(Arc<JobState>) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let state = node.jobs.add(job, peer);
+    let (work, stop) = (run(state.clone()), node.stop.clone());
+    node.background.spawn(async move {
+        tokio::select! {
+            biased;
+            () = caught(work, job, &state) => {}
+            () = stop.cancelled() => {}
+        }
+        state.ended();
+    });
+}
+
+/// Runs a job; if it panics, that is logged and kept. What jobs share with others is atomic or behind locks
+/// that survive a panic.
+async fn caught(work: impl Future<Output = ()>, job: Job, state: &JobState) {
+    if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+        let text = panic.downcast_ref::<&'static str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let why = text.unwrap_or("no message");
+        tracing::error!(job = job.name, why, "a background job panicked and has ended");
+        state.panicked(why);
+    }
+}
+
+/// What every job does now, in the order in which they were started. A pause whose reason is gone is none:
+/// jobs that look seldom do not know that yet.
+pub fn list(node: &Node) -> Vec<JobView> {
+    let mut jobs = node.jobs.list();
+    for job in &mut jobs {
+        match job.phase {
+            Phase::Paused(why) if !holds(node, job.peer, why) => job.phase = Phase::Waiting,
+            Phase::Paused(_) | Phase::Waiting | Phase::Working | Phase::Ended => {}
+        }
+    }
+    jobs
+}
+
+/// Whether a reason to pause holds now.
+fn holds(node: &Node, peer: Option<NodeId>, why: Pause) -> bool {
+    match why {
+        Pause::NotAdmitted => !node.takes_part(),
+        Pause::NotFilled => !node.filled.is_complete(),
+        Pause::PeerDown => {
+            let health = peer.and_then(|peer| node.peers.health(peer));
+            health.is_none_or(|health| health.state() != State::Up)
+        }
+        Pause::StoreFailed => matches!(node.store.condition(), Condition::Failed(_)),
+    }
+}
+
+/// The share of a core that a job may take, in percent: as configured, and at the current load. `None`
+/// if nothing limits it.
+pub fn share_percent(node: &Node, name: &str) -> Option<(u32, f64)> {
+    let entry = JOBS.into_iter().find(|entry| entry.job.name == name)?;
+    let throttle = entry.throttle?(node);
+    Some((throttle.share_percent(), throttle.share_percent_now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use quorate_protocol::time::WallTime;
+
+    use super::super::jobs::Jobs;
+    use super::*;
+    use crate::host::Clock;
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> WallTime {
+            WallTime(7)
+        }
+    }
+
+    #[test]
+    fn names_are_different_and_fit_a_label() {
+        let names: BTreeSet<&str> = JOBS.iter().map(|entry| entry.job.name).collect();
+        assert_eq!(names.len(), JOBS.len());
+        for Entry { job, .. } in JOBS {
+            assert!(job.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", job.name);
+            assert!(!job.about.is_empty() && !job.about.ends_with('.'), "{}", job.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_kept_in_its_own_words() {
+        let jobs = Jobs::new(Arc::new(Stopped));
+        let state = jobs.add(GOSSIP, None);
+        let error = || jobs.list()[0].error.as_ref().map(|(_, error)| error.clone());
+        caught(async {}, GOSSIP, &state).await;
+        assert_eq!(error(), None);
+        caught(async { panic!("no {}", "luck") }, GOSSIP, &state).await;
+        assert_eq!(error().as_deref(), Some("panicked: no luck"));
+        caught(async { panic!("plain") }, GOSSIP, &state).await;
+        assert_eq!(error().as_deref(), Some("panicked: plain"));
+        state.ended();
+        assert_eq!(jobs.list()[0].phase, Phase::Ended);
+    }
+}

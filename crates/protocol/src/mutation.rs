@@ -1,0 +1,145 @@
+//! Deliberate bugs (mutations): a test that cannot fail proves nothing.
+//!
+//! Each sits where a real node could have it, behind `if mutated(Mutation::…)`. Only the simulator
+//! compiles them in, with the feature `mutations`, and switches one on for a run, which the oracle
+//! must then find broken. Without that feature, as a node is built, [`mutated`] is the constant
+//! `false`, and nothing of them is left; a node refuses to be compiled with it ([`COMPILED_IN`]).
+
+use std::str::FromStr;
+
+/// Whether the mutations are compiled in.
+pub const COMPILED_IN: bool = cfg!(feature = "mutations");
+
+/// Defines each mutation once: its variant, its name on the command line, and what is wrong with it.
+macro_rules! mutations {
+    ($($variant:ident, $name:literal, $what:literal;)*) => {
+        /// A deliberate bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutation {
+            $(#[doc = $what] $variant,)*
+        }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What is wrong with it, in a few words.
+            pub fn what(self) -> &'static str {
+                match self { $(Self::$variant => $what,)* }
+            }
+        }
+    };
+}
+
+mutations! {
+    // Durability.
+    EarlyAck, "early-ack", "a replica acknowledges before its sync";
+    CoordinatorEarlyAck, "coordinator-early-ack", "the coordinator counts itself before its sync";
+    SyncCoversLater, "sync-covers-later", "a sync also counts for a batch that was written after it";
+    FailedSyncAcked, "failed-sync-acked", "a sync that failed is taken for one that did not";
+    HintAckedEarly, "hint-acked-early", "delivered hints are acknowledged before a sync";
+    // Causality.
+    BareSibling, "bare-sibling", "only the new sibling is sent with the joined clock";
+    ActorSurvivesCrash, "actor-survives-crash", "mints on a row that forgot its dots";
+    ActorSurvivesHintDrop, "actor-survives-hint-drop", "the actor of a hint row outlives the row";
+    CloneKeepsIncarnation, "clone-keeps-incarnation", "a copied disk keeps its incarnation";
+    UnseenContext, "unseen-context", "a context for siblings the client did not see";
+    ContextOfOwnRow, "context-of-own-row", "a read's context covers also what the entry node holds";
+    MergeKeepsCovered, "merge-keeps-covered", "merge keeps siblings that the other side's clock covers";
+    WriteIdForgotten, "write-id-forgotten", "a forwarded write gets a new write id each time";
+    OvertakenIgnored, "overtaken-ignored", "a condition holds although another write overtook it";
+    // Quorums.
+    AckCountedTwice, "ack-counted-twice", "one acknowledgement is credited to two nodes";
+    ReplicaCountedTwice, "replica-counted-twice", "one replica counts twice in a read";
+    HintsCountInStrict, "hints-count-in-strict", "hints count in a strict quorum";
+    EmptyFallbackCounts, "empty-fallback-counts", "a fallback without a hint answers \"absent\"";
+    NotAppliedLie, "not-applied-lie", "an unknown outcome is reported as not_applied";
+    // Hints and handoff.
+    HintDroppedThoughChanged, "hint-dropped-though-changed", "a hint is dropped though it has changed";
+    HintDroppedUnacked, "hint-dropped-unacked", "a hint is dropped when it is sent";
+    // Anti-entropy and filling.
+    LeafNotUpdated, "leaf-not-updated", "a leaf is not written in its row's batch";
+    LeafReadThenWritten, "leaf-read-then-written", "of two changes to a leaf in one batch one is lost";
+    DiskLossReadyAtOnce, "disk-loss-ready-at-once", "a node answers reads before it is filled";
+    FillCountsUnmerged, "fill-counts-unmerged", "a fill counts a home replica that it has not merged";
+    TreesTrustedInDoubt, "trees-trusted-in-doubt", "trees count as fitting while rows are in others";
+    // Changes of n.
+    HandedOverToOne, "handed-over-to-one", "an unowned row is dropped once one home replica holds it";
+    DroppedThoughOwned, "dropped-though-owned", "a row is dropped though the node owns it again";
+    ReversalForgotten, "reversal-forgotten", "a change of n and back leaves rows where they were moved";
+    RaiseForgotten, "raise-forgotten", "a home replica that a raised n made answers at once";
+    // Deletes.
+    HintNotCounted, "hint-not-counted", "a node that holds a hint confirms a tombstone";
+    StaleTaken, "stale-taken", "objects are accepted however long they were in flight";
+    ReapWithoutFullProof, "reap-without-full-proof", "a silent node counts as having confirmed";
+    DropUnnoted, "drop-unnoted", "a node that dropped a hint still confirms";
+    // Nodes that come back behind.
+    BehindIgnored, "behind-ignored", "a node that a peer rejects as behind carries on";
+    PeersForgotten, "peers-forgotten", "a start forgets what was known of peers' disks";
+    AsideTakenBack, "aside-taken-back", "rows too old to be trusted are taken back";
+}
+
+/// There is no mutation of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the name of a mutation; --mutations lists them")]
+pub struct UnknownMutation;
+
+impl FromStr for Mutation {
+    type Err = UnknownMutation;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMutation> {
+        let named = |mutation: &&Self| mutation.name() == name;
+        Self::ALL.iter().find(named).copied().ok_or(UnknownMutation)
+    }
+}
+
+#[cfg(feature = "mutations")]
+mod active {
+    use std::cell::Cell;
+
+    use super::Mutation;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) };
+    }
+
+    /// Switches a mutation on for this thread, or all off.
+    pub fn mutate(mutation: Option<Mutation>) {
+        ACTIVE.set(mutation);
+    }
+
+    /// Whether this mutation is switched on.
+    pub fn mutated(mutation: Mutation) -> bool {
+        ACTIVE.get() == Some(mutation)
+    }
+}
+
+#[cfg(feature = "mutations")]
+pub use self::active::{mutate, mutated};
+
+/// Whether this mutation is switched on: never, in a node.
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+pub const fn mutated(_: Mutation) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = Mutation::ALL.iter().map(|mutation| mutation.name()).collect();
+        assert_eq!(names.len(), Mutation::ALL.len());
+        assert!(Mutation::ALL.iter().all(|mutation| mutation.name().parse() == Ok(*mutation)));
+        assert_eq!("no-such-mutation".parse::<Mutation>(), Err(UnknownMutation));
+    }
+}

@@ -1,0 +1,350 @@
+//! Watches all disks while a run goes on, for what clients cannot see: that what a node drops is held
+//! by others, that a reaped tombstone leaves nothing behind, that a node which answers for a key has
+//! received what it lacked.
+//!
+//! It looks now and then, and compares with what it saw before: what happens in between counts as one
+//! step. A process that was replaced in between tells nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quorate_engine::node::Node;
+use quorate_oracle::{
+    Verdict, a_filled_node_has_everything, reaped_for_good, what_is_dropped_is_held,
+};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::object::Object;
+use quorate_protocol::row::Row;
+use quorate_storage::Blocking;
+use tokio::time::sleep;
+
+use crate::machine::Machine;
+use crate::setup::Setup;
+use crate::values::write_of;
+use crate::world::World;
+
+/// How often it looks, if something was written since.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The observer of one run.
+pub(crate) struct Monitor {
+    world: Arc<World>,
+    setup: Arc<Setup>,
+    machines: Arc<Vec<Arc<Machine>>>,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen at the last look.
+#[derive(Default)]
+struct Seen {
+    /// How far each disk was.
+    positions: BTreeMap<NodeId, (u64, u64)>,
+    /// How often each lost data that was durable, and those that did not since the look before.
+    losses: BTreeMap<NodeId, u64>,
+    whole: BTreeSet<NodeId>,
+    rows: BTreeMap<(NodeId, Key), SeenRow>,
+    /// By holder, key and target.
+    hints: BTreeMap<(NodeId, Key, NodeId), Object>,
+    dropped: Vec<Dropped>,
+    /// What a node may have to receive of a key before it answers for it.
+    lacking: BTreeMap<(NodeId, Key), Lacking>,
+}
+
+/// A hint that was dropped, and when that was seen.
+struct Dropped {
+    from: NodeId,
+    key: Key,
+    object: Object,
+    at: Duration,
+}
+
+/// What other nodes held before a node could begin to receive it.
+struct Lacking {
+    others: BTreeMap<NodeId, Object>,
+    /// Whether the node was seen not to answer for the key since.
+    is_certain: bool,
+}
+
+struct SeenRow {
+    object: Object,
+    homes: Vec<NodeId>,
+}
+
+/// A row that a node had, and the home replicas of its key.
+struct Gone {
+    from: NodeId,
+    key: Key,
+    object: Object,
+    homes: Vec<NodeId>,
+}
+
+impl Gone {
+    fn is_owned(&self) -> bool {
+        self.homes.contains(&self.from)
+    }
+
+    /// Whether it is a tombstone of the node's own.
+    fn is_reaped(&self) -> bool {
+        self.is_owned() && self.object.is_deleted()
+    }
+}
+
+impl Monitor {
+    /// Has seen nothing yet.
+    pub(crate) fn new(
+        world: Arc<World>,
+        setup: Arc<Setup>,
+        machines: Arc<Vec<Arc<Machine>>>,
+    ) -> Self {
+        Self { world, setup, machines, seen: Mutex::default() }
+    }
+
+    /// Looks until the run ends.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            self.look();
+        }
+    }
+
+    /// Compares what is there with what was there at the last look.
+    pub(crate) fn look(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &mut *seen;
+        let position = |machine: &Arc<Machine>| (machine.name, machine.disk.position());
+        let positions: BTreeMap<_, _> = self.machines.iter().map(position).collect();
+        if positions == seen.positions {
+            return;
+        }
+        let nodes = self.unchanged_processes(seen, positions);
+        let rows = nodes.iter().flat_map(|node| self.gone_rows(node, seen)).collect::<Vec<_>>();
+        // What was reaped may be dropped: that first.
+        let (reaped, dropped): (Vec<_>, Vec<_>) = rows.into_iter().partition(Gone::is_reaped);
+        reaped.iter().for_each(|gone| self.world.judge(self.is_reaped(gone, seen)));
+        dropped.iter().for_each(|gone| self.world.judge(self.is_handed_over(gone, seen)));
+        for node in &nodes {
+            for key in self.setup.keys() {
+                self.world.judge(self.look_at_hints(node, &key, seen));
+                self.world.judge(self.look_whether_ready(node, &key, seen));
+            }
+        }
+    }
+
+    /// The nodes that have run since the last look.
+    fn unchanged_processes(
+        &self,
+        seen: &mut Seen,
+        positions: BTreeMap<NodeId, (u64, u64)>,
+    ) -> Vec<Arc<Node>> {
+        let before = std::mem::replace(&mut seen.positions, positions);
+        let losses = self.machines.iter().map(|machine| (machine.name, machine.losses()));
+        let losses_before = std::mem::replace(&mut seen.losses, losses.collect());
+        let opened = |positions: &BTreeMap<NodeId, (u64, u64)>, name: &NodeId| {
+            positions.get(name).map(|position| position.0)
+        };
+        let is_open = |name: &NodeId| opened(&before, name) == opened(&seen.positions, name);
+        let is_whole = |(name, losses): &(&NodeId, &u64)| {
+            // One that lost something may discard more when it starts again.
+            losses_before.get(*name) == Some(*losses) && (**losses == 0 || is_open(name))
+        };
+        seen.whole = seen.losses.iter().filter(is_whole).map(|(name, _)| *name).collect();
+        let mut nodes = Vec::new();
+        for machine in self.machines.iter() {
+            let is_open = opened(&before, &machine.name) == opened(&seen.positions, &machine.name);
+            match machine.process().filter(|_| is_open) {
+                Some(process) => nodes.push(process.node),
+                None => self.begin_process(machine.name, seen),
+            }
+        }
+        nodes
+    }
+
+    /// A node has no process, or one that has started since the last look: what others had then, it may
+    /// have to receive.
+    fn begin_process(&self, me: NodeId, seen: &mut Seen) {
+        seen.forget(me);
+        for key in self.setup.keys() {
+            let of_key = seen.rows.iter().filter(|((_, other), _)| *other == key);
+            let owned = of_key.filter(|((node, _), row)| row.homes.contains(node));
+            let others = owned.map(|((node, _), row)| (*node, row.object.clone())).collect();
+            seen.lacking.insert((me, key), Lacking { others, is_certain: false });
+        }
+    }
+
+    /// The rows that a node had at the last look, and has no more.
+    fn gone_rows(&self, node: &Node, seen: &mut Seen) -> Vec<Gone> {
+        let gone = self.setup.keys().into_iter().filter_map(|key| {
+            let view = node.view();
+            // If the store failed, a new process will tell.
+            let row = node.store.read(view.home(&key), &key, Blocking::Allowed).ok()?;
+            let homes = view.homes(&key).to_vec();
+            let now = row.and_then(|row| Row::decode(row).ok()).map(|row| row.object);
+            let place = (node.me, key.clone());
+            let before = seen.rows.remove(&place).filter(|before| before.homes == homes);
+            let mut is_gone = true;
+            if let (Some(object), Some(before)) = (&now, &before) {
+                is_gone = !object.clock.covers_all(&before.object.clock); // dropped, and written anew
+            }
+            if let Some(object) = now {
+                seen.rows.insert(place, SeenRow { object, homes });
+            }
+            let SeenRow { object, homes } = before.filter(|_| is_gone)?;
+            Some(Gone { from: node.me, key, object, homes })
+        });
+        gone.collect()
+    }
+
+    /// A node dropped a row that is not its own.
+    fn is_handed_over(&self, gone: &Gone, seen: &Seen) -> Verdict {
+        let Gone { from, key, object, homes } = gone;
+        let owned = gone.is_owned().then(|| format!("{from} dropped it, and is a home replica"));
+        let lacks = |home: &&NodeId| seen.whole.contains(home) && !self.holds(**home, key, object);
+        let lacking = homes.iter().find(lacks);
+        let lacking = lacking.map(|home| format!("{from} dropped it, and {home} lacks it"));
+        let wrong = owned.or(lacking).filter(|_| !self.is_known_reaped(key, object));
+        what_is_dropped_is_held(&key.to_string(), wrong)
+    }
+
+    /// A node no longer has a tombstone: it is proven to be all that is left of its key.
+    fn is_reaped(&self, gone: &Gone, seen: &Seen) -> Verdict {
+        let Gone { from: by, key, object: tombstone, .. } = gone;
+        let writes = tombstone.siblings.iter().map(|sibling| write_of(sibling.write_id));
+        if self.world.record().reaped(writes) {
+            self.world.note(format_args!("{by} reaped {key}"));
+        }
+        let is_older = |object: &Object| {
+            let mut siblings = object.siblings.iter();
+            siblings.any(|s| tombstone.clock.covers(s.dot) && !tombstone.has(s.dot))
+        };
+        let held =
+            self.machines.iter().filter_map(|machine| machine.process()).find_map(|process| {
+                let node = process.node;
+                let row = node.store.read(node.view().home(key), key, Blocking::Allowed).ok()?;
+                let hints = node.store.hints_of_key(key).ok()?;
+                let mut rows = row.into_iter().chain(hints.into_iter().map(|(_, row)| row));
+                let older = rows.any(|row| Row::decode(row).is_ok_and(|row| is_older(&row.object)));
+                let counts = older && node.generation.is_admitted();
+                counts.then(|| format!("{} holds something older than what {by} reaped", node.me))
+            });
+        let dropped = seen
+            .dropped
+            .iter()
+            .find(|drop| drop.key == *key && is_older(&drop.object) && self.is_recent(drop.at));
+        let dropped = dropped.map(|drop| {
+            format!(
+                "{} dropped something older less than a grace ago: a copy may be on its way",
+                drop.from
+            )
+        });
+        reaped_for_good(&key.to_string(), held.or(dropped))
+    }
+
+    /// Whether something that was seen then certainly happened within the last grace.
+    fn is_recent(&self, at: Duration) -> bool {
+        let grace = self.setup.grace_ms.map(Duration::from_millis).unwrap_or_default();
+        self.world.elapsed().saturating_sub(at) + 2 * LOOK_EVERY < grace
+    }
+
+    fn look_at_hints(&self, node: &Node, key: &Key, seen: &mut Seen) -> Verdict {
+        let Ok(hints) = node.store.hints_of_key(key) else { return Ok(()) };
+        let mut gone = Vec::new();
+        for target in self.machines.iter().map(|machine| machine.name) {
+            let place = (node.me, key.clone(), target);
+            let row = hints.iter().find(|(of, _)| *of == target);
+            match row.and_then(|(_, row)| Row::decode(row.clone()).ok()) {
+                Some(row) => drop(seen.hints.insert(place, row.object)),
+                None => gone.extend(seen.hints.remove(&place).map(|object| (target, object))),
+            }
+        }
+        let view = node.view();
+        let homes = view.homes(key);
+        for (target, object) in gone {
+            let (from, at) = (node.me, self.world.elapsed());
+            seen.dropped.push(Dropped { from, key: key.clone(), object: object.clone(), at });
+            let is_held = self.holds(target, key, &object)
+                || homes.iter().all(|home| self.holds(*home, key, &object));
+            let is_excused = !seen.whole.contains(&target) || self.is_known_reaped(key, &object);
+            let lacking = format!("{} dropped a hint, and {target} lacks it", node.me);
+            let lacking = Some(lacking).filter(|_| !is_held && !is_excused);
+            what_is_dropped_is_held(&key.to_string(), lacking)?;
+        }
+        Ok(())
+    }
+
+    /// A node that lacks a key's rows answers for the key only once it has what others had by then.
+    fn look_whether_ready(&self, node: &Node, key: &Key, seen: &mut Seen) -> Verdict {
+        let view = node.view();
+        let partition = view.partition(key);
+        let is_home = |n| view.layout().homes(partition, n).contains(&node.me);
+        let is_home_now = view.homes(key).contains(&node.me);
+        let is_ready = is_home(node.buckets.trusted_n(key.bucket()))
+            && node.filled.is_ready(partition)
+            && !node.filled.is_doubtful(key);
+        let place = (node.me, key.clone());
+        if !is_home_now {
+            let others = self.held_by_others(node.me, key);
+            seen.lacking.insert(place, Lacking { others, is_certain: true });
+            return Ok(());
+        }
+        if !is_ready {
+            if let Some(lacking) = seen.lacking.get_mut(&place) {
+                lacking.is_certain = true;
+            }
+            return Ok(());
+        }
+        let lacking = seen.lacking.remove(&place).filter(|lacking| lacking.is_certain);
+        let Some(Lacking { others, .. }) = lacking else { return Ok(()) };
+        let lacks = |(other, object): &(&NodeId, &Object)| {
+            self.holds(**other, key, object) && !self.has_now(node, key, object)
+        };
+        let missing = others.iter().find(lacks);
+        let missing = missing.filter(|(_, object)| !self.is_known_reaped(key, object));
+        let missing = missing.map(|(other, _)| {
+            format!("{} has received all that {other} held, but not {key}", node.me)
+        });
+        a_filled_node_has_everything(missing)
+    }
+
+    /// What home replicas other than a node hold durably.
+    fn held_by_others(&self, me: NodeId, key: &Key) -> BTreeMap<NodeId, Object> {
+        let others = self.machines.iter().filter(|machine| machine.name != me);
+        let held = others.filter_map(|machine| {
+            let node = machine.process()?.node;
+            let view = node.view();
+            let is_home = view.homes(key).contains(&node.me);
+            let object = machine.durable_row(key).filter(|_| is_home)?;
+            Some((machine.name, object))
+        });
+        held.collect()
+    }
+
+    fn has_now(&self, node: &Node, key: &Key, object: &Object) -> bool {
+        let row = node.store.read(node.view().home(key), key, Blocking::Allowed).ok().flatten();
+        let row = row.and_then(|row| Row::decode(row).ok());
+        row.is_some_and(|row| row.object.clock.covers_all(&object.clock))
+    }
+
+    /// Whether a home row on a node's disk has, durably, all that an object says.
+    fn holds(&self, name: NodeId, key: &Key, object: &Object) -> bool {
+        let machine = self.machines.iter().find(|machine| machine.name == name);
+        let row = machine.and_then(|machine| machine.durable_row(key));
+        row.is_some_and(|held| held.clock.covers_all(&object.clock))
+    }
+
+    /// Whether everything of an object is, or was superseded by, a tombstone that was reaped.
+    fn is_known_reaped(&self, key: &Key, object: &Object) -> bool {
+        let writes = object.siblings.iter().map(|sibling| write_of(sibling.write_id));
+        let record = self.world.record();
+        writes.into_iter().all(|write| record.is_gone(&key.to_string(), write))
+    }
+}
+
+impl Seen {
+    /// A process was replaced.
+    fn forget(&mut self, name: NodeId) {
+        self.rows.retain(|(node, _), _| *node != name);
+        self.hints.retain(|(node, ..), _| *node != name);
+        self.lacking.retain(|(node, _), _| *node != name);
+    }
+}

@@ -1,0 +1,92 @@
+//! Every deliberate bug in the node is found (`quorate_protocol::mutation`).
+
+use std::collections::BTreeSet;
+
+use quorate_protocol::mutation::Mutation;
+use quorate_sim::seeds::SeedRange;
+
+/// A mutation must be found within this many seeds, as README.md says too.
+const SEEDS: u64 = 300;
+/// The limit for mutations that need several rare events at once.
+const SEEDS_OF_RARE: u64 = 3000;
+
+fn first_found(mutation: Mutation, count: u64, threads: usize) -> Option<u64> {
+    let range = SeedRange { first: 1, count, mutation: Some(mutation), threads };
+    range.run(|_| {}).failure.map(|(seed, _)| seed)
+}
+
+fn is_found(mutation: Mutation, seeds: u64) {
+    let found = first_found(mutation, seeds, 2);
+    assert!(found.is_some(), "{} was not found within {seeds} seeds", mutation.name());
+}
+
+macro_rules! mutations_are_found {
+    (often { $($test:ident: $mutation:ident,)* } rarely { $($rare_test:ident: $rare:ident,)* }) => {
+        $(#[test]
+        fn $test() {
+            is_found(Mutation::$mutation, SEEDS);
+        })*
+        $(#[test]
+        fn $rare_test() {
+            is_found(Mutation::$rare, SEEDS_OF_RARE);
+        })*
+
+        #[test]
+        fn each_has_a_test() {
+            let tested = [$(Mutation::$mutation,)* $(Mutation::$rare,)*];
+            let tested: BTreeSet<Mutation> = tested.into_iter().collect();
+            assert_eq!(tested, Mutation::ALL.iter().copied().collect());
+        }
+    };
+}
+
+mutations_are_found! {
+    often {
+        early_ack: EarlyAck,
+        coordinator_early_ack: CoordinatorEarlyAck,
+        sync_covers_later: SyncCoversLater,
+        failed_sync_acked: FailedSyncAcked,
+        hint_acked_early: HintAckedEarly,
+        bare_sibling: BareSibling,
+        actor_survives_crash: ActorSurvivesCrash,
+        actor_survives_hint_drop: ActorSurvivesHintDrop,
+        unseen_context: UnseenContext,
+        context_of_own_row: ContextOfOwnRow,
+        merge_keeps_covered: MergeKeepsCovered,
+        write_id_forgotten: WriteIdForgotten,
+        overtaken_ignored: OvertakenIgnored,
+        ack_counted_twice: AckCountedTwice,
+        replica_counted_twice: ReplicaCountedTwice,
+        hints_count_in_strict: HintsCountInStrict,
+        empty_fallback_counts: EmptyFallbackCounts,
+        not_applied_lie: NotAppliedLie,
+        hint_dropped_though_changed: HintDroppedThoughChanged,
+        hint_dropped_unacked: HintDroppedUnacked,
+        leaf_not_updated: LeafNotUpdated,
+        leaf_read_then_written: LeafReadThenWritten,
+        disk_loss_ready_at_once: DiskLossReadyAtOnce,
+        fill_counts_unmerged: FillCountsUnmerged,
+        trees_trusted_in_doubt: TreesTrustedInDoubt,
+        handed_over_to_one: HandedOverToOne,
+        reversal_forgotten: ReversalForgotten,
+        raise_forgotten: RaiseForgotten,
+        hint_not_counted: HintNotCounted,
+        stale_taken: StaleTaken,
+        reap_without_full_proof: ReapWithoutFullProof,
+        drop_unnoted: DropUnnoted,
+        behind_ignored: BehindIgnored,
+    }
+    rarely {
+        clone_keeps_incarnation: CloneKeepsIncarnation,
+        dropped_though_owned: DroppedThoughOwned,
+        peers_forgotten: PeersForgotten,
+        aside_taken_back: AsideTakenBack,
+    }
+}
+
+#[test]
+fn the_seed_that_finds_it_does_not_depend_on_the_number_of_threads() {
+    let alone = first_found(Mutation::FailedSyncAcked, SEEDS, 1);
+    assert!(alone.is_some());
+    assert_eq!(first_found(Mutation::FailedSyncAcked, SEEDS, 3), alone);
+}

@@ -1,0 +1,255 @@
+//! Every route of the client port, once: [`TABLE`].
+//!
+//! From it come the router, the way of keys that bypasses it, the routes that a 404 names, the
+//! operation under which a request is counted, and what the gate asks of a request. A test compares it
+//! with `docs/openapi.json`. What is not in it cannot be reached.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::Uri;
+use axum::response::IntoResponse;
+use axum::routing::{MethodFilter, on};
+use quorate_engine::metrics::requests::Operation;
+use quorate_engine::node::Node;
+
+use super::gate::{Ready, Time};
+use super::problem::{self, Kind, Problem};
+use super::route::{Action, Route, fixed_part};
+use super::{
+    anti_entropy, buckets, console, description, distrusted, events, explain, health, hints,
+    inspect, jobs, keys, kv, ring, siblings,
+};
+
+macro_rules! routes {
+    ($(
+        #[doc = $summary:literal]
+        $name:ident: $method:ident $path:literal => $handler:path,
+            $action:ident, $ready:ident, $time:ident, $counted:ident, [$($parameter:literal),*];
+    )*) => {
+        $(
+            #[doc = $summary]
+            pub(super) static $name: Route = Route {
+                filter: MethodFilter::$method,
+                path: $path,
+                prefix: fixed_part($path),
+                action: Action::$action,
+                ready: Ready::$ready,
+                time: Time::$time,
+                counted: Operation::$counted,
+                parameters: &[$($parameter),*],
+                handler: |gate, request| Box::pin($handler(gate, request)),
+                #[cfg(test)]
+                described: (stringify!($method), $summary),
+            };
+        )*
+        /// Every route.
+        pub(super) static TABLE: &[&Route] = &[$(&$name),*];
+    };
+}
+
+// The summary; method, path and handler; what it is about, what the node must be ready for, the time
+// that it has, and what it is counted as; its query parameters.
+routes! {
+    /// Read a value
+    GET_KEY: GET "/kv/{bucket}/{key}" => kv::get,
+        Read, Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
+    /// Write a value
+    PUT_KEY: PUT "/kv/{bucket}/{key}" => kv::put,
+        Write, Requests, OfRequest, Put,
+        ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
+    /// Delete a value
+    DELETE_KEY: DELETE "/kv/{bucket}/{key}" => kv::delete,
+        Write, Requests, OfRequest, Delete,
+        ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
+    /// List keys in conflict
+    CONFLICTS: GET "/siblings" => siblings::list,
+        Read, Requests, OfRequest, Siblings, ["bucket", "limit", "cursor"];
+    /// Inspect a key on every replica
+    INSPECT: GET "/siblings/{bucket}/{key}" => inspect::inspect,
+        Read, Reads, OfRequest, Siblings, ["timeout_ms"];
+    /// Resolve a conflict
+    RESOLVE: POST "/siblings/{bucket}/{key}" => siblings::resolve,
+        Write, Requests, OfRequest, Resolve, ["w", "n", "timeout_ms", "sloppy", "return_body"];
+    /// List live keys in order
+    KEYS: GET "/keys/{bucket}" => keys::list,
+        Read, Reads, OfRequest, Keys, ["prefix", "limit", "cursor"];
+    /// List buckets with properties of their own
+    BUCKETS: GET "/buckets" => buckets::list, Look, Reads, OfRequest, Buckets, [];
+    /// Set a bucket's properties
+    PUT_BUCKET: PUT "/buckets/{bucket}" => buckets::put,
+        Administer, Requests, OfRequest, Buckets, [];
+    /// Get a bucket's properties
+    GET_BUCKET: GET "/buckets/{bucket}" => buckets::get, Look, Reads, OfRequest, Buckets, [];
+    /// Reset a bucket to the defaults
+    DELETE_BUCKET: DELETE "/buckets/{bucket}" => buckets::delete,
+        Administer, Requests, OfRequest, Buckets, [];
+    /// Show the layout and how evenly it spreads
+    RING: GET "/ring" => ring::ring, Look, Always, OfRequest, Other, [];
+    /// Show the home replicas of every partition
+    PARTITIONS: GET "/ring/partitions" => ring::partitions, Look, Always, OfRequest, Other, [];
+    /// Show where a key is stored
+    RING_OF_KEY: GET "/ring/{bucket}/{key}" => ring::key, Look, Always, OfRequest, Other, [];
+    /// Show the nodes as this one sees them
+    CLUSTER: GET "/cluster" => ring::cluster, Look, Always, OfRequest, Other, [];
+    /// Show the comparison of replicas
+    ANTI_ENTROPY: GET "/anti-entropy" => anti_entropy::show, Look, Always, OfRequest, Other, [];
+    /// Compare replicas now
+    COMPARE: POST "/anti-entropy/run" => anti_entropy::run,
+        Administer, Requests, Longest, Other, ["node", "partition", "timeout_ms"];
+    /// Recompute the trees now
+    SCRUB: POST "/anti-entropy/scrub" => anti_entropy::scrub,
+        Administer, Always, Longest, Other, ["partition", "timeout_ms"];
+    /// Show what nodes have set aside or lost
+    DISTRUSTED: GET "/distrusted" => distrusted::list, Look, Always, OfRequest, Other, [];
+    /// Accept it as current and serve it
+    ACCEPT: POST "/distrusted/accept" => distrusted::accept,
+        Administer, Always, OfRequest, Other, [];
+    /// Delete it for good
+    DISCARD: POST "/distrusted/discard" => distrusted::discard,
+        Administer, Always, OfRequest, Other, [];
+    /// Show the hints this node keeps
+    HINTS: GET "/hints" => hints::list, Look, Always, OfRequest, Other, [];
+    /// Make a sync point over all hints
+    MAKE_SYNC_POINT: POST "/hints/sync-points" => hints::make,
+        Look, Requests, OfRequest, Other, [];
+    /// Whether its hints are delivered
+    SYNC_POINT: GET "/hints/sync-points/{id}" => hints::look,
+        Look, Requests, AtOnce, Other, ["timeout_ms"];
+    /// List kept traces of requests
+    EXPLANATIONS: GET "/explain" => explain::list,
+        Look, Always, OfRequest, Other, ["slow", "limit"];
+    /// What a request went through
+    EXPLANATION: GET "/explain/{id}" => explain::show, Look, Always, OfRequest, Other, [];
+    /// Show the background jobs of this node
+    JOBS: GET "/jobs" => jobs::list, Look, Always, OfRequest, Other, [];
+    /// A live stream of what an operator watches
+    EVENTS: GET "/events" => events::open, Look, Always, OfRequest, Other, [];
+    /// Whether the process works
+    LIVEZ: GET "/livez" => health::livez, Probe, Always, OfRequest, Other, [];
+    /// Whether the node takes requests
+    READYZ: GET "/readyz" => health::readyz, Probe, Always, OfRequest, Other, [];
+    /// Metrics
+    METRICS: GET "/metrics" => health::metrics, Look, Always, OfRequest, Other, [];
+    /// This description
+    DESCRIPTION: GET "/openapi.json" => description::show, Probe, Always, OfRequest, Other, [];
+    /// The console
+    ROOT: GET "/" => console::page, Probe, Always, OfRequest, Other, [];
+    /// The console
+    CONSOLE: GET "/console" => console::page, Probe, Always, OfRequest, Other, [];
+    /// A file of the console
+    CONSOLE_FILE: GET "/console/{version}/{file}" => console::file,
+        Probe, Always, OfRequest, Other, [];
+}
+
+/// Whether a path is that of a key, valid or not: `/kv/` and something after it.
+pub(super) fn is_key(uri: &Uri) -> bool {
+    uri.path().strip_prefix(GET_KEY.prefix).is_some_and(|rest| !rest.is_empty())
+}
+
+/// The router over all routes. Its answers carry their route as an extension.
+pub(super) fn router(node: Arc<Node>) -> Router {
+    let mut router = Router::new();
+    for route in TABLE.iter().copied() {
+        let handler = move |State(node): State<Arc<Node>>, request: Request| async move {
+            let mut response = route.answer(node, request).await.into_response();
+            response.extensions_mut().insert(route);
+            response
+        };
+        router = router.route(&route.pattern(), on(route.filter, handler));
+    }
+    router.fallback(no_such_route).method_not_allowed_fallback(method_not_allowed).with_state(node)
+}
+
+async fn no_such_route(request: Request) -> Problem {
+    let mut paths: Vec<&str> = TABLE.iter().map(|route| route.path).collect();
+    paths.dedup(); // the methods of a path stand together
+    let detail = format!(
+        "the routes are {}; {} is none of them",
+        paths.join(", "),
+        problem::echo(request.uri().path())
+    );
+    Problem::new(Kind::NoSuchRoute, detail)
+}
+
+/// The router adds the `Allow` header.
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail =
+        format!("{} is not one of the methods in Allow", problem::echo(request.method().as_str()));
+    Problem::new(Kind::MethodNotAllowed, detail)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Path and method.
+    type Operations = BTreeMap<(String, String), (String, BTreeSet<String>)>;
+
+    fn described() -> Operations {
+        let description: Value = serde_json::from_str(description::DESCRIPTION).unwrap();
+        let mut operations = Operations::new();
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let references = operation["parameters"].as_array().into_iter().flatten();
+                let parameters = references
+                    .map(|it| description.pointer(&it["$ref"].as_str().unwrap()[1..]).unwrap())
+                    .filter(|parameter| parameter["in"] == "query")
+                    .map(|parameter| parameter["name"].as_str().unwrap().to_owned());
+                let summary = operation["summary"].as_str().unwrap().to_owned();
+                let place = (path.clone(), method.to_uppercase());
+                operations.insert(place, (summary, parameters.collect()));
+            }
+        }
+        // Whatever takes GET takes HEAD; it is described where it means something of its own.
+        operations.retain(|(_, method), _| method != "HEAD");
+        operations
+    }
+
+    #[test]
+    fn the_description_has_exactly_these_routes() {
+        let mut table = Operations::new();
+        for route in TABLE {
+            let (method, summary) = route.described;
+            let parameters = route.parameters.iter().map(|name| (*name).to_owned()).collect();
+            let told = (summary.trim().to_owned(), parameters);
+            let doubled = table.insert((route.path.to_owned(), method.to_owned()), told);
+            assert!(doubled.is_none(), "{method} {} is in the table twice", route.path);
+        }
+        assert_eq!(table, described());
+    }
+
+    #[test]
+    fn the_methods_of_a_path_stand_together() {
+        let mut paths: Vec<&str> = TABLE.iter().map(|route| route.path).collect();
+        paths.dedup();
+        let different: BTreeSet<&str> = paths.iter().copied().collect();
+        assert_eq!(paths.len(), different.len());
+    }
+
+    #[test]
+    fn the_way_past_the_router_is_that_of_keys() {
+        let of_keys: Vec<_> = TABLE.iter().filter(|it| it.path == "/kv/{bucket}/{key}").collect();
+        let direct = [&GET_KEY, &PUT_KEY, &DELETE_KEY];
+        assert_eq!(of_keys.len(), direct.len());
+        for (one, other) in of_keys.into_iter().zip(direct) {
+            assert!(std::ptr::eq(*one, other) && other.prefix == "/kv/");
+        }
+    }
+
+    #[test]
+    fn what_changes_data_is_no_reading() {
+        for route in TABLE {
+            let reads = matches!(route.action, Action::Read | Action::Look | Action::Probe);
+            let is_get = route.filter == MethodFilter::GET;
+            let makes_a_token = std::ptr::eq(*route, &MAKE_SYNC_POINT);
+            assert_eq!(reads, is_get || makes_a_token, "{}", route.path);
+        }
+    }
+}
