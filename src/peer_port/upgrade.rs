@@ -253,6 +253,8 @@ mod tests {
         let answer = Answer::decode(&answer).unwrap();
         assert_eq!((kind, answer.versions, answer.chosen), (Kind::Handshake, Versions::ALL, None));
         assert!(is_closed(&mut stream).await);
+        let health = port.node.peers.health(port.n2()).unwrap();
+        assert!(health.word().is_incompatible());
     }
 
     /// What a later release may send: it is refused in its place, and the rest of the batch is executed.

@@ -53,7 +53,8 @@ impl Link {
     }
 
     /// Sends a batch on the stream of [`Link::connect`] and distributes the replies as they arrive.
-    /// `frame` has its prefix already and may be in two pieces. While bytes move, `progress` is called several times a second.
+    /// `frame` has its prefix already and may be in two pieces. While bytes move, `progress` is called
+    /// several times a second.
     pub async fn ask(
         &mut self,
         peer: &Peer,

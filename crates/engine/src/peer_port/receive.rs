@@ -78,8 +78,7 @@ pub async fn cut_off(node: &Node, from: NodeId) -> Result<(), Refused> {
 /// # Errors
 /// [`FrameError`] if it may not.
 pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
-    let view = node.view();
-    header.check(&node.header, &node.tokens, |from| view.layout().contains(from))?;
+    header.check(&node.header, &node.tokens, knows(node))?;
     Ok(header.from)
 }
 
@@ -88,7 +87,13 @@ pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
 /// # Errors
 /// [`FrameError`] if it may not.
 pub fn check_who(node: &Node, who: &Who) -> Result<(), FrameError> {
-    who.check(&node.header, &node.tokens, |from| node.layout.contains(from))
+    who.check(&node.header, &node.tokens, knows(node))
+}
+
+/// Which nodes are in the layout.
+fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
+    let view = node.view();
+    move |from| view.layout().contains(from)
 }
 
 /// Starts a frame of a protocol version to a peer.

@@ -219,7 +219,8 @@ fn an_unknown_tag_is_told_from_damage() {
 fn the_bytes_of_every_version_stay_what_they_are() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts/messages");
     for protocol in PROTOCOL_MIN..=PROTOCOL_MAX {
-        let mut text = String::new();
+        let mut text =
+            format!("# Every message and reply in protocol version {protocol}, in hexadecimal.\n");
         let mut line = |name: String, bytes: BytesMut| {
             let name = name.split([' ', '{', '(']).next().unwrap_or_default().to_owned();
             let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
