@@ -105,6 +105,9 @@ impl From<Refusal> for Problem {
             Refusal::Failed => (Kind::Failed, "the replica failed to do it; its log says why"),
             Refusal::Stale => (Kind::Failed, "the object spent too long in transit to the replica"),
             Refusal::Malformed => (Kind::Internal, "the replica could not parse the request"),
+            Refusal::Unsupported => {
+                (Kind::Failed, "the replica's release does not know the message; upgrade it")
+            }
         };
         Self::new(kind, detail)
     }

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use quorate_protocol::cluster_settings::ClusterSettings;
-use quorate_protocol::message::{Formation, Message, Reply, Status};
+use quorate_protocol::handshake::Versions;
+use quorate_protocol::message::{Cluster, ClusterReply, Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
@@ -12,6 +13,7 @@ use crate::config::{Config, ConfigError, NodeConfig};
 use crate::host::MachineClock;
 use quorate_engine::host::Clock as _;
 use quorate_engine::node::{self, RELEASE};
+use reqwest::StatusCode;
 
 /// Why a cluster was not formed.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
         client: client.clone(),
         header: Header { to: member.name, ..header.clone() },
         addr: member.peer_addr.clone(),
+        versions: config.versions(),
     };
     let nodes: Vec<Ask> = config.layout.nodes.iter().map(ask).collect();
     for node in &nodes {
@@ -97,10 +100,12 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
     }
     let formation = Formation(rand::random());
     for node in &nodes {
-        let reason = match node.ask(Message::Form { formation }).await {
+        let reason = match node.ask(Message::Cluster(Cluster::Form { formation })).await {
             Ok(status) if status.formation == Some(formation) => continue,
             Ok(_) => "it has recorded another formation".to_owned(),
-            Err(Unheard::Refused(reason) | Unheard::Silent(reason)) => reason,
+            Err(
+                Unheard::Refused(reason) | Unheard::Silent(reason) | Unheard::OtherVersion(reason),
+            ) => reason,
         };
         return Err(FormError::NotRecorded { node: node.header.to, reason });
     }
@@ -112,6 +117,7 @@ struct Ask {
     client: reqwest::Client,
     header: Header,
     addr: String,
+    versions: Versions,
 }
 
 impl Ask {
@@ -132,12 +138,13 @@ impl Ask {
                 attests: false,
                 frame_bytes_max: 0, // this client accepts no frames
                 client_addr: String::new(),
+                hint_bytes: None,
             });
-            match self.ask(Message::Hello { status: nothing }).await {
+            match self.ask(Message::Cluster(Cluster::Hello { status: nothing })).await {
                 Ok(status) => return Ok(status),
                 // Not retried: the answer is from another node or another cluster, and will not
                 // change.
-                Err(Unheard::Refused(reason)) => {
+                Err(Unheard::Refused(reason) | Unheard::OtherVersion(reason)) => {
                     let (node, addr) = (self.header.to, self.addr.clone());
                     return Err(FormError::Refused { node, addr, reason });
                 }
@@ -150,10 +157,22 @@ impl Ask {
         }
     }
 
+    /// Asks in the highest protocol version that the node takes.
     async fn ask(&self, message: Message) -> Result<Status, Unheard> {
+        let mut answer = Err(Unheard::OtherVersion(String::new()));
+        for protocol in (self.versions.min..=self.versions.max).rev() {
+            answer = self.ask_in(protocol, &message).await;
+            if !matches!(answer, Err(Unheard::OtherVersion(_))) {
+                break;
+            }
+        }
+        answer
+    }
+
+    async fn ask_in(&self, protocol: u16, message: &Message) -> Result<Status, Unheard> {
         let silent = |error: reqwest::Error| Unheard::Silent(error.to_string());
-        let mut frame = FrameWriter::new(&self.header);
-        frame.push(&message, &[]);
+        let mut frame = FrameWriter::new(protocol, &self.header);
+        frame.push(message, &[]);
         let url = format!("http://{}/peer", self.addr);
         let request = self.client.post(url).timeout(Duration::from_secs(5)).body(frame.finish());
         let response = request.send().await.map_err(silent)?;
@@ -163,15 +182,16 @@ impl Ask {
             let reason = String::from_utf8_lossy(&body).into_owned();
             // A server error may be transient; a client error is not.
             return Err(match status.is_client_error() {
+                true if status == StatusCode::UPGRADE_REQUIRED => Unheard::OtherVersion(reason),
                 true => Unheard::Refused(reason),
                 false => Unheard::Silent(reason),
             });
         }
         let refused = |reason: String| Unheard::Refused(reason);
-        let (_, replies) =
-            wire::decode::<Reply>(body).map_err(|error| refused(error.to_string()))?;
+        let (_, replies) = wire::decode::<Reply>(body, Versions::only(protocol))
+            .map_err(|error| refused(error.to_string()))?;
         match replies.into_iter().next().map(|reply| reply.head) {
-            Some(Reply::Status(status)) => Ok(*status),
+            Some(Reply::Cluster(ClusterReply::Status(status))) => Ok(*status),
             Some(other) => Err(refused(format!("it answered {other:?}"))),
             None => Err(refused("its answer was empty".to_owned())),
         }
@@ -182,6 +202,8 @@ impl Ask {
 enum Unheard {
     /// It refused, with this reason. Not retried.
     Refused(String),
+    /// It takes no frame of this protocol version.
+    OtherVersion(String),
     /// It did not answer, or failed in a way that may pass. Retried.
     Silent(String),
 }

@@ -14,6 +14,7 @@ const STATES = {
   up: ["good", "up"],
   suspected: ["warn", "suspected"],
   down: ["bad", "down"],
+  incompatible: ["bad", "no common protocol"],
 };
 
 /** Opens the page. */

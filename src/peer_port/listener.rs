@@ -43,7 +43,7 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
         Ok(bytes) => bytes,
         Err(refused) => return *refused,
     };
-    match receive(&node, bytes).await {
+    match receive(&node, bytes, node.config.versions()).await {
         Ok(frame) => match answer(&node, frame).await {
             Some(replies) => replies.into_response(),
             None => refuse(StatusCode::INSUFFICIENT_STORAGE, "too large for a POST: open a stream"),
@@ -51,6 +51,7 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
         Err(refused) => {
             let status = match &refused {
                 Refused::Invalid(_) => StatusCode::BAD_REQUEST,
+                Refused::Version(_) => StatusCode::UPGRADE_REQUIRED,
                 Refused::CutOff => StatusCode::SERVICE_UNAVAILABLE,
             };
             refuse(status, refused.why())
@@ -60,7 +61,7 @@ async fn on_frame(State(node): State<Arc<Node>>, body: Body) -> Response {
 
 /// Executes the messages of a posted frame; `None` if the replies are too long for one answer.
 async fn answer(node: &Arc<Node>, received: Frame<Message>) -> Option<Bytes> {
-    let mut frame = frame_to(node, received.header.from);
+    let mut frame = frame_to(node, received.protocol, received.header.from);
     let mut batch = Batch::new(node, received, false);
     loop {
         let part = batch.next().await;

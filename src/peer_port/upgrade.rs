@@ -65,7 +65,9 @@ mod tests {
     use bytes::Bytes;
     use quorate_engine::peer::fault_hook::Cuts;
     use quorate_protocol::envelope::{self, Kind};
-    use quorate_protocol::message::{Message, Reply};
+    use quorate_protocol::handshake::{Answer, Opening, PROTOCOL_MAX, Versions, Who};
+    use quorate_protocol::message::head::RawHead;
+    use quorate_protocol::message::{Message, Refusal, Repair, RepairReply, Reply};
     use quorate_protocol::name::NodeId;
     use quorate_protocol::wire::{self, FrameWriter, Header};
     use tempfile::TempDir;
@@ -123,7 +125,24 @@ mod tests {
             (io, String::from_utf8(answer).unwrap())
         }
 
+        /// A stream of which both ends have agreed on a version.
         async fn open(&self) -> Stream<TcpStream> {
+            let mut stream = self.open_mute().await;
+            stream.write(&self.opening().to_bytes()).await.unwrap();
+            let (kind, answer) = stream.read().await.unwrap();
+            assert_eq!(kind, Kind::Handshake);
+            assert_eq!(Answer::decode(&answer).unwrap().chosen, Some(PROTOCOL_MAX));
+            stream
+        }
+
+        /// n2's opening.
+        fn opening(&self) -> Opening {
+            let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
+            Opening { versions: Versions::ALL, who: Who::of(&header) }
+        }
+
+        /// A stream on which nothing was sent.
+        async fn open_mute(&self) -> Stream<TcpStream> {
             let head = "GET /peer HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: quorate-peer";
             let (io, answer) = self.ask(head).await;
             assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
@@ -138,8 +157,8 @@ mod tests {
         /// A batch as n2 sends it.
         fn batch(&self, messages: usize) -> Bytes {
             let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
-            let mut frame = FrameWriter::new(&header);
-            (0..messages).for_each(|_| frame.push(&Message::SyncPoint, &[]));
+            let mut frame = FrameWriter::new(PROTOCOL_MAX, &header);
+            (0..messages).for_each(|_| frame.push(&Message::Repair(Repair::SyncPoint), &[]));
             frame.finish_for_stream(Kind::Frame)
         }
     }
@@ -156,7 +175,7 @@ mod tests {
         for messages in [1, 2, 0, 50] {
             stream.write(&port.batch(messages)).await.unwrap();
             let (kind, frame) = stream.read().await.unwrap();
-            let (header, replies) = wire::decode::<Reply>(frame).unwrap();
+            let (header, replies) = wire::decode::<Reply>(frame, Versions::ALL).unwrap();
             assert_eq!((kind, header.from, replies.len()), (Kind::Frame, port.node.me, messages));
         }
     }
@@ -168,7 +187,7 @@ mod tests {
         let last = changed.len() - 1;
         changed[last] ^= 1;
         let stranger = Header { token: [0; 16], from: port.n2(), ..port.node.header.clone() };
-        let stranger = FrameWriter::new(&stranger).finish_for_stream(Kind::Frame);
+        let stranger = FrameWriter::new(PROTOCOL_MAX, &stranger).finish_for_stream(Kind::Frame);
         // Rejected before the rest of it arrives.
         let mut stranger = stranger.to_vec();
         stranger[..5].copy_from_slice(&envelope::prefix(Kind::Frame, 1 << 20));
@@ -191,6 +210,73 @@ mod tests {
             assert_eq!(kind, Kind::Refusal);
             assert!(text.contains(why), "{why}: {text}");
             assert!(is_closed(&mut stream).await, "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_opens_no_stream_properly_is_refused() {
+        let port = Port::start(100).await;
+        let stranger = |change: &dyn Fn(&mut Who)| {
+            let mut opening = port.opening();
+            change(&mut opening.who);
+            opening.to_bytes()
+        };
+        let long = envelope::prefix(Kind::Handshake, 1 << 20);
+        for (bytes, why) in [
+            (port.batch(1), "unknown kind"),
+            (stranger(&|who| who.token = [0; 16]), "key of this cluster"),
+            (stranger(&|who| who.to = who.from), "frame is for"),
+            (stranger(&|who| who.from = NodeId::parse("n9").unwrap()), "layout"),
+            (Bytes::copy_from_slice(&long), "too large"),
+            (Bytes::from_static(b"\x03\0\0\0\x03abc"), "truncated handshake"),
+        ] {
+            let mut stream = port.open_mute().await;
+            stream.write(&bytes).await.unwrap();
+            let (kind, text) = stream.read().await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert_eq!(kind, Kind::Refusal);
+            assert!(text.contains(why), "{why}: {text}");
+            assert!(is_closed(&mut stream).await, "{why}");
+        }
+        assert!(is_closed(&mut port.open_mute().await).await, "nothing came");
+    }
+
+    /// The other end is told what this one speaks, and this one shows it to operators.
+    #[tokio::test]
+    async fn an_opening_without_a_common_version_is_answered_and_shown() {
+        let port = Port::start(100).await;
+        let later = Versions { min: 40, max: 41 };
+        let mut stream = port.open_mute().await;
+        let opening = Opening { versions: later, ..port.opening() };
+        stream.write(&opening.to_bytes()).await.unwrap();
+        let (kind, answer) = stream.read().await.unwrap();
+        let answer = Answer::decode(&answer).unwrap();
+        assert_eq!((kind, answer.versions, answer.chosen), (Kind::Handshake, Versions::ALL, None));
+        assert!(is_closed(&mut stream).await);
+        let health = port.node.peers.health(port.n2()).unwrap();
+        assert!(health.word().is_incompatible());
+    }
+
+    /// What a later release may send: it is refused in its place, and the rest of the batch is executed.
+    #[tokio::test]
+    async fn an_unknown_message_is_refused_in_its_place() {
+        let port = Port::start(100).await;
+        let mut stream = port.open().await;
+        let header = Header { from: port.n2(), to: port.node.me, ..port.node.header.clone() };
+        for _ in 0..2 {
+            let mut frame = FrameWriter::new(PROTOCOL_MAX, &header);
+            frame.push(&Message::Repair(Repair::Room), &[]);
+            frame.push(&RawHead(vec![0x1f, 1, 2, 3]), b"payload");
+            frame.push(&Message::Unknown(0xff), &[]);
+            frame.push(&Message::Repair(Repair::SyncPoint), &[]);
+            stream.write(&frame.finish_for_stream(Kind::Frame)).await.unwrap();
+            let (_, frame) = stream.read().await.unwrap();
+            let replies = wire::decode::<Reply>(frame, Versions::ALL).unwrap().1;
+            let heads: Vec<Reply> = replies.into_iter().map(|reply| reply.head).collect();
+            let refused = Reply::Refused(Refusal::Unsupported);
+            assert_eq!(heads[1..3], [refused.clone(), refused]);
+            assert!(matches!(heads[0], Reply::Repair(RepairReply::Room { .. })), "{heads:?}");
+            assert!(matches!(heads[3], Reply::Repair(RepairReply::SyncPoint { .. })), "{heads:?}");
         }
     }
 
@@ -221,12 +307,15 @@ mod tests {
         let everything = port.node.bounds.room.take(usize::MAX).await;
         let mut stream = port.open().await;
         let header = Header { from: port.n2(), to: port.node.me, ..port.node.header.clone() };
-        let mut frame = FrameWriter::new(&header);
-        frame.push(&Message::SyncPoint, &vec![7; 2 << 20]);
+        let mut frame = FrameWriter::new(PROTOCOL_MAX, &header);
+        frame.push(&Message::Repair(Repair::SyncPoint), &vec![7; 2 << 20]);
         stream.write(&frame.finish_for_stream(Kind::Frame)).await.unwrap();
         for _ in 0..3 {
             let (kind, frame) = stream.read().await.unwrap();
-            assert_eq!((kind, wire::decode::<Reply>(frame).unwrap().1), (Kind::Part, Vec::new()));
+            assert_eq!(
+                (kind, wire::decode::<Reply>(frame, Versions::ALL).unwrap().1),
+                (Kind::Part, Vec::new())
+            );
         }
         drop(everything);
         let mut kind = Kind::Part;

@@ -20,14 +20,14 @@ const REPLICA_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Cluster {
     /// How a node sees another.
-    async fn seen(&self, by: usize, other: usize) -> Option<Value> {
+    pub(crate) async fn seen(&self, by: usize, other: usize) -> Option<Value> {
         let answer = self.at(by).get("/cluster").try_answer().await.ok()?;
         let nodes = answer.json()["nodes"].as_array().unwrap().clone();
         nodes.into_iter().find(|node| node["node"] == name_of(other).as_str())
     }
 
     /// Waits until a node shows another as wanted, and returns how long that took.
-    async fn wait_shows(
+    pub(crate) async fn wait_shows(
         &self,
         by: usize,
         other: usize,
@@ -39,7 +39,7 @@ impl Cluster {
         begun.elapsed()
     }
 
-    async fn wait_state(&self, by: usize, other: usize, state: &str) -> Duration {
+    pub(crate) async fn wait_state(&self, by: usize, other: usize, state: &str) -> Duration {
         self.wait_shows(by, other, |seen| seen["state"] == state).await
     }
 }

@@ -250,6 +250,11 @@ impl Cluster {
         ContextKeys::new(CLUSTER_ID, &[KEY])
     }
 
+    /// The address for a node's peers.
+    pub(crate) fn peer_addr(&self, number: usize) -> SocketAddr {
+        self.process(number).peer_addr
+    }
+
     /// The address for a node's clients.
     pub(crate) fn client_addr(&self, number: usize) -> SocketAddr {
         self.process(number).client_addr
@@ -288,6 +293,12 @@ impl Cluster {
     /// Starts a node's process and does not wait for it.
     pub(crate) fn launch(&self, number: usize) {
         self.process(number).launch();
+    }
+
+    /// Starts a node's process from the binary of another release.
+    pub(crate) fn launch_binary(&self, number: usize, binary: &Path) {
+        let process = self.process(number);
+        process.launch_as(process.command_of(binary, "serve"));
     }
 
     /// Whether a node was launched and not ended by the test.

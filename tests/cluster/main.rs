@@ -26,6 +26,7 @@ mod keys;
 mod layout;
 mod links;
 mod load;
+mod mixed;
 mod overload;
 mod ownership;
 mod partition;

@@ -34,7 +34,12 @@ fn is_away(answer: &Answer) -> bool {
             .any(|name| answer.text().contains(&format!(":{name}\"")))
 }
 
-async fn work(cluster: &Cluster, client: usize, stop: &AtomicBool, answered: &AtomicU64) {
+pub(crate) async fn work(
+    cluster: &Cluster,
+    client: usize,
+    stop: &AtomicBool,
+    answered: &AtomicU64,
+) {
     for turn in 0.. {
         if stop.load(Relaxed) {
             return;

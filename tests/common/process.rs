@@ -84,9 +84,14 @@ impl Process {
 
     /// A command of the binary with its configuration, whose output is appended to the node's log.
     pub fn command(&self, verb: &str) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_quorate")), verb)
+    }
+
+    /// Likewise of another binary.
+    pub fn command_of(&self, binary: &Path, verb: &str) -> Command {
         let log = File::options().create(true).append(true).open(self.directory.join("log"));
         let log = log.unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        let mut command = Command::new(binary);
         command.arg(verb).arg("--config").arg(self.config());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         for (name, _) in std::env::vars_os() {

@@ -8,13 +8,19 @@ use quorate_protocol::context::peer_token;
 use quorate_protocol::envelope;
 use quorate_protocol::explain::{Event, Events, Kind, Note};
 use quorate_protocol::get::{ReadKind, RowKind};
+use quorate_protocol::handshake::{Opening, PROTOCOL_MAX, Versions, Who};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
-use quorate_protocol::message::{Formation, Message, Refusal, Reply, Status, WriteAnswer};
+use quorate_protocol::message::head::RawHead;
+use quorate_protocol::message::{
+    self, Data, DataReply, Formation, Message, Query, QueryReply, Refusal, Repair, Reply, Status,
+    WriteAnswer,
+};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::wire::{self, FrameWriter, Header};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::common::http::{Answer, Raw, Request};
@@ -45,13 +51,13 @@ fn header(nodes: usize) -> Header {
 
 fn store(payload: &[u8]) -> (Message, Vec<u8>) {
     let key = Key::new("b", b"k").unwrap();
-    (Message::Store { key, role: Role::Home, read_at: now() }, payload.to_vec())
+    (Message::Data(Data::Store { key, role: Role::Home, read_at: now() }), payload.to_vec())
 }
 
 /// Hints for a key with objects of these lengths.
 fn deliver(lens: &[u32], payload: &[u8]) -> (Message, Vec<u8>) {
     let hints = lens.iter().map(|len| (Key::new("b", b"k").unwrap(), *len)).collect();
-    (Message::Deliver { hints, read_at: now() }, payload.to_vec())
+    (Message::Repair(Repair::Deliver { hints, read_at: now() }), payload.to_vec())
 }
 
 fn now() -> WallTime {
@@ -60,11 +66,16 @@ fn now() -> WallTime {
 }
 
 fn frame(header: &Header, messages: &[(Message, Vec<u8>)]) -> Vec<u8> {
-    let mut writer = FrameWriter::new(header);
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, header);
     for (message, payload) in messages {
         writer.push(message, payload);
     }
     writer.finish().to_vec()
+}
+
+/// A head whose fields are encoded here.
+fn raw(fields: &impl Serialize) -> RawHead {
+    RawHead(postcard::to_stdvec(fields).unwrap())
 }
 
 fn post(cluster: &Cluster, frame: Vec<u8>) -> Answer {
@@ -75,7 +86,7 @@ fn post(cluster: &Cluster, frame: Vec<u8>) -> Answer {
 fn frames_of_strangers_are_refused_and_name_both_sides() {
     let mut cluster = Cluster::start(2);
     let good = header(2);
-    let read = [(Message::Inspect { key: Key::new("b", b"k").unwrap() }, Vec::new())];
+    let read = [(Message::Query(Query::Inspect { key: Key::new("b", b"k").unwrap() }), Vec::new())];
     assert_eq!(post(&cluster, frame(&good, &read)).status, 200, "a good frame is understood");
 
     let object = Object::default().to_bytes().to_vec();
@@ -100,6 +111,7 @@ fn frames_of_strangers_are_refused_and_name_both_sides() {
     let mut newer = frame(&good, &read);
     newer[4] = 9;
     let answer = post(&cluster, newer);
+    assert_eq!(answer.status, 426, "{}", answer.text());
     assert!(answer.text().contains("protocol 9"), "{}", answer.text());
     cluster.nodes[0].assert_alive();
 }
@@ -145,6 +157,7 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         attests: false,
         frame_bytes_max: 0,
         client_addr: "\r\n<script>".to_owned(),
+        hint_bytes: Some(u64::MAX),
     });
     for message in [
         store(b""),
@@ -152,11 +165,11 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         store(&[0; 100]),
         store(&vec![0xff; 1 << 20]),
         (
-            Message::Store {
+            Message::Data(Data::Store {
                 key: Key::new("b", b"k").unwrap(),
                 role: Role::Hint { target: name("n9") },
                 read_at: now(),
-            },
+            }),
             Object::default().to_bytes().to_vec(),
         ),
         deliver(&[], b"x"),
@@ -164,9 +177,12 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         deliver(&[1, u32::MAX], b"x"),
         deliver(&[1; 10_000], &[0; 10_000]),
         deliver(&[1], b"x"),
-        (Message::Form { formation: Formation([1; 16]) }, Vec::new()),
-        (Message::Hello { status }, Vec::new()),
-        (Message::Conflicts { bucket: None, after: None, limit: u16::MAX }, Vec::new()),
+        (Message::Cluster(message::Cluster::Form { formation: Formation([1; 16]) }), Vec::new()),
+        (Message::Cluster(message::Cluster::Hello { status }), Vec::new()),
+        (
+            Message::Query(Query::Conflicts { bucket: None, after: None, limit: u16::MAX }),
+            Vec::new(),
+        ),
     ] {
         let what = format!("{:?}", message.0).chars().take(60).collect::<String>();
         let answer = post(&cluster, frame(&header(2), &[message]));
@@ -196,19 +212,19 @@ fn events_that_nobody_asked_for_change_nothing() {
     for trace in [trace, 7, u64::MAX] {
         for answer in [None, Some(WriteAnswer::IdempotencyKeyReused)] {
             let events = events.clone();
-            let message = Message::Explained { operation: 1, trace, answer, events };
+            let message = Message::Data(Data::Explained { operation: 1, trace, answer, events });
             let answer = post(&cluster, frame(&header(2), &[(message, b"junk".to_vec())]));
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
     }
-    // More than a node can record, in the encoding of the message: the number of the variant comes first.
+    // More than a node can record, in the encoding of the message: its tag comes first.
     let too_many = vec![event; 200_000];
-    let mut writer = FrameWriter::new(&header(2));
-    writer.push(&(22_u8, 1_u64, trace, None::<u8>, too_many, false), &[]);
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header(2));
+    writer.push(&raw(&(0x04_u8, 1_u64, trace, None::<u8>, too_many, false)), &[]);
     let refused = post(&cluster, writer.finish().to_vec());
     assert!((400..500).contains(&refused.status), "{} {}", refused.status, refused.text());
-    let mut writer = FrameWriter::new(&header(2));
-    writer.push(&(22_u8, 1_u64, trace, None::<u8>, vec![event; 3], false), &[]);
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header(2));
+    writer.push(&raw(&(0x04_u8, 1_u64, trace, None::<u8>, vec![event; 3], false)), &[]);
     assert_eq!(post(&cluster, writer.finish().to_vec()).status, 200, "the encoding is right");
     let after = Request::get(&format!("/explain/{id}")).send(node).json();
     let quorums = |trace: &serde_json::Value| {
@@ -234,24 +250,31 @@ fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
 
     let read = |i| {
         let (what, place) = (ReadKind::Object, RowKind::Home);
-        Message::Read { key: key(i), what, place, bytes_max: u32::MAX }
+        Message::Data(Data::Read { key: key(i), what, place, bytes_max: u32::MAX })
     };
     let question = |i: usize| match i % 10 {
-        3 => (Message::Inspect { key: key(i) }, Vec::new()),
+        3 => (Message::Query(Query::Inspect { key: key(i) }), Vec::new()),
         6 => store(b"nonsense"),
         _ => (read(i), Vec::new()),
     };
     let questions: Vec<_> = (0..60).map(question).collect();
     let answer = post(&cluster, frame(&header(2), &questions));
-    let (_, replies) = wire::decode::<Reply>(Bytes::from(answer.body)).unwrap();
+    let (_, replies) = wire::decode::<Reply>(Bytes::from(answer.body), Versions::ALL).unwrap();
     assert_eq!(replies.len(), questions.len());
     for (i, reply) in replies.into_iter().enumerate() {
         let text = String::from_utf8_lossy(&reply.payload);
         let has_value = text.contains(&format!("the value of k{i}."));
         match i % 10 {
-            3 => assert!(matches!(reply.head, Reply::Inspection { .. }) && has_value, "{i}"),
+            3 => assert!(
+                matches!(reply.head, Reply::Query(QueryReply::Inspection { .. })) && has_value,
+                "{i}"
+            ),
             6 => assert_eq!(reply.head, Reply::Refused(Refusal::Malformed), "{i}"),
-            _ => assert!(reply.head == Reply::Object && has_value, "{i}: {:?}", reply.head),
+            _ => assert!(
+                reply.head == Reply::Data(DataReply::Object) && has_value,
+                "{i}: {:?}",
+                reply.head
+            ),
         }
     }
 }
@@ -264,6 +287,12 @@ fn an_oversized_frame_is_refused_by_its_announced_length() {
     raw.finish();
     assert!(matches!(raw.answer().unwrap().status, 400 | 413));
     cluster.nodes[0].assert_alive();
+}
+
+/// A stream that n2 opened, on which `bytes` were sent after that.
+fn opened(cluster: &Cluster, bytes: &[u8]) -> Raw {
+    let opening = Opening { versions: Versions::ALL, who: Who::of(&header(2)) };
+    stream(cluster, &[&opening.to_bytes()[..], bytes].concat())
 }
 
 /// A stream on which `bytes` were sent.
@@ -281,17 +310,17 @@ fn stream(cluster: &Cluster, bytes: &[u8]) -> Raw {
 fn streams_of_noise_are_closed() {
     let mut cluster = Cluster::start(2);
     let object = Object::default().to_bytes().to_vec();
-    let mut writer = FrameWriter::new(&header(2));
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header(2));
     let (message, payload) = store(&object);
     writer.push(&message, &payload);
     let good = writer.finish_for_stream(envelope::Kind::Frame);
     for cut in (1..good.len()).step_by(3) {
-        let mut raw = stream(&cluster, &good[..cut]);
+        let mut raw = opened(&cluster, &good[..cut]);
         raw.finish();
-        assert!(raw.is_closed(), "cut at {cut}");
+        while !raw.is_closed() {} // the answer to the opening
         let mut changed = good.to_vec();
         changed[cut] ^= 0x40;
-        let mut raw = stream(&cluster, &changed);
+        let mut raw = opened(&cluster, &changed);
         raw.finish();
         while !raw.is_closed() {} // a refusal, if the whole of it was read
     }

@@ -1,4 +1,5 @@
-//! Frames on a stream between two nodes. One end sends a batch, the other answers it, and only then
+//! Frames on a stream between two nodes. First both ends agree on a protocol version
+//! ([`crate::handshake`]). Then one end sends a batch, the other answers it, and only then
 //! does the next batch follow: an answer always belongs to the batch sent last.
 //!
 //! ```text
@@ -21,6 +22,8 @@ pub enum Kind {
     Refusal = 1,
     /// A frame of replies; more follow.
     Part = 2,
+    /// The opening of a stream, or the answer to it ([`crate::handshake`]).
+    Handshake = 3,
 }
 
 /// The prefix of a frame. The frame must be shorter than 4 GiB.
@@ -36,6 +39,7 @@ pub fn parse(prefix: [u8; PREFIX_BYTES]) -> Option<(Kind, usize)> {
         0 => Kind::Frame,
         1 => Kind::Refusal,
         2 => Kind::Part,
+        3 => Kind::Handshake,
         _ => return None,
     };
     Some((kind, u32::from_le_bytes([a, b, c, d]) as usize))
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn prefixes_round_trip() {
-        for kind in [Kind::Frame, Kind::Refusal, Kind::Part] {
+        for kind in [Kind::Frame, Kind::Refusal, Kind::Part, Kind::Handshake] {
             for len in [0, 1, 255, 256, 70_000, u32::MAX as usize] {
                 assert_eq!(parse(prefix(kind, len)), Some((kind, len)));
             }
@@ -67,7 +71,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_unknown() {
-        for kind in 3..=u8::MAX {
+        for kind in 4..=u8::MAX {
             assert_eq!(parse([9, 0, 0, 0, kind]), None);
         }
     }

@@ -11,9 +11,9 @@
 //! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is
 //! garbage-collected, [`generation`] how a node that restarts behind is detected and [`received`]
 //! when it may answer again, [`skew`] how a wrong clock is detected; [`time`] which clocks there
-//! are; [`message`], [`wire`] and [`envelope`] how nodes talk, [`explain`] what they tell of one
-//! request, and [`trace_context`] which trace it belongs to. [`mutation`] has deliberate bugs for the
-//! simulator to find.
+//! are; [`message`], [`wire`], [`envelope`] and [`handshake`] how nodes talk, [`explain`] what
+//! they tell of one request, and [`trace_context`] which trace it belongs to. [`mutation`] has deliberate
+//! bugs for the simulator to find.
 //!
 //! # Glossary
 //! `docs/glossary.md` has all terms. The first ones to know:
@@ -39,6 +39,7 @@ pub mod exchange;
 pub mod explain;
 pub mod generation;
 pub mod get;
+pub mod handshake;
 pub mod kind;
 pub mod layout;
 pub mod listing;

@@ -32,6 +32,13 @@ const REFUSED: Desc = Desc::counter(
 )
 .by(&["peer"])
 .means("Operations then use other replicas: more load than the peer can take.");
+const NOT_UNDERSTOOD: Desc = Desc::counter(
+    "quorate_peer_not_understood_total",
+    "Messages that the peer refused because its release does not know them, and its replies that this \
+     release does not know",
+)
+.by(&["peer", "kind"])
+.means("Two releases run side by side; finish the upgrade.");
 const BYTES: Desc = Desc::counter(
     "quorate_peer_bytes_total",
     "Bytes of messages sent to the peer, and of its replies to them",
@@ -64,6 +71,7 @@ pub(super) const SECTION: Section = Section {
         QUEUE_BYTES,
         MESSAGES,
         REFUSED,
+        NOT_UNDERSTOOD,
         BYTES,
         DISAGREEING,
         GOSSIP,
@@ -95,6 +103,12 @@ pub(super) fn write(out: &mut Writer, node: &Node) {
     let mut refused = out.metric(&REFUSED);
     for (peer, traffic) in traffic() {
         refused.value(&[peer.as_str()], traffic.refused());
+    }
+    let mut not_understood = out.metric(&NOT_UNDERSTOOD);
+    for (peer, traffic) in traffic() {
+        let [messages, replies] = traffic.not_understood();
+        not_understood.value(&[peer.as_str(), "message"], messages);
+        not_understood.value(&[peer.as_str(), "reply"], replies);
     }
     let mut bytes = out.metric(&BYTES);
     for (peer, traffic) in traffic() {

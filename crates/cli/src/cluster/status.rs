@@ -25,8 +25,8 @@ Exits with 0 if all is well, and with 1 if something needs attention (listed und
 
 JSON: cluster_id, layout (version, hash), healthy, attention (a list of texts), and for each of nodes:
 node, zone, url, state (up, down, unknown), ready, writable, filled, release, seen_up_by, seen_by,
-keys, hint_keys, hint_bytes, dirty_partitions, partitions_not_ready, disk_free_bytes,
-round_trip_p99_us, clock_ahead_ms.")]
+protocol_max (the highest peer protocol it speaks), keys, hint_keys, hint_bytes, dirty_partitions,
+partitions_not_ready, disk_free_bytes, round_trip_p99_us, clock_ahead_ms.")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -70,6 +70,9 @@ pub(crate) async fn run(app: &App) -> Done<Exit> {
     Ok(exit)
 }
 
+/// How a node shows a peer that speaks none of its protocol versions.
+pub(crate) const INCOMPATIBLE: &str = "incompatible";
+
 /// up, down, or unknown: no answer here, and the others do not agree that it is down.
 pub(crate) fn state(look: &Look, seen: &Seen) -> &'static str {
     let (up, of) = look.seen_up(&seen.member.name);
@@ -85,6 +88,18 @@ pub(crate) fn state(look: &Look, seen: &Seen) -> &'static str {
 fn round_trip_p99_us(look: &Look, name: &str) -> Option<u64> {
     let measured = look.views_of(name).filter_map(|(_, peer)| peer["round_trip_p99_us"].as_u64());
     measured.max().filter(|us| *us > 0)
+}
+
+/// The highest version of the peer protocol that a node speaks, as others were told by it.
+fn protocol_max(look: &Look, name: &str) -> Option<u64> {
+    look.views_of(name).filter_map(|(_, peer)| peer["protocol_max"].as_u64()).max()
+}
+
+/// Whether some nodes speak a higher peer protocol than others, as in the middle of an upgrade.
+fn protocols_differ(look: &Look) -> bool {
+    let mut known = look.nodes.iter().filter_map(|seen| protocol_max(look, &seen.member.name));
+    let first = known.next();
+    known.any(|version| Some(version) != first)
 }
 
 fn dirty(seen: &Seen) -> Option<u64> {
@@ -116,6 +131,7 @@ fn json_of(look: &Look, seen: &Seen) -> Value {
         "writable": seen.is("writable"),
         "filled": seen.is("filled"),
         "release": seen.text("release"),
+        "protocol_max": protocol_max(look, &seen.member.name),
         "seen_up_by": up,
         "seen_by": of,
         "keys": keys(seen),
@@ -130,7 +146,7 @@ fn json_of(look: &Look, seen: &Seen) -> Value {
 }
 
 fn table(look: &Look) -> Table {
-    let headings = [
+    let mut headings = vec![
         "node",
         "zone",
         "address",
@@ -144,6 +160,10 @@ fn table(look: &Look) -> Table {
         "#disk free",
         "#p99",
     ];
+    let with_protocol = protocols_differ(look);
+    if with_protocol {
+        headings.push("#protocol");
+    }
     let mut table = Table::new(&headings);
     for seen in &look.nodes {
         let state = state(look, seen);
@@ -153,7 +173,7 @@ fn table(look: &Look) -> Table {
             _ => Paint::Warn,
         };
         let (up, of) = look.seen_up(&seen.member.name);
-        table.row(vec![
+        let mut row = vec![
             cell(&seen.member.name),
             cell(&seen.member.zone),
             maybe(seen.member.url.as_deref().map(authority)),
@@ -166,7 +186,11 @@ fn table(look: &Look) -> Table {
             maybe(dirty(seen)),
             maybe(disk_free(seen).map(bytes)),
             maybe(round_trip_p99_us(look, &seen.member.name).map(|us| format!("{} µs", us))),
-        ]);
+        ];
+        if with_protocol {
+            row.push(maybe(protocol_max(look, &seen.member.name)));
+        }
+        table.row(row);
     }
     table
 }
@@ -231,7 +255,7 @@ fn quarrels(look: &Look, seen: &Seen) -> Vec<String> {
     let name = &seen.member.name;
     let blind: Vec<&str> = look
         .views_of(name)
-        .filter(|(_, peer)| peer["state"].as_str() != Some("up"))
+        .filter(|(_, peer)| !matches!(peer["state"].as_str(), Some("up" | INCOMPATIBLE)))
         .map(|(by, _)| by)
         .collect();
     if !blind.is_empty() {
@@ -241,6 +265,10 @@ fn quarrels(look: &Look, seen: &Seen) -> Vec<String> {
         ));
     }
     for (by, peer) in look.views_of(name) {
+        if peer["state"].as_str() == Some(INCOMPATIBLE) {
+            let why = peer["last_error"].as_str().unwrap_or("no common peer protocol");
+            found.push(format!("{by}: {}", crate::out::safe(why)));
+        }
         let differs = peer["disagrees"].as_array().map(Vec::as_slice).unwrap_or_default();
         if !differs.is_empty() && by < name.as_str() {
             let list = names(differs);
@@ -269,4 +297,58 @@ fn targets(seen: &Seen) -> Vec<String> {
         Some(format!("{} keeps {} for {node}{age}", seen.member.name, count(keys, "hint")))
     };
     list.iter().filter_map(tell).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::nodes::{Cluster, Member};
+
+    /// A cluster of two that answer, in which n1 sees n2 as given.
+    fn look(n1_of_n2: Value, n2_of_n1: Value) -> Look {
+        let node = |name: &str, mut peer: Value, of: &str| {
+            peer["node"] = of.into();
+            Seen {
+                member: Member {
+                    name: name.to_owned(),
+                    zone: "z".to_owned(),
+                    url: Some("http://127.0.0.1:1".to_owned()),
+                    seen: Value::Null,
+                },
+                silent: None,
+                view: Some(json!({ "node": name, "nodes": [peer] })),
+                hints: None,
+                anti_entropy: None,
+                metrics: Metrics::default(),
+            }
+        };
+        let nodes = vec![node("n1", n1_of_n2, "n2"), node("n2", n2_of_n1, "n1")];
+        Look { cluster: Cluster { members: Vec::new(), view: Value::Null }, nodes }
+    }
+
+    #[test]
+    fn the_protocol_is_a_column_only_while_nodes_differ() {
+        let up = |max: u64| json!({ "state": "up", "protocol_max": max });
+        for (n1, n2) in [(8, 8), (7, 8)] {
+            let look = look(up(n2), up(n1));
+            assert_eq!(protocol_max(&look, "n1"), Some(n1));
+            assert_eq!(table(&look).render(false).contains("protocol"), n1 != n2);
+            assert_eq!(attention(&look), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn an_incompatible_peer_is_no_matter_of_its_port() {
+        let why = "no common peer protocol: n2 speaks 40 to 41, this node 7 to 8";
+        let seen = json!({ "state": INCOMPATIBLE, "last_error": why });
+        let told = attention(&look(seen, json!({ "state": "down" })));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("n1 answers here, but not to n2: check its peer port"),
+            "{told:?}"
+        );
+        assert_eq!(told[1], format!("n1: {why}"));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::bucket_table::Table;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::Bucket;
 
 use crate::cluster::buckets::BucketsError;
@@ -30,7 +30,7 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
         Ok(changing.buckets.change(&changing.store, &bucket, settings, by))
     };
     let change = node.host.run(Urgency::Request, change).await??;
-    let message = Message::Buckets { table: change, want_all: false };
+    let message = Message::Cluster(Cluster::Buckets { table: change, want_all: false });
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     node.peers.ask_each(&message, timeout).await;
     Ok(())
@@ -44,10 +44,12 @@ async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
     let Ok(_one_at_a_time) = node.buckets.asking.acquire().await else { return false };
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
     for peer in node.peers.nodes() {
-        let message = Message::Buckets { table: Table::default(), want_all: true };
+        let message =
+            Message::Cluster(Cluster::Buckets { table: Table::default(), want_all: true });
         let reply = node.peers.ask(peer, message, timeout).await.into_reply();
         match reply.map(|reply| reply.head) {
-            Some(Reply::Buckets { table }) if table.record(bucket).is_none() => {}
+            Some(Reply::Cluster(ClusterReply::Buckets { table }))
+                if table.record(bucket).is_none() => {}
             Some(_) | None => return false,
         }
     }
@@ -58,8 +60,8 @@ async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
 pub async fn take(node: &Arc<Node>, table: Table, want_all: bool) -> Reply {
     let merge = move |node: &Node| node.buckets.merge(&node.store, &table);
     match replica::on_blocking_pool(node, merge).await {
-        Ok(_) if want_all => Reply::Buckets { table: node.buckets.table() },
-        Ok(_) => Reply::Buckets { table: Table::default() },
+        Ok(_) if want_all => ClusterReply::Buckets { table: node.buckets.table() }.into(),
+        Ok(_) => ClusterReply::Buckets { table: Table::default() }.into(),
         Err(error) => Reply::Refused(replica::refusal_of(&error)),
     }
 }

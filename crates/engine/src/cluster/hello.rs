@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_protocol::generation::Verdict;
-use quorate_protocol::message::{Message, Refusal, Reply, Status};
+use quorate_protocol::message::{Cluster, ClusterReply, Message, Refusal, Reply, Status};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use tokio::time::Instant;
@@ -43,11 +43,11 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
         }
         let _working = job.works();
         let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(4));
-        let hello = Message::Hello { status: Box::new(node.status()) };
+        let hello = Message::Cluster(Cluster::Hello { status: Box::new(node.status()) });
         let asked_at = Instant::now();
         let answer = node.peers.ask(peer, hello, timeout).await;
         match answer.into_reply().map(|reply| reply.head) {
-            Some(Reply::Status(status)) => {
+            Some(Reply::Cluster(ClusterReply::Status(status))) => {
                 let (start, since, attests) =
                     (status.start, status.remembers_since, status.attests);
                 node.generation.accepted(peer);
@@ -61,8 +61,10 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
                     node.generation.admit(peer, start, since, attests);
                 }
             }
-            Some(Reply::Behind(_)) if mutated(Mutation::BehindIgnored) => {}
-            Some(Reply::Behind(known)) if node.generation.was_accepted_by(peer) => {
+            Some(Reply::Cluster(ClusterReply::Behind(_))) if mutated(Mutation::BehindIgnored) => {}
+            Some(Reply::Cluster(ClusterReply::Behind(known)))
+                if node.generation.was_accepted_by(peer) =>
+            {
                 end_beside_twin(&node, peer, &known);
             }
             Some(Reply::Refused(Refusal::NameTaken)) => {
@@ -71,7 +73,7 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
                     end_beside_twin(&node, peer, &taken);
                 }
             }
-            Some(Reply::Behind(known)) => {
+            Some(Reply::Cluster(ClusterReply::Behind(known))) => {
                 let start_over =
                     move |node: &Node| node.generation.fall_behind(&node.store, known, node.now());
                 if let Err(error) = replica::on_blocking_pool(&node, start_over).await {
@@ -112,7 +114,7 @@ pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
         node.generation.hear(&node.store, peer, start, Duration::from_millis(alive))
     });
     match judged.await {
-        Ok(Verdict::Behind(known)) => Reply::Behind(known),
+        Ok(Verdict::Behind(known)) => Reply::Cluster(ClusterReply::Behind(known)),
         Ok(Verdict::Taken) => Reply::Refused(Refusal::NameTaken),
         Ok(Verdict::GoesOn(_)) => {
             let attests = node.generation.attests(peer, start);
@@ -124,7 +126,7 @@ pub async fn answer(node: &Arc<Node>, peer: NodeId, status: Status) -> Reply {
 
 fn greeted(node: &Arc<Node>, peer: NodeId, status: Status, attests: bool) -> Reply {
     on_status(node, peer, status);
-    Reply::Status(Box::new(Status { attests, ..node.status() }))
+    Reply::Cluster(ClusterReply::Status(Box::new(Status { attests, ..node.status() })))
 }
 
 /// Records the status that a peer reports.
@@ -161,9 +163,12 @@ fn on_status(node: &Arc<Node>, peer: NodeId, status: Status) {
 /// Exchanges bucket properties with a peer. Returns whether that succeeded.
 async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) -> bool {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let message = Message::Buckets { table: node.buckets.table(), want_all: true };
+    let message =
+        Message::Cluster(Cluster::Buckets { table: node.buckets.table(), want_all: true });
     let heard = node.peers.ask(peer, message, timeout).await;
-    let Some(Reply::Buckets { table }) = heard.into_reply().map(|reply| reply.head) else {
+    let Some(Reply::Cluster(ClusterReply::Buckets { table })) =
+        heard.into_reply().map(|reply| reply.head)
+    else {
         return false;
     };
     let merged =

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use quorate_protocol::bucket::Settings;
+use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
 
 use super::{Config, ConfigError, value};
 
@@ -109,6 +110,7 @@ impl Config {
         in_range("peers.queue_bytes_max", p.queue_bytes_max, 1 << 20..=4 * GIB)?;
         in_range("peers.batch_messages_max", p.batch_messages_max, 1..=4096)?;
         in_range("peers.batch_bytes_max", p.batch_bytes_max, 4096..=64 << 20)?;
+        in_range("peers.protocol_max", p.protocol_max, PROTOCOL_MIN..=PROTOCOL_MAX)?;
         in_range("peers.large_bytes_max", p.large_bytes_max, 1 << 20..=64 * GIB)?;
         in_range("storage.block_cache_bytes", s.block_cache_bytes, 1 << 20..=1024 * GIB)?;
         in_range("storage.row_cache_bytes", s.row_cache_bytes, 0..=1024 * GIB)?;

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use quorate_protocol::cluster_settings::ClusterSettings;
+use quorate_protocol::handshake::Versions;
 use quorate_protocol::layout::{Layout, LayoutError, Member};
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
@@ -188,6 +189,11 @@ pub fn known(key: &str) -> Known {
 }
 
 impl Config {
+    /// The versions of the peer protocol that the node speaks.
+    pub fn versions(&self) -> Versions {
+        Versions::up_to(self.peers.protocol_max)
+    }
+
     /// The settings that must be equal on all nodes.
     pub fn common(&self) -> ClusterSettings {
         ClusterSettings {

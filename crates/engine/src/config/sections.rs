@@ -1,6 +1,7 @@
 //! The tables of a configuration file, with their defaults.
 
 use quorate_protocol::bucket::{Properties, Settings};
+use quorate_protocol::handshake::PROTOCOL_MAX;
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
 
@@ -187,6 +188,9 @@ section! {
         /// Bytes of large messages from peers, and of large answers to them, in flight; more than
         /// that waits.
         large_bytes_max: usize = 128 << 20,
+        /// The highest version of the peer protocol that the node speaks: lower than the release's own
+        /// until all nodes run a release that speaks it.
+        protocol_max: u16 = PROTOCOL_MAX,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::cluster_settings::ClusterSettings;
+use quorate_protocol::handshake::Versions;
 use quorate_protocol::message::Status;
 
 use crate::config::checks::is_host_and_port;
@@ -50,6 +51,12 @@ pub struct AdvertisedState {
     pub client_addr: Option<String>,
     /// Whether it reports that it cannot reach this node.
     pub cannot_reach_me: bool,
+    /// How many bytes of hints it keeps for others, if its protocol version tells that.
+    pub hint_bytes: Option<u64>,
+    /// The protocol versions that it speaks.
+    pub versions: Option<Versions>,
+    /// The protocol version of the streams between it and this node.
+    pub protocol: Option<u16>,
 }
 
 /// The peer's advertised state. The parts that operations read are lock-free.
@@ -99,10 +106,34 @@ impl Advertised {
             said.buckets_hash = Some(status.buckets_hash);
             said.common = Some(status.common);
             said.waits = Some(status.waits);
+            said.hint_bytes = status.hint_bytes;
             // Clients are told this address: pass on only what can be one.
             said.client_addr =
                 is_host_and_port(&status.client_addr).then(|| status.client_addr.clone());
         });
+    }
+
+    /// A stream was opened, or could not be because it speaks no version that this node speaks. Returns
+    /// whether that was not known before.
+    pub fn speaks(&self, versions: Versions, protocol: Option<u16>) -> bool {
+        let mut said = self.lock();
+        let before = (said.versions, said.protocol);
+        (said.versions, said.protocol) = (Some(versions), protocol);
+        before != (said.versions, said.protocol)
+    }
+
+    /// It cannot be reached: whether its versions and this node's still do not meet is not known.
+    pub fn is_unreachable(&self) {
+        let mut said = self.lock();
+        if said.protocol.is_none() {
+            said.versions = None;
+        }
+    }
+
+    /// Whether it speaks no protocol version that this node speaks.
+    pub fn is_incompatible(&self) -> bool {
+        let said = self.lock();
+        said.versions.is_some() && said.protocol.is_none()
     }
 
     /// Records the layout in the header of a peer's answer. Called for every answer.

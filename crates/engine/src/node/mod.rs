@@ -49,6 +49,7 @@ use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
 use crate::repair::set_aside::{self, Distrusted};
 use crate::repair::unreceived::Unreceived;
+use crate::seldom::Seldom;
 use crate::tasks::Tasks;
 
 /// This release.
@@ -83,6 +84,8 @@ pub struct Node {
     pub forwards: Forwards,
     /// Traces of requests that were asked for, slow or failed.
     pub explanations: Explanations,
+    /// Limits how many messages that this release does not know are logged.
+    pub unknown_messages: Seldom,
     /// Chooses the operations whose traces are exported.
     pub sampler: Sampler,
     /// How far the hints kept for others have been delivered.
@@ -182,6 +185,7 @@ impl Node {
             bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
             metrics: Metrics::new(host.clock.now()),
             forwards: Forwards::new(config.limits.operations_max),
+            unknown_messages: Seldom::new(),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
             sampler: Sampler::new(&host, config.otlp.sample_percent),
             hints: Hints::new(
@@ -445,6 +449,7 @@ impl Node {
             attests: false,
             frame_bytes_max: crate::peer::framed::frame_bytes_max(&self.config) as u64,
             client_addr: self.config.advertised_client_addr().unwrap_or_default(),
+            hint_bytes: Some(self.store.hint_bytes()),
         }
     }
 }

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::message::{
-    Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer, WrittenAnswer,
+    Data, DataReply, Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer,
+    WrittenAnswer,
 };
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
@@ -77,10 +78,10 @@ pub fn accept(
         let tell = move |outcome: WriteOutcome, recorder: &mut Recorder| {
             let payload = outcome.object.map(|object| object.to_bytes()).unwrap_or_default();
             let message = match asked {
-                None => Message::Written { operation, answer: outcome.answer },
+                None => Message::Data(Data::Written { operation, answer: outcome.answer }),
                 Some(trace) => {
                     let (answer, events) = (Some(outcome.answer), recorder.events());
-                    Message::Explained { operation, trace, answer, events }
+                    Message::Data(Data::Explained { operation, trace, answer, events })
                 }
             };
             node.peers.send(entry, message, payload, ReplyTo::nobody());
@@ -88,11 +89,11 @@ pub fn accept(
         mint(&minting, (view, None), write, &mut recorder, tell).await;
         if let Some(trace) = asked {
             let events = recorder.events();
-            let message = Message::Explained { operation, trace, answer: None, events };
+            let message = Message::Data(Data::Explained { operation, trace, answer: None, events });
             minting.peers.send(entry, message, Bytes::new(), ReplyTo::nobody());
         }
     });
-    Reply::Accepted
+    Reply::Data(DataReply::Accepted)
 }
 
 /// Checks whether this node can mint such a write at all.
@@ -469,7 +470,7 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
         let now = self.now();
         let recorder = &mut *self.teller.recorder;
         match heard {
-            PeerEvent::Reply(WithPayload { head: Reply::Stored, .. }) => {
+            PeerEvent::Reply(WithPayload { head: Reply::Data(DataReply::Stored), .. }) => {
                 recorder.heard(Kind::Acked, from, Note::Nothing);
                 self.put.on_ack(from)
             }
@@ -506,11 +507,11 @@ impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
                         Role::Hint { target } => (Kind::Fallback, Note::For(target)),
                     };
                     self.teller.recorder.saw(kind, to, note);
-                    let message = Message::Store {
+                    let message = Message::Data(Data::Store {
                         key: self.write.key.clone(),
                         role,
                         read_at: self.minted_at,
-                    };
+                    });
                     let object: Bytes = self.row.encoded.clone();
                     let by = self.teller.recorder.context_for(to);
                     self.node.peers.send_traced(to, by, message, object, self.reply_to.clone());

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use quorate_protocol::explain::{Kind, Note, Why};
-use quorate_protocol::message::{Message, Outcome, Reply, WithPayload, Write, WriteAnswer};
+use quorate_protocol::message::{
+    Data, DataReply, Message, Outcome, Reply, WithPayload, Write, WriteAnswer,
+};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
@@ -241,7 +243,7 @@ impl<'a> Routing<'a> {
             write.draft.write_id.0[8..]
                 .copy_from_slice(&self.node.host.chance.draw().to_le_bytes());
         }
-        let message = Message::Forward { operation: self.operation, write };
+        let message = Message::Data(Data::Forward { operation: self.operation, write });
         self.node.metrics.operations.forwarded.add(1);
         let by = self.recorder.context_for(to);
         self.node.peers.send_traced(to, by, message, payload, self.reply_to.clone());
@@ -265,7 +267,10 @@ impl<'a> Routing<'a> {
                 let answer = self.route.on_written(from, told.head, self.w)?;
                 return Some(WriteOutcome { answer, object, trace: None });
             }
-            Some((from, PeerEvent::Reply(WithPayload { head: Reply::Accepted, .. }))) => {
+            Some((
+                from,
+                PeerEvent::Reply(WithPayload { head: Reply::Data(DataReply::Accepted), .. }),
+            )) => {
                 self.recorder.heard(Kind::Accepted, from, Note::Nothing);
                 self.route.on_accepted(from, now);
                 None

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::message::{Message, Query, QueryReply, Reply, WithPayload};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::packed;
@@ -64,7 +64,8 @@ async fn view(
         let (ready, object, hints) = (node.is_ready_for(seen, key), kept.own, kept.hints);
         return ReplicaView { reached: true, ready, object, hints, ..unreached };
     }
-    let heard = node.peers.ask(at, Message::Inspect { key: key.clone() }, timeout).await;
+    let heard =
+        node.peers.ask(at, Message::Query(Query::Inspect { key: key.clone() }), timeout).await;
     let held = |mut reply: WithPayload<Reply>| {
         node.bounds.sizes.saw(key, reply.payload.len());
         reply.payload = node.admission.held(reply.payload);
@@ -75,7 +76,9 @@ async fn view(
 }
 
 fn parse_reply(node: NodeId, reply: WithPayload<Reply>) -> Option<ReplicaView> {
-    let Reply::Inspection { own, ready, hints: heads } = reply.head else { return None };
+    let Reply::Query(QueryReply::Inspection { own, ready, hints: heads }) = reply.head else {
+        return None;
+    };
     let mut payload = reply.payload;
     let object = match own {
         Some(len) => Some(take_object(&mut payload, len)?),
@@ -101,8 +104,11 @@ pub async fn conflicts(
     limit: usize,
 ) -> ConflictPage {
     let limit = limit.clamp(1, usize::from(u16::MAX));
-    let question =
-        Message::Conflicts { bucket: bucket.clone(), after: after.clone(), limit: limit as u16 };
+    let question = Message::Query(Query::Conflicts {
+        bucket: bucket.clone(),
+        after: after.clone(),
+        limit: limit as u16,
+    });
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let own = work::run(node, move |node| {
         node.store.conflicts(bucket.as_ref().map(Bucket::as_str), after.as_ref(), limit)
@@ -110,7 +116,11 @@ pub async fn conflicts(
     let (own, asked) = tokio::join!(own, node.peers.ask_each(&question, timeout));
     let mut pages = vec![(node.me, own.ok())];
     for (peer, reply) in asked {
-        let page = if let Some(Reply::Conflicts { keys }) = reply { Some(keys) } else { None };
+        let page = if let Some(Reply::Query(QueryReply::Conflicts { keys })) = reply {
+            Some(keys)
+        } else {
+            None
+        };
         pages.push((peer, page));
     }
     merge_pages(pages, limit)

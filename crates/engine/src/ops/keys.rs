@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::listing::{Candidate, ListRequest, Quorum};
-use quorate_protocol::message::{KeyPage, Message, Refusal, Reply};
+use quorate_protocol::message::{KeyPage, Message, Query, QueryReply, Refusal, Reply};
 use quorate_protocol::name::{KEY_BYTES_MAX, Key, NodeId};
 use quorate_protocol::terms::QuorumOptions;
 use quorate_protocol::tree::Tree;
@@ -78,12 +78,12 @@ async fn ask_all(
 ) -> BTreeMap<NodeId, KeyPage> {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms.saturating_mul(2));
     let ListRequest { bucket, prefix, after, limit } = question.clone();
-    let message = Message::Keys { bucket, prefix, after, limit };
+    let message = Message::Query(Query::Keys { bucket, prefix, after, limit });
     let own = answer(node, view, question.clone());
     let (own, asked) = futures_util::join!(own, node.peers.ask_each(&message, timeout));
     let mut pages = BTreeMap::new();
     for (from, reply) in asked.into_iter().chain([(node.me, Some(own))]) {
-        let Some(Reply::Keys(page)) = reply else { continue };
+        let Some(Reply::Query(QueryReply::Keys(page))) = reply else { continue };
         if question.admits(&page) {
             pages.insert(from, page);
         } else {
@@ -115,7 +115,7 @@ async fn settle(node: &Arc<Node>, view: &ClusterView, candidate: Candidate) -> (
     (key, is_live)
 }
 
-/// This node's page from its own index: [`Reply::Keys`], or the reason it has none.
+/// This node's page from its own index: [`QueryReply::Keys`], or the reason it has none.
 pub async fn answer(node: &Arc<Node>, view: &ClusterView, question: ListRequest) -> Reply {
     if question.prefix.len() > KEY_BYTES_MAX || !(1..=LIMIT_MAX).contains(&question.limit) {
         return Reply::Refused(Refusal::Malformed);
@@ -132,7 +132,7 @@ pub async fn answer(node: &Arc<Node>, view: &ClusterView, question: ListRequest)
         Ok((keys.len() < limit, keys))
     });
     match listed.await {
-        Ok((is_end, keys)) => Reply::Keys(KeyPage { keys, is_end, not_ready }),
+        Ok((is_end, keys)) => Reply::Query(QueryReply::Keys(KeyPage { keys, is_end, not_ready })),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }

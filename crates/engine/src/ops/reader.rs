@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
-use quorate_protocol::message::{self, Message, WithPayload};
+use quorate_protocol::message::{self, Data, DataReply, Message, WithPayload};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
@@ -258,7 +258,7 @@ impl Reading {
         mut reply: WithPayload<message::Reply>,
         now: Uptime,
     ) -> Vec<Effect> {
-        if let message::Reply::Large { bytes } = reply.head {
+        if let message::Reply::Data(DataReply::Large { bytes }) = reply.head {
             let Some(place) = self.get.place_of(from) else { return Vec::new() };
             self.recorder.heard(Kind::Replied, from, Note::Large(bytes));
             self.node.bounds.sizes.saw(&self.key, bytes as usize);
@@ -272,7 +272,9 @@ impl Reading {
             self.send(from, ReadKind::Object, place, bytes);
             return Vec::new();
         }
-        if matches!(reply.head, message::Reply::Object) && !self.charge(from, &mut reply.payload) {
+        if matches!(reply.head, message::Reply::Data(DataReply::Object))
+            && !self.charge(from, &mut reply.payload)
+        {
             return self.no_room_for(from, now);
         }
         let refusal = if let message::Reply::Refused(refusal) = reply.head {
@@ -403,7 +405,7 @@ impl Reading {
     }
 
     fn send(&self, to: NodeId, what: ReadKind, place: RowKind, bytes_max: u32) {
-        let message = Message::Read { key: self.key.clone(), what, place, bytes_max };
+        let message = Message::Data(Data::Read { key: self.key.clone(), what, place, bytes_max });
         let by = self.recorder.context_for(to);
         self.node.peers.send_traced(to, by, message, Bytes::new(), self.reply_to.clone());
     }
@@ -450,7 +452,7 @@ impl Reading {
             let known = node.bounds.sizes.of(&key);
             if what == ReadKind::Object && !was_known && known > 0 {
                 // A concurrent request has found it to be large: memory is reserved first.
-                let large = message::Reply::Large { bytes: known as u32 };
+                let large = message::Reply::Data(DataReply::Large { bytes: known as u32 });
                 return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
             }
             let _large = node.bounds.turn_if(known > IN_PLACE_BYTES_MAX).await;
@@ -482,11 +484,11 @@ impl Reading {
                 let (node, view, read_at) = (&self.node, &self.view, self.read_at);
                 replica::merge(node, view, Role::Home, &self.key, object.clone(), read_at).await;
             } else {
-                let message = Message::Store {
+                let message = Message::Data(Data::Store {
                     key: self.key.clone(),
                     role: Role::Home,
                     read_at: self.read_at,
-                };
+                });
                 self.node.peers.send(to, message, bytes.clone(), ReplyTo::nobody());
             }
         }
@@ -498,7 +500,7 @@ static UNDECODABLE: Seldom = Seldom::new();
 /// Translates a replica's reply into the read's terms.
 pub fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
     match reply.head {
-        message::Reply::Object => match Object::decode(reply.payload) {
+        message::Reply::Data(DataReply::Object) => match Object::decode(reply.payload) {
             Ok(object) => Reply::Object(object),
             Err(error) => {
                 if let Some(held_back) = UNDECODABLE.now() {
@@ -507,30 +509,14 @@ pub fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
                 Reply::Refused
             }
         },
-        message::Reply::Digest(version) => Reply::Digest(version),
-        message::Reply::NoHint => Reply::NoHint,
+        message::Reply::Data(DataReply::Digest(version)) => Reply::Digest(version),
+        message::Reply::Data(DataReply::NoHint) => Reply::NoHint,
         message::Reply::NotFilled => Reply::NotFilled,
-        message::Reply::Refused(_)
-        | message::Reply::Stored
-        | message::Reply::Accepted
-        | message::Reply::Inspection { .. }
-        | message::Reply::Conflicts { .. }
-        | message::Reply::Status(_)
-        | message::Reply::Buckets { .. }
-        | message::Reply::Rows { .. }
-        | message::Reply::Behind(_)
-        | message::Reply::Differing { .. }
-        | message::Reply::Leaves { .. }
-        | message::Reply::Page(_)
-        | message::Reply::Versions { .. }
-        | message::Reply::Confirmed { .. }
-        | message::Reply::Reaped { .. }
-        | message::Reply::Room { .. }
-        | message::Reply::SyncPoint { .. }
-        | message::Reply::Undelivered { .. }
-        | message::Reply::Delivered { .. }
-        | message::Reply::Distrusted(_)
-        | message::Reply::Large { .. }
-        | message::Reply::Keys(_) => Reply::Refused,
+        message::Reply::Data(DataReply::Stored | DataReply::Accepted | DataReply::Large { .. })
+        | message::Reply::Repair(_)
+        | message::Reply::Cluster(_)
+        | message::Reply::Query(_)
+        | message::Reply::Refused(_)
+        | message::Reply::Unknown(_) => Reply::Refused,
     }
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::get::{ReadKind, RowKind};
-use quorate_protocol::message::{Refusal, Reply, Rows, WithPayload};
+use quorate_protocol::message::{
+    DataReply, QueryReply, Refusal, RepairReply, Reply, Rows, WithPayload,
+};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
@@ -44,7 +46,7 @@ pub async fn merge(
 }
 
 /// Merges an object if this node may accept it at this moment, however long the request has been
-/// queued: [`Reply::Stored`], or why not.
+/// queued: [`DataReply::Stored`], or why not.
 ///
 /// # Errors
 /// The store's.
@@ -60,7 +62,7 @@ pub fn merge_now(
     if let Err(refused) = may_merge(node, key, read_at, now) {
         return Ok(refused);
     }
-    node.store.merge(place, key, object, now, blocking).map(|_| Reply::Stored)
+    node.store.merge(place, key, object, now, blocking).map(|_| Reply::Data(DataReply::Stored))
 }
 
 /// Whether this node may accept an object of this key, at `now`. The stamps of its siblings do not
@@ -126,16 +128,19 @@ pub fn read_now(
 fn answer_row(row: Option<Bytes>, what: ReadKind) -> WithPayload<Reply> {
     let damaged = || WithPayload::bare(Reply::Refused(Refusal::Failed));
     match (what, row) {
-        (ReadKind::Digest, None) => WithPayload::bare(Reply::Digest(Version::ABSENT)),
+        (ReadKind::Digest, None) => {
+            WithPayload::bare(Reply::Data(DataReply::Digest(Version::ABSENT)))
+        }
         (ReadKind::Digest, Some(row)) => match Row::encoded_version(&row) {
-            Some(version) => WithPayload::bare(Reply::Digest(version)),
+            Some(version) => WithPayload::bare(Reply::Data(DataReply::Digest(version))),
             None => damaged(),
         },
-        (ReadKind::Object, None) => {
-            WithPayload { head: Reply::Object, payload: Object::default().to_bytes() }
-        }
+        (ReadKind::Object, None) => WithPayload {
+            head: Reply::Data(DataReply::Object),
+            payload: Object::default().to_bytes(),
+        },
         (ReadKind::Object, Some(row)) => match Row::encoded_object(&row) {
-            Some(payload) => WithPayload { head: Reply::Object, payload },
+            Some(payload) => WithPayload { head: Reply::Data(DataReply::Object), payload },
             None => damaged(),
         },
     }
@@ -144,10 +149,12 @@ fn answer_row(row: Option<Bytes>, what: ReadKind) -> WithPayload<Reply> {
 fn answer_hint(merged: Option<Object>, what: ReadKind) -> WithPayload<Reply> {
     match (what, merged) {
         (_, None) if mutated(Mutation::EmptyFallbackCounts) => answer_row(None, what),
-        (_, None) => WithPayload::bare(Reply::NoHint),
-        (ReadKind::Digest, Some(object)) => WithPayload::bare(Reply::Digest(object.version())),
+        (_, None) => WithPayload::bare(Reply::Data(DataReply::NoHint)),
+        (ReadKind::Digest, Some(object)) => {
+            WithPayload::bare(Reply::Data(DataReply::Digest(object.version())))
+        }
         (ReadKind::Object, Some(object)) => {
-            WithPayload { head: Reply::Object, payload: object.to_bytes() }
+            WithPayload { head: Reply::Data(DataReply::Object), payload: object.to_bytes() }
         }
     }
 }
@@ -205,7 +212,7 @@ pub async fn inspect(node: &Arc<Node>, view: &ClusterView, key: Key) -> WithPayl
     let own = own.as_ref().map(&mut push);
     let hints = hints.iter().map(|(target, object)| (*target, push(object))).collect();
     let ready = node.is_ready_for(view, &key);
-    let head = Reply::Inspection { own, ready, hints };
+    let head = Reply::Query(QueryReply::Inspection { own, ready, hints });
     WithPayload { head, payload: payload.freeze() }
 }
 
@@ -238,7 +245,7 @@ fn fetch_page(node: &Node, rows: Rows, after: Option<&Key>) -> Result<WithPayloa
         (key, Row::encoded_object(&row).filter(fits).unwrap_or_default())
     };
     let (rows, payload) = packed::pack(page.into_iter().map(object).collect());
-    let head = Reply::Rows { end: rows.is_empty(), rows };
+    let head = Reply::Repair(RepairReply::Rows { end: rows.is_empty(), rows });
     Ok(WithPayload { head, payload })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_protocol::message::{Message, Reply, WithPayload};
+use quorate_protocol::message::{Data, Message, Reply, WithPayload};
 use quorate_protocol::name::Key;
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Frame;
@@ -69,9 +69,9 @@ impl SampledWork {
 /// What a replica is asked to do; `None` for what is no replica's work, such as a forwarded write, whose
 /// coordinator has a span of its own.
 fn of_replica(message: &Message) -> Option<(&'static str, Key)> {
-    if let Message::Store { key, .. } = message {
+    if let Message::Data(Data::Store { key, .. }) = message {
         return Some(("STORE", key.clone()));
     }
-    let Message::Read { key, .. } = message else { return None };
+    let Message::Data(Data::Read { key, .. }) = message else { return None };
     Some(("READ", key.clone()))
 }

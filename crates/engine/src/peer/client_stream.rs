@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::envelope::Kind;
+use quorate_protocol::handshake::Versions;
 use quorate_protocol::message::{Reply, WithPayload};
 use quorate_protocol::wire;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::host::Io;
-use crate::peer::connection::{Failure, Peer, TransportContext};
+use crate::peer::connection::{Failure, Peer, TransportContext, shown};
 use crate::peer::framed::{Moves, Stream, StreamError, longest};
+use crate::peer::handshake;
 
 /// A stream idle for longer is not reused: the peer may be about to close it
 /// ([`crate::peer::framed::IDLE_MS`]), and a batch sent on a closing stream is lost.
@@ -22,8 +24,6 @@ const IDLE_MAX: Duration = Duration::from_secs(90);
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// The longest total time of a batch on which nothing but signs of life moves.
 const WHOLE_MAX: Duration = Duration::from_secs(30);
-/// The longest part of a refusal's text that is shown, in bytes.
-const TEXT_BYTES_MAX: usize = 500;
 
 /// What a lane sends on.
 #[derive(Default)]
@@ -34,8 +34,27 @@ pub struct Link {
 }
 
 impl Link {
-    /// Sends a batch and distributes the replies as they arrive. `frame` has its prefix already and
-    /// may be in two pieces. While bytes move, `progress` is called several times a second.
+    /// Opens a stream unless there is one that can be used, and returns its protocol version.
+    pub async fn connect(&mut self, peer: &Peer, line: &TransportContext) -> Result<u16, Failure> {
+        if line.faults.cuts_out(peer.node) {
+            sleep(line.timeout).await;
+            return Err(Failure::Silent("cut off by the fault hook".to_owned()));
+        }
+        let stream = match self.usable() {
+            Some(stream) => stream,
+            None => match timeout(line.timeout, open(peer, line)).await {
+                Ok(opened) => opened?,
+                Err(_) => return Err(Failure::NotSent("no connection in time".to_owned())),
+            },
+        };
+        let protocol = stream.protocol();
+        self.idle = Some((stream, Instant::now()));
+        Ok(protocol)
+    }
+
+    /// Sends a batch on the stream of [`Link::connect`] and distributes the replies as they arrive.
+    /// `frame` has its prefix already and may be in two pieces. While bytes move, `progress` is called
+    /// several times a second.
     pub async fn ask(
         &mut self,
         peer: &Peer,
@@ -44,21 +63,13 @@ impl Link {
         replies: &mut Replies<'_>,
         progress: Option<&(dyn Fn() + Sync)>,
     ) -> Result<(), Failure> {
-        if line.faults.cuts_out(peer.node) {
-            sleep(line.timeout).await;
-            return Err(Failure::Silent("cut off by the fault hook".to_owned()));
-        }
         let (len, max) = (frame[0].len() + frame[1].len(), line.frame_bytes_max_of(peer));
         if len > max {
             let error = format!("a message of {len} bytes is too large, the limit is {max}");
             return Err(Failure::TooLarge(error));
         }
-        let mut stream = match self.usable() {
-            Some(stream) => stream,
-            None => match timeout(line.timeout, open(peer, line)).await {
-                Ok(opened) => opened.map_err(Failure::NotSent)?,
-                Err(_) => return Err(Failure::NotSent("no connection in time".to_owned())),
-            },
+        let Some((mut stream, _)) = self.idle.take() else {
+            return Err(Failure::NotSent("no connection".to_owned()));
         };
         let moves = stream.moves().clone();
         let exchange = exchange(&mut stream, peer, frame, replies);
@@ -118,9 +129,11 @@ pub struct Replies<'a> {
 }
 
 /// Opens a stream, or says why that failed.
-async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Box<dyn Io>>, String> {
-    let mut stream = Stream::new(line.wire.dial(peer.node).await?, line.frame_bytes_max);
+async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Box<dyn Io>>, Failure> {
+    let io = line.wire.dial(peer.node).await.map_err(Failure::NotSent)?;
+    let mut stream = Stream::new(io, line.frame_bytes_max);
     stream.trust(); // this node chose the peer
+    handshake::open(&mut stream, peer, line.versions).await?;
     Ok(stream)
 }
 
@@ -144,7 +157,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         if kind == Kind::Refusal && replies.missing == messages {
             return Err(Failure::Refused(shown(&frame)));
         }
-        let some = decode(peer, frame).map_err(Failure::Silent)?;
+        let some = decode(peer, stream.protocol(), frame).map_err(Failure::Silent)?;
         let is_whole = kind == Kind::Frame;
         if some.len() > replies.missing || (is_whole && some.len() < replies.missing) {
             let count = messages - replies.missing + some.len();
@@ -158,17 +171,14 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-fn decode(peer: &Peer, frame: Bytes) -> Result<Vec<WithPayload<Reply>>, String> {
-    let (header, replies) = wire::decode::<Reply>(frame).map_err(|error| error.to_string())?;
+fn decode(peer: &Peer, protocol: u16, frame: Bytes) -> Result<Vec<WithPayload<Reply>>, String> {
+    let decoded = wire::decode::<Reply>(frame, Versions::only(protocol));
+    let (header, replies) = decoded.map_err(|error| error.to_string())?;
     if header.from != peer.node {
         return Err(format!("{} answers where {} should be", header.from, peer.node));
     }
     peer.health.word().heard_layout(header.layout_version, header.layout_hash.0);
     Ok(replies)
-}
-
-fn shown(text: &[u8]) -> String {
-    String::from_utf8_lossy(&text[..text.len().min(TEXT_BYTES_MAX)]).into_owned()
 }
 
 #[cfg(test)]
@@ -179,8 +189,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use quorate_protocol::envelope;
+    use quorate_protocol::handshake::{Answer, Opening, PROTOCOL_MAX, Versions, Who};
     use quorate_protocol::layout::LayoutHash;
-    use quorate_protocol::message::Message;
+    use quorate_protocol::message::{DataReply, Message, Repair};
     use quorate_protocol::name::NodeId;
     use quorate_protocol::wire::{FrameWriter, Header};
     use tokio::net::{TcpListener, TcpStream};
@@ -188,6 +199,7 @@ mod tests {
     use super::*;
     use crate::host::{Dialing, Wire};
     use crate::liveness::health::Health;
+    use crate::peer::mailbox::PeerEvent;
     use crate::peer::queue::{Bounds, Queue};
 
     type Accepted = Stream<TcpStream>;
@@ -248,13 +260,27 @@ mod tests {
             started: tokio::time::Instant::now(),
             lanes: 0,
             frame_bytes_max: FRAME_BYTES_MAX,
+            versions: Versions::ALL,
         };
         (peer, line)
     }
 
-    /// A peer that accepts every stream and then runs `act` on it, given how many there were
-    /// before.
+    /// A peer that accepts every stream, answers its opening and then runs `act` on it, given how many
+    /// there were before.
     async fn fake<A: Future<Output = Option<Accepted>> + Send>(
+        act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
+    ) -> (Peer, TransportContext, Arc<AtomicUsize>) {
+        fake_that_says(answer_to_opening(Versions::ALL), act).await
+    }
+
+    fn answer_to_opening(versions: Versions) -> Bytes {
+        let chosen = Versions::ALL.highest_common(&versions);
+        Answer { versions, chosen }.to_bytes()
+    }
+
+    /// The same with these words instead of its answer to an opening.
+    async fn fake_that_says<A: Future<Output = Option<Accepted>> + Send>(
+        words: Bytes,
         act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
     ) -> (Peer, TransportContext, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -264,8 +290,14 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
                 let (number, act) = (count.fetch_add(1, Relaxed), act.clone());
+                let words = words.clone();
                 tokio::spawn(async move {
                     let mut stream = Stream::new(io, FRAME_BYTES_MAX);
+                    let (kind, opening) = stream.read().await.unwrap();
+                    assert_eq!(kind, Kind::Handshake);
+                    let opening = Opening::decode(&opening).unwrap();
+                    assert_eq!(opening.who, Who::of(&header("n1", "n2")));
+                    stream.write(&words).await.unwrap();
                     while let Some(again) = act(number, stream).await {
                         stream = again;
                     }
@@ -276,21 +308,21 @@ mod tests {
     }
 
     fn batch(messages: usize) -> Bytes {
-        let mut frame = FrameWriter::new(&header("n1", "n2"));
-        (0..messages).for_each(|_| frame.push(&Message::Room, &[]));
+        let mut frame = FrameWriter::new(PROTOCOL_MAX, &header("n1", "n2"));
+        (0..messages).for_each(|_| frame.push(&Message::Repair(Repair::Room), &[]));
         frame.finish_for_stream(Kind::Frame)
     }
 
     /// Replies that carry the number of their stream.
     fn replies(kind: Kind, count: usize, number: usize) -> Bytes {
-        let mut frame = FrameWriter::new(&header("n2", "n1"));
-        (0..count).for_each(|_| frame.push(&Reply::Object, &[number as u8]));
+        let mut frame = FrameWriter::new(PROTOCOL_MAX, &header("n2", "n1"));
+        (0..count).for_each(|_| frame.push(&Reply::Data(DataReply::Object), &[number as u8]));
         frame.finish_for_stream(kind)
     }
 
     async fn answer(number: usize, mut stream: Accepted) -> Option<Accepted> {
         let (_, frame) = stream.read().await.ok()?;
-        let (_, messages) = wire::decode::<Message>(frame).unwrap();
+        let (_, messages) = wire::decode::<Message>(frame, Versions::ALL).unwrap();
         stream.write(&replies(Kind::Frame, messages.len(), number)).await.ok()?;
         Some(stream)
     }
@@ -319,6 +351,7 @@ mod tests {
         let mut told = Vec::new();
         let mut take = |reply: WithPayload<Reply>| told.push(reply.payload[0]);
         let mut replies = Replies { missing: messages, take: &mut take };
+        assert_eq!(link.connect(peer, line).await?, PROTOCOL_MAX);
         link.ask(peer, line, [frame, Bytes::new()], &mut replies, None).await?;
         Ok(told)
     }
@@ -421,7 +454,9 @@ mod tests {
         };
         let progress: Option<&(dyn Fn() + Sync)> = Some(&progress);
         let frame = [batch(3), Bytes::new()];
-        let asked = Link::default().ask(&peer.0, &peer.1, frame, &mut replies, progress).await;
+        let mut link = Link::default();
+        link.connect(&peer.0, &peer.1).await.unwrap();
+        let asked = link.ask(&peer.0, &peer.1, frame, &mut replies, progress).await;
         assert_eq!((asked, count), (Ok(()), 3));
         assert!(told.load(Relaxed) > 1, "{told:?}");
     }
@@ -443,7 +478,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_answer_the_batch_is_silence() {
-        let stranger = FrameWriter::new(&header("n3", "n1")).finish_for_stream(Kind::Frame);
+        let stranger =
+            FrameWriter::new(PROTOCOL_MAX, &header("n3", "n1")).finish_for_stream(Kind::Frame);
         let too_large = Bytes::from(envelope::prefix(Kind::Frame, FRAME_BYTES_MAX + 1).to_vec());
         let refused_late = [replies(Kind::Part, 1, 0), envelope::refusal("no")].concat();
         for (words, why) in [
@@ -467,18 +503,60 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_stream_nothing_was_sent() {
+        let large = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+        let there = fake(answer).await;
+        let too_large = ask_with(&mut Link::default(), (&there.0, &there.1), large, 1).await;
+        assert!(matches!(too_large, Err(Failure::TooLarge(_))), "no fault of the peer");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (peer, line) = peer(&listener);
-        let large = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
         let mut link = Link::default();
-        let too_large = ask_with(&mut link, (&peer, &line), large, 1).await;
-        assert!(matches!(too_large, Err(Failure::TooLarge(_))), "no fault of the peer");
         let mut not_sent = async |frame| match ask_with(&mut link, (&peer, &line), frame, 1).await {
             Err(Failure::NotSent(error)) => error,
             other => panic!("{other:?}"),
         };
         drop(listener);
         assert!(not_sent(batch(1)).await.contains("refused"), "no listener");
+    }
+
+    /// Both ends name what they speak, the peer is shown as what it is, and a later release of it is
+    /// talked to.
+    #[tokio::test]
+    async fn without_a_common_version_nothing_is_sent() {
+        let later = Versions { min: 40, max: 41 };
+        let (peer, line, opened) = fake_that_says(answer_to_opening(later), answer).await;
+        for is_first in [true, false] {
+            let failure = Link::default().connect(&peer, &line).await.unwrap_err();
+            assert!(matches!(failure.heard(), PeerEvent::NotSent), "nothing was executed");
+            let text = failure.error();
+            let ours = Versions::ALL.to_string();
+            assert!(text.contains("n2 speaks 40 to 41") && text.contains(&ours), "{text}");
+            let Failure::Incompatible { is_news, .. } = failure else { panic!("{text}") };
+            assert_eq!(is_news, is_first, "logged once");
+            assert!(peer.health.word().is_incompatible());
+        }
+        assert_eq!(opened.load(Relaxed), 2);
+        peer.health.word().is_unreachable();
+        assert!(!peer.health.word().is_incompatible(), "it may have been upgraded meanwhile");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_an_opening_opens_no_stream() {
+        let foreign = Answer { versions: Versions::only(41), chosen: Some(41) }.to_bytes();
+        for (words, why) in [
+            (replies(Kind::Frame, 0, 0), "unknown kind"),
+            (foreign, "not offered"),
+            (Bytes::from_static(b"\x03\0\0\0\x03abc"), "truncated handshake"),
+            (Bytes::from_static(b"\xff\0\0\0\x03abc"), "no connection in time"),
+        ] {
+            let (peer, line, _) = fake_that_says(words, answer).await;
+            match Link::default().connect(&peer, &line).await {
+                Err(Failure::NotSent(error)) => assert!(error.contains(why), "{why}: {error}"),
+                other => panic!("{why}: {other:?}"),
+            }
+        }
+        let (peer, line, _) = fake_that_says(envelope::refusal("no key"), answer).await;
+        let refused = Link::default().connect(&peer, &line).await;
+        assert_eq!(refused, Err(Failure::Refused("no key".to_owned())));
     }
 
     /// Never connects.

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use bytes::Bytes;
 use quorate_protocol::envelope;
-use quorate_protocol::message::Message;
+use quorate_protocol::handshake::{NoCommonVersion, Versions};
+use quorate_protocol::message::{Cluster, Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
@@ -45,6 +46,8 @@ impl Kind {
 /// How many lanes of each kind carry only large messages. More would not be faster, only hold more
 /// memory at both ends.
 pub const LARGE_LANES: usize = 2;
+/// The longest part of a refusal's text that is shown, in bytes.
+const TEXT_BYTES_MAX: usize = 500;
 
 /// One other node.
 pub struct Peer {
@@ -97,6 +100,8 @@ pub struct TransportContext {
     pub lanes: usize,
     /// The longest frame that is sent or accepted as a reply, in bytes.
     pub frame_bytes_max: usize,
+    /// The protocol versions that this node speaks.
+    pub versions: Versions,
 }
 
 impl TransportContext {
@@ -167,26 +172,17 @@ pub async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: us
     let lane = if number < line.lanes { Lane::Small(number) } else { Lane::Large };
     let mut link = Link::default();
     loop {
-        let mut batch = queue.take(lane).await;
+        let mut batch = queue.take(lane).await.into_iter();
         let (begun, sent_at) = (Instant::now(), line.now());
         in_flight.store(sent_at.0, Relaxed);
-        let (measured, missing) = (is_measured(kind, lane, &batch), batch.len());
-        let frame = frame_of(&peer, &mut batch);
-        peer.traffic.sends(missing, frame[0].len() + frame[1].len());
-        let asking_now = askers(lane, &batch);
-        let mut batch = batch.into_iter();
-        let mut take = |reply| {
-            if let Some(outgoing) = batch.next() {
-                outgoing.reply_to.tell(peer.node, PeerEvent::Reply(reply));
-            }
-        };
-        let mut replies = Replies { missing, take: &mut take };
+        let measured = is_measured(kind, lane, batch.as_slice());
+        let asking_now = askers(lane, batch.as_slice());
         let tell = || {
             asking_now.iter().for_each(|asker| asker.tell(peer.node, PeerEvent::Progress));
             queue.tell_progress(peer.node);
         };
         let progress: Option<&(dyn Fn() + Sync)> = (lane == Lane::Large).then_some(&tell);
-        let asking = link.ask(&peer, &line, frame, &mut replies, progress);
+        let asking = ask(&mut link, &peer, &line, &mut batch, progress);
         let is_first = lane == Lane::Small(0);
         let answered = if is_first { queue.attend(begun, asking).await } else { asking.await };
         in_flight.store(0, Relaxed);
@@ -207,6 +203,43 @@ pub async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: us
     }
 }
 
+/// Sends a batch on the lane's stream, in the protocol version of that stream, and hands each reply to its
+/// asker. What is left of the batch was not answered.
+async fn ask(
+    link: &mut Link,
+    peer: &Peer,
+    line: &TransportContext,
+    batch: &mut std::vec::IntoIter<Outgoing>,
+    progress: Option<&(dyn Fn() + Sync)>,
+) -> Result<(), Failure> {
+    let protocol = link.connect(peer, line).await?;
+    let missing = batch.len();
+    let frame = frame_of(peer, protocol, batch.as_mut_slice());
+    peer.traffic.sends(missing, frame[0].len() + frame[1].len());
+    let mut take = |reply| {
+        if let Some(outgoing) = batch.next() {
+            outgoing.reply_to.tell(peer.node, heard(peer, reply));
+        }
+    };
+    link.ask(peer, line, frame, &mut Replies { missing, take: &mut take }, progress).await
+}
+
+/// What a reply means to its asker. One that this release does not know is none; a peer that does not know
+/// the message has done nothing.
+fn heard(peer: &Peer, reply: WithPayload<Reply>) -> PeerEvent {
+    if let Reply::Unknown(tag) = reply.head {
+        if peer.traffic.knows_not() == 0 {
+            tracing::warn!(peer = %peer.node, tag, "a reply of a later release is not understood");
+        }
+        return PeerEvent::Silent;
+    }
+    if reply.head == Reply::Refused(Refusal::Unsupported) && peer.traffic.is_not_known() == 0 {
+        let release = peer.health.word().last().release;
+        tracing::warn!(peer = %peer.node, release, "the peer's release does not know a message");
+    }
+    PeerEvent::Reply(reply)
+}
+
 /// The mailboxes to tell that a large batch is making progress.
 fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
     let batch = if lane == Lane::Large { batch } else { &[] };
@@ -215,12 +248,13 @@ fn askers(lane: Lane, batch: &[Outgoing]) -> Vec<ReplyTo> {
 
 /// Encodes a batch. Its payloads are then held by the frame alone; a single large one is not
 /// copied.
-fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
+fn frame_of(peer: &Peer, protocol: u16, batch: &mut [Outgoing]) -> [Bytes; 2] {
     if let [only] = batch
         && only.payload.len() > LARGE_BYTES
     {
         let payload = std::mem::take(&mut only.payload);
         return wire::large_frame(
+            protocol,
             &peer.header,
             only.by,
             &only.message,
@@ -228,7 +262,7 @@ fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
             envelope::Kind::Frame,
         );
     }
-    let mut frame = FrameWriter::new(&peer.header);
+    let mut frame = FrameWriter::new(protocol, &peer.header);
     for outgoing in batch {
         let payload = std::mem::take(&mut outgoing.payload);
         frame.push_traced(outgoing.by, &outgoing.message, &payload);
@@ -239,7 +273,8 @@ fn frame_of(peer: &Peer, batch: &mut [Outgoing]) -> [Bytes; 2] {
 /// Round trips are measured on reads and greetings: a slow peer gets no reads, and a greeting must
 /// still show when it is fast again.
 fn is_measured(kind: Kind, lane: Lane, batch: &[Outgoing]) -> bool {
-    let is_greeting = |outgoing: &Outgoing| matches!(outgoing.message, Message::Hello { .. });
+    let is_greeting =
+        |outgoing: &Outgoing| matches!(outgoing.message, Message::Cluster(Cluster::Hello { .. }));
     let is_quick = kind == Kind::Read || (kind == Kind::Control && batch.iter().all(is_greeting));
     is_quick && lane != Lane::Large
 }
@@ -261,22 +296,33 @@ pub enum Failure {
     Silent(String),
     /// Not sent, because the peer accepts no frame that long.
     TooLarge(String),
+    /// Not sent, because the peer speaks no protocol version that this node speaks.
+    Incompatible {
+        /// Which versions both speak.
+        none: NoCommonVersion,
+        /// Whether that was not known before.
+        is_news: bool,
+    },
 }
 
 impl Failure {
     /// What went wrong, in words.
     pub fn error(&self) -> String {
-        let (Self::Refused(error)
-        | Self::NotSent(error)
-        | Self::Silent(error)
-        | Self::TooLarge(error)) = self;
-        error.clone()
+        match self {
+            Self::Refused(error)
+            | Self::NotSent(error)
+            | Self::Silent(error)
+            | Self::TooLarge(error) => error.clone(),
+            Self::Incompatible { none, .. } => none.to_string(),
+        }
     }
 
     /// What each asker of the batch is told.
     pub fn heard(&self) -> PeerEvent {
         match self {
-            Self::Refused(_) | Self::NotSent(_) | Self::TooLarge(_) => PeerEvent::NotSent,
+            Self::Refused(_) | Self::NotSent(_) | Self::TooLarge(_) | Self::Incompatible { .. } => {
+                PeerEvent::NotSent
+            }
             Self::Silent(_) => PeerEvent::Silent,
         }
     }
@@ -310,11 +356,21 @@ impl TransportContext {
             {
                 return tracing::info!(peer = %peer.node, %error, "a large batch was abandoned");
             }
-            Failure::Silent(_) | Failure::NotSent(_) => {}
+            Failure::Incompatible { is_news: true, .. } => {
+                tracing::error!(peer = %peer.node, %error, "the peer cannot be talked to");
+            }
+            Failure::Incompatible { is_news: false, .. } => {}
+            // Whether the versions still do not meet is not known any more.
+            Failure::Silent(_) | Failure::NotSent(_) => peer.health.word().is_unreachable(),
         }
         if peer.health.failed(kind as usize, sent_at, self.now(), error.clone()) {
             self.outlook.refresh(peer);
             tracing::warn!(peer = %peer.node, %error, "peer is down");
         }
     }
+}
+
+/// The text of a refusal, as far as it is shown.
+pub fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(TEXT_BYTES_MAX)]).into_owned()
 }

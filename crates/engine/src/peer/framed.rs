@@ -120,6 +120,8 @@ pub struct Stream<S> {
     frame_bytes_max: usize,
     /// Whether the other end is authenticated: only then are announced lengths trusted.
     is_known: bool,
+    /// The protocol version of its frames; 0 until the ends have agreed on one.
+    protocol: u16,
     moves: Moves,
 }
 
@@ -127,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Frames on `io`; a longer one than `frame_bytes_max` is refused.
     pub fn new(io: S, frame_bytes_max: usize) -> Self {
         let (received, is_known) = (BytesMut::new(), false);
-        Self { io, received, frame_bytes_max, is_known, moves: Moves::new() }
+        Self { io, received, frame_bytes_max, is_known, protocol: 0, moves: Moves::new() }
     }
 
     /// The other end is authenticated: from now on buffers are allocated for the length it
@@ -139,6 +141,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Whether the other end is authenticated.
     pub fn is_trusted(&self) -> bool {
         self.is_known
+    }
+
+    /// The ends have agreed on a protocol version.
+    pub fn agree(&mut self, protocol: u16) {
+        self.protocol = protocol;
+    }
+
+    /// The protocol version of the stream's frames; 0 until the ends have agreed on one.
+    pub fn protocol(&self) -> u16 {
+        self.protocol
     }
 
     /// The stream's transfer counters.

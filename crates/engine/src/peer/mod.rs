@@ -4,6 +4,7 @@ pub mod client_stream;
 pub mod connection;
 pub mod fault_hook;
 pub mod framed;
+pub mod handshake;
 pub mod mailbox;
 pub mod peers;
 pub mod queue;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Data, Message, Query, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Header;
@@ -60,7 +60,8 @@ pub struct PeerView {
     pub peer_addr: String,
     /// Its zone.
     pub zone: String,
-    /// `up`, `suspected` (contacted last), `down` or `unknown`.
+    /// `up`, `suspected` (contacted last), `down`, `incompatible` (no common protocol version) or
+    /// `unknown`.
     pub state: &'static str,
     /// For how long, in milliseconds.
     pub since_ms: u64,
@@ -107,6 +108,7 @@ impl Peers {
             started: Instant::now(),
             lanes: config.peers.lanes,
             frame_bytes_max: framed::frame_bytes_max(config),
+            versions: config.versions(),
         };
         let bounds = Bounds {
             messages_max: config.peers.queue_messages_max,
@@ -294,6 +296,7 @@ impl Peer {
             peer_addr: self.addr.clone(),
             zone: self.zone.clone(),
             state: match health.state() {
+                State::Down if health.word().is_incompatible() => "incompatible",
                 State::Down => "down",
                 State::Up | State::Unknown if health.is_suspected() => "suspected",
                 State::Up => "up",
@@ -330,28 +333,15 @@ async fn answer_within(timeout: Duration, if_slow: bool, send: impl FnOnce(Reply
 }
 
 fn kind_of(message: &Message) -> Kind {
+    if matches!(message, Message::Data(Data::Read { .. }) | Message::Query(Query::Inspect { .. })) {
+        return Kind::Read;
+    }
     match message {
-        Message::Read { .. } | Message::Inspect { .. } => Kind::Read,
-        Message::Store { .. } => Kind::Write,
-        Message::Forward { .. }
-        | Message::Written { .. }
-        | Message::Conflicts { .. }
-        | Message::Hello { .. }
-        | Message::Buckets { .. }
-        | Message::Form { .. }
-        | Message::Fetch { .. }
-        | Message::Roots { .. }
-        | Message::Leaves { .. }
-        | Message::List { .. }
-        | Message::Versions { .. }
-        | Message::Confirm { .. }
-        | Message::Reap { .. }
-        | Message::Room
-        | Message::Deliver { .. }
-        | Message::Distrusted { .. }
-        | Message::Explained { .. }
-        | Message::SyncPoint
-        | Message::Undelivered { .. }
-        | Message::Keys { .. } => Kind::Control,
+        Message::Data(Data::Store { .. }) => Kind::Write,
+        Message::Data(_)
+        | Message::Repair(_)
+        | Message::Cluster(_)
+        | Message::Query(_)
+        | Message::Unknown(_) => Kind::Control,
     }
 }

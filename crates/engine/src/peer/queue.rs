@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::get::ReadKind;
-use quorate_protocol::message::Message;
+use quorate_protocol::message::{Data, Message, Query, Repair};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::trace_context::TraceContext;
 use tokio::sync::Notify;
@@ -44,15 +44,15 @@ impl Outgoing {
     /// large ones.
     fn weight(&self) -> (usize, bool) {
         let sent = self.payload.len();
-        if let Message::Read { what: ReadKind::Object, bytes_max, .. } = &self.message {
+        if let Message::Data(Data::Read { what: ReadKind::Object, bytes_max, .. }) = &self.message {
             let asked = *bytes_max as usize;
             return if asked > LARGE_BYTES { (asked, true) } else { (sent, false) };
         }
         // The size of these answers is unknown: everything a key has, or a page of rows.
-        if matches!(self.message, Message::Inspect { .. }) {
+        if matches!(self.message, Message::Query(Query::Inspect { .. })) {
             return (sent + INSPECTED_BYTES, true);
         }
-        if matches!(self.message, Message::Fetch { .. }) {
+        if matches!(self.message, Message::Repair(Repair::Fetch { .. })) {
             return (sent + FETCHED_BYTES, true);
         }
         (sent, sent > LARGE_BYTES)
@@ -287,7 +287,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use quorate_protocol::message::Formation;
+    use quorate_protocol::message::{Cluster, Formation};
     use tokio::sync::oneshot;
     use tokio::time::timeout;
 
@@ -296,7 +296,7 @@ mod tests {
 
     fn message(bytes: usize) -> Outgoing {
         Outgoing {
-            message: Message::Form { formation: Formation([0; 16]) },
+            message: Message::Cluster(Cluster::Form { formation: Formation([0; 16]) }),
             payload: Bytes::from(vec![0; bytes]),
             reply_to: ReplyTo::nobody(),
             by: None,
@@ -340,12 +340,12 @@ mod tests {
     async fn large_messages_and_questions_with_large_answers_wait_apart() {
         let queue = Queue::new(Bounds { batch_bytes_max: 3 * LARGE_BYTES, ..bounds(100, 1 << 30) });
         let read = |what, bytes_max| Outgoing {
-            message: Message::Read {
+            message: Message::Data(Data::Read {
                 key: quorate_protocol::name::Key::new("b", b"k").unwrap_or_else(|_| panic!()),
                 what,
                 place: quorate_protocol::get::RowKind::Home,
                 bytes_max,
-            },
+            }),
             ..message(0)
         };
         let large = LARGE_BYTES as u32 + 1;

@@ -11,6 +11,8 @@ pub struct Traffic {
     refused: AtomicU64,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+    unknown_messages: AtomicU64,
+    unknown_replies: AtomicU64,
     /// Round trips of batches of reads, and of greetings.
     pub round_trips: Durations,
 }
@@ -30,6 +32,22 @@ impl Traffic {
     /// A message found the queue full.
     pub(super) fn refuses(&self) {
         self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// The peer does not know a message. Returns how often that was so before.
+    pub(super) fn is_not_known(&self) -> u64 {
+        self.unknown_messages.fetch_add(1, Relaxed)
+    }
+
+    /// This node does not know a reply of the peer. Returns how often that was so before.
+    pub(super) fn knows_not(&self) -> u64 {
+        self.unknown_replies.fetch_add(1, Relaxed)
+    }
+
+    /// Messages that the peer refused because its release does not know them, and replies of it that this
+    /// release does not know.
+    pub fn not_understood(&self) -> [u64; 2] {
+        [self.unknown_messages.load(Relaxed), self.unknown_replies.load(Relaxed)]
     }
 
     /// Messages that were sent.

@@ -10,32 +10,23 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use bytes::Bytes;
 use quorate_protocol::get::{ReadKind, RowKind};
-use quorate_protocol::listing::ListRequest;
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload, Write, WriteAnswer};
+use quorate_protocol::message::{Data, DataReply, Message, Refusal, Reply, WithPayload};
 use quorate_protocol::mutation::{Mutation, mutated};
-use quorate_protocol::name::{Bucket, Key, NodeId};
+use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Frame;
 use quorate_storage::{Blocking, Error};
 use tokio::task::yield_now;
 
-use crate::background::work;
 use crate::cluster::view::ClusterView;
-use crate::cluster::{bucket_change, hello};
 use crate::limits::room::Room;
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
 use crate::node::Node;
 use crate::ops::replica::{self, on_blocking_pool, refusal_of};
 use crate::ops::sampled_work::SampledWork;
-use crate::ops::{coordinator, keys};
-use crate::peer::mailbox::PeerEvent;
-use crate::repair::anti_entropy::answers;
-use crate::repair::hint_marks::Mark;
-use crate::repair::hints;
-use crate::repair::{delivery, reaper};
+use crate::peer_port::{cluster, data, query, repair};
 
 /// How long a batch runs before it yields the thread: a full one takes several milliseconds, and a
 /// concurrent read should not wait for that.
@@ -125,7 +116,7 @@ impl<'a> Batch<'a> {
         if self.has_room {
             return None;
         }
-        let Message::Read { key, what: ReadKind::Object, bytes_max, .. } =
+        let Message::Data(Data::Read { key, what: ReadKind::Object, bytes_max, .. }) =
             &self.messages.peek()?.head
         else {
             return None;
@@ -181,22 +172,22 @@ const UNKNOWN_BYTES: usize = 1 << 20;
 /// Whether a message accepts an object of any length: memory is reserved only for the first one of
 /// a part.
 fn asks_for_large(message: &WithPayload<Message>) -> bool {
-    matches!(message.head, Message::Read { what: ReadKind::Object, bytes_max, .. }
+    matches!(message.head, Message::Data(Data::Read { what: ReadKind::Object, bytes_max, .. })
         if bytes_max as usize > LARGE_BYTES)
 }
 
 /// Whether the row to read or merge is so large that it takes long even in memory.
 fn takes_long(node: &Node, message: &WithPayload<Message>) -> bool {
-    if let Message::Read { key, .. } = &message.head {
+    if let Message::Data(Data::Read { key, .. }) = &message.head {
         let known = node.bounds.sizes.of(key);
         return asks_for_large(message) && (known == 0 || known > IN_PLACE_BYTES_MAX);
     }
-    matches!(message.head, Message::Store { .. }) && message.payload.len() > LARGE_BYTES
+    matches!(message.head, Message::Data(Data::Store { .. })) && message.payload.len() > LARGE_BYTES
 }
 
 /// Waits until stored objects are durable; if that fails, their replies become refusals.
 async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
-    let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Stored;
+    let stored = |reply: &WithPayload<Reply>| reply.head == Reply::Data(DataReply::Stored);
     if mutated(Mutation::EarlyAck) {
         return;
     }
@@ -212,7 +203,7 @@ async fn make_durable(node: &Node, replies: &mut [WithPayload<Reply>]) {
 
 /// Whether [`on_a_row`] executes it.
 fn is_on_a_row(message: &WithPayload<Message>) -> bool {
-    matches!(message.head, Message::Store { .. } | Message::Read { .. })
+    matches!(message.head, Message::Data(Data::Store { .. }) | Message::Data(Data::Read { .. }))
 }
 
 /// Executes a read or merge of one row, most of what peers send; `None` for other messages.
@@ -222,7 +213,7 @@ fn on_a_row(
     message: &WithPayload<Message>,
     blocking: Blocking,
 ) -> Option<Result<WithPayload<Reply>, Error>> {
-    if let Message::Store { key, role, read_at } = &message.head {
+    if let Message::Data(Data::Store { key, role, read_at }) = &message.head {
         let object = match Object::decode(message.payload.clone()) {
             Ok(object) => object,
             Err(error) => {
@@ -234,13 +225,17 @@ fn on_a_row(
         let merged = replica::merge_now(node, place, key, &object, *read_at, blocking);
         return Some(merged.map(WithPayload::bare));
     }
-    let Message::Read { key, what, place, bytes_max } = &message.head else { return None };
+    let Message::Data(Data::Read { key, what, place, bytes_max }) = &message.head else {
+        return None;
+    };
     let bytes_max = *bytes_max as usize;
     if bytes_max <= LARGE_BYTES && *what == ReadKind::Object && *place == RowKind::Home {
         // Known to be too long: no need to read it.
         let known = node.bounds.sizes.of(key);
         if known > bytes_max && node.is_ready_for(view, key) {
-            return Some(Ok(WithPayload::bare(Reply::Large { bytes: known as u32 })));
+            return Some(Ok(WithPayload::bare(Reply::Data(DataReply::Large {
+                bytes: known as u32,
+            }))));
         }
     }
     let read = replica::read_now(node, view, key, *what, *place, blocking);
@@ -254,7 +249,7 @@ fn no_longer_than(
     bytes_max: usize,
     reply: WithPayload<Reply>,
 ) -> WithPayload<Reply> {
-    if reply.head != Reply::Object {
+    if reply.head != Reply::Data(DataReply::Object) {
         return reply;
     }
     let bytes = reply.payload.len();
@@ -262,131 +257,38 @@ fn no_longer_than(
     if bytes <= bytes_max {
         return reply;
     }
-    WithPayload::bare(Reply::Large { bytes: u32::try_from(bytes).unwrap_or(u32::MAX) })
+    WithPayload::bare(Reply::Data(DataReply::Large {
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+    }))
 }
 
-async fn conflicts(
-    node: &Arc<Node>,
-    bucket: Option<Bucket>,
-    after: Option<Key>,
-    limit: u16,
-) -> Reply {
-    let list = move |node: &Node| {
-        let bucket = bucket.as_ref().map(Bucket::as_str);
-        node.store.conflicts(bucket, after.as_ref(), usize::from(limit))
-    };
-    match work::run(node, list).await {
-        Ok(keys) => Reply::Conflicts { keys },
-        Err(error) => Reply::Refused(refusal_of(&error)),
-    }
-}
-
-fn refused(error: Error) -> WithPayload<Reply> {
+pub(super) fn refused(error: Error) -> WithPayload<Reply> {
     WithPayload::bare(Reply::Refused(refusal_of(&error)))
 }
 
-/// Accepts a forwarded write, unless its answer might come too late: the entry node then tries
-/// another home replica.
-fn forwarded(
-    node: &Arc<Node>,
-    view: &ClusterView,
-    from: Asker,
-    operation: u64,
-    mut write: Write,
-    value: Bytes,
-) -> Reply {
-    if node.is_draining() {
-        return Reply::Refused(Refusal::Stopping);
-    }
-    let Ok(value) = node.admission.charged(value) else { return Reply::Refused(Refusal::Busy) };
-    write.draft.value = write.has_value.then_some(value);
-    coordinator::accept(node, view, from, operation, write)
-}
-
-/// Hands the result of a forwarded write to its operation.
-fn written(
-    node: &Node,
-    from: NodeId,
-    operation: u64,
-    head: WriteAnswer,
-    payload: Bytes,
-) -> WithPayload<Reply> {
-    let answer = Box::new(WithPayload { head, payload: node.admission.held(payload) });
-    node.forwards.tell(operation, from, PeerEvent::Written(answer));
-    WithPayload::bare(Reply::Accepted)
-}
-
 /// The node that asks, and its span, if the operation is sampled.
-type Asker = (NodeId, Option<TraceContext>);
+pub(super) type Asker = (NodeId, Option<TraceContext>);
 
+/// Hands a message to the handler of its family.
 async fn carry_out_one(
     node: &Arc<Node>,
     view: &ClusterView,
     asker: Asker,
     message: WithPayload<Message>,
 ) -> WithPayload<Reply> {
-    let (payload, from) = (message.payload, asker.0);
+    let payload = message.payload;
     match message.head {
-        // `on_a_row` has already answered these.
-        Message::Store { .. } | Message::Read { .. } => refused(Error::WouldBlock),
-        Message::Forward { operation, write } => {
-            WithPayload::bare(forwarded(node, view, asker, operation, *write, payload))
+        Message::Data(message) => data::carry_out(node, view, asker, message, payload),
+        Message::Repair(message) => repair::carry_out(node, view, message, payload).await,
+        Message::Cluster(message) => {
+            WithPayload::bare(cluster::carry_out(node, asker.0, message).await)
         }
-        Message::Written { operation, answer } => written(node, from, operation, answer, payload),
-        Message::Explained { operation, trace, answer, events } => {
-            node.explanations.heard(from, trace, events); // first: the answer may show them
-            match answer {
-                Some(answer) => written(node, from, operation, answer, payload),
-                None => WithPayload::bare(Reply::Accepted),
+        Message::Query(message) => query::carry_out(node, view, message).await,
+        Message::Unknown(tag) => {
+            if let Some(held_back) = node.unknown_messages.now() {
+                tracing::warn!(peer = %asker.0, tag, held_back, "a message of a later release is refused");
             }
-        }
-        Message::Inspect { key } => replica::inspect(node, view, key).await,
-        Message::Conflicts { bucket, after, limit } => {
-            WithPayload::bare(conflicts(node, bucket, after, limit).await)
-        }
-        Message::Hello { status } => WithPayload::bare(hello::answer(node, from, *status).await),
-        Message::Buckets { table, want_all } => {
-            WithPayload::bare(bucket_change::take(node, table, want_all).await)
-        }
-        Message::Form { formation } => {
-            let recorded =
-                on_blocking_pool(node, move |node| node.record_formation(formation, false));
-            WithPayload::bare(match recorded.await {
-                Ok(()) => Reply::Status(Box::new(node.status())),
-                Err(error) => Reply::Refused(refusal_of(&error)),
-            })
-        }
-        Message::Fetch { rows, after } => replica::fetch(node, rows, after).await,
-        Message::Distrusted { decision } => {
-            WithPayload::bare(crate::repair::distrusted::answer(node, decision).await)
-        }
-        Message::Deliver { hints, read_at } => {
-            WithPayload::bare(delivery::take(node, view, hints, payload, read_at).await)
-        }
-        Message::Room => WithPayload::bare(Reply::Room { rows: hints::room(node) }),
-        Message::SyncPoint => WithPayload::bare(node.hints.mark().into()),
-        Message::Undelivered { nonce, mark } => {
-            WithPayload::bare(hints::undelivered(node, Mark { nonce, number: mark }).await)
-        }
-        Message::Roots { roots } => WithPayload::bare(answers::roots(node, view, &roots)),
-        Message::Leaves { tree, to_fill } => {
-            WithPayload::bare(answers::leaves(node, tree, to_fill, &payload))
-        }
-        Message::List { tree, leaves, after, to_fill } => {
-            WithPayload::bare(answers::list(node, (tree, to_fill), leaves, after).await)
-        }
-        Message::Versions { keys } => {
-            WithPayload::bare(answers::versions_of(node, view, keys).await)
-        }
-        Message::Confirm { tombstones } => {
-            WithPayload::bare(reaper::confirm(node, view, tombstones).await)
-        }
-        Message::Reap { tombstones } => {
-            WithPayload::bare(reaper::reap(node, view, tombstones).await)
-        }
-        Message::Keys { bucket, prefix, after, limit } => {
-            let question = ListRequest { bucket, prefix, after, limit };
-            WithPayload::bare(keys::answer(node, view, question).await)
+            WithPayload::bare(Reply::Refused(Refusal::Unsupported))
         }
     }
 }

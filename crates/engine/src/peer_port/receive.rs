@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_protocol::handshake::{Versions, Who};
 use quorate_protocol::message::Message;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header};
@@ -14,6 +15,8 @@ use crate::node::Node;
 pub enum Refused {
     /// It is malformed, or of a sender that may send none; in words.
     Invalid(String),
+    /// It is of a protocol version that does not belong here; in words.
+    Version(String),
     /// The fault hook cuts its sender off.
     CutOff,
 }
@@ -22,7 +25,7 @@ impl Refused {
     /// The reason, in words.
     pub fn why(&self) -> &str {
         match self {
-            Self::Invalid(why) => why,
+            Self::Invalid(why) | Self::Version(why) => why,
             Self::CutOff => "cut off by the fault hook",
         }
     }
@@ -30,21 +33,44 @@ impl Refused {
 
 impl From<FrameError> for Refused {
     fn from(error: FrameError) -> Self {
-        Self::Invalid(error.to_string())
+        match error {
+            FrameError::ProtocolVersion { .. } => Self::Version(error.to_string()),
+            FrameError::Damaged(_)
+            | FrameError::Cluster { .. }
+            | FrameError::Token { .. }
+            | FrameError::Receiver { .. }
+            | FrameError::Stranger { .. }
+            | FrameError::DefaultN { .. }
+            | FrameError::Layout { .. } => Self::Invalid(error.to_string()),
+        }
     }
 }
 
-/// Validates a frame: its sender and its messages.
+/// Validates a frame of one of `versions`: its sender and its messages.
 ///
 /// # Errors
 /// [`Refused`], which says why.
-pub async fn receive(node: &Node, frame: Bytes) -> Result<Frame<Message>, Refused> {
-    let frame = wire::decode_if::<Message>(frame, |header| check(node, header).map(drop))?;
-    if node.faults.cuts_in(frame.header.from) {
+pub async fn receive(
+    node: &Node,
+    frame: Bytes,
+    versions: Versions,
+) -> Result<Frame<Message>, Refused> {
+    let checked = |header: &Header| check(node, header).map(drop);
+    let frame = wire::decode_if::<Message>(frame, versions, checked)?;
+    cut_off(node, frame.header.from).await?;
+    Ok(frame)
+}
+
+/// Whether the fault hook cuts a sender off, which takes as long as silence would.
+///
+/// # Errors
+/// [`Refused::CutOff`] if it does.
+pub async fn cut_off(node: &Node, from: NodeId) -> Result<(), Refused> {
+    if node.faults.cuts_in(from) {
         tokio::time::sleep(Duration::from_millis(4 * node.config.timeouts.replica_ms)).await;
         return Err(Refused::CutOff);
     }
-    Ok(frame)
+    Ok(())
 }
 
 /// The sender of a frame, if it may send this node any.
@@ -52,12 +78,25 @@ pub async fn receive(node: &Node, frame: Bytes) -> Result<Frame<Message>, Refuse
 /// # Errors
 /// [`FrameError`] if it may not.
 pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
-    let view = node.view();
-    header.check(&node.header, &node.tokens, |from| view.layout().contains(from))?;
+    header.check(&node.header, &node.tokens, knows(node))?;
     Ok(header.from)
 }
 
-/// Starts a frame to a peer.
-pub fn frame_to(node: &Node, to: NodeId) -> FrameWriter {
-    FrameWriter::new(&Header { to, ..node.header.clone() })
+/// Whether the node that opens a stream may do so.
+///
+/// # Errors
+/// [`FrameError`] if it may not.
+pub fn check_who(node: &Node, who: &Who) -> Result<(), FrameError> {
+    who.check(&node.header, &node.tokens, knows(node))
+}
+
+/// Which nodes are in the layout.
+fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
+    let view = node.view();
+    move |from| view.layout().contains(from)
+}
+
+/// Starts a frame of a protocol version to a peer.
+pub fn frame_to(node: &Node, protocol: u16, to: NodeId) -> FrameWriter {
+    FrameWriter::new(protocol, &Header { to, ..node.header.clone() })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::envelope::{self, Kind};
+use quorate_protocol::handshake::{Answer, NoCommonVersion, Versions};
 use quorate_protocol::message::{Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, Header};
@@ -19,8 +20,9 @@ use crate::limits::room::Room;
 use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::peer::framed::{AROUND_BYTES, IDLE_MS, Stream, StreamError, longest, payload_bytes_max};
+use crate::peer::handshake;
 use crate::peer_port::batch::Batch;
-use crate::peer_port::receive::{self, Refused, frame_to};
+use crate::peer_port::receive::{self, Refused, check_who, cut_off, frame_to};
 
 /// Answers one batch after another, until the other end closes the stream, or `stop` is cancelled
 /// and the batch in progress is answered.
@@ -32,8 +34,12 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     stop: &CancellationToken,
 ) -> Result<(), StreamError> {
+    if !accept(node, stream, stop).await? {
+        return Ok(());
+    }
     while let Some((frame, room)) = next_frame(node, stream, stop).await? {
-        let received = match receive::receive(node, frame).await {
+        let received = match receive::receive(node, frame, Versions::only(stream.protocol())).await
+        {
             Ok(received) => received,
             Err(refused) => {
                 // Close the stream; the peer must reconnect.
@@ -53,6 +59,64 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     Ok(())
+}
+
+/// Answers the opening of a stream. Returns whether both ends have agreed on a protocol version.
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<bool, StreamError> {
+    let patience = Duration::from_millis(node.config.timeouts.header_ms);
+    let opening = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(false),
+        opening = timeout(patience, handshake::opening(stream)) => opening,
+    };
+    let opening = match opening {
+        Ok(Ok(opening)) => opening,
+        Ok(Err(error)) => return refuse_no_frame(stream, error).await,
+        Err(_) => return Ok(false),
+    };
+    let checked = match opening {
+        Ok(opening) => match check_who(node, &opening.who) {
+            Ok(()) => cut_off(node, opening.who.from).await.map(|()| opening),
+            Err(error) => Err(error.into()),
+        },
+        Err(why) => Err(Refused::Invalid(why)),
+    };
+    let opening = match checked {
+        Ok(opening) => opening,
+        Err(refused) => {
+            stream.write(&envelope::refusal(refused.why())).await?;
+            return Ok(false);
+        }
+    };
+    let answer = Answer::to(&opening, node.config.versions());
+    let (peer, theirs, ours) = (opening.who.from, opening.versions, answer.versions);
+    let health = node.peers.health(peer);
+    let is_news = health.is_some_and(|health| health.word().speaks(theirs, answer.chosen));
+    stream.write(&answer.to_bytes()).await?;
+    let Some(chosen) = answer.chosen else {
+        if is_news {
+            let error = NoCommonVersion { peer, theirs, ours };
+            tracing::error!(%peer, %error, "the peer cannot talk to this node");
+        }
+        return Ok(false);
+    };
+    stream.agree(chosen);
+    Ok(true)
+}
+
+/// Tells the other end why what it sent is not read, if it might read that.
+async fn refuse_no_frame<S: AsyncRead + AsyncWrite + Unpin, T>(
+    stream: &mut Stream<S>,
+    error: StreamError,
+) -> Result<T, StreamError> {
+    if matches!(error, StreamError::TooLarge { .. } | StreamError::UnknownKind) {
+        stream.write(&envelope::refusal(&error.to_string())).await?;
+    }
+    Err(error)
 }
 
 /// The next batch, and the memory reserved for a large one; `None` if none has begun to arrive when
@@ -80,12 +144,7 @@ async fn next_frame<S: AsyncRead + AsyncWrite + Unpin>(
             stream.write(&envelope::refusal(refused.why())).await?;
             Ok(None)
         }
-        Err(error) => {
-            if matches!(error, StreamError::TooLarge { .. } | StreamError::UnknownKind) {
-                stream.write(&envelope::refusal(&error.to_string())).await?;
-            }
-            Err(error)
-        }
+        Err(error) => refuse_no_frame(stream, error).await,
     }
 }
 
@@ -120,7 +179,9 @@ async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         match timeout(beat, stream.read()).await {
             Ok(Ok((Kind::Frame, frame))) => return Ok(Ok((frame, room))),
-            Ok(Ok((Kind::Refusal | Kind::Part, _))) => return Err(StreamError::UnknownKind),
+            Ok(Ok((Kind::Refusal | Kind::Part | Kind::Handshake, _))) => {
+                return Err(StreamError::UnknownKind);
+            }
             Ok(Err(error)) => return Err(error),
             Err(_) => {}
         }
@@ -132,7 +193,7 @@ async fn read_frame<S: AsyncRead + AsyncWrite + Unpin>(
         if moved != seen
             && let Some(from) = &mut from
         {
-            stream.write(&sign_of_life(node, *from)).await?;
+            stream.write(&sign_of_life(node, stream.protocol(), *from)).await?;
         }
         seen = moves.bytes();
     }
@@ -151,10 +212,10 @@ async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
     if stream.is_trusted() && len <= LARGE_BYTES {
         return Ok(Ok((len, None)));
     }
-    let mut needed = 0;
+    let (mut needed, versions) = (0, Versions::only(stream.protocol()));
     loop {
         let start = stream.peek(needed).await?;
-        match wire::peek(start) {
+        match wire::peek(start, versions) {
             Ok(header) => {
                 let checked = header.and_then(|header| receive::check(node, &header));
                 return Ok(checked.map(|from| (len, Some(from))).map_err(Refused::from));
@@ -181,7 +242,7 @@ async fn working<S: AsyncRead + AsyncWrite + Unpin, T>(
         match timeout(beat(node), work.as_mut()).await {
             Ok(done) => return Ok(done),
             Err(_) if begun.elapsed() < patience => {
-                stream.write(&sign_of_life(node, from)).await?;
+                stream.write(&sign_of_life(node, stream.protocol(), from)).await?;
             }
             Err(_) => {}
         }
@@ -195,8 +256,8 @@ fn beat(node: &Node) -> Duration {
 }
 
 /// A part without replies.
-fn sign_of_life(node: &Node, to: NodeId) -> Bytes {
-    frame_to(node, to).finish_for_stream(Kind::Part)
+fn sign_of_life(node: &Node, protocol: u16, to: NodeId) -> Bytes {
+    frame_to(node, protocol, to).finish_for_stream(Kind::Part)
 }
 
 /// Sends replies, in as many frames as needed: a large one gets a frame of its own, so that holding
@@ -211,7 +272,8 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), StreamError> {
     let part_bytes_max = node.config.peers.batch_bytes_max;
     let payload_bytes_max = payload_bytes_max(&node.config);
-    let mut frame = frame_to(node, to);
+    let protocol = stream.protocol();
+    let mut frame = frame_to(node, protocol, to);
     let mut replies = replies.into_iter().peekable();
     while let Some(mut reply) = replies.next() {
         if reply.payload.len() > payload_bytes_max {
@@ -220,7 +282,7 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let is_large = reply.payload.len() > LARGE_BYTES;
         if !frame.is_empty() && (is_large || frame.len() + reply.payload.len() > part_bytes_max) {
-            let part = std::mem::replace(&mut frame, frame_to(node, to));
+            let part = std::mem::replace(&mut frame, frame_to(node, protocol, to));
             stream.write(&part.finish_for_stream(Kind::Part)).await?;
         }
         if !is_large {
@@ -230,7 +292,7 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
         let ends_here = is_last && replies.peek().is_none();
         let kind = if ends_here { Kind::Frame } else { Kind::Part };
         let header = Header { to, ..node.header.clone() };
-        for piece in wire::large_frame(&header, None, &reply.head, reply.payload, kind) {
+        for piece in wire::large_frame(protocol, &header, None, &reply.head, reply.payload, kind) {
             stream.write(&piece).await?;
         }
         if ends_here {
@@ -247,6 +309,8 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_protocol::handshake::PROTOCOL_MAX;
+    use quorate_protocol::message::DataReply;
     use tokio::io::duplex;
 
     use super::*;
@@ -258,8 +322,12 @@ mod tests {
         let n2 = NodeId::parse("n2").unwrap();
         let (near, far) = duplex(1 << 20);
         let (mut near, mut far) = (Stream::new(near, usize::MAX), Stream::new(far, 1 << 21));
+        near.agree(PROTOCOL_MAX);
         let sizes = [700_000, 700_000, 10, 2_000_000, 10, 10];
-        let reply = |bytes| WithPayload { head: Reply::Object, payload: vec![7; bytes].into() };
+        let reply = |bytes| WithPayload {
+            head: Reply::Data(DataReply::Object),
+            payload: vec![7; bytes].into(),
+        };
         let writing = async {
             let replies = sizes.map(reply).into();
             write_part(&node, &mut near, n2, replies, true).await.unwrap();
@@ -269,7 +337,7 @@ mod tests {
             while kinds.last() != Some(&Kind::Frame) {
                 let (kind, frame) = far.read().await.unwrap();
                 kinds.push(kind);
-                read.append(&mut wire::decode::<Reply>(frame).unwrap().1);
+                read.append(&mut wire::decode::<Reply>(frame, Versions::ALL).unwrap().1);
             }
             (kinds, read)
         };

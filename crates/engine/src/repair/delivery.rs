@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_protocol::message::{Refusal, Reply};
+use quorate_protocol::message::{Refusal, RepairReply, Reply};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
@@ -55,7 +55,7 @@ pub async fn take(
         false => node.store.durable().await,
     };
     match durable {
-        Ok(_) => Reply::Delivered { refused },
+        Ok(_) => Reply::Repair(RepairReply::Delivered { refused }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }

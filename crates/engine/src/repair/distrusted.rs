@@ -16,7 +16,8 @@ use bytes::Bytes;
 use quorate_protocol::get::{ReadKind, RowKind};
 use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{
-    DISTRUSTED_KEYS_MAX, Decision, Distrusted as Told, Message, Reply, WithPayload,
+    DISTRUSTED_KEYS_MAX, Data, DataReply, Decision, Distrusted as Told, Message, Repair,
+    RepairReply, Reply, WithPayload,
 };
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
@@ -85,7 +86,7 @@ pub async fn answer(node: &Arc<Node>, decision: Option<Decision>) -> Reply {
     {
         return Reply::Refused(replica::refusal_of(&error));
     }
-    Reply::Distrusted(Box::new(told(node)))
+    Reply::Repair(RepairReply::Distrusted(Box::new(told(node))))
 }
 
 /// The same on every node of the cluster; `None` for those that do not answer.
@@ -94,12 +95,12 @@ pub async fn everywhere(
     decision: Option<Decision>,
 ) -> Vec<(NodeId, Option<Told>)> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let message = Message::Distrusted { decision };
+    let message = Message::Repair(Repair::Distrusted { decision });
     let others = node.peers.ask_each(&message, timeout);
     let (own, others) = futures_util::join!(answer(node, decision), others);
     let all = others.into_iter().chain([(node.me, Some(own))]);
     let told = all.map(|(from, reply)| match reply {
-        Some(Reply::Distrusted(told)) => (from, Some(*told)),
+        Some(Reply::Repair(RepairReply::Distrusted(told))) => (from, Some(*told)),
         Some(_) | None => (from, None),
     });
     let mut told: Vec<_> = told.collect();
@@ -262,7 +263,7 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
             replica::read(node, &view, &kept.key, ReadKind::Object, RowKind::Home).await
         } else {
             let (key, what, place) = (kept.key.clone(), ReadKind::Object, RowKind::Home);
-            let message = Message::Read { key, what, place, bytes_max: u32::MAX };
+            let message = Message::Data(Data::Read { key, what, place, bytes_max: u32::MAX });
             match node.peers.ask(*home, message, timeout).await.into_reply() {
                 Some(reply) => reply,
                 None => continue,
@@ -277,7 +278,7 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
 }
 
 fn covers(reply: WithPayload<Reply>, object: &Object) -> bool {
-    if !matches!(reply.head, Reply::Object) {
+    if !matches!(reply.head, Reply::Data(DataReply::Object)) {
         return false; // it has not received the partition, or has no object
     }
     Object::decode(reply.payload).is_ok_and(|held| received::covers(&held, object))

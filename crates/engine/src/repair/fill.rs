@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply, Rows};
+use quorate_protocol::message::{Message, Repair, RepairReply, Reply, Rows};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, Key, NodeId};
 use quorate_protocol::object::Object;
@@ -405,9 +405,9 @@ async fn fetch_page(
 ) -> Option<Page> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let read_at = node.now();
-    let heard = node.peers.ask(from, Message::Fetch { rows, after }, timeout).await;
+    let heard = node.peers.ask(from, Message::Repair(Repair::Fetch { rows, after }), timeout).await;
     let reply = heard.into_reply()?;
-    let Reply::Rows { rows, end } = reply.head else { return None };
+    let Reply::Repair(RepairReply::Rows { rows, end }) = reply.head else { return None };
     let mut rows = packed::unpack(rows, reply.payload)?;
     let last = rows.last().filter(|_| !end).map(|(key, _)| key.clone());
     let view = node.view();

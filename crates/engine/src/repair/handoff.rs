@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Message, Repair, RepairReply, Reply};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
@@ -174,9 +174,9 @@ async fn deliver(node: &Arc<Node>, target: NodeId, job: &JobState) -> Pass {
 /// How many hints the target accepts now; 0 if it does not answer.
 async fn ask_room(node: &Arc<Node>, target: NodeId) -> usize {
     let timeout = Duration::from_millis(node.config.timeouts.replica_ms);
-    let heard = node.peers.ask(target, Message::Room, timeout).await;
+    let heard = node.peers.ask(target, Message::Repair(Repair::Room), timeout).await;
     match heard.into_reply().map(|reply| reply.head) {
-        Some(Reply::Room { rows }) => rows as usize,
+        Some(Reply::Repair(RepairReply::Room { rows })) => rows as usize,
         Some(_) | None => 0,
     }
 }
@@ -202,10 +202,10 @@ async fn deliver_page(
     }
     let (hints, payload) = packed::pack(objects);
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let message = Message::Deliver { hints, read_at };
+    let message = Message::Repair(Repair::Deliver { hints, read_at });
     let heard = node.peers.ask_aside(target, message, payload, timeout).await;
     let refused = match heard.into_reply().map(|reply| reply.head) {
-        Some(Reply::Delivered { refused }) => refused,
+        Some(Reply::Repair(RepairReply::Delivered { refused })) => refused,
         Some(Reply::Refused(why)) => {
             tracing::warn!(%target, %why, "the target refuses hints; they are kept");
             return 0;

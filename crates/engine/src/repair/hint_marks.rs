@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
-use quorate_protocol::message::Reply;
+use quorate_protocol::message::{RepairReply, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::{Uptime, WallTime};
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,6 @@ pub struct Mark {
 
 impl From<Mark> for Reply {
     fn from(mark: Mark) -> Self {
-        Self::SyncPoint { nonce: mark.nonce, mark: mark.number }
+        RepairReply::SyncPoint { nonce: mark.nonce, mark: mark.number }.into()
     }
 }

@@ -16,7 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use quorate_protocol::context::equal_in_constant_time;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Message, Repair, RepairReply, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -83,11 +83,13 @@ async fn targets(node: &Arc<Node>) -> Result<Vec<NodeId>, quorate_storage::Error
     Ok(found.into_iter().map(|(target, _, _)| target).collect())
 }
 
-/// The targets to which not all hints of a mark are delivered: [`Reply::Undelivered`], or why this
+/// The targets to which not all hints of a mark are delivered: [`RepairReply::Undelivered`], or why this
 /// node cannot tell.
 pub async fn undelivered(node: &Arc<Node>, mark: Mark) -> Reply {
     match targets(node).await {
-        Ok(kept) => Reply::Undelivered { targets: node.hints.undelivered(mark, &kept) },
+        Ok(kept) => {
+            Reply::Repair(RepairReply::Undelivered { targets: node.hints.undelivered(mark, &kept) })
+        }
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }
@@ -131,10 +133,12 @@ impl SyncPoint {
     pub async fn make(node: &Arc<Node>) -> Self {
         let timeout = Duration::from_millis(node.config.timeouts.request_ms);
         let mark_of = |(peer, reply)| match reply {
-            Some(Reply::SyncPoint { nonce, mark }) => (peer, Some(Mark { nonce, number: mark })),
+            Some(Reply::Repair(RepairReply::SyncPoint { nonce, mark })) => {
+                (peer, Some(Mark { nonce, number: mark }))
+            }
             Some(_) | None => (peer, None),
         };
-        let replies = node.peers.ask_each(&Message::SyncPoint, timeout).await;
+        let replies = node.peers.ask_each(&Message::Repair(Repair::SyncPoint), timeout).await;
         let mut marks: BTreeMap<_, _> = replies.into_iter().map(mark_of).collect();
         marks.insert(node.me, Some(node.hints.mark()));
         Self { marks }
@@ -163,10 +167,13 @@ impl SyncPoint {
                 if holder == node.me {
                     return (holder, Some(node.hints.undelivered(mark, own)));
                 }
-                let message = Message::Undelivered { nonce: mark.nonce, mark: mark.number };
+                let message =
+                    Message::Repair(Repair::Undelivered { nonce: mark.nonce, mark: mark.number });
                 let heard = node.peers.ask(holder, message, timeout).await;
                 match heard.into_reply().map(|reply| reply.head) {
-                    Some(Reply::Undelivered { targets }) => (holder, Some(targets)),
+                    Some(Reply::Repair(RepairReply::Undelivered { targets })) => {
+                        (holder, Some(targets))
+                    }
                     Some(_) | None => (holder, None),
                 }
             }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Refusal, Reply};
+use quorate_protocol::message::{Message, Refusal, Repair, RepairReply, Reply};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Version;
@@ -106,9 +106,9 @@ async fn prove(
     if round.is_over() && round.proven().is_empty() && view.layout().node_count() > 1 {
         return Vec::new(); // nothing is left to ask the other nodes about
     }
-    let question = Message::Confirm { tombstones };
+    let question = Message::Repair(Repair::Confirm { tombstones });
     for (peer, reply) in ask_all(node, question).await {
-        if let Some(Reply::Confirmed { which }) = reply {
+        if let Some(Reply::Repair(RepairReply::Confirmed { which })) = reply {
             round.on_confirmed(peer, &which);
         }
     }
@@ -117,7 +117,7 @@ async fn prove(
 
 async fn reap_everywhere(node: &Arc<Node>, view: &ClusterView, tombstones: Vec<(Key, Version)>) {
     // Peers first: a tombstone that only this node lacks comes back from them, and is reaped again.
-    ask_all(node, Message::Reap { tombstones: tombstones.clone() }).await;
+    ask_all(node, Message::Repair(Repair::Reap { tombstones: tombstones.clone() })).await;
     if let Err(error) = reap_here(node, view, tombstones).await {
         tracing::warn!(%error, "could not delete proven tombstones");
     }
@@ -143,7 +143,7 @@ pub async fn confirm(
         return Reply::Refused(Refusal::Malformed);
     }
     match confirm_all(node, view, tombstones).await {
-        Ok(which) => Reply::Confirmed { which },
+        Ok(which) => Reply::Repair(RepairReply::Confirmed { which }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }
@@ -151,7 +151,7 @@ pub async fn confirm(
 /// Deletes proven tombstones whose rows are unchanged.
 pub async fn reap(node: &Arc<Node>, view: &ClusterView, tombstones: Vec<(Key, Version)>) -> Reply {
     match reap_here(node, view, tombstones).await {
-        Ok(rows) => Reply::Reaped { rows },
+        Ok(rows) => Reply::Repair(RepairReply::Reaped { rows }),
         Err(error) => Reply::Refused(refusal_of(&error)),
     }
 }

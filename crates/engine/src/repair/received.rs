@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{self, Holdings, Received};
 
@@ -46,10 +46,10 @@ pub async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
 /// Asks all peers what they hold; those that do not answer are missing.
 async fn ask_all(node: &Arc<Node>) -> BTreeMap<NodeId, Holdings> {
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
-    let hello = Message::Hello { status: Box::new(node.status()) };
+    let hello = Message::Cluster(Cluster::Hello { status: Box::new(node.status()) });
     let replies = node.peers.ask_each(&hello, timeout).await.into_iter();
     let holdings = replies.filter_map(|(peer, reply)| match reply {
-        Some(Reply::Status(status)) => Some((peer, status.holdings)),
+        Some(Reply::Cluster(ClusterReply::Status(status))) => Some((peer, status.holdings)),
         Some(_) | None => None,
     });
     holdings.collect()

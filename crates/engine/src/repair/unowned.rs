@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Data, DataReply, Message, Repair, RepairReply, Reply};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::put::Role;
 use quorate_protocol::reassign::HandOver;
@@ -154,14 +154,14 @@ async fn ask_versions(node: &Arc<Node>, rows: &mut [Going]) {
         let asked: Vec<usize> =
             rows.iter().enumerate().filter(is_waiting).map(|(place, _)| place).collect();
         let keys = asked.iter().filter_map(|place| rows.get(*place)).map(|(key, _)| key.clone());
-        let question = Message::Versions { keys: keys.collect() };
+        let question = Message::Repair(Repair::Versions { keys: keys.collect() });
         async move {
             let heard = node.peers.ask_aside(home, question, Bytes::new(), patience(node)).await;
             (home, asked, heard.into_reply().map(|reply| reply.head))
         }
     });
     for (home, asked, reply) in join_all(asking.collect::<Vec<_>>()).await {
-        let Some(Reply::Versions { versions }) = reply else { continue };
+        let Some(Reply::Repair(RepairReply::Versions { versions })) = reply else { continue };
         if versions.len() != asked.len() {
             continue;
         }
@@ -203,7 +203,7 @@ async fn send_rows(node: &Arc<Node>, rows: &mut [Going], read_at: WallTime) {
 async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: WallTime) {
     let sending = batch.into_iter().map(|((key, row), object)| async move {
         let stores = row.waiting().iter().map(|home| {
-            let message = Message::Store { key: key.clone(), role: Role::Home, read_at };
+            let message = Message::Data(Data::Store { key: key.clone(), role: Role::Home, read_at });
             let (home, object) = (*home, object.clone());
             async move {
                 let heard = node.peers.ask_aside(home, message, object, patience(node)).await;
@@ -212,7 +212,7 @@ async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: 
         });
         for (home, reply) in join_all(stores.collect::<Vec<_>>()).await {
             match reply {
-                Some(Reply::Stored) => row.on_stored(home),
+                Some(Reply::Data(DataReply::Stored)) => row.on_stored(home),
                 Some(Reply::Refused(why)) => {
                     tracing::warn!(?key, %home, %why, "a home replica refuses an unowned row; it is kept");
                 }

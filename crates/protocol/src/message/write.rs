@@ -35,7 +35,7 @@ pub struct Write {
     /// Whether the answer carries the object.
     pub return_body: bool,
     /// The entry node's number for the write's trace, if the client wants it explained: the coordinator
-    /// then answers with [`super::Message::Explained`].
+    /// then answers with [`super::Data::Explained`].
     pub explain: Option<u64>,
 }
 

@@ -6,8 +6,13 @@ use super::*;
 use crate::clock::{Actor, Clock, Dot};
 use crate::explain::{Event, Events, Kind, Note};
 use crate::get::{ReadKind, RowKind};
-use crate::message::{Condition, Message, Refusal, Reply, Write, WriteAnswer};
+use crate::handshake::PROTOCOL_MAX;
+use crate::layout::LayoutHash;
+use crate::message::{
+    Condition, Data, DataReply, Message, QueryReply, Refusal, Repair, Reply, Write, WriteAnswer,
+};
 use crate::name::Key;
+use crate::name::NodeId;
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
 use crate::quorum::Count;
@@ -60,7 +65,7 @@ fn write(context: Clock) -> Message {
         return_body: false,
         explain: Some(u64::MAX),
     };
-    Message::Forward { operation: 77, write: Box::new(write) }
+    Message::Data(Data::Forward { operation: 77, write: Box::new(write) })
 }
 
 fn explained() -> Message {
@@ -69,7 +74,7 @@ fn explained() -> Message {
         events.push(Event { us: 70_000, kind: Kind::Acked, node: node("n3"), note });
     }
     let answer = Some(WriteAnswer::ConditionFailed);
-    Message::Explained { operation: 77, trace: u64::MAX, answer, events }
+    Message::Data(Data::Explained { operation: 77, trace: u64::MAX, answer, events })
 }
 
 fn messages() -> Vec<WithPayload<Message>> {
@@ -80,41 +85,41 @@ fn messages() -> Vec<WithPayload<Message>> {
     let payload = Bytes::from_static(b"a payload");
     vec![
         WithPayload {
-            head: Message::Store { key: key.clone(), role, read_at: WallTime(7) },
+            head: Message::Data(Data::Store { key: key.clone(), role, read_at: WallTime(7) }),
             payload,
         },
         WithPayload {
-            head: Message::Deliver {
+            head: Message::Repair(Repair::Deliver {
                 hints: vec![(key.clone(), 1), (key.clone(), 2)],
                 read_at: WallTime(8),
-            },
+            }),
             payload: Bytes::from_static(b"abc"),
         },
         WithPayload { head: write(context), payload: Bytes::from_static(b"\0\xff") },
         WithPayload::bare(explained()),
-        WithPayload::bare(Message::Read {
+        WithPayload::bare(Message::Data(Data::Read {
             key,
             what: ReadKind::Digest,
             place: RowKind::Hints,
             bytes_max: u32::MAX,
-        }),
+        })),
     ]
 }
 
 fn replies() -> Vec<WithPayload<Reply>> {
     let hints = vec![(node("n3"), 4)];
-    let inspection = Reply::Inspection { own: Some(5), ready: true, hints };
+    let inspection = Reply::Query(QueryReply::Inspection { own: Some(5), ready: true, hints });
     vec![
-        WithPayload::bare(Reply::Stored),
+        WithPayload::bare(Reply::Data(DataReply::Stored)),
         WithPayload { head: inspection, payload: Bytes::from_static(b"own++hint") },
-        WithPayload::bare(Reply::Digest(Version([9; 16]))),
+        WithPayload::bare(Reply::Data(DataReply::Digest(Version([9; 16])))),
         WithPayload::bare(Reply::Refused(Refusal::HintsFull)),
-        WithPayload::bare(Reply::Large { bytes: 70_000 }),
+        WithPayload::bare(Reply::Data(DataReply::Large { bytes: 70_000 })),
     ]
 }
 
-fn frame<T: Serialize>(messages: &[WithPayload<T>]) -> Bytes {
-    let mut writer = FrameWriter::new(&header());
+fn frame<T: Head>(messages: &[WithPayload<T>]) -> Bytes {
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header());
     for message in messages {
         writer.push(&message.head, &message.payload);
     }
@@ -132,29 +137,30 @@ fn resealed(frame: &[u8]) -> Bytes {
 
 #[test]
 fn frames_round_trip() {
-    assert_eq!(decode(frame(&messages())), Ok((header(), messages())));
-    assert_eq!(decode(frame(&replies())), Ok((header(), replies())));
-    assert_eq!(decode::<Reply>(frame::<Reply>(&[])), Ok((header(), Vec::new())));
+    assert_eq!(decode(frame(&messages()), Versions::ALL), Ok((header(), messages())));
+    assert_eq!(decode(frame(&replies()), Versions::ALL), Ok((header(), replies())));
+    assert_eq!(decode::<Reply>(frame::<Reply>(&[]), Versions::ALL), Ok((header(), Vec::new())));
 }
 
 #[test]
 fn a_sampled_message_names_its_trace_and_the_others_pay_nothing() {
     let by = TraceContext::new([7; 16], [9; 8]).unwrap();
-    let mut writer = FrameWriter::new(&header());
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header());
     for (number, message) in messages().iter().enumerate() {
         writer.push_traced((number % 2 == 1).then_some(by), &message.head, &message.payload);
     }
     let bytes = writer.finish();
     let sampled = messages().len() / 2;
     assert_eq!(bytes.len(), frame(&messages()).len() + sampled * TraceContext::BYTES);
-    let decoded = decode_if::<Message>(bytes.clone(), |_| Ok(())).unwrap();
+    let decoded = decode_if::<Message>(bytes.clone(), Versions::ALL, |_| Ok(())).unwrap();
     let expected: Vec<_> = (0..messages().len()).filter(|n| n % 2 == 1).map(|n| (n, by)).collect();
     assert_eq!((&decoded.traces, &decoded.messages), (&expected, &messages()));
     for end in PREFIX_BYTES..bytes.len() {
         // Without a panic; at the end of a message it is a shorter frame.
-        drop(decode_if::<Message>(resealed(&bytes[..end]), |_| Ok(())));
+        drop(decode_if::<Message>(resealed(&bytes[..end]), Versions::ALL, |_| Ok(())));
     }
     let large = large_frame(
+        PROTOCOL_MAX,
         &header(),
         Some(by),
         &messages()[0].head,
@@ -162,25 +168,25 @@ fn a_sampled_message_names_its_trace_and_the_others_pay_nothing() {
         envelope::Kind::Frame,
     );
     let whole = Bytes::from(large.concat()).slice(envelope::PREFIX_BYTES..);
-    assert_eq!(decode_if::<Message>(whole, |_| Ok(())).unwrap().traces, [(0, by)]);
+    assert_eq!(decode_if::<Message>(whole, Versions::ALL, |_| Ok(())).unwrap().traces, [(0, by)]);
 }
 
 #[test]
 fn a_trace_of_zeros_is_none() {
     let by = TraceContext::new([7; 16], [9; 8]).unwrap();
-    let mut writer = FrameWriter::new(&header());
-    writer.push_traced(Some(by), &Message::Room, b"");
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header());
+    writer.push_traced(Some(by), &Message::Repair(Repair::Room), b"");
     let mut bytes = writer.finish().to_vec();
     // The header's token is sevens, too.
     let at = bytes.windows(16).rposition(|window| window == [7; 16]).unwrap();
     bytes[at..at + 16].fill(0);
-    let decoded = decode_if::<Message>(resealed(&bytes), |_| Ok(())).unwrap();
+    let decoded = decode_if::<Message>(resealed(&bytes), Versions::ALL, |_| Ok(())).unwrap();
     assert_eq!((decoded.messages.len(), decoded.traces), (1, Vec::new()));
 }
 
 #[test]
 fn on_a_stream_the_same_frame_has_a_prefix() {
-    let mut writer = FrameWriter::new(&header());
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header());
     for reply in replies() {
         writer.push(&reply.head, &reply.payload);
     }
@@ -195,11 +201,11 @@ fn on_a_stream_the_same_frame_has_a_prefix() {
 fn a_truncated_frame_is_refused_wherever_it_is_cut() {
     let frame = frame(&messages());
     for len in 0..frame.len() {
-        assert!(decode::<Message>(frame.slice(..len)).is_err(), "{len}");
+        assert!(decode::<Message>(frame.slice(..len), Versions::ALL).is_err(), "{len}");
     }
     // Cut between two messages and resealed it is a valid shorter frame; otherwise still damaged.
     for len in PREFIX_BYTES..frame.len() {
-        if let Ok((_, fewer)) = decode::<Message>(resealed(&frame[..len])) {
+        if let Ok((_, fewer)) = decode::<Message>(resealed(&frame[..len]), Versions::ALL) {
             assert_eq!(fewer, messages()[..fewer.len()]);
         }
     }
@@ -213,28 +219,28 @@ fn a_wrong_header_length_is_refused() {
     for len in (0..=whole.len() as u16).filter(|len| *len != right) {
         let mut bytes = whole.to_vec();
         bytes[6..8].copy_from_slice(&len.to_le_bytes());
-        assert!(decode::<Message>(bytes.into()).is_err(), "{len}");
+        assert!(decode::<Message>(bytes.into(), Versions::ALL).is_err(), "{len}");
     }
 }
 
 #[test]
 fn another_protocol_is_named() {
     let mut bytes = frame(&messages()).to_vec();
-    bytes[4] = 9;
-    let error = FrameError::ProtocolVersion { theirs: 9, ours: PROTOCOL_VERSION };
-    assert_eq!(decode::<Message>(bytes.clone().into()), Err(error));
+    bytes[4] = 99;
+    let error = FrameError::ProtocolVersion { theirs: 99, ours: Versions::ALL };
+    assert_eq!(decode::<Message>(bytes.clone().into(), Versions::ALL), Err(error));
     bytes[0] = b'X';
     let error = FrameError::Damaged("no magic number");
-    assert_eq!(decode::<Message>(bytes.into()), Err(error));
+    assert_eq!(decode::<Message>(bytes.into(), Versions::ALL), Err(error));
 }
 
 #[test]
 fn too_many_messages_are_refused() {
-    let most = vec![WithPayload::bare(Reply::Stored); MESSAGES_MAX];
-    assert_eq!(decode::<Reply>(frame(&most)).unwrap().1.len(), MESSAGES_MAX);
-    let more = vec![WithPayload::bare(Reply::Stored); MESSAGES_MAX + 1];
+    let most = vec![WithPayload::bare(Reply::Data(DataReply::Stored)); MESSAGES_MAX];
+    assert_eq!(decode::<Reply>(frame(&most), Versions::ALL).unwrap().1.len(), MESSAGES_MAX);
+    let more = vec![WithPayload::bare(Reply::Data(DataReply::Stored)); MESSAGES_MAX + 1];
     let error = FrameError::Damaged("too many messages");
-    assert_eq!(decode::<Reply>(frame(&more)), Err(error));
+    assert_eq!(decode::<Reply>(frame(&more), Versions::ALL), Err(error));
 }
 
 /// An unsorted clock would make a coordinator drop siblings that no client has seen.
@@ -247,9 +253,9 @@ fn a_broken_clock_in_a_message_is_refused() {
     let first = whole.windows(8).position(|window| window == [1; 8]).unwrap();
     let mut broken = whole.clone();
     broken[first..first + 8].copy_from_slice(&[3; 8]);
-    assert!(decode::<Message>(resealed(&whole)).is_ok());
+    assert!(decode::<Message>(resealed(&whole), Versions::ALL).is_ok());
     let error = FrameError::Damaged("unreadable message");
-    assert_eq!(decode::<Message>(resealed(&broken)), Err(error));
+    assert_eq!(decode::<Message>(resealed(&broken), Versions::ALL), Err(error));
 }
 
 #[test]
@@ -289,15 +295,15 @@ proptest! {
                 let at = at.index(bytes.len());
                 bytes[at] = *byte;
             }
-            let unsealed = decode::<Message>(Bytes::from(bytes.clone()));
+            let unsealed = decode::<Message>(Bytes::from(bytes.clone()), Versions::ALL);
             prop_assert!(unsealed.is_err() || bytes == whole);
             if let Some(cut) = cut {
                 bytes.truncate(PREFIX_BYTES + cut.index(bytes.len() - PREFIX_BYTES));
             }
-            let _ = decode::<Reply>(resealed(&bytes));
-            if let Ok((_, messages)) = decode::<Message>(resealed(&bytes)) {
+            let _ = decode::<Reply>(resealed(&bytes), Versions::ALL);
+            if let Ok((_, messages)) = decode::<Message>(resealed(&bytes), Versions::ALL) {
                 for message in messages {
-                    if let Message::Forward { write, .. } = message.head {
+                    if let Message::Data(Data::Forward { write, .. }) = message.head {
                         prop_assert!(write.draft.context.is_well_formed());
                     }
                 }
@@ -307,10 +313,10 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = decode::<Message>(bytes.clone().into());
+        let _ = decode::<Message>(bytes.clone().into(), Versions::ALL);
         let frame = [&frame(&messages())[..PREFIX_BYTES], &bytes].concat();
-        let _ = decode::<Message>(resealed(&frame));
-        let _ = decode::<Reply>(resealed(&frame));
+        let _ = decode::<Message>(resealed(&frame), Versions::ALL);
+        let _ = decode::<Reply>(resealed(&frame), Versions::ALL);
     }
 }
 
@@ -318,9 +324,16 @@ proptest! {
 fn a_large_frame_is_the_same_bytes_in_two_pieces() {
     for message in messages() {
         for kind in [envelope::Kind::Frame, envelope::Kind::Part] {
-            let mut writer = FrameWriter::new(&header());
+            let mut writer = FrameWriter::new(PROTOCOL_MAX, &header());
             writer.push(&message.head, &message.payload);
-            let pieces = large_frame(&header(), None, &message.head, message.payload.clone(), kind);
+            let pieces = large_frame(
+                PROTOCOL_MAX,
+                &header(),
+                None,
+                &message.head,
+                message.payload.clone(),
+                kind,
+            );
             assert_eq!(pieces.concat(), writer.finish_for_stream(kind));
             assert_eq!(pieces[1].as_ptr(), message.payload.as_ptr(), "not copied");
         }
@@ -332,7 +345,7 @@ fn the_first_bytes_name_the_sender() {
     let frame = frame(&messages());
     let mut have = 0;
     let told = loop {
-        match peek(&frame[..have]) {
+        match peek(&frame[..have], Versions::ALL) {
             Ok(told) => break told,
             Err(needed) => {
                 assert!(needed > have);
@@ -344,17 +357,20 @@ fn the_first_bytes_name_the_sender() {
     assert!(have < 200, "{have}");
     let mut long = frame[..PREFIX_BYTES].to_vec();
     long[6..8].copy_from_slice(&u16::MAX.to_le_bytes());
-    assert!(matches!(peek(&long), Ok(Err(FrameError::Damaged(_)))), "does not wait for more");
-    assert!(matches!(peek(&[0; 100]), Ok(Err(FrameError::Damaged(_)))));
+    assert!(
+        matches!(peek(&long, Versions::ALL), Ok(Err(FrameError::Damaged(_)))),
+        "does not wait for more"
+    );
+    assert!(matches!(peek(&[0; 100], Versions::ALL), Ok(Err(FrameError::Damaged(_)))));
 }
 
 #[test]
 fn a_header_is_checked_before_any_message_is_decoded() {
-    let mut writer = FrameWriter::new(&header());
-    writer.push(&Reply::Stored, b"");
+    let mut writer = FrameWriter::new(PROTOCOL_MAX, &header());
+    writer.push(&Reply::Data(DataReply::Stored), b"");
     let mut bytes = writer.finish().to_vec();
     bytes.extend([0xff; 40]); // no message
     let stranger = FrameError::Stranger { from: node("n1") };
-    let refused = decode_if::<Reply>(resealed(&bytes), |_| Err(stranger.clone()));
+    let refused = decode_if::<Reply>(resealed(&bytes), Versions::ALL, |_| Err(stranger.clone()));
     assert_eq!(refused, Err(stranger));
 }

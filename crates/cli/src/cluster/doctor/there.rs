@@ -8,6 +8,7 @@ use super::here::FILES_MIN;
 use super::{Finding, NodeFile, ok, warning, wrong};
 use crate::cluster::look::{Look, Seen};
 use crate::cluster::names;
+use crate::cluster::status::INCOMPATIBLE;
 use crate::out::{bytes, count, millis, safe};
 
 /// A clock that is more off is worth a look. Nodes correct one that is a minute off.
@@ -82,13 +83,18 @@ fn advice_of(why: &str) -> &'static str {
 /// Whether the nodes reach each other, both ways.
 fn ways(look: &Look) -> Finding {
     const CHECK: &str = "between nodes";
-    let mut broken = Vec::new();
+    let (mut broken, mut reachable) = (Vec::new(), true);
     for seen in &look.nodes {
         let name = &seen.member.name;
         for (by, peer) in look.views_of(name) {
             let reason = match (peer["state"].as_str(), peer["reaches_us"].as_bool()) {
                 (Some("up"), Some(false)) => format!("{name} does not reach {by}"),
                 (Some("up") | None, _) => continue,
+                (Some(INCOMPATIBLE), _) => {
+                    let why = peer["last_error"].as_str().unwrap_or("no common peer protocol");
+                    broken.push(format!("{by}: {}", safe(why)));
+                    continue;
+                }
                 (Some(_), _) if seen.silent.is_some() => continue, // it is down: told above
                 (Some(state), _) => {
                     let why = peer["last_error"].as_str().map(|it| format!(" ({})", safe(it)));
@@ -96,12 +102,18 @@ fn ways(look: &Look) -> Finding {
                 }
             };
             broken.push(reason);
+            reachable = false;
         }
     }
     broken.sort();
     broken.dedup();
     match broken.as_slice() {
         [] => ok(CHECK, "every node that answers reaches every other one, both ways"),
+        some if reachable => wrong(
+            CHECK,
+            some.join("; "),
+            "run releases side by side that have a version of the peer protocol in common",
+        ),
         some => wrong(
             CHECK,
             some.join("; "),

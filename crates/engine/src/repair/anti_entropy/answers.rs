@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::exchange::{PAGE_KEYS_MAX, Page};
-use quorate_protocol::message::{Refusal, Reply};
+use quorate_protocol::message::{Refusal, RepairReply, Reply};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::Key;
 use quorate_protocol::tree::{LeafSet, Leaves, Root, Tree};
@@ -31,7 +31,7 @@ pub fn roots(node: &Node, view: &ClusterView, theirs: &[(Tree, Root)]) -> Reply 
             trees.push(place as u16);
         }
     }
-    Reply::Differing { trees }
+    Reply::Repair(RepairReply::Differing { trees })
 }
 
 /// Which leaves of a peer's tree differ from this node's. A peer that must fill sends the hash of
@@ -44,7 +44,9 @@ pub fn leaves(node: &Node, tree: Tree, to_fill: Option<u64>, theirs: &Bytes) -> 
         return Reply::NotFilled;
     }
     match Leaves::from_bytes(theirs) {
-        Some(theirs) => Reply::Leaves { differing: node.store.leaves(tree).differing(&theirs) },
+        Some(theirs) => Reply::Repair(RepairReply::Leaves {
+            differing: node.store.leaves(tree).differing(&theirs),
+        }),
         None => Reply::Refused(Refusal::Malformed),
     }
 }
@@ -72,7 +74,10 @@ pub async fn list(
     if !to_fill.is_none_or(fitted) {
         return Reply::NotFilled;
     }
-    page.map_or_else(|error| Reply::Refused(refusal_of(&error)), Reply::Page)
+    page.map_or_else(
+        |error| Reply::Refused(refusal_of(&error)),
+        |page| RepairReply::Page(page).into(),
+    )
 }
 
 /// The versions of some keys, of durable rows: a peer that hands a row over drops it on this
@@ -87,7 +92,7 @@ pub async fn versions_of(node: &Arc<Node>, view: &ClusterView, keys: Vec<Key>) -
     let view = view.clone();
     let versions = work::run(node, move |node| versions(node, &view, &keys)).await;
     match (versions, node.store.durable().await) {
-        (Ok(versions), Ok(())) => Reply::Versions { versions },
+        (Ok(versions), Ok(())) => Reply::Repair(RepairReply::Versions { versions }),
         (Err(error), _) | (_, Err(error)) => Reply::Refused(refusal_of(&error)),
     }
 }

@@ -12,7 +12,11 @@ use quorate_protocol::exchange::{
     self, Difference, Exchange, PAGE_KEYS_MAX, Page, Repaired, Step, Summary, UNREADABLE,
 };
 use quorate_protocol::get::{ReadKind, RowKind};
-use quorate_protocol::message::{Message, Refusal, Reply, WithPayload};
+use quorate_protocol::handshake::PROTOCOL_MAX;
+use quorate_protocol::message::head::Head;
+use quorate_protocol::message::{
+    Data, DataReply, Message, Query, QueryReply, Refusal, Repair, RepairReply, Reply, WithPayload,
+};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Object, Version};
 use quorate_protocol::packed;
@@ -21,7 +25,6 @@ use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{LeafSet, Tree};
 use quorate_storage::{Blocking, Error};
-use serde::Serialize;
 
 use super::round::patience;
 use crate::background::throttle::Throttle;
@@ -106,8 +109,8 @@ impl<'a> Talk<'a> {
     }
 }
 
-fn encoded_bytes(head: &impl Serialize) -> u64 {
-    postcard::experimental::serialized_size(head).unwrap_or_default() as u64
+fn encoded_bytes(head: &impl Head) -> u64 {
+    head.encoded_len(PROTOCOL_MAX) as u64
 }
 
 /// Compares one tree with the peer and repairs both sides.
@@ -152,8 +155,9 @@ enum Compared {
 /// The leaves in which the peer's tree differs from this node's.
 async fn differing_leaves(talk: &Talk<'_>, tree: Tree, why: Asking) -> Compared {
     let leaves = talk.node.store.leaves(tree).to_bytes();
-    match talk.ask(Message::Leaves { tree, to_fill: why.to_fill() }, &leaves).await {
-        Some(Reply::Leaves { differing }) => Compared::Differ(differing),
+    match talk.ask(Message::Repair(Repair::Leaves { tree, to_fill: why.to_fill() }), &leaves).await
+    {
+        Some(Reply::Repair(RepairReply::Leaves { differing })) => Compared::Differ(differing),
         Some(Reply::NotFilled) => Compared::InDoubt,
         Some(_) | None => Compared::Silent,
     }
@@ -195,13 +199,18 @@ async fn list(
     after: Option<Key>,
     exchange: &mut Exchange,
 ) -> Option<Step> {
-    let question = Message::List { tree, leaves, after: after.clone(), to_fill: why.to_fill() };
+    let question = Message::Repair(Repair::List {
+        tree,
+        leaves,
+        after: after.clone(),
+        to_fill: why.to_fill(),
+    });
     let ours = work::run(talk.node, move |node| {
         node.store.list(tree, leaves, after.as_ref(), PAGE_KEYS_MAX)
     });
     let (ours, theirs): (Result<Page, Error>, _) = tokio::join!(ours, talk.ask(question, &[]));
     match (ours, theirs?) {
-        (Ok(ours), Reply::Page(theirs)) => {
+        (Ok(ours), Reply::Repair(RepairReply::Page(theirs))) => {
             Some(exchange.on_pages(ours, theirs, talk.node.uptime()))
         }
         (Ok(_) | Err(_), _) => None,
@@ -209,11 +218,13 @@ async fn list(
 }
 
 async fn recheck(talk: &Talk<'_>, keys: Vec<Key>, exchange: &mut Exchange) -> Option<Step> {
-    let question = Message::Versions { keys: keys.clone() };
+    let question = Message::Repair(Repair::Versions { keys: keys.clone() });
     let ours = work::run(talk.node, move |node| versions(node, &node.view(), &keys));
     let (ours, theirs) = tokio::join!(ours, talk.ask(question, &[]));
     match (ours, theirs?) {
-        (Ok(ours), Reply::Versions { versions }) => Some(exchange.on_versions(&ours, &versions)),
+        (Ok(ours), Reply::Repair(RepairReply::Versions { versions })) => {
+            Some(exchange.on_versions(&ours, &versions))
+        }
         (Ok(_) | Err(_), _) => None,
     }
 }
@@ -331,7 +342,7 @@ async fn repair_batch(
     let sending = settled.into_iter().map(|settled| async move {
         let Some((message, object)) = settled else { return true };
         let reply = talk.ask_for_payload(message, object).await;
-        reply.is_some_and(|reply| reply.head == Reply::Stored)
+        reply.is_some_and(|reply| reply.head == Reply::Data(DataReply::Stored))
     });
     let repaired = join_all(sending).await.into_iter().filter(|is_repaired| *is_repaired).count();
     (Repaired { repaired: repaired as u64, missed }, later)
@@ -368,7 +379,7 @@ fn settle(
     let home = node.view().home(&key);
     if let Some((object, read_at)) = fetched {
         match replica::merge_now(node, home, &key, &object, read_at, Blocking::Allowed) {
-            Ok(Reply::Stored) => {}
+            Ok(Reply::Data(DataReply::Stored)) => {}
             Ok(_) | Err(_) => return None,
         }
     }
@@ -377,7 +388,7 @@ fn settle(
     match node.store.read(home, &key, Blocking::Allowed).ok()? {
         Some(row) if difference.must_send(Row::encoded_version(&row)?) => {
             let object = Row::encoded_object(&row)?;
-            Some(Some((Message::Store { key, role: Role::Home, read_at }, object)))
+            Some(Some((Message::Data(Data::Store { key, role: Role::Home, read_at }), object)))
         }
         Some(_) => Some(None),
         // The row was dropped in the meantime, or the peer's object was absent.
@@ -395,20 +406,20 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched 
     let question = match why {
         Asking::ToCompare => {
             let (key, what, place) = (key.clone(), ReadKind::Object, RowKind::Home);
-            Message::Read { key, what, place, bytes_max }
+            Message::Data(Data::Read { key, what, place, bytes_max })
         }
-        Asking::ToFill { .. } => Message::Inspect { key: key.clone() },
+        Asking::ToFill { .. } => Message::Query(Query::Inspect { key: key.clone() }),
     };
     let Some(mut reply) = talk.ask_for_payload(question, Bytes::new()).await else {
         return Fetched::Nothing;
     };
-    if let Reply::Large { bytes } = reply.head {
+    if let Reply::Data(DataReply::Large { bytes }) = reply.head {
         talk.node.bounds.sizes.saw(&key, bytes as usize);
         return Fetched::Larger;
     }
-    let object = if let Reply::Inspection { own: Some(len), .. } = reply.head {
+    let object = if let Reply::Query(QueryReply::Inspection { own: Some(len), .. }) = reply.head {
         packed::take(&mut reply.payload, len)
-    } else if reply.head == Reply::Object {
+    } else if reply.head == Reply::Data(DataReply::Object) {
         Some(reply.payload)
     } else if reply.head == Reply::Refused(Refusal::Failed) {
         None
@@ -424,12 +435,12 @@ async fn fetch(talk: &Talk<'_>, key: &Key, why: Asking, alone: bool) -> Fetched 
 /// Merges the peer's object of a key, if it has one. Returns whether the peer gave all that it has.
 pub async fn receive_key(node: &Arc<Node>, peer: NodeId, key: &Key) -> bool {
     let talk = Talk::new(node, peer);
-    let (question, read_at) = (Message::Inspect { key: key.clone() }, node.now());
+    let (question, read_at) = (Message::Query(Query::Inspect { key: key.clone() }), node.now());
     let Some(mut reply) = talk.ask_for_payload(question, Bytes::new()).await else { return false };
-    let Reply::Inspection { own, .. } = reply.head else { return false };
+    let Reply::Query(QueryReply::Inspection { own, .. }) = reply.head else { return false };
     let Some(len) = own else { return true };
     let object = packed::take(&mut reply.payload, len).map(Object::decode);
     let Some(Ok(object)) = object else { return false };
-    replica::merge(node, &node.view(), Role::Home, key, object, read_at).await == Reply::Stored
-        && node.store.durable().await.is_ok()
+    let merged = replica::merge(node, &node.view(), Role::Home, key, object, read_at).await;
+    merged == Reply::Data(DataReply::Stored) && node.store.durable().await.is_ok()
 }

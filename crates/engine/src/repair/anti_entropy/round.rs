@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use quorate_protocol::layout::Partition;
-use quorate_protocol::message::{Message, Reply};
+use quorate_protocol::message::{Message, Repair, RepairReply, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::tree::Tree;
 
@@ -98,8 +98,8 @@ fn trees_in_common(node: &Node, peer: NodeId, scope: &Scope) -> Vec<Tree> {
 /// The trees whose roots differ; `None` if the peer does not answer.
 async fn differing(node: &Arc<Node>, talk: &Talk<'_>, trees: &[Tree]) -> Option<Vec<Tree>> {
     let roots = trees.iter().map(|tree| (*tree, node.store.root(*tree))).collect();
-    let reply = talk.ask(Message::Roots { roots }, &[]).await?;
-    let Reply::Differing { trees: places } = reply else { return None };
+    let reply = talk.ask(Message::Repair(Repair::Roots { roots }), &[]).await?;
+    let Reply::Repair(RepairReply::Differing { trees: places }) = reply else { return None };
     places.into_iter().map(|place| trees.get(usize::from(place)).copied()).collect()
 }
 

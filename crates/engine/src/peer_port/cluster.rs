@@ -1,0 +1,26 @@
+//! Executes the messages of the nodes themselves: greetings, bucket properties, the formation.
+
+use std::sync::Arc;
+
+use quorate_protocol::message::{Cluster, ClusterReply, Reply};
+use quorate_protocol::name::NodeId;
+
+use crate::cluster::{bucket_change, hello};
+use crate::node::Node;
+use crate::ops::replica::{on_blocking_pool, refusal_of};
+
+/// Executes one.
+pub(super) async fn carry_out(node: &Arc<Node>, from: NodeId, message: Cluster) -> Reply {
+    match message {
+        Cluster::Hello { status } => hello::answer(node, from, *status).await,
+        Cluster::Buckets { table, want_all } => bucket_change::take(node, table, want_all).await,
+        Cluster::Form { formation } => {
+            let recorded =
+                on_blocking_pool(node, move |node| node.record_formation(formation, false));
+            match recorded.await {
+                Ok(()) => ClusterReply::Status(Box::new(node.status())).into(),
+                Err(error) => Reply::Refused(refusal_of(&error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The messages that look at what other nodes hold, for an operator or a listing.
+
+use serde::{Deserialize, Serialize};
+
+use super::head::family;
+use crate::layout::Partition;
+use crate::name::{Bucket, Key, NodeId};
+use crate::object::Version;
+
+family! {
+    /// A look at what another node holds.
+    3 Query {
+        /// Return everything held for a key, as home replica and as hints:
+        /// [`QueryReply::Inspection`].
+        0x60 Inspect {
+            /// The key.
+            key: Key,
+        },
+        /// List keys in conflict from the receiver's index: [`QueryReply::Conflicts`].
+        0x61 Conflicts {
+            /// Only this bucket; all if `None`.
+            bucket: Option<Bucket>,
+            /// After this key.
+            after: Option<Key>,
+            /// The most entries to return.
+            limit: u16,
+        },
+        /// List live keys of a bucket from the receiver's index: [`QueryReply::Keys`].
+        0x62 Keys {
+            /// The bucket.
+            bucket: Bucket,
+            /// Only keys with this prefix.
+            prefix: String,
+            /// After this key.
+            after: Option<Key>,
+            /// The most entries to return.
+            limit: u16,
+        },
+    }
+}
+
+family! {
+    /// The replies to [`Query`].
+    3 QueryReply {
+        /// What is held for a key; the objects are concatenated in the payload.
+        0x60 Inspection {
+            /// Length of the home row's object in the payload; `None` if there is none.
+            own: Option<u32>,
+            /// Whether the partition has been received.
+            ready: bool,
+            /// For each hint its target and the length of its object in the payload.
+            hints: Vec<(NodeId, u32)>,
+        },
+        /// Keys in conflict with their number of siblings, in order.
+        0x61 Conflicts {
+            /// The keys.
+            keys: Vec<(Key, u32)>,
+        },
+        /// Live keys in order.
+        0x62 Keys(page: KeyPage),
+    }
+}
+
+/// Live keys of a bucket as one node knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPage {
+    /// The keys in order, each with the version of its row and whether it is plain: one value and
+    /// no conflict, which needs no read to settle it.
+    pub keys: Vec<(Key, Version, bool)>,
+    /// Whether this is the last page.
+    pub is_end: bool,
+    /// Partitions that the node is a home replica of and has not received.
+    pub not_ready: Vec<Partition>,
+}

@@ -1,0 +1,141 @@
+//! The header of a frame: its sender and receiver and what both must agree on, and why a frame is refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::context::equal_in_constant_time;
+use crate::handshake::Versions;
+use crate::layout::LayoutHash;
+use crate::name::NodeId;
+
+/// The sender and receiver of a frame, and what both must agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Proof of the cluster's key.
+    pub token: [u8; 16],
+    /// The sender.
+    pub from: NodeId,
+    /// The receiver.
+    pub to: NodeId,
+    /// The sender's layout version.
+    pub layout_version: u64,
+    /// The sender's layout.
+    pub layout_hash: LayoutHash,
+    /// The sender's number of partitions.
+    pub partitions: u32,
+    /// The sender's n of buckets without settings of their own. Like the layout it decides where
+    /// keys are.
+    pub default_n: u16,
+}
+
+/// Why a frame was refused. None of its messages was executed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Not a frame, truncated, or corrupted in transit.
+    #[error("the frame is damaged: {0}")]
+    Damaged(&'static str),
+    /// A different protocol version.
+    #[error("the sender speaks peer protocol {theirs}, this node {ours}")]
+    ProtocolVersion {
+        /// The frame's.
+        theirs: u16,
+        /// Those that this node takes here.
+        ours: Versions,
+    },
+    /// A different cluster.
+    #[error("the sender belongs to cluster {theirs:?}, this node to {ours:?}")]
+    Cluster {
+        /// The sender's.
+        theirs: String,
+        /// This node's.
+        ours: String,
+    },
+    /// The sender does not have the cluster's key.
+    #[error("{from} does not have a key of this cluster; check cluster_keys on both")]
+    Token {
+        /// The sender, as it claims.
+        from: NodeId,
+    },
+    /// The frame is for another node.
+    #[error("the frame is for {to}, this node is {ours}; check the peer addresses in the layout")]
+    Receiver {
+        /// The receiver it names.
+        to: NodeId,
+        /// This node.
+        ours: NodeId,
+    },
+    /// The sender is not in this node's layout.
+    #[error("{from} is not in this node's layout")]
+    Stranger {
+        /// The sender, as it claims.
+        from: NodeId,
+    },
+    /// A different n for buckets without settings of their own.
+    #[error("{from} has defaults.n = {theirs}, this node {ours}; all nodes must have the same")]
+    DefaultN {
+        /// The sender.
+        from: NodeId,
+        /// Its default.
+        theirs: u16,
+        /// This node's.
+        ours: u16,
+    },
+    /// A different layout.
+    #[error("{from} has layout {theirs}, this node {ours}")]
+    Layout {
+        /// The sender.
+        from: NodeId,
+        /// Its version, hash and partitions.
+        theirs: String,
+        /// This node's.
+        ours: String,
+    },
+}
+
+impl Header {
+    /// Checks a received header against this node: `mine` is the header this node would send,
+    /// `tokens` are those of every configured key, `knows` tells whether a node is in the layout.
+    ///
+    /// # Errors
+    /// The [`FrameError`] that names both sides.
+    pub fn check(
+        &self,
+        mine: &Header,
+        tokens: &[[u8; 16]],
+        knows: impl Fn(NodeId) -> bool,
+    ) -> Result<(), FrameError> {
+        if self.cluster_id != mine.cluster_id {
+            let (theirs, ours) = (self.cluster_id.clone(), mine.cluster_id.clone());
+            return Err(FrameError::Cluster { theirs, ours });
+        }
+        if !tokens.iter().any(|token| equal_in_constant_time(token, &self.token)) {
+            return Err(FrameError::Token { from: self.from });
+        }
+        if self.to != mine.from {
+            return Err(FrameError::Receiver { to: self.to, ours: mine.from });
+        }
+        if self.layout() != mine.layout() {
+            let (theirs, ours) = (self.describe_layout(), mine.describe_layout());
+            return Err(FrameError::Layout { from: self.from, theirs, ours });
+        }
+        if !knows(self.from) {
+            return Err(FrameError::Stranger { from: self.from });
+        }
+        if self.default_n != mine.default_n {
+            let (theirs, ours) = (self.default_n, mine.default_n);
+            return Err(FrameError::DefaultN { from: self.from, theirs, ours });
+        }
+        Ok(())
+    }
+
+    /// What must be equal for two nodes to have the same layout.
+    fn layout(&self) -> (u64, LayoutHash, u32) {
+        (self.layout_version, self.layout_hash, self.partitions)
+    }
+
+    fn describe_layout(&self) -> String {
+        let Self { layout_version, layout_hash, partitions, .. } = self;
+        format!("{layout_version} ({layout_hash}, {partitions} partitions)")
+    }
+}
