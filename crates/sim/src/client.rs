@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::machine::Machine;
+use crate::monitor::Monitor;
 use crate::record::shown;
 use crate::setup::{BUCKET, Setup};
 use crate::values::{value_of, write_id};
@@ -48,6 +49,8 @@ pub(crate) struct Client {
     pub(crate) setup: Arc<Setup>,
     /// The machines that it can ask.
     pub(crate) machines: Arc<Vec<Arc<Machine>>>,
+    /// Knows what was reaped.
+    pub(crate) monitor: Arc<Monitor>,
     /// What it last saw of each key.
     pub(crate) sessions: BTreeMap<Key, Session>,
 }
@@ -150,6 +153,9 @@ impl Client {
         let seen = shown(object);
         self.world.note(format_args!("c{} read {name} r={}: {seen:?}", self.number, read.r));
         let context = context_of(object);
+        if seen.is_empty() {
+            self.monitor.look(); // it may have been reaped just now
+        }
         let verdict = self.world.record().check_read(&name, read, &seen, &context.clock);
         self.world.judge(verdict);
         self.remember(key, object, context);

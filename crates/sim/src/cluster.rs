@@ -87,6 +87,7 @@ impl Cluster {
             world: self.world.clone(),
             setup: self.setup.clone(),
             machines: self.machines.clone(),
+            monitor: self.monitor.clone(),
             sessions: BTreeMap::new(),
         }
     }
