@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
-use futures_util::FutureExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -208,11 +207,7 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
     while let Some(stream) = accept(&listener, &stop.begun, &failures).await {
         take(stream);
     }
-    // Connections that the kernel has already accepted must not be reset.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        take(stream);
-    }
-    drop(listener);
+    waiting(listener).into_iter().for_each(take);
     tokio::select! {
         () = sleep(Duration::from_millis(bounds.last_call_ms)) => {}
         () = stop.all_gone() => {}
@@ -221,6 +216,24 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
     last_call.cancel();
     stop.connections.close();
     stop.connections.wait().await;
+}
+
+/// Closes a port. Returns the connections that the kernel has accepted on it: they must not be reset. The
+/// kernel itself is asked, since the runtime has not yet heard of those that came just now.
+fn waiting(listener: TcpListener) -> Vec<TcpStream> {
+    let mut waiting = Vec::new();
+    let Ok(listener) = listener.into_std() else { return waiting };
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                waiting.extend(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => return waiting, // there are no more, or no descriptors for them
+        }
+    }
 }
 
 /// Makes an idle connection close, if there is one, and takes its slot.
@@ -396,6 +409,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use axum::routing::get;
+    use futures_util::FutureExt;
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
 
@@ -421,6 +435,18 @@ mod tests {
         let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
         let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
         Port { addr, stop, ended }
+    }
+
+    /// Connections that the runtime has not heard of: it looks only between tasks.
+    #[tokio::test]
+    async fn a_closing_port_takes_what_the_kernel_has_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert!(listener.accept().now_or_never().is_none());
+        let clients = [(); 3].map(|()| std::net::TcpStream::connect(addr).unwrap());
+        assert!(listener.accept().now_or_never().is_none(), "it has not looked");
+        assert_eq!(waiting(listener).len(), 3);
+        drop(clients);
     }
 
     async fn ask(addr: SocketAddr) -> TcpStream {
