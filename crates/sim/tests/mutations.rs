@@ -87,13 +87,13 @@ mutations_are_found! {
     }
     rarely {
         actor_survives_crash: ActorSurvivesCrash about None,
-        disk_loss_ready_at_once: DiskLossReadyAtOnce about None,
         reversal_forgotten: ReversalForgotten about Some(Focus::Counts),
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links),
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links),
-        dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts),
     }
     not_yet {
+        disk_loss_ready_at_once: DiskLossReadyAtOnce about None,
+        dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts),
         clone_keeps_incarnation: CloneKeepsIncarnation about Some(Focus::Copies),
         peers_forgotten: PeersForgotten about Some(Focus::Copies),
         aside_taken_back: AsideTakenBack about Some(Focus::Copies),
