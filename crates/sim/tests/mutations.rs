@@ -65,7 +65,6 @@ mutations_are_found! {
         bare_sibling: BareSibling,
         actor_survives_hint_drop: ActorSurvivesHintDrop,
         unseen_context: UnseenContext,
-        context_of_own_row: ContextOfOwnRow,
         merge_keeps_covered: MergeKeepsCovered,
         write_id_forgotten: WriteIdForgotten,
         overtaken_ignored: OvertakenIgnored,
@@ -92,6 +91,7 @@ mutations_are_found! {
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links),
     }
     not_yet {
+        context_of_own_row: ContextOfOwnRow about None,
         disk_loss_ready_at_once: DiskLossReadyAtOnce about None,
         dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts),
         clone_keeps_incarnation: CloneKeepsIncarnation about Some(Focus::Copies),
