@@ -168,6 +168,16 @@ mod tests {
         matches!(closed, Err(StreamError::Closed | StreamError::Io(_)))
     }
 
+    /// What is sent on the stream is refused in words, and the stream closed.
+    async fn is_refused(mut stream: Stream<TcpStream>, bytes: &[u8], why: &str) {
+        stream.write(bytes).await.unwrap();
+        let (kind, text) = stream.read().await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        assert_eq!(kind, Kind::Refusal);
+        assert!(text.contains(why), "{why}: {text}");
+        assert!(is_closed(&mut stream).await, "{why}");
+    }
+
     #[tokio::test]
     async fn batches_are_answered_one_after_the_other() {
         let port = Port::start(100).await;
@@ -203,13 +213,7 @@ mod tests {
             (b"\0\0\0\0\0".to_vec(), "truncated"),
             (b"GET /peer HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), "unknown kind"),
         ] {
-            let mut stream = port.open().await;
-            stream.write(&bytes).await.unwrap();
-            let (kind, text) = stream.read().await.unwrap();
-            let text = String::from_utf8(text.to_vec()).unwrap();
-            assert_eq!(kind, Kind::Refusal);
-            assert!(text.contains(why), "{why}: {text}");
-            assert!(is_closed(&mut stream).await, "{why}");
+            is_refused(port.open().await, &bytes, why).await;
         }
     }
 
@@ -230,13 +234,7 @@ mod tests {
             (Bytes::copy_from_slice(&long), "too large"),
             (Bytes::from_static(b"\x03\0\0\0\x03abc"), "truncated handshake"),
         ] {
-            let mut stream = port.open_mute().await;
-            stream.write(&bytes).await.unwrap();
-            let (kind, text) = stream.read().await.unwrap();
-            let text = String::from_utf8(text.to_vec()).unwrap();
-            assert_eq!(kind, Kind::Refusal);
-            assert!(text.contains(why), "{why}: {text}");
-            assert!(is_closed(&mut stream).await, "{why}");
+            is_refused(port.open_mute().await, &bytes, why).await;
         }
         assert!(is_closed(&mut port.open_mute().await).await, "nothing came");
     }

@@ -16,10 +16,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::append::append;
-use crate::context::equal_in_constant_time;
 use crate::envelope;
 use crate::name::NodeId;
-use crate::wire::{FrameError, Header};
+use crate::wire::{FrameError, Header, check_ends};
 
 /// The lowest version of the peer protocol that this release speaks.
 pub const PROTOCOL_MIN: u16 = 7;
@@ -121,16 +120,7 @@ impl Who {
         tokens: &[[u8; 16]],
         knows: impl Fn(NodeId) -> bool,
     ) -> Result<(), FrameError> {
-        if self.cluster_id != mine.cluster_id {
-            let (theirs, ours) = (self.cluster_id.clone(), mine.cluster_id.clone());
-            return Err(FrameError::Cluster { theirs, ours });
-        }
-        if !tokens.iter().any(|token| equal_in_constant_time(token, &self.token)) {
-            return Err(FrameError::Token { from: self.from });
-        }
-        if self.to != mine.from {
-            return Err(FrameError::Receiver { to: self.to, ours: mine.from });
-        }
+        check_ends((&self.cluster_id, &self.token), (self.from, self.to), mine, tokens)?;
         if !knows(self.from) {
             return Err(FrameError::Stranger { from: self.from });
         }

@@ -275,6 +275,19 @@ pub(crate) mod tests {
         }
     }
 
+    prop_compose! {
+        fn one_set()(nodes in 1..8u8, n in 1..8u8, needed in 1..8u8) -> (Vec<QuorumSet>, u8) {
+            let n = n.min(nodes);
+            let homes = (0..n).map(node).collect();
+            (vec![QuorumSet { homes, needed: u16::from(needed.min(n)) }], nodes)
+        }
+    }
+
+    /// One set, or up to three that overlap, and of how many nodes the cluster is.
+    pub(crate) fn one_or_several() -> impl Strategy<Value = (Vec<QuorumSet>, u8)> {
+        prop_oneof![one_set(), sets(6).prop_map(|sets| (sets, 8))]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig {
             failure_persistence: None, ..ProptestConfig::with_cases(2000)

@@ -120,11 +120,6 @@ impl Assignment {
         Self { all: Some(0), ..Self::default() }
     }
 
-    /// The assignment of a node that has no rows yet.
-    pub fn without_rows(ns: ReplicaCounts) -> Self {
-        Self { ns, ..Self::default() }
-    }
-
     /// The n of buckets are about to become `next`. Returns whether that puts more rows in doubt:
     /// the assignment must then be recorded durably before `next` takes effect.
     pub fn change(&mut self, next: &ReplicaCounts) -> bool {

@@ -16,6 +16,7 @@ mod header;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+pub(crate) use self::header::check_ends;
 pub use self::header::{FrameError, Header};
 use crate::append::append;
 use crate::envelope;

@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::{Actor, Dot};
 use crate::object::{Metadata, Sibling, WriteId};
 use crate::quorum_sets::QuorumSet;
-use crate::quorum_sets::tests::sets;
+use crate::quorum_sets::tests::one_or_several;
 use crate::stamp::Stamp;
 
 /// A node answers truthfully (any number of times), fails in some way, or time passes.
@@ -80,18 +80,9 @@ prop_compose! {
     }
 }
 
-prop_compose! {
-    fn one_set()(nodes in 1..8u8, n in 1..6u8, needed in 1..6u8) -> (Vec<QuorumSet>, u8) {
-        let n = n.min(nodes);
-        let homes = (0..n).map(node).collect();
-        (vec![QuorumSet { homes, needed: u16::from(needed.min(n)) }], nodes)
-    }
-}
-
 /// With one set, or up to three that overlap.
 fn cases() -> impl Strategy<Value = Case> {
-    let several = sets(6).prop_map(|sets| (sets, 8));
-    prop_oneof![one_set(), several].prop_flat_map(|(sets, nodes)| plan_of(sets, nodes))
+    one_or_several().prop_flat_map(|(sets, nodes)| plan_of(sets, nodes))
 }
 
 #[test]

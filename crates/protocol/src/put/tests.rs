@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::quorum_sets::QuorumSet;
-use crate::quorum_sets::tests::sets;
+use crate::quorum_sets::tests::one_or_several;
 
 /// An event at a node (by number; some are never asked), or the passing of time.
 #[derive(Clone, Copy, Debug)]
@@ -53,18 +53,9 @@ prop_compose! {
     }
 }
 
-prop_compose! {
-    fn one_set()(nodes in 1..8u8, n in 1..8u8, needed in 1..8u8) -> (Vec<QuorumSet>, u8) {
-        let n = n.min(nodes);
-        let homes = (0..n).map(node).collect();
-        (vec![QuorumSet { homes, needed: u16::from(needed.min(n)) }], nodes)
-    }
-}
-
 /// With one set, or up to three that overlap.
 fn cases() -> impl Strategy<Value = Case> {
-    let several = sets(6).prop_map(|sets| (sets, 8));
-    prop_oneof![one_set(), several].prop_flat_map(|(sets, nodes)| plan_of(sets, nodes))
+    one_or_several().prop_flat_map(|(sets, nodes)| plan_of(sets, nodes))
 }
 
 #[test]

@@ -93,6 +93,30 @@ pub enum FrameError {
     },
 }
 
+/// Checks what a frame and the opening of a stream both say: the sender has the cluster's id and key, and
+/// means to reach this node.
+///
+/// # Errors
+/// The [`FrameError`] that names both sides.
+pub(crate) fn check_ends(
+    (cluster_id, token): (&str, &[u8; 16]),
+    (from, to): (NodeId, NodeId),
+    mine: &Header,
+    tokens: &[[u8; 16]],
+) -> Result<(), FrameError> {
+    if cluster_id != mine.cluster_id {
+        let (theirs, ours) = (cluster_id.to_owned(), mine.cluster_id.clone());
+        return Err(FrameError::Cluster { theirs, ours });
+    }
+    if !tokens.iter().any(|own| equal_in_constant_time(own, token)) {
+        return Err(FrameError::Token { from });
+    }
+    if to != mine.from {
+        return Err(FrameError::Receiver { to, ours: mine.from });
+    }
+    Ok(())
+}
+
 impl Header {
     /// Checks a received header against this node: `mine` is the header this node would send,
     /// `tokens` are those of every configured key, `knows` tells whether a node is in the layout.
@@ -105,16 +129,7 @@ impl Header {
         tokens: &[[u8; 16]],
         knows: impl Fn(NodeId) -> bool,
     ) -> Result<(), FrameError> {
-        if self.cluster_id != mine.cluster_id {
-            let (theirs, ours) = (self.cluster_id.clone(), mine.cluster_id.clone());
-            return Err(FrameError::Cluster { theirs, ours });
-        }
-        if !tokens.iter().any(|token| equal_in_constant_time(token, &self.token)) {
-            return Err(FrameError::Token { from: self.from });
-        }
-        if self.to != mine.from {
-            return Err(FrameError::Receiver { to: self.to, ours: mine.from });
-        }
+        check_ends((&self.cluster_id, &self.token), (self.from, self.to), mine, tokens)?;
         if self.layout() != mine.layout() {
             let (theirs, ours) = (self.describe_layout(), mine.describe_layout());
             return Err(FrameError::Layout { from: self.from, theirs, ours });
