@@ -176,23 +176,22 @@ impl Client {
         Ok(())
     }
 
-    /// Replaces what is there by one value on a quorum of home replicas, and reads it back.
+    /// Replaces what is there by one value on a quorum of home replicas, through any node, and reads it
+    /// back through this one.
     ///
     /// # Errors
     /// What did not work.
-    pub(crate) async fn overwrite(&mut self, key: &Key) -> Result<(), String> {
-        let machine = self.world.pick(&self.machines);
-        let Some(process) = machine.process() else { return Err("it is down".to_owned()) };
-        self.read_from(&process.node, key).await?;
+    pub(crate) async fn overwrite(&mut self, node: &Arc<Node>, key: &Key) -> Result<(), String> {
+        self.read_from(node, key).await?;
         let session = self.sessions.remove(key);
         let shown = session.as_ref().map(|session| session.shown.clone()).unwrap_or_default();
         let number = self.world.record().begin(&key.to_string(), false, Saw::These(shown));
         let write = self.request(key, number, session.as_ref(), true, (2, true));
         let end = self.attempt(number, write, 2, true).await;
         if !matches!(end, End::Acked { .. }) {
-            return Err(format!("a write of {key} through {}: {end:?}", machine.name));
+            return Err(format!("a write of {key}: {end:?}"));
         }
-        self.read_from(&process.node, key).await?;
+        self.read_from(node, key).await?;
         let session = self.sessions.get(key).map(|session| &session.shown);
         match session == Some(&BTreeSet::from([number])) {
             true => Ok(()),

@@ -9,12 +9,12 @@ use quorate_oracle::{Sight, a_healed_cluster_serves, converges, trees_are_right}
 use quorate_protocol::message::Decision;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
-use quorate_protocol::row::Row;
-use quorate_storage::{Blocking, ScrubFrom, Scrubbed};
+use quorate_storage::{ScrubFrom, Scrubbed};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::record::held;
+use crate::values::own_row;
 
 /// How long the healed cluster may take to converge.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(900);
@@ -95,23 +95,23 @@ impl Cluster {
     async fn audit(&self) {
         for node in self.nodes() {
             for key in self.setup.keys() {
-                let read = self.auditor().read_from(&node, &key).await;
-                let why = read.err().map(|why| format!("{}: {why}", node.me));
-                let verdict = a_healed_cluster_serves(why.is_none(), &why.unwrap_or_default());
-                self.world.judge(verdict);
+                self.serves(node.me, self.auditor().read_from(&node, &key).await);
             }
         }
         for key in self.setup.keys() {
-            let end = self.auditor().overwrite(&key).await;
-            let verdict = a_healed_cluster_serves(end.is_ok(), &end.err().unwrap_or_default());
-            self.world.judge(verdict);
+            // One that is down has kept the cluster from converging, which is judged already.
+            let Some(process) = self.world.pick(&self.machines).process() else { continue };
+            self.serves(process.node.me, self.auditor().overwrite(&process.node, &key).await);
         }
         for node in self.nodes() {
-            let listed = self.auditor().list_from(&node).await;
-            let why = listed.err().map(|why| format!("{}: {why}", node.me));
-            let verdict = a_healed_cluster_serves(why.is_none(), &why.unwrap_or_default());
-            self.world.judge(verdict);
+            self.serves(node.me, self.auditor().list_from(&node).await);
         }
+    }
+
+    fn serves(&self, node: NodeId, done: Result<(), String>) {
+        let why = done.err().map(|why| format!("{node}: {why}"));
+        let verdict = a_healed_cluster_serves(why.is_none(), &why.unwrap_or_default());
+        self.world.judge(verdict);
     }
 
     /// What keeps the cluster from having converged.
@@ -143,11 +143,8 @@ impl Cluster {
     fn replicas(&self, key: &Key) -> BTreeMap<NodeId, Option<Object>> {
         let mut replicas = BTreeMap::new();
         for node in self.nodes() {
-            let view = node.view();
-            if view.homes(key).contains(&node.me) {
-                let row = node.store.read(view.home(key), key, Blocking::Allowed).ok().flatten();
-                let object = row.and_then(|row| Row::decode(row).ok()).map(|row| row.object);
-                replicas.insert(node.me, object);
+            if node.view().homes(key).contains(&node.me) {
+                replicas.insert(node.me, own_row(&node, key).ok().flatten());
             }
         }
         replicas

@@ -16,7 +16,6 @@ use quorate_engine::tasks::Tasks;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
-use quorate_protocol::row::Row;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Crash, DataDir, Later, Place, SimulatedDisk, Simulation, Task};
@@ -25,6 +24,7 @@ use tokio::time::sleep;
 
 use crate::life::Life;
 use crate::network::{Dialer, Network};
+use crate::values::decoded;
 use crate::world::World;
 use quorate_oracle::Violation;
 
@@ -166,9 +166,13 @@ impl Machine {
         }
     }
 
-    /// How often it lost data that was durable.
-    pub(crate) fn losses(&self) -> u64 {
-        self.losses.load(Relaxed)
+    /// Two numbers that change when data that was durable may be lost: how often it was, and, since a node
+    /// that lost some may discard more when it starts again, how often its disk was opened then.
+    pub(crate) fn losses(&self) -> (u64, u64) {
+        match self.losses.load(Relaxed) {
+            0 => (0, 0),
+            losses => (losses, self.disk.position().0),
+        }
     }
 
     /// Its own row of a key, as it would be after the worst crash that its durability allows for.
@@ -188,8 +192,7 @@ impl Machine {
             Durability::Fsync => Crash::PowerCut,
             Durability::Buffered => Crash::Kill,
         };
-        let row = self.disk.surviving_row(crash, place, key)?;
-        Row::decode(row).ok().map(|row| row.object)
+        self.disk.surviving_row(crash, place, key).and_then(decoded)
     }
 
     /// Power fails: what was not synced may be gone.

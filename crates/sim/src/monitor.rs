@@ -15,13 +15,11 @@ use quorate_oracle::{
 };
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
-use quorate_protocol::row::Row;
-use quorate_storage::Blocking;
 use tokio::time::sleep;
 
 use crate::machine::Machine;
-use crate::setup::{Fault, Setup};
-use crate::values::write_of;
+use crate::setup::Setup;
+use crate::values::{decoded, own_row, write_of};
 use crate::world::World;
 
 /// How often it looks, if something was written since.
@@ -40,15 +38,21 @@ pub(crate) struct Monitor {
 struct Seen {
     /// How far each disk was.
     positions: BTreeMap<NodeId, (u64, u64)>,
-    /// How often each lost data that was durable, and those that did not since the look before.
-    losses: BTreeMap<NodeId, u64>,
+    /// What each may have lost ([`Machine::losses`]), and those that lost nothing since the look before.
+    losses: BTreeMap<NodeId, (u64, u64)>,
     whole: BTreeSet<NodeId>,
     rows: BTreeMap<(NodeId, Key), SeenRow>,
     /// By holder, key and target.
-    hints: BTreeMap<(NodeId, Key, NodeId), Object>,
+    hints: BTreeMap<(NodeId, Key, NodeId), SeenHint>,
     dropped: Vec<Dropped>,
     /// What a node may have to receive of a key before it answers for it.
     lacking: BTreeMap<(NodeId, Key), Lacking>,
+}
+
+struct SeenHint {
+    object: Object,
+    /// What its target may have lost when it was first seen.
+    losses: (u64, u64),
 }
 
 /// A hint that was dropped, and when that was seen.
@@ -62,8 +66,20 @@ struct Dropped {
 /// What other nodes held before a node could begin to receive it.
 struct Lacking {
     others: BTreeMap<NodeId, Object>,
+    /// How often any n had changed at the last look.
+    changes: u64,
     /// Whether the node was seen not to answer for the key since.
     is_certain: bool,
+}
+
+impl Lacking {
+    /// A node receives what the home replicas of that time hold; what others hold, they hand over.
+    fn keep_homes(&mut self, homes: &[NodeId], changes: u64) {
+        // After two changes it is not known who was one in between.
+        let is_known = changes.checked_sub(self.changes).is_some_and(|changed| changed <= 1);
+        self.others.retain(|other, _| is_known && homes.contains(other));
+        self.changes = changes;
+    }
 }
 
 struct SeenRow {
@@ -144,21 +160,20 @@ impl Monitor {
         let before = std::mem::replace(&mut seen.positions, positions);
         let losses = self.machines.iter().map(|machine| (machine.name, machine.losses()));
         let losses_before = std::mem::replace(&mut seen.losses, losses.collect());
+        let is_whole =
+            |(name, losses): &(&NodeId, &(u64, u64))| losses_before.get(*name) == Some(*losses);
+        seen.whole = seen.losses.iter().filter(is_whole).map(|(name, _)| *name).collect();
         let opened = |positions: &BTreeMap<NodeId, (u64, u64)>, name: &NodeId| {
             positions.get(name).map(|position| position.0)
         };
-        let is_open = |name: &NodeId| opened(&before, name) == opened(&seen.positions, name);
-        let is_whole = |(name, losses): &(&NodeId, &u64)| {
-            // One that lost something may discard more when it starts again.
-            losses_before.get(*name) == Some(*losses) && (**losses == 0 || is_open(name))
-        };
-        seen.whole = seen.losses.iter().filter(is_whole).map(|(name, _)| *name).collect();
+        let names = seen.positions.keys().copied();
+        let open: BTreeSet<NodeId> =
+            names.filter(|name| opened(&before, name) == opened(&seen.positions, name)).collect();
         let mut nodes = Vec::new();
         for machine in self.machines.iter() {
-            let is_open = opened(&before, &machine.name) == opened(&seen.positions, &machine.name);
-            match machine.process().filter(|_| is_open) {
+            match machine.process().filter(|_| open.contains(&machine.name)) {
                 Some(process) => nodes.push(process.node),
-                None => self.begin_process(machine.name, seen),
+                None => self.begin_process(machine, seen),
             }
         }
         nodes
@@ -166,13 +181,15 @@ impl Monitor {
 
     /// A node has no process, or one that has started since the last look: what others had then, it may
     /// have to receive.
-    fn begin_process(&self, me: NodeId, seen: &mut Seen) {
+    fn begin_process(&self, machine: &Machine, seen: &mut Seen) {
+        let (me, process) = (machine.name, machine.process());
+        let changes = process.map_or(0, |process| process.node.buckets.assignment().changes());
         seen.forget(me);
         for key in self.setup.keys() {
             let of_key = seen.rows.iter().filter(|((_, other), _)| *other == key);
             let owned = of_key.filter(|((node, _), row)| row.homes.contains(node));
             let others = owned.map(|((node, _), row)| (*node, row.object.clone())).collect();
-            seen.lacking.insert((me, key), Lacking { others, is_certain: false });
+            seen.lacking.insert((me, key), Lacking { others, changes, is_certain: false });
         }
     }
 
@@ -181,9 +198,8 @@ impl Monitor {
         let gone = self.setup.keys().into_iter().filter_map(|key| {
             let view = node.view();
             // If the store failed, a new process will tell.
-            let row = node.store.read(view.home(&key), &key, Blocking::Allowed).ok()?;
+            let now = own_row(node, &key).ok()?;
             let homes = view.homes(&key).to_vec();
-            let now = row.and_then(|row| Row::decode(row).ok()).map(|row| row.object);
             let place = (node.me, key.clone());
             let changes = node.buckets.assignment().changes();
             let before = seen.rows.remove(&place).filter(|before| before.homes == homes);
@@ -230,10 +246,10 @@ impl Monitor {
         let held =
             self.machines.iter().filter_map(|machine| machine.process()).find_map(|process| {
                 let node = process.node;
-                let row = node.store.read(node.view().home(key), key, Blocking::Allowed).ok()?;
                 let hints = node.store.hints_of_key(key).ok()?;
-                let mut rows = row.into_iter().chain(hints.into_iter().map(|(_, row)| row));
-                let older = rows.any(|row| Row::decode(row).is_ok_and(|row| is_older(&row.object)));
+                let hints = hints.into_iter().filter_map(|(_, row)| decoded(row));
+                let older =
+                    own_row(&node, key).ok()?.into_iter().chain(hints).any(|o| is_older(&o));
                 let counts = older && node.generation.is_admitted();
                 counts.then(|| format!("{} holds something older than what {by} reaped", node.me))
             });
@@ -262,19 +278,26 @@ impl Monitor {
         for target in self.machines.iter().map(|machine| machine.name) {
             let place = (node.me, key.clone(), target);
             let row = hints.iter().find(|(of, _)| *of == target);
-            match row.and_then(|(_, row)| Row::decode(row.clone()).ok()) {
-                Some(row) => drop(seen.hints.insert(place, row.object)),
-                None => gone.extend(seen.hints.remove(&place).map(|object| (target, object))),
+            match row.and_then(|(_, row)| decoded(row.clone())) {
+                Some(object) => {
+                    let losses = seen.losses.get(&target).copied().unwrap_or_default();
+                    let known = seen.hints.remove(&place).filter(|known| known.object == object);
+                    let hint = known.unwrap_or(SeenHint { object, losses });
+                    seen.hints.insert(place, hint);
+                }
+                None => gone.extend(seen.hints.remove(&place).map(|hint| (target, hint))),
             }
         }
         let view = node.view();
         let homes = view.homes(key);
-        for (target, object) in gone {
+        for (target, SeenHint { object, losses }) in gone {
             let (from, at) = (node.me, self.world.elapsed());
             seen.dropped.push(Dropped { from, key: key.clone(), object: object.clone(), at });
             let is_held = self.holds(target, key, &object)
                 || homes.iter().all(|home| self.holds(*home, key, &object));
-            let is_excused = !seen.whole.contains(&target) || self.is_known_reaped(key, &object);
+            // Its target may have acknowledged it, and lost it since.
+            let is_excused =
+                seen.losses.get(&target) != Some(&losses) || self.is_known_reaped(key, &object);
             let lacking = format!("{} dropped a hint, and {target} lacks it", node.me);
             let lacking = Some(lacking).filter(|_| !is_held && !is_excused);
             what_is_dropped_is_held(&key.to_string(), lacking)?;
@@ -287,11 +310,6 @@ impl Monitor {
         if !node.generation.is_admitted() {
             return Ok(()); // it answers nothing: its peers may tell it to start over
         }
-        // Not judged yet: a node that lost part of its log while n changes again and again (seed 65).
-        let has_lost = seen.losses.get(&node.me).is_some_and(|losses| *losses > 0);
-        if has_lost && self.setup.faults.contains(&Fault::ChangeN) {
-            return Ok(());
-        }
         let view = node.view();
         let partition = view.partition(key);
         let is_home = |n| view.layout().homes(partition, n).contains(&node.me);
@@ -299,20 +317,24 @@ impl Monitor {
         let is_ready = is_home(node.buckets.trusted_n(key.bucket()))
             && node.filled.is_ready(partition)
             && !node.filled.is_doubtful(key);
+        let changes = node.buckets.assignment().changes();
         let place = (node.me, key.clone());
         if !is_home_now {
             let others = self.held_by_others(node.me, key);
-            seen.lacking.insert(place, Lacking { others, is_certain: true });
+            seen.lacking.insert(place, Lacking { others, changes, is_certain: true });
             return Ok(());
         }
+        let Some(mut lacking) = seen.lacking.remove(&place) else { return Ok(()) };
+        lacking.keep_homes(view.homes(key), changes);
         if !is_ready {
-            if let Some(lacking) = seen.lacking.get_mut(&place) {
-                lacking.is_certain = true;
-            }
+            lacking.is_certain = true;
+            seen.lacking.insert(place, lacking);
             return Ok(());
         }
-        let lacking = seen.lacking.remove(&place).filter(|lacking| lacking.is_certain);
-        let Some(Lacking { others, .. }) = lacking else { return Ok(()) };
+        let Lacking { others, is_certain, .. } = lacking;
+        if !is_certain {
+            return Ok(());
+        }
         let lacks = |(other, object): &(&NodeId, &Object)| {
             self.holds(**other, key, object) && !self.has_now(node, key, object)
         };
@@ -338,9 +360,8 @@ impl Monitor {
     }
 
     fn has_now(&self, node: &Node, key: &Key, object: &Object) -> bool {
-        let row = node.store.read(node.view().home(key), key, Blocking::Allowed).ok().flatten();
-        let row = row.and_then(|row| Row::decode(row).ok());
-        row.is_some_and(|row| row.object.clock.covers_all(&object.clock))
+        let row = own_row(node, key).ok().flatten();
+        row.is_some_and(|held| held.clock.covers_all(&object.clock))
     }
 
     /// Whether a home row on a node's disk has, durably, all that an object says.

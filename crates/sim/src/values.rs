@@ -1,9 +1,13 @@
 //! What clients of simulated clusters store, and how the oracle recognises it.
 
 use bytes::Bytes;
+use quorate_engine::node::Node;
 use quorate_oracle::Sight;
 use quorate_oracle::history::WriteNo;
-use quorate_protocol::object::{Sibling, WriteId};
+use quorate_protocol::name::Key;
+use quorate_protocol::object::{Object, Sibling, WriteId};
+use quorate_protocol::row::Row;
+use quorate_storage::{Blocking, Error};
 
 /// The write id of a write: its number, and a salt that only a mutation changes.
 pub(crate) fn write_id(write: WriteNo, salt: u64) -> WriteId {
@@ -22,6 +26,20 @@ pub(crate) fn write_of(id: WriteId) -> WriteNo {
 pub(crate) fn value_of(write: WriteNo) -> Bytes {
     let padding = write.0 as usize * 37 % 150;
     Bytes::from(format!("{write}:{}", "v".repeat(padding)))
+}
+
+/// A node's own row of a key.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn own_row(node: &Node, key: &Key) -> Result<Option<Object>, Error> {
+    let row = node.store.read(node.view().home(key), key, Blocking::Allowed)?;
+    Ok(row.and_then(decoded))
+}
+
+/// The object of an encoded row.
+pub(crate) fn decoded(row: Bytes) -> Option<Object> {
+    Row::decode(row).ok().map(|row| row.object)
 }
 
 /// What the oracle sees in a sibling. A value that no write stored is a write that does not exist.
