@@ -41,7 +41,7 @@ has_libclang() {
 # Names what is missing, one word each.
 missing_prerequisites() {
     has c++ || echo "a C++ compiler,"
-    has clang || echo "clang,"
+    has clang++ || echo "clang,"
     has_libclang || echo "libclang,"
     has curl || echo "curl,"
     has jq || echo "jq,"
