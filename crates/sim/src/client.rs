@@ -277,6 +277,7 @@ impl Client {
         let key = write.key.clone();
         let kind = if write.has_value { "put" } else { "delete" };
         let is_conditional = write.condition.is_some();
+        let changes_before = self.changes_of_n();
         let written = async move |node: Arc<Node>| {
             node.accepts_requests().ok()?;
             let view = node.view();
@@ -290,7 +291,10 @@ impl Client {
                 if let WriteAnswer::NoQuorum { acks, .. } = &outcome.answer {
                     self.world.note(format_args!("c{} {key} {number} {acks:?}", self.number));
                 }
-                self.check_ack(&key, number, (w, strict), is_conditional, &outcome.answer);
+                // A replica that is none any more drops its row once those that remain have it.
+                if self.changes_of_n() == changes_before {
+                    self.check_ack(&key, number, (w, strict), is_conditional, &outcome.answer);
+                }
                 end_of(outcome.answer, w, strict)
             }
         };
@@ -305,6 +309,12 @@ impl Client {
 }
 
 impl Client {
+    /// How often n has changed, at all nodes that run together.
+    fn changes_of_n(&self) -> u64 {
+        let processes = self.machines.iter().filter_map(|machine| machine.process());
+        processes.map(|process| process.node.buckets.assignment().changes()).sum()
+    }
+
     /// Checks what an acknowledgement says about the nodes' disks.
     fn check_ack(
         &self,
