@@ -78,7 +78,7 @@ pub(super) async fn run(gate: Gate, request: Request) -> Answer {
     let turn = Arc::new(turn);
     let down = node.peers.down();
     let peers: Vec<NodeId> = match params.node {
-        Some(peer) if peer == node.me || !node.layout.contains(peer) => {
+        Some(peer) if peer == node.me || !node.view().placement().contains(peer) => {
             return Err(Problem::bad_parameter("node", "must be another node of the layout"));
         }
         Some(peer) => vec![peer],
@@ -123,7 +123,7 @@ pub(super) async fn scrub(gate: Gate, request: Request) -> Answer {
     let node = &gate.node;
     let partitions = match partition(node, &params)? {
         Some(partition) => vec![partition],
-        None => (0..node.layout.partitions()).map(|p| Partition(p as u16)).collect(),
+        None => node.view().partitions().collect(),
     };
     let pass = gate.enter(&params)?;
     let deadline = pass.deadline();
@@ -153,8 +153,8 @@ fn in_progress(what: &str) -> Problem {
 
 fn partition(node: &Node, params: &Params) -> Result<Option<Partition>, Problem> {
     match params.partition {
-        Some(p) if u32::from(p) >= node.layout.partitions() => {
-            let most = node.layout.partitions() - 1;
+        Some(p) if u32::from(p) >= node.view().placement().partitions() => {
+            let most = node.view().placement().partitions() - 1;
             Err(Problem::bad_parameter("partition", format!("must be from 0 to {most}")))
         }
         p => Ok(p.map(Partition)),

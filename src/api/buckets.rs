@@ -38,8 +38,8 @@ pub(super) async fn list(gate: Gate, request: Request) -> Answer {
             json!({"bucket": bucket, "properties": properties, "set": set_only(&settings)})
         })
         .collect();
-    let defaults =
-        Settings::default().over(&node.config.defaults.properties(), node.layout.node_count());
+    let defaults = Settings::default()
+        .over(&node.config.defaults.properties(), node.view().placement().node_count());
     Ok(represent::json(&json!({"buckets": buckets, "defaults": defaults})))
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn inspect(gate: Gate, request: Request) -> Answer {
     else {
         return Err(Problem::new(Kind::Overloaded, "too many keys are being inspected"));
     };
-    let room = node.bounds.sizes.of(&key).saturating_mul(usize::from(node.layout.node_count()));
+    let room = node.bounds.sizes.of(&key).saturating_mul(node.view().nodes().count());
     let room = node.admission.charge(room)?;
     pass.begin();
     let views = entry::inspect(&node, &key, pass.timeout_ms).await;

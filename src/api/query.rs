@@ -170,7 +170,7 @@ fn boolean(value: &str) -> Result<bool, String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use quorate_protocol::bucket::Properties;
-    use quorate_protocol::terms::Terms;
+    use quorate_protocol::terms::{Lists, Terms};
 
     use super::*;
 
@@ -239,10 +239,11 @@ mod tests {
     fn impossible_quorums_are_named() {
         let bucket = Properties::default();
         let list: Vec<_> = (1..6).map(|i| NodeId::parse(&format!("n{i}")).unwrap()).collect();
+        let lists = Lists { stable: &list, next: None };
         let terms = |query| {
             let params = Params::parse(Some(query), ALL).unwrap();
-            let read = Terms::of_read(&params.of_read(), &bucket, &list);
-            let write = Terms::of_write(&params.of_write(), &bucket, &list);
+            let read = Terms::of_read(&params.of_read(), &bucket, lists);
+            let write = Terms::of_write(&params.of_write(), &bucket, lists);
             (read.map_err(|error| unfit("r", error)), write.map_err(|error| unfit("w", error)))
         };
         let detail = |result: Result<Terms, Problem>| result.unwrap_err().detail().to_owned();

@@ -19,7 +19,8 @@ use quorate_engine::repair::distrusted;
 pub(super) async fn ring(gate: Gate, request: Request) -> Answer {
     gate.params(request.uri())?;
     let node = gate.node;
-    let layout = &node.layout;
+    let view = node.view();
+    let layout = view.placement().layout();
     let n = node.config.defaults.properties().n.min(layout.node_count());
     let loads = loads(layout, n);
     let weights: u32 = layout.members().iter().map(|member| u32::from(member.weight)).sum();
@@ -65,7 +66,8 @@ fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u32> {
 pub(super) async fn partitions(gate: Gate, request: Request) -> Answer {
     gate.params(request.uri())?;
     let node = gate.node;
-    let layout = &node.layout;
+    let view = node.view();
+    let layout = view.placement().layout();
     let n = node.buckets.n_max();
     let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
     let place = |home: &NodeId| nodes.binary_search(home).ok(); // members are ordered by name
@@ -90,13 +92,13 @@ pub(super) async fn key(gate: Gate, request: Request) -> Answer {
     let key = gate.key(request.uri())?;
     gate.params(request.uri())?;
     let node = gate.node;
-    let partition = node.partition(&key);
+    let view = node.view();
     Ok(represent::json(&json!({
         "bucket": key.bucket(),
         "key": key.key(),
-        "partition": partition.0,
-        "n": node.view().n(key.bucket()),
-        "preference_list": node.layout.preference_list(partition),
+        "partition": view.partition(&key).0,
+        "n": view.n(key.bucket()),
+        "preference_list": view.preference_list(&key),
     })))
 }
 
@@ -109,8 +111,9 @@ pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
     let mine = node.config.common();
     let gossip =
         node.config.gossip.enabled.then(|| BTreeMap::from(node.peers.gossip_counts().all()));
-    let nodes: Vec<Value> = node
-        .layout
+    let view = node.view();
+    let layout = view.placement().layout();
+    let nodes: Vec<Value> = layout
         .members()
         .iter()
         .map(|member| match peers.iter().find(|peer| peer.node == member.node) {
@@ -123,7 +126,7 @@ pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
                 "protocol_min": node.config.versions().min,
                 "protocol_max": node.config.versions().max,
                 "release": RELEASE,
-                "layout": of_layout(node.layout.version(), node.layout.hash().0),
+                "layout": of_layout(layout.version(), layout.hash().0),
                 "ready": node.filled.is_complete(),
                 "writable": node.is_writable(),
                 "formed": node.formation().is_some(),
@@ -143,7 +146,7 @@ pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
         "not_ready": not_ready,
         "filled": node.generation.is_admitted() && node.filled.is_complete(),
         "writable": node.is_writable(),
-        "layout": of_layout(node.layout.version(), node.layout.hash().0),
+        "layout": of_layout(layout.version(), layout.hash().0),
         "gossip": gossip,
         "nodes": nodes,
     })))

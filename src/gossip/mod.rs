@@ -188,7 +188,8 @@ fn advanced(
 
 /// The state that this node advertises.
 fn words(node: &Node) -> Vec<(String, String)> {
-    let layout = &node.layout;
+    let view = node.view();
+    let layout = view.placement().layout();
     let down = node.peers.down();
     let down: Vec<&str> = down.iter().map(NodeId::as_str).collect();
     let words = [

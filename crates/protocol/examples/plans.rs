@@ -11,7 +11,7 @@ use quorate_protocol::get::{self, Get, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{self, Put};
-use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::terms::{Lists, QuorumOptions, Terms};
 use quorate_protocol::time::Uptime;
 
 const DEADLINE: Uptime = Uptime(5000);
@@ -34,7 +34,8 @@ fn main() {
 
 /// A PUT that all three home replicas acknowledge. Returns whether it was acknowledged.
 fn put(list: &[NodeId], down: &BTreeSet<NodeId>) -> bool {
-    let terms = Terms::of_write(&QuorumOptions::default(), &Properties::default(), list).unwrap();
+    let lists = Lists { stable: list, next: None };
+    let terms = Terms::of_write(&QuorumOptions::default(), &Properties::default(), lists).unwrap();
     let sets = terms.asked_sets(Some(list[0]));
     let plan = put::Plan {
         me: list[0],
@@ -56,7 +57,8 @@ fn put(list: &[NodeId], down: &BTreeSet<NodeId>) -> bool {
 
 /// A GET that finds nothing on two of three. Returns whether it was answered.
 fn get(list: &[NodeId], down: &BTreeSet<NodeId>) -> bool {
-    let terms = Terms::of_read(&QuorumOptions::default(), &Properties::default(), list).unwrap();
+    let lists = Lists { stable: list, next: None };
+    let terms = Terms::of_read(&QuorumOptions::default(), &Properties::default(), lists).unwrap();
     let plan = get::Plan {
         sets: terms.sets,
         fallbacks: terms.fallbacks,

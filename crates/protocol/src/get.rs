@@ -69,7 +69,8 @@ pub enum Reply {
     Digest(Version),
     /// A fallback without a hint for the key. Does not count.
     NoHint,
-    /// A home replica that has not yet received this partition. Does not count.
+    /// A home replica that has not yet received this partition. Counts only as a witness
+    /// ([`crate::quorum_sets::QuorumSet::takes_witnesses`]).
     NotFilled,
     /// It cannot answer. Does not count.
     Refused,
@@ -152,6 +153,8 @@ enum State {
     Merged(Version),
     /// It reported this version.
     Digest(Version),
+    /// It has not received what it must hold: counts only in the sets that take witnesses.
+    Witness,
     /// It cannot answer.
     Failed,
     /// It did not answer and never will.
@@ -216,6 +219,17 @@ impl Get {
             // object and holds none may say so with a digest.)
             Reply::Digest(version) if asked == ReadKind::Object && version != Version::ABSENT => {}
             Reply::Digest(version) => contact.state = State::Digest(version),
+            Reply::NotFilled if contact.place == RowKind::Home => {
+                contact.state = State::Witness;
+                let slot = contact.slot;
+                let sets = self.plan.sets.of_slot(slot);
+                self.ask_others(
+                    sets.without(self.plan.sets.with_witnesses()),
+                    slot,
+                    now,
+                    &mut effects,
+                );
+            }
             Reply::NoHint | Reply::NotFilled | Reply::Refused => {
                 contact.state = State::Failed;
                 let slot = contact.slot;
@@ -311,7 +325,9 @@ impl Get {
     pub fn version_of(&self, node: NodeId) -> Option<Version> {
         self.contacts.iter().filter(|c| c.node == node).find_map(|c| match c.state {
             State::Merged(version) | State::Digest(version) => Some(version),
-            State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => None,
+            State::Waiting(_) | State::Silent(_) | State::Witness | State::Failed | State::Gone => {
+                None
+            }
         })
     }
 
@@ -374,13 +390,23 @@ impl Get {
         }
     }
 
-    /// Asks another node in place of one that has failed or is silent; more than one if that is not
-    /// in all the sets that need one.
+    /// Asks another node in place of one that has failed or is silent.
     fn replace(&mut self, slot: usize, now: Uptime, effects: &mut Vec<Effect>) {
+        self.ask_others(self.plan.sets.of_slot(slot), slot, now, effects);
+    }
+
+    /// Asks another node in place of the one in a slot, which does not count in these sets; more than one
+    /// if that is not in all the sets that need one.
+    fn ask_others(
+        &mut self,
+        mut missing: InSets,
+        slot: usize,
+        now: Uptime,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.answered {
             return;
         }
-        let mut missing = self.plan.sets.of_slot(slot);
         while !missing.is_empty() {
             let has_object = |c: &Contact| {
                 matches!(c.state, State::Waiting(ReadKind::Object) | State::Merged(_))
@@ -402,6 +428,7 @@ impl Get {
                 State::Waiting(_) | State::Merged(_) | State::Digest(_) => {
                     tally.may_get(self.plan.sets.of_slot(contact.slot));
                 }
+                State::Witness => tally.may_get(self.witnessed(contact)),
                 State::Silent(_) | State::Failed | State::Gone => {}
             }
         }
@@ -485,6 +512,7 @@ impl Get {
                 }
                 State::Digest(version) if self.agrees(version) => tally.has(sets),
                 State::Digest(_) | State::Waiting(_) | State::Silent(_) => tally.may_get(sets),
+                State::Witness => tally.has(self.witnessed(contact)),
                 State::Failed | State::Gone => {}
             }
         }
@@ -497,13 +525,18 @@ impl Get {
         tally
     }
 
+    /// The sets in which a home replica counts that has not received what it must hold.
+    fn witnessed(&self, contact: &Contact) -> InSets {
+        self.plan.sets.of_slot(contact.slot).and(self.plan.sets.with_witnesses())
+    }
+
     fn no_quorum(&self) -> Answer {
         let nodes = |of: fn(&State) -> bool| {
             self.contacts.iter().filter(|c| of(&c.state)).map(|c| c.node).collect()
         };
         Answer::NoQuorum {
             counted: self.plan.sets.counted(&self.tally()),
-            refused: nodes(|state| *state == State::Failed),
+            refused: nodes(|state| matches!(state, State::Failed | State::Witness)),
             silent: nodes(|state| {
                 matches!(state, State::Waiting(_) | State::Silent(_) | State::Gone)
             }),
@@ -520,7 +553,9 @@ impl Get {
             State::Merged(version) | State::Digest(version) => {
                 c.place == RowKind::Home && version != merged
             }
-            State::Waiting(_) | State::Silent(_) | State::Failed | State::Gone => false,
+            State::Waiting(_) | State::Silent(_) | State::Witness | State::Failed | State::Gone => {
+                false
+            }
         };
         self.contacts.iter().filter(differs).map(|c| c.node).collect()
     }

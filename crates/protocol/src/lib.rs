@@ -3,7 +3,7 @@
 //! real cluster and in the simulator.
 //!
 //! # Reading order
-//! [`name`] and [`layout`] say where a key lives; [`clock`], [`object`] and [`row`] what is stored
+//! [`name`], [`layout`] and [`placement`] say where a key lives; [`clock`], [`object`] and [`row`] what is stored
 //! for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
 //! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned and
 //! [`bucket_table`] how nodes agree on it, [`cluster_settings`] which settings must match across
@@ -48,6 +48,7 @@ pub mod mutation;
 pub mod name;
 pub mod object;
 pub mod packed;
+pub mod placement;
 pub mod precondition;
 pub mod put;
 pub mod quorum;

@@ -45,6 +45,8 @@ pub struct HomeSet<'a> {
     pub n: u16,
     /// R: home replicas that must be ready.
     pub r: u16,
+    /// Whether it is enough that they have answered ([`crate::quorum_sets::QuorumSet::takes_witnesses`]).
+    pub takes_witnesses: bool,
 }
 
 /// The answers of all nodes, joined.
@@ -92,8 +94,14 @@ impl HomeSet<'_> {
 
     /// Whether R home replicas of a partition are ready.
     fn is_enough(&self, answers: &Answers<'_>, partition: Partition) -> bool {
-        let homes = self.homes(partition).iter();
-        homes.filter(|home| is_ready(answers, home, partition)).count() >= usize::from(self.r)
+        let homes = self.homes(partition);
+        let counts = |home: &&NodeId| match self.takes_witnesses {
+            true => answers.contains_key(home),
+            false => is_ready(answers, home, partition),
+        };
+        // A next layout of fewer nodes than R needs all of them.
+        let most = if self.takes_witnesses { homes.len() } else { usize::MAX };
+        homes.iter().filter(counts).count() >= usize::from(self.r).min(most)
     }
 }
 
@@ -199,7 +207,7 @@ mod tests {
     }
 
     fn one(layout: &Layout, n: u16, r: u16) -> Quorum<'_> {
-        Quorum { first: HomeSet { layout, n, r }, others: &[] }
+        Quorum { first: HomeSet { layout, n, r, takes_witnesses: false }, others: &[] }
     }
 
     fn key(name: &str) -> Key {

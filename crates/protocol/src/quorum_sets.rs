@@ -21,6 +21,17 @@ pub struct QuorumSet {
     pub homes: Vec<NodeId>,
     /// How many answers are needed, of these or of fallbacks in their place: R or W.
     pub needed: u16,
+    /// Whether one counts in a read that has not received yet what it must hold. So it is with the new home
+    /// replicas while a layout changes: the old ones have the data, and these show only that the change has
+    /// not ended.
+    pub takes_witnesses: bool,
+}
+
+impl QuorumSet {
+    /// Home replicas that have what they must hold.
+    pub fn of(homes: Vec<NodeId>, needed: u16) -> Self {
+        Self { homes, needed, takes_witnesses: false }
+    }
 }
 
 /// All sets of one operation, 1 to [`SETS_MAX`].
@@ -110,7 +121,7 @@ impl QuorumSets {
         if sets.len() > SETS_MAX || sets.iter().any(|set| set.homes.is_empty()) {
             return None;
         }
-        if sets.len() < 2 {
+        if sets.len() < 2 && sets.iter().all(|set| !set.takes_witnesses) {
             return sets.pop().map(|only| Self::one(only.homes, only.needed));
         }
         let mut homes = Vec::new();
@@ -159,12 +170,24 @@ impl QuorumSets {
         }
     }
 
-    /// The same sets with another R or W.
+    /// The sets in which one counts in a read that has not received what it must hold.
+    pub fn with_witnesses(&self) -> InSets {
+        match &self.sets {
+            Sets::One { .. } => InSets(0),
+            Sets::Several(sets) => InSets(bits(sets.iter().map(|set| set.takes_witnesses))),
+        }
+    }
+
+    /// The same sets with another R or W; a set that is smaller needs all of its home replicas.
     #[must_use]
     pub fn with_needed(mut self, needed: u16) -> Self {
         match &mut self.sets {
             Sets::One { needed: old } => *old = needed,
-            Sets::Several(sets) => sets.iter_mut().for_each(|set| set.needed = needed),
+            Sets::Several(sets) => {
+                for set in sets {
+                    set.needed = needed.min(set.homes.len() as u16);
+                }
+            }
         }
         self
     }
@@ -262,14 +285,14 @@ pub(crate) mod tests {
         /// One to three sets among the first `nodes` nodes, that may overlap or be the same.
         pub(crate) fn sets(nodes: u8)(
             sets in prop::collection::vec(
-                (prop::collection::btree_set(0..nodes, 1..4), 1..4u16, any::<bool>()), 1..4),
+                (prop::collection::btree_set(0..nodes, 1..4), 1..4u16, any::<[bool; 2]>()), 1..4),
         ) -> Vec<QuorumSet> {
-            let set = |(homes, needed, is_turned): (BTreeSet<u8>, u16, bool)| {
+            let set = |(homes, needed, [is_turned, takes_witnesses]): (BTreeSet<u8>, u16, [bool; 2])| {
                 let mut homes: Vec<NodeId> = homes.into_iter().map(node).collect();
                 if is_turned {
                     homes.reverse();
                 }
-                QuorumSet { needed: needed.min(homes.len() as u16), homes }
+                QuorumSet { needed: needed.min(homes.len() as u16), homes, takes_witnesses }
             };
             sets.into_iter().map(set).collect()
         }
@@ -279,7 +302,7 @@ pub(crate) mod tests {
         fn one_set()(nodes in 1..8u8, n in 1..8u8, needed in 1..8u8) -> (Vec<QuorumSet>, u8) {
             let n = n.min(nodes);
             let homes = (0..n).map(node).collect();
-            (vec![QuorumSet { homes, needed: u16::from(needed.min(n)) }], nodes)
+            (vec![QuorumSet::of(homes, u16::from(needed.min(n)))], nodes)
         }
     }
 
@@ -344,10 +367,10 @@ pub(crate) mod tests {
 
     #[test]
     fn impossible_sets_are_refused() {
-        let set = QuorumSet { homes: vec![node(1)], needed: 1 };
+        let set = QuorumSet::of(vec![node(1)], 1);
         assert_eq!(QuorumSets::several(Vec::new()), None);
         assert_eq!(QuorumSets::several(vec![set.clone(); SETS_MAX + 1]), None);
-        let empty = QuorumSet { homes: Vec::new(), needed: 1 };
+        let empty = QuorumSet::of(Vec::new(), 1);
         assert_eq!(QuorumSets::several(vec![set.clone(), empty]), None);
         assert!(QuorumSets::several(vec![set.clone(); SETS_MAX]).is_some());
         assert_eq!(QuorumSets::several(vec![set]), Some(QuorumSets::one(vec![node(1)], 1)));

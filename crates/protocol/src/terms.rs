@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::{Conflicts, Properties};
 use crate::name::NodeId;
 use crate::quorum::{Count, Quorum, QuorumError};
-use crate::quorum_sets::QuorumSets;
+use crate::quorum_sets::{QuorumSet, QuorumSets};
 
 /// What a request asks of its quorum; a field that is `None` follows the bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,12 +23,21 @@ pub struct QuorumOptions {
     pub sloppy: Option<bool>,
 }
 
+/// The nodes of a key in order of preference: by the layout, and while that changes by the next one too.
+#[derive(Clone, Copy, Debug)]
+pub struct Lists<'a> {
+    /// All nodes of the layout.
+    pub stable: &'a [NodeId],
+    /// All nodes of the next layout, while it changes.
+    pub next: Option<&'a [NodeId]>,
+}
+
 /// The numbers and nodes of one operation, valid by construction: of each set of home replicas,
 /// `1 <= needed <= n <=` its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The bucket's home replicas of the key, in order of preference, and how many of each set must
-    /// answer: R of a read, W of a write. There is one set.
+    /// answer: R of a read, W of a write. One set, or while the layout changes those of both layouts.
     pub sets: QuorumSets,
     /// The nodes after them, in order of preference.
     pub fallbacks: Vec<NodeId>,
@@ -44,28 +53,28 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The terms of a read; `list` is the key's preference list.
+    /// The terms of a read of a key with these preference lists.
     ///
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
     pub fn of_read(
         asked: &QuorumOptions,
         bucket: &Properties,
-        list: &[NodeId],
+        lists: Lists<'_>,
     ) -> Result<Self, QuorumError> {
-        Self::new(asked, bucket.r, bucket, list)
+        Self::new(asked, bucket.r, bucket, lists)
     }
 
-    /// The terms of a write; `list` is the key's preference list.
+    /// The terms of a write of a key with these preference lists.
     ///
     /// # Errors
     /// [`QuorumError`] if what is asked does not fit the bucket.
     pub fn of_write(
         asked: &QuorumOptions,
         bucket: &Properties,
-        list: &[NodeId],
+        lists: Lists<'_>,
     ) -> Result<Self, QuorumError> {
-        Self::new(asked, bucket.w, bucket, list)
+        Self::new(asked, bucket.w, bucket, lists)
     }
 
     /// Checks a write's counts in a cluster of `nodes` nodes, so that an invalid request is
@@ -85,14 +94,17 @@ impl Terms {
         asked: &QuorumOptions,
         usual: Count,
         bucket: &Properties,
-        list: &[NodeId],
+        lists: Lists<'_>,
     ) -> Result<Self, QuorumError> {
-        let Quorum { n, needed } = quorum(asked, usual, bucket, list.len())?;
-        let bucket_n = usize::from(bucket.n).min(list.len());
-        let (homes, fallbacks) = list.split_at(bucket_n);
+        let Quorum { n, needed } = quorum(asked, usual, bucket, lists.stable.len())?;
+        let (homes, rest) = split(lists.stable, bucket);
+        let (sets, fallbacks) = match lists.next {
+            None => (QuorumSets::one(homes.to_vec(), needed), rest.to_vec()),
+            Some(next) => joint((homes, needed), asked, usual, bucket, lists.stable, next),
+        };
         Ok(Self {
-            sets: QuorumSets::one(homes.to_vec(), needed),
-            fallbacks: fallbacks.to_vec(),
+            sets,
+            fallbacks,
             n,
             r: bucket.r.of(n).min(n),
             sloppy: asked.sloppy.unwrap_or(bucket.sloppy),
@@ -124,6 +136,41 @@ impl Terms {
     }
 }
 
+/// A list's home replicas of a bucket, and the nodes after them.
+fn split<'a>(list: &'a [NodeId], bucket: &Properties) -> (&'a [NodeId], &'a [NodeId]) {
+    list.split_at(usize::from(bucket.n).min(list.len()))
+}
+
+/// The sets and fallbacks of an operation while the layout changes. Nodes that are home replicas by both
+/// layouts come first: a write that one of them coordinates needs no other node more than before.
+fn joint(
+    (old, needed): (&[NodeId], u16),
+    asked: &QuorumOptions,
+    usual: Count,
+    bucket: &Properties,
+    stable: &[NodeId],
+    next: &[NodeId],
+) -> (QuorumSets, Vec<NodeId>) {
+    let (new, _) = split(next, bucket);
+    // What fits the layout is not refused because fewer nodes will be left.
+    let needed_of_new = match quorum(asked, usual, bucket, next.len()) {
+        Ok(Quorum { needed, .. }) => needed,
+        Err(_) => needed.min(new.len() as u16),
+    };
+    let new_set = QuorumSet { homes: new.to_vec(), needed: needed_of_new, takes_witnesses: true };
+    let sets = QuorumSets::several(vec![QuorumSet::of(old.to_vec(), needed), new_set]);
+    let mut sets = sets.unwrap_or_else(|| QuorumSets::one(old.to_vec(), needed));
+    let is_in_both = |node: &NodeId| old.contains(node) && new.contains(node);
+    sets.reorder(|homes| homes.sort_by_key(|home| !is_in_both(home)));
+    let mut fallbacks: Vec<NodeId> = Vec::new();
+    for node in next.iter().chain(stable) {
+        if !sets.homes().contains(node) && !fallbacks.contains(node) {
+            fallbacks.push(*node);
+        }
+    }
+    (sets, fallbacks)
+}
+
 fn quorum(
     asked: &QuorumOptions,
     usual: Count,
@@ -143,6 +190,10 @@ mod tests {
         (1..=count).map(|i| NodeId::parse(&format!("n{i}")).unwrap()).collect()
     }
 
+    fn stable(list: &[NodeId]) -> Lists<'_> {
+        Lists { stable: list, next: None }
+    }
+
     fn asked(n: Option<u16>, needed: Option<u16>) -> QuorumOptions {
         let exactly = |count: Option<u16>| count.map(Count::Exactly);
         QuorumOptions { n: exactly(n), needed: exactly(needed), sloppy: None }
@@ -151,7 +202,7 @@ mod tests {
     #[test]
     fn unset_counts_follow_the_bucket() {
         let bucket = Properties { n: 3, ..Properties::default() };
-        let terms = Terms::of_write(&QuorumOptions::default(), &bucket, &list(5)).unwrap();
+        let terms = Terms::of_write(&QuorumOptions::default(), &bucket, stable(&list(5))).unwrap();
         assert_eq!((terms.n, terms.needed(), terms.r), (3, 2, 2));
         assert_eq!((terms.sets.homes(), terms.fallbacks), (&list(3)[..], list(5)[3..].to_vec()));
     }
@@ -160,12 +211,12 @@ mod tests {
     fn counts_that_no_longer_fit_the_bucket_are_an_error() {
         let lowered = Properties { n: 1, ..Properties::default() };
         let three = asked(None, Some(3));
-        let error = Terms::of_write(&three, &lowered, &list(5)).unwrap_err();
+        let error = Terms::of_write(&three, &lowered, stable(&list(5))).unwrap_err();
         assert_eq!(error, QuorumError::MoreThanN { needed: 3, n: 1 });
         assert_eq!(Terms::check_write(&three, &lowered, 5), Err(error));
-        let error = Terms::of_read(&asked(Some(3), None), &lowered, &list(5)).unwrap_err();
+        let error = Terms::of_read(&asked(Some(3), None), &lowered, stable(&list(5))).unwrap_err();
         assert_eq!(error, QuorumError::TooManyReplicas { n: 3, max: 1 });
-        let terms = Terms::of_write(&QuorumOptions::default(), &lowered, &list(5)).unwrap();
+        let terms = Terms::of_write(&QuorumOptions::default(), &lowered, stable(&list(5))).unwrap();
         assert_eq!((terms.n, terms.needed(), terms.r), (1, 1, 1));
     }
 
@@ -173,7 +224,7 @@ mod tests {
     #[test]
     fn narrowed_writes_that_must_meet_ask_the_same_home_from_everywhere() {
         let bucket = Properties::default();
-        let terms = Terms::of_write(&asked(Some(1), None), &bucket, &list(5)).unwrap();
+        let terms = Terms::of_write(&asked(Some(1), None), &bucket, stable(&list(5))).unwrap();
         assert_eq!(terms.asked_sets(None).homes(), list(1));
         let second = list(2)[1];
         assert_eq!(
@@ -183,5 +234,33 @@ mod tests {
         );
         let fallback = list(5)[4];
         assert_eq!(terms.asked_sets(Some(fallback)).homes(), list(1));
+    }
+
+    #[test]
+    fn while_the_layout_changes_both_have_a_say() {
+        let bucket = Properties::default();
+        let (old, all) = (list(4), list(5));
+        let new = [all[1], all[4], all[2], all[3]]; // n2 n5 n3 n4: n1 leaves, n5 joins
+        let lists = Lists { stable: &old, next: Some(&new) };
+        let terms = Terms::of_write(&QuorumOptions::default(), &bucket, lists).unwrap();
+        let expected = [all[1], all[2], all[0], all[4]]; // in both, then of the old, then of the new
+        assert_eq!((terms.sets.homes(), terms.fallbacks.clone()), (&expected[..], vec![all[3]]));
+        let sets = |slot| terms.sets.of_slot(slot);
+        assert!(sets(0) == terms.sets.all() && sets(1) == terms.sets.all());
+        assert!(!sets(2).meets(terms.sets.with_witnesses()) && !sets(2).is_empty());
+        assert_eq!(sets(3), terms.sets.with_witnesses());
+        assert_eq!((terms.n, terms.needed(), terms.to_read_first().needed()), (3, 2, 2));
+    }
+
+    #[test]
+    fn a_count_that_fits_the_layout_is_not_refused_for_the_next_one() {
+        let (bucket, all) = (Properties::default(), list(3));
+        let lists = Lists { stable: &all, next: Some(&all[..2]) };
+        let terms = Terms::of_write(&asked(None, Some(3)), &bucket, lists).unwrap();
+        let mut tally = crate::quorum_sets::Tally::default();
+        (0..3).for_each(|slot| tally.may_get(terms.sets.of_slot(slot)));
+        assert!(terms.sets.lacking(&tally).is_empty(), "all three can answer");
+        let error = Terms::of_write(&asked(None, Some(4)), &bucket, lists).unwrap_err();
+        assert_eq!(error, QuorumError::MoreThanN { needed: 4, n: 3 });
     }
 }

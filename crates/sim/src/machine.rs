@@ -292,7 +292,9 @@ async fn gossip(node: Arc<Node>, network: Arc<Network>) {
         let now = turns.next(&node).await;
         for peer in network.reachable_from(node.me) {
             if let Some(health) = node.peers.health(peer.me) {
-                let layout = (peer.layout.version(), peer.layout.hash().0);
+                let view = peer.view();
+                let layout = view.placement().layout();
+                let layout = (layout.version(), layout.hash().0);
                 let news = GossipState {
                     layout: Some(layout),
                     buckets_hash: Some(peer.buckets.hash()),

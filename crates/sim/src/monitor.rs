@@ -15,6 +15,7 @@ use quorate_oracle::{
 };
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::tree::Tree;
 use tokio::time::sleep;
 
 use crate::machine::Machine;
@@ -312,7 +313,7 @@ impl Monitor {
         }
         let view = node.view();
         let partition = view.partition(key);
-        let is_home = |n| view.layout().homes(partition, n).contains(&node.me);
+        let is_home = |n| view.is_old_home(node.me, Tree { partition, n });
         let is_home_now = view.homes(key).contains(&node.me);
         let is_ready = is_home(node.buckets.trusted_n(key.bucket()))
             && node.filled.is_ready(partition)
@@ -325,7 +326,7 @@ impl Monitor {
             return Ok(());
         }
         let Some(mut lacking) = seen.lacking.remove(&place) else { return Ok(()) };
-        lacking.keep_homes(view.homes(key), changes);
+        lacking.keep_homes(&view.homes(key), changes);
         if !is_ready {
             lacking.is_certain = true;
             seen.lacking.insert(place, lacking);

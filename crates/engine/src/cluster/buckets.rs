@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use quorate_protocol::bucket::{Properties, PropertiesError, Settings};
 use quorate_protocol::bucket_table::{BUCKETS_MAX, Table};
-use quorate_protocol::layout::Layout;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, NodeId};
+use quorate_protocol::placement::Placement;
 use quorate_protocol::reassign::{Assignment, Pass, ReplicaCounts};
 use quorate_protocol::time::WallTime;
 use quorate_storage::Store;
@@ -17,11 +17,11 @@ use crate::cluster::view::ClusterView;
 use crate::node::errors::StartError;
 use crate::node::record;
 
-/// The table, the layout beside it, and the defaults that apply where the table has no setting.
+/// The table, the placement beside it, and the defaults that apply where the table has no setting.
 pub struct Buckets {
     pub(super) defaults: Properties,
     pub(super) nodes: u16,
-    /// The table and the layout as they are now.
+    /// The table and the placement as they are now.
     current: Arc<RwLock<ClusterView>>,
     /// Whether rows are in the trees of their buckets' n.
     assignment: RwLock<Assignment>,
@@ -97,9 +97,9 @@ impl Buckets {
     pub fn load(
         store: &Store,
         defaults: Properties,
-        layout: Arc<Layout>,
+        placement: Arc<Placement>,
     ) -> Result<Self, StartError> {
-        let nodes = layout.node_count();
+        let nodes = placement.node_count();
         let table = match store.meta(TABLE_RECORD)? {
             Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
             None => Table::default(),
@@ -111,7 +111,7 @@ impl Buckets {
         if assignment.change(&ReplicaCounts::of(&table, (&defaults, nodes))) {
             record::put(store, ASSIGNMENT_RECORD, &assignment)?;
         }
-        let current = Arc::new(RwLock::new(ClusterView::new(layout, table, defaults)));
+        let current = Arc::new(RwLock::new(ClusterView::new(placement, table, defaults)));
         let known = current.clone();
         store.assign_trees_by(Box::new(move |bucket| {
             known.read().unwrap_or_else(PoisonError::into_inner).n(bucket)
@@ -121,7 +121,7 @@ impl Buckets {
         Ok(Self { defaults, nodes, current, assignment, raised, changing, asking })
     }
 
-    /// The layout and the properties of all buckets as they are now.
+    /// The placement and the properties of all buckets as they are now.
     pub fn view(&self) -> ClusterView {
         self.read().clone()
     }

@@ -1,6 +1,6 @@
 //! What one operation knows of the cluster: taken once, and carried through it.
 //!
-//! Bucket properties change while operations run, and one day the layout will. An operation that
+//! Bucket properties and the layout change while operations run. An operation that
 //! looked at them twice could count the quorum of one list of home replicas among the nodes of
 //! another. So all that follows from them (the partition of a key, its n, home replicas and
 //! fallbacks, R and W) comes from a [`ClusterView`]. A client's operation takes one when it is
@@ -12,26 +12,28 @@
 //!
 //! A view is a counted reference to data that never changes: cheap to take, to clone and to hold.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::bucket_table::Table;
-use quorate_protocol::layout::{Layout, Partition};
+use quorate_protocol::layout::Partition;
 use quorate_protocol::listing::HomeSet;
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::placement::Placement;
 use quorate_protocol::quorum::QuorumError;
-use quorate_protocol::terms::{QuorumOptions, Terms};
+use quorate_protocol::terms::{Lists, QuorumOptions, Terms};
 use quorate_protocol::tree::Tree;
 use quorate_storage::Place;
 
-/// The layout and the properties of all buckets at one moment.
+/// The placement and the properties of all buckets at one moment.
 #[derive(Clone)]
 pub struct ClusterView(Arc<Known>);
 
 struct Known {
-    layout: Arc<Layout>,
+    placement: Arc<Placement>,
     table: Table,
     /// For what a bucket has no setting for.
     defaults: Properties,
@@ -39,20 +41,20 @@ struct Known {
 
 impl fmt::Debug for ClusterView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Known { layout, table, .. } = &*self.0;
-        write!(f, "{layout:?}, {} bucket records", table.len())
+        let Known { placement, table, .. } = &*self.0;
+        write!(f, "{placement:?}, {} bucket records", table.len())
     }
 }
 
 impl ClusterView {
-    pub(super) fn new(layout: Arc<Layout>, table: Table, defaults: Properties) -> Self {
-        Self(Arc::new(Known { layout, table, defaults }))
+    pub(super) fn new(placement: Arc<Placement>, table: Table, defaults: Properties) -> Self {
+        Self(Arc::new(Known { placement, table, defaults }))
     }
 
-    /// The same layout with another table.
+    /// The same placement with another table.
     pub(super) fn with_table(&self, table: Table) -> Self {
-        let Known { layout, defaults, .. } = &*self.0;
-        Self::new(Arc::clone(layout), table, *defaults)
+        let Known { placement, defaults, .. } = &*self.0;
+        Self::new(Arc::clone(placement), table, *defaults)
     }
 
     pub(super) fn table(&self) -> &Table {
@@ -60,15 +62,15 @@ impl ClusterView {
     }
 
     /// The members of the cluster and the placement of keys.
-    pub fn layout(&self) -> &Layout {
-        &self.0.layout
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.0.placement
     }
 
     /// The effective properties of a bucket.
     pub fn properties(&self, bucket: &str) -> Properties {
-        let Known { layout, table, defaults } = &*self.0;
+        let Known { placement, table, defaults } = &*self.0;
         let settings = if table.is_empty() { Settings::default() } else { table.settings(bucket) };
-        settings.over(defaults, layout.node_count())
+        settings.over(defaults, placement.node_count())
     }
 
     /// How many home replicas the keys of a bucket have.
@@ -78,8 +80,8 @@ impl ClusterView {
 
     /// The distinct values of n of all buckets.
     pub fn ns(&self) -> BTreeSet<u16> {
-        let Known { layout, table, defaults } = &*self.0;
-        let n_of = |settings: Settings| settings.over(defaults, layout.node_count()).n;
+        let Known { placement, table, defaults } = &*self.0;
+        let n_of = |settings: Settings| settings.over(defaults, placement.node_count()).n;
         let set = table.records().map(|(_, record)| n_of(record.settings));
         set.chain([n_of(Settings::default())]).collect()
     }
@@ -91,38 +93,57 @@ impl ClusterView {
 
     /// All partitions, in order.
     pub fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
-        (0..self.layout().partitions()).map(|p| Partition(p as u16))
+        (0..self.0.placement.partitions()).map(|p| Partition(p as u16))
     }
 
-    /// All nodes, in order of their names.
+    /// All nodes that take part, in order of their names.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.layout().members().iter().map(|member| member.node)
+        self.0.placement.nodes()
     }
 
     /// The partition of a key.
     pub fn partition(&self, key: &Key) -> Partition {
-        key.partition(self.layout().partitions())
+        key.partition(self.0.placement.partitions())
     }
 
     /// All nodes in the order of preference for a key.
-    pub fn preference_list(&self, key: &Key) -> &[NodeId] {
-        self.layout().preference_list(self.partition(key))
+    pub fn preference_list(&self, key: &Key) -> Cow<'_, [NodeId]> {
+        self.0.placement.preference_list(self.partition(key))
     }
 
     /// The home replicas of a key, in order of preference.
-    pub fn homes(&self, key: &Key) -> &[NodeId] {
-        self.layout().homes(self.partition(key), self.n(key.bucket()))
+    pub fn homes(&self, key: &Key) -> Cow<'_, [NodeId]> {
+        self.homes_of(self.tree(key))
     }
 
-    /// The home replicas of all keys of a bucket, and R: what a listing needs.
-    pub fn home_set(&self, bucket: &str) -> HomeSet<'_> {
+    /// The home replicas of the rows of a tree, in order of preference.
+    pub fn homes_of(&self, tree: Tree) -> Cow<'_, [NodeId]> {
+        self.0.placement.homes(tree.partition, tree.n)
+    }
+
+    /// The first home replica of a partition: the one that does what one must do.
+    pub fn first_home(&self, partition: Partition) -> Option<NodeId> {
+        self.0.placement.layout().preference_list(partition).first().copied()
+    }
+
+    /// The home replicas of all keys of a bucket, and R: what a listing needs. The first set, and while the
+    /// layout changes that of the next one.
+    pub fn home_sets(&self, bucket: &str) -> (HomeSet<'_>, Option<HomeSet<'_>>) {
         let Properties { n, r, .. } = self.properties(bucket);
-        HomeSet { layout: self.layout(), n, r: r.of(n) }
+        let set = |layout, takes_witnesses| HomeSet { layout, n, r: r.of(n), takes_witnesses };
+        let placement = &self.0.placement;
+        (set(placement.layout(), false), placement.next().map(|next| set(next, true)))
     }
 
     /// Whether a node is a home replica of the rows of a tree.
     pub fn is_home(&self, node: NodeId, tree: Tree) -> bool {
-        self.layout().homes(tree.partition, tree.n).contains(&node)
+        self.0.placement.is_home(node, tree.partition, tree.n)
+    }
+
+    /// Whether it is one that must have all rows of the tree: a new one, while the layout changes, has not
+    /// received what was written before.
+    pub fn is_old_home(&self, node: NodeId, tree: Tree) -> bool {
+        self.0.placement.layout().homes(tree.partition, tree.n).contains(&node)
     }
 
     /// The Merkle tree that counts a key's row.
@@ -140,7 +161,7 @@ impl ClusterView {
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
     pub fn read_terms(&self, key: &Key, asked: &QuorumOptions) -> Result<Terms, QuorumError> {
-        Terms::of_read(asked, &self.properties(key.bucket()), self.preference_list(key))
+        Terms::of_read(asked, &self.properties(key.bucket()), self.lists(key))
     }
 
     /// The quorum and nodes for a write of a key.
@@ -148,7 +169,7 @@ impl ClusterView {
     /// # Errors
     /// [`QuorumError`] if the request does not fit the key's bucket.
     pub fn write_terms(&self, key: &Key, asked: &QuorumOptions) -> Result<Terms, QuorumError> {
-        Terms::of_write(asked, &self.properties(key.bucket()), self.preference_list(key))
+        Terms::of_write(asked, &self.properties(key.bucket()), self.lists(key))
     }
 
     /// Whether a write of a key fits the properties of its bucket.
@@ -156,7 +177,11 @@ impl ClusterView {
     /// # Errors
     /// [`QuorumError`] if it does not.
     pub fn check_write(&self, key: &Key, asked: &QuorumOptions) -> Result<(), QuorumError> {
-        let nodes = self.preference_list(key).len();
+        let nodes = usize::from(self.0.placement.layout().node_count());
         Terms::check_write(asked, &self.properties(key.bucket()), nodes)
+    }
+
+    fn lists(&self, key: &Key) -> Lists<'_> {
+        self.0.placement.lists(self.partition(key))
     }
 }

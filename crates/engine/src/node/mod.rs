@@ -15,8 +15,10 @@ use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::placement::Placement;
 use quorate_protocol::received::{Holdings, Holds};
 use quorate_protocol::time::{Uptime, WallTime};
+use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
 use quorate_storage::{Condition, Durability, Options, Recovery, Store};
 use tokio_util::sync::CancellationToken;
@@ -63,9 +65,6 @@ pub struct Node {
     pub host: Host,
     /// Its configuration.
     pub config: Config,
-    /// The members of the cluster and the placement of keys, as configured. Operations and
-    /// background jobs have the layout from their view ([`Node::view`]).
-    pub layout: Arc<Layout>,
     /// Its data.
     pub store: Arc<Store>,
     /// Signs and verifies clients' contexts.
@@ -164,7 +163,7 @@ impl Node {
     /// # Errors
     /// [`StartError`], which says what to do.
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
-        let layout = Arc::new(config.layout()?);
+        let layout = config.layout()?;
         let secrets = config.secrets()?;
         refuse_beside_twin(&*host.files)?;
         let store = Arc::new(open_store(&config, &layout, &host)?);
@@ -177,10 +176,13 @@ impl Node {
         buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
         let (filled, generation) = begin_generation(&config, &layout, &host, &store)?;
         let distrusted = Distrusted::open(&config, &host.dir)?;
+        let members: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
+        let last_drop = LastDrop::new(layout.partitions());
+        let placement = Arc::new(Placement::stable(layout));
         Ok(Arc::new(Self {
+            buckets: Buckets::load(&store, config.defaults.properties(), placement)?,
             me: config.node,
             contexts: ContextKeys::new(&config.cluster_id, &secrets),
-            buckets: Buckets::load(&store, config.defaults.properties(), layout.clone())?,
             admission: Admission::new(&config.limits),
             bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
             metrics: Metrics::new(host.clock.now()),
@@ -188,10 +190,7 @@ impl Node {
             unknown_messages: Seldom::new(),
             explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
             sampler: Sampler::new(&host, config.otlp.sample_percent),
-            hints: Hints::new(
-                layout.members().iter().map(|member| member.node),
-                host.chance.draw(),
-            ),
+            hints: Hints::new(members.into_iter(), host.chance.draw()),
             idempotency: Idempotency::new(
                 config.limits.idempotency_keys_max,
                 config.timeouts.idempotency_ms,
@@ -207,7 +206,7 @@ impl Node {
             clock: WallClock::new(host.clock.clone()),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Reassigned::default(),
-            last_drop: LastDrop::new(layout.partitions()),
+            last_drop,
             reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
             tokens: secrets.iter().map(peer_token).collect(),
@@ -218,7 +217,6 @@ impl Node {
             ticket: AtomicU64::new(host.chance.draw()),
             host,
             config,
-            layout,
             store,
             peers,
             faults,
@@ -264,7 +262,7 @@ impl Node {
 
     /// The partition of a key: the same in every layout of this cluster.
     pub fn partition(&self, key: &Key) -> Partition {
-        key.partition(self.layout.partitions())
+        self.view().partition(key)
     }
 
     /// Whether this node is part of a formed cluster and its generation is admitted.
@@ -293,9 +291,10 @@ impl Node {
     fn has_received(&self, view: &ClusterView, partition: Partition, bucket: &str) -> bool {
         // If n was lowered since the view was taken, this node may have dropped its row.
         let n = view.n(bucket).min(self.buckets.trusted_n(bucket));
-        let homes = view.layout().homes(partition, n);
         let is_filled = self.filled.is_ready(partition) || mutated(Mutation::DiskLossReadyAtOnce);
-        is_filled && homes.contains(&self.me) && self.generation.is_admitted()
+        is_filled
+            && view.is_old_home(self.me, Tree { partition, n })
+            && self.generation.is_admitted()
     }
 
     /// Whether client requests of all kinds are accepted.
@@ -405,7 +404,8 @@ impl Node {
         }
         self.filled.record_all(&self.store, !joins)?;
         buckets::record_default_n(&self.store, self.header.default_n)?;
-        placement::remember(&self.store, &self.layout)?; // first: a formed node always has a record
+        // First: a formed node always has a record.
+        placement::remember(&self.store, self.view().placement().layout())?;
         self.store.put_meta(FORMATION_RECORD, &formation.0)?;
         self.formation.get_or_init(|| formation);
         tracing::info!(joins, "cluster formation recorded");
@@ -419,7 +419,7 @@ impl Node {
             (true, false) => Holds::Aside,
             (true, true) => Holds::Nothing,
         };
-        Holdings::new(&self.filled.missing(), self.layout.partitions(), instead)
+        Holdings::new(&self.filled.missing(), self.view().placement().partitions(), instead)
     }
 
     /// Whether every peer heard so far has this node's `deletes.grace_ms`. While one differs

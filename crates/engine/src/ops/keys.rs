@@ -45,7 +45,8 @@ pub struct Page {
 /// [`Page::next`] says whether it is the last one.
 pub async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
     let view = &node.view();
-    let quorum = Quorum { first: view.home_set(question.bucket.as_str()), others: &[] };
+    let (first, next) = view.home_sets(question.bucket.as_str());
+    let quorum = Quorum { first, others: next.as_slice() };
     let listing = quorum.join(&ask_all(node, view, question).await);
     let mut left = listing.candidates.len();
     let mut page = Page { is_complete: listing.is_complete, ..Page::default() };

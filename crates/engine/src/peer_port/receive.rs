@@ -93,7 +93,7 @@ pub fn check_who(node: &Node, who: &Who) -> Result<(), FrameError> {
 /// Which nodes are in the layout.
 fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
     let view = node.view();
-    move |from| view.layout().contains(from)
+    move |from| view.placement().contains(from)
 }
 
 /// Starts a frame of a protocol version to a peer.

@@ -258,7 +258,7 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
     let needed = usize::from(properties.w.of(properties.n)).min(homes.len());
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let mut confirmed = 0;
-    for home in homes {
+    for home in homes.iter() {
         let reply = if *home == node.me {
             replica::read(node, &view, &kept.key, ReadKind::Object, RowKind::Home).await
         } else {

@@ -134,7 +134,8 @@ async fn fill_partitions(node: &Arc<Node>, missing: &[Partition], waits: bool, j
             job.failed(&error);
             tracing::warn!(%error, "could not record filled partitions");
         }
-        let (left, of) = (node.filled.missing().len(), u64::from(node.layout.partitions()));
+        let (left, of) =
+            (node.filled.missing().len(), u64::from(node.view().placement().partitions()));
         job.progress(of.saturating_sub(left as u64), of);
         progress.say(left);
     }
@@ -154,11 +155,11 @@ async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> 
     let n_max = each.last().copied().unwrap_or_default();
     let trees: Vec<Tree> = each.into_iter().map(|n| Tree { partition, n }).collect();
     let view = node.view();
-    let homes = view.layout().homes(partition, n_max);
+    let homes = view.homes_of(Tree { partition, n: n_max });
     if !homes.contains(&node.me) {
         return true;
     }
-    receive(node, &view, homes, &trees, Receiving { ns: ns.hash(), waits }).await
+    receive(node, &view, &homes, &trees, Receiving { ns: ns.hash(), waits }).await
 }
 
 /// How a partition is received.
@@ -346,8 +347,8 @@ impl Raises {
             view.partitions().filter(is_new).filter(|p| !had(p)).collect();
         let how = Receiving { ns: ns.hash(), waits };
         let filling = stream::iter(missing.iter().copied()).map(|partition| async move {
-            let homes = view.layout().homes(partition, n);
-            (partition, receive(node, view, homes, &[Tree { partition, n }], how).await)
+            let tree = Tree { partition, n };
+            (partition, receive(node, view, &view.homes_of(tree), &[tree], how).await)
         });
         let mut filled = filling.buffer_unordered(PARTITIONS_AT_ONCE);
         let mut left = missing.len();

@@ -37,8 +37,8 @@ pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
         }
         let _working = job.works();
         let view = node.view();
-        let is_mine = |p: &Partition| view.layout().preference_list(*p).first() == Some(&node.me);
-        let of = u64::from(view.layout().partitions());
+        let is_mine = |p: &Partition| view.first_home(*p) == Some(node.me);
+        let of = u64::from(view.placement().partitions());
         for partition in view.partitions().filter(is_mine) {
             job.progress(u64::from(partition.0), of);
             // The count first: few partitions have tombstones, and for the others peer state is not
@@ -103,7 +103,7 @@ async fn prove(
     if let Ok(which) = confirm_all(node, view, tombstones.clone()).await {
         round.on_confirmed(node.me, &which);
     }
-    if round.is_over() && round.proven().is_empty() && view.layout().node_count() > 1 {
+    if round.is_over() && round.proven().is_empty() && view.nodes().nth(1).is_some() {
         return Vec::new(); // nothing is left to ask the other nodes about
     }
     let question = Message::Repair(Repair::Confirm { tombstones });

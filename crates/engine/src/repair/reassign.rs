@@ -73,7 +73,7 @@ type At = (Partition, Option<Key>);
 
 async fn move_all(node: &Arc<Node>, view: &ClusterView, job: &JobState) -> Result<(), Error> {
     let mut from = Some((Partition(0), None));
-    let of = u64::from(node.layout.partitions());
+    let of = u64::from(node.view().placement().partitions());
     while let Some(at) = from {
         job.progress(u64::from(at.0.0), of);
         let view = view.clone();
@@ -91,7 +91,7 @@ fn move_some(
     (mut partition, mut after): At,
 ) -> Result<Option<At>, Error> {
     let began = Instant::now();
-    while u32::from(partition.0) < view.layout().partitions() {
+    while u32::from(partition.0) < view.placement().partitions() {
         if began.elapsed() >= STEP_TIME {
             return Ok(Some((partition, after)));
         }
@@ -149,7 +149,7 @@ pub async fn scrub(node: Arc<Node>, job: Arc<JobState>) {
     if scrub_ms == 0 {
         return;
     }
-    let partitions = u64::from(node.view().layout().partitions());
+    let partitions = u64::from(node.view().placement().partitions());
     let mut ticks = tokio::time::interval(Duration::from_millis((scrub_ms / partitions).max(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0u64.. {

@@ -9,6 +9,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::received::{self, Holdings, Received};
+use quorate_protocol::tree::Tree;
 
 use crate::node::Node;
 
@@ -32,8 +33,8 @@ pub async fn judge(node: &Arc<Node>, merged: &[Partition]) -> Judged {
     let holdings = ask_all(node).await;
     let (mine, view) = (node.holdings(), node.view());
     for partition in merged {
-        let homes = view.layout().homes(*partition, view.n_max());
-        match received::judge((node.me, &mine), *partition, homes, &holdings) {
+        let homes = view.homes_of(Tree { partition: *partition, n: view.n_max() });
+        match received::judge((node.me, &mine), *partition, &homes, &holdings) {
             Some(Received::Yes) => judged.received.push(*partition),
             Some(Received::Undecided) => judged.undecided += 1,
             Some(Received::Lost) => judged.lost += 1,

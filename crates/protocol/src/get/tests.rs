@@ -108,7 +108,7 @@ fn a_slow_replica_that_moves_is_waited_for() {
 /// While a layout changes, a read needs two of the old home replicas and two of the new ones.
 #[test]
 fn a_node_of_both_sets_is_asked_once_and_counts_twice() {
-    let set = |homes: [u8; 3]| QuorumSet { homes: homes.map(node).to_vec(), needed: 2 };
+    let set = |homes: [u8; 3]| QuorumSet::of(homes.map(node).to_vec(), 2);
     let plan = Plan {
         sets: QuorumSets::several(vec![set([0, 1, 2]), set([1, 2, 3])]).unwrap(),
         fallbacks: vec![node(4)],
@@ -134,6 +134,29 @@ fn a_node_of_both_sets_is_asked_once_and_counts_twice() {
     assert!(matches!(effects[..], [Effect::Answer(Answer::Read(_))]), "{effects:?}");
 }
 
+/// The new home replicas have not received anything yet: they count as witnesses, and what is read is what
+/// the old ones hold.
+#[test]
+fn a_witness_counts_in_the_new_set_only() {
+    let new = QuorumSet { takes_witnesses: true, ..QuorumSet::of([2, 3, 4].map(node).to_vec(), 2) };
+    let old = QuorumSet::of([0, 1, 2].map(node).to_vec(), 2);
+    let plan = Plan {
+        sets: QuorumSets::several(vec![old, new]).unwrap(),
+        fallbacks: Vec::new(),
+        sloppy: false,
+        hedge_ms: None,
+        replica_timeout_ms: 100,
+        deadline: Uptime(1000),
+    };
+    let (mut get, _) = Get::start(plan, &BTreeSet::new(), Uptime(0));
+    assert_eq!(get.on_reply(node(3), Reply::NotFilled, Uptime(1)), []);
+    assert_eq!(get.on_reply(node(0), Reply::Object(object(1)), Uptime(1)), []);
+    // A node of both that lost its disk: a witness for the new set, no replica of the old one.
+    assert_eq!(get.on_reply(node(2), Reply::NotFilled, Uptime(1)), []);
+    let effects = get.on_reply(node(1), Reply::Digest(object(1).version()), Uptime(2));
+    assert!(matches!(&effects[..], [Effect::Answer(Answer::Read(read))] if **read == object(1)));
+}
+
 /// A bystander that knows what each node holds and sees what it was asked for.
 struct Naive {
     sets: Vec<QuorumSet>,
@@ -144,6 +167,8 @@ struct Naive {
     asked: BTreeMap<NodeId, Vec<ReadKind>>,
     /// The last answer of each node, if it counts.
     said: BTreeMap<NodeId, Version>,
+    /// Home replicas that have not received what they must hold.
+    witnesses: BTreeSet<NodeId>,
     objects: Vec<Object>,
     answer: Option<Answer>,
     repaired: bool,
@@ -195,7 +220,9 @@ impl Naive {
                 || self.objects.iter().any(|object| object.version() == *version)
         };
         let is_in = |node: &NodeId| set.homes.contains(self.stands_for.get(node).unwrap_or(node));
-        self.said.iter().filter(|(node, version)| is_in(node) && known(version)).count()
+        let holders = self.said.iter().filter(|(node, version)| is_in(node) && known(version));
+        let witnesses = self.witnesses.iter().filter(|node| set.takes_witnesses && is_in(node));
+        holders.count() + witnesses.count()
     }
 
     fn judge(&self, answer: &Answer) {
@@ -229,6 +256,10 @@ impl Naive {
                 if asked == ReadKind::Digest || *version == Version::ABSENT {
                     self.said.insert(from, *version);
                 }
+            }
+            Reply::NotFilled if self.plan.sets.homes().contains(&from) => {
+                self.said.remove(&from);
+                self.witnesses.insert(from);
             }
             Reply::NoHint | Reply::NotFilled | Reply::Refused => {
                 self.said.remove(&from);
@@ -295,6 +326,7 @@ proptest! {
             held: held.into_iter().map(object).collect(),
             asked: BTreeMap::new(),
             said: BTreeMap::new(),
+            witnesses: BTreeSet::new(),
             objects: Vec::new(),
             answer: None,
             repaired: false,

@@ -221,7 +221,7 @@ proptest! {
 
 /// While a layout changes: n0, n1, n2 are the home replicas, n1, n2, n3 will be.
 fn moving(me: u8) -> Plan {
-    let set = |homes: [u8; 3]| QuorumSet { homes: homes.map(node).to_vec(), needed: 2 };
+    let set = |homes: [u8; 3]| QuorumSet::of(homes.map(node).to_vec(), 2);
     Plan {
         me: node(me),
         sets: QuorumSets::several(vec![set([0, 1, 2]), set([1, 2, 3])]).unwrap(),

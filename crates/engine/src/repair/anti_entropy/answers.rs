@@ -21,7 +21,7 @@ use crate::ops::replica::refusal_of;
 pub fn roots(node: &Node, view: &ClusterView, theirs: &[(Tree, Root)]) -> Reply {
     let may_compare = |tree: Tree| {
         node.generation.is_admitted()
-            && u32::from(tree.partition.0) < view.layout().partitions()
+            && u32::from(tree.partition.0) < view.placement().partitions()
             && node.filled.is_ready(tree.partition)
             && view.is_home(node.me, tree)
     };

@@ -82,7 +82,7 @@ fn trees_in_common(node: &Node, peer: NodeId, scope: &Scope) -> Vec<Tree> {
     let is_wanted = |partition: &Partition| match scope {
         Scope::Partitions(partitions) => partitions.contains(partition),
         Scope::MineToBegin => {
-            let list = view.layout().preference_list(*partition);
+            let list = view.placement().preference_list(*partition);
             list.iter().find(|other| **other == node.me || **other == peer) == Some(&node.me)
         }
         Scope::All => true,
