@@ -29,22 +29,34 @@ pub const PARTITIONS_MAX: u32 = 32_768;
 pub const NODES_MAX: usize = 255;
 /// The greatest weight of a node.
 pub const WEIGHT_MAX: u16 = 100;
+/// The longest name of a zone, in bytes.
+pub const ZONE_BYTES_MAX: usize = 64;
 /// Virtual nodes of a node of weight 1: enough that the ring alone is nearly even, before the load
 /// bound corrects it. Part of placement: it must never change.
 const VIRTUAL_NODES: usize = 512;
 
 /// One node as the layout knows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
     /// Its name.
     pub node: NodeId,
+    /// The name from which its points on the ring are drawn: its own, or that of the node in whose place it
+    /// came, so that nothing else moves.
+    pub seat: NodeId,
     /// Nodes of one zone are expected to fail together; replicas go to distinct zones first.
     pub zone: String,
     /// Its share of the data, relative to the other nodes (1 to [`WEIGHT_MAX`]).
     pub weight: u16,
 }
 
-/// A hash of everything that decides placement: nodes, zones, weights and the number of partitions.
+impl Member {
+    /// A node in the seat of its own name.
+    pub fn new(node: NodeId, zone: String, weight: u16) -> Self {
+        Self { node, seat: node, zone, weight }
+    }
+}
+
+/// A hash of everything that decides placement: nodes, seats, zones, weights and the number of partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LayoutHash(#[serde(with = "postcard::fixint::le")] pub u64);
 
@@ -69,6 +81,9 @@ pub enum LayoutError {
     /// Two nodes share a name.
     #[error("the layout names node {0} twice")]
     DuplicateNode(NodeId),
+    /// Two nodes share a seat.
+    #[error("two nodes of the layout have the seat {0}")]
+    DuplicateSeat(NodeId),
     /// The number of partitions is not a power of two up to [`PARTITIONS_MAX`].
     #[error("partitions must be a power of two from 1 to 32768, not {0}")]
     Partitions(u32),
@@ -101,28 +116,15 @@ impl Layout {
         mut members: Vec<Member>,
     ) -> Result<Self, LayoutError> {
         members.sort();
-        if members.is_empty() || members.len() > NODES_MAX {
-            return Err(LayoutError::NodeCount(members.len()));
-        }
-        if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
-            return Err(LayoutError::Partitions(partitions));
-        }
-        for pair in members.windows(2) {
-            if pair[0].node == pair[1].node {
-                return Err(LayoutError::DuplicateNode(pair[0].node));
-            }
-        }
-        for member in &members {
-            if member.weight == 0 || member.weight > WEIGHT_MAX {
-                return Err(LayoutError::Weight(member.node));
-            }
-            if member.zone.is_empty() || member.zone.len() > 64 {
-                return Err(LayoutError::Zone(member.node));
-            }
-        }
+        check(partitions, &members)?;
+        Ok(Self::of_valid(version, partitions, members))
+    }
+
+    /// Computes the placement of members that are ordered by name and have passed [`check`].
+    pub(crate) fn of_valid(version: u64, partitions: u32, members: Vec<Member>) -> Self {
         let hash = hash_of(partitions, &members);
         let lists = place(partitions, &members);
-        Ok(Self { version, hash, partitions, members, lists })
+        Self { version, hash, partitions, members, lists }
     }
 
     /// The version, raised by every change of the layout.
@@ -185,6 +187,37 @@ impl fmt::Debug for Layout {
     }
 }
 
+/// Checks that a layout of these members, ordered by name, can be used.
+pub(crate) fn check(partitions: u32, members: &[Member]) -> Result<(), LayoutError> {
+    if members.is_empty() || members.len() > NODES_MAX {
+        return Err(LayoutError::NodeCount(members.len()));
+    }
+    if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
+        return Err(LayoutError::Partitions(partitions));
+    }
+    for pair in members.windows(2) {
+        if pair[0].node == pair[1].node {
+            return Err(LayoutError::DuplicateNode(pair[0].node));
+        }
+    }
+    let mut seats = BTreeSet::new();
+    for member in members {
+        if !seats.insert(member.seat) {
+            return Err(LayoutError::DuplicateSeat(member.seat));
+        }
+        if member.weight == 0 || member.weight > WEIGHT_MAX {
+            return Err(LayoutError::Weight(member.node));
+        }
+        if member.zone.is_empty() || member.zone.len() > ZONE_BYTES_MAX {
+            return Err(LayoutError::Zone(member.node));
+        }
+    }
+    Ok(())
+}
+
+/// Stands before the seat in what is hashed: no text is so long.
+const SEAT_MARK: u64 = u64::MAX;
+
 fn hash_of(partitions: u32, members: &[Member]) -> LayoutHash {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     hasher.update(&partitions.to_le_bytes());
@@ -194,6 +227,12 @@ fn hash_of(partitions: u32, members: &[Member]) -> LayoutHash {
             hasher.update(text.as_bytes());
         }
         hasher.update(&member.weight.to_le_bytes());
+        // Only then: the hash of a layout without replacements is that of every release.
+        if member.seat != member.node {
+            hasher.update(&SEAT_MARK.to_le_bytes());
+            hasher.update(&(member.seat.as_str().len() as u64).to_le_bytes());
+            hasher.update(member.seat.as_str().as_bytes());
+        }
     }
     LayoutHash(hasher.digest())
 }
@@ -241,7 +280,7 @@ fn load_bounds(partitions: u32, members: &[Member], positions: usize) -> BTreeMa
 /// For each partition the walk of the ring over all nodes. The only use of `consistent_hash`.
 fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<NodeId>> {
     let nodes = members.iter().map(|m| {
-        let point = xxhash_rust::xxh3::xxh3_64(m.node.as_str().as_bytes());
+        let point = xxhash_rust::xxh3::xxh3_64(m.seat.as_str().as_bytes());
         Node::new(point).value(m.node).quantity(VIRTUAL_NODES * usize::from(m.weight))
     });
     let ring = StaticHashRing::new(StableHash, nodes);
@@ -289,11 +328,8 @@ mod tests {
     use super::*;
 
     fn members(nodes: usize, zones: usize) -> Vec<Member> {
-        let member = |i: usize| Member {
-            node: NodeId::parse(&format!("n{}", i + 1)).unwrap(),
-            zone: format!("z{}", i % zones),
-            weight: 1,
-        };
+        let name = |i: usize| NodeId::parse(&format!("n{}", i + 1)).unwrap();
+        let member = |i: usize| Member::new(name(i), format!("z{}", i % zones), 1);
         (0..nodes).map(member).collect()
     }
 
@@ -357,6 +393,26 @@ mod tests {
         assert!(moved < 1024 / 6 * 2, "{moved} of 1024 first homes moved");
     }
 
+    #[test]
+    fn a_replacement_in_the_same_seat_moves_nothing_else() {
+        let before = layout(6, 3);
+        let (old, new) = (NodeId::parse("n2").unwrap(), NodeId::parse("x9").unwrap());
+        let mut replaced = members(6, 3);
+        replaced[1].node = new;
+        let after = Layout::new(2, 1024, replaced.clone()).unwrap();
+        for partition in (0..1024).map(Partition) {
+            let list = before.preference_list(partition).iter();
+            let expected: Vec<_> =
+                list.map(|node| if *node == old { new } else { *node }).collect();
+            assert_eq!(after.preference_list(partition), expected);
+        }
+        replaced[1].seat = new;
+        let moved = Layout::new(2, 1024, replaced).unwrap();
+        assert!(!after.has_same_placement(&moved), "a seat of its own is elsewhere on the ring");
+        assert_ne!(after.hash(), moved.hash());
+        assert_ne!(after.hash(), before.hash());
+    }
+
     /// Data is stored where these lists say: they must never change.
     #[test]
     fn placement_is_the_same_in_every_release() {
@@ -380,5 +436,8 @@ mod tests {
         let twice = vec![members(1, 1)[0].clone(), members(1, 1)[0].clone()];
         let n1 = NodeId::parse("n1").unwrap();
         assert_eq!(Layout::new(1, 64, twice).err(), Some(LayoutError::DuplicateNode(n1)));
+        let mut seats = members(3, 1);
+        seats[2].seat = n1;
+        assert_eq!(Layout::new(1, 64, seats).err(), Some(LayoutError::DuplicateSeat(n1)));
     }
 }
