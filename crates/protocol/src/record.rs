@@ -19,6 +19,7 @@ pub mod successor;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -199,10 +200,10 @@ pub enum Standing {
     Stranger,
 }
 
-/// One record of the chain, valid by construction.
+/// One record of the chain, valid by construction. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClusterRecord {
-    fields: Fields,
+    fields: Arc<Fields>,
 }
 
 /// What a record says. Lists are ordered by name, `gone` by id.
@@ -249,7 +250,7 @@ impl ClusterRecord {
 
     fn checked(fields: Fields) -> Result<Self, RecordError> {
         check::check(&fields)?;
-        Ok(Self { fields })
+        Ok(Self { fields: Arc::new(fields) })
     }
 
     /// The cluster's id.
@@ -370,7 +371,7 @@ fn find(list: &[RecordMember], node: NodeId) -> Option<&RecordMember> {
 
 impl fmt::Debug for ClusterRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Fields { epoch, stable, next, leaving, cause, .. } = &self.fields;
+        let Fields { epoch, stable, next, leaving, cause, .. } = &*self.fields;
         let names = |list: &[RecordMember]| {
             let names: Vec<String> = list.iter().map(|member| member.node.to_string()).collect();
             names.join(" ")

@@ -21,7 +21,7 @@ impl ClusterRecord {
     /// Never: postcard fails only for sequences of unknown length, and a record has none.
     pub fn encode(&self) -> Vec<u8> {
         let bytes = vec![FORMAT];
-        postcard::to_extend(&self.fields, bytes)
+        postcard::to_extend(&*self.fields, bytes)
             .expect("a record has only sequences of known length")
     }
 

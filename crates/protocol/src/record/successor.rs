@@ -171,7 +171,8 @@ fn step_again(
 }
 
 impl Addresses {
-    fn of(member: &RecordMember) -> Self {
+    /// Those of a member.
+    pub fn of(member: &RecordMember) -> Self {
         let RecordMember { peer_addr, client_addr, .. } = member;
         Self { peer_addr: peer_addr.clone(), client_addr: client_addr.clone() }
     }
@@ -324,7 +325,7 @@ impl ClusterRecord {
         let parent = self.fields.epoch;
         let child = parent.checked_add(1).ok_or(SuccessorError::Epoch { parent, child: parent })?;
         let cause = Cause { op, reason };
-        Ok(Fields { epoch: child, parent: self.hash(), cause, ..self.fields.clone() })
+        Ok(Fields { epoch: child, parent: self.hash(), cause, ..Fields::clone(&self.fields) })
     }
 
     /// The members of both lists; one that is in both comes twice.

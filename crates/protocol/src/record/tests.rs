@@ -130,7 +130,7 @@ fn a_record_that_is_not_its_step_is_refused() {
     let one = first(3);
     let begun = one.begin(members(4), &[], reason()).unwrap();
     let change = |record: &ClusterRecord, change: &dyn Fn(&mut Fields)| {
-        let mut fields = record.fields.clone();
+        let mut fields = Fields::clone(&record.fields);
         change(&mut fields);
         ClusterRecord::checked(fields).unwrap()
     };
@@ -176,10 +176,11 @@ fn the_greatest_record_fits() {
     let stable: Vec<_> = (0..255).map(|i| long(i, "a")).collect();
     let leaving: Vec<_> = (0..255).map(|i| long(i, "b")).collect();
     let mut record = ClusterRecord::first(&"c".repeat(64), u64::MAX, 1, stable.clone()).unwrap();
-    record.fields.next = Some(stable);
-    record.fields.leaving = leaving;
-    record.fields.gone = vec![DiskId(u128::MAX); 127];
-    record.fields.cause.reason.note = "n".repeat(NOTE_BYTES_MAX);
+    let fields = Arc::make_mut(&mut record.fields);
+    fields.next = Some(stable);
+    fields.leaving = leaving;
+    fields.gone = vec![DiskId(u128::MAX); 127];
+    fields.cause.reason.note = "n".repeat(NOTE_BYTES_MAX);
     assert!(record.encode().len() <= RECORD_BYTES_MAX, "{} bytes", record.encode().len());
 }
 
@@ -194,7 +195,7 @@ fn damaged_records_are_named() {
     assert_eq!(ClusterRecord::decode(&vec![1; max + 1]), Err(error));
     let wrong = |change: &dyn Fn(&mut Fields)| {
         let mut record = first(3);
-        change(&mut record.fields);
+        change(Arc::make_mut(&mut record.fields));
         ClusterRecord::decode(&record.encode()).unwrap_err()
     };
     assert_eq!(
