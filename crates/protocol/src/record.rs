@@ -9,7 +9,7 @@
 //!
 //! A member is a disk, not a name: a node that comes back with an empty disk is not the one that voted or
 //! acknowledged. A record is valid by construction: [`ClusterRecord::first`], the steps and
-//! [`ClusterRecord::decode`] all check it ([`check`]).
+//! [`ClusterRecord::decode`] all check it.
 //!
 //! Source: Lamport, Malkhi, Zhou, "Reconfiguring a State Machine" (SIGACT News 2010), with α = 1.
 

@@ -72,9 +72,9 @@ fn check_name(base: &ClusterRecord, members: &Members, node: NodeId) -> Result<(
     }
 }
 
-/// The seat of a node that joins: its own name, unless a node that once replaced one of that name has it. Then
-/// that node's name, if nobody has that, and so on. This ends: every node has one seat, so the names along
-/// the way are all different, and the members are finitely many.
+/// The seat of a node that joins: its own name, unless a node that once replaced one of that name has it.
+/// Then that node's name, if nobody has that, and so on. This ends: every node has one seat, so the names
+/// along the way are all different, and the members are finitely many.
 fn free_seat(members: &Members, node: NodeId) -> NodeId {
     let mut seat = node;
     while let Some(holder) = members.values().find(|member| member.seat == seat) {

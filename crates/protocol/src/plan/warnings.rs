@@ -85,7 +85,8 @@ impl fmt::Display for Warning {
             ),
             Self::TooFewNodes { nodes, n } => write!(
                 f,
-                "{nodes} nodes cannot hold {n} replicas each on a node of its own: add nodes, or lower n first"
+                "{nodes} nodes cannot hold {n} replicas, each on a node of its own: add nodes, or lower \
+                 n first"
             ),
             Self::MovesTooMuch { replicas, least } => write!(
                 f,

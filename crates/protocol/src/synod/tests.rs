@@ -1,4 +1,4 @@
-//! One acceptor or one proposer at a time; `tests/synod.rs` has them all together.
+//! One acceptor or one proposer at a time; `tests/synod` has them all together.
 
 use super::*;
 use crate::name::NodeId;

@@ -1,15 +1,4 @@
-//! Records decided by nodes that crash, lose disks and messages, and propose against each other.
-//!
-//! A run is a random schedule from a seed: messages are lost, repeated and reordered; nodes crash and lose
-//! what was not synced, or lose their disk and come back with an empty one; several propose at once, each a
-//! random step after the record that it knows. After every event the invariants must hold:
-//! * no two records of one epoch are decided or learned, anywhere;
-//! * a decided record's parent was decided, and a majority of that one's stable disks accepted the record;
-//! * a disk remembers every answer that it gave.
-//!
-//! The same exploration must fail with each of some deliberate bugs ([`Bug`]).
-
-#![allow(clippy::unwrap_used, missing_docs)]
+//! The nodes of one run, the messages between them, and what must hold after every event.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,41 +11,11 @@ use quorate_protocol::synod::{
 };
 use quorate_protocol::time::WallTime;
 
+use crate::{Bug, Seen};
+
 const NODES: usize = 6;
-const STEPS: usize = 1000;
-const RUNS: u64 = 2000;
-/// Within so many runs each bug must show.
-const RUNS_WITH_BUG_MAX: u64 = 3000;
-
-/// A deliberate bug, of the node around the machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bug {
-    /// Answers leave before what they speak of is synced.
-    AnswersBeforeSync,
-    /// A restart takes up what was promised, but not what was accepted.
-    AcceptedForgotten,
-    /// A disk that lost everything keeps its id.
-    WipedKeepsId,
-    /// Each try begins with the same ballot.
-    BallotAgain,
-    /// A proposer does not hear of what was accepted.
-    AcceptedUnheard,
-    /// One vote counts for two disks.
-    CountedTwice,
-}
-
-/// What a run has seen, so that tests can tell whether it went anywhere.
-#[derive(Debug, Default)]
-struct Seen {
-    epochs: u64,
-    lost_to_another: u64,
-    outdated: u64,
-    retries: u64,
-    crashes: u64,
-    wipes: u64,
-    taught: u64,
-    ended_well: u64,
-}
+/// The events of a run.
+pub(crate) const STEPS: usize = 1000;
 
 /// The generator of a run's choices (SplitMix64).
 struct Random(u64);
@@ -106,7 +65,7 @@ struct Given {
     accepted: Option<Ballot>,
 }
 
-struct World {
+pub(crate) struct World {
     random: Random,
     bug: Option<Bug>,
     /// Whether a disk that forgets an answer ends the run, or only what comes of it.
@@ -115,11 +74,11 @@ struct World {
     messages: Vec<Message>,
     disks: u128,
     /// The decided record of each epoch.
-    decided: BTreeMap<u64, ClusterRecord>,
+    pub(crate) decided: BTreeMap<u64, ClusterRecord>,
     given: BTreeMap<(DiskId, Instance), Given>,
     /// The record and the votes of each ballot.
     votes: BTreeMap<(Instance, Ballot), (RecordHash, BTreeSet<DiskId>)>,
-    seen: Seen,
+    pub(crate) seen: Seen,
 }
 
 fn name(number: usize) -> NodeId {
@@ -149,7 +108,7 @@ impl Node {
 }
 
 impl World {
-    fn new(seed: u64, bug: Option<Bug>, watches_memory: bool) -> Self {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>, watches_memory: bool) -> Self {
         let mut random = Random(seed);
         let disk = |number: usize| DiskId(number as u128 + 1);
         let stable = 1 + random.below(5);
@@ -170,7 +129,7 @@ impl World {
         }
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    pub(crate) fn step(&mut self) -> Result<(), String> {
         let at = self.random.below(NODES);
         match self.random.below(100) {
             0..64 => self.deliver(),
@@ -482,7 +441,7 @@ impl World {
     }
 
     /// With messages and syncs that work again, one node alone has its record decided.
-    fn end_well(&mut self) -> Result<(), String> {
+    pub(crate) fn end_well(&mut self) -> Result<(), String> {
         let newest = self.decided.values().next_back().unwrap().clone();
         let present = |disk: &DiskId| {
             newest.may_vote(*disk) && self.nodes.iter().any(|node| node.disk == *disk)
@@ -508,66 +467,5 @@ impl World {
             self.retry(0)?;
         }
         Err("nothing is decided any more".to_owned())
-    }
-}
-
-fn run(seed: u64, bug: Option<Bug>, watches_memory: bool) -> Result<Seen, String> {
-    let mut world = World::new(seed, bug, watches_memory);
-    for _ in 0..STEPS {
-        world.step()?;
-    }
-    world.end_well()?;
-    world.seen.epochs = world.decided.len() as u64;
-    Ok(world.seen)
-}
-
-#[test]
-fn at_most_one_record_follows_another() {
-    let mut all = Seen::default();
-    for seed in 0..RUNS {
-        let seen = run(seed, None, true).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        all.epochs += seen.epochs;
-        all.lost_to_another += seen.lost_to_another;
-        all.outdated += seen.outdated;
-        all.retries += seen.retries;
-        all.crashes += seen.crashes;
-        all.wipes += seen.wipes;
-        all.taught += seen.taught;
-        all.ended_well += seen.ended_well;
-    }
-    eprintln!("{all:?}");
-    assert!(all.epochs > RUNS * 4, "chains of several records: {all:?}");
-    assert!(all.ended_well > RUNS * 8 / 10, "the others lost a majority of disks: {all:?}");
-    for count in [all.lost_to_another, all.outdated, all.retries, all.wipes, all.taught] {
-        assert!(count > RUNS / 10, "every path is taken: {all:?}");
-    }
-}
-
-fn assert_found(bug: Bug, watches_memory: bool) {
-    let broken = |seed| run(seed, Some(bug), watches_memory).err().map(|error| (seed, error));
-    let found = (0..RUNS_WITH_BUG_MAX).find_map(broken);
-    eprintln!("{bug:?}: {found:?}");
-    assert!(found.is_some(), "{bug:?} was not found");
-}
-
-#[test]
-fn deliberate_bugs_are_found() {
-    for bug in [
-        Bug::AnswersBeforeSync,
-        Bug::AcceptedForgotten,
-        Bug::WipedKeepsId,
-        Bug::BallotAgain,
-        Bug::AcceptedUnheard,
-        Bug::CountedTwice,
-    ] {
-        assert_found(bug, true);
-    }
-}
-
-/// Why a disk must not forget: sooner or later two records follow one.
-#[test]
-fn forgotten_answers_end_in_two_records() {
-    for bug in [Bug::AnswersBeforeSync, Bug::AcceptedForgotten, Bug::WipedKeepsId] {
-        assert_found(bug, false);
     }
 }
