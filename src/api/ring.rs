@@ -194,11 +194,7 @@ mod tests {
 
     #[test]
     fn loads_agree_with_the_layout() {
-        let member = |name: &str| Member {
-            node: NodeId::parse(name).unwrap(),
-            zone: "z".to_owned(),
-            weight: 1,
-        };
+        let member = |name: &str| Member::new(NodeId::parse(name).unwrap(), "z".to_owned(), 1);
         let layout = Layout::new(1, 64, vec![member("n1"), member("n2"), member("n3")]).unwrap();
         for (node, load) in loads(&layout, 2) {
             assert_eq!(load as usize, layout.load(node, 2));

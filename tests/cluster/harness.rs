@@ -121,8 +121,7 @@ impl Cluster {
         prepare: impl Fn(usize, &std::path::Path),
     ) -> Arc<Self> {
         let turn = TEST_SLOTS.acquire().await.unwrap();
-        let member =
-            |number| Member { node: name_of(number), zone: name_of(number).to_string(), weight: 1 };
+        let member = |number| Member::new(name_of(number), name_of(number).to_string(), 1);
         let members = (1..=setup.nodes).map(member).collect();
         let dir = tempfile::tempdir().unwrap();
         let cluster = Arc::new(Self {

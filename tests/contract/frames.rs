@@ -34,7 +34,7 @@ fn name(text: &str) -> NodeId {
 fn header(nodes: usize) -> Header {
     let member = |i: usize| {
         let node = name(&format!("n{i}"));
-        Member { node, zone: node.to_string(), weight: 1 }
+        Member::new(node, node.to_string(), 1)
     };
     let layout = Layout::new(1, 1024, (1..=nodes).map(member).collect()).unwrap();
     Header {

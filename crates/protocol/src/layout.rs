@@ -29,22 +29,34 @@ pub const PARTITIONS_MAX: u32 = 32_768;
 pub const NODES_MAX: usize = 255;
 /// The greatest weight of a node.
 pub const WEIGHT_MAX: u16 = 100;
+/// The longest name of a zone, in bytes.
+pub const ZONE_BYTES_MAX: usize = 64;
 /// Virtual nodes of a node of weight 1: enough that the ring alone is nearly even, before the load
 /// bound corrects it. Part of placement: it must never change.
 const VIRTUAL_NODES: usize = 512;
 
 /// One node as the layout knows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
     /// Its name.
     pub node: NodeId,
+    /// The name from which its points on the ring are drawn: its own, or that of the node in whose place it
+    /// came, so that nothing else moves.
+    pub seat: NodeId,
     /// Nodes of one zone are expected to fail together; replicas go to distinct zones first.
     pub zone: String,
     /// Its share of the data, relative to the other nodes (1 to [`WEIGHT_MAX`]).
     pub weight: u16,
 }
 
-/// A hash of everything that decides placement: nodes, zones, weights and the number of partitions.
+impl Member {
+    /// A node in the seat of its own name.
+    pub fn new(node: NodeId, zone: String, weight: u16) -> Self {
+        Self { node, seat: node, zone, weight }
+    }
+}
+
+/// A hash of everything that decides placement: nodes, seats, zones, weights and the number of partitions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LayoutHash(#[serde(with = "postcard::fixint::le")] pub u64);
 
@@ -69,6 +81,9 @@ pub enum LayoutError {
     /// Two nodes share a name.
     #[error("the layout names node {0} twice")]
     DuplicateNode(NodeId),
+    /// Two nodes share a seat.
+    #[error("two nodes of the layout have the seat {0}")]
+    DuplicateSeat(NodeId),
     /// The number of partitions is not a power of two up to [`PARTITIONS_MAX`].
     #[error("partitions must be a power of two from 1 to 32768, not {0}")]
     Partitions(u32),
@@ -101,28 +116,15 @@ impl Layout {
         mut members: Vec<Member>,
     ) -> Result<Self, LayoutError> {
         members.sort();
-        if members.is_empty() || members.len() > NODES_MAX {
-            return Err(LayoutError::NodeCount(members.len()));
-        }
-        if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
-            return Err(LayoutError::Partitions(partitions));
-        }
-        for pair in members.windows(2) {
-            if pair[0].node == pair[1].node {
-                return Err(LayoutError::DuplicateNode(pair[0].node));
-            }
-        }
-        for member in &members {
-            if member.weight == 0 || member.weight > WEIGHT_MAX {
-                return Err(LayoutError::Weight(member.node));
-            }
-            if member.zone.is_empty() || member.zone.len() > 64 {
-                return Err(LayoutError::Zone(member.node));
-            }
-        }
+        check(partitions, &members)?;
+        Ok(Self::of_valid(version, partitions, members))
+    }
+
+    /// Computes the placement of members that are ordered by name and have passed [`check`].
+    pub(crate) fn of_valid(version: u64, partitions: u32, members: Vec<Member>) -> Self {
         let hash = hash_of(partitions, &members);
         let lists = place(partitions, &members);
-        Ok(Self { version, hash, partitions, members, lists })
+        Self { version, hash, partitions, members, lists }
     }
 
     /// The version, raised by every change of the layout.
@@ -185,6 +187,37 @@ impl fmt::Debug for Layout {
     }
 }
 
+/// Checks that a layout of these members, ordered by name, can be used.
+pub(crate) fn check(partitions: u32, members: &[Member]) -> Result<(), LayoutError> {
+    if members.is_empty() || members.len() > NODES_MAX {
+        return Err(LayoutError::NodeCount(members.len()));
+    }
+    if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
+        return Err(LayoutError::Partitions(partitions));
+    }
+    for pair in members.windows(2) {
+        if pair[0].node == pair[1].node {
+            return Err(LayoutError::DuplicateNode(pair[0].node));
+        }
+    }
+    let mut seats = BTreeSet::new();
+    for member in members {
+        if !seats.insert(member.seat) {
+            return Err(LayoutError::DuplicateSeat(member.seat));
+        }
+        if member.weight == 0 || member.weight > WEIGHT_MAX {
+            return Err(LayoutError::Weight(member.node));
+        }
+        if member.zone.is_empty() || member.zone.len() > ZONE_BYTES_MAX {
+            return Err(LayoutError::Zone(member.node));
+        }
+    }
+    Ok(())
+}
+
+/// Stands before the seat in what is hashed: no text is so long.
+const SEAT_MARK: u64 = u64::MAX;
+
 fn hash_of(partitions: u32, members: &[Member]) -> LayoutHash {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     hasher.update(&partitions.to_le_bytes());
@@ -194,6 +227,12 @@ fn hash_of(partitions: u32, members: &[Member]) -> LayoutHash {
             hasher.update(text.as_bytes());
         }
         hasher.update(&member.weight.to_le_bytes());
+        // Only then: the hash of a layout without replacements is that of every release.
+        if member.seat != member.node {
+            hasher.update(&SEAT_MARK.to_le_bytes());
+            hasher.update(&(member.seat.as_str().len() as u64).to_le_bytes());
+            hasher.update(member.seat.as_str().as_bytes());
+        }
     }
     LayoutHash(hasher.digest())
 }
@@ -241,7 +280,7 @@ fn load_bounds(partitions: u32, members: &[Member], positions: usize) -> BTreeMa
 /// For each partition the walk of the ring over all nodes. The only use of `consistent_hash`.
 fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<NodeId>> {
     let nodes = members.iter().map(|m| {
-        let point = xxhash_rust::xxh3::xxh3_64(m.node.as_str().as_bytes());
+        let point = xxhash_rust::xxh3::xxh3_64(m.seat.as_str().as_bytes());
         Node::new(point).value(m.node).quantity(VIRTUAL_NODES * usize::from(m.weight))
     });
     let ring = StaticHashRing::new(StableHash, nodes);
@@ -285,100 +324,4 @@ impl Hasher for StableHasher {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn members(nodes: usize, zones: usize) -> Vec<Member> {
-        let member = |i: usize| Member {
-            node: NodeId::parse(&format!("n{}", i + 1)).unwrap(),
-            zone: format!("z{}", i % zones),
-            weight: 1,
-        };
-        (0..nodes).map(member).collect()
-    }
-
-    fn layout(nodes: usize, zones: usize) -> Layout {
-        Layout::new(1, 1024, members(nodes, zones)).unwrap()
-    }
-
-    #[test]
-    fn every_list_names_every_node_once() {
-        for nodes in [1, 2, 3, 5, 9] {
-            let layout = layout(nodes, 1);
-            for partition in 0..1024 {
-                let list = layout.preference_list(Partition(partition));
-                assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), nodes);
-            }
-        }
-    }
-
-    #[test]
-    fn no_node_holds_more_than_five_percent_above_its_share() {
-        for nodes in 2..12usize {
-            let layout = layout(nodes, 1);
-            for n in 1..=nodes as u16 {
-                let fair = 1024.0 * f64::from(n) / nodes as f64;
-                for member in layout.members() {
-                    let load = layout.load(member.node, n) as f64;
-                    assert!(load <= (fair * 1.05).ceil(), "{nodes} nodes, n={n}: {load} of {fair}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn replicas_go_to_distinct_zones_first() {
-        let layout = layout(9, 3);
-        for partition in 0..1024 {
-            let zones: BTreeSet<_> = layout
-                .homes(Partition(partition), 3)
-                .iter()
-                .map(|node| &layout.members().iter().find(|m| m.node == *node).unwrap().zone)
-                .collect();
-            assert_eq!(zones.len(), 3);
-        }
-    }
-
-    #[test]
-    fn weights_are_followed() {
-        let mut members = members(4, 1);
-        members[0].weight = 2;
-        let layout = Layout::new(1, 1024, members).unwrap();
-        let heavy = layout.load(layout.members()[0].node, 1);
-        assert!((380..=431).contains(&heavy), "{heavy} of 1024, fair is 410");
-    }
-
-    #[test]
-    fn a_joining_node_moves_little() {
-        let (before, after) = (layout(5, 1), layout(6, 1));
-        let moved = (0..1024)
-            .filter(|p| before.homes(Partition(*p), 1) != after.homes(Partition(*p), 1))
-            .count();
-        assert!(moved < 1024 / 6 * 2, "{moved} of 1024 first homes moved");
-    }
-
-    /// Data is stored where these lists say: they must never change.
-    #[test]
-    fn placement_is_the_same_in_every_release() {
-        let layout = layout(5, 2);
-        let list = |p| {
-            let names: Vec<_> =
-                layout.preference_list(Partition(p)).iter().map(NodeId::as_str).collect();
-            names.join(" ")
-        };
-        assert_eq!(layout.hash().to_string(), "c0286ab0f5562e46");
-        assert_eq!(
-            [list(0), list(17), list(1023)],
-            ["n1 n2 n3 n5 n4", "n2 n1 n4 n3 n5", "n1 n4 n5 n3 n2"]
-        );
-    }
-
-    #[test]
-    fn impossible_layouts_are_named() {
-        assert_eq!(Layout::new(1, 1024, vec![]).err(), Some(LayoutError::NodeCount(0)));
-        assert_eq!(Layout::new(1, 1000, members(1, 1)).err(), Some(LayoutError::Partitions(1000)));
-        let twice = vec![members(1, 1)[0].clone(), members(1, 1)[0].clone()];
-        let n1 = NodeId::parse("n1").unwrap();
-        assert_eq!(Layout::new(1, 64, twice).err(), Some(LayoutError::DuplicateNode(n1)));
-    }
-}
+mod tests;

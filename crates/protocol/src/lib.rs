@@ -10,7 +10,8 @@
 //! nodes, [`listing`] how keys are listed; [`tree`] and [`exchange`] how replicas are compared and
 //! repaired, [`reassign`] which tree counts which row, [`reap`] when a tombstone is
 //! garbage-collected, [`generation`] how a node that restarts behind is detected and [`received`]
-//! when it may answer again, [`skew`] how a wrong clock is detected; [`time`] which clocks there
+//! when it may answer again, [`record`] who is a member, [`plan`] what a change of that would move and
+//! [`synod`] how nodes agree on it, [`skew`] how a wrong clock is detected; [`time`] which clocks there
 //! are; [`message`], [`wire`], [`envelope`] and [`handshake`] how nodes talk, [`explain`] what
 //! they tell of one request, and [`trace_context`] which trace it belongs to. [`mutation`] has deliberate
 //! bugs for the simulator to find.
@@ -49,6 +50,7 @@ pub mod name;
 pub mod object;
 pub mod packed;
 pub mod placement;
+pub mod plan;
 pub mod precondition;
 pub mod put;
 pub mod quorum;
@@ -56,10 +58,12 @@ pub mod quorum_sets;
 pub mod reap;
 pub mod reassign;
 pub mod received;
+pub mod record;
 pub mod route;
 pub mod row;
 pub mod skew;
 pub mod stamp;
+pub mod synod;
 pub mod terms;
 pub mod time;
 pub mod trace_context;

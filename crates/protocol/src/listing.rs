@@ -198,11 +198,8 @@ mod tests {
     const PARTITIONS: u32 = 16;
 
     fn layout() -> Layout {
-        let member = |i: u32| Member {
-            node: NodeId::parse(&format!("n{i}")).unwrap(),
-            zone: format!("z{i}"),
-            weight: 1,
-        };
+        let name = |i: u32| NodeId::parse(&format!("n{i}")).unwrap();
+        let member = |i: u32| Member::new(name(i), format!("z{i}"), 1);
         Layout::new(1, PARTITIONS, (1..=5).map(member).collect()).unwrap()
     }
 

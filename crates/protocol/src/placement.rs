@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn layout(nodes: impl IntoIterator<Item = usize>) -> Layout {
-        let member = |i: usize| Member { node: node(i), zone: "z".to_owned(), weight: 1 };
+        let member = |i: usize| Member::new(node(i), "z".to_owned(), 1);
         Layout::new(1, 64, nodes.into_iter().map(member).collect()).unwrap()
     }
 

@@ -8,6 +8,7 @@
 //! change that moves no key is allowed.
 
 use quorate_protocol::layout::{Layout, Member};
+use quorate_protocol::name::NodeId;
 use quorate_storage::Store;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,16 @@ const LAYOUT_RECORD: &str = "layout";
 struct Placed {
     version: u64,
     partitions: u32,
-    members: Vec<Member>,
+    members: Vec<PlacedMember>,
+}
+
+/// A node as it is recorded. Every release reads these three fields: a layout that is configured has every
+/// node in the seat of its own name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PlacedMember {
+    node: NodeId,
+    zone: String,
+    weight: u16,
 }
 
 /// Checks that the layout places keys as the recorded one does; records it if there is no record. A
@@ -37,12 +47,15 @@ pub fn check(store: &Store, layout: &Layout) -> Result<(), StartError> {
     if placed == of(layout) {
         return Ok(());
     }
-    let recorded = Layout::new(placed.version, placed.partitions, placed.members.clone());
+    let member =
+        |placed: &PlacedMember| Member::new(placed.node, placed.zone.clone(), placed.weight);
+    let members = placed.members.iter().map(member).collect();
+    let recorded = Layout::new(placed.version, placed.partitions, members);
     let recorded = recorded.map_err(|_| StartError::Record(LAYOUT_RECORD))?;
     if !layout.has_same_placement(&recorded) {
         let (recorded, configured) = (format!("{recorded:?}"), format!("{layout:?}"));
         drop(store.close()); // nothing was changed in it: the next start finds it as this one did
-        let differences = differences(&placed.members, layout.members());
+        let differences = differences(&placed.members, &of(layout).members);
         return Err(StartError::OtherLayout { recorded, configured, differences });
     }
     tracing::info!(
@@ -62,14 +75,19 @@ pub fn remember(store: &Store, layout: &Layout) -> Result<(), quorate_storage::E
 }
 
 fn of(layout: &Layout) -> Placed {
-    let members = layout.members().to_vec();
+    let placed = |member: &Member| PlacedMember {
+        node: member.node,
+        zone: member.zone.clone(),
+        weight: member.weight,
+    };
+    let members = layout.members().iter().map(placed).collect();
     Placed { version: layout.version(), partitions: layout.partitions(), members }
 }
 
 /// The differences between two layouts, in words.
-fn differences(recorded: &[Member], configured: &[Member]) -> String {
+fn differences(recorded: &[PlacedMember], configured: &[PlacedMember]) -> String {
     let mut differences = Vec::new();
-    let find = |members: &[Member], of: &Member| {
+    let find = |members: &[PlacedMember], of: &PlacedMember| {
         members.iter().find(|member| member.node == of.node).cloned()
     };
     for was in recorded {
@@ -87,7 +105,7 @@ fn differences(recorded: &[Member], configured: &[Member]) -> String {
             }
         }
     }
-    let is_new = |is: &&Member| find(recorded, is).is_none();
+    let is_new = |is: &&PlacedMember| find(recorded, is).is_none();
     differences
         .extend(configured.iter().filter(is_new).map(|member| format!("{} is new", member.node)));
     differences.join(", ")
@@ -98,16 +116,13 @@ fn differences(recorded: &[Member], configured: &[Member]) -> String {
 mod tests {
     use std::path::Path;
 
-    use quorate_protocol::name::NodeId;
     use quorate_storage::Options;
 
     use super::*;
 
     fn layout(version: u64, members: &[(&str, &str, u16)]) -> Layout {
-        let member = |&(node, zone, weight): &(&str, &str, u16)| Member {
-            node: NodeId::parse(node).unwrap(),
-            zone: zone.to_owned(),
-            weight,
+        let member = |&(node, zone, weight): &(&str, &str, u16)| {
+            Member::new(NodeId::parse(node).unwrap(), zone.to_owned(), weight)
         };
         Layout::new(version, 64, members.iter().map(member).collect()).unwrap()
     }
@@ -141,6 +156,15 @@ mod tests {
             }
         }
         check(&open(dir.path()), &layout(1, &three)).expect("and the record is unchanged");
+    }
+
+    #[test]
+    fn a_record_of_any_release_is_read() {
+        // Version 1, 64 partitions, one member: n1 in zone a with weight 1.
+        let bytes = b"\x01\x40\x01\x02n1\x01a\x01";
+        let placed = of(&layout(1, &[("n1", "a", 1)]));
+        assert_eq!(record::encoded(&placed), bytes);
+        assert_eq!(postcard::from_bytes::<Placed>(bytes).unwrap(), placed);
     }
 
     #[test]

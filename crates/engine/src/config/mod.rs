@@ -234,11 +234,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Layout`] that names the invalid node or number.
     pub fn layout(&self) -> Result<Layout, ConfigError> {
-        let member = |node: &NodeConfig| Member {
-            node: node.name,
-            zone: node.zone.clone(),
-            weight: node.weight,
-        };
+        let member = |node: &NodeConfig| Member::new(node.name, node.zone.clone(), node.weight);
         let members = self.layout.nodes.iter().map(member).collect();
         Ok(Layout::new(self.layout.version, self.layout.partitions, members)?)
     }

@@ -1,0 +1,210 @@
+//! What an operator is told of a plan, by name: what can be accepted, and what cannot.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::numbers::Numbers;
+use super::{Change, Facts};
+use crate::name::NodeId;
+use crate::record::{ClusterRecord, DiskId};
+
+/// A node is overloaded above this share of what is fair, in percent.
+const OVERLOAD_PERCENT: u64 = 120;
+
+/// What a plan makes worse. It can be committed if the operator accepts it by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Warning {
+    /// More partitions than before have two home replicas in one zone.
+    ZoneShared {
+        /// How many.
+        partitions: u64,
+        /// How many had before.
+        before: u64,
+        /// How many partitions there are.
+        of: u32,
+    },
+    /// A node gets much more than its share, as zones leave no other choice.
+    OverloadedNode {
+        /// Which.
+        node: NodeId,
+        /// Its replicas.
+        after: u64,
+        /// Its share.
+        fair: u64,
+    },
+    /// There are fewer nodes than some bucket has replicas, and fewer than before.
+    TooFewNodes {
+        /// How many nodes there are.
+        nodes: usize,
+        /// How many replicas.
+        n: u16,
+    },
+    /// Many more replicas move than the new loads need.
+    MovesTooMuch {
+        /// How many.
+        replicas: u64,
+        /// The least.
+        least: u64,
+    },
+    /// What only nodes that are gone have acknowledged is lost.
+    WritesOfGoneLost {
+        /// The nodes.
+        nodes: Vec<NodeId>,
+        /// Partitions of which every home replica is gone, for the least n in use.
+        partitions: u64,
+    },
+}
+
+impl Warning {
+    /// Its name: what an operator accepts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ZoneShared { .. } => "zone_shared",
+            Self::OverloadedNode { .. } => "overloaded_node",
+            Self::TooFewNodes { .. } => "too_few_nodes",
+            Self::MovesTooMuch { .. } => "moves_too_much",
+            Self::WritesOfGoneLost { .. } => "writes_of_gone_lost",
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZoneShared { partitions, before, of } => write!(
+                f,
+                "{partitions} of {of} partitions have two home replicas in one zone ({before} before): one \
+                 zone's failure takes both; add nodes in other zones, or change zones"
+            ),
+            Self::OverloadedNode { node, after, fair } => write!(
+                f,
+                "{node} gets {after} replicas, {fair} would be fair: add a node in its zone, or lower its \
+                 weight and that of its zone"
+            ),
+            Self::TooFewNodes { nodes, n } => write!(
+                f,
+                "{nodes} nodes cannot hold {n} replicas, each on a node of its own: add nodes, or lower \
+                 n first"
+            ),
+            Self::MovesTooMuch { replicas, least } => write!(
+                f,
+                "{replicas} replicas move, and {least} would do for these loads: replace a node instead of \
+                 removing and adding one, or change less at a time"
+            ),
+            Self::WritesOfGoneLost { nodes, partitions } => {
+                let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+                let names = names.join(", ");
+                write!(f, "what only {names} acknowledged (w=1, hints not delivered) is lost")?;
+                match partitions {
+                    0 => f.write_str("; every partition has a home replica left"),
+                    1 => f.write_str("; 1 partition has no home replica left"),
+                    many => write!(f, "; {many} partitions have no home replica left"),
+                }
+            }
+        }
+    }
+}
+
+/// Why a plan cannot be committed. Nobody can accept it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Refusal {
+    /// A node is sworn gone, and answers.
+    NodeUp {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node is to join that has not asked to, or not with this disk.
+    NotWaiting {
+        /// Which.
+        node: NodeId,
+        /// With which disk.
+        disk: DiskId,
+    },
+    /// Another change is under way.
+    LayoutMoving {
+        /// The epoch in which it is.
+        epoch: u64,
+    },
+}
+
+impl Refusal {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NodeUp { .. } => "node_up",
+            Self::NotWaiting { .. } => "not_waiting",
+            Self::LayoutMoving { .. } => "layout_moving",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeUp { node } => write!(
+                f,
+                "{node} is sworn gone and answers: stop it for good, or remove it without swearing it gone"
+            ),
+            Self::NotWaiting { node, disk } => write!(
+                f,
+                "no {node} with disk {disk} has asked to join: start it with this cluster's id and keys first"
+            ),
+            Self::LayoutMoving { epoch } => write!(
+                f,
+                "the layout is changing (epoch {epoch}): wait until that is finished, or abort it"
+            ),
+        }
+    }
+}
+
+/// What has to be accepted.
+pub(super) fn warnings(numbers: &Numbers, gone: &BTreeSet<NodeId>) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let (before, partitions) = numbers.zone_shared();
+    if partitions > before {
+        warnings.push(Warning::ZoneShared { partitions, before, of: numbers.partitions() });
+    }
+    for load in numbers.load() {
+        if load.after * 100 > load.fair * OVERLOAD_PERCENT {
+            let (node, after, fair) = (load.node, load.after, load.fair);
+            warnings.push(Warning::OverloadedNode { node, after, fair });
+        }
+    }
+    let (n, (nodes_before, nodes)) = (numbers.n_max, numbers.nodes());
+    if nodes < usize::from(n) && nodes < nodes_before {
+        warnings.push(Warning::TooFewNodes { nodes, n });
+    }
+    let (replicas, least) = numbers.replicas_and_least();
+    if replicas * 2 > least * 3 {
+        warnings.push(Warning::MovesTooMuch { replicas, least });
+    }
+    if !gone.is_empty() {
+        let (nodes, partitions) = (gone.iter().copied().collect(), numbers.only_on(gone));
+        warnings.push(Warning::WritesOfGoneLost { nodes, partitions });
+    }
+    warnings
+}
+
+/// What forbids it.
+pub(super) fn refusals(
+    base: &ClusterRecord,
+    changes: &[Change],
+    gone: &BTreeSet<NodeId>,
+    facts: &Facts,
+) -> Vec<Refusal> {
+    let mut joining = BTreeSet::new();
+    for change in changes {
+        match change {
+            Change::Add(new) => joining.insert((new.node, new.disk)),
+            Change::Replace { new, .. } => joining.insert((new.node, new.disk)),
+            Change::Remove { .. } | Change::Set { .. } => false,
+        };
+    }
+    let moving = base.next().map(|_| Refusal::LayoutMoving { epoch: base.epoch() });
+    let up = gone.intersection(&facts.up).map(|node| Refusal::NodeUp { node: *node });
+    let absent = joining.difference(&facts.waiting);
+    let absent = absent.map(|(node, disk)| Refusal::NotWaiting { node: *node, disk: *disk });
+    moving.into_iter().chain(up).chain(absent).collect()
+}
