@@ -355,10 +355,12 @@ impl Client {
         let targets: Vec<NodeId> = hints_of.map(|machine| machine.name).collect();
         let holders = self.machines.iter().filter(|machine| machine.holds(key, *dot, &targets));
         let holders = holders.map(|machine| machine.name).collect();
-        let record = self.world.record();
-        let verdict = record.check_ack(&key.to_string(), number, (w, *acks), &holders);
+        let mut record = self.world.record();
+        let minted = record.check_minted(&key.to_string(), number, *dot);
+        let acked = record.check_ack(&key.to_string(), number, (w, *acks), &holders);
         drop(record);
-        self.world.judge(verdict);
+        self.world.judge(minted);
+        self.world.judge(acked);
         // Where nothing fails no request is repeated, and the coordinator has just minted it.
         if is_conditional && self.setup.faults.is_empty() {
             let verdict = nothing_overtook(*siblings == 1, number, *siblings);
