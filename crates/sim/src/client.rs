@@ -313,6 +313,7 @@ impl Client {
                 if let WriteAnswer::NoQuorum { acks, .. } = &outcome.answer {
                     self.world.note(format_args!("c{} {key} {number} {acks:?}", self.number));
                 }
+                self.check_dot(&key, number, &outcome.answer);
                 // A replica that is none any more drops its row once those that remain have it.
                 if self.changes_of_n() == changes_before {
                     self.check_ack(&key, number, (w, strict), is_conditional, &outcome.answer);
@@ -337,6 +338,13 @@ impl Client {
         processes.map(|process| process.node.buckets.assignment().changes()).sum()
     }
 
+    /// Checks the dot that an answer names: the client's next write supersedes that one.
+    fn check_dot(&self, key: &Key, number: WriteNo, answer: &WriteAnswer) {
+        let WriteAnswer::Written(WrittenAnswer { dot: Some(dot), .. }) = answer else { return };
+        let verdict = self.world.record().check_minted(&key.to_string(), number, *dot);
+        self.world.judge(verdict);
+    }
+
     /// Checks what an acknowledgement says about the nodes' disks.
     fn check_ack(
         &self,
@@ -355,12 +363,10 @@ impl Client {
         let targets: Vec<NodeId> = hints_of.map(|machine| machine.name).collect();
         let holders = self.machines.iter().filter(|machine| machine.holds(key, *dot, &targets));
         let holders = holders.map(|machine| machine.name).collect();
-        let mut record = self.world.record();
-        let minted = record.check_minted(&key.to_string(), number, *dot);
-        let acked = record.check_ack(&key.to_string(), number, (w, *acks), &holders);
+        let record = self.world.record();
+        let verdict = record.check_ack(&key.to_string(), number, (w, *acks), &holders);
         drop(record);
-        self.world.judge(minted);
-        self.world.judge(acked);
+        self.world.judge(verdict);
         // Where nothing fails no request is repeated, and the coordinator has just minted it.
         if is_conditional && self.setup.faults.is_empty() {
             let verdict = nothing_overtook(*siblings == 1, number, *siblings);

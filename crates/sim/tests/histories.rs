@@ -1,8 +1,6 @@
 //! Hand-made histories: the node keeps its promises in each, and the deliberate bugs that a history is
 //! there for break the promise that it names.
 
-use std::collections::BTreeSet;
-
 use quorate_sim::histories::HISTORIES;
 
 #[test]
@@ -21,12 +19,6 @@ fn a_history_repeats_itself() {
         assert_eq!((first.hash, first.events), (again.hash, again.events), "{}", history.name);
         assert!(first.events > 10, "{}", history.name);
     }
-}
-
-#[test]
-fn each_has_a_name_of_its_own() {
-    let names: BTreeSet<&str> = HISTORIES.iter().map(|history| history.name).collect();
-    assert_eq!(names.len(), HISTORIES.len());
 }
 
 #[cfg(feature = "mutations")]

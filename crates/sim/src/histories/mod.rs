@@ -5,7 +5,7 @@
 //! observer, to which it adds what it knows itself. It keeps every promise; with one of the deliberate
 //! bugs in [`History::finds`] it breaks the promise that is named there.
 //!
-//! [`scene`] has the words that histories are told in.
+//! `scene` has the words that histories are told in.
 
 mod deletes;
 mod disks;
@@ -64,5 +64,40 @@ impl History {
             let played = (self.play)(&mut scene).await;
             scene.end(played).await;
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A history that cannot be played as it was written proves nothing, and must not pass.
+    #[test]
+    fn a_history_that_goes_another_way_fails() {
+        let history = History {
+            name: "no-quorum",
+            about: "three replicas of two are asked for",
+            finds: &[],
+            settings: |_| {},
+            play: |scene| {
+                Box::pin(async {
+                    let [entry, killed, _] = scene.homes()?;
+                    scene.kill(killed)?;
+                    scene.write(entry, 3).await.map(drop)
+                })
+            },
+        };
+        let broken = history.run(None, false).violation.map(|violation| violation.property);
+        assert_eq!(broken, Some("a_history_goes_as_written"));
+    }
+
+    #[test]
+    fn each_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = HISTORIES.iter().map(|history| history.name).collect();
+        assert_eq!(names.len(), HISTORIES.len());
+        assert!(names.iter().all(|name| History::named(name).is_some_and(|it| it.name == *name)));
+        assert!(History::named("no-such-history").is_none());
     }
 }

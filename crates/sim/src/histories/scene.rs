@@ -70,7 +70,7 @@ impl Scene {
     pub(super) fn homes(&self) -> Result<[NodeId; 3], OffCourse> {
         let nodes = self.cluster.nodes();
         let view = nodes.first().ok_or_else(|| off("no node runs"))?.view();
-        view.homes(&self.key).try_into().map_err(|_| off("the key is not on three nodes"))
+        view.homes(&self.key).as_ref().try_into().map_err(|_| off("the key is not on three nodes"))
     }
 
     fn machine(&self, name: NodeId) -> Result<&Arc<Machine>, OffCourse> {
