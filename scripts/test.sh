@@ -85,7 +85,8 @@ if ((long)); then
     step "console" scripts/test-console.sh
 fi
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
-step "mutations" cargo test --release --locked -p quorate-sim --features mutations --test mutations
+step "mutations" \
+    cargo test --release --locked -p quorate-sim --features mutations --test mutations --test histories
 
 printf '\nsteps: %d passed, %d failed\n' $((steps - ${#failed[@]})) ${#failed[@]}
 if ((${#failed[@]})); then

@@ -91,6 +91,8 @@ pub struct Write {
     saw: Saw,
     /// For each dot it was minted under, what that copy saw.
     mints: BTreeMap<Dot, BTreeSet<WriteNo>>,
+    /// The dots that it was shown under.
+    shown_under: BTreeSet<Dot>,
 }
 
 impl Write {
@@ -99,9 +101,12 @@ impl Write {
         self.attempts > 0 && self.attempts == self.attempts_not_applied
     }
 
-    /// Whether copies of it may carry different dots: promise 3 allows that for a repeated request.
+    /// Whether copies of it may carry different dots: promise 3 allows that for a repeated request. Where
+    /// dots are seen, what was shown under one dot only is one copy, however often it was attempted:
+    /// what saw it, saw that one.
     pub fn is_minted_twice(&self) -> bool {
-        self.mints.len() > 1 || (self.mints.is_empty() && self.attempts > 1)
+        let is_uncertain = self.attempts > 1 && self.shown_under.len() != 1;
+        self.mints.len() > 1 || (self.mints.is_empty() && is_uncertain)
     }
 
     /// What every copy of it saw directly.
@@ -148,6 +153,7 @@ impl History {
             attempts_not_applied: 0,
             saw,
             mints: BTreeMap::new(),
+            shown_under: BTreeSet::new(),
         });
         WriteNo(self.writes.len() as u32 - 1)
     }
@@ -191,6 +197,13 @@ impl History {
         owner.filter(|owner| again || *owner != write)
     }
 
+    /// An answer showed the write under `dot`.
+    pub fn shown_under(&mut self, write: WriteNo, dot: Dot) {
+        let Some(record) = self.writes.get_mut(write.0 as usize) else { return };
+        record.shown_under.insert(dot);
+        self.dots.entry((record.key.clone(), dot)).or_insert(write);
+    }
+
     /// Tombstones were proven to be all that is left of their keys: what they saw is gone for good,
     /// and they may be forgotten.
     pub fn reaped(&mut self, tombstones: impl IntoIterator<Item = WriteNo>, at: Moment) {
@@ -226,7 +239,7 @@ impl History {
         numbered.filter(move |(_, w)| w.key == key).map(|(at, w)| (WriteNo(at as u32), w))
     }
 
-    /// The dots of a key that were seen to be minted.
+    /// The dots of a key that were seen.
     pub fn dots_of<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (Dot, WriteNo)> + 'a {
         self.dots.iter().filter(move |((of, _), _)| of == key).map(|((_, dot), w)| (*dot, *w))
     }

@@ -77,6 +77,19 @@ fn siblings_did_not_see_each_other_and_the_dead_stay_dead() {
 }
 
 #[test]
+fn the_dead_stay_dead_under_the_dot_that_was_superseded() {
+    let mut history = TestHistory::new();
+    let dot = |counter| Dot { actor: quorate_protocol::clock::Actor(7), counter };
+    let first = history.put(&[], End::Unknown);
+    history.oracle.history.begin_attempt(first);
+    history.oracle.history.shown_under(first, dot(1));
+    let second = history.put(&[first], acked());
+    assert_eq!(history.left(&[first, second]), Some("no_false_siblings"));
+    history.oracle.history.shown_under(first, dot(2));
+    assert_eq!(history.left(&[first, second]), None, "the copy of a repeated request");
+}
+
+#[test]
 fn what_was_called_not_applied_never_appears_and_what_failed_may() {
     let mut history = TestHistory::new();
     let refused = history.put(&[], End::NotApplied);

@@ -49,6 +49,8 @@ pub(crate) struct Client {
     pub(crate) setup: Arc<Setup>,
     /// The machines that it can ask.
     pub(crate) machines: Arc<Vec<Arc<Machine>>>,
+    /// The one that it asks; any, by chance, if none is named.
+    pub(crate) entry: Option<NodeId>,
     /// Knows what was reaped.
     pub(crate) monitor: Arc<Monitor>,
     /// What it last saw of each key.
@@ -85,7 +87,10 @@ impl Client {
 
     /// A process to ask, if the machine that it chose runs one.
     fn node(&self) -> Option<(Arc<Node>, quorate_engine::tasks::Tasks)> {
-        let machine = self.world.pick(&self.machines);
+        let machine = match self.entry {
+            Some(entry) => self.machines.iter().find(|machine| machine.name == entry)?.clone(),
+            None => self.world.pick(&self.machines),
+        };
         machine.process().map(|process| (process.node, process.tasks))
     }
 
@@ -111,6 +116,16 @@ impl Client {
         let strict = self.world.percent(50);
         let usual = self.world.percent(70);
         let r = if usual { self.setup.r } else { self.world.between(1, 3) } as u16;
+        self.read_by(key, r, strict).await;
+    }
+
+    /// Reads, and judges the answer. Returns the writes that it showed; `None` if there was no answer.
+    pub(crate) async fn read_by(
+        &mut self,
+        key: Key,
+        r: u16,
+        strict: bool,
+    ) -> Option<BTreeSet<WriteNo>> {
         let begun = self.world.record().tick();
         let (asked, timeout_ms) = (asked(r, !strict), self.setup.request_ms);
         let question = key.clone();
@@ -121,8 +136,8 @@ impl Client {
             let options = ReadOptions { view, terms, timeout_ms };
             entry::read(&node, &question, options, Recorder::off()).await.0.ok()
         };
-        let Some(Some(object)) = self.ask(read).await else { return };
-        self.saw(key, &Read { begun, r, strict }, &object);
+        let object = self.ask(read).await??;
+        Some(self.saw(key, &Read { begun, r, strict }, &object))
     }
 
     /// Lists the keys of the bucket, a few a page.
@@ -147,8 +162,8 @@ impl Client {
         missing.map_or(Ok(()), |key| Err(format!("a listing misses {key}")))
     }
 
-    /// Judges and remembers what a read returned.
-    fn saw(&mut self, key: Key, read: &Read, object: &Object) {
+    /// Judges and remembers what a read returned: the writes that it showed.
+    fn saw(&mut self, key: Key, read: &Read, object: &Object) -> BTreeSet<WriteNo> {
         let name = key.to_string();
         let seen = shown(object);
         self.world.note(format_args!("c{} read {name} r={}: {seen:?}", self.number, read.r));
@@ -158,7 +173,14 @@ impl Client {
         }
         let verdict = self.world.record().check_read(&name, read, &seen, &context.clock);
         self.world.judge(verdict);
-        self.remember(key, object, context);
+        let session = Session {
+            shown: seen.iter().map(|sight| sight.write).collect(),
+            context,
+            version: object.version(),
+        };
+        let shown = session.shown.clone();
+        self.sessions.insert(key, session);
+        shown
     }
 
     /// Reads a quorum of home replicas through this node.
@@ -183,11 +205,7 @@ impl Client {
     /// What did not work.
     pub(crate) async fn overwrite(&mut self, node: &Arc<Node>, key: &Key) -> Result<(), String> {
         self.read_from(node, key).await?;
-        let session = self.sessions.remove(key);
-        let shown = session.as_ref().map(|session| session.shown.clone()).unwrap_or_default();
-        let number = self.world.record().begin(&key.to_string(), false, Saw::These(shown));
-        let write = self.request(key, number, session.as_ref(), true, (2, true));
-        let end = self.attempt(number, write, 2, true).await;
+        let (number, end) = self.replace(key, true, 2).await;
         if !matches!(end, End::Acked { .. }) {
             return Err(format!("a write of {key}: {end:?}"));
         }
@@ -199,10 +217,14 @@ impl Client {
         }
     }
 
-    fn remember(&mut self, key: Key, object: &Object, context: Context) {
-        let shown = shown(object).iter().map(|sight| sight.write).collect();
-        let session = Session { shown, context, version: object.version() };
-        self.sessions.insert(key, session);
+    /// Replaces what it last saw of a key by a value, or by a tombstone, on W = `w` home replicas; what
+    /// it has not seen stays.
+    pub(crate) async fn replace(&mut self, key: &Key, has_value: bool, w: u16) -> (WriteNo, End) {
+        let session = self.sessions.remove(key);
+        let shown = session.as_ref().map(|session| session.shown.clone()).unwrap_or_default();
+        let number = self.world.record().begin(&key.to_string(), !has_value, Saw::These(shown));
+        let write = self.request(key, number, session.as_ref(), has_value, (w, true));
+        (number, self.attempt(number, write, w, true).await)
     }
 
     async fn write(&mut self, key: Key) {
@@ -291,6 +313,7 @@ impl Client {
                 if let WriteAnswer::NoQuorum { acks, .. } = &outcome.answer {
                     self.world.note(format_args!("c{} {key} {number} {acks:?}", self.number));
                 }
+                self.check_dot(&key, number, &outcome.answer);
                 // A replica that is none any more drops its row once those that remain have it.
                 if self.changes_of_n() == changes_before {
                     self.check_ack(&key, number, (w, strict), is_conditional, &outcome.answer);
@@ -313,6 +336,13 @@ impl Client {
     fn changes_of_n(&self) -> u64 {
         let processes = self.machines.iter().filter_map(|machine| machine.process());
         processes.map(|process| process.node.buckets.assignment().changes()).sum()
+    }
+
+    /// Checks the dot that an answer names: the client's next write supersedes that one.
+    fn check_dot(&self, key: &Key, number: WriteNo, answer: &WriteAnswer) {
+        let WriteAnswer::Written(WrittenAnswer { dot: Some(dot), .. }) = answer else { return };
+        let verdict = self.world.record().check_minted(&key.to_string(), number, *dot);
+        self.world.judge(verdict);
     }
 
     /// Checks what an acknowledgement says about the nodes' disks.

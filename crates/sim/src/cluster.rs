@@ -25,28 +25,14 @@ pub(crate) struct Cluster {
     pub(crate) network: Arc<Network>,
     pub(crate) machines: Arc<Vec<Arc<Machine>>>,
     pub(crate) monitor: Arc<Monitor>,
+    /// The supervisor of the machines, and the monitor's looks.
+    attendants: JoinSet<()>,
 }
 
 impl Cluster {
     /// Runs one setup to its end.
     pub(crate) async fn run(world: Arc<World>, setup: Setup) {
-        let setup = Arc::new(setup);
-        let network = Arc::new(Network::new(world.clone(), setup.latency_ms_max));
-        let (replace, replaced) = mpsc::unbounded_channel();
-        let machine = |number| {
-            let config = setup.config(number);
-            Arc::new(Machine::new(config, world.clone(), network.clone(), replace.clone()))
-        };
-        let machines: Arc<Vec<_>> = Arc::new((1..=setup.nodes).map(machine).collect());
-        let monitor = Monitor::new(world.clone(), setup.clone(), machines.clone());
-        let cluster = Self { world, setup, network, machines, monitor: Arc::new(monitor) };
-        let replacing = tokio::spawn(replace_as_asked(
-            cluster.world.clone(),
-            cluster.machines.clone(),
-            replaced,
-        ));
-        let watching = tokio::spawn(cluster.monitor.clone().run());
-        cluster.form().await;
+        let cluster = Self::start(world, setup).await;
         let mut clients = cluster.start_clients();
         let faults = cluster.suffer();
         tokio::select! {
@@ -56,9 +42,32 @@ impl Cluster {
         }
         cluster.heal().await;
         cluster.judge().await;
-        replacing.abort();
-        watching.abort();
-        cluster.machines.iter().for_each(|machine| machine.kill());
+        cluster.end();
+    }
+
+    /// A cluster that is formed and watched, with nodes that are up.
+    pub(crate) async fn start(world: Arc<World>, setup: Setup) -> Self {
+        let setup = Arc::new(setup);
+        let network = Arc::new(Network::new(world.clone(), setup.latency_ms_max));
+        let (replace, replaced) = mpsc::unbounded_channel();
+        let machine = |number| {
+            let config = setup.config(number);
+            Arc::new(Machine::new(config, world.clone(), network.clone(), replace.clone()))
+        };
+        let machines: Arc<Vec<_>> = Arc::new((1..=setup.nodes).map(machine).collect());
+        let monitor = Arc::new(Monitor::new(world.clone(), setup.clone(), machines.clone()));
+        let mut attendants = JoinSet::new();
+        attendants.spawn(replace_as_asked(world.clone(), machines.clone(), replaced));
+        attendants.spawn(monitor.clone().run());
+        let cluster = Self { world, setup, network, machines, monitor, attendants };
+        cluster.form().await;
+        cluster
+    }
+
+    /// Ends all that runs.
+    pub(crate) fn end(mut self) {
+        self.attendants.abort_all();
+        self.machines.iter().for_each(|machine| machine.kill());
     }
 
     async fn form(&self) {
@@ -87,12 +96,13 @@ impl Cluster {
             world: self.world.clone(),
             setup: self.setup.clone(),
             machines: self.machines.clone(),
+            entry: None,
             monitor: self.monitor.clone(),
             sessions: BTreeMap::new(),
         }
     }
 
-    /// A client that asks once the faults are over.
+    /// A client that asks once the faults are over. It never loses patience.
     pub(crate) fn auditor(&self) -> Client {
         self.client(self.setup.clients)
     }

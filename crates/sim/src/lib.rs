@@ -11,7 +11,8 @@
 //! a seed decides; `machine` hosts a node (disk, clock, threads, chance), `network` carries the bytes
 //! between them, `life` ends and holds up their tasks, and `world` has what all of them share.
 //! `cluster` is the course of a run, `client` who asks, `faults` what goes wrong; `record` is what
-//! clients saw, `monitor` what happens on the disks meanwhile, and `judge` the end.
+//! clients saw, `monitor` what happens on the disks meanwhile, and `judge` the end. [`histories`] are
+//! runs whose steps were written by hand.
 //!
 //! With the feature `mutations`, deliberate bugs are compiled into the node
 //! ([`quorate_protocol::mutation`]): a run can switch one on, and must be found broken.
@@ -23,6 +24,7 @@ mod client;
 mod cluster;
 mod dice;
 mod faults;
+pub mod histories;
 mod judge;
 mod life;
 mod machine;

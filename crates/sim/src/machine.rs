@@ -233,17 +233,27 @@ impl Machine {
     pub(crate) fn copy_or_restore(&self) {
         let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(copy) = copy.take() {
-            self.kill();
-            self.lost("comes back as it was copied");
-            self.disk.restore(&copy);
+            self.put_back(&copy);
         } else {
             // A clean stop leaves a proof of it, which a copy must not be believed.
             if self.world.percent(50) {
                 self.stop();
             }
-            self.world.note(format_args!("{} is copied", self.name));
-            *copy = Some(self.disk.copy());
+            *copy = Some(self.copy_disk());
         }
+    }
+
+    /// A backup of its disk, as it is at this moment.
+    pub(crate) fn copy_disk(&self) -> SimulatedDisk {
+        self.world.note(format_args!("{} is copied", self.name));
+        self.disk.copy()
+    }
+
+    /// Kills its process, and puts a backup of its disk back.
+    pub(crate) fn put_back(&self, copy: &SimulatedDisk) {
+        self.kill();
+        self.lost("comes back as it was copied");
+        self.disk.restore(copy);
     }
 
     /// Damages the log before its end.

@@ -1,4 +1,5 @@
-//! `quorate-sim`: runs seeds of the simulator and prints how to reproduce the first failure.
+//! `quorate-sim`: runs seeds of the simulator and prints how to reproduce the first failure, or plays a
+//! hand-made history.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
 use quorate_protocol::mutation::{COMPILED_IN, Mutation};
+use quorate_sim::histories::{HISTORIES, History};
 use quorate_sim::run::Run;
 use quorate_sim::seeds::{Report, SeedRange};
 use quorate_sim::{Case, Focus};
@@ -47,6 +49,13 @@ struct Arguments {
     /// Run a case from such a file, and print every event.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "seed", "trace"])]
     replay: Option<PathBuf>,
+    /// Play a hand-made history, and print every event.
+    #[arg(long, value_name = "NAME", value_parser = history_named)]
+    #[arg(conflicts_with_all = ["seeds", "seed", "trace", "focus", "minutes", "replay"])]
+    history: Option<&'static History>,
+    /// List the hand-made histories, and the deliberate bugs that each finds.
+    #[arg(long)]
+    histories: bool,
     /// Threads; 0 means one per core. The result does not depend on it.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -61,6 +70,10 @@ impl Arguments {
     }
 }
 
+fn history_named(name: &str) -> Result<&'static History, &'static str> {
+    History::named(name).ok_or("not the name of a history; --histories lists them")
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
@@ -68,6 +81,10 @@ fn main() -> ExitCode {
         refuse_mutations(&mut out)
     } else if arguments.mutations {
         list_mutations(&mut out)
+    } else if arguments.histories {
+        list_histories(&mut out)
+    } else if let Some(history) = arguments.history {
+        print_trace(history.name, history.run(arguments.mutation, true), &mut out)
     } else if let Some(minutes) = arguments.minutes {
         explore(&arguments, minutes, &mut out)
     } else if let Some(file) = &arguments.replay {
@@ -87,6 +104,14 @@ fn main() -> ExitCode {
 fn list_mutations(out: &mut impl Write) -> std::io::Result<ExitCode> {
     for mutation in Mutation::ALL {
         writeln!(out, "{:<28} {}", mutation.name(), mutation.what())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list_histories(out: &mut impl Write) -> std::io::Result<ExitCode> {
+    for history in HISTORIES {
+        let finds: Vec<&str> = history.finds.iter().map(|(mutation, _)| mutation.name()).collect();
+        writeln!(out, "{:<28} {} ({})", history.name, history.about, finds.join(", "))?;
     }
     Ok(ExitCode::SUCCESS)
 }

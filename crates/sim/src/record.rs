@@ -79,6 +79,11 @@ impl Record {
         self.oracle.history.is_in(write, &of_key)
     }
 
+    /// An answer to a write said which dot it has.
+    pub(crate) fn check_minted(&mut self, key: &str, write: WriteNo, dot: Dot) -> Verdict {
+        self.check_dots(key, &[Sight { write, dot: Some(dot) }])
+    }
+
     /// Checks an acknowledgement: `holders` have the write durably.
     pub(crate) fn check_ack(
         &self,
@@ -141,6 +146,7 @@ impl Record {
     fn check_dots(&mut self, key: &str, shown: &[Sight]) -> Verdict {
         for sight in shown {
             let Some(dot) = sight.dot else { continue };
+            self.oracle.history.shown_under(sight.write, dot);
             let known = *self.dots.entry((key.to_owned(), dot)).or_insert(sight.write);
             if known != sight.write {
                 let story = format!("{key}: {dot} names {known} and {}", sight.write);

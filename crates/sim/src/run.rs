@@ -28,6 +28,20 @@ pub struct Run {
 }
 
 pub(crate) fn run_case(case: &Case, mutation: Option<Mutation>, keep_lines: bool) -> Run {
+    run_in_world(case.seed, mutation, keep_lines, async |world| {
+        world.note(format_args!("{:?}", case.setup));
+        Cluster::run(world, case.setup.clone()).await;
+    })
+}
+
+/// Runs `course` in a world of its own, with a clock of its own, that stands still while anything can
+/// run.
+pub(crate) fn run_in_world(
+    seed: u64,
+    mutation: Option<Mutation>,
+    keep_lines: bool,
+    course: impl AsyncFnOnce(Arc<World>),
+) -> Run {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -37,9 +51,8 @@ pub(crate) fn run_case(case: &Case, mutation: Option<Mutation>, keep_lines: bool
         return Run::impossible("mutations are not compiled in".to_owned());
     }
     runtime.block_on(async {
-        let world = Arc::new(World::new(Dice::new(case.seed), Trace::new(keep_lines), N));
-        world.note(format_args!("{:?}", case.setup));
-        Cluster::run(world.clone(), case.setup.clone()).await;
+        let world = Arc::new(World::new(Dice::new(seed), Trace::new(keep_lines), N));
+        course(world.clone()).await;
         world.result()
     })
 }

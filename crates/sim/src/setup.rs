@@ -170,6 +170,32 @@ impl Setup {
         setup
     }
 
+    /// Three nodes and a key, where nothing happens by itself.
+    pub(crate) fn calm() -> Self {
+        Self {
+            nodes: 3,
+            keys: 1,
+            clients: 0,
+            requests: 0,
+            thinking_ms_max: 0,
+            request_ms: 2_000,
+            latency_ms_max: 2,
+            faults: Vec::new(),
+            fault_every_ms: 0,
+            fsync: true,
+            fault_ms_max: 0,
+            w_min: 1,
+            w: 2,
+            r: 2,
+            victim: 0,
+            grace_ms: None,
+            interval_ms: 1_000,
+            conditions_percent: 0,
+            deletes_percent: 0,
+            crashes_at_end: true,
+        }
+    }
+
     fn draw_any(dice: &mut Dice) -> Self {
         let fsync = dice.percent(70);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.percent(40)).collect();

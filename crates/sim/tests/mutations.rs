@@ -1,9 +1,11 @@
-//! Every deliberate bug in the node is found (`quorate_protocol::mutation`).
+//! Every deliberate bug in the node is found (`quorate_protocol::mutation`): by random seeds here, or by
+//! the hand-made histories of `tests/histories.rs`.
 
 use std::collections::BTreeSet;
 
 use quorate_protocol::mutation::Mutation;
 use quorate_sim::Focus;
+use quorate_sim::histories::HISTORIES;
 use quorate_sim::seeds::SeedRange;
 
 /// A mutation must be found within this many seeds, as README.md says too.
@@ -28,8 +30,7 @@ fn is_found(mutation: Mutation, among: (u64, Option<Focus>)) {
 
 macro_rules! mutations_are_found {
     (often { $($test:ident: $mutation:ident,)* }
-     rarely { $($rare_test:ident: $rare:ident about $focus:expr,)* }
-     not_yet { $($late_test:ident: $late:ident about $late_focus:expr,)* }) => {
+     rarely { $($rare_test:ident: $rare:ident about $focus:expr,)* }) => {
         $(#[test]
         fn $test() {
             is_found(Mutation::$mutation, (SEEDS, None));
@@ -39,17 +40,12 @@ macro_rules! mutations_are_found {
             is_found(Mutation::$rare, (SEEDS_OF_RARE, $focus));
         })*
 
-        $(#[test]
-        #[ignore = "no schedule finds it yet; unit tests hold what it breaks"]
-        fn $late_test() {
-            is_found(Mutation::$late, (SEEDS_OF_RARE, $late_focus));
-        })*
-
         #[test]
         fn each_has_a_test() {
-            let tested =
-                [$(Mutation::$mutation,)* $(Mutation::$rare,)* $(Mutation::$late,)*];
-            let tested: BTreeSet<Mutation> = tested.into_iter().collect();
+            let by_hand = HISTORIES.iter().flat_map(|history| history.finds);
+            let tested = [$(Mutation::$mutation,)* $(Mutation::$rare,)*];
+            let tested: BTreeSet<Mutation> =
+                by_hand.map(|(mutation, _)| *mutation).chain(tested).collect();
             assert_eq!(tested, Mutation::ALL.iter().copied().collect());
         }
     };
@@ -65,6 +61,7 @@ mutations_are_found! {
         bare_sibling: BareSibling,
         actor_survives_hint_drop: ActorSurvivesHintDrop,
         unseen_context: UnseenContext,
+        context_of_own_row: ContextOfOwnRow,
         merge_keeps_covered: MergeKeepsCovered,
         write_id_forgotten: WriteIdForgotten,
         overtaken_ignored: OvertakenIgnored,
@@ -89,15 +86,8 @@ mutations_are_found! {
         reversal_forgotten: ReversalForgotten about Some(Focus::Counts),
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links),
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links),
-    }
-    not_yet {
-        context_of_own_row: ContextOfOwnRow about None,
-        disk_loss_ready_at_once: DiskLossReadyAtOnce about None,
         dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts),
-        clone_keeps_incarnation: CloneKeepsIncarnation about Some(Focus::Copies),
-        peers_forgotten: PeersForgotten about Some(Focus::Copies),
         aside_taken_back: AsideTakenBack about Some(Focus::Copies),
-        stale_taken: StaleTaken about Some(Focus::Links),
     }
 }
 

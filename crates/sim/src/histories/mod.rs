@@ -1,0 +1,103 @@
+//! Hand-made histories: exact steps that show what no random schedule comes upon, because too much must
+//! happen in one order.
+//!
+//! A history runs on the node as it ships, like a seed does, and is judged by the same oracle and
+//! observer, to which it adds what it knows itself. It keeps every promise; with one of the deliberate
+//! bugs in [`History::finds`] it breaks the promise that is named there.
+//!
+//! `scene` has the words that histories are told in.
+
+mod deletes;
+mod disks;
+mod scene;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use quorate_protocol::mutation::Mutation;
+
+use self::scene::{Played, Scene};
+use crate::run::{Run, run_in_world};
+use crate::setup::Setup;
+
+/// What chance is drawn from: delays and names. No history depends on them.
+const SEED: u64 = 1;
+
+/// The steps of a history.
+type Play = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Played> + 'a>>;
+
+/// A hand-made history.
+pub struct History {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What happens in it, in a few words.
+    pub about: &'static str,
+    /// The deliberate bugs that it finds, and the property that the oracle finds broken by each.
+    pub finds: &'static [(Mutation, &'static str)],
+    settings: fn(&mut Setup),
+    play: Play,
+}
+
+/// All of them.
+pub const HISTORIES: &[History] = &[
+    disks::AN_EMPTY_DISK,
+    disks::A_COPY_OF_A_CLEAN_STOP,
+    disks::A_BACKUP_AMONG_RESTARTS,
+    deletes::A_BACKUP_OF_WHAT_WAS_REAPED,
+    deletes::A_STORE_THAT_WAS_HELD_UP,
+];
+
+impl History {
+    /// The history of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        HISTORIES.iter().find(|history| history.name == name)
+    }
+
+    /// Plays it, with a deliberate bug, if any, and judges the healed cluster. `keep_lines` keeps the
+    /// trace.
+    pub fn run(&self, mutation: Option<Mutation>, keep_lines: bool) -> Run {
+        let mut setup = Setup::calm();
+        (self.settings)(&mut setup);
+        run_in_world(SEED, mutation, keep_lines, async |world| {
+            world.note(format_args!("{}: {}", self.name, self.about));
+            let mut scene = Scene::begin(world, setup).await;
+            let played = (self.play)(&mut scene).await;
+            scene.end(played).await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A history that cannot be played as it was written proves nothing, and must not pass.
+    #[test]
+    fn a_history_that_goes_another_way_fails() {
+        let history = History {
+            name: "no-quorum",
+            about: "three replicas of two are asked for",
+            finds: &[],
+            settings: |_| {},
+            play: |scene| {
+                Box::pin(async {
+                    let [entry, killed, _] = scene.homes()?;
+                    scene.kill(killed)?;
+                    scene.write(entry, 3).await.map(drop)
+                })
+            },
+        };
+        let broken = history.run(None, false).violation.map(|violation| violation.property);
+        assert_eq!(broken, Some("a_history_goes_as_written"));
+    }
+
+    #[test]
+    fn each_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = HISTORIES.iter().map(|history| history.name).collect();
+        assert_eq!(names.len(), HISTORIES.len());
+        assert!(names.iter().all(|name| History::named(name).is_some_and(|it| it.name == *name)));
+        assert!(History::named("no-such-history").is_none());
+    }
+}
