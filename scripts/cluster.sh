@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# A cluster on this machine, for trying things out: start, stop, look.
+# A cluster on this machine, for trying things out: start, stop, look, add and remove nodes.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/lib-layout.sh
+source "$SCRIPTS/lib-layout.sh"
 
 usage() {
     cat <<'HELP'
@@ -11,6 +13,12 @@ Usage: scripts/cluster.sh COMMAND
   up [COUNT] [--durability fsync|buffered]
                build if needed, start COUNT nodes n1, n2, … (default 5), form the cluster, and wait
                until each is ready. Data of an earlier run is kept.
+  add [NODE]   start another node (default: the next number) and add it to the running cluster;
+               returns when it has received its share of the data
+  remove NODE  remove a node; returns when the others have all that it held. Its data is deleted
+  replace DEAD NEW
+               put a new node in the place of one that is dead and stays so; the data of that
+               one is deleted
   down         stop all nodes; their data stays
   status       a table of the nodes
   logs NODE [-f]
@@ -29,7 +37,7 @@ HELP
 
 # Writes the config of node $1 of $2, with durability $3.
 write_config() {
-    local node=$1 count=$2 durability=$3 directory=$CLUSTER_DIR/$1 index
+    local node=$1 count=$2 durability=$3 directory=$CLUSTER_DIR/$1
     # The nodes share this machine's cores: with a thread per core each they would get in each
     # other's way.
     local threads=$(($(nproc) / count))
@@ -47,22 +55,27 @@ peer_addr = "127.0.0.1:$(peer_port "$node")"
 worker_threads = $threads
 fault_hook = true
 durability = "$durability"
-
-[layout]
-version = 1
 TOML
-        for ((index = 1; index <= count; index++)); do
-            cat <<TOML
+        if joins "$node"; then join_settings "$node"; else layout_table; fi
+    } >"$directory/node.toml.new"
+    mv "$directory/node.toml.new" "$directory/node.toml"
+    chmod 600 "$directory/node.toml"
+}
+
+# The layout that the cluster is formed of.
+layout_table() {
+    local count index
+    count=$(cluster_count)
+    printf '\n[layout]\nversion = 1\n'
+    for ((index = 1; index <= count; index++)); do
+        cat <<TOML
 
 [[layout.nodes]]
 name = "n$index"
 peer_addr = "127.0.0.1:$(peer_port "n$index")"
 zone = "z$index"
 TOML
-        done
-    } >"$directory/node.toml.new"
-    mv "$directory/node.toml.new" "$directory/node.toml"
-    chmod 600 "$directory/node.toml"
+    done
 }
 
 # Settles the number of nodes and the durability: what is asked for ($1, $2, either may be empty)
@@ -130,7 +143,8 @@ up() {
     if ((started)); then
         say "Started $started of ${#nodes[@]} nodes; waiting until they are ready."
         wait_for node_answers 60 "${nodes[@]}"
-        form_cluster n1 || die "the cluster could not be formed"
+        # One whose nodes have changed was formed before, and its first nodes may be gone.
+        [[ -e $CLUSTER_DIR/nodes ]] || form_cluster n1 || die "the cluster could not be formed"
     fi
     wait_for node_ready 60 "${nodes[@]}"
     if ((started)); then
@@ -150,14 +164,14 @@ down() {
         return 0
     }
     local node pid stopped=0
-    for node in $(cluster_nodes); do
+    for node in $(nodes_here); do
         pid=$(node_pid "$node") || continue
         # A paused node must go on to see that it shall stop.
         kill -TERM "$pid" 2>/dev/null || true
         kill -CONT "$pid" 2>/dev/null || true
         stopped=$((stopped + 1))
     done
-    for node in $(cluster_nodes); do
+    for node in $(nodes_here); do
         if ! wait_gone "$node" 20; then
             warn "$node did not stop within 20 seconds; killing it."
             if pid=$(node_pid "$node"); then kill -KILL "$pid" 2>/dev/null || true; fi
@@ -199,10 +213,10 @@ wipe() {
     # Only what this script made, whatever DEV_CLUSTER_DIR points at.
     if cluster_count >/dev/null; then
         local node
-        for node in $(cluster_nodes); do
+        for node in $(nodes_here); do
             rm -rf "${CLUSTER_DIR:?}/$node"
         done
-        rm -f "$CLUSTER_DIR"/{key,count,durability}
+        rm -f "$CLUSTER_DIR"/{key,count,durability,nodes}
         rmdir "$CLUSTER_DIR" 2>/dev/null || true
         say "Deleted the data in $CLUSTER_DIR."
     fi
@@ -211,7 +225,7 @@ wipe() {
 command=${1:-}
 (($# == 0)) || shift
 case $command in
-    up | down | status | logs | wipe)
+    up | add | remove | replace | down | status | logs | wipe)
         for word in "$@"; do
             [[ $word != -h && $word != --help ]] || {
                 usage

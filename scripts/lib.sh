@@ -82,9 +82,13 @@ cluster_count() {
     [[ -r $CLUSTER_DIR/count ]] && cat "$CLUSTER_DIR/count"
 }
 
-# The names of its nodes, in order.
+# The names of its nodes, in order: those that it was made with, unless some were added or removed since.
 cluster_nodes() {
     local count index
+    if [[ -r $CLUSTER_DIR/nodes ]]; then
+        cat "$CLUSTER_DIR/nodes"
+        return 0
+    fi
     count=$(cluster_count) ||
         die "there is no cluster in $CLUSTER_DIR. Start one: scripts/cluster.sh up"
     for ((index = 1; index <= count; index++)); do
@@ -174,6 +178,13 @@ node_ready() {
     curl -sf -m 1 -o /dev/null "$(client_url "$1")/readyz"
 }
 
+# Whether node $1 waits to be added, and the members know.
+node_is_expected() {
+    local page
+    page=$(curl -s -m 1 "$(client_url "$1")/readyz") || return 1
+    [[ $page == *'waiting to be added'* && $page != *'('* ]]
+}
+
 port_busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # Fails if port $1, wanted as $2, is taken, and says by whom if it can.
@@ -203,7 +214,7 @@ start_node() {
     echo "$pid $(process_start "$pid")" >"$directory/pid"
 }
 
-# Waits until check $1 (node_answers or node_ready) holds for the nodes given after the bound $2, in
+# Waits until check $1 (such as node_answers or node_ready) holds for the nodes given after the bound $2, in
 # seconds. Fails at once, with its last words, if one of them stops.
 wait_for() {
     local check=$1 deadline=$((SECONDS + $2)) node waiting

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_engine::config::Config;
 use quorate_engine::host::{Chance, Clock, Files, Host};
-use quorate_engine::node::Node;
+use quorate_engine::membership::files::load_record;
+use quorate_engine::membership::members_of;
+use quorate_engine::node::{Node, StartError};
 use quorate_protocol::time::WallTime;
 use quorate_storage::DataDir;
 
@@ -28,11 +30,25 @@ pub(crate) fn start(config: Config, traces: &Traces) -> Result<Arc<Node>, ServeE
         clock: Arc::new(MachineClock),
         chance: Arc::new(MachineChance),
         dir: DataDir::Path(config.data_dir.clone()),
-        files: Arc::new(Directory(config.data_dir.clone())),
+        files: Arc::new(files(&config)),
         traces: traces.sink(),
         gate: None,
     };
     Ok(Node::start(config, host)?)
+}
+
+/// The files in a node's data directory.
+pub(crate) fn files(config: &Config) -> Directory {
+    Directory(config.data_dir.clone())
+}
+
+/// How many nodes the cluster has, as far as a node knows before it starts. Blocks.
+///
+/// # Errors
+/// [`StartError`] if the stored record cannot be read.
+pub(crate) fn nodes(config: &Config) -> Result<usize, StartError> {
+    let record = load_record(&files(config))?;
+    Ok(record.map_or(config.layout_nodes().len(), |record| members_of(&record).len()))
 }
 
 /// The machine's clock; 0 before 1970.
@@ -54,7 +70,7 @@ impl Chance for MachineChance {
 }
 
 /// Files in the data directory.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Files for Directory {
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {

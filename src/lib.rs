@@ -11,6 +11,7 @@ pub mod config;
 mod gossip;
 mod host;
 mod http;
+mod joining;
 pub mod log;
 mod metrics;
 mod otlp;

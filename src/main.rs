@@ -147,7 +147,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         Command::Form { config, timeout_ms } => {
             let config = load_and_warn(&config)?;
             let formed = form::form(&config, Duration::from_millis(timeout_ms));
-            let nodes = config.layout.nodes.len();
+            let nodes = config.layout_nodes().len();
             match runtime(1)?.block_on(formed)? {
                 Formed::Now => {
                     say(&mut std::io::stdout(), &format!("formed a cluster of {nodes} nodes"))
@@ -157,12 +157,15 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
         }
         Command::CheckConfig { config } => {
             let config = load_and_warn(&config)?;
-            let layout = config.layout()?;
+            let place = match &config.layout {
+                Some(_) => format!("{:?}", config.layout()?),
+                None => format!("the cluster {:?}, which it joins", config.cluster_id),
+            };
             let oddities = config::oddities(&config);
             if !oddities.is_empty() {
                 return Err(oddities.join("\nquorate: ").into());
             }
-            let text = format!("node {} of {layout:?}: the configuration is valid", config.node);
+            let text = format!("node {} of {place}: the configuration is valid", config.node);
             say(&mut std::io::stdout(), &text);
         }
         Command::Distrusted { what } => {

@@ -22,6 +22,8 @@ use crate::host;
 use crate::http::descriptors;
 pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
+pub use crate::joining::JoinError;
+use crate::joining::{self, Joined};
 use crate::otlp::Traces;
 pub use crate::peer_port::dial::DialerError;
 use crate::peer_port::listener;
@@ -61,6 +63,9 @@ pub enum ServeError {
     /// Signal handlers could not be installed.
     #[error("signal handlers: {0}")]
     Signals(io::Error),
+    /// The node cannot join the cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The limit of open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
@@ -120,20 +125,29 @@ async fn run_reporting(
     requests: StopRequests,
     reports: Reports,
 ) -> Result<Ended, ServeError> {
-    let connections_max = client_connections(&config)?;
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
+    let mut joined = None;
+    if joining::is_due(&config)? {
+        reports.waiting(&joining::waits_for(config.node)).await;
+        joined = joining::join(&config, (&client_listener, &peer_listener), &requests.stop).await?;
+        if joined.is_none() {
+            return Ok(Ended::Stopped);
+        }
+    }
+    let nodes = host::nodes(&config)?;
+    let connections_max = client_connections(&config, nodes)?;
     reports.opening().await;
     let traces = Traces::start(&config)?;
     let to = traces.clone();
-    let node = tokio::task::spawn_blocking(move || host::start(config, &to))
+    let node = tokio::task::spawn_blocking(move || start(config, &to, joined))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
     launch(&node, GOSSIP, None, |job| gossip::run(node.clone(), job));
     let bounds = Bounds::for_clients(&node.config, connections_max);
     let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
-    let bounds = Bounds::for_peers(&node.config);
+    let bounds = Bounds::for_peers(&node.config, nodes);
     let peers = Port::open(peer_listener, listener::app(node.clone()), bounds);
     tracing::info!(
         node = %node.me,
@@ -169,10 +183,20 @@ async fn run_reporting(
     Ok(ended)
 }
 
+/// Starts a node. One that has just joined a cluster begins with nothing of what that holds. Blocks.
+fn start(config: Config, traces: &Traces, joined: Option<Joined>) -> Result<Arc<Node>, ServeError> {
+    let node = host::start(config, traces)?;
+    if let Some(Joined { formation }) = joined {
+        // Should this not be reached, its peers tell it at the next start.
+        node.record_formation(formation, true).map_err(StartError::Store)?;
+    }
+    Ok(node)
+}
+
 /// How many client connections to allow, so that the store never runs out of descriptors.
-fn client_connections(config: &Config) -> Result<usize, TooFew> {
+fn client_connections(config: &Config, nodes: usize) -> Result<usize, TooFew> {
     let limit = descriptors::raise_limit();
-    let clients = descriptors::client_connections(config, limit)?;
+    let clients = descriptors::client_connections(config, nodes, limit)?;
     if clients < config.limits.connections_max {
         let wanted = config.limits.connections_max;
         tracing::warn!(

@@ -38,6 +38,11 @@ impl Reports {
         self.send(None, "opening the store").await;
     }
 
+    /// The node waits until an operator adds it to the cluster: no restart brings that about.
+    pub(crate) async fn waiting(self, what: &str) {
+        self.send(Some(NotifyState::Ready), what).await;
+    }
+
     /// The node stops, and its process ends. Not for one that replaces itself: its service goes on.
     pub(crate) async fn stopping(self, why: &str) {
         self.send(Some(NotifyState::Stopping), why).await;

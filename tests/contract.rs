@@ -36,6 +36,8 @@ mod inputs;
 mod jobs;
 #[path = "contract/keys.rs"]
 mod keys;
+#[path = "contract/layout.rs"]
+mod layout;
 #[path = "contract/metrics.rs"]
 mod metrics;
 #[path = "contract/openapi.rs"]

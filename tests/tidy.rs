@@ -87,7 +87,7 @@ fn an_operation_looks_at_the_cluster_once() {
     const VIEWS: [(&str, usize); 4] = [
         ("ops/inspect.rs", 1),
         ("ops/keys.rs", 1),
-        ("peer_port/batch.rs", 1),
+        ("peer_port/batch.rs", 2),
         ("peer_port/receive.rs", 1),
     ];
     let engine = Path::new("crates/engine/src");

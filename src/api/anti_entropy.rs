@@ -78,7 +78,7 @@ pub(super) async fn run(gate: Gate, request: Request) -> Answer {
     let turn = Arc::new(turn);
     let down = node.peers.down();
     let peers: Vec<NodeId> = match params.node {
-        Some(peer) if peer == node.me || !node.view().placement().contains(peer) => {
+        Some(peer) if !node.peers.contains(peer) => {
             return Err(Problem::bad_parameter("node", "must be another node of the layout"));
         }
         Some(peer) => vec![peer],

@@ -115,6 +115,7 @@ impl From<BucketsError> for Problem {
         match error {
             BucketsError::Properties(_) => Self::new(Kind::BadBody, detail),
             BucketsError::Full => Self::new(Kind::BucketsFull, detail),
+            BucketsError::Moving => Self::new(Kind::NotReady, detail),
             BucketsError::Store(quorate_storage::Error::DiskLow { .. }) => {
                 Self::new(Kind::DiskFull, detail)
             }

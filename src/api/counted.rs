@@ -36,9 +36,15 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::NoSuchSyncPoint
         | Kind::NoSuchExplanation
         | Kind::SyncPointGone => Outcome::NotFound,
-        Kind::SiblingGone | Kind::ConditionFailed => Outcome::PreconditionFailed,
+        Kind::SiblingGone
+        | Kind::ConditionFailed
+        | Kind::LayoutChanged
+        | Kind::LayoutMoving
+        | Kind::LayoutNotMoving
+        | Kind::NameTaken
+        | Kind::LayoutUnsafe => Outcome::PreconditionFailed,
         Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull => Outcome::KeyFull,
-        Kind::NoQuorum | Kind::NoReadQuorum => Outcome::NoQuorum,
+        Kind::NoQuorum | Kind::NoReadQuorum | Kind::NoLayoutQuorum => Outcome::NoQuorum,
         Kind::Overloaded => Outcome::Overloaded,
         Kind::NotFormed | Kind::NotReady | Kind::Stopping | Kind::HintsFull => Outcome::Unavailable,
         Kind::DiskFull | Kind::BucketsFull => Outcome::NoSpace,

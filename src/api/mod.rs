@@ -2,8 +2,8 @@
 //!
 //! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
 //! passes; `path`, `query`, `headers`, `conditions` and `body` parse a request once; `kv`, `siblings`,
-//! `inspect`, `keys`, `buckets`, `ring`, `anti_entropy`, `jobs`, `hints`, `distrusted`, `health`,
-//! `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
+//! `inspect`, `keys`, `buckets`, `ring`, `layout`, `anti_entropy`, `jobs`, `hints`, `distrusted`,
+//! `health`, `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
 //! that write; `represent` and `multipart` render an object, `pieces` streams large responses and
 //! `permit_body` keeps them charged; `problem` and `refusal` are all the errors, `counted` says how
 //! they are counted. `request_trace` and `unread` wrap every request.
@@ -28,6 +28,7 @@ mod inspect;
 mod jobs;
 mod keys;
 mod kv;
+mod layout;
 mod multipart;
 mod path;
 mod permit_body;

@@ -56,6 +56,12 @@ pub(crate) enum Kind {
     Failed,
     DiskFull,
     BucketsFull,
+    LayoutChanged,
+    LayoutMoving,
+    LayoutNotMoving,
+    NameTaken,
+    LayoutUnsafe,
+    NoLayoutQuorum,
 }
 
 impl Kind {
@@ -77,7 +83,11 @@ impl Kind {
             Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::SiblingGone => StatusCode::CONFLICT,
+            Self::SiblingGone
+            | Self::LayoutChanged
+            | Self::LayoutMoving
+            | Self::LayoutNotMoving
+            | Self::NameTaken => StatusCode::CONFLICT,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -86,11 +96,13 @@ impl Kind {
             Self::TooManySiblings
             | Self::ObjectTooLarge
             | Self::ClockFull
+            | Self::LayoutUnsafe
             | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Overloaded
             | Self::NoQuorum
             | Self::NoReadQuorum
+            | Self::NoLayoutQuorum
             | Self::NotFormed
             | Self::NotReady
             | Self::Stopping
@@ -142,6 +154,12 @@ impl Kind {
             Self::Failed => ("failed", "A replica could not carry out the request"),
             Self::DiskFull => ("disk_full", "Disk full"),
             Self::BucketsFull => ("buckets_full", "Too many buckets with properties of their own"),
+            Self::LayoutChanged => ("layout_changed", "The layout has changed"),
+            Self::LayoutMoving => ("layout_moving", "A change of the layout is under way"),
+            Self::LayoutNotMoving => ("layout_not_moving", "No change of the layout is under way"),
+            Self::NameTaken => ("name_taken", "The name of the node is taken"),
+            Self::LayoutUnsafe => ("layout_unsafe", "The change of the layout is not safe"),
+            Self::NoLayoutQuorum => ("no_layout_quorum", "Too few nodes voted on the change"),
         }
     }
 }
@@ -288,7 +306,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 37] = [
+    pub(super) const ALL: [Self; 43] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -326,6 +344,12 @@ impl Kind {
         Self::Failed,
         Self::DiskFull,
         Self::BucketsFull,
+        Self::LayoutChanged,
+        Self::LayoutMoving,
+        Self::LayoutNotMoving,
+        Self::NameTaken,
+        Self::LayoutUnsafe,
+        Self::NoLayoutQuorum,
     ];
 
     pub(super) fn name(self) -> &'static str {

@@ -7,6 +7,7 @@
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Bucket, KEY_BYTES_MAX, NodeId};
 use quorate_protocol::quorum::{Count, QuorumError};
+use quorate_protocol::record::Phase;
 use quorate_protocol::terms::QuorumOptions;
 
 use super::path::percent_decode;
@@ -32,6 +33,8 @@ pub(super) struct Params {
     pub(super) prefix: Option<String>,
     pub(super) node: Option<NodeId>,
     pub(super) partition: Option<u16>,
+    pub(super) epoch: Option<u64>,
+    pub(super) phase: Option<Phase>,
 }
 
 /// The largest page of a listing, in rows. Bounds the work of one request.
@@ -83,6 +86,8 @@ impl Params {
             "partition" => {
                 self.partition = Some(value.parse().map_err(|_| "must be a number".to_owned())?);
             }
+            "epoch" => self.epoch = Some(number(value, u64::MAX)?),
+            "phase" => self.phase = Some(phase(value)?),
             _ => return Err("is not a parameter".to_owned()),
         }
         Ok(())
@@ -155,6 +160,15 @@ fn number(value: &str, max: u64) -> Result<u64, String> {
         Ok(number) if digits && (1..=max).contains(&number) => Ok(number),
         Ok(_) | Err(_) if max == u64::MAX => Err("must be a whole number from 1".to_owned()),
         Ok(_) | Err(_) => Err(format!("must be a whole number from 1 to {max}")),
+    }
+}
+
+fn phase(value: &str) -> Result<Phase, String> {
+    match value {
+        "stable" => Ok(Phase::Stable),
+        "moving" => Ok(Phase::Moving),
+        "releasing" => Ok(Phase::Releasing),
+        _ => Err("must be stable, moving or releasing".to_owned()),
     }
 }
 
@@ -257,6 +271,18 @@ mod tests {
             long.timeout_ms(1, 60_000).unwrap_err().detail(),
             "timeout_ms: must be from 1 to 60000"
         );
+    }
+
+    #[test]
+    fn a_layout_is_waited_for_by_epoch_and_phase() {
+        const KNOWN: &[&str] = &["epoch", "phase"];
+        let asked = Params::parse(Some("epoch=17&phase=stable"), KNOWN).unwrap();
+        assert_eq!((asked.epoch, asked.phase), (Some(17), Some(Phase::Stable)));
+        for bad in ["epoch=-1", "epoch=x", "epoch=", "phase=done", "phase=", "phase=Stable"] {
+            let name = bad.split('=').next().unwrap();
+            let problem = Params::parse(Some(bad), KNOWN).unwrap_err();
+            assert!(problem.detail().starts_with(name), "{bad}: {}", problem.detail());
+        }
     }
 
     #[test]

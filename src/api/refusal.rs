@@ -20,6 +20,7 @@ impl From<Unavailable> for Problem {
         let detail = why.to_string();
         match why {
             Unavailable::NotFormed => Self::new(Kind::NotFormed, detail),
+            Unavailable::Removed => Self::new(Kind::NotReady, detail),
             Unavailable::Asking | Unavailable::OldRows => Self::new(Kind::NotReady, detail),
             Unavailable::Stopping => Self::new(Kind::Stopping, detail),
             Unavailable::Store { .. } => Self::new(Kind::NotReady, detail),
@@ -107,6 +108,9 @@ impl From<Refusal> for Problem {
             Refusal::Malformed => (Kind::Internal, "the replica could not parse the request"),
             Refusal::Unsupported => {
                 (Kind::Failed, "the replica's release does not know the message; upgrade it")
+            }
+            Refusal::OtherEpoch => {
+                (Kind::NotReady, "the cluster's layout is changing at this moment; try again")
             }
         };
         Self::new(kind, detail)

@@ -6,13 +6,14 @@ use axum::extract::Request;
 use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::placement::Epoch;
 use serde_json::{Value, json};
 
 use super::gate::Gate;
 use super::represent;
 use super::route::Answer;
-use quorate_engine::node::RELEASE;
-use quorate_engine::peer::peers::PeerView;
+use quorate_engine::node::{Node, RELEASE};
+use quorate_engine::peer::member::PeerView;
 use quorate_engine::repair::distrusted;
 
 /// `GET /ring`: the layout, and how evenly it spreads the partitions.
@@ -111,28 +112,10 @@ pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
     let mine = node.config.common();
     let gossip =
         node.config.gossip.enabled.then(|| BTreeMap::from(node.peers.gossip_counts().all()));
-    let view = node.view();
-    let layout = view.placement().layout();
-    let nodes: Vec<Value> = layout
-        .members()
-        .iter()
-        .map(|member| match peers.iter().find(|peer| peer.node == member.node) {
-            Some(peer) => of_peer(peer, &mine),
-            None => json!({
-                "node": member.node,
-                "zone": member.zone,
-                "http_addr": node.config.advertised_client_addr(),
-                "state": "self",
-                "protocol_min": node.config.versions().min,
-                "protocol_max": node.config.versions().max,
-                "release": RELEASE,
-                "layout": of_layout(layout.version(), layout.hash().0),
-                "ready": node.filled.is_complete(),
-                "writable": node.is_writable(),
-                "formed": node.formation().is_some(),
-            }),
-        })
-        .collect();
+    let seen = peers.iter().map(|peer| (peer.node, of_peer(peer, &mine)));
+    // In order of their names.
+    let nodes: BTreeMap<NodeId, Value> = seen.chain([(node.me, of_self(&node))]).collect();
+    let nodes: Vec<Value> = nodes.into_values().collect();
     Ok(represent::json(&json!({
         "cluster_id": node.config.cluster_id,
         "node": node.me,
@@ -146,10 +129,28 @@ pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
         "not_ready": not_ready,
         "filled": node.generation.is_admitted() && node.filled.is_complete(),
         "writable": node.is_writable(),
-        "layout": of_layout(layout.version(), layout.hash().0),
+        "layout": of_epoch(node.epoch()),
         "gossip": gossip,
         "nodes": nodes,
     })))
+}
+
+fn of_self(node: &Node) -> Value {
+    let record = node.membership.record();
+    let own = record.member(node.me);
+    json!({
+        "node": node.me,
+        "zone": own.map(|own| &own.zone),
+        "http_addr": node.config.advertised_client_addr(),
+        "state": "self",
+        "protocol_min": node.config.versions().min,
+        "protocol_max": node.config.versions().max,
+        "release": RELEASE,
+        "layout": of_epoch(node.epoch()),
+        "ready": node.filled.is_complete(),
+        "writable": node.is_writable(),
+        "formed": node.formation().is_some(),
+    })
 }
 
 fn of_peer(peer: &PeerView, mine: &ClusterSettings) -> Value {
@@ -179,6 +180,10 @@ fn of_peer(peer: &PeerView, mine: &ClusterSettings) -> Value {
         "formed": said.formed,
         "disagrees": disagrees,
     })
+}
+
+fn of_epoch(epoch: Epoch) -> Value {
+    of_layout(epoch.number, epoch.hash.0)
 }
 
 fn of_layout(version: u64, hash: u64) -> Value {

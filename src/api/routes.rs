@@ -19,7 +19,7 @@ use super::problem::{self, Kind, Problem};
 use super::route::{Action, Route, fixed_part};
 use super::{
     anti_entropy, buckets, console, description, distrusted, events, explain, health, hints,
-    inspect, jobs, keys, kv, ring, siblings,
+    inspect, jobs, keys, kv, layout, ring, siblings,
 };
 
 macro_rules! routes {
@@ -93,6 +93,21 @@ routes! {
     RING_OF_KEY: GET "/ring/{bucket}/{key}" => ring::key, Look, Always, OfRequest, Other, [];
     /// Show the nodes as this one sees them
     CLUSTER: GET "/cluster" => ring::cluster, Look, Always, OfRequest, Other, [];
+    /// Show the members and the change under way
+    LAYOUT: GET "/layout" => layout::show, Look, Always, OfRequest, Other, [];
+    /// What a change of the layout would come to
+    PLAN: POST "/layout/plan" => layout::plan, Look, Requests, OfRequest, Other, [];
+    /// Begin a change that was planned
+    COMMIT: POST "/layout/commit" => layout::commit,
+        Administer, Requests, OfRequest, Other, [];
+    /// Give up the change under way
+    ABORT: POST "/layout/abort" => layout::abort, Administer, Requests, OfRequest, Other, [];
+    /// List the last cluster records
+    LAYOUT_HISTORY: GET "/layout/history" => layout::history,
+        Look, Always, OfRequest, Other, ["limit"];
+    /// Wait for a change of the layout
+    LAYOUT_WAIT: GET "/layout/wait" => layout::wait,
+        Look, Always, OfRequest, Other, ["epoch", "phase", "timeout_ms"];
     /// Show the comparison of replicas
     ANTI_ENTROPY: GET "/anti-entropy" => anti_entropy::show, Look, Always, OfRequest, Other, [];
     /// Compare replicas now
@@ -248,8 +263,8 @@ mod tests {
         for route in TABLE {
             let reads = matches!(route.action, Action::Read | Action::Look | Action::Probe);
             let is_get = route.filter == MethodFilter::GET;
-            let makes_a_token = std::ptr::eq(*route, &MAKE_SYNC_POINT);
-            assert_eq!(reads, is_get || makes_a_token, "{}", route.path);
+            let only_tells = [&MAKE_SYNC_POINT, &PLAN].iter().any(|it| std::ptr::eq(*route, *it));
+            assert_eq!(reads, is_get || only_tells, "{}", route.path);
         }
     }
 }

@@ -84,7 +84,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
         addr: member.peer_addr.clone(),
         versions: config.versions(),
     };
-    let nodes: Vec<Ask> = config.layout.nodes.iter().map(ask).collect();
+    let nodes: Vec<Ask> = config.layout_nodes().iter().map(ask).collect();
     for node in &nodes {
         let status = node.wait(deadline).await?;
         match (formed, status.formation) {

@@ -12,8 +12,13 @@ use crate::config::{self, Durability};
 /// What is wrong with it; the text names the file, the variable or the key.
 pub fn load(path: &Path) -> Result<NodeFile, String> {
     let config = config::load(path).map_err(|error| error.to_string())?;
-    let layout = config.layout().map_err(|error| error.to_string())?;
-    let others = config.layout.nodes.iter().filter(|node| node.name != config.node);
+    let layout_hash = match config.layout {
+        Some(_) => config.layout().map_err(|error| error.to_string())?.hash().to_string(),
+        None => String::new(),
+    };
+    let others = config.layout_nodes().iter().filter(|node| node.name != config.node);
+    let others = others.map(|node| (node.name.to_string(), node.peer_addr.clone()));
+    let asked = config.join.iter().map(|addr| ("a member".to_owned(), addr.clone()));
     Ok(NodeFile {
         node: config.node.to_string(),
         cluster_id: config.cluster_id.clone(),
@@ -21,8 +26,8 @@ pub fn load(path: &Path) -> Result<NodeFile, String> {
         data_dir: config.data_dir.clone(),
         waits_for_disk: config.durability == Durability::Fsync,
         disk_free_bytes_min: config.storage.disk_free_bytes_min,
-        layout_hash: layout.hash().to_string(),
-        peers: others.map(|node| (node.name.to_string(), node.peer_addr.clone())).collect(),
+        layout_hash,
+        peers: others.chain(asked).collect(),
         oddities: config::oddities(&config),
         foreign_variables: config.foreign_variables().to_vec(),
     })

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use quorate_engine::config::checks::is_reached_at;
 pub use quorate_engine::config::*;
+use quorate_engine::membership::files::RECORD_FILE;
 
 use self::environment::{Environment, Setting};
 
@@ -47,6 +48,7 @@ pub fn load_with(
     let Err(error) = check(&config) else { return Ok(config) };
     let variable = match &error {
         ConfigError::Value { key, .. } => environment.variable(key),
+        ConfigError::Origin { key, .. } => environment.variable(key),
         ConfigError::File { .. } | ConfigError::Variable { .. } | ConfigError::Layout(_) => None,
     };
     // Some checks look at several settings, or name a whole table.
@@ -65,6 +67,10 @@ pub fn load_with(
 /// Whether every value is valid.
 fn check(config: &Config) -> Result<(), ConfigError> {
     config.check()?;
+    // A node that has a record takes its place from that.
+    if !config.data_dir.join(RECORD_FILE).exists() {
+        config.origin()?;
+    }
     let endpoint = &config.otlp.endpoint;
     if !endpoint.is_empty() && !is_http(endpoint) {
         return Err(ConfigError::Value {
@@ -93,7 +99,7 @@ fn is_http(url: &str) -> bool {
 /// mistake.
 pub fn oddities(config: &Config) -> Vec<String> {
     let mut odd = Vec::new();
-    let own = config.layout.nodes.iter().find(|node| node.name == config.node);
+    let own = config.layout_nodes().iter().find(|node| node.name == config.node);
     if let Some(own) = own.filter(|own| !is_reached_at(config.peer_addr, &own.peer_addr)) {
         odd.push(format!(
             "peer_addr is {}, but the layout sends the peers of {} to {}",
@@ -123,9 +129,9 @@ fn build(
     for setting in environment.settings.iter().filter(|setting| which(setting)) {
         // As text: each setting parses it by its own type.
         builder = match setting.key.as_str() {
-            "cluster_keys" => {
-                let keys: Vec<&str> = setting.text.split(',').map(str::trim).collect();
-                builder.set_override(&setting.key, keys)?
+            "cluster_keys" | "join" => {
+                let items: Vec<&str> = setting.text.split(',').map(str::trim).collect();
+                builder.set_override(&setting.key, items)?
             }
             key => builder.set_override(key, setting.text.as_str())?,
         };

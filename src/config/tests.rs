@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
+use quorate_engine::config::origin::Origin;
 
 /// Loads a valid configuration with some lines changed, and with some environment variables.
 fn load(
@@ -134,6 +135,75 @@ fn what_is_odd_is_said() {
     assert!(is_reached_at(own, "n1.example:7501") && !is_reached_at(own, "n1.example:7502"));
     let own: SocketAddr = "[::1]:7501".parse().unwrap();
     assert!(is_reached_at(own, "[::1]:7501") && !is_reached_at(own, "[::2]:7501"));
+}
+
+/// A configuration with `join` instead of a layout, and more top-level settings.
+fn joining(top: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let without_layout = |text: &str| {
+        let (before, rest) = text.split_once("\n[layout]\n").unwrap();
+        format!("{before}\n{top}\n[defaults]\n{}", rest.split_once("\n[defaults]\n").unwrap().1)
+    };
+    load(without_layout, variables)
+}
+
+#[test]
+fn a_node_has_a_layout_or_joins() {
+    let config = joining("join = [\"n1.test:7501\"]\nzone = \"b\"\nweight = 2", &[]).unwrap();
+    let Ok(Origin::Join(found)) = config.origin() else { panic!() };
+    assert_eq!(
+        (found.members, found.zone, found.weight),
+        (&["n1.test:7501".to_owned()][..], "b", 2)
+    );
+    assert_eq!(config.peer_addr_for_others().unwrap(), "127.0.0.1:7501");
+    assert!(config.layout().is_err() && config.layout_nodes().is_empty());
+    assert!(matches!(with(&[]).unwrap().origin(), Ok(Origin::Layout(_))));
+    let same =
+        joining("", &[("QUORATE_JOIN", "n1.test:7501, n2.test:7501"), ("QUORATE_WEIGHT", "3")]);
+    let same = same.unwrap();
+    assert_eq!((same.join.len(), same.join[1].as_str(), same.weight), (2, "n2.test:7501", 3));
+    assert_eq!(same.zone, "default");
+    let named = |found: Result<Config, ConfigError>, word: &str| {
+        let told = found.unwrap_err().to_string();
+        assert!(told.contains(word), "{told}");
+        told
+    };
+    assert!(named(joining("", &[]), "layout").contains("set join"));
+    let both = named(with(&[("QUORATE_JOIN", "n1.test:7501")]), "QUORATE_JOIN");
+    assert!(both.contains("remove"), "{both}");
+    named(joining("", &[("QUORATE_JOIN", "")]), "QUORATE_JOIN");
+    named(joining("join = [\"n1\"]", &[]), "join must be a host and a port");
+    let many = format!("join = [{}]", "\"n1:1\",".repeat(17));
+    named(joining(&many, &[]), "join must be 1 to 16");
+    for (setting, word) in [
+        ("zone = \"\"", "zone must be"),
+        ("weight = 0", "weight must be from 1 to 100"),
+        ("weight = 101", "weight must be from 1 to 100"),
+        ("peer_addr_advertised = \"here\"", "peer_addr_advertised must be"),
+        ("peer_addr = \"0.0.0.0:7501\"", "peer_addr_advertised must be"),
+    ] {
+        named(joining(&format!("join = [\"n1:1\"]\n{setting}"), &[]), word);
+    }
+}
+
+#[test]
+fn a_node_that_listens_everywhere_says_where_it_is_reached() {
+    let top = "join = [\"n1:1\"]\npeer_addr = \"0.0.0.0:7501\"\nclient_addr = \"0.0.0.0:7401\"\n\
+               peer_addr_advertised = \"n4.test:9\"";
+    let config = joining(top, &[]).unwrap();
+    assert_eq!(config.peer_addr_for_others().unwrap(), "n4.test:9");
+    assert_eq!(config.advertised_client_addr().as_deref(), Some("n4.test:7401"));
+}
+
+#[test]
+fn a_node_with_a_stored_record_needs_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().display().to_string();
+    std::fs::write(dir.path().join(RECORD_FILE), "").unwrap();
+    let stored = [("QUORATE_DATA_DIR", data_dir.as_str())];
+    assert!(joining("", &stored).is_ok());
+    assert!(with(&[stored[0], ("QUORATE_JOIN", "n1:1")]).is_ok());
+    assert!(with(&[stored[0], ("QUORATE_NODE", "n9")]).is_ok(), "not in the old layout");
+    assert!(with(&[("QUORATE_NODE", "n9")]).is_err());
 }
 
 #[test]

@@ -86,6 +86,8 @@ struct Gossip {
 struct Resolved {
     at: PeerTime,
     any_name: bool,
+    /// As of which change of the peers.
+    changes: u64,
 }
 
 impl Gossip {
@@ -94,6 +96,7 @@ impl Gossip {
         let listen_addr = node.config.peer_addr;
         let start = node.now();
         let addresses = Arc::<Addresses>::default();
+        let changes = node.peers.changes(); // read first: one that comes meanwhile is seen later
         let any_name = addresses.resolve(&addresses_in(node), listen_addr).await;
         let secrets = node.config.secrets().ok()?; // validated at startup
         let transport = SealedTransport {
@@ -113,7 +116,7 @@ impl Gossip {
                 return None;
             }
         };
-        let resolved = Resolved { at: node.peers.now(), any_name };
+        let resolved = Resolved { at: node.peers.now(), any_name, changes };
         let (heartbeats, compared) = (BTreeMap::new(), BTreeMap::new());
         Some(Self { handle, heartbeats, compared, addresses, resolved })
     }
@@ -156,9 +159,17 @@ impl Gossip {
             }
             health.gossiped(news, now);
         }
-        if self.resolved.any_name && now.since(self.resolved.at) >= RESOLVE_MS {
-            self.resolved.at = now;
-            self.addresses.resolve(&addresses_in(node), node.config.peer_addr).await;
+        self.resolve(node, now).await;
+    }
+
+    /// Resolves the peers' names if that is due, or if the peers have changed.
+    async fn resolve(&mut self, node: &Node, now: PeerTime) {
+        let changes = node.peers.changes();
+        let is_due = self.resolved.any_name && now.since(self.resolved.at) >= RESOLVE_MS;
+        if is_due || changes != self.resolved.changes {
+            let any_name = self.addresses.resolve(&addresses_in(node), node.config.peer_addr).await;
+            self.resolved = Resolved { at: now, any_name, changes };
+            self.compared.retain(|peer, _| node.peers.contains(*peer));
         }
     }
 }
@@ -248,8 +259,7 @@ fn chitchat_config(node: &Node, start: WallTime) -> ChitchatConfig {
 }
 
 fn addresses_in(node: &Node) -> Vec<(NodeId, String)> {
-    let others = node.config.layout.nodes.iter().filter(|other| other.name != node.me);
-    others.map(|other| (other.name, other.peer_addr.clone())).collect()
+    node.peers.all().iter().map(|peer| (peer.node, peer.endpoint().addr.clone())).collect()
 }
 
 #[cfg(test)]

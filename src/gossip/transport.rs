@@ -28,10 +28,11 @@ use quorate_engine::peer::fault_hook::Faults;
 pub(super) struct Addresses(Mutex<BTreeMap<NodeId, SocketAddr>>);
 
 impl Addresses {
-    /// Resolves the nodes' hosts and ports, as far as possible now. Returns whether any was a name,
-    /// which may resolve differently later.
+    /// Resolves the nodes' hosts and ports, as far as possible now, and forgets other nodes. Returns
+    /// whether any was a name, which may resolve differently later.
     pub(super) async fn resolve(&self, nodes: &[(NodeId, String)], local: SocketAddr) -> bool {
         let mut any_name = false;
+        self.lock().retain(|known, _| nodes.iter().any(|(node, _)| node == known));
         for (node, addr) in nodes {
             let found = match addr.parse::<SocketAddr>() {
                 Ok(literal) => Some(literal),
@@ -340,6 +341,18 @@ mod tests {
         assert!(two.socket.accept(len).is_none());
         two.faults.set(Cuts::default());
         assert!(two.socket.accept(len).is_some(), "the cut alone kept it out");
+    }
+
+    #[tokio::test]
+    async fn who_is_no_peer_any_more_is_neither_told_nor_heard() {
+        let (mut one, mut two) = pair(KEY, KEY).await;
+        one.socket.send(address_of(node("n2")), hello()).await.unwrap();
+        let len = two.socket.socket.recv(&mut two.socket.buffer).await.unwrap();
+        assert!(!two.socket.addresses.resolve(&[], two.addr).await);
+        assert!(two.socket.accept(len).is_none());
+        assert_eq!(two.counts.misdirected.load(Relaxed), 1);
+        two.socket.send(address_of(node("n1")), hello()).await.unwrap();
+        assert_eq!(two.counts.unsent.load(Relaxed), 1);
     }
 
     #[tokio::test]

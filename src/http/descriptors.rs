@@ -45,14 +45,18 @@ pub(crate) fn raise_limit() -> usize {
     limit.current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// How many client connections a descriptor limit allows.
+/// How many client connections a descriptor limit allows in a cluster of so many nodes.
 ///
 /// # Errors
 /// [`TooFew`]: not enough even for the store and the peers.
-pub(crate) fn client_connections(config: &Config, limit: usize) -> Result<usize, TooFew> {
-    let peers = config.layout.nodes.len().saturating_sub(1);
+pub(crate) fn client_connections(
+    config: &Config,
+    nodes: usize,
+    limit: usize,
+) -> Result<usize, TooFew> {
+    let peers = nodes.saturating_sub(1);
     let to_peers = config.peers.lanes.saturating_mul(STREAMS_PER_LANE).saturating_mul(peers);
-    let from_peers = Bounds::for_peers(config).connections_max;
+    let from_peers = Bounds::for_peers(config, nodes).connections_max;
     let taken = OF_STORE.saturating_add(OF_NODE).saturating_add(to_peers);
     let taken = taken.saturating_add(from_peers);
     let left = limit.saturating_sub(taken);
@@ -89,7 +93,7 @@ mod tests {
         );
         std::fs::write(&file, text).unwrap();
         let config = crate::config::load(&file).unwrap();
-        let clients = |limit| client_connections(&config, limit);
+        let clients = |limit| client_connections(&config, 1, limit);
         assert_eq!(clients(usize::MAX), Ok(config.limits.connections_max));
         let some = clients(1024).unwrap();
         assert!((CLIENTS_MIN..1024 - OF_STORE).contains(&some), "{some}");

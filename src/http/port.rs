@@ -94,10 +94,10 @@ impl Bounds {
         }
     }
 
-    /// The limits of the peer port. Peers keep idle streams, each upgraded from a request that is
-    /// sent at once; the peer that opened a stream closes it first.
-    pub(crate) fn for_peers(config: &Config) -> Self {
-        let lanes = config.peers.lanes.saturating_mul(config.layout.nodes.len());
+    /// The limits of the peer port of a cluster of so many nodes. Peers keep idle streams, each upgraded
+    /// from a request that is sent at once; the peer that opened a stream closes it first.
+    pub(crate) fn for_peers(config: &Config, nodes: usize) -> Self {
+        let lanes = config.peers.lanes.saturating_mul(nodes);
         Self {
             connections_max: lanes.saturating_mul(8).max(64),
             heads: HeadBounds::PassedOn(config.timeouts.header_ms),

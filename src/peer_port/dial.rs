@@ -1,9 +1,11 @@
 //! The connecting end of a stream: `GET /peer` with an upgrade.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::config::Config;
+use quorate_engine::config::checks::is_host_and_port;
 use quorate_engine::host::{Dialing, Io, Wire};
 use quorate_protocol::name::NodeId;
 use reqwest::header::{CONNECTION, UPGRADE};
@@ -13,6 +15,8 @@ use crate::peer_port::UPGRADE_NAME;
 
 /// The longest part of a refusal's text that is shown, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
+/// The most addresses whose URLs are kept: a cluster has at most 255 nodes.
+const URLS_MAX: usize = 512;
 
 /// Why no peer could be dialled at all.
 #[derive(Debug, thiserror::Error)]
@@ -25,15 +29,15 @@ pub enum DialerError {
     Client(#[from] reqwest::Error),
 }
 
-/// Connects to the peers of a layout over TCP.
+/// Connects to peers over TCP.
 pub(crate) struct Dialer {
     client: Client,
-    /// Parsed once: parsing costs as much as the rest of a small request.
-    urls: BTreeMap<NodeId, Url>,
+    /// By address. Parsed once: parsing costs as much as the rest of a small request.
+    urls: Mutex<BTreeMap<String, Url>>,
 }
 
 impl Dialer {
-    /// Connects to the nodes of the configured layout.
+    /// Connects to nodes, those of the configured layout and others.
     ///
     /// # Errors
     /// [`DialerError`] if a peer's address makes no URL or the HTTP client cannot be built.
@@ -46,18 +50,39 @@ impl Dialer {
             .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_millis(config.timeouts.replica_ms))
             .build()?;
-        let mut urls = BTreeMap::new();
-        for node in &config.layout.nodes {
-            let url = Url::parse(&format!("http://{}/peer", node.peer_addr));
-            let url = url.map_err(|_| DialerError::PeerAddr(node.peer_addr.clone()))?;
-            urls.insert(node.name, url);
+        let dialer = Self { client, urls: Mutex::default() };
+        for node in config.layout_nodes() {
+            let wrong = |_| DialerError::PeerAddr(node.peer_addr.clone());
+            dialer.url(&node.peer_addr).map_err(wrong)?;
         }
-        Ok(Self { client, urls })
+        Ok(dialer)
     }
 
-    async fn open(&self, peer: NodeId) -> Result<Box<dyn Io>, String> {
-        let url = self.urls.get(&peer).ok_or_else(|| format!("{peer} is not in the layout"))?;
-        let request = self.client.get(url.clone());
+    /// The URL of the peer port at an address.
+    fn url(&self, addr: &str) -> Result<Url, String> {
+        let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(url) = urls.get(addr) {
+            return Ok(url.clone());
+        }
+        let wrong = || format!("the peer address {addr:?} is not a host and port");
+        if !is_host_and_port(addr) {
+            return Err(wrong());
+        }
+        let url = Url::parse(&format!("http://{addr}/peer")).map_err(|_| wrong())?;
+        let has_more = url.path() != "/peer" || url.query().is_some() || url.fragment().is_some();
+        if has_more || !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong());
+        }
+        if urls.len() >= URLS_MAX {
+            urls.clear(); // of nodes that have moved or left, mostly; the others are parsed again
+        }
+        urls.insert(addr.to_owned(), url.clone());
+        Ok(url)
+    }
+
+    async fn open(&self, addr: &str) -> Result<Box<dyn Io>, String> {
+        let url = self.url(addr)?;
+        let request = self.client.get(url);
         let request = request.header(CONNECTION, "upgrade").header(UPGRADE, UPGRADE_NAME);
         let mut response = request.send().await.map_err(|error| reason(&error))?;
         let status = response.status();
@@ -72,8 +97,8 @@ impl Dialer {
 }
 
 impl Wire for Dialer {
-    fn dial(&self, peer: NodeId) -> Dialing<'_> {
-        Box::pin(self.open(peer))
+    fn dial<'a>(&'a self, _peer: NodeId, addr: &'a str) -> Dialing<'a> {
+        Box::pin(self.open(addr))
     }
 }
 
@@ -101,9 +126,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let n2 = NodeId::parse("n2").unwrap();
-        let url = Url::parse(&format!("http://{addr}/peer")).unwrap();
-        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
-        let dialer = Dialer { client, urls: [(n2, url)].into() };
+        let addr = addr.to_string();
+        let dialer = dialer();
         let refusing = async {
             let (mut io, _) = listener.accept().await.unwrap();
             let mut head = vec![0; 1000];
@@ -113,11 +137,31 @@ mod tests {
             io.write_all(full).await.unwrap();
             io
         };
-        let (refused, _io) = tokio::join!(dialer.dial(n2), refusing);
+        let (refused, _io) = tokio::join!(dialer.dial(n2, &addr), refusing);
         assert_eq!(refused.err().unwrap(), "503 Service Unavailable: full");
         drop(listener);
-        assert!(dialer.dial(n2).await.err().unwrap().contains("refused"), "nothing listens");
-        let stranger = NodeId::parse("n9").unwrap();
-        assert!(dialer.dial(stranger).await.err().unwrap().contains("not in the layout"));
+        assert!(dialer.dial(n2, &addr).await.err().unwrap().contains("refused"), "nothing listens");
+    }
+
+    #[tokio::test]
+    async fn addresses_are_parsed_once_and_bad_ones_refused_in_words() {
+        let (dialer, n2) = (dialer(), NodeId::parse("n2").unwrap());
+        for bad in
+            ["", "host", "host:0", "host:70000", "a b:1", "h:1/x:2", "u@h/y:3", "h?q:4", "h#f:5"]
+        {
+            let error = dialer.dial(n2, bad).await.err().unwrap();
+            assert!(error.contains("is not a host and port"), "{bad}: {error}");
+        }
+        assert!(dialer.urls.lock().unwrap().is_empty(), "no bad address is kept");
+        for port in 1..=2 * URLS_MAX {
+            let url = dialer.url(&format!("127.0.0.1:{port}")).unwrap();
+            assert_eq!(url.as_str(), format!("http://127.0.0.1:{port}/peer").replace(":80/", "/"));
+        }
+        assert!(dialer.urls.lock().unwrap().len() <= URLS_MAX);
+    }
+
+    fn dialer() -> Dialer {
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        Dialer { client, urls: Mutex::default() }
     }
 }

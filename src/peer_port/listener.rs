@@ -1,6 +1,6 @@
 //! The peer port: where frames come in. Peers' lanes send theirs on streams (`upgrade`); who has only
 //! one (`quorate form`) posts it. Either way the engine checks it and carries it out
-//! ([`quorate_engine::peer_port`]).
+//! ([`quorate_engine::peer_port`]). A node that is in no cluster yet asks to be added (`join`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
@@ -18,7 +18,7 @@ use quorate_protocol::message::Message;
 use quorate_protocol::wire::Frame;
 use quorate_storage::InjectedFaults;
 
-use crate::peer_port::upgrade;
+use crate::peer_port::{join, upgrade};
 use quorate_engine::node::Node;
 use quorate_engine::peer::fault_hook::{Cuts, DiskFault};
 use quorate_engine::peer::framed::frame_bytes_max;
@@ -31,6 +31,7 @@ const POSTED_BYTES_MAX: usize = 2 << 20;
 /// The peer port's routes.
 pub(crate) fn app(node: Arc<Node>) -> Router {
     let mut router = Router::new().route("/peer", get(upgrade::open).post(on_frame));
+    router = router.route(join::PATH, post(join::on_join));
     if node.config.fault_hook {
         router = router.route("/fault", get(show_cuts).put(set_cuts));
         router = router.route("/fault/disk", put(set_disk_fault));

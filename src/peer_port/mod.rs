@@ -1,6 +1,7 @@
 //! The peer port: peers connect to it, and this node to theirs.
 
 pub(crate) mod dial;
+pub(crate) mod join;
 pub(crate) mod listener;
 pub(crate) mod upgrade;
 

@@ -108,7 +108,7 @@ mod tests {
             let node = crate::host::start(config, &crate::otlp::Traces::default()).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (addr, stop) = (listener.local_addr().unwrap(), port::Stop::default());
-            let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config) };
+            let bounds = Bounds { connections_max, ..Bounds::for_peers(&node.config, 2) };
             let app = listener::app(node.clone());
             let ended = tokio::spawn(port::run(listener, app, bounds, stop.clone()));
             Self { node, addr, stop, ended, _directory: directory }

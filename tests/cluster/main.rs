@@ -22,6 +22,7 @@ mod harness;
 mod hints;
 mod http;
 mod inspect;
+mod joining;
 mod keys;
 mod layout;
 mod links;

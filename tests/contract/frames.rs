@@ -17,6 +17,7 @@ use quorate_protocol::message::{
 };
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::placement::Epoch;
 use quorate_protocol::put::Role;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::wire::{self, FrameWriter, Header};
@@ -42,8 +43,7 @@ fn header(nodes: usize) -> Header {
         token: peer_token(&CLUSTER_KEY),
         from: name("n2"),
         to: name("n1"),
-        layout_version: 1,
-        layout_hash: layout.hash(),
+        epoch: Epoch { number: 1, hash: layout.hash() },
         partitions: 1024,
         default_n: nodes.min(3) as u16,
     }
@@ -100,9 +100,8 @@ fn frames_of_strangers_are_refused_and_name_both_sides() {
         (with(&|h| h.token = [0; 16]), "cluster_keys"),
         (with(&|h| h.to = name("n2")), "n2"),
         (with(&|h| h.from = name("n9")), "n9"),
-        (with(&|h| h.layout_hash = LayoutHash(1)), "layout"),
+        (with(&|h| h.epoch.hash = LayoutHash(1)), "layout"),
         (with(&|h| h.partitions = 512), "512"),
-        (with(&|h| h.layout_version = 0), "layout"),
     ] {
         let answer = post(&cluster, frame);
         assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());

@@ -13,7 +13,7 @@ pub enum Exit {
     Usage = 2,
     /// There is no such key, sibling or trace.
     NotFound = 3,
-    /// The key has several siblings, or another write came first.
+    /// The key has several siblings, or another write or change came first.
     Conflict = 4,
     /// Too few nodes answered, or none; nothing was changed.
     Unavailable = 5,
@@ -30,10 +30,10 @@ Exit codes:
   1  it failed, or a check found something wrong
   2  the command line or what it asks for is invalid; nothing was done
   3  no such key, sibling or trace
-  4  the key has several siblings, or another write came first
+  4  the key has several siblings, or another write or change came first
   5  too few nodes answered, or none; nothing was changed
   6  unknown outcome: a write failed, but may have left a copy that still spreads
-  7  `wait` gave up";
+  7  `wait` or `layout wait` gave up";
 
 impl Exit {
     /// The stable name that `--json` shows.

@@ -100,7 +100,7 @@ fn shown(problem: &Problem) -> Value {
 
 fn exit(problem: &Problem, outcome: Outcome) -> Exit {
     match (problem.name(), problem.status()) {
-        ("no_such_route" | "sync_point_gone", _) => Exit::Failed,
+        ("no_such_route" | "sync_point_gone" | "layout_unsafe", _) => Exit::Failed,
         (_, 404) => Exit::NotFound,
         (_, 409 | 412 | 422) => Exit::Conflict,
         _ if outcome != Outcome::NotApplied => Exit::Unknown,
@@ -133,6 +133,14 @@ fn advice(name: &str) -> Option<&'static str> {
             "`quorate wait ready` waits for it; another node may take the request (--url)"
         }
         "hints_full" | "disk_full" => "`quorate status` shows the disks and hints; make room",
+        "layout_changed" => "another change came first: `quorate layout show`, then plan again",
+        "layout_moving" => {
+            "`quorate layout wait` waits for its end; `quorate layout abort` gives it up"
+        }
+        "layout_unsafe" => "`quorate layout plan` with the same changes shows why",
+        "no_layout_quorum" => {
+            "`quorate status` shows which nodes are down; the command may be repeated as it is"
+        }
         "internal" => "this is a bug: report it with the request id in the node's log",
         _ => return None,
     })

@@ -1,6 +1,8 @@
 //! What operators ask of a cluster or of one node. Answers whose shape programs rely on are typed; the
 //! others are the node's JSON.
 
+mod layout;
+
 use std::sync::Arc;
 use std::time::Duration;
 

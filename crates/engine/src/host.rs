@@ -30,8 +30,9 @@ pub type Dialing<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Io>, String>> 
 /// Opens connections to peers. The other end is served by
 /// [`crate::peer_port::stream::answer_all`].
 pub trait Wire: Send + Sync {
-    /// Opens a connection to a peer of the layout. The caller gives up after its own time limit.
-    fn dial(&self, peer: NodeId) -> Dialing<'_>;
+    /// Opens a connection to a peer, which is reached at `addr`, host and port. The caller gives up after
+    /// its own time limit.
+    fn dial<'a>(&'a self, peer: NodeId, addr: &'a str) -> Dialing<'a>;
 }
 
 /// How urgent work is that may block.

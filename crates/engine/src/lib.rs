@@ -14,6 +14,7 @@ pub mod config;
 pub mod host;
 pub mod limits;
 pub mod liveness;
+pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod ops;

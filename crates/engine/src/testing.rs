@@ -10,7 +10,9 @@ use std::time::Duration;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::WallTime;
 use quorate_storage::DataDir;
+use tokio::time::{Instant, sleep};
 
+use crate::config::Config;
 use crate::host::{Chance, Clock, Dialing, Files, Host, Threads, Urgency, Wire, Work};
 use crate::node::Node;
 
@@ -18,7 +20,7 @@ use crate::node::Node;
 struct NoWire;
 
 impl Wire for NoWire {
-    fn dial(&self, peer: NodeId) -> Dialing<'_> {
+    fn dial<'a>(&'a self, peer: NodeId, _addr: &'a str) -> Dialing<'a> {
         Box::pin(async move { Err(format!("{peer} is not there")) })
     }
 }
@@ -80,16 +82,13 @@ impl Files for MemoryFiles {
     }
 }
 
-/// The node `me` of a cluster of `nodes`. Needs a tokio runtime.
-pub(crate) fn node(dir: &Path, me: &str, nodes: &[&str]) -> Arc<Node> {
-    let members: Vec<_> = nodes
-        .iter()
-        .enumerate()
-        .map(|(at, name)| {
-            let peer_addr = format!("127.0.0.1:{}", at + 2);
-            serde_json::json!({ "name": name, "peer_addr": peer_addr, "zone": name })
-        })
-        .collect();
+/// The configuration of the node `me` of a cluster of `nodes`, which are reached at `NAME.test:1`.
+pub(crate) fn config(dir: &Path, me: &str, nodes: &[&str]) -> Config {
+    let member = |name: &&str| {
+        let peer_addr = format!("{name}.test:1");
+        serde_json::json!({ "name": name, "peer_addr": peer_addr, "zone": name })
+    };
+    let members: Vec<_> = nodes.iter().map(member).collect();
     let config = serde_json::json!({
         "cluster_id": "test",
         "cluster_keys": ["07".repeat(32)],
@@ -97,11 +96,21 @@ pub(crate) fn node(dir: &Path, me: &str, nodes: &[&str]) -> Arc<Node> {
         "data_dir": dir.join("data"),
         "durability": "buffered",
         "layout": { "partitions": 8, "nodes": members },
+        "timeouts": { "replica_ms": 200, "probe_ms": 50 },
     });
-    let config = serde_json::from_value(config).unwrap();
+    serde_json::from_value(config).unwrap()
+}
+
+/// The node `me` of a cluster of `nodes`, without a network. Needs a tokio runtime.
+pub(crate) fn node(dir: &Path, me: &str, nodes: &[&str]) -> Arc<Node> {
+    node_on(dir, me, nodes, Arc::new(NoWire))
+}
+
+/// The same on a network.
+pub(crate) fn node_on(dir: &Path, me: &str, nodes: &[&str], wire: Arc<dyn Wire>) -> Arc<Node> {
     let still = Arc::new(Still);
     let host = Host {
-        wire: Arc::new(NoWire),
+        wire,
         threads: still.clone(),
         clock: still,
         chance: Arc::new(Counting::default()),
@@ -110,5 +119,14 @@ pub(crate) fn node(dir: &Path, me: &str, nodes: &[&str]) -> Arc<Node> {
         traces: None,
         gate: None,
     };
-    Node::start(config, host).unwrap()
+    Node::start(config(dir, me, nodes), host).unwrap()
+}
+
+/// Waits until something holds, for a while.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -40,6 +40,7 @@ fn put(list: &[NodeId], down: &BTreeSet<NodeId>) -> bool {
     let plan = put::Plan {
         me: list[0],
         sets,
+        counts_me: true,
         fallbacks: terms.fallbacks,
         sloppy: terms.sloppy,
         replica_timeout_ms: 1000,

@@ -15,7 +15,7 @@ mod write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-pub use self::cluster::{Cluster, ClusterReply, Formation};
+pub use self::cluster::{Cluster, ClusterReply, Formation, MoveProgress};
 pub use self::data::{Data, DataReply};
 use self::head::{Family, Field, Head, Unreadable};
 pub use self::query::{KeyPage, Query, QueryReply};

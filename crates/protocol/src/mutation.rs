@@ -82,6 +82,20 @@ mutations! {
     BehindIgnored, "behind-ignored", "a node that a peer rejects as behind carries on";
     PeersForgotten, "peers-forgotten", "a start forgets what was known of peers' disks";
     AsideTakenBack, "aside-taken-back", "rows too old to be trusted are taken back";
+    // Changes of the layout.
+    JointWriteOldOnly, "joint-write-old-only", "while the layout changes, W of the old one are enough";
+    JointWriteNewOnly, "joint-write-new-only", "while the layout changes, W of the new one are enough";
+    JointReadOldOnly, "joint-read-old-only", "while the layout changes, R of the old one are enough";
+    JointReadNewOnly, "joint-read-new-only", "while the layout changes, R of the new one are enough";
+    OldEpochAccepted, "old-epoch-accepted", "what was sent by an older record is executed";
+    AcksOfTwoEpochs, "acks-of-two-epochs", "one quorum counts answers of two epochs";
+    PageBeforeDrained, "page-before-drained", "rows are told while writes of an older record go on";
+    FillFromOneHome, "fill-from-one-home", "a new home replica receives from one old one only";
+    FinishBeforeFilled, "finish-before-filled", "a change ends before all new home replicas are filled";
+    NewHomeReadyAtOnce, "new-home-ready-at-once", "a new home replica trusts rows of an earlier time";
+    ReapWithoutJoiner, "reap-without-joiner", "a reap does not ask the nodes that are joining";
+    HintOfRemovedDropped, "hint-of-removed-dropped", "hints for a node that has left are dropped";
+    WipedAcceptorVotes, "wiped-acceptor-votes", "a disk votes that has forgotten what it voted";
 }
 
 /// There is no mutation of this name.

@@ -7,32 +7,70 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 
-use crate::layout::{Layout, Partition};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::{Layout, LayoutHash, Partition};
 use crate::name::NodeId;
 use crate::terms::Lists;
+
+/// Names the cluster record that is in force at a node. Every frame carries it, and a node executes only what
+/// was sent under its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Raised by one with each record.
+    pub number: u64,
+    /// Of what the record says: two records of one number never have the same.
+    pub hash: LayoutHash,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.number, self.hash)
+    }
+}
 
 /// The layout, and the next one while it changes.
 #[derive(Debug)]
 pub struct Placement {
+    epoch: Epoch,
     stable: Layout,
     next: Option<Layout>,
     /// Nodes that hold no key any more, but may still have rows and hints to hand over.
     leaving: BTreeSet<NodeId>,
+    gone: BTreeSet<NodeId>,
     nodes: BTreeSet<NodeId>,
 }
 
 impl Placement {
     /// The placement by a layout that does not change.
     pub fn stable(layout: Layout) -> Self {
-        Self::new(layout, None, BTreeSet::new())
+        let epoch = Epoch { number: layout.version(), hash: layout.hash() };
+        Self::new(epoch, layout, None, BTreeSet::new())
     }
 
-    /// The placement by a layout and, while it changes, the next one, of as many partitions.
-    pub fn new(stable: Layout, next: Option<Layout>, leaving: BTreeSet<NodeId>) -> Self {
+    /// The placement of an epoch: by a layout and, while it changes, the next one, of as many partitions.
+    pub fn new(
+        epoch: Epoch,
+        stable: Layout,
+        next: Option<Layout>,
+        leaving: BTreeSet<NodeId>,
+    ) -> Self {
         let members = stable.members().iter().chain(next.iter().flat_map(Layout::members));
         let nodes = members.map(|member| member.node).chain(leaving.iter().copied()).collect();
-        Self { stable, next, leaving, nodes }
+        Self { epoch, stable, next, leaving, gone: BTreeSet::new(), nodes }
+    }
+
+    /// The same, with these nodes of the layout declared dead: nobody waits for them.
+    #[must_use]
+    pub fn without(self, gone: BTreeSet<NodeId>) -> Self {
+        Self { gone, ..self }
+    }
+
+    /// The epoch of the record that says so.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The layout whose nodes have all data.
@@ -63,6 +101,11 @@ impl Placement {
     /// Whether a node only hands over what it still has.
     pub fn is_leaving(&self, node: NodeId) -> bool {
         self.leaving.contains(&node)
+    }
+
+    /// Whether a node is declared dead.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.gone.contains(&node)
     }
 
     /// How many nodes the larger layout has: no key has more home replicas.
@@ -130,13 +173,17 @@ mod tests {
     }
 
     fn layout(nodes: impl IntoIterator<Item = usize>) -> Layout {
-        let member = |i: usize| Member::new(node(i), "z".to_owned(), 1);
+        let member = |i: usize| {
+            let zone = "z".to_owned();
+            Member { node: node(i), seat: node(i), zone, weight: 1 }
+        };
         Layout::new(1, 64, nodes.into_iter().map(member).collect()).unwrap()
     }
 
     #[test]
     fn homes_are_those_of_both_layouts() {
-        let placement = Placement::new(layout(1..=4), Some(layout(2..=5)), [node(9)].into());
+        let epoch = Epoch { number: 2, hash: LayoutHash(7) };
+        let placement = Placement::new(epoch, layout(1..=4), Some(layout(2..=5)), [node(9)].into());
         assert_eq!(placement.nodes().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 9].map(node));
         for p in (0..64).map(Partition) {
             let Lists { stable, next } = placement.lists(p);

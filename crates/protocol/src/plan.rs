@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+pub use self::numbers::{fair_loads, loads};
 pub use self::warnings::{Refusal, Warning};
 use crate::layout::{Layout, LayoutError};
 use crate::name::NodeId;
@@ -107,10 +108,16 @@ pub struct Held {
 pub struct Facts {
     /// The values of n of all buckets; 1 is assumed if there are none.
     pub n_in_use: BTreeSet<u16>,
+    /// The values of n that buckets and the defaults ask for, whatever the number of nodes allows.
+    pub n_asked: BTreeSet<u16>,
     /// What nodes hold, as far as that is known.
     pub held: BTreeMap<NodeId, Held>,
     /// The nodes that answer.
     pub up: BTreeSet<NodeId>,
+    /// The members that do not answer.
+    pub down: BTreeSet<NodeId>,
+    /// The members that answer, and whose release knows no cluster records.
+    pub old_release: BTreeSet<NodeId>,
     /// The processes that asked to join: name and disk.
     pub waiting: BTreeSet<(NodeId, DiskId)>,
 }
@@ -229,7 +236,7 @@ pub fn plan(
         moves: numbers.moves(facts),
         load: numbers.load(),
         warnings: warnings::warnings(&numbers, &apply::gone_nodes(base, &gone_disks)),
-        refusals: warnings::refusals(base, changes, gone, facts),
+        refusals: warnings::refusals(base, changes, gone, (facts, is_joint, members.len())),
         members,
         gone: gone_disks,
     };

@@ -40,6 +40,9 @@ pub struct Plan {
     pub me: NodeId,
     /// The home replicas that are asked, and W: the acknowledgements that each set needs.
     pub sets: QuorumSets,
+    /// Whether the coordinator's copy counts, as a home replica's or as a hint for the first of them. It does
+    /// not if it stored the object as a home replica and is none any more: the layout has changed since.
+    pub counts_me: bool,
     /// The nodes after the bucket's home replicas, in order of preference.
     pub fallbacks: Vec<NodeId>,
     /// Whether hints count as acknowledgements.
@@ -135,12 +138,15 @@ impl Put {
     pub fn start(plan: Plan, down: &BTreeSet<NodeId>, now: Uptime) -> (Self, Vec<Effect>) {
         let me = plan.me;
         let my_slot = plan.sets.homes().iter().position(|home| *home == me).unwrap_or(0);
+        let my_slot = plan.counts_me.then_some(my_slot);
         let mut put =
             Self { plan, contacts: Vec::new(), skipped_homes: Vec::new(), answered: false };
         let role = role_of(me, put.plan.sets.homes());
-        put.contact(me, my_slot, role, now);
+        if let Some(my_slot) = my_slot {
+            put.contact(me, my_slot, role, now);
+        }
         let mut effects = Vec::new();
-        for slot in (0..put.plan.sets.homes().len()).filter(|slot| *slot != my_slot) {
+        for slot in (0..put.plan.sets.homes().len()).filter(|slot| Some(*slot) != my_slot) {
             let home = put.plan.sets.homes()[slot];
             if down.contains(&home) && put.replace(slot, Some(down), now, &mut effects) {
                 put.skipped_homes.push(home);
@@ -252,6 +258,7 @@ impl Put {
         }
         let usable = |node: &&NodeId| {
             down.is_none_or(|down| !down.contains(node))
+                && **node != self.plan.me
                 && self.contacts.iter().all(|c| c.node != **node)
         };
         let Some(fallback) = self.plan.fallbacks.iter().find(usable).copied() else {
@@ -333,7 +340,8 @@ impl Put {
         let in_states = |states: &[State]| {
             self.contacts.iter().filter(|c| states.contains(&c.state)).map(|c| c.node).collect()
         };
-        let is_stored_here = self.contacts[0].state != State::Refused;
+        let mine = self.contacts.iter().find(|c| c.node == self.plan.me);
+        let is_stored_here = mine.is_none_or(|c| c.state != State::Refused);
         Acks {
             counted: self.plan.sets.counted(&self.tally()),
             hints: acked().filter(|c| c.role != Role::Home).count() as u16,

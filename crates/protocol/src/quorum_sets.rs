@@ -133,6 +133,19 @@ impl QuorumSets {
         Some(Self { homes, sets: Sets::Several(sets) })
     }
 
+    /// One of several sets alone; one set as it is.
+    #[must_use]
+    pub fn only(self, place: usize) -> Self {
+        match self.sets {
+            Sets::One { .. } => self,
+            Sets::Several(mut sets) if place < sets.len() => {
+                let set = sets.swap_remove(place);
+                Self { homes: set.homes.clone(), sets: Sets::Several(vec![set]) }
+            }
+            Sets::Several(_) => self,
+        }
+    }
+
     /// The home replicas of all sets, each once, in the order in which they are asked.
     pub fn homes(&self) -> &[NodeId] {
         &self.homes

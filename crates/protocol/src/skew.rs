@@ -35,6 +35,11 @@ impl Skew {
         self.ahead_ms.insert(peer, ahead_ms.clamp(-bound, bound) as i64);
     }
 
+    /// A node is no peer any more: its clock does not count.
+    pub fn forget(&mut self, peer: NodeId) {
+        self.ahead_ms.remove(&peer);
+    }
+
     /// How far this node's clock is ahead of the cluster's, in milliseconds; negative if it is
     /// behind.
     pub fn ahead_ms(&self) -> i64 {
@@ -67,6 +72,16 @@ mod tests {
             skew.observe(peer, WallTime(*clock), WallTime(mine), 0);
         }
         skew
+    }
+
+    #[test]
+    fn who_is_no_peer_any_more_does_not_count() {
+        let mut skew = skew(100 * HOUR_MS, &[102 * HOUR_MS; 2]);
+        assert_eq!(skew.ahead_ms(), -2 * HOUR_MS as i64);
+        for name in ["n0", "n1", "n9"] {
+            skew.forget(NodeId::parse(name).unwrap());
+        }
+        assert_eq!(skew.ahead_ms(), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bucket::{Conflicts, Properties};
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::quorum::{Count, Quorum, QuorumError};
 use crate::quorum_sets::{QuorumSet, QuorumSets};
@@ -32,6 +33,17 @@ pub struct Lists<'a> {
     pub next: Option<&'a [NodeId]>,
 }
 
+/// What an operation does with its terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It reads.
+    Read,
+    /// It writes.
+    Write,
+    /// It reads, because a write needs that first.
+    ReadFirst,
+}
+
 /// The numbers and nodes of one operation, valid by construction: of each set of home replicas,
 /// `1 <= needed <= n <=` its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +62,10 @@ pub struct Terms {
     pub sloppy: bool,
     /// How conflicts are shown to the client.
     pub conflicts: Conflicts,
+    /// What the request asked.
+    pub asked: QuorumOptions,
+    /// What they are for.
+    pub purpose: Purpose,
 }
 
 impl Terms {
@@ -62,7 +78,7 @@ impl Terms {
         bucket: &Properties,
         lists: Lists<'_>,
     ) -> Result<Self, QuorumError> {
-        Self::new(asked, bucket.r, bucket, lists)
+        Self::new(Purpose::Read, asked, bucket, lists)
     }
 
     /// The terms of a write of a key with these preference lists.
@@ -74,7 +90,7 @@ impl Terms {
         bucket: &Properties,
         lists: Lists<'_>,
     ) -> Result<Self, QuorumError> {
-        Self::new(asked, bucket.w, bucket, lists)
+        Self::new(Purpose::Write, asked, bucket, lists)
     }
 
     /// Checks a write's counts in a cluster of `nodes` nodes, so that an invalid request is
@@ -90,18 +106,37 @@ impl Terms {
         quorum(asked, bucket.w, bucket, nodes).map(drop)
     }
 
-    fn new(
+    /// The terms of the same operation in another view, in which it begins again.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what was asked does not fit the bucket any more.
+    pub fn renewed(
+        purpose: Purpose,
         asked: &QuorumOptions,
-        usual: Count,
         bucket: &Properties,
         lists: Lists<'_>,
     ) -> Result<Self, QuorumError> {
+        match purpose {
+            Purpose::Read => Self::of_read(asked, bucket, lists),
+            Purpose::Write => Self::of_write(asked, bucket, lists),
+            Purpose::ReadFirst => Ok(Self::of_write(asked, bucket, lists)?.to_read_first()),
+        }
+    }
+
+    fn new(
+        purpose: Purpose,
+        asked: &QuorumOptions,
+        bucket: &Properties,
+        lists: Lists<'_>,
+    ) -> Result<Self, QuorumError> {
+        let usual = if purpose == Purpose::Read { bucket.r } else { bucket.w };
         let Quorum { n, needed } = quorum(asked, usual, bucket, lists.stable.len())?;
         let (homes, rest) = split(lists.stable, bucket);
         let (sets, fallbacks) = match lists.next {
             None => (QuorumSets::one(homes.to_vec(), needed), rest.to_vec()),
             Some(next) => joint((homes, needed), asked, usual, bucket, lists.stable, next),
         };
+        let sets = one_of(sets, purpose);
         Ok(Self {
             sets,
             fallbacks,
@@ -109,6 +144,8 @@ impl Terms {
             r: bucket.r.of(n).min(n),
             sloppy: asked.sloppy.unwrap_or(bucket.sloppy),
             conflicts: bucket.conflicts,
+            asked: *asked,
+            purpose,
         })
     }
 
@@ -132,13 +169,26 @@ impl Terms {
 
     /// The same terms for the read that a write needs first: R instead of W.
     pub fn to_read_first(&self) -> Self {
-        Self { sets: self.sets.clone().with_needed(self.r), ..self.clone() }
+        let sets = self.sets.clone().with_needed(self.r);
+        Self { sets, purpose: Purpose::ReadFirst, ..self.clone() }
     }
 }
 
 /// A list's home replicas of a bucket, and the nodes after them.
 fn split<'a>(list: &'a [NodeId], bucket: &Properties) -> (&'a [NodeId], &'a [NodeId]) {
     list.split_at(usize::from(bucket.n).min(list.len()))
+}
+
+/// What deliberate bugs leave of the sets of an operation while the layout changes: all of them without.
+fn one_of(sets: QuorumSets, purpose: Purpose) -> QuorumSets {
+    let place = match purpose {
+        Purpose::Write if mutated(Mutation::JointWriteOldOnly) => 0,
+        Purpose::Write if mutated(Mutation::JointWriteNewOnly) => 1,
+        Purpose::Read if mutated(Mutation::JointReadOldOnly) => 0,
+        Purpose::Read if mutated(Mutation::JointReadNewOnly) => 1,
+        Purpose::Read | Purpose::Write | Purpose::ReadFirst => return sets,
+    };
+    sets.only(place)
 }
 
 /// The sets and fallbacks of an operation while the layout changes. Nodes that are home replicas by both

@@ -186,6 +186,7 @@ impl Scenario {
         let plan = put::Plan {
             me,
             sets: QuorumSets::one(self.list(0..self.n), args.setting("w", 2)?),
+            counts_me: true,
             fallbacks: self.list(self.n..self.nodes),
             sloppy: args.setting("sloppy", true)?,
             replica_timeout_ms: args.setting("timeout", 100)?,

@@ -25,7 +25,7 @@ use crate::machine::Machine;
 use crate::monitor::Monitor;
 use crate::record::shown;
 use crate::setup::{BUCKET, Setup};
-use crate::values::{value_of, write_id};
+use crate::values::{changes, value_of, write_id};
 use crate::world::World;
 use quorate_oracle::history::{End, Saw, WriteNo};
 use quorate_oracle::{Read, Verdict, Violation};
@@ -89,7 +89,11 @@ impl Client {
     fn node(&self) -> Option<(Arc<Node>, quorate_engine::tasks::Tasks)> {
         let machine = match self.entry {
             Some(entry) => self.machines.iter().find(|machine| machine.name == entry)?.clone(),
-            None => self.world.pick(&self.machines),
+            None => {
+                let known: Vec<_> =
+                    self.machines.iter().filter(|machine| !machine.waits()).cloned().collect();
+                self.world.pick(&known)
+            }
         };
         machine.process().map(|process| (process.node, process.tasks))
     }
@@ -332,10 +336,10 @@ impl Client {
 }
 
 impl Client {
-    /// How often n has changed, at all nodes that run together.
+    /// How often n or the layout has changed, at all nodes that run together.
     fn changes_of_n(&self) -> u64 {
         let processes = self.machines.iter().filter_map(|machine| machine.process());
-        processes.map(|process| process.node.buckets.assignment().changes()).sum()
+        processes.map(|process| changes(&process.node)).sum()
     }
 
     /// Checks the dot that an answer names: the client's next write supersedes that one.

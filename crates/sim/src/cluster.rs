@@ -54,11 +54,16 @@ impl Cluster {
             let config = setup.config(number);
             Arc::new(Machine::new(config, world.clone(), network.clone(), replace.clone()))
         };
-        let machines: Arc<Vec<_>> = Arc::new((1..=setup.nodes).map(machine).collect());
+        let machines: Arc<Vec<_>> =
+            Arc::new((1..=setup.nodes + setup.spares).map(machine).collect());
+        machines.iter().skip(setup.nodes).for_each(|spare| spare.retire());
         let monitor = Arc::new(Monitor::new(world.clone(), setup.clone(), machines.clone()));
         let mut attendants = JoinSet::new();
         attendants.spawn(replace_as_asked(world.clone(), machines.clone(), replaced));
         attendants.spawn(monitor.clone().run());
+        if setup.spares > 0 {
+            attendants.spawn(admit_and_retire(machines.clone()));
+        }
         let cluster = Self { world, setup, network, machines, monitor, attendants };
         cluster.form().await;
         cluster
@@ -111,6 +116,28 @@ impl Cluster {
     pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
         let running = self.machines.iter().filter_map(|machine| machine.process());
         running.map(|process| process.node).collect()
+    }
+}
+
+/// Starts machines that have become members, and empties those that are none any more: they may become
+/// members again, with another disk.
+async fn admit_and_retire(machines: Arc<Vec<Arc<Machine>>>) {
+    loop {
+        sleep(Duration::from_millis(200)).await;
+        let processes = machines.iter().filter_map(|machine| machine.process());
+        let records = processes.map(|process| process.node.membership.record());
+        let Some(newest) = records.max_by_key(|record| record.epoch()) else { continue };
+        for machine in machines.iter() {
+            let is_known =
+                || newest.member(machine.name).map(|known| known.disk) == machine.disk_id();
+            if machine.waits() && machine.disk_id().is_some() && is_known() {
+                machine.join(&newest);
+            } else if let Some(process) = machine.process()
+                && !process.node.membership.is_member()
+            {
+                machine.retire();
+            }
+        }
     }
 }
 

@@ -7,11 +7,16 @@ use std::time::Duration;
 use quorate_engine::cluster::bucket_change;
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::name::{Bucket, NodeId};
+use quorate_protocol::record::{ClusterRecord, Phase, Reason, RecordMember};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::machine::Machine;
+use crate::run::N;
 use crate::setup::Fault;
+
+/// How long an operator waits for a change to be decided.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Free bytes of a disk that is not full.
 const ROOM_BYTES: u64 = 1 << 40;
@@ -60,6 +65,7 @@ impl Cluster {
             Fault::Sync => machine.disk.fail_next_sync(),
             Fault::Full => machine.disk.set_free_bytes(self.world.between(0, 2 << 20)),
             Fault::ChangeN => return self.change_n(&machine),
+            Fault::Layout => return self.change_layout(&machine),
             Fault::Wipe | Fault::Copy | Fault::Log => {
                 let victim = self.machines[self.setup.victim].clone();
                 if fault == Fault::Wipe {
@@ -99,6 +105,56 @@ impl Cluster {
         process.tasks.spawn(async move {
             drop(bucket_change::set(&process.node, bucket, settings).await);
         });
+    }
+
+    /// An operator at this machine changes who is a member, or takes a change back.
+    fn change_layout(&self, machine: &Machine) {
+        let Some(process) = machine.process() else { return };
+        let node = process.node.clone();
+        let record = node.membership.record();
+        let reason = Reason { by: node.me, at: node.now(), note: String::new() };
+        let wanted = match record.phase() {
+            Phase::Moving if self.world.percent(30) => record.abort(&BTreeSet::new(), reason),
+            Phase::Moving => return,
+            Phase::Stable | Phase::Releasing => {
+                let Some(next) = self.other_members(&record) else { return };
+                record.begin(next, &[], reason)
+            }
+        };
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                return self.world.note(format_args!("{} may not: {error}", node.me));
+            }
+        };
+        self.world.note(format_args!("{} proposes {wanted:?}", node.me));
+        let world = self.world.clone();
+        process.tasks.spawn(async move {
+            let proposed = node.propose(wanted, PATIENCE).await;
+            world.note(format_args!("{}: {proposed:?}", node.me));
+        });
+    }
+
+    /// Other members: one more, one less, one instead of another, or one that weighs more.
+    fn other_members(&self, record: &ClusterRecord) -> Option<Vec<RecordMember>> {
+        let mut members = record.stable().to_vec();
+        let is_spare =
+            |machine: &&Arc<Machine>| machine.waits() && record.member(machine.name).is_none();
+        let spares: Vec<&Arc<Machine>> = self.machines.iter().filter(is_spare).collect();
+        let spare = (!spares.is_empty()).then(|| self.world.pick(&spares));
+        let at = self.world.between(0, members.len() as u64 - 1) as usize;
+        match (self.world.between(0, 3), spare) {
+            (0 | 1, Some(spare)) => members.push(new_member(spare)?),
+            (2, Some(spare)) => {
+                let seat = members.remove(at).seat;
+                members.push(RecordMember { seat, ..new_member(spare)? });
+            }
+            (3, _) => members[at].weight = self.world.between(1, 3) as u16,
+            // No key has fewer home replicas than n.
+            _ if members.len() > usize::from(N) => drop(members.remove(at)),
+            _ => return None,
+        }
+        Some(members)
     }
 
     fn cut_some(&self, after: Duration) {
@@ -148,9 +204,24 @@ impl Cluster {
     }
 }
 
+/// A machine as a member.
+fn new_member(machine: &Machine) -> Option<RecordMember> {
+    let node = machine.name;
+    Some(RecordMember {
+        node,
+        disk: machine.disk_id()?,
+        seat: node,
+        zone: node.to_string(),
+        weight: 1,
+        peer_addr: format!("{node}:1"),
+        client_addr: None,
+    })
+}
+
 /// Ends what a machine suffers from.
 fn recover(machine: &Arc<Machine>) {
     machine.disk.set_free_bytes(ROOM_BYTES);
+    machine.disk.forgive_next_sync();
     machine.set_clock_ahead(0);
     machine.pause(false);
     machine.start();

@@ -9,6 +9,7 @@ use quorate_oracle::{Sight, a_healed_cluster_serves, converges, trees_are_right}
 use quorate_protocol::message::Decision;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::record::Phase;
 use quorate_storage::{ScrubFrom, Scrubbed};
 use tokio::time::sleep;
 
@@ -100,7 +101,9 @@ impl Cluster {
         }
         for key in self.setup.keys() {
             // One that is down has kept the cluster from converging, which is judged already.
-            let Some(process) = self.world.pick(&self.machines).process() else { continue };
+            let members: Vec<_> =
+                self.machines.iter().filter(|machine| !machine.waits()).cloned().collect();
+            let Some(process) = self.world.pick(&members).process() else { continue };
             self.serves(process.node.me, self.auditor().overwrite(&process.node, &key).await);
         }
         for node in self.nodes() {
@@ -116,7 +119,7 @@ impl Cluster {
 
     /// What keeps the cluster from having converged.
     fn differs(&self) -> Option<String> {
-        for machine in self.machines.iter() {
+        for machine in self.machines.iter().filter(|machine| !machine.waits()) {
             let Some(process) = machine.process() else {
                 return Some(format!("{} is down", machine.name));
             };
@@ -155,6 +158,10 @@ impl Cluster {
 fn is_busy(node: &Node) -> Option<String> {
     if let Err(why) = node.accepts_requests() {
         return Some(why.to_string());
+    }
+    let record = node.membership.record();
+    if record.phase() != Phase::Stable {
+        return Some(format!("is in {record:?}"));
     }
     let down = node.peers.down();
     if !down.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use quorate_engine::config::{Config, Durability};
 use quorate_engine::host::{Chance, Clock, Files, Host, Threads, Urgency, Work};
 use quorate_engine::liveness::advertised::GossipState;
 use quorate_engine::liveness::review::Turns;
+use quorate_engine::membership;
 use quorate_engine::node::{Node, RELEASE, StartError};
 use quorate_engine::tasks::Tasks;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::record::{ClusterRecord, DiskId};
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Crash, DataDir, Later, Place, SimulatedDisk, Simulation, Task};
@@ -56,6 +58,8 @@ pub(crate) struct Machine {
     world: Arc<World>,
     network: Arc<Network>,
     process: Mutex<Option<Process>>,
+    /// Whether it has no part in the cluster yet, or any more.
+    waits: AtomicBool,
     /// Told which machine's process wants to be replaced by a fresh one.
     replace: UnboundedSender<NodeId>,
 }
@@ -90,8 +94,42 @@ impl Machine {
             world,
             network,
             process: Mutex::new(None),
+            waits: AtomicBool::new(false),
             replace,
         }
+    }
+
+    /// It has no part in the cluster: an empty disk with an id of its own, which may become a member.
+    pub(crate) fn retire(&self) {
+        self.kill();
+        self.disk.wipe();
+        self.files.wipe();
+        self.waits.store(true, Relaxed);
+        let id = u128::from(self.world.draw()) << 64 | u128::from(self.world.draw());
+        if membership::files::store_disk(&*self.files, DiskId(id)).is_err() {
+            self.world.note(format_args!("{} has no disk", self.name));
+        }
+    }
+
+    /// Whether it has no part in the cluster.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.load(Relaxed)
+    }
+
+    /// The id of its disk, if it was drawn.
+    pub(crate) fn disk_id(&self) -> Option<DiskId> {
+        let disk = membership::files::load_disk(&*self.files, "simulated", self.name).ok()?;
+        disk.is_drawn.then_some(disk.id)
+    }
+
+    /// It becomes a node: a record names it.
+    pub(crate) fn join(self: &Arc<Self>, record: &ClusterRecord) {
+        if membership::files::store_record(&*self.files, record).is_err() {
+            return;
+        }
+        self.world.note(format_args!("{} joins by {record:?}", self.name));
+        self.waits.store(false, Relaxed);
+        self.start();
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Process>> {
@@ -120,7 +158,7 @@ impl Machine {
     }
 
     fn try_start(&self) -> Result<(), StartError> {
-        if self.lock().is_some() {
+        if self.lock().is_some() || self.waits() {
             return Ok(());
         }
         let life = Arc::new(Life::default());
@@ -175,9 +213,13 @@ impl Machine {
         }
     }
 
+    fn partitions(&self) -> u32 {
+        self.config.layout.as_ref().map_or(1, |layout| layout.partitions)
+    }
+
     /// Its own row of a key, as it would be after the worst crash that its durability allows for.
     pub(crate) fn durable_row(&self, key: &Key) -> Option<Object> {
-        let partition = key.partition(self.config.layout.partitions);
+        let partition = key.partition(self.partitions());
         self.surviving(Place::Home(Tree { partition, n: 0 }), key)
     }
 
@@ -223,6 +265,9 @@ impl Machine {
 
     /// A new disk.
     pub(crate) fn wipe(&self) {
+        if self.waits() {
+            return;
+        }
         self.kill();
         self.lost("is wiped");
         self.disk.wipe();
@@ -231,6 +276,9 @@ impl Machine {
 
     /// Copies the disk, or puts the last copy back.
     pub(crate) fn copy_or_restore(&self) {
+        if self.waits() {
+            return;
+        }
         let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(copy) = copy.take() {
             self.put_back(&copy);
@@ -302,9 +350,8 @@ async fn gossip(node: Arc<Node>, network: Arc<Network>) {
         let now = turns.next(&node).await;
         for peer in network.reachable_from(node.me) {
             if let Some(health) = node.peers.health(peer.me) {
-                let view = peer.view();
-                let layout = view.placement().layout();
-                let layout = (layout.version(), layout.hash().0);
+                let epoch = peer.epoch();
+                let layout = (epoch.number, epoch.hash.0);
                 let news = GossipState {
                     layout: Some(layout),
                     buckets_hash: Some(peer.buckets.hash()),

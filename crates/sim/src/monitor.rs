@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use crate::machine::Machine;
 use crate::setup::Setup;
-use crate::values::{decoded, own_row, write_of};
+use crate::values::{changes, decoded, own_row, write_of};
 use crate::world::World;
 
 /// How often it looks, if something was written since.
@@ -62,6 +62,8 @@ struct Dropped {
     key: Key,
     object: Object,
     at: Duration,
+    /// In which epoch. What was sent in it is executed in no other.
+    epoch: u64,
 }
 
 /// What other nodes held before a node could begin to receive it.
@@ -98,6 +100,8 @@ struct Gone {
     homes: Vec<NodeId>,
     /// Whether no n has changed meanwhile.
     is_settled: bool,
+    /// In which epoch it is gone.
+    epoch: u64,
 }
 
 impl Gone {
@@ -184,7 +188,7 @@ impl Monitor {
     /// have to receive.
     fn begin_process(&self, machine: &Machine, seen: &mut Seen) {
         let (me, process) = (machine.name, machine.process());
-        let changes = process.map_or(0, |process| process.node.buckets.assignment().changes());
+        let changes = process.map_or(0, |process| changes(&process.node));
         seen.forget(me);
         for key in self.setup.keys() {
             let of_key = seen.rows.iter().filter(|((_, other), _)| *other == key);
@@ -202,8 +206,12 @@ impl Monitor {
             let now = own_row(node, &key).ok()?;
             let homes = view.homes(&key).to_vec();
             let place = (node.me, key.clone());
-            let changes = node.buckets.assignment().changes();
-            let before = seen.rows.remove(&place).filter(|before| before.homes == homes);
+            let changes = changes(node);
+            let before = seen.rows.remove(&place);
+            if let (None, Some(before)) = (&now, &before) {
+                self.note_reaped_everywhere(&key, &before.object);
+            }
+            let before = before.filter(|before| before.homes == homes);
             let mut is_gone = true;
             if let (Some(object), Some(before)) = (&now, &before) {
                 is_gone = !object.clock.covers_all(&before.object.clock); // dropped, and written anew
@@ -214,14 +222,24 @@ impl Monitor {
             let SeenRow { object, homes, changes: before } = before.filter(|_| is_gone)?;
             // If n was changed and changed back, it may not have owned the row in between.
             let is_settled = before == changes;
-            Some(Gone { from: node.me, key, object, homes, is_settled })
+            let epoch = node.epoch().number;
+            Some(Gone { from: node.me, key, object, homes, is_settled, epoch })
         });
         gone.collect()
     }
 
+    /// A tombstone is gone from a disk. If it is from all, it was reaped, whoever its home replicas were.
+    fn note_reaped_everywhere(&self, key: &Key, object: &Object) {
+        let held = self.machines.iter().any(|machine| self.holds(machine.name, key, object));
+        if object.is_deleted() && !held {
+            let writes = object.siblings.iter().map(|sibling| write_of(sibling.write_id));
+            self.world.record().reaped(writes);
+        }
+    }
+
     /// A node dropped a row that is not its own.
     fn is_handed_over(&self, gone: &Gone, seen: &Seen) -> Verdict {
-        let Gone { from, key, object, homes, is_settled } = gone;
+        let Gone { from, key, object, homes, is_settled, .. } = gone;
         if !is_settled {
             return Ok(());
         }
@@ -254,10 +272,10 @@ impl Monitor {
                 let counts = older && node.generation.is_admitted();
                 counts.then(|| format!("{} holds something older than what {by} reaped", node.me))
             });
-        let dropped = seen
-            .dropped
-            .iter()
-            .find(|drop| drop.key == *key && is_older(&drop.object) && self.is_recent(drop.at));
+        let dropped = seen.dropped.iter().find(|drop| {
+            let is_of_key = drop.key == *key && drop.epoch == gone.epoch;
+            is_of_key && is_older(&drop.object) && self.is_recent(drop.at)
+        });
         let dropped = dropped.map(|drop| {
             format!(
                 "{} dropped something older less than a grace ago: a copy may be on its way",
@@ -292,9 +310,13 @@ impl Monitor {
         let view = node.view();
         let homes = view.homes(key);
         for (target, SeenHint { object, losses }) in gone {
-            let (from, at) = (node.me, self.world.elapsed());
-            seen.dropped.push(Dropped { from, key: key.clone(), object: object.clone(), at });
-            let is_held = self.holds(target, key, &object)
+            let (from, at, epoch) = (node.me, self.world.elapsed(), node.epoch().number);
+            let (of, what) = (key.clone(), object.clone());
+            seen.dropped.push(Dropped { from, key: of, object: what, at, epoch });
+            // A hint for a node that has left becomes a row of its holder.
+            let becomes_row = !view.placement().contains(target) && self.holds(from, key, &object);
+            let is_held = becomes_row
+                || self.holds(target, key, &object)
                 || homes.iter().all(|home| self.holds(*home, key, &object));
             // Its target may have acknowledged it, and lost it since.
             let is_excused =
@@ -318,7 +340,7 @@ impl Monitor {
         let is_ready = is_home(node.buckets.trusted_n(key.bucket()))
             && node.filled.is_ready(partition)
             && !node.filled.is_doubtful(key);
-        let changes = node.buckets.assignment().changes();
+        let changes = changes(node);
         let place = (node.me, key.clone());
         if !is_home_now {
             let others = self.held_by_others(node.me, key);
@@ -326,7 +348,8 @@ impl Monitor {
             return Ok(());
         }
         let Some(mut lacking) = seen.lacking.remove(&place) else { return Ok(()) };
-        lacking.keep_homes(&view.homes(key), changes);
+        // While the layout changes it receives from those of the old one.
+        lacking.keep_homes(&view.sources(view.tree(key)), changes);
         if !is_ready {
             lacking.is_certain = true;
             seen.lacking.insert(place, lacking);

@@ -191,7 +191,16 @@ pub(crate) struct Dialer {
 }
 
 impl Wire for Dialer {
-    fn dial(&self, peer: NodeId) -> Dialing<'_> {
-        Box::pin(self.network.connect(self.me, peer))
+    fn dial<'a>(&'a self, _peer: NodeId, addr: &'a str) -> Dialing<'a> {
+        Box::pin(async move {
+            let there = node_at(addr).ok_or_else(|| format!("no host {addr}"))?;
+            self.network.connect(self.me, there).await
+        })
     }
+}
+
+/// The node at an address: its host has its name.
+fn node_at(addr: &str) -> Option<NodeId> {
+    let (host, _) = addr.rsplit_once(':')?;
+    NodeId::parse(host).ok()
 }

@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     Copy,
     /// The victim's log is damaged before its end.
     Log,
+    /// Nodes join, leave, are replaced or get another weight.
+    Layout,
 }
 
 impl Fault {
@@ -98,6 +100,8 @@ const GRACE_MS: u64 = 24 * 3_600_000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Setup {
     pub(crate) nodes: usize,
+    /// Machines that may join them.
+    pub(crate) spares: usize,
     /// How many keys clients use.
     pub(crate) keys: usize,
     pub(crate) clients: usize,
@@ -149,6 +153,8 @@ pub enum Focus {
     Counts,
     /// Nothing fails; requests meet.
     Requests,
+    /// Nodes join, leave and are replaced all the time.
+    Layouts,
 }
 
 impl Setup {
@@ -162,7 +168,13 @@ impl Setup {
             Some(Focus::Links) => setup.about_links(dice),
             Some(Focus::Counts) => setup.about_counts(dice),
             Some(Focus::Requests) => setup.about_requests(),
+            Some(Focus::Layouts) => setup.about_layouts(dice),
             None => {}
+        }
+        // A bucket's n does not change while the layout does.
+        if setup.spares == 0 && dice.percent(25) && !setup.faults.contains(&Fault::ChangeN) {
+            setup.faults.push(Fault::Layout);
+            setup.spares = dice.between(1, 2) as usize;
         }
         // What can be lost on one machine must be on two.
         setup.w_min = if setup.faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
@@ -174,6 +186,7 @@ impl Setup {
     pub(crate) fn calm() -> Self {
         Self {
             nodes: 3,
+            spares: 0,
             keys: 1,
             clients: 0,
             requests: 0,
@@ -212,6 +225,7 @@ impl Setup {
         let nodes = if dice.percent(50) { 3 } else { dice.between(4, 5) as usize };
         Self {
             nodes,
+            spares: 0,
             keys: dice.between(1, 5) as usize,
             clients: dice.between(1, 4) as usize,
             // Many short runs find more than few long ones, but not all.
@@ -260,6 +274,16 @@ impl Setup {
         (self.thinking_ms_max, self.conditions_percent) = (20, 60);
     }
 
+    fn about_layouts(&mut self, dice: &mut Dice) {
+        self.faults = with_some(Fault::Layout, [Fault::Pause, Fault::Cut, Fault::Kill], dice);
+        (self.fault_every_ms, self.fault_ms_max) = (dice.between(50, 1_500), 2_000);
+        self.spares = dice.between(1, 3) as usize;
+        self.thinking_ms_max = dice.between(10, 200);
+        if dice.percent(40) {
+            self.reap_within(1_500, dice);
+        }
+    }
+
     /// Deletes are reaped within the run, and clients leave time for it.
     fn reap_within(&mut self, grace_ms_max: u64, dice: &mut Dice) {
         self.grace_ms = Some(dice.between(1_000, grace_ms_max));
@@ -277,6 +301,7 @@ impl Setup {
             value => Err(format!("{name} must be from {min} to {max}, not {value}")),
         };
         in_range("nodes", self.nodes as u64, 3, 9)?;
+        in_range("spares", self.spares as u64, 0, 9)?;
         in_range("victim", self.victim as u64, 0, self.nodes as u64 - 1)?;
         in_range("keys", self.keys as u64, 1, KEYS_MAX as u64)?;
         in_range("clients", self.clients as u64, 1, 100)?;
@@ -308,6 +333,7 @@ impl Setup {
         for fault in &self.faults {
             add(&|setup| setup.faults.retain(|other| other != fault));
         }
+        add(&|setup| setup.spares = setup.spares.min(1));
         add(&|setup| setup.keys = 1);
         add(&|setup| (setup.nodes, setup.victim) = (3, setup.victim.min(2)));
         add(&|setup| setup.clients = (setup.clients - 1).max(1));

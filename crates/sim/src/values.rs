@@ -48,3 +48,9 @@ pub(crate) fn sight(sibling: &Sibling) -> Sight {
     let genuine = sibling.value.as_ref().is_none_or(|value| *value == value_of(write));
     Sight { write: if genuine { write } else { WriteNo(u32::MAX) }, dot: Some(sibling.dot) }
 }
+
+/// A number that is another one whenever a key may have other home replicas at a node: it rises by one when n
+/// is changed, and by more with a new cluster record.
+pub(crate) fn changes(node: &Node) -> u64 {
+    node.buckets.assignment().changes() + (node.epoch().number << 32)
+}

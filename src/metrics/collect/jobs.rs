@@ -36,13 +36,14 @@ pub(super) fn write(out: &mut Writer, node: &Node) {
     for job in registry::list(node) {
         by_name.entry(job.name).or_default().push(job);
     }
+    let done = node.jobs.done();
     let mut runs = out.metric(&RUNS);
-    for (name, jobs) in &by_name {
-        runs.value(&[name], jobs.iter().map(|job| job.runs).sum::<u64>());
+    for (name, done) in &done {
+        runs.value(&[name], done.runs);
     }
     let mut seconds = out.metric(&SECONDS);
-    for (name, jobs) in &by_name {
-        seconds.value(&[name], jobs.iter().map(|job| job.busy.as_secs_f64()).sum::<f64>());
+    for (name, done) in &done {
+        seconds.value(&[name], done.busy.as_secs_f64());
     }
     let mut paused = out.metric(&PAUSED);
     for (name, jobs) in &by_name {

@@ -99,8 +99,8 @@ pub(super) const SECTION: Section = Section {
 /// Writes the metrics of the node itself.
 pub(super) fn write(out: &mut Writer, node: &Node) {
     out.metric(&BUILD).value(&[RELEASE], 1);
-    let mine = node.config.layout.nodes.iter().find(|other| other.name == node.me);
-    let zone = mine.map_or("", |mine| mine.zone.as_str());
+    let record = node.membership.record();
+    let zone = record.member(node.me).map_or("", |mine| mine.zone.as_str());
     let durability = match node.config.durability {
         Durability::Fsync => "fsync",
         Durability::Buffered => "buffered",

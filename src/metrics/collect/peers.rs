@@ -81,7 +81,7 @@ pub(super) const SECTION: Section = Section {
 /// Writes the metrics of peers.
 pub(super) fn write(out: &mut Writer, node: &Node) {
     let peers = node.peers.view();
-    let mut gauge = |desc, value: &dyn Fn(&quorate_engine::peer::peers::PeerView) -> usize| {
+    let mut gauge = |desc, value: &dyn Fn(&quorate_engine::peer::member::PeerView) -> usize| {
         let mut values = out.metric(desc);
         for peer in &peers {
             values.value(&[peer.node.as_str()], value(peer));
@@ -92,7 +92,8 @@ pub(super) fn write(out: &mut Writer, node: &Node) {
     gauge(&SUSPECTED, &|peer| usize::from(peer.state == "suspected"));
     gauge(&QUEUE, &|peer| peer.queue_depth);
     gauge(&QUEUE_BYTES, &|peer| peer.queue_bytes);
-    let (mut round_trips, traffic) = (out.metric(&ROUND_TRIPS), || node.peers.traffic());
+    let (mut round_trips, all) = (out.metric(&ROUND_TRIPS), node.peers.all());
+    let traffic = || all.iter().map(|peer| (peer.node, &peer.traffic));
     for (peer, traffic) in traffic() {
         round_trips.durations(&[peer.as_str()], &traffic.round_trips.counts());
     }

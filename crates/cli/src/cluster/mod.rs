@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod healthcheck;
 pub(crate) mod hints;
 pub(crate) mod jobs;
+pub(crate) mod layout;
 pub(crate) mod look;
 pub(crate) mod ring;
 pub(crate) mod status;

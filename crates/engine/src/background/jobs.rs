@@ -3,6 +3,7 @@
 //! A job tells its [`JobState`] what it does, at the cost of a few atomics; operators list them all
 //! (`GET /jobs`). A job that panics ends, and is shown and logged as such.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU8, AtomicU64};
@@ -265,16 +266,34 @@ pub struct JobView {
     pub error: Option<(WallTime, String)>,
 }
 
+/// What jobs of one name have done in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// How often they worked.
+    pub runs: u64,
+    /// How long all runs took together.
+    pub busy: Duration,
+}
+
+impl Done {
+    fn add(&mut self, view: &JobView) {
+        self.runs += view.runs;
+        self.busy += view.busy;
+    }
+}
+
 /// The jobs of a node.
 pub struct Jobs {
     running: Mutex<Vec<Arc<JobState>>>,
+    /// What those have done, by name, whose peer has left: totals must not fall.
+    of_the_gone: Mutex<BTreeMap<&'static str, Done>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Jobs {
     /// None yet; runs are dated by the machine's clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { running: Mutex::default(), clock }
+        Self { running: Mutex::default(), of_the_gone: Mutex::default(), clock }
     }
 
     /// What those that were started have said last, in this order (see [`super::registry::list`]).
@@ -287,6 +306,31 @@ impl Jobs {
         let state = Arc::new(JobState::new(job, peer, self.clock.clone()));
         self.lock().push(state.clone());
         state
+    }
+
+    /// What the jobs of each name have done in all, by name.
+    pub fn done(&self) -> BTreeMap<&'static str, Done> {
+        let mut done = self.of_the_gone().clone();
+        self.list().iter().for_each(|job| done.entry(job.name).or_default().add(job));
+        done
+    }
+
+    /// Whether there are jobs for a peer.
+    pub(super) fn has(&self, peer: NodeId) -> bool {
+        self.lock().iter().any(|job| job.peer == Some(peer))
+    }
+
+    /// Those for a peer end, as it is none any more: they are not listed from now on.
+    pub(crate) fn forget(&self, peer: NodeId) {
+        let gone: Vec<_> = self.lock().extract_if(.., |job| job.peer == Some(peer)).collect();
+        let mut of_the_gone = self.of_the_gone();
+        for job in gone.iter().map(|job| job.view()) {
+            of_the_gone.entry(job.name).or_default().add(&job);
+        }
+    }
+
+    fn of_the_gone(&self) -> MutexGuard<'_, BTreeMap<&'static str, Done>> {
+        self.of_the_gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<JobState>>> {
@@ -361,5 +405,20 @@ mod tests {
         assert_eq!(job.view().progress, None);
         job.progress(3, 64);
         assert_eq!(job.view().progress, Some((3, 64)));
+    }
+
+    #[test]
+    fn jobs_for_who_is_gone_are_not_listed_but_what_they_did_counts() {
+        let jobs = Jobs::new(Arc::new(At(7)));
+        let [n2, n3] = ["n2", "n3"].map(|name| NodeId::parse(name).unwrap());
+        let job = Job { name: "test", about: "Tests" };
+        for peer in [None, Some(n2), Some(n3)] {
+            drop(jobs.add(job, peer).works());
+        }
+        assert!(jobs.has(n2) && jobs.done()["test"].runs == 3);
+        jobs.forget(n2);
+        assert!(!jobs.has(n2) && jobs.has(n3));
+        let listed: Vec<_> = jobs.list().iter().map(|job| job.peer).collect();
+        assert_eq!((listed, jobs.done()["test"].runs), (vec![None, Some(n3)], 3));
     }
 }

@@ -104,8 +104,6 @@ pub(super) async fn turn_windows(node: Arc<Node>, job: Arc<JobState>) {
     loop {
         ticks.tick().await;
         let _working = job.works();
-        for health in node.peers.nodes().filter_map(|peer| node.peers.health(peer)) {
-            health.round_trips().turn_window();
-        }
+        node.peers.all().iter().for_each(|peer| peer.health.round_trips().turn_window());
     }
 }

@@ -14,6 +14,7 @@ use super::{periodic, reopen};
 use crate::background::throttle::Throttle;
 use crate::cluster::hello;
 use crate::liveness::health::State;
+use crate::membership::moves;
 use crate::node::Node;
 use crate::repair::{anti_entropy, distrusted, fill, handoff, reaper, reassign, unowned};
 
@@ -50,7 +51,7 @@ pub const GOSSIP: Job =
     Job { name: "gossip", about: "Gossips with all nodes and reviews which peers are suspected" };
 
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 15] = [
+pub const JOBS: [Entry; 16] = [
     Entry {
         job: Job { name: "hello", about: "Greets a peer: state, generation, bucket properties" },
         throttle: None,
@@ -68,6 +69,14 @@ pub const JOBS: [Entry; 15] = [
         },
         throttle: REPAIR,
         start: Start::PerPeer(|node, peer, job| Box::pin(anti_entropy::run(node, peer, job))),
+    },
+    Entry {
+        job: Job {
+            name: "membership",
+            about: "Learns newer cluster records and takes the steps of a layout change",
+        },
+        throttle: None,
+        start: Start::Once(|node, job| Box::pin(moves::run(node, job))),
     },
     Entry {
         job: Job { name: "fill", about: "Receives partitions and buckets that this node lacks" },
@@ -153,16 +162,8 @@ pub const JOBS: [Entry; 15] = [
 
 /// Starts all jobs that the host does not start.
 pub(super) fn start_all(node: &Arc<Node>) {
-    for peer in node.peers.nodes() {
-        for entry in JOBS {
-            match entry.start {
-                Start::PerPeer(run) => {
-                    launch(node, entry.job, Some(peer), |state| run(node.clone(), peer, state));
-                }
-                Start::Once(_) | Start::ByHost => {}
-            }
-        }
-    }
+    let _members = node.hold_members();
+    node.peers.nodes().for_each(|peer| start_for(node, peer));
     for entry in JOBS {
         match entry.start {
             Start::Once(run) => launch(node, entry.job, None, |state| run(node.clone(), state)),
@@ -171,7 +172,23 @@ pub(super) fn start_all(node: &Arc<Node>) {
     }
 }
 
-/// Starts a job. It ends when `node.stop` is cancelled, or with its future.
+/// Starts the jobs for a peer, unless that was done. The caller holds the members.
+pub(crate) fn start_for(node: &Arc<Node>, peer: NodeId) {
+    if node.jobs.has(peer) {
+        return;
+    }
+    for entry in JOBS {
+        match entry.start {
+            Start::PerPeer(run) => {
+                launch(node, entry.job, Some(peer), |state| run(node.clone(), peer, state));
+            }
+            Start::Once(_) | Start::ByHost => {}
+        }
+    }
+}
+
+/// Starts a job. It ends when `node.stop` is cancelled, or with its future; one for a peer also when that
+/// is none any more.
 pub fn launch<F>(
     node: &Arc<Node>,
     job: Job,
@@ -180,8 +197,13 @@ pub fn launch<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    let stop = match peer {
+        None => Some(node.stop.clone()),
+        Some(peer) => node.peers.gone(peer),
+    };
+    let Some(stop) = stop else { return };
     let state = node.jobs.add(job, peer);
-    let (work, stop) = (run(state.clone()), node.stop.clone());
+    let work = run(state.clone());
     node.background.spawn(async move {
         tokio::select! {
             biased;

@@ -20,11 +20,17 @@ use crate::ops::replica;
 /// # Errors
 /// [`BucketsError`]; nothing changed.
 pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result<(), BucketsError> {
-    settings.check(&node.buckets.defaults, node.buckets.nodes)?;
+    settings.check(&node.buckets.defaults, node.buckets.nodes())?;
     if settings == Settings::default() && is_unknown_everywhere(node, &bucket).await {
         return Ok(());
     }
     let changing = node.clone();
+    let n_of = |settings: &Settings| settings.over(&node.buckets.defaults, node.buckets.nodes()).n;
+    if node.membership.record().next().is_some()
+        && n_of(&settings) != node.view().n(bucket.as_str())
+    {
+        return Err(BucketsError::Moving);
+    }
     let change = move || {
         let by = (changing.me, changing.now());
         Ok(changing.buckets.change(&changing.store, &bucket, settings, by))

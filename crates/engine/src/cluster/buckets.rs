@@ -1,13 +1,15 @@
 //! Bucket properties on this node: kept in the store, sent to every peer when they change.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use quorate_protocol::bucket::{Properties, PropertiesError, Settings};
 use quorate_protocol::bucket_table::{BUCKETS_MAX, Table};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Bucket, NodeId};
-use quorate_protocol::placement::Placement;
+use quorate_protocol::placement::{Epoch, Placement};
 use quorate_protocol::reassign::{Assignment, Pass, ReplicaCounts};
 use quorate_protocol::time::WallTime;
 use quorate_storage::Store;
@@ -20,7 +22,6 @@ use crate::node::record;
 /// The table, the placement beside it, and the defaults that apply where the table has no setting.
 pub struct Buckets {
     pub(super) defaults: Properties,
-    pub(super) nodes: u16,
     /// The table and the placement as they are now.
     current: Arc<RwLock<ClusterView>>,
     /// Whether rows are in the trees of their buckets' n.
@@ -31,6 +32,8 @@ pub struct Buckets {
     raised: RwLock<BTreeMap<Bucket, u16>>,
     /// Serialises changes, so that `current` is not locked while one is made durable.
     changing: Mutex<()>,
+    /// Earlier placements that operations may still be carrying out.
+    older: Mutex<Vec<Weak<Placement>>>,
     /// Limits how many tasks ask all peers for their tables at a time.
     pub(super) asking: Semaphore,
 }
@@ -48,6 +51,9 @@ pub enum BucketsError {
          received it"
     )]
     Full,
+    /// The layout is changing.
+    #[error("n cannot change while the cluster's layout does; wait for that to end, or abort it")]
+    Moving,
     /// The store did not take them.
     #[error("could not store them: {0}")]
     Store(#[from] quorate_storage::Error),
@@ -117,8 +123,37 @@ impl Buckets {
             known.read().unwrap_or_else(PoisonError::into_inner).n(bucket)
         }));
         let (assignment, raised) = (RwLock::new(assignment), RwLock::new(raised));
-        let (changing, asking) = (Mutex::new(()), Semaphore::new(1));
-        Ok(Self { defaults, nodes, current, assignment, raised, changing, asking })
+        let (changing, older, asking) = (Mutex::new(()), Mutex::default(), Semaphore::new(1));
+        Ok(Self { defaults, current, assignment, raised, changing, older, asking })
+    }
+
+    /// Puts another placement in force.
+    pub(crate) fn place(&self, placement: Arc<Placement>) {
+        let _changing = self.lock();
+        let next = self.read().with_placement(placement);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, next);
+        drop(current);
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        older.push(Arc::downgrade(before.placement()));
+    }
+
+    /// Whether nothing is under way any more that began by an earlier placement. What this node tells a peer
+    /// of its rows then holds all that was acknowledged in earlier epochs.
+    pub fn is_drained(&self) -> bool {
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        older.retain(|placement| placement.strong_count() > 0);
+        older.is_empty()
+    }
+
+    /// The epoch in force.
+    pub fn epoch(&self) -> Epoch {
+        self.read().epoch()
+    }
+
+    /// The distinct values of n of all buckets now.
+    pub fn ns(&self) -> BTreeSet<u16> {
+        self.read().ns()
     }
 
     /// The placement and the properties of all buckets as they are now.
@@ -198,7 +233,7 @@ impl Buckets {
                 return Err(BucketsError::Full);
             }
         }
-        let record = self.read().table().next(bucket, settings, by, (&self.defaults, self.nodes));
+        let record = self.read().table().next(bucket, settings, by, self.over());
         let mut change = Table::default();
         change.merge(bucket, record);
         self.learn(store, &change)?;
@@ -217,7 +252,7 @@ impl Buckets {
     /// The same for a caller that holds `changing`.
     fn learn(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
         let (mut next, mut raised) = (self.table(), self.raised());
-        let changed = next.learn(other, &mut raised, (&self.defaults, self.nodes));
+        let changed = next.learn(other, &mut raised, self.over());
         if changed {
             // Persist first: a crash in between leaves the node stricter than necessary, never
             // laxer.
@@ -350,7 +385,12 @@ impl Buckets {
     }
 
     fn over(&self) -> (&Properties, u16) {
-        (&self.defaults, self.nodes)
+        (&self.defaults, self.nodes())
+    }
+
+    /// How many nodes the cluster has: no bucket has a larger n.
+    pub(super) fn nodes(&self) -> u16 {
+        self.read().placement().node_count()
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

@@ -5,6 +5,7 @@ pub mod bucket_change;
 pub mod buckets;
 pub mod generation;
 pub mod hello;
+pub mod moved;
 pub mod placement;
 pub mod view;
 pub mod wall_clock;

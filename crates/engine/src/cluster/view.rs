@@ -21,10 +21,11 @@ use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::bucket_table::Table;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::listing::HomeSet;
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::placement::Placement;
+use quorate_protocol::placement::{Epoch, Placement};
 use quorate_protocol::quorum::QuorumError;
-use quorate_protocol::terms::{Lists, QuorumOptions, Terms};
+use quorate_protocol::terms::{Lists, Purpose, QuorumOptions, Terms};
 use quorate_protocol::tree::Tree;
 use quorate_storage::Place;
 
@@ -57,6 +58,12 @@ impl ClusterView {
         Self::new(Arc::clone(placement), table, *defaults)
     }
 
+    /// The same table with another placement.
+    pub(super) fn with_placement(&self, placement: Arc<Placement>) -> Self {
+        let Known { table, defaults, .. } = &*self.0;
+        Self::new(placement, table.clone(), *defaults)
+    }
+
     pub(super) fn table(&self) -> &Table {
         &self.0.table
     }
@@ -64,6 +71,11 @@ impl ClusterView {
     /// The members of the cluster and the placement of keys.
     pub fn placement(&self) -> &Arc<Placement> {
         &self.0.placement
+    }
+
+    /// The epoch of the placement.
+    pub fn epoch(&self) -> Epoch {
+        self.0.placement.epoch()
     }
 
     /// The effective properties of a bucket.
@@ -146,6 +158,14 @@ impl ClusterView {
         self.0.placement.layout().homes(tree.partition, tree.n).contains(&node)
     }
 
+    /// The home replicas that have all rows of a tree: of which one that lacks them receives them. Without
+    /// those that an operator has declared dead.
+    pub fn sources(&self, tree: Tree) -> Vec<NodeId> {
+        let homes = self.0.placement.layout().homes(tree.partition, tree.n).iter();
+        let sources = homes.filter(|home| !self.0.placement.is_gone(**home)).copied();
+        sources.take(if mutated(Mutation::FillFromOneHome) { 1 } else { usize::MAX }).collect()
+    }
+
     /// The Merkle tree that counts a key's row.
     pub fn tree(&self, key: &Key) -> Tree {
         Tree { partition: self.partition(key), n: self.n(key.bucket()) }
@@ -179,6 +199,19 @@ impl ClusterView {
     pub fn check_write(&self, key: &Key, asked: &QuorumOptions) -> Result<(), QuorumError> {
         let nodes = usize::from(self.0.placement.layout().node_count());
         Terms::check_write(asked, &self.properties(key.bucket()), nodes)
+    }
+
+    /// The terms of an operation on a key that begins again in this view.
+    ///
+    /// # Errors
+    /// [`QuorumError`] if what was asked does not fit the key's bucket any more.
+    pub fn renewed_terms(
+        &self,
+        key: &Key,
+        purpose: Purpose,
+        asked: &QuorumOptions,
+    ) -> Result<Terms, QuorumError> {
+        Terms::renewed(purpose, asked, &self.properties(key.bucket()), self.lists(key))
     }
 
     fn lists(&self, key: &Key) -> Lists<'_> {

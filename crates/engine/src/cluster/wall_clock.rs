@@ -1,8 +1,9 @@
 //! The node's wall clock, corrected while most of its peers disagree with it (see
 //! `protocol::skew`).
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_protocol::name::NodeId;
@@ -14,18 +15,37 @@ use crate::host::Clock;
 /// The machine's clock, and what peers report of theirs. For stamps and ages, never for waiting.
 pub struct WallClock {
     machine: Arc<dyn Clock>,
-    skew: Mutex<Skew>,
+    heard: Mutex<Heard>,
     /// Milliseconds to add to the machine's clock: read for every write.
     correction_ms: AtomicI64,
     /// By the fault hook: how far the machine's clock seems to be ahead, in milliseconds.
     fault_ms: AtomicI64,
 }
 
+/// What is known of the peers' clocks.
+struct Heard {
+    /// Whose clocks count: a greeting of another may still be under way.
+    peers: BTreeSet<NodeId>,
+    skew: Skew,
+}
+
 impl WallClock {
-    /// Trusts the machine until peers disagree.
-    pub fn new(machine: Arc<dyn Clock>) -> Self {
+    /// Trusts the machine until these peers disagree.
+    pub fn new(machine: Arc<dyn Clock>, peers: impl IntoIterator<Item = NodeId>) -> Self {
+        let heard = Heard { peers: peers.into_iter().collect(), skew: Skew::default() };
         let (correction_ms, fault_ms) = (AtomicI64::new(0), AtomicI64::new(0));
-        Self { machine, skew: Mutex::default(), correction_ms, fault_ms }
+        Self { machine, heard: Mutex::new(heard), correction_ms, fault_ms }
+    }
+
+    /// These are the peers from now on: the clocks of others do not count.
+    pub(crate) fn follow(&self, peers: impl IntoIterator<Item = NodeId>) {
+        let peers = peers.into_iter().collect();
+        let mut heard = self.heard();
+        let before = std::mem::replace(&mut heard.peers, peers);
+        for gone in &before - &heard.peers {
+            heard.skew.forget(gone);
+        }
+        self.correct(&heard.skew);
     }
 
     /// The current time: the machine's, or the cluster's if the machine's clock is clearly wrong.
@@ -46,8 +66,14 @@ impl WallClock {
     /// A peer's clock read `theirs` in an answer that arrived just now, `round_trip` after it was
     /// requested.
     pub fn observe(&self, peer: NodeId, theirs: WallTime, round_trip: Duration) {
-        let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
-        skew.observe(peer, theirs, self.machine(), round_trip.as_millis() as u64);
+        let mut heard = self.heard();
+        if heard.peers.contains(&peer) {
+            heard.skew.observe(peer, theirs, self.machine(), round_trip.as_millis() as u64);
+            self.correct(&heard.skew);
+        }
+    }
+
+    fn correct(&self, skew: &Skew) {
         let correction_ms = skew.correction_ms();
         let before_ms = self.correction_ms.swap(correction_ms, Relaxed);
         match (before_ms != 0, correction_ms != 0) {
@@ -63,7 +89,11 @@ impl WallClock {
 
     /// How far the machine's clock is ahead of the cluster's, in milliseconds; negative if behind.
     pub fn ahead_ms(&self) -> i64 {
-        self.skew.lock().unwrap_or_else(PoisonError::into_inner).ahead_ms()
+        self.heard().skew.ahead_ms()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the machine's clock is overridden by the cluster's.

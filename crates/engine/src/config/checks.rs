@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
+use quorate_protocol::layout::{WEIGHT_MAX, ZONE_BYTES_MAX};
 
+use super::origin::JOIN_MAX;
 use super::{Config, ConfigError, value};
 
 impl Config {
@@ -21,11 +23,11 @@ impl Config {
             return Err(value("cluster_id", allowed, &self.cluster_id));
         }
         self.secrets()?;
-        let layout = self.layout()?;
-        if !layout.contains(self.node) {
-            return Err(value("node", "the name of a node in layout.nodes", self.node));
+        if self.layout.is_some() {
+            self.layout()?;
         }
         self.check_addresses()?;
+        self.check_join()?;
         let quorums = Settings { r: self.defaults.r, w: self.defaults.w, ..Settings::default() };
         let properties = self.defaults.properties();
         if !(1..=255).contains(&self.defaults.n.unwrap_or(properties.n)) {
@@ -46,7 +48,7 @@ impl Config {
             return Err(value("client_addr_advertised", allowed, addr));
         }
         let mut seen: Vec<String> = Vec::new();
-        for node in &self.layout.nodes {
+        for node in self.layout_nodes() {
             let wrong = |allowed| value("layout.nodes.peer_addr", allowed, &node.peer_addr);
             if !is_host_and_port(&node.peer_addr) {
                 return Err(wrong("a host and a port, such as 127.0.0.1:7501"));
@@ -64,6 +66,24 @@ impl Config {
             return Err(value("client_addr", "different from peer_addr", client));
         }
         Ok(())
+    }
+
+    /// What a node says of itself when it asks to join.
+    fn check_join(&self) -> Result<(), ConfigError> {
+        let host_and_port = "a host and a port, such as 10.0.0.4:7501";
+        if self.join.len() > JOIN_MAX {
+            return Err(value("join", "1 to 16 peer addresses of members", self.join.len()));
+        }
+        if let Some(addr) = self.join.iter().find(|addr| !is_host_and_port(addr)) {
+            return Err(value("join", host_and_port, format!("{addr:?}")));
+        }
+        if let Some(addr) = self.peer_addr_advertised.as_ref().filter(|it| !is_host_and_port(it)) {
+            return Err(value("peer_addr_advertised", host_and_port, format!("{addr:?}")));
+        }
+        if self.zone.is_empty() || self.zone.len() > ZONE_BYTES_MAX {
+            return Err(value("zone", "1 to 64 bytes", format!("{:?}", self.zone)));
+        }
+        in_range("weight", self.weight, 1..=WEIGHT_MAX)
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {

@@ -5,6 +5,7 @@
 //! accepted values.
 
 pub mod checks;
+pub mod origin;
 pub mod sections;
 
 use std::fmt::Display;
@@ -13,11 +14,12 @@ use std::path::PathBuf;
 
 use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::handshake::Versions;
-use quorate_protocol::layout::{Layout, LayoutError, Member};
+use quorate_protocol::layout::LayoutError;
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
 
 pub use self::sections::*;
+use self::sections::{default_weight, default_zone};
 
 /// Why a configuration is invalid. The text names the file or the key.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,14 @@ pub enum ConfigError {
         name: String,
         /// The reason.
         reason: String,
+    },
+    /// A setting is missing, or stands beside one that excludes it.
+    #[error("{key}: {reason}")]
+    Origin {
+        /// The key.
+        key: &'static str,
+        /// What to do.
+        reason: &'static str,
     },
     /// The nodes of the layout do not form a valid cluster.
     #[error("layout: {0}")]
@@ -85,7 +95,7 @@ pub struct Config {
     pub cluster_id: String,
     /// The cluster's secret keys in hexadecimal. The first one signs; all of them verify.
     pub cluster_keys: Vec<String>,
-    /// This node's name in the layout.
+    /// This node's name in the cluster.
     pub node: NodeId,
     /// The data directory.
     pub data_dir: PathBuf,
@@ -98,6 +108,19 @@ pub struct Config {
     /// The address to listen on for peers.
     #[serde(default = "default_peer_addr")]
     pub peer_addr: SocketAddr,
+    /// The address at which peers reach a node that joins, host and port, if it is not `peer_addr`.
+    #[serde(default)]
+    pub peer_addr_advertised: Option<String>,
+    /// The peer addresses of members of the cluster that this node wants to join; none if the layout
+    /// names its nodes.
+    #[serde(default)]
+    pub join: Vec<String>,
+    /// The failure domain of a node that joins.
+    #[serde(default = "default_zone")]
+    pub zone: String,
+    /// The share of the data of a node that joins, relative to the other nodes.
+    #[serde(default = "default_weight")]
+    pub weight: u16,
     /// When a write is acknowledged.
     #[serde(default)]
     pub durability: Durability,
@@ -107,8 +130,9 @@ pub struct Config {
     /// Whether the peer port accepts injected network faults (for tests).
     #[serde(default)]
     pub fault_hook: bool,
-    /// The nodes of the cluster.
-    pub layout: LayoutConfig,
+    /// The nodes of a cluster that is formed.
+    #[serde(default)]
+    pub layout: Option<LayoutConfig>,
     /// Bucket properties where neither the bucket nor the request gives them.
     #[serde(default)]
     pub defaults: Defaults,
@@ -156,6 +180,10 @@ pub const ALONE: &[&str] = &[
     "client_addr",
     "client_addr_advertised",
     "peer_addr",
+    "peer_addr_advertised",
+    "join",
+    "zone",
+    "weight",
     "durability",
     "worker_threads",
     "fault_hook",
@@ -206,8 +234,8 @@ impl Config {
     }
 
     /// The address at which clients reach this node, host and port: as configured, or where it
-    /// listens. A node that listens on all interfaces is reached at the host of its `peer_addr` in
-    /// the layout. `None` if the system chooses the port.
+    /// listens. A node that listens on all interfaces is reached at the host at which peers reach it.
+    /// `None` if the system chooses the port.
     pub fn advertised_client_addr(&self) -> Option<String> {
         if let Some(addr) = &self.client_addr_advertised {
             return Some(addr.clone());
@@ -219,24 +247,15 @@ impl Config {
         if !ip.is_unspecified() {
             return Some(self.client_addr.to_string());
         }
-        let own = self.layout.nodes.iter().find(|node| node.name == self.node)?;
-        let (host, _) = own.peer_addr.rsplit_once(':')?;
+        let own = self.layout_nodes().iter().find(|node| node.name == self.node);
+        let own = own.map(|own| &own.peer_addr).or(self.peer_addr_advertised.as_ref())?;
+        let (host, _) = own.rsplit_once(':')?;
         Some(format!("{host}:{port}"))
     }
 
     /// Environment variables with our prefix that match no setting.
     pub fn foreign_variables(&self) -> &[String] {
         &self.foreign_variables
-    }
-
-    /// The layout's placement.
-    ///
-    /// # Errors
-    /// [`ConfigError::Layout`] that names the invalid node or number.
-    pub fn layout(&self) -> Result<Layout, ConfigError> {
-        let member = |node: &NodeConfig| Member::new(node.name, node.zone.clone(), node.weight);
-        let members = self.layout.nodes.iter().map(member).collect();
-        Ok(Layout::new(self.layout.version, self.layout.partitions, members)?)
     }
 
     /// The cluster's keys as bytes.

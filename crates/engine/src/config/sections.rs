@@ -10,7 +10,7 @@ pub const OF_LAYOUT: &[&str] = &["version", "partitions"];
 /// The same of `defaults`.
 pub const OF_DEFAULTS: &[&str] = &["n", "r", "w", "conflicts", "sloppy"];
 
-/// The nodes of the cluster, the same on all of them.
+/// The nodes that a cluster is formed of, the same on all of them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutConfig {
@@ -259,10 +259,10 @@ fn default_partitions() -> u32 {
     1024
 }
 
-fn default_zone() -> String {
+pub(super) fn default_zone() -> String {
     "default".to_owned()
 }
 
-fn default_weight() -> u16 {
+pub(super) fn default_weight() -> u16 {
     1
 }

@@ -12,6 +12,9 @@ pub enum Unavailable {
     /// The cluster has not been formed yet.
     #[error("the cluster is not formed; run `quorate form` once all nodes are up")]
     NotFormed,
+    /// The node is in the cluster's record no more.
+    #[error("the node was removed from the cluster; stop it and delete its data directory")]
+    Removed,
     /// No peer has yet confirmed this node's generation.
     #[error("the node has just started and is asking its peers whether it missed anything")]
     Asking,
@@ -70,6 +73,17 @@ pub enum StartError {
         /// The note that it left.
         file: String,
     },
+    /// The stored cluster record cannot be used.
+    #[error("the cluster record in {path} cannot be used: {reason}")]
+    ClusterRecord {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What this disk has voted cannot be used.
+    #[error("what this node has voted on the cluster record cannot be used: {0}")]
+    Votes(String),
     /// A set of rows that was set aside cannot be opened.
     #[error("cannot open the rows that were set aside in {path}: {reason}")]
     Distrusted {
@@ -78,6 +92,17 @@ pub enum StartError {
         /// Why it cannot be opened.
         reason: String,
     },
+    /// The node waits to be added to a cluster, and was started all the same.
+    #[error(
+        "the node is in no cluster yet: it asks the members in join until one of them has added it"
+    )]
+    NotAdded,
+    /// The data directory was made to join a cluster, and the configuration has a layout.
+    #[error(
+        "data_dir was made to join a running cluster, but the configuration has a [layout]: go on with join \
+         instead of [layout], or give a node that forms a new cluster an empty data_dir"
+    )]
+    MadeToJoin,
     /// The configured layout would look for keys on the wrong nodes.
     #[error(
         "the layout was changed: the data directory was filled under {recorded}, the configuration has \

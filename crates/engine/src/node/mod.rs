@@ -1,7 +1,9 @@
 //! One node: all its parts, assembled in one place.
 
 pub mod errors;
+pub mod members;
 pub mod record;
+mod start;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,33 +11,33 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use quorate_protocol::bucket::Settings;
-use quorate_protocol::context::{ContextKeys, peer_token};
-use quorate_protocol::layout::{Layout, Partition};
+use quorate_protocol::context::ContextKeys;
+use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
-use quorate_protocol::placement::Placement;
 use quorate_protocol::received::{Holdings, Holds};
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
 use quorate_protocol::wire::Header;
-use quorate_storage::{Condition, Durability, Options, Recovery, Store};
+use quorate_storage::{Condition, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use self::errors::{StartError, Unavailable};
+pub use self::start::header;
 use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
-use crate::cluster::generation::{Generation, TWIN_FILE};
+use crate::cluster::generation::Generation;
 use crate::cluster::placement;
 use crate::cluster::view::ClusterView;
 use crate::cluster::wall_clock::WallClock;
 use crate::config::Config;
-use crate::host::{Files, Host};
+use crate::host::Host;
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
+use crate::membership::{Membership, files};
 use crate::metrics::totals::Metrics;
 use crate::ops::explanations::Explanations;
 use crate::ops::forwards::Forwards;
@@ -49,7 +51,7 @@ use crate::repair::fill_state::FillState;
 use crate::repair::hint_marks::Hints;
 use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
-use crate::repair::set_aside::{self, Distrusted};
+use crate::repair::set_aside::Distrusted;
 use crate::repair::unreceived::Unreceived;
 use crate::seldom::Seldom;
 use crate::tasks::Tasks;
@@ -117,8 +119,10 @@ pub struct Node {
     pub reaped: AtomicU64,
     /// Faults set through the fault hook.
     pub faults: Arc<Faults>,
-    /// The header of this node's frames.
+    /// The header of this node's frames, in the epoch of its start: see [`Node::header_to`].
     pub header: Header,
+    /// The cluster record.
+    pub membership: Membership,
     /// The tokens that it accepts in the headers of others' frames.
     pub tokens: Vec<[u8; 16]>,
     /// Client operations, which outlive their clients; awaited on shutdown.
@@ -132,6 +136,8 @@ pub struct Node {
     formation: OnceLock<Formation>,
     /// Serialises the recording of a formation: several peers may report it at once.
     forming: Mutex<()>,
+    /// Serialises changes of the members ([`Node::follow_members`]).
+    following: Mutex<()>,
     leaving: Leaving,
     started: Instant,
     ticket: AtomicU64,
@@ -144,90 +150,7 @@ struct Leaving {
     stops: AtomicBool,
 }
 
-const FORMATION_RECORD: &str = "formation";
-
-/// The recorded formation, if any; the layout must be the one under which the store was filled.
-fn recorded_formation(store: &Store, layout: &Layout) -> Result<OnceLock<Formation>, StartError> {
-    let formation = OnceLock::new();
-    if let Some(bytes) = store.meta(FORMATION_RECORD)? {
-        let id = bytes[..].try_into().map_err(|_| StartError::Record(FORMATION_RECORD))?;
-        formation.get_or_init(|| Formation(id));
-        placement::check(store, layout)?;
-    }
-    Ok(formation)
-}
-
 impl Node {
-    /// Opens the store and starts talking to peers. Nothing listens yet.
-    ///
-    /// # Errors
-    /// [`StartError`], which says what to do.
-    pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
-        let layout = config.layout()?;
-        let secrets = config.secrets()?;
-        refuse_beside_twin(&*host.files)?;
-        let store = Arc::new(open_store(&config, &layout, &host)?);
-        let header = header(&config, &layout, &secrets);
-        let faults = Arc::new(Faults::default());
-        let (background, stop) = (Tasks::new(host.gate.clone()), CancellationToken::new());
-        let peers =
-            Peers::start(&config, host.wire.clone(), &header, faults.clone(), &background, &stop);
-        let formation = recorded_formation(&store, &layout)?;
-        buckets::check_default_n(&store, header.default_n, formation.get().is_some())?;
-        let (filled, generation) = begin_generation(&config, &layout, &host, &store)?;
-        let distrusted = Distrusted::open(&config, &host.dir)?;
-        let members: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
-        let last_drop = LastDrop::new(layout.partitions());
-        let placement = Arc::new(Placement::stable(layout));
-        Ok(Arc::new(Self {
-            buckets: Buckets::load(&store, config.defaults.properties(), placement)?,
-            me: config.node,
-            contexts: ContextKeys::new(&config.cluster_id, &secrets),
-            admission: Admission::new(&config.limits),
-            bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
-            metrics: Metrics::new(host.clock.now()),
-            forwards: Forwards::new(config.limits.operations_max),
-            unknown_messages: Seldom::new(),
-            explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
-            sampler: Sampler::new(&host, config.otlp.sample_percent),
-            hints: Hints::new(members.into_iter(), host.chance.draw()),
-            idempotency: Idempotency::new(
-                config.limits.idempotency_keys_max,
-                config.timeouts.idempotency_ms,
-            ),
-            hedges: HedgeBudget::default(),
-            filled,
-            // The throttle covers merging, which is half the cost of filling: rows are received
-            // before that, and flushed and compacted after it.
-            fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
-            generation,
-            unreceived: Unreceived::default(),
-            distrusted,
-            clock: WallClock::new(host.clock.clone()),
-            anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
-            swept: Reassigned::default(),
-            last_drop,
-            reopening: Reopening::default(),
-            reaped: AtomicU64::new(0),
-            tokens: secrets.iter().map(peer_token).collect(),
-            operations: Tasks::new(host.gate.clone()),
-            jobs: Jobs::new(host.clock.clone()),
-            leaving: Leaving::default(),
-            started: Instant::now(),
-            ticket: AtomicU64::new(host.chance.draw()),
-            host,
-            config,
-            store,
-            peers,
-            faults,
-            header,
-            background,
-            stop,
-            formation,
-            forming: Mutex::new(()),
-        }))
-    }
-
     /// The wall clock, or the cluster's time if this machine's is clearly wrong: for stamps, never
     /// for waiting.
     pub fn now(&self) -> WallTime {
@@ -267,7 +190,7 @@ impl Node {
 
     /// Whether this node is part of a formed cluster and its generation is admitted.
     pub fn takes_part(&self) -> bool {
-        self.formation().is_some() && self.generation.is_admitted()
+        self.formation().is_some() && self.generation.is_admitted() && self.membership.is_member()
     }
 
     /// Whether every row is in its tree: false for a while after a bucket's n was changed.
@@ -336,6 +259,9 @@ impl Node {
         if self.formation().is_none() {
             return Err(Unavailable::NotFormed);
         }
+        if !self.membership.is_member() {
+            return Err(Unavailable::Removed);
+        }
         if !self.generation.is_admitted() {
             let is_old = self.generation.waits_with_old_rows();
             return Err(if is_old { Unavailable::OldRows } else { Unavailable::Asking });
@@ -396,20 +322,39 @@ impl Node {
     ) -> Result<(), quorate_storage::Error> {
         let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
         if self.formation().is_some() {
-            if !joins && self.formation() == Some(formation) && !self.filled.is_complete() {
+            if !joins && self.formation() == Some(formation) {
                 // A peer reported it a moment earlier: the cluster is new, so nothing was missed.
-                self.filled.record_all(&self.store, true)?;
+                if !self.filled.is_complete() {
+                    self.filled.record_all(&self.store, true)?;
+                }
+                self.begin_to_vote()?;
             }
             return Ok(());
+        }
+        if joins && !self.membership.votes() {
+            // It may be a member's disk that was wiped, with its votes.
+            let forgotten = files::forget_votes(&*self.host.files);
+            forgotten.map_err(|error| quorate_storage::Error::Io(error.to_string()))?;
         }
         self.filled.record_all(&self.store, !joins)?;
         buckets::record_default_n(&self.store, self.header.default_n)?;
         // First: a formed node always has a record.
         placement::remember(&self.store, self.view().placement().layout())?;
-        self.store.put_meta(FORMATION_RECORD, &formation.0)?;
+        self.store.put_meta(start::FORMATION_RECORD, &formation.0)?;
         self.formation.get_or_init(|| formation);
+        if !joins {
+            self.begin_to_vote()?;
+        }
         tracing::info!(joins, "cluster formation recorded");
         Ok(())
+    }
+
+    /// The cluster is new: this disk has forgotten no vote.
+    fn begin_to_vote(&self) -> Result<(), quorate_storage::Error> {
+        if self.membership.votes() {
+            return Ok(());
+        }
+        self.may_vote().map_err(|error| quorate_storage::Error::Io(error.to_string()))
     }
 
     /// What this node holds of each partition.
@@ -426,10 +371,9 @@ impl Node {
     /// nothing may be reaped: each proof assumes that all are the same.
     pub fn graces_agree(&self) -> bool {
         let grace_ms = self.config.deletes.grace_ms;
-        let healths = self.peers.nodes().filter_map(|peer| self.peers.health(peer));
-        healths
-            .filter_map(|health| health.word().last().common)
-            .all(|common| common.grace_ms == grace_ms)
+        let peers = self.peers.all();
+        let said = peers.iter().filter_map(|peer| peer.health.word().last().common);
+        said.map(|common| common.grace_ms).all(|theirs| theirs == grace_ms)
     }
 
     /// What this node reports of itself to its peers.
@@ -452,89 +396,4 @@ impl Node {
             hint_bytes: Some(self.store.hint_bytes()),
         }
     }
-}
-
-/// Begins the generation of this start: with the rows that are here, or over.
-fn begin_generation(
-    config: &Config,
-    layout: &Layout,
-    host: &Host,
-    store: &Store,
-) -> Result<(FillState, Generation), StartError> {
-    let filled = FillState::load(store, layout.partitions())?;
-    let by = (host.clock.now(), host.chance.draw());
-    let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
-    let generation = Generation::load(store, by, grace_ms, has_peers, filled.is_complete())?;
-    if generation.starts_over(store)? {
-        filled.record_all(store, false)?;
-        set_aside::forget_decision(store)?;
-        generation.started_over(store)?;
-    }
-    if let Recovery::CutShort(what) = store.recovery() {
-        // Acknowledged writes may be lost: come back as a node that must fill.
-        tracing::error!(what, "the log was damaged before its end; filling from the peers");
-        filled.record_all(store, false)?;
-    }
-    Ok((filled, generation))
-}
-
-/// Refuses to start if the node has ended because of another process of its name, so that a
-/// supervisor does not restart it.
-fn refuse_beside_twin(files: &dyn Files) -> Result<(), StartError> {
-    if files.read(TWIN_FILE).is_ok() {
-        return Err(StartError::Twin { file: files.path(TWIN_FILE) });
-    }
-    Ok(())
-}
-
-/// The header of a node's frames (the receiver is filled in for each peer).
-pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
-    let defaults = config.defaults.properties();
-    Header {
-        default_n: Settings::default().over(&defaults, layout.node_count()).n,
-        cluster_id: config.cluster_id.clone(),
-        token: peer_token(&secrets[0]),
-        from: config.node,
-        to: config.node,
-        layout_version: layout.version(),
-        layout_hash: layout.hash(),
-        partitions: layout.partitions(),
-    }
-}
-
-/// The largest difference between the memtables of nodes, as a percentage of one.
-const STAGGER_PERCENT: u64 = 25;
-
-/// The memtable size of the node at this place in the layout. Replicas take about the same writes:
-/// with equal memtables all of them would flush at the same moment, and a quorum can hide only one
-/// slow replica (docs/decisions/0012).
-fn staggered(memtable_bytes: usize, place: usize) -> usize {
-    // Fractional parts of multiples of the golden ratio are well spread, for any number of nodes.
-    let fraction_percent = place as u64 * 6_180 / 100 % 100;
-    let less = memtable_bytes as u64 / 100 * fraction_percent * STAGGER_PERCENT / 100;
-    memtable_bytes - less as usize
-}
-
-fn open_store(
-    config: &Config,
-    layout: &Layout,
-    host: &Host,
-) -> Result<Store, quorate_storage::OpenError> {
-    let durability = match config.durability {
-        crate::config::Durability::Fsync => Durability::Fsync,
-        crate::config::Durability::Buffered => Durability::Buffered,
-    };
-    let place = layout.members().iter().position(|member| member.node == config.node);
-    let place = place.unwrap_or_default();
-    let options = Options {
-        durability,
-        block_cache_bytes: config.storage.block_cache_bytes,
-        row_cache_bytes: config.storage.row_cache_bytes,
-        memtable_bytes: staggered(config.storage.memtable_bytes, place),
-        background_bytes_per_s: config.storage.background_bytes_per_s,
-        disk_free_bytes_min: config.storage.disk_free_bytes_min,
-        hint_bytes_max: config.limits.hint_bytes_max,
-        ..Options::new(config.node, &config.cluster_id, layout.partitions())
-    };
-    Store::open_in(&host.dir, options)
 }

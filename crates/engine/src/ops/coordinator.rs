@@ -1,7 +1,6 @@
 //! Drives one PUT at its coordinator: checks it, mints, stores, and replicates the object to W
 //! nodes and beyond.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,19 +9,17 @@ use bytes::Bytes;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::message::{
-    Data, DataReply, Message, Outcome, Refusal, Reply, WithPayload, Write, WriteAnswer,
-    WrittenAnswer,
+    Data, DataReply, Message, Outcome, Refusal, Reply, Write, WriteAnswer,
 };
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::precondition::{self, Checked};
-use quorate_protocol::put::{self, Acks, Effect, Plan, Put, Role, role_of};
+use quorate_protocol::put::{Acks, Role, role_of};
 use quorate_protocol::row::{Limits, MintError, Minted};
 use quorate_protocol::terms::Terms;
-use quorate_protocol::time::{Uptime, WallTime};
+use quorate_protocol::time::Uptime;
 use quorate_protocol::trace_context::TraceContext;
-use quorate_protocol::view::{context_after_write, context_of};
 use quorate_storage::{Blocking, Error, MintedRow, Place};
 use tokio::time::Instant;
 use tokio::time::{timeout, timeout_at};
@@ -33,7 +30,8 @@ use crate::node::Node;
 use crate::ops::explain::{self, Recorder, Trace};
 use crate::ops::reader::{self, ReadOptions};
 use crate::ops::replica;
-use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
+use crate::ops::replication::{Durable, LocalCopy, MintedHere, replicate};
+use crate::peer::mailbox::ReplyTo;
 
 /// The outcome of a write, and the object if it was asked for.
 #[derive(Debug)]
@@ -134,13 +132,13 @@ pub async fn mint(
 }
 
 /// Records what happens, and reports the outcome once.
-struct Teller<'r, Tell> {
-    recorder: &'r mut Recorder,
+pub(super) struct Teller<'r, Tell> {
+    pub(super) recorder: &'r mut Recorder,
     tell: Option<Tell>,
 }
 
 impl<Tell: FnOnce(WriteOutcome, &mut Recorder)> Teller<'_, Tell> {
-    fn tell(&mut self, outcome: WriteOutcome) {
+    pub(super) fn tell(&mut self, outcome: WriteOutcome) {
         if let Some(tell) = self.tell.take() {
             tell(outcome, self.recorder);
         }
@@ -173,48 +171,14 @@ async fn mint_and_replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         row.encoded = row.object.to_bytes();
     }
     let stored_at = node.metrics.operations.minted(began);
-    let Terms { fallbacks, sloppy, .. } = terms;
-    let plan = Plan {
-        me: node.me,
-        sets,
-        fallbacks,
-        sloppy,
-        replica_timeout_ms: node.config.timeouts.replica_ms,
-        deadline,
-    };
     teller.recorder.at(stored_at);
     record_stored(node, &row, role, teller.recorder);
-    let down = node.peers.down();
-    let asked_homes = if down.is_empty() { Vec::new() } else { plan.sets.homes().to_vec() };
-    let (put, effects) = Put::start(plan, &down, node.uptime_at(stored_at));
-    for home in asked_homes.into_iter().filter(|home| down.contains(home)) {
-        if !effects.iter().any(|effect| matches!(effect, Effect::Send { to, .. } if *to == home)) {
-            teller.recorder.saw(Kind::Avoided, home, Note::Down);
-        }
-    }
-    let (reply_to, mailbox) = ReplyTo::new();
     let durable: Durable = match mutated(Mutation::CoordinatorEarlyAck) {
         true => Box::pin(std::future::ready(Ok(()))),
         false => Box::pin(node.store.durable()),
     };
-    let mut writing = Writing {
-        node,
-        write: &write,
-        needed,
-        sloppy,
-        row,
-        minted_at,
-        stored_at,
-        put,
-        reply_to,
-        mailbox,
-        durable: Some(durable),
-        teller,
-    };
-    writing.carry_out(effects);
-    while !writing.put.is_done() {
-        writing.step().await;
-    }
+    let minted = MintedHere { row, role, minted_at, stored_at, sync: LocalCopy::Waits(durable) };
+    replicate(node, &write, (view, terms), deadline, minted, teller).await;
     Ok(())
 }
 
@@ -394,173 +358,4 @@ fn limits(node: &Node) -> Limits {
 /// The largest total size of a key's values that every peer can receive.
 pub fn bytes_max(node: &Node) -> usize {
     node.peers.object_bytes_max() / 2 // the other half is for metadata
-}
-
-/// Resolves when the local copy is durable.
-type Durable = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
-/// One PUT in progress.
-struct Writing<'a, 'r, Tell> {
-    node: &'a Arc<Node>,
-    write: &'a Write,
-    /// W.
-    needed: u16,
-    /// Whether hints count towards W.
-    sloppy: bool,
-    row: MintedRow,
-    /// Wall-clock time, taken before the row was read.
-    minted_at: WallTime,
-    /// When the row was stored, by the monotonic clock.
-    stored_at: Instant,
-    put: Put,
-    reply_to: ReplyTo,
-    mailbox: Mailbox,
-    durable: Option<Durable>,
-    teller: &'a mut Teller<'r, Tell>,
-}
-
-impl<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'_, '_, Tell> {
-    /// Waits for the next event: the local copy is durable, a replica replied, or a timer fired.
-    async fn step(&mut self) {
-        let me = self.node.me;
-        let wake = self.put.next_wake().unwrap_or(self.node.uptime());
-        let wake = self.node.instant(wake);
-        let effects = tokio::select! {
-            biased;
-            result = settle(&mut self.durable) => {
-                self.durable = None;
-                let now = self.now();
-                match result {
-                    Ok(()) => {
-                        self.node.metrics.operations.synced(self.stored_at);
-                        self.teller.recorder.saw(Kind::Synced, me, Note::Nothing);
-                        self.put.on_ack(me)
-                    }
-                    Err(error) => {
-                        let refusal = Note::Refusal(replica::refusal_of(&error));
-                        self.teller.recorder.saw(Kind::Refused, me, refusal);
-                        self.put.on_refused(me, now)
-                    }
-                }
-            }
-            heard = self.mailbox.recv() => match heard {
-                Some((from, heard)) => self.on_heard(from, &heard),
-                None => self.on_time(),
-            },
-            () = tokio::time::sleep_until(wake) => self.on_time(),
-        };
-        self.carry_out(effects);
-    }
-
-    /// The uptime, which is also the time of the events to record.
-    fn now(&mut self) -> Uptime {
-        let at = Instant::now();
-        self.teller.recorder.at(at);
-        self.node.uptime_at(at)
-    }
-
-    fn on_time(&mut self) -> Vec<Effect> {
-        let now = self.now();
-        let effects = self.put.on_time(now);
-        self.put.silent().for_each(|node| self.teller.recorder.gave_up(node));
-        effects
-    }
-
-    fn on_heard(&mut self, from: NodeId, heard: &PeerEvent) -> Vec<Effect> {
-        let now = self.now();
-        let recorder = &mut *self.teller.recorder;
-        match heard {
-            PeerEvent::Reply(WithPayload { head: Reply::Data(DataReply::Stored), .. }) => {
-                recorder.heard(Kind::Acked, from, Note::Nothing);
-                self.put.on_ack(from)
-            }
-            PeerEvent::Reply(WithPayload { head, .. }) => {
-                let refusal = if let Reply::Refused(refusal) = head {
-                    Note::Refusal(*refusal)
-                } else {
-                    Note::NotReady
-                };
-                recorder.saw(Kind::Refused, from, refusal);
-                self.put.on_refused(from, now)
-            }
-            PeerEvent::NotSent => {
-                recorder.saw(Kind::NotSent, from, Note::Nothing);
-                self.put.on_refused(from, now)
-            }
-            PeerEvent::Progress => {
-                self.put.on_progress(from, now);
-                Vec::new()
-            }
-            PeerEvent::Silent | PeerEvent::Written(_) => {
-                recorder.gave_up(from);
-                self.put.on_silent(from, now)
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Send { to, role } => {
-                    let (kind, note) = match role {
-                        Role::Home => (Kind::Asked, Note::Nothing),
-                        Role::Hint { target } => (Kind::Fallback, Note::For(target)),
-                    };
-                    self.teller.recorder.saw(kind, to, note);
-                    let message = Message::Data(Data::Store {
-                        key: self.write.key.clone(),
-                        role,
-                        read_at: self.minted_at,
-                    });
-                    let object: Bytes = self.row.encoded.clone();
-                    let by = self.teller.recorder.context_for(to);
-                    self.node.peers.send_traced(to, by, message, object, self.reply_to.clone());
-                }
-                Effect::Answer(answer) => {
-                    if matches!(answer, put::Answer::Written(_)) {
-                        self.teller.recorder.saw(Kind::Quorum, self.node.me, Note::Nothing);
-                    }
-                    let outcome = self.outcome(answer);
-                    self.teller.tell(outcome);
-                }
-            }
-        }
-    }
-
-    fn outcome(&self, answer: put::Answer) -> WriteOutcome {
-        let object = &self.row.object;
-        match answer {
-            put::Answer::Written(acks) => {
-                let operations = &self.node.metrics.operations;
-                operations.acknowledged(self.stored_at, &acks, self.sloppy, object);
-                let (Minted::New(dot) | Minted::Already(dot)) = self.row.minted;
-                let answer = WriteAnswer::Written(WrittenAnswer {
-                    acks: acks.counted,
-                    hints: acks.hints,
-                    siblings: object.shown().len() as u32,
-                    dot: Some(dot),
-                    version: object.version(),
-                    seen: match mutated(Mutation::UnseenContext) {
-                        true => Some(context_of(object)),
-                        false => context_after_write(object),
-                    },
-                });
-                let object = self.write.return_body.then(|| object.clone());
-                WriteOutcome { answer, object, trace: None }
-            }
-            put::Answer::NoQuorum(acks) => {
-                self.node.metrics.operations.not_acknowledged(self.stored_at);
-                let outcome = if acks.stored { Outcome::Partial } else { Outcome::Unknown };
-                WriteAnswer::NoQuorum { required: self.needed, acks, outcome }.into()
-            }
-        }
-    }
-}
-
-/// Resolves when the local copy is durable; never if that has already been reported.
-async fn settle(durable: &mut Option<Durable>) -> Result<(), Error> {
-    match durable {
-        Some(durable) => durable.await,
-        None => std::future::pending().await,
-    }
 }

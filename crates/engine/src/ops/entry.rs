@@ -15,7 +15,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::object::Object;
 use quorate_protocol::put::{Acks, Role};
 use quorate_protocol::route::{Effect, Plan, Route, Unrouted};
-use quorate_protocol::terms::Terms;
+use quorate_protocol::terms::{Purpose, Terms};
 use quorate_protocol::time::Uptime;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ pub use crate::ops::coordinator::WriteOutcome;
 pub use crate::ops::inspect::{ConflictPage, ReplicaView, conflicts, inspect};
 pub use crate::ops::reader::{ReadFailure, ReadOptions, read};
 
+use crate::cluster::moved::RESTARTS_MAX;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::coordinator;
@@ -57,6 +58,7 @@ async fn run(
     mut recorder: Recorder,
     tell: impl FnOnce(WriteOutcome) + Send,
 ) {
+    let (view, terms, found) = find(&node, &write, (view, terms), &mut recorder).await;
     let (w, me) = (terms.needed(), node.me);
     let (key, facts) = (write.key.clone(), Facts::of_write(&write, &terms));
     let (at, seen) = (&node, &view);
@@ -64,15 +66,6 @@ async fn run(
         outcome.trace =
             explain::settle((at, seen), recorder, &key, facts, has_failed(&outcome.answer));
         tell(outcome);
-    };
-    let found = match start(&node, &write, &terms, &mut recorder) {
-        (route, Some(Effect::Mint(role))) => Found::Here(route, role),
-        // Boxed: otherwise every write's future would reserve space for it.
-        begun => {
-            let why = why_forward(&node, &write, &terms);
-            let routing = Routing::new(&node, begun, w, why, &mut recorder);
-            Box::pin(routing.find_coordinator(&write)).await
-        }
     };
     match found {
         Found::Answered(outcome) => {
@@ -97,6 +90,39 @@ async fn run(
             coordinator::mint(&node, (view.clone(), Some(terms)), write, &mut recorder, tell).await;
         }
     }
+}
+
+/// Finds a coordinator, in the view in which the write was admitted, or a later one: if every home replica
+/// has refused it, another record may be in force by which it has others.
+async fn find(
+    node: &Arc<Node>,
+    write: &Write,
+    (mut view, mut terms): (ClusterView, Terms),
+    recorder: &mut Recorder,
+) -> (ClusterView, Terms, Found) {
+    let deadline = node.uptime().plus(u64::from(write.timeout_ms));
+    for _ in 0..RESTARTS_MAX {
+        let found = match start(node, write, &terms, recorder) {
+            (route, Some(Effect::Mint(role))) => Found::Here(route, role),
+            // Boxed: otherwise every write's future would reserve space for it.
+            begun => {
+                let (w, why) = (terms.needed(), why_forward(node, write, &terms));
+                let routing = Routing::new(node, begun, w, why, recorder);
+                Box::pin(routing.find_coordinator(write)).await
+            }
+        };
+        if !found.is_certain_failure() || node.uptime() >= deadline {
+            return (view, terms, found);
+        }
+        let Some(newer) = node.moved(&view, true).await else { return (view, terms, found) };
+        match newer.renewed_terms(&write.key, Purpose::Write, &terms.asked) {
+            Ok(renewed) => (view, terms) = (newer, renewed),
+            Err(_) => return (view, terms, found),
+        }
+    }
+    let unrouted = Unrouted { refused: Vec::new(), silent: Vec::new() };
+    let found = Found::Answered(failed(terms.needed(), unrouted));
+    (view, terms, found)
 }
 
 /// Whether the service failed the client, rather than refused what it asked.
@@ -181,6 +207,18 @@ enum Found {
     Told(WriteOutcome),
     /// There is none.
     Answered(WriteOutcome),
+}
+
+impl Found {
+    /// Whether no node was found that coordinates, and none may have minted.
+    fn is_certain_failure(&self) -> bool {
+        match self {
+            Self::Answered(outcome) => {
+                matches!(outcome.answer, WriteAnswer::NoQuorum { outcome: Outcome::NotApplied, .. })
+            }
+            Self::Here(..) | Self::Told(_) => false,
+        }
+    }
 }
 
 /// The search for a coordinator.

@@ -18,6 +18,7 @@ use quorate_protocol::terms::QuorumOptions;
 use quorate_protocol::tree::Tree;
 use quorate_protocol::view::View;
 
+use crate::cluster::moved::RESTARTS_MAX;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
 use crate::ops::reader::{self, ReadOptions};
@@ -44,7 +45,19 @@ pub struct Page {
 /// Lists live keys of a bucket from all nodes. A page may hold fewer keys than its limit: only
 /// [`Page::next`] says whether it is the last one.
 pub async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
-    let view = &node.view();
+    let mut view = node.view();
+    for _ in 0..RESTARTS_MAX {
+        let page = list_in(node, &view, question).await;
+        match node.moved(&view, !page.is_complete).await {
+            Some(newer) => view = newer,
+            None => return page,
+        }
+    }
+    Page::default()
+}
+
+/// The same, in one epoch.
+async fn list_in(node: &Arc<Node>, view: &ClusterView, question: &ListRequest) -> Page {
     let (first, next) = view.home_sets(question.bucket.as_str());
     let quorum = Quorum { first, others: next.as_slice() };
     let listing = quorum.join(&ask_all(node, view, question).await);

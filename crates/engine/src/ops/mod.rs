@@ -19,6 +19,7 @@ pub mod log;
 pub mod reader;
 pub mod recorder;
 pub mod replica;
+pub mod replication;
 pub mod sampled;
 pub(crate) mod sampled_work;
 pub mod sampler;

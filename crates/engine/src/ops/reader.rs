@@ -20,6 +20,7 @@ use quorate_storage::{Blocking, Error};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::cluster::moved::RESTARTS_MAX;
 use crate::cluster::view::ClusterView;
 use crate::limits::admission::{Charge, Overload};
 use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
@@ -55,6 +56,13 @@ pub struct ReadFailure {
     pub overload: Option<Overload>,
 }
 
+impl ReadFailure {
+    /// No replica's answer counts.
+    fn of_nobody(required: u16) -> Self {
+        Self { required, counted: 0, refused: Vec::new(), silent: Vec::new(), overload: None }
+    }
+}
+
 /// One GET in progress.
 struct Reading {
     node: Arc<Node>,
@@ -78,11 +86,38 @@ struct Reading {
 
 /// Reads a key from R replicas. A large object stays charged against the memory limit until its
 /// last value is dropped. Beside the result: the trace, if it is kept because the read was slow or has
-/// failed.
+/// failed. Begins again if the layout changes meanwhile ([`crate::cluster::moved`]).
 ///
 /// # Errors
 /// [`ReadFailure`] if fewer than R could answer in time, or this node has no room for the object.
 pub async fn read(
+    node: &Arc<Node>,
+    key: &Key,
+    mut options: ReadOptions,
+    mut recorder: Recorder,
+) -> (Result<Arc<Object>, ReadFailure>, Option<Arc<Trace>>) {
+    let deadline = node.uptime().plus(options.timeout_ms);
+    let mut restarts = 0;
+    loop {
+        let (view, again) = (options.view.clone(), recorder.of_part());
+        let Terms { purpose, asked, .. } = options.terms;
+        let required = options.terms.needed();
+        let (found, trace) = read_once(node, key, options, recorder).await;
+        let Some(view) = node.moved(&view, found.is_err()).await else { return (found, trace) };
+        restarts += 1;
+        let timeout_ms = deadline.since(node.uptime());
+        match view.renewed_terms(key, purpose, &asked) {
+            Ok(terms) if timeout_ms > 0 && restarts <= RESTARTS_MAX => {
+                options = ReadOptions { view, terms, timeout_ms };
+                recorder = again;
+            }
+            Ok(_) | Err(_) => return (Err(ReadFailure::of_nobody(required)), trace),
+        }
+    }
+}
+
+/// One try, in one epoch.
+async fn read_once(
     node: &Arc<Node>,
     key: &Key,
     options: ReadOptions,
@@ -141,10 +176,7 @@ pub async fn read(
         Some(Answer::NoQuorum { counted, refused, silent }) => {
             Err(ReadFailure { required, counted, refused, silent, overload })
         }
-        None => {
-            let (refused, silent) = (Vec::new(), Vec::new());
-            Err(ReadFailure { required, counted: 0, refused, silent, overload })
-        }
+        None => Err(ReadFailure { overload, ..ReadFailure::of_nobody(required) }),
     };
     (result, trace)
 }
@@ -181,10 +213,11 @@ fn in_order_of_asking(node: &Node, homes: &mut [NodeId]) {
     }
     let turn = (node.ticket() as usize) % homes.len();
     homes.rotate_left(turn);
-    let slowness = |home: &NodeId| match node.peers.health(*home) {
+    let peers = node.peers.all();
+    let slowness = |home: &NodeId| match peers.get(*home) {
         None => 0, // this node
-        Some(health) if health.word().is_filling() => u32::MAX,
-        Some(health) => 1 + health.round_trips().p50_us().max(1).ilog2() / 2,
+        Some(peer) if peer.health.word().is_filling() => u32::MAX,
+        Some(peer) => 1 + peer.health.round_trips().p50_us().max(1).ilog2() / 2,
     };
     homes.sort_by_key(slowness); // stable: keeps the rotation among equals
 }
@@ -194,11 +227,8 @@ fn hedge_ms(node: &Node) -> Option<u64> {
     if !node.hedges.earn() {
         return None;
     }
-    let p95_us = node
-        .peers
-        .nodes()
-        .filter_map(|peer| node.peers.health(peer))
-        .map(|h| h.round_trips().p95_us());
+    let peers = node.peers.all();
+    let p95_us = peers.iter().map(|peer| peer.health.round_trips().p95_us());
     p95_us.max().filter(|us| *us > 0).map(|us| (us / 1000 + 1).max(5))
 }
 

@@ -13,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::host::Io;
-use crate::peer::connection::{Failure, Peer, TransportContext, shown};
+use crate::peer::connection::{Failure, TransportContext, shown};
 use crate::peer::framed::{Moves, Stream, StreamError, longest};
 use crate::peer::handshake;
+use crate::peer::member::Peer;
 
 /// A stream idle for longer is not reused: the peer may be about to close it
 /// ([`crate::peer::framed::IDLE_MS`]), and a batch sent on a closing stream is lost.
@@ -130,7 +131,8 @@ pub struct Replies<'a> {
 
 /// Opens a stream, or says why that failed.
 async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Box<dyn Io>>, Failure> {
-    let io = line.wire.dial(peer.node).await.map_err(Failure::NotSent)?;
+    let endpoint = peer.endpoint();
+    let io = line.wire.dial(peer.node, &endpoint.addr).await.map_err(Failure::NotSent)?;
     let mut stream = Stream::new(io, line.frame_bytes_max);
     stream.trust(); // this node chose the peer
     handshake::open(&mut stream, peer, line.versions).await?;
@@ -177,7 +179,8 @@ fn decode(peer: &Peer, protocol: u16, frame: Bytes) -> Result<Vec<WithPayload<Re
     if header.from != peer.node {
         return Err(format!("{} answers where {} should be", header.from, peer.node));
     }
-    peer.health.word().heard_layout(header.layout_version, header.layout_hash.0);
+    peer.health.word().heard_layout(header.epoch.number, header.epoch.hash.0);
+    peer.epochs.saw(peer.node, header.epoch.number);
     Ok(replies)
 }
 
@@ -193,14 +196,17 @@ mod tests {
     use quorate_protocol::layout::LayoutHash;
     use quorate_protocol::message::{DataReply, Message, Repair};
     use quorate_protocol::name::NodeId;
+    use quorate_protocol::placement::Epoch;
     use quorate_protocol::wire::{FrameWriter, Header};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::host::{Dialing, Wire};
-    use crate::liveness::health::Health;
+    use crate::peer::epochs::Epochs;
     use crate::peer::mailbox::PeerEvent;
-    use crate::peer::queue::{Bounds, Queue};
+    use crate::peer::member::{PeerMember, QueueBounds};
+    use crate::peer::queue::Bounds;
 
     type Accepted = Stream<TcpStream>;
 
@@ -208,7 +214,7 @@ mod tests {
     struct Loopback(SocketAddr);
 
     impl Wire for Loopback {
-        fn dial(&self, _peer: NodeId) -> Dialing<'_> {
+        fn dial<'a>(&'a self, _peer: NodeId, _addr: &'a str) -> Dialing<'a> {
             Box::pin(async {
                 let io = TcpStream::connect(self.0).await.map_err(|error| error.to_string())?;
                 Ok(Box::new(io) as Box<dyn Io>)
@@ -224,8 +230,7 @@ mod tests {
             token: [0; 16],
             from: NodeId::parse(from).unwrap(),
             to: NodeId::parse(to).unwrap(),
-            layout_version: 1,
-            layout_hash: LayoutHash(1),
+            epoch: Epoch { number: 1, hash: LayoutHash(1) },
             partitions: 8,
             default_n: 3,
         }
@@ -241,17 +246,11 @@ mod tests {
             batch_bytes_max: 1,
             held_up_after: Duration::ZERO,
         };
-        let peer = Peer {
-            node: NodeId::parse("n2").unwrap(),
-            addr: addr.to_string(),
-            zone: "z".to_owned(),
-            header: header("n1", "n2"),
-            queues: [Queue::new(bounds), Queue::new(bounds), Queue::new(bounds)],
-            in_flight: Vec::new(),
-            health: Health::new(100),
-            traffic: Default::default(),
-            refusals: Default::default(),
-        };
+        let node = NodeId::parse("n2").unwrap();
+        let member = PeerMember { node, addr: addr.to_string(), zone: "z".to_owned() };
+        let (bounds, gone) = (QueueBounds([bounds; 3]), CancellationToken::new());
+        let header = (header("n1", "n2"), Arc::new(Epochs::new(1)));
+        let peer = Peer::new(&member, header, bounds, 0, 100, gone);
         let line = TransportContext {
             wire: Arc::new(Loopback(addr)),
             faults: Arc::default(),
@@ -563,7 +562,7 @@ mod tests {
     struct Pending;
 
     impl Wire for Pending {
-        fn dial(&self, _peer: NodeId) -> Dialing<'_> {
+        fn dial<'a>(&'a self, _peer: NodeId, _addr: &'a str) -> Dialing<'a> {
             Box::pin(std::future::pending())
         }
     }

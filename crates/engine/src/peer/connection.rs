@@ -3,7 +3,7 @@
 //! [`crate::liveness::health`].
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,18 +14,17 @@ use quorate_protocol::envelope;
 use quorate_protocol::handshake::{NoCommonVersion, Versions};
 use quorate_protocol::message::{Cluster, Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire::{self, FrameWriter, Header};
+use quorate_protocol::wire::{self, FrameWriter};
 
 use crate::host::Wire;
 use crate::limits::sizes::LARGE_BYTES;
-use crate::liveness::health::{Health, State};
+use crate::liveness::health::State;
 use crate::liveness::peer_time::PeerTime;
 use crate::peer::client_stream::{Link, Replies};
 use crate::peer::fault_hook::Faults;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
-use crate::peer::queue::{Lane, Outgoing, Queue};
-use crate::peer::traffic::Traffic;
-use crate::seldom::Seldom;
+use crate::peer::member::{Endpoint, Peer};
+use crate::peer::queue::{Lane, Outgoing};
 
 /// The kinds of messages that must not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,40 +47,6 @@ impl Kind {
 pub const LARGE_LANES: usize = 2;
 /// The longest part of a refusal's text that is shown, in bytes.
 const TEXT_BYTES_MAX: usize = 500;
-
-/// One other node.
-pub struct Peer {
-    /// Its name.
-    pub node: NodeId,
-    /// Its peer address, for operators.
-    pub addr: String,
-    /// Its failure domain.
-    pub zone: String,
-    /// The header of frames to it.
-    pub header: Header,
-    /// What waits to be sent, by [`Kind`].
-    pub queues: [Queue; 3],
-    /// When the batch in flight on each lane was sent, 0 if there is none.
-    pub in_flight: Vec<AtomicU64>,
-    /// What is known of it.
-    pub health: Health,
-    /// What was sent and received.
-    pub traffic: Traffic,
-    /// Limits how many of its refusals are logged.
-    pub refusals: Seldom,
-}
-
-impl Peer {
-    /// When the oldest batch still in flight was sent.
-    pub fn waiting_since(&self) -> Option<PeerTime> {
-        self.in_flight
-            .iter()
-            .map(|sent| sent.load(Relaxed))
-            .filter(|sent| *sent > 0)
-            .min()
-            .map(PeerTime)
-    }
-}
 
 /// State shared by the lanes of all peers.
 #[derive(Clone)]
@@ -146,10 +111,21 @@ impl LivenessView {
     /// last one is right.
     pub fn refresh(&self, peer: &Peer) {
         let mut avoided = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: what is left of a lane may report after the peer was forgotten.
+        if peer.is_gone() {
+            return;
+        }
         let is_down = peer.health.state() == State::Down;
         put(&mut avoided.down, peer.node, is_down);
         let is_avoided = is_down || peer.health.is_suspected();
         put(&mut avoided.down_or_suspected, peer.node, is_avoided);
+    }
+
+    /// This node is no peer any more.
+    pub(super) fn forget(&self, node: NodeId) {
+        let mut avoided = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        put(&mut avoided.down, node, false);
+        put(&mut avoided.down_or_suspected, node, false);
     }
 }
 
@@ -164,15 +140,33 @@ fn put(set: &mut Arc<BTreeSet<NodeId>>, node: NodeId, shall_be_in: bool) {
     }
 }
 
-/// One lane: takes what is waiting for it, sends it as one batch, distributes the replies, repeats.
-/// `number` counts the lanes of a kind, those for large messages last.
+/// One lane, until its peer is gone. `number` counts the lanes of a kind, those for large messages last.
 pub async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: usize) {
+    while !peer.is_gone() {
+        run_to(&peer.endpoint(), &peer, &line, (kind, number)).await;
+    }
+}
+
+/// Takes what is waiting for a lane, sends it as one batch, distributes the replies, repeats: until the
+/// peer is not at this endpoint any more and the batch in flight is answered.
+async fn run_to(
+    endpoint: &Endpoint,
+    peer: &Peer,
+    line: &TransportContext,
+    (kind, number): (Kind, usize),
+) {
     let queue = &peer.queues[kind as usize];
     let in_flight = &peer.in_flight[kind as usize * (line.lanes + LARGE_LANES) + number];
     let lane = if number < line.lanes { Lane::Small(number) } else { Lane::Large };
     let mut link = Link::default();
+    let mut replaced = std::pin::pin!(endpoint.replaced.cancelled());
     loop {
-        let mut batch = queue.take(lane).await.into_iter();
+        let batch = tokio::select! {
+            biased; // what waits goes to where the peer is now
+            () = replaced.as_mut() => return,
+            batch = queue.take(lane) => batch,
+        };
+        let mut batch = batch.into_iter();
         let (begun, sent_at) = (Instant::now(), line.now());
         in_flight.store(sent_at.0, Relaxed);
         let measured = is_measured(kind, lane, batch.as_slice());
@@ -182,7 +176,7 @@ pub async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: us
             queue.tell_progress(peer.node);
         };
         let progress: Option<&(dyn Fn() + Sync)> = (lane == Lane::Large).then_some(&tell);
-        let asking = ask(&mut link, &peer, &line, &mut batch, progress);
+        let asking = ask(&mut link, peer, line, &mut batch, progress);
         let is_first = lane == Lane::Small(0);
         let answered = if is_first { queue.attend(begun, asking).await } else { asking.await };
         in_flight.store(0, Relaxed);
@@ -193,11 +187,14 @@ pub async fn run(peer: Arc<Peer>, line: TransportContext, kind: Kind, number: us
                     peer.health.round_trips().record(took);
                     peer.traffic.round_trips.record(took);
                 }
-                line.answered(&peer, kind, sent_at);
+                line.answered(peer, kind, sent_at);
             }
             Err(failure) => {
-                line.failed(&peer, (kind, lane), sent_at, &failure);
-                tell_all(&peer, batch, || failure.heard());
+                // That it does not answer where it was says nothing of where it is.
+                if !endpoint.replaced.is_cancelled() {
+                    line.failed(peer, (kind, lane), sent_at, &failure);
+                }
+                tell_all(peer, batch, || failure.heard());
             }
         }
     }
@@ -255,14 +252,14 @@ fn frame_of(peer: &Peer, protocol: u16, batch: &mut [Outgoing]) -> [Bytes; 2] {
         let payload = std::mem::take(&mut only.payload);
         return wire::large_frame(
             protocol,
-            &peer.header,
+            &peer.header(),
             only.by,
             &only.message,
             payload,
             envelope::Kind::Frame,
         );
     }
-    let mut frame = FrameWriter::new(protocol, &peer.header);
+    let mut frame = FrameWriter::new(protocol, &peer.header());
     for outgoing in batch {
         let payload = std::mem::take(&mut outgoing.payload);
         frame.push_traced(outgoing.by, &outgoing.message, &payload);

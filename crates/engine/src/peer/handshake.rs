@@ -7,8 +7,9 @@ use quorate_protocol::handshake::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::peer::connection::{Failure, Peer, shown};
+use crate::peer::connection::{Failure, shown};
 use crate::peer::framed::{Stream, StreamError};
+use crate::peer::member::Peer;
 
 /// Opens a stream to a peer: nothing but a protocol version is agreed on, and nothing is executed.
 ///
@@ -20,7 +21,7 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     ours: Versions,
 ) -> Result<(), Failure> {
     let not_sent = |error: &dyn ToString| Failure::NotSent(error.to_string());
-    let opening = Opening { versions: ours, who: Who::of(&peer.header) };
+    let opening = Opening { versions: ours, who: Who::of(&peer.header()) };
     stream.write(&opening.to_bytes()).await.map_err(|error| not_sent(&error))?;
     let (kind, bytes) = stream.read().await.map_err(|error| not_sent(&error))?;
     match kind {

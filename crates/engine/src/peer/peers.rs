@@ -8,8 +8,8 @@
 //! back as a message.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,23 +18,24 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_protocol::message::{Data, Message, Query, Reply};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::placement::Epoch;
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Durability};
 use crate::host::Wire;
-use crate::liveness::advertised::AdvertisedState;
 use crate::liveness::datagrams::Counts;
-use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience, State};
+use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience};
 use crate::liveness::peer_time::PeerTime;
-use crate::peer::connection::{self, Kind, LARGE_LANES, Peer, TransportContext};
+use crate::peer::connection::{self, Kind, LARGE_LANES, TransportContext};
+use crate::peer::epochs::Epochs;
 use crate::peer::fault_hook::Faults;
 use crate::peer::framed;
 use crate::peer::mailbox::{PeerEvent, ReplyTo};
-use crate::peer::queue::{Bounds, Outgoing, Queue};
-use crate::peer::traffic::Traffic;
-use crate::seldom::Seldom;
+use crate::peer::member::{Peer, PeerMember, PeerView, QueueBounds};
+use crate::peer::peer_set::PeerSet;
+use crate::peer::queue::{Bounds, Outgoing};
 use crate::tasks::Tasks;
 
 /// When the first lane's batch is in flight longer than this, other lanes start draining the queue.
@@ -43,42 +44,37 @@ const HELD_UP_AFTER: Duration = Duration::from_millis(2);
 /// so that the other lanes find more than one message.
 const NEXT_TICK: Duration = Duration::from_nanos(1);
 
-/// All other nodes of the layout.
+/// All other nodes of the cluster, which may change while the node runs.
 pub struct Peers {
-    peers: BTreeMap<NodeId, Arc<Peer>>,
+    /// Replaced as a whole; the lock is never held for longer than a look.
+    current: RwLock<PeerSet>,
+    /// How often it, or where a peer is reached, was changed.
+    changes: AtomicU64,
     line: TransportContext,
+    starts: Starts,
     patience: Patience,
     gossip: Arc<Counts>,
 }
 
-/// One peer, as shown to operators.
-#[derive(Clone, Debug)]
-pub struct PeerView {
-    /// Its name.
-    pub node: NodeId,
-    /// Its peer address.
-    pub peer_addr: String,
-    /// Its zone.
-    pub zone: String,
-    /// `up`, `suspected` (contacted last), `down`, `incompatible` (no common protocol version) or
-    /// `unknown`.
-    pub state: &'static str,
-    /// For how long, in milliseconds.
-    pub since_ms: u64,
-    /// Its suspicion level by gossip; `None` if gossip has not reported it.
-    pub phi: Option<f64>,
-    /// Median round trip of reads and greetings, in microseconds; 0 if none was measured.
-    pub round_trip_p50_us: u64,
-    /// 99th percentile of round trips of reads and greetings, in microseconds.
-    pub round_trip_p99_us: u64,
-    /// Messages queued for it.
-    pub queue_depth: usize,
-    /// Bytes of their payloads.
-    pub queue_bytes: usize,
-    /// Whether it can reach this node, as far as is known.
-    pub reaches_us: bool,
-    /// The state it advertised last.
-    pub said: AdvertisedState,
+/// What the lanes to a new peer are started with.
+struct Starts {
+    header: Header,
+    /// In which new peers are talked to.
+    epoch: RwLock<Epoch>,
+    epochs: Arc<Epochs>,
+    bounds: QueueBounds,
+    heartbeat_ms: u64,
+    tasks: Tasks,
+    stop: CancellationToken,
+}
+
+/// How the peers have changed when they followed the members.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// They are peers now.
+    pub joined: Vec<NodeId>,
+    /// They are none any more.
+    pub left: Vec<NodeId>,
 }
 
 /// With `fsync` every batch of stores waits for a sync and so holds up its lane; messages queued
@@ -93,9 +89,9 @@ fn stores_are_held_up_after(config: &Config) -> Duration {
 impl Peers {
     /// Starts the lanes to every other node of the layout; they stop when `stop` is cancelled.
     pub fn start(
-        config: &Config,
+        (config, members): (&Config, &[PeerMember]),
         wire: Arc<dyn Wire>,
-        header: &Header,
+        (header, epochs): (&Header, Arc<Epochs>),
         faults: Arc<Faults>,
         tasks: &Tasks,
         stop: &CancellationToken,
@@ -118,33 +114,15 @@ impl Peers {
             held_up_after: HELD_UP_AFTER,
         };
         let for_writes = Bounds { held_up_after: stores_are_held_up_after(config), ..bounds };
-        let mut peers = BTreeMap::new();
-        for other in config.layout.nodes.iter().filter(|other| other.name != config.node) {
-            let peer = Arc::new(Peer {
-                node: other.name,
-                addr: other.peer_addr.clone(),
-                zone: other.zone.clone(),
-                header: Header { to: other.name, ..header.clone() },
-                queues: [Queue::new(bounds), Queue::new(for_writes), Queue::new(bounds)],
-                in_flight: (0..line.lanes_in_all()).map(|_| AtomicU64::new(0)).collect(),
-                health: Health::new(config.gossip.interval_ms),
-                traffic: Traffic::default(),
-                refusals: Seldom::new(),
-            });
-            peers.insert(other.name, peer.clone());
-            for kind in Kind::ALL {
-                for lane in 0..line.lanes + LARGE_LANES {
-                    let (peer, line, stop) = (peer.clone(), line.clone(), stop.clone());
-                    tasks.spawn(async move {
-                        tokio::select! {
-                            biased;
-                            () = connection::run(peer, line, kind, lane) => {}
-                            () = stop.cancelled() => {}
-                        }
-                    });
-                }
-            }
-        }
+        let starts = Starts {
+            header: header.clone(),
+            epoch: RwLock::new(header.epoch),
+            epochs,
+            bounds: QueueBounds([bounds, for_writes, bounds]),
+            heartbeat_ms: config.gossip.interval_ms,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
         let patience = Patience {
             // Half the time after which an operation tries another replica: suspicion is useful
             // only before that.
@@ -153,7 +131,96 @@ impl Peers {
             greeting_ms: 3 * PROBES_PER_GREETING * config.timeouts.probe_ms,
             phi: config.gossip.phi,
         };
-        Self { peers, line, patience, gossip: Arc::default() }
+        let (current, changes) = (RwLock::new(PeerSet::none()), AtomicU64::new(0));
+        let peers = Self { current, changes, line, starts, patience, gossip: Arc::default() };
+        peers.follow(members);
+        peers
+    }
+
+    /// Makes the other members the peers: starts the lanes to those that are new, moves those that are
+    /// reached elsewhere, and ends the lanes of those that are gone. Of two members with one name the last
+    /// counts. The caller makes one call at a time: see [`crate::node::Node::follow_members`].
+    pub(crate) fn follow(&self, members: &[PeerMember]) -> Followed {
+        let others = members.iter().filter(|member| member.node != self.starts.header.from);
+        let others: BTreeMap<NodeId, &PeerMember> =
+            others.map(|member| (member.node, member)).collect();
+        let before = self.all();
+        let peer_of = |member: &&PeerMember| match before.get(member.node) {
+            Some(peer) => peer.clone(),
+            None => Arc::new(self.new_peer(member)),
+        };
+        let after = PeerSet::of(others.values().map(peer_of).collect());
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = after.clone();
+        let mut followed = Followed::default();
+        let mut any_moved = false;
+        for peer in after.iter() {
+            if before.get(peer.node).is_none() {
+                self.start_lanes(peer);
+                followed.joined.push(peer.node);
+            } else if let Some(member) = others.get(&peer.node) {
+                any_moved |= peer.moves_to(member);
+            }
+        }
+        for peer in before.iter().filter(|peer| !others.contains_key(&peer.node)) {
+            peer.leaves();
+            self.line.outlook.forget(peer.node);
+            followed.left.push(peer.node);
+        }
+        if any_moved || followed != Followed::default() {
+            self.changes.fetch_add(1, SeqCst);
+        }
+        followed
+    }
+
+    /// Frames are sent in this epoch from now on.
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        *self.starts.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+        self.all().iter().for_each(|peer| peer.set_epoch(epoch));
+    }
+
+    fn new_peer(&self, member: &PeerMember) -> Peer {
+        let Starts { header, bounds, heartbeat_ms, stop, epochs, .. } = &self.starts;
+        let epoch = *self.starts.epoch.read().unwrap_or_else(PoisonError::into_inner);
+        let header = Header { epoch, ..header.clone() };
+        let lanes = self.line.lanes_in_all();
+        Peer::new(
+            member,
+            (header, epochs.clone()),
+            *bounds,
+            lanes,
+            *heartbeat_ms,
+            stop.child_token(),
+        )
+    }
+
+    fn start_lanes(&self, peer: &Arc<Peer>) {
+        for kind in Kind::ALL {
+            for lane in 0..self.line.lanes + LARGE_LANES {
+                let (peer, line) = (peer.clone(), self.line.clone());
+                let stop = self.starts.stop.clone();
+                self.starts.tasks.spawn(async move {
+                    tokio::select! {
+                        biased;
+                        () = connection::run(peer, line, kind, lane) => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            }
+        }
+    }
+
+    /// The peers as they are now.
+    pub fn all(&self) -> PeerSet {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often the peers, or where one is reached, have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
+    }
+
+    fn get(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
     }
 
     /// Queues a message. If the queue is full or the node is no peer, the mailbox is told at once.
@@ -181,7 +248,7 @@ impl Peers {
     }
 
     fn queue(&self, to: NodeId, kind: Kind, outgoing: Outgoing) {
-        let Some(peer) = self.peers.get(&to) else {
+        let Some(peer) = self.get(to) else {
             return outgoing.reply_to.tell(to, PeerEvent::NotSent);
         };
         if let Err(outgoing) = peer.queues[kind as usize].push(outgoing) {
@@ -234,7 +301,7 @@ impl Peers {
 
     /// Re-evaluates which peers are suspected. Called several times a second.
     pub fn review(&self, now: PeerTime) {
-        for peer in self.peers.values() {
+        for peer in self.all().iter() {
             let waiting_since = peer.waiting_since();
             if peer.health.review(waiting_since, &self.patience, now) {
                 self.line.outlook.refresh(peer);
@@ -246,7 +313,7 @@ impl Peers {
 
     /// This process was held up until now: its peers' silence does not count against them.
     pub fn forgive(&self, now: PeerTime) {
-        self.peers.values().for_each(|peer| peer.health.forgive(now));
+        self.all().iter().for_each(|peer| peer.health.forgive(now));
     }
 
     /// The clock of all peer state.
@@ -262,55 +329,34 @@ impl Peers {
     /// The longest object that every peer can receive, as far as is known, in bytes.
     pub fn object_bytes_max(&self) -> usize {
         let max = |peer: &Arc<Peer>| self.line.frame_bytes_max_of(peer);
-        let least = self.peers.values().map(max).min().unwrap_or(usize::MAX);
+        let least = self.all().iter().map(max).min().unwrap_or(usize::MAX);
         least.saturating_sub(framed::AROUND_BYTES)
     }
 
     /// All peers' names.
-    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.keys().copied()
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.all().into_nodes()
+    }
+
+    /// Whether a node is a peer.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.get(node).is_some()
     }
 
     /// What is known of a peer.
-    pub fn health(&self, node: NodeId) -> Option<&Health> {
-        self.peers.get(&node).map(|peer| &peer.health)
+    pub fn health(&self, node: NodeId) -> Option<Arc<Health>> {
+        self.get(node).map(|peer| peer.health.clone())
     }
 
-    /// What was sent to each peer, and what came back.
-    pub fn traffic(&self) -> impl Iterator<Item = (NodeId, &Traffic)> {
-        self.peers.iter().map(|(node, peer)| (*node, &peer.traffic))
+    /// Cancelled when a node is no peer any more, or this node stops; `None` if it is none now.
+    pub fn gone(&self, node: NodeId) -> Option<CancellationToken> {
+        self.get(node).map(|peer| peer.gone().clone())
     }
 
     /// All peers, as shown to operators.
     pub fn view(&self) -> Vec<PeerView> {
         let now = self.now();
-        self.peers.values().map(|peer| peer.view(now)).collect()
-    }
-}
-
-impl Peer {
-    fn view(&self, now: PeerTime) -> PeerView {
-        let health = &self.health;
-        PeerView {
-            node: self.node,
-            peer_addr: self.addr.clone(),
-            zone: self.zone.clone(),
-            state: match health.state() {
-                State::Down if health.word().is_incompatible() => "incompatible",
-                State::Down => "down",
-                State::Up | State::Unknown if health.is_suspected() => "suspected",
-                State::Up => "up",
-                State::Unknown => "unknown",
-            },
-            since_ms: now.since(health.since()),
-            phi: health.phi(now),
-            round_trip_p50_us: health.round_trips().p50_us(),
-            round_trip_p99_us: health.round_trips().p99_us(),
-            queue_depth: self.queues.iter().map(Queue::waiting).sum(),
-            queue_bytes: self.queues.iter().map(Queue::bytes).sum(),
-            reaches_us: !health.is_one_way(),
-            said: health.word().last(),
-        }
+        self.all().iter().map(|peer| peer.view(now)).collect()
     }
 }
 
@@ -345,3 +391,7 @@ fn kind_of(message: &Message) -> Kind {
         | Message::Unknown(_) => Kind::Control,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -99,6 +99,8 @@ struct Waiting {
     large: VecDeque<Outgoing>,
     /// Total size of all queued payloads.
     bytes: usize,
+    /// Nothing more is taken.
+    is_closed: bool,
 }
 
 /// Which lanes take a message.
@@ -123,13 +125,13 @@ impl Queue {
         }
     }
 
-    /// Adds a message, or gives it back if the queue is full.
+    /// Adds a message, or gives it back if the queue is full or closed.
     pub fn push(&self, outgoing: Outgoing) -> Result<(), Box<Outgoing>> {
         let (_, is_large) = outgoing.weight();
         let mut waiting = self.lock();
         let bytes = waiting.bytes + outgoing.payload.len();
         let count = waiting.small.len() + waiting.large.len();
-        let full = count >= self.bounds.messages_max;
+        let full = count >= self.bounds.messages_max || waiting.is_closed;
         if full || (bytes > self.bounds.bytes_max && count > 0) {
             return Err(Box::new(outgoing));
         }
@@ -151,7 +153,16 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits until it is `lane`'s turn to take messages, and takes up to one batch.
+    /// Takes no more messages from now on. Returns those that waited.
+    pub fn close(&self) -> Vec<Outgoing> {
+        let mut waiting = self.lock();
+        let Waiting { small, large, .. } = std::mem::take(&mut *waiting);
+        waiting.is_closed = true;
+        drop(waiting);
+        small.into_iter().chain(large).collect()
+    }
+
+    /// Waits until it is `lane`'s turn to take messages, and takes up to one batch. Cancel-safe.
     pub async fn take(&self, lane: Lane) -> Vec<Outgoing> {
         let (wake, is_first) = match lane {
             Lane::Small(0) => (&self.not_empty, true),
@@ -334,6 +345,16 @@ mod tests {
         assert!(queue.push(message(40)).is_err(), "too many bytes");
         assert!(queue.push(message(5)).is_ok());
         assert!(queue.push(message(1)).is_err(), "too many messages");
+    }
+
+    #[test]
+    fn a_closed_queue_gives_back_what_waited_and_takes_no_more() {
+        let queue = Queue::new(Bounds { batch_bytes_max: 3 * LARGE_BYTES, ..bounds(100, 1 << 30) });
+        assert!(queue.push(message(7)).is_ok() && queue.push(message(LARGE_BYTES + 1)).is_ok());
+        let left: Vec<usize> = queue.close().iter().map(|left| left.payload.len()).collect();
+        assert_eq!(left, [7, LARGE_BYTES + 1]);
+        assert!(queue.push(message(1)).is_err());
+        assert!(queue.is_empty() && queue.bytes() == 0 && queue.close().is_empty());
     }
 
     #[tokio::test]

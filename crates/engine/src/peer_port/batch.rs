@@ -1,6 +1,9 @@
 //! The batches that peers send (through [`crate::peer_port::stream`]): their messages are
 //! executed one after another and answered together.
 //!
+//! A batch is executed in the epoch of its frame. If another cluster record is in force here, only the
+//! messages by which the two nodes come to the same one are.
+//!
 //! A batch holds messages of one kind. All its stores are merged first and then share one wait for
 //! durability; reads never wait for it.
 
@@ -15,6 +18,7 @@ use quorate_protocol::message::{Data, DataReply, Message, Refusal, Reply, WithPa
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
+use quorate_protocol::placement::Epoch;
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Frame;
 use quorate_storage::{Blocking, Error};
@@ -39,6 +43,8 @@ pub struct Batch<'a> {
     /// With which all of its messages are executed.
     view: ClusterView,
     from: NodeId,
+    /// The epoch in which it was sent.
+    sent_in: Epoch,
     messages: Peekable<std::vec::IntoIter<WithPayload<Message>>>,
     sampled: SampledWork,
     /// Whether memory for large bytes is held already: then the batch waits for no more.
@@ -59,14 +65,31 @@ impl<'a> Batch<'a> {
     /// A batch of a node's messages.
     pub fn new(node: &'a Arc<Node>, frame: Frame<Message>, has_room: bool) -> Self {
         let sampled = SampledWork::of(&node.sampler, &frame);
+        let (from, sent_in) = (frame.header.from, frame.header.epoch);
         let messages = frame.messages.into_iter().peekable();
-        Self { node, view: node.view(), from: frame.header.from, messages, sampled, has_room }
+        Self { node, view: node.view(), from, sent_in, messages, sampled, has_room }
+    }
+
+    /// Comes to the epoch in which the batch was sent, if that is a newer one: the sender has the record.
+    async fn catch_up(&mut self) {
+        if self.sent_in.number > self.view.epoch().number {
+            self.node.membership.epochs.saw(self.from, self.sent_in.number);
+            let patience = Duration::from_millis(self.node.config.timeouts.replica_ms);
+            self.node.membership.epochs.catch_up(patience).await;
+            self.view = self.node.view();
+        }
     }
 
     /// Executes the messages of the next part.
     pub async fn next(&mut self) -> Part {
         let node = self.node;
         let part_bytes_max = node.config.peers.batch_bytes_max;
+        if self.sent_in != self.view.epoch()
+            && self.messages.peek().is_some_and(|m| !is_of_any_epoch(m))
+        {
+            self.catch_up().await;
+        }
+        let is_of_epoch = self.sent_in == self.view.epoch() || mutated(Mutation::OldEpochAccepted);
         let mut part = Part { replies: Vec::new(), is_last: false, _room: self.room().await };
         part.replies.reserve(self.messages.len());
         let (mut turn, mut bytes) = (Instant::now(), 0);
@@ -74,6 +97,10 @@ impl<'a> Batch<'a> {
             && let Some(message) =
                 self.messages.next_if(|next| part.replies.is_empty() || !asks_for_large(next))
         {
+            if !is_of_epoch && !is_of_any_epoch(&message) {
+                part.replies.push(WithPayload::bare(Reply::Refused(Refusal::OtherEpoch)));
+                continue;
+            }
             // A large row would block this thread, and all tasks on it, for too long even in
             // memory.
             let takes_long = takes_long(node, &message);
@@ -164,6 +191,11 @@ impl<'a> Batch<'a> {
             Err(error) => vec![refused(error); asked],
         }
     }
+}
+
+/// Whether a message is executed whatever the sender's epoch is.
+fn is_of_any_epoch(message: &WithPayload<Message>) -> bool {
+    matches!(&message.head, Message::Cluster(message) if message.is_of_any_epoch())
 }
 
 /// Memory assumed for a large answer of unknown length, in bytes.

@@ -6,6 +6,7 @@ use quorate_protocol::message::{Cluster, ClusterReply, Reply};
 use quorate_protocol::name::NodeId;
 
 use crate::cluster::{bucket_change, hello};
+use crate::membership::moves;
 use crate::node::Node;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
 
@@ -22,5 +23,9 @@ pub(super) async fn carry_out(node: &Arc<Node>, from: NodeId, message: Cluster) 
                 Err(error) => Reply::Refused(refusal_of(&error)),
             }
         }
+        message @ (Cluster::AskRecord
+        | Cluster::Learn { .. }
+        | Cluster::Vote { .. }
+        | Cluster::AskMove) => moves::carry_out(node, message).await,
     }
 }

@@ -78,7 +78,7 @@ pub async fn cut_off(node: &Node, from: NodeId) -> Result<(), Refused> {
 /// # Errors
 /// [`FrameError`] if it may not.
 pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
-    header.check(&node.header, &node.tokens, knows(node))?;
+    header.check((&node.header, node.epoch()), &node.tokens, knows(node))?;
     Ok(header.from)
 }
 
@@ -87,10 +87,10 @@ pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
 /// # Errors
 /// [`FrameError`] if it may not.
 pub fn check_who(node: &Node, who: &Who) -> Result<(), FrameError> {
-    who.check(&node.header, &node.tokens, knows(node))
+    who.check(&node.header, &node.tokens)
 }
 
-/// Which nodes are in the layout.
+/// Which nodes are members.
 fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
     let view = node.view();
     move |from| view.placement().contains(from)
@@ -98,5 +98,5 @@ fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
 
 /// Starts a frame of a protocol version to a peer.
 pub fn frame_to(node: &Node, protocol: u16, to: NodeId) -> FrameWriter {
-    FrameWriter::new(protocol, &Header { to, ..node.header.clone() })
+    FrameWriter::new(protocol, &node.header_to(to))
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_protocol::message::{Repair, RepairReply, Reply, WithPayload};
+use quorate_protocol::message::{Refusal, Repair, RepairReply, Reply, WithPayload};
+
+use quorate_protocol::mutation::{Mutation, mutated};
 
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
@@ -19,6 +21,11 @@ pub(super) async fn carry_out(
     message: Repair,
     payload: Bytes,
 ) -> WithPayload<Reply> {
+    let is_drained = node.buckets.is_drained() || mutated(Mutation::PageBeforeDrained);
+    if tells_of_rows(&message) && !is_drained {
+        // What is still being carried out by an earlier record may not be in the rows yet. Asked again soon.
+        return WithPayload::bare(Reply::Refused(Refusal::Busy));
+    }
     let reply = match message {
         Repair::Fetch { rows, after } => return replica::fetch(node, rows, after).await,
         Repair::Roots { roots } => answers::roots(node, view, &roots),
@@ -40,4 +47,22 @@ pub(super) async fn carry_out(
         Repair::Distrusted { decision } => distrusted::answer(node, decision).await,
     };
     WithPayload::bare(reply)
+}
+
+/// Whether the answer says what this node's rows hold, so that others conclude that they have all of it.
+fn tells_of_rows(message: &Repair) -> bool {
+    match message {
+        Repair::Fetch { .. }
+        | Repair::Roots { .. }
+        | Repair::Leaves { .. }
+        | Repair::List { .. }
+        | Repair::Confirm { .. } => true,
+        Repair::Versions { .. }
+        | Repair::Deliver { .. }
+        | Repair::Room
+        | Repair::SyncPoint
+        | Repair::Undelivered { .. }
+        | Repair::Reap { .. }
+        | Repair::Distrusted { .. } => false,
+    }
 }

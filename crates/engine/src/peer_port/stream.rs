@@ -10,7 +10,7 @@ use quorate_protocol::envelope::{self, Kind};
 use quorate_protocol::handshake::{Answer, NoCommonVersion, Versions};
 use quorate_protocol::message::{Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire::{self, Header};
+use quorate_protocol::wire;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio::time::timeout;
@@ -291,7 +291,7 @@ async fn write_part<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let ends_here = is_last && replies.peek().is_none();
         let kind = if ends_here { Kind::Frame } else { Kind::Part };
-        let header = Header { to, ..node.header.clone() };
+        let header = node.header_to(to);
         for piece in wire::large_frame(protocol, &header, None, &reply.head, reply.payload, kind) {
             stream.write(&piece).await?;
         }

@@ -8,6 +8,9 @@
 //! partition from every other home replica of it. Until then it answers "not ready", which does not
 //! count towards R.
 //!
+//! While the layout changes, so does a node that becomes a home replica, from all that are home replicas by
+//! the layout that is left.
+//!
 //! A partition is received when everything that its other home replicas hold is here. They need not
 //! have what is here: anti-entropy takes care of that. For single keys that they cannot give, see
 //! `crate::repair::doubtful`.
@@ -55,7 +58,7 @@ const RECORD_EVERY: usize = 64;
 /// Fills what is missing now, and later what becomes missing when the n of a bucket is raised.
 pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(RETRY_EVERY);
-    let mut hints_from = BTreeSet::new();
+    let (mut hints_from, mut epoch) = (BTreeSet::new(), node.epoch());
     let mut raises = Raises::default();
     let (mut began, mut asked_again) = (Instant::now(), Instant::now());
     let mut turn: u64 = 0;
@@ -66,7 +69,11 @@ pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
             began = Instant::now();
             continue;
         }
-        let missing = node.filled.missing();
+        if node.epoch() != epoch {
+            // What others kept for this node by an earlier layout may have been little.
+            (epoch, hints_from) = (node.epoch(), BTreeSet::new());
+        }
+        let missing = node.filled.to_receive();
         let has_work = !missing.is_empty() || !node.buckets.raised().is_empty();
         let working = has_work.then(|| job.works());
         if !has_work {
@@ -155,11 +162,11 @@ async fn fill_partition(node: &Arc<Node>, partition: Partition, waits: bool) -> 
     let n_max = each.last().copied().unwrap_or_default();
     let trees: Vec<Tree> = each.into_iter().map(|n| Tree { partition, n }).collect();
     let view = node.view();
-    let homes = view.homes_of(Tree { partition, n: n_max });
-    if !homes.contains(&node.me) {
+    let tree = Tree { partition, n: n_max };
+    if !view.is_home(node.me, tree) {
         return true;
     }
-    receive(node, &view, &homes, &trees, Receiving { ns: ns.hash(), waits }).await
+    receive(node, &view, &view.sources(tree), &trees, Receiving { ns: ns.hash(), waits }).await
 }
 
 /// How a partition is received.
@@ -348,7 +355,7 @@ impl Raises {
         let how = Receiving { ns: ns.hash(), waits };
         let filling = stream::iter(missing.iter().copied()).map(|partition| async move {
             let tree = Tree { partition, n };
-            (partition, receive(node, view, &view.homes_of(tree), &[tree], how).await)
+            (partition, receive(node, view, &view.sources(tree), &[tree], how).await)
         });
         let mut filled = filling.buffer_unordered(PARTITIONS_AT_ONCE);
         let mut left = missing.len();

@@ -1,22 +1,40 @@
 //! Which partitions this node has received (see `crate::repair::fill`).
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::layout::Partition;
-use quorate_protocol::name::Key;
+use quorate_protocol::mutation::{Mutation, mutated};
+use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::placement::Placement;
 use quorate_storage::{Error, Store};
+use serde::{Deserialize, Serialize};
 
 use crate::node::errors::StartError;
+use crate::node::record;
 use crate::repair::doubtful::Doubtful;
 
 const READY_RECORD: &str = "ready";
+const MOVING_RECORD: &str = "moving";
+
+/// What this node receives because the layout changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Moving {
+    /// In which epoch.
+    epoch: u64,
+    /// The partitions of which it becomes a home replica, for some n.
+    wanted: BTreeSet<Partition>,
+    /// Those of them that it has received.
+    received: BTreeSet<Partition>,
+}
 
 /// Which partitions were received. Recorded in the store.
 pub struct FillState {
     ready: Vec<AtomicBool>,
     complete: AtomicBool,
     recording: Mutex<()>,
+    moving: Mutex<Moving>,
     pub(super) doubtful: Doubtful,
 }
 
@@ -35,7 +53,67 @@ impl FillState {
         let complete = AtomicBool::new(ready.iter().all(|ready| *ready));
         let ready = ready.into_iter().map(AtomicBool::new).collect();
         let doubtful = Doubtful::load(store)?;
-        Ok(Self { ready, complete, recording: Mutex::new(()), doubtful })
+        let moving = Mutex::new(record::load(store, MOVING_RECORD)?.unwrap_or_default());
+        Ok(Self { ready, complete, recording: Mutex::new(()), moving, doubtful })
+    }
+
+    /// A record of the cluster is about to come into force here: what `me` becomes a home replica of by it,
+    /// for one of these n, is to be received, whatever was received in earlier epochs. Durable on return,
+    /// and does nothing if it was done before. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin(
+        &self,
+        store: &Store,
+        (me, placement): (NodeId, &Placement),
+        ns: BTreeSet<u16>,
+    ) -> Result<(), Error> {
+        let epoch = placement.epoch().number;
+        if placement.next().is_none() || self.lock().epoch == epoch {
+            return Ok(());
+        }
+        let partitions = || (0..placement.partitions()).map(|p| Partition(p as u16));
+        let becomes = |p: &Partition| ns.iter().any(|n| placement.is_new_home(me, *p, *n));
+        let was = |p: &Partition| ns.iter().any(|n| placement.layout().homes(*p, *n).contains(&me));
+        let wanted: BTreeSet<Partition> = partitions().filter(becomes).collect();
+        // Rows that are left of an earlier time say nothing. Where it is a home replica already, for a larger
+        // n, it goes on answering for that.
+        let is_to_forget = |p: &&Partition| !was(p) && !mutated(Mutation::NewHomeReadyAtOnce);
+        for partition in wanted.iter().filter(is_to_forget) {
+            if let Some(ready) = self.ready.get(usize::from(partition.0)) {
+                ready.store(false, Release);
+            }
+        }
+        self.record(store)?;
+        let received = match mutated(Mutation::NewHomeReadyAtOnce) {
+            true => wanted.clone(),
+            false => BTreeSet::new(),
+        };
+        let moving = Moving { epoch, wanted, received };
+        record::put(store, MOVING_RECORD, &moving)?;
+        *self.lock() = moving;
+        Ok(())
+    }
+
+    /// How many partitions this node becomes a home replica of in the change under way, and how many of them
+    /// it has not received.
+    pub fn move_progress(&self) -> (u32, u32) {
+        let moving = self.lock();
+        let (wanted, received) = (moving.wanted.len() as u32, moving.received.len() as u32);
+        (wanted, wanted - received)
+    }
+
+    /// All partitions that are to be received: after this node lost them, and because the layout changes.
+    pub(super) fn to_receive(&self) -> Vec<Partition> {
+        let moving = self.lock();
+        let missing = if self.is_complete() { Vec::new() } else { self.missing() };
+        let of_move = moving.wanted.difference(&moving.received).copied();
+        missing.into_iter().chain(of_move).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Moving> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a partition was received.
@@ -69,6 +147,9 @@ impl FillState {
         for partition in &self.ready {
             partition.store(ready, Release);
         }
+        if !ready {
+            self.lock().received.clear();
+        }
         self.record(store)
     }
 
@@ -77,6 +158,10 @@ impl FillState {
         if let Some(ready) = self.ready.get(usize::from(partition.0)) {
             ready.store(true, Release);
         }
+        let mut moving = self.lock();
+        if moving.wanted.contains(&partition) {
+            moving.received.insert(partition);
+        }
     }
 
     pub(super) fn record(&self, store: &Store) -> Result<(), Error> {
@@ -84,6 +169,10 @@ impl FillState {
         let record: Vec<u8> =
             self.ready.iter().map(|ready| u8::from(ready.load(Acquire))).collect();
         store.put_meta(READY_RECORD, &record)?;
+        let moving = self.lock().clone();
+        if !moving.wanted.is_empty() {
+            record::put(store, MOVING_RECORD, &moving)?;
+        }
         self.complete.store(record.iter().all(|ready| *ready == 1), Release);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_protocol::message::{RepairReply, Reply};
 use quorate_protocol::name::NodeId;
@@ -17,25 +17,39 @@ pub struct Hints {
     nonce: u64,
     /// The last mark that was handed out.
     last: AtomicU64,
-    /// By target: marks up to this one are settled.
-    settled: BTreeMap<NodeId, AtomicU64>,
-    /// By target: since when the oldest hint has been kept, as last looked up; 0 if there was none.
-    oldest_ms: BTreeMap<NodeId, AtomicU64>,
+    targets: Mutex<BTreeMap<NodeId, Target>>,
     /// Stalled writes counted at the last check, and until when the node counts as busy.
     stalls: Mutex<(u64, Uptime)>,
 }
 
+/// How far the hints for one node have been delivered.
+#[derive(Clone, Copy, Default)]
+struct Target {
+    /// Marks up to this one are settled.
+    settled: u64,
+    /// Since when the oldest hint has been kept, as last looked up.
+    oldest: Option<WallTime>,
+}
+
 impl Hints {
     /// Starts without marks. `nonce` tells this process from others.
-    pub fn new(targets: impl Iterator<Item = NodeId>, nonce: u64) -> Self {
-        let settled: BTreeMap<_, _> = targets.map(|target| (target, AtomicU64::new(0))).collect();
-        Self {
-            oldest_ms: settled.keys().map(|target| (*target, AtomicU64::new(0))).collect(),
-            nonce,
-            last: AtomicU64::new(0),
-            settled,
-            stalls: Mutex::default(),
-        }
+    pub fn new(targets: impl IntoIterator<Item = NodeId>, nonce: u64) -> Self {
+        let targets = targets.into_iter().map(|target| (target, Target::default())).collect();
+        let (last, stalls) = (AtomicU64::new(0), Mutex::default());
+        Self { nonce, last, targets: Mutex::new(targets), stalls }
+    }
+
+    /// These are the nodes that hints may be kept for from now on. What was settled for others is
+    /// forgotten: if hints for them are still here, they count as undelivered.
+    pub(crate) fn follow(&self, targets: impl IntoIterator<Item = NodeId>) {
+        let mut known = self.targets();
+        let target = |node| (node, known.get(&node).copied().unwrap_or_default());
+        let followed = targets.into_iter().map(target).collect();
+        *known = followed;
+    }
+
+    fn targets(&self) -> MutexGuard<'_, BTreeMap<NodeId, Target>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks the hints that are kept now.
@@ -51,8 +65,8 @@ impl Hints {
     /// A pass that began after this mark was handed out has delivered all hints it found for the
     /// target.
     pub fn settle(&self, target: NodeId, number: u64) {
-        if let Some(settled) = self.settled.get(&target) {
-            settled.fetch_max(number, SeqCst);
+        if let Some(target) = self.targets().get_mut(&target) {
+            target.settled = target.settled.max(number);
         }
     }
 
@@ -62,23 +76,23 @@ impl Hints {
         if mark.nonce != self.nonce || mark.number > self.last() {
             return None;
         }
+        let targets = self.targets();
         let settled = |target: &NodeId| {
-            self.settled.get(target).is_some_and(|settled| settled.load(SeqCst) >= mark.number)
+            targets.get(target).is_some_and(|target| target.settled >= mark.number)
         };
         Some(kept.iter().copied().filter(|target| !settled(target)).collect())
     }
 
     /// The oldest hint for a target was looked up: since when it has been kept, if there is one.
     pub(super) fn saw_oldest(&self, target: NodeId, since: Option<WallTime>) {
-        if let Some(oldest_ms) = self.oldest_ms.get(&target) {
-            oldest_ms.store(since.map_or(0, |since| since.0), SeqCst);
+        if let Some(target) = self.targets().get_mut(&target) {
+            target.oldest = since;
         }
     }
 
     /// Since when the oldest hint for a target has been kept, as last looked up: up to a minute ago.
     pub fn oldest(&self, target: NodeId) -> Option<WallTime> {
-        let since_ms = self.oldest_ms.get(&target)?.load(SeqCst);
-        (since_ms > 0).then_some(WallTime(since_ms))
+        self.targets().get(&target)?.oldest
     }
 
     /// Whether a write stalled within the last second.

@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_mark_is_settled_by_a_later_pass_and_for_its_target_only() {
         let (n2, n3) = (node("n2"), node("n3"));
-        let hints = Hints::new([n2, n3].into_iter(), 1);
+        let hints = Hints::new([n2, n3], 1);
         let before = hints.last();
         let mark = hints.mark();
         assert_eq!(hints.undelivered(mark, &[]), Some(vec![]), "nothing is kept");
@@ -265,8 +265,29 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_settled_for_members_only() {
+        let (n2, n3) = (node("n2"), node("n3"));
+        let hints = Hints::new([n2], 1);
+        let mark = hints.mark();
+        let settle = |target| hints.settle(target, hints.last());
+        settle(n2);
+        hints.follow([n2, n3]);
+        assert_eq!(hints.undelivered(mark, &[n2, n3]), Some(vec![n3]), "what n2 has is kept");
+        settle(n3);
+        hints.saw_oldest(n3, Some(WallTime(7)));
+        assert_eq!(hints.undelivered(mark, &[n2, n3]), Some(vec![]));
+        assert_eq!((hints.oldest(n2), hints.oldest(n3)), (None, Some(WallTime(7))));
+        hints.follow([n2]);
+        settle(n3);
+        hints.saw_oldest(n3, Some(WallTime(7)));
+        assert_eq!(hints.undelivered(mark, &[n2, n3]), Some(vec![n3]), "its hints are still here");
+        hints.follow([n2, n3]);
+        assert_eq!((hints.undelivered(mark, &[n3]), hints.oldest(n3)), (Some(vec![n3]), None));
+    }
+
+    #[test]
     fn marks_of_another_start_and_marks_never_given_mean_nothing() {
-        let hints = Hints::new([node("n2")].into_iter(), 2);
+        let hints = Hints::new([node("n2")], 2);
         let mark = hints.mark();
         let other = Mark { nonce: mark.nonce ^ 1, ..mark };
         assert_eq!(hints.undelivered(other, &[]), None);
@@ -275,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_stall_counts_for_a_second() {
-        let hints = Hints::new(std::iter::empty(), 3);
+        let hints = Hints::new([], 3);
         assert!(!hints.is_stalled(0, Uptime(5)));
         assert!(hints.is_stalled(1, Uptime(10)) && hints.is_stalled(1, Uptime(1_009)));
         assert!(!hints.is_stalled(1, Uptime(1_010)));

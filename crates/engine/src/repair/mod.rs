@@ -11,6 +11,7 @@ pub mod handoff;
 pub mod hint_marks;
 pub mod hints;
 pub mod last_drop;
+pub mod orphans;
 pub mod reaper;
 pub mod reassign;
 pub mod reassigned;

@@ -99,7 +99,11 @@ async fn prove(
     view: &ClusterView,
     tombstones: Vec<(Key, Version)>,
 ) -> Vec<(Key, Version)> {
-    let mut round = Round::new(tombstones.clone(), view.nodes());
+    let is_asked = |at: &NodeId| {
+        let stable = view.placement().layout();
+        stable.contains(*at) || !mutated(Mutation::ReapWithoutJoiner)
+    };
+    let mut round = Round::new(tombstones.clone(), view.nodes().filter(is_asked));
     if let Ok(which) = confirm_all(node, view, tombstones.clone()).await {
         round.on_confirmed(node.me, &which);
     }

@@ -39,7 +39,7 @@ impl Distrusted {
     ///
     /// # Errors
     /// [`StartError::Distrusted`], naming what cannot be read.
-    pub fn open(config: &Config, dir: &DataDir) -> Result<Self, StartError> {
+    pub fn open(config: &Config, partitions: u32, dir: &DataDir) -> Result<Self, StartError> {
         let error = |dir: &DataDir, reason: String| StartError::Distrusted {
             path: dir.path().display().to_string(),
             reason,
@@ -53,7 +53,7 @@ impl Distrusted {
                 row_cache_bytes: 0,
                 memtable_bytes: SET_CACHE_BYTES,
                 disk_free_bytes_min: 0,
-                ..Options::new(config.node, &config.cluster_id, config.layout.partitions)
+                ..Options::new(config.node, &config.cluster_id, partitions)
             };
             let store = Store::open_in(&at, options).map_err(|why| error(&at, why.to_string()))?;
             tracing::warn!(set = name, "rows are set aside; see `quorate distrusted list`");

@@ -27,6 +27,7 @@ use crate::background::jobs::{JobState, Pause};
 use crate::background::work;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
+use crate::repair::orphans;
 
 /// How often some keys are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -52,6 +53,7 @@ pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
             continue;
         }
         let _working = job.works();
+        orphans::adopt(&node).await;
         while walk.step(&node, &job).await {}
     }
 }
@@ -62,8 +64,10 @@ struct Walk {
     from: KeyCursor,
     /// Unowned rows that could not be dropped in this round.
     left: u64,
-    /// Hash of the n of all buckets that the scan last saw.
-    ns: u64,
+    /// Hash of the n of all buckets, and the number of the epoch, that the scan last saw.
+    seen: (u64, u64),
+    /// The epoch in which this round began.
+    began_in: u64,
     /// Rounds to run without pauses after n changed: the current one, begun before the change, and
     /// a full one.
     hurries: u8,
@@ -73,9 +77,12 @@ impl Walk {
     /// Checks some keys, and returns those that are not this node's to their owners. The result
     /// says whether to continue at once.
     async fn step(&mut self, node: &Arc<Node>, job: &JobState) -> bool {
-        let ns = node.buckets.assignment().ns().hash();
-        if ns != self.ns {
-            (self.ns, self.hurries) = (ns, 2);
+        let seen = (node.buckets.assignment().ns().hash(), node.epoch().number);
+        if seen != self.seen {
+            (self.seen, self.hurries) = (seen, 2);
+        }
+        if self.from == KeyCursor::default() {
+            self.began_in = seen.1;
         }
         let from = self.from.clone();
         let step = move |node: &Node| unowned_keys(node, &from);
@@ -95,6 +102,7 @@ impl Walk {
         self.from = next.unwrap_or_default();
         if is_end {
             node.swept.unowned.store(self.left, Relaxed);
+            node.swept.looked_in.store(self.began_in, Relaxed);
             node.swept.looks.fetch_add(1, Relaxed);
             self.left = 0;
             self.hurries = self.hurries.saturating_sub(1);

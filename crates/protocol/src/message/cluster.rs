@@ -1,4 +1,5 @@
-//! The messages by which nodes know each other: greetings, bucket properties, the cluster's formation.
+//! The messages by which nodes know each other: greetings, bucket properties, the cluster's formation and
+//! its record.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,6 +7,8 @@ use super::head::family;
 use super::status::Status;
 use crate::bucket_table::Table;
 use crate::generation::Remembered;
+use crate::record::ClusterRecord;
+use crate::synod;
 
 family! {
     /// What nodes tell each other of themselves and of the cluster.
@@ -29,6 +32,30 @@ family! {
             /// The formation.
             formation: Formation,
         },
+        /// Send the newest cluster record: [`ClusterReply::Record`].
+        0x43 AskRecord,
+        /// Learn a decided record: [`ClusterReply::Record`] with the newest that the receiver knows then.
+        0x44 Learn {
+            /// The record.
+            record: Box<ClusterRecord>,
+        },
+        /// Vote on the next record: [`ClusterReply::Vote`].
+        0x45 Vote {
+            /// The question.
+            request: Box<synod::Request>,
+        },
+        /// Say how far the change of the layout is: [`ClusterReply::Move`].
+        0x46 AskMove,
+    }
+}
+
+impl Cluster {
+    /// Whether it is executed whatever the sender's epoch is: by these nodes come to the same one.
+    pub fn is_of_any_epoch(&self) -> bool {
+        match self {
+            Self::AskRecord | Self::Learn { .. } | Self::Vote { .. } => true,
+            Self::Hello { .. } | Self::Buckets { .. } | Self::Form { .. } | Self::AskMove => false,
+        }
     }
 }
 
@@ -45,7 +72,35 @@ family! {
             /// All of them if requested, otherwise none.
             table: Table,
         },
+        /// The newest cluster record.
+        0x43 Record {
+            /// The record.
+            record: Box<ClusterRecord>,
+        },
+        /// The sender's vote.
+        0x44 Vote {
+            /// The answer.
+            response: Box<synod::Response>,
+        },
+        /// How far the sender is with the change of the layout.
+        0x45 Move(progress: MoveProgress),
     }
+}
+
+/// How far a node is with a change of the layout, in the epoch of the frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveProgress {
+    /// Partitions of which it becomes a home replica.
+    pub partitions: u32,
+    /// Those of them that it has not received yet.
+    pub missing: u32,
+    /// Whether it waits for other work that must be done before the change can end, such as a bucket whose
+    /// n was raised.
+    pub is_busy: bool,
+    /// Rows that it holds and is no home replica of, as far as it has counted.
+    pub unowned_rows: u64,
+    /// Hints that it keeps for others.
+    pub hints: u64,
 }
 
 /// A random number drawn when a cluster is formed; all nodes of one cluster record the same one.

@@ -36,11 +36,14 @@ pub enum Refusal {
     /// Its release does not know the message.
     #[error("its release does not know this message")]
     Unsupported,
+    /// Another cluster record is in force there than the one under which the message was sent.
+    #[error("another cluster record is in force there")]
+    OtherEpoch,
 }
 
 impl Refusal {
     /// Every reason with its code on the wire. Codes are never reused.
-    const CODES: [(u8, Self); 10] = [
+    const CODES: [(u8, Self); 11] = [
         (0, Self::Busy),
         (1, Self::NotFormed),
         (2, Self::ReadOnly),
@@ -51,6 +54,7 @@ impl Refusal {
         (7, Self::Stale),
         (8, Self::NameTaken),
         (9, Self::Unsupported),
+        (10, Self::OtherEpoch),
     ];
     /// The code of [`Refusal::Failed`].
     const FAILED: u8 = 5;

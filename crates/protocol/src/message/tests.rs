@@ -22,11 +22,34 @@ use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::{Metadata, Version, WriteId};
 use crate::put::Role;
+use crate::record::{ClusterRecord, DiskId, RecordMember};
 use crate::row::Draft;
 use crate::stamp::Stamp;
+use crate::synod;
 use crate::terms::QuorumOptions;
 use crate::time::WallTime;
 use crate::tree::{LeafSet, Root, Tree};
+
+/// A first cluster record, of one node.
+fn record() -> ClusterRecord {
+    let n1 = node("n1");
+    let (zone, peer_addr) = ("z".to_owned(), "h:1".to_owned());
+    let disk = DiskId(7);
+    let member =
+        RecordMember { node: n1, disk, seat: n1, zone, weight: 1, peer_addr, client_addr: None };
+    ClusterRecord::first("c", 1, 8, vec![member]).unwrap()
+}
+
+fn request() -> synod::Request {
+    let instance = synod::Instance::after(&record()).unwrap();
+    let ballot = synod::Ballot { round: 1, node: node("n1"), nonce: 300 };
+    synod::Request { instance, ballot, ask: synod::Ask::Prepare }
+}
+
+fn response() -> synod::Response {
+    let synod::Request { instance, ballot, .. } = request();
+    synod::Response { instance, ballot, answer: synod::Answer::Outdated(record()) }
+}
 
 fn key() -> Key {
     Key::new("carts", b"user/7").unwrap()
@@ -111,6 +134,10 @@ fn messages() -> Vec<Message> {
         Cluster::Hello { status: status() }.into(),
         Cluster::Buckets { table: Table::default(), want_all: true }.into(),
         Cluster::Form { formation: Formation([4; 16]) }.into(),
+        Cluster::AskRecord.into(),
+        Cluster::Learn { record: Box::new(record()) }.into(),
+        Cluster::Vote { request: Box::new(request()) }.into(),
+        Cluster::AskMove.into(),
         Query::Inspect { key: key() }.into(),
         Query::Conflicts { bucket: Some(bucket.clone()), after: None, limit: 300 }.into(),
         Query::Keys { bucket, prefix: "user/".to_owned(), after: Some(key()), limit: 9 }.into(),
@@ -126,6 +153,7 @@ fn replies() -> Vec<Reply> {
         is_end: false,
         not_ready: vec![Partition(300)],
     };
+    let progress = MoveProgress::default();
     let distrusted = Distrusted { rows: 9, unknown: vec![key()], ..Distrusted::default() };
     vec![
         DataReply::Stored.into(),
@@ -149,6 +177,10 @@ fn replies() -> Vec<Reply> {
         ClusterReply::Status(status()).into(),
         ClusterReply::Behind(Remembered { number: 1, nonce: 2, durable_at: 3 }).into(),
         ClusterReply::Buckets { table: Table::default() }.into(),
+        ClusterReply::Record { record: Box::new(record()) }.into(),
+        ClusterReply::Vote { response: Box::new(response()) }.into(),
+        ClusterReply::Move(MoveProgress { partitions: 300, missing: 2, hints: 1, ..progress })
+            .into(),
         QueryReply::Inspection { own: Some(5), ready: true, hints: vec![(node("n3"), 4)] }.into(),
         QueryReply::Conflicts { keys: vec![(key(), 2)] }.into(),
         QueryReply::Keys(keys).into(),

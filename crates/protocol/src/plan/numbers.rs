@@ -79,7 +79,7 @@ impl<'a> Numbers<'a> {
     }
 
     pub(super) fn load(&self) -> Vec<Load> {
-        let fair = self.fair();
+        let fair = fair_loads(self.after, self.n_max);
         let of = |loads: &BTreeMap<NodeId, u64>, node: &NodeId| {
             loads.get(node).copied().unwrap_or_default()
         };
@@ -92,29 +92,6 @@ impl<'a> Numbers<'a> {
             fair: of(&fair, node),
         };
         nodes.into_iter().map(load).collect()
-    }
-
-    /// The share of each node by weight, rounded. One whose share would be more than one replica of each
-    /// partition has exactly that, and the others share the rest.
-    fn fair(&self) -> BTreeMap<NodeId, u64> {
-        let partitions = u64::from(self.after.partitions());
-        let n = usize::from(self.n_max).min(self.after.members().len());
-        let mut shares = BTreeMap::new();
-        loop {
-            let left: Vec<_> =
-                self.after.members().iter().filter(|m| !shares.contains_key(&m.node)).collect();
-            let places = partitions * n.saturating_sub(shares.len()) as u64;
-            let weights: u64 = left.iter().map(|member| u64::from(member.weight)).sum();
-            let (full, others): (Vec<_>, Vec<_>) = left
-                .into_iter()
-                .partition(|member| places * u64::from(member.weight) >= partitions * weights);
-            if full.is_empty() {
-                let share = |weight: u16| (places * u64::from(weight) + weights / 2) / weights;
-                shares.extend(others.iter().map(|member| (member.node, share(member.weight))));
-                return shares;
-            }
-            shares.extend(full.iter().map(|member| (member.node, partitions)));
-        }
     }
 
     /// In how many partitions two home replicas are in one zone, before and after.
@@ -135,14 +112,37 @@ fn partitions(layout: &Layout) -> impl Iterator<Item = Partition> {
     (0..layout.partitions()).map(|number| Partition(number as u16))
 }
 
-/// How many replicas each node has.
-fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u64> {
+/// How many replicas each node has with this n.
+pub fn loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u64> {
     let mut loads: BTreeMap<NodeId, u64> =
         layout.members().iter().map(|member| (member.node, 0)).collect();
     for home in partitions(layout).flat_map(|partition| layout.homes(partition, n)) {
         *loads.entry(*home).or_default() += 1;
     }
     loads
+}
+
+/// The share of each node by weight, rounded. One whose share would be more than one replica of each
+/// partition has exactly that, and the others share the rest.
+pub fn fair_loads(layout: &Layout, n: u16) -> BTreeMap<NodeId, u64> {
+    let partitions = u64::from(layout.partitions());
+    let n = usize::from(n).min(layout.members().len());
+    let mut shares = BTreeMap::new();
+    loop {
+        let left: Vec<_> =
+            layout.members().iter().filter(|m| !shares.contains_key(&m.node)).collect();
+        let places = partitions * n.saturating_sub(shares.len()) as u64;
+        let weights: u64 = left.iter().map(|member| u64::from(member.weight)).sum();
+        let (full, others): (Vec<_>, Vec<_>) = left
+            .into_iter()
+            .partition(|member| places * u64::from(member.weight) >= partitions * weights);
+        if full.is_empty() {
+            let share = |weight: u16| (places * u64::from(weight) + weights / 2) / weights;
+            shares.extend(others.iter().map(|member| (member.node, share(member.weight))));
+            return shares;
+        }
+        shares.extend(full.iter().map(|member| (member.node, partitions)));
+    }
 }
 
 fn zone_shared(layout: &Layout, n: u16) -> u64 {

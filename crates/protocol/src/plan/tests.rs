@@ -33,9 +33,8 @@ fn facts() -> Facts {
     let all: Vec<RecordMember> = members(12);
     Facts {
         n_in_use: [1, 3].into(),
-        held: BTreeMap::new(),
-        up: BTreeSet::new(),
         waiting: all.iter().map(|member| (member.node, member.disk)).collect(),
+        ..Facts::default()
     }
 }
 
@@ -270,5 +269,51 @@ proptest! {
         };
         prop_assert_eq!(is_named("too_few_nodes"), new.members().len() < 3);
         prop_assert_eq!(is_named("moves_too_much"), plan.moves.replicas * 2 > plan.moves.least * 3);
+    }
+}
+
+fn refusal_names(plan: &Plan) -> Vec<&'static str> {
+    plan.refusals.iter().map(Refusal::name).collect()
+}
+
+#[test]
+fn what_would_change_the_number_of_replicas_is_refused() {
+    let facts = |n_asked: &[u16]| Facts { n_asked: n_asked.iter().copied().collect(), ..facts() };
+    let refused = |nodes: usize, change: Change, n_asked: &[u16]| {
+        let base = record(members(nodes));
+        let plan = plan(&base, &[change], &BTreeSet::new(), &facts(n_asked)).unwrap();
+        plan.refusals
+    };
+    let grown = refused(2, add("n3", "z3"), &[1, 2, 3, 5]);
+    let changed = |n, replicas| Refusal::NWouldChange { n, replicas };
+    assert_eq!(grown, [changed(3, (2, 3)), changed(5, (2, 3))]);
+    assert!(grown[0].to_string().contains("set the n of their buckets to 2 first"), "{}", grown[0]);
+    assert_eq!(refused(3, remove("n3"), &[3]), [changed(3, (3, 2))]);
+    assert_eq!(refused(3, add("n4", "z4"), &[1, 3]), []);
+    assert_eq!(refused(2, set("n1", Some(2), None, None), &[3]), [], "no other number of nodes");
+    assert_eq!(refused(3, replace("n3", "n4"), &[7]), []);
+}
+
+#[test]
+fn every_member_must_be_up_and_know_records_unless_it_is_gone() {
+    let base = record(members(3));
+    let facts = Facts { down: [node("n3")].into(), old_release: [node("n2")].into(), ..facts() };
+    let names = |changes: &[Change], gone: &[&str]| {
+        let gone = gone.iter().map(|name| node(name)).collect();
+        refusal_names(&plan(&base, changes, &gone, &facts).unwrap())
+    };
+    assert_eq!(names(&[add("n4", "z4")], &[]), ["node_down", "old_release"]);
+    assert_eq!(names(&[replace("n3", "n4")], &["n3"]), ["old_release"]);
+    let readdressed = set("n3", None, None, Some("other:1"));
+    assert_eq!(names(&[readdressed], &[]), [""; 0], "nothing moves, so nobody is waited for");
+}
+
+#[test]
+fn warnings_are_told_under_their_names() {
+    let warning = Warning::MovesTooMuch { replicas: 4, least: 1 };
+    assert!(Warning::NAMES.contains(&warning.name()));
+    for (name, count) in Warning::NAMES.iter().map(|name| (name, 1)) {
+        let found = include_str!("warnings.rs").matches(&format!("=> \"{name}\"")).count();
+        assert_eq!(found, count, "{name}");
     }
 }

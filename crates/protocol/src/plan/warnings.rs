@@ -15,6 +15,7 @@ const OVERLOAD_PERCENT: u64 = 120;
 
 /// What a plan makes worse. It can be committed if the operator accepts it by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
 pub enum Warning {
     /// More partitions than before have two home replicas in one zone.
     ZoneShared {
@@ -58,6 +59,15 @@ pub enum Warning {
 }
 
 impl Warning {
+    /// The names of all warnings.
+    pub const NAMES: [&str; 5] = [
+        "zone_shared",
+        "overloaded_node",
+        "too_few_nodes",
+        "moves_too_much",
+        "writes_of_gone_lost",
+    ];
+
     /// Its name: what an operator accepts.
     pub fn name(&self) -> &'static str {
         match self {
@@ -127,6 +137,23 @@ pub enum Refusal {
         /// The epoch in which it is.
         epoch: u64,
     },
+    /// A member does not answer, and is not sworn gone.
+    NodeDown {
+        /// Which.
+        node: NodeId,
+    },
+    /// The release of a member knows no cluster records.
+    OldRelease {
+        /// Which.
+        node: NodeId,
+    },
+    /// Keys would get another number of replicas, as that is limited to the number of nodes.
+    NWouldChange {
+        /// The n that a bucket or the defaults ask for.
+        n: u16,
+        /// How many replicas it comes to, and would come to.
+        replicas: (u16, u16),
+    },
 }
 
 impl Refusal {
@@ -136,6 +163,20 @@ impl Refusal {
             Self::NodeUp { .. } => "node_up",
             Self::NotWaiting { .. } => "not_waiting",
             Self::LayoutMoving { .. } => "layout_moving",
+            Self::NodeDown { .. } => "node_down",
+            Self::OldRelease { .. } => "old_release",
+            Self::NWouldChange { .. } => "n_would_change",
+        }
+    }
+
+    /// The node that it is about, if it is about one.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::NodeUp { node }
+            | Self::NotWaiting { node, .. }
+            | Self::NodeDown { node }
+            | Self::OldRelease { node } => Some(*node),
+            Self::LayoutMoving { .. } | Self::NWouldChange { .. } => None,
         }
     }
 }
@@ -154,6 +195,19 @@ impl fmt::Display for Refusal {
             Self::LayoutMoving { epoch } => write!(
                 f,
                 "the layout is changing (epoch {epoch}): wait until that is finished, or abort it"
+            ),
+            Self::NodeDown { node } => write!(
+                f,
+                "{node} does not answer: start it again, or remove or replace it and swear it gone"
+            ),
+            Self::OldRelease { node } => {
+                write!(f, "{node} runs a release that cannot change the layout: upgrade it first")
+            }
+            Self::NWouldChange { n, replicas: (before, after) } => write!(
+                f,
+                "keys with n = {n} have {before} replicas, as no node holds two, and would have {after}: \
+                 that number cannot change along with the layout, so set the n of their buckets to {} first",
+                before.min(after)
             ),
         }
     }
@@ -187,24 +241,54 @@ pub(super) fn warnings(numbers: &Numbers, gone: &BTreeSet<NodeId>) -> Vec<Warnin
     warnings
 }
 
-/// What forbids it.
+/// What forbids it. What is known, whether two layouts would be in force, and how many nodes there would be.
 pub(super) fn refusals(
     base: &ClusterRecord,
     changes: &[Change],
     gone: &BTreeSet<NodeId>,
-    facts: &Facts,
+    (facts, is_joint, nodes): (&Facts, bool, usize),
 ) -> Vec<Refusal> {
-    let mut joining = BTreeSet::new();
-    for change in changes {
-        match change {
-            Change::Add(new) => joining.insert((new.node, new.disk)),
-            Change::Replace { new, .. } => joining.insert((new.node, new.disk)),
-            Change::Remove { .. } | Change::Set { .. } => false,
-        };
+    let mut refusals = Vec::new();
+    if base.next().is_some() {
+        refusals.push(Refusal::LayoutMoving { epoch: base.epoch() });
     }
-    let moving = base.next().map(|_| Refusal::LayoutMoving { epoch: base.epoch() });
-    let up = gone.intersection(&facts.up).map(|node| Refusal::NodeUp { node: *node });
-    let absent = joining.difference(&facts.waiting);
-    let absent = absent.map(|(node, disk)| Refusal::NotWaiting { node: *node, disk: *disk });
-    moving.into_iter().chain(up).chain(absent).collect()
+    let up = gone.intersection(&facts.up);
+    refusals.extend(up.map(|node| Refusal::NodeUp { node: *node }));
+    let absent = joining(changes).difference(&facts.waiting).copied().collect::<Vec<_>>();
+    refusals.extend(absent.into_iter().map(|(node, disk)| Refusal::NotWaiting { node, disk }));
+    if is_joint {
+        let sworn = |node: &NodeId| {
+            let member = base.stable().iter().find(|member| member.node == *node);
+            gone.contains(node) || member.is_some_and(|member| base.gone().contains(&member.disk))
+        };
+        let lives = |node: &&NodeId| !sworn(node);
+        let down = facts.down.iter().filter(lives);
+        refusals.extend(down.map(|node| Refusal::NodeDown { node: *node }));
+        let old = facts.old_release.iter().filter(lives);
+        refusals.extend(old.map(|node| Refusal::OldRelease { node: *node }));
+    }
+    refusals.extend(changed_replicas(base, facts, nodes));
+    refusals
+}
+
+fn joining(changes: &[Change]) -> BTreeSet<(NodeId, DiskId)> {
+    let new = changes.iter().filter_map(|change| match change {
+        Change::Add(new) => Some((new.node, new.disk)),
+        Change::Replace { new, .. } => Some((new.node, new.disk)),
+        Change::Remove { .. } | Change::Set { .. } => None,
+    });
+    new.collect()
+}
+
+/// Each n that comes to another number of replicas with so many nodes.
+fn changed_replicas(base: &ClusterRecord, facts: &Facts, nodes: usize) -> Vec<Refusal> {
+    let before = base.next().map_or(0, <[_]>::len).max(base.stable().len());
+    let replicas =
+        |n: u16, nodes: usize| n.clamp(1, u16::try_from(nodes).unwrap_or(u16::MAX).max(1));
+    let of = |n: &u16| {
+        let (before, after) = (replicas(*n, before), replicas(*n, nodes));
+        let replicas = (before, after);
+        (before != after).then_some(Refusal::NWouldChange { n: *n, replicas })
+    };
+    facts.n_asked.iter().filter_map(of).collect()
 }

@@ -44,6 +44,7 @@ prop_compose! {
             me: node(me),
             fallbacks: (0..nodes).map(node).filter(is_fallback).collect(),
             sets: of_sets,
+            counts_me: true,
             sloppy,
             replica_timeout_ms: 100,
             deadline: Uptime(deadline),
@@ -63,6 +64,7 @@ fn a_slow_replica_that_makes_progress_is_kept_and_a_silent_one_replaced() {
     let plan = Plan {
         me: node(0),
         sets: QuorumSets::one(vec![node(0), node(1)], 2),
+        counts_me: true,
         fallbacks: vec![node(2)],
         sloppy: true,
         replica_timeout_ms: 100,
@@ -225,11 +227,33 @@ fn moving(me: u8) -> Plan {
     Plan {
         me: node(me),
         sets: QuorumSets::several(vec![set([0, 1, 2]), set([1, 2, 3])]).unwrap(),
+        counts_me: true,
         fallbacks: vec![node(4), node(5)],
         sloppy: true,
         replica_timeout_ms: 100,
         deadline: Uptime(1000),
     }
+}
+
+/// The layout has changed while the write ran: the coordinator, which stored it as a home replica, is none
+/// any more. Its row will be handed over; it does not count, and is not asked to keep a hint beside it.
+#[test]
+fn a_coordinator_that_is_no_home_any_more_does_not_count() {
+    let plan = Plan {
+        sets: QuorumSets::one([1, 2, 3].map(node).to_vec(), 2),
+        fallbacks: vec![node(0)],
+        counts_me: false,
+        ..moving(0)
+    };
+    let (mut put, effects) = Put::start(plan, &BTreeSet::new(), Uptime(0));
+    let send = |to: u8| Effect::Send { to: node(to), role: Role::Home };
+    assert_eq!(effects, [send(1), send(2), send(3)]);
+    assert_eq!(put.on_ack(node(0)), [], "its own sync is no acknowledgement");
+    assert_eq!(put.on_refused(node(3), Uptime(1)), []);
+    assert_eq!(put.on_ack(node(1)), []);
+    let effects = put.on_ack(node(2));
+    let [Effect::Answer(Answer::Written(acks))] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((acks.counted, acks.stored), (2, true));
 }
 
 #[test]

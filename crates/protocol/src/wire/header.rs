@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::equal_in_constant_time;
 use crate::handshake::Versions;
-use crate::layout::LayoutHash;
 use crate::name::NodeId;
+use crate::placement::Epoch;
 
 /// The sender and receiver of a frame, and what both must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,10 +18,8 @@ pub struct Header {
     pub from: NodeId,
     /// The receiver.
     pub to: NodeId,
-    /// The sender's layout version.
-    pub layout_version: u64,
-    /// The sender's layout.
-    pub layout_hash: LayoutHash,
+    /// The cluster record in force at the sender.
+    pub epoch: Epoch,
     /// The sender's number of partitions.
     pub partitions: u32,
     /// The sender's n of buckets without settings of their own. Like the layout it decides where
@@ -118,23 +116,28 @@ pub(crate) fn check_ends(
 }
 
 impl Header {
-    /// Checks a received header against this node: `mine` is the header this node would send,
-    /// `tokens` are those of every configured key, `knows` tells whether a node is in the layout.
+    /// Checks a received header against this node: `mine` is the header this node would send, but in the
+    /// epoch in force, `tokens` are those of every configured key, `knows` tells whether a node is in the
+    /// layout. The epochs may differ: which messages are executed then is for the receiver to say.
     ///
     /// # Errors
     /// The [`FrameError`] that names both sides.
     pub fn check(
         &self,
-        mine: &Header,
+        (mine, in_force): (&Header, Epoch),
         tokens: &[[u8; 16]],
         knows: impl Fn(NodeId) -> bool,
     ) -> Result<(), FrameError> {
         check_ends((&self.cluster_id, &self.token), (self.from, self.to), mine, tokens)?;
-        if self.layout() != mine.layout() {
-            let (theirs, ours) = (self.describe_layout(), mine.describe_layout());
+        let same_number = self.epoch.number == in_force.number;
+        if self.partitions != mine.partitions || (same_number && self.epoch != in_force) {
+            let describe = |epoch: Epoch, partitions| format!("{epoch}, {partitions} partitions");
+            let theirs = describe(self.epoch, self.partitions);
+            let ours = describe(in_force, mine.partitions);
             return Err(FrameError::Layout { from: self.from, theirs, ours });
         }
-        if !knows(self.from) {
+        // One that was removed, and does not know that yet, may ask for the record that says so.
+        if !knows(self.from) && self.epoch == in_force {
             return Err(FrameError::Stranger { from: self.from });
         }
         if self.default_n != mine.default_n {
@@ -142,15 +145,5 @@ impl Header {
             return Err(FrameError::DefaultN { from: self.from, theirs, ours });
         }
         Ok(())
-    }
-
-    /// What must be equal for two nodes to have the same layout.
-    fn layout(&self) -> (u64, LayoutHash, u32) {
-        (self.layout_version, self.layout_hash, self.partitions)
-    }
-
-    fn describe_layout(&self) -> String {
-        let Self { layout_version, layout_hash, partitions, .. } = self;
-        format!("{layout_version} ({layout_hash}, {partitions} partitions)")
     }
 }

@@ -14,6 +14,7 @@ use crate::message::{
 use crate::name::Key;
 use crate::name::NodeId;
 use crate::object::{Metadata, Version, WriteId};
+use crate::placement::Epoch;
 use crate::put::Role;
 use crate::quorum::Count;
 use crate::row::Draft;
@@ -31,8 +32,7 @@ fn header() -> Header {
         token: [7; 16],
         from: node("n1"),
         to: node("n2"),
-        layout_version: 3,
-        layout_hash: LayoutHash(42),
+        epoch: Epoch { number: 3, hash: LayoutHash(42) },
         partitions: 1024,
         default_n: 3,
     }
@@ -262,7 +262,7 @@ fn a_broken_clock_in_a_message_is_refused() {
 fn a_mismatched_header_names_both_sides() {
     let check = |header: Header| {
         let known = |at: NodeId| at == node("n1") || at == node("n2");
-        header.check(&mine(), &[[1; 16], [7; 16]], known).map_err(|e| e.to_string())
+        header.check((&mine(), mine().epoch), &[[1; 16], [7; 16]], known).map_err(|e| e.to_string())
     };
     assert_eq!(check(header()), Ok(()));
     let refused = |header: Header, words: &[&str]| {
@@ -274,7 +274,8 @@ fn a_mismatched_header_names_both_sides() {
     refused(Header { token: [8; 16], ..header() }, &["n1", "key"]);
     refused(Header { to: node("n3"), ..header() }, &["for n3", "is n2"]);
     refused(Header { from: node("n9"), ..header() }, &["n9", "layout"]);
-    refused(Header { layout_hash: LayoutHash(43), ..header() }, &["2b", "2a"]);
+    let epoch = Epoch { hash: LayoutHash(43), ..header().epoch };
+    refused(Header { epoch, ..header() }, &["2b", "2a"]);
     refused(Header { default_n: 1, ..header() }, &["n1", "defaults.n = 1", "3"]);
     refused(Header { partitions: 512, ..header() }, &["512", "1024"]);
 }

@@ -151,6 +151,11 @@ impl SimulatedDisk {
         self.lock().contents.faults.fail_sync = true;
     }
 
+    /// No sync is about to fail.
+    pub fn forgive_next_sync(&self) {
+        self.lock().contents.faults.fail_sync = false;
+    }
+
     /// The next write of a batch fails.
     pub fn fail_next_write(&self) {
         self.lock().contents.faults.fail_write = true;

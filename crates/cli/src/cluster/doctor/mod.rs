@@ -54,9 +54,9 @@ pub struct NodeFile {
     pub waits_for_disk: bool,
     /// The free space below which it takes no writes, in bytes.
     pub disk_free_bytes_min: u64,
-    /// The hash of its layout, 16 hexadecimal digits.
+    /// The hash of its layout, 16 hexadecimal digits; empty if it has none, as a node that joins.
     pub layout_hash: String,
-    /// The other nodes of the layout: names and peer addresses.
+    /// The other nodes of the layout, or the members that a node asks to join: names and peer addresses.
     pub peers: Vec<(String, String)>,
     /// What is valid, and most often a mistake.
     pub oddities: Vec<String>,

@@ -180,7 +180,7 @@ fn layouts(look: &Look, file: Option<&NodeFile>) -> Finding {
             by.entry(hash).or_default().push(&seen.member.name);
         }
     }
-    if let Some(file) = file {
+    if let Some(file) = file.filter(|file| !file.layout_hash.is_empty()) {
         by.entry(&file.layout_hash).or_default().push("the configuration");
     }
     let told: Vec<String> =

@@ -17,13 +17,8 @@ const LARGE_AT_ONCE: usize = 4;
 
 /// What this node remembers of its anti-entropy rounds.
 pub struct AntiEntropy {
-    /// For each peer, the partitions that may differ.
-    dirty: BTreeMap<NodeId, Mutex<BTreeSet<Partition>>>,
-    reports: Mutex<BTreeMap<NodeId, Report>>,
+    peers: Mutex<BTreeMap<NodeId, OfPeer>>,
     totals: Mutex<Totals>,
-    /// For each peer, when the last complete round ended, unless it was of a few partitions only, by the
-    /// node's uptime.
-    completed: Mutex<BTreeMap<NodeId, Uptime>>,
     /// How long rounds took.
     pub round_times: Durations,
     pub(super) wake: Notify,
@@ -31,6 +26,17 @@ pub struct AntiEntropy {
     pub throttle: Throttle,
     /// Permits to repair large objects.
     pub(super) large: Semaphore,
+}
+
+/// What is remembered of the rounds with one peer.
+#[derive(Default)]
+struct OfPeer {
+    /// The partitions that may differ.
+    dirty: BTreeSet<Partition>,
+    /// The last round.
+    report: Option<Report>,
+    /// When the last complete round ended, unless it was of a few partitions only, by the node's uptime.
+    completed: Option<Uptime>,
 }
 
 /// The report of one round with one peer.
@@ -85,10 +91,8 @@ impl AntiEntropy {
     /// Starts without any rounds.
     pub fn new(peers: impl IntoIterator<Item = NodeId>, share_percent: u64) -> Self {
         Self {
-            dirty: peers.into_iter().map(|peer| (peer, Mutex::default())).collect(),
-            reports: Mutex::default(),
+            peers: Mutex::new(peers.into_iter().map(|peer| (peer, OfPeer::default())).collect()),
             totals: Mutex::default(),
-            completed: Mutex::default(),
             round_times: Durations::default(),
             wake: Notify::new(),
             throttle: Throttle::new(share_percent),
@@ -96,28 +100,36 @@ impl AntiEntropy {
         }
     }
 
+    /// These are the peers from now on. What is remembered of others is forgotten.
+    pub(crate) fn follow(&self, peers: impl IntoIterator<Item = NodeId>) {
+        let mut known = lock(&self.peers);
+        let followed =
+            peers.into_iter().map(|peer| (peer, known.remove(&peer).unwrap_or_default())).collect();
+        *known = followed;
+    }
+
     /// A partition may differ from other replicas: it is compared with all of them soon.
     pub fn mark_dirty(&self, partition: Partition) {
-        for dirty in self.dirty.values() {
-            lock(dirty).insert(partition);
+        for peer in lock(&self.peers).values_mut() {
+            peer.dirty.insert(partition);
         }
         self.wake.notify_waiters();
     }
 
     /// How many partitions are marked, for the peer with the most.
     pub fn dirty_partitions(&self) -> usize {
-        self.dirty.values().map(|dirty| lock(dirty).len()).max().unwrap_or_default()
+        lock(&self.peers).values().map(|peer| peer.dirty.len()).max().unwrap_or_default()
     }
 
     /// The last round with each peer.
     pub fn reports(&self) -> Vec<Report> {
-        lock(&self.reports).values().cloned().collect()
+        lock(&self.peers).values().filter_map(|peer| peer.report.clone()).collect()
     }
 
     /// When the last complete round with a peer ended that was not of a few partitions only, by the
     /// node's uptime; `None` before the first.
     pub fn completed(&self, peer: NodeId) -> Option<Uptime> {
-        lock(&self.completed).get(&peer).copied()
+        lock(&self.peers).get(&peer)?.completed
     }
 
     /// Totals since the start.
@@ -125,13 +137,14 @@ impl AntiEntropy {
         *lock(&self.totals)
     }
 
-    pub(super) fn take_dirty(&self, peer: NodeId) -> BTreeSet<Partition> {
-        self.dirty.get(&peer).map(|dirty| std::mem::take(&mut *lock(dirty))).unwrap_or_default()
+    pub(crate) fn take_dirty(&self, peer: NodeId) -> BTreeSet<Partition> {
+        let mut peers = lock(&self.peers);
+        peers.get_mut(&peer).map(|peer| std::mem::take(&mut peer.dirty)).unwrap_or_default()
     }
 
     pub(super) fn put_back(&self, peer: NodeId, partitions: BTreeSet<Partition>) {
-        if let Some(dirty) = self.dirty.get(&peer) {
-            lock(dirty).extend(partitions);
+        if let Some(peer) = lock(&self.peers).get_mut(&peer) {
+            peer.dirty.extend(partitions);
         }
     }
 
@@ -148,13 +161,56 @@ impl AntiEntropy {
         totals.bytes_received += report.bytes_received;
         drop(totals);
         self.round_times.record(Duration::from_millis(report.took_ms));
-        if report.is_complete && is_whole {
-            lock(&self.completed).insert(report.peer, report.began.plus(report.took_ms));
+        if let Some(peer) = lock(&self.peers).get_mut(&report.peer) {
+            if report.is_complete && is_whole {
+                peer.completed = Some(report.began.plus(report.took_ms));
+            }
+            peer.report = Some(report);
         }
-        lock(&self.reports).insert(report.peer, report);
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn report(peer: NodeId) -> Report {
+        Report {
+            peer,
+            began: Uptime(5),
+            took_ms: 2,
+            trees: 1,
+            differing: 0,
+            keys_compared: 0,
+            keys_repaired: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            partitions: Vec::new(),
+            is_complete: true,
+        }
+    }
+
+    #[test]
+    fn rounds_are_remembered_of_peers_only() {
+        let [n2, n3] = ["n2", "n3"].map(|name| NodeId::parse(name).unwrap());
+        let rounds = AntiEntropy::new([n2], 10);
+        let peers = || rounds.reports().iter().map(|report| report.peer).collect::<Vec<_>>();
+        rounds.mark_dirty(Partition(1));
+        rounds.note(report(n2), true);
+        rounds.follow([n2, n3]);
+        assert_eq!((rounds.completed(n2), rounds.completed(n3)), (Some(Uptime(7)), None));
+        rounds.mark_dirty(Partition(2));
+        assert_eq!(rounds.take_dirty(n3), [Partition(2)].into(), "it is compared when it joins");
+        rounds.note(report(n3), false);
+        rounds.follow([n3]);
+        rounds.note(report(n2), true);
+        rounds.put_back(n2, [Partition(1)].into());
+        assert_eq!((peers(), rounds.completed(n2)), (vec![n3], None), "n2 has left");
+        assert_eq!((rounds.take_dirty(n2), rounds.dirty_partitions()), (BTreeSet::new(), 0));
+    }
 }

@@ -1,0 +1,315 @@
+//! Starting a node: what it finds in its data directory and its configuration, put together.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use quorate_protocol::bucket::Settings;
+use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::layout::Layout;
+use quorate_protocol::message::Formation;
+use quorate_protocol::mutation::{Mutation, mutated};
+use quorate_protocol::placement::Epoch;
+use quorate_protocol::record::{ClusterRecord, DiskId, RecordMember};
+use quorate_protocol::synod::Ballots;
+use quorate_protocol::wire::Header;
+use quorate_storage::{Durability, Options, Recovery, Store};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Leaving, Node, StartError};
+use crate::background::jobs::Jobs;
+use crate::background::reopening::Reopening;
+use crate::background::throttle::Throttle;
+use crate::cluster::buckets::{self, Buckets};
+use crate::cluster::generation::{Generation, TWIN_FILE};
+use crate::cluster::placement;
+use crate::cluster::wall_clock::WallClock;
+use crate::config::origin::Origin;
+use crate::config::{Config, NodeConfig};
+use crate::host::{Files, Host};
+use crate::limits::admission::Admission;
+use crate::limits::bounds::Bounds;
+use crate::membership::{Membership, files, members_of, placement_of};
+use crate::metrics::totals::Metrics;
+use crate::ops::explanations::Explanations;
+use crate::ops::forwards::Forwards;
+use crate::ops::hedge_budget::HedgeBudget;
+use crate::ops::idempotency::Idempotency;
+use crate::ops::sampler::Sampler;
+use crate::peer::epochs::Epochs;
+use crate::peer::fault_hook::Faults;
+use crate::peer::peers::Peers;
+use crate::repair::anti_entropy::state::AntiEntropy;
+use crate::repair::fill_state::FillState;
+use crate::repair::hint_marks::Hints;
+use crate::repair::last_drop::LastDrop;
+use crate::repair::reassigned::Reassigned;
+use crate::repair::set_aside::{self, Distrusted};
+use crate::repair::unreceived::Unreceived;
+use crate::seldom::Seldom;
+use crate::tasks::Tasks;
+
+pub(super) const FORMATION_RECORD: &str = "formation";
+
+/// The recorded formation, if any. Unless it is that of a decided record, the layout must be the one under
+/// which the store was filled.
+fn recorded_formation(
+    store: &Store,
+    (layout, default_n): (&Layout, u16),
+    is_decided: bool,
+) -> Result<OnceLock<Formation>, StartError> {
+    let formation = OnceLock::new();
+    if let Some(bytes) = store.meta(FORMATION_RECORD)? {
+        let id = bytes[..].try_into().map_err(|_| StartError::Record(FORMATION_RECORD))?;
+        formation.get_or_init(|| Formation(id));
+        if !is_decided {
+            placement::check(store, layout)?;
+        }
+    }
+    buckets::check_default_n(store, default_n, formation.get().is_some())?;
+    Ok(formation)
+}
+
+impl Node {
+    /// Opens the store and starts talking to peers. Nothing listens yet.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
+        let secrets = config.secrets()?;
+        refuse_beside_twin(&*host.files)?;
+        let (record, is_decided) = record_in_force(&config, &*host.files)?;
+        let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
+        let layout = placement.layout();
+        let store = Arc::new(open_store(&config, layout, &host)?);
+        let header = Header { epoch: placement.epoch(), ..header(&config, layout, &secrets) };
+        let epochs = Arc::new(Epochs::new(record.epoch()));
+        let faults = Arc::new(Faults::default());
+        let (background, stop) = (Tasks::new(host.gate.clone()), CancellationToken::new());
+        let peers = Peers::start(
+            (&config, &members),
+            host.wire.clone(),
+            (&header, epochs.clone()),
+            faults.clone(),
+            &background,
+            &stop,
+        );
+        let formation = recorded_formation(&store, (layout, header.default_n), is_decided)?;
+        let (filled, generation) = begin_generation(&config, layout, &host, &store)?;
+        let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
+        // In case that the record was stored, and no more.
+        filled.begin(&store, (config.node, &placement), buckets.ns())?;
+        let is_known = (is_decided, formation.get().is_some());
+        let membership = membership(&config, &host, (record, epochs), is_known)?;
+        Ok(Arc::new(Self {
+            buckets,
+            membership,
+            me: config.node,
+            contexts: ContextKeys::new(&config.cluster_id, &secrets),
+            admission: Admission::new(&config.limits),
+            bounds: Bounds::new(config.peers.large_bytes_max, host.threads.cores()),
+            metrics: Metrics::new(host.clock.now()),
+            forwards: Forwards::new(config.limits.operations_max),
+            unknown_messages: Seldom::new(),
+            explanations: Explanations::new(config.explain.slow_ms, host.chance.clone()),
+            sampler: Sampler::new(&host, config.otlp.sample_percent),
+            hints: Hints::new(members.iter().map(|member| member.node), host.chance.draw()),
+            idempotency: idempotency(&config),
+            hedges: HedgeBudget::default(),
+            filled,
+            // The throttle covers merging, which is half the cost of filling: rows are received
+            // before that, and flushed and compacted after it.
+            fill_throttle: Throttle::new(config.anti_entropy.fill_percent / 2),
+            generation,
+            unreceived: Unreceived::default(),
+            distrusted: Distrusted::open(&config, placement.partitions(), &host.dir)?,
+            clock: WallClock::new(host.clock.clone(), peers.nodes()),
+            anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
+            swept: Reassigned::default(),
+            last_drop: LastDrop::new(placement.partitions()),
+            reopening: Reopening::default(),
+            reaped: AtomicU64::new(0),
+            tokens: secrets.iter().map(peer_token).collect(),
+            operations: Tasks::new(host.gate.clone()),
+            jobs: Jobs::new(host.clock.clone()),
+            leaving: Leaving::default(),
+            started: Instant::now(),
+            ticket: AtomicU64::new(host.chance.draw()),
+            host,
+            config,
+            store,
+            peers,
+            faults,
+            header,
+            background,
+            stop,
+            formation,
+            forming: Mutex::new(()),
+            following: Mutex::new(()),
+        }))
+    }
+}
+
+fn idempotency(config: &Config) -> Idempotency {
+    Idempotency::new(config.limits.idempotency_keys_max, config.timeouts.idempotency_ms)
+}
+
+/// The cluster record in force, and whether it was decided: else it is the first one, which the
+/// configuration says.
+fn record_in_force(
+    config: &Config,
+    files: &dyn Files,
+) -> Result<(ClusterRecord, bool), StartError> {
+    if let Some(record) = files::load_record(files)? {
+        warn_of_other_layout(config, &record);
+        return Ok((record, true));
+    }
+    // Names what is wrong in the words of the configuration.
+    let Origin::Layout(layout) = config.origin()? else { return Err(StartError::NotAdded) };
+    config.layout()?;
+    if files::has_disk(files)? {
+        return Err(StartError::MadeToJoin);
+    }
+    let member = |node: &NodeConfig| RecordMember {
+        node: node.name,
+        disk: DiskId::of_name(&config.cluster_id, node.name),
+        seat: node.name,
+        zone: node.zone.clone(),
+        weight: node.weight,
+        peer_addr: node.peer_addr.clone(),
+        client_addr: None,
+    };
+    let members = layout.nodes.iter().map(member).collect();
+    let (version, partitions) = (layout.version, layout.partitions);
+    let record = ClusterRecord::first(&config.cluster_id, version, partitions, members);
+    let invalid = |error: quorate_protocol::record::RecordError| StartError::ClusterRecord {
+        path: "the configured layout".to_owned(),
+        reason: error.to_string(),
+    };
+    Ok((record.map_err(invalid)?, false))
+}
+
+/// Tells the operator of a configured layout that is not in force.
+fn warn_of_other_layout(config: &Config, record: &ClusterRecord) {
+    let configured = |node: &NodeConfig| (node.name, node.zone.clone(), node.weight);
+    let mut configured: Vec<_> = config.layout_nodes().iter().map(configured).collect();
+    configured.sort();
+    let recorded = |member: &RecordMember| (member.node, member.zone.clone(), member.weight);
+    let recorded: Vec<_> = record.stable().iter().map(recorded).collect();
+    if config.layout.is_some() && configured != recorded {
+        tracing::warn!(
+            ?record,
+            "the configured [layout] is not in force: the cluster has changed since it was formed, and the \
+             record of that in the data directory counts (quorate layout show); [layout] can be removed"
+        );
+    }
+}
+
+/// This node's part in deciding the next record.
+fn membership(
+    config: &Config,
+    host: &Host,
+    (record, epochs): (ClusterRecord, Arc<Epochs>),
+    (is_decided, has_formed): (bool, bool),
+) -> Result<Membership, StartError> {
+    let disk = files::load_disk(&*host.files, &config.cluster_id, config.node)?;
+    let votes = files::load_votes(&*host.files)?;
+    // A store that was filled before there were votes has forgotten none.
+    let is_of_before = has_formed && !is_decided && !files::knows_of_votes(&*host.files)?;
+    let is_of_before = is_of_before || mutated(Mutation::WipedAcceptorVotes);
+    let ballots = Ballots::new(config.node, host.chance.draw());
+    let membership = Membership::new((disk, ballots), (record, epochs), votes)?;
+    membership.judge(config.node);
+    let stored = match is_of_before {
+        true => membership.give_vote(&*host.files),
+        false => membership.vote_if_new(config.node, &*host.files),
+    };
+    stored.map_err(|error| StartError::Votes(error.to_string()))?;
+    Ok(membership)
+}
+
+/// Begins the generation of this start: with the rows that are here, or over.
+fn begin_generation(
+    config: &Config,
+    layout: &Layout,
+    host: &Host,
+    store: &Store,
+) -> Result<(FillState, Generation), StartError> {
+    let filled = FillState::load(store, layout.partitions())?;
+    let by = (host.clock.now(), host.chance.draw());
+    let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
+    let generation = Generation::load(store, by, grace_ms, has_peers, filled.is_complete())?;
+    if generation.starts_over(store)? {
+        filled.record_all(store, false)?;
+        let forgotten = files::forget_votes(&*host.files);
+        forgotten.map_err(|error| StartError::Votes(error.to_string()))?;
+        set_aside::forget_decision(store)?;
+        generation.started_over(store)?;
+    }
+    if let Recovery::CutShort(what) = store.recovery() {
+        // Acknowledged writes may be lost: come back as a node that must fill.
+        tracing::error!(what, "the log was damaged before its end; filling from the peers");
+        filled.record_all(store, false)?;
+    }
+    Ok((filled, generation))
+}
+
+/// Refuses to start if the node has ended because of another process of its name, so that a
+/// supervisor does not restart it.
+fn refuse_beside_twin(files: &dyn Files) -> Result<(), StartError> {
+    if files.read(TWIN_FILE).is_ok() {
+        return Err(StartError::Twin { file: files.path(TWIN_FILE) });
+    }
+    Ok(())
+}
+
+/// The header of a node's frames (the receiver is filled in for each peer).
+pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
+    let defaults = config.defaults.properties();
+    Header {
+        default_n: Settings::default().over(&defaults, layout.node_count()).n,
+        cluster_id: config.cluster_id.clone(),
+        token: peer_token(&secrets[0]),
+        from: config.node,
+        to: config.node,
+        epoch: Epoch { number: layout.version(), hash: layout.hash() },
+        partitions: layout.partitions(),
+    }
+}
+
+/// The largest difference between the memtables of nodes, as a percentage of one.
+const STAGGER_PERCENT: u64 = 25;
+
+/// The memtable size of the node at this place in the layout. Replicas take about the same writes:
+/// with equal memtables all of them would flush at the same moment, and a quorum can hide only one
+/// slow replica (docs/decisions/0012).
+fn staggered(memtable_bytes: usize, place: usize) -> usize {
+    // Fractional parts of multiples of the golden ratio are well spread, for any number of nodes.
+    let fraction_percent = place as u64 * 6_180 / 100 % 100;
+    let less = memtable_bytes as u64 / 100 * fraction_percent * STAGGER_PERCENT / 100;
+    memtable_bytes - less as usize
+}
+
+fn open_store(
+    config: &Config,
+    layout: &Layout,
+    host: &Host,
+) -> Result<Store, quorate_storage::OpenError> {
+    let durability = match config.durability {
+        crate::config::Durability::Fsync => Durability::Fsync,
+        crate::config::Durability::Buffered => Durability::Buffered,
+    };
+    let place = layout.members().iter().position(|member| member.node == config.node);
+    let place = place.unwrap_or_default();
+    let options = Options {
+        durability,
+        block_cache_bytes: config.storage.block_cache_bytes,
+        row_cache_bytes: config.storage.row_cache_bytes,
+        memtable_bytes: staggered(config.storage.memtable_bytes, place),
+        background_bytes_per_s: config.storage.background_bytes_per_s,
+        disk_free_bytes_min: config.storage.disk_free_bytes_min,
+        hint_bytes_max: config.limits.hint_bytes_max,
+        ..Options::new(config.node, &config.cluster_id, layout.partitions())
+    };
+    Store::open_in(&host.dir, options)
+}

@@ -1,0 +1,169 @@
+//! Asks members to be added. What answers is believed only if it has the cluster's key, and within bounds.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_engine::config::checks::is_host_and_port;
+use quorate_protocol::context::{equal_in_constant_time, peer_token};
+use quorate_protocol::message::Formation;
+use quorate_protocol::name::NodeId;
+use quorate_protocol::record::{ClusterRecord, DiskId, RECORD_BYTES_MAX, Standing};
+use reqwest::{Client, Response, StatusCode, Url};
+
+use super::JoinError;
+use crate::config::Config;
+use crate::peer_port::join::{
+    FORMATION, JoinRefused, JoinRequest, JoinWaits, PATH, TOKEN, hex, token_in, unhex,
+};
+
+/// How long a member may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// The longest text of a refusal that is shown, in characters.
+const TEXT_CHARS_MAX: usize = 500;
+
+/// What a member answered.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The node waits; these are the members.
+    Waiting(Vec<String>),
+    /// The node was added by this record.
+    Added(Box<ClusterRecord>, Formation),
+    /// It was refused, in words.
+    Refused(String),
+    /// There was no answer, in words.
+    Silent(String),
+}
+
+/// What is asked, and how.
+pub(super) struct Asking {
+    client: Client,
+    tokens: Vec<[u8; 16]>,
+    cluster_id: String,
+    me: (NodeId, Option<DiskId>),
+    body: String,
+}
+
+impl Asking {
+    /// Asks for this.
+    ///
+    /// # Errors
+    /// [`JoinError`] if the configuration has no key, or there is no HTTP client.
+    pub(super) fn new(config: &Config, request: &JoinRequest) -> Result<Self, JoinError> {
+        let client = Client::builder()
+            .no_proxy()
+            .timeout(ANSWER_WITHIN)
+            .redirect(reqwest::redirect::Policy::none());
+        let disk = unhex(&request.disk).map(|disk| DiskId(u128::from_be_bytes(disk)));
+        Ok(Self {
+            client: client.build()?,
+            tokens: config.secrets()?.iter().map(peer_token).collect(),
+            cluster_id: request.cluster_id.clone(),
+            me: (request.node, disk),
+            body: serde_json::json!(request).to_string(),
+        })
+    }
+
+    /// Asks all of these at once.
+    pub(super) async fn all(&self, addrs: impl Iterator<Item = &String>) -> Vec<(String, Heard)> {
+        join_all(addrs.map(async |addr| (addr.clone(), self.one(addr).await))).await
+    }
+
+    async fn one(&self, addr: &str) -> Heard {
+        // There is a key: the configuration was checked.
+        let token = self.tokens.first().map(hex).unwrap_or_default();
+        let Some(url) = url_of(addr) else {
+            return Heard::Silent(format!("{addr:?} is not a host and a port"));
+        };
+        let request = self.client.post(url).header(TOKEN, token);
+        let request = request.header("content-type", "application/json").body(self.body.clone());
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Heard::Silent(innermost(&error)),
+        };
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = match read(answer).await {
+            Ok(body) => body,
+            Err(why) => return Heard::Silent(why),
+        };
+        if !status.is_success() {
+            return refused(status, &body);
+        }
+        let shown = token_in(&headers);
+        let is_right = |own: &[u8; 16]| shown.is_some_and(|it| equal_in_constant_time(own, &it));
+        if !self.tokens.iter().any(is_right) {
+            return Heard::Refused("it does not have a key of this cluster".to_owned());
+        }
+        let formation = headers.get(FORMATION).and_then(|it| unhex(it.to_str().ok()?));
+        self.understand(status, formation, &body)
+    }
+
+    /// The answer of a member with the cluster's key.
+    fn understand(&self, status: StatusCode, formation: Option<[u8; 16]>, body: &[u8]) -> Heard {
+        if status == StatusCode::ACCEPTED {
+            return match serde_json::from_slice::<JoinWaits>(body) {
+                Ok(JoinWaits { mut members, .. }) => {
+                    members.retain(|addr| is_host_and_port(addr));
+                    Heard::Waiting(members)
+                }
+                Err(error) => Heard::Refused(format!("an answer that is none: {error}")),
+            };
+        }
+        let record = match ClusterRecord::decode(body) {
+            Ok(record) => record,
+            Err(error) => return Heard::Refused(format!("a record that is none: {error}")),
+        };
+        let Some(formation) = formation else {
+            return Heard::Refused("a record without the cluster's formation".to_owned());
+        };
+        let standing = self.me.1.map(|disk| record.standing(self.me.0, disk));
+        let is_in = matches!(
+            standing,
+            Some(Standing::Joining | Standing::Stable | Standing::StableAndNext)
+        );
+        if !is_in || record.cluster_id() != self.cluster_id {
+            return Heard::Refused("a record without this node and its disk".to_owned());
+        }
+        Heard::Added(Box::new(record), Formation(formation))
+    }
+}
+
+/// Where to ask at an address; `None` if there is more in it than a host and a port.
+pub(super) fn url_of(addr: &str) -> Option<Url> {
+    let url = Url::parse(&format!("http://{addr}{PATH}")).ok()?;
+    let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    (is_bare && url.path() == PATH && is_host_and_port(addr)).then_some(url)
+}
+
+/// A refusal in words, or none if it may pass by itself.
+fn refused(status: StatusCode, body: &[u8]) -> Heard {
+    let text = match serde_json::from_slice::<JoinRefused>(body) {
+        Ok(JoinRefused { refused, detail }) => format!("{detail} ({refused})"),
+        Err(_) => format!("{status}: {}", String::from_utf8_lossy(body)),
+    };
+    let text = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
+    match status.is_server_error() {
+        true => Heard::Silent(text),
+        false => Heard::Refused(text),
+    }
+}
+
+/// Reads an answer that is not longer than any record.
+async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| innermost(&error))? {
+        if body.len() + chunk.len() > RECORD_BYTES_MAX {
+            return Err("its answer is too long".to_owned());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The innermost cause of an error: the most specific one.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,144 @@
+//! A node that joins a running cluster: it waits on its ports until an operator adds it, then fills and
+//! serves.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{Cluster, Setup, eventually, within};
+use crate::http::Node;
+use crate::process::Process;
+
+/// The fourth of three nodes, which asks n1 to be added.
+struct Newcomer {
+    process: Process,
+    http: Node,
+    _dir: tempfile::TempDir,
+}
+
+impl Newcomer {
+    fn of(cluster: &Cluster) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Process::new(dir.path(), 4);
+        let text = cluster.configuration(1);
+        let (before, _) = text.split_once("[layout]").unwrap();
+        let text = before
+            .replacen("node = \"n1\"", "node = \"n4\"", 1)
+            .replace(
+                &cluster.data_dir(1).display().to_string(),
+                &process.data_dir().display().to_string(),
+            )
+            .replace(&cluster.client_addr(1).to_string(), &process.client_addr.to_string())
+            .replace(&cluster.peer_addr(1).to_string(), &process.peer_addr.to_string());
+        let join = format!("join = [\"{}\"]\nzone = \"n4\"\n", cluster.peer_addr(1));
+        std::fs::write(process.config(), join + &text).unwrap();
+        let base = format!("http://{}", process.client_addr);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { process, http: Node::new(client, base), _dir: dir }
+    }
+
+    /// Waits until its readiness has this status and says this.
+    async fn shows(&self, status: u16, words: &str) {
+        within(Duration::from_secs(60), &format!("n4 is at {status}: {words}"), async || {
+            let ended = self.process.ended();
+            assert!(ended.is_none(), "n4 ended: {ended:?}\n{}", self.process.log_text());
+            let answer = self.http.get("/readyz").try_answer().await.ok()?;
+            (answer.status == status && answer.text().contains(words)).then_some(())
+        })
+        .await;
+    }
+}
+
+const WAITS: &str = "waiting to be added to the cluster: quorate layout commit --add n4";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_waits_on_its_ports() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let newcomer = Newcomer::of(&cluster);
+    newcomer.process.launch();
+    newcomer.shows(503, WAITS).await;
+    let alive = newcomer.http.get("/livez").answer().await;
+    assert_eq!((alive.status, alive.text().as_str()), (200, "alive\n"));
+    let read = newcomer.http.get("/kv/b/k").answer().await;
+    assert_eq!(read.status, 503, "{}", read.text());
+    // Killed, it asks again with the same disk; told to stop, it goes.
+    let disk = || std::fs::read(newcomer.process.data_dir().join("disk-id")).unwrap();
+    let drawn = disk();
+    newcomer.process.kill();
+    newcomer.process.launch();
+    newcomer.shows(503, WAITS).await;
+    assert_eq!(disk(), drawn);
+    // Nobody to ask is said, and passes.
+    for number in cluster.all() {
+        cluster.pause(number);
+    }
+    newcomer.shows(503, "no address in join answers").await;
+    for number in cluster.all() {
+        cluster.resume(number);
+    }
+    let waits_only = async || {
+        let answer = newcomer.http.get("/readyz").try_answer().await.ok()?;
+        (!answer.text().contains("no address")).then_some(())
+    };
+    eventually("the members answer again", waits_only).await;
+    newcomer.process.signal("TERM");
+    let status = eventually("n4 stops", async || newcomer.process.ended()).await;
+    assert!(status.success(), "{status}\n{}", newcomer.process.log_text());
+}
+
+/// Another node under a member's name is refused, and the member goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_refused_in_words() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let newcomer = Newcomer::of(&cluster);
+    let text = std::fs::read_to_string(newcomer.process.config()).unwrap();
+    let text = text.replacen("node = \"n4\"", "node = \"n2\"", 1);
+    std::fs::write(newcomer.process.config(), text).unwrap();
+    newcomer.process.launch();
+    newcomer.shows(503, "the name n2 is taken").await;
+    cluster.wait_all_up().await;
+}
+
+/// From three nodes to four while clients read and write. A crash of the newcomer in between costs nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_added_fills_and_serves() {
+    let cluster = Cluster::start(Setup::synced(3)).await;
+    let keys: Vec<String> = (0..200).map(|at| format!("/kv/b/k{at}")).collect();
+    for (at, key) in keys.iter().enumerate() {
+        let put = cluster.at(1 + at % 3).put(key).value(format!("v{at}")).answer().await;
+        assert_eq!(put.status, 204, "{}", put.text());
+    }
+    let newcomer = Newcomer::of(&cluster);
+    newcomer.process.launch();
+    newcomer.shows(503, WAITS).await;
+    layout(&cluster, &["commit", "--add", "n4", "--yes"]);
+    newcomer.process.kill();
+    newcomer.process.launch();
+    layout(&cluster, &["wait"]);
+    newcomer.shows(200, "\"ready\":true").await;
+    for (at, key) in keys.iter().enumerate() {
+        for node in [cluster.at(1), cluster.at(2), cluster.at(3), newcomer.http.clone()] {
+            let read = node.get(key).answer().await;
+            assert_eq!((read.status, read.text()), (200, format!("v{at}")), "{key}");
+        }
+    }
+    let put = newcomer.http.put("/kv/b/new").value("v").answer().await;
+    assert_eq!(put.status, 204, "{}", put.text());
+    // The record counts from now on: the configuration need not name anybody.
+    newcomer.process.kill();
+    let text = std::fs::read_to_string(newcomer.process.config()).unwrap();
+    let (_, without_join) = text.split_once('\n').unwrap();
+    std::fs::write(newcomer.process.config(), without_join).unwrap();
+    newcomer.process.launch();
+    newcomer.shows(200, "\"ready\":true").await;
+    let read = newcomer.http.get("/kv/b/new?r=all").answer().await;
+    assert_eq!(read.text(), "v");
+}
+
+/// Runs `quorate layout` with these arguments.
+fn layout(cluster: &Cluster, arguments: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let url = format!("http://{}", cluster.client_addr(1));
+    let done = command.arg("layout").args(arguments).args(["--url", &url]).output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "quorate layout {arguments:?}: {told}");
+}
