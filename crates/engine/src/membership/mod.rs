@@ -167,7 +167,7 @@ impl Membership {
     }
 
     /// Whether this disk votes. One that came without what it had voted does not, until it is another one by
-    /// the record ([`refresh`]).
+    /// the record (`membership/refresh.rs`).
     pub fn votes(&self) -> bool {
         self.votes.load(Relaxed)
     }
