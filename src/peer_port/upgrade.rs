@@ -230,7 +230,6 @@ mod tests {
             (port.batch(1), "unknown kind"),
             (stranger(&|who| who.token = [0; 16]), "key of this cluster"),
             (stranger(&|who| who.to = who.from), "frame is for"),
-            (stranger(&|who| who.from = NodeId::parse("n9").unwrap()), "layout"),
             (Bytes::copy_from_slice(&long), "too large"),
             (Bytes::from_static(b"\x03\0\0\0\x03abc"), "truncated handshake"),
         ] {

@@ -167,7 +167,8 @@ fn record_in_force(
     // Names what is wrong in the words of the configuration.
     let Origin::Layout(layout) = config.origin()? else { return Err(StartError::NotAdded) };
     config.layout()?;
-    if files::has_disk(files)? {
+    // A member that drew an id because it had lost its votes knows of these.
+    if files::has_disk(files)? && !files::knows_of_votes(files)? {
         return Err(StartError::MadeToJoin);
     }
     let member = |node: &NodeConfig| RecordMember {

@@ -45,9 +45,22 @@ impl ClusterRecord {
         }
     }
 
-    /// The hash of the encoding. Computes it.
+    /// The hash of the encoding. Computes it. That of a first record leaves addresses out: each node makes it
+    /// from a configuration of its own, in which others may be reached at other addresses.
     pub fn hash(&self) -> RecordHash {
-        RecordHash(xxhash_rust::xxh3::xxh3_128(&self.encode()))
+        let encoded = match self.parent() == RecordHash::NONE {
+            true => self.without_addresses().encode(),
+            false => self.encode(),
+        };
+        RecordHash(xxhash_rust::xxh3::xxh3_128(&encoded))
+    }
+
+    fn without_addresses(&self) -> Self {
+        let mut fields = (*self.fields).clone();
+        for member in &mut fields.stable {
+            (member.peer_addr, member.client_addr) = (String::new(), None);
+        }
+        Self { fields: fields.into() }
     }
 }
 

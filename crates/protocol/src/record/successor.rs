@@ -124,9 +124,25 @@ pub fn check_successor(
     if parent_hash != new.parent {
         return Err(SuccessorError::Parent { parent: parent_hash, named: new.parent });
     }
-    match step_again(parent, child)? == *child {
+    match step_again(&parent.reached_as(child), child)? == *child {
         true => Ok(()),
         false => Err(SuccessorError::NotTheStep(new.cause.op)),
+    }
+}
+
+impl ClusterRecord {
+    /// A first record with the addresses that its child has: the proposer's configuration may name others.
+    /// Not where addresses are what changes.
+    fn reached_as(&self, child: &Self) -> Self {
+        let mut fields = (*self.fields).clone();
+        let is_first = self.fields.parent == RecordHash::NONE;
+        let takes_over = is_first && child.fields.cause.op != Op::Readdress;
+        for member in fields.stable.iter_mut().filter(|_| takes_over) {
+            if let Some(known) = find(&child.fields.stable, member.node) {
+                Addresses::of(known).set(member);
+            }
+        }
+        Self { fields: fields.into() }
     }
 }
 

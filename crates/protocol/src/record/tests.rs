@@ -157,7 +157,7 @@ fn the_first_record_is_the_same_everywhere() {
     turned.reverse();
     assert_eq!(ClusterRecord::first("c", 1, 64, turned).unwrap(), first(3));
     assert_eq!(DiskId::of_name("c", node("n1")).to_string(), "19b4db0f709a4f5c68e3b268b1de6f6c");
-    assert_eq!(first(3).hash().to_string(), "503d16ea764604c0a65861f9b7fd13cb");
+    assert_eq!(first(3).hash().to_string(), "a8f072fe7ef6b0d3d312727cd0105048");
     let error = ClusterRecord::first("c", 1, 64, Vec::new()).unwrap_err();
     assert_eq!(error.to_string(), "stable: a layout has 1 to 255 nodes, this one has 0");
 }
@@ -313,4 +313,28 @@ proptest! {
         prop_assert!(ClusterRecord::decode(&bytes).is_err());
         prop_assert!(ClusterRecord::decode(&[&[1][..], &bytes].concat()).is_err());
     }
+}
+
+/// Each node makes the first record from its own configuration, in which others may be reached elsewhere.
+#[test]
+fn first_records_of_other_addresses_are_one() {
+    let at = |host: &str| {
+        let member = |name: &str| {
+            let node = NodeId::parse(name).unwrap();
+            let (zone, peer_addr) = ("z".to_owned(), format!("{host}:{}", &name[1..]));
+            let disk = DiskId::of_name("c", node);
+            RecordMember { node, disk, seat: node, zone, weight: 1, peer_addr, client_addr: None }
+        };
+        ClusterRecord::first("c", 1, 8, ["n1", "n2", "n3"].map(member).to_vec()).unwrap()
+    };
+    let (here, there) = (at("127.0.0.1"), at("localhost"));
+    assert_eq!(here.hash(), there.hash());
+    let reason = Reason { by: NodeId::parse("n1").unwrap(), at: WallTime(1), note: String::new() };
+    let two = here.stable()[..2].to_vec();
+    let removes_n3 = here.begin(two, &[], reason.clone()).unwrap();
+    assert_eq!(check_successor(&there, &removes_n3), Ok(()));
+    let n2 = NodeId::parse("n2").unwrap();
+    let refreshes = here.refresh(n2, DiskId(9), reason).unwrap();
+    assert_eq!(check_successor(&there, &refreshes), Ok(()));
+    assert_ne!(removes_n3.hash(), refreshes.hash());
 }
