@@ -84,7 +84,6 @@ mutations_are_found! {
         handed_over_to_one: HandedOverToOne,
         raise_forgotten: RaiseForgotten,
         hint_not_counted: HintNotCounted,
-        reap_without_full_proof: ReapWithoutFullProof,
         drop_unnoted: DropUnnoted,
         behind_ignored: BehindIgnored,
     }
@@ -93,6 +92,7 @@ mutations_are_found! {
         reversal_forgotten: ReversalForgotten about Some(Focus::Counts),
         hint_dropped_though_changed: HintDroppedThoughChanged about Some(Focus::Links),
         hint_dropped_unacked: HintDroppedUnacked about Some(Focus::Links),
+        reap_without_full_proof: ReapWithoutFullProof about Some(Focus::Links),
         dropped_though_owned: DroppedThoughOwned about Some(Focus::Counts),
         aside_taken_back: AsideTakenBack about Some(Focus::Copies),
         joint_write_old_only: JointWriteOldOnly about Some(Focus::Layouts),
