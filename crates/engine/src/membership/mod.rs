@@ -218,6 +218,11 @@ impl Node {
         self.buckets.epoch()
     }
 
+    /// Whether nothing that began in an earlier epoch is still under way here.
+    pub fn is_drained(&self) -> bool {
+        self.buckets.is_drained()
+    }
+
     /// The header of a frame to another node.
     pub fn header_to(&self, to: NodeId) -> Header {
         Header { to, epoch: self.epoch(), ..self.header.clone() }

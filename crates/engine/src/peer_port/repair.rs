@@ -21,7 +21,7 @@ pub(super) async fn carry_out(
     message: Repair,
     payload: Bytes,
 ) -> WithPayload<Reply> {
-    let is_drained = node.buckets.is_drained() || mutated(Mutation::PageBeforeDrained);
+    let is_drained = node.is_drained() || mutated(Mutation::PageBeforeDrained);
     if tells_of_rows(&message) && !is_drained {
         // What is still being carried out by an earlier record may not be in the rows yet. Asked again soon.
         return WithPayload::bare(Reply::Refused(Refusal::Busy));
