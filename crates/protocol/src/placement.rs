@@ -143,15 +143,22 @@ impl Placement {
 
     /// Whether a node is a home replica, by either layout.
     pub fn is_home(&self, node: NodeId, partition: Partition, n: u16) -> bool {
-        let is_home = |layout: &Layout| layout.homes(partition, n).contains(&node);
-        is_home(&self.stable) || self.next.as_ref().is_some_and(is_home)
+        self.is_old_home(node, partition, n) || self.is_next_home(node, partition, n)
+    }
+
+    /// Whether a node is a home replica by the layout whose nodes have all data.
+    pub fn is_old_home(&self, node: NodeId, partition: Partition, n: u16) -> bool {
+        self.stable.homes(partition, n).contains(&node)
+    }
+
+    fn is_next_home(&self, node: NodeId, partition: Partition, n: u16) -> bool {
+        self.next.as_ref().is_some_and(|next| next.homes(partition, n).contains(&node))
     }
 
     /// Whether a node becomes a home replica by the next layout and is none by this one: it has not
     /// received what was written before.
     pub fn is_new_home(&self, node: NodeId, partition: Partition, n: u16) -> bool {
-        let is_home = |layout: &Layout| layout.homes(partition, n).contains(&node);
-        self.next.as_ref().is_some_and(is_home) && !is_home(&self.stable)
+        self.is_next_home(node, partition, n) && !self.is_old_home(node, partition, n)
     }
 }
 

@@ -155,7 +155,7 @@ impl ClusterView {
     /// Whether it is one that must have all rows of the tree: a new one, while the layout changes, has not
     /// received what was written before.
     pub fn is_old_home(&self, node: NodeId, tree: Tree) -> bool {
-        self.0.placement.layout().homes(tree.partition, tree.n).contains(&node)
+        self.0.placement.is_old_home(node, tree.partition, tree.n)
     }
 
     /// The home replicas that have all rows of a tree: of which one that lacks them receives them. Without

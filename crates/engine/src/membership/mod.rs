@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use quorate_protocol::layout::LayoutHash;
+use quorate_protocol::layout::{Layout, LayoutHash};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::placement::{Epoch, Placement};
 use quorate_protocol::record::successor::{SuccessorError, check_successor};
@@ -88,11 +88,11 @@ pub enum LearnError {
     Store(#[from] quorate_storage::Error),
 }
 
-/// What identifies a record in every frame. The first record has the version and hash of its layout: nodes
-/// of releases that know no record compare those.
-pub fn epoch_of(record: &ClusterRecord) -> Epoch {
+/// What identifies a record, with this stable layout, in every frame. The first record has the version and
+/// hash of its layout: nodes of releases that know no record compare those.
+fn epoch_of(record: &ClusterRecord, stable: &Layout) -> Epoch {
     let hash = match record.parent() == RecordHash::NONE {
-        true => record.stable_layout().hash(),
+        true => stable.hash(),
         false => LayoutHash(record.hash().0 as u64),
     };
     Epoch { number: record.epoch(), hash }
@@ -104,7 +104,7 @@ pub fn placement_of(record: &ClusterRecord) -> Placement {
     let is_gone = |member: &&RecordMember| record.gone().contains(&member.disk);
     let gone = record.stable().iter().filter(is_gone).map(|member| member.node).collect();
     let (stable, next) = (record.stable_layout(), record.next_layout());
-    Placement::new(epoch_of(record), stable, next, leaving).without(gone)
+    Placement::new(epoch_of(record, &stable), stable, next, leaving).without(gone)
 }
 
 /// The nodes of a record, with the addresses by which they are reached.

@@ -75,7 +75,7 @@ impl FillState {
         }
         let partitions = || (0..placement.partitions()).map(|p| Partition(p as u16));
         let becomes = |p: &Partition| ns.iter().any(|n| placement.is_new_home(me, *p, *n));
-        let was = |p: &Partition| ns.iter().any(|n| placement.layout().homes(*p, *n).contains(&me));
+        let was = |p: &Partition| ns.iter().any(|n| placement.is_old_home(me, *p, *n));
         let wanted: BTreeSet<Partition> = partitions().filter(becomes).collect();
         // Rows that are left of an earlier time say nothing. Where it is a home replica already, for a larger
         // n, it goes on answering for that.
