@@ -114,7 +114,9 @@ async fn find(
         if !found.is_certain_failure() || node.uptime() >= deadline {
             return (view, terms, found);
         }
-        let Some(newer) = node.moved(&view, true).await else { return (view, terms, found) };
+        let Some(newer) = node.moved(&view, Some(deadline)).await else {
+            return (view, terms, found);
+        };
         match newer.renewed_terms(&write.key, Purpose::Write, &terms.asked) {
             Ok(renewed) => (view, terms) = (newer, renewed),
             Err(_) => return (view, terms, found),

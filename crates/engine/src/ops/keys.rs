@@ -46,9 +46,11 @@ pub struct Page {
 /// [`Page::next`] says whether it is the last one.
 pub async fn list(node: &Arc<Node>, question: &ListRequest) -> Page {
     let mut view = node.view();
+    let deadline = node.uptime().plus(node.config.timeouts.request_ms);
     for _ in 0..RESTARTS_MAX {
         let page = list_in(node, &view, question).await;
-        match node.moved(&view, !page.is_complete).await {
+        let failed = (!page.is_complete).then_some(deadline);
+        match node.moved(&view, failed).await {
             Some(newer) => view = newer,
             None => return page,
         }

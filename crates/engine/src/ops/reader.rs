@@ -103,7 +103,8 @@ pub async fn read(
         let Terms { purpose, asked, .. } = options.terms;
         let required = options.terms.needed();
         let (found, trace) = read_once(node, key, options, recorder).await;
-        let Some(view) = node.moved(&view, found.is_err()).await else { return (found, trace) };
+        let failed = found.is_err().then_some(deadline);
+        let Some(view) = node.moved(&view, failed).await else { return (found, trace) };
         restarts += 1;
         let timeout_ms = deadline.since(node.uptime());
         match view.renewed_terms(key, purpose, &asked) {

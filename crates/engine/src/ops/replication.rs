@@ -73,7 +73,7 @@ pub(super) async fn replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         if !writing.has_moved {
             return;
         }
-        let Some(newer) = node.moved(&view, true).await else { break };
+        let Some(newer) = node.moved(&view, Some(deadline)).await else { break };
         let Ok(renewed) = newer.renewed_terms(&write.key, Purpose::Write, &asked) else { break };
         (view, terms) = (newer, renewed);
         if node.uptime() >= deadline {
@@ -106,7 +106,7 @@ struct Writing<'a, 'r, Tell> {
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
-    /// Whether the outcome does not stand: the epoch has changed, or is about to.
+    /// Whether the outcome does not stand: the epoch has changed, or is about to, or a node is about to start.
     has_moved: bool,
     teller: &'a mut Teller<'r, Tell>,
 }
@@ -265,13 +265,14 @@ impl<'a, 'r, Tell: FnOnce(WriteOutcome, &mut Recorder) + Send> Writing<'a, 'r, T
         }
     }
 
-    /// Whether an answer may be given: what it counts was sent and answered in this operation's epoch, and
-    /// no peer was found to be in a newer one.
+    /// Whether an answer may be given: what it counts was sent and answered in this operation's epoch; and
+    /// if that is too little, no peer was found to be in a newer one or is about to start.
     fn stands(&self, answer: &put::Answer) -> bool {
         let is_written = matches!(answer, put::Answer::Written(_));
+        let is_early =
+            || self.node.membership.epochs.is_behind() || self.node.awaits_joiners(self.epoch);
         mutated(Mutation::AcksOfTwoEpochs)
-            || self.node.epoch() == self.epoch
-                && (is_written || !self.node.membership.epochs.is_behind())
+            || self.node.epoch() == self.epoch && (is_written || !is_early())
     }
 
     fn outcome(&self, answer: put::Answer) -> WriteOutcome {

@@ -12,6 +12,8 @@ use tokio::time::{Instant, timeout_at};
 #[derive(Debug)]
 pub struct Epochs {
     in_force: AtomicU64,
+    /// Since when.
+    since: Mutex<Instant>,
     /// The newest one that a peer has shown, and that peer.
     shown: Mutex<Option<(u64, NodeId)>>,
     /// Told when another epoch is in force.
@@ -25,6 +27,7 @@ impl Epochs {
     pub fn new(in_force: u64) -> Self {
         Self {
             in_force: AtomicU64::new(in_force),
+            since: Mutex::new(Instant::now()),
             shown: Mutex::new(None),
             changed: Notify::new(),
             news: Notify::new(),
@@ -35,12 +38,18 @@ impl Epochs {
         self.in_force.load(Relaxed)
     }
 
+    /// For how long the epoch in force has been that, since this node started.
+    pub fn age(&self) -> Duration {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     fn shown(&self) -> MutexGuard<'_, Option<(u64, NodeId)>> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This one is in force from now on.
     pub(crate) fn set(&self, in_force: u64) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.in_force.store(in_force, Relaxed);
         self.changed.notify_waiters();
     }
