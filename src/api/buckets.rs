@@ -38,8 +38,7 @@ pub(super) async fn list(gate: Gate, request: Request) -> Answer {
             json!({"bucket": bucket, "properties": properties, "set": set_only(&settings)})
         })
         .collect();
-    let defaults = Settings::default()
-        .over(&node.config.defaults.properties(), node.view().placement().node_count());
+    let defaults = Settings::default().over(&node.config.defaults.properties());
     Ok(represent::json(&json!({"buckets": buckets, "defaults": defaults})))
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn partitions(gate: Gate, request: Request) -> Answer {
     let node = gate.node;
     let view = node.view();
     let layout = view.placement().layout();
-    let n = node.buckets.n_max();
+    let n = view.n_max().min(layout.node_count());
     let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
     let place = |home: &NodeId| nodes.binary_search(home).ok(); // members are ordered by name
     let homes_of = |partition| layout.homes(Partition(partition), n).iter().filter_map(place);
@@ -98,7 +98,7 @@ pub(super) async fn key(gate: Gate, request: Request) -> Answer {
         "bucket": key.bucket(),
         "key": key.key(),
         "partition": view.partition(&key).0,
-        "n": view.n(key.bucket()),
+        "n": view.n(key.bucket()).min(view.placement().node_count()),
         "preference_list": view.preference_list(&key),
     })))
 }

@@ -8,39 +8,47 @@ use crate::harness::{Cluster, Setup, eventually, within};
 use crate::http::Node;
 use crate::process::Process;
 
-/// The fourth of three nodes, which asks n1 to be added.
+/// A node that asks n1 to be added.
 struct Newcomer {
+    name: String,
     process: Process,
     http: Node,
     _dir: tempfile::TempDir,
 }
 
 impl Newcomer {
+    /// The fourth of three nodes.
     fn of(cluster: &Cluster) -> Self {
+        Self::numbered(4, cluster)
+    }
+
+    fn numbered(number: usize, cluster: &Cluster) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let process = Process::new(dir.path(), 4);
+        let process = Process::new(dir.path(), number);
+        let name = format!("n{number}");
         let text = cluster.configuration(1);
         let (before, _) = text.split_once("[layout]").unwrap();
         let text = before
-            .replacen("node = \"n1\"", "node = \"n4\"", 1)
+            .replacen("node = \"n1\"", &format!("node = \"{name}\""), 1)
             .replace(
                 &cluster.data_dir(1).display().to_string(),
                 &process.data_dir().display().to_string(),
             )
             .replace(&cluster.client_addr(1).to_string(), &process.client_addr.to_string())
             .replace(&cluster.peer_addr(1).to_string(), &process.peer_addr.to_string());
-        let join = format!("join = [\"{}\"]\nzone = \"n4\"\n", cluster.peer_addr(1));
+        let join = format!("join = [\"{}\"]\nzone = \"{name}\"\n", cluster.peer_addr(1));
         std::fs::write(process.config(), join + &text).unwrap();
         let base = format!("http://{}", process.client_addr);
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { process, http: Node::new(client, base), _dir: dir }
+        Self { name, process, http: Node::new(client, base), _dir: dir }
     }
 
     /// Waits until its readiness has this status and says this.
     async fn shows(&self, status: u16, words: &str) {
-        within(Duration::from_secs(60), &format!("n4 is at {status}: {words}"), async || {
+        let name = &self.name;
+        within(Duration::from_secs(60), &format!("{name} is at {status}: {words}"), async || {
             let ended = self.process.ended();
-            assert!(ended.is_none(), "n4 ended: {ended:?}\n{}", self.process.log_text());
+            assert!(ended.is_none(), "{name} ended: {ended:?}\n{}", self.process.log_text());
             let answer = self.http.get("/readyz").try_answer().await.ok()?;
             (answer.status == status && answer.text().contains(words)).then_some(())
         })
@@ -132,6 +140,56 @@ async fn a_node_that_was_added_fills_and_serves() {
     newcomer.shows(200, "\"ready\":true").await;
     let read = newcomer.http.get("/kv/b/new?r=all").answer().await;
     assert_eq!(read.text(), "v");
+}
+
+/// From one node to three, and to the two that came later: fewer than the n of the keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_grows_from_fewer_nodes_than_n_and_shrinks_below() {
+    let cluster = Cluster::start(Setup::synced(1)).await;
+    let keys: Vec<String> = (0..100).map(|at| format!("/kv/b/k{at}")).collect();
+    for key in &keys {
+        let put = cluster.at(1).put(key).value("old").answer().await;
+        assert_eq!(put.status, 204, "{}", put.text());
+    }
+    let newcomers = [Newcomer::numbered(2, &cluster), Newcomer::numbered(3, &cluster)];
+    for newcomer in &newcomers {
+        newcomer.process.launch();
+        let waits = format!(
+            "waiting to be added to the cluster: quorate layout commit --add {}",
+            newcomer.name
+        );
+        newcomer.shows(503, &waits).await;
+    }
+    layout(&cluster, &["commit", "--add", "n2", "--add", "n3", "--yes"]);
+    for key in &keys[..50] {
+        let put = cluster.at(1).put(key).value("new").answer().await;
+        assert!(matches!(put.status, 204 | 300), "{}: {}", put.status, put.text());
+    }
+    layout(&cluster, &["wait"]);
+    let all = [&cluster.at(1), &newcomers[0].http, &newcomers[1].http];
+    for newcomer in &newcomers {
+        newcomer.shows(200, "\"ready\":true").await;
+    }
+    for key in &keys[50..] {
+        for node in all {
+            let read = node.get(&format!("{key}?r=all&sloppy=false")).answer().await;
+            assert_eq!((read.status, read.text().as_str()), (200, "old"), "{key}");
+        }
+    }
+    let shown = cluster.at(1).get("/siblings/b/k99").answer().await.text();
+    assert_eq!(shown.matches("\"state\"").count(), 3, "{shown}");
+    let put = cluster.at(1).put("/kv/b/all?w=3&sloppy=false").value("v").answer().await;
+    assert_eq!(put.status, 204, "{}", put.text());
+
+    layout(&cluster, &["commit", "--remove", "n1", "--accept", "too_few_nodes", "--yes"]);
+    layout(&cluster, &["wait"]);
+    cluster.kill(1);
+    for key in &keys[50..] {
+        let read = newcomers[1].http.get(&format!("{key}?r=all")).answer().await;
+        assert_eq!((read.status, read.text().as_str()), (200, "old"), "{key}");
+    }
+    let put = newcomers[0].http.put("/kv/b/two?w=all").value("v").answer().await;
+    assert_eq!(put.status, 204, "{}", put.text());
 }
 
 /// Runs `quorate layout` with these arguments.

@@ -21,7 +21,8 @@ pub enum Conflicts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Properties {
-    /// Replicas of each key.
+    /// Replicas of each key: as many as are asked for. A cluster of fewer nodes keeps one on each of them
+    /// ([`crate::layout::Layout::homes`]).
     pub n: u16,
     /// Answers that a read needs.
     pub r: Count,
@@ -71,7 +72,7 @@ pub enum PropertiesError {
         /// Nodes in the layout.
         nodes: u16,
     },
-    /// `r` or `w` is above n.
+    /// `r` or `w` is above n, or above the number of nodes.
     #[error("{name} must be from 1 to n ({n}), not {count}")]
     Count {
         /// Which of the two.
@@ -84,11 +85,11 @@ pub enum PropertiesError {
 }
 
 impl Settings {
-    /// The complete properties on a cluster of `nodes` nodes. A *default* is capped at what the
-    /// cluster can do, so that a single node works; explicit settings were checked when they were
-    /// set.
-    pub fn over(&self, defaults: &Properties, nodes: u16) -> Properties {
-        let n = self.n.unwrap_or(defaults.n).clamp(1, nodes.max(1));
+    /// The complete properties. A count above n needs all n: that can be a default, which is not made for
+    /// this n. How many nodes there are plays no part: which tree a row is in follows from n, and must not
+    /// change as the cluster grows.
+    pub fn over(&self, defaults: &Properties) -> Properties {
+        let n = self.n.unwrap_or(defaults.n).max(1);
         let cap = |count: Count| if count.of(n) > n { Count::All } else { count };
         Properties {
             n,
@@ -99,7 +100,8 @@ impl Settings {
         }
     }
 
-    /// Checks settings before they are applied.
+    /// Checks settings before they are applied in a cluster of `nodes` nodes: what these cannot keep
+    /// is not promised.
     ///
     /// # Errors
     /// [`PropertiesError`] that names the property and its range.
@@ -109,7 +111,7 @@ impl Settings {
         {
             return Err(PropertiesError::Replicas { n, nodes });
         }
-        let n = self.over(defaults, nodes).n;
+        let n = self.over(defaults).n.min(nodes.max(1));
         for (name, count) in [("r", self.r), ("w", self.w)] {
             if let Some(count) = count.map(|count| count.of(n))
                 && count > n
@@ -126,15 +128,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_capped_by_the_cluster_but_settings_are_checked() {
-        let defaults = Properties::default();
-        let alone = Settings::default().over(&defaults, 1);
-        assert_eq!((alone.n, alone.r.of(alone.n), alone.w.of(alone.n)), (1, 1, 1));
+    fn defaults_are_capped_by_n_and_settings_are_checked() {
+        let defaults = Properties { w: Count::Exactly(3), ..Properties::default() };
+        let one = Settings { n: Some(1), ..Settings::default() }.over(&defaults);
+        assert_eq!((one.n, one.r.of(one.n), one.w.of(one.n)), (1, 1, 1));
         let n4 = Settings { n: Some(4), ..Settings::default() };
         let error = n4.check(&defaults, 3);
         assert_eq!(error, Err(PropertiesError::Replicas { n: 4, nodes: 3 }));
         let w4 = Settings { w: Some(Count::Exactly(4)), ..Settings::default() };
         let error = w4.check(&defaults, 5);
         assert_eq!(error, Err(PropertiesError::Count { name: "w", count: 4, n: 3 }));
+        let w2 = Settings { w: Some(Count::Exactly(2)), ..Settings::default() };
+        let error = w2.check(&defaults, 1);
+        assert_eq!(error, Err(PropertiesError::Count { name: "w", count: 2, n: 1 }));
     }
 }

@@ -117,9 +117,9 @@ impl Table {
         &mut self,
         other: &Self,
         raised: &mut BTreeMap<Bucket, u16>,
-        (defaults, nodes): (&Properties, u16),
+        defaults: &Properties,
     ) -> bool {
-        let n_of = |settings: Settings| settings.over(defaults, nodes).n;
+        let n_of = |settings: Settings| settings.over(defaults).n;
         let mut changed = false;
         for (bucket, record) in self.reset_below(other) {
             // This table comes from a backup: the node may have missed any change since.
@@ -189,23 +189,22 @@ impl Table {
     }
 
     /// The record that sets a bucket's properties, ordered after everything in this table.
-    /// `defaults` and `nodes` as in [`Settings::over`].
+    /// `defaults` as in [`Settings::over`].
     pub fn next(
         &self,
         bucket: &Bucket,
         settings: Settings,
         (node, now): (NodeId, WallTime),
-        (defaults, nodes): (&Properties, u16),
+        defaults: &Properties,
     ) -> Record {
         let known = self.record(bucket);
-        let n_before =
-            known.map(|known| known.settings).unwrap_or_default().over(defaults, nodes).n;
+        let n_before = known.map(|known| known.settings).unwrap_or_default().over(defaults).n;
         let n_lowest = known.map_or(n_before, |known| known.n_lowest.min(n_before));
         Record {
             settings,
             change: Change { stamp: Stamp::after(self.stamp_max(), now), node },
             previous: known.map(|known| known.change),
-            n_lowest: n_lowest.min(settings.over(defaults, nodes).n),
+            n_lowest: n_lowest.min(settings.over(defaults).n),
         }
     }
 

@@ -43,7 +43,7 @@ pub struct HomeSet<'a> {
     pub layout: &'a Layout,
     /// The bucket's n.
     pub n: u16,
-    /// R: home replicas that must be ready.
+    /// R: home replicas that must be ready, not more than the layout has nodes.
     pub r: u16,
     /// Whether it is enough that they have answered ([`crate::quorum_sets::QuorumSet::takes_witnesses`]).
     pub takes_witnesses: bool,
@@ -99,9 +99,7 @@ impl HomeSet<'_> {
             true => answers.contains_key(home),
             false => is_ready(answers, home, partition),
         };
-        // A next layout of fewer nodes than R needs all of them.
-        let most = if self.takes_witnesses { homes.len() } else { usize::MAX };
-        homes.iter().filter(counts).count() >= usize::from(self.r).min(most)
+        homes.iter().filter(counts).count() >= usize::from(self.r)
     }
 }
 

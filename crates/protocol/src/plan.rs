@@ -108,8 +108,6 @@ pub struct Held {
 pub struct Facts {
     /// The values of n of all buckets; 1 is assumed if there are none.
     pub n_in_use: BTreeSet<u16>,
-    /// The values of n that buckets and the defaults ask for, whatever the number of nodes allows.
-    pub n_asked: BTreeSet<u16>,
     /// What nodes hold, as far as that is known.
     pub held: BTreeMap<NodeId, Held>,
     /// The nodes that answer.
@@ -236,7 +234,7 @@ pub fn plan(
         moves: numbers.moves(facts),
         load: numbers.load(),
         warnings: warnings::warnings(&numbers, &apply::gone_nodes(base, &gone_disks)),
-        refusals: warnings::refusals(base, changes, gone, (facts, is_joint, members.len())),
+        refusals: warnings::refusals(base, changes, gone, (facts, is_joint)),
         members,
         gone: gone_disks,
     };

@@ -9,7 +9,7 @@
 //! With one set this is a list of nodes and a number: nothing else is allocated or searched.
 
 use crate::name::NodeId;
-use crate::quorum::{Verdict, verdict};
+use crate::quorum::{Count, Verdict, verdict};
 
 /// The most sets of one operation.
 pub const SETS_MAX: usize = 8;
@@ -191,14 +191,14 @@ impl QuorumSets {
         }
     }
 
-    /// The same sets with another R or W; a set that is smaller needs all of its home replicas.
+    /// The same sets with another R or W: `needed` of as many home replicas as a set has.
     #[must_use]
-    pub fn with_needed(mut self, needed: u16) -> Self {
+    pub fn with_needed(mut self, needed: impl Fn(u16) -> u16) -> Self {
         match &mut self.sets {
-            Sets::One { needed: old } => *old = needed,
+            Sets::One { needed: old } => *old = needed(self.homes.len() as u16),
             Sets::Several(sets) => {
                 for set in sets {
-                    set.needed = needed.min(set.homes.len() as u16);
+                    set.needed = needed(set.homes.len() as u16);
                 }
             }
         }
@@ -210,25 +210,24 @@ impl QuorumSets {
         order(&mut self.homes);
     }
 
-    /// Whether some set has more than `n` home replicas.
-    pub fn is_wider_than(&self, n: u16) -> bool {
-        let n = usize::from(n);
+    /// Whether some set has more than `n` of its home replicas.
+    pub fn is_wider_than(&self, n: Count) -> bool {
+        let is_wider = |homes: &[NodeId]| homes.len() > first(n, homes);
         match &self.sets {
-            Sets::One { .. } => self.homes.len() > n,
-            Sets::Several(sets) => sets.iter().any(|set| set.homes.len() > n),
+            Sets::One { .. } => is_wider(&self.homes),
+            Sets::Several(sets) => sets.iter().any(|set| is_wider(&set.homes)),
         }
     }
 
     /// Leaves only the first `n` home replicas of each set, in the order in which they are asked.
-    pub fn narrow(&mut self, n: u16) {
-        let n = usize::from(n);
+    pub fn narrow(&mut self, n: Count) {
         let Self { homes, sets } = self;
         match sets {
-            Sets::One { .. } => homes.truncate(n),
+            Sets::One { .. } => homes.truncate(first(n, homes)),
             Sets::Several(sets) => {
                 for set in sets.iter_mut() {
                     set.homes.sort_by_key(|home| homes.iter().position(|other| other == home));
-                    set.homes.truncate(n);
+                    set.homes.truncate(first(n, &set.homes));
                 }
                 homes.retain(|home| sets.iter().any(|set| set.homes.contains(home)));
             }
@@ -274,6 +273,11 @@ impl QuorumSets {
             }
         })
     }
+}
+
+/// How many home replicas `n` of these are.
+fn first(n: Count, homes: &[NodeId]) -> usize {
+    usize::from(n.of(homes.len() as u16))
 }
 
 /// One bit for each, the first one lowest.
@@ -361,10 +365,11 @@ pub(crate) mod tests {
         #[test]
         fn narrowed_sets_keep_their_first_homes(sets in sets(6), n in 1..4u16, first in 0..6u8) {
             let mut all = QuorumSets::several(sets.clone()).unwrap();
-            prop_assert_eq!(all.is_wider_than(n), sets.iter().any(|s| s.homes.len() > usize::from(n)));
+            let count = Count::Exactly(n);
+            prop_assert_eq!(all.is_wider_than(count), sets.iter().any(|s| s.homes.len() > usize::from(n)));
             all.reorder(|homes| homes.sort_by_key(|home| *home != node(first)));
             let order = all.homes().to_vec();
-            all.narrow(n);
+            all.narrow(count);
             let mut kept = BTreeSet::new();
             for set in &sets {
                 let of_set = order.iter().filter(|home| set.homes.contains(home));

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bucket::Properties;
+use crate::bucket::{Properties, Settings};
 use crate::bucket_table::{Record, Table};
 use crate::mutation::{Mutation, mutated};
 use crate::name::{Bucket, NodeId};
@@ -39,11 +39,11 @@ pub struct ReplicaCounts {
 }
 
 impl ReplicaCounts {
-    /// From a bucket table; `over` as in [`crate::bucket::Settings::over`].
-    pub fn of(table: &Table, over: (&Properties, u16)) -> Self {
-        let usual = Table::default().settings("").over(over.0, over.1).n;
+    /// From a bucket table; `defaults` as in [`crate::bucket::Settings::over`].
+    pub fn of(table: &Table, defaults: &Properties) -> Self {
+        let usual = Settings::default().over(defaults).n;
         let n = |(bucket, record): (&Bucket, &Record)| {
-            (bucket.clone(), record.settings.over(over.0, over.1).n)
+            (bucket.clone(), record.settings.over(defaults).n)
         };
         let others = table.records().map(n).filter(|(_, n)| *n != usual).collect();
         Self { usual, others }

@@ -53,11 +53,11 @@ pub struct Terms {
     pub sets: QuorumSets,
     /// The nodes after them, in order of preference.
     pub fallbacks: Vec<NodeId>,
-    /// How many of the home replicas of each set are asked.
+    /// How many home replicas are asked; while the layout changes, how many of those by the old one.
     pub n: u16,
     /// R of the read that a conditional write or a blind delete needs first. The request does not
-    /// set it, so a lowered n caps it.
-    pub r: u16,
+    /// set it, so it is capped by the home replicas that there are.
+    pub r: Count,
     /// Whether fallbacks count.
     pub sloppy: bool,
     /// How conflicts are shown to the client.
@@ -141,7 +141,7 @@ impl Terms {
             sets,
             fallbacks,
             n,
-            r: bucket.r.of(n).min(n),
+            r: bucket.r,
             sloppy: asked.sloppy.unwrap_or(bucket.sloppy),
             conflicts: bucket.conflicts,
             asked: *asked,
@@ -159,17 +159,21 @@ impl Terms {
     /// (conditional and idempotent ones) pass `None`: every node must choose the same.
     pub fn asked_sets(&self, first: Option<NodeId>) -> QuorumSets {
         let mut sets = self.sets.clone();
-        if sets.is_wider_than(self.n) {
+        if let Some(n) = self.asked.n
+            && sets.is_wider_than(n)
+        {
             // Stable: else in order of preference.
             sets.reorder(|homes| homes.sort_by_key(|home| Some(*home) != first));
-            sets.narrow(self.n);
+            sets.narrow(n);
         }
         sets
     }
 
     /// The same terms for the read that a write needs first: R instead of W.
     pub fn to_read_first(&self) -> Self {
-        let sets = self.sets.clone().with_needed(self.r);
+        let asked = |homes: u16| self.asked.n.map_or(homes, |n| n.of(homes).min(homes));
+        let needed = |homes| self.r.of(asked(homes)).min(asked(homes));
+        let sets = self.sets.clone().with_needed(needed);
         Self { sets, purpose: Purpose::ReadFirst, ..self.clone() }
     }
 }
@@ -221,14 +225,17 @@ fn joint(
     (sets, fallbacks)
 }
 
+/// What the request asks is refused if `nodes` nodes cannot give it, what is `usual` is capped: it was chosen
+/// for as many nodes as n.
 fn quorum(
     asked: &QuorumOptions,
     usual: Count,
     bucket: &Properties,
     nodes: usize,
 ) -> Result<Quorum, QuorumError> {
-    let bucket_n = usize::from(bucket.n).min(nodes);
-    Quorum::new(bucket_n as u16, asked.n, asked.needed.unwrap_or(usual))
+    let homes = usize::from(bucket.n).min(nodes) as u16;
+    let usual = if usual.of(homes) > homes { Count::All } else { usual };
+    Quorum::new(homes, asked.n, asked.needed.unwrap_or(usual))
 }
 
 #[cfg(test)]
@@ -253,7 +260,7 @@ mod tests {
     fn unset_counts_follow_the_bucket() {
         let bucket = Properties { n: 3, ..Properties::default() };
         let terms = Terms::of_write(&QuorumOptions::default(), &bucket, stable(&list(5))).unwrap();
-        assert_eq!((terms.n, terms.needed(), terms.r), (3, 2, 2));
+        assert_eq!((terms.n, terms.needed(), terms.to_read_first().needed()), (3, 2, 2));
         assert_eq!((terms.sets.homes(), terms.fallbacks), (&list(3)[..], list(5)[3..].to_vec()));
     }
 
@@ -267,7 +274,41 @@ mod tests {
         let error = Terms::of_read(&asked(Some(3), None), &lowered, stable(&list(5))).unwrap_err();
         assert_eq!(error, QuorumError::TooManyReplicas { n: 3, max: 1 });
         let terms = Terms::of_write(&QuorumOptions::default(), &lowered, stable(&list(5))).unwrap();
-        assert_eq!((terms.n, terms.needed(), terms.r), (1, 1, 1));
+        assert_eq!((terms.n, terms.needed(), terms.to_read_first().needed()), (1, 1, 1));
+    }
+
+    /// The usual counts are capped by the nodes there are, and grow with them; what a request asks is refused.
+    #[test]
+    fn fewer_nodes_than_n_keep_a_replica_each() {
+        let bucket = Properties { w: Count::Exactly(3), ..Properties::default() };
+        let of = |nodes, needed| {
+            let terms = Terms::of_write(&asked(None, needed), &bucket, stable(&list(nodes)));
+            terms.map(|terms| (terms.n, terms.needed(), terms.to_read_first().needed()))
+        };
+        let usual: Vec<_> = (1..=4).map(|nodes| of(nodes, None).unwrap()).collect();
+        assert_eq!(usual, [(1, 1, 1), (2, 2, 2), (3, 3, 2), (3, 3, 2)]);
+        assert_eq!(of(2, Some(3)), Err(QuorumError::MoreThanN { needed: 3, n: 2 }));
+    }
+
+    /// From one node to three: one of the old layout, and a quorum of the next one.
+    #[test]
+    fn each_set_has_the_quorum_of_its_own_size() {
+        let (one, all) = (list(1), list(3));
+        let lists = Lists { stable: &one, next: Some(&all) };
+        let needed = |terms: &Terms| {
+            let answers = |count: usize| {
+                let mut tally = crate::quorum_sets::Tally::default();
+                (0..count).for_each(|slot| tally.has(terms.sets.of_slot(slot)));
+                terms.sets.verdict(&tally) == crate::quorum::Verdict::Reached
+            };
+            (1..=3).find(|count| answers(*count)).unwrap()
+        };
+        let terms = Terms::of_write(&asked(None, None), &Properties::default(), lists).unwrap();
+        assert_eq!(terms.asked_sets(None).homes(), all, "nothing is narrowed");
+        assert_eq!((needed(&terms), needed(&terms.to_read_first())), (2, 2));
+        let one_each =
+            Terms::of_write(&asked(Some(1), None), &Properties::default(), lists).unwrap();
+        assert_eq!(one_each.asked_sets(None).homes(), one);
     }
 
     /// Conditional writes through any node meet at the first home replica, however low their n.

@@ -25,7 +25,7 @@ pub async fn set(node: &Arc<Node>, bucket: Bucket, settings: Settings) -> Result
         return Ok(());
     }
     let changing = node.clone();
-    let n_of = |settings: &Settings| settings.over(&node.buckets.defaults, node.buckets.nodes()).n;
+    let n_of = |settings: &Settings| settings.over(&node.buckets.defaults).n;
     if node.membership.record().next().is_some()
         && n_of(&settings) != node.view().n(bucket.as_str())
     {

@@ -68,17 +68,23 @@ const RESETS_MAX: usize = 256;
 const DEFAULT_N_RECORD: &str = "default_n";
 
 /// Checks that the default n is the one with which this store was filled, if it belongs to a formed
-/// cluster: with another n, rows would be looked for on the wrong nodes.
+/// cluster of `nodes` nodes: with another n, rows would be looked for on the wrong nodes. Earlier releases
+/// recorded no more than the number of nodes, which is where they kept rows too.
 ///
 /// # Errors
 /// [`StartError::DefaultN`]; the store's.
-pub fn check_default_n(store: &Store, n: u16, is_formed: bool) -> Result<(), StartError> {
+pub fn check_default_n(
+    store: &Store,
+    (n, nodes): (u16, u16),
+    is_formed: bool,
+) -> Result<(), StartError> {
     match store.meta(DEFAULT_N_RECORD)? {
         Some(bytes) => {
             let recorded = <[u8; 2]>::try_from(&bytes[..]);
             let recorded = recorded.map_err(|_| StartError::Record(DEFAULT_N_RECORD))?;
             match u16::from_le_bytes(recorded) {
                 recorded if recorded == n => Ok(()),
+                recorded if recorded == n.min(nodes) => Ok(record_default_n(store, n)?),
                 recorded => Err(StartError::DefaultN { recorded, configured: n }),
             }
         }
@@ -105,7 +111,6 @@ impl Buckets {
         defaults: Properties,
         placement: Arc<Placement>,
     ) -> Result<Self, StartError> {
-        let nodes = placement.node_count();
         let table = match store.meta(TABLE_RECORD)? {
             Some(bytes) => Table::decode(&bytes).map_err(|_| StartError::Record(TABLE_RECORD))?,
             None => Table::default(),
@@ -114,7 +119,7 @@ impl Buckets {
         let mut assignment: Assignment =
             record::load(store, ASSIGNMENT_RECORD)?.unwrap_or_else(Assignment::unknown);
         // The default n, which applies to buckets without a record, may have been changed since.
-        if assignment.change(&ReplicaCounts::of(&table, (&defaults, nodes))) {
+        if assignment.change(&ReplicaCounts::of(&table, &defaults)) {
             record::put(store, ASSIGNMENT_RECORD, &assignment)?;
         }
         let current = Arc::new(RwLock::new(ClusterView::new(placement, table, defaults)));
@@ -233,7 +238,7 @@ impl Buckets {
                 return Err(BucketsError::Full);
             }
         }
-        let record = self.read().table().next(bucket, settings, by, self.over());
+        let record = self.read().table().next(bucket, settings, by, &self.defaults);
         let mut change = Table::default();
         change.merge(bucket, record);
         self.learn(store, &change)?;
@@ -252,7 +257,7 @@ impl Buckets {
     /// The same for a caller that holds `changing`.
     fn learn(&self, store: &Store, other: &Table) -> Result<bool, quorate_storage::Error> {
         let (mut next, mut raised) = (self.table(), self.raised());
-        let changed = next.learn(other, &mut raised, self.over());
+        let changed = next.learn(other, &mut raised, &self.defaults);
         if changed {
             // Persist first: a crash in between leaves the node stricter than necessary, never
             // laxer.
@@ -261,7 +266,7 @@ impl Buckets {
             if let Err(error) = self.keep(store, next) {
                 // The previous n stay in force, which is one more change for the rows marked as in
                 // doubt.
-                let before = ReplicaCounts::of(&self.table(), self.over());
+                let before = ReplicaCounts::of(&self.table(), &self.defaults);
                 self.write_assignment().change(&before);
                 return Err(error);
             }
@@ -272,7 +277,7 @@ impl Buckets {
     /// Marks rows of buckets whose n is about to change as in doubt, durably.
     fn doubt(&self, store: &Store, next: &Table) -> Result<(), quorate_storage::Error> {
         let mut assignment = self.assignment().clone();
-        if assignment.change(&ReplicaCounts::of(next, self.over())) {
+        if assignment.change(&ReplicaCounts::of(next, &self.defaults)) {
             record::put(store, ASSIGNMENT_RECORD, &assignment)?;
             *self.write_assignment() = assignment;
         }
@@ -384,11 +389,7 @@ impl Buckets {
         self.read().table().hash()
     }
 
-    fn over(&self) -> (&Properties, u16) {
-        (&self.defaults, self.nodes())
-    }
-
-    /// How many nodes the cluster has: no bucket has a larger n.
+    /// How many nodes the cluster has: no bucket is given a larger n.
     pub(super) fn nodes(&self) -> u16 {
         self.read().placement().node_count()
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::bucket_table::Table;
-use quorate_protocol::layout::Partition;
+use quorate_protocol::layout::{Layout, Partition};
 use quorate_protocol::listing::HomeSet;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
@@ -80,20 +80,20 @@ impl ClusterView {
 
     /// The effective properties of a bucket.
     pub fn properties(&self, bucket: &str) -> Properties {
-        let Known { placement, table, defaults } = &*self.0;
+        let Known { table, defaults, .. } = &*self.0;
         let settings = if table.is_empty() { Settings::default() } else { table.settings(bucket) };
-        settings.over(defaults, placement.node_count())
+        settings.over(defaults)
     }
 
-    /// How many home replicas the keys of a bucket have.
+    /// How many home replicas the keys of a bucket have, if there are as many nodes.
     pub fn n(&self, bucket: &str) -> u16 {
         self.properties(bucket).n
     }
 
     /// The distinct values of n of all buckets.
     pub fn ns(&self) -> BTreeSet<u16> {
-        let Known { placement, table, defaults } = &*self.0;
-        let n_of = |settings: Settings| settings.over(defaults, placement.node_count()).n;
+        let Known { table, defaults, .. } = &*self.0;
+        let n_of = |settings: Settings| settings.over(defaults).n;
         let set = table.records().map(|(_, record)| n_of(record.settings));
         set.chain([n_of(Settings::default())]).collect()
     }
@@ -142,9 +142,15 @@ impl ClusterView {
     /// layout changes that of the next one.
     pub fn home_sets(&self, bucket: &str) -> (HomeSet<'_>, Option<HomeSet<'_>>) {
         let Properties { n, r, .. } = self.properties(bucket);
-        let set = |layout, takes_witnesses| HomeSet { layout, n, r: r.of(n), takes_witnesses };
+        let r_of = |layout: &Layout| {
+            let homes = n.min(layout.node_count());
+            r.of(homes).min(homes)
+        };
         let placement = &self.0.placement;
-        (set(placement.layout(), false), placement.next().map(|next| set(next, true)))
+        let layout = placement.layout();
+        let first = HomeSet { layout, n, r: r_of(layout), takes_witnesses: false };
+        let next = placement.next();
+        (first, next.map(|layout| HomeSet { layout, n, r: r_of(layout), takes_witnesses: true }))
     }
 
     /// Whether a node is a home replica of the rows of a tree.

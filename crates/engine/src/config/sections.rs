@@ -60,7 +60,7 @@ impl Defaults {
     /// The complete properties, with built-in values for those not given.
     pub fn properties(&self) -> Properties {
         let Self { n, r, w, conflicts, sloppy } = *self;
-        Settings { n, r, w, conflicts, sloppy }.over(&Properties::default(), u16::MAX)
+        Settings { n, r, w, conflicts, sloppy }.over(&Properties::default())
     }
 }
 

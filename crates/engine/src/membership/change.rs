@@ -116,9 +116,6 @@ async fn planned(
     let plan = on_blocking_pool(node, move |node| {
         let view = node.view();
         facts.n_in_use = view.ns();
-        let defaults = node.config.defaults.properties();
-        let of_buckets = node.buckets.all().into_iter().filter_map(|(_, settings)| settings.n);
-        facts.n_asked = of_buckets.chain([defaults.n]).collect();
         facts.held.insert(node.me, held(node));
         let waiting = node.membership.waiting.all(node.uptime());
         facts.waiting = waiting.into_iter().map(|it| (it.node, it.disk)).collect();

@@ -3,7 +3,6 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use quorate_protocol::bucket::Settings;
 use quorate_protocol::context::{ContextKeys, peer_token};
 use quorate_protocol::layout::Layout;
 use quorate_protocol::message::Formation;
@@ -66,7 +65,8 @@ fn recorded_formation(
             placement::check(store, layout)?;
         }
     }
-    buckets::check_default_n(store, default_n, formation.get().is_some())?;
+    let n = (default_n, layout.node_count());
+    buckets::check_default_n(store, n, formation.get().is_some())?;
     Ok(formation)
 }
 
@@ -266,9 +266,8 @@ fn refuse_beside_twin(files: &dyn Files) -> Result<(), StartError> {
 
 /// The header of a node's frames (the receiver is filled in for each peer).
 pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header {
-    let defaults = config.defaults.properties();
     Header {
-        default_n: Settings::default().over(&defaults, layout.node_count()).n,
+        default_n: config.defaults.properties().n,
         cluster_id: config.cluster_id.clone(),
         token: peer_token(&secrets[0]),
         from: config.node,

@@ -193,9 +193,11 @@ fn join_own_clock(node: &Node, view: &ClusterView, key: &Key, object: &mut Arc<O
 }
 
 fn plan(node: &Node, terms: Terms, deadline: Uptime) -> Plan {
-    let Terms { mut sets, fallbacks, n, sloppy, .. } = terms;
+    let Terms { mut sets, fallbacks, asked, sloppy, .. } = terms;
     sets.reorder(|homes| in_order_of_asking(node, homes));
-    sets.narrow(n);
+    if let Some(n) = asked.n {
+        sets.narrow(n);
+    }
     Plan {
         sets,
         fallbacks,

@@ -255,7 +255,8 @@ async fn is_covered(node: &Arc<Node>, kept: &Kept) -> bool {
     let Ok(object) = Object::decode(kept.object.clone()) else { return false };
     let view = node.view();
     let (properties, homes) = (view.properties(kept.key.bucket()), view.homes(&kept.key));
-    let needed = usize::from(properties.w.of(properties.n)).min(homes.len());
+    let n = usize::from(properties.n).min(homes.len());
+    let needed = usize::from(properties.w.of(n as u16)).min(n);
     let timeout = Duration::from_millis(node.config.timeouts.request_ms);
     let mut confirmed = 0;
     for home in homes.iter() {

@@ -30,7 +30,7 @@ impl OneBucketNode {
     }
 
     fn n(&self) -> u16 {
-        self.table.settings("carts").over(&Properties::default(), 5).n
+        self.table.settings("carts").over(&Properties::default()).n
     }
 
     fn trusted(&self) -> u16 {
@@ -39,7 +39,7 @@ impl OneBucketNode {
 
     fn set(&mut self, node: &str, n: u16, now: u64) {
         let by = (NodeId::parse(node).unwrap(), WallTime(now));
-        let defaults = (&Properties::default(), 5);
+        let defaults = &Properties::default();
         let record = self.table.next(&Self::bucket(), n_of(n), by, defaults);
         let mut change = Table::default();
         change.merge(&Self::bucket(), record);
@@ -47,7 +47,7 @@ impl OneBucketNode {
     }
 
     fn learn(&mut self, other: &Self) -> bool {
-        self.table.learn(&other.table, &mut self.raised, (&Properties::default(), 5))
+        self.table.learn(&other.table, &mut self.raised, &Properties::default())
     }
 }
 
@@ -142,7 +142,7 @@ impl ManyBucketsNode {
     fn set(&mut self, name: &str, at: (&str, u64), settings: Settings) -> Table {
         let (node, now) = at;
         let (bucket, by) = (named(name), (NodeId::parse(node).unwrap(), WallTime(now)));
-        let record = self.table.next(&bucket, settings, by, (&Properties::default(), 5));
+        let record = self.table.next(&bucket, settings, by, &Properties::default());
         let mut change = Table::default();
         change.merge(&bucket, record);
         self.learn(&change);
@@ -150,7 +150,7 @@ impl ManyBucketsNode {
     }
 
     fn learn(&mut self, other: &Table) -> bool {
-        self.table.learn(other, &mut self.raised, (&Properties::default(), 5))
+        self.table.learn(other, &mut self.raised, &Properties::default())
     }
 }
 

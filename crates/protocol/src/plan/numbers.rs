@@ -99,6 +99,12 @@ impl<'a> Numbers<'a> {
         (zone_shared(self.before, self.n_max), zone_shared(self.after, self.n_max))
     }
 
+    /// Whether there is more than one zone, before or after: where all nodes are in one, none is told so.
+    pub(super) fn has_zones(&self) -> bool {
+        let members = self.before.members().iter().chain(self.after.members());
+        members.map(|member| member.zone.as_str()).collect::<BTreeSet<_>>().len() > 1
+    }
+
     /// How many partitions had no other home replica than these nodes, for the least n in use.
     pub(super) fn only_on(&self, nodes: &BTreeSet<NodeId>) -> u64 {
         let is_only = |partition: &Partition| {

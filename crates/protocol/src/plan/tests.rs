@@ -277,21 +277,18 @@ fn refusal_names(plan: &Plan) -> Vec<&'static str> {
 }
 
 #[test]
-fn what_would_change_the_number_of_replicas_is_refused() {
-    let facts = |n_asked: &[u16]| Facts { n_asked: n_asked.iter().copied().collect(), ..facts() };
-    let refused = |nodes: usize, change: Change, n_asked: &[u16]| {
+fn a_cluster_may_have_fewer_nodes_than_n() {
+    let planned = |nodes: usize, changes: &[Change]| {
         let base = record(members(nodes));
-        let plan = plan(&base, &[change], &BTreeSet::new(), &facts(n_asked)).unwrap();
-        plan.refusals
+        plan(&base, changes, &BTreeSet::new(), &facts()).unwrap()
     };
-    let grown = refused(2, add("n3", "z3"), &[1, 2, 3, 5]);
-    let changed = |n, replicas| Refusal::NWouldChange { n, replicas };
-    assert_eq!(grown, [changed(3, (2, 3)), changed(5, (2, 3))]);
-    assert!(grown[0].to_string().contains("set the n of their buckets to 2 first"), "{}", grown[0]);
-    assert_eq!(refused(3, remove("n3"), &[3]), [changed(3, (3, 2))]);
-    assert_eq!(refused(3, add("n4", "z4"), &[1, 3]), []);
-    assert_eq!(refused(2, set("n1", Some(2), None, None), &[3]), [], "no other number of nodes");
-    assert_eq!(refused(3, replace("n3", "n4"), &[7]), []);
+    let grown = planned(1, &[add("n2", "z2"), add("n3", "z3")]);
+    assert_eq!((refusal_names(&grown), &grown.warnings[..]), (vec![], &[][..]));
+    assert_eq!((grown.moves.replicas, grown.moves.least), (2 * 256, 2 * 256));
+    let shrunk = planned(3, &[remove("n3")]);
+    assert_eq!(refusal_names(&shrunk), [""; 0]);
+    assert_eq!(shrunk.warnings, [Warning::TooFewNodes { nodes: 2, n: 3 }]);
+    assert_eq!(shrunk.moves.replicas, 0);
 }
 
 #[test]

@@ -147,13 +147,6 @@ pub enum Refusal {
         /// Which.
         node: NodeId,
     },
-    /// Keys would get another number of replicas, as that is limited to the number of nodes.
-    NWouldChange {
-        /// The n that a bucket or the defaults ask for.
-        n: u16,
-        /// How many replicas it comes to, and would come to.
-        replicas: (u16, u16),
-    },
 }
 
 impl Refusal {
@@ -165,7 +158,6 @@ impl Refusal {
             Self::LayoutMoving { .. } => "layout_moving",
             Self::NodeDown { .. } => "node_down",
             Self::OldRelease { .. } => "old_release",
-            Self::NWouldChange { .. } => "n_would_change",
         }
     }
 
@@ -176,7 +168,7 @@ impl Refusal {
             | Self::NotWaiting { node, .. }
             | Self::NodeDown { node }
             | Self::OldRelease { node } => Some(*node),
-            Self::LayoutMoving { .. } | Self::NWouldChange { .. } => None,
+            Self::LayoutMoving { .. } => None,
         }
     }
 }
@@ -203,12 +195,6 @@ impl fmt::Display for Refusal {
             Self::OldRelease { node } => {
                 write!(f, "{node} runs a release that cannot change the layout: upgrade it first")
             }
-            Self::NWouldChange { n, replicas: (before, after) } => write!(
-                f,
-                "keys with n = {n} have {before} replicas, as no node holds two, and would have {after}: \
-                 that number cannot change along with the layout, so set the n of their buckets to {} first",
-                before.min(after)
-            ),
         }
     }
 }
@@ -217,7 +203,7 @@ impl fmt::Display for Refusal {
 pub(super) fn warnings(numbers: &Numbers, gone: &BTreeSet<NodeId>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let (before, partitions) = numbers.zone_shared();
-    if partitions > before {
+    if partitions > before && numbers.has_zones() {
         warnings.push(Warning::ZoneShared { partitions, before, of: numbers.partitions() });
     }
     for load in numbers.load() {
@@ -241,12 +227,12 @@ pub(super) fn warnings(numbers: &Numbers, gone: &BTreeSet<NodeId>) -> Vec<Warnin
     warnings
 }
 
-/// What forbids it. What is known, whether two layouts would be in force, and how many nodes there would be.
+/// What forbids it, by what is known and whether two layouts would be in force.
 pub(super) fn refusals(
     base: &ClusterRecord,
     changes: &[Change],
     gone: &BTreeSet<NodeId>,
-    (facts, is_joint, nodes): (&Facts, bool, usize),
+    (facts, is_joint): (&Facts, bool),
 ) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     if base.next().is_some() {
@@ -267,7 +253,6 @@ pub(super) fn refusals(
         let old = facts.old_release.iter().filter(lives);
         refusals.extend(old.map(|node| Refusal::OldRelease { node: *node }));
     }
-    refusals.extend(changed_replicas(base, facts, nodes));
     refusals
 }
 
@@ -278,17 +263,4 @@ fn joining(changes: &[Change]) -> BTreeSet<(NodeId, DiskId)> {
         Change::Remove { .. } | Change::Set { .. } => None,
     });
     new.collect()
-}
-
-/// Each n that comes to another number of replicas with so many nodes.
-fn changed_replicas(base: &ClusterRecord, facts: &Facts, nodes: usize) -> Vec<Refusal> {
-    let before = base.next().map_or(0, <[_]>::len).max(base.stable().len());
-    let replicas =
-        |n: u16, nodes: usize| n.clamp(1, u16::try_from(nodes).unwrap_or(u16::MAX).max(1));
-    let of = |n: &u16| {
-        let (before, after) = (replicas(*n, before), replicas(*n, nodes));
-        let replicas = (before, after);
-        (before != after).then_some(Refusal::NWouldChange { n: *n, replicas })
-    };
-    facts.n_asked.iter().filter_map(of).collect()
 }
