@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::Node;
 use quorate_engine::ops::entry::{self, ReadOptions};
 use quorate_engine::ops::keys;
 use quorate_engine::ops::recorder::Recorder;
 use quorate_protocol::context::Context;
+use quorate_protocol::layout::Layout;
 use quorate_protocol::listing::ListRequest;
 use quorate_protocol::message::{Condition, Outcome, Write, WriteAnswer, WrittenAnswer};
 use quorate_protocol::name::{Bucket, Key, NodeId};
@@ -40,6 +42,7 @@ const R_OF_LISTINGS: u16 = 2;
 const ATTEMPTS_MAX: usize = 3;
 
 /// A client.
+#[derive(Clone)]
 pub(crate) struct Client {
     /// Its number.
     pub(crate) number: usize,
@@ -224,11 +227,21 @@ impl Client {
     /// Replaces what it last saw of a key by a value, or by a tombstone, on W = `w` home replicas; what
     /// it has not seen stays.
     pub(crate) async fn replace(&mut self, key: &Key, has_value: bool, w: u16) -> (WriteNo, End) {
+        self.replace_by(key, has_value, (w, true)).await
+    }
+
+    /// The same by a strict quorum of `w`, or by a sloppy one.
+    pub(crate) async fn replace_by(
+        &mut self,
+        key: &Key,
+        has_value: bool,
+        (w, strict): (u16, bool),
+    ) -> (WriteNo, End) {
         let session = self.sessions.remove(key);
         let shown = session.as_ref().map(|session| session.shown.clone()).unwrap_or_default();
         let number = self.world.record().begin(&key.to_string(), !has_value, Saw::These(shown));
-        let write = self.request(key, number, session.as_ref(), has_value, (w, true));
-        (number, self.attempt(number, write, w, true).await)
+        let write = self.request(key, number, session.as_ref(), has_value, (w, strict));
+        (number, self.attempt(number, write, w, strict).await)
     }
 
     async fn write(&mut self, key: Key) {
@@ -342,6 +355,22 @@ impl Client {
         processes.map(|process| changes(&process.node)).sum()
     }
 
+    /// The home replicas by both layouts while one becomes the other, if all nodes agree that it does: a
+    /// write that is acknowledged then is on W of each.
+    fn homes_while_moving(&self, key: &Key) -> Vec<BTreeSet<NodeId>> {
+        let processes = self.machines.iter().filter_map(|machine| machine.process());
+        let views: Vec<ClusterView> = processes.map(|process| process.node.view()).collect();
+        let [first, others @ ..] = &views[..] else { return Vec::new() };
+        let (partition, n) = (first.partition(key), first.n(key.bucket()));
+        let is_same =
+            |view: &ClusterView| (view.epoch(), view.n(key.bucket())) == (first.epoch(), n);
+        let Some(next) = first.placement().next().filter(|_| others.iter().all(is_same)) else {
+            return Vec::new();
+        };
+        let homes = |layout: &Layout| layout.homes(partition, n).iter().copied().collect();
+        vec![homes(first.placement().layout()), homes(next)]
+    }
+
     /// Checks the dot that an answer names: the client's next write supersedes that one.
     fn check_dot(&self, key: &Key, number: WriteNo, answer: &WriteAnswer) {
         let WriteAnswer::Written(WrittenAnswer { dot: Some(dot), .. }) = answer else { return };
@@ -367,10 +396,13 @@ impl Client {
         let targets: Vec<NodeId> = hints_of.map(|machine| machine.name).collect();
         let holders = self.machines.iter().filter(|machine| machine.holds(key, *dot, &targets));
         let holders = holders.map(|machine| machine.name).collect();
-        let record = self.world.record();
-        let verdict = record.check_ack(&key.to_string(), number, (w, *acks), &holders);
-        drop(record);
+        let verdict = self.world.record().check_ack(&key.to_string(), number, (w, *acks), &holders);
         self.world.judge(verdict);
+        for homes in self.homes_while_moving(key).iter().filter(|_| strict) {
+            let (of_set, w) = (&holders & homes, w.min(homes.len() as u16));
+            let verdict = self.world.record().check_ack(&key.to_string(), number, (w, w), &of_set);
+            self.world.judge(verdict);
+        }
         // Where nothing fails no request is repeated, and the coordinator has just minted it.
         if is_conditional && self.setup.faults.is_empty() {
             let verdict = nothing_overtook(*siblings == 1, number, *siblings);

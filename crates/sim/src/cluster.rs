@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quorate_engine::node::Node;
@@ -25,6 +26,8 @@ pub(crate) struct Cluster {
     pub(crate) network: Arc<Network>,
     pub(crate) machines: Arc<Vec<Arc<Machine>>>,
     pub(crate) monitor: Arc<Monitor>,
+    /// Whether a member was sworn dead.
+    pub(crate) has_sworn: AtomicBool,
     /// The supervisor of the machines, and the monitor's looks.
     attendants: JoinSet<()>,
 }
@@ -64,7 +67,8 @@ impl Cluster {
         if setup.spares > 0 {
             attendants.spawn(admit_and_retire(machines.clone()));
         }
-        let cluster = Self { world, setup, network, machines, monitor, attendants };
+        let has_sworn = AtomicBool::new(false);
+        let cluster = Self { world, setup, network, machines, monitor, has_sworn, attendants };
         cluster.form().await;
         cluster
     }

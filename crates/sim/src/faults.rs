@@ -4,19 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_engine::cluster::bucket_change;
-use quorate_protocol::bucket::Settings;
-use quorate_protocol::name::{Bucket, NodeId};
-use quorate_protocol::record::{ClusterRecord, Phase, Reason, RecordMember};
+use quorate_protocol::name::NodeId;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::machine::Machine;
-use crate::run::N;
 use crate::setup::Fault;
 
-/// How long an operator waits for a change to be decided.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How much longer than other faults one lasts that keeps a node behind.
+const BEHIND_TIMES: u32 = 8;
 
 /// Free bytes of a disk that is not full.
 const ROOM_BYTES: u64 = 1 << 40;
@@ -65,7 +62,19 @@ impl Cluster {
             Fault::Sync => machine.disk.fail_next_sync(),
             Fault::Full => machine.disk.set_free_bytes(self.world.between(0, 2 << 20)),
             Fault::ChangeN => return self.change_n(&machine),
-            Fault::Layout => return self.change_layout(&machine),
+            Fault::Layout => return self.change_layouts(&machine),
+            Fault::Oath => self.swear(&machine),
+            Fault::Behind => return self.leave_behind(&machine, after),
+            Fault::Hang => {
+                let hanging = CancellationToken::new();
+                machine.hang(Some(hanging.clone()));
+                let machine = machine.clone();
+                tokio::spawn(async move {
+                    sleep(after / 4).await;
+                    machine.hang(None);
+                    hanging.cancel();
+                });
+            }
             Fault::Wipe | Fault::Copy | Fault::Log => {
                 let victim = self.machines[self.setup.victim].clone();
                 if fault == Fault::Wipe {
@@ -93,68 +102,16 @@ impl Cluster {
         });
     }
 
-    fn change_n(&self, machine: &Machine) {
-        let (Some(process), Some(key)) = (machine.process(), self.setup.keys().into_iter().next())
-        else {
-            return;
-        };
-        let Ok(bucket) = Bucket::parse(key.bucket()) else { return };
-        let n = self.world.between(2, 3) as u16;
-        self.world.note(format_args!("{} sets n={n}", machine.name));
-        let settings = Settings { n: Some(n), ..Settings::default() };
-        process.tasks.spawn(async move {
-            drop(bucket_change::set(&process.node, bucket, settings).await);
-        });
-    }
-
-    /// An operator at this machine changes who is a member, or takes a change back.
-    fn change_layout(&self, machine: &Machine) {
-        let Some(process) = machine.process() else { return };
-        let node = process.node.clone();
-        let record = node.membership.record();
-        let reason = Reason { by: node.me, at: node.now(), note: String::new() };
-        let wanted = match record.phase() {
-            Phase::Moving if self.world.percent(30) => record.abort(&BTreeSet::new(), reason),
-            Phase::Moving => return,
-            Phase::Stable | Phase::Releasing => {
-                let Some(next) = self.other_members(&record) else { return };
-                record.begin(next, &[], reason)
-            }
-        };
-        let wanted = match wanted {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                return self.world.note(format_args!("{} may not: {error}", node.me));
-            }
-        };
-        self.world.note(format_args!("{} proposes {wanted:?}", node.me));
-        let world = self.world.clone();
-        process.tasks.spawn(async move {
-            let proposed = node.propose(wanted, PATIENCE).await;
-            world.note(format_args!("{}: {proposed:?}", node.me));
-        });
-    }
-
-    /// Other members: one more, one less, one instead of another, or one that weighs more.
-    fn other_members(&self, record: &ClusterRecord) -> Option<Vec<RecordMember>> {
-        let mut members = record.stable().to_vec();
-        let is_spare =
-            |machine: &&Arc<Machine>| machine.waits() && record.member(machine.name).is_none();
-        let spares: Vec<&Arc<Machine>> = self.machines.iter().filter(is_spare).collect();
-        let spare = (!spares.is_empty()).then(|| self.world.pick(&spares));
-        let at = self.world.between(0, members.len() as u64 - 1) as usize;
-        match (self.world.between(0, 3), spare) {
-            (0 | 1, Some(spare)) => members.push(new_member(spare)?),
-            (2, Some(spare)) => {
-                let seat = members.remove(at).seat;
-                members.push(RecordMember { seat, ..new_member(spare)? });
-            }
-            (3, _) => members[at].weight = self.world.between(1, 3) as u16,
-            // No key has fewer home replicas than n.
-            _ if members.len() > usize::from(N) => drop(members.remove(at)),
-            _ => return None,
-        }
-        Some(members)
+    /// A node is cut off for long, and the layout changes meanwhile.
+    fn leave_behind(&self, behind: &Arc<Machine>, after: Duration) {
+        let names = self.machines.iter().map(|machine| machine.name);
+        let others = names.filter(|name| *name != behind.name);
+        let cuts = others.flat_map(|other| [(other, behind.name), (behind.name, other)]).collect();
+        self.cut(cuts, after * BEHIND_TIMES);
+        let others = self.machines.iter().filter(|machine| machine.name != behind.name);
+        let others: Vec<Arc<Machine>> = others.cloned().collect();
+        let operator = self.world.pick(&others);
+        self.change_layouts(&operator);
     }
 
     fn cut_some(&self, after: Duration) {
@@ -202,20 +159,6 @@ impl Cluster {
         self.network.set_latency(self.setup.latency_ms_max);
         self.machines.iter().for_each(recover);
     }
-}
-
-/// A machine as a member.
-fn new_member(machine: &Machine) -> Option<RecordMember> {
-    let node = machine.name;
-    Some(RecordMember {
-        node,
-        disk: machine.disk_id()?,
-        seat: node,
-        zone: node.to_string(),
-        weight: 1,
-        peer_addr: format!("{node}:1"),
-        client_addr: None,
-    })
 }
 
 /// Ends what a machine suffers from.

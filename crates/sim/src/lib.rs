@@ -7,12 +7,12 @@
 //!
 //! # Reading order
 //!
-//! `quorate-oracle` defines what is checked. [`Case`] is one run, [`seeds`] are many. `setup` is what
-//! a seed decides; `machine` hosts a node (disk, clock, threads, chance), `network` carries the bytes
-//! between them, `life` ends and holds up their tasks, and `world` has what all of them share.
-//! `cluster` is the course of a run, `client` who asks, `faults` what goes wrong; `record` is what
-//! clients saw, `monitor` what happens on the disks meanwhile, and `judge` the end. [`histories`] are
-//! runs whose steps were written by hand.
+//! `quorate-oracle` defines what is checked. [`Case`] is one run, [`seeds`] are many. `setup` is what a seed
+//! decides; `machine` hosts a node (`host`: clock, threads, chance), `network` carries the bytes between
+//! them, `life` ends and holds up their tasks, and `world` has what all of them share. `cluster` is the
+//! course of a run, `client` who asks, `faults` what goes wrong, and `operators` what they change meanwhile;
+//! `record` is what clients saw, `monitor` what happens on the disks, `records` which layouts nodes follow,
+//! and `judge` the end. [`histories`] are runs whose steps were written by hand.
 //!
 //! With the feature `mutations`, deliberate bugs are compiled into the node
 //! ([`quorate_protocol::mutation`]): a run can switch one on, and must be found broken.
@@ -25,12 +25,15 @@ mod cluster;
 mod dice;
 mod faults;
 pub mod histories;
+mod host;
 mod judge;
 mod life;
 mod machine;
 mod monitor;
 mod network;
+mod operators;
 mod record;
+mod records;
 pub mod run;
 pub mod seeds;
 mod setup;

@@ -1,14 +1,12 @@
 //! A machine: a disk that outlives processes, a clock, and at most one process, the shipping node.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::background;
 use quorate_engine::config::{Config, Durability};
-use quorate_engine::host::{Chance, Clock, Files, Host, Threads, Urgency, Work};
+use quorate_engine::host::Host;
 use quorate_engine::liveness::advertised::GossipState;
 use quorate_engine::liveness::review::Turns;
 use quorate_engine::membership;
@@ -18,24 +16,18 @@ use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::record::{ClusterRecord, DiskId};
-use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
-use quorate_storage::{Crash, DataDir, Later, Place, SimulatedDisk, Simulation, Task};
+use quorate_storage::{Crash, DataDir, Place, SimulatedDisk};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
+use crate::host::{Around, DiskFiles, Hang, MachineClock};
 use crate::life::Life;
 use crate::network::{Dialer, Network};
 use crate::values::decoded;
 use crate::world::World;
 use quorate_oracle::Violation;
-
-/// The machines' clocks at the start of a run, in milliseconds since 1970.
-const EPOCH_MS: u64 = 1_700_000_000_000;
-/// The longest that work on a thread that may block takes, in milliseconds.
-const WORK_MS_MAX: u64 = 2;
-/// The longest that a sync takes, in milliseconds.
-const SYNC_MS_MAX: u64 = 6;
 
 /// A supervisor starts a process again after this time.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
@@ -60,6 +52,8 @@ pub(crate) struct Machine {
     process: Mutex<Option<Process>>,
     /// Whether it has no part in the cluster yet, or any more.
     waits: AtomicBool,
+    /// While set: what is begun on threads that may block goes on when it is cancelled.
+    hang: Hang,
     /// Told which machine's process wants to be replaced by a fresh one.
     replace: UnboundedSender<NodeId>,
 }
@@ -95,6 +89,7 @@ impl Machine {
             network,
             process: Mutex::new(None),
             waits: AtomicBool::new(false),
+            hang: Hang::default(),
             replace,
         }
     }
@@ -104,6 +99,7 @@ impl Machine {
         self.kill();
         self.disk.wipe();
         self.files.wipe();
+        *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = None; // that is of another disk
         self.waits.store(true, Relaxed);
         let id = u128::from(self.world.draw()) << 64 | u128::from(self.world.draw());
         if membership::files::store_disk(&*self.files, DiskId(id)).is_err() {
@@ -163,7 +159,8 @@ impl Machine {
         }
         let life = Arc::new(Life::default());
         let tasks = Tasks::new(Some(life.clone()));
-        let around = Arc::new(Around { world: self.world.clone(), tasks: tasks.clone() });
+        let (world, hang) = (self.world.clone(), self.hang.clone());
+        let around = Arc::new(Around { world, tasks: tasks.clone(), hang });
         let dialer = Dialer { me: self.name, network: self.network.clone() };
         let host = Host {
             wire: Arc::new(dialer),
@@ -294,6 +291,7 @@ impl Machine {
     /// A backup of its disk, as it is at this moment.
     pub(crate) fn copy_disk(&self) -> SimulatedDisk {
         self.world.note(format_args!("{} is copied", self.name));
+        self.files.back_up();
         self.disk.copy()
     }
 
@@ -302,6 +300,7 @@ impl Machine {
         self.kill();
         self.lost("comes back as it was copied");
         self.disk.restore(copy);
+        self.files.restore_if_gone();
     }
 
     /// Damages the log before its end.
@@ -325,6 +324,15 @@ impl Machine {
             self.world.note(format_args!("{} {what}", self.name));
             process.life.stop(is_paused);
         }
+    }
+
+    /// The next merge of a row waits for the disk. All that requests begin from now on does not come back
+    /// from the disk, as long as this is so; what has begun then, not before `on` is cancelled.
+    pub(crate) fn hang(&self, on: Option<CancellationToken>) {
+        if on.is_some() {
+            self.disk.block_next_write();
+        }
+        *self.hang.lock().unwrap_or_else(PoisonError::into_inner) = on;
     }
 
     /// Sets its clock.
@@ -367,103 +375,5 @@ async fn gossip(node: Arc<Node>, network: Arc<Network>) {
             }
         }
         node.peers.review(now);
-    }
-}
-
-/// Threads, chance and the disk's delays, as one process has them.
-struct Around {
-    world: Arc<World>,
-    tasks: Tasks,
-}
-
-impl Around {
-    fn after(&self, delay: Duration, work: Work) {
-        self.tasks.spawn(async move {
-            sleep(delay).await;
-            work();
-        });
-    }
-}
-
-impl Threads for Around {
-    fn run(&self, _urgency: Urgency, work: Work) {
-        self.after(self.world.at_most_ms(WORK_MS_MAX), work);
-    }
-
-    fn cores(&self) -> usize {
-        4
-    }
-
-    fn processor_time(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl Chance for Around {
-    fn draw(&self) -> u64 {
-        self.world.draw()
-    }
-}
-
-impl Simulation for Around {
-    fn later(&self, what: Later, task: Task) {
-        match what {
-            Later::Sync => self.after(self.world.at_most_ms(SYNC_MS_MAX), task),
-            Later::CheckDisk { after } => self.after(after, task),
-        }
-    }
-
-    fn random(&self) -> u64 {
-        self.world.draw()
-    }
-
-    fn now(&self) -> Duration {
-        self.world.elapsed()
-    }
-}
-
-struct MachineClock {
-    world: Arc<World>,
-    ahead_ms: AtomicI64,
-}
-
-impl Clock for MachineClock {
-    fn now(&self) -> WallTime {
-        let now_ms = EPOCH_MS + self.world.elapsed().as_millis() as u64;
-        WallTime(now_ms.saturating_add_signed(self.ahead_ms.load(Relaxed)))
-    }
-}
-
-/// The node's small files.
-#[derive(Default)]
-struct DiskFiles(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl DiskFiles {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wipe(&self) {
-        self.lock().clear();
-    }
-}
-
-impl Files for DiskFiles {
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.lock().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn replace(&self, name: &str, contents: &[u8]) -> io::Result<()> {
-        self.lock().insert(name.to_owned(), contents.to_owned());
-        Ok(())
-    }
-
-    fn append(&self, name: &str, more: &[u8]) -> io::Result<()> {
-        self.lock().entry(name.to_owned()).or_default().extend_from_slice(more);
-        Ok(())
-    }
-
-    fn path(&self, name: &str) -> String {
-        name.to_owned()
     }
 }

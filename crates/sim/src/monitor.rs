@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use quorate_engine::cluster::view::ClusterView;
 use quorate_engine::node::Node;
 use quorate_oracle::{
     Verdict, a_filled_node_has_everything, reaped_for_good, what_is_dropped_is_held,
@@ -19,6 +20,7 @@ use quorate_protocol::tree::Tree;
 use tokio::time::sleep;
 
 use crate::machine::Machine;
+use crate::records::Records;
 use crate::setup::Setup;
 use crate::values::{changes, decoded, own_row, write_of};
 use crate::world::World;
@@ -31,6 +33,7 @@ pub(crate) struct Monitor {
     world: Arc<World>,
     setup: Arc<Setup>,
     machines: Arc<Vec<Arc<Machine>>>,
+    records: Records,
     seen: Mutex<Seen>,
 }
 
@@ -54,6 +57,8 @@ struct SeenHint {
     object: Object,
     /// What its target may have lost when it was first seen.
     losses: (u64, u64),
+    /// The epoch of its holder at the last look.
+    epoch: u64,
 }
 
 /// A hint that was dropped, and when that was seen.
@@ -122,7 +127,7 @@ impl Monitor {
         setup: Arc<Setup>,
         machines: Arc<Vec<Arc<Machine>>>,
     ) -> Self {
-        Self { world, setup, machines, seen: Mutex::default() }
+        Self { world, setup, machines, records: Records::default(), seen: Mutex::default() }
     }
 
     /// Looks until the run ends.
@@ -135,6 +140,7 @@ impl Monitor {
 
     /// Compares what is there with what was there at the last look.
     pub(crate) fn look(&self) {
+        self.world.judge(self.records.look(&self.machines));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = &mut *seen;
         let position = |machine: &Arc<Machine>| (machine.name, machine.disk.position());
@@ -293,7 +299,7 @@ impl Monitor {
 
     fn look_at_hints(&self, node: &Node, key: &Key, seen: &mut Seen) -> Verdict {
         let Ok(hints) = node.store.hints_of_key(key) else { return Ok(()) };
-        let mut gone = Vec::new();
+        let (mut gone, epoch) = (Vec::new(), node.epoch().number);
         for target in self.machines.iter().map(|machine| machine.name) {
             let place = (node.me, key.clone(), target);
             let row = hints.iter().find(|(of, _)| *of == target);
@@ -301,20 +307,21 @@ impl Monitor {
                 Some(object) => {
                     let losses = seen.losses.get(&target).copied().unwrap_or_default();
                     let known = seen.hints.remove(&place).filter(|known| known.object == object);
-                    let hint = known.unwrap_or(SeenHint { object, losses });
-                    seen.hints.insert(place, hint);
+                    let losses = known.map_or(losses, |known| known.losses);
+                    seen.hints.insert(place, SeenHint { object, losses, epoch });
                 }
                 None => gone.extend(seen.hints.remove(&place).map(|hint| (target, hint))),
             }
         }
         let view = node.view();
         let homes = view.homes(key);
-        for (target, SeenHint { object, losses }) in gone {
-            let (from, at, epoch) = (node.me, self.world.elapsed(), node.epoch().number);
+        for (target, SeenHint { object, losses, epoch: seen_in }) in gone {
+            let (from, at) = (node.me, self.world.elapsed());
             let (of, what) = (key.clone(), object.clone());
             seen.dropped.push(Dropped { from, key: of, object: what, at, epoch });
-            // A hint for a node that has left becomes a row of its holder.
-            let becomes_row = !view.placement().contains(target) && self.holds(from, key, &object);
+            // A hint for a node that has left becomes a row of its holder. It may be a member again by now.
+            let may_have_left = seen_in != epoch || !view.placement().contains(target);
+            let becomes_row = may_have_left && self.holds(from, key, &object);
             let is_held = becomes_row
                 || self.holds(target, key, &object)
                 || homes.iter().all(|home| self.holds(*home, key, &object));
@@ -349,7 +356,7 @@ impl Monitor {
         }
         let Some(mut lacking) = seen.lacking.remove(&place) else { return Ok(()) };
         // While the layout changes it receives from those of the old one.
-        lacking.keep_homes(&view.sources(view.tree(key)), changes);
+        lacking.keep_homes(&sources(&view, key), changes);
         if !is_ready {
             lacking.is_certain = true;
             seen.lacking.insert(place, lacking);
@@ -401,6 +408,13 @@ impl Monitor {
         let record = self.world.record();
         writes.into_iter().all(|write| record.is_gone(&key.to_string(), write))
     }
+}
+
+/// The home replicas from which a new one receives a key: all of the layout that are not sworn gone.
+fn sources(view: &ClusterView, key: &Key) -> Vec<NodeId> {
+    let placement = view.placement();
+    let homes = placement.layout().homes(view.partition(key), view.n(key.bucket())).iter();
+    homes.filter(|home| !placement.is_gone(**home)).copied().collect()
 }
 
 impl Seen {

@@ -45,6 +45,12 @@ pub(crate) enum Fault {
     Log,
     /// Nodes join, leave, are replaced or get another weight.
     Layout,
+    /// A node is killed, and an operator swears that it is dead. It returns.
+    Oath,
+    /// A node is cut off for long, while others change the layout.
+    Behind,
+    /// What requests do on a disk takes long.
+    Hang,
 }
 
 impl Fault {
@@ -68,6 +74,11 @@ impl Fault {
     /// Whether acknowledged writes may be lost with it, on one machine.
     fn loses_data(self) -> bool {
         matches!(self, Self::Wipe | Self::Copy | Self::Log)
+    }
+
+    /// Whether what is on one machine only may be lost with it.
+    fn takes_a_copy(self) -> bool {
+        self.loses_data() || self == Self::Oath
     }
 }
 
@@ -171,13 +182,15 @@ impl Setup {
             Some(Focus::Layouts) => setup.about_layouts(dice),
             None => {}
         }
-        // A bucket's n does not change while the layout does.
-        if setup.spares == 0 && dice.percent(25) && !setup.faults.contains(&Fault::ChangeN) {
+        if setup.spares == 0 && dice.percent(25) {
             setup.faults.push(Fault::Layout);
             setup.spares = dice.between(1, 2) as usize;
         }
+        if setup.spares > 0 {
+            setup.add_to_layouts(dice);
+        }
         // What can be lost on one machine must be on two.
-        setup.w_min = if setup.faults.iter().any(|fault| fault.loses_data()) { 2 } else { 1 };
+        setup.w_min = if setup.faults.iter().any(|fault| fault.takes_a_copy()) { 2 } else { 1 };
         setup.w = setup.w.max(setup.w_min);
         setup
     }
@@ -281,6 +294,20 @@ impl Setup {
         self.thinking_ms_max = dice.between(10, 200);
         if dice.percent(40) {
             self.reap_within(1_500, dice);
+        }
+    }
+
+    /// Some of the faults that matter where the layout changes.
+    fn add_to_layouts(&mut self, dice: &mut Dice) {
+        // Two copies are not enough if one machine is sworn dead and another one loses its disk.
+        let may_swear = !self.faults.iter().any(|fault| fault.loses_data());
+        if dice.percent(30) && may_swear {
+            self.faults.push(Fault::Oath);
+        }
+        for fault in [Fault::Behind, Fault::Hang, Fault::ChangeN] {
+            if dice.percent(20) && !self.faults.contains(&fault) {
+                self.faults.push(fault);
+            }
         }
     }
 

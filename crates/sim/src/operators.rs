@@ -1,0 +1,162 @@
+//! What operators change while a run goes on: the n of the bucket, and who is a member.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use quorate_engine::cluster::bucket_change;
+use quorate_protocol::bucket::Settings;
+use quorate_protocol::name::{Bucket, NodeId};
+use quorate_protocol::record::{ClusterRecord, DiskId, Phase, Reason, RecordMember};
+
+use crate::cluster::Cluster;
+use crate::machine::{Machine, Process};
+use crate::run::N;
+use crate::setup::Fault;
+
+/// How long an operator waits for a change to be decided.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    /// An operator at this machine changes the bucket's n.
+    pub(crate) fn change_n(&self, machine: &Machine) {
+        let (Some(process), Some(key)) = (machine.process(), self.setup.keys().into_iter().next())
+        else {
+            return;
+        };
+        let Ok(bucket) = Bucket::parse(key.bucket()) else { return };
+        let n = self.world.between(2, 3) as u16;
+        self.world.note(format_args!("{} sets n={n}", machine.name));
+        let settings = Settings { n: Some(n), ..Settings::default() };
+        process.tasks.spawn(async move {
+            drop(bucket_change::set(&process.node, bucket, settings).await);
+        });
+    }
+
+    /// An operator at this machine changes who is a member, or takes a change back. Now and then another one,
+    /// who knows nothing of that, does the same elsewhere, or changes n.
+    pub(crate) fn change_layouts(&self, machine: &Machine) {
+        let changes_n = self.setup.faults.contains(&Fault::ChangeN);
+        if changes_n && self.world.percent(40) {
+            self.change_n(&self.any_machine());
+        }
+        self.change_layout(machine, None);
+        if self.world.percent(20) {
+            self.change_layout(&self.any_machine(), None);
+        }
+    }
+
+    fn any_machine(&self) -> Arc<Machine> {
+        self.world.pick(&self.machines)
+    }
+
+    /// A member is killed, and sworn dead by an operator elsewhere, though it may return. Only once in a run:
+    /// what had two copies then has one.
+    pub(crate) fn swear(&self, dead: &Machine) {
+        let up: Vec<Process> = self
+            .machines
+            .iter()
+            .filter(|machine| machine.name != dead.name)
+            .filter_map(|machine| machine.process())
+            .collect();
+        let is_possible = |process: &Process| {
+            let record = process.node.membership.record();
+            record.next().is_none() && record.stable().iter().any(|at| at.node == dead.name)
+        };
+        let up: Vec<Process> = up.into_iter().filter(is_possible).collect();
+        if up.is_empty() || self.has_sworn.swap(true, Relaxed) {
+            return;
+        }
+        dead.kill();
+        let operator = self.world.pick(&up);
+        let at = self.machines.iter().find(|machine| machine.name == operator.node.me);
+        at.into_iter().for_each(|at| self.change_layout(at, Some(dead.name)));
+    }
+
+    fn change_layout(&self, machine: &Machine, dead: Option<NodeId>) {
+        let Some(process) = machine.process() else { return };
+        let node = process.node.clone();
+        let record = node.membership.record();
+        let reason = Reason { by: node.me, at: node.now(), note: String::new() };
+        let wanted = match record.phase() {
+            Phase::Moving if self.world.percent(30) => record.abort(&BTreeSet::new(), reason),
+            Phase::Moving => return,
+            Phase::Stable | Phase::Releasing => {
+                let next = match dead {
+                    Some(dead) => self.members_without(&record, dead),
+                    None => self.other_members(&record),
+                };
+                let Some(next) = next else { return };
+                let disk_of = |dead| record.member(dead).map(|member| member.disk);
+                let gone: Vec<DiskId> = dead.and_then(disk_of).into_iter().collect();
+                record.begin(next, &gone, reason)
+            }
+        };
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                return self.world.note(format_args!("{} may not: {error}", node.me));
+            }
+        };
+        self.world.note(format_args!("{} proposes {wanted:?}", node.me));
+        let world = self.world.clone();
+        process.tasks.spawn(async move {
+            let proposed = node.propose(wanted, PATIENCE).await;
+            world.note(format_args!("{}: {proposed:?}", node.me));
+        });
+    }
+
+    /// The members without a dead one, in whose place another one comes if there is any.
+    fn members_without(&self, record: &ClusterRecord, dead: NodeId) -> Option<Vec<RecordMember>> {
+        let mut members = record.stable().to_vec();
+        let at = members.iter().position(|member| member.node == dead)?;
+        let seat = members.remove(at).seat;
+        let spare = self.spare(record).filter(|_| self.world.percent(80));
+        if let Some(new) = spare.and_then(|spare| new_member(&spare)) {
+            members.push(RecordMember { seat, ..new });
+        }
+        (members.len() >= usize::from(N)).then_some(members)
+    }
+
+    /// A machine that may become a member.
+    fn spare(&self, record: &ClusterRecord) -> Option<Arc<Machine>> {
+        let is_spare =
+            |machine: &&Arc<Machine>| machine.waits() && record.member(machine.name).is_none();
+        let spares: Vec<Arc<Machine>> = self.machines.iter().filter(is_spare).cloned().collect();
+        (!spares.is_empty()).then(|| self.world.pick(&spares))
+    }
+
+    /// Other members: one more, one less, one instead of another, or one that weighs more.
+    fn other_members(&self, record: &ClusterRecord) -> Option<Vec<RecordMember>> {
+        let mut members = record.stable().to_vec();
+        let spare = self.spare(record);
+        let at = self.world.between(0, members.len() as u64 - 1) as usize;
+        match (self.world.between(0, 3), spare) {
+            (0 | 1, Some(spare)) => members.push(new_member(&spare)?),
+            (2, Some(spare)) => {
+                let seat = members.remove(at).seat;
+                members.push(RecordMember { seat, ..new_member(&spare)? });
+            }
+            (3, _) => members[at].weight = self.world.between(1, 3) as u16,
+            // No key has fewer home replicas than n.
+            _ if members.len() > usize::from(N) => drop(members.remove(at)),
+            _ => return None,
+        }
+        Some(members)
+    }
+}
+
+/// A machine as a member.
+pub(crate) fn new_member(machine: &Machine) -> Option<RecordMember> {
+    let node = machine.name;
+    Some(RecordMember {
+        node,
+        disk: machine.disk_id()?,
+        seat: node,
+        zone: node.to_string(),
+        weight: 1,
+        peer_addr: format!("{node}:1"),
+        client_addr: None,
+    })
+}
