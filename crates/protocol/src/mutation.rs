@@ -96,6 +96,10 @@ mutations! {
     ReapWithoutJoiner, "reap-without-joiner", "a reap does not ask the nodes that are joining";
     HintOfRemovedDropped, "hint-of-removed-dropped", "hints for a node that has left are dropped";
     WipedAcceptorVotes, "wiped-acceptor-votes", "a disk votes that has forgotten what it voted";
+    VoteNotSynced, "record-promise-not-synced", "a vote on a record is told before it is stored";
+    TwoRecordsOneEpoch, "two-records-one-epoch", "a proposer overrides what may have been decided";
+    MintAgain, "mint-again-after-outdated", "a write that begins again is minted again";
+    RemovedDiskReturns, "removed-disk-returns", "a node that was removed goes on, and is listened to";
 }
 
 /// There is no mutation of this name.

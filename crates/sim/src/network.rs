@@ -33,7 +33,8 @@ struct State {
     /// Directions in which nothing gets through.
     cuts: BTreeSet<(NodeId, NodeId)>,
     links: Vec<(NodeId, NodeId, CancellationToken)>,
-    latency_ms_max: u64,
+    /// The shortest and the longest time that bytes take, in milliseconds.
+    latency_ms: (u64, u64),
 }
 
 /// A process that takes connections.
@@ -50,7 +51,7 @@ impl Network {
             listeners: BTreeMap::new(),
             cuts: BTreeSet::new(),
             links: Vec::new(),
-            latency_ms_max,
+            latency_ms: (0, latency_ms_max),
         };
         Self { world, state: Mutex::new(state) }
     }
@@ -84,7 +85,12 @@ impl Network {
 
     /// Sets the longest time that bytes take, in milliseconds.
     pub(crate) fn set_latency(&self, max_ms: u64) {
-        self.lock().latency_ms_max = max_ms;
+        self.lock().latency_ms = (0, max_ms);
+    }
+
+    /// All bytes take exactly so long, in milliseconds.
+    pub(crate) fn set_exact_latency(&self, ms: u64) {
+        self.lock().latency_ms = (ms, ms);
     }
 
     /// Breaks all connections between two nodes.
@@ -114,8 +120,8 @@ impl Network {
     }
 
     async fn delay(&self) {
-        let max_ms = self.lock().latency_ms_max;
-        sleep(self.world.at_most_ms(max_ms)).await;
+        let (min_ms, max_ms) = self.lock().latency_ms;
+        sleep(Duration::from_millis(self.world.between(min_ms, max_ms))).await;
     }
 
     async fn connect(self: &Arc<Self>, from: NodeId, to: NodeId) -> Result<Box<dyn Io>, String> {

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use quorate_protocol::layout::{Layout, LayoutHash};
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::placement::{Epoch, Placement};
 use quorate_protocol::record::successor::{SuccessorError, check_successor};
@@ -172,6 +173,11 @@ impl Membership {
         self.votes.load(Relaxed)
     }
 
+    /// What this disk has voted on the next record.
+    pub fn voted(&self) -> synod::State {
+        lock(&self.acceptor).state()
+    }
+
     /// Whether this node is in the record in force: else it has been removed, and has nothing to say.
     pub fn is_member(&self) -> bool {
         self.is_member.load(Relaxed)
@@ -179,7 +185,7 @@ impl Membership {
 
     /// Sees whether this node is in the record in force.
     pub(crate) fn judge(&self, me: NodeId) {
-        let is_member = self.record().member(me).is_some();
+        let is_member = self.record().member(me).is_some() || mutated(Mutation::RemovedDiskReturns);
         if self.is_member.swap(is_member, Relaxed) && !is_member {
             tracing::error!("this node was removed from the cluster: it serves nothing any more");
         }

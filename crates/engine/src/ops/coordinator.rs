@@ -349,7 +349,7 @@ pub fn unknown(required: u16) -> WriteAnswer {
     WriteAnswer::NoQuorum { required, acks: Acks::default(), outcome: Outcome::Unknown }
 }
 
-fn limits(node: &Node) -> Limits {
+pub(super) fn limits(node: &Node) -> Limits {
     let siblings_max = node.config.limits.siblings_max;
     let object_bytes_max = node.config.limits.object_bytes_max.min(bytes_max(node));
     Limits { siblings_max, object_bytes_max }

@@ -18,13 +18,13 @@ use quorate_protocol::row::Minted;
 use quorate_protocol::terms::{Purpose, Terms};
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::view::{context_after_write, context_of};
-use quorate_storage::{Error, MintedRow};
+use quorate_storage::{Blocking, Error, MintedRow};
 use tokio::time::Instant;
 
 use crate::cluster::moved::RESTARTS_MAX;
 use crate::cluster::view::ClusterView;
 use crate::node::Node;
-use crate::ops::coordinator::{Teller, WriteOutcome};
+use crate::ops::coordinator::{self, Teller, WriteOutcome};
 use crate::ops::explain::Recorder;
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
@@ -76,12 +76,25 @@ pub(super) async fn replicate<Tell: FnOnce(WriteOutcome, &mut Recorder) + Send>(
         let Some(newer) = node.moved(&view, Some(deadline)).await else { break };
         let Ok(renewed) = newer.renewed_terms(&write.key, Purpose::Write, &asked) else { break };
         (view, terms) = (newer, renewed);
+        if mutated(Mutation::MintAgain) {
+            mint_again(node, write, &view, &mut minted);
+        }
         if node.uptime() >= deadline {
             break;
         }
     }
     let acks = Acks { stored: true, ..Acks::default() };
     teller.tell(WriteAnswer::NoQuorum { required: needed, acks, outcome: Outcome::Partial }.into());
+}
+
+/// A deliberate bug: what has been read and overwritten meanwhile comes back under another dot.
+fn mint_again(node: &Node, write: &Write, view: &ClusterView, minted: &mut MintedHere) {
+    let place = replica::place_of(node, view, minted.role, &write.key);
+    let (draft, limits) = (&write.draft, coordinator::limits(node));
+    let again = node.store.mint(place, &write.key, draft, node.now(), &limits, Blocking::Allowed);
+    if let Ok(Ok(row)) = again {
+        (minted.row, minted.sync) = (row, LocalCopy::Waits(Box::pin(node.store.durable())));
+    }
 }
 
 fn plan(node: &Node, write: &Write, terms: Terms, minted: &MintedHere, deadline: Uptime) -> Plan {

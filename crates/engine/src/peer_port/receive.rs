@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocol::handshake::{Versions, Who};
 use quorate_protocol::message::Message;
+use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header};
 
@@ -93,7 +94,7 @@ pub fn check_who(node: &Node, who: &Who) -> Result<(), FrameError> {
 /// Which nodes are members.
 fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
     let view = node.view();
-    move |from| view.placement().contains(from)
+    move |from| view.placement().contains(from) || mutated(Mutation::RemovedDiskReturns)
 }
 
 /// Starts a frame of a protocol version to a peer.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Answer, Ask, Ballot, Ballots, DiskId, Instance, Request, Response};
+use crate::mutation::{Mutation, mutated};
 use crate::record::successor::{SuccessorError, check_successor};
 use crate::record::{ClusterRecord, RecordHash};
 
@@ -223,7 +224,8 @@ impl Proposer {
             return Vec::new();
         }
         // What may have been decided under an earlier ballot is decided under this one too.
-        let record = accepted.take().map_or_else(|| self.wanted.clone(), |(_, record)| record);
+        let accepted = accepted.take().filter(|_| !mutated(Mutation::TwoRecordsOneEpoch));
+        let record = accepted.map_or_else(|| self.wanted.clone(), |(_, record)| record);
         self.was_sent |= record == self.wanted;
         self.refused.clear();
         self.phase = Phase::Accepting { record: record.clone(), accepted: BTreeSet::new() };

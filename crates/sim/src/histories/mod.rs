@@ -9,7 +9,10 @@
 
 mod deletes;
 mod disks;
+mod epochs;
+mod moves;
 mod scene;
+mod votes;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -45,6 +48,16 @@ pub const HISTORIES: &[History] = &[
     disks::A_BACKUP_AMONG_RESTARTS,
     deletes::A_BACKUP_OF_WHAT_WAS_REAPED,
     deletes::A_STORE_THAT_WAS_HELD_UP,
+    moves::A_WRITE_THAT_ONE_SOURCE_MISSED,
+    moves::A_CHANGE_WITHOUT_ITS_SOURCES,
+    moves::A_HINT_FOR_A_DEAD_NODE,
+    moves::A_DEAD_NODE_THAT_RETURNS,
+    epochs::AN_END_THAT_SOME_MISS,
+    epochs::A_NODE_THAT_SLEPT,
+    epochs::A_MERGE_THAT_HANGS,
+    epochs::A_WRITE_THAT_BEGINS_AGAIN,
+    votes::A_DECISION_THAT_FEW_KNOW,
+    votes::A_DECISION_THAT_A_DISK_FORGETS,
 ];
 
 impl History {

@@ -1,8 +1,11 @@
-//! The words of hand-made histories: a cluster of three nodes, one key, and what is done to them.
+//! The words of hand-made histories: a small cluster, one key, and what is done to them; `members` has those
+//! about who is a member.
 //!
 //! A step that does not do what the history is about ends it: it proves nothing from there on, with a
 //! deliberate bug or without. What clients are promised is judged instead ([`World::judge`]), and the
 //! history goes on.
+
+pub(super) mod members;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -14,7 +17,9 @@ use quorate_oracle::Violation;
 use quorate_oracle::history::{End, WriteNo};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_storage::SimulatedDisk;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::cluster::Cluster;
@@ -38,7 +43,7 @@ pub(super) type Played = Result<(), OffCourse>;
 /// The writes that an answer to a read showed; `None` if the cluster did not answer.
 pub(super) type Shown = Option<BTreeSet<WriteNo>>;
 
-/// A cluster of three nodes, all of them home replicas of one key, and a client.
+/// A cluster, most often of three nodes, one key on three of them, and a client.
 pub(super) struct Scene {
     cluster: Cluster,
     client: Client,
@@ -91,6 +96,22 @@ impl Scene {
         self.replace(at, true, w).await
     }
 
+    /// Begins to replace what the client last saw by a value, as `write` does, and does not wait for it.
+    pub(super) fn begin_to_write(&self, at: NodeId, w: u16) -> Pending {
+        let (mut client, key) = (self.client.clone(), self.key.clone());
+        client.entry = Some(at);
+        Pending(tokio::spawn(async move { client.replace(&key, true, w).await }))
+    }
+
+    /// Writes a value by a sloppy quorum.
+    pub(super) async fn write_sloppy(&mut self, at: NodeId, w: u16) -> Result<WriteNo, OffCourse> {
+        self.client.entry = Some(at);
+        match self.client.replace_by(&self.key, true, (w, false)).await {
+            (number, End::Acked { .. }) => Ok(number),
+            (number, end) => Err(off(format!("{number} at {at}, sloppy, ended with {end:?}"))),
+        }
+    }
+
     /// Writes a value as a client does that has seen nothing.
     pub(super) async fn write_blind(&mut self, at: NodeId, w: u16) -> Result<WriteNo, OffCourse> {
         self.client.sessions.clear();
@@ -122,12 +143,42 @@ impl Scene {
         shown.map(drop).ok_or_else(|| off(format!("a read at {at}, r={r}, is not answered")))
     }
 
+    /// Begins to read from `r` home replicas, and does not wait for it. The oracle judges the answer.
+    pub(super) fn begin_to_read(&self, at: NodeId, r: u16) -> JoinHandle<Shown> {
+        let (mut client, key) = (self.client.clone(), self.key.clone());
+        client.entry = Some(at);
+        tokio::spawn(async move { client.read_by(key, r, true).await })
+    }
+
+    /// *Nothing comes back from the dead*: an answer must not show this write, which was overwritten. The
+    /// oracle cannot know that it was minted only once, and excuses an answer with it; a history knows.
+    pub(super) fn must_not_show(&self, shown: &Shown, write: WriteNo) {
+        let Some(shown) = shown.as_ref().filter(|shown| shown.contains(&write)) else { return };
+        let story = format!("{} shows {shown:?}, and {write} was overwritten", self.key);
+        let property = "nothing_comes_back_from_the_dead";
+        self.cluster.world.judge(Err(Violation { property, story }));
+    }
+
     /// *No false 404*: an answer must show this write. Once a disk was lost, the oracle cannot know how
     /// many copies are left, and excuses an answer without it; a history knows.
     pub(super) fn must_show(&self, shown: &Shown, write: WriteNo) {
         let Some(shown) = shown.as_ref().filter(|shown| !shown.contains(&write)) else { return };
         let story = format!("{} shows {shown:?}, and not {write}", self.key);
         self.cluster.world.judge(Err(Violation { property: "no_false_absence", story }));
+    }
+}
+
+/// A write that has begun.
+pub(super) struct Pending(JoinHandle<(WriteNo, End)>);
+
+impl Pending {
+    /// Waits until it is acknowledged.
+    pub(super) async fn acked(self) -> Result<WriteNo, OffCourse> {
+        match self.0.await {
+            Ok((number, End::Acked { .. })) => Ok(number),
+            Ok((number, end)) => Err(off(format!("{number} ended with {end:?}"))),
+            Err(error) => Err(off(error.to_string())),
+        }
     }
 }
 
@@ -142,11 +193,57 @@ impl Scene {
 
     /// Nothing gets to a node from any other, or from it to them.
     pub(super) fn cut_off(&mut self, node: NodeId) {
-        let names: Vec<NodeId> = self.cluster.machines.iter().map(|machine| machine.name).collect();
-        for other in names.into_iter().filter(|other| *other != node) {
-            self.cut(node, other);
-            self.cut(other, node);
+        self.split(&[node]);
+    }
+
+    /// Ends the cuts between two nodes.
+    pub(super) fn mend_between(&mut self, one: NodeId, other: NodeId) {
+        self.cuts.remove(&(one, other));
+        self.cuts.remove(&(other, one));
+        self.cluster.world.note(format_args!("cut {:?}", self.cuts));
+        self.cluster.network.cut(self.cuts.clone());
+    }
+
+    /// Cuts these nodes off from all others; they reach each other.
+    pub(super) fn split(&mut self, side: &[NodeId]) {
+        for other in self.all().into_iter().filter(|other| !side.contains(other)) {
+            for node in side {
+                self.cut(*node, other);
+                self.cut(other, *node);
+            }
         }
+    }
+
+    /// All machines.
+    fn all(&self) -> Vec<NodeId> {
+        self.cluster.machines.iter().map(|machine| machine.name).collect()
+    }
+
+    /// Breaks all connections of a node: what was on its way is lost.
+    pub(super) fn reset(&self, node: NodeId) {
+        self.all().into_iter().for_each(|other| self.cluster.network.reset(node, other));
+    }
+
+    /// All bytes take exactly so long from now on, in milliseconds.
+    pub(super) fn set_latency(&self, ms: u64) {
+        self.cluster.network.set_exact_latency(ms);
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub(super) fn pause(&self, node: NodeId, is_paused: bool) -> Played {
+        self.machine(node).map(|machine| machine.pause(is_paused))
+    }
+
+    /// The next merge at a node waits for the disk, which does not answer for now.
+    pub(super) fn hang(&self, node: NodeId) -> Result<CancellationToken, OffCourse> {
+        let hanging = CancellationToken::new();
+        self.machine(node)?.hang(Some(hanging.clone()));
+        Ok(hanging)
+    }
+
+    /// The disk answers again, but not yet to what has waited for it.
+    pub(super) fn hang_no_more(&self, node: NodeId) -> Played {
+        self.machine(node).map(|machine| machine.hang(None))
     }
 
     /// Ends all cuts: what was on its way arrives.
@@ -164,6 +261,11 @@ impl Scene {
     /// SIGKILL.
     pub(super) fn kill(&self, node: NodeId) -> Played {
         self.machine(node).map(|machine| machine.kill())
+    }
+
+    /// Starts a node, whatever becomes of it.
+    pub(super) fn try_to_start(&self, node: NodeId) -> Played {
+        self.machine(node).map(|machine| machine.start())
     }
 
     /// Starts a node, and waits until it takes part in the cluster.
