@@ -81,14 +81,15 @@ TOML
 # Settles the number of nodes and the durability: what is asked for ($1, $2, either may be empty)
 # must be what is there, or be new. Writes both down.
 settle() {
-    local count=$1 durability=$2 there_count there_durability
-    if there_count=$(cluster_count); then
+    local count=$1 durability=$2 formed_of there_count there_durability
+    if formed_of=$(cluster_count); then
+        there_count=$(cluster_nodes | wc -l)
         there_durability=$(cat "$CLUSTER_DIR/durability")
-        count=${count:-$there_count}
         durability=${durability:-$there_durability}
-        [[ $count == "$there_count" ]] ||
+        [[ ${count:-$there_count} == "$there_count" ]] ||
             die "the cluster in $CLUSTER_DIR has $there_count nodes, not $count." \
-                "To start over: scripts/cluster.sh wipe"
+                "To add or remove some: scripts/cluster.sh add, or remove. To start over: wipe"
+        count=$formed_of
         if [[ $durability != "$there_durability" ]] && any_node_runs; then
             die "the nodes run with durability $there_durability. First: scripts/cluster.sh down"
         fi
@@ -153,7 +154,7 @@ up() {
         say "The cluster is already up: ${#nodes[@]} nodes."
     fi
     say "Try:
-  curl -i -X PUT $(client_url n1)/kv/cart/alice -H 'Content-Type: text/plain' -d '2 apples'
+  curl -i -X PUT $(client_url "${nodes[0]}")/kv/cart/alice -H 'Content-Type: text/plain' -d '2 apples'
   curl -i $(client_url "${nodes[-1]}")/kv/cart/alice
   scripts/demo.sh"
 }
@@ -184,13 +185,18 @@ down() {
 
 status() {
     local node nodes pid state ready
-    nodes=$(cluster_nodes)
+    cluster_nodes >/dev/null
+    nodes=$(nodes_here)
     printf '%-5s %-8s %-7s %-12s %s\n' node pid state 'client port' ready
     for node in $nodes; do
         state=$(node_state "$node")
         pid=$(node_pid "$node") || pid=-
         ready=no
-        if [[ $state == up ]] && node_ready "$node"; then ready=yes; fi
+        if [[ $state == up ]] && node_ready "$node"; then
+            ready=yes
+        elif ! grep -qx -- "$node" <<<"$(cluster_nodes)"; then
+            ready="no, it is not added"
+        fi
         printf '%-5s %-8s %-7s %-12s %s\n' "$node" "$pid" "$state" "$(client_port "$node")" "$ready"
     done
 }

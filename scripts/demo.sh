@@ -1,26 +1,33 @@
 #!/usr/bin/env bash
-# The story of a quorum store in two minutes, told with curl on the local cluster.
+# The story of a quorum store in two minutes, told with curl on the local cluster; and that of a cluster that
+# grows.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'HELP'
-Usage: scripts/demo.sh
+Usage: scripts/demo.sh [grow]
 
 Tells a story on the local cluster, and starts one if none runs: a write with one node dead, two
 writers that did not see each other, the siblings, their inspection and resolution, and a node
 killed and restored. Each command is printed before its true output, to be repeated by hand. The
 nodes that it kills are started again, also when it is interrupted.
 
-Example:
+  grow  another story: the local cluster grows by two nodes while files are loaded into it; one of the nodes is
+        killed meanwhile; and every file is read back. Starts three nodes if none run
+
+Examples:
   scripts/cluster.sh up
   scripts/demo.sh
+  scripts/demo.sh grow
 HELP
 }
 
+story=quorums
 case ${1:-} in
     '') ;;
+    grow) story=grow ;;
     -h | --help)
         usage
         exit 0
@@ -28,11 +35,12 @@ case ${1:-} in
     *) die "unknown option '$1' (see --help)" ;;
 esac
 
-# The node that this story has killed, if any.
-killed=''
+# The node that this story has killed, if any, and the loader that it has started.
+killed='' loader=''
 
 clean_up() {
     local status=$?
+    [[ -z $loader ]] || kill "$loader" 2>/dev/null || true
     [[ -z $killed ]] || "$SCRIPTS/restore-node.sh" "$killed" || true
     exit "$status"
 }
@@ -81,23 +89,92 @@ key_at_home_of() {
     die "none of 1000 keys has its home at $1"
 }
 
+# Loads the files of this repository's crates again and again, until file $1 is gone.
+load_on() {
+    local go_on=$1
+    while [[ -e $go_on ]]; do
+        "$NODE_BIN" load crates --url "$(client_urls)" || return 1
+    done
+}
+
+# Adds a node while the files are loaded.
+add_one() {
+    show "scripts/cluster.sh add"
+    kill -0 "$loader" 2>/dev/null || die "the loader has failed: $(cat "$loaded")"
+}
+
+# The story of a cluster that grows under load.
+grow() {
+    local before quorate=${NODE_BIN#"$ROOT"/} go_on status=0
+    mapfile -t before < <(cluster_nodes)
+    loaded=$(mktemp)
+    go_on=$(mktemp)
+
+    chapter "1. A cluster of ${#before[@]} nodes"
+    show "$quorate layout show --url $(client_url "${before[0]}")"
+
+    chapter "2. Clients are at work"
+    tell "From now on the files under crates/ are loaded, over and over, whatever happens to the cluster:"
+    printf '\n$ %s\n' "while true; do $quorate load crates --url $(client_urls); done &"
+    load_on "$go_on" >"$loaded" 2>&1 &
+    loader=$!
+    sleep 2
+
+    chapter "3. A node joins"
+    tell "A new node starts with an empty disk and asks to be added. Nothing happens until an operator says \
+so. The plan shows what will move: the least that is possible."
+    add_one
+
+    chapter "4. A node dies and comes back, and another one joins"
+    kill_node "${before[1]}"
+    tell "" "The others go on to take the files. A change of the members waits for every node that holds data, \
+so the dead one has to come back, or to be replaced (scripts/cluster.sh replace)."
+    restore_node "${before[1]}"
+    add_one
+
+    chapter "5. Was anything refused or lost?"
+    rm -f "$go_on"
+    wait "$loader" || status=$?
+    loader=''
+    tell "What the loader said, each time it had been through all files:"
+    sed 's/^./  &/' "$loaded"
+    rm -f "$loaded"
+    ((status == 0)) || die "the loader failed"
+    tell "" "Every file is read back from the cluster of now, and compared:"
+    show "$quorate verify crates --url $(client_urls)"
+    show "$quorate layout show --url $(client_url "${before[0]}")"
+
+    chapter "That is it."
+    tell "No file was refused for good, and nothing was lost. Nodes leave in the same way: \
+scripts/cluster.sh remove NODE. Clean up with: scripts/cluster.sh wipe"
+}
+
 cd "$ROOT"
 ensure_prerequisites
 if ! cluster_count >/dev/null; then
     tell "No cluster is here yet: starting one."
-    "$SCRIPTS/cluster.sh" up
+    case $story in
+        grow) "$SCRIPTS/cluster.sh" up 3 ;;
+        *) "$SCRIPTS/cluster.sh" up ;;
+    esac
 fi
 for node in $(cluster_nodes); do
     if [[ $(node_state "$node") != up ]] || ! node_ready "$node"; then
         die "$node is not up. First: scripts/cluster.sh up"
     fi
 done
-(($(cluster_count) >= 4)) || die "the story needs 4 nodes: a home replica must have a fallback"
 trap clean_up EXIT
+if [[ $story == grow ]]; then
+    (($(cluster_nodes | wc -l) >= 3)) || die "the story needs 3 nodes: a key has three replicas"
+    grow
+    exit 0
+fi
+(($(cluster_nodes | wc -l) >= 4)) || die "the story needs 4 nodes: a home replica must have a fallback"
 
 key=cart-$(date +%s)
 # Which nodes keep this key, and in which order others stand in for them.
-mapfile -t list < <(curl -sf "$(client_url n1)/ring/demo/$key" | jq -r '.preference_list[]')
+first=$(cluster_nodes | head -n 1)
+mapfile -t list < <(curl -sf "$(client_url "$first")/ring/demo/$key" | jq -r '.preference_list[]')
 ((${#list[@]} >= 4)) || die "the ring does not name four nodes for demo/$key: ${list[*]}"
 a=$(client_url "${list[0]}")
 b=$(client_url "${list[1]}")
@@ -160,5 +237,5 @@ tell "" "So every replica holds it:"
 show "curl -s $a/siblings/demo/$missed | jq -c '.replicas[]'"
 
 chapter "That is it."
-tell "Nothing that was acknowledged was lost, and what conflicted was shown. Clean up with: \
-scripts/cluster.sh wipe"
+tell "Nothing that was acknowledged was lost, and what conflicted was shown. To watch a cluster grow: \
+scripts/demo.sh grow. Clean up with: scripts/cluster.sh wipe"

@@ -123,7 +123,8 @@ replace() {
         die "$dead runs. To replace it nevertheless: scripts/cluster.sh add, then remove $dead"
     start_newcomer "$new"
     say "$new waits to take the place of $dead."
-    layout commit --replace "$dead=$new" --gone "$dead" --yes ||
+    # That the node is dead for good is what this command says, with what follows from it.
+    layout commit --replace "$dead=$new" --gone "$dead" --accept writes_of_gone_lost --yes ||
         die "$dead was not replaced, and $new goes on waiting"
     { cluster_nodes && echo "$new"; } | set_nodes
     layout wait

@@ -3,6 +3,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/lib-layout.sh
+source "$SCRIPTS/lib-layout.sh"
 
 usage() {
     cat <<'HELP'
@@ -10,7 +12,8 @@ Usage: scripts/restore-node.sh NODE [--wipe]
 
 Lets a paused node go on, or starts a dead one, and waits until it is ready.
 
-  --wipe   start it with an empty data directory, as after the loss of a disk; only a dead one
+  --wipe   start it with an empty data directory, as after the loss of a disk; only a dead one,
+           and none that was added: replace that (scripts/cluster.sh replace)
 
 Example:
   scripts/kill-node.sh n2
@@ -41,6 +44,10 @@ require_node "$node"
 state=$(node_state "$node")
 if ((wipe)) && [[ $state != dead ]]; then
     die "$node is $state; its data is not wiped under it. First: scripts/kill-node.sh $node"
+fi
+if ((wipe)) && joins "$node"; then
+    die "$node was added to the cluster: with an empty disk it is another node. To have a new one in its place:" \
+        "scripts/cluster.sh replace $node $(next_node)"
 fi
 if ((wipe)); then
     rm -rf "${CLUSTER_DIR:?}/$node/data"
