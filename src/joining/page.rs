@@ -86,6 +86,8 @@ async fn waits(State(shown): State<Arc<Shown>>) -> Response {
         "title": "Node not ready",
         "status": 503,
         "detail": detail,
+        // For whoever takes this node for a member and writes: nothing was written.
+        "outcome": "not_applied",
     });
     let headers = [(CONTENT_TYPE, "application/problem+json"), (RETRY_AFTER, "1")];
     (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{problem}\n")).into_response()

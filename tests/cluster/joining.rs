@@ -68,6 +68,8 @@ async fn a_node_that_joins_waits_on_its_ports() {
     assert_eq!((alive.status, alive.text().as_str()), (200, "alive\n"));
     let read = newcomer.http.get("/kv/b/k").answer().await;
     assert_eq!(read.status, 503, "{}", read.text());
+    let put = newcomer.http.put("/kv/b/k").value("v").answer().await;
+    assert_eq!((put.status, put.outcome().as_str()), (503, "not_applied"));
     // Killed, it asks again with the same disk; told to stop, it goes.
     let disk = || std::fs::read(newcomer.process.data_dir().join("disk-id")).unwrap();
     let drawn = disk();
@@ -123,6 +125,8 @@ async fn a_node_that_was_added_fills_and_serves() {
     newcomer.process.launch();
     layout(&cluster, &["wait"]);
     newcomer.shows(200, "\"ready\":true").await;
+    let shown = cluster.at(1).get("/layout").answer().await.json();
+    assert_eq!(shown["waiting"], serde_json::json!([]), "who was added does not ask any more");
     for (at, key) in keys.iter().enumerate() {
         for node in [cluster.at(1), cluster.at(2), cluster.at(3), newcomer.http.clone()] {
             let read = node.get(key).answer().await;

@@ -35,6 +35,8 @@ pub(super) async fn layout(node: &Arc<Node>) -> Value {
         .waiting
         .all(now)
         .into_iter()
+        // Not those that were added since they last asked.
+        .filter(|it| record.member(it.node).is_none_or(|member| member.disk != it.disk))
         .map(|it| {
             json!({
                 "name": it.node,
