@@ -6,21 +6,28 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'HELP'
-Usage: scripts/storm.sh [--minutes M | --seconds S] [--seed SEED] [--nodes COUNT]
+Usage: scripts/storm.sh [--minutes M | --seconds S] [--seed SEED] [--nodes COUNT] [--no-layouts]
+       scripts/storm.sh --grow [--seed SEED]
 
 Starts COUNT nodes (default 5) on ports of their own in a temporary directory, and clients that keep sets of
 unique elements, delete keys, and count what was acknowledged. Meanwhile nodes are killed, paused, stopped,
-cut off and wiped, for M minutes (default 10), as SEED says (default random; it is printed). Then all is
+cut off and wiped, for M minutes (default 10), as SEED says (default random; it is printed). Nodes also join,
+leave and are replaced, and changes of the layout are given up, while the faults strike. Then all is
 healed, the replicas must become the same by themselves, and the disks are compared with what the clients
 know and with each other, byte for byte. Prints how it goes, and a table; fails if anything acknowledged was
-lost, invented or brought back, or if any replicas differ.
+lost, invented or brought back, if any replicas differ, or if a change of the layout does not end.
 
-Example:
+  --no-layouts  the members stay as they are
+  --grow        a story instead of a storm: three nodes become five, then seven, a dead one is replaced, and
+                a zone is drained, which leaves four; at random moments of each step nodes are killed
+
+Examples:
   scripts/storm.sh --minutes 30 --seed 7
+  scripts/storm.sh --grow
 HELP
 }
 
-seconds=600 seed=$((RANDOM * 32768 + RANDOM)) nodes=5
+seconds=600 seed=$((RANDOM * 32768 + RANDOM)) nodes=5 layouts=1 grow=0
 while (($#)); do
     case $1 in
         -h | --help)
@@ -38,6 +45,14 @@ while (($#)); do
             esac
             shift 2
             ;;
+        --no-layouts)
+            layouts=0
+            shift
+            ;;
+        --grow)
+            grow=1
+            shift
+            ;;
         *) die "unknown option '$1' (see --help)" ;;
     esac
 done
@@ -45,7 +60,13 @@ done
 ((nodes >= 3 && nodes <= 16)) || die "--nodes is a number from 3 to 16 (see --help)"
 ensure_prerequisites
 cd "$ROOT"
-say "A storm of $seconds s over $nodes nodes, seed $seed. Building first."
+if ((grow)); then
+    say "A cluster that grows and shrinks, seed $seed. Building first."
+    test=storm::story::a_cluster_that_grows_to_order
+else
+    say "A storm of $seconds s over $nodes nodes, seed $seed. Building first."
+    test=storm::a_storm_to_order
+fi
 cargo test --quiet --release --locked --test cluster --no-run
-STORM_SECONDS=$seconds STORM_SEED=$seed STORM_NODES=$nodes \
-    cargo test --quiet --release --locked --test cluster -- --ignored --nocapture --exact storm::a_storm_to_order
+STORM_SECONDS=$seconds STORM_SEED=$seed STORM_NODES=$nodes STORM_LAYOUTS=$layouts \
+    cargo test --quiet --release --locked --test cluster -- --ignored --nocapture --exact "$test"

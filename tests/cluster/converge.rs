@@ -35,7 +35,7 @@ impl Cluster {
             let mut remembered = Vec::new();
             for some in keys.chunks(AT_ONCE) {
                 let paths = some.iter().map(|key| format!("/kv/{key}?r=all"));
-                let reads = paths.map(|path| self.at(1).get(&path).try_answer());
+                let reads = paths.map(|path| self.at(self.some(0)).get(&path).try_answer());
                 for (key, read) in some.iter().zip(join_all(reads).await) {
                     let read = read.unwrap();
                     if read.status == 503 || (read.status == 404 && read.context().is_some()) {
@@ -57,6 +57,22 @@ impl Cluster {
                 (answer.json()["sweep"]["trees_fit"] == true).then_some(())
             };
             within(TIMEOUT, &format!("n{number} has its rows in their trees"), fit).await;
+        }
+    }
+
+    /// Waits until no node has rows that are not its own any more.
+    pub(crate) async fn wait_swept(&self) {
+        for number in self.all() {
+            let mut begun: Option<u64> = None;
+            let swept = async || {
+                let answer = self.at(number).get("/anti-entropy").try_answer().await.ok()?;
+                let sweep = &answer.json()["sweep"];
+                let rounds = sweep["looks"].as_u64()?;
+                // The first round that ends may have begun before the rows came.
+                let has_looked = rounds >= *begun.get_or_insert(rounds) + 2;
+                (has_looked && sweep["rows_not_owned"] == 0).then_some(())
+            };
+            within(TIMEOUT, &format!("n{number} has no rows of others"), swept).await;
         }
     }
 

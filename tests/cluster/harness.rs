@@ -3,11 +3,11 @@
 //!
 //! Nodes are numbered: node 1 is `n1`. Whatever takes time is polled for, within a bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate_protocol::context::ContextKeys;
@@ -17,7 +17,7 @@ use quorate_storage::{Durability, Options, Store};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::http::Node;
+use crate::http::{Answer, Ask, Node};
 use crate::links;
 use crate::process::{Process, Shape};
 
@@ -37,6 +37,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Setup {
     /// How many.
     pub(crate) nodes: usize,
+    /// How many more can join later (`members.rs`).
+    pub(crate) spares: usize,
     /// `fsync` or `buffered`.
     pub(crate) durability: &'static str,
     /// More settings, as TOML lines.
@@ -48,7 +50,7 @@ pub(crate) struct Setup {
 impl Setup {
     /// This many nodes with the defaults, except that acknowledgements do not wait for a sync.
     pub(crate) fn of(nodes: usize) -> Self {
-        Self { nodes, durability: "buffered", settings: "", storage: "" }
+        Self { nodes, spares: 0, durability: "buffered", settings: "", storage: "" }
     }
 
     /// The same with acknowledgements that wait for syncs, as nodes do by default.
@@ -60,7 +62,10 @@ impl Setup {
 /// The processes.
 pub(crate) struct Cluster {
     nodes: Vec<Process>,
-    layout: Layout,
+    /// The numbers of those that are members, join or leave. The others are spare.
+    pub(crate) present: Mutex<BTreeSet<usize>>,
+    /// What the cluster was formed with, or what it has become.
+    pub(crate) layout: Mutex<Arc<Layout>>,
     http: reqwest::Client,
     _dir: TempDir,
     _turn: SemaphorePermit<'static>,
@@ -125,8 +130,11 @@ impl Cluster {
         let members = (1..=setup.nodes).map(member).collect();
         let dir = tempfile::tempdir().unwrap();
         let cluster = Arc::new(Self {
-            nodes: (1..=setup.nodes).map(|number| Process::new(dir.path(), number)).collect(),
-            layout: Layout::new(1, PARTITIONS, members).unwrap(),
+            nodes: (1..=setup.nodes + setup.spares)
+                .map(|number| Process::new(dir.path(), number))
+                .collect(),
+            present: Mutex::new((1..=setup.nodes).collect()),
+            layout: Mutex::new(Arc::new(Layout::new(1, PARTITIONS, members).unwrap())),
             http: client(),
             _dir: dir,
             _turn: turn,
@@ -139,10 +147,12 @@ impl Cluster {
             durability: setup.durability,
             settings: &settings,
         };
-        for (number, process) in cluster.all().zip(&cluster.nodes) {
-            process.configure(&shape, cluster.nodes.iter());
-            prepare(number, &process.directory);
-            process.launch();
+        for (number, process) in (1..).zip(&cluster.nodes) {
+            process.configure(&shape, cluster.nodes.iter().take(setup.nodes));
+            if number <= setup.nodes {
+                prepare(number, &process.directory);
+                process.launch();
+            }
         }
         cluster
     }
@@ -191,13 +201,26 @@ impl Cluster {
         assert!(formed.success(), "the cluster was not formed");
     }
 
-    fn process(&self, number: usize) -> &Process {
+    /// How many processes there can be, with those that are spare.
+    pub(crate) fn process_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A process, spare or not.
+    pub(crate) fn process(&self, number: usize) -> &Process {
         &self.nodes[number - 1]
     }
 
-    /// All nodes.
-    pub(crate) fn all(&self) -> std::ops::RangeInclusive<usize> {
-        1..=self.nodes.len()
+    /// All nodes, but for those that are spare.
+    pub(crate) fn all(&self) -> std::vec::IntoIter<usize> {
+        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.iter().copied().collect::<Vec<_>>().into_iter()
+    }
+
+    /// One of all nodes, whatever the draw.
+    pub(crate) fn some(&self, draw: usize) -> usize {
+        let all = self.all();
+        all.as_slice()[draw % all.len()]
     }
 
     /// A node's client port.
@@ -210,7 +233,8 @@ impl Cluster {
     pub(crate) fn preference(&self, key: &str) -> Vec<usize> {
         let (bucket, key) = key.split_once('/').unwrap();
         let key = Key::new(bucket, key.as_bytes()).unwrap();
-        let list = self.layout.preference_list(key.partition(PARTITIONS));
+        let layout = self.layout();
+        let list = layout.preference_list(key.partition(PARTITIONS));
         list.iter().map(|node| node.as_str()[1..].parse().unwrap()).collect()
     }
 
@@ -228,8 +252,8 @@ impl Cluster {
     }
 
     /// The layout of the cluster.
-    pub(crate) fn layout(&self) -> &Layout {
-        &self.layout
+    pub(crate) fn layout(&self) -> Arc<Layout> {
+        self.layout.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the store of a node that does not run.
@@ -419,7 +443,7 @@ impl Cluster {
         let base = format!("http://{}", self.process(number).peer_addr);
         let hook = Node::new(self.http.clone(), base);
         let fault = serde_json::json!({"clock_ahead_ms": ahead_ms}).to_string();
-        let obeys = async || hook.put("/fault").value(fault.clone()).try_answer().await.ok();
+        let obeys = async || obeyed(hook.put("/fault").value(fault.clone())).await;
         let answer = eventually(&format!("n{number}'s clock is wrong"), obeys).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
@@ -452,11 +476,20 @@ impl Cluster {
         let cuts = serde_json::json!({"cut_in": names(cut_in), "cut_out": names(cut_out)});
         let base = format!("http://{}", self.process(number).peer_addr);
         let hook = Node::new(self.http.clone(), base);
-        // A node that was just launched may not listen yet.
-        let obeys = async || hook.put("/fault").value(cuts.to_string()).try_answer().await.ok();
+        let obeys = async || {
+            let ended = self.ended(number);
+            assert!(ended.is_none(), "n{number} ended: {ended:?}\n{}", self.log(number));
+            obeyed(hook.put("/fault").value(cuts.to_string())).await
+        };
         let answer = eventually(&format!("n{number} is cut"), obeys).await;
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
+}
+
+/// The answer to a fault. A node that was just launched may not listen yet, and one that was just added to the
+/// cluster may still show that it waits.
+async fn obeyed(ask: Ask) -> Option<Answer> {
+    ask.try_answer().await.ok().filter(|answer| answer.status != 503)
 }
 
 /// A client that keeps an idle connection for less long than a node drains (`timeouts.drain_ms`): it

@@ -1,5 +1,7 @@
 //! A client: one request, one answer, as in the HTTP contract.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,6 +92,30 @@ pub(crate) struct Answer {
     body: Bytes,
 }
 
+/// Counts requests that failed, by reason.
+#[derive(Default)]
+pub(crate) struct Reasons(Mutex<BTreeMap<String, usize>>);
+
+impl Reasons {
+    /// Counts a request, if it failed.
+    pub(crate) fn note(&self, answer: &reqwest::Result<Answer>) {
+        let reason = match answer {
+            Ok(answer) if answer.status < 500 => return,
+            Ok(answer) => answer.problem(),
+            Err(error) if error.is_connect() => "no connection".to_owned(),
+            Err(error) if error.is_timeout() => "no answer in time".to_owned(),
+            Err(_) => "connection lost".to_owned(),
+        };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(reason).or_default() += 1;
+    }
+
+    /// All reasons, with how many requests failed for each.
+    pub(crate) fn all(&self) -> BTreeMap<String, usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// One sibling in an answer. A single value comes without its dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shown {
@@ -122,6 +148,12 @@ impl Answer {
 
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    /// The kind of the problem that a failed request reports.
+    fn problem(&self) -> String {
+        let kind = self.json()["type"].as_str().unwrap_or_default().to_owned();
+        format!("{} {}", self.status, kind.rsplit(':').next().unwrap_or_default())
     }
 
     /// The outcome that a failed write reports.

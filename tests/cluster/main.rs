@@ -27,6 +27,7 @@ mod keys;
 mod layout;
 mod links;
 mod load;
+mod members;
 mod mixed;
 mod overload;
 mod ownership;

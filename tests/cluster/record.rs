@@ -8,7 +8,7 @@
 //! Each key has its own oracle, so that judging a key only costs its own history.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_oracle::history::{End, Moment, Saw, WriteNo};
 use quorate_oracle::{Answer as Judged, Oracle, Read, Sight, Verdict};
@@ -17,7 +17,7 @@ use quorate_protocol::context::ContextKeys;
 use quorate_protocol::name::Key;
 
 use crate::harness::{Cluster, name_of};
-use crate::http::{Answer, Node, Shown};
+use crate::http::{Answer, Node, Reasons, Shown};
 use crate::inspect::Inspection;
 
 /// How many attempts at a write the oracle is told of: an entry node forwards a write again when
@@ -31,6 +31,8 @@ pub(crate) struct Record {
     contexts: ContextKeys,
     n: u16,
     keys: Mutex<BTreeMap<String, State>>,
+    /// Why requests failed.
+    pub(crate) reasons: Arc<Reasons>,
 }
 
 /// The history of one key.
@@ -101,7 +103,7 @@ impl From<&Inspection> for Left {
 impl Record {
     /// An empty record. Buckets keep `n` replicas.
     pub(crate) fn new(cluster: &Cluster, n: u16) -> Self {
-        Self { contexts: cluster.contexts(), n, keys: Mutex::default() }
+        Self { contexts: cluster.contexts(), n, keys: Mutex::default(), reasons: Arc::default() }
     }
 
     /// What is known of a key.
@@ -146,6 +148,7 @@ impl Record {
         let value = serde_json::to_string(&elements).unwrap();
         let ask = node.put(&format!("/kv/{key}{query}")).value(value);
         let answer = ask.context(context).try_answer().await;
+        self.reasons.note(&answer);
         let end = end_of(&answer, query);
         self.with(key, |state| state.end(write, end, without));
         answer.ok()
@@ -167,7 +170,9 @@ impl Record {
     ) -> Option<View> {
         let begun = self.with(key, State::tick);
         let path = format!("/kv/{key}?r={r}&sloppy={}", !strict);
-        let answer = node.get(&path).try_answer().await.ok()?;
+        let answer = node.get(&path).try_answer().await;
+        self.reasons.note(&answer);
+        let answer = answer.ok()?;
         if answer.status == 503 {
             return None;
         }

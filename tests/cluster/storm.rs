@@ -2,14 +2,21 @@
 //! followed by a final check. All faults end, the cluster must converge by itself, and the data on
 //! the disks is compared with what the clients were told, and across replicas byte for byte.
 //!
-//! Two short storms of fixed seeds are part of the tests; `scripts/storm.sh` runs longer ones. A
+//! In some storms the layout changes too: nodes join, leave and are replaced meanwhile.
+//!
+//! Short storms of fixed seeds are part of the tests; `scripts/storm.sh` runs longer ones. A
 //! seed determines the schedule of faults, not the timing of the clients.
 
+mod changes;
 mod clients;
 mod deleted_keys;
 mod faults;
 mod final_check;
+mod injector;
+mod operator;
+mod report;
 mod slow;
+mod story;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -21,8 +28,10 @@ use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use self::clients::{Clients, Work};
-use self::faults::{Injector, N, Schedule};
+use self::faults::{N, Schedule};
 use self::final_check::Disks;
+use self::injector::Injector;
+use self::report::{Layouts, Report};
 use crate::harness::{Cluster, Setup, eventually};
 use crate::record::Findings;
 use crate::small_disk::Disk;
@@ -32,6 +41,8 @@ const ROUND: Duration = Duration::from_secs(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SMALL_DISK_MIB: u32 = 1024;
+/// How many nodes can join, beyond those that have left.
+const SPARES: usize = 4;
 
 /// A grace short enough for tombstones to be reaped during the storm, with trees compared all the
 /// time.
@@ -46,56 +57,61 @@ shutdown_ms = 2000
 ";
 
 /// The parameters of a storm.
-struct Plan {
+#[derive(Clone)]
+pub(crate) struct Plan {
+    /// Whether it is the story that `story.rs` tells.
+    grows: bool,
     seed: u64,
     nodes: usize,
     length: Duration,
+    /// Whether the layout changes.
+    layouts: bool,
     /// Whether to print progress.
     talks: bool,
 }
 
-/// The result of a storm.
-struct Report {
-    plan: Plan,
-    struck: Vec<(&'static str, usize)>,
-    operations: usize,
-    acks: usize,
-    failures: usize,
-    elements: usize,
-    removed: usize,
-    ended: usize,
-    converged_in: Duration,
-    disks: Disks,
-    found: Findings,
-    /// The peak memory of a node, in MiB, and the most files that one had open.
-    usage_max: (u64, usize),
-}
-
-/// How many files each node may have open: enough for a hundred clients.
+/// How many files each node may have open: enough for a hundred clients and four peers, or for nine peers that a
+/// layout that changes may have.
 const DESCRIPTORS_MAX: u32 = 1000;
+const DESCRIPTORS_GROWN_MAX: u32 = 2000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_loses_nothing_and_brings_nothing_back() {
-    storm(Plan { seed: 1, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
+    storm(Plan::short(1, 12)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_storm_loses_nothing_and_brings_nothing_back() {
-    storm(Plan { seed: 2, nodes: 5, length: Duration::from_secs(12), talks: false }).await;
+    storm(Plan::short(2, 12)).await;
 }
 
-/// Parameters: `STORM_SEED`, `STORM_SECONDS` and `STORM_NODES`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_over_a_changing_layout_loses_nothing_and_brings_nothing_back() {
+    storm(Plan { layouts: true, ..Plan::short(3, 20) }).await;
+}
+
+/// Parameters: `STORM_SEED`, `STORM_SECONDS`, `STORM_NODES`, and whether the layout changes: `STORM_LAYOUTS`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "of any length: scripts/storm.sh"]
 async fn a_storm_to_order() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     storm(Plan {
+        grows: false,
         seed: number("STORM_SEED").unwrap_or_else(rand::random),
         nodes: number("STORM_NODES").map_or(5, |nodes| nodes as usize),
         length: Duration::from_secs(number("STORM_SECONDS").unwrap_or(60)),
+        layouts: number("STORM_LAYOUTS") != Some(0),
         talks: true,
     })
     .await;
+}
+
+impl Plan {
+    /// A storm over five nodes whose layout stays.
+    fn short(seed: u64, seconds: u64) -> Self {
+        let length = Duration::from_secs(seconds);
+        Self { grows: false, seed, nodes: 5, length, layouts: false, talks: false }
+    }
 }
 
 /// Runs a storm and prints its table.
@@ -109,6 +125,7 @@ async fn storm(plan: Plan) {
     let durability = if plan.seed.is_multiple_of(2) { "fsync" } else { "buffered" };
     let storage = "disk_free_bytes_min = 33554432\n";
     let setup = Setup { settings: SETTINGS, durability, storage, ..Setup::of(plan.nodes) };
+    let setup = Setup { spares: if plan.layouts { SPARES } else { 0 }, ..setup };
     let small_disk = Mutex::new(None);
     let cluster = Cluster::start_in(setup, |number, directory| {
         if number == 1 {
@@ -118,40 +135,80 @@ async fn storm(plan: Plan) {
     .await;
     cluster.form();
     cluster.wait_all_up().await;
-    cluster.all().for_each(|number| cluster.limit_descriptors(number, DESCRIPTORS_MAX));
-    let work = Arc::new(Work::new(cluster.clone()));
-    let mut clients = Clients::start(&work, plan.seed, 10, 2);
-    let slow = slow::start(&cluster);
-    let watch = Watch::start(&cluster);
-    let mut injector = Injector::new(cluster.clone(), small_disk.into_inner().unwrap());
-    inject_faults(&plan, &work, &mut clients, &mut injector).await;
-    let mut details = clients.stop().await;
-    drop(slow);
-    let (converged_in, more) = heal(&work, &injector).await;
-    details.extend(more);
-    for number in cluster.all() {
-        let (status, _) = cluster.terminate(number).await;
-        assert!(status.success(), "n{number} ended with {status}");
+    let mut stage = Stage::set(plan, cluster, small_disk.into_inner().unwrap());
+    inject_faults(&mut stage).await;
+    stage.conclude().await;
+}
+
+/// A cluster with clients at work, until the final check.
+struct Stage {
+    plan: Plan,
+    work: Arc<Work>,
+    clients: Clients,
+    slow: JoinSet<()>,
+    watch: Watch,
+    injector: Injector,
+}
+
+impl Stage {
+    /// Starts the clients of a cluster that is up.
+    fn set(plan: Plan, cluster: Arc<Cluster>, small_disk: Option<Disk>) -> Self {
+        let max = if plan.layouts { DESCRIPTORS_GROWN_MAX } else { DESCRIPTORS_MAX };
+        (1..=cluster.process_count()).for_each(|number| cluster.limit_descriptors(number, max));
+        let work = Arc::new(Work::new(cluster.clone()));
+        Self {
+            clients: Clients::start(&work, plan.seed, 10, 2),
+            slow: slow::start(&cluster),
+            watch: Watch::start(&cluster),
+            injector: Injector::new(cluster, small_disk, plan.layouts),
+            work,
+            plan,
+        }
     }
-    let disks = Disks::open(&cluster);
-    let found = judge(&work, &disks, details);
-    let report = Report {
-        struck: injector.struck.clone().into_iter().collect(),
-        operations: work.operations.load(Relaxed),
-        acks: work.acks.load(Relaxed),
-        failures: work.failures.load(Relaxed),
-        elements: work.record.acked(),
-        removed: work.record.removed(),
-        ended: work.deleted_keys.ended().len(),
-        converged_in,
-        plan,
-        disks,
-        found,
-        usage_max: watch.max(),
-    };
-    eprintln!("{report}");
-    assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.details());
-    assert!(report.elements > 100, "too few acknowledged writes to mean anything");
+
+    /// Ends all faults, makes the final check and prints the table.
+    ///
+    /// # Panics
+    /// If any promise was broken.
+    async fn conclude(self) {
+        let Self { plan, work, clients, slow, watch, injector } = self;
+        let repeat = plan.to_string();
+        let mut details = clients.stop().await;
+        drop(slow);
+        let (converged_in, more) = heal(&work, &injector).await;
+        details.extend(more);
+        let cluster = &work.cluster;
+        for number in cluster.all() {
+            let (status, _) = cluster.terminate(number).await;
+            assert!(status.success(), "n{number} ended with {status}");
+        }
+        let disks = Disks::open(cluster);
+        let found = judge(&work, &disks, details);
+        let report = Report {
+            struck: injector.struck.into_iter().collect(),
+            operations: work.operations.load(Relaxed),
+            acks: work.acks.load(Relaxed),
+            failures: work.failures.load(Relaxed),
+            elements: work.record.acked(),
+            removed: work.record.removed(),
+            ended: work.deleted_keys.ended().len(),
+            converged_in,
+            layouts: injector.operator.map(|operator| Layouts {
+                changes: operator.changes(),
+                answers: operator.answers(),
+                ended_in: operator.ended_in(),
+                members: cluster.all().count(),
+            }),
+            reasons: work.reasons.all(),
+            plan,
+            disks,
+            found,
+            usage_max: watch.max(),
+        };
+        eprintln!("{report}");
+        assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.details());
+        assert!(report.elements > 100, "too few acknowledged writes to mean anything");
+    }
 }
 
 /// Samples the resource usage of the nodes until it is dropped.
@@ -183,10 +240,11 @@ impl Watch {
 }
 
 /// Injects faults until time is up, or a client has found something wrong.
-async fn inject_faults(plan: &Plan, work: &Work, clients: &mut Clients, injector: &mut Injector) {
+async fn inject_faults(stage: &mut Stage) {
+    let Stage { plan, work, clients, injector, .. } = stage;
     let begun = Instant::now();
     let mut told = begun;
-    for (fault, pause) in Schedule::new(plan.seed, plan.nodes) {
+    for (fault, pause) in Schedule::new(plan.seed, plan.nodes, plan.layouts) {
         let elapsed = begun.elapsed();
         if elapsed > plan.length || !clients.found().is_empty() {
             break;
@@ -214,12 +272,18 @@ async fn heal(work: &Work, injector: &Injector) -> (Duration, Option<String>) {
     let mut converged_in = Duration::ZERO;
     let converge = async {
         injector.restore_all().await;
+        if let Some(operator) = &injector.operator {
+            operator.end().await;
+        }
         work.cluster.wait_all_up().await;
         eventually("the bucket has its n again", async || {
-            injector.set_properties(1, N, 2).await.then_some(())
+            injector.set_properties(work.cluster.some(0), N, 2).await.then_some(())
         })
         .await;
         work.cluster.wait_converged().await;
+        if injector.operator.is_some() {
+            work.cluster.wait_swept().await;
+        }
         converged_in = begun.elapsed();
         work.cluster.wait_forgotten(work.deleted_keys.ended()).await;
     };
@@ -240,58 +304,13 @@ fn judge(work: &Work, disks: &Disks, details: Vec<String>) -> Findings {
     found
 }
 
-impl Report {
-    fn is_clean(&self) -> bool {
-        let Findings { lost, phantom, resurrected, details, twins: _ } = &self.found;
-        lost + phantom + resurrected == 0 && details.is_empty() && self.disks.hints == 0
-    }
-
-    /// The first findings, one per line.
-    fn details(&self) -> String {
-        const TOLD: usize = 20;
-        let details = &self.found.details;
-        let more = details.len().saturating_sub(TOLD);
-        let told: Vec<&str> = details.iter().take(TOLD).map(String::as_str).collect();
-        format!("{}\n({more} more)", told.join("\n"))
-    }
-}
-
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, seed, nodes) = (self.length.as_secs(), self.seed, self.nodes);
-        write!(f, "scripts/storm.sh --seconds {seconds} --seed {seed} --nodes {nodes}")
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rule = "-".repeat(56);
-        writeln!(f, "{rule}\n{}\n{rule}", self.plan)?;
-        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<40}{value:>16}");
-        for (kind, count) in &self.struck {
-            line(&format!("fault: {kind}"), count)?;
+        if self.grows {
+            return write!(f, "scripts/storm.sh --grow --seed {}", self.seed);
         }
-        line("operations", &self.operations)?;
-        line("  acknowledged", &self.acks)?;
-        line("  failed", &self.failures)?;
-        line("elements acknowledged", &self.elements)?;
-        line("elements removed, acknowledged", &self.removed)?;
-        line("keys deleted for good, acknowledged", &self.ended)?;
-        line("elements lost", &self.found.lost)?;
-        line("elements phantom", &self.found.phantom)?;
-        line("siblings resurrected", &self.found.resurrected)?;
-        line("twins of retried writes", &self.found.twins)?;
-        line("replicas compared byte for byte", &self.disks.compared)?;
-        line("keys whose replicas differ", &self.disks.differing)?;
-        line("rows on nodes that do not own them", &self.disks.strays)?;
-        line("Merkle roots compared", &self.disks.trees)?;
-        line("Merkle roots that differ", &self.disks.trees_differing)?;
-        line("hints left", &self.disks.hints)?;
-        line("tombstones left", &self.disks.tombstones)?;
-        line("memory of a node, MiB at most", &self.usage_max.0)?;
-        line("files open in a node, at most", &self.usage_max.1)?;
-        line("other findings", &self.found.details.len())?;
-        line("time to converge, s", &format!("{:.1}", self.converged_in.as_secs_f64()))?;
-        write!(f, "{rule}")
+        let (seconds, seed, nodes) = (self.length.as_secs(), self.seed, self.nodes);
+        write!(f, "scripts/storm.sh --seconds {seconds} --seed {seed} --nodes {nodes}")?;
+        if self.layouts { Ok(()) } else { write!(f, " --no-layouts") }
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::deleted_keys::DeletedKeys;
 use crate::harness::Cluster;
-use crate::http::Node;
+use crate::http::{Node, Reasons};
 use crate::record::{Record, View};
 
 /// A client of a paused node gives up after this long.
@@ -34,14 +34,19 @@ pub(crate) struct Work {
     pub(crate) operations: AtomicUsize,
     pub(crate) acks: AtomicUsize,
     pub(crate) failures: AtomicUsize,
+    /// Why requests failed.
+    pub(crate) reasons: Arc<Reasons>,
     stop: AtomicBool,
 }
 
 impl Work {
     pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        let record = Record::new(&cluster, 3);
+        let reasons = record.reasons.clone();
         Self {
-            record: Record::new(&cluster, 3),
-            deleted_keys: DeletedKeys::new(&cluster),
+            record,
+            deleted_keys: DeletedKeys::new(&cluster, reasons.clone()),
+            reasons,
             cluster,
             round: AtomicUsize::new(0),
             operations: AtomicUsize::new(0),
@@ -117,8 +122,8 @@ impl Client {
     }
 
     fn node(&mut self) -> Node {
-        let nodes = self.work.cluster.all().count();
-        self.work.cluster.at(self.dice.random_range(1..=nodes)).with_timeout(TIMEOUT)
+        let node = self.work.cluster.some(self.dice.random_range(0..1000));
+        self.work.cluster.at(node).with_timeout(TIMEOUT)
     }
 
     /// Sets of unique elements through siblings.

@@ -7,20 +7,21 @@
 //! that was minted twice (the exception to promise 3) may leave a twin, which no delete covered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::name::Key;
 
 use crate::harness::Cluster;
-use crate::http::{Answer, Node, Shown as Sibling};
+use crate::http::{Answer, Node, Reasons, Shown as Sibling};
 use crate::record::{Findings, Left};
 
 /// Everything that was done to such keys.
 pub(crate) struct DeletedKeys {
     contexts: ContextKeys,
     keys: Mutex<BTreeMap<String, KeyHistory>>,
+    reasons: Arc<Reasons>,
 }
 
 /// What is known of one key.
@@ -58,8 +59,9 @@ impl Shown {
 }
 
 impl DeletedKeys {
-    pub(crate) fn new(cluster: &Cluster) -> Self {
-        Self { contexts: cluster.contexts(), keys: Mutex::default() }
+    /// None yet; failed requests are counted by reason.
+    pub(crate) fn new(cluster: &Cluster, reasons: Arc<Reasons>) -> Self {
+        Self { contexts: cluster.contexts(), keys: Mutex::default(), reasons }
     }
 
     fn with<T>(&self, key: &str, look: impl FnOnce(&mut KeyHistory) -> T) -> T {
@@ -84,7 +86,9 @@ impl DeletedKeys {
             value
         });
         let put = node.put(&format!("/kv/{key}")).value(padded(key, value.clone()));
-        let fate = fate_of(&put.context(over.context.as_deref()).try_answer().await);
+        let answer = put.context(over.context.as_deref()).try_answer().await;
+        self.reasons.note(&answer);
+        let fate = fate_of(&answer);
         let covered = self.open(key, over.context.as_deref());
         self.with(key, |history| {
             history.puts.insert(value, fate);
@@ -97,7 +101,9 @@ impl DeletedKeys {
 
     /// What a quorum shows. `None` without a quorum.
     pub(crate) async fn read(&self, node: &Node, key: &str) -> Option<Shown> {
-        let answer = node.get(&format!("/kv/{key}")).try_answer().await.ok()?;
+        let answer = node.get(&format!("/kv/{key}")).try_answer().await;
+        self.reasons.note(&answer);
+        let answer = answer.ok()?;
         if ![200, 300, 404].contains(&answer.status) {
             return None;
         }
@@ -110,7 +116,9 @@ impl DeletedKeys {
     pub(crate) async fn delete(&self, node: &Node, key: &str, shown: &Shown) -> bool {
         self.with(key, |history| history.superseded.extend(shown.values.iter().cloned()));
         let delete = node.delete(&format!("/kv/{key}")).context(shown.context.as_deref());
-        let acked = fate_of(&delete.try_answer().await) == Fate::Acked;
+        let answer = delete.try_answer().await;
+        self.reasons.note(&answer);
+        let acked = fate_of(&answer) == Fate::Acked;
         if acked {
             let covered = self.open(key, shown.context.as_deref());
             self.with(key, |history| {

@@ -5,20 +5,16 @@
 //! short the storm is. A fault that makes no sense when its turn comes (killing a node that is
 //! down) is skipped.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::harness::Cluster;
-use crate::small_disk::Disk;
+use super::operator::{Blow, Order, Step};
 
-/// One fault, or the end of one.
+/// One fault, or the end of one. Nodes are numbered as they are at the beginning; the injector strikes others in
+/// their place once the members have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// kill -9.
@@ -56,6 +52,8 @@ pub(crate) enum Fault {
     Copy(usize),
     /// kill -9, and its disk is replaced by the copy. Same condition as [`Fault::Wipe`].
     RollBack(usize),
+    /// The operator changes the layout.
+    Layout(Order),
 }
 
 /// The bucket whose properties are changed, and its n at the end.
@@ -83,6 +81,7 @@ enum Card {
     FullDisk,
     Copy,
     RollBack,
+    Layout(Step),
 }
 
 /// Long enough for hints to be delivered and tombstones reaped before the next faults.
@@ -101,10 +100,38 @@ const DECK: [Card; 39] = {
     ]
 };
 
+/// What is added if the layout changes. Every change begins with all nodes up, so that there are more of the
+/// other faults beside them too.
+const LAYOUT_DECK: [Card; 18] = {
+    use Card::{Kill, Layout, Pause, Restore};
+    [
+        Layout(Step::Join(1)),
+        Layout(Step::Join(1)),
+        Layout(Step::Join(2)),
+        Layout(Step::JoinInVain),
+        Layout(Step::Leave),
+        Layout(Step::Leave),
+        Layout(Step::Replace),
+        Layout(Step::ReplaceDead),
+        Layout(Step::Weigh),
+        Layout(Step::Rezone),
+        Layout(Step::Abort),
+        Layout(Step::Abort),
+        Kill,
+        Kill,
+        Kill,
+        Pause,
+        Restore,
+        Restore,
+    ]
+};
+
 /// The endless faults of a seed, each with the pause that follows it.
 pub(crate) struct Schedule {
     dice: Xoshiro256PlusPlus,
     nodes: usize,
+    /// Whether the layout changes.
+    layouts: bool,
     deck: Vec<Card>,
     /// Faults drawn but not yet returned.
     next: Vec<Fault>,
@@ -112,9 +139,9 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     /// The schedule of a seed for this many nodes.
-    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+    pub(crate) fn new(seed: u64, nodes: usize, layouts: bool) -> Self {
         let dice = Xoshiro256PlusPlus::seed_from_u64(seed);
-        Self { dice, nodes, deck: Vec::new(), next: Vec::new() }
+        Self { dice, nodes, layouts, deck: Vec::new(), next: Vec::new() }
     }
 
     fn node(&mut self) -> usize {
@@ -130,6 +157,9 @@ impl Schedule {
     fn draw(&mut self) -> Fault {
         if self.deck.is_empty() {
             self.deck = DECK.to_vec();
+            if self.layouts {
+                self.deck.extend(LAYOUT_DECK);
+            }
             self.deck.shuffle(&mut self.dice);
         }
         let card = self.deck.pop().unwrap();
@@ -168,7 +198,19 @@ impl Schedule {
             Card::FullDisk => Fault::FullDisk,
             Card::Copy => Fault::Copy(self.node()),
             Card::RollBack => Fault::RollBack(self.node()),
+            Card::Layout(step) => Fault::Layout(self.order(step)),
         }
+    }
+
+    fn order(&mut self, step: Step) -> Order {
+        let blow = match self.dice.random_range(0..5) {
+            0 => Blow::Coordinator,
+            1 => Blow::First,
+            2 => Blow::Joiner,
+            _ => Blow::None,
+        };
+        let (draw, after_ms) = (self.dice.random_range(0..60), self.dice.random_range(0..1500));
+        Order { step, draw, blow, after_ms }
     }
 }
 
@@ -207,205 +249,7 @@ impl Fault {
             Self::FullDisk => "disk full",
             Self::Copy(_) => "disk copied",
             Self::RollBack(_) => "old disk back",
+            Self::Layout(order) => order.step.kind(),
         }
     }
-}
-
-/// Injects faults into a cluster and counts them.
-pub(crate) struct Injector {
-    cluster: Arc<Cluster>,
-    /// The first node's disk, if it can be filled.
-    small_disk: Option<Disk>,
-    /// How many of each kind struck.
-    pub(crate) struck: BTreeMap<&'static str, usize>,
-}
-
-impl Injector {
-    pub(crate) fn new(cluster: Arc<Cluster>, small_disk: Option<Disk>) -> Self {
-        Self { cluster, small_disk, struck: BTreeMap::new() }
-    }
-
-    /// Injects a fault, unless it makes no sense now.
-    pub(crate) async fn strike(&mut self, fault: &Fault) {
-        if self.try_strike(fault).await {
-            *self.struck.entry(fault.kind()).or_default() += 1;
-        }
-    }
-
-    async fn try_strike(&self, fault: &Fault) -> bool {
-        let cluster = &self.cluster;
-        match fault {
-            Fault::Kill(nodes) => self.kill(nodes),
-            Fault::Pause(number) => {
-                let awake = cluster.is_awake(*number);
-                if awake {
-                    cluster.pause(*number);
-                }
-                awake
-            }
-            Fault::Stop(number) => {
-                let awake = cluster.is_awake(*number);
-                if awake {
-                    cluster.terminate(*number).await;
-                }
-                awake
-            }
-            Fault::Cut(these, those) => {
-                cluster.cut(these, those).await;
-                true
-            }
-            Fault::CutOneWay(from, to) => {
-                cluster.cut_one_way(from, to).await;
-                true
-            }
-            Fault::Wipe(number) => {
-                self.wipe(*number).await;
-                true
-            }
-            Fault::Restore(from) => self.restore_one(*from),
-            Fault::RestoreAll => {
-                let gone: Vec<_> = cluster.all().filter(|n| !cluster.is_awake(*n)).collect();
-                gone.iter().for_each(|number| self.restore(*number));
-                !gone.is_empty()
-            }
-            Fault::Heal => {
-                cluster.heal().await;
-                self.repair_disks().await;
-                true
-            }
-            Fault::Lull => {
-                self.restore_all().await;
-                true
-            }
-            Fault::Properties(number, n, w) => self.set_properties(*number, *n, *w).await,
-            Fault::Clock(number, ahead_ms) => {
-                let awake = cluster.is_awake(*number);
-                if awake {
-                    cluster.set_clock(*number, *ahead_ms).await;
-                }
-                awake
-            }
-            Fault::SyncsFail(number) => {
-                self.set_disk_fault(*number, r#"{"syncs_fail": true}"#).await
-            }
-            Fault::SlowSyncs(number, ms) => {
-                self.set_disk_fault(*number, &format!("{{\"sync_ms\": {ms}}}")).await
-            }
-            Fault::FullDisk => {
-                self.small_disk.iter().for_each(Disk::fill);
-                self.small_disk.is_some()
-            }
-            Fault::Copy(number) => self.copy_disk(*number),
-            Fault::RollBack(number) => self.roll_back(*number).await,
-        }
-    }
-
-    fn kill(&self, nodes: &[usize]) -> bool {
-        let is_running = |number: &&usize| self.cluster.is_running(**number);
-        let running: Vec<_> = nodes.iter().filter(is_running).collect();
-        running.iter().for_each(|number| self.cluster.kill(**number));
-        !running.is_empty()
-    }
-
-    async fn wipe(&self, number: usize) {
-        self.calm().await;
-        self.cluster.kill(number);
-        self.cluster.wipe(number);
-        self.cluster.launch(number);
-    }
-
-    fn copy_disk(&self, number: usize) -> bool {
-        let awake = self.cluster.is_awake(number);
-        if awake {
-            self.cluster.kill(number);
-            copy(&self.cluster.data_dir(number), &self.copy_of(number));
-            self.cluster.launch(number);
-        }
-        awake
-    }
-
-    async fn roll_back(&self, number: usize) -> bool {
-        let has_copy = self.copy_of(number).exists();
-        if has_copy {
-            self.calm().await;
-            self.cluster.kill(number);
-            copy(&self.copy_of(number), &self.cluster.data_dir(number));
-            self.cluster.launch(number);
-        }
-        has_copy
-    }
-
-    /// Brings back the first node from here on that is gone.
-    fn restore_one(&self, from: usize) -> bool {
-        let nodes = self.cluster.all().count();
-        let mut turn = (0..nodes).map(|step| 1 + (from - 1 + step) % nodes);
-        let gone = turn.find(|number| !self.cluster.is_awake(*number));
-        gone.inspect(|number| self.restore(*number)).is_some()
-    }
-
-    /// Makes a node's disk fail. Returns whether the node answered.
-    async fn set_disk_fault(&self, number: usize, fault: &str) -> bool {
-        self.cluster.is_awake(number) && self.cluster.try_disk_fault(number, fault).await
-    }
-
-    fn copy_of(&self, number: usize) -> PathBuf {
-        self.cluster.data_dir(number).with_file_name("copy")
-    }
-
-    /// Disks work again. A node whose store failed opens it again by itself, but waits longer each time
-    /// within an hour: it is restarted, as an operator would.
-    async fn repair_disks(&self) {
-        self.small_disk.iter().for_each(Disk::empty);
-        for number in self.cluster.all() {
-            if !self.set_disk_fault(number, "{}").await {
-                continue;
-            }
-            let ready = self.cluster.at(number).get("/readyz").try_answer().await;
-            if ready.is_ok_and(|answer| answer.text().contains("the store failed")) {
-                self.cluster.kill(number);
-                self.cluster.launch(number);
-            }
-        }
-    }
-
-    /// Returns whether the node accepted them.
-    pub(crate) async fn set_properties(&self, number: usize, n: u16, w: u16) -> bool {
-        if !self.cluster.is_awake(number) {
-            return false;
-        }
-        let properties = format!("{{\"n\": {n}, \"w\": {w}}}");
-        let put = self.cluster.at(number).put(&format!("/buckets/{CHANGED}")).value(properties);
-        put.try_answer().await.is_ok_and(|answer| answer.status == 200)
-    }
-
-    fn restore(&self, number: usize) {
-        if self.cluster.is_paused(number) {
-            self.cluster.resume(number);
-        } else {
-            self.cluster.launch(number);
-        }
-    }
-
-    /// All nodes come back, and all cuts end.
-    pub(crate) async fn restore_all(&self) {
-        let gone: Vec<_> = self.cluster.all().filter(|n| !self.cluster.is_awake(*n)).collect();
-        gone.iter().for_each(|number| self.restore(*number));
-        self.cluster.heal().await;
-        self.repair_disks().await;
-    }
-
-    /// Ends all faults and waits until every node has everything that was acknowledged so far.
-    async fn calm(&self) {
-        self.restore_all().await;
-        self.cluster.wait_all_up().await;
-        self.cluster.wait_whole().await;
-    }
-}
-
-/// Replaces the contents of a directory by those of another.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    let script = "find \"$1\" -mindepth 1 -delete && cp -a \"$0\"/. \"$1\"";
-    let copied = Command::new("sh").arg("-c").arg(script).args([from, to]).status().unwrap();
-    assert!(copied.success(), "{} cannot be copied to {}", from.display(), to.display());
 }

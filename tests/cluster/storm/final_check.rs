@@ -84,8 +84,9 @@ impl Disks {
 
     /// The root of an empty tree is not listed.
     fn compare_roots(&mut self, cluster: &Cluster, roots: &BTreeMap<Tree, BTreeMap<usize, Root>>) {
+        let layout = cluster.layout();
         for (tree, roots) in roots {
-            let homes = cluster.layout().homes(tree.partition, tree.n);
+            let homes = layout.homes(tree.partition, tree.n);
             let kinds: BTreeSet<_> = roots.values().map(|root| root.0).collect();
             self.trees += 1;
             if kinds.len() > 1 || roots.len() != homes.len() {
