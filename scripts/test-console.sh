@@ -14,7 +14,7 @@ Usage: scripts/test-console.sh [--pictures] [--keep] [NAME…]
 
 Starts five nodes on ports 8601… and 8701…, runs tests/console/ in headless Chromium, and takes the
 cluster away again. Fetches two packages with npm into target/console. NAMEs are of test files: pages, jobs,
-resolve, hostile, live, keyboard, logic; without one, all run.
+resolve, hostile, live, keyboard, layout, logic; without one, all run.
 
   --pictures   keep pictures of the pages in docs/screenshots
   --keep       leave the cluster running
@@ -71,7 +71,7 @@ for program in node npm; do
 done
 work=$TARGET/console
 files=()
-((${#names[@]})) || names=(logic pages jobs resolve hostile keyboard live)
+((${#names[@]})) || names=(logic pages jobs resolve hostile keyboard layout live)
 for name in "${names[@]}"; do
     [[ -f $ROOT/tests/console/$name.test.mjs ]] || die "there is no test '$name' (see --help)"
     files+=("$name.test.mjs")

@@ -9,6 +9,7 @@ const LINKS = [
   ["/openapi.json", "API description", "Every route, parameter and answer, OpenAPI 3.1."],
   ["/cluster", "Cluster", "The nodes as this one sees them."],
   ["/ring", "Ring", "The layout, and how evenly it spreads the partitions."],
+  ["/layout", "Layout", "The members, a change under way, and who waits to join."],
   ["/jobs", "Background jobs", "What this node does by itself, and what went wrong there."],
   ["/readyz", "Readiness", "Whether this node takes requests, and why not."],
   ["/livez", "Liveness", "Whether this node's process works."],

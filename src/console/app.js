@@ -7,6 +7,7 @@ import { conflicts } from "./conflicts.js";
 import { badge, draw, h } from "./dom.js";
 import { explorer } from "./explorer.js";
 import { duration } from "./format.js";
+import { layout } from "./layout.js";
 import { live, start, watch } from "./live.js";
 import { overview } from "./overview.js";
 import { slow } from "./slow.js";
@@ -14,6 +15,7 @@ import { slow } from "./slow.js";
 // `open(main, parts, say)` shows a page, given what follows its path, and returns what ends it.
 const PAGES = [
   { path: "", name: "Overview", open: overview },
+  { path: "layout", name: "Layout", open: layout },
   { path: "buckets", name: "Buckets", open: buckets },
   { path: "conflicts", name: "Conflicts", open: conflicts },
   { path: "keys", name: "Keys", open: explorer },

@@ -9,7 +9,8 @@ import { jobs } from "./jobs.js";
 import { KEPT, live, watch } from "./live.js";
 import { colour, ringDrawing, share } from "./ring.js";
 
-const STATES = {
+/** The kind of mark and the words for the state of a node. */
+export const STATES = {
   self: ["good", "this node"],
   up: ["good", "up"],
   suspected: ["warn", "suspected"],
@@ -27,19 +28,30 @@ export function overview(main) {
     drawn: "",
     failed: null,
     onlyTroubled: false,
+    // The layout that the ring was asked for: another is a reason to ask again.
+    layout: null,
+    isAsking: false,
   };
   const show = () => draw(main, body(page, show));
-  Promise.all([get("/ring"), get("/ring/partitions")])
-    .then(([ring, homes]) => {
-      Object.assign(page, { ring, homes });
-      show();
-    })
-    .catch((error) => {
+  const look = async () => {
+    const now = live.cluster?.layout?.hash ?? "unknown";
+    if (page.isAsking || page.layout === now) return;
+    Object.assign(page, { isAsking: true, layout: now });
+    try {
+      const [ring, homes] = await Promise.all([get("/ring"), get("/ring/partitions")]);
+      Object.assign(page, { ring, homes, failed: null });
+    } catch (error) {
       page.failed = error.message;
-      show();
-    });
+    }
+    page.isAsking = false;
+    show();
+  };
+  look();
   show();
-  return watch(show);
+  return watch(() => {
+    look();
+    show();
+  });
 }
 
 function body(page, show) {
@@ -100,7 +112,7 @@ function ringOf(page, show) {
   if (!page.ring) return h("p", { class: "empty" }, "Loading");
   const states = Object.fromEntries(live.cluster.nodes.map((it) => [it.node, it.state]));
   // The drawing is large: it is redrawn only when it would look different.
-  const looks = JSON.stringify([states, page.chosen]);
+  const looks = JSON.stringify([states, page.chosen, page.ring.hash]);
   if (looks !== page.drawn || !page.drawing) {
     page.drawn = looks;
     page.drawing = ringDrawing({ ...page, states, key: looks, onChoose: (node) => choose(page, node, show) });

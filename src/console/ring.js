@@ -13,9 +13,9 @@ const COLOURS = 10;
 /** With more nodes, names no longer fit. */
 const LABELS_MAX = 36;
 
-/** The colour class of a node, by its place in the layout. */
+/** The colour class of a node, by its place in the layout, or in `ring.order` if that is given. */
 export function colour(ring, node) {
-  const at = ring.nodes.findIndex((it) => it.node === node);
+  const at = ring.order ? ring.order.indexOf(node) : ring.nodes.findIndex((it) => it.node === node);
   return at < 0 ? "c-none" : `c${at % COLOURS}`;
 }
 

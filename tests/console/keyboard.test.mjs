@@ -114,3 +114,22 @@ test("bucket properties are changed and reset with a question each", () =>
     assert.equal((await (await request(2, "GET", "/buckets/keyboard-bucket")).json()).w, "quorum");
     assert.ok(URLS.length >= 5);
   }));
+
+test("plan a change of the layout without a mouse", () =>
+  withPage({}, async (page) => {
+    await open(page, "layout");
+    await page.getByLabel("Change n2").waitFor();
+    await tabTo(page, /^Change n2$/);
+    await page.keyboard.press("ArrowDown");
+    await page.getByText("n2 gets nothing else yet").waitFor();
+    assert.equal((await focused(page)).name, "Change n2", "the focus stays where it was");
+    await tabTo(page, /^weight-of-n2$/);
+    await page.keyboard.type("3");
+    await page.getByText("n2 gets weight 3").waitFor();
+    assert.equal((await focused(page)).id, "weight-of-n2", "typing goes on");
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: "What the change comes to" }).waitFor();
+    await tabTo(page, /^Take all back$/);
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: "What the change comes to" }).waitFor({ state: "detached" });
+  }));

@@ -172,3 +172,74 @@ test("a timeline has a lane for every node that took part", async () => {
     ],
   );
 });
+
+test("a change of the layout is sent as the API takes it", async () => {
+  const { asked, emptyDraft, isEmpty, sentences } = await load("layout_plan");
+  const known = {
+    members: [
+      { name: "n1", zone: "a", weight: 1 },
+      { name: "n2", zone: "b", weight: 2 },
+    ],
+    waiting: [{ name: "n4", zone: "c", weight: 1 }],
+  };
+  const draft = emptyDraft();
+  assert.ok(isEmpty(draft));
+  Object.assign(draft.changes, {
+    n1: { op: "set", zone: " a ", weight: "3" },
+    n2: { op: "replace", new: "n4", zone: "", weight: "2" },
+  });
+  draft.gone.add("n1").add("n2");
+  assert.deepEqual(asked(draft, known), {
+    changes: [
+      { op: "set", name: "n1", weight: 3 },
+      { op: "replace", old: "n2", new: "n4", weight: 2 },
+    ],
+    // A node that stays is not gone.
+    gone: ["n2"],
+  });
+  assert.deepEqual(sentences(draft)[1], "n2 is replaced by n4 with weight 2, and is declared dead");
+  for (const weight of ["x", "-1", "1.5", "999999"]) {
+    draft.changes.n1.weight = weight;
+    assert.match(asked(draft, known).wrong, /The weight of n1/, weight);
+  }
+});
+
+test("the ring after a change has the zones of after", async () => {
+  const { ringOf } = await load("layout_compare");
+  const known = {
+    members: [
+      { name: "n1", zone: "a" },
+      { name: "n2", zone: "b" },
+      { name: "n3", zone: "c" },
+    ],
+    waiting: [
+      { name: "n4", zone: "d" },
+      { name: "n5", zone: "e" },
+    ],
+    partitions: 64,
+    n: 2,
+  };
+  const load_of = (name, before, after) => ({ name, before, after, fair: 40 });
+  const planned = {
+    body: {
+      changes: [
+        { op: "set", name: "n1", zone: "z" },
+        { op: "replace", old: "n2", new: "n4" },
+        { op: "add", name: "n5" },
+      ],
+    },
+    answer: {
+      load: [
+        load_of("n1", 50, 40),
+        load_of("n2", 40, 0),
+        load_of("n3", 38, 30),
+        load_of("n4", 0, 30),
+        load_of("n5", 0, 28),
+      ],
+    },
+  };
+  const zones = (side) => ringOf(known, planned, side).nodes.map((it) => `${it.node} ${it.zone}`);
+  assert.deepEqual(zones("before"), ["n1 a", "n2 b", "n3 c"]);
+  assert.deepEqual(zones("after"), ["n1 z", "n3 c", "n4 b", "n5 e"], "one that replaces takes over the zone");
+  assert.deepEqual(ringOf(known, planned, "before").order, ringOf(known, planned, "after").order);
+});

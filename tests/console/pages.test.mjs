@@ -50,6 +50,14 @@ const PAGES = {
       await page.getByRole("table", { name: "Background jobs" }).waitFor();
     },
   ],
+  layout: [
+    "layout",
+    async (page) => {
+      await page.getByText("Nothing changes: epoch").waitFor();
+      await page.getByText("No node asks to join.").waitFor();
+      await page.getByRole("table", { name: "History" }).waitFor();
+    },
+  ],
   buckets: [
     "buckets",
     async (page) => {
@@ -153,7 +161,7 @@ test("the scheme can be chosen, and is remembered", () =>
 
 test("a narrow window scrolls nothing sideways", () =>
   withPage({ viewport: { width: 390, height: 800 } }, async (page) => {
-    for (const hash of ["", "buckets", "conflicts/carts/alice", "keys/carts/bob", "about"]) {
+    for (const hash of ["", "layout", "buckets", "conflicts/carts/alice", "keys/carts/bob", "about"]) {
       await open(page, hash);
       await page.locator("main .panel").first().waitFor();
       const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
