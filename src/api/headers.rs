@@ -14,6 +14,9 @@ pub(super) const SIBLINGS: HeaderName = HeaderName::from_static("quorate-sibling
 pub(super) const ACKS: HeaderName = HeaderName::from_static("quorate-acks");
 /// How many of those keep it as a hint.
 pub(super) const HINTS: HeaderName = HeaderName::from_static("quorate-hints");
+/// The epoch of the layout that the node follows: part of every response, so that clients notice a change
+/// of the members.
+pub(super) const EPOCH: HeaderName = HeaderName::from_static("quorate-epoch");
 /// The request ID, in the response and on every log line.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Makes a write safe to retry.

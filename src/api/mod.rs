@@ -61,7 +61,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use self::gate::Gate;
-use self::headers::REQUEST_ID;
+use self::headers::{EPOCH, REQUEST_ID};
 use self::problem::Problem;
 use self::request_trace::RequestTrace;
 use self::route::Route;
@@ -84,6 +84,11 @@ impl Api {
     /// The client API of `node`.
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self(Arc::new(Ways { router: routes::router(node.clone()), node }))
+    }
+
+    /// The epoch in force, as a header.
+    fn epoch(&self) -> HeaderValue {
+        self.0.node.epoch().number.into()
     }
 
     /// Dispatches a request; says also on which route, if there is one. The router knows all routes;
@@ -135,11 +140,15 @@ impl App for Api {
         if unread.is_some_and(|unread| unread.is_so()) || self.0.node.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        // As of the answer: the operation may have begun again in a later epoch than it arrived in.
+        response.headers_mut().insert(EPOCH, self.epoch());
         Ok(begun.ended(&self.0.node.metrics, route, response))
     }
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
-        let problem = Problem::from(why).header(REQUEST_ID, request_trace::new_id());
+        let problem = Problem::from(why)
+            .header(REQUEST_ID, request_trace::new_id())
+            .header(EPOCH, self.epoch());
         self.0.node.metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
         problem.into_bytes()
     }

@@ -21,7 +21,7 @@ pub(super) async fn ring(gate: Gate, request: Request) -> Answer {
     gate.params(request.uri())?;
     let node = gate.node;
     let view = node.view();
-    let layout = view.placement().layout();
+    let (epoch, layout) = (view.epoch(), view.placement().layout());
     let n = node.config.defaults.properties().n.min(layout.node_count());
     let loads = loads(layout, n);
     let weights: u32 = layout.members().iter().map(|member| u32::from(member.weight)).sum();
@@ -42,8 +42,8 @@ pub(super) async fn ring(gate: Gate, request: Request) -> Answer {
         })
         .collect();
     Ok(represent::json(&json!({
-        "version": layout.version(),
-        "hash": layout.hash().to_string(),
+        "version": epoch.number,
+        "hash": epoch.hash.to_string(),
         "partitions": layout.partitions(),
         "n": n,
         "nodes": nodes,
@@ -68,7 +68,8 @@ pub(super) async fn partitions(gate: Gate, request: Request) -> Answer {
     gate.params(request.uri())?;
     let node = gate.node;
     let view = node.view();
-    let layout = view.placement().layout();
+    // The epoch, as in `GET /cluster`: a client reads this again when that is another.
+    let (epoch, layout) = (view.epoch(), view.placement().layout());
     let n = view.n_max().min(layout.node_count());
     let nodes: Vec<NodeId> = layout.members().iter().map(|member| member.node).collect();
     let place = |home: &NodeId| nodes.binary_search(home).ok(); // members are ordered by name
@@ -76,8 +77,8 @@ pub(super) async fn partitions(gate: Gate, request: Request) -> Answer {
     let homes: Vec<Vec<usize>> =
         (0..layout.partitions()).map(|it| homes_of(it as u16).collect()).collect();
     Ok(represent::json(&json!({
-        "version": layout.version(),
-        "hash": layout.hash().to_string(),
+        "version": epoch.number,
+        "hash": epoch.hash.to_string(),
         "partition_of": PARTITION_OF,
         "n": n,
         "nodes": nodes,
@@ -112,7 +113,11 @@ pub(super) async fn cluster(gate: Gate, request: Request) -> Answer {
     let mine = node.config.common();
     let gossip =
         node.config.gossip.enabled.then(|| BTreeMap::from(node.peers.gossip_counts().all()));
-    let seen = peers.iter().map(|peer| (peer.node, of_peer(peer, &mine)));
+    let record = node.membership.record();
+    let seen = peers.iter().map(|peer| {
+        let recorded = record.member(peer.node).and_then(|member| member.client_addr.as_deref());
+        (peer.node, of_peer(peer, recorded, &mine))
+    });
     // In order of their names.
     let nodes: BTreeMap<NodeId, Value> = seen.chain([(node.me, of_self(&node))]).collect();
     let nodes: Vec<Value> = nodes.into_values().collect();
@@ -153,14 +158,15 @@ fn of_self(node: &Node) -> Value {
     })
 }
 
-fn of_peer(peer: &PeerView, mine: &ClusterSettings) -> Value {
+/// A peer: what it says of itself counts more than what is recorded of it, which may be older.
+fn of_peer(peer: &PeerView, recorded_addr: Option<&str>, mine: &ClusterSettings) -> Value {
     let said = &peer.said;
     let disagrees = said.common.as_ref().map(|theirs| mine.differences(theirs)).unwrap_or_default();
     json!({
         "node": peer.node,
         "zone": peer.zone,
         "peer_addr": peer.peer_addr,
-        "http_addr": said.client_addr,
+        "http_addr": said.client_addr.as_deref().or(recorded_addr),
         "state": peer.state,
         "since_ms": peer.since_ms,
         "suspicion": peer.phi.map(|phi| (phi * 100.0).round() / 100.0),

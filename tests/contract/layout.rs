@@ -63,6 +63,27 @@ fn every_node_shows_the_same_layout_and_its_first_record() {
     assert_eq!(history[0]["cause"]["op"], "form");
 }
 
+/// What clients follow a change by.
+#[test]
+fn every_answer_tells_the_epoch_of_the_layout() {
+    let cluster = Cluster::start(3);
+    let node = &cluster.nodes[0];
+    let written = node.send(&Request::json("PUT", "/kv/b/k", "1"));
+    assert_eq!((written.status, written.header("quorate-epoch")), (204, Some("1")));
+    for path in ["/kv/b/k", "/kv/b/none", "/cluster", "/none", "/kv/b/k?r=0", "/readyz", "/ring <"]
+    {
+        let answer = node.get(path);
+        assert_eq!(answer.header("quorate-epoch"), Some("1"), "{path}: {answer:?}");
+    }
+    let of_cluster = &node.get("/cluster").json()["layout"];
+    for path in ["/ring", "/ring/partitions"] {
+        let ring = node.get(path).json();
+        for part in ["version", "hash"] {
+            assert_eq!(ring[part], of_cluster[part], "{path}: {part}");
+        }
+    }
+}
+
 #[test]
 fn a_plan_says_what_would_move_and_writes_nothing() {
     let cluster = Cluster::start(3);
