@@ -21,6 +21,8 @@ pub(crate) const CONTEXT: HeaderName = HeaderName::from_static("quorate-context"
 pub(crate) const SIBLINGS: HeaderName = HeaderName::from_static("quorate-siblings");
 pub(crate) const ACKS: HeaderName = HeaderName::from_static("quorate-acks");
 pub(crate) const HINTS: HeaderName = HeaderName::from_static("quorate-hints");
+/// The epoch of the layout that a node follows.
+pub(crate) const EPOCH: HeaderName = HeaderName::from_static("quorate-epoch");
 const EXPLAIN: HeaderName = HeaderName::from_static("quorate-explain");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

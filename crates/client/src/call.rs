@@ -11,6 +11,7 @@ use crate::body::{Progress, Source};
 use crate::client::Inner;
 use crate::error::{Error, Outcome};
 use crate::nodes::{Node, Place, State};
+use crate::problem::REMOVED;
 use crate::retry::{Deadline, patience};
 
 /// A node that did not answer for so long is taken for dead.
@@ -154,6 +155,7 @@ impl Inner {
                 return Err(Error::TimedOut { outcome, after, attempts, last });
             }
         };
+        self.hear(response.headers());
         let status = response.status();
         if !status.is_success() && !call.accepts.contains(&status.as_u16()) {
             return Err(error(response, &call.deadline, &node.url).await);
@@ -186,6 +188,8 @@ impl Inner {
                 self.look_again_soon();
             }
             Error::Unreachable { .. } | Error::TimedOut { .. } => self.suspect(node),
+            // As good as dead, until it answers otherwise: its process may become a member again.
+            _ if was_removed(error) => self.suspect(node),
             Error::NotReady { retry_after, .. } | Error::Overloaded { retry_after, .. } => {
                 node.answered();
                 node.rests(now, retry_after.unwrap_or(Duration::from_secs(1)));
@@ -288,6 +292,11 @@ fn is_transient(error: &Error) -> bool {
         | Error::Invalid { .. }
         | Error::Conflict { .. } => false,
     }
+}
+
+/// Whether the node that answered is no member of the cluster any more.
+pub(crate) fn was_removed(error: &Error) -> bool {
+    error.problem().is_some_and(|problem| problem.name() == REMOVED)
 }
 
 /// No answer came; what the network said.

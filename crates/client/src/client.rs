@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::bucket::Bucket;
 use crate::nodes::{Node, View};
 use crate::settings::{ClientBuilder, Settings};
-use crate::topology::Upkeep;
+use crate::upkeep::Upkeep;
 
 /// A client of one cluster. Cheap to clone; all clones share connections and what they know of the
 /// nodes.

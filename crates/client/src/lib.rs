@@ -30,6 +30,12 @@
 //! among the home replicas. Nodes that do not answer are avoided and probed again, beside requests; a client
 //! that is not used sends nothing.
 //!
+//! The client follows a cluster whose members change: every answer carries the epoch of the layout, and after
+//! a later one than it knows, a refused connection, or an answer of a node that was removed (503 `removed`),
+//! the client looks at the cluster again, once within one to two seconds. Nodes that were added are asked like
+//! the others, those that were removed no more; those that it was given stay, and are asked if no other
+//! answers.
+//!
 //! # Retries
 //!
 //! A request is sent again after a lost connection, a silent node, or a refusal that may pass (503, 408,
@@ -64,6 +70,7 @@ mod stream;
 pub mod testing;
 mod topology;
 mod update;
+mod upkeep;
 mod value;
 mod write;
 

@@ -9,6 +9,8 @@ use crate::error::{Error, Outcome};
 
 /// What every problem's `type` starts with.
 const URN: &str = "urn:quorate:problem:";
+/// The problem of a node that is no member of the cluster any more.
+pub(crate) const REMOVED: &str = "removed";
 /// The longest text of an answer that is kept, in characters: a hostile one may be long.
 const TEXT_CHARS_MAX: usize = 2_000;
 
@@ -135,7 +137,7 @@ impl Problem {
             "no_quorum" => Error::NoQuorum { outcome, required, acks, problem },
             "no_read_quorum" => Error::NoReadQuorum { outcome, required, acks, problem },
             "overloaded" | "hints_full" => Error::Overloaded { outcome, retry_after, problem },
-            "not_ready" | "not_formed" | "stopping" => {
+            "not_ready" | "not_formed" | "stopping" | REMOVED => {
                 Error::NotReady { outcome, retry_after, problem }
             }
             "disk_full" | "buckets_full" => Error::Full { outcome, problem },
@@ -212,7 +214,7 @@ mod tests {
         let of = |name: &str, status| error(&named(name, ""), status);
         assert!(matches!(of("no_read_quorum", 503), Error::NoReadQuorum { .. }));
         assert!(matches!(of("overloaded", 503), Error::Overloaded { .. }));
-        for name in ["not_ready", "not_formed", "stopping"] {
+        for name in ["not_ready", "not_formed", "stopping", "removed"] {
             assert!(matches!(of(name, 503), Error::NotReady { .. }));
         }
         assert!(matches!(of("hints_full", 503), Error::Overloaded { .. }));

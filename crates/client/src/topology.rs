@@ -1,80 +1,40 @@
 //! Keeping up with the cluster: its nodes, its ring, and the nodes that were dead.
 //!
 //! This runs beside requests, at most once at a time, and only while requests are made: a client that
-//! is not used sends nothing.
+//! is not used sends nothing. Between two looks there is a second at least, however many answers ask for one
+//! (`upkeep.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::answer::{error, read};
+use crate::answer::{EPOCH, error, read};
+use crate::call::was_removed;
 use crate::client::{Client, Inner};
 use crate::error::Error;
 use crate::nodes::{Node, View};
 use crate::retry::Deadline;
 use crate::ring::{Copies, LayoutId, Partitions, Ring};
 use crate::settings::{NODES_MAX, base_url_of};
+use crate::upkeep::again_after;
 
 /// How long one question about the cluster may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// The shortest time between two looks that errors ask for.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The time between looks while a node is listed without its address: it was not heard of yet.
 const LOOK_AT_UNKNOWN: Duration = Duration::from_secs(5);
 /// The longest answer about the cluster that is read, in bytes: 65,536 partitions fit.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-
-/// When to look at the cluster, and when to probe dead nodes.
-#[derive(Debug)]
-pub(crate) struct Upkeep {
-    began: Instant,
-    look: Due,
-    probe: Due,
-    running: AtomicBool,
-}
-
-/// A time, in milliseconds since the client began; [`NEVER`] for none.
-#[derive(Debug)]
-struct Due(AtomicU64);
-
-const NEVER: u64 = u64::MAX;
-
-impl Upkeep {
-    /// A look is due at once.
-    pub(crate) fn new(now: Instant) -> Self {
-        let (look, probe) = (Due(AtomicU64::new(0)), Due(AtomicU64::new(NEVER)));
-        Self { began: now, look, probe, running: AtomicBool::new(false) }
-    }
-
-    fn ms(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(NEVER)
-    }
-
-    fn is_due(&self, due: &Due) -> bool {
-        due.0.load(Relaxed) <= self.ms(Instant::now())
-    }
-
-    /// Not later than this.
-    fn by(&self, due: &Due, at: Instant) {
-        due.0.fetch_min(self.ms(at), Relaxed);
-    }
-
-    /// At this time; `None`: until further notice not.
-    fn set(&self, due: &Due, at: Option<Instant>) {
-        due.0.store(at.map_or(NEVER, |at| self.ms(at)), Relaxed);
-    }
-}
 
 /// Marks the upkeep as not running, also if its task is dropped before its end.
 struct Running(Arc<Inner>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.upkeep.running.store(false, Relaxed);
+        self.0.upkeep.ends();
     }
 }
 
@@ -128,7 +88,7 @@ impl Inner {
     pub(crate) fn maintain(self: &Arc<Self>) {
         let upkeep = &self.upkeep;
         let is_due = upkeep.is_due(&upkeep.look) || upkeep.is_due(&upkeep.probe);
-        if !is_due || upkeep.running.swap(true, Relaxed) {
+        if !is_due || !upkeep.begins() {
             return;
         }
         let running = Running(self.clone());
@@ -139,14 +99,23 @@ impl Inner {
                 inner.probe_the_dead().await;
             }
             if upkeep.is_due(&upkeep.look) && inner.look().await.is_err() {
-                upkeep.set(&upkeep.look, Some(Instant::now() + LOOK_AGAIN));
+                upkeep.set(&upkeep.look, Some(Instant::now() + again_after()));
             }
         });
     }
 
     /// Lets the next look be soon: what is known seems to be wrong.
     pub(crate) fn look_again_soon(&self) {
-        self.upkeep.by(&self.upkeep.look, Instant::now() + LOOK_AGAIN);
+        self.upkeep.soon(&self.upkeep.look, Instant::now());
+    }
+
+    /// Notes which epoch of the layout a node follows: a later one than was known is a reason to look.
+    pub(crate) fn hear(&self, headers: &HeaderMap) {
+        let text = headers.get(&EPOCH).and_then(|value| value.to_str().ok());
+        let Some(epoch) = text.and_then(|text| text.parse().ok()) else { return };
+        if self.upkeep.hears(epoch) {
+            self.look_again_soon();
+        }
     }
 
     /// Notes that a node did not answer.
@@ -163,12 +132,18 @@ impl Inner {
         let probes = due.map(async |node| {
             let url = format!("{}/readyz", node.url);
             let answer = tokio::time::timeout(LOOK_WITHIN, self.http.get(url).send()).await;
-            match answer {
-                // Not ready is an answer: such a node says so at once, and is asked for nothing else.
-                Ok(Ok(_)) => node.answered(),
-                Ok(Err(_)) | Err(_) => {
-                    node.failed(Instant::now());
+            let is_up = match answer {
+                Ok(Ok(response)) if response.status().is_success() => true,
+                // Not ready is an answer: such a node says so at once, and is asked for nothing else. One
+                // that was removed has nothing to say.
+                Ok(Ok(response)) => {
+                    !was_removed(&error(response, &Deadline::new(LOOK_WITHIN), &node.url).await)
                 }
+                Ok(Err(_)) | Err(_) => false,
+            };
+            match is_up {
+                true => node.answered(),
+                false => drop(node.failed(Instant::now())),
             }
         });
         futures_util::future::join_all(probes).await;
@@ -179,7 +154,8 @@ impl Inner {
         }
     }
 
-    /// Asks live nodes in turn about the cluster until one tells.
+    /// Asks live nodes in turn about the cluster until one tells that has heard of the last change. If none
+    /// has, the one that knows most is believed: the cluster may have been formed afresh.
     async fn look(&self) -> Result<(), Error> {
         if !self.settings.discovers && !self.settings.routes {
             self.schedule(true);
@@ -188,16 +164,25 @@ impl Inner {
         let mut failed = Error::invalid("nodes", "none is known");
         let place = crate::nodes::Place::Any;
         let nodes = self.view().candidates(place, self.next_turn(), Instant::now());
+        let mut behind: Option<(Arc<Node>, Cluster)> = None;
         for node in nodes.into_iter().take(8) {
-            match self.look_at(&node).await {
-                Ok(is_complete) => {
-                    self.schedule(is_complete);
+            match self.ask::<Cluster>(&node, "/cluster").await {
+                Ok(cluster) if cluster.layout.version >= self.upkeep.epoch() => {
+                    self.take_over(&node, cluster).await;
                     return Ok(());
+                }
+                Ok(cluster) => {
+                    let most = behind.as_ref().map(|(_, known)| known.layout.version);
+                    if most.is_none_or(|most| most < cluster.layout.version) {
+                        behind = Some((node, cluster));
+                    }
                 }
                 Err(error) => failed = error.of_read(),
             }
         }
-        Err(failed)
+        let Some((node, cluster)) = behind else { return Err(failed) };
+        self.take_over(&node, cluster).await;
+        Ok(())
     }
 
     fn schedule(&self, is_complete: bool) {
@@ -206,16 +191,17 @@ impl Inner {
         self.upkeep.set(&self.upkeep.look, Some(Instant::now() + next));
     }
 
-    /// Returns whether every node that the cluster lists is known now.
-    async fn look_at(&self, node: &Arc<Node>) -> Result<bool, Error> {
-        let cluster: Cluster = self.ask(node, "/cluster").await?;
+    /// Believes what a node says about the cluster.
+    async fn take_over(&self, node: &Arc<Node>, cluster: Cluster) {
         let (nodes, names) = self.nodes_of(node, &cluster).await;
         let ring =
             if self.settings.routes { self.ring_of(node, &cluster.layout).await } else { None };
         let is_known = |listed: &Listed| names.contains_key(&listed.node);
         let is_complete = !self.settings.discovers || cluster.nodes.iter().all(is_known);
+        self.upkeep.knows(cluster.layout.version);
         self.set_view(View { nodes, names, ring });
-        Ok(is_complete)
+        // While a node is listed without its address, the next look is earlier.
+        self.schedule(is_complete);
     }
 
     /// The nodes that were given, and those that the cluster lists.

@@ -281,6 +281,28 @@ def test_the_nodes_found_are_asked() -> None:
     other.close()
 
 
+def test_a_node_that_lags_behind_is_not_believed_if_another_knows_more() -> None:
+    other = Stub([VALUE])
+    address = other.url.removeprefix("http://")
+
+    def knows(epoch: int, *names: str) -> dict[str, Any]:
+        nodes = [{"node": name, "http_addr": address} for name in names]
+        return json_answer({"nodes": nodes, "layout": {"version": epoch, "hash": "0"}})
+
+    behind, ahead = Stub([knows(1, "n1")]), Stub([knows(2, "n1", "n2")])
+    with quorate.Client([behind.url, ahead.url]) as client:
+        client._core.nodes.heard(2, 0.0)
+        client.get("b", "k")
+        assert [node.name for node in client._core.nodes.all()] == ["n1", "n2"]
+        assert client._core.nodes.epoch == 2
+    with quorate.Client([behind.url]) as client:
+        client._core.nodes.heard(2, 0.0)
+        client.get("b", "k")
+        assert client._core.nodes.epoch == 1, "the cluster may have been formed afresh"
+    for stub in (other, behind, ahead):
+        stub.close()
+
+
 @pytest.mark.parametrize("body", ["<p>", '{"nodes": 7}', '{"nodes": [', '{"nodes": []}'])
 def test_nonsense_about_nodes_leaves_the_client_with_those_it_has(body: str) -> None:
     seed = Stub([json_answer(body), VALUE])

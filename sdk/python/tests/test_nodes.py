@@ -96,6 +96,34 @@ def test_one_caller_looks_the_nodes_up() -> None:
     assert nodes.claim_refresh(40.0)
 
 
+def test_a_later_epoch_is_a_reason_to_look_once_and_soon() -> None:
+    nodes = Nodes(["http://seed:1"], random.Random(1))
+    assert nodes.claim_refresh(5.0)
+    nodes.heard(4, 5.0)
+    nodes.discovered({"n1": "10.0.0.1:1"}, None, 5.0, 4)
+    for epoch in (None, 3, 4):
+        nodes.heard(epoch, 6.0)
+    assert not nodes.claim_refresh(30.0), "nothing new"
+    for _ in range(100):
+        nodes.heard(5, 30.0)
+    assert nodes.epoch == 5
+    assert not nodes.claim_refresh(31.0), "not at once"
+    assert [nodes.claim_refresh(32.0) for _ in range(2)] == [True, False]
+    nodes.heard(6, 32.0)
+    assert not nodes.claim_refresh(34.9), "a look-up that did not end is repeated later"
+
+
+def test_clients_do_not_look_together() -> None:
+    due = set()
+    for seed in range(20):
+        nodes = Nodes(["http://seed:1"], random.Random(seed))
+        nodes.discovered({"n1": "10.0.0.1:1"}, None, 0.0, 4)
+        nodes.heard(5, 10.0)
+        due.add(next(at for at in range(200) if nodes.claim_refresh(10.0 + at / 100)))
+    assert min(due) >= 100
+    assert max(due) - min(due) > 50
+
+
 @pytest.mark.parametrize(
     "urls",
     [

@@ -162,3 +162,13 @@ def test_pieces_that_can_be_read_once_are_sent_once() -> None:
     assert world.run(once) is OK, "nothing was read of them yet"
     world = World(2, [LOST, OK])
     assert world.run(put("b", "k", lambda: iter([b"v"]), WriteOptions())) is OK
+
+
+def test_a_node_that_was_removed_is_as_good_as_dead() -> None:
+    world = World(2, [refusal("removed", outcome="not_applied"), *[OK] * 5])
+    request = put("b", "k", "v", WriteOptions())
+    for _ in range(5):
+        assert world.run(request) is OK
+    removed, member = world.asked[:2]
+    assert removed != member
+    assert world.asked[1:] == [member] * 5

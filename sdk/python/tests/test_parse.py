@@ -66,6 +66,18 @@ def read(given: Response) -> Any:
     return parse.read(REQUEST, given, Nobody())
 
 
+def test_the_epoch_is_a_number_or_not_there() -> None:
+    def said(text: str) -> int | None:
+        return parse.epoch(Response(204, [(b"quorate-epoch", text.encode())], b""))
+
+    assert said("7") == 7
+    assert [said(text) for text in ("", "-1", "1e3", "x", "9" * 40, "٣")] == [None] * 6
+    for layout, epoch in (({"version": 7}, 7), ({"version": -1}, 0), ({"version": 2**70}, 0), (None, 0)):
+        body = json.dumps({"nodes": [], "layout": layout}).encode()
+        given = Response(200, [(b"content-type", b"application/json")], body)
+        assert parse.cluster(given) == parse.Cluster({}, epoch)
+
+
 PARSERS: list[Callable[[Response], Any]] = [
     read,
     parse.key_page,

@@ -131,6 +131,7 @@ const BY_NAME: ReadonlyMap<string, ErrorClass> = new Map<string, ErrorClass>([
   ["overloaded", Overloaded],
   ["hints_full", Overloaded],
   ["not_ready", NotReady],
+  ["removed", NotReady],
   ["not_formed", NotReady],
   ["stopping", NotReady],
 ]);

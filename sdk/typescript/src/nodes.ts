@@ -10,6 +10,11 @@ const DOWN_MS_MAX = 15_000;
 /** How often the nodes are looked up again, and how soon after a failed look-up. */
 const REFRESH_MS = 30_000;
 const REFRESH_FAILED_MS = 3_000;
+/**
+ * How soon, at the least, after a node failed or told of a change; at most twice that, by chance, so that the
+ * clients of a cluster do not look it up together.
+ */
+const REFRESH_SOON_MS = 1_000;
 const NODES_MAX = 1000;
 
 /** One node, as this client sees it. */
@@ -56,6 +61,7 @@ export class Nodes {
   #found: readonly Node[] = [];
   #homes: Homes | undefined;
   #refreshAt = 0;
+  #epoch = 0;
   #turn: number;
 
   constructor(urls: readonly string[]) {
@@ -80,8 +86,33 @@ export class Nodes {
     this.#refreshAt = 0;
   }
 
-  /** Takes over what a look-up found: client addresses by node name. */
-  discovered(found: ReadonlyMap<string, string>, homes: Homes | undefined, now: number): void {
+  /** The highest epoch of the layout that was heard of since the last look-up; 0 before the first. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** Records which epoch a node follows: a later one than is known is a reason to look the nodes up. */
+  heard(epoch: number | undefined, now: number): void {
+    if (epoch === undefined || epoch <= this.#epoch) return;
+    if (this.#epoch > 0) this.#lookSoon(now); // before the first look-up nothing is known, and that is due
+    this.#epoch = epoch;
+  }
+
+  /** Looks the nodes up soon. Drawn once: of many draws the shortest would count. */
+  #lookSoon(now: number): void {
+    if (this.#refreshAt > now + REFRESH_FAILED_MS) {
+      this.#refreshAt = now + REFRESH_SOON_MS * (1 + Math.random());
+    }
+  }
+
+  /** Takes over what a look-up found: client addresses by node name, and the epoch of the layout. */
+  discovered(
+    found: ReadonlyMap<string, string>,
+    homes: Homes | undefined,
+    now: number,
+    epoch: number = 0,
+  ): void {
+    this.#epoch = epoch;
     const known = new Map([...this.#seeds, ...this.#found].map((node) => [node.url, node]));
     const nodes: Node[] = [];
     for (const [name, address] of [...found].sort().slice(0, NODES_MAX)) {
@@ -155,7 +186,7 @@ export class Nodes {
     node.failures = Math.min(node.failures + 1, 30);
     const waitMs = Math.min(DOWN_MS * 2 ** (node.failures - 1), DOWN_MS_MAX);
     node.downUntil = now + waitMs * (0.75 + Math.random() / 2);
-    this.#refreshAt = Math.min(this.#refreshAt, now + REFRESH_FAILED_MS);
+    this.#lookSoon(now);
   }
 }
 

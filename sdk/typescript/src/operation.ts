@@ -12,7 +12,7 @@ import {
   Unreachable,
 } from "./errors.js";
 import type { Node, Nodes } from "./nodes.js";
-import { type Answer, cluster, factsOf, homes, outcomeOf } from "./parse.js";
+import { type Answer, cluster, type Cluster, epochOf, factsOf, homes, outcomeOf } from "./parse.js";
 import type { Failure, Timing } from "./transport.js";
 import { isRepeatable, plain, type Request } from "./wire.js";
 
@@ -20,6 +20,10 @@ const BACKOFF_MS = 50;
 const BACKOFF_MS_MAX = 2000;
 /** How long the nodes may be looked up, at most a quarter of the time there is. */
 const LOOK_UP_MS_MAX = 1000;
+/** How many nodes are asked, if those before have not heard of the last change of the layout. */
+const LOOK_UP_NODES_MAX = 3;
+/** The problem of a node that is no member of the cluster any more. */
+const REMOVED = "removed";
 const FINAL = new Set(["internal", "disk_full", "buckets_full"]);
 
 /** How long and how often to try, and how a request is sent. */
@@ -63,7 +67,9 @@ class Attempts {
   }
 
   noteRefusal(node: Node, facts: Facts): void {
-    this.nodes.answered(node);
+    // As good as dead, until it answers otherwise.
+    if (facts.problem === REMOVED) this.nodes.failed(node, this.now());
+    else this.nodes.answered(node);
     this.addOutcome(outcomeOf(facts));
     this.last = facts;
     this.message = describe(facts);
@@ -113,6 +119,7 @@ export async function call(
     const leftMs = Math.max(1, attempts.leftMs());
     const timeoutMs = Math.min(policy.attemptTimeoutMs, leftMs);
     const reply = await policy.send(node.url, request, { timeoutMs, leftMs });
+    if (!("failure" in reply)) nodes.heard(epochOf(reply), policy.now());
     let mayTryAgain: boolean;
     if ("failure" in reply) {
       attempts.noteFailure(node, reply);
@@ -135,17 +142,40 @@ export async function lookUp(nodes: Nodes, policy: Policy): Promise<void> {
   if (!nodes.claimRefresh(policy.now())) return;
   const leftMs = Math.min(LOOK_UP_MS_MAX, policy.deadlineMs / 4);
   const timing = { timeoutMs: leftMs, leftMs };
-  const node = nodes.pick(undefined, false, [], policy.now());
-  const reply = await policy.send(node.url, plain("GET", "/cluster"), timing);
-  if ("failure" in reply) {
-    nodes.failed(node, policy.now());
-    return;
-  }
-  const found = reply.status === 200 ? readable(() => cluster(reply)) : undefined;
-  if (found === undefined || found.size === 0) return;
+  const told = await askAboutCluster(nodes, policy, timing);
+  if (told === undefined || told.found.addresses.size === 0) return;
+  const { node, found } = told;
   const ring = await policy.send(node.url, plain("GET", "/ring/partitions"), timing);
   const known = !("failure" in ring) && ring.status === 200 ? readable(() => homes(ring)) : undefined;
-  nodes.discovered(found, known, policy.now());
+  nodes.discovered(found.addresses, known, policy.now(), found.epoch);
+}
+
+/**
+ * Asks nodes in turn until one has heard of the last change of the layout. If none has, the one that knows
+ * most is believed: the cluster may have been formed afresh.
+ */
+async function askAboutCluster(
+  nodes: Nodes,
+  policy: Policy,
+  timing: Timing,
+): Promise<{ node: Node; found: Cluster } | undefined> {
+  const tried: Node[] = [];
+  let best: { node: Node; found: Cluster } | undefined;
+  while (tried.length < LOOK_UP_NODES_MAX) {
+    const node = nodes.pick(undefined, false, tried, policy.now());
+    if (tried.includes(node)) break;
+    tried.push(node);
+    const reply = await policy.send(node.url, plain("GET", "/cluster"), timing);
+    if ("failure" in reply) {
+      nodes.failed(node, policy.now());
+      break;
+    }
+    const found = reply.status === 200 ? readable(() => cluster(reply)) : undefined;
+    if (found === undefined) break;
+    if (best === undefined || found.epoch > best.found.epoch) best = { node, found };
+    if (found.epoch >= nodes.epoch) break;
+  }
+  return best;
 }
 
 /** What `read` gives; `undefined` for an answer that no node gives. */

@@ -113,9 +113,17 @@ export function properties(answer: Answer): BucketProperties {
   return { n, r, w, conflicts, sloppy };
 }
 
-/** Reads `GET /cluster`: the client address of each node that advertises one, by name. */
-export function cluster(answer: Answer): Map<string, string> {
-  const nodes = jsonObject(answer)["nodes"];
+/** What a node knows of the cluster. */
+export interface Cluster {
+  /** The client address of each node that advertises one, by name. */
+  readonly addresses: ReadonlyMap<string, string>;
+  /** The epoch of the layout that it follows; 0 if it does not say. */
+  readonly epoch: number;
+}
+
+/** Reads `GET /cluster`. */
+export function cluster(answer: Answer): Cluster {
+  const { nodes, layout } = jsonObject(answer) as { [name: string]: unknown };
   if (!Array.isArray(nodes)) throw wrong(answer, "has no list of nodes");
   const found = new Map<string, string>();
   for (const node of nodes as unknown[]) {
@@ -123,7 +131,13 @@ export function cluster(answer: Answer): Map<string, string> {
     const { node: name, http_addr: address } = node as { [name: string]: unknown };
     if (typeof name === "string" && typeof address === "string" && address !== "") found.set(name, address);
   }
-  return found;
+  const version = isObject(layout) ? layout["version"] : undefined;
+  return { addresses: found, epoch: typeof version === "number" ? (count(String(version)) ?? 0) : 0 };
+}
+
+/** The epoch of the layout that the node follows, if it says. */
+export function epochOf(answer: Answer): number | undefined {
+  return count(header(answer, "quorate-epoch"));
 }
 
 /** Which nodes store the keys of each partition, in order of preference: places in `nodes`. */

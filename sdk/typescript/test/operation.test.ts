@@ -195,3 +195,33 @@ test("when all nodes are down, the URLs given are tried too", () => {
   nodes.failed(found, 0);
   assert.equal(nodes.pick(undefined, false, [found], 0).url, "http://seed:1");
 });
+
+test("a later epoch is a reason to look once, soon, and not together with other clients", () => {
+  const due = new Set<number>();
+  for (let turn = 0; turn < 20; turn += 1) {
+    const nodes = new Nodes(["http://seed:1"]);
+    assert.ok(nodes.claimRefresh(5_000));
+    nodes.heard(4, 5_000);
+    nodes.discovered(new Map([["n1", "10.0.0.1:1"]]), undefined, 5_000, 4);
+    for (const epoch of [undefined, 3, 4]) nodes.heard(epoch, 6_000);
+    assert.ok(!nodes.claimRefresh(30_000), "nothing new");
+    for (let again = 0; again < 100; again += 1) nodes.heard(5, 30_000);
+    assert.equal(nodes.epoch, 5);
+    const at = Array.from({ length: 201 }, (_, step) => 30_000 + step * 10).find((now) =>
+      nodes.claimRefresh(now),
+    );
+    assert.ok(at !== undefined && at >= 31_000, `at ${at}`);
+    due.add(at);
+    assert.ok(!nodes.claimRefresh(32_000), "once");
+  }
+  assert.ok(due.size > 5, [...due].join());
+});
+
+test("a node that was removed is as good as dead", async () => {
+  const world = new World(2, [refusal("removed", { outcome: "not_applied" })]);
+  assert.equal(await world.run(WRITE), OK);
+  const [removed, member] = world.asked;
+  for (let at = 0; at < 4; at += 1) await world.run(WRITE);
+  assert.notEqual(member, removed);
+  assert.deepEqual(new Set(world.asked.slice(1)), new Set([member]));
+});

@@ -56,6 +56,28 @@ const PARSERS: ((given: parse.Answer) => unknown)[] = [
   (given) => parse.written(REQUEST, given),
 ];
 
+test("the epoch is a number or not there", () => {
+  const said = (text: string): number | undefined =>
+    parse.epochOf({
+      status: 204,
+      headers: new Headers({ "quorate-epoch": text }),
+      body: new Uint8Array(),
+      isWhole: true,
+    });
+  assert.equal(said("7"), 7);
+  for (const text of ["", "-1", "1e3", "x", "9".repeat(40)]) assert.equal(said(text), undefined, text);
+  for (const [layout, epoch] of [
+    [{ version: 7 }, 7],
+    [{ version: -1 }, 0],
+    [{ version: 1e300 }, 0],
+    [null, 0],
+  ] as const) {
+    const body = new TextEncoder().encode(JSON.stringify({ nodes: [], layout }));
+    const headers = new Headers({ "content-type": "application/json" });
+    assert.equal(parse.cluster({ status: 200, headers, body, isWhole: true }).epoch, epoch);
+  }
+});
+
 /** A small generator with a seed, so that a failure comes again. */
 function generator(seed: number): (below: number) => number {
   let state = seed;

@@ -28,6 +28,11 @@ impl Case {
         list(self.0.get("stub"))
     }
 
+    /// The answers of the stub to `GET /cluster`; none if its client does not look.
+    pub(crate) fn looks(&self) -> Vec<Json> {
+        list(self.0.get("looks"))
+    }
+
     pub(crate) fn client(&self) -> Map<String, Json> {
         self.0.get("client").map(|client| client.as_object().unwrap().clone()).unwrap_or_default()
     }
@@ -64,7 +69,8 @@ pub(crate) fn all() -> Vec<Case> {
         only(document.as_object().unwrap(), &["cases"]).unwrap();
         for case in list(document.get("cases")) {
             let case = case.as_object().unwrap().clone();
-            only(&case, &["name", "about", "server", "stub", "needs", "client", "steps"]).unwrap();
+            let known = ["name", "about", "server", "stub", "looks", "needs", "client", "steps"];
+            only(&case, &known).unwrap();
             let case = Case(case);
             assert!(names.insert(case.name()), "{} is there twice", case.name());
             cases.push(case);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::cases::{bytes, only};
 use crate::run::{Done, Taken};
-use crate::stub::Asked;
+use crate::stub::{Asked, Heard};
 
 type Expected = Map<String, Json>;
 
@@ -13,20 +13,23 @@ type Expected = Map<String, Json>;
 ///
 /// # Errors
 /// What is not as expected.
-pub(crate) fn step(step: &Map<String, Json>, taken: &Taken, sent: &[Asked]) -> Result<(), String> {
+pub(crate) fn step(step: &Map<String, Json>, taken: &Taken, heard: &Heard) -> Result<(), String> {
     if let Some(any) = step.get("expect_one_of") {
         let all = any.as_array().ok_or("expect_one_of: a list")?;
-        let met = all.iter().map(|one| expected(one.as_object().unwrap(), taken, sent));
+        let met = all.iter().map(|one| expected(one.as_object().unwrap(), taken, heard));
         let wrong: Vec<String> = met.filter_map(Result::err).collect();
         return if wrong.len() < all.len() { Ok(()) } else { Err(wrong.join("; or ")) };
     }
     let none = Map::new();
-    expected(step.get("expect").and_then(Json::as_object).unwrap_or(&none), taken, sent)
+    expected(step.get("expect").and_then(Json::as_object).unwrap_or(&none), taken, heard)
 }
 
-fn expected(expected: &Expected, taken: &Taken, sent: &[Asked]) -> Result<(), String> {
+fn expected(expected: &Expected, taken: &Taken, heard: &Heard) -> Result<(), String> {
+    let sent = heard.sent.as_slice();
     for (name, wanted) in expected {
         let is_met = match name.as_str() {
+            "looks_min" => heard.looks as u64 >= wanted.as_u64().unwrap(),
+            "looks_max" => heard.looks as u64 <= wanted.as_u64().unwrap(),
             "took_ms_min" => taken.took.as_millis() >= u128::from(wanted.as_u64().unwrap()),
             "took_ms_max" => taken.took.as_millis() <= u128::from(wanted.as_u64().unwrap()),
             "one_idempotency_key" => {
@@ -40,7 +43,7 @@ fn expected(expected: &Expected, taken: &Taken, sent: &[Asked]) -> Result<(), St
             _ => continue,
         };
         if !is_met {
-            return Err(format!("{name}: not {wanted}, took {:?}, sent {sent:?}", taken.took));
+            return Err(format!("{name}: not {wanted}, took {:?}, {heard:?}", taken.took));
         }
     }
     match (&taken.result, expected.contains_key("error")) {
@@ -51,10 +54,14 @@ fn expected(expected: &Expected, taken: &Taken, sent: &[Asked]) -> Result<(), St
     }
 }
 
+/// The expectations that are about what was sent and when.
+const OF_REQUESTS: [&str; 6] =
+    ["took_ms_min", "took_ms_max", "looks_min", "looks_max", "one_idempotency_key", "sent"];
+
 /// Compares every other expectation with a fact; `None`: the expectation is unknown.
 fn compare(expected: &Expected, fact: impl Fn(&str) -> Option<Json>) -> Result<(), String> {
     for (name, wanted) in expected {
-        if ["took_ms_min", "took_ms_max", "one_idempotency_key", "sent"].contains(&name.as_str()) {
+        if OF_REQUESTS.contains(&name.as_str()) {
             continue;
         }
         let found = fact(name).ok_or_else(|| format!("{name}: does not apply to what came"))?;

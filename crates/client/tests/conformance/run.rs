@@ -16,7 +16,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::cases::{Case, bytes, only};
 use crate::common::wire::Proxy;
 use crate::expect;
-use crate::stub::Stub;
+use crate::stub::{Heard, Stub};
 
 type Step = Map<String, Json>;
 
@@ -62,9 +62,10 @@ pub(crate) async fn case(case: &Case, urls: &[String]) -> Result<(), String> {
             builder.nodes([proxy.url]).discover(false).route(false)
         }
         "stub" => {
-            let server = Stub::start(case.stub()).await?;
+            let server = Stub::start(case.stub(), case.looks()).await?;
             bucket = "b".to_owned();
-            let builder = builder.nodes([&server.url]).discover(false).route(false);
+            let looks = !case.looks().is_empty();
+            let builder = builder.nodes([&server.url]).discover(looks).route(looks);
             stub = Some(server);
             builder
         }
@@ -102,7 +103,8 @@ impl Run {
         loop {
             let taken = self.take(step).await?;
             let sent = self.stub.as_ref().map(Stub::take).unwrap_or_default();
-            let met = expect::step(step, &taken, &sent);
+            let looks = self.stub.as_ref().map_or(0, Stub::looks);
+            let met = expect::step(step, &taken, &Heard { sent, looks });
             if met.is_err() && until.is_some_and(|until| begun.elapsed() < until) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;

@@ -22,9 +22,19 @@ pub(crate) struct Asked {
     pub(crate) body: Vec<u8>,
 }
 
+/// What the server was asked, as expectations see it.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// The requests since the last step.
+    pub(crate) sent: Vec<Asked>,
+    /// How often `GET /cluster` was asked since the case began.
+    pub(crate) looks: usize,
+}
+
 #[derive(Default)]
 struct State {
     next: usize,
+    looks: usize,
     asked: Vec<Asked>,
 }
 
@@ -35,11 +45,13 @@ pub(crate) struct Stub {
 }
 
 impl Stub {
-    pub(crate) async fn start(answers: Vec<Json>) -> Result<Self, String> {
-        let answers = answers.iter().map(Answer::of).collect::<Result<Vec<_>, String>>()?;
+    /// Answers from the script, and `GET /cluster` from `looks`, if there are any.
+    pub(crate) async fn start(answers: Vec<Json>, looks: Vec<Json>) -> Result<Self, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (state, answers) = (Arc::<Mutex<State>>::default(), Arc::new(answers));
+        let host = listener.local_addr().unwrap().to_string();
+        let url = format!("http://{host}");
+        let scripts = Scripts::of(&answers, &looks, &host)?;
+        let (state, answers) = (Arc::<Mutex<State>>::default(), Arc::new(scripts));
         let shared = state.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -50,9 +62,48 @@ impl Stub {
         Ok(Self { url, state })
     }
 
+    /// How often `GET /cluster` was asked.
+    pub(crate) fn looks(&self) -> usize {
+        self.state.lock().unwrap().looks
+    }
+
     /// The requests since this was last called.
     pub(crate) fn take(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state.lock().unwrap().asked)
+    }
+}
+
+/// What the server answers: the last of each list is repeated.
+struct Scripts {
+    answers: Vec<Answer>,
+    looks: Vec<Answer>,
+    none: Answer,
+}
+
+impl Scripts {
+    fn of(answers: &[Json], looks: &[Json], host: &str) -> Result<Self, String> {
+        let all = |list: &[Json]| {
+            list.iter().map(|it| Answer::of(it, host)).collect::<Result<Vec<_>, _>>()
+        };
+        let none = json!({"status": 404, "problem": {"type": "no_such_route", "status": 404}});
+        Ok(Self { answers: all(answers)?, looks: all(looks)?, none: Answer::of(&none, host)? })
+    }
+
+    /// The answer to a request. What clients ask to find nodes and ring is answered apart.
+    fn next(&self, state: &mut State, asked: Asked) -> &Answer {
+        let looks = !self.looks.is_empty();
+        match asked.path.as_str() {
+            "/cluster" if looks => {
+                state.looks += 1;
+                &self.looks[state.looks.min(self.looks.len()) - 1]
+            }
+            "/ring/partitions" | "/buckets" if looks => &self.none,
+            _ => {
+                state.asked.push(asked);
+                state.next += 1;
+                &self.answers[state.next.min(self.answers.len()) - 1]
+            }
+        }
     }
 }
 
@@ -64,7 +115,8 @@ struct Answer {
 }
 
 impl Answer {
-    fn of(answer: &Json) -> Result<Self, String> {
+    /// An answer, in whose JSON `STUB` is this host.
+    fn of(answer: &Json, host: &str) -> Result<Self, String> {
         let answer = answer.as_object().ok_or("an answer is a map")?;
         only(
             answer,
@@ -77,7 +129,7 @@ impl Answer {
         };
         let mut headers =
             answer.get("headers").and_then(Json::as_object).cloned().unwrap_or_default();
-        let body = body(answer, &mut headers)?;
+        let body = body(answer, &mut headers, host)?;
         let length = body.len() as u64 + number("missing_bytes");
         let mut head = format!("HTTP/1.1 {status} X\r\n");
         for (name, value) in &headers {
@@ -91,7 +143,11 @@ impl Answer {
     }
 }
 
-fn body(answer: &Map<String, Json>, headers: &mut Map<String, Json>) -> Result<Vec<u8>, String> {
+fn body(
+    answer: &Map<String, Json>,
+    headers: &mut Map<String, Json>,
+    host: &str,
+) -> Result<Vec<u8>, String> {
     if let Some(problem) = answer.get("problem") {
         let mut problem = problem.clone();
         let name = problem["type"].as_str().ok_or("a problem has a type")?.to_owned();
@@ -100,7 +156,9 @@ fn body(answer: &Map<String, Json>, headers: &mut Map<String, Json>) -> Result<V
         return Ok(problem.to_string().into_bytes());
     }
     match (answer.get("json"), answer.get("body")) {
-        (Some(json), _) => Ok(json.to_string().into_bytes()),
+        (Some(json), _) => {
+            Ok(json.to_string().replace("\"STUB\"", &json!(host).to_string()).into_bytes())
+        }
         (None, Some(body)) => bytes(body),
         (None, None) => Ok(Vec::new()),
     }
@@ -109,16 +167,10 @@ fn body(answer: &Map<String, Json>, headers: &mut Map<String, Json>) -> Result<V
 async fn serve(
     mut client: TcpStream,
     state: &Mutex<State>,
-    answers: &[Answer],
+    scripts: &Scripts,
 ) -> std::io::Result<()> {
     let Some(asked) = request(&mut client).await? else { return Ok(()) };
-    let answer = {
-        let mut state = state.lock().unwrap();
-        state.asked.push(asked);
-        let at = state.next.min(answers.len() - 1);
-        state.next += 1;
-        &answers[at]
-    };
+    let answer = scripts.next(&mut state.lock().unwrap(), asked);
     tokio::time::sleep(answer.delay).await;
     if let Some(bytes) = &answer.bytes {
         client.write_all(bytes).await?;

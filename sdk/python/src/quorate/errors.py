@@ -188,6 +188,7 @@ _BY_NAME: dict[str, type[QuorateError]] = {
     "overloaded": Overloaded,
     "hints_full": Overloaded,
     "not_ready": NotReady,
+    "removed": NotReady,
     "not_formed": NotReady,
     "stopping": NotReady,
 }

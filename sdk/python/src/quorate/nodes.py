@@ -23,6 +23,9 @@ REFRESH_S = 30.0
 """How often the nodes are looked up again."""
 REFRESH_FAILED_S = 3.0
 """How soon after a failed look-up."""
+REFRESH_SOON_S = 1.0
+"""How soon, at the least, after a node failed or told of a change; at most twice that, by chance, so that the
+clients of a cluster do not look it up together."""
 NODES_MAX = 1000
 
 
@@ -78,6 +81,7 @@ class Nodes:
         self._found: list[Node] = []
         self._homes: Homes | None = None
         self._refresh_at = 0.0
+        self._epoch = 0
         self._next = self._rng.randrange(len(urls))
 
     def all(self) -> list[Node]:
@@ -98,9 +102,30 @@ class Nodes:
         with self._lock:
             self._refresh_at = 0.0
 
-    def discovered(self, found: dict[str, str], homes: Homes | None, now: float) -> None:
-        """Take over what a look-up found: client addresses by node name."""
+    @property
+    def epoch(self) -> int:
+        """The highest epoch of the layout that was heard of since the last look-up; 0 before the first."""
         with self._lock:
+            return self._epoch
+
+    def heard(self, epoch: int | None, now: float) -> None:
+        """Record which epoch a node follows: a later one than is known is a reason to look the nodes up."""
+        with self._lock:
+            if epoch is None or epoch <= self._epoch:
+                return
+            if self._epoch > 0:  # before the first look-up nothing is known, and that is due anyway
+                self._look_soon(now)
+            self._epoch = epoch
+
+    def _look_soon(self, now: float) -> None:
+        """Look the nodes up soon. Drawn once: of many draws the shortest would count."""
+        if self._refresh_at > now + REFRESH_FAILED_S:
+            self._refresh_at = now + self._rng.uniform(REFRESH_SOON_S, 2 * REFRESH_SOON_S)
+
+    def discovered(self, found: dict[str, str], homes: Homes | None, now: float, epoch: int = 0) -> None:
+        """Take over what a look-up found: client addresses by node name, and the epoch of the layout."""
+        with self._lock:
+            self._epoch = epoch
             known = {node.url: node for node in (*self._seeds, *self._found)}
             nodes = []
             for name, address in sorted(found.items())[:NODES_MAX]:
@@ -169,7 +194,7 @@ class Nodes:
             node.failures = min(node.failures + 1, 30)
             wait_s = min(DOWN_S * 2.0 ** (node.failures - 1), DOWN_S_MAX)
             node.down_until = now + wait_s * self._rng.uniform(0.75, 1.25)
-            self._refresh_at = min(self._refresh_at, now + REFRESH_FAILED_S)
+            self._look_soon(now)
 
     def busy(self, node: Node, until: float) -> None:
         """Record that a node asked to be left alone."""

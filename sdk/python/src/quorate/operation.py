@@ -33,6 +33,10 @@ BACKOFF_S = 0.05
 BACKOFF_S_MAX = 2.0
 LOOK_UP_S_MAX = 1.0
 """How long the nodes may be looked up, at most a quarter of the time there is."""
+LOOK_UP_NODES_MAX = 3
+"""How many nodes are asked, if those before have not heard of the last change of the layout."""
+REMOVED = "removed"
+"""The problem of a node that is no member of the cluster any more."""
 _FINAL_NAMES = frozenset({"internal", "disk_full", "buckets_full"})
 
 
@@ -125,7 +129,10 @@ class _Attempts:
             self.kind = ProtocolError
 
     def note_refusal(self, node: Node, facts: Facts) -> None:
-        self.nodes.answered(node)
+        if facts.problem == REMOVED:  # as good as dead, until it answers otherwise
+            self.nodes.failed(node, self.policy.now())
+        else:
+            self.nodes.answered(node)
         self.add_outcome(parse.outcome(facts))
         self.last = facts
         self.message = _describe(facts)
@@ -166,6 +173,8 @@ def call(
         attempts.tried.append(node)
         left_s = max(0.001, attempts.left_s())
         reply = yield Send(node.url, request, min(policy.attempt_timeout_s, left_s), left_s)
+        if isinstance(reply, Response):
+            nodes.heard(parse.epoch(reply), policy.now())
         if isinstance(reply, Response) and reply.status in accepts:
             nodes.answered(node)
             return reply
@@ -187,22 +196,47 @@ def look_up(nodes: Nodes, policy: Policy) -> Operation[None]:
     if not nodes.claim_refresh(policy.now()):
         return
     timeout_s = min(LOOK_UP_S_MAX, policy.deadline_s / 4)
-    node = nodes.pick(None, is_write=False, tried=(), now=policy.now())
-    reply = yield Send(node.url, Request("GET", "/cluster"), timeout_s, timeout_s)
-    if not isinstance(reply, Response):
-        nodes.failed(node, policy.now())
+    told = yield from _ask_about_cluster(nodes, policy, timeout_s)
+    if told is None or not told[1].addresses:
         return
-    found: dict[str, str] = {}
+    node, found = told
     homes = None
-    with suppress(ProtocolError):
-        found = parse.cluster(reply) if reply.status == 200 else {}
-    if not found:
-        return
     if can_route():
         ring = yield Send(node.url, Request("GET", "/ring/partitions"), timeout_s, timeout_s)
         with suppress(ProtocolError):
             homes = parse.homes(ring) if isinstance(ring, Response) and ring.status == 200 else None
-    nodes.discovered(found, homes, policy.now())
+    nodes.discovered(found.addresses, homes, policy.now(), found.epoch)
+
+
+def _ask_about_cluster(
+    nodes: Nodes, policy: Policy, timeout_s: float
+) -> Operation[tuple[Node, parse.Cluster] | None]:
+    """Ask nodes in turn until one has heard of the last change of the layout.
+
+    If none has, the one that knows most is believed: the cluster may have been formed afresh.
+    """
+    tried: list[Node] = []
+    best: tuple[Node, parse.Cluster] | None = None
+    while len(tried) < LOOK_UP_NODES_MAX:
+        node = nodes.pick(None, is_write=False, tried=tried, now=policy.now())
+        if node in tried:
+            break
+        tried.append(node)
+        reply = yield Send(node.url, Request("GET", "/cluster"), timeout_s, timeout_s)
+        if not isinstance(reply, Response):
+            nodes.failed(node, policy.now())
+            break
+        try:
+            found = parse.cluster(reply) if reply.status == 200 else None
+        except ProtocolError:
+            found = None
+        if found is None:
+            break
+        if best is None or found.epoch > best[1].epoch:
+            best = (node, found)
+        if found.epoch >= nodes.epoch:
+            break
+    return best
 
 
 def _may_repeat(facts: Facts) -> bool:

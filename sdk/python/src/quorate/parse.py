@@ -134,9 +134,20 @@ def properties(response: Response) -> BucketProperties:
     return BucketProperties(n, r, w, conflicts, sloppy)  # type: ignore[arg-type]
 
 
-def cluster(response: Response) -> dict[str, str]:
-    """Read `GET /cluster`: the client address of each node that advertises one, by name."""
-    nodes = json_object(response).get("nodes")
+@dataclass(frozen=True)
+class Cluster:
+    """What a node knows of the cluster."""
+
+    addresses: dict[str, str]
+    """The client address of each node that advertises one, by name."""
+    epoch: int
+    """The epoch of the layout that it follows; 0 if it does not say."""
+
+
+def cluster(response: Response) -> Cluster:
+    """Read `GET /cluster`."""
+    body = json_object(response)
+    nodes, layout = body.get("nodes"), body.get("layout")
     if not isinstance(nodes, list):
         raise _wrong(response, "has no list of nodes")
     found = {}
@@ -144,7 +155,13 @@ def cluster(response: Response) -> dict[str, str]:
         name, address = (node.get("node"), node.get("http_addr")) if isinstance(node, dict) else (None, None)
         if isinstance(name, str) and isinstance(address, str) and address:
             found[name] = address
-    return found
+    version = layout.get("version") if isinstance(layout, dict) else None
+    return Cluster(found, (_count(str(version)) or 0) if type(version) is int else 0)
+
+
+def epoch(response: Response) -> int | None:
+    """Return the epoch of the layout that the node follows, if it says."""
+    return _count(response.header("quorate-epoch"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .servers import Proxy, Sent, Stub, value_bytes
 Call = Callable[[Callable[[], Any]], Any]
 """Runs a function; if it returns an awaitable, also that."""
 
-CASE_FIELDS = {"name", "about", "server", "stub", "needs", "client", "steps"}
+CASE_FIELDS = {"name", "about", "server", "stub", "looks", "needs", "client", "steps"}
 STEP_FIELDS = {"op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"}
 READ_ARGS = {"key", "r", "n", "sloppy", "timeout_ms", "explain", "stream"}
 WRITE_ARGS = {
@@ -52,6 +52,8 @@ class Result:
     error: quorate.QuorateError | None = None
     took_ms: float = 0
     sent: list[Sent] = field(default_factory=list)
+    looks: int = 0
+    """How often the stub was asked about the cluster, since the case began."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Runner:
         server = case.get("server", "cluster")
         self.bucket = f"c-{secrets.token_hex(8)}"
         if server == "stub":
-            self.stub = Stub(case["stub"])
+            self.stub = Stub(case["stub"], case.get("looks"))
             urls, self.bucket = [self.stub.url], "b"
         elif server == "proxy":
             self.proxy = Proxy(urls[0])
@@ -86,7 +88,7 @@ class Runner:
             assert server == "cluster", f"unknown server {server}"
             urls = urls[:1] if "http_addr" in case.get("needs", []) else urls
         settings = dict(case.get("client", {}))
-        options: dict[str, Any] = {"discover": server == "cluster"}
+        options: dict[str, Any] = {"discover": server == "cluster" or "looks" in case}
         for name in ("attempts_max", "token"):
             if name in settings:
                 options[name] = settings.pop(name)
@@ -139,6 +141,7 @@ class Runner:
         result.took_ms = (time.monotonic() - started) * 1000
         if self.stub is not None:
             result.sent = self.stub.take()
+            result.looks = self.stub.looks
         return result
 
     def bucket_of(self, step: dict[str, Any]) -> str:
@@ -312,6 +315,8 @@ def _bounded(name: str, wanted: Any, result: Result) -> tuple[Any, Any]:
         "nodes_min": lambda: (max(len(result.value), wanted), len(result.value)),
         "took_ms_min": lambda: (max(result.took_ms, wanted), result.took_ms),
         "took_ms_max": lambda: (min(result.took_ms, wanted), result.took_ms),
+        "looks_min": lambda: (max(result.looks, wanted), result.looks),
+        "looks_max": lambda: (min(result.looks, wanted), result.looks),
         "properties": lambda: ({key: getattr(result.value, key) for key in wanted}, wanted),
         "one_idempotency_key": lambda: (_has_one_key(result.sent), wanted),
         "sent": lambda: ([_as_expected(*pair) for pair in zip(result.sent, wanted, strict=False)], wanted),

@@ -66,11 +66,21 @@ class Server:
         self.listener.close()
 
 
-class Stub(Server):
-    """Answers whatever is asked from a script; the last answer is repeated."""
+LOOKS = frozenset({"/cluster", "/ring/partitions", "/buckets"})
+"""What clients ask to find nodes and ring: answered apart from the script."""
+NONE: dict[str, Any] = {"status": 404, "problem": {"type": "no_such_route", "status": 404}}
 
-    def __init__(self, answers: list[dict[str, Any]]) -> None:
+
+class Stub(Server):
+    """Answers whatever is asked from a script, and `GET /cluster` from another.
+
+    The last answer of each is repeated. Without the other, all is answered from the one.
+    """
+
+    def __init__(self, answers: list[dict[str, Any]], cluster: list[dict[str, Any]] | None = None) -> None:
         self.answers = answers
+        self.cluster = cluster or []
+        self.looks = 0
         self.lock = threading.Lock()
         self.count = 0
         self.sent: list[Sent] = []
@@ -81,13 +91,21 @@ class Stub(Server):
         if request is None:
             return
         with self.lock:
-            answer = self.answers[min(self.count, len(self.answers) - 1)]
-            self.count += 1
-            self.sent.append(request)
+            answer = self._next(request)
         self.closing.wait(answer.get("delay_ms", 0) / 1000)
         if "status" in answer:
-            connection.sendall(_render(answer))
+            connection.sendall(_render(answer, self.url.removeprefix("http://")))
             _linger(connection)
+
+    def _next(self, request: Sent) -> dict[str, Any]:
+        if self.cluster and request.path == "/cluster":
+            self.looks += 1
+            return self.cluster[min(self.looks, len(self.cluster)) - 1]
+        if self.cluster and request.path in LOOKS:
+            return NONE
+        self.count += 1
+        self.sent.append(request)
+        return self.answers[min(self.count, len(self.answers)) - 1]
 
     def take(self) -> list[Sent]:
         """Return the requests since the last call."""
@@ -125,7 +143,8 @@ def _read_request(connection: socket.socket) -> Sent | None:
     return Sent(start[0], unquote(parts.path), query, headers, body)
 
 
-def _render(answer: dict[str, Any]) -> bytes:
+def _render(answer: dict[str, Any], host: str) -> bytes:
+    """Return the bytes of an answer, in whose JSON `STUB` is this host."""
     known = {"status", "headers", "body", "json", "problem", "missing_bytes", "delay_ms"}
     assert set(answer) <= known, f"unknown fields in an answer: {set(answer) - known}"
     headers = dict(answer.get("headers", {}))
@@ -134,7 +153,7 @@ def _render(answer: dict[str, Any]) -> bytes:
         body = json.dumps(problem).encode()
         headers["Content-Type"] = "application/problem+json"
     elif "json" in answer:
-        body = json.dumps(answer["json"]).encode()
+        body = json.dumps(answer["json"]).replace('"STUB"', json.dumps(host)).encode()
     else:
         body = value_bytes(answer.get("body", ""))
     lines = [f"HTTP/1.1 {answer['status']} Stub", *(f"{name}: {text}" for name, text in headers.items())]

@@ -11,6 +11,7 @@ export interface Case {
   readonly about: string;
   readonly server?: string;
   readonly stub?: readonly Json[];
+  readonly looks?: readonly Json[];
   readonly needs?: readonly string[];
   readonly client?: Json;
   readonly steps: readonly Step[];
@@ -18,7 +19,7 @@ export interface Case {
 
 type Step = Json & { op: string };
 
-const CASE_FIELDS = ["name", "about", "server", "stub", "needs", "client", "steps"];
+const CASE_FIELDS = ["name", "about", "server", "stub", "looks", "needs", "client", "steps"];
 const STEP_FIELDS = ["op", "as", "expect", "expect_one_of", "within_ms", "lose_responses", "bucket"];
 const SHARED = ["key", "n", "sloppy", "timeout_ms", "explain"];
 const WRITE = [...SHARED, "w", "context", "context_text", "if", "idempotency_key"];
@@ -42,12 +43,14 @@ interface Result {
   error: quorate.QuorateError | undefined;
   tookMs: number;
   sent: Sent[];
+  /** How often the stub was asked about the cluster, since the case began. */
+  looks: number;
 }
 
 export async function runCase(test: Case, urls: readonly string[]): Promise<void> {
   refuseUnknown("case", Object.keys(test), CASE_FIELDS);
   const server = test.server ?? "cluster";
-  const stub = server === "stub" ? await Stub.start(test.stub ?? []) : undefined;
+  const stub = server === "stub" ? await Stub.start(test.stub ?? [], test.looks) : undefined;
   const proxy = server === "proxy" ? await Proxy.start(urls[0] ?? "") : undefined;
   const { attempts_max, deadline_ms, token, ...unknown } = test.client ?? {};
   refuseUnknown("client", Object.keys(unknown), []);
@@ -57,7 +60,7 @@ export async function runCase(test: Case, urls: readonly string[]): Promise<void
       attemptsMax: attempts_max as number | undefined,
       deadlineMs: deadline_ms as number | undefined,
       token: token as string | undefined,
-      discover: server === "cluster",
+      discover: server === "cluster" || test.looks !== undefined,
     });
     const runner = new Runner(client, stub, proxy);
     for (const [index, step] of test.steps.entries()) await runner.step(index + 1, step);
@@ -105,7 +108,7 @@ class Runner {
   }
 
   private async attempt(step: Step): Promise<Result> {
-    const result: Result = { value: undefined, error: undefined, tookMs: 0, sent: [] };
+    const result: Result = { value: undefined, error: undefined, tookMs: 0, sent: [], looks: 0 };
     const started = performance.now();
     try {
       result.value = await this.perform(step);
@@ -115,6 +118,7 @@ class Runner {
     }
     result.tookMs = performance.now() - started;
     result.sent = this.stub?.take() ?? [];
+    result.looks = this.stub?.looks ?? 0;
     return result;
   }
 
@@ -259,7 +263,7 @@ const sorted = (bytes: readonly Uint8Array[]): string[] =>
 
 /** What is there and what should be, in the same form. */
 function compared(name: string, wanted: any, result: Result): [unknown, unknown] {
-  const { value, error, sent, tookMs } = result;
+  const { value, error, sent, looks, tookMs } = result;
   switch (name) {
     case "error":
       return [error === undefined ? undefined : classOf(error), wanted];
@@ -311,6 +315,10 @@ function compared(name: string, wanted: any, result: Result): [unknown, unknown]
       return [tookMs >= wanted, true];
     case "took_ms_max":
       return [tookMs <= wanted, true];
+    case "looks_min":
+      return [looks >= wanted, true];
+    case "looks_max":
+      return [looks <= wanted, true];
     case "one_idempotency_key":
       return [hasOneKey(sent), wanted];
     case "sent":

@@ -34,28 +34,43 @@ export function valueBytes(value: unknown): Uint8Array {
 
 const ANSWER_FIELDS = new Set(["status", "headers", "body", "json", "problem", "missing_bytes", "delay_ms"]);
 
-/** Answers whatever is asked from a script; the last answer is repeated. */
+/** What clients ask to find nodes and ring: answered apart from the script. */
+const LOOKS = new Set(["/cluster", "/ring/partitions", "/buckets"]);
+const NONE: Json = { status: 404, problem: { type: "no_such_route", status: 404 } };
+
+/**
+ * Answers whatever is asked from a script, and `GET /cluster` from another; the last answer of each is
+ * repeated.
+ */
 export class Stub {
+  /** How often `GET /cluster` was asked. */
+  looks = 0;
   #sent: Sent[] = [];
   #count = 0;
   readonly #server: HttpServer;
   readonly #timers = new Set<NodeJS.Timeout>();
 
-  private constructor(answers: readonly Json[]) {
-    for (const answer of answers) {
+  private constructor(answers: readonly Json[], looks: readonly Json[]) {
+    for (const answer of [...answers, ...looks]) {
       const unknown = Object.keys(answer).filter((name) => !ANSWER_FIELDS.has(name));
       if (unknown.length > 0) throw new Error(`unknown fields in an answer: ${unknown}`);
     }
     this.#server = createServer((request, _response) => {
       void received(request).then((sent) => {
-        const answer = answers[Math.min(this.#count, answers.length - 1)] ?? {};
-        this.#count += 1;
-        this.#sent.push(sent);
+        let answer = NONE;
+        if (looks.length > 0 && sent.path === "/cluster") {
+          answer = looks[Math.min(this.looks, looks.length - 1)] ?? {};
+          this.looks += 1;
+        } else if (looks.length === 0 || !LOOKS.has(sent.path)) {
+          answer = answers[Math.min(this.#count, answers.length - 1)] ?? {};
+          this.#count += 1;
+          this.#sent.push(sent);
+        }
         const timer = setTimeout(
           () => {
             this.#timers.delete(timer);
             if (answer["status"] === undefined) request.socket.destroy();
-            else request.socket.end(rendered(answer));
+            else request.socket.end(rendered(answer, new URL(this.url).host));
           },
           Number(answer["delay_ms"] ?? 0),
         );
@@ -64,8 +79,8 @@ export class Stub {
     });
   }
 
-  static async start(answers: readonly Json[]): Promise<Stub> {
-    const stub = new Stub(answers);
+  static async start(answers: readonly Json[], looks: readonly Json[] = []): Promise<Stub> {
+    const stub = new Stub(answers, looks);
     await listening(stub.#server);
     return stub;
   }
@@ -104,8 +119,8 @@ async function received(request: IncomingMessage): Promise<Sent> {
   };
 }
 
-/** The bytes of an answer: written by hand, as some must be wrong. */
-function rendered(answer: Json): Buffer {
+/** The bytes of an answer, in whose JSON `STUB` is this host: written by hand, as some must be wrong. */
+function rendered(answer: Json, host: string): Buffer {
   const headers = { ...(answer["headers"] as Record<string, string> | undefined) };
   let body = Buffer.from(valueBytes(answer["body"] ?? ""));
   const problem = answer["problem"] as Json | undefined;
@@ -113,7 +128,7 @@ function rendered(answer: Json): Buffer {
     body = Buffer.from(JSON.stringify({ ...problem, type: `urn:quorate:problem:${problem["type"]}` }));
     headers["Content-Type"] = "application/problem+json";
   } else if (answer["json"] !== undefined) {
-    body = Buffer.from(JSON.stringify(answer["json"]));
+    body = Buffer.from(JSON.stringify(answer["json"]).replaceAll('"STUB"', JSON.stringify(host)));
   }
   const lines = [
     `HTTP/1.1 ${answer["status"]} Stub`,

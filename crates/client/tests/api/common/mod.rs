@@ -4,6 +4,7 @@
 
 pub(crate) mod wire;
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,11 @@ impl Cluster {
     /// The URL of a node, from 1.
     pub(crate) fn url(&self, number: usize) -> String {
         self.0.urls()[number - 1].clone()
+    }
+
+    /// Where its nodes keep configurations and data.
+    pub(crate) fn dir(&self) -> &Path {
+        self.0.dir()
     }
 
     /// A client that was told of the first node only.
