@@ -46,7 +46,7 @@ pub(super) async fn show(gate: Gate, request: Request) -> Answer {
 pub(super) async fn history(gate: Gate, request: Request) -> Answer {
     let params = gate.params(request.uri())?;
     let limit = params.limit.unwrap_or(HISTORY_MAX);
-    let records = gate.node.membership.history();
+    let records = gate.node.record_history();
     let shown: Vec<Value> =
         records.iter().rev().take(limit).map(|it| show::history_entry(it)).collect();
     Ok(represent::json(&json!(shown)))

@@ -245,7 +245,7 @@ async fn propose(
 
 /// The last record of this kind, if it is remembered.
 fn in_history(node: &Node, is_it: impl Fn(&ClusterRecord) -> bool) -> Option<Arc<ClusterRecord>> {
-    node.membership.history().into_iter().rev().find(|record| is_it(record))
+    node.record_history().into_iter().rev().find(|record| is_it(record))
 }
 
 fn reason(node: &Node) -> Reason {

@@ -3,17 +3,18 @@
 //! The record is kept in a file of its own in the data directory, synced before anything follows from it. As
 //! long as a cluster has only its first record there is none: that record is made from the configured layout,
 //! as ever. [`change`] plans and begins what an operator wants, [`voting`] decides the next record,
-//! [`moves`] takes the steps of a change that are due, [`joining`] answers nodes that ask to be added.
+//! [`moves`] takes the steps of a change that are due, [`joining`] answers nodes that ask to be added,
+//! `history` remembers the last records.
 
 pub mod change;
 pub mod files;
+mod history;
 pub mod joining;
 pub mod moves;
 mod refresh;
 pub mod voting;
 pub mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -28,6 +29,8 @@ use quorate_protocol::wire::Header;
 use tokio::sync::Semaphore;
 
 use self::files::OwnDisk;
+pub use self::history::HISTORY_MAX;
+use self::history::History;
 use self::waiting::WaitingList;
 use crate::host::Files;
 use crate::node::Node;
@@ -35,15 +38,11 @@ use crate::node::errors::StartError;
 use crate::peer::epochs::Epochs;
 use crate::peer::member::PeerMember;
 
-/// How many records are remembered, for operators and to answer a step that is repeated.
-pub const HISTORY_MAX: usize = 64;
-
 /// The cluster record at this node.
 pub struct Membership {
     disk: Mutex<OwnDisk>,
     current: RwLock<Arc<ClusterRecord>>,
-    /// The last records, oldest first; the current one is the last.
-    history: Mutex<VecDeque<Arc<ClusterRecord>>>,
+    history: History,
     /// The epoch in force, and the newest one shown.
     pub epochs: Arc<Epochs>,
     acceptor: Mutex<Acceptor>,
@@ -138,7 +137,7 @@ impl Membership {
         let record = Arc::new(record);
         Ok(Self {
             disk: Mutex::new(disk),
-            history: Mutex::new([record.clone()].into()),
+            history: History::new(record.clone()),
             epochs,
             current: RwLock::new(record),
             acceptor: Mutex::new(acceptor),
@@ -155,11 +154,6 @@ impl Membership {
     /// The record in force.
     pub fn record(&self) -> Arc<ClusterRecord> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The last records, oldest first.
-    pub fn history(&self) -> Vec<Arc<ClusterRecord>> {
-        lock(&self.history).iter().cloned().collect()
     }
 
     /// This node's disk.
@@ -229,6 +223,12 @@ impl Node {
         self.buckets.is_drained()
     }
 
+    /// The last records, oldest first; the one in force is the last. Blocks the first time: until those are
+    /// read that were kept.
+    pub fn record_history(&self) -> Vec<Arc<ClusterRecord>> {
+        self.membership.history.all(&*self.host.files)
+    }
+
     /// The header of a frame to another node.
     pub fn header_to(&self, to: NodeId) -> Header {
         Header { to, epoch: self.epoch(), ..self.header.clone() }
@@ -256,7 +256,7 @@ impl Node {
         self.follow_members(&members_of(record));
         membership.judge(self.me);
         membership.vote_if_new(self.me, &*self.host.files)?;
-        remember(&membership.history, next);
+        membership.history.add(&*self.host.files, next);
         membership.epochs.set(record.epoch());
         tracing::info!(?record, "a new cluster record is in force");
         Ok(true)
@@ -283,14 +283,6 @@ impl Node {
         }
         Ok(true)
     }
-}
-
-fn remember(history: &Mutex<VecDeque<Arc<ClusterRecord>>>, record: Arc<ClusterRecord>) {
-    let mut history = lock(history);
-    if history.len() == HISTORY_MAX {
-        history.pop_front();
-    }
-    history.push_back(record);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

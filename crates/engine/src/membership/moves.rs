@@ -26,6 +26,8 @@ const STEP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs for as long as the node does.
 pub async fn run(node: Arc<Node>, job: Arc<JobState>) {
+    // From here on nobody waits for the file.
+    drop(on_blocking_pool(&node, |node| Ok(node.record_history())).await);
     let (mut epoch, mut since) = (node.epoch(), Instant::now());
     loop {
         let shown = tokio::select! {
