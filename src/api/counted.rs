@@ -46,7 +46,9 @@ fn of_problem(kind: Kind) -> Outcome {
         Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull => Outcome::KeyFull,
         Kind::NoQuorum | Kind::NoReadQuorum | Kind::NoLayoutQuorum => Outcome::NoQuorum,
         Kind::Overloaded => Outcome::Overloaded,
-        Kind::NotFormed | Kind::NotReady | Kind::Stopping | Kind::HintsFull => Outcome::Unavailable,
+        Kind::NotFormed | Kind::NotReady | Kind::Removed | Kind::Stopping | Kind::HintsFull => {
+            Outcome::Unavailable
+        }
         Kind::DiskFull | Kind::BucketsFull => Outcome::NoSpace,
         Kind::Internal | Kind::Failed => Outcome::Failed,
     }

@@ -1,5 +1,6 @@
 //! `/layout`: the cluster record in force, and changes of it: planned, committed, given up, waited for.
 
+mod progress;
 mod refused;
 mod show;
 mod wanted;

@@ -100,6 +100,9 @@ impl Api {
         arrived: Instant,
     ) -> (Response, Option<&'static Route>) {
         let Ways { node, router } = &*self.0;
+        if let Some(removed) = routes::turned_away(node, request.uri()) {
+            return (removed.into_response(), None);
+        }
         let reach = |route| Gate::reach(node.clone(), route, arrived);
         let (answer, route) = match *request.method() {
             Method::GET if routes::is_key(request.uri()) => {

@@ -51,6 +51,7 @@ pub(crate) enum Kind {
     NoReadQuorum,
     NotFormed,
     NotReady,
+    Removed,
     Stopping,
     HintsFull,
     Failed,
@@ -105,6 +106,7 @@ impl Kind {
             | Self::NoLayoutQuorum
             | Self::NotFormed
             | Self::NotReady
+            | Self::Removed
             | Self::Stopping
             | Self::HintsFull
             | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
@@ -149,6 +151,7 @@ impl Kind {
             Self::NoReadQuorum => ("no_read_quorum", "Too few replicas answered the read"),
             Self::NotFormed => ("not_formed", "The cluster has not been formed"),
             Self::NotReady => ("not_ready", "Node not ready"),
+            Self::Removed => ("removed", "The node was removed from the cluster"),
             Self::Stopping => ("stopping", "The node is stopping"),
             Self::HintsFull => ("hints_full", "A fallback's hint store is full"),
             Self::Failed => ("failed", "A replica could not carry out the request"),
@@ -306,7 +309,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 43] = [
+    pub(super) const ALL: [Self; 44] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -339,6 +342,7 @@ impl Kind {
         Self::NoReadQuorum,
         Self::NotFormed,
         Self::NotReady,
+        Self::Removed,
         Self::Stopping,
         Self::HintsFull,
         Self::Failed,

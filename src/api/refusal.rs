@@ -20,7 +20,7 @@ impl From<Unavailable> for Problem {
         let detail = why.to_string();
         match why {
             Unavailable::NotFormed => Self::new(Kind::NotFormed, detail),
-            Unavailable::Removed => Self::new(Kind::NotReady, detail),
+            Unavailable::Removed => Self::new(Kind::Removed, detail),
             Unavailable::Asking | Unavailable::OldRows => Self::new(Kind::NotReady, detail),
             Unavailable::Stopping => Self::new(Kind::Stopping, detail),
             Unavailable::Store { .. } => Self::new(Kind::NotReady, detail),

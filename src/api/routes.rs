@@ -12,7 +12,7 @@ use axum::http::Uri;
 use axum::response::IntoResponse;
 use axum::routing::{MethodFilter, on};
 use quorate_engine::metrics::requests::Operation;
-use quorate_engine::node::Node;
+use quorate_engine::node::{Node, Unavailable};
 
 use super::gate::{Ready, Time};
 use super::problem::{self, Kind, Problem};
@@ -161,6 +161,15 @@ routes! {
 /// Whether a path is that of a key, valid or not: `/kv/` and something after it.
 pub(super) fn is_key(uri: &Uri) -> bool {
     uri.path().strip_prefix(GET_KEY.prefix).is_some_and(|rest| !rest.is_empty())
+}
+
+/// What a node answers that was removed from the cluster: 503, but for what says so, and probes. What else it
+/// knows is no longer so.
+pub(super) fn turned_away(node: &Node, uri: &Uri) -> Option<Problem> {
+    let answers = [&LAYOUT, &LIVEZ, &READYZ, &METRICS];
+    let is_removed = !node.membership.is_member();
+    let is_turned_away = is_removed && answers.iter().all(|route| route.path != uri.path());
+    is_turned_away.then(|| Unavailable::Removed.into())
 }
 
 /// The router over all routes. Its answers carry their route as an extension.

@@ -196,6 +196,49 @@ async fn a_cluster_grows_from_fewer_nodes_than_n_and_shrinks_below() {
     assert_eq!(put.status, 204, "{}", put.text());
 }
 
+/// A node that left is released by itself, and says so for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_left_serves_nothing_any_more() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let newcomer = Newcomer::of(&cluster);
+    newcomer.process.launch();
+    newcomer.shows(503, WAITS).await;
+    layout(&cluster, &["commit", "--add", "n4", "--yes"]);
+    layout(&cluster, &["wait"]);
+    newcomer.shows(200, "\"ready\":true").await;
+    assert_eq!(steps(&cluster, 1).await, ["finish", "begin", "form"]);
+
+    layout(&cluster, &["commit", "--remove", "n4", "--yes"]);
+    layout(&cluster, &["wait"]);
+    let shown = cluster.at(1).get("/layout").answer().await.json();
+    let leaving = &shown["leaving"][0];
+    assert_eq!((&leaving["name"], &leaving["released"]), (&"n4".into(), &true.into()), "{shown}");
+    for _ in 0..2 {
+        newcomer.shows(503, "urn:quorate:problem:removed").await;
+        let read = newcomer.http.get("/kv/b/k").answer().await;
+        assert_eq!(read.status, 503, "{}", read.text());
+        let ring = newcomer.http.get("/ring").answer().await;
+        assert!(ring.text().contains("stop it and delete its data directory"), "{}", ring.text());
+        for path in ["/layout", "/livez", "/metrics"] {
+            assert_eq!(newcomer.http.get(path).answer().await.status, 200, "{path}");
+        }
+        newcomer.process.kill();
+        newcomer.process.launch();
+    }
+    // What was decided is remembered by a node that was started again.
+    cluster.kill(2);
+    cluster.restart(2).await;
+    let all = ["release", "finish", "begin", "finish", "begin", "form"];
+    assert_eq!(steps(&cluster, 2).await, all);
+}
+
+/// The steps that a node remembers, newest first.
+async fn steps(cluster: &Cluster, number: usize) -> Vec<String> {
+    let history = cluster.at(number).get("/layout/history").answer().await.json();
+    let steps = history.as_array().unwrap().iter();
+    steps.map(|it| it["cause"]["op"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Runs `quorate layout` with these arguments.
 fn layout(cluster: &Cluster, arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));

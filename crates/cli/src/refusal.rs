@@ -132,6 +132,9 @@ fn advice(name: &str) -> Option<&'static str> {
         "not_ready" | "stopping" => {
             "`quorate wait ready` waits for it; another node may take the request (--url)"
         }
+        "removed" => {
+            "stop that node and delete its data directory; ask a member of the cluster (--url)"
+        }
         "hints_full" | "disk_full" => "`quorate status` shows the disks and hints; make room",
         "layout_changed" => "another change came first: `quorate layout show`, then plan again",
         "layout_moving" => {

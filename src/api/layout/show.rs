@@ -1,25 +1,18 @@
 //! The cluster record, its history and plans as JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::join_all;
-use quorate_engine::membership::moves::progress_of;
 use quorate_engine::node::Node;
-use quorate_protocol::layout::{Layout, Partition};
-use quorate_protocol::message::MoveProgress;
+use quorate_protocol::layout::Layout;
 use quorate_protocol::name::NodeId;
-use quorate_protocol::placement::Placement;
 use quorate_protocol::plan::{Plan, Refusal, Warning, fair_loads, loads};
 use quorate_protocol::record::{ClusterRecord, Phase, RecordMember};
 use quorate_protocol::stamp::Stamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::progress;
 use crate::api::represent;
-
-/// What nodes said of their part in a change; `None` if one did not.
-type Progress = BTreeMap<NodeId, Option<MoveProgress>>;
 
 /// `GET /layout`.
 pub(super) async fn layout(node: &Arc<Node>) -> Value {
@@ -27,7 +20,7 @@ pub(super) async fn layout(node: &Arc<Node>) -> Value {
     let placement = view.placement();
     let n = view.n_max();
     let states = states(node);
-    let progress = progress(node, &record).await;
+    let said = progress::ask(node, &record).await;
     let next = record.next().zip(placement.next());
     let now = node.uptime();
     let waiting: Vec<Value> = node
@@ -58,13 +51,12 @@ pub(super) async fn layout(node: &Arc<Node>) -> Value {
         "members": members(record.stable(), placement.layout(), n, &states),
         "next": next.map(|(list, layout)| members(list, layout, n, &states)),
         "gone": gone(&record),
-        "leaving": record.leaving().iter().map(|it| leaving(it, &progress)).collect::<Vec<_>>(),
+        "leaving": progress::leaving(&record, &node.record_history(), &said),
         "progress": Value::Null,
         "waiting": waiting,
     });
     if record.next().is_some() {
-        let sources = missing_sources(placement, n, &node.peers.down());
-        shown["progress"] = moved(&record, &progress, &sources);
+        shown["progress"] = progress::of_change(node, &record, (placement, n), &said).await;
     }
     shown
 }
@@ -112,75 +104,6 @@ fn members(
 fn gone(record: &ClusterRecord) -> Vec<NodeId> {
     let members = record.stable().iter();
     members.filter(|it| record.gone().contains(&it.disk)).map(|it| it.node).collect()
-}
-
-fn leaving(member: &RecordMember, progress: &Progress) -> Value {
-    let said = progress.get(&member.node).copied().flatten();
-    json!({
-        "name": member.node,
-        "disk": member.disk.to_string(),
-        // It may not have counted yet.
-        "rows": said.map(|it| it.unowned_rows).filter(|rows| *rows != u64::MAX),
-        "hints": said.map(|it| it.hints),
-        "released": false,
-    })
-}
-
-/// Asks the nodes that receive or hand over something how far they are.
-async fn progress(node: &Arc<Node>, record: &ClusterRecord) -> Progress {
-    let patience = Duration::from_millis(node.config.timeouts.replica_ms);
-    let asked = record.next().unwrap_or_default().iter().chain(record.leaving());
-    let asked: BTreeSet<NodeId> = asked.map(|member| member.node).collect();
-    let answers = asked.into_iter().map(|at| async move {
-        let said = tokio::time::timeout(patience, progress_of(node, at)).await;
-        (at, said.ok().flatten())
-    });
-    join_all(answers).await.into_iter().collect()
-}
-
-/// Of each node, the home replicas that it has to receive from and that are down.
-fn missing_sources(
-    placement: &Placement,
-    n: u16,
-    down: &BTreeSet<NodeId>,
-) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
-    let mut sources: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
-    let Some(next) = placement.next() else { return sources };
-    for partition in (0..placement.partitions()).map(|number| Partition(number as u16)) {
-        let old = placement.layout().homes(partition, n);
-        let missing = || old.iter().filter(|it| down.contains(it) && !placement.is_gone(**it));
-        for home in next.homes(partition, n).iter().filter(|home| !old.contains(home)) {
-            sources.entry(*home).or_default().extend(missing());
-        }
-    }
-    sources
-}
-
-fn moved(
-    record: &ClusterRecord,
-    progress: &Progress,
-    sources: &BTreeMap<NodeId, BTreeSet<NodeId>>,
-) -> Value {
-    let (mut total, mut missing, mut by_node) = (0, 0, Map::new());
-    for member in record.next().unwrap_or_default() {
-        let said = progress.get(&member.node).copied().flatten();
-        total += said.map_or(0, |it| u64::from(it.partitions));
-        missing += said.map_or(0, |it| u64::from(it.missing));
-        let waits = said.is_none_or(|it| it.missing > 0);
-        let waiting_for = sources.get(&member.node).filter(|_| waits).cloned().unwrap_or_default();
-        let shown = json!({
-            "partitions": said.map(|it| it.partitions),
-            "missing": said.map(|it| it.missing),
-            "busy": said.map(|it| it.is_busy),
-            "waiting_for": waiting_for,
-        });
-        by_node.insert(member.node.to_string(), shown);
-    }
-    json!({
-        "partitions_total": total,
-        "partitions_ready": total - missing,
-        "by_node": by_node,
-    })
 }
 
 /// One record of `GET /layout/history`.
@@ -236,13 +159,13 @@ pub(super) fn refusal(refusal: &Refusal) -> Value {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use quorate_protocol::record::{DiskId, Reason};
     use quorate_protocol::time::WallTime;
 
     use super::*;
 
-    fn name(text: &str) -> NodeId {
+    pub(in crate::api::layout) fn name(text: &str) -> NodeId {
         NodeId::parse(text).unwrap()
     }
 
@@ -258,43 +181,12 @@ mod tests {
         }
     }
 
-    fn joint() -> ClusterRecord {
+    pub(in crate::api::layout) fn joint() -> ClusterRecord {
         let members = [("n1", 1), ("n2", 2), ("n3", 3)].map(|(name, disk)| member(name, disk));
         let first = ClusterRecord::first("c", 1, 64, members.to_vec()).unwrap();
         let next = [members.as_slice(), &[member("n4", 4)]].concat();
         let reason = Reason { by: name("n1"), at: WallTime(1), note: String::new() };
         first.begin(next, &[], reason).unwrap()
-    }
-
-    #[test]
-    fn progress_counts_what_is_known_and_names_who_is_waited_for() {
-        let record = joint();
-        let said = MoveProgress {
-            partitions: 48,
-            missing: 8,
-            is_busy: false,
-            unowned_rows: u64::MAX,
-            hints: 0,
-        };
-        let progress: Progress = [(name("n4"), Some(said)), (name("n2"), None)].into();
-        let placement = quorate_engine::membership::placement_of(&record);
-        let sources = missing_sources(&placement, 3, &[name("n3")].into());
-        let shown = moved(&record, &progress, &sources);
-        assert_eq!(
-            (&shown["partitions_total"], &shown["partitions_ready"]),
-            (&json!(48), &json!(40))
-        );
-        assert_eq!(shown["by_node"]["n4"]["waiting_for"], json!(["n3"]));
-        assert_eq!(shown["by_node"]["n2"]["missing"], Value::Null, "it has not said");
-        let whole = MoveProgress { missing: 0, ..said };
-        let shown = moved(&record, &[(name("n4"), Some(whole))].into(), &sources);
-        assert_eq!(shown["by_node"]["n4"]["waiting_for"], json!([]), "it has everything");
-        let leaves = leaving(&member("n4", 4), &progress);
-        assert_eq!(
-            (&leaves["rows"], &leaves["hints"]),
-            (&Value::Null, &json!(0)),
-            "not counted yet"
-        );
     }
 
     #[test]

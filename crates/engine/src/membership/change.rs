@@ -124,7 +124,11 @@ async fn planned(
     Ok(plan.await??)
 }
 
-/// About what this node holds.
+/// About what this node holds; `None` if it is ending.
+pub async fn holds(node: &Arc<Node>) -> Option<Held> {
+    on_blocking_pool(node, |node| Ok(held(node))).await.ok()
+}
+
 fn held(node: &Node) -> Held {
     let stats = node.store.database_stats();
     let tables: u64 = stats.levels.values().map(|level| level.bytes).sum();

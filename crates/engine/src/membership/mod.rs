@@ -32,9 +32,10 @@ use self::files::OwnDisk;
 pub use self::history::HISTORY_MAX;
 use self::history::History;
 use self::waiting::WaitingList;
+use crate::cluster::buckets;
 use crate::host::Files;
-use crate::node::Node;
 use crate::node::errors::StartError;
+use crate::node::{Node, header};
 use crate::peer::epochs::Epochs;
 use crate::peer::member::PeerMember;
 
@@ -181,7 +182,10 @@ impl Membership {
     pub(crate) fn judge(&self, me: NodeId) {
         let is_member = self.record().member(me).is_some() || mutated(Mutation::RemovedDiskReturns);
         if self.is_member.swap(is_member, Relaxed) && !is_member {
-            tracing::error!("this node was removed from the cluster: it serves nothing any more");
+            tracing::error!(
+                "this node was removed from the cluster and serves nothing any more: stop it and delete its \
+                 data directory"
+            );
         }
     }
 
@@ -234,7 +238,9 @@ impl Node {
         Header { to, epoch: self.epoch(), ..self.header.clone() }
     }
 
-    /// Takes over a decided record, if it is newer than the one in force. Returns whether it is. Blocks.
+    /// Takes over a decided record, if it is newer than the one in force. Returns whether it is. Blocks. A
+    /// node that was removed takes over none: the record that says so is kept, so that no later one, in
+    /// which its name may be another's, makes it a member again.
     ///
     /// # Errors
     /// [`LearnError`]; nothing has changed then, or what has is done again at the next start.
@@ -242,11 +248,14 @@ impl Node {
         let membership = &self.membership;
         let _one_at_a_time = lock(&membership.learning);
         let before = membership.record();
-        if !self.may_follow(&before, record)? {
+        if !membership.is_member() || !self.may_follow(&before, record)? {
             return Ok(false);
         }
         files::store_record(&*self.host.files, record)?;
         let (next, placement) = (Arc::new(record.clone()), Arc::new(placement_of(record)));
+        if record.member(self.me).is_none() {
+            self.forget_n(&placement)?;
+        }
         // Before the record is in force: what this node becomes a home replica of is not ready then.
         self.filled.begin(&self.store, (self.me, &placement), self.buckets.ns())?;
         lock(&membership.acceptor).learn(record).map_err(|_| LearnError::Foreign)?;
@@ -260,6 +269,13 @@ impl Node {
         membership.epochs.set(record.epoch());
         tracing::info!(?record, "a new cluster record is in force");
         Ok(true)
+    }
+
+    /// A node that is no member any more must start with the record that says so, whatever n that makes.
+    fn forget_n(&self, placement: &Placement) -> Result<(), LearnError> {
+        let Ok(secrets) = self.config.secrets() else { return Ok(()) };
+        let n = header(&self.config, placement.layout(), &secrets).default_n;
+        Ok(buckets::record_default_n(&self.store, n)?)
     }
 
     /// Whether a record is newer than the one here.

@@ -7,9 +7,12 @@ use super::plan::list;
 use crate::app::App;
 use crate::cluster::names;
 use crate::exit::{Done, Exit};
-use crate::out::{count, millis, safe};
+use crate::out::{bytes, count, millis, safe};
 use crate::refusal;
 use crate::table::{Paint, Table, maybe, painted};
+
+/// What is to be done about a node that was released.
+const STOP_IT: &str = "stop this process, and delete its data directory";
 
 /// Runs `show`.
 pub(super) async fn show(app: &App) -> Done<Exit> {
@@ -33,12 +36,13 @@ pub(super) fn tell(app: &App, told: &Value) -> Done {
         app.out.table(&progress_by_node(&told["progress"]))?;
     }
     if !list(&told["leaving"]).is_empty() {
-        let mut table = Table::new(&["leaving", "#rows to hand over", "#hints"]);
+        let mut table = Table::new(&["leaving", "#rows to hand over", "#hints", "what to do"]);
         for node in list(&told["leaving"]) {
             table.row(vec![
                 maybe(node["name"].as_str()),
                 maybe(node["rows"].as_u64()),
                 maybe(node["hints"].as_u64()),
+                maybe((node["released"] == true).then_some(STOP_IT)),
             ]);
         }
         app.out.line("")?;
@@ -104,7 +108,13 @@ pub(super) fn progress(told: &Value) -> String {
     let progress = &told["progress"];
     let number = |name: &str| progress[name].as_u64().unwrap_or_default();
     let (ready, total) = (number("partitions_ready"), number("partitions_total"));
-    let received = format!("{ready} of {} received", count(total, "partition"));
+    let mut received = format!("{ready} of {} received", count(total, "partition"));
+    if let Some(left) = progress["bytes_left"].as_u64().filter(|left| *left > 0) {
+        received += &format!(", about {} left", bytes(left));
+    }
+    if let Some(left_s) = progress["eta_s"].as_u64().filter(|left_s| *left_s > 0) {
+        received += &format!(", {} at this pace", millis(left_s.saturating_mul(1_000)));
+    }
     match waits_for(told) {
         Some(sources) => format!("{received}; waiting for {sources}, down"),
         None => received,
@@ -193,6 +203,13 @@ mod tests {
         assert!(line("n2").contains("leaves") && line("n3").contains("gone"), "{table}");
         assert!(line("n4").contains("joins") && !line("n1").contains("joins"), "{table}");
         assert_eq!(progress(&told), "16 of 64 partitions received; waiting for n2, down");
+        let mut goes_on = told.clone();
+        goes_on["progress"]["by_node"] = json!({});
+        goes_on["progress"]["bytes_left"] = json!(2_000_000);
+        goes_on["progress"]["eta_s"] = json!(90);
+        let goes_on = progress(&goes_on);
+        assert!(goes_on.starts_with("16 of 64 partitions received, about "), "{goes_on}");
+        assert!(goes_on.ends_with(" at this pace"), "{goes_on}");
         let by_node = progress_by_node(&told["progress"]).render(false);
         assert!(by_node.contains("n4") && !by_node.contains("n1"), "{by_node}");
     }

@@ -99,12 +99,17 @@ fn missing(layout: &Value) -> String {
     match layout["phase"].as_str() {
         Some("moving") => format!("epoch {epoch}: {}", show::progress(layout)),
         Some("releasing") => {
-            let leaving: Vec<Value> =
-                super::plan::list(&layout["leaving"]).iter().map(|it| it["name"].clone()).collect();
+            let leaving = leaving(layout, false);
             format!("epoch {epoch}: still to hand over: {}", crate::cluster::names(&leaving))
         }
         phase => format!("epoch {epoch} is {}", safe(phase.unwrap_or("?"))),
     }
+}
+
+/// The nodes that left, and were released or not.
+fn leaving(layout: &Value, released: bool) -> Vec<Value> {
+    let left = super::plan::list(&layout["leaving"]).iter();
+    left.filter(|it| (it["released"] == true) == released).map(|it| it["name"].clone()).collect()
 }
 
 fn tell(app: &App, args: &Wait, ended: Result<Value, String>, waited_ms: u64) -> Done<Exit> {
@@ -126,6 +131,12 @@ fn tell(app: &App, args: &Wait, ended: Result<Value, String>, waited_ms: u64) ->
                 args.phase,
                 millis(waited_ms)
             ))?;
+            let released = leaving(&layout, true);
+            if !released.is_empty() {
+                let names = crate::cluster::names(&released);
+                app.out
+                    .line(&format!("released, stop and delete the data directory of: {names}"))?;
+            }
             Ok(Exit::Ok)
         }
         Err(why) => {
@@ -146,7 +157,8 @@ mod tests {
         let moving = json!({"epoch": "2", "phase": "moving", "progress": {
             "partitions_total": 8, "partitions_ready": 3, "by_node": {}}});
         assert_eq!(missing(&moving), "epoch 2: 3 of 8 partitions received");
-        let leaving = json!({"epoch": "3", "phase": "releasing", "leaving": [{"name": "n2"}]});
+        let leaving = json!({"epoch": "3", "phase": "releasing", "leaving": [
+            {"name": "n2", "released": false}, {"name": "n5", "released": true}]});
         assert_eq!(missing(&leaving), "epoch 3: still to hand over: n2");
         assert_eq!(missing(&json!({"epoch": "3", "phase": "stable"})), "epoch 3 is stable");
     }
