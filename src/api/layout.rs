@@ -15,14 +15,14 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use quorate_engine::membership::HISTORY_MAX;
 use quorate_engine::membership::change::{self, ChangeError};
+use quorate_engine::membership::{HISTORY_MAX, lost};
 use quorate_engine::node::{Node, Unavailable};
 use quorate_protocol::record::ClusterRecord;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use self::wanted::{AbortBody, CommitBody, PlanBody};
+use self::wanted::{AbortBody, CommitBody, PlanBody, ReleaseBody};
 use super::gate::{Gate, Pass};
 use super::problem::{Kind, Problem};
 use super::query::Params;
@@ -147,6 +147,27 @@ async fn aborted(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let (node, patience) = (gate.node.clone(), pass.timeout().max(DECIDE_AT_LEAST));
     let record = in_turn(&gate.node, pass.deadline(), async move {
         change::abort(&node, base, &lost, patience).await
+    });
+    let record = record.await?;
+    pass.end();
+    Ok(accepted(&record))
+}
+
+/// `POST /layout/release`: lets a leaving node go that is dead for good.
+pub(super) async fn release(gate: Gate, request: Request) -> Answer {
+    let (parts, mut body) = request.into_parts();
+    let answer = released(&gate, &parts, &mut body).await;
+    write::end(answer, &parts, &mut body).await
+}
+
+async fn released(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
+    let (text, mut pass) = document(gate, parts, body).await?;
+    let asked: ReleaseBody = body::parse_json(&text)?;
+    let (base, dead) = asked.resolve()?;
+    pass.begin();
+    let (node, patience) = (gate.node.clone(), pass.timeout().max(DECIDE_AT_LEAST));
+    let record = in_turn(&gate.node, pass.deadline(), async move {
+        lost::release(&node, base, dead, patience).await
     });
     let record = record.await?;
     pass.end();

@@ -102,6 +102,9 @@ routes! {
         Administer, Requests, OfRequest, Other, [];
     /// Give up the change under way
     ABORT: POST "/layout/abort" => layout::abort, Administer, Requests, OfRequest, Other, [];
+    /// Let a leaving node go that is dead for good
+    RELEASE: POST "/layout/release" => layout::release,
+        Administer, Requests, OfRequest, Other, [];
     /// List the last cluster records
     LAYOUT_HISTORY: GET "/layout/history" => layout::history,
         Look, Always, OfRequest, Other, ["limit"];

@@ -139,6 +139,14 @@ fn bad_input_is_named_and_nothing_changes() {
         ("abort", "{}".to_owned(), "missing field `base`"),
         ("abort", r#"{"base":"x"}"#.to_owned(), "base: "),
         ("abort", format!(r#"{{"base":"{NO_HASH}","lost":["N"]}}"#), "lost[0]"),
+        ("release", "{}".to_owned(), "missing field `base`"),
+        ("release", format!(r#"{{"base":"{NO_HASH}","node":"N","lost":true}}"#), "node: "),
+        ("release", format!(r#"{{"base":"{NO_HASH}","node":"n2","lost":false}}"#), "lost: "),
+        (
+            "release",
+            format!(r#"{{"base":"{NO_HASH}","node":"n9","lost":true}}"#),
+            "node n9 is not l",
+        ),
     ] {
         let answer = node.send(&Request::json("POST", &format!("/layout/{path}"), &body));
         let detail = answer.assert_problem(400, "bad_body");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use quorate_engine::membership::change::{ChangeError, obstacles};
 use quorate_engine::membership::voting::ProposalError;
-use quorate_protocol::plan::{Plan, PlanError};
+use quorate_protocol::plan::{Plan, PlanError, Refusal};
 use quorate_protocol::record::ClusterRecord;
 
 use super::show;
@@ -27,6 +27,10 @@ impl From<ChangeError> for Problem {
             ChangeError::LostIsUp(node) => {
                 Self::new(Kind::BadBody, format!("lost: {detail}")).fact("node", node.as_str())
             }
+            ChangeError::LeavingIsUp { node, .. } => Self::new(Kind::LayoutUnsafe, detail)
+                .fact("node", node.as_str())
+                .fact("refusals", vec![show::refusal(&Refusal::NodeUp { node })])
+                .fact("warnings", Vec::<serde_json::Value>::new()),
             ChangeError::Plan(error) => of_plan(&error),
             ChangeError::Step(error) => Self::new(Kind::BadBody, error.to_string()),
             ChangeError::Unsafe(plan) => unsafe_plan(&plan, &BTreeSet::new()),

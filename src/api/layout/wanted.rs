@@ -43,6 +43,15 @@ pub(super) struct AbortBody {
     lost: Vec<String>,
 }
 
+/// The body of `POST /layout/release`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReleaseBody {
+    base: String,
+    node: String,
+    lost: bool,
+}
+
 /// One change. Which members it needs depends on `op`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,6 +125,20 @@ impl AbortBody {
     /// 400 that names the part that is wrong.
     pub(super) fn resolve(self) -> Result<(RecordHash, BTreeSet<NodeId>), Problem> {
         Ok((hash("base", &self.base)?, nodes("lost", &self.lost)?))
+    }
+}
+
+impl ReleaseBody {
+    /// The record that it is about, and the leaving node that is lost.
+    ///
+    /// # Errors
+    /// 400 that names the part that is wrong.
+    pub(super) fn resolve(self) -> Result<(RecordHash, NodeId), Problem> {
+        let (base, lost) = (hash("base", &self.base)?, node("node", &self.node)?);
+        match self.lost {
+            true => Ok((base, lost)),
+            false => Err(bad("lost: must be true: a node that is alive is released by itself")),
+        }
     }
 }
 
@@ -346,6 +369,15 @@ mod tests {
         assert!(problem.detail().starts_with("accept: zone_shard is no"), "{}", problem.detail());
         let refusals = commit(r#"["node_up"]"#).unwrap_err();
         assert_eq!(refusals.kind(), Kind::BadBody, "a refusal cannot be accepted");
+        let release = |lost: &str| {
+            let body = format!(r#"{{"base":"{zeros}","node":"n2","lost":{lost}}}"#);
+            parse_json::<ReleaseBody>(body.as_bytes())
+        };
+        let n2 = NodeId::parse("n2").unwrap();
+        assert_eq!(release("true").unwrap().resolve().unwrap(), (RecordHash(0), n2));
+        let alive = release("false").unwrap().resolve().unwrap_err();
+        assert!(alive.detail().starts_with("lost: "), "{}", alive.detail());
+        assert!(release("1").is_err());
         let abort = parse_json::<AbortBody>(format!(r#"{{"base":"{zeros}"}}"#).as_bytes());
         assert_eq!(abort.unwrap().resolve().unwrap(), (RecordHash(0), BTreeSet::new()));
     }

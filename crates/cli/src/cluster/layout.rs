@@ -3,6 +3,7 @@
 mod change;
 mod commit;
 mod plan;
+mod release;
 mod show;
 mod wait;
 
@@ -30,6 +31,7 @@ use crate::refusal;
   quorate layout commit --set n1 --weight 2 --yes
   quorate layout abort
   quorate layout history
+  quorate layout release n2 --lost                     # it was leaving, and died
 
 Start a node before you add it: it asks to join, `show` lists it, and it serves nothing before it is a
 member. Remove a node that is up without --gone: it hands over what it holds, and may be stopped once
@@ -55,6 +57,8 @@ enum What {
     Commit(commit::Commit),
     /// Give up the change under way
     Abort(commit::Abort),
+    /// Let a node go that was leaving, and is dead for good
+    Release(release::Release),
     /// The last records of the cluster, newest first
     #[command(
         after_help = "JSON: as GET /layout/history: a list of epoch, hash, phase, members, next, cause."
@@ -93,6 +97,7 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
         What::Plan(plan) => plan::run(app, &plan.changes, plan.output.as_deref()).await,
         What::Commit(args) => commit::commit(app, args).await,
         What::Abort(args) => commit::abort(app, args).await,
+        What::Release(args) => release::run(app, args).await,
         What::History { limit } => show::history(app, *limit).await,
         What::Wait(args) => wait::run(app, args).await,
     }

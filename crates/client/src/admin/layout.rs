@@ -53,6 +53,17 @@ impl Admin {
         Ok(ended)
     }
 
+    /// Lets a node go that was leaving and is dead for good, by the record `base`. What it had not handed
+    /// over is lost. May be repeated.
+    ///
+    /// # Errors
+    /// [`Error`]; the problem `layout_unsafe` if the node answers a member.
+    pub async fn release_lost(&self, base: &str, node: &str) -> Result<Json, Error> {
+        let mut ask = Ask::of(Method::POST, "/layout/release");
+        ask.body = Some(json!({"base": base, "node": node, "lost": true}));
+        self.ask(ask).await?.json()
+    }
+
     /// The last cluster records, newest first; at most `limit`.
     ///
     /// # Errors

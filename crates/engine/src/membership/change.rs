@@ -66,6 +66,17 @@ pub enum ChangeError {
     /// A joining node is said to be lost, and answers.
     #[error("{0} is said to be lost and answers: stop it for good, or do not name it")]
     LostIsUp(NodeId),
+    /// A leaving node is said to be lost, and answers a member.
+    #[error(
+        "{node} is said to be lost and answers {by}: it is released by itself once it has handed over what \
+         it holds; if it is to be given up, stop it for good first"
+    )]
+    LeavingIsUp {
+        /// The node.
+        node: NodeId,
+        /// That member.
+        by: NodeId,
+    },
     /// The changes are wrong.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -228,7 +239,7 @@ pub async fn abort(
 }
 
 /// Has a record decided that follows `base`. Another one may have come first that is `done` all the same.
-async fn propose(
+pub(super) async fn propose(
     node: &Arc<Node>,
     base: RecordHash,
     record: ClusterRecord,
@@ -248,7 +259,10 @@ async fn propose(
 }
 
 /// The last record of this kind, if it is remembered.
-fn in_history(node: &Node, is_it: impl Fn(&ClusterRecord) -> bool) -> Option<Arc<ClusterRecord>> {
+pub(super) fn in_history(
+    node: &Node,
+    is_it: impl Fn(&ClusterRecord) -> bool,
+) -> Option<Arc<ClusterRecord>> {
     node.record_history().into_iter().rev().find(|record| is_it(record))
 }
 

@@ -4,12 +4,13 @@
 //! long as a cluster has only its first record there is none: that record is made from the configured layout,
 //! as ever. [`change`] plans and begins what an operator wants, [`voting`] decides the next record,
 //! [`moves`] takes the steps of a change that are due, [`joining`] answers nodes that ask to be added,
-//! `history` remembers the last records.
+//! `history` remembers the last records, [`lost`] lets a node go that left and is dead for good.
 
 pub mod change;
 pub mod files;
 mod history;
 pub mod joining;
+pub mod lost;
 pub mod moves;
 mod refresh;
 pub mod voting;

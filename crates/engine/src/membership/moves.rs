@@ -12,7 +12,7 @@ use quorate_protocol::record::{ClusterRecord, Phase, Reason};
 use tokio::time::{Instant, sleep};
 
 use super::voting::{ProposalError, Proposed};
-use super::{LearnError, refresh};
+use super::{LearnError, lost, refresh};
 use crate::background::jobs::{JobState, Pause};
 use crate::node::Node;
 use crate::ops::replica::on_blocking_pool;
@@ -170,6 +170,9 @@ pub(crate) async fn carry_out(node: &Arc<Node>, message: Cluster) -> Reply {
                 Some(progress) => ClusterReply::Move(progress).into(),
                 None => Reply::Refused(Refusal::Failed),
             };
+        }
+        Cluster::AskHears { node: at } => {
+            return ClusterReply::Hears { hears: lost::hears(node, at) }.into();
         }
         Cluster::Hello { .. } | Cluster::Buckets { .. } | Cluster::Form { .. } => {
             return Reply::Refused(Refusal::Malformed);

@@ -26,6 +26,7 @@ pub(super) async fn carry_out(node: &Arc<Node>, from: NodeId, message: Cluster) 
         message @ (Cluster::AskRecord
         | Cluster::Learn { .. }
         | Cluster::Vote { .. }
-        | Cluster::AskMove) => moves::carry_out(node, message).await,
+        | Cluster::AskMove
+        | Cluster::AskHears { .. }) => moves::carry_out(node, message).await,
     }
 }

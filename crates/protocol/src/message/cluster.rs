@@ -7,6 +7,7 @@ use super::head::family;
 use super::status::Status;
 use crate::bucket_table::Table;
 use crate::generation::Remembered;
+use crate::name::NodeId;
 use crate::record::ClusterRecord;
 use crate::synod;
 
@@ -46,6 +47,11 @@ family! {
         },
         /// Say how far the change of the layout is: [`ClusterReply::Move`].
         0x46 AskMove,
+        /// Say whether a node answers the receiver: [`ClusterReply::Hears`].
+        0x47 AskHears {
+            /// The node.
+            node: NodeId,
+        },
     }
 }
 
@@ -54,7 +60,8 @@ impl Cluster {
     pub fn is_of_any_epoch(&self) -> bool {
         match self {
             Self::AskRecord | Self::Learn { .. } | Self::Vote { .. } => true,
-            Self::Hello { .. } | Self::Buckets { .. } | Self::Form { .. } | Self::AskMove => false,
+            Self::Hello { .. } | Self::Buckets { .. } | Self::Form { .. } => false,
+            Self::AskMove | Self::AskHears { .. } => false,
         }
     }
 }
@@ -84,6 +91,11 @@ family! {
         },
         /// How far the sender is with the change of the layout.
         0x45 Move(progress: MoveProgress),
+        /// Whether the node answers the sender.
+        0x46 Hears {
+            /// It does, as far as the sender can tell.
+            hears: bool,
+        },
     }
 }
 

@@ -138,6 +138,7 @@ fn messages() -> Vec<Message> {
         Cluster::Learn { record: Box::new(record()) }.into(),
         Cluster::Vote { request: Box::new(request()) }.into(),
         Cluster::AskMove.into(),
+        Cluster::AskHears { node: node("n3") }.into(),
         Query::Inspect { key: key() }.into(),
         Query::Conflicts { bucket: Some(bucket.clone()), after: None, limit: 300 }.into(),
         Query::Keys { bucket, prefix: "user/".to_owned(), after: Some(key()), limit: 9 }.into(),
@@ -181,6 +182,7 @@ fn replies() -> Vec<Reply> {
         ClusterReply::Vote { response: Box::new(response()) }.into(),
         ClusterReply::Move(MoveProgress { partitions: 300, missing: 2, hints: 1, ..progress })
             .into(),
+        ClusterReply::Hears { hears: true }.into(),
         QueryReply::Inspection { own: Some(5), ready: true, hints: vec![(node("n3"), 4)] }.into(),
         QueryReply::Conflicts { keys: vec![(key(), 2)] }.into(),
         QueryReply::Keys(keys).into(),

@@ -118,7 +118,7 @@ pub(super) async fn abort(app: &App, args: &Abort) -> Done<Exit> {
     tell(app, &ended, "is in force, with the old layout")
 }
 
-fn tell(app: &App, answer: &Value, what: &str) -> Done<Exit> {
+pub(super) fn tell(app: &App, answer: &Value, what: &str) -> Done<Exit> {
     if app.out.json {
         app.out.json(answer)?;
         return Ok(Exit::Ok);
@@ -129,7 +129,7 @@ fn tell(app: &App, answer: &Value, what: &str) -> Done<Exit> {
 }
 
 /// Asks a person. Without a terminal nobody can be asked.
-fn confirm(yes: bool, question: &str) -> Done {
+pub(super) fn confirm(yes: bool, question: &str) -> Done {
     if yes {
         return Ok(());
     }
