@@ -127,7 +127,9 @@ fn node_count() -> clap::builder::RangedI64ValueParser<u16> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Client(command) = &cli.command {
-        return quorate_cli::run(command, Cli::command(), &cli::node_file::load);
+        let node =
+            quorate_cli::NodeCode { load: &cli::node_file::load, recover: &cli::recover::run };
+        return quorate_cli::run(command, Cli::command(), node);
     }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,4 +4,5 @@ pub mod dev;
 pub mod form;
 pub mod node_file;
 pub mod operator;
+pub mod recover;
 pub mod temporary;

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use self::app::App;
 pub use self::cluster::doctor::{LoadFile, NodeFile};
+pub use self::cluster::layout::recover::{Confirm, Recover, RecoverDisk};
 use self::exit::{Done, Failure, Stop};
 pub use self::exit::{EXIT_CODES, Exit};
 use self::out::{Out, note};
@@ -64,15 +65,24 @@ pub enum Command {
     Man(generate::Man),
 }
 
+/// What commands need of the node's own code, which this crate does not know.
+#[derive(Clone, Copy)]
+pub struct NodeCode<'a> {
+    /// Reads a node's configuration.
+    pub load: LoadFile<'a>,
+    /// Recovers the data directory of a node that is stopped.
+    pub recover: RecoverDisk<'a>,
+}
+
 /// Runs a command to its end. Failures are told on standard error; a closed pipe is none.
 ///
-/// `program` is the whole command line of the binary, for completions and manual pages; `load` reads
-/// a node's configuration.
-pub fn run(command: &Command, program: clap::Command, load: LoadFile<'_>) -> ExitCode {
+/// `program` is the whole command line of the binary, for completions and manual pages; `node` is what it has
+/// of the node.
+pub fn run(command: &Command, program: clap::Command, node: NodeCode<'_>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(carry_out(command, program, load));
+            let ended = runtime.block_on(carry_out(command, program, node));
             // A read of standard input cannot be cancelled, and must not block the end.
             runtime.shutdown_background();
             ended
@@ -131,7 +141,7 @@ impl Command {
     }
 }
 
-async fn carry_out(command: &Command, program: clap::Command, load: LoadFile<'_>) -> Done<Exit> {
+async fn carry_out(command: &Command, program: clap::Command, node: NodeCode<'_>) -> Done<Exit> {
     let app = || match command.common() {
         Some(common) => App::new(common),
         None => Err(Failure::usage("this command asks no node").into()),
@@ -152,14 +162,14 @@ async fn carry_out(command: &Command, program: clap::Command, load: LoadFile<'_>
         Command::Top(args) => cluster::top::run(&app()?, args).await,
         Command::Ring(_) => cluster::ring::ring(&app()?).await,
         Command::Locate(args) => cluster::ring::locate(&app()?, args).await,
-        Command::Layout(args) => cluster::layout::run(&app()?, args).await,
+        Command::Layout(args) => cluster::layout::run(&app()?, args, node.recover).await,
         Command::Hints(_) => cluster::hints::run(&app()?).await,
         Command::AntiEntropy(args) => cluster::anti_entropy::run(&app()?, args).await,
         Command::Jobs(args) => cluster::jobs::run(&app()?, args).await,
         Command::Bucket(args) => cluster::bucket::run(&app()?, args).await,
         Command::Wait(args) => cluster::wait::run(&app()?, args).await,
         Command::Doctor(args) => {
-            let file = args.config.as_deref().map(load);
+            let file = args.config.as_deref().map(node.load);
             let app = App::new(&cluster::doctor::common_of(args, file.as_ref()))?;
             cluster::doctor::run(&app, args, file).await
         }

@@ -5,7 +5,8 @@
 //! ([`crate::synod`]), by a majority of the parent's stable disks. So records form a chain, and a change of
 //! the layout is some steps along it ([`successor`]): *begin* makes the record joint (`stable` and `next`),
 //! *finish* or *abort* ends that, *release* lets a node go that has nothing left to hand over. This is a
-//! reconfigurable state machine whose configuration decides exactly the next one (α = 1).
+//! reconfigurable state machine whose configuration decides exactly the next one (α = 1). Only *recover* is
+//! not decided: it is what an operator writes on every disk that is left once no majority is.
 //!
 //! A member is a disk, not a name: a node that comes back with an empty disk is not the one that voted or
 //! acknowledged. A record is valid by construction: [`ClusterRecord::first`], the steps and
@@ -15,6 +16,7 @@
 
 mod check;
 mod codec;
+mod recover;
 pub mod successor;
 
 use std::collections::BTreeSet;
@@ -130,6 +132,8 @@ pub enum Op {
     Refresh,
     /// Members have other addresses.
     Readdress,
+    /// The cluster goes on without members, after a majority of them was lost. Never decided by votes.
+    Recover,
 }
 
 impl Op {
@@ -143,6 +147,7 @@ impl Op {
             Self::Release => "release",
             Self::Refresh => "refresh",
             Self::Readdress => "readdress",
+            Self::Recover => "recover",
         }
     }
 }

@@ -3,6 +3,7 @@
 mod change;
 mod commit;
 mod plan;
+pub(crate) mod recover;
 mod release;
 mod show;
 mod wait;
@@ -10,6 +11,7 @@ mod wait;
 use serde_json::Value;
 
 use self::change::Changes;
+use self::recover::RecoverDisk;
 use crate::app::App;
 use crate::args::Common;
 use crate::exit::{Done, Exit};
@@ -32,6 +34,7 @@ use crate::refusal;
   quorate layout abort
   quorate layout history
   quorate layout release n2 --lost                     # it was leaving, and died
+  quorate layout recover --config FILE --without n2,n3,n5
 
 Start a node before you add it: it asks to join, `show` lists it, and it serves nothing before it is a
 member. Remove a node that is up without --gone: it hands over what it holds, and may be stopped once
@@ -59,6 +62,8 @@ enum What {
     Abort(commit::Abort),
     /// Let a node go that was leaving, and is dead for good
     Release(release::Release),
+    /// Go on after a majority of disks was lost: run on each disk that is left, with its node stopped
+    Recover(recover::Recover),
     /// The last records of the cluster, newest first
     #[command(
         after_help = "JSON: as GET /layout/history: a list of epoch, hash, phase, members, next, cause."
@@ -91,13 +96,14 @@ struct Plan {
 }
 
 /// Runs the command.
-pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
+pub(crate) async fn run(app: &App, args: &Args, recover: RecoverDisk<'_>) -> Done<Exit> {
     match &args.what {
         What::Show => show::show(app).await,
         What::Plan(plan) => plan::run(app, &plan.changes, plan.output.as_deref()).await,
         What::Commit(args) => commit::commit(app, args).await,
         What::Abort(args) => commit::abort(app, args).await,
         What::Release(args) => release::run(app, args).await,
+        What::Recover(args) => recover::run(app, args, recover),
         What::History { limit } => show::history(app, *limit).await,
         What::Wait(args) => wait::run(app, args).await,
     }

@@ -216,6 +216,14 @@ impl Generation {
         self.admitted.load(Relaxed)
     }
 
+    /// The node that starts next with this store holds nothing of the partitions that it lacks. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn record_came_empty(store: &Store) -> Result<(), Error> {
+        record::put(store, CAME_EMPTY_RECORD, &true)
+    }
+
     /// Whether this node began without rows of its own and has not received all of them since: all
     /// that it holds was sent by others.
     pub fn came_empty(&self) -> bool {

@@ -24,7 +24,7 @@ use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::placement::{Epoch, Placement};
 use quorate_protocol::record::successor::{SuccessorError, check_successor};
-use quorate_protocol::record::{ClusterRecord, DiskId, RecordHash, RecordMember};
+use quorate_protocol::record::{ClusterRecord, DiskId, Op, RecordHash, RecordMember};
 use quorate_protocol::synod::{self, Acceptor, Ballots};
 use quorate_protocol::wire::Header;
 use tokio::sync::Semaphore;
@@ -33,12 +33,12 @@ use self::files::OwnDisk;
 pub use self::history::HISTORY_MAX;
 use self::history::History;
 use self::waiting::WaitingList;
-use crate::cluster::buckets;
 use crate::host::Files;
+use crate::node::Node;
 use crate::node::errors::StartError;
-use crate::node::{Node, header};
 use crate::peer::epochs::Epochs;
 use crate::peer::member::PeerMember;
+use crate::seldom::Seldom;
 
 /// The cluster record at this node.
 pub struct Membership {
@@ -55,6 +55,8 @@ pub struct Membership {
     learning: Mutex<()>,
     /// Whether two records of one epoch were seen.
     has_conflict: AtomicBool,
+    /// Limits how many refusals of records are logged.
+    refusals: Seldom,
     /// Whether this node is in the record.
     is_member: AtomicBool,
     /// The processes that asked to join.
@@ -81,6 +83,17 @@ pub enum LearnError {
         here: RecordHash,
         /// That of the other.
         other: RecordHash,
+    },
+    /// The cluster goes on without nodes that were lost, and this one is still stopped at the record before.
+    #[error(
+        "the cluster was recovered by an operator (record {hash} of epoch {epoch}): do the same here, with \
+         this node stopped: quorate layout recover --config FILE --without ... --expect {hash}"
+    )]
+    Recovered {
+        /// The epoch of the record.
+        epoch: u64,
+        /// The record.
+        hash: RecordHash,
     },
     /// It could not be recorded.
     #[error("the record cannot be stored: {0}")]
@@ -147,6 +160,7 @@ impl Membership {
             votes: AtomicBool::new(has_votes),
             learning: Mutex::new(()),
             has_conflict: AtomicBool::new(false),
+            refusals: Seldom::new(),
             is_member: AtomicBool::new(true),
             waiting: WaitingList::default(),
             planning: Semaphore::new(1),
@@ -254,10 +268,9 @@ impl Node {
         }
         files::store_record(&*self.host.files, record)?;
         let (next, placement) = (Arc::new(record.clone()), Arc::new(placement_of(record)));
-        if record.member(self.me).is_none() {
-            self.forget_n(&placement)?;
-        }
         // Before the record is in force: what this node becomes a home replica of is not ready then.
+        let (old, ns) = (self.view(), self.buckets.ns());
+        self.filled.forget_new_homes(&self.store, self.me, (old.placement(), &placement), &ns)?;
         self.filled.begin(&self.store, (self.me, &placement), self.buckets.ns())?;
         lock(&membership.acceptor).learn(record).map_err(|_| LearnError::Foreign)?;
         self.buckets.place(placement);
@@ -270,13 +283,6 @@ impl Node {
         membership.epochs.set(record.epoch());
         tracing::info!(?record, "a new cluster record is in force");
         Ok(true)
-    }
-
-    /// A node that is no member any more must start with the record that says so, whatever n that makes.
-    fn forget_n(&self, placement: &Placement) -> Result<(), LearnError> {
-        let Ok(secrets) = self.config.secrets() else { return Ok(()) };
-        let n = header(&self.config, placement.layout(), &secrets).default_n;
-        Ok(buckets::record_default_n(&self.store, n)?)
     }
 
     /// Whether a record is newer than the one here.
@@ -297,6 +303,10 @@ impl Node {
         }
         if at == epoch + 1 {
             check_successor(here, record)?;
+        }
+        // What goes with it is not done while the node runs.
+        if record.cause().op == Op::Recover && record.member(self.me).is_some() {
+            return Err(LearnError::Recovered { epoch: at, hash: record.hash() });
         }
         Ok(true)
     }

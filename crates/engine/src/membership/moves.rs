@@ -75,7 +75,10 @@ async fn fetch(node: &Arc<Node>, peer: NodeId) {
         Ok(false) => node.membership.epochs.disbelieve(peer),
         Err(error) => {
             node.membership.epochs.disbelieve(peer);
-            tracing::error!(%peer, %error, "the peer's cluster record is not taken over");
+            // It will show the epoch in its next frame, too.
+            if node.membership.refusals.now().is_some() {
+                tracing::error!(%peer, %error, "the peer's cluster record is not taken over");
+            }
         }
     }
 }

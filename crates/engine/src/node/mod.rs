@@ -3,6 +3,7 @@
 pub mod errors;
 pub mod members;
 pub mod record;
+pub mod recover;
 mod start;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -156,7 +156,7 @@ fn idempotency(config: &Config) -> Idempotency {
 
 /// The cluster record in force, and whether it was decided: else it is the first one, which the
 /// configuration says.
-fn record_in_force(
+pub(super) fn record_in_force(
     config: &Config,
     files: &dyn Files,
 ) -> Result<(ClusterRecord, bool), StartError> {

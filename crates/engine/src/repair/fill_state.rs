@@ -96,6 +96,39 @@ impl FillState {
         Ok(())
     }
 
+    /// A record is about to come into force without a change that ended: after a recovery this node may be
+    /// a home replica where it was none, and what it has there is not all that was written. Durable on
+    /// return. Returns of how many partitions that is so. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn forget_new_homes(
+        &self,
+        store: &Store,
+        me: NodeId,
+        (before, after): (&Placement, &Placement),
+        ns: &BTreeSet<u16>,
+    ) -> Result<usize, Error> {
+        let is_home = |p: &Partition| ns.iter().any(|n| after.is_old_home(me, *p, *n));
+        let was = |p: &Partition| {
+            let was_or_became =
+                |n: &u16| before.is_old_home(me, *p, *n) || before.is_new_home(me, *p, *n);
+            ns.iter().any(was_or_became)
+        };
+        let all = (0..after.partitions()).map(|p| Partition(p as u16));
+        let new: Vec<Partition> = all.filter(|p| is_home(p) && !was(p)).collect();
+        if new.is_empty() {
+            return Ok(0);
+        }
+        for partition in &new {
+            if let Some(ready) = self.ready.get(usize::from(partition.0)) {
+                ready.store(false, Release);
+            }
+        }
+        self.record(store)?;
+        Ok(new.len())
+    }
+
     /// How many partitions this node becomes a home replica of in the change under way, and how many of them
     /// it has not received.
     pub fn move_progress(&self) -> (u32, u32) {

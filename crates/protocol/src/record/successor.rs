@@ -9,6 +9,7 @@
 //! | release | a node leaves | it does not any more |
 //! | refresh | always | a member has a new, empty disk, in every list |
 //! | readdress | always | members have other addresses, in every list |
+//! | recover | on every disk that is left | `stable` without the lost disks; a change is given up |
 //!
 //! A node that joined in vain leaves as one that was removed does: in the joint epoch it may have
 //! acknowledged writes as a fallback, and still has to hand them over. An oath that a disk is gone outlives
@@ -183,6 +184,13 @@ fn step_again(
             let addresses = all.filter_map(|member| Some((member.node, known(member.node)?)));
             parent.readdress(&addresses.collect(), reason)
         }
+        Op::Recover => {
+            let all = parent.members().chain(&parent.fields.leaving).map(|member| member.node);
+            parent.recover_because(
+                &all.filter(|node| child.member(*node).is_none()).collect(),
+                reason,
+            )
+        }
     }
 }
 
@@ -337,7 +345,7 @@ impl ClusterRecord {
     }
 
     /// This record again, as the start of its child.
-    fn child(&self, op: Op, reason: Reason) -> Result<Fields, SuccessorError> {
+    pub(super) fn child(&self, op: Op, reason: Reason) -> Result<Fields, SuccessorError> {
         let parent = self.fields.epoch;
         let child = parent.checked_add(1).ok_or(SuccessorError::Epoch { parent, child: parent })?;
         let cause = Cause { op, reason };
@@ -350,7 +358,7 @@ impl ClusterRecord {
     }
 
     /// The nodes that are only in the next layout.
-    fn joiners(&self) -> impl Iterator<Item = &RecordMember> {
+    pub(super) fn joiners(&self) -> impl Iterator<Item = &RecordMember> {
         let next = self.next().unwrap_or_default().iter();
         next.filter(|member| find(self.stable(), member.node).is_none())
     }

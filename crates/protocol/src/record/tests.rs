@@ -234,7 +234,8 @@ fn step(
 ) -> Result<ClusterRecord, SuccessorError> {
     let name = node(&format!("n{}", 1 + a % 8));
     let disk = DiskId(u128::from(a) << 8 | u128::from(b));
-    match kind % 6 {
+    match kind % 7 {
+        6 => record.recover(&[name, node("n1")].into_iter().take(1 + usize::from(b) % 2).collect()),
         0 => {
             let mut next = record.stable().to_vec();
             let added = RecordMember { disk, ..member(name.as_str(), &format!("z{}", b % 3)) };
@@ -313,6 +314,47 @@ proptest! {
         prop_assert!(ClusterRecord::decode(&bytes).is_err());
         prop_assert!(ClusterRecord::decode(&[&[1][..], &bytes].concat()).is_err());
     }
+}
+
+#[test]
+fn a_recovery_is_the_same_on_every_disk_that_is_left() {
+    let lost = |names: &[&str]| names.iter().map(|name| node(name)).collect::<BTreeSet<_>>();
+    let whole = first(5);
+    let left = whole.recover(&lost(&["n2", "n3", "n5"])).unwrap();
+    assert_eq!(left, whole.recover(&lost(&["n5", "n3", "n2"])).unwrap());
+    assert_eq!((left.epoch(), names(left.stable())), (2, "n1 n4".to_owned()));
+    let Cause { op, reason: why } = left.cause();
+    assert_eq!((*op, why.by, why.note.as_str()), (Op::Recover, node("n1"), "without n2 n3 n5"));
+    assert_eq!((check_successor(&whole, &left), left.majority()), (Ok(()), 2));
+    assert_eq!(whole.voters_without(&lost(&["n2", "n3", "n5"])), 2);
+    assert_eq!(whole.recover(&lost(&["n9"])), Err(SuccessorError::NotMember(node("n9"))));
+    assert_eq!(whole.recover(&BTreeSet::new()), Err(SuccessorError::NothingChanges));
+    assert!(matches!(
+        whole.recover(&lost(&["n1", "n2", "n3", "n4", "n5"])),
+        Err(SuccessorError::Invalid(_))
+    ));
+    // A change under way is given up, and an oath is kept.
+    let next = whole.stable()[..4].iter().cloned().chain([member("n6", "z6")]).collect();
+    let gone = whole.stable()[4].disk;
+    let joint = whole.begin(next, &[gone], reason()).unwrap();
+    let left = joint.recover(&lost(&["n2", "n3"])).unwrap();
+    assert_eq!(
+        (names(left.stable()), names(left.leaving())),
+        ("n1 n4".to_owned(), "n6".to_owned())
+    );
+    assert_eq!((left.next(), left.gone(), left.phase()), (None, &[][..], Phase::Releasing));
+    assert_eq!(check_successor(&joint, &left), Ok(()));
+    // Only what is lost may be missing.
+    let mut forged = left.fields.as_ref().clone();
+    forged.leaving.clear();
+    forged.stable[0].weight = 9;
+    let forged = ClusterRecord { fields: forged.into() };
+    assert!(check_successor(&joint, &forged).is_err());
+    // Very many names are no longer than a note may be.
+    let many = first(200);
+    let all: BTreeSet<NodeId> = many.stable()[1..].iter().map(|member| member.node).collect();
+    let alone = many.recover(&all).unwrap();
+    assert_eq!(ClusterRecord::decode(&alone.encode()), Ok(alone));
 }
 
 /// Each node makes the first record from its own configuration, in which others may be reached elsewhere.

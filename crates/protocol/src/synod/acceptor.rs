@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Ask, Ballot, DiskId, Instance, Request, Response};
 use crate::record::successor::{SuccessorError, check_successor};
-use crate::record::{ClusterRecord, RecordHash};
+use crate::record::{ClusterRecord, Op, RecordHash};
 
 /// What an acceptor must not forget: stored and synced before an answer that speaks of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,7 +180,9 @@ impl Acceptor {
         if let Some(promised) = self.promised.filter(|promised| *promised > ballot) {
             return Answer::Refused { promised };
         }
-        if check_successor(&self.known, record).is_err() {
+        // A recovery is for when there is nobody to vote.
+        let is_voted_on = record.cause().op != Op::Recover;
+        if !is_voted_on || check_successor(&self.known, record).is_err() {
             return Answer::Rejected;
         }
         match &self.accepted {

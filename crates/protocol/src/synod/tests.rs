@@ -96,6 +96,9 @@ fn only_stable_disks_vote_and_only_on_what_follows() {
     let n1 = &mut acceptor("n1");
     let finished = grown("a").finish(reason()).unwrap();
     assert_eq!(ask(n1, ballot(1, "n1"), Ask::Accept(finished.clone())), Answer::Rejected);
+    let recovered = first(3).recover(&[node("n2"), node("n3")].into()).unwrap();
+    assert_eq!(ask(n1, ballot(1, "n1"), Ask::Accept(recovered.clone())), Answer::Rejected);
+    assert_eq!(acceptor("n1").learn(&recovered), Ok(Learned::Newest), "it is written by hand");
     let later = Request {
         instance: Instance::after(&grown("a")).unwrap(),
         ..request(ballot(1, "n1"), Ask::Prepare)
