@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_engine::config::origin::Origin;
+use quorate_engine::host::Clock;
 use quorate_engine::membership::files;
 use quorate_engine::node::{RELEASE, StartError};
 use quorate_protocol::message::Formation;
@@ -109,7 +110,7 @@ pub(crate) async fn join(
         release: RELEASE.to_owned(),
     };
     let (clients, peers) = (shared(clients)?, shared(peers)?);
-    let pages = Pages::open(config, (clients, peers));
+    let pages = Pages::open(config, host::MachineClock.now(), (clients, peers));
     tracing::info!(%disk, members = ?joining.members, "{}", waits_for(config.node));
     let asking = Asking::new(config, &request)?;
     let found = tokio::select! {

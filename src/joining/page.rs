@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::join_all;
+use quorate_engine::metrics::text::Format;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::time::WallTime;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -18,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::http::port::{self, Bounds, Stop};
+use crate::metrics::collect;
 
 /// Concurrent connections on each port, of people and probes.
 const CONNECTIONS_MAX: usize = 64;
@@ -38,17 +41,29 @@ pub(super) struct Pages {
 
 struct Shown {
     node: NodeId,
+    config: Config,
+    started: WallTime,
     /// What keeps the node from being added, if anything but an operator.
     trouble: Mutex<Option<String>>,
 }
 
 impl Pages {
-    /// Opens the ports of clients and peers.
-    pub(super) fn open(config: &Config, (clients, peers): (TcpListener, TcpListener)) -> Self {
-        let shown = Arc::new(Shown { node: config.node, trouble: Mutex::default() });
+    /// Opens the ports of clients and peers, for a node that was started then.
+    pub(super) fn open(
+        config: &Config,
+        started: WallTime,
+        (clients, peers): (TcpListener, TcpListener),
+    ) -> Self {
+        let shown = Arc::new(Shown {
+            node: config.node,
+            config: config.clone(),
+            started,
+            trouble: Mutex::default(),
+        });
         let stop = Stop::default();
         let for_clients = Router::new()
             .route("/livez", get(|| async { "alive\n" }))
+            .route("/metrics", get(metrics))
             .fallback(waits)
             .with_state(shown.clone());
         let for_peers = Router::new().fallback(waits).with_state(shown.clone());
@@ -72,6 +87,13 @@ impl Pages {
             ended.await;
         }
     }
+}
+
+/// The few metrics of a node that has no store yet.
+async fn metrics(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Response {
+    let format = Format::accepted(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
+    let text = collect::while_joining(&shown.config, shown.started, format);
+    ([(CONTENT_TYPE, format.content_type())], text).into_response()
 }
 
 async fn waits(State(shown): State<Arc<Shown>>) -> Response {

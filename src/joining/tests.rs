@@ -146,6 +146,8 @@ async fn a_node_that_waits_says_so_on_both_ports_and_goes_when_it_is_told_to() {
     let looking = async {
         waiting.shows("waiting to be added to the cluster: quorate layout commit --add n4").await;
         assert_eq!(waiting.ask(0, "/livez").await, (200, "alive\n".to_owned()));
+        let (status, metrics) = waiting.ask(0, "/metrics").await;
+        assert!(status == 200 && metrics.contains("\nquorate_ready 0\n"), "{metrics}");
         for (port, path) in [(0, "/readyz"), (0, "/kv/b/k"), (1, "/peer"), (1, "/join")] {
             let (status, text) = waiting.ask(port, path).await;
             assert!(

@@ -104,7 +104,7 @@ pub(crate) async fn on_join(
                 JoinRefusal::WrongKey(_) => StatusCode::FORBIDDEN,
                 JoinRefusal::OtherCluster { .. }
                 | JoinRefusal::NameTaken { .. }
-                | JoinRefusal::Removed(_) => StatusCode::CONFLICT,
+                | JoinRefusal::Removed { .. } => StatusCode::CONFLICT,
                 JoinRefusal::NoMember => StatusCode::SERVICE_UNAVAILABLE,
             };
             refuse(status, refusal.name(), &refusal.to_string())

@@ -203,6 +203,8 @@ async fn a_node_that_left_serves_nothing_any_more() {
     let newcomer = Newcomer::of(&cluster);
     newcomer.process.launch();
     newcomer.shows(503, WAITS).await;
+    let metrics = newcomer.http.get("/metrics").answer().await;
+    assert!(metrics.text().contains("\nquorate_ready 0\n"), "{}", metrics.text());
     layout(&cluster, &["commit", "--add", "n4", "--yes"]);
     layout(&cluster, &["wait"]);
     newcomer.shows(200, "\"ready\":true").await;
@@ -232,11 +234,53 @@ async fn a_node_that_left_serves_nothing_any_more() {
     assert_eq!(steps(&cluster, 2).await, all);
 }
 
+/// One that was given up before it had started as a member is let go by hand, and is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_that_leaves_is_let_go_by_hand() {
+    let cluster = Cluster::start(Setup::of(3)).await;
+    let newcomer = Newcomer::of(&cluster);
+    newcomer.process.launch();
+    eventually("n1 knows that n4 waits", async || {
+        let shown = cluster.at(1).get("/layout").try_answer().await.ok()?.json();
+        (shown["waiting"][0]["name"] == "n4").then_some(())
+    })
+    .await;
+    newcomer.process.kill();
+    layout(&cluster, &["commit", "--add", "n4", "--yes"]);
+    let early = refused(&cluster, &["release", "n4", "--lost", "--yes"]);
+    assert!(early.contains("n4 is not leaving"), "{early}");
+    layout(&cluster, &["abort", "--yes"]);
+    let shown = cluster.at(1).get("/layout").answer().await.json();
+    assert_eq!((&shown["phase"], &shown["leaving"][0]["rows"]), (&"releasing".into(), &().into()));
+    newcomer.process.launch();
+    newcomer.shows(503, "n4 is not wanted any more").await;
+    layout(&cluster, &["release", "n4", "--lost", "--yes"]);
+    layout(&cluster, &["wait", "--timeout", "10"]);
+    layout(&cluster, &["release", "n4", "--lost", "--yes"]);
+    assert_eq!(steps(&cluster, 1).await, ["release", "abort", "begin", "form"]);
+    newcomer.shows(503, "n4 is not wanted any more").await;
+    let log = newcomer.process.log_text();
+    assert!(log.contains("cannot join") && log.contains("not wanted any more"), "{log}");
+    newcomer.process.kill();
+    newcomer.process.wipe();
+    newcomer.process.launch();
+    newcomer.shows(503, WAITS).await;
+}
+
 /// The steps that a node remembers, newest first.
 async fn steps(cluster: &Cluster, number: usize) -> Vec<String> {
     let history = cluster.at(number).get("/layout/history").answer().await.json();
     let steps = history.as_array().unwrap().iter();
     steps.map(|it| it["cause"]["op"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What `quorate layout` says when it does nothing.
+fn refused(cluster: &Cluster, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let url = format!("http://{}", cluster.client_addr(1));
+    let done = command.arg("layout").args(arguments).args(["--url", &url]).output().unwrap();
+    assert!(!done.status.success(), "quorate layout {arguments:?}");
+    String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
 /// Runs `quorate layout` with these arguments.

@@ -349,6 +349,12 @@ impl ClusterRecord {
         lists.into_iter().find_map(|list| find(list, node))
     }
 
+    /// Whether a disk is in any list, under any name.
+    pub fn has_disk(&self, disk: DiskId) -> bool {
+        let lists = [self.next().unwrap_or_default(), self.stable(), self.leaving()];
+        lists.into_iter().flatten().any(|member| member.disk == disk)
+    }
+
     /// What a disk is that calls itself by this name.
     pub fn standing(&self, node: NodeId, disk: DiskId) -> Standing {
         let known = match self.member(node) {

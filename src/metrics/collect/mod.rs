@@ -18,6 +18,9 @@ use quorate_engine::metrics::desc::Section;
 use quorate_engine::metrics::text::{Format, Writer};
 use quorate_engine::metrics::{operations, requests};
 use quorate_engine::node::Node;
+use quorate_protocol::time::WallTime;
+
+use crate::config::Config;
 
 /// All metrics, in the order in which they are shown and documented.
 pub(crate) const SECTIONS: [Section; 11] = [
@@ -33,6 +36,14 @@ pub(crate) const SECTIONS: [Section; 11] = [
     traces::SECTION,
     process::SECTION,
 ];
+
+/// The metrics of a node that waits to be added to a cluster, since then.
+pub(crate) fn while_joining(config: &Config, started: WallTime, format: Format) -> String {
+    let mut out = Writer::new(format);
+    node::write_joining(&mut out, config);
+    process::write(&mut out, started);
+    out.finish()
+}
 
 /// All metrics of a node.
 pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::Durability;
+use crate::config::{Config, Durability};
 use crate::log;
+use quorate_engine::config::origin::Origin;
 use quorate_engine::metrics::desc::{Desc, Section};
 use quorate_engine::metrics::text::{Writer, seconds};
 use quorate_engine::node::{Node, RELEASE};
@@ -96,16 +97,32 @@ pub(super) const SECTION: Section = Section {
     ],
 };
 
+fn durability(config: &Config) -> &'static str {
+    match config.durability {
+        Durability::Fsync => "fsync",
+        Durability::Buffered => "buffered",
+    }
+}
+
+/// Writes what there is to say of a node that waits to be added to a cluster.
+pub(super) fn write_joining(out: &mut Writer, config: &Config) {
+    out.metric(&BUILD).value(&[RELEASE], 1);
+    let zone = match config.origin() {
+        Ok(Origin::Join(joining)) => joining.zone,
+        Ok(Origin::Layout(_)) | Err(_) => "",
+    };
+    out.metric(&INFO).value(&[config.node.as_str(), zone, durability(config)], 1);
+    out.one(&READY, 0);
+    out.one(&DRAINING, 0);
+    out.one(&LINES_LOST, log::lost());
+}
+
 /// Writes the metrics of the node itself.
 pub(super) fn write(out: &mut Writer, node: &Node) {
     out.metric(&BUILD).value(&[RELEASE], 1);
     let record = node.membership.record();
     let zone = record.member(node.me).map_or("", |mine| mine.zone.as_str());
-    let durability = match node.config.durability {
-        Durability::Fsync => "fsync",
-        Durability::Buffered => "buffered",
-    };
-    out.metric(&INFO).value(&[node.me.as_str(), zone, durability], 1);
+    out.metric(&INFO).value(&[node.me.as_str(), zone, durability(&node.config)], 1);
     let serves = node.accepts_requests().is_ok() && !node.is_draining();
     out.one(&READY, u8::from(serves && distrusted::waits(node).is_none()));
     out.one(&DRAINING, u8::from(node.is_draining()));

@@ -90,9 +90,17 @@ pub enum JoinRefusal {
         /// The member's disk.
         known: DiskId,
     },
-    /// Its disk is leaving the cluster, or was declared dead.
-    #[error("the disk of {0} was removed from the cluster: start it with an empty data_dir")]
-    Removed(NodeId),
+    /// Its disk is leaving the cluster, has left it, or was declared dead.
+    #[error(
+        "{node} is not wanted any more: {why}. Its disk cannot come back: stop it, or start it with an empty \
+         data_dir to ask anew"
+    )]
+    Removed {
+        /// Its name.
+        node: NodeId,
+        /// Why, in words.
+        why: &'static str,
+    },
 }
 
 impl JoinRefusal {
@@ -104,7 +112,7 @@ impl JoinRefusal {
             Self::Invalid { .. } => "invalid",
             Self::NoMember => "no_member",
             Self::NameTaken { .. } => "name_taken",
-            Self::Removed(_) => "removed",
+            Self::Removed { .. } => "removed",
         }
     }
 }
@@ -129,6 +137,10 @@ pub fn answer(node: &Node, newcomer: Newcomer) -> Result<Welcome, JoinRefusal> {
         Standing::Stable | Standing::StableAndNext | Standing::Joining => {
             Ok(Welcome::Added { record, formation })
         }
+        Standing::Stranger if was_member(node, &newcomer) => {
+            let why = "its disk was in the cluster, or about to be, and was let go";
+            Err(JoinRefusal::Removed { node: newcomer.node, why })
+        }
         Standing::Stranger => {
             let members = members_of(&record).into_iter().map(|member| member.addr).collect();
             let now = node.uptime();
@@ -139,8 +151,20 @@ pub fn answer(node: &Node, newcomer: Newcomer) -> Result<Welcome, JoinRefusal> {
             Ok(Welcome::Wait { members })
         }
         Standing::OtherDisk { known } => Err(JoinRefusal::NameTaken { node: newcomer.node, known }),
-        Standing::Gone | Standing::Leaving => Err(JoinRefusal::Removed(newcomer.node)),
+        Standing::Gone => {
+            let why = "its disk was sworn gone";
+            Err(JoinRefusal::Removed { node: newcomer.node, why })
+        }
+        Standing::Leaving => {
+            let why = "the change that added it was given up, or it was removed";
+            Err(JoinRefusal::Removed { node: newcomer.node, why })
+        }
     }
+}
+
+/// Whether a record that is remembered has the disk: what it may have acknowledged then is not known now.
+fn was_member(node: &Node, newcomer: &Newcomer) -> bool {
+    node.record_history().iter().any(|record| record.has_disk(newcomer.disk))
 }
 
 /// The cluster's id and key, in this order, as for frames.
@@ -174,6 +198,9 @@ fn check_values(newcomer: &Newcomer) -> Result<(), JoinRefusal> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use quorate_protocol::record::{Reason, RecordMember};
+    use quorate_protocol::time::WallTime;
+
     use super::*;
     use crate::testing;
 
@@ -244,6 +271,36 @@ mod tests {
         assert_eq!(refused(&|it| it.node = name("n2")), "name_taken");
         assert_eq!(refused(&|it| it.node = name("n1")), "name_taken");
         assert_eq!(node.membership.waiting.all(node.uptime()), []);
+    }
+
+    #[tokio::test]
+    async fn one_whose_change_was_given_up_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = formed(&dir);
+        let first = node.membership.record();
+        let reason = || Reason { by: name("n1"), at: WallTime(1), note: "a test".to_owned() };
+        let n4 = RecordMember {
+            node: name("n4"),
+            disk: DiskId(4),
+            seat: name("n4"),
+            zone: "n4".to_owned(),
+            weight: 1,
+            peer_addr: "n4.test:1".to_owned(),
+            client_addr: None,
+        };
+        let begun = first.begin([first.stable(), &[n4]].concat(), &[], reason()).unwrap();
+        let aborted = begun.abort(&[].into(), reason()).unwrap();
+        let released = aborted.release(name("n4"), reason()).unwrap();
+        node.learn(&begun).unwrap();
+        assert!(matches!(answer(&node, newcomer(&node)), Ok(Welcome::Added { .. })));
+        for record in [aborted, released] {
+            node.learn(&record).unwrap();
+            let told = answer(&node, newcomer(&node)).unwrap_err();
+            assert_eq!(told.name(), "removed");
+            assert!(told.to_string().starts_with("n4 is not wanted any more: "), "{told}");
+        }
+        let other = Newcomer { disk: DiskId(5), ..newcomer(&node) };
+        assert!(matches!(answer(&node, other), Ok(Welcome::Wait { .. })), "an empty disk may");
     }
 
     #[tokio::test]
