@@ -5,6 +5,7 @@
 //! and left out if the store does not answer. That is when the others are needed most.
 
 mod jobs;
+mod layout;
 mod node;
 mod peers;
 mod process;
@@ -23,7 +24,7 @@ use quorate_protocol::time::WallTime;
 use crate::config::Config;
 
 /// All metrics, in the order in which they are shown and documented.
-pub(crate) const SECTIONS: [Section; 11] = [
+pub(crate) const SECTIONS: [Section; 12] = [
     node::SECTION,
     requests::SECTION,
     operations::SECTION,
@@ -31,6 +32,7 @@ pub(crate) const SECTIONS: [Section; 11] = [
     repair::REPAIR,
     repair::TOMBSTONES,
     jobs::SECTION,
+    layout::SECTION,
     peers::SECTION,
     store::SECTION,
     traces::SECTION,
@@ -55,6 +57,7 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     node.metrics.operations.write(&mut out, local_write);
     repair::write(&mut out, node, readings.as_ref());
     jobs::write(&mut out, node);
+    layout::write(&mut out, node);
     peers::write(&mut out, node);
     store::write(&mut out, node, readings.as_ref());
     traces::write(&mut out, node);

@@ -47,7 +47,9 @@ impl Node {
                 sleep(LOOK_EVERY).await;
             }
         }
-        (has_waited || self.epoch() != epoch).then(|| self.view())
+        let begins_again = has_waited || self.epoch() != epoch;
+        self.metrics.layout.restarts.add(u64::from(begins_again));
+        begins_again.then(|| self.view())
     }
 
     /// Whether this epoch is in force, has just begun, and a node that joins by it has not started yet.

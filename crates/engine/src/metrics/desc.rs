@@ -101,7 +101,7 @@ pub struct Section {
 }
 
 /// What the labels mean and which values they have.
-pub const LABELS: [(&str, &str); 17] = [
+pub const LABELS: [(&str, &str); 18] = [
     ("cache", "`row` (whole home rows) or `block` (RocksDB's blocks, blobs and memtables)"),
     ("direction", "`sent` or `received`; of disks `read` or `written`"),
     ("durability", "`fsync` or `buffered`: the setting of that name"),
@@ -121,7 +121,8 @@ pub const LABELS: [(&str, &str); 17] = [
     ("peer", "another node's name"),
     (
         "phase",
-        "part of a request: `mint`, `local_write`, `sync`, `quorum_write`, `quorum_read`; see the metric",
+        "part of a request: `mint`, `local_write`, `sync`, `quorum_write`, `quorum_read`; see the metric. Of \
+         the layout `stable`, `moving` (two are in force) or `releasing` (nodes that left hand over)",
     ),
     ("reason", "why tombstones are not reaped; see the metric"),
     (
@@ -133,6 +134,10 @@ pub const LABELS: [(&str, &str); 17] = [
          or `incomplete`; of traced operations `exported`, `dropped` or `failed`",
     ),
     ("role", "of an acknowledgement: `home` (a home replica) or `fallback` (it keeps a hint)"),
+    (
+        "side",
+        "of a frame of another epoch: `peer` (its sender was behind) or `self` (this node was)",
+    ),
     ("target", "the node that hints are for"),
     ("version", "the release"),
     ("zone", "this node's failure domain"),

@@ -1,7 +1,7 @@
 //! What a node counts for its metrics.
 //!
 //! * `desc`: what a metric is: name, labels, help, and what it means for an operator;
-//! * `requests`, `operations`, `repair`: what is counted as it happens, in atomics without lookups;
+//! * `requests`, `operations`, `repair`, `layout`: what is counted as it happens, in atomics without lookups;
 //!   `totals` puts them together in the node;
 //! * `text`: the two formats that Prometheus reads.
 //!
@@ -9,6 +9,7 @@
 
 pub mod counter;
 pub mod desc;
+pub mod layout;
 pub mod operations;
 pub mod repair;
 pub mod requests;

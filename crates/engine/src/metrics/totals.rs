@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quorate_protocol::time::WallTime;
 use tokio::sync::Semaphore;
 
+use crate::metrics::layout::Layout;
 use crate::metrics::operations::Operations;
 use crate::metrics::repair::Repair;
 use crate::metrics::requests::Requests;
@@ -17,6 +18,8 @@ pub struct Metrics {
     pub operations: Operations,
     /// What repair does.
     pub repair: Repair,
+    /// What comes of different epochs.
+    pub layout: Layout,
     /// When the node started, by the machine's clock.
     pub started: WallTime,
     /// Held while the store is asked for its numbers: a store that hangs is asked once, not again
@@ -31,6 +34,7 @@ impl Metrics {
             requests: Requests::default(),
             operations: Operations::default(),
             repair: Repair::default(),
+            layout: Layout::default(),
             started,
             store_turn: Arc::new(Semaphore::new(1)),
         }

@@ -90,6 +90,9 @@ impl<'a> Batch<'a> {
             self.catch_up().await;
         }
         let is_of_epoch = self.sent_in == self.view.epoch() || mutated(Mutation::OldEpochAccepted);
+        if !is_of_epoch && self.messages.peek().is_some_and(|m| !is_of_any_epoch(m)) {
+            node.metrics.layout.refused(self.sent_in, self.view.epoch());
+        }
         let mut part = Part { replies: Vec::new(), is_last: false, _room: self.room().await };
         part.replies.reserve(self.messages.len());
         let (mut turn, mut bytes) = (Instant::now(), 0);
