@@ -240,48 +240,80 @@ fn hash_of(partitions: u32, members: &[Member]) -> LayoutHash {
 /// The preference lists, position by position over all partitions, so that the load bound holds for
 /// the first n nodes whatever n is.
 fn place(partitions: u32, members: &[Member]) -> Vec<NodeId> {
-    let walks = ring_walks(partitions, members);
-    let zones: BTreeMap<NodeId, &str> = members.iter().map(|m| (m.node, m.zone.as_str())).collect();
-    let zone_count = zones.values().collect::<BTreeSet<_>>().len();
-    let mut lists: Vec<Vec<NodeId>> = vec![Vec::with_capacity(members.len()); partitions as usize];
-    let mut loads: BTreeMap<NodeId, usize> = members.iter().map(|m| (m.node, 0)).collect();
+    let zones = zone_numbers(members);
+    let zone_count = zones.iter().collect::<BTreeSet<_>>().len();
+    let mut lists: Vec<List> = ring_walks(partitions, members)
+        .into_iter()
+        .map(|walk| List {
+            chosen: Vec::with_capacity(walk.len()),
+            left: walk,
+            zones: BTreeSet::new(),
+        })
+        .collect();
+    let mut loads = vec![0; members.len()];
     for position in 0..members.len() {
         let bounds = load_bounds(partitions, members, position + 1);
-        for (walk, list) in walks.iter().zip(&mut lists) {
-            let used: BTreeSet<&str> = list.iter().map(|node| zones[node]).collect();
-            let fresh_zone = used.len() < zone_count;
-            let candidates = || {
-                walk.iter().filter(|node| {
-                    !list.contains(node) && (!fresh_zone || !used.contains(zones[*node]))
-                })
+        for list in &mut lists {
+            let needs_fresh_zone = list.zones.len() < zone_count;
+            let may_be_next = |member: &Place| {
+                !needs_fresh_zone || !list.zones.contains(&zones[usize::from(*member)])
             };
-            let chosen = candidates().find(|node| loads[*node] < bounds[*node]).or_else(|| {
+            let mut candidates =
+                list.left.iter().copied().enumerate().filter(|(_, it)| may_be_next(it));
+            let is_full = |member: Place| loads[usize::from(member)] >= bounds[usize::from(member)];
+            let chosen = candidates.clone().find(|(_, member)| !is_full(*member)).or_else(|| {
                 // All candidates are full: distinct zones outrank the bound. Take the least loaded.
-                candidates().min_by_key(|node| loads[*node].saturating_sub(bounds[*node]))
+                let excess = |member: Place| {
+                    let member = usize::from(member);
+                    loads[member].saturating_sub(bounds[member])
+                };
+                candidates.by_ref().min_by_key(|(_, member)| excess(*member))
             });
-            if let Some(node) = chosen.copied() {
-                list.push(node);
-                loads.entry(node).and_modify(|load| *load += 1);
+            if let Some((at, member)) = chosen {
+                list.left.remove(at);
+                list.chosen.push(member);
+                list.zones.insert(zones[usize::from(member)]);
+                loads[usize::from(member)] += 1;
             }
         }
     }
-    lists.concat()
+    let chosen = lists.iter().flat_map(|list| &list.chosen);
+    chosen.map(|member| members[usize::from(*member)].node).collect()
 }
 
-/// How many of the first `positions` places of all lists each node may take: 1.05 times its fair
+/// A member, by its place among all.
+type Place = u16;
+
+/// A preference list that is being made.
+struct List {
+    chosen: Vec<Place>,
+    /// The others, in the order of the walk.
+    left: Vec<Place>,
+    /// The zones of those that were chosen.
+    zones: BTreeSet<u16>,
+}
+
+/// A number for the zone of each member.
+fn zone_numbers(members: &[Member]) -> Vec<u16> {
+    let names: BTreeSet<&str> = members.iter().map(|member| member.zone.as_str()).collect();
+    let numbers: BTreeMap<&str, u16> = names.into_iter().zip(0..).collect();
+    members.iter().filter_map(|member| numbers.get(member.zone.as_str()).copied()).collect()
+}
+
+/// How many of the first `positions` places of all lists each member may take: 1.05 times its fair
 /// share, which keeps the load even without moving many partitions when a node joins.
-fn load_bounds(partitions: u32, members: &[Member], positions: usize) -> BTreeMap<NodeId, usize> {
+fn load_bounds(partitions: u32, members: &[Member], positions: usize) -> Vec<usize> {
     let weights: usize = members.iter().map(|m| usize::from(m.weight)).sum();
     let places = partitions as usize * positions;
     let bound = |m: &Member| (places * usize::from(m.weight) * 105).div_ceil(weights * 100);
-    members.iter().map(|m| (m.node, bound(m))).collect()
+    members.iter().map(bound).collect()
 }
 
-/// For each partition the walk of the ring over all nodes. The only use of `consistent_hash`.
-fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<NodeId>> {
-    let nodes = members.iter().map(|m| {
+/// For each partition the walk of the ring over all members. The only use of `consistent_hash`.
+fn ring_walks(partitions: u32, members: &[Member]) -> Vec<Vec<Place>> {
+    let nodes = members.iter().zip(0..).map(|(m, place)| {
         let point = xxhash_rust::xxh3::xxh3_64(m.seat.as_str().as_bytes());
-        Node::new(point).value(m.node).quantity(VIRTUAL_NODES * usize::from(m.weight))
+        Node::new(point).value(place).quantity(VIRTUAL_NODES * usize::from(m.weight))
     });
     let ring = StaticHashRing::new(StableHash, nodes);
     let walk = |partition| ring.calc_candidates(&partition).map(|node| node.value).collect();

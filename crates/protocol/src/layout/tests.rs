@@ -114,3 +114,50 @@ fn impossible_layouts_are_named() {
     seats[2].seat = n1;
     assert_eq!(Layout::new(1, 64, seats).err(), Some(LayoutError::DuplicateSeat(n1)));
 }
+
+/// The lists, chosen in the plainest way.
+fn lists_by_definition(partitions: u32, members: &[Member]) -> Vec<NodeId> {
+    let zone_of = |place: &u16| &members[usize::from(*place)].zone;
+    let zone_count = members.iter().map(|m| &m.zone).collect::<BTreeSet<_>>().len();
+    let walks = ring_walks(partitions, members);
+    let mut lists: Vec<Vec<u16>> = vec![Vec::new(); partitions as usize];
+    for position in 0..members.len() {
+        let bounds = load_bounds(partitions, members, position + 1);
+        for at in 0..lists.len() {
+            let load = |place: &u16| lists.iter().flatten().filter(|it| *it == place).count();
+            let used: BTreeSet<_> = lists[at].iter().map(zone_of).collect();
+            let left: Vec<u16> = walks[at]
+                .iter()
+                .filter(|it| !lists[at].contains(it))
+                .filter(|it| used.len() == zone_count || !used.contains(zone_of(it)))
+                .copied()
+                .collect();
+            let room = left.iter().find(|it| load(it) < bounds[usize::from(**it)]);
+            let least =
+                || left.iter().min_by_key(|it| load(it).saturating_sub(bounds[usize::from(**it)]));
+            let chosen = *room.or_else(least).unwrap();
+            lists[at].push(chosen);
+        }
+    }
+    lists.concat().into_iter().map(|place| members[usize::from(place)].node).collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None, ..proptest::prelude::ProptestConfig::with_cases(60)
+    })]
+
+    #[test]
+    fn lists_are_those_of_the_definition(
+        kinds in proptest::collection::vec((0..4u8, 1..5u16), 1..9),
+        partitions in 0..6u32,
+    ) {
+        let member = |(at, (zone, weight)): (usize, &(u8, u16))| {
+            let node = NodeId::parse(&format!("n{at}")).unwrap();
+            Member::new(node, format!("z{zone}"), *weight)
+        };
+        let members: Vec<Member> = kinds.iter().enumerate().map(member).collect();
+        let partitions = 1 << partitions;
+        proptest::prop_assert_eq!(place(partitions, &members), lists_by_definition(partitions, &members));
+    }
+}
