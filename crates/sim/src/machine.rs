@@ -115,7 +115,7 @@ impl Machine {
     /// The id of its disk, if it was drawn.
     pub(crate) fn disk_id(&self) -> Option<DiskId> {
         let disk = membership::files::load_disk(&*self.files, "simulated", self.name).ok()?;
-        disk.is_drawn.then_some(disk.id)
+        disk.drawn
     }
 
     /// It becomes a node: a record names it.

@@ -66,22 +66,27 @@ pub fn store_votes(files: &dyn Files, votes: &State) -> io::Result<()> {
     files.replace(VOTES_FILE, &crate::node::record::encoded(votes))
 }
 
-/// This disk came back without all that it has voted: it has no vote any more. Blocks.
+/// This disk came back without all that it has voted: it has no vote any more, and never again under an id
+/// that was drawn for it. Blocks.
 ///
 /// # Errors
 /// The system's.
 pub fn forget_votes(files: &dyn Files) -> io::Result<()> {
+    // First the id: with it and without a vote it would pass for a disk that has not voted yet.
+    if has_disk(files).map_err(io::Error::other)? {
+        files.replace(DISK_FILE, &[])?;
+    }
     files.replace(VOTES_FILE, &[])
 }
 
 /// The id of this disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnDisk {
-    /// The id.
+    /// The id under which it votes, if it does. A disk for which none was drawn has that of its node's name.
     pub id: DiskId,
-    /// Whether it was drawn for this disk. One that was made before disks had ids, or that is empty, has the
-    /// id of its node's name.
-    pub is_drawn: bool,
+    /// The id that was drawn for it, if one was. It is another one if the disk was given its vote under the
+    /// name while it asked for a record that names this one.
+    pub drawn: Option<DiskId>,
 }
 
 /// The id of this disk.
@@ -89,12 +94,33 @@ pub struct OwnDisk {
 /// # Errors
 /// [`StartError`] if it cannot be read.
 pub fn load_disk(files: &dyn Files, cluster_id: &str, node: NodeId) -> Result<OwnDisk, StartError> {
-    let Some(bytes) = read(files, DISK_FILE)? else {
-        return Ok(OwnDisk { id: DiskId::of_name(cluster_id, node), is_drawn: false });
+    let Some(bytes) = read(files, DISK_FILE)?.filter(|bytes| !bytes.is_empty()) else {
+        return Ok(OwnDisk { id: DiskId::of_name(cluster_id, node), drawn: None });
     };
     let id = <[u8; 16]>::try_from(&bytes[..]);
     let damaged = |_| StartError::Votes(format!("{} is damaged", files.path(DISK_FILE)));
-    Ok(OwnDisk { id: DiskId(u128::from_le_bytes(id.map_err(damaged)?)), is_drawn: true })
+    let id = DiskId(u128::from_le_bytes(id.map_err(damaged)?));
+    Ok(OwnDisk { id, drawn: Some(id) })
+}
+
+/// The id under which this disk votes, as a node that this record names. If it has a vote and is named by the
+/// node's name, it was given that after it had drawn an id ([`OwnDisk::drawn`]).
+///
+/// # Errors
+/// [`StartError`] if the id or the votes cannot be read.
+pub fn load_member_disk(
+    files: &dyn Files,
+    record: &ClusterRecord,
+    node: NodeId,
+) -> Result<OwnDisk, StartError> {
+    let disk = load_disk(files, record.cluster_id(), node)?;
+    let by_name = DiskId::of_name(record.cluster_id(), node);
+    let is_named = record.member(node).is_some_and(|member| member.disk == by_name);
+    Ok(if is_named && load_votes(files)?.is_some() {
+        OwnDisk { id: by_name, ..disk }
+    } else {
+        disk
+    })
 }
 
 /// Gives this disk an id. Blocks.
@@ -110,7 +136,7 @@ pub fn store_disk(files: &dyn Files, disk: DiskId) -> io::Result<()> {
 /// # Errors
 /// [`StartError`] if that cannot be read.
 pub fn has_disk(files: &dyn Files) -> Result<bool, StartError> {
-    Ok(read(files, DISK_FILE)?.is_some())
+    Ok(read(files, DISK_FILE)?.is_some_and(|bytes| !bytes.is_empty()))
 }
 
 /// Stores what a new member starts with: its vote, and the record that it was added by. Blocks. May be

@@ -204,18 +204,32 @@ impl Membership {
         }
     }
 
-    /// Gives this disk a vote if the record knows it by an id that was drawn for it: then it has never had
+    /// Gives this disk a vote once the record names the id that was drawn for it: under that it has never had
     /// one that it could have forgotten. Blocks.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn vote_if_new(&self, me: NodeId, files: &dyn Files) -> std::io::Result<()> {
-        let OwnDisk { id, is_drawn } = *lock(&self.disk);
-        let is_known = self.record().member(me).is_some_and(|member| member.disk == id);
-        if self.votes() || !is_drawn || !is_known {
+        let OwnDisk { id, drawn } = *lock(&self.disk);
+        let Some(drawn) = drawn else { return Ok(()) };
+        let is_named = self.record().member(me).is_some_and(|member| member.disk == drawn);
+        if !is_named || (self.votes() && id == drawn) {
             return Ok(());
         }
+        self.vote_as(drawn);
         self.give_vote(files)
+    }
+
+    /// From now on this disk votes under this id, under which it has not voted.
+    pub(crate) fn vote_as(&self, id: DiskId) {
+        let mut disk = lock(&self.disk);
+        if disk.id == id {
+            return;
+        }
+        disk.id = id;
+        if let Ok(acceptor) = Acceptor::restore(id, (*self.record()).clone(), None) {
+            *lock(&self.acceptor) = acceptor;
+        }
     }
 
     /// Gives this disk a vote. Blocks.

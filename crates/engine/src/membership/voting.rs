@@ -90,13 +90,23 @@ impl Node {
         Ok(reply.response)
     }
 
-    /// Gives this disk a vote: it has not forgotten any. Blocks.
+    /// Gives this disk a vote under the name of its node, if it has none: the cluster is new, so it has
+    /// forgotten none. It may have heard of the formation from a peer first, and have drawn an id. A record
+    /// that names that may be decided yet, and counts then ([`super::Membership::vote_if_new`]). Blocks.
     ///
     /// # Errors
     /// The system's, if that cannot be recorded.
-    pub fn may_vote(&self) -> std::io::Result<()> {
-        let _one_at_a_time = lock(&self.membership.learning);
-        self.membership.give_vote(&*self.host.files)
+    pub fn begin_to_vote(&self) -> std::io::Result<()> {
+        let membership = &self.membership;
+        let _one_at_a_time = lock(&membership.learning);
+        if membership.votes() {
+            return Ok(());
+        }
+        let by_name = DiskId::of_name(&self.config.cluster_id, self.me);
+        if membership.record().member(self.me).is_some_and(|member| member.disk == by_name) {
+            membership.vote_as(by_name);
+        }
+        membership.give_vote(&*self.host.files)
     }
 
     /// Has a record decided that follows the one in force, and takes it over. All members are told.

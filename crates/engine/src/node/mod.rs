@@ -322,20 +322,20 @@ impl Node {
         joins: bool,
     ) -> Result<(), quorate_storage::Error> {
         let _one_at_a_time = self.forming.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_stored = |error: std::io::Error| quorate_storage::Error::Io(error.to_string());
         if self.formation().is_some() {
             if !joins && self.formation() == Some(formation) {
                 // A peer reported it a moment earlier: the cluster is new, so nothing was missed.
                 if !self.filled.is_complete() {
                     self.filled.record_all(&self.store, true)?;
                 }
-                self.begin_to_vote()?;
+                self.begin_to_vote().map_err(not_stored)?;
             }
             return Ok(());
         }
         if joins && !self.membership.votes() {
             // It may be a member's disk that was wiped, with its votes.
-            let forgotten = files::forget_votes(&*self.host.files);
-            forgotten.map_err(|error| quorate_storage::Error::Io(error.to_string()))?;
+            files::forget_votes(&*self.host.files).map_err(not_stored)?;
         }
         self.filled.record_all(&self.store, !joins)?;
         buckets::record_default_n(&self.store, self.header.default_n)?;
@@ -344,18 +344,10 @@ impl Node {
         self.store.put_meta(start::FORMATION_RECORD, &formation.0)?;
         self.formation.get_or_init(|| formation);
         if !joins {
-            self.begin_to_vote()?;
+            self.begin_to_vote().map_err(not_stored)?;
         }
         tracing::info!(joins, "cluster formation recorded");
         Ok(())
-    }
-
-    /// The cluster is new: this disk has forgotten no vote.
-    fn begin_to_vote(&self) -> Result<(), quorate_storage::Error> {
-        if self.membership.votes() {
-            return Ok(());
-        }
-        self.may_vote().map_err(|error| quorate_storage::Error::Io(error.to_string()))
     }
 
     /// What this node holds of each partition.

@@ -160,7 +160,7 @@ pub fn look(
         return Err(RecoverError::NothingHere);
     }
     let known = newest(here, wanted.newest.as_deref())?;
-    let disk = files::load_disk(files, &config.cluster_id, me)?.id;
+    let disk = files::load_member_disk(files, &known, me)?.id;
     match known.standing(me, disk) {
         Standing::Stable | Standing::StableAndNext | Standing::Joining | Standing::Leaving => {}
         Standing::Gone | Standing::OtherDisk { .. } | Standing::Stranger => {
@@ -248,7 +248,7 @@ impl Found {
         self.forget_new_homes(before, &after)?;
         if !self.is_done {
             // Nobody has voted after this record: who forgot what it voted before has forgotten nothing.
-            let disk = files::load_disk(files, &config.cluster_id, config.node)?.id;
+            let disk = files::load_member_disk(files, record, config.node)?.id;
             files::store_votes(files, &Acceptor::restore(disk, record.clone(), None)?.state())?;
             files::store_record(files, record)?;
         }

@@ -213,7 +213,7 @@ fn membership(
     (record, epochs): (ClusterRecord, Arc<Epochs>),
     (is_decided, has_formed): (bool, bool),
 ) -> Result<Membership, StartError> {
-    let disk = files::load_disk(&*host.files, &config.cluster_id, config.node)?;
+    let disk = files::load_member_disk(&*host.files, &record, config.node)?;
     let votes = files::load_votes(&*host.files)?;
     // A store that was filled before there were votes has forgotten none.
     let is_of_before = has_formed && !is_decided && !files::knows_of_votes(&*host.files)?;
