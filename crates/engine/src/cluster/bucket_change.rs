@@ -7,6 +7,7 @@ use quorate_protocol::bucket::Settings;
 use quorate_protocol::bucket_table::Table;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::Bucket;
+use quorate_protocol::reassign::ReplicaCounts;
 
 use crate::cluster::buckets::BucketsError;
 use crate::host::Urgency;
@@ -62,9 +63,23 @@ async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
     node.buckets.read().table().record(bucket).is_none()
 }
 
+/// Merges a peer's table into this node's. Returns whether it had anything newer. Blocks.
+///
+/// # Errors
+/// The store's; the table is as before then.
+pub fn take_now(node: &Node, table: &Table) -> Result<bool, quorate_storage::Error> {
+    // First: else a change of the layout could end before this node has what it needs for another n.
+    let view = node.view();
+    if view.placement().next().is_some() {
+        let ns = ReplicaCounts::of(table, &node.buckets.defaults).distinct();
+        node.filled.extend(&node.store, (node.me, view.placement()), &ns)?;
+    }
+    node.buckets.merge(&node.store, table)
+}
+
 /// Merges a peer's table into this node's. The reply has all of this node's if `want_all`, else nothing.
 pub async fn take(node: &Arc<Node>, table: Table, want_all: bool) -> Reply {
-    let merge = move |node: &Node| node.buckets.merge(&node.store, &table);
+    let merge = move |node: &Node| take_now(node, &table);
     match replica::on_blocking_pool(node, merge).await {
         Ok(_) if want_all => ClusterReply::Buckets { table: node.buckets.table() }.into(),
         Ok(_) => ClusterReply::Buckets { table: Table::default() }.into(),

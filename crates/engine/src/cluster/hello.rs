@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
 use crate::background::jobs::JobState;
+use crate::cluster::bucket_change;
 use crate::cluster::generation::TWIN_FILE;
 use crate::liveness::health::{PROBES_PER_GREETING, State};
 use crate::node::Node;
@@ -171,8 +172,7 @@ async fn agree_on_buckets(node: &Arc<Node>, peer: NodeId) -> bool {
     else {
         return false;
     };
-    let merged =
-        replica::on_blocking_pool(node, move |node| node.buckets.merge(&node.store, &table));
+    let merged = replica::on_blocking_pool(node, move |node| bucket_change::take_now(node, &table));
     match merged.await {
         Ok(_) => true,
         Err(error) => {

@@ -344,9 +344,10 @@ impl Raises {
         };
         self.received.retain(|(other, change, _)| *other != bucket || *change == changed);
         let (n, view) = (ns.n(bucket.as_str()), &node.view());
+        // One that becomes a home replica for the n before holds no more by that: the layout is changing.
         let is_new = |partition: &Partition| {
-            let is_home = |n: u16| view.is_home(node.me, Tree { partition: *partition, n });
-            is_home(n) && !is_home(before)
+            let tree = |n: u16| Tree { partition: *partition, n };
+            view.is_home(node.me, tree(n)) && !view.is_old_home(node.me, tree(before))
         };
         let had =
             |partition: &Partition| self.received.contains(&(bucket.clone(), changed, *partition));

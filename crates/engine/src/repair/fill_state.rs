@@ -27,6 +27,9 @@ struct Moving {
     wanted: BTreeSet<Partition>,
     /// Those of them that it has received.
     received: BTreeSet<Partition>,
+    /// How many of these are recorded.
+    #[serde(skip)]
+    recorded: usize,
 }
 
 /// Which partitions were received. Recorded in the store.
@@ -53,7 +56,9 @@ impl FillState {
         let complete = AtomicBool::new(ready.iter().all(|ready| *ready));
         let ready = ready.into_iter().map(AtomicBool::new).collect();
         let doubtful = Doubtful::load(store)?;
-        let moving = Mutex::new(record::load(store, MOVING_RECORD)?.unwrap_or_default());
+        let mut moving: Moving = record::load(store, MOVING_RECORD)?.unwrap_or_default();
+        moving.recorded = moving.received.len();
+        let moving = Mutex::new(moving);
         Ok(Self { ready, complete, recording: Mutex::new(()), moving, doubtful })
     }
 
@@ -90,9 +95,36 @@ impl FillState {
             true => wanted.clone(),
             false => BTreeSet::new(),
         };
-        let moving = Moving { epoch, wanted, received };
+        let moving = Moving { epoch, wanted, recorded: received.len(), received };
         record::put(store, MOVING_RECORD, &moving)?;
         *self.lock() = moving;
+        Ok(())
+    }
+
+    /// Buckets may be given these n while the layout changes: where `me` becomes a home replica for one of them
+    /// it has to receive as well. Durable on return. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn extend(
+        &self,
+        store: &Store,
+        (me, placement): (NodeId, &Placement),
+        ns: &BTreeSet<u16>,
+    ) -> Result<(), Error> {
+        let all = (0..placement.partitions()).map(|p| Partition(p as u16));
+        let becomes = |p: &Partition| ns.iter().any(|n| placement.is_new_home(me, *p, *n));
+        let mut next = self.lock().clone();
+        let known = next.wanted.len();
+        next.wanted.extend(all.filter(becomes));
+        if next.epoch != placement.epoch().number || next.wanted.len() == known {
+            return Ok(());
+        }
+        record::put(store, MOVING_RECORD, &next)?;
+        let mut now = self.lock();
+        if now.epoch == next.epoch {
+            now.wanted = next.wanted;
+        }
         Ok(())
     }
 
@@ -130,11 +162,11 @@ impl FillState {
     }
 
     /// How many partitions this node becomes a home replica of in the change under way, and how many of them
-    /// it has not received.
+    /// it has not received durably: the change must not end because of what a crash takes back.
     pub fn move_progress(&self) -> (u32, u32) {
         let moving = self.lock();
-        let (wanted, received) = (moving.wanted.len() as u32, moving.received.len() as u32);
-        (wanted, wanted - received)
+        let (wanted, received) = (moving.wanted.len(), moving.recorded);
+        (wanted as u32, wanted.saturating_sub(received) as u32)
     }
 
     /// All partitions that are to be received: after this node lost them, and because the layout changes.
@@ -181,7 +213,9 @@ impl FillState {
             partition.store(ready, Release);
         }
         if !ready {
-            self.lock().received.clear();
+            let mut moving = self.lock();
+            moving.received.clear();
+            moving.recorded = 0;
         }
         self.record(store)
     }
@@ -205,6 +239,10 @@ impl FillState {
         let moving = self.lock().clone();
         if !moving.wanted.is_empty() {
             record::put(store, MOVING_RECORD, &moving)?;
+            let mut now = self.lock();
+            if now.epoch == moving.epoch {
+                now.recorded = moving.received.len().min(now.received.len());
+            }
         }
         self.complete.store(record.iter().all(|ready| *ready == 1), Release);
         Ok(())
