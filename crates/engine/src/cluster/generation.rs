@@ -97,10 +97,18 @@ struct Durable {
     own_records: u64,
 }
 
+/// The starts of a disk that joins by the record of an epoch are numbered from here on: above those of any
+/// earlier disk under its name, which peers remember, as no disk starts so often in one epoch. Else the new
+/// one would be told that it is behind, and lose the vote that it was given.
+pub fn first_number_in(epoch: u64) -> u64 {
+    epoch.saturating_mul(1 << 20)
+}
+
 impl Generation {
     /// Records a new start. If the last one ended by starting over, rows too old to be believed are
     /// set aside; [`Generation::starts_over`] is then true, and no partition is ready. `is_filled`:
-    /// whether the last start had received all partitions.
+    /// whether the last start had received all partitions. The first start of a store has a number above
+    /// `above`.
     ///
     /// # Errors
     /// [`StartError`] if a record cannot be read or written.
@@ -108,14 +116,16 @@ impl Generation {
         store: &Store,
         (now, nonce): (WallTime, u64),
         grace_ms: u64,
-        has_peers: bool,
-        is_filled: bool,
+        (has_peers, is_filled): (bool, bool),
+        above: u64,
     ) -> Result<Self, StartError> {
         let last: LastStart = record::load(store, START_RECORD)?.unwrap_or_default();
+        let is_first = last.number == 0;
         let over: Option<StartOver> = record::load(store, START_OVER_RECORD)?.flatten();
         let alive_at = store.alive_at()?;
         let keeps_rows = alive_at.is_none_or(|at| may_keep_rows(at, now, grace_ms));
-        let number = over.map_or(last.number + 1, |over| over.number.max(last.number + 1));
+        let next = if is_first { above.saturating_add(1) } else { last.number + 1 };
+        let number = over.map_or(next, |over| over.number.max(next));
         // The record may be as old as the rows: a copy made before starting over.
         let too_old = over.is_some_and(|over| !(over.keeps_rows && keeps_rows));
         if too_old {
@@ -126,10 +136,10 @@ impl Generation {
             store.set_rows_aside(&format!("start-{number:010}"))?;
         }
         let was_empty = record::load(store, CAME_EMPTY_RECORD)?.unwrap_or(false) && !is_filled;
-        let came_empty = too_old || last.number == 0 || was_empty;
+        let came_empty = too_old || is_first || was_empty;
         record::put(store, CAME_EMPTY_RECORD, &came_empty)?;
         // A new disk fills too, if there is a cluster to fill it from.
-        let fills = over.is_some() || last.number == 0;
+        let fills = over.is_some() || is_first;
         let filled_at = if fills { number } else { last.filled_at };
         record::put(store, START_RECORD, &LastStart { number, filled_at })?;
         let memory: Option<Memory> = record::load(store, PEERS_RECORD)?;

@@ -20,7 +20,7 @@ use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
 use crate::cluster::buckets::{self, Buckets};
-use crate::cluster::generation::{Generation, TWIN_FILE};
+use crate::cluster::generation::{Generation, TWIN_FILE, first_number_in};
 use crate::cluster::placement;
 use crate::cluster::wall_clock::WallClock;
 use crate::config::origin::Origin;
@@ -95,7 +95,8 @@ impl Node {
             &stop,
         );
         let formation = recorded_formation(&store, (layout, header.default_n), is_decided)?;
-        let (filled, generation) = begin_generation(&config, layout, &host, &store)?;
+        let above = if is_decided { first_number_in(record.epoch()) } else { 0 };
+        let (filled, generation) = begin_generation(&config, layout, (&host, above), &store)?;
         let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
         // In case that the record was stored, and no more.
         filled.begin(&store, (config.node, &placement), buckets.ns())?;
@@ -229,17 +230,19 @@ fn membership(
     Ok(membership)
 }
 
-/// Begins the generation of this start: with the rows that are here, or over.
+/// Begins the generation of this start: with the rows that are here, or over. If it is the first one, its
+/// number is above `above`.
 fn begin_generation(
     config: &Config,
     layout: &Layout,
-    host: &Host,
+    (host, above): (&Host, u64),
     store: &Store,
 ) -> Result<(FillState, Generation), StartError> {
     let filled = FillState::load(store, layout.partitions())?;
     let by = (host.clock.now(), host.chance.draw());
     let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
-    let generation = Generation::load(store, by, grace_ms, has_peers, filled.is_complete())?;
+    let peers_and_rows = (has_peers, filled.is_complete());
+    let generation = Generation::load(store, by, grace_ms, peers_and_rows, above)?;
     if generation.starts_over(store)? {
         filled.record_all(store, false)?;
         let forgotten = files::forget_votes(&*host.files);

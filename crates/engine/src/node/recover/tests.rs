@@ -92,7 +92,7 @@ fn the_record_goes_on_without_the_lost_and_its_votes_begin_anew() {
     assert!(all().all(|p| filled.is_ready(p) == before.is_old_home(name("n1"), p, 3)));
     assert!(!filled.is_complete());
     let by = (WallTime(1), 7);
-    let generation = Generation::load(&store, by, 1_000, true, filled.is_complete()).unwrap();
+    let generation = Generation::load(&store, by, 1_000, (true, filled.is_complete()), 0).unwrap();
     assert!(generation.came_empty(), "it holds nothing of what it lacks");
     let is_lost = |p: &Partition| {
         let homes = first.stable_layout();
