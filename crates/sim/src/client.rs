@@ -196,12 +196,12 @@ impl Client {
     /// Why it did not answer.
     pub(crate) async fn read_from(&mut self, node: &Arc<Node>, key: &Key) -> Result<(), String> {
         let begun = self.world.record().tick();
-        let view = node.view();
-        let terms = view.read_terms(key, &asked(2, false)).map_err(|error| error.to_string())?;
+        let (view, r) = (node.view(), two_of(node));
+        let terms = view.read_terms(key, &asked(r, false)).map_err(|error| error.to_string())?;
         let options = ReadOptions { view, terms, timeout_ms: 5_000 };
         let read = entry::read(node, key, options, Recorder::off()).await.0;
         let object = read.map_err(|why| format!("a read of {key}: {why:?}"))?;
-        self.saw(key.clone(), &Read { begun, r: 2, strict: true }, &object);
+        self.saw(key.clone(), &Read { begun, r, strict: true }, &object);
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Client {
     /// What did not work.
     pub(crate) async fn overwrite(&mut self, node: &Arc<Node>, key: &Key) -> Result<(), String> {
         self.read_from(node, key).await?;
-        let (number, end) = self.replace(key, true, 2).await;
+        let (number, end) = self.replace(key, true, two_of(node)).await;
         if !matches!(end, End::Acked { .. }) {
             return Err(format!("a write of {key}: {end:?}"));
         }
@@ -437,6 +437,11 @@ async fn list_all(node: Arc<Node>) -> Option<Vec<Key>> {
             return Some(keys);
         }
     }
+}
+
+/// A quorum of three home replicas, or as many as there are.
+fn two_of(node: &Node) -> u16 {
+    node.view().placement().layout().node_count().min(2)
 }
 
 fn asked(needed: u16, sloppy: bool) -> QuorumOptions {

@@ -31,7 +31,7 @@ impl Records {
             }) {
                 continue;
             }
-            for record in node.membership.history() {
+            for record in node.record_history() {
                 one_record_of_each_epoch(&node, seen.get(&record.epoch()), &record)?;
                 if seen.insert(record.epoch(), record.clone()).is_some() {
                     continue;

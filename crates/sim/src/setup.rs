@@ -192,7 +192,17 @@ impl Setup {
         // What can be lost on one machine must be on two.
         setup.w_min = if setup.faults.iter().any(|fault| fault.takes_a_copy()) { 2 } else { 1 };
         setup.w = setup.w.max(setup.w_min);
+        if setup.spares > 0 && setup.w_min == 1 && dice.percent(20) {
+            setup.begin_small(dice);
+        }
         setup
+    }
+
+    /// There are fewer nodes than keys have replicas, until others have joined.
+    fn begin_small(&mut self, dice: &mut Dice) {
+        self.nodes = dice.between(1, 2) as usize;
+        self.victim = dice.index(self.nodes);
+        self.spares += 1;
     }
 
     /// Three nodes and a key, where nothing happens by itself.
@@ -327,7 +337,7 @@ impl Setup {
             value if (min..=max).contains(&value) => Ok(()),
             value => Err(format!("{name} must be from {min} to {max}, not {value}")),
         };
-        in_range("nodes", self.nodes as u64, 3, 9)?;
+        in_range("nodes", self.nodes as u64, 1, 9)?;
         in_range("spares", self.spares as u64, 0, 9)?;
         in_range("victim", self.victim as u64, 0, self.nodes as u64 - 1)?;
         in_range("keys", self.keys as u64, 1, KEYS_MAX as u64)?;
@@ -362,7 +372,7 @@ impl Setup {
         }
         add(&|setup| setup.spares = setup.spares.min(1));
         add(&|setup| setup.keys = 1);
-        add(&|setup| (setup.nodes, setup.victim) = (3, setup.victim.min(2)));
+        add(&|setup| (setup.nodes, setup.victim) = (setup.nodes.min(3), setup.victim.min(2)));
         add(&|setup| setup.clients = (setup.clients - 1).max(1));
         add(&|setup| setup.requests = (setup.requests - 1).max(1));
         add(&|setup| setup.latency_ms_max = 0);
