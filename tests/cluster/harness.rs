@@ -486,8 +486,8 @@ impl Cluster {
     }
 }
 
-/// The answer to a fault. A node that was just launched may not listen yet, and one that was just added to the
-/// cluster may still show that it waits.
+/// The answer to a fault. A node that was just launched may not listen yet, and one that was just added to
+/// the cluster may still show that it waits.
 async fn obeyed(ask: Ask) -> Option<Answer> {
     ask.try_answer().await.ok().filter(|answer| answer.status != 503)
 }

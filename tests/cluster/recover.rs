@@ -32,28 +32,40 @@ async fn two_of_five_disks_go_on_without_the_others() {
         std::fs::remove_dir_all(cluster.data_dir(number)).ok();
     }
 
-    let nothing = recover(&cluster, 2, &[]);
-    assert!(text(&nothing.stderr).contains("nothing is left here"), "{nothing:?}");
-    let first = recover(&cluster, 1, &[]);
-    assert!(first.status.success(), "{first:?}");
-    assert!(text(&first.stderr).contains("epoch 1, hash "), "{first:?}");
-    let hash = hash_in(&text(&first.stdout));
-    let other = recover(&cluster, 4, &["--expect", &"0".repeat(32)]);
-    assert!(!other.status.success() && text(&other.stderr).contains(&hash), "{other:?}");
-    let second = recover(&cluster, 4, &["--expect", &hash]);
-    assert!(second.status.success(), "{second:?}");
-    let again = recover(&cluster, 4, &["--expect", &hash]);
-    assert!(again.status.success(), "{again:?}");
-
+    let hash = recover_both(&cluster);
     for number in [1, 4] {
         cluster.launch(number);
     }
+    accept_what_is_lost(&cluster, &lost).await;
+    both_serve_and_decide(&cluster, (&hash, &kept)).await;
+    a_lost_one_is_refused(&cluster, &kept_aside.path().join("data")).await;
+}
+
+/// Has the two disks that are left go on. Returns the hash of the record with which they do.
+fn recover_both(cluster: &Cluster) -> String {
+    let nothing = recover(cluster, 2, &[]);
+    assert!(text(&nothing.stderr).contains("nothing is left here"), "{nothing:?}");
+    let first = recover(cluster, 1, &[]);
+    assert!(first.status.success(), "{first:?}");
+    assert!(text(&first.stderr).contains("epoch 1, hash "), "{first:?}");
+    let hash = hash_in(&text(&first.stdout));
+    let other = recover(cluster, 4, &["--expect", &"0".repeat(32)]);
+    assert!(!other.status.success() && text(&other.stderr).contains(&hash), "{other:?}");
+    let second = recover(cluster, 4, &["--expect", &hash]);
+    assert!(second.status.success(), "{second:?}");
+    let again = recover(cluster, 4, &["--expect", &hash]);
+    assert!(again.status.success(), "{again:?}");
+    hash
+}
+
+/// Nothing is said of what no disk holds until an operator accepts that it is lost.
+async fn accept_what_is_lost(cluster: &Cluster, lost: &[String]) {
     let waits = within(Duration::from_secs(60), "n1 knows what is lost", async || {
         let ready = cluster.at(1).get("/readyz").try_answer().await.ok()?.text();
         ready.contains("lost their data").then_some(ready)
     });
     assert!(waits.await.contains("all replicas of "));
-    for key in &lost {
+    for key in lost {
         let read = cluster.at(1).get(&format!("/kv/{key}")).answer().await;
         assert_eq!(read.status, 503, "it is not known to be absent: {}", read.text());
     }
@@ -70,16 +82,19 @@ async fn two_of_five_disks_go_on_without_the_others() {
         Some(())
     })
     .await;
+}
+
+async fn both_serve_and_decide(cluster: &Cluster, (hash, kept): (&str, &[String])) {
     cluster.wait_ready(1).await;
     cluster.wait_ready(4).await;
     let layout = cluster.at(4).get("/layout").answer().await.json();
     let members = layout["members"].as_array().unwrap().iter();
     let members: Vec<&str> = members.map(|it| it["name"].as_str().unwrap()).collect();
-    assert_eq!((&layout["epoch"], &layout["hash"]), (&"2".into(), &hash.clone().into()));
+    assert_eq!((&layout["epoch"], &layout["hash"]), (&"2".into(), &hash.into()));
     assert_eq!(members, ["n1", "n4"]);
     for number in [1, 4] {
-        for key in &kept {
-            served(&cluster, number, key).await;
+        for key in kept {
+            served(cluster, number, key).await;
         }
     }
     let put = cluster.at(4).put("/kv/b/new?w=2").value("v").answer().await;
@@ -90,9 +105,11 @@ async fn two_of_five_disks_go_on_without_the_others() {
     set.args(accepted.iter().flat_map(|name| ["--accept", name])).arg("--url");
     let set = set.arg(format!("http://{}", cluster.client_addr(1))).output().unwrap();
     assert!(set.status.success(), "{set:?}");
+}
 
-    // One that was lost, and comes back as it was.
-    copy(&kept_aside.path().join("data"), &cluster.data_dir(3));
+/// One that was lost comes back as it was.
+async fn a_lost_one_is_refused(cluster: &Cluster, data: &Path) {
+    copy(data, &cluster.data_dir(3));
     for _ in 0..2 {
         cluster.launch(3);
         let removed = async || {

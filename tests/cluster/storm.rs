@@ -70,8 +70,8 @@ pub(crate) struct Plan {
     talks: bool,
 }
 
-/// How many files each node may have open: enough for a hundred clients and four peers, or for nine peers that a
-/// layout that changes may have.
+/// How many files each node may have open: enough for a hundred clients and four peers, or for nine peers
+/// that a layout that changes may have.
 const DESCRIPTORS_MAX: u32 = 1000;
 const DESCRIPTORS_GROWN_MAX: u32 = 2000;
 

@@ -32,9 +32,9 @@
 //!
 //! The client follows a cluster whose members change: every answer carries the epoch of the layout, and after
 //! a later one than it knows, a refused connection, or an answer of a node that was removed (503 `removed`),
-//! the client looks at the cluster again, once within one to two seconds. Nodes that were added are asked like
-//! the others, those that were removed no more; those that it was given stay, and are asked if no other
-//! answers.
+//! the client looks at the cluster again, once within one to two seconds. Nodes that were added are asked
+//! like the others, those that were removed no more; those that it was given stay, and are asked if no
+//! other answers.
 //!
 //! # Retries
 //!

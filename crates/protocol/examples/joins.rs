@@ -3,7 +3,8 @@
 //!
 //! `cargo run --release --example joins -p quorate-protocol`
 
-#![allow(clippy::unwrap_used)]
+// It prints, and measures how long a computation takes.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -35,7 +36,8 @@ fn main() {
                 let bytes = begun(&planned, &base).encode().len();
                 let (moved, least) = (planned.moves.replicas, planned.moves.least);
                 println!(
-                    "| {nodes} | {zones} | {partitions} | {name} | {moved} | {least} | {bytes} | {placed_ms} |"
+                    "| {nodes} | {zones} | {partitions} | {name} | {moved} | {least} | {bytes} \
+                     | {placed_ms} |"
                 );
             }
         }

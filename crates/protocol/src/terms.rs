@@ -277,7 +277,8 @@ mod tests {
         assert_eq!((terms.n, terms.needed(), terms.to_read_first().needed()), (1, 1, 1));
     }
 
-    /// The usual counts are capped by the nodes there are, and grow with them; what a request asks is refused.
+    /// The usual counts are capped by the nodes there are, and grow with them; what a request asks is
+    /// refused.
     #[test]
     fn fewer_nodes_than_n_keep_a_replica_each() {
         let bucket = Properties { w: Count::Exactly(3), ..Properties::default() };

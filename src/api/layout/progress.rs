@@ -89,7 +89,7 @@ pub(super) async fn of_change(
     let replicas = loads(placement.layout(), n).get(&node.me).copied().unwrap_or_default();
     let bytes = change::holds(node).await.map(|held| held.bytes);
     let facts = Facts {
-        bytes_per_replica: bytes.and_then(|bytes| bytes.checked_div(u64::from(replicas))),
+        bytes_per_replica: bytes.and_then(|bytes| bytes.checked_div(replicas)),
         // Who receives begins anew with each record of two layouts.
         elapsed_ms: node.now().0.saturating_sub(record.cause().reason.at.0),
     };

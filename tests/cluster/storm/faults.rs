@@ -13,8 +13,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::operator::{Blow, Order, Step};
 
-/// One fault, or the end of one. Nodes are numbered as they are at the beginning; the injector strikes others in
-/// their place once the members have changed.
+/// One fault, or the end of one. Nodes are numbered as they are at the beginning; the injector strikes
+/// others in their place once the members have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// kill -9.

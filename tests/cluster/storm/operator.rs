@@ -414,8 +414,8 @@ impl Operator {
         has_ended.then_some(shown)
     }
 
-    /// Once all faults have ended: waits until the change under way has, and does what only an operator can, as
-    /// long as there is something. Then the keys are where the last record has them.
+    /// Once all faults have ended: waits until the change under way has, and does what only an operator
+    /// can, as long as there is something. Then the keys are where the last record has them.
     pub(crate) async fn end(&self) {
         let begun = Instant::now();
         let order = Order { step: Step::Abort, draw: 1, blow: Blow::None, after_ms: 0 };

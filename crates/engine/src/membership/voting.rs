@@ -92,7 +92,7 @@ impl Node {
 
     /// Gives this disk a vote under the name of its node, if it has none: the cluster is new, so it has
     /// forgotten none. It may have heard of the formation from a peer first, and have drawn an id. A record
-    /// that names that may be decided yet, and counts then ([`super::Membership::vote_if_new`]). Blocks.
+    /// that names that may be decided yet, and counts then (`vote_if_new`). Blocks.
     ///
     /// # Errors
     /// The system's, if that cannot be recorded.

@@ -119,7 +119,8 @@ struct Writing<'a, 'r, Tell> {
     put: Put,
     reply_to: ReplyTo,
     mailbox: Mailbox,
-    /// Whether the outcome does not stand: the epoch has changed, or is about to, or a node is about to start.
+    /// Whether the outcome does not stand: the epoch has changed, or is about to, or a node is about to
+    /// start.
     has_moved: bool,
     teller: &'a mut Teller<'r, Tell>,
 }

@@ -101,8 +101,8 @@ impl FillState {
         Ok(())
     }
 
-    /// Buckets may be given these n while the layout changes: where `me` becomes a home replica for one of them
-    /// it has to receive as well. Durable on return. Blocks.
+    /// Buckets may be given these n while the layout changes: where `me` becomes a home replica for one of
+    /// them it has to receive as well. Durable on return. Blocks.
     ///
     /// # Errors
     /// The store's.
