@@ -45,7 +45,7 @@ fn header(nodes: usize) -> Header {
         to: name("n1"),
         epoch: Epoch { number: 1, hash: layout.hash() },
         partitions: 1024,
-        default_n: nodes.min(3) as u16,
+        default_n: 3,
     }
 }
 

@@ -125,8 +125,8 @@ fn what_is_not_safe_is_refused_in_words() {
     let locked = refused(&disk, &wanted(LOST));
     assert!(locked.to_string().contains("another process has it open"), "{locked}");
     drop(running);
-    files::store_disk(&disk.files, DiskId(99)).unwrap();
     files::forget_votes(&disk.files).unwrap();
+    files::store_disk(&disk.files, DiskId(99)).unwrap();
     let wiped = refused(&disk, &wanted(LOST));
     assert!(matches!(wiped, RecoverError::NoMember { .. }), "{wiped}");
 }
