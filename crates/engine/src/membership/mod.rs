@@ -285,7 +285,7 @@ impl Node {
         // Before the record is in force: what this node becomes a home replica of is not ready then.
         let (old, ns) = (self.view(), self.buckets.ns());
         self.filled.forget_new_homes(&self.store, self.me, (old.placement(), &placement), &ns)?;
-        self.filled.begin(&self.store, (self.me, &placement), self.buckets.ns())?;
+        self.filled.begin(&self.store, (self.me, &placement), ns)?;
         lock(&membership.acceptor).learn(record).map_err(|_| LearnError::Foreign)?;
         self.buckets.place(placement);
         *membership.current.write().unwrap_or_else(PoisonError::into_inner) = next.clone();

@@ -41,6 +41,11 @@ pub struct FillState {
     pub(super) doubtful: Doubtful,
 }
 
+/// All partitions, in order.
+fn partitions_of(placement: &Placement) -> impl Iterator<Item = Partition> + use<> {
+    (0..placement.partitions()).map(|p| Partition(p as u16))
+}
+
 impl FillState {
     /// Loads what this node has recorded; without a record nothing is ready.
     ///
@@ -78,18 +83,13 @@ impl FillState {
         if placement.next().is_none() || self.lock().epoch == epoch {
             return Ok(());
         }
-        let partitions = || (0..placement.partitions()).map(|p| Partition(p as u16));
         let becomes = |p: &Partition| ns.iter().any(|n| placement.is_new_home(me, *p, *n));
         let was = |p: &Partition| ns.iter().any(|n| placement.is_old_home(me, *p, *n));
-        let wanted: BTreeSet<Partition> = partitions().filter(becomes).collect();
+        let wanted: BTreeSet<Partition> = partitions_of(placement).filter(becomes).collect();
         // Rows that are left of an earlier time say nothing. Where it is a home replica already, for a larger
         // n, it goes on answering for that.
         let is_to_forget = |p: &&Partition| !was(p) && !mutated(Mutation::NewHomeReadyAtOnce);
-        for partition in wanted.iter().filter(is_to_forget) {
-            if let Some(ready) = self.ready.get(usize::from(partition.0)) {
-                ready.store(false, Release);
-            }
-        }
+        self.set_ready(wanted.iter().filter(is_to_forget), false);
         self.record(store)?;
         let received = match mutated(Mutation::NewHomeReadyAtOnce) {
             true => wanted.clone(),
@@ -112,11 +112,10 @@ impl FillState {
         (me, placement): (NodeId, &Placement),
         ns: &BTreeSet<u16>,
     ) -> Result<(), Error> {
-        let all = (0..placement.partitions()).map(|p| Partition(p as u16));
         let becomes = |p: &Partition| ns.iter().any(|n| placement.is_new_home(me, *p, *n));
         let mut next = self.lock().clone();
         let known = next.wanted.len();
-        next.wanted.extend(all.filter(becomes));
+        next.wanted.extend(partitions_of(placement).filter(becomes));
         if next.epoch != placement.epoch().number || next.wanted.len() == known {
             return Ok(());
         }
@@ -147,16 +146,11 @@ impl FillState {
                 |n: &u16| before.is_old_home(me, *p, *n) || before.is_new_home(me, *p, *n);
             ns.iter().any(was_or_became)
         };
-        let all = (0..after.partitions()).map(|p| Partition(p as u16));
-        let new: Vec<Partition> = all.filter(|p| is_home(p) && !was(p)).collect();
+        let new: Vec<Partition> = partitions_of(after).filter(|p| is_home(p) && !was(p)).collect();
         if new.is_empty() {
             return Ok(0);
         }
-        for partition in &new {
-            if let Some(ready) = self.ready.get(usize::from(partition.0)) {
-                ready.store(false, Release);
-            }
-        }
+        self.set_ready(&new, false);
         self.record(store)?;
         Ok(new.len())
     }
@@ -222,12 +216,18 @@ impl FillState {
 
     /// A partition was received; [`FillState::record`] makes that durable.
     pub(super) fn mark(&self, partition: Partition) {
-        if let Some(ready) = self.ready.get(usize::from(partition.0)) {
-            ready.store(true, Release);
-        }
+        self.set_ready([&partition], true);
         let mut moving = self.lock();
         if moving.wanted.contains(&partition) {
             moving.received.insert(partition);
+        }
+    }
+
+    fn set_ready<'a>(&self, partitions: impl IntoIterator<Item = &'a Partition>, is_ready: bool) {
+        for partition in partitions {
+            if let Some(ready) = self.ready.get(usize::from(partition.0)) {
+                ready.store(is_ready, Release);
+            }
         }
     }
 
