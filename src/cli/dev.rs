@@ -90,6 +90,9 @@ pub enum DevError {
     /// The cluster did not form.
     #[error(transparent)]
     Form(#[from] FormError),
+    /// The HTTP client could not be built.
+    #[error("the HTTP client: {0}")]
+    Client(reqwest::Error),
     /// It formed, and did not become ready.
     #[error("the nodes did not become ready within {} s", READY_WITHIN.as_secs())]
     NotReady,
@@ -206,7 +209,7 @@ fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
 
 /// Waits until every node takes requests.
 async fn wait_until_ready(configs: &[Config]) -> Result<(), DevError> {
-    let client = reqwest::Client::builder().no_proxy().build().map_err(FormError::from)?;
+    let client = reqwest::Client::builder().no_proxy().build().map_err(DevError::Client)?;
     let deadline = Instant::now() + READY_WITHIN;
     for config in configs {
         let url = format!("http://{}/readyz", config.client_addr);

@@ -3,17 +3,25 @@
 
 use std::time::{Duration, Instant};
 
+use quorate_engine::host::{Clock as _, Wire as _};
+use quorate_engine::node::{self, RELEASE};
+use quorate_engine::peer::connection::Failure;
+use quorate_engine::peer::framed::{Stream, frame_bytes_max};
+use quorate_engine::peer::handshake::{Introduction, introduce};
 use quorate_protocol::cluster_settings::ClusterSettings;
-use quorate_protocol::handshake::Versions;
+use quorate_protocol::envelope::Kind;
+use quorate_protocol::handshake::{NoCommonVersion, Versions};
 use quorate_protocol::message::{Cluster, ClusterReply, Formation, Message, Reply, Status};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 
 use crate::config::{Config, ConfigError, NodeConfig};
 use crate::host::MachineClock;
-use quorate_engine::host::Clock as _;
-use quorate_engine::node::{self, RELEASE};
-use reqwest::StatusCode;
+use crate::peer_port::dial::{Dialer, DialerError};
+
+/// How long a node may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a cluster was not formed.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +29,9 @@ pub enum FormError {
     /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The HTTP client could not be built.
-    #[error("the HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    /// No node can be dialled.
+    #[error(transparent)]
+    Dialer(#[from] DialerError),
     /// A node did not answer in time.
     #[error("{node} at {addr} does not answer: {reason}; start it and try again")]
     Unreachable {
@@ -75,16 +83,18 @@ pub enum Formed {
 pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormError> {
     let layout = config.layout()?;
     let header = node::header(config, &layout, &config.secrets()?);
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let (dialer, keys) = (Dialer::new(config)?, PeerKeys::new(&config.secrets()?));
     let deadline = Instant::now() + timeout;
     let mut formed: Option<(NodeId, Formation)> = None;
     let ask = |member: &NodeConfig| Ask {
-        client: client.clone(),
+        dialer: &dialer,
+        keys: &keys,
         header: Header { to: member.name, ..header.clone() },
         addr: member.peer_addr.clone(),
         versions: config.versions(),
+        frame_bytes_max: frame_bytes_max(config),
     };
-    let nodes: Vec<Ask> = config.layout_nodes().iter().map(ask).collect();
+    let nodes: Vec<Ask<'_>> = config.layout_nodes().iter().map(ask).collect();
     for node in &nodes {
         let status = node.wait(deadline).await?;
         match (formed, status.formation) {
@@ -103,9 +113,7 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
         let reason = match node.ask(Message::Cluster(Cluster::Form { formation })).await {
             Ok(status) if status.formation == Some(formation) => continue,
             Ok(_) => "it has recorded another formation".to_owned(),
-            Err(
-                Unheard::Refused(reason) | Unheard::Silent(reason) | Unheard::OtherVersion(reason),
-            ) => reason,
+            Err(Unheard::Refused(reason) | Unheard::Silent(reason)) => reason,
         };
         return Err(FormError::NotRecorded { node: node.header.to, reason });
     }
@@ -113,14 +121,16 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
 }
 
 /// One node to contact.
-struct Ask {
-    client: reqwest::Client,
+struct Ask<'a> {
+    dialer: &'a Dialer,
+    keys: &'a PeerKeys,
     header: Header,
     addr: String,
     versions: Versions,
+    frame_bytes_max: usize,
 }
 
-impl Ask {
+impl Ask<'_> {
     async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
         loop {
             let nothing = Box::new(Status {
@@ -144,7 +154,7 @@ impl Ask {
                 Ok(status) => return Ok(status),
                 // Not retried: the answer is from another node or another cluster, and will not
                 // change.
-                Err(Unheard::Refused(reason) | Unheard::OtherVersion(reason)) => {
+                Err(Unheard::Refused(reason)) => {
                     let (node, addr) = (self.header.to, self.addr.clone());
                     return Err(FormError::Refused { node, addr, reason });
                 }
@@ -157,53 +167,59 @@ impl Ask {
         }
     }
 
-    /// Asks in the highest protocol version that the node takes.
     async fn ask(&self, message: Message) -> Result<Status, Unheard> {
-        let mut answer = Err(Unheard::OtherVersion(String::new()));
-        for protocol in (self.versions.min..=self.versions.max).rev() {
-            answer = self.ask_in(protocol, &message).await;
-            if !matches!(answer, Err(Unheard::OtherVersion(_))) {
-                break;
-            }
-        }
-        answer
+        let silent = || Unheard::Silent("no answer in time".to_owned());
+        tokio::time::timeout(ANSWER_WITHIN, self.ask_once(&message)).await.map_err(|_| silent())?
     }
 
-    async fn ask_in(&self, protocol: u16, message: &Message) -> Result<Status, Unheard> {
-        let silent = |error: reqwest::Error| Unheard::Silent(error.to_string());
-        let mut frame = FrameWriter::new(protocol, &self.header);
+    /// Opens a stream for one message.
+    async fn ask_once(&self, message: &Message) -> Result<Status, Unheard> {
+        let Self { header, versions, keys, .. } = self;
+        let io = self.dialer.dial(header.to, &self.addr).await.map_err(Unheard::Silent)?;
+        let mut stream = Stream::new(io, self.frame_bytes_max);
+        let introduction =
+            Introduction { header, versions: *versions, keys, nonce: rand::random() };
+        let agreed = introduce(&mut stream, &introduction).await.map_err(|error| match error {
+            Failure::Refused(reason) => Unheard::Refused(reason),
+            other => Unheard::Silent(other.error()),
+        })?;
+        let Some(protocol) = agreed.chosen else {
+            let none =
+                NoCommonVersion { peer: header.to, theirs: agreed.versions, ours: *versions };
+            return Err(Unheard::Refused(none.to_string()));
+        };
+        let mut frame = FrameWriter::new(protocol, header);
         frame.push(message, &[]);
-        let url = format!("http://{}/peer", self.addr);
-        let request = self.client.post(url).timeout(Duration::from_secs(5)).body(frame.finish());
-        let response = request.send().await.map_err(silent)?;
-        let status = response.status();
-        let body = response.bytes().await.map_err(silent)?;
-        if !status.is_success() {
-            let reason = String::from_utf8_lossy(&body).into_owned();
-            // A server error may be transient; a client error is not.
-            return Err(match status.is_client_error() {
-                true if status == StatusCode::UPGRADE_REQUIRED => Unheard::OtherVersion(reason),
-                true => Unheard::Refused(reason),
-                false => Unheard::Silent(reason),
-            });
-        }
-        let refused = |reason: String| Unheard::Refused(reason);
-        let (_, replies) = wire::decode::<Reply>(body, Versions::only(protocol))
-            .map_err(|error| refused(error.to_string()))?;
-        match replies.into_iter().next().map(|reply| reply.head) {
-            Some(Reply::Cluster(ClusterReply::Status(status))) => Ok(*status),
-            Some(other) => Err(refused(format!("it answered {other:?}"))),
-            None => Err(refused("its answer was empty".to_owned())),
+        let silent = |error: &dyn ToString| Unheard::Silent(error.to_string());
+        let frame = frame.finish_for_stream(Kind::Frame);
+        stream.write(&frame).await.map_err(|error| silent(&error))?;
+        loop {
+            let (kind, frame) = stream.read().await.map_err(|error| silent(&error))?;
+            match kind {
+                Kind::Refusal => return Err(refused(String::from_utf8_lossy(&frame))),
+                Kind::Handshake => return Err(refused("it answered out of turn")),
+                Kind::Frame | Kind::Part => {}
+            }
+            let (_, replies) = wire::decode::<Reply>(frame, Versions::only(protocol))
+                .map_err(|error| refused(error.to_string()))?;
+            match replies.into_iter().next().map(|reply| reply.head) {
+                Some(Reply::Cluster(ClusterReply::Status(status))) => return Ok(*status),
+                Some(other) => return Err(refused(format!("it answered {other:?}"))),
+                None if kind == Kind::Part => {} // a sign of life
+                None => return Err(refused("its answer was empty")),
+            }
         }
     }
+}
+
+fn refused(reason: impl Into<String>) -> Unheard {
+    Unheard::Refused(reason.into())
 }
 
 /// Why the status of a node is unknown.
 enum Unheard {
     /// It refused, with this reason. Not retried.
     Refused(String),
-    /// It takes no frame of this protocol version.
-    OtherVersion(String),
     /// It did not answer, or failed in a way that may pass. Retried.
     Silent(String),
 }

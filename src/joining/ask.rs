@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_engine::config::checks::is_host_and_port;
-use quorate_protocol::context::{equal_in_constant_time, peer_token};
+use quorate_engine::membership::join_proof::{CHALLENGE_BYTES, JoinProof, hex, unhex};
 use quorate_protocol::message::Formation;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::proof::{PROOF_BYTES, PeerKeys};
 use quorate_protocol::record::{ClusterRecord, DiskId, RECORD_BYTES_MAX, Standing};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::JoinError;
 use crate::config::Config;
 use crate::peer_port::join::{
-    FORMATION, JoinRefused, JoinRequest, JoinWaits, PATH, TOKEN, hex, token_in, unhex,
+    CHALLENGE, FORMATION, JoinRefused, JoinRequest, JoinWaits, NONCE, PATH, PROOF, bytes_in,
 };
 
 /// How long a member may take to answer.
@@ -37,7 +39,7 @@ pub(super) enum Heard {
 /// What is asked, and how.
 pub(super) struct Asking {
     client: Client,
-    tokens: Vec<[u8; 16]>,
+    keys: PeerKeys,
     cluster_id: String,
     me: (NodeId, Option<DiskId>),
     body: String,
@@ -56,7 +58,7 @@ impl Asking {
         let disk = unhex(&request.disk).map(|disk| DiskId(u128::from_be_bytes(disk)));
         Ok(Self {
             client: client.build()?,
-            tokens: config.secrets()?.iter().map(peer_token).collect(),
+            keys: PeerKeys::new(&config.secrets()?),
             cluster_id: request.cluster_id.clone(),
             me: (request.node, disk),
             body: serde_json::json!(request).to_string(),
@@ -69,32 +71,53 @@ impl Asking {
     }
 
     async fn one(&self, addr: &str) -> Heard {
-        // There is a key: the configuration was checked.
-        let token = self.tokens.first().map(hex).unwrap_or_default();
         let Some(url) = url_of(addr) else {
             return Heard::Silent(format!("{addr:?} is not a host and a port"));
         };
-        let request = self.client.post(url).header(TOKEN, token);
-        let request = request.header("content-type", "application/json").body(self.body.clone());
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => return Heard::Silent(innermost(&error)),
+        // Without a proof a member answers with what is to be proved.
+        let challenge = match self.send(&url, None).await {
+            Ok((StatusCode::UNAUTHORIZED, headers, body)) => {
+                match bytes_in::<CHALLENGE_BYTES>(&headers, CHALLENGE) {
+                    Some(challenge) => challenge,
+                    None => return refused(StatusCode::UNAUTHORIZED, &body),
+                }
+            }
+            Ok((status, _, body)) if !status.is_success() => return refused(status, &body),
+            Ok(_) => return no_member(),
+            Err(why) => return Heard::Silent(why),
         };
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let body = match read(answer).await {
-            Ok(body) => body,
+        let proof = JoinProof::new(&self.keys, challenge, rand::random(), self.body.as_bytes());
+        let (status, headers, body) = match self.send(&url, Some(&proof)).await {
+            Ok(answer) => answer,
             Err(why) => return Heard::Silent(why),
         };
         if !status.is_success() {
             return refused(status, &body);
         }
-        let shown = token_in(&headers);
-        let is_right = |own: &[u8; 16]| shown.is_some_and(|it| equal_in_constant_time(own, &it));
-        if !self.tokens.iter().any(is_right) {
-            return Heard::Refused("it does not have a key of this cluster".to_owned());
+        let formation = bytes_in::<16>(&headers, FORMATION);
+        let shown = bytes_in::<PROOF_BYTES>(&headers, PROOF).unwrap_or_default();
+        let named = formation.as_ref().map_or(&[][..], |formation| formation);
+        if !proof.is_welcome(&self.keys, named, &body, &shown) {
+            return no_member();
         }
-        let formation = headers.get(FORMATION).and_then(|it| unhex(it.to_str().ok()?));
         self.understand(status, formation, &body)
+    }
+
+    /// Sends the request, and reads the answer.
+    async fn send(
+        &self,
+        url: &Url,
+        proof: Option<&JoinProof>,
+    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), String> {
+        let request = self.client.post(url.clone()).header("content-type", "application/json");
+        let mut request = request.body(self.body.clone());
+        if let Some(JoinProof { challenge, nonce, proof }) = proof {
+            request = request.header(CHALLENGE, hex(challenge));
+            request = request.header(NONCE, hex(nonce)).header(PROOF, hex(proof));
+        }
+        let answer = request.send().await.map_err(|error| innermost(&error))?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        Ok((status, headers, read(answer).await?))
     }
 
     /// The answer of a member with the cluster's key.
@@ -132,6 +155,11 @@ pub(super) fn url_of(addr: &str) -> Option<Url> {
     let url = Url::parse(&format!("http://{addr}{PATH}")).ok()?;
     let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
     (is_bare && url.path() == PATH && is_host_and_port(addr)).then_some(url)
+}
+
+/// What answered is not of the cluster.
+fn no_member() -> Heard {
+    Heard::Refused("it does not have a key of this cluster".to_owned())
 }
 
 /// A refusal in words, or none if it may pass by itself.

@@ -1,13 +1,14 @@
 //! A node that waits: what it shows, whom it believes, and what it leaves in its data directory.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Router, body::Bytes};
+use quorate_engine::membership::join_proof::{CHALLENGE_BYTES, JoinProof, hex};
 use quorate_engine::membership::voting::Proposed;
 use quorate_engine::node::Node;
-use quorate_protocol::context::peer_token;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::record::{Phase, Reason, RecordMember};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::config::LayoutConfig;
 use crate::http::port::{self, Bounds, HeadBounds};
-use crate::peer_port::join::{FORMATION, PATH, TOKEN, hex};
+use crate::peer_port::join::{CHALLENGE, FORMATION, NONCE, PATH, PROOF, bytes_in};
 
 const SECRET: [u8; 32] = [7; 32];
 
@@ -51,15 +52,41 @@ fn record(cluster_id: &str, disk: DiskId) -> ClusterRecord {
     ClusterRecord::first(cluster_id, 5, 8, vec![n1, member("n4", disk)]).unwrap()
 }
 
-/// Something that answers each request by what it says of its disk.
+/// How a member proves its answer.
+#[derive(Clone, Copy, PartialEq)]
+enum Proves {
+    /// With this secret.
+    By([u8; 32]),
+    /// Not at all.
+    Not,
+}
+
+/// Something that challenges, and then answers each request by what it says of its disk.
 async fn answering(answer: impl Fn(DiskId) -> Response + Clone + Send + Sync + 'static) -> String {
+    answering_as(Proves::By(SECRET), answer).await
+}
+
+async fn answering_as(
+    proves: Proves,
+    answer: impl Fn(DiskId) -> Response + Clone + Send + Sync + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let on_join = move |body: Bytes| {
+    let on_join = move |headers: HeaderMap, body: Bytes| {
         let request: Value = serde_json::from_slice(&body).unwrap();
         let disk = u128::from_str_radix(request["disk"].as_str().unwrap(), 16).unwrap();
         let answer = answer(DiskId(disk));
-        async move { answer }
+        async move {
+            let challenge = [6; CHALLENGE_BYTES];
+            if !headers.contains_key(CHALLENGE) {
+                let headers = [(CHALLENGE, hex(&challenge))];
+                return (StatusCode::UNAUTHORIZED, headers, "{}").into_response();
+            }
+            let (nonce, proof) = (bytes_in(&headers, NONCE), bytes_in(&headers, PROOF));
+            let proof = JoinProof { challenge, nonce: nonce.unwrap(), proof: proof.unwrap() };
+            assert!(proof.is_for(&PeerKeys::new(&[SECRET]), &body));
+            proved(proves, &proof, answer).await
+        }
     };
     let app = Router::new().route(PATH, post(on_join));
     let bounds = Bounds {
@@ -72,17 +99,25 @@ async fn answering(answer: impl Fn(DiskId) -> Response + Clone + Send + Sync + '
     addr
 }
 
-fn proof() -> (axum::http::HeaderName, String) {
-    (TOKEN, hex(&peer_token(&SECRET)))
+/// An answer with its proof.
+async fn proved(proves: Proves, proof: &JoinProof, answer: Response) -> Response {
+    let Proves::By(secret) = proves else { return answer };
+    let (mut head, body) = answer.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let formation = bytes_in::<16>(&head.headers, FORMATION);
+    let formation = formation.as_ref().map_or(&[][..], |formation| formation);
+    let welcome = proof.welcome(&PeerKeys::new(&[secret]), formation, &body);
+    head.headers.insert(PROOF, hex(&welcome).parse().unwrap());
+    Response::from_parts(head, body.into())
 }
 
 fn added(record: &ClusterRecord) -> Response {
-    ([proof(), (FORMATION, hex(&[9; 16]))], record.encode()).into_response()
+    ([(FORMATION, hex(&[9; 16]))], record.encode()).into_response()
 }
 
 fn waits(members: &[&str]) -> Response {
     let body = json!({"waiting": true, "members": members}).to_string();
-    (StatusCode::ACCEPTED, [proof()], body).into_response()
+    (StatusCode::ACCEPTED, body).into_response()
 }
 
 /// A node that joins, on ports that the test opened.
@@ -208,39 +243,44 @@ async fn what_was_interrupted_is_repeated() {
 
 #[tokio::test]
 async fn only_what_proves_itself_is_believed() {
-    let other_key = || (TOKEN, hex(&peer_token(&[8; 32])));
     let formation = || (FORMATION, hex(&[9; 16]));
     type Answer = Box<dyn Fn(DiskId) -> Response + Send + Sync>;
-    let answers: [(Answer, &str); 9] = [
+    let right = Proves::By(SECRET);
+    let answers: [(Proves, Answer, &str); 9] = [
         (
-            Box::new(move |disk| {
-                ([other_key(), formation()], record("test", disk).encode()).into_response()
-            }),
+            Proves::By([8; 32]),
+            Box::new(|disk| added(&record("test", disk))),
             "does not have a key of this cluster",
         ),
         (
-            Box::new(move |disk| ([formation()], record("test", disk).encode()).into_response()),
+            Proves::Not,
+            Box::new(|disk| added(&record("test", disk))),
             "does not have a key of this cluster",
         ),
         (
-            Box::new(|disk| ([proof()], record("test", disk).encode()).into_response()),
+            right,
+            Box::new(|disk| record("test", disk).encode().into_response()),
             "without the cluster's formation",
         ),
-        (Box::new(|disk| added(&record("other", disk))), "a record without this node"),
-        (Box::new(|_| added(&record("test", DiskId(77)))), "a record without this node"),
+        (right, Box::new(|disk| added(&record("other", disk))), "a record without this node"),
+        (right, Box::new(|_| added(&record("test", DiskId(77)))), "a record without this node"),
         (
-            Box::new(move |_| ([proof(), formation()], "junk").into_response()),
+            right,
+            Box::new(move |_| ([formation()], "junk").into_response()),
             "a record that is none",
         ),
         (
-            Box::new(move |_| ([proof(), formation()], vec![0; 1 << 20]).into_response()),
+            right,
+            Box::new(move |_| ([formation()], vec![0; 1 << 20]).into_response()),
             "its answer is too long",
         ),
         (
-            Box::new(|_| (StatusCode::ACCEPTED, [proof()], "[]").into_response()),
+            right,
+            Box::new(|_| (StatusCode::ACCEPTED, "[]").into_response()),
             "an answer that is none",
         ),
         (
+            right,
             Box::new(|_| {
                 let body = json!({"refused": "name_taken", "detail": "the name is taken"});
                 (StatusCode::CONFLICT, body.to_string()).into_response()
@@ -248,9 +288,10 @@ async fn only_what_proves_itself_is_believed() {
             "refuses: the name is taken (name_taken)",
         ),
     ];
-    for (answer, words) in answers {
+    for (proves, answer, words) in answers {
         let (dir, answer) = (TempDir::new().unwrap(), std::sync::Arc::new(answer));
-        let waiting = Waiting::new(&dir, &[answering(move |disk| answer(disk)).await]).await;
+        let addr = answering_as(proves, move |disk| answer(disk)).await;
+        let waiting = Waiting::new(&dir, &[addr]).await;
         waiting.is_told(words).await;
     }
 }

@@ -1,9 +1,12 @@
 //! `POST /join`: a node asks this member to be added to the cluster. Both ends of the request are defined
 //! here.
 //!
-//! The body is JSON ([`JoinRequest`]); the key is proved by the header `Quorate-Peer-Token`, in the request
-//! and in the answer. 202 says that the node waits, and who the members are; 200 is the encoded cluster
-//! record that it is in, with the formation in the header `Quorate-Formation`; all else is a refusal.
+//! The body is JSON ([`JoinRequest`]). A request without a proof of the cluster's key is answered with 401 and a
+//! challenge, and repeated with headers that answer it ([`join_proof`]); the answer to that is proved too. 202
+//! says that the node waits, and who the members are; 200 is the encoded cluster record that it is in, with
+//! the formation in the header `Quorate-Formation`; all else is a refusal.
+//!
+//! [`join_proof`]: quorate_engine::membership::join_proof
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +17,24 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
+use quorate_engine::membership::join_proof::{CHALLENGE_BYTES, JoinProof, hex, unhex};
 use quorate_engine::membership::joining::{self, JoinRefusal, Newcomer, Welcome};
 use quorate_engine::node::Node;
 use quorate_engine::peer_port::receive::cut_off;
 use quorate_protocol::name::NodeId;
+use quorate_protocol::proof::{NONCE_BYTES, PROOF_BYTES};
 use quorate_protocol::record::DiskId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// The path of the request.
 pub(crate) const PATH: &str = "/join";
-/// Proves the cluster's key: the token of peers in hexadecimal.
-pub(crate) const TOKEN: HeaderName = HeaderName::from_static("quorate-peer-token");
+/// What a member wants answered, and which answer a request has, in hexadecimal as all of these.
+pub(crate) const CHALLENGE: HeaderName = HeaderName::from_static("quorate-join-challenge");
+/// What a node wants answered for.
+pub(crate) const NONCE: HeaderName = HeaderName::from_static("quorate-join-nonce");
+/// The proof of the cluster's key, in a request and in its answer.
+pub(crate) const PROOF: HeaderName = HeaderName::from_static("quorate-join-proof");
 /// The formation of the cluster in hexadecimal.
 pub(crate) const FORMATION: HeaderName = HeaderName::from_static("quorate-formation");
 /// The longest body of a request, in bytes.
@@ -86,20 +95,27 @@ pub(crate) async fn on_join(
     if let Err(refused) = cut_off(&node, newcomer.node).await {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "cut_off", refused.why());
     }
-    let token = hex(&node.header.token);
+    let asked = newcomer.proof.clone();
+    let proved = |formation: &[u8], body: &[u8]| {
+        let proof = asked.as_ref().map(|asked| asked.welcome(&node.keys, formation, body));
+        hex(&proof.unwrap_or_default())
+    };
     match joining::answer(&node, newcomer) {
         Ok(Welcome::Wait { members }) => {
             let waits = JoinWaits { waiting: true, members };
             let body = json!(waits).to_string();
-            let headers = [(TOKEN, token), (CONTENT_TYPE, "application/json".to_owned())];
+            let proof = proved(&[], body.as_bytes());
+            let headers = [(PROOF, proof), (CONTENT_TYPE, "application/json".to_owned())];
             (StatusCode::ACCEPTED, headers, body).into_response()
         }
         Ok(Welcome::Added { record, formation }) => {
-            let headers = [(TOKEN, token), (FORMATION, hex(&formation.0))];
-            (headers, record.encode()).into_response()
+            let body = record.encode();
+            let proof = proved(&formation.0, &body);
+            ([(PROOF, proof), (FORMATION, hex(&formation.0))], body).into_response()
         }
         Err(refusal) => {
             let status = match &refusal {
+                JoinRefusal::Unproved => return challenge(&node, &refusal),
                 JoinRefusal::Invalid { .. } => StatusCode::BAD_REQUEST,
                 JoinRefusal::WrongKey(_) => StatusCode::FORBIDDEN,
                 JoinRefusal::OtherCluster { .. }
@@ -112,19 +128,30 @@ pub(crate) async fn on_join(
     }
 }
 
+/// Wants the cluster's key proved.
+fn challenge(node: &Node, refusal: &JoinRefusal) -> Response {
+    let challenge = node.membership.challenges.issue(&node.keys, node.uptime());
+    let mut response = refuse(StatusCode::UNAUTHORIZED, refusal.name(), &refusal.to_string());
+    if let Ok(challenge) = hex(&challenge).parse() {
+        response.headers_mut().insert(CHALLENGE, challenge);
+    }
+    response
+}
+
 /// Reads a request, within limits of bytes and time.
 async fn read(headers: &HeaderMap, body: Body) -> Result<Newcomer, String> {
     let reading = tokio::time::timeout(BODY_WITHIN, Limited::new(body, BODY_BYTES_MAX).collect());
     let body = reading.await.map_err(|_| "the body took too long".to_owned())?;
     let body =
         body.map_err(|error| format!("the body, at most {BODY_BYTES_MAX} bytes: {error}"))?;
-    let request: JoinRequest =
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
+    let body = body.to_bytes();
+    let request: JoinRequest = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     let disk = unhex(&request.disk).map(u128::from_be_bytes);
     let JoinRequest { cluster_id, node, peer_addr, client_addr, zone, weight, .. } = request;
     Ok(Newcomer {
         cluster_id,
-        token: token_in(headers).ok_or("the header Quorate-Peer-Token: 32 hexadecimal digits")?,
+        request: body.to_vec(),
+        proof: proof_in(headers)?,
         node,
         disk: DiskId(disk.ok_or("disk: 32 hexadecimal digits")?),
         peer_addr,
@@ -134,27 +161,32 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Newcomer, String> {
     })
 }
 
-/// The token in the headers of a request or an answer.
-pub(crate) fn token_in(headers: &HeaderMap) -> Option<[u8; 16]> {
-    unhex(headers.get(TOKEN)?.to_str().ok()?)
+/// The answer to a challenge in the headers of a request; `None` if there is none.
+fn proof_in(headers: &HeaderMap) -> Result<Option<JoinProof>, String> {
+    if !headers.contains_key(CHALLENGE) {
+        return Ok(None);
+    }
+    let wrong = |name: HeaderName, bytes: usize| {
+        format!("the header {name}: {} hexadecimal digits", 2 * bytes)
+    };
+    let challenge = bytes_in(headers, CHALLENGE).ok_or(wrong(CHALLENGE, CHALLENGE_BYTES))?;
+    let nonce = bytes_in(headers, NONCE).ok_or(wrong(NONCE, NONCE_BYTES))?;
+    let proof = bytes_in(headers, PROOF).ok_or(wrong(PROOF, PROOF_BYTES))?;
+    Ok(Some(JoinProof { challenge, nonce, proof }))
+}
+
+/// The bytes in a header.
+pub(crate) fn bytes_in<const BYTES: usize>(
+    headers: &HeaderMap,
+    name: HeaderName,
+) -> Option<[u8; BYTES]> {
+    unhex(headers.get(name)?.to_str().ok()?)
 }
 
 fn refuse(status: StatusCode, name: &str, detail: &str) -> Response {
     let refused = JoinRefused { refused: name.to_owned(), detail: detail.to_owned() };
     let headers = [(CONTENT_TYPE, "application/json")];
     (status, headers, json!(refused).to_string()).into_response()
-}
-
-/// Sixteen bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(*bytes))
-}
-
-/// Sixteen bytes from 32 hexadecimal digits.
-pub(crate) fn unhex(digits: &str) -> Option<[u8; 16]> {
-    let is_hex = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let number = u128::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
-    Some(number.to_be_bytes())
 }
 
 #[cfg(test)]

@@ -64,11 +64,15 @@ mod tests {
 
     use bytes::Bytes;
     use quorate_engine::peer::fault_hook::Cuts;
+    use quorate_engine::peer::handshake::{Introduction, introduce};
     use quorate_protocol::envelope::{self, Kind};
-    use quorate_protocol::handshake::{Answer, Opening, PROTOCOL_MAX, Versions, Who};
+    use quorate_protocol::handshake::{
+        Answer, Opening, PROTOCOL_MAX, PROTOCOL_PROVES, Versions, Who, opener_proof,
+    };
     use quorate_protocol::message::head::RawHead;
     use quorate_protocol::message::{Message, Refusal, Repair, RepairReply, Reply};
     use quorate_protocol::name::NodeId;
+    use quorate_protocol::proof::PeerKeys;
     use quorate_protocol::wire::{self, FrameWriter, Header};
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,17 +132,23 @@ mod tests {
         /// A stream of which both ends have agreed on a version.
         async fn open(&self) -> Stream<TcpStream> {
             let mut stream = self.open_mute().await;
-            stream.write(&self.opening().to_bytes()).await.unwrap();
-            let (kind, answer) = stream.read().await.unwrap();
-            assert_eq!(kind, Kind::Handshake);
-            assert_eq!(Answer::decode(&answer).unwrap().chosen, Some(PROTOCOL_MAX));
+            let header = self.header();
+            let (versions, keys) = (Versions::ALL, &*self.node.keys);
+            let ours = Introduction { header: &header, versions, keys, nonce: [3; 16] };
+            let agreed = introduce(&mut stream, &ours).await.unwrap();
+            assert_eq!(agreed.chosen, Some(PROTOCOL_MAX));
             stream
+        }
+
+        /// Of n2's frames.
+        fn header(&self) -> Header {
+            Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() }
         }
 
         /// n2's opening.
         fn opening(&self) -> Opening {
-            let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
-            Opening { versions: Versions::ALL, who: Who::of(&header) }
+            let who = Who::of(&self.header(), Versions::ALL);
+            Opening { versions: Versions::ALL, who, nonce: Some([3; 16]) }
         }
 
         /// A stream on which nothing was sent.
@@ -156,8 +166,7 @@ mod tests {
 
         /// A batch as n2 sends it.
         fn batch(&self, messages: usize) -> Bytes {
-            let header = Header { from: self.n2(), to: self.node.me, ..self.node.header.clone() };
-            let mut frame = FrameWriter::new(PROTOCOL_MAX, &header);
+            let mut frame = FrameWriter::new(PROTOCOL_MAX, &self.header());
             (0..messages).for_each(|_| frame.push(&Message::Repair(Repair::SyncPoint), &[]));
             frame.finish_for_stream(Kind::Frame)
         }
@@ -196,7 +205,8 @@ mod tests {
         let mut changed = port.batch(1).to_vec();
         let last = changed.len() - 1;
         changed[last] ^= 1;
-        let stranger = Header { token: [0; 16], from: port.n2(), ..port.node.header.clone() };
+        let n9 = NodeId::parse("n9").unwrap();
+        let stranger = Header { from: n9, ..port.header() };
         let stranger = FrameWriter::new(PROTOCOL_MAX, &stranger).finish_for_stream(Kind::Frame);
         // Rejected before the rest of it arrives.
         let mut stranger = stranger.to_vec();
@@ -206,7 +216,7 @@ mod tests {
         let too_large = envelope::prefix(Kind::Frame, frame_bytes_max(&port.node.config) + 1);
         for (bytes, why) in [
             (changed, "checksum"),
-            (stranger, "key of this cluster"),
+            (stranger, "a frame of n9 on a stream of n2"),
             (refusal, "unknown kind"),
             (too_large.to_vec(), "too large"),
             (b"\x03\0\0\0\0abc".to_vec(), "truncated"),
@@ -228,7 +238,6 @@ mod tests {
         let long = envelope::prefix(Kind::Handshake, 1 << 20);
         for (bytes, why) in [
             (port.batch(1), "unknown kind"),
-            (stranger(&|who| who.token = [0; 16]), "key of this cluster"),
             (stranger(&|who| who.to = who.from), "frame is for"),
             (Bytes::copy_from_slice(&long), "too large"),
             (Bytes::from_static(b"\x03\0\0\0\x03abc"), "truncated handshake"),
@@ -236,6 +245,53 @@ mod tests {
             is_refused(port.open_mute().await, &bytes, why).await;
         }
         assert!(is_closed(&mut port.open_mute().await).await, "nothing came");
+    }
+
+    /// Without the key, or with what another stream carried, nothing is executed.
+    #[tokio::test]
+    async fn who_does_not_prove_the_key_for_this_stream_is_refused() {
+        let port = Port::start(100).await;
+        let opening = port.opening().to_bytes();
+        let said = &opening[envelope::PREFIX_BYTES..];
+        let stranger = PeerKeys::new(&[[8; 32]]);
+        let mut recorded = None;
+        for keys in [&port.node.keys, &stranger, &port.node.keys] {
+            let mut stream = port.open_mute().await;
+            stream.write(&opening).await.unwrap();
+            let (_, answer) = stream.read().await.unwrap();
+            let proof = opener_proof(said, &answer, keys);
+            match recorded.clone() {
+                None => {
+                    recorded = Some(proof.clone());
+                    stream.write(&proof).await.unwrap();
+                    stream.write(&port.batch(1)).await.unwrap();
+                    assert_eq!(stream.read().await.unwrap().0, Kind::Frame, "the real one");
+                }
+                Some(_) if std::ptr::eq(keys, &stranger) => {
+                    is_refused(stream, &proof, "key of this cluster").await;
+                }
+                Some(recorded) => is_refused(stream, &recorded, "key of this cluster").await,
+            }
+        }
+        // A batch in the place of the proof is none.
+        let mut stream = port.open_mute().await;
+        stream.write(&opening).await.unwrap();
+        stream.read().await.unwrap();
+        is_refused(stream, &port.batch(1), "unknown kind").await;
+    }
+
+    /// Versions in which each frame carries the same token are not spoken unless that is configured.
+    #[tokio::test]
+    async fn a_token_alone_opens_no_stream() {
+        let port = Port::start(100).await;
+        let versions = Versions::only(PROTOCOL_PROVES - 1);
+        let who = Who::of(&port.header(), versions);
+        assert!(port.node.keys.accepts_token(&who.token));
+        let mut stream = port.open_mute().await;
+        stream.write(&Opening { versions, who, nonce: None }.to_bytes()).await.unwrap();
+        let (_, answer) = stream.read().await.unwrap();
+        assert_eq!(Answer::decode(&answer).unwrap().chosen, None);
+        assert!(is_closed(&mut stream).await);
     }
 
     /// The other end is told what this one speaks, and this one shows it to operators.
@@ -248,7 +304,8 @@ mod tests {
         stream.write(&opening.to_bytes()).await.unwrap();
         let (kind, answer) = stream.read().await.unwrap();
         let answer = Answer::decode(&answer).unwrap();
-        assert_eq!((kind, answer.versions, answer.chosen), (Kind::Handshake, Versions::ALL, None));
+        let ours = port.node.config.versions();
+        assert_eq!((kind, answer.versions, answer.chosen), (Kind::Handshake, ours, None));
         assert!(is_closed(&mut stream).await);
         let health = port.node.peers.health(port.n2()).unwrap();
         assert!(health.word().is_incompatible());

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use quorate_protocol::envelope::PREFIX_BYTES;
 use quorate_protocol::handshake::{Answer, PROTOCOL_MAX, PROTOCOL_MIN, Versions};
+use quorate_protocol::proof::PeerKeys;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -18,11 +19,13 @@ use crate::record::{Record, View};
 use crate::rolling::work;
 
 const CLIENTS: usize = 4;
-/// What holds a node at the older version, ahead of the other tables.
-const HELD: &str = "[peers]\nprotocol_max = 7\n";
+/// What lets a node speak older versions, ahead of the other tables.
+const OPEN: &str = "[peers]\nprotocol_min = 7\n";
+/// What holds it at the oldest.
+const HELD: &str = "[peers]\nprotocol_min = 7\nprotocol_max = 7\n";
 
-fn held(config: &str) -> String {
-    config.replacen("[layout]\n", &format!("{HELD}[layout]\n"), 1)
+fn with(table: &str, config: &str) -> String {
+    config.replacen("[layout]\n", &format!("{table}[layout]\n"), 1)
 }
 
 /// Requests without a pause; each must succeed.
@@ -80,7 +83,7 @@ async fn repairs_between(cluster: &Arc<Cluster>, away: usize, fallback: usize) {
 async fn two_versions_work_together_and_lifting_the_older_one_fails_no_request() {
     let is_held = |number: usize| number <= 2;
     let cluster = Cluster::start_edited(Setup::synced(4), |number, config| {
-        if is_held(number) { held(&config) } else { config }
+        with(if is_held(number) { HELD } else { OPEN }, &config)
     })
     .await;
     for by in cluster.all() {
@@ -101,10 +104,14 @@ async fn two_versions_work_together_and_lifting_the_older_one_fails_no_request()
     repairs_between(&cluster, 2, 4).await;
 
     let load = Load::start(&cluster);
-    for number in cluster.all().filter(|number| is_held(*number)) {
+    let lifted = cluster.all().filter(|number| is_held(*number));
+    for (number, before, after) in lifted
+        .map(|number| (number, HELD, OPEN))
+        .chain(cluster.all().map(|number| (number, OPEN, "")))
+    {
         let (status, _) = cluster.terminate(number).await;
         assert!(status.success(), "{status}");
-        cluster.configure(number, &cluster.configuration(number).replace(HELD, ""));
+        cluster.configure(number, &cluster.configuration(number).replace(before, after));
         cluster.restart(number).await;
         cluster.wait_all_up().await;
     }
@@ -139,7 +146,7 @@ async fn a_peer_without_a_common_version_is_shown_as_that() {
                 let mut prefix = [0; PREFIX_BYTES];
                 io.read_exact(&mut prefix).await?;
                 let answer = Answer { versions: Versions { min: 40, max: 41 }, chosen: None };
-                io.write_all(&answer.to_bytes()).await?;
+                io.write_all(&answer.to_bytes(b"", &PeerKeys::new(&[[0; 32]]), &[0; 16])).await?;
                 io.read_to_end(&mut head).await
             });
         }
@@ -147,7 +154,7 @@ async fn a_peer_without_a_common_version_is_shown_as_that() {
     cluster.wait_state(1, 2, "incompatible").await;
     let seen = cluster.seen(1, 2).await.unwrap();
     let error = seen["last_error"].as_str().unwrap();
-    assert!(error.contains("n2 speaks 40 to 41, this node 7 to 8"), "{error}");
+    assert!(error.contains("n2 speaks 40 to 41, this node 9"), "{error}");
     assert_eq!((seen["protocol_min"].as_u64(), seen["protocol"].as_u64()), (Some(40), None));
     assert_eq!(cluster.log(1).matches("cannot be talked to").count(), 1, "{}", cluster.log(1));
     fake.abort();
@@ -165,7 +172,8 @@ async fn another_release_and_this_one_work_together() {
         return;
     };
     let other = Path::new(&other);
-    let cluster = Cluster::start(Setup::synced(4)).await;
+    let open = |_, config: String| with(OPEN, &config);
+    let cluster = Cluster::start_edited(Setup::synced(4), open).await;
     let load = Load::start(&cluster);
     for (binary, is_other) in [(Some(other), true), (None, false)] {
         for number in cluster.all() {

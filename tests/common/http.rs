@@ -184,6 +184,13 @@ impl Raw {
         !self.read_more(&mut bytes)
     }
 
+    /// The next bytes, so many; `None` if the connection ends before.
+    pub fn read_exact(&mut self, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.0.read_exact(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
     fn read_more(&mut self, bytes: &mut Vec<u8>) -> bool {
         let mut chunk = [0; 64 << 10];
         loop {

@@ -4,11 +4,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use quorate_protocol::context::peer_token;
-use quorate_protocol::envelope;
+use quorate_protocol::envelope::{self, PREFIX_BYTES};
 use quorate_protocol::explain::{Event, Events, Kind, Note};
 use quorate_protocol::get::{ReadKind, RowKind};
-use quorate_protocol::handshake::{Opening, PROTOCOL_MAX, Versions, Who};
+use quorate_protocol::handshake::{Answer, Opening, PROTOCOL_MAX, Versions, Who, opener_proof};
 use quorate_protocol::layout::{Layout, LayoutHash, Member};
 use quorate_protocol::message::head::RawHead;
 use quorate_protocol::message::{
@@ -18,13 +17,14 @@ use quorate_protocol::message::{
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::placement::Epoch;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::put::Role;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::common::http::{Answer, Raw, Request};
+use crate::common::http::{Raw, Request};
 use crate::common::{CLUSTER_ID, CLUSTER_KEY, Cluster};
 
 fn name(text: &str) -> NodeId {
@@ -40,7 +40,7 @@ fn header(nodes: usize) -> Header {
     let layout = Layout::new(1, 1024, (1..=nodes).map(member).collect()).unwrap();
     Header {
         cluster_id: CLUSTER_ID.to_owned(),
-        token: peer_token(&CLUSTER_KEY),
+        token: [0; 16],
         from: name("n2"),
         to: name("n1"),
         epoch: Epoch { number: 1, hash: layout.hash() },
@@ -70,7 +70,7 @@ fn frame(header: &Header, messages: &[(Message, Vec<u8>)]) -> Vec<u8> {
     for (message, payload) in messages {
         writer.push(message, payload);
     }
-    writer.finish().to_vec()
+    writer.finish_for_stream(envelope::Kind::Frame).to_vec()
 }
 
 /// A head whose fields are encoded here.
@@ -78,8 +78,53 @@ fn raw(fields: &impl Serialize) -> RawHead {
     RawHead(postcard::to_stdvec(fields).unwrap())
 }
 
-fn post(cluster: &Cluster, frame: Vec<u8>) -> Answer {
-    Request::new("POST", "/peer").body(frame).send(cluster.nodes[0].peer_addr)
+/// What a node answers to a frame.
+#[derive(Debug)]
+enum Answered {
+    /// It executed the messages.
+    Replies(Vec<Reply>, Vec<Bytes>),
+    /// It refused the frame in words.
+    Refused(String),
+    /// It closed the stream.
+    Closed,
+}
+
+impl Answered {
+    fn is_executed(&self) -> bool {
+        matches!(self, Self::Replies(..))
+    }
+
+    fn words(&self) -> &str {
+        if let Self::Refused(words) = self { words } else { "" }
+    }
+}
+
+/// Sends a frame, with its prefix, on a stream of n2 of its own.
+fn send(cluster: &Cluster, frame: &[u8]) -> Answered {
+    let mut raw = opened(cluster, frame);
+    raw.finish();
+    let (mut heads, mut payloads) = (Vec::new(), Vec::new());
+    while let Some((kind, bytes)) = envelope_from(&mut raw) {
+        if kind == envelope::Kind::Refusal {
+            return Answered::Refused(String::from_utf8(bytes).unwrap());
+        }
+        let (_, replies) = wire::decode::<Reply>(bytes.into(), Versions::ALL).unwrap();
+        for reply in replies {
+            heads.push(reply.head);
+            payloads.push(reply.payload);
+        }
+        if kind == envelope::Kind::Frame {
+            return Answered::Replies(heads, payloads);
+        }
+    }
+    Answered::Closed
+}
+
+/// The next envelope on a stream; `None` if it is closed.
+fn envelope_from(raw: &mut Raw) -> Option<(envelope::Kind, Vec<u8>)> {
+    let prefix = raw.read_exact(PREFIX_BYTES)?;
+    let (kind, len) = envelope::parse(prefix.try_into().unwrap()).unwrap();
+    Some((kind, raw.read_exact(len)?))
 }
 
 #[test]
@@ -87,7 +132,7 @@ fn frames_of_strangers_are_refused_and_name_both_sides() {
     let mut cluster = Cluster::start(2);
     let good = header(2);
     let read = [(Message::Query(Query::Inspect { key: Key::new("b", b"k").unwrap() }), Vec::new())];
-    assert_eq!(post(&cluster, frame(&good, &read)).status, 200, "a good frame is understood");
+    assert!(send(&cluster, &frame(&good, &read)).is_executed(), "a good frame is understood");
 
     let object = Object::default().to_bytes().to_vec();
     let with = |change: &dyn Fn(&mut Header)| {
@@ -97,21 +142,18 @@ fn frames_of_strangers_are_refused_and_name_both_sides() {
     };
     for (frame, why) in [
         (with(&|h| h.cluster_id = "other".to_owned()), "other"),
-        (with(&|h| h.token = [0; 16]), "cluster_keys"),
         (with(&|h| h.to = name("n2")), "n2"),
-        (with(&|h| h.from = name("n9")), "n9"),
+        (with(&|h| h.from = name("n9")), "a frame of n9 on a stream of n2"),
         (with(&|h| h.epoch.hash = LayoutHash(1)), "layout"),
         (with(&|h| h.partitions = 512), "512"),
     ] {
-        let answer = post(&cluster, frame);
-        assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());
-        assert!(answer.text().contains(why), "{why:?} is not in {:?}", answer.text());
+        let answer = send(&cluster, &frame);
+        assert!(answer.words().contains(why), "{why:?} is not in {answer:?}");
     }
     let mut newer = frame(&good, &read);
-    newer[4] = 9;
-    let answer = post(&cluster, newer);
-    assert_eq!(answer.status, 426, "{}", answer.text());
-    assert!(answer.text().contains("protocol 9"), "{}", answer.text());
+    newer[PREFIX_BYTES + 4] = 10;
+    let answer = send(&cluster, &newer);
+    assert!(answer.words().contains("protocol 10"), "{answer:?}");
     cluster.nodes[0].assert_alive();
 }
 
@@ -120,20 +162,24 @@ fn damaged_frames_are_refused_wherever_they_are_cut_or_changed() {
     let mut cluster = Cluster::start(2);
     let object = Object::default().to_bytes().to_vec();
     let good = frame(&header(2), &[store(&object), store(&object)]);
-    for cut in (0..good.len()).step_by(3) {
-        let answer = post(&cluster, good[..cut].to_vec());
-        assert!((400..500).contains(&answer.status), "cut at {cut}: {}", answer.status);
-        let mut changed = good.clone();
+    let whole = &good[PREFIX_BYTES..];
+    let again = |frame: &[u8]| {
+        let prefix = envelope::prefix(envelope::Kind::Frame, frame.len());
+        send(&cluster, &[&prefix[..], frame].concat())
+    };
+    assert!(again(whole).is_executed());
+    for cut in (0..whole.len()).step_by(3) {
+        let answer = again(&whole[..cut]);
+        assert!(!answer.words().is_empty(), "cut at {cut}: {answer:?}");
+        let mut changed = whole.to_vec();
         changed[cut] ^= 0x40;
-        let answer = post(&cluster, changed);
-        assert!((400..500).contains(&answer.status), "changed at {cut}: {}", answer.status);
+        let answer = again(&changed);
+        assert!(!answer.words().is_empty(), "changed at {cut}: {answer:?}");
     }
-    let mut longer = good.clone();
-    longer.push(0);
-    assert!((400..500).contains(&post(&cluster, longer).status));
+    assert!(!again(&[whole, &[0]].concat()).words().is_empty());
     let noise: Vec<u8> =
         (0..100_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    assert!((400..500).contains(&post(&cluster, noise).status));
+    assert!(!again(&noise).words().is_empty());
     cluster.nodes[0].assert_alive();
     cluster.nodes[0].get("/kv/b/k").assert_problem(404, "key_not_found");
 }
@@ -184,8 +230,8 @@ fn sound_frames_with_nonsense_in_them_change_nothing() {
         ),
     ] {
         let what = format!("{:?}", message.0).chars().take(60).collect::<String>();
-        let answer = post(&cluster, frame(&header(2), &[message]));
-        assert!(answer.status < 500, "{what}: {}", answer.status);
+        let answer = send(&cluster, &frame(&header(2), &[message]));
+        assert!(!matches!(answer, Answered::Closed), "{what}");
         cluster.nodes[0].assert_alive();
     }
     let answer = cluster.nodes[0].get("/kv/b/k");
@@ -212,19 +258,20 @@ fn events_that_nobody_asked_for_change_nothing() {
         for answer in [None, Some(WriteAnswer::IdempotencyKeyReused)] {
             let events = events.clone();
             let message = Message::Data(Data::Explained { operation: 1, trace, answer, events });
-            let answer = post(&cluster, frame(&header(2), &[(message, b"junk".to_vec())]));
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            let answer = send(&cluster, &frame(&header(2), &[(message, b"junk".to_vec())]));
+            assert!(answer.is_executed(), "{answer:?}");
         }
     }
     // More than a node can record, in the encoding of the message: its tag comes first.
     let too_many = vec![event; 200_000];
     let mut writer = FrameWriter::new(PROTOCOL_MAX, &header(2));
     writer.push(&raw(&(0x04_u8, 1_u64, trace, None::<u8>, too_many, false)), &[]);
-    let refused = post(&cluster, writer.finish().to_vec());
-    assert!((400..500).contains(&refused.status), "{} {}", refused.status, refused.text());
+    let refused = send(&cluster, &writer.finish_for_stream(envelope::Kind::Frame));
+    assert!(!refused.words().is_empty(), "{refused:?}");
     let mut writer = FrameWriter::new(PROTOCOL_MAX, &header(2));
     writer.push(&raw(&(0x04_u8, 1_u64, trace, None::<u8>, vec![event; 3], false)), &[]);
-    assert_eq!(post(&cluster, writer.finish().to_vec()).status, 200, "the encoding is right");
+    let taken = send(&cluster, &writer.finish_for_stream(envelope::Kind::Frame));
+    assert!(taken.is_executed(), "the encoding is right");
     let after = Request::get(&format!("/explain/{id}")).send(node).json();
     let quorums = |trace: &serde_json::Value| {
         trace["events"].as_array().unwrap().iter().filter(|e| e["what"] == "quorum").count()
@@ -257,41 +304,44 @@ fn a_batch_that_waits_for_the_disk_is_answered_in_order() {
         _ => (read(i), Vec::new()),
     };
     let questions: Vec<_> = (0..60).map(question).collect();
-    let answer = post(&cluster, frame(&header(2), &questions));
-    let (_, replies) = wire::decode::<Reply>(Bytes::from(answer.body), Versions::ALL).unwrap();
-    assert_eq!(replies.len(), questions.len());
-    for (i, reply) in replies.into_iter().enumerate() {
-        let text = String::from_utf8_lossy(&reply.payload);
+    let answer = send(&cluster, &frame(&header(2), &questions));
+    let Answered::Replies(heads, payloads) = answer else { panic!("{answer:?}") };
+    assert_eq!(heads.len(), questions.len());
+    for (i, (head, payload)) in heads.into_iter().zip(payloads).enumerate() {
+        let text = String::from_utf8_lossy(&payload);
         let has_value = text.contains(&format!("the value of k{i}."));
         match i % 10 {
             3 => assert!(
-                matches!(reply.head, Reply::Query(QueryReply::Inspection { .. })) && has_value,
+                matches!(head, Reply::Query(QueryReply::Inspection { .. })) && has_value,
                 "{i}"
             ),
-            6 => assert_eq!(reply.head, Reply::Refused(Refusal::Malformed), "{i}"),
-            _ => assert!(
-                reply.head == Reply::Data(DataReply::Object) && has_value,
-                "{i}: {:?}",
-                reply.head
-            ),
+            6 => assert_eq!(head, Reply::Refused(Refusal::Malformed), "{i}"),
+            _ => assert!(head == Reply::Data(DataReply::Object) && has_value, "{i}: {head:?}"),
         }
     }
 }
 
 #[test]
 fn an_oversized_frame_is_refused_by_its_announced_length() {
-    let mut cluster = Cluster::start(1);
-    let mut raw = Raw::connect(cluster.nodes[0].peer_addr);
-    raw.send(b"POST /peer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n");
-    raw.finish();
-    assert!(matches!(raw.answer().unwrap().status, 400 | 413));
+    let mut cluster = Cluster::start(2);
+    let announced = envelope::prefix(envelope::Kind::Frame, u32::MAX as usize);
+    let answer = send(&cluster, &announced);
+    assert!(answer.words().contains("too large"), "{answer:?}");
     cluster.nodes[0].assert_alive();
 }
 
 /// A stream that n2 opened, on which `bytes` were sent after that.
 fn opened(cluster: &Cluster, bytes: &[u8]) -> Raw {
-    let opening = Opening { versions: Versions::ALL, who: Who::of(&header(2)) };
-    stream(cluster, &[&opening.to_bytes()[..], bytes].concat())
+    let (versions, keys) = (Versions::ALL, PeerKeys::new(&[CLUSTER_KEY]));
+    let who = Who::of(&header(2), versions);
+    let opening = Opening { versions, who, nonce: Some([3; 16]) }.to_bytes();
+    let mut raw = stream(cluster, &opening);
+    let (_, answer) = envelope_from(&mut raw).unwrap();
+    assert_eq!(Answer::decode(&answer).unwrap().chosen, Some(PROTOCOL_MAX));
+    let opening = &opening[PREFIX_BYTES..];
+    assert!(Answer::is_proved(opening, &answer, &keys));
+    raw.send(&[&opener_proof(opening, &answer, &keys), bytes].concat());
+    raw
 }
 
 /// A stream on which `bytes` were sent.
@@ -351,7 +401,7 @@ fn clients_are_offered_no_upgrade() {
         }
     }
     let posted = Request::new("POST", "/peer").header("Upgrade", "quorate-peer").body("x");
-    assert_eq!(posted.send(node.peer_addr).status, 400, "a frame, and a damaged one");
+    assert_eq!(posted.send(node.peer_addr).status, 405);
 }
 
 #[test]

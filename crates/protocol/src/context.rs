@@ -129,13 +129,6 @@ impl ContextKeys {
     }
 }
 
-/// The token that proves to a peer that a frame comes from a node with the cluster's key.
-pub fn peer_token(secret: &[u8; 32]) -> [u8; 16] {
-    let mut token = [0; 16];
-    token.copy_from_slice(&blake3::derive_key("quorate 2026-11 peer token", secret)[..16]);
-    token
-}
-
 /// Whether two secrets are equal, in a time that does not depend on where they differ.
 pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0

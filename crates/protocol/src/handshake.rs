@@ -1,14 +1,18 @@
-//! How the two ends of a new stream agree on a protocol version.
+//! How the two ends of a new stream agree on a protocol version, and prove the cluster's key to each other.
 //!
 //! The end that opened the stream says which versions it speaks and who it is; the other answers with the
-//! versions that it speaks and with the one that both use from then on, the highest that both know. Both
-//! travel in envelopes of their own ([`crate::envelope::Kind::Handshake`]):
+//! versions that it speaks and with the one that both use from then on, the highest that both know. From
+//! [`PROTOCOL_PROVES`] on each says a nonce too, the answer ends with a proof ([`crate::proof`]), and the
+//! opening end sends its own before its first frame. All travel in envelopes of their own
+//! ([`crate::envelope::Kind::Handshake`]):
 //!
 //! ```text
-//! magic "QRHS" 4 | lowest u16 | highest u16 | chosen u16 | who (postcard)
+//! opening: magic "QRHS" 4 | lowest u16 | highest u16 | 0 u16 | who (postcard) | nonce 16
+//! answer:  magic "QRHS" 4 | lowest u16 | highest u16 | chosen u16 | nonce 16 | proof 32
+//! then:    magic "QRHP" 4 | proof 32
 //! ```
-//! `chosen` is 0 in the opening, and in an answer where the ranges do not meet; only an opening says who it
-//! is of. Every release reads this, so it never changes, except that more may follow.
+//! `chosen` is 0 in an answer where the ranges do not meet, which ends after it; so does an answer that
+//! chooses a version below. Every release reads this, so it never changes, except that more may follow.
 
 use std::fmt;
 
@@ -18,16 +22,21 @@ use serde::{Deserialize, Serialize};
 use crate::append::append;
 use crate::envelope;
 use crate::name::NodeId;
-use crate::wire::{FrameError, Header, check_ends};
+use crate::proof::{NONCE_BYTES, Nonce, PROOF_BYTES, PeerKeys, Role};
+use crate::wire::{FrameError, Header};
 
 /// The lowest version of the peer protocol that this release speaks.
 pub const PROTOCOL_MIN: u16 = 7;
 /// The highest version of the peer protocol that this release speaks.
-pub const PROTOCOL_MAX: u16 = 8;
+pub const PROTOCOL_MAX: u16 = 9;
+/// The first version in which both ends prove the cluster's key for their stream alone. Below it each frame
+/// carries the same token, which whoever has seen it can use too.
+pub const PROTOCOL_PROVES: u16 = 9;
 /// The longest handshake that is read, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 1024;
 
 const MAGIC: [u8; 4] = *b"QRHS";
+const PROOF_MAGIC: [u8; 4] = *b"QRHP";
 const FIXED_BYTES: usize = 4 + 2 + 2 + 2;
 
 /// The protocol versions that a node speaks: all from the lowest to the highest.
@@ -43,9 +52,10 @@ impl Versions {
     /// Those that this release speaks.
     pub const ALL: Self = Self { min: PROTOCOL_MIN, max: PROTOCOL_MAX };
 
-    /// Those that this release speaks, up to `max`, if that is one of them.
-    pub fn up_to(max: u16) -> Self {
-        Self { max: max.clamp(PROTOCOL_MIN, PROTOCOL_MAX), ..Self::ALL }
+    /// Those that this release speaks from `min` to `max`; `max` alone if that is lower.
+    pub fn between(min: u16, max: u16) -> Self {
+        let max = max.clamp(PROTOCOL_MIN, PROTOCOL_MAX);
+        Self { min: min.clamp(PROTOCOL_MIN, max), max }
     }
 
     /// One version alone.
@@ -77,8 +87,8 @@ impl fmt::Display for Versions {
 /// Two nodes have no protocol version in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no common peer protocol: {peer} speaks {theirs}, this node {ours}; upgrade the older of the two, or \
-     remove its peers.protocol_max"
+    "no common peer protocol: {peer} speaks {theirs}, this node {ours}; upgrade the older of the two, remove \
+     its peers.protocol_max, or set peers.protocol_min of the newer one while the cluster is upgraded"
 )]
 pub struct NoCommonVersion {
     /// The other node.
@@ -94,7 +104,7 @@ pub struct NoCommonVersion {
 pub struct Who {
     /// The cluster's id.
     pub cluster_id: String,
-    /// Proof of the cluster's key.
+    /// The token of versions below [`PROTOCOL_PROVES`]; zeros if the node does not speak those.
     pub token: [u8; 16],
     /// The node that opens the stream.
     pub from: NodeId,
@@ -103,19 +113,20 @@ pub struct Who {
 }
 
 impl Who {
-    /// What a node that sends frames with this header says.
-    pub fn of(header: &Header) -> Self {
+    /// What a node that sends frames with this header, in one of `versions`, says.
+    pub fn of(header: &Header, versions: Versions) -> Self {
         let Header { cluster_id, token, from, to, .. } = header;
-        Self { cluster_id: cluster_id.clone(), token: *token, from: *from, to: *to }
+        let token = if versions.min < PROTOCOL_PROVES { *token } else { [0; 16] };
+        Self { cluster_id: cluster_id.clone(), token, from: *from, to: *to }
     }
 
-    /// Checks who opens a stream against this node, as [`Header::check`] does for each frame; the layout,
-    /// and so who is a member, is left to the frames.
+    /// Checks who opens a stream against this node: the sender is of the cluster, and means to reach this
+    /// node. The layout, and so who is a member, is left to the frames, and the key to its proof.
     ///
     /// # Errors
     /// The [`FrameError`] that names both sides.
-    pub fn check(&self, mine: &Header, tokens: &[[u8; 16]]) -> Result<(), FrameError> {
-        check_ends((&self.cluster_id, &self.token), (self.from, self.to), mine, tokens)
+    pub fn check(&self, mine: &Header) -> Result<(), FrameError> {
+        check_ends(&self.cluster_id, self.to, mine)
     }
 }
 
@@ -126,6 +137,8 @@ pub struct Opening {
     pub versions: Versions,
     /// The sender, as it claims.
     pub who: Who,
+    /// Its nonce; only a sender that speaks no version from [`PROTOCOL_PROVES`] on has none.
+    pub nonce: Option<Nonce>,
 }
 
 /// The answer to an opening.
@@ -142,6 +155,7 @@ impl Opening {
     pub fn to_bytes(&self) -> Bytes {
         let mut bytes = begun(self.versions, 0);
         append(&self.who, &mut bytes);
+        self.nonce.iter().for_each(|nonce| bytes.put_slice(nonce));
         sealed(bytes)
     }
 
@@ -151,9 +165,13 @@ impl Opening {
     /// [`FrameError::Damaged`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let (versions, _, rest) = fixed(bytes)?;
-        let (who, _later) = postcard::take_from_bytes(rest)
+        let (who, rest) = postcard::take_from_bytes(rest)
             .map_err(|_| FrameError::Damaged("an unreadable handshake"))?;
-        Ok(Self { versions, who })
+        let nonce = rest.first_chunk::<NONCE_BYTES>().copied();
+        if nonce.is_none() && versions.max >= PROTOCOL_PROVES {
+            return Err(FrameError::Damaged("a handshake without a nonce"));
+        }
+        Ok(Self { versions, who, nonce: nonce.filter(|_| versions.max >= PROTOCOL_PROVES) })
     }
 }
 
@@ -163,12 +181,24 @@ impl Answer {
         Self { versions, chosen: versions.highest_common(&opening.versions) }
     }
 
-    /// The answer with the prefix that it needs on a stream.
-    pub fn to_bytes(&self) -> Bytes {
-        sealed(begun(self.versions, self.chosen.unwrap_or(0)))
+    /// Whether both ends prove their keys on the stream.
+    pub fn proves(&self) -> bool {
+        self.chosen.is_some_and(|chosen| chosen >= PROTOCOL_PROVES)
     }
 
-    /// Decodes an answer, without its prefix.
+    /// The answer with the prefix that it needs on a stream. `opening` is what is answered, without its
+    /// prefix: both are proved if the chosen version asks for it.
+    pub fn to_bytes(&self, opening: &[u8], keys: &PeerKeys, nonce: &Nonce) -> Bytes {
+        let mut bytes = begun(self.versions, self.chosen.unwrap_or(0));
+        if self.proves() {
+            bytes.put_slice(nonce);
+            let proof = keys.prove(Role::Acceptor, &[opening, &bytes[envelope::PREFIX_BYTES..]]);
+            bytes.put_slice(&proof);
+        }
+        sealed(bytes)
+    }
+
+    /// Decodes an answer, without its prefix. Its proof, if there is one, is not verified.
     ///
     /// # Errors
     /// [`FrameError::Damaged`], also if the chosen version is not one of the sender's own.
@@ -179,6 +209,46 @@ impl Answer {
         }
         Ok(Self { versions, chosen: (chosen != 0).then_some(chosen) })
     }
+
+    /// Whether `answer`, one that proves, was made for `opening` by a node with a key of the cluster. Both
+    /// are without their prefixes.
+    pub fn is_proved(opening: &[u8], answer: &[u8], keys: &PeerKeys) -> bool {
+        let proved = answer.split_at_checked(FIXED_BYTES + NONCE_BYTES);
+        let proof = proved.and_then(|(said, rest)| Some((said, rest.get(..PROOF_BYTES)?)));
+        proof.is_some_and(|(said, proof)| keys.verify(Role::Acceptor, &[opening, said], proof))
+    }
+}
+
+/// The proof of the end that opened a stream, with the prefix that it needs. `opening` and `answer` are what
+/// was said, without their prefixes.
+pub fn opener_proof(opening: &[u8], answer: &[u8], keys: &PeerKeys) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(64);
+    bytes.put_slice(&[0; envelope::PREFIX_BYTES]);
+    bytes.put_slice(&PROOF_MAGIC);
+    bytes.put_slice(&keys.prove(Role::Opener, &[opening, answer]));
+    sealed(bytes)
+}
+
+/// Whether `said`, without its prefix, proves that the end which opened the stream has a key of the cluster.
+pub fn is_opener_proof(said: &[u8], opening: &[u8], answer: &[u8], keys: &PeerKeys) -> bool {
+    let proof = said.strip_prefix(&PROOF_MAGIC).and_then(|proof| proof.get(..PROOF_BYTES));
+    proof.is_some_and(|proof| keys.verify(Role::Opener, &[opening, answer], proof))
+}
+
+/// Checks what a frame and the opening of a stream both say: the sender has the cluster's id, and means to
+/// reach this node.
+///
+/// # Errors
+/// The [`FrameError`] that names both sides.
+pub(crate) fn check_ends(cluster_id: &str, to: NodeId, mine: &Header) -> Result<(), FrameError> {
+    if cluster_id != mine.cluster_id {
+        let (theirs, ours) = (cluster_id.to_owned(), mine.cluster_id.clone());
+        return Err(FrameError::Cluster { theirs, ours });
+    }
+    if to != mine.from {
+        return Err(FrameError::Receiver { to, ours: mine.from });
+    }
+    Ok(())
 }
 
 fn begun(versions: Versions, chosen: u16) -> BytesMut {

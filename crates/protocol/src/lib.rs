@@ -51,6 +51,7 @@ pub mod packed;
 pub mod placement;
 pub mod plan;
 pub mod precondition;
+pub mod proof;
 pub mod put;
 pub mod quorum;
 pub mod quorum_sets;

@@ -16,9 +16,7 @@ mod header;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-pub(crate) use self::header::check_ends;
-pub use self::header::{FrameError, Header};
-use crate::append::append;
+pub use self::header::{FrameError, Header, Proof};
 use crate::envelope;
 use crate::handshake::Versions;
 use crate::message::WithPayload;
@@ -52,7 +50,7 @@ impl FrameWriter {
         bytes.put_u16_le(0);
         bytes.put_u64_le(0);
         let header_at = bytes.len();
-        append(header, &mut bytes);
+        header.encode(protocol, &mut bytes);
         let header_len = (bytes.len() - header_at) as u16;
         let length_at = envelope::PREFIX_BYTES + HEADER_LENGTH_AT;
         bytes[length_at..length_at + 2].copy_from_slice(&header_len.to_le_bytes());
@@ -167,7 +165,7 @@ pub fn peek(start: &[u8], versions: Versions) -> Result<Result<Header, FrameErro
     }
     let end = PREFIX_BYTES + header_len;
     let Some(header) = start.get(PREFIX_BYTES..end) else { return Err(end) };
-    Ok(postcard::from_bytes(header).map_err(|_| FrameError::Damaged("unreadable header")))
+    Ok(Header::decode(theirs, header).map(|(header, _)| header))
 }
 
 /// Decodes a frame of one of `versions`; payloads are slices of `bytes`, not copies. A message with a tag
@@ -226,9 +224,8 @@ pub fn decode_if<T: Head>(
         return Err(FrameError::Damaged("truncated in the header"));
     }
     let header = bytes.split_to(header_len);
-    let (header, rest) =
-        postcard::take_from_bytes(&header).map_err(|_| FrameError::Damaged("unreadable header"))?;
-    if !rest.is_empty() {
+    let (header, left_over) = Header::decode(protocol, &header)?;
+    if left_over > 0 {
         return Err(FrameError::Damaged("bytes left over after the header"));
     }
     check(&header)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{Method, Request};
 use quorate_protocol::message::Formation;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::record::ClusterRecord;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -41,12 +42,12 @@ impl Member {
 
     async fn ask(
         &self,
-        token: Option<String>,
+        proof: &[(HeaderName, String)],
         body: impl Into<Body>,
     ) -> (StatusCode, HeaderMap, Vec<u8>) {
         let mut request = Request::builder().method(Method::POST).uri(PATH);
-        if let Some(token) = token {
-            request = request.header(TOKEN, token);
+        for (name, value) in proof {
+            request = request.header(name, value);
         }
         let request = request.body(body.into()).unwrap();
         let answer = listener::app(self.node.clone()).oneshot(request).await.unwrap();
@@ -54,13 +55,25 @@ impl Member {
         (head.status, head.headers, body.collect().await.unwrap().to_bytes().to_vec())
     }
 
-    fn token(&self) -> Option<String> {
-        Some(hex(&self.node.tokens[0]))
+    /// A challenge of this member.
+    async fn challenge(&self) -> [u8; CHALLENGE_BYTES] {
+        let (status, headers, _) = self.ask(&[], request().to_string()).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        bytes_in(&headers, CHALLENGE).unwrap()
+    }
+
+    /// The proof of a node with the first key, for a request with this body.
+    async fn proof(&self, body: &str) -> Vec<(HeaderName, String)> {
+        shown(&JoinProof::new(&self.node.keys, self.challenge().await, [5; 16], body.as_bytes()))
     }
 
     /// The name of the refusal, with its status.
-    async fn refusal(&self, token: Option<String>, body: impl Into<Body>) -> (u16, String) {
-        let (status, _, body) = self.ask(token, body).await;
+    async fn refusal(
+        &self,
+        proof: &[(HeaderName, String)],
+        body: impl Into<Body>,
+    ) -> (u16, String) {
+        let (status, _, body) = self.ask(proof, body).await;
         let refused: JoinRefused = serde_json::from_slice(&body).unwrap();
         assert!(!refused.detail.is_empty());
         (status.as_u16(), refused.refused)
@@ -69,6 +82,11 @@ impl Member {
     fn waiting(&self) -> usize {
         self.node.membership.waiting.all(self.node.uptime()).len()
     }
+}
+
+fn shown(proof: &JoinProof) -> Vec<(HeaderName, String)> {
+    let JoinProof { challenge, nonce, proof } = proof;
+    vec![(CHALLENGE, hex(challenge)), (NONCE, hex(nonce)), (PROOF, hex(proof))]
 }
 
 fn request() -> Value {
@@ -86,12 +104,15 @@ fn with(key: &str, value: impl Into<Value>) -> String {
 
 #[tokio::test]
 async fn a_stranger_waits_whichever_key_it_has() {
-    let member = Member::new();
-    for token in &member.node.tokens {
-        let (status, headers, body) = member.ask(Some(hex(token)), request().to_string()).await;
+    let (member, body) = (Member::new(), request().to_string());
+    for secret in [[7; 32], [8; 32]] {
+        let (keys, challenge) = (PeerKeys::new(&[secret]), member.challenge().await);
+        let proof = JoinProof::new(&keys, challenge, [5; 16], body.as_bytes());
+        let (status, headers, answer) = member.ask(&shown(&proof), body.clone()).await;
         assert_eq!(status, StatusCode::ACCEPTED);
-        assert_eq!(token_in(&headers), Some(member.node.header.token));
-        let waits: JoinWaits = serde_json::from_slice(&body).unwrap();
+        let welcome = bytes_in::<PROOF_BYTES>(&headers, PROOF).unwrap();
+        assert!(proof.is_welcome(&member.node.keys, &[], &answer, &welcome));
+        let waits: JoinWaits = serde_json::from_slice(&answer).unwrap();
         assert!(waits.waiting);
         assert_eq!(waits.members, ["127.0.0.1:2", "127.0.0.1:3"]);
     }
@@ -105,7 +126,8 @@ async fn a_member_gets_the_record_and_the_formation() {
     let mut request = request();
     request["node"] = "n2".into();
     request["disk"] = n2.to_string().into();
-    let (status, headers, body) = member.ask(member.token(), request.to_string()).await;
+    let proof = member.proof(&request.to_string()).await;
+    let (status, headers, body) = member.ask(&proof, request.to_string()).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(headers[FORMATION].to_str().unwrap(), hex(&[9; 16]));
     assert_eq!(ClusterRecord::decode(&body).unwrap(), *member.node.membership.record());
@@ -120,13 +142,23 @@ async fn refusals_have_names_and_statuses() {
         (with("peer_addr", "nowhere"), 400, "invalid"),
         (with("weight", 0), 400, "invalid"),
     ] {
-        assert_eq!(member.refusal(member.token(), body).await, (status, name.to_owned()));
+        let proof = member.proof(&body).await;
+        assert_eq!(member.refusal(&proof, body).await, (status, name.to_owned()));
     }
     let wrong = (403, "wrong_key".to_owned());
-    let body = request().to_string();
-    assert_eq!(member.refusal(Some("0".repeat(32)), body).await, wrong);
-    // Without the key nothing else is told.
-    assert_eq!(member.refusal(Some("0".repeat(32)), with("node", "n2")).await, wrong);
+    // Without the key nothing else is told; a proof holds for its request alone.
+    for body in [request().to_string(), with("node", "n2")] {
+        let (stranger, challenge) = (PeerKeys::new(&[[9; 32]]), member.challenge().await);
+        let proof = JoinProof::new(&stranger, challenge, [5; 16], body.as_bytes());
+        assert_eq!(member.refusal(&shown(&proof), body).await, wrong);
+        let of_another = member.proof("another request").await;
+        assert_eq!(member.refusal(&of_another, with("node", "n2")).await, wrong);
+    }
+    let unproved = (401, "unproved".to_owned());
+    assert_eq!(member.refusal(&[], with("node", "n2")).await, unproved);
+    let foreign = Member::new().proof(&request().to_string()).await;
+    let played_back = member.refusal(&foreign, request().to_string()).await;
+    assert_eq!(played_back, unproved, "recorded at another member, or before a restart");
     assert_eq!(member.waiting(), 0);
 }
 
@@ -149,13 +181,19 @@ async fn what_is_no_request_is_refused() {
         with("disk", "+".to_owned() + &"0".repeat(31)),
         with("disk", "é".repeat(16)),
     ] {
-        assert_eq!(member.refusal(member.token(), body.clone()).await, malformed, "{body}");
+        assert_eq!(member.refusal(&[], body.clone()).await, malformed, "{body}");
     }
-    for token in [None, Some(String::new()), Some("0".repeat(31)), Some("g".repeat(32))] {
-        assert_eq!(member.refusal(token, request().to_string()).await, malformed);
+    let proof = member.proof(&request().to_string()).await;
+    for header in 0..proof.len() {
+        for bad in [String::new(), "0".repeat(31), "g".repeat(proof[header].1.len())] {
+            let mut proof = proof.clone();
+            proof[header].1 = bad;
+            assert_eq!(member.refusal(&proof, request().to_string()).await, malformed);
+        }
     }
+    assert_eq!(member.refusal(&proof[..1], request().to_string()).await, malformed);
     let endless =
         Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    assert_eq!(member.refusal(member.token(), endless).await, malformed);
+    assert_eq!(member.refusal(&[], endless).await, malformed);
     assert_eq!(member.waiting(), 0);
 }

@@ -130,6 +130,7 @@ impl Config {
         in_range("peers.queue_bytes_max", p.queue_bytes_max, 1 << 20..=4 * GIB)?;
         in_range("peers.batch_messages_max", p.batch_messages_max, 1..=4096)?;
         in_range("peers.batch_bytes_max", p.batch_bytes_max, 4096..=64 << 20)?;
+        in_range("peers.protocol_min", p.protocol_min, PROTOCOL_MIN..=PROTOCOL_MAX)?;
         in_range("peers.protocol_max", p.protocol_max, PROTOCOL_MIN..=PROTOCOL_MAX)?;
         in_range("peers.large_bytes_max", p.large_bytes_max, 1 << 20..=64 * GIB)?;
         in_range("storage.block_cache_bytes", s.block_cache_bytes, 1 << 20..=1024 * GIB)?;

@@ -219,7 +219,7 @@ pub fn known(key: &str) -> Known {
 impl Config {
     /// The versions of the peer protocol that the node speaks.
     pub fn versions(&self) -> Versions {
-        Versions::up_to(self.peers.protocol_max)
+        Versions::between(self.peers.protocol_min, self.peers.protocol_max)
     }
 
     /// The settings that must be equal on all nodes.

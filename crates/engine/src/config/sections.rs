@@ -1,7 +1,7 @@
 //! The tables of a configuration file, with their defaults.
 
 use quorate_protocol::bucket::{Properties, Settings};
-use quorate_protocol::handshake::PROTOCOL_MAX;
+use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_PROVES};
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
 
@@ -191,6 +191,10 @@ section! {
         /// The highest version of the peer protocol that the node speaks: lower than the release's own
         /// until all nodes run a release that speaks it.
         protocol_max: u16 = PROTOCOL_MAX,
+        /// The lowest version that it speaks; none above `protocol_max`. Below the first one in which
+        /// peers prove the cluster's key for each stream a listener could pass for a peer, so it is set lower
+        /// only while nodes of an earlier release are upgraded.
+        protocol_min: u16 = PROTOCOL_PROVES,
     }
 }
 

@@ -1,16 +1,16 @@
 //! A node asks this one, a member, to be added to the cluster: whether it may wait, or has been added.
 //!
-//! A node that joins is in no record yet, so that it cannot send frames. It proves itself by the cluster's id
-//! and key as all peers do.
+//! A node that joins is in no record yet, so that it cannot send frames. It proves the cluster's key in a way of
+//! its own ([`super::join_proof`]).
 
 use std::sync::Arc;
 
-use quorate_protocol::context::equal_in_constant_time;
 use quorate_protocol::layout::{WEIGHT_MAX, ZONE_BYTES_MAX};
 use quorate_protocol::message::Formation;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::record::{ClusterRecord, DiskId, Standing};
 
+use super::join_proof::JoinProof;
 use super::members_of;
 use super::waiting::Waiting;
 use crate::config::checks::is_host_and_port;
@@ -21,8 +21,10 @@ use crate::node::Node;
 pub struct Newcomer {
     /// The id of the cluster that it means.
     pub cluster_id: String,
-    /// Proof of the cluster's key.
-    pub token: [u8; 16],
+    /// Its request, byte by byte.
+    pub request: Vec<u8>,
+    /// Its proof of the cluster's key, if it has been challenged.
+    pub proof: Option<JoinProof>,
     /// Its name.
     pub node: NodeId,
     /// Its disk.
@@ -65,6 +67,11 @@ pub enum JoinRefusal {
         /// That of this node.
         ours: String,
     },
+    /// It has not answered a challenge of this node yet.
+    #[error(
+        "the request must prove the cluster's key: answer the challenge in Quorate-Join-Challenge"
+    )]
+    Unproved,
     /// It does not have the cluster's key.
     #[error("{0} does not have a key of this cluster: check cluster_keys")]
     WrongKey(NodeId),
@@ -108,6 +115,7 @@ impl JoinRefusal {
     pub fn name(&self) -> &'static str {
         match self {
             Self::OtherCluster { .. } => "other_cluster",
+            Self::Unproved => "unproved",
             Self::WrongKey(_) => "wrong_key",
             Self::Invalid { .. } => "invalid",
             Self::NoMember => "no_member",
@@ -173,10 +181,13 @@ fn check_proof(node: &Node, newcomer: &Newcomer) -> Result<(), JoinRefusal> {
         let (theirs, ours) = (newcomer.cluster_id.clone(), node.header.cluster_id.clone());
         return Err(JoinRefusal::OtherCluster { theirs, ours });
     }
-    if !node.tokens.iter().any(|own| equal_in_constant_time(own, &newcomer.token)) {
-        return Err(JoinRefusal::WrongKey(newcomer.node));
+    let (challenges, now) = (&node.membership.challenges, node.uptime());
+    let is_answer = |proof: &&JoinProof| challenges.knows(&node.keys, &proof.challenge, now);
+    let proof = newcomer.proof.as_ref().filter(is_answer).ok_or(JoinRefusal::Unproved)?;
+    match proof.is_for(&node.keys, &newcomer.request) {
+        true => Ok(()),
+        false => Err(JoinRefusal::WrongKey(newcomer.node)),
     }
-    Ok(())
 }
 
 /// Whether a record could say this of a member.
@@ -208,10 +219,16 @@ mod tests {
         NodeId::parse(name).unwrap()
     }
 
+    fn proof(node: &Node) -> JoinProof {
+        let challenge = node.membership.challenges.issue(&node.keys, node.uptime());
+        JoinProof::new(&node.keys, challenge, [1; 16], b"request")
+    }
+
     fn newcomer(node: &Node) -> Newcomer {
         Newcomer {
             cluster_id: "test".to_owned(),
-            token: node.tokens[0],
+            request: b"request".to_vec(),
+            proof: Some(proof(node)),
             node: name("n4"),
             disk: DiskId(4),
             peer_addr: "n4.test:1".to_owned(),
@@ -260,7 +277,10 @@ mod tests {
             answer(&node, newcomer).unwrap_err().name()
         };
         assert_eq!(refused(&|it| it.cluster_id = "other".to_owned()), "other_cluster");
-        assert_eq!(refused(&|it| it.token[15] ^= 1), "wrong_key");
+        assert_eq!(refused(&|it| it.proof = None), "unproved");
+        assert_eq!(refused(&|it| it.proof.as_mut().unwrap().challenge[9] ^= 1), "unproved");
+        assert_eq!(refused(&|it| it.proof.as_mut().unwrap().proof[31] ^= 1), "wrong_key");
+        assert_eq!(refused(&|it| it.request.push(b' ')), "wrong_key");
         assert_eq!(refused(&|it| it.peer_addr = "n4".to_owned()), "invalid");
         assert_eq!(refused(&|it| it.peer_addr = format!("{long}:1")), "invalid");
         assert_eq!(refused(&|it| it.client_addr = Some(String::new())), "invalid");

@@ -9,6 +9,7 @@
 pub mod change;
 pub mod files;
 mod history;
+pub mod join_proof;
 pub mod joining;
 pub mod lost;
 pub mod moves;
@@ -32,6 +33,7 @@ use tokio::sync::Semaphore;
 use self::files::OwnDisk;
 pub use self::history::HISTORY_MAX;
 use self::history::History;
+use self::join_proof::Challenges;
 use self::waiting::WaitingList;
 use crate::host::Files;
 use crate::node::Node;
@@ -61,6 +63,8 @@ pub struct Membership {
     is_member: AtomicBool,
     /// The processes that asked to join.
     pub waiting: WaitingList,
+    /// What those have to answer to prove the cluster's key.
+    pub challenges: Challenges,
     /// A turn to plan or commit a change, which may take long.
     pub planning: Semaphore,
 }
@@ -145,6 +149,7 @@ impl Membership {
         (disk, ballots): (OwnDisk, Ballots),
         (record, epochs): (ClusterRecord, Arc<Epochs>),
         votes: Option<synod::State>,
+        challenges: Challenges,
     ) -> Result<Self, StartError> {
         let has_votes = votes.is_some();
         let acceptor = Acceptor::restore(disk.id, record.clone(), votes)
@@ -163,6 +168,7 @@ impl Membership {
             refusals: Seldom::new(),
             is_member: AtomicBool::new(true),
             waiting: WaitingList::default(),
+            challenges,
             planning: Semaphore::new(1),
         })
     }

@@ -17,6 +17,7 @@ use quorate_protocol::layout::Partition;
 use quorate_protocol::message::{Formation, Status};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::received::{Holdings, Holds};
 use quorate_protocol::time::{Uptime, WallTime};
 use quorate_protocol::tree::Tree;
@@ -124,8 +125,8 @@ pub struct Node {
     pub header: Header,
     /// The cluster record.
     pub membership: Membership,
-    /// The tokens that it accepts in the headers of others' frames.
-    pub tokens: Vec<[u8; 16]>,
+    /// What proves it to its peers, and them to it.
+    pub keys: Arc<PeerKeys>,
     /// Client operations, which outlive their clients; awaited on shutdown.
     pub operations: Tasks,
     /// Background jobs; they end when `stop` is cancelled.

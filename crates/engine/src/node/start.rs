@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use quorate_protocol::context::{ContextKeys, peer_token};
+use quorate_protocol::context::ContextKeys;
 use quorate_protocol::layout::Layout;
 use quorate_protocol::message::Formation;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::placement::Epoch;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::record::{ClusterRecord, DiskId, RecordMember};
 use quorate_protocol::synod::Ballots;
 use quorate_protocol::wire::Header;
@@ -28,6 +29,7 @@ use crate::config::{Config, NodeConfig};
 use crate::host::{Files, Host};
 use crate::limits::admission::Admission;
 use crate::limits::bounds::Bounds;
+use crate::membership::join_proof::Challenges;
 use crate::membership::{Membership, files, members_of, placement_of};
 use crate::metrics::totals::Metrics;
 use crate::ops::explanations::Explanations;
@@ -77,6 +79,7 @@ impl Node {
     /// [`StartError`], which says what to do.
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
         let secrets = config.secrets()?;
+        let keys = Arc::new(PeerKeys::new(&secrets));
         refuse_beside_twin(&*host.files)?;
         let (record, is_decided) = record_in_force(&config, &*host.files)?;
         let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
@@ -88,8 +91,8 @@ impl Node {
         let (background, stop) = (Tasks::new(host.gate.clone()), CancellationToken::new());
         let peers = Peers::start(
             (&config, &members),
-            host.wire.clone(),
-            (&header, epochs.clone()),
+            (host.wire.clone(), host.chance.clone()),
+            (&header, keys.clone(), epochs.clone()),
             faults.clone(),
             &background,
             &stop,
@@ -130,7 +133,7 @@ impl Node {
             last_drop: LastDrop::new(placement.partitions()),
             reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
-            tokens: secrets.iter().map(peer_token).collect(),
+            keys,
             operations: Tasks::new(host.gate.clone()),
             jobs: Jobs::new(host.clock.clone()),
             leaving: Leaving::default(),
@@ -220,7 +223,8 @@ fn membership(
     let is_of_before = has_formed && !is_decided && !files::knows_of_votes(&*host.files)?;
     let is_of_before = is_of_before || mutated(Mutation::WipedAcceptorVotes);
     let ballots = Ballots::new(config.node, host.chance.draw());
-    let membership = Membership::new((disk, ballots), (record, epochs), votes)?;
+    let challenges = Challenges::new(config.node, &*host.chance);
+    let membership = Membership::new((disk, ballots), (record, epochs), votes, challenges)?;
     membership.judge(config.node);
     let stored = match is_of_before {
         true => membership.give_vote(&*host.files),
@@ -272,7 +276,7 @@ pub fn header(config: &Config, layout: &Layout, secrets: &[[u8; 32]]) -> Header 
     Header {
         default_n: config.defaults.properties().n,
         cluster_id: config.cluster_id.clone(),
-        token: peer_token(&secrets[0]),
+        token: PeerKeys::new(secrets).token(),
         from: config.node,
         to: config.node,
         epoch: Epoch { number: layout.version(), hash: layout.hash() },

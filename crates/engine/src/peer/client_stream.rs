@@ -135,7 +135,7 @@ async fn open(peer: &Peer, line: &TransportContext) -> Result<Stream<Box<dyn Io>
     let io = line.wire.dial(peer.node, &endpoint.addr).await.map_err(Failure::NotSent)?;
     let mut stream = Stream::new(io, line.frame_bytes_max);
     stream.trust(); // this node chose the peer
-    handshake::open(&mut stream, peer, line.versions).await?;
+    handshake::open(&mut stream, peer, line).await?;
     Ok(stream)
 }
 
@@ -192,11 +192,14 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use quorate_protocol::envelope;
-    use quorate_protocol::handshake::{Answer, Opening, PROTOCOL_MAX, Versions, Who};
+    use quorate_protocol::handshake::{
+        Answer, Opening, PROTOCOL_MAX, Versions, Who, is_opener_proof,
+    };
     use quorate_protocol::layout::LayoutHash;
     use quorate_protocol::message::{DataReply, Message, Repair};
     use quorate_protocol::name::NodeId;
     use quorate_protocol::placement::Epoch;
+    use quorate_protocol::proof::PeerKeys;
     use quorate_protocol::wire::{FrameWriter, Header};
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::sync::CancellationToken;
@@ -207,6 +210,7 @@ mod tests {
     use crate::peer::mailbox::PeerEvent;
     use crate::peer::member::{PeerMember, QueueBounds};
     use crate::peer::queue::Bounds;
+    use crate::testing::Counting;
 
     type Accepted = Stream<TcpStream>;
 
@@ -260,6 +264,8 @@ mod tests {
             lanes: 0,
             frame_bytes_max: FRAME_BYTES_MAX,
             versions: Versions::ALL,
+            keys: Arc::new(keys()),
+            chance: Arc::<Counting>::default(),
         };
         (peer, line)
     }
@@ -272,14 +278,21 @@ mod tests {
         fake_that_says(answer_to_opening(Versions::ALL), act).await
     }
 
-    fn answer_to_opening(versions: Versions) -> Bytes {
-        let chosen = Versions::ALL.highest_common(&versions);
-        Answer { versions, chosen }.to_bytes()
+    fn keys() -> PeerKeys {
+        PeerKeys::new(&[[7; 32]])
     }
+
+    fn answer_to_opening(versions: Versions) -> Words {
+        let chosen = Versions::ALL.highest_common(&versions);
+        Arc::new(move |opening| Answer { versions, chosen }.to_bytes(opening, &keys(), &[2; 16]))
+    }
+
+    /// What is answered to an opening.
+    type Words = Arc<dyn Fn(&[u8]) -> Bytes + Send + Sync>;
 
     /// The same with these words instead of its answer to an opening.
     async fn fake_that_says<A: Future<Output = Option<Accepted>> + Send>(
-        words: Bytes,
+        words: Words,
         act: impl Fn(usize, Accepted) -> A + Clone + Send + Sync + 'static,
     ) -> (Peer, TransportContext, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -292,11 +305,18 @@ mod tests {
                 let words = words.clone();
                 tokio::spawn(async move {
                     let mut stream = Stream::new(io, FRAME_BYTES_MAX);
-                    let (kind, opening) = stream.read().await.unwrap();
+                    let (kind, said) = stream.read().await.unwrap();
                     assert_eq!(kind, Kind::Handshake);
-                    let opening = Opening::decode(&opening).unwrap();
-                    assert_eq!(opening.who, Who::of(&header("n1", "n2")));
+                    let opening = Opening::decode(&said).unwrap();
+                    assert_eq!(opening.who, Who::of(&header("n1", "n2"), Versions::ALL));
+                    let words = words(&said);
                     stream.write(&words).await.unwrap();
+                    let prefix = envelope::PREFIX_BYTES;
+                    let proves = Answer::decode(&words[prefix..]).is_ok_and(|it| it.proves());
+                    if proves && let Ok((kind, proof)) = stream.read().await {
+                        assert_eq!(kind, Kind::Handshake);
+                        assert!(is_opener_proof(&proof, &said, &words[prefix..], &keys()));
+                    }
                     while let Some(again) = act(number, stream).await {
                         stream = again;
                     }
@@ -540,22 +560,42 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_answer_an_opening_opens_no_stream() {
-        let foreign = Answer { versions: Versions::only(41), chosen: Some(41) }.to_bytes();
+        let foreign = Answer { versions: Versions::only(41), chosen: Some(41) };
         for (words, why) in [
             (replies(Kind::Frame, 0, 0), "unknown kind"),
-            (foreign, "not offered"),
+            (foreign.to_bytes(b"", &keys(), &[2; 16]), "not offered"),
             (Bytes::from_static(b"\x03\0\0\0\x03abc"), "truncated handshake"),
             (Bytes::from_static(b"\xff\0\0\0\x03abc"), "no connection in time"),
         ] {
-            let (peer, line, _) = fake_that_says(words, answer).await;
+            let (peer, line, _) = fake_that_says(Arc::new(move |_| words.clone()), answer).await;
             match Link::default().connect(&peer, &line).await {
                 Err(Failure::NotSent(error)) => assert!(error.contains(why), "{why}: {error}"),
                 other => panic!("{why}: {other:?}"),
             }
         }
-        let (peer, line, _) = fake_that_says(envelope::refusal("no key"), answer).await;
+        let words: Words = Arc::new(|_| envelope::refusal("no key"));
+        let (peer, line, _) = fake_that_says(words, answer).await;
         let refused = Link::default().connect(&peer, &line).await;
         assert_eq!(refused, Err(Failure::Refused("no key".to_owned())));
+    }
+
+    /// Whoever listens at a peer's address must have the cluster's key, and prove it for this stream.
+    #[tokio::test]
+    async fn an_answer_without_the_key_of_the_cluster_opens_no_stream() {
+        let said = Answer { versions: Versions::ALL, chosen: Some(PROTOCOL_MAX) };
+        let other = PeerKeys::new(&[[8; 32]]);
+        let of_another_key: Words = Arc::new(move |it| said.to_bytes(it, &other, &[2; 16]));
+        let played_back: Words = Arc::new(move |_| said.to_bytes(b"earlier", &keys(), &[2; 16]));
+        let cut: Words = Arc::new(move |it| {
+            let whole = said.to_bytes(it, &keys(), &[2; 16]);
+            let len = whole.len() - envelope::PREFIX_BYTES - 1;
+            [&envelope::prefix(Kind::Handshake, len)[..], &whole[5..][..len]].concat().into()
+        });
+        for words in [of_another_key, played_back, cut] {
+            let (peer, line, _) = fake_that_says(words, answer).await;
+            let refused = Link::default().connect(&peer, &line).await.unwrap_err();
+            assert!(matches!(&refused, Failure::Refused(why) if why.contains("cluster_keys")));
+        }
     }
 
     /// Never connects.

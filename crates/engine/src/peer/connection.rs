@@ -14,9 +14,10 @@ use quorate_protocol::envelope;
 use quorate_protocol::handshake::{NoCommonVersion, Versions};
 use quorate_protocol::message::{Cluster, Message, Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::wire::{self, FrameWriter};
 
-use crate::host::Wire;
+use crate::host::{Chance, Wire};
 use crate::limits::sizes::LARGE_BYTES;
 use crate::liveness::health::State;
 use crate::liveness::peer_time::PeerTime;
@@ -67,6 +68,10 @@ pub struct TransportContext {
     pub frame_bytes_max: usize,
     /// The protocol versions that this node speaks.
     pub versions: Versions,
+    /// What proves this node to its peers, and them to it.
+    pub keys: Arc<PeerKeys>,
+    /// Where nonces come from.
+    pub chance: Arc<dyn Chance>,
 }
 
 impl TransportContext {

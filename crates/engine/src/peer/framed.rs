@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use quorate_protocol::envelope::{self, Kind, PREFIX_BYTES};
+use quorate_protocol::name::NodeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::config::Config;
@@ -120,6 +121,8 @@ pub struct Stream<S> {
     frame_bytes_max: usize,
     /// Whether the other end is authenticated: only then are announced lengths trusted.
     is_known: bool,
+    /// The node at the other end, once it has proved the cluster's key for this stream.
+    proved: Option<NodeId>,
     /// The protocol version of its frames; 0 until the ends have agreed on one.
     protocol: u16,
     moves: Moves,
@@ -128,8 +131,9 @@ pub struct Stream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Frames on `io`; a longer one than `frame_bytes_max` is refused.
     pub fn new(io: S, frame_bytes_max: usize) -> Self {
-        let (received, is_known) = (BytesMut::new(), false);
-        Self { io, received, frame_bytes_max, is_known, protocol: 0, moves: Moves::new() }
+        let (received, is_known, proved) = (BytesMut::new(), false, None);
+        let (protocol, moves) = (0, Moves::new());
+        Self { io, received, frame_bytes_max, is_known, proved, protocol, moves }
     }
 
     /// The other end is authenticated: from now on buffers are allocated for the length it
@@ -141,6 +145,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Whether the other end is authenticated.
     pub fn is_trusted(&self) -> bool {
         self.is_known
+    }
+
+    /// The other end, which says that it is this node, has proved the cluster's key.
+    pub fn has_proved(&mut self, node: NodeId) {
+        self.proved = Some(node);
+    }
+
+    /// The node at the other end, if it has proved the cluster's key for this stream.
+    pub fn proved(&self) -> Option<NodeId> {
+        self.proved
     }
 
     /// The ends have agreed on a protocol version.

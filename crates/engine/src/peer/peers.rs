@@ -19,12 +19,13 @@ use futures_util::future::join_all;
 use quorate_protocol::message::{Data, Message, Query, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::placement::Epoch;
+use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::trace_context::TraceContext;
 use quorate_protocol::wire::Header;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Durability};
-use crate::host::Wire;
+use crate::host::{Chance, Wire};
 use crate::liveness::datagrams::Counts;
 use crate::liveness::health::{Health, PROBES_PER_GREETING, Patience};
 use crate::liveness::peer_time::PeerTime;
@@ -90,14 +91,16 @@ impl Peers {
     /// Starts the lanes to every other node of the layout; they stop when `stop` is cancelled.
     pub fn start(
         (config, members): (&Config, &[PeerMember]),
-        wire: Arc<dyn Wire>,
-        (header, epochs): (&Header, Arc<Epochs>),
+        (wire, chance): (Arc<dyn Wire>, Arc<dyn Chance>),
+        (header, keys, epochs): (&Header, Arc<PeerKeys>, Arc<Epochs>),
         faults: Arc<Faults>,
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Self {
         let line = TransportContext {
             wire,
+            chance,
+            keys,
             faults,
             timeout: Duration::from_millis(config.timeouts.replica_ms.saturating_mul(2)),
             outlook: Arc::default(),

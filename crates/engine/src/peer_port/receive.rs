@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_protocol::handshake::{Versions, Who};
+use quorate_protocol::handshake::Versions;
 use quorate_protocol::message::Message;
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header};
+use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header, Proof};
 
 use crate::node::Node;
 
@@ -39,6 +39,7 @@ impl From<FrameError> for Refused {
             FrameError::Damaged(_)
             | FrameError::Cluster { .. }
             | FrameError::Token { .. }
+            | FrameError::Impostor { .. }
             | FrameError::Receiver { .. }
             | FrameError::Stranger { .. }
             | FrameError::DefaultN { .. }
@@ -47,17 +48,19 @@ impl From<FrameError> for Refused {
     }
 }
 
-/// Validates a frame of one of `versions`: its sender and its messages.
+/// Validates a frame of this protocol version, on a stream whose other end is `proved` if that version has it
+/// prove itself: its sender and its messages.
 ///
 /// # Errors
 /// [`Refused`], which says why.
 pub async fn receive(
     node: &Node,
     frame: Bytes,
-    versions: Versions,
+    protocol: u16,
+    proved: Option<NodeId>,
 ) -> Result<Frame<Message>, Refused> {
-    let checked = |header: &Header| check(node, header).map(drop);
-    let frame = wire::decode_if::<Message>(frame, versions, checked)?;
+    let checked = |header: &Header| check(node, header, proved).map(drop);
+    let frame = wire::decode_if::<Message>(frame, Versions::only(protocol), checked)?;
     cut_off(node, frame.header.from).await?;
     Ok(frame)
 }
@@ -78,17 +81,10 @@ pub async fn cut_off(node: &Node, from: NodeId) -> Result<(), Refused> {
 ///
 /// # Errors
 /// [`FrameError`] if it may not.
-pub fn check(node: &Node, header: &Header) -> Result<NodeId, FrameError> {
-    header.check((&node.header, node.epoch()), &node.tokens, knows(node))?;
+pub fn check(node: &Node, header: &Header, proved: Option<NodeId>) -> Result<NodeId, FrameError> {
+    let proof = proved.map_or(Proof::Token(&node.keys), Proof::Stream);
+    header.check((&node.header, node.epoch()), proof, knows(node))?;
     Ok(header.from)
-}
-
-/// Whether the node that opens a stream may do so.
-///
-/// # Errors
-/// [`FrameError`] if it may not.
-pub fn check_who(node: &Node, who: &Who) -> Result<(), FrameError> {
-    who.check(&node.header, &node.tokens)
 }
 
 /// Which nodes are members.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::envelope::{self, Kind};
-use quorate_protocol::handshake::{Answer, NoCommonVersion, Versions};
+use quorate_protocol::handshake::{Answer, NoCommonVersion, Opening, Versions, is_opener_proof};
 use quorate_protocol::message::{Refusal, Reply, WithPayload};
 use quorate_protocol::name::NodeId;
-use quorate_protocol::wire;
+use quorate_protocol::wire::{self, FrameError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::peer::framed::{AROUND_BYTES, IDLE_MS, Stream, StreamError, longest, payload_bytes_max};
 use crate::peer::handshake;
 use crate::peer_port::batch::Batch;
-use crate::peer_port::receive::{self, Refused, check_who, cut_off, frame_to};
+use crate::peer_port::receive::{self, Refused, cut_off, frame_to};
 
 /// Answers one batch after another, until the other end closes the stream, or `stop` is cancelled
 /// and the batch in progress is answered.
@@ -38,8 +38,8 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(());
     }
     while let Some((frame, room)) = next_frame(node, stream, stop).await? {
-        let received = match receive::receive(node, frame, Versions::only(stream.protocol())).await
-        {
+        let (protocol, proved) = (stream.protocol(), stream.proved());
+        let received = match receive::receive(node, frame, protocol, proved).await {
             Ok(received) => received,
             Err(refused) => {
                 // Close the stream; the peer must reconnect.
@@ -61,51 +61,85 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Answers the opening of a stream. Returns whether both ends have agreed on a protocol version.
+/// Answers the opening of a stream. Returns whether both ends have agreed on a protocol version, and the other
+/// one has proved the cluster's key if that version asks for it.
 async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
     stop: &CancellationToken,
 ) -> Result<bool, StreamError> {
-    let patience = Duration::from_millis(node.config.timeouts.header_ms);
-    let opening = tokio::select! {
-        biased;
-        () = stop.cancelled() => return Ok(false),
-        opening = timeout(patience, handshake::opening(stream)) => opening,
-    };
-    let opening = match opening {
-        Ok(Ok(opening)) => opening,
-        Ok(Err(error)) => return refuse_no_frame(stream, error).await,
-        Err(_) => return Ok(false),
-    };
-    let checked = match opening {
-        Ok(opening) => match check_who(node, &opening.who) {
+    let Some(said) = said(node, stream, stop).await? else { return Ok(false) };
+    let checked = match Opening::decode(&said) {
+        Ok(opening) => match opening.who.check(&node.header) {
             Ok(()) => cut_off(node, opening.who.from).await.map(|()| opening),
             Err(error) => Err(error.into()),
         },
-        Err(why) => Err(Refused::Invalid(why)),
+        Err(error) => Err(error.into()),
     };
     let opening = match checked {
         Ok(opening) => opening,
-        Err(refused) => {
-            stream.write(&envelope::refusal(refused.why())).await?;
-            return Ok(false);
-        }
+        Err(refused) => return refuse(stream, refused.why()).await,
     };
-    let answer = Answer::to(&opening, node.config.versions());
+    let (from, answer) = (opening.who.from, Answer::to(&opening, node.config.versions()));
+    let has_token = node.keys.accepts_token(&opening.who.token);
+    if answer.chosen.is_some() && !answer.proves() && !has_token {
+        return refuse(stream, &FrameError::Token { from }.to_string()).await;
+    }
+    let answered = answer.to_bytes(&said, &node.keys, &handshake::nonce(&*node.host.chance));
+    stream.write(&answered).await?;
+    if answer.proves() {
+        let Some(proof) = self::said(node, stream, stop).await? else { return Ok(false) };
+        let answered = &answered[envelope::PREFIX_BYTES..];
+        if !is_opener_proof(&proof, &said, answered, &node.keys) {
+            return refuse(stream, &FrameError::Token { from }.to_string()).await;
+        }
+        stream.has_proved(from);
+    }
+    // Whoever has no key can say anything of anybody's versions.
+    if stream.proved().is_some() || has_token {
+        note_versions(node, &opening, answer);
+    }
+    answer.chosen.iter().for_each(|chosen| stream.agree(*chosen));
+    Ok(answer.chosen.is_some())
+}
+
+/// What the other end says before its first frame; `None` if nothing comes in time, or the node stops.
+async fn said<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Node,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<Option<Bytes>, StreamError> {
+    let patience = Duration::from_millis(node.config.timeouts.header_ms);
+    let said = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(None),
+        said = timeout(patience, handshake::said(stream)) => said,
+    };
+    match said {
+        Ok(Ok(said)) => Ok(Some(said)),
+        Ok(Err(error)) => refuse_no_frame(stream, error).await,
+        Err(_) => Ok(None),
+    }
+}
+
+/// Shows operators which versions a peer speaks, and tells them once if none is common.
+fn note_versions(node: &Node, opening: &Opening, answer: Answer) {
     let (peer, theirs, ours) = (opening.who.from, opening.versions, answer.versions);
     let health = node.peers.health(peer);
     let is_news = health.is_some_and(|health| health.word().speaks(theirs, answer.chosen));
-    stream.write(&answer.to_bytes()).await?;
-    let Some(chosen) = answer.chosen else {
-        if is_news {
-            let error = NoCommonVersion { peer, theirs, ours };
-            tracing::error!(%peer, %error, "the peer cannot talk to this node");
-        }
-        return Ok(false);
-    };
-    stream.agree(chosen);
-    Ok(true)
+    if is_news && answer.chosen.is_none() {
+        let error = NoCommonVersion { peer, theirs, ours };
+        tracing::error!(%peer, %error, "the peer cannot talk to this node");
+    }
+}
+
+/// Tells the other end in words why the stream is not opened.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    why: &str,
+) -> Result<bool, StreamError> {
+    stream.write(&envelope::refusal(why)).await?;
+    Ok(false)
 }
 
 /// Tells the other end why what it sent is not read, if it might read that.
@@ -213,11 +247,12 @@ async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(Ok((len, None)));
     }
     let (mut needed, versions) = (0, Versions::only(stream.protocol()));
+    let proved = stream.proved();
     loop {
         let start = stream.peek(needed).await?;
         match wire::peek(start, versions) {
             Ok(header) => {
-                let checked = header.and_then(|header| receive::check(node, &header));
+                let checked = header.and_then(|header| receive::check(node, &header, proved));
                 return Ok(checked.map(|from| (len, Some(from))).map_err(Refused::from));
             }
             // Too short for a header: decoding will report what is wrong with it.

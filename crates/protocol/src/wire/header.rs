@@ -1,18 +1,21 @@
 //! The header of a frame: its sender and receiver and what both must agree on, and why a frame is refused.
 
+use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
-use crate::context::equal_in_constant_time;
-use crate::handshake::Versions;
+use crate::append::append;
+use crate::handshake::{PROTOCOL_PROVES, Versions, check_ends};
 use crate::name::NodeId;
 use crate::placement::Epoch;
+use crate::proof::PeerKeys;
 
 /// The sender and receiver of a frame, and what both must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The cluster's id.
     pub cluster_id: String,
-    /// Proof of the cluster's key.
+    /// What proves the cluster's key in versions below [`PROTOCOL_PROVES`]; it is not sent from there on, and
+    /// then received as zeros.
     pub token: [u8; 16],
     /// The sender.
     pub from: NodeId,
@@ -25,6 +28,17 @@ pub struct Header {
     /// The sender's n of buckets without settings of their own. Like the layout it decides where
     /// keys are.
     pub default_n: u16,
+}
+
+/// A header without its token, as it is sent from [`PROTOCOL_PROVES`] on.
+#[derive(Serialize, Deserialize)]
+struct Bare<'a> {
+    cluster_id: &'a str,
+    from: NodeId,
+    to: NodeId,
+    epoch: Epoch,
+    partitions: u32,
+    default_n: u16,
 }
 
 /// Why a frame was refused. None of its messages was executed.
@@ -54,6 +68,14 @@ pub enum FrameError {
     Token {
         /// The sender, as it claims.
         from: NodeId,
+    },
+    /// The stream is of another node.
+    #[error("a frame of {from} on a stream of {opened_by}")]
+    Impostor {
+        /// The sender, as it claims.
+        from: NodeId,
+        /// The node that opened the stream.
+        opened_by: NodeId,
     },
     /// The frame is for another node.
     #[error("the frame is for {to}, this node is {ours}; check the peer addresses in the layout")]
@@ -91,33 +113,42 @@ pub enum FrameError {
     },
 }
 
-/// Checks what a frame and the opening of a stream both say: the sender has the cluster's id and key, and
-/// means to reach this node.
-///
-/// # Errors
-/// The [`FrameError`] that names both sides.
-pub(crate) fn check_ends(
-    (cluster_id, token): (&str, &[u8; 16]),
-    (from, to): (NodeId, NodeId),
-    mine: &Header,
-    tokens: &[[u8; 16]],
-) -> Result<(), FrameError> {
-    if cluster_id != mine.cluster_id {
-        let (theirs, ours) = (cluster_id.to_owned(), mine.cluster_id.clone());
-        return Err(FrameError::Cluster { theirs, ours });
-    }
-    if !tokens.iter().any(|own| equal_in_constant_time(own, token)) {
-        return Err(FrameError::Token { from });
-    }
-    if to != mine.from {
-        return Err(FrameError::Receiver { to, ours: mine.from });
-    }
-    Ok(())
+/// How it is known that the sender of a frame has the cluster's key.
+#[derive(Clone, Copy, Debug)]
+pub enum Proof<'a> {
+    /// The node at the other end of its stream has proved it.
+    Stream(NodeId),
+    /// By the token in each frame, as in versions below [`PROTOCOL_PROVES`]: one of these keys made it.
+    Token(&'a PeerKeys),
 }
 
 impl Header {
+    /// Appends it as a frame of this protocol version has it.
+    pub(super) fn encode(&self, protocol: u16, out: &mut BytesMut) {
+        if protocol < PROTOCOL_PROVES {
+            return append(self, out);
+        }
+        let Self { cluster_id, token: _, from, to, epoch, partitions, default_n } = self;
+        let (from, to, epoch) = (*from, *to, *epoch);
+        let (partitions, default_n) = (*partitions, *default_n);
+        append(&Bare { cluster_id, from, to, epoch, partitions, default_n }, out);
+    }
+
+    /// The header at the start of these bytes, and how many are left over.
+    pub(super) fn decode(protocol: u16, bytes: &[u8]) -> Result<(Self, usize), FrameError> {
+        let unreadable = |_| FrameError::Damaged("unreadable header");
+        if protocol < PROTOCOL_PROVES {
+            let (header, rest) = postcard::take_from_bytes(bytes).map_err(unreadable)?;
+            return Ok((header, rest.len()));
+        }
+        let (bare, rest) = postcard::take_from_bytes::<Bare<'_>>(bytes).map_err(unreadable)?;
+        let Bare { cluster_id, from, to, epoch, partitions, default_n } = bare;
+        let (cluster_id, token) = (cluster_id.to_owned(), [0; 16]);
+        Ok((Self { cluster_id, token, from, to, epoch, partitions, default_n }, rest.len()))
+    }
+
     /// Checks a received header against this node: `mine` is the header this node would send, but in the
-    /// epoch in force, `tokens` are those of every configured key, `knows` tells whether a node is in the
+    /// epoch in force, `proof` how the sender's key is known, `knows` tells whether a node is in the
     /// layout. The epochs may differ: which messages are executed then is for the receiver to say.
     ///
     /// # Errors
@@ -125,10 +156,20 @@ impl Header {
     pub fn check(
         &self,
         (mine, in_force): (&Header, Epoch),
-        tokens: &[[u8; 16]],
+        proof: Proof<'_>,
         knows: impl Fn(NodeId) -> bool,
     ) -> Result<(), FrameError> {
-        check_ends((&self.cluster_id, &self.token), (self.from, self.to), mine, tokens)?;
+        check_ends(&self.cluster_id, self.to, mine)?;
+        let from = self.from;
+        match proof {
+            Proof::Stream(opened_by) if opened_by != from => {
+                return Err(FrameError::Impostor { from, opened_by });
+            }
+            Proof::Token(keys) if !keys.accepts_token(&self.token) => {
+                return Err(FrameError::Token { from });
+            }
+            Proof::Stream(_) | Proof::Token(_) => {}
+        }
         let same_number = self.epoch.number == in_force.number;
         if self.partitions != mine.partitions || (same_number && self.epoch != in_force) {
             let describe = |epoch: Epoch, partitions| format!("{epoch}, {partitions} partitions");

@@ -6,7 +6,7 @@ use super::*;
 use crate::clock::{Actor, Clock, Dot};
 use crate::explain::{Event, Events, Kind, Note};
 use crate::get::{ReadKind, RowKind};
-use crate::handshake::PROTOCOL_MAX;
+use crate::handshake::{PROTOCOL_MAX, PROTOCOL_MIN, PROTOCOL_PROVES};
 use crate::layout::LayoutHash;
 use crate::message::{
     Condition, Data, DataReply, Message, QueryReply, Refusal, Repair, Reply, Write, WriteAnswer,
@@ -15,6 +15,7 @@ use crate::name::Key;
 use crate::name::NodeId;
 use crate::object::{Metadata, Version, WriteId};
 use crate::placement::Epoch;
+use crate::proof::PeerKeys;
 use crate::put::Role;
 use crate::quorum::Count;
 use crate::row::Draft;
@@ -29,7 +30,7 @@ fn node(name: &str) -> NodeId {
 fn header() -> Header {
     Header {
         cluster_id: "test".to_owned(),
-        token: [7; 16],
+        token: [0; 16],
         from: node("n1"),
         to: node("n2"),
         epoch: Epoch { number: 3, hash: LayoutHash(42) },
@@ -262,7 +263,8 @@ fn a_broken_clock_in_a_message_is_refused() {
 fn a_mismatched_header_names_both_sides() {
     let check = |header: Header| {
         let known = |at: NodeId| at == node("n1") || at == node("n2");
-        header.check((&mine(), mine().epoch), &[[1; 16], [7; 16]], known).map_err(|e| e.to_string())
+        let proof = Proof::Stream(header.from);
+        header.check((&mine(), mine().epoch), proof, known).map_err(|e| e.to_string())
     };
     assert_eq!(check(header()), Ok(()));
     let refused = |header: Header, words: &[&str]| {
@@ -271,13 +273,41 @@ fn a_mismatched_header_names_both_sides() {
     };
     let other = Header { cluster_id: "other".to_owned(), ..header() };
     refused(other, &["\"other\"", "\"test\""]);
-    refused(Header { token: [8; 16], ..header() }, &["n1", "key"]);
     refused(Header { to: node("n3"), ..header() }, &["for n3", "is n2"]);
     refused(Header { from: node("n9"), ..header() }, &["n9", "layout"]);
     let epoch = Epoch { hash: LayoutHash(43), ..header().epoch };
     refused(Header { epoch, ..header() }, &["2b", "2a"]);
     refused(Header { default_n: 1, ..header() }, &["n1", "defaults.n = 1", "3"]);
     refused(Header { partitions: 512, ..header() }, &["512", "1024"]);
+}
+
+#[test]
+fn who_sends_a_frame_is_proved_by_its_stream_or_else_by_its_token() {
+    let keys = PeerKeys::new(&[[1; 32], [7; 32]]);
+    let check = |header: &Header, proof| header.check((&mine(), mine().epoch), proof, |_| true);
+    let (n1, n3) = (node("n1"), node("n3"));
+    assert_eq!(check(&header(), Proof::Stream(n1)), Ok(()));
+    let impostor = FrameError::Impostor { from: n1, opened_by: n3 };
+    assert_eq!(check(&header(), Proof::Stream(n3)), Err(impostor));
+    let token = PeerKeys::new(&[[7; 32]]).token();
+    assert_eq!(check(&Header { token, ..header() }, Proof::Token(&keys)), Ok(()));
+    let unproved = Err(FrameError::Token { from: n1 });
+    assert_eq!(check(&header(), Proof::Token(&keys)), unproved, "zeros are no token");
+    let token = PeerKeys::new(&[[8; 32]]).token();
+    assert_eq!(check(&Header { token, ..header() }, Proof::Token(&keys)), unproved);
+}
+
+#[test]
+fn a_token_is_sent_only_in_versions_that_need_it() {
+    let header = Header { token: [7; 16], ..header() };
+    for protocol in PROTOCOL_MIN..=PROTOCOL_MAX {
+        let frame = FrameWriter::new(protocol, &header).finish();
+        let is_there = frame.windows(16).any(|window| window == [7; 16]);
+        assert_eq!(is_there, protocol < PROTOCOL_PROVES, "{protocol}");
+        let (read, _) = decode::<Reply>(frame, Versions::only(protocol)).unwrap();
+        assert_eq!(read.token, if is_there { [7; 16] } else { [0; 16] });
+        assert_eq!(Header { token: [7; 16], ..read }, header);
+    }
 }
 
 proptest! {

@@ -14,7 +14,7 @@ use super::*;
 use crate::host::{Dialing, Io};
 use crate::peer::framed::Stream;
 use crate::peer::mailbox::Mailbox;
-use crate::testing::{config, until};
+use crate::testing::{Counting, config, until};
 
 /// Longer than a batch may take.
 const LATE: Duration = Duration::from_millis(800);
@@ -40,9 +40,11 @@ impl Net {
 
     async fn serve(&self, addr: &str, io: DuplexStream) -> Option<()> {
         let mut stream = Stream::new(io, 1 << 20);
-        stream.read().await.ok()?;
+        let (_, opening) = stream.read().await.ok()?;
         let answer = Answer { versions: Versions::ALL, chosen: Some(PROTOCOL_MAX) };
-        stream.write(&answer.to_bytes()).await.ok()?;
+        let keys = PeerKeys::new(&config(Path::new("nowhere"), "n1", &["n1"]).secrets().ok()?);
+        stream.write(&answer.to_bytes(&opening, &keys, &[1; 16])).await.ok()?;
+        stream.read().await.ok()?; // the opener's proof
         stream.trust();
         loop {
             let (_, frame) = stream.read().await.ok()?;
@@ -99,9 +101,9 @@ fn start() -> Cluster {
     let header = crate::node::header(&config, &layout, &secrets);
     let (net, tasks, stop) = (Arc::new(Net::default()), Tasks::new(None), CancellationToken::new());
     let wire = Arc::new(ToNet { net: net.clone(), served: Tasks::new(None) });
-    let epochs = Arc::new(Epochs::new(1));
-    let peers =
-        Peers::start((&config, &members), wire, (&header, epochs), Arc::default(), &tasks, &stop);
+    let outside: (Arc<dyn Wire>, Arc<dyn Chance>) = (wire, Arc::<Counting>::default());
+    let by = (&header, Arc::new(PeerKeys::new(&secrets)), Arc::new(Epochs::new(1)));
+    let peers = Peers::start((&config, &members), outside, by, Arc::default(), &tasks, &stop);
     Cluster { net, peers, tasks, stop }
 }
 
