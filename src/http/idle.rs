@@ -47,6 +47,13 @@ impl Idle {
     }
 }
 
+impl Idle {
+    /// Waits until this connection is asked to close.
+    pub(crate) async fn asked(&mut self) {
+        std::future::poll_fn(|cx| self.poll_asked(cx)).await;
+    }
+}
+
 impl Drop for Idle {
     fn drop(&mut self) {
         self.crowd.idle.fetch_sub(1, Ordering::Relaxed);

@@ -136,6 +136,8 @@ pub(crate) struct Lease {
     /// Cancelled when the port stops.
     pub(crate) stop: CancellationToken,
     cut: CancellationToken,
+    /// Those that make way when the port is full.
+    pub(crate) crowd: Arc<Crowd>,
     _slot: Arc<OwnedSemaphorePermit>,
     _tracked: TaskTrackerToken,
 }
@@ -184,8 +186,8 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
         let serve = {
             let (app, crowd) = (app.clone(), crowd.clone());
             move |stream: TcpStream, slot: OwnedSemaphorePermit| {
-                let lease = Lease { stop, cut, _slot: Arc::new(slot), _tracked: tracked };
-                serve(stream, app, bounds, lease, crowd)
+                let lease = Lease { stop, cut, crowd, _slot: Arc::new(slot), _tracked: tracked };
+                serve(stream, app, bounds, lease)
             }
         };
         if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
@@ -285,12 +287,22 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
 }
 
-async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, crowd: Arc<Crowd>) {
+async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
     // Otherwise a response in two segments waits for the receiver's delayed ACK.
     drop(stream.set_nodelay(true));
     let (heads, hyper_ms) = match bounds.heads {
-        HeadBounds::Looked(patience) => (Heads::new(stream, app.clone(), patience, crowd), None),
+        HeadBounds::Looked(patience) => {
+            (Heads::new(stream, app.clone(), patience, lease.crowd.clone()), None)
+        }
         HeadBounds::PassedOn(ms) => (Heads::passing_all_on(stream, app.clone()), Some(ms)),
+    };
+    // Where heads are not looked at here, whoever has not been upgraded makes way.
+    let mut stranger = hyper_ms.map(|_| lease.crowd.enter());
+    let asked = async {
+        match &mut stranger {
+            Some(stranger) => stranger.asked().await,
+            None => std::future::pending().await,
+        }
     };
     let stream = Impatient::new(TokioIo::new(heads), Duration::from_millis(bounds.stall_ms));
     let (stop, for_upgrades) = (lease.stop.clone(), lease.clone());
@@ -317,6 +329,7 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease, c
     let ended = tokio::select! {
         biased; // a request that has arrived by now is read before the connection counts as idle
         ended = connection.as_mut() => Some(ended),
+        () = asked => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             lease.hold(connection).await

@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use quorate_engine::node::Node;
 use quorate_engine::peer::framed::{Stream, StreamError, frame_bytes_max};
-use quorate_engine::peer_port::stream::answer_all;
+use quorate_engine::peer_port::stream::{accept, answer_batches};
 
 use crate::http::port::Lease;
 use crate::peer_port::UPGRADE_NAME;
@@ -47,8 +47,21 @@ async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
         Err(error) => return tracing::debug!(%error, "a connection did not become a stream"),
     };
     let mut stream = Stream::new(upgraded, frame_bytes_max(&node.config));
-    let stop = lease.stop.clone();
-    let ended = lease.hold(answer_all(&node, &mut stream, &stop)).await;
+    let (stop, crowd) = (lease.stop.clone(), lease.crowd.clone());
+    let answering = async {
+        // Until it has proved its key it makes way for others, the longest waiting first.
+        let mut stranger = crowd.enter();
+        let is_accepted = tokio::select! {
+            is_accepted = accept(&node, &mut stream, &stop) => is_accepted?,
+            () = stranger.asked() => false,
+        };
+        drop(stranger);
+        match is_accepted {
+            true => answer_batches(&node, &mut stream, &stop).await,
+            false => Ok(()),
+        }
+    };
+    let ended = lease.hold(answering).await;
     match ended {
         Some(Ok(()) | Err(StreamError::Closed)) => {}
         Some(Err(error)) => tracing::debug!(%error, "a peer's stream ended"),
@@ -398,12 +411,40 @@ mod tests {
     #[tokio::test]
     async fn streams_count_as_connections() {
         let port = Port::start(2).await;
-        let (first, _second) = (port.open().await, port.open().await);
+        let (mut first, mut second) = (port.open().await, port.open().await);
+        for stream in [&mut first, &mut second] {
+            stream.write(&port.batch(1)).await.unwrap();
+            stream.read().await.unwrap(); // so that the key is known to be proved
+        }
         let (_, full) = port.ask("GET /peer HTTP/1.1").await;
         assert!(full.contains(" 503 "), "{full}");
         drop(first);
         let freed = async { while port.ask("GET /peer HTTP/1.1").await.1.contains(" 503 ") {} };
         timeout(Duration::from_secs(10), freed).await.unwrap();
+    }
+
+    /// Whoever only connects, at any stage, locks no peer out.
+    #[tokio::test]
+    async fn who_has_proved_nothing_makes_way_for_peers() {
+        let port = Port::start(4).await;
+        let connect = async || TcpStream::connect(port.addr).await.unwrap();
+        let mut silent = vec![connect().await, connect().await];
+        let (mut mute, mut half) = (port.open_mute().await, port.open_mute().await);
+        half.write(&port.opening().to_bytes()).await.unwrap();
+        half.read().await.unwrap();
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            let mut stream = port.open().await;
+            stream.write(&port.batch(1)).await.unwrap();
+            assert_eq!(stream.read().await.unwrap().0, Kind::Frame);
+            streams.push(stream);
+        }
+        assert!(is_closed(&mut mute).await && is_closed(&mut half).await);
+        for mut io in silent.drain(..) {
+            assert_eq!(timeout(Duration::from_secs(10), io.read_u8()).await.unwrap().ok(), None);
+        }
+        let (_, full) = port.ask("GET /peer HTTP/1.1").await;
+        assert!(full.contains(" 503 "), "peers do not make way: {full}");
     }
 
     #[tokio::test]

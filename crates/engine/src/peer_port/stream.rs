@@ -34,9 +34,21 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     stop: &CancellationToken,
 ) -> Result<(), StreamError> {
-    if !accept(node, stream, stop).await? {
-        return Ok(());
+    match accept(node, stream, stop).await? {
+        true => answer_batches(node, stream, stop).await,
+        false => Ok(()),
     }
+}
+
+/// The same on a stream that [`accept`] has let in.
+///
+/// # Errors
+/// Those of [`answer_all`].
+pub async fn answer_batches<S: AsyncRead + AsyncWrite + Unpin>(
+    node: &Arc<Node>,
+    stream: &mut Stream<S>,
+    stop: &CancellationToken,
+) -> Result<(), StreamError> {
     while let Some((frame, room)) = next_frame(node, stream, stop).await? {
         let (protocol, proved) = (stream.protocol(), stream.proved());
         let received = match receive::receive(node, frame, protocol, proved).await {
@@ -62,8 +74,11 @@ pub async fn answer_all<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Answers the opening of a stream. Returns whether both ends have agreed on a protocol version, and the other
-/// one has proved the cluster's key if that version asks for it.
-async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+/// one has proved the cluster's key if that version asks for it. Nothing but a handshake is held in memory.
+///
+/// # Errors
+/// Those of [`answer_all`].
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     node: &Node,
     stream: &mut Stream<S>,
     stop: &CancellationToken,
