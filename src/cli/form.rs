@@ -179,9 +179,10 @@ impl Ask<'_> {
         let mut stream = Stream::new(io, self.frame_bytes_max);
         let introduction =
             Introduction { header, versions: *versions, keys, nonce: rand::random() };
-        let agreed = introduce(&mut stream, &introduction).await.map_err(|error| match error {
-            Failure::Refused(reason) => Unheard::Refused(reason),
-            other => Unheard::Silent(other.error()),
+        let agreed = introduce(&mut stream, &introduction).await;
+        let agreed = agreed.map_err(|failure| match matches!(failure, Failure::Refused(_)) {
+            true => Unheard::Refused(failure.error()),
+            false => Unheard::Silent(failure.error()),
         })?;
         let Some(protocol) = agreed.chosen else {
             let none =

@@ -1,10 +1,10 @@
 //! `POST /join`: a node asks this member to be added to the cluster. Both ends of the request are defined
 //! here.
 //!
-//! The body is JSON ([`JoinRequest`]). A request without a proof of the cluster's key is answered with 401 and a
-//! challenge, and repeated with headers that answer it ([`join_proof`]); the answer to that is proved too. 202
-//! says that the node waits, and who the members are; 200 is the encoded cluster record that it is in, with
-//! the formation in the header `Quorate-Formation`; all else is a refusal.
+//! The body is JSON ([`JoinRequest`]). A request without a proof of the cluster's key is answered with 401
+//! and a challenge, and repeated with headers that answer it ([`join_proof`]); the answer to that is proved
+//! too. 202 says that the node waits, and who the members are; 200 is the encoded cluster record that it is
+//! in, with the formation in the header `Quorate-Formation`; all else is a refusal.
 //!
 //! [`join_proof`]: quorate_engine::membership::join_proof
 

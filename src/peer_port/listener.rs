@@ -1,6 +1,6 @@
-//! The peer port: where frames come in, on streams (`upgrade`), from peers' lanes and from `quorate form`. The
-//! engine checks them and carries them out ([`quorate_engine::peer_port`]). A node that is in no cluster yet
-//! asks to be added (`join`).
+//! The peer port: where frames come in, on streams (`upgrade`), from peers' lanes and from `quorate form`.
+//! The engine checks them and carries them out ([`quorate_engine::peer_port`]). A node that is in no cluster
+//! yet asks to be added (`join`).
 
 use std::sync::Arc;
 

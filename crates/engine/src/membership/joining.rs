@@ -1,7 +1,7 @@
 //! A node asks this one, a member, to be added to the cluster: whether it may wait, or has been added.
 //!
-//! A node that joins is in no record yet, so that it cannot send frames. It proves the cluster's key in a way of
-//! its own ([`super::join_proof`]).
+//! A node that joins is in no record yet, so that it cannot send frames. It proves the cluster's key in a way
+//! of its own ([`super::join_proof`]).
 
 use std::sync::Arc;
 

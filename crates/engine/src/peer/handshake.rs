@@ -1,5 +1,5 @@
-//! The first exchange on a new stream: both ends learn which protocol versions the other speaks, agree on one,
-//! and prove to each other that they have the cluster's key (`protocol::handshake`).
+//! The first exchange on a new stream: both ends learn which protocol versions the other speaks, agree on
+//! one, and prove to each other that they have the cluster's key (`protocol::handshake`).
 
 use quorate_protocol::envelope::{Kind, PREFIX_BYTES};
 use quorate_protocol::handshake::{

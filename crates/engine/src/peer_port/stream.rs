@@ -73,8 +73,9 @@ pub async fn answer_batches<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Answers the opening of a stream. Returns whether both ends have agreed on a protocol version, and the other
-/// one has proved the cluster's key if that version asks for it. Nothing but a handshake is held in memory.
+/// Answers the opening of a stream. Returns whether both ends have agreed on a protocol version, and the
+/// other one has proved the cluster's key if that version asks for it. Nothing but a handshake is held in
+/// memory.
 ///
 /// # Errors
 /// Those of [`answer_all`].
