@@ -242,7 +242,8 @@ impl Object {
     /// Decodes an object; values are slices of `bytes`, not copies.
     ///
     /// # Errors
-    /// [`DecodeError`] for anything that [`Object::encode`] would not have written.
+    /// [`DecodeError`] for anything that [`Object::encode`] would not have written, but for numbers that are
+    /// written longer than needed.
     pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
         if bytes.len() < 5 {
             return Err(DecodeError::Damaged);

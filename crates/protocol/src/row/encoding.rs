@@ -60,10 +60,14 @@ impl Row {
     /// Decodes a row; values are slices of `bytes`.
     ///
     /// # Errors
-    /// [`DecodeError`] for anything that [`Row::encode`] would not have written.
+    /// [`DecodeError`] for anything that [`Row::encode`] would not have written, but for numbers that are
+    /// written longer than needed.
     pub fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
         Self::encoded_kind(&bytes)?;
         let (actor, incarnation) = (bytes.get_u64_le(), bytes.get_u64_le());
+        if actor == 0 && incarnation != 0 {
+            return Err(DecodeError::Invalid("an incarnation of no actor"));
+        }
         let tenure = (actor != 0)
             .then_some(Tenure { actor: Actor(actor), incarnation: Incarnation(incarnation) });
         let version = bytes.split_to(size_of::<Version>());

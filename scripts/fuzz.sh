@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Fuzzes what reads bytes from peers, from the disk and from clients' headers.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'HELP'
+Usage: scripts/fuzz.sh [--seconds N] [--keep] [TARGET...]
+
+Feeds the readers of crates/protocol with bytes by libFuzzer, guided by coverage, from the corpus in
+crates/protocol/fuzz/corpus. The targets: frames, handshakes, messages, objects, records, texts; all by default.
+Every run of the tests repeats the corpus, and bytes that differ a little from it (crates/protocol/tests/parsers.rs).
+
+  --seconds N  how long, for each target (default 60)
+  --keep       add what reached new code to the corpus
+  --help       this text
+
+Needs a nightly compiler and cargo-fuzz:
+  rustup toolchain install nightly && cargo install cargo-fuzz
+An input that breaks something is left in target/fuzz, and its name printed.
+HELP
+}
+
+seconds=60 keep=0 targets=()
+while (($#)); do
+    case $1 in
+        --seconds) seconds=${2:?--seconds needs a number}; shift ;;
+        --keep) keep=1 ;;
+        --help|-h) usage; exit ;;
+        frames|handshakes|messages|objects|records|texts) targets+=("$1") ;;
+        *) usage >&2; die "unknown argument: $1" ;;
+    esac
+    shift
+done
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || die "--seconds needs a whole number from 1, not $seconds"
+((${#targets[@]})) || targets=(frames handshakes messages objects records texts)
+cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed: cargo install cargo-fuzz"
+rustup toolchain list 2>/dev/null | grep -q '^nightly' ||
+    die "a nightly compiler is needed: rustup toolchain install nightly"
+
+cd "$ROOT/crates/protocol/fuzz"
+out=$TARGET/fuzz
+mkdir -p "$out"
+cargo +nightly fuzz build --fuzz-dir . --sanitizer none --target-dir "$out/build"
+programs=$(dirname -- "$(find "$out/build" -path '*/release/frames' -type f | head -n 1)")
+
+# The corpus has one input a line, in hexadecimal; the fuzzer wants one a file.
+unpack() {
+    local at=0 line
+    while read -r line; do
+        printf '%b' "$(sed 's/../\\x&/g' <<<"$line")" >"$2/$((at++))"
+    done <"corpus/$1.hex"
+}
+
+pack() {
+    find "$1" -type f -size -401c -print0 | sort -z |
+        while IFS= read -r -d '' file; do od -An -v -tx1 "$file" | tr -d ' \n'; echo; done | sort -u
+}
+
+for target in "${targets[@]}"; do
+    known=$(mktemp -d) found=$(mktemp -d)
+    unpack "$target" "$known"
+    say "$target: $seconds s"
+    "$programs/$target" "$found" "$known" -max_total_time="$seconds" -max_len=2048 -rss_limit_mb=2048 \
+        -artifact_prefix="$out/$target-" -print_final_stats=1 >"$out/$target.log" 2>&1 ||
+        die "$target failed; the input and what it broke are named at the end of $out/$target.log"
+    grep -h 'stat::number_of_executed_units\|stat::new_units_added' "$out/$target.log" | sed 's/stat::/  /'
+    if ((keep)); then
+        { cat "corpus/$target.hex"; pack "$found"; } | sort -u >"$out/corpus"
+        mv "$out/corpus" "corpus/$target.hex"
+    fi
+    rm -rf "$known" "$found"
+done
