@@ -36,6 +36,7 @@ mod partition;
 #[allow(dead_code, unreachable_pub, reason = "shared with the other tests")]
 mod process;
 mod record;
+mod recordings;
 mod recover;
 mod replicas;
 mod restore;
