@@ -10,6 +10,7 @@ use quorate_protocol::name::Bucket;
 use quorate_protocol::reassign::ReplicaCounts;
 
 use crate::cluster::buckets::BucketsError;
+use crate::cluster::view::ClusterView;
 use crate::host::Urgency;
 use crate::node::Node;
 use crate::ops::replica;
@@ -68,13 +69,22 @@ async fn is_unknown_everywhere(node: &Arc<Node>, bucket: &Bucket) -> bool {
 /// # Errors
 /// The store's; the table is as before then.
 pub fn take_now(node: &Node, table: &Table) -> Result<bool, quorate_storage::Error> {
+    let extend = |view: &ClusterView| match view.placement().next() {
+        Some(_) => {
+            let ns = ReplicaCounts::of(table, &node.buckets.defaults).distinct();
+            node.filled.extend(&node.store, (node.me, view.placement()), &ns)
+        }
+        None => Ok(()),
+    };
     // First: else a change of the layout could end before this node has what it needs for another n.
-    let view = node.view();
-    if view.placement().next().is_some() {
-        let ns = ReplicaCounts::of(table, &node.buckets.defaults).distinct();
-        node.filled.extend(&node.store, (node.me, view.placement()), &ns)?;
+    let before = node.view();
+    extend(&before)?;
+    let has_changed = node.buckets.merge(&node.store, table)?;
+    let after = node.view();
+    if after.epoch() != before.epoch() {
+        extend(&after)?; // a change of the layout began in between
     }
-    node.buckets.merge(&node.store, table)
+    Ok(has_changed)
 }
 
 /// Merges a peer's table into this node's. The reply has all of this node's if `want_all`, else nothing.

@@ -293,7 +293,9 @@ impl Node {
         self.filled.forget_new_homes(&self.store, self.me, (old.placement(), &placement), &ns)?;
         self.filled.begin(&self.store, (self.me, &placement), ns)?;
         lock(&membership.acceptor).learn(record).map_err(|_| LearnError::Foreign)?;
-        self.buckets.place(placement);
+        self.buckets.place(placement.clone());
+        // A bucket's n that was learned since did not know of this record.
+        self.filled.extend(&self.store, (self.me, &placement), &self.buckets.ns())?;
         *membership.current.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         self.peers.set_epoch(self.epoch());
         self.follow_members(&members_of(record));

@@ -259,3 +259,54 @@ impl FillState {
         partitions.filter(|p| !self.is_ready(*p)).collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use quorate_protocol::bucket::Settings;
+    use quorate_protocol::bucket_table::Table;
+    use quorate_protocol::message::Formation;
+    use quorate_protocol::name::Bucket;
+    use quorate_protocol::record::Reason;
+    use quorate_protocol::time::WallTime;
+
+    use super::*;
+    use crate::cluster::bucket_change;
+    use crate::testing;
+
+    /// How many partitions n1 receives when `leaver` leaves a cluster of six with n = 3, and after a bucket
+    /// was given n = 1 meanwhile; and how many have to be then.
+    fn received(leaver: &str) -> (u32, u32, u32) {
+        let dir = tempfile::tempdir().unwrap();
+        let node = testing::node(dir.path(), "n1", &["n1", "n2", "n3", "n4", "n5", "n6"]);
+        node.record_formation(Formation([9; 16]), false).unwrap();
+        let (leaver, n2) = (NodeId::parse(leaver).unwrap(), NodeId::parse("n2").unwrap());
+        let reason = Reason { by: n2, at: WallTime(1), note: String::new() };
+        let first = node.membership.record();
+        let mut stay = first.stable().to_vec();
+        stay.retain(|member| member.node != leaver);
+        node.learn(&first.begin(stay, &[], reason).unwrap()).unwrap();
+        let (_, before) = node.filled.move_progress();
+
+        let bucket = Bucket::parse("large").unwrap();
+        let settings = Settings { n: Some(1), ..Settings::default() };
+        let (table, defaults) = (node.buckets.table(), node.config.defaults.properties());
+        let mut change = Table::default();
+        change.merge(&bucket, table.next(&bucket, settings, (n2, WallTime(1)), &defaults));
+        assert!(bucket_change::take_now(&node, &change).unwrap());
+        let (_, after) = node.filled.move_progress();
+
+        let placement = node.view().placement().clone();
+        let again = FillState::load(&node.store, placement.partitions()).unwrap();
+        assert_eq!(again.move_progress().1, after, "durable");
+        let becomes = |p: &Partition| [1, 3].iter().any(|n| placement.is_new_home(node.me, *p, *n));
+        (before, after, partitions_of(&placement).filter(becomes).count() as u32)
+    }
+
+    #[tokio::test]
+    async fn another_n_during_a_change_of_the_layout_has_more_to_be_received() {
+        let leavers = ["n2", "n3", "n4", "n5", "n6"].map(received);
+        assert!(leavers.iter().all(|(_, after, due)| after == due), "{leavers:?}");
+        assert!(leavers.iter().any(|(before, after, _)| after > before), "{leavers:?}");
+    }
+}
