@@ -22,6 +22,8 @@ Starts fresh clusters of its own (ports 8601… and 8701…) and measures:
            it, and what a comparison costs when nothing differs
   wipe     one of three nodes with BIG_KEYS keys loses its disk; the time until it is full again, and
            the p99 of a foreground load before and meanwhile
+  grow     three nodes with BIG_KEYS keys become four; the time, the bytes that came to the new one beside the
+           least possible, and the p99 of a foreground load before and meanwhile
   rest     what three nodes with KEYS keys write and exchange while nobody asks anything, though they compare
            every second, in --load-seconds
   down     one of three nodes dies, then stalls, under a foreground load on the other two: requests that
@@ -29,7 +31,7 @@ Starts fresh clusters of its own (ports 8601… and 8701…) and measures:
 
   --keys N         (default 20000)       --seconds S     (default 10)
   --big-keys N     (default 50000)       --value-bytes B (default 1024)
-  --rate OPS       foreground load of wipe and down, PUT and GET (default 500)
+  --rate OPS       foreground load of wipe, grow and down, PUT and GET (default 500)
   --load-seconds S how long it lasts, before and again meanwhile (default 30)
   --durability D   fsync or buffered (default fsync)
 
@@ -45,7 +47,7 @@ while (($#)); do
             usage
             exit 0
             ;;
-        hints | trees | one | wipe | rest | down)
+        hints | trees | one | wipe | grow | rest | down)
             parts+=("$1")
             shift
             ;;
@@ -63,7 +65,7 @@ while (($#)); do
         *) die "unknown word '$1' (see --help)" ;;
     esac
 done
-((${#parts[@]})) || parts=(hints trees one wipe rest down)
+((${#parts[@]})) || parts=(hints trees one wipe grow rest down)
 
 rows=()
 row() {
@@ -232,7 +234,7 @@ part_one() {
 # One measurement of the foreground load through n1 and n2 on $3 keys, of $1 seconds after $4 (1) that are
 # not measured, though errors are counted then too; adds it to file $2.
 foreground() {
-    "$BENCH_BIN" run --nodes "$(urls_without n3)" --op mixed --skip-preload --keys "$3" \
+    "$BENCH_BIN" run --nodes "$(client_url n1),$(client_url n2)" --op mixed --skip-preload --keys "$3" \
         --value-bytes "$value_bytes" --rate "$rate" --warmup-seconds "${4:-1}" --seconds "$1" \
         --json "$2" >/dev/null
 }
@@ -264,6 +266,46 @@ part_wipe() {
     row wipe "p99 (of GET, PUT) before, at $rate operations/s" "$(p99_ms "$before")"
     row wipe "foreground p99 meanwhile" "$(p99_ms "$during")"
     row wipe "foreground errors meanwhile" "$(errors_of "$during")"
+}
+
+# Bytes of messages that came to node $1.
+bytes_received() {
+    curl -sf -m 5 "$(client_url "$1")/metrics" |
+        awk '/^quorate_peer_bytes_total\{.*direction="received"/ { sum += $2 } END { printf "%d\n", sum }'
+}
+
+part_grow() {
+    fresh 3
+    store "$big_keys"
+    local before=$figures/grow-before.json during=$figures/grow-during.json load plan share
+    foreground "$load_seconds" "$before" "$big_keys"
+    wait_trees_fit
+    (
+        for setting in "${settings[@]}"; do export "${setting?}"; done
+        "$SCRIPTS/cluster.sh" add n4 >"$figures/grow-add.log" 2>&1
+    ) &
+    local adding=$!
+    until plan=$(curl -sf -m 5 "$(client_url n1)/layout") && jq -e '.phase == "moving"' <<<"$plan" >/dev/null; do
+        kill -0 "$adding" 2>/dev/null || die "n4 was not added: $(cat "$figures/grow-add.log")"
+        sleep 0.1
+    done
+    begun=$(now_ms)
+    foreground "$load_seconds" "$during" "$big_keys" &
+    load=$!
+    wait "$adding" || die "n4 was not added: $(cat "$figures/grow-add.log")"
+    local took
+    took=$(seconds_since "$begun")
+    local received
+    received=$(bytes_received n4)
+    # Each of four nodes holds three quarters of the keys, and a row has its key and clock besides its value.
+    share=$((big_keys * 3 / 4))
+    row grow "keys of $value_bytes bytes; four nodes after" "$big_keys; $took"
+    row grow "bytes to n4; for each row of its share" "$received; $((received / share))"
+    ! kill -0 "$load" 2>/dev/null || warn "Note: the change ended before the load did; give it fewer --load-seconds."
+    wait "$load" || die "the foreground load failed"
+    row grow "p99 (of GET, PUT) before, at $rate operations/s" "$(p99_ms "$before")"
+    row grow "foreground p99 meanwhile" "$(p99_ms "$during")"
+    row grow "foreground errors meanwhile" "$(errors_of "$during")"
 }
 
 part_rest() {
