@@ -52,6 +52,8 @@ mod reference;
 mod runs;
 #[path = "contract/semantics.rs"]
 mod semantics;
+#[path = "contract/smuggling.rs"]
+mod smuggling;
 #[path = "contract/snapshots.rs"]
 mod snapshots;
 #[path = "contract/starts.rs"]

@@ -183,7 +183,7 @@ fn must_be_escaped(what: &str) -> String {
     format!("the request target has {what} in it that must be percent-encoded; nothing was done")
 }
 
-/// The length of the body, by the rules that hyper uses.
+/// The length of the body, by the rules that hyper uses, but for what could be understood in two ways.
 fn body_of(is_http_11: bool, headers: &[httparse::Header<'_>]) -> Result<Body, HeadError> {
     let mut length: Option<u64> = None;
     let mut is_chunked = false;
@@ -207,7 +207,14 @@ fn body_of(is_http_11: bool, headers: &[httparse::Header<'_>]) -> Result<Body, H
             is_chunked = true;
         }
     }
-    Ok(if is_chunked { Body::Chunked(Chunks::default()) } else { Body::Sized(length.unwrap_or(0)) })
+    match (is_chunked, length) {
+        // A proxy that goes by the other one sees another request in what follows (RFC 9112, 6.1).
+        (true, Some(_)) => {
+            Err(HeadError::Malformed("Content-Length and Transfer-Encoding cannot both be given"))
+        }
+        (true, None) => Ok(Body::Chunked(Chunks::default())),
+        (false, length) => Ok(Body::Sized(length.unwrap_or(0))),
+    }
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
