@@ -10,9 +10,10 @@ usage() {
     cat <<'HELP'
 Usage: scripts/cluster.sh COMMAND
 
-  up [COUNT] [--durability fsync|buffered]
+  up [COUNT] [--durability fsync|buffered] [--secure]
                build if needed, start COUNT nodes n1, n2, … (default 5), form the cluster, and wait
-               until each is ready. Data of an earlier run is kept.
+               until each is ready. Data of an earlier run is kept. --secure: all ports speak TLS
+               alone, with certificates that are made in target/cluster/tls
   add [NODE]   start another node (default: the next number) and add it to the running cluster;
                returns when it has received its share of the data
   remove NODE  remove a node; returns when the others have all that it held. Its data is deleted
@@ -56,10 +57,35 @@ worker_threads = $threads
 fault_hook = true
 durability = "$durability"
 TOML
-        if joins "$node"; then join_settings "$node"; else layout_table; fi
+        if joins "$node"; then join_settings "$node"; fi
+        if is_secure; then tls_tables "$node"; fi
+        joins "$node" || layout_table
     } >"$directory/node.toml.new"
     mv "$directory/node.toml.new" "$directory/node.toml"
     chmod 600 "$directory/node.toml"
+}
+
+# The certificate of node $1, made if there is none.
+certificate() {
+    local node=$1
+    [[ -e $CLUSTER_DIR/tls/ca.key ]] || "$NODE_BIN" ca init --dir "$CLUSTER_DIR/tls" >/dev/null
+    [[ -e $CLUSTER_DIR/tls/$node.pem ]] || "$NODE_BIN" ca issue --dir "$CLUSTER_DIR/tls" --node "$node" \
+        --host 127.0.0.1 --host localhost --out "$CLUSTER_DIR/tls" >/dev/null
+}
+
+tls_tables() {
+    local node=$1 table
+    certificate "$node" >&2
+    for table in client_tls peer_tls; do
+        cat <<TOML
+
+[$table]
+mode = "require"
+cert = "$CLUSTER_DIR/tls/$node.pem"
+key = "$CLUSTER_DIR/tls/$node.key"
+TOML
+    done
+    echo "ca = [\"$CLUSTER_DIR/tls/ca.pem\"]"
 }
 
 # The layout that the cluster is formed of.
@@ -108,7 +134,7 @@ any_node_runs() {
 }
 
 up() {
-    local count='' durability=''
+    local count='' durability='' secure=''
     while (($#)); do
         case $1 in
             --durability)
@@ -116,6 +142,10 @@ up() {
                 [[ $durability == fsync || $durability == buffered ]] ||
                     die "--durability is fsync or buffered, not '$durability'"
                 shift 2
+                ;;
+            --secure)
+                secure=yes
+                shift
                 ;;
             *)
                 [[ $1 =~ ^[0-9]+$ && $1 -ge 1 && $1 -le 64 && -z $count ]] ||
@@ -127,7 +157,12 @@ up() {
     done
     ensure_prerequisites
     build_node
+    if [[ $secure ]] && ! is_secure && cluster_count >/dev/null; then
+        die "the cluster in $CLUSTER_DIR is without TLS. To start over: wipe"
+    fi
     settle "$count" "$durability"
+    if [[ $secure ]]; then touch "$CLUSTER_DIR/secure"; fi
+    believe_authority
     [[ -s $CLUSTER_DIR/key ]] || (umask 077 && "$NODE_BIN" keygen >"$CLUSTER_DIR/key")
     local node nodes started=0
     mapfile -t nodes < <(cluster_nodes)
@@ -153,9 +188,11 @@ up() {
     else
         say "The cluster is already up: ${#nodes[@]} nodes."
     fi
+    local curl=curl
+    ! is_secure || curl="curl --cacert $CLUSTER_DIR/tls/ca.pem"
     say "Try:
-  curl -i -X PUT $(client_url "${nodes[0]}")/kv/cart/alice -H 'Content-Type: text/plain' -d '2 apples'
-  curl -i $(client_url "${nodes[-1]}")/kv/cart/alice
+  $curl -i -X PUT $(client_url "${nodes[0]}")/kv/cart/alice -H 'Content-Type: text/plain' -d '2 apples'
+  $curl -i $(client_url "${nodes[-1]}")/kv/cart/alice
   scripts/demo.sh"
 }
 
@@ -222,7 +259,8 @@ wipe() {
         for node in $(nodes_here); do
             rm -rf "${CLUSTER_DIR:?}/$node"
         done
-        rm -f "$CLUSTER_DIR"/{key,count,durability,nodes}
+        rm -rf "${CLUSTER_DIR:?}/tls"
+        rm -f "$CLUSTER_DIR"/{key,count,durability,nodes,secure}
         rmdir "$CLUSTER_DIR" 2>/dev/null || true
         say "Deleted the data in $CLUSTER_DIR."
     fi

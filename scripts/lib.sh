@@ -106,7 +106,16 @@ require_node() {
 
 client_port() { echo $((CLIENT_PORT_BASE + ${1#n})); }
 peer_port() { echo $((PEER_PORT_BASE + ${1#n})); }
-client_url() { echo "http://127.0.0.1:$(client_port "$1")"; }
+client_url() { echo "$(client_scheme)://127.0.0.1:$(client_port "$1")"; }
+# Whether the ports of the local cluster speak TLS alone.
+is_secure() { [[ -e $CLUSTER_DIR/secure ]]; }
+client_scheme() { if is_secure; then echo https; else echo http; fi; }
+# Lets curl and `quorate` believe the authority of a secure cluster.
+believe_authority() {
+    if is_secure; then
+        export CURL_CA_BUNDLE=$CLUSTER_DIR/tls/ca.pem QUORATE_CA=$CLUSTER_DIR/tls/ca.pem
+    fi
+}
 peer_url() { echo "http://127.0.0.1:$(peer_port "$1")"; }
 
 # The client URLs of all nodes, with commas.
@@ -249,3 +258,5 @@ wait_gone() {
 form_cluster() {
     "$NODE_BIN" form --config "$CLUSTER_DIR/$1/node.toml" --timeout-ms "${2:-30000}"
 }
+
+believe_authority

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_engine::config::Config;
-use quorate_engine::host::{Chance, Clock, Files, Host};
+use quorate_engine::host::{Certificates, Chance, Clock, Files, Host};
 use quorate_engine::membership::files::load_record;
 use quorate_engine::membership::members_of;
 use quorate_engine::node::{Node, StartError};
@@ -18,20 +18,36 @@ use crate::otlp::Traces;
 use crate::peer_port::dial::Dialer;
 use crate::server::ServeError;
 use crate::threads::MachineThreads;
+use crate::tls::Tls;
+
+/// Starts a node without TLS.
+///
+/// # Errors
+/// [`ServeError`], which says what to do.
+#[cfg(test)]
+pub(crate) fn start(config: Config, traces: &Traces) -> Result<Arc<Node>, ServeError> {
+    start_with(config, traces, &Tls::default())
+}
 
 /// Starts a node, whose sampled operations go to `traces`. Nothing listens yet. Needs a tokio runtime.
 ///
 /// # Errors
 /// [`ServeError`], which says what to do.
-pub(crate) fn start(config: Config, traces: &Traces) -> Result<Arc<Node>, ServeError> {
+pub(crate) fn start_with(
+    config: Config,
+    traces: &Traces,
+    tls: &Tls,
+) -> Result<Arc<Node>, ServeError> {
+    let certificates = (!tls.is_off()).then(|| Arc::new(tls.clone()) as Arc<dyn Certificates>);
     let host = Host {
-        wire: Arc::new(Dialer::new(&config)?),
+        wire: Arc::new(Dialer::new(&config, tls)?),
         threads: Arc::new(MachineThreads::new().map_err(ServeError::Threads)?),
         clock: Arc::new(MachineClock),
         chance: Arc::new(MachineChance),
         dir: DataDir::Path(config.data_dir.clone()),
         files: Arc::new(files(&config)),
         traces: traces.sink(),
+        certificates,
         gate: None,
     };
     Ok(Node::start(config, host)?)

@@ -19,6 +19,7 @@ mod peer_port;
 pub mod server;
 mod service_manager;
 mod threads;
+mod tls;
 
 // A node that ships has no deliberate bugs in it, whatever it was built together with.
 const _: () = assert!(

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use quorate::cli::ca::Ca;
 use quorate::cli::dev::{Dev, NODES_MAX};
 use quorate::cli::form::Formed;
 use quorate::cli::operator::Ask;
@@ -44,7 +45,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a node in the foreground until SIGTERM; logs go to standard error. SIGHUP reads
-    /// log.level again.
+    /// log.level and certificates again.
     Serve {
         /// The node's configuration.
         #[arg(long, value_name = "FILE")]
@@ -64,6 +65,9 @@ enum Command {
         /// deleted at the end.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// Speak TLS alone, on all ports, with certificates that are made in the directory.
+        #[arg(long)]
+        tls: bool,
         /// Stop when standard input ends, too: a program that holds its other end takes the cluster along,
         /// however it ends itself.
         #[arg(long)]
@@ -98,6 +102,14 @@ enum Command {
     },
     /// Print a new random key for `cluster_keys`.
     Keygen,
+    /// Certificates for TLS: make an authority, and what it signs for nodes and clients.
+    Ca {
+        #[command(subcommand)]
+        what: Ca,
+        /// Print JSON for programs.
+        #[arg(long, global = true)]
+        json: bool,
+    },
     #[command(flatten)]
     Client(Box<quorate_cli::Command>),
 }
@@ -143,8 +155,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match cli.command {
         Command::Serve { config } => serve(&config)?,
-        Command::Dev { nodes, port, data, until_eof, log } => {
-            dev(&Dev { nodes, port, data }, until_eof, log)?
+        Command::Dev { nodes, port, data, tls, until_eof, log } => {
+            dev(&Dev { nodes, port, data, tls }, until_eof, log)?
         }
         Command::Form { config, timeout_ms } => {
             let config = load_and_warn(&config)?;
@@ -180,6 +192,10 @@ fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
             let text = runtime(1)?.block_on(operator::distrusted(&config, ask))?;
             say(&mut std::io::stdout(), text.trim_end());
         }
+        Command::Ca { what, json } => {
+            let text = cli::ca::run(&what, json)?;
+            say(&mut std::io::stdout(), text.trim_end());
+        }
         Command::Keygen => say(&mut std::io::stdout(), &new_key()),
         Command::Client(_) => {} // runs in `main`, with exit codes of its own
     }
@@ -195,7 +211,7 @@ fn serve(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for name in config.foreign_variables() {
         tracing::warn!(name, "ignored an environment variable that is not a setting");
     }
-    for oddity in config::oddities(&config) {
+    for oddity in config::oddities(&config).into_iter().chain(config::openness(path)) {
         tracing::warn!("{oddity}");
     }
     let path = path.to_owned();
@@ -270,7 +286,11 @@ fn reload(path: &Path, levels: &log::Levels) {
         Ok(config) => match levels.set(&config.log.level) {
             Ok(()) => {
                 let level = config.log.level;
-                tracing::info!(level, "log.level reloaded; all other settings take a restart");
+                tracing::info!(
+                    level,
+                    "log.level reloaded, and certificates if they have changed; all other settings take a \
+                     restart"
+                );
             }
             Err(error) => tracing::error!(error, "log.level stays as it was"),
         },

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::background;
-use quorate_engine::background::registry::{GOSSIP, launch};
+use quorate_engine::background::registry::{CERTIFICATES, GOSSIP, launch};
 use quorate_engine::node::Node;
 pub use quorate_engine::node::errors::StartError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,9 @@ use crate::otlp::Traces;
 pub use crate::peer_port::dial::DialerError;
 use crate::peer_port::listener;
 use crate::service_manager::Reports;
+pub use crate::tls::TlsError;
+use crate::tls::door::Door;
+use crate::tls::{Tls, reload};
 
 /// Part of the shutdown time reserved for the last steps, in which peers get the results they wait
 /// for and the store is closed. As a divisor, and at most in milliseconds.
@@ -44,6 +48,9 @@ pub enum ServeError {
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A certificate, a key or an authority cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No peer can be dialled.
     #[error(transparent)]
     Dialer(#[from] DialerError),
@@ -90,13 +97,15 @@ pub enum Ended {
     BesideTwin,
 }
 
-/// Requests to stop a node. Clones are of the same requests.
+/// Requests to a node that runs. Clones are of the same requests.
 #[derive(Clone, Debug, Default)]
 pub struct StopRequests {
     /// Cancelled to stop.
     pub stop: CancellationToken,
     /// Cancelled to stop without further waiting.
     pub hurry: CancellationToken,
+    /// Told when files that may have changed shall be read at once.
+    pub reread: Arc<Notify>,
 }
 
 /// Runs a node until SIGTERM or SIGINT, or until it has to restart. A second such signal ends all
@@ -125,12 +134,14 @@ async fn run_reporting(
     requests: StopRequests,
     reports: Reports,
 ) -> Result<Ended, ServeError> {
+    let tls = Tls::load(&config)?;
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
     let mut joined = None;
     if joining::is_due(&config)? {
         reports.waiting(&joining::waits_for(config.node)).await;
-        joined = joining::join(&config, (&client_listener, &peer_listener), &requests.stop).await?;
+        joined = joining::join(&config, &tls, (&client_listener, &peer_listener), &requests.stop)
+            .await?;
         if joined.is_none() {
             return Ok(Ended::Stopped);
         }
@@ -139,16 +150,21 @@ async fn run_reporting(
     let connections_max = client_connections(&config, nodes)?;
     reports.opening().await;
     let traces = Traces::start(&config)?;
-    let to = traces.clone();
-    let node = tokio::task::spawn_blocking(move || start(config, &to, joined))
+    let (to, with) = (traces.clone(), tls.clone());
+    let node = tokio::task::spawn_blocking(move || start(config, (&to, &with), joined))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     background::start(&node);
     launch(&node, GOSSIP, None, |job| gossip::run(node.clone(), job));
+    if !tls.is_off() {
+        let (tls, asked) = (tls.clone(), requests.reread.clone());
+        launch(&node, CERTIFICATES, None, |job| reload::run(tls, asked, job));
+    }
     let bounds = Bounds::for_clients(&node.config, connections_max);
-    let clients = Port::open(client_listener, Api::new(node.clone()), bounds);
+    let entrance = (client_listener, tls.client.clone());
+    let clients = Port::open(entrance, Api::new(node.clone()), bounds);
     let bounds = Bounds::for_peers(&node.config, nodes);
-    let peers = Port::open(peer_listener, listener::app(node.clone()), bounds);
+    let peers = Port::open((peer_listener, tls.peer), listener::app(node.clone()), bounds);
     tracing::info!(
         node = %node.me,
         client_addr = %node.config.client_addr,
@@ -184,8 +200,12 @@ async fn run_reporting(
 }
 
 /// Starts a node. One that has just joined a cluster begins with nothing of what that holds. Blocks.
-fn start(config: Config, traces: &Traces, joined: Option<Joined>) -> Result<Arc<Node>, ServeError> {
-    let node = host::start(config, traces)?;
+fn start(
+    config: Config,
+    (traces, tls): (&Traces, &Tls),
+    joined: Option<Joined>,
+) -> Result<Arc<Node>, ServeError> {
+    let node = host::start_with(config, traces, tls)?;
     if let Some(Joined { formation }) = joined {
         // Should this not be reached, its peers tell it at the next start.
         node.record_formation(formation, true).map_err(StartError::Store)?;
@@ -218,9 +238,9 @@ struct Port {
 }
 
 impl Port {
-    fn open(listener: TcpListener, app: impl App, bounds: Bounds) -> Self {
+    fn open(entrance: (TcpListener, Door), app: impl App, bounds: Bounds) -> Self {
         let stop = Stop::default();
-        Self { ended: tokio::spawn(port::run(listener, app, bounds, stop.clone())), stop }
+        Self { ended: tokio::spawn(port::run(entrance, app, bounds, stop.clone())), stop }
     }
 
     /// Finishes requests in flight, and cuts off those that remain at `time_is_up`.
@@ -314,7 +334,7 @@ pub fn handle_signals(reload: impl Fn() + Send + 'static) -> io::Result<StopRequ
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
     let requests = StopRequests::default();
-    let StopRequests { stop, hurry } = requests.clone();
+    let StopRequests { stop, hurry, reread } = requests.clone();
     tokio::spawn(async move {
         let [user1, user2] = &mut user;
         while !hurry.is_cancelled() {
@@ -323,7 +343,10 @@ pub fn handle_signals(reload: impl Fn() + Send + 'static) -> io::Result<StopRequ
                     false => stop.cancel(),
                     true => hurry.cancel(),
                 },
-                _ = hangup.recv() => reload(),
+                _ = hangup.recv() => {
+                    reload();
+                    reread.notify_waiters();
+                }
                 () = either(user1, user2) => tracing::info!("ignored a user signal"),
             }
         }

@@ -14,7 +14,7 @@ use super::route::Answer;
 use crate::metrics::collect;
 use quorate_engine::background::reopen;
 use quorate_engine::metrics::text::Format;
-use quorate_engine::node::Unavailable;
+use quorate_engine::node::{Node, Unavailable};
 use quorate_engine::repair::distrusted;
 
 /// `GET /livez`: 200 while the process works or is about to recover by itself. 503 once its store
@@ -50,7 +50,23 @@ pub(super) async fn readyz(gate: Gate, _: Request) -> Answer {
         )
         .into();
     }
+    if let Some(warning) = certificate_warning(&node) {
+        ready["warning"] = warning.into();
+    }
     Ok(represent::json(&ready))
+}
+
+/// What an operator must do about a certificate soon. The node is ready all the same.
+fn certificate_warning(node: &Node) -> Option<String> {
+    const SOON_MS: u64 = 7 * 86_400_000;
+    let now = node.now();
+    let states = node.host.certificates.as_ref()?.list();
+    let soonest = states.into_iter().min_by_key(|state| state.expires)?;
+    let left_ms = soonest.expires.0.saturating_sub(now.0);
+    (left_ms < SOON_MS).then(|| {
+        let (port, hours) = (soonest.port, left_ms / 3_600_000);
+        format!("the certificate in {port}_tls.cert expires in {hours} hours: `quorate ca renew`")
+    })
 }
 
 /// `GET /metrics`: Prometheus' text format, or OpenMetrics for those who ask for it.

@@ -7,12 +7,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_protocol::name::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::cli::ca::{self, Ca, Issue};
 use crate::cli::form::{self, FormError};
-use crate::config::{self, Config, ConfigError, new_key};
+use crate::config::{self, Config, ConfigError, TlsMode, new_key};
 use crate::server::{self, Ended, ServeError, StopRequests};
+use crate::tls::own_client;
+use crate::tls::private_file::{SECRET, create};
 
 /// The most nodes: each has caches and threads of its own.
 pub const NODES_MAX: u16 = 9;
@@ -20,6 +24,8 @@ pub const NODES_MAX: u16 = 9;
 pub const PORT: u16 = 7401;
 /// Peer ports are this far above client ports.
 const PEER_PORTS_ABOVE: u16 = 100;
+/// Where certificates are, below the directory.
+const CA_DIR: &str = "tls";
 /// How long the cluster may take to form and become ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -34,6 +40,8 @@ pub struct Dev {
     pub port: Option<u16>,
     /// Where the data is kept. A temporary directory, deleted at the end, if none.
     pub data: Option<PathBuf>,
+    /// Whether all ports speak TLS alone.
+    pub tls: bool,
 }
 
 /// Why the cluster does not run.
@@ -65,6 +73,17 @@ pub enum DevError {
         /// The client port of its first node.
         found: u16,
     },
+    /// The directory holds a cluster with TLS, or without.
+    #[error("{dir} holds a cluster {}: start it likewise, or use another directory", with_or_without(.with))]
+    OtherTls {
+        /// The directory.
+        dir: PathBuf,
+        /// Whether it has TLS.
+        with: bool,
+    },
+    /// No certificates can be made.
+    #[error("certificates: {0}")]
+    Certificates(String),
     /// A file or directory cannot be written.
     #[error("{path}: {source}")]
     Files {
@@ -90,9 +109,9 @@ pub enum DevError {
     /// The cluster did not form.
     #[error(transparent)]
     Form(#[from] FormError),
-    /// The HTTP client could not be built.
+    /// There is no HTTP client of the nodes.
     #[error("the HTTP client: {0}")]
-    Client(reqwest::Error),
+    Client(String),
     /// It formed, and did not become ready.
     #[error("the nodes did not become ready within {} s", READY_WITHIN.as_secs())]
     NotReady,
@@ -168,13 +187,47 @@ fn configure(dev: &Dev, dir: &Path) -> Result<Vec<Config>, DevError> {
     if dev.port.is_some_and(|port| port != found) {
         return Err(DevError::OtherPort { dir: dir.to_owned(), found });
     }
+    let with = configs.iter().any(|config| config.client_tls.mode != TlsMode::Off);
+    if with != dev.tls {
+        return Err(DevError::OtherTls { dir: dir.to_owned(), with });
+    }
     Ok(configs)
+}
+
+fn with_or_without(tls: &bool) -> &'static str {
+    if *tls { "with --tls" } else { "without --tls" }
+}
+
+/// Makes an authority and the certificates of all nodes.
+fn make_certificates(dev: &Dev, dir: &Path) -> Result<(), String> {
+    ca::run(&Ca::Init { dir: dir.join(CA_DIR), days: 3650 }, true)?;
+    for number in 1..=dev.nodes {
+        let node = NodeId::parse(&format!("n{number}")).map_err(|error| error.to_string())?;
+        let hosts = ["127.0.0.1", "::1", "localhost"];
+        ca::run(&Ca::Issue(Issue::of_node(node, &hosts, &dir.join(CA_DIR), 365)), true)?;
+    }
+    Ok(())
+}
+
+/// The settings of a node with TLS on all ports.
+fn tls_settings(dir: &Path, number: u16) -> String {
+    let ca = dir.join(CA_DIR);
+    let path = |file: String| ca.join(file).display().to_string();
+    let (cert, key) = (path(format!("n{number}.pem")), path(format!("n{number}.key")));
+    let of = |table: &str, more: String| {
+        format!("[{table}]\nmode = \"require\"\ncert = {cert:?}\nkey = {key:?}\n{more}")
+    };
+    let authority = path("ca.pem".to_owned());
+    of("client_tls", String::new()) + &of("peer_tls", format!("ca = [{authority:?}]\n"))
 }
 
 fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
     let (first, max) = (dev.port.unwrap_or(PORT), u16::MAX - PEER_PORTS_ABOVE - dev.nodes);
     if !(1..=max).contains(&first) {
         return Err(DevError::Port { max, nodes: dev.nodes, port: first });
+    }
+    if dev.tls {
+        make_certificates(dev, dir).map_err(DevError::Certificates)?;
     }
     let key = new_key();
     let peer_port = |number: u16| first + PEER_PORTS_ABOVE + number - 1;
@@ -196,23 +249,26 @@ fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
              node = \"n{number}\"\ndata_dir = {data:?}\nclient_addr = \"127.0.0.1:{client}\"\n\
              peer_addr = \"127.0.0.1:{peer}\"\ndurability = \"buffered\"\n\
              [storage]\nblock_cache_bytes = 33554432\nrow_cache_bytes = 16777216\n\
-             memtable_bytes = 16777216\ndisk_free_bytes_min = 33554432\n{layout}",
+             memtable_bytes = 16777216\ndisk_free_bytes_min = 33554432\n{tls}{layout}",
+            tls = if dev.tls { tls_settings(dir, number) } else { String::new() },
             data = home.join("data").display().to_string(),
             client = first + number - 1,
             peer = peer_port(number),
         );
         let path = home.join("node.toml");
-        std::fs::write(&path, text).map_err(|source| files(&path, source))?;
+        drop(std::fs::remove_file(&path)); // of an earlier start that did not get far
+        create(&path, SECRET, text.as_bytes()).map_err(|source| files(&path, source))?;
     }
     Ok(())
 }
 
 /// Waits until every node takes requests.
 async fn wait_until_ready(configs: &[Config]) -> Result<(), DevError> {
-    let client = reqwest::Client::builder().no_proxy().build().map_err(DevError::Client)?;
     let deadline = Instant::now() + READY_WITHIN;
     for config in configs {
-        let url = format!("http://{}/readyz", config.client_addr);
+        let (client, scheme) = own_client::of_client_port(config).map_err(DevError::Client)?;
+        let client = client.build().map_err(|error| DevError::Client(error.to_string()))?;
+        let url = format!("{scheme}://{}/readyz", config.client_addr);
         while !client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
             if Instant::now() > deadline {
                 return Err(DevError::NotReady);
@@ -225,7 +281,13 @@ async fn wait_until_ready(configs: &[Config]) -> Result<(), DevError> {
 
 /// Says where the nodes are and what to try.
 fn tell(dev: &Dev, dir: &Path, configs: &[Config], out: &mut dyn Write) {
-    let url = |at: usize| format!("http://{}", configs[at % configs.len()].client_addr);
+    let scheme = if dev.tls { "https" } else { "http" };
+    let url = |at: usize| format!("{scheme}://{}", configs[at % configs.len()].client_addr);
+    let ca = dir.join(CA_DIR).join("ca.pem").display().to_string();
+    let (curl, ca) = match dev.tls {
+        true => (format!("curl --cacert {ca}"), format!(" --ca {ca}")),
+        false => ("curl".to_owned(), String::new()),
+    };
     let kept = match dev.data {
         Some(_) => "kept",
         None => "deleted at the end",
@@ -233,9 +295,9 @@ fn tell(dev: &Dev, dir: &Path, configs: &[Config], out: &mut dyn Write) {
     let nodes: Vec<String> = (0..configs.len()).map(url).collect();
     let text = format!(
         "{} {} up: {}\nData in {} ({kept}). Ctrl-C stops.\n\nTry:\n  \
-         curl -X PUT {}/kv/carts/alice -d '2 apples'\n  \
-         curl {}/kv/carts/alice\n  \
-         quorate status --url {}\n\nConsole: {}/\n",
+         {curl} -X PUT {}/kv/carts/alice -d '2 apples'\n  \
+         {curl} {}/kv/carts/alice\n  \
+         quorate status --url {}{ca}\n\nConsole: {}/\n",
         configs.len(),
         if configs.len() == 1 { "node is" } else { "nodes are" },
         nodes.join(" "),
@@ -254,7 +316,7 @@ mod tests {
     use super::*;
 
     fn dev(nodes: u16, port: u16) -> Dev {
-        Dev { nodes, port: Some(port), data: None }
+        Dev { nodes, port: Some(port), data: None, tls: false }
     }
 
     #[test]

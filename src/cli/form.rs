@@ -19,6 +19,7 @@ use quorate_protocol::wire::{self, FrameWriter, Header};
 use crate::config::{Config, ConfigError, NodeConfig};
 use crate::host::MachineClock;
 use crate::peer_port::dial::{Dialer, DialerError};
+use crate::tls::{Tls, TlsError};
 
 /// How long a node may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -32,6 +33,9 @@ pub enum FormError {
     /// No node can be dialled.
     #[error(transparent)]
     Dialer(#[from] DialerError),
+    /// The certificate, key or authorities of the configuration cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A node did not answer in time.
     #[error("{node} at {addr} does not answer: {reason}; start it and try again")]
     Unreachable {
@@ -83,7 +87,8 @@ pub enum Formed {
 pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormError> {
     let layout = config.layout()?;
     let header = node::header(config, &layout, &config.secrets()?);
-    let (dialer, keys) = (Dialer::new(config)?, PeerKeys::new(&config.secrets()?));
+    let (dialer, keys) =
+        (Dialer::new(config, &Tls::load(config)?)?, PeerKeys::new(&config.secrets()?));
     let deadline = Instant::now() + timeout;
     let mut formed: Option<(NodeId, Formation)> = None;
     let ask = |member: &NodeConfig| Ask {

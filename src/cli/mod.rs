@@ -1,5 +1,6 @@
 //! The subcommands of the binary, other than `serve`.
 
+pub mod ca;
 pub mod dev;
 pub mod form;
 pub mod node_file;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quorate_cli::NodeFile;
 
-use crate::config::{self, Durability};
+use crate::config::{self, Durability, TlsMode};
 
 /// Reads and checks a configuration.
 ///
@@ -22,7 +22,10 @@ pub fn load(path: &Path) -> Result<NodeFile, String> {
     Ok(NodeFile {
         node: config.node.to_string(),
         cluster_id: config.cluster_id.clone(),
-        client_addr: config.client_addr.to_string(),
+        client_addr: match config.client_tls.mode {
+            TlsMode::Require => format!("https://{}", config.client_addr),
+            TlsMode::Off | TlsMode::Accept => config.client_addr.to_string(),
+        },
         data_dir: config.data_dir.clone(),
         waits_for_disk: config.durability == Durability::Fsync,
         disk_free_bytes_min: config.storage.disk_free_bytes_min,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::tls::own_client;
 
 /// The request about data that nodes have set aside or lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +23,10 @@ pub enum Ask {
 /// # Errors
 /// The reason, and what to do.
 pub async fn distrusted(config: &Config, ask: Ask) -> Result<String, String> {
-    let base = format!("http://{}/distrusted", config.client_addr);
+    let (client, scheme) = own_client::of_client_port(config)?;
+    let base = format!("{scheme}://{}/distrusted", config.client_addr);
     let timeout = Duration::from_millis(config.timeouts.request_ms.saturating_mul(2));
-    let client = reqwest::Client::builder().no_proxy().timeout(timeout).build();
+    let client = client.timeout(timeout).build();
     let client = client.map_err(|error| format!("the HTTP client: {error}"))?;
     let request = match ask {
         Ask::List => client.get(&base),

@@ -12,7 +12,8 @@ use quorate_engine::config::{ConfigError, Known};
 
 const PREFIX: &str = "QUORATE_";
 /// Variables of the commands that talk to a running cluster (`crates/cli`).
-const OF_COMMAND_LINE: [&str; 2] = ["QUORATE_URL", "QUORATE_TOKEN"];
+const OF_COMMAND_LINE: [&str; 5] =
+    ["QUORATE_URL", "QUORATE_TOKEN", "QUORATE_CA", "QUORATE_CERT", "QUORATE_KEY"];
 
 /// The parsed environment.
 #[derive(Debug, Default, PartialEq, Eq)]

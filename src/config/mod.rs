@@ -118,6 +118,14 @@ pub fn oddities(config: &Config) -> Vec<String> {
     odd
 }
 
+/// Whether everybody on this machine can read a configuration, and thereby the cluster's keys, in words.
+pub fn openness(path: &Path) -> Option<String> {
+    let shown = path.display();
+    crate::tls::files::is_world_readable(path).then(|| {
+        format!("{shown} holds cluster_keys, and everybody can read it: chmod o-rwx {shown}")
+    })
+}
+
 /// Builds the configuration from the file and the environment settings that `which` selects.
 fn build(
     path: &Path,
@@ -129,7 +137,7 @@ fn build(
     for setting in environment.settings.iter().filter(|setting| which(setting)) {
         // As text: each setting parses it by its own type.
         builder = match setting.key.as_str() {
-            "cluster_keys" | "join" => {
+            "cluster_keys" | "join" | "client_tls.ca" | "peer_tls.ca" => {
                 let items: Vec<&str> = setting.text.split(',').map(str::trim).collect();
                 builder.set_override(&setting.key, items)?
             }

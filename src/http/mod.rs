@@ -1,6 +1,7 @@
 //! The HTTP/1.1 server under the client and the peer port: connections, heads, idle clients.
 
 pub(crate) mod descriptors;
+mod entrance;
 pub(crate) mod framing;
 pub(crate) mod heads;
 pub(crate) mod idle;

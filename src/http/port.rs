@@ -4,7 +4,7 @@
 //! axum's own `serve` has no limit on connections, no timeout for slow heads, no `TCP_NODELAY`
 //! unless asked and no time limit on a graceful stop; this is hyper with all four. A connection
 //! ends when the client closes it, is idle or in a head for too long (`heads`), or does not read a
-//! response for too long.
+//! response for too long. A port with a certificate speaks TLS: what does not has its own way (`entrance`).
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -22,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
@@ -32,9 +32,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use crate::config::Config;
+use crate::http::entrance::{NOT_SECURE, entered};
 use crate::http::framing::{HEAD_BYTES_MAX, HeadError};
 use crate::http::heads::{Heads, Patience};
 use crate::http::idle::Crowd;
+use crate::tls::door::{Door, Entered, Identity};
 use quorate_engine::seldom::Seldom;
 
 /// The read buffer limit of one connection, in bytes; a request's head must fit.
@@ -79,6 +81,16 @@ pub(crate) enum HeadBounds {
     /// By hyper alone, as connections may be upgraded from HTTP: the timeout of each head in
     /// milliseconds, idle time included.
     PassedOn(u64),
+}
+
+impl HeadBounds {
+    /// How long a client may take for what comes before its first request.
+    fn patience(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Looked(patience) => patience.head_ms,
+            Self::PassedOn(ms) => ms,
+        })
+    }
 }
 
 impl Bounds {
@@ -173,9 +185,28 @@ impl App for Router {
     }
 }
 
-/// Serves `app` on `listener` until `stop` begins, then until the requests in flight are answered
-/// or cut off.
-pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, stop: Stop) {
+/// Where connections come from, and whether with TLS.
+pub(crate) struct Entrance {
+    listener: TcpListener,
+    door: Door,
+}
+
+impl From<TcpListener> for Entrance {
+    /// Without TLS.
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, door: None }
+    }
+}
+
+impl From<(TcpListener, Door)> for Entrance {
+    fn from((listener, door): (TcpListener, Door)) -> Self {
+        Self { listener, door }
+    }
+}
+
+/// Serves `app` at an entrance until `stop` begins, then until the requests in flight are answered or cut off.
+pub(crate) async fn run(entrance: impl Into<Entrance>, app: impl App, bounds: Bounds, stop: Stop) {
+    let Entrance { listener, door } = entrance.into();
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let last_call = CancellationToken::new();
@@ -184,10 +215,10 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
         let tracked = stop.connections.token();
         let (stop, cut) = (last_call.clone(), stop.cut.clone());
         let serve = {
-            let (app, crowd) = (app.clone(), crowd.clone());
+            let (app, crowd, door) = (app.clone(), crowd.clone(), door.clone());
             move |stream: TcpStream, slot: OwnedSemaphorePermit| {
                 let lease = Lease { stop, cut, crowd, _slot: Arc::new(slot), _tracked: tracked };
-                serve(stream, app, bounds, lease)
+                receive(stream, door, Connection { app, bounds, lease })
             }
         };
         if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
@@ -200,7 +231,7 @@ pub(crate) async fn run(listener: TcpListener, app: impl App, bounds: Bounds, st
                         drop(refusal);
                         serve(stream, slot).await;
                     }
-                    None => refuse(stream, refusal).await,
+                    None => refuse(stream, FULL, refusal).await,
                 }
             });
         }
@@ -246,10 +277,11 @@ async fn make_room(slots: Arc<Semaphore>, crowd: Arc<Crowd>) -> Option<OwnedSema
     timeout(Duration::from_millis(ROOM_MS_MAX), slots.acquire_owned()).await.ok()?.ok()
 }
 
-/// Refuses a connection over the limit, and gives the client a moment to read the response.
-async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
+/// Refuses a connection, and gives the client a moment to read the response. `held` is what it holds until
+/// then.
+async fn refuse<T>(mut stream: TcpStream, response: &[u8], _held: T) {
     let telling = async {
-        stream.write_all(FULL).await?;
+        stream.write_all(response).await?;
         stream.shutdown().await?;
         let mut scratch = [0; 1024];
         while stream.read(&mut scratch).await? > 0 {}
@@ -287,9 +319,36 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset)
 }
 
-async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
+/// What serving a connection takes besides the stream.
+struct Connection<A> {
+    app: A,
+    bounds: Bounds,
+    lease: Lease,
+}
+
+/// Serves a connection that was accepted, with TLS or without.
+async fn receive(stream: TcpStream, door: Door, connection: Connection<impl App>) {
     // Otherwise a response in two segments waits for the receiver's delayed ACK.
     drop(stream.set_nodelay(true));
+    let Some(door) = door else { return serve(stream, None, connection).await };
+    let Connection { bounds, lease, .. } = &connection;
+    let patience = bounds.heads.patience();
+    match entered(&door, stream, (patience, &lease.crowd), &lease.stop).await {
+        None => {}
+        Some(Entered::Plain(stream)) => serve(stream, None, connection).await,
+        // A box, so that connections without TLS need no memory for it.
+        Some(Entered::Secure(stream, identity)) => {
+            Box::pin(serve(stream, identity, connection)).await;
+        }
+        Some(Entered::NotSecure(stream)) => refuse(stream, NOT_SECURE, connection).await,
+    }
+}
+
+async fn serve<S>(stream: S, identity: Option<Identity>, connection: Connection<impl App>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Connection { app, bounds, lease } = connection;
     let (heads, hyper_ms) = match bounds.heads {
         HeadBounds::Looked(patience) => {
             (Heads::new(stream, app.clone(), patience, lease.crowd.clone()), None)
@@ -319,6 +378,9 @@ async fn serve(stream: TcpStream, app: impl App, bounds: Bounds, lease: Lease) {
             service_fn(move |mut request| {
                 if request.extensions().get::<OnUpgrade>().is_some() {
                     request.extensions_mut().insert(for_upgrades.clone());
+                }
+                if let Some(identity) = identity {
+                    request.extensions_mut().insert(identity);
                 }
                 app.clone().answer(request)
             }),

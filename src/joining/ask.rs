@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Request, StatusCode};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use quorate_engine::config::checks::is_host_and_port;
 use quorate_engine::membership::join_proof::{CHALLENGE_BYTES, JoinProof, hex, unhex};
@@ -9,14 +12,15 @@ use quorate_protocol::message::Formation;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::proof::{PROOF_BYTES, PeerKeys};
 use quorate_protocol::record::{ClusterRecord, DiskId, RECORD_BYTES_MAX, Standing};
-use reqwest::header::HeaderMap;
-use reqwest::{Client, Response, StatusCode, Url};
+use tokio::time::timeout;
 
 use super::JoinError;
 use crate::config::Config;
+use crate::peer_port::connect::Connector;
 use crate::peer_port::join::{
     CHALLENGE, FORMATION, JoinRefused, JoinRequest, JoinWaits, NONCE, PATH, PROOF, bytes_in,
 };
+use crate::tls::Tls;
 
 /// How long a member may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -38,7 +42,7 @@ pub(super) enum Heard {
 
 /// What is asked, and how.
 pub(super) struct Asking {
-    client: Client,
+    members: Connector,
     keys: PeerKeys,
     cluster_id: String,
     me: (NodeId, Option<DiskId>),
@@ -49,15 +53,15 @@ impl Asking {
     /// Asks for this.
     ///
     /// # Errors
-    /// [`JoinError`] if the configuration has no key, or there is no HTTP client.
-    pub(super) fn new(config: &Config, request: &JoinRequest) -> Result<Self, JoinError> {
-        let client = Client::builder()
-            .no_proxy()
-            .timeout(ANSWER_WITHIN)
-            .redirect(reqwest::redirect::Policy::none());
+    /// [`JoinError`] if the configuration has no key.
+    pub(super) fn new(
+        config: &Config,
+        tls: &Tls,
+        request: &JoinRequest,
+    ) -> Result<Self, JoinError> {
         let disk = unhex(&request.disk).map(|disk| DiskId(u128::from_be_bytes(disk)));
         Ok(Self {
-            client: client.build()?,
+            members: Connector::new(config, tls),
             keys: PeerKeys::new(&config.secrets()?),
             cluster_id: request.cluster_id.clone(),
             me: (request.node, disk),
@@ -71,11 +75,8 @@ impl Asking {
     }
 
     async fn one(&self, addr: &str) -> Heard {
-        let Some(url) = url_of(addr) else {
-            return Heard::Silent(format!("{addr:?} is not a host and a port"));
-        };
         // Without a proof a member answers with what is to be proved.
-        let challenge = match self.send(&url, None).await {
+        let challenge = match self.send(addr, None).await {
             Ok((StatusCode::UNAUTHORIZED, headers, body)) => {
                 match bytes_in::<CHALLENGE_BYTES>(&headers, CHALLENGE) {
                     Some(challenge) => challenge,
@@ -87,7 +88,7 @@ impl Asking {
             Err(why) => return Heard::Silent(why),
         };
         let proof = JoinProof::new(&self.keys, challenge, rand::random(), self.body.as_bytes());
-        let (status, headers, body) = match self.send(&url, Some(&proof)).await {
+        let (status, headers, body) = match self.send(addr, Some(&proof)).await {
             Ok(answer) => answer,
             Err(why) => return Heard::Silent(why),
         };
@@ -103,21 +104,23 @@ impl Asking {
         self.understand(status, formation, &body)
     }
 
-    /// Sends the request, and reads the answer.
+    /// Sends the request to whichever node is at an address, and reads the answer: its name is not known yet.
     async fn send(
         &self,
-        url: &Url,
+        addr: &str,
         proof: Option<&JoinProof>,
-    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), String> {
-        let request = self.client.post(url.clone()).header("content-type", "application/json");
-        let mut request = request.body(self.body.clone());
+    ) -> Result<(StatusCode, HeaderMap, Bytes), String> {
+        let mut request = Request::post(PATH).header(CONTENT_TYPE, "application/json");
         if let Some(JoinProof { challenge, nonce, proof }) = proof {
             request = request.header(CHALLENGE, hex(challenge));
             request = request.header(NONCE, hex(nonce)).header(PROOF, hex(proof));
         }
-        let answer = request.send().await.map_err(|error| innermost(&error))?;
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        Ok((status, headers, read(answer).await?))
+        let request = request.body(Bytes::from(self.body.clone()));
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = self.members.ask((addr, None), request, RECORD_BYTES_MAX);
+        timeout(ANSWER_WITHIN, answer)
+            .await
+            .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
     }
 
     /// The answer of a member with the cluster's key.
@@ -150,13 +153,6 @@ impl Asking {
     }
 }
 
-/// Where to ask at an address; `None` if there is more in it than a host and a port.
-pub(super) fn url_of(addr: &str) -> Option<Url> {
-    let url = Url::parse(&format!("http://{addr}{PATH}")).ok()?;
-    let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
-    (is_bare && url.path() == PATH && is_host_and_port(addr)).then_some(url)
-}
-
 /// What answered is not of the cluster.
 fn no_member() -> Heard {
     Heard::Refused("it does not have a key of this cluster".to_owned())
@@ -173,25 +169,4 @@ fn refused(status: StatusCode, body: &[u8]) -> Heard {
         true => Heard::Silent(text),
         false => Heard::Refused(text),
     }
-}
-
-/// Reads an answer that is not longer than any record.
-async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| innermost(&error))? {
-        if body.len() + chunk.len() > RECORD_BYTES_MAX {
-            return Err("its answer is too long".to_owned());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// The innermost cause of an error: the most specific one.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -31,6 +31,7 @@ pub(crate) use self::page::waits_for;
 use crate::config::{Config, ConfigError};
 use crate::host;
 use crate::peer_port::join::JoinRequest;
+use crate::tls::Tls;
 
 /// How often the members are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -57,9 +58,6 @@ pub enum JoinError {
     /// The ports cannot be shared with the node that starts later.
     #[error("cannot share a listening port: {0}")]
     Ports(io::Error),
-    /// The HTTP client could not be built.
-    #[error("cannot build the HTTP client for peers: {0}")]
-    Client(#[from] reqwest::Error),
     /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -93,6 +91,7 @@ pub(crate) fn is_due(config: &Config) -> Result<bool, JoinError> {
 /// [`JoinError`], which says what to do.
 pub(crate) async fn join(
     config: &Config,
+    tls: &Tls,
     (clients, peers): (&TcpListener, &TcpListener),
     stop: &CancellationToken,
 ) -> Result<Option<Joined>, JoinError> {
@@ -110,9 +109,9 @@ pub(crate) async fn join(
         release: RELEASE.to_owned(),
     };
     let (clients, peers) = (shared(clients)?, shared(peers)?);
-    let pages = Pages::open(config, host::MachineClock.now(), (clients, peers));
+    let pages = Pages::open(config, host::MachineClock.now(), (clients, peers), tls);
     tracing::info!(%disk, members = ?joining.members, "{}", waits_for(config.node));
-    let asking = Asking::new(config, &request)?;
+    let asking = Asking::new(config, tls, &request)?;
     let found = tokio::select! {
         found = until_added(&asking, joining.members, &pages) => Some(found),
         () = stop.cancelled() => None,

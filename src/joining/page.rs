@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::http::port::{self, Bounds, Stop};
 use crate::metrics::collect;
+use crate::tls::Tls;
 
 /// Concurrent connections on each port, of people and probes.
 const CONNECTIONS_MAX: usize = 64;
@@ -53,6 +54,7 @@ impl Pages {
         config: &Config,
         started: WallTime,
         (clients, peers): (TcpListener, TcpListener),
+        tls: &Tls,
     ) -> Self {
         let shown = Arc::new(Shown {
             node: config.node,
@@ -68,8 +70,9 @@ impl Pages {
             .with_state(shown.clone());
         let for_peers = Router::new().fallback(waits).with_state(shown.clone());
         let bounds = Bounds::for_clients(config, CONNECTIONS_MAX);
+        let (clients, peers) = ((clients, tls.client.clone()), (peers, tls.peer.clone()));
         let ended = [(clients, for_clients), (peers, for_peers)]
-            .map(|(listener, app)| tokio::spawn(port::run(listener, app, bounds, stop.clone())));
+            .map(|(entrance, app)| tokio::spawn(port::run(entrance, app, bounds, stop.clone())));
         Self { shown, stop, ended }
     }
 

@@ -17,7 +17,9 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::config::LayoutConfig;
 use crate::http::port::{self, Bounds, HeadBounds};
+use crate::peer_port::connect::host_header;
 use crate::peer_port::join::{CHALLENGE, FORMATION, NONCE, PATH, PROOF, bytes_in};
+use crate::tls::own_client;
 
 const SECRET: [u8; 32] = [7; 32];
 
@@ -136,14 +138,15 @@ impl Waiting {
 
     async fn join(&self) -> Result<Option<Joined>, JoinError> {
         let [clients, peers] = &self.ports;
-        timeout(Duration::from_secs(20), join(&self.config, (clients, peers), &self.stop))
+        let tls = Tls::default();
+        timeout(Duration::from_secs(20), join(&self.config, &tls, (clients, peers), &self.stop))
             .await
             .unwrap()
     }
 
     async fn ask(&self, port: usize, path: &str) -> (u16, String) {
         let addr = self.ports[port].local_addr().unwrap();
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = own_client::plain().build().unwrap();
         let answer = client.get(format!("http://{addr}{path}")).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -298,10 +301,10 @@ async fn only_what_proves_itself_is_believed() {
 
 #[test]
 fn only_hosts_and_ports_are_asked() {
-    assert_eq!(ask::url_of("n1.test:7501").unwrap().as_str(), "http://n1.test:7501/join");
-    assert!(ask::url_of("[::1]:7501").is_some());
+    assert_eq!(host_header("n1.test:7501").unwrap(), "n1.test:7501");
+    assert!(host_header("[::1]:7501").is_ok());
     for bad in ["", "n1", "n1:0", "n1:1/x:2", "u@n1:1", "u:p@n1:1", "n1/x?q:1", "n1#f:1", "n 1:1"] {
-        assert!(ask::url_of(bad).is_none(), "{bad}");
+        assert!(host_header(bad).is_err(), "{bad}");
     }
 }
 
@@ -369,7 +372,7 @@ async fn a_node_that_was_added_receives_its_share() {
         run(node.clone(), ports);
         members.push(node);
     }
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = own_client::plain().build().unwrap();
     let ask = async |request: reqwest::RequestBuilder, wanted: &str| {
         for _ in 0..1_000 {
             let answer = request.try_clone().unwrap().send().await;

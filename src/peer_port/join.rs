@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -26,6 +26,8 @@ use quorate_protocol::proof::{NONCE_BYTES, PROOF_BYTES};
 use quorate_protocol::record::DiskId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use crate::tls::door::Identity;
 
 /// The path of the request.
 pub(crate) const PATH: &str = "/join";
@@ -85,6 +87,7 @@ pub(crate) struct JoinRefused {
 /// `POST /join`.
 pub(crate) async fn on_join(
     State(node): State<Arc<Node>>,
+    identity: Option<Extension<Identity>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -92,6 +95,12 @@ pub(crate) async fn on_join(
         Ok(newcomer) => newcomer,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, "malformed", &why),
     };
+    if let Some(Extension(Identity(shown))) = identity
+        && shown != newcomer.node
+    {
+        let why = format!("the certificate is of node {shown}, the request of {}", newcomer.node);
+        return refuse(StatusCode::FORBIDDEN, "other_node", &why);
+    }
     if let Err(refused) = cut_off(&node, newcomer.node).await {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "cut_off", refused.why());
     }

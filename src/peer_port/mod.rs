@@ -1,5 +1,6 @@
 //! The peer port: peers connect to it, and this node to theirs.
 
+pub(crate) mod connect;
 pub(crate) mod dial;
 pub(crate) mod join;
 pub(crate) mod listener;

@@ -15,10 +15,12 @@ use quorate_engine::peer_port::stream::{accept, answer_batches};
 
 use crate::http::port::Lease;
 use crate::peer_port::UPGRADE_NAME;
+use crate::tls::door::Identity;
 
 /// `GET /peer`: the connection becomes a stream, or the request is refused.
 pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) -> Response {
     let lease = request.extensions_mut().remove::<Lease>();
+    let shown = request.extensions_mut().remove::<Identity>();
     let is_right = request.method() == Method::GET
         && request.body().is_end_stream()
         && asks_for_a_stream(request.headers());
@@ -27,7 +29,7 @@ pub(crate) async fn open(State(node): State<Arc<Node>>, mut request: Request) ->
         let why = "this endpoint is only for streams of peers";
         return (StatusCode::UPGRADE_REQUIRED, upgrade_headers(), why).into_response();
     };
-    tokio::spawn(serve(node, hyper::upgrade::on(request), lease));
+    tokio::spawn(serve(node, hyper::upgrade::on(request), lease, shown));
     (StatusCode::SWITCHING_PROTOCOLS, upgrade_headers()).into_response()
 }
 
@@ -41,12 +43,15 @@ fn upgrade_headers() -> [(HeaderName, &'static str); 2] {
     [(CONNECTION, "upgrade"), (UPGRADE, UPGRADE_NAME)]
 }
 
-async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease) {
+async fn serve(node: Arc<Node>, upgrade: OnUpgrade, lease: Lease, shown: Option<Identity>) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => TokioIo::new(upgraded),
         Err(error) => return tracing::debug!(%error, "a connection did not become a stream"),
     };
     let mut stream = Stream::new(upgraded, frame_bytes_max(&node.config));
+    if let Some(Identity(shown)) = shown {
+        stream.showed(shown);
+    }
     let (stop, crowd) = (lease.stop.clone(), lease.crowd.clone());
     let answering = async {
         // Until it has proved its key it makes way for others, the longest waiting first.

@@ -22,8 +22,8 @@ use crate::links;
 use crate::process::{Process, Shape};
 
 /// The cluster's id and key, fixed so that the tests can open contexts.
-const CLUSTER_ID: &str = "tests";
-const KEY: [u8; 32] = [0x5a; 32];
+pub(crate) const CLUSTER_ID: &str = "tests";
+pub(crate) const KEY: [u8; 32] = [0x5a; 32];
 const PARTITIONS: u32 = 64;
 /// Many nodes share this machine.
 const SMALL_CACHES: &str = "[storage]\nblock_cache_bytes = 8388608\nrow_cache_bytes = 4194304\n\
@@ -495,7 +495,7 @@ async fn obeyed(ask: Ask) -> Option<Answer> {
 /// A client that keeps an idle connection for less long than a node drains (`timeouts.drain_ms`): it
 /// never writes on one that the node closes at that moment, where neither could tell what happened.
 fn client() -> reqwest::Client {
-    let builder = reqwest::Client::builder().no_proxy().tcp_nodelay(true);
+    let builder = crate::tls::plain_http().tcp_nodelay(true);
     builder.pool_idle_timeout(Duration::from_millis(300)).build().unwrap()
 }
 

@@ -39,7 +39,7 @@ impl Newcomer {
         let join = format!("join = [\"{}\"]\nzone = \"{name}\"\n", cluster.peer_addr(1));
         std::fs::write(process.config(), join + &text).unwrap();
         let base = format!("http://{}", process.client_addr);
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = crate::tls::plain_http().build().unwrap();
         Self { name, process, http: Node::new(client, base), _dir: dir }
     }
 

@@ -46,4 +46,5 @@ mod sloppy;
 mod small_disk;
 mod stop;
 mod storm;
+mod tls;
 mod wipe;

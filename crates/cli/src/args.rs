@@ -1,5 +1,6 @@
 //! Arguments that many commands have.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The longest bucket name, in bytes.
@@ -14,6 +15,16 @@ pub(crate) struct Common {
     /// [env: QUORATE_URL] [default: http://127.0.0.1:7401]
     #[arg(long, global = true, value_name = "URL", help_heading = "Connection and output")]
     pub(crate) url: Option<String>,
+    /// For https://: a file with the authorities to believe, in PEM, instead of the system's
+    /// [env: QUORATE_CA]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection and output")]
+    pub(crate) ca: Option<PathBuf>,
+    /// For https://: a certificate to show, in PEM, for nodes that ask for one [env: QUORATE_CERT]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection and output")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The private key of --cert, in PEM [env: QUORATE_KEY]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection and output")]
+    pub(crate) key: Option<PathBuf>,
     /// Print JSON for programs; errors are JSON too, on standard error
     #[arg(long, global = true, help_heading = "Connection and output")]
     pub(crate) json: bool,

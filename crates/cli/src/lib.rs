@@ -20,6 +20,7 @@ mod nodes;
 mod out;
 mod progress;
 mod refusal;
+mod security;
 mod session;
 mod table;
 mod transfer;

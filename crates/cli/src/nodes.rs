@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::args::Common;
 use crate::exit::{Done, Failure};
 use crate::refusal;
+use crate::security::Security;
 
 /// The default address: the first node of `quorate dev` and of `scripts/cluster.sh up`.
 const URL: &str = "http://127.0.0.1:7401";
@@ -36,7 +37,7 @@ pub(crate) struct Nodes {
     /// Asks one node about itself, once and not for long.
     look: Client,
     pub(crate) urls: Vec<String>,
-    token: Option<String>,
+    security: Security,
     /// `--timeout-ms`.
     pub(crate) timeout_ms: Option<u64>,
     /// Where the addresses are from, if that is worth a word.
@@ -84,11 +85,10 @@ impl Nodes {
             let why = format!("{place}: expected 1 to {URLS_MAX} addresses, separated by commas");
             return Err(Failure::usage(why).into());
         }
-        let token = env("QUORATE_TOKEN");
+        let security = Security::new(common)?;
         let asked = common.timeout_ms.map(Duration::from_millis);
         let once = Retries { attempts_max: (urls.len() as u32).min(100), ..Retries::default() };
-        let as_given =
-            |urls: &[String]| builder(urls, token.as_deref()).discover(false).route(false);
+        let as_given = |urls: &[String]| builder(urls, &security).discover(false).route(false);
         let given = |bytes_max: usize| {
             as_given(&urls)
                 .retries(once)
@@ -114,7 +114,7 @@ impl Nodes {
         let (client, plain) = (client.map_err(named)?, plain.map_err(named)?);
         let look = look.map_err(named)?;
         let timeout_ms = common.timeout_ms;
-        Ok(Self { client, plain, look, urls, token, timeout_ms, from_env })
+        Ok(Self { client, plain, look, urls, security, timeout_ms, from_env })
     }
 
     /// A client for many requests: it finds all nodes, goes to home replicas, avoids dead nodes, and
@@ -124,7 +124,7 @@ impl Nodes {
     /// Usage.
     pub(crate) fn bulk(&self, patience: Duration) -> Done<Client> {
         let retries = Retries { attempts_max: 100, ..Retries::default() };
-        let client = builder(&self.urls, self.token.as_deref())
+        let client = builder(&self.urls, &self.security)
             .retries(retries)
             .attempt_timeout(ATTEMPT.min(patience))
             .timeout(patience)
@@ -138,7 +138,7 @@ impl Nodes {
     /// Usage: its URL is invalid.
     pub(crate) fn only(&self, node: &str, patience: Duration) -> Done<Client> {
         let node = url(node).map_err(Failure::usage)?;
-        let client = builder(&[node], self.token.as_deref())
+        let client = builder(&[node], &self.security)
             .discover(false)
             .route(false)
             .retries(Retries { attempts_max: 100, ..Retries::default() })
@@ -184,7 +184,9 @@ impl Nodes {
                     continue;
                 }
             };
-            let mut members = members(&view).ok_or_else(|| refusal::incomplete("/cluster"))?;
+            let scheme = url.split("://").next().unwrap_or_default();
+            let mut members =
+                members(&view, scheme).ok_or_else(|| refusal::incomplete("/cluster"))?;
             let own = view["node"].as_str().unwrap_or_default();
             for member in members.iter_mut().filter(|member| member.name == own) {
                 member.url = Some(url.clone()); // this one works from here
@@ -228,35 +230,35 @@ impl Nodes {
     }
 }
 
-fn builder(urls: &[String], token: Option<&str>) -> ClientBuilder {
+fn builder(urls: &[String], security: &Security) -> ClientBuilder {
     let builder = Client::builder().nodes(urls.iter().cloned()).connect_timeout(CONNECT_WITHIN);
-    match token {
-        Some(token) => builder.token(token),
-        None => builder,
-    }
+    security.applied_to(builder, urls)
 }
 
 /// A node's URL: a scheme, which may be left out, a host and a port.
 fn url(text: &str) -> Result<String, String> {
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let full = full.trim_end_matches('/').to_owned();
-    match Client::connect([full.as_str()]) {
-        Ok(_) => Ok(full),
+    match quorate_client::check_url(&full) {
+        Ok(()) => Ok(full),
         Err(error) => Err(crate::out::short(&error.to_string(), 200)),
     }
 }
 
 /// The host and the port of a URL.
 pub(crate) fn authority(url: &str) -> &str {
-    url.trim_start_matches("http://")
+    url.split_once("://").map_or(url, |(_, authority)| authority)
 }
 
-fn members(view: &Value) -> Option<Vec<Member>> {
+/// The members, which are reached as the node is that told of them.
+fn members(view: &Value, scheme: &str) -> Option<Vec<Member>> {
     let member = |seen: &Value| {
         let text = |name: &str| seen[name].as_str().map(str::to_owned);
         // Not one that is good only on the node itself.
         let usable = |addr: &String| !addr.starts_with("0.0.0.0:") && !addr.starts_with("[::]:");
-        let url = text("http_addr").filter(usable).and_then(|addr| url(&addr).ok());
+        let url = text("http_addr")
+            .filter(usable)
+            .and_then(|addr| url(&format!("{scheme}://{addr}")).ok());
         let zone = text("zone").unwrap_or_default();
         Some(Member { name: text("node")?, zone, url, seen: seen.clone() })
     };
@@ -278,12 +280,12 @@ mod tests {
             {"node": "n3", "http_addr": "0.0.0.0:3"},
             {"node": "n4", "http_addr": null},
         ]});
-        let found = members(&view).unwrap();
+        let found = members(&view, "http").unwrap();
         let urls: Vec<_> = found.iter().map(|it| it.url.as_deref()).collect();
         assert_eq!(urls, [None, Some("http://127.0.0.1:2"), None, None]);
         for bad in [json!(null), json!({}), json!({"nodes": 7}), json!({"nodes": [{}]}), json!([])]
         {
-            assert!(members(&bad).is_none(), "{bad}");
+            assert!(members(&bad, "http").is_none(), "{bad}");
         }
     }
 
@@ -291,7 +293,7 @@ mod tests {
     fn addresses_are_checked() {
         assert_eq!(url("node-1:7401").unwrap(), "http://node-1:7401");
         assert_eq!(url("http://[::1]:7401/").unwrap(), "http://[::1]:7401");
-        for bad in ["http://", "https://h:1", "ftp://h:1", "h:65536", "u@h:1", "h:1?x", "a b:1"] {
+        for bad in ["http://", "https://", "ftp://h:1", "h:65536", "u@h:1", "h:1?x", "a b:1"] {
             assert!(url(bad).is_err(), "{bad}");
         }
     }

@@ -10,6 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use crate::client::Client;
 use crate::error::Error;
 use crate::retry::{Retries, TIME_MAX};
+use crate::tls::TlsSettings;
 
 /// The most nodes a client knows.
 pub(crate) const NODES_MAX: usize = 1024;
@@ -37,6 +38,7 @@ pub(crate) struct Settings {
 pub struct ClientBuilder {
     nodes: Vec<String>,
     token: Option<String>,
+    tls: TlsSettings,
     connect_timeout: Duration,
     settings: Settings,
 }
@@ -52,12 +54,14 @@ impl Default for ClientBuilder {
             refresh_every: Duration::from_secs(30),
             answer_bytes_max: 128 << 20,
         };
-        Self { nodes: Vec::new(), token: None, connect_timeout: Duration::from_secs(1), settings }
+        let (nodes, tls) = (Vec::new(), TlsSettings::default());
+        Self { nodes, token: None, tls, connect_timeout: Duration::from_secs(1), settings }
     }
 }
 
 impl ClientBuilder {
-    /// The URLs of some nodes, such as `http://127.0.0.1:7401`; at least one. The others are discovered.
+    /// The URLs of some nodes, such as `http://127.0.0.1:7401` or `https://n1.example.org:7401`; at least one.
+    /// The others are discovered, and asked over TLS if the node that told of them was.
     #[must_use]
     pub fn nodes<I>(mut self, urls: I) -> Self
     where
@@ -73,6 +77,21 @@ impl ClientBuilder {
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// An authority that signs the certificates of nodes, in PEM; several if it is called again or if there are
+    /// several in it. The system's authorities are believed only if none is given.
+    #[must_use]
+    pub fn authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.tls.authorities.push(pem.into());
+        self
+    }
+
+    /// A certificate chain to show to nodes that ask for one, and its private key, both in PEM.
+    #[must_use]
+    pub fn identity(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.tls.identity = Some((chain.into(), key.into()));
         self
     }
 
@@ -168,7 +187,15 @@ impl ClientBuilder {
                 return Err(Error::invalid(what, "must be from 1 ms to one day"));
             }
         }
+        let is_secure = nodes.iter().any(|url| url.starts_with("https:"));
+        if self.tls.is_any() && !is_secure {
+            return Err(Error::invalid(
+                "nodes",
+                "authorities and identity are for https:// URLs alone",
+            ));
+        }
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.config(is_secure)?)
             .default_headers(self.default_headers()?)
             .connect_timeout(self.connect_timeout)
             .redirect(reqwest::redirect::Policy::none()) // 300 is an answer, and nodes redirect nowhere
@@ -193,14 +220,21 @@ impl ClientBuilder {
     }
 }
 
+/// Whether a text can be the URL of a node.
+///
+/// # Errors
+/// [`Error::Invalid`] that says why not.
+pub fn check_url(text: &str) -> Result<(), Error> {
+    base_url(text).map(drop)
+}
+
 /// Checks a node's URL; returns it without a slash at the end.
 pub(crate) fn base_url(text: &str) -> Result<String, Error> {
     let wrong = |detail: &str| Error::invalid("nodes", format!("{text:?} {detail}"));
     let url = Url::parse(text).map_err(|error| wrong(&format!("is no URL: {error}")))?;
     match url.scheme() {
-        "http" => {}
-        "https" => return Err(wrong("needs TLS, which this client is built without; use http://")),
-        _ => return Err(wrong("must start with http://")),
+        "http" | "https" => {}
+        _ => return Err(wrong("must start with http:// or https://")),
     }
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
         return Err(wrong("must be a scheme, a host, a port and perhaps a path, and nothing else"));
@@ -240,7 +274,6 @@ mod tests {
             ("", "is no URL"),
             ("127.0.0.1:7401", "is no URL"),
             ("ftp://h", "must start with http://"),
-            ("https://h", "TLS"),
             ("http://h/?a=1", "nothing else"),
             ("http://u@h/", "nothing else"),
             ("http://:p@h/", "password"),
@@ -253,6 +286,10 @@ mod tests {
         let none = Retries { attempts_max: 0, ..Retries::default() };
         assert!(refused(node().retries(none)).contains("1 to 100"));
         assert!(node().nodes(["http://h:1/", "http://h:2/sub/"]).build().is_ok());
+        assert!(refused(node().authority("x")).contains("https://"));
+        let secure = || ClientBuilder::default().nodes(["https://h:1"]);
+        assert!(refused(secure().authority("x")).starts_with("authorities"));
+        assert!(refused(secure().authority("x").identity("y", "z")).contains("key"));
         assert_eq!(base_url("http://h:2/sub/").unwrap(), "http://h:2/sub");
     }
 
@@ -261,6 +298,7 @@ mod tests {
         let of = |addr| base_url_of("http://a:1/x", addr);
         assert_eq!(of("127.0.0.1:7402").unwrap(), "http://127.0.0.1:7402");
         assert_eq!(of("n2.local:80").unwrap(), "http://n2.local");
+        assert_eq!(base_url_of("https://a:1", "n2:7402").unwrap(), "https://n2:7402");
         assert_eq!(of("[::1]:7402").unwrap(), "http://[::1]:7402");
         for bad in ["0.0.0.0:7401", "[::]:7401", "", "h/x", "u@h", "h?x", "a b"] {
             assert_eq!(of(bad), None, "{bad}");

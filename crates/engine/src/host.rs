@@ -116,6 +116,25 @@ pub struct TraceCounts {
     pub failed: u64,
 }
 
+/// The node's certificates, as its host has loaded them.
+pub trait Certificates: Send + Sync {
+    /// One for each port that speaks TLS.
+    fn list(&self) -> Vec<CertificateState>;
+}
+
+/// A certificate that the node shows on one of its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateState {
+    /// The port: `client` or `peer`.
+    pub port: &'static str,
+    /// The end of its validity.
+    pub expires: WallTime,
+    /// Whether the files that are there now could not be loaded, so that what was there before is used.
+    pub reload_failed: bool,
+    /// TLS handshakes that failed on this port since the start.
+    pub handshakes_failed: u64,
+}
+
 /// What a node runs on.
 #[derive(Clone)]
 pub struct Host {
@@ -133,6 +152,8 @@ pub struct Host {
     pub files: Arc<dyn Files>,
     /// Takes sampled operations; `None` if none are sampled.
     pub traces: Option<Arc<dyn TraceSink>>,
+    /// Certificates; `None` where no port speaks TLS.
+    pub certificates: Option<Arc<dyn Certificates>>,
     /// Decides when the node's tasks run; `None` where tokio alone does.
     pub gate: Option<Arc<dyn Gate>>,
 }

@@ -117,6 +117,7 @@ pub(crate) fn node_on(dir: &Path, me: &str, nodes: &[&str], wire: Arc<dyn Wire>)
         dir: DataDir::Path(dir.join("data")),
         files: Arc::new(MemoryFiles::default()),
         traces: None,
+        certificates: None,
         gate: None,
     };
     Node::start(config(dir, me, nodes), host).unwrap()

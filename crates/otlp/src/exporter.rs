@@ -45,6 +45,9 @@ pub enum StartError {
     /// The HTTP client cannot be built.
     #[error("the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
+    /// Its TLS, which is not used, cannot be set up.
+    #[error("the HTTP client: {0}")]
+    Tls(#[from] rustls::Error),
     /// The endpoint is no URL.
     #[error("{0:?} is no URL such as http://127.0.0.1:4318")]
     Endpoint(String),
@@ -132,6 +135,15 @@ impl Exporter {
     }
 }
 
+/// The TLS of a client of plain HTTP alone: it believes in nobody. The default would read the authorities of the
+/// system, which there may be none of.
+fn nobody() -> Result<rustls::ClientConfig, StartError> {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(StartError::Tls)?;
+    Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+}
+
 /// The way to the collector.
 struct Sender {
     client: reqwest::Client,
@@ -142,6 +154,7 @@ struct Sender {
 impl Sender {
     fn new(target: &Target) -> Result<Self, StartError> {
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(nobody()?)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()?;

@@ -170,6 +170,7 @@ impl Machine {
             dir: DataDir::Simulated(self.disk.clone(), around),
             files: self.files.clone(),
             traces: None,
+            certificates: None,
             gate: Some(life.clone()),
         };
         let node = Node::start(self.config.clone(), host)?;

@@ -11,6 +11,7 @@ mod peers;
 mod process;
 mod repair;
 mod store;
+mod tls;
 mod traces;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use quorate_protocol::time::WallTime;
 use crate::config::Config;
 
 /// All metrics, in the order in which they are shown and documented.
-pub(crate) const SECTIONS: [Section; 12] = [
+pub(crate) const SECTIONS: [Section; 13] = [
     node::SECTION,
     requests::SECTION,
     operations::SECTION,
@@ -35,6 +36,7 @@ pub(crate) const SECTIONS: [Section; 12] = [
     layout::SECTION,
     peers::SECTION,
     store::SECTION,
+    tls::SECTION,
     traces::SECTION,
     process::SECTION,
 ];
@@ -60,6 +62,7 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     layout::write(&mut out, node);
     peers::write(&mut out, node);
     store::write(&mut out, node, readings.as_ref());
+    tls::write(&mut out, node);
     traces::write(&mut out, node);
     process::write(&mut out, node.metrics.started);
     out.finish()

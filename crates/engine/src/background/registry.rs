@@ -50,8 +50,14 @@ const REPAIR: Option<fn(&Node) -> &Throttle> = Some(|node| &node.anti_entropy.th
 pub const GOSSIP: Job =
     Job { name: "gossip", about: "Gossips with all nodes and reviews which peers are suspected" };
 
+/// The same, if a port speaks TLS.
+pub const CERTIFICATES: Job = Job {
+    name: "certificates",
+    about: "Loads certificates, keys and authorities that have changed",
+};
+
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 16] = [
+pub const JOBS: [Entry; 17] = [
     Entry {
         job: Job { name: "hello", about: "Greets a peer: state, generation, bucket properties" },
         throttle: None,
@@ -158,6 +164,7 @@ pub const JOBS: [Entry; 16] = [
         start: Start::Once(|node, job| Box::pin(periodic::turn_windows(node, job))),
     },
     Entry { job: GOSSIP, throttle: None, start: Start::ByHost },
+    Entry { job: CERTIFICATES, throttle: None, start: Start::ByHost },
 ];
 
 /// Starts all jobs that the host does not start.

@@ -9,7 +9,7 @@ use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
 use quorate_protocol::layout::{WEIGHT_MAX, ZONE_BYTES_MAX};
 
 use super::origin::JOIN_MAX;
-use super::{Config, ConfigError, value};
+use super::{Config, ConfigError, TlsMode, value};
 
 impl Config {
     /// Whether every value is valid, alone and with the others.
@@ -28,6 +28,7 @@ impl Config {
         }
         self.check_addresses()?;
         self.check_join()?;
+        self.check_tls()?;
         let quorums = Settings { r: self.defaults.r, w: self.defaults.w, ..Settings::default() };
         let properties = self.defaults.properties();
         if !(1..=255).contains(&self.defaults.n.unwrap_or(properties.n)) {
@@ -84,6 +85,37 @@ impl Config {
             return Err(value("zone", "1 to 64 bytes", format!("{:?}", self.zone)));
         }
         in_range("weight", self.weight, 1..=WEIGHT_MAX)
+    }
+
+    /// Whether each port has the files that its mode needs; whether they load is for the host to say.
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        const CA_MAX: usize = 16;
+        let wrong = |key, reason| Err(ConfigError::Origin { key, reason });
+        for (tls, cert, ca) in [
+            (&self.client_tls, "client_tls.cert", "client_tls.ca"),
+            (&self.peer_tls, "peer_tls.cert", "peer_tls.ca"),
+        ] {
+            if tls.cert.as_os_str().is_empty() != tls.key.as_os_str().is_empty() {
+                return wrong(cert, "cert and key belong together: give both, or neither");
+            }
+            if tls.ca.len() > CA_MAX || tls.ca.iter().any(|file| file.as_os_str().is_empty()) {
+                return Err(value(ca, "up to 16 names of files", format!("{:?}", tls.ca)));
+            }
+            if tls.mode != TlsMode::Off && tls.cert.as_os_str().is_empty() {
+                return wrong(
+                    cert,
+                    "it is missing: `quorate ca issue` makes a certificate and its key",
+                );
+            }
+        }
+        if self.peer_tls.mode != TlsMode::Off && self.peer_tls.ca.is_empty() {
+            return wrong(
+                "peer_tls.ca",
+                "it is missing: list the authorities that sign the certificates of nodes (`quorate ca init` \
+                 makes one)",
+            );
+        }
+        Ok(())
     }
 
     fn check_ranges(&self) -> Result<(), ConfigError> {

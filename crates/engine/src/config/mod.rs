@@ -154,6 +154,12 @@ pub struct Config {
     /// Connections to peers.
     #[serde(default)]
     pub peers: PeersConfig,
+    /// TLS on the client port.
+    #[serde(default)]
+    pub client_tls: TlsConfig,
+    /// TLS between nodes.
+    #[serde(default)]
+    pub peer_tls: TlsConfig,
     /// The local store.
     #[serde(default)]
     pub storage: StorageConfig,
@@ -200,6 +206,8 @@ pub fn known(key: &str) -> Known {
         ("deletes", Deletes::SETTINGS),
         ("gossip", GossipConfig::SETTINGS),
         ("peers", PeersConfig::SETTINGS),
+        ("client_tls", TlsConfig::SETTINGS),
+        ("peer_tls", TlsConfig::SETTINGS),
         ("storage", StorageConfig::SETTINGS),
         ("explain", ExplainConfig::SETTINGS),
         ("otlp", OtlpConfig::SETTINGS),

@@ -1,5 +1,7 @@
 //! The tables of a configuration file, with their defaults.
 
+use std::path::PathBuf;
+
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_PROVES};
 use quorate_protocol::name::NodeId;
@@ -169,6 +171,44 @@ section! {
         /// Suspicion threshold, in usual intervals of silence: past it a node is contacted only
         /// after all unsuspected ones.
         phi: f64 = 8.0,
+    }
+}
+
+section! {
+    /// TLS on one of the ports. Whoever holds the certificates of a node names it: `quorate ca` makes them.
+    TlsConfig {
+        /// Whether the port speaks TLS.
+        mode: TlsMode = TlsMode::Off,
+        /// The certificate chain, the node's own first, in PEM; empty for none.
+        cert: PathBuf = PathBuf::new(),
+        /// The private key of the certificate, in PEM; empty for none.
+        key: PathBuf = PathBuf::new(),
+        /// The authorities whose certificates the other end may have, in PEM.
+        ca: Vec<PathBuf> = Vec::new(),
+    }
+}
+
+/// Whether a port speaks TLS. A running cluster moves from one mode to the next node by node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// It does not.
+    #[default]
+    Off,
+    /// It speaks TLS with those who do, and plain text with others.
+    Accept,
+    /// It speaks nothing else.
+    Require,
+}
+
+impl TlsMode {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Accept => "accept",
+            Self::Require => "require",
+        }
     }
 }
 

@@ -101,7 +101,7 @@ pub struct Section {
 }
 
 /// What the labels mean and which values they have.
-pub const LABELS: [(&str, &str); 18] = [
+pub const LABELS: [(&str, &str); 19] = [
     ("cache", "`row` (whole home rows) or `block` (RocksDB's blocks, blobs and memtables)"),
     ("direction", "`sent` or `received`; of disks `read` or `written`"),
     ("durability", "`fsync` or `buffered`: the setting of that name"),
@@ -139,6 +139,7 @@ pub const LABELS: [(&str, &str); 18] = [
         "of a frame of another epoch: `peer` (its sender was behind) or `self` (this node was)",
     ),
     ("target", "the node that hints are for"),
+    ("use", "of a certificate `client` or `peer`: the port that shows it"),
     ("version", "the release"),
     ("zone", "this node's failure domain"),
     ("le", "upper bound of a bucket"),

@@ -125,6 +125,8 @@ pub struct Stream<S> {
     proved: Option<NodeId>,
     /// The protocol version of its frames; 0 until the ends have agreed on one.
     protocol: u16,
+    /// The node that the other end's certificate names; `None` without TLS.
+    shown: Option<NodeId>,
     moves: Moves,
 }
 
@@ -132,8 +134,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Frames on `io`; a longer one than `frame_bytes_max` is refused.
     pub fn new(io: S, frame_bytes_max: usize) -> Self {
         let (received, is_known, proved) = (BytesMut::new(), false, None);
-        let (protocol, moves) = (0, Moves::new());
-        Self { io, received, frame_bytes_max, is_known, proved, protocol, moves }
+        let (protocol, shown, moves) = (0, None, Moves::new());
+        Self { io, received, frame_bytes_max, is_known, proved, protocol, shown, moves }
     }
 
     /// The other end is authenticated: from now on buffers are allocated for the length it
@@ -155,6 +157,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// The node at the other end, if it has proved the cluster's key for this stream.
     pub fn proved(&self) -> Option<NodeId> {
         self.proved
+    }
+
+    /// The other end showed a certificate of this node, and has its key.
+    pub fn showed(&mut self, node: NodeId) {
+        self.shown = Some(node);
+    }
+
+    /// The node that the other end's certificate names; `None` without TLS.
+    pub fn shown(&self) -> Option<NodeId> {
+        self.shown
     }
 
     /// The ends have agreed on a protocol version.

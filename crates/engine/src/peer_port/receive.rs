@@ -87,6 +87,24 @@ pub fn check(node: &Node, header: &Header, proved: Option<NodeId>) -> Result<Nod
     Ok(header.from)
 }
 
+/// Whether a sender is the node that its certificate names, and a member. A removed node's certificate stays
+/// valid, and a node that joins has one before it is added: neither may send anything.
+///
+/// # Errors
+/// [`Refused::Invalid`] if it is not. Without TLS (`shown` is none) nothing is known.
+pub fn check_identity(node: &Node, shown: Option<NodeId>, from: NodeId) -> Result<(), Refused> {
+    match shown {
+        None => Ok(()),
+        Some(shown) if shown != from => {
+            Err(Refused::Invalid(format!("the certificate is of node {shown}, not of {from}")))
+        }
+        Some(shown) if !knows(node)(shown) => {
+            Err(Refused::Invalid(format!("{shown} is not a member of this cluster")))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// Which nodes are members.
 fn knows(node: &Node) -> impl Fn(NodeId) -> bool {
     let view = node.view();

@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::peer::framed::{AROUND_BYTES, IDLE_MS, Stream, StreamError, longest, payload_bytes_max};
 use crate::peer::handshake;
 use crate::peer_port::batch::Batch;
-use crate::peer_port::receive::{self, Refused, cut_off, frame_to};
+use crate::peer_port::receive::{self, Refused, check_identity, cut_off, frame_to};
 
 /// Answers one batch after another, until the other end closes the stream, or `stop` is cancelled
 /// and the batch in progress is answered.
@@ -51,7 +51,11 @@ pub async fn answer_batches<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), StreamError> {
     while let Some((frame, room)) = next_frame(node, stream, stop).await? {
         let (protocol, proved) = (stream.protocol(), stream.proved());
-        let received = match receive::receive(node, frame, protocol, proved).await {
+        let received = receive::receive(node, frame, protocol, proved).await;
+        let received = received.and_then(|received| {
+            check_identity(node, stream.shown(), received.header.from).map(|()| received)
+        });
+        let received = match received {
             Ok(received) => received,
             Err(refused) => {
                 // Close the stream; the peer must reconnect.
@@ -87,7 +91,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let Some(said) = said(node, stream, stop).await? else { return Ok(false) };
     let checked = match Opening::decode(&said) {
         Ok(opening) => match opening.who.check(&node.header) {
-            Ok(()) => cut_off(node, opening.who.from).await.map(|()| opening),
+            Ok(()) => match check_identity(node, stream.shown(), opening.who.from) {
+                Ok(()) => cut_off(node, opening.who.from).await.map(|()| opening),
+                Err(refused) => Err(refused),
+            },
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error.into()),
@@ -263,13 +270,16 @@ async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(Ok((len, None)));
     }
     let (mut needed, versions) = (0, Versions::only(stream.protocol()));
-    let proved = stream.proved();
+    let (proved, shown) = (stream.proved(), stream.shown());
     loop {
         let start = stream.peek(needed).await?;
         match wire::peek(start, versions) {
             Ok(header) => {
                 let checked = header.and_then(|header| receive::check(node, &header, proved));
-                return Ok(checked.map(|from| (len, Some(from))).map_err(Refused::from));
+                let checked = checked.map_err(Refused::from);
+                return Ok(checked.and_then(|from| {
+                    check_identity(node, shown, from).map(|()| (len, Some(from)))
+                }));
             }
             // Too short for a header: decoding will report what is wrong with it.
             Err(_) if start.len() == len => return Ok(Ok((len, None))),
