@@ -151,9 +151,10 @@ fn issue(asked: &Issue) -> Result<Value, String> {
 
 /// Makes both files, or neither.
 fn write(made: &Made, (cert, key): (&Path, &Path)) -> Result<(), String> {
-    let named = |path: &Path, error: std::io::Error| match error.kind() {
-        ErrorKind::AlreadyExists => format!("{} is there already", path.display()),
-        _ => format!("{}: {error}", path.display()),
+    let named = |path: &Path, error: std::io::Error| {
+        let is_there = error.kind() == ErrorKind::AlreadyExists;
+        let why = if is_there { "is there already".to_owned() } else { error.to_string() };
+        format!("{}: {why}", path.display())
     };
     let dir = cert.parent().unwrap_or(Path::new("."));
     make_dir(dir).map_err(|error| named(dir, error))?;

@@ -42,7 +42,8 @@ fn every_setting_of_the_file_is_known_in_the_environment() {
     let more = [Deletes::SETTINGS, GossipConfig::SETTINGS, PeersConfig::SETTINGS];
     let rest = [StorageConfig::SETTINGS, LogConfig::SETTINGS, ALONE, OF_LAYOUT, OF_DEFAULTS];
     let last = [ExplainConfig::SETTINGS, OtlpConfig::SETTINGS];
-    let all = tables.iter().chain(&more).chain(&rest).chain(&last).map(|settings| settings.len());
+    let last = last.iter().chain(&[TlsConfig::SETTINGS; 2]); // of two ports
+    let all = tables.iter().chain(&more).chain(&rest).chain(last).map(|settings| settings.len());
     assert_eq!(count, all.sum::<usize>());
 }
 
@@ -222,4 +223,35 @@ fn clients_are_told_an_address_that_they_can_reach() {
         let error = with(&[(name, wrong)]).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("a host and a port"), "{error}");
     }
+}
+
+#[test]
+fn tls_needs_its_files() {
+    let with = |tables: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        let text = std::fs::read_to_string("config/node.toml").unwrap();
+        let text = text.replace(&"0".repeat(64), &"07".repeat(32));
+        std::fs::write(&file, format!("{text}\n")).unwrap();
+        let tables: Vec<(OsString, OsString)> = tables
+            .split_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        load_with(&file, tables).map(|config| config.peer_tls).map_err(|error| error.to_string())
+    };
+    let good = "QUORATE_PEER_TLS__MODE=accept QUORATE_PEER_TLS__CERT=c QUORATE_PEER_TLS__KEY=k";
+    let peer_tls = with(&format!("{good} QUORATE_PEER_TLS__CA=a,b")).unwrap();
+    assert_eq!((peer_tls.mode, peer_tls.ca.len()), (TlsMode::Accept, 2));
+    for (wrong, words) in [
+        (good.to_owned(), "peer_tls.ca: it is missing"),
+        ("QUORATE_CLIENT_TLS__MODE=require".to_owned(), "client_tls.cert: it is missing"),
+        ("QUORATE_CLIENT_TLS__KEY=k".to_owned(), "cert and key belong together"),
+        ("QUORATE_CLIENT_TLS__CA=a,".to_owned(), "client_tls.ca"),
+        ("QUORATE_CLIENT_TLS__MODE=on".to_owned(), "QUORATE_CLIENT_TLS__MODE"),
+    ] {
+        let error = with(&wrong).unwrap_err();
+        assert!(error.contains(words), "{wrong}: {error}");
+    }
+    assert_eq!(with("").unwrap().mode, TlsMode::Off);
 }

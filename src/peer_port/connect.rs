@@ -14,7 +14,7 @@ use axum::http::header::{HOST, UPGRADE};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -112,7 +112,11 @@ impl Connector {
     ) -> Result<(StatusCode, HeaderMap, Bytes), String> {
         let (head, body) = self.send(whom, request).await?.into_parts();
         let body = Limited::new(body, bytes_max).collect().await;
-        let body = body.map_err(|error| format!("its answer: {error}"))?.to_bytes();
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => "its answer is too long".to_owned(),
+            false => format!("its answer: {error}"),
+        });
+        let body = body?.to_bytes();
         Ok((head.status, head.headers, body))
     }
 

@@ -87,7 +87,9 @@ fn a_certificate_of_the_node_is_loaded() {
     let certificates = Certificates::new();
     certificates.issue("n1", "n1");
     let tls = Tls::load(&peer_config(&certificates, "n1")).unwrap();
-    let [state] = tls.list()[..] else { panic!("one port speaks TLS") };
+    let [state] = quorate_engine::host::Certificates::list(&tls)[..] else {
+        panic!("one port speaks TLS")
+    };
     assert_eq!((state.port, state.reload_failed), ("peer", false));
     let shown = format!("{tls:?}");
     assert_eq!(

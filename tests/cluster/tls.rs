@@ -15,9 +15,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use quorate_protocol::context::peer_token;
 use quorate_protocol::handshake::{Opening, Versions, Who};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::proof::PeerKeys;
 
 use crate::harness::{CLUSTER_ID, Cluster, KEY, Setup, eventually, name_of};
 use crate::http::{Answer, Ask, Node};
@@ -54,6 +54,15 @@ impl Ca {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
         let made = command.arg("ca").args(args).current_dir(self.dir.path()).output().unwrap();
         assert!(made.status.success(), "{args:?}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// Runs a command that asks n1 over TLS.
+    fn quorate(&self, cluster: &Cluster, args: &[&str]) {
+        let url = format!("https://{}", cluster.client_addr(1));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(args).args(["--url", &url, "--ca"]).arg(self.path("ca/ca.pem"));
+        let ended = command.output().unwrap();
+        assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
     }
 
     fn init(&self, dir: &str) {
@@ -228,7 +237,8 @@ impl World {
 }
 
 async fn world(ca: &Ca, nodes: usize, mode: &str, authorities: &[&str]) -> Arc<World> {
-    let setup = Setup::of(nodes);
+    // Strict quorums: what was acknowledged is read, whichever node is away.
+    let setup = Setup { settings: "[defaults]\nsloppy = false\n", ..Setup::synced(nodes) };
     let cluster = Cluster::start_in(setup, |number, directory| {
         let file = directory.join("node.toml");
         let config = std::fs::read_to_string(&file).unwrap();
@@ -380,11 +390,12 @@ fn opening(cluster: &Cluster, from: &str, to: usize) -> Vec<u8> {
     assert!(cluster.is_running(to));
     let who = Who {
         cluster_id: CLUSTER_ID.to_owned(),
-        token: peer_token(&KEY),
+        token: PeerKeys::new(&[KEY]).token(),
         from: NodeId::parse(from).unwrap(),
         to: name_of(to),
     };
-    Opening { versions: Versions::ALL, who }.to_bytes().to_vec()
+    let nonce = Some(rand::random());
+    Opening { versions: Versions::ALL, who, nonce }.to_bytes().to_vec()
 }
 
 impl Ca {
@@ -409,8 +420,10 @@ impl Ca {
 /// All of these have the cluster's key, and reach the ports.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_not_the_right_certificate_gets_nothing() {
-    let ca = Ca::new(3);
-    let world = world(&ca, 3, "require", &["ca"]).await;
+    let ca = Ca::new(4);
+    let world = world(&ca, 4, "require", &["ca"]).await;
+    ca.quorate(&world.cluster, &["layout", "commit", "--remove", "n4", "--yes"]);
+    ca.quorate(&world.cluster, &["layout", "wait", "--timeout", "30"]);
     let other = Ca::new(2);
     for file in ["n2.pem", "n2.key"] {
         std::fs::copy(other.path("certs").join(file), ca.path("other-").with_file_name(file))
@@ -437,6 +450,11 @@ async fn who_has_not_the_right_certificate_gets_nothing() {
     for (what, identity, why) in [
         ("another node's", ("certs/n2", "n3"), "the certificate is of node n2, not of n3"),
         ("one of no member", ("more/n9", "n9"), "n9 is not a member of this cluster"),
+        (
+            "one of a node that was removed",
+            ("certs/n4", "n4"),
+            "n4 is not a member of this cluster",
+        ),
         ("one of no member", ("more/n9", "n2"), "the certificate is of node n9, not of n2"),
     ] {
         let outcome = attempt(Some(identity)).await.unwrap();
