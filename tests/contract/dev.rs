@@ -146,3 +146,32 @@ fn what_cannot_run_is_refused_in_words() {
         assert!(error.contains("is another process using the port"), "{error}");
     }
 }
+
+#[test]
+fn with_tls_it_says_whom_to_believe_and_nothing_else_gets_in() {
+    let (dev, said) = Dev::start(free_port(), &["--nodes", "3", "--tls"]);
+    let ca = said.split("--ca ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let url = |node| format!("https://{}", dev.addr(node));
+    let cli = |args: &[&str], node: u16, authority: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(args).args(["--url", &url(node)]).stdin(Stdio::null());
+        match authority {
+            Some(file) => command.env("QUORATE_CA", file),
+            None => command.env_remove("QUORATE_CA"),
+        };
+        command.output().unwrap()
+    };
+    let put = cli(&["put", "carts/alice", "2 apples"], 1, Some(ca));
+    assert!(put.status.success(), "{}", String::from_utf8_lossy(&put.stderr));
+    let got = cli(&["get", "carts/alice"], 3, Some(ca));
+    assert!(String::from_utf8_lossy(&got.stdout).contains("2 apples"), "{got:?}");
+    // The others are found and asked over TLS too.
+    let status = cli(&["status"], 2, Some(ca));
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    let unbelieved = cli(&["get", "carts/alice"], 1, None);
+    assert!(!unbelieved.status.success());
+    let plain = Request::get("/kv/carts/alice").send(dev.addr(1));
+    let detail = plain.assert_problem(426, "tls_required");
+    assert!(detail.contains("https://"), "{detail}");
+    dev.interrupt();
+}
