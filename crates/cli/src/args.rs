@@ -9,7 +9,7 @@ const BUCKET_BYTES_MAX: usize = 128;
 pub(crate) const KEY_BYTES_MAX: usize = 1024;
 
 /// Which cluster to ask, and how to print.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Common {
     /// Nodes to ask, separated by commas; the next one is asked if one does not answer
     /// [env: QUORATE_URL] [default: http://127.0.0.1:7401]

@@ -135,7 +135,7 @@ mod tests {
 
     fn args(names: &[&str], troubled: bool) -> Args {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Args { names, troubled, common: Common { url: None, json: false, timeout_ms: None } }
+        Args { names, troubled, common: Common::default() }
     }
 
     #[test]
