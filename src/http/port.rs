@@ -204,7 +204,8 @@ impl From<(TcpListener, Door)> for Entrance {
     }
 }
 
-/// Serves `app` at an entrance until `stop` begins, then until the requests in flight are answered or cut off.
+/// Serves `app` at an entrance until `stop` begins, then until the requests in flight are answered
+/// or cut off.
 pub(crate) async fn run(entrance: impl Into<Entrance>, app: impl App, bounds: Bounds, stop: Stop) {
     let Entrance { listener, door } = entrance.into();
     let slots = Arc::new(Semaphore::new(bounds.connections_max.min(Semaphore::MAX_PERMITS)));
