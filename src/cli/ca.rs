@@ -16,8 +16,8 @@ use crate::tls::private_file::{PUBLIC, SECRET, create, make_dir, replace};
 /// `quorate ca`.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Ca {
-    /// Make an authority: a certificate (ca.pem), which nodes and clients are given to know whom to believe, and
-    /// a key (ca.key), which signs. Keep the key off the nodes.
+    /// Make an authority: a certificate (ca.pem), which nodes and clients are given to know whom to
+    /// believe, and a key (ca.key), which signs. Keep the key off the nodes.
     Init {
         /// Where; made if it is not there. Nothing that is there is overwritten.
         #[arg(long, value_name = "DIR")]

@@ -1,6 +1,6 @@
-//! From the acceptance of a connection to its first request, on a port that speaks TLS. Nobody may take a slot
-//! of the port for long without having said anything: who has not finished the handshake makes way like who
-//! is idle.
+//! From the acceptance of a connection to its first request, on a port that speaks TLS. Nobody may take a
+//! slot of the port for long without having said anything: who has not finished the handshake makes way
+//! like who is idle.
 
 use std::future::poll_fn;
 use std::sync::Arc;

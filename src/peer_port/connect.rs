@@ -1,8 +1,8 @@
 //! Connections to the peer ports of others, with TLS or without, and one request on each.
 //!
 //! While `peer_tls.mode` is "accept", TLS is tried first. A node that does not speak it is connected to again
-//! in plain text, and plainly at once for the next minute. One that takes TLS alone says so (426) before it does
-//! anything, and then is asked with TLS.
+//! in plain text, and plainly at once for the next minute. One that takes TLS alone says so (426) before
+//! it does anything, and then is asked with TLS.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -67,8 +67,8 @@ impl Connector {
         Self { within, tls: None, plain: Mutex::default() }
     }
 
-    /// Sends a request to the node at an address (host and port); the one that is meant, or whichever is there
-    /// if none. The answer's connection lives as long as the answer.
+    /// Sends a request to the node at an address (host and port); the one that is meant, or whichever is
+    /// there if none. The answer's connection lives as long as the answer.
     ///
     /// # Errors
     /// Why there is no answer, in words.

@@ -19,8 +19,8 @@ pub(crate) fn plain() -> ClientBuilder {
     trusting(RootCertStore::empty())
 }
 
-/// A client of the client port of the node with this configuration on this machine, and the scheme of its URL.
-/// Over TLS it believes in the node's own certificate, whoever has signed it.
+/// A client of the client port of the node with this configuration on this machine, and the scheme of its
+/// URL. Over TLS it believes in the node's own certificate, whoever has signed it.
 ///
 /// # Errors
 /// What is wrong with the certificate, in words.

@@ -60,8 +60,8 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The URLs of some nodes, such as `http://127.0.0.1:7401` or `https://n1.example.org:7401`; at least one.
-    /// The others are discovered, and asked over TLS if the node that told of them was.
+    /// The URLs of some nodes, such as `http://127.0.0.1:7401` or `https://n1.example.org:7401`; at least
+    /// one. The others are discovered, and asked over TLS if the node that told of them was.
     #[must_use]
     pub fn nodes<I>(mut self, urls: I) -> Self
     where
@@ -80,8 +80,8 @@ impl ClientBuilder {
         self
     }
 
-    /// An authority that signs the certificates of nodes, in PEM; several if it is called again or if there are
-    /// several in it. The system's authorities are believed only if none is given.
+    /// An authority that signs the certificates of nodes, in PEM; several if it is called again or if
+    /// there are several in it. The system's authorities are believed only if none is given.
     #[must_use]
     pub fn authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.authorities.push(pem.into());

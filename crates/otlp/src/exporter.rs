@@ -135,8 +135,8 @@ impl Exporter {
     }
 }
 
-/// The TLS of a client of plain HTTP alone: it believes in nobody. The default would read the authorities of the
-/// system, which there may be none of.
+/// The TLS of a client of plain HTTP alone: it believes in nobody. The default would read the authorities
+/// of the system, which there may be none of.
 fn nobody() -> Result<rustls::ClientConfig, StartError> {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider);
