@@ -16,10 +16,12 @@ use quorate_storage::{Durability, Options, Recovery, Store};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::restore::RESTORING_FILE;
 use super::{Leaving, Node, StartError};
 use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
+use crate::backup::state::Backups;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::{Generation, TWIN_FILE, first_number_in};
 use crate::cluster::placement;
@@ -45,6 +47,7 @@ use crate::repair::fill_state::FillState;
 use crate::repair::hint_marks::Hints;
 use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
+use crate::repair::restored::Restored;
 use crate::repair::set_aside::{self, Distrusted};
 use crate::repair::unreceived::Unreceived;
 use crate::seldom::Seldom;
@@ -81,10 +84,14 @@ impl Node {
         let secrets = config.secrets()?;
         let keys = Arc::new(PeerKeys::new(&secrets));
         refuse_beside_twin(&*host.files)?;
+        refuse_while_restored(&*host.files)?;
         let (record, is_decided) = record_in_force(&config, &*host.files)?;
         let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
         let layout = placement.layout();
         let store = Arc::new(open_store(&config, layout, &host)?);
+        if let Err(error) = host.dir.remove_unfinished_backups() {
+            tracing::warn!(%error, "what is left of an unfinished backup could not be removed");
+        }
         let header = Header { epoch: placement.epoch(), ..header(&config, layout, &secrets) };
         let epochs = Arc::new(Epochs::new(record.epoch()));
         let faults = Arc::new(Faults::default());
@@ -99,6 +106,11 @@ impl Node {
         );
         let formation = recorded_formation(&store, (layout, header.default_n), is_decided)?;
         let above = if is_decided { first_number_in(record.epoch()) } else { 0 };
+        let restored = Restored::load(&store)?;
+        if restored.backed_up_at().is_some() {
+            // Nothing can have been reaped since (`crate::repair::restored`).
+            store.mark_alive(host.clock.now())?;
+        }
         let (filled, generation) = begin_generation(&config, layout, (&host, above), &store)?;
         let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
         // In case that the record was stored, and no more.
@@ -127,10 +139,12 @@ impl Node {
             generation,
             unreceived: Unreceived::default(),
             distrusted: Distrusted::open(&config, placement.partitions(), &host.dir)?,
+            restored,
             clock: WallClock::new(host.clock.clone(), peers.nodes()),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Reassigned::default(),
             last_drop: LastDrop::new(placement.partitions()),
+            backups: Backups::new(config.anti_entropy.share_percent),
             reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
             keys,
@@ -267,6 +281,14 @@ fn begin_generation(
 fn refuse_beside_twin(files: &dyn Files) -> Result<(), StartError> {
     if files.read(TWIN_FILE).is_ok() {
         return Err(StartError::Twin { file: files.path(TWIN_FILE) });
+    }
+    Ok(())
+}
+
+/// Refuses to start with what a restore has not finished.
+fn refuse_while_restored(files: &dyn Files) -> Result<(), StartError> {
+    if files.read(RESTORING_FILE).is_ok() {
+        return Err(StartError::Restoring { file: files.path(RESTORING_FILE) });
     }
     Ok(())
 }
