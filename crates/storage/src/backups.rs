@@ -1,9 +1,9 @@
 //! Backups: copies of the store below the data directory, for somebody to fetch.
 //!
 //! One is a RocksDB checkpoint: hard links to tables, which never change, so that no row is copied and
-//! nothing waits. Memtables are flushed for it. A copy of the log would save that, but be up to four memtables
-//! long, and another one each time; tables are the same in the next backup. While a backup is kept its
-//! tables hold the space that compactions would give back.
+//! nothing waits. Memtables are flushed for it. A copy of the log would save that, but be up to four
+//! memtables long, and another one each time; tables are the same in the next backup. While a backup is
+//! kept its tables hold the space that compactions would give back.
 //!
 //! It is made under another name, `NAME.making`, and gets its own once everything in it is synced, its
 //! manifest last. What the manifest says is up to the node; the store only keeps it.
@@ -36,8 +36,8 @@ impl Store {
     /// flush of all memtables takes; writes go on meanwhile.
     ///
     /// # Errors
-    /// [`Error::DiskLow`] if the flush could take the free space below the watermark, [`Error::Failed`] if the
-    /// store has failed, [`Error::Io`] if the copy cannot be made. Nothing is left of it then.
+    /// [`Error::DiskLow`] if the flush could take the free space below the watermark, [`Error::Failed`] if
+    /// the store has failed, [`Error::Io`] if the copy cannot be made. Nothing is left of it then.
     pub fn checkpoint(&self, name: &str) -> Result<(), Error> {
         self.engine.check()?;
         self.disk.check(Need::Growth)?;
@@ -46,7 +46,8 @@ impl Store {
         if self.options.disk_free_bytes_min > 0 && free_bytes < min {
             return Err(Error::DiskLow { free_bytes, min });
         }
-        // What was acknowledged is at least in the process's buffer; a flush of memtables does not wait for it.
+        // What was acknowledged is at least in the process's buffer; a flush of memtables does not wait for
+        // it.
         self.engine.flush_log(self.engine.written())?;
         let made = match (&self.engine.backend, &self.dir) {
             (Backend::Rocks(rocks), DataDir::Path(dir)) => make(rocks, dir, name),
@@ -118,7 +119,8 @@ impl DataDir {
         }
     }
 
-    /// Removes what is left of backups that were not finished, or not removed entirely. None may be under way.
+    /// Removes what is left of backups that were not finished, or not removed entirely. None may be under
+    /// way.
     ///
     /// # Errors
     /// The operating system's.
@@ -370,7 +372,8 @@ mod tests {
         let (store, dir) =
             (open(parent.path(), Durability::Fsync), DataDir::Path(parent.path().to_owned()));
         for i in 0..50 {
-            mint(&store, HOME, &format!("k{i}"), &[i; 3000]);
+            let value: Vec<u8> = (0..3000).map(|_| rand::random()).collect();
+            mint(&store, HOME, &format!("k{i}"), &value);
         }
         wait(store.durable()).unwrap();
         store.checkpoint("b").unwrap();

@@ -69,12 +69,14 @@ pub enum NotBegun {
     Busy(String),
     /// As many as may be are kept.
     #[error(
-        "{KEPT_MAX} backups are kept here already ({0}), and each holds disk space: delete one that was fetched"
+        "{KEPT_MAX} backups are kept here already ({0}), and each holds disk space: delete one that was \
+         fetched"
     )]
     TooMany(String),
     /// Rows are set aside.
     #[error(
-        "rows are set aside here, which would not be in the backup: decide about them first (quorate distrusted)"
+        "rows are set aside here, which would not be in the backup: decide about them first (quorate \
+         distrusted)"
     )]
     SetAside,
 }

@@ -176,9 +176,20 @@ impl Generation {
         })
     }
 
-    /// The store is of another cluster from now on, in which it has not started yet, and which knows nothing of
-    /// it: its next start is the first one of a disk that joins in this epoch. `is_filled`: whether it holds all
-    /// partitions. `now` is wall-clock time. Durable on return. Blocks.
+    /// The store is a copy of an earlier time, and it is known to be: the next start begins over, whether a
+    /// peer would notice or not. Rows that are too old by then are set aside. Durable on return. Blocks.
+    ///
+    /// # Errors
+    /// [`StartError`] if a record cannot be read or written.
+    pub fn begin_over(store: &Store) -> Result<(), StartError> {
+        let last: LastStart = record::load(store, START_RECORD)?.unwrap_or_default();
+        let over = StartOver { number: last.number + 1, keeps_rows: true };
+        Ok(record::put(store, START_OVER_RECORD, &Some(over))?)
+    }
+
+    /// The store is of another cluster from now on, in which it has not started yet, and which knows
+    /// nothing of it: its next start is the first one of a disk that joins in this epoch. `is_filled`:
+    /// whether it holds all partitions. `now` is wall-clock time. Durable on return. Blocks.
     ///
     /// # Errors
     /// The store's.

@@ -77,8 +77,8 @@ pub enum RestoreError {
     },
     /// The new cluster has other nodes.
     #[error(
-        "[layout] must be that of the backup, but for the addresses: {0}. Change it once the cluster is restored \
-         (quorate layout)"
+        "[layout] must be that of the backup, but for the addresses: {0}. Change it once the cluster is \
+         restored (quorate layout)"
     )]
     OtherLayout(String),
     /// There is no layout.
@@ -148,8 +148,8 @@ impl Source {
         u128::from_le_bytes(bytes)
     }
 
-    /// Record 1 of the new cluster: the members of the backup's record, with new disks, at the addresses of the
-    /// configuration. Its epoch is above all that the old cluster had until then.
+    /// Record 1 of the new cluster: the members of the backup's record, with new disks, at the addresses of
+    /// the configuration. Its epoch is above all that the old cluster had until then.
     ///
     /// # Errors
     /// [`RestoreError`]: what of the configuration does not fit.
@@ -234,10 +234,10 @@ impl Source {
         }
     }
 
-    /// Has the copy in the data directory go on as the same node of the same cluster. Its peers remember more of
-    /// it than it brings, and tell it so: it becomes another disk, without the votes that it forgot, and fills.
-    /// Its rows save traffic; those that are too old to be believed are set aside, as ever. Here it only loses
-    /// what it could do harm with before. Blocks.
+    /// Has the copy in the data directory go on as the same node of the same cluster: as one that was told
+    /// by its peers that it is behind. They might not notice, as the numbers of changes count what a
+    /// restore does as well. So it becomes another disk, without the votes that it forgot, and fills. Its
+    /// rows save traffic; those that are too old to be believed are set aside, as ever. Blocks.
     ///
     /// # Errors
     /// [`RestoreError`].
@@ -247,8 +247,7 @@ impl Source {
         (files, dir): (&dyn Files, &DataDir),
     ) -> Result<(), RestoreError> {
         let store = self.open(config, &self.cluster_id, dir)?;
-        FillState::load(&store, self.record.partitions())?.record_all(&store, false)?;
-        set_aside::forget_decision(&store)?;
+        Generation::begin_over(&store)?;
         files::forget_votes(files)?;
         // The first one follows from the configuration, as ever.
         if self.record.parent() != RecordHash::NONE {
@@ -257,9 +256,9 @@ impl Source {
         Ok(())
     }
 
-    /// Makes a node of a new cluster of the copy in the data directory, or of nothing if there is none: then it
-    /// fills from the others. Its disk is new, and so are its incarnation, and with that its actors. `now`: by
-    /// the machine's clock. Blocks.
+    /// Makes a node of a new cluster of the copy in the data directory, or of nothing if there is none:
+    /// then it fills from the others. Its disk is new, and so are its incarnation, and with that its
+    /// actors. `now`: by the machine's clock. Blocks.
     ///
     /// # Errors
     /// [`RestoreError`].

@@ -12,7 +12,8 @@ use crate::setup::Setup;
 /// The grace of deletes, in milliseconds: a reaper looks four times as often, before replicas compare.
 const GRACE_MS: u64 = 1_000;
 
-/// A write is acknowledged by a hint alone, which arrives after its target was copied, and before its holder is.
+/// A write is acknowledged by a hint alone, which arrives after its target was copied, and before its
+/// holder is.
 pub(super) const A_HINT_BETWEEN_TWO_COPIES: History = History {
     name: "a-hint-between-two-copies",
     about: "a hint is delivered to nodes that were copied by one that is not yet",
@@ -79,7 +80,7 @@ async fn a_write_after_the_backup(scene: &mut Scene) -> Played {
 pub(super) const A_DELETE_IN_ONE_COPY: History = History {
     name: "a-delete-in-one-copy",
     about: "nodes of a restored cluster are asked to confirm a tombstone that their copies do not have",
-    finds: &[(Mutation::RestoreReapsAtOnce, "nothing_comes_back_from_the_dead")],
+    finds: &[(Mutation::RestoreReapsAtOnce, "reaped_for_good")],
     settings: |setup: &mut Setup| setup.grace_ms = Some(GRACE_MS),
     play: |scene| Box::pin(a_delete_in_one_copy(scene)),
 };
