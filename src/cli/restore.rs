@@ -1,5 +1,5 @@
-//! `quorate restore`: what the node's own code has to do with it. Nothing here asks the node that is restored,
-//! which is stopped; those that would be its peers are asked whether there is a cluster already.
+//! `quorate restore`: what the node's own code has to do with it. Nothing here asks the node that is
+//! restored, which is stopped; those that would be its peers are asked whether there is a cluster already.
 
 use std::fs::{self, File};
 use std::io;
@@ -97,8 +97,8 @@ fn check_empty(dir: &Path) -> Result<(), String> {
             "data_dir {shown}: an earlier restore was interrupted, or is under way: empty the directory"
         )),
         [first, ..] => Err(format!(
-            "data_dir {shown} is not empty ({first}): a restore never touches data that is there; move it away, \
-             or give the node another data_dir"
+            "data_dir {shown} is not empty ({first}): a restore never touches data that is there; move it \
+             away, or give the node another data_dir"
         )),
     }
 }
@@ -142,8 +142,8 @@ fn living(node: NodeId, is_formed: bool, is_new: bool) -> String {
             "{node} runs: a copy of a node that lives is no use; stop it, if it is to be replaced"
         ),
         (true, true) => format!(
-            "{node} answers, as a node of a cluster of this id that was not restored from this backup: a backup \
-             is never restored into a cluster that lives. Stop it, or take another cluster_id"
+            "{node} answers, as a node of a cluster of this id that was not restored from this backup: a \
+             backup is never restored into a cluster that lives. Stop it, or take another cluster_id"
         ),
         (true, false) => format!(
             "{node} answers, and is of no cluster yet: stop all nodes, and restore each before it is started"
@@ -175,8 +175,8 @@ fn finished(asked: &Restore, chosen: &Chosen, config: &Config) -> Result<String,
     }
     let record = source.found(config, (&files, &dir), (chosen.has_copy, MachineClock.now()))?;
     Ok(format!(
-        "restored {node} from the backup {name} for the new cluster {}: record {} of epoch {}. Do the same with \
-         --backup {name} on every other node, then start all of them; they come to the same record",
+        "restored {node} from the backup {name} for the new cluster {}: record {} of epoch {}. Do the same \
+         with --backup {name} on every other node, then start all of them; they come to the same record",
         config.cluster_id,
         record.hash(),
         record.epoch(),

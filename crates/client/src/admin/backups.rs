@@ -125,8 +125,8 @@ impl FileStream {
     /// The next bytes; `None` at the end. The end is told only if every byte has arrived.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if the connection breaks, [`Error::TimedOut`] if it falls silent: the rest can be
-    /// asked for.
+    /// [`Error::Unreachable`] if the connection breaks, [`Error::TimedOut`] if it falls silent: the rest
+    /// can be asked for.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match tokio::time::timeout(self.silence, self.response.chunk()).await {
             Ok(Ok(chunk)) => Ok(chunk),
