@@ -46,16 +46,17 @@ pub fn begin(asked: &Restore, chosen: &Chosen) -> Result<PathBuf, String> {
     ask_peers(asked, &config, &source)?;
     let database = dir.join("rocksdb");
     let made = || {
-        fs::create_dir(dir).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Ok(()),
-            _other => Err(error),
-        })?;
+        if let Err(error) = fs::create_dir(dir)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
         File::create_new(dir.join(RESTORING_FILE))?.sync_all()?;
         File::open(dir)?.sync_all()?;
         if chosen.has_copy {
             fs::create_dir(&database)?;
         }
-        Ok::<_, io::Error>(())
+        Ok(())
     };
     made().map_err(|error| format!("data_dir {}: {error}", dir.display()))?;
     Ok(database)

@@ -11,8 +11,8 @@ use super::manifest::NodeFile;
 use crate::exit::{Done, Exit, Failure, Stop};
 use crate::refusal;
 
-/// How much is in memory at a time for each node; what is not longer is stored in one piece. Object stores take
-/// no parts below 5 MiB.
+/// How much is in memory at a time for each node; what is not longer is stored in one piece. Object stores
+/// take no parts below 5 MiB.
 const PART_BYTES: usize = 8 << 20;
 /// How often a broken stream is begun again.
 const ATTEMPTS: u32 = 8;

@@ -27,8 +27,8 @@ pub struct ClusterManifest {
     pub record_hash: String,
     /// The release of this command.
     pub release: String,
-    /// By the clock of whoever made it, in milliseconds since 1970: everything that was acknowledged before is
-    /// in it.
+    /// By the clock of whoever made it, in milliseconds since 1970: everything that was acknowledged before
+    /// is in it.
     pub began_at: u64,
     /// Nothing that was written later is in it.
     pub ended_at: u64,

@@ -1,8 +1,8 @@
-//! `quorate backup` and `quorate restore`: backups of a whole cluster in a directory or an object store.
+//! `quorate backup` and `quorate restore`: backups of a whole cluster in a directory.
 //!
 //! `place` is where they are kept, `catalog` what is there and how it is laid out, `lock` keeps two commands
-//! from working there at once. `make` walks the nodes, `copy` fetches their files, `keep` verifies and deletes,
-//! `restore` brings a node's copy back with the node's own code.
+//! from working there at once. `make` walks the nodes, `copy` fetches their files, `keep` verifies and
+//! deletes, `restore` brings a node's copy back with the node's own code.
 
 mod catalog;
 mod copy;
@@ -21,11 +21,11 @@ use crate::app::App;
 use crate::args::Common;
 use crate::exit::{Done, Exit, Failure};
 
-/// Back up the whole cluster into a directory or an object store, without a pause.
+/// Back up the whole cluster into a directory, without a pause.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   quorate backup --to /backups/prod
-  quorate backup --to s3://bucket/prod --keep 7
+  quorate backup --to /backups/prod --keep 7
   quorate backup list --to /backups/prod
   quorate backup verify --to /backups/prod
 
@@ -35,14 +35,13 @@ acknowledged before the first copy began is in the backup; what was written unti
 A backup is one once its manifest is written, which comes last; what was interrupted is none, and `list` says
 so.
 
-For s3:// the variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT and AWS_ALLOW_HTTP
-are read. Exits with 5 if a node does not answer. JSON: name, began_at, ended_at, nodes, missing, files,
+Exits with 5 if a node does not answer. JSON: name, began_at, ended_at, nodes, missing, files,
 bytes, copied_files, copied_bytes.")]
 #[command(args_conflicts_with_subcommands = false)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Where backups are kept: a directory, file:///DIR or s3://BUCKET/PREFIX
+    /// Where backups are kept: a directory, or file:///DIR
     #[arg(long, value_name = "PLACE", global = true)]
     to: Option<String>,
     /// What to call it: 1 to 64 of a-z 0-9 - [default: the time]
@@ -88,7 +87,7 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     let Some(to) = &args.to else {
         return Err(Failure::usage("--to is missing: where are the backups kept?").into());
     };
-    let catalog = Catalog::new(Place::parse(to)?);
+    let catalog = Catalog::new(Place::parse(to, args.what.is_none())?);
     let break_lock = args.break_lock;
     match &args.what {
         None => {

@@ -1,4 +1,4 @@
-//! Where backups are kept: a directory, or a bucket of an object store.
+//! Where backups are kept: a directory. What is above knows it as a store of objects, as others will be.
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
@@ -14,41 +14,32 @@ use crate::exit::{Done, Failure};
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) store: Arc<dyn ObjectStore>,
-    /// What all names there begin with; empty for a directory.
-    prefix: Path,
     /// As the operator gave it.
     pub(crate) shown: String,
 }
 
 impl Place {
-    /// Reads `--to` or `--from`. A directory is made if its parent exists.
+    /// Reads `--to` or `--from`. A directory is made, if that is allowed and its parent exists.
     ///
     /// # Errors
     /// Usage: it is none, or cannot be used.
-    pub(crate) fn parse(text: &str) -> Done<Self> {
+    pub(crate) fn parse(text: &str, may_make: bool) -> Done<Self> {
         let refused = |why: String| Failure::usage(format!("{}: {why}", crate::out::safe(text)));
-        let (store, prefix) = match text.split_once("://") {
-            Some(("s3", rest)) => s3(rest).map_err(refused)?,
-            Some(("file", path)) => {
-                (directory(FilePath::new(path)).map_err(refused)?, Path::default())
-            }
+        let path = match text.split_once("://") {
+            None => text,
+            Some(("file", path)) => path,
             Some((scheme, _)) => {
-                let why =
-                    format!("{scheme}:// is not known; expected a directory, file:// or s3://");
+                let why = format!("{scheme}:// is not known; expected a directory or file:///DIR");
                 return Err(refused(why).into());
             }
-            None => (directory(FilePath::new(text)).map_err(refused)?, Path::default()),
         };
-        Ok(Self { store, prefix, shown: text.to_owned() })
+        let store = directory(FilePath::new(path), may_make).map_err(refused)?;
+        Ok(Self { store, shown: text.to_owned() })
     }
 
     /// A name there.
     pub(crate) fn at(&self, parts: &[&str]) -> Path {
-        let mut path = self.prefix.clone();
-        for part in parts {
-            path = path.join(*part);
-        }
-        path
+        parts.iter().fold(Path::default(), |path, part| path.join(*part))
     }
 
     /// The parts of a name below that of [`Place::at`].
@@ -59,8 +50,8 @@ impl Place {
     }
 }
 
-fn directory(path: &FilePath) -> Result<Arc<dyn ObjectStore>, String> {
-    if !path.is_dir() {
+fn directory(path: &FilePath, may_make: bool) -> Result<Arc<dyn ObjectStore>, String> {
+    if may_make && !path.is_dir() {
         fs::create_dir(path).map_err(|error| error.to_string())?;
     }
     let path: PathBuf = path.canonicalize().map_err(|error| error.to_string())?;
@@ -69,6 +60,28 @@ fn directory(path: &FilePath) -> Result<Arc<dyn ObjectStore>, String> {
     Ok(Arc::new(store.with_fsync(true).with_automatic_cleanup(true)))
 }
 
-fn s3(_rest: &str) -> Result<(Arc<dyn ObjectStore>, Path), String> {
-    Err("this build has no S3".to_owned())
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_parsed_and_names_lie_below_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("new");
+        let absent = Place::parse(inside.to_str().unwrap(), false);
+        assert!(absent.is_err() && !inside.exists(), "not made for a reader");
+        let shown = format!("file://{}", inside.display());
+        for text in [&shown, inside.to_str().unwrap()] {
+            let place = Place::parse(text, true).unwrap();
+            let at = place.at(&["files", "ab"]);
+            assert_eq!(at.to_string(), "files/ab");
+            assert_eq!(place.below(&at, &["files"]), Some(vec!["ab".to_owned()]));
+            assert_eq!(place.below(&at, &["backups"]), None);
+        }
+        let orphan = dir.path().join("no/such");
+        for bad in ["s3://bucket", "http://h/x", orphan.to_str().unwrap()] {
+            assert!(Place::parse(bad, true).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! `quorate restore`: brings the copy of a node back into its data directory. The node's own code says whether
-//! that may be, and makes it a node's again.
+//! `quorate restore`: brings the copy of a node back into its data directory. The node's own code says
+//! whether that may be, and makes it a node's again.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,7 +21,7 @@ use crate::progress::Progress;
 #[command(after_help = "Examples, with all nodes of the new cluster stopped, on each of them:
   quorate restore --from /backups/prod --config n1.toml --new-cluster
 One node that has lost its disk, in the cluster that goes on:
-  quorate restore --from s3://bucket/prod --config n3.toml --as-seed
+  quorate restore --from /backups/prod --config n3.toml --as-seed
 
 --new-cluster: the configurations have a cluster_id of their own, and the [layout] of the backup: the same
 names, zones, weights and partitions, at addresses of any kind. All nodes are restored from the same backup,
@@ -32,7 +32,7 @@ older than deletes.grace_ms are set aside until the cluster is known to hold the
 The data directory must be empty. Without --backup it is the newest one: give it, to be sure that all nodes
 are restored from the same.")]
 pub struct Restore {
-    /// Where the backup is: a directory, file:///DIR or s3://BUCKET/PREFIX
+    /// Where the backup is: a directory, or file:///DIR
     #[arg(long, value_name = "PLACE")]
     from: String,
     /// Which backup [default: the newest]
@@ -87,7 +87,7 @@ pub(crate) async fn run(args: &Restore, code: RestoreCode<'_>) -> Done<Exit> {
             format!("--node {other}: the configuration is of {own}, which restores its own copy");
         return Err(Failure::usage(message).into());
     }
-    let place = Place::parse(&args.from)?;
+    let place = Place::parse(&args.from, false)?;
     let catalog = Catalog::new(place);
     let cluster = catalog.find(args.backup.as_deref()).await?;
     let has_copy = !cluster.missing.contains(&own) || args.as_seed;
