@@ -139,8 +139,16 @@ fn node_count() -> clap::builder::RangedI64ValueParser<u16> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Client(command) = &cli.command {
-        let node =
-            quorate_cli::NodeCode { load: &cli::node_file::load, recover: &cli::recover::run };
+        let node = quorate_cli::NodeCode {
+            load: &cli::node_file::load,
+            recover: &cli::recover::run,
+            restore: quorate_cli::RestoreCode {
+                name: &cli::restore::name,
+                begin: &cli::restore::begin,
+                finish: &cli::restore::finish,
+                give_up: &cli::restore::give_up,
+            },
+        };
         return quorate_cli::run(command, Cli::command(), node);
     }
     match run(cli) {

@@ -6,6 +6,8 @@
 
 mod common;
 
+#[path = "contract/backups.rs"]
+mod backups;
 #[path = "contract/bodies.rs"]
 mod bodies;
 #[path = "contract/buckets.rs"]

@@ -35,6 +35,7 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::NoSuchSibling
         | Kind::NoSuchSyncPoint
         | Kind::NoSuchExplanation
+        | Kind::NoSuchBackup
         | Kind::SyncPointGone => Outcome::NotFound,
         Kind::SiblingGone
         | Kind::ConditionFailed
@@ -42,6 +43,7 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::LayoutMoving
         | Kind::LayoutNotMoving
         | Kind::NameTaken
+        | Kind::BackupRefused
         | Kind::LayoutUnsafe => Outcome::PreconditionFailed,
         Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull => Outcome::KeyFull,
         Kind::NoQuorum | Kind::NoReadQuorum | Kind::NoLayoutQuorum => Outcome::NoQuorum,

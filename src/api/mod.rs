@@ -2,7 +2,7 @@
 //!
 //! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
 //! passes; `path`, `query`, `headers`, `conditions` and `body` parse a request once; `kv`, `siblings`,
-//! `inspect`, `keys`, `buckets`, `ring`, `layout`, `anti_entropy`, `jobs`, `hints`, `distrusted`,
+//! `inspect`, `keys`, `buckets`, `ring`, `layout`, `anti_entropy`, `jobs`, `hints`, `distrusted`, `backups`,
 //! `health`, `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
 //! that write; `represent` and `multipart` render an object, `pieces` streams large responses and
 //! `permit_body` keeps them charged; `problem` and `refusal` are all the errors, `counted` says how
@@ -11,6 +11,7 @@
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
 mod anti_entropy;
+mod backups;
 mod body;
 mod buckets;
 mod conditions;

@@ -31,6 +31,7 @@ pub(crate) enum Kind {
     NoSuchSibling,
     NoSuchSyncPoint,
     NoSuchExplanation,
+    NoSuchBackup,
     SyncPointGone,
     MethodNotAllowed,
     HeadTooSlow,
@@ -63,6 +64,7 @@ pub(crate) enum Kind {
     NameTaken,
     LayoutUnsafe,
     NoLayoutQuorum,
+    BackupRefused,
 }
 
 impl Kind {
@@ -80,7 +82,8 @@ impl Kind {
             | Self::KeyDeleted
             | Self::NoSuchSibling
             | Self::NoSuchSyncPoint
-            | Self::NoSuchExplanation => StatusCode::NOT_FOUND,
+            | Self::NoSuchExplanation
+            | Self::NoSuchBackup => StatusCode::NOT_FOUND,
             Self::SyncPointGone => StatusCode::GONE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -88,7 +91,8 @@ impl Kind {
             | Self::LayoutChanged
             | Self::LayoutMoving
             | Self::LayoutNotMoving
-            | Self::NameTaken => StatusCode::CONFLICT,
+            | Self::NameTaken
+            | Self::BackupRefused => StatusCode::CONFLICT,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -129,6 +133,7 @@ impl Kind {
             Self::NoSuchSibling => ("no_such_sibling", "No such sibling"),
             Self::NoSuchSyncPoint => ("no_such_sync_point", "No such sync point"),
             Self::NoSuchExplanation => ("no_such_explanation", "No such trace is kept"),
+            Self::NoSuchBackup => ("no_such_backup", "No such backup or file is kept"),
             Self::SyncPointGone => ("sync_point_gone", "Sync point expired"),
             Self::MethodNotAllowed => ("method_not_allowed", "Method not allowed"),
             Self::HeadTooSlow => ("head_too_slow", "Request head timed out"),
@@ -163,6 +168,7 @@ impl Kind {
             Self::NameTaken => ("name_taken", "The name of the node is taken"),
             Self::LayoutUnsafe => ("layout_unsafe", "The change of the layout is not safe"),
             Self::NoLayoutQuorum => ("no_layout_quorum", "Too few nodes voted on the change"),
+            Self::BackupRefused => ("backup_refused", "No backup is made now"),
         }
     }
 }
@@ -309,7 +315,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 44] = [
+    pub(super) const ALL: [Self; 46] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -322,6 +328,7 @@ impl Kind {
         Self::NoSuchSibling,
         Self::NoSuchSyncPoint,
         Self::NoSuchExplanation,
+        Self::NoSuchBackup,
         Self::SyncPointGone,
         Self::MethodNotAllowed,
         Self::HeadTooSlow,
@@ -354,6 +361,7 @@ impl Kind {
         Self::NameTaken,
         Self::LayoutUnsafe,
         Self::NoLayoutQuorum,
+        Self::BackupRefused,
     ];
 
     pub(super) fn name(self) -> &'static str {

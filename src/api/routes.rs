@@ -18,8 +18,8 @@ use super::gate::{Ready, Time};
 use super::problem::{self, Kind, Problem};
 use super::route::{Action, Route, fixed_part};
 use super::{
-    anti_entropy, buckets, console, description, distrusted, events, explain, health, hints,
-    inspect, jobs, keys, kv, layout, ring, siblings,
+    anti_entropy, backups, buckets, console, description, distrusted, events, explain, health,
+    hints, inspect, jobs, keys, kv, layout, ring, siblings,
 };
 
 macro_rules! routes {
@@ -126,6 +126,20 @@ routes! {
         Administer, Always, OfRequest, Other, [];
     /// Delete it for good
     DISCARD: POST "/distrusted/discard" => distrusted::discard,
+        Administer, Always, OfRequest, Other, [];
+    /// List the backups of this node
+    BACKUPS: GET "/backups" => backups::list, Look, Always, OfRequest, Other, [];
+    /// Make a backup of this node
+    MAKE_BACKUP: POST "/backups" => backups::make, Administer, Requests, Longest, Other, [];
+    /// Keep rows from leaving this node for a while
+    HOLD: POST "/backups/hold" => backups::hold, Administer, Always, OfRequest, Other, [];
+    /// Show the manifest of a backup
+    BACKUP: GET "/backups/{name}" => backups::show, Look, Always, OfRequest, Other, [];
+    /// Delete a backup
+    DELETE_BACKUP: DELETE "/backups/{name}" => backups::delete,
+        Administer, Always, OfRequest, Other, [];
+    /// Fetch a file of a backup
+    BACKUP_FILE: GET "/backups/{name}/files/{file}" => backups::file,
         Administer, Always, OfRequest, Other, [];
     /// Show the hints this node keeps
     HINTS: GET "/hints" => hints::list, Look, Always, OfRequest, Other, [];
@@ -276,7 +290,9 @@ mod tests {
             let reads = matches!(route.action, Action::Read | Action::Look | Action::Probe);
             let is_get = route.filter == MethodFilter::GET;
             let only_tells = [&MAKE_SYNC_POINT, &PLAN].iter().any(|it| std::ptr::eq(*route, *it));
-            assert_eq!(reads, is_get || only_tells, "{}", route.path);
+            // Everything that the node stores is in there.
+            let tells_all = std::ptr::eq(*route, &BACKUP_FILE);
+            assert_eq!(reads, (is_get || only_tells) && !tells_all, "{}", route.path);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use quorate_engine::host::{Clock as _, Wire as _};
 use quorate_engine::node::{self, RELEASE};
 use quorate_engine::peer::connection::Failure;
@@ -15,6 +16,8 @@ use quorate_protocol::message::{Cluster, ClusterReply, Formation, Message, Reply
 use quorate_protocol::name::NodeId;
 use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::wire::{self, FrameWriter, Header};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::config::{Config, ConfigError, NodeConfig};
 use crate::host::MachineClock;
@@ -125,6 +128,44 @@ pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormErro
     Ok(Formed::Now)
 }
 
+/// What there was at the address of a node.
+pub(super) enum Heard {
+    /// Nobody.
+    Nothing,
+    /// The node, which is part of this formation, if of any.
+    Status(Option<Formation>),
+    /// Somebody who is no node of this cluster, or will not say, for this reason.
+    Refusal(String),
+}
+
+/// Looks once at every node of the layout, all at the same time.
+///
+/// # Errors
+/// [`FormError`]: the configuration is wrong.
+pub(super) async fn look(
+    config: &Config,
+    within: Duration,
+) -> Result<Vec<(NodeId, Heard)>, FormError> {
+    if config.layout.is_none() {
+        return Ok(Vec::new());
+    }
+    let layout = config.layout()?;
+    let header = node::header(config, &layout, &config.secrets()?);
+    let (dialer, keys) = (Dialer::new(config)?, PeerKeys::new(&config.secrets()?));
+    let looks = config.layout_nodes().iter().map(|member| {
+        let ask = Ask {
+            dialer: &dialer,
+            keys: &keys,
+            header: Header { to: member.name, ..header.clone() },
+            addr: member.peer_addr.clone(),
+            versions: config.versions(),
+            frame_bytes_max: frame_bytes_max(config),
+        };
+        async move { (ask.header.to, ask.look(within).await) }
+    });
+    Ok(join_all(looks).await)
+}
+
 /// One node to contact.
 struct Ask<'a> {
     dialer: &'a Dialer,
@@ -138,24 +179,7 @@ struct Ask<'a> {
 impl Ask<'_> {
     async fn wait(&self, deadline: Instant) -> Result<Status, FormError> {
         loop {
-            let nothing = Box::new(Status {
-                clock: MachineClock.now(),
-                waits: false,
-                formation: None,
-                ready: false,
-                holdings: Default::default(),
-                writable: false,
-                buckets_hash: 0,
-                release: RELEASE.to_owned(),
-                start: Default::default(),
-                common: ClusterSettings::default(),
-                remembers_since: Default::default(),
-                attests: false,
-                frame_bytes_max: 0, // this client accepts no frames
-                client_addr: String::new(),
-                hint_bytes: None,
-            });
-            match self.ask(Message::Cluster(Cluster::Hello { status: nothing })).await {
+            match self.ask(self.hello()).await {
                 Ok(status) => return Ok(status),
                 // Not retried: the answer is from another node or another cluster, and will not
                 // change.
@@ -169,6 +193,42 @@ impl Ask<'_> {
                 }
                 Err(Unheard::Silent(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
+        }
+    }
+
+    /// A greeting of nobody: it is not judged.
+    fn hello(&self) -> Message {
+        let nothing = Box::new(Status {
+            clock: MachineClock.now(),
+            waits: false,
+            formation: None,
+            ready: false,
+            holdings: Default::default(),
+            writable: false,
+            buckets_hash: 0,
+            release: RELEASE.to_owned(),
+            start: Default::default(),
+            common: ClusterSettings::default(),
+            remembers_since: Default::default(),
+            attests: false,
+            frame_bytes_max: 0, // this client accepts no frames
+            client_addr: String::new(),
+            hint_bytes: None,
+        });
+        Message::Cluster(Cluster::Hello { status: nothing })
+    }
+
+    /// Looks who is there. One that takes a connection and says nothing is somebody.
+    async fn look(&self, within: Duration) -> Heard {
+        let hello = self.hello();
+        let why = match timeout(within, self.ask_once(&hello)).await {
+            Ok(Ok(status)) => return Heard::Status(status.formation),
+            Ok(Err(Unheard::Refused(why) | Unheard::Silent(why))) => why,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        match timeout(within, TcpStream::connect(&self.addr)).await {
+            Ok(Ok(_)) => Heard::Refusal(why),
+            Ok(Err(_)) | Err(_) => Heard::Nothing,
         }
     }
 

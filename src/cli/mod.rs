@@ -6,4 +6,5 @@ pub mod form;
 pub mod node_file;
 pub mod operator;
 pub mod recover;
+pub mod restore;
 pub mod temporary;

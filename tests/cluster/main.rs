@@ -9,6 +9,7 @@
 
 mod away;
 mod backup;
+mod backups;
 mod bit_rot;
 mod buckets;
 mod bytes;

@@ -23,6 +23,7 @@ fn operations(description: &Value) -> impl Iterator<Item = (&String, &String, &V
 /// A path without placeholders.
 fn example(path: &str) -> String {
     let path = path.replace("{version}", "0000000000000000").replace("{file}", "app.js");
+    let path = path.replace("{name}", "b");
     path.replace("{bucket}", "b").replace("{key}", "k").replace("{id}", "0000000000000000")
 }
 

@@ -6,10 +6,11 @@
 //!   `refusal` says what a failed request means here;
 //! * `out`, `table`, `progress` show things; `session` remembers contexts; `metrics` reads numbers;
 //! * `data` has the commands on keys, `cluster` those on the cluster, `tree` loads directories,
-//!   `transfer` imports and exports, `explain` shows traces.
+//!   `transfer` imports and exports, `backup` makes backups and restores them, `explain` shows traces.
 
 mod app;
 mod args;
+mod backup;
 mod cluster;
 mod data;
 mod exit;
@@ -29,6 +30,7 @@ mod tree;
 use std::process::ExitCode;
 
 use self::app::App;
+pub use self::backup::restore::{Chosen, Restore, RestoreCode};
 pub use self::cluster::doctor::{LoadFile, NodeFile};
 pub use self::cluster::layout::recover::{Confirm, Recover, RecoverDisk};
 use self::exit::{Done, Failure, Stop};
@@ -50,6 +52,9 @@ pub enum Command {
     Verify(tree::load::Verify),
     Export(transfer::export::Args),
     Import(transfer::import::Args),
+    Backup(backup::Args),
+    /// Bring a node's copy back from a backup: run on the node, which is stopped
+    Restore(backup::restore::Restore),
     Status(cluster::status::Args),
     Top(cluster::top::Args),
     Ring(cluster::ring::Ring),
@@ -73,6 +78,8 @@ pub struct NodeCode<'a> {
     pub load: LoadFile<'a>,
     /// Recovers the data directory of a node that is stopped.
     pub recover: RecoverDisk<'a>,
+    /// Restores the data directory of a node that is stopped.
+    pub restore: RestoreCode<'a>,
 }
 
 /// Runs a command to its end. Failures are told on standard error; a closed pipe is none.
@@ -125,6 +132,7 @@ impl Command {
             Self::Verify(args) => &args.common,
             Self::Export(args) => &args.common,
             Self::Import(args) => &args.common,
+            Self::Backup(args) => &args.common,
             Self::Status(args) => &args.common,
             Self::Top(args) => &args.common,
             Self::Ring(args) => &args.common,
@@ -137,7 +145,7 @@ impl Command {
             Self::Wait(args) => &args.common,
             Self::Doctor(args) => &args.common,
             Self::Healthcheck(args) => &args.common,
-            Self::Completions(_) | Self::Man(_) => return None,
+            Self::Completions(_) | Self::Man(_) | Self::Restore(_) => return None,
         })
     }
 }
@@ -159,6 +167,8 @@ async fn carry_out(command: &Command, program: clap::Command, node: NodeCode<'_>
         Command::Verify(args) => tree::load::verify(&app()?, args).await,
         Command::Export(args) => transfer::export::run(&app()?, args).await,
         Command::Import(args) => transfer::import::run(&app()?, args).await,
+        Command::Backup(args) => backup::run(&app()?, args).await,
+        Command::Restore(args) => backup::restore::run(args, node.restore).await,
         Command::Status(_) => cluster::status::run(&app()?).await,
         Command::Top(args) => cluster::top::run(&app()?, args).await,
         Command::Ring(_) => cluster::ring::ring(&app()?).await,

@@ -1,6 +1,7 @@
 //! What operators ask of a cluster or of one node. Answers whose shape programs rely on are typed; the
 //! others are the node's JSON.
 
+mod backups;
 mod layout;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::Value as Json;
 
+pub use self::backups::FileStream;
 use crate::admin_answers::{BucketProperties, Conflicts, Delivery, Health, Location, SyncPoint};
 use crate::answer::Answer;
 use crate::body::Source;

@@ -75,7 +75,7 @@ mod upkeep;
 mod value;
 mod write;
 
-pub use admin::Admin;
+pub use admin::{Admin, FileStream};
 pub use admin_answers::{
     BucketProperties, Conflicts, Delivery, Health, KeyInConflict, Location, SyncPoint,
 };

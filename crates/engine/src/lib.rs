@@ -9,6 +9,7 @@
 //! merges it into the store. A GET: `ops::reader`, `peer`, `ops::replica`.
 
 pub mod background;
+pub mod backup;
 pub mod cluster;
 pub mod config;
 pub mod host;

@@ -82,6 +82,10 @@ mutations! {
     BehindIgnored, "behind-ignored", "a node that a peer rejects as behind carries on";
     PeersForgotten, "peers-forgotten", "a start forgets what was known of peers' disks";
     AsideTakenBack, "aside-taken-back", "rows too old to be trusted are taken back";
+    // Backups.
+    BackupDropsHints, "backup-drops-hints", "hints leave a node while nodes are copied";
+    RestoreKeepsActors, "restore-keeps-actors", "a restored copy mints as the disk that was copied";
+    RestoreReapsAtOnce, "restore-reaps-at-once", "a restored node confirms what it has not compared";
     // Changes of the layout.
     JointWriteOldOnly, "joint-write-old-only", "while the layout changes, W of the old one are enough";
     JointWriteNewOnly, "joint-write-new-only", "while the layout changes, W of the new one are enough";

@@ -5,17 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_engine::background;
+use quorate_engine::backup::manifest::Manifest;
 use quorate_engine::config::{Config, Durability};
-use quorate_engine::host::Host;
+use quorate_engine::host::{Clock as _, Host};
 use quorate_engine::liveness::advertised::GossipState;
 use quorate_engine::liveness::review::Turns;
 use quorate_engine::membership;
+use quorate_engine::node::restore::Source;
 use quorate_engine::node::{Node, RELEASE, StartError};
 use quorate_engine::tasks::Tasks;
 use quorate_protocol::clock::Dot;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::record::{ClusterRecord, DiskId};
+use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::Tree;
 use quorate_storage::{Crash, DataDir, Place, SimulatedDisk};
 use tokio::sync::mpsc::UnboundedSender;
@@ -46,7 +49,7 @@ pub(crate) struct Machine {
     copy: Mutex<Option<SimulatedDisk>>,
     files: Arc<DiskFiles>,
     clock: Arc<MachineClock>,
-    config: Config,
+    config: Mutex<Config>,
     world: Arc<World>,
     network: Arc<Network>,
     process: Mutex<Option<Process>>,
@@ -84,7 +87,7 @@ impl Machine {
             copy: Mutex::new(None),
             files: Arc::default(),
             clock: Arc::new(clock),
-            config,
+            config: Mutex::new(config),
             world,
             network,
             process: Mutex::new(None),
@@ -126,6 +129,10 @@ impl Machine {
         self.world.note(format_args!("{} joins by {record:?}", self.name));
         self.waits.store(false, Relaxed);
         self.start();
+    }
+
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Process>> {
@@ -173,7 +180,7 @@ impl Machine {
             certificates: None,
             gate: Some(life.clone()),
         };
-        let node = Node::start(self.config.clone(), host)?;
+        let node = Node::start(self.config().clone(), host)?;
         self.world.note(format_args!("{} starts", self.name));
         background::start(&node);
         background::spawn(&node, gossip(node.clone(), self.network.clone()));
@@ -212,7 +219,7 @@ impl Machine {
     }
 
     fn partitions(&self) -> u32 {
-        self.config.layout.as_ref().map_or(1, |layout| layout.partitions)
+        self.config().layout.as_ref().map_or(1, |layout| layout.partitions)
     }
 
     /// Its own row of a key, as it would be after the worst crash that its durability allows for.
@@ -228,7 +235,7 @@ impl Machine {
     }
 
     fn surviving(&self, place: Place, key: &Key) -> Option<Object> {
-        let crash = match self.config.durability {
+        let crash = match self.config().durability {
             Durability::Fsync => Crash::PowerCut,
             Durability::Buffered => Crash::Kill,
         };
@@ -302,6 +309,30 @@ impl Machine {
         self.lost("comes back as it was copied");
         self.disk.restore(copy);
         self.files.restore_if_gone();
+    }
+
+    /// Its disk is lost, and a backup of that restored on an empty one, as a node of a new cluster.
+    ///
+    /// # Errors
+    /// There is no such backup, or it is not restored.
+    pub(crate) fn found(&self, backup: &str, cluster_id: &str) -> Result<(), String> {
+        self.kill();
+        self.world.note(format_args!("{} is restored from the backup {backup}", self.name));
+        let world = self.world.clone();
+        let around = Around { world, tasks: Tasks::new(None), hang: self.hang.clone() };
+        let dir = DataDir::Simulated(self.disk.clone(), Arc::new(around));
+        let manifest = dir.backup_manifest(backup).map_err(|error| error.to_string())?;
+        let manifest = Manifest::parse(&manifest).map_err(|error| error.to_string())?;
+        let copy = self.disk.backup(backup).ok_or("there is no such backup")?;
+        self.disk.restore(&copy);
+        self.files.wipe();
+        let mut config = self.config();
+        config.cluster_id = cluster_id.to_owned();
+        let source = Source::of(&manifest, u128::from(manifest.epoch), WallTime(manifest.began_at));
+        let founded = source.and_then(|source| {
+            source.found(&config, (&*self.files, &dir), (true, self.clock.now()))
+        });
+        founded.map(drop).map_err(|error| error.to_string())
     }
 
     /// Damages the log before its end.

@@ -11,7 +11,7 @@
 //! * `status`, `database_stats`, `durations`: the store's state and its numbers;
 //! * `page`, `reassign`, `scrub`: work on many rows: filling, moving and dropping, repairing;
 //! * `starts`: the facts that a start of the node is judged by; `aside`: rows that are not trusted
-//!   after a start;
+//!   after a start; `backups`: copies for somebody to fetch;
 //! * `sync`: the group commit that acknowledgements wait for;
 //! * `incarnation`: when a node may keep minting as the incarnation it was;
 //! * `open`: opening and closing; `directory`: what is checked before; `data_dir`: where a store is
@@ -41,6 +41,7 @@
 
 mod aside;
 mod backend;
+mod backups;
 mod change;
 mod columns;
 mod data_dir;
@@ -83,6 +84,7 @@ mod full_disk;
 mod testing;
 
 pub use aside::{remove_set, sets_aside};
+pub use backups::BackupFile;
 pub use data_dir::DataDir;
 pub use database_stats::{DatabaseStats, Level};
 pub use durations::{DurationCounts, Durations};

@@ -220,6 +220,7 @@ fn choose_incarnation(
         .consume_marker(recorded, sequence)
         .map_err(|error| directory_error(dir, &format!("the clean-stop marker: {error}")))?;
     let proven = proven || mutated(Mutation::ActorSurvivesCrash);
+    let proven = proven || mutated(Mutation::RestoreKeepsActors);
     if let (Some(incarnation), true, Recovery::Whole) = (recorded, proven, recovery) {
         return Ok(incarnation);
     }

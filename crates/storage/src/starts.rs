@@ -1,6 +1,7 @@
 //! The facts that a start of the node is judged by ([`quorate_protocol::generation`]): the store's
 //! sequence number when it was opened, how far it is durable, and when it was last in use.
 
+use quorate_protocol::row::Incarnation;
 use quorate_protocol::time::WallTime;
 
 use crate::columns::Column;
@@ -12,6 +13,11 @@ use crate::store::Store;
 const ALIVE: &[u8] = b"store:alive";
 
 impl Store {
+    /// The incarnation under which this opening mints.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// The sequence number of the last change in the store when it was opened, before this start
     /// wrote anything.
     pub fn opened_at(&self) -> u64 {

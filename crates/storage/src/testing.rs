@@ -11,7 +11,7 @@ use quorate_protocol::clock::Clock;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::{Metadata, Object, Version, WriteId};
-use quorate_protocol::row::{Draft, Incarnation, Limits, Row};
+use quorate_protocol::row::{Draft, Limits, Row};
 use quorate_protocol::stamp::Stamp;
 use quorate_protocol::time::WallTime;
 use quorate_protocol::tree::{Root, Tree};
@@ -143,11 +143,6 @@ pub(crate) fn object(store: &Store, place: Place, name: &str) -> Option<Object> 
 }
 
 impl Store {
-    /// This opening's incarnation.
-    pub(crate) fn incarnation(&self) -> Incarnation {
-        self.incarnation
-    }
-
     /// Drops one hint; returns whether it was there with this version.
     pub(crate) fn drop_hint(
         &self,

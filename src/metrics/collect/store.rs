@@ -7,6 +7,7 @@ use quorate_protocol::name::NodeId;
 use quorate_storage::{Condition, DatabaseStats, Error, Stats};
 use tokio::time::timeout;
 
+use quorate_engine::backup::make;
 use quorate_engine::metrics::desc::{Desc, Section};
 use quorate_engine::metrics::text::{Writer, seconds};
 use quorate_engine::node::Node;
@@ -113,6 +114,13 @@ const BLOBS: Desc = Desc::gauge(
 const GARBAGE: Desc =
     Desc::gauge("quorate_store_blob_garbage_bytes", "Of these, bytes that are no longer in use");
 
+const BACKUPS: Desc = Desc::gauge("quorate_backups", "Backups that this node keeps");
+const BACKUP_BYTES: Desc = Desc::gauge(
+    "quorate_backup_bytes",
+    "Bytes of files that only backups hold: the store itself needs them no more",
+)
+.means("It grows while a backup is kept. `quorate backup` deletes its own once they are fetched.");
+
 /// The metrics written here.
 pub(super) const SECTION: Section = Section {
     title: "Storage",
@@ -149,6 +157,8 @@ pub(super) const SECTION: Section = Section {
         LEVEL_TABLES,
         BLOBS,
         GARBAGE,
+        BACKUPS,
+        BACKUP_BYTES,
     ],
 };
 
@@ -158,6 +168,8 @@ pub(super) struct Readings {
     pub(super) database: DatabaseStats,
     /// Hints: target, keys, bytes.
     pub(super) hints: Vec<(NodeId, u64, u64)>,
+    /// Backups that are kept, and bytes that only they hold.
+    pub(super) backups: (u64, u64),
 }
 
 /// Asks the store; `None` if it does not answer in time, or cannot read.
@@ -167,7 +179,8 @@ pub(super) async fn read(node: &Arc<Node>) -> Option<Readings> {
         let asked = on_blocking_pool(node, move |node| {
             let _turn = turn; // held until the store has answered, however long that takes
             let (stats, database) = (node.store.stats(), node.store.database_stats());
-            Ok::<_, Error>(Readings { stats, database, hints: node.store.hint_targets()? })
+            let (hints, backups) = (node.store.hint_targets()?, make::kept(node)?);
+            Ok::<_, Error>(Readings { stats, database, hints, backups })
         });
         asked.await.ok()
     };
@@ -187,6 +200,8 @@ pub(super) fn write(out: &mut Writer, node: &Node, readings: Option<&Readings>) 
     if let Some(readings) = readings {
         write_stats(out, &readings.stats);
         write_database(out, &readings.stats, &readings.database);
+        out.one(&BACKUPS, readings.backups.0);
+        out.one(&BACKUP_BYTES, readings.backups.1);
     }
 }
 

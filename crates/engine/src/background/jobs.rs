@@ -40,6 +40,8 @@ pub enum Pause {
     PeerDown,
     /// The store failed.
     StoreFailed,
+    /// The node was restored from a backup, and has not compared with all others since.
+    NotCompared,
 }
 
 impl Pause {
@@ -50,6 +52,7 @@ impl Pause {
             Self::NotFilled => "not filled",
             Self::PeerDown => "peer down",
             Self::StoreFailed => "store failed",
+            Self::NotCompared => "not compared",
         }
     }
 }
@@ -68,7 +71,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Working,
         Self::Ended,
@@ -76,6 +79,7 @@ impl Phase {
         Self::Paused(Pause::NotFilled),
         Self::Paused(Pause::PeerDown),
         Self::Paused(Pause::StoreFailed),
+        Self::Paused(Pause::NotCompared),
     ];
 
     fn code(self) -> u8 {

@@ -12,6 +12,7 @@ use quorate_storage::Condition;
 use super::jobs::{Job, JobState, JobView, Pause, Phase};
 use super::{periodic, reopen};
 use crate::background::throttle::Throttle;
+use crate::backup::make;
 use crate::cluster::hello;
 use crate::liveness::health::State;
 use crate::membership::moves;
@@ -139,6 +140,14 @@ pub const JOBS: [Entry; 17] = [
     },
     Entry {
         job: Job {
+            name: "backup",
+            about: "Makes the backup that was asked for: copies the store and hashes the copy",
+        },
+        throttle: Some(|node| &node.backups.throttle),
+        start: Start::Once(|node, job| Box::pin(make::run(node, job))),
+    },
+    Entry {
+        job: Job {
             name: "mark_alive",
             about: "Records that the store is in use, which dates its rows",
         },
@@ -255,6 +264,7 @@ fn holds(node: &Node, peer: Option<NodeId>, why: Pause) -> bool {
             let health = peer.and_then(|peer| node.peers.health(peer));
             health.is_none_or(|health| health.state() != State::Up)
         }
+        Pause::NotCompared => !node.restored.is_settled(node.peers.nodes()),
         Pause::StoreFailed => matches!(node.store.condition(), Condition::Failed(_)),
     }
 }

@@ -176,6 +176,38 @@ impl Generation {
         })
     }
 
+    /// The store is a copy of an earlier time, and it is known to be: the next start begins over, whether a
+    /// peer would notice or not. Rows that are too old by then are set aside. Durable on return. Blocks.
+    ///
+    /// # Errors
+    /// [`StartError`] if a record cannot be read or written.
+    pub fn begin_over(store: &Store) -> Result<(), StartError> {
+        let last: LastStart = record::load(store, START_RECORD)?.unwrap_or_default();
+        let over = StartOver { number: last.number + 1, keeps_rows: true };
+        Ok(record::put(store, START_OVER_RECORD, &Some(over))?)
+    }
+
+    /// The store is of another cluster from now on, in which it has not started yet, and which knows
+    /// nothing of it: its next start is the first one of a disk that joins in this epoch. `is_filled`:
+    /// whether it holds all partitions. `now` is wall-clock time. Durable on return. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_anew(
+        store: &Store,
+        epoch: u64,
+        now: WallTime,
+        is_filled: bool,
+    ) -> Result<(), Error> {
+        let number = first_number_in(epoch);
+        record::put(store, START_RECORD, &LastStart { number, filled_at: number })?;
+        record::put(store, START_OVER_RECORD, &None::<StartOver>)?;
+        record::put(store, CAME_EMPTY_RECORD, &!is_filled)?;
+        record::put(store, PEERS_RECORD, &Memory { since: now, peers: BTreeMap::new() })?;
+        store.mark_alive(now)?;
+        store.sync()
+    }
+
     /// Whether the last process ended to start over, so that this one must fill. Ends with
     /// [`Generation::started_over`], once it is recorded that no partition is ready.
     /// # Errors
@@ -383,7 +415,8 @@ impl Generation {
     }
 
     /// A peer remembers more of this node than it brings. Records how to start over and requests
-    /// it; `now` is wall-clock time. Blocks.
+    /// it; `now` is wall-clock time. `backed_up_at`: how old the rows are in truth, if they were restored.
+    /// Blocks.
     ///
     /// # Errors
     /// The store's, if that cannot be recorded; this node then goes on, and the peer will tell it
@@ -393,6 +426,7 @@ impl Generation {
         store: &Store,
         known: Remembered,
         now: WallTime,
+        backed_up_at: Option<WallTime>,
     ) -> Result<(), Error> {
         // A late answer to what this node said before it started over.
         let is_late = known.number < self.number && self.filled_at == self.number;
@@ -400,7 +434,8 @@ impl Generation {
             return Ok(());
         }
         let number = known.number.max(self.number) + 1;
-        let keeps_rows = self.keeps_rows.load(Relaxed);
+        let is_young = |at| may_keep_rows(at, now, self.quarter_ms.saturating_mul(4));
+        let keeps_rows = self.keeps_rows.load(Relaxed) && backed_up_at.is_none_or(is_young);
         let over = StartOver { number, keeps_rows };
         tracing::error!(
             this = ?self.start(store), ?known, keeps_rows,

@@ -75,8 +75,10 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
                 }
             }
             Some(Reply::Cluster(ClusterReply::Behind(known))) => {
-                let start_over =
-                    move |node: &Node| node.generation.fall_behind(&node.store, known, node.now());
+                let start_over = move |node: &Node| {
+                    let backed_up_at = node.restored.backed_up_at();
+                    node.generation.fall_behind(&node.store, known, node.now(), backed_up_at)
+                };
                 if let Err(error) = replica::on_blocking_pool(&node, start_over).await {
                     job.failed(&error);
                     tracing::error!(%error, "could not record that this node starts over");

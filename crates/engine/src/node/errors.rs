@@ -73,6 +73,15 @@ pub enum StartError {
         /// The note that it left.
         file: String,
     },
+    /// What is here is being restored, or that was interrupted.
+    #[error(
+        "the data directory is being restored, or that was interrupted ({file}): wait for it, or empty the \
+         directory and restore it again"
+    )]
+    Restoring {
+        /// The mark of that.
+        file: String,
+    },
     /// The stored cluster record cannot be used.
     #[error("the cluster record in {path} cannot be used: {reason}")]
     ClusterRecord {

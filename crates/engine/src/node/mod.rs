@@ -4,6 +4,7 @@ pub mod errors;
 pub mod members;
 pub mod record;
 pub mod recover;
+pub mod restore;
 mod start;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,7 @@ pub use self::start::header;
 use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
+use crate::backup::state::Backups;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::Generation;
 use crate::cluster::placement;
@@ -53,6 +55,7 @@ use crate::repair::fill_state::FillState;
 use crate::repair::hint_marks::Hints;
 use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
+use crate::repair::restored::Restored;
 use crate::repair::set_aside::Distrusted;
 use crate::repair::unreceived::Unreceived;
 use crate::seldom::Seldom;
@@ -107,6 +110,8 @@ pub struct Node {
     pub unreceived: Unreceived,
     /// Rows that are set aside.
     pub distrusted: Distrusted,
+    /// Whether it was restored, and has not compared with all others since.
+    pub restored: Restored,
     /// The wall clock.
     pub clock: WallClock,
     /// Anti-entropy with other replicas.
@@ -115,6 +120,8 @@ pub struct Node {
     pub swept: Reassigned,
     /// When this node last dropped something that it held for others.
     pub last_drop: LastDrop,
+    /// Its backups.
+    pub backups: Backups,
     /// The state of a failed store.
     pub reopening: Reopening,
     /// Tombstones deleted since the start.

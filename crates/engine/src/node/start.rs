@@ -16,10 +16,12 @@ use quorate_storage::{Durability, Options, Recovery, Store};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::restore::RESTORING_FILE;
 use super::{Leaving, Node, StartError};
 use crate::background::jobs::Jobs;
 use crate::background::reopening::Reopening;
 use crate::background::throttle::Throttle;
+use crate::backup::state::Backups;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::{Generation, TWIN_FILE, first_number_in};
 use crate::cluster::placement;
@@ -45,6 +47,7 @@ use crate::repair::fill_state::FillState;
 use crate::repair::hint_marks::Hints;
 use crate::repair::last_drop::LastDrop;
 use crate::repair::reassigned::Reassigned;
+use crate::repair::restored::Restored;
 use crate::repair::set_aside::{self, Distrusted};
 use crate::repair::unreceived::Unreceived;
 use crate::seldom::Seldom;
@@ -80,14 +83,13 @@ impl Node {
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
         let secrets = config.secrets()?;
         let keys = Arc::new(PeerKeys::new(&secrets));
-        refuse_beside_twin(&*host.files)?;
+        refuse_by_files(&*host.files)?;
         let (record, is_decided) = record_in_force(&config, &*host.files)?;
         let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
         let layout = placement.layout();
         let store = Arc::new(open_store(&config, layout, &host)?);
         let header = Header { epoch: placement.epoch(), ..header(&config, layout, &secrets) };
-        let epochs = Arc::new(Epochs::new(record.epoch()));
-        let faults = Arc::new(Faults::default());
+        let (epochs, faults) = (Arc::new(Epochs::new(record.epoch())), Arc::<Faults>::default());
         let (background, stop) = (Tasks::new(host.gate.clone()), CancellationToken::new());
         let peers = Peers::start(
             (&config, &members),
@@ -103,8 +105,7 @@ impl Node {
         let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
         // In case that the record was stored, and no more.
         filled.begin(&store, (config.node, &placement), buckets.ns())?;
-        let is_known = (is_decided, formation.get().is_some());
-        let membership = membership(&config, &host, (record, epochs), is_known)?;
+        let membership = membership(&config, &host, (record, epochs), (is_decided, &formation))?;
         Ok(Arc::new(Self {
             buckets,
             membership,
@@ -127,10 +128,12 @@ impl Node {
             generation,
             unreceived: Unreceived::default(),
             distrusted: Distrusted::open(&config, placement.partitions(), &host.dir)?,
+            restored: Restored::load(&store)?,
             clock: WallClock::new(host.clock.clone(), peers.nodes()),
             anti_entropy: AntiEntropy::new(peers.nodes(), config.anti_entropy.share_percent),
             swept: Reassigned::default(),
             last_drop: LastDrop::new(placement.partitions()),
+            backups: Backups::new(config.anti_entropy.share_percent),
             reopening: Reopening::default(),
             reaped: AtomicU64::new(0),
             keys,
@@ -215,11 +218,12 @@ fn membership(
     config: &Config,
     host: &Host,
     (record, epochs): (ClusterRecord, Arc<Epochs>),
-    (is_decided, has_formed): (bool, bool),
+    (is_decided, formation): (bool, &OnceLock<Formation>),
 ) -> Result<Membership, StartError> {
     let disk = files::load_member_disk(&*host.files, &record, config.node)?;
     let votes = files::load_votes(&*host.files)?;
     // A store that was filled before there were votes has forgotten none.
+    let has_formed = formation.get().is_some();
     let is_of_before = has_formed && !is_decided && !files::knows_of_votes(&*host.files)?;
     let is_of_before = is_of_before || mutated(Mutation::WipedAcceptorVotes);
     let ballots = Ballots::new(config.node, host.chance.draw());
@@ -242,6 +246,10 @@ fn begin_generation(
     (host, above): (&Host, u64),
     store: &Store,
 ) -> Result<(FillState, Generation), StartError> {
+    if Restored::load(store)?.backed_up_at().is_some() {
+        // Nothing can have been reaped since (`crate::repair::restored`).
+        store.mark_alive(host.clock.now())?;
+    }
     let filled = FillState::load(store, layout.partitions())?;
     let by = (host.clock.now(), host.chance.draw());
     let (grace_ms, has_peers) = (config.deletes.grace_ms, layout.node_count() > 1);
@@ -263,10 +271,13 @@ fn begin_generation(
 }
 
 /// Refuses to start if the node has ended because of another process of its name, so that a
-/// supervisor does not restart it.
-fn refuse_beside_twin(files: &dyn Files) -> Result<(), StartError> {
+/// supervisor does not restart it, and with what a restore has not finished.
+fn refuse_by_files(files: &dyn Files) -> Result<(), StartError> {
     if files.read(TWIN_FILE).is_ok() {
         return Err(StartError::Twin { file: files.path(TWIN_FILE) });
+    }
+    if files.read(RESTORING_FILE).is_ok() {
+        return Err(StartError::Restoring { file: files.path(RESTORING_FILE) });
     }
     Ok(())
 }
@@ -318,5 +329,9 @@ fn open_store(
         hint_bytes_max: config.limits.hint_bytes_max,
         ..Options::new(config.node, &config.cluster_id, layout.partitions())
     };
-    Store::open_in(&host.dir, options)
+    let store = Store::open_in(&host.dir, options)?;
+    if let Err(error) = host.dir.remove_unfinished_backups() {
+        tracing::warn!(%error, "what is left of an unfinished backup could not be removed");
+    }
+    Ok(store)
 }

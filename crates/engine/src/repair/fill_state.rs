@@ -155,6 +155,16 @@ impl FillState {
         Ok(new.len())
     }
 
+    /// The change of the layout that was under way is none of this cluster's. Durable on return. Blocks.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn forget_move(&self, store: &Store) -> Result<(), Error> {
+        record::put(store, MOVING_RECORD, &Moving::default())?;
+        *self.lock() = Moving::default();
+        Ok(())
+    }
+
     /// How many partitions this node becomes a home replica of in the change under way, and how many of them
     /// it has not received durably: the change must not end because of what a crash takes back.
     pub fn move_progress(&self) -> (u32, u32) {

@@ -56,6 +56,9 @@ pub async fn run(node: Arc<Node>, target: NodeId, job: Arc<JobState>) {
             retry_after = LOOK_EVERY;
             continue;
         }
+        if node.backups.hold.is_held() {
+            continue;
+        }
         // Most looks find nothing to deliver, and are no work.
         let working = (node.store.hint_bytes() > 0).then(|| job.works());
         if working.is_none() {
@@ -223,12 +226,16 @@ async fn deliver_page(
     let arrived: Vec<(Key, Version)> = arrived.map(|(_, hint)| hint).collect();
     let delivered = arrived.len();
     node.metrics.repair.hints_delivered.add(delivered as u64);
-    let dropped = work::run_throttled(node, throttle(node), move |node| {
+    let drop_arrived = move |node: &Node| {
         // Recorded before the drop: every confirmation of a tombstone from now on accounts for it.
         for (key, _) in arrived.iter().filter(|_| !mutated(Mutation::DropUnnoted)) {
             node.last_drop.record(node.partition(key), node.uptime());
         }
         node.store.drop_hints(target, &arrived)
+    };
+    // What stays because a backup is being made is delivered again, which changes nothing.
+    let dropped = work::run_throttled(node, throttle(node), move |node| {
+        node.backups.hold.unless_held(|| drop_arrived(node)).transpose()
     });
     if let Err(error) = dropped.await {
         tracing::warn!(%error, %target, "delivered hints could not be deleted");

@@ -16,6 +16,7 @@ pub mod reaper;
 pub mod reassign;
 pub mod reassigned;
 pub mod received;
+pub mod restored;
 pub mod set_aside;
 pub mod unowned;
 pub mod unreceived;

@@ -57,8 +57,14 @@ fn not_now(node: &Node) -> Option<Pause> {
     match (node.takes_part(), node.filled.is_complete()) {
         (false, _) => Some(Pause::NotAdmitted),
         (true, false) => Some(Pause::NotFilled),
-        (true, true) => None,
+        (true, true) => (!is_settled(node)).then_some(Pause::NotCompared),
     }
+}
+
+/// Whether this node may confirm tombstones, for all that its restore from a backup has to say.
+fn is_settled(node: &Node) -> bool {
+    let is_settled = node.restored.is_settled(node.peers.nodes());
+    is_settled || mutated(Mutation::RestoreReapsAtOnce)
 }
 
 /// Proves and reaps the tombstones of one partition, a page at a time.
@@ -140,7 +146,7 @@ pub async fn confirm(
     view: &ClusterView,
     tombstones: Vec<(Key, Version)>,
 ) -> Reply {
-    if !node.generation.is_admitted() {
+    if !node.generation.is_admitted() || !is_settled(node) {
         return Reply::NotFilled;
     }
     if tombstones.len() > ROUND_MAX {
@@ -168,7 +174,12 @@ async fn confirm_all(
     let (now, view) = (node.now(), view.clone());
     let which = work::run(node, move |node| {
         let grace_ms = node.config.deletes.grace_ms;
+        let is_at_once =
+            mutated(Mutation::RestoreReapsAtOnce) && !node.restored.is_settled(node.peers.nodes());
         let confirm = |(key, version): &(Key, Version)| {
+            if is_at_once {
+                return Ok(true);
+            }
             Facts::gather(&Look { node, view: &view, key, now })
                 .map(|facts| may_confirm(*version, &facts, now, grace_ms))
         };

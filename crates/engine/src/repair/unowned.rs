@@ -234,7 +234,7 @@ async fn send_batch(node: &Arc<Node>, batch: Vec<(&mut Going, Bytes)>, read_at: 
 /// Drops the rows that all home replicas hold. Returns how many.
 async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
     let held: Vec<Going> = rows.into_iter().filter(|(_, row)| row.is_held()).collect();
-    let dropping = move |node: &Node| {
+    let drop_held = move |node: &Node| {
         let mut dropped = 0;
         for (key, row) in &held {
             // n may have changed since the handover began, so that this node owns the row again:
@@ -253,8 +253,10 @@ async fn drop_rows(node: &Arc<Node>, rows: Vec<Going>) -> u64 {
                 Err(error) => tracing::warn!(%error, "could not drop an unowned row"),
             }
         }
-        Ok(dropped)
+        dropped
     };
+    let dropping =
+        move |node: &Node| Ok(node.backups.hold.unless_held(|| drop_held(node)).unwrap_or(0));
     let dropped =
         work::run_throttled(node, &node.anti_entropy.throttle, dropping).await.unwrap_or(0);
     node.swept.dropped.fetch_add(dropped, Relaxed);

@@ -7,6 +7,7 @@
 //!
 //! `scene` has the words that histories are told in.
 
+mod backups;
 mod deletes;
 mod disks;
 mod epochs;
@@ -56,6 +57,9 @@ pub const HISTORIES: &[History] = &[
     epochs::A_NODE_THAT_SLEPT,
     epochs::A_MERGE_THAT_HANGS,
     epochs::A_WRITE_THAT_BEGINS_AGAIN,
+    backups::A_HINT_BETWEEN_TWO_COPIES,
+    backups::A_WRITE_AFTER_THE_BACKUP,
+    backups::A_DELETE_IN_ONE_COPY,
     votes::A_DECISION_THAT_FEW_KNOW,
     votes::A_DECISION_THAT_A_DISK_FORGETS,
 ];

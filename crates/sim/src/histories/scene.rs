@@ -1,10 +1,11 @@
 //! The words of hand-made histories: a small cluster, one key, and what is done to them; `members` has those
-//! about who is a member.
+//! about who is a member, `backups` those about backups of all.
 //!
 //! A step that does not do what the history is about ends it: it proves nothing from there on, with a
 //! deliberate bug or without. What clients are promised is judged instead ([`World::judge`]), and the
 //! history goes on.
 
+mod backups;
 pub(super) mod members;
 
 use std::collections::BTreeSet;

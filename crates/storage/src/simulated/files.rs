@@ -1,5 +1,5 @@
-//! The files beside the database on a simulated disk: the clean-stop marker, the reserve, and the
-//! sets of rows that were set aside.
+//! The files beside the database on a simulated disk: the clean-stop marker, the reserve, the sets of
+//! rows that were set aside, and backups.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -33,6 +33,35 @@ impl SimulatedDisk {
         self.lock().contents.files.release_reserve();
     }
 
+    /// The manifests of the backups on it, by name.
+    pub(crate) fn backups(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.lock();
+        let all = state.contents.files.backups.iter();
+        all.filter_map(|(name, backup)| Some((name.clone(), backup.manifest.clone()?))).collect()
+    }
+
+    pub(crate) fn backup_disk(&self, name: &str) -> Option<Self> {
+        let state = self.lock();
+        let backup = state.contents.files.backups.get(name)?;
+        backup.manifest.as_ref().map(|_| backup.disk.clone())
+    }
+
+    pub(crate) fn remove_unfinished_backups(&self) {
+        self.lock().contents.files.backups.retain(|_, backup| backup.manifest.is_some());
+    }
+
+    /// Makes a copy a backup. Returns whether there is one.
+    pub(crate) fn finish_backup(&self, name: &str, manifest: &[u8]) -> bool {
+        let mut state = self.lock();
+        let backup = state.contents.files.backups.get_mut(name);
+        backup.map(|backup| backup.manifest = Some(manifest.to_owned())).is_some()
+    }
+
+    /// Removes a backup. Returns whether there was one.
+    pub(crate) fn remove_backup(&self, name: &str) -> bool {
+        self.lock().contents.files.backups.remove(name).is_some()
+    }
+
     /// Writes the clean-stop marker durably.
     pub(crate) fn write_marker(&self, text: impl FnOnce(&Identity) -> String) {
         self.lock().contents.files.write_marker(text);
@@ -56,6 +85,15 @@ pub(super) struct Files {
     pub(super) free_bytes: u64,
     reserve_bytes: u64,
     sets: BTreeMap<String, SimulatedDisk>,
+    backups: BTreeMap<String, Backup>,
+}
+
+/// A backup, or one that is being made.
+#[derive(Clone)]
+struct Backup {
+    disk: SimulatedDisk,
+    /// Once it is whole.
+    manifest: Option<Vec<u8>>,
 }
 
 /// The clean-stop marker.
@@ -75,6 +113,7 @@ impl Files {
             free_bytes: FREE_BYTES,
             reserve_bytes: 0,
             sets: BTreeMap::new(),
+            backups: BTreeMap::new(),
         }
     }
 
@@ -154,6 +193,10 @@ impl Files {
 
     pub(super) fn remove_set(&mut self, name: &str) -> bool {
         self.sets.remove(name).is_some()
+    }
+
+    pub(super) fn begin_backup(&mut self, name: &str, disk: SimulatedDisk) {
+        self.backups.insert(name.to_owned(), Backup { disk, manifest: None });
     }
 
     pub(super) fn each_set(&self, visit: impl Fn(&SimulatedDisk)) {

@@ -123,6 +123,17 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Makes a copy of what the process sees, durably: a backup once it is finished.
+    pub(crate) fn back_up(&self, name: &str) -> Result<(), String> {
+        Ok(self.with(|disk| {
+            let path = format!("{}/{name}", disk.name);
+            let copy = SimulatedDisk::of(&path, disk.database.tables.clone());
+            disk.files.begin_backup(name, copy);
+        })?)
+    }
+}
+
 impl Drop for Memory {
     /// A process that ends without closing the store is a killed one.
     fn drop(&mut self) {

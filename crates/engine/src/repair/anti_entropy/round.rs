@@ -14,6 +14,7 @@ use quorate_protocol::tree::Tree;
 
 use super::Report;
 use super::exchange::{Asking, Talk, repair_tree};
+use crate::background::work;
 use crate::node::Node;
 
 /// Roots in one message: 20 bytes each.
@@ -72,7 +73,18 @@ pub async fn run(node: &Arc<Node>, peer: NodeId, scope: Scope) -> Report {
         node.anti_entropy.put_back(peer, partitions);
     }
     node.anti_entropy.note(report.clone(), is_whole);
+    if report.is_complete && is_whole && node.restored.backed_up_at().is_some() {
+        note_restored(node, peer).await;
+    }
     report
+}
+
+/// This node, which was restored, and the peer hold the same now.
+async fn note_restored(node: &Arc<Node>, peer: NodeId) {
+    let note = move |node: &Node| node.restored.compared(&node.store, peer, node.peers.nodes());
+    if let Err(error) = work::run(node, note).await {
+        tracing::warn!(%error, %peer, "could not record that it was compared with");
+    }
 }
 
 /// The trees of which both nodes are home replicas, and that this node has received.

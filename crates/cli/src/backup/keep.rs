@@ -1,0 +1,196 @@
+//! What is done with backups that are there: listed, verified, deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::TryStreamExt;
+use object_store::{Error as StoreError, ObjectStoreExt};
+use serde_json::{Value, json};
+
+use super::catalog::{Catalog, FILES, Known, failed};
+use super::lock::Lock;
+use super::make::date;
+use super::manifest::{NodeFile, check_name};
+use crate::app::App;
+use crate::exit::{Done, Exit, Failure};
+use crate::out::{bytes, count, note};
+use crate::progress::Progress;
+use crate::table::{Table, cell};
+
+/// `quorate backup list`.
+pub(crate) async fn list(app: &App, catalog: &Catalog) -> Done<Exit> {
+    let all = catalog.all().await?;
+    if app.out.json {
+        let shown: Vec<Value> = all.iter().map(|(name, known)| shown(name, known)).collect();
+        app.out.json(&json!({"place": catalog.place.shown, "backups": shown}))?;
+        return Ok(Exit::Ok);
+    }
+    let mut table = Table::new(&["backup", "cluster", "everything before", "nodes", "bytes", ""]);
+    for (name, known) in &all {
+        let row = match known {
+            Known::Whole(it) => {
+                let size = it.nodes.iter().map(|node| node.bytes).sum();
+                let missing = match it.missing.is_empty() {
+                    true => String::new(),
+                    false => format!("without {}", it.missing.join(", ")),
+                };
+                let nodes = it.nodes.len().to_string();
+                [it.cluster_id.clone(), date(it.began_at), nodes, bytes(size), missing]
+            }
+            Known::Unfinished => none("never finished: delete it"),
+            Known::Unreadable(why) => none(why),
+        };
+        let row =
+            [name.clone()].into_iter().chain(row).map(|text| cell(crate::out::short(&text, 80)));
+        table.row(row.collect::<Vec<_>>());
+    }
+    app.out.table(&table)?;
+    Ok(Exit::Ok)
+}
+
+fn none(why: &str) -> [String; 5] {
+    let nothing = String::new;
+    [nothing(), nothing(), nothing(), nothing(), why.to_owned()]
+}
+
+fn shown(name: &str, known: &Known) -> Value {
+    match known {
+        Known::Whole(manifest) => json!({"name": name, "state": "whole", "manifest": manifest}),
+        Known::Unfinished => json!({"name": name, "state": "unfinished"}),
+        Known::Unreadable(why) => json!({"name": name, "state": "unreadable", "reason": why}),
+    }
+}
+
+/// `quorate backup verify`.
+pub(crate) async fn verify(app: &App, catalog: &Catalog, name: Option<&str>) -> Done<Exit> {
+    let manifest = catalog.find(name).await?;
+    let (mut files, mut wrong) = (BTreeMap::new(), Vec::new());
+    for node in &manifest.nodes {
+        let (_, of) = catalog.node(&manifest, &node.node).await?;
+        for file in of.files {
+            files.entry(file.blake3.clone()).or_insert((node.node.clone(), file));
+        }
+    }
+    let all = files.values().map(|(_, file)| file.bytes).sum();
+    let (mut progress, mut done) = (Progress::start("verifying", Some(all)), 0);
+    for (node, file) in files.values() {
+        if let Some(why) = damage(catalog, file).await? {
+            wrong.push(format!("{} of {node}: {why}", file.name));
+        }
+        done += file.bytes;
+        progress.show(done, &bytes(done));
+    }
+    progress.finish();
+    let name = &manifest.name;
+    if app.out.json {
+        let shown = json!({"name": name, "files": files.len(), "bytes": all, "damaged": wrong});
+        app.out.json(&shown)?;
+    } else if wrong.is_empty() {
+        let files = count(files.len() as u64, "file");
+        app.out.line(&format!("backup {name} is whole: {files}, {}", bytes(all)))?;
+    } else {
+        app.out.line(&format!("backup {name} is damaged:\n  {}", wrong.join("\n  ")))?;
+    }
+    Ok(if wrong.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+/// What is wrong with a file that is there, or is not.
+async fn damage(catalog: &Catalog, file: &NodeFile) -> Done<Option<String>> {
+    let got = match catalog.place.store.get(&catalog.place.at(&[FILES, &file.blake3])).await {
+        Ok(got) => got,
+        Err(StoreError::NotFound { .. }) => return Ok(Some("it is missing".to_owned())),
+        Err(error) => return Err(failed(catalog, &error).into()),
+    };
+    let (mut stream, mut hasher) = (got.into_stream(), blake3::Hasher::new());
+    while let Some(part) = stream.try_next().await.map_err(|error| failed(catalog, &error))? {
+        hasher.update(&part);
+    }
+    let is_same = hasher.finalize().to_hex().as_str() == file.blake3;
+    Ok((!is_same || hasher.count() != file.bytes)
+        .then(|| "its contents are not what was stored".to_owned()))
+}
+
+/// `quorate backup delete`.
+pub(crate) async fn delete(
+    app: &App,
+    catalog: &Catalog,
+    name: &str,
+    break_lock: bool,
+) -> Done<Exit> {
+    check_name(name)?;
+    let lock = Lock::take(catalog, &format!("delete {name}"), break_lock).await?;
+    let deleted = async {
+        if !catalog.names().await?.iter().any(|it| it == name) {
+            let message = format!("{}: there is no backup {name}", catalog.place.shown);
+            return Err(Failure::new(Exit::NotFound, message).into());
+        }
+        catalog.remove_backup(name).await?;
+        sweep(app, catalog, &[name.to_owned()]).await
+    };
+    let deleted = deleted.await;
+    lock.release().await;
+    deleted.map(|()| Exit::Ok)
+}
+
+/// `quorate backup prune`.
+pub(crate) async fn prune(
+    app: &App,
+    catalog: &Catalog,
+    keep: usize,
+    break_lock: bool,
+) -> Done<Exit> {
+    let lock = Lock::take(catalog, "prune", break_lock).await?;
+    let pruned = prune_locked(app, catalog, keep).await;
+    lock.release().await;
+    pruned.map(|()| Exit::Ok)
+}
+
+/// Deletes all but the newest whole backups, by whoever has the lock.
+pub(crate) async fn prune_locked(app: &App, catalog: &Catalog, keep: usize) -> Done {
+    let all = catalog.all().await?;
+    let unreadable = all.iter().find_map(|(_, known)| match known {
+        Known::Unreadable(why) => Some(why),
+        Known::Whole(_) | Known::Unfinished => None,
+    });
+    if let Some(why) = unreadable {
+        let message = format!("{why}: nothing is deleted, as it may be of a newer release");
+        return Err(Failure::new(Exit::Failed, message).into());
+    }
+    // Nobody makes one while the lock is held: what is not whole was interrupted.
+    let is_whole = |known: &Known| matches!(known, Known::Whole(_));
+    let whole: Vec<&String> =
+        all.iter().filter(|(_, known)| is_whole(known)).map(|(name, _)| name).collect();
+    let kept: BTreeSet<&String> = whole.iter().rev().take(keep).copied().collect();
+    let going: Vec<String> =
+        all.iter().map(|(name, _)| name.clone()).filter(|name| !kept.contains(name)).collect();
+    for name in &going {
+        catalog.remove_backup(name).await?;
+    }
+    sweep(app, catalog, &going).await
+}
+
+/// Deletes the files that no backup needs.
+async fn sweep(app: &App, catalog: &Catalog, deleted: &[String]) -> Done {
+    let mut needed = BTreeSet::new();
+    for name in catalog.names().await? {
+        needed.extend(catalog.needed(&name).await?.into_iter().map(|file| file.blake3));
+    }
+    let (mut files, mut freed) = (0, 0);
+    for (hash, size) in catalog.files().await? {
+        if !needed.contains(&hash) {
+            catalog.remove(&[FILES, &hash]).await?;
+            (files, freed) = (files + 1, freed + size);
+        }
+    }
+    let text = format!(
+        "deleted {}{}; {} in {} given back",
+        count(deleted.len() as u64, "backup"),
+        if deleted.is_empty() { String::new() } else { format!(" ({})", deleted.join(", ")) },
+        bytes(freed),
+        count(files, "file"),
+    );
+    if app.out.json {
+        note(&text); // the answer is that of the command
+        return Ok(());
+    }
+    app.out.line(&text)
+}
