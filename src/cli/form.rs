@@ -151,7 +151,8 @@ pub(super) async fn look(
     }
     let layout = config.layout()?;
     let header = node::header(config, &layout, &config.secrets()?);
-    let (dialer, keys) = (Dialer::new(config)?, PeerKeys::new(&config.secrets()?));
+    let (dialer, keys) =
+        (Dialer::new(config, &Tls::load(config)?)?, PeerKeys::new(&config.secrets()?));
     let looks = config.layout_nodes().iter().map(|member| {
         let ask = Ask {
             dialer: &dialer,

@@ -58,7 +58,7 @@ pub const CERTIFICATES: Job = Job {
 };
 
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 17] = [
+pub const JOBS: [Entry; 18] = [
     Entry {
         job: Job { name: "hello", about: "Greets a peer: state, generation, bucket properties" },
         throttle: None,
