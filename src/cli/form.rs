@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use quorate_engine::host::{Clock as _, Wire as _};
+use quorate_engine::host::{Clock as _, Io, Wire as _};
 use quorate_engine::node::{self, RELEASE};
 use quorate_engine::peer::connection::Failure;
 use quorate_engine::peer::framed::{Stream, frame_bytes_max};
@@ -12,8 +12,11 @@ use quorate_engine::peer::handshake::{Introduction, introduce};
 use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::envelope::Kind;
 use quorate_protocol::handshake::{NoCommonVersion, Versions};
-use quorate_protocol::message::{Cluster, ClusterReply, Formation, Message, Reply, Status};
+use quorate_protocol::message::{
+    Cluster, ClusterReply, Formation, Message, Refusal, Reply, Status,
+};
 use quorate_protocol::name::NodeId;
+use quorate_protocol::placement::Epoch;
 use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::wire::{self, FrameWriter, Header};
 use tokio::net::TcpStream;
@@ -255,26 +258,47 @@ impl Ask<'_> {
                 NoCommonVersion { peer: header.to, theirs: agreed.versions, ours: *versions };
             return Err(Unheard::Refused(none.to_string()));
         };
-        let mut frame = FrameWriter::new(protocol, header);
-        frame.push(message, &[]);
-        let silent = |error: &dyn ToString| Unheard::Silent(error.to_string());
-        let frame = frame.finish_for_stream(Kind::Frame);
-        stream.write(&frame).await.map_err(|error| silent(&error))?;
-        loop {
-            let (kind, frame) = stream.read().await.map_err(|error| silent(&error))?;
-            match kind {
-                Kind::Refusal => return Err(refused(String::from_utf8_lossy(&frame))),
-                Kind::Handshake => return Err(refused("it answered out of turn")),
-                Kind::Frame | Kind::Part => {}
+        let (epoch, said) = exchange(&mut stream, protocol, header, message).await?;
+        let said = match said {
+            // The cluster has changed since it was formed: a node answers in its own epoch.
+            Reply::Refused(Refusal::OtherEpoch) => {
+                let header = Header { epoch, ..header.clone() };
+                exchange(&mut stream, protocol, &header, message).await?.1
             }
-            let (_, replies) = wire::decode::<Reply>(frame, Versions::only(protocol))
-                .map_err(|error| refused(error.to_string()))?;
-            match replies.into_iter().next().map(|reply| reply.head) {
-                Some(Reply::Cluster(ClusterReply::Status(status))) => return Ok(*status),
-                Some(other) => return Err(refused(format!("it answered {other:?}"))),
-                None if kind == Kind::Part => {} // a sign of life
-                None => return Err(refused("its answer was empty")),
-            }
+            said => said,
+        };
+        match said {
+            Reply::Cluster(ClusterReply::Status(status)) => Ok(*status),
+            other => Err(refused(format!("it answered {other:?}"))),
+        }
+    }
+}
+
+/// Sends one message on a stream, and returns the reply, and the epoch in which it was given.
+async fn exchange(
+    stream: &mut Stream<Box<dyn Io>>,
+    protocol: u16,
+    header: &Header,
+    message: &Message,
+) -> Result<(Epoch, Reply), Unheard> {
+    let silent = |error: &dyn ToString| Unheard::Silent(error.to_string());
+    let mut frame = FrameWriter::new(protocol, header);
+    frame.push(message, &[]);
+    let frame = frame.finish_for_stream(Kind::Frame);
+    stream.write(&frame).await.map_err(|error| silent(&error))?;
+    loop {
+        let (kind, frame) = stream.read().await.map_err(|error| silent(&error))?;
+        match kind {
+            Kind::Refusal => return Err(refused(String::from_utf8_lossy(&frame))),
+            Kind::Handshake => return Err(refused("it answered out of turn")),
+            Kind::Frame | Kind::Part => {}
+        }
+        let (said_in, replies) = wire::decode::<Reply>(frame, Versions::only(protocol))
+            .map_err(|error| refused(error.to_string()))?;
+        match replies.into_iter().next() {
+            Some(reply) => return Ok((said_in.epoch, reply.head)),
+            None if kind == Kind::Part => {} // a sign of life
+            None => return Err(refused("its answer was empty")),
         }
     }
 }

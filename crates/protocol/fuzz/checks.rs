@@ -1,5 +1,5 @@
-//! What must hold of every sequence of bytes that comes from outside: it is read or refused, without a panic and
-//! without much memory, and what was read is written as the same bytes, or at least read the same again.
+//! What must hold of every sequence of bytes that comes from outside: it is read or refused, without a panic
+//! and without much memory, and what was read is written as the same bytes, or at least read the same again.
 //!
 //! Fuzzers call these (`targets/`), and a test over the corpus (`tests/parsers.rs`).
 
