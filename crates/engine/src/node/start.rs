@@ -25,6 +25,7 @@ use crate::backup::state::Backups;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::{Generation, TWIN_FILE, first_number_in};
 use crate::cluster::placement;
+use crate::cluster::tokens::Tokens;
 use crate::cluster::wall_clock::WallClock;
 use crate::config::origin::Origin;
 use crate::config::{Config, NodeConfig};
@@ -103,10 +104,12 @@ impl Node {
         let above = if is_decided { first_number_in(record.epoch()) } else { 0 };
         let (filled, generation) = begin_generation(&config, layout, (&host, above), &store)?;
         let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
+        let auth = Tokens::load(&store, config.auth.stale_ms)?;
         // In case that the record was stored, and no more.
         filled.begin(&store, (config.node, &placement), buckets.ns())?;
         let membership = membership(&config, &host, (record, epochs), (is_decided, &formation))?;
         Ok(Arc::new(Self {
+            auth,
             buckets,
             membership,
             me: config.node,
