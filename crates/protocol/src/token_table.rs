@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bucket_table::Change;
+use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
 use crate::stamp::Stamp;
 use crate::time::WallTime;
@@ -62,6 +63,7 @@ impl Record {
     /// What is known of a token by whoever knows both.
     fn join(&self, other: &Self) -> Self {
         match (self, other) {
+            (_, Self::Made(_)) if mutated(Mutation::RevokedTokenReturns) => other.clone(),
             (Self::Made(one), Self::Made(other)) => Self::Made(one.max(other).clone()),
             (Self::Revoked { .. }, Self::Made(_)) => self.clone(),
             (Self::Made(_), Self::Revoked { .. }) => other.clone(),

@@ -13,7 +13,7 @@ use super::jobs::{Job, JobState, JobView, Pause, Phase};
 use super::{periodic, reopen};
 use crate::background::throttle::Throttle;
 use crate::backup::make;
-use crate::cluster::{hello, token_change};
+use crate::cluster::hello;
 use crate::liveness::health::State;
 use crate::membership::moves;
 use crate::node::Node;
@@ -58,16 +58,14 @@ pub const CERTIFICATES: Job = Job {
 };
 
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 19] = [
+pub const JOBS: [Entry; 18] = [
     Entry {
-        job: Job { name: "hello", about: "Greets a peer: state, generation, bucket properties" },
+        job: Job {
+            name: "hello",
+            about: "Greets a peer: state, generation, bucket properties, tokens",
+        },
         throttle: None,
         start: Start::PerPeer(|node, peer, job| Box::pin(hello::run(node, peer, job))),
-    },
-    Entry {
-        job: Job { name: "tokens", about: "Compares the tokens with those of a peer" },
-        throttle: None,
-        start: Start::PerPeer(|node, peer, job| Box::pin(token_change::run(node, peer, job))),
     },
     Entry {
         job: Job { name: "handoff", about: "Delivers the hints that are kept for a peer" },

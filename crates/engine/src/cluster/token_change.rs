@@ -1,16 +1,16 @@
 //! Tokens, from one node to all: a change is sent to everyone at once, and every node compares its table
-//! with each peer every second, so that one that was away hears of it as soon as it is back.
+//! with each peer about every second (from `hello`), so that one that was away hears of it as soon as it is back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use quorate_protocol::message::{Cluster, ClusterReply, Message, Reply};
 use quorate_protocol::name::NodeId;
 use quorate_protocol::token::TokenId;
 use quorate_protocol::token_table::Table;
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 
-use crate::background::jobs::{JobState, Pause};
 use crate::cluster::tokens::{TokensError, Wanted, majority};
 use crate::config::AuthMode;
 use crate::host::Urgency;
@@ -38,6 +38,10 @@ pub fn is_fresh(node: &Node) -> bool {
 /// [`TokensError`]. After [`TokensError::NoQuorum`] the token has been revoked again here.
 pub async fn make(node: &Arc<Node>, wanted: Wanted) -> Result<(), TokensError> {
     if !is_fresh(node) {
+        // While nobody checks tokens, nobody has compared them.
+        join_all(node.peers.nodes().map(|peer| compare(node, peer))).await;
+    }
+    if !is_fresh(node) {
         return Err(TokensError::Stale); // others may have forgotten tokens up to a later time
     }
     let (making, id) = (node.clone(), wanted.id);
@@ -62,7 +66,7 @@ pub async fn revoke(node: &Arc<Node>, id: TokenId) -> Result<(), TokensError> {
     if node.auth.table().record(id).is_none() {
         // It may have been made a moment ago, elsewhere.
         let ask = node.peers.nodes().map(|peer| exchange(node, peer));
-        futures_util::future::join_all(ask).await;
+        join_all(ask).await;
     }
     let revoking = node.clone();
     let revoke =
@@ -98,30 +102,33 @@ async fn merge(node: &Arc<Node>, table: Table) -> Result<(), quorate_storage::Er
     replica::on_blocking_pool(node, merge).await
 }
 
-/// Compares tables with a peer, again and again. Nothing is asked while no node checks tokens and there are
-/// none, as far as this one knows.
-pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
-    let mut ticks = tokio::time::interval(COMPARE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let Some(health) = node.peers.health(peer) else { return };
-    loop {
-        ticks.tick().await;
-        if node.config.auth.mode == AuthMode::Off && node.auth.is_new() {
-            job.waits();
-            continue;
+/// When this node compares tables with a peer.
+#[derive(Debug, Default)]
+pub struct Turns {
+    last: Option<Instant>,
+}
+
+impl Turns {
+    /// Compares tables with a peer if a second has passed since the last time. Nothing is asked while this
+    /// node checks no tokens and knows of none.
+    pub(super) async fn take(&mut self, node: &Arc<Node>, peer: NodeId) {
+        let is_due = self.last.is_none_or(|last| last.elapsed() >= COMPARE_EVERY);
+        let is_used = node.config.auth.mode == AuthMode::On || !node.auth.is_new();
+        let is_down = node.peers.health(peer).is_none_or(|it| it.state() == State::Down);
+        if !is_due || !is_used || is_down {
+            return;
         }
-        if health.state() == State::Down {
-            job.pauses(Pause::PeerDown);
-            continue;
+        self.last = Some(Instant::now());
+        compare(node, peer).await;
+        if !node.auth.has_many_dead(node.now()) {
+            return;
         }
-        let _working = job.works();
-        compare(&node, peer).await;
         let fold = |node: &Node| {
             let peers: Vec<NodeId> = node.peers.nodes().collect();
             node.auth.fold(&node.store, &peers, node.now())
         };
-        if let Err(error) = replica::on_blocking_pool(&node, fold).await {
-            job.failed(&error);
+        if let Err(error) = replica::on_blocking_pool(node, fold).await {
+            tracing::debug!(%error, "could not forget tokens that are out of use");
         }
     }
 }
