@@ -9,7 +9,7 @@ use quorate_client::{Bucket, Context, Error};
 
 use crate::args::{Common, Name};
 use crate::exit::{Done, Failure};
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, SignAsOperator};
 use crate::out::Out;
 use crate::refusal;
 use crate::session::Session;
@@ -29,9 +29,9 @@ impl App {
     /// For these arguments.
     ///
     /// # Errors
-    /// Usage: an invalid address or token.
-    pub(crate) fn new(common: &Common) -> Done<Self> {
-        let nodes = Nodes::new(common)?;
+    /// Usage: an invalid address, token or configuration.
+    pub(crate) fn new(common: &Common, operator: SignAsOperator<'_>) -> Done<Self> {
+        let nodes = Nodes::new(common, operator)?;
         Ok(Self { out: Out::new(common.json), nodes, session: Session::of_user() })
     }
 
