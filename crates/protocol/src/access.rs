@@ -248,7 +248,8 @@ pub enum ScopeError {
     LimitedAdmin,
     /// It names no bucket for what is done to one.
     #[error(
-        "buckets: read, write, delete, list, watch and admin:buckets need buckets, such as [\"carts\"] or [\"*\"]"
+        "buckets: read, write, delete, list, watch and admin:buckets need buckets, such as \
+         [\"carts\"] or [\"*\"]"
     )]
     NoBuckets,
     /// It names too many.

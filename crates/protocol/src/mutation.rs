@@ -106,7 +106,7 @@ mutations! {
     RemovedDiskReturns, "removed-disk-returns", "a node that was removed goes on, and is listened to";
     // Tokens.
     RevokedTokenReturns, "revoked-token-returns", "a node takes a revoked token back from one that missed it";
-    StaleTokensTrusted, "stale-tokens-trusted", "a node takes tokens though it has reached no majority for long";
+    StaleTokensTrusted, "stale-tokens-trusted", "a node takes tokens without a majority for long";
 }
 
 /// There is no mutation of this name.

@@ -266,14 +266,14 @@ pub struct OperatorKeys {
 pub enum OperatorError {
     /// Its time is over, or this clock is ahead of the one where it was made.
     #[error(
-        "the operator's token has expired: it is good for a few minutes; if it is new, the clocks of this node \
-         and of the machine that made it differ"
+        "the operator's token has expired: it is good for a few minutes; if it is new, the clocks of this \
+         node and of the machine that made it differ"
     )]
     Expired,
     /// It claims more time than one may have.
     #[error(
-        "the operator's token claims to be good for more than 5 minutes from now: the clocks of this node and of \
-         the machine that made it differ"
+        "the operator's token claims to be good for more than 5 minutes from now: the clocks of this node \
+         and of the machine that made it differ"
     )]
     TooLong,
     /// It was made with another key or for another cluster.

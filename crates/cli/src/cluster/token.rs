@@ -14,20 +14,20 @@ use crate::table::{Paint, Table, cell, painted};
 /// Make, list or revoke tokens, or show what one allows.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
-  quorate token create root --allow admin --config node.toml       # the first one: signed with the cluster's key
+  quorate token create root --allow admin --config node.toml   # the first one, signed with the cluster's key
   quorate token create shop --allow read,write,delete --buckets carts,user-* --expires-in 90d
   quorate token create alice --allow read,list --buckets notes --prefix alice/ --rate-per-s 50
-  quorate token create mixed --scope '{\"actions\":[\"look\"]}' --scope '{\"actions\":[\"read\"],\"buckets\":[\"*\"]}'
+  quorate token create mixed --allow look --scope '{\"actions\":[\"read\"],\"buckets\":[\"*\"]}'
   quorate token list
-  quorate token revoke k3v7q2…                      # in force on every node that reaches the others within 5 s
+  quorate token revoke k3v7q2…             # in force within 5 s on every node that reaches the others
   quorate token whoami
 
 Actions: read, write, delete, list, watch (of keys in --buckets); admin:buckets; look, metrics, admin:layout,
 admin:auth, admin:backup, admin:repair; admin is all of them. Programs that find the nodes by themselves need
 look. A token gives only what whoever makes it has. It is shown once: on standard output, alone on its line.
 
-JSON: as the node answers: id, name, scopes, created_ms, expires_ms, rate_per_s, and token for a new one; of the
-list: tokens.")]
+JSON: as the node answers: id, name, scopes, created_ms, expires_ms, rate_per_s, and token for a new one; of
+the list: tokens.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,

@@ -1,5 +1,6 @@
 //! Tokens, from one node to all: a change is sent to everyone at once, and every node compares its table
-//! with each peer about every second (from `hello`), so that one that was away hears of it as soon as it is back.
+//! with each peer about every second (from `hello`), so that one that was away hears of it
+//! as soon as it is back.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,8 +67,8 @@ pub enum TokensError {
     Full,
     /// Too many are out of use and not forgotten.
     #[error(
-        "{RECORDS_MAX} tokens are kept, most of them revoked: these are forgotten, which makes room, once every \
-         node has heard of it; is a node down?"
+        "{RECORDS_MAX} tokens are kept, most of them revoked: these are forgotten, which makes room, once \
+         every node has heard of it; is a node down?"
     )]
     Dead,
     /// This node may not know the newest tokens.
