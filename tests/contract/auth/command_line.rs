@@ -47,7 +47,7 @@ fn a_token_is_made_used_shown_and_revoked() {
     let with = |args: &[&str]| run(&cluster, Some(&token), args);
     assert_eq!(with(&["put", "carts/alice", "2 apples"]).status.code(), Some(0));
     assert_eq!(text(&with(&["get", "carts/alice"])), "2 apples");
-    let denied = with(&["--json", "delete", "carts/alice"]);
+    let denied = with(&["delete", "carts/alice", "--json"]);
     let denied: Value = serde_json::from_slice(&denied.stderr).unwrap();
     assert_eq!((&denied["error"]["exit"], &denied["error"]["name"]), (&8.into(), &"denied".into()));
     assert_eq!(denied["error"]["problem"]["action"], "delete");
@@ -61,6 +61,22 @@ fn a_token_is_made_used_shown_and_revoked() {
     let id = listed["tokens"][0]["id"].as_str().unwrap();
     assert!(run(&cluster, None, &["token", "revoke", id, "--config", &config]).status.success());
     assert_eq!(with(&["get", "carts/alice"]).status.code(), Some(8));
+    let blind = [
+        "token",
+        "create",
+        "blind",
+        "--allow",
+        "read,write",
+        "--buckets",
+        "*",
+        "--config",
+        &config,
+    ];
+    let blind = text(&run(&cluster, None, &blind));
+    let with = |args: &[&str]| run(&cluster, Some(&blind), args);
+    assert_eq!(text(&with(&["get", "carts/alice"])), "2 apples", "it need not look at the cluster");
+    assert_eq!(with(&["put", "carts/alice", "3 apples"]).status.code(), Some(0));
+    assert_eq!(text(&with(&["get", "carts/alice"])), "3 apples", "nor for what it read before");
     // What only the operator does goes on as before.
     let distrusted = run(&cluster, None, &["distrusted", "list", "--config", &config]);
     assert!(distrusted.status.success(), "{distrusted:?}");

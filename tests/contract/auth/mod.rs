@@ -232,7 +232,8 @@ fn what_cannot_be_a_token_is_not_made() {
     let admin = format!("Bearer {}", told["token"].as_str().unwrap());
     for (body, names) in [
         ("", "JSON"),
-        ("[]", "invalid type"),
+        ("[]", "an object"),
+        (r#"["a", [{"actions": ["look"]}], null, null]"#, "an object"),
         (r#"{"name": "a"}"#, "scopes"),
         (r#"{"name": "", "scopes": [{"actions": ["look"]}]}"#, "name"),
         (r#"{"name": "a\n", "scopes": [{"actions": ["look"]}]}"#, "name"),
