@@ -17,13 +17,13 @@ const FRESH: Desc = Desc::gauge(
     "Whether the node knows the tokens well enough to accept any: 1 or 0",
 )
 .means(
-    "0 beside `auth.mode = \"on\"`: every request with a token is refused. Which nodes are down?",
+    "0 beside `auth.mode = \"on\"`: requests with tokens are refused until a majority can be reached.",
 );
 const DROPPED: Desc = Desc::counter(
     "quorate_audit_dropped_total",
     "Lines of the audit log that were dropped: too many at once, or they could not be written",
 )
-.means("The audit log has gaps. Is its disk full, or does somebody flood the node?");
+.means("The audit log has gaps: its disk is full or slow, or somebody floods the node.");
 
 /// The metrics written here.
 pub const SECTION: Section = Section {
