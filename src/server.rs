@@ -183,9 +183,7 @@ async fn run_reporting(
         "listening"
     );
     node.background.spawn(reports.watch(node.clone()));
-    if let Some(audit) = audit.clone() {
-        node.background.spawn(reopen_on_hangup(audit, node.stop.clone()));
-    }
+    node.background.spawn(reopen_on_hangup(audit.clone(), node.stop.clone()));
     let ended = tokio::select! {
         () = requests.stop.cancelled() => Ended::Stopped,
         () = node.generation.start_over.cancelled() => Ended::StartOver,
@@ -205,10 +203,7 @@ async fn run_reporting(
     } else {
         exported.await;
     }
-    if let Some(audit) = audit {
-        let flushed = move || audit.flush(Duration::from_millis(AUDIT_MS_MAX));
-        drop(tokio::task::spawn_blocking(flushed).await);
-    }
+    flush(audit).await;
     if requests.stop.is_cancelled() {
         // Asked to stop while it was about to restart: the request must not be lost with the process.
         return Ok(Ended::Stopped);
@@ -371,8 +366,16 @@ pub fn handle_signals(reload: impl Fn() + Send + 'static) -> io::Result<StopRequ
     Ok(requests)
 }
 
+/// Writes what the audit log still has to write, if that does not take too long.
+async fn flush(audit: Option<Audit>) {
+    let Some(audit) = audit else { return };
+    let flushed = move || audit.flush(Duration::from_millis(AUDIT_MS_MAX));
+    drop(tokio::task::spawn_blocking(flushed).await);
+}
+
 /// Opens the file of the audit log again on each SIGHUP, so that it can be moved away and replaced.
-async fn reopen_on_hangup(audit: Audit, stop: CancellationToken) {
+async fn reopen_on_hangup(audit: Option<Audit>, stop: CancellationToken) {
+    let Some(audit) = audit else { return };
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     loop {
         tokio::select! {

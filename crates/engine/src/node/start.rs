@@ -82,8 +82,7 @@ impl Node {
     /// # Errors
     /// [`StartError`], which says what to do.
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
-        let secrets = config.secrets()?;
-        let keys = Arc::new(PeerKeys::new(&secrets));
+        let (secrets, keys) = cluster_keys(&config)?;
         refuse_by_files(&*host.files)?;
         let (record, is_decided) = record_in_force(&config, &*host.files)?;
         let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
@@ -104,12 +103,11 @@ impl Node {
         let above = if is_decided { first_number_in(record.epoch()) } else { 0 };
         let (filled, generation) = begin_generation(&config, layout, (&host, above), &store)?;
         let buckets = Buckets::load(&store, config.defaults.properties(), placement.clone())?;
-        let auth = Tokens::load(&store, config.auth.stale_ms)?;
         // In case that the record was stored, and no more.
         filled.begin(&store, (config.node, &placement), buckets.ns())?;
         let membership = membership(&config, &host, (record, epochs), (is_decided, &formation))?;
         Ok(Arc::new(Self {
-            auth,
+            auth: Tokens::load(&store, config.auth.stale_ms)?,
             buckets,
             membership,
             me: config.node,
@@ -158,6 +156,13 @@ impl Node {
             following: Mutex::new(()),
         }))
     }
+}
+
+/// The cluster's secrets, and what proves them to peers.
+fn cluster_keys(config: &Config) -> Result<(Vec<[u8; 32]>, Arc<PeerKeys>), StartError> {
+    let secrets = config.secrets()?;
+    let keys = Arc::new(PeerKeys::new(&secrets));
+    Ok((secrets, keys))
 }
 
 fn idempotency(config: &Config) -> Idempotency {
