@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod audit;
 pub mod cli;
 pub mod config;
 mod gossip;

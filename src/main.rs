@@ -141,6 +141,7 @@ fn main() -> ExitCode {
     if let Command::Client(command) = &cli.command {
         let node = quorate_cli::NodeCode {
             load: &cli::node_file::load,
+            sign: &cli::node_file::sign,
             recover: &cli::recover::run,
             restore: quorate_cli::RestoreCode {
                 name: &cli::restore::name,

@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Api;
+use crate::api::{Access, Api};
+use crate::audit::Audit;
+pub use crate::audit::AuditError;
 use crate::config::Config;
 use crate::gossip;
 use crate::host;
@@ -39,6 +41,8 @@ const LAST_STEPS: u32 = 5;
 const LAST_STEPS_MS_MAX: u64 = 2_000;
 /// How long the stop may take for traces that are not exported yet, in milliseconds.
 const EXPORT_MS_MAX: u64 = 2_000;
+/// How long the stop may take for lines of the audit log that are not written yet, in milliseconds.
+const AUDIT_MS_MAX: u64 = 1_000;
 /// The most of the shutdown time that draining may take, as a divisor.
 const DRAIN: u32 = 4;
 
@@ -79,6 +83,9 @@ pub enum ServeError {
     /// Traces cannot be exported.
     #[error("otlp.endpoint: {0}")]
     Otlp(#[from] quorate_otlp::StartError),
+    /// There is no audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The store did not close cleanly; the next start recovers.
     #[error("closing the store: {0}")]
     Close(quorate_storage::Error),
@@ -150,6 +157,8 @@ async fn run_reporting(
     let connections_max = client_connections(&config, nodes)?;
     reports.opening().await;
     let traces = Traces::start(&config)?;
+    let secrets = config.secrets().map_err(StartError::from)?;
+    let audit = Audit::open(&config.audit, &secrets[0])?;
     let (to, with) = (traces.clone(), tls.clone());
     let node = tokio::task::spawn_blocking(move || start(config, (&to, &with), joined))
         .await
@@ -161,8 +170,9 @@ async fn run_reporting(
         launch(&node, CERTIFICATES, None, |job| reload::run(tls, asked, job));
     }
     let bounds = Bounds::for_clients(&node.config, connections_max);
+    let access = Arc::new(Access::new(&node.config, &secrets, audit.clone()));
     let entrance = (client_listener, tls.client.clone());
-    let clients = Port::open(entrance, Api::new(node.clone()), bounds);
+    let clients = Port::open(entrance, Api::new(node.clone(), access), bounds);
     let bounds = Bounds::for_peers(&node.config, nodes);
     let peers = Port::open((peer_listener, tls.peer), listener::app(node.clone()), bounds);
     tracing::info!(
@@ -173,6 +183,7 @@ async fn run_reporting(
         "listening"
     );
     node.background.spawn(reports.watch(node.clone()));
+    node.background.spawn(reopen_on_hangup(audit.clone(), node.stop.clone()));
     let ended = tokio::select! {
         () = requests.stop.cancelled() => Ended::Stopped,
         () = node.generation.start_over.cancelled() => Ended::StartOver,
@@ -192,6 +203,7 @@ async fn run_reporting(
     } else {
         exported.await;
     }
+    flush(audit).await;
     if requests.stop.is_cancelled() {
         // Asked to stop while it was about to restart: the request must not be lost with the process.
         return Ok(Ended::Stopped);
@@ -352,6 +364,25 @@ pub fn handle_signals(reload: impl Fn() + Send + 'static) -> io::Result<StopRequ
         }
     });
     Ok(requests)
+}
+
+/// Writes what the audit log still has to write, if that does not take too long.
+async fn flush(audit: Option<Audit>) {
+    let Some(audit) = audit else { return };
+    let flushed = move || audit.flush(Duration::from_millis(AUDIT_MS_MAX));
+    drop(tokio::task::spawn_blocking(flushed).await);
+}
+
+/// Opens the file of the audit log again on each SIGHUP, so that it can be moved away and replaced.
+async fn reopen_on_hangup(audit: Option<Audit>, stop: CancellationToken) {
+    let Some(audit) = audit else { return };
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => audit.reopen(),
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

@@ -6,6 +6,8 @@
 
 mod common;
 
+#[path = "contract/auth/mod.rs"]
+mod auth;
 #[path = "contract/backups.rs"]
 mod backups;
 #[path = "contract/bodies.rs"]

@@ -29,6 +29,10 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::TargetTooLong
         | Kind::UnsupportedMediaType
         | Kind::HeadTooLarge
+        | Kind::Unauthenticated
+        | Kind::Forbidden
+        | Kind::CrossSite
+        | Kind::RateLimited
         | Kind::IdempotencyKeyReused => Outcome::ClientError,
         Kind::KeyNotFound
         | Kind::KeyDeleted
@@ -36,6 +40,7 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::NoSuchSyncPoint
         | Kind::NoSuchExplanation
         | Kind::NoSuchBackup
+        | Kind::NoSuchToken
         | Kind::SyncPointGone => Outcome::NotFound,
         Kind::SiblingGone
         | Kind::ConditionFailed
@@ -46,12 +51,17 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::BackupRefused
         | Kind::LayoutUnsafe => Outcome::PreconditionFailed,
         Kind::TooManySiblings | Kind::ObjectTooLarge | Kind::ClockFull => Outcome::KeyFull,
-        Kind::NoQuorum | Kind::NoReadQuorum | Kind::NoLayoutQuorum => Outcome::NoQuorum,
-        Kind::Overloaded => Outcome::Overloaded,
-        Kind::NotFormed | Kind::NotReady | Kind::Removed | Kind::Stopping | Kind::HintsFull => {
-            Outcome::Unavailable
+        Kind::NoQuorum | Kind::NoReadQuorum | Kind::NoLayoutQuorum | Kind::NoTokenQuorum => {
+            Outcome::NoQuorum
         }
-        Kind::DiskFull | Kind::BucketsFull => Outcome::NoSpace,
+        Kind::Overloaded => Outcome::Overloaded,
+        Kind::AuthStale
+        | Kind::NotFormed
+        | Kind::NotReady
+        | Kind::Removed
+        | Kind::Stopping
+        | Kind::HintsFull => Outcome::Unavailable,
+        Kind::DiskFull | Kind::BucketsFull | Kind::TokensFull => Outcome::NoSpace,
         Kind::Internal | Kind::Failed => Outcome::Failed,
     }
 }

@@ -46,7 +46,7 @@ const RETRY_MS: u64 = 1_000;
 /// 503 if all slots are taken, or the node is stopping.
 pub(super) async fn open(gate: Gate, request: Request) -> Answer {
     gate.params(request.uri())?;
-    let node = gate.node;
+    let node = gate.node.clone();
     if node.is_draining() {
         return Err(Unavailable::Stopping.into());
     }
@@ -56,7 +56,7 @@ pub(super) async fn open(gate: Gate, request: Request) -> Answer {
         Problem::new(Kind::Overloaded, detail)
     })?;
     let (sender, receiver) = channel(BACKLOG);
-    node.background.spawn(watch(node.clone(), sender, slot));
+    node.background.spawn(watch(Arc::new(gate), sender, slot));
     Ok(stream(receiver))
 }
 
@@ -74,22 +74,26 @@ fn stream(mut receiver: Receiver<Bytes>) -> Response {
     response
 }
 
-/// Looks until the client is gone, reads too slowly, or the node drains.
-async fn watch(node: Arc<Node>, sender: Sender<Bytes>, _slot: OwnedSemaphorePermit) {
+/// Looks until the client is gone, reads too slowly or may not look any more, or the node drains.
+async fn watch(gate: Arc<Gate>, sender: Sender<Bytes>, _slot: OwnedSemaphorePermit) {
     let mut looks = interval(Duration::from_millis(LOOK_MS));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let node = &gate.node;
     let mut seen = Seen::default();
     let mut text = format!("retry: {RETRY_MS}\n\n");
     loop {
         tokio::select! {
             _ = looks.tick() => {}
             () = sender.closed() => return,
-            () = drained(&node) => return,
+            () = drained(node) => return,
+        }
+        if !gate.who.is_still_known(node) {
+            return;
         }
         tokio::select! {
-            () = seen.look(&node, &mut text) => {}
+            () = seen.look(&gate, &mut text) => {}
             () = sender.closed() => return,
-            () = drained(&node) => return,
+            () = drained(node) => return,
         }
         if sender.try_send(Bytes::from(std::mem::take(&mut text))).is_err() {
             return;
@@ -114,12 +118,12 @@ struct Seen {
 
 impl Seen {
     /// Adds the events of one look.
-    async fn look(&mut self, node: &Arc<Node>, text: &mut String) {
+    async fn look(&mut self, gate: &Arc<Gate>, text: &mut String) {
         let now = [
-            answer(node, &routes::CLUSTER).await,
-            self.hints(node).await,
-            answer(node, &routes::ANTI_ENTROPY).await,
-            answer(node, &routes::JOBS).await,
+            answer(gate, &routes::CLUSTER).await,
+            self.hints(gate).await,
+            answer(gate, &routes::ANTI_ENTROPY).await,
+            answer(gate, &routes::JOBS).await,
         ];
         let names = ["cluster", "hints", "anti_entropy", "jobs"];
         for ((name, seen), now) in names.into_iter().zip(&mut self.answers).zip(now) {
@@ -129,17 +133,17 @@ impl Seen {
                 *seen = now;
             }
         }
-        let sample = Sample::take(node);
+        let sample = Sample::take(&gate.node);
         add(text, "rates", &sample.since(self.sample.as_ref()).to_string());
         self.sample = Some(sample);
     }
 
     /// The hints; `None` while the store that keeps them does not answer. Everything else goes on
     /// then, and no more than one question waits for it.
-    async fn hints(&mut self, node: &Arc<Node>) -> Option<Bytes> {
+    async fn hints(&mut self, gate: &Arc<Gate>) -> Option<Bytes> {
         let asked = self.hints.get_or_insert_with(|| {
-            let node = node.clone();
-            tokio::spawn(async move { answer(&node, &routes::HINTS).await })
+            let gate = gate.clone();
+            tokio::spawn(async move { answer(&gate, &routes::HINTS).await })
         });
         let told = timeout(Duration::from_millis(HINTS_MS), asked).await.ok()?;
         self.hints = None;
@@ -148,8 +152,8 @@ impl Seen {
 }
 
 /// The body of a route's answer, JSON on one line.
-async fn answer(node: &Arc<Node>, route: &'static Route) -> Option<Bytes> {
-    let answer = route.answer(node.clone(), Request::default()).await;
+async fn answer(gate: &Gate, route: &'static Route) -> Option<Bytes> {
+    let answer = (route.handler)(gate.within(route)?, Request::default()).await;
     let body = answer.ok()?.into_body().collect().await;
     Some(body.ok()?.to_bytes())
 }

@@ -1,6 +1,6 @@
 //! The gate: what every request passes before anything is done for it, in one order.
 //!
-//! 1. It reaches its route ([`Gate::reach`]).
+//! 1. It reaches its route, if whoever makes it may do that ([`Gate::reach`]): else 401 or 403.
 //! 2. Its handler parses it: what is wrong with the request itself is a 400, whatever the node's state.
 //! 3. The node must be ready for the route (503), then the request must fit what the node knows, such as
 //!    the properties of its bucket (400), and it must find room among the operations in flight (503):
@@ -12,16 +12,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::http::Uri;
 use quorate_engine::limits::admission::Permit;
 use quorate_engine::node::Node;
+use quorate_protocol::access::Action;
 use quorate_protocol::name::{Bucket, Key};
 use tokio::time::Instant;
 
+use super::access::{Refused, Who};
 use super::path;
 use super::problem::Problem;
 use super::query::Params;
-use super::route::Route;
+use super::route::{Route, Shared};
 
 /// What a node must be ready for to answer on a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +55,49 @@ pub(super) struct Gate {
     route: &'static Route,
     /// When the request arrived.
     pub(super) arrived: Instant,
+    /// Who makes it.
+    pub(super) who: Who,
+    /// Whether tokens are checked.
+    pub(super) checks_tokens: bool,
 }
 
 impl Gate {
-    /// A request has reached a route. Nothing of it has been parsed: whoever may not do what the
-    /// route is about (`Route::action`) is to be turned away here.
-    pub(super) fn reach(node: Arc<Node>, route: &'static Route, arrived: Instant) -> Self {
-        Self { node, route, arrived }
+    /// A request has reached a route: whoever may not do what the route does (`Route::needs`) is turned
+    /// away here, before anything of the request is parsed but its path and who makes it.
+    ///
+    /// # Errors
+    /// 401, 403, 429 or 503.
+    pub(super) fn reach(
+        shared: &Shared,
+        route: &'static Route,
+        arrived: Instant,
+        request: &Request,
+    ) -> Result<Self, Box<Refused>> {
+        let Shared { node, access } = shared;
+        let head = (request.uri(), request.headers());
+        let who = access.admit(node, route, request.method(), head)?;
+        Ok(Self { node: node.clone(), route, arrived, who, checks_tokens: access.is_on() })
+    }
+
+    /// The gate to another route within the same request; `None` if that needs anything else.
+    pub(super) fn within(&self, route: &'static Route) -> Option<Self> {
+        let Self { node, who, arrived, checks_tokens, .. } = self;
+        let (node, who) = (node.clone(), who.clone());
+        (route.needs == self.route.needs).then_some(Self {
+            node,
+            route,
+            arrived: *arrived,
+            who,
+            checks_tokens: *checks_tokens,
+        })
+    }
+
+    /// What a request does to a key beside what its route does.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn also(&self, action: Action, key: &Key) -> Result<(), Problem> {
+        self.who.must(action, key.bucket(), key.key().as_bytes())
     }
 
     /// The query parameters.

@@ -1,8 +1,9 @@
 //! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
 //! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
-//! passes; `path`, `query`, `headers`, `conditions` and `body` parse a request once; `kv`, `siblings`,
-//! `inspect`, `keys`, `buckets`, `ring`, `layout`, `anti_entropy`, `jobs`, `hints`, `distrusted`, `backups`,
+//! passes, `access` who may, `audited` who did; `path`, `query`, `headers`, `conditions` and `body` parse a
+//! request once; `kv`, `siblings`, `inspect`, `keys`, `auth`, `buckets`, `ring`, `layout`, `anti_entropy`,
+//! `jobs`, `hints`, `distrusted`, `backups`,
 //! `health`, `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
 //! that write; `represent` and `multipart` render an object, `pieces` streams large responses and
 //! `permit_body` keeps them charged; `problem` and `refusal` are all the errors, `counted` says how
@@ -10,7 +11,10 @@
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 
+mod access;
 mod anti_entropy;
+mod audited;
+mod auth;
 mod backups;
 mod body;
 mod buckets;
@@ -48,6 +52,7 @@ mod unread;
 mod write;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -57,15 +62,15 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::Instant;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-use self::gate::Gate;
+pub(crate) use self::access::Access;
+use self::access::Arrival;
 use self::headers::{EPOCH, REQUEST_ID};
 use self::problem::Problem;
 use self::request_trace::RequestTrace;
-use self::route::Route;
+use self::route::{Route, Shared};
 use self::unread::Unread;
 use crate::http::framing::HeadError;
 use crate::http::port::App;
@@ -74,22 +79,32 @@ use quorate_engine::node::Node;
 
 /// The client API of this node. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Api(Arc<Ways>);
+pub(crate) struct Api {
+    ways: Arc<Ways>,
+    /// The other end of the connection.
+    peer: Option<SocketAddr>,
+}
 
 struct Ways {
-    node: Arc<Node>,
+    shared: Shared,
     router: Router,
 }
 
 impl Api {
     /// The client API of `node`.
-    pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self(Arc::new(Ways { router: routes::router(node.clone()), node }))
+    pub(crate) fn new(node: Arc<Node>, access: Arc<Access>) -> Self {
+        let shared = Shared { node, access };
+        let ways = Ways { router: routes::router(shared.clone()), shared };
+        Self { ways: Arc::new(ways), peer: None }
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        &self.ways.shared.node
     }
 
     /// The epoch in force, as a header.
     fn epoch(&self) -> HeaderValue {
-        self.0.node.epoch().number.into()
+        self.node().epoch().number.into()
     }
 
     /// Dispatches a request; says also on which route, if there is one. The router knows all routes;
@@ -97,40 +112,47 @@ impl Api {
     /// times and takes 10 % of the time of a GET (docs/decisions/0014-keys-pass-the-router-by.md).
     async fn route(
         &self,
-        request: Request,
-        arrived: Instant,
+        mut request: Request,
+        arrival: Arrival,
     ) -> (Response, Option<&'static Route>) {
-        let Ways { node, router } = &*self.0;
-        if let Some(removed) = routes::turned_away(node, request.uri()) {
+        let Ways { shared, router } = &*self.ways;
+        if let Some(removed) = routes::turned_away(&shared.node, request.uri()) {
             return (removed.into_response(), None);
         }
-        let reach = |route| Gate::reach(node.clone(), route, arrived);
+        let is_key = routes::is_key(request.uri());
         let (answer, route) = match *request.method() {
-            Method::GET if routes::is_key(request.uri()) => {
+            Method::GET if is_key => {
                 let route = &routes::GET_KEY;
-                (kv::get(reach(route), request).await, route)
+                (route.answer(shared, &arrival, request, kv::get).await, route)
             }
-            Method::PUT if routes::is_key(request.uri()) => {
+            Method::PUT if is_key => {
                 let route = &routes::PUT_KEY;
-                (kv::put(reach(route), request).await, route)
+                (route.answer(shared, &arrival, request, kv::put).await, route)
             }
-            Method::DELETE if routes::is_key(request.uri()) => {
+            Method::DELETE if is_key => {
                 let route = &routes::DELETE_KEY;
-                (Box::pin(kv::delete(reach(route), request)).await, route)
+                (Box::pin(route.answer(shared, &arrival, request, kv::delete)).await, route)
             }
-            _ => match Box::pin(router.clone().oneshot(request)).await {
-                Ok(response) => {
-                    let route = response.extensions().get().copied();
-                    return (response, route);
+            _ => {
+                request.extensions_mut().insert(arrival);
+                match Box::pin(router.clone().oneshot(request)).await {
+                    Ok(response) => {
+                        let route = response.extensions().get().copied();
+                        return (response, route);
+                    }
+                    Err(never) => match never {},
                 }
-                Err(never) => match never {},
-            },
+            }
         };
-        (answer.into_response(), Some(route))
+        (answer, Some(route))
     }
 }
 
 impl App for Api {
+    fn on_connection_from(self, peer: Option<SocketAddr>) -> Self {
+        Self { peer, ..self }
+    }
+
     async fn answer(self, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
         let begun = RequestTrace::new(&request);
         let mut unread = None;
@@ -139,21 +161,21 @@ impl App for Api {
             false => Body::new(unread.insert(Unread::default()).watch(body)),
         });
         let (mut response, route) =
-            self.route(request, begun.arrived()).instrument(begun.span()).await;
+            self.route(request, begun.arrival(self.peer)).instrument(begun.span()).await;
         // hyper closes a connection whose body was not read; announce that to the client.
-        if unread.is_some_and(|unread| unread.is_so()) || self.0.node.is_draining() {
+        if unread.is_some_and(|unread| unread.is_so()) || self.node().is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         // As of the answer: the operation may have begun again in a later epoch than it arrived in.
         response.headers_mut().insert(EPOCH, self.epoch());
-        Ok(begun.ended(&self.0.node.metrics, route, response))
+        Ok(begun.ended(&self.node().metrics, route, response))
     }
 
     fn refuse(&self, why: HeadError) -> Vec<u8> {
         let problem = Problem::from(why)
             .header(REQUEST_ID, request_trace::new_id())
             .header(EPOCH, self.epoch());
-        self.0.node.metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
+        self.node().metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
         problem.into_bytes()
     }
 }

@@ -21,6 +21,13 @@ pub(super) fn key(rest: &str) -> Result<Key, Problem> {
     Key::new(&bucket, &key).map_err(|error| Problem::bad_path(error.to_string()))
 }
 
+/// The bucket and the key in the part of a path after its route, decoded but not checked; `None` if that is
+/// not possible. For who may do what: [`key`] and [`bucket`] say what is wrong.
+pub(super) fn place(rest: &str) -> Option<(Cow<'_, str>, Cow<'_, [u8]>)> {
+    let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+    Some((bucket_text(bucket).ok()?, percent_decode(key)?))
+}
+
 /// The bucket in the part of a path after its route, such as `carts`.
 ///
 /// # Errors

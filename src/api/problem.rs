@@ -65,6 +65,14 @@ pub(crate) enum Kind {
     LayoutUnsafe,
     NoLayoutQuorum,
     BackupRefused,
+    Unauthenticated,
+    Forbidden,
+    CrossSite,
+    AuthStale,
+    RateLimited,
+    NoSuchToken,
+    TokensFull,
+    NoTokenQuorum,
 }
 
 impl Kind {
@@ -77,7 +85,11 @@ impl Kind {
             | Self::BadHeader
             | Self::BadContext
             | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSuchRoute
+            | Self::NoSuchToken
             | Self::KeyNotFound
             | Self::KeyDeleted
             | Self::NoSuchSibling
@@ -108,13 +120,17 @@ impl Kind {
             | Self::NoQuorum
             | Self::NoReadQuorum
             | Self::NoLayoutQuorum
+            | Self::NoTokenQuorum
+            | Self::AuthStale
             | Self::NotFormed
             | Self::NotReady
             | Self::Removed
             | Self::Stopping
             | Self::HintsFull
             | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
-            Self::DiskFull | Self::BucketsFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::DiskFull | Self::BucketsFull | Self::TokensFull => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
         }
     }
 
@@ -169,6 +185,16 @@ impl Kind {
             Self::LayoutUnsafe => ("layout_unsafe", "The change of the layout is not safe"),
             Self::NoLayoutQuorum => ("no_layout_quorum", "Too few nodes voted on the change"),
             Self::BackupRefused => ("backup_refused", "No backup is made now"),
+            Self::Unauthenticated => ("unauthenticated", "No valid token"),
+            Self::Forbidden => ("forbidden", "The token does not allow this"),
+            Self::CrossSite => ("cross_site", "A page of another site sent the request"),
+            Self::AuthStale => ("auth_stale", "The node cannot tell whether tokens are valid"),
+            Self::RateLimited => ("rate_limited", "The token is used too often"),
+            Self::NoSuchToken => ("no_such_token", "No such token"),
+            Self::TokensFull => ("tokens_full", "Too many tokens"),
+            Self::NoTokenQuorum => {
+                ("no_token_quorum", "Too few nodes have the change of the token")
+            }
         }
     }
 }
@@ -315,7 +341,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 46] = [
+    pub(super) const ALL: [Self; 54] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -362,6 +388,14 @@ impl Kind {
         Self::LayoutUnsafe,
         Self::NoLayoutQuorum,
         Self::BackupRefused,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::CrossSite,
+        Self::AuthStale,
+        Self::RateLimited,
+        Self::NoSuchToken,
+        Self::TokensFull,
+        Self::NoTokenQuorum,
     ];
 
     pub(super) fn name(self) -> &'static str {

@@ -1,10 +1,13 @@
 //! Per request: an ID, a span for its log lines, counters and latency.
 
+use std::net::SocketAddr;
+
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::Response;
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::access::Arrival;
 use super::counted;
 use super::headers::REQUEST_ID;
 use super::route::Route;
@@ -36,9 +39,9 @@ impl RequestTrace {
         Self { at, id, span, access }
     }
 
-    /// When it arrived.
-    pub(super) fn arrived(&self) -> Instant {
-        self.at
+    /// When it arrived, from this end of a connection, and what it is called.
+    pub(super) fn arrival(&self, peer: Option<SocketAddr>) -> Arrival {
+        Arrival { at: self.at, id: self.id.clone(), peer }
     }
 
     /// The span of its log lines.
@@ -59,7 +62,7 @@ impl RequestTrace {
         if let Some(asked) = self.access {
             let (method, uri) = *asked;
             let (path, status, took_us) = (uri.path(), status.as_u16(), took.as_micros() as u64);
-            let action = route.map(|route| route.action);
+            let action = route.and_then(|route| route.needs.action());
             self.span
                 .in_scope(|| tracing::debug!(%method, path, ?action, status, took_us, "answered"));
         }

@@ -5,29 +5,67 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::MethodFilter;
 use quorate_engine::metrics::requests::Operation;
 use quorate_engine::node::Node;
-use tokio::time::Instant;
+use quorate_protocol::access::Action;
 
+use super::access::{Access, Arrival};
+use super::audited::Asked;
 use super::gate::{Gate, Ready, Time};
 use super::problem::Problem;
 
-/// What a request is about: what somebody has to be allowed to make it.
+/// What somebody needs to make a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Reading keys and values.
-    Read,
-    /// Writing values.
-    Write,
-    /// Changing how the cluster keeps data, or having it do work.
-    Administer,
-    /// Looking at the state of the cluster.
-    Look,
-    /// What a load balancer or a browser fetches before anything else: whether the node works, and
+pub(super) enum Needs {
+    /// Nothing: what a load balancer or a browser fetches before anything else, whether the node works and
     /// what says nothing of this cluster.
-    Probe,
+    Nothing,
+    /// A token, whatever it allows.
+    Token,
+    /// To be allowed an action.
+    Right(Action, Of),
+}
+
+/// What a request does its action to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// No bucket.
+    Cluster,
+    /// The keys of every bucket: it shows some of them.
+    EveryBucket,
+    /// The bucket in the path, as a whole.
+    Bucket,
+    /// The key in the path.
+    Key,
+    /// The keys of the bucket in the path that begin with the parameter `prefix`.
+    Listing,
+    /// The bucket that the parameter `bucket` names; every bucket without it.
+    BucketAsked,
+}
+
+impl Needs {
+    /// Whether it is about tokens themselves: only who may make them is asked for one while tokens are not
+    /// checked. Else whoever reaches a node then would keep a token for later.
+    pub(super) fn is_of_tokens(self) -> bool {
+        matches!(self, Self::Right(Action::AdminAuth, _))
+    }
+
+    /// What is done, if that takes a right.
+    pub(super) fn action(self) -> Option<Action> {
+        match self {
+            Self::Nothing | Self::Token => None,
+            Self::Right(action, _) => Some(action),
+        }
+    }
+}
+
+/// What every request finds: the node, and who may do what there.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) node: Arc<Node>,
+    pub(super) access: Arc<Access>,
 }
 
 /// How a handler is called: with the gate that the request has reached.
@@ -44,8 +82,8 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// The path up to its first variable part.
     pub(super) prefix: &'static str,
-    /// What it is about.
-    pub(super) action: Action,
+    /// What somebody needs to make a request.
+    pub(super) needs: Needs,
     /// What the node must be ready for.
     pub(super) ready: Ready,
     /// How long a request may take.
@@ -81,9 +119,32 @@ impl Route {
         }
     }
 
-    /// Answers a request that has reached this route.
-    pub(super) async fn answer(&'static self, node: Arc<Node>, request: Request) -> Answer {
-        (self.handler)(Gate::reach(node, self, Instant::now()), request).await
+    /// Answers a request that has reached this route, if it may be made. Nothing else calls a handler.
+    pub(super) async fn answer<F: Future<Output = Answer>>(
+        &'static self,
+        shared: &Shared,
+        arrival: &Arrival,
+        request: Request,
+        handler: impl FnOnce(Gate, Request) -> F,
+    ) -> Response {
+        let Shared { node, access } = shared;
+        let audited = access.audit.as_ref();
+        let audited = audited.map(|audit| (audit, request.method().clone(), request.uri().clone()));
+        let (who, answer) = match Gate::reach(shared, self, arrival.at, &request) {
+            Ok(gate) => {
+                let who = audited.is_some().then(|| gate.who.clone());
+                (who, handler(gate, request).await)
+            }
+            Err(refused) => (refused.who, Err(refused.problem)),
+        };
+        let problem = answer.as_ref().err().map(Problem::name);
+        let response = answer.into_response();
+        if let Some((audit, method, uri)) = audited {
+            let ended = (response.status(), problem.unwrap_or("ok"));
+            let asked = Asked { route: self, method, uri, who, arrival };
+            access.tell(audit, node, &asked, ended);
+        }
+        response
     }
 }
 

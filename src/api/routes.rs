@@ -4,8 +4,6 @@
 //! operation under which a request is counted, and what the gate asks of a request. A test compares it
 //! with `docs/openapi.json`. What is not in it cannot be reached.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::Uri;
@@ -13,20 +11,23 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodFilter, on};
 use quorate_engine::metrics::requests::Operation;
 use quorate_engine::node::{Node, Unavailable};
+use quorate_protocol::access::Action::{self, *};
 
+use super::access::Arrival;
 use super::gate::{Ready, Time};
 use super::problem::{self, Kind, Problem};
-use super::route::{Action, Route, fixed_part};
+use super::route::Needs::{self, Nothing, Right, Token};
+use super::route::{Of, Route, Shared, fixed_part};
 use super::{
-    anti_entropy, backups, buckets, console, description, distrusted, events, explain, health,
-    hints, inspect, jobs, keys, kv, layout, ring, siblings,
+    anti_entropy, auth, backups, buckets, console, description, distrusted, events, explain,
+    health, hints, inspect, jobs, keys, kv, layout, ring, siblings,
 };
 
 macro_rules! routes {
     ($(
         #[doc = $summary:literal]
         $name:ident: $method:ident $path:literal => $handler:path,
-            $action:ident, $ready:ident, $time:ident, $counted:ident, [$($parameter:literal),*];
+            $needs:expr, $ready:ident, $time:ident, $counted:ident, [$($parameter:literal),*];
     )*) => {
         $(
             #[doc = $summary]
@@ -34,7 +35,7 @@ macro_rules! routes {
                 filter: MethodFilter::$method,
                 path: $path,
                 prefix: fixed_part($path),
-                action: Action::$action,
+                needs: $needs,
                 ready: Ready::$ready,
                 time: Time::$time,
                 counted: Operation::$counted,
@@ -49,130 +50,158 @@ macro_rules! routes {
     };
 }
 
-// The summary; method, path and handler; what it is about, what the node must be ready for, the time
-// that it has, and what it is counted as; its query parameters.
+/// An action on the key in the path.
+const fn of_key(action: Action) -> Needs {
+    Needs::Right(action, Of::Key)
+}
+
+/// An action on no bucket.
+const fn of_cluster(action: Action) -> Needs {
+    Needs::Right(action, Of::Cluster)
+}
+
+// The summary; method, path and handler; what somebody needs for it, what the node must be ready for, the
+// time that it has, and what it is counted as; its query parameters.
 routes! {
     /// Read a value
     GET_KEY: GET "/kv/{bucket}/{key}" => kv::get,
-        Read, Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
+        of_key(Read), Reads, OfRequest, Get, ["r", "n", "timeout_ms", "sloppy", "sibling", "explain"];
     /// Write a value
     PUT_KEY: PUT "/kv/{bucket}/{key}" => kv::put,
-        Write, Requests, OfRequest, Put,
+        of_key(Write), Requests, OfRequest, Put,
         ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
     /// Delete a value
     DELETE_KEY: DELETE "/kv/{bucket}/{key}" => kv::delete,
-        Write, Requests, OfRequest, Delete,
+        of_key(Delete), Requests, OfRequest, Delete,
         ["w", "n", "timeout_ms", "sloppy", "return_body", "explain"];
     /// List keys in conflict
     CONFLICTS: GET "/siblings" => siblings::list,
-        Read, Requests, OfRequest, Siblings, ["bucket", "limit", "cursor"];
+        Right(List, Of::BucketAsked), Requests, OfRequest, Siblings, ["bucket", "limit", "cursor"];
     /// Inspect a key on every replica
     INSPECT: GET "/siblings/{bucket}/{key}" => inspect::inspect,
-        Read, Reads, OfRequest, Siblings, ["timeout_ms"];
+        of_key(Read), Reads, OfRequest, Siblings, ["timeout_ms"];
     /// Resolve a conflict
     RESOLVE: POST "/siblings/{bucket}/{key}" => siblings::resolve,
-        Write, Requests, OfRequest, Resolve, ["w", "n", "timeout_ms", "sloppy", "return_body"];
+        of_key(Write), Requests, OfRequest, Resolve, ["w", "n", "timeout_ms", "sloppy", "return_body"];
     /// List live keys in order
     KEYS: GET "/keys/{bucket}" => keys::list,
-        Read, Reads, OfRequest, Keys, ["prefix", "limit", "cursor"];
+        Right(List, Of::Listing), Reads, OfRequest, Keys, ["prefix", "limit", "cursor"];
     /// List buckets with properties of their own
-    BUCKETS: GET "/buckets" => buckets::list, Look, Reads, OfRequest, Buckets, [];
+    BUCKETS: GET "/buckets" => buckets::list, of_cluster(Look), Reads, OfRequest, Buckets, [];
     /// Set a bucket's properties
     PUT_BUCKET: PUT "/buckets/{bucket}" => buckets::put,
-        Administer, Requests, OfRequest, Buckets, [];
+        Right(AdminBuckets, Of::Bucket), Requests, OfRequest, Buckets, [];
     /// Get a bucket's properties
-    GET_BUCKET: GET "/buckets/{bucket}" => buckets::get, Look, Reads, OfRequest, Buckets, [];
+    GET_BUCKET: GET "/buckets/{bucket}" => buckets::get, of_cluster(Look), Reads, OfRequest, Buckets, [];
     /// Reset a bucket to the defaults
     DELETE_BUCKET: DELETE "/buckets/{bucket}" => buckets::delete,
-        Administer, Requests, OfRequest, Buckets, [];
+        Right(AdminBuckets, Of::Bucket), Requests, OfRequest, Buckets, [];
+    /// Make a token
+    MAKE_TOKEN: POST "/auth/tokens" => auth::make,
+        of_cluster(AdminAuth), Requests, OfRequest, Other, [];
+    /// List the tokens
+    TOKENS: GET "/auth/tokens" => auth::list, of_cluster(AdminAuth), Always, OfRequest, Other, [];
+    /// Revoke a token
+    REVOKE: DELETE "/auth/tokens/{id}" => auth::revoke,
+        of_cluster(AdminAuth), Always, OfRequest, Other, [];
+    /// What the token of the request allows
+    WHOAMI: GET "/auth/whoami" => auth::whoami, Token, Always, OfRequest, Other, [];
     /// Show the layout and how evenly it spreads
-    RING: GET "/ring" => ring::ring, Look, Always, OfRequest, Other, [];
+    RING: GET "/ring" => ring::ring, of_cluster(Look), Always, OfRequest, Other, [];
     /// Show the home replicas of every partition
-    PARTITIONS: GET "/ring/partitions" => ring::partitions, Look, Always, OfRequest, Other, [];
+    PARTITIONS: GET "/ring/partitions" => ring::partitions, of_cluster(Look), Always, OfRequest, Other, [];
     /// Show where a key is stored
-    RING_OF_KEY: GET "/ring/{bucket}/{key}" => ring::key, Look, Always, OfRequest, Other, [];
+    RING_OF_KEY: GET "/ring/{bucket}/{key}" => ring::key, of_cluster(Look), Always, OfRequest, Other, [];
     /// Show the nodes as this one sees them
-    CLUSTER: GET "/cluster" => ring::cluster, Look, Always, OfRequest, Other, [];
+    CLUSTER: GET "/cluster" => ring::cluster, of_cluster(Look), Always, OfRequest, Other, [];
     /// Show the members and the change under way
-    LAYOUT: GET "/layout" => layout::show, Look, Always, OfRequest, Other, [];
+    LAYOUT: GET "/layout" => layout::show, of_cluster(Look), Always, OfRequest, Other, [];
     /// What a change of the layout would come to
-    PLAN: POST "/layout/plan" => layout::plan, Look, Requests, OfRequest, Other, [];
+    PLAN: POST "/layout/plan" => layout::plan, of_cluster(Look), Requests, OfRequest, Other, [];
     /// Begin a change that was planned
     COMMIT: POST "/layout/commit" => layout::commit,
-        Administer, Requests, OfRequest, Other, [];
+        of_cluster(AdminLayout), Requests, OfRequest, Other, [];
     /// Give up the change under way
-    ABORT: POST "/layout/abort" => layout::abort, Administer, Requests, OfRequest, Other, [];
+    ABORT: POST "/layout/abort" => layout::abort,
+        of_cluster(AdminLayout), Requests, OfRequest, Other, [];
     /// Let a leaving node go that is dead for good
     RELEASE: POST "/layout/release" => layout::release,
-        Administer, Requests, OfRequest, Other, [];
+        of_cluster(AdminLayout), Requests, OfRequest, Other, [];
     /// List the last cluster records
     LAYOUT_HISTORY: GET "/layout/history" => layout::history,
-        Look, Always, OfRequest, Other, ["limit"];
+        of_cluster(Look), Always, OfRequest, Other, ["limit"];
     /// Wait for a change of the layout
     LAYOUT_WAIT: GET "/layout/wait" => layout::wait,
-        Look, Always, OfRequest, Other, ["epoch", "phase", "timeout_ms"];
+        of_cluster(Look), Always, OfRequest, Other, ["epoch", "phase", "timeout_ms"];
     /// Show the comparison of replicas
-    ANTI_ENTROPY: GET "/anti-entropy" => anti_entropy::show, Look, Always, OfRequest, Other, [];
+    ANTI_ENTROPY: GET "/anti-entropy" => anti_entropy::show, of_cluster(Look), Always, OfRequest, Other, [];
     /// Compare replicas now
     COMPARE: POST "/anti-entropy/run" => anti_entropy::run,
-        Administer, Requests, Longest, Other, ["node", "partition", "timeout_ms"];
+        of_cluster(AdminRepair), Requests, Longest, Other, ["node", "partition", "timeout_ms"];
     /// Recompute the trees now
     SCRUB: POST "/anti-entropy/scrub" => anti_entropy::scrub,
-        Administer, Always, Longest, Other, ["partition", "timeout_ms"];
+        of_cluster(AdminRepair), Always, Longest, Other, ["partition", "timeout_ms"];
     /// Show what nodes have set aside or lost
-    DISTRUSTED: GET "/distrusted" => distrusted::list, Look, Always, OfRequest, Other, [];
+    DISTRUSTED: GET "/distrusted" => distrusted::list,
+        Right(Look, Of::EveryBucket), Always, OfRequest, Other, [];
     /// Accept it as current and serve it
     ACCEPT: POST "/distrusted/accept" => distrusted::accept,
-        Administer, Always, OfRequest, Other, [];
+        of_cluster(AdminRepair), Always, OfRequest, Other, [];
     /// Delete it for good
     DISCARD: POST "/distrusted/discard" => distrusted::discard,
-        Administer, Always, OfRequest, Other, [];
+        of_cluster(AdminRepair), Always, OfRequest, Other, [];
     /// List the backups of this node
-    BACKUPS: GET "/backups" => backups::list, Look, Always, OfRequest, Other, [];
+    BACKUPS: GET "/backups" => backups::list,
+        of_cluster(AdminBackup), Always, OfRequest, Other, [];
     /// Make a backup of this node
-    MAKE_BACKUP: POST "/backups" => backups::make, Administer, Requests, Longest, Other, [];
+    MAKE_BACKUP: POST "/backups" => backups::make,
+        of_cluster(AdminBackup), Requests, Longest, Other, [];
     /// Keep rows from leaving this node for a while
-    HOLD: POST "/backups/hold" => backups::hold, Administer, Always, OfRequest, Other, [];
+    HOLD: POST "/backups/hold" => backups::hold,
+        of_cluster(AdminBackup), Always, OfRequest, Other, [];
     /// Show the manifest of a backup
-    BACKUP: GET "/backups/{name}" => backups::show, Look, Always, OfRequest, Other, [];
+    BACKUP: GET "/backups/{name}" => backups::show,
+        of_cluster(AdminBackup), Always, OfRequest, Other, [];
     /// Delete a backup
     DELETE_BACKUP: DELETE "/backups/{name}" => backups::delete,
-        Administer, Always, OfRequest, Other, [];
+        of_cluster(AdminBackup), Always, OfRequest, Other, [];
     /// Fetch a file of a backup
     BACKUP_FILE: GET "/backups/{name}/files/{file}" => backups::file,
-        Administer, Always, OfRequest, Other, [];
+        of_cluster(AdminBackup), Always, OfRequest, Other, [];
     /// Show the hints this node keeps
-    HINTS: GET "/hints" => hints::list, Look, Always, OfRequest, Other, [];
+    HINTS: GET "/hints" => hints::list, of_cluster(Look), Always, OfRequest, Other, [];
     /// Make a sync point over all hints
     MAKE_SYNC_POINT: POST "/hints/sync-points" => hints::make,
-        Look, Requests, OfRequest, Other, [];
+        of_cluster(Look), Requests, OfRequest, Other, [];
     /// Whether its hints are delivered
     SYNC_POINT: GET "/hints/sync-points/{id}" => hints::look,
-        Look, Requests, AtOnce, Other, ["timeout_ms"];
+        of_cluster(Look), Requests, AtOnce, Other, ["timeout_ms"];
     /// List kept traces of requests
     EXPLANATIONS: GET "/explain" => explain::list,
-        Look, Always, OfRequest, Other, ["slow", "limit"];
+        Right(Look, Of::EveryBucket), Always, OfRequest, Other, ["slow", "limit"];
     /// What a request went through
-    EXPLANATION: GET "/explain/{id}" => explain::show, Look, Always, OfRequest, Other, [];
+    EXPLANATION: GET "/explain/{id}" => explain::show,
+        Right(Look, Of::EveryBucket), Always, OfRequest, Other, [];
     /// Show the background jobs of this node
-    JOBS: GET "/jobs" => jobs::list, Look, Always, OfRequest, Other, [];
+    JOBS: GET "/jobs" => jobs::list, of_cluster(Look), Always, OfRequest, Other, [];
     /// A live stream of what an operator watches
-    EVENTS: GET "/events" => events::open, Look, Always, OfRequest, Other, [];
+    EVENTS: GET "/events" => events::open, of_cluster(Look), Always, OfRequest, Other, [];
     /// Whether the process works
-    LIVEZ: GET "/livez" => health::livez, Probe, Always, OfRequest, Other, [];
+    LIVEZ: GET "/livez" => health::livez, Nothing, Always, OfRequest, Other, [];
     /// Whether the node takes requests
-    READYZ: GET "/readyz" => health::readyz, Probe, Always, OfRequest, Other, [];
+    READYZ: GET "/readyz" => health::readyz, Nothing, Always, OfRequest, Other, [];
     /// Metrics
-    METRICS: GET "/metrics" => health::metrics, Look, Always, OfRequest, Other, [];
+    METRICS: GET "/metrics" => health::metrics,
+        of_cluster(Metrics), Always, OfRequest, Other, [];
     /// This description
-    DESCRIPTION: GET "/openapi.json" => description::show, Probe, Always, OfRequest, Other, [];
+    DESCRIPTION: GET "/openapi.json" => description::show, Nothing, Always, OfRequest, Other, [];
     /// The console
-    ROOT: GET "/" => console::page, Probe, Always, OfRequest, Other, [];
+    ROOT: GET "/" => console::page, Nothing, Always, OfRequest, Other, [];
     /// The console
-    CONSOLE: GET "/console" => console::page, Probe, Always, OfRequest, Other, [];
+    CONSOLE: GET "/console" => console::page, Nothing, Always, OfRequest, Other, [];
     /// A file of the console
     CONSOLE_FILE: GET "/console/{version}/{file}" => console::file,
-        Probe, Always, OfRequest, Other, [];
+        Nothing, Always, OfRequest, Other, [];
 }
 
 /// Whether a path is that of a key, valid or not: `/kv/` and something after it.
@@ -190,17 +219,23 @@ pub(super) fn turned_away(node: &Node, uri: &Uri) -> Option<Problem> {
 }
 
 /// The router over all routes. Its answers carry their route as an extension.
-pub(super) fn router(node: Arc<Node>) -> Router {
+pub(super) fn router(shared: Shared) -> Router {
     let mut router = Router::new();
     for route in TABLE.iter().copied() {
-        let handler = move |State(node): State<Arc<Node>>, request: Request| async move {
-            let mut response = route.answer(node, request).await.into_response();
+        let handler = move |State(shared): State<Shared>, mut request: Request| async move {
+            let Some(arrival) = request.extensions_mut().remove::<Arrival>() else {
+                return Problem::new(Kind::Internal, "the request has no arrival").into_response();
+            };
+            let mut response = route.answer(&shared, &arrival, request, route.handler).await;
             response.extensions_mut().insert(route);
             response
         };
         router = router.route(&route.pattern(), on(route.filter, handler));
     }
-    router.fallback(no_such_route).method_not_allowed_fallback(method_not_allowed).with_state(node)
+    router
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(shared)
 }
 
 async fn no_such_route(request: Request) -> Problem {
@@ -287,12 +322,33 @@ mod tests {
     #[test]
     fn what_changes_data_is_no_reading() {
         for route in TABLE {
-            let reads = matches!(route.action, Action::Read | Action::Look | Action::Probe);
+            let is_one = |of: &[&Route]| of.iter().any(|it| std::ptr::eq(*route, *it));
+            let reads = matches!(route.needs.action(), None | Some(Read | List | Look | Metrics));
             let is_get = route.filter == MethodFilter::GET;
-            let only_tells = [&MAKE_SYNC_POINT, &PLAN].iter().any(|it| std::ptr::eq(*route, *it));
-            // Everything that the node stores is in there.
-            let tells_all = std::ptr::eq(*route, &BACKUP_FILE);
-            assert_eq!(reads, (is_get || only_tells) && !tells_all, "{}", route.path);
+            let only_tells = is_one(&[&MAKE_SYNC_POINT, &PLAN]);
+            // Who has tokens, and what all keys hold, is not for everyone who looks.
+            let is_get = is_get && !is_one(&[&TOKENS, &BACKUPS, &BACKUP, &BACKUP_FILE]);
+            assert_eq!(reads, is_get || only_tells, "{}", route.path);
+        }
+    }
+
+    /// What shows keys asks for the keys: nobody sees them who may only look at the cluster.
+    #[test]
+    fn a_path_with_a_bucket_asks_for_that_bucket() {
+        for route in TABLE {
+            let of = match route.needs {
+                Nothing | Token => continue,
+                Right(_, of) => of,
+            };
+            let names_key = route.path.ends_with("/{bucket}/{key}");
+            let names_bucket = route.path.ends_with("/{bucket}");
+            // They say where keys are, and what buckets are like, whether there are any or not.
+            let is_of_layout = ["/ring/{bucket}/{key}", "/buckets/{bucket}"].contains(&route.path);
+            if is_of_layout && of == Of::Cluster {
+                continue;
+            }
+            assert_eq!(names_key, of == Of::Key, "{}", route.path);
+            assert_eq!(names_bucket, matches!(of, Of::Bucket | Of::Listing), "{}", route.path);
         }
     }
 }

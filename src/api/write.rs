@@ -7,6 +7,7 @@ use axum::http::header::{ACCEPT, ETAG};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
+use quorate_protocol::access::Action;
 use quorate_protocol::bucket::Conflicts;
 use quorate_protocol::context::{Context, ContextKeys};
 use quorate_protocol::message::{Condition, Write, WriteAnswer, WrittenAnswer};
@@ -52,6 +53,9 @@ impl<'a> WriteRequest<'a> {
         key: Key,
         params: &Params,
     ) -> Result<Self, Problem> {
+        if params.return_body {
+            gate.also(Action::Read, &key)?;
+        }
         let condition = conditions::condition(&parts.headers)?;
         let idempotency_key = headers::idempotency_key(&parts.headers)?;
         let context = match headers::context(&parts.headers)? {

@@ -1,10 +1,47 @@
-//! What `quorate doctor` learns from a node's configuration: read and checked by the node's own code.
+//! What commands learn from a node's configuration: read and checked by the node's own code.
 
 use std::path::Path;
 
-use quorate_cli::NodeFile;
+use quorate_cli::{NodeFile, Operator};
+use quorate_engine::host::Clock as _;
+use quorate_protocol::token::{OPERATOR_MS_MAX, OperatorKeys};
 
-use crate::config::{self, Durability, TlsMode};
+use crate::config::{self, Config, Durability, TlsMode};
+use crate::host::MachineClock;
+
+/// How much the clock of a node may be behind this machine's for it to accept what is signed here, in
+/// milliseconds.
+const CLOCK_BEHIND_MS: u64 = 60_000;
+
+/// Signs as the operator: whoever can read a node's configuration has the cluster's key.
+///
+/// # Errors
+/// What is wrong with the configuration; the text names the file, the variable or the key.
+pub fn sign(path: &Path) -> Result<Operator, String> {
+    let config = config::load(path).map_err(|error| error.to_string())?;
+    let client_addr = client_addr(&config);
+    let client_addr = client_addr.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
+    Ok(Operator { client_addr, token: operator_token(&config)? })
+}
+
+/// A token that is good for everything in the cluster, for some minutes.
+///
+/// # Errors
+/// What is wrong with the cluster's keys.
+pub(super) fn operator_token(config: &Config) -> Result<String, String> {
+    let secrets = config.secrets().map_err(|error| error.to_string())?;
+    let keys = OperatorKeys::new(&config.cluster_id, &secrets);
+    let expires = MachineClock.now().plus(OPERATOR_MS_MAX - CLOCK_BEHIND_MS);
+    keys.token(expires).ok_or_else(|| "cluster_keys: none".to_owned())
+}
+
+/// Where clients on this machine ask the node, as an address or a URL.
+fn client_addr(config: &Config) -> String {
+    match config.client_tls.mode {
+        TlsMode::Require => format!("https://{}", config.client_addr),
+        TlsMode::Off | TlsMode::Accept => config.client_addr.to_string(),
+    }
+}
 
 /// Reads and checks a configuration.
 ///
@@ -22,10 +59,7 @@ pub fn load(path: &Path) -> Result<NodeFile, String> {
     Ok(NodeFile {
         node: config.node.to_string(),
         cluster_id: config.cluster_id.clone(),
-        client_addr: match config.client_tls.mode {
-            TlsMode::Require => format!("https://{}", config.client_addr),
-            TlsMode::Off | TlsMode::Accept => config.client_addr.to_string(),
-        },
+        client_addr: client_addr(&config),
         data_dir: config.data_dir.clone(),
         waits_for_disk: config.durability == Durability::Fsync,
         disk_free_bytes_min: config.storage.disk_free_bytes_min,

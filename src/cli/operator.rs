@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::node_file::operator_token;
 use crate::config::Config;
 use crate::tls::own_client;
 
@@ -33,6 +34,7 @@ pub async fn distrusted(config: &Config, ask: Ask) -> Result<String, String> {
         Ask::Accept => client.post(format!("{base}/accept")),
         Ask::Discard => client.post(format!("{base}/discard")),
     };
+    let request = request.bearer_auth(operator_token(config)?);
     let failed = |error: reqwest::Error| {
         format!(
             "node {} at {} does not answer: {error}; is it running?",

@@ -1,5 +1,7 @@
 // Requests to this node.
 
+import { authorization, logIn } from "./login.js";
+
 /** The node refused, and said why (RFC 9457). */
 export class Refused extends Error {
   constructor(status, problem, headers) {
@@ -24,19 +26,26 @@ export class Unreachable extends Error {
  * Throws `Refused` or `Unreachable`.
  */
 export async function ask(path, options = {}) {
-  const { accept = [], timeout_ms = 30_000, signal, ...rest } = options;
+  const { accept = [], timeout_ms = 30_000, signal, headers = {}, ...rest } = options;
   const signals = [AbortSignal.timeout(timeout_ms), signal].filter(Boolean);
+  const sent = authorization();
   let answer;
   try {
     answer = await fetch(path, {
       cache: "no-store",
       redirect: "error",
       signal: AbortSignal.any(signals),
+      headers: { ...headers, ...sent },
       ...rest,
     });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Unreachable();
+  }
+  if (answer.status === 401) {
+    const problem = await problemOf(answer);
+    if (await logIn(problem.detail, sent)) return ask(path, options);
+    throw new Refused(answer.status, problem, answer.headers);
   }
   if (!answer.ok && answer.status !== 300 && !accept.includes(answer.status)) {
     throw new Refused(answer.status, await problemOf(answer), answer.headers);
@@ -90,6 +99,8 @@ export function explain(error) {
     no_read_quorum: "Lower R, allow a sloppy quorum, or wait until more replicas are up.",
     no_quorum: "Lower W, allow a sloppy quorum, or wait until more replicas are up.",
     overloaded: "Try again in a moment.",
+    forbidden: "The token of this page does not allow it; load the page again to give another.",
+    auth_stale: "Another node's console works as well.",
     sibling_gone: "Look at the key again, then decide again.",
     bad_context: "Look at the key again.",
     too_many_siblings: "Resolve the conflict first.",

@@ -1,5 +1,7 @@
 // The live stream of this node: `/events`, read with fetch so that a refusal can be shown with its reason.
 
+import { authorization, logIn } from "./login.js";
+
 /** How many seconds of rates are kept. */
 export const KEPT = 120;
 /** The node sends something every second; silence for this long means that it is cut off. */
@@ -61,8 +63,13 @@ async function connect() {
   };
   let why = "the stream ended";
   try {
-    const answer = await fetch("/events", { cache: "no-store", signal: mine.signal });
-    if (answer.ok) await read(answer.body, heard);
+    const headers = authorization();
+    const answer = await fetch("/events", { cache: "no-store", signal: mine.signal, headers });
+    if (answer.status === 401) {
+      clearTimeout(silence); // a person takes longer
+      why = (await answer.json().catch(() => ({}))).detail ?? "this node wants a token";
+      if (await logIn(why, headers)) why = "logged in";
+    } else if (answer.ok) await read(answer.body, heard);
     else if (answer.status === 404) why = "this release has no stream of events";
     else why = (await answer.json().catch(() => ({}))).detail ?? `status ${answer.status}`;
   } catch {

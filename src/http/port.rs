@@ -8,6 +8,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -172,6 +173,11 @@ pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + Send;
 
+    /// The same app for the requests of one connection, from this address if the system tells it.
+    fn on_connection_from(self, _peer: Option<SocketAddr>) -> Self {
+        self
+    }
+
     /// The complete response, head and body, to a request whose head is rejected. The connection is
     /// closed after it.
     fn refuse(&self, _why: HeadError) -> Vec<u8> {
@@ -331,6 +337,8 @@ struct Connection<A> {
 async fn receive(stream: TcpStream, door: Door, connection: Connection<impl App>) {
     // Otherwise a response in two segments waits for the receiver's delayed ACK.
     drop(stream.set_nodelay(true));
+    let app = connection.app.on_connection_from(stream.peer_addr().ok());
+    let connection = Connection { app, ..connection };
     let Some(door) = door else { return serve(stream, None, connection).await };
     let Connection { bounds, lease, .. } = &connection;
     let patience = bounds.heads.patience();

@@ -191,6 +191,12 @@ impl Raw {
         Some(bytes)
     }
 
+    /// Whether what comes next is the end of a chunked body, or of the connection.
+    pub fn ends(&mut self) -> bool {
+        let mut bytes = Vec::new();
+        !self.read_more(&mut bytes) || bytes.ends_with(b"0\r\n\r\n")
+    }
+
     fn read_more(&mut self, bytes: &mut Vec<u8>) -> bool {
         let mut chunk = [0; 64 << 10];
         loop {

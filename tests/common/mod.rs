@@ -11,8 +11,10 @@ pub mod process;
 
 use std::ops::Deref;
 use std::process::{Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use quorate_protocol::time::WallTime;
+use quorate_protocol::token::OperatorKeys;
 use tempfile::TempDir;
 
 use self::http::{Answer, Request};
@@ -118,7 +120,10 @@ impl Node {
             // A node that starts over may go between the two answers.
             let answer = |path| Request::get(path).try_send(self.client_addr);
             answer("/readyz").is_some_and(|ready| ready.status == 200)
-                && answer("/cluster").is_some_and(|cluster| cluster.json()["filled"] == true)
+                && answer("/cluster").is_some_and(|cluster| {
+                    // One that checks tokens does not tell everyone.
+                    cluster.status == 401 || cluster.json()["filled"] == true
+                })
         });
     }
 
@@ -160,6 +165,18 @@ impl Node {
     pub fn send(&self, request: &Request) -> Answer {
         request.send(self.client_addr)
     }
+}
+
+/// What an operator of a test cluster sends as `Authorization`, with the time from now at which it ends.
+pub fn operator_for(cluster_id: &str, ms: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let expires = WallTime((now.as_millis() as i64 + ms) as u64);
+    format!("Bearer {}", OperatorKeys::new(cluster_id, &[CLUSTER_KEY]).token(expires).unwrap())
+}
+
+/// The same, in order.
+pub fn operator() -> String {
+    operator_for(CLUSTER_ID, 60_000)
 }
 
 /// Polls until `event` has happened.

@@ -28,10 +28,36 @@ pub(crate) struct Common {
     /// Print JSON for programs; errors are JSON too, on standard error
     #[arg(long, global = true, help_heading = "Connection and output")]
     pub(crate) json: bool,
+    /// The token that says who you are; better in the environment, where others do not see it
+    /// [env: QUORATE_TOKEN]
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Connection and output")]
+    pub(crate) token: Option<Secret>,
+    /// Ask as the operator: a node's configuration, with whose cluster key the command signs. Its node is
+    /// asked unless --url says otherwise
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection and output")]
+    pub(crate) operator: Option<PathBuf>,
     /// How long one request may take, in milliseconds [default: 10000]
     #[arg(long, global = true, value_name = "MS", help_heading = "Connection and output",
           value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub(crate) timeout_ms: Option<u64>,
+}
+
+/// A secret, which debug output does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a secret")
+    }
 }
 
 /// `BUCKET/KEY`. The key is all that follows the first slash.
@@ -95,6 +121,12 @@ mod tests {
     fn a_key_is_all_that_follows_the_bucket() {
         let name: Name = "carts/a b/../ü%".parse().unwrap();
         assert_eq!((name.bucket.as_str(), name.key.as_str()), ("carts", "a b/../ü%"));
+    }
+
+    #[test]
+    fn a_token_does_not_show() {
+        let token: Secret = "sesame".parse().unwrap();
+        assert!(token.0 == "sesame" && !format!("{token:?}").contains("sesame"));
     }
 
     #[test]

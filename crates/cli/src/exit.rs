@@ -21,6 +21,8 @@ pub enum Exit {
     Unknown = 6,
     /// `wait` gave up.
     TimedOut = 7,
+    /// The node wants a token, or the token does not allow it; nothing was done.
+    Denied = 8,
 }
 
 /// The exit codes, as `--help` shows them.
@@ -33,7 +35,8 @@ Exit codes:
   4  the key has several siblings, or another write or change came first
   5  too few nodes answered, or none; nothing was changed
   6  unknown outcome: a write failed, but may have left a copy that still spreads
-  7  `wait` or `layout wait` gave up";
+  7  `wait` or `layout wait` gave up
+  8  the node wants a token, or the token does not allow it; nothing was done";
 
 impl Exit {
     /// The stable name that `--json` shows.
@@ -47,6 +50,7 @@ impl Exit {
             Self::Unavailable => "unavailable",
             Self::Unknown => "unknown_outcome",
             Self::TimedOut => "timed_out",
+            Self::Denied => "denied",
         }
     }
 }

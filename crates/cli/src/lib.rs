@@ -35,6 +35,7 @@ pub use self::cluster::doctor::{LoadFile, NodeFile};
 pub use self::cluster::layout::recover::{Confirm, Recover, RecoverDisk};
 use self::exit::{Done, Failure, Stop};
 pub use self::exit::{EXIT_CODES, Exit};
+pub use self::nodes::{Operator, SignAsOperator};
 use self::out::{Out, note};
 
 // The commands of this crate. No doc comment: it would become the description of the whole program.
@@ -64,6 +65,7 @@ pub enum Command {
     AntiEntropy(cluster::anti_entropy::Args),
     Jobs(cluster::jobs::Args),
     Bucket(cluster::bucket::Args),
+    Token(cluster::token::Args),
     Wait(cluster::wait::Args),
     Doctor(cluster::doctor::Args),
     Healthcheck(cluster::healthcheck::Args),
@@ -76,6 +78,8 @@ pub enum Command {
 pub struct NodeCode<'a> {
     /// Reads a node's configuration.
     pub load: LoadFile<'a>,
+    /// Signs as the operator, with a node's configuration.
+    pub sign: SignAsOperator<'a>,
     /// Recovers the data directory of a node that is stopped.
     pub recover: RecoverDisk<'a>,
     /// Restores the data directory of a node that is stopped.
@@ -142,6 +146,7 @@ impl Command {
             Self::AntiEntropy(args) => &args.common,
             Self::Jobs(args) => &args.common,
             Self::Bucket(args) => &args.common,
+            Self::Token(args) => &args.common,
             Self::Wait(args) => &args.common,
             Self::Doctor(args) => &args.common,
             Self::Healthcheck(args) => &args.common,
@@ -152,7 +157,7 @@ impl Command {
 
 async fn carry_out(command: &Command, program: clap::Command, node: NodeCode<'_>) -> Done<Exit> {
     let app = || match command.common() {
-        Some(common) => App::new(common),
+        Some(common) => App::new(common, node.sign),
         None => Err(Failure::usage("this command asks no node").into()),
     };
     match command {
@@ -178,10 +183,14 @@ async fn carry_out(command: &Command, program: clap::Command, node: NodeCode<'_>
         Command::AntiEntropy(args) => cluster::anti_entropy::run(&app()?, args).await,
         Command::Jobs(args) => cluster::jobs::run(&app()?, args).await,
         Command::Bucket(args) => cluster::bucket::run(&app()?, args).await,
+        Command::Token(args) => {
+            let app = App::new(&cluster::token::common_of(args), node.sign)?;
+            cluster::token::run(&app, args).await
+        }
         Command::Wait(args) => cluster::wait::run(&app()?, args).await,
         Command::Doctor(args) => {
             let file = args.config.as_deref().map(node.load);
-            let app = App::new(&cluster::doctor::common_of(args, file.as_ref()))?;
+            let app = App::new(&cluster::doctor::common_of(args, file.as_ref()), node.sign)?;
             cluster::doctor::run(&app, args, file).await
         }
         Command::Healthcheck(args) => cluster::healthcheck::run(&app()?, args).await,

@@ -1,12 +1,13 @@
 //! The nodes that a command may ask: those of `--url`, and those that they tell of.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_client::{Admin, Client, ClientBuilder, Error, Retries};
 use serde_json::Value;
 
-use crate::args::Common;
+use crate::args::{Common, Secret};
 use crate::exit::{Done, Failure};
 use crate::refusal;
 use crate::security::Security;
@@ -44,6 +45,17 @@ pub(crate) struct Nodes {
     from_env: bool,
 }
 
+/// What the node's own code made of a configuration: who signs with its key is the operator.
+pub struct Operator {
+    /// Where its node listens for clients.
+    pub client_addr: String,
+    /// A token that is good for everything, for some minutes.
+    pub token: String,
+}
+
+/// Signs as the operator, with a node's configuration. The error says what is wrong with that.
+pub type SignAsOperator<'a> = &'a dyn Fn(&Path) -> Result<Operator, String>;
+
 /// A node of the cluster, as far as it is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -64,16 +76,20 @@ pub(crate) struct Cluster {
 }
 
 impl Nodes {
-    /// The nodes of `--url`, else of `QUORATE_URL`, else of the default.
+    /// The nodes of `--url`, else of `QUORATE_URL`, else that of `--operator`, else the default. The token is
+    /// that of `--token`, else what `operator` signs, else that of `QUORATE_TOKEN`.
     ///
     /// # Errors
-    /// Which address is invalid, and where it stands.
-    pub(crate) fn new(common: &Common) -> Done<Self> {
+    /// Which address or file is invalid, and where it stands.
+    pub(crate) fn new(common: &Common, operator: SignAsOperator<'_>) -> Done<Self> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let set = env("QUORATE_URL");
         let from_env = common.url.is_none() && set.is_some();
         let place = if from_env { "the environment variable QUORATE_URL" } else { "--url" };
-        let text = common.url.clone().or(set).unwrap_or_else(|| URL.to_owned());
+        let signed = common.operator.as_deref().map(operator).transpose();
+        let signed = signed.map_err(|why| Failure::usage(format!("--operator: {why}")))?;
+        let own = signed.as_ref().map(|signed| signed.client_addr.clone());
+        let text = common.url.clone().or(set).or(own).unwrap_or_else(|| URL.to_owned());
         let mut urls: Vec<String> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let url = url(part).map_err(|why| Failure::usage(format!("{place}: {why}")))?;
@@ -85,7 +101,12 @@ impl Nodes {
             let why = format!("{place}: expected 1 to {URLS_MAX} addresses, separated by commas");
             return Err(Failure::usage(why).into());
         }
-        let security = Security::new(common)?;
+        let token_place = match (&common.token, &signed) {
+            (Some(_), _) => "--token",
+            (None, Some(_)) => "--operator",
+            (None, None) => "the environment variable QUORATE_TOKEN",
+        };
+        let security = Security::new(common, signed.map(|signed| Secret(signed.token)))?;
         let asked = common.timeout_ms.map(Duration::from_millis);
         let once = Retries { attempts_max: (urls.len() as u32).min(100), ..Retries::default() };
         let as_given = |urls: &[String]| builder(urls, &security).discover(false).route(false);
@@ -107,7 +128,7 @@ impl Nodes {
         let named = |error: Error| {
             let text = error.to_string();
             match text.starts_with("token") {
-                true => Failure::usage(format!("the environment variable QUORATE_TOKEN: {text}")),
+                true => Failure::usage(format!("{token_place}: {text}")),
                 false => Failure::usage(text),
             }
         };

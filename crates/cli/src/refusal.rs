@@ -76,7 +76,7 @@ fn of_proxy(problem: &Problem) -> Failure {
     let text = format!("{}: {}", problem.node(), short(problem.detail(), 300));
     match problem.status() {
         429 => Failure::new(Exit::Unavailable, text).advise("try again later"),
-        _ => Failure::new(Exit::Failed, text)
+        _ => Failure::new(Exit::Denied, text)
             .advise("something in front of the node wants a token: set QUORATE_TOKEN"),
     }
 }
@@ -101,6 +101,7 @@ fn shown(problem: &Problem) -> Value {
 fn exit(problem: &Problem, outcome: Outcome) -> Exit {
     match (problem.name(), problem.status()) {
         ("no_such_route" | "sync_point_gone" | "layout_unsafe", _) => Exit::Failed,
+        (_, 401 | 403) => Exit::Denied,
         (_, 404) => Exit::NotFound,
         (_, 409 | 412 | 422) => Exit::Conflict,
         _ if outcome != Outcome::NotApplied => Exit::Unknown,
@@ -112,6 +113,14 @@ fn exit(problem: &Problem, outcome: Outcome) -> Exit {
 
 fn advice(name: &str) -> Option<&'static str> {
     Some(match name {
+        "unauthenticated" => {
+            "set QUORATE_TOKEN to a token (`quorate token create` makes one), or give --operator FILE"
+        }
+        "forbidden" => "`quorate token whoami` shows what the token allows",
+        "auth_stale" => "the node has lost the others: ask another one (--url), or try again",
+        "rate_limited" => "try again later; the token has a rate_per_s",
+        "no_token_quorum" => "`quorate status` shows which nodes are down; then repeat the command",
+        "tokens_full" => "`quorate token list`, then revoke those that are not needed any more",
         "bad_context" => "read the key again (`quorate get`), then repeat the command",
         "no_such_sibling" | "sibling_gone" => {
             "another write came first: `quorate siblings BUCKET/KEY` shows what is there"

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use quorate_client::ClientBuilder;
 
-use crate::args::Common;
+use crate::args::{Common, Secret};
 use crate::exit::{Done, Failure};
 
 /// The longest file that is read, in bytes.
@@ -13,7 +13,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A token, authorities, and a certificate with its key; each only if it was given.
 #[derive(Clone, Default)]
 pub(crate) struct Security {
-    token: Option<String>,
+    token: Option<Secret>,
     authorities: Option<Vec<u8>>,
     identity: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -26,11 +26,12 @@ impl std::fmt::Debug for Security {
 }
 
 impl Security {
-    /// What the arguments and the environment give.
+    /// What the arguments and the environment give. `signed` is an operator's token, if one was signed: it
+    /// counts more than that of the environment.
     ///
     /// # Errors
     /// Usage: a file that cannot be read, and where its name stands.
-    pub(crate) fn new(common: &Common) -> Done<Self> {
+    pub(crate) fn new(common: &Common, signed: Option<Secret>) -> Done<Self> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let file = |given: &Option<PathBuf>, option: &str, variable: &str| {
             let (path, place) = match (given, env(variable)) {
@@ -52,14 +53,15 @@ impl Security {
             }
         };
         let authorities = file(&common.ca, "--ca", "QUORATE_CA")?;
-        Ok(Self { token: env("QUORATE_TOKEN"), authorities, identity })
+        let token = common.token.clone().or(signed).or_else(|| env("QUORATE_TOKEN").map(Secret));
+        Ok(Self { token, authorities, identity })
     }
 
     /// A client of these nodes. Plain HTTP has no use for authorities: they may be set for other clusters.
     pub(crate) fn applied_to(&self, builder: ClientBuilder, urls: &[String]) -> ClientBuilder {
         let mut builder = builder;
         if let Some(token) = &self.token {
-            builder = builder.token(token);
+            builder = builder.token(token.0.clone());
         }
         if !urls.iter().any(|url| url.starts_with("https:")) {
             return builder;

@@ -3,6 +3,7 @@
 
 mod backups;
 mod layout;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,12 +65,15 @@ struct Ask<'a> {
     timeout_ms: Option<u64>,
     accepts: &'a [u16],
     writes: bool,
+    /// Whether it must not be sent again once it may have arrived.
+    once: bool,
 }
 
 impl<'a> Ask<'a> {
     fn get(path: &'a str) -> Self {
         let (method, query) = (Method::GET, String::new());
-        Self { method, path, query, body: None, timeout_ms: None, accepts: &[], writes: false }
+        let (timeout_ms, writes, once) = (None, false, false);
+        Self { method, path, query, body: None, timeout_ms, accepts: &[], writes, once }
     }
 
     fn of(method: Method, path: &'a str) -> Self {
@@ -119,7 +123,7 @@ impl Admin {
                 None => Target::Place(Place::Any),
             },
             writes: ask.writes,
-            repeatable: true, // what they change is set, not added to
+            repeatable: !ask.once, // what the others change is set, not added to
             accepts: ask.accepts,
             reads_body: true,
             deadline: Deadline::new(inner.settings.timeout.max(patience(attempt_max))),

@@ -132,7 +132,8 @@ pub enum Error {
         /// The node's answer.
         problem: Box<Problem>,
     },
-    /// The token was not accepted.
+    /// The token was not accepted (`unauthenticated`), or does not allow this (`forbidden`, whose `action`
+    /// names what is missing).
     #[error("{problem}")]
     Denied {
         /// What a write left behind.

@@ -137,7 +137,7 @@ impl Problem {
             "no_quorum" => Error::NoQuorum { outcome, required, acks, problem },
             "no_read_quorum" => Error::NoReadQuorum { outcome, required, acks, problem },
             "overloaded" | "hints_full" => Error::Overloaded { outcome, retry_after, problem },
-            "not_ready" | "not_formed" | "stopping" | REMOVED => {
+            "not_ready" | "not_formed" | "stopping" | "auth_stale" | REMOVED => {
                 Error::NotReady { outcome, retry_after, problem }
             }
             "disk_full" | "buckets_full" => Error::Full { outcome, problem },

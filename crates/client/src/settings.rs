@@ -33,11 +33,20 @@ pub(crate) struct Settings {
     pub(crate) answer_bytes_max: usize,
 }
 
+/// A secret, which debug output does not show.
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a secret")
+    }
+}
+
 /// Makes a [`Client`]; see [`Client::builder`].
 #[derive(Debug)]
 pub struct ClientBuilder {
     nodes: Vec<String>,
-    token: Option<String>,
+    token: Option<Hidden>,
     tls: TlsSettings,
     connect_timeout: Duration,
     settings: Settings,
@@ -72,11 +81,12 @@ impl ClientBuilder {
         self
     }
 
-    /// A token, sent as `Authorization: Bearer` to every node, discovered ones too. Nodes take none
-    /// themselves; a proxy before them may.
+    /// A token, sent as `Authorization: Bearer` to every node, discovered ones too: one that
+    /// [`Admin::make_token`](crate::Admin::make_token) gave, for nodes that check tokens. Finding the other
+    /// nodes needs the action `look`; without it the client goes on with those that were named.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Some(Hidden(token.into()));
         self
     }
 
@@ -210,7 +220,7 @@ impl ClientBuilder {
     fn default_headers(&self) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();
         if let Some(token) = &self.token {
-            let value = HeaderValue::try_from(format!("Bearer {token}"));
+            let value = HeaderValue::try_from(format!("Bearer {}", token.0));
             let mut value = value
                 .map_err(|_| Error::invalid("token", "must be visible ASCII characters only"))?;
             value.set_sensitive(true);
@@ -282,6 +292,7 @@ mod tests {
         }
         let node = || ClientBuilder::default().nodes(["http://h:1"]);
         assert!(refused(node().token("a\nb")).starts_with("token"));
+        assert!(!format!("{:?}", node().token("sesame")).contains("sesame"));
         assert!(refused(node().timeout(Duration::ZERO)).starts_with("timeout"));
         let none = Retries { attempts_max: 0, ..Retries::default() };
         assert!(refused(node().retries(none)).contains("1 to 100"));

@@ -6,6 +6,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)] // a fuzzer uses one of them
 
 use bytes::{Bytes, BytesMut};
+use quorate_protocol::access::Pattern;
 use quorate_protocol::bucket_table::Table;
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::envelope;
@@ -20,6 +21,8 @@ use quorate_protocol::proof::PeerKeys;
 use quorate_protocol::quorum::Count;
 use quorate_protocol::record::ClusterRecord;
 use quorate_protocol::row::Row;
+use quorate_protocol::time::WallTime;
+use quorate_protocol::token::{Bearer, OperatorKeys};
 use quorate_protocol::trace_context::TraceParent;
 use quorate_protocol::tree::Leaves;
 use quorate_protocol::wire::{self, FrameWriter, Header};
@@ -172,6 +175,17 @@ pub fn texts(bytes: &[u8]) {
     }
     if let Ok(bucket) = Bucket::parse(text) {
         assert_eq!(bucket.as_str(), text);
+    }
+    if let Some(pattern) = Pattern::parse(text) {
+        assert_eq!(pattern.as_str(), text);
+    }
+    match Bearer::parse(text) {
+        Some(Bearer::Token { id, secret }) => assert_eq!(secret.token(id), text),
+        Some(Bearer::Operator(token)) => {
+            let keys = OperatorKeys::new("test", &[[7; 32]]);
+            assert!(keys.verify(&token, WallTime(0)).is_err(), "nobody guesses a signature");
+        }
+        None => {}
     }
     let _ = Count::parse(text);
     if let Ok(key) = Key::new("b", b"k") {

@@ -5,9 +5,10 @@
 //! # Reading order
 //! [`name`], [`layout`] and [`placement`] say where a key lives; [`clock`], [`object`] and [`row`] what is
 //! stored for it; [`quorum`], [`terms`], [`route`], [`precondition`], [`put`] and [`get`] how a request
-//! runs; [`view`] and [`context`] what a client is shown; [`bucket`] what can be tuned and [`bucket_table`]
-//! how nodes agree on it, [`cluster_settings`] which settings must match across nodes, [`listing`] how keys
-//! are listed; [`tree`] and [`exchange`] how replicas are compared and repaired, [`reassign`] which tree
+//! runs; [`view`] and [`context`] what a client is shown; [`access`] and [`token`] who may do what, and
+//! [`token_table`] how nodes agree on it; [`bucket`] what can be tuned and [`bucket_table`] how on that,
+//! [`cluster_settings`] which settings must match across nodes, [`listing`] how keys are listed; [`tree`] and
+//! [`exchange`] how replicas are compared and repaired, [`reassign`] which tree
 //! counts which row, [`reap`] when a tombstone is garbage-collected, [`generation`] how a node that
 //! restarts behind is detected and [`received`] when it may answer again, [`record`] who is a member,
 //! [`plan`] what a change of that would move and [`synod`] how nodes agree on it, [`skew`] how a wrong
@@ -28,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod append;
 pub mod bucket;
 pub mod bucket_table;
@@ -66,6 +68,8 @@ pub mod stamp;
 pub mod synod;
 pub mod terms;
 pub mod time;
+pub mod token;
+pub mod token_table;
 pub mod trace_context;
 pub mod tree;
 pub mod view;

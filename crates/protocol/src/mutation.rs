@@ -104,6 +104,9 @@ mutations! {
     TwoRecordsOneEpoch, "two-records-one-epoch", "a proposer overrides what may have been decided";
     MintAgain, "mint-again-after-outdated", "a write that begins again is minted again";
     RemovedDiskReturns, "removed-disk-returns", "a node that was removed goes on, and is listened to";
+    // Tokens.
+    RevokedTokenReturns, "revoked-token-returns", "a node takes a revoked token back from one that missed it";
+    StaleTokensTrusted, "stale-tokens-trusted", "a node takes tokens without a majority for long";
 }
 
 /// There is no mutation of this name.

@@ -134,6 +134,7 @@ const BY_NAME: ReadonlyMap<string, ErrorClass> = new Map<string, ErrorClass>([
   ["removed", NotReady],
   ["not_formed", NotReady],
   ["stopping", NotReady],
+  ["auth_stale", NotReady],
 ]);
 const BY_STATUS: ReadonlyMap<number, ErrorClass> = new Map<number, ErrorClass>([
   [412, ConditionFailed],

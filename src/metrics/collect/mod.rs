@@ -16,9 +16,10 @@ mod traces;
 
 use std::sync::Arc;
 
+use quorate_engine::cluster::token_change;
 use quorate_engine::metrics::desc::Section;
 use quorate_engine::metrics::text::{Format, Writer};
-use quorate_engine::metrics::{operations, requests};
+use quorate_engine::metrics::{auth, operations, requests};
 use quorate_engine::node::Node;
 use quorate_protocol::time::WallTime;
 
@@ -28,6 +29,7 @@ use crate::config::Config;
 pub(crate) const SECTIONS: [Section; 13] = [
     node::SECTION,
     requests::SECTION,
+    auth::SECTION,
     operations::SECTION,
     repair::HINTS,
     repair::REPAIR,
@@ -56,6 +58,7 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     let local_write = readings.as_ref().map(|readings| &readings.database.writes);
     node::write(&mut out, node);
     node.metrics.requests.write(&mut out);
+    node.metrics.auth.write(&mut out, node.auth.count(), token_change::is_fresh(node));
     node.metrics.operations.write(&mut out, local_write);
     repair::write(&mut out, node, readings.as_ref());
     jobs::write(&mut out, node);

@@ -10,6 +10,7 @@ pub(crate) mod layout;
 pub(crate) mod look;
 pub(crate) mod ring;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod wait;
 

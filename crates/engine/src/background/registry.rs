@@ -60,7 +60,10 @@ pub const CERTIFICATES: Job = Job {
 /// Every job, in the order in which they are started and listed.
 pub const JOBS: [Entry; 18] = [
     Entry {
-        job: Job { name: "hello", about: "Greets a peer: state, generation, bucket properties" },
+        job: Job {
+            name: "hello",
+            about: "Greets a peer: state, generation, bucket properties, tokens",
+        },
         throttle: None,
         start: Start::PerPeer(|node, peer, job| Box::pin(hello::run(node, peer, job))),
     },

@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use crate::background::jobs::JobState;
 use crate::cluster::bucket_change;
 use crate::cluster::generation::TWIN_FILE;
+use crate::cluster::token_change;
 use crate::liveness::health::{PROBES_PER_GREETING, State};
 use crate::node::Node;
 use crate::ops::replica;
@@ -33,12 +34,14 @@ pub async fn run(node: Arc<Node>, peer: NodeId, job: Arc<JobState>) {
     let mut ticks = tokio::time::interval(probe);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let Some(health) = node.peers.health(peer) else { return };
+    let mut tokens = token_change::Turns::default();
     for turn in 0u64.. {
         let called = tokio::select! {
             biased;
             _ = ticks.tick() => false,
             () = health.to_be_greeted() => true,
         };
+        tokens.take(&node, peer).await;
         if !called && health.state() == State::Up && turn % PROBES_PER_GREETING != 0 {
             continue;
         }

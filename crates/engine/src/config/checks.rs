@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use quorate_protocol::access;
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
 use quorate_protocol::layout::{WEIGHT_MAX, ZONE_BYTES_MAX};
@@ -118,6 +119,21 @@ impl Config {
         Ok(())
     }
 
+    fn check_auth(&self) -> Result<(), ConfigError> {
+        access::check(&self.auth.anonymous).map_err(|error| ConfigError::Value {
+            key: "auth.anonymous",
+            allowed: "scopes, such as [{ actions = [\"read\"], buckets = [\"public\"] }]"
+                .to_owned(),
+            value: error.to_string(),
+        })?;
+        in_range("auth.stale_ms", self.auth.stale_ms, 5_000..=24 * 3_600_000)?;
+        let to = &self.audit.to;
+        if to.is_empty() || to.contains('\0') {
+            return Err(value("audit.to", "off, stderr or the path of a file", format!("{to:?}")));
+        }
+        Ok(())
+    }
+
     fn check_ranges(&self) -> Result<(), ConfigError> {
         const HOUR_MS: u64 = 3_600_000;
         const GIB: usize = 1 << 30;
@@ -155,6 +171,7 @@ impl Config {
         in_range("deletes.reap_ms", d.reap_ms, 100..=24 * HOUR_MS)?;
         in_range("explain.slow_ms", self.explain.slow_ms, 1..=HOUR_MS)?;
         in_range("otlp.sample_percent", self.otlp.sample_percent, 0.1..=100.0)?;
+        self.check_auth()?;
         in_range("gossip.interval_ms", self.gossip.interval_ms, 20..=10_000)?;
         in_range("gossip.phi", self.gossip.phi, 1.0..=100.0)?;
         in_range("peers.lanes", p.lanes, 1..=64)?;

@@ -169,6 +169,12 @@ pub struct Config {
     /// Traces for a collector.
     #[serde(default)]
     pub otlp: OtlpConfig,
+    /// Who may do what.
+    #[serde(default)]
+    pub auth: AuthConfig,
+    /// The record of who did what.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -211,6 +217,8 @@ pub fn known(key: &str) -> Known {
         ("storage", StorageConfig::SETTINGS),
         ("explain", ExplainConfig::SETTINGS),
         ("otlp", OtlpConfig::SETTINGS),
+        ("auth", AuthConfig::SETTINGS),
+        ("audit", AuditConfig::SETTINGS),
         ("log", LogConfig::SETTINGS),
     ];
     let Some((table, name)) = key.split_once('.') else {
@@ -218,8 +226,9 @@ pub fn known(key: &str) -> Known {
     };
     match tables.into_iter().find(|(known, _)| *known == table) {
         None => Known::Foreign,
-        Some((_, settings)) if settings.contains(&name) => Known::Setting,
         Some(("layout", _)) if name == "nodes" => Known::OnlyInFile,
+        Some(("auth", _)) if name == "anonymous" => Known::OnlyInFile,
+        Some((_, settings)) if settings.contains(&name) => Known::Setting,
         Some((table, _)) => Known::NoneOfTable(table),
     }
 }

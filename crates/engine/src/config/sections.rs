@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use quorate_protocol::access::Scope;
 use quorate_protocol::bucket::{Properties, Settings};
 use quorate_protocol::handshake::{PROTOCOL_MAX, PROTOCOL_PROVES};
 use quorate_protocol::name::NodeId;
@@ -272,6 +273,41 @@ section! {
         sample_percent: f64 = 1.0,
         /// Whether spans name the key.
         shows_keys: bool = false,
+    }
+}
+
+section! {
+    /// Who may do what.
+    AuthConfig {
+        /// `off`: everyone who reaches the client port may do everything. `on`: tokens are checked.
+        mode: AuthMode = AuthMode::Off,
+        /// What requests without a token may do, beside what is open to all.
+        anonymous: Vec<Scope> = Vec::new(),
+        /// How long tokens are accepted after they were last compared with those of a majority of the
+        /// nodes, in milliseconds.
+        stale_ms: u64 = 60_000,
+    }
+}
+
+/// Whether tokens are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// They are not.
+    Off,
+    /// They are.
+    On,
+}
+
+section! {
+    /// The record of who did what.
+    AuditConfig {
+        /// Where it goes: `off`, `stderr`, or the path of a file.
+        to: String = "off".to_owned(),
+        /// Whether requests for data are in it, beside those of administrators and those refused.
+        data: bool = false,
+        /// Whether it names keys, not only their hashes.
+        keys: bool = false,
     }
 }
 

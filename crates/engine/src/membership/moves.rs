@@ -177,7 +177,11 @@ pub(crate) async fn carry_out(node: &Arc<Node>, message: Cluster) -> Reply {
         Cluster::AskHears { node: at } => {
             return ClusterReply::Hears { hears: lost::hears(node, at) }.into();
         }
-        Cluster::Hello { .. } | Cluster::Buckets { .. } | Cluster::Form { .. } => {
+        Cluster::Hello { .. }
+        | Cluster::Buckets { .. }
+        | Cluster::Form { .. }
+        | Cluster::CompareTokens { .. }
+        | Cluster::Tokens { .. } => {
             return Reply::Refused(Refusal::Malformed);
         }
     }

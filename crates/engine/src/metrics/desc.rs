@@ -124,7 +124,7 @@ pub const LABELS: [(&str, &str); 19] = [
         "part of a request: `mint`, `local_write`, `sync`, `quorum_write`, `quorum_read`; see the metric. Of \
          the layout `stable`, `moving` (two are in force) or `releasing` (nodes that left hand over)",
     ),
-    ("reason", "why tombstones are not reaped; see the metric"),
+    ("reason", "why tombstones are not reaped, or why a request was refused; see the metric"),
     (
         "result",
         "of requests `ok`, `siblings` (300: a conflict was shown), `not_found`, `precondition_failed` \

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quorate_protocol::time::WallTime;
 use tokio::sync::Semaphore;
 
+use crate::metrics::auth::Auth;
 use crate::metrics::layout::Layout;
 use crate::metrics::operations::Operations;
 use crate::metrics::repair::Repair;
@@ -14,6 +15,8 @@ use crate::metrics::requests::Requests;
 pub struct Metrics {
     /// Requests of clients.
     pub requests: Requests,
+    /// What was not let in.
+    pub auth: Auth,
     /// What happens within reads and writes.
     pub operations: Operations,
     /// What repair does.
@@ -32,6 +35,7 @@ impl Metrics {
     pub fn new(started: WallTime) -> Self {
         Self {
             requests: Requests::default(),
+            auth: Auth::default(),
             operations: Operations::default(),
             repair: Repair::default(),
             layout: Layout::default(),

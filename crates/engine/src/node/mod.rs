@@ -35,6 +35,7 @@ use crate::backup::state::Backups;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::Generation;
 use crate::cluster::placement;
+use crate::cluster::tokens::Tokens;
 use crate::cluster::view::ClusterView;
 use crate::cluster::wall_clock::WallClock;
 use crate::config::Config;
@@ -78,6 +79,8 @@ pub struct Node {
     pub contexts: ContextKeys,
     /// The properties of buckets.
     pub buckets: Buckets,
+    /// The tokens of clients.
+    pub auth: Tokens,
     /// The other nodes.
     pub peers: Peers,
     /// Limits what clients may have in flight.

@@ -25,6 +25,7 @@ use crate::backup::state::Backups;
 use crate::cluster::buckets::{self, Buckets};
 use crate::cluster::generation::{Generation, TWIN_FILE, first_number_in};
 use crate::cluster::placement;
+use crate::cluster::tokens::Tokens;
 use crate::cluster::wall_clock::WallClock;
 use crate::config::origin::Origin;
 use crate::config::{Config, NodeConfig};
@@ -81,8 +82,7 @@ impl Node {
     /// # Errors
     /// [`StartError`], which says what to do.
     pub fn start(config: Config, host: Host) -> Result<Arc<Self>, StartError> {
-        let secrets = config.secrets()?;
-        let keys = Arc::new(PeerKeys::new(&secrets));
+        let (secrets, keys) = cluster_keys(&config)?;
         refuse_by_files(&*host.files)?;
         let (record, is_decided) = record_in_force(&config, &*host.files)?;
         let (placement, members) = (Arc::new(placement_of(&record)), members_of(&record));
@@ -107,6 +107,7 @@ impl Node {
         filled.begin(&store, (config.node, &placement), buckets.ns())?;
         let membership = membership(&config, &host, (record, epochs), (is_decided, &formation))?;
         Ok(Arc::new(Self {
+            auth: Tokens::load(&store, config.auth.stale_ms)?,
             buckets,
             membership,
             me: config.node,
@@ -155,6 +156,13 @@ impl Node {
             following: Mutex::new(()),
         }))
     }
+}
+
+/// The cluster's secrets, and what proves them to peers.
+fn cluster_keys(config: &Config) -> Result<(Vec<[u8; 32]>, Arc<PeerKeys>), StartError> {
+    let secrets = config.secrets()?;
+    let keys = Arc::new(PeerKeys::new(&secrets));
+    Ok((secrets, keys))
 }
 
 fn idempotency(config: &Config) -> Idempotency {

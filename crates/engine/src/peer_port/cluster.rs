@@ -1,11 +1,11 @@
-//! Executes the messages of the nodes themselves: greetings, bucket properties, the formation.
+//! Executes the messages of the nodes themselves: greetings, bucket properties, tokens, the formation.
 
 use std::sync::Arc;
 
 use quorate_protocol::message::{Cluster, ClusterReply, Reply};
 use quorate_protocol::name::NodeId;
 
-use crate::cluster::{bucket_change, hello};
+use crate::cluster::{bucket_change, hello, token_change};
 use crate::membership::moves;
 use crate::node::Node;
 use crate::ops::replica::{on_blocking_pool, refusal_of};
@@ -23,6 +23,8 @@ pub(super) async fn carry_out(node: &Arc<Node>, from: NodeId, message: Cluster) 
                 Err(error) => Reply::Refused(refusal_of(&error)),
             }
         }
+        Cluster::CompareTokens { .. } => ClusterReply::TokensHash(node.auth.hash()).into(),
+        Cluster::Tokens { table, want_all } => token_change::take(node, table, want_all).await,
         message @ (Cluster::AskRecord
         | Cluster::Learn { .. }
         | Cluster::Vote { .. }

@@ -1,5 +1,5 @@
-//! The messages by which nodes know each other: greetings, bucket properties, the cluster's formation and
-//! its record.
+//! The messages by which nodes know each other: greetings, bucket properties, tokens, the cluster's
+//! formation and its record.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use crate::generation::Remembered;
 use crate::name::NodeId;
 use crate::record::ClusterRecord;
 use crate::synod;
+use crate::token_table;
 
 family! {
     /// What nodes tell each other of themselves and of the cluster.
@@ -52,6 +53,18 @@ family! {
             /// The node.
             node: NodeId,
         },
+        /// Say what hash the receiver's token table has: [`ClusterReply::TokensHash`].
+        0x50 CompareTokens {
+            /// The hash of the sender's.
+            hash: u64,
+        },
+        /// Merge these tokens, durably: [`ClusterReply::Tokens`].
+        0x51 Tokens {
+            /// Those that changed, or all of the sender's.
+            table: token_table::Table,
+            /// Whether the reply carries all of the receiver's (otherwise none).
+            want_all: bool,
+        },
     }
 }
 
@@ -62,6 +75,8 @@ impl Cluster {
             Self::AskRecord | Self::Learn { .. } | Self::Vote { .. } => true,
             Self::Hello { .. } | Self::Buckets { .. } | Self::Form { .. } => false,
             Self::AskMove | Self::AskHears { .. } => false,
+            // Who may do what does not depend on where keys are, and a revocation must not wait.
+            Self::CompareTokens { .. } | Self::Tokens { .. } => true,
         }
     }
 }
@@ -95,6 +110,13 @@ family! {
         0x46 Hears {
             /// It does, as far as the sender can tell.
             hears: bool,
+        },
+        /// The hash of the sender's token table.
+        0x50 TokensHash(hash: u64),
+        /// Tokens after the merge, which is durable.
+        0x51 Tokens {
+            /// All of them if requested, otherwise none.
+            table: token_table::Table,
         },
     }
 }

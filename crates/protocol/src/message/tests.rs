@@ -11,6 +11,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::access::Scope;
 use crate::bucket_table::Table;
 use crate::clock::Clock;
 use crate::exchange::Page;
@@ -28,6 +29,8 @@ use crate::stamp::Stamp;
 use crate::synod;
 use crate::terms::QuorumOptions;
 use crate::time::WallTime;
+use crate::token::{Secret, Token, TokenId};
+use crate::token_table;
 use crate::tree::{LeafSet, Root, Tree};
 
 /// A first cluster record, of one node.
@@ -49,6 +52,27 @@ fn request() -> synod::Request {
 fn response() -> synod::Response {
     let synod::Request { instance, ballot, .. } = request();
     synod::Response { instance, ballot, answer: synod::Answer::Outdated(record()) }
+}
+
+/// Two tokens, of which one was revoked.
+fn tokens() -> token_table::Table {
+    let mut table = token_table::Table::default();
+    for number in 1..3u8 {
+        let token = Token {
+            created: table.next(node("n1"), WallTime(300)),
+            hash: Secret::new([number; 32]).hash(),
+            name: "t".to_owned(),
+            scopes: vec![Scope::everything()],
+            expires: Some(WallTime(9)),
+            rate_per_s: Some(300),
+            by: Some(TokenId::of(7)),
+        };
+        table.merge(&token_table::Table::making(TokenId::of(number.into()), token));
+    }
+    let revoked = table.next(node("n2"), WallTime(400));
+    let revoking = table.revoking(TokenId::of(1), revoked).unwrap();
+    table.merge(&revoking);
+    table
 }
 
 fn key() -> Key {
@@ -139,6 +163,8 @@ fn messages() -> Vec<Message> {
         Cluster::Vote { request: Box::new(request()) }.into(),
         Cluster::AskMove.into(),
         Cluster::AskHears { node: node("n3") }.into(),
+        Cluster::CompareTokens { hash: 300 }.into(),
+        Cluster::Tokens { table: tokens(), want_all: true }.into(),
         Query::Inspect { key: key() }.into(),
         Query::Conflicts { bucket: Some(bucket.clone()), after: None, limit: 300 }.into(),
         Query::Keys { bucket, prefix: "user/".to_owned(), after: Some(key()), limit: 9 }.into(),
@@ -183,6 +209,8 @@ fn replies() -> Vec<Reply> {
         ClusterReply::Move(MoveProgress { partitions: 300, missing: 2, hints: 1, ..progress })
             .into(),
         ClusterReply::Hears { hears: true }.into(),
+        ClusterReply::TokensHash(300).into(),
+        ClusterReply::Tokens { table: tokens() }.into(),
         QueryReply::Inspection { own: Some(5), ready: true, hints: vec![(node("n3"), 4)] }.into(),
         QueryReply::Conflicts { keys: vec![(key(), 2)] }.into(),
         QueryReply::Keys(keys).into(),

@@ -13,6 +13,7 @@ mod disks;
 mod epochs;
 mod moves;
 mod scene;
+mod tokens;
 mod votes;
 
 use std::future::Future;
@@ -62,6 +63,8 @@ pub const HISTORIES: &[History] = &[
     backups::A_DELETE_IN_ONE_COPY,
     votes::A_DECISION_THAT_FEW_KNOW,
     votes::A_DECISION_THAT_A_DISK_FORGETS,
+    tokens::A_REVOCATION_THAT_ONE_MISSED,
+    tokens::A_REVOCATION_UNHEARD,
 ];
 
 impl History {

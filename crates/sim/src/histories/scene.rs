@@ -7,6 +7,7 @@
 
 mod backups;
 pub(super) mod members;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -17,6 +18,7 @@ use quorate_engine::node::Node;
 use quorate_oracle::Violation;
 use quorate_oracle::history::{End, WriteNo};
 use quorate_protocol::name::{Key, NodeId};
+pub(super) use quorate_protocol::token::TokenId;
 use quorate_storage::SimulatedDisk;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;

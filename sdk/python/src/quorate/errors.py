@@ -191,6 +191,7 @@ _BY_NAME: dict[str, type[QuorateError]] = {
     "removed": NotReady,
     "not_formed": NotReady,
     "stopping": NotReady,
+    "auth_stale": NotReady,
 }
 _BY_STATUS: dict[int, type[QuorateError]] = {
     429: Overloaded,
