@@ -258,19 +258,16 @@ impl Ask<'_> {
                 NoCommonVersion { peer: header.to, theirs: agreed.versions, ours: *versions };
             return Err(Unheard::Refused(none.to_string()));
         };
-        let (epoch, said) = exchange(&mut stream, protocol, header, message).await?;
-        let said = match said {
+        let (epoch, mut said) = exchange(&mut stream, protocol, header, message).await?;
+        if said == Reply::Refused(Refusal::OtherEpoch) {
             // The cluster has changed since it was formed: a node answers in its own epoch.
-            Reply::Refused(Refusal::OtherEpoch) => {
-                let header = Header { epoch, ..header.clone() };
-                exchange(&mut stream, protocol, &header, message).await?.1
-            }
-            said => said,
-        };
-        match said {
-            Reply::Cluster(ClusterReply::Status(status)) => Ok(*status),
-            other => Err(refused(format!("it answered {other:?}"))),
+            let header = Header { epoch, ..header.clone() };
+            said = exchange(&mut stream, protocol, &header, message).await?.1;
         }
+        if let Reply::Cluster(ClusterReply::Status(status)) = said {
+            return Ok(*status);
+        }
+        Err(refused(format!("it answered {said:?}")))
     }
 }
 

@@ -26,7 +26,7 @@ use quorate_protocol::time::WallTime;
 use crate::config::Config;
 
 /// All metrics, in the order in which they are shown and documented.
-pub(crate) const SECTIONS: [Section; 13] = [
+pub(crate) const SECTIONS: [Section; 14] = [
     node::SECTION,
     requests::SECTION,
     auth::SECTION,
