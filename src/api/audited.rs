@@ -1,24 +1,14 @@
 //! What the audit log is told of a request.
 
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::StatusCode;
 use quorate_engine::node::Node;
 use quorate_protocol::access::Action;
 use serde_json::{Map, Value, json};
 
-use super::access::{Access, Arrival, Who, uptime_us};
+use super::access::{Access, Who, uptime_us};
 use super::path;
-use super::route::Route;
+use super::route::Asked;
 use crate::audit::Audit;
-
-/// A request that was answered.
-pub(super) struct Asked<'a> {
-    pub(super) route: &'static Route,
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    /// Who made it, as far as that is known.
-    pub(super) who: Option<Who>,
-    pub(super) arrival: &'a Arrival,
-}
 
 impl Access {
     /// Tells the audit log of a request, if it is to be in it. `ended` is its status, and the name of its

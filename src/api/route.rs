@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::Request;
+use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodFilter;
 use quorate_engine::metrics::requests::Operation;
 use quorate_engine::node::Node;
 use quorate_protocol::access::Action;
 
-use super::access::{Access, Arrival};
-use super::audited::Asked;
+use super::access::{Access, Arrival, Who};
 use super::gate::{Gate, Ready, Time};
 use super::problem::Problem;
 
@@ -107,6 +107,16 @@ pub(super) const fn fixed_part(path: &'static str) -> &'static str {
         at += 1;
     }
     path.split_at(at).0
+}
+
+/// A request that was answered, for the audit log (`super::audited`).
+pub(super) struct Asked<'a> {
+    pub(super) route: &'static Route,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    /// Who made it, as far as that is known.
+    pub(super) who: Option<Who>,
+    pub(super) arrival: &'a Arrival,
 }
 
 impl Route {

@@ -23,6 +23,14 @@ use crate::node::record;
 
 const TABLE_RECORD: &str = "tokens";
 
+/// Forgets all tokens: the store is given to another cluster. Durable on return. Blocks.
+///
+/// # Errors
+/// The store's.
+pub fn forget_all(store: &Store) -> Result<(), quorate_storage::Error> {
+    record::put(store, TABLE_RECORD, &Table::default())
+}
+
 /// A token in use, as requests find it.
 #[derive(Debug)]
 pub struct InUse {

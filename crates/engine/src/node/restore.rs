@@ -15,7 +15,7 @@ use super::errors::StartError;
 use super::start::FORMATION_RECORD;
 use crate::backup::manifest::{Manifest, ManifestError};
 use crate::cluster::generation::Generation;
-use crate::cluster::{buckets, placement};
+use crate::cluster::{buckets, placement, tokens};
 use crate::config::Config;
 use crate::config::origin::Origin;
 use crate::host::Files;
@@ -285,6 +285,8 @@ impl Source {
         set_aside::forget_decision(&store)?;
         placement::remember(&store, layout)?;
         store.put_meta(FORMATION_RECORD, &self.formation(config).0)?;
+        // Those of the old cluster open nothing in this one.
+        tokens::forget_all(&store)?;
         if has_copy {
             store.give_to_cluster(&config.cluster_id)?;
         }
