@@ -87,7 +87,8 @@ fn an_endless_answer_ends() {
 #[test]
 fn addresses_and_tokens_that_cannot_be_name_their_variable() {
     let user = User::of(SocketAddr::from(([127, 0, 0, 1], 1)));
-    for bad in ["gopher://h:1", "ftp://h", "http://", "http://h:99999", ",", "http://u:p@h:1", "a b"]
+    for bad in
+        ["gopher://h:1", "ftp://h", "http://", "http://h:99999", ",", "http://u:p@h:1", "a b"]
     {
         user.run(&["status", "--url", bad]).check((&["status", bad], 2, "", "--url"));
         let ran = user.command(&["status"]).env("QUORATE_URL", bad).output().unwrap();
