@@ -157,7 +157,8 @@ impl Access {
             Some(Bearer::Token { id, secret }) => {
                 if !token_change::is_fresh(node) {
                     let detail = "this node has not reached a majority of the nodes for a while \
-                                  (auth.stale_ms): the token may have been revoked; ask another node, or try again";
+                                  (auth.stale_ms): the token may have been revoked; ask another node, or \
+                                  try again";
                     return Err((Reason::Stale, Problem::new(Kind::AuthStale, detail)));
                 }
                 let found = node.auth.find(id).filter(|found| found.token.hash.is_of(&secret));

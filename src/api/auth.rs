@@ -109,9 +109,9 @@ pub(super) async fn revoke(gate: Gate, request: Request) -> Answer {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(TokensError::NoQuorum { acks, needed }) => {
             let detail = format!(
-                "the token is revoked on {acks} nodes, which go on telling the others; {needed} are needed to \
-                 be sure of it. A node that cannot be reached accepts the token for auth.stale_ms at the most. \
-                 Repeat the request"
+                "the token is revoked on {acks} nodes, which go on telling the others; {needed} are \
+                 needed to be sure of it. A node that cannot be reached accepts the token for auth.stale_ms at \
+                 the most. Repeat the request"
             );
             let problem = Problem::new(Kind::NoTokenQuorum, detail);
             Err(problem.fact("acks", acks).fact("required", needed).fact("outcome", "partial"))

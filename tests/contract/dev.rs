@@ -152,9 +152,11 @@ fn with_tls_it_says_whom_to_believe_and_nothing_else_gets_in() {
     let (dev, said) = Dev::start(free_port(), &["--nodes", "3", "--tls"]);
     let ca = said.split("--ca ").nth(1).unwrap().split_whitespace().next().unwrap();
     let url = |node| format!("https://{}", dev.addr(node));
+    let state = tempfile::tempdir().unwrap();
     let cli = |args: &[&str], node: u16, authority: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
         command.args(args).args(["--url", &url(node)]).stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", state.path()); // without contexts of earlier runs
         match authority {
             Some(file) => command.env("QUORATE_CA", file),
             None => command.env_remove("QUORATE_CA"),

@@ -59,8 +59,8 @@ impl App {
         if is_silent { self.nodes.place(failure) } else { failure }
     }
 
-    /// The name under which contexts of this cluster are remembered. Whoever may not look at the cluster knows
-    /// it by its addresses.
+    /// The name under which contexts of this cluster are remembered. Whoever may not look at the cluster
+    /// knows it by its addresses.
     async fn cluster_id(&self) -> Done<String> {
         let view = match patiently("asking", self.nodes.admin().cluster()).await {
             Ok(view) => view,

@@ -4,13 +4,16 @@ use crate::metrics::counter::Counter;
 use crate::metrics::desc::{Desc, Section};
 use crate::metrics::text::Writer;
 
-const REFUSED: Desc =
-    Desc::counter("quorate_auth_refused_total", "Requests refused for who made them, by reason")
-        .by(&["reason"])
-        .means(
-            "`unknown` and `forged` in numbers are somebody who guesses, or a client whose token was \
-             revoked; `stale` means that this node has not reached a majority of the others for `auth.stale_ms`.",
-        );
+const REFUSED: Desc = Desc::counter(
+    "quorate_auth_refused_total",
+    "Requests refused for who made them, by reason",
+)
+.by(&["reason"])
+.means(
+    "`unknown` and `forged` in numbers are somebody who guesses, or a client whose token was \
+             revoked; `stale` means that this node has not reached a majority of the others for \
+             `auth.stale_ms`.",
+);
 const TOKENS: Desc = Desc::gauge("quorate_tokens", "Tokens that were made and not revoked");
 const FRESH: Desc = Desc::gauge(
     "quorate_tokens_fresh",
