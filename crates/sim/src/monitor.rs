@@ -95,6 +95,8 @@ struct SeenRow {
     homes: Vec<NodeId>,
     /// How often any n had changed.
     changes: u64,
+    /// What the home replicas had lost when it was seen first.
+    losses: Vec<(u64, u64)>,
 }
 
 /// A row that a node had, and the home replicas of its key.
@@ -103,10 +105,17 @@ struct Gone {
     key: Key,
     object: Object,
     homes: Vec<NodeId>,
+    /// What they had lost when the row was seen first.
+    losses: Vec<(u64, u64)>,
     /// Whether no n has changed meanwhile.
     is_settled: bool,
     /// In which epoch it is gone.
     epoch: u64,
+}
+
+/// What these nodes have lost, as far as it is known.
+fn losses_of(losses: &BTreeMap<NodeId, (u64, u64)>, homes: &[NodeId]) -> Vec<(u64, u64)> {
+    homes.iter().map(|home| losses.get(home).copied().unwrap_or_default()).collect()
 }
 
 impl Gone {
@@ -223,13 +232,16 @@ impl Monitor {
                 is_gone = !object.clock.covers_all(&before.object.clock); // dropped, and written anew
             }
             if let Some(object) = now {
-                seen.rows.insert(place, SeenRow { object, homes, changes });
+                let same = before.as_ref().filter(|before| before.object == object);
+                let losses = same.map(|before| before.losses.clone());
+                let losses = losses.unwrap_or_else(|| losses_of(&seen.losses, &homes));
+                seen.rows.insert(place, SeenRow { object, homes, changes, losses });
             }
-            let SeenRow { object, homes, changes: before } = before.filter(|_| is_gone)?;
+            let SeenRow { object, homes, changes: before, losses } = before.filter(|_| is_gone)?;
             // If n was changed and changed back, it may not have owned the row in between.
             let is_settled = before == changes;
             let epoch = node.epoch().number;
-            Some(Gone { from: node.me, key, object, homes, is_settled, epoch })
+            Some(Gone { from: node.me, key, object, homes, losses, is_settled, epoch })
         });
         gone.collect()
     }
@@ -245,8 +257,9 @@ impl Monitor {
 
     /// A node dropped a row that is not its own.
     fn is_handed_over(&self, gone: &Gone, seen: &Seen) -> Verdict {
-        let Gone { from, key, object, homes, is_settled, .. } = gone;
-        if !is_settled {
+        let Gone { from, key, object, homes, losses, is_settled, .. } = gone;
+        // A home replica may have confirmed that it holds the row, and lost it since.
+        if !is_settled || *losses != losses_of(&seen.losses, homes) {
             return Ok(());
         }
         let owned = gone.is_owned().then(|| format!("{from} dropped it, and is a home replica"));
