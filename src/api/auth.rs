@@ -110,8 +110,8 @@ pub(super) async fn revoke(gate: Gate, request: Request) -> Answer {
         Err(TokensError::NoQuorum { acks, needed }) => {
             let detail = format!(
                 "the token is revoked on {acks} nodes, which go on telling the others; {needed} are \
-                 needed to be sure of it. A node that cannot be reached accepts the token for auth.stale_ms at \
-                 the most. Repeat the request"
+                 needed to be sure of it. A node that cannot be reached accepts the token for auth.stale_ms \
+                 at the most. Repeat the request"
             );
             let problem = Problem::new(Kind::NoTokenQuorum, detail);
             Err(problem.fact("acks", acks).fact("required", needed).fact("outcome", "partial"))

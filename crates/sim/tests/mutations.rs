@@ -43,7 +43,7 @@ macro_rules! mutations_are_found {
             is_found(Mutation::$rare, ($first, SEEDS_OF_RARE, $focus));
         })*
         $(#[test]
-        #[ignore = "minutes long: nodes drain before they tell what they hold, which hides it most of the time"]
+        #[ignore = "minutes long: nodes drain before they tell what they hold, which hides it"]
         fn $hidden_test() {
             is_found(Mutation::$hidden, (1, SEEDS_OF_HIDDEN, $about));
         })*
