@@ -9,6 +9,7 @@ use std::path::Path;
 use quorate_engine::config::checks::is_reached_at;
 pub use quorate_engine::config::*;
 use quorate_engine::membership::files::RECORD_FILE;
+use quorate_protocol::hex::hex;
 
 use self::environment::{Environment, Setting};
 
@@ -149,8 +150,7 @@ fn build(
 
 /// A new random key for `cluster_keys`: 64 hexadecimal digits.
 pub fn new_key() -> String {
-    let key: [u8; 32] = rand::random();
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&rand::random::<[u8; 32]>())
 }
 
 #[cfg(test)]

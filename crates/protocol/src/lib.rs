@@ -42,6 +42,7 @@ pub mod explain;
 pub mod generation;
 pub mod get;
 pub mod handshake;
+pub mod hex;
 pub mod kind;
 pub mod layout;
 pub mod listing;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::append::append;
 use crate::clock::{Clock, Dot};
+use crate::hex::hex;
 use crate::kind::Kind;
 use crate::mutation::{Mutation, mutated};
 use crate::name::NodeId;
@@ -38,11 +39,7 @@ impl Version {
 
     /// 32 hexadecimal digits.
     pub fn to_hex(self) -> String {
-        self.0.iter().fold(String::with_capacity(32), |mut hex, byte| {
-            hex.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
-            hex.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
-            hex
-        })
+        hex(&self.0)
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! Nothing decides by it. What cannot be read is as good as absent, never an error.
 
+use crate::hex::unhex;
+
 /// A trace and the span in it that asks. Neither is all zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
@@ -66,7 +68,7 @@ impl TraceParent {
     pub fn parse(header: &[u8]) -> Option<Self> {
         const FIELDS_BYTES: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
         let (fields, rest) = header.split_at_checked(FIELDS_BYTES)?;
-        let version = u8::from_be_bytes(unhex(&fields[..2])?);
+        let version = u8::from_be_bytes(lowercase(&fields[..2])?);
         let is_whole = match version {
             0 => rest.is_empty(),
             u8::MAX => false,
@@ -75,24 +77,15 @@ impl TraceParent {
         if !is_whole || [fields[2], fields[35], fields[52]] != [b'-'; 3] {
             return None;
         }
-        let context = TraceContext::new(unhex(&fields[3..35])?, unhex(&fields[36..52])?)?;
-        let [flags] = unhex(&fields[53..])?;
+        let context = TraceContext::new(lowercase(&fields[3..35])?, lowercase(&fields[36..52])?)?;
+        let [flags] = lowercase(&fields[53..])?;
         Some(Self { context, is_sampled: flags & 1 == 1 })
     }
 }
 
 /// Twice as many lowercase digits as there are bytes.
-fn unhex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    (digits.len() == 2 * N).then_some(bytes)
+fn lowercase<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    unhex(digits).filter(|_| !digits.iter().any(u8::is_ascii_uppercase))
 }
 
 #[cfg(test)]

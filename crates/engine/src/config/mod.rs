@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use quorate_protocol::cluster_settings::ClusterSettings;
 use quorate_protocol::handshake::Versions;
+use quorate_protocol::hex::unhex;
 use quorate_protocol::layout::LayoutError;
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
@@ -285,7 +286,7 @@ impl Config {
         if self.cluster_keys.is_empty() {
             return Err(wrong("none"));
         }
-        let key = |text: &String| match parse_key(text) {
+        let key = |text: &String| match unhex(text) {
             Some(key) if key == [0; 32] => {
                 Err(wrong("the all-zero key of the example, which is public"))
             }
@@ -298,17 +299,6 @@ impl Config {
 
 fn value(key: &'static str, allowed: &str, found: impl Display) -> ConfigError {
     ConfigError::Value { key, allowed: allowed.to_owned(), value: found.to_string() }
-}
-
-fn parse_key(hex: &str) -> Option<[u8; 32]> {
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    let mut key = [0; 32];
-    for (byte, digits) in key.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    hex.bytes().all(|b| b.is_ascii_hexdigit()).then_some(key)
 }
 
 fn default_client_addr() -> SocketAddr {

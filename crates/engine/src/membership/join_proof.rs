@@ -89,25 +89,6 @@ impl JoinProof {
     }
 }
 
-/// The bytes of these hexadecimal digits, of which there must be exactly twice as many.
-pub fn unhex<const BYTES: usize>(digits: &str) -> Option<[u8; BYTES]> {
-    let digits = digits.as_bytes();
-    if digits.len() != 2 * BYTES {
-        return None;
-    }
-    let mut bytes = [0; BYTES];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = u8::try_from(16 * digit(0)? + digit(1)?).ok()?;
-    }
-    Some(bytes)
-}
-
-/// Bytes in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -147,13 +128,5 @@ mod tests {
         assert!(!proof.is_welcome(&keys, b"formation", b"body", &proof.proof), "sent back");
         let other = JoinProof::new(&keys, [3; CHALLENGE_BYTES], [5; NONCE_BYTES], b"request");
         assert!(!other.is_welcome(&keys, b"formation", b"body", &welcome), "of another exchange");
-    }
-
-    #[test]
-    fn hexadecimal_digits_come_back() {
-        assert_eq!(unhex::<3>(&hex(&[0, 0x1f, 0xff])), Some([0, 0x1f, 0xff]));
-        for bad in ["", "00", "0g", "+1", "é"] {
-            assert_eq!(unhex::<1>(bad), (bad == "00").then_some([0]), "{bad}");
-        }
     }
 }

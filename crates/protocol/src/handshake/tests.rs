@@ -3,11 +3,24 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::hex::hex;
 use crate::layout::LayoutHash;
 use crate::placement::Epoch;
 
 fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
+}
+
+fn header(from: &str, to: &str) -> Header {
+    Header {
+        cluster_id: "test".to_owned(),
+        token: [7; 16],
+        from: node(from),
+        to: node(to),
+        epoch: Epoch { number: 1, hash: LayoutHash(1) },
+        partitions: 8,
+        default_n: 3,
+    }
 }
 
 fn opening(versions: Versions) -> Opening {
@@ -84,7 +97,6 @@ fn the_bytes_of_a_handshake_never_change() {
     assert_eq!(bytes[15..31], [2; 16]);
     let proof = opener_proof(b"opening", b"answer", &keys());
     assert_eq!(proof[..9], b"\x24\0\0\0\x03QRHP"[..]);
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(hex(&bytes[31..]), ACCEPTOR_PROOF);
     assert_eq!(hex(&proof[9..]), OPENER_PROOF);
 }
@@ -130,15 +142,7 @@ fn both_ends_are_proved_for_their_stream_alone() {
 /// A token is shown only to nodes that may speak a version which needs it.
 #[test]
 fn a_node_that_proves_itself_shows_no_token() {
-    let header = Header {
-        cluster_id: "test".to_owned(),
-        token: [7; 16],
-        from: node("n1"),
-        to: node("n2"),
-        epoch: Epoch { number: 1, hash: LayoutHash(1) },
-        partitions: 8,
-        default_n: 3,
-    };
+    let header = header("n1", "n2");
     assert_eq!(Who::of(&header, Versions::ALL).token, [7; 16]);
     assert_eq!(Who::of(&header, Versions::only(PROTOCOL_PROVES)).token, [0; 16]);
 }
@@ -171,15 +175,7 @@ fn what_is_no_handshake_is_refused() {
 
 #[test]
 fn who_opens_a_stream_is_checked_as_the_sender_of_a_frame() {
-    let mine = Header {
-        cluster_id: "test".to_owned(),
-        token: [7; 16],
-        from: node("n2"),
-        to: node("n1"),
-        epoch: Epoch { number: 1, hash: LayoutHash(1) },
-        partitions: 8,
-        default_n: 3,
-    };
+    let mine = header("n2", "n1");
     let who = opening(Versions::ALL).who;
     assert_eq!(who.check(&mine), Ok(()));
     let other = Who { cluster_id: "other".to_owned(), ..who.clone() };

@@ -19,6 +19,7 @@ use crate::explain::{Event, Events, Kind, Note};
 use crate::generation::{Remembered, Start};
 use crate::get::{ReadKind, RowKind};
 use crate::handshake::{PROTOCOL_MAX, PROTOCOL_MIN};
+use crate::hex::hex;
 use crate::layout::Partition;
 use crate::name::{Bucket, Key, NodeId};
 use crate::object::{Metadata, Version, WriteId};
@@ -285,8 +286,7 @@ fn the_bytes_of_every_version_stay_what_they_are() {
             format!("# Every message and reply in protocol version {protocol}, in hexadecimal.\n");
         let mut line = |name: String, bytes: BytesMut| {
             let name = name.split([' ', '{', '(']).next().unwrap_or_default().to_owned();
-            let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-            writeln!(text, "{name} {hex}").unwrap();
+            writeln!(text, "{name} {}", hex(&bytes)).unwrap();
         };
         for message in messages() {
             line(variant(&format!("{message:?}")), encoded(protocol, &message));
