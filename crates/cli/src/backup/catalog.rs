@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{Error as StoreError, ObjectStore as _, ObjectStoreExt};
 
-use super::manifest::{self, ClusterManifest, NodeManifest};
+use super::manifest::{self, ClusterManifest, NodeFile, NodeManifest};
 use super::place::Place;
 use crate::exit::{Done, Exit, Failure};
 
@@ -39,6 +39,17 @@ pub(crate) enum Known {
     Unfinished,
     /// Its manifest cannot be used, for this reason.
     Unreadable(String),
+}
+
+/// How a file is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It is not.
+    Missing,
+    /// As its manifest says.
+    Whole,
+    /// Otherwise.
+    Damaged,
 }
 
 /// A failure of the place.
@@ -67,6 +78,28 @@ impl Catalog {
             return Err(Failure::new(Exit::Failed, format!("{what} is too long to be one")).into());
         }
         got.bytes().await.map(Some).map_err(|error| failed(self, &error).into())
+    }
+
+    /// Reads a file of any backup, and hands it on piece by piece.
+    ///
+    /// # Errors
+    /// The place's, and those of `take`.
+    pub(crate) async fn read_file(
+        &self,
+        file: &NodeFile,
+        mut take: impl FnMut(&[u8]) -> Done,
+    ) -> Done<Stored> {
+        let got = match self.place.store.get(&self.place.at(&[FILES, &file.blake3])).await {
+            Ok(got) => got,
+            Err(StoreError::NotFound { .. }) => return Ok(Stored::Missing),
+            Err(error) => return Err(failed(self, &error).into()),
+        };
+        let (mut parts, mut hasher) = (got.into_stream(), blake3::Hasher::new());
+        while let Some(part) = parts.try_next().await.map_err(|error| failed(self, &error))? {
+            hasher.update(&part);
+            take(&part)?;
+        }
+        Ok(if file.is(&hasher) { Stored::Whole } else { Stored::Damaged })
     }
 
     pub(crate) async fn write(&self, parts: &[&str], bytes: Bytes) -> Done {

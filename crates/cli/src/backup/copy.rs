@@ -100,9 +100,8 @@ impl<'a> Incoming<'a> {
 
     /// Whether what came is what the manifest says.
     fn check(&self) -> Done {
-        let Self { from, file, got, .. } = self;
-        let is_same = *got == file.bytes && self.hasher.finalize().to_hex().as_str() == file.blake3;
-        match is_same {
+        let Self { from, file, .. } = self;
+        match file.is(&self.hasher) {
             true => Ok(()),
             false => Err(Failure::new(
                 Exit::Failed,

@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::TryStreamExt;
-use object_store::{Error as StoreError, ObjectStoreExt};
 use serde_json::{Value, json};
 
-use super::catalog::{Catalog, FILES, Known, failed};
+use super::catalog::{Catalog, FILES, Known, Stored};
 use super::lock::Lock;
 use super::make::date;
-use super::manifest::{NodeFile, check_name};
+use super::manifest::check_name;
 use crate::app::App;
 use crate::exit::{Done, Exit, Failure};
 use crate::out::{bytes, count, note};
@@ -73,8 +71,12 @@ pub(crate) async fn verify(app: &App, catalog: &Catalog, name: Option<&str>) -> 
     let all = files.values().map(|(_, file)| file.bytes).sum();
     let (mut progress, mut done) = (Progress::start("verifying", Some(all)), 0);
     for (node, file) in files.values() {
-        if let Some(why) = damage(catalog, file).await? {
-            wrong.push(format!("{} of {node}: {why}", file.name));
+        match catalog.read_file(file, |_| Ok(())).await? {
+            Stored::Whole => {}
+            Stored::Missing => wrong.push(format!("{} of {node}: it is missing", file.name)),
+            Stored::Damaged => {
+                wrong.push(format!("{} of {node}: its contents are not what was stored", file.name))
+            }
         }
         done += file.bytes;
         progress.show(done, &bytes(done));
@@ -91,22 +93,6 @@ pub(crate) async fn verify(app: &App, catalog: &Catalog, name: Option<&str>) -> 
         app.out.line(&format!("backup {name} is damaged:\n  {}", wrong.join("\n  ")))?;
     }
     Ok(if wrong.is_empty() { Exit::Ok } else { Exit::Failed })
-}
-
-/// What is wrong with a file that is there, or is not.
-async fn damage(catalog: &Catalog, file: &NodeFile) -> Done<Option<String>> {
-    let got = match catalog.place.store.get(&catalog.place.at(&[FILES, &file.blake3])).await {
-        Ok(got) => got,
-        Err(StoreError::NotFound { .. }) => return Ok(Some("it is missing".to_owned())),
-        Err(error) => return Err(failed(catalog, &error).into()),
-    };
-    let (mut stream, mut hasher) = (got.into_stream(), blake3::Hasher::new());
-    while let Some(part) = stream.try_next().await.map_err(|error| failed(catalog, &error))? {
-        hasher.update(&part);
-    }
-    let is_same = hasher.finalize().to_hex().as_str() == file.blake3;
-    Ok((!is_same || hasher.count() != file.bytes)
-        .then(|| "its contents are not what was stored".to_owned()))
 }
 
 /// `quorate backup delete`.

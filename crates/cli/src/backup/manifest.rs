@@ -72,6 +72,13 @@ pub(crate) struct NodeFile {
     pub(crate) blake3: String,
 }
 
+impl NodeFile {
+    /// Whether what was hashed is this file.
+    pub(crate) fn is(&self, hashed: &blake3::Hasher) -> bool {
+        hashed.count() == self.bytes && hashed.finalize().to_hex().as_str() == self.blake3
+    }
+}
+
 #[derive(Deserialize)]
 struct Head {
     format: u32,

@@ -6,10 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use object_store::{Error as StoreError, ObjectStoreExt};
 
-use super::catalog::{Catalog, FILES, failed};
+use super::catalog::{Catalog, Stored};
 use super::manifest::{ClusterManifest, NodeFile, NodeManifest};
 use super::place::Place;
 use crate::exit::{Done, Exit, Failure};
@@ -137,26 +135,18 @@ async fn fetch_file(catalog: &Catalog, file: &NodeFile, dir: &Path) -> Done {
         let message = format!("half a copy: {} {why}", file.name);
         Failure::new(Exit::Failed, message).advise("quorate backup verify shows what else is wrong")
     };
-    let got = match catalog.place.store.get(&catalog.place.at(&[FILES, &file.blake3])).await {
-        Ok(got) => got,
-        Err(StoreError::NotFound { .. }) => return Err(damaged("is missing in the backup").into()),
-        Err(error) => return Err(failed(catalog, &error).into()),
-    };
     let path = dir.join(&file.name);
-    let mut to = File::create_new(&path).map_err(|error| here(&path, &error))?;
-    let (mut parts, mut hasher) = (got.into_stream(), blake3::Hasher::new());
-    while let Some(part) = parts.try_next().await.map_err(|error| failed(catalog, &error))? {
-        hasher.update(&part);
-        to.write_all(&part).map_err(|error| here(&path, &error))?;
-    }
-    to.sync_all().map_err(|error| here(&path, &error))?;
-    match hasher.count() == file.bytes && hasher.finalize().to_hex().as_str() == file.blake3 {
-        true => Ok(()),
-        false => {
-            drop(fs::remove_file(&path));
-            Err(damaged("is damaged in the backup").into())
-        }
-    }
+    let here = |error: std::io::Error| here(&path, &error);
+    let mut to = File::create_new(&path).map_err(here)?;
+    let stored = catalog.read_file(file, |part| Ok(to.write_all(part).map_err(here)?)).await?;
+    to.sync_all().map_err(here)?;
+    let why = match stored {
+        Stored::Whole => return Ok(()),
+        Stored::Missing => "is missing in the backup",
+        Stored::Damaged => "is damaged in the backup",
+    };
+    drop(fs::remove_file(&path));
+    Err(damaged(why).into())
 }
 
 fn here(path: &Path, error: &std::io::Error) -> Failure {
