@@ -114,6 +114,15 @@ pub fn longest(bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / PACE_BYTES_MIN)
 }
 
+/// What is known of the node at the other end of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OtherEnd {
+    /// It has proved the cluster's key for this stream.
+    pub proved: Option<NodeId>,
+    /// Its certificate names it; `None` without TLS.
+    pub shown: Option<NodeId>,
+}
+
 /// One end of a stream of frames.
 pub struct Stream<S> {
     io: S,
@@ -121,21 +130,17 @@ pub struct Stream<S> {
     frame_bytes_max: usize,
     /// Whether the other end is authenticated: only then are announced lengths trusted.
     is_known: bool,
-    /// The node at the other end, once it has proved the cluster's key for this stream.
-    proved: Option<NodeId>,
+    end: OtherEnd,
     /// The protocol version of its frames; 0 until the ends have agreed on one.
     protocol: u16,
-    /// The node that the other end's certificate names; `None` without TLS.
-    shown: Option<NodeId>,
     moves: Moves,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Frames on `io`; a longer one than `frame_bytes_max` is refused.
     pub fn new(io: S, frame_bytes_max: usize) -> Self {
-        let (received, is_known, proved) = (BytesMut::new(), false, None);
-        let (protocol, shown, moves) = (0, None, Moves::new());
-        Self { io, received, frame_bytes_max, is_known, proved, protocol, shown, moves }
+        let (received, is_known, end) = (BytesMut::new(), false, OtherEnd::default());
+        Self { io, received, frame_bytes_max, is_known, end, protocol: 0, moves: Moves::new() }
     }
 
     /// The other end is authenticated: from now on buffers are allocated for the length it
@@ -151,22 +156,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
 
     /// The other end, which says that it is this node, has proved the cluster's key.
     pub fn has_proved(&mut self, node: NodeId) {
-        self.proved = Some(node);
-    }
-
-    /// The node at the other end, if it has proved the cluster's key for this stream.
-    pub fn proved(&self) -> Option<NodeId> {
-        self.proved
+        self.end.proved = Some(node);
     }
 
     /// The other end showed a certificate of this node, and has its key.
     pub fn showed(&mut self, node: NodeId) {
-        self.shown = Some(node);
+        self.end.shown = Some(node);
     }
 
-    /// The node that the other end's certificate names; `None` without TLS.
-    pub fn shown(&self) -> Option<NodeId> {
-        self.shown
+    /// What is known of the node at the other end.
+    pub fn other_end(&self) -> OtherEnd {
+        self.end
     }
 
     /// The ends have agreed on a protocol version.

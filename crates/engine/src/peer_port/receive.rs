@@ -10,6 +10,7 @@ use quorate_protocol::name::NodeId;
 use quorate_protocol::wire::{self, Frame, FrameError, FrameWriter, Header, Proof};
 
 use crate::node::Node;
+use crate::peer::framed::OtherEnd;
 
 /// Why a frame was refused as a whole. None of it was executed.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ impl From<FrameError> for Refused {
             | FrameError::Cluster { .. }
             | FrameError::Token { .. }
             | FrameError::Impostor { .. }
+            | FrameError::Certificate { .. }
+            | FrameError::NoMember { .. }
             | FrameError::Receiver { .. }
             | FrameError::Stranger { .. }
             | FrameError::DefaultN { .. }
@@ -48,8 +51,7 @@ impl From<FrameError> for Refused {
     }
 }
 
-/// Validates a frame of this protocol version, on a stream whose other end is `proved` if that version has it
-/// prove itself: its sender and its messages.
+/// Validates a frame of this protocol version, from the other end of a stream: its sender and its messages.
 ///
 /// # Errors
 /// [`Refused`], which says why.
@@ -57,9 +59,9 @@ pub async fn receive(
     node: &Node,
     frame: Bytes,
     protocol: u16,
-    proved: Option<NodeId>,
+    end: OtherEnd,
 ) -> Result<Frame<Message>, Refused> {
-    let checked = |header: &Header| check(node, header, proved).map(drop);
+    let checked = |header: &Header| check(node, header, end).map(drop);
     let frame = wire::decode_if::<Message>(frame, Versions::only(protocol), checked)?;
     cut_off(node, frame.header.from).await?;
     Ok(frame)
@@ -77,30 +79,28 @@ pub async fn cut_off(node: &Node, from: NodeId) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The sender of a frame, if it may send this node any.
+/// The sender of a frame from the other end of a stream, if it may send this node any.
 ///
 /// # Errors
 /// [`FrameError`] if it may not.
-pub fn check(node: &Node, header: &Header, proved: Option<NodeId>) -> Result<NodeId, FrameError> {
-    let proof = proved.map_or(Proof::Token(&node.keys), Proof::Stream);
+pub fn check(node: &Node, header: &Header, end: OtherEnd) -> Result<NodeId, FrameError> {
+    let proof = end.proved.map_or(Proof::Token(&node.keys), Proof::Stream);
     header.check((&node.header, node.epoch()), proof, knows(node))?;
+    check_identity(node, end, header.from)?;
     Ok(header.from)
 }
 
 /// Whether a sender is the node that its certificate names, and a member. A removed node's certificate stays
-/// valid, and a node that joins has one before it is added: neither may send anything.
+/// valid, and a node that joins has one before it is added: neither may send anything. Without TLS nothing is
+/// known.
 ///
 /// # Errors
-/// [`Refused::Invalid`] if it is not. Without TLS (`shown` is none) nothing is known.
-pub fn check_identity(node: &Node, shown: Option<NodeId>, from: NodeId) -> Result<(), Refused> {
-    match shown {
+/// [`FrameError`] if it is not.
+pub fn check_identity(node: &Node, end: OtherEnd, from: NodeId) -> Result<(), FrameError> {
+    match end.shown {
         None => Ok(()),
-        Some(shown) if shown != from => {
-            Err(Refused::Invalid(format!("the certificate is of node {shown}, not of {from}")))
-        }
-        Some(shown) if !knows(node)(shown) => {
-            Err(Refused::Invalid(format!("{shown} is not a member of this cluster")))
-        }
+        Some(shown) if shown != from => Err(FrameError::Certificate { shown, from }),
+        Some(shown) if !knows(node)(shown) => Err(FrameError::NoMember { shown }),
         Some(_) => Ok(()),
     }
 }

@@ -50,12 +50,8 @@ pub async fn answer_batches<S: AsyncRead + AsyncWrite + Unpin>(
     stop: &CancellationToken,
 ) -> Result<(), StreamError> {
     while let Some((frame, room)) = next_frame(node, stream, stop).await? {
-        let (protocol, proved) = (stream.protocol(), stream.proved());
-        let received = receive::receive(node, frame, protocol, proved).await;
-        let received = received.and_then(|received| {
-            check_identity(node, stream.shown(), received.header.from).map(|()| received)
-        });
-        let received = match received {
+        let (protocol, end) = (stream.protocol(), stream.other_end());
+        let received = match receive::receive(node, frame, protocol, end).await {
             Ok(received) => received,
             Err(refused) => {
                 // Close the stream; the peer must reconnect.
@@ -89,14 +85,13 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stop: &CancellationToken,
 ) -> Result<bool, StreamError> {
     let Some(said) = said(node, stream, stop).await? else { return Ok(false) };
-    let checked = match Opening::decode(&said) {
-        Ok(opening) => match opening.who.check(&node.header) {
-            Ok(()) => match check_identity(node, stream.shown(), opening.who.from) {
-                Ok(()) => cut_off(node, opening.who.from).await.map(|()| opening),
-                Err(refused) => Err(refused),
-            },
-            Err(error) => Err(error.into()),
-        },
+    let checked = Opening::decode(&said).and_then(|opening| {
+        opening.who.check(&node.header)?;
+        check_identity(node, stream.other_end(), opening.who.from)?;
+        Ok(opening)
+    });
+    let checked = match checked {
+        Ok(opening) => cut_off(node, opening.who.from).await.map(|()| opening),
         Err(error) => Err(error.into()),
     };
     let opening = match checked {
@@ -119,7 +114,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         stream.has_proved(from);
     }
     // Whoever has no key can say anything of anybody's versions.
-    if stream.proved().is_some() || has_token {
+    if stream.other_end().proved.is_some() || has_token {
         note_versions(node, &opening, answer);
     }
     answer.chosen.iter().for_each(|chosen| stream.agree(*chosen));
@@ -270,16 +265,13 @@ async fn sender<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(Ok((len, None)));
     }
     let (mut needed, versions) = (0, Versions::only(stream.protocol()));
-    let (proved, shown) = (stream.proved(), stream.shown());
+    let end = stream.other_end();
     loop {
         let start = stream.peek(needed).await?;
         match wire::peek(start, versions) {
             Ok(header) => {
-                let checked = header.and_then(|header| receive::check(node, &header, proved));
-                let checked = checked.map_err(Refused::from);
-                return Ok(checked.and_then(|from| {
-                    check_identity(node, shown, from).map(|()| (len, Some(from)))
-                }));
+                let checked = header.and_then(|header| receive::check(node, &header, end));
+                return Ok(checked.map(|from| (len, Some(from))).map_err(Refused::from));
             }
             // Too short for a header: decoding will report what is wrong with it.
             Err(_) if start.len() == len => return Ok(Ok((len, None))),

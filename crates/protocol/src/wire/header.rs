@@ -77,6 +77,21 @@ pub enum FrameError {
         /// The node that opened the stream.
         opened_by: NodeId,
     },
+    /// The sender's certificate names another node.
+    #[error("the certificate is of node {shown}, not of {from}")]
+    Certificate {
+        /// The node that it names.
+        shown: NodeId,
+        /// The sender, as it claims.
+        from: NodeId,
+    },
+    /// The sender's certificate is good, and it is not in this node's layout: it was removed, or is about to
+    /// join.
+    #[error("{shown} is not a member of this cluster")]
+    NoMember {
+        /// The node that the certificate names.
+        shown: NodeId,
+    },
     /// The frame is for another node.
     #[error("the frame is for {to}, this node is {ours}; check the peer addresses in the layout")]
     Receiver {
