@@ -28,16 +28,18 @@ impl Hold {
 
     /// Whether drops are held now.
     pub fn is_held(&self) -> bool {
-        let until = *self.0.read().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| until > Instant::now()) && !mutated(Mutation::BackupDropsHints)
+        is_ahead(*self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Drops something, unless drops are held: then it stays, and `None` is returned. Blocks.
     pub fn unless_held<T>(&self, drop: impl FnOnce() -> T) -> Option<T> {
         let until = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let is_held = until.is_some_and(|until| until > Instant::now());
-        (!is_held || mutated(Mutation::BackupDropsHints)).then(drop)
+        (!is_ahead(*until)).then(drop)
     }
+}
+
+fn is_ahead(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| until > Instant::now()) && !mutated(Mutation::BackupDropsHints)
 }
 
 #[cfg(test)]
