@@ -46,18 +46,8 @@ pub(super) async fn make(gate: Gate, request: Request) -> Answer {
 }
 
 async fn make_one(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let params = gate.params(&parts.uri)?;
-    body::check_json_type(parts)?;
-    conditions::refuse_all(&parts.headers)?;
-    let mut pass = gate.enter(&params)?;
+    let (text, _pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let node = &gate.node;
-    let body_ms = node.config.timeouts.body_ms;
-    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut pass.permit).await?;
-    if !text.trim_ascii_start().starts_with(b"{") {
-        let detail =
-            "the JSON must be an object with name, scopes, and perhaps expires_in_ms, rate_per_s";
-        return Err(Problem::new(Kind::BadBody, detail));
-    }
     let Asked { name, scopes, expires_in_ms, rate_per_s } = body::parse_json(&text)?;
     if expires_in_ms.is_some_and(|ms| !(1..=EXPIRES_IN_MS_MAX).contains(&ms)) {
         let detail = format!("expires_in_ms: 1 to {EXPIRES_IN_MS_MAX}");

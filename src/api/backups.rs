@@ -91,12 +91,7 @@ pub(super) async fn make(gate: Gate, request: Request) -> Answer {
 }
 
 async fn made(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let params = gate.params(&parts.uri)?;
-    body::check_json_type(parts)?;
-    conditions::refuse_all(&parts.headers)?;
-    let mut pass = gate.enter(&params)?;
-    let body_ms = gate.node.config.timeouts.body_ms;
-    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut pass.permit).await?;
+    let (text, mut pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let MakeBody { name } = body::parse_json(&text)?;
     let begun = work::run(&gate.node, move |node| make::begin(node, &name)).await;
     begun.map_err(|error| refusal::of_store(&error))??;
@@ -133,12 +128,7 @@ pub(super) async fn hold(gate: Gate, request: Request) -> Answer {
 }
 
 async fn held(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let params = gate.params(&parts.uri)?;
-    body::check_json_type(parts)?;
-    conditions::refuse_all(&parts.headers)?;
-    let mut pass = gate.enter(&params)?;
-    let body_ms = gate.node.config.timeouts.body_ms;
-    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut pass.permit).await?;
+    let (text, _pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let HoldBody { ms } = body::parse_json(&text)?;
     let max = HOLD_MAX.as_millis() as u64;
     if ms > max {

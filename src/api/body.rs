@@ -194,11 +194,14 @@ pub(super) fn check_json_type(parts: &Parts) -> Result<(), Problem> {
     Err(Problem::new(Kind::UnsupportedMediaType, detail))
 }
 
-/// Parses a JSON body.
+/// Parses a JSON body, an object. Left to itself serde takes an array for one, field by field.
 ///
 /// # Errors
 /// 400 with the position and the reason.
 pub(super) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::new(Kind::BadBody, "the JSON must be an object"));
+    }
     serde_json::from_slice(body).map_err(|error| Problem::new(Kind::BadBody, error.to_string()))
 }
 

@@ -72,13 +72,8 @@ pub(super) async fn put(gate: Gate, request: Request) -> Answer {
 
 async fn set(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let bucket = gate.bucket(&parts.uri)?;
-    let params = gate.params(&parts.uri)?;
-    body::check_json_type(parts)?;
-    conditions::refuse_all(&parts.headers)?;
-    let mut pass = gate.enter(&params)?;
+    let (text, _pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let node = &gate.node;
-    let body_ms = node.config.timeouts.body_ms;
-    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut pass.permit).await?;
     let Wanted(settings) = body::parse_json(&text)?;
     change(node, bucket.clone(), settings).await?;
     Ok(properties(node, &bucket))

@@ -12,8 +12,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::Uri;
+use axum::http::request::Parts;
 use quorate_engine::limits::admission::Permit;
 use quorate_engine::node::Node;
 use quorate_protocol::access::Action;
@@ -21,10 +23,10 @@ use quorate_protocol::name::{Bucket, Key};
 use tokio::time::Instant;
 
 use super::access::{Refused, Who};
-use super::path;
 use super::problem::Problem;
 use super::query::Params;
 use super::route::{Route, Shared};
+use super::{body, conditions, path};
 
 /// What a node must be ready for to answer on a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,26 @@ impl Gate {
             Ready::Reads => Ok(self.node.accepts_reads()?),
             Ready::Requests => Ok(self.node.accepts_requests()?),
         }
+    }
+
+    /// Lets a request in whose body is a JSON document of at most so many bytes, and reads that.
+    ///
+    /// # Errors
+    /// 400 for parameters and conditions that the route does not take, 415 for another type, those of
+    /// [`Gate::enter`], and those of [`body::read`].
+    pub(super) async fn document(
+        &self,
+        parts: &Parts,
+        body: &mut Body,
+        bytes_max: usize,
+    ) -> Result<(Bytes, Pass), Problem> {
+        let params = self.params(&parts.uri)?;
+        body::check_json_type(parts)?;
+        conditions::refuse_all(&parts.headers)?;
+        let mut pass = self.enter(&params)?;
+        let body_ms = self.node.config.timeouts.body_ms;
+        let text = body::read(body, bytes_max, body_ms, &mut pass.permit).await?;
+        Ok((text, pass))
     }
 
     /// Lets a parsed request in as one of the operations in flight.

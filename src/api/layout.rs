@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -23,11 +23,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use self::wanted::{AbortBody, CommitBody, PlanBody, ReleaseBody};
-use super::gate::{Gate, Pass};
+use super::gate::Gate;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::route::Answer;
-use super::{body, conditions, represent, write};
+use super::{body, represent, write};
 
 /// The longest document of changes, in bytes of JSON: as many changes as a plan may have, with long names.
 const JSON_BYTES_MAX: usize = 128 << 10;
@@ -94,7 +94,7 @@ pub(super) async fn plan(gate: Gate, request: Request) -> Answer {
 }
 
 async fn planned(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let (text, mut pass) = document(gate, parts, body).await?;
+    let (text, mut pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let asked: PlanBody = body::parse_json(&text)?;
     let (base, wanted) = asked.resolve(&gate.node.membership.waiting.all(gate.node.uptime()))?;
     pass.begin();
@@ -118,7 +118,7 @@ pub(super) async fn commit(gate: Gate, request: Request) -> Answer {
 }
 
 async fn committed(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let (text, mut pass) = document(gate, parts, body).await?;
+    let (text, mut pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let asked: CommitBody = body::parse_json(&text)?;
     let waiting = gate.node.membership.waiting.all(gate.node.uptime());
     let (agreed, wanted) = asked.resolve(&waiting)?;
@@ -140,7 +140,7 @@ pub(super) async fn abort(gate: Gate, request: Request) -> Answer {
 }
 
 async fn aborted(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let (text, mut pass) = document(gate, parts, body).await?;
+    let (text, mut pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let asked: AbortBody = body::parse_json(&text)?;
     let (base, lost) = asked.resolve()?;
     pass.begin();
@@ -161,7 +161,7 @@ pub(super) async fn release(gate: Gate, request: Request) -> Answer {
 }
 
 async fn released(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
-    let (text, mut pass) = document(gate, parts, body).await?;
+    let (text, mut pass) = gate.document(parts, body, JSON_BYTES_MAX).await?;
     let asked: ReleaseBody = body::parse_json(&text)?;
     let (base, dead) = asked.resolve()?;
     pass.begin();
@@ -172,17 +172,6 @@ async fn released(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     let record = record.await?;
     pass.end();
     Ok(accepted(&record))
-}
-
-/// The JSON document of a request, and its place among the operations in flight.
-async fn document(gate: &Gate, parts: &Parts, body: &mut Body) -> Result<(Bytes, Pass), Problem> {
-    let params = gate.params(&parts.uri)?;
-    body::check_json_type(parts)?;
-    conditions::refuse_all(&parts.headers)?;
-    let mut pass = gate.enter(&params)?;
-    let body_ms = gate.node.config.timeouts.body_ms;
-    let text = body::read(body, JSON_BYTES_MAX, body_ms, &mut pass.permit).await?;
-    Ok((text, pass))
 }
 
 /// Why work on a change came to nothing: it did not begin, or what it found.
