@@ -6,21 +6,20 @@ use std::sync::Arc;
 use quorate_engine::config::TlsConfig;
 use quorate_protocol::name::NodeId;
 use quorate_protocol::time::WallTime;
-use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::certificate::Facts;
 use super::files::Contents;
-use super::node_names::{ArrivingNode, DialledNode};
+use super::node_names::{ArrivingNode, DialledNode, is_signed};
+use super::verifier::Verifier;
 use super::{Port, provider};
 
 /// The most certificates in a chain, and the most authorities.
@@ -96,7 +95,7 @@ impl Loaded {
         let roots = Arc::new(roots);
         let provider = provider();
         if port == Port::Peer {
-            is_signed(&own, &roots, &provider, now).map_err(|why| {
+            is_own_signed(&own, &roots, &provider, now).map_err(|why| {
                 of_cert(format!("none of the authorities in peer_tls.ca has signed it: {why}"))
             })?;
         }
@@ -115,7 +114,8 @@ impl Loaded {
     pub(crate) fn to_peer(&self, meant: Option<NodeId>) -> Option<ClientConfig> {
         let Dialling { base, roots } = self.dialling.as_ref()?;
         let mut config = base.clone();
-        let verifier = DialledNode { roots: roots.clone(), provider: provider(), meant };
+        let believes = DialledNode { roots: roots.clone(), meant };
+        let verifier = Verifier { believes, provider: base.crypto_provider().clone() };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         Some(config)
     }
@@ -188,17 +188,15 @@ fn add_authorities(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), String> 
 }
 
 /// Whether other nodes would accept this node's own certificate.
-fn is_signed(
+fn is_own_signed(
     own: &CertifiedKey,
     roots: &RootCertStore,
     provider: &CryptoProvider,
     now: WallTime,
 ) -> Result<(), rustls::Error> {
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(now.0));
-    let parsed = ParsedCertificate::try_from(own.end_entity_cert()?)?;
-    let (intermediates, algorithms) =
-        (own.cert.get(1..).unwrap_or_default(), provider.signature_verification_algorithms.all);
-    verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
+    let chain = (own.end_entity_cert()?, own.cert.get(1..).unwrap_or_default());
+    is_signed(chain, roots, provider, now)
 }
 
 /// Who may connect; on the client port anybody, unless there are authorities.
@@ -249,7 +247,8 @@ impl Dialling {
         own: Arc<dyn ResolvesClientCert>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let any = DialledNode { roots: roots.clone(), provider: provider.clone(), meant: None };
+        let believes = DialledNode { roots: roots.clone(), meant: None };
+        let any = Verifier { believes, provider: provider.clone() };
         let mut base = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| error.to_string())?

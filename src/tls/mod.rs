@@ -2,9 +2,9 @@
 //! again (docs/security.md).
 //!
 //! `files` reads what a port is configured with, `certificate` says what is in a certificate, `node_names`
-//! recognises nodes, `authority` signs, `load` makes of all that what rustls needs. `slot` holds it for
-//! one port and replaces it (`reload`); `door` is what a new connection meets. Connections to peers are
-//! opened in `peer_port/connect.rs`.
+//! recognises nodes (`pinned` one certificate; `verifier` is what both share), `authority` signs, `load`
+//! makes of all that what rustls needs. `slot` holds it for one port and replaces it (`reload`); `door` is
+//! what a new connection meets. Connections to peers are opened in `peer_port/connect.rs`.
 
 pub(crate) mod authority;
 pub(crate) mod certificate;
@@ -17,6 +17,7 @@ mod pinned;
 pub(crate) mod private_file;
 pub(crate) mod reload;
 pub(crate) mod slot;
+mod verifier;
 
 use std::sync::Arc;
 

@@ -4,73 +4,56 @@
 use std::sync::Arc;
 
 use quorate_protocol::name::NodeId;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 
 use super::certificate::Facts;
+use super::verifier::{Believes, Chain};
 
-/// Accepts a node that is connected to: the one that is meant, or any that has a certificate.
-#[derive(Debug)]
+/// Believes a node that is connected to: the one that is meant, or any that has a certificate.
+#[derive(Clone, Debug)]
 pub(super) struct DialledNode {
     pub(super) roots: Arc<RootCertStore>,
-    pub(super) provider: Arc<CryptoProvider>,
     /// The node that is meant; any of the authorities' nodes if none.
     pub(super) meant: Option<NodeId>,
 }
 
-impl ServerCertVerifier for DialledNode {
-    fn verify_server_cert(
+impl Believes for DialledNode {
+    fn check(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        shown: Chain<'_>,
+        provider: &CryptoProvider,
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        let found = node_of(end_entity)?;
+    ) -> Result<(), Error> {
+        is_signed(shown, &self.roots, provider, now)?;
+        let found = node_of(shown.0)?;
         match self.meant {
             Some(meant) if meant != found => Err(Error::General(format!(
                 "the certificate at this address is of node {found}, not of {meant}"
             ))),
-            Some(_) | None => Ok(ServerCertVerified::assertion()),
+            Some(_) | None => Ok(()),
         }
     }
+}
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+/// Whether one of the authorities has signed a certificate, perhaps by way of others, and it is valid now.
+///
+/// # Errors
+/// Why not.
+pub(super) fn is_signed(
+    (end_entity, intermediates): Chain<'_>,
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+    now: UnixTime,
+) -> Result<(), Error> {
+    let parsed = ParsedCertificate::try_from(end_entity)?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
 }
 
 /// Accepts whoever connects with a certificate of a node. Whether that is a member is looked at later: one

@@ -13,6 +13,7 @@ use super::files::read_file;
 use super::load::certificates;
 use super::pinned::Pinned;
 use super::provider;
+use super::verifier::Verifier;
 
 /// A client that uses no proxy and, over TLS, believes in nobody: for plain HTTP.
 pub(crate) fn plain() -> ClientBuilder {
@@ -33,11 +34,12 @@ pub(crate) fn of_client_port(config: &Config) -> Result<(ClientBuilder, &'static
     let read = |path: &Path, is_secret| read_file(path, is_secret).map_err(|why| named(path, why));
     let chain = certificates(&read(&tls.cert, false)?, 16).map_err(|why| named(&tls.cert, why))?;
     let shown = chain.first().cloned().ok_or("there is no certificate")?;
+    let verifier = Verifier { believes: Pinned(shown), provider: provider() };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned::new(shown)));
+        .with_custom_certificate_verifier(Arc::new(verifier));
     if tls.ca.is_empty() {
         return Ok((with(builder.with_no_client_auth()), "https"));
     }
