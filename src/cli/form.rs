@@ -91,21 +91,10 @@ pub enum Formed {
 /// # Errors
 /// [`FormError`] that names the node at fault.
 pub async fn form(config: &Config, timeout: Duration) -> Result<Formed, FormError> {
-    let layout = config.layout()?;
-    let header = node::header(config, &layout, &config.secrets()?);
-    let (dialer, keys) =
-        (Dialer::new(config, &Tls::load(config)?)?, PeerKeys::new(&config.secrets()?));
     let deadline = Instant::now() + timeout;
     let mut formed: Option<(NodeId, Formation)> = None;
-    let ask = |member: &NodeConfig| Ask {
-        dialer: &dialer,
-        keys: &keys,
-        header: Header { to: member.name, ..header.clone() },
-        addr: member.peer_addr.clone(),
-        versions: config.versions(),
-        frame_bytes_max: frame_bytes_max(config),
-    };
-    let nodes: Vec<Ask<'_>> = config.layout_nodes().iter().map(ask).collect();
+    let by = Asker::new(config)?;
+    let nodes: Vec<Ask<'_>> = config.layout_nodes().iter().map(|node| by.of(node)).collect();
     for node in &nodes {
         let status = node.wait(deadline).await?;
         match (formed, status.formation) {
@@ -152,32 +141,49 @@ pub(super) async fn look(
     if config.layout.is_none() {
         return Ok(Vec::new());
     }
-    let layout = config.layout()?;
-    let header = node::header(config, &layout, &config.secrets()?);
-    let (dialer, keys) =
-        (Dialer::new(config, &Tls::load(config)?)?, PeerKeys::new(&config.secrets()?));
+    let by = Asker::new(config)?;
     let looks = config.layout_nodes().iter().map(|member| {
-        let ask = Ask {
-            dialer: &dialer,
-            keys: &keys,
-            header: Header { to: member.name, ..header.clone() },
-            addr: member.peer_addr.clone(),
-            versions: config.versions(),
-            frame_bytes_max: frame_bytes_max(config),
-        };
+        let ask = by.of(member);
         async move { (ask.header.to, ask.look(within).await) }
     });
     Ok(join_all(looks).await)
 }
 
-/// One node to contact.
-struct Ask<'a> {
-    dialer: &'a Dialer,
-    keys: &'a PeerKeys,
+/// What is the same for all nodes of a layout.
+struct Asker {
+    dialer: Dialer,
+    keys: PeerKeys,
+    /// Without the node that is asked.
     header: Header,
-    addr: String,
     versions: Versions,
     frame_bytes_max: usize,
+}
+
+impl Asker {
+    /// Asks as the node of this configuration.
+    fn new(config: &Config) -> Result<Self, FormError> {
+        let secrets = config.secrets()?;
+        Ok(Self {
+            dialer: Dialer::new(config, &Tls::load(config)?)?,
+            keys: PeerKeys::new(&secrets),
+            header: node::header(config, &config.layout()?, &secrets),
+            versions: config.versions(),
+            frame_bytes_max: frame_bytes_max(config),
+        })
+    }
+
+    /// The node to ask.
+    fn of(&self, member: &NodeConfig) -> Ask<'_> {
+        let header = Header { to: member.name, ..self.header.clone() };
+        Ask { by: self, header, addr: member.peer_addr.clone() }
+    }
+}
+
+/// One node to contact.
+struct Ask<'a> {
+    by: &'a Asker,
+    header: Header,
+    addr: String,
 }
 
 impl Ask<'_> {
@@ -243,9 +249,9 @@ impl Ask<'_> {
 
     /// Opens a stream for one message.
     async fn ask_once(&self, message: &Message) -> Result<Status, Unheard> {
-        let Self { header, versions, keys, .. } = self;
-        let io = self.dialer.dial(header.to, &self.addr).await.map_err(Unheard::Silent)?;
-        let mut stream = Stream::new(io, self.frame_bytes_max);
+        let Self { by: Asker { dialer, keys, versions, frame_bytes_max, .. }, header, addr } = self;
+        let io = dialer.dial(header.to, addr).await.map_err(Unheard::Silent)?;
+        let mut stream = Stream::new(io, *frame_bytes_max);
         let introduction =
             Introduction { header, versions: *versions, keys, nonce: rand::random() };
         let agreed = introduce(&mut stream, &introduction).await;
