@@ -5,4 +5,5 @@ mod entrance;
 pub(crate) mod framing;
 pub(crate) mod heads;
 pub(crate) mod idle;
+mod impatient;
 pub(crate) mod port;

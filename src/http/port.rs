@@ -7,18 +7,15 @@
 //! response for too long. A port with a certificate speaks TLS: what does not has its own way (`entrance`).
 
 use std::convert::Infallible;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -26,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -37,6 +34,7 @@ use crate::http::entrance::{NOT_SECURE, entered};
 use crate::http::framing::{HEAD_BYTES_MAX, HeadError};
 use crate::http::heads::{Heads, Patience};
 use crate::http::idle::Crowd;
+use crate::http::impatient::Impatient;
 use crate::tls::door::{Door, Entered, Identity};
 use quorate_engine::seldom::Seldom;
 
@@ -413,168 +411,6 @@ where
     }
 }
 
-/// A stream that fails when the client reads nothing for too long. Otherwise a client that requests
-/// large values and never reads them would hold them in memory indefinitely.
-struct Impatient<S> {
-    stream: S,
-    patience: Duration,
-    /// Runs while a write makes no progress.
-    stuck: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Impatient<S> {
-    fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stuck: None }
-    }
-
-    /// Passes a write's result through, unless writes have made no progress for too long.
-    fn watch<T>(
-        &mut self,
-        written: Poll<io::Result<T>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stuck = None;
-            return written;
-        }
-        let patience = self.patience;
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
-        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<S: Read + Unpin> Read for Impatient<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: Write + Unpin> Write for Impatient<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch(written, cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.watch(written, cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch(flushed, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.watch(shut, cx)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use axum::routing::get;
-    use futures_util::FutureExt;
-    use tokio::sync::Notify;
-    use tokio::task::JoinHandle;
-
-    use super::*;
-
-    fn bounds(connections_max: usize) -> Bounds {
-        Bounds {
-            connections_max,
-            heads: HeadBounds::PassedOn(10_000),
-            stall_ms: 200,
-            last_call_ms: 0,
-        }
-    }
-
-    struct Port {
-        addr: SocketAddr,
-        stop: Stop,
-        ended: JoinHandle<()>,
-    }
-
-    async fn port(app: Router, connections_max: usize) -> Port {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
-        let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
-        Port { addr, stop, ended }
-    }
-
-    /// Connections that the runtime has not heard of: it looks only between tasks.
-    #[tokio::test]
-    async fn a_closing_port_takes_what_the_kernel_has_accepted() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        assert!(listener.accept().now_or_never().is_none());
-        let clients = [(); 3].map(|()| std::net::TcpStream::connect(addr).unwrap());
-        assert!(listener.accept().now_or_never().is_none(), "it has not looked");
-        assert_eq!(waiting(listener).len(), 3);
-        drop(clients);
-    }
-
-    async fn ask(addr: SocketAddr) -> TcpStream {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
-        drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
-        stream
-    }
-
-    async fn all_of(mut stream: TcpStream) -> String {
-        let mut bytes = Vec::new();
-        drop(stream.read_to_end(&mut bytes).await);
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    #[tokio::test]
-    async fn a_stop_ends_idle_connections_and_finishes_requests_in_flight() {
-        let (arrived, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let told = (arrived.clone(), go.clone());
-        let handler = move || async move {
-            told.0.notify_one();
-            told.1.notified().await;
-            "done"
-        };
-        let port = port(Router::new().route("/", get(handler)), 2).await;
-        let idle = TcpStream::connect(port.addr).await.unwrap();
-        let busy = ask(port.addr).await;
-        arrived.notified().await;
-        port.stop.begun.cancel();
-        assert_eq!(all_of(idle).await, "");
-        assert!(!port.ended.is_finished());
-        go.notify_one();
-        assert!(all_of(busy).await.ends_with("done"));
-        port.ended.await.unwrap();
-        assert!(TcpStream::connect(port.addr).await.is_err(), "the port is closed");
-    }
-
-    #[tokio::test]
-    async fn a_client_that_takes_nothing_is_given_up() {
-        let port = port(Router::new().route("/", get(|| async { vec![7; 64 << 20] })), 1).await;
-        let _stuck = ask(port.addr).await;
-        let served = async {
-            // The only slot is taken until the stuck connection is aborted.
-            while !all_of(ask(port.addr).await).await.starts_with("HTTP/1.1 200") {}
-        };
-        timeout(Duration::from_secs(20), served).await.unwrap();
-    }
-}
+mod tests;

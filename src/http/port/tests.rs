@@ -1,0 +1,84 @@
+//! Stops, and connections that are accepted late, idle or stuck.
+
+use std::net::SocketAddr;
+
+use axum::routing::get;
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+fn bounds(connections_max: usize) -> Bounds {
+    Bounds { connections_max, heads: HeadBounds::PassedOn(10_000), stall_ms: 200, last_call_ms: 0 }
+}
+
+struct Port {
+    addr: SocketAddr,
+    stop: Stop,
+    ended: JoinHandle<()>,
+}
+
+async fn port(app: Router, connections_max: usize) -> Port {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, stop) = (listener.local_addr().unwrap(), Stop::default());
+    let ended = tokio::spawn(run(listener, app, bounds(connections_max), stop.clone()));
+    Port { addr, stop, ended }
+}
+
+/// Connections that the runtime has not heard of: it looks only between tasks.
+#[tokio::test]
+async fn a_closing_port_takes_what_the_kernel_has_accepted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    assert!(listener.accept().now_or_never().is_none());
+    let clients = [(); 3].map(|()| std::net::TcpStream::connect(addr).unwrap());
+    assert!(listener.accept().now_or_never().is_none(), "it has not looked");
+    assert_eq!(waiting(listener).len(), 3);
+    drop(clients);
+}
+
+async fn ask(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
+    stream
+}
+
+async fn all_of(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    drop(stream.read_to_end(&mut bytes).await);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn a_stop_ends_idle_connections_and_finishes_requests_in_flight() {
+    let (arrived, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let told = (arrived.clone(), go.clone());
+    let handler = move || async move {
+        told.0.notify_one();
+        told.1.notified().await;
+        "done"
+    };
+    let port = port(Router::new().route("/", get(handler)), 2).await;
+    let idle = TcpStream::connect(port.addr).await.unwrap();
+    let busy = ask(port.addr).await;
+    arrived.notified().await;
+    port.stop.begun.cancel();
+    assert_eq!(all_of(idle).await, "");
+    assert!(!port.ended.is_finished());
+    go.notify_one();
+    assert!(all_of(busy).await.ends_with("done"));
+    port.ended.await.unwrap();
+    assert!(TcpStream::connect(port.addr).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let port = port(Router::new().route("/", get(|| async { vec![7; 64 << 20] })), 1).await;
+    let _stuck = ask(port.addr).await;
+    let served = async {
+        // The only slot is taken until the stuck connection is aborted.
+        while !all_of(ask(port.addr).await).await.starts_with("HTTP/1.1 200") {}
+    };
+    timeout(Duration::from_secs(20), served).await.unwrap();
+}
