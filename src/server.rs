@@ -183,7 +183,7 @@ async fn run_reporting(
         "listening"
     );
     node.background.spawn(reports.watch(node.clone()));
-    node.background.spawn(reopen_on_hangup(audit.clone(), node.stop.clone()));
+    node.background.spawn(reopen(audit.clone(), requests.reread.clone(), node.stop.clone()));
     let ended = tokio::select! {
         () = requests.stop.cancelled() => Ended::Stopped,
         () = node.generation.start_over.cancelled() => Ended::StartOver,
@@ -373,13 +373,13 @@ async fn flush(audit: Option<Audit>) {
     drop(tokio::task::spawn_blocking(flushed).await);
 }
 
-/// Opens the file of the audit log again on each SIGHUP, so that it can be moved away and replaced.
-async fn reopen_on_hangup(audit: Option<Audit>, stop: CancellationToken) {
+/// Opens the file of the audit log again whenever it is `asked` to, so that it can be moved away and
+/// replaced.
+async fn reopen(audit: Option<Audit>, asked: Arc<Notify>, stop: CancellationToken) {
     let Some(audit) = audit else { return };
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     loop {
         tokio::select! {
-            _ = hangup.recv() => audit.reopen(),
+            () = asked.notified() => audit.reopen(),
             () = stop.cancelled() => return,
         }
     }
