@@ -92,28 +92,21 @@ fn holds(recorded: &[u8], value: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_heard_between_nodes_is_worth_nothing() {
     let tap = Tap::default();
-    let taps = Mutex::new(None);
-    let cluster = {
-        let runtime = tokio::runtime::Handle::current();
-        Cluster::start_edited(Setup::of(2), |number, config| {
-            // n2 reaches n1 by way of the tap.
-            let own = config.lines().find_map(|line| line.strip_prefix("peer_addr = \""));
-            let (_, nodes) = config.split_once("[[layout.nodes]]").unwrap();
-            let n1 = nodes.lines().find_map(|line| line.strip_prefix("peer_addr = \"")).unwrap();
-            let n1 = n1.trim_end_matches('"');
-            assert_eq!(number == 1, own.unwrap().trim_end_matches('"') == n1);
-            if number == 1 {
-                return config;
-            }
-            let tapped =
-                tokio::task::block_in_place(|| runtime.block_on(tap.before(n1.parse().unwrap())));
-            *taps.lock().unwrap() = Some(tapped);
-            let (before, nodes) = config.split_once("[[layout.nodes]]").unwrap();
-            let nodes = nodes.replacen(&format!("\"{n1}\""), &format!("\"{tapped}\""), 1);
-            format!("{before}[[layout.nodes]]{nodes}")
-        })
-        .await
-    };
+    let runtime = tokio::runtime::Handle::current();
+    let cluster = Cluster::start_edited(Setup::of(2), |number, config| {
+        if number == 1 {
+            return config;
+        }
+        // n2 reaches n1 by way of the tap.
+        let (before, nodes) = config.split_once("[[layout.nodes]]").unwrap();
+        let n1 = nodes.lines().find_map(|line| line.strip_prefix("peer_addr = \"")).unwrap();
+        let n1 = n1.trim_end_matches('"');
+        let listening = || runtime.block_on(tap.before(n1.parse().unwrap()));
+        let tapped = tokio::task::block_in_place(listening);
+        let nodes = nodes.replacen(&format!("\"{n1}\""), &format!("\"{tapped}\""), 1);
+        format!("{before}[[layout.nodes]]{nodes}")
+    })
+    .await;
     let put = cluster.at(2).put("/kv/b/k?w=2").value("heard").answer().await;
     assert_eq!(put.status, 204, "{}", put.text());
     let deleted = cluster.at(2).delete("/kv/b/k?w=2").answer().await;
