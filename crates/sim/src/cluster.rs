@@ -16,6 +16,7 @@ use crate::client::Client;
 use crate::machine::Machine;
 use crate::monitor::Monitor;
 use crate::network::Network;
+use crate::operators;
 use crate::setup::Setup;
 use crate::world::World;
 
@@ -124,7 +125,7 @@ impl Cluster {
 }
 
 /// Starts machines that have become members, and empties those that are none any more: they may become
-/// members again, with another disk.
+/// members again, with another disk. Leaving disks that are gone are let go.
 async fn admit_and_retire(machines: Arc<Vec<Arc<Machine>>>) {
     loop {
         sleep(Duration::from_millis(200)).await;
@@ -142,6 +143,7 @@ async fn admit_and_retire(machines: Arc<Vec<Arc<Machine>>>) {
                 machine.retire();
             }
         }
+        operators::release_lost(&machines, &newest).await;
     }
 }
 

@@ -6,9 +6,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use quorate_engine::cluster::bucket_change;
+use quorate_engine::membership::lost;
 use quorate_protocol::bucket::Settings;
 use quorate_protocol::name::{Bucket, NodeId};
 use quorate_protocol::record::{ClusterRecord, DiskId, Phase, Reason, RecordMember};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::cluster::Cluster;
 use crate::machine::{Machine, Process};
@@ -145,6 +148,28 @@ impl Cluster {
         }
         Some(members)
     }
+}
+
+/// An operator lets those leave that cannot hand over what they hold: a machine that was emptied while it
+/// joined has another disk, and the change that had added the old one was given up.
+pub(crate) async fn release_lost(machines: &[Arc<Machine>], record: &ClusterRecord) {
+    let is_lost = |member: &&RecordMember| {
+        let is_its = |machine: &&Arc<Machine>| machine.name == member.node && machine.waits();
+        machines.iter().find(is_its).is_some_and(|it| it.disk_id() != Some(member.disk))
+    };
+    let Some(lost) = record.leaving().iter().find(is_lost) else { return };
+    let is_able = |process: &Process| process.node.takes_part() && process.node.me != lost.node;
+    let Some(at) = machines.iter().filter_map(|machine| machine.process()).find(is_able) else {
+        return;
+    };
+    let (base, lost) = (record.hash(), lost.node);
+    let (answers, answered) = oneshot::channel::<()>();
+    at.tasks.spawn(async move {
+        drop(lost::release(&at.node, base, lost, PATIENCE).await); // refused while it is not known to be down
+        drop(answers);
+    });
+    // Its process may be killed or paused meanwhile.
+    drop(timeout(PATIENCE, answered).await);
 }
 
 /// A machine as a member.
