@@ -3,32 +3,36 @@
 //! It runs in the caller's task until the answer is known; what remains (slow replicas, read
 //! repair) continues in a task of its own.
 
+mod own_row;
+mod replies;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::explain::{Kind, Note};
 use quorate_protocol::get::{Answer, Effect, Get, Plan, ReadKind, Reply, RowKind};
-use quorate_protocol::message::{self, Data, DataReply, Message, WithPayload};
+use quorate_protocol::message::{Data, Message};
 use quorate_protocol::mutation::{Mutation, mutated};
 use quorate_protocol::name::{Key, NodeId};
 use quorate_protocol::object::Object;
 use quorate_protocol::put::Role;
 use quorate_protocol::terms::Terms;
 use quorate_protocol::time::{Uptime, WallTime};
-use quorate_storage::{Blocking, Error};
+use quorate_storage::Blocking;
 use tokio::time::Instant;
 use tracing::Instrument;
+
+pub use self::replies::parse_reply;
 
 use crate::cluster::moved::RESTARTS_MAX;
 use crate::cluster::view::ClusterView;
 use crate::limits::admission::{Charge, Overload};
-use crate::limits::sizes::{IN_PLACE_BYTES_MAX, LARGE_BYTES};
+use crate::limits::sizes::LARGE_BYTES;
 use crate::node::Node;
 use crate::ops::explain::{self, Facts, Recorder, Trace};
 use crate::ops::replica;
 use crate::peer::mailbox::{Mailbox, PeerEvent, ReplyTo};
-use crate::seldom::Seldom;
 
 /// The parameters of one read.
 #[derive(Clone, Debug)]
@@ -285,99 +289,6 @@ impl Reading {
         }
     }
 
-    fn on_reply(
-        &mut self,
-        from: NodeId,
-        mut reply: WithPayload<message::Reply>,
-        now: Uptime,
-    ) -> Vec<Effect> {
-        if let message::Reply::Data(DataReply::Large { bytes }) = reply.head {
-            let Some(place) = self.get.place_of(from) else { return Vec::new() };
-            self.recorder.heard(Kind::Replied, from, Note::Large(bytes));
-            self.node.bounds.sizes.saw(&self.key, bytes as usize);
-            if !self.make_room(from, bytes as usize) {
-                return self.no_room_for(from, now);
-            }
-            self.get.on_progress(from, now);
-            if from == self.node.me {
-                return self.read_own(ReadKind::Object, place);
-            }
-            self.send(from, ReadKind::Object, place, bytes);
-            return Vec::new();
-        }
-        if matches!(reply.head, message::Reply::Data(DataReply::Object))
-            && !self.charge(from, &mut reply.payload)
-        {
-            return self.no_room_for(from, now);
-        }
-        let refusal = if let message::Reply::Refused(refusal) = reply.head {
-            Note::Refusal(refusal)
-        } else {
-            Note::Nothing
-        };
-        let reply = parse_reply(reply);
-        let is_object = matches!(reply, Reply::Object(_));
-        let (kind, note) = match &reply {
-            Reply::Object(_) => (Kind::Replied, Note::Nothing),
-            Reply::Digest(version) => (Kind::Replied, Note::Version(*version)),
-            Reply::NoHint => (Kind::Replied, Note::NoHint),
-            Reply::NotFilled => (Kind::Replied, Note::NotReady),
-            Reply::Refused => (Kind::Refused, refusal),
-        };
-        let effects = self.get.on_reply(from, reply, now);
-        // The machine has just computed the version of an object.
-        let version = if is_object { self.get.version_of(from) } else { None };
-        self.recorder.heard(kind, from, version.map_or(note, Note::Version));
-        effects
-    }
-
-    /// This node has no memory for what a replica holds.
-    fn no_room_for(&mut self, from: NodeId, now: Uptime) -> Vec<Effect> {
-        self.recorder.saw(Kind::NotSent, from, Note::NoRoom);
-        self.get.on_reply(from, Reply::Refused, now)
-    }
-
-    /// Reserves memory for a large object before a node is asked for it. Returns whether it could.
-    fn make_room(&mut self, from: NodeId, bytes: usize) -> bool {
-        match self.node.admission.charge(bytes) {
-            Ok(charge) => {
-                self.room.push((from, charge));
-                true
-            }
-            Err(overload) => {
-                // With memory reserved for another replica's copy, this one was only a hedge or for
-                // repair.
-                let is_needed = self.room.is_empty() && !self.is_answered;
-                self.overload = is_needed.then_some(overload);
-                false
-            }
-        }
-    }
-
-    /// Attaches an arrived object to its reservation. Returns whether there was one.
-    fn charge(&mut self, from: NodeId, payload: &mut Bytes) -> bool {
-        let made = self.room.iter().position(|(node, _)| *node == from);
-        let mut charge = made.map(|at| self.room.swap_remove(at).1);
-        if payload.len() <= LARGE_BYTES {
-            return true;
-        }
-        self.node.bounds.sizes.saw(&self.key, payload.len());
-        if charge.is_none() {
-            // This object is already here, so it takes another replica's reservation.
-            charge = self.room.pop().map(|(_, charge)| charge);
-        }
-        if charge.is_none() && self.make_room(from, payload.len()) {
-            charge = self.room.pop().map(|(_, charge)| charge);
-        }
-        let Some(mut charge) = charge else { return false };
-        if charge.grow_to(payload.len()).is_err() {
-            return false;
-        }
-        charge.shrink_to(payload.len());
-        *payload = charge.hold(std::mem::take(payload));
-        true
-    }
-
     /// Continues after the answer: waits for slow replicas and repairs stale ones.
     async fn finish(mut self) {
         while !self.get.is_done() {
@@ -443,67 +354,6 @@ impl Reading {
         self.node.peers.send_traced(to, by, message, Bytes::new(), self.reply_to.clone());
     }
 
-    /// Reads this node's own replica: inline if that does not block, else concurrently with the
-    /// other requests, so that a slow disk is hedged and replaced like any slow replica.
-    fn read_here(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
-        let me = self.node.me;
-        let known = if what == ReadKind::Object { self.node.bounds.sizes.of(&self.key) } else { 0 };
-        if known > 0 && !self.make_room(me, known) {
-            let now = self.now();
-            return self.no_room_for(me, now);
-        }
-        self.read_own(what, place)
-    }
-
-    /// The same, after memory is reserved.
-    fn read_own(&mut self, what: ReadKind, place: RowKind) -> Vec<Effect> {
-        let me = self.node.me;
-        if what == ReadKind::Object && self.node.bounds.sizes.of(&self.key) > IN_PLACE_BYTES_MAX {
-            self.read_aside(what, place); // even in memory it would block this thread for too long
-            return Vec::new();
-        }
-        let (node, view, key) = (&self.node, &self.view, &self.key);
-        let reply = match replica::read_now(node, view, key, what, place, Blocking::Never) {
-            Ok(reply) => reply,
-            Err(Error::WouldBlock) => {
-                self.read_aside(what, place);
-                return Vec::new();
-            }
-            Err(error) => WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error))),
-        };
-        let now = self.now();
-        self.on_reply(me, reply, now)
-    }
-
-    /// As [`Reading::read_here`], on a thread that may block; the mailbox receives the answer.
-    fn read_aside(&self, what: ReadKind, place: RowKind) {
-        let (node, view, key) = (self.node.clone(), self.view.clone(), self.key.clone());
-        let reply_to = self.reply_to.clone();
-        self.node.operations.spawn(async move {
-            let was_known = node.bounds.sizes.of(&key) > 0;
-            let _turn = node.bounds.cold_reads.turn(&node.bounds.sizes, &key).await;
-            let known = node.bounds.sizes.of(&key);
-            if what == ReadKind::Object && !was_known && known > 0 {
-                // A concurrent request has found it to be large: memory is reserved first.
-                let large = message::Reply::Data(DataReply::Large { bytes: known as u32 });
-                return reply_to.tell(node.me, PeerEvent::Reply(WithPayload::bare(large)));
-            }
-            let _large = node.bounds.turn_if(known > IN_PLACE_BYTES_MAX).await;
-            let reading_key = key.clone();
-            let reading = move |node: &Node| {
-                replica::read_now(node, &view, &reading_key, what, place, Blocking::Allowed)
-            };
-            let read = replica::on_blocking_pool(&node, reading).await;
-            if let (ReadKind::Object, Ok(reply)) = (what, &read) {
-                node.bounds.cold_reads.saw(reply.payload.len());
-                node.bounds.sizes.saw(&key, reply.payload.len());
-            }
-            let refused =
-                |error| WithPayload::bare(message::Reply::Refused(replica::refusal_of(&error)));
-            reply_to.tell(node.me, PeerEvent::Reply(read.unwrap_or_else(refused)));
-        });
-    }
-
     /// Sends the merged object to stale replicas, without waiting for them.
     async fn repair(&mut self, behind: Vec<NodeId>) {
         self.node.metrics.operations.read_repairs.add(behind.len() as u64);
@@ -525,31 +375,5 @@ impl Reading {
                 self.node.peers.send(to, message, bytes.clone(), ReplyTo::nobody());
             }
         }
-    }
-}
-
-static UNDECODABLE: Seldom = Seldom::new();
-
-/// Translates a replica's reply into the read's terms.
-pub fn parse_reply(reply: WithPayload<message::Reply>) -> Reply {
-    match reply.head {
-        message::Reply::Data(DataReply::Object) => match Object::decode(reply.payload) {
-            Ok(object) => Reply::Object(object),
-            Err(error) => {
-                if let Some(held_back) = UNDECODABLE.now() {
-                    tracing::error!(%error, held_back, "a replica's object cannot be decoded here");
-                }
-                Reply::Refused
-            }
-        },
-        message::Reply::Data(DataReply::Digest(version)) => Reply::Digest(version),
-        message::Reply::Data(DataReply::NoHint) => Reply::NoHint,
-        message::Reply::NotFilled => Reply::NotFilled,
-        message::Reply::Data(DataReply::Stored | DataReply::Accepted | DataReply::Large { .. })
-        | message::Reply::Repair(_)
-        | message::Reply::Cluster(_)
-        | message::Reply::Query(_)
-        | message::Reply::Refused(_)
-        | message::Reply::Unknown(_) => Reply::Refused,
     }
 }
