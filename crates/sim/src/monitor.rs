@@ -59,6 +59,8 @@ struct SeenHint {
     losses: (u64, u64),
     /// The epoch of its holder at the last look.
     epoch: u64,
+    /// How often any n had changed at its target then.
+    changes: u64,
 }
 
 /// A hint that was dropped, and when that was seen.
@@ -304,6 +306,12 @@ impl Monitor {
         reaped_for_good(&key.to_string(), held.or(dropped))
     }
 
+    /// How often any n has changed at a node; 0 while it does not run.
+    fn changes_at(&self, at: NodeId) -> u64 {
+        let machine = self.machines.iter().find(|machine| machine.name == at);
+        machine.and_then(|machine| machine.process()).map_or(0, |process| changes(&process.node))
+    }
+
     /// Whether something that was seen then certainly happened within the last grace.
     fn is_recent(&self, at: Duration) -> bool {
         let grace = self.setup.grace_ms.map(Duration::from_millis).unwrap_or_default();
@@ -321,28 +329,40 @@ impl Monitor {
                     let losses = seen.losses.get(&target).copied().unwrap_or_default();
                     let known = seen.hints.remove(&place).filter(|known| known.object == object);
                     let losses = known.map_or(losses, |known| known.losses);
-                    seen.hints.insert(place, SeenHint { object, losses, epoch });
+                    let changes = self.changes_at(target);
+                    seen.hints.insert(place, SeenHint { object, losses, epoch, changes });
                 }
                 None => gone.extend(seen.hints.remove(&place).map(|hint| (target, hint))),
             }
         }
         let view = node.view();
         let homes = view.homes(key);
-        for (target, SeenHint { object, losses, epoch: seen_in }) in gone {
+        for (target, SeenHint { object, losses, epoch: seen_in, changes }) in gone {
             let (from, at) = (node.me, self.world.elapsed());
             let (of, what) = (key.clone(), object.clone());
             seen.dropped.push(Dropped { from, key: of, object: what, at, epoch });
             // A hint for a node that has left becomes a row of its holder. It may be a member again by now.
             let may_have_left = seen_in != epoch || !view.placement().contains(target);
             let becomes_row = may_have_left && self.holds(from, key, &object);
+            // If n has changed, its target may have received it without owning it, and handed it over.
+            let has_changed = self.changes_at(target) != changes;
+            let must_hold = |home: &&NodeId| **home != target || !has_changed;
             let is_held = becomes_row
                 || self.holds(target, key, &object)
-                || homes.iter().all(|home| self.holds(*home, key, &object));
+                || homes.iter().filter(must_hold).all(|home| self.holds(*home, key, &object));
             // Its target may have acknowledged it, and lost it since.
             let is_excused =
                 seen.losses.get(&target) != Some(&losses) || self.is_known_reaped(key, &object);
-            let lacking = format!("{} dropped a hint, and {target} lacks it", node.me);
-            let lacking = Some(lacking).filter(|_| !is_held && !is_excused);
+            let lacking = || {
+                let has = self.machines.iter().find(|machine| machine.name == target);
+                let has = has.and_then(|machine| machine.durable_row(key)).map(|row| row.clock);
+                let lost = format!(
+                    "{} dropped a hint of {:?}, and {target} lacks it",
+                    node.me, object.clock
+                );
+                format!("{lost}: it has {has:?}; home replicas are {homes:?}")
+            };
+            let lacking = (!is_held && !is_excused).then(lacking);
             what_is_dropped_is_held(&key.to_string(), lacking)?;
         }
         Ok(())
