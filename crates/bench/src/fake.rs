@@ -44,7 +44,7 @@ impl Server {
         let addr = listener.local_addr().unwrap();
         let script = Arc::new(Mutex::new(script));
         let task = tokio::spawn(accept(listener, script.clone()));
-        Server { node: Node { name: addr.to_string(), addr }, script, task }
+        Server { node: Node { name: addr.to_string(), addr, secure: None }, script, task }
     }
 
     pub(crate) fn node(&self) -> Node {

@@ -9,10 +9,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
 use crate::head::{Framing, Head, HeaderRanges, parse_head};
+use crate::wire::{Secure, Stream};
 
 /// The longest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -23,13 +21,23 @@ const ONE_WRITE_BYTES_MAX: usize = 32 * 1024;
 /// A buffer that grew past this for one large answer is freed before the next request.
 const BUFFER_KEPT_BYTES: usize = 256 * 1024;
 
-/// One node: the name the user gave, and its address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One node: the name the user gave, its address, and how to speak to it.
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     /// `host:port`, for the `Host` header and for messages.
     pub(crate) name: String,
     /// The address that the name resolved to.
     pub(crate) addr: SocketAddr,
+    /// For TLS; without it, plain HTTP is spoken.
+    pub(crate) secure: Option<Secure>,
+}
+
+impl Node {
+    /// Its URL, by address.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.secure.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
+    }
 }
 
 /// A request. The path must already be encoded (see [`crate::path`]).
@@ -114,7 +122,7 @@ pub(crate) struct Client {
     node: Node,
     timeout: Duration,
     body_bytes_max: usize,
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     output: Vec<u8>,
     input: Vec<u8>,
     decoded: Vec<u8>,
@@ -158,7 +166,7 @@ impl Client {
     async fn exchange(&mut self, request: &Request<'_>) -> Result<(Head, Body), Error> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => connect(self.node.addr).await?,
+            None => Stream::connect(&self.node).await.map_err(Error::Connect)?,
         };
         self.give_back_large_buffers();
         let wrote = self.write(&mut stream, request).await;
@@ -182,7 +190,7 @@ impl Client {
         }
     }
 
-    async fn write(&mut self, stream: &mut TcpStream, request: &Request<'_>) -> Result<(), Error> {
+    async fn write(&mut self, stream: &mut Stream, request: &Request<'_>) -> Result<(), Error> {
         use std::io::Write;
         let out = &mut self.output;
         write!(
@@ -207,7 +215,7 @@ impl Client {
         Ok(())
     }
 
-    async fn read(&mut self, stream: &mut TcpStream, method: &str) -> Result<(Head, Body), Error> {
+    async fn read(&mut self, stream: &mut Stream, method: &str) -> Result<(Head, Body), Error> {
         let mut head = loop {
             match parse_head(&self.input, &mut self.headers, method)? {
                 Some(head) if head.status < 200 => {
@@ -242,7 +250,7 @@ impl Client {
     }
 
     /// Decodes a chunked body from `at` in the input, and returns where it ended.
-    async fn read_chunks(&mut self, stream: &mut TcpStream, start: usize) -> Result<usize, Error> {
+    async fn read_chunks(&mut self, stream: &mut Stream, start: usize) -> Result<usize, Error> {
         let mut at = start;
         loop {
             let (skip, size) = loop {
@@ -276,11 +284,7 @@ impl Client {
     }
 
     /// Skips the lines after the last chunk, including the empty one, and returns where they ended.
-    async fn skip_trailers(
-        &mut self,
-        stream: &mut TcpStream,
-        start: usize,
-    ) -> Result<usize, Error> {
+    async fn skip_trailers(&mut self, stream: &mut Stream, start: usize) -> Result<usize, Error> {
         let mut at = start;
         loop {
             let rest = self.input.get(at..).unwrap_or_default();
@@ -301,11 +305,7 @@ impl Client {
         }
     }
 
-    async fn read_until_close(
-        &mut self,
-        stream: &mut TcpStream,
-        start: usize,
-    ) -> Result<(), Error> {
+    async fn read_until_close(&mut self, stream: &mut Stream, start: usize) -> Result<(), Error> {
         loop {
             match self.fill(stream, 1).await {
                 Ok(()) => self.check_body_length(self.input.len() - start)?,
@@ -323,19 +323,13 @@ impl Client {
     }
 
     /// Reads what is available into the input; `wanted` only sizes the buffer.
-    async fn fill(&mut self, stream: &mut TcpStream, wanted: usize) -> Result<(), Error> {
+    async fn fill(&mut self, stream: &mut Stream, wanted: usize) -> Result<(), Error> {
         self.input.reserve(wanted.max(4096));
         match stream.read_buf(&mut self.input).await? {
             0 => Err(Error::Closed),
             _ => Ok(()),
         }
     }
-}
-
-async fn connect(addr: SocketAddr) -> Result<TcpStream, Error> {
-    let stream = TcpStream::connect(addr).await.map_err(Error::Connect)?;
-    stream.set_nodelay(true).map_err(Error::Connect)?;
-    Ok(stream)
 }
 
 #[cfg(test)]

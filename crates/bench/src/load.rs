@@ -55,13 +55,19 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, String> {
 /// # Errors
 /// What kept it from measuring.
 pub(crate) async fn measure(args: Args) -> Result<Summary, String> {
-    let nodes = path::nodes(&args.nodes).await?;
+    let nodes = path::nodes(&args.nodes, args.ca.as_deref()).await?;
+    let slow = args.slow_readers > 0 || args.slow_uploads > 0 || args.idle_connections > 0;
+    if slow && nodes.iter().any(|node| node.secure.is_some()) {
+        return Err(
+            "slow and idle clients speak http, not https: name the nodes by http://".to_owned()
+        );
+    }
     let conflicts = if args.conflicts.is_some() { "siblings" } else { "lww" };
     make_bucket(&nodes, &args.bucket, conflicts).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let homes = match args.route {
         Route::Any => None,
-        Route::Home => Some(Homes::ask(&nodes, &args.bucket).await?),
+        Route::Home => Some(Homes::ask(&nodes, &args.bucket, args.ca.as_deref()).await?),
     };
     let kept_contexts = if args.conflicts.is_some() { args.keys } else { 0 };
     let job = Arc::new(Job {

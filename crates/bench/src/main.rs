@@ -29,6 +29,7 @@ mod summary;
 mod targets;
 mod usage;
 mod value;
+mod wire;
 mod worker;
 
 use std::future::Future;

@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// The nodes to spread the connections over.
     #[arg(long, value_delimiter = ',', required = true, value_name = "URL,URL,…")]
     pub(crate) nodes: Vec<String>,
+    /// The authorities to believe, in PEM, where nodes are named by `https://`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// The operation to measure.
     #[arg(long, value_enum, default_value = "put")]
     pub(crate) op: Op,

@@ -1,6 +1,8 @@
 //! Which nodes hold a key, as a client learns it from `GET /ring/partitions`: an operation sent to
 //! one of them need not be forwarded.
 
+use std::path::Path;
+
 use quorate_client::{Client, Error, Partitions, partition_of};
 
 use crate::http::Node;
@@ -19,10 +21,19 @@ impl Homes {
     ///
     /// # Errors
     /// A sentence that names the node and what it answered.
-    pub(crate) async fn ask(nodes: &[Node], bucket: &str) -> Result<Self, String> {
+    pub(crate) async fn ask(
+        nodes: &[Node],
+        bucket: &str,
+        ca: Option<&Path>,
+    ) -> Result<Self, String> {
         let said = |error: Error| error.to_string();
-        let urls: Vec<String> = nodes.iter().map(|node| format!("http://{}", node.addr)).collect();
-        let client = Client::builder().nodes(urls.clone()).discover(false).route(false);
+        let urls: Vec<String> = nodes.iter().map(Node::url).collect();
+        let mut client = Client::builder().nodes(urls.clone()).discover(false).route(false);
+        if let Some(ca) = ca.filter(|_| nodes.iter().any(|node| node.secure.is_some())) {
+            let pem =
+                std::fs::read(ca).map_err(|error| format!("--ca {}: {error}", ca.display()))?;
+            client = client.authority(pem);
+        }
         let client = client.build().map_err(said)?;
         let n = client.admin().bucket(bucket).await.map_err(said)?.n;
         let n = n.ok_or_else(|| format!("bucket {bucket}: no n"))?;
