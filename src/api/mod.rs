@@ -148,6 +148,17 @@ impl Api {
     }
 }
 
+impl Api {
+    /// A head that is rejected, as a problem, and counted.
+    fn problem_of(&self, why: HeadError) -> Problem {
+        let problem = Problem::from(why)
+            .header(REQUEST_ID, request_trace::new_id())
+            .header(EPOCH, self.epoch());
+        self.node().metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
+        problem
+    }
+}
+
 impl App for Api {
     fn on_connection_from(self, peer: Option<SocketAddr>) -> Self {
         Self { peer, ..self }
@@ -171,11 +182,11 @@ impl App for Api {
         Ok(begun.ended(&self.node().metrics, route, response))
     }
 
+    fn refusal(&self, why: HeadError) -> Response {
+        self.problem_of(why).into_response()
+    }
+
     fn refuse(&self, why: HeadError) -> Vec<u8> {
-        let problem = Problem::from(why)
-            .header(REQUEST_ID, request_trace::new_id())
-            .header(EPOCH, self.epoch());
-        self.node().metrics.requests.refused(Outcome::of_status(problem.status().as_u16()));
-        problem.into_bytes()
+        self.problem_of(why).into_bytes()
     }
 }

@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// A connection counts as idle after this long, and may then be closed in favour of a new one.
-const IDLE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Client timeouts that nothing else enforces, in milliseconds.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ pub(crate) mod descriptors;
 mod entrance;
 pub(crate) mod framing;
 pub(crate) mod heads;
+mod http2;
 pub(crate) mod idle;
 mod impatient;
 pub(crate) mod port;

@@ -1,5 +1,5 @@
-//! One listening port: accepts connections within limits, serves HTTP/1.1 on each, stops
-//! gracefully.
+//! One listening port: accepts connections within limits, serves HTTP/1.1 on each (or HTTP/2, see `http2`),
+//! stops gracefully.
 //!
 //! axum's own `serve` has no limit on connections, no timeout for slow heads, no `TCP_NODELAY`
 //! unless asked and no time limit on a graceful stop; this is hyper with all four. A connection
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -33,9 +34,10 @@ use crate::config::Config;
 use crate::http::entrance::{NOT_SECURE, entered};
 use crate::http::framing::{HEAD_BYTES_MAX, HeadError};
 use crate::http::heads::{Heads, Patience};
+use crate::http::http2;
 use crate::http::idle::Crowd;
 use crate::http::impatient::Impatient;
-use crate::tls::door::{Door, Entered, Identity};
+use crate::tls::door::{Door, Entered, Identity, speaks_http2};
 use quorate_engine::seldom::Seldom;
 
 /// The read buffer limit of one connection, in bytes; a request's head must fit.
@@ -154,6 +156,16 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// One of a port that has no other connection.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(crate) fn for_tests(stop: &Stop, crowd: Arc<Crowd>) -> Self {
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (cut, begun) = (stop.cut.clone(), stop.begun.clone());
+        let tracked = stop.connections.token();
+        Self { stop: begun, cut, crowd, _slot: Arc::new(slot), _tracked: tracked }
+    }
+
     /// Runs `work` to completion, or until [`Stop::cut`]: then `None`.
     pub(crate) async fn hold<T>(self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
@@ -176,8 +188,12 @@ pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
         self
     }
 
-    /// The complete response, head and body, to a request whose head is rejected. The connection is
-    /// closed after it.
+    /// The response to a request whose head is rejected.
+    fn refusal(&self, _why: HeadError) -> Response {
+        StatusCode::BAD_REQUEST.into_response()
+    }
+
+    /// The same in bytes, head and body. The connection is closed after it.
     fn refuse(&self, _why: HeadError) -> Vec<u8> {
         b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
     }
@@ -344,9 +360,17 @@ async fn receive(stream: TcpStream, door: Door, connection: Connection<impl App>
         None => {}
         Some(Entered::Plain(stream)) => serve(stream, None, connection).await,
         // A box, so that connections without TLS need no memory for it.
-        Some(Entered::Secure(stream, identity)) => {
-            Box::pin(serve(stream, identity, connection)).await;
-        }
+        Some(Entered::Secure(stream, identity)) => match bounds.heads {
+            HeadBounds::Looked(patience) if speaks_http2(&stream) => {
+                let limits =
+                    http2::Limits { patience, stall: Duration::from_millis(bounds.stall_ms) };
+                let Connection { app, lease, .. } = connection;
+                Box::pin(http2::serve(stream, app, limits, lease)).await;
+            }
+            HeadBounds::Looked(_) | HeadBounds::PassedOn(_) => {
+                Box::pin(serve(stream, identity, connection)).await;
+            }
+        },
         Some(Entered::NotSecure(stream)) => refuse(stream, NOT_SECURE, connection).await,
     }
 }

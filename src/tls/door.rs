@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Port;
+use super::load::HTTP_2;
 use super::node_names::node_of;
 use super::slot::Slot;
 
@@ -65,6 +66,11 @@ fn identity(stream: &TlsStream<TcpStream>) -> io::Result<Identity> {
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let Some(own) = shown else { return Err(io::Error::other("no certificate was shown")) };
     node_of(own).map(Identity).map_err(io::Error::other)
+}
+
+/// Whether both ends have agreed on HTTP/2.
+pub(crate) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP_2)
 }
 
 /// What a port does with connections: as its slot says, or plainly if it has none.

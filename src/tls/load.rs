@@ -25,8 +25,9 @@ use super::{Port, provider};
 /// The most certificates in a chain, and the most authorities.
 const CHAIN_MAX: usize = 16;
 const AUTHORITIES_MAX: usize = 256;
-/// The only application protocol. HTTP/2 would pass the checks of heads by (`http/heads.rs`).
+/// The application protocols.
 const HTTP_1: &[u8] = b"http/1.1";
+pub(super) const HTTP_2: &[u8] = b"h2";
 
 /// Why the files of a port cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -232,7 +233,10 @@ fn server(
         .map_err(|error| error.to_string())?
         .with_client_cert_verifier(arriving)
         .with_cert_resolver(own);
-    config.alpn_protocols = vec![HTTP_1.to_vec()];
+    config.alpn_protocols = match port {
+        Port::Client => vec![HTTP_2.to_vec(), HTTP_1.to_vec()],
+        Port::Peer => vec![HTTP_1.to_vec()],
+    };
     if !is_anybody {
         // A session that is resumed would not show a certificate again.
         config.session_storage = Arc::new(NoServerSessionStorage {});

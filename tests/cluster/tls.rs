@@ -111,7 +111,7 @@ impl Ca {
         }
     }
 
-    fn client(&self, authorities: &[&str]) -> reqwest::Client {
+    pub(crate) fn client(&self, authorities: &[&str]) -> reqwest::Client {
         let config = self.trust(authorities, None);
         let builder = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(config);
         builder.pool_idle_timeout(Duration::from_millis(300)).build().unwrap()
@@ -145,8 +145,9 @@ async fn send(world: &World, turn: usize, ask: impl Fn(&Node) -> Ask) -> Answer 
     panic!("no node takes requests");
 }
 
-struct World {
-    cluster: Arc<Cluster>,
+/// A cluster whose nodes show certificates, and its clients.
+pub(crate) struct World {
+    pub(crate) cluster: Arc<Cluster>,
     http: reqwest::Client,
     stop: AtomicBool,
     answered: AtomicU64,
@@ -178,7 +179,7 @@ async fn work(world: Arc<World>, client: usize) {
 
 impl World {
     /// Runs something while clients work, none of whose requests may fail.
-    async fn under_load(self: &Arc<Self>, changes: impl AsyncFnOnce()) {
+    pub(crate) async fn under_load(self: &Arc<Self>, changes: impl AsyncFnOnce()) {
         let mut clients = JoinSet::new();
         (0..CLIENTS).for_each(|client| drop(clients.spawn(work(self.clone(), client))));
         tokio::select! {
@@ -236,7 +237,7 @@ impl World {
     }
 }
 
-async fn world(ca: &Ca, nodes: usize, mode: &str, authorities: &[&str]) -> Arc<World> {
+pub(crate) async fn world(ca: &Ca, nodes: usize, mode: &str, authorities: &[&str]) -> Arc<World> {
     // Strict quorums: what was acknowledged is read, whichever node is away.
     let setup = Setup { settings: "[defaults]\nsloppy = false\n", ..Setup::synced(nodes) };
     let cluster = Cluster::start_in(setup, |number, directory| {
