@@ -81,7 +81,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Likewise, made for every attempt anew: for tokens that are good for minutes only, such as an
+    /// Likewise, a fresh one for every attempt: for tokens that are good for minutes only, such as an
     /// operator's signature. `None` sends none; what it gives is sent if it is visible ASCII.
     #[must_use]
     pub fn token_maker(

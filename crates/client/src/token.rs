@@ -60,3 +60,32 @@ fn header(token: &str) -> Option<HeaderValue> {
     value.set_sensitive(true);
     Some(value)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::*;
+    use crate::tls::TlsSettings;
+
+    #[test]
+    fn a_token_is_made_for_each_request() {
+        let tls = TlsSettings::default().config(false).unwrap();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
+        let sent = |token: &Token| {
+            let request = token.sent_with(http.get("http://h")).build().unwrap();
+            let value = request.headers().get(AUTHORIZATION)?;
+            assert!(value.is_sensitive());
+            Some(value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(sent(&Token::None), None);
+        assert_eq!(sent(&Token::Fixed("a".to_owned())).as_deref(), Some("Bearer a"));
+        let made = AtomicU32::new(0);
+        let token = Token::Made(Arc::new(move || Some(made.fetch_add(1, Relaxed).to_string())));
+        let both = [sent(&token), sent(&token)];
+        assert_eq!(both, [Some("Bearer 0".to_owned()), Some("Bearer 1".to_owned())]);
+        assert_eq!(sent(&Token::Made(Arc::new(|| None))), None);
+        assert_eq!(sent(&Token::Made(Arc::new(|| Some("a\nb".to_owned())))), None);
+    }
+}
