@@ -114,6 +114,10 @@ impl Catalog {
         let (mut parts, mut hasher) = (got.into_stream(), blake3::Hasher::new());
         while let Some(part) = parts.try_next().await.map_err(|error| failed(self, &error))? {
             hasher.update(&part);
+            // What is longer than it should be must not fill a disk.
+            if hasher.count() > file.bytes {
+                return Ok(Stored::Damaged);
+            }
             take(&part)?;
         }
         Ok(if file.is(&hasher) { Stored::Whole } else { Stored::Damaged })
@@ -302,5 +306,39 @@ impl Catalog {
             needed.extend(manifest.map_err(|why| Failure::new(Exit::Failed, why))?.files);
         }
         Ok(needed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_as_its_manifest_says_or_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(Place::parse(dir.path().to_str().unwrap(), false).ok().unwrap());
+        let name = || "000001.sst".to_owned();
+        let blake3 = blake3::hash(b"rows").to_hex().to_string();
+        let file = NodeFile { name: name(), bytes: 4, blake3: blake3.clone() };
+        let read = async || {
+            let mut came = Vec::new();
+            let take = |part: &[u8]| {
+                came.extend_from_slice(part);
+                Ok(())
+            };
+            let stored = catalog.read_file(&file, take).await.ok().unwrap();
+            assert!(came.len() <= 4, "more than there should be is handed on");
+            stored
+        };
+        assert_eq!(read().await, Stored::Missing);
+        let sizes = [(&b"rows"[..], Stored::Whole), (b"row", Stored::Damaged)];
+        for (bytes, expected) in [(&b"rowsrows"[..], Stored::Damaged)].into_iter().chain(sizes) {
+            catalog.write(&[FILES, &blake3], Bytes::from_static(bytes)).await.ok().unwrap();
+            assert_eq!(read().await, expected, "{bytes:?}");
+        }
+        catalog.write(&[FILES, "README"], Bytes::from_static(b"mine")).await.ok().unwrap();
+        let there = catalog.files().await.ok().unwrap();
+        assert_eq!(there.into_iter().collect::<Vec<_>>(), [(blake3, 3)], "others are left alone");
     }
 }

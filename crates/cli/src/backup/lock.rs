@@ -53,11 +53,9 @@ impl<'a> Lock<'a> {
         }
         let lock = Self { catalog, id: format!("{:032x}", rand::random::<u128>()) };
         let text = lock.text(what);
-        match create(catalog, &text).await? {
+        match lock.created(&text).await? {
             Created::Yes if catalog.place.is_bucket => lock.try_again(&text).await?,
             Created::Yes => {}
-            // It may be the own one: a request that is sent again may have succeeded before.
-            Created::No if lock.is_own().await? => {}
             Created::No => return Err(lock.busy().await.into()),
             Created::Unknown => {
                 if catalog.read(&[LOCK]).await?.is_some() {
@@ -84,12 +82,30 @@ impl<'a> Lock<'a> {
         serde_json::to_vec(&held).unwrap_or_default().into()
     }
 
+    /// Creates it. What was refused, or was not answered, may have succeeded all the same: then the one
+    /// that is there is this one.
+    async fn created(&self, text: &Bytes) -> Done<Created> {
+        let created = create(self.catalog, text).await;
+        match created {
+            Ok(Created::Yes | Created::Unknown) => created,
+            Ok(Created::No) => Ok(if self.is_own().await? { Created::Yes } else { Created::No }),
+            Err(stop) => match self.is_own().await {
+                Ok(true) => Ok(Created::Yes),
+                Ok(false) | Err(_) => Err(stop),
+            },
+        }
+    }
+
     /// A store that creates it once more does not look at conditions.
     async fn try_again(&self, text: &Bytes) -> Done {
-        if matches!(create(self.catalog, text).await?, Created::No) {
-            return Ok(());
+        match create(self.catalog, text).await {
+            Ok(Created::No) => return Ok(()),
+            Ok(Created::Yes | Created::Unknown) => self.catalog.remove(&[LOCK]).await?,
+            Err(stop) => {
+                drop(self.catalog.remove(&[LOCK]).await);
+                return Err(stop);
+            }
         }
-        self.catalog.remove(&[LOCK]).await?;
         let message = format!(
             "{}: the store ignores the condition of a put (If-None-Match), so that two commands could work \
              there at once",
