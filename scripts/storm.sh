@@ -8,6 +8,7 @@ usage() {
     cat <<'HELP'
 Usage: scripts/storm.sh [--minutes M | --seconds S] [--seed SEED] [--nodes COUNT] [--no-layouts]
        scripts/storm.sh --grow [--seed SEED]
+       scripts/storm.sh --restore [--long] [--minutes M | --seconds S] [--seed SEED] [--nodes COUNT]
 
 Starts COUNT nodes (default 5) on ports of their own in a temporary directory, and clients that keep sets of
 unique elements, delete keys, and count what was acknowledged. Meanwhile nodes are killed, paused, stopped,
@@ -20,14 +21,19 @@ lost, invented or brought back, if any replicas differ, or if a change of the la
   --no-layouts  the members stay as they are
   --grow        a story instead of a storm: three nodes become five, then seven, a dead one is replaced, and
                 a zone is drained, which leaves four; at random moments of each step nodes are killed
+  --restore     backups are made meanwhile, over and over; in the end every disk is wiped, and one of the
+                backups is restored as a new cluster: what was acknowledged before it must be there, what was
+                deleted before it must not, and no dot may be given twice. Default 2 minutes; --long: 20. The
+                layout stays
 
 Examples:
   scripts/storm.sh --minutes 30 --seed 7
   scripts/storm.sh --grow
+  scripts/storm.sh --restore --seed 7
 HELP
 }
 
-seconds=600 seed=$((RANDOM * 32768 + RANDOM)) nodes=5 layouts=1 grow=0
+seconds='' seed=$((RANDOM * 32768 + RANDOM)) nodes=5 layouts=1 grow=0 restore=0 long=0
 while (($#)); do
     case $1 in
         -h | --help)
@@ -53,9 +59,22 @@ while (($#)); do
             grow=1
             shift
             ;;
+        --restore)
+            restore=1
+            shift
+            ;;
+        --long)
+            long=1
+            shift
+            ;;
         *) die "unknown option '$1' (see --help)" ;;
     esac
 done
+((!long || restore)) || die "--long is for --restore (see --help)"
+if [[ -z $seconds ]]; then
+    seconds=600
+    if ((restore)); then seconds=$((long ? 1200 : 120)); fi
+fi
 ((seconds >= 1 && seconds <= 86400)) || die "a storm takes from a second to a day (see --help)"
 ((nodes >= 3 && nodes <= 16)) || die "--nodes is a number from 3 to 16 (see --help)"
 ensure_prerequisites
@@ -63,6 +82,9 @@ cd "$ROOT"
 if ((grow)); then
     say "A cluster that grows and shrinks, seed $seed. Building first."
     test=storm::story::a_cluster_that_grows_to_order
+elif ((restore)); then
+    say "A storm of $seconds s over $nodes nodes, a loss of all, and a restore, seed $seed. Building first."
+    test=storm::restored::a_storm_to_restore_from
 else
     say "A storm of $seconds s over $nodes nodes, seed $seed. Building first."
     test=storm::a_storm_to_order

@@ -12,8 +12,9 @@ Checks formatting, dependencies, lints, docs and scripts, runs all tests, takes 
 simulator over 2,000 seeds, and lets it find every deliberate bug. Installs what is missing on Debian and Ubuntu when
 it may. Changes no file of the repository.
 
-  --long  20,000 seeds; and the API against its description, the Python and TypeScript clients, and the console in
-          Chromium (python3, node and chromium must be there; packages are fetched from PyPI and npm)
+  --long  20,000 seeds; and the API against its description, the Python and TypeScript clients, the console in
+          Chromium (python3, node and chromium must be there; packages are fetched from PyPI and npm), backups in an
+          S3 server (if go is there, which builds it), and a storm after which a backup is restored
 
 Example:
   scripts/test.sh && echo "ready to commit"
@@ -83,6 +84,12 @@ if ((long)); then
     step "api" scripts/check-api.sh
     step "clients" env QUORATE_BIN="$NODE_BIN" scripts/test-sdk.sh
     step "console" scripts/test-console.sh
+    if has go; then
+        step "object store" env QUORATE_BIN="$NODE_BIN" scripts/test-s3.sh
+    else
+        say "go is not installed: backups in an object store were not tried"
+    fi
+    step "restore" scripts/storm.sh --restore
 fi
 step "simulator" cargo run --release --locked -p quorate-sim -- --seed 1 --seeds "$seeds"
 step "mutations" \

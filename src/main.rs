@@ -139,6 +139,8 @@ fn node_count() -> clap::builder::RangedI64ValueParser<u16> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Client(command) = &cli.command {
+        // For the client of object stores, which finds it there; only a second one would be refused.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let node = quorate_cli::NodeCode {
             load: &cli::node_file::load,
             sign: &cli::node_file::sign,

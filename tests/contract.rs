@@ -8,6 +8,8 @@ mod common;
 
 #[path = "contract/auth/mod.rs"]
 mod auth;
+#[path = "contract/backup_buckets.rs"]
+mod backup_buckets;
 #[path = "contract/backups.rs"]
 mod backups;
 #[path = "contract/bodies.rs"]

@@ -1,6 +1,7 @@
 //! What commands learn from a node's configuration: read and checked by the node's own code.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use quorate_cli::{NodeFile, Operator};
 use quorate_engine::host::Clock as _;
@@ -13,7 +14,7 @@ use crate::host::MachineClock;
 /// milliseconds.
 const CLOCK_BEHIND_MS: u64 = 60_000;
 
-/// Signs as the operator: whoever can read a node's configuration has the cluster's key.
+/// An operator: whoever can read a node's configuration has the cluster's key, and can sign.
 ///
 /// # Errors
 /// What is wrong with the configuration; the text names the file, the variable or the key.
@@ -21,7 +22,9 @@ pub fn sign(path: &Path) -> Result<Operator, String> {
     let config = config::load(path).map_err(|error| error.to_string())?;
     let client_addr = client_addr(&config);
     let client_addr = client_addr.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-    Ok(Operator { client_addr, token: operator_token(&config)? })
+    let keys = operator_keys(&config)?;
+    signed_now(&keys)?;
+    Ok(Operator { client_addr, sign: Arc::new(move || signed_now(&keys).ok()) })
 }
 
 /// A token that is good for everything in the cluster, for some minutes.
@@ -29,8 +32,15 @@ pub fn sign(path: &Path) -> Result<Operator, String> {
 /// # Errors
 /// What is wrong with the cluster's keys.
 pub(super) fn operator_token(config: &Config) -> Result<String, String> {
+    signed_now(&operator_keys(config)?)
+}
+
+fn operator_keys(config: &Config) -> Result<OperatorKeys, String> {
     let secrets = config.secrets().map_err(|error| error.to_string())?;
-    let keys = OperatorKeys::new(&config.cluster_id, &secrets);
+    Ok(OperatorKeys::new(&config.cluster_id, &secrets))
+}
+
+fn signed_now(keys: &OperatorKeys) -> Result<String, String> {
     let expires = MachineClock.now().plus(OPERATOR_MS_MAX - CLOCK_BEHIND_MS);
     keys.token(expires).ok_or_else(|| "cluster_keys: none".to_owned())
 }

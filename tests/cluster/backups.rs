@@ -7,31 +7,28 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{Cluster, Setup, eventually, within};
 use crate::load::put_all;
+use crate::record::now_ms;
 
 const SETTINGS: &str =
     "[anti_entropy]\ninterval_ms = 1000\n[deletes]\ngrace_ms = 20000\nreap_ms = 500\n";
 const LONG: Duration = Duration::from_secs(60);
 
-fn quorate(arguments: &[&str]) -> Command {
+pub(crate) fn quorate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(arguments);
     command
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let both = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&both).into_owned()
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 /// Keys of a bucket.
@@ -58,14 +55,14 @@ impl Cluster {
         command.arg(from).arg("--config").arg(self.config(number)).args(more).output().unwrap()
     }
 
-    fn restore(&self, number: usize, from: &Path, more: &[&str]) -> String {
+    pub(crate) fn restore(&self, number: usize, from: &Path, more: &[&str]) -> String {
         let restored = self.try_restore(number, from, more);
         assert!(restored.status.success(), "n{number}: {}", text(&restored));
         text(&restored)
     }
 
     /// Stops all nodes, empties their disks, and gives their configurations another cluster id.
-    async fn lose_everything(&self, new_id: &str) {
+    pub(crate) async fn lose_everything(&self, new_id: &str) {
         for number in self.all() {
             if self.is_running(number) {
                 self.terminate(number).await;
@@ -92,7 +89,7 @@ impl Cluster {
     }
 
     /// The dots of a key that a node shows.
-    async fn dots_of(&self, key: &str) -> BTreeSet<String> {
+    pub(crate) async fn dots_of(&self, key: &str) -> BTreeSet<String> {
         let shown = self.at(1).get(&format!("/siblings/{key}")).answer().await.json();
         let siblings = shown["siblings"].as_array().cloned().unwrap_or_default();
         siblings.iter().map(|it| it["dot"].as_str().unwrap().to_owned()).collect()

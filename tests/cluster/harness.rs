@@ -181,6 +181,13 @@ impl Cluster {
         std::fs::read_to_string(self.process(number).config()).unwrap()
     }
 
+    /// The id of the cluster in a node's configuration: that of all tests, unless it was restored.
+    fn cluster_id(&self, number: usize) -> String {
+        let text = self.configuration(number);
+        let line = text.lines().find_map(|line| line.strip_prefix("cluster_id = \""));
+        line.unwrap().trim_end_matches('"').to_owned()
+    }
+
     /// Replaces the configuration of a node that does not run.
     pub(crate) fn configure(&self, number: usize, text: &str) {
         assert!(!self.is_running(number), "n{number} runs");
@@ -265,7 +272,7 @@ impl Cluster {
             durability: Durability::Buffered,
             block_cache_bytes: 8 << 20,
             disk_free_bytes_min: 0,
-            ..Options::new(name_of(number), CLUSTER_ID, PARTITIONS)
+            ..Options::new(name_of(number), &self.cluster_id(number), PARTITIONS)
         };
         Store::open(&self.data_dir(number), options).unwrap()
     }

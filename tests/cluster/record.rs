@@ -7,6 +7,8 @@
 //!
 //! Each key has its own oracle, so that judging a key only costs its own history.
 
+mod past;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +18,8 @@ use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::name::Key;
 
+use self::past::{Event, What};
+pub(crate) use self::past::{Window, now_ms};
 use crate::harness::{Cluster, name_of};
 use crate::http::{Answer, Node, Reasons, Shown};
 use crate::inspect::Inspection;
@@ -48,6 +52,8 @@ struct State {
     removed: BTreeSet<WriteNo>,
     /// Those whose removal was acknowledged.
     removed_surely: BTreeSet<WriteNo>,
+    /// All of it, in order.
+    log: Vec<Event>,
 }
 
 /// What a client was shown of a key: good for one write.
@@ -248,6 +254,7 @@ impl State {
             acked: BTreeSet::new(),
             removed: BTreeSet::new(),
             removed_surely: BTreeSet::new(),
+            log: Vec::new(),
         }
     }
 
@@ -263,6 +270,9 @@ impl State {
         covered: Clock,
         without: &BTreeSet<WriteNo>,
     ) -> WriteNo {
+        let (saw_too, covered_too, without_too) = (saw.clone(), covered.clone(), without.clone());
+        let what = What::Begun { saw: saw_too, covered: covered_too, without: without_too };
+        self.log.push(Event { at_ms: now_ms(), what });
         let at = self.tick();
         let write = self.oracle.begin_write(key, false, Saw::These(saw.clone()), at);
         for _ in 0..ATTEMPTS {
@@ -274,6 +284,8 @@ impl State {
     }
 
     fn end(&mut self, write: WriteNo, end: End, without: &BTreeSet<WriteNo>) {
+        let what = What::Ended { write, end, without: without.clone() };
+        self.log.push(Event { at_ms: now_ms(), what });
         let at = self.tick();
         let told = if end == End::NotApplied { ATTEMPTS } else { 1 };
         for _ in 0..told {

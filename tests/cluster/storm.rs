@@ -7,6 +7,7 @@
 //! Short storms of fixed seeds are part of the tests; `scripts/storm.sh` runs longer ones. A
 //! seed determines the schedule of faults, not the timing of the clients.
 
+mod backups;
 mod changes;
 mod clients;
 mod deleted_keys;
@@ -15,6 +16,7 @@ mod final_check;
 mod injector;
 mod operator;
 mod report;
+mod restored;
 mod slow;
 mod story;
 
@@ -61,6 +63,8 @@ shutdown_ms = 2000
 pub(crate) struct Plan {
     /// Whether it is the story that `story.rs` tells.
     grows: bool,
+    /// Whether all is lost in the end, and a backup restored.
+    restores: bool,
     seed: u64,
     nodes: usize,
     length: Duration,
@@ -97,6 +101,7 @@ async fn a_storm_to_order() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     storm(Plan {
         grows: false,
+        restores: false,
         seed: number("STORM_SEED").unwrap_or_else(rand::random),
         nodes: number("STORM_NODES").map_or(5, |nodes| nodes as usize),
         length: Duration::from_secs(number("STORM_SECONDS").unwrap_or(60)),
@@ -110,7 +115,8 @@ impl Plan {
     /// A storm over five nodes whose layout stays.
     fn short(seed: u64, seconds: u64) -> Self {
         let length = Duration::from_secs(seconds);
-        Self { grows: false, seed, nodes: 5, length, layouts: false, talks: false }
+        let (grows, restores, layouts, talks) = (false, false, false, false);
+        Self { grows, restores, seed, nodes: 5, length, layouts, talks }
     }
 }
 
@@ -119,12 +125,18 @@ impl Plan {
 /// # Panics
 /// If any promise was broken.
 async fn storm(plan: Plan) {
-    let repeat = plan.to_string();
-    eprintln!("To repeat this storm: {repeat}");
+    eprintln!("To repeat this storm: {plan}");
+    let mut stage = begin(plan, SETTINGS).await;
+    inject_faults(&mut stage, Duration::ZERO).await;
+    stage.conclude().await;
+}
+
+/// Starts a cluster and the clients of a storm.
+async fn begin(plan: Plan, settings: &'static str) -> Stage {
     // Half of the storms wait for syncs.
     let durability = if plan.seed.is_multiple_of(2) { "fsync" } else { "buffered" };
     let storage = "disk_free_bytes_min = 33554432\n";
-    let setup = Setup { settings: SETTINGS, durability, storage, ..Setup::of(plan.nodes) };
+    let setup = Setup { settings, durability, storage, ..Setup::of(plan.nodes) };
     let setup = Setup { spares: if plan.layouts { SPARES } else { 0 }, ..setup };
     let small_disk = Mutex::new(None);
     let cluster = Cluster::start_in(setup, |number, directory| {
@@ -135,9 +147,7 @@ async fn storm(plan: Plan) {
     .await;
     cluster.form();
     cluster.wait_all_up().await;
-    let mut stage = Stage::set(plan, cluster, small_disk.into_inner().unwrap());
-    inject_faults(&mut stage).await;
-    stage.conclude().await;
+    Stage::set(plan, cluster, small_disk.into_inner().unwrap())
 }
 
 /// A cluster with clients at work, until the final check.
@@ -204,6 +214,7 @@ impl Stage {
             disks,
             found,
             usage_max: watch.max(),
+            restored: None,
         };
         eprintln!("{report}");
         assert!(report.is_clean(), "to repeat: {repeat}\n{}", report.details());
@@ -239,8 +250,9 @@ impl Watch {
     }
 }
 
-/// Injects faults until time is up, or a client has found something wrong.
-async fn inject_faults(stage: &mut Stage) {
+/// Injects faults until time is up, or a client has found something wrong. `after` is how long a part of the
+/// storm before this one was.
+async fn inject_faults(stage: &mut Stage, after: Duration) {
     let Stage { plan, work, clients, injector, .. } = stage;
     let begun = Instant::now();
     let mut told = begun;
@@ -250,7 +262,8 @@ async fn inject_faults(stage: &mut Stage) {
             break;
         }
         let left = plan.length - elapsed;
-        work.round.store((elapsed.as_secs() / ROUND.as_secs()) as usize, Relaxed);
+        let round = (after + elapsed).as_secs() / ROUND.as_secs();
+        work.round.store(round as usize, Relaxed);
         if plan.talks && told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
             let struck: usize = injector.struck.values().sum();
@@ -310,7 +323,11 @@ impl fmt::Display for Plan {
             return write!(f, "scripts/storm.sh --grow --seed {}", self.seed);
         }
         let (seconds, seed, nodes) = (self.length.as_secs(), self.seed, self.nodes);
-        write!(f, "scripts/storm.sh --seconds {seconds} --seed {seed} --nodes {nodes}")?;
+        let how = if self.restores { " --restore" } else { "" };
+        write!(f, "scripts/storm.sh{how} --seconds {seconds} --seed {seed} --nodes {nodes}")?;
+        if self.restores {
+            return Ok(());
+        }
         if self.layouts { Ok(()) } else { write!(f, " --no-layouts") }
     }
 }

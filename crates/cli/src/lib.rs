@@ -35,7 +35,7 @@ pub use self::cluster::doctor::{LoadFile, NodeFile};
 pub use self::cluster::layout::recover::{Confirm, Recover, RecoverDisk};
 use self::exit::{Done, Failure, Stop};
 pub use self::exit::{EXIT_CODES, Exit};
-pub use self::nodes::{Operator, SignAsOperator};
+pub use self::nodes::{MakeToken, Operator, SignAsOperator};
 use self::out::{Out, note};
 
 // The commands of this crate. No doc comment: it would become the description of the whole program.

@@ -1,13 +1,14 @@
 //! The nodes that a command may ask: those of `--url`, and those that they tell of.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_client::{Admin, Client, ClientBuilder, Error, Retries};
 use serde_json::Value;
 
-use crate::args::{Common, Secret};
+use crate::args::Common;
 use crate::exit::{Done, Failure};
 use crate::refusal;
 use crate::security::Security;
@@ -49,11 +50,15 @@ pub(crate) struct Nodes {
 pub struct Operator {
     /// Where its node listens for clients.
     pub client_addr: String,
-    /// A token that is good for everything, for some minutes.
-    pub token: String,
+    /// Makes a token that is good for everything, for some minutes. Called for every request, as commands
+    /// can take longer than a token is good for.
+    pub sign: MakeToken,
 }
 
-/// Signs as the operator, with a node's configuration. The error says what is wrong with that.
+/// Makes tokens; `None` if there is no key for them.
+pub type MakeToken = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// Makes an operator of a node's configuration. The error says what is wrong with that.
 pub type SignAsOperator<'a> = &'a dyn Fn(&Path) -> Result<Operator, String>;
 
 /// A node of the cluster, as far as it is known.
@@ -106,7 +111,7 @@ impl Nodes {
             (None, Some(_)) => "--operator",
             (None, None) => "the environment variable QUORATE_TOKEN",
         };
-        let security = Security::new(common, signed.map(|signed| Secret(signed.token)))?;
+        let security = Security::new(common, signed.map(|signed| signed.sign))?;
         let asked = common.timeout_ms.map(Duration::from_millis);
         let once = Retries { attempts_max: (urls.len() as u32).min(100), ..Retries::default() };
         let as_given = |urls: &[String]| builder(urls, &security).discover(false).route(false);

@@ -153,6 +153,7 @@ fn advice(name: &str) -> Option<&'static str> {
         "no_layout_quorum" => {
             "`quorate status` shows which nodes are down; the command may be repeated as it is"
         }
+        "backup_refused" => "`GET /backups` of that node shows what it keeps",
         "internal" => "this is a bug: report it with the request id in the node's log",
         _ => return None,
     })

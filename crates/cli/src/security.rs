@@ -6,6 +6,7 @@ use quorate_client::ClientBuilder;
 
 use crate::args::{Common, Secret};
 use crate::exit::{Done, Failure};
+use crate::nodes::MakeToken;
 
 /// The longest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -13,9 +14,16 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A token, authorities, and a certificate with its key; each only if it was given.
 #[derive(Clone, Default)]
 pub(crate) struct Security {
-    token: Option<Secret>,
+    token: Option<Token>,
     authorities: Option<Vec<u8>>,
     identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Clone)]
+enum Token {
+    Given(Secret),
+    /// Signed for every request.
+    Signed(MakeToken),
 }
 
 impl std::fmt::Debug for Security {
@@ -26,12 +34,12 @@ impl std::fmt::Debug for Security {
 }
 
 impl Security {
-    /// What the arguments and the environment give. `signed` is an operator's token, if one was signed: it
-    /// counts more than that of the environment.
+    /// What the arguments and the environment give. `signed` makes an operator's tokens, if there is one:
+    /// they count more than that of the environment.
     ///
     /// # Errors
     /// Usage: a file that cannot be read, and where its name stands.
-    pub(crate) fn new(common: &Common, signed: Option<Secret>) -> Done<Self> {
+    pub(crate) fn new(common: &Common, signed: Option<MakeToken>) -> Done<Self> {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let file = |given: &Option<PathBuf>, option: &str, variable: &str| {
             let (path, place) = match (given, env(variable)) {
@@ -53,15 +61,23 @@ impl Security {
             }
         };
         let authorities = file(&common.ca, "--ca", "QUORATE_CA")?;
-        let token = common.token.clone().or(signed).or_else(|| env("QUORATE_TOKEN").map(Secret));
+        let given = common.token.clone().map(Token::Given);
+        let token = given
+            .or(signed.map(Token::Signed))
+            .or_else(|| env("QUORATE_TOKEN").map(|token| Token::Given(Secret(token))));
         Ok(Self { token, authorities, identity })
     }
 
     /// A client of these nodes. Plain HTTP has no use for authorities: they may be set for other clusters.
     pub(crate) fn applied_to(&self, builder: ClientBuilder, urls: &[String]) -> ClientBuilder {
         let mut builder = builder;
-        if let Some(token) = &self.token {
-            builder = builder.token(token.0.clone());
+        match &self.token {
+            Some(Token::Given(token)) => builder = builder.token(token.0.clone()),
+            Some(Token::Signed(make)) => {
+                let make = make.clone();
+                builder = builder.token_maker(move || make());
+            }
+            None => {}
         }
         if !urls.iter().any(|url| url.starts_with("https:")) {
             return builder;

@@ -132,7 +132,7 @@ impl Inner {
         let query = (call.query)((budget < call.attempt_max).then_some(budget));
         let mark = if query.is_empty() { "" } else { "?" };
         let url = [node.url.as_str(), &call.path, mark, &query].concat();
-        let mut request = self.http.request(call.method.clone(), url).headers(call.headers.clone());
+        let mut request = self.request(call.method.clone(), url).headers(call.headers.clone());
         if call.body.length() > 0 || call.method == Method::PUT {
             request = request.body(body);
         }

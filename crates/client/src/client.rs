@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use reqwest::{Method, RequestBuilder};
+
 use crate::bucket::Bucket;
 use crate::nodes::{Node, View};
 use crate::settings::{ClientBuilder, Settings};
+use crate::token::Token;
 use crate::upkeep::Upkeep;
 
 /// A client of one cluster. Cheap to clone; all clones share connections and what they know of the
@@ -20,7 +23,8 @@ pub struct Client {
 /// What all handles share.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) http: reqwest::Client,
+    http: reqwest::Client,
+    token: Token,
     pub(crate) settings: Settings,
     view: RwLock<Arc<View>>,
     turn: AtomicUsize,
@@ -45,11 +49,17 @@ impl Client {
         Self::builder().nodes(urls).build()
     }
 
-    pub(crate) fn new(http: reqwest::Client, urls: Vec<String>, settings: Settings) -> Self {
+    pub(crate) fn new(
+        http: reqwest::Client,
+        token: Token,
+        urls: Vec<String>,
+        settings: Settings,
+    ) -> Self {
         let nodes = urls.into_iter().map(|url| Node::new(url, true)).collect();
         let view = View { nodes, names: BTreeMap::new(), ring: None };
         let inner = Inner {
             http,
+            token,
             settings,
             view: RwLock::new(Arc::new(view)),
             turn: AtomicUsize::new(rand::random::<u16>().into()),
@@ -94,6 +104,11 @@ pub struct KnownNode {
 }
 
 impl Inner {
+    /// Begins a request to a node, with the token.
+    pub(crate) fn request(&self, method: Method, url: String) -> RequestBuilder {
+        self.token.sent_with(self.http.request(method, url))
+    }
+
     /// What is known of the cluster.
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -69,6 +69,7 @@ mod siblings;
 mod stream;
 pub mod testing;
 mod tls;
+mod token;
 mod topology;
 mod update;
 mod upkeep;

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::retry::{Retries, TIME_MAX};
 use crate::tls::TlsSettings;
+use crate::token::Token;
 
 /// The most nodes a client knows.
 pub(crate) const NODES_MAX: usize = 1024;
@@ -33,20 +33,11 @@ pub(crate) struct Settings {
     pub(crate) answer_bytes_max: usize,
 }
 
-/// A secret, which debug output does not show.
-struct Hidden(String);
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a secret")
-    }
-}
-
 /// Makes a [`Client`]; see [`Client::builder`].
 #[derive(Debug)]
 pub struct ClientBuilder {
     nodes: Vec<String>,
-    token: Option<Hidden>,
+    token: Token,
     tls: TlsSettings,
     connect_timeout: Duration,
     settings: Settings,
@@ -64,7 +55,7 @@ impl Default for ClientBuilder {
             answer_bytes_max: 128 << 20,
         };
         let (nodes, tls) = (Vec::new(), TlsSettings::default());
-        Self { nodes, token: None, tls, connect_timeout: Duration::from_secs(1), settings }
+        Self { nodes, token: Token::None, tls, connect_timeout: Duration::from_secs(1), settings }
     }
 }
 
@@ -86,7 +77,18 @@ impl ClientBuilder {
     /// nodes needs the action `look`; without it the client goes on with those that were named.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(Hidden(token.into()));
+        self.token = Token::Fixed(token.into());
+        self
+    }
+
+    /// Likewise, a fresh one for every attempt: for tokens that are good for minutes only, such as an
+    /// operator's signature. `None` sends none; what it gives is sent if it is visible ASCII.
+    #[must_use]
+    pub fn token_maker(
+        mut self,
+        make: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.token = Token::Made(std::sync::Arc::new(make));
         self
     }
 
@@ -197,6 +199,7 @@ impl ClientBuilder {
                 return Err(Error::invalid(what, "must be from 1 ms to one day"));
             }
         }
+        self.token.check()?;
         let is_secure = nodes.iter().any(|url| url.starts_with("https:"));
         if self.tls.is_any() && !is_secure {
             return Err(Error::invalid(
@@ -206,7 +209,6 @@ impl ClientBuilder {
         }
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(self.tls.config(is_secure)?)
-            .default_headers(self.default_headers()?)
             .connect_timeout(self.connect_timeout)
             .redirect(reqwest::redirect::Policy::none()) // 300 is an answer, and nodes redirect nowhere
             .retry(reqwest::retry::never()) // see `call.rs`
@@ -214,19 +216,7 @@ impl ClientBuilder {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| Error::invalid("settings", error.to_string()))?;
-        Ok(Client::new(http, nodes, self.settings))
-    }
-
-    fn default_headers(&self) -> Result<HeaderMap, Error> {
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &self.token {
-            let value = HeaderValue::try_from(format!("Bearer {}", token.0));
-            let mut value = value
-                .map_err(|_| Error::invalid("token", "must be visible ASCII characters only"))?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        Ok(headers)
+        Ok(Client::new(http, self.token, nodes, self.settings))
     }
 }
 

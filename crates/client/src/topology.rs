@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -131,7 +132,8 @@ impl Inner {
         let due = view.nodes.iter().filter(|node| node.probe_at().is_some_and(|at| at <= now));
         let probes = due.map(async |node| {
             let url = format!("{}/readyz", node.url);
-            let answer = tokio::time::timeout(LOOK_WITHIN, self.http.get(url).send()).await;
+            let answer =
+                tokio::time::timeout(LOOK_WITHIN, self.request(Method::GET, url).send()).await;
             let is_up = match answer {
                 Ok(Ok(response)) if response.status().is_success() => true,
                 // Not ready is an answer: such a node says so at once, and is asked for nothing else. One
@@ -271,7 +273,7 @@ impl Inner {
     /// Asks one node, once.
     async fn ask<T: DeserializeOwned>(&self, node: &Arc<Node>, path: &str) -> Result<T, Error> {
         let deadline = Deadline::new(LOOK_WITHIN);
-        let sent = self.http.get(format!("{}{path}", node.url)).send();
+        let sent = self.request(Method::GET, format!("{}{path}", node.url)).send();
         let response = match tokio::time::timeout(LOOK_WITHIN, sent).await {
             Ok(Ok(response)) => response,
             Ok(Err(failed)) => {

@@ -6,6 +6,8 @@
 //! deleted. The clock of a delete's context tells which siblings it covered, by their dots: a write
 //! that was minted twice (the exception to promise 3) may leave a twin, which no delete covered.
 
+mod past;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +15,7 @@ use quorate_protocol::clock::{Clock, Dot};
 use quorate_protocol::context::ContextKeys;
 use quorate_protocol::name::Key;
 
+use self::past::Step;
 use crate::harness::Cluster;
 use crate::http::{Answer, Node, Reasons, Shown as Sibling};
 use crate::record::{Findings, Left};
@@ -35,6 +38,8 @@ struct KeyHistory {
     covered: Clock,
     /// Whether its last operation is an acknowledged delete.
     ended: bool,
+    /// All of it, in order, with the time by this machine's clock.
+    log: Vec<(u64, Step)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,9 +85,7 @@ impl DeletedKeys {
     pub(crate) async fn put(&self, node: &Node, key: &str, over: &Shown) -> bool {
         let value = self.with(key, |history| {
             let value = format!("{key}#{}", history.puts.len());
-            history.puts.insert(value.clone(), Fate::Unknown);
-            history.superseded.extend(over.values.iter().cloned());
-            history.ended = false;
+            history.note(Step::PutBegun { value: value.clone(), over: over.values.clone() });
             value
         });
         let put = node.put(&format!("/kv/{key}")).value(padded(key, value.clone()));
@@ -90,12 +93,7 @@ impl DeletedKeys {
         self.reasons.note(&answer);
         let fate = fate_of(&answer);
         let covered = self.open(key, over.context.as_deref());
-        self.with(key, |history| {
-            history.puts.insert(value, fate);
-            if fate == Fate::Acked {
-                history.covered.join(&covered);
-            }
-        });
+        self.with(key, |history| history.note(Step::PutEnded { value, fate, covered }));
         fate == Fate::Acked
     }
 
@@ -114,17 +112,14 @@ impl DeletedKeys {
 
     /// Deletes what was shown. Returns whether that was acknowledged.
     pub(crate) async fn delete(&self, node: &Node, key: &str, shown: &Shown) -> bool {
-        self.with(key, |history| history.superseded.extend(shown.values.iter().cloned()));
+        self.with(key, |history| history.note(Step::DeleteBegun { of: shown.values.clone() }));
         let delete = node.delete(&format!("/kv/{key}")).context(shown.context.as_deref());
         let answer = delete.try_answer().await;
         self.reasons.note(&answer);
         let acked = fate_of(&answer) == Fate::Acked;
         if acked {
             let covered = self.open(key, shown.context.as_deref());
-            self.with(key, |history| {
-                history.covered.join(&covered);
-                history.ended = true;
-            });
+            self.with(key, |history| history.note(Step::Deleted { covered }));
         }
         acked
     }
@@ -143,34 +138,38 @@ impl DeletedKeys {
 
     /// Judges what is left of a key in the end. Tombstones are siblings without a value.
     pub(crate) fn judge(&self, key: &str, left: &Left) -> Findings {
+        self.with(key, |history| history.judge(key, left))
+    }
+}
+
+impl KeyHistory {
+    fn judge(&self, key: &str, left: &Left) -> Findings {
         let alive = || left.siblings.iter().filter(|sibling| !sibling.value.is_empty());
-        self.with(key, |history| {
-            let mut found = Findings::default();
-            for Sibling { value, dot } in alive() {
-                let value = unpadded(key, value);
-                let dot: Dot = dot.as_ref().unwrap().parse().unwrap();
-                match history.puts.get(value) {
-                    None | Some(Fate::NotApplied) => {
-                        found.phantom += 1;
-                        found.details.push(format!("{key}: {value:?} was never written"));
-                    }
-                    Some(_) if history.covered.covers(dot) => {
-                        found.resurrected += 1;
-                        found.details.push(format!("{key}: {value:?} ({dot}) is back"));
-                    }
-                    Some(_) if history.superseded.contains(value) => found.twins += 1,
-                    Some(_) => {}
+        let mut found = Findings::default();
+        for Sibling { value, dot } in alive() {
+            let value = unpadded(key, value);
+            let dot: Dot = dot.as_ref().unwrap().parse().unwrap();
+            match self.puts.get(value) {
+                None | Some(Fate::NotApplied) => {
+                    found.phantom += 1;
+                    found.details.push(format!("{key}: {value:?} was never written"));
                 }
-            }
-            for (value, fate) in &history.puts {
-                let there = alive().any(|sibling| unpadded(key, &sibling.value) == *value);
-                if *fate == Fate::Acked && !there && !history.superseded.contains(value) {
-                    found.lost += 1;
-                    found.details.push(format!("{key}: {value:?} is lost"));
+                Some(_) if self.covered.covers(dot) => {
+                    found.resurrected += 1;
+                    found.details.push(format!("{key}: {value:?} ({dot}) is back"));
                 }
+                Some(_) if self.superseded.contains(value) => found.twins += 1,
+                Some(_) => {}
             }
-            found
-        })
+        }
+        for (value, fate) in &self.puts {
+            let there = alive().any(|sibling| unpadded(key, &sibling.value) == *value);
+            if *fate == Fate::Acked && !there && !self.superseded.contains(value) {
+                found.lost += 1;
+                found.details.push(format!("{key}: {value:?} is lost"));
+            }
+        }
+        found
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use quorate_protocol::clock::Clock;
 use quorate_protocol::layout::Partition;
 use quorate_protocol::name::Key;
 use quorate_protocol::object::Object;
@@ -127,6 +128,16 @@ impl Disks {
             }
             self.tombstones += usize::from(rows.values().all(|row| decode(row).is_deleted()));
         }
+    }
+
+    /// What every node together knows of the dots of each key.
+    pub(crate) fn clocks(&self) -> BTreeMap<String, Clock> {
+        let joined = |rows: &BTreeMap<usize, Bytes>| {
+            let mut all = Clock::default();
+            rows.values().for_each(|row| all.join(&decode(row).clock));
+            all
+        };
+        self.rows.iter().map(|(key, rows)| (key.clone(), joined(rows))).collect()
     }
 
     /// What is left of a key, for the record.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Plan;
 use super::changes::Changes;
 use super::final_check::Disks;
+use super::restored::Restored;
 use crate::record::Findings;
 
 /// The result of a storm.
@@ -25,6 +26,8 @@ pub(crate) struct Report {
     /// How the requests of clients failed.
     pub(crate) reasons: BTreeMap<String, usize>,
     pub(crate) layouts: Option<Layouts>,
+    /// What was restored, if all was lost: everything else is about what is there since.
+    pub(crate) restored: Option<Restored>,
     /// The peak memory of a node, in MiB, and the most files that one had open.
     pub(crate) usage_max: (u64, usize),
 }
@@ -77,6 +80,15 @@ impl fmt::Display for Report {
                 "the last change, after all healed, s",
                 &format!("{:.1}", ended_in.as_secs_f64()),
             )?;
+        }
+        if let Some(restored) = &self.restored {
+            line("backups made", &restored.made)?;
+            line("backups that came to nothing", &restored.failed)?;
+            line("restored: backup", &restored.name)?;
+            line("  its window, ms", &(restored.window.ended_at - restored.window.began_at))?;
+            line("  elements acknowledged before it", &restored.elements)?;
+            line("  keys deleted before it", &restored.deleted)?;
+            line("dots minted after the restore", &restored.dots)?;
         }
         line("operations", &self.operations)?;
         line("  acknowledged", &self.acks)?;

@@ -35,7 +35,7 @@ async fn a_cluster_that_grows_to_order() {
 
 async fn tell(seed: u64, talks: bool) {
     let length = Duration::ZERO;
-    let plan = Plan { grows: true, seed, nodes: 3, length, layouts: true, talks };
+    let plan = Plan { grows: true, restores: false, seed, nodes: 3, length, layouts: true, talks };
     eprintln!("To repeat this story: {plan}");
     let durability = if seed.is_multiple_of(2) { "fsync" } else { "buffered" };
     let setup = Setup { spares: 5, settings: SETTINGS, durability, ..Setup::of(3) };

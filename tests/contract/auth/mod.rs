@@ -1,6 +1,7 @@
 //! Who may do what: tokens and their scopes, on real nodes.
 
 mod audit;
+mod backups;
 mod cluster;
 mod command_line;
 

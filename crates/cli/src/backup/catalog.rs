@@ -15,6 +15,8 @@ use object_store::{Error as StoreError, ObjectStore as _, ObjectStoreExt};
 
 use super::manifest::{self, ClusterManifest, NodeFile, NodeManifest};
 use super::place::Place;
+use super::s3;
+use super::uploads::Uploads;
 use crate::exit::{Done, Exit, Failure};
 
 pub(crate) const FILES: &str = "files";
@@ -25,9 +27,10 @@ const MANIFEST: &str = "manifest.json";
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
 /// The backups in a place.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Catalog {
     pub(crate) place: Place,
+    pub(crate) uploads: Uploads,
 }
 
 /// What is known of a backup by name.
@@ -54,13 +57,27 @@ pub(crate) enum Stored {
 
 /// A failure of the place.
 pub(crate) fn failed(catalog: &Catalog, error: &StoreError) -> Failure {
-    let text = crate::out::short(&error.to_string(), 400);
-    Failure::new(Exit::Failed, format!("{}: {text}", catalog.place.shown))
+    let place = &catalog.place;
+    let text = crate::out::short(&s3::in_words(&error.to_string()), 400);
+    let failure = Failure::new(Exit::Failed, format!("{}: {text}", place.shown));
+    let credentials = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+    if !place.is_bucket {
+        return failure;
+    }
+    let is_denied = |it: &StoreError| {
+        matches!(it, StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. })
+    };
+    match is_denied(error) {
+        true => failure.advise(format!("the credentials are those of {credentials}")),
+        false => failure.advise(format!(
+            "the store is that of AWS_ENDPOINT_URL and AWS_REGION, with the credentials of {credentials}"
+        )),
+    }
 }
 
 impl Catalog {
     pub(crate) fn new(place: Place) -> Self {
-        Self { place }
+        Self { place, uploads: Uploads::default() }
     }
 
     /// What is stored under a name; `None` if nothing is.
@@ -97,6 +114,10 @@ impl Catalog {
         let (mut parts, mut hasher) = (got.into_stream(), blake3::Hasher::new());
         while let Some(part) = parts.try_next().await.map_err(|error| failed(self, &error))? {
             hasher.update(&part);
+            // What is longer than it should be must not fill a disk.
+            if hasher.count() > file.bytes {
+                return Ok(Stored::Damaged);
+            }
             take(&part)?;
         }
         Ok(if file.is(&hasher) { Stored::Whole } else { Stored::Damaged })
@@ -131,7 +152,12 @@ impl Catalog {
     /// The place's.
     pub(crate) async fn files(&self) -> Done<BTreeMap<String, u64>> {
         let all = self.list(&[FILES]).await?.into_iter();
-        Ok(all.filter_map(|(parts, size)| Some((parts.into_iter().next()?, size))).collect())
+        // What has another name is not of backups, and is left alone.
+        let hash = |parts: Vec<String>| match <[String; 1]>::try_from(parts) {
+            Ok([name]) if manifest::is_hash(&name) => Some(name),
+            Ok(_) | Err(_) => None,
+        };
+        Ok(all.filter_map(|(parts, size)| Some((hash(parts)?, size))).collect())
     }
 
     /// The names of all backups, whole or not.
@@ -280,5 +306,39 @@ impl Catalog {
             needed.extend(manifest.map_err(|why| Failure::new(Exit::Failed, why))?.files);
         }
         Ok(needed)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_as_its_manifest_says_or_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(Place::parse(dir.path().to_str().unwrap(), false).ok().unwrap());
+        let name = || "000001.sst".to_owned();
+        let blake3 = blake3::hash(b"rows").to_hex().to_string();
+        let file = NodeFile { name: name(), bytes: 4, blake3: blake3.clone() };
+        let read = async || {
+            let mut came = Vec::new();
+            let take = |part: &[u8]| {
+                came.extend_from_slice(part);
+                Ok(())
+            };
+            let stored = catalog.read_file(&file, take).await.ok().unwrap();
+            assert!(came.len() <= 4, "more than there should be is handed on");
+            stored
+        };
+        assert_eq!(read().await, Stored::Missing);
+        let sizes = [(&b"rows"[..], Stored::Whole), (b"row", Stored::Damaged)];
+        for (bytes, expected) in [(&b"rowsrows"[..], Stored::Damaged)].into_iter().chain(sizes) {
+            catalog.write(&[FILES, &blake3], Bytes::from_static(bytes)).await.ok().unwrap();
+            assert_eq!(read().await, expected, "{bytes:?}");
+        }
+        catalog.write(&[FILES, "README"], Bytes::from_static(b"mine")).await.ok().unwrap();
+        let there = catalog.files().await.ok().unwrap();
+        assert_eq!(there.into_iter().collect::<Vec<_>>(), [(blake3, 3)], "others are left alone");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use object_store::{MultipartUpload, ObjectStore as _, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use quorate_client::{Admin, Error, FileStream};
 
 use super::catalog::{Catalog, FILES, failed};
@@ -11,8 +11,8 @@ use super::manifest::NodeFile;
 use crate::exit::{Done, Exit, Failure, Stop};
 use crate::refusal;
 
-/// How much is in memory at a time for each node; what is not longer is stored in one piece. Object stores
-/// take no parts below 5 MiB.
+/// Of how much at a time two are in memory for each node; what is not longer is stored in one piece. Object
+/// stores take no parts below 5 MiB, and 10,000 parts.
 const PART_BYTES: usize = 8 << 20;
 /// How often a broken stream is begun again.
 const ATTEMPTS: u32 = 8;
@@ -45,36 +45,18 @@ pub(crate) async fn copy(
         let put = store.put(&path, first.into()).await;
         return put.map(drop).map_err(|error| failed(catalog, &error).into());
     }
-    let upload = store.put_multipart_opts(&path, Default::default()).await;
-    let mut upload = upload.map_err(|error| failed(catalog, &error))?;
-    let sent = send_parts(catalog, &mut *upload, &mut incoming, (first, progress)).await;
-    match sent {
-        Ok(()) => {
-            let done = upload.complete().await;
-            done.map(drop).map_err(|error| failed(catalog, &error).into())
-        }
-        Err(stop) => {
-            drop(upload.abort().await);
-            Err(stop)
-        }
-    }
-}
-
-async fn send_parts(
-    catalog: &Catalog,
-    upload: &mut dyn MultipartUpload,
-    incoming: &mut Incoming<'_>,
-    (first, progress): (Bytes, &dyn Fn(u64)),
-) -> Done {
+    let failed = |error| failed(catalog, &error);
+    let mut upload = catalog.uploads.begin(&**store, &path).await.map_err(failed)?;
     let mut part = first;
-    loop {
-        let put = upload.put_part(part.into()).await;
-        put.map_err(|error| failed(catalog, &error))?;
-        if incoming.is_over() {
-            return incoming.check();
-        }
-        part = incoming.part(progress).await?;
+    // One part is sent while the next one comes.
+    while !incoming.is_over() {
+        let (put, next) = tokio::join!(upload.put(part), incoming.part(progress));
+        put.map_err(failed)?;
+        part = next?;
     }
+    incoming.check()?;
+    upload.put(part).await.map_err(failed)?;
+    Ok(upload.complete().await.map_err(failed)?)
 }
 
 /// A file on its way from a node.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::catalog::{Catalog, FILES, Known, Stored};
@@ -13,6 +14,9 @@ use crate::exit::{Done, Exit, Failure};
 use crate::out::{bytes, count, note};
 use crate::progress::Progress;
 use crate::table::{Table, cell};
+
+/// How many files are deleted at a time.
+const AT_ONCE: usize = 16;
 
 /// `quorate backup list`.
 pub(crate) async fn list(app: &App, catalog: &Catalog) -> Done<Exit> {
@@ -71,15 +75,18 @@ pub(crate) async fn verify(app: &App, catalog: &Catalog, name: Option<&str>) -> 
     let all = files.values().map(|(_, file)| file.bytes).sum();
     let (mut progress, mut done) = (Progress::start("verifying", Some(all)), 0);
     for (node, file) in files.values() {
-        match catalog.read_file(file, |_| Ok(())).await? {
+        let read = |part: &[u8]| {
+            done += part.len() as u64;
+            progress.show(done, &bytes(done));
+            Ok(())
+        };
+        match catalog.read_file(file, read).await? {
             Stored::Whole => {}
             Stored::Missing => wrong.push(format!("{} of {node}: it is missing", file.name)),
             Stored::Damaged => {
                 wrong.push(format!("{} of {node}: its contents are not what was stored", file.name))
             }
         }
-        done += file.bytes;
-        progress.show(done, &bytes(done));
     }
     progress.finish();
     let name = &manifest.name;
@@ -110,9 +117,9 @@ pub(crate) async fn delete(
             return Err(Failure::new(Exit::NotFound, message).into());
         }
         catalog.remove_backup(name).await?;
-        sweep(app, catalog, &[name.to_owned()]).await
+        sweep(app, catalog, &lock, &[name.to_owned()]).await
     };
-    let deleted = deleted.await;
+    let deleted = super::interruptible(deleted).await;
     lock.release().await;
     deleted.map(|()| Exit::Ok)
 }
@@ -125,13 +132,18 @@ pub(crate) async fn prune(
     break_lock: bool,
 ) -> Done<Exit> {
     let lock = Lock::take(catalog, "prune", break_lock).await?;
-    let pruned = prune_locked(app, catalog, keep).await;
+    let pruned = super::interruptible(prune_locked(app, catalog, &lock, keep)).await;
     lock.release().await;
     pruned.map(|()| Exit::Ok)
 }
 
 /// Deletes all but the newest whole backups, by whoever has the lock.
-pub(crate) async fn prune_locked(app: &App, catalog: &Catalog, keep: usize) -> Done {
+pub(crate) async fn prune_locked(
+    app: &App,
+    catalog: &Catalog,
+    lock: &Lock<'_>,
+    keep: usize,
+) -> Done {
     let all = catalog.all().await?;
     let unreadable = all.iter().find_map(|(_, known)| match known {
         Known::Unreadable(why) => Some(why),
@@ -148,25 +160,29 @@ pub(crate) async fn prune_locked(app: &App, catalog: &Catalog, keep: usize) -> D
     let kept: BTreeSet<&String> = whole.iter().rev().take(keep).copied().collect();
     let going: Vec<String> =
         all.iter().map(|(name, _)| name.clone()).filter(|name| !kept.contains(name)).collect();
+    lock.check().await?;
     for name in &going {
         catalog.remove_backup(name).await?;
     }
-    sweep(app, catalog, &going).await
+    sweep(app, catalog, lock, &going).await
 }
 
 /// Deletes the files that no backup needs.
-async fn sweep(app: &App, catalog: &Catalog, deleted: &[String]) -> Done {
+async fn sweep(app: &App, catalog: &Catalog, lock: &Lock<'_>, deleted: &[String]) -> Done {
     let mut needed = BTreeSet::new();
     for name in catalog.names().await? {
         needed.extend(catalog.needed(&name).await?.into_iter().map(|file| file.blake3));
     }
-    let (mut files, mut freed) = (0, 0);
-    for (hash, size) in catalog.files().await? {
-        if !needed.contains(&hash) {
-            catalog.remove(&[FILES, &hash]).await?;
-            (files, freed) = (files + 1, freed + size);
-        }
+    let mut going = catalog.files().await?;
+    going.retain(|hash, _| !needed.contains(hash));
+    lock.check().await?;
+    let removals = going.keys().map(async |hash| catalog.remove(&[FILES, hash]).await);
+    let mut removals = stream::iter(removals).buffer_unordered(AT_ONCE);
+    while let Some(removed) = removals.next().await {
+        removed?;
     }
+    drop(removals);
+    let (files, freed) = (going.len() as u64, going.values().sum());
     let text = format!(
         "deleted {}{}; {} in {} given back",
         count(deleted.len() as u64, "backup"),

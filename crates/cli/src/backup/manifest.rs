@@ -124,7 +124,8 @@ fn is_file_name(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(is_fit) && !name.starts_with('.')
 }
 
-fn is_hash(text: &str) -> bool {
+/// Whether it is a BLAKE3 hash, as manifests write them.
+pub(crate) fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
 }
 

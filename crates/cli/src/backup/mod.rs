@@ -1,8 +1,10 @@
-//! `quorate backup` and `quorate restore`: backups of a whole cluster in a directory.
+//! `quorate backup` and `quorate restore`: backups of a whole cluster in a directory or an S3-compatible
+//! store.
 //!
-//! `place` is where they are kept, `catalog` what is there and how it is laid out, `lock` keeps two commands
-//! from working there at once. `make` walks the nodes, `copy` fetches their files, `keep` verifies and
-//! deletes, `restore` brings a node's copy back with the node's own code.
+//! `place` is where they are kept (`s3` if it is a bucket), `catalog` what is there and how it is laid out,
+//! `lock` keeps two commands from working there at once. `make` walks the nodes (`nodes`), `copy` fetches
+//! their files (with `uploads` of the long ones), `keep` verifies and deletes, `restore` brings a node's
+//! copy back with the node's own code.
 
 mod catalog;
 mod copy;
@@ -10,10 +12,15 @@ mod keep;
 mod lock;
 mod make;
 mod manifest;
+mod nodes;
 mod place;
 pub(crate) mod restore;
+mod s3;
+mod uploads;
 
 use std::future::Future;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::catalog::Catalog;
 use self::place::Place;
@@ -21,11 +28,12 @@ use crate::app::App;
 use crate::args::Common;
 use crate::exit::{Done, Exit, Failure};
 
-/// Back up the whole cluster into a directory, without a pause.
+/// Back up the whole cluster into a directory or an S3-compatible store, without a pause.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "Examples:
   quorate backup --to /backups/prod
   quorate backup --to /backups/prod --keep 7
+  AWS_ENDPOINT_URL=https://s3.example.org quorate backup --to s3://backups/prod
   quorate backup list --to /backups/prod
   quorate backup verify --to /backups/prod
 
@@ -35,13 +43,19 @@ acknowledged before the first copy began is in the backup; what was written unti
 A backup is one once its manifest is written, which comes last; what was interrupted is none, and `list` says
 so.
 
+A bucket must exist; credentials, region and endpoint are those of the environment: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; plain HTTP needs AWS_ALLOW_HTTP=true.
+
+Where nodes check tokens, the token (QUORATE_TOKEN) needs admin:backup and look; --operator FILE signs every
+request instead, however long the backup takes.
+
 Exits with 5 if a node does not answer. JSON: name, began_at, ended_at, nodes, missing, files,
 bytes, copied_files, copied_bytes.")]
 #[command(args_conflicts_with_subcommands = false)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
-    /// Where backups are kept: a directory, or file:///DIR
+    /// Where backups are kept: a directory, file:///DIR, or s3://BUCKET/PREFIX
     #[arg(long, value_name = "PLACE", global = true)]
     to: Option<String>,
     /// What to call it: 1 to 64 of a-z 0-9 - [default: the time]
@@ -108,9 +122,15 @@ pub(crate) async fn run(app: &App, args: &Args) -> Done<Exit> {
     }
 }
 
+/// Work that ends early at Ctrl-C or SIGTERM, so that what comes after it can tidy up.
 async fn interruptible<T>(work: impl Future<Output = Done<T>>) -> Done<T> {
+    let signal = |kind| signal(kind).map_err(|error| Failure::new(Exit::Failed, error.to_string()));
+    let (mut by_user, mut by_other) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
-        done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted").into()),
+        done = work => return done,
+        _ = by_user.recv() => {}
+        _ = by_other.recv() => {}
     }
+    Err(Failure::new(Exit::Failed, "interrupted").into())
 }

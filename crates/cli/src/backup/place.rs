@@ -1,4 +1,4 @@
-//! Where backups are kept: a directory. What is above knows it as a store of objects, as others will be.
+//! Where backups are kept: a directory, or a bucket of an S3-compatible store.
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
@@ -8,12 +8,17 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
+use super::s3;
 use crate::exit::{Done, Failure};
 
 /// A place for backups.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// Before every name there.
+    prefix: Path,
+    /// Whether it is a bucket.
+    pub(crate) is_bucket: bool,
     /// As the operator gave it.
     pub(crate) shown: String,
 }
@@ -28,18 +33,24 @@ impl Place {
         let path = match text.split_once("://") {
             None => text,
             Some(("file", path)) => path,
+            Some(("s3", rest)) => {
+                let (store, prefix) = s3::open(rest).map_err(refused)?;
+                return Ok(Self { store, prefix, is_bucket: true, shown: text.to_owned() });
+            }
             Some((scheme, _)) => {
-                let why = format!("{scheme}:// is not known; expected a directory or file:///DIR");
+                let why =
+                    format!("{scheme}:// is not known; expected a directory, file:// or s3://");
                 return Err(refused(why).into());
             }
         };
         let store = directory(FilePath::new(path), may_make).map_err(refused)?;
-        Ok(Self { store, shown: text.to_owned() })
+        let (prefix, shown) = (Path::default(), text.to_owned());
+        Ok(Self { store, prefix, is_bucket: false, shown })
     }
 
     /// A name there.
     pub(crate) fn at(&self, parts: &[&str]) -> Path {
-        parts.iter().fold(Path::default(), |path, part| path.join(*part))
+        parts.iter().fold(self.prefix.clone(), |path, part| path.join(*part))
     }
 
     /// The parts of a name below that of [`Place::at`].
@@ -79,8 +90,13 @@ mod tests {
             assert_eq!(place.below(&at, &["files"]), Some(vec!["ab".to_owned()]));
             assert_eq!(place.below(&at, &["backups"]), None);
         }
+        let bucket =
+            Place { prefix: Path::from("some/prefix"), ..Place::parse(&shown, true).unwrap() };
+        let at = bucket.at(&["files", "ab"]);
+        assert_eq!(at.to_string(), "some/prefix/files/ab");
+        assert_eq!(bucket.below(&at, &["files"]), Some(vec!["ab".to_owned()]));
         let orphan = dir.path().join("no/such");
-        for bad in ["s3://bucket", "http://h/x", orphan.to_str().unwrap()] {
+        for bad in ["s3://", "gs://bucket", "http://h/x", orphan.to_str().unwrap()] {
             assert!(Place::parse(bad, true).is_err(), "{bad}");
         }
     }

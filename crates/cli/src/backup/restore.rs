@@ -30,7 +30,7 @@ older than deletes.grace_ms are set aside until the cluster is known to hold the
 The data directory must be empty. Without --backup it is the newest one: give it, to be sure that all nodes
 are restored from the same.")]
 pub struct Restore {
-    /// Where the backup is: a directory, or file:///DIR
+    /// Where the backup is: a directory, file:///DIR, or s3://BUCKET/PREFIX (quorate backup --help)
     #[arg(long, value_name = "PLACE")]
     from: String,
     /// Which backup [default: the newest]
@@ -99,11 +99,7 @@ pub(crate) async fn run(args: &Restore, code: RestoreCode<'_>) -> Done<Exit> {
         }
         Ok((code.finish)(args, &chosen).map_err(refused)?)
     };
-    let restored = tokio::select! {
-        restored = restored => restored,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted").into()),
-    };
-    match restored {
+    match super::interruptible(restored).await {
         Ok(told) => out.line(&told).map(|()| Exit::Ok),
         Err(stop) => {
             if let Err(why) = (code.give_up)(args) {
@@ -119,9 +115,11 @@ async fn fetch(catalog: &Catalog, manifest: &NodeManifest, dir: &Path) -> Done {
     let all = manifest.bytes();
     let (mut progress, mut done) = (Progress::start("restoring", Some(all)), 0);
     for file in &manifest.files {
-        fetch_file(catalog, file, dir).await?;
-        done += file.bytes;
-        progress.show(done, &bytes(done));
+        let mut came = |more: u64| {
+            done += more;
+            progress.show(done, &bytes(done));
+        };
+        fetch_file(catalog, file, dir, &mut came).await?;
     }
     progress.finish();
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
@@ -130,7 +128,12 @@ async fn fetch(catalog: &Catalog, manifest: &NodeManifest, dir: &Path) -> Done {
     Ok(())
 }
 
-async fn fetch_file(catalog: &Catalog, file: &NodeFile, dir: &Path) -> Done {
+async fn fetch_file(
+    catalog: &Catalog,
+    file: &NodeFile,
+    dir: &Path,
+    came: &mut dyn FnMut(u64),
+) -> Done {
     let damaged = |why: &str| {
         let message = format!("half a copy: {} {why}", file.name);
         Failure::new(Exit::Failed, message).advise("quorate backup verify shows what else is wrong")
@@ -138,7 +141,11 @@ async fn fetch_file(catalog: &Catalog, file: &NodeFile, dir: &Path) -> Done {
     let path = dir.join(&file.name);
     let here = |error: std::io::Error| here(&path, &error);
     let mut to = File::create_new(&path).map_err(here)?;
-    let stored = catalog.read_file(file, |part| Ok(to.write_all(part).map_err(here)?)).await?;
+    let write = |part: &[u8]| {
+        came(part.len() as u64);
+        Ok(to.write_all(part).map_err(here)?)
+    };
+    let stored = catalog.read_file(file, write).await?;
     to.sync_all().map_err(here)?;
     let why = match stored {
         Stored::Whole => return Ok(()),
