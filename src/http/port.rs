@@ -176,6 +176,11 @@ pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
         self
     }
 
+    /// The same app for the requests of a connection that speaks TLS.
+    fn on_secure_connection(self) -> Self {
+        self
+    }
+
     /// The complete response, head and body, to a request whose head is rejected. The connection is
     /// closed after it.
     fn refuse(&self, _why: HeadError) -> Vec<u8> {
@@ -345,6 +350,8 @@ async fn receive(stream: TcpStream, door: Door, connection: Connection<impl App>
         Some(Entered::Plain(stream)) => serve(stream, None, connection).await,
         // A box, so that connections without TLS need no memory for it.
         Some(Entered::Secure(stream, identity)) => {
+            let app = connection.app.on_secure_connection();
+            let connection = Connection { app, ..connection };
             Box::pin(serve(stream, identity, connection)).await;
         }
         Some(Entered::NotSecure(stream)) => refuse(stream, NOT_SECURE, connection).await,

@@ -3,6 +3,7 @@
 mod audit;
 mod cluster;
 mod command_line;
+mod jwt;
 
 use serde_json::{Value, json};
 
