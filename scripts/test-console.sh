@@ -12,9 +12,10 @@ usage() {
     cat <<'HELP'
 Usage: scripts/test-console.sh [--pictures] [--keep] [NAME…]
 
-Starts five nodes on ports 8601… and 8701…, runs tests/console/ in headless Chromium, and takes the
-cluster away again. Fetches two packages with npm into target/console. NAMEs are of test files: pages, jobs,
-resolve, hostile, live, keyboard, layout, logic; without one, all run.
+Starts five nodes on ports 8601… and 8701…, and one that checks tokens on 8650 and 8750, runs tests/console/
+in headless Chromium, and takes the clusters away again. Fetches two packages with npm into target/console.
+NAMEs are of test files: pages, jobs, resolve, hostile, live, keyboard, layout, login, logic; without one, all
+run.
 
   --pictures   keep pictures of the pages in docs/screenshots
   --keep       leave the cluster running
@@ -71,7 +72,7 @@ for program in node npm; do
 done
 work=$TARGET/console
 files=()
-((${#names[@]})) || names=(logic pages jobs resolve hostile keyboard layout live)
+((${#names[@]})) || names=(logic pages jobs resolve hostile keyboard layout login live)
 for name in "${names[@]}"; do
     [[ -f $ROOT/tests/console/$name.test.mjs ]] || die "there is no test '$name' (see --help)"
     files+=("$name.test.mjs")
@@ -82,6 +83,7 @@ trap clean_up EXIT
 "$SCRIPTS/cluster.sh" wipe >/dev/null 2>&1 || true
 "$SCRIPTS/cluster.sh" up 5
 CONSOLE_URLS=$(client_urls)
+export CONSOLE_NODE=$NODE_BIN CONSOLE_LOGIN_PORT=$((DEV_CLIENT_PORT_BASE + 50))
 export CONSOLE_BROWSER CONSOLE_URLS CONSOLE_SCRIPTS=$SCRIPTS CONSOLE_SOURCE=$ROOT/src/console CONSOLE_SHOTS=''
 ((pictures)) && CONSOLE_SHOTS=$ROOT/docs/screenshots
 # One file after the other: some kill nodes.

@@ -8,13 +8,14 @@ usage() {
     cat <<'HELP'
 Usage: scripts/test-sdk.sh [python|typescript]… [--url URLS]
 
-Starts three nodes with `quorate dev` (ports 8801…, peers 8901…; another first port: DEV_SDK_PORT), runs what
-is asked for, both by default, and stops the nodes again:
+Starts three nodes with `quorate dev` (ports 8801…, peers 8901…; another first port: DEV_SDK_PORT), and three
+that take TLS and tokens alone (ten ports above), runs what is asked for, both by default, and stops the nodes
+again:
 
   python      ruff, mypy --strict, pytest and the conformance cases, sync and async
   typescript  prettier, tsc, node's test runner and the conformance cases
 
-  --url URLS  use this cluster (with commas) instead of starting one
+  --url URLS  use this cluster (with commas) instead of starting one; nothing is tested with TLS and tokens
 
 The node is QUORATE_BIN, or target/release/quorate. Tools are installed into target/sdk/ and
 sdk/typescript/node_modules, neither of which is part of the repository. Needs python3 (3.10 or later) with
@@ -50,13 +51,16 @@ WORK=$TARGET/sdk
 # The node takes every other QUORATE_* variable for a setting of its own.
 unset QUORATE_BIN QUORATE_URL QUORATE_TOKEN
 
-node_process=''
+node_processes=()
+secure=()
 
 # shellcheck disable=SC2317 # a trap calls it
 clean_up() {
-    [[ -n $node_process ]] || return 0
-    kill "$node_process" 2>/dev/null || true
-    wait "$node_process" 2>/dev/null || true
+    local process
+    for process in "${node_processes[@]}"; do
+        kill "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
+    done
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
@@ -72,10 +76,10 @@ start_cluster() {
         require_free_port $((PORT + at + 100)) "peer port of a node"
     done
     "$BIN" dev --nodes 3 --port "$PORT" >"$log" 2>&1 </dev/null &
-    node_process=$!
+    node_processes+=($!)
     for at in 0 1 2; do
         until is_ready $((PORT + at)); do
-            kill -0 "$node_process" 2>/dev/null || {
+            kill -0 "${node_processes[0]}" 2>/dev/null || {
                 cat "$log" >&2
                 die "the cluster has stopped; above is what it said"
             }
@@ -86,6 +90,31 @@ start_cluster() {
     urls=http://127.0.0.1:$PORT,http://127.0.0.1:$((PORT + 1)),http://127.0.0.1:$((PORT + 2))
 }
 
+# Starts the cluster that takes TLS and tokens alone. It says its authority and a token once it is ready.
+start_secure() {
+    local log=$WORK/secure.log deadline=$((SECONDS + 60)) port=$((PORT + 10)) at ca token
+    for at in 0 1 2; do
+        require_free_port $((port + at)) "client port of a node"
+        require_free_port $((port + at + 100)) "peer port of a node"
+    done
+    "$BIN" dev --nodes 3 --port "$port" --tls --auth >"$log" 2>&1 </dev/null &
+    node_processes+=($!)
+    until grep -q '^Console: ' "$log"; do
+        kill -0 "${node_processes[1]}" 2>/dev/null || {
+            cat "$log" >&2
+            die "the cluster with TLS has stopped; above is what it said"
+        }
+        ((SECONDS < deadline)) || die "the cluster with TLS is not ready after a minute; see $log"
+        sleep 0.2
+    done
+    ca=$(sed -n 's/.* --ca //p' "$log")
+    token=$(sed -n 's/.*export QUORATE_TOKEN=//p' "$log")
+    [[ -f $ca && $token == qk_* ]] || die "the cluster with TLS says no authority or no token; see $log"
+    secure=("QUORATE_SECURE_URL=https://127.0.0.1:$port" "QUORATE_SECURE_CA=$ca" "NODE_EXTRA_CA_CERTS=$ca"
+        "QUORATE_SECURE_TOKEN=$token")
+}
+
+# Runs a command. Tokens do not show: they are in the environment.
 run() {
     say "== $*"
     "$@"
@@ -101,6 +130,7 @@ check_python() {
     run "$bin/ruff" check --no-cache .
     run "$bin/ruff" format --no-cache --check .
     run "$bin/mypy" --cache-dir "$WORK/mypy"
+    ((${#secure[@]} == 0)) || export "${secure[@]}"
     run env QUORATE_URL="$urls" "$bin/pytest" -q -o cache_dir="$WORK/pytest"
     # The extra is optional: without it requests are spread over the nodes.
     run env QUORATE_URL="$urls" "$bin/python" "$ROOT/sdk/python/tests/without_routing.py"
@@ -115,11 +145,15 @@ check_typescript() {
     run npx --no-install prettier --check src test
     rm -rf dist
     run npx --no-install tsc -p tsconfig.json
+    ((${#secure[@]} == 0)) || export "${secure[@]}"
     run env QUORATE_URL="$urls" node --test --test-reporter=dot dist/test/*.test.js
 }
 
 mkdir -p "$WORK"
-[[ -n $urls ]] || start_cluster
+if [[ -z $urls ]]; then
+    start_cluster
+    start_secure
+fi
 for language in "${languages[@]}"; do
     ("check_$language")
 done

@@ -13,6 +13,7 @@ mod gossip;
 mod host;
 mod http;
 mod joining;
+mod jwt;
 pub mod log;
 mod metrics;
 mod otlp;

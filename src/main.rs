@@ -68,6 +68,9 @@ enum Command {
         /// Speak TLS alone, on all ports, with certificates that are made in the directory.
         #[arg(long)]
         tls: bool,
+        /// Ask every request for a token. One that may do everything is shown.
+        #[arg(long)]
+        auth: bool,
         /// Stop when standard input ends, too: a program that holds its other end takes the cluster along,
         /// however it ends itself.
         #[arg(long)]
@@ -166,8 +169,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
     match cli.command {
         Command::Serve { config } => serve(&config)?,
-        Command::Dev { nodes, port, data, tls, until_eof, log } => {
-            dev(&Dev { nodes, port, data, tls }, until_eof, log)?
+        Command::Dev { nodes, port, data, tls, auth, until_eof, log } => {
+            dev(&Dev { nodes, port, data, tls, auth }, until_eof, log)?
         }
         Command::Form { config, timeout_ms } => {
             let config = load_and_warn(&config)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_engine::background;
-use quorate_engine::background::registry::{CERTIFICATES, GOSSIP, launch};
+use quorate_engine::background::registry::{CERTIFICATES, GOSSIP, ISSUER_KEYS, launch};
 use quorate_engine::node::Node;
 pub use quorate_engine::node::errors::StartError;
 use tokio::net::TcpListener;
@@ -27,6 +27,8 @@ pub use crate::http::descriptors::TooFew;
 use crate::http::port::{self, App, Bounds, Stop};
 pub use crate::joining::JoinError;
 use crate::joining::{self, Joined};
+pub use crate::jwt::JwtError;
+use crate::jwt::{self, Jwt};
 use crate::otlp::Traces;
 pub use crate::peer_port::dial::DialerError;
 use crate::peer_port::listener;
@@ -61,6 +63,9 @@ pub enum ServeError {
     /// Threads for background work could not be started.
     #[error("cannot start threads for background work: {0}")]
     Threads(io::Error),
+    /// The keys of the issuer of tokens cannot be used.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     /// A port could not be bound.
     #[error("{key} {addr}: {source}; is another process using the port?")]
     Listen {
@@ -142,6 +147,7 @@ async fn run_reporting(
     reports: Reports,
 ) -> Result<Ended, ServeError> {
     let tls = Tls::load(&config)?;
+    let jwt = Jwt::load(&config.jwt)?;
     let client_listener = listen("client_addr", config.client_addr).await?;
     let peer_listener = listen("peer_addr", config.peer_addr).await?;
     let mut joined = None;
@@ -163,14 +169,9 @@ async fn run_reporting(
     let node = tokio::task::spawn_blocking(move || start(config, (&to, &with), joined))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    background::start(&node);
-    launch(&node, GOSSIP, None, |job| gossip::run(node.clone(), job));
-    if !tls.is_off() {
-        let (tls, asked) = (tls.clone(), requests.reread.clone());
-        launch(&node, CERTIFICATES, None, |job| reload::run(tls, asked, job));
-    }
+    start_jobs(&node, &tls, jwt.clone(), &requests.reread);
     let bounds = Bounds::for_clients(&node.config, connections_max);
-    let access = Arc::new(Access::new(&node.config, &secrets, audit.clone()));
+    let access = Arc::new(Access::new(&node.config, &secrets, jwt, audit.clone()));
     let entrance = (client_listener, tls.client.clone());
     let clients = Port::open(entrance, Api::new(node.clone(), access), bounds);
     let bounds = Bounds::for_peers(&node.config, nodes);
@@ -209,6 +210,19 @@ async fn run_reporting(
         return Ok(Ended::Stopped);
     }
     Ok(ended)
+}
+
+/// Starts all that goes on in the background, and looks at files again when it is `asked` to.
+fn start_jobs(node: &Arc<Node>, tls: &Tls, jwt: Option<Arc<Jwt>>, asked: &Arc<Notify>) {
+    background::start(node);
+    launch(node, GOSSIP, None, |job| gossip::run(node.clone(), job));
+    if !tls.is_off() {
+        launch(node, CERTIFICATES, None, |job| reload::run(tls.clone(), asked.clone(), job));
+    }
+    if let Some(jwt) = jwt {
+        let of_job = node.clone();
+        launch(node, ISSUER_KEYS, None, |job| jwt::reload::run(jwt, of_job, asked.clone(), job));
+    }
 }
 
 /// Starts a node. One that has just joined a cluster begins with nothing of what that holds. Blocks.

@@ -4,15 +4,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, HOST, ORIGIN, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use quorate_engine::cluster::token_change;
-use quorate_engine::cluster::tokens::InUse;
 use quorate_engine::config::{AuthMode, Config};
 use quorate_engine::limits::pace::Pace;
 use quorate_engine::metrics::auth::Reason;
 use quorate_engine::node::Node;
-use quorate_protocol::access::{self, Action, Scope, Target};
+use quorate_protocol::access::{Action, Scope, Target};
 use quorate_protocol::token::{Bearer, OperatorKeys};
 use tokio::time::Instant;
 
@@ -20,7 +21,9 @@ use super::path;
 use super::problem::{Kind, Problem};
 use super::query::Params;
 use super::route::{Needs, Of, Route};
+use super::who::{Who, forbidden};
 use crate::audit::Audit;
+use crate::jwt::{Jwt, Rejected};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// The most refusals a second of which the audit log tells.
@@ -29,8 +32,11 @@ const REFUSALS_PER_S: u32 = 100;
 /// What the gate needs to know of a node's configuration.
 pub(crate) struct Access {
     is_on: bool,
+    allows_plain: bool,
     anonymous: Arc<[Scope]>,
     operators: OperatorKeys,
+    /// Verifies tokens of an issuer, if there is one.
+    jwt: Option<Arc<Jwt>>,
     /// The audit log, if there is one.
     pub(super) audit: Option<Audit>,
     /// Of refusals in the audit log.
@@ -42,21 +48,24 @@ pub(crate) struct Access {
 pub(super) struct Arrival {
     pub(super) at: Instant,
     pub(super) id: HeaderValue,
-    /// The other end of the connection, if the system tells it.
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) connection: Connection,
 }
 
-/// Who makes a request.
-#[derive(Clone, Debug)]
-pub(super) enum Who {
-    /// Anyone: nothing is checked.
-    Anyone,
-    /// Somebody without a token, who may do this.
-    Anonymous(Arc<[Scope]>),
-    /// Whoever has a token.
-    Token(Arc<InUse>),
-    /// Whoever has the cluster's key.
-    Operator,
+/// The connection of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Connection {
+    /// The other end, if the system tells it.
+    pub(super) peer: Option<SocketAddr>,
+    /// Whether it speaks TLS.
+    pub(super) is_secure: bool,
+}
+
+impl Connection {
+    /// Whether others than the two ends may have heard what it carries.
+    fn is_overheard(self) -> bool {
+        let is_local = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
+        !self.is_secure && !self.peer.is_some_and(is_local)
+    }
 }
 
 /// A request that is not let in.
@@ -68,11 +77,18 @@ pub(super) struct Refused {
 
 impl Access {
     /// As configured.
-    pub(crate) fn new(config: &Config, secrets: &[[u8; 32]], audit: Option<Audit>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        secrets: &[[u8; 32]],
+        jwt: Option<Arc<Jwt>>,
+        audit: Option<Audit>,
+    ) -> Self {
         Self {
             is_on: config.auth.mode == AuthMode::On,
+            allows_plain: config.auth.allow_plain,
             anonymous: config.auth.anonymous.clone().into(),
             operators: OperatorKeys::new(&config.cluster_id, secrets),
+            jwt,
             audit,
             refusals: Pace::new(REFUSALS_PER_S),
         }
@@ -86,12 +102,12 @@ impl Access {
     /// Lets a request in, or not: who makes it, and whether they may.
     ///
     /// # Errors
-    /// [`Refused`]: 401, 403, 429 or 503.
+    /// [`Refused`]: 401, 403, 426, 429 or 503.
     pub(super) fn admit(
         &self,
         node: &Node,
         route: &Route,
-        method: &Method,
+        (method, connection): (&Method, Connection),
         (uri, headers): (&Uri, &HeaderMap),
     ) -> Result<Who, Box<Refused>> {
         let refuse = |who: Option<Who>, (why, problem): (Reason, Problem)| {
@@ -107,9 +123,9 @@ impl Access {
         if !self.is_on && !route.needs.is_of_tokens() || route.needs == Needs::Nothing {
             return Ok(Who::Anyone);
         }
-        let who = self.identify(node, headers).map_err(|refused| refuse(None, refused))?;
-        if let Who::Token(token) = &who
-            && let Some(pace) = &token.pace
+        let who =
+            self.identify(node, connection, headers).map_err(|refused| refuse(None, refused))?;
+        if let Some(pace) = who.pace()
             && let Err(wait_us) = pace.take(uptime_us(node))
         {
             let seconds = wait_us.div_ceil(1_000_000);
@@ -133,10 +149,18 @@ impl Access {
     }
 
     /// Who sends these headers.
-    fn identify(&self, node: &Node, headers: &HeaderMap) -> Result<Who, (Reason, Problem)> {
+    fn identify(
+        &self,
+        node: &Node,
+        connection: Connection,
+        headers: &HeaderMap,
+    ) -> Result<Who, (Reason, Problem)> {
         let mut sent = headers.get_all(AUTHORIZATION).iter();
         let malformed = |detail| Err(unauthenticated(Reason::Malformed, detail));
         let Some(text) = sent.next() else { return Ok(Who::Anonymous(self.anonymous.clone())) };
+        if connection.is_overheard() && !self.allows_plain {
+            return Err((Reason::Plain, overheard())); // whether it is valid is nothing to tell here
+        }
         if sent.next().is_some() {
             return malformed("there are two Authorization headers");
         }
@@ -146,7 +170,12 @@ impl Access {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return malformed("the only scheme of Authorization is Bearer");
         }
-        match Bearer::parse(text.trim_matches(' ')) {
+        let text = text.trim_matches(' ');
+        if let Some(jwt) = self.jwt.as_ref().filter(|_| Jwt::is_one(text)) {
+            let subject = jwt.verify(text, node.now());
+            return subject.map(Who::Subject).map_err(|why| of_issuer(jwt, why));
+        }
+        match Bearer::parse(text) {
             None => malformed(
                 "what Authorization has is no token: qk_, 16 characters, a dot, 43 characters",
             ),
@@ -189,63 +218,22 @@ fn unauthenticated(why: Reason, detail: impl Into<String>) -> (Reason, Problem) 
     (why, problem)
 }
 
-/// 403, which says nothing of what there is.
-fn forbidden(action: Action) -> Problem {
-    let detail = format!("no scope of the token allows {} there", action.name());
-    Problem::new(Kind::Forbidden, detail).fact("action", action.name())
+/// Why a token of the issuer is not accepted.
+fn of_issuer(jwt: &Jwt, why: Rejected) -> (Reason, Problem) {
+    if why == Rejected::NoKeysYet {
+        return (Reason::Stale, Problem::new(Kind::AuthStale, why.to_string()));
+    }
+    let reason = if why == Rejected::Expired { Reason::Expired } else { Reason::Jwt };
+    unauthenticated(reason, format!("{why}; tokens here are those of {}", jwt.issuer()))
 }
 
-impl Who {
-    /// Whether they may do something.
-    fn may(&self, action: Action, target: Target<'_>) -> bool {
-        match self {
-            Self::Anyone | Self::Operator => true,
-            Self::Anonymous(scopes) => access::allow(scopes, action, target),
-            Self::Token(found) => access::allow(&found.token.scopes, action, target),
-        }
-    }
-
-    /// What they may do; `None` for everything.
-    pub(super) fn scopes(&self) -> Option<&[Scope]> {
-        match self {
-            Self::Anyone | Self::Operator => None,
-            Self::Anonymous(scopes) => Some(scopes),
-            Self::Token(found) => Some(&found.token.scopes),
-        }
-    }
-
-    /// What else a request does to a key, that follows from its parameters.
-    ///
-    /// # Errors
-    /// 403.
-    pub(super) fn must(&self, action: Action, bucket: &str, key: &[u8]) -> Result<(), Problem> {
-        match self.may(action, Target::Keys { bucket, start: key }) {
-            true => Ok(()),
-            false => Err(forbidden(action)),
-        }
-    }
-
-    /// Whether they would still be let in, some time after they were.
-    pub(super) fn is_still_known(&self, node: &Node) -> bool {
-        match self {
-            Self::Anyone | Self::Anonymous(_) | Self::Operator => true,
-            Self::Token(found) => {
-                token_change::is_fresh(node)
-                    && node.auth.find(found.id).is_some()
-                    && !found.token.is_expired(node.now())
-            }
-        }
-    }
-
-    /// In one word.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Anyone => "anyone",
-            Self::Anonymous(_) => "anonymous",
-            Self::Token(_) => "token",
-            Self::Operator => "operator",
-        }
-    }
+/// 426 for a token that others may have read on its way.
+fn overheard() -> Problem {
+    let detail = "the token came in clear text from another machine: regard it as leaked, revoke it, and send \
+                  the new one over https:// (auth.allow_plain allows this where something else encrypts)";
+    Problem::new(Kind::TlsRequired, detail)
+        .header(UPGRADE, HeaderValue::from_static("TLS/1.3"))
+        .header(CONNECTION, HeaderValue::from_static("Upgrade"))
 }
 
 /// Whether somebody may do what a route does to what the path names. A path or a query that cannot be read
@@ -300,114 +288,4 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::super::routes::{self, TABLE};
-    use super::*;
-
-    fn somebody(scopes: &str) -> Who {
-        let scopes: Vec<Scope> = serde_json::from_str(scopes).unwrap();
-        access::check(&scopes).unwrap();
-        Who::Anonymous(scopes.into())
-    }
-
-    fn may(who: &Who, route: &Route, uri: &str) -> bool {
-        is_allowed(who, route, &uri.parse().unwrap())
-    }
-
-    #[test]
-    fn the_path_says_which_key_and_bucket_it_is_about() {
-        let who = somebody(
-            r#"[{"actions": ["read", "list"], "buckets": ["carts"], "prefix": "alice/"},
-                {"actions": ["admin:buckets"], "buckets": ["user-*"]}]"#,
-        );
-        let key = &routes::GET_KEY;
-        assert!(may(&who, key, "/kv/carts/alice/1") && may(&who, key, "/kv/%63arts/%61lice%2F1"));
-        for no in [
-            "/kv/carts/bob/1",
-            "/kv/carts/alice",
-            "/kv/cart/alice/1",
-            "/kv/carts/%2Falice/1",
-            "/kv/carts//alice/1",
-            "/kv/carts%2Falice/1",
-        ] {
-            assert!(!may(&who, key, no), "{no}");
-        }
-        assert!(may(&who, key, "/kv/carts/%zz"), "the handler says what is wrong");
-        assert!(!may(&who, &routes::PUT_KEY, "/kv/carts/alice/1"));
-        assert!(may(&who, &routes::PUT_BUCKET, "/buckets/user-7"));
-        assert!(!may(&who, &routes::PUT_BUCKET, "/buckets/carts"));
-        assert!(!may(&who, &routes::CLUSTER, "/cluster"));
-    }
-
-    #[test]
-    fn a_listing_stays_within_the_prefix() {
-        let who = somebody(r#"[{"actions": ["list"], "buckets": ["carts"], "prefix": "alice/"}]"#);
-        let keys = &routes::KEYS;
-        assert!(may(&who, keys, "/keys/carts?prefix=alice/"));
-        assert!(may(&who, keys, "/keys/carts?limit=5&prefix=alice%2F2"));
-        for no in [
-            "/keys/carts",
-            "/keys/carts?limit=5",
-            "/keys/carts?prefix=",
-            "/keys/carts?prefix=alice",
-            "/keys/carts?prefix=bob/",
-            "/keys/other?prefix=alice/",
-        ] {
-            assert!(!may(&who, keys, no), "{no}");
-        }
-        // Both are refused by the handler, by the same parser.
-        assert!(may(&who, keys, "/keys/carts?prefix=alice/&prefix=bob/"));
-        assert!(may(&who, keys, "/keys/carts?Prefix=alice/"));
-        let conflicts = &routes::CONFLICTS;
-        assert!(!may(&who, conflicts, "/siblings?bucket=carts"), "it cannot be narrowed");
-        let whole = somebody(r#"[{"actions": ["list"], "buckets": ["carts"]}]"#);
-        assert!(may(&whole, conflicts, "/siblings?bucket=carts"));
-        assert!(
-            !may(&whole, conflicts, "/siblings") && !may(&whole, conflicts, "/siblings?bucket=b")
-        );
-        assert!(may(
-            &somebody(r#"[{"actions": ["list"], "buckets": ["*"]}]"#),
-            conflicts,
-            "/siblings"
-        ));
-    }
-
-    /// Every route, for nobody, for somebody with one right that is not the one, and with the right one.
-    #[test]
-    fn every_route_asks_for_its_right() {
-        let nobody = somebody("[]");
-        for route in TABLE {
-            let path =
-                route.path.replace("{bucket}", "b").replace("{key}", "k").replace("{id}", "i");
-            let path = path.replace("{version}", "v").replace("{file}", "f").replace("{name}", "n");
-            let is_open = route.needs == Needs::Nothing;
-            assert_eq!(may(&nobody, route, &path), is_open, "{path}");
-            let Needs::Right(action, _) = route.needs else { continue };
-            for other in Action::ALL {
-                let buckets = if *other == Action::Admin { "" } else { r#", "buckets": ["*"]"# };
-                let scope = format!(r#"[{{"actions": ["{}"]{buckets}}}]"#, other.name());
-                let fits = *other == action || *other == Action::Admin;
-                assert_eq!(may(&somebody(&scope), route, &path), fits, "{} {path}", other.name());
-            }
-        }
-    }
-
-    #[test]
-    fn a_browser_says_whose_page_sends_a_request() {
-        let is = |pairs: &[(&'static str, &str)]| {
-            let pair = |(name, value): &(&'static str, &str)| {
-                (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
-            };
-            is_cross_site(&pairs.iter().map(pair).collect())
-        };
-        let host = ("host", "n1:7401");
-        assert!(!is(&[host]) && !is(&[host, ("origin", "http://N1:7401")]));
-        assert!(!is(&[host, ("sec-fetch-site", "same-origin"), ("origin", "https://proxy")]));
-        assert!(!is(&[host, ("sec-fetch-site", "none")]));
-        for other in ["http://evil", "http://n1", "http://n1:7402", "null", "", "n1:7401"] {
-            assert!(is(&[host, ("origin", other)]), "{other}");
-        }
-        assert!(is(&[host, ("sec-fetch-site", "cross-site")]));
-        assert!(is(&[host, ("sec-fetch-site", "same-site"), ("origin", "http://n1:7401")]));
-    }
-}
+mod tests;

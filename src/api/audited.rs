@@ -5,9 +5,10 @@ use quorate_engine::node::Node;
 use quorate_protocol::access::Action;
 use serde_json::{Map, Value, json};
 
-use super::access::{Access, Who, uptime_us};
+use super::access::{Access, uptime_us};
 use super::path;
 use super::route::Asked;
+use super::who::Who;
 use crate::audit::Audit;
 
 impl Access {
@@ -68,11 +69,15 @@ fn line(
     say("time_ms", json!(node.now().0));
     say("node", json!(node.me));
     say("request_id", json!(arrival.id.to_str().unwrap_or_default()));
-    say("peer", json!(arrival.peer));
+    say("peer", json!(arrival.connection.peer));
     say("who", json!(who.as_ref().map_or("unknown", Who::name)));
     if let Some(Who::Token(found)) = who {
         say("token", json!(found.id.as_str()));
         say("token_name", json!(found.token.name));
+    }
+    if let Some(Who::Subject(subject)) = who {
+        say("token", json!(subject.id.as_str()));
+        say("subject", json!(subject.name));
     }
     say("method", json!(method.as_str()));
     say("route", json!(route.path));

@@ -17,10 +17,10 @@ use quorate_protocol::token::{Secret, TokenId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::access::Who;
 use super::gate::Gate;
 use super::problem::{Kind, Problem};
 use super::route::Answer;
+use super::who::Who;
 use super::{body, conditions, represent, write};
 
 /// The longest document that describes a token, in bytes of JSON.
@@ -59,6 +59,7 @@ async fn make_one(gate: &Gate, parts: &Parts, body: &mut Body) -> Answer {
     }
     let by = match &gate.who {
         Who::Token(found) => Some(found.id),
+        Who::Subject(subject) => Some(subject.id),
         Who::Anyone | Who::Anonymous(_) | Who::Operator => None,
     };
     let (id, secret) = (TokenId::of(rand::random()), Secret::new(rand::random()));
@@ -116,6 +117,12 @@ pub(super) async fn whoami(gate: Gate, request: Request) -> Answer {
     let now = gate.node.now();
     let mut told = match &gate.who {
         Who::Token(found) => shown(found, now),
+        Who::Subject(subject) => json!({
+            "id": subject.id.as_str(),
+            "name": subject.name,
+            "scopes": subject.scopes,
+            "expires_ms": subject.expires.0,
+        }),
         Who::Operator => json!({"scopes": [Scope::everything()]}),
         Who::Anyone | Who::Anonymous(_) => json!({}),
     };

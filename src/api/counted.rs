@@ -32,6 +32,7 @@ fn of_problem(kind: Kind) -> Outcome {
         | Kind::Unauthenticated
         | Kind::Forbidden
         | Kind::CrossSite
+        | Kind::TlsRequired
         | Kind::RateLimited
         | Kind::IdempotencyKeyReused => Outcome::ClientError,
         Kind::KeyNotFound

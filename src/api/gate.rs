@@ -22,10 +22,11 @@ use quorate_protocol::access::Action;
 use quorate_protocol::name::{Bucket, Key};
 use tokio::time::Instant;
 
-use super::access::{Refused, Who};
+use super::access::{Arrival, Refused};
 use super::problem::Problem;
 use super::query::Params;
 use super::route::{Route, Shared};
+use super::who::Who;
 use super::{body, conditions, path};
 
 /// What a node must be ready for to answer on a route.
@@ -68,17 +69,18 @@ impl Gate {
     /// away here, before anything of the request is parsed but its path and who makes it.
     ///
     /// # Errors
-    /// 401, 403, 429 or 503.
+    /// 401, 403, 426, 429 or 503.
     pub(super) fn reach(
         shared: &Shared,
         route: &'static Route,
-        arrived: Instant,
+        arrival: &Arrival,
         request: &Request,
     ) -> Result<Self, Box<Refused>> {
         let Shared { node, access } = shared;
         let head = (request.uri(), request.headers());
-        let who = access.admit(node, route, request.method(), head)?;
-        Ok(Self { node: node.clone(), route, arrived, who, checks_tokens: access.is_on() })
+        let who = access.admit(node, route, (request.method(), arrival.connection), head)?;
+        let (node, checks_tokens) = (node.clone(), access.is_on());
+        Ok(Self { node, route, arrived: arrival.at, who, checks_tokens })
     }
 
     /// The gate to another route within the same request; `None` if that needs anything else.

@@ -1,7 +1,7 @@
 //! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
 //! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
-//! passes, `access` who may, `audited` who did; `path`, `query`, `headers`, `conditions` and `body` parse a
+//! passes, `access` who may (`who` they are), `audited` who did; `path`, `query`, `headers`, `conditions` and `body` parse a
 //! request once; `kv`, `siblings`, `inspect`, `keys`, `auth`, `buckets`, `ring`, `layout`, `anti_entropy`,
 //! `jobs`, `hints`, `distrusted`, `backups`,
 //! `health`, `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
@@ -49,6 +49,7 @@ mod route;
 mod routes;
 mod siblings;
 mod unread;
+mod who;
 mod write;
 
 use std::convert::Infallible;
@@ -66,7 +67,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 pub(crate) use self::access::Access;
-use self::access::Arrival;
+use self::access::{Arrival, Connection};
 use self::headers::{EPOCH, REQUEST_ID};
 use self::problem::Problem;
 use self::request_trace::RequestTrace;
@@ -81,8 +82,7 @@ use quorate_engine::node::Node;
 #[derive(Clone)]
 pub(crate) struct Api {
     ways: Arc<Ways>,
-    /// The other end of the connection.
-    peer: Option<SocketAddr>,
+    connection: Connection,
 }
 
 struct Ways {
@@ -95,7 +95,7 @@ impl Api {
     pub(crate) fn new(node: Arc<Node>, access: Arc<Access>) -> Self {
         let shared = Shared { node, access };
         let ways = Ways { router: routes::router(shared.clone()), shared };
-        Self { ways: Arc::new(ways), peer: None }
+        Self { ways: Arc::new(ways), connection: Connection::default() }
     }
 
     fn node(&self) -> &Arc<Node> {
@@ -161,7 +161,11 @@ impl Api {
 
 impl App for Api {
     fn on_connection_from(self, peer: Option<SocketAddr>) -> Self {
-        Self { peer, ..self }
+        Self { connection: Connection { peer, ..self.connection }, ..self }
+    }
+
+    fn on_secure_connection(self) -> Self {
+        Self { connection: Connection { is_secure: true, ..self.connection }, ..self }
     }
 
     async fn answer(self, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
@@ -172,7 +176,7 @@ impl App for Api {
             false => Body::new(unread.insert(Unread::default()).watch(body)),
         });
         let (mut response, route) =
-            self.route(request, begun.arrival(self.peer)).instrument(begun.span()).await;
+            self.route(request, begun.arrival(self.connection)).instrument(begun.span()).await;
         // hyper closes a connection whose body was not read; announce that to the client.
         if unread.is_some_and(|unread| unread.is_so()) || self.node().is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -73,6 +73,7 @@ pub(crate) enum Kind {
     NoSuchToken,
     TokensFull,
     NoTokenQuorum,
+    TlsRequired,
 }
 
 impl Kind {
@@ -88,6 +89,7 @@ impl Kind {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::CrossSite => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::TlsRequired => StatusCode::UPGRADE_REQUIRED,
             Self::NoSuchRoute
             | Self::NoSuchToken
             | Self::KeyNotFound
@@ -195,6 +197,7 @@ impl Kind {
             Self::NoTokenQuorum => {
                 ("no_token_quorum", "Too few nodes have the change of the token")
             }
+            Self::TlsRequired => ("tls_required", "TLS required"),
         }
     }
 }
@@ -341,7 +344,7 @@ pub(super) fn echo(text: &str) -> String {
 
 #[cfg(test)]
 impl Kind {
-    pub(super) const ALL: [Self; 54] = [
+    pub(super) const ALL: [Self; 55] = [
         Self::BadRequest,
         Self::BadPath,
         Self::BadParameter,
@@ -396,6 +399,7 @@ impl Kind {
         Self::NoSuchToken,
         Self::TokensFull,
         Self::NoTokenQuorum,
+        Self::TlsRequired,
     ];
 
     pub(super) fn name(self) -> &'static str {

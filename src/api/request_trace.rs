@@ -1,13 +1,11 @@
 //! Per request: an ID, a span for its log lines, counters and latency.
 
-use std::net::SocketAddr;
-
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use axum::response::Response;
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::access::Arrival;
+use super::access::{Arrival, Connection};
 use super::counted;
 use super::headers::REQUEST_ID;
 use super::route::Route;
@@ -39,9 +37,9 @@ impl RequestTrace {
         Self { at, id, span, access }
     }
 
-    /// When it arrived, from this end of a connection, and what it is called.
-    pub(super) fn arrival(&self, peer: Option<SocketAddr>) -> Arrival {
-        Arrival { at: self.at, id: self.id.clone(), peer }
+    /// When it arrived, on which connection, and what it is called.
+    pub(super) fn arrival(&self, connection: Connection) -> Arrival {
+        Arrival { at: self.at, id: self.id.clone(), connection }
     }
 
     /// The span of its log lines.

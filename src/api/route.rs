@@ -12,9 +12,10 @@ use quorate_engine::metrics::requests::Operation;
 use quorate_engine::node::Node;
 use quorate_protocol::access::Action;
 
-use super::access::{Access, Arrival, Who};
+use super::access::{Access, Arrival};
 use super::gate::{Gate, Ready, Time};
 use super::problem::Problem;
+use super::who::Who;
 
 /// What somebody needs to make a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl Route {
         let Shared { node, access } = shared;
         let audited = access.audit.as_ref();
         let audited = audited.map(|audit| (audit, request.method().clone(), request.uri().clone()));
-        let (who, answer) = match Gate::reach(shared, self, arrival.at, &request) {
+        let (who, answer) = match Gate::reach(shared, self, arrival, &request) {
             Ok(gate) => {
                 let who = audited.is_some().then(|| gate.who.clone());
                 (who, handler(gate, request).await)

@@ -3,20 +3,20 @@
 //! The nodes are those that `serve` runs, on ports and directories of their own; only the process is
 //! shared. Nothing has to be configured, and the cluster forms itself.
 
+mod files;
+mod token;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_protocol::name::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::cli::ca::{self, Ca, Issue};
 use crate::cli::form::{self, FormError};
-use crate::config::{self, Config, ConfigError, TlsMode, new_key};
+use crate::config::{self, AuthMode, Config, ConfigError, TlsMode};
 use crate::server::{self, Ended, ServeError, StopRequests};
 use crate::tls::own_client;
-use crate::tls::private_file::{SECRET, create};
 
 /// The most nodes: each has caches and threads of its own.
 pub const NODES_MAX: u16 = 9;
@@ -42,6 +42,8 @@ pub struct Dev {
     pub data: Option<PathBuf>,
     /// Whether all ports speak TLS alone.
     pub tls: bool,
+    /// Whether requests need a token. One that may do everything is made and shown.
+    pub auth: bool,
 }
 
 /// Why the cluster does not run.
@@ -73,14 +75,17 @@ pub enum DevError {
         /// The client port of its first node.
         found: u16,
     },
-    /// The directory holds a cluster with TLS, or without.
-    #[error("{dir} holds a cluster {}: start it likewise, or use another directory", with_or_without(.with))]
-    OtherTls {
+    /// The directory holds a cluster with TLS or tokens, or without.
+    #[error("{dir} holds a cluster {with}: start it likewise, or use another directory")]
+    Otherwise {
         /// The directory.
         dir: PathBuf,
-        /// Whether it has TLS.
-        with: bool,
+        /// `with` or `without`, and the option.
+        with: String,
     },
+    /// No token can be made.
+    #[error("the token: {0}")]
+    Token(String),
     /// No certificates can be made.
     #[error("certificates: {0}")]
     Certificates(String),
@@ -134,15 +139,23 @@ pub async fn run(
     }
     let ready = async {
         form::form(&configs[0], READY_WITHIN).await?;
-        wait_until_ready(&configs).await
+        wait_until_ready(&configs).await?;
+        match dev.auth {
+            true => token::make(dir, &configs[0], READY_WITHIN).await.map(Some),
+            false => Ok(None),
+        }
     };
-    let mut failed = tokio::select! {
-        ready = ready => ready.err(),
-        ended = nodes.join_next() => ended.and_then(result_of),
-        () = requests.stop.cancelled() => None,
+    let ready = tokio::select! {
+        ready = ready => ready,
+        ended = nodes.join_next() => ended.and_then(result_of).map_or(Ok(None), Err),
+        () = requests.stop.cancelled() => Ok(None),
+    };
+    let (token, mut failed) = match ready {
+        Ok(token) => (token, None),
+        Err(error) => (None, Some(error)),
     };
     if failed.is_none() && !requests.stop.is_cancelled() {
-        tell(dev, dir, &configs, out);
+        tell(dev, dir, &configs, token.as_deref(), out);
         failed = nodes.join_next().await.and_then(result_of);
     }
     requests.stop.cancel();
@@ -177,7 +190,7 @@ fn configure(dev: &Dev, dir: &Path) -> Result<Vec<Config>, DevError> {
     let file = |number: u16| dir.join(format!("n{number}")).join("node.toml");
     let found = (1..=NODES_MAX).take_while(|number| file(*number).exists()).count();
     if found == 0 {
-        write_files(dev, dir)?;
+        files::write(dev, dir)?;
     } else if found != usize::from(dev.nodes) {
         return Err(DevError::OtherNodes { dir: dir.to_owned(), found });
     }
@@ -187,79 +200,15 @@ fn configure(dev: &Dev, dir: &Path) -> Result<Vec<Config>, DevError> {
     if dev.port.is_some_and(|port| port != found) {
         return Err(DevError::OtherPort { dir: dir.to_owned(), found });
     }
-    let with = configs.iter().any(|config| config.client_tls.mode != TlsMode::Off);
-    if with != dev.tls {
-        return Err(DevError::OtherTls { dir: dir.to_owned(), with });
+    let has_tls = configs.iter().any(|config| config.client_tls.mode != TlsMode::Off);
+    let has_auth = configs.iter().any(|config| config.auth.mode == AuthMode::On);
+    for (found, wanted, option) in [(has_tls, dev.tls, "--tls"), (has_auth, dev.auth, "--auth")] {
+        if found != wanted {
+            let with = format!("{} {option}", if found { "with" } else { "without" });
+            return Err(DevError::Otherwise { dir: dir.to_owned(), with });
+        }
     }
     Ok(configs)
-}
-
-fn with_or_without(tls: &bool) -> &'static str {
-    if *tls { "with --tls" } else { "without --tls" }
-}
-
-/// Makes an authority and the certificates of all nodes.
-fn make_certificates(dev: &Dev, dir: &Path) -> Result<(), String> {
-    ca::run(&Ca::Init { dir: dir.join(CA_DIR), days: 3650 }, true)?;
-    for number in 1..=dev.nodes {
-        let node = NodeId::parse(&format!("n{number}")).map_err(|error| error.to_string())?;
-        let hosts = ["127.0.0.1", "::1", "localhost"];
-        ca::run(&Ca::Issue(Issue::of_node(node, &hosts, &dir.join(CA_DIR), 365)), true)?;
-    }
-    Ok(())
-}
-
-/// The settings of a node with TLS on all ports.
-fn tls_settings(dir: &Path, number: u16) -> String {
-    let ca = dir.join(CA_DIR);
-    let path = |file: String| ca.join(file).display().to_string();
-    let (cert, key) = (path(format!("n{number}.pem")), path(format!("n{number}.key")));
-    let of = |table: &str, more: String| {
-        format!("[{table}]\nmode = \"require\"\ncert = {cert:?}\nkey = {key:?}\n{more}")
-    };
-    let authority = path("ca.pem".to_owned());
-    of("client_tls", String::new()) + &of("peer_tls", format!("ca = [{authority:?}]\n"))
-}
-
-fn write_files(dev: &Dev, dir: &Path) -> Result<(), DevError> {
-    let (first, max) = (dev.port.unwrap_or(PORT), u16::MAX - PEER_PORTS_ABOVE - dev.nodes);
-    if !(1..=max).contains(&first) {
-        return Err(DevError::Port { max, nodes: dev.nodes, port: first });
-    }
-    if dev.tls {
-        make_certificates(dev, dir).map_err(DevError::Certificates)?;
-    }
-    let key = new_key();
-    let peer_port = |number: u16| first + PEER_PORTS_ABOVE + number - 1;
-    let mut layout = String::from("[layout]\nversion = 1\npartitions = 64\n");
-    for number in 1..=dev.nodes {
-        let port = peer_port(number);
-        layout += &format!(
-            "[[layout.nodes]]\nname = \"n{number}\"\npeer_addr = \"127.0.0.1:{port}\"\n\
-             zone = \"n{number}\"\n"
-        );
-    }
-    for number in 1..=dev.nodes {
-        // Small caches, and of the disk only a small reserve, which is as large as what must stay free.
-        let home = dir.join(format!("n{number}"));
-        let files = |path: &Path, source| DevError::Files { path: path.to_owned(), source };
-        std::fs::create_dir_all(&home).map_err(|source| files(&home, source))?;
-        let text = format!(
-            "# Written by `quorate dev`.\ncluster_id = \"dev\"\ncluster_keys = [{key:?}]\n\
-             node = \"n{number}\"\ndata_dir = {data:?}\nclient_addr = \"127.0.0.1:{client}\"\n\
-             peer_addr = \"127.0.0.1:{peer}\"\ndurability = \"buffered\"\n\
-             [storage]\nblock_cache_bytes = 33554432\nrow_cache_bytes = 16777216\n\
-             memtable_bytes = 16777216\ndisk_free_bytes_min = 33554432\n{tls}{layout}",
-            tls = if dev.tls { tls_settings(dir, number) } else { String::new() },
-            data = home.join("data").display().to_string(),
-            client = first + number - 1,
-            peer = peer_port(number),
-        );
-        let path = home.join("node.toml");
-        drop(std::fs::remove_file(&path)); // of an earlier start that did not get far
-        create(&path, SECRET, text.as_bytes()).map_err(|source| files(&path, source))?;
-    }
-    Ok(())
 }
 
 /// Waits until every node takes requests.
@@ -280,13 +229,21 @@ async fn wait_until_ready(configs: &[Config]) -> Result<(), DevError> {
 }
 
 /// Says where the nodes are and what to try.
-fn tell(dev: &Dev, dir: &Path, configs: &[Config], out: &mut dyn Write) {
+fn tell(dev: &Dev, dir: &Path, configs: &[Config], token: Option<&str>, out: &mut dyn Write) {
     let scheme = if dev.tls { "https" } else { "http" };
     let url = |at: usize| format!("{scheme}://{}", configs[at % configs.len()].client_addr);
     let ca = dir.join(CA_DIR).join("ca.pem").display().to_string();
     let (curl, ca) = match dev.tls {
         true => (format!("curl --cacert {ca}"), format!(" --ca {ca}")),
         false => ("curl".to_owned(), String::new()),
+    };
+    // The variable is what the command line and the clients look for.
+    let (export, curl) = match token {
+        Some(token) => {
+            let header = "-H \"Authorization: Bearer $QUORATE_TOKEN\"";
+            (format!("export QUORATE_TOKEN={token}\n  "), format!("{curl} {header}"))
+        }
+        None => (String::new(), curl),
     };
     let kept = match dev.data {
         Some(_) => "kept",
@@ -295,7 +252,7 @@ fn tell(dev: &Dev, dir: &Path, configs: &[Config], out: &mut dyn Write) {
     let nodes: Vec<String> = (0..configs.len()).map(url).collect();
     let text = format!(
         "{} {} up: {}\nData in {} ({kept}). Ctrl-C stops.\n\nTry:\n  \
-         {curl} -X PUT {}/kv/carts/alice -d '2 apples'\n  \
+         {export}{curl} -X PUT {}/kv/carts/alice -d '2 apples'\n  \
          {curl} {}/kv/carts/alice\n  \
          quorate status --url {}{ca}\n\nConsole: {}/\n",
         configs.len(),
@@ -312,39 +269,4 @@ fn tell(dev: &Dev, dir: &Path, configs: &[Config], out: &mut dyn Write) {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn dev(nodes: u16, port: u16) -> Dev {
-        Dev { nodes, port: Some(port), data: None, tls: false }
-    }
-
-    #[test]
-    fn configurations_are_written_once_and_fit_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let configs = configure(&dev(3, 7401), dir.path()).unwrap();
-        assert_eq!(configs.len(), 3);
-        assert_eq!(configs[1].client_addr.port(), 7402);
-        assert_eq!(configs[2].storage.disk_free_bytes_min, 32 << 20);
-        let layout = |at: usize| format!("{:?}", configs[at].layout().unwrap());
-        assert_eq!(layout(2), layout(0));
-        let again = configure(&dev(3, 7401), dir.path()).unwrap();
-        assert_eq!(again[0].cluster_keys, configs[0].cluster_keys);
-        let other = configure(&dev(4, 7401), dir.path()).unwrap_err();
-        assert!(other.to_string().contains("--nodes 3"), "{other}");
-        let other = configure(&dev(3, 7501), dir.path()).unwrap_err();
-        assert!(other.to_string().contains("--port 7401"), "{other}");
-        let any = Dev { port: None, ..dev(3, 0) };
-        assert!(configure(&any, dir.path()).is_ok(), "the ports are known");
-    }
-
-    #[test]
-    fn ports_that_do_not_fit_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for port in [0, 65_500, u16::MAX] {
-            let error = configure(&dev(3, port), dir.path()).unwrap_err();
-            assert!(error.to_string().contains("65432"), "{error}");
-        }
-        assert!(configure(&dev(3, 65_432), dir.path()).is_ok());
-    }
-}
+mod tests;

@@ -73,11 +73,19 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         config.origin()?;
     }
     let endpoint = &config.otlp.endpoint;
-    if !endpoint.is_empty() && !is_http(endpoint) {
+    if !endpoint.is_empty() && !is_bare(endpoint, "http") {
         return Err(ConfigError::Value {
             key: "otlp.endpoint",
             allowed: "empty, or a URL such as http://127.0.0.1:4318".to_owned(),
             value: format!("{endpoint:?}"),
+        });
+    }
+    let keys = &config.jwt.keys;
+    if config.jwt.is_at_url() && !is_bare(keys, "https") {
+        return Err(ConfigError::Value {
+            key: "jwt.keys",
+            allowed: "empty, the path of a file, or an https URL".to_owned(),
+            value: format!("{keys:?}"),
         });
     }
     crate::log::filter(&config.log.level).map(drop).map_err(|error| ConfigError::Value {
@@ -87,11 +95,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     })
 }
 
-/// Whether this is a URL that can be asked without TLS. The user part of one would end up in the log.
-fn is_http(url: &str) -> bool {
+/// Whether this is a URL of a scheme with a host, and neither user nor query: these would end up in the log.
+fn is_bare(url: &str, scheme: &str) -> bool {
     reqwest::Url::parse(url).is_ok_and(|url| {
         let is_bare = url.username().is_empty() && url.password().is_none();
-        url.scheme() == "http" && url.has_host() && is_bare && url.query().is_none()
+        url.scheme() == scheme && url.has_host() && is_bare && url.query().is_none()
     })
 }
 
@@ -138,7 +146,8 @@ fn build(
     for setting in environment.settings.iter().filter(|setting| which(setting)) {
         // As text: each setting parses it by its own type.
         builder = match setting.key.as_str() {
-            "cluster_keys" | "join" | "client_tls.ca" | "peer_tls.ca" => {
+            "cluster_keys" | "join" | "client_tls.ca" | "peer_tls.ca" | "jwt.audience"
+            | "jwt.algorithms" => {
                 let items: Vec<&str> = setting.text.split(',').map(str::trim).collect();
                 builder.set_override(&setting.key, items)?
             }

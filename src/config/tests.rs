@@ -34,7 +34,7 @@ fn every_setting_of_the_file_is_known_in_the_environment() {
             && !name.contains(' ')
             && table != "layout.nodes."
         {
-            let is_list = (table.as_str(), name) == ("auth.", "anonymous");
+            let is_list = matches!((&*table, name), ("auth.", "anonymous") | ("jwt.", "grants"));
             let wanted = if is_list { Known::OnlyInFile } else { Known::Setting };
             assert_eq!(known(&format!("{table}{name}")), wanted, "{table}{name}");
             count += 1;
@@ -47,6 +47,7 @@ fn every_setting_of_the_file_is_known_in_the_environment() {
         ExplainConfig::SETTINGS,
         OtlpConfig::SETTINGS,
         AuthConfig::SETTINGS,
+        JwtConfig::SETTINGS,
         AuditConfig::SETTINGS,
     ];
     let last = last.iter().chain(&[TlsConfig::SETTINGS; 2]); // of two ports

@@ -188,6 +188,11 @@ pub(crate) trait App: Clone + Send + Sync + Unpin + 'static {
         self
     }
 
+    /// The same app for the requests of a connection that speaks TLS.
+    fn on_secure_connection(self) -> Self {
+        self
+    }
+
     /// The response to a request whose head is rejected.
     fn refusal(&self, _why: HeadError) -> Response {
         StatusCode::BAD_REQUEST.into_response()
@@ -360,17 +365,21 @@ async fn receive(stream: TcpStream, door: Door, connection: Connection<impl App>
         None => {}
         Some(Entered::Plain(stream)) => serve(stream, None, connection).await,
         // A box, so that connections without TLS need no memory for it.
-        Some(Entered::Secure(stream, identity)) => match bounds.heads {
-            HeadBounds::Looked(patience) if speaks_http2(&stream) => {
-                let limits =
-                    http2::Limits { patience, stall: Duration::from_millis(bounds.stall_ms) };
-                let Connection { app, lease, .. } = connection;
-                Box::pin(http2::serve(stream, app, limits, lease)).await;
+        Some(Entered::Secure(stream, identity)) => {
+            let app = connection.app.on_secure_connection();
+            let connection = Connection { app, ..connection };
+            match bounds.heads {
+                HeadBounds::Looked(patience) if speaks_http2(&stream) => {
+                    let stall = Duration::from_millis(bounds.stall_ms);
+                    let limits = http2::Limits { patience, stall };
+                    let Connection { app, lease, .. } = connection;
+                    Box::pin(http2::serve(stream, app, limits, lease)).await;
+                }
+                HeadBounds::Looked(_) | HeadBounds::PassedOn(_) => {
+                    Box::pin(serve(stream, identity, connection)).await;
+                }
             }
-            HeadBounds::Looked(_) | HeadBounds::PassedOn(_) => {
-                Box::pin(serve(stream, identity, connection)).await;
-            }
-        },
+        }
         Some(Entered::NotSecure(stream)) => refuse(stream, NOT_SECURE, connection).await,
     }
 }

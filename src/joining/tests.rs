@@ -346,7 +346,7 @@ fn run(node: std::sync::Arc<Node>, [clients, peers]: [TcpListener; 2]) {
     let bounds = Bounds { connections_max: 100, ..Bounds::for_peers(&node.config, 4) };
     let app = crate::peer_port::listener::app(node.clone());
     tokio::spawn(port::run(peers, app, bounds, Default::default()));
-    let access = crate::api::Access::new(&node.config, &[[7; 32]], None);
+    let access = crate::api::Access::new(&node.config, &[[7; 32]], None, None);
     let app = crate::api::Api::new(node, access.into());
     tokio::spawn(port::run(clients, app, bounds, Default::default()));
 }

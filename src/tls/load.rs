@@ -175,7 +175,7 @@ pub(crate) fn certificates(
     Ok(found)
 }
 
-fn add_authorities(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), String> {
+pub(super) fn add_authorities(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), String> {
     for certificate in certificates(pem, AUTHORITIES_MAX)? {
         if !Facts::of(&certificate)?.is_authority {
             return Err("a certificate in it is not of an authority".to_owned());

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::files::read_file;
-use super::load::certificates;
+use super::load::{add_authorities, certificates};
 use super::pinned::Pinned;
 use super::provider;
 use super::verifier::Verifier;
@@ -48,6 +48,23 @@ pub(crate) fn of_client_port(config: &Config) -> Result<(ClientBuilder, &'static
         .map_err(|error| named(&tls.key, error.to_string()))?;
     let config = builder.with_client_auth_cert(chain, key);
     Ok((with(config.map_err(|error| named(&tls.key, error.to_string()))?), "https"))
+}
+
+/// A client that uses no proxy and believes whom the system believes.
+pub(crate) fn trusting_system() -> ClientBuilder {
+    // reqwest asks for the process's provider. It is a no-op but for the first time.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder().no_proxy()
+}
+
+/// A client that uses no proxy and believes the authorities in a file. Blocks.
+///
+/// # Errors
+/// What is wrong with the file, in words.
+pub(crate) fn trusting_file(path: &Path) -> Result<ClientBuilder, String> {
+    let mut roots = RootCertStore::empty();
+    add_authorities(&mut roots, &read_file(path, false)?)?;
+    Ok(trusting(roots))
 }
 
 fn trusting(roots: RootCertStore) -> ClientBuilder {

@@ -26,9 +26,13 @@ const SHOTS = process.env.CONSOLE_SHOTS;
 /** The longest that a test waits for what it expects. */
 export const PATIENCE_MS = Number(process.env.CONSOLE_PATIENCE_MS ?? 30_000);
 
-/** Runs `test` with a page of the console of node n1, in a browser of its own. */
+/**
+ * Runs `test` with a page of the console of node n1, in a browser of its own. `urls` are the nodes that the page may
+ * ask.
+ */
 export async function withPage(options, test) {
-  const { colorScheme = "light", mayFail = false, viewport = { width: 1440, height: 900 } } = options;
+  const { colorScheme = "light", mayFail = false, urls = URLS } = options;
+  const { viewport = { width: 1440, height: 900 } } = options;
   const profile = mkdtempSync(join(tmpdir(), "console-"));
   const browser = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.CONSOLE_BROWSER,
@@ -41,7 +45,7 @@ export async function withPage(options, test) {
   try {
     const page = await browser.newPage();
     page.setDefaultTimeout(PATIENCE_MS);
-    const wrong = await watchFor(page);
+    const wrong = await watchFor(page, urls);
     try {
       await test(page);
     } catch (error) {
@@ -59,9 +63,9 @@ export async function withPage(options, test) {
   }
 }
 
-async function watchFor(page) {
+async function watchFor(page, urls) {
   const wrong = [];
-  const own = new Set(URLS.map((url) => new URL(url).host));
+  const own = new Set(urls.map((url) => new URL(url).host));
   await page.addInitScript(() => {
     globalThis.violations = [];
     document.addEventListener("securitypolicyviolation", (event) =>

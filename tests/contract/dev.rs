@@ -177,3 +177,39 @@ fn with_tls_it_says_whom_to_believe_and_nothing_else_gets_in() {
     assert!(detail.contains("https://"), "{detail}");
     dev.interrupt();
 }
+
+#[test]
+fn with_tokens_it_says_one_that_works_and_nothing_else_gets_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, data) = (free_port(), dir.path().join("mine"));
+    let data = data.to_str().unwrap();
+    let (dev, said) = Dev::start(port, &["--auth", "--data", data]);
+    let token = |said: &str| {
+        let rest = said.split("export QUORATE_TOKEN=").nth(1).unwrap_or_else(|| panic!("{said}"));
+        rest.split_whitespace().next().unwrap().to_owned()
+    };
+    let shown = token(&said);
+    let with = |request: Request| request.header("Authorization", &format!("Bearer {shown}"));
+    Request::get("/kv/carts/alice").send(dev.addr(1)).assert_problem(401, "unauthenticated");
+    for node in 1..=3 {
+        until("every node knows the token", || {
+            with(Request::get("/cluster")).send(dev.addr(node)).status == 200
+        });
+    }
+    // What it says to try works as it is said.
+    let lines: Vec<&str> = said.lines().skip_while(|line| !line.contains("export")).collect();
+    let quorate = env!("CARGO_BIN_EXE_quorate");
+    let script = lines[..4].join("\n").replace("quorate status", &format!("{quorate} status"));
+    let run = |script: &str| Command::new("bash").args(["-ec", script]).output().unwrap();
+    let ran = run(&script.replace("curl", "curl -sf"));
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && told.contains("2 apples"), "{script}: {ran:?}");
+    dev.interrupt();
+    // It is the same one the next time, and the cluster does not start without tokens.
+    let (dev, said) = Dev::start(port, &["--auth", "--data", data]);
+    assert_eq!(token(&said), shown);
+    dev.interrupt();
+    let other = command().args(["--data", data]).output().unwrap();
+    let error = String::from_utf8(other.stderr).unwrap();
+    assert!(!other.status.success() && error.contains("with --auth"), "{error}");
+}

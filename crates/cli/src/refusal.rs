@@ -117,6 +117,9 @@ fn advice(name: &str) -> Option<&'static str> {
             "set QUORATE_TOKEN to a token (`quorate token create` makes one), or give --operator FILE"
         }
         "forbidden" => "`quorate token whoami` shows what the token allows",
+        "tls_required" => {
+            "use https://, with --ca FILE or QUORATE_CA; a token that was sent is to be revoked"
+        }
         "auth_stale" => "the node has lost the others: ask another one (--url), or try again",
         "rate_limited" => "try again later; the token has a rate_per_s",
         "no_token_quorum" => "`quorate status` shows which nodes are down; then repeat the command",

@@ -58,7 +58,8 @@ pub(crate) async fn everything(node: &Arc<Node>, format: Format) -> String {
     let local_write = readings.as_ref().map(|readings| &readings.database.writes);
     node::write(&mut out, node);
     node.metrics.requests.write(&mut out);
-    node.metrics.auth.write(&mut out, node.auth.count(), token_change::is_fresh(node));
+    let tokens = (node.auth.count(), token_change::is_fresh(node));
+    node.metrics.auth.write(&mut out, tokens, &token_change::disagreements(node));
     node.metrics.operations.write(&mut out, local_write);
     repair::write(&mut out, node, readings.as_ref());
     jobs::write(&mut out, node);

@@ -4,6 +4,7 @@ mod audit;
 mod backups;
 mod cluster;
 mod command_line;
+mod jwt;
 
 use serde_json::{Value, json};
 

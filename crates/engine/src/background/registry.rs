@@ -57,8 +57,12 @@ pub const CERTIFICATES: Job = Job {
     about: "Loads certificates, keys and authorities that have changed",
 };
 
+/// The same, if it takes tokens of an issuer.
+pub const ISSUER_KEYS: Job =
+    Job { name: "issuer_keys", about: "Reads the keys of the issuer of tokens again" };
+
 /// Every job, in the order in which they are started and listed.
-pub const JOBS: [Entry; 18] = [
+pub const JOBS: [Entry; 19] = [
     Entry {
         job: Job {
             name: "hello",
@@ -177,6 +181,7 @@ pub const JOBS: [Entry; 18] = [
     },
     Entry { job: GOSSIP, throttle: None, start: Start::ByHost },
     Entry { job: CERTIFICATES, throttle: None, start: Start::ByHost },
+    Entry { job: ISSUER_KEYS, throttle: None, start: Start::ByHost },
 ];
 
 /// Starts all jobs that the host does not start.

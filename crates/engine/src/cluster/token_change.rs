@@ -33,6 +33,23 @@ pub fn is_fresh(node: &Node) -> bool {
     node.auth.is_fresh(node.uptime(), || members(node))
 }
 
+/// Whether this node compares its tokens with those of its peers. None are compared while it checks no tokens and
+/// knows of none.
+fn compares(node: &Node) -> bool {
+    node.config.auth.mode == AuthMode::On || !node.auth.is_new()
+}
+
+/// For each peer, for how long in milliseconds its tokens and this node's are not known to be equal; none if they
+/// are not compared.
+pub fn disagreements(node: &Node) -> Vec<(NodeId, u64)> {
+    let now = node.uptime();
+    let for_how_long = |peer| (peer, node.auth.disagrees_for(peer, now));
+    match compares(node) {
+        true => node.peers.nodes().map(for_how_long).collect(),
+        false => Vec::new(),
+    }
+}
+
 /// Makes a token: durable on a majority of the members when this returns.
 ///
 /// # Errors
@@ -114,9 +131,8 @@ impl Turns {
     /// node checks no tokens and knows of none.
     pub(super) async fn take(&mut self, node: &Arc<Node>, peer: NodeId) {
         let is_due = self.last.is_none_or(|last| last.elapsed() >= COMPARE_EVERY);
-        let is_used = node.config.auth.mode == AuthMode::On || !node.auth.is_new();
         let is_down = node.peers.health(peer).is_none_or(|it| it.state() == State::Down);
-        if !is_due || !is_used || is_down {
+        if !is_due || !compares(node) || is_down {
             return;
         }
         self.last = Some(Instant::now());

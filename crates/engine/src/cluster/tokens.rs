@@ -126,6 +126,8 @@ struct Compared {
     at: Uptime,
     /// The hash of the peer's table, if both were equal then.
     equal: Option<u64>,
+    /// When both were last equal.
+    agreed: Option<Uptime>,
 }
 
 /// The tokens of the cluster, as this node knows them.
@@ -224,9 +226,19 @@ impl Tokens {
     ) {
         let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
         compared.retain(|peer, _| members.contains(peer));
-        compared.insert(peer, Compared { at, equal });
+        let before = compared.get(&peer).and_then(|it| it.agreed);
+        let agreed = equal.map(|_| at).or(before);
+        compared.insert(peer, Compared { at, equal, agreed });
         drop(compared);
         self.look_again(at, members);
+    }
+
+    /// For how long this node's table and that of a peer are not known to be equal, in milliseconds: since
+    /// they were last found so, else since the start.
+    pub fn disagrees_for(&self, peer: NodeId, now: Uptime) -> u64 {
+        let compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        let agreed = compared.get(&peer).and_then(|it| it.agreed).unwrap_or_default();
+        now.0.saturating_sub(agreed.0)
     }
 
     /// Merges newer records, durably. Returns whether there were any. Blocks.

@@ -127,6 +127,7 @@ impl Config {
             value: error.to_string(),
         })?;
         in_range("auth.stale_ms", self.auth.stale_ms, 5_000..=24 * 3_600_000)?;
+        self.jwt.check()?;
         let to = &self.audit.to;
         if to.is_empty() || to.contains('\0') {
             return Err(value("audit.to", "off, stderr or the path of a file", format!("{to:?}")));
@@ -212,7 +213,7 @@ pub fn is_reached_at(own: SocketAddr, shown: &str) -> bool {
     port.parse() == Ok(own.port()) && (is_name || same_host)
 }
 
-fn in_range<T: PartialOrd + Display>(
+pub(super) fn in_range<T: PartialOrd + Display>(
     key: &'static str,
     found: T,
     range: RangeInclusive<T>,

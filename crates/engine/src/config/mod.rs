@@ -5,6 +5,7 @@
 //! accepted values.
 
 pub mod checks;
+mod jwt;
 pub mod origin;
 pub mod sections;
 
@@ -19,6 +20,7 @@ use quorate_protocol::layout::LayoutError;
 use quorate_protocol::name::NodeId;
 use serde::Deserialize;
 
+pub use self::jwt::*;
 pub use self::sections::*;
 use self::sections::{default_weight, default_zone};
 
@@ -173,6 +175,9 @@ pub struct Config {
     /// Who may do what.
     #[serde(default)]
     pub auth: AuthConfig,
+    /// Tokens of an issuer.
+    #[serde(default)]
+    pub jwt: JwtConfig,
     /// The record of who did what.
     #[serde(default)]
     pub audit: AuditConfig,
@@ -219,6 +224,7 @@ pub fn known(key: &str) -> Known {
         ("explain", ExplainConfig::SETTINGS),
         ("otlp", OtlpConfig::SETTINGS),
         ("auth", AuthConfig::SETTINGS),
+        ("jwt", JwtConfig::SETTINGS),
         ("audit", AuditConfig::SETTINGS),
         ("log", LogConfig::SETTINGS),
     ];
@@ -229,6 +235,7 @@ pub fn known(key: &str) -> Known {
         None => Known::Foreign,
         Some(("layout", _)) if name == "nodes" => Known::OnlyInFile,
         Some(("auth", _)) if name == "anonymous" => Known::OnlyInFile,
+        Some(("jwt", _)) if name == "grants" => Known::OnlyInFile,
         Some((_, settings)) if settings.contains(&name) => Known::Setting,
         Some((table, _)) => Known::NoneOfTable(table),
     }

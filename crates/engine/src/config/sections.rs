@@ -84,6 +84,7 @@ macro_rules! section {
         }
     };
 }
+pub(super) use section;
 
 section! {
     /// Limits. A request past one is refused at once, never queued without bound.
@@ -286,6 +287,9 @@ section! {
         /// How long tokens are accepted after they were last compared with those of a majority of the
         /// nodes, in milliseconds.
         stale_ms: u64 = 60_000,
+        /// Whether tokens are taken that come in clear text from another machine: only where something else
+        /// encrypts what is between.
+        allow_plain: bool = false,
     }
 }
 
