@@ -1,8 +1,9 @@
 //! HTTP/2 on a connection whose two ends have agreed on it (ALPN), within the limits that HTTP/1.1 has.
 //!
-//! Requests reach the app as those of HTTP/1.1 do: with a `Host`, and a target that is a path. What could mean
-//! another key than the client wrote is refused ([`targets`]), who takes nothing of a response is cut off
-//! ([`pace`]), and a connection without requests is idle (docs/decisions/0034-http2-within-the-same-limits.md).
+//! Requests reach the app as those of HTTP/1.1 do: with a `Host`, and a target that is a path. What could
+//! mean another key than the client wrote is refused ([`targets`]), who takes nothing of a response is cut
+//! off ([`pace`]), and a connection without requests is idle
+//! (docs/decisions/0034-http2-within-the-same-limits.md).
 
 mod pace;
 mod targets;

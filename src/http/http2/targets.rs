@@ -1,5 +1,6 @@
-//! Finds targets with a `#`. The HTTP/2 library drops it and everything after it, as `http::Uri` does, so that
-//! the request would be about another key; and it tells no one (docs/decisions/0015-heads-before-hyper.md).
+//! Finds targets with a `#`. The HTTP/2 library drops it and everything after it, as `http::Uri` does, so
+//! that the request would be about another key; and it tells no one
+//! (docs/decisions/0015-heads-before-hyper.md).
 //!
 //! Heads are compressed against those before them, so that all must be read: by the same library's decoder, a
 //! second time, beside what the connection reads.
@@ -27,8 +28,8 @@ const FRAME_HEAD_BYTES: usize = 9;
 /// The types of frames that carry heads: HEADERS and CONTINUATION.
 const HEADERS: [u8; 2] = [0x1, 0x9];
 
-/// Whether a target of a connection had a fragment. Which one is not known where requests are answered, so that
-/// all that come after it are refused.
+/// Whether a target of a connection had a fragment. Which one is not known where requests are answered, so
+/// that all that come after it are refused.
 #[derive(Clone, Default)]
 pub(super) struct Fragments(CancellationToken);
 
@@ -123,7 +124,8 @@ impl Frames {
                     is_found |= path.is_some_and(|path| path.contains('#'));
                 }
                 Ok(_) => {}
-                Err(error) if error.is_reset() => {} // of one request, which is refused by the connection, too
+                // Of one request, which the connection refuses, too.
+                Err(error) if error.is_reset() => {}
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
         }

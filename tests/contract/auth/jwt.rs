@@ -64,7 +64,8 @@ fn start(file: &Path, more: &str) -> Cluster {
     let audit = file.with_file_name("audit.log");
     let settings = format!(
         "{ON}[audit]\nto = {audit:?}\n[jwt]\nkeys = {file:?}\nissuer = \"https://issuer.example\"\n\
-         audience = [\"quorate\"]\nalgorithms = [\"ES256\"]\nleeway_ms = 0\nscopes_claim = \"scopes\"\n{more}\n\
+         audience = [\"quorate\"]\nalgorithms = [\"ES256\"]\nleeway_ms = 0\n\
+         scopes_claim = \"scopes\"\n{more}\n\
          [[jwt.grants]]\nclaim = \"groups\"\nvalue = \"shop\"\n\
          scopes = [{{ actions = [\"read\", \"write\"], buckets = [\"carts\"] }}]\n"
     );
