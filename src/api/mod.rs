@@ -1,13 +1,13 @@
 //! The client port: HTTP in, operations out (docs/design.md, "HTTP contract").
 //!
 //! Reading in order: `routes` is the table of all routes (`route` is one) and `gate` what every request
-//! passes, `access` who may (`who` they are), `audited` who did; `path`, `query`, `headers`, `conditions` and `body` parse a
-//! request once; `kv`, `siblings`, `inspect`, `keys`, `auth`, `buckets`, `ring`, `layout`, `anti_entropy`,
-//! `jobs`, `hints`, `distrusted`, `backups`,
-//! `health`, `events` (with `rates`), `explain`, `console` and `description` answer; `write` is shared by all
-//! that write; `represent` and `multipart` render an object, `pieces` streams large responses and
-//! `permit_body` keeps them charged; `problem` and `refusal` are all the errors, `counted` says how
-//! they are counted. `request_trace` and `unread` wrap every request.
+//! passes, `access` who may (`who` they are), `audited` who did; `path`, `query`, `headers`, `conditions`
+//! and `body` parse a request once; `kv`, `siblings`, `inspect`, `keys`, `auth`, `buckets`, `ring`,
+//! `layout`, `anti_entropy`, `jobs`, `hints`, `distrusted`, `backups`, `health`, `events` (with `rates`),
+//! `explain`, `console` and `description` answer; `write` is shared by all that write; `represent` and
+//! `multipart` render an object, `pieces` streams large responses and `permit_body` keeps them charged;
+//! `problem` and `refusal` are all the errors, `counted` says how they are counted. `request_trace` and
+//! `unread` wrap every request.
 //!
 //! Nothing here decides anything about replicas: see `ops::entry`.
 

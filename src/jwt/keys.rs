@@ -1,7 +1,7 @@
 //! The issuer's public keys: a JWK set (RFC 7517), read within bounds.
 //!
-//! Each key is for the algorithms of its own kind alone, and of these for those that are configured: which one a
-//! token names only chooses among them. Keys that are for something else are passed over.
+//! Each key is for the algorithms of its own kind alone, and of these for those that are configured: which
+//! one a token names only chooses among them. Keys that are for something else are passed over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -103,7 +103,8 @@ impl KeySet {
         Ok(Self { keys, passed_over })
     }
 
-    /// Takes the place of another set: keys that were in it are the same ones, those that are gone are retired.
+    /// Takes the place of another set: keys that were in it are the same ones, those that are gone are
+    /// retired.
     pub(super) fn replacing(mut self, before: &Self) -> Self {
         for key in &mut self.keys {
             if let Some(known) = before.keys.iter().find(|known| known.is_same(key)) {

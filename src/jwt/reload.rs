@@ -1,6 +1,6 @@
-//! The issuer's keys are read again: a file every few seconds, a URL every few minutes, and when a token names a
-//! key that is not known. Keys that cannot be read leave those from before in place; that is said once, and shown
-//! until it is mended (`quorate_jwt_keys_read_failed`).
+//! The issuer's keys are read again: a file every few seconds, a URL every few minutes, and when a token
+//! names a key that is not known. Keys that cannot be read leave those from before in place; that is said
+//! once, and shown until it is mended (`quorate_jwt_keys_read_failed`).
 
 use std::future::pending;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::Jwt;
 
 /// How often a file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// The shortest time between two requests to a URL, but when the operator asks; after a failure it is tried again
-/// so soon.
+/// The shortest time between two requests to a URL, but when the operator asks; after a failure it is tried
+/// again so soon.
 const FETCH_EVERY_AT_MOST: Duration = Duration::from_secs(10);
 /// After so many failures in a row they are told: a file may be replaced just now.
 const FAILURES_TOLD: u32 = 2;

@@ -1,5 +1,5 @@
-//! The signatures of `jsonwebtoken`, verified by `ring`. Nothing is signed here, and there is no HMAC: a public key
-//! can never pass for a secret.
+//! The signatures of `jsonwebtoken`, verified by `ring`. Nothing is signed here, and there is no HMAC: a
+//! public key can never pass for a secret.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, new_error};

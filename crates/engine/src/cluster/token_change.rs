@@ -33,14 +33,14 @@ pub fn is_fresh(node: &Node) -> bool {
     node.auth.is_fresh(node.uptime(), || members(node))
 }
 
-/// Whether this node compares its tokens with those of its peers. None are compared while it checks no tokens and
-/// knows of none.
+/// Whether this node compares its tokens with those of its peers. None are compared while it checks no
+/// tokens and knows of none.
 fn compares(node: &Node) -> bool {
     node.config.auth.mode == AuthMode::On || !node.auth.is_new()
 }
 
-/// For each peer, for how long in milliseconds its tokens and this node's are not known to be equal; none if they
-/// are not compared.
+/// For each peer, for how long in milliseconds its tokens and this node's are not known to be equal; none if
+/// they are not compared.
 pub fn disagreements(node: &Node) -> Vec<(NodeId, u64)> {
     let now = node.uptime();
     let for_how_long = |peer| (peer, node.auth.disagrees_for(peer, now));
