@@ -230,7 +230,7 @@ fn of_issuer(jwt: &Jwt, why: Rejected) -> (Reason, Problem) {
 /// 426 for a token that others may have read on its way.
 fn overheard() -> Problem {
     let detail = "the token came in clear text from another machine: regard it as leaked, revoke it, and \
-                  send the new one over https:// (auth.allow_plain allows this where something else encrypts)";
+                  send the new one over https:// (auth.allow_plain takes it where something else encrypts)";
     Problem::new(Kind::TlsRequired, detail)
         .header(UPGRADE, HeaderValue::from_static("TLS/1.3"))
         .header(CONNECTION, HeaderValue::from_static("Upgrade"))

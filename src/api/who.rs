@@ -20,7 +20,7 @@ pub(super) enum Who {
     Anonymous(Arc<[Scope]>),
     /// Whoever has a token.
     Token(Arc<InUse>),
-    /// Whoever has a token of the issuer.
+    /// Somebody with a token of the issuer.
     Subject(Arc<Subject>),
     /// Whoever has the cluster's key.
     Operator,

@@ -234,6 +234,52 @@ fn clients_are_told_an_address_that_they_can_reach() {
 }
 
 #[test]
+fn tokens_of_an_issuer_need_to_say_whose_they_are_and_for_whom() {
+    let keys = ("QUORATE_JWT__KEYS", "https://login.example/keys");
+    let issuer = ("QUORATE_JWT__ISSUER", "https://login.example");
+    let audience = ("QUORATE_JWT__AUDIENCE", "quorate, db");
+    let claim = ("QUORATE_JWT__SCOPES_CLAIM", "scopes");
+    let jwt = with(&[keys, issuer, audience, claim]).unwrap().jwt;
+    assert!(jwt.is_on() && jwt.is_at_url() && jwt.audience == ["quorate", "db"]);
+    assert_eq!(jwt.algorithms, [JwtAlgorithm::RS256]);
+    let two = with(&[keys, issuer, audience, claim, ("QUORATE_JWT__ALGORITHMS", "ES256,EdDSA")]);
+    assert_eq!(two.unwrap().jwt.algorithms, [JwtAlgorithm::ES256, JwtAlgorithm::EdDSA]);
+    for (settings, words) in [
+        (vec![keys, audience, claim], "jwt.issuer: it is missing"),
+        (vec![keys, issuer, claim], "jwt.audience: it is missing"),
+        (vec![keys, issuer, audience], "set jwt.scopes_claim or jwt.grants"),
+        (vec![("QUORATE_JWT__AUDIENCE", "a,")], "jwt.audience"),
+        (vec![("QUORATE_JWT__ALGORITHMS", "none")], "QUORATE_JWT__ALGORITHMS"),
+        (vec![("QUORATE_JWT__ALGORITHMS", "HS256")], "QUORATE_JWT__ALGORITHMS"),
+        (vec![("QUORATE_JWT__LEEWAY_MS", "300001")], "from 0 to 300000"),
+        (vec![("QUORATE_JWT__GRANTS", "x")], "only be in the file"),
+    ] {
+        let error = with(&settings).unwrap_err().to_string();
+        assert!(error.contains(words), "{settings:?}: {error}");
+    }
+    for url in ["http://login.example/keys", "https://", "ftp://x/y", "https://user:secret@x/y"] {
+        let error = with(&[("QUORATE_JWT__KEYS", url), issuer, audience, claim]).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("an https URL"), "{url}: {error}");
+    }
+    let grants = |text: &str| {
+        let of_file = |whole: &str| whole.replace("#grants = []", &format!("grants = [{text}]"));
+        load(of_file, &[keys, issuer, audience])
+    };
+    let scopes = r#"scopes = [{ actions = ["read"], buckets = ["a"] }]"#;
+    assert!(grants(&format!(r#"{{ claim = "g", value = "a", {scopes} }}"#)).is_ok());
+    for wrong in [
+        r#"{ claim = "g", value = "a", scopes = [] }"#,
+        r#"{ claim = "g", value = "a", scopes = [{ actions = ["read"] }] }"#,
+        r#"{ claim = "", value = "a", scopes = [{ actions = ["admin"] }] }"#,
+        r#"{ claim = "g", value = "", scopes = [{ actions = ["admin"] }] }"#,
+    ] {
+        let error = grants(wrong).unwrap_err().to_string();
+        assert!(error.contains("jwt.grants"), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn tls_needs_its_files() {
     let with = |tables: &str| {
         let dir = tempfile::tempdir().unwrap();

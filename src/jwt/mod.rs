@@ -1,10 +1,10 @@
 //! Tokens of an issuer (JWT, as of OpenID Connect), verified with the issuer's public keys
 //! (docs/decisions/0033).
 //!
-//! Nothing of a token decides how it is verified: the algorithms are configured, the keys come from one
-//! file or URL (`source`), each is for the algorithms of its own kind (`keys`), and `jsonwebtoken` verifies
-//! the signature by `ring` (`ring_provider`). `claims` says what a token allows, `reload` reads the keys
-//! again, `recent` bounds what is remembered of tokens that were verified.
+//! Nothing of a token decides how it is verified: the algorithms are configured, the keys come from one file
+//! or URL (`source`), each is for the algorithms of its own kind (`keys`), and `jsonwebtoken` verifies the
+//! signature by `ring` (`ring_provider`). `claims` says what a token allows, `reload` reads the keys again,
+//! `recent` bounds what is remembered of tokens that were verified.
 
 mod claims;
 mod keys;
@@ -77,7 +77,8 @@ pub(crate) struct Jwt {
     source: Source,
     /// `None` until the keys were read for the first time.
     keys: RwLock<Option<Arc<KeySet>>>,
-    /// Tokens that were verified, by their hashes: what was not is not remembered, so nobody can fill it.
+    /// Tokens that were verified, by their hashes: what was not is not remembered, so strangers cannot fill
+    /// it.
     verified: Mutex<Recent<[u8; 32], Arc<Subject>>>,
     paces: Mutex<Recent<String, Arc<Pace>>>,
     /// Told when a token names a key that is not among those that are known.
@@ -222,8 +223,8 @@ impl Jwt {
     }
 }
 
-/// A JWT may be made for something else, such as to log somebody out: those say so in `typ` (RFC 8725).
-/// What is encrypted, compressed or nested is none of ours.
+/// A JWT may be made for something else, such as to log somebody out: those say so in `typ` (RFC 8725). What
+/// is encrypted, compressed or nested is none of ours.
 fn check_type(header: &Header) -> Result<(), Rejected> {
     let typ = header.typ.as_deref().unwrap_or("JWT").to_ascii_lowercase();
     let typ = typ.strip_prefix("application/").unwrap_or(&typ);

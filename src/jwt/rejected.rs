@@ -1,4 +1,4 @@
-//! Why a token of the issuer is not accepted, in words for whoever sent it.
+//! Why a token of the issuer is not accepted, in words for its sender.
 
 /// Nothing of it repeats what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

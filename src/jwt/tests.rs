@@ -1,6 +1,7 @@
 //! What is accepted of an issuer, and every way around it that is known.
 
 mod issuer;
+mod url;
 
 use std::fs;
 use std::path::PathBuf;

@@ -150,7 +150,7 @@ async fn a_token_that_others_may_have_read_is_not_taken() {
         assert!(status == 426 && detail.contains("leaked"), "{peer}: {status} {detail}");
     }
     assert!(asked(&node, &access, from("192.0.2.7:5", true), &good).is_ok());
-    // Whoever sends no token has none to lose.
+    // A request without a token has none to lose.
     let (uri, none) = ("/cluster".parse().unwrap(), HeaderMap::new());
     let far = (&Method::GET, from("192.0.2.7:5", false));
     let refused = access.admit(&node, &routes::CLUSTER, far, (&uri, &none)).err().unwrap();

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 
 use axum::routing::get;
 use futures_util::FutureExt;
+use quorate_engine::config::{TlsConfig, TlsMode};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::tls::own_client;
+use crate::tls::slot::Slot;
+use crate::tls::tests::{Certificates, config};
 
 fn bounds(connections_max: usize) -> Bounds {
     Bounds { connections_max, heads: HeadBounds::PassedOn(10_000), stall_ms: 200, last_call_ms: 0 }
@@ -36,6 +40,39 @@ async fn a_closing_port_takes_what_the_kernel_has_accepted() {
     assert!(listener.accept().now_or_never().is_none(), "it has not looked");
     assert_eq!(waiting(listener).len(), 3);
     drop(clients);
+}
+
+/// Says whether it was asked over TLS.
+#[derive(Clone)]
+struct Tells(&'static str);
+
+impl App for Tells {
+    async fn answer(self, _: Request<Incoming>) -> Result<Response, Infallible> {
+        Ok(Response::new(self.0.into()))
+    }
+
+    fn on_secure_connection(self) -> Self {
+        Self("secure")
+    }
+}
+
+#[tokio::test]
+async fn an_app_knows_which_connections_speak_tls() {
+    let certificates = Certificates::new();
+    certificates.issue("n1", "n1");
+    let settings = certificates.settings(TlsMode::Accept, "n1");
+    let client_tls = TlsConfig { ca: Vec::new(), ..settings };
+    let config = Config { client_tls, ..config(certificates.dir.path()) };
+    let slot = Arc::new(Slot::load(&config, crate::tls::Port::Client).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let ends = Stop::default();
+    tokio::spawn(run((listener, Some(slot)), Tells("plain"), bounds(10), ends));
+    let client = own_client::trusting_file(&certificates.ca()).unwrap().build().unwrap();
+    for (scheme, told) in [("http", "plain"), ("https", "secure")] {
+        let answer = client.get(format!("{scheme}://{addr}/")).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), told);
+    }
 }
 
 async fn ask(addr: SocketAddr) -> TcpStream {

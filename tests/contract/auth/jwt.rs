@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -87,6 +88,12 @@ fn who_has_a_token_of_the_issuer_is_known_by_name() {
     let who = get(node, &alice, "/auth/whoami").json();
     assert_eq!((&who["who"], &who["name"]), (&json!("subject"), &json!("alice")));
     assert_eq!(who["scopes"][0]["buckets"], json!(["carts"]));
+    let mut cli = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    cli.args(["token", "whoami", "--url", &format!("http://{}", node.client_addr)]);
+    cli.env("XDG_STATE_HOME", dir.path());
+    let said = cli.env("QUORATE_TOKEN", alice.replace("Bearer ", "")).output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("alice") && said.contains("read,write of carts"), "{said}");
     // What one makes for others is traced to them, and is no more than they have.
     let admin = json!([{"actions": ["admin:auth", "look"]}]);
     let admin = issuer.token("root@example", &json!({"scopes": admin}), 600);

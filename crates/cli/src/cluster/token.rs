@@ -171,7 +171,7 @@ async fn whoami(app: &App) -> Done<Exit> {
     }
     let text = |name: &str| safe(told[name].as_str().unwrap_or("?"));
     match told["who"].as_str() {
-        Some("token") => {
+        Some("token" | "subject") => {
             app.out.line(&format!(
                 "{} ({}), expires: {}",
                 text("name"),

@@ -39,8 +39,8 @@ fn compares(node: &Node) -> bool {
     node.config.auth.mode == AuthMode::On || !node.auth.is_new()
 }
 
-/// For each peer, for how long in milliseconds its tokens and this node's are not known to be equal; none
-/// if they are not compared.
+/// For each peer, for how long in milliseconds its tokens and this node's are not known to be equal; none if
+/// they are not compared.
 pub fn disagreements(node: &Node) -> Vec<(NodeId, u64)> {
     let now = node.uptime();
     let for_how_long = |peer| (peer, node.auth.disagrees_for(peer, now));

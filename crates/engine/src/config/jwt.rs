@@ -125,7 +125,7 @@ impl JwtConfig {
 
     fn check_grants(&self) -> Result<(), ConfigError> {
         let wrong = |found: String| {
-            let allowed = "up to 64, each with a claim, a value and scopes, of which there are up to 64 in all";
+            let allowed = "up to 64, each with a claim, a value and scopes (up to 64 in all)";
             Err(value("jwt.grants", allowed, found))
         };
         let scopes: usize = self.grants.iter().map(|grant| grant.scopes.len()).sum();

@@ -41,6 +41,22 @@ async fn a_table_is_trusted_for_a_while_after_a_majority_was_asked() {
 }
 
 #[tokio::test]
+async fn it_is_known_since_when_two_tables_are_not_known_to_be_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = testing::node(dir.path(), "n1", &["n1"]);
+    let members = names(&["n1", "n2", "n3"]);
+    let tokens = Tokens::load(&node.store, 1_000).unwrap();
+    let disagrees = |at| tokens.disagrees_for(members[1], Uptime(at));
+    assert_eq!(disagrees(70), 70, "since the start");
+    tokens.compared(members[1], Uptime(100), Some(7), &members);
+    assert_eq!((disagrees(100), disagrees(400)), (0, 300));
+    tokens.compared(members[1], Uptime(500), None, &members);
+    assert_eq!(disagrees(600), 500, "they were compared, and were not equal");
+    tokens.compared(members[1], Uptime(700), Some(8), &members);
+    assert_eq!((disagrees(701), tokens.disagrees_for(members[2], Uptime(701))), (1, 701));
+}
+
+#[tokio::test]
 async fn what_is_made_and_revoked_outlives_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let node = testing::node(dir.path(), "n1", &["n1"]);
