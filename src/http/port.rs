@@ -359,7 +359,7 @@ async fn receive(stream: TcpStream, door: Door, connection: Connection<impl App>
     let app = connection.app.on_connection_from(stream.peer_addr().ok());
     let connection = Connection { app, ..connection };
     let Some(door) = door else { return serve(stream, None, connection).await };
-    let Connection { bounds, lease, .. } = &connection;
+    let (bounds, lease) = (connection.bounds, &connection.lease);
     let patience = bounds.heads.patience();
     match entered(&door, stream, (patience, &lease.crowd), &lease.stop).await {
         None => {}
