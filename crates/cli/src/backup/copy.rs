@@ -46,7 +46,7 @@ pub(crate) async fn copy(
         return put.map(drop).map_err(|error| failed(catalog, &error).into());
     }
     let failed = |error| failed(catalog, &error);
-    let mut upload = catalog.uploads.begin(&**store, &path).await.map_err(failed)?;
+    let mut upload = catalog.uploads.begin(store, &path).await.map_err(failed)?;
     let mut part = first;
     // One part is sent while the next one comes.
     while !incoming.is_over() {
