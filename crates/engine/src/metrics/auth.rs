@@ -15,8 +15,8 @@ const REFUSED: Desc = Desc::counter(
 .by(&["reason"])
 .means(
     "`unknown` and `forged` in numbers are somebody who guesses, or a client whose token was revoked; \
-     `plain` is a token that came without TLS and was overheard, perhaps; `stale` means that this node has not \
-     reached a majority of the others for `auth.stale_ms`.",
+     `plain` is a token that came without TLS and was overheard, perhaps; `stale` means that this node \
+     has not reached a majority of the others for `auth.stale_ms`.",
 );
 const TOKENS: Desc = Desc::gauge("quorate_tokens", "Tokens that were made and not revoked");
 const FRESH: Desc = Desc::gauge(
