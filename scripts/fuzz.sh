@@ -11,6 +11,8 @@ Usage: scripts/fuzz.sh [--seconds N] [--keep] [TARGET...]
 Feeds the readers of crates/protocol with bytes by libFuzzer, guided by coverage, from the corpus in
 crates/protocol/fuzz/corpus. The targets: frames, handshakes, messages, objects, records, texts; all by default.
 Every run of the tests repeats the corpus, and bytes that differ a little from it (crates/protocol/tests/parsers.rs).
+Heads, paths, queries and headers of HTTP are tried by the tests of the node; for more of them than they do:
+  PROPTEST_CASES=1000000 cargo test --release --workspace --lib -- hostile framing::random
 
   --seconds N  how long, for each target (default 60)
   --keep       add what reached new code to the corpus

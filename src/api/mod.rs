@@ -29,6 +29,8 @@ mod gate;
 mod headers;
 mod health;
 mod hints;
+#[cfg(test)]
+mod hostile;
 mod inspect;
 mod jobs;
 mod keys;

@@ -309,6 +309,9 @@ impl Chunks {
 }
 
 #[cfg(test)]
+mod random;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
