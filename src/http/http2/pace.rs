@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -46,9 +46,15 @@ impl Pace {
     }
 }
 
-/// A response's body. hyper asks for a part of it when the client has room for one.
+/// The largest part that is given at a time, in bytes. hyper waits until the client has room for some of a part,
+/// and then hands over all of it: once the last one is, no one waits for the client any more.
+const PART_BYTES_MAX: usize = 16 << 10;
+
+/// A response's body, in small parts.
 pub(super) struct Paced {
     body: Body,
+    /// What is left of the last frame of `body`.
+    rest: Bytes,
     pace: Option<Arc<Pace>>,
 }
 
@@ -57,7 +63,7 @@ impl Paced {
     pub(super) fn of(response: Response) -> Response<Self> {
         let pace = PACE.try_with(Arc::clone).ok();
         response.map(|body| {
-            let watched = Self { body, pace };
+            let watched = Self { body, rest: Bytes::new(), pace };
             // The head was given: from now on the client is waited for.
             watched.note(Some(Instant::now()));
             watched
@@ -79,17 +85,35 @@ impl HttpBody for Paced {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        // What is not there yet is not the client's to take.
-        self.note(frame.is_ready().then(Instant::now));
-        frame
+        if self.rest.is_empty() {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            // What is not there yet is not the client's to take.
+            self.note(frame.is_ready().then(Instant::now));
+            match ready!(frame) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        } else {
+            self.note(Some(Instant::now()));
+        }
+        let part = self.rest.len().min(PART_BYTES_MAX);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(part)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        // In this order: the upper bound may not be below the lower one.
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
     }
 }
