@@ -54,8 +54,11 @@ fn patient() -> Limits {
     Limits { patience, stall: Duration::from_secs(60) }
 }
 
+/// A client with room for more than what one response may take of it.
 async fn client(stream: DuplexStream) -> SendRequest<Bytes> {
-    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(MIB as u32);
+    let (client, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
     client.ready().await.unwrap()
 }
