@@ -168,8 +168,7 @@ fn with_tls_it_says_whom_to_believe_and_nothing_else_gets_in() {
     let got = cli(&["get", "carts/alice"], 3, Some(ca));
     assert!(String::from_utf8_lossy(&got.stdout).contains("2 apples"), "{got:?}");
     // The others are found and asked over TLS too.
-    let status = cli(&["status"], 2, Some(ca));
-    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    until("all nodes to be well", || cli(&["status"], 2, Some(ca)).status.success());
     let unbelieved = cli(&["get", "carts/alice"], 1, None);
     assert!(!unbelieved.status.success());
     let plain = Request::get("/kv/carts/alice").send(dev.addr(1));

@@ -34,7 +34,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// How many bytes belong to the first request, if they come in pieces of these sizes; and whether it is whole.
+/// How many bytes belong to the first request, if they come in pieces of these sizes; whether it is whole.
 fn taken(message: &Message, bytes: &[u8], sizes: &[usize]) -> (usize, bool) {
     let (mut message, mut at, mut sizes) = (message.clone(), 0, sizes.iter().cycle());
     while at < bytes.len() && !message.is_whole() {

@@ -67,6 +67,9 @@ fn parse(rest: &str) -> Result<(&str, Path), String> {
                 .to_owned(),
         );
     }
+    if prefix.starts_with('/') {
+        return Err("the prefix begins with a slash, which would be dropped".to_owned());
+    }
     let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|error| error.to_string())?;
     Ok((bucket, prefix))
 }
