@@ -46,8 +46,8 @@ impl Pace {
     }
 }
 
-/// The largest part that is given at a time, in bytes. hyper waits until the client has room for some of a part,
-/// and then hands over all of it: once the last one is, no one waits for the client any more.
+/// The largest part that is given at a time, in bytes. hyper waits until the client has room for some of a
+/// part, and then hands over all of it: once the last one is, the client is not waited for any more.
 const PART_BYTES_MAX: usize = 16 << 10;
 
 /// A response's body, in small parts.
