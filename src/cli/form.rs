@@ -228,17 +228,16 @@ impl Ask<'_> {
         Message::Cluster(Cluster::Hello { status: nothing })
     }
 
-    /// Looks who is there. One that takes a connection and says nothing is somebody.
+    /// Looks who is there. One that takes a connection and says nothing is somebody. The connection is tried
+    /// first: of a node that begins to listen meanwhile, a dial that failed would say nothing.
     async fn look(&self, within: Duration) -> Heard {
-        let hello = self.hello();
-        let why = match timeout(within, self.ask_once(&hello)).await {
-            Ok(Ok(status)) => return Heard::Status(status.formation),
-            Ok(Err(Unheard::Refused(why) | Unheard::Silent(why))) => why,
-            Err(_) => "no answer in time".to_owned(),
-        };
-        match timeout(within, TcpStream::connect(&self.addr)).await {
-            Ok(Ok(_)) => Heard::Refusal(why),
-            Ok(Err(_)) | Err(_) => Heard::Nothing,
+        if !matches!(timeout(within, TcpStream::connect(&self.addr)).await, Ok(Ok(_))) {
+            return Heard::Nothing;
+        }
+        match timeout(within, self.ask_once(&self.hello())).await {
+            Ok(Ok(status)) => Heard::Status(status.formation),
+            Ok(Err(Unheard::Refused(why) | Unheard::Silent(why))) => Heard::Refusal(why),
+            Err(_) => Heard::Refusal("no answer in time".to_owned()),
         }
     }
 

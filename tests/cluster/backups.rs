@@ -305,6 +305,8 @@ async fn damaged_and_mixed(cluster: &Arc<Cluster>, to: &Path) {
     for number in [2, 3] {
         cluster.restore(number, to, &["--new-cluster", "--backup", "b2"]);
         cluster.launch(number);
+        eventually("it answers", async || cluster.at(number).get("/livez").try_answer().await.ok())
+            .await;
     }
     cluster.wait_all_up().await;
     for key in keys("kept", 40) {
