@@ -22,12 +22,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use self::pace::{Pace, Paced};
-use self::targets::{Fragments, Targets};
+use self::targets::Fragments;
 use super::framing::{HEAD_BYTES_MAX, HeadError};
-use super::heads::{IDLE_AFTER, Patience};
+use super::heads::Patience;
 use super::idle::Crowd;
 use super::impatient::Impatient;
 use super::port::{App, Lease};
@@ -56,7 +56,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let fragments = Fragments::default();
-    let stream = TokioIo::new(Targets::new(stream, fragments.clone()));
+    let stream = TokioIo::new(targets::watched(stream, fragments.clone()));
     let (open, streams) = watch::channel(0);
     let spawner = Spawner { open: Arc::new(open), lease: lease.clone(), stall: limits.stall };
     let app = {
@@ -81,11 +81,10 @@ where
             connection.as_mut().graceful_shutdown();
             timeout(GOODBYE, connection).await.ok()
         }
-        () = fragments.found() => {
-            connection.as_mut().graceful_shutdown();
-            lease.hold(connection).await
-        }
-        () = lease.stop.cancelled() => {
+        () = async { tokio::select! {
+            () = fragments.found() => {}
+            () = lease.stop.cancelled() => {}
+        } } => {
             connection.as_mut().graceful_shutdown();
             lease.hold(connection).await
         }
@@ -124,17 +123,9 @@ async fn idle_for_too_long(
     loop {
         // The sender is in the connection, which outlives this.
         let Ok(_) = streams.wait_for(|open| *open == 0).await else { return };
-        let at_first = IDLE_AFTER.min(patience);
         tokio::select! {
             _ = streams.changed() => {}
-            () = async {
-                sleep(at_first).await;
-                let mut idle = crowd.enter();
-                tokio::select! {
-                    () = idle.asked() => {}
-                    () = sleep(patience.saturating_sub(at_first)) => {}
-                }
-            } => return,
+            () = crowd.wait(patience) => return,
         }
         patience = Duration::from_millis(idle_ms);
     }

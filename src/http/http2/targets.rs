@@ -7,13 +7,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::Stream as _;
 use h2::Codec;
 use h2::frame::Frame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, Sink, join, sink};
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::framing::HEAD_BYTES_MAX;
@@ -46,17 +47,16 @@ impl Fragments {
 }
 
 /// A connection whose targets are looked at before they are passed on.
-pub(super) struct Targets<S> {
+pub(super) fn watched<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    frames: Frames,
     fragments: Fragments,
-}
-
-impl<S> Targets<S> {
-    /// At the start of a connection.
-    pub(super) fn new(stream: S, fragments: Fragments) -> Self {
-        Self { stream, frames: Frames::new(), fragments }
-    }
+) -> impl AsyncRead + AsyncWrite + Unpin {
+    let mut frames = Frames::new();
+    InspectReader::new(stream, move |bytes: &[u8]| {
+        if !fragments.are_found() && frames.take(bytes) {
+            fragments.0.cancel();
+        }
+    })
 }
 
 /// The frames that have come in.
@@ -67,22 +67,20 @@ struct Frames {
     /// The part of a frame's head that has arrived.
     head: BytesMut,
     is_headers: bool,
-    decoder: Codec<Fed, Bytes>,
+    decoder: Codec<Join<Fed, Sink>, Bytes>,
 }
 
 impl Frames {
     fn new() -> Self {
-        let mut decoder = Codec::new(Fed::default());
+        let mut decoder = Codec::new(join(Fed::default(), sink())); // it only reads
         decoder.set_max_recv_header_list_size(HEAD_BYTES_MAX);
         let head = BytesMut::with_capacity(FRAME_HEAD_BYTES);
         Self { preface_left: PREFACE_BYTES, payload_left: 0, head, is_headers: false, decoder }
     }
 
-    /// Receives bytes. Returns whether a target in a head that is complete now has a fragment.
-    ///
-    /// # Errors
-    /// If a head cannot be decoded: what comes after it could not be, either.
-    fn take(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+    /// Receives bytes. Returns whether a target in a head that is complete now has a fragment, or cannot be
+    /// told: then no later one can be, either.
+    fn take(&mut self, mut bytes: &[u8]) -> bool {
         let mut is_found = false;
         let preface = self.preface_left.min(bytes.len());
         self.preface_left -= preface;
@@ -99,22 +97,22 @@ impl Frames {
                 self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.is_headers = HEADERS.contains(&kind);
                 if self.is_headers {
-                    self.decoder.get_mut().0.extend_from_slice(&self.head);
+                    self.decoder.get_mut().reader_mut().0.extend_from_slice(&self.head);
                 }
                 self.head.clear();
             }
             let part = self.payload_left.min(bytes.len());
             self.payload_left -= part;
             if self.is_headers {
-                self.decoder.get_mut().0.extend_from_slice(&bytes[..part]);
-                is_found |= self.decode()?;
+                self.decoder.get_mut().reader_mut().0.extend_from_slice(&bytes[..part]);
+                is_found |= self.decode();
             }
             bytes.advance(part);
         }
-        Ok(is_found)
+        is_found
     }
 
-    fn decode(&mut self) -> io::Result<bool> {
+    fn decode(&mut self) -> bool {
         let mut is_found = false;
         let mut context = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(frame)) = Pin::new(&mut self.decoder).poll_next(&mut context) {
@@ -126,56 +124,10 @@ impl Frames {
                 Ok(_) => {}
                 // Of one request, which the connection refuses, too.
                 Err(error) if error.is_reset() => {}
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                Err(_) => return true, // the connection ends by it, too
             }
         }
-        Ok(is_found)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Targets<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let start = out.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, out))?;
-        if this.frames.take(&out.filled()[start..])? {
-            this.fragments.0.cancel();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Targets<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        is_found
     }
 }
 
@@ -194,25 +146,6 @@ impl AsyncRead for Fed {
         }
         let part = self.0.len().min(out.remaining());
         out.put_slice(&self.0.split_to(part));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Fed {
-    /// Nothing is written: it only decodes.
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }
