@@ -2,20 +2,15 @@
 //! slot of the port for long without having said anything: who has not finished the handshake makes way
 //! like who is idle.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::idle::Crowd;
 use crate::tls::door::{Entered, enter};
 use crate::tls::slot::Slot;
-
-/// After this long a connection makes way for a new one, if the port is full.
-const MAKES_WAY_AFTER: Duration = Duration::from_secs(1);
 
 /// The response to plain HTTP on a port that takes TLS alone.
 pub(crate) const NOT_SECURE: &[u8] = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.3\r\n\
@@ -31,21 +26,11 @@ pub(super) async fn entered(
     (patience, crowd): (Duration, &Arc<Crowd>),
     stop: &CancellationToken,
 ) -> Option<Entered> {
-    let mut entering = std::pin::pin!(enter(slot, stream));
-    let at_first = MAKES_WAY_AFTER.min(patience);
     tokio::select! {
         biased; // what has arrived by now is read before the connection counts as idle
-        entered = entering.as_mut() => return entered.ok(),
-        () = stop.cancelled() => return None,
-        () = sleep(at_first) => {}
-    }
-    let mut idle = crowd.enter();
-    tokio::select! {
-        biased;
-        entered = entering => entered.ok(),
+        entered = enter(slot, stream) => entered.ok(),
         () = stop.cancelled() => None,
-        () = poll_fn(|cx| idle.poll_asked(cx)) => None,
-        () = sleep(patience.saturating_sub(at_first)) => None,
+        () = crowd.wait(patience) => None,
     }
 }
 

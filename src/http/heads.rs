@@ -17,16 +17,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::http::framing::{HEAD_BYTES_MAX, HeadError, Message, inspect, may_end_head};
-use crate::http::idle::{Crowd, Idle};
+use crate::http::idle::{Crowd, IDLE_AFTER, Idle};
 use crate::http::port::App;
 
 /// How long, and how many bytes, to keep reading from a refused connection: closing it with unread
 /// bytes resets it, and the client would see the reset instead of the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 16 << 20;
-
-/// A connection counts as idle after this long, and may then be closed in favour of a new one.
-pub(super) const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Client timeouts that nothing else enforces, in milliseconds.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::time::sleep;
+
+/// After this long without a request a connection counts as idle, and may be closed in favour of a new one.
+pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// The idle connections of one port.
 #[derive(Default)]
@@ -25,6 +30,18 @@ impl Crowd {
             self.go.notify_one();
         }
         is_any
+    }
+
+    /// Waits as long as a connection may be without a request: for `patience`, or until it is asked to close
+    /// once it counts as idle.
+    pub(crate) async fn wait(self: &Arc<Self>, patience: Duration) {
+        let at_first = IDLE_AFTER.min(patience);
+        sleep(at_first).await;
+        let mut idle = self.enter();
+        tokio::select! {
+            () = idle.asked() => {}
+            () = sleep(patience - at_first) => {}
+        }
     }
 
     /// The connection counts as idle until this is dropped.
