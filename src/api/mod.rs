@@ -148,9 +148,7 @@ impl Api {
         };
         (answer, Some(route))
     }
-}
 
-impl Api {
     /// A head that is rejected, as a problem, and counted.
     fn problem_of(&self, why: HeadError) -> Problem {
         let problem = Problem::from(why)
